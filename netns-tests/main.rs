@@ -1,0 +1,3 @@
+//! The gateway among real clients and servers in network namespaces.
+
+fn main() {}

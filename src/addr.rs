@@ -1,0 +1,143 @@
+//! A newtype for every role an address plays, so that two of them cannot be swapped by mistake.
+//!
+//! One dual-stack listener serves both families, so the kernel hands out IPv4 peers as `::ffff:a.b.c.d`. Every
+//! constructor here canonicalises such an address to IPv4; nothing above this floor ever sees a mapped one.
+
+use serde::Serialize;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+macro_rules! socket_role {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        pub struct $name(SocketAddr);
+
+        impl $name {
+            /// An IPv4-mapped IPv6 address becomes IPv4.
+            pub fn new(address: SocketAddr) -> Self {
+                Self(canonical(address))
+            }
+            /// The plain address and port.
+            pub fn socket(self) -> SocketAddr {
+                self.0
+            }
+            /// The address alone.
+            pub fn ip(self) -> IpAddr {
+                self.0.ip()
+            }
+            /// The port alone.
+            pub fn port(self) -> u16 {
+                self.0.port()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+socket_role! {
+    /// Who opened the flow: the peer of the accepted socket.
+    ClientAddr
+}
+socket_role! {
+    /// What the client dialled: the local address of the accepted socket under TPROXY.
+    OriginalDestination
+}
+socket_role! {
+    /// What Egret dials for the flow.
+    DialAddr
+}
+socket_role! {
+    /// A leased source address and port, bound before dialling.
+    LeasedSource
+}
+
+/// An address of a pool, without a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct SourceAddr(IpAddr);
+
+impl SourceAddr {
+    /// An IPv4-mapped IPv6 address becomes IPv4.
+    pub fn new(address: IpAddr) -> Self {
+        Self(address.to_canonical())
+    }
+    /// The plain address.
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
+impl fmt::Display for SourceAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An inclusive range of TCP ports; `first <= last`, and never port 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// `None` where the range is empty or holds port 0.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (first != 0 && first <= last).then_some(Self { first, last })
+    }
+    /// The lowest port.
+    pub fn first(self) -> u16 {
+        self.first
+    }
+    /// The highest port.
+    pub fn last(self) -> u16 {
+        self.last
+    }
+    /// Whether the port lies in the range.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+    /// How many ports the range holds, 1 to 65,535.
+    pub fn count(self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            return self.first.fmt(f);
+        }
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_becomes_ipv4() {
+        let a = ClientAddr::new("[::ffff:10.0.0.1]:99".parse().unwrap());
+        assert_eq!(a.to_string(), "10.0.0.1:99");
+        assert_eq!(SourceAddr::new("::ffff:10.0.0.1".parse().unwrap()).to_string(), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_port_range_is_never_empty_and_never_holds_port_zero() {
+        assert_eq!(PortRange::new(0, 5), None);
+        assert_eq!(PortRange::new(6, 5), None);
+        let all = PortRange::new(1, 65535).unwrap();
+        assert_eq!(all.count(), 65535);
+        assert!(all.contains(1) && all.contains(65535) && !all.contains(0));
+    }
+}

@@ -1,0 +1,1 @@
+//! The metrics listener: health, readiness, metrics.

@@ -1,0 +1,114 @@
+//! The record of one flow.
+
+use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use crate::hostname::Hostname;
+use crate::outcome::Outcome;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is known of a flow when it has ended: one line of the flow log. Field names are the log's keys.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlowRecord {
+    /// When it was accepted, RFC 3339 in UTC with microseconds.
+    pub time: jiff::Timestamp,
+    /// Unique over all gateways and restarts.
+    pub flow: FlowId,
+    /// Whose it was; `null` if nobody's.
+    pub tenant: Option<Arc<str>>,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// What the client dialled.
+    pub destination: OriginalDestination,
+    /// The name the client asked for, canonical.
+    pub hostname: Option<Hostname>,
+    /// Where the name came from.
+    pub hostname_from: Option<NameSource>,
+    /// What the client spoke: `tls`, `http`, `other`; `null` if it was not inspected.
+    pub protocol: Option<&'static str>,
+    /// TLS: the application protocols offered, comma-separated.
+    pub alpn: Option<Box<str>>,
+    /// TLS: whether an encrypted_client_hello extension was there.
+    pub ech: bool,
+    /// The rule that decided: its name, else `file:line`.
+    pub rule: Option<Arc<str>>,
+    /// What policy said; `null` where it was never asked.
+    pub verdict: Option<Verdict>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// More on the outcome, where there is more to say.
+    pub detail: Option<&'static str>,
+    /// The source address and port it left from.
+    pub source: Option<LeasedSource>,
+    /// The pool that the source belongs to.
+    pub pool: Option<Arc<str>>,
+    /// The address dialled.
+    pub dialled: Option<DialAddr>,
+    /// Payload bytes from client to server.
+    pub bytes_up: u64,
+    /// Payload bytes from server to client.
+    pub bytes_down: u64,
+    /// From accept to end, in milliseconds.
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub duration: Duration,
+    /// From accept to the decision, in milliseconds; `null` if it was not inspected.
+    #[serde(rename = "inspect_ms", serialize_with = "maybe_milliseconds")]
+    pub inspect: Option<Duration>,
+    /// From the SYN to the server's answer, in milliseconds; `null` if it did not answer.
+    #[serde(rename = "connect_ms", serialize_with = "maybe_milliseconds")]
+    pub connect: Option<Duration>,
+}
+
+/// A flow's name in logs: start of the process, worker and count, in hex. Unique over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    /// Random, drawn once per process.
+    pub process: u32,
+    /// Counted up per process.
+    pub number: u64,
+}
+
+impl Serialize for FlowId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:08x}-{:x}", self.process, self.number))
+    }
+}
+
+/// Where a hostname was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NameSource {
+    /// TLS server_name.
+    Sni,
+    /// HTTP/1 Host header or absolute-form request target.
+    HttpHost,
+}
+
+/// What policy said of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It may leave.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(in_milliseconds(*d))
+}
+
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+    match d {
+        Some(d) => s.serialize_some(&in_milliseconds(*d)),
+        None => s.serialize_none(),
+    }
+}
+
+/// To the microsecond: more digits would claim more than was measured.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 µs, 285 years")]
+fn in_milliseconds(d: Duration) -> f64 {
+    d.as_micros() as f64 / 1000.0
+}

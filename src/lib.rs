@@ -1,0 +1,28 @@
+//! Egret: a transparent L4 egress gateway for VPCs.
+//!
+//! ARCHITECTURE.md is the map of this crate. Its floors are held by `tests/floors.rs`: a file imports only from
+//! floors below its own.
+
+// floor 0
+pub mod clock;
+pub mod sys;
+// floor 1
+pub mod addr;
+pub mod hostname;
+pub mod outcome;
+pub mod units;
+// floor 2
+pub mod egress;
+pub mod inspect;
+pub mod policy;
+pub mod relay;
+// floor 3
+pub mod flow;
+pub mod meters;
+// floor 4
+pub mod admin;
+pub mod config;
+pub mod steering;
+pub mod telemetry;
+// floor 5
+pub mod cli;

@@ -1,0 +1,32 @@
+//! The metric handles that a flow touches, resolved once per tenant. `telemetry` fills them from its catalogue.
+
+use crate::outcome::Outcome;
+use metrics::{Counter, Gauge, Histogram};
+
+/// One tenant's handles; flows of no tenant share a set labelled `unknown`.
+#[derive(Clone)]
+pub struct TenantMeters {
+    /// `egret_flows_active`
+    pub flows_active: Gauge,
+    /// `egret_flow_bytes_total{direction="up"}`: from client to server.
+    pub bytes_up: Counter,
+    /// `egret_flow_bytes_total{direction="down"}`: from server to client.
+    pub bytes_down: Counter,
+    /// `egret_inspect_duration_seconds`
+    pub inspect_duration: Histogram,
+    /// `egret_connect_duration_seconds`
+    pub connect_duration: Histogram,
+    /// `egret_flow_duration_seconds`
+    pub flow_duration: Histogram,
+    /// `egret_flows_total`, by `outcome as usize`; as long as [`Outcome::ALL`].
+    pub ended: Box<[Counter]>,
+    /// `egret_denials_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where it is no denial.
+    pub denied: Box<[Counter]>,
+}
+
+impl TenantMeters {
+    /// The counters of one outcome: flows, and denials.
+    pub fn outcome(&self, outcome: Outcome) -> (&Counter, &Counter) {
+        (&self.ended[outcome as usize], &self.denied[outcome as usize])
+    }
+}

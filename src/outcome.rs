@@ -1,0 +1,190 @@
+//! How a flow ended: one closed enum that the flow log, the metric label and docs/outcomes.md share.
+
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// Who brought an outcome about, and so who is to look into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The client behind the gateway.
+    Client,
+    /// The server, or the path to it.
+    Upstream,
+    /// The operator's policy, limits or pools.
+    Policy,
+    /// The gateway itself.
+    Gateway,
+}
+
+impl Cause {
+    /// The word used in the docs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Policy => "policy",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+macro_rules! outcomes {
+    ($($(#[$group:meta])* $variant:ident = $name:literal, $cause:ident, $kind:ident: $meaning:literal => $remedy:literal;)+) => {
+        /// How a flow ended. Every accepted connection ends in exactly one of these.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Outcome {
+            $(#[doc = $meaning] $(#[$group])* $variant,)+
+        }
+
+        impl Outcome {
+            /// Every outcome, in the order of the docs; `outcome as usize` is its index here.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word in the flow log and the metric label.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
+            /// What to do about it.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)+ }
+            }
+            /// Who brought it about.
+            pub fn cause(self) -> Cause {
+                match self { $(Self::$variant => Cause::$cause,)+ }
+            }
+            /// When in a flow's life it happens.
+            pub fn phase(self) -> Phase {
+                match self { $(Self::$variant => Phase::$kind,)+ }
+            }
+        }
+    };
+}
+
+/// When in a flow's life an outcome happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Before a decision was possible, and nobody was denied: the client left.
+    Early,
+    /// The flow was refused; counted in `egret_denials_total`.
+    Denied,
+    /// It was allowed, and the upstream could not be reached.
+    Dial,
+    /// It was relayed.
+    Relayed,
+}
+
+impl Phase {
+    /// The heading used in the docs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Early => "Before a decision",
+            Self::Denied => "Denied",
+            Self::Dial => "Allowed, not connected",
+            Self::Relayed => "Relayed",
+        }
+    }
+}
+
+outcomes! {
+    Closed = "closed", Client, Relayed: "Both sides finished sending and every byte was delivered."
+        => "Nothing: this is how a flow should end.";
+    ClientReset = "client_reset", Client, Relayed: "The client reset the connection; the reset was passed on to the server."
+        => "Usual for clients that time out or are killed. Many at one destination: compare `duration_ms` with the client's own time-out.";
+    UpstreamReset = "upstream_reset", Upstream, Relayed: "The server, or something on the way to it, reset the connection; the reset was passed on to the client."
+        => "Look at the server's log at that time, and for a middlebox with a shorter idle time-out than the client's.";
+    ClientLost = "client_lost", Client, Relayed: "The client stopped answering: keepalive or unacknowledged data timed out, or its network is unreachable."
+        => "The client's host went away without closing. Look at its instance and the route back to it.";
+    UpstreamLost = "upstream_lost", Upstream, Relayed: "The server stopped answering: keepalive or unacknowledged data timed out, or its network became unreachable."
+        => "Look at the server and the path to it; something may drop its packets silently.";
+    IdleTimeout = "idle_timeout", Policy, Relayed: "No byte moved either way for the operator's `idle_timeout`; both ends were reset."
+        => "Raise `[gateway] idle_timeout`, or turn it off: keepalive alone finds dead peers.";
+    HalfOpenTimeout = "half_open_timeout", Policy, Relayed: "One side had finished, and no byte came from the other for `half_open_timeout`; both ends were reset."
+        => "Raise `[gateway] half_open_timeout` if a protocol really answers that long after the request's end.";
+    Drained = "drained", Gateway, Relayed: "The gateway was stopping and the flow outlived the `drain` period; both ends were reset."
+        => "Raise `[gateway] drain`, or stop the gateway when traffic is low.";
+    RelayFailed = "relay_failed", Gateway, Relayed: "The kernel refused to move bytes for a reason that neither end gave (no memory, no descriptors)."
+        => "See the gateway's log for the errno; run `egret doctor`.";
+    ClientLeft = "client_left", Client, Early: "The client closed or reset the connection before it had said what it wants, or before the upstream answered."
+        => "Health checks and port scans do this. From real clients: their connect time-out is shorter than the server needs.";
+    InternalError = "internal_error", Gateway, Early: "A bug: the flow's task ended without an outcome. The flow was reset."
+        => "Please report it with the gateway's log.";
+    UnknownTenant = "unknown_tenant", Policy, Denied: "No tenant's `sources` contain the client's address."
+        => "Add the client's network to a tenant, or do not steer it here.";
+    DestinationLocal = "destination_local", Client, Denied: "The client dialled the gateway's own, a pool or a loopback address, which would loop."
+        => "Clients must dial real destinations. If this is a health check, point it at the metrics listener.";
+    DestinationPrivate = "destination_private", Policy, Denied: "A rule allows the name, but the address dialled is private, link-local, multicast or a metadata service."
+        => "If the address is meant to be reached, allow it by a CIDR rule; or set `[policy] private_destinations = \"allow\"` (private ranges only).";
+    InspectTimeout = "inspect_timeout", Client, Denied: "The client did not send a whole ClientHello or HTTP request head within `[inspect] deadline`."
+        => "If the server speaks first on this port, allow it by a CIDR rule with `inspect = \"none\"`.";
+    HelloTooLarge = "hello_too_large", Client, Denied: "The ClientHello or HTTP request head is larger than `[inspect] max_hello`."
+        => "Raise `[inspect] max_hello` if the client is yours; a hello of more than 16 KiB is unusual.";
+    InspectionBusy = "inspection_busy", Policy, Denied: "The tenant has `[inspect] max_pending` connections in inspection already."
+        => "A client opens connections and sends nothing: find it by client address. Raise `[inspect] max_pending` if the load is real.";
+    MalformedTls = "malformed_tls", Client, Denied: "The bytes start like TLS and are not a valid ClientHello."
+        => "Capture the first packets. Something is broken, or tries to slip by.";
+    MalformedHttp = "malformed_http", Client, Denied: "The bytes start like an HTTP request and are not a valid or unambiguous request head."
+        => "Capture the request. Two Host headers, junk after the port and bare control characters are all refused.";
+    InvalidHostname = "invalid_hostname", Client, Denied: "The SNI or Host is there and is not a hostname."
+        => "The client uses an IP address, an empty label or a forbidden character as a name. Allow the address by CIDR if it is meant.";
+    NoHostname = "no_hostname", Policy, Denied: "The client sent no SNI or Host, or speaks neither TLS nor HTTP, and no CIDR rule allows the address."
+        => "Have the client send a name, or allow the destination by CIDR.";
+    DeniedByRule = "denied_by_rule", Policy, Denied: "A deny rule names this destination."
+        => "`egret explain` names the rule.";
+    NotAllowed = "not_allowed", Policy, Denied: "No allow rule covers this name, address and port."
+        => "If it should leave, add an allow rule; `egret explain` shows what was considered.";
+    TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows."
+        => "Find the client that leaks connections, or raise the limit.";
+    GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow."
+        => "Raise LimitNOFILE of the service, or add a gateway.";
+    NoSourceAddress = "no_source_address", Policy, Denied: "The tenant's pool has no address of the destination's family."
+        => "Add an IPv4 or IPv6 address to the pool.";
+    PortsExhausted = "ports_exhausted", Policy, Denied: "Every port of every address of the pool is in use towards this destination."
+        => "Add addresses to the pool, or find who holds the ports.";
+    UpstreamRefused = "upstream_refused", Upstream, Dial: "The server refused the connection; the client was reset at once."
+        => "Nothing listens there, or its firewall rejects the source address: see `source` in the flow log.";
+    UpstreamUnreachable = "upstream_unreachable", Upstream, Dial: "The network says that the server cannot be reached; the client was reset at once."
+        => "Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
+    ConnectTimeout = "connect_timeout", Upstream, Dial: "The server did not answer within `[gateway] connect_timeout`; the client was reset."
+        => "A firewall drops the packets, or the way back to the source address is missing.";
+    DialFailed = "dial_failed", Gateway, Dial: "The gateway could not open or bind the upstream socket."
+        => "See the gateway's log for the errno; run `egret doctor`: are the pool's addresses local?";
+}
+
+impl Outcome {
+    /// Whether the flow was refused.
+    pub fn is_denial(self) -> bool {
+        self.phase() == Phase::Denied
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_a_word_of_its_own_and_its_index() {
+        let mut words: Vec<_> = Outcome::ALL.iter().map(|o| o.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Outcome::ALL.len());
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Moves bytes both ways between two sockets.

@@ -1,0 +1,1 @@
+//! Renders the packet rules and routes that bring traffic to the listener. Runs nothing.

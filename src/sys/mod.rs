@@ -1,0 +1,1 @@
+//! The only floor with `unsafe`: Linux's socket calls, typed and documented.

@@ -1,0 +1,1 @@
+//! Quantities as people write them: `5s`, `64KiB`, `1Gbit/s`.
