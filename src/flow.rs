@@ -28,7 +28,7 @@ pub struct FlowRecord {
     pub protocol: Option<&'static str>,
     /// TLS: the application protocols offered, comma-separated.
     pub alpn: Option<Box<str>>,
-    /// TLS: whether an encrypted_client_hello extension was there.
+    /// TLS: whether an `encrypted_client_hello` extension was there.
     pub ech: bool,
     /// The rule that decided: its name, else `file:line`.
     pub rule: Option<Arc<str>>,
@@ -78,7 +78,7 @@ impl Serialize for FlowId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NameSource {
-    /// TLS server_name.
+    /// TLS `server_name`.
     Sni,
     /// HTTP/1 Host header or absolute-form request target.
     HttpHost,
@@ -94,12 +94,11 @@ pub enum Verdict {
     Deny,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(in_milliseconds(*d))
 }
 
-#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+#[expect(clippy::ref_option, reason = "serde's signature")]
 fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
     match d {
         Some(d) => s.serialize_some(&in_milliseconds(*d)),

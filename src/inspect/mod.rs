@@ -41,7 +41,7 @@ pub struct Inspected {
     pub name: AskedName,
     /// TLS: the application protocols offered, comma-separated, printable ASCII only, at most 64 bytes. Empty if none.
     pub alpn: Box<str>,
-    /// TLS: an encrypted_client_hello extension is there (many clients send a meaningless one, RFC 9849 GREASE).
+    /// TLS: an `encrypted_client_hello` extension is there (many clients send a meaningless one, RFC 9849 GREASE).
     pub ech: bool,
 }
 
