@@ -102,7 +102,7 @@ fn check_label(label: &[u8]) -> Result<(), NotAHostname> {
 }
 
 /// Whether a last label makes the whole an IPv4 address to the resolvers that accept short, octal and hex forms
-/// (inet_aton(3); the WHATWG URL standard's "ends in a number"). No top-level domain is a number.
+/// (`inet_aton(3)`; the WHATWG URL standard's "ends in a number"). No top-level domain is a number.
 fn is_number(label: &[u8]) -> bool {
     if label.iter().all(u8::is_ascii_digit) {
         return true;
