@@ -1,11 +1,113 @@
-//! The record of one flow.
+//! One flow: what is known of it while it lives, and the record that it leaves behind.
+//!
+//! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use crate::clock;
 use crate::hostname::Hostname;
-use crate::outcome::Outcome;
+use crate::meters::TenantMeters;
+use crate::outcome::{Outcome, Phase};
+use crate::relay::Meter;
 use serde::Serialize;
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Takes the records of flows that have ended; never blocks.
+pub type Sink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
+
+/// A flow that lives. Dropping it ends it.
+pub struct Flow {
+    /// What is known so far. Outcome, bytes and durations are filled in at the end.
+    pub record: FlowRecord,
+    accepted: Instant,
+    meters: Arc<TenantMeters>,
+    sink: Sink,
+    up: Cell<u64>,
+    down: Cell<u64>,
+}
+
+impl Flow {
+    /// A flow that was accepted now, with the meters of no tenant.
+    pub fn begin(id: FlowId, client: ClientAddr, to: OriginalDestination, nobody: Arc<TenantMeters>, sink: Sink) -> Self {
+        nobody.flows_active.increment(1);
+        let record = FlowRecord {
+            time: jiff::Timestamp::try_from(clock::wall()).unwrap_or_default(),
+            flow: id,
+            tenant: None,
+            client,
+            destination: to,
+            hostname: None,
+            hostname_from: None,
+            protocol: None,
+            alpn: None,
+            ech: false,
+            rule: None,
+            verdict: None,
+            // What it is if nobody says otherwise: a panic, or a task that was dropped.
+            outcome: Outcome::InternalError,
+            detail: None,
+            source: None,
+            pool: None,
+            dialled: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            duration: Duration::ZERO,
+            inspect: None,
+            connect: None,
+        };
+        Self { record, accepted: clock::now(), meters: nobody, sink, up: Cell::new(0), down: Cell::new(0) }
+    }
+
+    /// The flow is this tenant's, and counts there from now on.
+    pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Arc<TenantMeters>) {
+        self.meters.flows_active.decrement(1);
+        meters.flows_active.increment(1);
+        self.meters = meters;
+        self.record.tenant = Some(tenant);
+    }
+
+    /// Time since accept.
+    pub fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.accepted)
+    }
+
+    /// Its tenant's meters.
+    pub fn meters(&self) -> &TenantMeters {
+        &self.meters
+    }
+}
+
+impl Meter for Flow {
+    fn up(&self, bytes: usize) {
+        self.up.set(self.up.get() + bytes as u64);
+        self.meters.bytes_up.increment(bytes as u64);
+    }
+    fn down(&self, bytes: usize) {
+        self.down.set(self.down.get() + bytes as u64);
+        self.meters.bytes_down.increment(bytes as u64);
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // The one field whose clone would allocate is moved.
+        let alpn = self.record.alpn.take();
+        let mut record = self.record.clone();
+        record.alpn = alpn;
+        record.bytes_up = self.up.get();
+        record.bytes_down = self.down.get();
+        record.duration = self.age();
+        self.meters.flows_active.decrement(1);
+        let (ended, denied) = self.meters.outcome(record.outcome);
+        ended.increment(1);
+        denied.increment(1);
+        if record.outcome.phase() == Phase::Relayed {
+            self.meters.flow_duration.record(record.duration);
+        }
+        (self.sink)(record);
+    }
+}
 
 /// What is known of a flow when it has ended: one line of the flow log. Field names are the log's keys.
 #[derive(Debug, Clone, Serialize)]
