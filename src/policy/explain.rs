@@ -93,23 +93,24 @@ pub fn explain(
     let first = |wanted: Finding, is: &dyn Fn(&RuleSpec) -> bool| {
         rules.iter().zip(&found).position(|(rule, &finding)| finding == wanted && is(rule))
     };
-    let denies = |rule: &RuleSpec| rule.effect == Effect::Deny;
-    let allows = |rule: &RuleSpec| rule.effect == Effect::Allow;
-    let unseen = first(Finding::Covers, &|rule| allows(rule) && rule.uninspected)
-        .filter(|_| first(Finding::Covers, &|rule| denies(rule) && rule.hosts.is_empty()).is_none());
+    let says_no = |rule: &RuleSpec| rule.effect == Effect::Deny;
+    let says_yes = |rule: &RuleSpec| rule.effect == Effect::Allow;
+    let unseen = first(Finding::Covers, &|rule| says_yes(rule) && rule.uninspected)
+        .filter(|_| first(Finding::Covers, &|rule| says_no(rule) && rule.hosts.is_empty()).is_none());
     let (denied, decides) = if unseen.is_some() {
         (None, unseen)
-    } else if let Some(rule) = first(Finding::Covers, &denies) {
+    } else if let Some(rule) = first(Finding::Covers, &says_no) {
         (Some(Outcome::DeniedByRule), Some(rule))
-    } else if first(Finding::CannotBeJudged, &denies).is_some() {
+    } else if first(Finding::CannotBeJudged, &says_no).is_some() {
         (Some(Outcome::InvalidHostname), None)
-    } else if let Some(rule) = first(Finding::Covers, &allows) {
+    } else if let Some(rule) = first(Finding::Covers, &says_yes) {
         (None, Some(rule))
-    } else if let Some(rule) = first(Finding::PrivateDestination, &allows) {
+    } else if let Some(rule) = first(Finding::PrivateDestination, &says_yes) {
         (Some(Outcome::DestinationPrivate), Some(rule))
     } else if matches!(asked, AskedName::Invalid(_)) {
         (Some(Outcome::InvalidHostname), None)
-    } else if first(Finding::NoHostname, &|rule| allows(rule) && out_of_place(rule, to).is_none()).is_some() {
+    } else if first(Finding::NoHostname, &|rule| says_yes(rule) && out_of_place(rule, to).is_none()).is_some()
+    {
         (Some(Outcome::NoHostname), None)
     } else {
         (Some(Outcome::NotAllowed), None)

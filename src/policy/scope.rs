@@ -74,10 +74,10 @@ fn embedded(address: Ipv6Addr) -> Option<Scope> {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match s {
-        // ::a.b.c.d, RFC 4291 §2.5.5.1, and with it `::` and `::1`; 64:ff9b::a.b.c.d, NAT64, RFC 6052
-        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(of_v4(v4(high, low))),
-        // 6to4, RFC 3056
-        [0x2002, high, low, ..] => Some(of_v4(v4(high, low))),
+        // ::a.b.c.d, RFC 4291 §2.5.5.1, and with it `::` and `::1`; NAT64, RFC 6052; 6to4, RFC 3056
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(of_v4(v4(high, low)))
+        }
         // Teredo, RFC 4380 §4: the server, and the client's address with every bit inverted
         [0x2001, 0, high, low, _, _, client_high, client_low] => {
             Some(of_v4(v4(high, low)).max(of_v4(v4(!client_high, !client_low))))

@@ -47,6 +47,16 @@ pub enum Effect {
     Deny,
 }
 
+impl Effect {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// What a rule that goes by name may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrivateDestinations {
