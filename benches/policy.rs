@@ -15,6 +15,9 @@ fn name(tenant: usize, number: usize) -> String {
     format!("api-{number:x}.region-{}.tenant-{tenant}.example.com", number % 17)
 }
 
+/// The name that a flow asks for, by tenant and number.
+type Ask = fn(usize, usize) -> String;
+
 /// Every tenth pattern is a wildcard.
 fn tenant(index: usize, names: usize) -> TenantSpec {
     let pattern = |number: usize| -> HostPattern {
@@ -53,7 +56,7 @@ fn decide(c: &mut Criterion) {
         let each = names / tenants;
         // spread over tenants and names, so that the caches are as cold as in life
         let place = |n: usize| (n * 7919 % tenants, n * 104_729 % each);
-        let kinds: [(&str, fn(usize, usize) -> String); 3] = [
+        let kinds: [(&str, Ask); 3] = [
             ("exact", |tenant, number| name(tenant, number | 1)),
             ("wildcard", |tenant, number| format!("a.b.{}", name(tenant, number - number % 10))),
             ("denied", |tenant, number| format!("no-{}", name(tenant, number))),
