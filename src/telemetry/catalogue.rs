@@ -19,7 +19,7 @@ pub struct Metric {
     pub help: &'static str,
     /// How to read the number.
     pub reading: &'static str,
-    /// A condition worth an alert, in PromQL.
+    /// A condition worth an alert, for Prometheus.
     pub alert: Option<&'static str>,
 }
 
@@ -178,8 +178,8 @@ catalogue! {
         reading: "Two per flow, and pipes for flows that move much.",
         alert: "process_open_fds / process_max_fds > 0.9";
     PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count, [],
-        help: "File descriptors that the process may have open (RLIMIT_NOFILE).",
-        reading: "Bounds the number of flows: at the limit they are refused as `gateway_full`.";
+        help: "File descriptors that the process may have open.",
+        reading: "The soft limit, `LimitNOFILE` of the service. It bounds the number of flows: at the limit they are refused as `gateway_full`.";
     PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds, [],
         help: "When the process started, in seconds since 1970.",
         reading: "`time()` less this is the uptime. Every counter starts at 0 here.",
@@ -190,11 +190,8 @@ catalogue! {
 pub fn reference() -> String {
     let mut text = String::from(PREAMBLE);
     for metric in ALL {
-        let labels = if metric.labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", metric.labels.join(","))
-        };
+        let labels =
+            if metric.labels.is_empty() { String::new() } else { format!("{{{}}}", metric.labels.join(",")) };
         // writing to a String cannot fail
         let _ = write!(
             text,
@@ -273,9 +270,15 @@ mod tests {
             let name = metric.name;
             assert!(name.starts_with("egret_") || name.starts_with("process_"), "{name}: prefix");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}: characters");
-            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}: _total is for counters");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{name}: _total is for counters"
+            );
             let base = name.strip_suffix("_total").unwrap_or(name);
-            for (unit, suffix) in [(Unit::Bytes, "_bytes"), (Unit::Seconds, "_seconds"), (Unit::Ratio, "_ratio")] {
+            for (unit, suffix) in
+                [(Unit::Bytes, "_bytes"), (Unit::Seconds, "_seconds"), (Unit::Ratio, "_ratio")]
+            {
                 assert_eq!(base.ends_with(suffix), metric.unit == unit, "{name}: unit {suffix}");
             }
         }

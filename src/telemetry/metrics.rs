@@ -12,7 +12,9 @@ use crate::meters::TenantMeters;
 use crate::outcome::Outcome;
 use dashmap::DashMap;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -135,10 +137,13 @@ impl Metrics {
 
     fn resolve(&self, tenant: &str, pool: Option<&str>) -> TenantMeters {
         let recorder = &self.recorder;
-        let ended = |outcome: &Outcome| counter(recorder, &catalogue::FLOWS_TOTAL, &[tenant, outcome.as_str()]);
-        let denied = |outcome: &Outcome| match outcome.is_denial() {
-            true => counter(recorder, &catalogue::DENIALS, &[tenant, outcome.as_str()]),
-            false => Counter::noop(),
+        let ended =
+            |outcome: &Outcome| counter(recorder, &catalogue::FLOWS_TOTAL, &[tenant, outcome.as_str()]);
+        let denied = |outcome: &Outcome| {
+            if !outcome.is_denial() {
+                return Counter::noop();
+            }
+            counter(recorder, &catalogue::DENIALS, &[tenant, outcome.as_str()])
         };
         TenantMeters {
             flows_active: gauge(recorder, &catalogue::FLOWS_ACTIVE, &[tenant]),
@@ -214,8 +219,12 @@ fn histogram(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) ->
 
 fn key(metric: &Metric, values: &[&str]) -> Key {
     debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-    let labels: Vec<_> =
-        metric.labels.iter().zip(values).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+    let labels: Vec<_> = metric
+        .labels
+        .iter()
+        .zip(values)
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
     Key::from_parts(metric.name, labels)
 }
 

@@ -27,7 +27,7 @@ fn seconds(time: TimeVal) -> f64 {
     time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
 }
 
-/// proc_pid_statm(5): the second field counts pages.
+/// `proc_pid_statm(5)`: the second field counts pages.
 fn resident_bytes() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -35,7 +35,7 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * u64::try_from(page).ok()?)
 }
 
-/// proc_pid_fd(5): since Linux 6.2 the size of the directory is the count; before, it is 0 and they are counted.
+/// `proc_pid_fd(5)`: since Linux 6.2 the size of the directory is the count; before, it is 0 and they are counted.
 fn open_fds() -> Option<u64> {
     const DIRECTORY: &str = "/proc/self/fd";
     let counted = fs::metadata(DIRECTORY).ok()?.len();
