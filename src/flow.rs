@@ -113,6 +113,7 @@ impl Drop for Flow {
 #[derive(Debug, Clone, Serialize)]
 pub struct FlowRecord {
     /// When it was accepted, RFC 3339 in UTC with microseconds.
+    #[serde(serialize_with = "microseconds")]
     pub time: jiff::Timestamp,
     /// Unique over all gateways and restarts.
     pub flow: FlowId,
@@ -196,6 +197,10 @@ pub enum Verdict {
     Deny,
 }
 
+fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{time:.6}"))
+}
+
 fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(in_milliseconds(*d))
 }
@@ -212,4 +217,53 @@ fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Resul
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 µs, 285 years")]
 fn in_milliseconds(d: Duration) -> f64 {
     d.as_micros() as f64 / 1000.0
+}
+
+/// A record with every field filled in, for tests.
+#[cfg(test)]
+pub(crate) fn example_record(number: u64) -> FlowRecord {
+    FlowRecord {
+        time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
+        flow: FlowId { process: 0x00c0_ffee, number },
+        tenant: Some("acme".into()),
+        client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
+        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
+        hostname: Some("api.example.com".parse().unwrap()),
+        hostname_from: Some(NameSource::Sni),
+        protocol: Some("tls"),
+        alpn: Some("h2,http/1.1".into()),
+        ech: false,
+        rule: Some("egret.toml:12".into()),
+        verdict: Some(Verdict::Allow),
+        outcome: Outcome::Closed,
+        detail: None,
+        source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
+        pool: Some("acme".into()),
+        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        bytes_up: 517,
+        bytes_down: 1 << 40,
+        duration: Duration::from_micros(1_234_567),
+        inspect: Some(Duration::from_micros(789)),
+        connect: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_flat_line_of_json() {
+        let line = serde_json::to_string(&example_record(255)).unwrap();
+        assert_eq!(
+            line,
+            "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
+             \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
+             \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"outcome\":\"closed\",\"detail\":null,\
+             \"source\":\"203.0.113.16:50000\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
+             \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
+             \"connect_ms\":null}"
+        );
+    }
 }
