@@ -10,26 +10,38 @@ use crate::outcome::{Outcome, Phase};
 use crate::relay::Meter;
 use serde::Serialize;
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Takes the records of flows that have ended; never blocks.
 pub type Sink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
 
+/// What a worker's flows do when they end.
+pub struct Epilogue {
+    /// Where records go.
+    pub sink: Sink,
+    /// The outcome of a flow whose task was dropped before it had one: [`Outcome::InternalError`], or
+    /// [`Outcome::Drained`] while the gateway stops.
+    pub cut_off: Cell<Outcome>,
+}
+
 /// A flow that lives. Dropping it ends it.
 pub struct Flow {
-    /// What is known so far. Outcome, bytes and durations are filled in at the end.
+    /// What is known so far. Outcome, bytes and duration are filled in at the end.
     pub record: FlowRecord,
+    /// How it ended, once that is known.
+    pub outcome: Option<Outcome>,
     accepted: Instant,
     meters: Arc<TenantMeters>,
-    sink: Sink,
+    worker: Rc<Epilogue>,
     up: Cell<u64>,
     down: Cell<u64>,
 }
 
 impl Flow {
     /// A flow that was accepted now, with the meters of no tenant.
-    pub fn begin(id: FlowId, client: ClientAddr, to: OriginalDestination, nobody: Arc<TenantMeters>, sink: Sink) -> Self {
+    pub fn begin(id: FlowId, client: ClientAddr, to: OriginalDestination, nobody: Arc<TenantMeters>, worker: Rc<Epilogue>) -> Self {
         nobody.flows_active.increment(1);
         let record = FlowRecord {
             time: jiff::Timestamp::try_from(clock::wall()).unwrap_or_default(),
@@ -44,7 +56,6 @@ impl Flow {
             ech: false,
             rule: None,
             verdict: None,
-            // What it is if nobody says otherwise: a panic, or a task that was dropped.
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
@@ -56,7 +67,7 @@ impl Flow {
             inspect: None,
             connect: None,
         };
-        Self { record, accepted: clock::now(), meters: nobody, sink, up: Cell::new(0), down: Cell::new(0) }
+        Self { record, outcome: None, accepted: clock::now(), meters: nobody, worker, up: Cell::new(0), down: Cell::new(0) }
     }
 
     /// The flow is this tenant's, and counts there from now on.
@@ -95,6 +106,7 @@ impl Drop for Flow {
         let alpn = self.record.alpn.take();
         let mut record = self.record.clone();
         record.alpn = alpn;
+        record.outcome = self.outcome.unwrap_or_else(|| self.worker.cut_off.get());
         record.bytes_up = self.up.get();
         record.bytes_down = self.down.get();
         record.duration = self.age();
@@ -105,7 +117,7 @@ impl Drop for Flow {
         if record.outcome.phase() == Phase::Relayed {
             self.meters.flow_duration.record(record.duration);
         }
-        (self.sink)(record);
+        (self.worker.sink)(record);
     }
 }
 

@@ -5,7 +5,8 @@
 
 use crate::addr::OriginalDestination;
 use crate::admission::Pass;
-use crate::egress::{DialError, Lease, Rest};
+use crate::clock;
+use crate::egress::{DialError, Lease, Rest, UpstreamEnd};
 use crate::flow::{Flow, NameSource, Verdict};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
@@ -22,21 +23,19 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::Interest;
 
-/// Lives one flow. Its outcome is in `flow.record` when this returns, and so it is when it is dropped earlier.
+/// Lives one flow. Its outcome is in `flow` when this returns.
 pub(crate) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
-    let outcome = match live(worker, client, flow).await {
-        Ok(outcome) => outcome,
+    match live(worker, client, flow).await {
+        Ok(outcome) => flow.outcome = Some(outcome),
         Err(Ended { outcome, detail }) => {
-            flow.record.detail = detail;
-            flow.record.outcome = outcome;
+            flow.outcome = Some(outcome);
+            flow.record.detail = detail.or(flow.record.detail);
             if outcome.is_denial() {
-                flow.record.verdict = Some(Verdict::Deny);
+                flow.record.verdict.get_or_insert(Verdict::Deny);
                 refusal::answer(client, &flow.record, outcome).await;
             }
-            outcome
         }
-    };
-    flow.record.outcome = outcome;
+    }
 }
 
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
@@ -156,7 +155,7 @@ async fn dial(
     let to = permit.into_dial();
     flow.record.dialled = Some(to);
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
-    let started = worker.now();
+    let started = clock::now();
     let lease = tenant.pool.lease(flow.record.client, to, started).map_err(|error| no_port(tenant, error.outcome()))?;
     flow.record.source = Some(lease.source());
     let dialled = tokio::select! {
@@ -165,7 +164,7 @@ async fn dial(
         _ = client.ready(Interest::ERROR) => return Err(Outcome::ClientLeft.into()),
     };
     let (socket, lease) = dialled.map_err(|error| not_dialled(tenant, &error))?;
-    let took = worker.now().saturating_duration_since(started);
+    let took = clock::now().saturating_duration_since(started);
     flow.record.source = Some(lease.source());
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
@@ -173,7 +172,7 @@ async fn dial(
 }
 
 fn no_port(tenant: &Tenant, outcome: Outcome) -> Ended {
-    tenant.port_failures.increment(1);
+    tenant.meters.port_allocation_failures.increment(1);
     outcome.into()
 }
 
@@ -200,16 +199,16 @@ fn not_dialled(tenant: &Tenant, error: &DialError) -> Ended {
 
 /// Relays until the end, and settles what the port needs before it can be used again.
 async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flow) -> Outcome {
-    let Upstream { leg, mut lease } = upstream;
-    // If this future is dropped, the upstream socket is reset, and its port is free at once.
-    lease.set_rest(Rest::Free);
+    // Dropped in the reverse order: the port is given back after the socket is closed.
+    let Upstream { mut lease, leg } = upstream;
+    // Every way out but a good end resets the upstream socket, and then its port is free at once: that is what a
+    // lease starts with.
     let end = relay::relay(client, &leg, &worker.scratch, worker.silence, flow).await;
     match end {
         End::Finished { first } => {
             lease.set_rest(rest_after(first, &leg));
             client.ended_well();
             leg.ended_well();
-            drop(leg);
             Outcome::Closed
         }
         End::Idle => Outcome::IdleTimeout,
@@ -217,7 +216,7 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flo
         End::Failed { side, error } => {
             let (outcome, detail) = failed(side, &error);
             // Known from here on, whatever happens to this task.
-            flow.record.outcome = outcome;
+            flow.outcome = Some(outcome);
             flow.record.detail = detail;
             match side {
                 Side::Client => relay::settle(&leg).await,
@@ -230,11 +229,13 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flo
 
 /// When Linux gives the 4-tuple back after both sides have finished.
 fn rest_after(first: Side, upstream: &Leg) -> Rest {
-    match first {
-        Side::Upstream => Rest::last_ack(stream::round_trip(&**upstream).ok()),
-        Side::Client if stream::has_timestamps(&**upstream).unwrap_or(false) => Rest::Free,
-        Side::Client => Rest::TimeWait,
-    }
+    let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+    let end = match first {
+        Side::Upstream => UpstreamEnd::ServerFirst,
+        Side::Client if connection.closing => UpstreamEnd::Crossed,
+        Side::Client => UpstreamEnd::GatewayFirst,
+    };
+    Rest::after(end, connection.timestamps, connection.round_trip)
 }
 
 fn failed(side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {

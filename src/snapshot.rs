@@ -5,8 +5,7 @@ use crate::admission::{Gate, OwnAddresses};
 use crate::egress::Pool;
 use crate::meters::TenantMeters;
 use crate::policy::{self, Policy};
-use metrics::Counter;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
 pub struct Snapshot {
@@ -18,16 +17,17 @@ pub struct Snapshot {
     pub own: OwnAddresses,
 }
 
+/// Resolves one tenant's meters.
+pub type ResolveMeters = Box<dyn FnOnce() -> Arc<TenantMeters> + Send>;
+
 /// One tenant, with handles to everything that its flows touch.
 pub struct Tenant {
     /// Its rules.
     pub policy: Arc<policy::Tenant>,
     /// Where its flows leave from.
     pub pool: Arc<Pool>,
-    /// Its metrics.
-    pub meters: Arc<TenantMeters>,
-    /// `egret_port_allocation_failures_total`
-    pub port_failures: Counter,
+    /// Its metrics, resolved with its first flow: a tenant without flows has no series.
+    pub meters: LazyLock<Arc<TenantMeters>, ResolveMeters>,
     /// `limits.flows`
     pub flows: Arc<Gate>,
     /// `[inspect] max_pending`

@@ -3,9 +3,8 @@
 
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::admission::Gate;
-use crate::clock;
 use crate::egress::Dialler;
-use crate::flow::{Flow, FlowId, Sink};
+use crate::flow::{Epilogue, Flow, FlowId, Sink, Verdict};
 use crate::inspect::Peeker;
 use crate::leg::Leg;
 use crate::meters::TenantMeters;
@@ -15,12 +14,13 @@ use crate::session;
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;
 use metrics::Counter;
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -74,13 +74,7 @@ pub(crate) struct Worker {
     pub(crate) dialler: Dialler,
     pub(crate) scratch: Scratch,
     pub(crate) silence: Silence,
-}
-
-impl Worker {
-    #[expect(clippy::unused_self, reason = "a worker's flows ask their worker for the time")]
-    pub(crate) fn now(&self) -> Instant {
-        clock::now()
-    }
+    epilogue: Rc<Epilogue>,
 }
 
 /// Empty pipes that a worker keeps: enough for the flows that are in the middle of a splice at once.
@@ -94,24 +88,28 @@ pub fn run(
     gateway: Arc<Gateway>,
     settings: Settings,
     listener: std::net::TcpListener,
-    stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let epilogue = Rc::new(Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) });
     let worker = Rc::new(Worker {
         gateway,
         peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
         dialler: settings.dialler,
         scratch: Scratch::new(IDLE_PIPES),
         silence: settings.silence,
+        epilogue,
     });
     let flows = LocalSet::new();
     flows.block_on(&runtime, async {
-        let listener = TcpListener::from_std(listener)?;
-        accept(&worker, listener, stage.clone()).await;
-        finish(&worker, stage).await;
+        accept(&worker, TcpListener::from_std(listener)?, stage.clone()).await;
+        // Those that live may finish. A sender that is gone is a gateway that is gone.
+        let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
         io::Result::Ok(())
     })?;
-    // Flows that are left are dropped here: both their ends are reset, and their records say `drained`.
+    // What still lives is dropped here, and both its ends are reset: a plain exit would look like a clean end of
+    // file to the client.
+    worker.epilogue.cut_off.set(Outcome::Drained);
     drop(flows);
     Ok(())
 }
@@ -153,11 +151,12 @@ fn take_in(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
         ClientAddr::new(peer),
         OriginalDestination::new(dialled),
         Arc::clone(&gateway.nobody),
-        Arc::clone(&gateway.sink),
+        Rc::clone(&worker.epilogue),
     );
     let client = Leg::new(socket);
     let Some(place) = gateway.flows.enter() else {
-        flow.record.outcome = Outcome::GatewayFull;
+        flow.record.verdict = Some(Verdict::Deny);
+        flow.outcome = Some(Outcome::GatewayFull);
         return;
     };
     let worker = Rc::clone(worker);
@@ -167,9 +166,4 @@ fn take_in(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
         // The socket first: who reads the record may rely on the flow being over.
         drop(client);
     });
-}
-
-/// Lets living flows finish until the stage is [`Stage::Stopping`].
-async fn finish(worker: &Worker, mut stage: watch::Receiver<Stage>) {
-    let _ = (worker, stage.wait_for(|stage| *stage == Stage::Stopping).await);
 }

@@ -32,9 +32,25 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
-/// Whether both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not keep the 4-tuple from being used again.
-pub fn has_timestamps(socket: impl AsFd) -> io::Result<bool> {
-    Ok(tcp_info(socket)?.tcpi_options & TCPI_OPT_TIMESTAMPS != 0)
+/// What the kernel knows of a connection, for the question when its 4-tuple can be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not keep the 4-tuple from being used again.
+    pub timestamps: bool,
+    /// Both ends have sent FIN, and ours is not acknowledged yet (TCP_CLOSING).
+    pub closing: bool,
+    /// Smoothed round-trip time.
+    pub round_trip: Duration,
+}
+
+/// Asks the kernel by `TCP_INFO`.
+pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
+    let info = tcp_info(socket)?;
+    Ok(Connection {
+        timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
+        closing: info.tcpi_state == TCP_CLOSING,
+        round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
+    })
 }
 
 /// Bytes written and not yet acknowledged by the peer (`SIOCOUTQ`).
@@ -50,13 +66,10 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
-/// Round-trip time as the kernel estimates it (`tcpi_rtt`).
-pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
-    Ok(Duration::from_micros(u64::from(tcp_info(socket)?.tcpi_rtt)))
-}
-
 /// include/uapi/linux/tcp.h
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
+/// include/net/tcp_states.h
+const TCP_CLOSING: u8 = 11;
 
 #[expect(unsafe_code, reason = "getsockopt(TCP_INFO) has no safe wrapper among our dependencies")]
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
@@ -119,7 +132,7 @@ mod tests {
     #[test]
     fn loopback_connections_have_tcp_info() {
         let (client, _server) = pair();
-        has_timestamps(&client).unwrap();
-        round_trip(&client).unwrap();
+        let info = connection(&client).unwrap();
+        assert!(!info.closing && info.round_trip > Duration::ZERO);
     }
 }
