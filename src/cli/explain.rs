@@ -26,8 +26,8 @@ pub struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS")]
     pub from: IpAddr,
-    /// What the client wants: NAME[:PORT] or ADDRESS[:PORT]; port 443 unless given
-    #[arg(long, value_name = "TARGET")]
+    /// What the client wants: a name or an address, with a port unless it is 443
+    #[arg(long, value_name = "NAME[:PORT]|ADDRESS[:PORT]")]
     pub to: Target,
     /// The address that the client dials for the name
     #[arg(long, value_name = "ADDRESS")]
