@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn own_pool_and_loopback_addresses_are_own() {
-        let own = OwnAddresses::new(vec!["203.0.113.16/30".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
+        let own =
+            OwnAddresses::new(vec!["203.0.113.16/30".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
         let contain = |address: &str| own.contain(address.parse().unwrap());
         assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
         assert!(!contain("203.0.113.20") && !contain("10.0.0.2"));

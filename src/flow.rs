@@ -41,7 +41,13 @@ pub struct Flow {
 
 impl Flow {
     /// A flow that was accepted now, with the meters of no tenant.
-    pub fn begin(id: FlowId, client: ClientAddr, to: OriginalDestination, nobody: Arc<TenantMeters>, worker: Rc<Epilogue>) -> Self {
+    pub fn begin(
+        id: FlowId,
+        client: ClientAddr,
+        to: OriginalDestination,
+        nobody: Arc<TenantMeters>,
+        worker: Rc<Epilogue>,
+    ) -> Self {
         nobody.flows_active.increment(1);
         let record = FlowRecord {
             time: jiff::Timestamp::try_from(clock::wall()).unwrap_or_default(),
@@ -67,7 +73,15 @@ impl Flow {
             inspect: None,
             connect: None,
         };
-        Self { record, outcome: None, accepted: clock::now(), meters: nobody, worker, up: Cell::new(0), down: Cell::new(0) }
+        Self {
+            record,
+            outcome: None,
+            accepted: clock::now(),
+            meters: nobody,
+            worker,
+            up: Cell::new(0),
+            down: Cell::new(0),
+        }
     }
 
     /// The flow is this tenant's, and counts there from now on.

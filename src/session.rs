@@ -86,7 +86,12 @@ async fn decide(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow)
     judge(tenant, flow, &asked, to)
 }
 
-fn judge(tenant: &Tenant, flow: &mut Flow, asked: &AskedName, to: OriginalDestination) -> Result<Permit, Ended> {
+fn judge(
+    tenant: &Tenant,
+    flow: &mut Flow,
+    asked: &AskedName,
+    to: OriginalDestination,
+) -> Result<Permit, Ended> {
     match tenant.policy.decide(asked, to) {
         Decision::Permit(permit) => Ok(allow(flow, permit)),
         Decision::Denial(denial) => {
@@ -156,7 +161,10 @@ async fn dial(
     flow.record.dialled = Some(to);
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
     let started = clock::now();
-    let lease = tenant.pool.lease(flow.record.client, to, started).map_err(|error| no_port(tenant, error.outcome()))?;
+    let lease = tenant
+        .pool
+        .lease(flow.record.client, to, started)
+        .map_err(|error| no_port(tenant, error.outcome()))?;
     flow.record.source = Some(lease.source());
     let dialled = tokio::select! {
         dialled = worker.dialler.dial(to, lease) => dialled,
@@ -187,7 +195,10 @@ fn not_dialled(tenant: &Tenant, error: &DialError) -> Ended {
             Failure::PortTaken => no_port(tenant, Outcome::PortsExhausted),
             Failure::NotOurAddress => {
                 tracing::error!(%error, pool = %tenant.pool.name(), "a pool address is not local to this machine");
-                Ended { outcome: Outcome::DialFailed, detail: Some("the source address is not local to the gateway") }
+                Ended {
+                    outcome: Outcome::DialFailed,
+                    detail: Some("the source address is not local to the gateway"),
+                }
             }
             Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
                 tracing::error!(%error, "cannot dial");

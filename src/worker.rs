@@ -91,7 +91,8 @@ pub fn run(
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let epilogue = Rc::new(Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) });
+    let epilogue =
+        Rc::new(Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) });
     let worker = Rc::new(Worker {
         gateway,
         peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),

@@ -1,7 +1,6 @@
 //! Connects to the upstream from a leased address and port.
 
-use super::lease::Lease;
-use super::pool::LeaseError;
+use super::lease::{Lease, LeaseError};
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::sys::failure::Failure;

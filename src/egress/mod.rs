@@ -9,6 +9,7 @@ mod addresses;
 mod bitmap;
 mod book;
 mod busiest;
+mod dial;
 mod lease;
 mod ledger;
 mod pool;
@@ -20,6 +21,7 @@ mod sources;
 
 pub use addresses::Family;
 pub use book::PairUse;
+pub use dial::{DialError, Dialler};
 pub use lease::{Lease, LeaseError};
 pub use ledger::Ledger;
 pub use pool::{Pool, PoolUsage, Pools, SourceUsage};

@@ -10,12 +10,12 @@ use super::process;
 use crate::addr::SourceAddr;
 use crate::meters::TenantMeters;
 use crate::outcome::Outcome;
-use dashmap::DashMap;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// The `tenant` label of flows whose client belongs to no tenant; no tenant may be called so.
@@ -27,7 +27,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     started: SystemTime,
     gateway: GatewayMeters,
-    tenants: DashMap<Box<str>, Resolved>,
+    tenants: Mutex<HashMap<Box<str>, Resolved>>,
 }
 
 struct Resolved {
@@ -110,7 +110,7 @@ impl Metrics {
             },
         };
         let handle = recorder.handle();
-        Ok(Self { recorder, handle, started, gateway, tenants: DashMap::new() })
+        Ok(Self { recorder, handle, started, gateway, tenants: Mutex::default() })
     }
 
     /// Handles that belong to no tenant.
@@ -124,14 +124,16 @@ impl Metrics {
     /// call it for a tenant's first flow rather than for every tenant at start, and idle tenants cost nothing.
     /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
     pub fn tenant(&self, tenant: &str, pool: Option<&str>) -> Arc<TenantMeters> {
-        if let Some(known) = self.tenants.get(tenant)
+        // a thread that panicked in here has left the map as it was
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tenants.get(tenant)
             && known.pool.as_deref() == pool
         {
             return Arc::clone(&known.meters);
         }
         let meters = Arc::new(self.resolve(tenant, pool));
         let resolved = Resolved { pool: pool.map(Into::into), meters: Arc::clone(&meters) };
-        self.tenants.insert(tenant.into(), resolved);
+        tenants.insert(tenant.into(), resolved);
         meters
     }
 
