@@ -132,4 +132,20 @@ mod tests {
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
         }
     }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_read_its_answer_ends_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut bounded = BoundedListener::with_bounds(listener, 1, Duration::from_millis(50));
+        let (mut connection, _) = bounded.accept().await;
+        let error = loop {
+            let write = poll_fn(|cx| Pin::new(&mut connection).poll_write(cx, &[0; 4096]));
+            if let Err(error) = write.await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(client);
+    }
 }
