@@ -8,12 +8,11 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
 use crate::egress::{Dialler, Ledger, Pools};
-use crate::flow::{FlowRecord, Sink};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage};
-use crate::worker::{self, Gateway, Settings, Stage};
+use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
 use arc_swap::ArcSwap;
 use std::io;
 use std::path::PathBuf;
@@ -102,9 +101,9 @@ impl App {
             }
             None => Arc::new(drop),
         };
-        let gateway = Arc::new(Gateway {
+        let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
-            flows: crate::admission::Gate::new(max_flows),
+            flows: Gate::new(max_flows),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -124,10 +123,10 @@ impl App {
         let settings = settings(&config, liveness);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
-            let (gateway, stage, ended) = (Arc::clone(&gateway), stage.subscribe(), ended.clone());
+            let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
             workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _says_when_it_ends = EndNotice(ended);
-                worker::run(gateway, settings, listener, stage)
+                gateway::run(shared, settings, listener, stage)
             })?);
         }
         tracing::info!(
@@ -137,7 +136,7 @@ impl App {
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Ok(Self { config, gateway, metrics, ledger, readiness, stage, workers, worker_ended, flow_log, signals })
+        Ok(Self { config, gateway: shared, metrics, ledger, readiness, stage, workers, worker_ended, flow_log, signals })
     }
 
     /// Keeps house until it is told to stop, or a worker is gone.

@@ -8,7 +8,7 @@ use super::catalogue::{self, Kind, Metric};
 use super::exposition::Exposition;
 use super::process;
 use crate::addr::SourceAddr;
-use crate::meters::TenantMeters;
+use crate::gateway::TenantMeters;
 use crate::outcome::Outcome;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
