@@ -14,6 +14,8 @@ mod snapshot;
 mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
+#[cfg(test)]
+pub(crate) use flow::example_record;
 pub use flow::{Epilogue, Flow, FlowId, FlowRecord, NameSource, Sink, Verdict};
 pub use meters::TenantMeters;
 pub use server::{Stage, run};
