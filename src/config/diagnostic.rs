@@ -136,8 +136,9 @@ impl Diagnostics {
         self.found.push((at, Severity::Warning, message.into(), help.into()));
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.found.iter().any(|(_, severity, ..)| *severity == Severity::Error)
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.found.iter().filter(|(_, severity, ..)| *severity == Severity::Error).count()
     }
 
     /// `file:line`, for a message that points at a second place.

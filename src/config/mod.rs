@@ -5,9 +5,23 @@
 //! the tables by it. `whole` and `dead_rules` look at what only shows when all files are read. Findings are collected,
 //! never thrown: one run shows all of them, with file, line and column.
 
+mod catalogue;
+mod dead_rules;
 mod diagnostic;
+mod hosts_file;
+mod kinds;
+mod load;
+mod nearest;
+mod network_kinds;
+mod public_suffix;
+mod sections;
+mod source;
+mod tenants;
+mod value;
+mod whole;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
+pub use load::load;
 
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
