@@ -1,5 +1,9 @@
 //! The command line: one file per subcommand.
 
+pub mod doctor;
+mod findings;
+pub mod steering;
+
 use std::process::ExitCode;
 
 /// Runs the command line and yields the process's exit code.
