@@ -8,11 +8,13 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
 use crate::egress::{Dialler, Ledger, Pools};
+use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
-use crate::telemetry::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage};
-use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
+use crate::telemetry::{
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+};
 use arc_swap::ArcSwap;
 use std::io;
 use std::path::PathBuf;
@@ -34,7 +36,9 @@ pub enum StartError {
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
     /// The flow log could not be opened.
-    #[error("cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it")]
+    #[error(
+        "cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it"
+    )]
     FlowLog {
         /// As configured.
         path: String,
@@ -79,13 +83,15 @@ struct App {
 impl App {
     fn start(loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
+        let version: Arc<str> = "0".into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
-        let metrics = Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
+        let metrics =
+            Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
         let flow_log = open_flow_log(&config, &metrics)?;
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
@@ -113,7 +119,7 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = renderer(&metrics, &pools, &loaded.version);
+            let render = renderer(&metrics, &pools, &version);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -131,12 +137,23 @@ impl App {
         }
         tracing::info!(
             listen = %config.gateway.listen, workers = worker_count, max_flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %loaded.version, "ready"
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Ok(Self { config, gateway: shared, metrics, ledger, readiness, stage, workers, worker_ended, flow_log, signals })
+        Ok(Self {
+            config,
+            gateway: shared,
+            metrics,
+            ledger,
+            readiness,
+            stage,
+            workers,
+            worker_ended,
+            flow_log,
+            signals,
+        })
     }
 
     /// Keeps house until it is told to stop, or a worker is gone.
@@ -150,18 +167,22 @@ impl App {
                     second += 1;
                     self.keep_house(second);
                 }
-                _ = self.signals.hangup.recv() => {
-                    tracing::info!("reopening the flow log");
-                    if let Some((flow_log, _)) = &self.flow_log {
-                        flow_log.reopen();
-                    }
-                }
-                () = self.signals.stop() => return,
+                order = self.signals.next() => match order {
+                    Order::Stop => return,
+                    Order::Reopen => self.reopen_flow_log(),
+                },
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
                 }
             }
+        }
+    }
+
+    fn reopen_flow_log(&self) {
+        tracing::info!("reopening the flow log");
+        if let Some((flow_log, _)) = &self.flow_log {
+            flow_log.reopen();
         }
     }
 
@@ -188,7 +209,10 @@ impl App {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = sleep_until(deadline) => break,
-                () = self.signals.stop() => break,
+                order = self.signals.next() => match order {
+                    Order::Stop => break,
+                    Order::Reopen => self.reopen_flow_log(),
+                },
             }
         }
         let left = self.gateway.flows.taken();
@@ -221,6 +245,12 @@ impl Drop for EndNotice {
     }
 }
 
+/// What an operator's signal asks for.
+enum Order {
+    Stop,
+    Reopen,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -236,10 +266,11 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reopen,
         }
     }
 }
@@ -250,7 +281,7 @@ fn liveness(config: &Config) -> Liveness {
         idle: keepalive.idle,
         interval: keepalive.interval,
         probes: keepalive.probes,
-        user_timeout: config.gateway.user_timeout,
+        user_timeout: Some(config.gateway.user_timeout),
     }
 }
 
@@ -264,7 +295,10 @@ fn settings(config: &Config, liveness: Liveness) -> Settings {
     }
 }
 
-fn open_flow_log(config: &Config, metrics: &Metrics) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
+fn open_flow_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
     use crate::config::FlowLogTarget as Wanted;
     let (target, path) = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
@@ -277,7 +311,11 @@ fn open_flow_log(config: &Config, metrics: &Metrics) -> Result<Option<(FlowLogHa
     started.map(Some).map_err(|error| StartError::FlowLog { path, error })
 }
 
-fn renderer(metrics: &Arc<Metrics>, pools: &Arc<Pools>, version: &Arc<str>) -> Arc<dyn Fn() -> String + Send + Sync> {
+fn renderer(
+    metrics: &Arc<Metrics>,
+    pools: &Arc<Pools>,
+    version: &Arc<str>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, pools, version) = (Arc::clone(metrics), Arc::clone(pools), Arc::clone(version));
     Arc::new(move || {
         let scrape = Scrape {

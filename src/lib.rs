@@ -24,5 +24,6 @@ pub mod config;
 pub mod steering;
 pub mod telemetry;
 // floor 5
-// pub mod app;
+pub mod app;
+// floor 6
 pub mod cli;

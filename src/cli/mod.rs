@@ -12,6 +12,7 @@ mod parameters;
 mod run;
 pub mod steering;
 
+use crate::steering::Format;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,8 +85,8 @@ enum Steering {
         #[command(flatten)]
         path: ConfigPath,
         /// The packet filter
-        #[arg(long, value_enum, default_value_t = steering::FormatName::Iptables)]
-        format: steering::FormatName,
+        #[arg(long, value_enum, default_value_t = Format::Iptables)]
+        format: Format,
         /// Print the script that removes them; needs no configuration
         #[arg(long)]
         down: bool,
@@ -96,7 +97,7 @@ enum Steering {
         path: ConfigPath,
         /// The packet filter; whichever has Egret's rules unless given
         #[arg(long, value_enum)]
-        format: Option<steering::FormatName>,
+        format: Option<Format>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -114,11 +115,11 @@ pub fn main() -> ExitCode {
         }),
         Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(Steering::Print { path, format, .. }) => {
-            with(&path.config, |config| steering::print(&parameters::steering(config), format.into()))
+            with(&path.config, |config| steering::print(&parameters::steering(config), format))
         }
-        Command::Steering(Steering::Status { path, format, json }) => with(&path.config, |config| {
-            steering::status(&parameters::steering(config), format.map(Into::into), json)
-        }),
+        Command::Steering(Steering::Status { path, format, json }) => {
+            with(&path.config, |config| steering::status(&parameters::steering(config), format, json))
+        }
         Command::Doctor { path, json } => {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }

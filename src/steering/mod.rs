@@ -99,7 +99,7 @@ pub struct Pool {
 }
 
 /// Whose packet rules are rendered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
     /// `iptables-restore` and `ip6tables-restore`, with either backend.
     #[default]
