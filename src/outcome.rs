@@ -89,6 +89,33 @@ impl Phase {
     }
 }
 
+const INTRO: &str = "\
+# Outcomes
+
+<!-- Generated from src/outcome.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test generated_docs`. -->
+
+Every accepted connection ends in exactly one of these. The same word is `outcome` in the flow log and a label of
+`egret_flows_total`; those under *Denied* are the `reason` of `egret_denials_total` too. *Cause* says where to look first:
+the client behind the gateway, the upstream server or the path to it, the operator's policy, limits and pools, or the gateway
+itself.
+";
+
+/// docs/outcomes.md: for each outcome what it means, who caused it and what to do.
+pub fn reference() -> String {
+    let mut text = INTRO.to_owned();
+    for phase in [Phase::Early, Phase::Denied, Phase::Dial, Phase::Relayed] {
+        let rows = Outcome::ALL.iter().filter(|outcome| outcome.phase() == phase).map(|outcome| {
+            let (meaning, remedy) = (outcome.meaning(), outcome.remedy());
+            format!("| `{outcome}` | {} | {meaning} | {remedy} |\n", outcome.cause().as_str())
+        });
+        let heading = format!("\n## {}\n\n", phase.as_str());
+        text.push_str(&heading);
+        text.push_str("| outcome | cause | meaning | what to do |\n|---|---|---|---|\n");
+        text.extend(rows);
+    }
+    text
+}
+
 outcomes! {
     Closed = "closed", Client, Relayed: "Both sides finished sending and every byte was delivered."
         => "Nothing: this is how a flow should end.";
@@ -185,6 +212,16 @@ mod tests {
         assert_eq!(words.len(), Outcome::ALL.len());
         for (index, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, index);
+        }
+    }
+
+    #[test]
+    fn the_reference_has_each_outcome_once_and_whole() {
+        let text = reference();
+        for outcome in Outcome::ALL {
+            assert_eq!(text.matches(&format!("\n| `{outcome}` |")).count(), 1, "{outcome}");
+            assert!(text.contains(outcome.remedy()), "{outcome}");
+            assert!(!outcome.meaning().contains('|') && !outcome.remedy().contains('|'), "{outcome}");
         }
     }
 }

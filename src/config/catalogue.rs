@@ -35,6 +35,7 @@ pub(super) trait AnyKey: Sync {
     fn name(&self) -> &'static str;
     fn describe(&self) -> String;
     fn unsupported(&self) -> Option<&'static str>;
+    fn is_table(&self) -> bool;
     fn presence(&self) -> Presence;
     fn example(&self) -> &'static str;
     fn about(&self) -> &'static str;
@@ -49,6 +50,9 @@ impl<K: Describe> AnyKey for Key<K> {
     }
     fn unsupported(&self) -> Option<&'static str> {
         self.kind.unsupported()
+    }
+    fn is_table(&self) -> bool {
+        self.kind.is_table()
     }
     fn presence(&self) -> Presence {
         self.presence

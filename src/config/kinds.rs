@@ -17,6 +17,11 @@ pub(super) trait Describe: Sync {
     fn unsupported(&self) -> Option<&'static str> {
         None
     }
+
+    /// Whether it is a table, or a list of them, with keys of its own.
+    fn is_table(&self) -> bool {
+        false
+    }
 }
 
 /// Reads what a key takes.
@@ -41,6 +46,9 @@ pub(super) struct Nested(pub(super) &'static Section);
 impl Describe for Nested {
     fn describe(&self) -> String {
         if self.0.header.starts_with("[[") { "list of tables" } else { "table" }.to_owned()
+    }
+    fn is_table(&self) -> bool {
+        true
     }
 }
 

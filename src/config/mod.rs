@@ -14,6 +14,7 @@ mod load;
 mod nearest;
 mod network_kinds;
 mod public_suffix;
+mod reference;
 mod sections;
 mod source;
 mod tenants;
@@ -22,6 +23,7 @@ mod whole;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use load::load;
+pub use reference::reference;
 
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;

@@ -1,0 +1,28 @@
+//! Holds the generated documents against their generators. `EGRET_BLESS=1 cargo test --test generated_docs` writes them
+//! anew.
+
+use std::path::Path;
+
+type Generator = fn() -> String;
+
+const DOCUMENTS: [(&str, Generator); 2] =
+    [("docs/config.md", egret::config::reference), ("docs/outcomes.md", egret::outcome::reference)];
+
+#[test]
+fn the_documents_say_what_the_code_does() {
+    let bless = std::env::var_os("EGRET_BLESS").is_some_and(|value| value == "1");
+    let mut stale = Vec::new();
+    for (name, generate) in DOCUMENTS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let fresh = generate();
+        if bless {
+            std::fs::write(&path, fresh).expect("the document can be written");
+        } else if std::fs::read_to_string(&path).ok().as_deref() != Some(&*fresh) {
+            stale.push(name);
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "{stale:?} differ from the code; run `EGRET_BLESS=1 cargo test --test generated_docs`"
+    );
+}
