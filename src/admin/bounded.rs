@@ -141,7 +141,8 @@ mod tests {
         let (mut connection, _) = bounded.accept().await;
         let error = loop {
             let write = poll_fn(|cx| Pin::new(&mut connection).poll_write(cx, &[0; 4096]));
-            if let Err(error) = write.await {
+            // far beyond the bound, so that a lack of it fails rather than hangs
+            if let Err(error) = tokio::time::timeout(Duration::from_secs(30), write).await.unwrap() {
                 break error;
             }
         };

@@ -265,6 +265,7 @@ mod tests {
         let (handle, thread) = start(FlowLogTarget::File(path), 16, meters);
         let mut submitted = 0;
         while dropped.load(Ordering::Relaxed) < 10 {
+            assert!(submitted < 10_000, "a full queue drops nothing");
             handle.submit(example_record(submitted));
             submitted += 1;
         }
