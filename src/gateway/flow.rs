@@ -6,7 +6,7 @@ use super::meters::TenantMeters;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::clock;
 use crate::hostname::Hostname;
-use crate::outcome::{Outcome, Phase};
+use crate::outcome::Outcome;
 use crate::relay::Meter;
 use serde::Serialize;
 use std::cell::Cell;
@@ -128,9 +128,7 @@ impl Drop for Flow {
         let (ended, denied) = self.meters.outcome(record.outcome);
         ended.increment(1);
         denied.increment(1);
-        if record.outcome.phase() == Phase::Relayed {
-            self.meters.flow_duration.record(record.duration);
-        }
+        self.meters.flow_duration.record(record.duration);
         (self.worker.sink)(record);
     }
 }
