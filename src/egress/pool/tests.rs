@@ -289,7 +289,8 @@ fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
 
 type Claims = DashSet<(LeasedSource, DialAddr)>;
 
-/// Two threads play one client, which opens up to 200 flows to two servers, closing some on the way, and then closes all, over and over.
+/// Two threads play one client. Each opens up to 200 flows to two servers, closing some on the way, and then closes
+/// all, over and over.
 fn churn(pool: &Arc<Pool>, claims: &Claims, refused: &AtomicU64, thread: u8) {
     let mut rng = StdRng::seed_from_u64(thread.into());
     for _ in 0..150 {
