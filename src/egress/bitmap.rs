@@ -32,11 +32,6 @@ impl Bitmap {
         self.busy
     }
 
-    pub(super) fn contains(&self, slot: u16) -> bool {
-        let (word, bit) = place(slot);
-        self.words[word] & bit != 0
-    }
-
     /// Whether the slot was free until now.
     pub(super) fn insert(&mut self, slot: u16) -> bool {
         let (word, bit) = place(slot);
@@ -80,9 +75,14 @@ impl Bitmap {
         None
     }
 
-    /// The busy slots in ascending order, of the `capacity` it was made with.
+    /// The busy slots in ascending order, of the `capacity` it was made with; words without any are passed over.
     pub(super) fn iter(&self, capacity: u16) -> impl Iterator<Item = u16> {
-        (0..capacity).filter(|&slot| self.contains(slot))
+        let words = self.words.iter().zip((0u16..).step_by(64));
+        words
+            .flat_map(|(&bits, base)| {
+                (0..bits.count_ones()).map(move |n| base + narrow(nth_set_bit(bits, n)))
+            })
+            .take_while(move |&slot| slot < capacity)
     }
 }
 
@@ -115,6 +115,11 @@ fn narrow(small: u32) -> u16 {
 mod tests {
     use super::*;
 
+    fn contains(map: &Bitmap, slot: u16) -> bool {
+        let (word, bit) = place(slot);
+        map.words[word] & bit != 0
+    }
+
     #[test]
     fn the_nth_free_slot_is_the_one_a_scan_finds() {
         for capacity in [1u16, 2, 63, 64, 65, 2047, 2048, 2049, 4096, 65535] {
@@ -123,12 +128,13 @@ mod tests {
                 assert!(map.insert(slot));
                 assert!(!map.insert(slot));
             }
-            let free: Vec<u16> = (0..capacity).filter(|&s| !map.contains(s)).collect();
+            let free: Vec<u16> = (0..capacity).filter(|&s| !contains(&map, s)).collect();
             assert_eq!(free.len(), usize::from(capacity - map.len()));
             for (rank, &slot) in free.iter().enumerate() {
                 assert_eq!(map.nth_free(rank.try_into().unwrap()), Some(slot), "{rank} of {capacity}");
             }
             assert_eq!(map.nth_free(capacity - map.len()), None);
+            assert!(map.iter(capacity).eq((0..capacity).filter(|&s| contains(&map, s))));
         }
     }
 

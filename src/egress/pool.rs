@@ -142,8 +142,8 @@ impl Pool {
         self.lease_towards(client, to.into(), Family::of(to.ip()), now)
     }
 
-    /// The address that a client leaves from as long as it has free ports; `None` if there is none of that family, or if
-    /// the pool does not tie clients to addresses.
+    /// The address that a client leaves from as long as it has free ports; `None` if there is none of that family, or
+    /// if the pool does not tie clients to addresses.
     pub fn preferred(&self, client: ClientAddr, family: Family) -> Option<SourceAddr> {
         match self.select {
             Select::Paired => self.sources(family).preferred(addresses::hash(client.ip())),

@@ -66,7 +66,9 @@ impl Model {
     }
     fn configure(&mut self, configuration: usize) {
         self.configuration = configuration;
-        self.capacity = (0..=u16::MAX).filter(|&p| self.hands_out(p)).count();
+        let (first, last, reserved) = CONFIGURATIONS[configuration];
+        let kept = reserved.iter().filter(|port| (first..=last).contains(port)).count();
+        self.capacity = usize::from(last - first) + 1 - kept;
     }
     fn pass(&mut self, now: Instant) {
         self.busy.retain(|_, until| until.is_none_or(|until| until > now));
@@ -213,8 +215,8 @@ fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     let mut account = Account::new(space(5, 1));
     let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
     let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
-    // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half before it
-    // too. A pair with one flow has nothing else.
+    // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half
+    // before it too. A pair with one flow has nothing else.
     let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
     let growing = slots * (size_of::<(Destination, Pair)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");
