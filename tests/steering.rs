@@ -1,7 +1,7 @@
 //! The steering scripts, run for real in network namespaces of their own: they load, they can be run again, they leave
 //! other people's rules alone, and afterwards everything is as it was.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)] // helpers outside #[test] are tests too
 
 use egret::addr::PortRange;
 use egret::steering::{self, Format, Interface, Params, Plan, Pool, Ports, Udp};

@@ -1,14 +1,108 @@
-//! x
-/// x
+//! `egret doctor`: everything on this machine that Egret needs, one finding each, with what mends it.
+
+mod kernel;
+mod network;
+mod process;
+
+use super::findings::{Finding, report};
+use crate::addr::PortRange;
+use crate::steering::Params;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+/// What the configuration says that doctor needs to know.
+#[derive(Debug, Clone)]
 pub struct Doctor {
-    /// x
-    pub steering: crate::steering::Params,
-    /// x
-    pub metrics: Option<std::net::SocketAddr>,
-    /// x
+    /// What is steered; without interfaces or ports, steering is not looked at.
+    pub steering: Params,
+    /// Where the metrics listener is asked for `/readyz`.
+    pub metrics: SocketAddr,
+    /// Flows that there should be room for at once.
     pub wanted_flows: u64,
 }
-/// x
-pub fn doctor(_: &Doctor, _: bool) -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+
+/// Looks at everything and changes nothing. Yields 1 if something is broken, else 0.
+pub fn doctor(doctor: &Doctor, json: bool) -> ExitCode {
+    report(&findings(doctor), json)
+}
+
+fn findings(doctor: &Doctor) -> Vec<Finding> {
+    let service = process::service();
+    let mut found =
+        vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
+    found.extend(process::capability(service.as_ref()));
+    found.push(process::descriptors(service.as_ref(), doctor.wanted_flows));
+    found.extend([
+        kernel::timestamps(),
+        kernel::accept_queue(),
+        kernel::pipes(),
+        kernel::files(doctor.wanted_flows),
+    ]);
+    found.extend([network::forwarding(), network::conntrack()]);
+    found.extend(network::interfaces(&doctor.steering));
+    found.extend(network::source_validation(&doctor.steering));
+    let steered = super::steering::nothing_to_steer(&doctor.steering);
+    match steered {
+        None => found.extend(super::steering::findings(&doctor.steering, None)),
+        Some(missing) => found.push(Finding::warn(
+            "steering",
+            missing,
+            "nothing brings traffic here",
+            "name [steering] interfaces and ports",
+        )),
+    }
+    let ports: Vec<PortRange> = doctor.steering.pools.iter().map(|pool| pool.ports).collect();
+    found.push(network::foreign_listeners(&ports, doctor.steering.listen_port));
+    found.push(network::ready(doctor.metrics));
+    found
+}
+
+/// The contents of a file of /proc or /sys, trimmed; `None` if it is not there or may not be read.
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// A number in /proc/sys.
+fn number(name: &str) -> Option<u64> {
+    read(&format!("/proc/sys/{name}"))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::PortRange;
+    use crate::steering::{Interface, Pool, Ports, Udp, default_ephemeral};
+
+    #[test]
+    fn every_finding_that_is_not_ok_says_why_and_how_to_mend_it() {
+        let pool =
+            Pool { network: "192.0.2.1/32".parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
+        let doctor = Doctor {
+            steering: Params {
+                interfaces: vec![Interface::new("no-such-if").unwrap()],
+                ports: Ports::All,
+                udp: Udp::Reject,
+                listen_port: 15001,
+                mark: 0x4000,
+                table: 4321,
+                pools: vec![pool],
+                ephemeral: default_ephemeral(),
+            },
+            metrics: "127.0.0.1:1".parse().unwrap(),
+            wanted_flows: u64::MAX / 8,
+        };
+        let found = findings(&doctor);
+        for finding in &found {
+            let complete =
+                !finding.why.is_empty() && finding.mend.as_ref().is_some_and(|mend| !mend.is_empty());
+            assert!(finding.level == super::super::findings::Level::Ok || complete, "{finding:?}");
+        }
+        for failing in ["interface", "file descriptors", "IPv4 mark rule", "gateway"] {
+            let it = found.iter().find(|finding| finding.check == failing);
+            assert!(
+                it.is_some_and(|finding| finding.level != super::super::findings::Level::Ok),
+                "{failing}: {it:?}"
+            );
+        }
+    }
 }

@@ -165,31 +165,31 @@ fn parse_range(text: &str) -> Option<PortRange> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::params;
+    use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
     use super::*;
-    use crate::steering;
 
     fn saved(rendered: &str) -> String {
         rendered.replace("-I ", "-A ")
     }
 
     fn in_place(plan: &Plan) -> Observed {
-        let (iptables, ip6tables, nftables) = match &plan.packet_rules {
-            PacketRules::Iptables { v4, v6 } => (Some(saved(v4)), Some(saved(v6)), None),
-            PacketRules::Nftables(table) => (None, None, Some(table.clone())),
-        };
         let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
-        Observed {
-            iptables,
-            ip6tables,
-            nftables,
+        let mut observed = Observed {
             rules: [Some(rules.into()), Some(rules.into())],
             routes: [
                 Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
                 Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
             ],
             reserved_ports: Some("53,1024-56903,61000-65535\n".into()),
+            ..Observed::default()
+        };
+        match &plan.packet_rules {
+            PacketRules::Iptables { v4, v6 } => {
+                (observed.iptables, observed.ip6tables) = (Some(saved(v4)), Some(saved(v6)));
+            }
+            PacketRules::Nftables(table) => observed.nftables = Some(table.clone()),
         }
+        observed
     }
 
     fn wrong(plan: &Plan, observed: &Observed) -> Vec<String> {
@@ -198,14 +198,14 @@ mod tests {
 
     #[test]
     fn what_is_in_place_has_no_difference() {
-        for plan in [steering::iptables(&params()), steering::nftables(&params())] {
+        for plan in [iptables_plan(&params()), nftables_plan(&params())] {
             assert_eq!(wrong(&plan, &in_place(&plan)), Vec::<String>::new());
         }
     }
 
     #[test]
     fn an_empty_kernel_differs_everywhere() {
-        let plan = steering::iptables(&params());
+        let plan = iptables_plan(&params());
         let empty = String::new();
         let observed = Observed {
             iptables: Some(empty.clone()),
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_somebody_took_away_or_overtook_is_found() {
-        let plan = steering::iptables(&params());
+        let plan = iptables_plan(&params());
         let good = in_place(&plan);
         let edits = [
             ("-A EGRET_REFUSE -p tcp -m tcp --dport 443 -j DROP\n", "", "should be"),
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn tables_and_networks_are_compared_whole() {
-        let plan = steering::iptables(&params());
+        let plan = iptables_plan(&params());
         let good = in_place(&plan);
         let rules = Some("100:\tfrom all fwmark 0x1/0x1 lookup 1000 proto 230\n".to_owned());
         let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });

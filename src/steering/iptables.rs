@@ -12,8 +12,9 @@ pub(super) struct Family {
     v4: bool,
     any: &'static str,
     unreachable: &'static str,
-    /// Destinations that never are a tenant's: our own, and groups of hosts. `ip6tables` knows no broadcast.
-    not_steered: &'static str,
+    /// Destinations that never are a tenant's: our own, and groups of hosts. A rule for each, because a list means
+    /// "any of them" to IPv4 and "all of them at once" to IPv6 (`match_type6()` in xt_addrtype.c).
+    not_steered: &'static [&'static str],
 }
 
 /// For `iptables-restore`.
@@ -21,16 +22,20 @@ pub(super) const V4: Family = Family {
     v4: true,
     any: "0.0.0.0",
     unreachable: "icmp-port-unreachable",
-    not_steered: "LOCAL,BROADCAST,MULTICAST",
+    not_steered: &["LOCAL", "BROADCAST", "MULTICAST"],
 };
 /// For `ip6tables-restore`.
-pub(super) const V6: Family =
-    Family { v4: false, any: "::", unreachable: "icmp6-port-unreachable", not_steered: "LOCAL,MULTICAST" };
+pub(super) const V6: Family = Family {
+    v4: false,
+    any: "::",
+    unreachable: "icmp6-port-unreachable",
+    not_steered: &["LOCAL", "MULTICAST"],
+};
 
 pub(super) fn render(params: &Params, family: Family) -> String {
     // The filter table comes first: each table is one transaction, and in between nothing may leak.
     let tables = [
-        table("filter", &[("INPUT", "EGRET_INPUT"), ("FORWARD", "EGRET_FORWARD")], &filter(params, family)),
+        table("filter", &[("FORWARD", "EGRET_FORWARD")], &filter(params, family)),
         table("raw", &[("PREROUTING", "EGRET_PREROUTING"), ("OUTPUT", "EGRET_OUTPUT")], &raw(params, family)),
         table("mangle", &[("PREROUTING", "EGRET_PREROUTING")], &mangle(params, family)),
     ];
@@ -59,7 +64,6 @@ fn table(name: &str, hooks: &[(&str, &str)], chains: &Chains) -> String {
 
 /// Whatever becomes of the other tables and routes, what should be intercepted is not forwarded.
 fn filter(params: &Params, family: Family) -> Chains {
-    let mark = params.mark;
     let refused = match params.udp {
         Udp::Reject => format!("REJECT --reject-with {}", family.unreachable),
         Udp::Drop => "DROP".to_owned(),
@@ -69,13 +73,6 @@ fn filter(params: &Params, family: Family) -> Chains {
     refuse.extend(destination_ports(params, "udp").into_iter().map(|ports| format!("{ports} -j {refused}")));
     let interfaces = &params.interfaces;
     vec![
-        (
-            "EGRET_INPUT",
-            interfaces
-                .iter()
-                .map(|i| format!("-i {i} -p udp -m mark --mark {mark:#x}/{mark:#x} -j {refused}"))
-                .collect(),
-        ),
         ("EGRET_FORWARD", interfaces.iter().map(|i| format!("-i {i} -j EGRET_REFUSE")).collect()),
         ("EGRET_REFUSE", refuse),
     ]
@@ -105,21 +102,13 @@ fn raw(params: &Params, family: Family) -> Chains {
 
 fn mangle(params: &Params, family: Family) -> Chains {
     let mark = format!("{0:#x}/{0:#x}", params.mark);
-    let mut steer = vec![
-        "-p tcp -m socket --transparent -j EGRET_DIVERT".to_owned(),
-        format!("-m addrtype --dst-type {} -j RETURN", family.not_steered),
-    ];
+    let mut steer = vec!["-p tcp -m socket --transparent -j EGRET_DIVERT".to_owned()];
+    steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
     for ports in destination_ports(params, "tcp") {
         let (port, any) = (params.listen_port, family.any);
         steer.push(format!("{ports} -j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {mark}"));
         steer.push(format!("{ports} -j DROP"));
     }
-    // To be rejected, UDP is delivered locally first: without ip_forward it would never get to FORWARD.
-    let target = match params.udp {
-        Udp::Reject => "EGRET_DIVERT",
-        Udp::Drop => "DROP",
-    };
-    steer.extend(destination_ports(params, "udp").into_iter().map(|ports| format!("{ports} -j {target}")));
     vec![
         ("EGRET_PREROUTING", params.interfaces.iter().map(|i| format!("-i {i} -j EGRET_STEER")).collect()),
         ("EGRET_STEER", steer),
@@ -169,8 +158,7 @@ mod tests {
     #[test]
     fn all_ports_spare_the_gateway_itself_before_they_intercept() {
         let text = render(&Params { ports: Ports::All, udp: Udp::Drop, ..params() }, V4);
-        let spared =
-            text.find("-A EGRET_STEER -m addrtype --dst-type LOCAL,BROADCAST,MULTICAST -j RETURN").unwrap();
+        let spared = text.find("-A EGRET_STEER -m addrtype --dst-type LOCAL -j RETURN").unwrap();
         let taken = text.find("-A EGRET_STEER -p tcp -j TPROXY --on-port 15001").unwrap();
         assert!(spared < taken);
         assert!(text.contains("-A EGRET_REFUSE -p udp -j DROP\n"), "{text}");

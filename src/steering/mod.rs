@@ -11,7 +11,7 @@ mod script;
 
 pub use compare::{Difference, Observed, compare};
 pub use reserve::{default_ephemeral, reserved_ports};
-pub use script::down;
+pub use script::{SOMAXCONN, down};
 
 use crate::addr::PortRange;
 use ipnet::IpNet;

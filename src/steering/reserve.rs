@@ -3,6 +3,7 @@
 use crate::addr::PortRange;
 
 /// What `net.ipv4.ip_local_port_range` holds if nobody changed it: 32768 to 60999.
+#[expect(clippy::missing_panics_doc, reason = "the range is not empty")]
 pub fn default_ephemeral() -> PortRange {
     PortRange::new(32768, 60999).expect("not empty")
 }

@@ -8,7 +8,7 @@ use std::fmt;
 const PRELUDE: &str = include_str!("prelude.sh");
 
 /// Longer accept queues cost nothing until they fill; each listener asks for as much as this lets it have.
-pub(super) const SOMAXCONN: u32 = 16384;
+pub const SOMAXCONN: u32 = 16384;
 
 /// Displays as the script that puts everything in place. Running it again changes nothing.
 impl fmt::Display for Plan {

@@ -1,0 +1,201 @@
+//! Interfaces, listeners, and what the kernel does to packets on their way.
+
+use super::{number, read};
+use crate::addr::PortRange;
+use crate::cli::findings::Finding;
+use crate::steering::Params;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+pub(super) fn interfaces(params: &Params) -> Vec<Finding> {
+    let missing = params
+        .interfaces
+        .iter()
+        .filter(|name| !std::path::Path::new(&format!("/sys/class/net/{name}")).exists());
+    let missing: Vec<_> = missing.map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return vec![Finding::ok("interface", "every interface of [steering] exists")];
+    }
+    let why = "packets that come in elsewhere are not intercepted";
+    let mend = "name in [steering] interfaces what `ip -br link` lists";
+    missing
+        .into_iter()
+        .map(|name| Finding::fail("interface", format!("there is no {name}"), why, mend))
+        .collect()
+}
+
+/// With `src_valid_mark`, reverse-path filtering looks up the client by the mark too, finds it local, and drops the packet.
+pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
+    const CHECK: &str = "rp_filter";
+    let setting = |interface: &str, name: &str| {
+        number(&format!("net/ipv4/conf/{interface}/{name}")).unwrap_or_default()
+    };
+    let trapped = params.interfaces.iter().map(ToString::to_string).filter(|name| {
+        drops_marked(
+            [setting("all", "rp_filter"), setting(name, "rp_filter")],
+            [setting("all", "src_valid_mark"), setting(name, "src_valid_mark")],
+        )
+    });
+    let found: Vec<_> = trapped
+        .map(|name| {
+            Finding::fail(
+                CHECK,
+                format!("src_valid_mark=1 with rp_filter on {name}"),
+                "the kernel drops every intercepted IPv4 packet, without a trace",
+                format!("sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{name}.src_valid_mark=0"),
+            )
+        })
+        .collect();
+    if found.is_empty() { vec![Finding::ok(CHECK, "does not drop intercepted packets")] } else { found }
+}
+
+/// Of `all` and the interface, the larger value counts for `rp_filter`, and either one for `src_valid_mark`.
+fn drops_marked(rp_filter: [u64; 2], src_valid_mark: [u64; 2]) -> bool {
+    rp_filter.iter().any(|value| *value > 0) && src_valid_mark.iter().any(|value| *value > 0)
+}
+
+pub(super) fn forwarding() -> Finding {
+    const CHECK: &str = "ip_forward";
+    let on = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+        .map(|name| number(name).is_some_and(|v| v != 0));
+    match on {
+        [false, false] => Finding::ok(CHECK, "off: only what Egret lets out leaves"),
+        [v4, _] => Finding::warn(
+            CHECK,
+            "on: what is not intercepted is forwarded uninspected",
+            "Egret does not need it, and without it nothing passes by even if the packet rules are lost",
+            if v4 { "sysctl -w net.ipv4.ip_forward=0" } else { "sysctl -w net.ipv6.conf.all.forwarding=0" },
+        ),
+    }
+}
+
+pub(super) fn conntrack() -> Finding {
+    const CHECK: &str = "conntrack";
+    let entries = number("net/netfilter/nf_conntrack_count").unwrap_or_default();
+    let most = number("net/netfilter/nf_conntrack_max").unwrap_or_default();
+    if entries == 0 || entries < most / 5 * 4 {
+        return Finding::ok(CHECK, format!("{entries} entries; Egret's flows need none"));
+    }
+    Finding::warn(
+        CHECK,
+        format!("{entries} of {most} entries in use"),
+        "when the table is full, new connections of other programs are dropped",
+        format!("sysctl -w net.netfilter.nf_conntrack_max={}", most * 2),
+    )
+}
+
+/// A listener on every address takes its port away from every pool address.
+pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
+    const CHECK: &str = "listeners";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());
+    let mut ports: Vec<u16> = tables.iter().flat_map(|table| wildcard_listeners(table)).collect();
+    ports.retain(|port| *port != own && pools.iter().any(|pool| pool.contains(*port)));
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.is_empty() {
+        return Finding::ok(CHECK, "no other program listens on a port of the pools on every address");
+    }
+    let listed: Vec<_> = ports.iter().take(8).map(ToString::to_string).collect();
+    Finding::warn(
+        CHECK,
+        format!(
+            "other programs listen on every address at {} port(s) of the pools: {}",
+            ports.len(),
+            listed.join(", ")
+        ),
+        "Egret cannot bind these ports on pool addresses",
+        "see `ss -ltnp`; let them listen on one address, or take the ports out of [[pool]] ports",
+    )
+}
+
+/// Ports of listeners without an address, in the format of /proc/net/tcp and tcp6: state 0A, local address all zero.
+fn wildcard_listeners(table: &str) -> Vec<u16> {
+    let listening = table.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, _, state) = (words.next()?, words.next()?, words.next()?);
+        let (address, port) = local.rsplit_once(':')?;
+        let wildcard = state == "0A" && address.bytes().all(|digit| digit == b'0');
+        wildcard.then(|| u16::from_str_radix(port, 16).ok())?
+    });
+    listening.collect()
+}
+
+/// Asks the running gateway whether it is ready.
+pub(super) fn ready(metrics: SocketAddr) -> Finding {
+    const CHECK: &str = "gateway";
+    let why = "without the gateway, everything that is intercepted is refused";
+    let mend = "systemctl start egret; journalctl -u egret";
+    match ask_ready(metrics) {
+        Ok(200) => Finding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
+        Ok(status) => Finding::fail(CHECK, format!("http://{metrics}/readyz answers {status}"), why, mend),
+        Err(error) => Finding::fail(CHECK, format!("http://{metrics}/readyz: {error}"), why, mend),
+    }
+}
+
+fn ask_ready(metrics: SocketAddr) -> std::io::Result<u16> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n")?;
+    // `HTTP/1.1 200` is all that is read.
+    let mut start = [0; 12];
+    stream.read_exact(&mut start)?;
+    let status = std::str::from_utf8(&start[9..]).ok().and_then(|digits| digits.parse().ok());
+    status.ok_or_else(|| std::io::Error::other("that is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::findings::Level;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_rp_filter_trap_needs_both_settings() {
+        assert!(drops_marked([2, 0], [0, 1]));
+        assert!(drops_marked([0, 1], [1, 0]));
+        assert!(!drops_marked([2, 1], [0, 0]));
+        assert!(!drops_marked([0, 0], [1, 1]));
+    }
+
+    #[test]
+    fn only_listeners_on_every_address_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+            0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000\n\
+            1: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000\n\
+            2: 00000000:2328 0100007F:0BB8 01 00000000:00000000 00:00000000\n";
+        assert_eq!(wildcard_listeners(table), [8080]);
+        let table6 = "  sl  local_address                         remote_address                        st\n\
+            0: 00000000000000000000000000000000:3A99 00000000000000000000000000000000:0000 0A\n\
+            1: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 0A\n";
+        assert_eq!(wildcard_listeners(table6), [15001]);
+        assert_eq!(wildcard_listeners(""), Vec::<u16>::new());
+    }
+
+    #[test]
+    fn a_listener_in_a_pool_s_range_is_named() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let range = [PortRange::new(port, port).unwrap()];
+        let found = foreign_listeners(&range, 1);
+        assert!(found.level == Level::Warn && found.found.contains(&port.to_string()), "{found:?}");
+        assert_eq!(foreign_listeners(&range, port).level, Level::Ok);
+    }
+
+    #[test]
+    fn readiness_is_what_the_gateway_answers() {
+        for (answer, level) in [("200 OK", Level::Ok), ("503 Service Unavailable", Level::Fail)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 16]).unwrap();
+                write!(stream, "HTTP/1.1 {answer}\r\n\r\n").unwrap();
+            });
+            assert_eq!(ready(address).level, level);
+            server.join().unwrap();
+        }
+    }
+}
