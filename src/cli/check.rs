@@ -52,7 +52,8 @@ fn summary(config: &Config, warnings: usize) -> String {
 
 /// `2 tenants, 1 pool`.
 fn counted(counts: &[(usize, &str)]) -> String {
-    let words = counts.iter().map(|(count, what)| format!("{count} {what}{}", if *count == 1 { "" } else { "s" }));
+    let words =
+        counts.iter().map(|(count, what)| format!("{count} {what}{}", if *count == 1 { "" } else { "s" }));
     words.collect::<Vec<_>>().join(", ")
 }
 

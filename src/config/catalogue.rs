@@ -215,7 +215,7 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
         "Bounds on what it may use: see `[tenant.limits]`.";
     ALLOW: Nested = Nested(&allow::SECTION), "allow", Optional, r#"[{ hosts = ["example.com"] }]"#,
         "What may leave: see `[[tenant.allow]]`.";
-    DENY: Nested = Nested(&deny::SECTION), "deny", Optional, r#"[{ ports = [25] }]"#,
+    DENY: Nested = Nested(&deny::SECTION), "deny", Optional, "[{ ports = [25] }]",
         "What may not, whatever is allowed: see `[[tenant.deny]]`.";
 }
 

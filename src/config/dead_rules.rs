@@ -17,12 +17,7 @@ pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Por
         let message = format!("tenant {:?} has no allow rule: everything is denied", tenant.spec.name);
         out.warning(tenant.name_at, message, "add [[tenant.allow]]");
     }
-    let coverage = Coverage {
-        rules,
-        reaches: rules.iter().map(Reach::of).collect(),
-        nameless: (0..rules.len()).filter(|rule| rules[*rule].hosts.is_empty()).collect(),
-        index: HostIndex::new(rules),
-    };
+    let coverage = Coverage::new(rules);
     for (number, (rule, at)) in rules.iter().zip(&tenant.rules_at).enumerate() {
         unsteered_ports(rule, *at, steered, out);
         if let Some(pool) = pool.filter(|_| rule.effect == Effect::Allow) {
@@ -129,7 +124,16 @@ struct Coverage<'a> {
     index: HostIndex<'a>,
 }
 
-impl Coverage<'_> {
+impl<'a> Coverage<'a> {
+    fn new(rules: &'a [RuleSpec]) -> Self {
+        Self {
+            rules,
+            reaches: rules.iter().map(Reach::of).collect(),
+            nameless: (0..rules.len()).filter(|rule| rules[*rule].hosts.is_empty()).collect(),
+            index: HostIndex::new(rules),
+        }
+    }
+
     /// A rule that decides whatever the given one covers; the last of them, if it takes several.
     fn winner(&self, rule: usize) -> Option<usize> {
         let decides = |other: usize| self.decides_before(other, rule);
@@ -150,9 +154,9 @@ impl Coverage<'_> {
         }
         let (winner, loser) = (&self.rules[other], &self.rules[rule]);
         match (winner.effect, loser.effect) {
-            // Flows are let through without inspection before a rule with names could say anything.
-            (Effect::Deny, Effect::Allow) => !(loser.uninspected && !winner.hosts.is_empty()),
+            (Effect::Deny, Effect::Allow) => true,
             (Effect::Deny, Effect::Deny) => other < rule,
+            // Flows are let through without inspection before a rule with names could say anything.
             (Effect::Allow, Effect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
             // Private addresses are reached by CIDR rules only, so one without does not make up for one with.
             (Effect::Allow, Effect::Allow) => {
@@ -221,5 +225,84 @@ fn key(pattern: &HostPattern) -> (&str, bool) {
     match pattern {
         HostPattern::Exact(name) => (name.as_str(), false),
         HostPattern::Subdomains(apex) => (apex.as_str(), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostname::Hostname;
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+    use std::net::IpAddr;
+
+    const NAMES: [&str; 4] = ["example.com", "a.example.com", "b.a.example.com", "example.net"];
+    const ADDRESSES: [&str; 4] = ["192.0.2.1", "192.0.2.200", "10.0.0.1", "2001:db8::1"];
+    const PORTS: [u16; 3] = [80, 443, 5432];
+
+    fn rule() -> impl Strategy<Value = RuleSpec> {
+        let hosts = ["example.com", "a.example.com", "*.example.com", "*.a.example.com", "example.net"];
+        let cidrs = ["192.0.2.0/24", "192.0.2.0/25", "192.0.2.128/25", "10.0.0.0/8", "0.0.0.0/0", "::/0"];
+        let ports = [(80, 80), (443, 443), (80, 443), (444, 65535)];
+        let fields = (
+            select(vec![Effect::Allow, Effect::Deny]),
+            subsequence(hosts.to_vec(), 0..=2),
+            subsequence(cidrs.to_vec(), 0..=2),
+            subsequence(ports.to_vec(), 0..=2),
+            any::<bool>(),
+        );
+        fields.prop_map(|(effect, hosts, cidrs, ports, uninspected)| RuleSpec {
+            label: "r".into(),
+            effect,
+            uninspected: uninspected && effect == Effect::Allow && hosts.is_empty() && !cidrs.is_empty(),
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            ports: ports.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect(),
+        })
+    }
+
+    /// The rule that decides a flow, by the rules' definition and without any cleverness.
+    fn decider(rules: &[RuleSpec], name: Option<&Hostname>, address: IpAddr, port: u16) -> Option<usize> {
+        let private = address.to_string().starts_with("10.");
+        let reaches = |rule: &RuleSpec| {
+            (rule.cidrs.is_empty() || rule.cidrs.iter().any(|cidr| cidr.contains(&address)))
+                && (rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(port)))
+        };
+        let named = |rule: &RuleSpec| {
+            rule.hosts.is_empty()
+                || name.is_some_and(|name| rule.hosts.iter().any(|pattern| pattern.matches(name)))
+        };
+        let first = |accepts: &dyn Fn(&RuleSpec) -> bool| {
+            rules.iter().position(|rule| reaches(rule) && accepts(rule))
+        };
+        first(&|rule| rule.effect == Effect::Deny && rule.hosts.is_empty())
+            .or_else(|| first(&|rule| rule.uninspected))
+            .or_else(|| first(&|rule| rule.effect == Effect::Deny && named(rule)))
+            .or_else(|| {
+                let by_name_only = |rule: &RuleSpec| private && rule.cidrs.is_empty();
+                first(&|rule| rule.effect == Effect::Allow && named(rule) && !by_name_only(rule))
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_rule_that_is_said_never_to_match_decides_no_flow(rules in proptest::collection::vec(rule(), 1..5)) {
+            let coverage = Coverage::new(&rules);
+            let never: Vec<_> = (0..rules.len()).filter(|rule| coverage.winner(*rule).is_some()).collect();
+            let names = NAMES.map(|name| Some(name.parse().unwrap()));
+            for name in names.iter().chain([&None]) {
+                for address in ADDRESSES {
+                    for port in PORTS {
+                        let decider = decider(&rules, name.as_ref(), address.parse().unwrap(), port);
+                        prop_assert!(
+                            decider.is_none_or(|rule| !never.contains(&rule)),
+                            "{name:?} {address} {port}: rule {decider:?} of {rules:#?}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

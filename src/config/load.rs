@@ -44,8 +44,8 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
     let text = source.parse(out);
     let main = text.as_ref().and_then(|text| {
         let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
-        draft.read_pools(table.sections(&main_file::POOL, out), out);
-        draft.read_tenants(table.sections(&main_file::TENANT, out), out);
+        draft.read_pools(&table.sections(&main_file::POOL, out), out);
+        draft.read_tenants(&table.sections(&main_file::TENANT, out), out);
         Main::read(&table, out)
     });
     let mut readable = text.is_some();
@@ -68,11 +68,13 @@ fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) ->
         tenants: Vec::new(),
     };
     whole::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
-    if draft.tenants.is_empty() {
-        out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
-    }
+    // What is probably not meant is of interest once nothing is wrong.
     if out.errors() > 0 {
         return None;
+    }
+    whole::unused_pools(&draft.pools, &draft.tenants, out);
+    if draft.tenants.is_empty() {
+        out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
     }
     for tenant in draft.tenants {
         let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
@@ -88,16 +90,16 @@ impl Draft {
         let source = Source::open(path, label, out)?;
         let text: Spanned<DeTable<'_>> = source.parse(out)?;
         let table = Table::open(&source, &policy_file::SECTION, text.get_ref(), 0, out);
-        self.read_pools(table.sections(&policy_file::POOL, out), out);
-        self.read_tenants(table.sections(&policy_file::TENANT, out), out);
+        self.read_pools(&table.sections(&policy_file::POOL, out), out);
+        self.read_tenants(&table.sections(&policy_file::TENANT, out), out);
         Some(())
     }
 
-    fn read_pools(&mut self, tables: Vec<Table<'_>>, out: &mut Diagnostics) {
+    fn read_pools(&mut self, tables: &[Table<'_>], out: &mut Diagnostics) {
         self.pools.extend(tables.iter().filter_map(|table| PoolDraft::read(table, out)));
     }
 
-    fn read_tenants(&mut self, tables: Vec<Table<'_>>, out: &mut Diagnostics) {
+    fn read_tenants(&mut self, tables: &[Table<'_>], out: &mut Diagnostics) {
         self.tenants.extend(tables.iter().map(|table| TenantDraft::read(table, &mut self.files, out)));
     }
 }

@@ -18,6 +18,8 @@ mod reference;
 mod sections;
 mod source;
 mod tenants;
+#[cfg(test)]
+mod tests;
 mod value;
 mod whole;
 

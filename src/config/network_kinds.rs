@@ -133,10 +133,8 @@ impl Kind for Network {
     type Value = IpNet;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<IpNet> {
         let text = value.text().unwrap_or_default();
-        let parsed = match text.contains('/') {
-            true => text.parse().ok(),
-            false => text.parse::<IpAddr>().ok().map(IpNet::from),
-        };
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let parsed = if text.contains('/') { text.parse().ok() } else { address() };
         let Some(network) = parsed else {
             let help = "write it as in \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
             return value.wrong(out, "not a network or address", help);

@@ -6,6 +6,7 @@ use super::kinds::Placed;
 use super::value::Table;
 use super::{FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
 use crate::policy::PrivateDestinations;
+use crate::units::format_duration;
 use std::num::NonZeroUsize;
 
 /// What the main file says beside pools and tenants.
@@ -69,8 +70,8 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
     if gateway.user_timeout < idle + interval * probes {
         let message =
             "`user_timeout` is shorter than keepalive's `idle + interval × probes`, and overrules it";
-        let help =
-            format!("one lost probe can end an idle flow; give it {:?} at least", idle + interval * probes);
+        let enough = format_duration(idle + interval * probes);
+        let help = format!("one lost probe can end an idle flow; give it {enough} at least");
         out.warning(table.place_of(&gateway::USER_TIMEOUT), message, help);
     }
     Some(gateway)

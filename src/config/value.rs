@@ -189,7 +189,7 @@ impl<'a> Table<'a> {
             return Vec::new();
         };
         let mut tables = Vec::new();
-        for node in elements.iter() {
+        for node in elements {
             match node.get_ref().as_table() {
                 Some(entries) => {
                     tables.push(Self::open(self.source, section, entries, node.span().start, out));

@@ -7,7 +7,7 @@ use crate::addr::PortRange;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
-/// Reports all of it.
+/// Reports what is wrong.
 pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
     unique("pool", pools.iter().map(|pool| (&*pool.spec.name, pool.name_at)), out);
     unique("tenant", tenants.iter().map(|tenant| (&*tenant.spec.name, tenant.name_at)), out);
@@ -23,9 +23,13 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     }
     pool_networks(pools, out);
     tenant_networks(tenants, out);
+}
+
+/// Warns of pools that nobody uses.
+pub(super) fn unused_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
     for pool in pools {
         let name = &pool.spec.name;
-        if !name.is_empty() && !tenants.iter().any(|tenant| tenant.spec.pool == *name) {
+        if !tenants.iter().any(|tenant| tenant.spec.pool == *name) {
             out.warning(pool.name_at, format!("no tenant uses pool {name:?}"), "");
         }
     }
@@ -49,8 +53,9 @@ fn unique_rules(tenant: &TenantDraft, out: &mut Diagnostics) {
 
 fn known_pool(tenant: &TenantDraft, pools: &[PoolDraft], out: &mut Diagnostics) {
     let wanted = &*tenant.spec.pool;
-    let names = || pools.iter().map(|pool| &*pool.spec.name).filter(|name| !name.is_empty());
-    if wanted.is_empty() || names().any(|name| name == wanted) {
+    let names = || pools.iter().map(|pool| &*pool.spec.name);
+    // A pool whose name is wrong, which is told there, may be the one that is meant.
+    if wanted.is_empty() || names().any(|name| name == wanted || name.is_empty()) {
         return;
     }
     let help = match nearest(wanted, names()) {
