@@ -15,8 +15,8 @@ use std::process::ExitCode;
 pub struct Doctor {
     /// What is steered; without interfaces or ports, steering is not looked at.
     pub steering: Params,
-    /// Where the metrics listener is asked for `/readyz`.
-    pub metrics: SocketAddr,
+    /// Where the metrics listener is asked for `/readyz`, if there is one.
+    pub metrics: Option<SocketAddr>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u64,
 }
@@ -53,7 +53,7 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
     }
     let ports: Vec<PortRange> = doctor.steering.pools.iter().map(|pool| pool.ports).collect();
     found.push(network::foreign_listeners(&ports, doctor.steering.listen_port));
-    found.push(network::ready(doctor.metrics));
+    found.extend(doctor.metrics.map(network::ready));
     found
 }
 
@@ -88,7 +88,7 @@ mod tests {
                 pools: vec![pool],
                 ephemeral: default_ephemeral(),
             },
-            metrics: "127.0.0.1:1".parse().unwrap(),
+            metrics: "127.0.0.1:1".parse().ok(),
             wanted_flows: u64::MAX / 8,
         };
         let found = findings(&doctor);
