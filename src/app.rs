@@ -2,6 +2,8 @@
 
 mod limits;
 mod listeners;
+mod observe;
+mod signals;
 mod snapshot;
 
 use crate::admin::{self, AdminState, Readiness};
@@ -12,17 +14,14 @@ use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
-use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
-};
+use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use signals::{Order, Signals};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -83,7 +82,7 @@ struct App {
 impl App {
     fn start(loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
-        let version: Arc<str> = "0".into();
+        let version: Arc<str> = config.version().into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -92,7 +91,7 @@ impl App {
         let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
         let metrics =
             Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
-        let flow_log = open_flow_log(&config, &metrics)?;
+        let flow_log = observe::open_flow_log(&config, &metrics)?;
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
@@ -119,7 +118,7 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = renderer(&metrics, &pools, &version);
+            let render = observe::renderer(&metrics, &ledger, &pools, &version);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -245,43 +244,13 @@ impl Drop for EndNotice {
     }
 }
 
-/// What an operator's signal asks for.
-enum Order {
-    Stop,
-    Reopen,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reopen,
-        }
-    }
-}
-
 fn liveness(config: &Config) -> Liveness {
     let keepalive = config.gateway.keepalive;
     Liveness {
         idle: keepalive.idle,
         interval: keepalive.interval,
         probes: keepalive.probes,
-        user_timeout: Some(config.gateway.user_timeout),
+        user_timeout: config.gateway.user_timeout,
     }
 }
 
@@ -293,51 +262,4 @@ fn settings(config: &Config, liveness: Liveness) -> Settings {
         dialler: Dialler { connect_timeout: gateway.connect_timeout, liveness },
         silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
     }
-}
-
-fn open_flow_log(
-    config: &Config,
-    metrics: &Metrics,
-) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
-    use crate::config::FlowLogTarget as Wanted;
-    let (target, path) = match &config.flow_log.target {
-        Wanted::Off => return Ok(None),
-        Wanted::Stdout => (FlowLogTarget::Stdout, PathBuf::from("stdout")),
-        Wanted::File(path) => (FlowLogTarget::File(path.clone()), path.clone()),
-    };
-    let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
-    let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
-    let path = path.display().to_string();
-    started.map(Some).map_err(|error| StartError::FlowLog { path, error })
-}
-
-fn renderer(
-    metrics: &Arc<Metrics>,
-    pools: &Arc<Pools>,
-    version: &Arc<str>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let (metrics, pools, version) = (Arc::clone(metrics), Arc::clone(pools), Arc::clone(version));
-    Arc::new(move || {
-        let scrape = Scrape {
-            sources: usage(&pools),
-            config_version: Arc::clone(&version),
-            config_reload_success: true,
-        };
-        metrics.render(&scrape)
-    })
-}
-
-fn usage(pools: &Pools) -> Vec<SourceUsage> {
-    let mut rows = Vec::new();
-    for pool in pools.usage(clock::now()) {
-        rows.extend(pool.sources.iter().map(|source| SourceUsage {
-            pool: Arc::clone(&pool.pool),
-            source: source.source,
-            capacity: u32::from(source.capacity),
-            live: source.live as u64,
-            held: source.held as u64,
-            busiest: u32::from(source.busiest),
-        }));
-    }
-    rows
 }
