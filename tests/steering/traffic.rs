@@ -37,8 +37,8 @@ dials="tcp 10.0.2.2:443 tcp [fd00:2::2]:443 tcp 10.0.1.1:22 tcp [fd00:1::1]:22"
 #[test]
 #[ignore = "a part in the tests below, which start it in namespaces"]
 fn part() {
-    let part = std::env::var("EGRET_TEST_PART").unwrap();
-    let words: Vec<_> = part.split(' ').collect();
+    let role = std::env::var("EGRET_TEST_PART").unwrap();
+    let words: Vec<_> = role.split(' ').collect();
     match words[..] {
         ["serve", word, port] => serve(word, port.parse().unwrap()),
         ["ask", ref requests @ ..] => {
@@ -48,7 +48,7 @@ fn part() {
                 println!("\nANSWER {} {address} {answer}", request[0]);
             }
         }
-        _ => panic!("no part {part}"),
+        _ => panic!("no part {role}"),
     }
 }
 
