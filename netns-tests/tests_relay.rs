@@ -1,0 +1,1 @@
+crate::trials! { both families: ; once: }
