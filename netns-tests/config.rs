@@ -4,6 +4,10 @@ use std::path::Path;
 
 /// Lines of TOML by the table they go to.
 pub struct Config {
+    /// `[gateway] workers`.
+    pub workers: u8,
+    /// `[gateway] drain`.
+    pub drain: String,
     /// More keys of `[gateway]`.
     pub gateway: String,
     /// More keys of `[inspect]`.
@@ -14,6 +18,8 @@ pub struct Config {
     pub alpha_pool: String,
     /// Replaces the addresses of alpha's pool, a TOML array.
     pub alpha_addresses: String,
+    /// More keys of alpha's.
+    pub alpha_tenant: String,
     /// More rules of alpha's.
     pub alpha_rules: String,
     /// More of anything at the end.
@@ -23,11 +29,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            workers: 2,
+            drain: "\"1s\"".into(),
             gateway: String::new(),
             inspect: "deadline = \"5s\"".into(),
             steering_ports: "\"all\"".into(),
             alpha_pool: "ports = \"1024-65535\"\nselect = \"paired\"".into(),
             alpha_addresses: "[\"203.0.113.16/30\", \"2001:db8:100::/120\"]".into(),
+            alpha_tenant: String::new(),
             alpha_rules: String::new(),
             more: String::new(),
         }
@@ -35,7 +44,7 @@ impl Default for Config {
 }
 
 /// Alpha may reach the names and hosts that `lab::Host` speaks of; beta a name of its own and the raw hosts.
-const TENANTS: &str = r#"
+const BETA: &str = r#"
 [[pool]]
 name = "beta"
 addresses = ["203.0.113.32/30", "2001:db8:200::/120"]
@@ -54,10 +63,16 @@ pool = "beta"
   cidrs = ["198.51.100.20/32", "198.51.100.40/31", "2001:db8:51::14/128", "2001:db8:51::28/127"]
   inspect = "none"
 
+"#;
+
+const ALPHA: &str = r#"
 [[tenant]]
 name = "alpha"
 sources = ["10.0.1.0/24", "fd00:1::/64"]
 pool = "alpha"
+"#;
+
+const ALPHA_RULES: &str = r#"
   [[tenant.deny]]
   name = "secrets"
   hosts = ["secret.wild.example.org"]
@@ -77,15 +92,26 @@ pool = "alpha"
 impl Config {
     /// The whole file; the flow log goes to `flow_log`.
     pub fn render(&self, flow_log: &Path) -> String {
-        let Self { gateway, inspect, steering_ports, alpha_pool, alpha_addresses, alpha_rules, more } = self;
+        let Self {
+            workers,
+            drain,
+            gateway,
+            inspect,
+            steering_ports,
+            alpha_pool,
+            alpha_addresses,
+            alpha_tenant,
+            alpha_rules,
+            more,
+        } = self;
         let flow_log = flow_log.display();
         format!(
-            "[gateway]\nlisten = \"[::]:15001\"\nworkers = 2\nmetrics = \"127.0.0.1:9915\"\ndrain = \"1s\"\n{gateway}\n\
+            "[gateway]\nlisten = \"[::]:15001\"\nworkers = {workers}\nmetrics = \"127.0.0.1:9915\"\ndrain = {drain}\n{gateway}\n\
              [steering]\ninterfaces = [\"c0\"]\nports = {steering_ports}\n\
              [inspect]\n{inspect}\n\
              [flow_log]\npath = \"{flow_log}\"\n\
              [[pool]]\nname = \"alpha\"\naddresses = {alpha_addresses}\n{alpha_pool}\n\
-             {TENANTS}{alpha_rules}\n{more}\n"
+             {BETA}{ALPHA}{alpha_tenant}\n{ALPHA_RULES}{alpha_rules}\n{more}\n"
         )
     }
 }

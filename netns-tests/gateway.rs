@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::lab::Lab;
-use crate::namespace::{Namespace, text};
+use crate::namespace::text;
 use crate::wait::{PATIENCE, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -87,20 +87,21 @@ pub fn unprivileged(capabilities: &str, arguments: &[&str], config: &Path) -> Co
     command
 }
 
-/// `steer.sh` in a namespace.
-pub fn steer(namespace: &Namespace, action: &str, config: &Path, rules: Rules) -> Output {
-    let mut command = Command::new(STEER);
-    command.arg(action).arg("--config").arg(config).args(["--egret", EGRET, "--format", rules.as_str()]);
-    namespace.output(&mut command)
-}
-
-/// `steer.sh` in a namespace; it must succeed.
-pub fn must_steer(namespace: &Namespace, action: &str, config: &Path, rules: Rules) {
-    let output = steer(namespace, action, config, rules);
-    assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
-}
-
 impl Lab {
+    /// `steer.sh` on the gateway.
+    pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
+        let mut command = Command::new(STEER);
+        command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
+        command.arg(action).arg("--config").arg(config).args(["--egret", EGRET, "--format", rules.as_str()]);
+        self.gateway.output(&mut command)
+    }
+
+    /// `steer.sh` on the gateway; it must succeed.
+    pub fn must_steer(&self, action: &str, config: &Path, rules: Rules) {
+        let output = self.steer(action, config, rules);
+        assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
+    }
+
     /// Steers with iptables and runs the gateway until it is ready.
     pub fn start_gateway(&self, config: &Config) -> Gateway<'_> {
         self.start_steered_gateway(config, Rules::Iptables)
@@ -108,7 +109,7 @@ impl Lab {
 
     pub fn start_steered_gateway(&self, config: &Config, rules: Rules) -> Gateway<'_> {
         let files = Files::new(config);
-        must_steer(&self.gateway, "up", &files.config(), rules);
+        self.must_steer("up", &files.config(), rules);
         Gateway::start(self, files)
     }
 }
@@ -130,6 +131,10 @@ impl<'lab> Gateway<'lab> {
 
     pub fn config(&self) -> PathBuf {
         self.files.config()
+    }
+
+    pub fn flow_log(&self) -> PathBuf {
+        self.files.flow_log()
     }
 
     /// Its `/proc/PID/status`, by key.
@@ -199,7 +204,12 @@ impl<'lab> Gateway<'lab> {
     }
 
     /// The sum of all samples, when it is what is wanted.
-    pub fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
+    pub fn wait_for_metric(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        mut wanted: impl FnMut(f64) -> bool,
+    ) -> f64 {
         wait_for(&format!("{name}{labels:?}"), || {
             let value = self.metric(name, labels);
             if wanted(value) { Ok(value) } else { Err(format!("it is {value}")) }

@@ -10,6 +10,7 @@
 use crate::namespace::Namespace;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use tempfile::TempDir;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -110,12 +111,19 @@ pub struct Lab {
     pub client: Namespace,
     pub gateway: Namespace,
     pub server: Namespace,
+    /// For what belongs to the gateway's host and would be in `/run` there.
+    pub run: TempDir,
 }
 
 impl Lab {
     /// Cabled and routed; the gateway forwards nothing, and nothing is steered.
     pub fn new() -> Self {
-        let lab = Self { client: Namespace::new(), gateway: Namespace::new(), server: Namespace::new() };
+        let lab = Self {
+            client: Namespace::new(),
+            gateway: Namespace::new(),
+            server: Namespace::new(),
+            run: TempDir::with_prefix_in("egret-lab-", "/run").unwrap(),
+        };
         lab.gateway.join("c0", &lab.client, "c0");
         lab.gateway.join("s0", &lab.server, "s0");
         lab.server.set_forwarding(true);
@@ -135,7 +143,7 @@ fn client_side() -> String {
     commands + "route add default via 10.0.1.1 src 10.0.1.2\nroute add default via fd00:1::1 src fd00:1::2\n"
 }
 
-/// The gateway's sources are local by AnyIP, so that no address needs adding (and none a kernel would choose by itself).
+/// Without the pools: that their addresses are local is for steering to see to.
 fn gateway_side() -> String {
     let mut commands = String::from("link set c0 up\nlink set s0 up\n");
     for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Stranger] {
@@ -145,9 +153,7 @@ fn gateway_side() -> String {
     commands
         + "addr add 198.51.100.1/24 dev s0\naddr add 2001:db8:51::1/64 dev s0 nodad\n\
            route add default via 198.51.100.10\nroute add default via 2001:db8:51::a\n\
-           route add 198.51.100.40/31 via 198.51.100.10\nroute add 2001:db8:51::28/127 via 2001:db8:51::a\n\
-           route add local 203.0.113.16/30 dev lo\nroute add local 203.0.113.32/30 dev lo\n\
-           route add local 2001:db8:100::/120 dev lo\nroute add local 2001:db8:200::/120 dev lo\n"
+           route add 198.51.100.40/31 via 198.51.100.10\nroute add 2001:db8:51::28/127 via 2001:db8:51::a\n"
 }
 
 fn server_side() -> String {

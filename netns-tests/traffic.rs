@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::OnceLock;
+use std::thread;
 
 /// A prime, so that no buffer or segment size divides it and a shifted stream never matches.
 const PERIOD: usize = 1_000_003;
@@ -23,9 +24,13 @@ fn pattern() -> &'static [u8] {
     })
 }
 
-/// Sends `total` bytes of the stream.
-pub fn send(mut stream: &TcpStream, total: usize) {
-    let mut sent = 0;
+/// Sends the first `total` bytes.
+pub fn send(stream: &TcpStream, total: usize) {
+    send_from(stream, 0, total);
+}
+
+/// Sends what comes after the first `sent` bytes, until there are `total`.
+pub fn send_from(mut stream: &TcpStream, mut sent: usize, total: usize) {
     while sent < total {
         let part = &pattern()[sent % PERIOD..];
         let part = &part[..part.len().min(total - sent)];
@@ -52,6 +57,14 @@ pub fn receive(mut stream: &TcpStream, total: usize) {
     }
 }
 
+/// [`receive`] at both ends at once.
+pub fn receive_both(one: &TcpStream, other: &TcpStream, total: usize) {
+    thread::scope(|scope| {
+        scope.spawn(|| receive(one, total));
+        receive(other, total);
+    });
+}
+
 /// Sends a few bytes one way and receives them at the other end.
 pub fn pass(from: &TcpStream, to: &TcpStream, message: &[u8]) {
     let (mut from, mut to) = (from, to);
@@ -60,4 +73,14 @@ pub fn pass(from: &TcpStream, to: &TcpStream, message: &[u8]) {
     to.read_exact(&mut got)
         .unwrap_or_else(|e| panic!("{:?} did not arrive: {e}", String::from_utf8_lossy(message)));
     assert_eq!(got, message);
+}
+
+/// What the client sent first must come out at the server whole; then an answer comes back, and both sides close.
+pub fn expect_delivery(client: TcpStream, mut server: TcpStream, sent: &[u8]) {
+    let mut got = vec![0; sent.len()];
+    server.read_exact(&mut got).unwrap_or_else(|e| panic!("the first bytes did not arrive: {e}"));
+    assert!(got == sent, "the first bytes arrived changed");
+    pass(&server, &client, b"an answer");
+    drop(server);
+    assert_eq!(crate::clients::read_all(&client), b"");
 }
