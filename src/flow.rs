@@ -1,16 +1,145 @@
-//! The record of one flow.
+//! One flow: what is known of it while it lives, and the record that it leaves behind.
+//!
+//! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use crate::clock;
 use crate::hostname::Hostname;
-use crate::outcome::Outcome;
+use crate::meters::TenantMeters;
+use crate::outcome::{Outcome, Phase};
+use crate::relay::Meter;
 use serde::Serialize;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Takes the records of flows that have ended; never blocks.
+pub type Sink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
+
+/// What a worker's flows do when they end.
+pub struct Epilogue {
+    /// Where records go.
+    pub sink: Sink,
+    /// The outcome of a flow whose task was dropped before it had one: [`Outcome::InternalError`], or
+    /// [`Outcome::Drained`] while the gateway stops.
+    pub cut_off: Cell<Outcome>,
+}
+
+/// A flow that lives. Dropping it ends it.
+pub struct Flow {
+    /// What is known so far. Outcome, bytes and duration are filled in at the end.
+    pub record: FlowRecord,
+    /// How it ended, once that is known.
+    pub outcome: Option<Outcome>,
+    accepted: Instant,
+    meters: Arc<TenantMeters>,
+    worker: Rc<Epilogue>,
+    up: Cell<u64>,
+    down: Cell<u64>,
+}
+
+impl Flow {
+    /// A flow that was accepted now, with the meters of no tenant.
+    pub fn begin(
+        id: FlowId,
+        client: ClientAddr,
+        to: OriginalDestination,
+        nobody: Arc<TenantMeters>,
+        worker: Rc<Epilogue>,
+    ) -> Self {
+        nobody.flows_active.increment(1);
+        let record = FlowRecord {
+            time: jiff::Timestamp::try_from(clock::wall()).unwrap_or_default(),
+            flow: id,
+            tenant: None,
+            client,
+            destination: to,
+            hostname: None,
+            hostname_from: None,
+            protocol: None,
+            alpn: None,
+            ech: false,
+            rule: None,
+            verdict: None,
+            outcome: Outcome::InternalError,
+            detail: None,
+            source: None,
+            pool: None,
+            dialled: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            duration: Duration::ZERO,
+            inspect: None,
+            connect: None,
+        };
+        Self {
+            record,
+            outcome: None,
+            accepted: clock::now(),
+            meters: nobody,
+            worker,
+            up: Cell::new(0),
+            down: Cell::new(0),
+        }
+    }
+
+    /// The flow is this tenant's, and counts there from now on.
+    pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Arc<TenantMeters>) {
+        self.meters.flows_active.decrement(1);
+        meters.flows_active.increment(1);
+        self.meters = meters;
+        self.record.tenant = Some(tenant);
+    }
+
+    /// Time since accept.
+    pub fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.accepted)
+    }
+
+    /// Its tenant's meters.
+    pub fn meters(&self) -> &TenantMeters {
+        &self.meters
+    }
+}
+
+impl Meter for Flow {
+    fn up(&self, bytes: usize) {
+        self.up.set(self.up.get() + bytes as u64);
+        self.meters.bytes_up.increment(bytes as u64);
+    }
+    fn down(&self, bytes: usize) {
+        self.down.set(self.down.get() + bytes as u64);
+        self.meters.bytes_down.increment(bytes as u64);
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // The one field whose clone would allocate is moved.
+        let alpn = self.record.alpn.take();
+        let mut record = self.record.clone();
+        record.alpn = alpn;
+        record.outcome = self.outcome.unwrap_or_else(|| self.worker.cut_off.get());
+        record.bytes_up = self.up.get();
+        record.bytes_down = self.down.get();
+        record.duration = self.age();
+        self.meters.flows_active.decrement(1);
+        let (ended, denied) = self.meters.outcome(record.outcome);
+        ended.increment(1);
+        denied.increment(1);
+        if record.outcome.phase() == Phase::Relayed {
+            self.meters.flow_duration.record(record.duration);
+        }
+        (self.worker.sink)(record);
+    }
+}
 
 /// What is known of a flow when it has ended: one line of the flow log. Field names are the log's keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct FlowRecord {
     /// When it was accepted, RFC 3339 in UTC with microseconds.
+    #[serde(serialize_with = "microseconds")]
     pub time: jiff::Timestamp,
     /// Unique over all gateways and restarts.
     pub flow: FlowId,
@@ -94,6 +223,10 @@ pub enum Verdict {
     Deny,
 }
 
+fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{time:.6}"))
+}
+
 fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(in_milliseconds(*d))
 }
@@ -110,4 +243,53 @@ fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Resul
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 µs, 285 years")]
 fn in_milliseconds(d: Duration) -> f64 {
     d.as_micros() as f64 / 1000.0
+}
+
+/// A record with every field filled in, for tests.
+#[cfg(test)]
+pub(crate) fn example_record(number: u64) -> FlowRecord {
+    FlowRecord {
+        time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
+        flow: FlowId { process: 0x00c0_ffee, number },
+        tenant: Some("acme".into()),
+        client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
+        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
+        hostname: Some("api.example.com".parse().unwrap()),
+        hostname_from: Some(NameSource::Sni),
+        protocol: Some("tls"),
+        alpn: Some("h2,http/1.1".into()),
+        ech: false,
+        rule: Some("egret.toml:12".into()),
+        verdict: Some(Verdict::Allow),
+        outcome: Outcome::Closed,
+        detail: None,
+        source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
+        pool: Some("acme".into()),
+        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        bytes_up: 517,
+        bytes_down: 1 << 40,
+        duration: Duration::from_micros(1_234_567),
+        inspect: Some(Duration::from_micros(789)),
+        connect: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_flat_line_of_json() {
+        let line = serde_json::to_string(&example_record(255)).unwrap();
+        assert_eq!(
+            line,
+            "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
+             \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
+             \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"outcome\":\"closed\",\"detail\":null,\
+             \"source\":\"203.0.113.16:50000\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
+             \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
+             \"connect_ms\":null}"
+        );
+    }
 }

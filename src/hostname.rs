@@ -20,30 +20,46 @@ const MAX_LABEL: usize = 63;
 pub struct Hostname(Arc<str>);
 
 /// Why a string is not a hostname.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotAHostname {
     /// Nothing is there, or a lone dot.
-    #[error("the name is empty")]
     Empty,
     /// More than 253 characters.
-    #[error("the name is longer than 253 characters")]
     TooLong,
     /// A leading dot, two dots in a row, or two trailing dots.
-    #[error("the name has an empty label")]
     EmptyLabel,
     /// A label of more than 63 characters.
-    #[error("a label is longer than 63 characters")]
     LabelTooLong,
     /// A label that starts or ends with a hyphen.
-    #[error("a label starts or ends with a hyphen")]
     Hyphen,
     /// A byte outside letters, digits, hyphen, underscore and dot: NUL, space, `:`, `[`, `%`, non-ASCII …
-    #[error("the name has a character that hostnames do not have")]
     Character,
     /// An IPv4 address in any notation that a resolver would take: the last label is a number (decimal, octal, hex).
-    #[error("the name is an IP address")]
     IpLiteral,
 }
+
+impl NotAHostname {
+    /// In a few words, for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "the name is empty",
+            Self::TooLong => "the name is longer than 253 characters",
+            Self::EmptyLabel => "the name has an empty label",
+            Self::LabelTooLong => "a label is longer than 63 characters",
+            Self::Hyphen => "a label starts or ends with a hyphen",
+            Self::Character => "the name has a character that hostnames do not have",
+            Self::IpLiteral => "the name is an IP address",
+        }
+    }
+}
+
+impl fmt::Display for NotAHostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::error::Error for NotAHostname {}
 
 impl Hostname {
     /// Canonicalises what a client sent or an operator wrote.

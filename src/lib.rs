@@ -17,12 +17,19 @@ pub mod inspect;
 pub mod policy;
 pub mod relay;
 // floor 3
+pub mod admission;
 pub mod flow;
+mod leg;
 pub mod meters;
+mod refusal;
+mod session;
+pub mod snapshot;
+pub mod worker;
 // floor 4
 pub mod admin;
 pub mod config;
 pub mod steering;
 pub mod telemetry;
 // floor 5
+// pub mod app;
 pub mod cli;

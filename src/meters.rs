@@ -18,6 +18,8 @@ pub struct TenantMeters {
     pub connect_duration: Histogram,
     /// `egret_flow_duration_seconds`
     pub flow_duration: Histogram,
+    /// `egret_port_allocation_failures_total` of the tenant's pool; a no-op where it has none.
+    pub port_allocation_failures: Counter,
     /// `egret_flows_total`, by `outcome as usize`; as long as [`Outcome::ALL`].
     pub ended: Box<[Counter]>,
     /// `egret_denials_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where it is no denial.

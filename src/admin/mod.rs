@@ -1,1 +1,77 @@
 //! The metrics listener: health, readiness, metrics.
+//!
+//! It runs on the control thread, never on a worker. Whoever can reach it can hold up nobody but others who ask it:
+//! connections are bounded in number and in lifetime, and each answers one request.
+
+mod bounded;
+mod readiness;
+
+pub use readiness::{Readiness, Stage};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bounded::BoundedListener;
+use std::io;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// What the listener shows.
+#[derive(Clone)]
+pub struct AdminState {
+    /// Whether the gateway takes flows.
+    pub readiness: Readiness,
+    /// Renders the metrics, in the Prometheus text format 0.0.4. Called for each scrape, on the control thread.
+    pub render: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// Serves until `shutdown` completes and the connections that are open then have ended, which takes at most 30 s more.
+///
+/// Complete `shutdown` only after the drain: a load balancer is to read `draining` meanwhile.
+pub async fn serve(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(BoundedListener::new(listener), router(state)).with_graceful_shutdown(shutdown).await
+}
+
+fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(state)
+        .layer(axum::middleware::map_response(close_after))
+}
+
+async fn index() -> &'static str {
+    "Egret\n\n/metrics  for Prometheus\n/healthz  200 while the process lives\n/readyz   200 while flows are taken, else 503\n"
+}
+
+async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (state.render)())
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(AdminState { readiness, .. }): State<AdminState>) -> impl IntoResponse {
+    let stage = readiness.stage();
+    let status = match stage {
+        Stage::Ready => StatusCode::OK,
+        Stage::Starting | Stage::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, format!("{stage}\n"))
+}
+
+/// A connection kept for the next scrape would take one of the few places meanwhile.
+async fn close_after(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand.
 
+pub mod explain;
+
 use std::process::ExitCode;
 
 /// Runs the command line and yields the process's exit code.

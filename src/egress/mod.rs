@@ -1,4 +1,31 @@
 //! Where flows leave from: pools, the port ledger, leases, dialling.
+//!
+//! docs/ports.md explains how ports are counted, chosen and rested. From the outside in: [`Pools`] are what a
+//! configuration names, a [`Pool`] chooses the source address, the [`Ledger`] keeps one account per source address
+//! for as long as the process lives, and a [`Lease`] is one port out of it.
+
+mod account;
+mod addresses;
+mod bitmap;
+mod book;
+mod busiest;
+mod dial;
+mod lease;
+mod ledger;
+mod pool;
+mod port_set;
+mod port_space;
+mod rest;
+mod resting;
+mod sources;
+
+pub use addresses::Family;
+pub use book::PairUse;
+pub use dial::{DialError, Dialler};
+pub use lease::{Lease, LeaseError};
+pub use ledger::Ledger;
+pub use pool::{Pool, PoolUsage, Pools, SourceUsage};
+pub use rest::{Rest, UpstreamEnd};
 
 use crate::addr::PortRange;
 use ipnet::IpNet;

@@ -1,9 +1,21 @@
 //! Bytes in, what the client wants out: pure, sans-io parsers of the TLS ClientHello and the HTTP/1 request head.
 //!
 //! The caller peeks and hands over *all* bytes seen so far; nothing is kept between calls, so a flow under inspection
-//! costs no memory of ours.
+//! costs no memory of ours. What was decided stays decided: more bytes never change a verdict other than `NeedMore`.
+//!
+//! Only the first hello or request head of a connection is read. Later requests on a kept-alive connection, and
+//! handshakes after a `HelloRetryRequest`, are the server's to judge.
+
+mod authority;
+mod client_hello;
+mod http_head;
+mod peek;
+mod records;
+#[cfg(test)]
+mod tests;
 
 use crate::hostname::AskedName;
+pub use peek::{Peeker, Unclear};
 
 /// What the bytes so far amount to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +44,17 @@ pub enum Protocol {
     Other,
 }
 
+impl Protocol {
+    /// The word in the flow log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// What the client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
@@ -52,4 +75,49 @@ pub struct Malformed {
     pub protocol: Protocol,
     /// What is wrong, for the flow log.
     pub reason: &'static str,
+}
+
+/// The longest method that counts as the start of an HTTP request. The longest registered one
+/// (`UPDATEREDIRECTREF`, RFC 4437) has 17 letters.
+const MAX_METHOD: usize = 20;
+
+/// Judges all bytes that a client has sent so far.
+///
+/// `max` bounds, in bytes, a ClientHello with its record headers, or a request head; what lies beyond is not looked
+/// at. `scratch` is working memory to be used again and again; it never holds more than `max` bytes, and nothing in
+/// it matters between calls.
+///
+/// A client speaks TLS if its first record is a handshake of major version 3 (RFC 8446 §5.1), and HTTP if it starts
+/// with a word in capital letters and a space; only then can it be `Malformed`. Other protocols that start with such
+/// a word (IRC, PROXY) are therefore refused.
+pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
+    let bytes = &bytes[..bytes.len().min(max)];
+    match spoken(bytes) {
+        None if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
+        None => Verdict::TooLarge(Protocol::Other),
+        Some(Protocol::Tls) => client_hello::inspect(bytes, max, scratch),
+        Some(Protocol::Http) => http_head::inspect(bytes, max),
+        Some(Protocol::Other) => Verdict::Done(Inspected {
+            protocol: Protocol::Other,
+            name: AskedName::Absent,
+            alpn: Box::default(),
+            ech: false,
+        }),
+    }
+}
+
+/// What the first bytes are the start of; `None` while it can still become TLS or HTTP.
+fn spoken(bytes: &[u8]) -> Option<Protocol> {
+    match bytes {
+        [] | [records::HANDSHAKE] => None,
+        [records::HANDSHAKE, records::MAJOR_VERSION, ..] => Some(Protocol::Tls),
+        [b'A'..=b'Z', rest @ ..] => {
+            match rest.iter().take(MAX_METHOD).position(|b| !matches!(b, b'A'..=b'Z' | b'-')) {
+                Some(end) if rest[end] == b' ' => Some(Protocol::Http),
+                None if rest.len() < MAX_METHOD => None,
+                Some(_) | None => Some(Protocol::Other),
+            }
+        }
+        _ => Some(Protocol::Other),
+    }
 }

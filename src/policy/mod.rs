@@ -1,58 +1,81 @@
 //! Tenants and rules: may this flow leave? Pure, no clock, no I/O, so that it can run again on reload.
+//!
+//! Deny rules win over allow rules; within each, the first in the order of the file that covers the flow decides.
+//! A rule covers a flow if its hosts, its networks and its ports all do; what it leaves out covers anything.
+//! [`Tenant::decide`] says what happens at the edges: a name that is missing or no name, a private address.
 
-use crate::addr::PortRange;
-use crate::hostname::HostPattern;
-use ipnet::IpNet;
+mod decision;
+mod explain;
+mod names;
+mod networks;
+mod scope;
+mod spec;
+mod tenant;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{Decision, Denial, Permit};
+pub use explain::{Explanation, Finding, RuleFinding, explain};
+pub use spec::{Effect, PrivateDestinations, RuleSpec, TenantSpec};
+pub use tenant::Tenant;
+
+use crate::addr::ClientAddr;
+use networks::NetworkMap;
 use std::sync::Arc;
 
-/// A tenant as the configuration states it, checked.
-#[derive(Debug, Clone)]
-pub struct TenantSpec {
-    /// Unique; a metric label.
-    pub name: Arc<str>,
-    /// Whose flows are the tenant's. No other tenant has an equal network; nested ones go to the longest prefix.
-    pub sources: Vec<IpNet>,
-    /// The name of the pool its flows leave from.
-    pub pool: Arc<str>,
-    /// At most this many flows at once.
-    pub max_flows: Option<u32>,
-    /// Its rules in the order of the file. Deny rules win over allow rules; among allow rules the first that covers a
-    /// flow names it.
-    pub rules: Vec<RuleSpec>,
+/// Every tenant, compiled: what a worker asks about each flow. Never changes; a reload makes a new one.
+#[derive(Debug)]
+pub struct Policy {
+    tenants: Box<[Arc<Tenant>]>,
+    /// Index into `tenants` by source network.
+    sources: NetworkMap<usize>,
 }
 
-/// One allow or deny line.
-#[derive(Debug, Clone)]
-pub struct RuleSpec {
-    /// How people find it again: its `name`, else `file:line`.
-    pub label: Arc<str>,
-    /// What it says.
-    pub effect: Effect,
-    /// Names it covers. Empty: any name, or none.
-    pub hosts: Vec<HostPattern>,
-    /// Destination networks it covers. Empty: any. With `hosts` too, both must cover the flow.
-    pub cidrs: Vec<IpNet>,
-    /// Destination ports it covers. Empty: any.
-    pub ports: Vec<PortRange>,
-    /// `inspect = "none"`: flows that it covers are relayed before the client says anything. Only without `hosts`.
-    pub uninspected: bool,
+/// Why tenants cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A client would belong to two tenants.
+    #[error("the source network {network} belongs to both `{first}` and `{second}`")]
+    SourceTwice {
+        /// The network that both state.
+        network: ipnet::IpNet,
+        /// The tenant that states it first.
+        first: Arc<str>,
+        /// The other one; the same again if it states it twice.
+        second: Arc<str>,
+    },
+    /// More than 4 GiB of distinct names, or 2^32 mentions of a name or network.
+    #[error("tenant `{tenant}` has too many names: more than 4 GiB of them")]
+    TooLarge {
+        /// Whose rules they are.
+        tenant: Arc<str>,
+    },
 }
 
-/// What a rule says of the flows it covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// They may leave.
-    Allow,
-    /// They may not, whatever another rule says.
-    Deny,
-}
+impl Policy {
+    /// Compiles checked tenants. Takes linear time in names and networks.
+    pub fn compile(tenants: &[TenantSpec], private: PrivateDestinations) -> Result<Self, CompileError> {
+        let mut sources = NetworkMap::default();
+        let mut compiled = Vec::with_capacity(tenants.len());
+        for (index, spec) in tenants.iter().enumerate() {
+            for &network in &spec.sources {
+                if let Some(first) = sources.insert(network, index) {
+                    let [first, second] = [first, index].map(|i: usize| tenants[i].name.clone());
+                    return Err(CompileError::SourceTwice { network, first, second });
+                }
+            }
+            compiled.push(Arc::new(Tenant::compile(spec, index, private)?));
+        }
+        Ok(Self { tenants: compiled.into(), sources })
+    }
 
-/// What a rule that goes by name may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PrivateDestinations {
-    /// Private ranges are reached by CIDR rules only.
-    #[default]
-    ByCidr,
-    /// Private ranges are reached by name too. Loopback, link-local, metadata, multicast and unspecified never are.
-    Allow,
+    /// Whose a client is: the tenant with the longest source network that holds its address.
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
+        self.sources.longest(client.ip()).map(|&index| &self.tenants[index])
+    }
+
+    /// Every tenant, by its `index`.
+    pub fn tenants(&self) -> &[Arc<Tenant>] {
+        &self.tenants
+    }
 }

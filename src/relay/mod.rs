@@ -1,1 +1,196 @@
-//! Moves bytes both ways between two sockets.
+//! Moves bytes both ways between two sockets, until both sides have finished or something ends the flow.
+//!
+//! FIN is passed on as FIN after all bytes, RST as RST. Small reads go through the worker's buffer; when a read fills
+//! it, the direction switches to `splice(2)`. A flow holds a pipe only while bytes are in it, and an idle flow holds
+//! nothing but its two sockets.
+
+mod direction;
+mod pipes;
+mod refuse;
+mod watch;
+
+use crate::sys::failure::Failure;
+use crate::sys::stream;
+use direction::OneWay;
+pub use pipes::Pipes;
+pub use refuse::refuse;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+use watch::Watch;
+
+/// How long a flow may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// No byte either way for this long ends the flow. `None`: never; keepalive finds dead peers.
+    pub idle: Option<Duration>,
+    /// No byte for this long after one side has finished ends the flow.
+    pub half_open: Duration,
+}
+
+/// One of the two ends of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The end that opened the flow.
+    Client,
+    /// The end that was dialled.
+    Upstream,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides finished and every byte was delivered.
+    Finished {
+        /// Whose FIN came first: if the server's, its 4-tuple never enters TIME_WAIT here.
+        first: Side,
+    },
+    /// A socket failed; the other one is to be reset.
+    Failed {
+        /// Whose socket.
+        side: Side,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// [`Silence::idle`] passed.
+    Idle,
+    /// [`Silence::half_open`] passed.
+    HalfOpen,
+}
+
+impl End {
+    fn of(side: Side, error: io::Error) -> Self {
+        Self::Failed { side, error }
+    }
+
+    /// What the failed socket says, if one failed.
+    pub fn failure(&self) -> Option<(Side, Failure)> {
+        match self {
+            Self::Failed { side, error } => Some((*side, Failure::of(error))),
+            Self::Finished { .. } | Self::Idle | Self::HalfOpen => None,
+        }
+    }
+}
+
+/// Counts bytes as they are delivered.
+pub trait Meter {
+    /// `bytes` from the client were taken by the server's socket.
+    fn up(&self, bytes: usize);
+    /// `bytes` from the server were taken by the client's socket.
+    fn down(&self, bytes: usize);
+}
+
+/// What the flows of a worker share. Its buffer is used within a poll only; nothing is in it between polls.
+#[derive(Debug)]
+pub struct Scratch {
+    buffer: RefCell<Box<[u8]>>,
+    pipes: Pipes,
+}
+
+impl Scratch {
+    /// 16 KiB of buffer, and a pool that keeps up to `idle_pipes` empty pipes.
+    pub fn new(idle_pipes: usize) -> Self {
+        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(idle_pipes) }
+    }
+}
+
+/// A read of this size says that there is more to come, and that splicing pays.
+const COPY: usize = 16 * 1024;
+
+/// Relays until the flow's end. Dropping the future leaves both sockets as they are.
+pub async fn relay(
+    client: &TcpStream,
+    upstream: &TcpStream,
+    scratch: &Scratch,
+    silence: Silence,
+    meter: &impl Meter,
+) -> End {
+    let mut flow = Flow {
+        up: OneWay::new(client, upstream, Side::Client),
+        down: OneWay::new(upstream, client, Side::Upstream),
+        watch: Watch::new(silence),
+        first: None,
+    };
+    // A reset of one end while its bytes wait for the other end: no read is under way that would find it, so it is
+    // waited for by itself. What was sent before it still has a while to be taken.
+    let mut failed = pin!(failed(client, upstream));
+    poll_fn(|cx| match flow.poll(cx, scratch, meter) {
+        Poll::Pending => failed.as_mut().poll(cx),
+        end @ Poll::Ready(_) => end,
+    })
+    .await
+}
+
+/// Ready [`SETTLE`] after one of the sockets has failed.
+async fn failed(client: &TcpStream, upstream: &TcpStream) -> End {
+    let (side, socket) = tokio::select! {
+        _ = client.ready(Interest::ERROR) => (Side::Client, client),
+        _ = upstream.ready(Interest::ERROR) => (Side::Upstream, upstream),
+    };
+    sleep(SETTLE).await;
+    let error = match socket.take_error() {
+        Ok(Some(error)) | Err(error) => error,
+        // The error was taken by a call in between; the event is proof that there was one.
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    };
+    End::Failed { side, error }
+}
+
+/// How long bytes that were sent before a reset have to reach the other end, before the reset follows them.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Waits until the peer has acknowledged all that was written to the socket, for [`SETTLE`] at most: the reset that
+/// the caller is about to send would throw the rest away.
+pub async fn settle(socket: &TcpStream) {
+    let mut pause = Duration::from_millis(1);
+    let mut waited = Duration::ZERO;
+    // There is no event for "everything acknowledged", so this asks, ever less often.
+    while waited < SETTLE && stream::unacknowledged(socket).is_ok_and(|bytes| bytes > 0) {
+        sleep(pause).await;
+        waited += pause;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+struct Flow<'a> {
+    up: OneWay<'a>,
+    down: OneWay<'a>,
+    watch: Watch,
+    first: Option<Side>,
+}
+
+impl Flow<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
+        if let Poll::Ready(Err((side, error))) = self.up.poll(cx, scratch, |n| meter.up(n)) {
+            return Poll::Ready(End::of(side, error));
+        }
+        if let Poll::Ready(Err((side, error))) = self.down.poll(cx, scratch, |n| meter.down(n)) {
+            return Poll::Ready(End::of(side, error));
+        }
+        // If both FINs are found in one poll, the client's counts as the first: by then ours has followed it
+        // upstream, perhaps before the server's arrived.
+        if self.first.is_none() {
+            self.first = match (self.up.is_done(), self.down.is_done()) {
+                (true, _) => Some(Side::Client),
+                (false, true) => Some(Side::Upstream),
+                (false, false) => None,
+            };
+        }
+        match self.first {
+            Some(first) if self.up.is_done() && self.down.is_done() => Poll::Ready(End::Finished { first }),
+            half_open => {
+                let moved = self.up.moved().wrapping_add(self.down.moved());
+                self.watch.poll(cx, moved, half_open.is_some())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

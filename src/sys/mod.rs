@@ -1,1 +1,9 @@
-//! The only floor with `unsafe`: Linux's socket calls, typed and documented.
+//! The only floor with `unsafe`: Linux's socket calls, safe, typed and documented.
+
+pub mod addresses;
+pub mod failure;
+pub mod limits;
+pub mod listener;
+pub mod pipe;
+pub mod stream;
+pub mod upstream;

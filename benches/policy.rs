@@ -1,0 +1,97 @@
+//! What a decision costs as names grow: it should not.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use egret::addr::{OriginalDestination, PortRange};
+use egret::hostname::{AskedName, HostPattern};
+use egret::policy::{Effect, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use std::hint::black_box;
+
+/// Names in all, and the tenants that they are spread over.
+const SIZES: [(usize, usize); 4] = [(10, 1), (10_000, 1), (1_000_000, 1), (1_000_000, 1000)];
+/// Hosts of one rule.
+const NAMES_PER_RULE: usize = 100;
+
+fn name(tenant: usize, number: usize) -> String {
+    format!("api-{number:x}.region-{}.tenant-{tenant}.example.com", number % 17)
+}
+
+/// The name that a flow asks for, by tenant and number.
+type Ask = fn(usize, usize) -> String;
+
+/// Every tenth pattern is a wildcard.
+fn tenant(index: usize, names: usize) -> TenantSpec {
+    let pattern = |number: usize| -> HostPattern {
+        let name = name(index, number);
+        let text = if number.is_multiple_of(10) { format!("*.{name}") } else { name };
+        text.parse().expect("it is a hostname")
+    };
+    let rule = |first: usize| RuleSpec {
+        label: format!("allow/{index}.txt:{first}").into(),
+        effect: Effect::Allow,
+        hosts: (first..names.min(first + NAMES_PER_RULE)).map(pattern).collect(),
+        cidrs: Vec::new(),
+        ports: PortRange::new(443, 443).into_iter().collect(),
+        uninspected: false,
+    };
+    let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
+    TenantSpec {
+        name: format!("tenant-{index}").into(),
+        sources: vec![format!("10.{high}.{middle}.{low}/32").parse().expect("it is a network")],
+        pool: "pool".into(),
+        max_flows: None,
+        rules: (0..names).step_by(NAMES_PER_RULE).map(rule).collect(),
+    }
+}
+
+fn specs(names: usize, tenants: usize) -> Vec<TenantSpec> {
+    (0..tenants).map(|index| tenant(index, names / tenants)).collect()
+}
+
+fn decide(c: &mut Criterion) {
+    let mut group = c.benchmark_group("policy/decide");
+    let to = OriginalDestination::new(([203, 0, 113, 5], 443).into());
+    for (names, tenants) in SIZES {
+        let policy =
+            Policy::compile(&specs(names, tenants), PrivateDestinations::ByCidr).expect("it compiles");
+        let each = names / tenants;
+        // spread over tenants and names, so that the caches are as cold as in life
+        let place = |n: usize| (n * 7919 % tenants, n * 104_729 % each);
+        let kinds: [(&str, Ask); 3] = [
+            ("exact", |tenant, number| name(tenant, number | 1)),
+            ("wildcard", |tenant, number| format!("a.b.{}", name(tenant, number - number % 10))),
+            ("denied", |tenant, number| format!("no-{}", name(tenant, number))),
+        ];
+        for (kind, ask) in kinds {
+            let flows: Vec<(usize, AskedName)> = (0..4096)
+                .map(|n| {
+                    let (tenant, number) = place(n);
+                    (tenant, AskedName::from_bytes(ask(tenant, number).as_bytes()))
+                })
+                .collect();
+            let mut flows = flows.iter().cycle();
+            group.bench_function(BenchmarkId::new(kind, format!("{names}x{tenants}")), |b| {
+                b.iter(|| {
+                    let (tenant, asked) = flows.next().expect("it goes round");
+                    black_box(policy.tenants()[*tenant].decide(black_box(asked), black_box(to)))
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn compile(c: &mut Criterion) {
+    let mut group = c.benchmark_group("policy/compile");
+    group.sample_size(10);
+    for (names, tenants) in [(10_000, 10), (1_000_000, 1000)] {
+        let specs = specs(names, tenants);
+        group.throughput(Throughput::Elements(names as u64));
+        group.bench_function(format!("{names}x{tenants}"), |b| {
+            b.iter(|| Policy::compile(black_box(&specs), PrivateDestinations::ByCidr));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decide, compile);
+criterion_main!(benches);

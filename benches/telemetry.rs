@@ -1,0 +1,101 @@
+//! What telemetry costs: a flow's record as JSON, and metrics through handles resolved once.
+
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+#![allow(clippy::unwrap_used, reason = "nobody depends on a benchmark")]
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use egret::flow::{FlowId, FlowRecord, NameSource, Verdict};
+use egret::outcome::Outcome;
+use egret::telemetry::{FlowLog, FlowLogConfig, FlowLogTarget, Metrics, Scrape};
+use std::hint::black_box;
+use std::time::{Duration, SystemTime};
+
+fn record() -> FlowRecord {
+    FlowRecord {
+        time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
+        flow: FlowId { process: 0x00c0_ffee, number: 123_456 },
+        tenant: Some("acme".into()),
+        client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
+        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
+        hostname: Some("api.example.com".parse().unwrap()),
+        hostname_from: Some(NameSource::Sni),
+        protocol: Some("tls"),
+        alpn: Some("h2,http/1.1".into()),
+        ech: false,
+        rule: Some("egret.toml:12".into()),
+        verdict: Some(Verdict::Allow),
+        outcome: Outcome::Closed,
+        detail: None,
+        source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
+        pool: Some("acme".into()),
+        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        bytes_up: 517,
+        bytes_down: 1 << 20,
+        duration: Duration::from_micros(1_234_567),
+        inspect: Some(Duration::from_micros(789)),
+        connect: Some(Duration::from_micros(4_321)),
+    }
+}
+
+fn flow_log(c: &mut Criterion) {
+    let record = record();
+    let mut line = Vec::new();
+    serde_json::to_writer(&mut line, &record).unwrap();
+    let mut group = c.benchmark_group("flow_log");
+    group.throughput(Throughput::Bytes(line.len() as u64));
+    group.bench_function("record_to_json", |b| {
+        b.iter(|| {
+            line.clear();
+            serde_json::to_writer(&mut line, black_box(&record)).unwrap();
+        });
+    });
+
+    // what a worker pays; at this rate most are dropped, which costs about the same
+    let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
+    let target = FlowLogTarget::File("/dev/null".into());
+    let config = FlowLogConfig { target, queue: FlowLogConfig::DEFAULT_QUEUE };
+    let (handle, thread) = FlowLog::start(config, metrics.gateway().flow_log.clone()).unwrap();
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("submit", |b| {
+        b.iter_batched(|| record.clone(), |record| handle.submit(record), BatchSize::SmallInput);
+    });
+    group.finish();
+    assert!(thread.stop(Duration::from_secs(10)));
+}
+
+fn metrics(c: &mut Criterion) {
+    let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
+    let meters = metrics.tenant("acme", Some("acme"));
+    let mut group = c.benchmark_group("metrics");
+    group.bench_function("tenant_handles_of_a_flow", |b| {
+        b.iter(|| metrics.tenant(black_box("acme"), Some("acme")));
+    });
+    group.bench_function("bytes", |b| b.iter(|| meters.bytes_up.increment(black_box(1460))));
+    group.bench_function("a_flow_start_to_end", |b| {
+        let mut flows = 0;
+        b.iter(|| {
+            meters.flows_active.increment(1.0);
+            meters.inspect_duration.record(black_box(0.000_8));
+            meters.connect_duration.record(black_box(0.004));
+            meters.flow_duration.record(black_box(1.2));
+            meters.flows_active.decrement(1.0);
+            let (ended, denied) = meters.outcome(black_box(Outcome::Closed));
+            ended.increment(1);
+            denied.increment(1);
+            flows += 1;
+            if flows % 10_000 == 0 {
+                metrics.upkeep(); // as every few seconds in the gateway
+            }
+        });
+    });
+    let scrape = Scrape { sources: Vec::new(), config_version: "1f2e3d".into(), config_reload_success: true };
+    for number in 0..100 {
+        metrics.tenant(&format!("tenant-{number}"), Some("shared"));
+    }
+    group.bench_function("scrape_of_100_tenants", |b| b.iter(|| metrics.render(black_box(&scrape))));
+    group.finish();
+}
+
+criterion_group!(benches, flow_log, metrics);
+criterion_main!(benches);

@@ -1,0 +1,27 @@
+//! What a client sends first, with several bounds around its length. Whatever name is read, rustls reads it too or
+//! refuses, and it is the same from any fragmentation into records.
+#![no_main]
+
+#[path = "../invariants.rs"]
+mod invariants;
+
+use egret::hostname::{AskedName, Hostname};
+use egret::inspect::{Inspected, Protocol, Verdict, inspect};
+use libfuzzer_sys::fuzz_target;
+
+const MAX: usize = 64 * 1024;
+
+fuzz_target!(|bytes: &[u8]| {
+    for max in [bytes.len().saturating_sub(7), bytes.len(), MAX] {
+        invariants::stable_verdict(bytes, max);
+    }
+    let mut scratch = Vec::new();
+    let verdict = inspect(bytes, MAX, &mut scratch);
+    invariants::same_name_as_rustls_or_refused(bytes, &verdict);
+    if let Verdict::Done(Inspected { protocol: Protocol::Tls, alpn, .. }) = &verdict {
+        assert!(alpn.len() <= 64 && alpn.bytes().all(|b| b.is_ascii_graphic()));
+        for size in [1, 3, 100, 1 << 14] {
+            assert_eq!(inspect(&invariants::refragmented(bytes, size), 6 * MAX, &mut scratch), verdict);
+        }
+    }
+});

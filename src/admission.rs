@@ -1,0 +1,99 @@
+//! Who is let in: counted places, and the addresses that nobody may dial.
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A number of places. A [`Pass`] holds one and gives it back when dropped.
+#[derive(Debug)]
+pub struct Gate {
+    most: AtomicU32,
+    taken: AtomicU32,
+}
+
+/// One place taken.
+#[derive(Debug)]
+pub struct Pass(Arc<Gate>);
+
+impl Gate {
+    /// `most` places.
+    pub fn new(most: u32) -> Arc<Self> {
+        Arc::new(Self { most: AtomicU32::new(most), taken: AtomicU32::new(0) })
+    }
+
+    /// Takes a place, if one is left.
+    pub fn enter(self: &Arc<Self>) -> Option<Pass> {
+        let most = self.most.load(Ordering::Relaxed);
+        let more = |taken| (taken < most).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Pass(Arc::clone(self)))
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> u32 {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Addresses that would lead a flow back into the gateway: its own, its pools', loopback.
+#[derive(Debug)]
+pub struct OwnAddresses {
+    assigned: ArcSwap<HashSet<IpAddr>>,
+    pools: Vec<IpNet>,
+}
+
+impl OwnAddresses {
+    /// The pools' networks, and what is assigned to interfaces now.
+    pub fn new(pools: Vec<IpNet>, assigned: Vec<IpAddr>) -> Self {
+        Self { assigned: ArcSwap::from_pointee(assigned.into_iter().collect()), pools }
+    }
+
+    /// Interfaces have changed.
+    pub fn reassign(&self, assigned: Vec<IpAddr>) {
+        self.assigned.store(Arc::new(assigned.into_iter().collect()));
+    }
+
+    /// Whether a canonical address is one of them.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || address.is_unspecified()
+            || self.pools.iter().any(|network| network.contains(&address))
+            || self.assigned.load().contains(&address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_lets_in_as_many_as_it_has_places_and_gets_them_back() {
+        let gate = Gate::new(2);
+        let first = gate.enter().unwrap();
+        let _second = gate.enter().unwrap();
+        assert!(gate.enter().is_none());
+        drop(first);
+        assert_eq!(gate.taken(), 1);
+        assert!(gate.enter().is_some());
+    }
+
+    #[test]
+    fn own_pool_and_loopback_addresses_are_own() {
+        let own =
+            OwnAddresses::new(vec!["203.0.113.16/30".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
+        let contain = |address: &str| own.contain(address.parse().unwrap());
+        assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
+        assert!(!contain("203.0.113.20") && !contain("10.0.0.2"));
+        own.reassign(vec!["10.0.0.2".parse().unwrap()]);
+        assert!(own.contain("10.0.0.2".parse().unwrap()) && !own.contain("10.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,306 @@
+//! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
+
+mod limits;
+mod listeners;
+mod snapshot;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::clock;
+use crate::config::{Config, Loaded};
+use crate::egress::{Dialler, Ledger, Pools};
+use crate::flow::{FlowRecord, Sink};
+use crate::relay::Silence;
+use crate::sys::addresses;
+use crate::sys::listener::Liveness;
+use crate::telemetry::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage};
+use crate::worker::{self, Gateway, Settings, Stage};
+use arc_swap::ArcSwap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// Why the gateway does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] listeners::ListenError),
+    /// The descriptor limit is too low for any use.
+    #[error(transparent)]
+    Limits(#[from] limits::LimitError),
+    /// The flow log could not be opened.
+    #[error("cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it")]
+    FlowLog {
+        /// As configured.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A thread, a runtime or a signal handler could not be had.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The metrics recorder or the policy could not be built, which a checked configuration rules out.
+    #[error("cannot start: {0}; this is a bug, please report it")]
+    Bug(String),
+}
+
+/// How long the flow log has to write what is queued at the end.
+const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the gateway until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
+pub fn run(loaded: Loaded) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut app = App::start(loaded)?;
+        app.control().await;
+        app.stop().await
+    })
+}
+
+struct App {
+    config: Config,
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+    ledger: Arc<Ledger>,
+    readiness: Readiness,
+    stage: watch::Sender<Stage>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    /// A worker that ends by itself says so here.
+    worker_ended: mpsc::UnboundedReceiver<()>,
+    flow_log: Option<(FlowLogHandle, FlowLogThread)>,
+    signals: Signals,
+}
+
+impl App {
+    fn start(loaded: Loaded) -> Result<Self, StartError> {
+        let config = loaded.config;
+        let signals = Signals::new()?;
+        let worker_count = match config.gateway.workers {
+            Some(count) => count.get(),
+            None => thread::available_parallelism().map_or(1, usize::from),
+        };
+        let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
+        let metrics = Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
+        let flow_log = open_flow_log(&config, &metrics)?;
+        let liveness = liveness(&config);
+        let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
+        let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
+
+        let ledger = Arc::new(Ledger::new());
+        let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
+        let snapshot = snapshot::build(&config, &pools, &metrics)?;
+        let sink: Sink = match &flow_log {
+            Some((handle, _)) => {
+                let handle = handle.clone();
+                Arc::new(move |record: FlowRecord| handle.submit(record))
+            }
+            None => Arc::new(drop),
+        };
+        let gateway = Arc::new(Gateway {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            flows: crate::admission::Gate::new(max_flows),
+            nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
+            accept_errors: metrics.gateway().accept_errors.clone(),
+            sink,
+            process: rand::random(),
+            count: AtomicU64::new(0),
+        });
+
+        let readiness = Readiness::new();
+        if let Some(listener) = metrics_listener {
+            let render = renderer(&metrics, &pools, &loaded.version);
+            let state = AdminState { readiness: readiness.clone(), render };
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(admin::serve(listener, state, std::future::pending()));
+        }
+        let (stage, _) = watch::channel(Stage::Running);
+        let (ended, worker_ended) = mpsc::unbounded_channel();
+        let settings = settings(&config, liveness);
+        let mut workers = Vec::new();
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let (gateway, stage, ended) = (Arc::clone(&gateway), stage.subscribe(), ended.clone());
+            workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _says_when_it_ends = EndNotice(ended);
+                worker::run(gateway, settings, listener, stage)
+            })?);
+        }
+        tracing::info!(
+            listen = %config.gateway.listen, workers = worker_count, max_flows,
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %loaded.version, "ready"
+        );
+        readiness.advance(admin::Stage::Ready);
+        // Without a supervisor that listens, this says nothing to nobody.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        Ok(Self { config, gateway, metrics, ledger, readiness, stage, workers, worker_ended, flow_log, signals })
+    }
+
+    /// Keeps house until it is told to stop, or a worker is gone.
+    async fn control(&mut self) {
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut second = 0_u64;
+        loop {
+            tokio::select! {
+                _ = seconds.tick() => {
+                    second += 1;
+                    self.keep_house(second);
+                }
+                _ = self.signals.hangup.recv() => {
+                    tracing::info!("reopening the flow log");
+                    if let Some((flow_log, _)) = &self.flow_log {
+                        flow_log.reopen();
+                    }
+                }
+                () = self.signals.stop() => return,
+                _ = self.worker_ended.recv() => {
+                    tracing::error!("a worker has ended by itself; stopping");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn keep_house(&self, second: u64) {
+        self.ledger.sweep(clock::now());
+        if second.is_multiple_of(5) {
+            self.metrics.upkeep();
+            match addresses::assigned() {
+                Ok(assigned) => self.gateway.snapshot.load().own.reassign(assigned),
+                Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
+            }
+        }
+    }
+
+    /// Lets flows finish for the drain period, or until told again, then resets what is left.
+    async fn stop(mut self) -> Result<(), StartError> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.readiness.advance(admin::Stage::Draining);
+        self.stage.send_replace(Stage::Draining);
+        tracing::info!(flows = self.gateway.flows.taken(), drain = ?self.config.gateway.drain, "draining");
+        let deadline = Instant::now() + self.config.gateway.drain;
+        let mut looks = interval(Duration::from_millis(50));
+        while self.gateway.flows.taken() > 0 {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = sleep_until(deadline) => break,
+                () = self.signals.stop() => break,
+            }
+        }
+        let left = self.gateway.flows.taken();
+        self.stage.send_replace(Stage::Stopping);
+        let mut result = Ok(());
+        for worker in self.workers {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => result = Err(StartError::System(error)),
+                Err(_) => result = Err(StartError::Bug("a worker panicked".to_owned())),
+            }
+        }
+        if let Some((_, thread)) = self.flow_log
+            && !thread.stop(FLOW_LOG_PATIENCE)
+        {
+            tracing::error!("the flow log could not write its last lines in time");
+        }
+        tracing::info!(reset = left, "stopped");
+        result
+    }
+}
+
+/// Tells the control thread that a worker's thread has ended, by panic too.
+struct EndNotice(mpsc::UnboundedSender<()>);
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // Nobody listens any more when the gateway stops.
+        let _ = self.0.send(());
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn liveness(config: &Config) -> Liveness {
+    let keepalive = config.gateway.keepalive;
+    Liveness {
+        idle: keepalive.idle,
+        interval: keepalive.interval,
+        probes: keepalive.probes,
+        user_timeout: config.gateway.user_timeout,
+    }
+}
+
+fn settings(config: &Config, liveness: Liveness) -> Settings {
+    let gateway = &config.gateway;
+    Settings {
+        max_hello: config.inspect.max_hello,
+        inspect_deadline: config.inspect.deadline,
+        dialler: Dialler { connect_timeout: gateway.connect_timeout, liveness },
+        silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
+    }
+}
+
+fn open_flow_log(config: &Config, metrics: &Metrics) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
+    use crate::config::FlowLogTarget as Wanted;
+    let (target, path) = match &config.flow_log.target {
+        Wanted::Off => return Ok(None),
+        Wanted::Stdout => (FlowLogTarget::Stdout, PathBuf::from("stdout")),
+        Wanted::File(path) => (FlowLogTarget::File(path.clone()), path.clone()),
+    };
+    let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
+    let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
+    let path = path.display().to_string();
+    started.map(Some).map_err(|error| StartError::FlowLog { path, error })
+}
+
+fn renderer(metrics: &Arc<Metrics>, pools: &Arc<Pools>, version: &Arc<str>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let (metrics, pools, version) = (Arc::clone(metrics), Arc::clone(pools), Arc::clone(version));
+    Arc::new(move || {
+        let scrape = Scrape {
+            sources: usage(&pools),
+            config_version: Arc::clone(&version),
+            config_reload_success: true,
+        };
+        metrics.render(&scrape)
+    })
+}
+
+fn usage(pools: &Pools) -> Vec<SourceUsage> {
+    let mut rows = Vec::new();
+    for pool in pools.usage(clock::now()) {
+        rows.extend(pool.sources.iter().map(|source| SourceUsage {
+            pool: Arc::clone(&pool.pool),
+            source: source.source,
+            capacity: u32::from(source.capacity),
+            live: source.live as u64,
+            held: source.held as u64,
+            busiest: u32::from(source.busiest),
+        }));
+    }
+    rows
+}

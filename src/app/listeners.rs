@@ -1,0 +1,70 @@
+//! Opens the listeners, and says what to do where that fails.
+
+use crate::sys::failure::Failure;
+use crate::sys::listener::{self, Liveness};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+/// Connections that wait for accept; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
+
+/// Why a listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else listens there.
+    #[error("cannot listen on {0}: the port is in use; find by whom with `ss -ltnp 'sport = :{port}'`, or set another in [gateway] {1}", port = .0.port())]
+    InUse(SocketAddr, &'static str),
+    /// No CAP_NET_ADMIN.
+    #[error("cannot make the listener on {0} transparent: CAP_NET_ADMIN is missing; run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`")]
+    NotPermitted(SocketAddr),
+    /// The address is not this machine's.
+    #[error("cannot listen on {0}: the address is not assigned to this machine; set another in [gateway] {1}")]
+    NotOurs(SocketAddr, &'static str),
+    /// Anything else.
+    #[error("cannot listen on {address}: {error}")]
+    Other {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// One transparent listener for each worker, all on the same port.
+pub(super) fn transparent(
+    address: SocketAddr,
+    workers: usize,
+    liveness: &Liveness,
+) -> Result<Vec<TcpListener>, ListenError> {
+    match listener::is_taken(address) {
+        Ok(false) => {}
+        Ok(true) => return Err(ListenError::InUse(address, "listen")),
+        Err(error) => return Err(explain(address, "listen", error)),
+    }
+    (0..workers)
+        .map(|_| listener::open(address, BACKLOG, liveness).map_err(|error| explain(address, "listen", error)))
+        .collect()
+}
+
+/// The metrics listener.
+pub(super) fn metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let open = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    open().map_err(|error| explain(address, "metrics", error))
+}
+
+fn explain(address: SocketAddr, key: &'static str, error: io::Error) -> ListenError {
+    let failure = Failure::of(&error);
+    if failure == Failure::PortTaken {
+        ListenError::InUse(address, key)
+    } else if failure == Failure::NotPermitted {
+        ListenError::NotPermitted(address)
+    } else if failure == Failure::NotOurAddress {
+        ListenError::NotOurs(address, key)
+    } else {
+        ListenError::Other { address, error }
+    }
+}

@@ -1,0 +1,41 @@
+//! Configuration to snapshot: joins each tenant's rules with its pool, meters and places.
+
+use super::StartError;
+use crate::admission::{Gate, OwnAddresses};
+use crate::config::Config;
+use crate::egress::Pools;
+use crate::policy::{self, Policy};
+use crate::snapshot::{ResolveMeters, Snapshot, Tenant};
+use crate::sys::addresses;
+use crate::telemetry::Metrics;
+use std::sync::{Arc, LazyLock};
+
+pub(super) fn build(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Result<Snapshot, StartError> {
+    let policy = Policy::compile(&config.tenants, config.private_destinations)
+        .map_err(|error| StartError::Bug(error.to_string()))?;
+    let tenants: Result<_, _> =
+        policy.tenants().iter().map(|rules| tenant(config, pools, metrics, rules).map(Arc::new)).collect();
+    let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
+    let own = OwnAddresses::new(networks, addresses::assigned()?);
+    Ok(Snapshot { policy, tenants: tenants?, own })
+}
+
+fn tenant(
+    config: &Config,
+    pools: &Pools,
+    metrics: &Arc<Metrics>,
+    rules: &Arc<policy::Tenant>,
+) -> Result<Tenant, StartError> {
+    let pool = pools.pool(&rules.pool).ok_or_else(|| {
+        StartError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
+    })?;
+    let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
+    let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name)));
+    Ok(Tenant {
+        policy: Arc::clone(rules),
+        pool: Arc::clone(pool),
+        meters: LazyLock::new(resolve),
+        flows: Gate::new(rules.max_flows.unwrap_or(u32::MAX)),
+        inspections: Gate::new(config.inspect.max_pending),
+    })
+}

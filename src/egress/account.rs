@@ -1,0 +1,207 @@
+//! The account of one source address: which port is busy towards which destination, and when it comes back.
+
+use super::book::PairUse;
+use super::busiest::Busiest;
+use super::port_set::PortSet;
+use super::port_space::PortSpace;
+use super::resting::{Rested, Resting};
+use crate::addr::DialAddr;
+use rand::Rng;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How many due ports an ordinary take or return brings back on its way. More than the one it may itself put to rest,
+/// so that the queue of those due drains; few, so that no flow pays for many.
+const PER_OPERATION: usize = 4;
+
+/// The books of one source address. Time is given, chance is given; nothing here locks or looks at a clock.
+///
+/// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` says how many of them wait
+/// in `resting`, the others are live.
+#[derive(Debug)]
+pub(super) struct Account {
+    space: Arc<PortSpace>,
+    /// Destinations with busy ports; never one without.
+    pairs: HashMap<Destination, Pair>,
+    /// Live or held ports that a later configuration does not hand out any more.
+    strays: HashSet<(Destination, u16)>,
+    resting: Resting,
+    busiest: Busiest,
+    live: usize,
+}
+
+/// One destination of the address.
+#[derive(Debug, Default)]
+struct Pair {
+    ports: PortSet,
+    /// `<= ports.len()`
+    held: u16,
+}
+
+/// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Destination {
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl From<DialAddr> for Destination {
+    fn from(to: DialAddr) -> Self {
+        let ip = match to.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip: ip.octets(), port: to.port() }
+    }
+}
+
+impl Account {
+    pub(super) fn new(space: Arc<PortSpace>) -> Self {
+        Self {
+            space,
+            pairs: HashMap::new(),
+            strays: HashSet::new(),
+            resting: Resting::default(),
+            busiest: Busiest::default(),
+            live: 0,
+        }
+    }
+
+    /// A port that is free towards the destination, each with the same probability; live from now on. `None` if there
+    /// is none.
+    pub(super) fn take(&mut self, to: Destination, now: Instant, rng: &mut impl Rng) -> Option<u16> {
+        self.release_due(now, PER_OPERATION);
+        if self.space.capacity() == 0 {
+            return None;
+        }
+        self.take_free(to, rng).or_else(|| {
+            // one that is due may be further down the queue
+            self.release_due(now, usize::MAX);
+            self.take_free(to, rng)
+        })
+    }
+
+    /// Ends a lease: the port comes back after `rest`.
+    pub(super) fn give_back(&mut self, to: Destination, port: u16, rest: Duration, now: Instant) {
+        self.live -= 1;
+        if rest.is_zero() {
+            self.free(to, port);
+        } else {
+            if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
+                pair.held += 1;
+            }
+            self.resting.push(Rested { until: now + rest, to, port });
+        }
+        self.release_due(now, PER_OPERATION);
+    }
+
+    /// Brings back at most `most` held ports whose time has come. Whether there may be more.
+    pub(super) fn release_due(&mut self, now: Instant, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(Rested { to, port, .. }) = self.resting.pop_due(now) else {
+                return false;
+            };
+            if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
+                pair.held -= 1;
+            }
+            self.free(to, port);
+        }
+        true
+    }
+
+    /// Follows a newer configuration. Ports that it does not hand out stay busy until they come back, beside its
+    /// capacity; those that it hands out again are counted again.
+    pub(super) fn adopt(&mut self, space: &Arc<PortSpace>) {
+        if space.generation <= self.space.generation {
+            return;
+        }
+        let old = std::mem::replace(&mut self.space, Arc::clone(space));
+        if old.same_ports(space) {
+            return;
+        }
+        let mut busy: Vec<_> = self.strays.drain().collect();
+        for (to, pair) in self.pairs.drain() {
+            busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
+        }
+        self.busiest = Busiest::default();
+        for (to, port) in busy {
+            self.mark_busy(to, port);
+        }
+        for rested in self.resting.iter() {
+            if let Some(pair) = self.space.slot(rested.port).and_then(|_| self.pairs.get_mut(&rested.to)) {
+                pair.held += 1;
+            }
+        }
+    }
+
+    /// How the ports towards one destination are used.
+    pub(super) fn pair(&self, to: Destination) -> PairUse {
+        let (busy, held) = self.pairs.get(&to).map_or((0, 0), |pair| (pair.ports.len(), pair.held));
+        PairUse { capacity: self.space.capacity(), live: busy - held, held }
+    }
+
+    /// Leases that have not ended, towards all destinations.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Ports that rest, towards all destinations.
+    pub(super) fn held(&self) -> usize {
+        self.resting.len()
+    }
+
+    /// Live and held ports towards the destination that has most of them.
+    pub(super) fn busiest(&self) -> u16 {
+        self.busiest.ports()
+    }
+
+    /// Gives memory back once far less is in use than was.
+    pub(super) fn shrink(&mut self) {
+        if self.pairs.len() < self.pairs.capacity() / 4 {
+            self.pairs.shrink_to(self.pairs.len() * 2);
+        }
+        self.resting.shrink();
+        self.busiest.shrink();
+    }
+
+    fn take_free(&mut self, to: Destination, rng: &mut impl Rng) -> Option<u16> {
+        // the capacity is not 0, so that a pair born here never stays empty
+        let pair = self.pairs.entry(to).or_default();
+        let slot = pair.ports.take(self.space.capacity(), rng)?;
+        self.busiest.rose(pair.ports.len());
+        self.live += 1;
+        Some(self.space.port(slot))
+    }
+
+    fn mark_busy(&mut self, to: Destination, port: u16) {
+        let Some(slot) = self.space.slot(port) else {
+            self.strays.insert((to, port));
+            return;
+        };
+        let pair = self.pairs.entry(to).or_default();
+        if pair.ports.insert(slot, self.space.capacity()) {
+            self.busiest.rose(pair.ports.len());
+        }
+    }
+
+    fn free(&mut self, to: Destination, port: u16) {
+        let Some(slot) = self.space.slot(port) else {
+            self.strays.remove(&(to, port));
+            return;
+        };
+        if let Some(pair) = self.pairs.get_mut(&to)
+            && pair.ports.remove(slot, self.space.capacity())
+        {
+            let left = pair.ports.len();
+            self.busiest.fell(left);
+            if left == 0 {
+                self.pairs.remove(&to);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

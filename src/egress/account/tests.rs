@@ -1,0 +1,213 @@
+//! The account against a naive model, through random takes, returns, passing time and reloads.
+
+use super::*;
+use crate::addr::PortRange;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+
+/// Ranges and reserved ports between which reloads switch.
+const CONFIGURATIONS: [(u16, u16, &[u16]); 6] = [
+    (1000, 1000, &[]),
+    (1000, 1015, &[]),
+    (1000, 1015, &[1003, 1015, 9999]),
+    (1008, 1023, &[1020]),
+    (1000, 1001, &[1000, 1001]),
+    (1025, 65535, &[]),
+];
+
+fn space(configuration: usize, generation: u64) -> Arc<PortSpace> {
+    let (first, last, reserved) = CONFIGURATIONS[configuration];
+    Arc::new(PortSpace::new(PortRange::new(first, last).unwrap(), reserved, generation))
+}
+
+fn destination(n: u8) -> Destination {
+    DialAddr::new(([192, 0, 2, n], 443).into()).into()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Take(u8),
+    /// The lease at this place among the live ones, and for how many milliseconds its port rests.
+    GiveBack(usize, u64),
+    Pass(u64),
+    Look,
+    Reload(usize),
+}
+
+fn steps(reloads: bool) -> impl Strategy<Value = Vec<Step>> {
+    let reload = u32::from(reloads);
+    let rest = prop_oneof![Just(0u64), 1u64..20, Just(60_000)];
+    let step = prop_oneof![
+        12 => (0u8..3).prop_map(Step::Take),
+        6 => (any::<usize>(), rest).prop_map(|(which, rest)| Step::GiveBack(which, rest)),
+        2 => prop_oneof![0u64..10, Just(60_000)].prop_map(Step::Pass),
+        3 => Just(Step::Look),
+        reload => (0..CONFIGURATIONS.len()).prop_map(Step::Reload),
+    ];
+    vec(step, 1..250)
+}
+
+/// `None`: live; else when it comes back.
+type Busy = BTreeMap<(Destination, u16), Option<Instant>>;
+
+struct Model {
+    configuration: usize,
+    capacity: usize,
+    busy: Busy,
+}
+
+impl Model {
+    fn hands_out(&self, port: u16) -> bool {
+        let (first, last, reserved) = CONFIGURATIONS[self.configuration];
+        (first..=last).contains(&port) && !reserved.contains(&port)
+    }
+    fn configure(&mut self, configuration: usize) {
+        self.configuration = configuration;
+        self.capacity = (0..=u16::MAX).filter(|&p| self.hands_out(p)).count();
+    }
+    fn pass(&mut self, now: Instant) {
+        self.busy.retain(|_, until| until.is_none_or(|until| until > now));
+    }
+    /// Live and held towards a destination, of the ports handed out now.
+    fn pair(&self, to: Destination) -> (usize, usize) {
+        let here = || self.busy.iter().filter(|((d, port), _)| *d == to && self.hands_out(*port));
+        (
+            here().filter(|(_, until)| until.is_none()).count(),
+            here().filter(|(_, until)| until.is_some()).count(),
+        )
+    }
+    fn live(&self) -> Vec<(Destination, u16)> {
+        self.busy.iter().filter(|(_, until)| until.is_none()).map(|(key, _)| *key).collect()
+    }
+}
+
+fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
+    let mut now = crate::clock::now();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut generation = 1;
+    let mut account = Account::new(space(configuration, generation));
+    let mut model = Model { configuration, capacity: 0, busy: Busy::new() };
+    model.configure(configuration);
+    for step in steps {
+        match step {
+            Step::Take(n) => {
+                let to = destination(n);
+                let (live, held) = model.pair(to);
+                if let Some(port) = account.take(to, now, &mut rng) {
+                    prop_assert!(model.hands_out(port), "{} is not for use", port);
+                    prop_assert!(model.busy.insert((to, port), None).is_none(), "{} is busy", port);
+                } else {
+                    prop_assert_eq!(live + held, model.capacity, "refused though a port was free");
+                }
+            }
+            Step::GiveBack(which, rest) => {
+                let live = model.live();
+                if live.is_empty() {
+                    continue;
+                }
+                let (to, port) = live[which % live.len()];
+                let rest = Duration::from_millis(rest);
+                account.give_back(to, port, rest, now);
+                if rest.is_zero() {
+                    model.busy.remove(&(to, port));
+                } else {
+                    model.busy.insert((to, port), Some(now + rest));
+                }
+            }
+            Step::Pass(milliseconds) => {
+                now += Duration::from_millis(milliseconds);
+                model.pass(now);
+            }
+            Step::Look => {
+                prop_assert!(!account.release_due(now, usize::MAX));
+                account.shrink();
+                prop_assert_eq!(account.live() + account.held(), model.busy.len());
+                let busiest = (0..3).map(|n| model.pair(destination(n))).map(|(l, h)| l + h).max();
+                prop_assert_eq!(Some(usize::from(account.busiest())), busiest);
+                for n in 0..3 {
+                    let used = account.pair(destination(n));
+                    prop_assert_eq!((used.live.into(), used.held.into()), model.pair(destination(n)));
+                }
+            }
+            Step::Reload(configuration) => {
+                generation += 1;
+                account.adopt(&space(configuration, generation));
+                model.configure(configuration);
+                account.adopt(&space(0, 1)); // a flow that still follows the oldest configuration changes nothing
+            }
+        }
+        prop_assert_eq!(account.live(), model.live().len());
+        for n in 0..3 {
+            let used = account.pair(destination(n));
+            let (live, held) = model.pair(destination(n));
+            prop_assert_eq!(usize::from(used.capacity), model.capacity);
+            prop_assert_eq!(usize::from(used.live), live);
+            prop_assert!(usize::from(used.held) >= held, "a port came back early");
+            prop_assert_eq!(used.free() + used.live + used.held, used.capacity);
+        }
+    }
+    now += Duration::from_hours(1);
+    for (to, port) in model.live() {
+        account.give_back(to, port, Duration::ZERO, now);
+    }
+    account.release_due(now, usize::MAX);
+    prop_assert_eq!((account.live(), account.held(), account.busiest()), (0, 0, 0));
+    prop_assert!(account.pairs.is_empty() && account.strays.is_empty(), "an idle pair was not forgotten");
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn it_is_conserved(configuration in 0..CONFIGURATIONS.len(), steps in steps(false), seed: u64) {
+        behaves_like_the_model(configuration, steps, seed)?;
+    }
+
+    #[test]
+    fn it_is_conserved_over_reloads(configuration in 0..CONFIGURATIONS.len(), steps in steps(true), seed: u64) {
+        behaves_like_the_model(configuration, steps, seed)?;
+    }
+}
+
+#[test]
+fn all_64511_ports_are_leased_once_and_the_last_one_over_and_over() {
+    let now = crate::clock::now();
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut account = Account::new(space(5, 1));
+    let mut ports: Vec<_> = std::iter::from_fn(|| account.take(destination(1), now, &mut rng)).collect();
+    assert_ne!(ports.iter().min(), ports.first(), "the order is predictable");
+    assert_eq!(account.pair(destination(1)), PairUse { capacity: 64511, live: 64511, held: 0 });
+    for &port in ports.iter().step_by(500) {
+        account.give_back(destination(1), port, Duration::ZERO, now);
+        assert_eq!(account.take(destination(1), now, &mut rng), Some(port));
+        assert_eq!(account.take(destination(1), now, &mut rng), None);
+    }
+    assert!(
+        account.take(destination(2), now, &mut rng).is_some(),
+        "another destination has ports of its own"
+    );
+    ports.sort_unstable();
+    assert!(ports.into_iter().eq(1025..=65535));
+}
+
+#[test]
+fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
+    let now = crate::clock::now();
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut account = Account::new(space(0, 1));
+    for n in 0..200 {
+        let port = account.take(destination(n), now, &mut rng).unwrap();
+        account.give_back(destination(n), port, Duration::from_secs(61), now);
+    }
+    let (early, due) = (now + Duration::from_millis(60_999), now + Duration::from_secs(61));
+    assert_eq!(account.take(destination(199), early, &mut rng), None);
+    assert_eq!(account.take(destination(199), due, &mut rng), Some(1000));
+}
+
+#[test]
+fn a_destination_with_few_flows_costs_tens_of_bytes() {
+    // 16 of them busy slots; a table of a million is at most 2^21 of these and as many bytes: 103 MB
+    assert!(size_of::<(Destination, Pair)>() <= 48);
+}

@@ -1,0 +1,105 @@
+//! The account of one source address behind its lock.
+
+use super::account::{Account, Destination};
+use super::port_space::PortSpace;
+use crate::addr::SourceAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many due ports are brought back per hold of the lock when nobody's flow waits for them.
+const PER_LOCK: usize = 1024;
+
+/// The ports of one source address between a source and a destination. free + live + held = capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairUse {
+    /// Ports that the source address has towards each destination.
+    pub capacity: u16,
+    /// Leased.
+    pub live: u16,
+    /// Not leased, and not yet to be leased again.
+    pub held: u16,
+}
+
+impl PairUse {
+    /// Ports that can be leased.
+    pub fn free(self) -> u16 {
+        self.capacity - self.live - self.held
+    }
+
+    /// Ports that cannot: live and held.
+    pub fn in_use(self) -> u16 {
+        self.live + self.held
+    }
+}
+
+/// What all destinations of a source address amount to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Totals {
+    pub(super) live: usize,
+    pub(super) held: usize,
+    pub(super) busiest: u16,
+}
+
+/// One source address: a lock of its own, held for a table lookup and a pick, never across a system call.
+#[derive(Debug)]
+pub(super) struct Book {
+    source: SourceAddr,
+    account: Mutex<Account>,
+}
+
+impl Book {
+    pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>) -> Self {
+        Self { source, account: Mutex::new(Account::new(Arc::clone(space))) }
+    }
+
+    pub(super) fn source(&self) -> SourceAddr {
+        self.source
+    }
+
+    /// A port that is free towards the destination, under the newest configuration that the account has met.
+    pub(super) fn take(&self, space: &Arc<PortSpace>, to: Destination, now: Instant) -> Option<u16> {
+        // rand's generator of the thread is ChaCha, seeded by the kernel: not to be predicted from ports seen
+        let mut rng = rand::rng();
+        let mut account = self.lock();
+        account.adopt(space);
+        account.take(to, now, &mut rng)
+    }
+
+    pub(super) fn give_back(&self, to: Destination, port: u16, rest: Duration, now: Instant) {
+        self.lock().give_back(to, port, rest, now);
+    }
+
+    pub(super) fn pair(&self, to: Destination, now: Instant) -> PairUse {
+        self.release_due(now);
+        self.lock().pair(to)
+    }
+
+    /// Ports in use towards the destination; some of them may be due.
+    pub(super) fn in_use(&self, to: Destination) -> u16 {
+        self.lock().pair(to).in_use()
+    }
+
+    pub(super) fn totals(&self, space: &Arc<PortSpace>, now: Instant) -> Totals {
+        self.release_due(now);
+        let mut account = self.lock();
+        account.adopt(space);
+        Totals { live: account.live(), held: account.held(), busiest: account.busiest() }
+    }
+
+    /// Brings back what is due and gives unused memory back. Whether nothing is left on the account.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        self.release_due(now);
+        let mut account = self.lock();
+        account.shrink();
+        account.live() == 0 && account.held() == 0
+    }
+
+    fn release_due(&self, now: Instant) {
+        while self.lock().release_due(now, PER_LOCK) {}
+    }
+
+    /// A flow that panicked must not take the address down for the others, and the account is whole between calls.
+    fn lock(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,121 @@
+//! One source address and port, for one flow.
+
+use super::account::Destination;
+use super::addresses::Family;
+use super::book::Book;
+use super::pool::Pool;
+use super::rest::Rest;
+use crate::addr::{ClientAddr, LeasedSource};
+use crate::outcome::Outcome;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How long a port is left alone that somebody else was found to hold: longer than any `TIME_WAIT`.
+const COLLIDED: Duration = Duration::from_secs(61);
+
+/// Why a pool has no port for a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LeaseError {
+    /// No address of the destination's family.
+    #[error("the pool has no address of the destination's family")]
+    NoAddress,
+    /// All ports of all addresses that the client may use are live or held towards the destination.
+    #[error("every port of the pool is in use towards the destination")]
+    Exhausted,
+}
+
+impl LeaseError {
+    /// How the flow ends.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::NoAddress => Outcome::NoSourceAddress,
+            Self::Exhausted => Outcome::PortsExhausted,
+        }
+    }
+}
+
+/// One port of one source address towards one destination, for as long as this lives.
+///
+/// Dropped, the port comes back: at once if the flow never got to [`Lease::connected`], else as [`Lease::set_rest`]
+/// said. Drop it after the socket is closed, not before.
+pub struct Lease {
+    pool: Arc<Pool>,
+    book: Arc<Book>,
+    client: ClientAddr,
+    to: Destination,
+    port: u16,
+    rest: Rest,
+    /// Whether the port has been given back already.
+    ended: bool,
+}
+
+impl Lease {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        book: Arc<Book>,
+        client: ClientAddr,
+        to: Destination,
+        port: u16,
+    ) -> Self {
+        Self { pool, book, client, to, port, rest: Rest::Free, ended: false }
+    }
+
+    /// What to bind.
+    pub fn source(&self) -> LeasedSource {
+        LeasedSource::new(SocketAddr::new(self.book.source().ip(), self.port))
+    }
+
+    /// The name of the pool.
+    pub fn pool(&self) -> &Arc<str> {
+        self.pool.name()
+    }
+
+    /// The connection stands. From now on the port rests as after an unknown end ([`Rest::Unknown`]), until
+    /// [`Lease::set_rest`] knows better: a flow that is cancelled says nothing.
+    pub fn connected(&mut self) {
+        self.rest = Rest::Unknown;
+    }
+
+    /// What becomes of the port when this is dropped; see [`Rest::after`].
+    pub fn set_rest(&mut self, rest: Rest) {
+        self.rest = rest;
+    }
+
+    /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
+    /// the port alone for 61 s, and leases another for the same flow. Callers bound how often they try.
+    pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
+        self.pool.ledger().count_collision();
+        self.rest = Rest::For(COLLIDED);
+        self.end(now);
+        self.pool.lease_towards(self.client, self.to, Family::of(self.source().ip()), now)
+    }
+
+    /// Gives the port back; what Drop does, at a given time.
+    pub fn give_back(mut self, now: Instant) {
+        self.end(now);
+    }
+
+    fn end(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.book.give_back(self.to, self.port, self.rest.duration(), now);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end(crate::clock::now());
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("pool", self.pool())
+            .field("source", &self.source())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! The account of all ports of the process.
+
+use super::book::{Book, PairUse};
+use super::port_space::PortSpace;
+use crate::addr::{DialAddr, SourceAddr};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Shards of the table of books. It is asked only for addresses derived per client, and at reload.
+const SHARDS: usize = 64;
+/// Books that one sweep looks at, at most about.
+const PER_SWEEP: usize = 16_384;
+
+/// Every source port that flows leave from. One lives as long as the process; configurations come and go above it, so
+/// that the leases of an old one still count in the next.
+#[derive(Debug)]
+pub struct Ledger {
+    shards: Box<[Shard]>,
+    /// The shard at which the next sweep goes on.
+    cursor: AtomicUsize,
+    collisions: AtomicU64,
+    generations: AtomicU64,
+}
+
+type Shard = Mutex<HashMap<SourceAddr, Arc<Book>>>;
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ledger {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            cursor: AtomicUsize::new(0),
+            collisions: AtomicU64::new(0),
+            generations: AtomicU64::new(0),
+        }
+    }
+
+    /// How often a port that the ledger thought free was taken in the kernel. 0 unless something else binds ports of
+    /// the pools, or Egret's picture of Linux is wrong.
+    pub fn collisions(&self) -> u64 {
+        self.collisions.load(Ordering::Relaxed)
+    }
+
+    /// How the ports between a source address and a destination are used; `None` if the source was never used or has
+    /// been forgotten.
+    pub fn pair(&self, source: SourceAddr, to: DialAddr, now: Instant) -> Option<PairUse> {
+        Some(self.find(source)?.pair(to.into(), now))
+    }
+
+    /// Brings back held ports that are due, and forgets addresses that no configuration names and nobody uses. To be
+    /// called about once a second. It looks at some 16,000 addresses at most and goes on from there the next time.
+    pub fn sweep(&self, now: Instant) {
+        let mut seen = 0;
+        for _ in 0..SHARDS {
+            let shard = &self.shards[self.cursor.fetch_add(1, Ordering::Relaxed) % SHARDS];
+            let books: Vec<_> = lock(shard).values().map(Arc::clone).collect();
+            seen += books.len();
+            let idle: Vec<_> =
+                books.iter().filter(|book| book.sweep(now)).map(|book| book.source()).collect();
+            drop(books);
+            forget(shard, &idle, now);
+            if seen >= PER_SWEEP {
+                break;
+            }
+        }
+    }
+
+    /// One more than every generation before.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn count_collision(&self) {
+        self.collisions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn find(&self, source: SourceAddr) -> Option<Arc<Book>> {
+        lock(self.shard(source)).get(&source).cloned()
+    }
+
+    /// The book of an address, opened with `space` if it is new.
+    pub(super) fn open(&self, source: SourceAddr, space: &Arc<PortSpace>) -> Arc<Book> {
+        let mut books = lock(self.shard(source));
+        Arc::clone(books.entry(source).or_insert_with(|| Arc::new(Book::new(source, space))))
+    }
+
+    /// Calls `each` for every book, with no lock held meanwhile.
+    pub(super) fn for_each(&self, mut each: impl FnMut(&Book)) {
+        for shard in &self.shards {
+            let books: Vec<_> = lock(shard).values().map(Arc::clone).collect();
+            for book in books {
+                each(&book);
+            }
+        }
+    }
+
+    fn shard(&self, source: SourceAddr) -> &Shard {
+        // the lowest bits: neighbours, and the derived addresses of a prefix, spread over all shards
+        let low = match source.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(ip) => ip.octets()[15],
+        };
+        &self.shards[usize::from(low) % SHARDS]
+    }
+}
+
+/// Removes those of the books that only the table knows. Whoever has got hold of one, a pool or a lease, got it under
+/// the shard's lock, which is held here: nobody can be about to use a book that is removed.
+fn forget(shard: &Shard, idle: &[SourceAddr], now: Instant) {
+    if idle.is_empty() {
+        return;
+    }
+    let mut books = lock(shard);
+    for source in idle {
+        if books.get(source).is_some_and(|book| Arc::strong_count(book) == 1 && book.sweep(now)) {
+            books.remove(source);
+        }
+    }
+    if books.len() < books.capacity() / 4 {
+        let room = books.len() * 2;
+        books.shrink_to(room);
+    }
+}
+
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<SourceAddr, Arc<Book>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,224 @@
+//! Pools: the source addresses that a tenant leaves from.
+
+use super::account::Destination;
+use super::addresses::{self, Family};
+use super::book::Book;
+use super::lease::{Lease, LeaseError};
+use super::ledger::Ledger;
+use super::port_space::PortSpace;
+use super::sources::{Candidate, Sources};
+use super::{PoolSpec, Select};
+use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The pools of one configuration, over the one ledger of the process.
+#[derive(Debug)]
+pub struct Pools {
+    /// In the order of the configuration.
+    in_order: Vec<Arc<Pool>>,
+    by_name: HashMap<Arc<str>, Arc<Pool>>,
+    ledger: Arc<Ledger>,
+}
+
+/// A named set of source addresses with a port range.
+#[derive(Debug)]
+pub struct Pool {
+    name: Arc<str>,
+    select: Select,
+    space: Arc<PortSpace>,
+    v4: Sources,
+    v6: Sources,
+    ledger: Arc<Ledger>,
+}
+
+/// How a pool's ports are used.
+#[derive(Debug, Clone)]
+pub struct PoolUsage {
+    /// Its name.
+    pub pool: Arc<str>,
+    /// Its source addresses.
+    pub sources: Vec<SourceUsage>,
+}
+
+/// How the ports of one source address are used; of a network whose addresses are derived per client, how those of
+/// all of them are.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceUsage {
+    /// A single address, or a network whose addresses are derived per client.
+    pub source: IpNet,
+    /// Ports of an address towards each destination.
+    pub capacity: u16,
+    /// Leased, towards all destinations.
+    pub live: usize,
+    /// Not leased and not yet to be leased again, towards all destinations.
+    pub held: usize,
+    /// Live and held ports towards the destination that has most of them, of the address that has most of them. At
+    /// most the capacity.
+    pub busiest: u16,
+}
+
+impl Pools {
+    /// The pools of a configuration. `reserved` are ports that none of them hands out: those of listeners on this host
+    /// (KERNEL: a wildcard listener's port cannot be bound on any address). The ledger outlives the pools; a
+    /// configuration takes effect on an address at the first lease from it.
+    pub fn new(specs: &[PoolSpec], reserved: &[u16], ledger: &Arc<Ledger>) -> Self {
+        let generation = ledger.next_generation();
+        let in_order: Vec<_> =
+            specs.iter().map(|spec| Arc::new(Pool::new(spec, reserved, generation, ledger))).collect();
+        let by_name = in_order.iter().map(|pool| (Arc::clone(&pool.name), Arc::clone(pool))).collect();
+        Self { in_order, by_name, ledger: Arc::clone(ledger) }
+    }
+
+    /// A pool by its name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.by_name.get(name)
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.in_order.iter()
+    }
+
+    /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
+    /// every account in use, one lock after the other; for the control plane.
+    pub fn usage(&self, now: Instant) -> Vec<PoolUsage> {
+        let mut usage: Vec<_> = self.in_order.iter().map(|pool| pool.usage(now)).collect();
+        let wide: Vec<_> = (usage.iter().enumerate())
+            .flat_map(|(pool, usage)| {
+                usage.sources.iter().enumerate().map(move |(row, source)| (pool, row, source.source))
+            })
+            .filter(|(_, _, net)| addresses::is_wide(net))
+            .collect();
+        if wide.is_empty() {
+            return usage;
+        }
+        self.ledger.for_each(|book| {
+            if let Some(&(n, row, _)) = wide.iter().find(|(_, _, net)| net.contains(&book.source().ip())) {
+                let totals = book.totals(&self.in_order[n].space, now);
+                let row = &mut usage[n].sources[row];
+                row.live += totals.live;
+                row.held += totals.held;
+                row.busiest = row.busiest.max(totals.busiest);
+            }
+        });
+        usage
+    }
+}
+
+impl Pool {
+    fn new(spec: &PoolSpec, reserved: &[u16], generation: u64, ledger: &Arc<Ledger>) -> Self {
+        let space = Arc::new(PortSpace::new(spec.ports, reserved, generation));
+        let family = |family| Sources::new(&spec.addresses, family, &space, ledger);
+        Self {
+            name: Arc::clone(&spec.name),
+            select: spec.select,
+            v4: family(Family::V4),
+            v6: family(Family::V6),
+            space,
+            ledger: Arc::clone(ledger),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Ports that each of its addresses has towards each destination.
+    pub fn capacity(&self) -> u16 {
+        self.space.capacity()
+    }
+
+    /// A source address and port for a flow, held until the lease is dropped.
+    pub fn lease(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        to: DialAddr,
+        now: Instant,
+    ) -> Result<Lease, LeaseError> {
+        self.lease_towards(client, to.into(), Family::of(to.ip()), now)
+    }
+
+    /// The address that a client leaves from as long as it has free ports; `None` if there is none of that family, or if
+    /// the pool does not tie clients to addresses.
+    pub fn preferred(&self, client: ClientAddr, family: Family) -> Option<SourceAddr> {
+        match self.select {
+            Select::Paired => self.sources(family).preferred(addresses::hash(client.ip())),
+            Select::LeastUsed => None,
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn lease_towards(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        to: Destination,
+        family: Family,
+        now: Instant,
+    ) -> Result<Lease, LeaseError> {
+        let sources = self.sources(family);
+        if sources.count() == 0 {
+            return Err(LeaseError::NoAddress);
+        }
+        let hash = addresses::hash(client.ip());
+        let take = |n| self.take(&sources.candidate(hash, n), to, now);
+        let taken = match self.select {
+            Select::Paired => sources.by_weight(hash).find_map(take),
+            Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
+        };
+        let (book, port) = taken.ok_or(LeaseError::Exhausted)?;
+        Ok(Lease::new(Arc::clone(self), book, client, to, port))
+    }
+
+    fn sources(&self, family: Family) -> &Sources {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn take(&self, source: &Candidate<'_>, to: Destination, now: Instant) -> Option<(Arc<Book>, u16)> {
+        let book = match *source {
+            Candidate::Listed(book) => Arc::clone(book),
+            Candidate::Derived(address) => self.ledger.open(address, &self.space),
+        };
+        let port = book.take(&self.space, to, now)?;
+        Some((book, port))
+    }
+
+    fn in_use(&self, source: &Candidate<'_>, to: Destination) -> u16 {
+        match *source {
+            Candidate::Listed(book) => book.in_use(to),
+            Candidate::Derived(address) => self.ledger.find(address).map_or(0, |book| book.in_use(to)),
+        }
+    }
+
+    /// The rows of wide networks stay empty.
+    fn usage(&self, now: Instant) -> PoolUsage {
+        let row = |source: IpNet, (live, held, busiest)| SourceUsage {
+            source,
+            capacity: self.capacity(),
+            live,
+            held,
+            busiest,
+        };
+        let families = [&self.v4, &self.v6].into_iter();
+        let sources = families.flat_map(|sources| {
+            let listed = sources.listed().map(|book| {
+                let totals = book.totals(&self.space, now);
+                row(book.source().ip().into(), (totals.live, totals.held, totals.busiest))
+            });
+            listed.chain(sources.wide().map(|&net| row(net, (0, 0, 0))))
+        });
+        PoolUsage { pool: Arc::clone(&self.name), sources: sources.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

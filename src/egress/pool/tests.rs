@@ -1,0 +1,301 @@
+use super::super::{PairUse, Rest, UpstreamEnd};
+use super::*;
+use crate::addr::PortRange;
+use crate::outcome::Outcome;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+fn spec(addresses: &[&str], ports: (u16, u16), select: Select) -> PoolSpec {
+    PoolSpec {
+        name: "acme".into(),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ports: PortRange::new(ports.0, ports.1).unwrap(),
+        select,
+    }
+}
+
+fn pools(addresses: &[&str], ports: (u16, u16), select: Select) -> Pools {
+    Pools::new(&[spec(addresses, ports, select)], &[], &Arc::new(Ledger::new()))
+}
+
+fn acme(pools: &Pools) -> &Arc<Pool> {
+    pools.pool("acme").unwrap()
+}
+
+fn client(n: u8) -> ClientAddr {
+    ClientAddr::new(([10, 0, 1, n], 40000).into())
+}
+
+fn dial(text: &str) -> DialAddr {
+    DialAddr::new(text.parse().unwrap())
+}
+
+fn ip(lease: &Lease) -> IpAddr {
+    lease.source().ip()
+}
+
+const SERVER: &str = "192.0.2.1:443";
+/// Ports per address of the pool that threads fight for.
+const PORTS: usize = 48;
+
+#[test]
+fn a_client_keeps_its_address_and_spills_when_it_is_full() {
+    let now = crate::clock::now();
+    let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
+    let pool = acme(&pools);
+    let first = pool.preferred(client(7), Family::V4).unwrap();
+    let leases: Vec<_> = (0..32).map(|_| pool.lease(client(7), dial(SERVER), now).unwrap()).collect();
+    let order: Vec<_> = leases.iter().map(ip).collect();
+    assert!(order[..8].iter().all(|&a| a == first.ip()), "{order:?}");
+    for eight in order.chunks(8) {
+        assert!(
+            eight.iter().all(|a| a == &eight[0]),
+            "the next address is taken only when one is full: {order:?}"
+        );
+    }
+    assert_eq!(leases.iter().map(Lease::source).collect::<HashSet<_>>().len(), 32);
+    let refused = pool.lease(client(8), dial(SERVER), now).unwrap_err();
+    assert_eq!((refused, refused.outcome()), (LeaseError::Exhausted, Outcome::PortsExhausted));
+    assert!(pool.lease(client(8), dial("192.0.2.1:80"), now).is_ok(), "another port is another destination");
+    drop(leases);
+    assert_eq!(ip(&pool.lease(client(7), dial(SERVER), now).unwrap()), first.ip());
+}
+
+#[test]
+fn a_family_without_addresses_is_refused() {
+    let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
+    let now = crate::clock::now();
+    let refused = acme(&pools).lease(client(1), dial("[2001:db8::1]:443"), now).unwrap_err();
+    assert_eq!((refused, refused.outcome()), (LeaseError::NoAddress, Outcome::NoSourceAddress));
+    assert_eq!(acme(&pools).preferred(client(1), Family::V6), None);
+    assert!(pools.pool("other").is_none());
+}
+
+#[test]
+fn clients_spread_evenly_and_few_move_when_an_address_is_added() {
+    let three = pools(&["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"], (1, 9), Select::Paired);
+    let four = pools(
+        &["203.0.113.0/32", "203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"],
+        (1, 9),
+        Select::Paired,
+    );
+    let (mut moved, mut per_address) = (0, HashMap::<_, u32>::new());
+    for n in 0..4000u16 {
+        let [high, low] = n.to_be_bytes();
+        let client = ClientAddr::new(([10, 9, high, low], 1).into());
+        let before = acme(&three).preferred(client, Family::V4).unwrap();
+        let after = acme(&four).preferred(client, Family::V4).unwrap();
+        *per_address.entry(after).or_default() += 1;
+        if before != after {
+            assert_eq!(after.to_string(), "203.0.113.0", "a client moved between old addresses");
+            moved += 1;
+        }
+    }
+    // 1000 expected, a standard deviation of 27
+    assert!((860..1140).contains(&moved), "{moved} of 4000 moved");
+    assert!(per_address.values().all(|n| (860..1140).contains(n)), "{per_address:?}");
+}
+
+#[test]
+fn least_used_levels_the_addresses_for_each_destination() {
+    let now = crate::clock::now();
+    let pools = pools(&["203.0.113.16/30"], (2000, 2009), Select::LeastUsed);
+    let pool = acme(&pools);
+    let mut leases = Vec::new();
+    for n in 1..=40 {
+        leases.push(pool.lease(client(1), dial(SERVER), now).unwrap());
+        let mut used = HashMap::<_, u32>::new();
+        for lease in &leases {
+            *used.entry(ip(lease)).or_default() += 1;
+        }
+        let most = used.values().max().unwrap();
+        assert_eq!(*most, u32::div_ceil(n, 4), "{used:?}");
+    }
+    assert_eq!(pool.lease(client(1), dial(SERVER), now).unwrap_err(), LeaseError::Exhausted);
+}
+
+#[test]
+fn least_used_of_many_addresses_finds_the_last_free_port() {
+    let now = crate::clock::now();
+    let pools = pools(&["203.0.113.0/24"], (2000, 2000), Select::LeastUsed);
+    let leases: Vec<_> =
+        (0..256).map(|_| acme(&pools).lease(client(1), dial(SERVER), now).unwrap()).collect();
+    assert_eq!(leases.iter().map(ip).collect::<HashSet<_>>().len(), 256);
+    assert!(acme(&pools).lease(client(1), dial(SERVER), now).is_err());
+}
+
+#[test]
+fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
+    let now = crate::clock::now();
+    let pools = pools(&["2001:db8:100::/64"], (2000, 2001), Select::Paired);
+    let server = dial("[2001:db8::1]:443");
+    let preferred = acme(&pools).preferred(client(1), Family::V6).unwrap();
+    let mut leases: Vec<_> = (0..16).map(|_| acme(&pools).lease(client(1), server, now).unwrap()).collect();
+    assert_eq!(ip(&leases[0]), preferred.ip());
+    assert_eq!(leases.iter().map(ip).collect::<HashSet<_>>().len(), 8);
+    assert_eq!(acme(&pools).lease(client(1), server, now).unwrap_err(), LeaseError::Exhausted);
+    leases.push(acme(&pools).lease(client(2), server, now).unwrap());
+    let usage = pools.usage(now);
+    let row = &usage[0].sources[0];
+    assert_eq!((row.source.to_string().as_str(), row.live, row.busiest), ("2001:db8:100::/64", 17, 2));
+    pools.ledger.sweep(now);
+    assert!(pools.ledger.pair(preferred, server, now).is_some(), "forgotten while in use");
+    drop(leases);
+    pools.ledger.sweep(now);
+    assert!(pools.ledger.pair(preferred, server, now).is_none(), "not forgotten");
+}
+
+#[test]
+fn a_port_comes_back_as_the_flow_ended() {
+    let now = crate::clock::now();
+    let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
+    let pool = acme(&pools);
+    let milliseconds = Duration::from_millis;
+    let ends: [(&str, Option<Rest>, u64); 4] = [
+        ("cancelled", None, 121_000),
+        ("TIME_WAIT", Some(Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10))), 61_000),
+        ("LAST_ACK", Some(Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(10))), 20),
+        ("RST", Some(Rest::after(UpstreamEnd::Reset, false, milliseconds(10))), 0),
+    ];
+    let mut now = now;
+    for (name, rest, held) in ends {
+        let mut lease = pool.lease(client(1), dial(SERVER), now).unwrap();
+        lease.connected();
+        if let Some(rest) = rest {
+            lease.set_rest(rest);
+        }
+        lease.give_back(now);
+        if held > 0 {
+            assert_eq!(pools.usage(now)[0].sources[0].held, 1, "{name}");
+            let early = now + milliseconds(held - 1);
+            assert!(pool.lease(client(1), dial(SERVER), early).is_err(), "{name}: too early");
+        }
+        now += milliseconds(held);
+        let next = pool.lease(client(1), dial(SERVER), now);
+        next.unwrap_or_else(|_| panic!("{name}: too late")).give_back(now); // never connected: free at once
+    }
+}
+
+#[test]
+fn a_collision_is_counted_and_another_port_is_leased() {
+    let now = crate::clock::now();
+    let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
+    let lease = acme(&pools).lease(client(1), dial(SERVER), now).unwrap();
+    let source = lease.source();
+    let other = lease.collided(now).unwrap();
+    assert_ne!(other.source(), source);
+    assert_eq!(other.collided(now).unwrap_err(), LeaseError::Exhausted);
+    assert_eq!(pools.ledger.collisions(), 2);
+    let address = SourceAddr::new(source.ip());
+    assert_eq!(
+        pools.ledger.pair(address, dial(SERVER), now),
+        Some(PairUse { capacity: 2, live: 0, held: 2 })
+    );
+    assert!(acme(&pools).lease(client(1), dial(SERVER), now + Duration::from_secs(61)).is_ok());
+}
+
+#[test]
+fn leases_of_the_old_configuration_count_in_the_new_one() {
+    let now = crate::clock::now();
+    let ledger = Arc::new(Ledger::new());
+    let old = Pools::new(&[spec(&["203.0.113.1/32"], (2000, 2015), Select::Paired)], &[], &ledger);
+    let leases: Vec<_> = (0..16).map(|_| acme(&old).lease(client(1), dial(SERVER), now).unwrap()).collect();
+    let new = Pools::new(&[spec(&["203.0.113.0/30"], (2000, 2007), Select::Paired)], &[2003], &ledger);
+    let address = SourceAddr::new(ip(&leases[0]));
+    let mut others = Vec::new();
+    while let Ok(lease) = acme(&new).lease(client(1), dial(SERVER), now) {
+        assert_ne!(ip(&lease), address.ip(), "its seven ports are all in use by old flows");
+        assert!((2000..2008).contains(&lease.source().port()) && lease.source().port() != 2003);
+        others.push(lease);
+    }
+    assert_eq!(others.len(), 21);
+    assert_eq!(ledger.pair(address, dial(SERVER), now), Some(PairUse { capacity: 7, live: 7, held: 0 }));
+    drop(leases);
+    assert_eq!(ledger.pair(address, dial(SERVER), now), Some(PairUse { capacity: 7, live: 0, held: 0 }));
+    drop((old, new, others));
+    ledger.sweep(now);
+    assert_eq!(ledger.pair(address, dial(SERVER), now), None, "no configuration names it any more");
+}
+
+#[test]
+fn a_panic_gives_the_port_back_and_harms_nobody() {
+    let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
+    let pool = Arc::clone(acme(&pools));
+    let flow = std::thread::spawn(move || {
+        let _lease = pool.lease(client(1), dial(SERVER), crate::clock::now()).unwrap();
+        panic!("a flow's own");
+    });
+    assert!(flow.join().is_err());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), crate::clock::now()).is_ok());
+}
+
+/// Threads lease and return at random; each port claimed is marked in a table of atomics, where a second claim shows.
+#[test]
+fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
+    for select in [Select::Paired, Select::LeastUsed] {
+        let pools = pools(&["203.0.113.0/31", "203.0.113.2/32"], (2000, 2047), select);
+        let claimed: Vec<AtomicBool> = (0..4 * PORTS * 2).map(|_| AtomicBool::new(false)).collect();
+        let refused = AtomicU64::new(0);
+        let sweeping = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4u8)
+                .map(|thread| {
+                    let (pool, claimed, refused) = (acme(&pools), &claimed, &refused);
+                    scope.spawn(move || churn(pool, claimed, refused, thread))
+                })
+                .collect();
+            scope.spawn(|| {
+                while sweeping.load(Ordering::Relaxed) {
+                    pools.ledger.sweep(crate::clock::now());
+                    for source in &pools.usage(crate::clock::now())[0].sources {
+                        assert!(source.busiest <= source.capacity);
+                    }
+                }
+            });
+            let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+            sweeping.store(false, Ordering::Relaxed);
+            assert_eq!(panicked, 0);
+        });
+        assert!(refused.load(Ordering::Relaxed) > 0, "the pool was never full: the test shows little");
+        let later = crate::clock::now() + Duration::from_hours(1);
+        for source in &pools.usage(later)[0].sources {
+            assert_eq!((source.live, source.held, source.busiest), (0, 0, 0));
+        }
+        assert_eq!(pools.ledger.collisions(), 0);
+    }
+}
+
+fn churn(pool: &Arc<Pool>, claimed: &[AtomicBool], refused: &AtomicU64, thread: u8) {
+    let mut random = u64::from(thread) + 1;
+    let mut hands: Vec<(Lease, usize)> = Vec::new();
+    for _ in 0..20_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let chance = random >> 33;
+        if chance % 5 < 3 {
+            let server = usize::from(chance % 2 == 0);
+            let to = DialAddr::new(([192, 0, 2, if server == 0 { 1 } else { 2 }], 443).into());
+            let Ok(mut lease) = pool.lease(client(thread), to, crate::clock::now()) else {
+                refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let IpAddr::V4(ip) = lease.source().ip() else { panic!("IPv4 only") };
+            let address = usize::from(ip.octets()[3]);
+            let place = (server * 4 + address) * PORTS + usize::from(lease.source().port() - 2000);
+            assert!(!claimed[place].swap(true, Ordering::SeqCst), "{} twice", lease.source());
+            if chance % 7 == 0 {
+                lease.set_rest(Rest::For(Duration::from_micros(chance % 300)));
+            }
+            hands.push((lease, place));
+        } else if !hands.is_empty() {
+            let (lease, place) = hands.swap_remove(usize::try_from(chance).unwrap() % hands.len());
+            claimed[place].store(false, Ordering::SeqCst);
+            drop(lease);
+        }
+    }
+    for (lease, place) in hands {
+        claimed[place].store(false, Ordering::SeqCst);
+        drop(lease);
+    }
+}

@@ -1,0 +1,81 @@
+//! Which ports an address hands out, numbered without gaps.
+
+use crate::addr::PortRange;
+
+/// The ports of a range without the reserved ones; the n-th is slot n. What a [`super::port_set::PortSet`] is a set of.
+#[derive(Debug)]
+pub(super) struct PortSpace {
+    range: PortRange,
+    /// Those within the range, ascending, no duplicates.
+    reserved: Box<[u16]>,
+    /// For each reserved port, the first slot that lies behind it. Ascending, perhaps with duplicates.
+    behind: Box<[u16]>,
+    capacity: u16,
+    /// Counts configurations; the account of an address follows the newest it has met.
+    pub(super) generation: u64,
+}
+
+impl PortSpace {
+    pub(super) fn new(range: PortRange, reserved: &[u16], generation: u64) -> Self {
+        let mut reserved: Vec<u16> = reserved.iter().copied().filter(|&p| range.contains(p)).collect();
+        reserved.sort_unstable();
+        reserved.dedup();
+        let behind = (0u16..).zip(&reserved).map(|(n, &port)| port - range.first() - n).collect();
+        // a range holds at most 65,535 ports, for it never holds port 0
+        let capacity = u16::try_from(range.count()).unwrap_or(u16::MAX)
+            - u16::try_from(reserved.len()).unwrap_or(u16::MAX);
+        Self { range, reserved: reserved.into(), behind, capacity, generation }
+    }
+
+    /// How many ports there are.
+    pub(super) fn capacity(&self) -> u16 {
+        self.capacity
+    }
+
+    /// The port of a slot below the capacity.
+    pub(super) fn port(&self, slot: u16) -> u16 {
+        let passed = self.behind.partition_point(|&behind| behind <= slot);
+        self.range.first() + slot + u16::try_from(passed).unwrap_or(u16::MAX)
+    }
+
+    /// The slot of a port; `None` if it is outside the range or reserved.
+    pub(super) fn slot(&self, port: u16) -> Option<u16> {
+        if !self.range.contains(port) {
+            return None;
+        }
+        let passed = self.reserved.binary_search(&port).err()?;
+        Some(port - self.range.first() - u16::try_from(passed).ok()?)
+    }
+
+    /// Whether it holds the very same ports, whatever the generation.
+    pub(super) fn same_ports(&self, other: &Self) -> bool {
+        self.range == other.range && self.reserved == other.reserved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_number_the_ports_that_are_not_reserved() {
+        for (first, last, reserved) in [
+            (1, 65535, vec![]),
+            (1024, 65535, vec![15001, 9915, 15001, 80]),
+            (10, 20, vec![10, 11, 15, 20]),
+            (10, 12, vec![10, 11, 12]),
+            (7, 7, vec![]),
+            (65535, 65535, vec![65535]),
+        ] {
+            let range = PortRange::new(first, last).unwrap();
+            let space = PortSpace::new(range, &reserved, 0);
+            let expected: Vec<u16> = (first..=last).filter(|p| !reserved.contains(p)).collect();
+            let ports: Vec<u16> = (0..space.capacity()).map(|slot| space.port(slot)).collect();
+            assert_eq!(ports, expected);
+            for port in 0..=u16::MAX {
+                let slot = expected.binary_search(&port).ok().map(|n| u16::try_from(n).unwrap());
+                assert_eq!(space.slot(port), slot, "port {port} of {range}");
+            }
+        }
+    }
+}

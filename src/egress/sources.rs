@@ -1,0 +1,126 @@
+//! In which order a client tries the source addresses of a pool.
+
+use super::addresses::{self, Family};
+use super::book::Book;
+use super::ledger::Ledger;
+use super::port_space::PortSpace;
+use crate::addr::SourceAddr;
+use ipnet::IpNet;
+use rand::RngExt;
+use std::collections::BinaryHeap;
+use std::iter;
+use std::sync::Arc;
+
+/// Addresses that a client may use of each network that is too wide to list.
+const PER_CLIENT: u8 = 8;
+/// How many addresses `least-used` compares for one flow; of a pool with more, this many drawn at random.
+const COMPARED: usize = 32;
+
+/// The addresses of one family, numbered: those listed, then for each wide network the client's own few.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// With the hash of the address.
+    listed: Vec<(u64, Arc<Book>)>,
+    wide: Vec<IpNet>,
+}
+
+/// An address that a client may leave from.
+#[derive(Debug)]
+pub(super) enum Candidate<'a> {
+    /// One that the pool lists.
+    Listed(&'a Arc<Book>),
+    /// One derived for the client, whether it has an account or not.
+    Derived(SourceAddr),
+}
+
+impl Sources {
+    pub(super) fn new(nets: &[IpNet], family: Family, space: &Arc<PortSpace>, ledger: &Ledger) -> Self {
+        let nets = nets.iter().filter(|net| Family::of(net.addr()) == family);
+        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_wide);
+        let mut listed: Vec<_> = small.iter().flat_map(addresses::every_address).collect();
+        listed.sort_unstable();
+        listed.dedup();
+        let listed = listed.into_iter().map(|a| (addresses::hash(a.ip()), ledger.open(a, space))).collect();
+        Self { listed, wide }
+    }
+
+    /// How many addresses a client may use.
+    pub(super) fn count(&self) -> usize {
+        self.listed.len() + self.wide.len() * usize::from(PER_CLIENT)
+    }
+
+    /// The accounts of the listed addresses.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<Book>> {
+        self.listed.iter().map(|(_, book)| book)
+    }
+
+    /// The networks whose addresses are derived.
+    pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
+        self.wide.iter()
+    }
+
+    /// The `n`-th of [`Sources::count`] addresses, for a client of that hash.
+    pub(super) fn candidate(&self, client: u64, n: usize) -> Candidate<'_> {
+        match self.listed.get(n) {
+            Some((_, book)) => Candidate::Listed(book),
+            None => Candidate::Derived(self.derived(client, n)),
+        }
+    }
+
+    /// The address that a client is drawn to most.
+    pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
+        self.by_weight(client).next().map(|n| match self.candidate(client, n) {
+            Candidate::Listed(book) => book.source(),
+            Candidate::Derived(address) => address,
+        })
+    }
+
+    /// All addresses, those first that the client is drawn to most. The first costs a look at each; only who goes on
+    /// to the second pays for an order.
+    pub(super) fn by_weight(&self, client: u64) -> impl Iterator<Item = usize> {
+        let weighed = move |n| (self.weight(client, n), n);
+        let first = (0..self.count()).map(weighed).max().map(|(_, n)| n);
+        let others =
+            move || (0..self.count()).filter(|&n| Some(n) != first).map(weighed).collect::<BinaryHeap<_>>();
+        let spill = iter::once_with(others).flat_map(|mut heap| iter::from_fn(move || heap.pop()));
+        first.into_iter().chain(spill.map(|(_, n)| n))
+    }
+
+    /// All addresses, those first with the fewest ports in use, ties at random; of more than [`COMPARED`], the best of
+    /// so many drawn at random first and then all from a random one on.
+    pub(super) fn by_use(
+        &self,
+        client: u64,
+        in_use: impl Fn(&Candidate<'_>) -> u16,
+    ) -> impl Iterator<Item = usize> {
+        let count = self.count();
+        let mut rng = rand::rng();
+        let mut compared: Vec<(u16, u32, usize)> = (0..count.min(COMPARED))
+            .map(|n| if count > COMPARED { rng.random_range(0..count) } else { n })
+            .map(|n| (in_use(&self.candidate(client, n)), 0, n))
+            .collect();
+        for (_, tie, _) in &mut compared {
+            *tie = rng.random();
+        }
+        compared.sort_unstable();
+        let all = if count > COMPARED { count } else { 0 };
+        let from = if all > 0 { rng.random_range(0..all) } else { 0 };
+        compared.into_iter().map(|(_, _, n)| n).chain((from..all).chain(0..from))
+    }
+
+    fn weight(&self, client: u64, n: usize) -> u64 {
+        let address = match self.listed.get(n) {
+            Some((hash, _)) => *hash,
+            None => addresses::hash(self.derived(client, n).ip()),
+        };
+        addresses::weight(client, address)
+    }
+
+    /// `n` is not listed, and below the count.
+    fn derived(&self, client: u64, n: usize) -> SourceAddr {
+        let n = n - self.listed.len();
+        let per_client = usize::from(PER_CLIENT);
+        let nth = u8::try_from(n % per_client).unwrap_or(0);
+        addresses::derived_address(client, &self.wide[n / per_client], nth)
+    }
+}

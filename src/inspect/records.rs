@@ -1,0 +1,133 @@
+//! One handshake message out of TLS records (RFC 8446 §5.1), straight from the bytes where it lies in one.
+
+use std::ops::Range;
+
+/// The content type of handshake records.
+pub(super) const HANDSHAKE: u8 = 22;
+/// The first byte of every record version from SSL 3.0 to TLS 1.3.
+pub(super) const MAJOR_VERSION: u8 = 3;
+
+/// Content type, version, length.
+const RECORD_HEADER: usize = 5;
+/// The most that a plaintext record may hold.
+const MAX_PAYLOAD: usize = 1 << 14;
+/// Message type, length.
+const MESSAGE_HEADER: usize = 4;
+const CLIENT_HELLO: u8 = 1;
+
+/// Why there is no message, or not yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Nothing new can be learned before this many bytes in all are there; at most the bound.
+    NeedMore(usize),
+    /// The records or the message are not what RFC 8446 allows.
+    Malformed(&'static str),
+    /// The message cannot be whole within the bound.
+    TooLarge,
+}
+
+/// The body of the ClientHello that `bytes` start with, of at most `max` bytes together with all headers.
+///
+/// Every check happens at a fixed place in the bytes, in order, so that a verdict reached once is reached again
+/// whatever follows.
+pub(super) fn client_hello<'a>(
+    bytes: &'a [u8],
+    max: usize,
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], Stop> {
+    let input = Input { bytes, max };
+    let (length, mut record, mut at) = input.message_header()?;
+    let (mut left, mut records) = (length, 1);
+    if at != RECORD_HEADER + MESSAGE_HEADER {
+        records += 1; // the header alone was spread out
+    }
+    while record.end - at < left {
+        left -= record.end - at;
+        if record.end + RECORD_HEADER + left > max {
+            return Err(Stop::TooLarge);
+        }
+        record = input.record(record.end)?;
+        at = record.start;
+        records += 1;
+    }
+    if record.end - at > left {
+        // Nothing may follow a ClientHello before the server has answered, save early data in records of their own.
+        return Err(Stop::Malformed("handshake data after the ClientHello"));
+    }
+    input.demand(record.end)?;
+    if records == 1 {
+        return Ok(&bytes[at..record.end]);
+    }
+    input.gather(record.end, MESSAGE_HEADER + length, scratch)?;
+    Ok(&scratch[MESSAGE_HEADER..])
+}
+
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    bytes: &'a [u8],
+    max: usize,
+}
+
+impl Input<'_> {
+    /// The length of the message's body, the record that its header ends in, and where.
+    fn message_header(self) -> Result<(usize, Range<usize>, usize), Stop> {
+        let mut header = [0; MESSAGE_HEADER];
+        let mut filled = 0;
+        let mut record = self.record(0)?;
+        loop {
+            let part = record.len().min(MESSAGE_HEADER - filled);
+            let end = record.start + part;
+            self.demand(end)?;
+            header[filled..filled + part].copy_from_slice(&self.bytes[record.start..end]);
+            filled += part;
+            if header[0] != CLIENT_HELLO {
+                return Err(Stop::Malformed("the first message is not a ClientHello"));
+            }
+            if filled == MESSAGE_HEADER {
+                let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+                return if end + length > self.max { Err(Stop::TooLarge) } else { Ok((length, record, end)) };
+            }
+            record = self.record(record.end)?;
+        }
+    }
+
+    /// Where the payload of the record at `at` lies. It need not be there yet.
+    fn record(self, at: usize) -> Result<Range<usize>, Stop> {
+        let start = at + RECORD_HEADER;
+        self.demand(start)?;
+        let header = &self.bytes[at..start];
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        if header[0] != HANDSHAKE {
+            return Err(Stop::Malformed("another record in the middle of the ClientHello"));
+        }
+        if header[1] != MAJOR_VERSION {
+            return Err(Stop::Malformed("a record of another major version"));
+        }
+        match length {
+            0 => Err(Stop::Malformed("a handshake record without content")),
+            1..=MAX_PAYLOAD => Ok(start..start + length),
+            _ => Err(Stop::Malformed("a record longer than 2^14 bytes")),
+        }
+    }
+
+    /// Stops unless the first `end` bytes are there.
+    fn demand(self, end: usize) -> Result<(), Stop> {
+        if end > self.max {
+            return Err(Stop::TooLarge);
+        }
+        if end > self.bytes.len() { Err(Stop::NeedMore(end)) } else { Ok(()) }
+    }
+
+    /// Copies what the records up to `end` hold, `length` bytes in all.
+    fn gather(self, end: usize, length: usize, scratch: &mut Vec<u8>) -> Result<(), Stop> {
+        scratch.clear();
+        scratch.reserve_exact(length);
+        let mut at = 0;
+        while at < end {
+            let payload = self.record(at)?;
+            at = payload.end;
+            scratch.extend_from_slice(&self.bytes[payload]);
+        }
+        Ok(())
+    }
+}

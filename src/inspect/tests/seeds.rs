@@ -1,0 +1,62 @@
+//! The small files that fuzzing and benchmarks start from are what the builder here makes, byte for byte.
+
+use super::hello::Hello;
+use super::*;
+use std::path::Path;
+
+#[test]
+fn seed_files_are_as_built() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let update = std::env::var_os("UPDATE_SEEDS").is_some();
+    for (name, bytes) in seeds() {
+        let path = root.join(name);
+        if update {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let on_disk = std::fs::read(&path).unwrap_or_default();
+        assert!(on_disk == bytes, "{name} is stale: run this test once with UPDATE_SEEDS=1");
+        if name.starts_with("client_hello/") || name.starts_with("http_head/") {
+            assert!(!matches!(verdict(&bytes), Verdict::NeedMore { .. }), "{name}");
+        }
+    }
+}
+
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let hello = Hello::to("api.example.com").offering(&[b"h2", b"http/1.1"]);
+    let mut seeds = vec![
+        ("client_hello/plain", hello.record()),
+        ("client_hello/517", hello.clone().padded_to(517).record()),
+        ("client_hello/1900", hello.clone().with(51, &[7; 1216]).padded_to(1900).record()),
+        ("client_hello/records_of_1", hello.records(1)),
+        ("client_hello/records_of_50", hello.records(50)),
+        ("client_hello/nameless", Hello::nameless().record()),
+        ("client_hello/ech_grease", hello.clone().with(0xfe0d, &[0; 32]).with(0x2a2a, &[]).record()),
+        ("client_hello/two_names", hello.clone().named(b"b.example").record()),
+        ("client_hello/early_data", [hello.record(), b"\x17\x03\x03\x00\x02zz".to_vec()].concat()),
+    ];
+    for (name, head) in [
+        (
+            "http_head/get",
+            "GET / HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n",
+        ),
+        ("http_head/absolute", "GET http://a.example:80/ HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+        ("http_head/post_1_0", "POST /x HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi"),
+        ("http_head/ipv6", "GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n"),
+        ("http_head/two_hosts", "GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n\r\n"),
+        ("http_head/folded", "GET / HTTP/1.1\r\nHost:\r\n a.example\r\n\r\n"),
+        ("http_head/connect", "CONNECT a.example:443 HTTP/1.1\r\n\r\n"),
+        ("http_head/h2c", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("http_head/ssh", "SSH-2.0-OpenSSH_9.6\r\n"),
+        ("hostname/plain", "api.example.com"),
+        ("hostname/loud_dot", "API.Example.COM."),
+        ("hostname/service", "_dmarc.xn--bcher-kva.example"),
+        ("hostname/ipv4", "0x7f.0.0.01"),
+        ("hostname/ipv6", "[::1]"),
+        ("hostname/nul", "a.example\0.b.example"),
+        ("hostname/wildcard", "*.example.com"),
+    ] {
+        seeds.push((name, head.as_bytes().to_vec()));
+    }
+    seeds
+}

@@ -1,0 +1,176 @@
+//! Rule by rule, why a flow may leave or not.
+//!
+//! Reads the rules as they are written, one after the other, and shares no index with [`Tenant`](super::Tenant): so it
+//! is also what the compiled decision is tested against.
+
+use super::networks::canonical;
+use super::tenant::named_reach;
+use super::{Effect, PrivateDestinations, RuleSpec, TenantSpec};
+use crate::addr::OriginalDestination;
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What every rule of a tenant says of one flow, and what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether the client is listened to before the decision.
+    pub inspected: bool,
+    /// Every rule in the order of the file.
+    pub rules: Vec<RuleFinding>,
+    /// Why it may not leave; `None` if it may.
+    pub denied: Option<Outcome>,
+    /// The rule that decides, if one does.
+    pub rule: Option<Arc<str>>,
+}
+
+/// What one rule says of the flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFinding {
+    /// The rule's label.
+    pub rule: Arc<str>,
+    /// Allow or deny.
+    pub effect: Effect,
+    /// What it comes to.
+    pub finding: Finding,
+}
+
+/// Why a rule covers a flow or not. Hosts are looked at before networks, networks before ports; the first that does not
+/// fit is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// It covers the flow and decides.
+    Decides,
+    /// It covers the flow, and another rule decides.
+    Covers,
+    /// It goes by name, and the flow is let out before a name is read.
+    NotReached,
+    /// It goes by name, and the client sent none.
+    NoHostname,
+    /// It goes by name, and what the client sent is no hostname.
+    InvalidHostname,
+    /// It denies by name, and what the client sent is no hostname: nobody can say that it does not mean this flow.
+    CannotBeJudged,
+    /// None of its hosts is the name asked for.
+    OtherHostname,
+    /// None of its networks holds the address.
+    OtherAddress,
+    /// None of its ports is the one dialled.
+    OtherPort,
+    /// It goes by name alone, and the address is not public.
+    PrivateDestination,
+}
+
+impl Finding {
+    /// A clause for people that follows the rule's label.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Decides => "covers the flow and decides",
+            Self::Covers => "covers the flow, but another rule decides",
+            Self::NotReached => "not reached: the flow leaves before a name is read",
+            Self::NoHostname => "goes by name, and there is none",
+            Self::InvalidHostname => "goes by name, and this is no hostname",
+            Self::CannotBeJudged => "denies by name, and this is no hostname: it might be meant",
+            Self::OtherHostname => "no: another hostname",
+            Self::OtherAddress => "no: another address",
+            Self::OtherPort => "no: another port",
+            Self::PrivateDestination => "allows the name, but not an address that is not public",
+        }
+    }
+}
+
+/// Says for every rule of the tenant what it makes of the flow.
+pub fn explain(
+    tenant: &TenantSpec,
+    private: PrivateDestinations,
+    asked: &AskedName,
+    to: OriginalDestination,
+) -> Explanation {
+    let rules = &tenant.rules;
+    let mut found: Vec<Finding> = rules.iter().map(|rule| examine(rule, private, asked, to)).collect();
+    let first = |wanted: Finding, is: &dyn Fn(&RuleSpec) -> bool| {
+        rules.iter().zip(&found).position(|(rule, &finding)| finding == wanted && is(rule))
+    };
+    let says_no = |rule: &RuleSpec| rule.effect == Effect::Deny;
+    let says_yes = |rule: &RuleSpec| rule.effect == Effect::Allow;
+    let unseen = first(Finding::Covers, &|rule| says_yes(rule) && rule.uninspected)
+        .filter(|_| first(Finding::Covers, &|rule| says_no(rule) && rule.hosts.is_empty()).is_none());
+    let (denied, decides) = if unseen.is_some() {
+        (None, unseen)
+    } else if let Some(rule) = first(Finding::Covers, &says_no) {
+        (Some(Outcome::DeniedByRule), Some(rule))
+    } else if first(Finding::CannotBeJudged, &says_no).is_some() {
+        (Some(Outcome::InvalidHostname), None)
+    } else if let Some(rule) = first(Finding::Covers, &says_yes) {
+        (None, Some(rule))
+    } else if let Some(rule) = first(Finding::PrivateDestination, &says_yes) {
+        (Some(Outcome::DestinationPrivate), Some(rule))
+    } else if matches!(asked, AskedName::Invalid(_)) {
+        (Some(Outcome::InvalidHostname), None)
+    } else if first(Finding::NoHostname, &|rule| says_yes(rule) && out_of_place(rule, to).is_none()).is_some()
+    {
+        (Some(Outcome::NoHostname), None)
+    } else {
+        (Some(Outcome::NotAllowed), None)
+    };
+    for (at, (rule, finding)) in rules.iter().zip(&mut found).enumerate() {
+        if decides == Some(at) && *finding == Finding::Covers {
+            *finding = Finding::Decides;
+        } else if unseen.is_some() && !rule.hosts.is_empty() {
+            *finding = Finding::NotReached;
+        }
+    }
+    let findings = rules.iter().zip(found);
+    Explanation {
+        inspected: unseen.is_none(),
+        rules: findings
+            .map(|(rule, finding)| RuleFinding { rule: rule.label.clone(), effect: rule.effect, finding })
+            .collect(),
+        denied,
+        rule: decides.map(|at| rules[at].label.clone()),
+    }
+}
+
+/// What a rule says, as if it were alone: `Covers`, or why it does not.
+fn examine(
+    rule: &RuleSpec,
+    private: PrivateDestinations,
+    asked: &AskedName,
+    to: OriginalDestination,
+) -> Finding {
+    let elsewhere = out_of_place(rule, to);
+    if !rule.hosts.is_empty() {
+        match asked {
+            AskedName::Absent => return Finding::NoHostname,
+            AskedName::Invalid(_) if rule.effect == Effect::Deny && elsewhere.is_none() => {
+                return Finding::CannotBeJudged;
+            }
+            AskedName::Invalid(_) => return Finding::InvalidHostname,
+            AskedName::Valid(name) if !rule.hosts.iter().any(|pattern| pattern.matches(name)) => {
+                return Finding::OtherHostname;
+            }
+            AskedName::Valid(_) => {}
+        }
+    }
+    if let Some(elsewhere) = elsewhere {
+        return elsewhere;
+    }
+    let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty();
+    if rule.effect == Effect::Allow && name_alone && !named_reach(to.ip(), private) {
+        return Finding::PrivateDestination;
+    }
+    Finding::Covers
+}
+
+/// Why a rule does not apply to the address and port; `None` if it does.
+fn out_of_place(rule: &RuleSpec, to: OriginalDestination) -> Option<Finding> {
+    if !rule.cidrs.is_empty() && !rule.cidrs.iter().any(|&network| canonical(network).contains(&to.ip())) {
+        return Some(Finding::OtherAddress);
+    }
+    if !rule.ports.is_empty() && !rule.ports.iter().any(|range| range.contains(to.port())) {
+        return Some(Finding::OtherPort);
+    }
+    None
+}

@@ -1,0 +1,143 @@
+//! Which rules name a hostname, at a million names.
+
+use crate::hostname::{HostPattern, Hostname};
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
+use std::hash::BuildHasher;
+
+/// Lists of rules, each in ascending order, that share one allocation.
+#[derive(Debug, Default)]
+pub(super) struct Chains(Vec<Link>);
+
+/// The head of a list in [`Chains`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chain(u32);
+
+#[derive(Debug)]
+struct Link {
+    rule: u32,
+    next: Chain,
+}
+
+/// Something has outgrown 32 bits.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+impl Chain {
+    /// No rule.
+    pub(super) const EMPTY: Self = Self(u32::MAX);
+}
+
+impl Chains {
+    /// Puts a rule in front. Rules come in descending order; one that is in front already is not put there twice.
+    pub(super) fn prepend(&mut self, chain: &mut Chain, rule: u32) -> Result<(), TooLarge> {
+        if self.iter(*chain).next() == Some(rule) {
+            return Ok(());
+        }
+        let head = u32::try_from(self.0.len()).map_err(|_| TooLarge)?;
+        if head == Chain::EMPTY.0 {
+            return Err(TooLarge);
+        }
+        self.0.push(Link { rule, next: *chain });
+        *chain = Chain(head);
+        Ok(())
+    }
+
+    /// The rules of a list, in ascending order.
+    pub(super) fn iter(&self, mut chain: Chain) -> impl Iterator<Item = u32> {
+        std::iter::from_fn(move || {
+            let link = self.0.get(chain.0 as usize)?;
+            chain = link.next;
+            Some(link.rule)
+        })
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+}
+
+/// Names to the rules that name them or their subdomains. A name costs its own bytes once, 16 bytes and a slot of the
+/// table, and 8 bytes for each rule: no allocation of its own.
+#[derive(Debug, Default)]
+pub(super) struct NameIndex {
+    /// Every name, one after the other.
+    text: String,
+    table: HashTable<Named>,
+    hasher: DefaultHashBuilder,
+}
+
+/// `start + len <= text.len()`; a canonical name has at most 253 characters.
+#[derive(Debug)]
+struct Named {
+    start: u32,
+    len: u8,
+    exact: Chain,
+    subdomains: Chain,
+}
+
+impl Named {
+    fn of<'t>(&self, text: &'t str) -> &'t str {
+        &text[self.start as usize..][..usize::from(self.len)]
+    }
+}
+
+impl NameIndex {
+    /// With room for so many patterns.
+    pub(super) fn with_capacity(patterns: usize) -> Self {
+        Self { table: HashTable::with_capacity(patterns), ..Self::default() }
+    }
+
+    /// Notes that a rule has the pattern. Rules come in descending order.
+    pub(super) fn insert(
+        &mut self,
+        pattern: &HostPattern,
+        rule: u32,
+        chains: &mut Chains,
+    ) -> Result<(), TooLarge> {
+        let (name, exact) = match pattern {
+            HostPattern::Exact(name) => (name.as_str(), true),
+            HostPattern::Subdomains(apex) => (apex.as_str(), false),
+        };
+        let Self { text, table, hasher } = self;
+        let same = |named: &Named| named.of(text) == name;
+        let rehash = |named: &Named| hasher.hash_one(named.of(text));
+        let mut entry = match table.entry(hasher.hash_one(name), same, rehash) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                let start = u32::try_from(text.len()).map_err(|_| TooLarge)?;
+                let len = u8::try_from(name.len()).map_err(|_| TooLarge)?;
+                text.push_str(name);
+                entry.insert(Named { start, len, exact: Chain::EMPTY, subdomains: Chain::EMPTY })
+            }
+        };
+        let named = entry.get_mut();
+        chains.prepend(if exact { &mut named.exact } else { &mut named.subdomains }, rule)
+    }
+
+    /// The lists of the rules that have a pattern for the name: for itself, and for each of its parents.
+    pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(Chain)) {
+        if self.table.is_empty() {
+            return;
+        }
+        if let Some(named) = self.find(name.as_str()) {
+            each(named.exact);
+        }
+        for parent in name.parents() {
+            if let Some(named) = self.find(parent) {
+                each(named.subdomains);
+            }
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Named> {
+        self.table.find(self.hasher.hash_one(name), |named| named.of(&self.text) == name)
+    }
+
+    /// Gives back what was reserved and is not used.
+    pub(super) fn shrink(&mut self) {
+        let Self { text, table, hasher } = self;
+        text.shrink_to_fit();
+        table.shrink_to_fit(|named| hasher.hash_one(named.of(text)));
+    }
+}

@@ -1,0 +1,183 @@
+//! How far an address reaches, so that a name cannot be made to point into the operator's own network (DNS rebinding).
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Whether a name alone may lead to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    /// The internet. Documentation ranges count: nothing of anybody's is there.
+    Public,
+    /// A network of somebody's own: only if the operator says so.
+    Private,
+    /// The host itself, the link, a cloud's metadata service, more than one receiver, or nowhere: never.
+    Never,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(a: u16, b: u16, c: u16, d: u16, last: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, last), prefix)
+}
+
+/// The first that holds the address decides; none: public. From the IANA special-purpose registry (RFC 6890).
+const V4: &[(Ipv4Net, Scope)] = &[
+    (v4(0, 0, 0, 0, 8), Scope::Never), // "this host"; Linux takes 0.0.0.0 for loopback
+    (v4(127, 0, 0, 0, 8), Scope::Never), // loopback
+    (v4(169, 254, 0, 0, 16), Scope::Never), // link-local, with the metadata of most clouds
+    (v4(168, 63, 129, 16, 32), Scope::Never), // Azure's host agent
+    (v4(100, 100, 100, 200, 32), Scope::Never), // Alibaba Cloud's metadata
+    (v4(192, 0, 0, 192, 32), Scope::Never), // Oracle Cloud's older metadata
+    (v4(224, 0, 0, 0, 4), Scope::Never), // multicast
+    (v4(255, 255, 255, 255, 32), Scope::Never), // broadcast
+    (v4(10, 0, 0, 0, 8), Scope::Private), // RFC 1918
+    (v4(172, 16, 0, 0, 12), Scope::Private), // RFC 1918
+    (v4(192, 168, 0, 0, 16), Scope::Private), // RFC 1918
+    (v4(100, 64, 0, 0, 10), Scope::Private), // RFC 6598, carrier-grade NAT
+    (v4(192, 0, 0, 0, 24), Scope::Private), // RFC 6890, protocol assignments
+    (v4(198, 18, 0, 0, 15), Scope::Private), // RFC 2544, benchmarking
+    (v4(240, 0, 0, 0, 4), Scope::Private), // RFC 1112, reserved; some use it within their walls
+];
+
+/// The first that holds the address decides; none: never, because only `2000::/3` is given out as global unicast.
+const V6: &[(Ipv6Net, Scope)] = &[
+    (v6(0xfd00, 0xec2, 0, 0, 0, 32), Scope::Never), // AWS: metadata, DNS, time, credentials
+    (v6(0xfd20, 0xce, 0, 0, 0x254, 128), Scope::Never), // Google Cloud's metadata
+    (v6(0xfc00, 0, 0, 0, 0, 7), Scope::Private),    // RFC 4193, unique local
+    (v6(0xfec0, 0, 0, 0, 0, 10), Scope::Private),   // RFC 3879, the former site-local
+    (v6(0x2001, 2, 0, 0, 0, 48), Scope::Private),   // RFC 5180, benchmarking
+    (v6(0x2000, 0, 0, 0, 0, 3), Scope::Public),
+];
+
+/// The scope of a canonical address. One that carries an IPv4 address is judged by that too.
+pub(super) fn of(address: IpAddr) -> Scope {
+    match address {
+        IpAddr::V4(address) => of_v4(address),
+        IpAddr::V6(address) => embedded(address).unwrap_or_else(|| {
+            V6.iter()
+                .find(|(network, _)| network.contains(&address))
+                .map_or(Scope::Never, |&(_, scope)| scope)
+        }),
+    }
+}
+
+fn of_v4(address: Ipv4Addr) -> Scope {
+    V4.iter().find(|(network, _)| network.contains(&address)).map_or(Scope::Public, |&(_, scope)| scope)
+}
+
+/// The scope of the IPv4 address that a translator or tunnel would take the packets to. The local NAT64 prefix
+/// `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: where it carries the IPv4 address depends
+/// on a prefix length that only its operator knows.
+fn embedded(address: Ipv6Addr) -> Option<Scope> {
+    let s = address.segments();
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match s {
+        // ::a.b.c.d, RFC 4291 §2.5.5.1, and with it `::` and `::1`; NAT64, RFC 6052; 6to4, RFC 3056
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(of_v4(v4(high, low)))
+        }
+        // Teredo, RFC 4380 §4: the server, and the client's address with every bit inverted
+        [0x2001, 0, high, low, _, _, client_high, client_low] => {
+            Some(of_v4(v4(high, low)).max(of_v4(v4(!client_high, !client_low))))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipnet::IpNet;
+
+    #[test]
+    fn addresses_have_the_scope_of_where_their_packets_end_up() {
+        use Scope::*;
+        let cases = [
+            ("8.8.8.8", Public),
+            ("192.0.2.1", Public),
+            ("198.51.100.7", Public),
+            ("203.0.113.255", Public),
+            ("172.15.255.255", Public),
+            ("172.32.0.0", Public),
+            ("100.63.255.255", Public),
+            ("100.128.0.0", Public),
+            ("198.17.255.255", Public),
+            ("198.20.0.0", Public),
+            ("223.255.255.255", Public),
+            ("192.0.1.0", Public),
+            ("10.0.0.0", Private),
+            ("10.255.255.255", Private),
+            ("172.16.0.0", Private),
+            ("172.31.255.255", Private),
+            ("192.168.1.1", Private),
+            ("100.64.0.0", Private),
+            ("100.127.255.255", Private),
+            ("192.0.0.8", Private),
+            ("198.18.0.1", Private),
+            ("198.19.255.255", Private),
+            ("240.0.0.1", Private),
+            ("255.255.255.254", Private),
+            ("0.0.0.0", Never),
+            ("0.1.2.3", Never),
+            ("127.0.0.1", Never),
+            ("127.255.255.254", Never),
+            ("169.254.169.254", Never),
+            ("169.254.170.2", Never),
+            ("168.63.129.16", Never),
+            ("100.100.100.200", Never),
+            ("192.0.0.192", Never),
+            ("224.0.0.1", Never),
+            ("239.255.255.255", Never),
+            ("255.255.255.255", Never),
+            ("2606:4700::1", Public),
+            ("2001:db8::1", Public),
+            ("3fff::1", Public),
+            ("fc00::1", Private),
+            ("fdff:ffff::1", Private),
+            ("fec0::1", Private),
+            ("2001:2::1", Private),
+            ("::", Never),
+            ("::1", Never),
+            ("fe80::1", Never),
+            ("febf::1", Never),
+            ("ff02::1", Never),
+            ("fd00:ec2::254", Never),
+            ("fd00:ec2::23", Never),
+            ("fd20:ce::254", Never),
+            ("100::1", Never),
+            ("4000::1", Never),
+            ("5f00::1", Never),
+            // IPv4 within IPv6
+            ("::8.8.8.8", Public),
+            ("::127.0.0.1", Never),
+            ("::ffff:0:127.0.0.1", Never),
+            ("64:ff9b::8.8.8.8", Public),
+            ("64:ff9b::10.0.0.1", Private),
+            ("64:ff9b::169.254.169.254", Never),
+            ("64:ff9b:1::8.8.8.8", Never),
+            ("2002:808:808::1", Public),
+            ("2002:a00:1::1", Private),
+            ("2002:7f00:1::1", Never),
+            ("2001:0:808:808::f7f7:f7f7", Public),  // client 8.8.8.8
+            ("2001:0:808:808::f5ff:fffe", Private), // client 10.0.0.1
+            ("2001:0:808:808::80ff:fffe", Never),   // client 127.0.0.1
+            ("2001:0:a00:1::f7f7:f7f7", Private),   // server 10.0.0.1
+        ];
+        for (address, scope) in cases {
+            assert_eq!(of(address.parse().unwrap()), scope, "{address}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_a_table_is_hidden_by_one_before_it() {
+        let v4 = V4.iter().map(|&(n, _)| IpNet::V4(n)).collect::<Vec<_>>();
+        let v6 = V6.iter().map(|&(n, _)| IpNet::V6(n)).collect::<Vec<_>>();
+        for table in [v4, v6] {
+            for (at, network) in table.iter().enumerate() {
+                assert!(!table[..at].iter().any(|before| before.contains(network)), "{network}");
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Tenants and rules as the configuration states them, checked.
+
+use crate::addr::PortRange;
+use crate::hostname::HostPattern;
+use ipnet::IpNet;
+use std::sync::Arc;
+
+/// A tenant as the configuration states it, checked.
+#[derive(Debug, Clone)]
+pub struct TenantSpec {
+    /// Unique; a metric label.
+    pub name: Arc<str>,
+    /// Whose flows are the tenant's. No other tenant has an equal network; nested ones go to the longest prefix.
+    pub sources: Vec<IpNet>,
+    /// The name of the pool its flows leave from.
+    pub pool: Arc<str>,
+    /// At most this many flows at once.
+    pub max_flows: Option<u32>,
+    /// Its rules in the order of the file. Deny rules win over allow rules; among allow rules the first that covers a
+    /// flow names it.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// One allow or deny line.
+#[derive(Debug, Clone)]
+pub struct RuleSpec {
+    /// How people find it again: its `name`, else `file:line`.
+    pub label: Arc<str>,
+    /// What it says.
+    pub effect: Effect,
+    /// Names it covers. Empty: any name, or none.
+    pub hosts: Vec<HostPattern>,
+    /// Destination networks it covers. Empty: any. With `hosts` too, both must cover the flow.
+    pub cidrs: Vec<IpNet>,
+    /// Destination ports it covers. Empty: any.
+    pub ports: Vec<PortRange>,
+    /// `inspect = "none"`: flows that it covers are relayed before the client says anything. Only without `hosts`.
+    pub uninspected: bool,
+}
+
+/// What a rule says of the flows it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// They may leave.
+    Allow,
+    /// They may not, whatever another rule says.
+    Deny,
+}
+
+impl Effect {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// What a rule that goes by name may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrivateDestinations {
+    /// Private ranges are reached by CIDR rules only.
+    #[default]
+    ByCidr,
+    /// Private ranges are reached by name too. Loopback, link-local, metadata, multicast and unspecified never are.
+    Allow,
+}

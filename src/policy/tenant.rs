@@ -1,0 +1,290 @@
+//! One tenant's rules, compiled: the decision costs a few look-ups, however many names there are.
+
+use super::decision::{Decision, Denial, Permit};
+use super::names::{Chain, Chains, NameIndex, TooLarge};
+use super::networks::{ANYWHERE, NetworkMap};
+use super::scope::{self, Scope};
+use super::{CompileError, Effect, PrivateDestinations, RuleSpec, TenantSpec};
+use crate::addr::{OriginalDestination, PortRange};
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use hashbrown::HashMap;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A tenant, and what it may reach.
+#[derive(Debug)]
+pub struct Tenant {
+    /// Unique; a metric label.
+    pub name: Arc<str>,
+    /// Its place in [`Policy::tenants`](super::Policy::tenants).
+    pub index: usize,
+    /// The name of the pool its flows leave from.
+    pub pool: Arc<str>,
+    /// At most this many flows at once.
+    pub max_flows: Option<u32>,
+    rules: Rules,
+}
+
+/// A rule is known by its rank: all deny rules, then all allow rules, each in the order of the file. So the least rank
+/// among the rules that cover a flow is the one that decides.
+#[derive(Debug)]
+struct Rules {
+    ranked: Box<[Rule]>,
+    /// Ranks below are deny rules; `denies <= ranked.len()`.
+    denies: u32,
+    private: PrivateDestinations,
+    /// Each once, however many rules share it.
+    places: Box<[Place]>,
+    chains: Chains,
+    /// The rules with hosts.
+    by_name: NameIndex,
+    /// The rules without hosts.
+    by_address: NetworkMap<Chain>,
+    /// Where rules with hosts apply, by effect; indices into `places`, each once.
+    named_allow: Box<[u32]>,
+    named_deny: Box<[u32]>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    label: Arc<str>,
+    /// Index into `Rules::places`.
+    place: u32,
+    uninspected: bool,
+    /// It has hosts and no networks, so the address is the client's word alone.
+    name_alone: bool,
+}
+
+/// A rule's networks and ports.
+#[derive(Debug)]
+struct Place {
+    /// `None`: any.
+    networks: Option<NetworkMap<()>>,
+    /// Ascending and apart. Empty: any.
+    ports: Box<[PortRange]>,
+}
+
+impl Tenant {
+    pub(super) fn compile(
+        spec: &TenantSpec,
+        index: usize,
+        private: PrivateDestinations,
+    ) -> Result<Self, CompileError> {
+        let rules = Rules::compile(&spec.rules, private)
+            .map_err(|TooLarge| CompileError::TooLarge { tenant: spec.name.clone() })?;
+        let TenantSpec { name, pool, max_flows, .. } = spec;
+        Ok(Self { name: name.clone(), index, pool: pool.clone(), max_flows: *max_flows, rules })
+    }
+
+    /// May the flow leave before the client has said anything? `Some` only if an uninspected allow rule covers the
+    /// destination and no deny rule without hosts does. Deny rules with hosts do not stop it, because nobody will ever
+    /// read a name: that is what `inspect = "none"` means.
+    ///
+    /// Asked first for every flow; `None` means that [`decide`](Self::decide) has to be asked with a name.
+    pub fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
+        let Rules { ranked, denies, .. } = &self.rules;
+        let mut first = u32::MAX;
+        self.rules.each_by_address(to.ip(), |rank| {
+            let counts = rank < *denies || ranked[rank as usize].uninspected;
+            if counts && rank < first && self.rules.place(rank).covers(to) {
+                first = rank;
+            }
+        });
+        (first != u32::MAX && first >= *denies).then(|| self.rules.permit(first, to))
+    }
+
+    /// May the flow leave, given the name that the client asked for?
+    ///
+    /// - A deny rule that covers it: `DeniedByRule`.
+    /// - A name that is no hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because
+    ///   nobody can say that the rule does not mean it. An absent name is no such name: it is not denied by name.
+    /// - An allow rule that covers it: permitted. Without hosts, it does so whatever the name is.
+    /// - An allow rule with hosts and without networks covers public addresses only, private ones too under
+    ///   [`PrivateDestinations::Allow`]; loopback, link-local, metadata, multicast and the like never. If such a rule
+    ///   alone would cover the flow: `DestinationPrivate`.
+    /// - Nothing covers it: `InvalidHostname` if the name is no hostname; `NoHostname` if there is none and a name could
+    ///   have let it out to this address and port; else `NotAllowed`.
+    pub fn decide(&self, asked: &AskedName, to: OriginalDestination) -> Decision {
+        let rules = &self.rules;
+        let Found { first, private } = rules.find(asked, to);
+        let deny = |outcome, rank: Option<u32>| {
+            let rule = rank.map(|rank| rules.ranked[rank as usize].label.clone());
+            Decision::Denial(Denial { outcome, rule })
+        };
+        let invalid = matches!(asked, AskedName::Invalid(_));
+        match first {
+            Some(rank) if rank < rules.denies => deny(Outcome::DeniedByRule, first),
+            _ if invalid && rules.any_covers(&rules.named_deny, to) => deny(Outcome::InvalidHostname, None),
+            Some(rank) => Decision::Permit(rules.permit(rank, to)),
+            None if private.is_some() => deny(Outcome::DestinationPrivate, private),
+            None if invalid => deny(Outcome::InvalidHostname, None),
+            None if *asked == AskedName::Absent && rules.any_covers(&rules.named_allow, to) => {
+                deny(Outcome::NoHostname, None)
+            }
+            None => deny(Outcome::NotAllowed, None),
+        }
+    }
+}
+
+/// The rules of least rank that cover a flow.
+#[derive(Default)]
+struct Found {
+    /// Wholly.
+    first: Option<u32>,
+    /// But for its address being private.
+    private: Option<u32>,
+}
+
+fn keep_least(least: &mut Option<u32>, rank: u32) {
+    *least = Some(least.map_or(rank, |least| least.min(rank)));
+}
+
+impl Rules {
+    fn compile(specs: &[RuleSpec], private: PrivateDestinations) -> Result<Self, TooLarge> {
+        let of = |effect| specs.iter().filter(move |rule| rule.effect == effect);
+        let denies = u32::try_from(of(Effect::Deny).count()).map_err(|_| TooLarge)?;
+        let mut places = Places::default();
+        let mut ranked = Vec::with_capacity(specs.len());
+        let mut named = [Vec::new(), Vec::new()];
+        for rule in of(Effect::Deny).chain(of(Effect::Allow)) {
+            let place = places.index(rule)?;
+            let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty();
+            ranked.push(Rule { label: rule.label.clone(), place, uninspected: rule.uninspected, name_alone });
+            if !rule.hosts.is_empty() {
+                named[usize::from(rule.effect == Effect::Deny)].push(place);
+            }
+        }
+        let mut chains = Chains::default();
+        let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
+        let mut by_address = NetworkMap::default();
+        let last_first = of(Effect::Allow).rev().chain(of(Effect::Deny).rev());
+        for (rule, rank) in last_first.zip((0..u32::try_from(specs.len()).map_err(|_| TooLarge)?).rev()) {
+            for pattern in &rule.hosts {
+                by_name.insert(pattern, rank, &mut chains)?;
+            }
+            if rule.hosts.is_empty() {
+                let networks = if rule.cidrs.is_empty() { &ANYWHERE[..] } else { &rule.cidrs };
+                for &network in networks {
+                    chains.prepend(by_address.or_insert(network, Chain::EMPTY), rank)?;
+                }
+            }
+        }
+        by_name.shrink();
+        chains.shrink();
+        let [named_allow, named_deny] = named.map(|mut places| {
+            places.sort_unstable();
+            places.dedup();
+            places.into_boxed_slice()
+        });
+        let (ranked, places) = (ranked.into(), places.all.into());
+        Ok(Self { ranked, denies, private, places, chains, by_name, by_address, named_allow, named_deny })
+    }
+
+    fn find(&self, asked: &AskedName, to: OriginalDestination) -> Found {
+        let mut found = Found::default();
+        self.each_by_address(to.ip(), |rank| self.weigh(rank, to, &mut found));
+        if let AskedName::Valid(name) = asked {
+            self.by_name.each_covering(name, |chain| {
+                self.chains.iter(chain).for_each(|rank| self.weigh(rank, to, &mut found));
+            });
+        }
+        found
+    }
+
+    /// Takes note of a rule that covers the flow but perhaps for its address and port.
+    fn weigh(&self, rank: u32, to: OriginalDestination, found: &mut Found) {
+        if found.first.is_some_and(|first| first <= rank) || !self.place(rank).covers(to) {
+            return;
+        }
+        if rank >= self.denies && self.ranked[rank as usize].name_alone && !named_reach(to.ip(), self.private)
+        {
+            keep_least(&mut found.private, rank);
+        } else {
+            keep_least(&mut found.first, rank);
+        }
+    }
+
+    fn each_by_address(&self, address: IpAddr, mut each: impl FnMut(u32)) {
+        self.by_address.each_covering(address, |&chain| self.chains.iter(chain).for_each(&mut each));
+    }
+
+    fn any_covers(&self, places: &[u32], to: OriginalDestination) -> bool {
+        places.iter().any(|&place| self.places[place as usize].covers(to))
+    }
+
+    fn place(&self, rank: u32) -> &Place {
+        &self.places[self.ranked[rank as usize].place as usize]
+    }
+
+    fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
+        Permit::new(&self.ranked[rank as usize].label, to)
+    }
+}
+
+/// Whether a rule that goes by name alone may lead to the address.
+pub(super) fn named_reach(address: IpAddr, private: PrivateDestinations) -> bool {
+    match scope::of(address) {
+        Scope::Public => true,
+        Scope::Private => private == PrivateDestinations::Allow,
+        Scope::Never => false,
+    }
+}
+
+/// Collects each distinct place once: a hundred thousand rules on port 443 share one.
+#[derive(Default)]
+struct Places<'s> {
+    all: Vec<Place>,
+    seen: HashMap<(&'s [IpNet], &'s [PortRange]), u32>,
+}
+
+impl<'s> Places<'s> {
+    fn index(&mut self, rule: &'s RuleSpec) -> Result<u32, TooLarge> {
+        let key = (rule.cidrs.as_slice(), rule.ports.as_slice());
+        if let Some(&index) = self.seen.get(&key) {
+            return Ok(index);
+        }
+        let index = u32::try_from(self.all.len()).map_err(|_| TooLarge)?;
+        self.all.push(Place::new(&rule.cidrs, &rule.ports));
+        self.seen.insert(key, index);
+        Ok(index)
+    }
+}
+
+impl Place {
+    fn new(cidrs: &[IpNet], ports: &[PortRange]) -> Self {
+        let networks = (!cidrs.is_empty()).then(|| {
+            let mut networks = NetworkMap::default();
+            for &network in cidrs {
+                networks.insert(network, ());
+            }
+            networks
+        });
+        Self { networks, ports: merged(ports) }
+    }
+
+    fn covers(&self, to: OriginalDestination) -> bool {
+        let at = self.ports.partition_point(|range| range.last() < to.port());
+        let port = self.ports.is_empty() || self.ports.get(at).is_some_and(|range| range.contains(to.port()));
+        port && self.networks.as_ref().is_none_or(|networks| networks.longest(to.ip()).is_some())
+    }
+}
+
+/// The same ports in ascending ranges that do not touch.
+fn merged(ports: &[PortRange]) -> Box<[PortRange]> {
+    let mut sorted = ports.to_vec();
+    sorted.sort_unstable_by_key(|range| range.first());
+    let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        if let Some(before) = merged.last_mut()
+            && range.first() <= before.last().saturating_add(1)
+            && let Some(joined) = PortRange::new(before.first(), before.last().max(range.last()))
+        {
+            *before = joined;
+        } else {
+            merged.push(range);
+        }
+    }
+    merged.into()
+}

@@ -1,0 +1,385 @@
+//! Decisions as tables, and the compiled decision against the rules read one by one.
+
+use super::*;
+use crate::addr::{OriginalDestination, PortRange};
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
+    RuleSpec {
+        label: label.into(),
+        effect,
+        hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        ports: ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect(),
+        uninspected: false,
+    }
+}
+
+fn allow(label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
+    rule(Effect::Allow, label, hosts, cidrs, ports)
+}
+
+fn deny(label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
+    rule(Effect::Deny, label, hosts, cidrs, ports)
+}
+
+fn uninspected(label: &str, cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
+    RuleSpec { uninspected: true, ..allow(label, &[], cidrs, ports) }
+}
+
+fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec {
+    TenantSpec {
+        name: name.into(),
+        sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
+        pool: "pool".into(),
+        max_flows: None,
+        rules,
+    }
+}
+
+fn tenant(rules: Vec<RuleSpec>, private: PrivateDestinations) -> Arc<Tenant> {
+    Policy::compile(&[tenant_spec("acme", &["10.0.0.0/8"], rules)], private).unwrap().tenants()[0].clone()
+}
+
+fn to(socket: &str) -> OriginalDestination {
+    OriginalDestination::new(socket.parse().unwrap())
+}
+
+/// What was asked: `-` for no name, else what the client sent.
+fn asked(name: &str) -> AskedName {
+    if name == "-" { AskedName::Absent } else { AskedName::from_bytes(name.as_bytes()) }
+}
+
+/// `rule`, or `outcome`, or `outcome rule`.
+fn words(decision: &Decision) -> String {
+    match decision {
+        Decision::Permit(permit) => permit.rule().to_string(),
+        Decision::Denial(Denial { outcome, rule: None }) => outcome.to_string(),
+        Decision::Denial(Denial { outcome, rule: Some(rule) }) => format!("{outcome} {rule}"),
+    }
+}
+
+fn check(tenant: &Tenant, cases: &[(&str, &str, &str)]) {
+    for (name, socket, wanted) in cases {
+        assert_eq!(words(&tenant.decide(&asked(name), to(socket))), *wanted, "{name} at {socket}");
+    }
+}
+
+#[test]
+fn names_networks_and_ports_all_have_to_fit_and_the_first_rule_in_the_file_decides() {
+    let tenant = tenant(
+        vec![
+            allow("exact", &["api.example.com", "Apex.Example."], &[], &[(443, 443)]),
+            allow("wild", &["*.example.com"], &[], &[(443, 443), (8000, 8080)]),
+            allow("both", &["db.example.org"], &["203.0.113.0/24", "2001:db8:5::/48"], &[]),
+            allow("net", &[], &["198.51.100.0/24"], &[(5432, 5432)]),
+            allow("again", &["api.example.com"], &[], &[]),
+        ],
+        PrivateDestinations::ByCidr,
+    );
+    check(
+        &tenant,
+        &[
+            ("api.example.com", "8.8.8.8:443", "exact"),
+            ("API.example.com.", "8.8.8.8:443", "exact"),
+            ("apex.example", "8.8.8.8:443", "exact"),
+            ("api.example.com", "8.8.8.8:8001", "wild"),
+            ("api.example.com", "8.8.8.8:22", "again"),
+            ("a.b.example.com", "[2606:4700::1]:8080", "wild"),
+            ("a.b.example.com", "8.8.8.8:8081", "not_allowed"),
+            ("example.com", "8.8.8.8:443", "not_allowed"),
+            ("example.com.evil.org", "8.8.8.8:443", "not_allowed"),
+            ("notexample.com", "8.8.8.8:443", "not_allowed"),
+            ("db.example.org", "203.0.113.9:1", "both"),
+            ("db.example.org", "[::ffff:203.0.113.9]:1", "both"),
+            ("db.example.org", "[2001:db8:5::9]:1", "both"),
+            ("db.example.org", "203.0.114.9:1", "not_allowed"),
+            ("else.example.org", "203.0.113.9:1", "not_allowed"),
+            ("whatever", "198.51.100.1:5432", "net"),
+            ("api.example.com", "198.51.100.1:5432", "net"),
+            ("-", "198.51.100.1:5432", "net"),
+            ("10.0.0.1", "198.51.100.1:5432", "net"),
+        ],
+    );
+}
+
+#[test]
+fn deny_rules_win_wherever_they_stand() {
+    let tenant = tenant(
+        vec![
+            allow("all", &[], &[], &[]),
+            deny("bad", &["*.bad.example"], &[], &[(443, 443)]),
+            deny("net", &[], &["192.0.2.0/24", "2001:db8:bad::/48"], &[]),
+        ],
+        PrivateDestinations::ByCidr,
+    );
+    check(
+        &tenant,
+        &[
+            ("x.bad.example", "8.8.8.8:443", "denied_by_rule bad"),
+            ("x.bad.example", "8.8.8.8:80", "all"),
+            ("bad.example", "8.8.8.8:443", "all"),
+            ("good.example", "192.0.2.1:443", "denied_by_rule net"),
+            ("-", "[2001:db8:bad::1]:443", "denied_by_rule net"),
+            ("x.bad.example", "192.0.2.1:443", "denied_by_rule bad"),
+            ("-", "8.8.8.8:443", "all"),
+            ("bad..example", "8.8.8.8:443", "invalid_hostname"),
+            ("bad..example", "8.8.8.8:80", "all"),
+            ("bad..example", "192.0.2.1:443", "denied_by_rule net"),
+        ],
+    );
+}
+
+#[test]
+fn a_missing_name_and_a_name_that_is_none_say_so() {
+    let tenant = tenant(
+        vec![allow("name", &["a.example"], &[], &[(443, 443)]), allow("net", &[], &["192.0.2.0/24"], &[])],
+        PrivateDestinations::ByCidr,
+    );
+    check(
+        &tenant,
+        &[
+            ("-", "8.8.8.8:443", "no_hostname"),
+            ("-", "8.8.8.8:80", "not_allowed"),
+            ("-", "192.0.2.1:443", "net"),
+            ("127.0.0.1", "8.8.8.8:443", "invalid_hostname"),
+            ("a.example\0.org", "8.8.8.8:80", "invalid_hostname"),
+            ("127.0.0.1", "192.0.2.1:443", "net"),
+        ],
+    );
+    check(&self::tenant(vec![], PrivateDestinations::Allow), &[("a.example", "8.8.8.8:443", "not_allowed")]);
+}
+
+#[test]
+fn a_name_leads_to_public_addresses_only_unless_the_operator_names_the_address() {
+    let rules = vec![
+        allow("name", &["a.example"], &[], &[(443, 443)]),
+        allow("pinned", &["db.example"], &["10.9.0.0/16", "169.254.169.254/32"], &[]),
+        allow("net", &[], &["10.1.0.0/16", "::ffff:10.2.0.0/112"], &[]),
+    ];
+    let never = [
+        ("a.example", "127.0.0.1:443", "destination_private name"),
+        ("a.example", "169.254.169.254:443", "destination_private name"),
+        ("a.example", "[fd00:ec2::254]:443", "destination_private name"),
+        ("a.example", "[::1]:443", "destination_private name"),
+        ("a.example", "[64:ff9b::a9fe:a9fe]:443", "destination_private name"),
+        ("a.example", "224.0.0.1:443", "destination_private name"),
+        ("a.example", "[fd00::1]:80", "not_allowed"),
+        ("a.example", "203.0.113.1:443", "name"),
+        ("a.example", "10.1.0.1:443", "net"),
+        ("a.example", "10.2.0.1:443", "net"),
+        ("db.example", "10.9.0.1:443", "pinned"),
+        ("db.example", "169.254.169.254:80", "pinned"),
+        ("-", "10.9.0.1:443", "no_hostname"),
+    ];
+    let by_cidr = tenant(rules.clone(), PrivateDestinations::ByCidr);
+    check(&by_cidr, &never);
+    // what one name may reach says nothing for another
+    check(&by_cidr, &[("a.example", "10.9.0.1:443", "destination_private name")]);
+    check(&by_cidr, &[("a.example", "[fd00::1]:443", "destination_private name")]);
+    let allowed = tenant(rules, PrivateDestinations::Allow);
+    check(&allowed, &never[..8]);
+    check(&allowed, &[("a.example", "10.9.0.1:443", "name"), ("a.example", "[fd00::1]:443", "name")]);
+}
+
+#[test]
+fn only_uninspected_rules_let_a_flow_out_unseen_and_deny_rules_without_hosts_stop_them() {
+    let tenant = tenant(
+        vec![
+            allow("inspected", &[], &["192.0.2.0/24"], &[]),
+            uninspected("db", &["192.0.2.0/25"], &[(5432, 5432)]),
+            uninspected("wide", &["192.0.0.0/16"], &[(5000, 6000)]),
+            deny("net", &[], &["192.0.2.7/32"], &[]),
+            deny("name", &["*.bad.example"], &[], &[]),
+        ],
+        PrivateDestinations::ByCidr,
+    );
+    let unseen = |socket| tenant.decide_unseen(to(socket)).map(|permit| permit.rule().to_string());
+    assert_eq!(unseen("192.0.2.1:5432").as_deref(), Some("db"));
+    assert_eq!(unseen("192.0.2.200:5432").as_deref(), Some("wide"));
+    assert_eq!(unseen("192.0.2.1:443"), None);
+    assert_eq!(unseen("192.0.2.7:5432"), None);
+    assert_eq!(unseen("8.8.8.8:5432"), None);
+    check(&tenant, &[("-", "192.0.2.7:5432", "denied_by_rule net"), ("-", "192.0.2.1:443", "inspected")]);
+}
+
+#[test]
+fn a_permit_is_for_the_address_that_the_client_dialled() {
+    let tenant = tenant(vec![allow("all", &[], &[], &[])], PrivateDestinations::ByCidr);
+    let Decision::Permit(permit) = tenant.decide(&AskedName::Absent, to("[::ffff:8.8.8.8]:443")) else {
+        panic!("it is allowed");
+    };
+    assert_eq!(permit.dial().to_string(), "8.8.8.8:443");
+    assert_eq!(permit.into_dial().to_string(), "8.8.8.8:443");
+}
+
+#[test]
+fn a_client_belongs_to_the_tenant_with_the_longest_source_network() {
+    let specs = [
+        tenant_spec("wide", &["10.0.0.0/8", "2001:db8::/32"], vec![]),
+        tenant_spec("narrow", &["10.0.1.0/24", "2001:db8:1::/48", "::ffff:172.16.0.0/108"], vec![]),
+        tenant_spec("host", &["10.0.1.7/32", "2001:db8:1::7/128"], vec![]),
+    ];
+    let policy = Policy::compile(&specs, PrivateDestinations::ByCidr).unwrap();
+    let cases = [
+        ("10.0.0.1", Some("wide")),
+        ("10.0.1.1", Some("narrow")),
+        ("10.0.1.7", Some("host")),
+        ("::ffff:10.0.1.7", Some("host")),
+        ("172.16.3.4", Some("narrow")),
+        ("11.0.0.1", None),
+        ("2001:db8::1", Some("wide")),
+        ("2001:db8:1::1", Some("narrow")),
+        ("2001:db8:1::7", Some("host")),
+        ("2001:db9::1", None),
+        ("::1", None),
+    ];
+    for (client, name) in cases {
+        let client = ClientAddr::new((client.parse::<std::net::IpAddr>().unwrap(), 1).into());
+        assert_eq!(policy.tenant_of(client).map(|tenant| &*tenant.name), name, "{client}");
+    }
+    for (index, tenant) in policy.tenants().iter().enumerate() {
+        assert_eq!((tenant.index, &tenant.name), (index, &specs[index].name));
+    }
+}
+
+#[test]
+fn no_client_belongs_to_two_tenants() {
+    let specs =
+        [tenant_spec("a", &["10.0.0.0/8"], vec![]), tenant_spec("b", &["::ffff:10.0.0.0/104"], vec![])];
+    let error = Policy::compile(&specs, PrivateDestinations::ByCidr).unwrap_err();
+    assert!(
+        matches!(&error, CompileError::SourceTwice { first, second, .. } if **first == *"a" && **second == *"b")
+    );
+}
+
+#[test]
+fn an_explanation_says_of_every_rule_what_it_makes_of_the_flow() {
+    use Finding::*;
+    let spec = tenant_spec(
+        "acme",
+        &["10.0.0.0/8"],
+        vec![
+            allow("other", &["b.example"], &[], &[]),
+            allow("port", &["a.example"], &[], &[(80, 80)]),
+            allow("address", &["a.example"], &["192.0.2.0/24"], &[]),
+            allow("name", &["a.example"], &[], &[]),
+            allow("net", &[], &["8.0.0.0/8", "10.0.0.0/8"], &[]),
+            uninspected("unseen", &["203.0.113.0/24"], &[]),
+            deny("bad", &["bad.example"], &[], &[]),
+        ],
+    );
+    let findings = |name: &str, socket: &str| {
+        let explained = explain(&spec, PrivateDestinations::ByCidr, &asked(name), to(socket));
+        explained.rules.iter().map(|rule| rule.finding).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        findings("a.example", "8.8.8.8:443"),
+        [OtherHostname, OtherPort, OtherAddress, Decides, Covers, OtherAddress, OtherHostname]
+    );
+    assert_eq!(findings("a.example", "10.0.0.1:443")[3..5], [PrivateDestination, Decides]);
+    assert_eq!(findings("a.example", "127.0.0.1:443")[3..5], [PrivateDestination, OtherAddress]);
+    assert_eq!(findings("-", "9.9.9.9:443")[..2], [NoHostname, NoHostname]);
+    assert_eq!(
+        findings("1.2.3.4", "8.8.8.8:443")[3..],
+        [InvalidHostname, Covers, OtherAddress, CannotBeJudged]
+    );
+    assert_eq!(
+        findings("bad.example", "203.0.113.1:443"),
+        [NotReached, NotReached, NotReached, NotReached, OtherAddress, Decides, NotReached]
+    );
+}
+
+const NAMES: [&str; 7] = ["test", "a.test", "b.a.test", "c.b.a.test", "b.test", "x.y", "y"];
+const NETWORKS: [&str; 9] = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.1.0/24",
+    "10.0.1.1/32",
+    "8.8.0.0/16",
+    "::/0",
+    "2001:db8::/32",
+    "fd00::/8",
+    "::ffff:8.8.8.0/120",
+];
+const ADDRESSES: [&str; 9] =
+    ["10.0.1.1", "10.0.1.2", "10.9.9.9", "8.8.8.8", "8.8.4.4", "127.0.0.1", "2001:db8::1", "fd00::1", "::1"];
+const PORTS: [(u16, u16); 6] = [(443, 443), (80, 80), (1, 1024), (400, 500), (444, 65535), (81, 442)];
+
+fn any_rule() -> impl Strategy<Value = RuleSpec> {
+    let hosts = (subsequence(&NAMES[..], 0..3), any::<u8>()).prop_map(|(names, wild)| {
+        let pattern =
+            |(at, name): (usize, &str)| if wild >> at & 1 == 1 { format!("*.{name}") } else { name.into() };
+        names.into_iter().enumerate().map(pattern).collect::<Vec<String>>()
+    });
+    let networks = prop_oneof![Just(vec![]), subsequence(&NETWORKS[..], 0..4)];
+    let ports = prop_oneof![Just(vec![]), subsequence(&PORTS[..], 0..4).prop_shuffle()];
+    let effect = prop_oneof![3 => Just(Effect::Allow), 1 => Just(Effect::Deny)];
+    (effect, hosts, networks, ports, any::<bool>(), 0..1000_u32).prop_map(
+        |(effect, hosts, networks, ports, unseen, label)| {
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            let uninspected = unseen && hosts.is_empty() && effect == Effect::Allow;
+            RuleSpec { uninspected, ..rule(effect, &label.to_string(), &hosts, &networks, &ports) }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn the_compiled_decision_is_what_the_rules_say_one_by_one(
+        rules in prop::collection::vec(any_rule(), 0..8),
+        private in select(vec![PrivateDestinations::ByCidr, PrivateDestinations::Allow]),
+        flows in prop::collection::vec(
+            (select([&NAMES[..], &["z.test", "d.c.b.a.test", "-", "a..b"]].concat()), select(&ADDRESSES[..]),
+                select(vec![1, 80, 81, 443, 450, 65535])),
+            16,
+        ),
+    ) {
+        let spec = tenant_spec("acme", &[], rules);
+        let tenant = Tenant::compile(&spec, 0, private).unwrap();
+        for (name, address, port) in flows {
+            let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
+            let explained = explain(&spec, private, &asked, to);
+            let unseen = tenant.decide_unseen(to);
+            prop_assert_eq!(unseen.is_some(), !explained.inspected);
+            let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, to), Decision::Permit) {
+                Decision::Permit(permit) => {
+                    prop_assert_eq!(permit.dial().socket(), to.socket());
+                    (None, Some(permit.rule().clone()))
+                }
+                Decision::Denial(denial) => (Some(denial.outcome), denial.rule),
+            };
+            prop_assert_eq!((denied, rule), (explained.denied, explained.rule), "{:?} {:?} {}", spec.rules, asked, to);
+            // and what decides is itself said to decide
+            let deciding = explained.rules.iter().filter(|rule| rule.finding == Finding::Decides).count();
+            let by_rule = explained.denied.is_none() || explained.denied == Some(Outcome::DeniedByRule);
+            prop_assert_eq!(deciding, usize::from(by_rule));
+        }
+    }
+
+    #[test]
+    fn another_allow_rule_never_takes_anything_away_and_another_deny_rule_never_gives(
+        rules in prop::collection::vec(any_rule(), 0..6),
+        more in any_rule(),
+        at in 0..7_usize,
+        name in select([&NAMES[..], &["-", "a..b"]].concat()),
+        address in select(&ADDRESSES[..]),
+    ) {
+        let mut longer = rules.clone();
+        longer.insert(at.min(rules.len()), more.clone());
+        let to = OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), 443).into());
+        let allowed = |rules: Vec<RuleSpec>| {
+            matches!(tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), to), Decision::Permit(_))
+        };
+        let (before, after) = (allowed(rules), allowed(longer));
+        match more.effect {
+            Effect::Allow => prop_assert!(after || !before),
+            Effect::Deny => prop_assert!(before || !after),
+        }
+    }
+}

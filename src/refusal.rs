@@ -1,0 +1,52 @@
+//! What a refused client is told, so that a person can read it.
+
+use crate::flow::FlowRecord;
+use crate::leg::Leg;
+use crate::outcome::Outcome;
+use crate::relay;
+use std::time::Duration;
+
+/// How long a refused client has to read its answer and close.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A fatal TLS alert (RFC 8446 §6): record type 21, version 3.3, two bytes, level 2.
+const fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+/// RFC 8446 §6.2
+const ACCESS_DENIED: u8 = 49;
+const INTERNAL_ERROR: u8 = 80;
+
+/// Answers in the client's own protocol, if it is known; else the drop of the leg resets it.
+pub(crate) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome) {
+    let ours = outcome == Outcome::PortsExhausted || outcome == Outcome::NoSourceAddress;
+    match record.protocol {
+        Some("tls") => {
+            let description = if ours { INTERNAL_ERROR } else { ACCESS_DENIED };
+            relay::refuse(client, &alert(description), PATIENCE).await;
+        }
+        Some("http") => relay::refuse(client, http(record, outcome, ours).as_bytes(), PATIENCE).await,
+        _ => return,
+    }
+    client.ended_well();
+}
+
+fn http(record: &FlowRecord, outcome: Outcome, ours: bool) -> String {
+    let status = if ours { "503 Service Unavailable" } else { "403 Forbidden" };
+    let tenant = record.tenant.as_deref().unwrap_or("unknown");
+    let port = record.destination.port();
+    let to = match &record.hostname {
+        Some(name) => format!("{name}:{port}"),
+        None => record.destination.to_string(),
+    };
+    let more = record.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let body = format!(
+        "Egret, the egress gateway, refused this request.\ntenant: {tenant}\ndestination: {to}\nreason: {outcome}{more}\n{}\n",
+        outcome.meaning(),
+    );
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n{body}",
+        body.len(),
+    )
+}

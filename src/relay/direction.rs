@@ -1,0 +1,219 @@
+//! One direction of a flow.
+
+use super::pipes::Filled;
+use super::{COPY, Scratch, Side};
+use crate::sys::stream;
+use std::io;
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// What a direction may move in one poll before the worker's other flows get their turn. Large enough that a bulk
+/// flow does not pay for the turn-taking, small enough that sixteen of them keep a worker for milliseconds only.
+const TURN: usize = 512 * 1024;
+
+/// What one splice asks for; the pipe holds less.
+const SPLICE: usize = 256 * 1024;
+
+/// Bytes from one socket to the other, in order, none lost: `held` is taken before more is read.
+pub(super) struct OneWay<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    /// Whose bytes these are: the side of `from`.
+    side: Side,
+    held: Held,
+    state: State,
+    /// Whether reads splice instead of copying.
+    splicing: bool,
+    moved: u64,
+}
+
+/// Bytes taken from `from` and not yet taken by `to`.
+enum Held {
+    Nothing,
+    /// `0 < rest.len() < COPY`
+    Bytes(Box<[u8]>),
+    Pipe(Filled),
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Open,
+    /// `from` has finished; `held` is still to be delivered, then FIN.
+    Ending,
+    Done,
+}
+
+/// Whose socket failed, and how.
+type Broken = (Side, io::Error);
+
+impl<'a> OneWay<'a> {
+    pub(super) fn new(from: &'a TcpStream, to: &'a TcpStream, side: Side) -> Self {
+        Self { from, to, side, held: Held::Nothing, state: State::Open, splicing: false, moved: 0 }
+    }
+
+    /// Whether FIN was passed on.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Bytes delivered so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    fn other(&self) -> Side {
+        match self.side {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        }
+    }
+
+    /// Moves what can be moved; ready when FIN was passed on.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        mut delivered: impl FnMut(usize),
+    ) -> Poll<Result<(), Broken>> {
+        let mut turn = TURN;
+        while self.state != State::Done {
+            // Drain before you fill.
+            let drained = self.poll_deliver(cx, scratch, &mut |n| {
+                turn = turn.saturating_sub(n);
+                delivered(n);
+            });
+            ready!(drained).map_err(|error| (self.other(), error))?;
+            if self.state == State::Ending {
+                self.state = State::Done;
+                // A peer that reset in between is found by its own direction.
+                let _ = stream::finish(self.to);
+                break;
+            }
+            if turn == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            ready!(self.from.poll_read_ready(cx)).map_err(|error| (self.side, error))?;
+            self.take(scratch, &mut |n| {
+                turn = turn.saturating_sub(n);
+                delivered(n);
+            })?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Delivers all of `held`.
+    fn poll_deliver(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        delivered: &mut impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if matches!(self.held, Held::Nothing) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.to.poll_write_ready(cx))?;
+            let to = self.to;
+            let wrote = to.try_io(Interest::WRITABLE, || match &self.held {
+                Held::Bytes(rest) => stream::write(to, rest),
+                Held::Pipe(filled) => filled.drain(to),
+                Held::Nothing => Ok(0),
+            });
+            match wrote {
+                Ok(n) => {
+                    self.moved += n as u64;
+                    delivered(n);
+                    self.drop_delivered(scratch, n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn drop_delivered(&mut self, scratch: &Scratch, n: usize) {
+        self.held = match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Bytes(rest) if n < rest.len() => Held::Bytes(rest[n..].into()),
+            Held::Pipe(filled) => match filled.delivered(n) {
+                Ok(still_filled) => Held::Pipe(still_filled),
+                Err(empty) => {
+                    scratch.pipes.put_back(empty);
+                    Held::Nothing
+                }
+            },
+            Held::Bytes(_) | Held::Nothing => Held::Nothing,
+        };
+    }
+
+    /// Reads once, by copying or splicing; `held` is empty before.
+    fn take(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Broken> {
+        if self.splicing && self.splice(scratch)? {
+            return Ok(());
+        }
+        self.copy(scratch, delivered)
+    }
+
+    /// Fills a pipe. `false`: there is no pipe to be had, copy instead.
+    fn splice(&mut self, scratch: &Scratch) -> Result<bool, Broken> {
+        let Some(pipe) = scratch.pipes.take() else { return Ok(false) };
+        let from = self.from;
+        match from.try_io(Interest::READABLE, || pipe.fill(from, SPLICE)) {
+            Ok(0) => {
+                scratch.pipes.put_back(pipe);
+                self.state = State::Ending;
+            }
+            Ok(n) => {
+                // The sender has slowed down: what comes next may be small.
+                self.splicing = n >= COPY;
+                self.held = Held::Pipe(Filled::new(pipe, n));
+            }
+            Err(error) => {
+                // The pipe is empty, so it is the socket that would block, and its readiness that is cleared.
+                scratch.pipes.put_back(pipe);
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    return Err((self.side, error));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.
+    fn copy(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Broken> {
+        let mut buffer = scratch.buffer.borrow_mut();
+        let (from, to) = (self.from, self.to);
+        let mut read = None;
+        let result = from.try_io(Interest::READABLE, || {
+            let n = stream::read(from, &mut buffer)?;
+            read = Some(n);
+            // A short read has emptied the socket: saying so clears the readiness and saves the read that would
+            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared.
+            if n != 0 && n < COPY { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        let n = match (read, result) {
+            (Some(n), _) => n,
+            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Err((self.side, error));
+            }
+            (None, _) => return Ok(()),
+        };
+        if n == 0 {
+            self.state = State::Ending;
+            return Ok(());
+        }
+        self.splicing = n == COPY;
+        let sent = match to.try_io(Interest::WRITABLE, || stream::write(to, &buffer[..n])) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err((self.other(), error)),
+        };
+        self.moved += sent as u64;
+        delivered(sent);
+        if sent < n {
+            self.held = Held::Bytes(buffer[sent..n].into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! The relay between real sockets on loopback.
+
+use super::*;
+use crate::sys::stream;
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::thread;
+
+const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) };
+
+#[derive(Default)]
+struct Tally {
+    up: Cell<usize>,
+    down: Cell<usize>,
+}
+
+impl Meter for Tally {
+    fn up(&self, bytes: usize) {
+        self.up.set(self.up.get() + bytes);
+    }
+    fn down(&self, bytes: usize) {
+        self.down.set(self.down.get() + bytes);
+    }
+}
+
+/// Two connected sockets: the end of a test, and the end of the gateway.
+fn pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let outer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let inner = listener.accept().unwrap().0;
+    inner.set_nonblocking(true).unwrap();
+    (outer, inner)
+}
+
+struct Result {
+    end: End,
+    up: usize,
+    down: usize,
+    idle_pipes: usize,
+}
+
+/// Relays between a client and a server that each run on a thread of their own.
+fn run(
+    silence: Silence,
+    client: impl FnOnce(std::net::TcpStream) + Send + 'static,
+    server: impl FnOnce(std::net::TcpStream) + Send + 'static,
+) -> Result {
+    let (client_end, inner_client) = pair();
+    let (server_end, inner_server) = pair();
+    let client = thread::spawn(move || client(client_end));
+    let server = thread::spawn(move || server(server_end));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let result = runtime.block_on(async {
+        let client = TcpStream::from_std(inner_client).unwrap();
+        let upstream = TcpStream::from_std(inner_server).unwrap();
+        let (scratch, tally) = (Scratch::new(4), Tally::default());
+        let end = relay(&client, &upstream, &scratch, silence, &tally).await;
+        match end.failure() {
+            Some((Side::Client, _)) => {
+                settle(&upstream).await;
+                stream::reset_on_close(&upstream).unwrap();
+            }
+            Some((Side::Upstream, _)) => {
+                settle(&client).await;
+                stream::reset_on_close(&client).unwrap();
+            }
+            None if matches!(end, End::Finished { .. }) => {}
+            None => {
+                stream::reset_on_close(&client).unwrap();
+                stream::reset_on_close(&upstream).unwrap();
+            }
+        }
+        Result { end, up: tally.up.get(), down: tally.down.get(), idle_pipes: scratch.pipes.idle() }
+    });
+    client.join().unwrap();
+    server.join().unwrap();
+    result
+}
+
+/// Bytes that differ from place to place, so that loss, doubling and swapping show.
+fn pattern(length: usize, seed: u8) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    })
+    .take(length)
+    .collect()
+}
+
+fn read_all(mut socket: impl Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    socket.read_to_end(&mut all).unwrap();
+    all
+}
+
+#[test]
+fn every_byte_arrives_both_ways_and_is_counted() {
+    let length = 20_000_003;
+    let talk = move |mine: u8, theirs: u8| {
+        move |socket: std::net::TcpStream| {
+            let mut writer = socket.try_clone().unwrap();
+            let writing = thread::spawn(move || {
+                writer.write_all(&pattern(length, mine)).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            assert!(read_all(&socket) == pattern(length, theirs));
+            writing.join().unwrap();
+        }
+    };
+    let result = run(NEVER, talk(1, 2), talk(2, 1));
+    assert!(matches!(result.end, End::Finished { .. }), "{:?}", result.end);
+    assert_eq!((result.up, result.down), (length, length));
+    assert!(result.idle_pipes > 0, "bulk is spliced, and its pipes come back");
+}
+
+#[test]
+fn small_messages_need_no_pipe() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            for i in 0..500u32 {
+                socket.write_all(&i.to_be_bytes()).unwrap();
+                let mut echo = [0; 4];
+                socket.read_exact(&mut echo).unwrap();
+                assert_eq!(u32::from_be_bytes(echo), i);
+            }
+        },
+        |mut socket| {
+            let mut message = [0; 4];
+            while socket.read_exact(&mut message).is_ok() {
+                socket.write_all(&message).unwrap();
+            }
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+    assert_eq!((result.up, result.down, result.idle_pipes), (2000, 2000, 0));
+}
+
+#[test]
+fn a_half_closed_flow_goes_on_the_other_way() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(b"question").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert!(read_all(socket) == pattern(3_000_000, 7));
+        },
+        |mut socket| {
+            assert_eq!(read_all(&socket), b"question");
+            socket.write_all(&pattern(3_000_000, 7)).unwrap();
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+}
+
+#[test]
+fn a_server_that_finishes_first_is_noticed() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            assert_eq!(read_all(&socket), b"greeting");
+            socket.write_all(b"thanks").unwrap();
+        },
+        |mut socket| {
+            socket.write_all(b"greeting").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(socket), b"thanks");
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Upstream }), "{:?}", result.end);
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset_after_the_bytes_before_it() {
+    let result = run(
+        NEVER,
+        |socket| {
+            let mut all = Vec::new();
+            let error = (&socket).read_to_end(&mut all).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert!(all == pattern(300_000, 3), "{} bytes", all.len());
+        },
+        |mut socket| {
+            socket.write_all(&pattern(300_000, 3)).unwrap();
+            while stream::unacknowledged(&socket).unwrap() > 0 {
+                thread::yield_now();
+            }
+            stream::reset_on_close(&socket).unwrap();
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Upstream, Failure::Reset)));
+}
+
+#[test]
+fn a_reset_by_the_client_reaches_the_server() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(b"x").unwrap();
+            socket.read_exact(&mut [0; 1]).unwrap();
+            stream::reset_on_close(&socket).unwrap();
+        },
+        |mut socket| {
+            socket.read_exact(&mut [0; 1]).unwrap();
+            socket.write_all(b"y").unwrap();
+            assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}
+
+#[test]
+fn an_idle_flow_ends_only_when_it_is_told_to() {
+    let idle = Silence { idle: Some(Duration::from_millis(80)), half_open: Duration::from_mins(1) };
+    let wait_for_reset = |mut socket: std::net::TcpStream| {
+        assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    };
+    assert!(matches!(run(idle, wait_for_reset, wait_for_reset).end, End::Idle));
+}
+
+#[test]
+fn a_half_open_flow_has_a_time_out_of_its_own() {
+    let silence = Silence { idle: None, half_open: Duration::from_millis(80) };
+    let (was_reset, client_was_reset) = std::sync::mpsc::channel();
+    let result = run(
+        silence,
+        move |mut socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            was_reset.send(()).unwrap();
+        },
+        move |mut socket| {
+            // A server that answers nothing and does not finish.
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+            client_was_reset.recv().unwrap();
+            assert_eq!(socket.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        },
+    );
+    assert!(matches!(result.end, End::HalfOpen), "{:?}", result.end);
+}

@@ -1,0 +1,271 @@
+//! One flow's life, top to bottom.
+//!
+//! Each step consumes what the one before it yielded, and none calls back. A step that ends the flow returns the
+//! outcome as its error; [`run`] then answers the client.
+
+use crate::addr::OriginalDestination;
+use crate::admission::Pass;
+use crate::clock;
+use crate::egress::{DialError, Lease, Rest, UpstreamEnd};
+use crate::flow::{Flow, NameSource, Verdict};
+use crate::hostname::AskedName;
+use crate::inspect::{Inspected, Protocol, Unclear};
+use crate::leg::Leg;
+use crate::outcome::Outcome;
+use crate::policy::{Decision, Permit};
+use crate::refusal;
+use crate::relay::{self, End, Side};
+use crate::snapshot::Tenant;
+use crate::sys::failure::Failure;
+use crate::sys::stream;
+use crate::worker::Worker;
+use std::io;
+use std::sync::Arc;
+use tokio::io::Interest;
+
+/// Lives one flow. Its outcome is in `flow` when this returns.
+pub(crate) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
+    match live(worker, client, flow).await {
+        Ok(outcome) => flow.outcome = Some(outcome),
+        Err(Ended { outcome, detail }) => {
+            flow.outcome = Some(outcome);
+            flow.record.detail = detail.or(flow.record.detail);
+            if outcome.is_denial() {
+                flow.record.verdict.get_or_insert(Verdict::Deny);
+                refusal::answer(client, &flow.record, outcome).await;
+            }
+        }
+    }
+}
+
+async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
+    let (tenant, _place) = admit(worker, flow)?;
+    let permit = decide(worker, &tenant, client, flow).await?;
+    let upstream = dial(worker, &tenant, client, permit, flow).await?;
+    Ok(relay(worker, client, upstream, flow).await)
+}
+
+/// A flow that ends before it is relayed.
+struct Ended {
+    outcome: Outcome,
+    detail: Option<&'static str>,
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, detail: None }
+    }
+}
+
+/// Finds the tenant, and a place for the flow.
+fn admit(worker: &Worker, flow: &mut Flow) -> Result<(Arc<Tenant>, Pass), Ended> {
+    let snapshot = worker.gateway.snapshot.load();
+    let tenant = snapshot.tenant_of(flow.record.client).ok_or(Outcome::UnknownTenant)?;
+    let tenant = Arc::clone(tenant);
+    flow.belongs_to(Arc::clone(&tenant.policy.name), Arc::clone(&tenant.meters));
+    if snapshot.own.contain(flow.record.destination.ip()) {
+        return Err(Outcome::DestinationLocal.into());
+    }
+    let place = tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?;
+    Ok((tenant, place))
+}
+
+/// Learns what the client wants, and whether it may have it.
+async fn decide(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow) -> Result<Permit, Ended> {
+    let to = flow.record.destination;
+    if let Some(permit) = tenant.policy.decide_unseen(to) {
+        return Ok(allow(flow, permit));
+    }
+    let _place = tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
+    let inspected = worker.peeker.peek(client).await;
+    let took = flow.age();
+    flow.record.inspect = Some(took);
+    flow.meters().inspect_duration.record(took);
+    let inspected = inspected.map_err(|unclear| not_inspected(flow, unclear))?;
+    let asked = note_inspection(flow, inspected);
+    judge(tenant, flow, &asked, to)
+}
+
+fn judge(
+    tenant: &Tenant,
+    flow: &mut Flow,
+    asked: &AskedName,
+    to: OriginalDestination,
+) -> Result<Permit, Ended> {
+    match tenant.policy.decide(asked, to) {
+        Decision::Permit(permit) => Ok(allow(flow, permit)),
+        Decision::Denial(denial) => {
+            flow.record.rule = denial.rule;
+            Err(denial.outcome.into())
+        }
+    }
+}
+
+fn allow(flow: &mut Flow, permit: Permit) -> Permit {
+    flow.record.verdict = Some(Verdict::Allow);
+    flow.record.rule = Some(Arc::clone(permit.rule()));
+    permit
+}
+
+/// Notes in the record what the client wants; yields the name that policy judges.
+fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
+    let record = &mut flow.record;
+    record.protocol = Some(inspected.protocol.as_str());
+    record.alpn = (!inspected.alpn.is_empty()).then_some(inspected.alpn);
+    record.ech = inspected.ech;
+    match &inspected.name {
+        AskedName::Valid(name) => {
+            record.hostname = Some(name.clone());
+            record.hostname_from = match inspected.protocol {
+                Protocol::Tls => Some(NameSource::Sni),
+                Protocol::Http => Some(NameSource::HttpHost),
+                Protocol::Other => None,
+            };
+        }
+        AskedName::Invalid(why) => record.detail = Some(why.as_str()),
+        AskedName::Absent => {}
+    }
+    inspected.name
+}
+
+fn not_inspected(flow: &mut Flow, unclear: Unclear) -> Ended {
+    let (protocol, outcome, detail) = match unclear {
+        Unclear::ClientLeft => return Outcome::ClientLeft.into(),
+        Unclear::TimedOut(protocol) => (protocol, Outcome::InspectTimeout, None),
+        Unclear::TooLarge(protocol) => (protocol, Outcome::HelloTooLarge, None),
+        Unclear::Malformed(why) => {
+            let outcome =
+                if why.protocol == Protocol::Http { Outcome::MalformedHttp } else { Outcome::MalformedTls };
+            (why.protocol, outcome, Some(why.reason))
+        }
+    };
+    flow.record.protocol = Some(protocol.as_str());
+    Ended { outcome, detail }
+}
+
+/// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
+struct Upstream {
+    leg: Leg,
+    lease: Lease,
+}
+
+/// Takes a source port and connects.
+async fn dial(
+    worker: &Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    permit: Permit,
+    flow: &mut Flow,
+) -> Result<Upstream, Ended> {
+    let to = permit.into_dial();
+    flow.record.dialled = Some(to);
+    flow.record.pool = Some(Arc::clone(tenant.pool.name()));
+    let started = clock::now();
+    let lease = tenant
+        .pool
+        .lease(flow.record.client, to, started)
+        .map_err(|error| no_port(tenant, error.outcome()))?;
+    flow.record.source = Some(lease.source());
+    let dialled = tokio::select! {
+        dialled = worker.dialler.dial(to, lease) => dialled,
+        // A client that resets while it waits needs no upstream. One that has only finished sending still does.
+        _ = client.ready(Interest::ERROR) => return Err(Outcome::ClientLeft.into()),
+    };
+    let (socket, lease) = dialled.map_err(|error| not_dialled(tenant, &error))?;
+    let took = clock::now().saturating_duration_since(started);
+    flow.record.source = Some(lease.source());
+    flow.record.connect = Some(took);
+    flow.meters().connect_duration.record(took);
+    Ok(Upstream { leg: Leg::new(socket), lease })
+}
+
+fn no_port(tenant: &Tenant, outcome: Outcome) -> Ended {
+    tenant.meters.port_allocation_failures.increment(1);
+    outcome.into()
+}
+
+fn not_dialled(tenant: &Tenant, error: &DialError) -> Ended {
+    match error {
+        DialError::NoPort(why) => no_port(tenant, why.outcome()),
+        DialError::TimedOut => Outcome::ConnectTimeout.into(),
+        DialError::Failed(failure, error) => match failure {
+            Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
+            Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
+            Failure::TimedOut => Outcome::ConnectTimeout.into(),
+            Failure::PortTaken => no_port(tenant, Outcome::PortsExhausted),
+            Failure::NotOurAddress => {
+                tracing::error!(%error, pool = %tenant.pool.name(), "a pool address is not local to this machine");
+                Ended {
+                    outcome: Outcome::DialFailed,
+                    detail: Some("the source address is not local to the gateway"),
+                }
+            }
+            Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
+                tracing::error!(%error, "cannot dial");
+                Outcome::DialFailed.into()
+            }
+        },
+    }
+}
+
+/// Relays until the end, and settles what the port needs before it can be used again.
+async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flow) -> Outcome {
+    // Dropped in the reverse order: the port is given back after the socket is closed.
+    let Upstream { mut lease, leg } = upstream;
+    // Every way out but a good end resets the upstream socket, and then its port is free at once: that is what a
+    // lease starts with.
+    let end = relay::relay(client, &leg, &worker.scratch, worker.silence, flow).await;
+    match end {
+        End::Finished { first } => {
+            lease.set_rest(rest_after(first, &leg));
+            client.ended_well();
+            leg.ended_well();
+            Outcome::Closed
+        }
+        End::Idle => Outcome::IdleTimeout,
+        End::HalfOpen => Outcome::HalfOpenTimeout,
+        End::Failed { side, error } => {
+            let (outcome, detail) = failed(side, &error);
+            // Known from here on, whatever happens to this task.
+            flow.outcome = Some(outcome);
+            flow.record.detail = detail;
+            match side {
+                Side::Client => relay::settle(&leg).await,
+                Side::Upstream => relay::settle(client).await,
+            }
+            outcome
+        }
+    }
+}
+
+/// When Linux gives the 4-tuple back after both sides have finished.
+fn rest_after(first: Side, upstream: &Leg) -> Rest {
+    let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+    let end = match first {
+        Side::Upstream => UpstreamEnd::ServerFirst,
+        Side::Client if connection.closing => UpstreamEnd::Crossed,
+        Side::Client => UpstreamEnd::GatewayFirst,
+    };
+    Rest::after(end, connection.timestamps, connection.round_trip)
+}
+
+fn failed(side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
+    match (Failure::of(error), side) {
+        (Failure::Reset | Failure::Refused, Side::Client) => (Outcome::ClientReset, None),
+        (Failure::Reset | Failure::Refused, Side::Upstream) => (Outcome::UpstreamReset, None),
+        (Failure::TimedOut | Failure::Unreachable, Side::Client) => (Outcome::ClientLost, None),
+        (Failure::TimedOut | Failure::Unreachable, Side::Upstream) => (Outcome::UpstreamLost, None),
+        (Failure::Aborted, _) => (Outcome::RelayFailed, Some("ended by an administrator (SOCK_DESTROY)")),
+        (
+            Failure::PortTaken
+            | Failure::NotOurAddress
+            | Failure::NoResources
+            | Failure::NotPermitted
+            | Failure::Other,
+            _,
+        ) => {
+            tracing::error!(%error, ?side, "cannot relay");
+            (Outcome::RelayFailed, None)
+        }
+    }
+}

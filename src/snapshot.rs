@@ -1,0 +1,42 @@
+//! What the workers go by, swapped as a whole: tenants with all that their flows touch.
+
+use crate::addr::ClientAddr;
+use crate::admission::{Gate, OwnAddresses};
+use crate::egress::Pool;
+use crate::meters::TenantMeters;
+use crate::policy::{self, Policy};
+use std::sync::{Arc, LazyLock};
+
+/// The running configuration, as far as flows see it.
+pub struct Snapshot {
+    /// Whose a flow is.
+    pub policy: Policy,
+    /// By [`policy::Tenant::index`].
+    pub tenants: Vec<Arc<Tenant>>,
+    /// Addresses that nobody may dial.
+    pub own: OwnAddresses,
+}
+
+/// Resolves one tenant's meters.
+pub type ResolveMeters = Box<dyn FnOnce() -> Arc<TenantMeters> + Send>;
+
+/// One tenant, with handles to everything that its flows touch.
+pub struct Tenant {
+    /// Its rules.
+    pub policy: Arc<policy::Tenant>,
+    /// Where its flows leave from.
+    pub pool: Arc<Pool>,
+    /// Its metrics, resolved with its first flow: a tenant without flows has no series.
+    pub meters: LazyLock<Arc<TenantMeters>, ResolveMeters>,
+    /// `limits.flows`
+    pub flows: Arc<Gate>,
+    /// `[inspect] max_pending`
+    pub inspections: Arc<Gate>,
+}
+
+impl Snapshot {
+    /// By the longest prefix of the client's address.
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
+        self.policy.tenant_of(client).map(|tenant| &self.tenants[tenant.index])
+    }
+}

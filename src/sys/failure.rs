@@ -1,0 +1,77 @@
+//! errno to meaning, in one place.
+
+use std::io;
+
+/// What a failed socket call says about the other end, the way there, or ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The other end answered with RST to our SYN.
+    Refused,
+    /// The other end reset an established connection, or is gone while we write.
+    Reset,
+    /// The network says that there is no way there (ICMP, or our own routing table).
+    Unreachable,
+    /// No answer: SYN, data or keepalive probes stayed unacknowledged.
+    TimedOut,
+    /// An administrator ended the socket (`SOCK_DESTROY`, `ss -K`).
+    Aborted,
+    /// The source address and port cannot be had towards this destination: somebody has it.
+    PortTaken,
+    /// The source address is not ours (`bind` says so).
+    NotOurAddress,
+    /// Out of descriptors or memory.
+    NoResources,
+    /// Not permitted: a missing capability, or a local packet rule.
+    NotPermitted,
+    /// Anything else.
+    Other,
+}
+
+impl Failure {
+    /// Classifies an error of `bind`, `accept`, `recv`, `send`, `splice` or `SO_ERROR`.
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => Self::Refused,
+            Some(libc::ECONNRESET | libc::EPIPE) => Self::Reset,
+            Some(
+                libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN | libc::ENONET,
+            ) => Self::Unreachable,
+            Some(libc::ETIMEDOUT) => Self::TimedOut,
+            Some(libc::ECONNABORTED) => Self::Aborted,
+            Some(libc::EADDRINUSE) => Self::PortTaken,
+            Some(libc::EADDRNOTAVAIL) => Self::NotOurAddress,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::NoResources,
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
+            _ => Self::Other,
+        }
+    }
+
+    /// Classifies an error of `connect` on a socket that is bound already: there EADDRNOTAVAIL means that the
+    /// 4-tuple is taken (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is foreign.
+    pub fn of_connect(error: &io::Error) -> Self {
+        let failure = Self::of(error);
+        if failure == Self::NotOurAddress { Self::PortTaken } else { failure }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_errno_means_two_things_at_bind_and_at_connect() {
+        let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        assert_eq!(Failure::of(&error), Failure::NotOurAddress);
+        assert_eq!(Failure::of_connect(&error), Failure::PortTaken);
+    }
+
+    #[test]
+    fn resets_are_told_from_time_outs_and_refusals() {
+        let of = |errno| Failure::of(&io::Error::from_raw_os_error(errno));
+        assert_eq!(of(libc::ECONNRESET), Failure::Reset);
+        assert_eq!(of(libc::EPIPE), Failure::Reset);
+        assert_eq!(of(libc::ETIMEDOUT), Failure::TimedOut);
+        assert_eq!(of(libc::ECONNREFUSED), Failure::Refused);
+        assert_eq!(of(libc::EINVAL), Failure::Other);
+    }
+}

@@ -1,0 +1,73 @@
+//! The transparent listener.
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// How long a silent or unresponsive peer keeps a flow. The same on both legs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// Silence before the first keepalive probe (`TCP_KEEPIDLE`), whole seconds.
+    pub idle: Duration,
+    /// Between probes (`TCP_KEEPINTVL`), whole seconds.
+    pub interval: Duration,
+    /// Unanswered probes until the peer counts as gone (`TCP_KEEPCNT`), 1 to 127.
+    pub probes: u32,
+    /// How long sent data may stay unacknowledged, or the peer's window closed (`TCP_USER_TIMEOUT`); it also takes
+    /// the place of `probes`. `None`: the kernel's own limits (tcp_retries2; a closed window never ends a flow).
+    pub user_timeout: Option<Duration>,
+}
+
+impl Liveness {
+    /// Sets keepalive and the user time-out on a socket, or on a listener whose accepted sockets inherit them.
+    pub(super) fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let keepalive =
+            TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.probes);
+        socket.set_tcp_keepalive(&keepalive)?;
+        if let Some(timeout) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens one worker's listener: transparent, on a port that it shares with the other workers (`SO_REUSEPORT`), for
+/// both families if `address` is `[::]`. Accepted sockets inherit transparency, keepalive and `TCP_NODELAY`.
+///
+/// Needs `CAP_NET_ADMIN` (or `CAP_NET_RAW`) in the network namespace's user namespace, else `EPERM`.
+pub fn open(address: SocketAddr, backlog: i32, liveness: &Liveness) -> io::Result<TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(false)?;
+            // One flag of the socket serves both families (inet->transparent in net/ipv6/ipv6_sockglue.c).
+            socket.set_ip_transparent_v6(true)?;
+        }
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    liveness.apply(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Whether somebody else already listens on the address: `SO_REUSEPORT` would silently share the port with another
+/// process of the same user, and half of the flows would go there.
+pub fn is_taken(address: SocketAddr) -> io::Result<bool> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // SO_REUSEADDR: connections in TIME_WAIT on the port do not count, listeners do.
+    socket.set_reuse_address(true)?;
+    match socket.bind(&address.into()).and_then(|()| socket.listen(1)) {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
+        Err(error) => Err(error),
+    }
+}

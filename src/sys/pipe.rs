@@ -1,0 +1,38 @@
+//! Pipes, and `splice(2)` between a pipe and a socket.
+
+use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A pipe that bytes pass through without being copied to user space.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    /// A pipe of the kernel's default size (16 slots). `EMFILE` and `ENFILE` mean out of descriptors; past
+    /// `pipe-user-pages-soft` an unprivileged user gets pipes of two slots, which still work.
+    pub fn new() -> io::Result<Self> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        Ok(Self { read, write })
+    }
+
+    /// Moves up to `most` bytes from a non-blocking socket into the pipe; 0 is the end of the stream. `most` stays
+    /// far below 2 GiB (larger lengths fail with `EINVAL`).
+    ///
+    /// `WouldBlock` means that the socket is empty *or* the pipe is full: only with an empty pipe is it the socket.
+    pub fn fill(&self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+        Ok(splice(socket, None, &self.write, None, most, FLAGS)?)
+    }
+
+    /// Moves up to `most` bytes from the pipe into a non-blocking socket. `most` must not exceed what is in the pipe.
+    pub fn drain(&self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+        Ok(splice(&self.read, None, socket, None, most, FLAGS)?)
+    }
+}
+
+/// Never `SPLICE_F_MORE`: on the last bytes it holds them back for 200 ms. `SPLICE_F_NONBLOCK` covers the pipe's
+/// side only; the socket must be non-blocking itself.
+const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlags::SPLICE_F_NONBLOCK);

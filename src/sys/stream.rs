@@ -1,0 +1,138 @@
+//! What is done to an established socket besides reading and writing it as a whole.
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::SockRef;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// Copies what waits in the receive queue, from its first byte, and leaves it there.
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
+}
+
+/// Reads; 0 is the end of the stream.
+pub fn read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
+}
+
+/// Writes; a peer that is gone is `EPIPE`, never a signal.
+pub fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Passes on the end of a stream: sends FIN after all that was written.
+pub fn finish(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).shutdown(std::net::Shutdown::Write)
+}
+
+/// Makes the coming `close` send RST and drop what was not sent. Without effect on a socket that was reset already.
+pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// What the kernel knows of a connection, for the question when its 4-tuple can be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not keep the 4-tuple from being used again.
+    pub timestamps: bool,
+    /// Both ends have sent FIN, and ours is not acknowledged yet (TCP_CLOSING).
+    pub closing: bool,
+    /// Smoothed round-trip time.
+    pub round_trip: Duration,
+}
+
+/// Asks the kernel by `TCP_INFO`.
+pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
+    let info = tcp_info(socket)?;
+    Ok(Connection {
+        timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
+        closing: info.tcpi_state == TCP_CLOSING,
+        round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
+    })
+}
+
+/// Bytes written and not yet acknowledged by the peer (`SIOCOUTQ`).
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is valid for the
+    // call's duration; the descriptor is borrowed, so it is open.
+    #[expect(unsafe_code, reason = "ioctl has no safe wrapper")]
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// include/uapi/linux/tcp.h
+const TCPI_OPT_TIMESTAMPS: u8 = 1;
+/// include/net/tcp_states.h
+const TCP_CLOSING: u8 = 11;
+
+#[expect(unsafe_code, reason = "getsockopt(TCP_INFO) has no safe wrapper among our dependencies")]
+fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
+    // SAFETY: `info` is valid for writes of `length` bytes and `length` for one socklen_t, both for the call's
+    // duration; the descriptor is borrowed, so it is open. The kernel writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: tcp_info is a plain C struct of integers, for which the all-zero pattern that it started with is
+    // valid; an older kernel that writes fewer bytes leaves the rest zero.
+    Ok(unsafe { info.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_reset_on_close_reaches_the_peer_as_reset() {
+        let (mut client, server) = pair();
+        reset_on_close(&server).unwrap();
+        drop(server);
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn peeking_leaves_the_bytes_and_finish_is_end_of_stream() {
+        let (mut client, mut server) = pair();
+        client.write_all(b"hello").unwrap();
+        finish(&client).unwrap();
+        let mut all = Vec::new();
+        let mut buffer = [0; 8];
+        // Wait for the bytes by a blocking peek of the standard library.
+        assert_eq!(server.peek(&mut buffer).unwrap(), 5);
+        assert_eq!(peek(&server, &mut buffer).unwrap(), 5);
+        server.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"hello");
+    }
+
+    #[test]
+    fn loopback_connections_have_tcp_info() {
+        let (client, _server) = pair();
+        let info = connection(&client).unwrap();
+        assert!(!info.closing && info.round_trip > Duration::ZERO);
+    }
+}

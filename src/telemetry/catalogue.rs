@@ -1,0 +1,317 @@
+//! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
+//! resolved from it, so a metric that is not here cannot be emitted.
+
+use crate::outcome::Outcome;
+use std::fmt::Write;
+
+/// One metric family.
+#[derive(Debug)]
+pub struct Metric {
+    /// As in the exposition, prefix and suffix included.
+    pub name: &'static str,
+    /// What the number does over time.
+    pub kind: Kind,
+    /// What the number counts.
+    pub unit: Unit,
+    /// Label names, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// One sentence: the `# HELP` line.
+    pub help: &'static str,
+    /// How to read the number.
+    pub reading: &'static str,
+    /// A condition worth an alert, for Prometheus.
+    pub alert: Option<&'static str>,
+}
+
+/// What a number does over time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts of observations, by the upper bounds of these buckets.
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    /// The word of the `# TYPE` line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Things: flows, ports, lines, errors.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Seconds, or seconds since 1970 for a point in time.
+    Seconds,
+    /// A fraction from 0 to 1.
+    Ratio,
+    /// Always 1, the labels being the information; or 1 for yes and 0 for no.
+    Flag,
+}
+
+impl Unit {
+    /// The word used in the docs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Bytes => "bytes",
+            Self::Seconds => "seconds",
+            Self::Ratio => "ratio",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// A lost SYN is sent again after 1 s, and then after 2 s more: bounds lie below those, so that retransmission shows.
+const CONNECT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.95, 2.9, 10.0];
+/// Up to the usual `[inspect] deadline` of 5 s.
+const INSPECT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0];
+/// From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT gateways.
+const FLOW_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 350.0, 3600.0, 14_400.0, 86_400.0];
+
+macro_rules! catalogue {
+    ($($constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*],
+        help: $help:literal, reading: $reading:literal $(, alert: $alert:literal)?;)+) => {
+        $(#[doc = $help]
+        pub const $constant: Metric = Metric {
+            name: $name,
+            kind: $kind,
+            unit: Unit::$unit,
+            labels: &[$($label),*],
+            help: $help,
+            reading: $reading,
+            alert: catalogue!(@alert $($alert)?),
+        };)+
+
+        /// Every metric, in the order of the docs.
+        pub const ALL: &[&Metric] = &[$(&$constant),+];
+    };
+    (@alert) => { None };
+    (@alert $alert:literal) => { Some($alert) };
+}
+
+catalogue! {
+    FLOWS_ACTIVE = "egret_flows_active", Kind::Gauge, Count, ["tenant"],
+        help: "Flows that live now, from accept to the end of the relay.",
+        reading: "Includes flows that are still inspected or dialled. Steady growth at steady traffic is a client that leaks connections; compare it with the tenant's `limits.flows`.";
+    FLOWS_TOTAL = "egret_flows_total", Kind::Counter, Count, ["tenant", "outcome"],
+        help: "Flows that have ended, by outcome.",
+        reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate.",
+        alert: "increase(egret_flows_total{outcome=~\"internal_error|relay_failed|dial_failed|gateway_full\"}[10m]) > 0";
+    FLOW_BYTES = "egret_flow_bytes_total", Kind::Counter, Bytes, ["tenant", "direction"],
+        help: "Payload bytes relayed; up is from client to server.",
+        reading: "Moves while flows live, not only at their end. Payload alone: TCP and IP headers and retransmissions come on top on the wire.";
+    DENIALS = "egret_denials_total", Kind::Counter, Count, ["tenant", "reason"],
+        help: "Flows that were refused, by reason.",
+        reading: "The reason is the outcome; the same flows are in `egret_flows_total`. After a change of policy, a jump of `not_allowed` is what the change broke: the flow log has the names.",
+        alert: "sum by (tenant) (rate(egret_denials_total{reason=\"not_allowed\"}[5m])) > 3 * sum by (tenant) (rate(egret_denials_total{reason=\"not_allowed\"}[1h] offset 1d)) + 1";
+    CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
+        help: "Time from the SYN to the server's answer.",
+        reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
+        alert: "histogram_quantile(0.99, sum by (tenant, le) (rate(egret_connect_duration_seconds_bucket[5m]))) > 0.95";
+    INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(INSPECT_SECONDS), Seconds, ["tenant"],
+        help: "Time from accept until the client had said what it wants.",
+        reading: "Almost all of it is the client's: the wait for its ClientHello or request head. A tail at the deadline is clients that open connections and send nothing.";
+    FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(FLOW_SECONDS), Seconds, ["tenant"],
+        help: "Time from accept to the end of the flow, refused flows included.",
+        reading: "A step at 350 s or another round number is an idle time-out on the path. `_count` equals `egret_flows_total` over all outcomes.";
+    PORTS_CAPACITY = "egret_pool_ports_capacity", Kind::Gauge, Count, ["pool", "source"],
+        help: "Ports that a source address has for each single destination.",
+        reading: "A port can be used once per destination address and port, so this is the limit towards one destination, not the sum over all. It is the size of the pool's `ports` range less what was taken out.";
+    PORTS = "egret_pool_ports", Kind::Gauge, Count, ["pool", "source", "state"],
+        help: "Ports in use over all destinations: live carry a flow, held may not be used again yet.",
+        reading: "The sum over all destinations may exceed the capacity, which counts per destination; do not divide the two. A large share of `held` means that clients close first and an end has no TCP timestamps: Linux keeps such a port for 60 s.";
+    PORT_UTILIZATION = "egret_pool_port_utilization_ratio", Kind::Gauge, Ratio, ["pool", "source"],
+        help: "Share of the ports in use, live or held, at the destination where most are.",
+        reading: "0 to 1. At 1 the next flow from this source address to that destination finds no port and takes another address of the pool, or is refused if there is none. Alert on the minimum over the pool's addresses: a single full address does no harm yet.",
+        alert: "min by (pool) (egret_pool_port_utilization_ratio) > 0.85";
+    PORT_ALLOCATION_FAILURES = "egret_port_allocation_failures_total", Kind::Counter, Count, ["pool", "tenant"],
+        help: "Flows refused because no address of the pool had a free port towards their destination.",
+        reading: "Each is a connection that the client lost, and one `ports_exhausted` in `egret_flows_total`. Add addresses to the pool, or find who holds the ports.",
+        alert: "increase(egret_port_allocation_failures_total[5m]) > 0";
+    PORT_COLLISIONS = "egret_port_collisions_total", Kind::Counter, Count, [],
+        help: "Own ports that the kernel refused although the ledger had them free (EADDRNOTAVAIL, EADDRINUSE).",
+        reading: "Stays 0. Anything else means that another program binds ports of a pool's range on a pool's address, or that Egret counts wrongly. The flow itself was given another port.",
+        alert: "increase(egret_port_collisions_total[10m]) > 0";
+    FLOW_LOG_DROPPED = "egret_flow_log_dropped_total", Kind::Counter, Count, [],
+        help: "Flow log lines lost because the writer's queue was full.",
+        reading: "Workers never wait for the log. A rising count is a disk, or a reader of stdout, slower than the flows. Together with `egret_flow_log_errors_total` it is every line that is missing.",
+        alert: "increase(egret_flow_log_dropped_total[10m]) > 0";
+    FLOW_LOG_ERRORS = "egret_flow_log_errors_total", Kind::Counter, Count, [],
+        help: "Flow log lines lost because writing them failed.",
+        reading: "The disk is full, the file system is read-only, or the reader of stdout is gone; the gateway's log has the reason, at most once a minute. Writing is tried again with each later line.",
+        alert: "increase(egret_flow_log_errors_total[10m]) > 0";
+    ACCEPT_ERRORS = "egret_accept_errors_total", Kind::Counter, Count, [],
+        help: "Failures of accept(2) after which a worker waited before it accepted again.",
+        reading: "The process or the host is out of file descriptors or memory. Connections wait in the listener's backlog meanwhile, and are lost when that is full. Compare `process_open_fds` with `process_max_fds`.",
+        alert: "increase(egret_accept_errors_total[5m]) > 0";
+    CONFIG_RELOAD_SUCCESS = "egret_config_reload_success", Kind::Gauge, Flag, [],
+        help: "Whether the last load of the configuration succeeded: 1, or 0 if it was refused.",
+        reading: "At 0 the gateway runs on the configuration before; `egret check` shows what is wrong with the new one.",
+        alert: "egret_config_reload_success == 0";
+    CONFIG_INFO = "egret_config_info", Kind::Gauge, Flag, ["version"],
+        help: "Always 1; the label is the hash of the configuration in force.",
+        reading: "Gateways that should behave alike show one version. A change is a reload that took effect.",
+        alert: "count(count by (version) (egret_config_info)) > 1";
+    BUILD_INFO = "egret_build_info", Kind::Gauge, Flag, ["version"],
+        help: "Always 1; the label is the version of Egret.",
+        reading: "Join it to other metrics, or count by version during an upgrade.";
+    PROCESS_CPU = "process_cpu_seconds_total", Kind::Counter, Seconds, [],
+        help: "Processor time that the process has used, user and system.",
+        reading: "`rate()` is the number of cores in use. Near the number of workers, the gateway is at its limit. Packet processing in soft interrupts is not in it.";
+    PROCESS_MEMORY = "process_resident_memory_bytes", Kind::Gauge, Bytes, [],
+        help: "Memory of the process that is in RAM.",
+        reading: "Kernel memory, above all socket buffers, is not in it. It should follow the number of flows and come back.";
+    PROCESS_OPEN_FDS = "process_open_fds", Kind::Gauge, Count, [],
+        help: "Open file descriptors.",
+        reading: "Two per flow, and pipes for flows that move much.",
+        alert: "process_open_fds / process_max_fds > 0.9";
+    PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count, [],
+        help: "File descriptors that the process may have open.",
+        reading: "The soft limit, `LimitNOFILE` of the service. It bounds the number of flows: at the limit they are refused as `gateway_full`.";
+    PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds, [],
+        help: "When the process started, in seconds since 1970.",
+        reading: "`time()` less this is the uptime. Every counter starts at 0 here.",
+        alert: "changes(process_start_time_seconds[15m]) > 2";
+}
+
+/// The text of docs/metrics.md.
+pub fn reference() -> String {
+    let mut text = String::from(PREAMBLE);
+    for metric in ALL {
+        let labels =
+            if metric.labels.is_empty() { String::new() } else { format!("{{{}}}", metric.labels.join(",")) };
+        // writing to a String cannot fail
+        let _ = write!(
+            text,
+            "\n### `{}{labels}`\n{}, {}. {}\n\n{}\n",
+            metric.name,
+            metric.kind.as_str(),
+            metric.unit.as_str(),
+            metric.help,
+            metric.reading,
+        );
+        if let Kind::Histogram(bounds) = metric.kind {
+            let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
+            let _ = write!(text, "\nBuckets up to: {}, +Inf.\n", bounds.join(", "));
+        }
+        if let Some(alert) = metric.alert {
+            let _ = write!(text, "\nAlert when:\n```promql\n{alert}\n```\n");
+        }
+    }
+    let outcomes = Outcome::ALL.len();
+    let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
+    let histograms: usize = ALL
+        .iter()
+        .filter_map(|metric| match metric.kind {
+            Kind::Histogram(bounds) => Some(bounds.len() + 3), // +Inf, _sum, _count
+            Kind::Counter | Kind::Gauge => None,
+        })
+        .sum();
+    let _ = write!(
+        text,
+        "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
+         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 4.\n",
+        outcomes + denials + histograms + 3,
+        outcomes + denials + histograms + 4,
+    );
+    text
+}
+
+const PREAMBLE: &str = "\
+<!-- Generated from src/telemetry/catalogue.rs; tests/metrics_docs.rs holds it up to date. -->
+# Metrics
+
+Served in the Prometheus text format at `/metrics` of the `[gateway] metrics` listener.
+
+## Labels
+Label values come from the configuration or from closed lists; nothing that a client sends becomes a label.
+
+| label | values |
+|---|---|
+| `tenant` | name of the tenant; `unknown` for flows of clients that belong to none |
+| `outcome` | how a flow ended: docs/outcomes.md |
+| `reason` | the outcomes that are denials |
+| `direction` | `up` from client to server, `down` from server to client |
+| `pool` | name of the pool |
+| `source` | source address of the pool |
+| `state` | `live` or `held` |
+| `version` | of Egret, or the hash of the configuration |
+
+## When series come and go
+- All series of a tenant appear at 0 when its first flow is accepted, with every outcome and reason, so that `rate()` and
+  `increase()` see the first event of each kind. A tenant without flows costs nothing.
+- Series of a tenant that a reload removes stay until the process ends: a counter that vanishes and returns would look
+  like a restart.
+- Series of pools, source addresses and the configuration are read at each scrape, and are gone when a reload removes them.
+- Counters start at 0 with the process; `process_start_time_seconds` says when.
+
+## Metrics
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for metric in ALL {
+            let name = metric.name;
+            assert!(name.starts_with("egret_") || name.starts_with("process_"), "{name}: prefix");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}: characters");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{name}: _total is for counters"
+            );
+            let base = name.strip_suffix("_total").unwrap_or(name);
+            for (unit, suffix) in
+                [(Unit::Bytes, "_bytes"), (Unit::Seconds, "_seconds"), (Unit::Ratio, "_ratio")]
+            {
+                assert_eq!(base.ends_with(suffix), metric.unit == unit, "{name}: unit {suffix}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_name_is_there_once_and_each_text_is_whole() {
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{}: help", metric.name);
+            assert!(metric.reading.ends_with('.'), "{}: reading", metric.name);
+            for label in metric.labels {
+                assert!(PREAMBLE.contains(&format!("| `{label}` |")), "{label} is not explained");
+            }
+        }
+    }
+
+    #[test]
+    fn an_alert_names_its_metric() {
+        for metric in ALL {
+            assert!(metric.alert.is_none_or(|alert| alert.contains(metric.name)), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn buckets_rise() {
+        for metric in ALL {
+            if let Kind::Histogram(bounds) = metric.kind {
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The flow log: one JSON line per flow, written by a thread of its own, so that no worker ever waits for a disk.
+//!
+//! Workers hand records over through a bounded queue; what does not fit is dropped and counted. The thread turns
+//! what is queued into lines and writes them at once. A write that fails costs the lines it held, which are counted;
+//! the next batch is tried as if nothing had been, on a line of its own.
+
+mod sink;
+
+use super::metrics::FlowLogMeters;
+use crate::flow::FlowRecord;
+use sink::Sink;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::thread;
+use std::time::Duration;
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlowLogTarget {
+    /// Standard output, for a supervisor that collects it.
+    Stdout,
+    /// A file, appended to, made with mode 0640 if it is not there: lines hold addresses of clients.
+    File(PathBuf),
+}
+
+/// How the flow log is to be kept.
+#[derive(Debug, Clone)]
+pub struct FlowLogConfig {
+    /// Where lines go.
+    pub target: FlowLogTarget,
+    /// Records that may wait for the writer, 1 or more; each takes some 500 bytes, allocated at start.
+    pub queue: usize,
+}
+
+impl FlowLogConfig {
+    /// Bridges a disk that stalls for a second at ten thousand flows a second, in some 8 MiB.
+    pub const DEFAULT_QUEUE: usize = 16_384;
+}
+
+/// The flow log; see [`FlowLog::start`].
+pub struct FlowLog;
+
+impl FlowLog {
+    /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
+    pub fn start(config: FlowLogConfig, meters: FlowLogMeters) -> io::Result<(FlowLogHandle, FlowLogThread)> {
+        let sink = Sink::open(config.target, meters.errors)?;
+        let (queue, queued) = mpsc::sync_channel(config.queue.max(1));
+        let (ended, end) = mpsc::channel();
+        let orders = Arc::new(Orders::default());
+        let handle = FlowLogHandle { queue, orders: Arc::clone(&orders), dropped: meters.dropped };
+        thread::Builder::new().name("flow-log".to_owned()).spawn(move || {
+            write_until_stopped(&queued, &orders, sink);
+            let _ = ended.send(()); // nobody waits any more if the patience of `stop` ran out
+        })?;
+        Ok((handle.clone(), FlowLogThread { handle, end }))
+    }
+}
+
+/// Where workers hand in their records.
+#[derive(Clone)]
+pub struct FlowLogHandle {
+    queue: SyncSender<Message>,
+    orders: Arc<Orders>,
+    dropped: metrics::Counter,
+}
+
+/// What is asked of the writer beside the queue, so that a full queue cannot delay it.
+#[derive(Default)]
+struct Orders {
+    reopen: AtomicBool,
+    stop: AtomicBool,
+}
+
+#[expect(clippy::large_enum_variant, reason = "a box would allocate on the worker")]
+enum Message {
+    Record(FlowRecord),
+    /// Look at the orders.
+    Wake,
+}
+
+impl FlowLogHandle {
+    /// Queues a record. Never blocks and never allocates; if the queue is full, the record is dropped and counted.
+    pub fn submit(&self, record: FlowRecord) {
+        if self.queue.try_send(Message::Record(record)).is_err() {
+            self.dropped.increment(1);
+        }
+    }
+
+    /// Has the writer open its file anew, after what was queued before: for log rotation. Does not wait for it.
+    pub fn reopen(&self) {
+        self.order(&self.orders.reopen);
+    }
+
+    fn order(&self, order: &AtomicBool) {
+        order.store(true, Ordering::Release);
+        match self.queue.try_send(Message::Wake) {
+            // a full queue means that the writer is awake; a closed one, that it has ended
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+/// The writer, to be stopped when the workers have ended.
+pub struct FlowLogThread {
+    handle: FlowLogHandle,
+    end: Receiver<()>,
+}
+
+impl FlowLogThread {
+    /// Writes what is queued and ends, or gives up after `patience`. Whether everything queued was dealt with;
+    /// records submitted later are dropped and counted.
+    pub fn stop(self, patience: Duration) -> bool {
+        self.handle.order(&self.handle.orders.stop);
+        match self.end.recv_timeout(patience) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => false,
+        }
+    }
+}
+
+/// Lines written at once, at most. 1,024 lines are some 512 KiB.
+const BATCH: usize = 1024;
+/// How long the writer lets records gather after a batch: while it sleeps, a worker's submit need not wake it.
+const GATHER: Duration = Duration::from_millis(10);
+
+fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, mut sink: Sink) {
+    let mut first = None;
+    loop {
+        // Read before the queue is: an order that comes later finds the queue empty, so that its wake-up fits, or
+        // full, so that `recv` does not wait.
+        let stop = orders.stop.load(Ordering::Acquire);
+        let reopen = orders.reopen.swap(false, Ordering::AcqRel);
+        let mut taken = 0;
+        for message in first.take().into_iter().chain(queued.try_iter()).take(BATCH) {
+            taken += 1;
+            match message {
+                Message::Record(record) => sink.push(&record),
+                Message::Wake => {}
+            }
+        }
+        sink.write();
+        if reopen {
+            sink.reopen();
+        }
+        if taken == BATCH {
+            continue;
+        }
+        if stop {
+            return;
+        }
+        if taken > 0 {
+            thread::sleep(GATHER);
+            continue;
+        }
+        match queued.recv() {
+            Ok(message) => first = Some(message),
+            Err(mpsc::RecvError) => return, // every handle is gone
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::example_record;
+    use nix::sys::stat::Mode;
+    use std::fs::{self, File, OpenOptions};
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::AtomicU64;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn meters() -> (FlowLogMeters, Arc<AtomicU64>, Arc<AtomicU64>) {
+        let (dropped, errors) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let meters = FlowLogMeters {
+            dropped: metrics::Counter::from_arc(Arc::clone(&dropped)),
+            errors: metrics::Counter::from_arc(Arc::clone(&errors)),
+        };
+        (meters, dropped, errors)
+    }
+
+    fn start(target: FlowLogTarget, queue: usize, meters: FlowLogMeters) -> (FlowLogHandle, FlowLogThread) {
+        FlowLog::start(FlowLogConfig { target, queue }, meters).unwrap()
+    }
+
+    fn numbers(file: impl io::Read) -> Vec<String> {
+        let lines = BufReader::new(file).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+        lines.map(|line: serde_json::Value| line["flow"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn expected(numbers: std::ops::Range<u64>) -> Vec<String> {
+        numbers.map(|number| format!("00c0ffee-{number:x}")).collect()
+    }
+
+    #[test]
+    fn every_record_is_a_line_in_order_after_a_clean_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("flows.jsonl");
+        let (meters, dropped, errors) = meters();
+        let (handle, thread) = start(FlowLogTarget::File(path.clone()), 5000, meters);
+        for number in 0..5000 {
+            handle.submit(example_record(number));
+        }
+        assert!(thread.stop(PATIENCE));
+        assert_eq!(numbers(File::open(&path).unwrap()), expected(0..5000));
+        handle.submit(example_record(5000));
+        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (1, 0));
+    }
+
+    #[test]
+    fn many_workers_lines_are_written_or_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("flows.jsonl");
+        let (meters, dropped, _) = meters();
+        let (handle, flow_log) = start(FlowLogTarget::File(path.clone()), 64, meters);
+        thread::scope(|scope| {
+            for worker in 0..4 {
+                let handle = handle.clone();
+                scope.spawn(move || (0..2000).for_each(|n| handle.submit(example_record(worker * 2000 + n))));
+            }
+        });
+        assert!(flow_log.stop(PATIENCE));
+        let mut lines = numbers(File::open(&path).unwrap());
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len() as u64 + dropped.load(Ordering::Relaxed), 8000);
+    }
+
+    #[test]
+    fn a_rotated_file_is_left_for_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, rotated) = (directory.path().join("flows.jsonl"), directory.path().join("flows.jsonl.1"));
+        let (meters, ..) = meters();
+        let (handle, thread) = start(FlowLogTarget::File(path.clone()), 16, meters);
+        handle.submit(example_record(0));
+        fs::rename(&path, &rotated).unwrap();
+        handle.reopen();
+        let deadline = crate::clock::now() + PATIENCE;
+        while !path.exists() {
+            assert!(crate::clock::now() < deadline, "the file was not opened again");
+            thread::yield_now();
+        }
+        handle.submit(example_record(1));
+        assert!(thread.stop(PATIENCE));
+        assert_eq!(numbers(File::open(&rotated).unwrap()), expected(0..1));
+        assert_eq!(numbers(File::open(&path).unwrap()), expected(1..2));
+    }
+
+    #[test]
+    fn a_stalled_reader_costs_lines_and_never_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        // open for both, so that neither this nor the writer's open waits for the other end
+        let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut filler = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        while filler.write(&[b'\n'; 4096]).is_ok() {}
+        drop(filler);
+
+        let (meters, dropped, errors) = meters();
+        let (handle, thread) = start(FlowLogTarget::File(path), 16, meters);
+        let mut submitted = 0;
+        while dropped.load(Ordering::Relaxed) < 10 {
+            handle.submit(example_record(submitted));
+            submitted += 1;
+        }
+        assert!(!thread.stop(Duration::ZERO), "the pipe is full and nobody reads");
+        // the reader is back: every record that was not counted as dropped comes after the filling
+        let kept = submitted - dropped.load(Ordering::Relaxed);
+        let lines = BufReader::new(&mut reader).lines().map(Result::unwrap).filter(|line| !line.is_empty());
+        for line in lines.take(usize::try_from(kept).unwrap()) {
+            serde_json::from_str::<serde_json::Value>(&line).unwrap();
+        }
+        assert_eq!(errors.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_full_disk_counts_every_line() {
+        let (meters, dropped, errors) = meters();
+        let (handle, thread) = start(FlowLogTarget::File("/dev/full".into()), 16, meters);
+        for number in 0..7 {
+            handle.submit(example_record(number));
+        }
+        assert!(thread.stop(PATIENCE));
+        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (0, 7));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let (meters, ..) = meters();
+        let config = FlowLogConfig { target: FlowLogTarget::File("/nowhere/flows.jsonl".into()), queue: 1 };
+        let error = FlowLog::start(config, meters).err().unwrap();
+        assert!(error.to_string().contains("/nowhere/flows.jsonl"), "{error}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Lines into a file, whole or counted as lost.
+
+use super::FlowLogTarget;
+use crate::clock;
+use crate::flow::FlowRecord;
+use metrics::Counter;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The target, and the lines that are about to go there.
+pub(super) struct Sink {
+    target: FlowLogTarget,
+    file: File,
+    lines: Lines,
+    errors: Counter,
+    warned: Option<Instant>,
+}
+
+/// Between two warnings of the same trouble.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+impl Sink {
+    pub(super) fn open(target: FlowLogTarget, errors: Counter) -> io::Result<Self> {
+        let (file, torn) = open(&target)?;
+        Ok(Self { target, file, lines: Lines { buffer: Vec::new(), torn }, errors, warned: None })
+    }
+
+    /// Adds a line to those that the next [`Sink::write`] writes.
+    pub(super) fn push(&mut self, record: &FlowRecord) {
+        let end = self.lines.buffer.len();
+        match serde_json::to_writer(&mut self.lines.buffer, record) {
+            Ok(()) => self.lines.buffer.push(b'\n'),
+            Err(error) => {
+                self.lines.buffer.truncate(end);
+                self.lost(1, &error.into());
+            }
+        }
+    }
+
+    /// Writes the lines; those that fail are counted.
+    pub(super) fn write(&mut self) {
+        if let Err((lines, error)) = self.lines.write_to(&mut self.file) {
+            self.lost(lines, &error);
+        }
+    }
+
+    /// Opens the file again, or keeps the one it has.
+    pub(super) fn reopen(&mut self) {
+        match open(&self.target) {
+            Ok((file, torn)) => {
+                self.file = file;
+                self.lines.torn = torn;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "flow log not reopened; going on with the file that was open");
+            }
+        }
+    }
+
+    fn lost(&mut self, lines: u64, error: &io::Error) {
+        self.errors.increment(lines);
+        let now = clock::now();
+        if self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!(%error, lines, "flow log lines lost; egret_flow_log_errors_total counts them");
+        }
+    }
+}
+
+/// The file, and whether it ends within a line.
+fn open(target: &FlowLogTarget) -> io::Result<(File, bool)> {
+    match target {
+        // not `io::stdout()` itself, whose line buffer would write line by line and keep what failed
+        FlowLogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
+        FlowLogTarget::File(path) => {
+            let file =
+                OpenOptions::new().append(true).create(true).mode(0o640).open(path).map_err(|error| {
+                    io::Error::new(
+                        error.kind(),
+                        format!("cannot open the flow log {}: {error}", path.display()),
+                    )
+                })?;
+            let regular = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
+            Ok((file, regular && ends_within_a_line(path).unwrap_or(false)))
+        }
+    }
+}
+
+/// As a process leaves it that was killed, or had no room, in the middle of a line.
+fn ends_within_a_line(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+/// Lines to be written in one go.
+struct Lines {
+    /// Whole lines.
+    buffer: Vec<u8>,
+    /// What was written last ends within a line, which the next write is to end first.
+    torn: bool,
+}
+
+impl Lines {
+    /// Empties the buffer; an error comes with the number of lines that were not written whole.
+    fn write_to(&mut self, out: &mut impl Write) -> Result<(), (u64, io::Error)> {
+        let mut result = Ok(());
+        if self.torn && !self.buffer.is_empty() {
+            result = write_counting(out, b"\n").map_err(|(_, error)| error);
+            self.torn = result.is_err();
+        }
+        let mut written = 0;
+        if result.is_ok() {
+            result = write_counting(out, &self.buffer).map_err(|(before, error)| {
+                written = before;
+                error
+            });
+            if result.is_err() {
+                self.torn = written > 0 && self.buffer[written - 1] != b'\n';
+            }
+        }
+        let lost = result.map_err(|error| {
+            let lines = self.buffer[written..].split_inclusive(|&b| b == b'\n').count();
+            (lines as u64, error)
+        });
+        self.buffer.clear();
+        lost
+    }
+}
+
+/// `write_all` that says how many bytes went out before the error.
+fn write_counting(out: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Takes so many bytes, then fails until it is given more room.
+    #[derive(Default)]
+    struct Disk {
+        written: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(self.room).min(7); // short writes on the way
+            self.written.extend_from_slice(&bytes[..taken]);
+            self.room -= taken;
+            Ok(taken)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        /// However the disk fills and empties: a line is whole on a line of its own, or it was counted.
+        #[test]
+        fn no_line_is_lost_uncounted_or_spoils_another(rooms in proptest::collection::vec(0usize..60, 1..20)) {
+            let mut disk = Disk::default();
+            let mut lines = Lines { buffer: Vec::new(), torn: false };
+            let (mut number, mut lost) = (0, 0);
+            for room in rooms {
+                disk.room = room;
+                for _ in 0..3 {
+                    lines.buffer.extend_from_slice(format!("[line-{number}]\n").as_bytes());
+                    number += 1;
+                }
+                if let Err((count, _)) = lines.write_to(&mut disk) {
+                    lost += count;
+                }
+                prop_assert!(lines.buffer.is_empty());
+            }
+            let text = String::from_utf8(disk.written).unwrap();
+            let whole: Vec<u64> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("[line-")?.strip_suffix(']')?.parse().ok())
+                .collect();
+            prop_assert!(whole.is_sorted_by(|a, b| a < b));
+            // A line of which only the newline was missing is whole in the end, and was counted all the same.
+            prop_assert!(whole.len() as u64 + lost >= number);
+            prop_assert!(whole.len() as u64 + lost <= number + 20);
+            for line in text.lines() {
+                prop_assert!(line.matches("[line-").count() <= 1, "two lines ran together: {}", line);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_left_within_a_line_is_continued_on_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("flows.jsonl");
+        std::fs::write(&path, "{\"time\":").unwrap();
+        let mut sink = Sink::open(FlowLogTarget::File(path.clone()), Counter::noop()).unwrap();
+        sink.push(&crate::flow::example_record(1));
+        sink.write();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (torn, line) = text.split_once('\n').unwrap();
+        assert_eq!(torn, "{\"time\":");
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+}

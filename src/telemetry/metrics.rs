@@ -1,0 +1,234 @@
+//! The recorder behind the metric handles, and the text of a scrape.
+//!
+//! What happens is counted through handles of the `metrics` crate, resolved once. What is a state of something else
+//! (ports, the configuration, the process) is read at the scrape and written straight into its text, so that nothing
+//! of a removed pool stays behind. The recorder is never installed globally: who counts has been handed a handle.
+
+use super::catalogue::{self, Kind, Metric};
+use super::exposition::Exposition;
+use super::process;
+use crate::addr::SourceAddr;
+use crate::meters::TenantMeters;
+use crate::outcome::Outcome;
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// The `tenant` label of flows whose client belongs to no tenant; no tenant may be called so.
+pub const UNKNOWN_TENANT: &str = "unknown";
+
+/// Every metric of the process.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    started: SystemTime,
+    gateway: GatewayMeters,
+    tenants: Mutex<HashMap<Box<str>, Resolved>>,
+}
+
+struct Resolved {
+    pool: Option<Box<str>>,
+    meters: Arc<TenantMeters>,
+}
+
+/// Handles that belong to no tenant.
+#[derive(Clone)]
+pub struct GatewayMeters {
+    /// `egret_accept_errors_total`
+    pub accept_errors: Counter,
+    /// `egret_port_collisions_total`
+    pub port_collisions: Counter,
+    /// What the flow log counts.
+    pub flow_log: FlowLogMeters,
+}
+
+/// What the flow log counts, in lines.
+#[derive(Clone)]
+pub struct FlowLogMeters {
+    /// `egret_flow_log_dropped_total`
+    pub dropped: Counter,
+    /// `egret_flow_log_errors_total`
+    pub errors: Counter,
+}
+
+/// What is read for one scrape.
+#[derive(Debug, Clone)]
+pub struct Scrape {
+    /// Every source address of every pool; of a network that is not listed address by address, those in use.
+    pub sources: Vec<SourceUsage>,
+    /// The hash of the configuration in force.
+    pub config_version: Arc<str>,
+    /// Whether the last load of the configuration succeeded.
+    pub config_reload_success: bool,
+}
+
+/// The ports of one source address.
+#[derive(Debug, Clone)]
+pub struct SourceUsage {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// The address.
+    pub source: SourceAddr,
+    /// Ports it has for each single destination.
+    pub capacity: u32,
+    /// Ports that carry a flow, over all destinations.
+    pub live: u64,
+    /// Ports that may not be used again yet, over all destinations.
+    pub held: u64,
+    /// Live and held ports at the destination where they are most; at most `capacity`.
+    pub busiest: u32,
+}
+
+impl Metrics {
+    /// Fails only if a histogram of the catalogue has no buckets. `started` is when the process started.
+    pub fn new(started: SystemTime) -> Result<Self, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in catalogue::ALL {
+            if let Kind::Histogram(bounds) = metric.kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)?;
+            }
+        }
+        let recorder = builder.build_recorder();
+        for metric in catalogue::ALL {
+            let (name, help) = (metric.name.into(), metric.help.into());
+            match metric.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+            }
+        }
+        let gateway = GatewayMeters {
+            accept_errors: counter(&recorder, &catalogue::ACCEPT_ERRORS, &[]),
+            port_collisions: counter(&recorder, &catalogue::PORT_COLLISIONS, &[]),
+            flow_log: FlowLogMeters {
+                dropped: counter(&recorder, &catalogue::FLOW_LOG_DROPPED, &[]),
+                errors: counter(&recorder, &catalogue::FLOW_LOG_ERRORS, &[]),
+            },
+        };
+        let handle = recorder.handle();
+        Ok(Self { recorder, handle, started, gateway, tenants: Mutex::default() })
+    }
+
+    /// Handles that belong to no tenant.
+    pub fn gateway(&self) -> &GatewayMeters {
+        &self.gateway
+    }
+
+    /// A tenant's handles, resolved when first asked for and then shared: ask once per flow, and keep them.
+    ///
+    /// All series of the tenant appear at 0 with the first call, so that `rate()` sees the first event of a kind;
+    /// call it for a tenant's first flow rather than for every tenant at start, and idle tenants cost nothing.
+    /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
+    pub fn tenant(&self, tenant: &str, pool: Option<&str>) -> Arc<TenantMeters> {
+        // a thread that panicked in here has left the map as it was
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tenants.get(tenant)
+            && known.pool.as_deref() == pool
+        {
+            return Arc::clone(&known.meters);
+        }
+        let meters = Arc::new(self.resolve(tenant, pool));
+        let resolved = Resolved { pool: pool.map(Into::into), meters: Arc::clone(&meters) };
+        tenants.insert(tenant.into(), resolved);
+        meters
+    }
+
+    fn resolve(&self, tenant: &str, pool: Option<&str>) -> TenantMeters {
+        let recorder = &self.recorder;
+        let ended =
+            |outcome: &Outcome| counter(recorder, &catalogue::FLOWS_TOTAL, &[tenant, outcome.as_str()]);
+        let denied = |outcome: &Outcome| {
+            if !outcome.is_denial() {
+                return Counter::noop();
+            }
+            counter(recorder, &catalogue::DENIALS, &[tenant, outcome.as_str()])
+        };
+        TenantMeters {
+            flows_active: gauge(recorder, &catalogue::FLOWS_ACTIVE, &[tenant]),
+            bytes_up: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "up"]),
+            bytes_down: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "down"]),
+            inspect_duration: histogram(recorder, &catalogue::INSPECT_DURATION, &[tenant]),
+            connect_duration: histogram(recorder, &catalogue::CONNECT_DURATION, &[tenant]),
+            flow_duration: histogram(recorder, &catalogue::FLOW_DURATION, &[tenant]),
+            port_allocation_failures: pool.map_or_else(Counter::noop, |pool| {
+                counter(recorder, &catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])
+            }),
+            ended: Outcome::ALL.iter().map(ended).collect(),
+            denied: Outcome::ALL.iter().map(denied).collect(),
+        }
+    }
+
+    /// Sorts the durations recorded since the last time into their buckets. Call it every few seconds, scraped or
+    /// not: until then each recorded duration takes 16 bytes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The text of one scrape, in the Prometheus text format 0.0.4.
+    pub fn render(&self, scrape: &Scrape) -> String {
+        let mut text = Exposition::after(self.handle.render());
+        write_sources(&mut text, &scrape.sources);
+        text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
+        text.family(&catalogue::CONFIG_INFO);
+        text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);
+        text.family(&catalogue::BUILD_INFO);
+        text.sample(&catalogue::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
+        process::write(&mut text, self.started);
+        text.finish()
+    }
+}
+
+fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
+    let labelled: Vec<_> = sources.iter().map(|usage| (usage, usage.source.to_string())).collect();
+    text.family(&catalogue::PORTS_CAPACITY);
+    for (usage, source) in &labelled {
+        text.sample(&catalogue::PORTS_CAPACITY, &[&usage.pool, source], usage.capacity);
+    }
+    text.family(&catalogue::PORTS);
+    for (usage, source) in &labelled {
+        text.sample(&catalogue::PORTS, &[&usage.pool, source, "live"], usage.live);
+        text.sample(&catalogue::PORTS, &[&usage.pool, source, "held"], usage.held);
+    }
+    text.family(&catalogue::PORT_UTILIZATION);
+    for (usage, source) in &labelled {
+        // an address all of whose ports were taken out has none free, so it is full
+        let ratio = match usage.capacity {
+            0 => 1.0,
+            capacity => f64::from(usage.busiest) / f64::from(capacity),
+        };
+        text.sample(&catalogue::PORT_UTILIZATION, &[&usage.pool, source], ratio);
+    }
+}
+
+fn counter(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Counter {
+    debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);
+    recorder.register_counter(&key(metric, labels), &METADATA)
+}
+
+fn gauge(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Gauge {
+    debug_assert_eq!(metric.kind, Kind::Gauge, "{}", metric.name);
+    recorder.register_gauge(&key(metric, labels), &METADATA)
+}
+
+fn histogram(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Histogram {
+    debug_assert!(matches!(metric.kind, Kind::Histogram(_)), "{}", metric.name);
+    recorder.register_histogram(&key(metric, labels), &METADATA)
+}
+
+fn key(metric: &Metric, values: &[&str]) -> Key {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    let labels: Vec<_> = metric
+        .labels
+        .iter()
+        .zip(values)
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
+    Key::from_parts(metric.name, labels)
+}
+
+/// The exporter ignores it.
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));

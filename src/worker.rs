@@ -1,0 +1,170 @@
+//! One worker: a thread with a runtime and a listener of its own. A flow lives and dies on the worker that accepted
+//! it.
+
+use crate::addr::{ClientAddr, OriginalDestination};
+use crate::admission::Gate;
+use crate::egress::Dialler;
+use crate::flow::{Epilogue, Flow, FlowId, Sink, Verdict};
+use crate::inspect::Peeker;
+use crate::leg::Leg;
+use crate::meters::TenantMeters;
+use crate::outcome::Outcome;
+use crate::relay::{Scratch, Silence};
+use crate::session;
+use crate::snapshot::Snapshot;
+use arc_swap::ArcSwap;
+use metrics::Counter;
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+/// What all workers share.
+pub struct Gateway {
+    /// The running configuration.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Places for flows, as many as descriptors allow.
+    pub flows: Arc<Gate>,
+    /// Meters of flows that are nobody's.
+    pub nobody: Arc<TenantMeters>,
+    /// `egret_accept_errors_total`
+    pub accept_errors: Counter,
+    /// Takes the records of ended flows.
+    pub sink: Sink,
+    /// Drawn once per process: the first part of flow ids.
+    pub process: u32,
+    /// Counts flows: the second part of flow ids.
+    pub count: AtomicU64,
+}
+
+/// How a worker treats its flows.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bytes that a hello may have.
+    pub max_hello: usize,
+    /// Time that a client has to send it.
+    pub inspect_deadline: Duration,
+    /// How upstreams are dialled.
+    pub dialler: Dialler,
+    /// How long flows may be silent.
+    pub silence: Silence,
+}
+
+/// How far the gateway's stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It runs.
+    Running,
+    /// It takes no new flows; those that live may finish.
+    Draining,
+    /// It resets what still lives.
+    Stopping,
+}
+
+/// What the flows of one worker share.
+pub(crate) struct Worker {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) peeker: Peeker,
+    pub(crate) dialler: Dialler,
+    pub(crate) scratch: Scratch,
+    pub(crate) silence: Silence,
+    epilogue: Rc<Epilogue>,
+}
+
+/// Empty pipes that a worker keeps: enough for the flows that are in the middle of a splice at once.
+const IDLE_PIPES: usize = 64;
+
+/// After `accept` has failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Runs a worker on this thread until `stage` says stop, and its flows are gone.
+pub fn run(
+    gateway: Arc<Gateway>,
+    settings: Settings,
+    listener: std::net::TcpListener,
+    mut stage: watch::Receiver<Stage>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let epilogue =
+        Rc::new(Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) });
+    let worker = Rc::new(Worker {
+        gateway,
+        peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
+        dialler: settings.dialler,
+        scratch: Scratch::new(IDLE_PIPES),
+        silence: settings.silence,
+        epilogue,
+    });
+    let flows = LocalSet::new();
+    flows.block_on(&runtime, async {
+        accept(&worker, TcpListener::from_std(listener)?, stage.clone()).await;
+        // Those that live may finish. A sender that is gone is a gateway that is gone.
+        let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
+        io::Result::Ok(())
+    })?;
+    // What still lives is dropped here, and both its ends are reset: a plain exit would look like a clean end of
+    // file to the client.
+    worker.epilogue.cut_off.set(Outcome::Drained);
+    drop(flows);
+    Ok(())
+}
+
+/// Takes flows in until the stage is no longer [`Stage::Running`].
+async fn accept(worker: &Rc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+    let stopped = stage.wait_for(|stage| *stage != Stage::Running);
+    tokio::pin!(stopped);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => take_in(worker, socket, peer),
+            Err(error) => pause_after(worker, &error).await,
+        }
+    }
+}
+
+/// A connection that died in the queue is nobody's fault. Anything else is counted, said, and not asked for again
+/// at once: the queue stays ready, and the loop would spin.
+async fn pause_after(worker: &Worker, error: &io::Error) {
+    if error.kind() == io::ErrorKind::ConnectionAborted {
+        return;
+    }
+    worker.gateway.accept_errors.increment(1);
+    tracing::error!(%error, "cannot accept connections");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+fn take_in(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
+    let gateway = &worker.gateway;
+    let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
+    // Under TPROXY the local address is what the client dialled. It can only fail on a socket that is none.
+    let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+    let mut flow = Flow::begin(
+        id,
+        ClientAddr::new(peer),
+        OriginalDestination::new(dialled),
+        Arc::clone(&gateway.nobody),
+        Rc::clone(&worker.epilogue),
+    );
+    let client = Leg::new(socket);
+    let Some(place) = gateway.flows.enter() else {
+        flow.record.verdict = Some(Verdict::Deny);
+        flow.outcome = Some(Outcome::GatewayFull);
+        return;
+    };
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        session::run(&worker, &client, &mut flow).await;
+        // The socket first: who reads the record may rely on the flow being over.
+        drop(client);
+    });
+}
