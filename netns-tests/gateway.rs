@@ -129,10 +129,6 @@ impl<'lab> Gateway<'lab> {
         gateway
     }
 
-    pub fn config(&self) -> PathBuf {
-        self.files.config()
-    }
-
     pub fn flow_log(&self) -> PathBuf {
         self.files.flow_log()
     }
@@ -196,8 +192,8 @@ impl<'lab> Gateway<'lab> {
         flow
     }
 
-    /// The sum of all samples of a metric that have all of these labels.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    /// The sum of all samples of a metric of whole numbers that have all of these labels.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let (status, page) = self.get("/metrics").expect("scrape the metrics");
         assert_eq!(status, 200, "{page}");
         page.lines().filter_map(|line| sample(line, name, labels)).sum()
@@ -208,8 +204,8 @@ impl<'lab> Gateway<'lab> {
         &self,
         name: &str,
         labels: &[(&str, &str)],
-        mut wanted: impl FnMut(f64) -> bool,
-    ) -> f64 {
+        mut wanted: impl FnMut(u64) -> bool,
+    ) -> u64 {
         wait_for(&format!("{name}{labels:?}"), || {
             let value = self.metric(name, labels);
             if wanted(value) { Ok(value) } else { Err(format!("it is {value}")) }
@@ -228,12 +224,13 @@ impl<'lab> Gateway<'lab> {
     }
 }
 
-/// The value of a sample line, if it is of this metric and has these labels.
-fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+/// The value of a sample line, if the line is of this metric and has these labels.
+fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
     let (series, value) = line.rsplit_once(' ')?;
     let (found, rest) = series.split_once('{').unwrap_or((series, ""));
     let has = |(key, value): &(&str, &str)| rest.contains(&format!("{key}=\"{value}\""));
-    (found == name && labels.iter().all(has)).then(|| value.parse().ok())?
+    let whole = || value.parse().unwrap_or_else(|e| panic!("not a whole number: {line}: {e}"));
+    (found == name && labels.iter().all(has)).then(whole)
 }
 
 impl Drop for Gateway<'_> {
