@@ -5,7 +5,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use egret::flow::{FlowId, FlowRecord, NameSource, Verdict};
+use egret::gateway::{FlowId, FlowRecord, NameSource, Verdict};
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, FlowLogTarget, Metrics, Scrape};
 use std::hint::black_box;

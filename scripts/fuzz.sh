@@ -32,7 +32,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # --target keeps these flags away from build scripts and procedural macros.
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions"
+-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" --bins
 
 failed=0

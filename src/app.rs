@@ -8,12 +8,13 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
 use crate::egress::{Dialler, Ledger, Pools};
-use crate::flow::{FlowRecord, Sink};
+use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
-use crate::telemetry::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage};
-use crate::worker::{self, Gateway, Settings, Stage};
+use crate::telemetry::{
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+};
 use arc_swap::ArcSwap;
 use std::io;
 use std::path::PathBuf;
@@ -35,7 +36,9 @@ pub enum StartError {
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
     /// The flow log could not be opened.
-    #[error("cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it")]
+    #[error(
+        "cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it"
+    )]
     FlowLog {
         /// As configured.
         path: String,
@@ -80,13 +83,15 @@ struct App {
 impl App {
     fn start(loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
+        let version: Arc<str> = "0".into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
-        let metrics = Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
+        let metrics =
+            Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
         let flow_log = open_flow_log(&config, &metrics)?;
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
@@ -102,9 +107,9 @@ impl App {
             }
             None => Arc::new(drop),
         };
-        let gateway = Arc::new(Gateway {
+        let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
-            flows: crate::admission::Gate::new(max_flows),
+            flows: Gate::new(max_flows),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -114,7 +119,7 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = renderer(&metrics, &pools, &loaded.version);
+            let render = renderer(&metrics, &pools, &version);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -124,20 +129,31 @@ impl App {
         let settings = settings(&config, liveness);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
-            let (gateway, stage, ended) = (Arc::clone(&gateway), stage.subscribe(), ended.clone());
+            let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
             workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _says_when_it_ends = EndNotice(ended);
-                worker::run(gateway, settings, listener, stage)
+                gateway::run(shared, settings, listener, stage)
             })?);
         }
         tracing::info!(
             listen = %config.gateway.listen, workers = worker_count, max_flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %loaded.version, "ready"
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Ok(Self { config, gateway, metrics, ledger, readiness, stage, workers, worker_ended, flow_log, signals })
+        Ok(Self {
+            config,
+            gateway: shared,
+            metrics,
+            ledger,
+            readiness,
+            stage,
+            workers,
+            worker_ended,
+            flow_log,
+            signals,
+        })
     }
 
     /// Keeps house until it is told to stop, or a worker is gone.
@@ -151,18 +167,22 @@ impl App {
                     second += 1;
                     self.keep_house(second);
                 }
-                _ = self.signals.hangup.recv() => {
-                    tracing::info!("reopening the flow log");
-                    if let Some((flow_log, _)) = &self.flow_log {
-                        flow_log.reopen();
-                    }
-                }
-                () = self.signals.stop() => return,
+                order = self.signals.next() => match order {
+                    Order::Stop => return,
+                    Order::Reopen => self.reopen_flow_log(),
+                },
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
                 }
             }
+        }
+    }
+
+    fn reopen_flow_log(&self) {
+        tracing::info!("reopening the flow log");
+        if let Some((flow_log, _)) = &self.flow_log {
+            flow_log.reopen();
         }
     }
 
@@ -189,7 +209,10 @@ impl App {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = sleep_until(deadline) => break,
-                () = self.signals.stop() => break,
+                order = self.signals.next() => match order {
+                    Order::Stop => break,
+                    Order::Reopen => self.reopen_flow_log(),
+                },
             }
         }
         let left = self.gateway.flows.taken();
@@ -222,6 +245,12 @@ impl Drop for EndNotice {
     }
 }
 
+/// What an operator's signal asks for.
+enum Order {
+    Stop,
+    Reopen,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -237,10 +266,11 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reopen,
         }
     }
 }
@@ -251,7 +281,7 @@ fn liveness(config: &Config) -> Liveness {
         idle: keepalive.idle,
         interval: keepalive.interval,
         probes: keepalive.probes,
-        user_timeout: config.gateway.user_timeout,
+        user_timeout: Some(config.gateway.user_timeout),
     }
 }
 
@@ -265,7 +295,10 @@ fn settings(config: &Config, liveness: Liveness) -> Settings {
     }
 }
 
-fn open_flow_log(config: &Config, metrics: &Metrics) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
+fn open_flow_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
     use crate::config::FlowLogTarget as Wanted;
     let (target, path) = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
@@ -278,7 +311,11 @@ fn open_flow_log(config: &Config, metrics: &Metrics) -> Result<Option<(FlowLogHa
     started.map(Some).map_err(|error| StartError::FlowLog { path, error })
 }
 
-fn renderer(metrics: &Arc<Metrics>, pools: &Arc<Pools>, version: &Arc<str>) -> Arc<dyn Fn() -> String + Send + Sync> {
+fn renderer(
+    metrics: &Arc<Metrics>,
+    pools: &Arc<Pools>,
+    version: &Arc<str>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, pools, version) = (Arc::clone(metrics), Arc::clone(pools), Arc::clone(version));
     Arc::new(move || {
         let scrape = Scrape {

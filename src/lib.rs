@@ -17,19 +17,13 @@ pub mod inspect;
 pub mod policy;
 pub mod relay;
 // floor 3
-pub mod admission;
-pub mod flow;
-mod leg;
-pub mod meters;
-mod refusal;
-mod session;
-pub mod snapshot;
-pub mod worker;
+pub mod gateway;
 // floor 4
 pub mod admin;
 pub mod config;
 pub mod steering;
 pub mod telemetry;
 // floor 5
-// pub mod app;
+pub mod app;
+// floor 6
 pub mod cli;

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
-use egret::addr::SourceAddr;
 use egret::admin::{self, AdminState, Readiness, Stage};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
 use egret::telemetry::{Metrics, Scrape, SourceUsage, UNKNOWN_TENANT};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -66,7 +66,7 @@ impl Drop for Admin {
 fn scrape() -> Scrape {
     let source = |address: &str, busiest| SourceUsage {
         pool: "acme".into(),
-        source: SourceAddr::new(address.parse().unwrap()),
+        source: IpNet::from(address.parse::<std::net::IpAddr>().unwrap()),
         capacity: 64_000,
         live: 70_000,
         held: 12,

@@ -44,10 +44,19 @@ pub(super) fn max_flows(workers: usize, wanted: Option<u32>) -> Result<u32, Limi
     let fit = u32::try_from(fit).unwrap_or(u32::MAX);
     match wanted {
         Some(wanted) if wanted > fit => {
-            tracing::warn!(wanted, max_flows = fit, open_files = have, "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE)");
+            tracing::warn!(
+                wanted,
+                max_flows = fit,
+                open_files = have,
+                "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE)"
+            );
         }
         None if u64::from(fit) < FEW_FLOWS => {
-            tracing::warn!(max_flows = fit, open_files = have, "the limit on open files leaves few flows; going on with what fits (raise LimitNOFILE)");
+            tracing::warn!(
+                max_flows = fit,
+                open_files = have,
+                "the limit on open files leaves few flows; going on with what fits (raise LimitNOFILE)"
+            );
         }
         Some(_) | None => {}
     }

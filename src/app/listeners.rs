@@ -15,10 +15,14 @@ pub enum ListenError {
     #[error("cannot listen on {0}: the port is in use; find by whom with `ss -ltnp 'sport = :{port}'`, or set another in [gateway] {1}", port = .0.port())]
     InUse(SocketAddr, &'static str),
     /// No CAP_NET_ADMIN.
-    #[error("cannot make the listener on {0} transparent: CAP_NET_ADMIN is missing; run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`")]
+    #[error(
+        "cannot make the listener on {0} transparent: CAP_NET_ADMIN is missing; run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`"
+    )]
     NotPermitted(SocketAddr),
     /// The address is not this machine's.
-    #[error("cannot listen on {0}: the address is not assigned to this machine; set another in [gateway] {1}")]
+    #[error(
+        "cannot listen on {0}: the address is not assigned to this machine; set another in [gateway] {1}"
+    )]
     NotOurs(SocketAddr, &'static str),
     /// Anything else.
     #[error("cannot listen on {address}: {error}")]
@@ -42,7 +46,9 @@ pub(super) fn transparent(
         Err(error) => return Err(explain(address, "listen", error)),
     }
     (0..workers)
-        .map(|_| listener::open(address, BACKLOG, liveness).map_err(|error| explain(address, "listen", error)))
+        .map(|_| {
+            listener::open(address, BACKLOG, liveness).map_err(|error| explain(address, "listen", error))
+        })
         .collect()
 }
 

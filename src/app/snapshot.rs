@@ -1,11 +1,11 @@
 //! Configuration to snapshot: joins each tenant's rules with its pool, meters and places.
 
 use super::StartError;
-use crate::admission::{Gate, OwnAddresses};
 use crate::config::Config;
 use crate::egress::Pools;
+use crate::gateway::{Gate, OwnAddresses};
+use crate::gateway::{ResolveMeters, Snapshot, Tenant};
 use crate::policy::{self, Policy};
-use crate::snapshot::{ResolveMeters, Snapshot, Tenant};
 use crate::sys::addresses;
 use crate::telemetry::Metrics;
 use std::sync::{Arc, LazyLock};

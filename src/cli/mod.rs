@@ -1,10 +1,143 @@
 //! The command line: one file per subcommand.
+//!
+//! Exit codes are part of the interface: 0 for yes or done, 1 for no (a check that failed, a flow that would be denied,
+//! something not in place), 2 for a question or a start that could not be carried out.
 
+pub mod check;
+pub mod doctor;
 pub mod explain;
+mod findings;
+mod man;
+mod parameters;
+mod run;
+pub mod steering;
 
+use crate::steering::Format;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// A transparent egress gateway: allows by tenant and name, leaves from the tenant's own source ports.
+#[derive(Debug, Parser)]
+#[command(name = "egret", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigPath {
+    /// The configuration; policy.d/*.toml beside it belongs to it
+    #[arg(long, short, value_name = "FILE", default_value = "/etc/egret/egret.toml", env = "EGRET_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground, until SIGTERM or SIGINT
+    ///
+    /// Needs CAP_NET_ADMIN and no other privilege. SIGHUP reopens the flow log. A second SIGTERM cuts the drain short.
+    /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug). Exit code 2: it could not start.
+    Run(#[command(flatten)] ConfigPath),
+    /// Validate the configuration and show everything that is wrong with it
+    Check {
+        #[command(flatten)]
+        path: ConfigPath,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what would happen to a flow, and why
+    Explain {
+        #[command(flatten)]
+        path: ConfigPath,
+        #[command(flatten)]
+        options: explain::Options,
+    },
+    /// The packet rules and routes that bring traffic to the gateway
+    #[command(subcommand)]
+    Steering(Steering),
+    /// Check what the gateway needs of this machine, and how to mend what is missing
+    Doctor {
+        #[command(flatten)]
+        path: ConfigPath,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one page for each subcommand to a folder
+    Man {
+        /// Where to write the pages to
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Steering {
+    /// Print the shell script that puts the rules in place; `scripts/steer.sh` runs it
+    Print {
+        #[command(flatten)]
+        path: ConfigPath,
+        /// The packet filter
+        #[arg(long, value_enum, default_value_t = Format::Iptables)]
+        format: Format,
+        /// Print the script that removes them; needs no configuration
+        #[arg(long)]
+        down: bool,
+    },
+    /// Compare what is in the kernel with what should be; exit code 1 if it differs
+    Status {
+        #[command(flatten)]
+        path: ConfigPath,
+        /// The packet filter; whichever has Egret's rules unless given
+        #[arg(long, value_enum)]
+        format: Option<Format>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 /// Runs the command line and yields the process's exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match Cli::parse().command {
+        Command::Run(path) => run::run(&path.config),
+        Command::Check { path, json } => check::run(&path.config, json),
+        Command::Explain { path, options } => with(&path.config, |config| {
+            let source = parameters::preferred_source(config);
+            explain::run(&config.tenants, config.private_destinations, &config.pools, &source, &options)
+        }),
+        Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
+        Command::Steering(Steering::Print { path, format, .. }) => {
+            with(&path.config, |config| steering::print(&parameters::steering(config), format))
+        }
+        Command::Steering(Steering::Status { path, format, json }) => {
+            with(&path.config, |config| steering::status(&parameters::steering(config), format, json))
+        }
+        Command::Doctor { path, json } => {
+            with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "egret", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { dir } => man::run(Cli::command(), dir.as_deref()),
+    }
+}
+
+/// Does something with a configuration; if there is none, says all that is wrong with it.
+fn with(path: &Path, act: impl FnOnce(&crate::config::Config) -> ExitCode) -> ExitCode {
+    match crate::config::load(path) {
+        Ok(loaded) => act(&loaded.config),
+        Err(report) => {
+            eprint!("{report}");
+            ExitCode::from(2)
+        }
+    }
 }

@@ -1,1 +1,167 @@
 //! TOML to a checked configuration.
+//!
+//! Reading goes in three steps. `catalogue` states every table and key once: name, form, default, meaning; the reader
+//! can only ask for keys that are stated there, and docs/config.md is printed from it. `sections` and `tenants` read
+//! the tables by it. `whole` and `dead_rules` look at what only shows when all files are read. Findings are collected,
+//! never thrown: one run shows all of them, with file, line and column.
+
+mod catalogue;
+mod dead_rules;
+mod diagnostic;
+mod hosts_file;
+mod kinds;
+mod load;
+mod nearest;
+mod network_kinds;
+mod public_suffix;
+mod sections;
+mod source;
+mod tenants;
+mod value;
+mod whole;
+
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use load::load;
+
+use crate::addr::PortRange;
+use crate::egress::PoolSpec;
+use crate::policy::{PrivateDestinations, TenantSpec};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The daemon: listeners, workers, time-outs.
+    pub gateway: Gateway,
+    /// The packet rules that bring traffic to the listener.
+    pub steering: Steering,
+    /// Bounds on reading what a client wants.
+    pub inspect: Inspect,
+    /// What rules that go by name may reach.
+    pub private_destinations: PrivateDestinations,
+    /// Where the flow log goes.
+    pub flow_log: FlowLog,
+    /// No two overlap; names are unique.
+    pub pools: Vec<PoolSpec>,
+    /// Names and source networks are unique; each `pool` is one of `pools`.
+    pub tenants: Vec<TenantSpec>,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// The transparent listener; its address is unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
+    pub listen: SocketAddr,
+    /// `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// `None`: no metrics listener.
+    pub metrics: Option<SocketAddr>,
+    /// How long flows may go on after the order to stop. May be zero.
+    pub drain: Duration,
+    /// From the SYN to the upstream's answer.
+    pub connect_timeout: Duration,
+    /// `None`: flows without traffic live as long as both ends do.
+    pub idle_timeout: Option<Duration>,
+    /// How long a flow may be silent after one side has finished.
+    pub half_open_timeout: Duration,
+    /// Probes on both legs.
+    pub keepalive: Keepalive,
+    /// `TCP_USER_TIMEOUT` on both legs: how long sent bytes may go unacknowledged.
+    pub user_timeout: Duration,
+    /// `None`: as many as the file-descriptor limit allows.
+    pub max_flows: Option<u32>,
+}
+
+/// TCP keepalive, in the kernel's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe (`TCP_KEEPIDLE`); whole seconds, 1 to 32,767.
+    pub idle: Duration,
+    /// Between probes (`TCP_KEEPINTVL`); whole seconds, 1 to 32,767.
+    pub interval: Duration,
+    /// Unanswered probes until the peer counts as gone (`TCP_KEEPCNT`); 1 to 127.
+    pub probes: u32,
+}
+
+/// `[steering]`.
+#[derive(Debug, Clone)]
+pub struct Steering {
+    /// Where tenants' packets come in. At least one; letters, digits, `_`, `-`, `.` and `@` only.
+    pub interfaces: Vec<String>,
+    /// Which TCP destination ports are intercepted.
+    pub ports: Ports,
+    /// What happens to UDP towards the same ports.
+    pub udp: Udp,
+    /// The firewall mark of intercepted packets; never 0.
+    pub mark: u32,
+    /// The routing table that delivers marked packets locally; never 0 or 253 to 255.
+    pub table: u32,
+}
+
+/// Which TCP destination ports are intercepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// Every port.
+    All,
+    /// These; at least one.
+    Listed(Vec<PortRange>),
+}
+
+/// What happens to UDP towards intercepted ports, above all QUIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Udp {
+    /// An ICMP error, so that clients fall back to TCP at once.
+    Reject,
+    /// Silence.
+    Drop,
+}
+
+/// `[inspect]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inspect {
+    /// For the whole inspection of one flow.
+    pub deadline: Duration,
+    /// Bytes of one ClientHello or HTTP request head, 1 KiB to 256 KiB.
+    pub max_hello: usize,
+    /// Connections of one tenant in inspection at once.
+    pub max_pending: u32,
+}
+
+/// `[flow_log]`.
+#[derive(Debug, Clone)]
+pub struct FlowLog {
+    /// Where lines go.
+    pub target: FlowLogTarget,
+    /// Lines waiting to be written before further ones are dropped and counted.
+    pub queue: usize,
+}
+
+/// Where the flow log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlowLogTarget {
+    /// The process's standard output.
+    Stdout,
+    /// Appended to; the path is absolute.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What was read.
+    pub config: Config,
+    /// What is probably not as it was meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// Ports that the gateway itself listens on: never to be leased, since a wildcard listener blocks the bind.
+    pub fn reserved_ports(&self) -> Vec<u16> {
+        std::iter::once(self.gateway.listen.port()).chain(self.gateway.metrics.map(|m| m.port())).collect()
+    }
+}

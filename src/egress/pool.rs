@@ -61,9 +61,9 @@ pub struct SourceUsage {
 }
 
 impl Pools {
-    /// The pools of a configuration. `reserved` are ports that none of them hands out: those of listeners on this host
-    /// (KERNEL: a wildcard listener's port cannot be bound on any address). The ledger outlives the pools; a
-    /// configuration takes effect on an address at the first lease from it.
+    /// The pools of a configuration. `reserved` are ports that none of them hands out: those of listeners on this host,
+    /// for a port that a wildcard listener holds cannot be bound on any address. The ledger outlives the pools; a
+    /// configuration takes effect on an address when it is first leased from or its usage is read.
     pub fn new(specs: &[PoolSpec], reserved: &[u16], ledger: &Arc<Ledger>) -> Self {
         let generation = ledger.next_generation();
         let in_order: Vec<_> =

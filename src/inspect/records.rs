@@ -37,10 +37,7 @@ pub(super) fn client_hello<'a>(
 ) -> Result<&'a [u8], Stop> {
     let input = Input { bytes, max };
     let (length, mut record, mut at) = input.message_header()?;
-    let (mut left, mut records) = (length, 1);
-    if at != RECORD_HEADER + MESSAGE_HEADER {
-        records += 1; // the header alone was spread out
-    }
+    let (mut left, mut in_one_record) = (length, true);
     while record.end - at < left {
         left -= record.end - at;
         if record.end + RECORD_HEADER + left > max {
@@ -48,14 +45,14 @@ pub(super) fn client_hello<'a>(
         }
         record = input.record(record.end)?;
         at = record.start;
-        records += 1;
+        in_one_record = false;
     }
     if record.end - at > left {
         // Nothing may follow a ClientHello before the server has answered, save early data in records of their own.
         return Err(Stop::Malformed("handshake data after the ClientHello"));
     }
     input.demand(record.end)?;
-    if records == 1 {
+    if in_one_record {
         return Ok(&bytes[at..record.end]);
     }
     input.gather(record.end, MESSAGE_HEADER + length, scratch)?;
@@ -85,7 +82,7 @@ impl Input<'_> {
             }
             if filled == MESSAGE_HEADER {
                 let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
-                return if end + length > self.max { Err(Stop::TooLarge) } else { Ok((length, record, end)) };
+                return Ok((length, record, end));
             }
             record = self.record(record.end)?;
         }
@@ -118,7 +115,7 @@ impl Input<'_> {
         if end > self.bytes.len() { Err(Stop::NeedMore(end)) } else { Ok(()) }
     }
 
-    /// Copies what the records up to `end` hold, `length` bytes in all.
+    /// Copies what the records up to `end` hold, `length` bytes in all; they are there, so both are within the bound.
     fn gather(self, end: usize, length: usize, scratch: &mut Vec<u8>) -> Result<(), Stop> {
         scratch.clear();
         scratch.reserve_exact(length);

@@ -1,1 +1,239 @@
 //! Renders the packet rules and routes that bring traffic to the listener. Runs nothing.
+//!
+//! `docs/steering.md` explains every rule. What is rendered fails closed: whatever part of it is missing, a packet that
+//! should have been intercepted is dropped and never forwarded.
+
+mod compare;
+mod iptables;
+mod nftables;
+mod reserve;
+mod script;
+
+pub use compare::{Difference, Observed, compare};
+pub use reserve::{default_ephemeral, reserved_ports};
+pub use script::down;
+
+use crate::addr::PortRange;
+use ipnet::IpNet;
+use std::fmt;
+
+/// What there is to steer, checked.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// Where tenants' packets come in; not empty. Traffic of other interfaces is left alone.
+    pub interfaces: Vec<Interface>,
+    /// TCP destination ports that are intercepted.
+    pub ports: Ports,
+    /// What becomes of UDP to the same ports.
+    pub udp: Udp,
+    /// The transparent listener's port.
+    pub listen_port: u16,
+    /// The firewall mark bits of intercepted packets; not 0. Other bits are preserved.
+    pub mark: u32,
+    /// The routing table that delivers marked packets locally; 1 to 252, or above 255.
+    pub table: u32,
+    /// The source addresses of every pool, made local.
+    pub pools: Vec<Pool>,
+    /// The kernel's range of automatically chosen ports (`net.ipv4.ip_local_port_range`) on the gateway.
+    pub ephemeral: PortRange,
+}
+
+/// The name of a network interface: 1 to 15 letters, digits, and `.`, `_`, `-`, `@`, `:`, not starting with `-`.
+///
+/// The kernel allows more (`dev_valid_name()`), but what is allowed here needs no quoting in a shell and means nothing to
+/// iptables or nft, where `+` and `*` are wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface(String);
+
+impl Interface {
+    /// `None` where it is no interface name.
+    pub fn new(name: &str) -> Option<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-@:".contains(c);
+        let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+        (fits && !name.starts_with('-') && name.chars().all(plain)).then(|| Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// TCP destination ports that are intercepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// Every one.
+    All,
+    /// These; not empty.
+    List(Vec<PortRange>),
+}
+
+impl Ports {
+    /// `None` stands for every port; ranges come in order, overlapping and adjacent ones as one, as nft lists them.
+    fn ranges(&self) -> Option<Vec<PortRange>> {
+        match self {
+            Self::All => None,
+            Self::List(ranges) => Some(reserve::merged(ranges)),
+        }
+    }
+}
+
+/// What becomes of UDP to the intercepted ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Udp {
+    /// ICMP port unreachable: QUIC clients fall back to TCP at once.
+    #[default]
+    Reject,
+    /// Silence: QUIC clients fall back when they lose patience.
+    Drop,
+}
+
+/// Source addresses and the ports handed out on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// The addresses.
+    pub network: IpNet,
+    /// The ports.
+    pub ports: PortRange,
+}
+
+/// Whose packet rules are rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// `iptables-restore` and `ip6tables-restore`, with either backend.
+    #[default]
+    Iptables,
+    /// `nft -f`, a table of its own.
+    Nftables,
+}
+
+impl Format {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Everything that has to be in the kernel.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The rules that intercept and refuse.
+    pub packet_rules: PacketRules,
+    /// IPv4 and IPv6.
+    pub routing: [Routing; 2],
+    /// What the kernel must not choose by itself, merged into `net.ipv4.ip_local_reserved_ports`.
+    pub reserved_ports: Vec<PortRange>,
+}
+
+/// Packet rules in the input language of the tool that loads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PacketRules {
+    /// For `iptables-restore --noflush` and `ip6tables-restore --noflush`, line for line as `-save` prints them.
+    Iptables {
+        /// IPv4.
+        v4: String,
+        /// IPv6.
+        v6: String,
+    },
+    /// For `nft -f`.
+    Nftables(String),
+}
+
+/// The policy routing of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// `-4` or `-6`, for `ip`.
+    pub family: &'static str,
+    /// Packets with these mark bits …
+    pub mark: u32,
+    /// … are looked up in this table, whose one route delivers them locally.
+    pub table: u32,
+    /// Everything, in the family's notation.
+    pub everything: &'static str,
+    /// Networks of the pools, made local so that answers to them are received.
+    pub pools: Vec<IpNet>,
+}
+
+/// Steering with iptables.
+pub fn iptables(params: &Params) -> Plan {
+    let (v4, v6) = (iptables::render(params, iptables::V4), iptables::render(params, iptables::V6));
+    plan(params, PacketRules::Iptables { v4, v6 })
+}
+
+/// Steering with nftables.
+pub fn nftables(params: &Params) -> Plan {
+    plan(params, PacketRules::Nftables(nftables::render(params)))
+}
+
+fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
+    let routing = |family, everything, v4: bool| {
+        let networks = params.pools.iter().map(|pool| pool.network.trunc());
+        let mut pools: Vec<_> = networks.filter(|network| network.addr().is_ipv4() == v4).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        Routing { family, mark: params.mark, table: params.table, everything, pools }
+    };
+    let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
+    Plan {
+        packet_rules,
+        routing: [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)],
+        reserved_ports: reserved_ports(&pool_ports, params.ephemeral),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn params() -> Params {
+        let range = |a, b| PortRange::new(a, b).unwrap();
+        let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
+        Params {
+            interfaces: vec![Interface::new("ens6").unwrap(), Interface::new("br-a.7").unwrap()],
+            ports: Ports::List(vec![range(443, 443), range(80, 80), range(8000, 8010)]),
+            udp: Udp::Reject,
+            listen_port: 15001,
+            mark: 1,
+            table: 100,
+            pools: vec![pool("203.0.113.17/28"), pool("2001:db8:100::/64"), pool("203.0.113.99/32")],
+            ephemeral: default_ephemeral(),
+        }
+    }
+
+    #[test]
+    fn an_interface_name_needs_no_quoting_anywhere() {
+        for good in ["ens6", "eth0.100", "br-lan", "veth@x", "e"] {
+            assert!(Interface::new(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "sixteen-letters-",
+            "-i",
+            "eth+",
+            "e*",
+            "a b",
+            "a;b",
+            "$(x)",
+            "a\nb",
+            "a/b",
+            ".",
+            "..",
+            "é",
+            "'",
+        ] {
+            assert!(Interface::new(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pools_are_split_by_family_and_masked() {
+        let plan = iptables(&params());
+        let shown = |routing: &Routing| routing.pools.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&plan.routing[0]), ["203.0.113.16/28", "203.0.113.99/32"]);
+        assert_eq!(shown(&plan.routing[1]), ["2001:db8:100::/64"]);
+    }
+}

@@ -7,7 +7,7 @@
 mod sink;
 
 use super::metrics::FlowLogMeters;
-use crate::flow::FlowRecord;
+use crate::gateway::FlowRecord;
 use sink::Sink;
 use std::io;
 use std::path::PathBuf;
@@ -165,7 +165,7 @@ fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, mut sink: Si
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::example_record;
+    use crate::gateway::example_record;
     use nix::sys::stat::Mode;
     use std::fs::{self, File, OpenOptions};
     use std::io::{BufRead, BufReader, Write};

@@ -7,9 +7,9 @@
 use super::catalogue::{self, Kind, Metric};
 use super::exposition::Exposition;
 use super::process;
-use crate::addr::SourceAddr;
-use crate::meters::TenantMeters;
+use crate::gateway::TenantMeters;
 use crate::outcome::Outcome;
+use ipnet::IpNet;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -72,7 +72,7 @@ pub struct SourceUsage {
     /// The pool's name.
     pub pool: Arc<str>,
     /// The address.
-    pub source: SourceAddr,
+    pub source: IpNet,
     /// Ports it has for each single destination.
     pub capacity: u32,
     /// Ports that carry a flow, over all destinations.
@@ -182,8 +182,17 @@ impl Metrics {
     }
 }
 
+/// A single address without its prefix length.
+fn label_of(source: IpNet) -> String {
+    if source.prefix_len() == source.max_prefix_len() {
+        source.addr().to_string()
+    } else {
+        source.to_string()
+    }
+}
+
 fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
-    let labelled: Vec<_> = sources.iter().map(|usage| (usage, usage.source.to_string())).collect();
+    let labelled: Vec<_> = sources.iter().map(|usage| (usage, label_of(usage.source))).collect();
     text.family(&catalogue::PORTS_CAPACITY);
     for (usage, source) in &labelled {
         text.sample(&catalogue::PORTS_CAPACITY, &[&usage.pool, source], usage.capacity);

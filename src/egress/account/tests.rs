@@ -207,7 +207,19 @@ fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
 }
 
 #[test]
-fn a_destination_with_few_flows_costs_tens_of_bytes() {
-    // 16 of them busy slots; a table of a million is at most 2^21 of these and as many bytes: 103 MB
-    assert!(size_of::<(Destination, Pair)>() <= 48);
+fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
+    let now = crate::clock::now();
+    let mut rng = StdRng::seed_from_u64(6);
+    let mut account = Account::new(space(5, 1));
+    let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
+    let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
+    // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half before it
+    // too. A pair with one flow has nothing else.
+    let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
+    let growing = slots * (size_of::<(Destination, Pair)>() + 1) * 3 / 2;
+    assert!(growing < 200_000_000, "{growing} bytes");
+    assert!(account.pairs.values().all(|pair| matches!(pair.ports, PortSet::Inline(_))));
+    all().zip(ports).for_each(|(to, port)| account.give_back(to, port, Duration::ZERO, now));
+    account.shrink();
+    assert!(account.pairs.capacity() < 1000);
 }

@@ -163,6 +163,22 @@ fn what_a_hello_may_not_say_is_refused() {
 }
 
 #[test]
+fn what_the_parser_lets_pass_is_refused() {
+    let message = Hello::to("api.example.com").message();
+    let mut old = message.clone();
+    old[4] = 2;
+    assert!(reason(&record(&old)).contains("another major version"));
+    let ciphers = 4 + 2 + 32 + 33;
+    for (list, length) in [(ciphers..ciphers + 8, 2), (ciphers + 8..ciphers + 10, 1)] {
+        let mut empty = message.clone();
+        empty.splice(list, vec![0; length]);
+        let body = u32::try_from(empty.len() - 4).unwrap();
+        empty[1..4].copy_from_slice(&body.to_be_bytes()[1..]);
+        assert!(reason(&record(&empty)).contains("no cipher suite or no compression"));
+    }
+}
+
+#[test]
 fn a_cut_or_changed_body_is_never_another_name() {
     let message = Hello::to("api.example.com").message();
     for end in 4..message.len() - 1 {

@@ -2,7 +2,7 @@
 
 use super::FlowLogTarget;
 use crate::clock;
-use crate::flow::FlowRecord;
+use crate::gateway::FlowRecord;
 use metrics::Counter;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -214,7 +214,7 @@ mod tests {
         let path = directory.path().join("flows.jsonl");
         std::fs::write(&path, "{\"time\":").unwrap();
         let mut sink = Sink::open(FlowLogTarget::File(path.clone()), Counter::noop()).unwrap();
-        sink.push(&crate::flow::example_record(1));
+        sink.push(&crate::gateway::example_record(1));
         sink.write();
         let text = std::fs::read_to_string(&path).unwrap();
         let (torn, line) = text.split_once('\n').unwrap();

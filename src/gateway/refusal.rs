@@ -1,7 +1,7 @@
 //! What a refused client is told, so that a person can read it.
 
-use crate::flow::FlowRecord;
-use crate::leg::Leg;
+use super::flow::FlowRecord;
+use super::leg::Leg;
 use crate::outcome::Outcome;
 use crate::relay;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
 /// Answers in the client's own protocol, if it is known; else the drop of the leg resets it.
-pub(crate) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome) {
+pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome) {
     let ours = outcome == Outcome::PortsExhausted || outcome == Outcome::NoSourceAddress;
     match record.protocol {
         Some("tls") => {

@@ -8,19 +8,19 @@ use tokio::net::TcpStream;
 /// A socket that resets its peer when dropped, unless the stream has ended well. A task that panics or is dropped
 /// thus never looks like a clean end of file to anybody.
 #[derive(Debug)]
-pub struct Leg {
+pub(super) struct Leg {
     socket: TcpStream,
     ended_well: Cell<bool>,
 }
 
 impl Leg {
     /// Takes over an established socket.
-    pub fn new(socket: TcpStream) -> Self {
+    pub(super) fn new(socket: TcpStream) -> Self {
         Self { socket, ended_well: Cell::new(false) }
     }
 
     /// Both directions have finished: dropping is a plain close.
-    pub fn ended_well(&self) {
+    pub(super) fn ended_well(&self) {
         self.ended_well.set(true);
     }
 }

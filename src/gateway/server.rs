@@ -1,60 +1,20 @@
-//! One worker: a thread with a runtime and a listener of its own. A flow lives and dies on the worker that accepted
-//! it.
+//! A worker's thread: a runtime and a listener of its own. A flow lives and dies on the worker that accepted it.
 
+use super::flow::{Flow, FlowId, Verdict};
+use super::leg::Leg;
+use super::session;
+use super::worker::{Gateway, Settings, Worker};
 use crate::addr::{ClientAddr, OriginalDestination};
-use crate::admission::Gate;
-use crate::egress::Dialler;
-use crate::flow::{Epilogue, Flow, FlowId, Sink, Verdict};
-use crate::inspect::Peeker;
-use crate::leg::Leg;
-use crate::meters::TenantMeters;
 use crate::outcome::Outcome;
-use crate::relay::{Scratch, Silence};
-use crate::session;
-use crate::snapshot::Snapshot;
-use arc_swap::ArcSwap;
-use metrics::Counter;
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
-
-/// What all workers share.
-pub struct Gateway {
-    /// The running configuration.
-    pub snapshot: ArcSwap<Snapshot>,
-    /// Places for flows, as many as descriptors allow.
-    pub flows: Arc<Gate>,
-    /// Meters of flows that are nobody's.
-    pub nobody: Arc<TenantMeters>,
-    /// `egret_accept_errors_total`
-    pub accept_errors: Counter,
-    /// Takes the records of ended flows.
-    pub sink: Sink,
-    /// Drawn once per process: the first part of flow ids.
-    pub process: u32,
-    /// Counts flows: the second part of flow ids.
-    pub count: AtomicU64,
-}
-
-/// How a worker treats its flows.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Bytes that a hello may have.
-    pub max_hello: usize,
-    /// Time that a client has to send it.
-    pub inspect_deadline: Duration,
-    /// How upstreams are dialled.
-    pub dialler: Dialler,
-    /// How long flows may be silent.
-    pub silence: Silence,
-}
 
 /// How far the gateway's stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,19 +27,6 @@ pub enum Stage {
     Stopping,
 }
 
-/// What the flows of one worker share.
-pub(crate) struct Worker {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) peeker: Peeker,
-    pub(crate) dialler: Dialler,
-    pub(crate) scratch: Scratch,
-    pub(crate) silence: Silence,
-    epilogue: Rc<Epilogue>,
-}
-
-/// Empty pipes that a worker keeps: enough for the flows that are in the middle of a splice at once.
-const IDLE_PIPES: usize = 64;
-
 /// After `accept` has failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -91,16 +38,7 @@ pub fn run(
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let epilogue =
-        Rc::new(Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) });
-    let worker = Rc::new(Worker {
-        gateway,
-        peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
-        dialler: settings.dialler,
-        scratch: Scratch::new(IDLE_PIPES),
-        silence: settings.silence,
-        epilogue,
-    });
+    let worker = Rc::new(Worker::new(gateway, settings));
     let flows = LocalSet::new();
     flows.block_on(&runtime, async {
         accept(&worker, TcpListener::from_std(listener)?, stage.clone()).await;

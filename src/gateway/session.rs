@@ -3,28 +3,28 @@
 //! Each step consumes what the one before it yielded, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`run`] then answers the client.
 
+use super::admission::Pass;
+use super::flow::{Flow, NameSource, Verdict};
+use super::leg::Leg;
+use super::refusal;
+use super::snapshot::Tenant;
+use super::worker::Worker;
 use crate::addr::OriginalDestination;
-use crate::admission::Pass;
 use crate::clock;
 use crate::egress::{DialError, Lease, Rest, UpstreamEnd};
-use crate::flow::{Flow, NameSource, Verdict};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
-use crate::leg::Leg;
 use crate::outcome::Outcome;
 use crate::policy::{Decision, Permit};
-use crate::refusal;
 use crate::relay::{self, End, Side};
-use crate::snapshot::Tenant;
 use crate::sys::failure::Failure;
 use crate::sys::stream;
-use crate::worker::Worker;
 use std::io;
 use std::sync::Arc;
 use tokio::io::Interest;
 
 /// Lives one flow. Its outcome is in `flow` when this returns.
-pub(crate) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
+pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
     match live(worker, client, flow).await {
         Ok(outcome) => flow.outcome = Some(outcome),
         Err(Ended { outcome, detail }) => {

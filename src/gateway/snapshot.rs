@@ -1,9 +1,9 @@
 //! What the workers go by, swapped as a whole: tenants with all that their flows touch.
 
+use super::admission::{Gate, OwnAddresses};
+use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
-use crate::admission::{Gate, OwnAddresses};
 use crate::egress::Pool;
-use crate::meters::TenantMeters;
 use crate::policy::{self, Policy};
 use std::sync::{Arc, LazyLock};
 

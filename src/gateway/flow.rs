@@ -2,10 +2,10 @@
 //!
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
+use super::meters::TenantMeters;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::clock;
 use crate::hostname::Hostname;
-use crate::meters::TenantMeters;
 use crate::outcome::{Outcome, Phase};
 use crate::relay::Meter;
 use serde::Serialize;

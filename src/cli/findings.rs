@@ -1,0 +1,124 @@
+//! What `doctor` and `steering status` found, for people and for programs.
+
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, and something is worse than it need be or will bite later.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "FAIL",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    /// What was looked at.
+    pub(super) check: &'static str,
+    /// How it is.
+    pub(super) level: Level,
+    /// What was found, in one line.
+    pub(super) found: String,
+    /// Why it matters; empty where all is well.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) why: &'static str,
+    /// The command or the edit that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mend: Option<String>,
+}
+
+impl Finding {
+    /// As it should be.
+    pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, found: found.into(), why: "", mend: None }
+    }
+    /// It works, but.
+    pub(super) fn warn(
+        check: &'static str,
+        found: impl Into<String>,
+        why: &'static str,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self { check, level: Level::Warn, found: found.into(), why, mend: Some(mend.into()) }
+    }
+    /// It does not work.
+    pub(super) fn fail(
+        check: &'static str,
+        found: impl Into<String>,
+        why: &'static str,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self { check, level: Level::Fail, found: found.into(), why, mend: Some(mend.into()) }
+    }
+}
+
+/// Prints the findings to standard output, as a table or as JSON. Yields 1 if one failed, else 0.
+pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
+    let failed = findings.iter().any(|finding| finding.level == Level::Fail);
+    let text = if json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            ok: bool,
+            findings: &'a [Finding],
+        }
+        let report = Report { ok: !failed, findings };
+        serde_json::to_string_pretty(&report).expect("strings only") + "\n"
+    } else {
+        table(findings)
+    };
+    super::steering::put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(u8::from(failed)))
+}
+
+fn table(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for Finding { check, level, found, why, mend } in findings {
+        let _ = writeln!(text, "{:<4}  {check:<width$}  {found}", level.as_str());
+        let indent = width + 8;
+        if !why.is_empty() {
+            let _ = writeln!(text, "{:indent$}why:  {why}", "");
+        }
+        if let Some(mend) = mend {
+            let _ = writeln!(text, "{:indent$}mend: {mend}", "");
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (ok, warn, fail) = (count(Level::Ok), count(Level::Warn), count(Level::Fail));
+    let _ = writeln!(text, "\n{ok} ok, {warn} to look at, {fail} failed");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_shows_how_to_mend_what_is_wrong() {
+        let text = table(&[
+            Finding::ok("kernel", "6.1.0"),
+            Finding::fail("file descriptors", "1024", "flows would be refused", "ulimit -n 1048576"),
+        ]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "ok    kernel            6.1.0");
+        assert_eq!(lines[1], "FAIL  file descriptors  1024");
+        assert_eq!(lines[2], "                        why:  flows would be refused");
+        assert_eq!(lines[3], "                        mend: ulimit -n 1048576");
+        assert_eq!(lines[5], "1 ok, 0 to look at, 1 failed");
+    }
+}

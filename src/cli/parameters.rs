@@ -1,0 +1,59 @@
+//! What the checked configuration means for the rooms that do not know it.
+
+use super::doctor::Doctor;
+use crate::addr::{ClientAddr, DialAddr, PortRange, SourceAddr};
+use crate::config::{self, Config};
+use crate::egress::{Family, Ledger, PoolSpec, Pools};
+use crate::steering::{Interface, Params, Pool, Ports, Udp, default_ephemeral};
+use std::fs;
+use std::sync::Arc;
+
+/// What there is to steer.
+pub(super) fn steering(config: &Config) -> Params {
+    let steering = &config.steering;
+    Params {
+        interfaces: steering.interfaces.iter().filter_map(|name| Interface::new(name)).collect(),
+        ports: match &steering.ports {
+            config::Ports::All => Ports::All,
+            config::Ports::Listed(ranges) => Ports::List(ranges.clone()),
+        },
+        udp: match steering.udp {
+            config::Udp::Reject => Udp::Reject,
+            config::Udp::Drop => Udp::Drop,
+        },
+        listen_port: config.gateway.listen.port(),
+        mark: steering.mark,
+        table: steering.table,
+        pools: (config.pools.iter())
+            .flat_map(|pool| pool.addresses.iter().map(|&network| Pool { network, ports: pool.ports }))
+            .collect(),
+        ephemeral: ephemeral(),
+    }
+}
+
+/// This machine's range of automatically chosen ports; the kernel's default where it cannot be read.
+fn ephemeral() -> PortRange {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) => PortRange::new(first, last).unwrap_or_else(default_ephemeral),
+        _ => default_ephemeral(),
+    }
+}
+
+/// What is to be looked at.
+pub(super) fn doctor(config: &Config) -> Doctor {
+    Doctor {
+        steering: steering(config),
+        metrics: config.gateway.metrics,
+        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(0)),
+    }
+}
+
+/// The source address that a flow leaves from as long as it has free ports, asked of pools that nobody else uses.
+pub(super) fn preferred_source(
+    config: &Config,
+) -> impl Fn(&PoolSpec, ClientAddr, DialAddr) -> Option<SourceAddr> {
+    let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
+    move |spec, client, to| pools.pool(&spec.name)?.preferred(client, Family::of(to.ip()))
+}

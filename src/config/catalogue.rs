@@ -1,0 +1,255 @@
+//! Every table and key of the configuration, stated once. The reader takes keys from here and nowhere else, applies the
+//! defaults that stand here, and docs/config.md is printed from here.
+
+use super::Udp;
+use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
+use super::network_kinds::{
+    Address, FileName, Host, Interface, LogTarget, Name, Network, Port, RoutingTable,
+};
+use crate::egress::Select;
+use crate::policy::PrivateDestinations;
+
+/// A key: what it is called, takes and means.
+pub(super) struct Key<K> {
+    pub(super) name: &'static str,
+    pub(super) kind: K,
+    pub(super) presence: Presence,
+    /// A value in TOML.
+    pub(super) example: &'static str,
+    pub(super) about: &'static str,
+}
+
+/// What holds if a key is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// The configuration is refused.
+    Required,
+    /// Nothing.
+    Optional,
+    /// This value, in TOML.
+    Default(&'static str),
+}
+
+/// A key without its kind, for lists.
+pub(super) trait AnyKey: Sync {
+    fn name(&self) -> &'static str;
+    fn describe(&self) -> String;
+    fn unsupported(&self) -> Option<&'static str>;
+    fn presence(&self) -> Presence;
+    fn example(&self) -> &'static str;
+    fn about(&self) -> &'static str;
+}
+
+impl<K: Describe> AnyKey for Key<K> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn describe(&self) -> String {
+        self.kind.describe()
+    }
+    fn unsupported(&self) -> Option<&'static str> {
+        self.kind.unsupported()
+    }
+    fn presence(&self) -> Presence {
+        self.presence
+    }
+    fn example(&self) -> &'static str {
+        self.example
+    }
+    fn about(&self) -> &'static str {
+        self.about
+    }
+}
+
+/// A table and its keys.
+pub(super) struct Section {
+    /// As it is written: `[gateway]`, `[[tenant]]`.
+    pub(super) header: &'static str,
+    pub(super) about: &'static str,
+    pub(super) keys: &'static [&'static dyn AnyKey],
+    /// Advice on keys that stand in the wrong place.
+    pub(super) elsewhere: fn(&str) -> Option<&'static str>,
+}
+
+macro_rules! section {
+    ($module:ident, $header:literal, $about:literal, elsewhere $elsewhere:expr;
+     $($key:ident: $kind:ty = $value:expr, $name:literal, $presence:expr, $example:literal, $doc:literal;)+) => {
+        pub(super) mod $module {
+            use super::*;
+            $(pub(in crate::config) static $key: Key<$kind> =
+                Key { name: $name, kind: $value, presence: $presence, example: $example, about: $doc };)+
+            pub(in crate::config) static SECTION: Section =
+                Section { header: $header, about: $about, keys: &[$(&$key),+], elsewhere: $elsewhere };
+        }
+    };
+}
+
+use Presence::{Default, Optional, Required};
+
+/// In the order of the reference.
+pub(super) static ALL: [&Section; 11] = [
+    &gateway::SECTION,
+    &keepalive::SECTION,
+    &steering::SECTION,
+    &inspect::SECTION,
+    &policy::SECTION,
+    &flow_log::SECTION,
+    &pool::SECTION,
+    &tenant::SECTION,
+    &limits::SECTION,
+    &allow::SECTION,
+    &deny::SECTION,
+];
+
+section! { main_file, "the main file", "", elsewhere |_| None;
+    GATEWAY: Nested = Nested(&gateway::SECTION), "gateway", Optional, "", "";
+    STEERING: Nested = Nested(&steering::SECTION), "steering", Optional, "", "";
+    INSPECT: Nested = Nested(&inspect::SECTION), "inspect", Optional, "", "";
+    POLICY: Nested = Nested(&policy::SECTION), "policy", Optional, "", "";
+    FLOW_LOG: Nested = Nested(&flow_log::SECTION), "flow_log", Optional, "", "";
+    POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
+    TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
+}
+
+section! { policy_file, "a file of policy.d", "",
+    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "flow_log")
+        .then_some("it belongs in the main file; files of policy.d hold [[tenant]] and [[pool]] alone");
+    POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
+    TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
+}
+
+section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-outs.", elsewhere |_| None;
+    LISTEN: Address = Address, "listen", Default(r#""[::]:15001""#), r#""[::]:15001""#,
+        "The transparent listener, one socket per worker. The address is a wildcard, since clients dial any address: `[::]` takes IPv4 and IPv6, `0.0.0.0` IPv4 alone. Pools never hand out this port.";
+    WORKERS: Or<Count> = Or("auto", Count { min: 1, max: 1024 }), "workers", Default(r#""auto""#), "4",
+        "Threads that carry flows. `\"auto\"` is one per core.";
+    METRICS: Or<Address> = Or("off", Address), "metrics", Default(r#""127.0.0.1:9915""#), r#""127.0.0.1:9915""#,
+        "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port.";
+    ADMIN: Unsupported = Unsupported("leave the key out"), "admin", Optional, r#""unix:/run/egret/admin.sock""#,
+        "The control socket.";
+    DRAIN: Span = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,
+        "How long flows may go on after the order to stop. Those that are left are reset at both ends.";
+    CONNECT_TIMEOUT: Span = span(100, 300_000), "connect_timeout", Default(r#""10s""#), r#""10s""#,
+        "How long a server may take to answer a connection request.";
+    IDLE_TIMEOUT: Or<Span> = Or("off", span(1000, 30 * 86_400_000)), "idle_timeout", Default(r#""off""#), r#""4h""#,
+        "Resets flows on which no byte has moved for so long. `\"off\"`: they live as long as keepalive finds both ends alive.";
+    HALF_OPEN_TIMEOUT: Span = span(1000, 30 * 86_400_000), "half_open_timeout", Default(r#""1h""#), r#""1h""#,
+        "Resets flows whose one side has finished and whose other side has sent nothing for so long.";
+    KEEPALIVE: Nested = Nested(&keepalive::SECTION), "keepalive", Optional, r#"{ idle = "60s", interval = "15s", probes = 4 }"#,
+        "TCP keepalive towards client and server: see `[gateway.keepalive]`.";
+    USER_TIMEOUT: Span = span(1000, 3_600_000), "user_timeout", Default(r#""2m""#), r#""2m""#,
+        "How long sent bytes may stay unacknowledged until the peer counts as lost (`TCP_USER_TIMEOUT`). Linux lets it overrule `keepalive.probes` too, so it should not be shorter than `idle + interval × probes`.";
+    MAX_FLOWS: Or<Count> = Or("auto", Count { min: 1, max: 10_000_000 }), "max_flows", Default(r#""auto""#), "100000",
+        "Flows at once; further ones end as `gateway_full`. `\"auto\"` is what the limit on file descriptors allows.";
+}
+
+section! { keepalive, "[gateway.keepalive]", "TCP keepalive on both legs of every flow: a peer that is gone without a word is found after `idle + interval × probes`.", elsewhere |_| None;
+    IDLE: Span = seconds(1, 32_767), "idle", Default(r#""60s""#), r#""60s""#,
+        "Silence before the first probe. Shorter than the idle time-out of every firewall on the way.";
+    INTERVAL: Span = seconds(1, 32_767), "interval", Default(r#""15s""#), r#""15s""#,
+        "Time between probes.";
+    PROBES: Count = Count { min: 1, max: 127 }, "probes", Default("4"), "4",
+        "Unanswered probes until the peer counts as lost.";
+}
+
+section! { steering, "[steering]", "The packet rules that bring traffic to the listener; `egret steering print` renders them.", elsewhere |_| None;
+    INTERFACES: List<Interface> = List(Interface), "interfaces", Required, r#"["ens6"]"#,
+        "Where tenants' packets come in.";
+    PORTS: Or<List<Port>> = Or("all", List(Port)), "ports", Default("[80, 443]"), r#"[80, 443, "8000-8100"]"#,
+        "TCP destination ports that are intercepted.";
+    UDP: Choice<Udp> = Choice { words: &[("reject", Udp::Reject), ("drop", Udp::Drop)], later: &["nat"] }, "udp", Default(r#""reject""#), r#""reject""#,
+        "What happens to UDP towards the same ports. Rejected QUIC falls back to TCP at once, dropped QUIC after a time-out.";
+    MARK: Count = Count { min: 1, max: u32::MAX }, "mark", Default("1"), "1",
+        "The firewall mark of intercepted packets. Change it if something else on the host uses it.";
+    TABLE: RoutingTable = RoutingTable, "table", Default("100"), "100",
+        "The routing table that delivers marked packets to the listener. Change it if something else on the host uses it.";
+}
+
+section! { inspect, "[inspect]", "Bounds on finding out which name a client asks for.", elsewhere |_| None;
+    DEADLINE: Span = span(100, 60_000), "deadline", Default(r#""5s""#), r#""5s""#,
+        "From the connection to a whole ClientHello or HTTP request head; later is `inspect_timeout`.";
+    MAX_HELLO: Size = Size { min: 1 << 10, max: 256 << 10 }, "max_hello", Default(r#""64KiB""#), r#""64KiB""#,
+        "Bytes of a ClientHello or HTTP request head; more is `hello_too_large`.";
+    MAX_PENDING: Count = Count { min: 1, max: 1_000_000 }, "max_pending", Default("4096"), "4096",
+        "Connections of one tenant in inspection at once; further ones end as `inspection_busy`.";
+}
+
+section! { policy, "[policy]", "What holds for the rules of all tenants.", elsewhere |_| None;
+    PRIVATE_DESTINATIONS: Choice<PrivateDestinations> = Choice { words: &[("by-cidr", PrivateDestinations::ByCidr), ("allow", PrivateDestinations::Allow)], later: &[] },
+        "private_destinations", Default(r#""by-cidr""#), r#""by-cidr""#,
+        "Whether a rule without `cidrs` reaches private addresses. `\"by-cidr\"` means no, so that nobody gets to internal services by pointing a name at them. Loopback, link-local, metadata and multicast addresses are never reached by name.";
+}
+
+section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
+    PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
+        "Where lines go. A file is appended to, and opened anew on SIGHUP.";
+    QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("65536"), "65536",
+        "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait.";
+}
+
+section! { pool, "[[pool]]", "Source addresses that flows leave from. No two pools overlap.", elsewhere |_| None;
+    NAME: Name = Name, "name", Required, r#""acme""#,
+        "Unique; a metric label.";
+    ADDRESSES: List<Network> = List(Network), "addresses", Required, r#"["203.0.113.16/30", "2001:db8:100::/64"]"#,
+        "Every address of a network is used, the first and last too. Without an IPv6 address the pool's tenants cannot reach IPv6 destinations, and the like for IPv4.";
+    PORTS: Port = Port, "ports", Default(r#""1024-65535""#), r#""1024-65535""#,
+        "One range of source ports. The gateway's own ports are left out of it by themselves.";
+    SELECT: Choice<Select> = Choice { words: &[("paired", Select::Paired), ("least-used", Select::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
+        "`\"paired\"`: a client keeps one address. `\"least-used\"`: the address with the fewest ports in use towards the destination. Either goes on to another address of the pool when one is full.";
+}
+
+section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client belongs to the tenant with the longest prefix that holds its address.", elsewhere |_| None;
+    NAME: Name = Name, "name", Required, r#""acme""#,
+        "Unique; a metric label.";
+    SOURCES: List<Network> = List(Network), "sources", Required, r#"["10.0.1.0/24", "10.0.2.7"]"#,
+        "The clients' networks. Two tenants cannot have the same one.";
+    POOL: Name = Name, "pool", Required, r#""acme""#,
+        "The pool that its flows leave from.";
+    MODE: Choice<()> = Choice { words: &[("enforce", ())], later: &["monitor"] }, "mode", Default(r#""enforce""#), r#""enforce""#,
+        "What is not allowed is denied.";
+    LIMITS: Nested = Nested(&limits::SECTION), "limits", Optional, "{ flows = 20000 }",
+        "Bounds on what it may use: see `[tenant.limits]`.";
+    ALLOW: Nested = Nested(&allow::SECTION), "allow", Optional, r#"[{ hosts = ["example.com"] }]"#,
+        "What may leave: see `[[tenant.allow]]`.";
+    DENY: Nested = Nested(&deny::SECTION), "deny", Optional, r#"[{ ports = [25] }]"#,
+        "What may not, whatever is allowed: see `[[tenant.deny]]`.";
+}
+
+section! { limits, "[tenant.limits]", "Bounds on what a tenant may use, so that one does not starve the others.", elsewhere |_| None;
+    FLOWS: Count = Count { min: 1, max: 10_000_000 }, "flows", Optional, "20000",
+        "Flows at once; further ones end as `tenant_flow_limit`.";
+    NEW_FLOWS: Unsupported = Unsupported("leave the key out"), "new_flows", Optional, r#""500/s""#, "New flows per second.";
+    BANDWIDTH: Unsupported = Unsupported("leave the key out"), "bandwidth", Optional, r#""1Gbit/s""#, "Bits per second.";
+    BYTES: Unsupported = Unsupported("leave the key out"), "bytes", Optional, r#""5TB/month""#, "Bytes per period.";
+}
+
+section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_file` or `cidrs`; a flow must be covered by every kind of key that is given: by one of the names, one of the networks and one of the ports.", elsewhere |_| None;
+    NAME: Name = Name, "name", Optional, r#""payments""#,
+        "How the flow log calls the rule. Without it, by `file:line`.";
+    HOSTS: List<Host> = List(Host), "hosts", Optional, r#"["api.example.com", "*.example.net"]"#,
+        "The names that the client may ask for. `*.example.net` is every subdomain at any depth, and not `example.net` itself.";
+    HOSTS_FILE: FileName = FileName, "hosts_file", Optional, r#""allow/acme.txt""#,
+        "A file with more names, one a line; `#` starts a comment.";
+    CIDRS: List<Network> = List(Network), "cidrs", Optional, r#"["198.51.100.0/24"]"#,
+        "The destinations that it may dial.";
+    PORTS: List<Port> = List(Port), "ports", Optional, r#"[443, "8000-8100"]"#,
+        "The destination ports. Without it, every port that is steered.";
+    INSPECT: Choice<bool> = Choice { words: &[("auto", true), ("none", false)], later: &[] }, "inspect", Default(r#""auto""#), r#""none""#,
+        "`\"none\"` lets flows through before the client has said anything, for servers that speak first. It needs `cidrs` and takes no names.";
+    DESTINATION: Choice<()> = Choice { words: &[("original", ())], later: &["observe", "verify", "resolve"] }, "destination", Default(r#""original""#), r#""original""#,
+        "Which address is dialled: the one that the client dialled.";
+}
+
+section! { deny, "[[tenant.deny]]", "One deny rule. It needs one key at least beside `name`; what is covered is as with `[[tenant.allow]]`.",
+    elsewhere |key| matches!(key, "inspect" | "destination").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
+    NAME: Name = Name, "name", Optional, r#""no-mail""#,
+        "How the flow log calls the rule. Without it, by `file:line`.";
+    HOSTS: List<Host> = List(Host), "hosts", Optional, r#"["admin.example.com"]"#,
+        "The names that the client may not ask for.";
+    HOSTS_FILE: FileName = FileName, "hosts_file", Optional, r#""deny/acme.txt""#,
+        "A file with more names, one a line; `#` starts a comment.";
+    CIDRS: List<Network> = List(Network), "cidrs", Optional, r#"["198.51.100.128/25"]"#,
+        "The destinations that it may not dial.";
+    PORTS: List<Port> = List(Port), "ports", Optional, "[25]",
+        "The destination ports. Without it, every port.";
+}

@@ -1,0 +1,225 @@
+//! Rules that can never match, or match less than they seem to: told as warnings.
+
+use super::Ports;
+use super::diagnostic::{Diagnostics, Place};
+use super::tenants::{RulePlaces, TenantDraft};
+use crate::addr::PortRange;
+use crate::egress::PoolSpec;
+use crate::hostname::HostPattern;
+use crate::policy::{Effect, RuleSpec};
+use hashbrown::HashMap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Judges the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is told elsewhere.
+pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Ports, out: &mut Diagnostics) {
+    let rules = &tenant.spec.rules;
+    if !rules.iter().any(|rule| rule.effect == Effect::Allow) {
+        let message = format!("tenant {:?} has no allow rule: everything is denied", tenant.spec.name);
+        out.warning(tenant.name_at, message, "add [[tenant.allow]]");
+    }
+    let coverage = Coverage {
+        rules,
+        reaches: rules.iter().map(Reach::of).collect(),
+        nameless: (0..rules.len()).filter(|rule| rules[*rule].hosts.is_empty()).collect(),
+        index: HostIndex::new(rules),
+    };
+    for (number, (rule, at)) in rules.iter().zip(&tenant.rules_at).enumerate() {
+        unsteered_ports(rule, *at, steered, out);
+        if let Some(pool) = pool.filter(|_| rule.effect == Effect::Allow) {
+            missing_family(rule, *at, pool, out);
+        }
+        if let Some((count, example)) = coverage.index.duplicates.get(&number) {
+            let message = format!("{count} of its names stand there twice, such as {example}");
+            out.warning(at.hosts, message, "remove the second ones");
+        }
+        if let Some(winner) = coverage.winner(number) {
+            never_matches(rule, *at, &rules[winner], tenant.rules_at[winner].rule, out);
+        }
+    }
+}
+
+fn never_matches(
+    rule: &RuleSpec,
+    at: RulePlaces,
+    winner: &RuleSpec,
+    winner_at: Place,
+    out: &mut Diagnostics,
+) {
+    let there = out.show(winner_at);
+    let why = match (rule.effect, winner.effect, winner.uninspected) {
+        (Effect::Deny, Effect::Allow, _) => "lets the same flows through before a name is known",
+        (_, Effect::Deny, _) => "denies whatever it covers",
+        (_, Effect::Allow, _) => "allows whatever it covers",
+    };
+    out.warning(
+        at.rule,
+        format!("this rule never matches: the rule at {there} {why}"),
+        "remove one of the two",
+    );
+}
+
+fn unsteered_ports(rule: &RuleSpec, at: RulePlaces, steered: &Ports, out: &mut Diagnostics) {
+    let Ports::Listed(steered) = steered else { return };
+    let meets = |range: &PortRange| {
+        steered.iter().any(|other| range.first() <= other.last() && other.first() <= range.last())
+    };
+    let missed: Vec<_> = rule.ports.iter().filter(|range| !meets(range)).map(ToString::to_string).collect();
+    if !missed.is_empty() {
+        let message = format!("`ports`: flows to {} never come here", missed.join(", "));
+        out.warning(at.ports, message, "add them to `ports` of [steering]");
+    }
+}
+
+fn missing_family(rule: &RuleSpec, at: RulePlaces, pool: &PoolSpec, out: &mut Diagnostics) {
+    let lacks = |is_family: fn(&IpNet) -> bool| {
+        !rule.cidrs.is_empty() && rule.cidrs.iter().all(is_family) && !pool.addresses.iter().any(is_family)
+    };
+    let v4 = |network: &IpNet| matches!(network, IpNet::V4(_));
+    let v6 = |network: &IpNet| matches!(network, IpNet::V6(_));
+    for (family, lacking) in [("IPv4", lacks(v4)), ("IPv6", lacks(v6))] {
+        if lacking {
+            let message = format!("`cidrs`: pool {:?} has no {family} address to leave from", pool.name);
+            out.warning(at.cidrs, message, "add one to `addresses` of the pool");
+        }
+    }
+}
+
+/// The addresses and ports of a rule, spelled out: "any" as all of them, neighbours joined.
+struct Reach {
+    networks: Vec<IpNet>,
+    /// Sorted, and neither overlapping nor adjacent.
+    ports: Vec<(u16, u16)>,
+}
+
+impl Reach {
+    fn of(rule: &RuleSpec) -> Self {
+        let networks = match &rule.cidrs[..] {
+            [] => vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
+            cidrs => IpNet::aggregate(&cidrs.to_vec()),
+        };
+        let mut ports: Vec<_> = rule.ports.iter().map(|range| (range.first(), range.last())).collect();
+        if ports.is_empty() {
+            ports.push((1, u16::MAX));
+        }
+        ports.sort_unstable();
+        let mut joined: Vec<(u16, u16)> = Vec::new();
+        for (first, last) in ports {
+            match joined.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => joined.push((first, last)),
+            }
+        }
+        Self { networks, ports: joined }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        let port = |(first, last): &(u16, u16)| self.ports.iter().any(|(f, l)| f <= first && last <= l);
+        let network = |inner: &IpNet| self.networks.iter().any(|outer| outer.contains(inner));
+        other.ports.iter().all(port) && other.networks.iter().all(network)
+    }
+}
+
+/// Finds the rules that leave nothing for another.
+struct Coverage<'a> {
+    rules: &'a [RuleSpec],
+    /// As many as `rules`.
+    reaches: Vec<Reach>,
+    /// The rules that cover any name, or none.
+    nameless: Vec<usize>,
+    index: HostIndex<'a>,
+}
+
+impl Coverage<'_> {
+    /// A rule that decides whatever the given one covers; the last of them, if it takes several.
+    fn winner(&self, rule: usize) -> Option<usize> {
+        let decides = |other: usize| self.decides_before(other, rule);
+        if let Some(winner) = self.nameless.iter().find(|other| decides(**other)) {
+            return Some(*winner);
+        }
+        let mut winner = None;
+        for pattern in &self.rules[rule].hosts {
+            winner = Some(self.index.covering(pattern, decides)?);
+        }
+        winner
+    }
+
+    /// Whether `other`, as far as addresses and ports go, decides every flow of `rule` before it does.
+    fn decides_before(&self, other: usize, rule: usize) -> bool {
+        if other == rule || !self.reaches[other].covers(&self.reaches[rule]) {
+            return false;
+        }
+        let (winner, loser) = (&self.rules[other], &self.rules[rule]);
+        match (winner.effect, loser.effect) {
+            // Flows are let through without inspection before a rule with names could say anything.
+            (Effect::Deny, Effect::Allow) => !(loser.uninspected && !winner.hosts.is_empty()),
+            (Effect::Deny, Effect::Deny) => other < rule,
+            (Effect::Allow, Effect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
+            // Private addresses are reached by CIDR rules only, so one without does not make up for one with.
+            (Effect::Allow, Effect::Allow) => {
+                let by_address = !winner.cidrs.is_empty() || loser.cidrs.is_empty();
+                let no_later = other < rule || (winner.uninspected && !loser.uninspected);
+                by_address && no_later && (winner.uninspected || !loser.uninspected)
+            }
+        }
+    }
+}
+
+/// Which rules of a tenant name which hosts.
+struct HostIndex<'a> {
+    /// The name and whether its subdomains are meant, to the last of its links.
+    heads: HashMap<(&'a str, bool), usize>,
+    /// A rule, and the link before it.
+    links: Vec<(usize, Option<usize>)>,
+    /// By rule: how many of its names it has twice, and one of them.
+    duplicates: HashMap<usize, (usize, &'a HostPattern)>,
+}
+
+impl<'a> HostIndex<'a> {
+    fn new(rules: &'a [RuleSpec]) -> Self {
+        let total = rules.iter().map(|rule| rule.hosts.len()).sum();
+        let mut index = Self {
+            heads: HashMap::with_capacity(total),
+            links: Vec::with_capacity(total),
+            duplicates: HashMap::new(),
+        };
+        for (number, rule) in rules.iter().enumerate() {
+            for pattern in &rule.hosts {
+                index.add(number, pattern);
+            }
+        }
+        index
+    }
+
+    fn add(&mut self, rule: usize, pattern: &'a HostPattern) {
+        let link = self.links.len();
+        let before = self.heads.insert(key(pattern), link);
+        if before.is_some_and(|before| self.links[before].0 == rule) {
+            self.duplicates.entry(rule).or_insert((0, pattern)).0 += 1;
+        }
+        self.links.push((rule, before));
+    }
+
+    /// An accepted rule one of whose patterns covers the given one whole.
+    fn covering(&self, pattern: &HostPattern, accepts: impl Fn(usize) -> bool) -> Option<usize> {
+        let (HostPattern::Exact(name) | HostPattern::Subdomains(name)) = pattern;
+        let wildcards = name.parents().map(|parent| (parent, true));
+        std::iter::once(key(pattern)).chain(wildcards).find_map(|key| {
+            let mut link = self.heads.get(&key).copied();
+            while let Some(at) = link {
+                let (rule, before) = self.links[at];
+                if accepts(rule) {
+                    return Some(rule);
+                }
+                link = before;
+            }
+            None
+        })
+    }
+}
+
+fn key(pattern: &HostPattern) -> (&str, bool) {
+    match pattern {
+        HostPattern::Exact(name) => (name.as_str(), false),
+        HostPattern::Subdomains(apex) => (apex.as_str(), true),
+    }
+}

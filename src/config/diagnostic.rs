@@ -1,0 +1,163 @@
+//! What is wrong with a configuration, said so that it can be found and mended.
+
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+
+/// One finding: where, what is wrong, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// Whether the configuration can be used all the same.
+    pub severity: Severity,
+    /// The file, as it was named to the command, or beside it.
+    pub file: Arc<str>,
+    /// Counted from 1; 0 where the finding is about the file as a whole.
+    pub line: usize,
+    /// In characters, counted from 1; 0 where the finding is about the file as a whole.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right; empty where the message says it.
+    pub help: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// It is used, and probably not what was meant.
+    Warning,
+}
+
+impl Severity {
+    /// The word used in output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line != 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}: {}", self.severity.as_str(), self.message)?;
+        if !self.help.is_empty() {
+            write!(f, "; {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration is refused: every error of every file, with the warnings between them, in the order of the
+/// files. Displays as one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// At least one of them is an error.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// How many of the findings are errors.
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count()
+    }
+
+    /// How many of the findings are warnings.
+    pub fn warnings(&self) -> usize {
+        self.diagnostics.len() - self.errors()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// A position in one of the files being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    file: usize,
+    /// Counted from 1; 0 for the file as a whole.
+    pub(super) line: usize,
+    column: usize,
+}
+
+/// Collects the findings of one load.
+#[derive(Default)]
+pub(super) struct Diagnostics {
+    files: Vec<Arc<str>>,
+    found: Vec<(Place, Severity, String, String)>,
+}
+
+/// Names one of the files of a load.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileId(usize);
+
+impl FileId {
+    /// A position in the file, both counted from 1.
+    pub(super) fn at(self, line: usize, column: usize) -> Place {
+        Place { file: self.0, line, column }
+    }
+
+    /// The file as a whole.
+    pub(super) fn whole(self) -> Place {
+        self.at(0, 0)
+    }
+}
+
+impl Diagnostics {
+    /// Findings are listed in the order in which their files are announced here.
+    pub(super) fn announce(&mut self, shown: &str) -> FileId {
+        self.files.push(shown.into());
+        FileId(self.files.len() - 1)
+    }
+
+    pub(super) fn error(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+        self.found.push((at, Severity::Error, message.into(), help.into()));
+    }
+
+    pub(super) fn warning(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+        self.found.push((at, Severity::Warning, message.into(), help.into()));
+    }
+
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.found.iter().filter(|(_, severity, ..)| *severity == Severity::Error).count()
+    }
+
+    /// `file:line`, for a message that points at a second place.
+    pub(super) fn show(&self, at: Place) -> String {
+        format!("{}:{}", self.files[at.file], at.line)
+    }
+
+    /// All findings, in the order of files and lines.
+    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|(place, ..)| *place);
+        let files = self.files;
+        let diagnostic = |(place, severity, message, help): (Place, _, _, _)| Diagnostic {
+            severity,
+            file: Arc::clone(&files[place.file]),
+            line: place.line,
+            column: place.column,
+            message,
+            help,
+        };
+        self.found.into_iter().map(diagnostic).collect()
+    }
+}

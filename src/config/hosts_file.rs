@@ -1,0 +1,138 @@
+//! Files of names, one a line.
+
+use super::diagnostic::{Diagnostics, FileId, Place};
+use super::network_kinds::host_help;
+use super::public_suffix::{self, Breadth};
+use crate::hostname::HostPattern;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Findings of one file that are told singly; a file of another kind would fill the screen otherwise.
+const MAX_FINDINGS: usize = 20;
+
+/// The files of one load, each read once however many rules name it.
+pub(super) struct HostsFiles {
+    folder: PathBuf,
+    /// `None`: it could not be read.
+    read: HashMap<PathBuf, Option<Vec<HostPattern>>>,
+}
+
+impl HostsFiles {
+    /// Relative paths start at this folder.
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), read: HashMap::new() }
+    }
+
+    /// The names in the file, in its order; none if the file cannot be read or used, which is reported.
+    pub(super) fn names(&mut self, path: &Path, out: &mut Diagnostics) -> Vec<HostPattern> {
+        let path = self.folder.join(path);
+        let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
+        names.clone().unwrap_or_default()
+    }
+}
+
+fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
+    let file = out.announce(&path.to_string_lossy());
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            out.error(file.whole(), format!("cannot be read: {error}"), "");
+            return None;
+        }
+    };
+    let errors_before = out.errors();
+    let names = parse(&bytes, file, out);
+    if names.is_empty() && out.errors() == errors_before {
+        let help = "a rule without names would cover every name; add some, or remove the rule";
+        out.error(file.whole(), "there is no name in it", help);
+    }
+    Some(names)
+}
+
+fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> {
+    let mut names = Vec::with_capacity(bytes.len() / 24);
+    let (mut errors, mut warnings) = (Tally::default(), Tally::default());
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    for (index, line) in text.split(|&b| b == b'\n').enumerate() {
+        let content = line.split(|&b| b == b'#').next().unwrap_or_default();
+        let name = content.trim_ascii();
+        if name.is_empty() {
+            continue;
+        }
+        let indent = content.len() - content.trim_ascii_start().len();
+        let at = file.at(index + 1, indent + 1);
+        match judge(name) {
+            Judged::Good(pattern) => names.push(pattern),
+            Judged::Wide(pattern) => {
+                if warnings.has_room(at) {
+                    let message = format!("{pattern} covers names of many owners");
+                    out.warning(at, message, public_suffix::SHARED_HELP);
+                }
+                names.push(pattern);
+            }
+            Judged::Wrong { why, help } => {
+                if errors.has_room(at) {
+                    let shown = String::from_utf8_lossy(&name[..name.len().min(80)]);
+                    out.error(at, format!("{shown:?} is {why}"), help);
+                }
+            }
+        }
+    }
+    if let Some(at) = errors.first_untold {
+        out.error(at, format!("{} more such errors in this file", errors.untold), "");
+    }
+    if let Some(at) = warnings.first_untold {
+        out.warning(at, format!("{} more such warnings in this file", warnings.untold), "");
+    }
+    names
+}
+
+/// Counts findings of one kind, told and untold.
+#[derive(Default)]
+struct Tally {
+    told: usize,
+    untold: usize,
+    first_untold: Option<Place>,
+}
+
+impl Tally {
+    /// Whether one more finding is to be told.
+    fn has_room(&mut self, at: Place) -> bool {
+        if self.told < MAX_FINDINGS {
+            self.told += 1;
+            return true;
+        }
+        self.untold += 1;
+        self.first_untold.get_or_insert(at);
+        false
+    }
+}
+
+enum Judged {
+    Good(HostPattern),
+    /// Usable, and covers names of many owners.
+    Wide(HostPattern),
+    Wrong {
+        why: String,
+        help: String,
+    },
+}
+
+fn judge(name: &[u8]) -> Judged {
+    // A byte that is not UTF-8 becomes one that no hostname has, and so is refused as such.
+    let text = String::from_utf8_lossy(name);
+    let pattern: HostPattern = match text.parse() {
+        Ok(pattern) => pattern,
+        Err(error) => {
+            return Judged::Wrong { why: format!("not a hostname: {error}"), help: host_help(&text, error) };
+        }
+    };
+    match public_suffix::breadth(&pattern) {
+        Breadth::Owned => Judged::Good(pattern),
+        Breadth::Shared => Judged::Wide(pattern),
+        Breadth::Registry => Judged::Wrong {
+            why: "a wildcard over a public suffix".to_owned(),
+            help: public_suffix::HELP.to_owned(),
+        },
+    }
+}

@@ -1,0 +1,242 @@
+//! The forms that values take. Each reads itself and says in words what it takes, so that the documentation and the
+//! reader cannot differ.
+
+use super::catalogue::Section;
+use super::diagnostic::{Diagnostics, Place};
+use super::nearest::nearest;
+use super::value::Value;
+use crate::units::{format_duration, format_size, parse_duration, parse_size};
+use std::time::Duration;
+
+/// Says what a key takes.
+pub(super) trait Describe: Sync {
+    /// For the reference: `duration, "0s" to "1h"`.
+    fn describe(&self) -> String;
+
+    /// What to do instead, if this version does not implement the key.
+    fn unsupported(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// Reads what a key takes.
+pub(super) trait Kind: Describe {
+    /// What it reads to.
+    type Value;
+
+    /// `None` if the value is wrong, which is reported.
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value>;
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(super) struct Placed<T> {
+    pub(super) value: T,
+    pub(super) at: Place,
+}
+
+/// A table of its own.
+pub(super) struct Nested(pub(super) &'static Section);
+
+impl Describe for Nested {
+    fn describe(&self) -> String {
+        if self.0.header.starts_with("[[") { "list of tables" } else { "table" }.to_owned()
+    }
+}
+
+/// A key of the design that this version refuses; with what to do instead.
+pub(super) struct Unsupported(pub(super) &'static str);
+
+impl Describe for Unsupported {
+    fn describe(&self) -> String {
+        "not supported yet".to_owned()
+    }
+    fn unsupported(&self) -> Option<&'static str> {
+        Some(self.0)
+    }
+}
+
+/// A span of time, within bounds.
+pub(super) struct Span {
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+    /// The kernel counts it in seconds.
+    pub(super) whole_seconds: bool,
+}
+
+/// Both bounds in milliseconds.
+pub(super) const fn span(min: u64, max: u64) -> Span {
+    Span { min: Duration::from_millis(min), max: Duration::from_millis(max), whole_seconds: false }
+}
+
+/// Both bounds in seconds.
+pub(super) const fn seconds(min: u64, max: u64) -> Span {
+    Span { min: Duration::from_secs(min), max: Duration::from_secs(max), whole_seconds: true }
+}
+
+impl Describe for Span {
+    fn describe(&self) -> String {
+        let whole = if self.whole_seconds { " in whole seconds" } else { "" };
+        format!("duration{whole}, \"{}\" to \"{}\"", format_duration(self.min), format_duration(self.max))
+    }
+}
+
+impl Kind for Span {
+    type Value = Duration;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Duration> {
+        let duration = match parse_duration(value.text().unwrap_or_default()) {
+            Ok(duration) => duration,
+            Err(error) => return wrong(value, out, &error.to_string()),
+        };
+        if self.whole_seconds && duration.subsec_nanos() != 0 {
+            return value.wrong(
+                out,
+                "not a whole number of seconds",
+                format!("it takes a {}", self.describe()),
+            );
+        }
+        if !(self.min..=self.max).contains(&duration) {
+            return value.wrong(out, "out of range", format!("it takes a {}", self.describe()));
+        }
+        Some(duration)
+    }
+}
+
+/// A number of bytes, within bounds.
+pub(super) struct Size {
+    pub(super) min: u32,
+    pub(super) max: u32,
+}
+
+impl Describe for Size {
+    fn describe(&self) -> String {
+        format!("size, \"{}\" to \"{}\"", format_size(self.min.into()), format_size(self.max.into()))
+    }
+}
+
+impl Kind for Size {
+    type Value = u32;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
+        let size = match (value.number(), parse_size(value.text().unwrap_or_default())) {
+            (Some(number), _) | (None, Ok(number)) => number,
+            (None, Err(error)) => return wrong(value, out, &error.to_string()),
+        };
+        match u32::try_from(size) {
+            Ok(size) if (self.min..=self.max).contains(&size) => Some(size),
+            _ => value.wrong(out, "out of range", format!("it takes a {}", self.describe())),
+        }
+    }
+}
+
+/// A whole number, within bounds.
+pub(super) struct Count {
+    pub(super) min: u32,
+    pub(super) max: u32,
+}
+
+impl Describe for Count {
+    fn describe(&self) -> String {
+        format!("number, {} to {}", self.min, self.max)
+    }
+}
+
+impl Kind for Count {
+    type Value = u32;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
+        if !value.node().is_integer() {
+            return value.wrong(out, "not a number", format!("write a {}, without quotes", self.describe()));
+        }
+        match value.number().and_then(|number| u32::try_from(number).ok()) {
+            Some(number) if (self.min..=self.max).contains(&number) => Some(number),
+            _ => value.wrong(out, "out of range", format!("it takes a {}", self.describe())),
+        }
+    }
+}
+
+/// One word of a few.
+pub(super) struct Choice<T: 'static> {
+    /// The words, with what they mean to the code.
+    pub(super) words: &'static [(&'static str, T)],
+    /// Words of the design that this version refuses.
+    pub(super) later: &'static [&'static str],
+}
+
+impl<T: Sync> Describe for Choice<T> {
+    fn describe(&self) -> String {
+        let words: Vec<_> = self.words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        words.join(" or ")
+    }
+}
+
+impl<T: Copy + Sync> Kind for Choice<T> {
+    type Value = T;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<T> {
+        let text = value.text().unwrap_or_default();
+        if let Some((_, meaning)) = self.words.iter().find(|(word, _)| *word == text) {
+            return Some(*meaning);
+        }
+        if self.later.contains(&text) {
+            return value.unsupported(out, &format!("it takes {}", self.describe()));
+        }
+        match nearest(text, self.words.iter().map(|(word, _)| *word)) {
+            Some(meant) => value.wrong(out, "not one of its words", format!("did you mean {meant:?}?")),
+            None => value.wrong(out, "not one of its words", format!("it takes {}", self.describe())),
+        }
+    }
+}
+
+/// A certain word, which reads to `None`, or what `K` takes.
+pub(super) struct Or<K>(pub(super) &'static str, pub(super) K);
+
+impl<K: Describe> Describe for Or<K> {
+    fn describe(&self) -> String {
+        format!("{:?} or {}", self.0, self.1.describe())
+    }
+}
+
+impl<K: Kind> Kind for Or<K> {
+    type Value = Option<K::Value>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
+        match value.text() {
+            Some(text) if text == self.0 => Some(None),
+            // A word, so the inner kind's advice would miss what was meant.
+            Some(text) if text.bytes().all(|b| b.is_ascii_alphabetic()) => {
+                value.wrong(out, "not a word it knows", format!("it takes {}", self.describe()))
+            }
+            _ => self.1.read(value, out).map(Some),
+        }
+    }
+}
+
+/// One or more of what `K` takes. An empty list is refused: it would read as "any" or as "none", and nobody knows which.
+pub(super) struct List<K>(pub(super) K);
+
+impl<K: Describe> Describe for List<K> {
+    fn describe(&self) -> String {
+        format!("list of: {}", self.0.describe())
+    }
+}
+
+impl<K: Kind> Kind for List<K> {
+    type Value = Vec<Placed<K::Value>>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
+        let Some(elements) = value.node().as_array() else {
+            let help = format!("put brackets around it: it takes a {}", self.describe());
+            return value.wrong(out, "not a list", help);
+        };
+        if elements.is_empty() {
+            return value.wrong(out, "empty", "leave the key out if nothing is to stand here");
+        }
+        let read_one = |node| {
+            let element = value.element(node);
+            Some(Placed { value: self.0.read(element, out)?, at: element.place() })
+        };
+        Some(elements.iter().filter_map(read_one).collect())
+    }
+}
+
+/// Reports an error whose text is `what is wrong; what would be right`.
+pub(super) fn wrong<T>(value: Value<'_>, out: &mut Diagnostics, text: &str) -> Option<T> {
+    let (why, help) = text.split_once("; ").unwrap_or((text, ""));
+    value.wrong(out, why, help)
+}

@@ -1,0 +1,130 @@
+//! From files to a configuration.
+
+use super::catalogue::{main_file, policy_file};
+use super::diagnostic::{Diagnostics, Place, Report};
+use super::hosts_file::HostsFiles;
+use super::sections::Main;
+use super::source::Source;
+use super::tenants::{PoolDraft, TenantDraft};
+use super::value::Table;
+use super::{Config, Loaded, dead_rules, whole};
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// Beside the main file.
+const POLICY_FOLDER: &str = "policy.d";
+
+/// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
+/// that rules name. Relative paths start at the main file's folder.
+pub fn load(path: &Path) -> Result<Loaded, Report> {
+    let mut out = Diagnostics::default();
+    let config = read(path, &mut out);
+    let errors = out.errors();
+    let diagnostics = out.finish();
+    match config {
+        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics }),
+        _ => Err(Report { diagnostics }),
+    }
+}
+
+/// What the files say, as far as they can be read.
+struct Draft {
+    files: HostsFiles,
+    pools: Vec<PoolDraft>,
+    tenants: Vec<TenantDraft>,
+}
+
+/// `None` only if something is wrong, which is reported.
+fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut draft = Draft { files: HostsFiles::new(folder), pools: Vec::new(), tenants: Vec::new() };
+    let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let source = Source::open(path, &label, out)?;
+    let text = source.parse(out);
+    let main = text.as_ref().and_then(|text| {
+        let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
+        draft.read_pools(table.sections(&main_file::POOL, out), out);
+        draft.read_tenants(table.sections(&main_file::TENANT, out), out);
+        Main::read(&table, out)
+    });
+    let mut readable = text.is_some();
+    for (path, label) in policy_files(folder, source.whole(), out) {
+        readable &= draft.read_policy_file(&path, &label, out).is_some();
+    }
+    // Where a file could not be read, what it may hold is not missing.
+    if readable { finish(main?, draft, source.whole(), out) } else { None }
+}
+
+fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
+    let Main { gateway, steering, inspect, private_destinations, flow_log } = main;
+    let mut config = Config {
+        gateway,
+        steering,
+        inspect,
+        private_destinations,
+        flow_log,
+        pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),
+        tenants: Vec::new(),
+    };
+    whole::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
+    if draft.tenants.is_empty() {
+        out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
+    }
+    if out.errors() > 0 {
+        return None;
+    }
+    for tenant in draft.tenants {
+        let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
+        dead_rules::check(&tenant, pool, &config.steering.ports, out);
+        config.tenants.push(tenant.spec);
+    }
+    Some(config)
+}
+
+impl Draft {
+    /// `None` if the file cannot be read or is not TOML, which is reported.
+    fn read_policy_file(&mut self, path: &Path, label: &str, out: &mut Diagnostics) -> Option<()> {
+        let source = Source::open(path, label, out)?;
+        let text: Spanned<DeTable<'_>> = source.parse(out)?;
+        let table = Table::open(&source, &policy_file::SECTION, text.get_ref(), 0, out);
+        self.read_pools(table.sections(&policy_file::POOL, out), out);
+        self.read_tenants(table.sections(&policy_file::TENANT, out), out);
+        Some(())
+    }
+
+    fn read_pools(&mut self, tables: Vec<Table<'_>>, out: &mut Diagnostics) {
+        self.pools.extend(tables.iter().filter_map(|table| PoolDraft::read(table, out)));
+    }
+
+    fn read_tenants(&mut self, tables: Vec<Table<'_>>, out: &mut Diagnostics) {
+        self.tenants.extend(tables.iter().map(|table| TenantDraft::read(table, &mut self.files, out)));
+    }
+}
+
+/// Paths and labels, in the order of names. Hidden files are left out: editors keep their unfinished ones so.
+fn policy_files(folder: &Path, main_file: Place, out: &mut Diagnostics) -> Vec<(PathBuf, String)> {
+    let folder = folder.join(POLICY_FOLDER);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            out.error(main_file, format!("{} cannot be listed: {error}", folder.display()), "");
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => files.push(entry.path()),
+            Err(error) => out.error(main_file, format!("{} cannot be listed: {error}", folder.display()), ""),
+        }
+    }
+    files.sort();
+    let named = files.into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let hidden = name.starts_with('.');
+        (!hidden && path.extension()? == "toml").then(|| (path, format!("{POLICY_FOLDER}/{name}")))
+    });
+    named.collect()
+}

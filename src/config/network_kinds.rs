@@ -1,0 +1,292 @@
+//! The forms of names, addresses and ports.
+
+use super::diagnostic::Diagnostics;
+use super::kinds::{Describe, Kind};
+use super::value::Value;
+use super::{FlowLogTarget, public_suffix};
+use crate::addr::PortRange;
+use crate::hostname::{HostPattern, NotAHostname};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What something is called; a metric label, so its characters are few.
+pub(super) struct Name;
+
+impl Describe for Name {
+    fn describe(&self) -> String {
+        "name: 1 to 64 of `a-z`, `0-9`, `_`, `-`".to_owned()
+    }
+}
+
+impl Kind for Name {
+    type Value = Arc<str>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Arc<str>> {
+        let text = value.text().unwrap_or_default();
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        if !(1..=64).contains(&text.len()) || !text.bytes().all(fits) {
+            return value.wrong(out, "not a name", "write 1 to 64 of a-z, 0-9, \"_\" and \"-\"");
+        }
+        if text == "unknown" {
+            return value.wrong(
+                out,
+                "taken",
+                "metrics call clients without a tenant so; choose another name",
+            );
+        }
+        Some(text.into())
+    }
+}
+
+/// An address and port to listen on.
+pub(super) struct Address;
+
+impl Describe for Address {
+    fn describe(&self) -> String {
+        "address and port".to_owned()
+    }
+}
+
+impl Kind for Address {
+    type Value = SocketAddr;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SocketAddr> {
+        let help = "write them as in \"127.0.0.1:9915\" or \"[::1]:9915\"";
+        match value.text().and_then(|text| text.parse::<SocketAddr>().ok()) {
+            Some(address) if address.port() != 0 => Some(address),
+            Some(_) => value.wrong(out, "without a port", "choose a port, 1 to 65535"),
+            None => value.wrong(out, "not an address and port", help),
+        }
+    }
+}
+
+/// The name of a network interface, in characters that rule files take without quoting.
+pub(super) struct Interface;
+
+impl Describe for Interface {
+    fn describe(&self) -> String {
+        "interface name".to_owned()
+    }
+}
+
+impl Kind for Interface {
+    type Value = String;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<String> {
+        let text = value.text().unwrap_or_default();
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@');
+        // Linux: IFNAMSIZ is 16 with the NUL; `.` and `..` are refused by dev_valid_name().
+        if !(1..=15).contains(&text.len()) || matches!(text, "." | "..") || !text.bytes().all(fits) {
+            let help = "write it as `ip link` shows it: at most 15 letters, digits, \"_\", \"-\", \".\", \"@\"; \
+                        patterns are not taken";
+            return value.wrong(out, "not an interface name", help);
+        }
+        Some(text.to_owned())
+    }
+}
+
+/// A port or a range of ports.
+pub(super) struct Port;
+
+impl Describe for Port {
+    fn describe(&self) -> String {
+        "port or range: `443` or `\"8000-8100\"`".to_owned()
+    }
+}
+
+impl Kind for Port {
+    type Value = PortRange;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PortRange> {
+        let help = "write a port, 1 to 65535, or a range as in \"8000-8100\"";
+        let one = |number: u64| u16::try_from(number).ok().and_then(|port| PortRange::new(port, port));
+        if value.node().is_integer() {
+            return value.number().and_then(one).or_else(|| value.wrong(out, "not a port", help));
+        }
+        let text = value.text().unwrap_or_default();
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (port(first), port(last)) {
+            (Some(first), Some(last)) if first > last => {
+                value.wrong(out, "an empty range", format!("did you mean \"{last}-{first}\"?"))
+            }
+            (Some(first), Some(last)) => {
+                PortRange::new(first, last).or_else(|| value.wrong(out, "a range with port 0", help))
+            }
+            _ => value.wrong(out, "not a port or range", help),
+        }
+    }
+}
+
+/// Digits only: `parse` alone would take a plus sign.
+fn port(text: &str) -> Option<u16> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// A network, or one address.
+pub(super) struct Network;
+
+impl Describe for Network {
+    fn describe(&self) -> String {
+        "network or address: `\"10.0.0.0/8\"`, `\"2001:db8::1\"`".to_owned()
+    }
+}
+
+impl Kind for Network {
+    type Value = IpNet;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<IpNet> {
+        let text = value.text().unwrap_or_default();
+        let parsed = match text.contains('/') {
+            true => text.parse().ok(),
+            false => text.parse::<IpAddr>().ok().map(IpNet::from),
+        };
+        let Some(network) = parsed else {
+            let help = "write it as in \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
+            return value.wrong(out, "not a network or address", help);
+        };
+        if let IpAddr::V6(address) = network.addr()
+            && let Some(mapped) = address.to_ipv4_mapped()
+            && network.prefix_len() >= 96
+        {
+            let meant = format!("write it as IPv4: \"{mapped}/{}\"", network.prefix_len() - 96);
+            return value.wrong(out, "an IPv4-mapped network, which no packet has", meant);
+        }
+        if network.trunc() != network {
+            let help =
+                format!("the network is \"{}\", the address alone \"{}\"", network.trunc(), network.addr());
+            return value.wrong(out, "an address inside a network", help);
+        }
+        Some(network)
+    }
+}
+
+/// A hostname, or every subdomain of one.
+pub(super) struct Host;
+
+impl Describe for Host {
+    fn describe(&self) -> String {
+        "hostname: `\"example.com\"`, `\"*.example.com\"`".to_owned()
+    }
+}
+
+impl Kind for Host {
+    type Value = HostPattern;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<HostPattern> {
+        let Some(text) = value.text() else {
+            return value.wrong(out, "not a hostname", "write it as in \"example.com\"");
+        };
+        let pattern = match text.parse() {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                let why = format!("not a hostname: {error}");
+                return value.wrong(out, &why, host_help(text, error));
+            }
+        };
+        match public_suffix::breadth(&pattern) {
+            public_suffix::Breadth::Registry => {
+                value.wrong(out, "a wildcard over a public suffix", public_suffix::HELP)
+            }
+            public_suffix::Breadth::Shared => {
+                let message = format!("`hosts`: {pattern} covers names of many owners");
+                out.warning(value.place(), message, public_suffix::SHARED_HELP);
+                Some(pattern)
+            }
+            public_suffix::Breadth::Owned => Some(pattern),
+        }
+    }
+}
+
+/// What was probably meant by something that is not a hostname.
+pub(super) fn host_help(text: &str, why: NotAHostname) -> String {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    if why == NotAHostname::IpLiteral || text.parse::<IpAddr>().is_ok() {
+        return "allow addresses by `cidrs`".to_owned();
+    }
+    if rest.contains("://") || rest.contains('/') {
+        return "write the name alone, without scheme and path".to_owned();
+    }
+    if let Some((name, _)) = rest.split_once(':') {
+        return format!("write {name:?} here and the port in `ports`");
+    }
+    if let Some(name) = text.strip_prefix('.') {
+        return format!("for every subdomain write \"*.{name}\"");
+    }
+    if rest.contains('*') {
+        return "a wildcard is \"*.\" before a whole name, as in \"*.example.com\", and covers any depth"
+            .to_owned();
+    }
+    if !rest.is_ascii() {
+        return "write international names in their ASCII form (xn--…)".to_owned();
+    }
+    "a hostname is labels of letters, digits, \"-\" and \"_\" with dots between them".to_owned()
+}
+
+/// The path of a file beside the configuration.
+pub(super) struct FileName;
+
+impl Describe for FileName {
+    fn describe(&self) -> String {
+        "path, from the folder of the main file".to_owned()
+    }
+}
+
+impl Kind for FileName {
+    type Value = PathBuf;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
+        match value.text() {
+            Some(text) if !text.is_empty() && !text.contains('\0') => Some(text.into()),
+            _ => value.wrong(out, "not a path", "write it as in \"allow/acme.txt\""),
+        }
+    }
+}
+
+/// Where the flow log goes.
+pub(super) struct LogTarget;
+
+impl Describe for LogTarget {
+    fn describe(&self) -> String {
+        "\"stdout\", \"off\" or an absolute path".to_owned()
+    }
+}
+
+impl Kind for LogTarget {
+    type Value = FlowLogTarget;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<FlowLogTarget> {
+        match value.text().unwrap_or_default() {
+            "stdout" => Some(FlowLogTarget::Stdout),
+            "off" => Some(FlowLogTarget::Off),
+            "journald" => value.unsupported(out, "under systemd \"stdout\" goes to the journal"),
+            path if Path::new(path).is_absolute() && !path.contains('\0') => {
+                Some(FlowLogTarget::File(path.into()))
+            }
+            _ => value.wrong(
+                out,
+                "not a place for the log",
+                format!("it takes {}, as in \"/var/log/egret/flows.jsonl\"", self.describe()),
+            ),
+        }
+    }
+}
+
+/// A routing table's number.
+pub(super) struct RoutingTable;
+
+impl Describe for RoutingTable {
+    fn describe(&self) -> String {
+        "number, 1 to 4294967295, but not 253 to 255".to_owned()
+    }
+}
+
+impl Kind for RoutingTable {
+    type Value = u32;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
+        let number = value.number().and_then(|number| u32::try_from(number).ok());
+        match number {
+            None | Some(0) => {
+                value.wrong(out, "not a routing table", format!("it takes a {}", self.describe()))
+            }
+            // linux/rtnetlink.h: default, main, local.
+            Some(253..=255) => {
+                value.wrong(out, "one of Linux's own routing tables", "choose another, 100 say")
+            }
+            Some(table) => Some(table),
+        }
+    }
+}

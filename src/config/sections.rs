@@ -1,0 +1,120 @@
+//! The tables of the main file that stand once.
+
+use super::catalogue::{flow_log, gateway, inspect, keepalive, main_file, policy, steering};
+use super::diagnostic::Diagnostics;
+use super::kinds::Placed;
+use super::value::Table;
+use super::{FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
+use crate::policy::PrivateDestinations;
+use std::num::NonZeroUsize;
+
+/// What the main file says beside pools and tenants.
+pub(super) struct Main {
+    pub(super) gateway: Gateway,
+    pub(super) steering: Steering,
+    pub(super) inspect: Inspect,
+    pub(super) private_destinations: PrivateDestinations,
+    pub(super) flow_log: FlowLog,
+}
+
+impl Main {
+    /// `None` only if something is wrong, which is reported.
+    pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
+        // Every table is read before any is missed: an error in the first must not hide those in the others.
+        let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
+        let steering = read_steering(&file.section(&main_file::STEERING, out), out);
+        let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
+        let policy = file.section(&main_file::POLICY, out).read(&policy::PRIVATE_DESTINATIONS, out);
+        let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
+        Some(Self {
+            gateway: gateway?,
+            steering: steering?,
+            inspect: inspect?,
+            private_destinations: policy?,
+            flow_log: flow_log?,
+        })
+    }
+}
+
+fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
+    let listen = table.read(&gateway::LISTEN, out)?;
+    if !listen.ip().is_unspecified() {
+        let help = format!("write \"[::]:{0}\", or \"0.0.0.0:{0}\" for IPv4 alone", listen.port());
+        let message = format!("`listen`: {} is one address, and clients dial any", listen.ip());
+        out.error(table.place_of(&gateway::LISTEN), message, help);
+    }
+    let metrics = table.read(&gateway::METRICS, out)?;
+    if metrics.is_some_and(|metrics| metrics.port() == listen.port()) {
+        let message = format!("`metrics`: port {} is that of `listen`", listen.port());
+        out.error(table.place_of(&gateway::METRICS), message, "choose another port for one of them");
+    }
+    let workers = match table.read(&gateway::WORKERS, out)? {
+        Some(count) => NonZeroUsize::new(usize::try_from(count).ok()?),
+        None => None,
+    };
+    let gateway = Gateway {
+        listen,
+        workers,
+        metrics,
+        drain: table.read(&gateway::DRAIN, out)?,
+        connect_timeout: table.read(&gateway::CONNECT_TIMEOUT, out)?,
+        idle_timeout: table.read(&gateway::IDLE_TIMEOUT, out)?,
+        half_open_timeout: table.read(&gateway::HALF_OPEN_TIMEOUT, out)?,
+        keepalive: read_keepalive(&table.section(&gateway::KEEPALIVE, out), out)?,
+        user_timeout: table.read(&gateway::USER_TIMEOUT, out)?,
+        max_flows: table.read(&gateway::MAX_FLOWS, out)?,
+    };
+    let Keepalive { idle, interval, probes } = gateway.keepalive;
+    // tcp_keepalive_timer(): with a user time-out, one unanswered probe after it is enough.
+    if gateway.user_timeout < idle + interval * probes {
+        let message =
+            "`user_timeout` is shorter than keepalive's `idle + interval × probes`, and overrules it";
+        let help =
+            format!("one lost probe can end an idle flow; give it {:?} at least", idle + interval * probes);
+        out.warning(table.place_of(&gateway::USER_TIMEOUT), message, help);
+    }
+    Some(gateway)
+}
+
+fn read_keepalive(table: &Table<'_>, out: &mut Diagnostics) -> Option<Keepalive> {
+    Some(Keepalive {
+        idle: table.read(&keepalive::IDLE, out)?,
+        interval: table.read(&keepalive::INTERVAL, out)?,
+        probes: table.read(&keepalive::PROBES, out)?,
+    })
+}
+
+fn read_steering(table: &Table<'_>, out: &mut Diagnostics) -> Option<Steering> {
+    let interfaces = table.read(&steering::INTERFACES, out).unwrap_or_default();
+    let ports = match table.read(&steering::PORTS, out)? {
+        Some(ranges) => Ports::Listed(values(ranges)),
+        None => Ports::All,
+    };
+    Some(Steering {
+        interfaces: values(interfaces),
+        ports,
+        udp: table.read(&steering::UDP, out)?,
+        mark: table.read(&steering::MARK, out)?,
+        table: table.read(&steering::TABLE, out)?,
+    })
+}
+
+fn read_inspect(table: &Table<'_>, out: &mut Diagnostics) -> Option<Inspect> {
+    Some(Inspect {
+        deadline: table.read(&inspect::DEADLINE, out)?,
+        max_hello: usize::try_from(table.read(&inspect::MAX_HELLO, out)?).ok()?,
+        max_pending: table.read(&inspect::MAX_PENDING, out)?,
+    })
+}
+
+fn read_flow_log(table: &Table<'_>, out: &mut Diagnostics) -> Option<FlowLog> {
+    Some(FlowLog {
+        target: table.read(&flow_log::PATH, out)?,
+        queue: usize::try_from(table.read(&flow_log::QUEUE, out)?).ok()?,
+    })
+}
+
+/// The values without their places.
+pub(super) fn values<T>(placed: Vec<Placed<T>>) -> Vec<T> {
+    placed.into_iter().map(|placed| placed.value).collect()
+}

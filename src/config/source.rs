@@ -1,0 +1,70 @@
+//! A configuration file in memory, and where in it something stands.
+
+use super::diagnostic::{Diagnostics, FileId, Place};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// More syntax errors than this in one file mostly follow from the first ones.
+const MAX_SYNTAX_ERRORS: usize = 10;
+
+/// One TOML file.
+pub(super) struct Source {
+    id: FileId,
+    text: String,
+    /// Where each line starts, in bytes; rises, and the first is 0.
+    lines: Vec<usize>,
+    /// The path from the folder of the main file: what rules without a name are called by.
+    pub(super) label: Arc<str>,
+}
+
+impl Source {
+    /// `None` if it cannot be read, which is reported.
+    pub(super) fn open(path: &Path, label: &str, out: &mut Diagnostics) -> Option<Self> {
+        let id = out.announce(&path.to_string_lossy());
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                out.error(id.whole(), format!("cannot be read: {error}"), "");
+                return None;
+            }
+        };
+        let valid = std::str::from_utf8(&bytes).map_or_else(|error| error.valid_up_to(), str::len);
+        let whole = valid == bytes.len();
+        // What follows the first bad byte is of no use; what stands before it says where that is.
+        let text = String::from_utf8_lossy(&bytes[..valid]).into_owned();
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        let source = Self { id, text, lines, label: label.into() };
+        if !whole {
+            out.error(source.place(&(valid..valid)), "the file is not UTF-8", "save it as UTF-8 text");
+            return None;
+        }
+        Some(source)
+    }
+
+    /// `None` if it is not TOML, which is reported with everything that is wrong with it.
+    pub(super) fn parse(&self, out: &mut Diagnostics) -> Option<Spanned<DeTable<'_>>> {
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
+            let at = self.place(&error.span().unwrap_or(0..0));
+            out.error(at, format!("not valid TOML: {}", error.message()), "");
+        }
+        errors.is_empty().then_some(table)
+    }
+
+    /// The file as a whole.
+    pub(super) fn whole(&self) -> Place {
+        self.id.whole()
+    }
+
+    /// Where a span starts.
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+        let offset = self.text.floor_char_boundary(span.start);
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let column = self.text[self.lines[line - 1]..offset].chars().count() + 1;
+        self.id.at(line, column)
+    }
+}

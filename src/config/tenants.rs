@@ -1,0 +1,197 @@
+//! `[[pool]]` and `[[tenant]]`, as they are read: with the places that later findings point at.
+
+use super::catalogue::{Key, allow, deny, limits, pool, tenant};
+use super::diagnostic::{Diagnostics, Place};
+use super::hosts_file::HostsFiles;
+use super::kinds::List;
+use super::network_kinds::{FileName, Host, Name, Network, Port};
+use super::sections::values;
+use super::value::Table;
+use crate::egress::PoolSpec;
+use crate::policy::{Effect, RuleSpec, TenantSpec};
+
+/// A pool and where it says what.
+pub(super) struct PoolDraft {
+    pub(super) spec: PoolSpec,
+    pub(super) name_at: Place,
+    pub(super) ports_at: Place,
+    /// As many as `spec.addresses`.
+    pub(super) addresses_at: Vec<Place>,
+}
+
+/// A tenant and where it says what.
+pub(super) struct TenantDraft {
+    pub(super) spec: TenantSpec,
+    pub(super) name_at: Place,
+    pub(super) pool_at: Place,
+    /// As many as `spec.sources`.
+    pub(super) sources_at: Vec<Place>,
+    /// As many as `spec.rules`.
+    pub(super) rules_at: Vec<RulePlaces>,
+}
+
+/// Where a rule says what.
+#[derive(Clone, Copy)]
+pub(super) struct RulePlaces {
+    pub(super) rule: Place,
+    pub(super) name: Place,
+    pub(super) hosts: Place,
+    pub(super) cidrs: Place,
+    pub(super) ports: Place,
+}
+
+impl PoolDraft {
+    /// What is wrong is reported, and stands in the draft as empty. Both keys that it cannot do without have defaults.
+    pub(super) fn read(table: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
+        let addresses = table.read(&pool::ADDRESSES, out).unwrap_or_default();
+        for network in &addresses {
+            let first = network.value.addr();
+            if first.is_multicast() || first.is_unspecified() || network.value.broadcast().is_multicast() {
+                let message =
+                    format!("`addresses`: {} holds addresses that cannot be a source", network.value);
+                out.error(network.at, message, "write addresses that are routed to this host");
+            }
+        }
+        let spec = PoolSpec {
+            name: table.read(&pool::NAME, out).unwrap_or_default(),
+            ports: table.read(&pool::PORTS, out)?,
+            select: table.read(&pool::SELECT, out)?,
+            addresses: addresses.iter().map(|network| network.value).collect(),
+        };
+        Some(Self {
+            spec,
+            name_at: table.place_of(&pool::NAME),
+            ports_at: table.place_of(&pool::PORTS),
+            addresses_at: addresses.iter().map(|network| network.at).collect(),
+        })
+    }
+}
+
+impl TenantDraft {
+    /// What is wrong is reported, and stands in the draft as empty.
+    pub(super) fn read(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> Self {
+        let sources = table.read(&tenant::SOURCES, out).unwrap_or_default();
+        table.read(&tenant::MODE, out);
+        let limits = table.section(&tenant::LIMITS, out);
+        let (rules, rules_at) = read_rules(table, files, out);
+        let spec = TenantSpec {
+            name: table.read(&tenant::NAME, out).unwrap_or_default(),
+            pool: table.read(&tenant::POOL, out).unwrap_or_default(),
+            max_flows: limits.read(&limits::FLOWS, out),
+            sources: sources.iter().map(|network| network.value).collect(),
+            rules,
+        };
+        Self {
+            spec,
+            name_at: table.place_of(&tenant::NAME),
+            pool_at: table.place_of(&tenant::POOL),
+            sources_at: sources.iter().map(|network| network.at).collect(),
+            rules_at,
+        }
+    }
+}
+
+/// Allow and deny rules of one tenant, in the order in which the file has them.
+fn read_rules(
+    table: &Table<'_>,
+    files: &mut HostsFiles,
+    out: &mut Diagnostics,
+) -> (Vec<RuleSpec>, Vec<RulePlaces>) {
+    let allows = table.sections(&tenant::ALLOW, out).into_iter().map(|rule| (Effect::Allow, rule));
+    let denies = table.sections(&tenant::DENY, out).into_iter().map(|rule| (Effect::Deny, rule));
+    let mut tables: Vec<_> = allows.chain(denies).collect();
+    tables.sort_by_key(|(_, rule)| rule.offset());
+    let read = |(effect, rule): (Effect, Table<'_>)| match effect {
+        Effect::Allow => read_allow(&rule, files, out),
+        Effect::Deny => read_deny(&rule, files, out),
+    };
+    tables.into_iter().map(read).unzip()
+}
+
+fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
+    let (mut rule, places) = read_rule(Effect::Allow, &ALLOW, table, files, out);
+    let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
+    table.read(&allow::DESTINATION, out);
+    let by_name = ALLOW.names_hosts(table);
+    if !by_name && !table.has(ALLOW.cidrs) {
+        let help = "add `hosts`, `hosts_file` or `cidrs`; `cidrs = [\"0.0.0.0/0\", \"::/0\"]` is everywhere";
+        out.error(table.place(), "the rule does not say what it allows", help);
+    }
+    if !inspected && by_name {
+        let help = "remove the names and go by `cidrs` and `ports`, or remove `inspect`";
+        let message = "`inspect = \"none\"` cannot go with names: flows are let through before one is known";
+        out.error(table.place_of(&allow::INSPECT), message, help);
+    }
+    rule.uninspected = !inspected;
+    (rule, places)
+}
+
+fn read_deny(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
+    if !DENY.names_hosts(table) && !table.has(DENY.cidrs) && !table.has(DENY.ports) {
+        let help = "add `hosts`, `hosts_file`, `cidrs` or `ports`; what no rule allows is denied anyhow";
+        out.error(table.place(), "the rule does not say what it denies", help);
+    }
+    read_rule(Effect::Deny, &DENY, table, files, out)
+}
+
+/// The keys that allow and deny rules have in common.
+struct RuleKeys {
+    name: &'static Key<Name>,
+    hosts: &'static Key<List<Host>>,
+    hosts_file: &'static Key<FileName>,
+    cidrs: &'static Key<List<Network>>,
+    ports: &'static Key<List<Port>>,
+}
+
+static ALLOW: RuleKeys = RuleKeys {
+    name: &allow::NAME,
+    hosts: &allow::HOSTS,
+    hosts_file: &allow::HOSTS_FILE,
+    cidrs: &allow::CIDRS,
+    ports: &allow::PORTS,
+};
+
+static DENY: RuleKeys = RuleKeys {
+    name: &deny::NAME,
+    hosts: &deny::HOSTS,
+    hosts_file: &deny::HOSTS_FILE,
+    cidrs: &deny::CIDRS,
+    ports: &deny::PORTS,
+};
+
+impl RuleKeys {
+    fn names_hosts(&self, table: &Table<'_>) -> bool {
+        table.has(self.hosts) || table.has(self.hosts_file)
+    }
+}
+
+fn read_rule(
+    effect: Effect,
+    keys: &RuleKeys,
+    table: &Table<'_>,
+    files: &mut HostsFiles,
+    out: &mut Diagnostics,
+) -> (RuleSpec, RulePlaces) {
+    let mut hosts = values(table.read(keys.hosts, out).unwrap_or_default());
+    if let Some(path) = table.read(keys.hosts_file, out) {
+        hosts.extend(files.names(&path, out));
+    }
+    let rule = RuleSpec {
+        label: table.read(keys.name, out).unwrap_or_else(|| table.label().into()),
+        effect,
+        hosts,
+        cidrs: values(table.read(keys.cidrs, out).unwrap_or_default()),
+        ports: values(table.read(keys.ports, out).unwrap_or_default()),
+        uninspected: false,
+    };
+    let names_at =
+        if table.has(keys.hosts) { table.place_of(keys.hosts) } else { table.place_of(keys.hosts_file) };
+    let places = RulePlaces {
+        rule: table.place(),
+        name: table.place_of(keys.name),
+        hosts: names_at,
+        cidrs: table.place_of(keys.cidrs),
+        ports: table.place_of(keys.ports),
+    };
+    (rule, places)
+}

@@ -1,0 +1,204 @@
+//! TOML values with what is needed to complain about them: the key they stand under and their place.
+
+use super::catalogue::{Key, Presence, Section};
+use super::diagnostic::{Diagnostics, Place};
+use super::kinds::{Kind, Nested};
+use super::nearest::nearest;
+use super::source::Source;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Characters of a wrong text that a message repeats.
+const MAX_SHOWN: usize = 80;
+
+/// One value.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'a> {
+    source: &'a Source,
+    key: &'static str,
+    node: &'a Spanned<DeValue<'a>>,
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn node(&self) -> &'a DeValue<'a> {
+        self.node.get_ref()
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.source.place(&self.node.span())
+    }
+
+    /// An element of this value, which is a list.
+    pub(super) fn element(&self, node: &'a Spanned<DeValue<'a>>) -> Self {
+        Self { node, ..*self }
+    }
+
+    /// The text, if it is one.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        self.node().as_str()
+    }
+
+    /// The number, if it is one that fits.
+    pub(super) fn number(&self) -> Option<u64> {
+        let integer = self.node().as_integer()?;
+        u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    }
+
+    /// How the file has it, as far as a message can show it.
+    fn shown(&self) -> String {
+        match self.node() {
+            DeValue::String(text) if text.chars().count() > MAX_SHOWN => {
+                format!("{:?} …", text.chars().take(MAX_SHOWN).collect::<String>())
+            }
+            DeValue::String(text) => format!("{text:?}"),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            DeValue::Boolean(yes) => yes.to_string(),
+            DeValue::Datetime(time) => time.to_string(),
+            DeValue::Array(_) => "a list".to_owned(),
+            DeValue::Table(_) => "a table".to_owned(),
+        }
+    }
+
+    /// Reports that the value is not what the key takes; `help` says what would be.
+    pub(super) fn wrong<T>(&self, out: &mut Diagnostics, why: &str, help: impl Into<String>) -> Option<T> {
+        out.error(self.place(), format!("`{}`: {} is {why}", self.key, self.shown()), help);
+        None
+    }
+
+    /// Reports a value of the design that this version does not implement.
+    pub(super) fn unsupported<T>(&self, out: &mut Diagnostics, help: &str) -> Option<T> {
+        let message = match self.text() {
+            Some(text) => format!("`{} = {text:?}` is not supported yet", self.key),
+            None => format!("`{}` is not supported yet", self.key),
+        };
+        out.error(self.place(), message, help);
+        None
+    }
+}
+
+/// One table, whose keys are those of a section of the catalogue. Opening it reports every key that is not.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a> {
+    source: &'a Source,
+    section: &'static Section,
+    /// `None` stands for a table that the file does not have: every key has its default.
+    entries: Option<&'a DeTable<'a>>,
+    /// Where its header stands, in bytes.
+    offset: usize,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn open(
+        source: &'a Source,
+        section: &'static Section,
+        entries: &'a DeTable<'a>,
+        offset: usize,
+        out: &mut Diagnostics,
+    ) -> Self {
+        let table = Self { source, section, entries: Some(entries), offset };
+        for (key, value) in entries {
+            table.judge_key(key.get_ref(), source.place(&key.span()), source.place(&value.span()), out);
+        }
+        table
+    }
+
+    fn judge_key(&self, name: &str, key_at: Place, value_at: Place, out: &mut Diagnostics) {
+        let known = || self.section.keys.iter().map(|known| known.name());
+        if let Some(key) = self.section.keys.iter().find(|key| key.name() == name) {
+            if let Some(instead) = key.unsupported() {
+                out.error(value_at, format!("`{name}` is not supported yet"), instead);
+            }
+            return;
+        }
+        let help = match ((self.section.elsewhere)(name), nearest(name, known())) {
+            (Some(there), _) => there.to_owned(),
+            (None, Some(meant)) => format!("did you mean {meant:?}?"),
+            (None, None) => format!("its keys are {}", known().collect::<Vec<_>>().join(", ")),
+        };
+        out.error(key_at, format!("unknown key {name:?} in {}", self.section.header), help);
+    }
+
+    /// Where the table begins.
+    pub(super) fn place(&self) -> Place {
+        self.source.place(&(self.offset..self.offset))
+    }
+
+    /// For the order of tables within a file.
+    pub(super) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// `file:line`, by which people find it again.
+    pub(super) fn label(&self) -> String {
+        format!("{}:{}", self.source.label, self.place().line)
+    }
+
+    fn entry<K>(&self, key: &Key<K>) -> Option<Value<'a>> {
+        let node = self.entries?.get(key.name)?;
+        Some(Value { source: self.source, key: key.name, node })
+    }
+
+    /// Where the key's value stands; the table itself if the key is not there.
+    pub(super) fn place_of<K>(&self, key: &Key<K>) -> Place {
+        self.entry(key).map_or_else(|| self.place(), |value| value.place())
+    }
+
+    pub(super) fn has<K>(&self, key: &Key<K>) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// What the key says. `None` if it is absent and has no default, or wrong; what is wrong is reported.
+    pub(super) fn read<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
+        if let Some(value) = self.entry(key) {
+            // The load has failed if this is `None`; the default keeps it going, to find what else is wrong.
+            return key.kind.read(value, out).or_else(|| self.default(key, out));
+        }
+        if key.presence == Presence::Required {
+            let message = format!("missing key `{}` in {}", key.name, self.section.header);
+            out.error(self.place(), message, format!("add `{} = {}`, say", key.name, key.example));
+        }
+        self.default(key, out)
+    }
+
+    fn default<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
+        let Presence::Default(text) = key.presence else { return None };
+        let node = DeValue::parse(text).ok()?;
+        key.kind.read(Value { source: self.source, key: key.name, node: &node }, out)
+    }
+
+    /// The table under a key; one without entries if there is none.
+    pub(super) fn section(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Self {
+        let section = key.kind.0;
+        let absent = Self { source: self.source, section, entries: None, offset: self.offset };
+        let Some(value) = self.entry(key) else { return absent };
+        let Some(entries) = value.node().as_table() else {
+            value.wrong::<()>(out, "not a table", format!("write it as {}", section.header));
+            return absent;
+        };
+        Self::open(self.source, section, entries, value.node.span().start, out)
+    }
+
+    /// The tables under a key, in the order of the file.
+    pub(super) fn sections(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Vec<Self> {
+        let section = key.kind.0;
+        let help = || format!("write it as {}", section.header);
+        let Some(value) = self.entry(key) else { return Vec::new() };
+        let Some(elements) = value.node().as_array() else {
+            value.wrong::<()>(out, "not a list of tables", help());
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for node in elements.iter() {
+            match node.get_ref().as_table() {
+                Some(entries) => {
+                    tables.push(Self::open(self.source, section, entries, node.span().start, out));
+                }
+                None => {
+                    value.element(node).wrong::<()>(out, "not a table", help());
+                }
+            }
+        }
+        tables
+    }
+}

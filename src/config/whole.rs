@@ -1,0 +1,155 @@
+//! What only shows when every file is read: names that must be unique or known, networks that must not overlap.
+
+use super::diagnostic::{Diagnostics, Place};
+use super::nearest::nearest;
+use super::tenants::{PoolDraft, TenantDraft};
+use crate::addr::PortRange;
+use ipnet::IpNet;
+use std::collections::{HashMap, HashSet};
+
+/// Reports all of it.
+pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
+    unique("pool", pools.iter().map(|pool| (&*pool.spec.name, pool.name_at)), out);
+    unique("tenant", tenants.iter().map(|tenant| (&*tenant.spec.name, tenant.name_at)), out);
+    for tenant in tenants {
+        unique_rules(tenant, out);
+        known_pool(tenant, pools, out);
+    }
+    for pool in pools {
+        if is_within(pool.spec.ports, reserved) {
+            let message = format!("`ports`: {} are the gateway's own ports", pool.spec.ports);
+            out.error(pool.ports_at, message, "none is left for flows; widen the range");
+        }
+    }
+    pool_networks(pools, out);
+    tenant_networks(tenants, out);
+    for pool in pools {
+        let name = &pool.spec.name;
+        if !name.is_empty() && !tenants.iter().any(|tenant| tenant.spec.pool == *name) {
+            out.warning(pool.name_at, format!("no tenant uses pool {name:?}"), "");
+        }
+    }
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = (&'a str, Place)>, out: &mut Diagnostics) {
+    let mut first = HashMap::new();
+    for (name, at) in names.filter(|(name, _)| !name.is_empty()) {
+        if let Some(before) = first.insert(name, at) {
+            let message = format!("{what} {name:?} is there already, at {}", out.show(before));
+            out.error(at, message, "give each a name of its own");
+        }
+    }
+}
+
+fn unique_rules(tenant: &TenantDraft, out: &mut Diagnostics) {
+    let rules = tenant.spec.rules.iter().zip(&tenant.rules_at);
+    // A label `file:line` is unique, unless somebody names a rule so: names have no colon.
+    unique("rule", rules.map(|(rule, at)| (&*rule.label, at.name)), out);
+}
+
+fn known_pool(tenant: &TenantDraft, pools: &[PoolDraft], out: &mut Diagnostics) {
+    let wanted = &*tenant.spec.pool;
+    let names = || pools.iter().map(|pool| &*pool.spec.name).filter(|name| !name.is_empty());
+    if wanted.is_empty() || names().any(|name| name == wanted) {
+        return;
+    }
+    let help = match nearest(wanted, names()) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => "add a [[pool]] of this name".to_owned(),
+    };
+    out.error(tenant.pool_at, format!("`pool`: there is no pool {wanted:?}"), help);
+}
+
+fn is_within(ports: PortRange, reserved: &[u16]) -> bool {
+    let taken: HashSet<_> = reserved.iter().filter(|port| ports.contains(**port)).collect();
+    taken.len() == usize::try_from(ports.count()).unwrap_or(usize::MAX)
+}
+
+fn pool_networks(pools: &[PoolDraft], out: &mut Diagnostics) {
+    let mut all = Vec::new();
+    for pool in pools {
+        all.extend(
+            pool.spec.addresses.iter().zip(&pool.addresses_at).map(|(n, at)| (*n, *at, &pool.spec.name)),
+        );
+    }
+    for ((outer, outer_at, outer_pool), (inner, inner_at, inner_pool)) in overlaps(all, |entry| entry.0) {
+        let message = format!(
+            "`addresses`: {inner} of pool {inner_pool:?} overlaps {outer} of pool {outer_pool:?} at {}",
+            out.show(outer_at)
+        );
+        out.error(inner_at, message, "an address belongs to one pool, and stands there once");
+    }
+}
+
+fn tenant_networks(tenants: &[TenantDraft], out: &mut Diagnostics) {
+    let mut all = Vec::new();
+    for tenant in tenants {
+        let name = &tenant.spec.name;
+        all.extend(tenant.spec.sources.iter().zip(&tenant.sources_at).map(|(n, at)| (*n, *at, name)));
+    }
+    for ((outer, outer_at, outer_name), (inner, inner_at, inner_name)) in overlaps(all, |entry| entry.0) {
+        let there = out.show(outer_at);
+        match (outer == inner, outer_name == inner_name) {
+            (true, false) => {
+                let message =
+                    format!("`sources`: {inner} is a source of tenant {outer_name:?} already, at {there}");
+                out.error(inner_at, message, "a client belongs to one tenant; remove one of the two");
+            }
+            (false, false) => {
+                let message =
+                    format!("`sources`: {inner} lies in {outer} of tenant {outer_name:?} at {there}");
+                let help = format!("its clients belong to {inner_name:?}, since the longest prefix wins");
+                out.warning(inner_at, message, help);
+            }
+            (_, true) => {
+                let message = format!("`sources`: {inner} is part of {outer} at {there} already");
+                out.warning(inner_at, message, "");
+            }
+        }
+    }
+}
+
+/// Each entry whose network lies in that of another, with the nearest such other; of equal ones the later in the list is
+/// the inner. One pass over the sorted networks.
+fn overlaps<T: Copy>(mut entries: Vec<T>, network: impl Fn(&T) -> IpNet) -> Vec<(T, T)> {
+    entries.sort_by_key(|entry| (network(entry).network(), network(entry).prefix_len()));
+    let mut found = Vec::new();
+    // Each network in it lies in the one below.
+    let mut enclosing: Vec<T> = Vec::new();
+    for entry in entries {
+        while enclosing.pop_if(|outer| !network(outer).contains(&network(&entry))).is_some() {}
+        if let Some(outer) = enclosing.last() {
+            found.push((*outer, entry));
+        }
+        enclosing.push(entry);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn small_network() -> impl Strategy<Value = IpNet> {
+        (0..16_u8, 26..=32_u8).prop_map(|(last, prefix)| {
+            IpNet::new(std::net::Ipv4Addr::new(192, 0, 2, last * 16).into(), prefix).unwrap().trunc()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn overlaps_are_found_as_a_naive_search_finds_them(
+            networks in proptest::collection::vec(small_network(), 0..12)
+        ) {
+            let naive = networks.iter().enumerate().any(|(i, a)| {
+                networks[..i].iter().any(|b| a.contains(b) || b.contains(a))
+            });
+            let found = overlaps(networks.clone(), |network| *network);
+            prop_assert_eq!(!found.is_empty(), naive);
+            for (outer, inner) in &found {
+                prop_assert!(outer.contains(inner));
+            }
+        }
+    }
+}

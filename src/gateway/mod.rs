@@ -1,0 +1,23 @@
+//! The gateway: flows from accept to record.
+//!
+//! From the inside out: a [`Flow`] is one connection and leaves one [`FlowRecord`]; `session` is its life; `worker` holds
+//! what flows share; `server` accepts.
+
+mod admission;
+mod flow;
+mod leg;
+mod meters;
+mod refusal;
+mod server;
+mod session;
+mod snapshot;
+mod worker;
+
+pub use admission::{Gate, OwnAddresses, Pass};
+#[cfg(test)]
+pub(crate) use flow::example_record;
+pub use flow::{Epilogue, Flow, FlowId, FlowRecord, NameSource, Sink, Verdict};
+pub use meters::TenantMeters;
+pub use server::{Stage, run};
+pub use snapshot::{ResolveMeters, Snapshot, Tenant};
+pub use worker::{Gateway, Settings};

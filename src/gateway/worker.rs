@@ -1,0 +1,76 @@
+//! What workers share, and what the flows of one worker share.
+
+use super::admission::Gate;
+use super::flow::{Epilogue, Sink};
+use super::meters::TenantMeters;
+use super::snapshot::Snapshot;
+use crate::egress::Dialler;
+use crate::inspect::Peeker;
+use crate::outcome::Outcome;
+use crate::relay::{Scratch, Silence};
+use arc_swap::ArcSwap;
+use metrics::Counter;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// What all workers share.
+pub struct Gateway {
+    /// The running configuration.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Places for flows, as many as descriptors allow.
+    pub flows: Arc<Gate>,
+    /// Meters of flows that are nobody's.
+    pub nobody: Arc<TenantMeters>,
+    /// `egret_accept_errors_total`
+    pub accept_errors: Counter,
+    /// Takes the records of ended flows.
+    pub sink: Sink,
+    /// Drawn once per process: the first part of flow ids.
+    pub process: u32,
+    /// Counts flows: the second part of flow ids.
+    pub count: AtomicU64,
+}
+
+/// How a worker treats its flows.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bytes that a hello may have.
+    pub max_hello: usize,
+    /// Time that a client has to send it.
+    pub inspect_deadline: Duration,
+    /// How upstreams are dialled.
+    pub dialler: Dialler,
+    /// How long flows may be silent.
+    pub silence: Silence,
+}
+
+/// What the flows of one worker share.
+pub(super) struct Worker {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) peeker: Peeker,
+    pub(super) dialler: Dialler,
+    pub(super) scratch: Scratch,
+    pub(super) silence: Silence,
+    pub(super) epilogue: Rc<Epilogue>,
+}
+
+/// Empty pipes that a worker keeps: enough for the flows that are in the middle of a splice at once.
+const IDLE_PIPES: usize = 64;
+
+impl Worker {
+    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Self {
+        let epilogue =
+            Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
+        Self {
+            gateway,
+            peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
+            dialler: settings.dialler,
+            scratch: Scratch::new(IDLE_PIPES),
+            silence: settings.silence,
+            epilogue: Rc::new(epilogue),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Which ports the kernel must not choose by itself.
+
+use crate::addr::PortRange;
+
+/// What `net.ipv4.ip_local_port_range` holds if nobody changed it: 32768 to 60999.
+pub fn default_ephemeral() -> PortRange {
+    PortRange::new(32768, 60999).expect("not empty")
+}
+
+/// The gateway's own programs keep this many ports at the upper end of the ephemeral range.
+const HOST_PORTS: u16 = 4096;
+
+/// The pools' ports without the ones that the host keeps for itself; in order, none twice.
+///
+/// Automatic choice passes over every port that is bound explicitly, whatever the addresses, so it gets slow and fails
+/// where pools are busy: those ports are reserved. A pool of 1024 to 65535 would reserve everything, and then the host
+/// could not even ask its DNS server: hence the rest that it keeps. Pools still hand that rest out. Nothing collides
+/// there, because the host's sockets have other addresses.
+pub fn reserved_ports(pools: &[PortRange], ephemeral: PortRange) -> Vec<PortRange> {
+    let host_first = ephemeral.last().saturating_sub(HOST_PORTS - 1).max(ephemeral.first());
+    let mut reserved = Vec::new();
+    for range in merged(pools) {
+        let below = PortRange::new(range.first(), range.last().min(host_first - 1));
+        let above_first = range.first().max(ephemeral.last().saturating_add(1));
+        let above = PortRange::new(above_first, range.last()).filter(|_| ephemeral.last() < u16::MAX);
+        reserved.extend(below.into_iter().chain(above));
+    }
+    reserved
+}
+
+/// Sorted, with overlapping and adjacent ranges as one.
+pub(super) fn merged(ranges: &[PortRange]) -> Vec<PortRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| (range.first(), range.last()));
+    let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        let joined = merged
+            .last()
+            .filter(|last| u32::from(range.first()) <= u32::from(last.last()) + 1)
+            .and_then(|last| PortRange::new(last.first(), last.last().max(range.last())));
+        match (joined, merged.last_mut()) {
+            (Some(joined), Some(last)) => *last = joined,
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u16, last: u16) -> PortRange {
+        PortRange::new(first, last).unwrap()
+    }
+
+    #[test]
+    fn the_host_keeps_ports_of_its_own() {
+        let all = reserved_ports(&[range(1024, 65535)], default_ephemeral());
+        assert_eq!(all, [range(1024, 56903), range(61000, 65535)]);
+        let whole = reserved_ports(&[range(1024, 65535)], range(1024, 65535));
+        assert_eq!(whole, [range(1024, 61439)]);
+        let tiny = reserved_ports(&[range(1024, 65535)], range(2000, 2001));
+        assert_eq!(tiny, [range(1024, 1999), range(2002, 65535)]);
+        let low = reserved_ports(&[range(1, 9)], range(1, 9));
+        assert_eq!(low, []);
+    }
+
+    #[test]
+    fn a_pool_aside_is_reserved_whole() {
+        assert_eq!(reserved_ports(&[range(10000, 20000)], default_ephemeral()), [range(10000, 20000)]);
+        assert_eq!(reserved_ports(&[range(57000, 58000)], default_ephemeral()), []);
+    }
+
+    #[test]
+    fn ranges_merge_when_they_touch() {
+        let ranges = [range(8000, 8010), range(80, 80), range(81, 90), range(8005, 8020), range(1, 65535)];
+        assert_eq!(merged(&ranges[..4]), [range(80, 90), range(8000, 8020)]);
+        assert_eq!(merged(&ranges), [range(1, 65535)]);
+        assert_eq!(merged(&[]), []);
+    }
+}

@@ -1,0 +1,125 @@
+//! A plan as a shell script that a person can read and run.
+
+use super::{PacketRules, Plan, Routing};
+use crate::addr::PortRange;
+use ipnet::IpNet;
+use std::fmt;
+
+const PRELUDE: &str = include_str!("prelude.sh");
+
+/// Longer accept queues cost nothing until they fill; each listener asks for as much as this lets it have.
+pub(super) const SOMAXCONN: u32 = 16384;
+
+/// Displays as the script that puts everything in place. Running it again changes nothing.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tool, package) = match self.packet_rules {
+            PacketRules::Iptables { .. } => ("iptables-restore", "iptables"),
+            PacketRules::Nftables(_) => ("nft", "nftables"),
+        };
+        header(f, "brings traffic to Egret; run as root; `egret steering print --down` undoes it")?;
+        writeln!(f, "need ip iproute2\nneed {tool} {package}")?;
+        f.write_str(
+            "\n# Packet rules come first: if a later step fails, traffic is refused, not let out.\n",
+        )?;
+        self.packet_rules.fmt(f)?;
+        f.write_str("\n# Marked packets are delivered locally, and so are answers to pool addresses.\n")?;
+        for routing in &self.routing {
+            routing.fmt(f)?;
+        }
+        f.write_str("\n# Kernel settings.\n")?;
+        let reserved: Vec<_> = self.reserved_ports.iter().map(PortRange::to_string).collect();
+        if !reserved.is_empty() {
+            writeln!(f, "reserve_ports {}", reserved.join(","))?;
+        }
+        writeln!(f, "at_least net.ipv4.tcp_timestamps 1 'source ports are free again at once'")?;
+        writeln!(f, "at_least net.ipv4.tcp_migrate_req 1 'a restart loses no queued connection'")?;
+        writeln!(
+            f,
+            "at_least net.core.somaxconn {SOMAXCONN} 'bursts of new connections wait and are not dropped'"
+        )
+    }
+}
+
+/// The script that takes everything away again and restores what was there before. It needs no configuration.
+pub fn down() -> String {
+    Down.to_string()
+}
+
+struct Down;
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        header(f, "no longer brings traffic to Egret; run as root")?;
+        f.write_str("need ip iproute2\n\nremove_iptables iptables ip\n")?;
+        f.write_str("if has_ipv6; then remove_iptables ip6tables ip6; fi\n")?;
+        f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")
+    }
+}
+
+fn header(f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+    writeln!(f, "#!/bin/sh\n# Steering: {what}.\nset -eu\numask 077\nexport LC_ALL=C\n\n{PRELUDE}")
+}
+
+impl fmt::Display for PacketRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Iptables { v4, v6 } => {
+                write!(f, "load_iptables iptables <<'RULES'\n{v4}RULES\n")?;
+                write!(f, "if has_ipv6; then load_iptables ip6tables <<'RULES'\n{v6}RULES\nfi\n")?;
+                f.write_str("remove_nftables # of the other format, if it was in use\n")
+            }
+            Self::Nftables(table) => {
+                write!(f, "load_nftables <<'RULES'\n{table}RULES\n")?;
+                f.write_str("remove_iptables iptables ip # of the other format, if it was in use\n")?;
+                f.write_str("if has_ipv6; then remove_iptables ip6tables ip6; fi\n")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, mark, table, everything, pools } = self;
+        writeln!(f, "if can_route {family}; then")?;
+        writeln!(f, "    mark_rule {family} {mark:#x} {table}")?;
+        writeln!(f, "    local_route {family} {table} {everything}")?;
+        for pool in pools {
+            writeln!(f, "    local_route {family} {LOCAL_TABLE} {pool}")?;
+        }
+        write!(f, "    keep_routes {family} default@{table}")?;
+        for pool in pools {
+            write!(f, " {}@{LOCAL_TABLE}", as_shown(*pool))?;
+        }
+        f.write_str("\nfi\n")
+    }
+}
+
+/// The kernel's `local` table, by number.
+const LOCAL_TABLE: u32 = 255;
+
+/// A network as `ip route` shows it: a single address has no prefix length.
+pub(super) fn as_shown(network: IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else if network.prefix_len() == 0 {
+        "default".to_owned()
+    } else {
+        network.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{iptables, tests::params};
+
+    #[test]
+    fn the_script_does_packet_rules_before_anything_else() {
+        let script = iptables(&params()).to_string();
+        let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text} in\n{script}"));
+        assert!(at("load_iptables iptables <<") < at("load_iptables ip6tables <<"));
+        assert!(at("load_iptables ip6tables <<") < at("    mark_rule -4 0x1 100"));
+        assert!(at("    local_route -4 255 203.0.113.16/28\n") < at("reserve_ports 1024-56903,61000-65535"));
+        assert!(script.contains("    keep_routes -4 default@100 203.0.113.16/28@255 203.0.113.99@255\n"));
+    }
+}

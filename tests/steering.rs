@@ -1,0 +1,290 @@
+//! The steering scripts, run for real in network namespaces of their own: they load, they can be run again, they leave
+//! other people's rules alone, and afterwards everything is as it was.
+
+#![allow(missing_docs)]
+
+use egret::addr::PortRange;
+use egret::steering::{self, Format, Interface, Params, Plan, Pool, Ports, Udp};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+fn params() -> Params {
+    let range = |first, last| PortRange::new(first, last).unwrap();
+    let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
+    Params {
+        interfaces: vec![Interface::new("c0").unwrap()],
+        ports: Ports::List(vec![range(80, 80), range(443, 443), range(8000, 8010)]),
+        udp: Udp::Reject,
+        listen_port: 15001,
+        mark: 1,
+        table: 100,
+        pools: vec![
+            pool("203.0.113.16/28"),
+            pool("10.9.0.1/32"),
+            pool("2001:db8:100::/64"),
+            pool("2001:db8:9::1/128"),
+        ],
+        ephemeral: steering::default_ephemeral(),
+    }
+}
+
+fn plan(format: Format, params: &Params) -> Plan {
+    match format {
+        Format::Iptables => steering::iptables(params),
+        Format::Nftables => steering::nftables(params),
+    }
+}
+
+/// Everything that steering touches, comparable byte by byte.
+const SNAPSHOT: &str = r"
+snapshot() {
+    for tool in iptables-save ip6tables-save; do $tool | sed -e '/^#/d' -e 's/\[[0-9:]*\]/[0:0]/'; done
+    nft -s list ruleset
+    for family in -4 -6; do ip $family rule show; ip $family route show table all; done
+    for name in ipv4/ip_local_reserved_ports ipv4/tcp_timestamps ipv4/tcp_migrate_req core/somaxconn; do
+        echo $name $(cat /proc/sys/net/$name)
+    done
+}
+up() { sh $dir/$1.sh; }
+down() { sh $dir/down.sh; }
+";
+
+/// Rules, routes and settings that are not ours, beside and within the places that we use.
+const FOREIGN: &str = r"
+ip link set lo up
+ip link add c0 type veth peer name c1
+ip addr add 10.9.0.1/24 dev c0
+ip addr add 2001:db8:9::1/64 dev c0 nodad
+ip link set c0 up; ip link set c1 up
+ip rule add fwmark 0x10/0x10 lookup 77
+ip route add local 198.51.100.0/24 dev lo
+ip route add blackhole default table 77
+echo 5353,40000-40010 > /proc/sys/net/ipv4/ip_local_reserved_ports
+echo 0 > /proc/sys/net/ipv4/tcp_timestamps
+";
+const FOREIGN_RULES: &str = r"
+iptables -A FORWARD -i c0 -p tcp --dport 443 -j ACCEPT
+iptables -t mangle -A PREROUTING -p tcp --dport 22 -j MARK --set-mark 0x10
+iptables -N EGRESS_AUDIT; iptables -A EGRESS_AUDIT -j RETURN; iptables -A INPUT -j EGRESS_AUDIT
+ip6tables -t nat -A POSTROUTING -o c0 -j MASQUERADE
+nft 'table inet mine { chain forward { type filter hook forward priority 0; tcp dport 443 accept; }; }'
+";
+
+/// Runs a script as root of a new user, network and mount namespace; yields what it printed.
+fn in_namespace(dir: &Path, script: &str) -> String {
+    let script = format!("set -eu; dir={}; {SNAPSHOT}\n{script}", dir.display());
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", &script])
+        .env("EGRET_STEERING_STATE", dir.join("run/state"))
+        .env("PATH", std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin")
+        .output()
+        .expect("unshare (util-linux) is needed");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (said(&output.stdout), said(&output.stderr));
+    assert!(output.status.success(), "failed:\n{script}\n--- stdout\n{out}\n--- stderr\n{err}");
+    out
+}
+
+/// A directory with the scripts of both formats and of `down`.
+fn scripts(params: &Params) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for format in [Format::Iptables, Format::Nftables] {
+        let name = format!("{}.sh", format.as_str());
+        std::fs::write(dir.path().join(name), plan(format, params).to_string()).unwrap();
+    }
+    std::fs::write(dir.path().join("down.sh"), steering::down()).unwrap();
+    dir
+}
+
+fn up_twice_and_down_leaves_all_as_it_was(format: Format, foreign_rules: &str) {
+    let dir = scripts(&params());
+    let format = format.as_str();
+    in_namespace(
+        dir.path(),
+        &format!(
+            r"{FOREIGN}{foreign_rules}
+            snapshot > $dir/before
+            up {format}; snapshot > $dir/once
+            up {format}; snapshot > $dir/twice
+            diff $dir/once $dir/twice
+            if diff -q $dir/before $dir/once; then echo up did nothing; exit 1; fi
+            grep -v -x -F -f $dir/once $dir/before > $dir/lost || :
+            down; snapshot > $dir/after
+            diff $dir/before $dir/after
+            down; snapshot > $dir/after
+            diff $dir/before $dir/after
+            test ! -e $dir/run/state"
+        ),
+    );
+    let lost = std::fs::read_to_string(dir.path().join("lost")).unwrap();
+    let changed: Vec<_> =
+        lost.lines().filter(|line| !line.starts_with("ipv4/") && !line.starts_with("core/")).collect();
+    assert!(changed.is_empty(), "up took away {changed:?}");
+}
+
+#[test]
+fn iptables_rules_come_and_go_without_a_trace() {
+    up_twice_and_down_leaves_all_as_it_was(Format::Iptables, "");
+}
+
+#[test]
+fn iptables_rules_live_among_those_of_others() {
+    up_twice_and_down_leaves_all_as_it_was(Format::Iptables, FOREIGN_RULES);
+}
+
+#[test]
+fn nftables_rules_come_and_go_without_a_trace() {
+    up_twice_and_down_leaves_all_as_it_was(Format::Nftables, "");
+}
+
+#[test]
+fn nftables_rules_live_among_those_of_others() {
+    up_twice_and_down_leaves_all_as_it_was(Format::Nftables, FOREIGN_RULES);
+}
+
+#[test]
+fn one_format_replaces_the_other() {
+    let dir = scripts(&params());
+    in_namespace(
+        dir.path(),
+        &format!(
+            r"{FOREIGN}
+            snapshot > $dir/before
+            up nftables; snapshot > $dir/nftables
+            up iptables; snapshot > $dir/iptables
+            if grep 'table inet egret' $dir/iptables; then exit 1; fi
+            up nftables; snapshot > $dir/again
+            diff $dir/nftables $dir/again
+            down; snapshot > $dir/after
+            diff $dir/before $dir/after"
+        ),
+    );
+}
+
+#[test]
+fn a_changed_configuration_replaces_what_was_there() {
+    let old = scripts(&params());
+    let range = |first, last| PortRange::new(first, last).unwrap();
+    let pool = Pool { network: "192.0.2.0/30".parse().unwrap(), ports: range(20000, 20009) };
+    let (mark, table) = (0x40, 1234);
+    let changed = Params { mark, table, ports: Ports::All, udp: Udp::Drop, pools: vec![pool], ..params() };
+    let new = scripts(&changed);
+    for format in ["iptables", "nftables"] {
+        let shown = in_namespace(
+            old.path(),
+            &format!(
+                r"{FOREIGN}
+                snapshot > $dir/before
+                up {format}
+                sh {new}/{format}.sh
+                ip rule show; ip -6 rule show; ip route show table all proto 230; ip -6 route show table all proto 230
+                cat /proc/sys/net/ipv4/ip_local_reserved_ports
+                iptables-save; nft list ruleset
+                down; snapshot > $dir/after
+                diff $dir/before $dir/after",
+                new = new.path().display()
+            ),
+        );
+        for gone in ["fwmark 0x1/0x1", "203.0.113", "2001:db8:100", "--dport 443", "tcp dport"] {
+            let ours = shown.lines().filter(|line| !line.contains("192.0.2.0/30"));
+            let left: Vec<_> = ours.filter(|line| line.contains(gone)).collect();
+            assert!(left.is_empty(), "{format}: {left:?}");
+        }
+        for there in
+            ["fwmark 0x40/0x40 lookup 1234", "local 192.0.2.0/30 dev lo", "5353,20000-20009,40000-40010"]
+        {
+            assert!(shown.contains(there), "{format}: no {there} in\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_setting_that_somebody_changed_meanwhile_is_left_alone() {
+    let dir = scripts(&params());
+    let shown = in_namespace(
+        dir.path(),
+        r"ip link set lo up
+        up iptables
+        echo 7777 > /proc/sys/net/core/somaxconn
+        down 2>&1
+        cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/tcp_migrate_req",
+    );
+    assert!(shown.contains("net.core.somaxconn was changed by somebody since; left as it is"), "{shown}");
+    assert!(shown.ends_with("7777\n0\n"), "{shown}");
+}
+
+#[test]
+fn status_finds_everything_in_place_and_then_what_is_not() {
+    for format in [Format::Iptables, Format::Nftables] {
+        for params in [params(), Params { ports: Ports::All, udp: Udp::Drop, ..params() }] {
+            let dir = scripts(&params);
+            let name = format.as_str();
+            in_namespace(
+                dir.path(),
+                &format!(
+                    r"{FOREIGN}
+                    up {name}
+                    iptables-save > $dir/iptables; ip6tables-save > $dir/ip6tables
+                    nft list table inet egret > $dir/nft 2>/dev/null || :
+                    for family in 4 6; do
+                        ip -N -$family rule show > $dir/rules$family
+                        ip -N -$family route show table all type local > $dir/routes$family
+                    done
+                    cat /proc/sys/net/ipv4/ip_local_reserved_ports > $dir/reserved"
+                ),
+            );
+            let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
+            let observed = steering::Observed {
+                iptables: read("iptables"),
+                ip6tables: read("ip6tables"),
+                nftables: read("nft").filter(|text| !text.is_empty()),
+                rules: [read("rules4"), read("rules6")],
+                routes: [read("routes4"), read("routes6")],
+                reserved_ports: read("reserved"),
+            };
+            let wrong = |observed: &steering::Observed| -> Vec<_> {
+                let differences = steering::compare(&plan(format, &params), observed);
+                differences.into_iter().filter_map(|difference| difference.wrong).collect()
+            };
+            assert_eq!(wrong(&observed), Vec::<String>::new(), "{name}");
+            let vanished = steering::Observed { iptables: None, nftables: None, ..observed };
+            assert_eq!(wrong(&vanished).len(), 1, "{name}");
+        }
+    }
+}
+
+#[test]
+fn steer_sh_runs_what_egret_prints_and_changes_nothing_if_egret_fails() {
+    let dir = scripts(&params());
+    let egret = dir.path().join("egret");
+    let stand_in = r#"#!/bin/sh
+    case "$*" in
+        "steering print --config "*"/good.toml --format iptables") cat "$dir/iptables.sh" ;;
+        "steering print --config "*"/good.toml --format nftables") cat "$dir/nftables.sh" ;;
+        "steering print --down") cat "$dir/down.sh" ;;
+        "steering status --config "*"/good.toml") exit 1 ;;
+        *) echo "ip link add must-not-run type dummy"; exit 2 ;;
+    esac
+    "#;
+    std::fs::write(&egret, stand_in).unwrap();
+    std::fs::set_permissions(&egret, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let steer = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
+    let script = format!(
+        r"export dir EGRET=$dir/egret
+        {FOREIGN}
+        snapshot > $dir/before
+        if {steer} up --config /bad.toml; then exit 1; fi
+        snapshot | diff $dir/before -
+        {steer} up --config /good.toml
+        iptables-save | grep EGRET_STEER > /dev/null
+        if {steer} status --config /good.toml; then exit 1; fi
+        {steer} up --config /good.toml --format nftables
+        nft list table inet egret > /dev/null
+        {steer} down
+        snapshot | diff $dir/before -
+        if {steer} up --format ebtables 2>/dev/null; then exit 1; fi
+        if {steer} 2>/dev/null; then exit 1; fi"
+    );
+    in_namespace(dir.path(), &script);
+}
