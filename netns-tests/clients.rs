@@ -4,7 +4,7 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::wait::PATIENCE;
 use socket2::{Domain, Socket, Type};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +21,11 @@ impl Lab {
             .unwrap_or_else(|e| panic!("{tenant:?} cannot connect to {to}: {e}"))
     }
 
+    /// A client connects, says this, and must be reset, be it while it still connects. Yields the client's address.
+    pub fn expect_reset(&self, tenant: Tenant, to: SocketAddr, first: &[u8]) -> SocketAddr {
+        self.client.run(|| connect_and_expect_reset(tenant.client(family_of(to)), to, first))
+    }
+
     /// A client's connection, given up after `patience`.
     pub fn try_connect(&self, tenant: Tenant, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
         self.client.run(|| connect_from(tenant.client(family_of(to)), to, patience))
@@ -33,10 +38,30 @@ fn family_of(address: SocketAddr) -> Family {
 
 /// Connects from the calling thread's namespace; every later wait on the stream is bounded too.
 pub fn connect_from(source: IpAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
+    let socket = bind(source, to)?;
     socket.connect_timeout(&to.into(), patience)?;
     Ok(bounded(socket.into()))
+}
+
+/// Connects from the calling thread's namespace and must be reset, maybe before `connect` returns.
+pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) -> SocketAddr {
+    let socket = bind(source, to).unwrap();
+    let local = socket.local_addr().unwrap().as_socket().unwrap();
+    match socket.connect_timeout(&to.into(), PATIENCE) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => return local,
+        Err(e) => panic!("{source} cannot connect to {to}: {e}"),
+    }
+    let mut stream = bounded(socket.into());
+    let _ = stream.write_all(first); // the reset may be there already
+    assert_eq!(expect_reset(&stream), b"");
+    local
+}
+
+fn bind(source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    Ok(socket)
 }
 
 /// No read or write on this stream hangs a test for ever, and small writes leave at once.

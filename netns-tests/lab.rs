@@ -124,12 +124,15 @@ impl Lab {
             server: Namespace::new(),
             run: TempDir::with_prefix_in("egret-lab-", "/run").unwrap(),
         };
-        lab.gateway.join("c0", &lab.client, "c0");
-        lab.gateway.join("s0", &lab.server, "s0");
+        lab.gateway.join("c0", &lab.client);
+        lab.gateway.join("s0", &lab.server);
         lab.server.set_forwarding(true);
         lab.client.ip(&client_side());
         lab.server.ip(&server_side());
         lab.gateway.ip(&gateway_side());
+        for namespace in [&lab.client, &lab.gateway, &lab.server] {
+            namespace.wait_for_links();
+        }
         lab
     }
 }

@@ -1,11 +1,13 @@
 //! One network namespace, and running things in it.
 
+use crate::wait::wait_until;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::panic::resume_unwind;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 /// A network namespace without a name: it goes away with this handle and the last socket and process in it.
@@ -97,9 +99,24 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd())
     }
 
-    /// A veth to `other`, one end here and one there.
-    pub fn join(&self, name: &str, other: &Self, other_name: &str) {
-        self.ip(&format!("link add {name} type veth peer name {other_name} netns {}", other.path()));
+    /// A veth to `other`, one end here and one there, of this name.
+    ///
+    /// The kernel takes two ends of equal index for one device, and then takes a second to let packets pass.
+    pub fn join(&self, name: &str, other: &Self) {
+        static NEXT_INDEX: AtomicU32 = AtomicU32::new(10);
+        let (here, there) = (NEXT_INDEX.fetch_add(2, Ordering::Relaxed), other.path());
+        let peer = here + 1;
+        self.ip(&format!(
+            "link add {name} index {here} type veth peer name {name} index {peer} netns {there}"
+        ));
+    }
+
+    /// Waits until packets pass: a link that is set up still drops them for a moment.
+    pub fn wait_for_links(&self) {
+        wait_until("the links to carry packets", || {
+            let links = self.check(Command::new("ip").args(["-br", "link", "show", "type", "veth"]));
+            links.lines().all(|link| link.split_whitespace().nth(1) == Some("UP"))
+        });
     }
 }
 

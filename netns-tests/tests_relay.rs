@@ -2,6 +2,7 @@
 
 use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::config::Config;
+use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::{self, pass};
@@ -111,12 +112,14 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 7000);
-    for greeted in [true, false] {
+    for (count, greeted) in (1..).zip([true, false]) {
         let (client, upstream) = flow(&lab, &server);
         if greeted {
             pass(&client, &upstream, b"hello");
             pass(&upstream, &client, b"welcome");
         }
+        // A client that is gone before the gateway has seen the connection come about has just left.
+        wait_for_connects(&gateway, count);
         let local = client.local_addr().unwrap();
         reset(client);
         assert_eq!(expect_reset(&upstream), b"");
@@ -137,12 +140,14 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 7000);
-    for greeted in [true, false] {
+    for (count, greeted) in (1..).zip([true, false]) {
         let (client, upstream) = flow(&lab, &server);
         if greeted {
             pass(&client, &upstream, b"hello");
             pass(&upstream, &client, b"welcome");
         }
+        // A reset before the gateway has seen the connection come about would be a refusal.
+        wait_for_connects(&gateway, count);
         reset(upstream);
         assert_eq!(expect_reset(&client), b"");
         gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
@@ -154,6 +159,13 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     reset(upstream);
     expect_reset_while_sending(&client);
     gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
+}
+
+/// Waits until the gateway has seen that many of alpha's connections to servers come about.
+fn wait_for_connects(gateway: &Gateway, count: u64) {
+    gateway.wait_for_metric("egret_connect_duration_seconds_count", &[("tenant", "alpha")], |seen| {
+        seen == count
+    });
 }
 
 /// The peer's end has come as a FIN already, so that a reset shows when sending.
@@ -222,7 +234,10 @@ fn ping_pong(client: &TcpStream, upstream: &TcpStream, rounds: usize) -> Vec<Dur
         .map(|_| {
             let start = Instant::now();
             (&mut &*client).write_all(b"ping: ").unwrap();
-            pass(client, upstream, b"x");
+            (&mut &*client).write_all(b"x").unwrap();
+            let mut got = [0; 7];
+            (&mut &*upstream).read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"ping: x");
             pass(upstream, client, b"pong!");
             start.elapsed()
         })

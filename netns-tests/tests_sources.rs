@@ -1,6 +1,6 @@
 //! Which address and port a flow leaves from, and what happens when there is none left.
 
-use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert, expect_http_denial, expect_reset};
+use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert, expect_http_denial};
 use crate::config::Config;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
@@ -143,9 +143,8 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
     let capacity = gateway.metric("egret_pool_ports_capacity", &[("pool", "alpha"), ("source", &source)]);
     assert_eq!(capacity, 2);
     for round in 0..10 {
-        let refused = lab.connect(Tenant::Alpha, server.address());
-        assert_eq!(expect_reset(&refused), b"");
-        let flow = gateway.expect_outcome(refused.local_addr().unwrap(), "ports_exhausted");
+        let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+        let flow = gateway.expect_outcome(refused, "ports_exhausted");
         assert_eq!(flow["source"], serde_json::Value::Null, "{flow:#}");
         server.assert_untouched();
 

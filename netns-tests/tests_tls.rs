@@ -237,9 +237,8 @@ fn a_name_that_no_rule_allows_is_denied_with_an_alert(family: Family) {
     let denials = gateway.metric("egret_denials_total", &[("tenant", "alpha"), ("reason", "denied_by_rule")]);
     assert_eq!(denials, 1);
 
-    let mut stranger = lab.connect(Tenant::Stranger, server.address());
-    let _ = stranger.write_all(&hello); // it may be gone already
-    gateway.expect_outcome(stranger.local_addr().unwrap(), "unknown_tenant");
+    let stranger = lab.expect_reset(Tenant::Stranger, server.address(), &hello);
+    gateway.expect_outcome(stranger, "unknown_tenant");
     server.assert_untouched();
 }
 
