@@ -240,3 +240,17 @@ fn a_half_open_flow_has_a_time_out_of_its_own() {
     );
     assert!(matches!(result.end, End::HalfOpen), "{:?}", result.end);
 }
+
+#[test]
+fn nobody_waits_for_a_dead_peer_to_acknowledge() {
+    let (outer, inner) = pair();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = TcpStream::from_std(inner).unwrap();
+        while stream::write(&socket, &[0; 65536]).is_ok() {}
+        stream::reset_on_close(&outer).unwrap();
+        drop(outer);
+        let settled = tokio::time::timeout(Duration::from_secs(5), settle(&socket)).await;
+        assert!(settled.is_ok(), "{} bytes", stream::unacknowledged(&socket).unwrap());
+    });
+}
