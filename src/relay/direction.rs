@@ -179,29 +179,26 @@ impl<'a> OneWay<'a> {
         self.copy(scratch, delivered)
     }
 
-    /// Fills a pipe. `false`: there is no pipe to be had, copy instead.
+    /// Fills a pipe. `false`: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
+    /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
+    /// (`tcp_read_sock` in net/ipv4/tcp.c).
     fn splice(&mut self, scratch: &Scratch) -> Result<bool, Failed> {
         let Some(pipe) = scratch.pipes.take() else { return Ok(false) };
-        let from = self.from;
-        match from.try_io(Interest::READABLE, || pipe.fill(from, SPLICE)) {
-            Ok(0) => {
-                scratch.pipes.put_back(pipe);
-                self.state = State::Ending;
-            }
-            Ok(n) => {
+        match pipe.fill(self.from, SPLICE) {
+            Ok(n @ 1..) => {
                 // The sender has slowed down: what comes next may be small.
                 self.splicing = n >= COPY;
                 self.held = Held::Pipe(Filled::new(pipe, n));
+                Ok(true)
             }
-            Err(error) => {
-                // The pipe is empty, so it is the socket that would block, and its readiness that is cleared.
+            empty => {
                 scratch.pipes.put_back(pipe);
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    return Err((self.side, error));
+                match empty {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err((self.side, error)),
+                    Ok(_) | Err(_) => Ok(false),
                 }
             }
         }
-        Ok(true)
     }
 
     /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.

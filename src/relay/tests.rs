@@ -279,3 +279,23 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
     assert_eq!(&answer, b"413 too large");
     assert_eq!(client_end.read(&mut answer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn urgent_data_does_not_end_a_splice() {
+    use nix::sys::socket::{MsgFlags, send};
+    use std::os::fd::AsRawFd;
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(&pattern(8_000_000, 4)).unwrap();
+            // Out of band: it is no part of the stream.
+            send(socket.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+            socket.write_all(&pattern(8_000_000, 5)).unwrap();
+        },
+        |socket| {
+            let all = read_all(socket);
+            assert!(all == [pattern(8_000_000, 4), pattern(8_000_000, 5)].concat(), "{} bytes", all.len());
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+}
