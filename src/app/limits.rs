@@ -1,12 +1,13 @@
 //! How many flows the process's descriptors allow.
 
+use crate::gateway;
 use crate::sys::limits;
 use std::io;
 
 /// Descriptors that are no flow's: listeners, logs, epoll, metrics connections.
 const OVERHEAD: u64 = 128;
-/// Pipes of a worker: its idle ones, and some with bytes in them, two descriptors each.
-const PER_WORKER: u64 = 256;
+/// A worker's pipes, two descriptors each.
+const PER_WORKER: u64 = 2 * gateway::PIPES as u64;
 /// A flow has two sockets.
 const PER_FLOW: u64 = 2;
 /// Below this many flows something is set wrongly.

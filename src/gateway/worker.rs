@@ -57,8 +57,10 @@ pub(super) struct Worker {
     pub(super) epilogue: Rc<Epilogue>,
 }
 
-/// Empty pipes that a worker keeps: enough for the flows that are in the middle of a splice at once.
-const IDLE_PIPES: usize = 64;
+/// Pipes that a worker may have open, of two descriptors each: enough for the flows that are in the middle of a splice
+/// at once; more of them copy. Eight workers stay within what Linux gives an unprivileged user at full size
+/// (`pipe-user-pages-soft`).
+pub const PIPES: usize = 128;
 
 impl Worker {
     pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Self {
@@ -68,7 +70,7 @@ impl Worker {
             gateway,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             dialler: settings.dialler,
-            scratch: Scratch::new(IDLE_PIPES),
+            scratch: Scratch::new(PIPES),
             silence: settings.silence,
             epilogue: Rc::new(epilogue),
         }

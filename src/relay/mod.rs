@@ -90,9 +90,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// 16 KiB of buffer, and a pool that keeps up to `idle_pipes` empty pipes.
-    pub fn new(idle_pipes: usize) -> Self {
-        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(idle_pipes) }
+    /// 16 KiB of buffer, and a pool of up to `pipes` pipes.
+    pub fn new(pipes: usize) -> Self {
+        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(pipes) }
     }
 }
 
