@@ -88,7 +88,7 @@ impl App {
             Some(count) => count.get(),
             None => thread::available_parallelism().map_or(1, usize::from),
         };
-        let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
+        let room = limits::room(worker_count, config.gateway.max_flows)?;
         let metrics =
             Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
         let flow_log = observe::open_flow_log(&config, &metrics)?;
@@ -98,6 +98,7 @@ impl App {
 
         let ledger = Arc::new(Ledger::new());
         let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
+        snapshot::warn_of_foreign_addresses(&config);
         let snapshot = snapshot::build(&config, &pools, &metrics)?;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
@@ -108,7 +109,7 @@ impl App {
         };
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
-            flows: Gate::new(max_flows),
+            flows: Gate::new(room.flows),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -125,7 +126,7 @@ impl App {
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
-        let settings = settings(&config, liveness);
+        let settings = settings(&config, liveness, room.pipes);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
@@ -135,7 +136,7 @@ impl App {
             })?);
         }
         tracing::info!(
-            listen = %config.gateway.listen, workers = worker_count, max_flows,
+            listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
             tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
@@ -254,12 +255,13 @@ fn liveness(config: &Config) -> Liveness {
     }
 }
 
-fn settings(config: &Config, liveness: Liveness) -> Settings {
+fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> Settings {
     let gateway = &config.gateway;
     Settings {
         max_hello: config.inspect.max_hello,
         inspect_deadline: config.inspect.deadline,
         dialler: Dialler { connect_timeout: gateway.connect_timeout, liveness },
         silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
+        most_pipes,
     }
 }

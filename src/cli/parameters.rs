@@ -46,7 +46,7 @@ pub(super) fn doctor(config: &Config) -> Doctor {
     Doctor {
         steering: steering(config),
         metrics: config.gateway.metrics,
-        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(0)),
+        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
     }
 }
 
