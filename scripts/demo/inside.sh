@@ -7,6 +7,9 @@ built=$1
 keep=$2
 [[ $$ == 1 ]] || { echo "inside.sh is started by scripts/demo.sh" >&2; exit 2; }
 
+trap '' HUP # SIGINT is ignored already; demo.sh sees to both
+read -r outside _ </proc/self/stat # this process, as seen where /proc was mounted
+mount -t proc proc /proc 2>/dev/null || : # for ps in a kept shell; some containers refuse it
 mount -t tmpfs -o mode=755 tmpfs /run
 # shellcheck source=scripts/lib.sh
 . "$here/../lib.sh"

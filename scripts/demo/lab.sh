@@ -5,8 +5,10 @@
 dir=/run/egret-demo
 # shellcheck disable=SC2034 # show.sh reads it
 log=$dir/log/flows.jsonl
-steer=$here/../steer.sh
+steer=$(realpath "$here/../steer.sh")
 config=$dir/egret.toml
+# Root of this machine sees all its users here; root of an unprivileged user namespace is the only one.
+read -r _ _ users </proc/self/uid_map
 has_ipv6=
 if [[ -e /proc/net/if_inet6 ]]; then has_ipv6=yes; fi
 
@@ -102,13 +104,11 @@ start_server() {
     wait_for "nginx" server curl -sS --resolve api.example.com:443:127.0.0.1 https://api.example.com/
 }
 
-# With the rules of the real steering, and with no capability but CAP_NET_ADMIN. Where there is another user than the
-# one who started the demo, as that user; an unprivileged user namespace has only one.
+# With the rules of the real steering, and with no capability but CAP_NET_ADMIN; where there are other users, as one.
 start_gateway() {
-    local count drop=(setpriv --no-new-privs)
+    local drop=(setpriv --no-new-privs)
     drop+=("--bounding-set=-all,+net_admin" "--inh-caps=-all,+net_admin" "--ambient-caps=-all,+net_admin")
-    read -r _ _ count </proc/self/uid_map
-    if ((count > 65534)); then
+    if ((users > 65534)); then
         chown 65534:65534 $dir/log
         drop+=(--reuid=65534 --regid=65534 --clear-groups)
     fi
@@ -141,5 +141,6 @@ release_flows() {
     kill "${held[@]}"
     wait "${held[@]}" 2>/dev/null || :
     exec 9<&-
+    rm $dir/silence $dir/held.*
     wait_for "the connections to end" has_active beta 0
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # How the demo shows its steps, and holds each result against what it should be.
 
-: "${dir:?}" "${log:?}" "${config:?}" "${steer:?}" # set by lab.sh
+: "${outside:?}" "${dir:?}" "${log:?}" "${config:?}" "${steer:?}" "${users:?}" # set by inside.sh and lab.sh
 
 bold='' dim='' green='' red='' plain=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
@@ -82,8 +82,8 @@ show_flows() {
 
 # Leaves all to the user: a shell inside, or if there is no terminal, patience.
 play() {
-    local outside
-    read -r outside _ </proc/self/stat # as seen where /proc was mounted
+    local namespaces='--mount --pid'
+    if ((users <= 65534)); then namespaces="--user --preserve-credentials $namespaces"; fi
     cat <<HELP
 ${bold}Egret runs on.${plain} In this shell, \`client\`, \`gateway\` and \`server\` before a command run it there:
     client curl -4 https://api.example.com/
@@ -100,7 +100,7 @@ HELP
         say "\`exit\` ends it all."
         env --default-signal=INT,QUIT bash --rcfile "$dir/rc" -i || :
     else
-        say "No terminal here, so from another one:  nsenter --target $outside --all env PATH=$dir/bin:\$PATH bash"
+        say "No terminal here, so from another one:  nsenter --target $outside $namespaces env PATH=$dir/bin:\$PATH bash"
         say "Ctrl-C ends it all."
         sleep infinity
     fi
