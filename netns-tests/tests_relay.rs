@@ -23,7 +23,9 @@ crate::trials! {
         small_messages_go_back_and_forth_without_a_stall,
         a_thousand_flows_live_at_once,
         an_idle_flow_is_reset_when_the_operator_wants_it,
-        a_half_open_flow_is_reset_after_its_timeout;
+        a_half_open_flow_is_reset_after_its_timeout,
+        a_server_that_vanishes_is_noticed_and_told_to_the_client,
+        a_client_that_vanishes_is_noticed_and_told_to_the_server;
     once:
         an_idle_flow_lives_on_by_default
 }
@@ -326,6 +328,42 @@ fn a_half_open_flow_is_reset_after_its_timeout(family: Family) {
     expect_reset_while_sending(&upstream);
     assert!((900..4000).contains(&silent.elapsed().as_millis()), "{:?}", silent.elapsed());
     gateway.expect_outcome(client.local_addr().unwrap(), "half_open_timeout");
+}
+
+/// Short enough for a test: two unanswered probes after a second of silence, or two seconds without acknowledgement.
+fn watchful() -> Config {
+    let keys = "keepalive = { idle = \"1s\", interval = \"1s\", probes = 2 }\nuser_timeout = \"2s\"";
+    Config { gateway: keys.into(), ..Config::default() }
+}
+
+fn a_server_that_vanishes_is_noticed_and_told_to_the_client(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let (idle, _idle_upstream) = flow(&lab, &server);
+    let (busy, busy_upstream) = flow(&lab, &server);
+    pass(&busy, &busy_upstream, b"hello");
+    lab.server.ip("link set s0 down");
+    (&mut &busy).write_all(b"anybody there?").unwrap();
+    for client in [idle, busy] {
+        assert_eq!(expect_reset(&client), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "upstream_lost");
+    }
+}
+
+fn a_client_that_vanishes_is_noticed_and_told_to_the_server(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let (idle, idle_upstream) = flow(&lab, &server);
+    let (busy, busy_upstream) = flow(&lab, &server);
+    pass(&busy_upstream, &busy, b"hello");
+    lab.client.ip("link set c0 down");
+    (&mut &busy_upstream).write_all(b"anybody there?").unwrap();
+    for (client, upstream) in [(idle, idle_upstream), (busy, busy_upstream)] {
+        assert_eq!(expect_reset(&upstream), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "client_lost");
+    }
 }
 
 fn an_idle_flow_lives_on_by_default() {
