@@ -90,17 +90,20 @@ ${bold}Egret runs on.${plain} In this shell, \`client\`, \`gateway\` and \`serve
     client curl http://intranet.example.org/
     gateway curl -s http://127.0.0.1:9915/metrics
     gateway egret doctor
-    gateway $steer status
+    gateway $steer status --config $config
     configuration  $config
     flow log       $log
     messages       $dir/log/messages
 HELP
+    {
+        export -p
+        printf 'PS1="(egret demo) \\w\\$ "\ncd %s\n' "$dir"
+    } >"$dir/rc"
     if [[ -t 0 && -t 1 ]]; then
-        printf 'PS1="(egret demo) \\w\\$ "\ncd %s\n' "$dir" >"$dir/rc"
         say "\`exit\` ends it all."
         env --default-signal=INT,QUIT bash --rcfile "$dir/rc" -i || :
     else
-        say "No terminal here, so from another one:  nsenter --target $outside $namespaces env PATH=$dir/bin:\$PATH bash"
+        say "No terminal here, so from another one:  nsenter --target $outside $namespaces bash --rcfile $dir/rc"
         say "Ctrl-C ends it all."
         sleep infinity
     fi
