@@ -21,7 +21,7 @@ format() {
     cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 lint() { cargo clippy --locked --all-targets -- -D warnings; }
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items; }
+docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items; }
 # Unit, property, doc, generated-documents and network-namespace tests.
 test() { cargo test --locked; }
 # Every benchmark once, so that none rots; nothing is measured.
