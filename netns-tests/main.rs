@@ -1,3 +1,83 @@
-//! The gateway among real clients and servers in network namespaces.
+//! The gateway among real clients and servers in network namespaces: real packet rules, real sockets, both families.
+//!
+//! Run with `cargo test --test netns [FILTER]`. No real root is needed: the process enters a user namespace of its own.
+//! Needs iproute2, iptables, nftables, nginx, curl, openssl and util-linux.
 
-fn main() {}
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "not a public interface")]
+#![allow(clippy::disallowed_methods, reason = "tests measure real time")]
+#![allow(clippy::needless_pass_by_value, reason = "helpers consume what a test is done with")]
+
+mod clients;
+mod config;
+mod gateway;
+mod hello;
+mod lab;
+mod namespace;
+mod nginx;
+mod sandbox;
+mod servers;
+mod traffic;
+mod wait;
+
+mod tests_accounting;
+mod tests_dial;
+mod tests_http;
+mod tests_lab;
+mod tests_relay;
+mod tests_sources;
+mod tests_startup;
+mod tests_steering;
+mod tests_tls;
+mod tests_web;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list
+        && let Err(refusal) = sandbox::enter()
+    {
+        eprintln!("{refusal}");
+        return ExitCode::FAILURE;
+    }
+    let trials = [
+        tests_lab::trials(),
+        tests_web::trials(),
+        tests_tls::trials(),
+        tests_http::trials(),
+        tests_sources::trials(),
+        tests_relay::trials(),
+        tests_dial::trials(),
+        tests_accounting::trials(),
+        tests_steering::trials(),
+        tests_startup::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}
+
+/// One trial per address family.
+fn for_both_families(name: &'static str, test: fn(lab::Family)) -> [Trial; 2] {
+    [("ipv4", lab::Family::V4), ("ipv6", lab::Family::V6)].map(|(label, family)| {
+        Trial::test(format!("{name}::{label}"), move || {
+            test(family);
+            Ok(())
+        })
+    })
+}
+
+/// The trials of one file: `trials! { both families: a, b; once: c, d }`.
+macro_rules! trials {
+    (both families: $($both:ident),* ; once: $($once:ident),*) => {
+        pub fn trials() -> Vec<libtest_mimic::Trial> {
+            let theme = module_path!().rsplit("tests_").next().unwrap();
+            #[allow(unused_mut, reason = "a list may be empty")]
+            let mut all: Vec<libtest_mimic::Trial> = Vec::new();
+            $(all.extend(crate::for_both_families(concat!(stringify!($both)), $both));)*
+            $(all.push(libtest_mimic::Trial::test(stringify!($once), || { $once(); Ok(()) }));)*
+            all.into_iter().map(|trial| trial.with_kind(theme)).collect()
+        }
+    };
+}
+use trials;

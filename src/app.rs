@@ -2,6 +2,8 @@
 
 mod limits;
 mod listeners;
+mod observe;
+mod signals;
 mod snapshot;
 
 use crate::admin::{self, AdminState, Readiness};
@@ -12,17 +14,14 @@ use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
-use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
-};
+use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use signals::{Order, Signals};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -83,22 +82,23 @@ struct App {
 impl App {
     fn start(loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
-        let version: Arc<str> = "0".into();
+        let version: Arc<str> = config.version().into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
             None => thread::available_parallelism().map_or(1, usize::from),
         };
-        let max_flows = limits::max_flows(worker_count, config.gateway.max_flows)?;
+        let room = limits::room(worker_count, config.gateway.max_flows)?;
         let metrics =
             Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
-        let flow_log = open_flow_log(&config, &metrics)?;
+        let flow_log = observe::open_flow_log(&config, &metrics)?;
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
         let ledger = Arc::new(Ledger::new());
         let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
+        snapshot::warn_of_foreign_addresses(&config);
         let snapshot = snapshot::build(&config, &pools, &metrics)?;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
@@ -109,7 +109,7 @@ impl App {
         };
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
-            flows: Gate::new(max_flows),
+            flows: Gate::new(room.flows),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -119,14 +119,14 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = renderer(&metrics, &pools, &version);
+            let render = observe::renderer(&metrics, &ledger, &pools, &version);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
-        let settings = settings(&config, liveness);
+        let settings = settings(&config, liveness, room.pipes);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
@@ -136,7 +136,7 @@ impl App {
             })?);
         }
         tracing::info!(
-            listen = %config.gateway.listen, workers = worker_count, max_flows,
+            listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
             tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
@@ -245,99 +245,23 @@ impl Drop for EndNotice {
     }
 }
 
-/// What an operator's signal asks for.
-enum Order {
-    Stop,
-    Reopen,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reopen,
-        }
-    }
-}
-
 fn liveness(config: &Config) -> Liveness {
     let keepalive = config.gateway.keepalive;
     Liveness {
         idle: keepalive.idle,
         interval: keepalive.interval,
         probes: keepalive.probes,
-        user_timeout: Some(config.gateway.user_timeout),
+        user_timeout: config.gateway.user_timeout,
     }
 }
 
-fn settings(config: &Config, liveness: Liveness) -> Settings {
+fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> Settings {
     let gateway = &config.gateway;
     Settings {
         max_hello: config.inspect.max_hello,
         inspect_deadline: config.inspect.deadline,
         dialler: Dialler { connect_timeout: gateway.connect_timeout, liveness },
         silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
+        most_pipes,
     }
-}
-
-fn open_flow_log(
-    config: &Config,
-    metrics: &Metrics,
-) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
-    use crate::config::FlowLogTarget as Wanted;
-    let (target, path) = match &config.flow_log.target {
-        Wanted::Off => return Ok(None),
-        Wanted::Stdout => (FlowLogTarget::Stdout, PathBuf::from("stdout")),
-        Wanted::File(path) => (FlowLogTarget::File(path.clone()), path.clone()),
-    };
-    let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
-    let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
-    let path = path.display().to_string();
-    started.map(Some).map_err(|error| StartError::FlowLog { path, error })
-}
-
-fn renderer(
-    metrics: &Arc<Metrics>,
-    pools: &Arc<Pools>,
-    version: &Arc<str>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let (metrics, pools, version) = (Arc::clone(metrics), Arc::clone(pools), Arc::clone(version));
-    Arc::new(move || {
-        let scrape = Scrape {
-            sources: usage(&pools),
-            config_version: Arc::clone(&version),
-            config_reload_success: true,
-        };
-        metrics.render(&scrape)
-    })
-}
-
-fn usage(pools: &Pools) -> Vec<SourceUsage> {
-    let mut rows = Vec::new();
-    for pool in pools.usage(clock::now()) {
-        rows.extend(pool.sources.iter().map(|source| SourceUsage {
-            pool: Arc::clone(&pool.pool),
-            source: source.source,
-            capacity: u32::from(source.capacity),
-            live: source.live as u64,
-            held: source.held as u64,
-            busiest: u32::from(source.busiest),
-        }));
-    }
-    rows
 }

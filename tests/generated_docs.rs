@@ -5,8 +5,11 @@ use std::path::Path;
 
 type Generator = fn() -> String;
 
-const DOCUMENTS: [(&str, Generator); 2] =
-    [("docs/config.md", egret::config::reference), ("docs/outcomes.md", egret::outcome::reference)];
+const DOCUMENTS: [(&str, Generator); 3] = [
+    ("docs/config.md", egret::config::reference),
+    ("docs/metrics.md", egret::telemetry::catalogue::reference),
+    ("docs/outcomes.md", egret::outcome::reference),
+];
 
 #[test]
 fn the_documents_say_what_the_code_does() {

@@ -6,8 +6,9 @@ use crate::egress::Pools;
 use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant};
 use crate::policy::{self, Policy};
-use crate::sys::addresses;
+use crate::sys::{addresses, upstream};
 use crate::telemetry::Metrics;
+use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 
 pub(super) fn build(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Result<Snapshot, StartError> {
@@ -18,6 +19,23 @@ pub(super) fn build(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> R
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
     let own = OwnAddresses::new(networks, addresses::assigned()?);
     Ok(Snapshot { policy, tenants: tenants?, own })
+}
+
+/// Warns of pools whose addresses no answer would reach. Steering may come up later, so it is no error.
+pub(super) fn warn_of_foreign_addresses(config: &Config) {
+    for pool in &config.pools {
+        for network in &pool.addresses {
+            let IpNet::V4(network) = network else { continue };
+            if let Ok(false) = upstream::is_local(network.addr()) {
+                tracing::warn!(
+                    pool = %pool.name,
+                    %network,
+                    "the pool's addresses are not local to this machine, so nothing can leave from them; \
+                     run scripts/steer.sh up, or `ip route add local {network} dev lo`"
+                );
+            }
+        }
+    }
 }
 
 fn tenant(

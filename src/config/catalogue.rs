@@ -141,8 +141,8 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
         "Resets flows whose one side has finished and whose other side has sent nothing for so long.";
     KEEPALIVE: Nested = Nested(&keepalive::SECTION), "keepalive", Optional, r#"{ idle = "60s", interval = "15s", probes = 4 }"#,
         "TCP keepalive towards client and server: see `[gateway.keepalive]`.";
-    USER_TIMEOUT: Span = span(1000, 3_600_000), "user_timeout", Default(r#""2m""#), r#""2m""#,
-        "How long sent bytes may stay unacknowledged until the peer counts as lost (`TCP_USER_TIMEOUT`). Linux lets it overrule `keepalive.probes` too, so it should not be shorter than `idle + interval × probes`.";
+    USER_TIMEOUT: Or<Span> = Or("off", span(1000, 3_600_000)), "user_timeout", Default(r#""off""#), r#""5m""#,
+        "How long sent bytes may stay unacknowledged, or a reader's window closed, until the peer counts as lost (`TCP_USER_TIMEOUT`). It ends flows whose reader is merely slow, and overrules `keepalive.probes`, so it should not be shorter than `idle + interval × probes`. `\"off\"`: unacknowledged bytes are given up after some 15 minutes (`tcp_retries2`), and slow readers never.";
     MAX_FLOWS: Or<Count> = Or("auto", Count { min: 1, max: 10_000_000 }), "max_flows", Default(r#""auto""#), "100000",
         "Flows at once; further ones end as `gateway_full`. `\"auto\"` is what the limit on file descriptors allows.";
 }
@@ -187,7 +187,7 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
     PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
         "Where lines go. A file is appended to, and opened anew on SIGHUP.";
-    QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("65536"), "65536",
+    QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("16384"), "16384",
         "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait.";
 }
 

@@ -21,6 +21,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod value;
+mod version;
 mod whole;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
@@ -73,8 +74,8 @@ pub struct Gateway {
     pub half_open_timeout: Duration,
     /// Probes on both legs.
     pub keepalive: Keepalive,
-    /// `TCP_USER_TIMEOUT` on both legs: how long sent bytes may go unacknowledged.
-    pub user_timeout: Duration,
+    /// `TCP_USER_TIMEOUT` on both legs: how long sent bytes may go unacknowledged. `None`: the kernel's own limits.
+    pub user_timeout: Option<Duration>,
     /// `None`: as many as the file-descriptor limit allows.
     pub max_flows: Option<u32>,
 }

@@ -11,7 +11,7 @@ One TOML file, usually `/etc/egret/egret.toml`. `egret check FILE` says what is 
 column, and exits with 1 if it cannot be used. A key that is not listed here is an error. A key that is listed as *not
 supported yet* is an error too: Egret never ignores what it is told.
 
-- **Durations** are a whole number and a unit: `500ms`, `5s`, `2m`, `1h`, `1d`.
+- **Durations** are a whole number and a unit: `"500ms"`, `"5s"`, `"2m"`, `"1h"`, `"1d"`.
 - **Sizes** are a number of bytes, or a number and a unit: `4096`, `"64KiB"`, `"1MB"`. `KiB` is 1,024 bytes, `KB` 1,000.
 - **Networks** are written with a prefix length, and with no bits set behind it; an address alone is a network of one.
 - **Ports** are numbers, or ranges as text: `443`, `"8000-8100"`.

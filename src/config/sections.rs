@@ -67,7 +67,7 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
     };
     let Keepalive { idle, interval, probes } = gateway.keepalive;
     // tcp_keepalive_timer(): with a user time-out, one unanswered probe after it is enough.
-    if gateway.user_timeout < idle + interval * probes {
+    if gateway.user_timeout.is_some_and(|timeout| timeout < idle + interval * probes) {
         let message =
             "`user_timeout` is shorter than keepalive's `idle + interval × probes`, and overrules it";
         let enough = format_duration(idle + interval * probes);

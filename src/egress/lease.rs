@@ -39,8 +39,8 @@ impl LeaseError {
 
 /// One port of one source address towards one destination, for as long as this lives.
 ///
-/// Dropped, the port comes back: at once if the flow never got to [`Lease::connected`], else as [`Lease::set_rest`]
-/// said. Drop it after the socket is closed, not before.
+/// Dropped, the port comes back, at once unless [`Lease::set_rest`] said otherwise: a connection that is reset, or never
+/// was, leaves nothing behind in the kernel. Drop it after the socket is closed, not before.
 pub struct Lease {
     pool: Arc<Pool>,
     book: Arc<Book>,
@@ -71,12 +71,6 @@ impl Lease {
     /// The name of the pool.
     pub fn pool(&self) -> &Arc<str> {
         self.pool.name()
-    }
-
-    /// The connection stands. From now on the port rests as after an unknown end ([`Rest::Unknown`]), until
-    /// [`Lease::set_rest`] knows better: a flow that is cancelled says nothing.
-    pub fn connected(&mut self) {
-        self.rest = Rest::Unknown;
     }
 
     /// What becomes of the port when this is dropped; see [`Rest::after`].

@@ -13,7 +13,7 @@ pub(super) struct Family {
     any: &'static str,
     unreachable: &'static str,
     /// Destinations that never are a tenant's: our own, and groups of hosts. A rule for each, because a list means
-    /// "any of them" to IPv4 and "all of them at once" to IPv6 (`match_type6()` in xt_addrtype.c).
+    /// "any of them" to IPv4 and "all of them at once" to IPv6 (`match_type6()` in `xt_addrtype.c`).
     not_steered: &'static [&'static str],
 }
 

@@ -230,7 +230,7 @@ pub fn reference() -> String {
 }
 
 const PREAMBLE: &str = "\
-<!-- Generated from src/telemetry/catalogue.rs; tests/metrics_docs.rs holds it up to date. -->
+<!-- Generated from src/telemetry/catalogue.rs; tests/generated_docs.rs holds it up to date. -->
 # Metrics
 
 Served in the Prometheus text format at `/metrics` of the `[gateway] metrics` listener.

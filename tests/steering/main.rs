@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)] // helpers outside #[test] are tests too
 
+mod traffic;
+
 use egret::addr::PortRange;
 use egret::steering::{self, Format, Interface, Params, Plan, Pool, Ports, Udp};
 use std::os::unix::fs::PermissionsExt;
@@ -54,6 +56,8 @@ down() { sh $dir/down.sh; }
 const FOREIGN: &str = r"
 ip link set lo up
 ip link add c0 type veth peer name c1
+# No link-local addresses: they would appear at a time of their own.
+ip link set c0 addrgenmode none; ip link set c1 addrgenmode none
 ip addr add 10.9.0.1/24 dev c0
 ip addr add 2001:db8:9::1/64 dev c0 nodad
 ip link set c0 up; ip link set c1 up

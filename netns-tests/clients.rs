@@ -1,0 +1,176 @@
+//! Clients: plain sockets, curl, `openssl s_client`; and what they see when a flow is denied or reset.
+
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::wait::PATIENCE;
+use socket2::{Domain, Socket, Type};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// TLS alert descriptions that denials use.
+pub const ACCESS_DENIED: u8 = 49;
+pub const INTERNAL_ERROR: u8 = 80;
+
+impl Lab {
+    /// A client's connection; it must come about.
+    pub fn connect(&self, tenant: Tenant, to: SocketAddr) -> TcpStream {
+        self.try_connect(tenant, to, PATIENCE)
+            .unwrap_or_else(|e| panic!("{tenant:?} cannot connect to {to}: {e}"))
+    }
+
+    /// A client connects, says this, and must be reset, be it while it still connects. Yields the client's address.
+    pub fn expect_reset(&self, tenant: Tenant, to: SocketAddr, first: &[u8]) -> SocketAddr {
+        self.client.run(|| connect_and_expect_reset(tenant.client(family_of(to)), to, first))
+    }
+
+    /// A client's connection, given up after `patience`.
+    pub fn try_connect(&self, tenant: Tenant, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+        self.client.run(|| connect_from(tenant.client(family_of(to)), to, patience))
+    }
+}
+
+fn family_of(address: SocketAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// Connects from the calling thread's namespace; every later wait on the stream is bounded too.
+pub fn connect_from(source: IpAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let socket = bind(source, to)?;
+    socket.connect_timeout(&to.into(), patience)?;
+    Ok(bounded(socket.into()))
+}
+
+/// Connects from the calling thread's namespace and must be reset, maybe before `connect` returns.
+pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) -> SocketAddr {
+    let socket = bind(source, to).unwrap();
+    let local = socket.local_addr().unwrap().as_socket().unwrap();
+    match socket.connect_timeout(&to.into(), PATIENCE) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => return local,
+        Err(e) => panic!("{source} cannot connect to {to}: {e}"),
+    }
+    let mut stream = bounded(socket.into());
+    let _ = stream.write_all(first); // the reset may be there already
+    assert_eq!(expect_reset(&stream), b"");
+    local
+}
+
+/// A socket with a port of its own, by which its record in the flow log is found: the kernel would choose one twice.
+fn bind(source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let port = 16_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 16_000; // below those that kernels choose
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, port).into())?;
+    Ok(socket)
+}
+
+/// No read or write on this stream hangs a test for ever, and small writes leave at once.
+pub fn bounded(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Closes with a reset instead of a FIN.
+pub fn reset(stream: TcpStream) {
+    Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// The peer must reset the connection; a clean end or silence is a failure. Yields what came before.
+pub fn expect_reset(mut stream: &TcpStream) -> Vec<u8> {
+    let mut before = Vec::new();
+    match stream.read_to_end(&mut before) {
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => before,
+        Err(e) => panic!("wanted a reset, got {e} after {} bytes", before.len()),
+        Ok(n) => {
+            panic!("wanted a reset, got a clean end after {n} bytes: {}", String::from_utf8_lossy(&before))
+        }
+    }
+}
+
+/// Everything until a clean end; a reset is a failure.
+pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let end = stream.read_to_end(&mut all);
+    end.unwrap_or_else(|e| panic!("wanted a clean end, got {e} after {:?}", String::from_utf8_lossy(&all)));
+    all
+}
+
+/// One fatal TLS alert of this description, and a clean end.
+pub fn expect_alert(stream: &TcpStream, description: u8) {
+    let all = read_all(stream);
+    match *all {
+        [21, 3, 1..=3, 0, 2, 2, found] if found == description => {}
+        _ => panic!("wanted the one fatal alert {description}, got {all:02x?}"),
+    }
+}
+
+/// An HTTP/1 response of this status whose body says each of `words`, and a clean end.
+pub fn expect_http_denial(stream: &TcpStream, status: u16, words: &[&str]) {
+    let all = String::from_utf8(read_all(stream)).expect("a denial in ASCII");
+    let (head, body) = all.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response head: {all:?}"));
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "wanted {status}: {head:?}");
+    let length = format!("content-length: {}", body.len());
+    assert!(head.to_ascii_lowercase().contains(&length), "{length} is not in {head:?}");
+    for word in words {
+        assert!(body.contains(word), "the denial does not say {word:?}: {body:?}");
+    }
+}
+
+/// What curl or `s_client` came to.
+pub struct Said {
+    pub code: i32,
+    pub text: String,
+}
+
+/// `curl` from the tenant's address; `name` resolves to `host`. The text is status line, headers, body and errors.
+pub fn curl(lab: &Lab, tenant: Tenant, family: Family, url: &str, host: Host, ca: &Path) -> Said {
+    let authority = url.split("://").nth(1).unwrap().split('/').next().unwrap();
+    let port = if url.starts_with("https") { 443 } else { 80 };
+    let ip = bracketed(host.ip(family));
+    let output = lab.client.output(
+        Command::new("curl")
+            .args([
+                "--noproxy",
+                "*",
+                "--silent",
+                "--show-error",
+                "--include",
+                "--max-time",
+                "10",
+                "--interface",
+            ])
+            .arg(tenant.client(family).to_string())
+            .arg("--resolve")
+            .arg(format!("{authority}:{port}:{ip}"))
+            .arg("--cacert")
+            .arg(ca)
+            .arg(url),
+    );
+    Said { code: output.status.code().unwrap_or(-1), text: text(&output) }
+}
+
+/// `openssl s_client` from the tenant's address; without a name it sends no SNI.
+pub fn s_client(lab: &Lab, tenant: Tenant, to: SocketAddr, name: Option<&str>, ca: &Path) -> Said {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-brief", "-CAfile"]).arg(ca).arg("-connect").arg(to.to_string());
+    command.arg("-bind").arg(SocketAddr::new(tenant.client(family_of(to)), 0).to_string());
+    match name {
+        Some(name) => command.args(["-servername", name, "-verify_return_error", "-verify_hostname", name]),
+        None => command.arg("-noservername"),
+    };
+    let output = lab.client.output(&mut command);
+    Said { code: output.status.code().unwrap_or(-1), text: text(&output) }
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}

@@ -1,0 +1,248 @@
+//! The gateway under test: the built binary, the real packet rules, and what it says of its flows.
+
+use crate::config::Config;
+use crate::lab::Lab;
+use crate::namespace::text;
+use crate::wait::{PATIENCE, wait_for, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output};
+use tempfile::TempDir;
+
+const EGRET: &str = env!("CARGO_BIN_EXE_egret");
+const STEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
+const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9915);
+
+/// Which packet filter steers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    Iptables,
+    Nftables,
+}
+
+impl Rules {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Runs until dropped; if the test failed, says what it said.
+pub struct Gateway<'lab> {
+    lab: &'lab Lab,
+    child: Child,
+    files: Files,
+}
+
+/// Where one run of the gateway has its files.
+pub struct Files {
+    dir: TempDir,
+}
+
+impl Files {
+    pub fn new(config: &Config) -> Self {
+        let files = Self { dir: TempDir::with_prefix("egret-netns-").unwrap() };
+        fs::write(files.config(), config.render(&files.flow_log())).unwrap();
+        files
+    }
+
+    /// With a config that is not [`Config`]'s.
+    pub fn with_text(config: &str) -> Self {
+        let files = Self { dir: TempDir::with_prefix("egret-netns-").unwrap() };
+        fs::write(files.config(), config).unwrap();
+        files
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("egret.toml")
+    }
+
+    pub fn flow_log(&self) -> PathBuf {
+        self.dir.path().join("flows.jsonl")
+    }
+
+    fn stderr(&self) -> PathBuf {
+        self.dir.path().join("stderr")
+    }
+}
+
+/// `egret` with no capability but `CAP_NET_ADMIN`, which is all that it may need.
+pub fn unprivileged(capabilities: &str, arguments: &[&str], config: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--bounding-set=-all{capabilities}"))
+        .arg(format!("--inh-caps=-all{capabilities}"))
+        .arg(format!("--ambient-caps=-all{capabilities}"))
+        .args(["--no-new-privs", EGRET])
+        .args(arguments)
+        .arg("--config")
+        .arg(config);
+    command
+}
+
+impl Lab {
+    /// `steer.sh` on the gateway.
+    pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
+        let mut command = Command::new(STEER);
+        command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
+        command.arg(action).arg("--config").arg(config).args(["--egret", EGRET, "--format", rules.as_str()]);
+        self.gateway.output(&mut command)
+    }
+
+    /// `steer.sh` on the gateway; it must succeed.
+    pub fn must_steer(&self, action: &str, config: &Path, rules: Rules) {
+        let output = self.steer(action, config, rules);
+        assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
+    }
+
+    /// Steers with iptables and runs the gateway until it is ready.
+    pub fn start_gateway(&self, config: &Config) -> Gateway<'_> {
+        self.start_steered_gateway(config, Rules::Iptables)
+    }
+
+    pub fn start_steered_gateway(&self, config: &Config, rules: Rules) -> Gateway<'_> {
+        let files = Files::new(config);
+        self.must_steer("up", &files.config(), rules);
+        Gateway::start(self, files)
+    }
+}
+
+impl<'lab> Gateway<'lab> {
+    /// Runs the gateway until it is ready; steering is the caller's.
+    pub fn start(lab: &'lab Lab, files: Files) -> Self {
+        let mut command = unprivileged(",+net_admin", &["run"], &files.config());
+        command.stderr(File::create(files.stderr()).unwrap());
+        let mut gateway = Self { lab, child: lab.gateway.spawn(&mut command), files };
+        wait_until("the gateway to be ready", || {
+            if let Some(status) = gateway.child.try_wait().unwrap() {
+                panic!("the gateway ended before it was ready: {status}");
+            }
+            gateway.get("/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+        gateway
+    }
+
+    pub fn flow_log(&self) -> PathBuf {
+        self.files.flow_log()
+    }
+
+    /// Its `/proc/PID/status`, by key.
+    pub fn status(&self, key: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(&format!("{key}:")));
+        line.and_then(|line| line.split_whitespace().nth(1)).unwrap().to_owned()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The end of the process, which must come.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        wait_for("the gateway to end", || self.child.try_wait().unwrap().ok_or("it still runs"))
+    }
+
+    /// Every record of the flow log so far.
+    pub fn flows(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.files.flow_log()).unwrap_or_default();
+        let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+
+    /// The flow log, when it has this many records; one more is a failure.
+    pub fn wait_for_flows(&self, count: usize) -> Vec<Value> {
+        let flows = wait_for(&format!("{count} flow records"), || {
+            let flows = self.flows();
+            if flows.len() >= count { Ok(flows) } else { Err(format!("there are {}", flows.len())) }
+        });
+        assert_eq!(flows.len(), count, "too many records: {:?}", flows.last());
+        flows
+    }
+
+    /// The record of the flow that came from this client's socket, when it has ended.
+    pub fn flow_from(&self, client: SocketAddr) -> Value {
+        let client = client.to_string();
+        wait_for(&format!("the flow record of {client}"), || {
+            let flows = self.flows();
+            let found = flows.iter().find(|flow| flow["client"] == client);
+            found.cloned().ok_or_else(|| format!("not among the {} records", flows.len()))
+        })
+    }
+
+    /// The record of this client's flow, whose outcome must be the one given.
+    pub fn expect_outcome(&self, client: SocketAddr, outcome: &str) -> Value {
+        let flow = self.flow_from(client);
+        assert_eq!(flow["outcome"], outcome, "{flow:#}");
+        flow
+    }
+
+    /// The sum of all samples of a metric of whole numbers that have all of these labels.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let (status, page) = self.get("/metrics").expect("scrape the metrics");
+        assert_eq!(status, 200, "{page}");
+        page.lines().filter_map(|line| sample(line, name, labels)).sum()
+    }
+
+    /// The sum of all samples, when it is what is wanted.
+    pub fn wait_for_metric(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        mut wanted: impl FnMut(u64) -> bool,
+    ) -> u64 {
+        wait_for(&format!("{name}{labels:?}"), || {
+            let value = self.metric(name, labels);
+            if wanted(value) { Ok(value) } else { Err(format!("it is {value}")) }
+        })
+    }
+
+    /// `GET` on the metrics listener: status and body.
+    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = self.lab.gateway.run(|| TcpStream::connect(METRICS))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+    }
+}
+
+/// The value of a sample line, if the line is of this metric and has these labels.
+fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+    let has = |(key, value): &(&str, &str)| rest.contains(&format!("{key}=\"{value}\""));
+    let whole = || value.parse().unwrap_or_else(|e| panic!("not a whole number: {line}: {e}"));
+    (found == name && labels.iter().all(has)).then(whole)
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if failed {
+            let stderr = fs::read_to_string(self.files.stderr()).unwrap_or_default();
+            let log = fs::read_to_string(self.files.flow_log()).unwrap_or_default();
+            let last = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+            eprintln!("--- the gateway's stderr\n{stderr}--- its last flows\n{last}\n---");
+        }
+    }
+}

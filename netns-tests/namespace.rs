@@ -1,0 +1,138 @@
+//! One network namespace, and running things in it.
+
+use crate::wait::wait_until;
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::panic::resume_unwind;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+/// A network namespace without a name: it goes away with this handle and the last socket and process in it.
+pub struct Namespace {
+    handle: File,
+}
+
+impl Namespace {
+    /// With loopback up, and IPv6 addresses usable at once instead of after duplicate address detection.
+    pub fn new() -> Self {
+        let handle = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare a network namespace");
+            File::open("/proc/thread-self/ns/net").expect("open the new network namespace")
+        })
+        .join()
+        .unwrap_or_else(|panic| resume_unwind(panic));
+        let namespace = Self { handle };
+        for scope in ["all", "default"] {
+            namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
+            namespace.sysctl(&format!("net/ipv6/conf/{scope}/dad_transmits"), "0");
+        }
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Runs `work` on a fresh thread inside; a panic there is a panic here. Sockets made there stay there.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.handle, CloneFlags::CLONE_NEWNET).expect("enter the network namespace");
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// Starts a program inside.
+    pub fn spawn(&self, command: &mut Command) -> Child {
+        self.run(|| command.spawn()).unwrap_or_else(|e| panic!("{}", cannot_start(command, &e)))
+    }
+
+    /// Runs a program inside to its end.
+    pub fn output(&self, command: &mut Command) -> Output {
+        command.stdin(Stdio::null());
+        self.run(|| command.output()).unwrap_or_else(|e| panic!("{}", cannot_start(command, &e)))
+    }
+
+    /// Runs a program inside that must succeed, and yields what it printed.
+    pub fn check(&self, command: &mut Command) -> String {
+        let output = self.output(command);
+        assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a shell line inside that must succeed, and yields what it printed.
+    pub fn shell(&self, line: &str) -> String {
+        self.check(Command::new("sh").args(["-ec", line]))
+    }
+
+    /// `ip` commands, one a line.
+    pub fn ip(&self, commands: &str) {
+        self.feed(Command::new("ip").args(["-batch", "-"]), commands);
+    }
+
+    /// Runs a program inside that must succeed, with this input.
+    pub fn feed(&self, command: &mut Command, input: &str) {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn(command);
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?} < {input}\n{}\n{}", output.status, text(&output));
+    }
+
+    /// Sets `/proc/sys/KEY`.
+    pub fn sysctl(&self, key: &str, value: &str) {
+        self.run(|| fs::write(format!("/proc/sys/{key}"), value))
+            .unwrap_or_else(|e| panic!("{key} = {value}: {e}"));
+    }
+
+    /// Lets it forward packets of both families, or not.
+    pub fn set_forwarding(&self, on: bool) {
+        let value = if on { "1" } else { "0" };
+        self.sysctl("net/ipv4/ip_forward", value);
+        self.sysctl("net/ipv6/conf/all/forwarding", value);
+    }
+
+    /// A path by which `ip` finds it.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd())
+    }
+
+    /// A veth to `other`, one end here and one there, of this name.
+    ///
+    /// The kernel takes two ends of equal index for one device, and then takes a second to let packets pass.
+    pub fn join(&self, name: &str, other: &Self) {
+        static NEXT_INDEX: AtomicU32 = AtomicU32::new(10);
+        let (here, there) = (NEXT_INDEX.fetch_add(2, Ordering::Relaxed), other.path());
+        let peer = here + 1;
+        self.ip(&format!(
+            "link add {name} index {here} type veth peer name {name} index {peer} netns {there}"
+        ));
+    }
+
+    /// Waits until packets pass: a link that is set up still drops them for a moment.
+    pub fn wait_for_links(&self) {
+        wait_until("the links to carry packets", || {
+            let links = self.check(Command::new("ip").args(["-br", "link", "show", "type", "veth"]));
+            links.lines().all(|link| link.split_whitespace().nth(1) == Some("UP"))
+        });
+    }
+}
+
+/// What a program printed, for a failure message.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> String {
+    let program = command.get_program().to_string_lossy();
+    let package = match &*program {
+        "ip" => "iproute2",
+        "nft" => "nftables",
+        "nginx" => "nginx-light",
+        "setpriv" | "prlimit" => "util-linux",
+        other => other,
+    };
+    format!("cannot start {program}: {error}; if it is missing: apt-get install {package}")
+}

@@ -1,0 +1,53 @@
+//! A listening socket whose connections the test itself takes and drives.
+
+use crate::clients::bounded;
+use crate::lab::{Family, Host, Lab};
+use crate::wait::PATIENCE;
+use socket2::{Domain, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+pub struct Server {
+    listener: TcpListener,
+}
+
+impl Lab {
+    /// Listens on a host of the server namespace.
+    pub fn listen(&self, host: Host, family: Family, port: u16) -> Server {
+        self.server.run(|| Server::bind(host.at(family, port)))
+    }
+}
+
+impl Server {
+    /// In the calling thread's namespace, with room for every connection a test makes.
+    pub fn bind(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap_or_else(|e| panic!("bind {address}: {e}"));
+        socket.listen(4096).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap(); // bounds accept(2) as well
+        Self { listener: socket.into() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// The next connection, which must come.
+    pub fn accept(&self) -> TcpStream {
+        let (stream, _) = self.listener.accept().unwrap_or_else(|e| panic!("nobody connected: {e}"));
+        stream.set_nonblocking(false).unwrap();
+        bounded(stream)
+    }
+
+    /// Nobody has connected, apart from those accepted already.
+    pub fn assert_untouched(&self) {
+        self.listener.set_nonblocking(true).unwrap();
+        match self.listener.accept() {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => panic!("accept: {e}"),
+            Ok((_, peer)) => panic!("{peer} reached {}, and nothing should have", self.address()),
+        }
+        self.listener.set_nonblocking(false).unwrap();
+    }
+}

@@ -1,0 +1,232 @@
+//! Every accepted connection is in the flow log and in the metrics, once.
+
+use crate::clients::{connect_from, expect_reset, read_all, reset};
+use crate::config::Config;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::traffic::{self, pass};
+use crate::wait::{PATIENCE, wait_until};
+use nix::sys::signal::Signal;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
+
+crate::trials! {
+    both families:
+        every_connection_ends_in_one_record,
+        bytes_are_counted_while_the_flow_lives;
+    once:
+        a_stop_resets_live_flows_and_records_them,
+        a_stop_lets_flows_finish_within_the_drain_period,
+        the_flow_log_is_opened_anew_on_sighup,
+        a_tenants_flow_limit_is_told_to_the_client,
+        a_full_gateway_is_told_to_the_client,
+        too_many_connections_in_inspection_are_told_to_the_client
+}
+
+fn every_connection_ends_in_one_record(family: Family) {
+    const ROUNDS: usize = 25;
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let raw = lab.listen(Host::Raw, family, 7000);
+    let named = Host::Named.at(family, 443); // nobody listens
+    let from = Tenant::Alpha.client(family);
+    for _ in 0..ROUNDS {
+        // Relayed: to the end, reset by the client, by the server.
+        for how in 0..3 {
+            let client = lab.connect(Tenant::Alpha, raw.address());
+            let upstream = raw.accept();
+            pass(&client, &upstream, b"hello");
+            match how {
+                0 => drop((client, upstream)),
+                1 => reset(client),
+                _ => reset(upstream),
+            }
+        }
+        // Denied, refused, and gone before they said anything, without waiting for what becomes of them.
+        lab.client.run(|| {
+            let open = |to, bytes: &[u8]| {
+                let mut client = connect_from(from, to, PATIENCE).unwrap();
+                client.write_all(bytes).unwrap();
+                client
+            };
+            drop(open(named, &Hello::to("denied.example.org").record()));
+            drop(open(named, &Hello::to("allowed.example.org").record()));
+            drop(open(named, b"GET / HTTP/1.1\r\nHost: denied.example.org\r\n\r\n"));
+            drop(open(named, b"\x16\x03"));
+            reset(open(named, b""));
+            drop(connect_from(Tenant::Stranger.client(family), raw.address(), PATIENCE));
+        });
+    }
+    let flows = gateway.wait_for_flows(9 * ROUNDS);
+    let ids: HashSet<_> = flows.iter().map(|flow| flow["flow"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 9 * ROUNDS, "flow ids repeat");
+    gateway.wait_for_metric("egret_flows_total", &[], |total| total == 9 * ROUNDS as u64);
+    gateway.wait_for_metric("egret_flows_active", &[], |active| active == 0);
+    for outcome in flows.iter().map(|flow| flow["outcome"].as_str().unwrap()).collect::<HashSet<_>>() {
+        let logged = flows.iter().filter(|flow| flow["outcome"] == outcome).count() as u64;
+        gateway.wait_for_metric("egret_flows_total", &[("outcome", outcome)], |counted| counted == logged);
+    }
+    let strangers = flows.iter().filter(|flow| flow["tenant"].is_null()).count();
+    assert_eq!(strangers, ROUNDS);
+    assert_eq!(gateway.metric("egret_flow_log_dropped_total", &[]), 0);
+    gateway.wait_for_metric("egret_pool_ports", &[("state", "live")], |live| live == 0);
+}
+
+fn bytes_are_counted_while_the_flow_lives(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    let bytes = |direction, wanted: u64| {
+        let labels = [("tenant", "alpha"), ("direction", direction)];
+        gateway.wait_for_metric("egret_flow_bytes_total", &labels, |bytes| bytes == wanted);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| traffic::send(&client, 3_000_000));
+        traffic::receive(&upstream, 3_000_000);
+    });
+    bytes("up", 3_000_000);
+    pass(&upstream, &client, b"a few");
+    bytes("down", 5);
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 1);
+    assert!(gateway.flows().is_empty(), "it has not ended");
+    drop((client, upstream));
+    gateway.wait_for_flows(1);
+    bytes("up", 3_000_000);
+    bytes("down", 5);
+    for (path, says) in [("/healthz", 200), ("/readyz", 200), ("/nothing", 404)] {
+        assert_eq!(gateway.get(path).unwrap().0, says, "{path}");
+    }
+}
+
+fn a_stop_resets_live_flows_and_records_them() {
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let live: Vec<_> = (0..20)
+        .map(|_| {
+            let client = lab.connect(Tenant::Alpha, server.address());
+            let upstream = server.accept();
+            pass(&client, &upstream, b"hello");
+            (client, upstream)
+        })
+        .collect();
+    let inspected = lab.connect(Tenant::Alpha, Host::Named.at(Family::V4, 443));
+    let dialled = lab.connect(Tenant::Alpha, Host::Silent.at(Family::V4, 7000));
+    gateway.wait_for_metric("egret_flows_active", &[], |active| active == 22);
+    gateway.signal(Signal::SIGTERM);
+    let status = gateway.wait_for_end();
+    assert!(status.success(), "{status}");
+    for (client, upstream) in &live {
+        assert_eq!(expect_reset(client), b"");
+        assert_eq!(expect_reset(upstream), b"");
+    }
+    assert_eq!(expect_reset(&inspected), b"");
+    assert_eq!(expect_reset(&dialled), b"");
+    let flows = gateway.wait_for_flows(22);
+    let drained = flows.iter().filter(|flow| flow["outcome"] == "drained").count();
+    assert_eq!(drained, 22, "{:?}", flows.iter().map(|flow| &flow["outcome"]).collect::<Vec<_>>());
+}
+
+fn a_stop_lets_flows_finish_within_the_drain_period() {
+    let lab = Lab::new();
+    let config = Config { drain: "\"30s\"".into(), ..Config::default() };
+    let mut gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    gateway.signal(Signal::SIGTERM);
+    wait_until("the gateway to say that it takes no more", || {
+        gateway.get("/readyz").is_ok_and(|got| got.0 == 503)
+    });
+    pass(&client, &upstream, b"one more thing");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&upstream), b"");
+    pass(&upstream, &client, b"that was all");
+    drop(upstream);
+    assert_eq!(read_all(&client), b"");
+    let status = gateway.wait_for_end();
+    assert!(status.success(), "{status}");
+    assert_eq!(gateway.wait_for_flows(1)[0]["outcome"], "closed");
+}
+
+fn the_flow_log_is_opened_anew_on_sighup() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let flow = || {
+        let client = lab.connect(Tenant::Alpha, server.address());
+        drop((server.accept(), client));
+    };
+    flow();
+    gateway.wait_for_flows(1);
+    let rotated = gateway.flow_log().with_extension("1");
+    fs::rename(gateway.flow_log(), &rotated).unwrap();
+    gateway.signal(Signal::SIGHUP);
+    wait_until("a new flow log", || gateway.flow_log().exists());
+    flow();
+    gateway.wait_for_flows(1);
+    assert_eq!(fs::read_to_string(rotated).unwrap().lines().count(), 1);
+}
+
+fn a_tenants_flow_limit_is_told_to_the_client() {
+    let lab = Lab::new();
+    let config = Config { alpha_tenant: "limits = { flows = 2 }".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let open = || (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    let mut live = vec![open(), open()];
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "tenant_flow_limit");
+    server.assert_untouched();
+    // Another tenant's flows are not concerned.
+    let beta = lab.connect(Tenant::Beta, server.address());
+    pass(&beta, &server.accept(), b"hello");
+    let (client, upstream) = live.remove(0);
+    let local = client.local_addr().unwrap();
+    drop((client, upstream));
+    gateway.expect_outcome(local, "closed");
+    live.push(open());
+}
+
+fn a_full_gateway_is_told_to_the_client() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { gateway: "max_flows = 2".into(), ..Config::default() });
+    let server = lab.listen(Host::Raw, Family::V6, 7000);
+    let alpha = (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    let beta = (lab.connect(Tenant::Beta, server.address()), server.accept());
+    for tenant in [Tenant::Alpha, Tenant::Beta] {
+        let refused = lab.expect_reset(tenant, server.address(), b"");
+        gateway.expect_outcome(refused, "gateway_full");
+    }
+    server.assert_untouched();
+    let local = alpha.0.local_addr().unwrap();
+    drop(alpha);
+    gateway.expect_outcome(local, "closed");
+    let another = (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    pass(&another.0, &another.1, b"there is room again");
+    pass(&beta.0, &beta.1, b"still here");
+}
+
+fn too_many_connections_in_inspection_are_told_to_the_client() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { inspect: "max_pending = 2".into(), ..Config::default() });
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let pending =
+        [lab.connect(Tenant::Alpha, server.address()), lab.connect(Tenant::Alpha, server.address())];
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 2);
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "inspection_busy");
+    // Flows that need no inspection, and those of other tenants, are not concerned.
+    let raw = lab.listen(Host::Raw, Family::V4, 7000);
+    let client = lab.connect(Tenant::Alpha, raw.address());
+    pass(&client, &raw.accept(), b"hello");
+    let hello = Hello::to("beta.example.org").record();
+    let mut beta = lab.connect(Tenant::Beta, server.address());
+    beta.write_all(&hello).unwrap();
+    traffic::expect_delivery(beta, server.accept(), &hello);
+    drop(pending);
+}

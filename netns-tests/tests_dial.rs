@@ -1,0 +1,117 @@
+//! Servers that cannot be reached, and destinations that must not be.
+
+use crate::clients::{connect_and_expect_reset, reset};
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::traffic::pass;
+use crate::wait::PATIENCE;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families:
+        a_refused_upstream_reaches_the_client_as_a_reset_at_once,
+        an_unreachable_upstream_reaches_the_client_as_a_reset_at_once,
+        a_silent_upstream_is_given_up_at_the_connect_timeout,
+        a_client_that_leaves_while_the_upstream_is_silent_is_recorded,
+        a_connection_to_the_gateway_itself_is_refused;
+    once:
+}
+
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Alpha dials what cannot be reached, and must be reset soon.
+fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) {
+    expect_failure_within(AT_ONCE, lab, gateway, to, first, outcome);
+}
+
+fn expect_failure_within(
+    bound: Duration,
+    lab: &Lab,
+    gateway: &Gateway,
+    to: SocketAddr,
+    first: &[u8],
+    outcome: &str,
+) {
+    let start = Instant::now();
+    let client = lab.expect_reset(Tenant::Alpha, to, first);
+    assert!(start.elapsed() < bound, "told only after {:?}", start.elapsed());
+    let flow = gateway.expect_outcome(client, outcome);
+    assert_eq!((&flow["dialled"], &flow["verdict"]), (&to.to_string().into(), &"allow".into()), "{flow:#}");
+    let source: SocketAddr = flow["source"].as_str().unwrap().parse().unwrap();
+    assert!(Tenant::Alpha.owns_source(source.ip()), "{flow:#}");
+}
+
+fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n";
+    expect_failure(&lab, &gateway, Host::Raw.at(family, 7000), b"", "upstream_refused");
+    expect_failure(&lab, &gateway, Host::Raw.at(family, 7000), b"some bytes", "upstream_refused");
+    expect_failure(&lab, &gateway, Host::Named.at(family, 443), &hello, "upstream_refused");
+    expect_failure(&lab, &gateway, Host::Named.at(family, 80), request, "upstream_refused");
+    // The port was given back: the server is there now.
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    pass(&client, &server.accept(), b"hello");
+}
+
+fn an_unreachable_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let to = Host::Unreachable.at(family, 7000);
+    // A lab has no latency: the ICMP error comes while connect(2) still holds the socket, and Linux then heeds it only
+    // when it repeats the SYN a second later (`tcp_v6_err`, `sock_owned_by_user`).
+    let repeated = Duration::from_secs(3);
+    expect_failure_within(repeated, &lab, &gateway, to, b"", "upstream_unreachable");
+    // Also if it is the gateway's own table that says so.
+    let length = if family == Family::V4 { 32 } else { 128 };
+    lab.gateway.ip(&format!("route add unreachable {}/{length}", to.ip()));
+    expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
+}
+
+fn a_silent_upstream_is_given_up_at_the_connect_timeout(family: Family) {
+    let lab = Lab::new();
+    let gateway =
+        lab.start_gateway(&Config { gateway: "connect_timeout = \"300ms\"".into(), ..Config::default() });
+    expect_failure(&lab, &gateway, Host::Silent.at(family, 7000), b"", "connect_timeout");
+}
+
+fn a_client_that_leaves_while_the_upstream_is_silent_is_recorded(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let client = lab.connect(Tenant::Alpha, Host::Silent.at(family, 7000));
+    let local = client.local_addr().unwrap();
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 1);
+    reset(client);
+    let start = Instant::now();
+    gateway.expect_outcome(local, "client_left");
+    assert!(start.elapsed() < Duration::from_secs(1), "noticed only after {:?}", start.elapsed());
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
+}
+
+fn a_connection_to_the_gateway_itself_is_refused(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config {
+        alpha_rules: "  [[tenant.allow]]\n  cidrs = [\"0.0.0.0/0\", \"::/0\"]\n  inspect = \"none\"".into(),
+        ..Config::default()
+    });
+    for ip in [family.gateway(), family.pool()] {
+        let client = lab.expect_reset(Tenant::Alpha, SocketAddr::new(ip, 15001), b"");
+        gateway.expect_outcome(client, "destination_local");
+        // Where nothing listens, the kernel refuses by itself.
+        let refused = lab.try_connect(Tenant::Alpha, SocketAddr::new(ip, 443), PATIENCE).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{ip}: {refused}: {:?}", gateway.flows());
+    }
+    let loopback: IpAddr =
+        if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let to = SocketAddr::new(loopback, 15001);
+    let client = lab.gateway.run(|| connect_and_expect_reset(loopback, to, b""));
+    let flow = gateway.flow_from(client);
+    assert!(flow["outcome"] == "destination_local" || flow["outcome"] == "unknown_tenant", "{flow:#}");
+    assert_eq!(gateway.flows().len(), 3, "a connection looped");
+}

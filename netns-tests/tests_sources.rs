@@ -1,0 +1,231 @@
+//! Which address and port a flow leaves from, and what happens when there is none left.
+
+use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert, expect_http_denial};
+use crate::config::Config;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::pass;
+use crate::wait::PATIENCE;
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::thread;
+
+crate::trials! {
+    both families:
+        no_flow_leaves_from_another_tenants_source,
+        a_client_keeps_its_address_when_paired,
+        least_used_spreads_flows_over_all_addresses,
+        a_full_pool_is_told_to_the_client_and_serves_again_at_once,
+        a_full_pool_is_told_in_the_clients_own_protocol,
+        a_port_is_used_towards_many_destinations_at_once;
+    once:
+        a_pool_without_the_family_is_told_to_the_client
+}
+
+fn no_flow_leaves_from_another_tenants_source(family: Family) {
+    const EACH: usize = 150;
+    let lab = Lab::new();
+    let config =
+        Config { alpha_pool: "ports = \"20000-29999\"\nselect = \"least-used\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Raw, family, 7000);
+    let open = |tenant: Tenant, letter: u8| {
+        for _ in 0..EACH {
+            let mut client = connect_from(tenant.client(family), server.address(), PATIENCE).unwrap();
+            client.write_all(&[letter]).unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 1);
+        }
+    };
+    let mut seen: HashMap<u8, HashSet<SocketAddr>> = HashMap::new();
+    thread::scope(|scope| {
+        scope.spawn(|| lab.client.run(|| open(Tenant::Alpha, b'a')));
+        scope.spawn(|| lab.client.run(|| open(Tenant::Beta, b'b')));
+        for _ in 0..2 * EACH {
+            let mut upstream = server.accept();
+            let mut letter = [0];
+            upstream.read_exact(&mut letter).unwrap();
+            upstream.write_all(b".").unwrap();
+            seen.entry(letter[0]).or_default().insert(upstream.peer_addr().unwrap());
+        }
+    });
+    for source in &seen[&b'a'] {
+        assert!(Tenant::Alpha.owns_source(source.ip()), "alpha left from {source}");
+        assert!(
+            (20000..=29999).contains(&source.port()),
+            "alpha left from {source}, outside its pool's ports"
+        );
+    }
+    for source in &seen[&b'b'] {
+        assert!(Tenant::Beta.owns_source(source.ip()), "beta left from {source}");
+    }
+    // Random ports out of ten thousand: two flows one after the other seldom get the same.
+    assert!(seen[&b'a'].len() > EACH / 2, "only {} sources", seen[&b'a'].len());
+    for flow in gateway.wait_for_flows(2 * EACH) {
+        let source: SocketAddr = flow["source"].as_str().unwrap().parse().unwrap();
+        let tenant = if flow["tenant"] == "alpha" { Tenant::Alpha } else { Tenant::Beta };
+        assert!(tenant.owns_source(source.ip()), "{flow:#}");
+        assert_eq!(flow["pool"], flow["tenant"], "{flow:#}");
+    }
+}
+
+/// Opens a flow from this client address and says where it came from at the server.
+fn source_of(lab: &Lab, server: &Server, client: IpAddr) -> (TcpStream, TcpStream, IpAddr) {
+    let client = lab.client.run(|| connect_from(client, server.address(), PATIENCE)).unwrap();
+    let upstream = server.accept();
+    let source = upstream.peer_addr().unwrap().ip();
+    (client, upstream, source)
+}
+
+fn a_client_keeps_its_address_when_paired(family: Family) {
+    let lab = Lab::new();
+    let _gateway = lab.start_gateway(&Config::default());
+    let one = lab.listen(Host::Raw, family, 7000);
+    let other = lab.listen(Host::Raw, family, 7001);
+    let mut sources = HashSet::new();
+    for number in 20..36 {
+        let client: IpAddr = match family {
+            Family::V4 => [10, 0, 1, number].into(),
+            Family::V6 => [0xfd00, 1, 0, 0, 0, 0, 0, number.into()].into(),
+        };
+        let length = if family == Family::V4 { 24 } else { 64 };
+        let nodad = if family == Family::V4 { "" } else { "nodad" };
+        lab.client.ip(&format!("addr add {client}/{length} dev c0 {nodad}"));
+        let first = source_of(&lab, &one, client);
+        for _ in 0..4 {
+            assert_eq!(source_of(&lab, &one, client).2, first.2, "{client} has two sources");
+            assert_eq!(source_of(&lab, &other, client).2, first.2, "{client} has two sources");
+        }
+        sources.insert(first.2);
+    }
+    assert!(sources.len() > 1, "sixteen clients share the one source {sources:?}");
+}
+
+fn least_used_spreads_flows_over_all_addresses(family: Family) {
+    let lab = Lab::new();
+    let config = Config {
+        alpha_pool: "select = \"least-used\"".into(),
+        alpha_addresses: "[\"203.0.113.16/30\", \"2001:db8:100::10/126\"]".into(),
+        ..Config::default()
+    };
+    let _gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Raw, family, 7000);
+    let flows: Vec<_> = (0..12).map(|_| source_of(&lab, &server, Tenant::Alpha.client(family))).collect();
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for (_, _, source) in &flows {
+        *counts.entry(*source).or_default() += 1;
+    }
+    assert!(counts.len() == 4 && counts.values().all(|count| *count == 3), "{counts:?}");
+}
+
+/// One address of each family with two ports.
+fn tiny() -> Config {
+    Config {
+        alpha_pool: "ports = \"40000-40001\"".into(),
+        alpha_addresses: "[\"203.0.113.17\", \"2001:db8:100::1\"]".into(),
+        ..Config::default()
+    }
+}
+
+fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&tiny());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client_ip = Tenant::Alpha.client(family);
+    let mut flows: Vec<_> = (0..2).map(|_| source_of(&lab, &server, client_ip)).collect();
+    let source = flows[0].2.to_string();
+    let live = |count: u64| {
+        let labels = [("pool", "alpha"), ("source", &*source), ("state", "live")];
+        gateway.wait_for_metric("egret_pool_ports", &labels, |live| live == count);
+    };
+    live(2);
+    let capacity = gateway.metric("egret_pool_ports_capacity", &[("pool", "alpha"), ("source", &source)]);
+    assert_eq!(capacity, 2);
+    for round in 0..10 {
+        let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+        let flow = gateway.expect_outcome(refused, "ports_exhausted");
+        assert_eq!(flow["source"], serde_json::Value::Null, "{flow:#}");
+        server.assert_untouched();
+
+        // Whichever side closes first, the port serves again as soon as the flow is over.
+        let (client, upstream, _) = flows.remove(0);
+        let local = client.local_addr().unwrap();
+        if round % 2 == 0 {
+            drop(client);
+            drop(upstream);
+        } else {
+            drop(upstream);
+            drop(client);
+        }
+        gateway.expect_outcome(local, "closed");
+        flows.push(source_of(&lab, &server, client_ip));
+        let (client, upstream, _) = &flows[1];
+        pass(client, upstream, b"hello again");
+    }
+    let failures =
+        gateway.metric("egret_port_allocation_failures_total", &[("pool", "alpha"), ("tenant", "alpha")]);
+    assert_eq!(failures, 10);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    drop(flows);
+    live(0);
+}
+
+fn a_full_pool_is_told_in_the_clients_own_protocol(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&tiny());
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
+    for (port, bytes) in [(443, hello), (80, request)] {
+        let server = lab.listen(Host::Named, family, port);
+        let open = || {
+            let mut client = lab.connect(Tenant::Alpha, server.address());
+            client.write_all(&bytes).unwrap();
+            client
+        };
+        let _live: Vec<_> = (0..2).map(|_| (open(), server.accept())).collect();
+        let refused = open();
+        let local = refused.local_addr().unwrap();
+        if port == 443 {
+            expect_alert(&refused, INTERNAL_ERROR);
+        } else {
+            expect_http_denial(&refused, 503, &["alpha", "ports_exhausted"]);
+        }
+        drop(refused);
+        gateway.expect_outcome(local, "ports_exhausted");
+        server.assert_untouched();
+    }
+}
+
+fn a_port_is_used_towards_many_destinations_at_once(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&tiny());
+    let mut live = Vec::new();
+    for port in 7000..7020 {
+        let server = lab.listen(Host::Raw, family, port);
+        for _ in 0..2 {
+            live.push(source_of(&lab, &server, Tenant::Alpha.client(family)));
+        }
+    }
+    for (client, upstream, _) in &live {
+        pass(client, upstream, b"all at once");
+    }
+    drop(live);
+    for flow in gateway.wait_for_flows(40) {
+        assert_eq!(flow["outcome"], "closed", "{flow:#}");
+    }
+}
+
+fn a_pool_without_the_family_is_told_to_the_client() {
+    let lab = Lab::new();
+    let gateway =
+        lab.start_gateway(&Config { alpha_addresses: "[\"203.0.113.16/30\"]".into(), ..Config::default() });
+    let server = lab.listen(Host::Named, Family::V6, 443);
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(&Hello::to("allowed.example.org").record()).unwrap();
+    expect_alert(&client, INTERNAL_ERROR);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    gateway.expect_outcome(local, "no_source_address");
+    server.assert_untouched();
+}

@@ -1,0 +1,184 @@
+//! A gateway that cannot do its work says so once, and does not start.
+
+use crate::config::Config;
+use crate::gateway::{Files, unprivileged};
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::servers::Server;
+use crate::traffic::pass;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Output};
+
+crate::trials! {
+    both families: ;
+    once:
+        a_wrong_config_is_refused_with_its_line_and_column,
+        every_error_of_a_config_is_told_at_once,
+        a_missing_config_is_told,
+        a_taken_port_is_told,
+        a_missing_capability_is_told,
+        a_flow_log_that_cannot_be_written_is_told,
+        too_few_descriptors_are_told,
+        a_bad_command_line_is_told
+}
+
+/// `egret run`, which must come to an end by itself.
+fn run(lab: &Lab, config: &str) -> (Output, Files) {
+    let files = Files::with_text(config);
+    (bounded(lab, &mut unprivileged(",+net_admin", &["run"], &files.config())), files)
+}
+
+/// In the gateway's namespace; one that goes on running is ended, and fails the test by its exit code 124.
+fn bounded(lab: &Lab, command: &mut Command) -> Output {
+    let mut timeout = Command::new("timeout");
+    timeout.args(["--signal=KILL", "10"]).arg(command.get_program()).args(command.get_args());
+    lab.gateway.output(&mut timeout)
+}
+
+/// Exit code 2, nothing on stdout, and a message of these words.
+fn assert_refused(output: &Output, words: &[&str], what: &str) {
+    assert_eq!(output.status.code(), Some(2), "{what}: {}\n{}", output.status, text(output));
+    let message = String::from_utf8_lossy(&output.stderr);
+    for word in words {
+        assert!(message.contains(word), "{what}: the message does not say {word:?}:\n{message}");
+    }
+    assert!(!message.contains("panicked"), "{what}: {message}");
+    assert!(output.stdout.is_empty(), "{what}: {}", text(output));
+}
+
+fn valid() -> String {
+    Config::default().render("/dev/null".as_ref())
+}
+
+/// The valid config with one thing changed, which must be there.
+fn with(change: &str, into: &str) -> String {
+    let valid = valid();
+    assert!(valid.contains(change), "{change:?} is not in the config");
+    valid.replacen(change, into, 1)
+}
+
+fn a_wrong_config_is_refused_with_its_line_and_column() {
+    let lab = Lab::new();
+    let table = [
+        ("an unknown key", with("drain =", "drian = \"1s\"\ndrain ="), &["drian", "drain"][..]),
+        ("an unknown table", with("[inspect]", "[inpsect]"), &["inpsect"]),
+        ("not TOML", with("[steering]", "[steering"), &[]),
+        ("a bad CIDR", with("10.0.1.0/24", "10.0.1.0/33"), &["10.0.1.0/33"]),
+        (
+            "a CIDR with host bits",
+            with("203.0.113.32/30", "203.0.113.33/30"),
+            &["203.0.113.33/30", "203.0.113.32/30"],
+        ),
+        ("overlapping tenants", with("10.0.2.0/24", "10.0.1.0/24"), &["10.0.1.0/24", "beta"]),
+        ("overlapping pools", with("203.0.113.32/30", "203.0.113.16/30"), &["203.0.113.16/30", "alpha"]),
+        ("an empty pool", with("[\"203.0.113.32/30\", \"2001:db8:200::/120\"]", "[]"), &["addresses"]),
+        ("a pool that is not there", with("pool = \"beta\"", "pool = \"gamma\""), &["gamma"]),
+        ("ports backwards", with("ports = \"1024-65535\"", "ports = \"65535-1024\""), &["65535-1024"]),
+        ("a wildcard over a public suffix", with("*.wild.example.org", "*.co.uk"), &["*.co.uk"]),
+        ("a wildcard in the middle", with("*.wild.example.org", "a.*.example.org"), &["a.*.example.org"]),
+        ("a name that is an address", with("*.wild.example.org", "198.51.100.1"), &["198.51.100.1"]),
+        ("an unknown unit", with("drain = \"1s\"", "drain = \"1 fortnight\""), &["fortnight"]),
+        (
+            "what a later version will do",
+            with("pool = \"beta\"", "pool = \"beta\"\nmode = \"monitor\""),
+            &["monitor", "not supported"],
+        ),
+    ];
+    for (what, config, words) in table {
+        let (output, files) = run(&lab, &config);
+        assert_refused(&output, words, what);
+        let message = text(&output);
+        let place = format!("{}:", files.config().display());
+        let rest = message.split_once(&place).map(|(_, rest)| rest.to_owned());
+        let rest = rest.unwrap_or_else(|| panic!("{what}: no file:line:column in\n{message}"));
+        let numbers: Vec<_> = rest.splitn(3, ':').take(2).map(|n| n.parse::<u32>().is_ok()).collect();
+        assert_eq!(numbers, [true, true], "{what}: no line and column in\n{message}");
+
+        let check = lab.gateway.output(&mut unprivileged("", &["check"], &files.config()));
+        assert_eq!(check.status.code(), Some(1), "{what}: egret check: {}", text(&check));
+        for word in words {
+            assert!(
+                text(&check).contains(word),
+                "{what}: egret check does not say {word:?}: {}",
+                text(&check)
+            );
+        }
+    }
+    let files = Files::with_text(&valid());
+    let check = lab.gateway.output(&mut unprivileged("", &["check"], &files.config()));
+    assert_eq!(check.status.code(), Some(0), "egret check: {}", text(&check));
+}
+
+fn every_error_of_a_config_is_told_at_once() {
+    let lab = Lab::new();
+    let config = with("drain =", "drian =").replacen("10.0.1.0/24", "10.0.1.0/33", 1).replacen(
+        "pool = \"beta\"",
+        "pool = \"gamma\"",
+        1,
+    );
+    let (output, _files) = run(&lab, &config);
+    assert_refused(&output, &["drian", "10.0.1.0/33", "gamma"], "three errors");
+}
+
+fn a_missing_config_is_told() {
+    let lab = Lab::new();
+    let mut command = unprivileged(",+net_admin", &["run"], "/nonexistent/egret.toml".as_ref());
+    assert_refused(&bounded(&lab, &mut command), &["/nonexistent/egret.toml"], "a missing file");
+    let files = Files::with_text("");
+    assert_refused(
+        &bounded(&lab, &mut unprivileged(",+net_admin", &["run"], &files.config())),
+        &["steering"],
+        "an empty file",
+    );
+}
+
+fn a_taken_port_is_told() {
+    let lab = Lab::new();
+    let _listener = lab.gateway.run(|| Server::bind((Ipv6Addr::UNSPECIFIED, 15001).into()));
+    assert_refused(&run(&lab, &valid()).0, &["15001"], "the listener's port is taken");
+    let lab = Lab::new();
+    let _metrics = lab.gateway.run(|| Server::bind((Ipv4Addr::LOCALHOST, 9915).into()));
+    assert_refused(&run(&lab, &valid()).0, &["9915"], "the metrics port is taken");
+
+    // A second gateway would share the first one's connections by SO_REUSEPORT; it must not.
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let second = valid().replacen("9915", "9916", 1);
+    assert_refused(&run(&lab, &second).0, &["15001"], "another gateway runs");
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    pass(&client, &server.accept(), b"the first goes on");
+    drop(gateway);
+}
+
+fn a_missing_capability_is_told() {
+    let lab = Lab::new();
+    let files = Files::with_text(&valid());
+    let output = bounded(&lab, &mut unprivileged("", &["run"], &files.config()));
+    assert_refused(&output, &["CAP_NET_ADMIN"], "no capability");
+}
+
+fn a_flow_log_that_cannot_be_written_is_told() {
+    let lab = Lab::new();
+    let config = Config::default().render("/nonexistent/flows.jsonl".as_ref());
+    assert_refused(&run(&lab, &config).0, &["/nonexistent/flows.jsonl"], "no such directory");
+}
+
+fn too_few_descriptors_are_told() {
+    let lab = Lab::new();
+    let files = Files::with_text(&valid());
+    let gateway = unprivileged(",+net_admin", &["run"], &files.config());
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=24:24").arg(gateway.get_program()).args(gateway.get_args());
+    let output = bounded(&lab, &mut limited);
+    assert_refused(&output, &["file descriptors"], "24 descriptors");
+}
+
+fn a_bad_command_line_is_told() {
+    let lab = Lab::new();
+    for arguments in [&["run", "--no-such-flag"][..], &["no-such-command"]] {
+        let files = Files::with_text(&valid());
+        let output = bounded(&lab, &mut unprivileged("", arguments, &files.config()));
+        assert_refused(&output, &["Usage"], "a bad command line");
+    }
+}

@@ -1,0 +1,255 @@
+//! The packet rules: what they catch, that they fail closed, and that they leave no trace.
+
+use crate::clients::connect_from;
+use crate::config::Config;
+use crate::gateway::{Files, Gateway, Rules};
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::{Namespace, text};
+use crate::traffic::pass;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+crate::trials! {
+    both families:
+        iptables_rules_let_nothing_out_when_the_gateway_is_killed,
+        nftables_rules_let_nothing_out_when_the_gateway_is_killed,
+        nftables_rules_steer_as_iptables_rules_do,
+        quic_is_rejected_so_that_clients_fall_back;
+    once:
+        iptables_rules_leave_no_trace,
+        nftables_rules_leave_no_trace,
+        iptables_rules_leave_no_trace_on_a_bare_host,
+        changing_the_format_replaces_the_rules,
+        traffic_of_other_interfaces_and_ports_is_left_alone
+}
+
+/// Long enough for a connection that can come about, short enough for many that must not.
+const BRIEF: Duration = Duration::from_millis(300);
+
+fn iptables_rules_let_nothing_out_when_the_gateway_is_killed(family: Family) {
+    nothing_gets_out(family, Rules::Iptables);
+}
+
+fn nftables_rules_let_nothing_out_when_the_gateway_is_killed(family: Family) {
+    nothing_gets_out(family, Rules::Nftables);
+}
+
+/// On a gateway that forwards everything else: before it runs, while it runs, and after it was killed.
+fn nothing_gets_out(family: Family, rules: Rules) {
+    for ports in ["\"all\"", "[7000, 443]"] {
+        let lab = Lab::new();
+        lab.gateway.set_forwarding(true);
+        let server = lab.listen(Host::Raw, family, 7000);
+        let to = server.address();
+        let uninspected = Tenant::Alpha.client(family);
+        drop(lab.try_connect(Tenant::Alpha, to, BRIEF).expect("it is forwarded as long as nothing steers"));
+        assert_eq!(server.accept().peer_addr().unwrap().ip(), uninspected);
+
+        let files = Files::new(&Config { steering_ports: ports.into(), ..Config::default() });
+        let config = files.config();
+        lab.must_steer("up", &config, rules);
+        cannot_connect(&lab, to);
+        server.assert_untouched();
+
+        let mut gateway = Gateway::start(&lab, files);
+        let client = lab.connect(Tenant::Alpha, to);
+        let upstream = server.accept();
+        assert_ne!(upstream.peer_addr().unwrap().ip(), uninspected);
+        pass(&client, &upstream, b"hello");
+
+        gateway.kill();
+        for _ in 0..3 {
+            cannot_connect(&lab, to);
+        }
+        server.assert_untouched();
+
+        lab.must_steer("down", &config, rules);
+        drop(lab.try_connect(Tenant::Alpha, to, BRIEF).expect("it is forwarded again, so it was the rules"));
+        assert_eq!(server.accept().peer_addr().unwrap().ip(), uninspected);
+    }
+}
+
+fn cannot_connect(lab: &Lab, to: SocketAddr) {
+    match lab.try_connect(Tenant::Alpha, to, BRIEF) {
+        Err(e) => assert!(matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::ConnectionRefused), "{e}"),
+        Ok(_) => panic!("a connection to {to} came about without a gateway"),
+    }
+}
+
+fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_steered_gateway(&Config::default(), Rules::Nftables);
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    assert!(Tenant::Alpha.owns_source(upstream.peer_addr().unwrap().ip()));
+    pass(&client, &upstream, b"hello");
+    let direct = lab.expect_reset(Tenant::Alpha, SocketAddr::new(family.gateway(), 15001), b"");
+    gateway.expect_outcome(direct, "destination_local");
+}
+
+fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
+    for (rules, forwarding) in [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables, true)] {
+        let told = send_to_udp_443(family, rules, forwarding);
+        assert_eq!(told, ErrorKind::ConnectionRefused, "{rules:?}, forwarding {forwarding}");
+    }
+    // iptables has no way to reject what is neither delivered nor forwarded.
+    assert_eq!(send_to_udp_443(family, Rules::Iptables, false), ErrorKind::WouldBlock);
+}
+
+/// What a client is told that sends to UDP 443, which must not get to the server.
+fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool) -> ErrorKind {
+    let lab = Lab::new();
+    lab.gateway.set_forwarding(forwarding);
+    let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
+    lab.must_steer("up", &files.config(), rules);
+    let to = Host::Web.at(family, 443);
+    let server = lab.server.run(|| UdpSocket::bind(to)).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let from = SocketAddr::new(Tenant::Alpha.client(family), 0);
+    let client = lab.client.run(|| UdpSocket::bind(from)).unwrap();
+    client.connect(to).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    client.send(b"an initial packet").unwrap();
+    let told = client.recv(&mut [0; 16]).unwrap_err().kind();
+    assert_eq!(server.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "it reached the server");
+    told
+}
+
+/// Everything that steering could touch, without counters.
+fn traces(gateway: &Namespace) -> String {
+    let rules = gateway.shell(
+        "for save in iptables-save ip6tables-save; do $save | sed -e '/^#/d' -e 's/ \\[[0-9]*:[0-9]*\\]$//'; done
+         nft -s list ruleset
+         for family in -4 -6; do ip $family rule; ip $family route show table all; done
+         ip -4 addr; ip -6 addr",
+    );
+    // Lifetimes and reference counts that change by themselves, and what the family may number differently.
+    let stable = rules.lines().filter(|line| !line.contains("valid_lft")).collect::<Vec<_>>().join("\n");
+    let sysctls = gateway.run(|| {
+        [
+            "net/ipv4/ip_forward",
+            "net/ipv6/conf/all/forwarding",
+            "net/ipv4/conf/all/rp_filter",
+            "net/ipv4/conf/c0/rp_filter",
+            "net/ipv4/conf/all/src_valid_mark",
+            "net/ipv4/ip_local_reserved_ports",
+            "net/ipv4/tcp_timestamps",
+            "net/ipv4/tcp_migrate_req",
+            "net/core/somaxconn",
+        ]
+        .map(|key| format!("{key} = {}", fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default()))
+        .concat()
+    });
+    format!("{stable}\n{sysctls}")
+}
+
+/// Rules and routes as somebody else may have put them there, some of them near to ours.
+fn add_foreign_rules(gateway: &Namespace) {
+    for restore in ["iptables-restore", "ip6tables-restore"] {
+        gateway.feed(
+            std::process::Command::new(restore).arg("--noflush"),
+            "*mangle\n:THEIRS - [0:0]\n-A PREROUTING -p tcp --dport 443 -j THEIRS\n-A THEIRS -j MARK --set-mark 0x100/0x100\nCOMMIT\n\
+             *filter\n-A FORWARD -i c0 -p tcp --dport 25 -j REJECT\nCOMMIT\n",
+        );
+    }
+    gateway.feed(
+        std::process::Command::new("nft").args(["-f", "-"]),
+        "table inet theirs {\nchain input {\ntype filter hook input priority 0;\ntcp dport 9 drop\n}\n}\n",
+    );
+    gateway.shell(
+        "for family in -4 -6; do
+             ip $family rule add fwmark 0x100/0x100 lookup 200
+             ip $family route add unreachable default table 200
+         done
+         ip route add local 192.0.2.1/32 dev lo
+         echo 5000-5010 >/proc/sys/net/ipv4/ip_local_reserved_ports",
+    );
+}
+
+fn iptables_rules_leave_no_trace() {
+    rules_leave_no_trace(Rules::Iptables, true);
+}
+
+fn nftables_rules_leave_no_trace() {
+    rules_leave_no_trace(Rules::Nftables, true);
+}
+
+fn iptables_rules_leave_no_trace_on_a_bare_host() {
+    rules_leave_no_trace(Rules::Iptables, false);
+}
+
+fn rules_leave_no_trace(rules: Rules, foreign: bool) {
+    let lab = Lab::new();
+    let files = Files::new(&Config::default());
+    if foreign {
+        add_foreign_rules(&lab.gateway);
+    }
+    let before = traces(&lab.gateway);
+    lab.must_steer("down", &files.config(), rules);
+    assert_same(&before, &traces(&lab.gateway), "a down without an up changed something");
+    lab.must_steer("up", &files.config(), rules);
+    let up = traces(&lab.gateway);
+    assert_ne!(before, up);
+    lab.must_steer("status", &files.config(), rules);
+    lab.must_steer("up", &files.config(), rules);
+    assert_same(&up, &traces(&lab.gateway), "a second up changed something");
+    if foreign {
+        for theirs in ["THEIRS", "table inet theirs"] {
+            assert!(up.contains(theirs), "{theirs} is gone");
+        }
+    }
+    lab.must_steer("down", &files.config(), rules);
+    assert_same(&before, &traces(&lab.gateway), "something was left behind or taken away");
+    lab.must_steer("down", &files.config(), rules);
+    assert_same(&before, &traces(&lab.gateway), "a second down changed something");
+    let status = lab.steer("status", &files.config(), rules);
+    assert!(!status.status.success(), "status says that all is in place: {}", text(&status));
+}
+
+fn assert_same(before: &str, after: &str, what: &str) {
+    let lines = |a: &str, b: &str, sign: &str| {
+        let gone: Vec<String> = a
+            .lines()
+            .filter(|line| !b.lines().any(|other| other == *line))
+            .map(|line| format!("{sign} {line}"))
+            .collect();
+        gone.join("\n")
+    };
+    assert!(before == after, "{what}:\n{}\n{}", lines(before, after, "-"), lines(after, before, "+"));
+}
+
+fn changing_the_format_replaces_the_rules() {
+    let lab = Lab::new();
+    let files = Files::new(&Config::default());
+    let before = traces(&lab.gateway);
+    for rules in [Rules::Nftables, Rules::Iptables, Rules::Nftables] {
+        lab.must_steer("up", &files.config(), rules);
+        lab.must_steer("status", &files.config(), rules);
+    }
+    lab.must_steer("down", &files.config(), Rules::Nftables);
+    assert_same(&before, &traces(&lab.gateway), "something was left behind");
+}
+
+fn traffic_of_other_interfaces_and_ports_is_left_alone() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        lab.gateway.set_forwarding(true);
+        let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
+        lab.must_steer("up", &files.config(), rules);
+        for family in [Family::V4, Family::V6] {
+            // A port that is not steered, from the client's side.
+            let server = lab.listen(Host::Raw, family, 7000);
+            let client = lab.connect(Tenant::Alpha, server.address());
+            pass(&client, &server.accept(), b"not ours");
+            // The gateway's own connections, and those towards the client.
+            let from: SocketAddr =
+                if family == Family::V4 { "198.51.100.1:0" } else { "[2001:db8:51::1]:0" }.parse().unwrap();
+            let server = lab.listen(Host::Web, family, 443);
+            let own = lab.gateway.run(|| connect_from(from.ip(), server.address(), BRIEF)).unwrap();
+            pass(&own, &server.accept(), b"the gateway's own");
+        }
+    }
+}

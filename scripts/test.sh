@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs every check and test of the project; installs with apt what is missing for them.
+#
+# usage: scripts/test.sh [STEP...]     steps: format lint scripts deny docs test bench fuzz; all of them unless given
+#
+# The network-namespace tests need user namespaces or root. Where neither is to be had they fail and say so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+
+find_cargo
+install_missing g++:g++ curl:curl openssl:openssl nginx:nginx iptables:iptables nft:nftables ip:iproute2 ps:procps \
+    setpriv:util-linux unshare:util-linux shellcheck:shellcheck
+
+# Seconds of fuzzing for each target.
+fuzz_seconds=${FUZZ_SECONDS:-20}
+
+format() {
+    cargo fmt --check
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
+}
+lint() { cargo clippy --locked --all-targets -- -D warnings; }
+docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items; }
+# Unit, property, doc, generated-documents and network-namespace tests.
+test() { cargo test --locked; }
+# Every benchmark once, so that none rots; nothing is measured.
+bench() { cargo test --locked --benches; }
+fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
+scripts() { shellcheck -x scripts/*.sh .ci/run; }
+deny() {
+    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+    # The advisory database is on the network; a scheduled job asks it, so that no landing waits for the weather.
+    cargo deny --locked --log-level error check bans licenses sources
+}
+
+steps=("$@")
+((${#steps[@]})) || steps=(format lint scripts deny docs test bench fuzz)
+for step in "${steps[@]}"; do
+    printf '\n== %s\n' "$step"
+    start=$SECONDS
+    "$step"
+    printf '== %s: ok, %d s\n' "$step" $((SECONDS - start))
+done
+printf '\nAll checks passed in %d s: %s\n' "$SECONDS" "${steps[*]}"

@@ -1,0 +1,60 @@
+//! What is seen of a running gateway: the flow log and the metrics.
+
+use super::StartError;
+use crate::clock;
+use crate::config::{Config, FlowLogTarget as Wanted};
+use crate::egress::{Ledger, Pools};
+use crate::telemetry::{
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub(super) fn open_flow_log(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
+    let (target, path) = match &config.flow_log.target {
+        Wanted::Off => return Ok(None),
+        Wanted::Stdout => (FlowLogTarget::Stdout, PathBuf::from("stdout")),
+        Wanted::File(path) => (FlowLogTarget::File(path.clone()), path.clone()),
+    };
+    let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
+    let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
+    let path = path.display().to_string();
+    started.map(Some).map_err(|error| StartError::FlowLog { path, error })
+}
+
+pub(super) fn renderer(
+    metrics: &Arc<Metrics>,
+    ledger: &Arc<Ledger>,
+    pools: &Arc<Pools>,
+    version: &Arc<str>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
+    let (pools, version) = (Arc::clone(pools), Arc::clone(version));
+    Arc::new(move || {
+        metrics.gateway().port_collisions.absolute(ledger.collisions());
+        let scrape = Scrape {
+            sources: usage(&pools),
+            config_version: Arc::clone(&version),
+            config_reload_success: true,
+        };
+        metrics.render(&scrape)
+    })
+}
+
+fn usage(pools: &Pools) -> Vec<SourceUsage> {
+    let mut rows = Vec::new();
+    for pool in pools.usage(clock::now()) {
+        rows.extend(pool.sources.iter().map(|source| SourceUsage {
+            pool: Arc::clone(&pool.pool),
+            source: source.source,
+            capacity: u32::from(source.capacity),
+            live: source.live as u64,
+            held: source.held as u64,
+            busiest: u32::from(source.busiest),
+        }));
+    }
+    rows
+}

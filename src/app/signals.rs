@@ -1,0 +1,38 @@
+//! What operators ask of a running gateway by signals.
+
+use std::io;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What an operator's signal asks for.
+pub(super) enum Order {
+    /// End the gateway, or its drain.
+    Stop,
+    /// Open the flow log anew.
+    Reopen,
+}
+
+/// SIGTERM and SIGINT stop; SIGHUP reopens the flow log.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one. Dropping the future loses none.
+    pub(super) async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reopen,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! ARCHITECTURE.md's table of floors, held against the imports.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Room to floor, from the table of ARCHITECTURE.md.
+fn floors() -> BTreeMap<String, u32> {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let house = page.split("## ").find(|section| section.starts_with("The house")).unwrap();
+    house
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+            let floor = cells.next()?.parse().ok()?;
+            Some((cells.next()?.trim_matches('`').to_owned(), floor))
+        })
+        .collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The room that a file belongs to: the first part of its path, without `.rs`.
+fn room_of(file: &Path) -> String {
+    let inside = file.strip_prefix(root().join("src")).unwrap();
+    let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The rooms that a file names by `crate::…`, in imports and in paths.
+fn rooms_named_in(code: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    let lines: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    for rest in lines.join("\n").split("crate::").skip(1) {
+        let names = match rest.strip_prefix('{') {
+            // use crate::{a, b::c};
+            Some(list) => list.split('}').next().unwrap().split(',').map(str::trim).collect(),
+            None => vec![rest],
+        };
+        for name in names {
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
+            rooms.push(name[..end].to_owned());
+        }
+    }
+    rooms
+}
+
+#[test]
+fn a_file_imports_only_from_its_room_and_the_floors_below() {
+    let floors = floors();
+    assert!(floors.len() > 10, "the table of ARCHITECTURE.md was not found: {floors:?}");
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let mut wrong = Vec::new();
+    for file in &files {
+        let room = room_of(file);
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let Some(floor) = floors.get(&room) else {
+            wrong.push(format!("{}: the room `{room}` is not in ARCHITECTURE.md", file.display()));
+            continue;
+        };
+        for named in rooms_named_in(&fs::read_to_string(file).unwrap()) {
+            match floors.get(&named) {
+                _ if named == room => {}
+                Some(below) if below < floor => {}
+                Some(_) => wrong.push(format!("{}: `{room}` imports from `{named}`", file.display())),
+                None => wrong.push(format!("{}: `{named}` is not in ARCHITECTURE.md", file.display())),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_room_of_the_table_exists() {
+    for room in floors().keys() {
+        let src = root().join("src");
+        assert!(src.join(room).is_dir() || src.join(format!("{room}.rs")).is_file(), "{room}");
+    }
+}
+
+#[test]
+fn unsafe_code_lives_in_sys_alone() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    for file in files {
+        let code = fs::read_to_string(&file).unwrap();
+        let outside = room_of(&file) != "sys";
+        assert!(!(outside && code.contains("unsafe_code")), "{} allows unsafe code", file.display());
+    }
+}
+
+#[test]
+fn imports_are_read_in_every_form() {
+    let code = "use crate::a::B;\nuse crate::{b, c::D};\n// crate::comment\nlet x = crate::d::e();\n";
+    assert_eq!(rooms_named_in(code), ["a", "b", "c", "d"]);
+}
