@@ -53,8 +53,12 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     })
 }
 
-/// Bytes written and not yet acknowledged by the peer (`SIOCOUTQ`).
+/// Bytes written that the peer has yet to acknowledge (`SIOCOUTQ`): none where the connection is gone, though the kernel
+/// still counts them there.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    if tcp_info(&socket)?.tcpi_state == TCP_CLOSE {
+        return Ok(0);
+    }
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is valid for the
     // call's duration; the descriptor is borrowed, so it is open.
@@ -69,6 +73,7 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
 /// include/uapi/linux/tcp.h
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
 /// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
 const TCP_CLOSING: u8 = 11;
 
 #[expect(unsafe_code, reason = "getsockopt(TCP_INFO) has no safe wrapper among our dependencies")]
