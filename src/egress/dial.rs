@@ -5,8 +5,9 @@ use crate::addr::DialAddr;
 use crate::clock;
 use crate::sys::failure::Failure;
 use crate::sys::listener::Liveness;
-use crate::sys::upstream;
+use crate::sys::{stream, upstream};
 use std::io;
+use std::mem;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,11 +43,13 @@ impl Dialler {
         let (socket, lease) = self.start(to, lease)?;
         let connecting = async {
             let socket = TcpStream::from_std(socket)?;
+            let unless_connected = Reset(&socket);
             socket.writable().await?;
-            match socket.take_error()? {
-                Some(error) => Err(error),
-                None => Ok(socket),
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
             }
+            mem::forget(unless_connected);
+            Ok(socket)
         };
         match timeout(self.connect_timeout, connecting).await {
             Ok(Ok(socket)) => Ok((socket, lease)),
@@ -68,5 +71,16 @@ impl Dialler {
                 Err((failure, error)) => return Err(DialError::Failed(failure, error)),
             }
         }
+    }
+}
+
+/// Dropped before the socket, has it end in a reset. An attempt that is given up may have been answered meanwhile: a FIN
+/// would look like a finished stream to the server, and keep the port in TIME_WAIT after its lease is gone.
+struct Reset<'socket>(&'socket TcpStream);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        // It fails on a socket that is dead already, which needs no reset.
+        let _ = stream::reset_on_close(self.0);
     }
 }
