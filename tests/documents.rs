@@ -1,6 +1,5 @@
 //! What the documents say can be followed: the README's configuration loads, and links lead somewhere.
 
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
