@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// TLS alert descriptions that denials use.
@@ -58,9 +59,12 @@ pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) ->
     local
 }
 
+/// A socket with a port of its own, by which its record in the flow log is found: the kernel would choose one twice.
 fn bind(source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let port = 16_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 16_000; // below those that kernels choose
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.bind(&SocketAddr::new(source, port).into())?;
     Ok(socket)
 }
 

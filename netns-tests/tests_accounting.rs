@@ -20,7 +20,9 @@ crate::trials! {
         a_stop_resets_live_flows_and_records_them,
         a_stop_lets_flows_finish_within_the_drain_period,
         the_flow_log_is_opened_anew_on_sighup,
-        a_tenants_flow_limit_is_told_to_the_client
+        a_tenants_flow_limit_is_told_to_the_client,
+        a_full_gateway_is_told_to_the_client,
+        too_many_connections_in_inspection_are_told_to_the_client
 }
 
 fn every_connection_ends_in_one_record(family: Family) {
@@ -188,4 +190,43 @@ fn a_tenants_flow_limit_is_told_to_the_client() {
     drop((client, upstream));
     gateway.expect_outcome(local, "closed");
     live.push(open());
+}
+
+fn a_full_gateway_is_told_to_the_client() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { gateway: "max_flows = 2".into(), ..Config::default() });
+    let server = lab.listen(Host::Raw, Family::V6, 7000);
+    let alpha = (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    let beta = (lab.connect(Tenant::Beta, server.address()), server.accept());
+    for tenant in [Tenant::Alpha, Tenant::Beta] {
+        let refused = lab.expect_reset(tenant, server.address(), b"");
+        gateway.expect_outcome(refused, "gateway_full");
+    }
+    server.assert_untouched();
+    let local = alpha.0.local_addr().unwrap();
+    drop(alpha);
+    gateway.expect_outcome(local, "closed");
+    let another = (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    pass(&another.0, &another.1, b"there is room again");
+    pass(&beta.0, &beta.1, b"still here");
+}
+
+fn too_many_connections_in_inspection_are_told_to_the_client() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { inspect: "max_pending = 2".into(), ..Config::default() });
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let pending =
+        [lab.connect(Tenant::Alpha, server.address()), lab.connect(Tenant::Alpha, server.address())];
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 2);
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "inspection_busy");
+    // Flows that need no inspection, and those of other tenants, are not concerned.
+    let raw = lab.listen(Host::Raw, Family::V4, 7000);
+    let client = lab.connect(Tenant::Alpha, raw.address());
+    pass(&client, &raw.accept(), b"hello");
+    let hello = Hello::to("beta.example.org").record();
+    let mut beta = lab.connect(Tenant::Beta, server.address());
+    beta.write_all(&hello).unwrap();
+    traffic::expect_delivery(beta, server.accept(), &hello);
+    drop(pending);
 }

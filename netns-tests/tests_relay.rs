@@ -18,12 +18,15 @@ crate::trials! {
         a_client_that_finishes_first_gets_the_whole_answer,
         a_server_that_finishes_first_gets_the_whole_request,
         a_clients_reset_reaches_the_server_as_a_reset,
+        a_client_that_leaves_while_its_server_answers_is_no_clean_end,
         a_servers_reset_reaches_the_client_as_a_reset,
         a_stalled_reader_stalls_nobody_else_and_gets_every_byte,
         small_messages_go_back_and_forth_without_a_stall,
         a_thousand_flows_live_at_once,
         an_idle_flow_is_reset_when_the_operator_wants_it,
-        a_half_open_flow_is_reset_after_its_timeout;
+        a_half_open_flow_is_reset_after_its_timeout,
+        a_server_that_vanishes_is_noticed_and_told_to_the_client,
+        a_client_that_vanishes_is_noticed_and_told_to_the_server;
     once:
         an_idle_flow_lives_on_by_default
 }
@@ -134,6 +137,24 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     reset(client);
     expect_reset_while_sending(&upstream);
     gateway.expect_outcome(local, "client_reset");
+}
+
+/// However far the connection to the server has come: what the client broke off never looks finished.
+fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family) {
+    const FLOWS: usize = 300;
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, family, 7000);
+    for _ in 0..FLOWS {
+        reset(lab.connect(Tenant::Alpha, server.address()));
+    }
+    for flow in gateway.wait_for_flows(FLOWS) {
+        assert!(flow["outcome"] == "client_left" || flow["outcome"] == "client_reset", "{flow:#}");
+    }
+    for upstream in server.accept_those_that_came() {
+        assert_eq!(expect_reset(&upstream), b"");
+    }
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |live_or_held| live_or_held == 0);
 }
 
 fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
@@ -326,6 +347,42 @@ fn a_half_open_flow_is_reset_after_its_timeout(family: Family) {
     expect_reset_while_sending(&upstream);
     assert!((900..4000).contains(&silent.elapsed().as_millis()), "{:?}", silent.elapsed());
     gateway.expect_outcome(client.local_addr().unwrap(), "half_open_timeout");
+}
+
+/// Short enough for a test: two unanswered probes after a second of silence, or two seconds without acknowledgement.
+fn watchful() -> Config {
+    let keys = "keepalive = { idle = \"1s\", interval = \"1s\", probes = 2 }\nuser_timeout = \"2s\"";
+    Config { gateway: keys.into(), ..Config::default() }
+}
+
+fn a_server_that_vanishes_is_noticed_and_told_to_the_client(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let (idle, _idle_upstream) = flow(&lab, &server);
+    let (busy, busy_upstream) = flow(&lab, &server);
+    pass(&busy, &busy_upstream, b"hello");
+    lab.server.ip("link set s0 down");
+    (&mut &busy).write_all(b"anybody there?").unwrap();
+    for client in [idle, busy] {
+        assert_eq!(expect_reset(&client), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "upstream_lost");
+    }
+}
+
+fn a_client_that_vanishes_is_noticed_and_told_to_the_server(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let (idle, idle_upstream) = flow(&lab, &server);
+    let (busy, busy_upstream) = flow(&lab, &server);
+    pass(&busy_upstream, &busy, b"hello");
+    lab.client.ip("link set c0 down");
+    (&mut &busy_upstream).write_all(b"anybody there?").unwrap();
+    for (client, upstream) in [(idle, idle_upstream), (busy, busy_upstream)] {
+        assert_eq!(expect_reset(&upstream), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "client_lost");
+    }
 }
 
 fn an_idle_flow_lives_on_by_default() {

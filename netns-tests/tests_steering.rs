@@ -2,7 +2,7 @@
 
 use crate::clients::connect_from;
 use crate::config::Config;
-use crate::gateway::{Files, Gateway, Rules};
+use crate::gateway::{Files, Gateway, Rules, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::{Namespace, text};
 use crate::traffic::pass;
@@ -22,7 +22,8 @@ crate::trials! {
         nftables_rules_leave_no_trace,
         iptables_rules_leave_no_trace_on_a_bare_host,
         changing_the_format_replaces_the_rules,
-        traffic_of_other_interfaces_and_ports_is_left_alone
+        traffic_of_other_interfaces_and_ports_is_left_alone,
+        the_doctor_finds_what_is_missing_and_nothing_else
 }
 
 /// Long enough for a connection that can come about, short enough for many that must not.
@@ -91,29 +92,31 @@ fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
 }
 
 fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
-    for rules in [Rules::Iptables, Rules::Nftables] {
-        for forwarding in [false, true] {
-            let lab = Lab::new();
-            lab.gateway.set_forwarding(forwarding);
-            let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
-            lab.must_steer("up", &files.config(), rules);
-            let to = Host::Web.at(family, 443);
-            let server = lab.server.run(|| UdpSocket::bind(to)).unwrap();
-            server.set_nonblocking(true).unwrap();
-            let client =
-                lab.client.run(|| UdpSocket::bind(SocketAddr::new(Tenant::Alpha.client(family), 0))).unwrap();
-            client.connect(to).unwrap();
-            client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            client.send(b"an initial packet").unwrap();
-            let told = client.recv(&mut [0; 16]).unwrap_err();
-            assert_eq!(
-                told.kind(),
-                ErrorKind::ConnectionRefused,
-                "{rules:?}, forwarding {forwarding}: {told}"
-            );
-            assert_eq!(server.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        }
+    for (rules, forwarding) in [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables, true)] {
+        let told = send_to_udp_443(family, rules, forwarding);
+        assert_eq!(told, ErrorKind::ConnectionRefused, "{rules:?}, forwarding {forwarding}");
     }
+    // iptables has no way to reject what is neither delivered nor forwarded.
+    assert_eq!(send_to_udp_443(family, Rules::Iptables, false), ErrorKind::WouldBlock);
+}
+
+/// What a client is told that sends to UDP 443, which must not get to the server.
+fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool) -> ErrorKind {
+    let lab = Lab::new();
+    lab.gateway.set_forwarding(forwarding);
+    let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
+    lab.must_steer("up", &files.config(), rules);
+    let to = Host::Web.at(family, 443);
+    let server = lab.server.run(|| UdpSocket::bind(to)).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let from = SocketAddr::new(Tenant::Alpha.client(family), 0);
+    let client = lab.client.run(|| UdpSocket::bind(from)).unwrap();
+    client.connect(to).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    client.send(b"an initial packet").unwrap();
+    let told = client.recv(&mut [0; 16]).unwrap_err().kind();
+    assert_eq!(server.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "it reached the server");
+    told
 }
 
 /// Everything that steering could touch, without counters.
@@ -250,4 +253,19 @@ fn traffic_of_other_interfaces_and_ports_is_left_alone() {
             pass(&own, &server.accept(), b"the gateway's own");
         }
     }
+}
+
+fn the_doctor_finds_what_is_missing_and_nothing_else() {
+    let config = Config { gateway: "max_flows = 1000".into(), ..Config::default() };
+    let lab = Lab::new();
+    let files = Files::new(&config);
+    let missing = lab.gateway.output(&mut unprivileged(",+net_admin", &["doctor"], &files.config()));
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
+    assert!(text(&missing).contains("steer.sh up"), "it does not say what mends it: {}", text(&missing));
+
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let config = files.config();
+    let _gateway = Gateway::start(&lab, files);
+    let well = lab.gateway.output(&mut unprivileged(",+net_admin", &["doctor"], &config));
+    assert_eq!(well.status.code(), Some(0), "{}", text(&well));
 }

@@ -28,7 +28,8 @@ crate::trials! {
         a_client_that_says_nothing_is_reset_at_the_deadline,
         a_hello_that_stops_half_way_is_denied_at_the_deadline,
         a_hello_beyond_the_bound_is_denied,
-        a_client_that_leaves_during_inspection_is_recorded;
+        a_client_that_leaves_during_inspection_is_recorded,
+        a_name_never_opens_a_private_address;
     once:
 }
 
@@ -366,4 +367,21 @@ fn a_client_that_leaves_during_inspection_is_recorded(family: Family) {
         gateway.expect_outcome(local, "client_left");
     }
     server.assert_untouched();
+}
+
+fn a_name_never_opens_a_private_address(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let addresses = match family {
+        Family::V4 => ["10.77.0.1:443", "192.168.0.1:443", "169.254.169.254:443", "100.64.0.1:443"],
+        Family::V6 => ["[fd77::1]:443", "[fd00:ec2::254]:443", "[fec0::1]:443", "[64:ff9b::a4d:1]:443"],
+    };
+    for address in addresses {
+        let to: SocketAddr = address.parse().unwrap();
+        let client = send(&lab, to, &Hello::to("allowed.example.org").record());
+        expect_alert(&client, ACCESS_DENIED);
+        let local = client.local_addr().unwrap();
+        drop(client);
+        gateway.expect_outcome(local, "destination_private");
+    }
 }

@@ -9,8 +9,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-need_rust
-need_packages g++ curl openssl nginx-light iptables nftables iproute2 procps shellcheck util-linux
+find_cargo
+install_missing g++:g++ curl:curl openssl:openssl nginx:nginx iptables:iptables nft:nftables ip:iproute2 ps:procps \
+    setpriv:util-linux unshare:util-linux shellcheck:shellcheck
 
 # Seconds of fuzzing for each target.
 fuzz_seconds=${FUZZ_SECONDS:-20}
@@ -20,7 +21,7 @@ format() {
     cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 lint() { cargo clippy --locked --all-targets -- -D warnings; }
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps; }
+docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items; }
 # Unit, property, doc, generated-documents and network-namespace tests.
 test() { cargo test --locked; }
 # Every benchmark once, so that none rots; nothing is measured.

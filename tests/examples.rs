@@ -4,13 +4,13 @@ use egret::config::{self, FlowLogTarget, Loaded, Ports};
 use std::path::Path;
 
 fn load(name: &str) -> Loaded {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     config::load(&path).unwrap_or_else(|report| panic!("{name} is refused:\n{report}"))
 }
 
 #[test]
 fn the_minimal_example_loads_without_a_warning() {
-    let Loaded { config, warnings } = load("minimal.toml");
+    let Loaded { config, warnings } = load("examples/minimal.toml");
     assert_eq!(warnings, []);
     assert_eq!(config.tenants.len(), 1);
     assert_eq!(config.flow_log.target, FlowLogTarget::Stdout);
@@ -21,7 +21,7 @@ fn the_minimal_example_loads_without_a_warning() {
 
 #[test]
 fn the_multi_tenant_example_loads_without_a_warning() {
-    let Loaded { config, warnings } = load("multi-tenant/egret.toml");
+    let Loaded { config, warnings } = load("examples/multi-tenant/egret.toml");
     assert_eq!(warnings, []);
     let tenants: Vec<_> = config.tenants.iter().map(|tenant| &*tenant.name).collect();
     assert_eq!(tenants, ["payments", "web"], "in the order of their files");
@@ -32,4 +32,11 @@ fn the_multi_tenant_example_loads_without_a_warning() {
     let partners = &payments.rules[0];
     assert_eq!((&*partners.label, partners.hosts.len()), ("partners", 4));
     assert!(payments.rules[2].uninspected);
+}
+
+#[test]
+fn the_installed_template_loads_without_a_warning() {
+    let Loaded { config, warnings } = load("deploy/egret.toml");
+    assert_eq!(warnings, []);
+    assert_eq!(config.flow_log.target, FlowLogTarget::File("/var/log/egret/flows.jsonl".into()));
 }

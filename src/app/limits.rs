@@ -1,17 +1,27 @@
-//! How many flows the process's descriptors allow.
+//! What the process's descriptors allow.
 
-use crate::gateway;
 use crate::sys::limits;
 use std::io;
 
-/// Descriptors that are no flow's: listeners, logs, epoll, metrics connections.
+/// Descriptors that are neither a flow's nor a pipe's: listeners, logs, epoll, metrics connections.
 const OVERHEAD: u64 = 128;
-/// A worker's pipes, two descriptors each.
-const PER_WORKER: u64 = 2 * gateway::PIPES as u64;
-/// A flow has two sockets.
-const PER_FLOW: u64 = 2;
+/// For each worker: its runtime's own.
+const PER_WORKER: u64 = 8;
+/// A flow has two sockets, and a pipe two ends.
+const PAIR: u64 = 2;
+/// One part in this many of the descriptors is for pipes; flows that find none copy.
+const PIPE_SHARE: u64 = 5;
 /// Below this many flows something is set wrongly.
 const FEW_FLOWS: u64 = 1000;
+
+/// What fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Flows of all workers.
+    pub(super) flows: u32,
+    /// Pipes of one worker.
+    pub(super) pipes: usize,
+}
 
 /// Why the descriptor limit does not do.
 #[derive(Debug, thiserror::Error)]
@@ -34,32 +44,60 @@ pub enum LimitError {
     },
 }
 
-/// Raises the limit on open files as far as it goes, and yields how many flows fit, at most `wanted`.
-pub(super) fn max_flows(workers: usize, wanted: Option<u32>) -> Result<u32, LimitError> {
+/// Raises the limit on open files as far as it goes, and yields what fits; of flows at most `wanted`.
+pub(super) fn room(workers: usize, wanted: Option<u32>) -> Result<Room, LimitError> {
     let have = limits::raise_open_files()?;
-    let fixed = OVERHEAD + PER_WORKER * workers as u64;
-    let fit = have.saturating_sub(fixed) / PER_FLOW;
-    if fit == 0 {
-        return Err(LimitError::TooFew { have, need: fixed + PER_FLOW * FEW_FLOWS, workers });
-    }
-    let fit = u32::try_from(fit).unwrap_or(u32::MAX);
+    let room = divide(have, workers, wanted)?;
     match wanted {
-        Some(wanted) if wanted > fit => {
+        Some(wanted) if wanted > room.flows => {
             tracing::warn!(
                 wanted,
-                max_flows = fit,
+                max_flows = room.flows,
                 open_files = have,
                 "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE)"
             );
         }
-        None if u64::from(fit) < FEW_FLOWS => {
+        None if u64::from(room.flows) < FEW_FLOWS => {
             tracing::warn!(
-                max_flows = fit,
+                max_flows = room.flows,
                 open_files = have,
                 "the limit on open files leaves few flows; going on with what fits (raise LimitNOFILE)"
             );
         }
         Some(_) | None => {}
     }
-    Ok(wanted.map_or(fit, |wanted| wanted.min(fit)))
+    Ok(room)
+}
+
+fn divide(have: u64, workers: usize, wanted: Option<u32>) -> Result<Room, LimitError> {
+    let fixed = OVERHEAD + PER_WORKER * workers as u64;
+    let rest = have.saturating_sub(fixed);
+    let for_pipes = rest / PIPE_SHARE;
+    let fit = u32::try_from((rest - for_pipes) / PAIR).unwrap_or(u32::MAX);
+    if fit == 0 {
+        return Err(LimitError::TooFew { have, need: fixed + PAIR * FEW_FLOWS, workers });
+    }
+    let pipes = for_pipes / PAIR / workers.max(1) as u64;
+    Ok(Room {
+        flows: wanted.map_or(fit, |wanted| wanted.min(fit)),
+        pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_pipes_and_the_rest_never_need_more_than_there_is() {
+        for have in [150, 256, 1024, 20_000, 1_048_576, u64::from(u32::MAX) * 4] {
+            for workers in [1, 2, 64] {
+                let Ok(room) = divide(have, workers, None) else { continue };
+                let used = PAIR * (u64::from(room.flows) + (room.pipes * workers) as u64);
+                assert!(used + OVERHEAD + PER_WORKER * workers as u64 <= have, "{have} {workers} {room:?}");
+            }
+        }
+        assert!(matches!(divide(128, 1, None), Err(LimitError::TooFew { .. })));
+        assert_eq!(divide(20_000, 2, Some(10)).unwrap().flows, 10);
+    }
 }

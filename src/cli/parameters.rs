@@ -1,11 +1,11 @@
 //! What the checked configuration means for the rooms that do not know it.
 
 use super::doctor::Doctor;
-use crate::addr::{ClientAddr, DialAddr, PortRange, SourceAddr};
+use super::steering::ephemeral_ports;
+use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use crate::config::{self, Config};
 use crate::egress::{Family, Ledger, PoolSpec, Pools};
-use crate::steering::{Interface, Params, Pool, Ports, Udp, default_ephemeral};
-use std::fs;
+use crate::steering::{Interface, Params, Pool, Ports, Udp};
 use std::sync::Arc;
 
 /// What there is to steer.
@@ -27,17 +27,7 @@ pub(super) fn steering(config: &Config) -> Params {
         pools: (config.pools.iter())
             .flat_map(|pool| pool.addresses.iter().map(|&network| Pool { network, ports: pool.ports }))
             .collect(),
-        ephemeral: ephemeral(),
-    }
-}
-
-/// This machine's range of automatically chosen ports; the kernel's default where it cannot be read.
-fn ephemeral() -> PortRange {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(first), Some(last)) => PortRange::new(first, last).unwrap_or_else(default_ephemeral),
-        _ => default_ephemeral(),
+        ephemeral: ephemeral_ports(),
     }
 }
 
@@ -46,7 +36,7 @@ pub(super) fn doctor(config: &Config) -> Doctor {
     Doctor {
         steering: steering(config),
         metrics: config.gateway.metrics,
-        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(0)),
+        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
     }
 }
 

@@ -290,4 +290,65 @@ mod tests {
              \"connect_ms\":null}"
         );
     }
+
+    #[test]
+    fn the_doc_page_has_every_key_and_no_other() {
+        let page = include_str!("../../docs/flow-log.md");
+        let stated =
+            page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));
+        let record = serde_json::to_value(example_record(0)).unwrap();
+        let keys: std::collections::BTreeSet<_> =
+            record.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(stated.collect::<std::collections::BTreeSet<_>>(), keys);
+    }
+
+    fn noop_meters() -> Arc<TenantMeters> {
+        let counters = || Outcome::ALL.iter().map(|_| metrics::Counter::noop()).collect();
+        Arc::new(TenantMeters {
+            flows_active: metrics::Gauge::noop(),
+            bytes_up: metrics::Counter::noop(),
+            bytes_down: metrics::Counter::noop(),
+            inspect_duration: metrics::Histogram::noop(),
+            connect_duration: metrics::Histogram::noop(),
+            flow_duration: metrics::Histogram::noop(),
+            port_allocation_failures: metrics::Counter::noop(),
+            ended: counters(),
+            denied: counters(),
+        })
+    }
+
+    /// What a flow's record says after `live` had it.
+    fn outcomes_of(live: impl FnOnce(&Rc<Epilogue>, Flow)) -> Vec<Outcome> {
+        let records = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink: Sink = {
+            let records = Arc::clone(&records);
+            Arc::new(move |record: FlowRecord| records.lock().unwrap().push(record.outcome))
+        };
+        let worker = Rc::new(Epilogue { sink, cut_off: Cell::new(Outcome::InternalError) });
+        let address = "192.0.2.1:1".parse().unwrap();
+        let id = FlowId { process: 0, number: 0 };
+        let (client, to) = (ClientAddr::new(address), OriginalDestination::new(address));
+        live(&worker, Flow::begin(id, client, to, noop_meters(), Rc::clone(&worker)));
+        let records = records.lock().unwrap();
+        records.clone()
+    }
+
+    #[test]
+    fn a_flow_leaves_one_record_however_it_ends() {
+        let finished = outcomes_of(|_, mut flow| flow.outcome = Some(Outcome::Closed));
+        assert_eq!(finished, [Outcome::Closed]);
+        let panicked = outcomes_of(|_, flow| {
+            let task = std::panic::AssertUnwindSafe(move || {
+                let _flow = flow;
+                panic!("a flow's own");
+            });
+            assert!(std::panic::catch_unwind(task).is_err());
+        });
+        assert_eq!(panicked, [Outcome::InternalError]);
+        let dropped_at_the_end = outcomes_of(|worker, flow| {
+            worker.cut_off.set(Outcome::Drained);
+            drop(flow);
+        });
+        assert_eq!(dropped_at_the_end, [Outcome::Drained]);
+    }
 }

@@ -20,4 +20,4 @@ pub use flow::{Epilogue, Flow, FlowId, FlowRecord, NameSource, Sink, Verdict};
 pub use meters::TenantMeters;
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant};
-pub use worker::{Gateway, PIPES, Settings};
+pub use worker::{Gateway, Settings};

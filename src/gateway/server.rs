@@ -76,7 +76,7 @@ async fn pause_after(worker: &Worker, error: &io::Error) {
         return;
     }
     worker.gateway.accept_errors.increment(1);
-    tracing::error!(%error, "cannot accept connections");
+    worker.complain("cannot accept connections", error);
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

@@ -171,7 +171,7 @@ async fn dial(
         // A client that resets while it waits needs no upstream. One that has only finished sending still does.
         _ = client.ready(Interest::ERROR) => return Err(Outcome::ClientLeft.into()),
     };
-    let (socket, lease) = dialled.map_err(|error| not_dialled(tenant, &error))?;
+    let (socket, lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
     let took = clock::now().saturating_duration_since(started);
     flow.record.source = Some(lease.source());
     flow.record.connect = Some(took);
@@ -184,24 +184,26 @@ fn no_port(tenant: &Tenant, outcome: Outcome) -> Ended {
     outcome.into()
 }
 
-fn not_dialled(tenant: &Tenant, error: &DialError) -> Ended {
+fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
     match error {
         DialError::NoPort(why) => no_port(tenant, why.outcome()),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
-            Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
+            Failure::Refused => Outcome::UpstreamRefused.into(),
+            // Its SYN-ACK had come: it took the connection, and then reset it.
+            Failure::Reset => Outcome::UpstreamReset.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),
             Failure::PortTaken => no_port(tenant, Outcome::PortsExhausted),
             Failure::NotOurAddress => {
-                tracing::error!(%error, pool = %tenant.pool.name(), "a pool address is not local to this machine");
+                worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
                 Ended {
                     outcome: Outcome::DialFailed,
                     detail: Some("the source address is not local to the gateway"),
                 }
             }
             Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
-                tracing::error!(%error, "cannot dial");
+                worker.complain("cannot dial", error);
                 Outcome::DialFailed.into()
             }
         },
@@ -225,7 +227,7 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flo
         End::Idle => Outcome::IdleTimeout,
         End::HalfOpen => Outcome::HalfOpenTimeout,
         End::Failed { side, error } => {
-            let (outcome, detail) = failed(side, &error);
+            let (outcome, detail) = failed(worker, side, &error);
             // Known from here on, whatever happens to this task.
             flow.outcome = Some(outcome);
             flow.record.detail = detail;
@@ -253,7 +255,7 @@ fn rest_after(first: Side, upstream: &Leg) -> Rest {
     Rest::after(end, connection.timestamps, connection.round_trip)
 }
 
-fn failed(side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
+fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
     match (Failure::of(error), side) {
         (Failure::Reset | Failure::Refused, Side::Client) => (Outcome::ClientReset, None),
         (Failure::Reset | Failure::Refused, Side::Upstream) => (Outcome::UpstreamReset, None),
@@ -268,7 +270,7 @@ fn failed(side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
             | Failure::Other,
             _,
         ) => {
-            tracing::error!(%error, ?side, "cannot relay");
+            worker.complain("cannot relay", error);
             (Outcome::RelayFailed, None)
         }
     }

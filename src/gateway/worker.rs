@@ -4,6 +4,7 @@ use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
 use super::meters::TenantMeters;
 use super::snapshot::Snapshot;
+use crate::clock;
 use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
@@ -11,10 +12,11 @@ use crate::relay::{Scratch, Silence};
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What all workers share.
 pub struct Gateway {
@@ -45,6 +47,8 @@ pub struct Settings {
     pub dialler: Dialler,
     /// How long flows may be silent.
     pub silence: Silence,
+    /// Pipes that one worker may have open.
+    pub most_pipes: usize,
 }
 
 /// What the flows of one worker share.
@@ -55,12 +59,12 @@ pub(super) struct Worker {
     pub(super) scratch: Scratch,
     pub(super) silence: Silence,
     pub(super) epilogue: Rc<Epilogue>,
+    complained: Cell<Option<Instant>>,
 }
 
-/// Pipes that a worker may have open, of two descriptors each: enough for the flows that are in the middle of a splice
-/// at once; more of them copy. Eight workers stay within what Linux gives an unprivileged user at full size
-/// (`pipe-user-pages-soft`).
-pub const PIPES: usize = 128;
+/// A worker says what is wrong with the machine at most this often: it may go wrong for every flow, and who reads
+/// stderr may be slow.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Self {
@@ -70,9 +74,20 @@ impl Worker {
             gateway,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             dialler: settings.dialler,
-            scratch: Scratch::new(PIPES),
+            scratch: Scratch::new(settings.most_pipes),
             silence: settings.silence,
             epilogue: Rc::new(epilogue),
+            complained: Cell::new(None),
+        }
+    }
+
+    /// Logs an error of the machine's, unless one was logged a moment ago. The flow's record has its outcome anyway.
+    pub(super) fn complain(&self, what: &'static str, error: &io::Error) {
+        let now = clock::now();
+        let due = self.complained.get().is_none_or(|last| now.duration_since(last) >= BETWEEN_COMPLAINTS);
+        if due {
+            self.complained.set(Some(now));
+            tracing::error!(%error, "{what}");
         }
     }
 }

@@ -12,7 +12,7 @@ mod watch;
 use crate::sys::failure::Failure;
 use crate::sys::stream;
 use direction::OneWay;
-pub use pipes::Pipes;
+use pipes::Pipes;
 pub use refuse::refuse;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -90,9 +90,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// 16 KiB of buffer, and a pool of up to `pipes` pipes.
-    pub fn new(pipes: usize) -> Self {
-        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(pipes) }
+    /// 16 KiB of buffer, and up to `most_pipes` pipes of two descriptors each; flows that find none copy.
+    pub fn new(most_pipes: usize) -> Self {
+        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(most_pipes) }
     }
 }
 

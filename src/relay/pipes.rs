@@ -6,58 +6,67 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-/// Pipes of one worker, bounded in number: a peer that stops reading keeps one filled for as long as it likes, and
-/// without a bound a few hundred of them would take the descriptors that other flows' sockets need.
+/// Empty pipes that are kept for use: enough for the flows that are in the middle of a splice at once.
+const IDLE: usize = 64;
+
+/// Empty pipes, ready for use, and a bound on all pipes of the worker.
 #[derive(Debug)]
-pub struct Pipes {
-    idle: RefCell<Vec<Pooled>>,
-    /// How many more may be opened.
-    places: Rc<Cell<usize>>,
+pub(super) struct Pipes {
+    idle: RefCell<Vec<CountedPipe>>,
+    /// `open <= most`
+    open: Rc<Cell<usize>>,
+    most: usize,
 }
 
-/// A pipe that gives its place back when it is closed.
+/// A pipe that counts as open for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Pooled {
+pub(super) struct CountedPipe {
     pipe: Pipe,
-    places: Rc<Cell<usize>>,
+    open: Rc<Cell<usize>>,
 }
 
-impl Drop for Pooled {
+impl Drop for CountedPipe {
     fn drop(&mut self) {
-        self.places.set(self.places.get() + 1);
+        self.open.set(self.open.get() - 1);
     }
 }
 
 impl Pipes {
-    /// A pool of at most `most` pipes, empty or filled.
-    pub fn new(most: usize) -> Self {
-        Self { idle: RefCell::default(), places: Rc::new(Cell::new(most)) }
+    /// A pool that opens up to `most` pipes.
+    pub(super) fn new(most: usize) -> Self {
+        Self { idle: RefCell::default(), open: Rc::default(), most }
     }
 
-    /// An empty pipe; `None` where all are in use, or descriptors or memory are out, and the caller copies instead.
-    pub(super) fn take(&self) -> Option<Pooled> {
-        let idle = self.idle.borrow_mut().pop();
-        idle.or_else(|| {
-            let left = self.places.get().checked_sub(1)?;
-            let pipe = Pipe::new().ok()?;
-            self.places.set(left);
-            Some(Pooled { pipe, places: Rc::clone(&self.places) })
-        })
+    /// An empty pipe; `None` where the bound is reached, or descriptors or memory are out, and the caller copies
+    /// instead.
+    pub(super) fn take(&self) -> Option<CountedPipe> {
+        if let Some(pipe) = self.idle.borrow_mut().pop() {
+            return Some(pipe);
+        }
+        if self.open.get() >= self.most {
+            return None;
+        }
+        let pipe = Pipe::new().ok()?;
+        self.open.set(self.open.get() + 1);
+        Some(CountedPipe { pipe, open: Rc::clone(&self.open) })
+    }
+
+    /// Takes an empty pipe back.
+    pub(super) fn put_back(&self, pipe: CountedPipe) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE {
+            idle.push(pipe);
+        }
     }
 
     #[cfg(test)]
     pub(super) fn idle(&self) -> usize {
         self.idle.borrow().len()
     }
-
-    /// Takes an empty pipe back.
-    pub(super) fn put_back(&self, pipe: Pooled) {
-        self.idle.borrow_mut().push(pipe);
-    }
 }
 
-impl Pooled {
-    /// Moves up to `most` bytes into the pipe, which is empty; see [`Pipe::fill`].
+impl CountedPipe {
+    /// See [`Pipe::fill`].
     pub(super) fn fill(&self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         self.pipe.fill(socket, most)
     }
@@ -65,14 +74,14 @@ impl Pooled {
 
 /// A pipe with bytes in it. Dropping it closes the pipe with them.
 pub(super) struct Filled {
-    pipe: Pooled,
+    pipe: CountedPipe,
     /// `> 0`
     bytes: usize,
 }
 
 impl Filled {
     /// A pipe that `bytes > 0` bytes were just put into.
-    pub(super) fn new(pipe: Pooled, bytes: usize) -> Self {
+    pub(super) fn new(pipe: CountedPipe, bytes: usize) -> Self {
         debug_assert!(bytes > 0);
         Self { pipe, bytes }
     }
@@ -83,7 +92,7 @@ impl Filled {
     }
 
     /// `n` bytes have left; the pipe itself, as the error, once it is empty.
-    pub(super) fn delivered(self, n: usize) -> Result<Self, Pooled> {
+    pub(super) fn delivered(self, n: usize) -> Result<Self, CountedPipe> {
         match self.bytes.checked_sub(n) {
             Some(bytes @ 1..) => Ok(Self { pipe: self.pipe, bytes }),
             Some(0) | None => Err(self.pipe),
@@ -96,14 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_pipes_are_open_than_the_pool_may_have() {
+    fn no_more_pipes_are_open_than_the_bound_says_and_empty_ones_come_back() {
         let pipes = Pipes::new(2);
-        let stalled = Filled::new(pipes.take().unwrap(), 1);
-        let empty = pipes.take().unwrap();
+        let (first, second) = (pipes.take().unwrap(), pipes.take().unwrap());
         assert!(pipes.take().is_none());
-        drop(stalled);
-        assert!(pipes.take().is_some());
-        pipes.put_back(empty);
-        assert!(pipes.take().is_some());
+        pipes.put_back(first);
+        assert_eq!(pipes.idle(), 1);
+        drop(Filled::new(second, 1));
+        let _one = pipes.take().unwrap();
+        let _other = pipes.take().unwrap();
+        assert!(pipes.take().is_none());
     }
 }

@@ -102,16 +102,20 @@ tables_of() { "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 # first (again), so that no other rule lets a packet pass by.
 load_iptables() { # iptables|ip6tables
     is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")"
-    while IFS= read -r line; do
-        case $line in
-            \**) table=${line#?} ;;
-            "-I "*)
-                # shellcheck disable=SC2086 # word by word
-                if "$1" -w -t "$table" -C ${line#-I } </dev/null 2>/dev/null; then printf '%s\n' "-D ${line#-I }"; fi
-                ;;
-        esac
-        printf '%s\n' "$line"
-    done | "$1-restore" -w --noflush
+    # All of it is there before the tool starts: the legacy backend holds a lock while it reads, which -C would wait for.
+    rules=$(
+        while IFS= read -r line; do
+            case $line in
+                \**) table=${line#?} ;;
+                "-I "*)
+                    # shellcheck disable=SC2086 # word by word
+                    if "$1" -w -t "$table" -C ${line#-I } </dev/null 2>/dev/null; then echo "-D ${line#-I }"; fi
+                    ;;
+            esac
+            printf '%s\n' "$line"
+        done
+    )
+    printf '%s\n' "$rules" | "$1-restore" -w --noflush
 }
 remove_iptables() { # iptables|ip6tables ip|ip6
     if ! have "$1-save"; then return 0; fi

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Shows Egret at work: a client, the gateway and a server in network namespaces of their own, on this machine.
+# Everything it makes lives in one process tree with private mounts, so the kernel takes all of it back when that ends:
+# after the last step, on Ctrl-C, and even if this script is killed.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/demo.sh [--keep]
+
+  --keep   leave the gateway running after the tour, to play with: opens a shell; what was made ends with that shell
+
+Needs Linux, and either user namespaces or root. Missing programs are installed with apt. Builds Egret unless the
+variable EGRET is the path of a binary.
+USAGE
+}
+
+keep=
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --keep) keep=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+install_missing curl:curl openssl:openssl nginx:nginx iptables:iptables nft:nftables ip:iproute2 \
+    unshare:util-linux setpriv:util-linux nsenter:util-linux mount:mount
+
+# --kill-child: when unshare ends, the first process inside ends, and with that one, all others there.
+enter=(unshare --net --mount --pid --fork --kill-child)
+if [[ $EUID -ne 0 ]]; then enter+=(--user --map-root-user); fi
+if ! refused=$("${enter[@]}" true 2>&1); then
+    [[ $EUID -ne 0 ]] || fail "network namespaces are refused here, even to root ($refused)"
+    fail "user namespaces are refused here ($refused); run it as root: sudo -E scripts/demo.sh"
+fi
+
+egret=${EGRET:-}
+if [[ -z $egret ]]; then
+    find_cargo
+    say "Building Egret (profile demo: optimised, without link-time optimisation)"
+    (cd "$here/.." && cargo build --quiet --locked --profile demo --bin egret)
+    target=$(cd "$here/.." && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    egret=$target/demo/egret
+fi
+[[ -x $egret ]] || fail "there is no program $egret"
+egret=$(realpath "$egret")
+
+# In the background, because bash runs its traps only between foreground commands. --pdeathsig: also if this script
+# is killed without a chance to run them.
+setpriv --pdeathsig KILL "${enter[@]}" "$here/demo/inside.sh" "$egret" "$keep" <&0 &
+inside=$!
+stop() {
+    trap - INT TERM HUP
+    kill -KILL "$inside" 2>/dev/null || :
+    wait "$inside" 2>/dev/null || :
+    printf '\n%s\n' "Stopped; nothing is left." >&2
+    exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP
+wait "$inside"
