@@ -1,7 +1,5 @@
 //! What the documents say can be followed: the README's configuration loads, and links lead somewhere.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
