@@ -189,7 +189,9 @@ fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
         DialError::NoPort(why) => no_port(tenant, why.outcome()),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
-            Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
+            Failure::Refused => Outcome::UpstreamRefused.into(),
+            // Its SYN-ACK had come: it took the connection, and then reset it.
+            Failure::Reset => Outcome::UpstreamReset.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),
             Failure::PortTaken => no_port(tenant, Outcome::PortsExhausted),

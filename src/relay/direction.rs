@@ -25,6 +25,8 @@ pub(super) struct OneWay<'a> {
     state: State,
     /// Whether reads splice instead of copying.
     splicing: bool,
+    /// `from` has failed: what ends its stream is no FIN.
+    broken: bool,
     moved: u64,
 }
 
@@ -45,11 +47,20 @@ enum State {
 }
 
 /// Whose socket failed, and how.
-type Broken = (Side, io::Error);
+type Failed = (Side, io::Error);
 
 impl<'a> OneWay<'a> {
     pub(super) fn new(from: &'a TcpStream, to: &'a TcpStream, side: Side) -> Self {
-        Self { from, to, side, held: Held::Nothing, state: State::Open, splicing: false, moved: 0 }
+        Self {
+            from,
+            to,
+            side,
+            held: Held::Nothing,
+            state: State::Open,
+            splicing: false,
+            broken: false,
+            moved: 0,
+        }
     }
 
     /// Whether FIN was passed on.
@@ -75,7 +86,7 @@ impl<'a> OneWay<'a> {
         cx: &mut Context<'_>,
         scratch: &Scratch,
         mut delivered: impl FnMut(usize),
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), Failed>> {
         let mut turn = TURN;
         while self.state != State::Done {
             // Drain before you fill.
@@ -86,8 +97,10 @@ impl<'a> OneWay<'a> {
             ready!(drained).map_err(|error| (self.other(), error))?;
             if self.state == State::Ending {
                 self.state = State::Done;
-                // A peer that reset in between is found by its own direction.
-                let _ = stream::finish(self.to);
+                if !self.broken {
+                    // A peer that reset in between is found by its own direction.
+                    let _ = stream::finish(self.to);
+                }
                 break;
             }
             if turn == 0 {
@@ -101,6 +114,17 @@ impl<'a> OneWay<'a> {
             })?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Moves what `from` had sent before it failed; ready when that is over. No FIN follows.
+    pub(super) fn poll_last_words(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        delivered: impl FnMut(usize),
+    ) -> Poll<()> {
+        self.broken = true;
+        self.poll(cx, scratch, delivered).map(drop)
     }
 
     /// Delivers all of `held`.
@@ -148,40 +172,37 @@ impl<'a> OneWay<'a> {
     }
 
     /// Reads once, by copying or splicing; `held` is empty before.
-    fn take(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Broken> {
+    fn take(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Failed> {
         if self.splicing && self.splice(scratch)? {
             return Ok(());
         }
         self.copy(scratch, delivered)
     }
 
-    /// Fills a pipe. `false`: there is no pipe to be had, copy instead.
-    fn splice(&mut self, scratch: &Scratch) -> Result<bool, Broken> {
+    /// Fills a pipe. `false`: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
+    /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
+    /// (`tcp_read_sock` in net/ipv4/tcp.c).
+    fn splice(&mut self, scratch: &Scratch) -> Result<bool, Failed> {
         let Some(pipe) = scratch.pipes.take() else { return Ok(false) };
-        let from = self.from;
-        match from.try_io(Interest::READABLE, || pipe.fill(from, SPLICE)) {
-            Ok(0) => {
-                scratch.pipes.put_back(pipe);
-                self.state = State::Ending;
-            }
-            Ok(n) => {
+        match pipe.fill(self.from, SPLICE) {
+            Ok(n @ 1..) => {
                 // The sender has slowed down: what comes next may be small.
                 self.splicing = n >= COPY;
                 self.held = Held::Pipe(Filled::new(pipe, n));
+                Ok(true)
             }
-            Err(error) => {
-                // The pipe is empty, so it is the socket that would block, and its readiness that is cleared.
+            empty => {
                 scratch.pipes.put_back(pipe);
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    return Err((self.side, error));
+                match empty {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err((self.side, error)),
+                    Ok(_) | Err(_) => Ok(false),
                 }
             }
         }
-        Ok(true)
     }
 
     /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.
-    fn copy(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Broken> {
+    fn copy(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Failed> {
         let mut buffer = scratch.buffer.borrow_mut();
         let (from, to) = (self.from, self.to);
         let mut read = None;
@@ -189,8 +210,10 @@ impl<'a> OneWay<'a> {
             let n = stream::read(from, &mut buffer)?;
             read = Some(n);
             // A short read has emptied the socket: saying so clears the readiness and saves the read that would
-            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared.
-            if n != 0 && n < COPY { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared. Only urgent data
+            // stops a read before the end.
+            let emptied = n != 0 && n < COPY && !stream::is_at_urgent_mark(from)?;
+            if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         let n = match (read, result) {
             (Some(n), _) => n,

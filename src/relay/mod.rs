@@ -17,12 +17,12 @@ pub use refuse::refuse;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 use watch::Watch;
 
 /// How long a flow may be silent.
@@ -65,10 +65,6 @@ pub enum End {
 }
 
 impl End {
-    fn of(side: Side, error: io::Error) -> Self {
-        Self::Failed { side, error }
-    }
-
     /// What the failed socket says, if one failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
@@ -116,6 +112,7 @@ pub async fn relay(
         down: OneWay::new(upstream, client, Side::Upstream),
         watch: Watch::new(silence),
         first: None,
+        broken: None,
     };
     // A reset of one end while its bytes wait for the other end: no read is under way that would find it, so it is
     // waited for by itself. What was sent before it still has a while to be taken.
@@ -163,15 +160,29 @@ struct Flow<'a> {
     down: OneWay<'a>,
     watch: Watch,
     first: Option<Side>,
+    broken: Option<Broken>,
+}
+
+/// A socket that has failed. What it had sent before is still to be delivered.
+struct Broken {
+    side: Side,
+    error: io::Error,
+    /// How long the other end has to take it.
+    until: Pin<Box<Sleep>>,
 }
 
 impl Flow<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
-        if let Poll::Ready(Err((side, error))) = self.up.poll(cx, scratch, |n| meter.up(n)) {
-            return Poll::Ready(End::of(side, error));
+        if let Some(broken) = self.broken.take() {
+            return self.poll_broken(broken, cx, scratch, meter);
         }
-        if let Poll::Ready(Err((side, error))) = self.down.poll(cx, scratch, |n| meter.down(n)) {
-            return Poll::Ready(End::of(side, error));
+        let mut moved = self.up.poll(cx, scratch, |n| meter.up(n));
+        if !matches!(moved, Poll::Ready(Err(_))) {
+            moved = self.down.poll(cx, scratch, |n| meter.down(n));
+        }
+        if let Poll::Ready(Err((side, error))) = moved {
+            let broken = Broken { side, error, until: Box::pin(sleep(SETTLE)) };
+            return self.poll_broken(broken, cx, scratch, meter);
         }
         // If both FINs are found in one poll, the client's counts as the first: by then ours has followed it
         // upstream, perhaps before the server's arrived.
@@ -189,6 +200,26 @@ impl Flow<'_> {
                 self.watch.poll(cx, moved, half_open.is_some())
             }
         }
+    }
+
+    /// Goes on in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
+    /// because it will not read the rest. Whoever still writes to it must not lose the answer.
+    fn poll_broken(
+        &mut self,
+        mut broken: Broken,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        meter: &impl Meter,
+    ) -> Poll<End> {
+        let rest = match broken.side {
+            Side::Client => self.up.poll_last_words(cx, scratch, |n| meter.up(n)),
+            Side::Upstream => self.down.poll_last_words(cx, scratch, |n| meter.down(n)),
+        };
+        if rest.is_pending() && broken.until.as_mut().poll(cx).is_pending() {
+            self.broken = Some(broken);
+            return Poll::Pending;
+        }
+        Poll::Ready(End::Failed { side: broken.side, error: broken.error })
     }
 }
 

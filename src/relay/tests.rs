@@ -240,3 +240,89 @@ fn a_half_open_flow_has_a_time_out_of_its_own() {
     );
     assert!(matches!(result.end, End::HalfOpen), "{:?}", result.end);
 }
+
+#[test]
+fn nobody_waits_for_a_dead_peer_to_acknowledge() {
+    let (outer, inner) = pair();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = TcpStream::from_std(inner).unwrap();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        stream::reset_on_close(&outer).unwrap();
+        drop(outer);
+        let settled = tokio::time::timeout(Duration::from_secs(5), settle(&socket)).await;
+        assert!(settled.is_ok(), "{} bytes", stream::unacknowledged(&socket).unwrap());
+    });
+}
+
+#[test]
+fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
+    let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    client_end.write_all(b"more of the upload").unwrap();
+    server_end.write_all(b"413 too large").unwrap();
+    while stream::unacknowledged(&server_end).unwrap() > 0 {
+        thread::yield_now();
+    }
+    stream::reset_on_close(&server_end).unwrap();
+    drop(server_end);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let end = runtime.block_on(async {
+        let client = TcpStream::from_std(inner_client).unwrap();
+        let upstream = TcpStream::from_std(inner_server).unwrap();
+        let end = relay(&client, &upstream, &Scratch::new(4), NEVER, &Tally::default()).await;
+        stream::reset_on_close(&client).unwrap();
+        end
+    });
+    assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));
+    let mut answer = [0; 13];
+    client_end.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"413 too large");
+    assert_eq!(client_end.read(&mut answer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn urgent_data_does_not_end_a_splice() {
+    use nix::sys::socket::{MsgFlags, send};
+    use std::os::fd::AsRawFd;
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(&pattern(8_000_000, 4)).unwrap();
+            // Out of band: it is no part of the stream.
+            send(socket.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+            socket.write_all(&pattern(8_000_000, 5)).unwrap();
+        },
+        |socket| {
+            let all = read_all(socket);
+            assert!(all == [pattern(8_000_000, 4), pattern(8_000_000, 5)].concat(), "{} bytes", all.len());
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+}
+
+#[test]
+fn what_follows_urgent_data_does_not_wait_for_more() {
+    use nix::sys::socket::{MsgFlags, send};
+    use std::os::fd::AsRawFd;
+    let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    client_end.write_all(b"before").unwrap();
+    send(client_end.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+    client_end.write_all(b"after").unwrap();
+    while stream::unacknowledged(&client_end).unwrap() > 0 {
+        thread::yield_now();
+    }
+    server_end.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let server = thread::spawn(move || {
+        let mut received = [0; 11];
+        let result = server_end.read_exact(&mut received);
+        stream::reset_on_close(&server_end).unwrap();
+        result.map(|()| received)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = TcpStream::from_std(inner_client).unwrap();
+        let upstream = TcpStream::from_std(inner_server).unwrap();
+        relay(&client, &upstream, &Scratch::new(4), NEVER, &Tally::default()).await;
+    });
+    assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
+}

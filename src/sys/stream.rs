@@ -53,22 +53,40 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     })
 }
 
-/// Bytes written and not yet acknowledged by the peer (`SIOCOUTQ`).
+/// Bytes written that the peer has yet to acknowledge (`SIOCOUTQ`): none where the connection is gone, though the kernel
+/// still counts them there.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is valid for the
-    // call's duration; the descriptor is borrowed, so it is open.
+    if tcp_info(&socket)?.tcpi_state == TCP_CLOSE {
+        return Ok(0);
+    }
+    Ok(u32::try_from(ioctl_int(socket, libc::TIOCOUTQ)?).unwrap_or(0))
+}
+
+/// Whether the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
+pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
+    Ok(ioctl_int(socket, SIOCATMARK)? != 0)
+}
+
+/// include/uapi/asm-generic/sockios.h
+const SIOCATMARK: libc::Ioctl = 0x8905;
+
+/// Asks one of the two questions above; both are answered with an int.
+fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int> {
+    let mut answer: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) and SIOCATMARK write one int through the pointer, which is valid
+    // for the call's duration; the descriptor is borrowed, so it is open.
     #[expect(unsafe_code, reason = "ioctl has no safe wrapper")]
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut answer) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u32::try_from(bytes).unwrap_or(0))
+    Ok(answer)
 }
 
 /// include/uapi/linux/tcp.h
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
 /// include/net/tcp_states.h
+const TCP_CLOSE: u8 = 7;
 const TCP_CLOSING: u8 = 11;
 
 #[expect(unsafe_code, reason = "getsockopt(TCP_INFO) has no safe wrapper among our dependencies")]
