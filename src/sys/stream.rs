@@ -39,6 +39,8 @@ pub struct Connection {
     pub timestamps: bool,
     /// Both ends have sent FIN, and ours is not acknowledged yet (TCP_CLOSING).
     pub closing: bool,
+    /// Bytes or our FIN wait for the peer's window, or for the network, to take them (`tcpi_notsent_bytes`).
+    pub unsent: bool,
     /// Smoothed round-trip time.
     pub round_trip: Duration,
 }
@@ -49,6 +51,7 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     Ok(Connection {
         timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
         closing: info.tcpi_state == TCP_CLOSING,
+        unsent: info.tcpi_notsent_bytes > 0,
         round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
     })
 }
