@@ -61,11 +61,14 @@ const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
 pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
-    })
+    });
+    // A reload that hangs on a dead disk does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 struct App {
