@@ -4,7 +4,7 @@
 //! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
-use super::ports::{DrainOrder, PortsQuery, PortsReport};
+use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::socket::{ControlSocket, Owner};
 use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -27,7 +27,7 @@ pub struct Control {
     /// How ports are used.
     pub ports: Arc<dyn Fn(&PortsQuery) -> Result<PortsReport, Refusal> + Send + Sync>,
     /// Drains a source address, or ends that.
-    pub drain: Arc<dyn Fn(&DrainOrder) -> Result<(), Refusal> + Send + Sync>,
+    pub drain: Arc<dyn Fn(DrainOrder) -> Result<DrainAnswer, Refusal> + Send + Sync>,
 }
 
 /// Something that was asked for is not there; in words for people.
@@ -70,8 +70,8 @@ async fn drain(
         let why = "only root and the gateway's own user and group may change what it does";
         return error(StatusCode::FORBIDDEN, why.to_owned());
     }
-    match order.map(|Json(order)| (control.drain)(&order).map(|()| order)) {
-        Ok(Ok(order)) => Json(order).into_response(),
+    match order.map(|Json(order)| (control.drain)(order)) {
+        Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, why),
         Err(wrong) => error(wrong.status(), wrong.body_text()),
     }

@@ -11,7 +11,7 @@ mod socket;
 
 pub use control::{Control, Refusal, serve_control};
 pub use ports::{
-    Client, DestinationFilter, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
+    Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
 };
 pub use socket::{ControlSocket, SocketError};
 
