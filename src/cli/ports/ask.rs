@@ -42,6 +42,12 @@ pub(super) enum AskError {
     Failed(PathBuf, io::Error),
 }
 
+/// What the gateway says with every status but 200.
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+}
+
 /// Asks, and reads the answer.
 pub(super) fn ask<T: DeserializeOwned>(
     socket: &Path,
@@ -53,10 +59,6 @@ pub(super) fn ask<T: DeserializeOwned>(
     let unclear = |_| AskError::Failed(socket.to_owned(), not_understood());
     if status == 200 {
         return serde_json::from_slice(&body).map_err(unclear);
-    }
-    #[derive(Deserialize)]
-    struct Refused {
-        error: String,
     }
     let Refused { error } = serde_json::from_slice(&body).map_err(unclear)?;
     Err(AskError::Refused(error))
