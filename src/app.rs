@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod control;
 mod in_force;
 mod limits;
 mod listeners;
@@ -34,6 +35,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listeners::ListenError),
+    /// The control socket that the configuration asks for could not be opened.
+    #[error(transparent)]
+    Control(#[from] admin::SocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
@@ -104,6 +108,8 @@ impl App {
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
+        let control_socket = control::open(&config)?;
+
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let built = Built::new(config, &ledger, &metrics, None)?;
@@ -133,6 +139,12 @@ impl App {
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
+        }
+        if let Some(socket) = control_socket {
+            let (gateway, in_force, ledger) =
+                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
+            let told = control::Told { gateway, in_force, ledger };
+            tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
