@@ -106,7 +106,7 @@ catalogue! {
     FLOWS_TOTAL = "egret_flows_total", Kind::Counter, Count, ["tenant", "outcome"],
         help: "Flows that have ended, by outcome.",
         reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate.",
-        alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit"];
+        alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit", "EgretTenantPortCeiling"];
     FLOW_BYTES = "egret_flow_bytes_total", Kind::Counter, Bytes, ["tenant", "direction"],
         help: "Payload bytes relayed; up is from client to server.",
         reading: "Moves while flows live, not only at their end. Payload alone: TCP and IP headers and retransmissions come on top on the wire.";
