@@ -66,6 +66,7 @@ fn tenant(
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
+        share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
         flows,
         inspections: Gate::new(config.inspect.max_pending),
