@@ -11,7 +11,7 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
+use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
@@ -115,6 +115,7 @@ impl App {
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Gate::new(room.flows),
+            table: FlowTable::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,

@@ -6,7 +6,8 @@ use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, SOURCE_STATES, Scrape,
+    SourceUsage,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(super) fn renderer(
             sources: usage(&current.pools),
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
+            hot: Vec::new(),
         };
         metrics.render(&scrape)
     })
@@ -55,6 +57,9 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             live: source.live as u64,
             held: source.held as u64,
             busiest: u32::from(source.busiest),
+            exhausted_in: None,
+            kernel_difference: 0,
+            state: SOURCE_STATES[0],
         }));
     }
     rows

@@ -102,10 +102,14 @@ mod tests {
             addresses: vec!["127.0.0.77/32".parse().unwrap()],
             ports: PortRange::new(1024, 65535).unwrap(),
             select: Select::Paired,
+            public: std::collections::BTreeMap::new(),
+            drain: Vec::new(),
+            shares: Vec::new(),
         };
         let pools = Pools::new(&[pool], &[], &Arc::new(Ledger::new()));
         let client = ClientAddr::new(([10, 0, 1, 7], 40000).into());
-        let lease = pools.pool("acme").unwrap().lease(client, to, clock::now()).unwrap();
+        let pool = pools.pool("acme").unwrap();
+        let lease = pool.lease(client, to, &pool.share("alpha"), clock::now()).unwrap();
         let seconds = Duration::from_secs;
         let liveness = Liveness { idle: seconds(60), interval: seconds(10), probes: 3, user_timeout: None };
         let dialler = Dialler { connect_timeout: seconds(30), liveness };
