@@ -17,7 +17,7 @@ use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
-use in_force::{Built, InForce};
+use in_force::{Built, InForce, ReloadError, Reloader, Running};
 use signals::{Order, Signals};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,7 @@ struct App {
     path: PathBuf,
     config: Config,
     in_force: Arc<InForce>,
+    reloader: Reloader,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
@@ -151,6 +152,7 @@ impl App {
             path: path.to_owned(),
             config,
             in_force,
+            reloader: Reloader::default(),
             gateway: shared,
             metrics,
             ledger,
@@ -178,9 +180,15 @@ impl App {
                     Order::Stop => return,
                     Order::Reload => {
                         self.reopen_flow_log();
-                        self.reload().await;
+                        self.order_reload();
                     }
                 },
+                (result, again) = self.reloader.done() => {
+                    self.finish_reload(result);
+                    if again {
+                        self.order_reload();
+                    }
+                }
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
@@ -196,13 +204,23 @@ impl App {
         }
     }
 
+    fn order_reload(&mut self) {
+        let Self { reloader, path, config, ledger, metrics, gateway, .. } = self;
+        reloader.order(|| Running {
+            path: path.clone(),
+            config: config.clone(),
+            ledger: Arc::clone(ledger),
+            metrics: Arc::clone(metrics),
+            snapshot: gateway.snapshot.load_full(),
+        });
+    }
+
     /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
-    async fn reload(&mut self) {
-        let before = self.gateway.snapshot.load_full();
-        let (ledger, metrics) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics));
-        match in_force::reload(self.path.clone(), self.config.clone(), ledger, metrics, before).await {
+    fn finish_reload(&mut self, result: Result<Built, ReloadError>) {
+        match result {
             Ok(built) => {
                 self.in_force.exchange(&built);
+                snapshot::put_limits_in_force(&built.snapshot);
                 self.gateway.snapshot.store(Arc::new(built.snapshot));
                 self.config = built.config;
                 tracing::info!(
