@@ -23,6 +23,7 @@ mod wait;
 
 mod tests_accounting;
 mod tests_dial;
+mod tests_fairness;
 mod tests_http;
 mod tests_lab;
 mod tests_ports;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     let trials = [
         tests_ports::trials(), // the longest first
         tests_lab::trials(),
+        tests_fairness::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),
