@@ -2,13 +2,14 @@
 
 use super::book::PairUse;
 use super::busiest::Busiest;
+use super::hot::Hot;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
 use crate::addr::DialAddr;
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ pub(super) struct Account {
     strays: HashSet<(Destination, u16)>,
     resting: Resting,
     busiest: Busiest,
+    hot: Hot,
     live: usize,
 }
 
@@ -38,6 +40,8 @@ struct Pair {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
+    /// Its class in [`Hot`].
+    class: u8,
 }
 
 /// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
@@ -57,9 +61,16 @@ impl From<DialAddr> for Destination {
     }
 }
 
+impl From<Destination> for DialAddr {
+    fn from(to: Destination) -> Self {
+        Self::new((Ipv6Addr::from(to.ip), to.port).into())
+    }
+}
+
 impl Account {
     pub(super) fn new(space: Arc<PortSpace>) -> Self {
         Self {
+            hot: Hot::new(space.capacity()),
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
@@ -126,6 +137,7 @@ impl Account {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
         }
         self.busiest = Busiest::default();
+        self.hot = Hot::new(space.capacity());
         for (to, port) in busy {
             self.mark_busy(to, port);
         }
@@ -157,6 +169,11 @@ impl Account {
         self.busiest.ports()
     }
 
+    /// The destinations with many ports in use, the hottest first to within one hundredth of the capacity.
+    pub(super) fn hottest(&self) -> impl Iterator<Item = (Destination, PairUse)> {
+        self.hot.iter().map(|to| (to, self.pair(to)))
+    }
+
     /// Gives memory back once far less is in use than was.
     pub(super) fn shrink(&mut self) {
         if self.pairs.len() < self.pairs.capacity() / 4 {
@@ -171,6 +188,7 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
         self.busiest.rose(pair.ports.len());
+        self.hot.changed(to, &mut pair.class, pair.ports.len());
         self.live += 1;
         Some(self.space.port(slot))
     }
@@ -183,6 +201,7 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         if pair.ports.insert(slot, self.space.capacity()) {
             self.busiest.rose(pair.ports.len());
+            self.hot.changed(to, &mut pair.class, pair.ports.len());
         }
     }
 
@@ -196,6 +215,7 @@ impl Account {
         {
             let left = pair.ports.len();
             self.busiest.fell(left);
+            self.hot.changed(to, &mut pair.class, left);
             if left == 0 {
                 self.pairs.remove(&to);
             }
