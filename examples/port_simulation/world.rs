@@ -2,11 +2,11 @@
 //! by the tests that hold what docs/ports.md promises of it.
 
 use egret::addr::{ClientAddr, DialAddr, PortRange};
-use egret::egress::{Event, Forecaster, Lease, Ledger, Level, Pool, PoolSpec, Pools, Rest, Select};
+use egret::egress::{Event, Forecaster, Lease, Ledger, Level, Pool, PoolSpec, Pools, Rest, Select, Share};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -137,6 +137,9 @@ impl World {
             addresses: vec!["203.0.113.1/32".parse().expect("a network")],
             ports: PortRange::new(u16::MAX - scenario.capacity + 1, u16::MAX).expect("a range"),
             select: Select::Paired,
+            drain: Vec::new(),
+            public: BTreeMap::new(),
+            shares: Vec::new(),
         };
         let pools = Pools::new(&[spec], &[], &Arc::new(Ledger::new()));
         let pool = Arc::clone(pools.pool("simulated").expect("the pool"));
@@ -184,7 +187,8 @@ impl World {
 
     fn open(&mut self, duration: Option<f64>) -> bool {
         let client = ClientAddr::new(([10, 0, 0, 1], 40_000).into());
-        let Ok(lease) = self.pool.lease(client, DialAddr::new(([192, 0, 2, 1], 443).into()), self.now) else {
+        let to = DialAddr::new(([192, 0, 2, 1], 443).into());
+        let Ok(lease) = self.pool.lease(client, to, &Share::NONE, self.now) else {
             return false;
         };
         self.opened += 1;

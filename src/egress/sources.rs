@@ -4,6 +4,7 @@ use super::addresses::{self, Family};
 use super::book::Book;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
+use super::state::SourceState;
 use crate::addr::SourceAddr;
 use ipnet::IpNet;
 use rand::RngExt;
@@ -19,7 +20,7 @@ const COMPARED: usize = 32;
 /// The addresses of one family, numbered: those listed, then for each wide network the client's own few.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// With the hash of the address.
+    /// By address, ascending; with its hash.
     listed: Vec<(u64, Arc<Book>)>,
     wide: Vec<IpNet>,
 }
@@ -36,7 +37,7 @@ pub(super) enum Candidate<'a> {
 impl Sources {
     pub(super) fn new(nets: &[IpNet], family: Family, space: &Arc<PortSpace>, ledger: &Ledger) -> Self {
         let nets = nets.iter().filter(|net| Family::of(net.addr()) == family);
-        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_wide);
+        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_derived);
         let mut listed: Vec<_> = small.iter().flat_map(addresses::every_address).collect();
         listed.sort_unstable();
         listed.dedup();
@@ -52,6 +53,17 @@ impl Sources {
     /// The accounts of the listed addresses.
     pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<Book>> {
         self.listed.iter().map(|(_, book)| book)
+    }
+
+    /// The account of a listed address.
+    pub(super) fn book(&self, source: SourceAddr) -> Option<&Arc<Book>> {
+        let at = self.listed.binary_search_by_key(&source, |(_, book)| book.source()).ok()?;
+        Some(&self.listed[at].1)
+    }
+
+    /// Whether any of the addresses gives out ports.
+    pub(super) fn any_available(&self) -> bool {
+        !self.wide.is_empty() || self.listed().any(|book| book.state() == SourceState::Available)
     }
 
     /// The networks whose addresses are derived.
@@ -76,9 +88,9 @@ impl Sources {
 
     /// The address that a client is drawn to most.
     pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
-        self.by_weight(client).next().map(|n| match self.candidate(client, n) {
-            Candidate::Listed(book) => book.source(),
-            Candidate::Derived(address) => address,
+        self.by_weight(client).find_map(|n| match self.candidate(client, n) {
+            Candidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
+            Candidate::Derived(address) => Some(address),
         })
     }
 
