@@ -24,6 +24,7 @@ mod tests_accounting;
 mod tests_dial;
 mod tests_http;
 mod tests_lab;
+mod tests_ports;
 mod tests_relay;
 mod tests_sources;
 mod tests_startup;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         tests_tls::trials(),
         tests_http::trials(),
         tests_sources::trials(),
+        tests_ports::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
