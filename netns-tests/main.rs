@@ -10,6 +10,7 @@
 
 mod clients;
 mod config;
+mod flows;
 mod gateway;
 mod hello;
 mod lab;
@@ -21,11 +22,14 @@ mod traffic;
 mod wait;
 
 mod tests_accounting;
+mod tests_control;
 mod tests_dial;
+mod tests_fairness;
 mod tests_http;
 mod tests_lab;
 mod tests_ports;
 mod tests_relay;
+mod tests_reload;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -44,15 +48,18 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = [
+        tests_ports::trials(), // the longest first
         tests_lab::trials(),
+        tests_fairness::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),
         tests_sources::trials(),
-        tests_ports::trials(),
+        tests_control::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
+        tests_reload::trials(),
         tests_steering::trials(),
         tests_startup::trials(),
     ];

@@ -1,181 +1,176 @@
-//! What `egret ports` says of a running gateway, and what it can order.
+//! A pool that runs full says so at once, and serves again as soon as Linux lets it.
 
-use crate::clients::connect_from;
+use crate::clients::{curl, s_client};
 use crate::config::Config;
+use crate::flows::{End, Flow};
+use crate::gateway::Gateway;
+use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
-use crate::namespace::text;
-use crate::traffic::pass;
-use crate::wait::{PATIENCE, wait_for};
-use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use tempfile::TempDir;
+use crate::servers::Server;
+use crate::wait::wait_within;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        egret_ports_says_who_holds_the_ports_of_a_destination,
-        a_drained_address_takes_no_new_flows_and_keeps_those_it_has;
+        one_address_of_sixteen_ports_runs_full_and_serves_again,
+        two_addresses_of_eight_ports_run_full_and_serve_again,
+        the_seventeenth_is_told_in_its_own_protocol;
     once:
-        the_control_socket_lives_as_long_as_the_gateway,
-        a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start
+        without_timestamps_ports_are_held_for_a_minute
 }
 
-/// A place for the control socket.
-struct Control {
-    folder: TempDir,
+const ONE_BY_SIXTEEN: (&str, &str) = ("[\"203.0.113.17\", \"2001:db8:100::1\"]", "ports = \"40000-40015\"");
+const TWO_BY_EIGHT: (&str, &str) =
+    ("[\"203.0.113.16/31\", \"2001:db8:100::/127\"]", "ports = \"40000-40007\"\nselect = \"least-used\"");
+/// Longer than a denial takes, and shorter than anything that the gateway could wait for first.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn config((addresses, pool): (&str, &str)) -> Config {
+    Config { alpha_addresses: addresses.into(), alpha_pool: pool.into(), ..Config::default() }
 }
 
-impl Control {
-    fn new() -> Self {
-        Self { folder: TempDir::with_prefix("egret-netns-").unwrap() }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("admin.sock")
-    }
-
-    /// `[gateway] admin`.
-    fn key(&self) -> String {
-        format!("admin = \"unix:{}\"", self.socket().display())
-    }
-
-    fn ports(&self, arguments: &[&str]) -> Output {
-        ports(arguments, &self.socket())
-    }
-
-    fn report(&self, arguments: &[&str]) -> Value {
-        let output = self.ports(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "{}", text(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// The row of a source address.
-    fn source(&self, address: &str) -> Value {
-        let report = self.report(&[]);
-        let rows = report["sources"].as_array().unwrap();
-        rows.iter().find(|row| row["source"] == address).unwrap_or_else(|| panic!("{report:#}")).clone()
-    }
+fn one_address_of_sixteen_ports_runs_full_and_serves_again(family: Family) {
+    run_full(family, config(ONE_BY_SIXTEEN), 1);
 }
 
-fn ports(arguments: &[&str], socket: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
-    command.arg("ports").args(arguments).arg("--socket").arg(socket).output().unwrap()
+fn two_addresses_of_eight_ports_run_full_and_serve_again(family: Family) {
+    run_full(family, config(TWO_BY_EIGHT), 2);
 }
 
-fn address(family: Family, v4: &'static str, v6: &'static str) -> &'static str {
-    match family {
-        Family::V4 => v4,
-        Family::V6 => v6,
-    }
-}
-
-fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
-    let control = Control::new();
+fn run_full(family: Family, config: Config, addresses: usize) {
     let lab = Lab::new();
-    let _gateway = lab.start_gateway(&Config {
-        gateway: control.key(),
-        alpha_pool: "ports = \"40000-40015\"".into(),
-        alpha_addresses: "[\"203.0.113.17\", \"2001:db8:100::1\"]".into(),
-        ..Config::default()
+    let gateway = lab.start_gateway(&config);
+    let server = Server::raw(&lab, family, 7000);
+    let mut flows: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let sources: HashSet<SocketAddr> = flows.iter().map(Flow::source).collect();
+    assert_eq!(sources.len(), 16, "{sources:?}");
+    for ip in sources.iter().map(SocketAddr::ip).collect::<HashSet<_>>() {
+        let ip = ip.to_string();
+        let ratio = gateway.gauges("egret_pool_port_utilization_ratio", &[("source", &ip)]);
+        assert_eq!(ratio, [1.0], "{ip}");
+    }
+    assert_eq!(sources.iter().map(SocketAddr::ip).collect::<HashSet<_>>().len(), addresses);
+
+    for how in [End::ALL, End::ALL].concat() {
+        refused_at_once(&lab, &gateway, &server);
+        flows.remove(0).end(how);
+        let again = Flow::open_soon(&lab, Tenant::Alpha, &server);
+        again.assert_alive();
+        assert!(sources.contains(&again.source()), "after {how:?}: {}", again.source());
+        flows.push(again);
+    }
+    assert_eq!(flows.iter().map(Flow::source).collect::<HashSet<_>>(), sources);
+    // Other destinations have every port for themselves.
+    let other = Server::raw(&lab, family, 7001);
+    let elsewhere: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &other)).collect();
+    for flow in flows.iter().chain(&elsewhere) {
+        flow.assert_alive();
+    }
+    drop((flows, elsewhere));
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
+}
+
+/// One more flow is reset, and the server does not hear of it.
+fn refused_at_once(lab: &Lab, gateway: &Gateway<'_>, server: &Server) {
+    let start = Instant::now();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    assert!(start.elapsed() < AT_ONCE, "refused after {:?}", start.elapsed());
+    let flow = gateway.expect_outcome(refused, "ports_exhausted");
+    assert!(flow["source"].is_null(), "{flow:#}");
+    server.assert_untouched();
+}
+
+fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config(TWO_BY_EIGHT));
+    let ca = lab.run.path().join("ca.pem");
+    let certified = rcgen::generate_simple_self_signed(["allowed.example.org".to_owned()]).unwrap();
+    fs::write(&ca, certified.cert.pem()).unwrap();
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
+    for (port, first) in [(443, hello), (80, request)] {
+        let server = lab.listen(Host::Named, family, port);
+        let mut live: Vec<_> = (0..16).map(|_| named_flow(&lab, &server, &first)).collect();
+        let start = Instant::now();
+        if port == 443 {
+            let said = s_client(&lab, Tenant::Alpha, server.address(), Some("allowed.example.org"), &ca);
+            assert_ne!(said.code, 0, "{}", said.text);
+            assert!(said.text.contains("alert number 80"), "{}", said.text);
+        } else {
+            let url = "http://allowed.example.org/";
+            let said = curl(&lab, Tenant::Alpha, family, url, Host::Named, &ca);
+            assert!(said.text.starts_with("HTTP/1.1 503 "), "{}", said.text);
+            assert!(said.text.contains("ports_exhausted"), "{}", said.text);
+        }
+        assert!(start.elapsed() < AT_ONCE, "told after {:?}", start.elapsed());
+        server.assert_untouched();
+        let (client, upstream) = live.remove(0);
+        let local = client.local_addr().unwrap();
+        drop(upstream);
+        drop(client);
+        gateway.expect_outcome(local, "closed");
+        drop(live);
+    }
+    let flows = gateway.wait_for_flows(34);
+    let refused: Vec<_> = flows.iter().filter(|flow| flow["outcome"] == "ports_exhausted").collect();
+    assert_eq!(refused.len(), 2);
+    for flow in refused {
+        assert_eq!(flow["hostname"], "allowed.example.org", "{flow:#}");
+        assert!(flow["source"].is_null(), "{flow:#}");
+    }
+    let labels = [("pool", "alpha"), ("tenant", "alpha")];
+    assert_eq!(gateway.metric("egret_port_allocation_failures_total", &labels), 2);
+}
+
+fn named_flow(lab: &Lab, server: &Server, first: &[u8]) -> (TcpStream, TcpStream) {
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(first).unwrap();
+    (client, server.accept())
+}
+
+fn without_timestamps_ports_are_held_for_a_minute() {
+    let lab = Lab::new();
+    lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    let gateway = lab.start_gateway(&config(ONE_BY_SIXTEEN));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let mut flows: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let held = || gateway.metric("egret_pool_ports", &[("source", "203.0.113.17"), ("state", "held")]);
+    let start = Instant::now();
+    for flow in flows.drain(..8) {
+        flow.end(End::ClientFirst);
+    }
+    gateway.wait_for_flows(8);
+    assert_eq!(held(), 8);
+    // The gateway has no `TIME_WAIT` after the other ends, so that those ports serve again.
+    for how in [End::ServerFirst, End::ClientReset, End::ServerReset] {
+        refused_at_once(&lab, &gateway, &server);
+        flows.remove(0).end(how);
+        flows.push(Flow::open_soon(&lab, Tenant::Alpha, &server));
+    }
+    refused_at_once(&lab, &gateway, &server);
+    assert_eq!(held(), 8);
+    assert_eq!(in_time_wait(&lab), 8);
+    let busy = gateway.gauges("egret_pool_port_utilization_ratio", &[("source", "203.0.113.17")]);
+    assert_eq!(busy, [1.0]);
+
+    wait_within(Duration::from_secs(75), "the held ports to come back", || match held() {
+        0 => Ok(()),
+        held => Err(format!("{held} are held")),
     });
-    let server = lab.listen(Host::Raw, family, 7000);
-    let to = server.address().to_string();
-    let flows: Vec<_> = (0..10)
-        .map(|_| {
-            let client = lab.connect(Tenant::Alpha, server.address());
-            (client, server.accept())
-        })
-        .collect();
-    let source = address(family, "203.0.113.17", "2001:db8:100::1");
-    let row = control.source(source);
-    assert_eq!(
-        row,
-        json!({"pool": "alpha", "source": source, "public": null, "state": "available",
-               "capacity": 16, "live": 10, "held": 0, "busiest": 10})
-    );
-    let report = control.report(&["--tenant", "alpha", "--destination", &to]);
-    let hot = &report["hot"][0];
-    assert!(hot["source"] == source && hot["destination"] == *to, "{report:#}");
-    assert!(hot["live"] == 10 && hot["held"] == 0 && hot["capacity"] == 16, "{report:#}");
-    assert_eq!(hot["tenants"], json!([{"tenant": "alpha", "ports": 10}]));
-    let client = Tenant::Alpha.client(family).to_string();
-    assert_eq!(hot["clients"], json!([{"client": client, "tenant": "alpha", "ports": 10}]));
-    assert_eq!(control.report(&["--tenant", "beta", "--destination", &to])["hot"], json!([]));
-
-    let table = control.ports(&["--pool", "alpha", "--destination", &to]);
-    let table = String::from_utf8(table.stdout).unwrap();
-    assert!(table.contains("62.5 %") && table.contains(&format!("{client} (alpha) 10")), "{table}");
-
-    for arguments in [["--pool", "nobody"], ["--tenant", "nobody"]] {
-        let output = control.ports(&arguments);
-        assert!(output.status.code() == Some(2) && text(&output).contains("is called \"nobody\""));
-    }
-
-    drop(flows);
-    wait_for("the flows to be gone", || {
-        let report = control.report(&["--destination", &to]);
-        if report["hot"] == json!([]) { Ok(()) } else { Err(report) }
-    });
+    assert!(start.elapsed() >= Duration::from_mins(1), "after {:?}", start.elapsed());
+    flows.extend((0..8).map(|_| Flow::open(&lab, Tenant::Alpha, &server)));
+    refused_at_once(&lab, &gateway, &server);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
 }
 
-fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
-    let control = Control::new();
-    let lab = Lab::new();
-    let _gateway = lab.start_gateway(&Config {
-        gateway: control.key(),
-        alpha_addresses: "[\"203.0.113.16/31\", \"2001:db8:100::/127\"]".into(),
-        ..Config::default()
-    });
-    let server = lab.listen(Host::Raw, family, 7000);
-    let open = || {
-        let client = lab
-            .client
-            .run(|| connect_from(Tenant::Alpha.client(family), server.address(), PATIENCE).unwrap());
-        let upstream = server.accept();
-        let source = upstream.peer_addr().unwrap().ip();
-        (client, upstream, source)
-    };
-    let order = |order: &str, source: IpAddr| {
-        let output = control.ports(&[order, &source.to_string()]);
-        assert!(output.status.success(), "{}", text(&output));
-        control.source(&source.to_string())["state"].as_str().unwrap().to_owned()
-    };
-    // Paired: one client keeps one address, as long as it can.
-    let (client, upstream, first) = open();
-    assert_eq!(order("drain", first), "draining");
-    let (_client, _upstream, second) = open();
-    assert_ne!(first, second);
-    pass(&client, &upstream, b"still here");
-    assert_eq!(control.source(&first.to_string())["live"], 1);
-    assert_eq!(order("undrain", first), "available");
-    assert_eq!(open().2, first);
-
-    let output = control.ports(&["drain", "192.0.2.1"]);
-    assert!(output.status.code() == Some(2) && text(&output).contains("not listed by any pool"));
-}
-
-fn the_control_socket_lives_as_long_as_the_gateway() {
-    let control = Control::new();
-    let lab = Lab::new();
-    // What a crash leaves behind.
-    drop(std::os::unix::net::UnixListener::bind(control.socket()).unwrap());
-    let mut gateway = lab.start_gateway(&Config { gateway: control.key(), ..Config::default() });
-    assert!(control.ports(&[]).status.success());
-    gateway.signal(Signal::SIGTERM);
-    assert!(gateway.wait_for_end().success());
-    assert!(!control.socket().exists());
-    let output = control.ports(&[]);
-    assert!(output.status.code() == Some(2) && text(&output).contains("there is no control socket"));
-}
-
-fn a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start() {
-    let lab = Lab::new();
-    let config = Config { gateway: "admin = \"unix:/nonexistent/admin.sock\"".into(), ..Config::default() };
-    let files = crate::gateway::Files::new(&config);
-    let mut run = crate::gateway::unprivileged(",+net_admin", &["run"], &files.config());
-    let output = lab.gateway.output(&mut run);
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-    assert!(text(&output).contains("cannot open the control socket /nonexistent/admin.sock"));
+/// Connections of the pool that the gateway's kernel still keeps.
+fn in_time_wait(lab: &Lab) -> usize {
+    lab.gateway.shell("ss -Htn state time-wait src 203.0.113.17").lines().count()
 }

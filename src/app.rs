@@ -1,6 +1,7 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
 mod control;
+mod in_force;
 mod limits;
 mod listeners;
 mod observe;
@@ -10,15 +11,17 @@ mod snapshot;
 use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
-use crate::egress::{Dialler, Ledger, Pools};
+use crate::egress::{Dialler, Ledger};
 use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use in_force::{Built, InForce, ReloadError, Reloader, Running};
 use signals::{Order, Signals};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
@@ -59,18 +62,24 @@ pub enum StartError {
 /// How long the flow log has to write what is queued at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the gateway until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
-pub fn run(loaded: Loaded) -> Result<(), StartError> {
+/// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
+pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut app = App::start(loaded)?;
+    let result = runtime.block_on(async {
+        let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
-    })
+    });
+    // A reload that hangs on a dead disk does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 struct App {
+    path: PathBuf,
     config: Config,
+    in_force: Arc<InForce>,
+    reloader: Reloader,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
@@ -84,9 +93,8 @@ struct App {
 }
 
 impl App {
-    fn start(loaded: Loaded) -> Result<Self, StartError> {
+    fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
-        let version: Arc<str> = config.version().into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -103,9 +111,10 @@ impl App {
         let control_socket = control::open(&config)?;
 
         let ledger = Arc::new(Ledger::new());
-        let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
-        snapshot::warn_of_foreign_addresses(&config);
-        let snapshot = snapshot::build(&config, &pools, &metrics)?;
+        let settings = settings(&config, liveness, room.pipes);
+        let built = Built::new(config, &ledger, &metrics, None)?;
+        let in_force = InForce::new(&built);
+        let Built { config, snapshot, .. } = built;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
                 let handle = handle.clone();
@@ -126,19 +135,19 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &pools, &version);
+            let render = observe::renderer(&metrics, &ledger, &in_force);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
         if let Some(socket) = control_socket {
-            let (gateway, pools, ledger) = (Arc::clone(&shared), Arc::clone(&pools), Arc::clone(&ledger));
-            let told = control::Told { gateway, pools, ledger };
+            let (gateway, in_force, ledger) =
+                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
+            let told = control::Told { gateway, in_force, ledger };
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
-        let settings = settings(&config, liveness, room.pipes);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
@@ -149,13 +158,16 @@ impl App {
         }
         tracing::info!(
             listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %in_force.current().version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
+            path: path.to_owned(),
             config,
+            in_force,
+            reloader: Reloader::default(),
             gateway: shared,
             metrics,
             ledger,
@@ -181,8 +193,17 @@ impl App {
                 }
                 order = self.signals.next() => match order {
                     Order::Stop => return,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => {
+                        self.reopen_flow_log();
+                        self.order_reload();
+                    }
                 },
+                (result, again) = self.reloader.done() => {
+                    self.finish_reload(result);
+                    if again {
+                        self.order_reload();
+                    }
+                }
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
@@ -195,6 +216,41 @@ impl App {
         tracing::info!("reopening the flow log");
         if let Some((flow_log, _)) = &self.flow_log {
             flow_log.reopen();
+        }
+    }
+
+    fn order_reload(&mut self) {
+        let Self { reloader, path, config, ledger, metrics, gateway, .. } = self;
+        reloader.order(|| Running {
+            path: path.clone(),
+            config: config.clone(),
+            ledger: Arc::clone(ledger),
+            metrics: Arc::clone(metrics),
+            snapshot: gateway.snapshot.load_full(),
+        });
+    }
+
+    /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
+    fn finish_reload(&mut self, result: Result<Built, ReloadError>) {
+        match result {
+            Ok(built) => {
+                self.in_force.exchange(&built);
+                snapshot::put_limits_in_force(&built.snapshot);
+                self.gateway.snapshot.store(Arc::new(built.snapshot));
+                self.config = built.config;
+                tracing::info!(
+                    tenants = self.config.tenants.len(),
+                    pools = self.config.pools.len(),
+                    config = %built.version,
+                    "reloaded"
+                );
+            }
+            Err(error) => {
+                self.in_force.refused();
+                tracing::error!(
+                    "the configuration was not reloaded, the one before stays in force:\n{error}"
+                );
+            }
         }
     }
 
@@ -223,7 +279,7 @@ impl App {
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => self.reopen_flow_log(),
                 },
             }
         }

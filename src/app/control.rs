@@ -1,5 +1,6 @@
 //! What the control API is told, and what it may change.
 
+use super::in_force::InForce;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
     self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport,
@@ -28,7 +29,7 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
 /// What the API reads and changes.
 pub(super) struct Told {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) pools: Arc<Pools>,
+    pub(super) in_force: Arc<InForce>,
     pub(super) ledger: Arc<Ledger>,
 }
 
@@ -42,10 +43,14 @@ impl Told {
         }
     }
 
+    fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.in_force.current().pools)
+    }
+
     fn ports(&self, query: PortsQuery) -> Result<PortsReport, Refusal> {
         let query = self.checked(query)?;
         let now = clock::now();
-        let usage = self.pools.usage(now);
+        let usage = self.pools().usage(now);
         let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
         let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
         let mut hot: Vec<Hot> = Vec::new();
@@ -67,7 +72,7 @@ impl Told {
     /// gateway.
     fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, Refusal> {
         if let Some(name) = &query.pool
-            && self.pools.pool(name).is_none()
+            && self.pools().pool(name).is_none()
         {
             return Err(Refusal(format!("no pool is called {name:?}")));
         }
@@ -87,7 +92,7 @@ impl Told {
             return Err(Refusal(why));
         }
         let wanted = if order.on { SourceState::Draining } else { SourceState::Available };
-        let Some(state) = self.pools.set_state(source, wanted) else {
+        let Some(state) = self.pools().set_state(source, wanted) else {
             let why = "is not listed by any pool; of a network whose addresses are derived per client none can be drained";
             return Err(Refusal(format!("{source} {why}")));
         };
@@ -96,13 +101,13 @@ impl Told {
     }
 
     fn state(&self, source: SourceAddr) -> Option<SourceState> {
-        let usage = self.pools.usage(clock::now());
+        let usage = self.pools().usage(clock::now());
         let mut rows = usage.iter().flat_map(|pool| &pool.sources);
         rows.find(|row| is_one_address(row) && row.source.addr() == source.ip()).map(|row| row.state)
     }
 
     fn public(&self, pool: &str, source: SourceAddr) -> Option<IpAddr> {
-        self.pools.pool(pool)?.public(source)
+        self.pools().pool(pool)?.public(source)
     }
 
     fn source(&self, pool: &Arc<str>, row: &SourceUsage) -> Source {

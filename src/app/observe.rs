@@ -1,11 +1,13 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
 use super::StartError;
+use super::in_force::InForce;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, SOURCE_STATES, Scrape,
+    SourceUsage,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,17 +30,18 @@ pub(super) fn open_flow_log(
 pub(super) fn renderer(
     metrics: &Arc<Metrics>,
     ledger: &Arc<Ledger>,
-    pools: &Arc<Pools>,
-    version: &Arc<str>,
+    in_force: &Arc<InForce>,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let (pools, version) = (Arc::clone(pools), Arc::clone(version));
+    let in_force = Arc::clone(in_force);
     Arc::new(move || {
         metrics.gateway().port_collisions.absolute(ledger.collisions());
+        let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&pools),
-            config_version: Arc::clone(&version),
-            config_reload_success: true,
+            sources: usage(&current.pools),
+            config_version: Arc::clone(&current.version),
+            config_reload_success: in_force.reloaded(),
+            hot: Vec::new(),
         };
         metrics.render(&scrape)
     })
@@ -54,6 +57,9 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             live: source.live as u64,
             held: source.held as u64,
             busiest: u32::from(source.busiest),
+            exhausted_in: None,
+            kernel_difference: 0,
+            state: SOURCE_STATES[0],
         }));
     }
     rows

@@ -4,9 +4,10 @@
 //! outcome as its error; [`run`] then answers the client.
 
 use super::admission::Pass;
-use super::flow::{Flow, NameSource, Verdict};
+use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow};
 use super::leg::Leg;
+use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
 use super::worker::Worker;
@@ -210,7 +211,9 @@ fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
         DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
-            Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
+            Failure::Refused => Outcome::UpstreamRefused.into(),
+            // Its SYN-ACK had come: it took the connection, and then reset it.
+            Failure::Reset => Outcome::UpstreamReset.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),
             Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
@@ -262,6 +265,10 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream<'_>, flow: &mut
 /// When Linux gives the 4-tuple back after both sides have finished.
 fn rest_after(first: Side, upstream: &Leg) -> Rest {
     let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+    if connection.unsent {
+        // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
+        return Rest::Unknown;
+    }
     let end = match first {
         Side::Upstream => UpstreamEnd::ServerFirst,
         Side::Client if connection.closing => UpstreamEnd::Crossed,
@@ -288,5 +295,26 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
             worker.complain("cannot relay", error);
             (Outcome::RelayFailed, None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        stream::finish(&server).unwrap();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        let upstream = Leg::new(tokio::net::TcpStream::from_std(socket).unwrap());
+        stream::finish(&*upstream).unwrap();
+        let rest = rest_after(Side::Upstream, &upstream);
+        assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
     }
 }

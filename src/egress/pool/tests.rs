@@ -205,7 +205,7 @@ fn a_collision_is_counted_and_another_port_is_leased() {
         pools.ledger.pair(address, dial(SERVER), now),
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
-    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(61)).is_ok());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(66)).is_ok());
 }
 
 #[test]
