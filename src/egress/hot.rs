@@ -32,7 +32,7 @@ impl Hot {
     pub(super) fn changed(&mut self, to: Destination, class: &mut u8, in_use: u16) {
         let fresh = self.class(in_use);
         let rises = fresh > *class;
-        let falls = fresh < *class && self.class(in_use + self.width / 2) < *class;
+        let falls = fresh < *class && self.class(in_use.saturating_add(self.width / 2)) < *class;
         if !rises && !falls {
             return;
         }
