@@ -22,6 +22,7 @@ mod traffic;
 mod wait;
 
 mod tests_accounting;
+mod tests_control;
 mod tests_dial;
 mod tests_fairness;
 mod tests_http;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         tests_tls::trials(),
         tests_http::trials(),
         tests_sources::trials(),
+        tests_control::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
