@@ -193,6 +193,20 @@ mod tests {
         .unwrap()
     }
 
+    /// The socket when it has left a state: what the other end's kernel does for that takes its time.
+    fn once_past(state: TcpState, source: SocketAddr, destination: SocketAddr) -> KernelSocket {
+        let give_up = crate::clock::now() + PATIENCE;
+        loop {
+            let found = states_of(source, destination);
+            if let [socket] = found[..]
+                && socket.state != state
+            {
+                return socket;
+            }
+            assert!(crate::clock::now() < give_up, "{found:?}");
+        }
+    }
+
     #[test]
     fn the_masks_are_the_states() {
         let connected: u32 = TcpState::ALL
@@ -216,17 +230,11 @@ mod tests {
             assert_eq!((socket.state, socket.expires), (TcpState::Established, None));
             assert_ne!((socket.inode, socket.cookie), (0, 0));
             drop(client);
-            // the server's kernel takes its time to acknowledge the FIN
-            let orphan = loop {
-                let [orphan] = states_of(from, to)[..] else { panic!("{host}") };
-                if orphan.state != TcpState::FinWait1 {
-                    break orphan;
-                }
-            };
+            let orphan = once_past(TcpState::FinWait1, from, to);
             assert_eq!((orphan.state, orphan.inode), (TcpState::FinWait2, 0));
             assert!(orphan.expires.is_some_and(|left| left > Duration::from_secs(1)), "{orphan:?}");
             drop(server);
-            let [waiting] = states_of(from, to)[..] else { panic!("{host}") };
+            let waiting = once_past(TcpState::FinWait2, from, to);
             assert_eq!(waiting.state, TcpState::TimeWait);
             let left = waiting.expires.unwrap();
             assert!((50..=61).contains(&left.as_secs()), "{left:?}");
