@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use egret::addr::{ClientAddr, DialAddr, PortRange};
-use egret::egress::{Lease, Ledger, Pool, PoolSpec, Pools, Select};
+use egret::egress::{Lease, Ledger, Pool, PoolSpec, Pools, Select, Share};
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -45,7 +45,7 @@ fn take_and_return_by_addresses(criterion: &mut Criterion) {
         let (pool, to) = (pool(&pools), destination(network.contains(':')));
         let now = egret::clock::now();
         group.bench_function(network, |bench| {
-            bench.iter(|| pool.lease(client(1), to, now).expect("a free port").give_back(now));
+            bench.iter(|| pool.lease(client(1), to, &Share::NONE, now).expect("a free port").give_back(now));
         });
     }
     group.finish();
@@ -63,7 +63,7 @@ fn all_at_once(pool: &Arc<Pool>, threads: u32, rounds: u64) -> Duration {
                     start.wait();
                     let began = egret::clock::now();
                     for _ in 0..rounds {
-                        drop(black_box(pool.lease(client(n), to, began).expect("a free port")));
+                        drop(black_box(pool.lease(client(n), to, &Share::NONE, began).expect("a free port")));
                     }
                     began.elapsed()
                 })
@@ -79,6 +79,9 @@ fn pools(network: &str) -> Pools {
         addresses: vec![network.parse().expect("a network")],
         ports: PortRange::new(1024, 65535).expect("a range"),
         select: Select::Paired,
+        drain: Vec::new(),
+        public: std::collections::BTreeMap::new(),
+        shares: Vec::new(),
     };
     Pools::new(&[spec], &[], &Arc::new(Ledger::new()))
 }
@@ -89,7 +92,9 @@ fn pool(pools: &Pools) -> &Arc<Pool> {
 
 fn fill(pool: &Arc<Pool>, ports: u32) -> Vec<Lease> {
     let now: Instant = egret::clock::now();
-    (0..ports).map(|_| pool.lease(client(0), destination(false), now).expect("a free port")).collect()
+    (0..ports)
+        .map(|_| pool.lease(client(0), destination(false), &Share::NONE, now).expect("a free port"))
+        .collect()
 }
 
 fn client(n: u32) -> ClientAddr {

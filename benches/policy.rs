@@ -39,6 +39,8 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         sources: vec![format!("10.{high}.{middle}.{low}/32").parse().expect("it is a network")],
         pool: "pool".into(),
         max_flows: None,
+        ports_floor: None,
+        ports_ceiling: None,
         rules: (0..names).step_by(NAMES_PER_RULE).map(rule).collect(),
     }
 }

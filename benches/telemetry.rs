@@ -27,6 +27,7 @@ fn record() -> FlowRecord {
         verdict: Some(Verdict::Allow),
         outcome: Outcome::Closed,
         detail: None,
+        public: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
         pool: Some("acme".into()),
         dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),

@@ -167,8 +167,10 @@ outcomes! {
         => "Find the client that leaks connections, or raise the limit.";
     GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow."
         => "Raise LimitNOFILE of the service, or add a gateway.";
-    NoSourceAddress = "no_source_address", Policy, Denied: "The tenant's pool has no address of the destination's family."
-        => "Add an IPv4 or IPv6 address to the pool.";
+    NoSourceAddress = "no_source_address", Policy, Denied: "The tenant's pool has no address of the destination's family that gives out ports: none at all, or all are draining or withdrawn."
+        => "Add an IPv4 or IPv6 address to the pool, or take the drain back; an address is withdrawn while the host does not have it.";
+    TenantPortCeiling = "tenant_port_ceiling", Policy, Denied: "The tenant has as many ports towards this destination as its `ports_ceiling` allows; or it has its own `ports_floor`, and the free ports are kept for the floors of other tenants of the pool."
+        => "`detail` says which. Find who of the tenant holds the ports; raise its ceiling or floor, or add addresses to the pool.";
     PortsExhausted = "ports_exhausted", Policy, Denied: "Every port of every address of the pool is in use towards this destination."
         => "Add addresses to the pool, or find who holds the ports.";
     UpstreamRefused = "upstream_refused", Upstream, Dial: "The server refused the connection; the client was reset at once."

@@ -50,6 +50,7 @@ fn tenant(
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
+        share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
         flows: Gate::new(rules.max_flows.unwrap_or(u32::MAX)),
         inspections: Gate::new(config.inspect.max_pending),

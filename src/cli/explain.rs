@@ -304,6 +304,7 @@ mod tests {
     use crate::addr::PortRange;
     use crate::egress::Select;
     use crate::policy::{Effect, RuleSpec};
+    use std::collections::BTreeMap;
 
     fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[u16]) -> RuleSpec {
         RuleSpec {
@@ -322,6 +323,8 @@ mod tests {
             sources: vec!["10.0.1.0/24".parse().unwrap()],
             pool: "edge".into(),
             max_flows: Some(20_000),
+            ports_floor: None,
+            ports_ceiling: None,
             rules: vec![
                 rule(Effect::Allow, "stripe", &["api.stripe.com"], &[], &[443]),
                 rule(Effect::Deny, "acme.toml:9", &["*.evil.example"], &[], &[]),
@@ -339,6 +342,9 @@ mod tests {
             addresses: vec!["203.0.113.16/30".parse().unwrap()],
             ports: PortRange::new(1024, 65535).unwrap(),
             select: Select::Paired,
+            drain: Vec::new(),
+            public: BTreeMap::new(),
+            shares: Vec::new(),
         };
         let options = Options {
             from: from.parse().unwrap(),

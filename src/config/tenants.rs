@@ -9,6 +9,7 @@ use super::sections::values;
 use super::value::Table;
 use crate::egress::PoolSpec;
 use crate::policy::{Effect, RuleSpec, TenantSpec};
+use std::collections::BTreeMap;
 
 /// A pool and where it says what.
 pub(super) struct PoolDraft {
@@ -57,6 +58,9 @@ impl PoolDraft {
             ports: table.read(&pool::PORTS, out)?,
             select: table.read(&pool::SELECT, out)?,
             addresses: addresses.iter().map(|network| network.value).collect(),
+            drain: Vec::new(),
+            public: BTreeMap::new(),
+            shares: Vec::new(),
         };
         Some(Self {
             spec,
@@ -78,6 +82,8 @@ impl TenantDraft {
             name: table.read(&tenant::NAME, out).unwrap_or_default(),
             pool: table.read(&tenant::POOL, out).unwrap_or_default(),
             max_flows: limits.read(&limits::FLOWS, out),
+            ports_floor: None,
+            ports_ceiling: None,
             sources: sources.iter().map(|network| network.value).collect(),
             rules,
         };

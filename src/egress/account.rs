@@ -5,7 +5,10 @@ use super::busiest::Busiest;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
-use crate::addr::DialAddr;
+use super::share::Share;
+use super::share_table::ShareTable;
+use super::state::{SourceState, Standing};
+use crate::addr::{DialAddr, SourceAddr};
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -30,6 +33,10 @@ pub(super) struct Account {
     resting: Resting,
     busiest: Busiest,
     live: usize,
+    standing: Standing,
+    /// Where every busy port of `pairs` is counted, for the tenants that share the pool. `None` while the address is
+    /// not available: its ports are then no part of what the pool offers.
+    counted_in: Option<Arc<ShareTable>>,
 }
 
 /// One destination of the address.
@@ -58,22 +65,28 @@ impl From<DialAddr> for Destination {
 }
 
 impl Account {
-    pub(super) fn new(space: Arc<PortSpace>) -> Self {
-        Self {
+    /// `source` is the address whose account it is.
+    pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
+        let drained_by_config = space.drain.contains(&source);
+        let mut account = Self {
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
             resting: Resting::default(),
             busiest: Busiest::default(),
             live: 0,
-        }
+            standing: Standing::new(drained_by_config),
+            counted_in: None,
+        };
+        account.recount();
+        account
     }
 
     /// A port that is free towards the destination, each with the same probability; live from now on. `None` if there
-    /// is none.
+    /// is none, or the address gives out none. The caller reports it: [`Account::count`].
     pub(super) fn take(&mut self, to: Destination, now: Instant, rng: &mut impl Rng) -> Option<u16> {
         self.release_due(now, PER_OPERATION);
-        if self.space.capacity() == 0 {
+        if self.space.capacity() == 0 || self.state() != SourceState::Available {
             return None;
         }
         self.take_free(to, rng).or_else(|| {
@@ -83,16 +96,39 @@ impl Account {
         })
     }
 
-    /// Ends a lease: the port comes back after `rest`.
-    pub(super) fn give_back(&mut self, to: Destination, port: u16, rest: Duration, now: Instant) {
+    /// Counts a port that was just taken on a claim of `share`: the claim is it, unless it was made elsewhere.
+    pub(super) fn count(&self, to: Destination, share: &Share) {
+        match (&self.counted_in, share.table()) {
+            (Some(here), Some(there)) if Arc::ptr_eq(here, there) => {}
+            (here, there) => {
+                if let Some(here) = here {
+                    here.rose(to, 1);
+                }
+                if let Some(there) = there {
+                    there.fell(to, 1);
+                }
+            }
+        }
+    }
+
+    /// Ends a lease: the port comes back after `rest`, and counts for its tenant until then.
+    pub(super) fn give_back(
+        &mut self,
+        to: Destination,
+        port: u16,
+        rest: Duration,
+        share: Share,
+        now: Instant,
+    ) {
         self.live -= 1;
         if rest.is_zero() {
+            share.release(to);
             self.free(to, port);
         } else {
             if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held += 1;
             }
-            self.resting.push(Rested { until: now + rest, to, port });
+            self.resting.push(Rested { until: now + rest, to, port, share });
         }
         self.release_due(now, PER_OPERATION);
     }
@@ -100,27 +136,32 @@ impl Account {
     /// Brings back at most `most` held ports whose time has come. Whether there may be more.
     pub(super) fn release_due(&mut self, now: Instant, most: usize) -> bool {
         for _ in 0..most {
-            let Some(Rested { to, port, .. }) = self.resting.pop_due(now) else {
+            let Some(Rested { to, port, share, .. }) = self.resting.pop_due(now) else {
                 return false;
             };
             if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held -= 1;
             }
+            // In this order: a free port that is not yet due to its tenant again could go to a neighbour.
+            share.release(to);
             self.free(to, port);
         }
         true
     }
 
     /// Follows a newer configuration. Ports that it does not hand out stay busy until they come back, beside its
-    /// capacity; those that it hands out again are counted again.
-    pub(super) fn adopt(&mut self, space: &Arc<PortSpace>) {
+    /// capacity; those that it hands out again are counted again. `source` is the address whose account this is.
+    pub(super) fn adopt(&mut self, space: &Arc<PortSpace>, source: SourceAddr) {
         if space.generation <= self.space.generation {
             return;
         }
         let old = std::mem::replace(&mut self.space, Arc::clone(space));
+        self.standing.drained_by_config = space.drain.contains(&source);
         if old.same_ports(space) {
+            self.count_elsewhere();
             return;
         }
+        self.uncount();
         let mut busy: Vec<_> = self.strays.drain().collect();
         for (to, pair) in self.pairs.drain() {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
@@ -134,6 +175,18 @@ impl Account {
                 pair.held += 1;
             }
         }
+        self.recount();
+    }
+
+    /// Whether it gives out ports.
+    pub(super) fn state(&self) -> SourceState {
+        self.standing.state()
+    }
+
+    /// As [`super::Pools::set_state`] says.
+    pub(super) fn set_state(&mut self, state: SourceState) {
+        self.standing.set(state);
+        self.count_elsewhere();
     }
 
     /// How the ports towards one destination are used.
@@ -166,6 +219,33 @@ impl Account {
         self.busiest.shrink();
     }
 
+    /// Where its busy ports belong now.
+    fn table(&self) -> Option<&Arc<ShareTable>> {
+        self.space.shares.as_ref().filter(|_| self.state() == SourceState::Available)
+    }
+
+    /// Counts its busy ports where they belong now, if that is not where they are counted. Looks at every destination
+    /// then; for the control plane.
+    fn count_elsewhere(&mut self) {
+        if self.counted_in.as_ref().map(Arc::as_ptr) != self.table().map(Arc::as_ptr) {
+            self.uncount();
+            self.recount();
+        }
+    }
+
+    fn uncount(&mut self) {
+        if let Some(table) = self.counted_in.take() {
+            self.pairs.iter().for_each(|(&to, pair)| table.fell(to, pair.ports.len()));
+        }
+    }
+
+    fn recount(&mut self) {
+        self.counted_in = self.table().cloned();
+        if let Some(table) = &self.counted_in {
+            self.pairs.iter().for_each(|(&to, pair)| table.rose(to, pair.ports.len()));
+        }
+    }
+
     fn take_free(&mut self, to: Destination, rng: &mut impl Rng) -> Option<u16> {
         // the capacity is not 0, so that a pair born here never stays empty
         let pair = self.pairs.entry(to).or_default();
@@ -183,6 +263,9 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         if pair.ports.insert(slot, self.space.capacity()) {
             self.busiest.rose(pair.ports.len());
+            if let Some(table) = &self.counted_in {
+                table.rose(to, 1);
+            }
         }
     }
 
@@ -196,6 +279,9 @@ impl Account {
         {
             let left = pair.ports.len();
             self.busiest.fell(left);
+            if let Some(table) = &self.counted_in {
+                table.fell(to, 1);
+            }
             if left == 0 {
                 self.pairs.remove(&to);
             }

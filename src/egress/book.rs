@@ -2,6 +2,8 @@
 
 use super::account::{Account, Destination};
 use super::port_space::PortSpace;
+use super::share::Share;
+use super::state::SourceState;
 use crate::addr::SourceAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ pub(super) struct Totals {
     pub(super) live: usize,
     pub(super) held: usize,
     pub(super) busiest: u16,
+    pub(super) state: SourceState,
 }
 
 /// One source address: a lock of its own, held for a table lookup and a pick, never across a system call.
@@ -49,24 +52,33 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>) -> Self {
-        Self { source, account: Mutex::new(Account::new(Arc::clone(space))) }
+        Self { source, account: Mutex::new(Account::new(Arc::clone(space), source)) }
     }
 
     pub(super) fn source(&self) -> SourceAddr {
         self.source
     }
 
-    /// A port that is free towards the destination, under the newest configuration that the account has met.
-    pub(super) fn take(&self, space: &Arc<PortSpace>, to: Destination, now: Instant) -> Option<u16> {
+    /// A port that is free towards the destination, under the newest configuration that the account has met. `share`
+    /// has claimed it.
+    pub(super) fn take(
+        &self,
+        space: &Arc<PortSpace>,
+        to: Destination,
+        share: &Share,
+        now: Instant,
+    ) -> Option<u16> {
         // rand's generator of the thread is ChaCha, seeded by the kernel: not to be predicted from ports seen
         let mut rng = rand::rng();
         let mut account = self.lock();
-        account.adopt(space);
-        account.take(to, now, &mut rng)
+        account.adopt(space, self.source);
+        let port = account.take(to, now, &mut rng)?;
+        account.count(to, share);
+        Some(port)
     }
 
-    pub(super) fn give_back(&self, to: Destination, port: u16, rest: Duration, now: Instant) {
-        self.lock().give_back(to, port, rest, now);
+    pub(super) fn give_back(&self, to: Destination, port: u16, rest: Duration, share: Share, now: Instant) {
+        self.lock().give_back(to, port, rest, share, now);
     }
 
     pub(super) fn pair(&self, to: Destination, now: Instant) -> PairUse {
@@ -82,8 +94,9 @@ impl Book {
     pub(super) fn totals(&self, space: &Arc<PortSpace>, now: Instant) -> Totals {
         self.release_due(now);
         let mut account = self.lock();
-        account.adopt(space);
-        Totals { live: account.live(), held: account.held(), busiest: account.busiest() }
+        account.adopt(space, self.source);
+        let (live, held, busiest) = (account.live(), account.held(), account.busiest());
+        Totals { live, held, busiest, state: account.state() }
     }
 
     /// Brings back what is due and gives unused memory back. Whether nothing is left on the account.
@@ -94,7 +107,23 @@ impl Book {
         account.live() == 0 && account.held() == 0
     }
 
-    fn release_due(&self, now: Instant) {
+    /// Follows a newer configuration now, rather than with its first lease. Whether the address gives out ports.
+    pub(super) fn adopt(&self, space: &Arc<PortSpace>) -> SourceState {
+        let mut account = self.lock();
+        account.adopt(space, self.source);
+        account.state()
+    }
+
+    pub(super) fn state(&self) -> SourceState {
+        self.lock().state()
+    }
+
+    pub(super) fn set_state(&self, state: SourceState) {
+        self.lock().set_state(state);
+    }
+
+    /// Brings back every held port that is due.
+    pub(super) fn release_due(&self, now: Instant) {
         while self.lock().release_due(now, PER_LOCK) {}
     }
 

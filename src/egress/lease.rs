@@ -5,10 +5,11 @@ use super::addresses::Family;
 use super::book::Book;
 use super::pool::Pool;
 use super::rest::Rest;
+use super::share::Share;
 use crate::addr::{ClientAddr, LeasedSource};
 use crate::outcome::Outcome;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -19,12 +20,18 @@ const COLLIDED: Duration = Duration::from_secs(61);
 /// Why a pool has no port for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LeaseError {
-    /// No address of the destination's family.
-    #[error("the pool has no address of the destination's family")]
+    /// No address of the destination's family that gives out ports.
+    #[error("the pool has no address of the destination's family that gives out ports")]
     NoAddress,
     /// All ports of all addresses that the client may use are live or held towards the destination.
     #[error("every port of the pool is in use towards the destination")]
     Exhausted,
+    /// The tenant has as many ports towards the destination as its `ports_ceiling` allows.
+    #[error("the tenant has as many ports towards the destination as its ceiling allows")]
+    Ceiling,
+    /// The tenant has its `ports_floor`, and the free ports towards the destination are due to others below theirs.
+    #[error("the free ports towards the destination are kept for the floors of other tenants")]
+    KeptForFloors,
 }
 
 impl LeaseError {
@@ -33,6 +40,16 @@ impl LeaseError {
         match self {
             Self::NoAddress => Outcome::NoSourceAddress,
             Self::Exhausted => Outcome::PortsExhausted,
+            Self::Ceiling | Self::KeptForFloors => Outcome::TenantPortCeiling,
+        }
+    }
+
+    /// More on the outcome, where there is more to say.
+    pub fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::NoAddress | Self::Exhausted => None,
+            Self::Ceiling => Some("the tenant is at its ports_ceiling"),
+            Self::KeptForFloors => Some("the free ports are kept for the ports_floor of other tenants"),
         }
     }
 }
@@ -48,6 +65,7 @@ pub struct Lease {
     to: Destination,
     port: u16,
     rest: Rest,
+    share: Share,
     /// Whether the port has been given back already.
     ended: bool,
 }
@@ -59,13 +77,19 @@ impl Lease {
         client: ClientAddr,
         to: Destination,
         port: u16,
+        share: Share,
     ) -> Self {
-        Self { pool, book, client, to, port, rest: Rest::Free, ended: false }
+        Self { pool, book, client, to, port, rest: Rest::Free, share, ended: false }
     }
 
     /// What to bind.
     pub fn source(&self) -> LeasedSource {
         LeasedSource::new(SocketAddr::new(self.book.source().ip(), self.port))
+    }
+
+    /// The public address that the source address is mapped to, if the pool notes one.
+    pub fn public(&self) -> Option<IpAddr> {
+        self.pool.public(self.book.source())
     }
 
     /// The name of the pool.
@@ -83,8 +107,9 @@ impl Lease {
     pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
         self.pool.ledger().count_collision();
         self.rest = Rest::For(COLLIDED);
+        let share = self.share.clone();
         self.end(now);
-        self.pool.lease_towards(self.client, self.to, Family::of(self.source().ip()), now)
+        self.pool.lease_towards(self.client, self.to, Family::of(self.source().ip()), &share, now)
     }
 
     /// Gives the port back; what Drop does, at a given time.
@@ -94,7 +119,8 @@ impl Lease {
 
     fn end(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.book.give_back(self.to, self.port, self.rest.duration(), now);
+            let share = std::mem::take(&mut self.share);
+            self.book.give_back(self.to, self.port, self.rest.duration(), share, now);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::book::{Book, PairUse};
 use super::port_space::PortSpace;
+use super::share_table::ShareTable;
 use crate::addr::{DialAddr, SourceAddr};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 /// Shards of the table of books. It is asked only for addresses derived per client, and at reload.
@@ -22,6 +23,8 @@ pub struct Ledger {
     cursor: AtomicUsize,
     collisions: AtomicU64,
     generations: AtomicU64,
+    /// By the name of the pool.
+    shares: Mutex<HashMap<Arc<str>, Weak<ShareTable>>>,
 }
 
 type Shard = Mutex<HashMap<SourceAddr, Arc<Book>>>;
@@ -40,6 +43,7 @@ impl Ledger {
             cursor: AtomicUsize::new(0),
             collisions: AtomicU64::new(0),
             generations: AtomicU64::new(0),
+            shares: Mutex::default(),
         }
     }
 
@@ -76,6 +80,19 @@ impl Ledger {
     /// One more than every generation before.
     pub(super) fn next_generation(&self) -> u64 {
         self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The counts of the tenants that share the pool of that name: those of the last configuration, as long as that
+    /// or a port of one of its tenants is still there.
+    pub(super) fn shares(&self, pool: &Arc<str>) -> Arc<ShareTable> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, table| table.strong_count() > 0);
+        if let Some(table) = shares.get(pool).and_then(Weak::upgrade) {
+            return table;
+        }
+        let table = Arc::new(ShareTable::default());
+        shares.insert(Arc::clone(pool), Arc::downgrade(&table));
+        table
     }
 
     pub(super) fn count_collision(&self) {

@@ -17,7 +17,10 @@ mod port_set;
 mod port_space;
 mod rest;
 mod resting;
+mod share;
+mod share_table;
 mod sources;
+mod state;
 
 pub use addresses::Family;
 pub use book::PairUse;
@@ -26,9 +29,13 @@ pub use lease::{Lease, LeaseError};
 pub use ledger::Ledger;
 pub use pool::{Pool, PoolUsage, Pools, SourceUsage};
 pub use rest::{Rest, UpstreamEnd};
+pub use share::{Share, ShareSpec};
+pub use state::SourceState;
 
-use crate::addr::PortRange;
+use crate::addr::{PortRange, SourceAddr};
 use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A pool as the configuration states it, checked.
@@ -42,6 +49,12 @@ pub struct PoolSpec {
     pub ports: PortRange,
     /// How a flow's source address is chosen.
     pub select: Select,
+    /// Addresses that give out no new ports. None of them lies in a network whose addresses are derived per client.
+    pub drain: Vec<SourceAddr>,
+    /// The public address that a source address is mapped to, one to one, on the way out.
+    pub public: BTreeMap<SourceAddr, IpAddr>,
+    /// Of every tenant of the pool, if any of them has a floor or a ceiling; else empty.
+    pub shares: Vec<ShareSpec>,
 }
 
 /// How a flow's source address is chosen. Both spill to the next address when the first is full for a destination.

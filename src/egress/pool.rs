@@ -6,12 +6,16 @@ use super::book::Book;
 use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
+use super::share::Share;
+use super::share_table::{Capacity, ShareTable};
 use super::sources::{Candidate, Sources};
-use super::{PoolSpec, Select};
+use super::state::SourceState;
+use super::{PoolSpec, Select, ShareSpec};
 use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use ipnet::IpNet;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// The pools of one configuration, over the one ledger of the process.
@@ -31,6 +35,13 @@ pub struct Pool {
     space: Arc<PortSpace>,
     v4: Sources,
     v6: Sources,
+    public: BTreeMap<SourceAddr, IpAddr>,
+    /// Of its tenants; empty if nothing is counted for them.
+    shares: Vec<ShareSpec>,
+    /// Done once the counts follow this configuration: before the first lease of a tenant with a share.
+    settled: OnceLock<()>,
+    /// Held while the state of an address changes.
+    states: Mutex<()>,
     ledger: Arc<Ledger>,
 }
 
@@ -58,6 +69,8 @@ pub struct SourceUsage {
     /// Live and held ports towards the destination that has most of them, of the address that has most of them. At
     /// most the capacity.
     pub busiest: u16,
+    /// Whether it gives out ports. A network always does.
+    pub state: SourceState,
 }
 
 impl Pools {
@@ -80,6 +93,16 @@ impl Pools {
     /// All of them, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.in_order.iter()
+    }
+
+    /// Changes whether an address gives out ports, for as long as a configuration lists it. Two reasons to give out
+    /// none are kept apart: `Draining` sets the one and `Withdrawn` the other; `Available` takes back `Withdrawn` if
+    /// that is set, else `Draining`. So an address that is lost and found again still drains. A drain that the
+    /// configuration orders stays until the configuration changes.
+    ///
+    /// The state that follows; `None` if no pool lists the address. Those that are derived per client have none.
+    pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
+        self.in_order.iter().find_map(|pool| pool.set_state(source, state))
     }
 
     /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
@@ -110,7 +133,10 @@ impl Pools {
 
 impl Pool {
     fn new(spec: &PoolSpec, reserved: &[u16], generation: u64, ledger: &Arc<Ledger>) -> Self {
-        let space = Arc::new(PortSpace::new(spec.ports, reserved, generation));
+        let mut space = PortSpace::new(spec.ports, reserved, generation);
+        space.drain.clone_from(&spec.drain);
+        space.shares = (!spec.shares.is_empty()).then(|| ledger.shares(&spec.name));
+        let space = Arc::new(space);
         let family = |family| Sources::new(&spec.addresses, family, &space, ledger);
         Self {
             name: Arc::clone(&spec.name),
@@ -118,6 +144,10 @@ impl Pool {
             v4: family(Family::V4),
             v6: family(Family::V6),
             space,
+            public: spec.public.clone(),
+            shares: spec.shares.clone(),
+            settled: OnceLock::new(),
+            states: Mutex::new(()),
             ledger: Arc::clone(ledger),
         }
     }
@@ -132,14 +162,25 @@ impl Pool {
         self.space.capacity()
     }
 
-    /// A source address and port for a flow, held until the lease is dropped.
+    /// In whose name a tenant leases; nobody's if nothing is counted for the tenants of this pool.
+    pub fn share(&self, tenant: &Arc<str>) -> Share {
+        self.space.shares.as_ref().map_or(Share::NONE, |table| Share::new(table, tenant))
+    }
+
+    /// The public address that a source address is mapped to on the way out, if the configuration notes one.
+    pub fn public(&self, source: SourceAddr) -> Option<IpAddr> {
+        self.public.get(&source).copied()
+    }
+
+    /// A source address and port for a flow, held until the lease is dropped. `share` is this pool's.
     pub fn lease(
         self: &Arc<Self>,
         client: ClientAddr,
         to: DialAddr,
+        share: &Share,
         now: Instant,
     ) -> Result<Lease, LeaseError> {
-        self.lease_towards(client, to.into(), Family::of(to.ip()), now)
+        self.lease_towards(client, to.into(), Family::of(to.ip()), share, now)
     }
 
     /// The address that a client leaves from as long as it has free ports; `None` if there is none of that family, or
@@ -160,6 +201,7 @@ impl Pool {
         client: ClientAddr,
         to: Destination,
         family: Family,
+        share: &Share,
         now: Instant,
     ) -> Result<Lease, LeaseError> {
         let sources = self.sources(family);
@@ -167,13 +209,89 @@ impl Pool {
             return Err(LeaseError::NoAddress);
         }
         let hash = addresses::hash(client.ip());
-        let take = |n| self.take(&sources.candidate(hash, n), to, now);
+        let nothing_free =
+            || if sources.any_available() { LeaseError::Exhausted } else { LeaseError::NoAddress };
+        self.claim(share, sources, hash, to, family, now).map_err(|error| match error {
+            LeaseError::Exhausted => nothing_free(),
+            other => other,
+        })?;
+        let take = |n| self.take(&sources.candidate(hash, n), to, share, now);
         let taken = match self.select {
             Select::Paired => sources.by_weight(hash).find_map(take),
             Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
         };
-        let (book, port) = taken.ok_or(LeaseError::Exhausted)?;
-        Ok(Lease::new(Arc::clone(self), book, client, to, port))
+        let Some((book, port)) = taken else {
+            share.unclaim(to);
+            return Err(nothing_free());
+        };
+        Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
+    }
+
+    /// Claims a port for a tenant. One that is refused is asked about again when the held ports that are due have
+    /// come back.
+    fn claim(
+        &self,
+        share: &Share,
+        sources: &Sources,
+        client: u64,
+        to: Destination,
+        family: Family,
+        now: Instant,
+    ) -> Result<(), LeaseError> {
+        if share.table().is_none() {
+            return Ok(());
+        }
+        self.settled.get_or_init(|| self.settle());
+        share.claim(to, family).or_else(|_| {
+            for n in 0..sources.count() {
+                match sources.candidate(client, n) {
+                    Candidate::Listed(book) => book.release_due(now),
+                    Candidate::Derived(address) => {
+                        self.ledger.find(address).inspect(|book| book.release_due(now));
+                    }
+                }
+            }
+            share.claim(to, family)
+        })
+    }
+
+    /// Has every account, and then the counts, follow this configuration.
+    fn settle(&self) {
+        let Some(table) = &self.space.shares else { return };
+        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        for book in self.v4.listed().chain(self.v6.listed()) {
+            book.adopt(&self.space);
+        }
+        table.adopt(&self.shares, self.offered(None), self.space.generation);
+    }
+
+    fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
+        let book = self.sources(Family::of(source.ip())).book(source)?;
+        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let offer = |table: &Arc<ShareTable>, but| {
+            table.set_capacity(self.offered(but), self.space.generation);
+        };
+        // While its busy ports are moved, its free ones are not counted on.
+        self.space.shares.iter().for_each(|table| offer(table, Some(source)));
+        book.adopt(&self.space);
+        book.set_state(state);
+        self.space.shares.iter().for_each(|table| offer(table, None));
+        Some(book.state())
+    }
+
+    /// What the available addresses offer towards each destination, `but` one. A network whose addresses are derived
+    /// per client has more of them than there are clients.
+    fn offered(&self, but: Option<SourceAddr>) -> Capacity {
+        let of = |sources: &Sources| {
+            if sources.wide().next().is_some() {
+                return u64::MAX;
+            }
+            let available = sources
+                .listed()
+                .filter(|book| Some(book.source()) != but && book.state() == SourceState::Available);
+            available.count() as u64 * u64::from(self.capacity())
+        };
+        Capacity { v4: of(&self.v4), v6: of(&self.v6) }
     }
 
     fn sources(&self, family: Family) -> &Sources {
@@ -183,12 +301,18 @@ impl Pool {
         }
     }
 
-    fn take(&self, source: &Candidate<'_>, to: Destination, now: Instant) -> Option<(Arc<Book>, u16)> {
+    fn take(
+        &self,
+        source: &Candidate<'_>,
+        to: Destination,
+        share: &Share,
+        now: Instant,
+    ) -> Option<(Arc<Book>, u16)> {
         let book = match *source {
             Candidate::Listed(book) => Arc::clone(book),
             Candidate::Derived(address) => self.ledger.open(address, &self.space),
         };
-        let port = book.take(&self.space, to, now)?;
+        let port = book.take(&self.space, to, share, now)?;
         Some((book, port))
     }
 
@@ -201,20 +325,21 @@ impl Pool {
 
     /// The rows of wide networks stay empty.
     fn usage(&self, now: Instant) -> PoolUsage {
-        let row = |source: IpNet, (live, held, busiest)| SourceUsage {
+        let row = |source: IpNet, (live, held, busiest), state| SourceUsage {
             source,
             capacity: self.capacity(),
             live,
             held,
             busiest,
+            state,
         };
         let families = [&self.v4, &self.v6].into_iter();
         let sources = families.flat_map(|sources| {
             let listed = sources.listed().map(|book| {
                 let totals = book.totals(&self.space, now);
-                row(book.source().ip().into(), (totals.live, totals.held, totals.busiest))
+                row(book.source().ip().into(), (totals.live, totals.held, totals.busiest), totals.state)
             });
-            listed.chain(sources.wide().map(|&net| row(net, (0, 0, 0))))
+            listed.chain(sources.wide().map(|&net| row(net, (0, 0, 0), SourceState::Available)))
         });
         PoolUsage { pool: Arc::clone(&self.name), sources: sources.collect() }
     }

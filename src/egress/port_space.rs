@@ -1,6 +1,8 @@
 //! Which ports an address hands out, numbered without gaps.
 
-use crate::addr::PortRange;
+use super::share_table::ShareTable;
+use crate::addr::{PortRange, SourceAddr};
+use std::sync::Arc;
 
 /// The ports of a range without the reserved ones; the n-th is slot n. What a [`super::port_set::PortSet`] is a set of.
 #[derive(Debug)]
@@ -13,6 +15,10 @@ pub(super) struct PortSpace {
     capacity: u16,
     /// Counts configurations; the account of an address follows the newest it has met.
     pub(super) generation: u64,
+    /// Addresses that the configuration drains.
+    pub(super) drain: Vec<SourceAddr>,
+    /// Where busy ports are counted for the pool's tenants; `None` if none of them has a floor or a ceiling.
+    pub(super) shares: Option<Arc<ShareTable>>,
 }
 
 impl PortSpace {
@@ -24,7 +30,15 @@ impl PortSpace {
         // a range holds at most 65,535 ports, for it never holds port 0
         let capacity = u16::try_from(range.count()).unwrap_or(u16::MAX)
             - u16::try_from(reserved.len()).unwrap_or(u16::MAX);
-        Self { range, reserved: reserved.into(), behind, capacity, generation }
+        Self {
+            range,
+            reserved: reserved.into(),
+            behind,
+            capacity,
+            generation,
+            drain: Vec::new(),
+            shares: None,
+        }
     }
 
     /// How many ports there are.

@@ -1,16 +1,19 @@
 //! The queue of ports that come back by time.
 
 use super::account::Destination;
+use super::share::Share;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
 
 /// A port on its way back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Rested {
     pub(super) until: Instant,
     pub(super) to: Destination,
     pub(super) port: u16,
+    /// Whose it was, and still counts for.
+    pub(super) share: Share,
 }
 
 /// Held ports in the order in which they come back.
@@ -71,6 +74,14 @@ impl Ord for Rested {
     }
 }
 
+impl PartialEq for Rested {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Rested {}
+
 impl PartialOrd for Rested {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -92,7 +103,8 @@ mod tests {
             let to = Destination::default();
             let mut resting = Resting::default();
             for (port, &after) in (0u16..).zip(&rests) {
-                resting.push(Rested { until: start + Duration::from_secs(after), to, port });
+                let until = start + Duration::from_secs(after);
+                resting.push(Rested { until, to, port, share: Share::NONE });
             }
             let now = start + Duration::from_secs(now);
             let came: Vec<_> = std::iter::from_fn(|| resting.pop_due(now)).map(|r| r.until).collect();

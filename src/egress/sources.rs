@@ -4,6 +4,7 @@ use super::addresses::{self, Family};
 use super::book::Book;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
+use super::state::SourceState;
 use crate::addr::SourceAddr;
 use ipnet::IpNet;
 use rand::RngExt;
@@ -19,7 +20,7 @@ const COMPARED: usize = 32;
 /// The addresses of one family, numbered: those listed, then for each wide network the client's own few.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// With the hash of the address.
+    /// By address, ascending; with its hash.
     listed: Vec<(u64, Arc<Book>)>,
     wide: Vec<IpNet>,
 }
@@ -54,6 +55,17 @@ impl Sources {
         self.listed.iter().map(|(_, book)| book)
     }
 
+    /// The account of a listed address.
+    pub(super) fn book(&self, source: SourceAddr) -> Option<&Arc<Book>> {
+        let at = self.listed.binary_search_by_key(&source, |(_, book)| book.source()).ok()?;
+        Some(&self.listed[at].1)
+    }
+
+    /// Whether any of the addresses gives out ports.
+    pub(super) fn any_available(&self) -> bool {
+        !self.wide.is_empty() || self.listed().any(|book| book.state() == SourceState::Available)
+    }
+
     /// The networks whose addresses are derived.
     pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
         self.wide.iter()
@@ -69,9 +81,9 @@ impl Sources {
 
     /// The address that a client is drawn to most.
     pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
-        self.by_weight(client).next().map(|n| match self.candidate(client, n) {
-            Candidate::Listed(book) => book.source(),
-            Candidate::Derived(address) => address,
+        self.by_weight(client).find_map(|n| match self.candidate(client, n) {
+            Candidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
+            Candidate::Derived(address) => Some(address),
         })
     }
 

@@ -10,6 +10,7 @@ use crate::outcome::Outcome;
 use crate::relay::Meter;
 use serde::Serialize;
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +66,7 @@ impl Flow {
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
+            public: None,
             pool: None,
             dialled: None,
             bytes_up: 0,
@@ -167,6 +169,8 @@ pub struct FlowRecord {
     pub detail: Option<&'static str>,
     /// The source address and port it left from.
     pub source: Option<LeasedSource>,
+    /// The public address that the source address is mapped to, as the pool notes it.
+    pub public: Option<IpAddr>,
     /// The pool that the source belongs to.
     pub pool: Option<Arc<str>>,
     /// The address dialled.
@@ -262,6 +266,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         outcome: Outcome::Closed,
         detail: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
+        public: Some("52.1.2.3".parse().unwrap()),
         pool: Some("acme".into()),
         dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
         bytes_up: 517,
@@ -285,7 +290,7 @@ mod tests {
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
              \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"outcome\":\"closed\",\"detail\":null,\
-             \"source\":\"203.0.113.16:50000\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
+             \"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"
         );

@@ -20,7 +20,8 @@ const INTERNAL_ERROR: u8 = 80;
 
 /// Answers in the client's own protocol, if it is known; else the drop of the leg resets it.
 pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome) {
-    let ours = outcome == Outcome::PortsExhausted || outcome == Outcome::NoSourceAddress;
+    let ours =
+        matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
     match record.protocol {
         Some("tls") => {
             let description = if ours { INTERNAL_ERROR } else { ACCESS_DENIED };

@@ -11,7 +11,7 @@ use super::snapshot::Tenant;
 use super::worker::Worker;
 use crate::addr::OriginalDestination;
 use crate::clock;
-use crate::egress::{DialError, Lease, Rest, UpstreamEnd};
+use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
@@ -163,9 +163,9 @@ async fn dial(
     let started = clock::now();
     let lease = tenant
         .pool
-        .lease(flow.record.client, to, started)
-        .map_err(|error| no_port(tenant, error.outcome()))?;
-    flow.record.source = Some(lease.source());
+        .lease(flow.record.client, to, &tenant.share, started)
+        .map_err(|error| no_port(tenant, error))?;
+    note_source(flow, &lease);
     let dialled = tokio::select! {
         dialled = worker.dialler.dial(to, lease) => dialled,
         // A client that resets while it waits needs no upstream. One that has only finished sending still does.
@@ -173,26 +173,31 @@ async fn dial(
     };
     let (socket, lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
     let took = clock::now().saturating_duration_since(started);
-    flow.record.source = Some(lease.source());
+    note_source(flow, &lease);
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
     Ok(Upstream { leg: Leg::new(socket), lease })
 }
 
-fn no_port(tenant: &Tenant, outcome: Outcome) -> Ended {
+fn note_source(flow: &mut Flow, lease: &Lease) {
+    flow.record.source = Some(lease.source());
+    flow.record.public = lease.public();
+}
+
+fn no_port(tenant: &Tenant, why: LeaseError) -> Ended {
     tenant.meters.port_allocation_failures.increment(1);
-    outcome.into()
+    Ended { outcome: why.outcome(), detail: why.detail() }
 }
 
 fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
     match error {
-        DialError::NoPort(why) => no_port(tenant, why.outcome()),
+        DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
             Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),
-            Failure::PortTaken => no_port(tenant, Outcome::PortsExhausted),
+            Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
             Failure::NotOurAddress => {
                 worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
                 Ended {

@@ -3,7 +3,7 @@
 use super::admission::{Gate, OwnAddresses};
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
-use crate::egress::Pool;
+use crate::egress::{Pool, Share};
 use crate::policy::{self, Policy};
 use std::sync::{Arc, LazyLock};
 
@@ -26,6 +26,8 @@ pub struct Tenant {
     pub policy: Arc<policy::Tenant>,
     /// Where its flows leave from.
     pub pool: Arc<Pool>,
+    /// In whose name they lease their ports.
+    pub share: Share,
     /// Its metrics, resolved with its first flow: a tenant without flows has no series.
     pub meters: LazyLock<Arc<TenantMeters>, ResolveMeters>,
     /// `limits.flows`

@@ -16,6 +16,10 @@ pub struct TenantSpec {
     pub pool: Arc<str>,
     /// At most this many flows at once.
     pub max_flows: Option<u32>,
+    /// Ports towards each destination that the pool's other tenants leave to it.
+    pub ports_floor: Option<u32>,
+    /// Ports towards each destination that it never has more of; at least the floor.
+    pub ports_ceiling: Option<u32>,
     /// Its rules in the order of the file. Deny rules win over allow rules; among allow rules the first that covers a
     /// flow names it.
     pub rules: Vec<RuleSpec>,

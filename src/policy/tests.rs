@@ -36,6 +36,8 @@ fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
         pool: "pool".into(),
         max_flows: None,
+        ports_floor: None,
+        ports_ceiling: None,
         rules,
     }
 }

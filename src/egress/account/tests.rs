@@ -23,6 +23,11 @@ fn space(configuration: usize, generation: u64) -> Arc<PortSpace> {
     Arc::new(PortSpace::new(PortRange::new(first, last).unwrap(), reserved, generation))
 }
 
+/// Whose account it is; nothing depends on it here.
+fn source() -> SourceAddr {
+    SourceAddr::new([203, 0, 113, 1].into())
+}
+
 fn destination(n: u8) -> Destination {
     DialAddr::new(([192, 0, 2, n], 443).into()).into()
 }
@@ -90,7 +95,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
     let mut now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut generation = 1;
-    let mut account = Account::new(space(configuration, generation));
+    let mut account = Account::new(space(configuration, generation), source());
     let mut model = Model { configuration, capacity: 0, busy: Busy::new() };
     model.configure(configuration);
     for step in steps {
@@ -112,7 +117,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
                 }
                 let (to, port) = live[which % live.len()];
                 let rest = Duration::from_millis(rest);
-                account.give_back(to, port, rest, now);
+                account.give_back(to, port, rest, Share::NONE, now);
                 if rest.is_zero() {
                     model.busy.remove(&(to, port));
                 } else {
@@ -136,9 +141,9 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
             }
             Step::Reload(configuration) => {
                 generation += 1;
-                account.adopt(&space(configuration, generation));
+                account.adopt(&space(configuration, generation), source());
                 model.configure(configuration);
-                account.adopt(&space(0, 1)); // a flow that still follows the oldest configuration changes nothing
+                account.adopt(&space(0, 1), source()); // a flow that still follows the oldest configuration changes nothing
             }
         }
         prop_assert_eq!(account.live(), model.live().len());
@@ -153,7 +158,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
     }
     now += Duration::from_hours(1);
     for (to, port) in model.live() {
-        account.give_back(to, port, Duration::ZERO, now);
+        account.give_back(to, port, Duration::ZERO, Share::NONE, now);
     }
     account.release_due(now, usize::MAX);
     prop_assert_eq!((account.live(), account.held(), account.busiest()), (0, 0, 0));
@@ -177,12 +182,12 @@ proptest! {
 fn all_64511_ports_are_leased_once_and_the_last_one_over_and_over() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
-    let mut account = Account::new(space(5, 1));
+    let mut account = Account::new(space(5, 1), source());
     let mut ports: Vec<_> = std::iter::from_fn(|| account.take(destination(1), now, &mut rng)).collect();
     assert_ne!(ports.iter().min(), ports.first(), "the order is predictable");
     assert_eq!(account.pair(destination(1)), PairUse { capacity: 64511, live: 64511, held: 0 });
     for &port in ports.iter().step_by(500) {
-        account.give_back(destination(1), port, Duration::ZERO, now);
+        account.give_back(destination(1), port, Duration::ZERO, Share::NONE, now);
         assert_eq!(account.take(destination(1), now, &mut rng), Some(port));
         assert_eq!(account.take(destination(1), now, &mut rng), None);
     }
@@ -198,10 +203,10 @@ fn all_64511_ports_are_leased_once_and_the_last_one_over_and_over() {
 fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
-    let mut account = Account::new(space(0, 1));
+    let mut account = Account::new(space(0, 1), source());
     for n in 0..200 {
         let port = account.take(destination(n), now, &mut rng).unwrap();
-        account.give_back(destination(n), port, Duration::from_secs(61), now);
+        account.give_back(destination(n), port, Duration::from_secs(61), Share::NONE, now);
     }
     let (early, due) = (now + Duration::from_millis(60_999), now + Duration::from_secs(61));
     assert_eq!(account.take(destination(199), early, &mut rng), None);
@@ -212,7 +217,7 @@ fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
 fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(6);
-    let mut account = Account::new(space(5, 1));
+    let mut account = Account::new(space(5, 1), source());
     let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
     let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
     // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half
@@ -221,7 +226,7 @@ fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     let growing = slots * (size_of::<(Destination, Pair)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");
     assert!(account.pairs.values().all(|pair| matches!(pair.ports, PortSet::Inline(_))));
-    all().zip(ports).for_each(|(to, port)| account.give_back(to, port, Duration::ZERO, now));
+    all().zip(ports).for_each(|(to, port)| account.give_back(to, port, Duration::ZERO, Share::NONE, now));
     account.shrink();
     assert!(account.pairs.capacity() < 1000);
 }

@@ -16,6 +16,9 @@ fn spec(addresses: &[&str], ports: (u16, u16), select: Select) -> PoolSpec {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         ports: PortRange::new(ports.0, ports.1).unwrap(),
         select,
+        drain: Vec::new(),
+        public: BTreeMap::new(),
+        shares: Vec::new(),
     }
 }
 
@@ -47,7 +50,8 @@ fn a_client_keeps_its_address_and_spills_when_it_is_full() {
     let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
     let pool = acme(&pools);
     let first = pool.preferred(client(7), Family::V4).unwrap();
-    let leases: Vec<_> = (0..32).map(|_| pool.lease(client(7), dial(SERVER), now).unwrap()).collect();
+    let leases: Vec<_> =
+        (0..32).map(|_| pool.lease(client(7), dial(SERVER), &Share::NONE, now).unwrap()).collect();
     let order: Vec<_> = leases.iter().map(ip).collect();
     assert!(order[..8].iter().all(|&a| a == first.ip()), "{order:?}");
     for eight in order.chunks(8) {
@@ -57,18 +61,21 @@ fn a_client_keeps_its_address_and_spills_when_it_is_full() {
         );
     }
     assert_eq!(leases.iter().map(Lease::source).collect::<HashSet<_>>().len(), 32);
-    let refused = pool.lease(client(8), dial(SERVER), now).unwrap_err();
+    let refused = pool.lease(client(8), dial(SERVER), &Share::NONE, now).unwrap_err();
     assert_eq!((refused, refused.outcome()), (LeaseError::Exhausted, Outcome::PortsExhausted));
-    assert!(pool.lease(client(8), dial("192.0.2.1:80"), now).is_ok(), "another port is another destination");
+    assert!(
+        pool.lease(client(8), dial("192.0.2.1:80"), &Share::NONE, now).is_ok(),
+        "another port is another destination"
+    );
     drop(leases);
-    assert_eq!(ip(&pool.lease(client(7), dial(SERVER), now).unwrap()), first.ip());
+    assert_eq!(ip(&pool.lease(client(7), dial(SERVER), &Share::NONE, now).unwrap()), first.ip());
 }
 
 #[test]
 fn a_family_without_addresses_is_refused() {
     let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
     let now = crate::clock::now();
-    let refused = acme(&pools).lease(client(1), dial("[2001:db8::1]:443"), now).unwrap_err();
+    let refused = acme(&pools).lease(client(1), dial("[2001:db8::1]:443"), &Share::NONE, now).unwrap_err();
     assert_eq!((refused, refused.outcome()), (LeaseError::NoAddress, Outcome::NoSourceAddress));
     assert_eq!(acme(&pools).preferred(client(1), Family::V6), None);
     assert!(pools.pool("other").is_none());
@@ -106,7 +113,7 @@ fn least_used_levels_the_addresses_for_each_destination() {
     let pool = acme(&pools);
     let mut leases = Vec::new();
     for n in 1..=40 {
-        leases.push(pool.lease(client(1), dial(SERVER), now).unwrap());
+        leases.push(pool.lease(client(1), dial(SERVER), &Share::NONE, now).unwrap());
         let mut used = HashMap::<_, u32>::new();
         for lease in &leases {
             *used.entry(ip(lease)).or_default() += 1;
@@ -114,7 +121,7 @@ fn least_used_levels_the_addresses_for_each_destination() {
         let most = used.values().max().unwrap();
         assert_eq!(*most, u32::div_ceil(n, 4), "{used:?}");
     }
-    assert_eq!(pool.lease(client(1), dial(SERVER), now).unwrap_err(), LeaseError::Exhausted);
+    assert_eq!(pool.lease(client(1), dial(SERVER), &Share::NONE, now).unwrap_err(), LeaseError::Exhausted);
 }
 
 #[test]
@@ -122,9 +129,9 @@ fn least_used_of_many_addresses_finds_the_last_free_port() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.0/24"], (2000, 2000), Select::LeastUsed);
     let leases: Vec<_> =
-        (0..256).map(|_| acme(&pools).lease(client(1), dial(SERVER), now).unwrap()).collect();
+        (0..256).map(|_| acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap()).collect();
     assert_eq!(leases.iter().map(ip).collect::<HashSet<_>>().len(), 256);
-    assert!(acme(&pools).lease(client(1), dial(SERVER), now).is_err());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).is_err());
 }
 
 #[test]
@@ -133,11 +140,12 @@ fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
     let pools = pools(&["2001:db8:100::/64"], (2000, 2001), Select::Paired);
     let server = dial("[2001:db8::1]:443");
     let preferred = acme(&pools).preferred(client(1), Family::V6).unwrap();
-    let mut leases: Vec<_> = (0..16).map(|_| acme(&pools).lease(client(1), server, now).unwrap()).collect();
+    let mut leases: Vec<_> =
+        (0..16).map(|_| acme(&pools).lease(client(1), server, &Share::NONE, now).unwrap()).collect();
     assert_eq!(ip(&leases[0]), preferred.ip());
     assert_eq!(leases.iter().map(ip).collect::<HashSet<_>>().len(), 8);
-    assert_eq!(acme(&pools).lease(client(1), server, now).unwrap_err(), LeaseError::Exhausted);
-    leases.push(acme(&pools).lease(client(2), server, now).unwrap());
+    assert_eq!(acme(&pools).lease(client(1), server, &Share::NONE, now).unwrap_err(), LeaseError::Exhausted);
+    leases.push(acme(&pools).lease(client(2), server, &Share::NONE, now).unwrap());
     let usage = pools.usage(now);
     let row = &usage[0].sources[0];
     assert_eq!((row.source.to_string().as_str(), row.live, row.busiest), ("2001:db8:100::/64", 17, 2));
@@ -168,16 +176,16 @@ fn a_port_comes_back_as_the_flow_ended() {
     ];
     let mut now = now;
     for (name, rest, held) in ends {
-        let mut lease = pool.lease(client(1), dial(SERVER), now).unwrap();
+        let mut lease = pool.lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
         lease.set_rest(rest);
         lease.give_back(now);
         if held > 0 {
             assert_eq!(pools.usage(now)[0].sources[0].held, 1, "{name}");
             let early = now + milliseconds(held - 1);
-            assert!(pool.lease(client(1), dial(SERVER), early).is_err(), "{name}: too early");
+            assert!(pool.lease(client(1), dial(SERVER), &Share::NONE, early).is_err(), "{name}: too early");
         }
         now += milliseconds(held);
-        let next = pool.lease(client(1), dial(SERVER), now);
+        let next = pool.lease(client(1), dial(SERVER), &Share::NONE, now);
         next.unwrap_or_else(|_| panic!("{name}: too late")).give_back(now); // never connected: free at once
     }
 }
@@ -186,7 +194,7 @@ fn a_port_comes_back_as_the_flow_ended() {
 fn a_collision_is_counted_and_another_port_is_leased() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
-    let lease = acme(&pools).lease(client(1), dial(SERVER), now).unwrap();
+    let lease = acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
     let source = lease.source();
     let other = lease.collided(now).unwrap();
     assert_ne!(other.source(), source);
@@ -197,7 +205,7 @@ fn a_collision_is_counted_and_another_port_is_leased() {
         pools.ledger.pair(address, dial(SERVER), now),
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
-    assert!(acme(&pools).lease(client(1), dial(SERVER), now + Duration::from_secs(61)).is_ok());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(61)).is_ok());
 }
 
 #[test]
@@ -205,11 +213,12 @@ fn leases_of_the_old_configuration_count_in_the_new_one() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let old = Pools::new(&[spec(&["203.0.113.1/32"], (2000, 2015), Select::Paired)], &[], &ledger);
-    let leases: Vec<_> = (0..16).map(|_| acme(&old).lease(client(1), dial(SERVER), now).unwrap()).collect();
+    let leases: Vec<_> =
+        (0..16).map(|_| acme(&old).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap()).collect();
     let new = Pools::new(&[spec(&["203.0.113.0/30"], (2000, 2007), Select::Paired)], &[2003], &ledger);
     let address = SourceAddr::new(ip(&leases[0]));
     let mut others = Vec::new();
-    while let Ok(lease) = acme(&new).lease(client(1), dial(SERVER), now) {
+    while let Ok(lease) = acme(&new).lease(client(1), dial(SERVER), &Share::NONE, now) {
         assert_ne!(ip(&lease), address.ip(), "its seven ports are all in use by old flows");
         assert!((2000..2008).contains(&lease.source().port()) && lease.source().port() != 2003);
         others.push(lease);
@@ -228,11 +237,11 @@ fn a_panic_gives_the_port_back_and_harms_nobody() {
     let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
     let pool = Arc::clone(acme(&pools));
     let flow = std::thread::spawn(move || {
-        let _lease = pool.lease(client(1), dial(SERVER), crate::clock::now()).unwrap();
+        let _lease = pool.lease(client(1), dial(SERVER), &Share::NONE, crate::clock::now()).unwrap();
         panic!("a flow's own");
     });
     assert!(flow.join().is_err());
-    assert!(acme(&pools).lease(client(1), dial(SERVER), crate::clock::now()).is_ok());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, crate::clock::now()).is_ok());
 }
 
 #[test]
@@ -242,9 +251,13 @@ fn an_idle_address_of_a_configuration_keeps_its_account_through_sweeps() {
     let specs = [spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired)];
     let old = Pools::new(&specs, &[], &ledger);
     ledger.sweep(now);
-    let lease = acme(&old).lease(client(1), dial(SERVER), now).unwrap();
+    let lease = acme(&old).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
     let new = Pools::new(&specs, &[], &ledger);
-    assert!(acme(&new).lease(client(1), dial(SERVER), now).is_err(), "{} was leased twice", lease.source());
+    assert!(
+        acme(&new).lease(client(1), dial(SERVER), &Share::NONE, now).is_err(),
+        "{} was leased twice",
+        lease.source()
+    );
 }
 
 /// Threads lease and return at random, while another sweeps and reads; a port in two hands shows as a second claim.
@@ -294,7 +307,7 @@ fn churn(pool: &Arc<Pool>, claims: &Claims, refused: &AtomicU64, thread: u8) {
         let mut hands: Vec<(Lease, DialAddr)> = Vec::new();
         for _ in 0..rng.random_range(1..200) {
             let to = dial(if rng.random() { SERVER } else { "192.0.2.2:443" });
-            let Ok(mut lease) = pool.lease(client(thread / 2), to, crate::clock::now()) else {
+            let Ok(mut lease) = pool.lease(client(thread / 2), to, &Share::NONE, crate::clock::now()) else {
                 refused.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
