@@ -5,7 +5,8 @@ use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, SOURCE_STATES, Scrape,
+    SourceUsage,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(super) fn renderer(
         metrics.gateway().port_collisions.absolute(ledger.collisions());
         let scrape = Scrape {
             sources: usage(&pools),
+            hot: Vec::new(),
             config_version: Arc::clone(&version),
             config_reload_success: true,
         };
@@ -54,6 +56,9 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             live: source.live as u64,
             held: source.held as u64,
             busiest: u32::from(source.busiest),
+            exhausted_in: None,
+            kernel_difference: 0,
+            state: SOURCE_STATES[0],
         }));
     }
     rows

@@ -136,6 +136,22 @@ catalogue! {
         help: "Share of the ports in use, live or held, at the destination where most are.",
         reading: "0 to 1. At 1 the next flow from this source address to that destination finds no port and takes another address of the pool, or is refused if there is none. Alert on the minimum over the pool's addresses: a single full address does no harm yet.",
         alert: "min by (pool) (egret_pool_port_utilization_ratio) > 0.85";
+    POOL_EXHAUSTION = "egret_pool_exhaustion_seconds", Kind::Gauge, Seconds, ["pool", "source"],
+        help: "Time until a source address has no port left towards one of its hottest destinations, at the current trend; +Inf without one.",
+        reading: "0 where one is full. docs/ports.md says how a trend is told from noise and how far it is carried. Like a full address, one that is about to be full does no harm while the others of its pool have room: alert on the longest time of a pool.",
+        alert: "max by (pool) (egret_pool_exhaustion_seconds) < 600";
+    POOL_HOT_DESTINATION = "egret_pool_hot_destination_ports", Kind::Gauge, Count, ["pool", "source", "destination"],
+        help: "Ports in use, live or held, towards the hottest destinations of a source address.",
+        reading: "The five with most, and only those with more than 1 % of the capacity and, in small pools, at least six ports or a quarter; no series where all are cold. Divide by `egret_pool_ports_capacity`. `egret ports` says who holds them.",
+        alert: "egret_pool_hot_destination_ports / on (pool, source) group_left () egret_pool_ports_capacity > 0.85";
+    LEDGER_KERNEL_DIFFERENCE = "egret_ledger_kernel_difference", Kind::Gauge, Count, ["pool", "source"],
+        help: "Ports on which the ledger and the kernel disagreed when they were last compared.",
+        reading: "Stays 0. Anything else means that another program uses ports of the pool, or that Egret counts wrongly; the gateway's log names them. The ledger has followed the kernel already.",
+        alert: "egret_ledger_kernel_difference > 0";
+    POOL_SOURCE_STATE = "egret_pool_source_state", Kind::Gauge, Flag, ["pool", "source", "state"],
+        help: "Whether a source address is in a state: 1 for the one it is in, 0 for the others.",
+        reading: "`available`: flows leave from it. `draining`: no new ones; it is empty once `egret_pool_ports` is 0. `withdrawn`: the address is gone from the host, and is used again when it returns.",
+        alert: "egret_pool_source_state{state=\"withdrawn\"} == 1";
     PORT_ALLOCATION_FAILURES = "egret_port_allocation_failures_total", Kind::Counter, Count, ["pool", "tenant"],
         help: "Flows refused because no address of the pool had a free port towards their destination.",
         reading: "Each is a connection that the client lost, and one `ports_exhausted` in `egret_flows_total`. Add addresses to the pool, or find who holds the ports.",
@@ -222,7 +238,7 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 4.\n",
+         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + 3,
         outcomes + denials + histograms + 4,
     );
@@ -236,7 +252,8 @@ const PREAMBLE: &str = "\
 Served in the Prometheus text format at `/metrics` of the `[gateway] metrics` listener.
 
 ## Labels
-Label values come from the configuration or from closed lists; nothing that a client sends becomes a label.
+Label values come from the configuration or from closed lists, with one exception: `destination` is what clients dial and
+policy allows, and at most five at a time for each source address.
 
 | label | values |
 |---|---|
@@ -246,7 +263,8 @@ Label values come from the configuration or from closed lists; nothing that a cl
 | `direction` | `up` from client to server, `down` from server to client |
 | `pool` | name of the pool |
 | `source` | source address of the pool |
-| `state` | `live` or `held` |
+| `destination` | address and port of a server |
+| `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn` |
 | `version` | of Egret, or the hash of the configuration |
 
 ## When series come and go
