@@ -192,6 +192,12 @@ impl<'lab> Gateway<'lab> {
         flow
     }
 
+    /// Writes another configuration and has it read. Returns at once.
+    pub fn reload(&self, config: &str) {
+        fs::write(self.files.config(), config).unwrap();
+        self.signal(Signal::SIGHUP);
+    }
+
     /// The sum of all samples of a metric of whole numbers that have all of these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let (status, page) = self.get("/metrics").expect("scrape the metrics");

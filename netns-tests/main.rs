@@ -25,6 +25,7 @@ mod tests_dial;
 mod tests_http;
 mod tests_lab;
 mod tests_relay;
+mod tests_reload;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
+        tests_reload::trials(),
         tests_steering::trials(),
         tests_startup::trials(),
     ];

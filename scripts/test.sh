@@ -27,7 +27,7 @@ test() { cargo test --locked; }
 # Every benchmark once, so that none rots; nothing is measured.
 bench() { cargo test --locked --benches; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
-scripts() { shellcheck -x scripts/*.sh .ci/run; }
+scripts() { shellcheck -x scripts/*.sh scripts/demo/*.sh .ci/run; }
 deny() {
     command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
     # The advisory database is on the network; a scheduled job asks it, so that no landing waits for the weather.

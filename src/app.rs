@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod in_force;
 mod limits;
 mod listeners;
 mod observe;
@@ -9,15 +10,17 @@ mod snapshot;
 use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
-use crate::egress::{Dialler, Ledger, Pools};
-use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
+use crate::egress::{Dialler, Ledger};
+use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use in_force::{Built, InForce};
 use signals::{Order, Signals};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
@@ -55,18 +58,20 @@ pub enum StartError {
 /// How long the flow log has to write what is queued at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the gateway until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
-pub fn run(loaded: Loaded) -> Result<(), StartError> {
+/// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
+pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut app = App::start(loaded)?;
+        let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
     })
 }
 
 struct App {
+    path: PathBuf,
     config: Config,
+    in_force: Arc<InForce>,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
@@ -80,9 +85,8 @@ struct App {
 }
 
 impl App {
-    fn start(loaded: Loaded) -> Result<Self, StartError> {
+    fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
-        let version: Arc<str> = config.version().into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -97,9 +101,10 @@ impl App {
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
         let ledger = Arc::new(Ledger::new());
-        let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
-        snapshot::warn_of_foreign_addresses(&config);
-        let snapshot = snapshot::build(&config, &pools, &metrics)?;
+        let settings = settings(&config, liveness, room.pipes);
+        let built = Built::new(config, &ledger, &metrics, None)?;
+        let in_force = InForce::new(&built);
+        let Built { config, snapshot, .. } = built;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
                 let handle = handle.clone();
@@ -110,6 +115,7 @@ impl App {
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Gate::new(room.flows),
+            table: FlowTable::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -119,14 +125,13 @@ impl App {
 
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &pools, &version);
+            let render = observe::renderer(&metrics, &ledger, &in_force);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
-        let settings = settings(&config, liveness, room.pipes);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
@@ -137,13 +142,15 @@ impl App {
         }
         tracing::info!(
             listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %in_force.current().version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
+            path: path.to_owned(),
             config,
+            in_force,
             gateway: shared,
             metrics,
             ledger,
@@ -169,7 +176,10 @@ impl App {
                 }
                 order = self.signals.next() => match order {
                     Order::Stop => return,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => {
+                        self.reopen_flow_log();
+                        self.reload().await;
+                    }
                 },
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
@@ -183,6 +193,31 @@ impl App {
         tracing::info!("reopening the flow log");
         if let Some((flow_log, _)) = &self.flow_log {
             flow_log.reopen();
+        }
+    }
+
+    /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
+    async fn reload(&mut self) {
+        let before = self.gateway.snapshot.load_full();
+        let (ledger, metrics) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics));
+        match in_force::reload(self.path.clone(), self.config.clone(), ledger, metrics, before).await {
+            Ok(built) => {
+                self.in_force.exchange(&built);
+                self.gateway.snapshot.store(Arc::new(built.snapshot));
+                self.config = built.config;
+                tracing::info!(
+                    tenants = self.config.tenants.len(),
+                    pools = self.config.pools.len(),
+                    config = %built.version,
+                    "reloaded"
+                );
+            }
+            Err(error) => {
+                self.in_force.refused();
+                tracing::error!(
+                    "the configuration was not reloaded, the one before stays in force:\n{error}"
+                );
+            }
         }
     }
 
@@ -211,7 +246,7 @@ impl App {
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => self.reopen_flow_log(),
                 },
             }
         }

@@ -1,6 +1,7 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
 use super::StartError;
+use super::in_force::InForce;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools};
@@ -29,18 +30,18 @@ pub(super) fn open_flow_log(
 pub(super) fn renderer(
     metrics: &Arc<Metrics>,
     ledger: &Arc<Ledger>,
-    pools: &Arc<Pools>,
-    version: &Arc<str>,
+    in_force: &Arc<InForce>,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let (pools, version) = (Arc::clone(pools), Arc::clone(version));
+    let in_force = Arc::clone(in_force);
     Arc::new(move || {
         metrics.gateway().port_collisions.absolute(ledger.collisions());
+        let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&pools),
+            sources: usage(&current.pools),
+            config_version: Arc::clone(&current.version),
+            config_reload_success: in_force.reloaded(),
             hot: Vec::new(),
-            config_version: Arc::clone(&version),
-            config_reload_success: true,
         };
         metrics.render(&scrape)
     })

@@ -10,11 +10,19 @@ use crate::sys::addresses;
 use crate::telemetry::Metrics;
 use std::sync::{Arc, LazyLock};
 
-pub(super) fn build(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Result<Snapshot, StartError> {
+pub(super) fn build(
+    config: &Config,
+    pools: &Pools,
+    metrics: &Arc<Metrics>,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, StartError> {
     let policy = Policy::compile(&config.tenants, config.private_destinations)
         .map_err(|error| StartError::Bug(error.to_string()))?;
-    let tenants: Result<_, _> =
-        policy.tenants().iter().map(|rules| tenant(config, pools, metrics, rules).map(Arc::new)).collect();
+    let tenants: Result<_, _> = policy
+        .tenants()
+        .iter()
+        .map(|rules| tenant(config, pools, metrics, rules, before).map(Arc::new))
+        .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
     let own = OwnAddresses::new(networks, addresses::assigned()?);
     Ok(Snapshot { policy, tenants: tenants?, own })
@@ -41,18 +49,24 @@ fn tenant(
     pools: &Pools,
     metrics: &Arc<Metrics>,
     rules: &Arc<policy::Tenant>,
+    before: Option<&Snapshot>,
 ) -> Result<Tenant, StartError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {
         StartError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
     })?;
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name)));
+    // Flows that live go on counting: the places are the tenant's for as long as it is called so.
+    let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
+    let max_flows = rules.max_flows.unwrap_or(u32::MAX);
+    let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));
+    flows.resize(max_flows);
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
-        flows: Gate::new(rules.max_flows.unwrap_or(u32::MAX)),
+        flows,
         inspections: Gate::new(config.inspect.max_pending),
     })
 }

@@ -5,6 +5,7 @@
 
 mod admission;
 mod flow;
+mod flow_table;
 mod leg;
 mod meters;
 mod refusal;
@@ -17,6 +18,7 @@ pub use admission::{Gate, OwnAddresses, Pass};
 #[cfg(test)]
 pub(crate) use flow::example_record;
 pub use flow::{Epilogue, Flow, FlowId, FlowRecord, NameSource, Sink, Verdict};
+pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::TenantMeters;
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant};
