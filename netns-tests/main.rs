@@ -10,6 +10,7 @@
 
 mod clients;
 mod config;
+mod flows;
 mod gateway;
 mod hello;
 mod lab;
@@ -22,8 +23,10 @@ mod wait;
 
 mod tests_accounting;
 mod tests_dial;
+mod tests_fairness;
 mod tests_http;
 mod tests_lab;
+mod tests_ports;
 mod tests_relay;
 mod tests_reload;
 mod tests_sources;
@@ -44,7 +47,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = [
+        tests_ports::trials(), // the longest first
         tests_lab::trials(),
+        tests_fairness::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),

@@ -15,7 +15,7 @@ crate::trials! {
 }
 
 /// Reloads and waits until the metrics show another configuration in force.
-fn reload(gateway: &Gateway<'_>, config: &Config) {
+pub fn reload(gateway: &Gateway<'_>, config: &Config) {
     let before = version(gateway);
     gateway.reload(&config.render(&gateway.flow_log()));
     crate::wait::wait_until("another configuration in force", || version(gateway) != before);

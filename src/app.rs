@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod control;
 mod in_force;
 mod limits;
 mod listeners;
@@ -20,7 +21,7 @@ use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
-use in_force::{Built, InForce};
+use in_force::{Built, InForce, ReloadError, Reloader, Running};
 use signals::{Order, Signals};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listeners::ListenError),
+    /// The control socket that the configuration asks for could not be opened.
+    #[error(transparent)]
+    Control(#[from] admin::SocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
@@ -65,17 +69,21 @@ const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
 pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
-    })
+    });
+    // A reload that hangs on a dead disk does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 struct App {
     path: PathBuf,
     config: Config,
     in_force: Arc<InForce>,
+    reloader: Reloader,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
@@ -105,6 +113,8 @@ impl App {
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
+
+        let control_socket = control::open(&config)?;
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
@@ -137,6 +147,12 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
+        if let Some(socket) = control_socket {
+            let (gateway, in_force, ledger) =
+                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
+            let told = control::Told { gateway, in_force, ledger };
+            tokio::spawn(admin::serve_control(socket, told.control()));
+        }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
         let mut workers = Vec::new();
@@ -158,6 +174,7 @@ impl App {
             path: path.to_owned(),
             config,
             in_force,
+            reloader: Reloader::default(),
             gateway: shared,
             metrics,
             ledger,
@@ -186,9 +203,15 @@ impl App {
                     Order::Stop => return,
                     Order::Reload => {
                         self.reopen_flow_log();
-                        self.reload().await;
+                        self.order_reload();
                     }
                 },
+                (result, again) = self.reloader.done() => {
+                    self.finish_reload(result);
+                    if again {
+                        self.order_reload();
+                    }
+                }
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
@@ -204,13 +227,23 @@ impl App {
         }
     }
 
+    fn order_reload(&mut self) {
+        let Self { reloader, path, config, ledger, metrics, gateway, .. } = self;
+        reloader.order(|| Running {
+            path: path.clone(),
+            config: config.clone(),
+            ledger: Arc::clone(ledger),
+            metrics: Arc::clone(metrics),
+            snapshot: gateway.snapshot.load_full(),
+        });
+    }
+
     /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
-    async fn reload(&mut self) {
-        let before = self.gateway.snapshot.load_full();
-        let (ledger, metrics) = (Arc::clone(&self.ledger), Arc::clone(&self.metrics));
-        match in_force::reload(self.path.clone(), self.config.clone(), ledger, metrics, before).await {
+    fn finish_reload(&mut self, result: Result<Built, ReloadError>) {
+        match result {
             Ok(built) => {
                 self.in_force.exchange(&built);
+                snapshot::put_limits_in_force(&built.snapshot);
                 self.gateway.snapshot.store(Arc::new(built.snapshot));
                 self.config = built.config;
                 tracing::info!(

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::JoinHandle;
 
 /// What the metrics say of the configuration in force. Shared with whoever renders them.
 pub(super) struct InForce {
@@ -92,20 +93,45 @@ pub(super) enum ReloadError {
     Bug,
 }
 
-/// Reads and compiles the configuration on a thread of its own, so that a million names hold up neither flows nor
-/// the metrics.
-pub(super) async fn reload(
-    path: PathBuf,
-    running: Config,
-    ledger: Arc<Ledger>,
-    metrics: Arc<Metrics>,
-    before: Arc<Snapshot>,
-) -> Result<Built, ReloadError> {
-    let read = move || {
-        let config = reread(&path, &running)?;
-        Ok(Built::new(config, &ledger, &metrics, Some(&before))?)
-    };
-    tokio::task::spawn_blocking(read).await.unwrap_or(Err(ReloadError::Bug))
+/// Reads and compiles the configuration on a thread of its own, so that neither a million names nor a dead disk hold up
+/// flows, metrics or the order to stop.
+#[derive(Default)]
+pub(super) struct Reloader {
+    under_way: Option<JoinHandle<Result<Built, ReloadError>>>,
+    /// The files may have changed after they were read: once more, when this one is done.
+    again: bool,
+}
+
+/// What a reload starts from.
+pub(super) struct Running {
+    pub(super) path: PathBuf,
+    pub(super) config: Config,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) snapshot: Arc<Snapshot>,
+}
+
+impl Reloader {
+    /// Starts a reload; if one is under way, another will be due after it.
+    pub(super) fn order(&mut self, running: impl FnOnce() -> Running) {
+        if self.under_way.is_some() {
+            self.again = true;
+            return;
+        }
+        let Running { path, config, ledger, metrics, snapshot } = running();
+        self.under_way = Some(tokio::task::spawn_blocking(move || {
+            let config = reread(&path, &config)?;
+            Ok(Built::new(config, &ledger, &metrics, Some(&snapshot))?)
+        }));
+    }
+
+    /// Waits for the end of the reload under way, and says whether another is due; for ever, if there is none.
+    pub(super) async fn done(&mut self) -> (Result<Built, ReloadError>, bool) {
+        let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
+        let result = under_way.await.unwrap_or(Err(ReloadError::Bug));
+        self.under_way = None;
+        (result, std::mem::take(&mut self.again))
+    }
 }
 
 /// Reads the configuration; what only a restart can change stays as it is.

@@ -28,6 +28,13 @@ pub(super) fn build(
     Ok(Snapshot { policy, tenants: tenants?, own })
 }
 
+/// Puts the limits of a snapshot in force, when the snapshot is.
+pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
+    for tenant in &snapshot.tenants {
+        tenant.flows.resize(tenant.policy.max_flows.unwrap_or(u32::MAX));
+    }
+}
+
 /// Warns of pools whose addresses no answer would reach. Steering may come up later, so it is no error.
 pub(super) fn warn_of_foreign_addresses(config: &Config) {
     for pool in &config.pools {
@@ -60,7 +67,6 @@ fn tenant(
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
     let max_flows = rules.max_flows.unwrap_or(u32::MAX);
     let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));
-    flows.resize(max_flows);
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),

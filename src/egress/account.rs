@@ -4,6 +4,7 @@ mod truth;
 
 use super::book::PairUse;
 use super::busiest::Busiest;
+use super::hot::Hot;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
@@ -36,6 +37,7 @@ pub(super) struct Account {
     /// Held ports that come back when the kernel lets go of them, busy and in no way in `resting`.
     pinned: HashSet<(Destination, u16)>,
     busiest: Busiest,
+    hot: Hot,
     live: usize,
     standing: Standing,
     /// Where every busy port of `pairs` is counted, for the tenants that share the pool. `None` while the address is
@@ -49,6 +51,8 @@ struct Pair {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
+    /// Its class in [`Hot`].
+    class: u8,
 }
 
 /// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
@@ -79,6 +83,7 @@ impl Account {
     pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
         let drained_by_config = space.drain.contains(&source);
         let mut account = Self {
+            hot: Hot::new(space.capacity()),
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
@@ -178,6 +183,7 @@ impl Account {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
         }
         self.busiest = Busiest::default();
+        self.hot = Hot::new(space.capacity());
         for (to, port) in busy {
             self.mark_busy(to, port);
         }
@@ -220,6 +226,11 @@ impl Account {
     /// Live and held ports towards the destination that has most of them.
     pub(super) fn busiest(&self) -> u16 {
         self.busiest.ports()
+    }
+
+    /// The destinations with many ports in use, the hottest first to within one hundredth of the capacity.
+    pub(super) fn hottest(&self) -> impl Iterator<Item = (Destination, PairUse)> {
+        self.hot.iter().map(|to| (to, self.pair(to)))
     }
 
     /// Gives memory back once far less is in use than was.
@@ -266,6 +277,7 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
         self.busiest.rose(pair.ports.len());
+        self.hot.changed(to, &mut pair.class, pair.ports.len());
         self.live += 1;
         Some(self.space.port(slot))
     }
@@ -281,6 +293,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.rose(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, pair.ports.len());
         }
     }
 
@@ -297,6 +310,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.fell(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, left);
             if left == 0 {
                 self.pairs.remove(&to);
             }

@@ -109,7 +109,7 @@ mod tests {
         let pools = Pools::new(&[pool], &[], &Arc::new(Ledger::new()));
         let client = ClientAddr::new(([10, 0, 1, 7], 40000).into());
         let pool = pools.pool("acme").unwrap();
-        let lease = pool.lease(client, to, &pool.share("alpha"), clock::now()).unwrap();
+        let lease = pool.lease(client, to, &pool.share(&"alpha".into()), clock::now()).unwrap();
         let seconds = Duration::from_secs;
         let liveness = Liveness { idle: seconds(60), interval: seconds(10), probes: 3, user_timeout: None };
         let dialler = Dialler { connect_timeout: seconds(30), liveness };

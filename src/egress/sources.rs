@@ -37,7 +37,7 @@ pub(super) enum Candidate<'a> {
 impl Sources {
     pub(super) fn new(nets: &[IpNet], family: Family, space: &Arc<PortSpace>, ledger: &Ledger) -> Self {
         let nets = nets.iter().filter(|net| Family::of(net.addr()) == family);
-        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_wide);
+        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_derived);
         let mut listed: Vec<_> = small.iter().flat_map(addresses::every_address).collect();
         listed.sort_unstable();
         listed.dedup();
@@ -69,6 +69,13 @@ impl Sources {
     /// The networks whose addresses are derived.
     pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
         self.wide.iter()
+    }
+
+    /// The network that it is an address of: itself, if it is listed.
+    pub(super) fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
+        let listed = self.listed.binary_search_by_key(&source, |(_, book)| book.source());
+        let wide = || self.wide.iter().find(|net| net.contains(&source.ip())).copied();
+        listed.ok().map(|_| source.ip().into()).or_else(wide)
     }
 
     /// The `n`-th of [`Sources::count`] addresses, for a client of that hash.

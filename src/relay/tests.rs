@@ -326,3 +326,29 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
     });
     assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
 }
+
+#[test]
+fn a_reset_after_a_half_close_is_passed_on_at_once() {
+    let (reset, client_has_reset) = std::sync::mpsc::channel();
+    let result = run(
+        NEVER,
+        move |mut socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            socket.read_exact(&mut [0; 1]).unwrap();
+            stream::reset_on_close(&socket).unwrap();
+            drop(socket);
+            reset.send(crate::clock::now()).unwrap();
+        },
+        move |mut socket| {
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+            socket.write_all(b"x").unwrap();
+            let at = client_has_reset.recv().unwrap();
+            // A server in CLOSE_WAIT reads end of file before and after: the error tells the difference.
+            while socket.take_error().unwrap().is_none() {
+                thread::yield_now();
+                assert!(at.elapsed() < SETTLE / 2, "the reset is late");
+            }
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}

@@ -98,15 +98,15 @@ fn what_an_earlier_process_left_is_held_as_long_as_the_kernel_has_it() {
     assert_eq!(seeded, Seeded { for_a_time: 1, while_listed: 1 });
     assert_eq!(used(&pools, start), (0, 2, 2));
     assert_eq!(used(&pools, at(30)), (0, 2, 2));
-    assert_eq!(used(&pools, at(32)), (0, 1, 3));
+    assert_eq!(used(&pools, at(36)), (0, 1, 3));
     for seconds in [40, 50] {
         let report = reconciler.compare(&pools, &mut kernel, at(seconds)).unwrap();
         assert_eq!(report.difference(IpAddr::V4(SOURCE).into()), 0);
         assert_eq!(used(&pools, at(seconds)), (0, 1, 3));
     }
     // it was seen in TIME_WAIT, with 60 s to go
-    assert_eq!(used(&pools, at(110)), (0, 1, 3));
-    assert_eq!(used(&pools, at(112)), (0, 0, 4));
+    assert_eq!(used(&pools, at(115)), (0, 1, 3));
+    assert_eq!(used(&pools, at(116)), (0, 0, 4));
 }
 
 #[test]
