@@ -2,12 +2,12 @@
 
 use super::StartError;
 use super::in_force::InForce;
+use super::truth::LastReport;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
-use crate::egress::{Ledger, Pools};
+use crate::egress::{Ledger, Pools, Report};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, SOURCE_STATES, Scrape,
-    SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub(super) fn renderer(
     metrics: &Arc<Metrics>,
     ledger: &Arc<Ledger>,
     in_force: &Arc<InForce>,
+    last: LastReport,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
     let in_force = Arc::clone(in_force);
@@ -38,7 +39,7 @@ pub(super) fn renderer(
         metrics.gateway().port_collisions.absolute(ledger.collisions());
         let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&current.pools),
+            sources: usage(&current.pools, &last.load()),
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
             hot: Vec::new(),
@@ -47,7 +48,7 @@ pub(super) fn renderer(
     })
 }
 
-fn usage(pools: &Pools) -> Vec<SourceUsage> {
+fn usage(pools: &Pools, report: &Report) -> Vec<SourceUsage> {
     let mut rows = Vec::new();
     for pool in pools.usage(clock::now()) {
         rows.extend(pool.sources.iter().map(|source| SourceUsage {
@@ -58,8 +59,8 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             held: source.held as u64,
             busiest: u32::from(source.busiest),
             exhausted_in: None,
-            kernel_difference: 0,
-            state: SOURCE_STATES[0],
+            kernel_difference: report.difference(source.source),
+            state: source.state.as_str(),
         }));
     }
     rows
