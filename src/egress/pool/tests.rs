@@ -169,8 +169,8 @@ fn a_port_comes_back_as_the_flow_ended() {
     let pool = acme(&pools);
     let milliseconds = Duration::from_millis;
     let ends: [(&str, Rest, u64); 4] = [
-        ("unknown", Rest::Unknown, 121_000),
-        ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 61_000),
+        ("unknown", Rest::Unknown, 131_000),
+        ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 66_000),
         ("LAST_ACK", Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(10)), 20),
         ("RST", Rest::after(UpstreamEnd::Reset, false, milliseconds(10)), 0),
     ];
