@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod control;
 mod in_force;
 mod limits;
 mod listeners;
@@ -34,6 +35,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listeners::ListenError),
+    /// The control socket that the configuration asks for could not be opened.
+    #[error(transparent)]
+    Control(#[from] admin::SocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
@@ -61,11 +65,14 @@ const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
 pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
-    })
+    });
+    // A reload that hangs on a dead disk does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 struct App {
@@ -101,6 +108,8 @@ impl App {
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
+        let control_socket = control::open(&config)?;
+
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let built = Built::new(config, &ledger, &metrics, None)?;
@@ -130,6 +139,12 @@ impl App {
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
+        }
+        if let Some(socket) = control_socket {
+            let (gateway, in_force, ledger) =
+                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
+            let told = control::Told { gateway, in_force, ledger };
+            tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();

@@ -4,7 +4,7 @@
 //! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
-use super::ports::{DrainOrder, PortsQuery, PortsReport};
+use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::socket::{ControlSocket, Owner};
 use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -21,13 +21,16 @@ use tokio::net::UnixListener;
 /// No order is larger.
 const BODY: usize = 4096;
 
+/// Answers one kind of question.
+pub type Answers<Q, A> = Arc<dyn Fn(Q) -> Result<A, Refusal> + Send + Sync>;
+
 /// What the API can ask of the gateway. Called on the control thread.
 #[derive(Clone)]
 pub struct Control {
     /// How ports are used.
-    pub ports: Arc<dyn Fn(&PortsQuery) -> Result<PortsReport, Refusal> + Send + Sync>,
+    pub ports: Answers<PortsQuery, PortsReport>,
     /// Drains a source address, or ends that.
-    pub drain: Arc<dyn Fn(&DrainOrder) -> Result<(), Refusal> + Send + Sync>,
+    pub drain: Answers<DrainOrder, DrainAnswer>,
 }
 
 /// Something that was asked for is not there; in words for people.
@@ -54,10 +57,10 @@ async fn ports(
     State((control, _)): State<(Control, Owner)>,
     query: Result<Query<PortsQuery>, QueryRejection>,
 ) -> Response {
-    match query.map(|Query(query)| (control.ports)(&query)) {
+    match query.map(|Query(query)| (control.ports)(query)) {
         Ok(Ok(report)) => Json(report).into_response(),
-        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, why),
-        Err(wrong) => error(wrong.status(), wrong.body_text()),
+        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
+        Err(wrong) => error(wrong.status(), &wrong.body_text()),
     }
 }
 
@@ -68,16 +71,16 @@ async fn drain(
 ) -> Response {
     if !peer.may_change(owner) {
         let why = "only root and the gateway's own user and group may change what it does";
-        return error(StatusCode::FORBIDDEN, why.to_owned());
+        return error(StatusCode::FORBIDDEN, why);
     }
-    match order.map(|Json(order)| (control.drain)(&order).map(|()| order)) {
-        Ok(Ok(order)) => Json(order).into_response(),
-        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, why),
-        Err(wrong) => error(wrong.status(), wrong.body_text()),
+    match order.map(|Json(order)| (control.drain)(order)) {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
+        Err(wrong) => error(wrong.status(), &wrong.body_text()),
     }
 }
 
-fn error(status: StatusCode, why: String) -> Response {
+fn error(status: StatusCode, why: &str) -> Response {
     (status, Json(serde_json::json!({ "error": why }))).into_response()
 }
 

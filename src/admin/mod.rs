@@ -9,9 +9,9 @@ mod ports;
 mod readiness;
 mod socket;
 
-pub use control::{Control, Refusal, serve_control};
+pub use control::{Answers, Control, Refusal, serve_control};
 pub use ports::{
-    Client, DestinationFilter, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
+    Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
 };
 pub use socket::{ControlSocket, SocketError};
 

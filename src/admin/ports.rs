@@ -128,6 +128,15 @@ pub struct DrainOrder {
     pub on: bool,
 }
 
+/// What became of a [`DrainOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainAnswer {
+    /// The address.
+    pub source: IpAddr,
+    /// Its state now: `available`, `draining` or `withdrawn`.
+    pub state: String,
+}
+
 impl Hot {
     /// Ports live and held.
     pub fn in_use(&self) -> u16 {

@@ -6,6 +6,7 @@ use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupp
 use super::network_kinds::{
     Address, ControlSocket, FileName, Host, Interface, LogTarget, Name, Network, Port, RoutingTable,
 };
+use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
 use crate::policy::PrivateDestinations;
 
@@ -200,6 +201,10 @@ section! { pool, "[[pool]]", "Source addresses that flows leave from. No two poo
         "One range of source ports. The gateway's own ports are left out of it by themselves.";
     SELECT: Choice<Select> = Choice { words: &[("paired", Select::Paired), ("least-used", Select::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
         "`\"paired\"`: a client keeps one address. `\"least-used\"`: the address with the fewest ports in use towards the destination. Either goes on to another address of the pool when one is full.";
+    DRAIN: List<Source> = List(Source), "drain", Optional, r#"["203.0.113.17"]"#,
+        "Addresses of the pool that take no new flows; those that they have go on until they end. Not for addresses of IPv6 networks wider than /120 and IPv4 networks wider than /20, which are chosen per client.";
+    PUBLIC: Mapped = Mapped, "public", Optional, r#"{ "203.0.113.18" = "198.51.100.18" }"#,
+        "Which public address the network outside maps a source address to, one to one, as clouds do. Noted in the flow log and by `egret explain`; it changes nothing else.";
 }
 
 section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client belongs to the tenant with the longest prefix that holds its address.", elsewhere |_| None;
@@ -209,6 +214,10 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
         "The clients' networks. Two tenants cannot have the same one.";
     POOL: Name = Name, "pool", Required, r#""acme""#,
         "The pool that its flows leave from.";
+    PORTS_FLOOR: Count = Count { min: 1, max: 10_000_000 }, "ports_floor", Optional, "2000",
+        "Source ports towards each destination that the other tenants of the pool leave to this one, whether it uses them or not. What all tenants of a pool are assured of must fit its addresses, of each family.";
+    PORTS_CEILING: Count = Count { min: 1, max: 10_000_000 }, "ports_ceiling", Optional, "20000",
+        "Source ports towards each destination that it has at most, over all addresses of the pool; further flows end as `tenant_port_ceiling`. Ports that rest after their flow count.";
     MODE: Choice<()> = Choice { words: &[("enforce", ())], later: &["monitor"] }, "mode", Default(r#""enforce""#), r#""enforce""#,
         "What is not allowed is denied.";
     LIMITS: Nested = Nested(&limits::SECTION), "limits", Optional, "{ flows = 20000 }",

@@ -7,7 +7,7 @@ use super::sections::Main;
 use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::value::Table;
-use super::{Config, Loaded, dead_rules, whole};
+use super::{Config, Loaded, dead_rules, shares, whole};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
@@ -75,6 +75,9 @@ fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) ->
     whole::unused_pools(&draft.pools, &draft.tenants, out);
     if draft.tenants.is_empty() {
         out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
+    }
+    for pool in &mut config.pools {
+        pool.shares = shares::of_pool(pool, &draft.tenants);
     }
     for tenant in draft.tenants {
         let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);

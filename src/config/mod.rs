@@ -16,7 +16,9 @@ mod network_kinds;
 mod public_suffix;
 mod reference;
 mod sections;
+mod shares;
 mod source;
+mod source_kinds;
 mod tenants;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,17 @@ use super::catalogue::{Key, allow, deny, limits, pool, tenant};
 use super::diagnostic::{Diagnostics, Place};
 use super::hosts_file::HostsFiles;
 use super::kinds::List;
+use super::kinds::Placed;
 use super::network_kinds::{FileName, Host, Name, Network, Port};
 use super::sections::values;
 use super::value::Table;
+use crate::addr::SourceAddr;
 use crate::egress::PoolSpec;
+use crate::egress::is_derived;
 use crate::policy::{Effect, RuleSpec, TenantSpec};
-use std::collections::BTreeMap;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 /// A pool and where it says what.
 pub(super) struct PoolDraft {
@@ -18,6 +23,7 @@ pub(super) struct PoolDraft {
     pub(super) ports_at: Place,
     /// As many as `spec.addresses`.
     pub(super) addresses_at: Vec<Place>,
+    pub(super) drain_at: Place,
 }
 
 /// A tenant and where it says what.
@@ -25,6 +31,7 @@ pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
     pub(super) name_at: Place,
     pub(super) pool_at: Place,
+    pub(super) floor_at: Place,
     /// As many as `spec.sources`.
     pub(super) sources_at: Vec<Place>,
     /// As many as `spec.rules`.
@@ -53,22 +60,84 @@ impl PoolDraft {
                 out.error(network.at, message, "write addresses that are routed to this host");
             }
         }
+        let networks: Vec<_> = addresses.iter().map(|network| network.value).collect();
         let spec = PoolSpec {
             name: table.read(&pool::NAME, out).unwrap_or_default(),
             ports: table.read(&pool::PORTS, out)?,
             select: table.read(&pool::SELECT, out)?,
-            addresses: addresses.iter().map(|network| network.value).collect(),
-            drain: Vec::new(),
-            public: BTreeMap::new(),
+            drain: read_drain(table, &networks, out),
+            public: read_public(table, &networks, out),
+            // filled in once all tenants are known
             shares: Vec::new(),
+            addresses: networks,
         };
         Some(Self {
             spec,
             name_at: table.place_of(&pool::NAME),
             ports_at: table.place_of(&pool::PORTS),
             addresses_at: addresses.iter().map(|network| network.at).collect(),
+            drain_at: table.place_of(&pool::DRAIN),
         })
     }
+}
+
+/// The addresses that take no new flows.
+fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> Vec<SourceAddr> {
+    let drain = table.read(&pool::DRAIN, out).unwrap_or_default();
+    for Placed { value: address, at } in &drain {
+        match networks.iter().find(|network| network.contains(&address.ip())) {
+            None => not_of_the_pool(pool::DRAIN.name, address.ip(), *at, out),
+            Some(network) if is_derived(network) => {
+                let message =
+                    format!("`drain`: {address} cannot be drained alone, for {network} is too wide");
+                let help = "addresses of wide networks are chosen per client; list those in use, or take out the network";
+                out.error(*at, message, help);
+            }
+            Some(_) => {}
+        }
+    }
+    let mut drain = values(drain);
+    drain.sort_unstable();
+    drain.dedup();
+    let drained = |network: &IpNet| {
+        let bits = network.max_prefix_len() - network.prefix_len();
+        let within = drain.iter().filter(|address| network.contains(&address.ip())).count() as u128;
+        bits < 128 && within == 1 << bits
+    };
+    if !drain.is_empty() && networks.iter().all(drained) {
+        let help = "flows of its tenants end as `no_source_address`";
+        out.warning(table.place_of(&pool::DRAIN), "`drain`: no address of the pool is left", help);
+    }
+    drain
+}
+
+/// Source addresses with the public ones that they are mapped to.
+fn read_public(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> BTreeMap<SourceAddr, IpAddr> {
+    let mut sources = HashMap::new();
+    let mut read = BTreeMap::new();
+    for Placed { value: (source, public), at } in table.read(&pool::PUBLIC, out).unwrap_or_default() {
+        if !networks.iter().any(|network| network.contains(&source.ip())) {
+            not_of_the_pool(pool::PUBLIC.name, source.ip(), at, out);
+        }
+        if source.ip().is_ipv4() != public.is_ipv4() {
+            let message = format!("`public`: {source} and {public} are of two families");
+            out.error(at, message, "a mapping keeps the family");
+        }
+        if public.is_unspecified() || public.is_multicast() || public.is_loopback() {
+            out.error(at, format!("`public`: {public} is nobody's public address"), "");
+        }
+        if let Some(other) = sources.insert(public, source) {
+            let message = format!("`public`: {public} stands for {other} and for {source}");
+            out.error(at, message, "the mapping is one to one");
+        }
+        read.insert(source, public);
+    }
+    read
+}
+
+fn not_of_the_pool(key: &str, address: IpAddr, at: Place, out: &mut Diagnostics) {
+    let message = format!("`{key}`: {address} is no address of the pool");
+    out.error(at, message, "write one that lies in its `addresses`");
 }
 
 impl TenantDraft {
@@ -82,8 +151,8 @@ impl TenantDraft {
             name: table.read(&tenant::NAME, out).unwrap_or_default(),
             pool: table.read(&tenant::POOL, out).unwrap_or_default(),
             max_flows: limits.read(&limits::FLOWS, out),
-            ports_floor: None,
-            ports_ceiling: None,
+            ports_floor: table.read(&tenant::PORTS_FLOOR, out),
+            ports_ceiling: table.read(&tenant::PORTS_CEILING, out),
             sources: sources.iter().map(|network| network.value).collect(),
             rules,
         };
@@ -91,6 +160,7 @@ impl TenantDraft {
             spec,
             name_at: table.place_of(&tenant::NAME),
             pool_at: table.place_of(&tenant::POOL),
+            floor_at: table.place_of(&tenant::PORTS_FLOOR),
             sources_at: sources.iter().map(|network| network.at).collect(),
             rules_at,
         }

@@ -33,6 +33,13 @@ impl<'a> Value<'a> {
         Self { node, ..*self }
     }
 
+    /// The entries of this value, if it is a table.
+    pub(super) fn entries(&self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
+        let Self { source, key, .. } = *self;
+        let entries = self.node().as_table()?.iter();
+        Some(entries.map(move |(name, node)| (name.get_ref().as_ref(), Self { source, key, node })))
+    }
+
     /// The text, if it is one.
     pub(super) fn text(&self) -> Option<&'a str> {
         self.node().as_str()

@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Diagnostics, Place};
 use super::nearest::nearest;
+use super::shares;
 use super::tenants::{PoolDraft, TenantDraft};
 use crate::addr::PortRange;
 use ipnet::IpNet;
@@ -21,6 +22,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
             out.error(pool.ports_at, message, "none is left for flows; widen the range");
         }
     }
+    shares::check(pools, tenants, reserved, out);
     pool_networks(pools, out);
     tenant_networks(tenants, out);
 }

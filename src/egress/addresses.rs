@@ -25,7 +25,7 @@ impl Family {
 }
 
 /// Whether the addresses of a network are derived per client instead of being listed.
-pub(super) fn is_wide(net: &IpNet) -> bool {
+pub fn is_derived(net: &IpNet) -> bool {
     let bits = net.max_prefix_len() - net.prefix_len();
     bits > if net.addr().is_ipv4() { OPENED_BITS_V4 } else { OPENED_BITS_V6 }
 }
@@ -134,7 +134,7 @@ mod tests {
             ("0.0.0.0/0", true),
             ("::/0", true),
         ] {
-            assert_eq!(is_wide(&net(text)), wide, "{text}");
+            assert_eq!(is_derived(&net(text)), wide, "{text}");
         }
     }
 

@@ -22,7 +22,7 @@ mod share_table;
 mod sources;
 mod state;
 
-pub use addresses::Family;
+pub use addresses::{Family, is_derived};
 pub use book::PairUse;
 pub use dial::{DialError, Dialler};
 pub use lease::{Lease, LeaseError};

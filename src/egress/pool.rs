@@ -113,7 +113,7 @@ impl Pools {
             .flat_map(|(pool, usage)| {
                 usage.sources.iter().enumerate().map(move |(row, source)| (pool, row, source.source))
             })
-            .filter(|(_, _, net)| addresses::is_wide(net))
+            .filter(|(_, _, net)| addresses::is_derived(net))
             .collect();
         if wide.is_empty() {
             return usage;

@@ -37,7 +37,7 @@ pub(super) enum Candidate<'a> {
 impl Sources {
     pub(super) fn new(nets: &[IpNet], family: Family, space: &Arc<PortSpace>, ledger: &Ledger) -> Self {
         let nets = nets.iter().filter(|net| Family::of(net.addr()) == family);
-        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_wide);
+        let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_derived);
         let mut listed: Vec<_> = small.iter().flat_map(addresses::every_address).collect();
         listed.sort_unstable();
         listed.dedup();

@@ -3,7 +3,7 @@
 //! A flow is listed while it has a lease: from before its SYN until its socket is closed. The workers write, the
 //! control thread reads; a lock is held for one entry by a worker, and for one shard by the control thread.
 
-use super::flow::FlowId;
+use super::record::FlowId;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, SourceAddr};
 use crate::hostname::Hostname;
 use hashbrown::HashMap;

@@ -4,9 +4,10 @@
 //! outcome as its error; [`run`] then answers the client.
 
 use super::admission::Pass;
-use super::flow::{Flow, NameSource, Verdict};
+use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow};
 use super::leg::Leg;
+use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
 use super::worker::Worker;

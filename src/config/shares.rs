@@ -1,0 +1,95 @@
+//! Whether the tenants of a pool can be given what they are promised.
+
+use super::diagnostic::Diagnostics;
+use super::tenants::{PoolDraft, TenantDraft};
+use crate::egress::{Family, PoolSpec, ShareSpec, is_derived};
+use std::net::IpAddr;
+
+/// A network whose addresses are derived per client holds more of them than clients ever meet on, if this many bits
+/// are theirs.
+const NEVER_SHARED_BITS: u8 = 64;
+
+/// The shares of a pool's tenants: all of them, for each counts against the others; none if no tenant has a floor or
+/// ceiling.
+pub(super) fn of_pool(pool: &PoolSpec, tenants: &[TenantDraft]) -> Vec<ShareSpec> {
+    let here = || tenants.iter().map(|tenant| &tenant.spec).filter(|tenant| tenant.pool == pool.name);
+    if here().all(|tenant| tenant.ports_floor.is_none() && tenant.ports_ceiling.is_none()) {
+        return Vec::new();
+    }
+    let share = here().map(|tenant| ShareSpec {
+        tenant: tenant.name.clone(),
+        floor: tenant.ports_floor.unwrap_or(0),
+        ceiling: tenant.ports_ceiling,
+    });
+    share.collect()
+}
+
+/// Reports floors above ceilings, and floors that the pool's addresses cannot keep.
+pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
+    for tenant in tenants {
+        if let (Some(floor), Some(ceiling)) = (tenant.spec.ports_floor, tenant.spec.ports_ceiling)
+            && floor > ceiling
+        {
+            let message = format!("`ports_floor`: {floor} is more than `ports_ceiling`, {ceiling}");
+            out.error(tenant.floor_at, message, "a tenant cannot be assured of ports that it may not use");
+        }
+    }
+    for pool in pools {
+        let with_floor = || {
+            let here = tenants.iter().filter(|tenant| tenant.spec.pool == pool.spec.name);
+            here.filter_map(|tenant| Some((tenant, u64::from(tenant.spec.ports_floor?))))
+        };
+        let Some((last, _)) = with_floor().last() else { continue };
+        for (network, at) in pool.spec.addresses.iter().zip(&pool.addresses_at) {
+            if is_derived(network) && network.max_prefix_len() - network.prefix_len() < NEVER_SHARED_BITS {
+                let message = format!(
+                    "`addresses`: {network} cannot keep the `ports_floor` of tenant {:?}",
+                    last.spec.name
+                );
+                let help = "each client uses eight of its addresses, and shares them with clients of other tenants; \
+                            list fewer addresses, or take an IPv6 network of /64 or wider";
+                out.error(*at, message, help);
+            }
+        }
+        let floors: u64 = with_floor().map(|(_, floor)| floor).sum();
+        for (family, called) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+            let offered = |draining: bool| offered(&pool.spec, family, reserved, draining);
+            let Some(all) = offered(true) else { continue };
+            let left = offered(false).unwrap_or(0);
+            let name = &pool.spec.name;
+            if floors > all {
+                let message = format!(
+                    "`ports_floor`: the floors of pool {name:?} come to {floors} ports, and its {called} addresses have {all} towards a destination"
+                );
+                out.error(last.floor_at, message, "lower them, or add addresses to the pool");
+            } else if floors > left {
+                let message = format!(
+                    "`drain`: the floors of pool {name:?} come to {floors} ports, and {left} are left of its {called} addresses"
+                );
+                out.warning(pool.drain_at, message, "the floors do not hold until there are addresses again");
+            }
+        }
+    }
+}
+
+/// Ports of all listed addresses of a family towards each destination, with the `draining` ones or without. `None` if
+/// it has none, or if addresses are derived: those are as good as endless.
+fn offered(pool: &PoolSpec, family: Family, reserved: &[u16], draining: bool) -> Option<u64> {
+    let of_family = |address: IpAddr| Family::of(address) == family;
+    let mut networks = pool.addresses.iter().filter(|network| of_family(network.addr())).peekable();
+    networks.peek()?;
+    let mut addresses = 0;
+    for network in networks {
+        if is_derived(network) {
+            return None;
+        }
+        addresses += 1_u64 << (network.max_prefix_len() - network.prefix_len());
+    }
+    if !draining {
+        addresses -= pool.drain.iter().filter(|address| of_family(address.ip())).count() as u64;
+    }
+    let mut kept: Vec<_> = reserved.iter().filter(|port| pool.ports.contains(**port)).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    Some(addresses * (u64::from(pool.ports.count()) - kept.len() as u64))
+}

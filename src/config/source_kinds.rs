@@ -1,0 +1,70 @@
+//! The forms of a pool's single addresses.
+
+use super::diagnostic::Diagnostics;
+use super::kinds::{Describe, Kind, Placed};
+use super::value::Value;
+use crate::addr::SourceAddr;
+use std::net::IpAddr;
+
+/// One address.
+pub(super) struct Source;
+
+impl Describe for Source {
+    fn describe(&self) -> String {
+        "address: `\"203.0.113.17\"`".to_owned()
+    }
+}
+
+impl Kind for Source {
+    type Value = SourceAddr;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SourceAddr> {
+        let read = value.text().and_then(address).map(SourceAddr::new);
+        read.or_else(|| {
+            value.wrong(out, "not an address", "write it as in \"203.0.113.17\", without a prefix")
+        })
+    }
+}
+
+/// Pairs of a source address and the public one that it is mapped to.
+pub(super) struct Mapped;
+
+impl Describe for Mapped {
+    fn describe(&self) -> String {
+        "table of addresses: `{ \"10.0.0.20\" = \"52.1.2.3\" }`".to_owned()
+    }
+}
+
+impl Kind for Mapped {
+    type Value = Vec<Placed<(SourceAddr, IpAddr)>>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
+        let Some(entries) = value.entries() else {
+            return value.wrong(out, "not a table", format!("it takes a {}", self.describe()));
+        };
+        let mut read = Vec::new();
+        for (source, public) in entries {
+            let at = public.place();
+            let mapped = public.text().and_then(address);
+            match (address(source), mapped) {
+                (None, _) => {
+                    out.error(
+                        at,
+                        format!("`public`: {source:?} is not an address"),
+                        "write a source address of the pool before the `=`",
+                    );
+                }
+                (_, None) => {
+                    public.wrong::<()>(out, "not an address", "write the public address, as in \"52.1.2.3\"");
+                }
+                (Some(source), Some(mapped)) => {
+                    read.push(Placed { value: (SourceAddr::new(source), mapped), at });
+                }
+            }
+        }
+        Some(read)
+    }
+}
+
+/// IPv4-mapped addresses are IPv4 in disguise, and not how anybody means to write them.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().filter(|address: &IpAddr| address.to_canonical() == *address)
+}
