@@ -2,6 +2,7 @@
 
 use super::book::PairUse;
 use super::busiest::Busiest;
+use super::hot::Hot;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
@@ -11,7 +12,7 @@ use super::state::{SourceState, Standing};
 use crate::addr::{DialAddr, SourceAddr};
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ pub(super) struct Account {
     strays: HashSet<(Destination, u16)>,
     resting: Resting,
     busiest: Busiest,
+    hot: Hot,
     live: usize,
     standing: Standing,
     /// Where every busy port of `pairs` is counted, for the tenants that share the pool. `None` while the address is
@@ -45,6 +47,8 @@ struct Pair {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
+    /// Its class in [`Hot`].
+    class: u8,
 }
 
 /// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
@@ -64,11 +68,18 @@ impl From<DialAddr> for Destination {
     }
 }
 
+impl From<Destination> for DialAddr {
+    fn from(to: Destination) -> Self {
+        Self::new((Ipv6Addr::from(to.ip), to.port).into())
+    }
+}
+
 impl Account {
     /// `source` is the address whose account it is.
     pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
         let drained_by_config = space.drain.contains(&source);
         let mut account = Self {
+            hot: Hot::new(space.capacity()),
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
@@ -167,6 +178,7 @@ impl Account {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
         }
         self.busiest = Busiest::default();
+        self.hot = Hot::new(space.capacity());
         for (to, port) in busy {
             self.mark_busy(to, port);
         }
@@ -210,6 +222,11 @@ impl Account {
         self.busiest.ports()
     }
 
+    /// The destinations with many ports in use, the hottest first to within one hundredth of the capacity.
+    pub(super) fn hottest(&self) -> impl Iterator<Item = (Destination, PairUse)> {
+        self.hot.iter().map(|to| (to, self.pair(to)))
+    }
+
     /// Gives memory back once far less is in use than was.
     pub(super) fn shrink(&mut self) {
         if self.pairs.len() < self.pairs.capacity() / 4 {
@@ -251,6 +268,7 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
         self.busiest.rose(pair.ports.len());
+        self.hot.changed(to, &mut pair.class, pair.ports.len());
         self.live += 1;
         Some(self.space.port(slot))
     }
@@ -266,6 +284,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.rose(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, pair.ports.len());
         }
     }
 
@@ -282,6 +301,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.fell(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, left);
             if left == 0 {
                 self.pairs.remove(&to);
             }

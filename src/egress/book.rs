@@ -99,6 +99,13 @@ impl Book {
         Totals { live, held, busiest, state: account.state() }
     }
 
+    /// At most `most` of the destinations with many ports in use, the hottest first.
+    pub(super) fn hottest(&self, space: &Arc<PortSpace>, most: usize) -> Vec<(Destination, PairUse)> {
+        let mut account = self.lock();
+        account.adopt(space, self.source);
+        account.hottest().take(most).collect()
+    }
+
     /// Brings back what is due and gives unused memory back. Whether nothing is left on the account.
     pub(super) fn sweep(&self, now: Instant) -> bool {
         self.release_due(now);

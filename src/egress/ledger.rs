@@ -119,6 +119,22 @@ impl Ledger {
         }
     }
 
+    /// Calls `each` for some 16,000 books, from the shard on that `cursor` counts, with no lock held meanwhile.
+    pub(super) fn for_some(&self, cursor: &mut usize, mut each: impl FnMut(&Book)) {
+        let mut seen = 0;
+        for _ in 0..SHARDS {
+            let books: Vec<_> = lock(&self.shards[*cursor % SHARDS]).values().map(Arc::clone).collect();
+            *cursor = cursor.wrapping_add(1);
+            seen += books.len();
+            for book in books {
+                each(&book);
+            }
+            if seen >= PER_SWEEP {
+                break;
+            }
+        }
+    }
+
     fn shard(&self, source: SourceAddr) -> &Shard {
         // the lowest bits: neighbours, and the derived addresses of a prefix, spread over all shards
         let low = match source.ip() {

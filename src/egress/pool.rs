@@ -2,7 +2,8 @@
 
 use super::account::Destination;
 use super::addresses::{self, Family};
-use super::book::Book;
+use super::book::{Book, PairUse};
+use super::forecast::HotPair;
 use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
@@ -128,6 +129,48 @@ impl Pools {
             }
         });
         usage
+    }
+}
+
+impl Pools {
+    /// At most `most` destinations with many ports in use for each source address. Of the addresses derived per client
+    /// it looks at some 16,000, and goes on at the `cursor` the next time.
+    pub(super) fn hottest(&self, most: usize, cursor: &mut usize) -> Vec<HotPair> {
+        let mut found = Vec::new();
+        let mut look = |pool: &Arc<Pool>, network, book: &Book| {
+            let pairs = book.hottest(&pool.space, most).into_iter();
+            found.extend(pairs.map(|(to, used)| HotPair {
+                pool: Arc::clone(&pool.name),
+                network,
+                source: book.source(),
+                to: to.into(),
+                used,
+            }));
+        };
+        for pool in &self.in_order {
+            for book in pool.v4.listed().chain(pool.v6.listed()) {
+                look(pool, book.source().ip().into(), book);
+            }
+        }
+        let is_wide = |pool: &&Arc<Pool>| pool.v4.wide().chain(pool.v6.wide()).next().is_some();
+        let wide: Vec<_> = self.in_order.iter().filter(is_wide).collect();
+        if !wide.is_empty() {
+            self.ledger.for_some(cursor, |book| {
+                let owner =
+                    |pool: &&Arc<Pool>| pool.network_of(book.source()).map(|net| (Arc::clone(pool), net));
+                if let Some((pool, network)) = wide.iter().find_map(owner) {
+                    look(&pool, network, book);
+                }
+            });
+        }
+        found
+    }
+
+    /// How the ports of a source address of that pool are used towards a destination; `None` if the pool has no such
+    /// address, or nothing has left from it.
+    pub(super) fn pair(&self, pool: &str, source: SourceAddr, to: DialAddr, now: Instant) -> Option<PairUse> {
+        self.by_name.get(pool)?.network_of(source)?;
+        self.ledger.pair(source, to, now)
     }
 }
 
@@ -292,6 +335,10 @@ impl Pool {
             available.count() as u64 * u64::from(self.capacity())
         };
         Capacity { v4: of(&self.v4), v6: of(&self.v6) }
+    }
+
+    fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
+        self.sources(Family::of(source.ip())).network_of(source)
     }
 
     fn sources(&self, family: Family) -> &Sources {
