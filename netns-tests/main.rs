@@ -25,6 +25,7 @@ mod tests_dial;
 mod tests_http;
 mod tests_lab;
 mod tests_relay;
+mod tests_shares;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         tests_tls::trials(),
         tests_http::trials(),
         tests_sources::trials(),
+        tests_shares::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
