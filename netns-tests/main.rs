@@ -33,6 +33,7 @@ mod tests_sources;
 mod tests_startup;
 mod tests_steering;
 mod tests_tls;
+mod tests_truth;
 mod tests_web;
 
 use libtest_mimic::{Arguments, Trial};
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     }
     let trials = [
         tests_ports::trials(), // the longest first
+        tests_truth::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_web::trials(),
