@@ -68,7 +68,7 @@ impl Built {
         before: Option<&Snapshot>,
     ) -> Result<Self, StartError> {
         let pools = truth::pools(&config, ledger);
-        snapshot::warn_of_foreign_addresses(&config);
+        snapshot::warn_of_foreign_networks(&config);
         let snapshot = snapshot::build(&config, &pools, metrics, before)?;
         let version = config.version().into();
         Ok(Self { config, pools, snapshot, version })

@@ -2,7 +2,7 @@
 
 use super::StartError;
 use crate::config::Config;
-use crate::egress::Pools;
+use crate::egress::{Pools, is_derived};
 use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant};
 use crate::policy::{self, Policy};
@@ -35,10 +35,11 @@ pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
     }
 }
 
-/// Warns of pools whose addresses no answer would reach. Steering may come up later, so it is no error.
-pub(super) fn warn_of_foreign_addresses(config: &Config) {
+/// Warns of networks of addresses derived per client that no answer would reach; addresses that are listed are watched
+/// one by one. Steering may come up later, so it is no error.
+pub(super) fn warn_of_foreign_networks(config: &Config) {
     for pool in &config.pools {
-        for network in &pool.addresses {
+        for network in pool.addresses.iter().filter(|network| is_derived(network)) {
             if let Ok(false) = addresses::is_local(network.addr()) {
                 tracing::warn!(
                     pool = %pool.name,

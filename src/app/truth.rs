@@ -215,16 +215,17 @@ fn explain(collisions: &[(LeasedSource, DialAddr)]) {
     });
     for (source, to) in collisions.iter().take(LOGGED) {
         let (source, destination) = (source.socket(), to.socket());
-        match culprit(&sockets, source, destination) {
-            Some(socket) => tracing::warn!(
+        if let Some(socket) = culprit(&sockets, source, destination) {
+            tracing::warn!(
                 %source, %destination, by = %socket.source, state = ?socket.state,
                 uid = socket.uid, inode = socket.inode,
                 "a flow had to take another port: this one was in use"
-            ),
-            None => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 %source, %destination,
                 "a flow had to take another port: this one was in use, by a socket that is gone"
-            ),
+            );
         }
     }
 }

@@ -208,7 +208,7 @@ impl Kernel for Real {
 }
 
 const LIVENESS: Liveness = Liveness {
-    idle: Duration::from_secs(60),
+    idle: Duration::from_mins(1),
     interval: Duration::from_secs(10),
     probes: 3,
     user_timeout: None,
