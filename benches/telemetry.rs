@@ -90,7 +90,12 @@ fn metrics(c: &mut Criterion) {
             }
         });
     });
-    let scrape = Scrape { sources: Vec::new(), config_version: "1f2e3d".into(), config_reload_success: true };
+    let scrape = Scrape {
+        sources: Vec::new(),
+        hot: Vec::new(),
+        config_version: "1f2e3d".into(),
+        config_reload_success: true,
+    };
     for number in 0..100 {
         metrics.tenant(&format!("tenant-{number}"), Some("shared"));
     }

@@ -27,6 +27,11 @@ impl Lab {
         self.client.run(|| connect_and_expect_reset(tenant.client(family_of(to)), to, first))
     }
 
+    /// A client's connection; the error is its address if it is reset while it still connects.
+    pub fn dial(&self, tenant: Tenant, to: SocketAddr) -> Result<TcpStream, SocketAddr> {
+        self.client.run(|| dial_from(tenant.client(family_of(to)), to))
+    }
+
     /// A client's connection, given up after `patience`.
     pub fn try_connect(&self, tenant: Tenant, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
         self.client.run(|| connect_from(tenant.client(family_of(to)), to, patience))
@@ -46,17 +51,25 @@ pub fn connect_from(source: IpAddr, to: SocketAddr, patience: Duration) -> io::R
 
 /// Connects from the calling thread's namespace and must be reset, maybe before `connect` returns.
 pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) -> SocketAddr {
-    let socket = bind(source, to).unwrap();
-    let local = socket.local_addr().unwrap().as_socket().unwrap();
-    match socket.connect_timeout(&to.into(), PATIENCE) {
-        Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => return local,
-        Err(e) => panic!("{source} cannot connect to {to}: {e}"),
-    }
-    let mut stream = bounded(socket.into());
+    let mut stream = match dial_from(source, to) {
+        Ok(stream) => stream,
+        Err(local) => return local,
+    };
+    let local = stream.local_addr().unwrap();
     let _ = stream.write_all(first); // the reset may be there already
     assert_eq!(expect_reset(&stream), b"");
     local
+}
+
+/// Connects from the calling thread's namespace; the error is the client's address if it is reset before that is done.
+fn dial_from(source: IpAddr, to: SocketAddr) -> Result<TcpStream, SocketAddr> {
+    let socket = bind(source, to).unwrap();
+    let local = socket.local_addr().unwrap().as_socket().unwrap();
+    match socket.connect_timeout(&to.into(), PATIENCE) {
+        Ok(()) => Ok(bounded(socket.into())),
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => Err(local),
+        Err(e) => panic!("{source} cannot connect to {to}: {e}"),
+    }
 }
 
 /// A socket with a port of its own, by which its record in the flow log is found: the kernel would choose one twice.

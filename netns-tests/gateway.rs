@@ -7,11 +7,13 @@ use crate::wait::{PATIENCE, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fmt::Display;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
+use std::str::FromStr;
 use tempfile::TempDir;
 
 const EGRET: &str = env!("CARGO_BIN_EXE_egret");
@@ -117,16 +119,34 @@ impl Lab {
 impl<'lab> Gateway<'lab> {
     /// Runs the gateway until it is ready; steering is the caller's.
     pub fn start(lab: &'lab Lab, files: Files) -> Self {
-        let mut command = unprivileged(",+net_admin", &["run"], &files.config());
-        command.stderr(File::create(files.stderr()).unwrap());
-        let mut gateway = Self { lab, child: lab.gateway.spawn(&mut command), files };
+        let mut gateway = Self { lab, child: spawn(lab, &files), files };
+        gateway.wait_until_ready();
+        gateway
+    }
+
+    /// Runs it anew after its end, with the same files.
+    pub fn start_again(&mut self) {
+        self.child = spawn(self.lab, &self.files);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
         wait_until("the gateway to be ready", || {
-            if let Some(status) = gateway.child.try_wait().unwrap() {
+            if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the gateway ended before it was ready: {status}");
             }
-            gateway.get("/readyz").is_ok_and(|(status, _)| status == 200)
+            self.get("/readyz").is_ok_and(|(status, _)| status == 200)
         });
-        gateway
+    }
+
+    /// What it has said on stderr.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.files.stderr()).unwrap()
+    }
+
+    /// `egret`, told of the configuration, in the gateway's namespace.
+    pub fn egret(&self, arguments: &[&str]) -> Output {
+        self.lab.gateway.output(&mut unprivileged("", arguments, &self.files.config()))
     }
 
     pub fn flow_log(&self) -> PathBuf {
@@ -192,11 +212,24 @@ impl<'lab> Gateway<'lab> {
         flow
     }
 
+    /// Writes another configuration and has it read. Returns at once.
+    pub fn reload(&self, config: &str) {
+        fs::write(self.files.config(), config).unwrap();
+        self.signal(Signal::SIGHUP);
+    }
+
     /// The sum of all samples of a metric of whole numbers that have all of these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let (status, page) = self.get("/metrics").expect("scrape the metrics");
         assert_eq!(status, 200, "{page}");
-        page.lines().filter_map(|line| sample(line, name, labels)).sum()
+        page.lines().filter_map(|line| sample::<u64>(line, name, labels)).sum()
+    }
+
+    /// The samples of a metric that have all of these labels, each a number with or without a fraction.
+    pub fn gauges(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
+        let (status, page) = self.get("/metrics").expect("scrape the metrics");
+        assert_eq!(status, 200, "{page}");
+        page.lines().filter_map(|line| sample(line, name, labels)).collect()
     }
 
     /// The sum of all samples, when it is what is wanted.
@@ -224,12 +257,18 @@ impl<'lab> Gateway<'lab> {
     }
 }
 
+fn spawn(lab: &Lab, files: &Files) -> Child {
+    let mut command = unprivileged(",+net_admin", &["run"], &files.config());
+    command.stderr(OpenOptions::new().create(true).append(true).open(files.stderr()).unwrap());
+    lab.gateway.spawn(&mut command)
+}
+
 /// The value of a sample line, if the line is of this metric and has these labels.
-fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+fn sample<T: FromStr<Err: Display>>(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<T> {
     let (series, value) = line.rsplit_once(' ')?;
     let (found, rest) = series.split_once('{').unwrap_or((series, ""));
     let has = |(key, value): &(&str, &str)| rest.contains(&format!("{key}=\"{value}\""));
-    let whole = || value.parse().unwrap_or_else(|e| panic!("not a whole number: {line}: {e}"));
+    let whole = || value.parse().unwrap_or_else(|e| panic!("not such a number: {line}: {e}"));
     (found == name && labels.iter().all(has)).then(whole)
 }
 

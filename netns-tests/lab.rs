@@ -4,6 +4,7 @@
 //! client c0 ──── c0 gateway s0 ──── s0 server
 //!  10.0.1.2  alpha                   198.51.100.10 …   2001:db8:51::a …
 //!  10.0.2.2  beta                    routes the pools to the gateway
+//!  10.0.3.2  gamma                   (of those tests that configure it)
 //!  10.0.9.2  nobody's
 //! ```
 
@@ -23,6 +24,8 @@ pub enum Family {
 pub enum Tenant {
     Alpha,
     Beta,
+    /// In nobody's sources but where a test adds the tenant.
+    Gamma,
     /// In no tenant's sources.
     Stranger,
 }
@@ -51,6 +54,7 @@ impl Tenant {
         match self {
             Self::Alpha => 1,
             Self::Beta => 2,
+            Self::Gamma => 3,
             Self::Stranger => 9,
         }
     }
@@ -116,6 +120,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Where `egret ports` finds the gateway of a test that asks for it.
+    pub fn control_socket(&self) -> String {
+        self.run.path().join("admin.sock").display().to_string()
+    }
+
     /// Cabled and routed; the gateway forwards nothing, and nothing is steered.
     pub fn new() -> Self {
         let lab = Self {
@@ -139,7 +148,7 @@ impl Lab {
 
 fn client_side() -> String {
     let mut commands = String::from("link set c0 up\n");
-    for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Stranger] {
+    for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Gamma, Tenant::Stranger] {
         let (v4, v6) = (tenant.client(Family::V4), tenant.client(Family::V6));
         let _ = writeln!(commands, "addr add {v4}/24 dev c0\naddr add {v6}/64 dev c0 nodad");
     }
@@ -149,7 +158,7 @@ fn client_side() -> String {
 /// Without the pools: that their addresses are local is for steering to see to.
 fn gateway_side() -> String {
     let mut commands = String::from("link set c0 up\nlink set s0 up\n");
-    for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Stranger] {
+    for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Gamma, Tenant::Stranger] {
         let n = tenant.number();
         let _ = writeln!(commands, "addr add 10.0.{n}.1/24 dev c0\naddr add fd00:{n}::1/64 dev c0 nodad");
     }

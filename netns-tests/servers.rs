@@ -40,6 +40,15 @@ impl Server {
         bounded(stream)
     }
 
+    /// Every connection that has come about, without waiting for another.
+    pub fn accept_those_that_came(&self) -> Vec<TcpStream> {
+        self.listener.set_nonblocking(true).unwrap();
+        let all =
+            std::iter::from_fn(|| self.listener.accept().ok()).map(|(stream, _)| bounded(stream)).collect();
+        self.listener.set_nonblocking(false).unwrap();
+        all
+    }
+
     /// Nobody has connected, apart from those accepted already.
     pub fn assert_untouched(&self) {
         self.listener.set_nonblocking(true).unwrap();

@@ -18,6 +18,7 @@ crate::trials! {
         a_client_that_finishes_first_gets_the_whole_answer,
         a_server_that_finishes_first_gets_the_whole_request,
         a_clients_reset_reaches_the_server_as_a_reset,
+        a_client_that_leaves_while_its_server_answers_is_no_clean_end,
         a_servers_reset_reaches_the_client_as_a_reset,
         a_stalled_reader_stalls_nobody_else_and_gets_every_byte,
         small_messages_go_back_and_forth_without_a_stall,
@@ -136,6 +137,24 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     reset(client);
     expect_reset_while_sending(&upstream);
     gateway.expect_outcome(local, "client_reset");
+}
+
+/// However far the connection to the server has come: what the client broke off never looks finished.
+fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family) {
+    const FLOWS: usize = 300;
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, family, 7000);
+    for _ in 0..FLOWS {
+        reset(lab.connect(Tenant::Alpha, server.address()));
+    }
+    for flow in gateway.wait_for_flows(FLOWS) {
+        assert!(flow["outcome"] == "client_left" || flow["outcome"] == "client_reset", "{flow:#}");
+    }
+    for upstream in server.accept_those_that_came() {
+        assert_eq!(expect_reset(&upstream), b"");
+    }
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |live_or_held| live_or_held == 0);
 }
 
 fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {

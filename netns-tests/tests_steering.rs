@@ -2,7 +2,7 @@
 
 use crate::clients::connect_from;
 use crate::config::Config;
-use crate::gateway::{Files, Gateway, Rules};
+use crate::gateway::{Files, Gateway, Rules, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::{Namespace, text};
 use crate::traffic::pass;
@@ -22,7 +22,8 @@ crate::trials! {
         nftables_rules_leave_no_trace,
         iptables_rules_leave_no_trace_on_a_bare_host,
         changing_the_format_replaces_the_rules,
-        traffic_of_other_interfaces_and_ports_is_left_alone
+        traffic_of_other_interfaces_and_ports_is_left_alone,
+        the_doctor_finds_what_is_missing_and_nothing_else
 }
 
 /// Long enough for a connection that can come about, short enough for many that must not.
@@ -252,4 +253,19 @@ fn traffic_of_other_interfaces_and_ports_is_left_alone() {
             pass(&own, &server.accept(), b"the gateway's own");
         }
     }
+}
+
+fn the_doctor_finds_what_is_missing_and_nothing_else() {
+    let config = Config { gateway: "max_flows = 1000".into(), ..Config::default() };
+    let lab = Lab::new();
+    let files = Files::new(&config);
+    let missing = lab.gateway.output(&mut unprivileged(",+net_admin", &["doctor"], &files.config()));
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
+    assert!(text(&missing).contains("steer.sh up"), "it does not say what mends it: {}", text(&missing));
+
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let config = files.config();
+    let _gateway = Gateway::start(&lab, files);
+    let well = lab.gateway.output(&mut unprivileged(",+net_admin", &["doctor"], &config));
+    assert_eq!(well.status.code(), Some(0), "{}", text(&well));
 }

@@ -7,13 +7,22 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Calls `probe` until it yields a value; panics with `what` and the last complaint when [`PATIENCE`] is over.
-pub fn wait_for<T, E: std::fmt::Display>(what: &str, mut probe: impl FnMut() -> Result<T, E>) -> T {
+pub fn wait_for<T, E: std::fmt::Display>(what: &str, probe: impl FnMut() -> Result<T, E>) -> T {
+    wait_within(PATIENCE, what, probe)
+}
+
+/// [`wait_for`] with another patience.
+pub fn wait_within<T, E: std::fmt::Display>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Result<T, E>,
+) -> T {
     let start = Instant::now();
     loop {
         match probe() {
             Ok(value) => return value,
-            Err(complaint) if start.elapsed() > PATIENCE => {
-                panic!("waited {PATIENCE:?} for {what}, in vain: {complaint}")
+            Err(complaint) if start.elapsed() > patience => {
+                panic!("waited {patience:?} for {what}, in vain: {complaint}")
             }
             Err(_) => thread::sleep(Duration::from_millis(3)),
         }

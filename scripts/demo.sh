@@ -36,7 +36,8 @@ enter=(unshare --net --mount --pid --fork --kill-child)
 if [[ $EUID -ne 0 ]]; then enter+=(--user --map-root-user); fi
 if ! refused=$("${enter[@]}" true 2>&1); then
     [[ $EUID -ne 0 ]] || fail "network namespaces are refused here, even to root ($refused)"
-    fail "user namespaces are refused here ($refused); run it as root: sudo -E scripts/demo.sh"
+    fail "user namespaces are refused here ($refused); so, as root:
+  cargo build --profile demo && sudo EGRET=target/demo/egret scripts/demo.sh"
 fi
 
 egret=${EGRET:-}

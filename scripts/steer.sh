@@ -11,7 +11,7 @@ usage: steer.sh up|down|status [--config FILE] [--egret PATH] [--format iptables
   down     take everything away and restore what was there before; needs no configuration
   status   exit 0 if everything is in place, else 1
 
-  --config FILE   default: /etc/egret/egret.toml
+  --config FILE   default: $EGRET_CONFIG, else /etc/egret/egret.toml
   --egret PATH    the egret binary; default: $EGRET, then PATH, then target/release and target/debug beside this script
   --format NAME   iptables (default) or nftables; `up` replaces the other one, `status` finds out by itself
 USAGE
@@ -23,7 +23,7 @@ fail() {
 }
 
 command=
-config=/etc/egret/egret.toml
+config=${EGRET_CONFIG:-/etc/egret/egret.toml}
 egret=${EGRET:-}
 format=
 while [ $# -gt 0 ]; do

@@ -1,29 +1,39 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod control;
+mod forecast;
+mod in_force;
 mod limits;
 mod listeners;
 mod observe;
 mod signals;
 mod snapshot;
+mod truth;
+
+pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
 use crate::config::{Config, Loaded};
-use crate::egress::{Dialler, Ledger, Pools};
-use crate::gateway::{self, FlowRecord, Gate, Gateway, Settings, Sink, Stage};
+use crate::egress::{Dialler, Ledger};
+use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use forecast::Forecast;
+use in_force::{Built, InForce, ReloadError, Reloader, Running};
 use signals::{Order, Signals};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use truth::Truth;
 
 /// Why the gateway does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +41,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listeners::ListenError),
+    /// The control socket that the configuration asks for could not be opened.
+    #[error(transparent)]
+    Control(#[from] admin::SocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
@@ -55,21 +68,28 @@ pub enum StartError {
 /// How long the flow log has to write what is queued at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the gateway until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
-pub fn run(loaded: Loaded) -> Result<(), StartError> {
+/// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
+pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut app = App::start(loaded)?;
+    let result = runtime.block_on(async {
+        let mut app = App::start(path, loaded)?;
         app.control().await;
         app.stop().await
-    })
+    });
+    // A reload that hangs on a dead disk does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 struct App {
+    path: PathBuf,
     config: Config,
+    in_force: Arc<InForce>,
+    reloader: Reloader,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
+    forecast: Forecast,
     readiness: Readiness,
     stage: watch::Sender<Stage>,
     workers: Vec<JoinHandle<io::Result<()>>>,
@@ -77,12 +97,13 @@ struct App {
     worker_ended: mpsc::UnboundedReceiver<()>,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
     signals: Signals,
+    /// Compares the ledger with the kernel for as long as it is here.
+    _truth: Truth,
 }
 
 impl App {
-    fn start(loaded: Loaded) -> Result<Self, StartError> {
+    fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
         let config = loaded.config;
-        let version: Arc<str> = config.version().into();
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -96,10 +117,14 @@ impl App {
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
+        let control_socket = control::open(&config)?;
+
         let ledger = Arc::new(Ledger::new());
-        let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &ledger));
-        snapshot::warn_of_foreign_addresses(&config);
-        let snapshot = snapshot::build(&config, &pools, &metrics)?;
+        let settings = settings(&config, liveness, room.pipes);
+        let built = Built::new(config, &ledger, &metrics, None)?;
+        let in_force = InForce::new(&built);
+        let Built { config, snapshot, .. } = built;
+        let truth = Truth::start(&config, &in_force, &ledger)?;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
                 let handle = handle.clone();
@@ -110,6 +135,7 @@ impl App {
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Gate::new(room.flows),
+            table: FlowTable::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
@@ -117,16 +143,22 @@ impl App {
             count: AtomicU64::new(0),
         });
 
+        let forecast = Forecast::default();
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &pools, &version);
+            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast, truth.last());
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
+        if let Some(socket) = control_socket {
+            let (gateway, in_force, ledger) =
+                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
+            let told = control::Told { gateway, in_force, ledger, forecast: forecast.clone() };
+            tokio::spawn(admin::serve_control(socket, told.control()));
+        }
         let (stage, _) = watch::channel(Stage::Running);
         let (ended, worker_ended) = mpsc::unbounded_channel();
-        let settings = settings(&config, liveness, room.pipes);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
@@ -137,22 +169,27 @@ impl App {
         }
         tracing::info!(
             listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %version, "ready"
+            tenants = config.tenants.len(), pools = config.pools.len(), config = %in_force.current().version, "ready"
         );
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
+            path: path.to_owned(),
             config,
+            in_force,
+            reloader: Reloader::default(),
             gateway: shared,
             metrics,
             ledger,
+            forecast,
             readiness,
             stage,
             workers,
             worker_ended,
             flow_log,
             signals,
+            _truth: truth,
         })
     }
 
@@ -169,8 +206,17 @@ impl App {
                 }
                 order = self.signals.next() => match order {
                     Order::Stop => return,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => {
+                        self.reopen_flow_log();
+                        self.order_reload();
+                    }
                 },
+                (result, again) = self.reloader.done() => {
+                    self.finish_reload(result);
+                    if again {
+                        self.order_reload();
+                    }
+                }
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
@@ -186,8 +232,45 @@ impl App {
         }
     }
 
+    fn order_reload(&mut self) {
+        let Self { reloader, path, config, ledger, metrics, gateway, .. } = self;
+        reloader.order(|| Running {
+            path: path.clone(),
+            config: config.clone(),
+            ledger: Arc::clone(ledger),
+            metrics: Arc::clone(metrics),
+            snapshot: gateway.snapshot.load_full(),
+        });
+    }
+
+    /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
+    fn finish_reload(&mut self, result: Result<Built, ReloadError>) {
+        match result {
+            Ok(built) => {
+                self.in_force.exchange(&built);
+                snapshot::put_limits_in_force(&built.snapshot);
+                self.gateway.snapshot.store(Arc::new(built.snapshot));
+                self.config = built.config;
+                tracing::info!(
+                    tenants = self.config.tenants.len(),
+                    pools = self.config.pools.len(),
+                    config = %built.version,
+                    "reloaded"
+                );
+            }
+            Err(error) => {
+                self.in_force.refused();
+                tracing::error!(
+                    "the configuration was not reloaded, the one before stays in force:\n{error}"
+                );
+            }
+        }
+    }
+
     fn keep_house(&self, second: u64) {
-        self.ledger.sweep(clock::now());
+        let now = clock::now();
+        self.ledger.sweep(now);
+        self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
             self.metrics.upkeep();
             match addresses::assigned() {
@@ -211,7 +294,7 @@ impl App {
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
-                    Order::Reopen => self.reopen_flow_log(),
+                    Order::Reload => self.reopen_flow_log(),
                 },
             }
         }

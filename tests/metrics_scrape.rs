@@ -5,7 +5,7 @@
 use egret::admin::{self, AdminState, Readiness, Stage};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
-use egret::telemetry::{Metrics, Scrape, SourceUsage, UNKNOWN_TENANT};
+use egret::telemetry::{HotDestination, Metrics, Scrape, SourceUsage, UNKNOWN_TENANT};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -71,9 +71,19 @@ fn scrape() -> Scrape {
         live: 70_000,
         held: 12,
         busiest,
+        exhausted_in: (busiest == 16_000).then_some(Duration::from_millis(1500)),
+        kernel_difference: 3,
+        state: "draining",
+    };
+    let hot = HotDestination {
+        pool: "acme".into(),
+        source: IpNet::from(std::net::IpAddr::from([203, 0, 113, 16])),
+        destination: "192.0.2.1:443".parse().unwrap(),
+        ports: 16_000,
     };
     Scrape {
         sources: vec![source("203.0.113.16", 16_000), source("2001:db8:100::1", 64_000)],
+        hot: vec![hot],
         config_version: "1f2e3d".into(),
         config_reload_success: true,
     }
@@ -158,6 +168,15 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
         ("egret_pool_ports{pool=\"acme\",source=\"203.0.113.16\",state=\"held\"}", 12.0),
         ("egret_pool_port_utilization_ratio{pool=\"acme\",source=\"203.0.113.16\"}", 0.25),
         ("egret_pool_port_utilization_ratio{pool=\"acme\",source=\"2001:db8:100::1\"}", 1.0),
+        ("egret_pool_exhaustion_seconds{pool=\"acme\",source=\"203.0.113.16\"}", 1.5),
+        ("egret_pool_exhaustion_seconds{pool=\"acme\",source=\"2001:db8:100::1\"}", f64::INFINITY),
+        (
+            "egret_pool_hot_destination_ports{pool=\"acme\",source=\"203.0.113.16\",destination=\"192.0.2.1:443\"}",
+            16_000.0,
+        ),
+        ("egret_ledger_kernel_difference{pool=\"acme\",source=\"203.0.113.16\"}", 3.0),
+        ("egret_pool_source_state{pool=\"acme\",source=\"203.0.113.16\",state=\"available\"}", 0.0),
+        ("egret_pool_source_state{pool=\"acme\",source=\"203.0.113.16\",state=\"draining\"}", 1.0),
         ("egret_config_info{version=\"1f2e3d\"}", 1.0),
         ("process_start_time_seconds", 1000.0),
     ] {
@@ -185,6 +204,7 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
     {
         let mut now = now.lock().unwrap();
         now.sources.remove(0);
+        now.hot.clear();
         now.config_version = "fedcba".into();
         now.config_reload_success = false;
     }

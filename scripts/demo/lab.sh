@@ -31,6 +31,7 @@ build_lab() {
     mkdir -p $dir/bin $dir/log $dir/nginx
     install -m 755 "$built" $dir/bin/egret
     install -m 644 "$here/egret.toml" "$here/nginx.conf" $dir
+    echo 'max-time = 10' >$dir/.curlrc # no step may hang
     local name
     for name in client gateway server; do
         ip netns add $name

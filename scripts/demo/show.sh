@@ -46,8 +46,11 @@ wrong() {
 because() { printf '  %s✓%s %s\n' "$green" "$plain" "$1"; }
 
 aborted() {
-    printf '\n%sThe demo failed.%s The last messages of the gateway:\n' "$red" "$plain" >&2
-    tail -n 10 "$dir/log/messages" >&2 || :
+    printf '\n%sThe demo failed.%s\n' "$red" "$plain" >&2
+    if [[ -s $dir/log/messages ]]; then
+        printf 'The last messages of the gateway:\n' >&2
+        tail -n 10 "$dir/log/messages" >&2
+    fi
     exit $(($1 == 0 ? 1 : $1))
 }
 

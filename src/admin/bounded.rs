@@ -1,14 +1,12 @@
-//! Connections to the metrics listener: so many at once, and none for long.
+//! Connections to a listener of the control plane: so many at once, and none for long.
 
 use axum::serve::Listener;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
@@ -18,48 +16,52 @@ const CONNECTIONS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(30);
 
 /// Accepts while places are free; more wait in the kernel's backlog, at most [`LIFETIME`].
-pub(super) struct BoundedListener {
-    listener: TcpListener,
+pub(super) struct BoundedListener<L> {
+    listener: L,
     places: Arc<Semaphore>,
     lifetime: Duration,
 }
 
-impl BoundedListener {
-    pub(super) fn new(listener: TcpListener) -> Self {
+impl<L> BoundedListener<L> {
+    pub(super) fn new(listener: L) -> Self {
         Self::with_bounds(listener, CONNECTIONS, LIFETIME)
     }
 
-    fn with_bounds(listener: TcpListener, connections: usize, lifetime: Duration) -> Self {
+    fn with_bounds(listener: L, connections: usize, lifetime: Duration) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(connections)), lifetime }
     }
 }
 
-impl Listener for BoundedListener {
-    type Io = Bounded;
-    type Addr = SocketAddr;
+impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
+    type Io = Bounded<L::Io>;
+    type Addr = L::Addr;
 
-    async fn accept(&mut self) -> (Bounded, SocketAddr) {
+    async fn accept(&mut self) -> (Bounded<L::Io>, L::Addr) {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await; // closed, which nobody does
         };
         // axum's accept waits before it tries again when descriptors have run out
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        let (stream, peer) = self.listener.accept().await;
         (Bounded { stream, end: Box::pin(sleep(self.lifetime)), _place: place }, peer)
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 }
 
 /// A stream that fails when its time is over.
-pub(super) struct Bounded {
-    stream: TcpStream,
+pub(super) struct Bounded<S> {
+    stream: S,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Bounded {
+impl<S> Bounded<S> {
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// An error once the time is over.
     fn poll_in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.end.as_mut().poll(cx) {
@@ -69,7 +71,7 @@ impl Bounded {
     }
 }
 
-impl AsyncRead for Bounded {
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -80,7 +82,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_in_time(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
@@ -113,6 +115,7 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::io::Read;
+    use tokio::net::TcpListener;
 
     #[tokio::test]
     async fn a_silent_connection_ends_and_makes_room_for_the_next() {

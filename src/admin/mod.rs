@@ -1,10 +1,19 @@
-//! The metrics listener: health, readiness, metrics.
+//! The metrics listener (health, readiness, metrics), and the control API on a unix socket.
 //!
-//! It runs on the control thread, never on a worker. Whoever can reach it can hold up nobody but others who ask it:
+//! Both run on the control thread, never on a worker. Whoever can reach one can hold up nobody but others who ask it:
 //! connections are bounded in number and in lifetime, and each answers one request.
 
 mod bounded;
+mod control;
+mod ports;
 mod readiness;
+mod socket;
+
+pub use control::{Answers, Control, Refusal, serve_control};
+pub use ports::{
+    Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
+};
+pub use socket::{ControlSocket, SocketError};
 
 pub use readiness::{Readiness, Stage};
 

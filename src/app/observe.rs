@@ -1,12 +1,17 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
 use super::StartError;
+use super::forecast::Forecast;
+use super::in_force::InForce;
+use super::truth::LastReport;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
-use crate::egress::{Ledger, Pools};
+use crate::egress::{Ledger, Pools, Report};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, Scrape, SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics, Scrape,
+    SourceUsage,
 };
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,24 +33,42 @@ pub(super) fn open_flow_log(
 pub(super) fn renderer(
     metrics: &Arc<Metrics>,
     ledger: &Arc<Ledger>,
-    pools: &Arc<Pools>,
-    version: &Arc<str>,
+    in_force: &Arc<InForce>,
+    forecast: &Forecast,
+    last: LastReport,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let (pools, version) = (Arc::clone(pools), Arc::clone(version));
+    let (in_force, forecast) = (Arc::clone(in_force), forecast.clone());
     Arc::new(move || {
         metrics.gateway().port_collisions.absolute(ledger.collisions());
+        let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&pools),
-            config_version: Arc::clone(&version),
-            config_reload_success: true,
+            sources: usage(&current.pools, &forecast, &last.load()),
+            config_version: Arc::clone(&current.version),
+            config_reload_success: in_force.reloaded(),
+            hot: hot(&current.pools, &forecast),
         };
         metrics.render(&scrape)
     })
 }
 
-fn usage(pools: &Pools) -> Vec<SourceUsage> {
+/// Of a network whose addresses are derived per client, a destination is shown as the fullest of them has it.
+fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
+    let mut seen = HashSet::new();
+    let mut rows = forecast.rows(pools, clock::now());
+    rows.retain(|row| seen.insert((row.network, row.destination)));
+    let shown = rows.into_iter().map(|row| HotDestination {
+        pool: row.pool,
+        source: row.network,
+        destination: row.destination,
+        ports: u32::from(row.live) + u32::from(row.held),
+    });
+    shown.collect()
+}
+
+fn usage(pools: &Pools, forecast: &Forecast, report: &Report) -> Vec<SourceUsage> {
     let mut rows = Vec::new();
+    let exhaustion = forecast.exhaustion();
     for pool in pools.usage(clock::now()) {
         rows.extend(pool.sources.iter().map(|source| SourceUsage {
             pool: Arc::clone(&pool.pool),
@@ -54,6 +77,9 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             live: source.live as u64,
             held: source.held as u64,
             busiest: u32::from(source.busiest),
+            exhausted_in: exhaustion.get(&source.source).copied(),
+            kernel_difference: report.difference(source.source),
+            state: source.state.as_str(),
         }));
     }
     rows

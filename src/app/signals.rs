@@ -7,11 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) enum Order {
     /// End the gateway, or its drain.
     Stop,
-    /// Open the flow log anew.
-    Reopen,
+    /// Read the configuration and open the flow log anew.
+    Reload,
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP reopens the flow log.
+/// SIGTERM and SIGINT stop; SIGHUP reloads.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -32,7 +32,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Order::Stop,
             _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reopen,
+            _ = self.hangup.recv() => Order::Reload,
         }
     }
 }

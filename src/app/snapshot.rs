@@ -6,27 +6,40 @@ use crate::egress::Pools;
 use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant};
 use crate::policy::{self, Policy};
-use crate::sys::{addresses, upstream};
+use crate::sys::addresses;
 use crate::telemetry::Metrics;
-use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 
-pub(super) fn build(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Result<Snapshot, StartError> {
+pub(super) fn build(
+    config: &Config,
+    pools: &Pools,
+    metrics: &Arc<Metrics>,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, StartError> {
     let policy = Policy::compile(&config.tenants, config.private_destinations)
         .map_err(|error| StartError::Bug(error.to_string()))?;
-    let tenants: Result<_, _> =
-        policy.tenants().iter().map(|rules| tenant(config, pools, metrics, rules).map(Arc::new)).collect();
+    let tenants: Result<_, _> = policy
+        .tenants()
+        .iter()
+        .map(|rules| tenant(config, pools, metrics, rules, before).map(Arc::new))
+        .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
     let own = OwnAddresses::new(networks, addresses::assigned()?);
     Ok(Snapshot { policy, tenants: tenants?, own })
+}
+
+/// Puts the limits of a snapshot in force, when the snapshot is.
+pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
+    for tenant in &snapshot.tenants {
+        tenant.flows.resize(tenant.policy.max_flows.unwrap_or(u32::MAX));
+    }
 }
 
 /// Warns of pools whose addresses no answer would reach. Steering may come up later, so it is no error.
 pub(super) fn warn_of_foreign_addresses(config: &Config) {
     for pool in &config.pools {
         for network in &pool.addresses {
-            let IpNet::V4(network) = network else { continue };
-            if let Ok(false) = upstream::is_local(network.addr()) {
+            if let Ok(false) = addresses::is_local(network.addr()) {
                 tracing::warn!(
                     pool = %pool.name,
                     %network,
@@ -43,18 +56,23 @@ fn tenant(
     pools: &Pools,
     metrics: &Arc<Metrics>,
     rules: &Arc<policy::Tenant>,
+    before: Option<&Snapshot>,
 ) -> Result<Tenant, StartError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {
         StartError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
     })?;
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name)));
+    // Flows that live go on counting: the places are the tenant's for as long as it is called so.
+    let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
+    let max_flows = rules.max_flows.unwrap_or(u32::MAX);
+    let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
-        flows: Gate::new(rules.max_flows.unwrap_or(u32::MAX)),
+        flows,
         inspections: Gate::new(config.inspect.max_pending),
     })
 }

@@ -9,6 +9,7 @@ pub mod explain;
 mod findings;
 mod man;
 mod parameters;
+pub mod ports;
 mod run;
 pub mod steering;
 
@@ -36,7 +37,7 @@ struct ConfigPath {
 enum Command {
     /// Run the gateway in the foreground, until SIGTERM or SIGINT
     ///
-    /// Needs CAP_NET_ADMIN and no other privilege. SIGHUP reopens the flow log. A second SIGTERM cuts the drain short.
+    /// Needs CAP_NET_ADMIN and no other privilege. SIGHUP reads the configuration and opens the flow log anew. A second SIGTERM cuts the drain short.
     /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug). Exit code 2: it could not start.
     Run(#[command(flatten)] ConfigPath),
     /// Validate the configuration and show everything that is wrong with it
@@ -57,6 +58,8 @@ enum Command {
     /// The packet rules and routes that bring traffic to the gateway
     #[command(subcommand)]
     Steering(Steering),
+    /// Which source ports are in use on the running gateway, who has them, and when they run out
+    Ports(#[command(flatten)] ports::Options),
     /// Check what the gateway needs of this machine, and how to mend what is missing
     Doctor {
         #[command(flatten)]
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Steering(Steering::Status { path, format, json }) => {
             with(&path.config, |config| steering::status(&parameters::steering(config), format, json))
         }
+        Command::Ports(options) => ports::run(&options),
         Command::Doctor { path, json } => {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }

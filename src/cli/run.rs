@@ -28,7 +28,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match app::run(loaded) {
+    match app::run(path, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("egret: {error}");

@@ -38,6 +38,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Where the control socket is unless the configuration says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/egret/admin.sock";
+
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -64,6 +67,8 @@ pub struct Gateway {
     pub listen: SocketAddr,
     /// `None`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// `None`: no control socket.
+    pub admin: Option<Admin>,
     /// `None`: no metrics listener.
     pub metrics: Option<SocketAddr>,
     /// How long flows may go on after the order to stop. May be zero.
@@ -80,6 +85,15 @@ pub struct Gateway {
     pub user_timeout: Option<Duration>,
     /// `None`: as many as the file-descriptor limit allows.
     pub max_flows: Option<u32>,
+}
+
+/// `[gateway] admin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where the socket is; absolute.
+    pub path: PathBuf,
+    /// The configuration says so; else it is the default, and the gateway does without where it cannot be opened.
+    pub wanted: bool,
 }
 
 /// TCP keepalive, in the kernel's terms.

@@ -60,6 +60,28 @@ impl Kind for Address {
     }
 }
 
+/// A unix socket.
+pub(super) struct ControlSocket;
+
+impl Describe for ControlSocket {
+    fn describe(&self) -> String {
+        "`unix:` and an absolute path".to_owned()
+    }
+}
+
+impl Kind for ControlSocket {
+    type Value = PathBuf;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
+        let help = "write it as in \"unix:/run/egret/admin.sock\", with at most 107 bytes of path";
+        // unix(7): sun_path has 108 bytes with the NUL.
+        let fits = |path: &&str| Path::new(path).is_absolute() && !path.contains('\0') && path.len() <= 107;
+        match value.text().and_then(|text| text.strip_prefix("unix:")).filter(fits) {
+            Some(path) => Some(path.into()),
+            None => value.wrong(out, "not a unix socket", help),
+        }
+    }
+}
+
 /// The name of a network interface, in characters that rule files take without quoting.
 pub(super) struct Interface;
 

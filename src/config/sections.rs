@@ -4,7 +4,7 @@ use super::catalogue::{flow_log, gateway, inspect, keepalive, main_file, policy,
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
-use super::{FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
+use super::{Admin, FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
 use crate::policy::PrivateDestinations;
 use crate::units::format_duration;
 use std::num::NonZeroUsize;
@@ -56,6 +56,9 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
     let gateway = Gateway {
         listen,
         workers,
+        admin: table
+            .read(&gateway::ADMIN, out)?
+            .map(|path| Admin { path, wanted: table.has(&gateway::ADMIN) }),
         metrics,
         drain: table.read(&gateway::DRAIN, out)?,
         connect_timeout: table.read(&gateway::CONNECT_TIMEOUT, out)?,

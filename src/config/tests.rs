@@ -1,7 +1,7 @@
 //! Whole configurations, right and wrong.
 
 use super::catalogue::{self, AnyKey, Section};
-use super::{Loaded, Report, Severity, load};
+use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -80,7 +80,6 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[gateway]]", "+1:1: error: `gateway`: a list is not a table", "write it as [gateway]"),
     ("[gateway]\nkeepalive = 3", "+2:13: error: `keepalive`: 3 is not a table", "[gateway.keepalive]"),
     // not supported yet
-    ("[gateway]\nadmin = \"unix:/run/egret/admin.sock\"", "+2:9: error: `admin` is not supported yet", ""),
     (
         "destination = \"verify\"",
         "+1:15: error: `destination = \"verify\"` is not supported yet",
@@ -124,6 +123,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "absolute path",
     ),
     // listeners
+    (
+        "[gateway]\nadmin = \"/run/egret/admin.sock\"",
+        "+2:9: error: `admin`: \"/run/egret/admin.sock\" is not a unix socket",
+        "unix:/run/egret/admin.sock",
+    ),
+    ("[gateway]\nadmin = \"unix:admin.sock\"", "+2:9: error: `admin`", "at most 107 bytes"),
     (
         "[gateway]\nlisten = \"127.0.0.1:15001\"",
         "+2:10: error: `listen`: 127.0.0.1 is one address",
@@ -434,14 +439,22 @@ fn the_design_loads_but_for_what_is_not_supported_yet() {
     let found = findings(&[("egret.toml", DESIGNED), names]);
     let errors: Vec<_> = found.iter().filter(|line| line.contains(" error: ")).collect();
     let refused: Vec<_> = errors.iter().filter_map(|line| line.split('`').nth(1)).collect();
-    assert_eq!(refused, ["admin", "new_flows", "bandwidth", "bytes"], "{found:#?}");
+    assert_eq!(refused, ["new_flows", "bandwidth", "bytes"], "{found:#?}");
     assert!(errors.iter().all(|line| line.contains("is not supported yet")), "{found:#?}");
     let left =
         DESIGNED.replace(", new_flows = \"500/s\", bandwidth = \"1Gbit/s\", bytes = \"5TB/month\"", "");
-    let left: String = left.split_inclusive('\n').filter(|line| !line.starts_with("admin")).collect();
     let Loaded { config, warnings } = loaded(&[("egret.toml", &left), names]);
     assert_eq!(config.tenants[0].max_flows, Some(20_000));
     assert_eq!(warnings.len(), 1, "of the wildcard over everybody's buckets: {warnings:?}");
+}
+
+#[test]
+fn the_control_socket_has_a_default_and_can_be_off() {
+    let admin = |text: &str| loaded(&[("egret.toml", &format!("{GOOD}{text}"))]).config.gateway.admin;
+    assert_eq!(admin(""), Some(Admin { path: ADMIN_SOCKET.into(), wanted: false }));
+    let stated = format!("[gateway]\nadmin = \"unix:{ADMIN_SOCKET}\"");
+    assert_eq!(admin(&stated), Some(Admin { path: ADMIN_SOCKET.into(), wanted: true }));
+    assert_eq!(admin("[gateway]\nadmin = \"off\""), None);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The account of one source address: which port is busy towards which destination, and when it comes back.
 
+mod truth;
+
 use super::book::PairUse;
 use super::busiest::Busiest;
+use super::hot::Hot;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
@@ -11,7 +14,7 @@ use super::state::{SourceState, Standing};
 use crate::addr::{DialAddr, SourceAddr};
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +25,7 @@ const PER_OPERATION: usize = 4;
 /// The books of one source address. Time is given, chance is given; nothing here locks or looks at a clock.
 ///
 /// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` says how many of them wait
-/// in `resting`, the others are live.
+/// in `resting` or are `pinned`, the others are live.
 #[derive(Debug)]
 pub(super) struct Account {
     space: Arc<PortSpace>,
@@ -31,7 +34,10 @@ pub(super) struct Account {
     /// Live or held ports that a later configuration does not hand out any more.
     strays: HashSet<(Destination, u16)>,
     resting: Resting,
+    /// Held ports that come back when the kernel lets go of them, busy and in no way in `resting`.
+    pinned: HashSet<(Destination, u16)>,
     busiest: Busiest,
+    hot: Hot,
     live: usize,
     standing: Standing,
     /// Where every busy port of `pairs` is counted, for the tenants that share the pool. `None` while the address is
@@ -45,6 +51,8 @@ struct Pair {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
+    /// Its class in [`Hot`].
+    class: u8,
 }
 
 /// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
@@ -64,15 +72,23 @@ impl From<DialAddr> for Destination {
     }
 }
 
+impl From<Destination> for DialAddr {
+    fn from(to: Destination) -> Self {
+        Self::new((Ipv6Addr::from(to.ip), to.port).into())
+    }
+}
+
 impl Account {
     /// `source` is the address whose account it is.
     pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
         let drained_by_config = space.drain.contains(&source);
         let mut account = Self {
+            hot: Hot::new(space.capacity()),
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
             resting: Resting::default(),
+            pinned: HashSet::new(),
             busiest: Busiest::default(),
             live: 0,
             standing: Standing::new(drained_by_config),
@@ -167,11 +183,13 @@ impl Account {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
         }
         self.busiest = Busiest::default();
+        self.hot = Hot::new(space.capacity());
         for (to, port) in busy {
             self.mark_busy(to, port);
         }
-        for rested in self.resting.iter() {
-            if let Some(pair) = self.space.slot(rested.port).and_then(|_| self.pairs.get_mut(&rested.to)) {
+        let resting = self.resting.iter().map(|rested| (rested.to, rested.port));
+        for (to, port) in resting.chain(self.pinned.iter().copied()) {
+            if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held += 1;
             }
         }
@@ -207,14 +225,19 @@ impl Account {
         self.live
     }
 
-    /// Ports that rest, towards all destinations.
+    /// Ports that rest or are pinned, towards all destinations.
     pub(super) fn held(&self) -> usize {
-        self.resting.len()
+        self.resting.len() + self.pinned.len()
     }
 
     /// Live and held ports towards the destination that has most of them.
     pub(super) fn busiest(&self) -> u16 {
         self.busiest.ports()
+    }
+
+    /// The destinations with many ports in use, the hottest first to within one hundredth of the capacity.
+    pub(super) fn hottest(&self) -> impl Iterator<Item = (Destination, PairUse)> {
+        self.hot.iter().map(|to| (to, self.pair(to)))
     }
 
     /// Gives memory back once far less is in use than was.
@@ -223,6 +246,9 @@ impl Account {
             self.pairs.shrink_to(self.pairs.len() * 2);
         }
         self.resting.shrink();
+        if self.pinned.len() < self.pinned.capacity() / 4 {
+            self.pinned.shrink_to(self.pinned.len() * 2);
+        }
         self.busiest.shrink();
     }
 
@@ -258,6 +284,7 @@ impl Account {
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
         self.busiest.rose(pair.ports.len());
+        self.hot.changed(to, &mut pair.class, pair.ports.len());
         self.live += 1;
         Some(self.space.port(slot))
     }
@@ -273,6 +300,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.rose(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, pair.ports.len());
         }
     }
 
@@ -289,6 +317,7 @@ impl Account {
             if let Some(table) = &self.counted_in {
                 table.fell(to, 1);
             }
+            self.hot.changed(to, &mut pair.class, left);
             if left == 0 {
                 self.pairs.remove(&to);
             }

@@ -11,11 +11,8 @@ use crate::outcome::Outcome;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use thiserror::Error;
-
-/// How long a port is left alone that somebody else was found to hold: longer than any `TIME_WAIT`.
-const COLLIDED: Duration = Duration::from_secs(61);
 
 /// Why a pool has no port for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -108,10 +105,10 @@ impl Lease {
     }
 
     /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
-    /// the port alone for 61 s, and leases another for the same flow. Callers bound how often they try.
+    /// the port alone for 66 s, and leases another for the same flow. Callers bound how often they try.
     pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
-        self.pool.ledger().count_collision();
-        self.rest = Rest::For(COLLIDED);
+        self.pool.ledger().count_collision(self.source(), self.to.into());
+        self.rest = Rest::TimeWait;
         let share = self.share.clone();
         self.end(now);
         self.pool.lease_towards(self.client, self.to, Family::of(self.source().ip()), &share, now)

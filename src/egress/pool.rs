@@ -2,7 +2,8 @@
 
 use super::account::Destination;
 use super::addresses::{self, Family};
-use super::book::Book;
+use super::book::{Book, PairUse};
+use super::forecast::HotPair;
 use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
@@ -14,7 +15,7 @@ use super::{PoolSpec, Select, ShareSpec};
 use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -106,6 +107,36 @@ impl Pools {
         self.in_order.iter().find_map(|pool| pool.set_state(source, state))
     }
 
+    /// Whether a socket that listens there takes a port away from a pool: a bind to it fails on all addresses if it
+    /// listens on the unspecified one, else on its own.
+    pub fn is_hindered_by(&self, listener: SocketAddr) -> bool {
+        let everywhere = listener.ip().is_unspecified();
+        self.in_order
+            .iter()
+            .any(|pool| pool.space.slot(listener.port()).is_some() && (everywhere || pool.has(listener.ip())))
+    }
+
+    /// The addresses that the pools list, without those that are derived per client.
+    pub fn listed(&self) -> impl Iterator<Item = SourceAddr> {
+        let books = self.in_order.iter().flat_map(|pool| pool.v4.listed().chain(pool.v6.listed()));
+        books.map(|book| book.source())
+    }
+
+    /// The networks whose addresses are derived per client.
+    pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
+        self.in_order.iter().flat_map(|pool| pool.v4.wide().chain(pool.v6.wide()))
+    }
+
+    /// The account of an address of a pool, opened if need be, and which ports it hands out.
+    pub(super) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
+        let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
+        Some((self.ledger.open(source, &pool.space), &pool.space))
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
     /// every account in use, one lock after the other; for the control plane.
     pub fn usage(&self, now: Instant) -> Vec<PoolUsage> {
@@ -129,6 +160,48 @@ impl Pools {
             }
         });
         usage
+    }
+}
+
+impl Pools {
+    /// At most `most` destinations with many ports in use for each source address. Of the addresses derived per client
+    /// it looks at some 16,000, and goes on at the `cursor` the next time.
+    pub(super) fn hottest(&self, most: usize, cursor: &mut usize) -> Vec<HotPair> {
+        let mut found = Vec::new();
+        let mut look = |pool: &Arc<Pool>, network, book: &Book| {
+            let pairs = book.hottest(&pool.space, most).into_iter();
+            found.extend(pairs.map(|(to, used)| HotPair {
+                pool: Arc::clone(&pool.name),
+                network,
+                source: book.source(),
+                to: to.into(),
+                used,
+            }));
+        };
+        for pool in &self.in_order {
+            for book in pool.v4.listed().chain(pool.v6.listed()) {
+                look(pool, book.source().ip().into(), book);
+            }
+        }
+        let is_wide = |pool: &&Arc<Pool>| pool.v4.wide().chain(pool.v6.wide()).next().is_some();
+        let wide: Vec<_> = self.in_order.iter().filter(is_wide).collect();
+        if !wide.is_empty() {
+            self.ledger.for_some(cursor, |book| {
+                let owner =
+                    |pool: &&Arc<Pool>| pool.network_of(book.source()).map(|net| (Arc::clone(pool), net));
+                if let Some((pool, network)) = wide.iter().find_map(owner) {
+                    look(&pool, network, book);
+                }
+            });
+        }
+        found
+    }
+
+    /// How the ports of a source address of that pool are used towards a destination; `None` if the pool has no such
+    /// address, or nothing has left from it.
+    pub(super) fn pair(&self, pool: &str, source: SourceAddr, to: DialAddr, now: Instant) -> Option<PairUse> {
+        self.by_name.get(pool)?.network_of(source)?;
+        self.ledger.pair(source, to, now)
     }
 }
 
@@ -224,6 +297,11 @@ impl Pool {
         Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
     }
 
+    fn has(&self, source: IpAddr) -> bool {
+        let sources = self.sources(Family::of(source));
+        sources.book(SourceAddr::new(source)).is_some() || sources.wide().any(|net| net.contains(&source))
+    }
+
     /// Claims a port for a tenant. One that is refused is asked about again when the held ports that are due have
     /// come back.
     fn claim(
@@ -297,6 +375,10 @@ impl Pool {
             available.count() as u64 * u64::from(self.capacity())
         };
         Capacity { v4: of(&self.v4), v6: of(&self.v6) }
+    }
+
+    fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
+        self.sources(Family::of(source.ip())).network_of(source)
     }
 
     fn sources(&self, family: Family) -> &Sources {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// `TCP_TIMEWAIT_LEN`: 60 s in Linux; free after 60.5 s when measured, for timers are coarse.
-const TIME_WAIT: Duration = Duration::from_secs(61);
+/// `TCP_TIMEWAIT_LEN`, 60 s, by a timer that is late by up to 512 ticks at that distance (kernel/time/timer.c): 2.05 s
+/// with 250 ticks a second, where 60.0 to 62.0 s are measured; 5.12 s with 100; with 1000 up to 4096 ticks, 4.1 s.
+const TIME_WAIT: Duration = Duration::from_secs(66);
 /// A socket closed before the server's FIN: orphaned for `tcp_fin_timeout` (60 s by default), and if the FIN comes at
-/// the end of that, in `TIME_WAIT` for 60 s more. An unacknowledged FIN is given up within that time too.
-const ORPHANED: Duration = Duration::from_secs(121);
+/// the end of that, in `TIME_WAIT` for 60 s more; both timers may be late. An unacknowledged FIN is given up within that time too.
+const ORPHANED: Duration = Duration::from_secs(131);
 /// The shortest time allowed for the last ACK of a close to come back.
 const LAST_ACK: Duration = Duration::from_millis(5);
 /// No rest is longer, whatever the caller says.
@@ -19,9 +20,9 @@ pub enum Rest {
     Free,
     /// It is held for this long, at most ten minutes.
     For(Duration),
-    /// It is held as long as a `TIME_WAIT` that will not be taken over: 61 s.
+    /// It is held as long as a `TIME_WAIT` that will not be taken over: 66 s.
     TimeWait,
-    /// How the connection ended is not known: it is held for 121 s, longer than Linux keeps any closed socket in
+    /// How the connection ended is not known: it is held for 131 s, longer than Linux keeps any closed socket in
     /// `FIN_WAIT1`, `FIN_WAIT2` and `TIME_WAIT` with default sysctls.
     Unknown,
 }

@@ -81,6 +81,13 @@ impl Sources {
         self.wide.iter()
     }
 
+    /// The network that it is an address of: itself, if it is listed.
+    pub(super) fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
+        let listed = self.listed.binary_search_by_key(&source, |(_, book)| book.source());
+        let wide = || self.wide.iter().find(|net| net.contains(&source.ip())).copied();
+        listed.ok().map(|_| source.ip().into()).or_else(wide)
+    }
+
     /// The `n`-th of [`Sources::count`] addresses, for a client of that hash.
     pub(super) fn candidate(&self, client: u64, n: usize) -> Candidate<'_> {
         match self.listed.get(n) {

@@ -24,6 +24,11 @@ impl Gate {
         Arc::new(Self { most: AtomicU32::new(most), taken: AtomicU32::new(0) })
     }
 
+    /// From now on there are `most` places; those who are in stay in.
+    pub fn resize(&self, most: u32) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
     /// Takes a place, if one is left.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
         let most = self.most.load(Ordering::Relaxed);
@@ -84,6 +89,8 @@ mod tests {
         drop(first);
         assert_eq!(gate.taken(), 1);
         assert!(gate.enter().is_some());
+        gate.resize(1);
+        assert!(gate.enter().is_none());
     }
 
     #[test]

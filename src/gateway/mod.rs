@@ -5,8 +5,10 @@
 
 mod admission;
 mod flow;
+mod flow_table;
 mod leg;
 mod meters;
+mod record;
 mod refusal;
 mod server;
 mod session;
@@ -14,10 +16,12 @@ mod snapshot;
 mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
-#[cfg(test)]
-pub(crate) use flow::example_record;
-pub use flow::{Epilogue, Flow, FlowId, FlowRecord, NameSource, Sink, Verdict};
+pub use flow::{Epilogue, Flow, Sink};
+pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::TenantMeters;
+#[cfg(test)]
+pub(crate) use record::example_record;
+pub use record::{FlowId, FlowRecord, NameSource, Verdict};
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant};
 pub use worker::{Gateway, Settings};

@@ -1,7 +1,7 @@
 //! What a refused client is told, so that a person can read it.
 
-use super::flow::FlowRecord;
 use super::leg::Leg;
+use super::record::FlowRecord;
 use crate::outcome::Outcome;
 use crate::relay;
 use std::time::Duration;

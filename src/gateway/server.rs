@@ -1,7 +1,8 @@
 //! A worker's thread: a runtime and a listener of its own. A flow lives and dies on the worker that accepted it.
 
-use super::flow::{Flow, FlowId, Verdict};
+use super::flow::Flow;
 use super::leg::Leg;
+use super::record::{FlowId, Verdict};
 use super::session;
 use super::worker::{Gateway, Settings, Worker};
 use crate::addr::{ClientAddr, OriginalDestination};

@@ -4,12 +4,14 @@
 //! outcome as its error; [`run`] then answers the client.
 
 use super::admission::Pass;
-use super::flow::{Flow, NameSource, Verdict};
+use super::flow::Flow;
+use super::flow_table::{Listed, LiveFlow};
 use super::leg::Leg;
+use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
 use super::worker::Worker;
-use crate::addr::OriginalDestination;
+use crate::addr::{DialAddr, OriginalDestination};
 use crate::clock;
 use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
@@ -144,19 +146,20 @@ fn not_inspected(flow: &mut Flow, unclear: Unclear) -> Ended {
 }
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
-struct Upstream {
+struct Upstream<'w> {
     leg: Leg,
     lease: Lease,
+    listed: Listed<'w>,
 }
 
 /// Takes a source port and connects.
-async fn dial(
-    worker: &Worker,
+async fn dial<'w>(
+    worker: &'w Worker,
     tenant: &Tenant,
     client: &Leg,
     permit: Permit,
     flow: &mut Flow,
-) -> Result<Upstream, Ended> {
+) -> Result<Upstream<'w>, Ended> {
     let to = permit.into_dial();
     flow.record.dialled = Some(to);
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
@@ -166,6 +169,7 @@ async fn dial(
         .lease(flow.record.client, to, &tenant.share, started)
         .map_err(|error| no_port(tenant, error))?;
     note_source(flow, &lease);
+    let listed = list(worker, tenant, flow, &lease, to);
     let dialled = tokio::select! {
         dialled = worker.dialler.dial(to, lease) => dialled,
         // A client that resets while it waits needs no upstream. One that has only finished sending still does.
@@ -174,9 +178,22 @@ async fn dial(
     let (socket, lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
     let took = clock::now().saturating_duration_since(started);
     note_source(flow, &lease);
+    listed.moved_to(lease.source());
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
-    Ok(Upstream { leg: Leg::new(socket), lease })
+    Ok(Upstream { leg: Leg::new(socket), lease, listed })
+}
+
+fn list<'w>(worker: &'w Worker, tenant: &Tenant, flow: &Flow, lease: &Lease, to: DialAddr) -> Listed<'w> {
+    worker.gateway.table.list(LiveFlow {
+        id: flow.record.flow,
+        tenant: Arc::clone(&tenant.policy.name),
+        client: flow.record.client,
+        source: lease.source(),
+        destination: to,
+        hostname: flow.record.hostname.clone(),
+        started: clock::now(),
+    })
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {
@@ -194,7 +211,9 @@ fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
         DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
-            Failure::Refused | Failure::Reset => Outcome::UpstreamRefused.into(),
+            Failure::Refused => Outcome::UpstreamRefused.into(),
+            // Its SYN-ACK had come: it took the connection, and then reset it.
+            Failure::Reset => Outcome::UpstreamReset.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),
             Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
@@ -214,9 +233,9 @@ fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
 }
 
 /// Relays until the end, and settles what the port needs before it can be used again.
-async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flow) -> Outcome {
+async fn relay(worker: &Worker, client: &Leg, upstream: Upstream<'_>, flow: &mut Flow) -> Outcome {
     // Dropped in the reverse order: the port is given back after the socket is closed.
-    let Upstream { mut lease, leg } = upstream;
+    let Upstream { listed: _listed, mut lease, leg } = upstream;
     // Every way out but a good end resets the upstream socket, and then its port is free at once: that is what a
     // lease starts with.
     let end = relay::relay(client, &leg, &worker.scratch, worker.silence, flow).await;
@@ -246,6 +265,10 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream, flow: &mut Flo
 /// When Linux gives the 4-tuple back after both sides have finished.
 fn rest_after(first: Side, upstream: &Leg) -> Rest {
     let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+    if connection.unsent {
+        // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
+        return Rest::Unknown;
+    }
     let end = match first {
         Side::Upstream => UpstreamEnd::ServerFirst,
         Side::Client if connection.closing => UpstreamEnd::Crossed,
@@ -272,5 +295,26 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
             worker.complain("cannot relay", error);
             (Outcome::RelayFailed, None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        stream::finish(&server).unwrap();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        let upstream = Leg::new(tokio::net::TcpStream::from_std(socket).unwrap());
+        stream::finish(&*upstream).unwrap();
+        let rest = rest_after(Side::Upstream, &upstream);
+        assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
+use super::flow_table::FlowTable;
 use super::meters::TenantMeters;
 use super::snapshot::Snapshot;
 use crate::clock;
@@ -24,6 +25,8 @@ pub struct Gateway {
     pub snapshot: ArcSwap<Snapshot>,
     /// Places for flows, as many as descriptors allow.
     pub flows: Arc<Gate>,
+    /// The flows that hold a port.
+    pub table: FlowTable,
     /// Meters of flows that are nobody's.
     pub nobody: Arc<TenantMeters>,
     /// `egret_accept_errors_total`

@@ -210,8 +210,10 @@ impl<'a> OneWay<'a> {
             let n = stream::read(from, &mut buffer)?;
             read = Some(n);
             // A short read has emptied the socket: saying so clears the readiness and saves the read that would
-            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared.
-            if n != 0 && n < COPY { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared. Only urgent data
+            // stops a read before the end.
+            let emptied = n != 0 && n < COPY && !stream::is_at_urgent_mark(from)?;
+            if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         let n = match (read, result) {
             (Some(n), _) => n,

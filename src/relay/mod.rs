@@ -114,29 +114,34 @@ pub async fn relay(
         first: None,
         broken: None,
     };
-    // A reset of one end while its bytes wait for the other end: no read is under way that would find it, so it is
-    // waited for by itself. What was sent before it still has a while to be taken.
-    let mut failed = pin!(failed(client, upstream));
-    poll_fn(|cx| match flow.poll(cx, scratch, meter) {
-        Poll::Pending => failed.as_mut().poll(cx),
-        end @ Poll::Ready(_) => end,
+    // A reset of one end while nothing is read from it, because its bytes wait for the other end or it has finished:
+    // no read is under way that would find it, so it is waited for by itself.
+    let mut failure = pin!(failure(client, upstream));
+    poll_fn(|cx| {
+        let end = flow.poll(cx, scratch, meter);
+        if end.is_pending()
+            && flow.broken.is_none()
+            && let Poll::Ready((side, error)) = failure.as_mut().poll(cx)
+        {
+            return flow.poll_broken(Broken::new(side, error), cx, scratch, meter);
+        }
+        end
     })
     .await
 }
 
-/// Ready [`SETTLE`] after one of the sockets has failed.
-async fn failed(client: &TcpStream, upstream: &TcpStream) -> End {
+/// Ready when one of the sockets has failed.
+async fn failure(client: &TcpStream, upstream: &TcpStream) -> (Side, io::Error) {
     let (side, socket) = tokio::select! {
         _ = client.ready(Interest::ERROR) => (Side::Client, client),
         _ = upstream.ready(Interest::ERROR) => (Side::Upstream, upstream),
     };
-    sleep(SETTLE).await;
     let error = match socket.take_error() {
         Ok(Some(error)) | Err(error) => error,
         // The error was taken by a call in between; the event is proof that there was one.
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
     };
-    End::Failed { side, error }
+    (side, error)
 }
 
 /// How long bytes that were sent before a reset have to reach the other end, before the reset follows them.
@@ -171,6 +176,12 @@ struct Broken {
     until: Pin<Box<Sleep>>,
 }
 
+impl Broken {
+    fn new(side: Side, error: io::Error) -> Self {
+        Self { side, error, until: Box::pin(sleep(SETTLE)) }
+    }
+}
+
 impl Flow<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
         if let Some(broken) = self.broken.take() {
@@ -181,8 +192,7 @@ impl Flow<'_> {
             moved = self.down.poll(cx, scratch, |n| meter.down(n));
         }
         if let Poll::Ready(Err((side, error))) = moved {
-            let broken = Broken { side, error, until: Box::pin(sleep(SETTLE)) };
-            return self.poll_broken(broken, cx, scratch, meter);
+            return self.poll_broken(Broken::new(side, error), cx, scratch, meter);
         }
         // If both FINs are found in one poll, the client's counts as the first: by then ours has followed it
         // upstream, perhaps before the server's arrived.

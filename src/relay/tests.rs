@@ -299,3 +299,56 @@ fn urgent_data_does_not_end_a_splice() {
     );
     assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
 }
+
+#[test]
+fn what_follows_urgent_data_does_not_wait_for_more() {
+    use nix::sys::socket::{MsgFlags, send};
+    use std::os::fd::AsRawFd;
+    let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    client_end.write_all(b"before").unwrap();
+    send(client_end.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+    client_end.write_all(b"after").unwrap();
+    while stream::unacknowledged(&client_end).unwrap() > 0 {
+        thread::yield_now();
+    }
+    server_end.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let server = thread::spawn(move || {
+        let mut received = [0; 11];
+        let result = server_end.read_exact(&mut received);
+        stream::reset_on_close(&server_end).unwrap();
+        result.map(|()| received)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = TcpStream::from_std(inner_client).unwrap();
+        let upstream = TcpStream::from_std(inner_server).unwrap();
+        relay(&client, &upstream, &Scratch::new(4), NEVER, &Tally::default()).await;
+    });
+    assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
+}
+
+#[test]
+fn a_reset_after_a_half_close_is_passed_on_at_once() {
+    let (reset, client_has_reset) = std::sync::mpsc::channel();
+    let result = run(
+        NEVER,
+        move |mut socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            socket.read_exact(&mut [0; 1]).unwrap();
+            stream::reset_on_close(&socket).unwrap();
+            drop(socket);
+            reset.send(crate::clock::now()).unwrap();
+        },
+        move |mut socket| {
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+            socket.write_all(b"x").unwrap();
+            let at = client_has_reset.recv().unwrap();
+            // A server in CLOSE_WAIT reads end of file before and after: the error tells the difference.
+            while socket.take_error().unwrap().is_none() {
+                thread::yield_now();
+                assert!(at.elapsed() < SETTLE / 2, "the reset is late");
+            }
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}

@@ -100,9 +100,14 @@ fn raw(params: &Params, family: Family) -> Chains {
     vec![("EGRET_PREROUTING", incoming), ("EGRET_OUTPUT", outgoing)]
 }
 
+/// The first packet of a connection is for TPROXY alone: to the socket match, the TIME_WAIT that an earlier connection
+/// from the same client port has left is a connection too. It would take the SYN, which then finds no listener on the
+/// port that the client dialled; TPROXY gives it to ours (`tproxy_handle_time_wait4` in nf_tproxy_ipv4.c).
+const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
+
 fn mangle(params: &Params, family: Family) -> Chains {
     let mark = format!("{0:#x}/{0:#x}", params.mark);
-    let mut steer = vec!["-p tcp -m socket --transparent -j EGRET_DIVERT".to_owned()];
+    let mut steer = vec![format!("{NOT_SYN} -m socket --transparent -j EGRET_DIVERT")];
     steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
     for ports in destination_ports(params, "tcp") {
         let (port, any) = (params.listen_port, family.any);
@@ -152,6 +157,15 @@ mod tests {
                 }
             }
             assert!(text.find("-I FORWARD").unwrap() < text.find("*mangle").unwrap());
+        }
+    }
+
+    #[test]
+    fn a_connection_from_a_port_used_a_moment_ago_is_new() {
+        for family in [V4, V6] {
+            let text = render(&params(), family);
+            let socket_match = text.lines().find(|line| line.contains("-m socket")).unwrap();
+            assert!(socket_match.contains("! --tcp-flags FIN,SYN,RST,ACK SYN"), "{socket_match}");
         }
     }
 

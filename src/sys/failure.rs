@@ -42,6 +42,8 @@ impl Failure {
             Some(libc::EADDRNOTAVAIL) => Self::NotOurAddress,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::NoResources,
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
+            // An error without an errno: a socket whose error was taken by a call in between.
+            None if error.kind() == io::ErrorKind::ConnectionReset => Self::Reset,
             _ => Self::Other,
         }
     }
@@ -63,6 +65,11 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         assert_eq!(Failure::of(&error), Failure::NotOurAddress);
         assert_eq!(Failure::of_connect(&error), Failure::PortTaken);
+    }
+
+    #[test]
+    fn a_reset_that_was_not_read_from_a_socket_is_one_too() {
+        assert_eq!(Failure::of(&io::ErrorKind::ConnectionReset.into()), Failure::Reset);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Connection {
     pub timestamps: bool,
     /// Both ends have sent FIN, and ours is not acknowledged yet (TCP_CLOSING).
     pub closing: bool,
+    /// Bytes or our FIN wait for the peer's window, or for the network, to take them (`tcpi_notsent_bytes`).
+    pub unsent: bool,
     /// Smoothed round-trip time.
     pub round_trip: Duration,
 }
@@ -49,6 +51,7 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     Ok(Connection {
         timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
         closing: info.tcpi_state == TCP_CLOSING,
+        unsent: info.tcpi_notsent_bytes > 0,
         round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
     })
 }
@@ -59,15 +62,28 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     if tcp_info(&socket)?.tcpi_state == TCP_CLOSE {
         return Ok(0);
     }
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is valid for the
-    // call's duration; the descriptor is borrowed, so it is open.
+    Ok(u32::try_from(ioctl_int(socket, libc::TIOCOUTQ)?).unwrap_or(0))
+}
+
+/// Whether the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
+pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
+    Ok(ioctl_int(socket, SIOCATMARK)? != 0)
+}
+
+/// include/uapi/asm-generic/sockios.h
+const SIOCATMARK: libc::Ioctl = 0x8905;
+
+/// Asks one of the two questions above; both are answered with an int.
+fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int> {
+    let mut answer: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) and SIOCATMARK write one int through the pointer, which is valid
+    // for the call's duration; the descriptor is borrowed, so it is open.
     #[expect(unsafe_code, reason = "ioctl has no safe wrapper")]
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut answer) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u32::try_from(bytes).unwrap_or(0))
+    Ok(answer)
 }
 
 /// include/uapi/linux/tcp.h

@@ -19,8 +19,8 @@ pub struct Metric {
     pub help: &'static str,
     /// How to read the number.
     pub reading: &'static str,
-    /// A condition worth an alert, for Prometheus.
-    pub alert: Option<&'static str>,
+    /// The alerts of deploy/prometheus/egret-rules.yml that look at it, in their order there.
+    pub alerts: &'static [&'static str],
 }
 
 /// What a number does over time.
@@ -82,7 +82,7 @@ const FLOW_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 350.0
 
 macro_rules! catalogue {
     ($($constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*],
-        help: $help:literal, reading: $reading:literal $(, alert: $alert:literal)?;)+) => {
+        help: $help:literal, reading: $reading:literal $(, alerts: [$($alert:literal),+])?;)+) => {
         $(#[doc = $help]
         pub const $constant: Metric = Metric {
             name: $name,
@@ -91,14 +91,12 @@ macro_rules! catalogue {
             labels: &[$($label),*],
             help: $help,
             reading: $reading,
-            alert: catalogue!(@alert $($alert)?),
+            alerts: &[$($($alert),+)?],
         };)+
 
         /// Every metric, in the order of the docs.
         pub const ALL: &[&Metric] = &[$(&$constant),+];
     };
-    (@alert) => { None };
-    (@alert $alert:literal) => { Some($alert) };
 }
 
 catalogue! {
@@ -108,18 +106,18 @@ catalogue! {
     FLOWS_TOTAL = "egret_flows_total", Kind::Counter, Count, ["tenant", "outcome"],
         help: "Flows that have ended, by outcome.",
         reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate.",
-        alert: "increase(egret_flows_total{outcome=~\"internal_error|relay_failed|dial_failed|gateway_full\"}[10m]) > 0";
+        alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit", "EgretTenantPortCeiling"];
     FLOW_BYTES = "egret_flow_bytes_total", Kind::Counter, Bytes, ["tenant", "direction"],
         help: "Payload bytes relayed; up is from client to server.",
         reading: "Moves while flows live, not only at their end. Payload alone: TCP and IP headers and retransmissions come on top on the wire.";
     DENIALS = "egret_denials_total", Kind::Counter, Count, ["tenant", "reason"],
         help: "Flows that were refused, by reason.",
         reading: "The reason is the outcome; the same flows are in `egret_flows_total`. After a change of policy, a jump of `not_allowed` is what the change broke: the flow log has the names.",
-        alert: "sum by (tenant) (rate(egret_denials_total{reason=\"not_allowed\"}[5m])) > 3 * sum by (tenant) (rate(egret_denials_total{reason=\"not_allowed\"}[1h] offset 1d)) + 1";
+        alerts: ["EgretDenialSurge"];
     CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
-        alert: "histogram_quantile(0.99, sum by (tenant, le) (rate(egret_connect_duration_seconds_bucket[5m]))) > 0.95";
+        alerts: ["EgretConnectSlow"];
     INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(INSPECT_SECONDS), Seconds, ["tenant"],
         help: "Time from accept until the client had said what it wants.",
         reading: "Almost all of it is the client's: the wait for its ClientHello or request head. A tail at the deadline is clients that open connections and send nothing.";
@@ -131,39 +129,55 @@ catalogue! {
         reading: "A port can be used once per destination address and port, so this is the limit towards one destination, not the sum over all. It is the size of the pool's `ports` range less what was taken out.";
     PORTS = "egret_pool_ports", Kind::Gauge, Count, ["pool", "source", "state"],
         help: "Ports in use over all destinations: live carry a flow, held may not be used again yet.",
-        reading: "The sum over all destinations may exceed the capacity, which counts per destination; do not divide the two. A large share of `held` means that clients close first and an end has no TCP timestamps: Linux keeps such a port for 60 s.";
+        reading: "The sum over all destinations may exceed the capacity, which counts per destination; do not divide the two. A large share of `held` means that clients close first and an end has no TCP timestamps: Linux keeps such a port for 60 s.",
+        alerts: ["EgretSourceDrained"];
     PORT_UTILIZATION = "egret_pool_port_utilization_ratio", Kind::Gauge, Ratio, ["pool", "source"],
         help: "Share of the ports in use, live or held, at the destination where most are.",
         reading: "0 to 1. At 1 the next flow from this source address to that destination finds no port and takes another address of the pool, or is refused if there is none. Alert on the minimum over the pool's addresses: a single full address does no harm yet.",
-        alert: "min by (pool) (egret_pool_port_utilization_ratio) > 0.85";
+        alerts: ["EgretPortsHigh", "EgretPortsCritical", "EgretPortsExhaustionSoon"];
+    POOL_EXHAUSTION = "egret_pool_exhaustion_seconds", Kind::Gauge, Seconds, ["pool", "source"],
+        help: "Time until a source address has no port left towards one of its hottest destinations, at the current trend; +Inf without one.",
+        reading: "0 where one is full. docs/ports.md says how a trend is told from noise and how far it is carried. Like a full address, one that is about to be full does no harm while the others of its pool have room: alert on the longest time of a pool.",
+        alerts: ["EgretPortsExhaustionSoon"];
+    POOL_HOT_DESTINATION = "egret_pool_hot_destination_ports", Kind::Gauge, Count, ["pool", "source", "destination"],
+        help: "Ports in use, live or held, towards the hottest destinations of a source address.",
+        reading: "The five with most, and only those with more than 1 % of the capacity and, in small pools, at least six ports or a quarter; no series where all are cold. Divide by `egret_pool_ports_capacity`. `egret ports` says who holds them.";
+    LEDGER_KERNEL_DIFFERENCE = "egret_ledger_kernel_difference", Kind::Gauge, Count, ["pool", "source"],
+        help: "Ports on which the ledger and the kernel disagreed when they were last compared.",
+        reading: "Stays 0. Anything else means that another program uses ports of the pool, or that Egret counts wrongly; the gateway's log names them. The ledger has followed the kernel already.",
+        alerts: ["EgretLedgerKernelDifference"];
+    POOL_SOURCE_STATE = "egret_pool_source_state", Kind::Gauge, Flag, ["pool", "source", "state"],
+        help: "Whether a source address is in a state: 1 for the one it is in, 0 for the others.",
+        reading: "`available`: flows leave from it. `draining`: no new ones; it is empty once `egret_pool_ports` is 0. `withdrawn`: the address is gone from the host, and is used again when it returns.",
+        alerts: ["EgretPortsHigh", "EgretPortsCritical", "EgretPortsExhaustionSoon", "EgretSourceWithdrawn", "EgretPoolWithoutSources", "EgretSourceDrained"];
     PORT_ALLOCATION_FAILURES = "egret_port_allocation_failures_total", Kind::Counter, Count, ["pool", "tenant"],
         help: "Flows refused because no address of the pool had a free port towards their destination.",
         reading: "Each is a connection that the client lost, and one `ports_exhausted` in `egret_flows_total`. Add addresses to the pool, or find who holds the ports.",
-        alert: "increase(egret_port_allocation_failures_total[5m]) > 0";
+        alerts: ["EgretPortAllocationFailures"];
     PORT_COLLISIONS = "egret_port_collisions_total", Kind::Counter, Count, [],
         help: "Own ports that the kernel refused although the ledger had them free (EADDRNOTAVAIL, EADDRINUSE).",
         reading: "Stays 0. Anything else means that another program binds ports of a pool's range on a pool's address, or that Egret counts wrongly. The flow itself was given another port.",
-        alert: "increase(egret_port_collisions_total[10m]) > 0";
+        alerts: ["EgretPortCollisions"];
     FLOW_LOG_DROPPED = "egret_flow_log_dropped_total", Kind::Counter, Count, [],
         help: "Flow log lines lost because the writer's queue was full.",
         reading: "Workers never wait for the log. A rising count is a disk, or a reader of stdout, slower than the flows. Together with `egret_flow_log_errors_total` it is every line that is missing.",
-        alert: "increase(egret_flow_log_dropped_total[10m]) > 0";
+        alerts: ["EgretFlowLogDropped"];
     FLOW_LOG_ERRORS = "egret_flow_log_errors_total", Kind::Counter, Count, [],
         help: "Flow log lines lost because writing them failed.",
         reading: "The disk is full, the file system is read-only, or the reader of stdout is gone; the gateway's log has the reason, at most once a minute. Writing is tried again with each later line.",
-        alert: "increase(egret_flow_log_errors_total[10m]) > 0";
+        alerts: ["EgretFlowLogErrors"];
     ACCEPT_ERRORS = "egret_accept_errors_total", Kind::Counter, Count, [],
         help: "Failures of accept(2) after which a worker waited before it accepted again.",
         reading: "The process or the host is out of file descriptors or memory. Connections wait in the listener's backlog meanwhile, and are lost when that is full. Compare `process_open_fds` with `process_max_fds`.",
-        alert: "increase(egret_accept_errors_total[5m]) > 0";
+        alerts: ["EgretAcceptErrors"];
     CONFIG_RELOAD_SUCCESS = "egret_config_reload_success", Kind::Gauge, Flag, [],
         help: "Whether the last load of the configuration succeeded: 1, or 0 if it was refused.",
         reading: "At 0 the gateway runs on the configuration before; `egret check` shows what is wrong with the new one.",
-        alert: "egret_config_reload_success == 0";
+        alerts: ["EgretConfigReloadFailed"];
     CONFIG_INFO = "egret_config_info", Kind::Gauge, Flag, ["version"],
         help: "Always 1; the label is the hash of the configuration in force.",
         reading: "Gateways that should behave alike show one version. A change is a reload that took effect.",
-        alert: "count(count by (version) (egret_config_info)) > 1";
+        alerts: ["EgretConfigVersionsDiffer"];
     BUILD_INFO = "egret_build_info", Kind::Gauge, Flag, ["version"],
         help: "Always 1; the label is the version of Egret.",
         reading: "Join it to other metrics, or count by version during an upgrade.";
@@ -176,14 +190,15 @@ catalogue! {
     PROCESS_OPEN_FDS = "process_open_fds", Kind::Gauge, Count, [],
         help: "Open file descriptors.",
         reading: "Two per flow, and pipes for flows that move much.",
-        alert: "process_open_fds / process_max_fds > 0.9";
+        alerts: ["EgretFileDescriptorsNearLimit"];
     PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count, [],
         help: "File descriptors that the process may have open.",
-        reading: "The soft limit, `LimitNOFILE` of the service. It bounds the number of flows: at the limit they are refused as `gateway_full`.";
+        reading: "The soft limit, `LimitNOFILE` of the service. It bounds the number of flows: at the limit they are refused as `gateway_full`.",
+        alerts: ["EgretFileDescriptorsNearLimit"];
     PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds, [],
         help: "When the process started, in seconds since 1970.",
         reading: "`time()` less this is the uptime. Every counter starts at 0 here.",
-        alert: "changes(process_start_time_seconds[15m]) > 2";
+        alerts: ["EgretRestarting"];
 }
 
 /// The text of docs/metrics.md.
@@ -206,8 +221,10 @@ pub fn reference() -> String {
             let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
             let _ = write!(text, "\nBuckets up to: {}, +Inf.\n", bounds.join(", "));
         }
-        if let Some(alert) = metric.alert {
-            let _ = write!(text, "\nAlert when:\n```promql\n{alert}\n```\n");
+        if !metric.alerts.is_empty() {
+            let pages: Vec<_> =
+                metric.alerts.iter().map(|alert| format!("[{alert}](runbooks/{alert}.md)")).collect();
+            let _ = write!(text, "\nAlerts: {}.\n", pages.join(", "));
         }
     }
     let outcomes = Outcome::ALL.len();
@@ -222,7 +239,7 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 4.\n",
+         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + 3,
         outcomes + denials + histograms + 4,
     );
@@ -236,7 +253,8 @@ const PREAMBLE: &str = "\
 Served in the Prometheus text format at `/metrics` of the `[gateway] metrics` listener.
 
 ## Labels
-Label values come from the configuration or from closed lists; nothing that a client sends becomes a label.
+Label values come from the configuration or from closed lists, with one exception: `destination` is what clients dial and
+policy allows, and at most five at a time for each source address.
 
 | label | values |
 |---|---|
@@ -246,7 +264,8 @@ Label values come from the configuration or from closed lists; nothing that a cl
 | `direction` | `up` from client to server, `down` from server to client |
 | `pool` | name of the pool |
 | `source` | source address of the pool |
-| `state` | `live` or `held` |
+| `destination` | address and port of a server |
+| `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn` |
 | `version` | of Egret, or the hash of the configuration |
 
 ## When series come and go
@@ -256,6 +275,9 @@ Label values come from the configuration or from closed lists; nothing that a cl
   like a restart.
 - Series of pools, source addresses and the configuration are read at each scrape, and are gone when a reload removes them.
 - Counters start at 0 with the process; `process_start_time_seconds` says when.
+
+## Alerts
+docs/alerts.md says how to install the rules; the metrics below name the alerts that look at them.
 
 ## Metrics
 ";
@@ -296,13 +318,6 @@ mod tests {
             for label in metric.labels {
                 assert!(PREAMBLE.contains(&format!("| `{label}` |")), "{label} is not explained");
             }
-        }
-    }
-
-    #[test]
-    fn an_alert_names_its_metric() {
-        for metric in ALL {
-            assert!(metric.alert.is_none_or(|alert| alert.contains(metric.name)), "{}", metric.name);
         }
     }
 

@@ -15,8 +15,9 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The `tenant` label of flows whose client belongs to no tenant; no tenant may be called so.
 pub const UNKNOWN_TENANT: &str = "unknown";
@@ -60,6 +61,8 @@ pub struct FlowLogMeters {
 pub struct Scrape {
     /// Every source address of every pool; of a network that is not listed address by address, those in use.
     pub sources: Vec<SourceUsage>,
+    /// The hottest destinations; each is there once for each source.
+    pub hot: Vec<HotDestination>,
     /// The hash of the configuration in force.
     pub config_version: Arc<str>,
     /// Whether the last load of the configuration succeeded.
@@ -81,6 +84,28 @@ pub struct SourceUsage {
     pub held: u64,
     /// Live and held ports at the destination where they are most; at most `capacity`.
     pub busiest: u32,
+    /// Until one of the hottest destinations has no port left, at the current trend; `None` without one.
+    pub exhausted_in: Option<Duration>,
+    /// Ports on which the ledger and the kernel disagreed at the last comparison.
+    pub kernel_difference: u64,
+    /// One of [`SOURCE_STATES`].
+    pub state: &'static str,
+}
+
+/// The `state` labels of a source address.
+pub const SOURCE_STATES: [&str; 3] = ["available", "draining", "withdrawn"];
+
+/// The ports towards one of the hottest destinations.
+#[derive(Debug, Clone)]
+pub struct HotDestination {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// The source address, as in [`SourceUsage::source`].
+    pub source: IpNet,
+    /// Where the flows go.
+    pub destination: SocketAddr,
+    /// Live and held ports.
+    pub ports: u32,
 }
 
 impl Metrics {
@@ -172,6 +197,7 @@ impl Metrics {
     pub fn render(&self, scrape: &Scrape) -> String {
         let mut text = Exposition::after(self.handle.render());
         write_sources(&mut text, &scrape.sources);
+        write_hot(&mut text, &scrape.hot);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
         text.family(&catalogue::CONFIG_INFO);
         text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);
@@ -210,6 +236,33 @@ fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
             capacity => f64::from(usage.busiest) / f64::from(capacity),
         };
         text.sample(&catalogue::PORT_UTILIZATION, &[&usage.pool, source], ratio);
+    }
+    text.family(&catalogue::POOL_EXHAUSTION);
+    for (usage, source) in &labelled {
+        let labels = [&*usage.pool, source];
+        match usage.exhausted_in {
+            Some(left) => text.sample(&catalogue::POOL_EXHAUSTION, &labels, left.as_secs_f64()),
+            None => text.sample(&catalogue::POOL_EXHAUSTION, &labels, "+Inf"),
+        }
+    }
+    text.family(&catalogue::LEDGER_KERNEL_DIFFERENCE);
+    for (usage, source) in &labelled {
+        text.sample(&catalogue::LEDGER_KERNEL_DIFFERENCE, &[&usage.pool, source], usage.kernel_difference);
+    }
+    text.family(&catalogue::POOL_SOURCE_STATE);
+    for (usage, source) in &labelled {
+        for state in SOURCE_STATES {
+            let is = u8::from(usage.state == state);
+            text.sample(&catalogue::POOL_SOURCE_STATE, &[&usage.pool, source, state], is);
+        }
+    }
+}
+
+fn write_hot(text: &mut Exposition, hot: &[HotDestination]) {
+    text.family(&catalogue::POOL_HOT_DESTINATION);
+    for row in hot {
+        let labels = [&*row.pool, &label_of(row.source), &row.destination.to_string()];
+        text.sample(&catalogue::POOL_HOT_DESTINATION, &labels, row.ports);
     }
 }
 

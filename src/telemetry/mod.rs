@@ -7,4 +7,6 @@ pub mod metrics;
 mod process;
 
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread};
-pub use metrics::{FlowLogMeters, GatewayMeters, Metrics, Scrape, SourceUsage, UNKNOWN_TENANT};
+pub use metrics::{
+    FlowLogMeters, GatewayMeters, HotDestination, Metrics, SOURCE_STATES, Scrape, SourceUsage, UNKNOWN_TENANT,
+};

@@ -9,10 +9,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 pub(super) fn interfaces(params: &Params) -> Vec<Finding> {
+    // Not /sys/class/net, which is that of the namespace it was mounted in: `nsenter --net` would look elsewhere.
     let missing = params
         .interfaces
         .iter()
-        .filter(|name| !std::path::Path::new(&format!("/sys/class/net/{name}")).exists());
+        .filter(|name| !std::path::Path::new(&format!("/proc/sys/net/ipv4/conf/{name}")).exists());
     let missing: Vec<_> = missing.map(ToString::to_string).collect();
     if missing.is_empty() {
         return vec![Finding::ok("interface", "every interface of [steering] exists")];

@@ -169,8 +169,8 @@ fn a_port_comes_back_as_the_flow_ended() {
     let pool = acme(&pools);
     let milliseconds = Duration::from_millis;
     let ends: [(&str, Rest, u64); 4] = [
-        ("unknown", Rest::Unknown, 121_000),
-        ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 61_000),
+        ("unknown", Rest::Unknown, 131_000),
+        ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 66_000),
         ("LAST_ACK", Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(10)), 20),
         ("RST", Rest::after(UpstreamEnd::Reset, false, milliseconds(10)), 0),
     ];
@@ -205,7 +205,7 @@ fn a_collision_is_counted_and_another_port_is_leased() {
         pools.ledger.pair(address, dial(SERVER), now),
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
-    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(61)).is_ok());
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(66)).is_ok());
 }
 
 #[test]

@@ -1,0 +1,144 @@
+//! Tenants that share a pool: who noisy is hits a ceiling of its own, and what others are assured of is there.
+
+use crate::config::Config;
+use crate::flows::{End, Flow};
+use crate::gateway::Gateway;
+use crate::lab::{Family, Lab, Tenant};
+use crate::servers::Server;
+use crate::tests_reload::reload;
+
+crate::trials! {
+    both families:
+        a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured,
+        one_that_has_no_ceiling_leaves_the_floors_of_the_others,
+        a_reload_changes_floors_and_ceilings_under_live_flows;
+    once:
+}
+
+const RULE: &str = "[[tenant.allow]]\nname = \"raw\"\ncidrs = [\"198.51.100.20/32\", \"2001:db8:51::14/128\"]\n\
+                    inspect = \"none\"\n";
+
+/// Sixteen ports towards each destination; alpha, gamma and the stranger share them under these terms.
+fn sharing(alpha: &str, gamma: &str, stranger: &str) -> Config {
+    let tenant = |name, net, terms| {
+        format!(
+            "[[tenant]]\nname = \"{name}\"\nsources = [\"10.0.{net}.0/24\", \"fd00:{net}::/64\"]\n\
+             pool = \"alpha\"\n{terms}\n{RULE}"
+        )
+    };
+    Config {
+        alpha_addresses: "[\"203.0.113.16/31\", \"2001:db8:100::/127\"]".into(),
+        alpha_pool: "ports = \"40000-40007\"".into(),
+        alpha_tenant: alpha.into(),
+        more: tenant("gamma", 3, gamma) + &tenant("delta", 9, stranger),
+        ..Config::default()
+    }
+}
+
+/// The tenant that the clients of nobody belong to here.
+const DELTA: Tenant = Tenant::Stranger;
+
+/// Opens so many flows, and yields them; none may be refused.
+fn open(lab: &Lab, tenant: Tenant, server: &Server, count: usize) -> Vec<Flow> {
+    (0..count).map(|_| Flow::open(lab, tenant, server)).collect()
+}
+
+fn refused(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, outcome: &str) {
+    let client = lab.expect_reset(tenant, server.address(), b"");
+    let flow = gateway.expect_outcome(client, outcome);
+    assert!(flow["source"].is_null(), "{flow:#}");
+    assert_eq!(flow["pool"], "alpha", "{flow:#}");
+    server.assert_untouched();
+}
+
+fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
+    let lab = Lab::new();
+    let config = sharing("ports_ceiling = 9", "ports_floor = 4", "ports_floor = 2\nports_ceiling = 3");
+    let gateway = lab.start_gateway(&config);
+    let server = Server::raw(&lab, family, 7000);
+    // The noisy one gets its ceiling and no more, long before anybody else is refused.
+    let mut noisy = open(&lab, Tenant::Alpha, &server, 9);
+    for _ in 0..20 {
+        refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    }
+    let failures = |tenant| {
+        gateway.metric("egret_port_allocation_failures_total", &[("pool", "alpha"), ("tenant", tenant)])
+    };
+    assert_eq!(["alpha", "gamma", "delta"].map(failures), [20, 0, 0]);
+    // The neighbours have their floors and what is left over: 16 - 9 - 2 for gamma, then 2 for delta.
+    let gamma = open(&lab, Tenant::Gamma, &server, 5);
+    refused(&lab, &gateway, Tenant::Gamma, &server, "tenant_port_ceiling");
+    let delta = open(&lab, DELTA, &server, 2);
+    refused(&lab, &gateway, DELTA, &server, "ports_exhausted");
+    refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
+    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    // What one gives back is whose floor or ceiling has room for it.
+    for how in End::ALL {
+        noisy.remove(0).end(how);
+        noisy.push(Flow::open_soon(&lab, Tenant::Alpha, &server));
+        refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    }
+    for flow in noisy.iter().chain(&gamma).chain(&delta) {
+        flow.assert_alive();
+    }
+    // Towards another destination nobody has anything yet.
+    let other = Server::raw(&lab, family, 7001);
+    let elsewhere = open(&lab, Tenant::Alpha, &other, 9);
+    refused(&lab, &gateway, Tenant::Alpha, &other, "tenant_port_ceiling");
+    // Those who share no pool with it are not concerned.
+    let _beta = open(&lab, Tenant::Beta, &server, 20);
+    drop((noisy, gamma, delta, elsewhere));
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
+}
+
+fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&sharing("", "ports_floor = 4", "ports_floor = 2"));
+    let server = Server::raw(&lab, family, 7000);
+    let mut noisy = open(&lab, Tenant::Alpha, &server, 10);
+    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    let mut gamma = open(&lab, Tenant::Gamma, &server, 4);
+    refused(&lab, &gateway, Tenant::Gamma, &server, "tenant_port_ceiling");
+    let delta = open(&lab, DELTA, &server, 2);
+    for tenant in [Tenant::Alpha, Tenant::Gamma, DELTA] {
+        refused(&lab, &gateway, tenant, &server, "ports_exhausted");
+    }
+    // A port within gamma's floor is gamma's again; one of alpha's is whoever comes first.
+    gamma.remove(0).end(End::ClientFirst);
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 15);
+    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    gamma.push(Flow::open_soon(&lab, Tenant::Gamma, &server));
+    noisy.remove(0).end(End::ServerReset);
+    gamma.push(Flow::open_soon(&lab, Tenant::Gamma, &server));
+    refused(&lab, &gateway, Tenant::Alpha, &server, "ports_exhausted");
+    for flow in noisy.iter().chain(&gamma).chain(&delta) {
+        flow.assert_alive();
+    }
+}
+
+fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&sharing("ports_ceiling = 16", "", ""));
+    let server = Server::raw(&lab, family, 7000);
+    // Without floors whoever comes first has all.
+    let mut noisy = open(&lab, Tenant::Alpha, &server, 16);
+    refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
+    reload(&gateway, &sharing("ports_ceiling = 12", "ports_floor = 4", ""));
+    for flow in &noisy {
+        flow.assert_alive();
+    }
+    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    // What was taken before counts towards the terms: of four that end, none is alpha's again.
+    for flow in noisy.drain(..4) {
+        flow.end(End::ServerFirst);
+    }
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 12);
+    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    refused(&lab, &gateway, DELTA, &server, "tenant_port_ceiling");
+    let gamma = open(&lab, Tenant::Gamma, &server, 4);
+    reload(&gateway, &sharing("", "", ""));
+    refused(&lab, &gateway, Tenant::Alpha, &server, "ports_exhausted");
+    drop(gamma);
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 12);
+    let _again = open(&lab, DELTA, &server, 4);
+}

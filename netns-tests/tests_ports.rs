@@ -1,0 +1,171 @@
+//! A pool that runs full says so at once, and serves again as soon as Linux lets it.
+
+use crate::clients::{curl, s_client};
+use crate::config::Config;
+use crate::flows::{End, Flow};
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::servers::Server;
+use crate::wait::wait_within;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families:
+        one_address_of_sixteen_ports_runs_full_and_serves_again,
+        two_addresses_of_eight_ports_run_full_and_serve_again,
+        the_seventeenth_is_told_in_its_own_protocol;
+    once:
+        without_timestamps_ports_are_held_for_a_minute
+}
+
+const ONE_BY_SIXTEEN: (&str, &str) = ("[\"203.0.113.17\", \"2001:db8:100::1\"]", "ports = \"40000-40015\"");
+const TWO_BY_EIGHT: (&str, &str) =
+    ("[\"203.0.113.16/31\", \"2001:db8:100::/127\"]", "ports = \"40000-40007\"\nselect = \"least-used\"");
+/// Longer than a denial takes, and shorter than anything that the gateway could wait for first.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn config((addresses, pool): (&str, &str)) -> Config {
+    Config { alpha_addresses: addresses.into(), alpha_pool: pool.into(), ..Config::default() }
+}
+
+fn one_address_of_sixteen_ports_runs_full_and_serves_again(family: Family) {
+    run_full(family, config(ONE_BY_SIXTEEN), 1);
+}
+
+fn two_addresses_of_eight_ports_run_full_and_serve_again(family: Family) {
+    run_full(family, config(TWO_BY_EIGHT), 2);
+}
+
+fn run_full(family: Family, config: Config, addresses: usize) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config);
+    let server = Server::raw(&lab, family, 7000);
+    let mut flows: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let sources: HashSet<SocketAddr> = flows.iter().map(Flow::source).collect();
+    assert_eq!(sources.len(), 16, "{sources:?}");
+    for ip in sources.iter().map(SocketAddr::ip).collect::<HashSet<_>>() {
+        let ip = ip.to_string();
+        let ratio = gateway.gauges("egret_pool_port_utilization_ratio", &[("source", &ip)]);
+        assert_eq!(ratio, [1.0], "{ip}");
+    }
+    assert_eq!(sources.iter().map(SocketAddr::ip).collect::<HashSet<_>>().len(), addresses);
+
+    for how in [End::ALL, End::ALL].concat() {
+        refused_at_once(&lab, &gateway, &server);
+        flows.remove(0).end(how);
+        let again = Flow::open_soon(&lab, Tenant::Alpha, &server);
+        again.assert_alive();
+        assert!(sources.contains(&again.source()), "after {how:?}: {}", again.source());
+        flows.push(again);
+    }
+    assert_eq!(flows.iter().map(Flow::source).collect::<HashSet<_>>(), sources);
+    // Other destinations have every port for themselves.
+    let other = Server::raw(&lab, family, 7001);
+    let elsewhere: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &other)).collect();
+    for flow in flows.iter().chain(&elsewhere) {
+        flow.assert_alive();
+    }
+    drop((flows, elsewhere));
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
+}
+
+/// One more flow is reset, and the server does not hear of it.
+fn refused_at_once(lab: &Lab, gateway: &Gateway<'_>, server: &Server) {
+    let start = Instant::now();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    assert!(start.elapsed() < AT_ONCE, "refused after {:?}", start.elapsed());
+    let flow = gateway.expect_outcome(refused, "ports_exhausted");
+    assert!(flow["source"].is_null(), "{flow:#}");
+    server.assert_untouched();
+}
+
+fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config(TWO_BY_EIGHT));
+    let ca = lab.run.path().join("ca.pem");
+    let certified = rcgen::generate_simple_self_signed(["allowed.example.org".to_owned()]).unwrap();
+    fs::write(&ca, certified.cert.pem()).unwrap();
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
+    for (port, first) in [(443, hello), (80, request)] {
+        let server = lab.listen(Host::Named, family, port);
+        let live: Vec<_> = (0..16).map(|_| named_flow(&lab, &server, &first)).collect();
+        let start = Instant::now();
+        if port == 443 {
+            let said = s_client(&lab, Tenant::Alpha, server.address(), Some("allowed.example.org"), &ca);
+            assert_ne!(said.code, 0, "{}", said.text);
+            assert!(said.text.contains("alert number 80"), "{}", said.text);
+        } else {
+            let url = "http://allowed.example.org/";
+            let said = curl(&lab, Tenant::Alpha, family, url, Host::Named, &ca);
+            assert!(said.text.starts_with("HTTP/1.1 503 "), "{}", said.text);
+            assert!(said.text.contains("ports_exhausted"), "{}", said.text);
+        }
+        assert!(start.elapsed() < AT_ONCE, "told after {:?}", start.elapsed());
+        server.assert_untouched();
+        drop(live);
+    }
+    let flows = gateway.wait_for_flows(34);
+    let refused: Vec<_> = flows.iter().filter(|flow| flow["outcome"] == "ports_exhausted").collect();
+    assert_eq!(refused.len(), 2);
+    for flow in refused {
+        assert_eq!(flow["hostname"], "allowed.example.org", "{flow:#}");
+        assert!(flow["source"].is_null(), "{flow:#}");
+    }
+    let labels = [("pool", "alpha"), ("tenant", "alpha")];
+    assert_eq!(gateway.metric("egret_port_allocation_failures_total", &labels), 2);
+}
+
+fn named_flow(lab: &Lab, server: &Server, first: &[u8]) -> (TcpStream, TcpStream) {
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(first).unwrap();
+    (client, server.accept())
+}
+
+fn without_timestamps_ports_are_held_for_a_minute() {
+    let lab = Lab::new();
+    lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    let gateway = lab.start_gateway(&config(ONE_BY_SIXTEEN));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let mut flows: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let held = || gateway.metric("egret_pool_ports", &[("source", "203.0.113.17"), ("state", "held")]);
+    let start = Instant::now();
+    for flow in flows.drain(..8) {
+        flow.end(End::ClientFirst);
+    }
+    gateway.wait_for_flows(8);
+    assert_eq!(held(), 8);
+    // The gateway has no `TIME_WAIT` after the other ends, so that those ports serve again.
+    for how in [End::ServerFirst, End::ClientReset, End::ServerReset] {
+        refused_at_once(&lab, &gateway, &server);
+        flows.remove(0).end(how);
+        flows.push(Flow::open_soon(&lab, Tenant::Alpha, &server));
+    }
+    refused_at_once(&lab, &gateway, &server);
+    assert_eq!(held(), 8);
+    assert_eq!(in_time_wait(&lab), 8);
+    let busy = gateway.gauges("egret_pool_port_utilization_ratio", &[("source", "203.0.113.17")]);
+    assert_eq!(busy, [1.0]);
+
+    wait_within(Duration::from_secs(75), "the held ports to come back", || match held() {
+        0 => Ok(()),
+        held => Err(format!("{held} are held")),
+    });
+    assert!(start.elapsed() >= Duration::from_mins(1), "after {:?}", start.elapsed());
+    flows.extend((0..8).map(|_| Flow::open(&lab, Tenant::Alpha, &server)));
+    refused_at_once(&lab, &gateway, &server);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
+}
+
+/// Connections of the pool that the gateway's kernel still keeps.
+fn in_time_wait(lab: &Lab) -> usize {
+    lab.gateway.shell("ss -Htn state time-wait src 203.0.113.17").lines().count()
+}

@@ -1,0 +1,114 @@
+//! SIGHUP puts another configuration in force while flows live.
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::traffic::pass;
+
+crate::trials! {
+    both families:
+        a_reload_takes_effect_for_new_flows_and_keeps_the_others,
+        a_reload_that_shrinks_a_pool_leaves_live_flows_alone;
+    once:
+        a_broken_configuration_keeps_the_one_before,
+        a_flow_limit_counts_on_through_a_reload
+}
+
+/// Reloads and waits until the metrics show another configuration in force.
+pub fn reload(gateway: &Gateway<'_>, config: &Config) {
+    let before = version(gateway);
+    gateway.reload(&config.render(&gateway.flow_log()));
+    crate::wait::wait_until("another configuration in force", || version(gateway) != before);
+    assert_eq!(gateway.metric("egret_config_reload_success", &[]), 1);
+}
+
+fn version(gateway: &Gateway<'_>) -> String {
+    let (_, page) = gateway.get("/metrics").unwrap();
+    page.lines().find(|line| line.starts_with("egret_config_info{")).unwrap().to_owned()
+}
+
+fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    pass(&client, &upstream, b"before");
+    let deny = "[[tenant.deny]]\nname = \"no-more\"\nports = [7000]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
+    reload(&gateway, &Config { alpha_rules: deny.into(), ..Config::default() });
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello");
+    let flow = gateway.expect_outcome(refused, "denied_by_rule");
+    assert_eq!(flow["rule"], "no-more");
+    // What was allowed when it began goes on.
+    pass(&client, &upstream, b"after");
+    pass(&upstream, &client, b"after");
+    reload(&gateway, &Config::default());
+    let again = lab.connect(Tenant::Alpha, server.address());
+    pass(&again, &server.accept(), b"again");
+}
+
+fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
+    let lab = Lab::new();
+    let addresses = "[\"203.0.113.17\", \"2001:db8:100::1\"]";
+    let pool = |ports: &str| Config {
+        alpha_pool: format!("ports = \"{ports}\""),
+        alpha_addresses: addresses.into(),
+        ..Config::default()
+    };
+    let gateway = lab.start_gateway(&pool("40000-40003"));
+    let server = lab.listen(Host::Raw, family, 7000);
+    let open = || (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    let mut flows: Vec<_> = (0..4).map(|_| open()).collect();
+    reload(&gateway, &pool("40000-40001"));
+    for (client, upstream) in &flows {
+        pass(client, upstream, b"still here");
+    }
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "ports_exhausted");
+    // Only the ports that are left serve again.
+    let inside = |upstream: &std::net::TcpStream| upstream.peer_addr().unwrap().port() <= 40001;
+    let (kept, gone): (Vec<_>, Vec<_>) = flows.drain(..).partition(|(_, upstream)| inside(upstream));
+    for (client, upstream) in gone {
+        let local = client.local_addr().unwrap();
+        drop((client, upstream));
+        gateway.expect_outcome(local, "closed");
+    }
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "ports_exhausted");
+    for (client, upstream) in kept {
+        let local = client.local_addr().unwrap();
+        drop((client, upstream));
+        gateway.expect_outcome(local, "closed");
+    }
+    let again = [open(), open()];
+    assert!(again.iter().all(|(_, upstream)| inside(upstream)));
+}
+
+fn a_broken_configuration_keeps_the_one_before() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let before = version(&gateway);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    gateway.reload("[gateway]\nlisten = \"nowhere\"\n");
+    gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 0);
+    assert_eq!(version(&gateway), before);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    pass(&client, &server.accept(), b"hello");
+    // The same configuration again is a reload that worked.
+    gateway.reload(&Config::default().render(&gateway.flow_log()));
+    gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 1);
+}
+
+fn a_flow_limit_counts_on_through_a_reload() {
+    let lab = Lab::new();
+    let limit =
+        |flows: u32| Config { alpha_tenant: format!("limits = {{ flows = {flows} }}"), ..Config::default() };
+    let gateway = lab.start_gateway(&limit(2));
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let open = || (lab.connect(Tenant::Alpha, server.address()), server.accept());
+    let _live = [open(), open()];
+    reload(&gateway, &limit(3));
+    let _third = open();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "tenant_flow_limit");
+}

@@ -1,0 +1,305 @@
+//! What the control API says of ports: `GET /v1/ports`.
+
+use crate::addr::SourceAddr;
+use crate::gateway::FlowTable;
+use crate::hostname::Hostname;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Destinations in one answer, at most.
+const ROWS: usize = 100;
+/// Tenants and clients of one destination, at most.
+const HOLDERS: usize = 10;
+
+/// Which ports are asked for. What is absent or empty restricts nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PortsQuery {
+    /// The name of a pool.
+    #[serde(deserialize_with = "unless_empty")]
+    pub pool: Option<String>,
+    /// The name of a tenant: its pool, and the destinations where it has ports.
+    #[serde(deserialize_with = "unless_empty")]
+    pub tenant: Option<String>,
+    /// Where flows go.
+    #[serde(deserialize_with = "unless_empty")]
+    pub destination: Option<DestinationFilter>,
+}
+
+/// Destinations of interest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationFilter {
+    /// One port of an address.
+    Socket(SocketAddr),
+    /// All ports of an address.
+    Address(IpAddr),
+    /// Where most flows ask for this name.
+    Name(Hostname),
+}
+
+/// Which ports are in use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// Source addresses, in the order of the configuration.
+    pub sources: Vec<Source>,
+    /// Their hottest destinations, the fullest first; 100 at most.
+    pub hot: Vec<Hot>,
+}
+
+/// One source address, or one network whose addresses are derived per client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// The pool it belongs to.
+    pub pool: Arc<str>,
+    /// The address, or the network.
+    pub source: String,
+    /// The address that the world sees, where the configuration notes another.
+    pub public: Option<IpAddr>,
+    /// `available`, `draining` or `withdrawn`.
+    pub state: String,
+    /// Ports towards each destination.
+    pub capacity: u16,
+    /// Ports leased, towards all destinations.
+    pub live: u64,
+    /// Ports at rest, towards all destinations.
+    pub held: u64,
+    /// Ports live and held towards the hottest destination.
+    pub busiest: u16,
+}
+
+/// One destination of one source address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hot {
+    /// The pool of the source address.
+    pub pool: Arc<str>,
+    /// Where flows leave from.
+    pub source: IpAddr,
+    /// The address that the world sees, where the configuration notes another.
+    pub public: Option<IpAddr>,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// The name that most of them asked for.
+    pub hostname: Option<String>,
+    /// Ports leased.
+    pub live: u16,
+    /// Ports at rest.
+    pub held: u16,
+    /// Ports there are.
+    pub capacity: u16,
+    /// Ports more in use each second; `null` where it is not watched, since others are hotter.
+    pub growth_per_second: Option<f64>,
+    /// At this growth; `null` if it does not grow.
+    pub exhausted_in_seconds: Option<u64>,
+    /// Whose flows have most of the live ports, the largest first; 10 at most.
+    pub tenants: Vec<Tenant>,
+    /// Whose they are in turn, the largest first; 10 at most.
+    pub clients: Vec<Client>,
+}
+
+/// A tenant and its live ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its name.
+    pub tenant: Arc<str>,
+    /// How many.
+    pub ports: u32,
+}
+
+/// A client and its live ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Its address.
+    pub client: IpAddr,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// How many.
+    pub ports: u32,
+}
+
+/// `POST /v1/ports/drain`: whether an address is to be drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainOrder {
+    /// A source address of a pool.
+    pub source: IpAddr,
+    /// Take no more leases from it; else, take them again.
+    pub on: bool,
+}
+
+/// What became of a [`DrainOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainAnswer {
+    /// The address.
+    pub source: IpAddr,
+    /// Its state now: `available`, `draining` or `withdrawn`.
+    pub state: String,
+}
+
+impl Hot {
+    /// Ports live and held.
+    pub fn in_use(&self) -> u16 {
+        self.live.saturating_add(self.held)
+    }
+}
+
+impl FromStr for DestinationFilter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(socket) = text.parse() {
+            return Ok(Self::Socket(socket));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        text.parse().map(Self::Name).map_err(|_| "neither ADDRESS:PORT nor ADDRESS nor a name")
+    }
+}
+
+impl DestinationFilter {
+    fn fits(&self, row: &Hot) -> bool {
+        match self {
+            Self::Socket(socket) => row.destination == *socket,
+            Self::Address(address) => row.destination.ip() == *address,
+            Self::Name(name) => row.hostname.as_deref() == Some(&name.to_string()),
+        }
+    }
+}
+
+/// Chooses the rows that are asked for, names who holds their ports, and sorts them. `sources` and `hot` are all there
+/// are, the latter without names and holders.
+pub fn report(query: &PortsQuery, sources: Vec<Source>, hot: Vec<Hot>, table: &FlowTable) -> PortsReport {
+    let of_pool = |pool: &Arc<str>| query.pool.as_ref().is_none_or(|wanted| **wanted == **pool);
+    let sources = sources.into_iter().filter(|row| of_pool(&row.pool)).collect();
+    let mut hot: Vec<_> = hot.into_iter().filter(|row| of_pool(&row.pool)).collect();
+    let pairs: Vec<_> = hot.iter().map(|row| (SourceAddr::new(row.source), row.destination)).collect();
+    let flows = table.towards(&pairs, query.tenant.as_deref(), HOLDERS);
+    for (row, flows) in hot.iter_mut().zip(flows) {
+        row.hostname = flows.hostname.map(|hostname| hostname.to_string());
+        row.tenants = flows.tenants.into_iter().map(|(tenant, ports)| Tenant { tenant, ports }).collect();
+        row.clients = (flows.holders.into_iter())
+            .map(|holder| Client { client: holder.client, tenant: holder.tenant, ports: holder.ports })
+            .collect();
+    }
+    hot.retain(|row| query.destination.as_ref().is_none_or(|wanted| wanted.fits(row)));
+    hot.retain(|row| query.tenant.is_none() || !row.tenants.is_empty());
+    // a / b > c / d as a × d > c × b
+    hot.sort_by(|a, b| {
+        let weight = |row: &Hot, other: &Hot| u32::from(row.in_use()) * u32::from(other.capacity);
+        weight(b, a)
+            .cmp(&weight(a, b))
+            .then_with(|| (a.source, a.destination).cmp(&(b.source, b.destination)))
+    });
+    hot.truncate(ROWS);
+    PortsReport { sources, hot }
+}
+
+/// A form that leaves a field empty leaves it out.
+fn unless_empty<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{ClientAddr, DialAddr, LeasedSource};
+    use crate::gateway::{FlowId, LiveFlow};
+
+    fn hot(pool: &str, source: &str, destination: &str, live: u16, capacity: u16) -> Hot {
+        Hot {
+            pool: pool.into(),
+            source: source.parse().unwrap(),
+            public: None,
+            destination: destination.parse().unwrap(),
+            hostname: None,
+            live,
+            held: 0,
+            capacity,
+            growth_per_second: Some(0.0),
+            exhausted_in_seconds: None,
+            tenants: Vec::new(),
+            clients: Vec::new(),
+        }
+    }
+
+    fn source(pool: &str, source: &str) -> Source {
+        Source {
+            pool: pool.into(),
+            source: source.into(),
+            public: None,
+            state: "available".into(),
+            capacity: 16,
+            live: 3,
+            held: 0,
+            busiest: 2,
+        }
+    }
+
+    fn flow(number: u64, tenant: &str, source: &str, to: &str, hostname: &str) -> LiveFlow {
+        LiveFlow {
+            id: FlowId { process: 0, number },
+            tenant: tenant.into(),
+            client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
+            source: LeasedSource::new(SocketAddr::new(source.parse().unwrap(), 5000)),
+            destination: DialAddr::new(to.parse().unwrap()),
+            hostname: hostname.parse().ok(),
+            started: crate::clock::now(),
+        }
+    }
+
+    /// The destinations that are answered to a query, in order.
+    fn asked(query: &PortsQuery) -> Vec<String> {
+        let table = FlowTable::default();
+        let _flows = [
+            table.list(flow(0, "acme", "203.0.113.16", "198.51.100.1:443", "api.example.com")),
+            table.list(flow(1, "beta", "203.0.113.16", "198.51.100.2:443", "b.example.com")),
+        ];
+        let rows = vec![
+            hot("p", "203.0.113.16", "198.51.100.1:443", 1, 16),
+            hot("p", "203.0.113.16", "198.51.100.2:443", 4, 32),
+            hot("q", "203.0.113.32", "198.51.100.1:80", 16, 16),
+        ];
+        let sources = vec![source("p", "203.0.113.16"), source("q", "203.0.113.32")];
+        let report = report(query, sources, rows, &table);
+        let pools: Vec<_> = report.sources.iter().map(|row| &*row.pool).collect();
+        assert_eq!(pools, query.pool.as_deref().map_or(vec!["p", "q"], |pool| vec![pool]));
+        report.hot.iter().map(|row| row.destination.to_string()).collect()
+    }
+
+    #[test]
+    fn the_fullest_come_first_and_filters_choose() {
+        assert_eq!(
+            asked(&PortsQuery::default()),
+            ["198.51.100.1:80", "198.51.100.2:443", "198.51.100.1:443"]
+        );
+        let pool = PortsQuery { pool: Some("p".into()), ..PortsQuery::default() };
+        assert_eq!(asked(&pool), ["198.51.100.2:443", "198.51.100.1:443"]);
+        let tenant = PortsQuery { tenant: Some("acme".into()), ..PortsQuery::default() };
+        assert_eq!(asked(&tenant), ["198.51.100.1:443"]);
+        for (wanted, found) in [
+            ("198.51.100.1", &["198.51.100.1:80", "198.51.100.1:443"][..]),
+            ("198.51.100.1:443", &["198.51.100.1:443"]),
+            ("b.example.com", &["198.51.100.2:443"]),
+            ("192.0.2.1", &[]),
+        ] {
+            let destination = Some(wanted.parse().unwrap());
+            assert_eq!(asked(&PortsQuery { destination, ..PortsQuery::default() }), found, "{wanted}");
+        }
+        assert!("a b".parse::<DestinationFilter>().is_err());
+    }
+
+    #[test]
+    fn the_answer_is_bounded() {
+        let rows = (0..500).map(|n| hot("p", "203.0.113.16", &format!("198.51.100.1:{}", n + 1), n, 1000));
+        let report = report(&PortsQuery::default(), Vec::new(), rows.collect(), &FlowTable::default());
+        assert_eq!((report.hot.len(), report.hot[0].live), (ROWS, 499));
+    }
+}

@@ -1,0 +1,157 @@
+//! The file of the control socket.
+
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Who may connect: the user and the group.
+const MODE: u32 = 0o660;
+/// People and their scripts.
+const BACKLOG: i32 = 64;
+
+/// A control socket that listens. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    owner: Owner,
+    /// Device and inode, to tell the file from one that somebody else put there later.
+    file: (u64, u64),
+}
+
+/// Whom the file belongs to; or who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) user: u32,
+    pub(super) group: u32,
+}
+
+/// Why the control socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers on it.
+    #[error(
+        "the control socket {0} is in use: another gateway answers on it; set another in [gateway] admin"
+    )]
+    InUse(PathBuf),
+    /// Something that is not a socket has the name.
+    #[error("cannot open the control socket {0}: there is a file that is not a socket; move it away")]
+    NotASocket(PathBuf),
+    /// Anything else.
+    #[error(
+        "cannot open the control socket {path}: {error}; create its directory and let the gateway's user write to it, \
+         or set [gateway] admin"
+    )]
+    Other {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl ControlSocket {
+    /// Listens on `path`, in place of a socket that nobody answers on any more.
+    pub fn open(path: &Path) -> Result<Self, SocketError> {
+        let other = |error| SocketError::Other { path: path.to_owned(), error };
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(other(error)),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(SocketError::NotASocket(path.to_owned()));
+            }
+            Ok(_) => match UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(other)?;
+                }
+                Ok(_) => return Err(SocketError::InUse(path.to_owned())),
+                Err(error) => return Err(other(error)),
+            },
+        }
+        let listener = listen(path).map_err(other)?;
+        let made = fs::symlink_metadata(path).map_err(other)?;
+        let owner = Owner { user: made.uid(), group: made.gid() };
+        Ok(Self { listener, path: path.to_owned(), owner, file: (made.dev(), made.ino()) })
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Non-blocking; another handle to the same socket.
+    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        if ours {
+            // A file that stays behind is replaced by the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    // unix_bind_bsd() gives the file the mode of the socket's inode, less the umask: at no moment is it wider. What
+    // the umask took away is given back afterwards.
+    fchmod(&socket, Mode::from_bits_truncate(MODE))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        (folder, path)
+    }
+
+    #[test]
+    fn the_file_is_for_user_and_group_and_goes_with_the_socket() {
+        let (_folder, path) = folder();
+        let socket = ControlSocket::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_is_replaced_only_when_nobody_answers_on_it() {
+        let (_folder, path) = folder();
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = ControlSocket::open(&path).unwrap();
+        assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
+        assert!(UnixStream::connect(&path).is_ok(), "the attempt left the socket alone");
+        // somebody else's file is not removed
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
+        drop(other);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let (_folder, path) = folder();
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(ControlSocket::open(&path), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let nowhere = path.with_file_name("nowhere").join("admin.sock");
+        assert!(matches!(ControlSocket::open(&nowhere), Err(SocketError::Other { .. })));
+    }
+}

@@ -1,0 +1,159 @@
+//! What the control API is told, and what it may change.
+
+use super::forecast::Forecast;
+use super::in_force::InForce;
+use crate::addr::{DialAddr, SourceAddr};
+use crate::admin::{
+    self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport,
+    Refusal, SocketError, Source,
+};
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
+use crate::gateway::Gateway;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The control socket, unless it is off. One that nobody asked for is done without where it cannot be had.
+pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError> {
+    let Some(admin) = &config.gateway.admin else { return Ok(None) };
+    match ControlSocket::open(&admin.path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if admin.wanted => Err(error),
+        Err(error) => {
+            tracing::warn!("{error}; without it `egret ports` cannot ask this gateway");
+            Ok(None)
+        }
+    }
+}
+
+/// What the API reads and changes.
+pub(super) struct Told {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) forecast: Forecast,
+}
+
+impl Told {
+    pub(super) fn control(self) -> Control {
+        let ports = Arc::new(self);
+        let drain = Arc::clone(&ports);
+        Control {
+            ports: Arc::new(move |query| ports.ports(query)),
+            drain: Arc::new(move |order| drain.drain(order)),
+        }
+    }
+
+    fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.in_force.current().pools)
+    }
+
+    fn ports(&self, query: PortsQuery) -> Result<PortsReport, Refusal> {
+        let query = self.checked(query)?;
+        let now = clock::now();
+        let usage = self.pools().usage(now);
+        let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
+        let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
+        let watched = self.forecast.rows(&self.pools(), now).into_iter();
+        let mut hot: Vec<Hot> = watched.map(|row| self.hot_row(&row)).collect();
+        if let Some(DestinationFilter::Socket(to)) = query.destination {
+            // Asked for by name, so to say: also where others are hotter.
+            for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
+                let source = SourceAddr::new(row.source.addr());
+                let known = hot.iter().any(|row| row.source == source.ip() && row.destination == to);
+                let used = self.ledger.pair(source, DialAddr::new(to), now);
+                if let Some(used) = used.filter(|used| !known && used.in_use() > 0) {
+                    hot.push(self.cool_row(pool, source, to, used));
+                }
+            }
+        }
+        Ok(admin::report(&query, sources, hot, &self.gateway.table))
+    }
+
+    /// A tenant stands for its pool too. Names that nobody has are refused: an empty answer would look like a quiet
+    /// gateway.
+    fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, Refusal> {
+        if let Some(name) = &query.pool
+            && self.pools().pool(name).is_none()
+        {
+            return Err(Refusal(format!("no pool is called {name:?}")));
+        }
+        if let Some(name) = &query.tenant {
+            let snapshot = self.gateway.snapshot.load();
+            let tenant = snapshot.tenants.iter().find(|tenant| *tenant.policy.name == **name);
+            let tenant = tenant.ok_or_else(|| Refusal(format!("no tenant is called {name:?}")))?;
+            query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
+        }
+        Ok(query)
+    }
+
+    fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, Refusal> {
+        let source = SourceAddr::new(order.source);
+        if !order.on && self.state(source) == Some(SourceState::Withdrawn) {
+            let why = format!("{source} is withdrawn: the host does not have it; try again when it is back");
+            return Err(Refusal(why));
+        }
+        let wanted = if order.on { SourceState::Draining } else { SourceState::Available };
+        let Some(state) = self.pools().set_state(source, wanted) else {
+            let why = "is not listed by any pool; of a network whose addresses are derived per client none can be drained";
+            return Err(Refusal(format!("{source} {why}")));
+        };
+        tracing::info!(%source, drain = order.on, state = state.as_str(), "an operator's order");
+        Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned() })
+    }
+
+    fn state(&self, source: SourceAddr) -> Option<SourceState> {
+        let usage = self.pools().usage(clock::now());
+        let mut rows = usage.iter().flat_map(|pool| &pool.sources);
+        rows.find(|row| is_one_address(row) && row.source.addr() == source.ip()).map(|row| row.state)
+    }
+
+    fn public(&self, pool: &str, source: SourceAddr) -> Option<IpAddr> {
+        self.pools().pool(pool)?.public(source)
+    }
+
+    fn source(&self, pool: &Arc<str>, row: &SourceUsage) -> Source {
+        let address = is_one_address(row).then(|| row.source.addr());
+        Source {
+            pool: Arc::clone(pool),
+            source: address.map_or_else(|| row.source.to_string(), |address| address.to_string()),
+            public: address.and_then(|address| self.public(pool, SourceAddr::new(address))),
+            state: row.state.as_str().to_owned(),
+            capacity: row.capacity,
+            live: row.live as u64,
+            held: row.held as u64,
+            busiest: row.busiest,
+        }
+    }
+
+    fn hot_row(&self, row: &HotRow) -> Hot {
+        let used = PairUse { capacity: row.capacity, live: row.live, held: row.held };
+        Hot {
+            growth_per_second: Some(row.growth_per_second),
+            exhausted_in_seconds: row.exhausted_in.map(|left| left.as_secs()),
+            ..self.cool_row(&row.pool, row.source, row.destination, used)
+        }
+    }
+
+    fn cool_row(&self, pool: &Arc<str>, source: SourceAddr, destination: SocketAddr, used: PairUse) -> Hot {
+        Hot {
+            pool: Arc::clone(pool),
+            source: source.ip(),
+            public: self.public(pool, source),
+            destination,
+            hostname: None,
+            live: used.live,
+            held: used.held,
+            capacity: used.capacity,
+            growth_per_second: None,
+            exhausted_in_seconds: None,
+            tenants: Vec::new(),
+            clients: Vec::new(),
+        }
+    }
+}
+
+fn is_one_address(row: &SourceUsage) -> bool {
+    row.source.prefix_len() == row.source.max_prefix_len()
+}

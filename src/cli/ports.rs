@@ -1,0 +1,209 @@
+//! `egret ports`: asks the running gateway which ports are in use, who has them and when they run out; drains source
+//! addresses.
+//!
+//! Exit codes, stable: 0 told or done, 1 an address that is to be in use again stays out of it, 2 the gateway could not
+//! be asked or knows no such thing.
+
+mod ask;
+mod table;
+
+use super::steering::put;
+use crate::admin::{DestinationFilter, DrainAnswer, DrainOrder, PortsReport};
+use crate::config;
+use ask::{AskError, ask};
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+use table::Extent;
+
+/// Between two looks of `--watch`.
+const SECOND: Duration = Duration::from_secs(1);
+const FAILED: u8 = 2;
+
+/// What is asked.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Options {
+    /// Only this pool
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// Only this tenant: its pool, its ports, its clients
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Only this destination, hot or not
+    #[arg(long, value_name = "ADDRESS[:PORT]|NAME", value_parser = destination)]
+    pub destination: Option<String>,
+    /// Show it again every second, until interrupted
+    #[arg(long)]
+    pub watch: bool,
+    /// Print the gateway's answer, one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    gateway: Gateway,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// Which gateway.
+#[derive(Debug, Clone, clap::Args)]
+struct Gateway {
+    /// The control socket; the one that the configuration names unless given
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The configuration, /etc/egret/egret.toml unless given
+    #[arg(long, short, value_name = "FILE", env = "EGRET_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Action {
+    /// Take a source address out of use: no new flows leave from it, those that live may finish
+    ///
+    /// It holds until `undrain` or a restart; `drain` in [[pool]] holds for good.
+    Drain {
+        /// A source address of a pool
+        address: IpAddr,
+    },
+    /// Put a drained source address to use again
+    Undrain {
+        /// A source address of a pool
+        address: IpAddr,
+    },
+}
+
+fn destination(text: &str) -> Result<String, &'static str> {
+    text.parse::<DestinationFilter>().map(|_| text.to_owned())
+}
+
+/// Asks, and prints the answer.
+pub fn run(options: &Options) -> ExitCode {
+    let socket = match options.gateway.socket() {
+        Ok(socket) => socket,
+        Err(why) => {
+            eprint!("{why}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let done = match options.action {
+        Some(Action::Drain { address }) => drain(&socket, DrainOrder { source: address, on: true }),
+        Some(Action::Undrain { address }) => drain(&socket, DrainOrder { source: address, on: false }),
+        None if options.watch => watch(&socket, options),
+        None => look(&socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE))),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("egret: {error}");
+        ExitCode::from(FAILED)
+    })
+}
+
+impl Gateway {
+    /// Where the gateway is to be asked; else what is to be printed.
+    fn socket(&self) -> Result<PathBuf, String> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let default = Path::new("/etc/egret/egret.toml");
+        let path = match &self.config {
+            Some(path) => path,
+            None if default.exists() => default,
+            None => return Ok(config::ADMIN_SOCKET.into()),
+        };
+        match config::load(path) {
+            Ok(loaded) => loaded.config.gateway.admin.map(|admin| admin.path).ok_or_else(|| {
+                format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
+            }),
+            Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
+        }
+    }
+}
+
+fn look(socket: &Path, options: &Options) -> Result<PortsReport, AskError> {
+    let filters =
+        [("pool", &options.pool), ("tenant", &options.tenant), ("destination", &options.destination)];
+    let given = filters.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
+    ask(socket, "GET", &ask::with_query("/v1/ports", given), "")
+}
+
+fn show(report: &PortsReport, options: &Options, extent: &Extent) -> String {
+    if options.json {
+        return serde_json::to_string(report).expect("keys are strings") + "\n";
+    }
+    table::render(report, extent)
+}
+
+fn print(text: &str) -> ExitCode {
+    put(text).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// Goes on while the gateway is restarted; ends if it cannot be asked in the first place.
+fn watch(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
+    let on_screen = io::stdout().is_terminal() && !options.json;
+    let mut answer = Ok(look(socket, options)?);
+    loop {
+        let text = match &answer {
+            Ok(report) => show(report, options, &Extent::SCREEN),
+            // Of a stream of JSON nothing else may be part.
+            Err(error) if options.json => {
+                eprintln!("egret: {error}");
+                String::new()
+            }
+            Err(error) => format!("egret: {error}\n"),
+        };
+        let text = if on_screen { redrawn(&text) } else { text };
+        if put(&text).is_err() {
+            return Ok(ExitCode::FAILURE);
+        }
+        thread::sleep(SECOND);
+        answer = look(socket, options);
+    }
+}
+
+/// Over what is on the screen, without a flicker: from the top left, each line and the rest of the screen cleared.
+fn redrawn(text: &str) -> String {
+    format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+}
+
+fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
+    let body = serde_json::to_string(&order).expect("keys are strings");
+    let DrainAnswer { source, state } = ask(socket, "POST", "/v1/ports/drain", &body)?;
+    let stays = !order.on && state != "available";
+    let why = match &*state {
+        "draining" if order.on => "no new flows leave from it; those that live may finish",
+        "draining" => "the configuration drains it; take it out of `drain` in [[pool]]",
+        "withdrawn" => "the host does not have it now",
+        _ => "new flows may leave from it",
+    };
+    print(&format!("{source} is {state}: {why}\n"));
+    Ok(ExitCode::from(u8::from(stays)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_text_leaves_nothing_of_a_longer_one_on_the_screen() {
+        assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
+
+    #[test]
+    fn the_socket_is_the_one_given_else_the_one_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("egret.toml");
+        let asked = |admin: &str| {
+            let good = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\n\
+                        addresses = [\"203.0.113.16\"]\n[gateway]\n";
+            std::fs::write(&config, format!("{good}admin = {admin}\n")).unwrap();
+            Gateway { socket: None, config: Some(config.clone()) }.socket()
+        };
+        assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
+        assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
+        assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
+        let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
+        assert_eq!(given.socket(), Ok("/run/given.sock".into()));
+    }
+}

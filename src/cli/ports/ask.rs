@@ -1,0 +1,165 @@
+//! One request to the control API: HTTP/1.1 on a unix socket.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of an answer: some 10,000 source addresses, and more.
+const MOST: u64 = 16 << 20;
+/// For each step: to connect, to write, to read on.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Of an answer's head.
+const HEADERS: usize = 32;
+
+/// Why there is no answer. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// No such file.
+    #[error(
+        "there is no control socket {0}: the gateway does not run, or its [gateway] admin is another; \
+         see `systemctl status egret`, or give --socket or --config"
+    )]
+    Absent(PathBuf),
+    /// A file, and nobody behind it.
+    #[error(
+        "nobody answers on the control socket {0}: the gateway does not run; see `systemctl status egret`"
+    )]
+    NotRunning(PathBuf),
+    /// The file's mode, or its directory's.
+    #[error(
+        "the control socket {0} may not be opened: run this as root, or as one of the group that `ls -l {0}` shows"
+    )]
+    NotPermitted(PathBuf),
+    /// The gateway says no.
+    #[error("{0}")]
+    Refused(String),
+    /// Anything else.
+    #[error("cannot ask on the control socket {0}: {1}")]
+    Failed(PathBuf, io::Error),
+}
+
+/// What the gateway says with every status but 200.
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+}
+
+/// Asks, and reads the answer.
+pub(super) fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> Result<T, AskError> {
+    let (status, body) = exchange(socket, method, target, body).map_err(|error| explain(socket, error))?;
+    let unclear = |_| AskError::Failed(socket.to_owned(), not_understood());
+    if status == 200 {
+        return serde_json::from_slice(&body).map_err(unclear);
+    }
+    let Refused { error } = serde_json::from_slice(&body).map_err(unclear)?;
+    Err(AskError::Refused(error))
+}
+
+/// A path with a query of these keys and values.
+pub(super) fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut target = path.to_owned();
+    for (n, (key, value)) in pairs.enumerate() {
+        let _ = write!(target, "{}{key}=", if n == 0 { '?' } else { '&' });
+        for byte in value.bytes() {
+            // RFC 3986 § 2.3
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                target.push(byte.into());
+            } else {
+                let _ = write!(target, "%{byte:02X}");
+            }
+        }
+    }
+    target
+}
+
+fn explain(socket: &Path, error: io::Error) -> AskError {
+    let path = socket.to_owned();
+    if error.kind() == io::ErrorKind::NotFound {
+        AskError::Absent(path)
+    } else if error.kind() == io::ErrorKind::ConnectionRefused {
+        AskError::NotRunning(path)
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        AskError::NotPermitted(path)
+    } else {
+        AskError::Failed(path, error)
+    }
+}
+
+fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
+    // unix_stream_connect() waits for room in the listener's queue for as long as SO_SNDTIMEO says.
+    let mut socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: egret\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    socket.take(MOST).read_to_end(&mut answer)?;
+    split(&answer)
+}
+
+/// The status and the body of an answer that is whole.
+fn split(answer: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let Ok(httparse::Status::Complete(end)) = head.parse(answer) else { return Err(not_understood()) };
+    let status = head.code.ok_or_else(not_understood)?;
+    let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
+    let body = answer[end..].to_vec();
+    if length == Some(body.len()) { Ok((status, body)) } else { Err(not_understood()) }
+}
+
+fn not_understood() -> io::Error {
+    io::Error::other("the answer is cut off, or not one of this version of Egret")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_says_what_was_given_whatever_is_in_it() {
+        let pairs = [("pool", "a&b=c"), ("destination", "[2001:db8::1]:443")];
+        assert_eq!(
+            with_query("/v1/ports", pairs.into_iter()),
+            "/v1/ports?pool=a%26b%3Dc&destination=%5B2001%3Adb8%3A%3A1%5D%3A443"
+        );
+        assert_eq!(with_query("/v1/ports", std::iter::empty()), "/v1/ports");
+    }
+
+    #[test]
+    fn only_whole_answers_are_read() {
+        let whole = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(split(whole).unwrap(), (404, b"{}".to_vec()));
+        for cut in 0..whole.len() {
+            assert!(split(&whole[..cut]).is_err(), "{cut}");
+        }
+        assert!(split(b"SSH-2.0-OpenSSH\r\n").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_socket_is_said_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let said = |path: &Path| ask::<serde_json::Value>(path, "GET", "/", "").unwrap_err().to_string();
+        assert!(said(&path).contains("there is no control socket"), "{}", said(&path));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
+        let refused = explain(&path, io::ErrorKind::PermissionDenied.into());
+        assert!(refused.to_string().contains("run this as root"));
+    }
+}

@@ -1,0 +1,279 @@
+//! Which destinations will run out of ports, and when. docs/ports.md explains it.
+
+mod alarm;
+mod trend;
+
+pub use alarm::Level;
+
+use super::book::PairUse;
+use super::hot;
+use super::pool::Pools;
+use crate::addr::{DialAddr, SourceAddr};
+use alarm::{Alarm, State};
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use trend::Trend;
+
+/// Rows for each source address.
+const ROWS: usize = 5;
+/// Destinations that are followed for each source address. More than there are rows, so that one that grows has a past
+/// by the time it is among the hottest.
+const FOLLOWED: usize = 16;
+/// Destinations that are followed in all: 4 MB.
+const MOST: usize = 4096;
+/// Seconds without a look after which the past is forgotten, as after a machine was suspended.
+const LONGEST_GAP: u16 = 10;
+
+/// Watches the hottest destinations of every source address, without a clock or a thread of its own.
+#[derive(Debug, Default)]
+pub struct Forecaster {
+    followed: BTreeMap<(SourceAddr, DialAddr), Followed>,
+    /// Where the search among derived addresses goes on.
+    cursor: usize,
+    /// When counts were last taken, in whole seconds from the first time.
+    looked: Option<Instant>,
+}
+
+/// One of the hottest destinations of a source address.
+#[derive(Debug, Clone)]
+pub struct HotRow {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// The row of [`super::SourceUsage`] that the source address is in: itself, or its network if that is not listed
+    /// address by address.
+    pub network: IpNet,
+    /// Where the flows leave from.
+    pub source: SourceAddr,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// Leased ports.
+    pub live: u16,
+    /// Ports that may not be leased again yet.
+    pub held: u16,
+    /// Ports that there are towards each destination.
+    pub capacity: u16,
+    /// Ports in use that come on top in a second; 0 without a trend.
+    pub growth_per_second: f64,
+    /// Until no port is free, at that growth; `None` without a trend.
+    pub exhausted_in: Option<Duration>,
+}
+
+/// A destination came near to the end of its ports, or is out of danger again. Each crossing is told once.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What was crossed.
+    pub level: Level,
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Where the flows leave from.
+    pub source: SourceAddr,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// Live and held ports.
+    pub used: u16,
+    /// Ports that there are towards each destination.
+    pub capacity: u16,
+    /// Ports in use that come on top in a second; 0 without a trend.
+    pub growth: f64,
+    /// Until no port is free, at that growth; `None` without a trend.
+    pub exhausted_in: Option<Duration>,
+    /// Towards the end; otherwise away from it.
+    pub rising: bool,
+}
+
+/// A destination that is hot, as the pools find it.
+#[derive(Debug)]
+pub(super) struct HotPair {
+    pub(super) pool: Arc<str>,
+    pub(super) network: IpNet,
+    pub(super) source: SourceAddr,
+    pub(super) to: DialAddr,
+    pub(super) used: PairUse,
+}
+
+#[derive(Debug)]
+struct Followed {
+    pool: Arc<str>,
+    network: IpNet,
+    used: PairUse,
+    trend: Trend,
+    /// Growth per second.
+    growth: f32,
+    exhausted_in: Option<Duration>,
+    alarm: Alarm,
+}
+
+impl Forecaster {
+    /// One that has seen nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the counts and says what was crossed. To be called once a second; a second that was missed is filled in.
+    /// Locks one account after the other, each for a look at its hottest destinations.
+    pub fn observe(&mut self, pools: &Pools, now: Instant) -> Vec<Event> {
+        let passed = match self.looked {
+            Some(looked) => (now.saturating_duration_since(looked) + Duration::from_millis(500)).as_secs(),
+            None => 1,
+        };
+        if passed == 0 {
+            return Vec::new();
+        }
+        let passed = u16::try_from(passed).unwrap_or(u16::MAX);
+        self.looked = Some(match self.looked {
+            Some(looked) if passed <= LONGEST_GAP => looked + Duration::from_secs(passed.into()),
+            _ => now,
+        });
+        let found = pools.hottest(FOLLOWED, &mut self.cursor);
+        self.recount(pools, passed, now);
+        self.follow(found);
+        self.give_way();
+        let mut events = Vec::new();
+        for (&(source, to), followed) in &mut self.followed {
+            followed.judge(source, to, now, &mut events);
+        }
+        events
+    }
+
+    /// The hottest destinations as they are now, for each address at most five, the hottest first; growth as of the
+    /// last look.
+    pub fn rows(&self, pools: &Pools, now: Instant) -> Vec<HotRow> {
+        let mut rows: Vec<_> = (self.followed.iter())
+            .filter_map(|(&(source, to), followed)| {
+                let used = pools.pair(&followed.pool, source, to, now)?;
+                (used.in_use() >= hot::threshold(used.capacity)).then(|| followed.row(source, to, used))
+            })
+            .collect();
+        rows.sort_by_key(|row| (Arc::clone(&row.pool), row.network, Reverse(row.live + row.held)));
+        let mut place = 0;
+        let mut last = None;
+        rows.retain(|row| {
+            place = if last == Some(row.network) { place + 1 } else { 0 };
+            last = Some(row.network);
+            place < ROWS
+        });
+        rows
+    }
+
+    /// When the first of the destinations that are followed has no free port left, for each row of
+    /// [`super::SourceUsage`]; none for one without a trend. As of the last look.
+    pub fn exhaustion(&self) -> HashMap<IpNet, Duration> {
+        let mut soonest = HashMap::new();
+        for followed in self.followed.values() {
+            if let Some(left) = followed.exhausted_in {
+                let known = soonest.entry(followed.network).or_insert(left);
+                *known = left.min(*known);
+            }
+        }
+        soonest
+    }
+
+    /// Counts those that are followed; lets go of those that are cold again, or of no pool any more.
+    fn recount(&mut self, pools: &Pools, passed: u16, now: Instant) {
+        self.followed.retain(|&(source, to), followed| {
+            let Some(used) = pools.pair(&followed.pool, source, to, now) else {
+                return false;
+            };
+            followed.count(used, passed);
+            followed.alarm.is_raised() || used.in_use() >= hot::threshold(used.capacity).div_ceil(2)
+        });
+    }
+
+    fn follow(&mut self, found: Vec<HotPair>) {
+        for HotPair { pool, network, source, to, used } in found {
+            let key = (source, to);
+            if let Some(known) = self.followed.get_mut(&key) {
+                known.pool = pool;
+                known.network = network;
+            } else if self.followed.len() < MOST {
+                let followed = Followed::new(pool, network, used);
+                self.followed.insert(key, followed);
+            }
+        }
+    }
+
+    /// Keeps the hottest of each address, and whatever has a level to leave.
+    fn give_way(&mut self) {
+        let mut others: Vec<_> = (self.followed.iter())
+            .filter(|(_, followed)| !followed.alarm.is_raised())
+            .map(|(&(source, to), followed)| (source, Reverse(followed.used.in_use()), to))
+            .collect();
+        others.sort_unstable();
+        let mut raised: HashMap<SourceAddr, usize> = HashMap::new();
+        for ((source, _), _) in self.followed.iter().filter(|(_, followed)| followed.alarm.is_raised()) {
+            *raised.entry(*source).or_default() += 1;
+        }
+        for (source, _, to) in others {
+            let place = raised.entry(source).or_default();
+            *place += 1;
+            if *place > FOLLOWED {
+                self.followed.remove(&(source, to));
+            }
+        }
+    }
+}
+
+impl Followed {
+    fn new(pool: Arc<str>, network: IpNet, used: PairUse) -> Self {
+        let mut trend = Trend::default();
+        trend.push(f32::from(used.in_use()));
+        Self { pool, network, used, trend, growth: 0.0, exhausted_in: None, alarm: Alarm::default() }
+    }
+
+    fn count(&mut self, used: PairUse, passed: u16) {
+        let (before, after) = (f32::from(self.used.in_use()), f32::from(used.in_use()));
+        if passed > LONGEST_GAP {
+            self.trend = Trend::default();
+            self.trend.push(after);
+        } else {
+            let each = (after - before) / f32::from(passed);
+            (1..=passed).for_each(|n| self.trend.push(before + each * f32::from(n)));
+        }
+        self.used = used;
+        let outlook = self.trend.outlook(used.free());
+        self.growth = outlook.map_or(0.0, |outlook| outlook.growth);
+        self.exhausted_in = match outlook {
+            _ if used.free() == 0 => Some(Duration::ZERO),
+            outlook => outlook.map(|outlook| outlook.exhausted_in),
+        };
+    }
+
+    fn judge(&mut self, source: SourceAddr, to: DialAddr, now: Instant, events: &mut Vec<Event>) {
+        let (used, capacity) = (self.used.in_use(), self.used.capacity);
+        let state = State { used, capacity, exhausted_in: self.exhausted_in };
+        for (level, rising) in self.alarm.crossed(&state, now) {
+            events.push(Event {
+                level,
+                pool: Arc::clone(&self.pool),
+                source,
+                destination: to.socket(),
+                used,
+                capacity,
+                growth: self.growth.into(),
+                exhausted_in: self.exhausted_in,
+                rising,
+            });
+        }
+    }
+
+    fn row(&self, source: SourceAddr, to: DialAddr, used: PairUse) -> HotRow {
+        HotRow {
+            pool: Arc::clone(&self.pool),
+            network: self.network,
+            source,
+            destination: to.socket(),
+            live: used.live,
+            held: used.held,
+            capacity: used.capacity,
+            growth_per_second: self.growth.into(),
+            exhausted_in: self.exhausted_in,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Levels that are crossed once, however the count trembles about them.
+
+use std::time::{Duration, Instant};
+
+/// What a destination's ports can come near to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// 70 % in use.
+    Percent70,
+    /// 85 % in use.
+    Percent85,
+    /// 95 % in use.
+    Percent95,
+    /// At the current trend, none is free in less than ten minutes.
+    ExhaustedSoon,
+}
+
+const SOON: Duration = Duration::from_mins(10);
+/// From here on it is not soon any more.
+const LATER: Duration = Duration::from_mins(20);
+/// How far below a level it ends, in points of a hundred.
+const MARGIN: u32 = 5;
+/// How long a count must stay below a level's end.
+const CALM_BELOW: Duration = Duration::from_mins(1);
+/// How long nothing must point to an exhaustion.
+const CALM_OUTLOOK: Duration = Duration::from_mins(2);
+
+impl Level {
+    /// Every level, the least first.
+    pub const ALL: [Self; 4] = [Self::Percent70, Self::Percent85, Self::Percent95, Self::ExhaustedSoon];
+
+    /// As in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Percent70 => "70 %",
+            Self::Percent85 => "85 %",
+            Self::Percent95 => "95 %",
+            Self::ExhaustedSoon => "exhausted in less than 10 minutes",
+        }
+    }
+
+    /// In use, of a hundred.
+    fn percent(self) -> Option<u32> {
+        match self {
+            Self::Percent70 => Some(70),
+            Self::Percent85 => Some(85),
+            Self::Percent95 => Some(95),
+            Self::ExhaustedSoon => None,
+        }
+    }
+
+    fn is_reached(self, state: &State) -> bool {
+        match self.percent() {
+            Some(percent) => state.percent_reached(percent),
+            None => state.exhausted_in.is_some_and(|left| left < SOON),
+        }
+    }
+
+    /// Whether nothing is left of it. A pool that is nearly full has no trend, and is no nearer to its end for that.
+    fn is_left(self, state: &State) -> bool {
+        match self.percent() {
+            Some(percent) => !state.percent_reached(percent - MARGIN),
+            None => state.exhausted_in.is_none_or(|left| left > LATER) && !state.percent_reached(95),
+        }
+    }
+
+    fn calm(self) -> Duration {
+        if self.percent().is_some() { CALM_BELOW } else { CALM_OUTLOOK }
+    }
+}
+
+/// What the levels are held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    pub(super) used: u16,
+    pub(super) capacity: u16,
+    pub(super) exhausted_in: Option<Duration>,
+}
+
+impl State {
+    fn percent_reached(&self, percent: u32) -> bool {
+        u32::from(self.used) * 100 >= percent * u32::from(self.capacity)
+    }
+}
+
+/// Which levels one destination has reached.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    levels: [Phase; Level::ALL.len()],
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Phase {
+    #[default]
+    Clear,
+    Raised,
+    /// Raised still, and left since then.
+    Calming(Instant),
+}
+
+impl Alarm {
+    /// The levels that are crossed now, and whether upwards.
+    pub(super) fn crossed(&mut self, state: &State, now: Instant) -> impl Iterator<Item = (Level, bool)> {
+        let phases = self.levels.iter_mut().zip(Level::ALL);
+        phases.filter_map(move |(phase, level)| {
+            let before = *phase;
+            *phase = match before {
+                Phase::Clear if level.is_reached(state) => Phase::Raised,
+                Phase::Clear => Phase::Clear,
+                Phase::Raised | Phase::Calming(_) if !level.is_left(state) => Phase::Raised,
+                Phase::Raised => Phase::Calming(now),
+                Phase::Calming(since) if now.duration_since(since) >= level.calm() => Phase::Clear,
+                Phase::Calming(since) => Phase::Calming(since),
+            };
+            let (was, is) = (before != Phase::Clear, *phase != Phase::Clear);
+            (was != is).then_some((level, is))
+        })
+    }
+
+    /// Whether a level is reached and not yet left.
+    pub(super) fn is_raised(&self) -> bool {
+        self.levels.iter().any(|phase| *phase != Phase::Clear)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_crossed_once_and_left_after_a_calm_minute_below_its_end() {
+        let mut alarm = Alarm::default();
+        let start = crate::clock::now();
+        let mut seen = Vec::new();
+        let mut at = |second, used| {
+            let state = State { used, capacity: 1000, exhausted_in: None };
+            let now = start + Duration::from_secs(second);
+            seen.extend(alarm.crossed(&state, now).map(|(level, rising)| (second, level.as_str(), rising)));
+        };
+        (0..10).for_each(|second| at(second, 699 + (second % 2) as u16)); // trembles
+        at(10, 651); // not below the end
+        at(200, 649);
+        at(259, 649);
+        at(260, 650); // not calm for a whole minute
+        at(270, 640);
+        at(330, 640);
+        at(331, 960);
+        assert_eq!(
+            seen,
+            [
+                (1, "70 %", true),
+                (330, "70 %", false),
+                (331, "70 %", true),
+                (331, "85 %", true),
+                (331, "95 %", true)
+            ]
+        );
+    }
+
+    #[test]
+    fn soon_ends_when_nothing_points_to_it_for_two_minutes_and_there_is_room() {
+        let mut alarm = Alarm::default();
+        let start = crate::clock::now();
+        let mut at = |second, used, minutes: Option<u64>| {
+            let state = State { used, capacity: 1000, exhausted_in: minutes.map(Duration::from_mins) };
+            let soon = |&(level, _): &(Level, bool)| level == Level::ExhaustedSoon;
+            alarm.crossed(&state, start + Duration::from_secs(second)).find(soon).map(|(_, rising)| rising)
+        };
+        assert_eq!(at(0, 100, Some(11)), None);
+        assert_eq!(at(1, 100, Some(9)), Some(true));
+        assert_eq!(at(2, 100, Some(19)), None);
+        assert_eq!(at(300, 100, Some(19)), None, "19 minutes are not later");
+        assert_eq!(at(301, 990, None), None);
+        assert_eq!(at(501, 990, None), None, "nearly full");
+        assert_eq!(at(502, 500, Some(21)), None);
+        assert_eq!(at(622, 500, None), Some(false));
+    }
+}

@@ -1,0 +1,182 @@
+//! The record that a flow leaves behind: one line of the flow log. docs/flow-log.md explains its keys.
+
+use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use crate::hostname::Hostname;
+use crate::outcome::Outcome;
+use serde::Serialize;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is known of a flow when it has ended: one line of the flow log. Field names are the log's keys.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlowRecord {
+    /// When it was accepted, RFC 3339 in UTC with microseconds.
+    #[serde(serialize_with = "microseconds")]
+    pub time: jiff::Timestamp,
+    /// Unique over all gateways and restarts.
+    pub flow: FlowId,
+    /// Whose it was; `null` if nobody's.
+    pub tenant: Option<Arc<str>>,
+    /// Who opened it.
+    pub client: ClientAddr,
+    /// What the client dialled.
+    pub destination: OriginalDestination,
+    /// The name the client asked for, canonical.
+    pub hostname: Option<Hostname>,
+    /// Where the name came from.
+    pub hostname_from: Option<NameSource>,
+    /// What the client spoke: `tls`, `http`, `other`; `null` if it was not inspected.
+    pub protocol: Option<&'static str>,
+    /// TLS: the application protocols offered, comma-separated.
+    pub alpn: Option<Box<str>>,
+    /// TLS: whether an `encrypted_client_hello` extension was there.
+    pub ech: bool,
+    /// The rule that decided: its name, else `file:line`.
+    pub rule: Option<Arc<str>>,
+    /// What policy said; `null` where it was never asked.
+    pub verdict: Option<Verdict>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// More on the outcome, where there is more to say.
+    pub detail: Option<&'static str>,
+    /// The source address and port it left from.
+    pub source: Option<LeasedSource>,
+    /// The public address that the source address is mapped to, as the pool notes it.
+    pub public: Option<IpAddr>,
+    /// The pool that the source belongs to.
+    pub pool: Option<Arc<str>>,
+    /// The address dialled.
+    pub dialled: Option<DialAddr>,
+    /// Payload bytes from client to server.
+    pub bytes_up: u64,
+    /// Payload bytes from server to client.
+    pub bytes_down: u64,
+    /// From accept to end, in milliseconds.
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub duration: Duration,
+    /// From accept to the decision, in milliseconds; `null` if it was not inspected.
+    #[serde(rename = "inspect_ms", serialize_with = "maybe_milliseconds")]
+    pub inspect: Option<Duration>,
+    /// From the SYN to the server's answer, in milliseconds; `null` if it did not answer.
+    #[serde(rename = "connect_ms", serialize_with = "maybe_milliseconds")]
+    pub connect: Option<Duration>,
+}
+
+/// A flow's name in logs: start of the process, worker and count, in hex. Unique over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    /// Random, drawn once per process.
+    pub process: u32,
+    /// Counted up per process.
+    pub number: u64,
+}
+
+impl Serialize for FlowId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:08x}-{:x}", self.process, self.number))
+    }
+}
+
+/// Where a hostname was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NameSource {
+    /// TLS `server_name`.
+    Sni,
+    /// HTTP/1 Host header or absolute-form request target.
+    HttpHost,
+}
+
+/// What policy said of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It may leave.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{time:.6}"))
+}
+
+fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(in_milliseconds(*d))
+}
+
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+    match d {
+        Some(d) => s.serialize_some(&in_milliseconds(*d)),
+        None => s.serialize_none(),
+    }
+}
+
+/// To the microsecond: more digits would claim more than was measured.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 µs, 285 years")]
+fn in_milliseconds(d: Duration) -> f64 {
+    d.as_micros() as f64 / 1000.0
+}
+
+/// A record with every field filled in, for tests.
+#[cfg(test)]
+pub(crate) fn example_record(number: u64) -> FlowRecord {
+    FlowRecord {
+        time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
+        flow: FlowId { process: 0x00c0_ffee, number },
+        tenant: Some("acme".into()),
+        client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
+        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
+        hostname: Some("api.example.com".parse().unwrap()),
+        hostname_from: Some(NameSource::Sni),
+        protocol: Some("tls"),
+        alpn: Some("h2,http/1.1".into()),
+        ech: false,
+        rule: Some("egret.toml:12".into()),
+        verdict: Some(Verdict::Allow),
+        outcome: Outcome::Closed,
+        detail: None,
+        source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
+        public: Some("52.1.2.3".parse().unwrap()),
+        pool: Some("acme".into()),
+        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        bytes_up: 517,
+        bytes_down: 1 << 40,
+        duration: Duration::from_micros(1_234_567),
+        inspect: Some(Duration::from_micros(789)),
+        connect: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_flat_line_of_json() {
+        let line = serde_json::to_string(&example_record(255)).unwrap();
+        assert_eq!(
+            line,
+            "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
+             \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
+             \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"outcome\":\"closed\",\"detail\":null,\
+             \"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
+             \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
+             \"connect_ms\":null}"
+        );
+    }
+
+    #[test]
+    fn the_doc_page_has_every_key_and_no_other() {
+        let page = include_str!("../../docs/flow-log.md");
+        let stated =
+            page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));
+        let record = serde_json::to_value(example_record(0)).unwrap();
+        let keys: std::collections::BTreeSet<_> =
+            record.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(stated.collect::<std::collections::BTreeSet<_>>(), keys);
+    }
+}

@@ -1,0 +1,280 @@
+//! The control API over a real unix socket, and `egret ports` as it is run.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use egret::admin::{
+    self, Control, ControlSocket, DrainAnswer, Hot, PortsQuery, PortsReport, Refusal, Source, Tenant,
+};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// The API on a thread of its own; it ends with this value.
+struct Gateway {
+    folder: tempfile::TempDir,
+    /// What the last look asked for.
+    asked: Arc<Mutex<Option<PortsQuery>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = ControlSocket::open(&folder.path().join("admin.sock")).unwrap();
+        let asked = Arc::new(Mutex::new(None));
+        let control = control(Arc::clone(&asked));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                tokio::select! {
+                    served = admin::serve_control(socket, control) => served.unwrap(),
+                    stopped = stopped => stopped.unwrap(),
+                }
+            });
+        });
+        Self { folder, asked, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    /// Status and body. Reads to the end, so it would hang if the connection were kept.
+    fn request(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(
+            stream,
+            "{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn json(&self, method: &str, target: &str, body: &str) -> (u16, Value) {
+        let (status, body) = self.request(method, target, body);
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")))
+    }
+
+    /// `egret ports …` on this gateway.
+    fn egret(&self, arguments: &[&str]) -> Output {
+        egret(arguments, &self.socket())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // A thread that has panicked has said so, and listens no more.
+        let _ = self.stop.take().unwrap().send(());
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+            assert!(!self.socket().exists(), "the socket's file stays behind");
+        }
+    }
+}
+
+fn egret(arguments: &[&str], socket: &std::path::Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.arg("ports").args(arguments).arg("--socket").arg(socket).env_remove("EGRET_CONFIG");
+    command.output().unwrap()
+}
+
+/// Knows one pool and one address, of which one destination is warm.
+fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
+    let ports = move |query: PortsQuery| {
+        if query.pool.as_deref().is_some_and(|pool| pool != "acme") {
+            return Err(Refusal("no pool is called that".into()));
+        }
+        *asked.lock().unwrap() = Some(query);
+        Ok(report())
+    };
+    let drain = |order: admin::DrainOrder| match (order.source.to_string().as_str(), order.on) {
+        ("203.0.113.16", on) => {
+            let state = if on { "draining" } else { "available" };
+            Ok(DrainAnswer { source: order.source, state: state.into() })
+        }
+        ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
+        _ => Err(Refusal(format!("{} is not listed by any pool", order.source))),
+    };
+    Control { ports: Arc::new(ports), drain: Arc::new(drain) }
+}
+
+fn report() -> PortsReport {
+    PortsReport {
+        sources: vec![Source {
+            pool: "acme".into(),
+            source: "203.0.113.16".into(),
+            public: None,
+            state: "available".into(),
+            capacity: 16,
+            live: 8,
+            held: 2,
+            busiest: 10,
+        }],
+        hot: vec![Hot {
+            pool: "acme".into(),
+            source: "203.0.113.16".parse().unwrap(),
+            public: None,
+            destination: "[2001:db8::9]:443".parse().unwrap(),
+            hostname: Some("api.example.com".into()),
+            live: 8,
+            held: 2,
+            capacity: 16,
+            growth_per_second: Some(0.5),
+            exhausted_in_seconds: Some(12),
+            tenants: vec![Tenant { tenant: "acme".into(), ports: 8 }],
+            clients: Vec::new(),
+        }],
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn ports_are_told_as_json_and_filters_are_read() {
+    let gateway = Gateway::start();
+    let (status, answer) = gateway.json("GET", "/v1/ports", "");
+    assert_eq!(status, 200);
+    assert_eq!(
+        answer["sources"][0],
+        json!({"pool": "acme", "source": "203.0.113.16", "public": null, "state": "available",
+               "capacity": 16, "live": 8, "held": 2, "busiest": 10})
+    );
+    assert_eq!(
+        answer["hot"][0],
+        json!({"pool": "acme", "source": "203.0.113.16", "public": null, "destination": "[2001:db8::9]:443",
+               "hostname": "api.example.com", "live": 8, "held": 2, "capacity": 16, "growth_per_second": 0.5,
+               "exhausted_in_seconds": 12, "tenants": [{"tenant": "acme", "ports": 8}], "clients": []})
+    );
+    let target = "/v1/ports?pool=acme&tenant=&destination=%5B2001%3Adb8%3A%3A9%5D%3A443";
+    assert_eq!(gateway.json("GET", target, "").0, 200);
+    let asked = gateway.asked.lock().unwrap().take().unwrap();
+    assert_eq!((asked.pool.as_deref(), asked.tenant), (Some("acme"), None));
+    assert_eq!(asked.destination, Some("[2001:db8::9]:443".parse().unwrap()));
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let gateway = Gateway::start();
+    for (method, target, body, status, said) in [
+        ("GET", "/v1/ports?pool=other", "", 404, "no pool is called that"),
+        ("GET", "/v1/ports?colour=red", "", 400, "unknown field `colour`"),
+        ("GET", "/v1/ports?destination=a%20b", "", 400, "neither ADDRESS:PORT nor ADDRESS nor a name"),
+        ("POST", "/v1/ports/drain", "{}", 422, "missing field `source`"),
+        ("POST", "/v1/ports/drain", r#"{"source":"x","on":true}"#, 422, "invalid IP address"),
+        ("POST", "/v1/ports/drain", r#"{"source":"192.0.2.1","on":true}"#, 404, "not listed by any pool"),
+        ("POST", "/v1/ports/drain", &" ".repeat(5000), 413, "length limit exceeded"),
+    ] {
+        let (found, answer) = gateway.json(method, target, body);
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(found == status && error.contains(said), "{target}: {found} {answer}");
+    }
+    assert_eq!(gateway.request("GET", "/nothing", "").0, 404);
+    assert_eq!(gateway.request("POST", "/v1/ports", "").0, 405);
+}
+
+#[test]
+fn a_silent_connection_keeps_nobody_from_asking() {
+    let gateway = Gateway::start();
+    let silent = UnixStream::connect(gateway.socket()).unwrap();
+    assert_eq!(gateway.json("GET", "/v1/ports", "").0, 200);
+    drop(gateway);
+    drop(silent);
+}
+
+#[test]
+fn egret_ports_prints_a_table_or_the_answer_itself() {
+    let gateway = Gateway::start();
+    let output = gateway.egret(&["--pool", "acme", "--destination", "[2001:db8::9]:443"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let asked = gateway.asked.lock().unwrap().take().unwrap();
+    assert_eq!(asked.destination, Some("[2001:db8::9]:443".parse().unwrap()));
+    assert_eq!(
+        text(&output.stdout),
+        "\
+POOL  SOURCE        STATE      CAPACITY      LIVE      HELD   FREE  AT THE HOTTEST DESTINATION
+acme  203.0.113.16  available        16         8         2      6  ████████████░░░░░░░░   62.5 %
+
+HOTTEST DESTINATIONS
+████████████░░░░░░░░   62.5 %  203.0.113.16 → [2001:db8::9]:443  api.example.com
+                               10 of 16 in use, 2 of them held; +0.5 a second, exhausted in 12 s
+                               tenants: acme 8
+"
+    );
+    let output = gateway.egret(&["--json"]);
+    let printed: PortsReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((printed, output.status.code()), (report(), Some(0)));
+}
+
+#[test]
+fn egret_ports_shows_it_again_every_second_and_outlives_the_gateway() {
+    let gateway = Gateway::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.args(["ports", "--watch", "--json", "--socket"]).arg(gateway.socket());
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let printed: PortsReport = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
+        assert_eq!(printed, report());
+    }
+    let mut complaints = BufReader::new(watching.stderr.take().unwrap()).lines();
+    drop(gateway);
+    let complaint = complaints.next().unwrap().unwrap();
+    assert!(complaint.contains("there is no control socket"), "{complaint}");
+    assert!(watching.try_wait().unwrap().is_none(), "it goes on until it is interrupted");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
+fn egret_ports_drains_and_says_what_became_of_it() {
+    let gateway = Gateway::start();
+    for (arguments, code, said) in [
+        (["drain", "203.0.113.16"], 0, "203.0.113.16 is draining: no new flows leave from it"),
+        (["undrain", "203.0.113.16"], 0, "203.0.113.16 is available: new flows may leave from it"),
+        (["undrain", "203.0.113.17"], 1, "203.0.113.17 is draining: the configuration drains it"),
+        (["drain", "192.0.2.1"], 2, "192.0.2.1 is not listed by any pool"),
+        (["drain", "nonsense"], 2, "invalid IP address"),
+    ] {
+        let output = gateway.egret(&arguments);
+        let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(output.status.code() == Some(code) && all.contains(said), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn egret_ports_says_why_it_cannot_ask() {
+    let gateway = Gateway::start();
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("admin.sock");
+    let config = folder.path().join("egret.toml");
+    std::fs::write(&config, "[gateway]\nadmin = 1\n").unwrap();
+    let mut by_config = Command::new(env!("CARGO_BIN_EXE_egret"));
+    by_config.args(["ports", "--config"]).arg(&config);
+    for (output, said) in [
+        (gateway.egret(&["--pool", "other"]), "no pool is called that"),
+        (gateway.egret(&["--destination", "a b"]), "neither ADDRESS:PORT nor ADDRESS nor a name"),
+        (gateway.egret(&["--pool", "acme", "drain", "203.0.113.16"]), "cannot be used with"),
+        (egret(&[], &nowhere), "there is no control socket"),
+        (egret(&["--watch"], &nowhere), "there is no control socket"),
+        (by_config.output().unwrap(), "is not a unix socket"),
+    ] {
+        let stderr = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(said), "wanted {said:?}: {output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}

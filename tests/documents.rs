@@ -1,0 +1,51 @@
+//! What the documents say can be followed: the README's configuration loads, and links lead somewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_readmes_configuration_loads_without_a_warning() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let toml = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("egret.toml");
+    fs::write(&path, toml).unwrap();
+    let loaded = egret::config::load(&path).unwrap_or_else(|report| panic!("refused:\n{report}"));
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn the_demos_configuration_loads_without_a_warning() {
+    let path = root().join("scripts/demo/egret.toml");
+    let loaded = egret::config::load(&path).unwrap_or_else(|report| panic!("refused:\n{report}"));
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let pages = [root().to_owned(), root().join("docs")].into_iter().flat_map(|folder| {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    });
+    let mut checked = 0;
+    let mut dead = Vec::new();
+    for page in pages.collect::<Vec<PathBuf>>() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            checked += 1;
+            if !page.parent().unwrap().join(file).exists() {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+    assert!(checked > 10, "only {checked} links found");
+}

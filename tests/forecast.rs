@@ -1,0 +1,98 @@
+//! What docs/ports.md promises of the forecast, held by simulated flows through the real ledger.
+
+#[path = "../examples/port_simulation/world.rs"]
+mod world;
+
+use egret::egress::Rest;
+use std::f64::consts::TAU;
+use world::{Report, Scenario, play};
+
+const DAY: u32 = 86_400;
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// The first warning comes at least five minutes, or half of the time that there is, ahead of the first refusal.
+fn assert_warned_in_time(scenario: &Scenario, starts: u32) {
+    for seed in SEEDS {
+        let report = play(scenario, seed);
+        let end = report.exhausted.unwrap_or_else(|| panic!("{} is never exhausted", scenario.name));
+        let (page, left) =
+            report.warned.unwrap_or_else(|| panic!("{}: no warning before {end}", scenario.name));
+        let wanted = 300.min((end - starts) / 2);
+        assert!(page + wanted <= end, "{}, seed {seed}: warned at {page}, exhausted at {end}", scenario.name);
+        assert!(page >= starts, "{}, seed {seed}: warned at {page}, before it began", scenario.name);
+        let real = f64::from(end - page);
+        assert!(left < real * 2.0 && left > real / 2.0, "{}: {left} s were left, said {real}", scenario.name);
+    }
+}
+
+fn quiet(scenario: &Scenario) -> Vec<Report> {
+    let reports: Vec<_> = SEEDS.into_iter().map(|seed| play(scenario, seed)).collect();
+    for report in &reports {
+        assert_eq!(report.pages, 0, "{} of {} ports: {report:?}", scenario.name, scenario.capacity);
+    }
+    reports
+}
+
+#[test]
+fn ramps_are_foreseen() {
+    for over in [90.0, 300.0, 900.0, 3600.0, 14_400.0] {
+        assert_warned_in_time(&Scenario::ramp("a ramp", 8192, over, 60.0), 300);
+    }
+    assert_warned_in_time(&Scenario::ramp("a ramp in a small pool", 1000, 1200.0, 60.0), 300);
+}
+
+#[test]
+fn leaks_are_foreseen() {
+    for over in [90.0, 300.0, 900.0, 3600.0, 14_400.0] {
+        assert_warned_in_time(&Scenario::leak("a leak", 8192, over), 300);
+    }
+    assert_warned_in_time(&Scenario::leak("a leak in a small pool", 1000, 1200.0), 300);
+}
+
+#[test]
+fn a_day_of_steady_load_at_60_percent_pages_nobody() {
+    for capacity in [200, 1000, 4096] {
+        let open = 0.6 * f64::from(capacity);
+        let reports = quiet(&Scenario::new("steady", capacity, DAY, move |_| open));
+        assert!(reports.iter().all(|report| report.exhausted.is_none() && report.flows > 50_000));
+    }
+}
+
+#[test]
+fn a_day_that_peaks_at_65_percent_pages_nobody() {
+    for capacity in [1000, 4096] {
+        let open = move |t: f64| (0.40 - 0.25 * (TAU * t / f64::from(DAY)).cos()) * f64::from(capacity);
+        let reports = quiet(&Scenario::new("diurnal", capacity, DAY, open));
+        assert!(reports.iter().all(|report| f64::from(report.peak) > 0.6 * f64::from(capacity)));
+    }
+}
+
+/// From 30 % to `peak` within `over` seconds, for a minute, and back.
+fn burst(peak: f64, over: f64) -> Scenario {
+    let open = move |t: f64| {
+        let risen = ((t - 900.0) / over).clamp(0.0, 1.0);
+        8192.0 * if t > 960.0 + over { 0.3 } else { 0.3 + (peak - 0.3) * risen }
+    };
+    Scenario { duration: 30.0, ..Scenario::new("burst", 8192, 2400, open) }
+}
+
+#[test]
+fn bursts_of_ten_seconds_page_nobody() {
+    for peak in [0.4, 0.6, 0.8, 0.9] {
+        quiet(&burst(peak, 10.0));
+    }
+}
+
+#[test]
+fn longer_bursts_that_take_less_than_a_quarter_of_what_is_free_page_nobody() {
+    for over in [20.0, 30.0, 60.0, 120.0, 300.0] {
+        quiet(&burst(0.3 + 0.7 * 0.22, over));
+    }
+}
+
+#[test]
+fn a_reconnect_storm_within_the_capacity_pages_nobody() {
+    let calm = Scenario::new("storm", 8192, 2400, |_| 0.4 * 8192.0);
+    let reports = quiet(&Scenario { storm: Some(900), duration: 600.0, rest: Rest::TimeWait, ..calm });
+    assert!(reports.iter().all(|report| report.peak > 6000 && report.exhausted.is_none()));
+}
