@@ -1,6 +1,7 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
 mod control;
+mod forecast;
 mod in_force;
 mod limits;
 mod listeners;
@@ -18,6 +19,7 @@ use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use forecast::Forecast;
 use in_force::{Built, InForce, ReloadError, Reloader, Running};
 use signals::{Order, Signals};
 use std::io;
@@ -83,6 +85,7 @@ struct App {
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
+    forecast: Forecast,
     readiness: Readiness,
     stage: watch::Sender<Stage>,
     workers: Vec<JoinHandle<io::Result<()>>>,
@@ -133,9 +136,10 @@ impl App {
             count: AtomicU64::new(0),
         });
 
+        let forecast = Forecast::default();
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &in_force);
+            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -143,7 +147,7 @@ impl App {
         if let Some(socket) = control_socket {
             let (gateway, in_force, ledger) =
                 (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
-            let told = control::Told { gateway, in_force, ledger };
+            let told = control::Told { gateway, in_force, ledger, forecast: forecast.clone() };
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
@@ -171,6 +175,7 @@ impl App {
             gateway: shared,
             metrics,
             ledger,
+            forecast,
             readiness,
             stage,
             workers,
@@ -255,7 +260,9 @@ impl App {
     }
 
     fn keep_house(&self, second: u64) {
-        self.ledger.sweep(clock::now());
+        let now = clock::now();
+        self.ledger.sweep(now);
+        self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
             self.metrics.upkeep();
             match addresses::assigned() {

@@ -89,7 +89,7 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 fn print(scenario: &Scenario, report: &Report) {
-    let [seventy, eighty_five, ninety_five] = report.levels.map(|level| clock(level));
+    let [seventy, eighty_five, ninety_five] = report.levels.map(clock);
     let ahead = report.warned.zip(report.exhausted).map_or(String::from("–"), |((page, _), end)| {
         if end >= page { clock(Some(end - page)) } else { format!("-{}", clock(Some(page - end))) }
     });

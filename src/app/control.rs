@@ -1,5 +1,6 @@
 //! What the control API is told, and what it may change.
 
+use super::forecast::Forecast;
 use super::in_force::InForce;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
@@ -8,7 +9,7 @@ use crate::admin::{
 };
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Ledger, PairUse, Pools, SourceState, SourceUsage};
+use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
 use crate::gateway::Gateway;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) struct Told {
     pub(super) gateway: Arc<Gateway>,
     pub(super) in_force: Arc<InForce>,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) forecast: Forecast,
 }
 
 impl Told {
@@ -53,7 +55,8 @@ impl Told {
         let usage = self.pools().usage(now);
         let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
         let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
-        let mut hot: Vec<Hot> = Vec::new();
+        let watched = self.forecast.rows(&self.pools(), now).into_iter();
+        let mut hot: Vec<Hot> = watched.map(|row| self.hot_row(&row)).collect();
         if let Some(DestinationFilter::Socket(to)) = query.destination {
             // Asked for by name, so to say: also where others are hotter.
             for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
@@ -121,6 +124,15 @@ impl Told {
             live: row.live as u64,
             held: row.held as u64,
             busiest: row.busiest,
+        }
+    }
+
+    fn hot_row(&self, row: &HotRow) -> Hot {
+        let used = PairUse { capacity: row.capacity, live: row.live, held: row.held };
+        Hot {
+            growth_per_second: Some(row.growth_per_second),
+            exhausted_in_seconds: row.exhausted_in.map(|left| left.as_secs()),
+            ..self.cool_row(&row.pool, row.source, row.destination, used)
         }
     }
 

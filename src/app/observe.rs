@@ -1,14 +1,16 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
 use super::StartError;
+use super::forecast::Forecast;
 use super::in_force::InForce;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools};
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, Metrics, SOURCE_STATES, Scrape,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics, Scrape,
     SourceUsage,
 };
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,24 +33,40 @@ pub(super) fn renderer(
     metrics: &Arc<Metrics>,
     ledger: &Arc<Ledger>,
     in_force: &Arc<InForce>,
+    forecast: &Forecast,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let in_force = Arc::clone(in_force);
+    let (in_force, forecast) = (Arc::clone(in_force), forecast.clone());
     Arc::new(move || {
         metrics.gateway().port_collisions.absolute(ledger.collisions());
         let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&current.pools),
+            sources: usage(&current.pools, &forecast),
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
-            hot: Vec::new(),
+            hot: hot(&current.pools, &forecast),
         };
         metrics.render(&scrape)
     })
 }
 
-fn usage(pools: &Pools) -> Vec<SourceUsage> {
+/// Of a network whose addresses are derived per client, a destination is shown as the fullest of them has it.
+fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
+    let mut seen = HashSet::new();
+    let mut rows = forecast.rows(pools, clock::now());
+    rows.retain(|row| seen.insert((row.network, row.destination)));
+    let shown = rows.into_iter().map(|row| HotDestination {
+        pool: row.pool,
+        source: row.network,
+        destination: row.destination,
+        ports: u32::from(row.live) + u32::from(row.held),
+    });
+    shown.collect()
+}
+
+fn usage(pools: &Pools, forecast: &Forecast) -> Vec<SourceUsage> {
     let mut rows = Vec::new();
+    let exhaustion = forecast.exhaustion();
     for pool in pools.usage(clock::now()) {
         rows.extend(pool.sources.iter().map(|source| SourceUsage {
             pool: Arc::clone(&pool.pool),
@@ -57,9 +75,9 @@ fn usage(pools: &Pools) -> Vec<SourceUsage> {
             live: source.live as u64,
             held: source.held as u64,
             busiest: u32::from(source.busiest),
-            exhausted_in: None,
+            exhausted_in: exhaustion.get(&source.source).copied(),
             kernel_difference: 0,
-            state: SOURCE_STATES[0],
+            state: source.state.as_str(),
         }));
     }
     rows

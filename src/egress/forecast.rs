@@ -274,3 +274,6 @@ impl Followed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The account against a naive model, through random takes, returns, passing time and reloads.
 
+use super::super::hot;
 use super::*;
 use crate::addr::PortRange;
 use proptest::collection::vec;
@@ -134,6 +135,13 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
                 prop_assert_eq!(account.live() + account.held(), model.busy.len());
                 let busiest = (0..3).map(|n| model.pair(destination(n))).map(|(l, h)| l + h).max();
                 prop_assert_eq!(Some(usize::from(account.busiest())), busiest);
+                let least = usize::from(hot::threshold(account.space.capacity()));
+                for n in 0..3 {
+                    let in_use = usize::from(account.pair(destination(n)).in_use());
+                    let found = account.hottest().any(|(to, _)| to == destination(n));
+                    prop_assert!(found || in_use < least, "{} ports in use are not found", in_use);
+                    prop_assert!(!found || in_use >= least / 2, "{} ports in use are not cold", in_use);
+                }
                 for n in 0..3 {
                     let used = account.pair(destination(n));
                     prop_assert_eq!((used.live.into(), used.held.into()), model.pair(destination(n)));
@@ -162,6 +170,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
     }
     account.release_due(now, usize::MAX);
     prop_assert_eq!((account.live(), account.held(), account.busiest()), (0, 0, 0));
+    prop_assert_eq!(account.hottest().count(), 0);
     prop_assert!(account.pairs.is_empty() && account.strays.is_empty(), "an idle pair was not forgotten");
     Ok(())
 }
@@ -225,6 +234,7 @@ fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
     let growing = slots * (size_of::<(Destination, Pair)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");
+    assert_eq!(account.hottest().count(), 0, "a million cold destinations are not looked at");
     assert!(account.pairs.values().all(|pair| matches!(pair.ports, PortSet::Inline(_))));
     all().zip(ports).for_each(|(to, port)| account.give_back(to, port, Duration::ZERO, Share::NONE, now));
     account.shrink();
