@@ -30,6 +30,7 @@ mod tests_lab;
 mod tests_ports;
 mod tests_relay;
 mod tests_reload;
+mod tests_shares;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         tests_http::trials(),
         tests_sources::trials(),
         tests_control::trials(),
+        tests_shares::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),

@@ -190,6 +190,13 @@ impl Account {
         self.recount();
     }
 
+    /// Its ports are no part of what that pool offers any more.
+    pub(super) fn leave(&mut self, table: &Arc<ShareTable>) {
+        if self.counted_in.as_ref().is_some_and(|here| Arc::ptr_eq(here, table)) {
+            self.uncount();
+        }
+    }
+
     /// Whether it gives out ports.
     pub(super) fn state(&self) -> SourceState {
         self.standing.state()

@@ -3,6 +3,7 @@
 use super::account::{Account, Destination};
 use super::port_space::PortSpace;
 use super::share::Share;
+use super::share_table::ShareTable;
 use super::state::SourceState;
 use crate::addr::SourceAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,19 +115,25 @@ impl Book {
         account.live() == 0 && account.held() == 0
     }
 
-    /// Follows a newer configuration now, rather than with its first lease. Whether the address gives out ports.
-    pub(super) fn adopt(&self, space: &Arc<PortSpace>) -> SourceState {
-        let mut account = self.lock();
-        account.adopt(space, self.source);
-        account.state()
+    /// Follows a newer configuration now, rather than with its first lease.
+    pub(super) fn adopt(&self, space: &Arc<PortSpace>) {
+        self.lock().adopt(space, self.source);
+    }
+
+    /// Its ports are no part of what that pool offers any more.
+    pub(super) fn leave(&self, table: &Arc<ShareTable>) {
+        self.lock().leave(table);
     }
 
     pub(super) fn state(&self) -> SourceState {
         self.lock().state()
     }
 
-    pub(super) fn set_state(&self, state: SourceState) {
-        self.lock().set_state(state);
+    /// As [`super::Pools::set_state`] says; the state that follows.
+    pub(super) fn set_state(&self, state: SourceState) -> SourceState {
+        let mut account = self.lock();
+        account.set_state(state);
+        account.state()
     }
 
     /// Brings back every held port that is due.

@@ -94,6 +94,11 @@ impl Lease {
         self.pool.name()
     }
 
+    #[cfg(test)]
+    pub(super) fn destination(&self) -> Destination {
+        self.to
+    }
+
     /// What becomes of the port when this is dropped; see [`Rest::after`].
     pub fn set_rest(&mut self, rest: Rest) {
         self.rest = rest;

@@ -60,6 +60,16 @@ pub struct PoolSpec {
     pub shares: Vec<ShareSpec>,
 }
 
+impl PoolSpec {
+    /// Whether a network of the pool has an address that is not drained.
+    pub fn drain_leaves(&self, network: &IpNet) -> bool {
+        let drained = self.drain.iter().filter(|address| network.contains(&address.ip())).count();
+        let bits = network.max_prefix_len() - network.prefix_len();
+        // Nobody lists as many as a derived network has.
+        is_derived(network) || drained < 1 << bits
+    }
+}
+
 /// How a flow's source address is chosen. Both spill to the next address when the first is full for a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Select {

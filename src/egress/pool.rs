@@ -8,7 +8,7 @@ use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::share::Share;
-use super::share_table::{Capacity, ShareTable};
+use super::share_table::Capacity;
 use super::sources::{Candidate, Sources};
 use super::state::SourceState;
 use super::{PoolSpec, Select, ShareSpec};
@@ -16,8 +16,11 @@ use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+
+/// How often a flow looks for a free port again that the counts say is there.
+const LOOKS: usize = 16;
 
 /// The pools of one configuration, over the one ledger of the process.
 #[derive(Debug)]
@@ -41,8 +44,6 @@ pub struct Pool {
     shares: Vec<ShareSpec>,
     /// Done once the counts follow this configuration: before the first lease of a tenant with a share.
     settled: OnceLock<()>,
-    /// Held while the state of an address changes.
-    states: Mutex<()>,
     ledger: Arc<Ledger>,
 }
 
@@ -190,7 +191,6 @@ impl Pool {
             public: spec.public.clone(),
             shares: spec.shares.clone(),
             settled: OnceLock::new(),
-            states: Mutex::new(()),
             ledger: Arc::clone(ledger),
         }
     }
@@ -252,20 +252,17 @@ impl Pool {
             return Err(LeaseError::NoAddress);
         }
         let hash = addresses::hash(client.ip());
-        let nothing_free =
-            || if sources.any_available() { LeaseError::Exhausted } else { LeaseError::NoAddress };
-        self.claim(share, sources, hash, to, family, now).map_err(|error| match error {
-            LeaseError::Exhausted => nothing_free(),
-            other => other,
-        })?;
+        self.claim(share, sources, hash, to, family, now)?;
         let take = |n| self.take(&sources.candidate(hash, n), to, share, now);
-        let taken = match self.select {
+        let look = || match self.select {
             Select::Paired => sources.by_weight(hash).find_map(take),
             Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
         };
-        let Some((book, port)) = taken else {
+        // Another flow may move between two addresses behind the back of a look that goes from one to the next.
+        let again = || (0..LOOKS).find_map(|_| share.is_backed(to, family).then(look)?);
+        let Some((book, port)) = look().or_else(again) else {
             share.unclaim(to);
-            return Err(nothing_free());
+            return Err(sources.nothing_free());
         };
         Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
     }
@@ -285,7 +282,7 @@ impl Pool {
             return Ok(());
         }
         self.settled.get_or_init(|| self.settle());
-        share.claim(to, family).or_else(|_| {
+        let claimed = share.claim(to, family).or_else(|_| {
             for n in 0..sources.count() {
                 match sources.candidate(client, n) {
                     Candidate::Listed(book) => book.release_due(now),
@@ -295,31 +292,39 @@ impl Pool {
                 }
             }
             share.claim(to, family)
-        })
+        });
+        claimed.map_err(|error| if error == LeaseError::Exhausted { sources.nothing_free() } else { error })
     }
 
     /// Has every account, and then the counts, follow this configuration.
     fn settle(&self) {
         let Some(table) = &self.space.shares else { return };
-        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = table.control();
+        if table.generation() > self.space.generation {
+            return;
+        }
         for book in self.v4.listed().chain(self.v6.listed()) {
             book.adopt(&self.space);
         }
+        // Those that an older configuration listed are no part of what this one offers.
+        self.ledger.for_each(|book| {
+            if !self.sources(Family::of(book.source().ip())).contain(book.source()) {
+                book.leave(table);
+            }
+        });
         table.adopt(&self.shares, self.offered(None), self.space.generation);
     }
 
     fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         let book = self.sources(Family::of(source.ip())).book(source)?;
-        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let offer = |table: &Arc<ShareTable>, but| {
-            table.set_capacity(self.offered(but), self.space.generation);
-        };
-        // While its busy ports are moved, its free ones are not counted on.
-        self.space.shares.iter().for_each(|table| offer(table, Some(source)));
         book.adopt(&self.space);
-        book.set_state(state);
-        self.space.shares.iter().for_each(|table| offer(table, None));
-        Some(book.state())
+        let Some(table) = &self.space.shares else { return Some(book.set_state(state)) };
+        let _one_at_a_time = table.control();
+        // While its busy ports are moved, its free ones are not counted on.
+        table.set_capacity(self.offered(Some(source)), self.space.generation);
+        let state = book.set_state(state);
+        table.set_capacity(self.offered(None), self.space.generation);
+        Some(state)
     }
 
     /// What the available addresses offer towards each destination, `but` one. A network whose addresses are derived
@@ -327,7 +332,7 @@ impl Pool {
     fn offered(&self, but: Option<SourceAddr>) -> Capacity {
         let of = |sources: &Sources| {
             if sources.wide().next().is_some() {
-                return u64::MAX;
+                return Capacity::ENDLESS;
             }
             let available = sources
                 .listed()
