@@ -35,6 +35,7 @@ mod tests_sources;
 mod tests_startup;
 mod tests_steering;
 mod tests_tls;
+mod tests_truth;
 mod tests_web;
 
 use libtest_mimic::{Arguments, Trial};
@@ -49,7 +50,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = [
-        tests_ports::trials(), // the longest first
+        // those first that wait for the kernel: the others run meanwhile
+        tests_ports::trials(),
+        tests_truth::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_web::trials(),

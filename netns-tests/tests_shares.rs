@@ -1,15 +1,20 @@
 //! Tenants that share a pool: floors, ceilings; and addresses that are drained or mapped.
 
-use crate::clients::{connect_and_expect_reset, connect_from};
+use crate::clients::{
+    INTERNAL_ERROR, connect_and_expect_reset, connect_from, expect_alert, expect_http_denial,
+};
 use crate::config::Config;
+use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::traffic::pass;
 use crate::wait::PATIENCE;
+use std::io::Write;
 use std::net::IpAddr;
 
 crate::trials! {
     both families:
-        three_tenants_get_what_they_are_assured_of_and_no_more;
+        three_tenants_get_what_they_are_assured_of_and_no_more,
+        a_ceiling_is_told_in_the_clients_own_protocol;
     once:
 }
 
@@ -102,4 +107,31 @@ fn three_tenants_get_what_they_are_assured_of_and_no_more(family: Family) {
     assert!(flow["detail"].as_str().unwrap().contains("ports_floor"), "{flow:#}");
     open(quiet);
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+}
+
+fn a_ceiling_is_told_in_the_clients_own_protocol(family: Family) {
+    let lab = Lab::new();
+    let gateway =
+        lab.start_gateway(&Config { alpha_tenant: "ports_ceiling = 1".into(), ..Config::default() });
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
+    for (port, bytes) in [(443, hello), (80, request)] {
+        let server = lab.listen(Host::Named, family, port);
+        let open = || {
+            let mut client = lab.connect(Tenant::Alpha, server.address());
+            client.write_all(&bytes).unwrap();
+            client
+        };
+        let _live = (open(), server.accept());
+        let refused = open();
+        let local = refused.local_addr().unwrap();
+        if port == 443 {
+            expect_alert(&refused, INTERNAL_ERROR);
+        } else {
+            expect_http_denial(&refused, 503, &["alpha", "tenant_port_ceiling", "ports_ceiling"]);
+        }
+        drop(refused);
+        gateway.expect_outcome(local, "tenant_port_ceiling");
+        server.assert_untouched();
+    }
 }

@@ -464,6 +464,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_whose_addresses_all_drain_lets_nothing_out() {
+        let pool = PoolSpec {
+            name: "edge".into(),
+            addresses: vec!["203.0.113.17/32".parse().unwrap()],
+            ports: PortRange::new(1024, 65535).unwrap(),
+            select: Select::Paired,
+            drain: vec![SourceAddr::new("203.0.113.17".parse().unwrap())],
+            public: BTreeMap::new(),
+            shares: Vec::new(),
+        };
+        let options = Options {
+            from: "10.0.1.5".parse().unwrap(),
+            to: "api.stripe.com".parse().unwrap(),
+            address: None,
+            json: false,
+        };
+        let none: ChooseSource<'_> = &|_, _, _| None;
+        let told = Report::new(&[tenant()], PrivateDestinations::ByCidr, &[pool], none, &options).unwrap();
+        assert!(!told.allowed);
+        assert_eq!(told.outcome.map(|outcome| outcome.name), Some(Outcome::NoSourceAddress));
+    }
+
+    #[test]
     fn json_holds_the_same() {
         let json = serde_json::to_value(report("10.0.1.5", "a.example", Some("10.0.0.1"))).unwrap();
         assert_eq!(json["outcome"]["name"], "not_allowed");

@@ -107,7 +107,7 @@ impl Lease {
     /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
     /// the port alone for 66 s, and leases another for the same flow. Callers bound how often they try.
     pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
-        self.pool.ledger().count_collision();
+        self.pool.ledger().count_collision(self.source(), self.to.into());
         self.rest = Rest::TimeWait;
         let share = self.share.clone();
         self.end(now);

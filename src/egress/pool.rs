@@ -15,7 +15,7 @@ use super::{PoolSpec, Select, ShareSpec};
 use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -105,6 +105,36 @@ impl Pools {
     /// The state that follows; `None` if no pool lists the address. Those that are derived per client have none.
     pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         self.in_order.iter().find_map(|pool| pool.set_state(source, state))
+    }
+
+    /// Whether a socket that listens there takes a port away from a pool: a bind to it fails on all addresses if it
+    /// listens on the unspecified one, else on its own.
+    pub fn is_hindered_by(&self, listener: SocketAddr) -> bool {
+        let everywhere = listener.ip().is_unspecified();
+        self.in_order
+            .iter()
+            .any(|pool| pool.space.slot(listener.port()).is_some() && (everywhere || pool.has(listener.ip())))
+    }
+
+    /// The addresses that the pools list, without those that are derived per client.
+    pub fn listed(&self) -> impl Iterator<Item = SourceAddr> {
+        let books = self.in_order.iter().flat_map(|pool| pool.v4.listed().chain(pool.v6.listed()));
+        books.map(|book| book.source())
+    }
+
+    /// The networks whose addresses are derived per client.
+    pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
+        self.in_order.iter().flat_map(|pool| pool.v4.wide().chain(pool.v6.wide()))
+    }
+
+    /// The account of an address of a pool, opened if need be, and which ports it hands out.
+    pub(super) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
+        let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
+        Some((self.ledger.open(source, &pool.space), &pool.space))
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
@@ -265,6 +295,11 @@ impl Pool {
             return Err(sources.nothing_free());
         };
         Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
+    }
+
+    fn has(&self, source: IpAddr) -> bool {
+        let sources = self.sources(Family::of(source));
+        sources.book(SourceAddr::new(source)).is_some() || sources.wide().any(|net| net.contains(&source))
     }
 
     /// Claims a port for a tenant. One that is refused is asked about again when the held ports that are due have
