@@ -1,10 +1,10 @@
 //! A relayed flow with both its ends in the test's hands, and every way to end it.
 
-use crate::clients::{expect_reset, read_all, reset};
+use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::lab::{Family, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::pass;
-use crate::wait::{wait_for, wait_within};
+use crate::wait::{PATIENCE, wait_for, wait_within};
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -57,16 +57,22 @@ impl Flow {
         .map(|upstream| Self { client, upstream })
     }
 
+    /// So many, which must come about.
+    pub fn open_many(lab: &Lab, tenant: Tenant, server: &Server, count: usize) -> Vec<Self> {
+        let to = server.address();
+        let from = tenant.client(if to.is_ipv4() { Family::V4 } else { Family::V6 });
+        lab.client.run(|| {
+            let open =
+                |_| Self { client: connect_from(from, to, PATIENCE).unwrap(), upstream: server.accept() };
+            (0..count).map(open).collect()
+        })
+    }
+
     /// The first that comes about, which must be within a second.
     pub fn open_soon(lab: &Lab, tenant: Tenant, server: &Server) -> Self {
         wait_within(Duration::from_secs(1), "a port to serve again", || {
             Self::try_open(lab, tenant, server).map_err(|client| format!("{client} was refused"))
         })
-    }
-
-    /// The client's socket, by which the flow is found in the flow log.
-    pub fn client_address(&self) -> SocketAddr {
-        self.client.local_addr().unwrap()
     }
 
     /// The leased address and port.

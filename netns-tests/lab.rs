@@ -120,6 +120,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Where `egret ports` finds the gateway of a test that asks for it.
+    pub fn control_socket(&self) -> String {
+        self.run.path().join("admin.sock").display().to_string()
+    }
+
     /// Cabled and routed; the gateway forwards nothing, and nothing is steered.
     pub fn new() -> Self {
         let lab = Self {

@@ -22,6 +22,7 @@ mod traffic;
 mod wait;
 
 mod tests_accounting;
+mod tests_control;
 mod tests_dial;
 mod tests_fairness;
 mod tests_http;
@@ -29,10 +30,12 @@ mod tests_lab;
 mod tests_ports;
 mod tests_relay;
 mod tests_reload;
+mod tests_shares;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
 mod tests_tls;
+mod tests_truth;
 mod tests_web;
 
 use libtest_mimic::{Arguments, Trial};
@@ -47,13 +50,17 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = [
-        tests_ports::trials(), // the longest first
+        // those first that wait for the kernel: the others run meanwhile
+        tests_ports::trials(),
+        tests_truth::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),
         tests_sources::trials(),
+        tests_control::trials(),
+        tests_shares::trials(),
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),

@@ -33,9 +33,9 @@ pub fn enter() -> Result<(), String> {
     raise_descriptor_limit()
 }
 
-/// A thousand flows need two descriptors each in this process, and two in the gateway.
+/// Two thousand flows need two descriptors each in this process, and two in the gateway.
 fn raise_descriptor_limit() -> Result<(), String> {
-    const NEEDED: u64 = 4096;
+    const NEEDED: u64 = 8192;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| format!("getrlimit: {errno}"))?;
     if hard < NEEDED {
         return Err(format!(

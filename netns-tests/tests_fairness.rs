@@ -118,9 +118,9 @@ fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
 
 fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&sharing("", "", ""));
+    let gateway = lab.start_gateway(&sharing("ports_ceiling = 16", "", ""));
     let server = Server::raw(&lab, family, 7000);
-    // Without terms whoever comes first has all.
+    // Without floors whoever comes first has all.
     let mut noisy = open(&lab, Tenant::Alpha, &server, 16);
     refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
     reload(&gateway, &sharing("ports_ceiling = 12", "ports_floor = 4", ""));

@@ -96,7 +96,7 @@ fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
     let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
     for (port, first) in [(443, hello), (80, request)] {
         let server = lab.listen(Host::Named, family, port);
-        let mut live: Vec<_> = (0..16).map(|_| named_flow(&lab, &server, &first)).collect();
+        let live: Vec<_> = (0..16).map(|_| named_flow(&lab, &server, &first)).collect();
         let start = Instant::now();
         if port == 443 {
             let said = s_client(&lab, Tenant::Alpha, server.address(), Some("allowed.example.org"), &ca);
@@ -110,11 +110,6 @@ fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
         }
         assert!(start.elapsed() < AT_ONCE, "told after {:?}", start.elapsed());
         server.assert_untouched();
-        let (client, upstream) = live.remove(0);
-        let local = client.local_addr().unwrap();
-        drop(upstream);
-        drop(client);
-        gateway.expect_outcome(local, "closed");
         drop(live);
     }
     let flows = gateway.wait_for_flows(34);

@@ -29,11 +29,14 @@ install_missing() {
         as_root=(sudo)
     fi
     say "Installing with apt: ${packages[*]}"
-    # The package would start a web server on this machine. Only its program is wanted.
-    if [[ " ${packages[*]} " == *" nginx "* && -d /run/systemd/system ]]; then
-        say "nginx.service is masked, so that it does not serve on this machine (undo: systemctl unmask nginx)"
-        "${as_root[@]}" systemctl mask --quiet nginx.service
-    fi
+    # These packages would start a service of their name on this machine. Only their programs are wanted.
+    local package
+    for package in "${packages[@]}"; do
+        case $package in nginx | prometheus) ;; *) continue ;; esac
+        [[ -d /run/systemd/system ]] || continue
+        say "$package.service is masked, so that it does not run on this machine (undo: systemctl unmask $package)"
+        "${as_root[@]}" systemctl mask --quiet "$package.service"
+    done
     local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq)
     "${apt[@]}" update
     "${apt[@]}" install --no-install-recommends "${packages[@]}" >/dev/null || fail "apt could not install ${packages[*]}"

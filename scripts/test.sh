@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project; installs with apt what is missing for them.
 #
-# usage: scripts/test.sh [STEP...]     steps: format lint scripts deny docs test bench fuzz; all of them unless given
+# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts deny docs test bench fuzz; all of them unless given
 #
 # The network-namespace tests need user namespaces or root. Where neither is to be had they fail and say so.
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 find_cargo
 install_missing g++:g++ curl:curl openssl:openssl nginx:nginx iptables:iptables nft:nftables ip:iproute2 ps:procps \
-    setpriv:util-linux unshare:util-linux shellcheck:shellcheck
+    setpriv:util-linux unshare:util-linux shellcheck:shellcheck promtool:prometheus
 
 # Seconds of fuzzing for each target.
 fuzz_seconds=${FUZZ_SECONDS:-20}
@@ -28,6 +28,12 @@ test() { cargo test --locked; }
 bench() { cargo test --locked --benches; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
 scripts() { shellcheck -x scripts/*.sh scripts/demo/*.sh .ci/run; }
+# The alerting rules, and what the metrics listener says, as Prometheus's own tool sees them.
+alerts() {
+    promtool check rules --lint-fatal deploy/prometheus/egret-rules.yml
+    promtool test rules deploy/prometheus/egret-rules.test.yml
+    cargo test --locked --test alerts -- --ignored
+}
 deny() {
     command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
     # The advisory database is on the network; a scheduled job asks it, so that no landing waits for the weather.
@@ -35,7 +41,7 @@ deny() {
 }
 
 steps=("$@")
-((${#steps[@]})) || steps=(format lint scripts deny docs test bench fuzz)
+((${#steps[@]})) || steps=(format lint scripts alerts deny docs test bench fuzz)
 for step in "${steps[@]}"; do
     printf '\n== %s\n' "$step"
     start=$SECONDS

@@ -8,6 +8,9 @@ mod listeners;
 mod observe;
 mod signals;
 mod snapshot;
+mod truth;
+
+pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::clock;
@@ -30,6 +33,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use truth::Truth;
 
 /// Why the gateway does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,8 @@ struct App {
     worker_ended: mpsc::UnboundedReceiver<()>,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
     signals: Signals,
+    /// Compares the ledger with the kernel for as long as it is here.
+    _truth: Truth,
 }
 
 impl App {
@@ -118,6 +124,7 @@ impl App {
         let built = Built::new(config, &ledger, &metrics, None)?;
         let in_force = InForce::new(&built);
         let Built { config, snapshot, .. } = built;
+        let truth = Truth::start(&config, &in_force, &ledger)?;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
                 let handle = handle.clone();
@@ -139,7 +146,7 @@ impl App {
         let forecast = Forecast::default();
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast);
+            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast, truth.last());
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -182,6 +189,7 @@ impl App {
             worker_ended,
             flow_log,
             signals,
+            _truth: truth,
         })
     }
 

@@ -157,16 +157,17 @@ fn runbooks_name_only_metrics_and_subcommands_that_exist() {
     for alert in alerts() {
         let page = read(&format!("docs/runbooks/{alert}.md"));
         for word in words(&page).into_iter().filter(|word| word.starts_with("egret_")) {
-            assert!(
-                metric(word).is_some_and(|_| true) || catalogue::ALL.iter().any(|metric| metric.name == word),
-                "{alert}.md names {word}"
-            );
+            let family = catalogue::ALL.iter().any(|metric| metric.name == word);
+            assert!(family || metric(word).is_some(), "{alert}.md names {word}");
         }
         // commands are in backticks or at the start of a line of a code block
         let commands = page.split("`egret ").skip(1).chain(page.split("\negret ").skip(1));
         for rest in commands {
             let word = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap();
-            assert!(subcommands.contains(word), "{alert}.md: there is no `egret {word}`");
+            assert!(
+                rest.starts_with("--") || subcommands.contains(word),
+                "{alert}.md: there is no `egret {word}`"
+            );
         }
     }
 }

@@ -6,10 +6,10 @@ use egret::admin::{
     self, Control, ControlSocket, DrainAnswer, Hot, PortsQuery, PortsReport, Refusal, Source, Tenant,
 };
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -218,6 +218,26 @@ HOTTEST DESTINATIONS
     let output = gateway.egret(&["--json"]);
     let printed: PortsReport = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((printed, output.status.code()), (report(), Some(0)));
+}
+
+#[test]
+fn egret_ports_shows_it_again_every_second_and_outlives_the_gateway() {
+    let gateway = Gateway::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.args(["ports", "--watch", "--json", "--socket"]).arg(gateway.socket());
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(watching.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let printed: PortsReport = serde_json::from_str(&said.next().unwrap().unwrap()).unwrap();
+        assert_eq!(printed, report());
+    }
+    let mut complaints = BufReader::new(watching.stderr.take().unwrap()).lines();
+    drop(gateway);
+    let complaint = complaints.next().unwrap().unwrap();
+    assert!(complaint.contains("there is no control socket"), "{complaint}");
+    assert!(watching.try_wait().unwrap().is_none(), "it goes on until it is interrupted");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 #[test]

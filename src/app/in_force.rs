@@ -1,6 +1,6 @@
 //! The configuration in force: put there at the start, exchanged by a reload.
 
-use super::{StartError, snapshot};
+use super::{StartError, snapshot, truth};
 use crate::config::{self, Config, Report};
 use crate::egress::{Ledger, Pools};
 use crate::gateway::Snapshot;
@@ -67,7 +67,7 @@ impl Built {
         metrics: &Arc<Metrics>,
         before: Option<&Snapshot>,
     ) -> Result<Self, StartError> {
-        let pools = Arc::new(Pools::new(&config.pools, &config.reserved_ports(), ledger));
+        let pools = truth::pools(&config, ledger);
         snapshot::warn_of_foreign_addresses(&config);
         let snapshot = snapshot::build(&config, &pools, metrics, before)?;
         let version = config.version().into();

@@ -3,9 +3,10 @@
 use super::StartError;
 use super::forecast::Forecast;
 use super::in_force::InForce;
+use super::truth::LastReport;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
-use crate::egress::{Ledger, Pools};
+use crate::egress::{Ledger, Pools, Report};
 use crate::telemetry::{
     FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics, Scrape,
     SourceUsage,
@@ -34,6 +35,7 @@ pub(super) fn renderer(
     ledger: &Arc<Ledger>,
     in_force: &Arc<InForce>,
     forecast: &Forecast,
+    last: LastReport,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
     let (in_force, forecast) = (Arc::clone(in_force), forecast.clone());
@@ -41,7 +43,7 @@ pub(super) fn renderer(
         metrics.gateway().port_collisions.absolute(ledger.collisions());
         let current = in_force.current();
         let scrape = Scrape {
-            sources: usage(&current.pools, &forecast),
+            sources: usage(&current.pools, &forecast, &last.load()),
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
             hot: hot(&current.pools, &forecast),
@@ -64,7 +66,7 @@ fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
     shown.collect()
 }
 
-fn usage(pools: &Pools, forecast: &Forecast) -> Vec<SourceUsage> {
+fn usage(pools: &Pools, forecast: &Forecast, report: &Report) -> Vec<SourceUsage> {
     let mut rows = Vec::new();
     let exhaustion = forecast.exhaustion();
     for pool in pools.usage(clock::now()) {
@@ -76,7 +78,7 @@ fn usage(pools: &Pools, forecast: &Forecast) -> Vec<SourceUsage> {
             held: source.held as u64,
             busiest: u32::from(source.busiest),
             exhausted_in: exhaustion.get(&source.source).copied(),
-            kernel_difference: 0,
+            kernel_difference: report.difference(source.source),
             state: source.state.as_str(),
         }));
     }

@@ -6,9 +6,8 @@ use crate::egress::Pools;
 use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant};
 use crate::policy::{self, Policy};
-use crate::sys::{addresses, upstream};
+use crate::sys::addresses;
 use crate::telemetry::Metrics;
-use ipnet::IpNet;
 use std::sync::{Arc, LazyLock};
 
 pub(super) fn build(
@@ -40,8 +39,7 @@ pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
 pub(super) fn warn_of_foreign_addresses(config: &Config) {
     for pool in &config.pools {
         for network in &pool.addresses {
-            let IpNet::V4(network) = network else { continue };
-            if let Ok(false) = upstream::is_local(network.addr()) {
+            if let Ok(false) = addresses::is_local(network.addr()) {
                 tracing::warn!(
                     pool = %pool.name,
                     %network,

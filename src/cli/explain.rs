@@ -158,6 +158,14 @@ struct PoolLine {
     ports: String,
     /// The one that is tried first, where that can be told.
     source: Option<SourceAddr>,
+    /// The public address that `source` is mapped to, as the pool notes it.
+    public: Option<IpAddr>,
+    /// Addresses that give out no new ports.
+    drain: Vec<SourceAddr>,
+    /// Ports towards each destination that the pool's other tenants leave to this one.
+    ports_floor: Option<u32>,
+    /// Ports towards each destination that the tenant has at most.
+    ports_ceiling: Option<u32>,
 }
 
 impl Report {
@@ -206,7 +214,8 @@ impl Report {
             Decision::Permit(permit) => {
                 debug_assert_eq!((None, Some(permit.rule())), (denied, rule.as_ref()));
                 report.rule = Some(permit.rule().to_string());
-                report.leave(pools.iter().find(|pool| pool.name == tenant.pool), |pool| {
+                let spec = &tenants[tenant.index];
+                report.leave(spec, pools.iter().find(|pool| pool.name == tenant.pool), |pool| {
                     source(pool, client, permit.dial())
                 });
             }
@@ -220,17 +229,27 @@ impl Report {
     }
 
     /// Policy lets it out: is there an address that it can leave from?
-    fn leave(&mut self, pool: Option<&PoolSpec>, source: impl Fn(&PoolSpec) -> Option<SourceAddr>) {
-        let fits = |network: &&ipnet::IpNet| {
-            self.address_assumed || network.addr().is_ipv4() == self.address.is_ipv4()
-        };
+    fn leave(
+        &mut self,
+        tenant: &TenantSpec,
+        pool: Option<&PoolSpec>,
+        source: impl Fn(&PoolSpec) -> Option<SourceAddr>,
+    ) {
+        let of_family = |address: IpAddr| self.address_assumed || address.is_ipv4() == self.address.is_ipv4();
+        let fits = |network: &&ipnet::IpNet| of_family(network.addr());
+        let tried_first = pool.filter(|_| !self.address_assumed).and_then(source);
         self.pool = pool.map(|pool| PoolLine {
             name: pool.name.to_string(),
             addresses: pool.addresses.iter().filter(fits).map(ToString::to_string).collect(),
             ports: pool.ports.to_string(),
-            source: if self.address_assumed { None } else { source(pool) },
+            source: tried_first,
+            public: tried_first.and_then(|source| pool.public.get(&source).copied()),
+            drain: pool.drain.iter().copied().filter(|address| of_family(address.ip())).collect(),
+            ports_floor: tenant.ports_floor,
+            ports_ceiling: tenant.ports_ceiling,
         });
-        self.allowed = self.pool.as_ref().is_some_and(|pool| !pool.addresses.is_empty());
+        self.allowed = pool
+            .is_some_and(|pool| pool.addresses.iter().filter(fits).any(|network| pool.drain_leaves(network)));
         self.outcome = (!self.allowed).then(|| OutcomeLine::new(Outcome::NoSourceAddress));
     }
 }
@@ -284,11 +303,22 @@ impl fmt::Display for Report {
         if let Some(OutcomeLine { name, meaning, remedy }) = &self.outcome {
             writeln!(f, "outcome  {name}: {meaning}\n         {remedy}")?;
         }
-        if let Some(PoolLine { name, addresses, ports, source }) = &self.pool {
+        if let Some(pool @ PoolLine { name, addresses, ports, source, public, drain, .. }) = &self.pool {
             let addresses = if addresses.is_empty() { "nothing".into() } else { addresses.join(", ") };
             writeln!(f, "leaves   from {addresses}, ports {ports} (pool {name})")?;
             if let Some(source) = source {
-                writeln!(f, "         {source} first")?;
+                let public = public.map(|public| format!(", outside {public}")).unwrap_or_default();
+                writeln!(f, "         {source} first{public}")?;
+            }
+            if !drain.is_empty() {
+                let drain: Vec<_> = drain.iter().map(ToString::to_string).collect();
+                writeln!(f, "         not from {}: draining", drain.join(", "))?;
+            }
+            if let Some(ceiling) = pool.ports_ceiling {
+                writeln!(f, "limit    {ceiling} ports of the tenant towards a destination")?;
+            }
+            if let Some(floor) = pool.ports_floor {
+                writeln!(f, "assured  {floor} ports of the tenant towards a destination")?;
             }
         }
         if let Some(flows) = self.max_flows {
@@ -323,8 +353,8 @@ mod tests {
             sources: vec!["10.0.1.0/24".parse().unwrap()],
             pool: "edge".into(),
             max_flows: Some(20_000),
-            ports_floor: None,
-            ports_ceiling: None,
+            ports_floor: Some(2000),
+            ports_ceiling: Some(9000),
             rules: vec![
                 rule(Effect::Allow, "stripe", &["api.stripe.com"], &[], &[443]),
                 rule(Effect::Deny, "acme.toml:9", &["*.evil.example"], &[], &[]),
@@ -342,8 +372,11 @@ mod tests {
             addresses: vec!["203.0.113.16/30".parse().unwrap()],
             ports: PortRange::new(1024, 65535).unwrap(),
             select: Select::Paired,
-            drain: Vec::new(),
-            public: BTreeMap::new(),
+            drain: vec![SourceAddr::new("203.0.113.17".parse().unwrap())],
+            public: BTreeMap::from([(
+                SourceAddr::new("203.0.113.18".parse().unwrap()),
+                "52.1.2.3".parse().unwrap(),
+            )]),
             shares: Vec::new(),
         };
         let options = Options {
@@ -394,7 +427,10 @@ mod tests {
                       deny   acme.toml:9  no: another hostname\n         \
                       allow  db           no: another address\n\
              verdict  allowed (stripe)\n\
-             leaves   from 203.0.113.16/30, ports 1024-65535 (pool edge)\n\
+             leaves   from 203.0.113.16/30, ports 1024-65535 (pool edge)\n         \
+                      not from 203.0.113.17: draining\n\
+             limit    9000 ports of the tenant towards a destination\n\
+             assured  2000 ports of the tenant towards a destination\n\
              limit    20000 flows of the tenant at once\n"
         );
     }
@@ -424,7 +460,30 @@ mod tests {
         let text = unseen.to_string();
         assert!(text.contains("to       10.9.0.1:5432, without a name\n"), "{text}");
         assert!(text.contains("allowed (db), before the client says anything\n"), "{text}");
-        assert!(text.contains("203.0.113.18 first\n"), "{text}");
+        assert!(text.contains("203.0.113.18 first, outside 52.1.2.3\n"), "{text}");
+    }
+
+    #[test]
+    fn a_pool_whose_addresses_all_drain_lets_nothing_out() {
+        let pool = PoolSpec {
+            name: "edge".into(),
+            addresses: vec!["203.0.113.17/32".parse().unwrap()],
+            ports: PortRange::new(1024, 65535).unwrap(),
+            select: Select::Paired,
+            drain: vec![SourceAddr::new("203.0.113.17".parse().unwrap())],
+            public: BTreeMap::new(),
+            shares: Vec::new(),
+        };
+        let options = Options {
+            from: "10.0.1.5".parse().unwrap(),
+            to: "api.stripe.com".parse().unwrap(),
+            address: None,
+            json: false,
+        };
+        let none: ChooseSource<'_> = &|_, _, _| None;
+        let told = Report::new(&[tenant()], PrivateDestinations::ByCidr, &[pool], none, &options).unwrap();
+        assert!(!told.allowed);
+        assert_eq!(told.outcome.map(|outcome| outcome.name), Some(Outcome::NoSourceAddress));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the checked configuration means for the rooms that do not know it.
 
 use super::doctor::Doctor;
-use super::steering::ephemeral_ports;
 use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use crate::app::ephemeral_ports;
 use crate::config::{self, Config};
 use crate::egress::{Family, Ledger, PoolSpec, Pools};
 use crate::steering::{Interface, Params, Pool, Ports, Udp};

@@ -180,3 +180,30 @@ fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
     print(&format!("{source} is {state}: {why}\n"));
     Ok(ExitCode::from(u8::from(stays)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_text_leaves_nothing_of_a_longer_one_on_the_screen() {
+        assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
+
+    #[test]
+    fn the_socket_is_the_one_given_else_the_one_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("egret.toml");
+        let asked = |admin: &str| {
+            let good = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\n\
+                        addresses = [\"203.0.113.16\"]\n[gateway]\n";
+            std::fs::write(&config, format!("{good}admin = {admin}\n")).unwrap();
+            Gateway { socket: None, config: Some(config.clone()) }.socket()
+        };
+        assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
+        assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
+        assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
+        let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
+        assert_eq!(given.socket(), Ok("/run/given.sock".into()));
+    }
+}

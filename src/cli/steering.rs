@@ -1,7 +1,6 @@
 //! `egret steering`: prints the steering script; says whether it is in place.
 
 use super::findings::{Finding, report};
-use crate::addr::PortRange;
 use crate::steering::{self, Difference, Format, Observed, Params, Plan, Ports};
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -64,17 +63,6 @@ pub(super) fn nothing_to_steer(params: &Params) -> Option<&'static str> {
         return Some("[steering] names no interfaces");
     }
     matches!(&params.ports, Ports::List(ranges) if ranges.is_empty()).then_some("[steering] names no ports")
-}
-
-/// The range of ports that this machine's kernel chooses from, for [`Params::ephemeral`].
-pub fn ephemeral_ports() -> PortRange {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ends = range.split_whitespace().map(str::parse);
-    match (ends.next(), ends.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => PortRange::new(first, last),
-        _ => None,
-    }
-    .unwrap_or_else(steering::default_ephemeral)
 }
 
 /// Asks the kernel by the read-only commands.

@@ -39,7 +39,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
             let here = tenants.iter().filter(|tenant| tenant.spec.pool == pool.spec.name);
             here.filter_map(|tenant| Some((tenant, u64::from(tenant.spec.ports_floor?))))
         };
-        let Some((last, _)) = with_floor().last() else { continue };
+        let Some((last, _)) = with_floor().next_back() else { continue };
         for (network, at) in pool.spec.addresses.iter().zip(&pool.addresses_at) {
             if is_derived(network) && network.max_prefix_len() - network.prefix_len() < NEVER_SHARED_BITS {
                 let message = format!(

@@ -71,6 +71,10 @@ impl PoolDraft {
             shares: Vec::new(),
             addresses: networks,
         };
+        if !spec.drain.is_empty() && !spec.addresses.iter().any(|network| spec.drain_leaves(network)) {
+            let help = "flows of its tenants end as `no_source_address`";
+            out.warning(table.place_of(&pool::DRAIN), "`drain`: no address of the pool is left", help);
+        }
         Some(Self {
             spec,
             name_at: table.place_of(&pool::NAME),
@@ -99,15 +103,6 @@ fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> V
     let mut drain = values(drain);
     drain.sort_unstable();
     drain.dedup();
-    let drained = |network: &IpNet| {
-        let bits = network.max_prefix_len() - network.prefix_len();
-        let within = drain.iter().filter(|address| network.contains(&address.ip())).count() as u128;
-        bits < 128 && within == 1 << bits
-    };
-    if !drain.is_empty() && networks.iter().all(drained) {
-        let help = "flows of its tenants end as `no_source_address`";
-        out.warning(table.place_of(&pool::DRAIN), "`drain`: no address of the pool is left", help);
-    }
     drain
 }
 

@@ -189,6 +189,88 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "+3:14: error: `addresses`: 224.0.0.1/32 holds addresses that cannot be a source",
         "",
     ),
+    // drained and mapped addresses
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\ndrain = [\"192.0.2.2\"]",
+        "+4:10: error: `drain`: 192.0.2.2 is no address of the pool",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.0/31\"]\ndrain = [\"192.0.2.0/31\"]",
+        "+4:10: error: `drain`: \"192.0.2.0/31\" is not an address",
+        "without a prefix",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"2001:db8:7::/64\"]\ndrain = [\"2001:db8:7::1\"]",
+        "+4:10: error: `drain`: 2001:db8:7::1 cannot be drained alone, for 2001:db8:7::/64 is too wide",
+        "chosen per client",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.0/31\"]\ndrain = [\"192.0.2.0\", \"192.0.2.1\"]",
+        "+4:9: warning: `drain`: no address of the pool is left",
+        "no_source_address",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\n[pool.public]\n\"192.0.2.2\" = \"52.1.2.3\"",
+        "+5:15: error: `public`: 192.0.2.2 is no address of the pool",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\npublic = { \"192.0.2.1\" = \"2001:db8::1\" }",
+        "+4:26: error: `public`: 192.0.2.1 and 2001:db8::1 are of two families",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\npublic = { \"192.0.2.1\" = \"a.example\" }",
+        "+4:26: error: `public`: \"a.example\" is not an address",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\npublic = { a = \"52.1.2.3\" }",
+        "+4:16: error: `public`: \"a\" is not an address",
+        "before the `=`",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.0/31\"]\npublic = { \"192.0.2.0\" = \"52.1.2.3\", \"192.0.2.1\" = \"52.1.2.3\" }",
+        "+4:52: error: `public`: 52.1.2.3 stands for 192.0.2.0 and for 192.0.2.1",
+        "one to one",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\npublic = { \"192.0.2.1\" = \"0.0.0.0\" }",
+        "+4:26: error: `public`: 0.0.0.0 is nobody's public address",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\npublic = \"52.1.2.3\"",
+        "+4:10: error: `public`: \"52.1.2.3\" is not a table",
+        "52.1.2.3",
+    ),
+    // shares
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\nports = \"2000-2015\"\n[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"q\"\nports_floor = 9\n[[tenant]]\nname = \"v\"\nsources = [\"10.2.0.0/24\"]\npool = \"q\"\nports_floor = 8",
+        "+14:15: error: `ports_floor`: the floors of pool \"q\" come to 17 ports, and its IPv4 addresses have 16",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.0/31\"]\ndrain = [\"192.0.2.1\"]\nports = \"2000-2015\"\n[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"q\"\nports_floor = 17",
+        "+4:9: warning: `drain`: the floors of pool \"q\" come to 17 ports, and 16 are left of its IPv4 addresses",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"10.128.0.0/16\"]\n[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"q\"\nports_floor = 17",
+        "+3:14: error: `addresses`: 10.128.0.0/16 cannot keep the `ports_floor` of tenant \"u\"",
+        "/64",
+    ),
+    (
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nports_floor = 5\nports_ceiling = 4",
+        "+5:15: error: `ports_floor`: 5 is more than `ports_ceiling`, 4",
+        "",
+    ),
+    (
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nports_ceiling = 0",
+        "+5:17: error: `ports_ceiling`: 0 is out of range",
+        "",
+    ),
     ("[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]", "+2:8: warning: no tenant uses pool \"q\"", ""),
     // networks
     (
@@ -329,6 +411,27 @@ limits  = { flows = 20000, new_flows = "500/s", bandwidth = "1Gbit/s", bytes = "
   ports = [5432]
   inspect = "none"
 "#;
+
+#[test]
+fn every_tenant_of_a_shared_pool_has_a_share_and_no_other() {
+    let text = GOOD.replace(
+        "name = \"p\"\naddresses = [\"203.0.113.16/30\"]\n",
+        "name = \"p\"\naddresses = [\"203.0.113.16/30\", \"2001:db8:1::/64\"]\ndrain = [\"203.0.113.17\"]\n\
+         public = { \"203.0.113.18\" = \"52.1.2.3\", \"2001:db8:1::2\" = \"2001:db8::1\" }\n",
+    );
+    let more = "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nports_floor = 5\n\
+                [[tenant]]\nname = \"v\"\nsources = [\"10.2.0.0/24\"]\npool = \"p\"\nports_ceiling = 7\n\
+                [[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\n\
+                [[tenant]]\nname = \"w\"\nsources = [\"10.3.0.0/24\"]\npool = \"q\"\n";
+    let config = loaded(&[("egret.toml", &format!("{text}{more}"))]).config;
+    let [p, q] = &config.pools[..] else { panic!("two pools") };
+    let shares: Vec<_> = p.shares.iter().map(|share| (&*share.tenant, share.floor, share.ceiling)).collect();
+    assert_eq!(shares, [("t", 0, None), ("u", 5, None), ("v", 0, Some(7))]);
+    assert!(q.shares.is_empty() && q.drain.is_empty() && q.public.is_empty());
+    assert_eq!(p.drain.iter().map(ToString::to_string).collect::<Vec<_>>(), ["203.0.113.17"]);
+    let public: Vec<_> = p.public.iter().map(|(source, public)| format!("{source} {public}")).collect();
+    assert_eq!(public, ["203.0.113.18 52.1.2.3", "2001:db8:1::2 2001:db8::1"]);
+}
 
 #[test]
 fn the_design_loads_but_for_what_is_not_supported_yet() {
@@ -579,7 +682,7 @@ fn rules_that_never_match_are_told() {
 fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {
     let line = format!("{} = {value}\n", key.name());
     let steering = "[steering]\ninterfaces = [\"ens6\"]\n";
-    let pool = "[[pool]]\nname = \"acme\"\naddresses = [\"203.0.113.0/28\", \"2001:db8::/64\"]\n";
+    let pool = "[[pool]]\nname = \"acme\"\naddresses = [\"203.0.113.0/27\", \"2001:db8::/64\"]\n";
     let tenant = "[[tenant]]\nname = \"acme\"\nsources = [\"10.0.0.0/24\"]\npool = \"acme\"\n";
     let mut text = match section.header {
         "[steering]" => format!("{pool}{tenant}{steering}"),

@@ -1,5 +1,7 @@
 //! The account of one source address: which port is busy towards which destination, and when it comes back.
 
+mod truth;
+
 use super::book::PairUse;
 use super::busiest::Busiest;
 use super::hot::Hot;
@@ -23,7 +25,7 @@ const PER_OPERATION: usize = 4;
 /// The books of one source address. Time is given, chance is given; nothing here locks or looks at a clock.
 ///
 /// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` says how many of them wait
-/// in `resting`, the others are live.
+/// in `resting` or are `pinned`, the others are live.
 #[derive(Debug)]
 pub(super) struct Account {
     space: Arc<PortSpace>,
@@ -32,6 +34,8 @@ pub(super) struct Account {
     /// Live or held ports that a later configuration does not hand out any more.
     strays: HashSet<(Destination, u16)>,
     resting: Resting,
+    /// Held ports that come back when the kernel lets go of them, busy and in no way in `resting`.
+    pinned: HashSet<(Destination, u16)>,
     busiest: Busiest,
     hot: Hot,
     live: usize,
@@ -84,6 +88,7 @@ impl Account {
             pairs: HashMap::new(),
             strays: HashSet::new(),
             resting: Resting::default(),
+            pinned: HashSet::new(),
             busiest: Busiest::default(),
             live: 0,
             standing: Standing::new(drained_by_config),
@@ -182,12 +187,20 @@ impl Account {
         for (to, port) in busy {
             self.mark_busy(to, port);
         }
-        for rested in self.resting.iter() {
-            if let Some(pair) = self.space.slot(rested.port).and_then(|_| self.pairs.get_mut(&rested.to)) {
+        let resting = self.resting.iter().map(|rested| (rested.to, rested.port));
+        for (to, port) in resting.chain(self.pinned.iter().copied()) {
+            if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held += 1;
             }
         }
         self.recount();
+    }
+
+    /// Its ports are no part of what that pool offers any more.
+    pub(super) fn leave(&mut self, table: &Arc<ShareTable>) {
+        if self.counted_in.as_ref().is_some_and(|here| Arc::ptr_eq(here, table)) {
+            self.uncount();
+        }
     }
 
     /// Whether it gives out ports.
@@ -212,9 +225,9 @@ impl Account {
         self.live
     }
 
-    /// Ports that rest, towards all destinations.
+    /// Ports that rest or are pinned, towards all destinations.
     pub(super) fn held(&self) -> usize {
-        self.resting.len()
+        self.resting.len() + self.pinned.len()
     }
 
     /// Live and held ports towards the destination that has most of them.
@@ -233,6 +246,9 @@ impl Account {
             self.pairs.shrink_to(self.pairs.len() * 2);
         }
         self.resting.shrink();
+        if self.pinned.len() < self.pinned.capacity() / 4 {
+            self.pinned.shrink_to(self.pinned.len() * 2);
+        }
         self.busiest.shrink();
     }
 

@@ -32,6 +32,12 @@ impl Bitmap {
         self.busy
     }
 
+    /// Whether the slot is busy.
+    pub(super) fn contains(&self, slot: u16) -> bool {
+        let (word, bit) = place(slot);
+        self.words[word] & bit != 0
+    }
+
     /// Whether the slot was free until now.
     pub(super) fn insert(&mut self, slot: u16) -> bool {
         let (word, bit) = place(slot);
@@ -115,11 +121,6 @@ fn narrow(small: u32) -> u16 {
 mod tests {
     use super::*;
 
-    fn contains(map: &Bitmap, slot: u16) -> bool {
-        let (word, bit) = place(slot);
-        map.words[word] & bit != 0
-    }
-
     #[test]
     fn the_nth_free_slot_is_the_one_a_scan_finds() {
         for capacity in [1u16, 2, 63, 64, 65, 2047, 2048, 2049, 4096, 65535] {
@@ -128,13 +129,13 @@ mod tests {
                 assert!(map.insert(slot));
                 assert!(!map.insert(slot));
             }
-            let free: Vec<u16> = (0..capacity).filter(|&s| !contains(&map, s)).collect();
+            let free: Vec<u16> = (0..capacity).filter(|&s| !map.contains(s)).collect();
             assert_eq!(free.len(), usize::from(capacity - map.len()));
             for (rank, &slot) in free.iter().enumerate() {
                 assert_eq!(map.nth_free(rank.try_into().unwrap()), Some(slot), "{rank} of {capacity}");
             }
             assert_eq!(map.nth_free(capacity - map.len()), None);
-            assert!(map.iter(capacity).eq((0..capacity).filter(|&s| contains(&map, s))));
+            assert!(map.iter(capacity).eq((0..capacity).filter(|&s| map.contains(s))));
         }
     }
 

@@ -3,8 +3,10 @@
 use super::account::{Account, Destination};
 use super::port_space::PortSpace;
 use super::share::Share;
+use super::share_table::ShareTable;
 use super::state::SourceState;
 use crate::addr::SourceAddr;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -114,19 +116,71 @@ impl Book {
         account.live() == 0 && account.held() == 0
     }
 
-    /// Follows a newer configuration now, rather than with its first lease. Whether the address gives out ports.
-    pub(super) fn adopt(&self, space: &Arc<PortSpace>) -> SourceState {
-        let mut account = self.lock();
-        account.adopt(space, self.source);
-        account.state()
+    /// Follows a newer configuration now, rather than with its first lease.
+    pub(super) fn adopt(&self, space: &Arc<PortSpace>) {
+        self.lock().adopt(space, self.source);
+    }
+
+    /// Its ports are no part of what that pool offers any more.
+    pub(super) fn leave(&self, table: &Arc<ShareTable>) {
+        self.lock().leave(table);
     }
 
     pub(super) fn state(&self) -> SourceState {
         self.lock().state()
     }
 
-    pub(super) fn set_state(&self, state: SourceState) {
-        self.lock().set_state(state);
+    /// As [`super::Pools::set_state`] says; the state that follows.
+    pub(super) fn set_state(&self, state: SourceState) -> SourceState {
+        let mut account = self.lock();
+        account.set_state(state);
+        account.state()
+    }
+
+    /// Of these, the ports that could be leased.
+    pub(super) fn free_of(&self, ports: &[(Destination, u16)], now: Instant) -> Vec<(Destination, u16)> {
+        self.release_due(now);
+        ports.chunks(PER_LOCK).flat_map(|ports| self.lock().free_of(ports)).collect()
+    }
+
+    /// Every leased port, in ascending order; none if there are more than `most` leased and held.
+    pub(super) fn leased(&self, most: usize) -> Vec<(Destination, u16)> {
+        let [mut busy, held] = {
+            let account = self.lock();
+            if account.live() == 0 || account.live() + account.held() > most {
+                return Vec::new();
+            }
+            account.busy_and_held()
+        };
+        let held: HashSet<_> = held.into_iter().collect();
+        busy.retain(|port| !held.contains(port));
+        busy.sort_unstable();
+        busy
+    }
+
+    /// As [`Account::pin`], under the configuration of `space`.
+    pub(super) fn pin(&self, space: &Arc<PortSpace>, to: Destination, port: u16) -> bool {
+        let mut account = self.lock();
+        account.adopt(space, self.source);
+        account.pin(to, port)
+    }
+
+    pub(super) fn unpin(&self, to: Destination, port: u16, rest: Duration, now: Instant) {
+        self.lock().unpin(to, port, rest, now);
+    }
+
+    /// As [`Account::hold`], under the configuration of `space`.
+    pub(super) fn hold(
+        &self,
+        space: &Arc<PortSpace>,
+        to: Destination,
+        port: u16,
+        rest: Duration,
+        now: Instant,
+    ) -> bool {
+        let mut account = self.lock();
+        account.adopt(space, self.source);
+        account.hold(to, port, rest, now)
     }
 
     /// Brings back every held port that is due.

@@ -94,6 +94,11 @@ impl Lease {
         self.pool.name()
     }
 
+    #[cfg(test)]
+    pub(super) fn destination(&self) -> Destination {
+        self.to
+    }
+
     /// What becomes of the port when this is dropped; see [`Rest::after`].
     pub fn set_rest(&mut self, rest: Rest) {
         self.rest = rest;
@@ -102,7 +107,7 @@ impl Lease {
     /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
     /// the port alone for 66 s, and leases another for the same flow. Callers bound how often they try.
     pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
-        self.pool.ledger().count_collision();
+        self.pool.ledger().count_collision(self.source(), self.to.into());
         self.rest = Rest::TimeWait;
         let share = self.share.clone();
         self.end(now);

@@ -3,7 +3,7 @@
 use super::book::{Book, PairUse};
 use super::port_space::PortSpace;
 use super::share_table::ShareTable;
-use crate::addr::{DialAddr, SourceAddr};
+use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,10 +22,15 @@ pub struct Ledger {
     /// The shard at which the next sweep goes on.
     cursor: AtomicUsize,
     collisions: AtomicU64,
+    /// Those that nobody has explained yet, at most [`REMEMBERED`].
+    unexplained: Mutex<Vec<(LeasedSource, DialAddr)>>,
     generations: AtomicU64,
     /// By the name of the pool.
     shares: Mutex<HashMap<Arc<str>, Weak<ShareTable>>>,
 }
+
+/// Collisions that are kept until somebody asks who was in the way.
+const REMEMBERED: usize = 64;
 
 type Shard = Mutex<HashMap<SourceAddr, Arc<Book>>>;
 
@@ -42,6 +47,7 @@ impl Ledger {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             cursor: AtomicUsize::new(0),
             collisions: AtomicU64::new(0),
+            unexplained: Mutex::default(),
             generations: AtomicU64::new(0),
             shares: Mutex::default(),
         }
@@ -51,6 +57,11 @@ impl Ledger {
     /// the pools, or Egret's picture of Linux is wrong.
     pub fn collisions(&self) -> u64 {
         self.collisions.load(Ordering::Relaxed)
+    }
+
+    /// The collisions since the last call, at most 64 of them: what was leased, towards which destination.
+    pub fn take_collisions(&self) -> Vec<(LeasedSource, DialAddr)> {
+        std::mem::take(&mut self.unexplained.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How the ports between a source address and a destination are used; `None` if the source was never used or has
@@ -95,8 +106,12 @@ impl Ledger {
         table
     }
 
-    pub(super) fn count_collision(&self) {
+    pub(super) fn count_collision(&self, source: LeasedSource, to: DialAddr) {
         self.collisions.fetch_add(1, Ordering::Relaxed);
+        let mut unexplained = self.unexplained.lock().unwrap_or_else(PoisonError::into_inner);
+        if unexplained.len() < REMEMBERED {
+            unexplained.push((source, to));
+        }
     }
 
     pub(super) fn find(&self, source: SourceAddr) -> Option<Arc<Book>> {

@@ -17,6 +17,7 @@ mod ledger;
 mod pool;
 mod port_set;
 mod port_space;
+mod reconcile;
 mod rest;
 mod resting;
 mod share;
@@ -31,6 +32,7 @@ pub use forecast::{Event, Forecaster, HotRow, Level};
 pub use lease::{Lease, LeaseError};
 pub use ledger::Ledger;
 pub use pool::{Pool, PoolUsage, Pools, SourceUsage};
+pub use reconcile::{Kernel, Reconciler, Report, Seeded};
 pub use rest::{Rest, UpstreamEnd};
 pub use share::{Share, ShareSpec};
 pub use state::SourceState;
@@ -58,6 +60,16 @@ pub struct PoolSpec {
     pub public: BTreeMap<SourceAddr, IpAddr>,
     /// Of every tenant of the pool, if any of them has a floor or a ceiling; else empty.
     pub shares: Vec<ShareSpec>,
+}
+
+impl PoolSpec {
+    /// Whether a network of the pool has an address that is not drained.
+    pub fn drain_leaves(&self, network: &IpNet) -> bool {
+        let drained = self.drain.iter().filter(|address| network.contains(&address.ip())).count();
+        let bits = network.max_prefix_len() - network.prefix_len();
+        // Nobody lists as many as a derived network has.
+        is_derived(network) || drained < 1 << bits
+    }
 }
 
 /// How a flow's source address is chosen. Both spill to the next address when the first is full for a destination.

@@ -8,16 +8,19 @@ use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::share::Share;
-use super::share_table::{Capacity, ShareTable};
+use super::share_table::Capacity;
 use super::sources::{Candidate, Sources};
 use super::state::SourceState;
 use super::{PoolSpec, Select, ShareSpec};
 use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+
+/// How often a flow looks for a free port again that the counts say is there.
+const LOOKS: usize = 16;
 
 /// The pools of one configuration, over the one ledger of the process.
 #[derive(Debug)]
@@ -41,8 +44,6 @@ pub struct Pool {
     shares: Vec<ShareSpec>,
     /// Done once the counts follow this configuration: before the first lease of a tenant with a share.
     settled: OnceLock<()>,
-    /// Held while the state of an address changes.
-    states: Mutex<()>,
     ledger: Arc<Ledger>,
 }
 
@@ -104,6 +105,36 @@ impl Pools {
     /// The state that follows; `None` if no pool lists the address. Those that are derived per client have none.
     pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         self.in_order.iter().find_map(|pool| pool.set_state(source, state))
+    }
+
+    /// Whether a socket that listens there takes a port away from a pool: a bind to it fails on all addresses if it
+    /// listens on the unspecified one, else on its own.
+    pub fn is_hindered_by(&self, listener: SocketAddr) -> bool {
+        let everywhere = listener.ip().is_unspecified();
+        self.in_order
+            .iter()
+            .any(|pool| pool.space.slot(listener.port()).is_some() && (everywhere || pool.has(listener.ip())))
+    }
+
+    /// The addresses that the pools list, without those that are derived per client.
+    pub fn listed(&self) -> impl Iterator<Item = SourceAddr> {
+        let books = self.in_order.iter().flat_map(|pool| pool.v4.listed().chain(pool.v6.listed()));
+        books.map(|book| book.source())
+    }
+
+    /// The networks whose addresses are derived per client.
+    pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
+        self.in_order.iter().flat_map(|pool| pool.v4.wide().chain(pool.v6.wide()))
+    }
+
+    /// The account of an address of a pool, opened if need be, and which ports it hands out.
+    pub(super) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
+        let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
+        Some((self.ledger.open(source, &pool.space), &pool.space))
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
@@ -190,7 +221,6 @@ impl Pool {
             public: spec.public.clone(),
             shares: spec.shares.clone(),
             settled: OnceLock::new(),
-            states: Mutex::new(()),
             ledger: Arc::clone(ledger),
         }
     }
@@ -252,22 +282,24 @@ impl Pool {
             return Err(LeaseError::NoAddress);
         }
         let hash = addresses::hash(client.ip());
-        let nothing_free =
-            || if sources.any_available() { LeaseError::Exhausted } else { LeaseError::NoAddress };
-        self.claim(share, sources, hash, to, family, now).map_err(|error| match error {
-            LeaseError::Exhausted => nothing_free(),
-            other => other,
-        })?;
+        self.claim(share, sources, hash, to, family, now)?;
         let take = |n| self.take(&sources.candidate(hash, n), to, share, now);
-        let taken = match self.select {
+        let look = || match self.select {
             Select::Paired => sources.by_weight(hash).find_map(take),
             Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
         };
-        let Some((book, port)) = taken else {
+        // Another flow may move between two addresses behind the back of a look that goes from one to the next.
+        let again = || (0..LOOKS).find_map(|_| share.is_backed(to, family).then(look)?);
+        let Some((book, port)) = look().or_else(again) else {
             share.unclaim(to);
-            return Err(nothing_free());
+            return Err(sources.nothing_free());
         };
         Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
+    }
+
+    fn has(&self, source: IpAddr) -> bool {
+        let sources = self.sources(Family::of(source));
+        sources.book(SourceAddr::new(source)).is_some() || sources.wide().any(|net| net.contains(&source))
     }
 
     /// Claims a port for a tenant. One that is refused is asked about again when the held ports that are due have
@@ -285,7 +317,7 @@ impl Pool {
             return Ok(());
         }
         self.settled.get_or_init(|| self.settle());
-        share.claim(to, family).or_else(|_| {
+        let claimed = share.claim(to, family).or_else(|_| {
             for n in 0..sources.count() {
                 match sources.candidate(client, n) {
                     Candidate::Listed(book) => book.release_due(now),
@@ -295,31 +327,39 @@ impl Pool {
                 }
             }
             share.claim(to, family)
-        })
+        });
+        claimed.map_err(|error| if error == LeaseError::Exhausted { sources.nothing_free() } else { error })
     }
 
     /// Has every account, and then the counts, follow this configuration.
     fn settle(&self) {
         let Some(table) = &self.space.shares else { return };
-        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = table.control();
+        if table.generation() > self.space.generation {
+            return;
+        }
         for book in self.v4.listed().chain(self.v6.listed()) {
             book.adopt(&self.space);
         }
+        // Those that an older configuration listed are no part of what this one offers.
+        self.ledger.for_each(|book| {
+            if !self.sources(Family::of(book.source().ip())).contain(book.source()) {
+                book.leave(table);
+            }
+        });
         table.adopt(&self.shares, self.offered(None), self.space.generation);
     }
 
     fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         let book = self.sources(Family::of(source.ip())).book(source)?;
-        let _states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let offer = |table: &Arc<ShareTable>, but| {
-            table.set_capacity(self.offered(but), self.space.generation);
-        };
-        // While its busy ports are moved, its free ones are not counted on.
-        self.space.shares.iter().for_each(|table| offer(table, Some(source)));
         book.adopt(&self.space);
-        book.set_state(state);
-        self.space.shares.iter().for_each(|table| offer(table, None));
-        Some(book.state())
+        let Some(table) = &self.space.shares else { return Some(book.set_state(state)) };
+        let _one_at_a_time = table.control();
+        // While its busy ports are moved, its free ones are not counted on.
+        table.set_capacity(self.offered(Some(source)), self.space.generation);
+        let state = book.set_state(state);
+        table.set_capacity(self.offered(None), self.space.generation);
+        Some(state)
     }
 
     /// What the available addresses offer towards each destination, `but` one. A network whose addresses are derived
@@ -327,7 +367,7 @@ impl Pool {
     fn offered(&self, but: Option<SourceAddr>) -> Capacity {
         let of = |sources: &Sources| {
             if sources.wide().next().is_some() {
-                return u64::MAX;
+                return Capacity::ENDLESS;
             }
             let available = sources
                 .listed()

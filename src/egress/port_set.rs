@@ -67,6 +67,15 @@ impl PortSet {
         removed
     }
 
+    /// Whether a slot is busy.
+    pub(super) fn contains(&self, slot: u16) -> bool {
+        match self {
+            Self::Inline(list) => list.as_slice().contains(&slot),
+            Self::Listed(list) => list.as_slice().contains(&slot),
+            Self::Dense(map) => map.contains(slot),
+        }
+    }
+
     /// The busy slots, in no order.
     pub(super) fn slots(&self, capacity: u16) -> Vec<u16> {
         match self {
@@ -288,6 +297,9 @@ mod tests {
                     prop_assert_eq!(set.remove(slot, capacity), model.remove(&slot));
                 }
                 prop_assert_eq!(usize::from(set.len()), model.len());
+            }
+            for slot in 0..capacity.min(200) {
+                prop_assert_eq!(set.contains(slot), model.contains(&slot));
             }
             prop_assert_eq!(set.slots(capacity).into_iter().collect::<HashSet<_>>(), model);
         }

@@ -47,6 +47,11 @@ impl Share {
         })
     }
 
+    /// Whether the counts say that there is a free port for the claim; not if there are none.
+    pub(super) fn is_backed(&self, to: Destination, family: Family) -> bool {
+        self.0.as_ref().is_some_and(|seat| seat.table.has_room(to, family))
+    }
+
     /// No port could be had.
     pub(super) fn unclaim(&self, to: Destination) {
         if let Some(seat) = &self.0 {
@@ -74,3 +79,6 @@ impl fmt::Debug for Share {
         f.debug_tuple("Share").field(&self.0.as_ref().map(|seat| seat.tenant)).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! whoever has them (the accounts report these); and the ports of each tenant, live and held, on any address (leases
 //! report these). The first says what is free, the second what is due to whom.
 //!
-//! Its locks are leaves: whoever holds the lock of an account may call anything here, and nothing here calls out.
+//! Its locks, but for `control`, are leaves: whoever holds the lock of an account may call anything here, and nothing here calls out.
 
 use super::ShareSpec;
 use super::account::Destination;
@@ -23,6 +23,8 @@ pub(super) struct ShareTable {
     hasher: RandomState,
     /// The number of every tenant that the pool ever had.
     seats: Mutex<HashMap<Arc<str>, u32>>,
+    /// Held while what the pool offers changes. Taken before the lock of any account.
+    control: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,18 @@ struct Row {
     tenants: Vec<(u32, u32)>,
     /// How much of the floors is in use: the sum of min(ports, floor).
     met: u32,
+}
+
+impl Capacity {
+    /// Of networks whose addresses are derived per client.
+    pub(super) const ENDLESS: u64 = u64::MAX;
+
+    fn of(self, family: Family) -> u64 {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 impl Terms {
@@ -128,6 +142,16 @@ impl ShareTable {
         *seats.entry(Arc::clone(tenant)).or_insert(next)
     }
 
+    /// For whoever changes what the pool offers, to be held meanwhile.
+    pub(super) fn control(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which configuration it follows; 0 before the first.
+    pub(super) fn generation(&self) -> u64 {
+        lock(&self.shards[0]).terms.generation
+    }
+
     /// Follows a newer configuration; what is counted stays.
     pub(super) fn adopt(&self, specs: &[ShareSpec], capacity: Capacity, generation: u64) {
         let mut terms = Terms { generation, capacity, ..Terms::default() };
@@ -172,14 +196,11 @@ impl ShareTable {
         if ports >= terms.ceiling(seat) {
             return Err(Refusal::Ceiling);
         }
-        // Its own floor is met, so that what is not met is due to others.
+        // Its own floor is met, so that what is not met is due to others. Where nothing is free it must not even look:
+        // a port that comes back meanwhile may be due to another.
         let due = terms.floors - met;
-        if ports >= terms.floor(seat) && due > 0 {
-            let capacity = match family {
-                Family::V4 => terms.capacity.v4,
-                Family::V6 => terms.capacity.v6,
-            };
-            match capacity.saturating_sub(busy.into()) {
+        if ports >= terms.floor(seat) {
+            match terms.capacity.of(family).saturating_sub(busy.into()) {
                 0 => return Err(Refusal::NothingFree),
                 free if free <= due.into() => return Err(Refusal::KeptForFloors),
                 _ => {}
@@ -189,6 +210,14 @@ impl ShareTable {
         row.busy += 1;
         row.one_more(seat, terms);
         Ok(())
+    }
+
+    /// Whether all that is busy and claimed fits the listed addresses.
+    pub(super) fn has_room(&self, to: Destination, family: Family) -> bool {
+        let shard = self.shard(to);
+        let busy = shard.rows.get(&to).map_or(0, |row| row.busy);
+        let capacity = shard.terms.capacity.of(family);
+        capacity != Capacity::ENDLESS && u64::from(busy) <= capacity
     }
 
     /// One port less for a tenant.
@@ -215,6 +244,12 @@ impl ShareTable {
             row.busy = row.busy.saturating_sub(ports.into());
             shard.tidy(to);
         }
+    }
+
+    /// Whether nothing is counted for anybody.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).rows.is_empty())
     }
 
     fn shard(&self, to: Destination) -> MutexGuard<'_, Shard> {

@@ -2,6 +2,7 @@
 
 use super::addresses::{self, Family};
 use super::book::Book;
+use super::lease::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::state::SourceState;
@@ -61,9 +62,18 @@ impl Sources {
         Some(&self.listed[at].1)
     }
 
-    /// Whether any of the addresses gives out ports.
-    pub(super) fn any_available(&self) -> bool {
-        !self.wide.is_empty() || self.listed().any(|book| book.state() == SourceState::Available)
+    /// Whether an address is listed, or lies in a network whose addresses are derived.
+    pub(super) fn contain(&self, source: SourceAddr) -> bool {
+        self.book(source).is_some() || self.wide.iter().any(|net| net.contains(&source.ip()))
+    }
+
+    /// Why there is no free port: none of the addresses gives out any, or all are in use.
+    pub(super) fn nothing_free(&self) -> LeaseError {
+        let available = |book: &Arc<Book>| book.state() == SourceState::Available;
+        if self.wide.is_empty() && !self.listed().any(available) {
+            return LeaseError::NoAddress;
+        }
+        LeaseError::Exhausted
     }
 
     /// The networks whose addresses are derived.

@@ -52,7 +52,7 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
         let wrong = local_routes(routing, observed.routes[index].as_deref());
         found.push(Difference { what: names[index][1], wrong });
     }
-    let wrong = reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
+    let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
     found.push(Difference { what: "reserved ports", wrong });
     found
 }
@@ -148,7 +148,8 @@ fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
     routing.pools.iter().find(missing).map(|pool| format!("{pool} is not local: answers to it would be lost"))
 }
 
-fn reserved(wanted: &[PortRange], present: Option<&str>) -> Option<String> {
+/// What is wrong with `net.ipv4.ip_local_reserved_ports`, if anything is.
+pub fn not_reserved(wanted: &[PortRange], present: Option<&str>) -> Option<String> {
     let Some(present) = present else { return Some("cannot be read".to_owned()) };
     let present: Vec<_> = present.trim().split(',').filter_map(parse_range).collect();
     let inside = |range: &&PortRange| {

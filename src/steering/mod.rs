@@ -9,7 +9,7 @@ mod nftables;
 mod reserve;
 mod script;
 
-pub use compare::{Difference, Observed, compare};
+pub use compare::{Difference, Observed, compare, not_reserved};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 

@@ -4,6 +4,8 @@ pub mod addresses;
 pub mod failure;
 pub mod limits;
 pub mod listener;
+mod netlink;
 pub mod pipe;
+pub mod sock_diag;
 pub mod stream;
 pub mod upstream;

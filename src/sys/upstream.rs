@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::listener::Liveness;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 /// Starts connecting from `source` to `to`. The connection is under way when this returns: wait until the socket is
 /// writable, then look at `SO_ERROR`.
@@ -37,26 +37,4 @@ fn bind(source: SocketAddr, liveness: &Liveness) -> io::Result<Socket> {
     liveness.apply(&SockRef::from(&socket))?;
     socket.bind(&source.into())?;
     Ok(socket)
-}
-
-/// Whether an IPv4 address can be a source address: it is assigned to an interface, or local by a route (AnyIP).
-/// Of an IPv6 address `bind` says nothing: a local route does not make it bindable, and `IPV6_FREEBIND` makes all so.
-pub fn is_local(address: Ipv4Addr) -> io::Result<bool> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    match socket.bind(&SocketAddr::from((address, 0)).into()) {
-        Ok(()) => Ok(true),
-        Err(error) if Failure::of(&error) == Failure::NotOurAddress => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_local_and_a_documentation_address_is_not() {
-        assert!(is_local(Ipv4Addr::LOCALHOST).unwrap());
-        assert!(!is_local(Ipv4Addr::new(192, 0, 2, 77)).unwrap());
-    }
 }

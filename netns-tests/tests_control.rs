@@ -1,0 +1,181 @@
+//! What `egret ports` says of a running gateway, and what it can order.
+
+use crate::clients::connect_from;
+use crate::config::Config;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::traffic::pass;
+use crate::wait::{PATIENCE, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+crate::trials! {
+    both families:
+        egret_ports_says_who_holds_the_ports_of_a_destination,
+        a_drained_address_takes_no_new_flows_and_keeps_those_it_has;
+    once:
+        the_control_socket_lives_as_long_as_the_gateway,
+        a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start
+}
+
+/// A place for the control socket.
+struct Control {
+    folder: TempDir,
+}
+
+impl Control {
+    fn new() -> Self {
+        Self { folder: TempDir::with_prefix("egret-netns-").unwrap() }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    /// `[gateway] admin`.
+    fn key(&self) -> String {
+        format!("admin = \"unix:{}\"", self.socket().display())
+    }
+
+    fn ports(&self, arguments: &[&str]) -> Output {
+        ports(arguments, &self.socket())
+    }
+
+    fn report(&self, arguments: &[&str]) -> Value {
+        let output = self.ports(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The row of a source address.
+    fn source(&self, address: &str) -> Value {
+        let report = self.report(&[]);
+        let rows = report["sources"].as_array().unwrap();
+        rows.iter().find(|row| row["source"] == address).unwrap_or_else(|| panic!("{report:#}")).clone()
+    }
+}
+
+fn ports(arguments: &[&str], socket: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.arg("ports").args(arguments).arg("--socket").arg(socket).output().unwrap()
+}
+
+fn address(family: Family, v4: &'static str, v6: &'static str) -> &'static str {
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
+}
+
+fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
+    let control = Control::new();
+    let lab = Lab::new();
+    let _gateway = lab.start_gateway(&Config {
+        gateway: control.key(),
+        alpha_pool: "ports = \"40000-40015\"".into(),
+        alpha_addresses: "[\"203.0.113.17\", \"2001:db8:100::1\"]".into(),
+        ..Config::default()
+    });
+    let server = lab.listen(Host::Raw, family, 7000);
+    let to = server.address().to_string();
+    let flows: Vec<_> = (0..10)
+        .map(|_| {
+            let client = lab.connect(Tenant::Alpha, server.address());
+            (client, server.accept())
+        })
+        .collect();
+    let source = address(family, "203.0.113.17", "2001:db8:100::1");
+    let row = control.source(source);
+    assert_eq!(
+        row,
+        json!({"pool": "alpha", "source": source, "public": null, "state": "available",
+               "capacity": 16, "live": 10, "held": 0, "busiest": 10})
+    );
+    let report = control.report(&["--tenant", "alpha", "--destination", &to]);
+    let hot = &report["hot"][0];
+    assert!(hot["source"] == source && hot["destination"] == *to, "{report:#}");
+    assert!(hot["live"] == 10 && hot["held"] == 0 && hot["capacity"] == 16, "{report:#}");
+    assert_eq!(hot["tenants"], json!([{"tenant": "alpha", "ports": 10}]));
+    let client = Tenant::Alpha.client(family).to_string();
+    assert_eq!(hot["clients"], json!([{"client": client, "tenant": "alpha", "ports": 10}]));
+    assert_eq!(control.report(&["--tenant", "beta", "--destination", &to])["hot"], json!([]));
+
+    let table = control.ports(&["--pool", "alpha", "--destination", &to]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("62.5 %") && table.contains(&format!("{client} (alpha) 10")), "{table}");
+
+    for arguments in [["--pool", "nobody"], ["--tenant", "nobody"]] {
+        let output = control.ports(&arguments);
+        assert!(output.status.code() == Some(2) && text(&output).contains("is called \"nobody\""));
+    }
+
+    drop(flows);
+    wait_for("the flows to be gone", || {
+        let report = control.report(&["--destination", &to]);
+        if report["hot"] == json!([]) { Ok(()) } else { Err(report) }
+    });
+}
+
+fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
+    let control = Control::new();
+    let lab = Lab::new();
+    let _gateway = lab.start_gateway(&Config {
+        gateway: control.key(),
+        alpha_addresses: "[\"203.0.113.16/31\", \"2001:db8:100::/127\"]".into(),
+        ..Config::default()
+    });
+    let server = lab.listen(Host::Raw, family, 7000);
+    let open = || {
+        let client = lab
+            .client
+            .run(|| connect_from(Tenant::Alpha.client(family), server.address(), PATIENCE).unwrap());
+        let upstream = server.accept();
+        let source = upstream.peer_addr().unwrap().ip();
+        (client, upstream, source)
+    };
+    let order = |order: &str, source: IpAddr| {
+        let output = control.ports(&[order, &source.to_string()]);
+        assert!(output.status.success(), "{}", text(&output));
+        control.source(&source.to_string())["state"].as_str().unwrap().to_owned()
+    };
+    // Paired: one client keeps one address, as long as it can.
+    let (client, upstream, first) = open();
+    assert_eq!(order("drain", first), "draining");
+    let (_client, _upstream, second) = open();
+    assert_ne!(first, second);
+    pass(&client, &upstream, b"still here");
+    assert_eq!(control.source(&first.to_string())["live"], 1);
+    assert_eq!(order("undrain", first), "available");
+    assert_eq!(open().2, first);
+
+    let output = control.ports(&["drain", "192.0.2.1"]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("not listed by any pool"));
+}
+
+fn the_control_socket_lives_as_long_as_the_gateway() {
+    let control = Control::new();
+    let lab = Lab::new();
+    // What a crash leaves behind.
+    drop(std::os::unix::net::UnixListener::bind(control.socket()).unwrap());
+    let mut gateway = lab.start_gateway(&Config { gateway: control.key(), ..Config::default() });
+    assert!(control.ports(&[]).status.success());
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.wait_for_end().success());
+    assert!(!control.socket().exists());
+    let output = control.ports(&[]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("there is no control socket"));
+}
+
+fn a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start() {
+    let lab = Lab::new();
+    let config = Config { gateway: "admin = \"unix:/nonexistent/admin.sock\"".into(), ..Config::default() };
+    let files = crate::gateway::Files::new(&config);
+    let mut run = crate::gateway::unprivileged(",+net_admin", &["run"], &files.config());
+    let output = lab.gateway.output(&mut run);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("cannot open the control socket /nonexistent/admin.sock"));
+}

@@ -1,0 +1,294 @@
+//! The ledger agrees with the kernel: under churn, after a crash, beside other programs, when addresses come and go.
+
+use crate::config::Config;
+use crate::flows::{End, Flow};
+use crate::gateway::{Files, Gateway, Rules};
+use crate::lab::{Family, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::pass;
+use crate::wait::{PATIENCE, wait_for, wait_within};
+use socket2::{Domain, Socket, Type};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families:
+        ledger_and_kernel_agree_while_flows_come_and_go,
+        a_restart_amid_many_flows_collides_with_none_of_them,
+        another_programs_connection_from_a_pool_is_found_and_left_alone,
+        another_programs_listener_within_a_pool_is_left_alone,
+        an_address_that_the_host_loses_is_out_of_use_until_it_returns;
+    once:
+        what_a_crash_left_in_time_wait_is_held_at_the_start
+}
+
+/// Comparisons of ledger and kernel are less than this apart.
+const COMPARED: Duration = Duration::from_secs(12);
+
+/// One address of each family with these ports.
+fn one_address(ports: &str) -> Config {
+    Config {
+        alpha_addresses: "[\"203.0.113.17\", \"2001:db8:100::1\"]".into(),
+        alpha_pool: format!("ports = \"{ports}\""),
+        ..Config::default()
+    }
+}
+
+fn pool_address(family: Family) -> IpAddr {
+    family.pool()
+}
+
+fn difference(gateway: &Gateway<'_>) -> u64 {
+    gateway.metric("egret_ledger_kernel_difference", &[])
+}
+
+fn ports(gateway: &Gateway<'_>, family: Family, state: &str) -> u64 {
+    let source = pool_address(family).to_string();
+    gateway.metric("egret_pool_ports", &[("source", &source), ("state", state)])
+}
+
+fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
+    let lab = Lab::new();
+    // Half of the servers' side without timestamps, where ports are held.
+    if family == Family::V4 {
+        lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    }
+    let gateway = lab.start_gateway(&one_address("40000-40599"));
+    let servers = [Server::raw(&lab, family, 7000), Server::raw(&lab, family, 7001)];
+    let start = Instant::now();
+    let mut live = Vec::new();
+    let mut count = 0;
+    // Through one comparison at least, and two thirds of the pool at most.
+    while start.elapsed() < COMPARED || count < 300 {
+        if count < 800 {
+            for how in End::ALL {
+                let mut flows = Flow::open_many(&lab, Tenant::Alpha, &servers[count % 2], 3);
+                count += flows.len();
+                flows.pop().unwrap().end(how);
+                drop(flows.pop()); // both ends at once
+                live.extend(flows);
+                if live.len() > 40 {
+                    live.remove(0).end(how);
+                }
+            }
+        }
+        assert_eq!(difference(&gateway), 0);
+    }
+    for flow in &live {
+        flow.assert_alive();
+    }
+    assert_eq!(ports(&gateway, family, "live"), live.len() as u64);
+    for (flow, how) in live.into_iter().zip(End::ALL.into_iter().cycle()) {
+        flow.end(how);
+    }
+    gateway.wait_for_metric("egret_pool_ports", &[("state", "live")], |live| live == 0);
+    // Through one comparison more, now that nothing moves.
+    let end = Instant::now();
+    while end.elapsed() < COMPARED {
+        assert_eq!(difference(&gateway), 0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    for flow in gateway.wait_for_flows(count) {
+        assert_ne!(flow["outcome"], "ports_exhausted", "{flow:#}");
+    }
+}
+
+fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
+    const HALF: usize = 1000;
+    let lab = Lab::new();
+    if family == Family::V4 {
+        lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    }
+    let mut gateway = lab.start_gateway(&one_address("40000-41999"));
+    let server = Server::raw(&lab, family, 7000);
+    let before = Flow::open_many(&lab, Tenant::Alpha, &server, HALF);
+    let busy: HashSet<SocketAddr> = before.iter().map(Flow::source).collect();
+    gateway.kill();
+    // The servers' ends stay as they are: each has a FIN of a gateway that is no more, and has not closed.
+    let upstreams: Vec<TcpStream> = before.into_iter().map(|flow| flow.upstream).collect();
+    gateway.start_again();
+    let held = ports(&gateway, family, "held");
+    let left = kernel_has(&lab, family);
+    assert_eq!(left, HALF, "the kernel has forgotten some already");
+    assert_eq!(held, HALF as u64, "of {left}");
+    let after = Flow::open_many(&lab, Tenant::Alpha, &server, HALF);
+    for flow in &after {
+        assert!(!busy.contains(&flow.source()), "{} is in use", flow.source());
+    }
+    for flow in after.iter().step_by(97) {
+        flow.assert_alive();
+    }
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "ports_exhausted");
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    assert_eq!(difference(&gateway), 0);
+    drop(upstreams);
+}
+
+fn kernel_has(lab: &Lab, family: Family) -> usize {
+    let source = match pool_address(family) {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    lab.gateway.shell(&format!("ss -Hatn state connected src '{source}'")).lines().count()
+}
+
+fn what_a_crash_left_in_time_wait_is_held_at_the_start() {
+    let lab = Lab::new();
+    lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    let mut gateway = lab.start_gateway(&one_address("40000-40015"));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    for flow in Flow::open_many(&lab, Tenant::Alpha, &server, 6) {
+        flow.end(End::ClientFirst);
+    }
+    let open = Flow::open_many(&lab, Tenant::Alpha, &server, 4);
+    gateway.kill();
+    for flow in open {
+        // The server closes as well: this side has a `TIME_WAIT` of it.
+        drop(flow);
+    }
+    gateway.start_again();
+    assert_eq!(ports(&gateway, Family::V4, "held"), 10);
+    let _live: Vec<_> = (0..6).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "ports_exhausted");
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+}
+
+/// A connection that is not the gateway's, from an address and port of its pool.
+fn foreign_connection(lab: &Lab, source: SocketAddr, server: &Server) -> (TcpStream, TcpStream) {
+    let stream = lab.gateway.run(|| {
+        let socket = Socket::new(Domain::for_address(source), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        if source.is_ipv6() {
+            socket.set_freebind_v6(true).unwrap();
+        }
+        socket.bind(&source.into()).unwrap();
+        socket.connect_timeout(&server.address().into(), PATIENCE).unwrap();
+        TcpStream::from(socket)
+    });
+    (stream, server.accept())
+}
+
+fn another_programs_connection_from_a_pool_is_found_and_left_alone(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&one_address("40000-40003"));
+    let server = Server::raw(&lab, family, 7000);
+    let at = |port| SocketAddr::new(pool_address(family), port);
+    let foreign = foreign_connection(&lab, at(40002), &server);
+    wait_within(2 * COMPARED, "the difference to be found", || match difference(&gateway) {
+        1 => Ok(()),
+        other => Err(format!("it is {other}")),
+    });
+    assert_eq!(ports(&gateway, family, "held"), 1);
+    wait_for("the log to say so", || {
+        let said = gateway.stderr();
+        if said.contains(&at(40002).to_string()) { Ok(()) } else { Err(said) }
+    });
+    let flows: Vec<_> = (0..3).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    let sources: HashSet<u16> = flows.iter().map(|flow| flow.source().port()).collect();
+    assert_eq!(sources, [40000, 40001, 40003].into());
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "ports_exhausted");
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+
+    // Where nobody has looked yet, a flow finds out by itself and takes another port.
+    let other = Server::raw(&lab, family, 7001);
+    let _others: Vec<_> = (40000..40003).map(|port| foreign_connection(&lab, at(port), &other)).collect();
+    let flow = Flow::open(&lab, Tenant::Alpha, &other);
+    assert_eq!(flow.source().port(), 40003);
+    flow.assert_alive();
+
+    // It is there for flows again when the other program is gone; that one was not disturbed.
+    pass(&foreign.0, &foreign.1, b"undisturbed");
+    let (stream, upstream) = foreign;
+    upstream.shutdown(Shutdown::Write).unwrap();
+    drop(stream);
+    drop(upstream);
+    let again = wait_within(4 * COMPARED, "the port to serve flows", || {
+        Flow::try_open(&lab, Tenant::Alpha, &server).map_err(|client| format!("{client} was refused"))
+    });
+    assert_eq!(again.source().port(), 40002);
+}
+
+fn another_programs_listener_within_a_pool_is_left_alone(family: Family) {
+    let lab = Lab::new();
+    let any: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let files = Files::new(&one_address("40000-40003"));
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let listener = lab.gateway.run(|| Server::bind(SocketAddr::new(any, 40001)));
+    let gateway = Gateway::start(&lab, files);
+    let source = pool_address(family).to_string();
+    let capacity = gateway.metric("egret_pool_ports_capacity", &[("source", &source)]);
+    assert_eq!(capacity, 3);
+    let warned = gateway.stderr().lines().any(|line| line.contains("WARN") && line.contains(":40001"));
+    assert!(warned, "{}", gateway.stderr());
+    let server = Server::raw(&lab, family, 7000);
+    for _ in 0..3 {
+        let flows: Vec<_> = (0..3).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+        for flow in &flows {
+            flow.assert_alive();
+            assert_ne!(flow.source().port(), 40001);
+        }
+        let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+        gateway.expect_outcome(refused, "ports_exhausted");
+        for flow in flows {
+            flow.end(End::ServerReset);
+        }
+        gateway.wait_for_metric("egret_pool_ports", &[("state", "live")], |live| live == 0);
+    }
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+    listener.assert_untouched();
+}
+
+fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family) {
+    let lab = Lab::new();
+    let (lost, kept, addresses): (IpAddr, IpAddr, &str) = match family {
+        Family::V4 => {
+            ([203, 0, 113, 17].into(), [203, 0, 113, 18].into(), "\"203.0.113.17\", \"203.0.113.18\"")
+        }
+        Family::V6 => (
+            "2001:db8:100::1".parse().unwrap(),
+            "2001:db8:100::2".parse().unwrap(),
+            "\"2001:db8:100::1\", \"2001:db8:100::2\"",
+        ),
+    };
+    let config = Config {
+        alpha_addresses: format!("[{addresses}]"),
+        alpha_pool: "ports = \"40000-40099\"\nselect = \"least-used\"".into(),
+        ..Config::default()
+    };
+    let gateway = lab.start_gateway(&config);
+    let server = Server::raw(&lab, family, 7000);
+    let state = |source: IpAddr, state: &str| {
+        gateway.metric("egret_pool_source_state", &[("source", &source.to_string()), ("state", state)])
+    };
+    let wait_for_state = |wanted: &str| {
+        wait_for(&format!("{lost} to be {wanted}"), || match state(lost, wanted) {
+            1 => Ok(()),
+            other => Err(format!("it is {other}")),
+        });
+        assert_eq!(state(kept, "available"), 1);
+    };
+    let sources = || -> HashSet<IpAddr> {
+        let flows: Vec<_> = (0..8).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+        flows.iter().map(|flow| flow.source().ip()).collect()
+    };
+    assert_eq!(sources(), [lost, kept].into());
+    wait_for_state("available");
+    for _ in 0..2 {
+        lab.gateway.ip(&format!("route del local {lost} dev lo table local"));
+        wait_for_state("withdrawn");
+        assert_eq!(state(lost, "available"), 0);
+        assert_eq!(sources(), [kept].into());
+        lab.gateway.ip(&format!("route add local {lost} dev lo table local"));
+        wait_for_state("available");
+        assert_eq!(state(lost, "withdrawn"), 0);
+        assert_eq!(sources(), [lost, kept].into());
+    }
+}

@@ -1,0 +1,313 @@
+//! Keeps the ledger true to the kernel: what an earlier process left behind, what other programs hold, which source
+//! addresses the machine has. docs/ports.md explains it.
+
+mod source_states;
+
+use super::in_force::InForce;
+use crate::addr::{DialAddr, LeasedSource, PortRange};
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{Kernel, Ledger, Pools, Reconciler, Report};
+use crate::steering;
+use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
+use arc_swap::ArcSwap;
+use source_states::SourceStates;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+/// How often addresses are looked for and collisions explained.
+const TICK: Duration = Duration::from_secs(2);
+/// The ledger is compared with the kernel every fifth tick.
+const TICKS_PER_COMPARISON: u64 = 5;
+/// Between the two looks at what seems to differ.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// A list of 15,000 sockets takes some 10 ms.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Of one kind of finding, this many are logged one by one.
+const LOGGED: usize = 10;
+
+/// What the last comparison found. Shared with whoever renders the metrics.
+pub(super) type LastReport = Arc<ArcSwap<Report>>;
+
+/// Compares until it is dropped.
+pub(super) struct Truth {
+    last: LastReport,
+    /// The thread ends when this is gone.
+    _stop: Sender<()>,
+}
+
+/// The pools of a configuration, without the ports that other programs listen on.
+pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
+    let mut reserved = config.reserved_ports();
+    let pools = Pools::new(&config.pools, &reserved, ledger);
+    let listeners = match listeners_in_the_way(&pools) {
+        Ok(listeners) if listeners.is_empty() => return Arc::new(pools),
+        Ok(listeners) => listeners,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list who listens on ports of the pools; such ports will collide");
+            return Arc::new(pools);
+        }
+    };
+    tracing::warn!(
+        listeners = %list(&listeners),
+        "other programs listen on ports of the pools, which are not used; set another range in [[pool]] ports, \
+         or find them with `ss -ltnp`"
+    );
+    reserved.extend(listeners.iter().map(SocketAddr::port));
+    Arc::new(Pools::new(&config.pools, &reserved, ledger))
+}
+
+impl Truth {
+    /// Seeds the ledger, before anybody leases from it, and goes on comparing on a thread of its own.
+    pub(super) fn start(config: &Config, in_force: &Arc<InForce>, ledger: &Arc<Ledger>) -> io::Result<Self> {
+        warn_of_ports_not_reserved(config);
+        let pools = Arc::clone(&in_force.current().pools);
+        let mut kernel = LiveKernel::new();
+        let mut reconciler = Reconciler::default();
+        match reconciler.seed(&pools, &mut kernel, clock::now()) {
+            Ok(seeded) if seeded.for_a_time + seeded.while_listed > 0 => tracing::info!(
+                for_a_time = seeded.for_a_time,
+                while_listed = seeded.while_listed,
+                "ports that are in use in the kernel are held"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(
+                %error,
+                "cannot list the kernel's sockets, so what an earlier process left behind will collide"
+            ),
+        }
+        let mut watch = Watch {
+            kernel,
+            reconciler,
+            states: SourceStates::new(&pools),
+            listeners: BTreeSet::new(),
+            in_force: Arc::clone(in_force),
+            ledger: Arc::clone(ledger),
+            last: LastReport::default(),
+        };
+        watch.states.check(&pools);
+        let last = Arc::clone(&watch.last);
+        let (stop, stopped) = mpsc::channel::<()>();
+        thread::Builder::new().name("truth".to_owned()).spawn(move || {
+            let mut tick = 0;
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                tick += 1;
+                watch.tick(tick);
+            }
+        })?;
+        Ok(Self { last, _stop: stop })
+    }
+
+    pub(super) fn last(&self) -> LastReport {
+        Arc::clone(&self.last)
+    }
+}
+
+/// What the thread works with.
+struct Watch {
+    kernel: LiveKernel,
+    reconciler: Reconciler,
+    states: SourceStates,
+    /// Those that were reported.
+    listeners: BTreeSet<SocketAddr>,
+    in_force: Arc<InForce>,
+    ledger: Arc<Ledger>,
+    last: LastReport,
+}
+
+impl Watch {
+    fn tick(&mut self, tick: u64) {
+        let pools = Arc::clone(&self.in_force.current().pools);
+        self.states.check(&pools);
+        let collisions = self.ledger.take_collisions();
+        if !collisions.is_empty() {
+            explain(&collisions);
+        }
+        if tick.is_multiple_of(TICKS_PER_COMPARISON) {
+            self.compare(&pools);
+            self.report_listeners(&pools);
+        }
+    }
+
+    fn compare(&mut self, pools: &Pools) {
+        match self.reconciler.compare(pools, &mut self.kernel, clock::now()) {
+            Ok(report) => {
+                log(&report);
+                self.last.store(Arc::new(report));
+            }
+            Err(error) => tracing::warn!(%error, "cannot compare the port ledger with the kernel"),
+        }
+    }
+
+    fn report_listeners(&mut self, pools: &Pools) {
+        let Ok(listeners) = listeners_in_the_way(pools) else { return };
+        let fresh: BTreeSet<_> = listeners.difference(&self.listeners).copied().collect();
+        if !fresh.is_empty() {
+            tracing::warn!(
+                listeners = %list(&fresh),
+                "another program has begun to listen on ports of the pools, which will collide; reload to exclude \
+                 them, and find it with `ss -ltnp`"
+            );
+        }
+        self.listeners = listeners;
+    }
+}
+
+struct LiveKernel {
+    lists_bound: bool,
+}
+
+impl LiveKernel {
+    fn new() -> Self {
+        Self { lists_bound: sock_diag::lists_bound(PATIENCE).unwrap_or(false) }
+    }
+}
+
+impl Kernel for LiveKernel {
+    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
+        let states = States::CONNECTED | States::BOUND;
+        sock_diag::sockets(states, PATIENCE, |socket| is_own(socket.source.ip()))
+    }
+
+    fn lists_bound(&self) -> bool {
+        self.lists_bound
+    }
+
+    fn pause(&mut self) {
+        thread::sleep(SECOND_LOOK);
+    }
+}
+
+fn log(report: &Report) {
+    for socket in report.foreign.iter().take(LOGGED) {
+        tracing::warn!(
+            source = %socket.source, destination = %socket.destination, state = ?socket.state,
+            uid = socket.uid, inode = socket.inode,
+            "a port that should be free is in use; it is held until that socket is gone"
+        );
+    }
+    for (source, destination) in report.unseen.iter().take(LOGGED) {
+        tracing::warn!(%source, %destination, "a port is leased, and no socket has it");
+    }
+    let (foreign, unseen) = (report.foreign.len(), report.unseen.len());
+    if foreign.max(unseen) > LOGGED {
+        tracing::warn!(
+            foreign,
+            unseen,
+            "the port ledger and the kernel differ on more ports than are logged"
+        );
+    }
+}
+
+/// Says who was in the way of connections that had to take another port.
+fn explain(collisions: &[(LeasedSource, DialAddr)]) {
+    let ports: BTreeSet<_> = collisions.iter().map(|(source, _)| source.port()).collect();
+    let states = States::CONNECTED | States::BOUND | States::LISTENING;
+    let found = sock_diag::sockets(states, PATIENCE, |socket| ports.contains(&socket.source.port()));
+    let sockets = found.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot list the kernel's sockets");
+        Vec::new()
+    });
+    for (source, to) in collisions.iter().take(LOGGED) {
+        let (source, destination) = (source.socket(), to.socket());
+        match culprit(&sockets, source, destination) {
+            Some(socket) => tracing::warn!(
+                %source, %destination, by = %socket.source, state = ?socket.state,
+                uid = socket.uid, inode = socket.inode,
+                "a flow had to take another port: this one was in use"
+            ),
+            None => tracing::warn!(
+                %source, %destination,
+                "a flow had to take another port: this one was in use, by a socket that is gone"
+            ),
+        }
+    }
+}
+
+/// A socket with the same four values, else one that keeps every other from binding its port.
+fn culprit(sockets: &[KernelSocket], source: SocketAddr, to: SocketAddr) -> Option<&KernelSocket> {
+    let same = sockets.iter().find(|socket| socket.source == source && socket.destination == to);
+    same.or_else(|| {
+        sockets.iter().find(|socket| {
+            let here = socket.source.ip().is_unspecified() || socket.source.ip() == source.ip();
+            let alone = socket.state == TcpState::Listen || socket.destination.port() == 0;
+            here && alone && socket.source.port() == source.port()
+        })
+    })
+}
+
+fn listeners_in_the_way(pools: &Pools) -> io::Result<BTreeSet<SocketAddr>> {
+    let found =
+        sock_diag::sockets(States::LISTENING, PATIENCE, |socket| pools.is_hindered_by(socket.source))?;
+    Ok(found.into_iter().map(|socket| socket.source).collect())
+}
+
+/// The first few, and how many there are besides.
+fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) -> String {
+    let items = items.into_iter();
+    let more = items.len().saturating_sub(LOGGED);
+    let mut words: Vec<_> = items.take(LOGGED).map(|item| item.to_string()).collect();
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
+}
+
+/// Other programs may be given ports that the kernel is not told to leave alone.
+fn warn_of_ports_not_reserved(config: &Config) {
+    let ranges: Vec<PortRange> = config.pools.iter().map(|pool| pool.ports).collect();
+    let wanted = steering::reserved_ports(&ranges, ephemeral_ports());
+    let present = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok();
+    if let Some(wrong) = steering::not_reserved(&wanted, present.as_deref()) {
+        let all: Vec<_> = wanted.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            "{wrong}, so the kernel may give them to other programs; run scripts/steer.sh up, or \
+             `sysctl -w net.ipv4.ip_local_reserved_ports={}`",
+            all.join(",")
+        );
+    }
+}
+
+/// The range of ports that this machine's kernel chooses from.
+pub fn ephemeral_ports() -> PortRange {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range.split_whitespace().map(str::parse);
+    match (ends.next(), ends.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => PortRange::new(first, last),
+        _ => None,
+    }
+    .unwrap_or_else(steering::default_ephemeral)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(source: &str, destination: &str, state: TcpState) -> KernelSocket {
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        KernelSocket { source, destination, state, expires: None, uid: 0, inode: 7, cookie: 1 }
+    }
+
+    #[test]
+    fn a_collision_is_explained_by_who_was_in_the_way() {
+        let nobody = "0.0.0.0:0";
+        let same = socket("192.0.2.1:5000", "198.51.100.1:443", TcpState::LastAck);
+        let elsewhere = socket("192.0.2.1:5000", "198.51.100.2:443", TcpState::Established);
+        let everywhere = socket("0.0.0.0:5000", nobody, TcpState::Listen);
+        let bound = socket("192.0.2.1:5000", nobody, TcpState::Bound);
+        let neighbour = socket("192.0.2.2:5000", nobody, TcpState::Listen);
+        let of = |sockets: &[KernelSocket]| {
+            let (source, to) = ("192.0.2.1:5000".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
+            culprit(sockets, source, to).copied()
+        };
+        assert_eq!(of(&[elsewhere, everywhere, same]), Some(same));
+        assert_eq!(of(&[elsewhere, neighbour, everywhere]), Some(everywhere));
+        assert_eq!(of(&[elsewhere, bound]), Some(bound));
+        assert_eq!(of(&[elsewhere, neighbour]), None);
+    }
+}

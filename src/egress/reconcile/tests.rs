@@ -1,0 +1,356 @@
+//! Against a kernel that says what it is told to, and against the real one under churn.
+
+use super::*;
+use crate::addr::{ClientAddr, PortRange};
+use crate::egress::{Lease, Ledger, PoolSpec, Rest, Select, Share, UpstreamEnd};
+use crate::sys::listener::Liveness;
+use crate::sys::sock_diag::{self, States};
+use crate::sys::{limits, stream, upstream};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+fn pools(source: Ipv4Addr, ports: PortRange, ledger: &Arc<Ledger>) -> Pools {
+    let spec = PoolSpec {
+        name: "pool".into(),
+        addresses: vec![IpAddr::V4(source).into()],
+        ports,
+        select: Select::Paired,
+        drain: Vec::new(),
+        public: BTreeMap::new(),
+        shares: Vec::new(),
+    };
+    Pools::new(&[spec], &[], ledger)
+}
+
+fn lease(pools: &Pools, to: SocketAddr, now: Instant) -> Option<Lease> {
+    let client = ClientAddr::new(([10, 0, 0, 1], 1).into());
+    pools.pool("pool").unwrap().lease(client, DialAddr::new(to), &Share::NONE, now).ok()
+}
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 443);
+
+/// Four ports.
+fn small() -> Pools {
+    small_over(&Arc::new(Ledger::new()))
+}
+
+fn small_over(ledger: &Arc<Ledger>) -> Pools {
+    pools(SOURCE, PortRange::new(1000, 1003).unwrap(), ledger)
+}
+
+fn socket(port: u16, state: TcpState, cookie: u64) -> KernelSocket {
+    let (source, destination) = ((SOURCE, port).into(), SERVER.into());
+    KernelSocket { source, destination, state, expires: None, uid: 0, inode: 9, cookie }
+}
+
+/// Lists what it is told to, look after look, and then the last again.
+struct Script(VecDeque<Vec<KernelSocket>>);
+
+impl Script {
+    fn new(lists: impl IntoIterator<Item = Vec<KernelSocket>>) -> Self {
+        Self(lists.into_iter().collect())
+    }
+}
+
+impl Kernel for Script {
+    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
+        let list = if self.0.len() > 1 { self.0.pop_front() } else { self.0.front().cloned() };
+        let list = list.unwrap_or_default();
+        assert!(list.iter().all(|socket| is_own(socket.source.ip())));
+        Ok(list)
+    }
+    fn lists_bound(&self) -> bool {
+        true
+    }
+    fn pause(&mut self) {}
+}
+
+/// Live, held and free ports towards the server.
+fn used(pools: &Pools, now: Instant) -> (u16, u16, u16) {
+    let pair =
+        pools.ledger().pair(SourceAddr::new(SOURCE.into()), DialAddr::new(SERVER.into()), now).unwrap();
+    (pair.live, pair.held, pair.free())
+}
+
+#[test]
+fn what_an_earlier_process_left_is_held_as_long_as_the_kernel_has_it() {
+    let (pools, start) = (small(), crate::clock::now());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let waiting = |port, left| {
+        let expires = Some(Duration::from_secs(left));
+        KernelSocket { expires, inode: 0, ..socket(port, TcpState::TimeWait, port.into()) }
+    };
+    let established = socket(1001, TcpState::Established, 1);
+    let elsewhere = KernelSocket { source: (SOURCE, 999).into(), ..established };
+    let mut reconciler = Reconciler::default();
+    let mut kernel = Script::new([
+        vec![waiting(1000, 30), established, elsewhere, socket(1003, TcpState::Bound, 3)],
+        vec![established],
+        vec![waiting(1001, 60)],
+        vec![],
+    ]);
+    let seeded = reconciler.seed(&pools, &mut kernel, start).unwrap();
+    assert_eq!(seeded, Seeded { for_a_time: 1, while_listed: 1 });
+    assert_eq!(used(&pools, start), (0, 2, 2));
+    assert_eq!(used(&pools, at(30)), (0, 2, 2));
+    assert_eq!(used(&pools, at(36)), (0, 1, 3));
+    for seconds in [40, 50] {
+        let report = reconciler.compare(&pools, &mut kernel, at(seconds)).unwrap();
+        assert_eq!(report.difference(IpAddr::V4(SOURCE).into()), 0);
+        assert_eq!(used(&pools, at(seconds)), (0, 1, 3));
+    }
+    // it was seen in TIME_WAIT, with 60 s to go
+    assert_eq!(used(&pools, at(115)), (0, 1, 3));
+    assert_eq!(used(&pools, at(116)), (0, 0, 4));
+}
+
+#[test]
+fn a_socket_that_is_in_no_list_twice_is_gone() {
+    let (pools, now) = (small(), crate::clock::now());
+    let mut reconciler = Reconciler::default();
+    let live = vec![socket(1002, TcpState::CloseWait, 1)];
+    let mut kernel = Script::new([live.clone(), vec![], live, vec![], vec![]]);
+    reconciler.seed(&pools, &mut kernel, now).unwrap();
+    for free in [3, 3, 3, 4] {
+        reconciler.compare(&pools, &mut kernel, now).unwrap();
+        assert_eq!(used(&pools, now).2, free);
+    }
+}
+
+#[test]
+fn a_socket_on_a_free_port_is_believed_at_the_second_look_and_its_port_is_held() {
+    let (pools, now) = (small(), crate::clock::now());
+    let mut reconciler = Reconciler::default();
+    let network = IpAddr::V4(SOURCE).into();
+    let foreign = socket(1000, TcpState::Established, 1);
+    // another socket at the second look, one that is gone, or one that no longer hinders: flows of ours
+    for second in
+        [vec![socket(1000, TcpState::Established, 2)], vec![], vec![socket(1000, TcpState::TimeWait, 1)]]
+    {
+        let report = reconciler.compare(&pools, &mut Script::new([vec![foreign], second]), now).unwrap();
+        assert_eq!((report.difference(network), used_or_new(&pools, now)), (0, (0, 0, 4)));
+    }
+    let mut kernel = Script::new([vec![foreign]]);
+    let report = reconciler.compare(&pools, &mut kernel, now).unwrap();
+    assert_eq!((report.foreign.as_slice(), report.difference(network)), ([foreign].as_slice(), 1));
+    assert_eq!(used(&pools, now), (0, 1, 3));
+    let report = reconciler.compare(&pools, &mut kernel, now).unwrap();
+    assert_eq!(report.difference(network), 0, "the ledger knows it now");
+}
+
+fn used_or_new(pools: &Pools, now: Instant) -> (u16, u16, u16) {
+    pools.open(SourceAddr::new(SOURCE.into())).unwrap();
+    used(pools, now)
+}
+
+#[test]
+fn a_lease_without_a_socket_is_believed_the_second_time() {
+    let (pools, now) = (small(), crate::clock::now());
+    let network = IpAddr::V4(SOURCE).into();
+    let leased = lease(&pools, SERVER.into(), now).unwrap();
+    let port = leased.source().port();
+    let about_to_connect =
+        KernelSocket { destination: (Ipv4Addr::UNSPECIFIED, 0).into(), ..socket(port, TcpState::Bound, 1) };
+    let mut reconciler = Reconciler::default();
+    for known in [socket(port, TcpState::SynSent, 1), socket(port, TcpState::Bound, 1), about_to_connect] {
+        for _ in 0..3 {
+            let report = reconciler.compare(&pools, &mut Script::new([vec![known]]), now).unwrap();
+            assert_eq!(report.difference(network), 0, "{known:?}");
+        }
+    }
+    let mut nothing = Script::new([vec![]]);
+    assert_eq!(reconciler.compare(&pools, &mut nothing, now).unwrap().difference(network), 0);
+    let report = reconciler.compare(&pools, &mut nothing, now).unwrap();
+    assert_eq!(report.unseen, [(leased.source(), DialAddr::new(SERVER.into()))]);
+    assert_eq!(report.difference(network), 1);
+    drop(leased);
+    assert_eq!(reconciler.compare(&pools, &mut nothing, now).unwrap().difference(network), 0);
+}
+
+#[test]
+fn a_smaller_range_keeps_pinned_ports_until_they_are_gone() {
+    let (ledger, now) = (Arc::new(Ledger::new()), crate::clock::now());
+    let before = small_over(&ledger);
+    let mut reconciler = Reconciler::default();
+    let sockets = vec![socket(1000, TcpState::Established, 1), socket(1003, TcpState::Established, 2)];
+    let mut kernel = Script::new([sockets.clone(), sockets, vec![], vec![]]);
+    reconciler.seed(&before, &mut kernel, now).unwrap();
+    let smaller = pools(SOURCE, PortRange::new(1000, 1001).unwrap(), &ledger);
+    let total = |pools: &Pools| pools.usage(now)[0].sources[0].held;
+    assert_eq!((total(&smaller), used(&smaller, now)), (2, (0, 1, 1)));
+    for held in [2, 2, 0] {
+        assert_eq!(reconciler.compare(&smaller, &mut kernel, now).unwrap().foreign, []);
+        assert_eq!(total(&smaller), held);
+    }
+    assert_eq!(used(&smaller, now), (0, 0, 2));
+}
+
+/// The kernel of this machine.
+struct Real;
+
+impl Kernel for Real {
+    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
+        sock_diag::sockets(States::CONNECTED | States::BOUND, Duration::from_secs(30), |s| {
+            is_own(s.source.ip())
+        })
+    }
+    fn lists_bound(&self) -> bool {
+        sock_diag::lists_bound(Duration::from_secs(30)).unwrap()
+    }
+    fn pause(&mut self) {
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+const LIVENESS: Liveness = Liveness {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    probes: 3,
+    user_timeout: None,
+};
+
+/// An address of loopback that no other run of the tests uses at the same time, so that ports are its own.
+fn own_loopback(test: u8) -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | test << 4 | high & 15, middle, low)
+}
+
+fn connect(lease: &Lease, to: SocketAddr) -> Option<TcpStream> {
+    let stream = upstream::connect(lease.source().socket(), to, &LIVENESS).ok()?;
+    stream.set_nonblocking(false).unwrap();
+    Some(stream)
+}
+
+#[test]
+fn a_restart_in_the_middle_of_many_flows_never_collides() {
+    let flows = if limits::raise_open_files().unwrap() > 16_000 { 10_000 } else { 400 };
+    let range = PortRange::new(10_001, 10_000 + flows + flows / 10).unwrap();
+    let source = own_loopback(1);
+    let listener = TcpListener::bind((source, 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    let (before, now) = (pools(source, range, &Arc::new(Ledger::new())), crate::clock::now());
+    let mut open = Vec::new();
+    for n in 0..flows {
+        let lease = lease(&before, to, now).unwrap();
+        let stream = connect(&lease, to).expect("a port of the first process");
+        let (served, _) = listener.accept().unwrap();
+        // in turn, what there is to find: TIME_WAIT, nothing, FIN_WAIT2 without a program, CLOSE_WAIT, ESTABLISHED
+        let (stream, served) = match n % 10 {
+            0 => {
+                drop(stream);
+                (None, None)
+            }
+            1 => {
+                drop(served);
+                (None, None)
+            }
+            2 => (None, Some(served)),
+            3..=6 => (Some(stream), None),
+            _ => (Some(stream), Some(served)),
+        };
+        open.push((stream, served));
+        std::mem::forget(lease); // as a process that is killed
+    }
+    let after = pools(source, range, &Arc::new(Ledger::new()));
+    let mut reconciler = Reconciler::default();
+    let started = crate::clock::now();
+    let seeded = reconciler.seed(&after, &mut Real, now).unwrap();
+    println!("{seeded:?} of {flows} flows in {:?}", started.elapsed());
+    assert!(seeded.while_listed >= usize::from(flows / 10 * 7), "{seeded:?}");
+    let mut fresh = Vec::new();
+    while let Some(lease) = lease(&after, to, now) {
+        let stream = connect(&lease, to).unwrap_or_else(|| panic!("{lease:?} collided"));
+        fresh.push((stream, lease));
+        drop(listener.accept().unwrap());
+    }
+    assert!(fresh.len() >= usize::from(flows / 10), "{}", fresh.len());
+    let report = reconciler.compare(&after, &mut Real, now).unwrap();
+    assert_eq!(report.difference(IpAddr::V4(source).into()), 0, "{:?}", report.foreign.first());
+    drop((open, fresh));
+}
+
+#[test]
+fn ledger_and_kernel_agree_while_flows_come_and_go() {
+    let source = own_loopback(2);
+    let listener = TcpListener::bind((source, 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    let range = PortRange::new(10_001, 10_200).unwrap();
+    let pools = Arc::new(pools(source, range, &Arc::new(Ledger::new())));
+    let stop = Arc::new(AtomicBool::new(false));
+    let server = thread::spawn(move || {
+        // each client says in one byte who closes first; 0 ends it all
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut how = [0];
+            if stream.read_exact(&mut how).is_err() {
+                continue;
+            }
+            match how[0] {
+                b'q' => return,
+                b'c' => drop(stream.read(&mut how)), // until the client's FIN
+                _ => drop(stream),
+            }
+        }
+    });
+    let clients: Vec<_> = (0u32..3)
+        .map(|_| {
+            let (pools, stop) = (Arc::clone(&pools), Arc::clone(&stop));
+            thread::spawn(move || {
+                let mut flows = 0u32;
+                while !stop.load(Ordering::Relaxed) {
+                    one_flow(&pools, to, flows);
+                    flows += 1;
+                }
+                flows
+            })
+        })
+        .collect();
+    let mut reconciler = Reconciler::default();
+    let mut reports = Vec::new();
+    for _ in 0..4 {
+        let report = reconciler.compare(&pools, &mut Real, crate::clock::now()).unwrap();
+        reports.push(report);
+        thread::sleep(Duration::from_millis(100));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let flows: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    io::Write::write_all(&mut TcpStream::connect(to).unwrap(), b"q").unwrap();
+    server.join().unwrap();
+    println!("{flows} flows");
+    assert!(flows > 100, "{flows}");
+    for report in reports {
+        assert_eq!(report.difference(IpAddr::V4(source).into()), 0, "{report:?}");
+    }
+}
+
+/// A flow that ends as `n` says, with the rest that its end asks for.
+fn one_flow(pools: &Pools, to: SocketAddr, n: u32) {
+    let Some(mut lease) = lease(pools, to, crate::clock::now()) else { return };
+    let Some(mut stream) = connect(&lease, to) else { return lease.set_rest(Rest::TimeWait) };
+    let mut rest = Vec::new();
+    let end = match n % 3 {
+        0 => {
+            io::Write::write_all(&mut stream, b"s").unwrap();
+            stream.read_to_end(&mut rest).unwrap();
+            UpstreamEnd::ServerFirst
+        }
+        1 => {
+            io::Write::write_all(&mut stream, b"c").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream.read_to_end(&mut rest).unwrap();
+            UpstreamEnd::GatewayFirst
+        }
+        _ => {
+            io::Write::write_all(&mut stream, b"c").unwrap();
+            stream::reset_on_close(&stream).unwrap();
+            UpstreamEnd::Reset
+        }
+    };
+    lease.set_rest(Rest::after(end, true, Duration::ZERO));
+    drop(stream);
+}

@@ -1,0 +1,277 @@
+//! The TCP sockets of this network namespace, whoever owns them, as the kernel lists them (`sock_diag(7)`).
+//!
+//! No capability is needed. The list is no snapshot: sockets that come or go while it is read may or may not be in it.
+
+use super::netlink::{Netlink, Want, array_at, malformed, u32_at};
+use nix::sys::socket::SockProtocol;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::BitOr;
+use std::time::{Duration, Instant};
+
+/// `SOCK_DIAG_BY_FAMILY`
+const BY_FAMILY: u16 = 20;
+/// More sockets than this are not listed: a million take 70 MB.
+const MOST: usize = 1_000_000;
+/// `idiag_timer` of a socket that only waits for its time to be over.
+const TIMER_OF_WAITING: u8 = 3;
+
+/// A TCP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelSocket {
+    /// The local address; IPv4-mapped ones as IPv4.
+    pub source: SocketAddr,
+    /// The peer's; unspecified with port 0 if there never was one.
+    pub destination: SocketAddr,
+    /// The state.
+    pub state: TcpState,
+    /// For how long the kernel keeps what is left of a closed connection: in `TIME_WAIT`, and in `FIN_WAIT2` when no
+    /// program has the socket open any more. `None` for every other socket.
+    pub expires: Option<Duration>,
+    /// The user it belongs to.
+    pub uid: u32,
+    /// As `/proc/PID/fd` shows it; 0 when no program has it open.
+    pub inode: u32,
+    /// Tells a socket from every other one since boot.
+    pub cookie: u64,
+}
+
+/// States as the kernel numbers them, without those of connections that are being accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "RFC 9293 and the kernel's names")]
+pub enum TcpState {
+    Established = 1,
+    SynSent = 2,
+    FinWait1 = 4,
+    FinWait2 = 5,
+    TimeWait = 6,
+    CloseWait = 8,
+    LastAck = 9,
+    Listen = 10,
+    Closing = 11,
+    /// Bound and not, or no more, connected: `TCP_BOUND_INACTIVE`, which Linux lists since 6.8.
+    Bound = 13,
+}
+
+/// A set of states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct States(u32);
+
+impl States {
+    /// Every connection, from the SYN sent to `TIME_WAIT`.
+    pub const CONNECTED: Self = Self(0b1011_0111_0110);
+    /// [`TcpState::Listen`]
+    pub const LISTENING: Self = Self(1 << TcpState::Listen as u8);
+    /// [`TcpState::Bound`]
+    pub const BOUND: Self = Self(1 << TcpState::Bound as u8);
+}
+
+impl BitOr for States {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The sockets of both families in these states that `keep` wants. An error if that takes longer than `patience` or if
+/// there are more than a million: never a part of them.
+pub fn sockets(
+    states: States,
+    patience: Duration,
+    mut keep: impl FnMut(&KernelSocket) -> bool,
+) -> io::Result<Vec<KernelSocket>> {
+    let deadline = crate::clock::now() + patience;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        list(family, states, deadline, |socket| {
+            if keep(&socket) {
+                if found.len() >= MOST {
+                    return Err(io::Error::other("there are more sockets than are looked at"));
+                }
+                found.push(socket);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// Whether this kernel lists sockets in [`TcpState::Bound`].
+pub fn lists_bound(patience: Duration) -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // so that no bind of another port is in its way while it exists
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
+    let address = socket.local_addr()?.as_socket();
+    let same = sockets(States::BOUND, patience, |listed| Some(listed.source) == address)?;
+    Ok(!same.is_empty())
+}
+
+fn list(
+    family: i32,
+    states: States,
+    deadline: Instant,
+    mut each: impl FnMut(KernelSocket) -> io::Result<()>,
+) -> io::Result<()> {
+    // struct inet_diag_req_v2: family, protocol, no extensions, padding, states, no particular socket
+    let mut request = [0; 56];
+    request[0] = u8::try_from(family).map_err(io::Error::other)?;
+    request[1] = u8::try_from(libc::IPPROTO_TCP).map_err(io::Error::other)?;
+    request[4..8].copy_from_slice(&states.0.to_ne_bytes());
+    let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
+    netlink.ask(BY_FAMILY, Want::List, &request, deadline, |kind, body| {
+        if kind != BY_FAMILY {
+            return Err(malformed());
+        }
+        match read(body)? {
+            Some(socket) => each(socket),
+            None => Ok(()),
+        }
+    })
+}
+
+/// `struct inet_diag_msg`, if the state is one of ours.
+fn read(body: &[u8]) -> io::Result<Option<KernelSocket>> {
+    let message: [u8; 72] = array_at(body, 0).ok_or_else(malformed)?;
+    let (family, state, timer) = (message[0], message[1], message[2]);
+    let number = |offset| u32_at(&message, offset).ok_or_else(malformed);
+    let address = |port_at, ip_at| {
+        let ip = if i32::from(family) == libc::AF_INET {
+            array_at::<4>(&message, ip_at).map(|octets| IpAddr::V4(octets.into()))
+        } else {
+            array_at::<16>(&message, ip_at).map(|octets| IpAddr::V6(octets.into()))
+        };
+        let port = array_at(&message, port_at).map(u16::from_be_bytes);
+        ip.zip(port).map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port)).ok_or_else(malformed)
+    };
+    let Some(state) = TcpState::of(state) else { return Ok(None) };
+    let expires = Duration::from_millis(number(52)?.into());
+    Ok(Some(KernelSocket {
+        source: address(4, 8)?,
+        destination: address(6, 24)?,
+        state,
+        expires: (timer == TIMER_OF_WAITING).then_some(expires),
+        uid: number(64)?,
+        inode: number(68)?,
+        cookie: u64::from(number(44)?) | u64::from(number(48)?) << 32,
+    }))
+}
+
+impl TcpState {
+    const ALL: [Self; 10] = [
+        Self::Established,
+        Self::SynSent,
+        Self::FinWait1,
+        Self::FinWait2,
+        Self::TimeWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::Closing,
+        Self::Bound,
+    ];
+
+    fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|&state| state as u8 == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// The states of the sockets from one address to another.
+    fn states_of(source: SocketAddr, destination: SocketAddr) -> Vec<KernelSocket> {
+        sockets(States::CONNECTED | States::BOUND, PATIENCE, |socket| {
+            socket.source == source && socket.destination == destination
+        })
+        .unwrap()
+    }
+
+    /// The socket when it has left a state: what the other end's kernel does for that takes its time.
+    fn once_past(state: TcpState, source: SocketAddr, destination: SocketAddr) -> KernelSocket {
+        let give_up = crate::clock::now() + PATIENCE;
+        loop {
+            let found = states_of(source, destination);
+            if let [socket] = found[..]
+                && socket.state != state
+            {
+                return socket;
+            }
+            assert!(crate::clock::now() < give_up, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_masks_are_the_states() {
+        let connected: u32 = TcpState::ALL
+            .into_iter()
+            .filter(|state| !matches!(state, TcpState::Listen | TcpState::Bound))
+            .map(|state| 1 << state as u8)
+            .sum();
+        assert_eq!(States::CONNECTED.0, connected);
+    }
+
+    #[test]
+    fn a_connection_is_listed_from_its_birth_to_its_time_wait() {
+        for host in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let to = listener.local_addr().unwrap();
+            let client = TcpStream::connect(to).unwrap();
+            let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+            let (from, to) = (canonical(client.local_addr().unwrap()), canonical(to));
+            let (server, _) = listener.accept().unwrap();
+            let [socket] = states_of(from, to)[..] else { panic!("{host}") };
+            assert_eq!((socket.state, socket.expires), (TcpState::Established, None));
+            assert_ne!((socket.inode, socket.cookie), (0, 0));
+            drop(client);
+            let orphan = once_past(TcpState::FinWait1, from, to);
+            assert_eq!((orphan.state, orphan.inode), (TcpState::FinWait2, 0));
+            assert!(orphan.expires.is_some_and(|left| left > Duration::from_secs(1)), "{orphan:?}");
+            drop(server);
+            let waiting = once_past(TcpState::FinWait2, from, to);
+            assert_eq!(waiting.state, TcpState::TimeWait);
+            let left = waiting.expires.unwrap();
+            assert!((50..=61).contains(&left.as_secs()), "{left:?}");
+            let listening = sockets(States::LISTENING, PATIENCE, |s| s.source == to).unwrap();
+            assert_eq!(listening.len(), 1, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_reset_is_listed_with_its_peer_while_it_is_open() {
+        if !lists_bound(PATIENCE).unwrap() {
+            return; // Linux before 6.8
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        client.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        let from = client.local_addr().unwrap().as_socket().unwrap();
+        client.connect(&to.into()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let [socket] = states_of(from, to)[..] else { panic!("not listed") };
+        assert_eq!(socket.state, TcpState::Bound);
+    }
+
+    #[test]
+    fn a_deadline_that_is_over_yields_nothing() {
+        let error = sockets(States::CONNECTED, Duration::ZERO, |_| true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_short_message_is_refused() {
+        for length in 0..72 {
+            assert!(read(&[0; 72][..length]).is_err(), "{length}");
+        }
+        assert_eq!(read(&[0; 72]).unwrap(), None);
+    }
+}
