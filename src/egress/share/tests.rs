@@ -346,7 +346,7 @@ fn a_held_port_counts_for_its_tenant_until_it_is_free() {
         lease.give_back(now);
     }
     assert_eq!(lease(&pools, "b", now + Duration::from_mins(1)).unwrap_err(), LeaseError::Ceiling);
-    assert!(lease(&pools, "b", now + Duration::from_secs(61)).is_ok());
+    assert!(lease(&pools, "b", now + Rest::TimeWait.duration()).is_ok());
 }
 
 #[test]
