@@ -102,6 +102,14 @@ fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
     assert_eq!(hot["tenants"], json!([{"tenant": "alpha", "ports": 10}]));
     let client = Tenant::Alpha.client(family).to_string();
     assert_eq!(hot["clients"], json!([{"client": client, "tenant": "alpha", "ports": 10}]));
+    // Within a second it is found to be hot without being asked for, and a trend is kept of it.
+    wait_for("the destination to be watched", || {
+        let report = control.report(&[]);
+        let found = report["hot"].as_array().unwrap().iter().any(|row| {
+            row["destination"] == *to && row["live"] == 10 && row["growth_per_second"].is_number()
+        });
+        if found { Ok(()) } else { Err(report) }
+    });
     assert_eq!(control.report(&["--tenant", "beta", "--destination", &to])["hot"], json!([]));
 
     let table = control.ports(&["--pool", "alpha", "--destination", &to]);

@@ -33,7 +33,7 @@ pub struct Options {
     /// Only this tenant: its pool, its ports, its clients
     #[arg(long, value_name = "TENANT")]
     pub tenant: Option<String>,
-    /// Only this destination, hot or not
+    /// Only this destination; as ADDRESS:PORT, hot or not
     #[arg(long, value_name = "ADDRESS[:PORT]|NAME", value_parser = destination)]
     pub destination: Option<String>,
     /// Show it again every second, until interrupted

@@ -4,7 +4,8 @@
 //! whoever has them (the accounts report these); and the ports of each tenant, live and held, on any address (leases
 //! report these). The first says what is free, the second what is due to whom.
 //!
-//! Its locks, but for `control`, are leaves: whoever holds the lock of an account may call anything here, and nothing here calls out.
+//! Its locks, but for `control`, are leaves: whoever holds the lock of an account may call anything here, and nothing
+//! here calls out.
 
 use super::ShareSpec;
 use super::account::Destination;
