@@ -25,6 +25,7 @@ mod tests_accounting;
 mod tests_control;
 mod tests_dial;
 mod tests_fairness;
+mod tests_forecast;
 mod tests_http;
 mod tests_lab;
 mod tests_ports;
@@ -39,10 +40,15 @@ mod tests_truth;
 mod tests_web;
 
 use libtest_mimic::{Arguments, Trial};
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Some tests wait for the kernel's timers; meanwhile the processors are for the others.
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    arguments.test_threads.get_or_insert(processors + 1);
     if !arguments.list
         && let Err(refusal) = sandbox::enter()
     {
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         // those first that wait for the kernel: the others run meanwhile
         tests_ports::trials(),
         tests_truth::trials(),
+        tests_forecast::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_web::trials(),

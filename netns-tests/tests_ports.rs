@@ -6,19 +6,22 @@ use crate::flows::{End, Flow};
 use crate::gateway::Gateway;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::servers::Server;
+use crate::tests_reload::reload;
 use crate::wait::wait_within;
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
         one_address_of_sixteen_ports_runs_full_and_serves_again,
         two_addresses_of_eight_ports_run_full_and_serve_again,
-        the_seventeenth_is_told_in_its_own_protocol;
+        the_seventeenth_is_told_in_its_own_protocol,
+        an_address_is_drained_by_a_reload_and_by_order;
     once:
         without_timestamps_ports_are_held_for_a_minute
 }
@@ -127,6 +130,68 @@ fn named_flow(lab: &Lab, server: &Server, first: &[u8]) -> (TcpStream, TcpStream
     let mut client = lab.connect(Tenant::Alpha, server.address());
     client.write_all(first).unwrap();
     (client, server.accept())
+}
+
+fn an_address_is_drained_by_a_reload_and_by_order(family: Family) {
+    let lab = Lab::new();
+    let gateway_keys = format!("admin = \"unix:{}\"", lab.control_socket());
+    let config = |drain: &str| Config { gateway: gateway_keys.clone(), ..config((TWO_BY_EIGHT.0, drain)) };
+    let drained: IpAddr = match family {
+        Family::V4 => [203, 0, 113, 16].into(),
+        Family::V6 => [0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0].into(),
+    };
+    let all_in_use = TWO_BY_EIGHT.1;
+    let one_drains = format!("{all_in_use}\ndrain = [\"{drained}\"]");
+    let gateway = lab.start_gateway(&config(all_in_use));
+    let server = Server::raw(&lab, family, 7000);
+    let source = drained.to_string();
+    let is = |state: &str| {
+        gateway.metric("egret_pool_source_state", &[("source", &source), ("state", state)]) == 1
+    };
+    let live = |wanted: u64| {
+        let labels = [("source", &*source), ("state", "live")];
+        gateway.wait_for_metric("egret_pool_ports", &labels, |live| live == wanted);
+    };
+    let order = |order: &str| {
+        let output = gateway.egret(&["ports", order, &source]);
+        assert!(output.status.success(), "{}", text(&output));
+    };
+
+    for by_order in [false, true] {
+        let before: Vec<_> = (0..4).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+        assert!(is("available") && !is("draining"));
+        live(2);
+        if by_order {
+            order("drain");
+        } else {
+            reload(&gateway, &config(&one_drains));
+        }
+        assert!(is("draining") && !is("available"));
+        // Its free ports are nobody's, also when the other address is full.
+        let after: Vec<_> = (0..6).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+        assert!(after.iter().all(|flow| flow.source().ip() != drained));
+        refused_at_once(&lab, &gateway, &server);
+        // Those that live may finish, and the gauge says when the last has.
+        before.iter().for_each(Flow::assert_alive);
+        live(2);
+        let (on_drained, others): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|flow| flow.source().ip() == drained);
+        for (flow, how) in on_drained.into_iter().zip([End::ClientReset, End::ServerReset]) {
+            flow.end(how);
+        }
+        live(0);
+        refused_at_once(&lab, &gateway, &server);
+        if by_order {
+            order("undrain");
+        } else {
+            reload(&gateway, &config(all_in_use));
+        }
+        assert!(is("available") && !is("draining"));
+        let again: Vec<_> = (0..8).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+        assert!(again.iter().all(|flow| flow.source().ip() == drained));
+        drop((others, after, again));
+        gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
+    }
 }
 
 fn without_timestamps_ports_are_held_for_a_minute() {
