@@ -81,6 +81,7 @@ fn pools(network: &str) -> Pools {
         select: Select::Paired,
         drain: Vec::new(),
         public: std::collections::BTreeMap::new(),
+        rest: Duration::ZERO,
         shares: Vec::new(),
     };
     Pools::new(&[spec], &[], &Arc::new(Ledger::new()))

@@ -139,6 +139,7 @@ impl World {
             select: Select::Paired,
             drain: Vec::new(),
             public: BTreeMap::new(),
+            rest: Duration::ZERO,
             shares: Vec::new(),
         };
         let pools = Pools::new(&[spec], &[], &Arc::new(Ledger::new()));

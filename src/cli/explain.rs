@@ -377,6 +377,7 @@ mod tests {
                 SourceAddr::new("203.0.113.18".parse().unwrap()),
                 "52.1.2.3".parse().unwrap(),
             )]),
+            rest: std::time::Duration::ZERO,
             shares: Vec::new(),
         };
         let options = Options {
@@ -472,6 +473,7 @@ mod tests {
             select: Select::Paired,
             drain: vec![SourceAddr::new("203.0.113.17".parse().unwrap())],
             public: BTreeMap::new(),
+            rest: std::time::Duration::ZERO,
             shares: Vec::new(),
         };
         let options = Options {

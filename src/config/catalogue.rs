@@ -201,6 +201,8 @@ section! { pool, "[[pool]]", "Source addresses that flows leave from. No two poo
         "One range of source ports. The gateway's own ports are left out of it by themselves.";
     SELECT: Choice<Select> = Choice { words: &[("paired", Select::Paired), ("least-used", Select::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
         "`\"paired\"`: a client keeps one address. `\"least-used\"`: the address with the fewest ports in use towards the destination. Either goes on to another address of the pool when one is full.";
+    REST: Span = span(0, 600_000), "rest", Default(r#""0s""#), r#""1s""#,
+        "How long a port that was connected is left alone at least, towards the same destination. Linux would give most back at once; NAT devices and firewalls on the way may need longer to forget the connection before.";
     DRAIN: List<Source> = List(Source), "drain", Optional, r#"["203.0.113.17"]"#,
         "Addresses of the pool that take no new flows; those that they have go on until they end. Not for addresses of IPv6 networks wider than /120 and IPv4 networks wider than /20, which are chosen per client.";
     PUBLIC: Mapped = Mapped, "public", Optional, r#"{ "203.0.113.18" = "198.51.100.18" }"#,

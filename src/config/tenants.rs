@@ -65,6 +65,7 @@ impl PoolDraft {
             name: table.read(&pool::NAME, out).unwrap_or_default(),
             ports: table.read(&pool::PORTS, out)?,
             select: table.read(&pool::SELECT, out)?,
+            rest: table.read(&pool::REST, out)?,
             drain: read_drain(table, &networks, out),
             public: read_public(table, &networks, out),
             // filled in once all tenants are known

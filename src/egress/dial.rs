@@ -104,6 +104,7 @@ mod tests {
             select: Select::Paired,
             public: std::collections::BTreeMap::new(),
             drain: Vec::new(),
+            rest: Duration::ZERO,
             shares: Vec::new(),
         };
         let pools = Pools::new(&[pool], &[], &Arc::new(Ledger::new()));

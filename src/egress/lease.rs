@@ -63,6 +63,7 @@ pub struct Lease {
     port: u16,
     rest: Rest,
     share: Share,
+    connected: bool,
     /// Whether the port has been given back already.
     ended: bool,
 }
@@ -76,7 +77,7 @@ impl Lease {
         port: u16,
         share: Share,
     ) -> Self {
-        Self { pool, book, client, to, port, rest: Rest::Free, share, ended: false }
+        Self { pool, book, client, to, port, rest: Rest::Free, share, connected: false, ended: false }
     }
 
     /// What to bind.
@@ -97,6 +98,11 @@ impl Lease {
     #[cfg(test)]
     pub(super) fn destination(&self) -> Destination {
         self.to
+    }
+
+    /// The connection stands: from now on the pool's own `rest` is the least.
+    pub fn connected(&mut self) {
+        self.connected = true;
     }
 
     /// What becomes of the port when this is dropped; see [`Rest::after`].
@@ -122,7 +128,9 @@ impl Lease {
     fn end(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.ended, true) {
             let share = std::mem::take(&mut self.share);
-            self.book.give_back(self.to, self.port, self.rest.duration(), share, now);
+            let least = if self.connected { Rest::For(self.pool.rest) } else { Rest::Free };
+            let rest = self.rest.duration().max(least.duration());
+            self.book.give_back(self.to, self.port, rest, share, now);
         }
     }
 }

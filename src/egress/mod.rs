@@ -42,6 +42,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A pool as the configuration states it, checked.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub struct PoolSpec {
     pub ports: PortRange,
     /// How a flow's source address is chosen.
     pub select: Select,
+    /// How long a port that was connected rests at least, for what is on the way to the server; at most ten minutes.
+    pub rest: Duration,
     /// Addresses that give out no new ports. None of them lies in a network whose addresses are derived per client.
     pub drain: Vec<SourceAddr>,
     /// The public address that a source address is mapped to, one to one, on the way out.

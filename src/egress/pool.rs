@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often a flow looks for a free port again that the counts say is there.
 const LOOKS: usize = 16;
@@ -40,6 +40,8 @@ pub struct Pool {
     v4: Sources,
     v6: Sources,
     public: BTreeMap<SourceAddr, IpAddr>,
+    /// Of a port that was connected, at least.
+    pub(super) rest: Duration,
     /// Of its tenants; empty if nothing is counted for them.
     shares: Vec<ShareSpec>,
     /// Done once the counts follow this configuration: before the first lease of a tenant with a share.
@@ -219,6 +221,7 @@ impl Pool {
             v6: family(Family::V6),
             space,
             public: spec.public.clone(),
+            rest: spec.rest,
             shares: spec.shares.clone(),
             settled: OnceLock::new(),
             ledger: Arc::clone(ledger),

@@ -175,7 +175,8 @@ async fn dial<'w>(
         // A client that resets while it waits needs no upstream. One that has only finished sending still does.
         _ = client.ready(Interest::ERROR) => return Err(Outcome::ClientLeft.into()),
     };
-    let (socket, lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
+    let (socket, mut lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
+    lease.connected();
     let took = clock::now().saturating_duration_since(started);
     note_source(flow, &lease);
     listed.moved_to(lease.source());

@@ -10,6 +10,7 @@ fn spec(network: &str, ports: u16) -> PoolSpec {
         select: Select::Paired,
         drain: Vec::new(),
         public: BTreeMap::new(),
+        rest: Duration::ZERO,
         shares: Vec::new(),
     }
 }

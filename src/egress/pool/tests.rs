@@ -18,6 +18,7 @@ fn spec(addresses: &[&str], ports: (u16, u16), select: Select) -> PoolSpec {
         select,
         drain: Vec::new(),
         public: BTreeMap::new(),
+        rest: Duration::ZERO,
         shares: Vec::new(),
     }
 }
@@ -188,6 +189,25 @@ fn a_port_comes_back_as_the_flow_ended() {
         let next = pool.lease(client(1), dial(SERVER), &Share::NONE, now);
         next.unwrap_or_else(|_| panic!("{name}: too late")).give_back(now); // never connected: free at once
     }
+}
+
+#[test]
+fn a_pools_own_rest_is_the_least_for_a_port_that_was_connected() {
+    let now = crate::clock::now();
+    let own = Duration::from_secs(1);
+    let spec = PoolSpec { rest: own, ..spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired) };
+    let pools = Pools::new(&[spec], &[], &Arc::new(Ledger::new()));
+    let lease = |now| acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now);
+    lease(now).unwrap().give_back(now);
+    let mut connected = lease(now).expect("what never connected is free at once");
+    connected.connected();
+    connected.give_back(now);
+    assert!(lease(now + own / 2).is_err(), "too early");
+    let mut connected = lease(now + own).expect("the pool's rest is over");
+    connected.connected();
+    connected.set_rest(Rest::TimeWait);
+    connected.give_back(now + own);
+    assert!(lease(now + own * 2).is_err(), "Linux asks for more");
 }
 
 #[test]

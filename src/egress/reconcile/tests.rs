@@ -21,6 +21,7 @@ fn pools(source: Ipv4Addr, ports: PortRange, ledger: &Arc<Ledger>) -> Pools {
         select: Select::Paired,
         drain: Vec::new(),
         public: BTreeMap::new(),
+        rest: Duration::ZERO,
         shares: Vec::new(),
     };
     Pools::new(&[spec], &[], ledger)

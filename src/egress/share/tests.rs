@@ -87,6 +87,7 @@ impl Setup {
             select: Select::Paired,
             drain: self.drain.iter().map(|&n| source(n)).collect(),
             public: BTreeMap::new(),
+            rest: Duration::ZERO,
             shares: if self.is_shared() { shares } else { Vec::new() },
         };
         Pools::new(&[spec], &[], ledger)
