@@ -1,10 +1,17 @@
 //! Leasing a port and giving it back, from an empty destination to the last free ports, on one thread and on two that
-//! fight for the same address. The line should be flat.
+//! fight for the same address. The line should be flat. Beside it, what it costs to connect from a port that the ledger
+//! chose, and from one that the kernel chose (`IP_BIND_ADDRESS_NO_PORT`): that line bends.
+//!
+//! Runs in a network namespace of its own, for the range of the kernel's ports.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use egret::addr::{ClientAddr, DialAddr, PortRange};
 use egret::egress::{Lease, Ledger, Pool, PoolSpec, Pools, Select, Share};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Socket, Type};
 use std::hint::black_box;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +19,100 @@ use std::time::{Duration, Instant};
 /// 1024 to 65535.
 const CAPACITY: u32 = 64_512;
 
-fn main() {
+/// The range of the kernel's ports, and of a pool, where sockets are connected.
+const SMALL: (u16, u16) = (40_000, 44_095);
+
+fn main() -> std::process::ExitCode {
+    if std::env::var_os(INSIDE).is_none() {
+        return enter();
+    }
     let mut criterion = Criterion::default().configure_from_args();
     take_and_return(&mut criterion);
     take_and_return_by_addresses(&mut criterion);
+    connect(&mut criterion);
     criterion.final_summary();
+    std::process::ExitCode::SUCCESS
+}
+
+/// Set in the namespace.
+const INSIDE: &str = "EGRET_BENCH_INSIDE";
+
+/// Runs this program again, in a namespace.
+fn enter() -> std::process::ExitCode {
+    let program = std::env::current_exe().expect("this program");
+    let set_up = format!(
+        "ip link set lo up && echo {} {} > /proc/sys/net/ipv4/ip_local_port_range && exec \"$0\" \"$@\"",
+        SMALL.0, SMALL.1
+    );
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "sh", "-c", &set_up])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare, of util-linux");
+    if status.success() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
+
+/// From choosing a port to the established connection, on loopback.
+fn connect(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ledger/connect");
+    for chooser in ["ledger", "kernel"] {
+        for full in [0, 500, 900, 990, 999] {
+            let server = TcpListener::bind("127.0.0.1:0").expect("a listener");
+            let to = server.local_addr().expect("its address");
+            let pools = pools_of("127.0.0.3/32", SMALL);
+            let connect = || match chooser {
+                "ledger" => from_the_ledger(pool(&pools), to),
+                _ => (from_the_kernel(to), None),
+            };
+            let held: Vec<_> = (0..(u32::from(SMALL.1 - SMALL.0) + 1) * full / 1000)
+                .map(|_| (connect(), server.accept().expect("the other end")))
+                .collect();
+            let name = format!("{} % full", f64::from(full) / 10.0);
+            group.bench_function(BenchmarkId::new(chooser, name), |bench| {
+                bench.iter_custom(|rounds| {
+                    let mut total = Duration::ZERO;
+                    for _ in 0..rounds {
+                        let began = egret::clock::now();
+                        let (socket, lease) = connect();
+                        total += began.elapsed();
+                        let other = server.accept().expect("the other end");
+                        reset(&socket);
+                        drop((socket, lease, other));
+                    }
+                    total
+                });
+            });
+            for ((socket, _), _) in &held {
+                reset(socket);
+            }
+        }
+    }
+    group.finish();
+}
+
+fn from_the_ledger(pool: &Arc<Pool>, to: SocketAddr) -> (Socket, Option<Lease>) {
+    let lease =
+        pool.lease(client(1), DialAddr::new(to), &Share::NONE, egret::clock::now()).expect("a free port");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("SO_REUSEADDR");
+    socket.bind(&lease.source().socket().into()).expect("the leased port");
+    socket.connect(&to.into()).expect("a connection");
+    (socket, Some(lease))
+}
+
+fn from_the_kernel(to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    setsockopt(&socket, IpBindAddressNoPort, &true).expect("IP_BIND_ADDRESS_NO_PORT");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("the address");
+    socket.connect(&to.into()).expect("a connection");
+    socket
+}
+
+/// So that no TIME_WAIT is left behind.
+fn reset(socket: &Socket) {
+    socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
 }
 
 /// One source address, one destination, filled in per mille.
@@ -74,10 +170,14 @@ fn all_at_once(pool: &Arc<Pool>, threads: u32, rounds: u64) -> Duration {
 }
 
 fn pools(network: &str) -> Pools {
+    pools_of(network, (1024, 65535))
+}
+
+fn pools_of(network: &str, (first, last): (u16, u16)) -> Pools {
     let spec = PoolSpec {
         name: "bench".into(),
         addresses: vec![network.parse().expect("a network")],
-        ports: PortRange::new(1024, 65535).expect("a range"),
+        ports: PortRange::new(first, last).expect("a range"),
         select: Select::Paired,
         drain: Vec::new(),
         public: std::collections::BTreeMap::new(),

@@ -63,7 +63,7 @@ struct Gateway {
 enum Action {
     /// Take a source address out of use: no new flows leave from it, those that live may finish
     ///
-    /// It holds until `undrain` or a restart; `drain` in [[pool]] holds for good.
+    /// It holds until `undrain` or a restart; `drain` of the pool in the configuration holds for good.
     Drain {
         /// A source address of a pool
         address: IpAddr,
