@@ -10,8 +10,8 @@ use world::{Report, Scenario, play};
 const DAY: u32 = 86_400;
 const SEEDS: [u64; 2] = [1, 2];
 
-/// The first warning comes at least `most` seconds, or half of the time that there is, ahead of the first refusal; and
-/// the time that it names is of the right order.
+/// The page comes at least `most` seconds, or half of the time that there is, ahead of the first refusal, and the time
+/// that it names is of the right order; the first word of warning comes at least five minutes, or half of the time, ahead.
 fn assert_warned_in_time(scenario: &Scenario, most: u32) {
     let starts = 300;
     for seed in SEEDS {
@@ -21,6 +21,10 @@ fn assert_warned_in_time(scenario: &Scenario, most: u32) {
             report.warned.unwrap_or_else(|| panic!("{}: no warning before {end}", scenario.name));
         let wanted = most.min((end - starts) / 2);
         assert!(page + wanted <= end, "{}, seed {seed}: warned at {page}, exhausted at {end}", scenario.name);
+        // Any word at all: the page, or a level crossed on the way.
+        let word = report.levels.into_iter().flatten().chain([page]).min().unwrap_or(page);
+        let wanted = 300.min((end - starts) / 2);
+        assert!(word + wanted <= end, "{}, seed {seed}: first word at {word}, exhausted at {end}", scenario.name);
         assert!(page >= starts, "{}, seed {seed}: warned at {page}, before it began", scenario.name);
         let real = f64::from(end - page);
         let close = left < real * 3.0 && left > real / 3.0;
