@@ -24,7 +24,11 @@ fn assert_warned_in_time(scenario: &Scenario, most: u32) {
         // Any word at all: the page, or a level crossed on the way.
         let word = report.levels.into_iter().flatten().chain([page]).min().unwrap_or(page);
         let wanted = 300.min((end - starts) / 2);
-        assert!(word + wanted <= end, "{}, seed {seed}: first word at {word}, exhausted at {end}", scenario.name);
+        assert!(
+            word + wanted <= end,
+            "{}, seed {seed}: first word at {word}, exhausted at {end}",
+            scenario.name
+        );
         assert!(page >= starts, "{}, seed {seed}: warned at {page}, before it began", scenario.name);
         let real = f64::from(end - page);
         let close = left < real * 3.0 && left > real / 3.0;

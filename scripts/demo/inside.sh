@@ -96,6 +96,10 @@ run gateway "curl -sS http://127.0.0.1:9915/metrics | grep '^egret_pool_port.*be
     "curl -sS http://127.0.0.1:9915/metrics | grep -E '^egret_pool_port.*pool=\"beta\"'"
 expect 0 'capacity.* 10$' 'state="live".* 5$' 'state="held"' 'utilization_ratio.* 0.5$'
 because "beta has 10 ports towards each destination, and 5 connections are open to one: half is used."
+wait_for "the look at the ports, once a second" shows_hot beta eu.files.example.net
+run gateway 'egret ports --pool beta'
+expect 0 '^beta +203.0.113.32 +available +10 +5 +0 +5 ' 'eu.files.example.net' 'clients: 10.0.2.2 \(beta\) 5'
+because "The same for people, and who has them."
 release_flows
 
 step "Without the gateway, nothing leaves"

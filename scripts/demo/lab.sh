@@ -137,7 +137,9 @@ hold_flows() {
     done
     wait_for "$count open connections" has_active beta "$count"
 }
-has_active() { gateway curl -sS http://127.0.0.1:9915/metrics | grep -q "^egret_flows_active{tenant=\"$1\"} $2$"; }
+# Not grep -q: it would leave before curl has written everything, and the pipe would fail.
+has_active() { gateway curl -sS http://127.0.0.1:9915/metrics | grep "^egret_flows_active{tenant=\"$1\"} $2$" >/dev/null; }
+shows_hot() { gateway egret ports --pool "$1" | grep -F "$2" >/dev/null; }
 release_flows() {
     kill "${held[@]}"
     wait "${held[@]}" 2>/dev/null || :
