@@ -251,7 +251,6 @@ mod tests {
             source: LeasedSource::new(SocketAddr::new(source.parse().unwrap(), 5000)),
             destination: DialAddr::new(to.parse().unwrap()),
             hostname: hostname.parse().ok(),
-            started: crate::clock::now(),
         }
     }
 

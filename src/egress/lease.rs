@@ -90,11 +90,6 @@ impl Lease {
         self.pool.public(self.book.source())
     }
 
-    /// The name of the pool.
-    pub fn pool(&self) -> &Arc<str> {
-        self.pool.name()
-    }
-
     #[cfg(test)]
     pub(super) fn destination(&self) -> Destination {
         self.to
@@ -144,7 +139,7 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("pool", self.pool())
+            .field("pool", self.pool.name())
             .field("source", &self.source())
             .finish_non_exhaustive()
     }

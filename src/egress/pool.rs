@@ -94,11 +94,6 @@ impl Pools {
         self.by_name.get(name)
     }
 
-    /// All of them, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.in_order.iter()
-    }
-
     /// Changes whether an address gives out ports, for as long as a configuration lists it. Two reasons to give out
     /// none are kept apart: `Draining` sets the one and `Withdrawn` the other; `Available` takes back `Withdrawn` if
     /// that is set, else `Draining`. So an address that is lost and found again still drains. A drain that the

@@ -11,7 +11,6 @@ use std::cmp::Reverse;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Flow numbers are handed out one by one, so shards fill evenly, and workers seldom meet in one. With a million flows
 /// a reader holds a lock for a thousand entries.
@@ -38,8 +37,6 @@ pub struct LiveFlow {
     pub destination: DialAddr,
     /// The name asked for, canonical.
     pub hostname: Option<Hostname>,
-    /// When it took its lease.
-    pub started: Instant,
 }
 
 /// A flow's entry; dropped, it is gone from the table.
@@ -100,13 +97,6 @@ impl FlowTable {
         let shard = &self.shards[number as usize % SHARDS];
         shard.lock().insert(number, flow);
         Listed { shard, number }
-    }
-
-    /// Who holds most of the ports from one source address to one destination: `most` clients, the largest first. Visits
-    /// every live flow, so it is for the control thread.
-    pub fn holders(&self, source: SourceAddr, destination: SocketAddr, most: usize) -> Vec<Holder> {
-        let found = self.towards(&[(source, destination)], None, most);
-        found.into_iter().next().map(|pair| pair.holders).unwrap_or_default()
     }
 
     /// The flows of each pair, with at most `most` tenants and clients each, in one visit to every live flow. With a
@@ -191,7 +181,6 @@ mod tests {
             source: LeasedSource::new("203.0.113.16:5000".parse().unwrap()),
             destination: DialAddr::new(to.parse().unwrap()),
             hostname: hostname.map(|name| name.parse().unwrap()),
-            started: crate::clock::now(),
         }
     }
 
@@ -229,7 +218,7 @@ mod tests {
         );
         assert_eq!(all.tenants, [("acme".into(), 3), ("beta".into(), 1)]);
         assert_eq!(all.hostname.unwrap().to_string(), "api.example.com");
-        assert_eq!(table.holders(towards.0, towards.1, 1), [holder("acme", "10.0.1.7", 2)]);
+        assert_eq!(table.towards(&[towards], None, 1)[0].holders, [holder("acme", "10.0.1.7", 2)]);
         assert_eq!(of(&table, towards, Some("beta"), 9).holders, [holder("beta", "10.0.2.1", 1)]);
         assert_eq!(of(&table, pair("203.0.113.17", SERVER), None, 9), PairFlows::default());
 
@@ -268,7 +257,7 @@ mod tests {
             let reader = scope.spawn(|| {
                 for _ in 0..200 {
                     // each worker has at most one of either kind at a time
-                    for holder in table.holders(towards.0, towards.1, usize::MAX) {
+                    for holder in &table.towards(&[towards], None, usize::MAX)[0].holders {
                         assert!(holder.ports == 1, "{holder:?}");
                     }
                 }

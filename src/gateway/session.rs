@@ -193,7 +193,6 @@ fn list<'w>(worker: &'w Worker, tenant: &Tenant, flow: &Flow, lease: &Lease, to:
         source: lease.source(),
         destination: to,
         hostname: flow.record.hostname.clone(),
-        started: clock::now(),
     })
 }
 
