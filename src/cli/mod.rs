@@ -3,6 +3,7 @@
 //! Exit codes are part of the interface: 0 for yes or done, 1 for no (a check that failed, a flow that would be denied,
 //! something not in place), 2 for a question or a start that could not be carried out.
 
+mod ask;
 pub mod check;
 pub mod doctor;
 pub mod explain;

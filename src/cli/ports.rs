@@ -4,16 +4,14 @@
 //! Exit codes, stable: 0 told or done, 1 an address that is to be in use again stays out of it, 2 the gateway could not
 //! be asked or knows no such thing.
 
-mod ask;
 mod table;
 
+use super::ask::{self, AskError, Gateway, ask};
 use super::steering::put;
 use crate::admin::{DestinationFilter, DrainAnswer, DrainOrder, PortsReport};
-use crate::config;
-use ask::{AskError, ask};
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -46,17 +44,6 @@ pub struct Options {
     gateway: Gateway,
     #[command(subcommand)]
     action: Option<Action>,
-}
-
-/// Which gateway.
-#[derive(Debug, Clone, clap::Args)]
-struct Gateway {
-    /// The control socket; the one that the configuration names unless given
-    #[arg(long, value_name = "PATH", global = true)]
-    socket: Option<PathBuf>,
-    /// The configuration, /etc/egret/egret.toml unless given
-    #[arg(long, short, value_name = "FILE", env = "EGRET_CONFIG", global = true)]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -98,27 +85,6 @@ pub fn run(options: &Options) -> ExitCode {
         eprintln!("egret: {error}");
         ExitCode::from(FAILED)
     })
-}
-
-impl Gateway {
-    /// Where the gateway is to be asked; else what is to be printed.
-    fn socket(&self) -> Result<PathBuf, String> {
-        if let Some(socket) = &self.socket {
-            return Ok(socket.clone());
-        }
-        let default = Path::new("/etc/egret/egret.toml");
-        let path = match &self.config {
-            Some(path) => path,
-            None if default.exists() => default,
-            None => return Ok(config::ADMIN_SOCKET.into()),
-        };
-        match config::load(path) {
-            Ok(loaded) => loaded.config.gateway.admin.map(|admin| admin.path).ok_or_else(|| {
-                format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
-            }),
-            Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
-        }
-    }
 }
 
 fn look(socket: &Path, options: &Options) -> Result<PortsReport, AskError> {
@@ -188,22 +154,5 @@ mod tests {
     #[test]
     fn a_shorter_text_leaves_nothing_of_a_longer_one_on_the_screen() {
         assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
-    }
-
-    #[test]
-    fn the_socket_is_the_one_given_else_the_one_configured() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("egret.toml");
-        let asked = |admin: &str| {
-            let good = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\n\
-                        addresses = [\"203.0.113.16\"]\n[gateway]\n";
-            std::fs::write(&config, format!("{good}admin = {admin}\n")).unwrap();
-            Gateway { socket: None, config: Some(config.clone()) }.socket()
-        };
-        assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
-        assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
-        assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
-        let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
-        assert_eq!(given.socket(), Ok("/run/given.sock".into()));
     }
 }

@@ -1,5 +1,6 @@
-//! One request to the control API: HTTP/1.1 on a unix socket.
+//! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
+use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -14,6 +15,38 @@ const MOST: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Of an answer's head.
 const HEADERS: usize = 32;
+
+/// Which gateway.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Gateway {
+    /// The control socket; the one that the configuration names unless given
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The configuration, /etc/egret/egret.toml unless given
+    #[arg(long, short, value_name = "FILE", env = "EGRET_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl Gateway {
+    /// Where the gateway is to be asked; else what is to be printed.
+    pub(super) fn socket(&self) -> Result<PathBuf, String> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let default = Path::new("/etc/egret/egret.toml");
+        let path = match &self.config {
+            Some(path) => path,
+            None if default.exists() => default,
+            None => return Ok(config::ADMIN_SOCKET.into()),
+        };
+        match config::load(path) {
+            Ok(loaded) => loaded.config.gateway.admin.map(|admin| admin.path).ok_or_else(|| {
+                format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
+            }),
+            Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
+        }
+    }
+}
 
 /// Why there is no answer. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -161,5 +194,22 @@ mod tests {
         assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
         let refused = explain(&path, io::ErrorKind::PermissionDenied.into());
         assert!(refused.to_string().contains("run this as root"));
+    }
+
+    #[test]
+    fn the_socket_is_the_one_given_else_the_one_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("egret.toml");
+        let asked = |admin: &str| {
+            let good = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\n\
+                        addresses = [\"203.0.113.16\"]\n[gateway]\n";
+            std::fs::write(&config, format!("{good}admin = {admin}\n")).unwrap();
+            Gateway { socket: None, config: Some(config.clone()) }.socket()
+        };
+        assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
+        assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
+        assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
+        let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
+        assert_eq!(given.socket(), Ok("/run/given.sock".into()));
     }
 }
