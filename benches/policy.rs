@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Effect, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use egret::policy::{Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
 use std::hint::black_box;
 
 /// Names in all, and the tenants that they are spread over.
@@ -38,6 +38,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         name: format!("tenant-{index}").into(),
         sources: vec![format!("10.{high}.{middle}.{low}/32").parse().expect("it is a network")],
         pool: "pool".into(),
+        mode: Mode::Enforce,
         max_flows: None,
         ports_floor: None,
         ports_ceiling: None,

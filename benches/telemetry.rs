@@ -25,6 +25,7 @@ fn record() -> FlowRecord {
         ech: false,
         rule: Some("egret.toml:12".into()),
         verdict: Some(Verdict::Allow),
+        would_deny: None,
         outcome: Outcome::Closed,
         detail: None,
         public: None,
@@ -67,10 +68,10 @@ fn flow_log(c: &mut Criterion) {
 
 fn metrics(c: &mut Criterion) {
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
-    let meters = metrics.tenant("acme", Some("acme"));
+    let meters = metrics.tenant("acme", Some("acme"), false);
     let mut group = c.benchmark_group("metrics");
     group.bench_function("tenant_handles_of_a_flow", |b| {
-        b.iter(|| metrics.tenant(black_box("acme"), Some("acme")));
+        b.iter(|| metrics.tenant(black_box("acme"), Some("acme"), false));
     });
     group.bench_function("bytes", |b| b.iter(|| meters.bytes_up.increment(black_box(1460))));
     group.bench_function("a_flow_start_to_end", |b| {
@@ -91,13 +92,14 @@ fn metrics(c: &mut Criterion) {
         });
     });
     let scrape = Scrape {
+        monitored: Vec::new(),
         sources: Vec::new(),
         hot: Vec::new(),
         config_version: "1f2e3d".into(),
         config_reload_success: true,
     };
     for number in 0..100 {
-        metrics.tenant(&format!("tenant-{number}"), Some("shared"));
+        metrics.tenant(&format!("tenant-{number}"), Some("shared"), false);
     }
     group.bench_function("scrape_of_100_tenants", |b| b.iter(|| metrics.render(black_box(&scrape))));
     group.finish();

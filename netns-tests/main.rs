@@ -28,6 +28,7 @@ mod tests_fairness;
 mod tests_forecast;
 mod tests_http;
 mod tests_lab;
+mod tests_modes;
 mod tests_ports;
 mod tests_relay;
 mod tests_reload;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         tests_relay::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
+        tests_modes::trials(),
         tests_reload::trials(),
         tests_steering::trials(),
         tests_startup::trials(),

@@ -5,6 +5,7 @@ mod forecast;
 mod in_force;
 mod limits;
 mod listeners;
+mod monitoring;
 mod observe;
 mod signals;
 mod snapshot;
@@ -24,6 +25,7 @@ use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use forecast::Forecast;
 use in_force::{Built, InForce, ReloadError, Reloader, Running};
+use monitoring::Monitoring;
 use signals::{Order, Signals};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -91,6 +93,7 @@ struct App {
     ledger: Arc<Ledger>,
     forecast: Forecast,
     readiness: Readiness,
+    monitoring: Monitoring,
     stage: watch::Sender<Stage>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     /// A worker that ends by itself says so here.
@@ -136,7 +139,7 @@ impl App {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Gate::new(room.flows),
             table: FlowTable::default(),
-            nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None),
+            nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink,
             process: rand::random(),
@@ -146,7 +149,7 @@ impl App {
         let forecast = Forecast::default();
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast, truth.last());
+            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast, truth.last(), &shared);
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -184,6 +187,7 @@ impl App {
             ledger,
             forecast,
             readiness,
+            monitoring: Monitoring::new(clock::timestamp()),
             stage,
             workers,
             worker_ended,
@@ -267,9 +271,10 @@ impl App {
         }
     }
 
-    fn keep_house(&self, second: u64) {
+    fn keep_house(&mut self, second: u64) {
         let now = clock::now();
         self.ledger.sweep(now);
+        self.monitoring.watch(&self.gateway.snapshot.load().policy, clock::timestamp());
         self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
             self.metrics.upkeep();

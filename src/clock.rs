@@ -9,6 +9,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The time of day, for dates.
+pub fn timestamp() -> jiff::Timestamp {
+    // A clock beyond the year 9999 is one that nobody set.
+    wall().try_into().unwrap_or_default()
+}
+
 /// The time of day, for records that people read.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> SystemTime {

@@ -186,11 +186,12 @@ fn each_alert_is_tested_both_ways() {
 #[ignore = "needs promtool; the step `alerts` of scripts/test.sh installs and runs it"]
 fn the_exposition_is_without_a_finding_of_promtool() {
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
-    metrics.tenant("acme", Some("acme"));
-    metrics.tenant(UNKNOWN_TENANT, None);
+    metrics.tenant("acme", Some("acme"), false);
+    metrics.tenant(UNKNOWN_TENANT, None, false);
     let scrape = Scrape {
         sources: Vec::new(),
         hot: Vec::new(),
+        monitored: Vec::new(),
         config_version: "1f2e3d".into(),
         config_reload_success: true,
     };

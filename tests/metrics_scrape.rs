@@ -5,7 +5,7 @@
 use egret::admin::{self, AdminState, Readiness, Stage};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
-use egret::telemetry::{HotDestination, Metrics, Scrape, SourceUsage, UNKNOWN_TENANT};
+use egret::telemetry::{HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, UNKNOWN_TENANT};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -84,6 +84,10 @@ fn scrape() -> Scrape {
     Scrape {
         sources: vec![source("203.0.113.16", 16_000), source("2001:db8:100::1", 64_000)],
         hot: vec![hot],
+        monitored: vec![
+            MonitoredTenant { tenant: "acme".into(), until: Some(1_798_675_200) },
+            MonitoredTenant { tenant: "beta".into(), until: None },
+        ],
         config_version: "1f2e3d".into(),
         config_reload_success: true,
     }
@@ -124,14 +128,14 @@ fn label_names(series: &str) -> BTreeSet<&str> {
 #[test]
 fn a_scrape_holds_the_catalogue_and_nothing_else() {
     let metrics = Arc::new(Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)).unwrap());
-    let acme = metrics.tenant("acme", Some("acme"));
+    let acme = metrics.tenant("acme", Some("acme"), true);
     acme.flows_active.increment(1.0);
     acme.bytes_up.increment(517);
     acme.connect_duration.record(0.004);
     let (ended, denied) = acme.outcome(Outcome::PortsExhausted);
     ended.increment(1);
     denied.increment(1);
-    metrics.tenant(UNKNOWN_TENANT, None);
+    metrics.tenant(UNKNOWN_TENANT, None, false);
 
     let rendered = Arc::clone(&metrics);
     let admin = Admin::start(move || rendered.render(&scrape()));
@@ -177,6 +181,9 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
         ("egret_ledger_kernel_difference{pool=\"acme\",source=\"203.0.113.16\"}", 3.0),
         ("egret_pool_source_state{pool=\"acme\",source=\"203.0.113.16\",state=\"available\"}", 0.0),
         ("egret_pool_source_state{pool=\"acme\",source=\"203.0.113.16\",state=\"draining\"}", 1.0),
+        ("egret_would_deny_total{tenant=\"acme\",reason=\"not_allowed\"}", 0.0),
+        ("egret_monitor_until_timestamp_seconds{tenant=\"acme\"}", 1_798_675_200.0),
+        ("egret_monitor_until_timestamp_seconds{tenant=\"beta\"}", f64::INFINITY),
         ("egret_config_info{version=\"1f2e3d\"}", 1.0),
         ("process_start_time_seconds", 1000.0),
     ] {
@@ -189,14 +196,21 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
     let documented = catalogue::reference();
     let per_tenant = samples.keys().filter(|series| series.contains("tenant=\"unknown\"")).count();
     assert!(documented.contains(&format!("makes {per_tenant} series")), "{per_tenant} series of a tenant");
+    let waived =
+        samples.keys().filter(|series| series.starts_with("egret_would_deny_total{tenant=\"acme\"")).count();
+    let said = format!("monitor mode makes {} more", waived + 1);
+    assert!(documented.contains(&said), "{waived} reasons that monitor mode waives");
 }
 
 #[test]
 fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
     let metrics = Arc::new(Metrics::new(SystemTime::UNIX_EPOCH).unwrap());
-    metrics.tenant("acme", Some("old")).bytes_up.increment(1);
-    metrics.tenant("acme", Some("new")).bytes_up.increment(1);
-    assert!(Arc::ptr_eq(&metrics.tenant("acme", Some("new")), &metrics.tenant("acme", Some("new"))));
+    metrics.tenant("acme", Some("old"), false).bytes_up.increment(1);
+    metrics.tenant("acme", Some("new"), false).bytes_up.increment(1);
+    assert!(Arc::ptr_eq(
+        &metrics.tenant("acme", Some("new"), false),
+        &metrics.tenant("acme", Some("new"), false)
+    ));
     let now = Arc::new(Mutex::new(scrape()));
     let (rendered, read) = (Arc::clone(&metrics), Arc::clone(&now));
     let admin = Admin::start(move || rendered.render(&read.lock().unwrap()));

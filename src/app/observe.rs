@@ -7,9 +7,11 @@ use super::truth::LastReport;
 use crate::clock;
 use crate::config::{Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools, Report};
+use crate::gateway::{Gateway, Snapshot};
+use crate::policy::Mode;
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics, Scrape,
-    SourceUsage,
+    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics,
+    MonitoredTenant, Scrape, SourceUsage,
 };
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -36,9 +38,10 @@ pub(super) fn renderer(
     in_force: &Arc<InForce>,
     forecast: &Forecast,
     last: LastReport,
+    gateway: &Arc<Gateway>,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let (in_force, forecast) = (Arc::clone(in_force), forecast.clone());
+    let (in_force, forecast, gateway) = (Arc::clone(in_force), forecast.clone(), Arc::clone(gateway));
     Arc::new(move || {
         metrics.gateway().port_collisions.absolute(ledger.collisions());
         let current = in_force.current();
@@ -47,9 +50,23 @@ pub(super) fn renderer(
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
             hot: hot(&current.pools, &forecast),
+            monitored: monitored(&gateway.snapshot.load()),
         };
         metrics.render(&scrape)
     })
+}
+
+fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {
+    let now = clock::timestamp();
+    let monitored = snapshot.policy.tenants().iter().filter(|tenant| tenant.mode.monitors(now));
+    let shown = monitored.map(|tenant| MonitoredTenant {
+        tenant: Arc::clone(&tenant.name),
+        until: match tenant.mode {
+            Mode::Monitor { until } => until.map(jiff::Timestamp::as_second),
+            Mode::Enforce => None,
+        },
+    });
+    shown.collect()
 }
 
 /// Of a network whose addresses are derived per client, a destination is shown as the fullest of them has it.

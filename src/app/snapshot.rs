@@ -1,6 +1,7 @@
 //! Configuration to snapshot: joins each tenant's rules with its pool, meters and places.
 
 use super::StartError;
+use crate::clock;
 use crate::config::Config;
 use crate::egress::{Pools, is_derived};
 use crate::gateway::{Gate, OwnAddresses};
@@ -63,7 +64,8 @@ fn tenant(
         StartError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
     })?;
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
-    let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name)));
+    let monitored = rules.mode.monitors(clock::timestamp());
+    let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
     // Flows that live go on counting: the places are the tenant's for as long as it is called so.
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
     let max_flows = rules.max_flows.unwrap_or(u32::MAX);

@@ -212,8 +212,8 @@ impl Report {
         // the verdict is the gateway's own, not the explanation's
         match tenant.decide_unseen(to).map_or_else(|| tenant.decide(&asked, to), Decision::Permit) {
             Decision::Permit(permit) => {
-                debug_assert_eq!((None, Some(permit.rule())), (denied, rule.as_ref()));
-                report.rule = Some(permit.rule().to_string());
+                debug_assert_eq!((None, permit.rule()), (denied, rule.as_ref()));
+                report.rule = permit.rule().map(ToString::to_string);
                 let spec = &tenants[tenant.index];
                 report.leave(spec, pools.iter().find(|pool| pool.name == tenant.pool), |pool| {
                     source(pool, client, permit.dial())
@@ -352,6 +352,7 @@ mod tests {
             name: "acme".into(),
             sources: vec!["10.0.1.0/24".parse().unwrap()],
             pool: "edge".into(),
+            mode: policy::Mode::Enforce,
             max_flows: Some(20_000),
             ports_floor: Some(2000),
             ports_ceiling: Some(9000),

@@ -3,12 +3,13 @@
 
 use super::Udp;
 use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
+use super::modes::Moment;
 use super::network_kinds::{
     Address, ControlSocket, FileName, Host, Interface, LogTarget, Name, Network, Port, RoutingTable,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
-use crate::policy::PrivateDestinations;
+use crate::policy::{Mode, PrivateDestinations};
 
 /// A key: what it is called, takes and means.
 pub(super) struct Key<K> {
@@ -220,8 +221,10 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
         "Source ports towards each destination that the other tenants of the pool leave to this one, whether it uses them or not. What all tenants of a pool are assured of must fit its addresses, of each family.";
     PORTS_CEILING: Count = Count { min: 1, max: 10_000_000 }, "ports_ceiling", Optional, "20000",
         "Source ports towards each destination that it has at most, over all addresses of the pool; further flows end as `tenant_port_ceiling`. Ports that rest after their flow count.";
-    MODE: Choice<()> = Choice { words: &[("enforce", ())], later: &["monitor"] }, "mode", Default(r#""enforce""#), r#""enforce""#,
-        "What is not allowed is denied.";
+    MODE: Choice<Mode> = Choice { words: &[("enforce", Mode::Enforce), ("monitor", Mode::Monitor { until: None })], later: &[] }, "mode", Default(r#""enforce""#), r#""monitor""#,
+        "`\"enforce\"`: what is not allowed is denied. `\"monitor\"`: what policy would deny leaves all the same, and is recorded as `would_deny`; docs/modes.md says what stays closed.";
+    MONITOR_UNTIL: Moment = Moment, "monitor_until", Optional, r#""2026-12-31""#,
+        "When a tenant in monitor mode begins to enforce, by itself and without a reload. A date is its beginning in UTC.";
     LIMITS: Nested = Nested(&limits::SECTION), "limits", Optional, "{ flows = 20000 }",
         "Bounds on what it may use: see `[tenant.limits]`.";
     ALLOW: Nested = Nested(&allow::SECTION), "allow", Optional, r#"[{ hosts = ["example.com"] }]"#,

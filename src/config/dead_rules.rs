@@ -6,14 +6,15 @@ use super::tenants::{RulePlaces, TenantDraft};
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::hostname::HostPattern;
-use crate::policy::{Effect, RuleSpec};
+use crate::policy::{Effect, Mode, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Judges the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is told elsewhere.
 pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Ports, out: &mut Diagnostics) {
     let rules = &tenant.spec.rules;
-    if !rules.iter().any(|rule| rule.effect == Effect::Allow) {
+    let enforces = tenant.spec.mode == Mode::Enforce;
+    if enforces && !rules.iter().any(|rule| rule.effect == Effect::Allow) {
         let message = format!("tenant {:?} has no allow rule: everything is denied", tenant.spec.name);
         out.warning(tenant.name_at, message, "add [[tenant.allow]]");
     }

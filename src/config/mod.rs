@@ -11,6 +11,7 @@ mod diagnostic;
 mod hosts_file;
 mod kinds;
 mod load;
+mod modes;
 mod nearest;
 mod network_kinds;
 mod public_suffix;

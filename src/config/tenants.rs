@@ -5,10 +5,12 @@ use super::diagnostic::{Diagnostics, Place};
 use super::hosts_file::HostsFiles;
 use super::kinds::List;
 use super::kinds::Placed;
+use super::modes;
 use super::network_kinds::{FileName, Host, Name, Network, Port};
 use super::sections::values;
 use super::value::Table;
 use crate::addr::SourceAddr;
+use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
 use crate::policy::{Effect, RuleSpec, TenantSpec};
@@ -140,12 +142,13 @@ impl TenantDraft {
     /// What is wrong is reported, and stands in the draft as empty.
     pub(super) fn read(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> Self {
         let sources = table.read(&tenant::SOURCES, out).unwrap_or_default();
-        table.read(&tenant::MODE, out);
+        let mode = modes::read(table, clock::timestamp(), out);
         let limits = table.section(&tenant::LIMITS, out);
         let (rules, rules_at) = read_rules(table, files, out);
         let spec = TenantSpec {
             name: table.read(&tenant::NAME, out).unwrap_or_default(),
             pool: table.read(&tenant::POOL, out).unwrap_or_default(),
+            mode,
             max_flows: limits.read(&limits::FLOWS, out),
             ports_floor: table.read(&tenant::PORTS_FLOOR, out),
             ports_ceiling: table.read(&tenant::PORTS_CEILING, out),

@@ -307,9 +307,24 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "did you mean \"p\"?",
     ),
     (
-        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmode = \"monitor\"",
-        "+5:8: error: `mode = \"monitor\"` is not supported yet",
-        "\"enforce\"",
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmode = \"watch\"",
+        "+5:8: error: `mode`: \"watch\" is not one of its words",
+        "\"enforce\" or \"monitor\"",
+    ),
+    (
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmode = \"monitor\"\nmonitor_until = \"soon\"",
+        "+6:17: error: `monitor_until`: \"soon\" is not a date",
+        "\"2026-12-31\" or",
+    ),
+    (
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmode = \"monitor\"\nmonitor_until = 2020-01-01",
+        "+6:17: warning: `monitor_until`: 2020-01-01T00:00:00Z is past, and the tenant enforces",
+        "set `mode = \"enforce\"`",
+    ),
+    (
+        "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmonitor_until = 2999-01-01T00:00:00Z",
+        "+5:17: warning: `monitor_until` changes nothing: the tenant enforces",
+        "`mode = \"monitor\"`",
     ),
     (
         "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"",
@@ -724,7 +739,7 @@ fn every_key_of_the_catalogue_takes_its_example() {
 fn every_key_of_the_catalogue_refuses_what_no_key_takes() {
     for section in catalogue::ALL {
         for key in section.keys {
-            let text = with_key(section, *key, "1979-05-27");
+            let text = with_key(section, *key, "07:32:00");
             let report = load_files(&[("egret.toml", &text)]).1.expect_err(&text);
             let about_it = format!("`{}`", key.name());
             assert!(report.to_string().contains(&about_it), "{text}\n{report}");

@@ -61,6 +61,7 @@ impl Flow {
             ech: false,
             rule: None,
             verdict: None,
+            would_deny: None,
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
@@ -128,6 +129,9 @@ impl Drop for Flow {
         let (ended, denied) = self.meters.outcome(record.outcome);
         ended.increment(1);
         denied.increment(1);
+        if let Some(reason) = record.would_deny {
+            self.meters.would_deny(reason).increment(1);
+        }
         self.meters.flow_duration.record(record.duration);
         (self.worker.sink)(record);
     }
@@ -149,6 +153,7 @@ mod tests {
             port_allocation_failures: metrics::Counter::noop(),
             ended: counters(),
             denied: counters(),
+            would_deny: counters(),
         })
     }
 

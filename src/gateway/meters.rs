@@ -24,11 +24,19 @@ pub struct TenantMeters {
     pub ended: Box<[Counter]>,
     /// `egret_denials_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where it is no denial.
     pub denied: Box<[Counter]>,
+    /// `egret_would_deny_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where monitor mode denies
+    /// too, and everywhere unless the tenant is in monitor mode.
+    pub would_deny: Box<[Counter]>,
 }
 
 impl TenantMeters {
     /// The counters of one outcome: flows, and denials.
     pub fn outcome(&self, outcome: Outcome) -> (&Counter, &Counter) {
         (&self.ended[outcome as usize], &self.denied[outcome as usize])
+    }
+
+    /// The counter of flows that only monitor mode let out.
+    pub fn would_deny(&self, reason: Outcome) -> &Counter {
+        &self.would_deny[reason as usize]
     }
 }

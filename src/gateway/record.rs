@@ -36,9 +36,11 @@ pub struct FlowRecord {
     pub rule: Option<Arc<str>>,
     /// What policy said; `null` where it was never asked.
     pub verdict: Option<Verdict>,
+    /// Why it would have been denied, had its tenant not been in monitor mode.
+    pub would_deny: Option<Outcome>,
     /// How it ended.
     pub outcome: Outcome,
-    /// More on the outcome, where there is more to say.
+    /// More on the outcome, or on why it would have been denied, where there is more to say.
     pub detail: Option<&'static str>,
     /// The source address and port it left from.
     pub source: Option<LeasedSource>,
@@ -136,6 +138,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         ech: false,
         rule: Some("egret.toml:12".into()),
         verdict: Some(Verdict::Allow),
+        would_deny: None,
         outcome: Outcome::Closed,
         detail: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
@@ -162,8 +165,8 @@ mod tests {
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
-             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"outcome\":\"closed\",\"detail\":null,\
-             \"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"outcome\":\"closed\",\
+             \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"
         );

@@ -17,7 +17,7 @@ use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Permit};
+use crate::policy::{Decision, Denial, Permit};
 use crate::relay::{self, End, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
@@ -78,35 +78,66 @@ async fn decide(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow)
     if let Some(permit) = tenant.policy.decide_unseen(to) {
         return Ok(allow(flow, permit));
     }
-    let _place = tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
-    let inspected = worker.peeker.peek(client).await;
-    let took = flow.age();
-    flow.record.inspect = Some(took);
-    flow.meters().inspect_duration.record(took);
-    let inspected = inspected.map_err(|unclear| not_inspected(flow, unclear))?;
-    let asked = note_inspection(flow, inspected);
-    judge(tenant, flow, &asked, to)
+    let denial = match inspect(worker, tenant, client, flow).await? {
+        Ok(asked) => match tenant.policy.decide(&asked, to) {
+            Decision::Permit(permit) => return Ok(allow(flow, permit)),
+            Decision::Denial(denial) => denial,
+        },
+        Err(outcome) => Denial { outcome, rule: None },
+    };
+    deny(tenant, flow, denial, to)
 }
 
-fn judge(
-    tenant: &Tenant,
-    flow: &mut Flow,
-    asked: &AskedName,
-    to: OriginalDestination,
-) -> Result<Permit, Ended> {
-    match tenant.policy.decide(asked, to) {
-        Decision::Permit(permit) => Ok(allow(flow, permit)),
-        Decision::Denial(denial) => {
-            flow.record.rule = denial.rule;
-            Err(denial.outcome.into())
+/// Refuses the flow, unless its tenant is in monitor mode and that waives the denial.
+fn deny(tenant: &Tenant, flow: &mut Flow, denial: Denial, to: OriginalDestination) -> Result<Permit, Ended> {
+    let denial = if tenant.policy.mode.monitors(flow.record.time) {
+        match denial.waived(to) {
+            Ok(permit) => return Ok(allow(flow, permit)),
+            Err(denial) => denial,
         }
-    }
+    } else {
+        denial
+    };
+    flow.record.rule = denial.rule;
+    Err(denial.outcome.into())
 }
 
 fn allow(flow: &mut Flow, permit: Permit) -> Permit {
     flow.record.verdict = Some(Verdict::Allow);
-    flow.record.rule = Some(Arc::clone(permit.rule()));
+    flow.record.would_deny = permit.would_deny();
+    flow.record.rule = permit.rule().cloned();
     permit
+}
+
+/// Listens to the client: the name it asks for, or why that is not known.
+async fn inspect(
+    worker: &Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    flow: &mut Flow,
+) -> Result<Result<AskedName, Outcome>, Ended> {
+    let Some(_place) = tenant.inspections.enter() else { return Ok(Err(Outcome::InspectionBusy)) };
+    let inspected = worker.peeker.peek(client).await;
+    let took = flow.age();
+    flow.record.inspect = Some(took);
+    flow.meters().inspect_duration.record(took);
+    match inspected {
+        Ok(inspected) => Ok(Ok(note_inspection(flow, inspected))),
+        Err(Unclear::ClientLeft) => Err(Outcome::ClientLeft.into()),
+        Err(Unclear::TimedOut(protocol)) => Ok(Err(unclear(flow, protocol, Outcome::InspectTimeout))),
+        Err(Unclear::TooLarge(protocol)) => Ok(Err(unclear(flow, protocol, Outcome::HelloTooLarge))),
+        Err(Unclear::Malformed(why)) => {
+            flow.record.detail = Some(why.reason);
+            let http = why.protocol == Protocol::Http;
+            let outcome = if http { Outcome::MalformedHttp } else { Outcome::MalformedTls };
+            Ok(Err(unclear(flow, why.protocol, outcome)))
+        }
+    }
+}
+
+fn unclear(flow: &mut Flow, protocol: Protocol, outcome: Outcome) -> Outcome {
+    flow.record.protocol = Some(protocol.as_str());
+    outcome
 }
 
 /// Notes in the record what the client wants; yields the name that policy judges.
@@ -128,21 +159,6 @@ fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
         AskedName::Absent => {}
     }
     inspected.name
-}
-
-fn not_inspected(flow: &mut Flow, unclear: Unclear) -> Ended {
-    let (protocol, outcome, detail) = match unclear {
-        Unclear::ClientLeft => return Outcome::ClientLeft.into(),
-        Unclear::TimedOut(protocol) => (protocol, Outcome::InspectTimeout, None),
-        Unclear::TooLarge(protocol) => (protocol, Outcome::HelloTooLarge, None),
-        Unclear::Malformed(why) => {
-            let outcome =
-                if why.protocol == Protocol::Http { Outcome::MalformedHttp } else { Outcome::MalformedTls };
-            (why.protocol, outcome, Some(why.reason))
-        }
-    };
-    flow.record.protocol = Some(protocol.as_str());
-    Ended { outcome, detail }
 }
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.

@@ -45,10 +45,13 @@ impl Peeker {
     /// Peeks until it is clear what the client wants.
     pub async fn peek(&self, client: &TcpStream) -> Result<Inspected, Unclear> {
         let mut progress = Progress { need: 1, looks_like: Protocol::Other };
-        match timeout(self.deadline, self.peek_on(client, &mut progress)).await {
-            Ok(result) => result,
-            Err(_) => Err(Unclear::TimedOut(progress.looks_like)),
+        if let Ok(result) = timeout(self.deadline, self.peek_on(client, &mut progress)).await {
+            return result;
         }
+        // What came by now is no longer news, and whoever reads on would wait for more. If the kernel cannot be asked,
+        // the socket is dead, which a read finds out.
+        let _ = stream::announce_again(client);
+        Err(Unclear::TimedOut(progress.looks_like))
     }
 
     async fn peek_on(&self, client: &TcpStream, progress: &mut Progress) -> Result<Inspected, Unclear> {

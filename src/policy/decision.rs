@@ -17,14 +17,16 @@ pub enum Decision {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is there to be dialled"]
 pub struct Permit {
-    rule: Arc<str>,
+    rule: Option<Arc<str>>,
     dial: DialAddr,
+    would_deny: Option<Outcome>,
 }
 
 /// Why a flow may not leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// `DeniedByRule`, `NotAllowed`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`.
+    /// Of policy: `DeniedByRule`, `NotAllowed`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`. Of the
+    /// inspection: why policy could not be asked.
     pub outcome: Outcome,
     /// The deny rule, or the allow rule that would have let it out to a public address; `None` where no rule decided.
     pub rule: Option<Arc<str>>,
@@ -33,12 +35,22 @@ pub struct Denial {
 impl Permit {
     /// The client's own choice of address is the one dialled.
     pub(super) fn new(rule: &Arc<str>, to: OriginalDestination) -> Self {
-        Self { rule: rule.clone(), dial: DialAddr::new(to.socket()) }
+        Self { rule: Some(rule.clone()), dial: DialAddr::new(to.socket()), would_deny: None }
     }
 
-    /// The label of the rule that lets the flow out.
-    pub fn rule(&self) -> &Arc<str> {
-        &self.rule
+    /// As if there were no gateway.
+    pub(super) fn in_spite_of(denial: Denial, to: OriginalDestination) -> Self {
+        Self { rule: denial.rule, dial: DialAddr::new(to.socket()), would_deny: Some(denial.outcome) }
+    }
+
+    /// The label of the rule that lets the flow out; in monitor mode, that of the rule that would not have.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        self.rule.as_ref()
+    }
+
+    /// Why the flow leaves in monitor mode alone.
+    pub fn would_deny(&self) -> Option<Outcome> {
+        self.would_deny
     }
 
     /// What it is good for, to choose a source address and port by.

@@ -6,6 +6,7 @@
 
 mod decision;
 mod explain;
+mod mode;
 mod names;
 mod networks;
 mod scope;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use decision::{Decision, Denial, Permit};
 pub use explain::{Explanation, Finding, RuleFinding, explain};
+pub use mode::{Mode, can_be_waived};
 pub use spec::{Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::Tenant;
 

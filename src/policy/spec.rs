@@ -1,5 +1,6 @@
 //! Tenants and rules as the configuration states them, checked.
 
+use super::Mode;
 use crate::addr::PortRange;
 use crate::hostname::HostPattern;
 use ipnet::IpNet;
@@ -14,6 +15,8 @@ pub struct TenantSpec {
     pub sources: Vec<IpNet>,
     /// The name of the pool its flows leave from.
     pub pool: Arc<str>,
+    /// Whether its rules are enforced.
+    pub mode: Mode,
     /// At most this many flows at once.
     pub max_flows: Option<u32>,
     /// Ports towards each destination that the pool's other tenants leave to it.

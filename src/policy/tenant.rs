@@ -4,7 +4,7 @@ use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
 use super::scope::{self, Scope};
-use super::{CompileError, Effect, PrivateDestinations, RuleSpec, TenantSpec};
+use super::{CompileError, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -22,6 +22,8 @@ pub struct Tenant {
     pub index: usize,
     /// The name of the pool its flows leave from.
     pub pool: Arc<str>,
+    /// Whether its rules are enforced. Decisions do not look at it: it says what becomes of a denial.
+    pub mode: Mode,
     /// At most this many flows at once.
     pub max_flows: Option<u32>,
     rules: Rules,
@@ -74,8 +76,9 @@ impl Tenant {
     ) -> Result<Self, CompileError> {
         let rules = Rules::compile(&spec.rules, private)
             .map_err(|TooLarge| CompileError::TooLarge { tenant: spec.name.clone() })?;
-        let TenantSpec { name, pool, max_flows, .. } = spec;
-        Ok(Self { name: name.clone(), index, pool: pool.clone(), max_flows: *max_flows, rules })
+        let TenantSpec { name, pool, mode, max_flows, .. } = spec;
+        let (name, pool) = (name.clone(), pool.clone());
+        Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, rules })
     }
 
     /// May the flow leave before the client has said anything? `Some` only if an uninspected allow rule covers the

@@ -35,6 +35,7 @@ fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec
         name: name.into(),
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
         pool: "pool".into(),
+        mode: Mode::Enforce,
         max_flows: None,
         ports_floor: None,
         ports_ceiling: None,
@@ -58,7 +59,7 @@ fn asked(name: &str) -> AskedName {
 /// `rule`, or `outcome`, or `outcome rule`.
 fn words(decision: &Decision) -> String {
     match decision {
-        Decision::Permit(permit) => permit.rule().to_string(),
+        Decision::Permit(permit) => permit.rule().unwrap().to_string(),
         Decision::Denial(Denial { outcome, rule: None }) => outcome.to_string(),
         Decision::Denial(Denial { outcome, rule: Some(rule) }) => format!("{outcome} {rule}"),
     }
@@ -199,7 +200,7 @@ fn only_uninspected_rules_let_a_flow_out_unseen_and_deny_rules_without_hosts_sto
         ],
         PrivateDestinations::ByCidr,
     );
-    let unseen = |socket| tenant.decide_unseen(to(socket)).map(|permit| permit.rule().to_string());
+    let unseen = |socket| tenant.decide_unseen(to(socket)).map(|permit| permit.rule().unwrap().to_string());
     assert_eq!(unseen("192.0.2.1:5432").as_deref(), Some("db"));
     assert_eq!(unseen("192.0.2.200:5432").as_deref(), Some("wide"));
     assert_eq!(unseen("192.0.2.1:443"), None);
@@ -352,7 +353,7 @@ proptest! {
             let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, to), Decision::Permit) {
                 Decision::Permit(permit) => {
                     prop_assert_eq!(permit.dial().socket(), to.socket());
-                    (None, Some(permit.rule().clone()))
+                    (None, permit.rule().cloned())
                 }
                 Decision::Denial(denial) => (Some(denial.outcome), denial.rule),
             };

@@ -2,6 +2,7 @@
 //! resolved from it, so a metric that is not here cannot be emitted.
 
 use crate::outcome::Outcome;
+use crate::policy::can_be_waived;
 use std::fmt::Write;
 
 /// One metric family.
@@ -114,6 +115,12 @@ catalogue! {
         help: "Flows that were refused, by reason.",
         reading: "The reason is the outcome; the same flows are in `egret_flows_total`. After a change of policy, a jump of `not_allowed` is what the change broke: the flow log has the names.",
         alerts: ["EgretDenialSurge"];
+    WOULD_DENY = "egret_would_deny_total", Kind::Counter, Count, ["tenant", "reason"],
+        help: "Flows that left only because their tenant is in monitor mode, by the reason why they would have been denied.",
+        reading: "Only of tenants in monitor mode. What it counts breaks on the day the tenant enforces: bring it to what is meant to be denied first. The flow log has the names, under `would_deny`; docs/modes.md has the way.";
+    MONITOR_UNTIL = "egret_monitor_until_timestamp_seconds", Kind::Gauge, Seconds, ["tenant"],
+        help: "When a tenant in monitor mode begins to enforce, in seconds since 1970; +Inf where no date is set.",
+        reading: "Only of tenants that are in monitor mode now, so `count()` is how many do not enforce. Less `time()`, and divided by 86400, it is the days that are left.";
     CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
@@ -229,6 +236,7 @@ pub fn reference() -> String {
     }
     let outcomes = Outcome::ALL.len();
     let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
+    let waived = Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).count() + 1;
     let histograms: usize = ALL
         .iter()
         .filter_map(|metric| match metric.kind {
@@ -239,7 +247,7 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, 2 of bytes, and the flows that are active; {} with a pool. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
+         of histograms, 2 of bytes, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + 3,
         outcomes + denials + histograms + 4,
     );
@@ -271,6 +279,7 @@ policy allows, and at most five at a time for each source address.
 ## When series come and go
 - All series of a tenant appear at 0 when its first flow is accepted, with every outcome and reason, so that `rate()` and
   `increase()` see the first event of each kind. A tenant without flows costs nothing.
+- `egret_would_deny_total` is there for tenants in monitor mode, and stays when they enforce.
 - Series of a tenant that a reload removes stay until the process ends: a counter that vanishes and returns would look
   like a restart.
 - Series of pools, source addresses and the configuration are read at each scrape, and are gone when a reload removes them.

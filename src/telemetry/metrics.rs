@@ -9,6 +9,7 @@ use super::exposition::Exposition;
 use super::process;
 use crate::gateway::TenantMeters;
 use crate::outcome::Outcome;
+use crate::policy::can_be_waived;
 use ipnet::IpNet;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
@@ -33,6 +34,7 @@ pub struct Metrics {
 
 struct Resolved {
     pool: Option<Box<str>>,
+    monitored: bool,
     meters: Arc<TenantMeters>,
 }
 
@@ -63,10 +65,21 @@ pub struct Scrape {
     pub sources: Vec<SourceUsage>,
     /// The hottest destinations; each is there once for each source.
     pub hot: Vec<HotDestination>,
+    /// The tenants that are in monitor mode now.
+    pub monitored: Vec<MonitoredTenant>,
     /// The hash of the configuration in force.
     pub config_version: Arc<str>,
     /// Whether the last load of the configuration succeeded.
     pub config_reload_success: bool,
+}
+
+/// A tenant in monitor mode.
+#[derive(Debug, Clone)]
+pub struct MonitoredTenant {
+    /// Its name.
+    pub tenant: Arc<str>,
+    /// In seconds since 1970; `None` without a date.
+    pub until: Option<i64>,
 }
 
 /// The ports of one source address.
@@ -148,21 +161,22 @@ impl Metrics {
     /// All series of the tenant appear at 0 with the first call, so that `rate()` sees the first event of a kind;
     /// call it for a tenant's first flow rather than for every tenant at start, and idle tenants cost nothing.
     /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
-    pub fn tenant(&self, tenant: &str, pool: Option<&str>) -> Arc<TenantMeters> {
+    /// Only a tenant that is `monitored` counts what it would deny.
+    pub fn tenant(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> Arc<TenantMeters> {
         // a thread that panicked in here has left the map as it was
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = tenants.get(tenant)
-            && known.pool.as_deref() == pool
+            && (known.pool.as_deref(), known.monitored) == (pool, monitored)
         {
             return Arc::clone(&known.meters);
         }
-        let meters = Arc::new(self.resolve(tenant, pool));
-        let resolved = Resolved { pool: pool.map(Into::into), meters: Arc::clone(&meters) };
+        let meters = Arc::new(self.resolve(tenant, pool, monitored));
+        let resolved = Resolved { pool: pool.map(Into::into), monitored, meters: Arc::clone(&meters) };
         tenants.insert(tenant.into(), resolved);
         meters
     }
 
-    fn resolve(&self, tenant: &str, pool: Option<&str>) -> TenantMeters {
+    fn resolve(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> TenantMeters {
         let recorder = &self.recorder;
         let ended =
             |outcome: &Outcome| counter(recorder, &catalogue::FLOWS_TOTAL, &[tenant, outcome.as_str()]);
@@ -171,6 +185,12 @@ impl Metrics {
                 return Counter::noop();
             }
             counter(recorder, &catalogue::DENIALS, &[tenant, outcome.as_str()])
+        };
+        let would_deny = |outcome: &Outcome| {
+            if !(monitored && can_be_waived(*outcome)) {
+                return Counter::noop();
+            }
+            counter(recorder, &catalogue::WOULD_DENY, &[tenant, outcome.as_str()])
         };
         TenantMeters {
             flows_active: gauge(recorder, &catalogue::FLOWS_ACTIVE, &[tenant]),
@@ -184,6 +204,7 @@ impl Metrics {
             }),
             ended: Outcome::ALL.iter().map(ended).collect(),
             denied: Outcome::ALL.iter().map(denied).collect(),
+            would_deny: Outcome::ALL.iter().map(would_deny).collect(),
         }
     }
 
@@ -198,6 +219,7 @@ impl Metrics {
         let mut text = Exposition::after(self.handle.render());
         write_sources(&mut text, &scrape.sources);
         write_hot(&mut text, &scrape.hot);
+        write_monitored(&mut text, &scrape.monitored);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
         text.family(&catalogue::CONFIG_INFO);
         text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);
@@ -263,6 +285,16 @@ fn write_hot(text: &mut Exposition, hot: &[HotDestination]) {
     for row in hot {
         let labels = [&*row.pool, &label_of(row.source), &row.destination.to_string()];
         text.sample(&catalogue::POOL_HOT_DESTINATION, &labels, row.ports);
+    }
+}
+
+fn write_monitored(text: &mut Exposition, monitored: &[MonitoredTenant]) {
+    text.family(&catalogue::MONITOR_UNTIL);
+    for MonitoredTenant { tenant, until } in monitored {
+        match until {
+            Some(until) => text.sample(&catalogue::MONITOR_UNTIL, &[tenant], until),
+            None => text.sample(&catalogue::MONITOR_UNTIL, &[tenant], "+Inf"),
+        }
     }
 }
 

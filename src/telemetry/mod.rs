@@ -8,5 +8,6 @@ mod process;
 
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread};
 pub use metrics::{
-    FlowLogMeters, GatewayMeters, HotDestination, Metrics, SOURCE_STATES, Scrape, SourceUsage, UNKNOWN_TENANT,
+    FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES, Scrape,
+    SourceUsage, UNKNOWN_TENANT,
 };

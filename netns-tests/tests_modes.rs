@@ -1,0 +1,175 @@
+//! Monitor mode: what policy would deny reaches its server unchanged, and is recorded; what is no policy stays closed.
+
+use crate::clients::{ACCESS_DENIED, expect_alert, expect_http_denial};
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::hello::{Hello, record};
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::{expect_delivery, pass};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+crate::trials! {
+    both families:
+        what_would_be_denied_reaches_its_server_and_is_recorded,
+        a_server_that_speaks_first_is_heard_after_the_deadline,
+        what_is_allowed_is_not_counted_as_if_it_were_not,
+        what_no_policy_decides_stays_closed_in_monitor_mode,
+        a_private_address_is_reached_in_monitor_mode;
+    once:
+        a_tenant_whose_date_is_past_enforces,
+        flows_beyond_those_in_inspection_leave_unjudged
+}
+
+/// Alpha in monitor mode, without much patience for clients that say nothing.
+fn monitor() -> Config {
+    Config {
+        alpha_tenant: "mode = \"monitor\"\nlimits = { flows = 3 }".into(),
+        inspect: "deadline = \"300ms\"\nmax_hello = \"2KiB\"".into(),
+        ..Config::default()
+    }
+}
+
+fn send(lab: &Lab, to: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut client = lab.connect(Tenant::Alpha, to);
+    client.write_all(bytes).unwrap();
+    client
+}
+
+/// The bytes reach the server as they were sent, and the record says why they would not have.
+fn expect_waived(lab: &Lab, gateway: &Gateway, server: &Server, bytes: &[u8], reason: &str, rule: &str) {
+    let client = send(lab, server.address(), bytes);
+    let local = client.local_addr().unwrap();
+    expect_delivery(client, server.accept(), bytes);
+    let flow = gateway.expect_outcome(local, "closed");
+    assert_eq!((&flow["would_deny"], &flow["verdict"]), (&reason.into(), &"allow".into()), "{flow:#}");
+    assert_eq!(flow["rule"].as_str().unwrap_or(""), rule, "{flow:#}");
+    assert_eq!(flow["dialled"], server.address().to_string());
+}
+
+fn what_would_be_denied_reaches_its_server_and_is_recorded(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&monitor());
+    let server = lab.listen(Host::Named, family, 443);
+    let hello = |name: &str| Hello::to(name).record();
+    let cases: [(&str, Vec<u8>, &str); 9] = [
+        ("not_allowed", hello("unheard.example.org"), ""),
+        ("denied_by_rule", hello("secret.wild.example.org"), "secrets"),
+        ("no_hostname", Hello::nameless().record(), ""),
+        ("no_hostname", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), ""),
+        ("invalid_hostname", hello("198.51.100.11"), ""),
+        ("malformed_tls", record(&[]), ""),
+        ("malformed_http", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_vec(), ""),
+        ("hello_too_large", [b"GET / HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 4096]].concat(), ""),
+        ("inspect_timeout", hello("allowed.example.org")[..40].to_vec(), ""),
+    ];
+    for (reason, bytes, rule) in &cases {
+        expect_waived(&lab, &gateway, &server, bytes, reason, rule);
+    }
+    let dates = |labels: &[(&str, &str)]| gateway.gauges("egret_monitor_until_timestamp_seconds", labels);
+    let counted = |labels: &[(&str, &str)]| gateway.metric("egret_would_deny_total", labels);
+    assert_eq!(counted(&[("tenant", "alpha")]), cases.len() as u64);
+    assert_eq!(counted(&[("tenant", "alpha"), ("reason", "no_hostname")]), 2);
+    assert_eq!(gateway.metric("egret_denials_total", &[("tenant", "alpha")]), 0);
+    assert_eq!(dates(&[("tenant", "alpha")]), [f64::INFINITY]);
+    assert!(dates(&[("tenant", "beta")]).is_empty());
+}
+
+fn a_server_that_speaks_first_is_heard_after_the_deadline(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&monitor());
+    let server = lab.listen(Host::Elsewhere, family, 25);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    pass(&upstream, &client, b"220 mail.example.org ESMTP\r\n");
+    pass(&client, &upstream, b"EHLO client\r\n");
+    let local = client.local_addr().unwrap();
+    drop((upstream, client));
+    let flow = gateway.expect_outcome(local, "closed");
+    assert_eq!(flow["would_deny"], "inspect_timeout", "{flow:#}");
+}
+
+fn what_is_allowed_is_not_counted_as_if_it_were_not(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&monitor());
+    let server = lab.listen(Host::Named, family, 443);
+    let hello = Hello::to("allowed.example.org").record();
+    let client = send(&lab, server.address(), &hello);
+    let local = client.local_addr().unwrap();
+    expect_delivery(client, server.accept(), &hello);
+    let flow = gateway.expect_outcome(local, "closed");
+    assert_eq!((&flow["would_deny"], &flow["rule"]), (&serde_json::Value::Null, &"alpha-names".into()));
+    assert_eq!(gateway.metric("egret_would_deny_total", &[]), 0);
+    // beta enforces
+    let mut client = lab.connect(Tenant::Beta, server.address());
+    client.write_all(&hello).unwrap();
+    expect_alert(&client, ACCESS_DENIED);
+    server.assert_untouched();
+}
+
+fn what_no_policy_decides_stays_closed_in_monitor_mode(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&monitor());
+    let request = b"GET /latest/meta-data/ HTTP/1.1\r\nHost: metadata.example.org\r\n\r\n";
+    let metadata: SocketAddr = match family {
+        Family::V4 => "169.254.169.254:80".parse().unwrap(),
+        Family::V6 => "[fd00:ec2::254]:80".parse().unwrap(),
+    };
+    let client = send(&lab, metadata, request);
+    expect_http_denial(&client, 403, &["alpha", "not_allowed"]);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    let flow = gateway.expect_outcome(local, "not_allowed");
+    assert_eq!((&flow["would_deny"], &flow["verdict"]), (&serde_json::Value::Null, &"deny".into()));
+    for own in [family.gateway(), family.pool()] {
+        let refused = lab.expect_reset(Tenant::Alpha, SocketAddr::new(own, 15001), b"");
+        gateway.expect_outcome(refused, "destination_local");
+    }
+    let server = lab.listen(Host::Raw, family, 7000);
+    let _live: Vec<_> =
+        (0..3).map(|_| (lab.connect(Tenant::Alpha, server.address()), server.accept())).collect();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "tenant_flow_limit");
+    assert_eq!(gateway.metric("egret_would_deny_total", &[]), 0);
+}
+
+fn a_private_address_is_reached_in_monitor_mode(family: Family) {
+    let lab = Lab::new();
+    lab.server.ip("addr add 10.77.0.1/32 dev s0\naddr add fd77::1/128 dev s0 nodad\n");
+    let gateway = lab.start_gateway(&monitor());
+    let private = match family {
+        Family::V4 => "10.77.0.1:443".parse().unwrap(),
+        Family::V6 => "[fd77::1]:443".parse().unwrap(),
+    };
+    let server = lab.server.run(|| Server::bind(private));
+    let hello = Hello::to("allowed.example.org").record();
+    expect_waived(&lab, &gateway, &server, &hello, "destination_private", "alpha-names");
+}
+
+fn a_tenant_whose_date_is_past_enforces() {
+    let lab = Lab::new();
+    let mode = "mode = \"monitor\"\nmonitor_until = 2020-01-01";
+    let gateway = lab.start_gateway(&Config { alpha_tenant: mode.into(), ..Config::default() });
+    assert!(gateway.stderr().contains("is past, and the tenant enforces"), "{}", gateway.stderr());
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let client = send(&lab, server.address(), &Hello::to("unheard.example.org").record());
+    expect_alert(&client, ACCESS_DENIED);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    let flow = gateway.expect_outcome(local, "not_allowed");
+    assert_eq!((&flow["would_deny"], &flow["verdict"]), (&serde_json::Value::Null, &"deny".into()));
+    assert!(gateway.gauges("egret_monitor_until_timestamp_seconds", &[]).is_empty());
+    server.assert_untouched();
+}
+
+fn flows_beyond_those_in_inspection_leave_unjudged() {
+    let lab = Lab::new();
+    let config = Config { inspect: "deadline = \"60s\"\nmax_pending = 1".into(), ..monitor() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let _silent = lab.connect(Tenant::Alpha, server.address());
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 1);
+    let hello = Hello::to("allowed.example.org").record();
+    expect_waived(&lab, &gateway, &server, &hello, "inspection_busy", "");
+}

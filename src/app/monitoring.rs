@@ -1,0 +1,61 @@
+//! Says when a tenant's `monitor_until` has come.
+
+use crate::policy::{Mode, Policy};
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// Looks at the clock each second. Flows look at it themselves; this is for those who read the log.
+pub(super) struct Monitoring {
+    looked: Timestamp,
+}
+
+impl Monitoring {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { looked: now }
+    }
+
+    pub(super) fn watch(&mut self, policy: &Policy, now: Timestamp) {
+        for tenant in ended(policy, self.looked, now) {
+            tracing::warn!(%tenant, "`monitor_until` has come: the tenant enforces from now on");
+        }
+        self.looked = now;
+    }
+}
+
+/// The tenants that were in monitor mode then, and are not now.
+fn ended(policy: &Policy, then: Timestamp, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
+    let over = move |mode: Mode| mode.monitors(then) && !mode.monitors(now);
+    policy.tenants().iter().filter(move |tenant| over(tenant.mode)).map(|tenant| &tenant.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{PrivateDestinations, TenantSpec};
+
+    #[test]
+    fn each_end_is_told_once() {
+        let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
+        let spec = |name: &str, source: &str, mode| TenantSpec {
+            name: name.into(),
+            sources: vec![source.parse().unwrap()],
+            pool: "p".into(),
+            mode,
+            max_flows: None,
+            ports_floor: None,
+            ports_ceiling: None,
+            rules: Vec::new(),
+        };
+        let tenants = [
+            spec("dated", "10.0.1.0/24", Mode::Monitor { until: Some(date) }),
+            spec("open", "10.0.2.0/24", Mode::Monitor { until: None }),
+            spec("enforces", "10.0.3.0/24", Mode::Enforce),
+        ];
+        let policy = Policy::compile(&tenants, PrivateDestinations::ByCidr).unwrap();
+        let second = jiff::SignedDuration::from_secs(1);
+        let told = |then, now| ended(&policy, then, now).map(ToString::to_string).collect::<Vec<_>>();
+        assert!(told(date - second * 2, date - second).is_empty());
+        assert_eq!(told(date - second, date), ["dated"]);
+        assert!(told(date, date + second).is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! Whether a tenant's policy is enforced, or only watched.
+
+use super::decision::{Denial, Permit};
+use super::scope::{self, Scope};
+use crate::addr::OriginalDestination;
+use crate::outcome::Outcome;
+use jiff::Timestamp;
+
+/// What is made of a denial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// The flow is refused.
+    #[default]
+    Enforce,
+    /// The flow leaves all the same, and the denial is recorded.
+    Monitor {
+        /// From then on the tenant is one that enforces; `None`: until the configuration says so.
+        until: Option<Timestamp>,
+    },
+}
+
+impl Mode {
+    /// Whether denials are only recorded at this time.
+    pub fn monitors(self, now: Timestamp) -> bool {
+        match self {
+            Self::Enforce => false,
+            Self::Monitor { until } => until.is_none_or(|until| now < until),
+        }
+    }
+}
+
+impl Denial {
+    /// What monitor mode makes of it: leave to dial what the client dialled; or the denial itself, where it stands in
+    /// any mode.
+    ///
+    /// What a name may never lead to stays closed. Without a gateway, no packet to such an address would leave the
+    /// client's host or link; here it would reach the *gateway's* metadata service and its neighbours.
+    pub fn waived(self, to: OriginalDestination) -> Result<Permit, Self> {
+        if can_be_waived(self.outcome) && scope::of(to.ip()) != Scope::Never {
+            Ok(Permit::in_spite_of(self, to))
+        } else {
+            Err(self)
+        }
+    }
+}
+
+/// Whether the flow would have come about without a gateway, and can come about with this one: what policy denies, and
+/// what the client sent that could not be judged. Limits, ports and loops bind in any mode.
+pub fn can_be_waived(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::DestinationPrivate
+        | Outcome::InspectTimeout
+        | Outcome::HelloTooLarge
+        | Outcome::InspectionBusy
+        | Outcome::MalformedTls
+        | Outcome::MalformedHttp
+        | Outcome::InvalidHostname
+        | Outcome::NoHostname
+        | Outcome::DeniedByRule
+        | Outcome::NotAllowed => true,
+        Outcome::UnknownTenant
+        | Outcome::DestinationLocal
+        | Outcome::TenantFlowLimit
+        | Outcome::GatewayFull
+        | Outcome::NoSourceAddress
+        | Outcome::TenantPortCeiling
+        | Outcome::PortsExhausted
+        | Outcome::Closed
+        | Outcome::ClientReset
+        | Outcome::UpstreamReset
+        | Outcome::ClientLost
+        | Outcome::UpstreamLost
+        | Outcome::IdleTimeout
+        | Outcome::HalfOpenTimeout
+        | Outcome::Drained
+        | Outcome::RelayFailed
+        | Outcome::ClientLeft
+        | Outcome::InternalError
+        | Outcome::UpstreamRefused
+        | Outcome::UpstreamUnreachable
+        | Outcome::ConnectTimeout
+        | Outcome::DialFailed => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(address: &str) -> OriginalDestination {
+        OriginalDestination::new(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_tenant_is_watched_until_the_date() {
+        let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
+        let (before, after) = (date - jiff::SignedDuration::from_nanos(1), date);
+        let mode = Mode::Monitor { until: Some(date) };
+        assert!(mode.monitors(before) && !mode.monitors(after));
+        assert!(Mode::Monitor { until: None }.monitors(Timestamp::MAX));
+        assert!(!Mode::Enforce.monitors(Timestamp::MIN));
+    }
+
+    #[test]
+    fn what_policy_denies_is_waived_and_the_rule_is_kept() {
+        let denial = Denial { outcome: Outcome::DeniedByRule, rule: Some("no-mail".into()) };
+        let permit = denial.waived(to("198.51.100.9:25")).unwrap();
+        assert_eq!(permit.would_deny(), Some(Outcome::DeniedByRule));
+        assert_eq!(permit.rule().map(|rule| &**rule), Some("no-mail"));
+        assert_eq!(permit.dial().socket(), "198.51.100.9:25".parse().unwrap());
+    }
+
+    #[test]
+    fn limits_ports_and_loops_are_never_waived_nor_is_what_is_no_denial() {
+        for &outcome in Outcome::ALL {
+            let waived = Denial { outcome, rule: None }.waived(to("10.0.0.1:443")).is_ok();
+            assert_eq!(waived, can_be_waived(outcome));
+            assert!(outcome.is_denial() || !waived, "{outcome}");
+        }
+        assert!(!can_be_waived(Outcome::DestinationLocal) && !can_be_waived(Outcome::PortsExhausted));
+    }
+
+    #[test]
+    fn metadata_and_link_local_addresses_stay_closed() {
+        for address in ["169.254.169.254:80", "[fd00:ec2::254]:80", "[fe80::1]:443", "224.0.0.1:443"] {
+            let denial = Denial { outcome: Outcome::NotAllowed, rule: None };
+            assert_eq!(denial.clone().waived(to(address)), Err(denial), "{address}");
+        }
+    }
+}
