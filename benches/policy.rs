@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use egret::policy::{Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
 use std::hint::black_box;
 
 /// Names in all, and the tenants that they are spread over.
@@ -39,6 +39,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         sources: vec![format!("10.{high}.{middle}.{low}/32").parse().expect("it is a network")],
         pool: "pool".into(),
         mode: Mode::Enforce,
+        ech: Ech::Outer,
         max_flows: None,
         ports_floor: None,
         ports_ceiling: None,
@@ -75,7 +76,7 @@ fn decide(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(kind, format!("{names}x{tenants}")), |b| {
                 b.iter(|| {
                     let (tenant, asked) = flows.next().expect("it goes round");
-                    black_box(policy.tenants()[*tenant].decide(black_box(asked), black_box(to)))
+                    black_box(policy.tenants()[*tenant].decide(black_box(asked), false, black_box(to)))
                 });
             });
         }

@@ -23,6 +23,7 @@ crate::trials! {
         a_bad_name_is_denied_with_an_alert,
         a_name_that_no_rule_allows_is_denied_with_an_alert,
         without_a_name_only_a_cidr_rule_lets_a_hello_through,
+        an_encrypted_hello_is_judged_by_its_outer_name_or_denied,
         a_malformed_hello_is_denied_with_an_alert,
         what_is_neither_tls_nor_http_is_reset,
         a_client_that_says_nothing_is_reset_at_the_deadline,
@@ -256,6 +257,40 @@ fn without_a_name_only_a_cidr_rule_lets_a_hello_through(family: Family) {
     expect_delivery(client, inspected.accept(), &hello);
     let flow = gateway.expect_outcome(local, "closed");
     assert_eq!((&flow["rule"], &flow["protocol"]), (&"alpha-inspected".into(), &"tls".into()), "{flow:#}");
+}
+
+/// What browsers send with every hello is allowed by default, and counted apart.
+fn an_encrypted_hello_is_judged_by_its_outer_name_or_denied(family: Family) {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, family, 443);
+    // RFC 9849 § 5: outer, KDF and AEAD, config id, enc, payload
+    let extension = [&[0, 0, 1, 0, 1, 7, 0, 32], &[0x11; 32][..], &[0, 144], &[0x22; 144]].concat();
+    let allowed = Hello::to("allowed.example.org").with_extension(0xfe0d, &extension).record();
+    let other = Hello::to("denied.example.org").with_extension(0xfe0d, &extension).record();
+    let plain = Hello::to("allowed.example.org").record();
+    for (ech, outcomes) in [("", ["closed", "not_allowed"]), ("ech = \"deny\"", ["ech_denied", "ech_denied"])]
+    {
+        let gateway = lab.start_gateway(&Config { alpha_tenant: ech.into(), ..Config::default() });
+        for (hello, outcome) in [&allowed, &other].into_iter().zip(outcomes) {
+            if outcome == "closed" {
+                let client = send(&lab, server.address(), hello);
+                let local = client.local_addr().unwrap();
+                expect_delivery(client, server.accept(), hello);
+                let flow = gateway.expect_outcome(local, outcome);
+                assert_eq!(flow["ech"], true, "{flow:#}");
+            } else {
+                expect_denial(&lab, &gateway, &server, hello, outcome, ech);
+            }
+        }
+        let client = send(&lab, server.address(), &plain);
+        let local = client.local_addr().unwrap();
+        expect_delivery(client, server.accept(), &plain);
+        assert_eq!(gateway.expect_outcome(local, "closed")["ech"], false);
+        assert_eq!(gateway.metric("egret_ech_flows_total", &[("tenant", "alpha")]), 2);
+        let denied = outcomes.iter().filter(|outcome| **outcome == "ech_denied").count() as u64;
+        let labels = [("tenant", "alpha"), ("reason", "ech_denied")];
+        assert_eq!(gateway.metric("egret_denials_total", &labels), denied);
+    }
 }
 
 fn a_malformed_hello_is_denied_with_an_alert(family: Family) {

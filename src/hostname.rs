@@ -2,11 +2,15 @@
 //!
 //! What two spellings have in common is decided here, before any matching: ASCII lower case, one trailing dot
 //! stripped, labels of letters, digits, hyphen and underscore (RFC 1123, plus the underscore that service names
-//! use), internationalised names in their A-label form as they come. Whatever is left over, above all an IP
-//! address in any notation, is not a hostname.
+//! use). Whatever is left over, above all an IP address in any notation, is not a hostname.
+//!
+//! Internationalised names go by their A-labels (`xn--…`), byte for byte, as in the DNS: an A-label that is no valid
+//! Punycode is a name like any other, and equals only itself. What a client sends outside ASCII is refused; what an
+//! operator writes so ([`FromStr`]) is converted (UTS 46, non-transitional).
 
 use serde::Serialize;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -32,10 +36,17 @@ pub enum NotAHostname {
     LabelTooLong,
     /// A label that starts or ends with a hyphen.
     Hyphen,
-    /// A byte outside letters, digits, hyphen, underscore and dot: NUL, space, `:`, `[`, `%`, non-ASCII …
+    /// A zero byte, where C programs see the end of the name.
+    Nul,
+    /// A byte outside ASCII.
+    NonAscii,
+    /// Another byte that is no letter, digit, hyphen, underscore or dot: space, `:`, `[`, `%`, `*` …
     Character,
-    /// An IPv4 address in any notation that a resolver would take: the last label is a number (decimal, octal, hex).
+    /// An IPv4 address in any notation that a resolver would take (the last label is a number: decimal, octal, hex), or
+    /// an IPv6 address with or without brackets and zone.
     IpLiteral,
+    /// Written outside ASCII, and not a valid internationalised name.
+    Internationalised,
 }
 
 impl NotAHostname {
@@ -47,8 +58,11 @@ impl NotAHostname {
             Self::EmptyLabel => "the name has an empty label",
             Self::LabelTooLong => "a label is longer than 63 characters",
             Self::Hyphen => "a label starts or ends with a hyphen",
+            Self::Nul => "the name has a zero byte in it",
+            Self::NonAscii => "the name has characters outside ASCII",
             Self::Character => "the name has a character that hostnames do not have",
             Self::IpLiteral => "the name is an IP address",
+            Self::Internationalised => "the name is not a valid internationalised name (UTS 46)",
         }
     }
 }
@@ -62,7 +76,7 @@ impl fmt::Display for NotAHostname {
 impl std::error::Error for NotAHostname {}
 
 impl Hostname {
-    /// Canonicalises what a client sent or an operator wrote.
+    /// Canonicalises what a client sent.
     pub fn canonicalize(raw: &[u8]) -> Result<Self, NotAHostname> {
         let raw = raw.strip_suffix(b".").unwrap_or(raw);
         if raw.is_empty() {
@@ -73,7 +87,7 @@ impl Hostname {
         }
         let mut last = raw;
         for label in raw.split(|&b| b == b'.') {
-            check_label(label)?;
+            check_label(label, raw)?;
             last = label;
         }
         if is_number(last) {
@@ -84,6 +98,11 @@ impl Hostname {
             return Ok(Self(name.to_ascii_lowercase().into()));
         }
         Ok(Self(name.into()))
+    }
+
+    /// Whether each of its `xn--` labels stands for an international one. Browsers and resolvers produce no others.
+    pub fn has_valid_a_labels(&self) -> bool {
+        !self.0.contains("xn--") || to_ascii(&self.0).is_ok_and(|same| same == *self.0)
     }
 
     /// The name, lower case, without a trailing dot.
@@ -101,12 +120,18 @@ impl Hostname {
     }
 }
 
-fn check_label(label: &[u8]) -> Result<(), NotAHostname> {
+/// The ASCII form of a name in any script. What is no hostname in other ways may pass.
+fn to_ascii(name: &str) -> Result<std::borrow::Cow<'_, str>, NotAHostname> {
+    idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
+        .map_err(|_| NotAHostname::Internationalised)
+}
+
+fn check_label(label: &[u8], name: &[u8]) -> Result<(), NotAHostname> {
     let (Some(first), Some(last)) = (label.first(), label.last()) else {
         return Err(NotAHostname::EmptyLabel);
     };
     if !label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-        return Err(NotAHostname::Character);
+        return Err(wrong_character(name));
     }
     if *first == b'-' || *last == b'-' {
         return Err(NotAHostname::Hyphen);
@@ -115,6 +140,21 @@ fn check_label(label: &[u8]) -> Result<(), NotAHostname> {
         return Err(NotAHostname::LabelTooLong);
     }
     Ok(())
+}
+
+/// Why a name cannot be one, if some of its characters cannot be part of one.
+fn wrong_character(name: &[u8]) -> NotAHostname {
+    let bare = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
+    let address = bare.split(|&b| b == b'%').next().and_then(|address| std::str::from_utf8(address).ok());
+    if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
+        NotAHostname::IpLiteral
+    } else if name.contains(&0) {
+        NotAHostname::Nul
+    } else if !name.is_ascii() {
+        NotAHostname::NonAscii
+    } else {
+        NotAHostname::Character
+    }
 }
 
 /// Whether a last label makes the whole an IPv4 address to the resolvers that accept short, octal and hex forms
@@ -129,10 +169,15 @@ fn is_number(label: &[u8]) -> bool {
     }
 }
 
+/// Reads what an operator wrote, in any script.
 impl FromStr for Hostname {
     type Err = NotAHostname;
     fn from_str(s: &str) -> Result<Self, NotAHostname> {
-        Self::canonicalize(s.as_bytes())
+        if s.is_ascii() {
+            Self::canonicalize(s.as_bytes())
+        } else {
+            Self::canonicalize(to_ascii(s)?.as_bytes())
+        }
     }
 }
 
@@ -229,12 +274,18 @@ mod tests {
             (b".example.com", EmptyLabel),
             (b"a..b", EmptyLabel),
             (b"example.com..", EmptyLabel),
-            (b"example.com\0.evil.org", Character),
+            (b"example.com\0.evil.org", Nul),
+            (b"example.com\0", Nul),
             (b"exa mple.com", Character),
             (b"example.com:443", Character),
-            (b"[::1]", Character),
-            (b"::ffff:10.0.0.1", Character),
-            (b"b\xc3\xbccher.example", Character),
+            (b"[::1]", IpLiteral),
+            (b"::ffff:10.0.0.1", IpLiteral),
+            (b"[::ffff:127.1]", Character),
+            (b"fe80::1%eth0", IpLiteral),
+            (b"b\xc3\xbccher.example", NonAscii),
+            (b"b\xfccher.example", NonAscii),
+            ("example\u{3002}com".as_bytes(), NonAscii),
+            ("\u{ff11}0.0.0.1".as_bytes(), NonAscii),
             (b"*.example.com", Character),
             (b"-a.example", Hyphen),
             (b"a-.example", Hyphen),
@@ -245,6 +296,10 @@ mod tests {
             (b"0x7f.0.0.1", IpLiteral),
             (b"2130706433", IpLiteral),
             (b"0177.0.0.01", IpLiteral),
+            (b"017700000001", IpLiteral),
+            (b"127.1", IpLiteral),
+            (b"0x7f.1", IpLiteral),
+            (b"1.2.3.4.5", IpLiteral),
             (b"0x7f000001", IpLiteral),
             (b"a.0X", IpLiteral),
             (b"127.0.0.1.", IpLiteral),
@@ -252,6 +307,40 @@ mod tests {
         for (raw, why) in cases {
             assert_eq!(Hostname::canonicalize(raw), Err(*why), "{}", raw.escape_ascii());
         }
+    }
+
+    #[test]
+    fn operators_write_names_in_any_script_and_clients_in_ascii() {
+        for (written, meant) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example.", "xn--bcher-kva.example"),
+            ("bu\u{308}cher.example", "xn--bcher-kva.example"),
+            ("straße.example", "xn--strae-oqa.example"),
+            ("пример.испытание", "xn--e1afmkfd.xn--80akhbyknj4f"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+            ("ｅｘａｍｐｌｅ.com", "example.com"),
+        ] {
+            assert_eq!(written.parse::<Hostname>().unwrap().as_str(), meant, "{written}");
+            assert_eq!(Hostname::canonicalize(written.as_bytes()), Err(NotAHostname::NonAscii));
+        }
+        assert_eq!("*.bücher.example".parse::<HostPattern>().unwrap().to_string(), "*.xn--bcher-kva.example");
+        for (written, why) in [
+            ("１２７.0.0.1", NotAHostname::IpLiteral),
+            ("bücher example", NotAHostname::Character),
+            ("bü..example", NotAHostname::EmptyLabel),
+            ("\u{200d}a.example", NotAHostname::Internationalised),
+            ("\u{fffd}.example", NotAHostname::Internationalised),
+            ("xn--zz\u{fc}.example", NotAHostname::Internationalised),
+        ] {
+            assert_eq!(written.parse::<Hostname>(), Err(why), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_labels_are_told_from_what_only_looks_like_them() {
+        let valid = |name: &str| Hostname::canonicalize(name.as_bytes()).unwrap().has_valid_a_labels();
+        assert!(valid("example.com") && valid("xn--bcher-kva.example") && valid("XN--BCHER-KVA.example"));
+        assert!(!valid("xn--zzzzzz99999.example") && !valid("a.xn--0.example"));
     }
 
     #[test]
@@ -270,6 +359,31 @@ mod tests {
                 prop_assert_eq!(Hostname::canonicalize(name.as_str().as_bytes()), Ok(name.clone()));
                 prop_assert!(name.as_str().parse::<std::net::IpAddr>().is_err());
             }
+        }
+
+        #[test]
+        fn what_an_operator_writes_is_a_name_that_a_client_can_send(text in "\\PC{0,20}(\\.\\PC{1,20}){0,3}") {
+            if let Ok(name) = text.parse::<Hostname>() {
+                prop_assert_eq!(Hostname::canonicalize(name.as_str().as_bytes()), Ok(name));
+            }
+        }
+
+        #[test]
+        fn an_address_is_no_name_in_any_notation(address: u32, form in 0..8_u8, dot in any::<bool>()) {
+            let [a, b, c, d] = address.to_be_bytes();
+            let low = address & 0xff_ffff;
+            let mut text = match form {
+                0 => format!("{a}.{b}.{c}.{d}"),
+                1 => format!("0{a:o}.{b}.0x{c:x}.0{d:o}"),
+                2 => format!("0x{address:X}"),
+                3 => format!("{address}"),
+                4 => format!("0{address:o}"),
+                5 => format!("{a}.{low}"),
+                6 => format!("{a}.0x{low:x}"),
+                _ => format!("::ffff:{a}.{b}.{c}.{d}"),
+            };
+            if dot { text.push('.'); }
+            prop_assert_eq!(Hostname::canonicalize(text.as_bytes()), Err(NotAHostname::IpLiteral), "{}", text);
         }
 
         #[test]

@@ -155,6 +155,8 @@ outcomes! {
         => "Capture the first packets. Something is broken, or tries to slip by.";
     MalformedHttp = "malformed_http", Client, Denied: "The bytes start like an HTTP request and are not a valid or unambiguous request head."
         => "Capture the request. Two Host headers, junk after the port and bare control characters are all refused.";
+    EchDenied = "ech_denied", Policy, Denied: "The ClientHello offers to be an encrypted one (ECH), and the tenant's `ech` is `\"deny\"`."
+        => "Turn ECH off in the client (browsers send it, or GREASE that looks like it, with every hello), or set `ech = \"outer\"` for the tenant.";
     InvalidHostname = "invalid_hostname", Client, Denied: "The SNI or Host is there and is not a hostname."
         => "The client uses an IP address, an empty label or a forbidden character as a name. Allow the address by CIDR if it is meant.";
     NoHostname = "no_hostname", Policy, Denied: "The client sent no SNI or Host, or speaks neither TLS nor HTTP, and no CIDR rule allows the address."

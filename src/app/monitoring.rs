@@ -31,7 +31,7 @@ fn ended(policy: &Policy, then: Timestamp, now: Timestamp) -> impl Iterator<Item
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{PrivateDestinations, TenantSpec};
+    use crate::policy::{Ech, PrivateDestinations, TenantSpec};
 
     #[test]
     fn each_end_is_told_once() {
@@ -41,6 +41,7 @@ mod tests {
             sources: vec![source.parse().unwrap()],
             pool: "p".into(),
             mode,
+            ech: Ech::Outer,
             max_flows: None,
             ports_floor: None,
             ports_ceiling: None,

@@ -32,6 +32,9 @@ pub struct Options {
     /// The address that the client dials for the name
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
+    /// The client offers an encrypted ClientHello, or GREASE that looks like one
+    #[arg(long)]
+    pub ech: bool,
     /// Print JSON for programs
     #[arg(long)]
     pub json: bool,
@@ -206,11 +209,14 @@ impl Report {
         report.tenant = Some(tenant.name.to_string());
         report.max_flows = tenant.max_flows;
         let Explanation { inspected, rules, denied, rule } =
-            policy::explain(&tenants[tenant.index], private, &asked, to);
+            policy::explain(&tenants[tenant.index], private, &asked, options.ech, to);
         report.inspected = inspected;
         report.rules = rules.into_iter().map(RuleLine::new).collect();
         // the verdict is the gateway's own, not the explanation's
-        match tenant.decide_unseen(to).map_or_else(|| tenant.decide(&asked, to), Decision::Permit) {
+        match tenant
+            .decide_unseen(to)
+            .map_or_else(|| tenant.decide(&asked, options.ech, to), Decision::Permit)
+        {
             Decision::Permit(permit) => {
                 debug_assert_eq!((None, permit.rule()), (denied, rule.as_ref()));
                 report.rule = permit.rule().map(ToString::to_string);
@@ -353,6 +359,7 @@ mod tests {
             sources: vec!["10.0.1.0/24".parse().unwrap()],
             pool: "edge".into(),
             mode: policy::Mode::Enforce,
+            ech: policy::Ech::Outer,
             max_flows: Some(20_000),
             ports_floor: Some(2000),
             ports_ceiling: Some(9000),
@@ -385,6 +392,7 @@ mod tests {
             from: from.parse().unwrap(),
             to: to.parse().unwrap(),
             address: address.map(|address| address.parse().unwrap()),
+            ech: false,
             json: false,
         };
         let source: ChooseSource<'_> = &|_, _, _| Some(SourceAddr::new("203.0.113.18".parse().unwrap()));
@@ -481,6 +489,7 @@ mod tests {
             from: "10.0.1.5".parse().unwrap(),
             to: "api.stripe.com".parse().unwrap(),
             address: None,
+            ech: false,
             json: false,
         };
         let none: ChooseSource<'_> = &|_, _, _| None;
@@ -502,7 +511,7 @@ mod tests {
     fn an_address_twice_is_refused() {
         let to = "192.0.2.1".parse().unwrap();
         let from = "10.0.1.5".parse().unwrap();
-        let options = Options { from, to, address: Some(from), json: false };
+        let options = Options { from, to, address: Some(from), ech: false, json: false };
         let none: ChooseSource<'_> = &|_, _, _| None;
         assert!(Report::new(&[tenant()], PrivateDestinations::ByCidr, &[], none, &options).is_err());
     }

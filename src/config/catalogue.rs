@@ -2,14 +2,15 @@
 //! defaults that stand here, and docs/config.md is printed from here.
 
 use super::Udp;
+use super::host_kind::Host;
 use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
 use super::modes::Moment;
 use super::network_kinds::{
-    Address, ControlSocket, FileName, Host, Interface, LogTarget, Name, Network, Port, RoutingTable,
+    Address, ControlSocket, FileName, Interface, LogTarget, Name, Network, Port, RoutingTable,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
-use crate::policy::{Mode, PrivateDestinations};
+use crate::policy::{Ech, Mode, PrivateDestinations};
 
 /// A key: what it is called, takes and means.
 pub(super) struct Key<K> {
@@ -184,7 +185,12 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
     PRIVATE_DESTINATIONS: Choice<PrivateDestinations> = Choice { words: &[("by-cidr", PrivateDestinations::ByCidr), ("allow", PrivateDestinations::Allow)], later: &[] },
         "private_destinations", Default(r#""by-cidr""#), r#""by-cidr""#,
         "Whether a rule without `cidrs` reaches private addresses. `\"by-cidr\"` means no, so that nobody gets to internal services by pointing a name at them. Loopback, link-local, metadata and multicast addresses are never reached by name.";
+    ECH: Choice<Ech> = ECH_WORDS, "ech", Default(r#""outer""#), r#""outer""#,
+        "What becomes of clients whose ClientHello carries an `encrypted_client_hello` extension. `\"outer\"`: they are judged by the name outside it, which with real ECH is that of the provider, not of the site. `\"deny\"`: they end as `ech_denied`, browsers too, since GREASE cannot be told from the real thing.";
 }
+
+/// Of all tenants, and of one.
+const ECH_WORDS: Choice<Ech> = Choice { words: &[("outer", Ech::Outer), ("deny", Ech::Deny)], later: &[] };
 
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
     PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
@@ -225,6 +231,8 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
         "`\"enforce\"`: what is not allowed is denied. `\"monitor\"`: what policy would deny leaves all the same, and is recorded as `would_deny`; docs/modes.md says what stays closed.";
     MONITOR_UNTIL: Moment = Moment, "monitor_until", Optional, r#""2026-12-31""#,
         "When a tenant in monitor mode begins to enforce, by itself and without a reload. A date is its beginning in UTC.";
+    ECH: Choice<Ech> = ECH_WORDS, "ech", Optional, r#""deny""#,
+        "As `ech` of `[policy]`, for this tenant.";
     LIMITS: Nested = Nested(&limits::SECTION), "limits", Optional, "{ flows = 20000 }",
         "Bounds on what it may use: see `[tenant.limits]`.";
     ALLOW: Nested = Nested(&allow::SECTION), "allow", Optional, r#"[{ hosts = ["example.com"] }]"#,

@@ -1,8 +1,7 @@
 //! Files of names, one a line.
 
 use super::diagnostic::{Diagnostics, FileId, Place};
-use super::network_kinds::host_help;
-use super::public_suffix::{self, Breadth};
+use super::host_kind::{Doubt, Wrong, judge};
 use crate::hostname::HostPattern;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -61,16 +60,15 @@ fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> 
         }
         let indent = content.len() - content.trim_ascii_start().len();
         let at = file.at(index + 1, indent + 1);
-        match judge(name) {
-            Judged::Good(pattern) => names.push(pattern),
-            Judged::Wide(pattern) => {
-                if warnings.has_room(at) {
-                    let message = format!("{pattern} covers names of many owners");
-                    out.warning(at, message, public_suffix::SHARED_HELP);
+        // A byte that is not UTF-8 becomes a character that no hostname has, and so is refused as such.
+        match judge(&String::from_utf8_lossy(name)) {
+            Ok((pattern, doubt)) => {
+                if let Some(Doubt { message, help }) = doubt.filter(|_| warnings.has_room(at)) {
+                    out.warning(at, message, help);
                 }
                 names.push(pattern);
             }
-            Judged::Wrong { why, help } => {
+            Err(Wrong { why, help }) => {
                 if errors.has_room(at) {
                     let shown = String::from_utf8_lossy(&name[..name.len().min(80)]);
                     out.error(at, format!("{shown:?} is {why}"), help);
@@ -105,34 +103,5 @@ impl Tally {
         self.untold += 1;
         self.first_untold.get_or_insert(at);
         false
-    }
-}
-
-enum Judged {
-    Good(HostPattern),
-    /// Usable, and covers names of many owners.
-    Wide(HostPattern),
-    Wrong {
-        why: String,
-        help: String,
-    },
-}
-
-fn judge(name: &[u8]) -> Judged {
-    // A byte that is not UTF-8 becomes one that no hostname has, and so is refused as such.
-    let text = String::from_utf8_lossy(name);
-    let pattern: HostPattern = match text.parse() {
-        Ok(pattern) => pattern,
-        Err(error) => {
-            return Judged::Wrong { why: format!("not a hostname: {error}"), help: host_help(&text, error) };
-        }
-    };
-    match public_suffix::breadth(&pattern) {
-        Breadth::Owned => Judged::Good(pattern),
-        Breadth::Shared => Judged::Wide(pattern),
-        Breadth::Registry => Judged::Wrong {
-            why: "a wildcard over a public suffix".to_owned(),
-            help: public_suffix::HELP.to_owned(),
-        },
     }
 }

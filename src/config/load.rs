@@ -7,7 +7,7 @@ use super::sections::Main;
 use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::value::Table;
-use super::{Config, Loaded, dead_rules, shares, whole};
+use super::{Config, Loaded, dead_rules, ech_names, shares, whole};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
@@ -57,7 +57,7 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main { gateway, steering, inspect, private_destinations, flow_log } = main;
+    let Main { gateway, steering, inspect, private_destinations, ech, flow_log } = main;
     let mut config = Config {
         gateway,
         steering,
@@ -79,7 +79,9 @@ fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) ->
     for pool in &mut config.pools {
         pool.shares = shares::of_pool(pool, &draft.tenants);
     }
-    for tenant in draft.tenants {
+    for mut tenant in draft.tenants {
+        tenant.spec.ech = tenant.ech.unwrap_or(ech);
+        ech_names::check(&tenant, out);
         let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
         dead_rules::check(&tenant, pool, &config.steering.ports, out);
         config.tenants.push(tenant.spec);

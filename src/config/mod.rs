@@ -8,6 +8,8 @@
 mod catalogue;
 mod dead_rules;
 mod diagnostic;
+mod ech_names;
+mod host_kind;
 mod hosts_file;
 mod kinds;
 mod load;

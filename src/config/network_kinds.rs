@@ -1,11 +1,10 @@
-//! The forms of names, addresses and ports.
+//! The forms of addresses, ports and paths.
 
+use super::FlowLogTarget;
 use super::diagnostic::Diagnostics;
 use super::kinds::{Describe, Kind};
 use super::value::Value;
-use super::{FlowLogTarget, public_suffix};
 use crate::addr::PortRange;
-use crate::hostname::{HostPattern, NotAHostname};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -175,67 +174,6 @@ impl Kind for Network {
         }
         Some(network)
     }
-}
-
-/// A hostname, or every subdomain of one.
-pub(super) struct Host;
-
-impl Describe for Host {
-    fn describe(&self) -> String {
-        "hostname: `\"example.com\"`, `\"*.example.com\"`".to_owned()
-    }
-}
-
-impl Kind for Host {
-    type Value = HostPattern;
-    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<HostPattern> {
-        let Some(text) = value.text() else {
-            return value.wrong(out, "not a hostname", "write it as in \"example.com\"");
-        };
-        let pattern = match text.parse() {
-            Ok(pattern) => pattern,
-            Err(error) => {
-                let why = format!("not a hostname: {error}");
-                return value.wrong(out, &why, host_help(text, error));
-            }
-        };
-        match public_suffix::breadth(&pattern) {
-            public_suffix::Breadth::Registry => {
-                value.wrong(out, "a wildcard over a public suffix", public_suffix::HELP)
-            }
-            public_suffix::Breadth::Shared => {
-                let message = format!("`hosts`: {pattern} covers names of many owners");
-                out.warning(value.place(), message, public_suffix::SHARED_HELP);
-                Some(pattern)
-            }
-            public_suffix::Breadth::Owned => Some(pattern),
-        }
-    }
-}
-
-/// What was probably meant by something that is not a hostname.
-pub(super) fn host_help(text: &str, why: NotAHostname) -> String {
-    let rest = text.strip_prefix("*.").unwrap_or(text);
-    if why == NotAHostname::IpLiteral || text.parse::<IpAddr>().is_ok() {
-        return "allow addresses by `cidrs`".to_owned();
-    }
-    if rest.contains("://") || rest.contains('/') {
-        return "write the name alone, without scheme and path".to_owned();
-    }
-    if let Some((name, _)) = rest.split_once(':') {
-        return format!("write {name:?} here and the port in `ports`");
-    }
-    if let Some(name) = text.strip_prefix('.') {
-        return format!("for every subdomain write \"*.{name}\"");
-    }
-    if rest.contains('*') {
-        return "a wildcard is \"*.\" before a whole name, as in \"*.example.com\", and covers any depth"
-            .to_owned();
-    }
-    if !rest.is_ascii() {
-        return "write international names in their ASCII form (xn--…)".to_owned();
-    }
-    "a hostname is labels of letters, digits, \"-\" and \"_\" with dots between them".to_owned()
 }
 
 /// The path of a file beside the configuration.

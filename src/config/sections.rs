@@ -5,7 +5,7 @@ use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
 use super::{Admin, FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
-use crate::policy::PrivateDestinations;
+use crate::policy::{Ech, PrivateDestinations};
 use crate::units::format_duration;
 use std::num::NonZeroUsize;
 
@@ -15,6 +15,7 @@ pub(super) struct Main {
     pub(super) steering: Steering,
     pub(super) inspect: Inspect,
     pub(super) private_destinations: PrivateDestinations,
+    pub(super) ech: Ech,
     pub(super) flow_log: FlowLog,
 }
 
@@ -25,13 +26,16 @@ impl Main {
         let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
         let steering = read_steering(&file.section(&main_file::STEERING, out), out);
         let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
-        let policy = file.section(&main_file::POLICY, out).read(&policy::PRIVATE_DESTINATIONS, out);
+        let policy = file.section(&main_file::POLICY, out);
+        let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
+        let ech = policy.read(&policy::ECH, out);
         let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
         Some(Self {
             gateway: gateway?,
             steering: steering?,
             inspect: inspect?,
-            private_destinations: policy?,
+            private_destinations: private_destinations?,
+            ech: ech?,
             flow_log: flow_log?,
         })
     }

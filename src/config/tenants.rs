@@ -2,18 +2,19 @@
 
 use super::catalogue::{Key, allow, deny, limits, pool, tenant};
 use super::diagnostic::{Diagnostics, Place};
+use super::host_kind::Host;
 use super::hosts_file::HostsFiles;
 use super::kinds::List;
 use super::kinds::Placed;
 use super::modes;
-use super::network_kinds::{FileName, Host, Name, Network, Port};
+use super::network_kinds::{FileName, Name, Network, Port};
 use super::sections::values;
 use super::value::Table;
 use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
-use crate::policy::{Effect, RuleSpec, TenantSpec};
+use crate::policy::{Ech, Effect, RuleSpec, TenantSpec};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -31,6 +32,8 @@ pub(super) struct PoolDraft {
 /// A tenant and where it says what.
 pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
+    /// `None`: as [policy] says.
+    pub(super) ech: Option<Ech>,
     pub(super) name_at: Place,
     pub(super) pool_at: Place,
     pub(super) floor_at: Place,
@@ -149,6 +152,8 @@ impl TenantDraft {
             name: table.read(&tenant::NAME, out).unwrap_or_default(),
             pool: table.read(&tenant::POOL, out).unwrap_or_default(),
             mode,
+            // filled in once [policy] is known
+            ech: Ech::default(),
             max_flows: limits.read(&limits::FLOWS, out),
             ports_floor: table.read(&tenant::PORTS_FLOOR, out),
             ports_ceiling: table.read(&tenant::PORTS_CEILING, out),
@@ -157,6 +162,7 @@ impl TenantDraft {
         };
         Self {
             spec,
+            ech: table.read(&tenant::ECH, out),
             name_at: table.place_of(&tenant::NAME),
             pool_at: table.place_of(&tenant::POOL),
             floor_at: table.place_of(&tenant::PORTS_FLOOR),

@@ -2,6 +2,7 @@
 
 use super::catalogue::{self, AnyKey, Section};
 use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};
+use crate::policy::Ech;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -369,7 +370,23 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[tenant.allow]]\nhosts = [\"a.example:443\"]", "+2:10: error: `hosts`", "the port in `ports`"),
     ("[[tenant.allow]]\nhosts = [\".a.example\"]", "+2:10: error: `hosts`", "\"*.a.example\""),
     ("[[tenant.allow]]\nhosts = [\"a*.example\"]", "+2:10: error: `hosts`", "before a whole name"),
-    ("[[tenant.allow]]\nhosts = [\"bücher.example\"]", "+2:10: error: `hosts`", "xn--"),
+    (
+        "[[tenant.allow]]\nhosts = [\"bü cher.example\"]",
+        "+2:10: error: `hosts`: \"bü cher.example\" is not a hostname: the name has a character",
+        "letters (of any script)",
+    ),
+    (
+        "[[tenant.allow]]\nhosts = [\"*.xn--zzzzzz99999.example\"]",
+        "+2:10: warning: `hosts`: *.xn--zzzzzz99999.example has an xn-- label that stands for nothing",
+        "copy it whole",
+    ),
+    // encrypted hellos
+    ("[policy]\nech = \"inner\"", "+2:7: error: `ech`: \"inner\" is not one of its words", "\"outer\""),
+    (
+        "[[tenant.allow]]\nhosts = [\"*.com.example\", \"cloudflare-ech.com\"]",
+        "+2:9: warning: `hosts`: cloudflare-ech.com is what the SNI says",
+        "`ech = \"deny\"`",
+    ),
     ("[[tenant.allow]]\nhosts_file = \"none.txt\"", ":", "none.txt: error: cannot be read: No such file"),
 ];
 #[test]
@@ -565,6 +582,35 @@ fn rules_keep_the_order_of_the_file_and_take_names_from_files() {
     assert_eq!(labels, ["egret.toml:10", "egret.toml:12", "egret.toml:14"]);
     let hosts: Vec<_> = rules[2].hosts.iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["b.example", "c.example", "*.d.example"]);
+}
+
+#[test]
+fn names_in_any_script_become_what_clients_send() {
+    let text = format!("{GOOD}[[tenant.allow]]\nhosts = [\"Bücher.example\"]\nhosts_file = \"names.txt\"\n");
+    let files = [("egret.toml", &*text), ("names.txt", "*.пример.испытание # a wildcard\n")];
+    let hosts: Vec<_> =
+        loaded(&files).config.tenants[0].rules[1].hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["xn--bcher-kva.example", "*.xn--e1afmkfd.xn--80akhbyknj4f"]);
+    let files = [("egret.toml", &*text), ("names.txt", "b\u{200d}a.example\n")];
+    let found = findings(&files);
+    let said = "names.txt:1:1: error: \"b\\u{200d}a.example\" is not a hostname: the name is not a valid";
+    assert!(found[0].starts_with(said), "{found:#?}");
+}
+
+#[test]
+fn a_tenant_has_its_own_ech_or_that_of_all() {
+    for (all, own, meant) in [
+        ("", "", Ech::Outer),
+        ("ech = \"deny\"", "", Ech::Deny),
+        ("ech = \"deny\"", "ech = \"outer\"", Ech::Outer),
+        ("", "ech = \"deny\"", Ech::Deny),
+    ] {
+        let text = GOOD.replace("pool = \"p\"", &format!("pool = \"p\"\n{own}"));
+        let text = format!("{text}[[tenant.allow]]\nhosts = [\"*.defo.ie\"]\n[policy]\n{all}\n");
+        let loaded = loaded(&[("egret.toml", &text)]);
+        assert_eq!(loaded.config.tenants[0].ech, meant, "{all} {own}");
+        assert_eq!(loaded.warnings.len(), usize::from(meant == Ech::Outer), "cover.defo.ie hides others");
+    }
 }
 
 #[test]

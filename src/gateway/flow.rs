@@ -147,6 +147,7 @@ mod tests {
             flows_active: metrics::Gauge::noop(),
             bytes_up: metrics::Counter::noop(),
             bytes_down: metrics::Counter::noop(),
+            ech: metrics::Counter::noop(),
             inspect_duration: metrics::Histogram::noop(),
             connect_duration: metrics::Histogram::noop(),
             flow_duration: metrics::Histogram::noop(),

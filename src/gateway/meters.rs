@@ -12,6 +12,8 @@ pub struct TenantMeters {
     pub bytes_up: Counter,
     /// `egret_flow_bytes_total{direction="down"}`: from server to client.
     pub bytes_down: Counter,
+    /// `egret_ech_flows_total`
+    pub ech: Counter,
     /// `egret_inspect_duration_seconds`
     pub inspect_duration: Histogram,
     /// `egret_connect_duration_seconds`

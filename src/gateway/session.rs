@@ -79,7 +79,7 @@ async fn decide(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow)
         return Ok(allow(flow, permit));
     }
     let denial = match inspect(worker, tenant, client, flow).await? {
-        Ok(asked) => match tenant.policy.decide(&asked, to) {
+        Ok(asked) => match tenant.policy.decide(&asked, flow.record.ech, to) {
             Decision::Permit(permit) => return Ok(allow(flow, permit)),
             Decision::Denial(denial) => denial,
         },
@@ -142,6 +142,9 @@ fn unclear(flow: &mut Flow, protocol: Protocol, outcome: Outcome) -> Outcome {
 
 /// Notes in the record what the client wants; yields the name that policy judges.
 fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
+    if inspected.ech {
+        flow.meters().ech.increment(1);
+    }
     let record = &mut flow.record;
     record.protocol = Some(inspected.protocol.as_str());
     record.alpn = (!inspected.alpn.is_empty()).then_some(inspected.alpn);

@@ -25,7 +25,7 @@ pub struct Permit {
 /// Why a flow may not leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Of policy: `DeniedByRule`, `NotAllowed`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`. Of the
+    /// Of policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`. Of the
     /// inspection: why policy could not be asked.
     pub outcome: Outcome,
     /// The deny rule, or the allow rule that would have let it out to a public address; `None` where no rule decided.

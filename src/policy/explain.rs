@@ -5,7 +5,7 @@
 
 use super::networks::canonical;
 use super::tenant::named_reach;
-use super::{Effect, PrivateDestinations, RuleSpec, TenantSpec};
+use super::{Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -86,6 +86,7 @@ pub fn explain(
     tenant: &TenantSpec,
     private: PrivateDestinations,
     asked: &AskedName,
+    ech: bool,
     to: OriginalDestination,
 ) -> Explanation {
     let rules = &tenant.rules;
@@ -99,6 +100,8 @@ pub fn explain(
         .filter(|_| first(Finding::Covers, &|rule| says_no(rule) && rule.hosts.is_empty()).is_none());
     let (denied, decides) = if unseen.is_some() {
         (None, unseen)
+    } else if ech && tenant.ech == Ech::Deny {
+        (Some(Outcome::EchDenied), None)
     } else if let Some(rule) = first(Finding::Covers, &says_no) {
         (Some(Outcome::DeniedByRule), Some(rule))
     } else if first(Finding::CannotBeJudged, &says_no).is_some() {

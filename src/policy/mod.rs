@@ -18,12 +18,13 @@ mod tests;
 pub use decision::{Decision, Denial, Permit};
 pub use explain::{Explanation, Finding, RuleFinding, explain};
 pub use mode::{Mode, can_be_waived};
-pub use spec::{Effect, PrivateDestinations, RuleSpec, TenantSpec};
+pub use spec::{Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::Tenant;
 
 use crate::addr::ClientAddr;
 use networks::NetworkMap;
 use std::sync::Arc;
+use tenant::Places;
 
 /// Every tenant, compiled: what a worker asks about each flow. Never changes; a reload makes a new one.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Policy {
     /// Compiles checked tenants. Takes linear time in names and networks.
     pub fn compile(tenants: &[TenantSpec], private: PrivateDestinations) -> Result<Self, CompileError> {
         let mut sources = NetworkMap::default();
+        let mut places = Places::default();
         let mut compiled = Vec::with_capacity(tenants.len());
         for (index, spec) in tenants.iter().enumerate() {
             for &network in &spec.sources {
@@ -66,7 +68,7 @@ impl Policy {
                     return Err(CompileError::SourceTwice { network, first, second });
                 }
             }
-            compiled.push(Arc::new(Tenant::compile(spec, index, private)?));
+            compiled.push(Arc::new(Tenant::compile(spec, index, private, &mut places)?));
         }
         Ok(Self { tenants: compiled.into(), sources })
     }

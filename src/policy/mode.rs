@@ -54,6 +54,7 @@ pub fn can_be_waived(outcome: Outcome) -> bool {
         | Outcome::InspectionBusy
         | Outcome::MalformedTls
         | Outcome::MalformedHttp
+        | Outcome::EchDenied
         | Outcome::InvalidHostname
         | Outcome::NoHostname
         | Outcome::DeniedByRule

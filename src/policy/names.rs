@@ -9,9 +9,12 @@ use std::hash::BuildHasher;
 #[derive(Debug, Default)]
 pub(super) struct Chains(Vec<Link>);
 
-/// The head of a list in [`Chains`].
+/// A list of rules. Most names stand in one rule, which is then the list: below [`LINK`] it is that rule, from there on
+/// the place of its first link in [`Chains`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain(u32);
+
+const LINK: u32 = 1 << 31;
 
 #[derive(Debug)]
 struct Link {
@@ -31,22 +34,31 @@ impl Chain {
 impl Chains {
     /// Puts a rule in front. Rules come in descending order; one that is in front already is not put there twice.
     pub(super) fn prepend(&mut self, chain: &mut Chain, rule: u32) -> Result<(), TooLarge> {
-        if self.iter(*chain).next() == Some(rule) {
-            return Ok(());
-        }
-        let head = u32::try_from(self.0.len()).map_err(|_| TooLarge)?;
-        if head == Chain::EMPTY.0 {
+        if rule >= LINK {
             return Err(TooLarge);
         }
-        self.0.push(Link { rule, next: *chain });
-        *chain = Chain(head);
+        if *chain == Chain::EMPTY {
+            *chain = Chain(rule);
+        } else if self.iter(*chain).next() != Some(rule) {
+            let link = u32::try_from(self.0.len()).ok().and_then(|at| LINK.checked_add(at));
+            let head = Chain(link.ok_or(TooLarge)?);
+            if head == Chain::EMPTY {
+                return Err(TooLarge);
+            }
+            self.0.push(Link { rule, next: *chain });
+            *chain = head;
+        }
         Ok(())
     }
 
     /// The rules of a list, in ascending order.
     pub(super) fn iter(&self, mut chain: Chain) -> impl Iterator<Item = u32> {
         std::iter::from_fn(move || {
-            let link = self.0.get(chain.0 as usize)?;
+            if chain.0 < LINK {
+                return Some(std::mem::replace(&mut chain, Chain::EMPTY).0);
+            }
+            // EMPTY is beyond the last link.
+            let link = self.0.get((chain.0 - LINK) as usize)?;
             chain = link.next;
             Some(link.rule)
         })
@@ -58,13 +70,36 @@ impl Chains {
 }
 
 /// Names to the rules that name them or their subdomains. A name costs its own bytes once, 16 bytes and a slot of the
-/// table, and 8 bytes for each rule: no allocation of its own.
+/// table, and 8 bytes for each rule beyond the first: no allocation of its own.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex {
+    table: HashTable<Named>,
+    /// How many labels the names have whose rules name them, and those whose rules name their subdomains: at a million
+    /// names each look-up waits for memory, and most need not be made.
+    exact: Depths,
+    subdomains: Depths,
     /// Every name, one after the other.
     text: String,
-    table: HashTable<Named>,
+    /// Keyed at random for each index, so that nobody can choose names that collide.
     hasher: DefaultHashBuilder,
+}
+
+/// A set of numbers of labels. A name of 253 characters has 127 at most.
+#[derive(Debug, Default, Clone, Copy)]
+struct Depths(u128);
+
+impl Depths {
+    fn insert(&mut self, labels: usize) {
+        self.0 |= 1 << labels;
+    }
+
+    fn contain(self, labels: usize) -> bool {
+        self.0 >> labels & 1 == 1
+    }
+}
+
+fn labels(name: &str) -> usize {
+    1 + name.bytes().filter(|&b| b == b'.').count()
 }
 
 /// `start + len <= text.len()`; a canonical name has at most 253 characters.
@@ -99,7 +134,9 @@ impl NameIndex {
             HostPattern::Exact(name) => (name.as_str(), true),
             HostPattern::Subdomains(apex) => (apex.as_str(), false),
         };
-        let Self { text, table, hasher } = self;
+        let depths = if exact { &mut self.exact } else { &mut self.subdomains };
+        depths.insert(labels(name));
+        let Self { text, table, hasher, .. } = self;
         let same = |named: &Named| named.of(text) == name;
         let rehash = |named: &Named| hasher.hash_one(named.of(text));
         let mut entry = match table.entry(hasher.hash_one(name), same, rehash) {
@@ -117,14 +154,17 @@ impl NameIndex {
 
     /// The lists of the rules that have a pattern for the name: for itself, and for each of its parents.
     pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(Chain)) {
-        if self.table.is_empty() {
-            return;
-        }
-        if let Some(named) = self.find(name.as_str()) {
+        let mut labels = labels(name.as_str());
+        if self.exact.contain(labels)
+            && let Some(named) = self.find(name.as_str())
+        {
             each(named.exact);
         }
         for parent in name.parents() {
-            if let Some(named) = self.find(parent) {
+            labels -= 1;
+            if self.subdomains.contain(labels)
+                && let Some(named) = self.find(parent)
+            {
                 each(named.subdomains);
             }
         }
@@ -136,7 +176,7 @@ impl NameIndex {
 
     /// Gives back what was reserved and is not used.
     pub(super) fn shrink(&mut self) {
-        let Self { text, table, hasher } = self;
+        let Self { text, table, hasher, .. } = self;
         text.shrink_to_fit();
         table.shrink_to_fit(|named| hasher.hash_one(named.of(text)));
     }

@@ -17,6 +17,8 @@ pub struct TenantSpec {
     pub pool: Arc<str>,
     /// Whether its rules are enforced.
     pub mode: Mode,
+    /// What becomes of clients that offer an encrypted ClientHello.
+    pub ech: Ech,
     /// At most this many flows at once.
     pub max_flows: Option<u32>,
     /// Ports towards each destination that the pool's other tenants leave to it.
@@ -72,4 +74,15 @@ pub enum PrivateDestinations {
     ByCidr,
     /// Private ranges are reached by name too. Loopback, link-local, metadata, multicast and unspecified never are.
     Allow,
+}
+
+/// What becomes of a client whose ClientHello carries an `encrypted_client_hello` extension (RFC 9849). Whether there is
+/// another name in it, or nothing (GREASE), cannot be told: that is its purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ech {
+    /// It is judged by the name outside.
+    #[default]
+    Outer,
+    /// It is denied, whatever the name outside is.
+    Deny,
 }

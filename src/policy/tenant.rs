@@ -4,7 +4,7 @@ use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
 use super::scope::{self, Scope};
-use super::{CompileError, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
+use super::{CompileError, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -26,6 +26,7 @@ pub struct Tenant {
     pub mode: Mode,
     /// At most this many flows at once.
     pub max_flows: Option<u32>,
+    ech: Ech,
     rules: Rules,
 }
 
@@ -37,31 +38,28 @@ struct Rules {
     /// Ranks below are deny rules; `denies <= ranked.len()`.
     denies: u32,
     private: PrivateDestinations,
-    /// Each once, however many rules share it.
-    places: Box<[Place]>,
     chains: Chains,
     /// The rules with hosts.
     by_name: NameIndex,
-    /// The rules without hosts.
-    by_address: NetworkMap<Chain>,
-    /// Where rules with hosts apply, by effect; indices into `places`, each once.
-    named_allow: Box<[u32]>,
-    named_deny: Box<[u32]>,
+    /// The rules without hosts; `None` if there are none.
+    by_address: Option<NetworkMap<Chain>>,
+    /// Where rules with hosts apply, by effect; each once.
+    named_allow: Box<[Arc<Place>]>,
+    named_deny: Box<[Arc<Place>]>,
 }
 
 #[derive(Debug)]
 struct Rule {
     label: Arc<str>,
-    /// Index into `Rules::places`.
-    place: u32,
+    place: Arc<Place>,
     uninspected: bool,
     /// It has hosts and no networks, so the address is the client's word alone.
     name_alone: bool,
 }
 
-/// A rule's networks and ports.
+/// A rule's networks and ports, shared by all rules of all tenants that have the same.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     /// `None`: any.
     networks: Option<NetworkMap<()>>,
     /// Ascending and apart. Empty: any.
@@ -69,16 +67,17 @@ struct Place {
 }
 
 impl Tenant {
-    pub(super) fn compile(
-        spec: &TenantSpec,
+    pub(super) fn compile<'s>(
+        spec: &'s TenantSpec,
         index: usize,
         private: PrivateDestinations,
+        places: &mut Places<'s>,
     ) -> Result<Self, CompileError> {
-        let rules = Rules::compile(&spec.rules, private)
+        let rules = Rules::compile(&spec.rules, private, places)
             .map_err(|TooLarge| CompileError::TooLarge { tenant: spec.name.clone() })?;
-        let TenantSpec { name, pool, mode, max_flows, .. } = spec;
+        let TenantSpec { name, pool, mode, max_flows, ech, .. } = spec;
         let (name, pool) = (name.clone(), pool.clone());
-        Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, rules })
+        Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, ech: *ech, rules })
     }
 
     /// May the flow leave before the client has said anything? `Some` only if an uninspected allow rule covers the
@@ -91,15 +90,16 @@ impl Tenant {
         let mut first = u32::MAX;
         self.rules.each_by_address(to.ip(), |rank| {
             let counts = rank < *denies || ranked[rank as usize].uninspected;
-            if counts && rank < first && self.rules.place(rank).covers(to) {
+            if counts && rank < first && ranked[rank as usize].place.covers(to) {
                 first = rank;
             }
         });
         (first != u32::MAX && first >= *denies).then(|| self.rules.permit(first, to))
     }
 
-    /// May the flow leave, given the name that the client asked for?
+    /// May the flow leave, given the name that the client asked for, and whether it offered an encrypted ClientHello?
     ///
+    /// - It did, and the tenant's [`Ech`] is to deny: `EchDenied`.
     /// - A deny rule that covers it: `DeniedByRule`.
     /// - A name that is no hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because
     ///   nobody can say that the rule does not mean it. An absent name is no such name: it is not denied by name.
@@ -109,7 +109,10 @@ impl Tenant {
     ///   alone would cover the flow: `DestinationPrivate`.
     /// - Nothing covers it: `InvalidHostname` if the name is no hostname; `NoHostname` if there is none and a name could
     ///   have let it out to this address and port; else `NotAllowed`.
-    pub fn decide(&self, asked: &AskedName, to: OriginalDestination) -> Decision {
+    pub fn decide(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Decision {
+        if ech && self.ech == Ech::Deny {
+            return Decision::Denial(Denial { outcome: Outcome::EchDenied, rule: None });
+        }
         let rules = &self.rules;
         let Found { first, private } = rules.find(asked, to);
         let deny = |outcome, rank: Option<u32>| {
@@ -119,11 +122,11 @@ impl Tenant {
         let invalid = matches!(asked, AskedName::Invalid(_));
         match first {
             Some(rank) if rank < rules.denies => deny(Outcome::DeniedByRule, first),
-            _ if invalid && rules.any_covers(&rules.named_deny, to) => deny(Outcome::InvalidHostname, None),
+            _ if invalid && any_covers(&rules.named_deny, to) => deny(Outcome::InvalidHostname, None),
             Some(rank) => Decision::Permit(rules.permit(rank, to)),
             None if private.is_some() => deny(Outcome::DestinationPrivate, private),
             None if invalid => deny(Outcome::InvalidHostname, None),
-            None if *asked == AskedName::Absent && rules.any_covers(&rules.named_allow, to) => {
+            None if *asked == AskedName::Absent && any_covers(&rules.named_allow, to) => {
                 deny(Outcome::NoHostname, None)
             }
             None => deny(Outcome::NotAllowed, None),
@@ -145,23 +148,26 @@ fn keep_least(least: &mut Option<u32>, rank: u32) {
 }
 
 impl Rules {
-    fn compile(specs: &[RuleSpec], private: PrivateDestinations) -> Result<Self, TooLarge> {
+    fn compile<'s>(
+        specs: &'s [RuleSpec],
+        private: PrivateDestinations,
+        places: &mut Places<'s>,
+    ) -> Result<Self, TooLarge> {
         let of = |effect| specs.iter().filter(move |rule| rule.effect == effect);
         let denies = u32::try_from(of(Effect::Deny).count()).map_err(|_| TooLarge)?;
-        let mut places = Places::default();
         let mut ranked = Vec::with_capacity(specs.len());
         let mut named = [Vec::new(), Vec::new()];
         for rule in of(Effect::Deny).chain(of(Effect::Allow)) {
-            let place = places.index(rule)?;
+            let place = places.of(rule);
             let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty();
-            ranked.push(Rule { label: rule.label.clone(), place, uninspected: rule.uninspected, name_alone });
             if !rule.hosts.is_empty() {
-                named[usize::from(rule.effect == Effect::Deny)].push(place);
+                named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
+            ranked.push(Rule { label: rule.label.clone(), place, uninspected: rule.uninspected, name_alone });
         }
         let mut chains = Chains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
-        let mut by_address = NetworkMap::default();
+        let mut by_address: Option<NetworkMap<Chain>> = None;
         let last_first = of(Effect::Allow).rev().chain(of(Effect::Deny).rev());
         for (rule, rank) in last_first.zip((0..u32::try_from(specs.len()).map_err(|_| TooLarge)?).rev()) {
             for pattern in &rule.hosts {
@@ -169,6 +175,7 @@ impl Rules {
             }
             if rule.hosts.is_empty() {
                 let networks = if rule.cidrs.is_empty() { &ANYWHERE[..] } else { &rule.cidrs };
+                let by_address = by_address.get_or_insert_default();
                 for &network in networks {
                     chains.prepend(by_address.or_insert(network, Chain::EMPTY), rank)?;
                 }
@@ -177,12 +184,12 @@ impl Rules {
         by_name.shrink();
         chains.shrink();
         let [named_allow, named_deny] = named.map(|mut places| {
-            places.sort_unstable();
-            places.dedup();
+            places.sort_unstable_by_key(Arc::as_ptr);
+            places.dedup_by(|a, b| Arc::ptr_eq(a, b));
             places.into_boxed_slice()
         });
-        let (ranked, places) = (ranked.into(), places.all.into());
-        Ok(Self { ranked, denies, private, places, chains, by_name, by_address, named_allow, named_deny })
+        let ranked = ranked.into();
+        Ok(Self { ranked, denies, private, chains, by_name, by_address, named_allow, named_deny })
     }
 
     fn find(&self, asked: &AskedName, to: OriginalDestination) -> Found {
@@ -198,11 +205,11 @@ impl Rules {
 
     /// Takes note of a rule that covers the flow but perhaps for its address and port.
     fn weigh(&self, rank: u32, to: OriginalDestination, found: &mut Found) {
-        if found.first.is_some_and(|first| first <= rank) || !self.place(rank).covers(to) {
+        let rule = &self.ranked[rank as usize];
+        if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && self.ranked[rank as usize].name_alone && !named_reach(to.ip(), self.private)
-        {
+        if rank >= self.denies && rule.name_alone && !named_reach(to.ip(), self.private) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -210,15 +217,9 @@ impl Rules {
     }
 
     fn each_by_address(&self, address: IpAddr, mut each: impl FnMut(u32)) {
-        self.by_address.each_covering(address, |&chain| self.chains.iter(chain).for_each(&mut each));
-    }
-
-    fn any_covers(&self, places: &[u32], to: OriginalDestination) -> bool {
-        places.iter().any(|&place| self.places[place as usize].covers(to))
-    }
-
-    fn place(&self, rank: u32) -> &Place {
-        &self.places[self.ranked[rank as usize].place as usize]
+        if let Some(by_address) = &self.by_address {
+            by_address.each_covering(address, |&chain| self.chains.iter(chain).for_each(&mut each));
+        }
     }
 
     fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
@@ -235,23 +236,19 @@ pub(super) fn named_reach(address: IpAddr, private: PrivateDestinations) -> bool
     }
 }
 
-/// Collects each distinct place once: a hundred thousand rules on port 443 share one.
-#[derive(Default)]
-struct Places<'s> {
-    all: Vec<Place>,
-    seen: HashMap<(&'s [IpNet], &'s [PortRange]), u32>,
+fn any_covers(places: &[Arc<Place>], to: OriginalDestination) -> bool {
+    places.iter().any(|place| place.covers(to))
 }
 
+/// Collects each distinct place once: the rules on port 443 of all tenants share one, which stays in the caches.
+#[derive(Default)]
+pub(super) struct Places<'s>(HashMap<(&'s [IpNet], &'s [PortRange]), Arc<Place>>);
+
 impl<'s> Places<'s> {
-    fn index(&mut self, rule: &'s RuleSpec) -> Result<u32, TooLarge> {
+    fn of(&mut self, rule: &'s RuleSpec) -> Arc<Place> {
         let key = (rule.cidrs.as_slice(), rule.ports.as_slice());
-        if let Some(&index) = self.seen.get(&key) {
-            return Ok(index);
-        }
-        let index = u32::try_from(self.all.len()).map_err(|_| TooLarge)?;
-        self.all.push(Place::new(&rule.cidrs, &rule.ports));
-        self.seen.insert(key, index);
-        Ok(index)
+        let new = || Arc::new(Place::new(&rule.cidrs, &rule.ports));
+        Arc::clone(self.0.entry(key).or_insert_with(new))
     }
 }
 

@@ -36,6 +36,7 @@ fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
         pool: "pool".into(),
         mode: Mode::Enforce,
+        ech: Ech::Outer,
         max_flows: None,
         ports_floor: None,
         ports_ceiling: None,
@@ -67,7 +68,7 @@ fn words(decision: &Decision) -> String {
 
 fn check(tenant: &Tenant, cases: &[(&str, &str, &str)]) {
     for (name, socket, wanted) in cases {
-        assert_eq!(words(&tenant.decide(&asked(name), to(socket))), *wanted, "{name} at {socket}");
+        assert_eq!(words(&tenant.decide(&asked(name), false, to(socket))), *wanted, "{name} at {socket}");
     }
 }
 
@@ -212,7 +213,8 @@ fn only_uninspected_rules_let_a_flow_out_unseen_and_deny_rules_without_hosts_sto
 #[test]
 fn a_permit_is_for_the_address_that_the_client_dialled() {
     let tenant = tenant(vec![allow("all", &[], &[], &[])], PrivateDestinations::ByCidr);
-    let Decision::Permit(permit) = tenant.decide(&AskedName::Absent, to("[::ffff:8.8.8.8]:443")) else {
+    let Decision::Permit(permit) = tenant.decide(&AskedName::Absent, false, to("[::ffff:8.8.8.8]:443"))
+    else {
         panic!("it is allowed");
     };
     assert_eq!(permit.dial().to_string(), "8.8.8.8:443");
@@ -276,7 +278,7 @@ fn an_explanation_says_of_every_rule_what_it_makes_of_the_flow() {
         ],
     );
     let findings = |name: &str, socket: &str| {
-        let explained = explain(&spec, PrivateDestinations::ByCidr, &asked(name), to(socket));
+        let explained = explain(&spec, PrivateDestinations::ByCidr, &asked(name), false, to(socket));
         explained.rules.iter().map(|rule| rule.finding).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -337,20 +339,22 @@ proptest! {
     fn the_compiled_decision_is_what_the_rules_say_one_by_one(
         rules in prop::collection::vec(any_rule(), 0..8),
         private in select(vec![PrivateDestinations::ByCidr, PrivateDestinations::Allow]),
+        ech in select(vec![Ech::Outer, Ech::Deny]),
+        offered in any::<bool>(),
         flows in prop::collection::vec(
             (select([&NAMES[..], &["z.test", "d.c.b.a.test", "-", "a..b"]].concat()), select(&ADDRESSES[..]),
                 select(vec![1, 80, 81, 443, 450, 65535])),
             16,
         ),
     ) {
-        let spec = tenant_spec("acme", &[], rules);
-        let tenant = Tenant::compile(&spec, 0, private).unwrap();
+        let spec = TenantSpec { ech, ..tenant_spec("acme", &[], rules) };
+        let tenant = Tenant::compile(&spec, 0, private, &mut Places::default()).unwrap();
         for (name, address, port) in flows {
             let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
-            let explained = explain(&spec, private, &asked, to);
+            let explained = explain(&spec, private, &asked, offered, to);
             let unseen = tenant.decide_unseen(to);
             prop_assert_eq!(unseen.is_some(), !explained.inspected);
-            let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, to), Decision::Permit) {
+            let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, offered, to), Decision::Permit) {
                 Decision::Permit(permit) => {
                     prop_assert_eq!(permit.dial().socket(), to.socket());
                     (None, permit.rule().cloned())
@@ -377,7 +381,7 @@ proptest! {
         longer.insert(at.min(rules.len()), more.clone());
         let to = OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), 443).into());
         let allowed = |rules: Vec<RuleSpec>| {
-            matches!(tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), to), Decision::Permit(_))
+            matches!(tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), false, to), Decision::Permit(_))
         };
         let (before, after) = (allowed(rules), allowed(longer));
         match more.effect {

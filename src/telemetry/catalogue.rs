@@ -121,6 +121,9 @@ catalogue! {
     MONITOR_UNTIL = "egret_monitor_until_timestamp_seconds", Kind::Gauge, Seconds, ["tenant"],
         help: "When a tenant in monitor mode begins to enforce, in seconds since 1970; +Inf where no date is set.",
         reading: "Only of tenants that are in monitor mode now, so `count()` is how many do not enforce. Less `time()`, and divided by 86400, it is the days that are left.";
+    ECH_FLOWS = "egret_ech_flows_total", Kind::Counter, Count, ["tenant"],
+        help: "Flows whose ClientHello carried an `encrypted_client_hello` extension.",
+        reading: "Most of it is GREASE, which browsers send with every hello; it cannot be told from real ECH, where the name that policy judges is not the one that the server serves. The flow log's `ech` has the flows; those to a public name such as `cloudflare-ech.com` are real. With `ech = \"deny\"` the same flows are `ech_denied` in `egret_denials_total`.";
     CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",

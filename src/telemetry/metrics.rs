@@ -196,6 +196,7 @@ impl Metrics {
             flows_active: gauge(recorder, &catalogue::FLOWS_ACTIVE, &[tenant]),
             bytes_up: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "up"]),
             bytes_down: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "down"]),
+            ech: counter(recorder, &catalogue::ECH_FLOWS, &[tenant]),
             inspect_duration: histogram(recorder, &catalogue::INSPECT_DURATION, &[tenant]),
             connect_duration: histogram(recorder, &catalogue::CONNECT_DURATION, &[tenant]),
             flow_duration: histogram(recorder, &catalogue::FLOW_DURATION, &[tenant]),

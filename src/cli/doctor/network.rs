@@ -193,7 +193,8 @@ mod tests {
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 stream.read_exact(&mut [0; 16]).unwrap();
-                write!(stream, "HTTP/1.1 {answer}\r\n\r\n").unwrap();
+                // at once: the client leaves when it has read the status
+                stream.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).unwrap();
             });
             assert_eq!(ready(address).level, level);
             server.join().unwrap();

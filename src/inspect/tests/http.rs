@@ -36,7 +36,7 @@ fn a_host_may_be_absent_or_no_hostname() {
         ("10.0.0.1", NotAHostname::IpLiteral),
         ("[::1]:80", NotAHostname::IpLiteral),
         (".wild.example.org", NotAHostname::EmptyLabel),
-        ("b\u{fc}cher.example", NotAHostname::Character),
+        ("b\u{fc}cher.example", NotAHostname::NonAscii),
     ] {
         assert_eq!(asked(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), AskedName::Invalid(why));
     }

@@ -201,12 +201,12 @@ fn a_cut_or_changed_body_is_never_another_name() {
 #[test]
 fn a_name_that_is_no_hostname_is_invalid() {
     for (raw, why) in [
-        (&b"allowed.example\0.evil.example"[..], NotAHostname::Character),
+        (&b"allowed.example\0.evil.example"[..], NotAHostname::Nul),
         (b".wild.example.org", NotAHostname::EmptyLabel),
         (b"a..b", NotAHostname::EmptyLabel),
         (b".", NotAHostname::Empty),
         (b"10.0.0.1", NotAHostname::IpLiteral),
-        (b"[::1]", NotAHostname::Character),
+        (b"[::1]", NotAHostname::IpLiteral),
         (&[b'a'; 300], NotAHostname::TooLong),
     ] {
         assert_eq!(inspected(&Hello::nameless().named(raw).record()).name, AskedName::Invalid(why));

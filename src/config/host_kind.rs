@@ -1,0 +1,98 @@
+//! Hostnames and wildcards, as rules and hosts files have them.
+
+use super::diagnostic::Diagnostics;
+use super::kinds::{Describe, Kind};
+use super::public_suffix::{self, Breadth};
+use super::value::Value;
+use crate::hostname::{HostPattern, Hostname, NotAHostname};
+use std::net::IpAddr;
+
+/// A hostname, or every subdomain of one.
+pub(super) struct Host;
+
+impl Describe for Host {
+    fn describe(&self) -> String {
+        "hostname: `\"example.com\"`, `\"*.example.com\"`".to_owned()
+    }
+}
+
+impl Kind for Host {
+    type Value = HostPattern;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<HostPattern> {
+        let Some(text) = value.text() else {
+            return value.wrong(out, "not a hostname", "write it as in \"example.com\"");
+        };
+        match judge(text) {
+            Ok((pattern, doubt)) => {
+                if let Some(Doubt { message, help }) = doubt {
+                    out.warning(value.place(), format!("`hosts`: {message}"), help);
+                }
+                Some(pattern)
+            }
+            Err(Wrong { why, help }) => value.wrong(out, &why, help),
+        }
+    }
+}
+
+/// Why a pattern is refused: `… is {why}`.
+pub(super) struct Wrong {
+    pub(super) why: String,
+    pub(super) help: String,
+}
+
+/// What is probably not meant by a pattern that is taken all the same.
+pub(super) struct Doubt {
+    pub(super) message: String,
+    pub(super) help: &'static str,
+}
+
+/// Reads what an operator wrote.
+pub(super) fn judge(text: &str) -> Result<(HostPattern, Option<Doubt>), Wrong> {
+    let pattern: HostPattern = text
+        .parse()
+        .map_err(|error| Wrong { why: format!("not a hostname: {error}"), help: help(text, error) })?;
+    let doubt = match public_suffix::breadth(&pattern) {
+        Breadth::Registry => {
+            let why = "a wildcard over a public suffix".to_owned();
+            return Err(Wrong { why, help: public_suffix::HELP.to_owned() });
+        }
+        Breadth::Shared => Some(Doubt {
+            message: format!("{pattern} covers names of many owners"),
+            help: public_suffix::SHARED_HELP,
+        }),
+        Breadth::Owned if !name_of(&pattern).has_valid_a_labels() => Some(Doubt {
+            message: format!("{pattern} has an xn-- label that stands for nothing"),
+            help: "no browser or resolver makes such a name; write it in its own script, or copy it whole",
+        }),
+        Breadth::Owned => None,
+    };
+    Ok((pattern, doubt))
+}
+
+fn name_of(pattern: &HostPattern) -> &Hostname {
+    let (HostPattern::Exact(name) | HostPattern::Subdomains(name)) = pattern;
+    name
+}
+
+/// What was probably meant by something that is not a hostname.
+fn help(text: &str, why: NotAHostname) -> String {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    if why == NotAHostname::IpLiteral || text.parse::<IpAddr>().is_ok() {
+        return "allow addresses by `cidrs`".to_owned();
+    }
+    if rest.contains("://") || rest.contains('/') {
+        return "write the name alone, without scheme and path".to_owned();
+    }
+    if let Some((name, _)) = rest.split_once(':') {
+        return format!("write {name:?} here and the port in `ports`");
+    }
+    if let Some(name) = text.strip_prefix('.') {
+        return format!("for every subdomain write \"*.{name}\"");
+    }
+    if rest.contains('*') {
+        return "a wildcard is \"*.\" before a whole name, as in \"*.example.com\", and covers any depth"
+            .to_owned();
+    }
+    "a hostname is labels of letters (of any script), digits, \"-\" and \"_\" with dots between them"
+        .to_owned()
+}
