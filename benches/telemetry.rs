@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use egret::gateway::{FlowId, FlowRecord, NameSource, Verdict};
 use egret::outcome::Outcome;
-use egret::telemetry::{FlowLog, FlowLogConfig, FlowLogTarget, Metrics, Scrape};
+use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape};
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
@@ -55,7 +55,7 @@ fn flow_log(c: &mut Criterion) {
 
     // what a worker pays; at this rate most are dropped, which costs about the same
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
-    let target = FlowLogTarget::File("/dev/null".into());
+    let target = LogTarget::File("/dev/null".into());
     let config = FlowLogConfig { target, queue: FlowLogConfig::DEFAULT_QUEUE };
     let (handle, thread) = FlowLog::start(config, metrics.gateway().flow_log.clone()).unwrap();
     group.throughput(Throughput::Elements(1));

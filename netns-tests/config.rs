@@ -10,6 +10,8 @@ pub struct Config {
     pub drain: String,
     /// More keys of `[gateway]`.
     pub gateway: String,
+    /// Keys of `[policy]`.
+    pub policy: String,
     /// More keys of `[inspect]`.
     pub inspect: String,
     /// `[steering] ports`.
@@ -32,6 +34,7 @@ impl Default for Config {
             workers: 2,
             drain: "\"1s\"".into(),
             gateway: String::new(),
+            policy: String::new(),
             inspect: "deadline = \"5s\"".into(),
             steering_ports: "\"all\"".into(),
             alpha_pool: "ports = \"1024-65535\"\nselect = \"paired\"".into(),
@@ -90,12 +93,13 @@ const ALPHA_RULES: &str = r#"
 "#;
 
 impl Config {
-    /// The whole file; the flow log goes to `flow_log`.
+    /// The whole file; the flow log goes to `flow_log`, the audit log beside it.
     pub fn render(&self, flow_log: &Path) -> String {
         let Self {
             workers,
             drain,
             gateway,
+            policy,
             inspect,
             steering_ports,
             alpha_pool,
@@ -104,12 +108,15 @@ impl Config {
             alpha_rules,
             more,
         } = self;
-        let flow_log = flow_log.display();
+        let audit = flow_log.with_file_name("audit.jsonl");
+        let (flow_log, audit) = (flow_log.display(), audit.display());
         format!(
             "[gateway]\nlisten = \"[::]:15001\"\nworkers = {workers}\nmetrics = \"127.0.0.1:9915\"\ndrain = {drain}\n{gateway}\n\
              [steering]\ninterfaces = [\"c0\"]\nports = {steering_ports}\n\
              [inspect]\n{inspect}\n\
+             [policy]\n{policy}\n\
              [flow_log]\npath = \"{flow_log}\"\n\
+             [audit]\npath = \"{audit}\"\n\
              [[pool]]\nname = \"alpha\"\naddresses = {alpha_addresses}\n{alpha_pool}\n\
              {BETA}{ALPHA}{alpha_tenant}\n{ALPHA_RULES}{alpha_rules}\n{more}\n"
         )

@@ -185,6 +185,21 @@ impl<'lab> Gateway<'lab> {
             .collect()
     }
 
+    /// Every line of the audit log so far.
+    pub fn changes(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.files.flow_log().with_file_name("audit.jsonl")).unwrap();
+        let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The last line of the audit log, when it has this many.
+    pub fn change(&self, count: usize) -> Value {
+        wait_for(&format!("{count} lines of the audit log"), || {
+            let changes = self.changes();
+            if changes.len() == count { Ok(changes[count - 1].clone()) } else { Err(format!("{changes:?}")) }
+        })
+    }
+
     /// The flow log, when it has this many records; one more is a failure.
     pub fn wait_for_flows(&self, count: usize) -> Vec<Value> {
         let flows = wait_for(&format!("{count} flow records"), || {
@@ -214,8 +229,15 @@ impl<'lab> Gateway<'lab> {
 
     /// Writes another configuration and has it read. Returns at once.
     pub fn reload(&self, config: &str) {
-        fs::write(self.files.config(), config).unwrap();
+        self.write(config);
         self.signal(Signal::SIGHUP);
+    }
+
+    /// Writes another configuration, in one go as editors do.
+    pub fn write(&self, config: &str) {
+        let new = self.files.config().with_extension("new");
+        fs::write(&new, config).unwrap();
+        fs::rename(new, self.files.config()).unwrap();
     }
 
     /// The sum of all samples of a metric of whole numbers that have all of these labels.

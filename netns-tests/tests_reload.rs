@@ -3,13 +3,17 @@
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::traffic::pass;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 crate::trials! {
     both families:
         a_reload_takes_effect_for_new_flows_and_keeps_the_others,
         a_reload_that_shrinks_a_pool_leaves_live_flows_alone;
     once:
+        egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log,
         a_broken_configuration_keeps_the_one_before,
         a_flow_limit_counts_on_through_a_reload
 }
@@ -111,4 +115,74 @@ fn a_flow_limit_counts_on_through_a_reload() {
     let _third = open();
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
     gateway.expect_outcome(refused, "tenant_flow_limit");
+}
+
+fn egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log() {
+    let lab = Lab::new();
+    let with = |rules: &str| Config {
+        gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
+        alpha_rules: rules.into(),
+        ..Config::default()
+    };
+    let gateway = lab.start_gateway(&with(""));
+    let reload = |config: &str, arguments: &[&str]| {
+        gateway.write(config);
+        let output = gateway.egret(&[&["reload"], arguments].concat());
+        (output.status.code().unwrap(), text(&output))
+    };
+    let start = gateway.change(1);
+    assert!(start["change"] == "start" && start["by"] == "gateway" && start["config_before"].is_null());
+
+    let rule = "[[tenant.allow]]\nname = \"more\"\nhosts = [\"more.example.org\"]\n";
+    let (code, said) = reload(&with(rule).render(&gateway.flow_log()), &[]);
+    assert!(
+        code == 0 && said.contains("tenants +0 -0 ~1 (~alpha), rules +1 -0, names +1 -0"),
+        "{code} {said}"
+    );
+    let change = gateway.change(2);
+    assert!(
+        change["change"] == "reload" && change["by"] == "control" && change["result"] == "done",
+        "{change}"
+    );
+    // The tests are user 0 of a namespace of their own, and the process has ended.
+    assert!(change["uid"] == 0 && change["gid"] == 0 && change["pid"].is_number(), "{change}");
+    assert_eq!(change["config_before"], start["config_after"]);
+    assert_eq!(change["difference"]["names"], json!({"added": 1, "removed": 0}));
+    let in_force = change["config_after"].as_str().unwrap().to_owned();
+    assert!(version(&gateway).contains(&in_force), "{}", version(&gateway));
+
+    let broken = format!("{}\n[polciy]\n", with(rule).render(&gateway.flow_log()));
+    let (code, said) = reload(&broken, &[]);
+    assert!(
+        code == 1 && said.contains("egret.toml:") && said.contains("did you mean \"policy\"?"),
+        "{code} {said}"
+    );
+    assert!(said.contains(&format!("refused: configuration {in_force} stays in force")), "{said}");
+    let change = gateway.change(3);
+    assert!(change["result"] == "refused" && change["config_after"] == *in_force, "{change}");
+    assert!(change["why"].as_str().unwrap().contains("unknown key \"polciy\""), "{change}");
+    assert_eq!(gateway.metric("egret_config_reload_success", &[]), 0);
+
+    let (code, said) = reload(&with(rule).render(&gateway.flow_log()), &["--json"]);
+    let answer: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert!(code == 0 && answer["reloaded"] == true && answer["config"] == *in_force, "{answer}");
+    assert_eq!(gateway.change(4)["difference"]["tenants"]["changed"], 0);
+
+    gateway.signal(Signal::SIGHUP);
+    let change = gateway.change(5);
+    assert!(change["by"] == "signal" && change.get("uid").is_none(), "{change}");
+
+    for (order, address, result) in [("drain", "203.0.113.17", "done"), ("drain", "192.0.2.1", "refused")] {
+        let lines = gateway.changes().len();
+        gateway.egret(&["ports", order, address]);
+        let change = gateway.change(lines + 1);
+        assert!(
+            change["change"] == order && change["subject"] == address && change["result"] == result,
+            "{change}"
+        );
+        assert!(
+            change["config_before"] == change["config_after"] && change["difference"].is_null(),
+            "{change}"
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod audit;
 mod control;
 mod forecast;
 mod in_force;
@@ -7,6 +8,8 @@ mod limits;
 mod listeners;
 mod monitoring;
 mod observe;
+mod reload;
+mod retired;
 mod signals;
 mod snapshot;
 mod truth;
@@ -14,8 +17,9 @@ mod truth;
 pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};
+use crate::audit::By;
 use crate::clock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
 use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
 use crate::relay::Silence;
@@ -23,12 +27,15 @@ use crate::sys::addresses;
 use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
+use audit::Auditor;
 use forecast::Forecast;
-use in_force::{Built, InForce, ReloadError, Reloader, Running};
+use in_force::{Built, InForce};
 use monitoring::Monitoring;
+use reload::{Reloader, Reloads};
+use retired::Retired;
 use signals::{Order, Signals};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
@@ -59,6 +66,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// The audit log could not be opened.
+    #[error("{0}; create its directory and let the gateway's user write to it, or set [audit] path")]
+    AuditLog(io::Error),
     /// A thread, a runtime or a signal handler could not be had.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -78,16 +88,19 @@ pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         app.control().await;
         app.stop().await
     });
-    // A reload that hangs on a dead disk does not hold up the end.
     runtime.shutdown_background();
     result
 }
 
+/// Their threads.
+type Workers = Vec<JoinHandle<io::Result<()>>>;
+
 struct App {
-    path: PathBuf,
-    config: Config,
+    /// `[gateway] drain`
+    drain: Duration,
     in_force: Arc<InForce>,
-    reloader: Reloader,
+    reloads: Reloads,
+    auditor: Auditor,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
@@ -95,7 +108,7 @@ struct App {
     readiness: Readiness,
     monitoring: Monitoring,
     stage: watch::Sender<Stage>,
-    workers: Vec<JoinHandle<io::Result<()>>>,
+    workers: Workers,
     /// A worker that ends by itself says so here.
     worker_ended: mpsc::UnboundedReceiver<()>,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
@@ -106,7 +119,7 @@ struct App {
 
 impl App {
     fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
-        let config = loaded.config;
+        let mut config = loaded.config;
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -116,6 +129,7 @@ impl App {
         let metrics =
             Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
         let flow_log = observe::open_flow_log(&config, &metrics)?;
+        let audit_log = observe::open_audit_log(&config, &metrics)?;
         let liveness = liveness(&config);
         let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
@@ -124,9 +138,10 @@ impl App {
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
-        let built = Built::new(config, &ledger, &metrics, None)?;
+        let outline = Outline::of(&config);
+        let built = Built::new(&config, &ledger, &metrics, None)?;
         let in_force = InForce::new(&built);
-        let Built { config, snapshot, .. } = built;
+        let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let truth = Truth::start(&config, &in_force, &ledger)?;
         let sink: Sink = match &flow_log {
             Some((handle, _)) => {
@@ -136,7 +151,7 @@ impl App {
             None => Arc::new(drop),
         };
         let shared = Arc::new(Gateway {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            snapshot: ArcSwap::from_pointee(built.snapshot),
             flows: Gate::new(room.flows),
             table: FlowTable::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
@@ -145,6 +160,24 @@ impl App {
             process: rand::random(),
             count: AtomicU64::new(0),
         });
+
+        let (tenants, pools) = (config.tenants.len(), config.pools.len());
+        config.tenants = Vec::new();
+        config.pools = Vec::new();
+        let drain = config.gateway.drain;
+        let listen = config.gateway.listen;
+        let reloader = Reloader {
+            path: path.to_owned(),
+            running: config,
+            outline,
+            ledger: Arc::clone(&ledger),
+            metrics: Arc::clone(&metrics),
+            gateway: Arc::clone(&shared),
+            in_force: Arc::clone(&in_force),
+            auditor: auditor.clone(),
+            retired: Retired::default(),
+        };
+        let reloads = reloader.start()?;
 
         let forecast = Forecast::default();
         let readiness = Readiness::new();
@@ -157,31 +190,24 @@ impl App {
         if let Some(socket) = control_socket {
             let (gateway, in_force, ledger) =
                 (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
-            let told = control::Told { gateway, in_force, ledger, forecast: forecast.clone() };
+            let (forecast, reloads, auditor) = (forecast.clone(), reloads.clone(), auditor.clone());
+            let told = control::Told { gateway, in_force, ledger, forecast, reloads, auditor };
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
-        let (ended, worker_ended) = mpsc::unbounded_channel();
-        let mut workers = Vec::new();
-        for (number, listener) in listeners.into_iter().enumerate() {
-            let (shared, stage, ended) = (Arc::clone(&shared), stage.subscribe(), ended.clone());
-            workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let _says_when_it_ends = EndNotice(ended);
-                gateway::run(shared, settings, listener, stage)
-            })?);
-        }
+        let (workers, worker_ended) = start_workers(listeners, &shared, settings, &stage)?;
         tracing::info!(
-            listen = %config.gateway.listen, workers = worker_count, max_flows = room.flows,
-            tenants = config.tenants.len(), pools = config.pools.len(), config = %in_force.current().version, "ready"
+            %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %in_force.current().version, "ready"
         );
+        auditor.started();
         readiness.advance(admin::Stage::Ready);
         // Without a supervisor that listens, this says nothing to nobody.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
-            path: path.to_owned(),
-            config,
+            drain,
             in_force,
-            reloader: Reloader::default(),
+            reloads,
+            auditor,
             gateway: shared,
             metrics,
             ledger,
@@ -211,16 +237,12 @@ impl App {
                 order = self.signals.next() => match order {
                     Order::Stop => return,
                     Order::Reload => {
-                        self.reopen_flow_log();
-                        self.order_reload();
+                        self.reopen_logs();
+                        if let Err(admin::Refusal(why)) = self.reloads.order(By::Signal) {
+                            tracing::error!("not reloaded: {why}");
+                        }
                     }
                 },
-                (result, again) = self.reloader.done() => {
-                    self.finish_reload(result);
-                    if again {
-                        self.order_reload();
-                    }
-                }
                 _ = self.worker_ended.recv() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
@@ -229,46 +251,12 @@ impl App {
         }
     }
 
-    fn reopen_flow_log(&self) {
-        tracing::info!("reopening the flow log");
+    fn reopen_logs(&self) {
+        tracing::info!("reopening the logs");
         if let Some((flow_log, _)) = &self.flow_log {
             flow_log.reopen();
         }
-    }
-
-    fn order_reload(&mut self) {
-        let Self { reloader, path, config, ledger, metrics, gateway, .. } = self;
-        reloader.order(|| Running {
-            path: path.clone(),
-            config: config.clone(),
-            ledger: Arc::clone(ledger),
-            metrics: Arc::clone(metrics),
-            snapshot: gateway.snapshot.load_full(),
-        });
-    }
-
-    /// Exchanges the configuration in force for what the files say now; if they are wrong, says how and keeps it.
-    fn finish_reload(&mut self, result: Result<Built, ReloadError>) {
-        match result {
-            Ok(built) => {
-                self.in_force.exchange(&built);
-                snapshot::put_limits_in_force(&built.snapshot);
-                self.gateway.snapshot.store(Arc::new(built.snapshot));
-                self.config = built.config;
-                tracing::info!(
-                    tenants = self.config.tenants.len(),
-                    pools = self.config.pools.len(),
-                    config = %built.version,
-                    "reloaded"
-                );
-            }
-            Err(error) => {
-                self.in_force.refused();
-                tracing::error!(
-                    "the configuration was not reloaded, the one before stays in force:\n{error}"
-                );
-            }
-        }
+        self.auditor.reopen();
     }
 
     fn keep_house(&mut self, second: u64) {
@@ -290,8 +278,8 @@ impl App {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.advance(admin::Stage::Draining);
         self.stage.send_replace(Stage::Draining);
-        tracing::info!(flows = self.gateway.flows.taken(), drain = ?self.config.gateway.drain, "draining");
-        let deadline = Instant::now() + self.config.gateway.drain;
+        tracing::info!(flows = self.gateway.flows.taken(), drain = ?self.drain, "draining");
+        let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
         while self.gateway.flows.taken() > 0 {
             tokio::select! {
@@ -299,7 +287,7 @@ impl App {
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
-                    Order::Reload => self.reopen_flow_log(),
+                    Order::Reload => self.reopen_logs(),
                 },
             }
         }
@@ -318,9 +306,31 @@ impl App {
         {
             tracing::error!("the flow log could not write its last lines in time");
         }
+        if !self.auditor.flush() {
+            tracing::error!("the audit log could not write its last lines in time");
+        }
         tracing::info!(reset = left, "stopped");
         result
     }
+}
+
+/// With where each says that it has ended.
+fn start_workers(
+    listeners: Vec<std::net::TcpListener>,
+    shared: &Arc<Gateway>,
+    settings: Settings,
+    stage: &watch::Sender<Stage>,
+) -> io::Result<(Workers, mpsc::UnboundedReceiver<()>)> {
+    let (ended, worker_ended) = mpsc::unbounded_channel();
+    let mut workers = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (shared, stage, ended) = (Arc::clone(shared), stage.subscribe(), ended.clone());
+        workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let _says_when_it_ends = EndNotice(ended);
+            gateway::run(shared, settings, listener, stage)
+        })?);
+    }
+    Ok((workers, worker_ended))
 }
 
 /// Tells the control thread that a worker's thread has ended, by panic too.

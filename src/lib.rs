@@ -8,6 +8,7 @@ pub mod clock;
 pub mod sys;
 // floor 1
 pub mod addr;
+pub mod audit;
 pub mod hostname;
 pub mod outcome;
 pub mod units;

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{
-    self, Control, ControlSocket, DrainAnswer, Hot, PortsQuery, PortsReport, Refusal, Source, Tenant,
+    self, Control, ControlSocket, DrainAnswer, Hot, PortsQuery, PortsReport, Refusal, ReloadAnswer, Source,
+    Tenant,
 };
+use egret::audit::Peer;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -100,15 +102,38 @@ fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
         *asked.lock().unwrap() = Some(query);
         Ok(report())
     };
-    let drain = |order: admin::DrainOrder| match (order.source.to_string().as_str(), order.on) {
-        ("203.0.113.16", on) => {
-            let state = if on { "draining" } else { "available" };
-            Ok(DrainAnswer { source: order.source, state: state.into() })
+    let drain = |peer: Peer, order: admin::DrainOrder| {
+        assert_eq!(peer.pid.is_some(), peer.uid.is_some());
+        match (order.source.to_string().as_str(), order.on) {
+            ("203.0.113.16", on) => {
+                let state = if on { "draining" } else { "available" };
+                Ok(DrainAnswer { source: order.source, state: state.into() })
+            }
+            ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
+            _ => Err(Refusal(format!("{} is not listed by any pool", order.source))),
         }
-        ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
-        _ => Err(Refusal(format!("{} is not listed by any pool", order.source))),
     };
-    Control { ports: Arc::new(ports), drain: Arc::new(drain) }
+    let reload = |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(refused()).unwrap();
+        Ok(told)
+    };
+    Control {
+        ports: Arc::new(ports),
+        drain: Arc::new(drain),
+        reload: Arc::new(reload),
+        forbidden: Arc::new(|_, _, _| panic!("the test may")),
+    }
+}
+
+fn refused() -> ReloadAnswer {
+    ReloadAnswer {
+        reloaded: false,
+        config: "00c0ffee00c0ffee".into(),
+        difference: None,
+        revoked: 0,
+        findings: vec!["egret.toml:3:1: error: unknown key".into()],
+    }
 }
 
 fn report() -> PortsReport {
@@ -254,6 +279,25 @@ fn egret_ports_drains_and_says_what_became_of_it() {
         let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
         assert!(output.status.code() == Some(code) && all.contains(said), "{arguments:?}: {output:?}");
     }
+}
+
+#[test]
+fn a_refused_reload_is_told_with_what_is_wrong_and_exits_with_1() {
+    let gateway = Gateway::start();
+    let (status, answer) = gateway.json("POST", "/v1/reload", "");
+    assert_eq!((status, serde_json::from_value(answer).unwrap()), (422, refused()));
+    assert_eq!(gateway.request("GET", "/v1/reload", "").0, 405);
+    let reload = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.arg("reload").args(arguments).arg("--socket").arg(gateway.socket()).output().unwrap()
+    };
+    let output = reload(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(text(&output.stderr), "egret.toml:3:1: error: unknown key\n");
+    assert_eq!(text(&output.stdout), "refused: configuration 00c0ffee00c0ffee stays in force\n");
+    let output = reload(&["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(serde_json::from_slice::<ReloadAnswer>(&output.stdout).unwrap(), refused());
 }
 
 #[test]

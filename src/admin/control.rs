@@ -5,11 +5,14 @@
 
 use super::bounded::BoundedListener;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
+use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, Owner};
+use crate::audit::Peer;
 use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -17,6 +20,8 @@ use axum::{Json, Router};
 use std::io;
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// No order is larger.
 const BODY: usize = 4096;
@@ -24,13 +29,23 @@ const BODY: usize = 4096;
 /// Answers one kind of question.
 pub type Answers<Q, A> = Arc<dyn Fn(Q) -> Result<A, Refusal> + Send + Sync>;
 
+/// Carries out one kind of order of somebody who may give it.
+pub type Orders<Q, A> = Arc<dyn Fn(Peer, Q) -> Result<A, Refusal> + Send + Sync>;
+
+/// Told who gave which order, and why they may not.
+pub type Forbidden = Arc<dyn Fn(Peer, &str, &str) + Send + Sync>;
+
 /// What the API can ask of the gateway. Called on the control thread.
 #[derive(Clone)]
 pub struct Control {
     /// How ports are used.
     pub ports: Answers<PortsQuery, PortsReport>,
     /// Drains a source address, or ends that.
-    pub drain: Answers<DrainOrder, DrainAnswer>,
+    pub drain: Orders<DrainOrder, DrainAnswer>,
+    /// Reads the configuration anew; the answer comes when that is done.
+    pub reload: Orders<(), oneshot::Receiver<ReloadAnswer>>,
+    /// Told of the orders that are not carried out, because somebody may not give them.
+    pub forbidden: Forbidden,
 }
 
 /// Something that was asked for is not there; in words for people.
@@ -45,18 +60,33 @@ pub async fn serve_control(socket: ControlSocket, control: Control) -> io::Resul
 }
 
 fn router(control: Control, owner: Owner) -> Router {
+    let orders = Router::new()
+        .route("/v1/ports/drain", post(drain))
+        .route("/v1/reload", post(reload))
+        .route_layer(from_fn_with_state((control.clone(), owner), only_who_may));
     Router::new()
         .route("/v1/ports", get(ports))
-        .route("/v1/ports/drain", post(drain))
-        .with_state((control, owner))
+        .merge(orders)
+        .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
-        .layer(axum::middleware::map_response(super::close_after))
+        .layer(map_response(super::close_after))
 }
 
-async fn ports(
-    State((control, _)): State<(Control, Owner)>,
-    query: Result<Query<PortsQuery>, QueryRejection>,
+async fn only_who_may(
+    State((control, owner)): State<(Control, Owner)>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    order: Request,
+    next: Next,
 ) -> Response {
+    if may_change(peer, owner) {
+        return next.run(order).await;
+    }
+    let why = "only root and the gateway's own user and group may change what it does";
+    (control.forbidden)(peer, order.uri().path(), why);
+    error(StatusCode::FORBIDDEN, why)
+}
+
+async fn ports(State(control): State<Control>, query: Result<Query<PortsQuery>, QueryRejection>) -> Response {
     match query.map(|Query(query)| (control.ports)(query)) {
         Ok(Ok(report)) => Json(report).into_response(),
         Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
@@ -65,18 +95,32 @@ async fn ports(
 }
 
 async fn drain(
-    State((control, owner)): State<(Control, Owner)>,
+    State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<DrainOrder>, JsonRejection>,
 ) -> Response {
-    if !peer.may_change(owner) {
-        let why = "only root and the gateway's own user and group may change what it does";
-        return error(StatusCode::FORBIDDEN, why);
-    }
-    match order.map(|Json(order)| (control.drain)(order)) {
+    match order.map(|Json(order)| (control.drain)(peer, order)) {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
         Err(wrong) => error(wrong.status(), &wrong.body_text()),
+    }
+}
+
+async fn reload(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    let answer = match (control.reload)(peer, ()) {
+        Ok(answer) => answer,
+        Err(Refusal(why)) => return error(StatusCode::SERVICE_UNAVAILABLE, &why),
+    };
+    match timeout(reload::PATIENCE, answer).await {
+        Ok(Ok(answer)) => {
+            let status = if answer.reloaded { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            (status, Json(answer)).into_response()
+        }
+        Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
+        Err(_) => {
+            let why = "the reload goes on, and takes long; the gateway's log and its audit log will say what came of it";
+            error(StatusCode::GATEWAY_TIMEOUT, why)
+        }
     }
 }
 
@@ -84,20 +128,18 @@ fn error(status: StatusCode, why: &str) -> Response {
     (status, Json(serde_json::json!({ "error": why }))).into_response()
 }
 
-/// Who is at the other end; `None` if the kernel does not say.
-#[derive(Debug, Clone, Copy)]
-struct Peer(Option<Owner>);
-
-impl Peer {
-    fn may_change(self, owner: Owner) -> bool {
-        self.0.is_some_and(|peer| peer.user == 0 || peer.user == owner.user || peer.group == owner.group)
-    }
+fn may_change(peer: Peer, owner: Owner) -> bool {
+    peer.uid == Some(0) || peer.uid == Some(owner.user) || peer.gid == Some(owner.group)
 }
 
 impl Connected<IncomingStream<'_, BoundedListener<UnixListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, BoundedListener<UnixListener>>) -> Self {
-        let credentials = stream.io().stream().peer_cred();
-        Self(credentials.ok().map(|peer| Owner { user: peer.uid(), group: peer.gid() }))
+        let known = stream.io().stream().peer_cred().ok();
+        Self {
+            uid: known.map(|peer| peer.uid()),
+            gid: known.map(|peer| peer.gid()),
+            pid: known.and_then(|peer| peer.pid()),
+        }
     }
 }
 
@@ -108,12 +150,12 @@ mod tests {
     #[test]
     fn only_root_and_the_owners_may_change_anything() {
         let owner = Owner { user: 100, group: 200 };
-        let peer = |user, group| Peer(Some(Owner { user, group }));
-        assert!(peer(0, 5).may_change(owner));
-        assert!(peer(100, 5).may_change(owner));
-        assert!(peer(7, 200).may_change(owner));
-        assert!(!peer(7, 5).may_change(owner) && !peer(200, 100).may_change(owner));
-        assert!(!peer(7, 0).may_change(owner), "root's group is nobody in particular");
-        assert!(!Peer(None).may_change(owner));
+        let may = |uid, gid| may_change(Peer { uid, gid, pid: Some(7) }, owner);
+        assert!(may(Some(0), Some(5)));
+        assert!(may(Some(100), Some(5)));
+        assert!(may(Some(7), Some(200)));
+        assert!(!may(Some(7), Some(5)) && !may(Some(200), Some(100)));
+        assert!(!may(Some(7), Some(0)), "root's group is nobody in particular");
+        assert!(!may(None, None));
     }
 }

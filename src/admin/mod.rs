@@ -7,15 +7,16 @@ mod bounded;
 mod control;
 mod ports;
 mod readiness;
+mod reload;
 mod socket;
 
-pub use control::{Answers, Control, Refusal, serve_control};
+pub use control::{Answers, Control, Forbidden, Orders, Refusal, serve_control};
 pub use ports::{
     Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
 };
-pub use socket::{ControlSocket, SocketError};
-
 pub use readiness::{Readiness, Stage};
+pub use reload::ReloadAnswer;
+pub use socket::{ControlSocket, SocketError};
 
 use axum::Router;
 use axum::extract::State;

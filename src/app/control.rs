@@ -1,12 +1,15 @@
 //! What the control API is told, and what it may change.
 
+use super::audit::Auditor;
 use super::forecast::Forecast;
 use super::in_force::InForce;
+use super::reload::Reloads;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
     self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport,
     Refusal, SocketError, Source,
 };
+use crate::audit::{By, Peer, What};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
@@ -33,15 +36,23 @@ pub(super) struct Told {
     pub(super) in_force: Arc<InForce>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) forecast: Forecast,
+    pub(super) reloads: Reloads,
+    pub(super) auditor: Auditor,
 }
 
 impl Told {
     pub(super) fn control(self) -> Control {
+        let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
         let ports = Arc::new(self);
         let drain = Arc::clone(&ports);
         Control {
             ports: Arc::new(move |query| ports.ports(query)),
-            drain: Arc::new(move |order| drain.drain(order)),
+            drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
+            reload: Arc::new(move |peer, ()| reloads.order(By::Control(peer))),
+            forbidden: Arc::new(move |peer, order, why| {
+                tracing::warn!(?peer, order, "refused: {why}");
+                auditor.ordered(What::Forbidden, peer, order.to_owned(), Err(why.to_owned()));
+            }),
         }
     }
 
@@ -86,6 +97,15 @@ impl Told {
             query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
         }
         Ok(query)
+    }
+
+    fn audited_drain(&self, peer: Peer, order: DrainOrder) -> Result<DrainAnswer, Refusal> {
+        let what = if order.on { What::Drain } else { What::Undrain };
+        let subject = order.source.to_string();
+        let answer = self.drain(order);
+        let result = answer.as_ref().map(|_| ()).map_err(|Refusal(why)| why.clone());
+        self.auditor.ordered(what, peer, subject, result);
+        answer
     }
 
     fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, Refusal> {

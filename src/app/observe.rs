@@ -5,12 +5,12 @@ use super::forecast::Forecast;
 use super::in_force::InForce;
 use super::truth::LastReport;
 use crate::clock;
-use crate::config::{Config, FlowLogTarget as Wanted};
+use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
 use crate::egress::{Ledger, Pools, Report};
 use crate::gateway::{Gateway, Snapshot};
 use crate::policy::Mode;
 use crate::telemetry::{
-    FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread, HotDestination, Metrics,
+    AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
     MonitoredTenant, Scrape, SourceUsage,
 };
 use std::collections::HashSet;
@@ -23,13 +23,21 @@ pub(super) fn open_flow_log(
 ) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
     let (target, path) = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
-        Wanted::Stdout => (FlowLogTarget::Stdout, PathBuf::from("stdout")),
-        Wanted::File(path) => (FlowLogTarget::File(path.clone()), path.clone()),
+        Wanted::Stdout => (LogTarget::Stdout, PathBuf::from("stdout")),
+        Wanted::File(path) => (LogTarget::File(path.clone()), path.clone()),
     };
     let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
     let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
     let path = path.display().to_string();
     started.map(Some).map_err(|error| StartError::FlowLog { path, error })
+}
+
+pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> Result<AuditLog, StartError> {
+    let target = match &config.audit {
+        AuditTarget::Stderr => LogTarget::Stderr,
+        AuditTarget::File(path) => LogTarget::File(path.clone()),
+    };
+    AuditLog::start(target, metrics.gateway().audit_log_errors.clone()).map_err(StartError::AuditLog)
 }
 
 pub(super) fn renderer(

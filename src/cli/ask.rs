@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Bytes of an answer: some 10,000 source addresses, and more.
 const MOST: u64 = 16 << 20;
-/// For each step: to connect, to write, to read on.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For each step: to connect, to write, to read on. A gateway that is asked to do something has 30 s for its answer.
+const PATIENCE: Duration = Duration::from_secs(35);
 /// Of an answer's head.
 const HEADERS: usize = 32;
 
@@ -39,8 +39,8 @@ impl Gateway {
             None if default.exists() => default,
             None => return Ok(config::ADMIN_SOCKET.into()),
         };
-        match config::load(path) {
-            Ok(loaded) => loaded.config.gateway.admin.map(|admin| admin.path).ok_or_else(|| {
+        match config::control_socket(path) {
+            Ok(socket) => socket.ok_or_else(|| {
                 format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
             }),
             Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
@@ -75,7 +75,7 @@ pub(super) enum AskError {
     Failed(PathBuf, io::Error),
 }
 
-/// What the gateway says with every status but 200.
+/// What the gateway says with every other status.
 #[derive(Deserialize)]
 struct Refused {
     error: String,
@@ -89,11 +89,26 @@ pub(super) fn ask<T: DeserializeOwned>(
     body: &str,
 ) -> Result<T, AskError> {
     let (status, body) = exchange(socket, method, target, body).map_err(|error| explain(socket, error))?;
+    understood(socket, status, &body, &[200])
+}
+
+/// Gives an order that the gateway answers in the same form whether it can be carried out (200) or not (422).
+pub(super) fn order<T: DeserializeOwned>(socket: &Path, target: &str, body: &str) -> Result<T, AskError> {
+    let (status, body) = exchange(socket, "POST", target, body).map_err(|error| explain(socket, error))?;
+    understood(socket, status, &body, &[200, 422])
+}
+
+fn understood<T: DeserializeOwned>(
+    socket: &Path,
+    status: u16,
+    body: &[u8],
+    answers: &[u16],
+) -> Result<T, AskError> {
     let unclear = |_| AskError::Failed(socket.to_owned(), not_understood());
-    if status == 200 {
-        return serde_json::from_slice(&body).map_err(unclear);
+    if answers.contains(&status) {
+        return serde_json::from_slice(body).map_err(unclear);
     }
-    let Refused { error } = serde_json::from_slice(&body).map_err(unclear)?;
+    let Refused { error } = serde_json::from_slice(body).map_err(unclear)?;
     Err(AskError::Refused(error))
 }
 
@@ -207,6 +222,8 @@ mod tests {
             Gateway { socket: None, config: Some(config.clone()) }.socket()
         };
         assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
+        // Whatever else is wrong, this much is clear.
+        assert_eq!(asked("\"unix:/run/other.sock\"\nnonsense = 1\n[[tenant"), Ok("/run/other.sock".into()));
         assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
         assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
         let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };

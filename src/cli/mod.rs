@@ -11,6 +11,7 @@ mod findings;
 mod man;
 mod parameters;
 pub mod ports;
+pub mod reload;
 mod run;
 pub mod steering;
 
@@ -61,6 +62,11 @@ enum Command {
     Steering(Steering),
     /// Which source ports are in use on the running gateway, who has them, and when they run out
     Ports(#[command(flatten)] ports::Options),
+    /// Have the running gateway read its configuration anew, and wait until it is in force
+    ///
+    /// What is wrong with the files is shown with file, line and column. Exit code 1: refused, and the configuration before
+    /// stays in force. Exit code 2: the gateway could not be asked, or has no answer yet.
+    Reload(#[command(flatten)] reload::Options),
     /// Check what the gateway needs of this machine, and how to mend what is missing
     Doctor {
         #[command(flatten)]
@@ -125,6 +131,7 @@ pub fn main() -> ExitCode {
             with(&path.config, |config| steering::status(&parameters::steering(config), format, json))
         }
         Command::Ports(options) => ports::run(&options),
+        Command::Reload(options) => reload::run(&options),
         Command::Doctor { path, json } => {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }

@@ -6,7 +6,7 @@ use super::host_kind::Host;
 use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
 use super::modes::Moment;
 use super::network_kinds::{
-    Address, ControlSocket, FileName, Interface, LogTarget, Name, Network, Port, RoutingTable,
+    Address, AuditTarget, ControlSocket, FileName, Interface, LogTarget, Name, Network, Port, RoutingTable,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
@@ -94,13 +94,14 @@ macro_rules! section {
 use Presence::{Default, Optional, Required};
 
 /// In the order of the reference.
-pub(super) static ALL: [&Section; 11] = [
+pub(super) static ALL: [&Section; 12] = [
     &gateway::SECTION,
     &keepalive::SECTION,
     &steering::SECTION,
     &inspect::SECTION,
     &policy::SECTION,
     &flow_log::SECTION,
+    &audit::SECTION,
     &pool::SECTION,
     &tenant::SECTION,
     &limits::SECTION,
@@ -114,12 +115,13 @@ section! { main_file, "the main file", "", elsewhere |_| None;
     INSPECT: Nested = Nested(&inspect::SECTION), "inspect", Optional, "", "";
     POLICY: Nested = Nested(&policy::SECTION), "policy", Optional, "", "";
     FLOW_LOG: Nested = Nested(&flow_log::SECTION), "flow_log", Optional, "", "";
+    AUDIT: Nested = Nested(&audit::SECTION), "audit", Optional, "", "";
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
     TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
 }
 
 section! { policy_file, "a file of policy.d", "",
-    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "flow_log")
+    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "flow_log" | "audit")
         .then_some("it belongs in the main file; files of policy.d hold [[tenant]] and [[pool]] alone");
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
     TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
@@ -197,6 +199,11 @@ section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None
         "Where lines go. A file is appended to, and opened anew on SIGHUP.";
     QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("16384"), "16384",
         "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait.";
+}
+
+section! { audit, "[audit]", "One JSON line for each change of the gateway: reloads, drains, whatever the control socket is asked to change.", elsewhere |_| None;
+    PATH: AuditTarget = AuditTarget, "path", Default(r#""stderr""#), r#""/var/log/egret/audit.jsonl""#,
+        "Where lines go. `\"stderr\"` is beside the gateway's messages: under systemd, the journal. A file is appended to, and opened anew on SIGHUP. docs/audit.md explains the lines.";
 }
 
 section! { pool, "[[pool]]", "Source addresses that flows leave from. No two pools overlap.", elsewhere |_| None;

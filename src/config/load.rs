@@ -1,6 +1,6 @@
 //! From files to a configuration.
 
-use super::catalogue::{main_file, policy_file};
+use super::catalogue::{gateway, main_file, policy_file};
 use super::diagnostic::{Diagnostics, Place, Report};
 use super::hosts_file::HostsFiles;
 use super::sections::Main;
@@ -25,6 +25,21 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
     match config {
         Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics }),
         _ => Err(Report { diagnostics }),
+    }
+}
+
+/// The control socket that a main file asks for; `None` if it is off. Reads nothing else, and puts up with anything else
+/// that is wrong: whoever mends a configuration wants to ask the gateway that still runs.
+pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
+    let (mut out, mut elsewhere) = (Diagnostics::default(), Diagnostics::default());
+    let socket = Source::open(path, "", &mut out).and_then(|source| {
+        let text = source.recover();
+        let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, &mut elsewhere);
+        table.section(&main_file::GATEWAY, &mut elsewhere).read(&gateway::ADMIN, &mut out)
+    });
+    match socket {
+        Some(socket) if out.errors() == 0 => Ok(socket),
+        _ => Err(Report { diagnostics: out.finish() }),
     }
 }
 
@@ -57,13 +72,14 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main { gateway, steering, inspect, private_destinations, ech, flow_log } = main;
+    let Main { gateway, steering, inspect, private_destinations, ech, flow_log, audit } = main;
     let mut config = Config {
         gateway,
         steering,
         inspect,
         private_destinations,
         flow_log,
+        audit,
         pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),
         tenants: Vec::new(),
     };

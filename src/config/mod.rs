@@ -16,6 +16,7 @@ mod load;
 mod modes;
 mod nearest;
 mod network_kinds;
+mod outline;
 mod public_suffix;
 mod reference;
 mod sections;
@@ -30,7 +31,8 @@ mod version;
 mod whole;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
-pub use load::load;
+pub use load::{control_socket, load};
+pub use outline::Outline;
 pub use reference::reference;
 
 use crate::addr::PortRange;
@@ -57,6 +59,8 @@ pub struct Config {
     pub private_destinations: PrivateDestinations,
     /// Where the flow log goes.
     pub flow_log: FlowLog,
+    /// Where the audit log goes.
+    pub audit: AuditTarget,
     /// No two overlap; names are unique.
     pub pools: Vec<PoolSpec>,
     /// Names and source networks are unique; each `pool` is one of `pools`.
@@ -172,6 +176,15 @@ pub enum FlowLogTarget {
     File(PathBuf),
     /// Nowhere.
     Off,
+}
+
+/// `[audit] path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditTarget {
+    /// Beside the gateway's messages.
+    Stderr,
+    /// Appended to; the path is absolute.
+    File(PathBuf),
 }
 
 /// A configuration that can be used.

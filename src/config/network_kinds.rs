@@ -1,9 +1,9 @@
 //! The forms of addresses, ports and paths.
 
-use super::FlowLogTarget;
 use super::diagnostic::Diagnostics;
 use super::kinds::{Describe, Kind};
 use super::value::Value;
+use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -211,9 +211,7 @@ impl Kind for LogTarget {
             "stdout" => Some(FlowLogTarget::Stdout),
             "off" => Some(FlowLogTarget::Off),
             "journald" => value.unsupported(out, "under systemd \"stdout\" goes to the journal"),
-            path if Path::new(path).is_absolute() && !path.contains('\0') => {
-                Some(FlowLogTarget::File(path.into()))
-            }
+            path if is_a_file(path) => Some(FlowLogTarget::File(path.into())),
             _ => value.wrong(
                 out,
                 "not a place for the log",
@@ -221,6 +219,34 @@ impl Kind for LogTarget {
             ),
         }
     }
+}
+
+/// Where the audit log goes. It cannot be turned off.
+pub(super) struct AuditTarget;
+
+impl Describe for AuditTarget {
+    fn describe(&self) -> String {
+        "\"stderr\" or an absolute path".to_owned()
+    }
+}
+
+impl Kind for AuditTarget {
+    type Value = Audited;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Audited> {
+        match value.text().unwrap_or_default() {
+            "stderr" => Some(Audited::Stderr),
+            path if is_a_file(path) => Some(Audited::File(path.into())),
+            _ => value.wrong(
+                out,
+                "not a place for the log",
+                format!("it takes {}, as in \"/var/log/egret/audit.jsonl\"", self.describe()),
+            ),
+        }
+    }
+}
+
+fn is_a_file(path: &str) -> bool {
+    Path::new(path).is_absolute() && !path.contains('\0')
 }
 
 /// A routing table's number.

@@ -1,10 +1,10 @@
 //! The tables of the main file that stand once.
 
-use super::catalogue::{flow_log, gateway, inspect, keepalive, main_file, policy, steering};
+use super::catalogue::{audit, flow_log, gateway, inspect, keepalive, main_file, policy, steering};
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
-use super::{Admin, FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
+use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
 use crate::policy::{Ech, PrivateDestinations};
 use crate::units::format_duration;
 use std::num::NonZeroUsize;
@@ -17,6 +17,7 @@ pub(super) struct Main {
     pub(super) private_destinations: PrivateDestinations,
     pub(super) ech: Ech,
     pub(super) flow_log: FlowLog,
+    pub(super) audit: AuditTarget,
 }
 
 impl Main {
@@ -30,6 +31,7 @@ impl Main {
         let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
         let ech = policy.read(&policy::ECH, out);
         let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
+        let audit = file.section(&main_file::AUDIT, out).read(&audit::PATH, out);
         Some(Self {
             gateway: gateway?,
             steering: steering?,
@@ -37,6 +39,7 @@ impl Main {
             private_destinations: private_destinations?,
             ech: ech?,
             flow_log: flow_log?,
+            audit: audit?,
         })
     }
 }

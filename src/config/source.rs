@@ -55,6 +55,11 @@ impl Source {
         errors.is_empty().then_some(table)
     }
 
+    /// What can be read of it as TOML, whatever else it holds.
+    pub(super) fn recover(&self) -> Spanned<DeTable<'_>> {
+        DeTable::parse_recoverable(&self.text).0
+    }
+
     /// The file as a whole.
     pub(super) fn whole(&self) -> Place {
         self.id.whole()

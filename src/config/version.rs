@@ -7,12 +7,19 @@ impl Config {
     /// Sixteen hex digits that are equal for equal configurations, read by the same version of Egret. Comments, spacing
     /// and the order of keys do not matter; where a rule stands does, because rules are called by it.
     pub fn version(&self) -> String {
-        let mut digest = Digest(0xcbf2_9ce4_8422_2325);
-        // The digest takes everything.
-        let _ = write!(digest, "{self:?}");
-        format!("{:016x}", digest.0)
+        format!("{:016x}", digest(self))
     }
 }
+
+/// Equal for what is written alike.
+pub(super) fn digest(what: &impl fmt::Debug) -> u64 {
+    let mut digest = Digest(OFFSET);
+    // The digest takes everything.
+    let _ = write!(digest, "{what:?}");
+    digest.0
+}
+
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a, 64 bits: told apart by accident, not against an adversary, and no text of a million names in memory.
 struct Digest(u64);
@@ -32,7 +39,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_fnv_1a() {
-        let mut digest = Digest(0xcbf2_9ce4_8422_2325);
+        let mut digest = Digest(OFFSET);
         digest.write_str("foobar").unwrap();
         assert_eq!(digest.0, 0x8594_4171_f739_67e8);
     }

@@ -6,6 +6,7 @@ pub mod limits;
 pub mod listener;
 mod netlink;
 pub mod pipe;
+pub mod priority;
 pub mod sock_diag;
 pub mod stream;
 pub mod upstream;

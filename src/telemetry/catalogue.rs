@@ -176,6 +176,10 @@ catalogue! {
         help: "Flow log lines lost because writing them failed.",
         reading: "The disk is full, the file system is read-only, or the reader of stdout is gone; the gateway's log has the reason, at most once a minute. Writing is tried again with each later line.",
         alerts: ["EgretFlowLogErrors"];
+    AUDIT_LOG_ERRORS = "egret_audit_log_errors_total", Kind::Counter, Count, [],
+        help: "Audit log lines that could not be written where they should be.",
+        reading: "Stays 0. The disk is full or hangs, or the file system is read-only. Each such line is in the gateway's own messages instead (`journalctl -u egret`), so nothing is lost that is kept there.",
+        alerts: ["EgretAuditLogErrors"];
     ACCEPT_ERRORS = "egret_accept_errors_total", Kind::Counter, Count, [],
         help: "Failures of accept(2) after which a worker waited before it accepted again.",
         reading: "The process or the host is out of file descriptors or memory. Connections wait in the listener's backlog meanwhile, and are lost when that is full. Compare `process_open_fds` with `process_max_fds`.",

@@ -4,33 +4,21 @@
 //! what is queued into lines and writes them at once. A write that fails costs the lines it held, which are counted;
 //! the next batch is tried as if nothing had been, on a line of its own.
 
-mod sink;
-
 use super::metrics::FlowLogMeters;
+use super::sink::{LogTarget, Sink};
 use crate::gateway::FlowRecord;
-use sink::Sink;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::Duration;
 
-/// Where lines go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FlowLogTarget {
-    /// Standard output, for a supervisor that collects it.
-    Stdout,
-    /// A file, appended to, made with mode 0640 if it is not there: lines hold addresses of clients.
-    File(PathBuf),
-}
-
 /// How the flow log is to be kept.
 #[derive(Debug, Clone)]
 pub struct FlowLogConfig {
     /// Where lines go.
-    pub target: FlowLogTarget,
+    pub target: LogTarget,
     /// Records that may wait for the writer, 1 or more; each takes some 500 bytes, allocated at start.
     pub queue: usize,
 }
@@ -46,7 +34,7 @@ pub struct FlowLog;
 impl FlowLog {
     /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
     pub fn start(config: FlowLogConfig, meters: FlowLogMeters) -> io::Result<(FlowLogHandle, FlowLogThread)> {
-        let sink = Sink::open(config.target, meters.errors)?;
+        let sink = Sink::open("flow log", config.target, meters.errors)?;
         let (queue, queued) = mpsc::sync_channel(config.queue.max(1));
         let (ended, end) = mpsc::channel();
         let orders = Arc::new(Orders::default());
@@ -183,7 +171,7 @@ mod tests {
         (meters, dropped, errors)
     }
 
-    fn start(target: FlowLogTarget, queue: usize, meters: FlowLogMeters) -> (FlowLogHandle, FlowLogThread) {
+    fn start(target: LogTarget, queue: usize, meters: FlowLogMeters) -> (FlowLogHandle, FlowLogThread) {
         FlowLog::start(FlowLogConfig { target, queue }, meters).unwrap()
     }
 
@@ -201,7 +189,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         let (meters, dropped, errors) = meters();
-        let (handle, thread) = start(FlowLogTarget::File(path.clone()), 5000, meters);
+        let (handle, thread) = start(LogTarget::File(path.clone()), 5000, meters);
         for number in 0..5000 {
             handle.submit(example_record(number));
         }
@@ -216,7 +204,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         let (meters, dropped, _) = meters();
-        let (handle, flow_log) = start(FlowLogTarget::File(path.clone()), 64, meters);
+        let (handle, flow_log) = start(LogTarget::File(path.clone()), 64, meters);
         thread::scope(|scope| {
             for worker in 0..4 {
                 let handle = handle.clone();
@@ -235,7 +223,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, rotated) = (directory.path().join("flows.jsonl"), directory.path().join("flows.jsonl.1"));
         let (meters, ..) = meters();
-        let (handle, thread) = start(FlowLogTarget::File(path.clone()), 16, meters);
+        let (handle, thread) = start(LogTarget::File(path.clone()), 16, meters);
         handle.submit(example_record(0));
         fs::rename(&path, &rotated).unwrap();
         handle.reopen();
@@ -262,7 +250,7 @@ mod tests {
         drop(filler);
 
         let (meters, dropped, errors) = meters();
-        let (handle, thread) = start(FlowLogTarget::File(path), 16, meters);
+        let (handle, thread) = start(LogTarget::File(path), 16, meters);
         let mut submitted = 0;
         while dropped.load(Ordering::Relaxed) < 10 {
             assert!(submitted < 10_000, "a full queue drops nothing");
@@ -282,7 +270,7 @@ mod tests {
     #[test]
     fn a_full_disk_counts_every_line() {
         let (meters, dropped, errors) = meters();
-        let (handle, thread) = start(FlowLogTarget::File("/dev/full".into()), 16, meters);
+        let (handle, thread) = start(LogTarget::File("/dev/full".into()), 16, meters);
         for number in 0..7 {
             handle.submit(example_record(number));
         }
@@ -293,7 +281,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let (meters, ..) = meters();
-        let config = FlowLogConfig { target: FlowLogTarget::File("/nowhere/flows.jsonl".into()), queue: 1 };
+        let config = FlowLogConfig { target: LogTarget::File("/nowhere/flows.jsonl".into()), queue: 1 };
         let error = FlowLog::start(config, meters).err().unwrap();
         assert!(error.to_string().contains("/nowhere/flows.jsonl"), "{error}");
     }

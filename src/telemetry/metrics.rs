@@ -45,6 +45,8 @@ pub struct GatewayMeters {
     pub accept_errors: Counter,
     /// `egret_port_collisions_total`
     pub port_collisions: Counter,
+    /// `egret_audit_log_errors_total`
+    pub audit_log_errors: Counter,
     /// What the flow log counts.
     pub flow_log: FlowLogMeters,
 }
@@ -142,6 +144,7 @@ impl Metrics {
         let gateway = GatewayMeters {
             accept_errors: counter(&recorder, &catalogue::ACCEPT_ERRORS, &[]),
             port_collisions: counter(&recorder, &catalogue::PORT_COLLISIONS, &[]),
+            audit_log_errors: counter(&recorder, &catalogue::AUDIT_LOG_ERRORS, &[]),
             flow_log: FlowLogMeters {
                 dropped: counter(&recorder, &catalogue::FLOW_LOG_DROPPED, &[]),
                 errors: counter(&recorder, &catalogue::FLOW_LOG_ERRORS, &[]),

@@ -1,13 +1,17 @@
-//! The metric catalogue and the flow log.
+//! The metric catalogue, the flow log and the audit log.
 
+mod audit_log;
 pub mod catalogue;
 mod exposition;
 pub mod flow_log;
 pub mod metrics;
 mod process;
+mod sink;
 
-pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogTarget, FlowLogThread};
+pub use audit_log::AuditLog;
+pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
 pub use metrics::{
     FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES, Scrape,
     SourceUsage, UNKNOWN_TENANT,
 };
+pub use sink::LogTarget;

@@ -1,19 +1,31 @@
 //! Lines into a file, whole or counted as lost.
 
-use super::FlowLogTarget;
 use crate::clock;
-use crate::gateway::FlowRecord;
 use metrics::Counter;
+use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output, for a supervisor that collects it.
+    Stdout,
+    /// Standard error, beside the gateway's messages.
+    Stderr,
+    /// A file, appended to, made with mode 0640 if it is not there: lines hold addresses of clients, names of people.
+    File(PathBuf),
+}
 
 /// The target, and the lines that are about to go there.
 pub(super) struct Sink {
-    target: FlowLogTarget,
+    /// What people call it: `flow log`.
+    name: &'static str,
+    target: LogTarget,
     file: File,
     lines: Lines,
     errors: Counter,
@@ -24,13 +36,14 @@ pub(super) struct Sink {
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
 impl Sink {
-    pub(super) fn open(target: FlowLogTarget, errors: Counter) -> io::Result<Self> {
-        let (file, torn) = open(&target)?;
-        Ok(Self { target, file, lines: Lines { buffer: Vec::new(), torn }, errors, warned: None })
+    /// Lines that are lost count as errors.
+    pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> io::Result<Self> {
+        let (file, torn) = open(name, &target)?;
+        Ok(Self { name, target, file, lines: Lines { buffer: Vec::new(), torn }, errors, warned: None })
     }
 
     /// Adds a line to those that the next [`Sink::write`] writes.
-    pub(super) fn push(&mut self, record: &FlowRecord) {
+    pub(super) fn push(&mut self, record: &impl Serialize) {
         let end = self.lines.buffer.len();
         match serde_json::to_writer(&mut self.lines.buffer, record) {
             Ok(()) => self.lines.buffer.push(b'\n'),
@@ -41,22 +54,24 @@ impl Sink {
         }
     }
 
-    /// Writes the lines; those that fail are counted.
-    pub(super) fn write(&mut self) {
-        if let Err((lines, error)) = self.lines.write_to(&mut self.file) {
-            self.lost(lines, &error);
+    /// Writes the lines; those that fail are counted. Whether all were written.
+    pub(super) fn write(&mut self) -> bool {
+        let written = self.lines.write_to(&mut self.file);
+        if let Err((lines, error)) = &written {
+            self.lost(*lines, error);
         }
+        written.is_ok()
     }
 
     /// Opens the file again, or keeps the one it has.
     pub(super) fn reopen(&mut self) {
-        match open(&self.target) {
+        match open(self.name, &self.target) {
             Ok((file, torn)) => {
                 self.file = file;
                 self.lines.torn = torn;
             }
             Err(error) => {
-                tracing::warn!(%error, "flow log not reopened; going on with the file that was open");
+                tracing::warn!(%error, "{} not reopened; going on with the file that was open", self.name);
             }
         }
     }
@@ -66,22 +81,24 @@ impl Sink {
         let now = clock::now();
         if self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
             self.warned = Some(now);
-            tracing::warn!(%error, lines, "flow log lines lost; egret_flow_log_errors_total counts them");
+            let counter = self.name.replace(' ', "_");
+            tracing::warn!(%error, lines, "{} lines lost; egret_{counter}_errors_total counts them", self.name);
         }
     }
 }
 
 /// The file, and whether it ends within a line.
-fn open(target: &FlowLogTarget) -> io::Result<(File, bool)> {
+fn open(name: &str, target: &LogTarget) -> io::Result<(File, bool)> {
     match target {
         // not `io::stdout()` itself, whose line buffer would write line by line and keep what failed
-        FlowLogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
-        FlowLogTarget::File(path) => {
+        LogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
+        LogTarget::Stderr => Ok((File::from(io::stderr().as_fd().try_clone_to_owned()?), false)),
+        LogTarget::File(path) => {
             let file =
                 OpenOptions::new().append(true).create(true).mode(0o640).open(path).map_err(|error| {
                     io::Error::new(
                         error.kind(),
-                        format!("cannot open the flow log {}: {error}", path.display()),
+                        format!("cannot open the {name} {}: {error}", path.display()),
                     )
                 })?;
             let regular = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
@@ -213,7 +230,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         std::fs::write(&path, "{\"time\":").unwrap();
-        let mut sink = Sink::open(FlowLogTarget::File(path.clone()), Counter::noop()).unwrap();
+        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
         sink.push(&crate::gateway::example_record(1));
         sink.write();
         let text = std::fs::read_to_string(&path).unwrap();

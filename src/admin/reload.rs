@@ -1,0 +1,23 @@
+//! `POST /v1/reload`: has the configuration read anew, and waits for what comes of it.
+
+use crate::audit::Difference;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What came of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// Whether what the files say is in force now.
+    pub reloaded: bool,
+    /// The hash of the configuration in force, which is the one before if it was not reloaded.
+    pub config: String,
+    /// How it differs from the one before; `null` if it was not reloaded.
+    pub difference: Option<Difference>,
+    /// Live flows that were reset, because it does not allow them any more.
+    pub revoked: u64,
+    /// What is to be said of the files, as `egret check` says it: errors if it was not reloaded, else warnings.
+    pub findings: Vec<String>,
+}
+
+/// A connection may be open for 30 s; so there is time left to say that it takes longer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(25);

@@ -1,0 +1,202 @@
+//! Reads the configuration anew and puts it in force, on a thread of its own: neither a million names nor a dead disk hold
+//! up flows, metrics or other orders.
+
+use super::StartError;
+use super::audit::Auditor;
+use super::in_force::{Built, InForce};
+use super::retired::Retired;
+use super::snapshot;
+use crate::admin::{Refusal, ReloadAnswer};
+use crate::audit::{By, Difference, What};
+use crate::config::{self, Config, Diagnostic, Loaded, Outline};
+use crate::egress::Ledger;
+use crate::gateway::Gateway;
+use crate::sys::priority;
+use crate::telemetry::Metrics;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Orders that may wait. All that wait when a reload ends are served by the next one.
+const WAITING: usize = 64;
+/// How often what is out of force is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Somebody wants the configuration read anew.
+pub(super) struct Order {
+    by: By,
+    reply: Option<oneshot::Sender<ReloadAnswer>>,
+}
+
+/// Where reloads are ordered. The thread ends when the last one of these is gone.
+#[derive(Clone)]
+pub(super) struct Reloads(SyncSender<Order>);
+
+impl Reloads {
+    /// Orders a reload, and yields where its result will be told.
+    pub(super) fn order(&self, by: By) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.0.try_send(Order { by, reply: Some(reply) }).map_err(|_| {
+            Refusal(format!(
+                "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
+            ))
+        })?;
+        Ok(answer)
+    }
+}
+
+/// What a reload needs.
+pub(super) struct Reloader {
+    /// The main file.
+    pub(super) path: PathBuf,
+    /// In force, without tenants and pools: what was made of those is elsewhere, and a million names are not kept twice.
+    pub(super) running: Config,
+    /// Of the configuration in force.
+    pub(super) outline: Outline,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) auditor: Auditor,
+    pub(super) retired: Retired,
+}
+
+/// A configuration that came into force.
+struct Reloaded {
+    difference: Difference,
+    warnings: Vec<Diagnostic>,
+    revoked: u64,
+}
+
+/// Why a reload took no effect; the configuration before it stays in force.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    /// Something is wrong with the files.
+    #[error(transparent)]
+    Config(#[from] config::Report),
+    /// It could not be built.
+    #[error(transparent)]
+    Build(#[from] StartError),
+    /// It panicked.
+    #[error("the reload failed in a way that is a bug; please report it")]
+    Bug,
+}
+
+impl Reloader {
+    /// Waits for orders.
+    pub(super) fn start(mut self) -> Result<Reloads, StartError> {
+        let (orders, ordered) = mpsc::sync_channel(WAITING);
+        thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            priority::yield_to_others();
+            self.serve(&ordered);
+        })?;
+        Ok(Reloads(orders))
+    }
+
+    fn serve(&mut self, ordered: &Receiver<Order>) {
+        loop {
+            match ordered.recv_timeout(TICK) {
+                Ok(first) => {
+                    let orders = std::iter::once(first).chain(ordered.try_iter()).take(WAITING).collect();
+                    self.carry_out(orders);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.retired.sweep();
+        }
+    }
+
+    /// One reload, told to everybody who wanted it.
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        let before = Arc::clone(&self.in_force.current().version);
+        let result = catch_unwind(AssertUnwindSafe(|| self.reload())).unwrap_or(Err(ReloadError::Bug));
+        let config = Arc::clone(&self.in_force.current().version);
+        match &result {
+            Ok(Reloaded { difference, warnings, revoked }) => {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                tracing::info!(%config, revoked, "reloaded: {difference}");
+            }
+            Err(error) => {
+                self.in_force.refused();
+                tracing::error!(
+                    "the configuration was not reloaded, the one before stays in force:\n{error}"
+                );
+            }
+        }
+        for Order { by, reply } in orders {
+            self.auditor.exchanged(What::Reload, by, &before, told(&result));
+            if let Some(reply) = reply {
+                // Whoever asked may have gone.
+                let _ = reply.send(answer(&result, &config));
+            }
+        }
+    }
+
+    /// Exchanges the configuration in force for what the files say now.
+    fn reload(&mut self) -> Result<Reloaded, ReloadError> {
+        let Loaded { mut config, warnings } = config::load(&self.path)?;
+        let read = Outline::of(&config);
+        let difference = self.outline.difference(&read);
+        for header in &difference.restart {
+            tracing::warn!("{header} has changed; that takes effect at the next restart");
+        }
+        keep_fixed(&mut config, &self.running);
+        let before = self.gateway.snapshot.load_full();
+        let built = Built::new(&config, &self.ledger, &self.metrics, Some(&before))?;
+        drop(before);
+        config.tenants = Vec::new();
+        config.pools = Vec::new();
+        // From here on nothing can fail.
+        self.in_force.exchange(&built);
+        snapshot::put_limits_in_force(&built.snapshot);
+        let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
+        self.retired.add(before);
+        self.running = config;
+        self.outline = read.fixed_as_in(&self.outline);
+        Ok(Reloaded { difference, warnings, revoked: 0 })
+    }
+}
+
+/// What only a restart can change stays as it is.
+fn keep_fixed(config: &mut Config, running: &Config) {
+    config.gateway = running.gateway.clone();
+    config.steering = running.steering.clone();
+    config.inspect = running.inspect;
+    config.flow_log = running.flow_log.clone();
+    config.audit = running.audit.clone();
+}
+
+/// What the audit log is told: how much has changed, or why nothing has.
+fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
+    match result {
+        Ok(Reloaded { difference, revoked, .. }) => Ok((difference.clone(), *revoked)),
+        Err(ReloadError::Config(report)) => {
+            let first = report.diagnostics.iter().find(|found| found.severity == config::Severity::Error);
+            let first = first.map(ToString::to_string).unwrap_or_default();
+            match report.errors() {
+                0 | 1 => Err(first),
+                errors => Err(format!("{first} (and {} more errors)", errors - 1)),
+            }
+        }
+        Err(error @ (ReloadError::Build(_) | ReloadError::Bug)) => Err(error.to_string()),
+    }
+}
+
+fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer {
+    let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
+    let (difference, revoked, findings) = match result {
+        Ok(Reloaded { difference, warnings, revoked }) => {
+            (Some(difference.clone()), *revoked, lines(warnings))
+        }
+        Err(ReloadError::Config(report)) => (None, 0, lines(&report.diagnostics)),
+        Err(error @ (ReloadError::Build(_) | ReloadError::Bug)) => (None, 0, vec![error.to_string()]),
+    };
+    ReloadAnswer { reloaded: result.is_ok(), config: config.to_owned(), difference, revoked, findings }
+}

@@ -1,0 +1,36 @@
+//! Snapshots that are out of force, until no flow holds anything of them.
+//!
+//! A flow that is being admitted holds its tenant. If it were the last to do so, its worker would drop the tenant's names,
+//! and a million of them take tens of milliseconds, during which its other flows would stand still.
+
+use crate::gateway::{Snapshot, Tenant};
+use std::sync::Arc;
+
+/// Keeps what flows may still hold, and drops it on the caller's thread once none does.
+#[derive(Default)]
+pub(super) struct Retired {
+    snapshots: Vec<Arc<Snapshot>>,
+    tenants: Vec<Arc<Tenant>>,
+}
+
+impl Retired {
+    /// Nobody can come to hold it any more.
+    pub(super) fn add(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshots.push(snapshot);
+        self.sweep();
+    }
+
+    /// Drops what nobody holds.
+    pub(super) fn sweep(&mut self) {
+        let mut held = Vec::new();
+        for snapshot in std::mem::take(&mut self.snapshots) {
+            match Arc::try_unwrap(snapshot) {
+                Ok(snapshot) => self.tenants.extend(snapshot.tenants),
+                Err(snapshot) => held.push(snapshot),
+            }
+        }
+        self.snapshots = held;
+        // Of one that is kept all the same because somebody has just let go, the next sweep is rid.
+        self.tenants.retain(|tenant| Arc::strong_count(tenant) > 1);
+    }
+}

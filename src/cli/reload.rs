@@ -1,0 +1,91 @@
+//! `egret reload`: has the running gateway read its configuration anew, and says what came of it.
+//!
+//! Exit codes, stable: 0 the configuration is in force, 1 it was refused and the one before stays, 2 the gateway could not
+//! be asked, or has no answer yet.
+
+use super::ask::{Gateway, order};
+use super::steering::put;
+use crate::admin::ReloadAnswer;
+use std::process::ExitCode;
+
+const REFUSED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Which gateway, and how it is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Print the gateway's answer, one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+/// Asks, and prints the answer; what is wrong with the files on standard error, as `egret check` does.
+pub(super) fn run(options: &Options) -> ExitCode {
+    let socket = match options.gateway.socket() {
+        Ok(socket) => socket,
+        Err(why) => {
+            eprint!("{why}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match order(&socket, "/v1/reload", "") {
+        Ok(answer) => tell(&answer, options.json),
+        Err(error) => {
+            eprintln!("egret: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
+    let text = if json {
+        serde_json::to_string(answer).expect("keys are strings") + "\n"
+    } else {
+        for finding in &answer.findings {
+            eprintln!("{finding}");
+        }
+        said(answer)
+    };
+    let code = if answer.reloaded { 0 } else { REFUSED };
+    put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
+}
+
+fn said(answer: &ReloadAnswer) -> String {
+    let ReloadAnswer { config, difference, revoked, .. } = answer;
+    let Some(difference) = difference else {
+        return format!("refused: configuration {config} stays in force\n");
+    };
+    let revoked = match revoked {
+        0 => String::new(),
+        1 => "; one live flow that is not allowed any more was reset".to_owned(),
+        more => format!("; {more} live flows that are not allowed any more were reset"),
+    };
+    format!("reloaded: {difference}{revoked}\nconfiguration {config} is in force\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Counted, Difference};
+
+    #[test]
+    fn what_came_of_it_is_said_in_words() {
+        let names = Counted { added: 2, removed: 0 };
+        let mut answer = ReloadAnswer {
+            reloaded: true,
+            config: "00c0ffee00c0ffee".into(),
+            difference: Some(Difference { names, ..Difference::default() }),
+            revoked: 0,
+            findings: Vec::new(),
+        };
+        assert_eq!(said(&answer), "reloaded: names +2 -0\nconfiguration 00c0ffee00c0ffee is in force\n");
+        answer.revoked = 3;
+        assert!(
+            said(&answer).contains("names +2 -0; 3 live flows that are not allowed any more were reset\n")
+        );
+        (answer.reloaded, answer.difference) = (false, None);
+        assert_eq!(said(&answer), "refused: configuration 00c0ffee00c0ffee stays in force\n");
+    }
+}

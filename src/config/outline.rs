@@ -1,0 +1,234 @@
+//! What a configuration says, in a few bytes for each name: to tell what another one changes.
+
+use super::Config;
+use super::version::digest;
+use crate::audit::{Counted, Difference, Named};
+use crate::egress::PoolSpec;
+use crate::policy::{RuleSpec, TenantSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Digests of what a configuration says. A million names take eight megabytes.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    tenants: BTreeMap<Arc<str>, Tenant>,
+    pools: BTreeMap<Arc<str>, u64>,
+    /// The tables that stand once, by their header.
+    settings: [(&'static str, u64); 6],
+}
+
+/// One tenant's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tenant {
+    /// Of all but its rules.
+    itself: u64,
+    /// Of each rule without its label and hosts; ascending.
+    rules: Box<[u64]>,
+    /// Of each host, with the effect of its rule; ascending.
+    names: Box<[u64]>,
+}
+
+/// What only a restart can change.
+const FIXED: [&str; 5] = ["[gateway]", "[steering]", "[inspect]", "[flow_log]", "[audit]"];
+
+impl Outline {
+    /// In one pass over every name.
+    pub fn of(config: &Config) -> Self {
+        let Config { gateway, steering, inspect, private_destinations, ech, flow_log, audit, pools, tenants } =
+            config;
+        // What tenants reserve is theirs.
+        let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
+        Self {
+            tenants: tenants.iter().map(|spec| (Arc::clone(&spec.name), Tenant::of(spec))).collect(),
+            pools: pools.iter().map(|spec| (Arc::clone(&spec.name), pool(spec))).collect(),
+            settings: [
+                ("[gateway]", digest(gateway)),
+                ("[steering]", digest(steering)),
+                ("[inspect]", digest(inspect)),
+                ("[policy]", digest(&(private_destinations, ech))),
+                ("[flow_log]", digest(flow_log)),
+                ("[audit]", digest(audit)),
+            ],
+        }
+    }
+
+    /// What is different in `later`.
+    pub fn difference(&self, later: &Self) -> Difference {
+        let mut difference = Difference {
+            tenants: named(&self.tenants, &later.tenants),
+            pools: named(&self.pools, &later.pools),
+            ..Difference::default()
+        };
+        for (name, before) in &self.tenants {
+            let Some(after) = later.tenants.get(name) else { continue };
+            difference.rules += counted(&before.rules, &after.rules);
+            difference.names += counted(&before.names, &after.names);
+        }
+        for ((header, before), (_, after)) in self.settings.iter().zip(&later.settings) {
+            if before != after {
+                let list =
+                    if FIXED.contains(header) { &mut difference.restart } else { &mut difference.settings };
+                list.push((*header).to_owned());
+            }
+        }
+        difference
+    }
+
+    /// With what only a restart can change as it is in `running`.
+    #[must_use]
+    pub fn fixed_as_in(mut self, running: &Self) -> Self {
+        for (own, (header, digest)) in self.settings.iter_mut().zip(running.settings) {
+            if FIXED.contains(&header) {
+                *own = (header, digest);
+            }
+        }
+        self
+    }
+}
+
+impl Tenant {
+    fn of(spec: &TenantSpec) -> Self {
+        let rule =
+            |rule: &RuleSpec| digest(&RuleSpec { label: Arc::default(), hosts: Vec::new(), ..rule.clone() });
+        let hosts =
+            spec.rules.iter().flat_map(|rule| rule.hosts.iter().map(|host| digest(&(rule.effect, host))));
+        let mut names: Vec<_> = hosts.collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut rules: Vec<_> = spec.rules.iter().map(rule).collect();
+        rules.sort_unstable();
+        let itself = digest(&TenantSpec { rules: Vec::new(), ..spec.clone() });
+        Self { itself, rules: rules.into(), names: names.into() }
+    }
+}
+
+fn named<T: PartialEq>(before: &BTreeMap<Arc<str>, T>, after: &BTreeMap<Arc<str>, T>) -> Named {
+    let mut named = Named::default();
+    let mut note = |mark, name: &str| {
+        if named.first.len() < Named::MOST {
+            named.first.push(format!("{mark}{name}"));
+        }
+    };
+    for (name, _) in after.iter().filter(|(name, _)| !before.contains_key(*name)) {
+        note('+', name);
+        named.added += 1;
+    }
+    for (name, was) in before {
+        match after.get(name) {
+            None => {
+                note('-', name);
+                named.removed += 1;
+            }
+            Some(is) if is != was => {
+                note('~', name);
+                named.changed += 1;
+            }
+            Some(_) => {}
+        }
+    }
+    named
+}
+
+/// Of two ascending lists, how many of each are not in the other.
+fn counted(before: &[u64], after: &[u64]) -> Counted {
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    let mut counted = Counted::default();
+    loop {
+        match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) if a == b => {
+                old.next();
+                new.next();
+            }
+            (Some(a), Some(b)) if a < b => {
+                counted.removed += 1;
+                old.next();
+            }
+            (Some(_), None) => {
+                counted.removed += 1;
+                old.next();
+            }
+            (_, Some(_)) => {
+                counted.added += 1;
+                new.next();
+            }
+            (None, None) => return counted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The outline of a configuration file.
+    fn outline(gateway: &str, rest: &str) -> Outline {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("egret.toml");
+        let text = format!(
+            "{gateway}\n[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n{rest}"
+        );
+        std::fs::write(&path, text).unwrap();
+        let loaded = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
+        Outline::of(&loaded.config)
+    }
+
+    fn tenant(name: &str, number: u8, rules: &str) -> String {
+        format!("[[tenant]]\nname = \"{name}\"\nsources = [\"10.0.{number}.0/24\"]\npool = \"p\"\n{rules}")
+    }
+
+    #[test]
+    fn what_is_called_otherwise_or_stands_elsewhere_is_no_difference() {
+        let rule = "[[tenant.allow]]\nhosts = [\"a.example.com\", \"b.example.com\"]\n";
+        let here = outline("", &tenant("acme", 1, rule));
+        let same =
+            "# moved\n\n[[tenant.allow]]\nname = \"x\"\nhosts = [\"b.example.com\", \"A.example.com.\"]\n";
+        let there = outline("", &tenant("acme", 1, same));
+        assert_eq!(here.difference(&there), Difference::default());
+    }
+
+    #[test]
+    fn tenants_pools_rules_and_names_are_told_apart() {
+        let before = [
+            tenant("acme", 1, "[[tenant.allow]]\nhosts = [\"a.example.com\", \"b.example.com\"]\n"),
+            tenant("gone", 2, ""),
+            tenant("moved", 3, ""),
+            tenant("same", 5, ""),
+        ];
+        let after = [
+            tenant(
+                "acme",
+                1,
+                "[[tenant.allow]]\nhosts = [\"b.example.com\", \"c.example.com\", \"d.example.com\"]\n\
+                 [[tenant.deny]]\nports = [25]\n",
+            ),
+            tenant("moved", 4, ""),
+            tenant("new", 2, ""),
+            tenant("same", 5, ""),
+            "[[pool]]\nname = \"q\"\naddresses = [\"203.0.113.17\"]\n".to_owned(),
+        ];
+        let before = outline("", &before.concat());
+        let after =
+            outline("[policy]\nprivate_destinations = \"allow\"\n[gateway]\ndrain = \"1s\"", &after.concat());
+        let first = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let expected = Difference {
+            tenants: Named {
+                added: 1,
+                removed: 1,
+                changed: 2,
+                first: first(&["+new", "~acme", "-gone", "~moved"]),
+            },
+            pools: Named { added: 1, first: first(&["+q"]), ..Named::default() },
+            rules: Counted { added: 1, removed: 0 },
+            names: Counted { added: 2, removed: 1 },
+            settings: first(&["[policy]"]),
+            restart: first(&["[gateway]"]),
+        };
+        assert_eq!(before.difference(&after), expected);
+        // What takes a restart is told again as long as there was none.
+        let in_force = after.clone().fixed_as_in(&before);
+        assert_eq!(
+            in_force.difference(&after),
+            Difference { restart: expected.restart, ..Difference::default() }
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! The audit log: one JSON line for each change of the gateway.
+//!
+//! A line that cannot be written where it should be is counted, and said among the gateway's messages instead: nothing
+//! that changes the gateway goes by unseen because a disk is full. Writing happens on a thread of its own, so that a
+//! disk that hangs does not keep anybody from changing the gateway back.
+
+use super::sink::{LogTarget, Sink};
+use crate::audit::Change;
+use metrics::Counter;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+/// Changes that may wait for a disk that hangs: more than people and their scripts make until somebody looks.
+const QUEUE: usize = 1024;
+/// How long its end may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes changes. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditLog {
+    queue: SyncSender<Message>,
+    /// Beside the queue, which may be full.
+    reopen: Arc<AtomicBool>,
+    errors: Counter,
+}
+
+enum Message {
+    Change(Box<Change>),
+    /// Look at `reopen`.
+    Wake,
+    /// Say here when everything before is written.
+    Flush(SyncSender<()>),
+}
+
+impl AuditLog {
+    /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
+    /// `errors` is `egret_audit_log_errors_total`.
+    pub fn start(target: LogTarget, errors: Counter) -> io::Result<Self> {
+        let sink = Sink::open("audit log", target, errors.clone())?;
+        let (queue, queued) = mpsc::sync_channel(QUEUE);
+        let reopen = Arc::new(AtomicBool::new(false));
+        let ordered = Arc::clone(&reopen);
+        thread::Builder::new().name("audit-log".to_owned()).spawn(move || write(&queued, &ordered, sink))?;
+        Ok(Self { queue, reopen, errors })
+    }
+
+    /// Has a change written. Never waits.
+    pub fn record(&self, change: Change) {
+        if let Err(mpsc::TrySendError::Full(Message::Change(change))) =
+            self.queue.try_send(Message::Change(Box::new(change)))
+        {
+            self.errors.increment(1);
+            say(&change);
+        }
+    }
+
+    /// Opens the file anew, for log rotation. Does not wait for it.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        // A queue that is full has the writer look anyway.
+        let _ = self.queue.try_send(Message::Wake);
+    }
+
+    /// Waits until what was recorded is written, for some seconds at most. Whether it was.
+    pub fn flush(&self) -> bool {
+        let (written, done) = mpsc::sync_channel(1);
+        if self.queue.try_send(Message::Flush(written)).is_err() {
+            return false;
+        }
+        match done.recv_timeout(PATIENCE) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => false,
+        }
+    }
+}
+
+/// Until every handle is gone.
+fn write(queued: &Receiver<Message>, reopen: &AtomicBool, mut sink: Sink) {
+    while let Ok(message) = queued.recv() {
+        if reopen.swap(false, Ordering::AcqRel) {
+            sink.reopen();
+        }
+        match message {
+            Message::Change(change) => {
+                sink.push(&*change);
+                if !sink.write() {
+                    say(&change);
+                }
+            }
+            Message::Flush(written) => {
+                // Whoever waited may have lost patience.
+                let _ = written.send(());
+            }
+            Message::Wake => {}
+        }
+    }
+}
+
+fn say(change: &Change) {
+    let line = serde_json::to_string(change).unwrap_or_else(|_| format!("{change:?}"));
+    tracing::error!(%line, "not in the audit log");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{By, Verdict, What};
+    use std::fs;
+    use std::path::Path;
+    use std::sync::atomic::AtomicU64;
+
+    fn change(number: u64) -> Change {
+        Change {
+            time: jiff::Timestamp::UNIX_EPOCH,
+            change: What::Reload,
+            by: By::Signal,
+            subject: None,
+            result: Verdict::Done,
+            why: None,
+            config_before: None,
+            config_after: format!("{number:016x}").into(),
+            difference: None,
+            revoked: 0,
+        }
+    }
+
+    fn start(path: &Path) -> (AuditLog, Arc<AtomicU64>) {
+        let errors = Arc::new(AtomicU64::new(0));
+        let counter = Counter::from_arc(Arc::clone(&errors));
+        (AuditLog::start(LogTarget::File(path.into()), counter).unwrap(), errors)
+    }
+
+    fn hashes(path: &Path) -> Vec<u64> {
+        let text = fs::read_to_string(path).unwrap();
+        let hash = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            u64::from_str_radix(line["config_after"].as_str().unwrap(), 16).unwrap()
+        };
+        text.lines().map(hash).collect()
+    }
+
+    #[test]
+    fn every_change_is_a_line_in_order_and_a_rotated_file_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
+        let (log, errors) = start(&path);
+        (0..100).for_each(|number| log.record(change(number)));
+        assert!(log.flush());
+        fs::rename(&path, &rotated).unwrap();
+        log.reopen();
+        log.record(change(100));
+        assert!(log.flush());
+        assert_eq!(hashes(&rotated), (0..100).collect::<Vec<_>>());
+        assert_eq!((hashes(&path), errors.load(Ordering::Relaxed)), (vec![100], 0));
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_and_stops_nobody() {
+        let (log, errors) = start(Path::new("/dev/full"));
+        (0..3).for_each(|number| log.record(change(number)));
+        assert!(log.flush());
+        assert_eq!(errors.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_counted_and_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Open for both, so that opening it does not wait; nobody reads.
+        let _reader = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (log, errors) = start(&path);
+        let mut recorded = 0;
+        while errors.load(Ordering::Relaxed) == 0 {
+            assert!(recorded < 100_000, "a full queue counts nothing");
+            log.record(change(recorded));
+            recorded += 1;
+        }
+    }
+}
