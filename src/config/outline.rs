@@ -34,7 +34,7 @@ const FIXED: [&str; 5] = ["[gateway]", "[steering]", "[inspect]", "[flow_log]", 
 impl Outline {
     /// In one pass over every name.
     pub fn of(config: &Config) -> Self {
-        let Config { gateway, steering, inspect, private_destinations, ech, flow_log, audit, pools, tenants } =
+        let Config { gateway, steering, inspect, private_destinations, flow_log, audit, pools, tenants } =
             config;
         // What tenants reserve is theirs.
         let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
@@ -45,7 +45,7 @@ impl Outline {
                 ("[gateway]", digest(gateway)),
                 ("[steering]", digest(steering)),
                 ("[inspect]", digest(inspect)),
-                ("[policy]", digest(&(private_destinations, ech))),
+                ("[policy]", digest(private_destinations)),
                 ("[flow_log]", digest(flow_log)),
                 ("[audit]", digest(audit)),
             ],
