@@ -16,6 +16,7 @@ use tempfile::TempDir;
 crate::trials! {
     both families:
         egret_ports_says_who_holds_the_ports_of_a_destination,
+        egret_explain_says_what_the_running_gateway_would_do,
         a_drained_address_takes_no_new_flows_and_keeps_those_it_has;
     once:
         the_control_socket_lives_as_long_as_the_gateway,
@@ -126,6 +127,46 @@ fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
         let report = control.report(&["--destination", &to]);
         if report["hot"] == json!([]) { Ok(()) } else { Err(report) }
     });
+}
+
+fn egret_explain_says_what_the_running_gateway_would_do(family: Family) {
+    let control = Control::new();
+    let lab = Lab::new();
+    let _gateway = lab.start_gateway(&Config {
+        gateway: control.key(),
+        alpha_pool: "ports = \"40000-40001\"".into(),
+        alpha_addresses: "[\"203.0.113.16/31\", \"2001:db8:100::/127\"]".into(),
+        alpha_tenant: "limits = { flows = 3 }".into(),
+        ..Config::default()
+    });
+    let server = lab.listen(Host::Raw, family, 7000);
+    let client = Tenant::Alpha.client(family);
+    let explain = || {
+        let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
+        egret.args(["explain", "--live", "--json", "--from", &client.to_string(), "--to"]);
+        let output =
+            egret.arg(server.address().to_string()).arg("--socket").arg(control.socket()).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    };
+    let open = || {
+        let told = explain();
+        assert_eq!((&told["allowed"], &told["rule"]), (&true.into(), &"alpha-raw".into()), "{told:#}");
+        let client = lab.client.run(|| connect_from(client, server.address(), PATIENCE).unwrap());
+        let upstream = server.accept();
+        let source = upstream.peer_addr().unwrap().ip();
+        assert_eq!(told["pool"]["source"], source.to_string(), "it leaves from where it was said to");
+        (client, upstream, told)
+    };
+    let flows = [open(), open(), open()];
+    for (at, (_, _, told)) in flows.iter().enumerate() {
+        assert_eq!((&told["flows"], &told["max_flows"]), (&at.into(), &3.into()), "{told:#}");
+        // two ports an address: the third flow leaves from the other
+        let live = if at == 2 { 0 } else { at };
+        assert_eq!(told["pool"]["in_use"], json!({"capacity": 2, "live": live, "held": 0}), "{told:#}");
+    }
+    let told = explain();
+    assert_eq!(told["outcome"]["name"], "tenant_flow_limit", "{told:#}");
+    assert_eq!((&told["allowed"], &told["flows"]), (&false.into(), &3.into()));
 }
 
 fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod control;
+mod explain;
 mod forecast;
 mod in_force;
 mod limits;
@@ -14,6 +15,7 @@ mod signals;
 mod snapshot;
 mod truth;
 
+pub use explain::{Explainer, Unanswerable};
 pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};

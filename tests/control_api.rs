@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{
-    self, Control, ControlSocket, DrainAnswer, Hot, PortsQuery, PortsReport, Refusal, ReloadAnswer, Source,
-    Tenant,
+    self, Control, ControlSocket, DrainAnswer, ExplainQuery, ExplainReport, Hot, PortsQuery, PortsReport,
+    Refusal, ReloadAnswer, Source, Target, Tenant,
 };
 use egret::audit::Peer;
 use serde_json::{Value, json};
@@ -122,6 +122,7 @@ fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
         ports: Arc::new(ports),
         drain: Arc::new(drain),
         reload: Arc::new(reload),
+        explain: Arc::new(explain),
         forbidden: Arc::new(|_, _, _| panic!("the test may")),
     }
 }
@@ -134,6 +135,30 @@ fn refused() -> ReloadAnswer {
         revoked: 0,
         findings: vec!["egret.toml:3:1: error: unknown key".into()],
     }
+}
+
+/// Whatever is asked, it is nobody's.
+fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
+    let Target::Name(name, port) = query.to else { return Err(Refusal("an address already".into())) };
+    Ok(ExplainReport {
+        live: true,
+        from: query.from,
+        tenant: None,
+        hostname: Some(name.to_string()),
+        address: query.address.unwrap_or([192, 0, 2, 1].into()),
+        address_assumed: query.address.is_none(),
+        port,
+        ech: query.ech,
+        inspected: false,
+        rules: Vec::new(),
+        allowed: false,
+        rule: None,
+        would_deny: None,
+        outcome: None,
+        pool: None,
+        max_flows: None,
+        flows: None,
+    })
 }
 
 fn report() -> PortsReport {
@@ -210,6 +235,30 @@ fn what_is_wrong_is_said() {
     }
     assert_eq!(gateway.request("GET", "/nothing", "").0, 404);
     assert_eq!(gateway.request("POST", "/v1/ports", "").0, 405);
+}
+
+#[test]
+fn egret_explain_asks_the_gateway_and_passes_on_all_that_is_asked() {
+    let gateway = Gateway::start();
+    let explain = |arguments: &[&str]| {
+        let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
+        egret.args(["explain", "--live", "--from", "10.0.1.5", "--socket"]).arg(gateway.socket());
+        egret.args(arguments).output().unwrap()
+    };
+    let output = explain(&["--to", "a.example:8443", "--address", "2001:db8::9", "--ech", "--json"]);
+    let told: ExplainReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((told.hostname.as_deref(), told.port, told.ech), (Some("a.example"), 8443, true));
+    assert_eq!((told.address.to_string().as_str(), told.live), ("2001:db8::9", true));
+    assert_eq!(output.status.code(), Some(1));
+    let output = explain(&["--to", "a.example"]);
+    assert!(text(&output.stdout).contains("verdict  denied, by the gateway that runs\n"), "{output:?}");
+    let output = explain(&["--to", "192.0.2.1"]);
+    assert!(
+        output.status.code() == Some(2) && text(&output.stderr).contains("an address already"),
+        "{output:?}"
+    );
+    let (status, answer) = gateway.json("GET", "/v1/explain?from=10.0.1.5&to=a..b", "");
+    assert!(status == 400 && answer["error"].as_str().unwrap().contains("empty label"), "{answer}");
 }
 
 #[test]

@@ -7,6 +7,17 @@ use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
 fuzz_target!(|raw: &[u8]| {
+    // What an operator writes, in any script, is a name that a client can send.
+    if let Ok(written) = std::str::from_utf8(raw) {
+        let read = written.parse::<Hostname>();
+        if let Ok(name) = &read {
+            assert_eq!(Hostname::canonicalize(name.as_str().as_bytes()).as_ref(), Ok(name));
+        }
+        if written.is_ascii() {
+            assert_eq!(read, Hostname::canonicalize(raw));
+        }
+    }
+
     let Ok(name) = Hostname::canonicalize(raw) else { return };
     let canonical = name.as_str();
     assert_eq!(Hostname::canonicalize(canonical.as_bytes()).as_ref(), Ok(&name));

@@ -4,6 +4,7 @@
 //! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
+use super::explain::{ExplainQuery, ExplainReport};
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, Owner};
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use serde::Serialize;
 use std::io;
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -40,6 +42,8 @@ pub type Forbidden = Arc<dyn Fn(Peer, &str, &str) + Send + Sync>;
 pub struct Control {
     /// How ports are used.
     pub ports: Answers<PortsQuery, PortsReport>,
+    /// What would happen to a flow.
+    pub explain: Answers<ExplainQuery, ExplainReport>,
     /// Drains a source address, or ends that.
     pub drain: Orders<DrainOrder, DrainAnswer>,
     /// Reads the configuration anew; the answer comes when that is done.
@@ -66,6 +70,7 @@ fn router(control: Control, owner: Owner) -> Router {
         .route_layer(from_fn_with_state((control.clone(), owner), only_who_may));
     Router::new()
         .route("/v1/ports", get(ports))
+        .route("/v1/explain", get(explain))
         .merge(orders)
         .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
@@ -87,7 +92,18 @@ async fn only_who_may(
 }
 
 async fn ports(State(control): State<Control>, query: Result<Query<PortsQuery>, QueryRejection>) -> Response {
-    match query.map(|Query(query)| (control.ports)(query)) {
+    answer(query, &control.ports)
+}
+
+async fn explain(
+    State(control): State<Control>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Response {
+    answer(query, &control.explain)
+}
+
+fn answer<Q, A: Serialize>(query: Result<Query<Q>, QueryRejection>, answers: &Answers<Q, A>) -> Response {
+    match query.map(|Query(query)| answers(query)) {
         Ok(Ok(report)) => Json(report).into_response(),
         Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
         Err(wrong) => error(wrong.status(), &wrong.body_text()),

@@ -5,12 +5,17 @@
 
 mod bounded;
 mod control;
+mod explain;
 mod ports;
 mod readiness;
 mod reload;
 mod socket;
 
 pub use control::{Answers, Control, Forbidden, Orders, Refusal, serve_control};
+pub use explain::{
+    ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, PortsInUse,
+    Target,
+};
 pub use ports::{
     Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
 };

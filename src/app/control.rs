@@ -1,13 +1,14 @@
 //! What the control API is told, and what it may change.
 
 use super::audit::Auditor;
+use super::explain::{Facts, State};
 use super::forecast::Forecast;
 use super::in_force::InForce;
 use super::reload::Reloads;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
-    self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport,
-    Refusal, SocketError, Source,
+    self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport,
+    Hot, PortsQuery, PortsReport, Refusal, SocketError, Source,
 };
 use crate::audit::{By, Peer, What};
 use crate::clock;
@@ -45,6 +46,7 @@ impl Told {
         let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
         let ports = Arc::new(self);
         let drain = Arc::clone(&ports);
+        let explain = Arc::clone(&ports);
         Control {
             ports: Arc::new(move |query| ports.ports(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
@@ -53,6 +55,7 @@ impl Told {
                 tracing::warn!(?peer, order, "refused: {why}");
                 auditor.ordered(What::Forbidden, peer, order.to_owned(), Err(why.to_owned()));
             }),
+            explain: Arc::new(move |query| explain.explain(&query)),
         }
     }
 
@@ -80,6 +83,17 @@ impl Told {
             }
         }
         Ok(admin::report(&query, sources, hot, &self.gateway.table))
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Refusal> {
+        let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load_full());
+        let facts = Facts {
+            pools: &current.specs,
+            policy: &snapshot.policy,
+            own: &snapshot.own,
+            state: State::Live(&snapshot),
+        };
+        facts.explain(query).map_err(|why| Refusal(why.to_string()))
     }
 
     /// A tenant stands for its pool too. Names that nobody has are refused: an empty answer would look like a quiet

@@ -2,7 +2,7 @@
 
 use super::{StartError, snapshot, truth};
 use crate::config::Config;
-use crate::egress::{Ledger, Pools};
+use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
@@ -19,6 +19,8 @@ pub(super) struct InForce {
 pub(super) struct Current {
     /// Its pools, over the one ledger.
     pub(super) pools: Arc<Pools>,
+    /// The same as they are written.
+    pub(super) specs: Arc<[PoolSpec]>,
     /// [`Config::version`].
     pub(super) version: Arc<str>,
 }
@@ -52,6 +54,7 @@ impl InForce {
 /// What is made of a configuration, before it is in force.
 pub(super) struct Built {
     pub(super) pools: Arc<Pools>,
+    pub(super) specs: Arc<[PoolSpec]>,
     pub(super) snapshot: Snapshot,
     pub(super) version: Arc<str>,
 }
@@ -68,10 +71,14 @@ impl Built {
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
         let version = config.version().into();
-        Ok(Self { pools, snapshot, version })
+        Ok(Self { pools, specs: config.pools.clone().into(), snapshot, version })
     }
 
     fn current(&self) -> Current {
-        Current { pools: Arc::clone(&self.pools), version: Arc::clone(&self.version) }
+        Current {
+            pools: Arc::clone(&self.pools),
+            specs: Arc::clone(&self.specs),
+            version: Arc::clone(&self.version),
+        }
     }
 }

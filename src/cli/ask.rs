@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(35);
 /// Of an answer's head.
 const HEADERS: usize = 32;
 
+const DEFAULT_CONFIG: &str = "/etc/egret/egret.toml";
+
 /// Which gateway.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Gateway {
@@ -28,12 +30,17 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
+    /// The configuration's main file.
+    pub(super) fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
+    }
+
     /// Where the gateway is to be asked; else what is to be printed.
     pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
-        let default = Path::new("/etc/egret/egret.toml");
+        let default = Path::new(DEFAULT_CONFIG);
         let path = match &self.config {
             Some(path) => path,
             None if default.exists() => default,

@@ -1,27 +1,74 @@
 //! `egret check`: is this configuration what was meant?
 
+mod expectations;
+
+use crate::app::Explainer;
 use crate::config::{self, Config, Diagnostic};
-use std::io::{self, Write};
-use std::path::Path;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// What is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Run the tests in these files: [[test]] tables of who wants what (from, to, address, ech) and what is expected
+    /// (verdict, tenant, rule, outcome)
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub tests: Vec<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Loads the configuration and tells what was found: for people on standard error, or, with `json`, one JSON object a
-/// line on standard output. Exits with 0 if it can be used, with 1 if not.
-pub fn run(config: &Path, json: bool) -> ExitCode {
-    let (found, summary, code) = match config::load(config) {
+/// line on standard output. Exits with 0 if it can be used and every test passes, with 1 if not, and with 2 if there
+/// are tests that cannot be read.
+pub fn run(config: &Path, options: &Options) -> ExitCode {
+    let json = options.json;
+    let (found, summary, loaded) = match config::load(config) {
         Ok(loaded) => {
             let summary = summary(&loaded.config, loaded.warnings.len());
-            (loaded.warnings, summary, ExitCode::SUCCESS)
+            (loaded.warnings, summary, Some(loaded.config))
         }
         Err(report) => {
             let (errors, warnings) = (report.errors(), report.warnings());
             let summary = format!("failed: {}", counted(&[(errors, "error"), (warnings, "warning")]));
-            (report.diagnostics, summary, ExitCode::FAILURE)
+            (report.diagnostics, summary, None)
         }
     };
     // A reader that has gone away does not change the verdict.
     let _ = if json { print_json(&found) } else { print_text(&found, &summary) };
-    code
+    match loaded {
+        Some(config) => test(&config, options).unwrap_or_else(|why| {
+            eprintln!("{why}");
+            ExitCode::from(2)
+        }),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Runs the tests, if there are any.
+fn test(config: &Config, Options { tests, json }: &Options) -> Result<ExitCode, String> {
+    if tests.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let explainer = Explainer::new(config).map_err(|error| error.to_string())?;
+    let mut tested = Vec::new();
+    for file in tests {
+        tested.extend(expectations::run(file, &explainer)?);
+    }
+    let failed = tested.iter().filter(|test| !test.passed).count();
+    let _ = if *json {
+        print_json(&tested)
+    } else {
+        let mut text: String =
+            tested.iter().filter(|test| !test.passed).map(expectations::Tested::text).collect();
+        let _ = writeln!(text, "tests: {} passed, {failed} failed", tested.len() - failed);
+        io::stderr().lock().write_all(text.as_bytes())
+    };
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_text(found: &[Diagnostic], summary: &str) -> io::Result<()> {
@@ -32,10 +79,10 @@ fn print_text(found: &[Diagnostic], summary: &str) -> io::Result<()> {
     writeln!(out, "{summary}")
 }
 
-fn print_json(found: &[Diagnostic]) -> io::Result<()> {
+fn print_json(found: &[impl Serialize]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for diagnostic in found {
-        serde_json::to_writer(&mut out, diagnostic)?;
+    for one in found {
+        serde_json::to_writer(&mut out, one)?;
         writeln!(out)?;
     }
     Ok(())

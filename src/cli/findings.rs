@@ -78,7 +78,7 @@ pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
             findings: &'a [Finding],
         }
         let report = Report { ok: !failed, findings };
-        serde_json::to_string_pretty(&report).expect("strings only") + "\n"
+        super::in_json(&report)
     } else {
         table(findings)
     };

@@ -14,6 +14,7 @@ pub mod ports;
 pub mod reload;
 mod run;
 pub mod steering;
+pub mod suggest;
 
 use crate::steering::Format;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -46,16 +47,20 @@ enum Command {
     Check {
         #[command(flatten)]
         path: ConfigPath,
-        /// Print one JSON object a line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        options: check::Options,
     },
     /// Tell what would happen to a flow, and why
-    Explain {
+    Explain(#[command(flatten)] explain::Options),
+    /// Suggest rules for what a tenant was seen to reach, from the flow log
+    ///
+    /// Rules are for names that passed: allowed, or let pass by monitor mode. What was denied is listed and never
+    /// suggested. Paste the output below the tenant's [[tenant]].
+    Suggest {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: explain::Options,
+        options: suggest::Options,
     },
     /// The packet rules and routes that bring traffic to the gateway
     #[command(subcommand)]
@@ -118,11 +123,9 @@ enum Steering {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(path) => run::run(&path.config),
-        Command::Check { path, json } => check::run(&path.config, json),
-        Command::Explain { path, options } => with(&path.config, |config| {
-            let source = parameters::preferred_source(config);
-            explain::run(&config.tenants, config.private_destinations, &config.pools, &source, &options)
-        }),
+        Command::Check { path, options } => check::run(&path.config, &options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Suggest { path, options } => with(&path.config, |config| suggest::run(config, &options)),
         Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(Steering::Print { path, format, .. }) => {
             with(&path.config, |config| steering::print(&parameters::steering(config), format))
@@ -141,6 +144,11 @@ pub fn main() -> ExitCode {
         }
         Command::Man { dir } => man::run(Cli::command(), dir.as_deref()),
     }
+}
+
+/// For programs that read it, and people who look at it.
+fn in_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("keys are strings") + "\n"
 }
 
 /// Does something with a configuration; if there is none, says all that is wrong with it.

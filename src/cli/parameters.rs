@@ -1,12 +1,9 @@
 //! What the checked configuration means for the rooms that do not know it.
 
 use super::doctor::Doctor;
-use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use crate::app::ephemeral_ports;
 use crate::config::{self, Config};
-use crate::egress::{Family, Ledger, PoolSpec, Pools};
 use crate::steering::{Interface, Params, Pool, Ports, Udp};
-use std::sync::Arc;
 
 /// What there is to steer.
 pub(super) fn steering(config: &Config) -> Params {
@@ -38,12 +35,4 @@ pub(super) fn doctor(config: &Config) -> Doctor {
         metrics: config.gateway.metrics,
         wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
     }
-}
-
-/// The source address that a flow leaves from as long as it has free ports, asked of pools that nobody else uses.
-pub(super) fn preferred_source(
-    config: &Config,
-) -> impl Fn(&PoolSpec, ClientAddr, DialAddr) -> Option<SourceAddr> {
-    let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
-    move |spec, client, to| pools.pool(&spec.name)?.preferred(client, Family::of(to.ip()))
 }

@@ -1,5 +1,7 @@
 //! Pools: the source addresses that a tenant leaves from.
 
+mod outlook;
+
 use super::account::Destination;
 use super::addresses::{self, Family};
 use super::book::{Book, PairUse};

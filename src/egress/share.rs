@@ -4,6 +4,7 @@ use super::account::Destination;
 use super::addresses::Family;
 use super::lease::LeaseError;
 use super::share_table::{Refusal, ShareTable};
+use crate::addr::DialAddr;
 use std::fmt;
 use std::sync::Arc;
 
@@ -45,6 +46,11 @@ impl Share {
             Refusal::KeptForFloors => LeaseError::KeptForFloors,
             Refusal::NothingFree => LeaseError::Exhausted,
         })
+    }
+
+    /// The tenant's ports towards a destination, live and held; `None` if nobody counts them.
+    pub fn ports(&self, to: DialAddr) -> Option<u32> {
+        self.0.as_ref().map(|seat| seat.table.ports(to.into(), seat.tenant))
     }
 
     /// Whether the counts say that there is a free port for the claim; not if there are none.

@@ -143,6 +143,11 @@ impl ShareTable {
         *seats.entry(Arc::clone(tenant)).or_insert(next)
     }
 
+    /// A tenant's ports towards a destination.
+    pub(super) fn ports(&self, to: Destination, seat: u32) -> u32 {
+        self.shard(to).rows.get(&to).map_or(0, |row| row.ports(seat))
+    }
+
     /// For whoever changes what the pool offers, to be held meanwhile.
     pub(super) fn control(&self) -> MutexGuard<'_, ()> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)

@@ -5,7 +5,6 @@
 //! [`Tenant::decide`] says what happens at the edges: a name that is missing or no name, a private address.
 
 mod decision;
-mod explain;
 mod mode;
 mod names;
 mod networks;
@@ -16,10 +15,9 @@ mod tenant;
 mod tests;
 
 pub use decision::{Decision, Denial, Permit};
-pub use explain::{Explanation, Finding, RuleFinding, explain};
 pub use mode::{Mode, can_be_waived};
 pub use spec::{Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
-pub use tenant::Tenant;
+pub use tenant::{Explanation, Finding, RuleFinding, Tenant};
 
 use crate::addr::ClientAddr;
 use networks::NetworkMap;

@@ -1,5 +1,9 @@
 //! One tenant's rules, compiled: the decision costs a few look-ups, however many names there are.
 
+mod explain;
+
+pub use explain::{Explanation, Finding, RuleFinding};
+
 use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
@@ -53,8 +57,17 @@ struct Rule {
     label: Arc<str>,
     place: Arc<Place>,
     uninspected: bool,
+    /// It has hosts.
+    named: bool,
+    /// Its place in the file.
+    order: u32,
+}
+
+impl Rule {
     /// It has hosts and no networks, so the address is the client's word alone.
-    name_alone: bool,
+    fn goes_by_name_alone(&self) -> bool {
+        self.named && self.place.networks.is_none()
+    }
 }
 
 /// A rule's networks and ports, shared by all rules of all tenants that have the same.
@@ -157,13 +170,17 @@ impl Rules {
         let denies = u32::try_from(of(Effect::Deny).count()).map_err(|_| TooLarge)?;
         let mut ranked = Vec::with_capacity(specs.len());
         let mut named = [Vec::new(), Vec::new()];
-        for rule in of(Effect::Deny).chain(of(Effect::Allow)) {
+        let in_order = || (0..).zip(specs);
+        let denies_first = in_order()
+            .filter(|(_, rule)| rule.effect == Effect::Deny)
+            .chain(in_order().filter(|(_, rule)| rule.effect == Effect::Allow));
+        for (order, rule) in denies_first {
             let place = places.of(rule);
-            let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty();
             if !rule.hosts.is_empty() {
                 named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
-            ranked.push(Rule { label: rule.label.clone(), place, uninspected: rule.uninspected, name_alone });
+            let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
+            ranked.push(Rule { label, place, uninspected: rule.uninspected, named, order });
         }
         let mut chains = Chains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
@@ -209,7 +226,7 @@ impl Rules {
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && rule.name_alone && !named_reach(to.ip(), self.private) {
+        if rank >= self.denies && rule.goes_by_name_alone() && !named_reach(to.ip(), self.private) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -265,9 +282,16 @@ impl Place {
     }
 
     fn covers(&self, to: OriginalDestination) -> bool {
-        let at = self.ports.partition_point(|range| range.last() < to.port());
-        let port = self.ports.is_empty() || self.ports.get(at).is_some_and(|range| range.contains(to.port()));
-        port && self.networks.as_ref().is_none_or(|networks| networks.longest(to.ip()).is_some())
+        self.has_port(to.port()) && self.has_address(to.ip())
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        let at = self.ports.partition_point(|range| range.last() < port);
+        self.ports.is_empty() || self.ports.get(at).is_some_and(|range| range.contains(port))
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.networks.as_ref().is_none_or(|networks| networks.longest(address).is_some())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Decisions as tables, and the compiled decision against the rules read one by one.
 
+mod oracle;
+
 use super::*;
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
@@ -278,7 +280,8 @@ fn an_explanation_says_of_every_rule_what_it_makes_of_the_flow() {
         ],
     );
     let findings = |name: &str, socket: &str| {
-        let explained = explain(&spec, PrivateDestinations::ByCidr, &asked(name), false, to(socket));
+        let compiled = Policy::compile(std::slice::from_ref(&spec), PrivateDestinations::ByCidr).unwrap();
+        let explained = compiled.tenants()[0].explain(&asked(name), false, to(socket));
         explained.rules.iter().map(|rule| rule.finding).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -351,7 +354,8 @@ proptest! {
         let tenant = Tenant::compile(&spec, 0, private, &mut Places::default()).unwrap();
         for (name, address, port) in flows {
             let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
-            let explained = explain(&spec, private, &asked, offered, to);
+            let explained = oracle::explain(&spec, private, &asked, offered, to);
+            prop_assert_eq!(&tenant.explain(&asked, offered, to), &explained);
             let unseen = tenant.decide_unseen(to);
             prop_assert_eq!(unseen.is_some(), !explained.inspected);
             let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, offered, to), Decision::Permit) {

@@ -1,88 +1,16 @@
-//! Rule by rule, why a flow may leave or not.
-//!
-//! Reads the rules as they are written, one after the other, and shares no index with [`Tenant`](super::Tenant): so it
-//! is also what the compiled decision is tested against.
+//! The rules as they are written, read one after the other without any index: what the compiled tenant is tested against.
 
-use super::networks::canonical;
-use super::tenant::named_reach;
-use super::{Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use serde::Serialize;
-use std::sync::Arc;
-
-/// What every rule of a tenant says of one flow, and what follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    /// Whether the client is listened to before the decision.
-    pub inspected: bool,
-    /// Every rule in the order of the file.
-    pub rules: Vec<RuleFinding>,
-    /// Why it may not leave; `None` if it may.
-    pub denied: Option<Outcome>,
-    /// The rule that decides, if one does.
-    pub rule: Option<Arc<str>>,
-}
-
-/// What one rule says of the flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleFinding {
-    /// The rule's label.
-    pub rule: Arc<str>,
-    /// Allow or deny.
-    pub effect: Effect,
-    /// What it comes to.
-    pub finding: Finding,
-}
-
-/// Why a rule covers a flow or not. Hosts are looked at before networks, networks before ports; the first that does not
-/// fit is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finding {
-    /// It covers the flow and decides.
-    Decides,
-    /// It covers the flow, and another rule decides.
-    Covers,
-    /// It goes by name, and the flow is let out before a name is read.
-    NotReached,
-    /// It goes by name, and the client sent none.
-    NoHostname,
-    /// It goes by name, and what the client sent is no hostname.
-    InvalidHostname,
-    /// It denies by name, and what the client sent is no hostname: nobody can say that it does not mean this flow.
-    CannotBeJudged,
-    /// None of its hosts is the name asked for.
-    OtherHostname,
-    /// None of its networks holds the address.
-    OtherAddress,
-    /// None of its ports is the one dialled.
-    OtherPort,
-    /// It goes by name alone, and the address is not public.
-    PrivateDestination,
-}
-
-impl Finding {
-    /// A clause for people that follows the rule's label.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Decides => "covers the flow and decides",
-            Self::Covers => "covers the flow, but another rule decides",
-            Self::NotReached => "not reached: the flow leaves before a name is read",
-            Self::NoHostname => "goes by name, and there is none",
-            Self::InvalidHostname => "goes by name, and this is no hostname",
-            Self::CannotBeJudged => "denies by name, and this is no hostname: it might be meant",
-            Self::OtherHostname => "no: another hostname",
-            Self::OtherAddress => "no: another address",
-            Self::OtherPort => "no: another port",
-            Self::PrivateDestination => "allows the name, but not an address that is not public",
-        }
-    }
-}
+use crate::policy::networks::canonical;
+use crate::policy::tenant::named_reach;
+use crate::policy::{
+    Ech, Effect, Explanation, Finding, PrivateDestinations, RuleFinding, RuleSpec, TenantSpec,
+};
 
 /// Says for every rule of the tenant what it makes of the flow.
-pub fn explain(
+pub(super) fn explain(
     tenant: &TenantSpec,
     private: PrivateDestinations,
     asked: &AskedName,

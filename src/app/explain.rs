@@ -1,0 +1,235 @@
+//! What would happen to a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
+//! Opens no socket and resolves no name.
+
+use crate::addr::{ClientAddr, DialAddr, OriginalDestination, SourceAddr};
+use crate::admin::{
+    ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse, Target,
+};
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{Family, Ledger, PairUse, PoolSpec, Pools};
+use crate::gateway::{OwnAddresses, Snapshot};
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use crate::policy::{self, CompileError, Decision, Explanation, Policy, Tenant};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Stands for whatever public address a name has: of a documentation range, so that it is nobody's.
+const SOME_PUBLIC_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswerable {
+    /// Both the target and the address are addresses.
+    #[error("the target is an address already; an address beside it goes with a name")]
+    TwoAddresses,
+}
+
+/// Explains by files alone.
+pub struct Explainer<'c> {
+    config: &'c Config,
+    policy: Policy,
+    pools: Pools,
+    own: OwnAddresses,
+}
+
+impl<'c> Explainer<'c> {
+    /// Compiles the policy once, for any number of questions.
+    pub fn new(config: &'c Config) -> Result<Self, CompileError> {
+        let policy = Policy::compile(&config.tenants, config.private_destinations)?;
+        // Pools that nobody else uses, so that every port is free.
+        let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
+        let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
+        Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, Vec::new()) })
+    }
+
+    /// What would happen to the flow.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
+        let Self { config, policy, pools, own } = self;
+        Facts { pools: &config.pools, policy, own, state: State::Files(pools) }.explain(query)
+    }
+}
+
+/// Everything that an answer is made of.
+pub(super) struct Facts<'a> {
+    pub(super) pools: &'a [PoolSpec],
+    pub(super) policy: &'a Policy,
+    pub(super) own: &'a OwnAddresses,
+    pub(super) state: State<'a>,
+}
+
+/// Whether flows take ports and places.
+pub(super) enum State<'a> {
+    /// Nobody does; by the pools as configured.
+    Files(&'a Pools),
+    /// As they do now.
+    Live(&'a Snapshot),
+}
+
+/// Where a flow would leave from.
+struct Way {
+    source: Option<SourceAddr>,
+    in_use: Option<PairUse>,
+    /// Ports of the tenant towards the destination.
+    tenant_ports: Option<u32>,
+    drain: Vec<SourceAddr>,
+}
+
+impl Facts<'_> {
+    pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
+        let (asked, socket) = match (&query.to, query.address) {
+            (Target::Address(_), Some(_)) => return Err(Unanswerable::TwoAddresses),
+            (Target::Address(socket), None) => (AskedName::Absent, *socket),
+            (Target::Name(name, port), address) => (
+                AskedName::Valid(name.clone()),
+                SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
+            ),
+        };
+        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
+        let to = OriginalDestination::new(socket);
+        let mut report = blank(query, client, to);
+        let Some(tenant) = self.policy.tenant_of(client) else { return Ok(report) };
+        report.tenant = Some(tenant.name.to_string());
+        report.max_flows = tenant.max_flows;
+        if let State::Live(snapshot) = self.state {
+            report.live = true;
+            report.flows = Some(snapshot.tenants[tenant.index].flows.taken());
+        }
+        let Explanation { inspected, rules, .. } = tenant.explain(&asked, query.ech, to);
+        report.inspected = inspected;
+        report.rules = rules.into_iter().map(explained_rule).collect();
+        if self.own.contain(to.ip()) {
+            report.outcome = Some(explained_outcome(Outcome::DestinationLocal));
+            return Ok(report);
+        }
+        match tenant.decide_unseen(to).map_or_else(|| tenant.decide(&asked, query.ech, to), Decision::Permit)
+        {
+            Decision::Permit(permit) => {
+                report.rule = permit.rule().map(ToString::to_string);
+                self.leave(&mut report, tenant, client, permit.dial());
+            }
+            Decision::Denial(denial) => {
+                report.rule = denial.rule.as_ref().map(ToString::to_string);
+                report.outcome = Some(explained_outcome(denial.outcome));
+                if tenant.mode.monitors(clock::timestamp())
+                    && let Ok(permit) = denial.waived(to)
+                {
+                    report.would_deny = report.outcome.take();
+                    self.leave(&mut report, tenant, client, permit.dial());
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Policy lets it out: is there an address that it can leave from, and a place for one more flow?
+    fn leave(&self, report: &mut ExplainReport, tenant: &Tenant, client: ClientAddr, to: DialAddr) {
+        let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
+            report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
+            return;
+        };
+        let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
+        let ports_floor = share.map(|share| share.floor).filter(|floor| *floor > 0);
+        let ports_ceiling = share.and_then(|share| share.ceiling);
+        let known = !report.address_assumed;
+        let of_family = |address: IpAddr| !known || address.is_ipv4() == to.ip().is_ipv4();
+        let Way { source, in_use, tenant_ports, drain } = self.way(pool, tenant, client, to);
+        let (source, in_use) = (source.filter(|_| known), in_use.filter(|_| known));
+        let tenant_ports = tenant_ports.filter(|_| known);
+        let fitting: Vec<_> = pool.addresses.iter().filter(|network| of_family(network.addr())).collect();
+        let some_left = match self.state {
+            State::Live(_) if known => source.is_some(),
+            State::Live(_) | State::Files(_) => fitting.iter().any(|network| pool.drain_leaves(network)),
+        };
+        let reached =
+            |now: Option<u32>, most: Option<u32>| now.zip(most).is_some_and(|(now, most)| now >= most);
+        let outcome = if reached(report.flows, report.max_flows) {
+            Some(Outcome::TenantFlowLimit)
+        } else if !some_left {
+            Some(Outcome::NoSourceAddress)
+        } else if reached(tenant_ports, ports_ceiling) {
+            Some(Outcome::TenantPortCeiling)
+        } else if in_use.is_some_and(|in_use| in_use.free() == 0) {
+            Some(Outcome::PortsExhausted)
+        } else {
+            None
+        };
+        report.allowed = outcome.is_none();
+        report.outcome = outcome.map(explained_outcome);
+        report.pool = Some(ExplainedPool {
+            name: pool.name.to_string(),
+            addresses: fitting.iter().map(ToString::to_string).collect(),
+            ports: pool.ports.to_string(),
+            source: source.map(SourceAddr::ip),
+            public: source.and_then(|source| pool.public.get(&source).copied()),
+            in_use: in_use.map(|PairUse { capacity, live, held }| PortsInUse { capacity, live, held }),
+            drain: drain.into_iter().map(SourceAddr::ip).filter(|address| of_family(*address)).collect(),
+            tenant_ports,
+            ports_floor,
+            ports_ceiling,
+        });
+    }
+
+    fn way(&self, pool: &PoolSpec, tenant: &Tenant, client: ClientAddr, to: DialAddr) -> Way {
+        match self.state {
+            State::Files(pools) => {
+                let known = pools.pool(&pool.name);
+                let source = known.and_then(|pool| pool.preferred(client, Family::of(to.ip())));
+                Way { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
+            }
+            State::Live(snapshot) => {
+                let tenant = &snapshot.tenants[tenant.index];
+                let next = tenant.pool.next(client, to, clock::now());
+                Way {
+                    source: next.map(|(source, _)| source),
+                    in_use: next.map(|(_, in_use)| in_use),
+                    tenant_ports: tenant.share.ports(to),
+                    drain: tenant.pool.out_of_use(),
+                }
+            }
+        }
+    }
+}
+
+/// What is known before anything is looked up: the client is nobody's.
+fn blank(query: &ExplainQuery, client: ClientAddr, to: OriginalDestination) -> ExplainReport {
+    let hostname = if let Target::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
+    ExplainReport {
+        live: false,
+        from: client.ip(),
+        tenant: None,
+        address_assumed: hostname.is_some() && query.address.is_none(),
+        hostname,
+        address: to.ip(),
+        port: to.port(),
+        ech: query.ech,
+        inspected: false,
+        rules: Vec::new(),
+        allowed: false,
+        rule: None,
+        would_deny: None,
+        outcome: Some(explained_outcome(Outcome::UnknownTenant)),
+        pool: None,
+        max_flows: None,
+        flows: None,
+    }
+}
+
+fn explained_rule(rule: policy::RuleFinding) -> ExplainedRule {
+    let policy::RuleFinding { rule, effect, finding } = rule;
+    ExplainedRule {
+        rule: rule.to_string(),
+        effect: effect.as_str().to_owned(),
+        finding: finding.as_str().to_owned(),
+        text: finding.text().to_owned(),
+    }
+}
+
+fn explained_outcome(outcome: Outcome) -> ExplainedOutcome {
+    ExplainedOutcome {
+        name: outcome.as_str().to_owned(),
+        meaning: outcome.meaning().to_owned(),
+        remedy: outcome.remedy().to_owned(),
+    }
+}

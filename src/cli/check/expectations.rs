@@ -1,0 +1,153 @@
+//! `egret check --tests`: unit tests of a policy, as a TOML file of expectations.
+
+use crate::admin::{ExplainQuery, ExplainReport, Target};
+use crate::app::Explainer;
+use crate::cli::explain::show;
+use crate::outcome::Outcome;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use toml::Spanned;
+
+/// A file of tests.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    test: Vec<Spanned<Test>>,
+}
+
+/// One expectation. What is left out is not looked at.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Test {
+    /// What the test is about, for people.
+    name: Option<String>,
+    from: IpAddr,
+    to: Target,
+    address: Option<IpAddr>,
+    #[serde(default)]
+    ech: bool,
+    verdict: Verdict,
+    tenant: Option<String>,
+    rule: Option<String>,
+    outcome: Option<ExpectedOutcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Allow,
+    Deny,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// A denial's outcome, by its word.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct ExpectedOutcome(Outcome);
+
+impl TryFrom<String> for ExpectedOutcome {
+    type Error = String;
+    fn try_from(word: String) -> Result<Self, String> {
+        let known = Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == word);
+        known.map(Self).ok_or_else(|| format!("there is no outcome {word:?}; docs/outcomes.md has them"))
+    }
+}
+
+/// How one test went. Field names are the JSON's keys.
+#[derive(Debug, Serialize)]
+pub(super) struct Tested {
+    /// Its name, else what it asks.
+    pub(super) test: String,
+    pub(super) file: String,
+    pub(super) line: usize,
+    pub(super) passed: bool,
+    /// What was expected and is not so; empty if it passed.
+    pub(super) wrong: Vec<String>,
+    /// The explanation.
+    pub(super) got: ExplainReport,
+}
+
+impl Tested {
+    /// For people: what is wrong, and the explanation below it.
+    pub(super) fn text(&self) -> String {
+        let Self { test, file, line, wrong, got, .. } = self;
+        let why = show(got).trim_end().replace('\n', "\n    ");
+        format!("{file}:{line}: FAILED: {test}: {}\n    {why}\n", wrong.join("; "))
+    }
+}
+
+/// Runs every test of a file, in its order. `Err` if it cannot be read or is no such file.
+pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>, String> {
+    let shown = path.display();
+    let content = fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let File { test } = toml::from_str(&content).map_err(|error| {
+        let line = error.span().map_or(0, |span| line_at(&content, span.start));
+        format!("{shown}:{line}: {}", error.message())
+    })?;
+    if test.is_empty() {
+        return Err(format!("{shown}: there is no [[test]] in it; examples/multi-tenant has some"));
+    }
+    let mut tested = Vec::with_capacity(test.len());
+    for test in test {
+        let line = line_at(&content, test.span().start);
+        let test = test.into_inner();
+        let query =
+            ExplainQuery { from: test.from, to: test.to.clone(), address: test.address, ech: test.ech };
+        let got = explainer.explain(&query).map_err(|error| format!("{shown}:{line}: {error}"))?;
+        let wrong = test.differs(&got);
+        tested.push(Tested {
+            test: test.name.unwrap_or_else(|| format!("{} to {}", test.from, test.to)),
+            file: shown.to_string(),
+            line,
+            passed: wrong.is_empty(),
+            wrong,
+            got,
+        });
+    }
+    Ok(tested)
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    1 + text.get(..offset).unwrap_or(text).matches('\n').count()
+}
+
+impl Test {
+    /// What was expected and is not so.
+    fn differs(&self, got: &ExplainReport) -> Vec<String> {
+        let mut wrong = Vec::new();
+        // What monitor mode lets pass is denied all the same, as far as the policy goes.
+        let verdict = if got.allowed && got.would_deny.is_none() { Verdict::Allow } else { Verdict::Deny };
+        let outcome = got.would_deny.as_ref().or(got.outcome.as_ref()).map(|outcome| &*outcome.name);
+        if self.verdict != verdict {
+            let why = match (&got.rule, outcome) {
+                (Some(rule), Some(outcome)) => format!(" ({outcome}, rule {rule})"),
+                (Some(rule), None) => format!(" (rule {rule})"),
+                (None, Some(outcome)) => format!(" ({outcome})"),
+                (None, None) => String::new(),
+            };
+            wrong.push(format!("expected {}, got {}{why}", self.verdict.as_str(), verdict.as_str()));
+        }
+        let expected = [
+            ("tenant", self.tenant.as_deref(), got.tenant.as_deref()),
+            ("rule", self.rule.as_deref(), got.rule.as_deref()),
+            ("outcome", self.outcome.as_ref().map(|outcome| outcome.0.as_str()), outcome),
+        ];
+        for (what, expected, got) in expected {
+            if let Some(expected) = expected.filter(|expected| Some(*expected) != got) {
+                wrong.push(format!("expected {what} {expected}, got {}", got.unwrap_or("none")));
+            }
+        }
+        wrong
+    }
+}

@@ -1,0 +1,99 @@
+//! An explanation for people: one thing a line, rules in a table.
+
+use crate::admin::{ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// The report as lines of text.
+pub(in crate::cli) fn show(report: &ExplainReport) -> String {
+    let mut text = String::new();
+    write_question(&mut text, report);
+    write_rules(&mut text, report);
+    write_verdict(&mut text, report);
+    if let Some(pool) = &report.pool {
+        write_pool(&mut text, pool);
+    }
+    if let Some(most) = report.max_flows {
+        let now = report.flows.map(|flows| format!(", now {flows}")).unwrap_or_default();
+        let _ = writeln!(text, "limit    {most} flows of the tenant at once{now}");
+    } else if let Some(flows) = report.flows {
+        let _ = writeln!(text, "flows    {flows} of the tenant now");
+    }
+    text
+}
+
+fn write_question(text: &mut String, report: &ExplainReport) {
+    let _ =
+        writeln!(text, "from     {}, tenant {}", report.from, report.tenant.as_deref().unwrap_or("unknown"));
+    let ech = if report.ech { ", with an encrypted ClientHello" } else { "" };
+    let to = match &report.hostname {
+        Some(name) => format!("{name}, port {}", report.port),
+        None => format!("{}, without a name", SocketAddr::new(report.address, report.port)),
+    };
+    let _ = writeln!(text, "to       {to}{ech}");
+    if report.address_assumed {
+        let address = report.address;
+        let _ = writeln!(
+            text,
+            "address  assuming a public address ({address}); pass --address to judge a particular one"
+        );
+    } else if report.hostname.is_some() {
+        let _ = writeln!(text, "address  {}", report.address);
+    }
+}
+
+fn write_rules(text: &mut String, report: &ExplainReport) {
+    let width = report.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);
+    for (at, ExplainedRule { rule, effect, text: why, .. }) in report.rules.iter().enumerate() {
+        let heading = if at == 0 { "rules" } else { "" };
+        let _ = writeln!(text, "{heading:<8} {effect:<5}  {rule:<width$}  {why}");
+    }
+    if report.tenant.is_some() && report.rules.is_empty() {
+        text.push_str("rules    none: the tenant may reach nothing\n");
+    }
+}
+
+fn write_verdict(text: &mut String, report: &ExplainReport) {
+    text.push_str(if report.allowed { "verdict  allowed" } else { "verdict  denied" });
+    if let Some(rule) = &report.rule {
+        let _ = write!(text, " ({rule})");
+    }
+    if report.allowed && !report.inspected {
+        text.push_str(", before the client says anything");
+    }
+    if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
+        let _ = write!(text, ", in spite of {name}: the tenant is in monitor mode");
+    }
+    text.push_str(if report.live { ", by the gateway that runs\n" } else { "\n" });
+    if let Some(ExplainedOutcome { name, meaning, remedy }) = &report.outcome {
+        let _ = writeln!(text, "outcome  {name}: {meaning}\n         {remedy}");
+    }
+}
+
+fn write_pool(text: &mut String, pool: &ExplainedPool) {
+    let ExplainedPool { name, addresses, ports, source, public, in_use, drain, .. } = pool;
+    let addresses = if addresses.is_empty() { "nothing".into() } else { addresses.join(", ") };
+    let _ = writeln!(text, "leaves   from {addresses}, ports {ports} (pool {name})");
+    if let Some(source) = source {
+        let public = public.map(|public| format!(", outside {public}")).unwrap_or_default();
+        let _ = writeln!(text, "         {source} first{public}");
+    }
+    if let Some(PortsInUse { capacity, live, held }) = in_use {
+        let _ = writeln!(
+            text,
+            "         {} of its {capacity} ports there in use, {held} of them held",
+            u32::from(*live) + u32::from(*held)
+        );
+    }
+    if !drain.is_empty() {
+        let drain: Vec<_> = drain.iter().map(IpAddr::to_string).collect();
+        let _ = writeln!(text, "         not from {}: out of use", drain.join(", "));
+    }
+    let now = pool.tenant_ports.map(|ports| format!(", now {ports}")).unwrap_or_default();
+    if let Some(ceiling) = pool.ports_ceiling {
+        let _ = writeln!(text, "limit    {ceiling} ports of the tenant towards a destination{now}");
+    }
+    if let Some(floor) = pool.ports_floor {
+        let _ = writeln!(text, "assured  {floor} ports of the tenant towards a destination{now}");
+    }
+}

@@ -1,0 +1,97 @@
+//! A log's lines, one by one, whatever is between them.
+
+use super::logs::LogFile;
+use super::progress::Progress;
+use super::seen::{Line, Seen};
+use flate2::bufread::MultiGzDecoder;
+use std::io::{self, BufRead, BufReader, Read};
+
+/// Of a line: more than any record has.
+const LONGEST: usize = 16 << 10;
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// Lines between two looks at the clock.
+const BETWEEN_LOOKS: u32 = 4096;
+
+/// Reads one file, plain or gzip by its first bytes. A file that ends in the middle of its compression counts as far
+/// as it goes, and is told.
+pub(super) fn read(file: &LogFile, seen: &mut Seen, progress: &mut Progress) -> io::Result<()> {
+    let mut raw = BufReader::with_capacity(256 << 10, progress.count(file.open()?));
+    seen.evidence.files += 1;
+    if raw.fill_buf()?.starts_with(&GZIP) {
+        let mut plain = BufReader::with_capacity(256 << 10, MultiGzDecoder::new(raw));
+        match each_line(&mut plain, seen, progress) {
+            Err(error) if is_damage(&error) => {
+                eprintln!("egret suggest: {file} is damaged: {error}; it counts as far as it goes");
+                seen.evidence.damaged_files += 1;
+                Ok(())
+            }
+            done => done,
+        }
+    } else {
+        each_line(&mut raw, seen, progress)
+    }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+    )
+}
+
+fn each_line(from: &mut dyn BufRead, seen: &mut Seen, progress: &mut Progress) -> io::Result<()> {
+    let mut line = Vec::with_capacity(LONGEST);
+    let mut count = 0_u32;
+    while next_line(from, &mut line)? {
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(BETWEEN_LOOKS) {
+            progress.tell();
+        }
+        let text = line.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        seen.evidence.lines += 1;
+        // A line that was cut off by its length is no JSON any more.
+        match serde_json::from_slice::<Line<'_>>(text) {
+            Ok(read) => seen.note(&read),
+            Err(_) => seen.evidence.unreadable += 1,
+        }
+    }
+    Ok(())
+}
+
+/// The next line, at most [`LONGEST`] bytes of it; false at the end.
+fn next_line(from: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    if from.take(LONGEST as u64).read_until(b'\n', line)? == 0 {
+        return Ok(false);
+    }
+    let mut whole = line.ends_with(b"\n") || line.len() < LONGEST;
+    while !whole {
+        let more = from.fill_buf()?;
+        let end = more.iter().position(|&b| b == b'\n');
+        whole = end.is_some() || more.is_empty();
+        let taken = end.map_or(more.len(), |end| end + 1);
+        from.consume(taken);
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_never_held_beyond_its_bound() {
+        let long = "x".repeat(3 * LONGEST);
+        let text = format!("a\n{long}\nb\n\nc");
+        let mut from = text.as_bytes();
+        let (mut line, mut lengths) = (Vec::new(), Vec::new());
+        while next_line(&mut from, &mut line).unwrap() {
+            lengths.push(line.len());
+            assert!(line.capacity() <= 4 * LONGEST);
+        }
+        assert_eq!(lengths, [2, LONGEST, 2, 1, 1]);
+    }
+}

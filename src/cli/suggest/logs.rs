@@ -1,0 +1,125 @@
+//! Which files a flow log is made of, once it has been rotated.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Compressed in ways that are not read here.
+const OTHER_FORMS: [&str; 4] = ["zst", "xz", "bz2", "lz4"];
+
+/// One part of the log.
+pub(super) enum LogFile {
+    Stdin,
+    Path(PathBuf),
+}
+
+impl LogFile {
+    /// As it was given on the command line.
+    pub(super) fn given(path: &Path) -> Self {
+        if path == Path::new("-") { Self::Stdin } else { Self::Path(path.to_owned()) }
+    }
+
+    pub(super) fn open(&self) -> io::Result<Box<dyn Read>> {
+        Ok(match self {
+            Self::Stdin => Box::new(io::stdin().lock()),
+            Self::Path(path) => Box::new(File::open(path)?),
+        })
+    }
+
+    /// In bytes on the disk; 0 if nobody knows.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Stdin => 0,
+            Self::Path(path) => fs::metadata(path).map_or(0, |about| about.len()),
+        }
+    }
+}
+
+impl fmt::Display for LogFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("standard input"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The log and what was rotated away from it (`.1`, `.2.gz`, `-20260131.gz`), and the siblings that cannot be read for
+/// their compression. Files last written before `since` are left out.
+pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec<LogFile>, Vec<PathBuf>)> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let base = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let (mut files, mut unread) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| is_part(name, base)) else { continue };
+        let about = entry.metadata()?;
+        if !about.is_file() || since.is_some_and(|since| about.modified().is_ok_and(|last| last < since)) {
+            continue;
+        }
+        // Being compressed just now: both are there, and the plain one is whole.
+        if name.strip_suffix(".gz").is_some_and(|plain| folder.join(plain).exists()) {
+            continue;
+        }
+        let form = Path::new(name).extension().and_then(OsStr::to_str).unwrap_or_default();
+        if OTHER_FORMS.contains(&form) { unread.push(entry.path()) } else { files.push(entry.path()) }
+    }
+    files.sort();
+    unread.sort();
+    if files.is_empty() && unread.is_empty() && !path.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok((files.into_iter().map(LogFile::Path).collect(), unread))
+}
+
+fn is_part(name: &str, base: &str) -> bool {
+    match name.strip_prefix(base) {
+        Some("") => true,
+        Some(rest) => rest
+            .strip_prefix(['.', '-'])
+            .is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit())),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_rotated_log_is_found_whole_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("flows.jsonl");
+        assert!(rotated(&log, None).is_err(), "there is none");
+        for name in [
+            "flows.jsonl",
+            "flows.jsonl.1",
+            "flows.jsonl.1.gz",
+            "flows.jsonl.2.gz",
+            "flows.jsonl-20260131",
+            "flows.jsonl.3.zst",
+            "flows.jsonl.swp",
+            "flows.json",
+            "other.jsonl",
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let names = |since| {
+            let (files, unread) = rotated(&log, since).unwrap();
+            let prefix = format!("{}/", folder.path().display());
+            let files: Vec<_> = files.iter().map(|file| file.to_string().replace(&prefix, "")).collect();
+            (files, unread.len())
+        };
+        let all = ["flows.jsonl", "flows.jsonl-20260131", "flows.jsonl.1", "flows.jsonl.2.gz"];
+        assert_eq!(names(None), (all.map(str::to_owned).to_vec(), 1));
+        let old = File::options().write(true).open(folder.path().join("flows.jsonl.2.gz")).unwrap();
+        old.set_modified(crate::clock::wall() - Duration::from_hours(48)).unwrap();
+        let recent = names(Some(crate::clock::wall() - Duration::from_hours(24)));
+        assert_eq!(recent.0, all[..3]);
+    }
+}

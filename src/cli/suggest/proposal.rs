@@ -1,0 +1,300 @@
+//! From what was seen to rules, each of which is tried on a copy of the policy before it is told.
+
+use super::seen::{Evidence, Seen, Tallies, Tally, What};
+use crate::addr::PortRange;
+use crate::hostname::{AskedName, HostPattern, Hostname};
+use crate::outcome::Outcome;
+use crate::policy::{
+    CompileError, Decision, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
+};
+use jiff::Timestamp;
+use psl::{List, Psl as _};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Names below one parent, for a wildcard to be offered in their place.
+const ENOUGH_FOR_A_WILDCARD: usize = 5;
+/// Denied names that a wildcard would open, of those that are told by name.
+const EXAMPLES: usize = 5;
+
+/// What is suggested for a tenant, and why. Field names are the JSON's keys.
+#[derive(Debug, Serialize)]
+pub(super) struct Proposal {
+    pub(super) tenant: Arc<str>,
+    pub(super) evidence: Evidence,
+    /// Names with ports that the policy allows already, and that are therefore left out.
+    pub(super) allowed_already: usize,
+    pub(super) rules: Vec<Rule>,
+    /// Names that passed, and that a rule by name would not reach, because their address is private.
+    pub(super) private: Vec<Row>,
+    /// Names that passed, and that a deny rule denies now.
+    pub(super) denied_now: Vec<Row>,
+    /// What passed and no server answered.
+    pub(super) unanswered: Vec<Row>,
+    /// Flows without a name.
+    pub(super) by_address: Vec<AddressRule>,
+    /// What was denied, most often first.
+    pub(super) denied: Vec<Row>,
+}
+
+/// One allow rule: names of one registrable domain on the same ports.
+#[derive(Debug, Serialize)]
+pub(super) struct Rule {
+    pub(super) domain: String,
+    pub(super) ports: Vec<u16>,
+    pub(super) flows: u64,
+    pub(super) last: Timestamp,
+    pub(super) hosts: Vec<Host>,
+    pub(super) wildcards: Vec<Wildcard>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Host {
+    pub(super) name: Hostname,
+    pub(super) flows: u64,
+    /// Those of them that were let pass by monitor mode alone.
+    pub(super) would_deny: u64,
+    pub(super) last: Timestamp,
+}
+
+/// What could stand for several names of a rule, and opens more than they are.
+#[derive(Debug, Serialize)]
+pub(super) struct Wildcard {
+    pub(super) pattern: String,
+    /// Names of the rule that it covers.
+    pub(super) covers: usize,
+    /// Names that were denied on the rule's ports, and that it would open.
+    pub(super) opens_denied: usize,
+    pub(super) opens_for_example: Vec<Hostname>,
+}
+
+/// Addresses that were dialled without a name on one port.
+#[derive(Debug, Serialize)]
+pub(super) struct AddressRule {
+    pub(super) port: u16,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) flows: u64,
+    pub(super) last: Timestamp,
+}
+
+/// Something that is told and not suggested.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    /// `null` if the client sent none.
+    pub(super) name: Option<Hostname>,
+    /// Where the last flow went.
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) flows: u64,
+    pub(super) last: Timestamp,
+    /// How the last flow ended.
+    pub(super) outcome: Option<Outcome>,
+}
+
+impl Proposal {
+    /// `all`: also what the policy allows already.
+    pub(super) fn new(
+        spec: &TenantSpec,
+        private: PrivateDestinations,
+        seen: Seen,
+        all: bool,
+    ) -> Result<Self, CompileError> {
+        let Seen { evidence, passed, denied, .. } = seen;
+        let today = compile(spec.clone(), private)?;
+        let passed: BTreeMap<_, _> = passed.into_iter().collect();
+        let (mut names, mut addresses, mut unanswered) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut allowed_already = 0;
+        for ((what, port), tally) in passed {
+            if permitted(&today, &what, &tally) && !all {
+                allowed_already += 1;
+                continue;
+            }
+            match what {
+                _ if tally.answered == 0 => unanswered.push(Row::new(what, port, &tally)),
+                What::Name(name) => _ = names.insert((name, port), tally),
+                What::Address(address) => addresses.push((address, port, tally)),
+            }
+        }
+        // Each name with a rule of its own, to see which of them a rule would open at all.
+        let trial = compile(with_rules(spec, &grouped(&names)), private)?;
+        let (mut out_of_reach, mut denied_now) = (Vec::new(), Vec::new());
+        names.retain(|(name, port), tally| {
+            let what = What::Name(name.clone());
+            match trial.decide(&AskedName::Valid(name.clone()), false, tally.to) {
+                Decision::Permit(_) => return true,
+                Decision::Denial(denial) if denial.outcome == Outcome::DestinationPrivate => {
+                    out_of_reach.push(Row::new(what, *port, tally));
+                }
+                Decision::Denial(_) => denied_now.push(Row::new(what, *port, tally)),
+            }
+            false
+        });
+        let mut rules = grouped(&names);
+        let around = Surroundings::new(&names, &denied);
+        for rule in &mut rules {
+            rule.wildcards = around.wildcards(rule);
+        }
+        let trial = compile(with_rules(spec, &rules), private)?;
+        Ok(Self {
+            tenant: spec.name.clone(),
+            evidence,
+            allowed_already,
+            rules,
+            private: out_of_reach,
+            denied_now,
+            unanswered,
+            by_address: by_address(addresses),
+            denied: still_denied(&trial, denied),
+        })
+    }
+}
+
+impl Row {
+    fn new(what: What, port: u16, tally: &Tally) -> Self {
+        let name = if let What::Name(name) = what { Some(name) } else { None };
+        let Tally { flows, last, to, outcome, .. } = *tally;
+        Self { name, address: to.ip(), port, flows, last, outcome }
+    }
+}
+
+fn compile(spec: TenantSpec, private: PrivateDestinations) -> Result<Arc<Tenant>, CompileError> {
+    let spec = TenantSpec { sources: Vec::new(), ..spec };
+    Ok(Arc::clone(&Policy::compile(&[spec], private)?.tenants()[0]))
+}
+
+fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {
+    let asked = match what {
+        What::Name(name) => AskedName::Valid(name.clone()),
+        What::Address(_) => AskedName::Absent,
+    };
+    tenant.decide_unseen(tally.to).is_some()
+        || matches!(tenant.decide(&asked, false, tally.to), Decision::Permit(_))
+}
+
+/// The tenant with the rules added.
+fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
+    let mut spec = spec.clone();
+    spec.rules.extend(rules.iter().map(|rule| RuleSpec {
+        label: "suggested".into(),
+        effect: Effect::Allow,
+        hosts: rule.hosts.iter().map(|host| HostPattern::Exact(host.name.clone())).collect(),
+        cidrs: Vec::new(),
+        ports: rule.ports.iter().filter_map(|&port| PortRange::new(port, port)).collect(),
+        uninspected: false,
+    }));
+    spec
+}
+
+/// What one owner has registered; the name itself where nobody can register one.
+fn domain_of(name: &Hostname) -> &str {
+    let domain = List.domain(name.as_str().as_bytes());
+    domain.and_then(|domain| std::str::from_utf8(domain.as_bytes()).ok()).unwrap_or(name.as_str())
+}
+
+/// One rule for the names of a domain that were seen on the same ports, in the order of domains.
+fn grouped(names: &BTreeMap<(Hostname, u16), Tally>) -> Vec<Rule> {
+    let mut hosts: BTreeMap<&Hostname, (Vec<u16>, Host)> = BTreeMap::new();
+    for ((name, port), tally) in names {
+        let new = || Host { name: name.clone(), flows: 0, would_deny: 0, last: tally.last };
+        let (ports, host) = hosts.entry(name).or_insert_with(|| (Vec::new(), new()));
+        ports.push(*port);
+        host.flows += tally.flows;
+        host.would_deny += tally.would_deny;
+        host.last = host.last.max(tally.last);
+    }
+    let mut rules: BTreeMap<(&str, Vec<u16>), Vec<Host>> = BTreeMap::new();
+    for (name, (ports, host)) in hosts {
+        rules.entry((domain_of(name), ports)).or_default().push(host);
+    }
+    let rule = |((domain, ports), hosts): ((&str, Vec<u16>), Vec<Host>)| Rule {
+        domain: domain.to_owned(),
+        ports,
+        flows: hosts.iter().map(|host| host.flows).sum(),
+        last: hosts.iter().map(|host| host.last).max().unwrap_or(Timestamp::UNIX_EPOCH),
+        hosts,
+        wildcards: Vec::new(),
+    };
+    rules.into_iter().map(rule).collect()
+}
+
+/// What a wildcard would reach beside the names of its rule.
+struct Surroundings<'n> {
+    /// Above a domain of which a name was seen: `amazonaws.com`, if there was `bucket.s3.amazonaws.com`.
+    above_others: HashSet<&'n str>,
+    /// By each parent: the denied names below it, with their ports.
+    denied: HashMap<&'n str, Vec<(&'n Hostname, u16)>>,
+}
+
+impl<'n> Surroundings<'n> {
+    fn new(names: &'n BTreeMap<(Hostname, u16), Tally>, denied: &'n Tallies) -> Self {
+        let denied = || denied.keys().filter_map(|(what, port)| Some((what.name()?, *port)));
+        let mut around = Self { above_others: HashSet::new(), denied: HashMap::new() };
+        for (name, _) in names.keys().map(|(name, port)| (name, *port)).chain(denied()) {
+            let domain = domain_of(name).len();
+            around.above_others.extend(name.parents().filter(|parent| parent.len() < domain));
+        }
+        for (name, port) in denied() {
+            for parent in name.parents() {
+                around.denied.entry(parent).or_default().push((name, port));
+            }
+        }
+        around
+    }
+
+    /// Wildcards over the nearest parents that have enough names of the rule, then over the domain for what is left.
+    ///
+    /// None reaches beyond one registrable domain: not over a public suffix, because a domain is none, and not over a
+    /// domain of which a name was seen that somebody else has registered.
+    fn wildcards(&self, rule: &Rule) -> Vec<Wildcard> {
+        let below = |parent: &str, host: &Host| host.name.parents().any(|above| above == parent);
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for host in rule.hosts.iter().filter(|host| host.name.as_str() != rule.domain) {
+            if let Some(parent) = host.name.parents().next() {
+                *counts.entry(parent).or_default() += 1;
+            }
+        }
+        counts.retain(|_, count| *count >= ENOUGH_FOR_A_WILDCARD);
+        let covered =
+            |host: &Host| host.name.parents().next().is_some_and(|parent| counts.contains_key(parent));
+        let left = rule.hosts.iter().filter(|host| !covered(host) && below(&rule.domain, host)).count();
+        if left >= ENOUGH_FOR_A_WILDCARD {
+            counts.insert(&rule.domain, left);
+        }
+        let parents = counts.into_keys().filter(|parent| !self.above_others.contains(parent));
+        let wildcard = |parent: &str| {
+            let nobody = Vec::new();
+            let denied = self.denied.get(parent).unwrap_or(&nobody).iter();
+            let opened: BTreeSet<_> =
+                denied.filter(|(_, port)| rule.ports.contains(port)).map(|(name, _)| *name).collect();
+            Wildcard {
+                pattern: format!("*.{parent}"),
+                covers: rule.hosts.iter().filter(|host| below(parent, host)).count(),
+                opens_denied: opened.len(),
+                opens_for_example: opened.into_iter().take(EXAMPLES).cloned().collect(),
+            }
+        };
+        parents.map(wildcard).collect()
+    }
+}
+
+fn by_address(seen: Vec<(IpAddr, u16, Tally)>) -> Vec<AddressRule> {
+    let mut rules: BTreeMap<u16, AddressRule> = BTreeMap::new();
+    for (address, port, tally) in seen {
+        let new = AddressRule { port, addresses: Vec::new(), flows: 0, last: tally.last };
+        let rule = rules.entry(port).or_insert(new);
+        rule.addresses.push(address);
+        rule.flows += tally.flows;
+        rule.last = rule.last.max(tally.last);
+    }
+    rules.into_values().collect()
+}
+
+/// What stays denied when the suggested rules are in force, most often first.
+fn still_denied(trial: &Tenant, denied: Tallies) -> Vec<Row> {
+    let kept = denied.into_iter().filter(|((what, _), tally)| !permitted(trial, what, tally));
+    let mut rows: Vec<Row> = kept.map(|((what, port), tally)| Row::new(what, port, &tally)).collect();
+    rows.sort_by(|a, b| (b.flows, &a.name, a.address, a.port).cmp(&(a.flows, &b.name, b.address, b.port)));
+    rows
+}

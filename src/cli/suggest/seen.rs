@@ -1,0 +1,229 @@
+//! What a log says that a tenant wanted: counted by name (or address) and port, within a bound.
+
+use crate::addr::OriginalDestination;
+use crate::hostname::Hostname;
+use crate::outcome::Outcome;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Of each kind: names and ports that passed, and that were denied. Some 200 bytes each. Clients choose names, so there
+/// has to be a bound; it is reached only by those who make names up.
+const MOST: usize = 200_000;
+
+/// What is read of a line of the flow log. Keys that are not here are skipped.
+#[derive(Deserialize)]
+pub(super) struct Line<'l> {
+    time: Timestamp,
+    #[serde(borrow)]
+    tenant: Option<Cow<'l, str>>,
+    destination: SocketAddr,
+    #[serde(borrow)]
+    hostname: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    verdict: Option<Cow<'l, str>>,
+    /// Monitor mode's key.
+    #[serde(default, borrow)]
+    would_deny: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    outcome: Cow<'l, str>,
+    connect_ms: Option<f64>,
+}
+
+/// What clients want: a name, or an address where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum What {
+    Name(Hostname),
+    Address(IpAddr),
+}
+
+impl What {
+    pub(super) fn name(&self) -> Option<&Hostname> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Address(_) => None,
+        }
+    }
+}
+
+/// What is known of one of them, on one port.
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
+    pub(super) flows: u64,
+    /// Those that a server answered.
+    pub(super) answered: u64,
+    /// Those that passed only because the tenant is in monitor mode.
+    pub(super) would_deny: u64,
+    /// When the last one began.
+    pub(super) last: Timestamp,
+    /// What the last one dialled.
+    pub(super) to: OriginalDestination,
+    /// How the last one ended.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// How much was read, and what it was good for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Evidence {
+    pub(super) files: u64,
+    /// Compressed files that end too soon; read as far as they go.
+    pub(super) damaged_files: u64,
+    pub(super) lines: u64,
+    /// Not a flow record: torn, or from elsewhere.
+    pub(super) unreadable: u64,
+    pub(super) of_other_tenants: u64,
+    /// Before `--since`.
+    pub(super) too_old: u64,
+    /// No verdict: the client left before there was one.
+    pub(super) unjudged: u64,
+    pub(super) allowed: u64,
+    pub(super) would_deny: u64,
+    pub(super) denied: u64,
+    /// Flows to names beyond the bound on names.
+    pub(super) beyond_bound: u64,
+    /// When the first flow that counts began.
+    pub(super) first: Option<Timestamp>,
+    /// When the last one did.
+    pub(super) last: Option<Timestamp>,
+}
+
+/// By what was wanted and the port.
+pub(super) type Tallies = HashMap<(What, u16), Tally>;
+
+/// Everything that the log says of one tenant.
+pub(super) struct Seen {
+    tenant: String,
+    since: Option<Timestamp>,
+    pub(super) evidence: Evidence,
+    pub(super) passed: Tallies,
+    pub(super) denied: Tallies,
+}
+
+impl Seen {
+    pub(super) fn new(tenant: &str, since: Option<Timestamp>) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            since,
+            evidence: Evidence::default(),
+            passed: HashMap::new(),
+            denied: HashMap::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, line: &Line<'_>) {
+        let evidence = &mut self.evidence;
+        if line.tenant.as_deref() != Some(&*self.tenant) {
+            evidence.of_other_tenants += 1;
+            return;
+        }
+        if self.since.is_some_and(|since| line.time < since) {
+            evidence.too_old += 1;
+            return;
+        }
+        let (count, tallies) = match line.verdict.as_deref() {
+            Some("allow") if line.would_deny.is_some() => (&mut evidence.would_deny, &mut self.passed),
+            Some("allow") => (&mut evidence.allowed, &mut self.passed),
+            Some("deny") => (&mut evidence.denied, &mut self.denied),
+            Some(_) => {
+                evidence.unreadable += 1;
+                return;
+            }
+            None => {
+                evidence.unjudged += 1;
+                return;
+            }
+        };
+        let to = OriginalDestination::new(line.destination);
+        let what = match line.hostname.as_deref().map(|name| Hostname::canonicalize(name.as_bytes())) {
+            Some(Ok(name)) => What::Name(name),
+            Some(Err(_)) => {
+                evidence.unreadable += 1;
+                return;
+            }
+            None => What::Address(to.ip()),
+        };
+        *count += 1;
+        evidence.first = Some(evidence.first.map_or(line.time, |first| first.min(line.time)));
+        evidence.last = Some(evidence.last.map_or(line.time, |last| last.max(line.time)));
+        let full = tallies.len() >= MOST;
+        let key = (what, to.port());
+        if full && !tallies.contains_key(&key) {
+            evidence.beyond_bound += 1;
+            return;
+        }
+        let new = Tally { flows: 0, answered: 0, would_deny: 0, last: line.time, to, outcome: None };
+        let tally = tallies.entry(key).or_insert(new);
+        tally.flows += 1;
+        tally.answered += u64::from(line.connect_ms.is_some());
+        tally.would_deny += u64::from(line.would_deny.is_some());
+        if line.time >= tally.last {
+            tally.last = line.time;
+            tally.to = to;
+            tally.outcome = Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == line.outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(number: u32, tenant: &str, name: &str, verdict: &str) -> String {
+        let (verdict, would_deny) = match verdict {
+            "would_deny" => (r#""allow""#, r#""not_allowed""#),
+            verdict => (verdict, "null"),
+        };
+        format!(
+            r#"{{"time":"2026-01-01T00:00:{:02}.000000Z","tenant":"{tenant}","destination":"192.0.2.1:443",
+            "hostname":{name},"verdict":{verdict},"would_deny":{would_deny},"outcome":"closed","connect_ms":1.5,"colour":"red"}}"#,
+            number % 60
+        )
+    }
+
+    fn note(seen: &mut Seen, text: &str) {
+        seen.note(&serde_json::from_str(text).unwrap());
+    }
+
+    #[test]
+    fn lines_count_as_what_they_are() {
+        let mut seen = Seen::new("acme", Some("2026-01-01T00:00:10Z".parse().unwrap()));
+        for (number, tenant, name, verdict) in [
+            (9, "acme", r#""old.example""#, r#""allow""#),
+            (10, "acme", r#""a.example""#, r#""allow""#),
+            (12, "acme", r#""A.example.""#, "would_deny"),
+            (11, "acme", r#""evil.example""#, r#""deny""#),
+            (11, "acme", "null", r#""allow""#),
+            (11, "acme", "null", "null"),
+            (11, "acme", r#""not a name""#, r#""allow""#),
+            (11, "other", r#""a.example""#, r#""allow""#),
+        ] {
+            note(&mut seen, &line(number, tenant, name, verdict));
+        }
+        let Evidence { unreadable, of_other_tenants, too_old, unjudged, allowed, would_deny, denied, .. } =
+            seen.evidence;
+        assert_eq!((unreadable, of_other_tenants, too_old, unjudged), (1, 1, 1, 1));
+        assert_eq!((allowed, would_deny, denied), (2, 1, 1));
+        let tally = &seen.passed[&(What::Name("a.example".parse().unwrap()), 443)];
+        assert_eq!((tally.flows, tally.answered, tally.would_deny), (2, 2, 1));
+        assert_eq!(
+            (tally.last.to_string().as_str(), tally.outcome),
+            ("2026-01-01T00:00:12Z", Some(Outcome::Closed))
+        );
+        assert!(seen.passed.contains_key(&(What::Address("192.0.2.1".parse().unwrap()), 443)));
+        assert_eq!(seen.denied.len(), 1);
+    }
+
+    #[test]
+    fn names_without_end_take_no_memory_without_end() {
+        let mut seen = Seen::new("acme", None);
+        for number in 0..MOST + 10 {
+            let number = u32::try_from(number).unwrap();
+            note(&mut seen, &line(0, "acme", &format!(r#""n{number}.example""#), r#""deny""#));
+        }
+        note(&mut seen, &line(0, "acme", r#""n1.example""#, r#""deny""#));
+        assert_eq!((seen.denied.len(), seen.evidence.beyond_bound), (MOST, 10));
+        assert_eq!(seen.denied[&(What::Name("n1.example".parse().unwrap()), 443)].flows, 2);
+    }
+}

@@ -1,0 +1,156 @@
+//! A suggestion as TOML: what is safe to paste as rules, all else as comments.
+
+use super::proposal::{Proposal, Row, Rule, Wildcard};
+use super::seen::Evidence;
+use jiff::Timestamp;
+use std::fmt::{Display, Write as _};
+
+/// Denied names that are listed; `--json` has all.
+const DENIED: usize = 50;
+
+pub(super) fn render(proposal: &Proposal) -> String {
+    let mut text = head(proposal);
+    for rule in &proposal.rules {
+        text.push('\n');
+        write_rule(&mut text, rule);
+    }
+    let rows = |text: &mut String, rows: &[Row], heading: &str| {
+        if !rows.is_empty() {
+            let _ = writeln!(text, "\n# {heading}");
+            for row in rows {
+                write_row(text, row);
+            }
+        }
+    };
+    rows(
+        &mut text,
+        &proposal.private,
+        "Not suggested: private addresses, which a rule by name does not reach. If they are meant, add `cidrs`:",
+    );
+    rows(&mut text, &proposal.denied_now, "Not suggested: a deny rule of today denies them.");
+    rows(&mut text, &proposal.unanswered, "Not suggested: no server ever answered.");
+    write_by_address(&mut text, proposal);
+    let denied = &proposal.denied;
+    let heading =
+        format!("Not suggested: denied, {} in all. Whether they should be is for you to say.", denied.len());
+    rows(&mut text, &denied[..denied.len().min(DENIED)], &heading);
+    if denied.len() > DENIED {
+        let _ = writeln!(text, "#   … and {} more: --json has all", denied.len() - DENIED);
+    }
+    text
+}
+
+fn head(proposal: &Proposal) -> String {
+    let Proposal { tenant, evidence, rules, allowed_already, .. } = proposal;
+    let mut text = format!(
+        "# Suggested by `egret suggest` for tenant {tenant}, from {}",
+        plural(evidence.files, "file")
+    );
+    if let (Some(first), Some(last)) = (evidence.first, evidence.last) {
+        let _ = write!(text, ", {} to {}", time(first), time(last));
+    }
+    let _ = writeln!(
+        text,
+        ".\n# Evidence: {} allowed, {} that monitor mode let pass; {} denied are no evidence.",
+        plural(evidence.allowed, "flow"),
+        evidence.would_deny,
+        evidence.denied
+    );
+    for (count, what) in [
+        (evidence.unjudged, "without a verdict, because the client left"),
+        (evidence.too_old, "before --since"),
+        (evidence.unreadable, "torn or not of a flow log"),
+        (evidence.beyond_bound, "to names beyond the bound of 200,000"),
+        (evidence.damaged_files, "compressed files that end too soon"),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "# Left out: {count} {what}.");
+        }
+    }
+    if *allowed_already > 0 {
+        let _ = writeln!(
+            text,
+            "# Left out: {allowed_already} names and ports that the policy allows already; --all shows them."
+        );
+    }
+    let Evidence { allowed, would_deny, .. } = evidence;
+    text.push_str(match (rules.is_empty(), allowed + would_deny) {
+        (true, 0) => "# There is no evidence of this tenant: is it the right log, and the right time?\n",
+        (true, _) => "# There is nothing to add.\n",
+        (false, _) => "# Paste the rules below the tenant's [[tenant]], and run `egret check`.\n",
+    });
+    text
+}
+
+fn write_rule(text: &mut String, rule: &Rule) {
+    let Rule { domain, ports, flows, last, hosts, wildcards } = rule;
+    let names = plural(hosts.len() as u64, "name");
+    let _ = writeln!(text, "# {domain}: {names}, {}, last {}", plural(*flows, "flow"), time(*last));
+    text.push_str("[[tenant.allow]]\nhosts = [\n");
+    let width = hosts.iter().map(|host| host.name.as_str().len()).max().unwrap_or(0) + 3;
+    for host in hosts {
+        let name = format!("\"{}\",", host.name);
+        let monitored = if host.would_deny > 0 {
+            format!(" ({} by monitor mode)", host.would_deny)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(
+            text,
+            "  {name:<width$}  # {}{monitored}, last {}",
+            plural(host.flows, "flow"),
+            time(host.last)
+        );
+    }
+    for Wildcard { pattern, covers, opens_denied, opens_for_example } in wildcards {
+        let _ = write!(text, "  # instead of {covers} of these; opens every other name there, too");
+        if *opens_denied > 0 {
+            let names: Vec<_> = opens_for_example.iter().map(ToString::to_string).collect();
+            let more = if *opens_denied > names.len() { ", …" } else { "" };
+            let _ = write!(text, ", {opens_denied} of which were denied: {}{more}", names.join(", "));
+        }
+        let _ = writeln!(text, "\n  # \"{pattern}\",");
+    }
+    let _ = writeln!(text, "]\nports = [{}]", join(ports));
+}
+
+fn write_row(text: &mut String, row: &Row) {
+    let Row { name, address, port, flows, last, outcome } = row;
+    let what = match name {
+        Some(name) => format!("{name}:{port} ({address})"),
+        None => std::net::SocketAddr::new(*address, *port).to_string(),
+    };
+    let outcome = outcome.map_or("", |outcome| outcome.as_str());
+    let _ = writeln!(text, "#   {what}  {}, last {} {outcome}", plural(*flows, "flow"), time(*last));
+}
+
+fn write_by_address(text: &mut String, proposal: &Proposal) {
+    if proposal.by_address.is_empty() {
+        return;
+    }
+    text.push_str("\n# Not suggested: flows without a name. A rule by address allows every name there; for servers that speak first,\n# add `inspect = \"none\"`.\n");
+    for rule in &proposal.by_address {
+        let _ =
+            writeln!(text, "# port {}: {}, last {}", rule.port, plural(rule.flows, "flow"), time(rule.last));
+        let addresses: Vec<_> = rule.addresses.iter().map(|address| format!("\"{address}\"")).collect();
+        let _ = writeln!(
+            text,
+            "# [[tenant.allow]]\n# cidrs = [{}]\n# ports = [{}]",
+            addresses.join(", "),
+            rule.port
+        );
+    }
+}
+
+fn join(items: &[impl Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// To the second.
+fn time(time: Timestamp) -> impl Display {
+    format!("{time:.0}")
+}

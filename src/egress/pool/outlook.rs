@@ -1,0 +1,41 @@
+//! What a flow would get of a pool, without taking it.
+
+use super::super::addresses::{self, Family};
+use super::super::book::PairUse;
+use super::super::sources::Candidate;
+use super::super::state::SourceState;
+use super::{Pool, Select};
+use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use std::time::Instant;
+
+impl Pool {
+    /// The address that a flow would leave from if it began now, and how its ports towards the destination are used: a
+    /// full one only if all are. Where `least-used` has a tie, the flow itself may get another.
+    pub fn next(&self, client: ClientAddr, to: DialAddr, now: Instant) -> Option<(SourceAddr, PairUse)> {
+        let (sources, hash) = (self.sources(Family::of(to.ip())), addresses::hash(client.ip()));
+        let look = |n: usize| {
+            let source = match sources.candidate(hash, n) {
+                Candidate::Listed(book) if book.state() != SourceState::Available => return None,
+                Candidate::Listed(book) => book.source(),
+                Candidate::Derived(address) => address,
+            };
+            let unused = PairUse { capacity: self.capacity(), live: 0, held: 0 };
+            Some((source, self.ledger.pair(source, to, now).unwrap_or(unused)))
+        };
+        let has_room = |(_, in_use): &(_, PairUse)| in_use.free() > 0;
+        let with_room = |n: usize| look(n).filter(has_room);
+        let found = match self.select {
+            Select::Paired => sources.by_weight(hash).find_map(with_room),
+            Select::LeastUsed => {
+                sources.by_use(hash, |source| self.in_use(source, to.into())).find_map(with_room)
+            }
+        };
+        found.or_else(|| sources.by_weight(hash).find_map(look))
+    }
+
+    /// Its addresses that give out no new ports now.
+    pub fn out_of_use(&self) -> Vec<SourceAddr> {
+        let books = self.v4.listed().chain(self.v6.listed());
+        books.filter(|book| book.state() != SourceState::Available).map(|book| book.source()).collect()
+    }
+}

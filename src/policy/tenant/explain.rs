@@ -1,0 +1,171 @@
+//! Rule by rule, why a flow may leave or not.
+
+use super::{Place, Rule, Tenant, named_reach};
+use crate::addr::OriginalDestination;
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use crate::policy::{Decision, Denial, Effect};
+use std::sync::Arc;
+
+/// What every rule of a tenant says of one flow, and what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether the client is listened to before the decision.
+    pub inspected: bool,
+    /// Every rule in the order of the file.
+    pub rules: Vec<RuleFinding>,
+    /// Why it may not leave; `None` if it may.
+    pub denied: Option<Outcome>,
+    /// The rule that decides, if one does.
+    pub rule: Option<Arc<str>>,
+}
+
+/// What one rule says of the flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFinding {
+    /// The rule's label.
+    pub rule: Arc<str>,
+    /// Allow or deny.
+    pub effect: Effect,
+    /// What it comes to.
+    pub finding: Finding,
+}
+
+/// Why a rule covers a flow or not. Hosts are looked at before networks, networks before ports; the first that does not
+/// fit is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// It covers the flow and decides.
+    Decides,
+    /// It covers the flow, and another rule decides.
+    Covers,
+    /// It goes by name, and the flow is let out before a name is read.
+    NotReached,
+    /// It goes by name, and the client sent none.
+    NoHostname,
+    /// It goes by name, and what the client sent is no hostname.
+    InvalidHostname,
+    /// It denies by name, and what the client sent is no hostname: nobody can say that it does not mean this flow.
+    CannotBeJudged,
+    /// None of its hosts is the name asked for.
+    OtherHostname,
+    /// None of its networks holds the address.
+    OtherAddress,
+    /// None of its ports is the one dialled.
+    OtherPort,
+    /// It goes by name alone, and the address is not public.
+    PrivateDestination,
+}
+
+impl Finding {
+    /// A word for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decides => "decides",
+            Self::Covers => "covers",
+            Self::NotReached => "not_reached",
+            Self::NoHostname => "no_hostname",
+            Self::InvalidHostname => "invalid_hostname",
+            Self::CannotBeJudged => "cannot_be_judged",
+            Self::OtherHostname => "other_hostname",
+            Self::OtherAddress => "other_address",
+            Self::OtherPort => "other_port",
+            Self::PrivateDestination => "private_destination",
+        }
+    }
+
+    /// A clause for people that follows the rule's label.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Decides => "covers the flow and decides",
+            Self::Covers => "covers the flow, but another rule decides",
+            Self::NotReached => "not reached: the flow leaves before a name is read",
+            Self::NoHostname => "goes by name, and there is none",
+            Self::InvalidHostname => "goes by name, and this is no hostname",
+            Self::CannotBeJudged => "denies by name, and this is no hostname: it might be meant",
+            Self::OtherHostname => "no: another hostname",
+            Self::OtherAddress => "no: another address",
+            Self::OtherPort => "no: another port",
+            Self::PrivateDestination => "allows the name, but not an address that is not public",
+        }
+    }
+}
+
+impl Tenant {
+    /// Says for every rule what it makes of the flow.
+    pub fn explain(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Explanation {
+        let rules = &self.rules;
+        let mut named = vec![false; rules.ranked.len()];
+        if let AskedName::Valid(name) = asked {
+            rules.by_name.each_covering(name, |chain| {
+                rules.chains.iter(chain).for_each(|rank| named[rank as usize] = true);
+            });
+        }
+        let mut found: Vec<(u32, RuleFinding)> = Vec::with_capacity(rules.ranked.len());
+        for (rank, (rule, named)) in (0..).zip(rules.ranked.iter().zip(named)) {
+            let effect = if rank < rules.denies { Effect::Deny } else { Effect::Allow };
+            let finding = self.examine(rule, effect, named, asked, to);
+            found.push((rule.order, RuleFinding { rule: Arc::clone(&rule.label), effect, finding }));
+        }
+        let unseen = self.decide_unseen(to);
+        let inspected = unseen.is_none();
+        let decision = unseen.map_or_else(|| self.decide(asked, ech, to), Decision::Permit);
+        let (denied, rule) = match decision {
+            Decision::Permit(permit) => (None, permit.rule().cloned()),
+            Decision::Denial(Denial { outcome, rule }) => (Some(outcome), rule),
+        };
+        for ((_, finding), of) in found.iter_mut().zip(&rules.ranked) {
+            let decides = rule.as_ref().is_some_and(|rule| Arc::ptr_eq(rule, &of.label));
+            if decides && finding.finding == Finding::Covers {
+                finding.finding = Finding::Decides;
+            } else if !inspected && of.named {
+                finding.finding = Finding::NotReached;
+            }
+        }
+        found.sort_unstable_by_key(|(order, _)| *order);
+        Explanation { inspected, rules: found.into_iter().map(|(_, rule)| rule).collect(), denied, rule }
+    }
+
+    /// What a rule says, as if it were alone: `Covers`, or why it does not. `named`: it has a pattern for the name.
+    fn examine(
+        &self,
+        rule: &Rule,
+        effect: Effect,
+        named: bool,
+        asked: &AskedName,
+        to: OriginalDestination,
+    ) -> Finding {
+        let elsewhere = rule.place.misses(to);
+        if rule.named {
+            match asked {
+                AskedName::Absent => return Finding::NoHostname,
+                AskedName::Invalid(_) if effect == Effect::Deny && elsewhere.is_none() => {
+                    return Finding::CannotBeJudged;
+                }
+                AskedName::Invalid(_) => return Finding::InvalidHostname,
+                AskedName::Valid(_) if !named => return Finding::OtherHostname,
+                AskedName::Valid(_) => {}
+            }
+        }
+        if let Some(elsewhere) = elsewhere {
+            return elsewhere;
+        }
+        if effect == Effect::Allow && rule.goes_by_name_alone() && !named_reach(to.ip(), self.rules.private) {
+            return Finding::PrivateDestination;
+        }
+        Finding::Covers
+    }
+}
+
+impl Place {
+    /// Why it is not where the flow goes.
+    fn misses(&self, to: OriginalDestination) -> Option<Finding> {
+        if !self.has_address(to.ip()) {
+            Some(Finding::OtherAddress)
+        } else if !self.has_port(to.port()) {
+            Some(Finding::OtherPort)
+        } else {
+            None
+        }
+    }
+}

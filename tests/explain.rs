@@ -1,0 +1,280 @@
+//! `egret explain` and `egret check --tests`, as they are run on files.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const CONFIG: &str = r#"
+steering = { interfaces = ["ens6"], ports = "all" }
+[[pool]]
+name = "edge"
+addresses = ["203.0.113.16/30"]
+drain = ["203.0.113.17"]
+public = { "203.0.113.16" = "52.1.2.16", "203.0.113.18" = "52.1.2.18", "203.0.113.19" = "52.1.2.19" }
+[[pool]]
+name = "drained"
+addresses = ["203.0.113.32"]
+drain = ["203.0.113.32"]
+[[tenant]]
+name = "acme"
+sources = ["10.0.1.0/24"]
+pool = "edge"
+ports_floor = 2000
+ports_ceiling = 9000
+limits = { flows = 20000 }
+[[tenant.allow]]
+name = "stripe"
+hosts = ["api.stripe.com"]
+ports = [443]
+[[tenant.deny]]
+hosts = ["*.evil.example"]
+[[tenant.allow]]
+name = "db"
+cidrs = ["10.9.0.0/16", "2001:db8:9::/48"]
+ports = [5432]
+inspect = "none"
+[[tenant]]
+name = "late"
+sources = ["10.0.3.0/24"]
+pool = "drained"
+ech = "deny"
+[[tenant.allow]]
+hosts = ["api.stripe.com"]
+"#;
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        files.write("egret.toml", CONFIG);
+        files
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn egret(&self, command: &str, arguments: &[&str]) -> Output {
+        egret(command, &self.0.path().join("egret.toml"), arguments)
+    }
+
+    fn explain(&self, from: &str, to: &str, more: &[&str]) -> Output {
+        self.egret("explain", &[&["--from", from, "--to", to], more].concat())
+    }
+
+    fn json(&self, from: &str, to: &str, address: Option<&str>) -> Value {
+        let address = address.map_or(vec![], |address| vec!["--address", address]);
+        let output = self.explain(from, to, &[&address[..], &["--json"]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(report["allowed"] != true)), "{report:#}");
+        report
+    }
+}
+
+fn egret(command: &str, config: &Path, arguments: &[&str]) -> Output {
+    let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
+    egret.arg(command).arg("--config").arg(config).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn an_allowed_name_says_by_which_rule_and_from_where() {
+    let output = Files::new().explain("10.0.1.5", "api.stripe.com", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "from     10.0.1.5, tenant acme\n\
+         to       api.stripe.com, port 443\n\
+         address  assuming a public address (192.0.2.1); pass --address to judge a particular one\n\
+         rules    allow  stripe         covers the flow and decides\n         \
+                  deny   egret.toml:23  no: another hostname\n         \
+                  allow  db             no: another address\n\
+         verdict  allowed (stripe)\n\
+         leaves   from 203.0.113.16/30, ports 1024-65535 (pool edge)\n         \
+                  not from 203.0.113.17: out of use\n\
+         limit    9000 ports of the tenant towards a destination\n\
+         assured  2000 ports of the tenant towards a destination\n\
+         limit    20000 flows of the tenant at once\n"
+    );
+}
+
+#[test]
+fn a_client_keeps_one_address_and_it_is_told() {
+    let files = Files::new();
+    let report = files.json("10.0.1.5", "api.stripe.com", Some("198.51.100.1"));
+    let source = report["pool"]["source"].as_str().unwrap().to_owned();
+    assert_ne!(source, "203.0.113.17", "it drains");
+    assert_eq!(report["pool"]["public"], source.replace("203.0.113.", "52.1.2."));
+    assert_eq!(files.json("10.0.1.5", "10.9.0.1:5432", None)["pool"]["source"], *source);
+    let output = files.explain("10.0.1.5", "10.9.0.1:5432", &[]);
+    let said = text(&output.stdout);
+    assert!(said.contains("to       10.9.0.1:5432, without a name\n"), "{said}");
+    assert!(said.contains("allowed (db), before the client says anything\n"), "{said}");
+    assert!(said.contains(&format!("{source} first, outside 52.1.2.")), "{said}");
+}
+
+#[test]
+fn the_verdict_is_told_with_its_outcome() {
+    let files = Files::new();
+    for (from, to, address, outcome, rule) in [
+        ("10.0.1.5", "api.stripe.com", Some("198.51.100.1"), None, Some("stripe")),
+        ("10.0.1.5", "api.stripe.com", Some("10.0.0.1"), Some("destination_private"), Some("stripe")),
+        ("10.0.1.5", "api.stripe.com", Some("2001:db8::1"), Some("no_source_address"), Some("stripe")),
+        ("10.0.1.5", "api.stripe.com", Some("203.0.113.18"), Some("destination_local"), None),
+        ("10.0.1.5", "api.stripe.com:80", None, Some("not_allowed"), None),
+        ("10.0.1.5", "x.evil.example", None, Some("denied_by_rule"), Some("egret.toml:23")),
+        ("10.0.1.5", "198.51.100.1", None, Some("no_hostname"), None),
+        ("10.0.1.5", "10.9.0.1:5432", None, None, Some("db")),
+        ("10.0.2.5", "api.stripe.com", None, Some("unknown_tenant"), None),
+        ("10.0.3.5", "api.stripe.com", None, Some("no_source_address"), Some("egret.toml:35")),
+    ] {
+        let report = files.json(from, to, address);
+        assert_eq!(report["outcome"]["name"].as_str(), outcome, "{from} {to} {address:?}");
+        assert_eq!(report["rule"].as_str(), rule, "{from} {to} {address:?}");
+        assert_eq!((&report["live"], &report["flows"]), (&false.into(), &Value::Null));
+        let output = files.explain(from, to, &address.map_or(vec![], |address| vec!["--address", address]));
+        let said = text(&output.stdout);
+        assert!(outcome.is_none_or(|outcome| said.contains(&format!("outcome  {outcome}: "))), "{said}");
+    }
+    let report = files.json("10.0.1.5", "a.example", Some("10.0.0.1"));
+    assert_eq!(report["rules"][0]["finding"], "other_hostname");
+    assert_eq!(report["rules"][2]["effect"], "allow");
+    let output = files.explain("10.0.3.5", "api.stripe.com", &["--ech"]);
+    assert!(text(&output.stdout).contains("outcome  ech_denied: "), "{}", text(&output.stdout));
+}
+
+#[test]
+fn monitor_mode_lets_out_what_is_denied_and_tests_still_see_the_denial() {
+    let files = Files::new();
+    files.write(
+        "egret.toml",
+        &CONFIG.replace("sources = [\"10.0.1.0/24\"]", "sources = [\"10.0.1.0/24\"]\nmode = \"monitor\""),
+    );
+    let report = files.json("10.0.1.5", "x.evil.example", None);
+    assert_eq!((&report["allowed"], &report["would_deny"]["name"]), (&true.into(), &"denied_by_rule".into()));
+    assert_eq!(report["outcome"], Value::Null);
+    let output = files.explain("10.0.1.5", "x.evil.example", &[]);
+    assert!(
+        text(&output.stdout).contains("in spite of denied_by_rule: the tenant is in monitor mode\n"),
+        "{output:?}"
+    );
+    let tests = files.write(
+        "tests.toml",
+        "[[test]]\nfrom = \"10.0.1.5\"\nto = \"x.evil.example\"\nverdict = \"deny\"\noutcome = \"denied_by_rule\"\n",
+    );
+    let output = files.egret("check", &["--tests", tests.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_question_that_makes_no_sense_is_refused() {
+    let files = Files::new();
+    for (to, more, said) in [
+        ("192.0.2.1", &["--address", "192.0.2.2"][..], "an address already"),
+        ("a..example", &[][..], "empty label"),
+        ("a.example:0", &[], "not a number from 1 to 65535"),
+    ] {
+        let output = files.explain("10.0.1.5", to, more);
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(said), "{output:?}");
+    }
+    files.write("egret.toml", "colour = 1\n");
+    let output = files.explain("10.0.1.5", "a.example", &[]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("unknown key \"colour\""));
+}
+
+#[test]
+fn the_examples_tests_pass() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/multi-tenant");
+    let tests = folder.join("policy-tests.toml");
+    let output = egret("check", &folder.join("egret.toml"), &["--tests", tests.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.ends_with("tests: 8 passed, 0 failed\n"), "{said}");
+}
+
+#[test]
+fn a_test_that_fails_says_what_was_expected_and_why_it_is_not_so() {
+    let files = Files::new();
+    let tests = files.write(
+        "tests.toml",
+        r#"
+[[test]]
+name = "stripe"
+from = "10.0.1.5"
+to = "api.stripe.com"
+verdict = "allow"
+rule = "stripe"
+
+[[test]]
+name = "stripe, in plain text"
+from = "10.0.1.5"
+to = "api.stripe.com:80"
+verdict = "allow"
+tenant = "other"
+
+[[test]]
+from = "10.0.1.5"
+to = "x.evil.example"
+verdict = "deny"
+outcome = "not_allowed"
+"#,
+    );
+    let tests = tests.to_str().unwrap();
+    let output = files.egret("check", &["--tests", tests]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [
+        &format!(
+            "{tests}:9: FAILED: stripe, in plain text: expected allow, got deny (not_allowed); expected tenant other, got acme\n"
+        ),
+        "    rules    allow  stripe         no: another port\n",
+        &format!(
+            "{tests}:16: FAILED: 10.0.1.5 to x.evil.example:443: expected outcome not_allowed, got denied_by_rule\n"
+        ),
+        "tests: 1 passed, 2 failed\n",
+    ] {
+        assert!(said.contains(part), "{part}\nin\n{said}");
+    }
+    let output = files.egret("check", &["--json", "--tests", tests]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let tested: Vec<_> = lines.iter().filter(|line| line["passed"].is_boolean()).collect();
+    assert_eq!(tested.iter().map(|test| test["passed"] == true).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(
+        (&tested[1]["line"], &tested[1]["got"]["outcome"]["name"]),
+        (&9.into(), &"not_allowed".into())
+    );
+}
+
+#[test]
+fn tests_that_cannot_be_read_are_no_pass() {
+    let files = Files::new();
+    for (tests, said) in [
+        ("", "there is no [[test]] in it"),
+        ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\nverdit = \"allow\"\n", "unknown field `verdit`"),
+        ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\n", "missing field `verdict`"),
+        ("\n[[test]]\nfrom = \"10.0.1.5\"\nto = \"a b\"\nverdict = \"deny\"\n", "tests.toml:4: "),
+        (
+            "[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\nverdict = \"deny\"\noutcome = \"no\"\n",
+            "there is no outcome \"no\"",
+        ),
+        (
+            "[[test]]\nfrom = \"10.0.1.5\"\nto = \"192.0.2.1\"\naddress = \"192.0.2.1\"\nverdict = \"deny\"\n",
+            "tests.toml:1: the target is an address already",
+        ),
+    ] {
+        let path = files.write("tests.toml", tests);
+        let output = files.egret("check", &["--tests", path.to_str().unwrap()]);
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(said), "{said}: {output:?}");
+    }
+    let output = files.egret("check", &["--tests", "/nonexistent.toml"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("cannot be read"), "{output:?}");
+}
