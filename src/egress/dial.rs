@@ -4,12 +4,12 @@ use super::lease::{Lease, LeaseError};
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::sys::failure::Failure;
-use crate::sys::listener::Liveness;
-use crate::sys::{stream, upstream};
+use crate::sys::socket::{Reactor, Socket};
+use crate::sys::upstream;
+use std::future::poll_fn;
 use std::io;
-use std::mem;
+use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How often a port that turns out to be taken is exchanged for another. Each time is an anomaly that the ledger
@@ -21,8 +21,8 @@ const EXCHANGES: u32 = 8;
 pub struct Dialler {
     /// From SYN to SYN-ACK, for all tries together.
     pub connect_timeout: Duration,
-    /// Keepalive and user time-out.
-    pub liveness: Liveness,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`: the kernel's own limits.
+    pub user_timeout: Option<Duration>,
 }
 
 /// Why there is no connection.
@@ -37,33 +37,23 @@ pub enum DialError {
 }
 
 impl Dialler {
-    /// Dials once: a refused or unreachable server is reported at once, without a second try that would make the
-    /// client wait.
-    pub async fn dial(&self, to: DialAddr, lease: Lease) -> Result<(TcpStream, Lease), DialError> {
-        let (socket, lease) = self.start(to, lease)?;
-        let connecting = async {
-            let socket = TcpStream::from_std(socket)?;
-            let attempt = Attempt(&socket);
-            socket.writable().await?;
-            if let Some(error) = socket.take_error()? {
-                return Err(error);
-            }
-            mem::forget(attempt);
-            Ok(socket)
-        };
-        match timeout(self.connect_timeout, connecting).await {
-            Ok(Ok(socket)) => Ok((socket, lease)),
-            Ok(Err(error)) => Err(DialError::Failed(Failure::of_connect(&error), error)),
-            Err(_) => Err(DialError::TimedOut),
-        }
-    }
-
-    /// Sends the SYN, from another port if the kernel says that the leased one is taken.
-    fn start(&self, to: DialAddr, mut lease: Lease) -> Result<(std::net::TcpStream, Lease), DialError> {
+    /// Sends the SYN, from another port if the kernel says that the leased one is taken. Give the socket up by a reset:
+    /// the server may answer in the meantime, and a plain close would look like an end of file to it, and leave the port
+    /// in TIME_WAIT, which the lease says is free.
+    pub fn start(
+        &self,
+        to: DialAddr,
+        mut lease: Lease,
+        reactor: &Rc<Reactor>,
+    ) -> Result<(Socket, Lease), DialError> {
         let mut exchanges = 0;
         loop {
-            match upstream::connect(lease.source().socket(), to.socket(), &self.liveness) {
-                Ok(socket) => return Ok((socket, lease)),
+            match upstream::connect(lease.source().socket(), to.socket(), self.user_timeout) {
+                Ok(socket) => {
+                    let socket = Socket::new(socket, reactor)
+                        .map_err(|error| DialError::Failed(Failure::of(&error), error))?;
+                    return Ok((socket, lease));
+                }
                 Err((Failure::PortTaken, _)) if exchanges < EXCHANGES => {
                     exchanges += 1;
                     lease = lease.collided(clock::now()).map_err(DialError::NoPort)?;
@@ -72,55 +62,18 @@ impl Dialler {
             }
         }
     }
-}
 
-/// A connection under way. Dropped, it makes the socket's close a reset: the server may have answered in the meantime,
-/// and a plain close would look like an end of file to it, and leave the port in TIME_WAIT, which the lease says is free.
-struct Attempt<'a>(&'a TcpStream);
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        // It fails on a socket that is dead already, which needs no reset.
-        let _ = stream::reset_on_close(self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::addr::{ClientAddr, PortRange};
-    use crate::egress::{Ledger, PoolSpec, Pools, Select};
-    use std::io::Read;
-    use std::sync::Arc;
-
-    #[tokio::test]
-    async fn a_connection_that_is_given_up_is_reset_though_the_server_has_answered() {
-        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let to = DialAddr::new(server.local_addr().unwrap());
-        let pool = PoolSpec {
-            name: "acme".into(),
-            addresses: vec!["127.0.0.77/32".parse().unwrap()],
-            ports: PortRange::new(1024, 65535).unwrap(),
-            select: Select::Paired,
-            public: std::collections::BTreeMap::new(),
-            drain: Vec::new(),
-            rest: Duration::ZERO,
-            shares: Vec::new(),
-        };
-        let pools = Pools::new(&[pool], &[], &Arc::new(Ledger::new()));
-        let client = ClientAddr::new(([10, 0, 1, 7], 40000).into());
-        let pool = pools.pool("acme").unwrap();
-        let lease = pool.lease(client, to, &pool.share(&"alpha".into()), clock::now()).unwrap();
-        let seconds = Duration::from_secs;
-        let liveness = Liveness { idle: seconds(60), interval: seconds(10), probes: 3, user_timeout: None };
-        let dialler = Dialler { connect_timeout: seconds(30), liveness };
-        let mut dialling = Box::pin(dialler.dial(to, lease));
-        // On loopback the connection stands before the dialler has looked again.
-        assert!(
-            std::future::poll_fn(|cx| std::task::Poll::Ready(dialling.as_mut().poll(cx).is_pending())).await
-        );
-        let (mut connection, _) = server.accept().unwrap();
-        drop(dialling);
-        assert_eq!(connection.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    /// Waits for the answer. A refused or unreachable server is reported at once, without a second try that would make
+    /// the client wait.
+    pub async fn answered(&self, socket: &Socket) -> Result<(), DialError> {
+        let answered = timeout(self.connect_timeout, poll_fn(|cx| socket.poll_writable(cx))).await;
+        answered.map_err(|_| DialError::TimedOut)?;
+        if !socket.has_failed() {
+            return Ok(());
+        }
+        match socket.take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(DialError::Failed(Failure::of_connect(&error), error)),
+        }
     }
 }

@@ -48,34 +48,9 @@ impl Flow {
         worker: Rc<Epilogue>,
     ) -> Self {
         nobody.flows_active.increment(1);
-        let record = FlowRecord {
-            time: jiff::Timestamp::try_from(clock::wall()).unwrap_or_default(),
-            flow: id,
-            tenant: None,
-            client,
-            destination: to,
-            hostname: None,
-            hostname_from: None,
-            protocol: None,
-            alpn: None,
-            ech: false,
-            rule: None,
-            verdict: None,
-            would_deny: None,
-            outcome: Outcome::InternalError,
-            detail: None,
-            source: None,
-            public: None,
-            pool: None,
-            dialled: None,
-            bytes_up: 0,
-            bytes_down: 0,
-            duration: Duration::ZERO,
-            inspect: None,
-            connect: None,
-        };
+        let time = jiff::Timestamp::try_from(clock::wall()).unwrap_or_default();
         Self {
-            record,
+            record: FlowRecord::begin(time, id, client, to),
             outcome: None,
             accepted: clock::now(),
             meters: nobody,
@@ -117,10 +92,9 @@ impl Meter for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        // The one field whose clone would allocate is moved.
-        let alpn = self.record.alpn.take();
-        let mut record = self.record.clone();
-        record.alpn = alpn;
+        let FlowRecord { time, flow, client, destination, .. } = self.record;
+        let blank = FlowRecord::begin(time, flow, client, destination);
+        let mut record = std::mem::replace(&mut self.record, blank);
         record.outcome = self.outcome.unwrap_or_else(|| self.worker.cut_off.get());
         record.bytes_up = self.up.get();
         record.bytes_down = self.down.get();

@@ -1,6 +1,6 @@
 //! The flows that hold a port now: who they belong to, where they leave from and where they go.
 //!
-//! A flow is listed while it has a lease: from before its SYN until its socket is closed. The workers write, the
+//! A flow is listed while it has a lease: from when its SYN is sent until its socket is closed. The workers write, the
 //! control thread reads; a lock is held for one entry by a worker, and for one shard by the control thread.
 
 use super::record::FlowId;
@@ -117,15 +117,6 @@ impl FlowTable {
     }
 }
 
-impl Listed<'_> {
-    /// The flow leaves from another port than it was listed with.
-    pub fn moved_to(&self, source: LeasedSource) {
-        if let Some(flow) = self.shard.lock().get_mut(&self.number) {
-            flow.source = source;
-        }
-    }
-}
-
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         // Dropped outside the lock.
@@ -224,15 +215,6 @@ mod tests {
 
         drop(listed);
         assert_eq!(of(&table, towards, None, 9), PairFlows::default());
-    }
-
-    #[test]
-    fn a_flow_that_leaves_from_another_address_is_counted_there() {
-        let table = FlowTable::default();
-        let listed = table.list(flow(7, "acme", "10.0.1.7:1", SERVER, None));
-        listed.moved_to(LeasedSource::new("203.0.113.17:6000".parse().unwrap()));
-        assert_eq!(of(&table, pair("203.0.113.16", SERVER), None, 9), PairFlows::default());
-        assert_eq!(of(&table, pair("203.0.113.17", SERVER), None, 9).tenants, [("acme".into(), 1)]);
     }
 
     #[test]

@@ -1,21 +1,21 @@
 //! One of a flow's two sockets.
 
+use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::cell::Cell;
 use std::ops::Deref;
-use tokio::net::TcpStream;
 
 /// A socket that resets its peer when dropped, unless the stream has ended well. A task that panics or is dropped
 /// thus never looks like a clean end of file to anybody.
 #[derive(Debug)]
 pub(super) struct Leg {
-    socket: TcpStream,
+    socket: Socket,
     ended_well: Cell<bool>,
 }
 
 impl Leg {
     /// Takes over an established socket.
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         Self { socket, ended_well: Cell::new(false) }
     }
 
@@ -26,8 +26,8 @@ impl Leg {
 }
 
 impl Deref for Leg {
-    type Target = TcpStream;
-    fn deref(&self) -> &TcpStream {
+    type Target = Socket;
+    fn deref(&self) -> &Socket {
         &self.socket
     }
 }
@@ -37,6 +37,34 @@ impl Drop for Leg {
         if !self.ended_well.get() {
             // It fails on a socket that is dead already, which needs no reset.
             let _ = stream::reset_on_close(&self.socket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::driven;
+    use std::io::{ErrorKind, Read};
+    use std::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn a_leg_that_is_given_up_is_reset_and_one_that_ended_well_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for well in [false, true] {
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            driven(async |reactor| {
+                let leg = Leg::new(Socket::new(ours, &reactor).unwrap());
+                if well {
+                    leg.ended_well();
+                }
+            })
+            .await;
+            match peer.read(&mut [0]) {
+                Ok(n) => assert!(well && n == 0),
+                Err(error) => assert!(!well && error.kind() == ErrorKind::ConnectionReset, "{error}"),
+            }
         }
     }
 }

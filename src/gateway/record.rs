@@ -65,6 +65,43 @@ pub struct FlowRecord {
     pub connect: Option<Duration>,
 }
 
+impl FlowRecord {
+    /// Of a flow of which no more is known yet.
+    pub(super) fn begin(
+        time: jiff::Timestamp,
+        flow: FlowId,
+        client: ClientAddr,
+        destination: OriginalDestination,
+    ) -> Self {
+        Self {
+            time,
+            flow,
+            tenant: None,
+            client,
+            destination,
+            hostname: None,
+            hostname_from: None,
+            protocol: None,
+            alpn: None,
+            ech: false,
+            rule: None,
+            verdict: None,
+            would_deny: None,
+            outcome: Outcome::InternalError,
+            detail: None,
+            source: None,
+            public: None,
+            pool: None,
+            dialled: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            duration: Duration::ZERO,
+            inspect: None,
+            connect: None,
+        }
+    }
+}
+
 /// A flow's name in logs: start of the process, worker and count, in hex. Unique over restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId {

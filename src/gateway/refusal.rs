@@ -3,7 +3,7 @@
 use super::leg::Leg;
 use super::record::FlowRecord;
 use crate::outcome::Outcome;
-use crate::relay;
+use crate::relay::{self, Scratch};
 use std::time::Duration;
 
 /// How long a refused client has to read its answer and close.
@@ -19,15 +19,17 @@ const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
 /// Answers in the client's own protocol, if it is known; else the drop of the leg resets it.
-pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome) {
+pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome, scratch: &Scratch) {
     let ours =
         matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
     match record.protocol {
         Some("tls") => {
             let description = if ours { INTERNAL_ERROR } else { ACCESS_DENIED };
-            relay::refuse(client, &alert(description), PATIENCE).await;
+            relay::refuse(client, &alert(description), PATIENCE, scratch).await;
         }
-        Some("http") => relay::refuse(client, http(record, outcome, ours).as_bytes(), PATIENCE).await,
+        Some("http") => {
+            relay::refuse(client, http(record, outcome, ours).as_bytes(), PATIENCE, scratch).await;
+        }
         _ => return,
     }
     client.ended_well();

@@ -1,5 +1,6 @@
 //! A worker's thread: a runtime and a listener of its own. A flow lives and dies on the worker that accepted it.
 
+use super::admission::Pass;
 use super::flow::Flow;
 use super::leg::Leg;
 use super::record::{FlowId, Verdict};
@@ -7,15 +8,16 @@ use super::session;
 use super::worker::{Gateway, Settings, Worker};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::outcome::Outcome;
+use crate::sys::listener::Listener;
+use crate::sys::socket::{Reactor, Socket};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 
 /// How far the gateway's stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,9 @@ pub enum Stage {
     Stopping,
 }
 
+/// Connections that are taken in before the flows that live get their turn.
+const BATCH: usize = 32;
+
 /// After `accept` has failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -35,39 +40,59 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub fn run(
     gateway: Arc<Gateway>,
     settings: Settings,
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let worker = Rc::new(Worker::new(gateway, settings));
-    let flows = LocalSet::new();
-    flows.block_on(&runtime, async {
-        accept(&worker, TcpListener::from_std(listener)?, stage.clone()).await;
-        // Those that live may finish. A sender that is gone is a gateway that is gone.
-        let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
-        io::Result::Ok(())
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let reactor = {
+        let _in_runtime = runtime.enter();
+        Reactor::new()?
+    };
+    let worker = Rc::new(Worker::new(gateway, settings, Rc::clone(&reactor)));
+    runtime.block_on(async {
+        let until_stopped = async {
+            accept(&worker, Listener::new(listener)?, stage.clone()).await;
+            // Those that live may finish. A sender that is gone is a gateway that is gone.
+            let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
+            Ok(())
+        };
+        tokio::select! {
+            error = reactor.run() => Err(error),
+            result = until_stopped => result,
+        }
     })?;
     // What still lives is dropped here, and both its ends are reset: a plain exit would look like a clean end of
     // file to the client.
     worker.epilogue.cut_off.set(Outcome::Drained);
-    drop(flows);
+    drop(runtime);
     Ok(())
 }
 
 /// Takes flows in until the stage is no longer [`Stage::Running`].
-async fn accept(worker: &Rc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+async fn accept(worker: &Rc<Worker>, listener: Listener, mut stage: watch::Receiver<Stage>) {
     let stopped = stage.wait_for(|stage| *stage != Stage::Running);
     tokio::pin!(stopped);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let ready = tokio::select! {
+            ready = listener.ready() => ready,
             _ = &mut stopped => return,
         };
-        match accepted {
-            Ok((socket, peer)) => take_in(worker, socket, peer),
-            Err(error) => pause_after(worker, &error).await,
+        match ready.and_then(|()| take_batch(worker, &listener)) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => pause_after(worker, &error).await,
+            // Those that were taken in get their turn.
+            Ok(()) | Err(_) => tokio::task::yield_now().await,
         }
     }
+}
+
+/// Takes in as many as wait, up to [`BATCH`].
+fn take_batch(worker: &Rc<Worker>, listener: &Listener) -> io::Result<()> {
+    for _ in 0..BATCH {
+        let (socket, peer) = listener.accept()?;
+        take_in(worker, Socket::new(socket, &worker.reactor)?, peer);
+    }
+    Ok(())
 }
 
 /// A connection that died in the queue is nobody's fault. Anything else is counted, said, and not asked for again
@@ -81,7 +106,7 @@ async fn pause_after(worker: &Worker, error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn take_in(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
+fn take_in(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr) {
     let gateway = &worker.gateway;
     let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
     // Under TPROXY the local address is what the client dialled. It can only fail on a socket that is none.
@@ -99,11 +124,34 @@ fn take_in(worker: &Rc<Worker>, socket: TcpStream, peer: SocketAddr) {
         flow.outcome = Some(Outcome::GatewayFull);
         return;
     };
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    tokio::task::spawn_local(whole_life(Rc::clone(worker), client, flow, place));
+}
+
+/// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
+fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Pass) -> impl Future<Output = ()> {
+    async move {
         let _place = place;
         session::run(&worker, &client, &mut flow).await;
         // The socket first: who reads the record may rely on the flow being over.
         drop(client);
-    });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_flow_is_small() {
+        let size = size_of_future(whole_life);
+        assert!(size <= MOST, "{size} bytes");
+    }
+
+    /// Bytes. An idle flow is to cost 1.5 KiB with all that it holds.
+    const MOST: usize = 1152;
 }

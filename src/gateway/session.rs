@@ -21,9 +21,11 @@ use crate::policy::{Decision, Denial, Permit};
 use crate::relay::{self, End, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use tokio::io::Interest;
+use std::task::Poll;
 
 /// Lives one flow. Its outcome is in `flow` when this returns.
 pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
@@ -34,7 +36,7 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
             flow.record.detail = detail.or(flow.record.detail);
             if outcome.is_denial() {
                 flow.record.verdict.get_or_insert(Verdict::Deny);
-                refusal::answer(client, &flow.record, outcome).await;
+                refusal::answer(client, &flow.record, outcome, &worker.scratch).await;
             }
         }
     }
@@ -43,8 +45,10 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
     let (tenant, _place) = admit(worker, flow)?;
     let permit = decide(worker, &tenant, client, flow).await?;
-    let upstream = dial(worker, &tenant, client, permit, flow).await?;
-    Ok(relay(worker, client, upstream, flow).await)
+    let mut upstream = dial(worker, &tenant, permit, flow)?;
+    connect(worker, &tenant, client, &mut upstream, flow).await?;
+    let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow).await;
+    Ok(finish(worker, client, &mut upstream, end, flow).await)
 }
 
 /// A flow that ends before it is relayed.
@@ -168,40 +172,55 @@ fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
 struct Upstream<'w> {
     leg: Leg,
     lease: Lease,
-    listed: Listed<'w>,
+    _listed: Listed<'w>,
 }
 
-/// Takes a source port and connects.
-async fn dial<'w>(
+/// Takes a source port and sends the SYN.
+fn dial<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
-    client: &Leg,
     permit: Permit,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
     let to = permit.into_dial();
     flow.record.dialled = Some(to);
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
-    let started = clock::now();
     let lease = tenant
         .pool
-        .lease(flow.record.client, to, &tenant.share, started)
+        .lease(flow.record.client, to, &tenant.share, clock::now())
         .map_err(|error| no_port(tenant, error))?;
     note_source(flow, &lease);
-    let listed = list(worker, tenant, flow, &lease, to);
-    let dialled = tokio::select! {
-        dialled = worker.dialler.dial(to, lease) => dialled,
-        // A client that resets while it waits needs no upstream. One that has only finished sending still does.
-        _ = client.ready(Interest::ERROR) => return Err(Outcome::ClientLeft.into()),
-    };
-    let (socket, mut lease) = dialled.map_err(|error| not_dialled(worker, tenant, &error))?;
-    lease.connected();
-    let took = clock::now().saturating_duration_since(started);
+    let (socket, lease) = worker
+        .dialler
+        .start(to, lease, &worker.reactor)
+        .map_err(|error| not_dialled(worker, tenant, &error))?;
     note_source(flow, &lease);
-    listed.moved_to(lease.source());
+    let listed = list(worker, tenant, flow, &lease, to);
+    Ok(Upstream { leg: Leg::new(socket), lease, _listed: listed })
+}
+
+/// Waits until the server has taken the connection.
+async fn connect(
+    worker: &Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    upstream: &mut Upstream<'_>,
+    flow: &mut Flow,
+) -> Result<(), Ended> {
+    let dialled_at = clock::now();
+    let mut answer = pin!(worker.dialler.answered(&upstream.leg));
+    let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        // A client that resets while it waits needs no upstream. One that has only finished sending still does.
+        Poll::Pending => client.poll_failed(cx).map(|()| None),
+    });
+    let answered = answered.await.ok_or(Outcome::ClientLeft)?;
+    answered.map_err(|error| not_dialled(worker, tenant, &error))?;
+    upstream.lease.connected();
+    let took = clock::now().saturating_duration_since(dialled_at);
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
-    Ok(Upstream { leg: Leg::new(socket), lease, listed })
+    Ok(())
 }
 
 fn list<'w>(worker: &'w Worker, tenant: &Tenant, flow: &Flow, lease: &Lease, to: DialAddr) -> Listed<'w> {
@@ -251,16 +270,18 @@ fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
     }
 }
 
-/// Relays until the end, and settles what the port needs before it can be used again.
-async fn relay(worker: &Worker, client: &Leg, upstream: Upstream<'_>, flow: &mut Flow) -> Outcome {
-    // Dropped in the reverse order: the port is given back after the socket is closed.
-    let Upstream { listed: _listed, mut lease, leg } = upstream;
-    // Every way out but a good end resets the upstream socket, and then its port is free at once: that is what a
-    // lease starts with.
-    let end = relay::relay(client, &leg, &worker.scratch, worker.silence, flow).await;
+/// Settles what the upstream port needs before it can be used again. Every way out but a good end resets the upstream
+/// socket, and then its port is free at once: that is what a lease starts with.
+async fn finish(
+    worker: &Worker,
+    client: &Leg,
+    Upstream { leg, lease, .. }: &mut Upstream<'_>,
+    end: End,
+    flow: &mut Flow,
+) -> Outcome {
     match end {
         End::Finished { first } => {
-            lease.set_rest(rest_after(first, &leg));
+            lease.set_rest(rest_after(first, leg));
             client.ended_well();
             leg.ended_well();
             Outcome::Closed
@@ -272,10 +293,8 @@ async fn relay(worker: &Worker, client: &Leg, upstream: Upstream<'_>, flow: &mut
             // Known from here on, whatever happens to this task.
             flow.outcome = Some(outcome);
             flow.record.detail = detail;
-            match side {
-                Side::Client => relay::settle(&leg).await,
-                Side::Upstream => relay::settle(client).await,
-            }
+            let other = if side == Side::Client { leg } else { client };
+            relay::settle(other).await;
             outcome
         }
     }
@@ -320,6 +339,7 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::socket::{Socket, driven};
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
@@ -331,9 +351,12 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         stream::finish(&server).unwrap();
         while stream::write(&socket, &[0; 4096]).is_ok() {}
-        let upstream = Leg::new(tokio::net::TcpStream::from_std(socket).unwrap());
-        stream::finish(&*upstream).unwrap();
-        let rest = rest_after(Side::Upstream, &upstream);
+        let rest = driven(async |reactor| {
+            let upstream = Leg::new(Socket::new(socket, &reactor).unwrap());
+            stream::finish(&*upstream).unwrap();
+            rest_after(Side::Upstream, &upstream)
+        });
+        let rest = rest.await;
         assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
     }
 }

@@ -10,6 +10,7 @@ use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
 use crate::relay::{Scratch, Silence};
+use crate::sys::socket::Reactor;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use std::cell::Cell;
@@ -57,6 +58,7 @@ pub struct Settings {
 /// What the flows of one worker share.
 pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
+    pub(super) reactor: Rc<Reactor>,
     pub(super) peeker: Peeker,
     pub(super) dialler: Dialler,
     pub(super) scratch: Scratch,
@@ -70,11 +72,12 @@ pub(super) struct Worker {
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
-    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings, reactor: Rc<Reactor>) -> Self {
         let epilogue =
             Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
         Self {
             gateway,
+            reactor,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             dialler: settings.dialler,
             scratch: Scratch::new(settings.most_pipes),

@@ -1,12 +1,12 @@
 //! The bounded peek loop: what the client wants, read without taking a byte from its socket.
 
 use super::{Inspected, Malformed, Protocol, Verdict, inspect};
+use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A worker's buffers for inspection. They are used within a poll only; nothing is in them between polls.
@@ -43,7 +43,7 @@ impl Peeker {
     }
 
     /// Peeks until it is clear what the client wants.
-    pub async fn peek(&self, client: &TcpStream) -> Result<Inspected, Unclear> {
+    pub async fn peek(&self, client: &Socket) -> Result<Inspected, Unclear> {
         let mut progress = Progress { need: 1, looks_like: Protocol::Other };
         if let Ok(result) = timeout(self.deadline, self.peek_on(client, &mut progress)).await {
             return result;
@@ -54,13 +54,14 @@ impl Peeker {
         Err(Unclear::TimedOut(progress.looks_like))
     }
 
-    async fn peek_on(&self, client: &TcpStream, progress: &mut Progress) -> Result<Inspected, Unclear> {
+    async fn peek_on(&self, client: &Socket, progress: &mut Progress) -> Result<Inspected, Unclear> {
         loop {
-            let ready = client.ready(Interest::READABLE).await.map_err(|_| Unclear::ClientLeft)?;
+            poll_fn(|cx| client.poll_readable(cx)).await;
+            let finished = client.is_read_closed();
             let mut verdict = None;
             // "Would block" clears the readiness, so that a partial hello sleeps until the next segment instead of
             // spinning on the bytes that are there.
-            let looked = client.try_io(Interest::READABLE, || {
+            let looked = client.try_read(|| {
                 verdict = self.look(client, progress)?;
                 verdict.as_ref().map(drop).ok_or_else(|| io::ErrorKind::WouldBlock.into())
             });
@@ -72,14 +73,14 @@ impl Peeker {
             }
             let failed = looked.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             // FIN comes after all bytes: if it was there before this look, nothing more will come.
-            if failed || ready.is_read_closed() {
+            if failed || finished {
                 return Err(Unclear::ClientLeft);
             }
         }
     }
 
     /// One look at the receive queue; `None` where it does not hold enough yet.
-    fn look(&self, client: &TcpStream, progress: &mut Progress) -> io::Result<Option<Verdict>> {
+    fn look(&self, client: &Socket, progress: &mut Progress) -> io::Result<Option<Verdict>> {
         let Buffers { peeked, scratch } = &mut *self.buffers.borrow_mut();
         let n = stream::peek(client, peeked)?;
         if n < progress.need {

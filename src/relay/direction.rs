@@ -2,11 +2,10 @@
 
 use super::pipes::Filled;
 use super::{COPY, Scratch, Side};
+use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
 use std::task::{Context, Poll, ready};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 /// What a direction may move in one poll before the worker's other flows get their turn. Large enough that a bulk
 /// flow does not pay for the turn-taking, small enough that sixteen of them keep a worker for milliseconds only.
@@ -15,18 +14,21 @@ const TURN: usize = 512 * 1024;
 /// What one splice asks for; the pipe holds less.
 const SPLICE: usize = 256 * 1024;
 
+/// What any path takes in one segment: the least MTU of IPv6, less headers and options.
+const ONE_SEGMENT: usize = 1280 - 40 - 60;
+
 /// Bytes from one socket to the other, in order, none lost: `held` is taken before more is read.
 pub(super) struct OneWay<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: &'a Socket,
+    to: &'a Socket,
     /// Whose bytes these are: the side of `from`.
     side: Side,
     held: Held,
     state: State,
     /// Whether reads splice instead of copying.
     splicing: bool,
-    /// `from` has failed: what ends its stream is no FIN.
-    broken: bool,
+    /// `to` sends at once what it is given (`TCP_NODELAY`).
+    prompt: bool,
     moved: u64,
 }
 
@@ -41,7 +43,7 @@ enum Held {
 #[derive(PartialEq, Eq)]
 enum State {
     Open,
-    /// `from` has finished; `held` is still to be delivered, then FIN.
+    /// `from` has finished; `held` is still to be delivered.
     Ending,
     Done,
 }
@@ -50,7 +52,7 @@ enum State {
 type Failed = (Side, io::Error);
 
 impl<'a> OneWay<'a> {
-    pub(super) fn new(from: &'a TcpStream, to: &'a TcpStream, side: Side) -> Self {
+    pub(super) fn new(from: &'a Socket, to: &'a Socket, side: Side) -> Self {
         Self {
             from,
             to,
@@ -58,14 +60,20 @@ impl<'a> OneWay<'a> {
             held: Held::Nothing,
             state: State::Open,
             splicing: false,
-            broken: false,
+            // Accepted sockets inherit it from the listener.
+            prompt: side == Side::Upstream,
             moved: 0,
         }
     }
 
-    /// Whether FIN was passed on.
+    /// Whether `from` has finished and every byte was delivered.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Whether a read is what this direction waits for, which finds any end of `from`.
+    pub(super) fn is_reading(&self) -> bool {
+        self.state == State::Open && matches!(self.held, Held::Nothing)
     }
 
     /// Bytes delivered so far.
@@ -80,7 +88,7 @@ impl<'a> OneWay<'a> {
         }
     }
 
-    /// Moves what can be moved; ready when FIN was passed on.
+    /// Moves what can be moved; ready when that was all. The FIN that is to follow is the caller's.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,17 +105,13 @@ impl<'a> OneWay<'a> {
             ready!(drained).map_err(|error| (self.other(), error))?;
             if self.state == State::Ending {
                 self.state = State::Done;
-                if !self.broken {
-                    // A peer that reset in between is found by its own direction.
-                    let _ = stream::finish(self.to);
-                }
                 break;
             }
             if turn == 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            ready!(self.from.poll_read_ready(cx)).map_err(|error| (self.side, error))?;
+            ready!(self.from.poll_readable(cx));
             self.take(scratch, &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);
@@ -116,15 +120,14 @@ impl<'a> OneWay<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// Moves what `from` had sent before it failed; ready when that is over. No FIN follows.
-    pub(super) fn poll_last_words(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &Scratch,
-        delivered: impl FnMut(usize),
-    ) -> Poll<()> {
-        self.broken = true;
-        self.poll(cx, scratch, delivered).map(drop)
+    /// Sets `TCP_NODELAY` before it makes a difference: what fits one segment leaves at once as long as nothing before
+    /// it waits for its acknowledgement (RFC 9293 §3.7.4).
+    fn be_prompt(&mut self, bytes: usize) {
+        if !self.prompt && (self.moved > 0 || bytes > ONE_SEGMENT) {
+            self.prompt = true;
+            // It fails on a socket that is dead, as the write will.
+            let _ = stream::set_nodelay(self.to);
+        }
     }
 
     /// Delivers all of `held`.
@@ -138,9 +141,10 @@ impl<'a> OneWay<'a> {
             if matches!(self.held, Held::Nothing) {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.to.poll_write_ready(cx))?;
+            ready!(self.to.poll_writable(cx));
+            self.be_prompt(COPY);
             let to = self.to;
-            let wrote = to.try_io(Interest::WRITABLE, || match &self.held {
+            let wrote = to.try_write(|| match &self.held {
                 Held::Bytes(rest) => stream::write(to, rest),
                 Held::Pipe(filled) => filled.drain(to),
                 Held::Nothing => Ok(0),
@@ -206,13 +210,14 @@ impl<'a> OneWay<'a> {
         let mut buffer = scratch.buffer.borrow_mut();
         let (from, to) = (self.from, self.to);
         let mut read = None;
-        let result = from.try_io(Interest::READABLE, || {
+        let result = from.try_read(|| {
             let n = stream::read(from, &mut buffer)?;
             read = Some(n);
             // A short read has emptied the socket: saying so clears the readiness and saves the read that would
             // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared. Only urgent data
             // stops a read before the end.
-            let emptied = n != 0 && n < COPY && !stream::is_at_urgent_mark(from)?;
+            let held_back = from.may_hold_back() && stream::is_at_urgent_mark(from)?;
+            let emptied = n != 0 && n < COPY && !held_back;
             if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         let n = match (read, result) {
@@ -227,7 +232,8 @@ impl<'a> OneWay<'a> {
             return Ok(());
         }
         self.splicing = n == COPY;
-        let sent = match to.try_io(Interest::WRITABLE, || stream::write(to, &buffer[..n])) {
+        self.be_prompt(n);
+        let sent = match to.try_write(|| stream::write(to, &buffer[..n])) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err((self.other(), error)),

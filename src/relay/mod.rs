@@ -10,6 +10,8 @@ mod refuse;
 mod watch;
 
 use crate::sys::failure::Failure;
+use crate::sys::listener::Liveness;
+use crate::sys::socket::Socket;
 use crate::sys::stream;
 use direction::OneWay;
 use pipes::Pipes;
@@ -17,11 +19,9 @@ pub use refuse::refuse;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use watch::Watch;
 
@@ -32,6 +32,8 @@ pub struct Silence {
     pub idle: Option<Duration>,
     /// No byte for this long after one side has finished ends the flow.
     pub half_open: Duration,
+    /// When a peer that does not answer counts as dead.
+    pub liveness: Liveness,
 }
 
 /// One of the two ends of a flow.
@@ -100,48 +102,24 @@ impl Scratch {
 const COPY: usize = 16 * 1024;
 
 /// Relays until the flow's end. Dropping the future leaves both sockets as they are.
-pub async fn relay(
-    client: &TcpStream,
-    upstream: &TcpStream,
-    scratch: &Scratch,
-    silence: Silence,
-    meter: &impl Meter,
-) -> End {
+pub fn relay<'a>(
+    client: &'a Socket,
+    upstream: &'a Socket,
+    scratch: &'a Scratch,
+    silence: &'a Silence,
+    meter: &'a impl Meter,
+) -> impl Future<Output = End> + 'a {
     let mut flow = Flow {
+        client,
+        upstream,
         up: OneWay::new(client, upstream, Side::Client),
         down: OneWay::new(upstream, client, Side::Upstream),
-        watch: Watch::new(silence),
+        watch: Watch::new(upstream, silence),
         first: None,
         broken: None,
     };
-    // A reset of one end while nothing is read from it, because its bytes wait for the other end or it has finished:
-    // no read is under way that would find it, so it is waited for by itself.
-    let mut failure = pin!(failure(client, upstream));
-    poll_fn(|cx| {
-        let end = flow.poll(cx, scratch, meter);
-        if end.is_pending()
-            && flow.broken.is_none()
-            && let Poll::Ready((side, error)) = failure.as_mut().poll(cx)
-        {
-            return flow.poll_broken(Broken::new(side, error), cx, scratch, meter);
-        }
-        end
-    })
-    .await
-}
-
-/// Ready when one of the sockets has failed.
-async fn failure(client: &TcpStream, upstream: &TcpStream) -> (Side, io::Error) {
-    let (side, socket) = tokio::select! {
-        _ = client.ready(Interest::ERROR) => (Side::Client, client),
-        _ = upstream.ready(Interest::ERROR) => (Side::Upstream, upstream),
-    };
-    let error = match socket.take_error() {
-        Ok(Some(error)) | Err(error) => error,
-        // The error was taken by a call in between; the event is proof that there was one.
-        Ok(None) => io::ErrorKind::ConnectionReset.into(),
-    };
-    (side, error)
+    // No `async fn`: that would hold each argument twice, for as long as the flow lives.
+    poll_fn(move |cx| flow.poll(cx, scratch, meter))
 }
 
 /// How long bytes that were sent before a reset have to reach the other end, before the reset follows them.
@@ -149,7 +127,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Waits until the peer has acknowledged all that was written to the socket, for [`SETTLE`] at most: the reset that
 /// the caller is about to send would throw the rest away.
-pub async fn settle(socket: &TcpStream) {
+pub async fn settle(socket: &Socket) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
     // There is no event for "everything acknowledged", so this asks, ever less often.
@@ -161,9 +139,11 @@ pub async fn settle(socket: &TcpStream) {
 }
 
 struct Flow<'a> {
+    client: &'a Socket,
+    upstream: &'a Socket,
     up: OneWay<'a>,
     down: OneWay<'a>,
-    watch: Watch,
+    watch: Watch<'a>,
     first: Option<Side>,
     broken: Option<Broken>,
 }
@@ -187,6 +167,17 @@ impl Flow<'_> {
         if let Some(broken) = self.broken.take() {
             return self.poll_broken(broken, cx, scratch, meter);
         }
+        let end = self.poll_both(cx, scratch, meter);
+        if end.is_pending()
+            && self.broken.is_none()
+            && let Poll::Ready((side, error)) = self.poll_failure(cx)
+        {
+            return self.poll_broken(Broken::new(side, error), cx, scratch, meter);
+        }
+        end
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
         let mut moved = self.up.poll(cx, scratch, |n| meter.up(n));
         if !matches!(moved, Poll::Ready(Err(_))) {
             moved = self.down.poll(cx, scratch, |n| meter.down(n));
@@ -194,15 +185,7 @@ impl Flow<'_> {
         if let Poll::Ready(Err((side, error))) = moved {
             return self.poll_broken(Broken::new(side, error), cx, scratch, meter);
         }
-        // If both FINs are found in one poll, the client's counts as the first: by then ours has followed it
-        // upstream, perhaps before the server's arrived.
-        if self.first.is_none() {
-            self.first = match (self.up.is_done(), self.down.is_done()) {
-                (true, _) => Some(Side::Client),
-                (false, true) => Some(Side::Upstream),
-                (false, false) => None,
-            };
-        }
+        self.pass_on_ends();
         match self.first {
             Some(first) if self.up.is_done() && self.down.is_done() => Poll::Ready(End::Finished { first }),
             half_open => {
@@ -210,6 +193,48 @@ impl Flow<'_> {
                 self.watch.poll(cx, moved, half_open.is_some())
             }
         }
+    }
+
+    /// Sends the FINs that are due. A peer that has reset in between is found by its own direction.
+    ///
+    /// Upstream it is sent as such even if it is the last thing that happens here, because what the socket says then
+    /// tells how its port is to rest; to a client that has finished too, the close says it.
+    fn pass_on_ends(&mut self) {
+        match (self.first, self.up.is_done(), self.down.is_done()) {
+            // If both ends are found in one poll, the client's counts as the first: by then ours has followed it
+            // upstream, perhaps before the server's arrived.
+            (None, true, _) => {
+                self.first = Some(Side::Client);
+                let _ = stream::finish(self.upstream);
+            }
+            (None, false, true) => {
+                self.first = Some(Side::Upstream);
+                let _ = stream::finish(self.client);
+            }
+            (Some(Side::Upstream), true, _) => {
+                let _ = stream::finish(self.upstream);
+            }
+            (None, false, false) | (Some(_), _, _) => {}
+        }
+    }
+
+    /// Ready when a socket has failed from which nothing is read, because its bytes wait for the other end or it has
+    /// finished: no read would find it, so it is waited for by itself.
+    fn poll_failure(&self, cx: &Context<'_>) -> Poll<(Side, io::Error)> {
+        if self.up.is_reading() && self.down.is_reading() {
+            return Poll::Pending;
+        }
+        let (side, socket) = match (self.client.poll_failed(cx), self.upstream.poll_failed(cx)) {
+            (Poll::Ready(()), _) => (Side::Client, self.client),
+            (Poll::Pending, Poll::Ready(())) => (Side::Upstream, self.upstream),
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+        };
+        let error = match socket.take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            // The error was taken by a call in between; the event is proof that there was one.
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        };
+        Poll::Ready((side, error))
     }
 
     /// Goes on in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
@@ -222,8 +247,8 @@ impl Flow<'_> {
         meter: &impl Meter,
     ) -> Poll<End> {
         let rest = match broken.side {
-            Side::Client => self.up.poll_last_words(cx, scratch, |n| meter.up(n)),
-            Side::Upstream => self.down.poll_last_words(cx, scratch, |n| meter.down(n)),
+            Side::Client => self.up.poll(cx, scratch, |n| meter.up(n)),
+            Side::Upstream => self.down.poll(cx, scratch, |n| meter.down(n)),
         };
         if rest.is_pending() && broken.until.as_mut().poll(cx).is_pending() {
             self.broken = Some(broken);

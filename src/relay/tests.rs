@@ -1,13 +1,20 @@
 //! The relay between real sockets on loopback.
 
 use super::*;
+use crate::sys::socket::driven;
 use crate::sys::stream;
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
 
-const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) };
+const LIVENESS: Liveness = Liveness {
+    idle: Duration::from_mins(1),
+    interval: Duration::from_secs(10),
+    probes: 3,
+    user_timeout: None,
+};
+const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1), liveness: LIVENESS };
 
 #[derive(Default)]
 struct Tally {
@@ -51,11 +58,11 @@ fn run(
     let client = thread::spawn(move || client(client_end));
     let server = thread::spawn(move || server(server_end));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let result = runtime.block_on(async {
-        let client = TcpStream::from_std(inner_client).unwrap();
-        let upstream = TcpStream::from_std(inner_server).unwrap();
+    let result = runtime.block_on(driven(async |reactor| {
+        let client = Socket::new(inner_client, &reactor).unwrap();
+        let upstream = Socket::new(inner_server, &reactor).unwrap();
         let (scratch, tally) = (Scratch::new(4), Tally::default());
-        let end = relay(&client, &upstream, &scratch, silence, &tally).await;
+        let end = relay(&client, &upstream, &scratch, &silence, &tally).await;
         match end.failure() {
             Some((Side::Client, _)) => {
                 settle(&upstream).await;
@@ -72,7 +79,7 @@ fn run(
             }
         }
         Result { end, up: tally.up.get(), down: tally.down.get(), idle_pipes: scratch.pipes.idle() }
-    });
+    }));
     client.join().unwrap();
     server.join().unwrap();
     result
@@ -213,7 +220,7 @@ fn a_reset_by_the_client_reaches_the_server() {
 
 #[test]
 fn an_idle_flow_ends_only_when_it_is_told_to() {
-    let idle = Silence { idle: Some(Duration::from_millis(80)), half_open: Duration::from_mins(1) };
+    let idle = Silence { idle: Some(Duration::from_millis(80)), ..NEVER };
     let wait_for_reset = |mut socket: std::net::TcpStream| {
         assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     };
@@ -222,7 +229,7 @@ fn an_idle_flow_ends_only_when_it_is_told_to() {
 
 #[test]
 fn a_half_open_flow_has_a_time_out_of_its_own() {
-    let silence = Silence { idle: None, half_open: Duration::from_millis(80) };
+    let silence = Silence { half_open: Duration::from_millis(80), ..NEVER };
     let (was_reset, client_was_reset) = std::sync::mpsc::channel();
     let result = run(
         silence,
@@ -245,14 +252,14 @@ fn a_half_open_flow_has_a_time_out_of_its_own() {
 fn nobody_waits_for_a_dead_peer_to_acknowledge() {
     let (outer, inner) = pair();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let socket = TcpStream::from_std(inner).unwrap();
+    runtime.block_on(driven(async |reactor| {
+        let socket = Socket::new(inner, &reactor).unwrap();
         while stream::write(&socket, &[0; 4096]).is_ok() {}
         stream::reset_on_close(&outer).unwrap();
         drop(outer);
         let settled = tokio::time::timeout(Duration::from_secs(5), settle(&socket)).await;
         assert!(settled.is_ok(), "{} bytes", stream::unacknowledged(&socket).unwrap());
-    });
+    }));
 }
 
 #[test]
@@ -266,13 +273,13 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
     stream::reset_on_close(&server_end).unwrap();
     drop(server_end);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let end = runtime.block_on(async {
-        let client = TcpStream::from_std(inner_client).unwrap();
-        let upstream = TcpStream::from_std(inner_server).unwrap();
-        let end = relay(&client, &upstream, &Scratch::new(4), NEVER, &Tally::default()).await;
+    let end = runtime.block_on(driven(async |reactor| {
+        let client = Socket::new(inner_client, &reactor).unwrap();
+        let upstream = Socket::new(inner_server, &reactor).unwrap();
+        let end = relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default()).await;
         stream::reset_on_close(&client).unwrap();
         end
-    });
+    }));
     assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));
     let mut answer = [0; 13];
     client_end.read_exact(&mut answer).unwrap();
@@ -319,11 +326,11 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
         result.map(|()| received)
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let client = TcpStream::from_std(inner_client).unwrap();
-        let upstream = TcpStream::from_std(inner_server).unwrap();
-        relay(&client, &upstream, &Scratch::new(4), NEVER, &Tally::default()).await;
-    });
+    runtime.block_on(driven(async |reactor| {
+        let client = Socket::new(inner_client, &reactor).unwrap();
+        let upstream = Socket::new(inner_server, &reactor).unwrap();
+        relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default()).await;
+    }));
     assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
 }
 

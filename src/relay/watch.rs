@@ -1,9 +1,11 @@
-//! Ends flows that are silent for too long.
+//! Looks after flows that last: sets keepalive on the upstream socket of one that has come of age, and ends flows that
+//! are silent for too long.
 //!
 //! Reads and writes do not touch a timer: a slow tick compares the bytes moved with those at the tick before. A flow
-//! without an idle time-out has no timer until one side has finished.
+//! that has come of age, and has no idle time-out, has no timer until one side has finished.
 
 use super::{End, Silence};
+use crate::sys::socket::Socket;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,49 +14,73 @@ use tokio::time::{Sleep, sleep};
 /// A period is measured in this many ticks, so a flow ends at most a quarter of the period late.
 const TICKS: u32 = 4;
 
-pub(super) struct Watch {
-    silence: Silence,
+/// A flow that lives for this long may live for days. Shorter ones are spared the system calls that set keepalive; who
+/// dies meanwhile is found as soon, because the kernel counts from the last segment.
+const OF_AGE: Duration = Duration::from_secs(5);
+
+pub(super) struct Watch<'a> {
+    upstream: &'a Socket,
+    silence: &'a Silence,
     tick: Option<Pin<Box<Sleep>>>,
+    /// How long the tick that runs is.
+    length: Duration,
+    young: bool,
     half_open: bool,
     /// Ticks in a row without a byte.
     silent: u32,
     moved: u64,
 }
 
-impl Watch {
-    pub(super) fn new(silence: Silence) -> Self {
-        Self { silence, tick: None, half_open: false, silent: 0, moved: 0 }
+impl<'a> Watch<'a> {
+    pub(super) fn new(upstream: &'a Socket, silence: &'a Silence) -> Self {
+        let length = Duration::ZERO;
+        Self { upstream, silence, tick: None, length, young: true, half_open: false, silent: 0, moved: 0 }
     }
 
     /// Ready when the flow was silent for the period that applies; `moved` is any count that grows with each byte.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, moved: u64, half_open: bool) -> Poll<End> {
         if half_open != self.half_open {
-            // The half-open period starts now.
+            // The half-open period starts now. The tick that runs proves no silence; it goes on if it ends soon enough.
             self.half_open = half_open;
-            self.tick = None;
             self.silent = 0;
+            self.moved = moved.wrapping_sub(1);
+            if self.next().is_some_and(|length| length < self.length) {
+                self.tick = None;
+            }
         }
-        let Some(period) = self.period() else { return Poll::Pending };
         loop {
-            let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(period / TICKS)));
+            let Some(length) = self.next() else { return Poll::Pending };
+            let tick = self.tick.get_or_insert_with(|| {
+                self.length = length;
+                Box::pin(sleep(length))
+            });
             if tick.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             self.tick = None;
-            self.silent = if moved == self.moved { self.silent + 1 } else { 0 };
+            let counts = !self.young && self.length == length;
+            if self.young {
+                self.young = false;
+                // It fails on a socket that is dead, which the relay finds out by itself.
+                let _ = self.silence.liveness.keep_alive(self.upstream);
+            }
+            self.silent = if counts && moved == self.moved { self.silent + 1 } else { 0 };
             self.moved = moved;
-            // The first tick may have begun in the middle of traffic: it proves no silence of its own.
             if self.silent >= TICKS {
                 return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
             }
         }
     }
 
-    fn period(&self) -> Option<Duration> {
-        match (self.half_open, self.silence.idle) {
+    /// How long the next tick is to be; `None`: there is nothing to wait for.
+    fn next(&self) -> Option<Duration> {
+        let period = match (self.half_open, self.silence.idle) {
             (true, Some(idle)) => Some(idle.min(self.silence.half_open)),
             (true, None) => Some(self.silence.half_open),
             (false, idle) => idle,
-        }
+        };
+        let tick = period.map(|period| period / TICKS);
+        let of_age = self.young.then(|| OF_AGE.min(self.silence.liveness.idle));
+        tick.into_iter().chain(of_age).min()
     }
 }

@@ -1,9 +1,12 @@
 //! The transparent listener.
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// How long a silent or unresponsive peer keeps a flow. The same on both legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +23,11 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Sets keepalive and the user time-out on a socket, or on a listener whose accepted sockets inherit them.
-    pub(super) fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
+    /// Sets keepalive on a socket, or on a listener whose accepted sockets inherit it.
+    pub fn keep_alive(&self, socket: impl AsFd) -> io::Result<()> {
         let keepalive =
             TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.probes);
-        socket.set_tcp_keepalive(&keepalive)?;
-        if let Some(timeout) = self.user_timeout {
-            socket.set_tcp_user_timeout(Some(timeout))?;
-        }
-        Ok(())
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive)
     }
 }
 
@@ -50,10 +49,59 @@ pub fn open(address: SocketAddr, backlog: i32, liveness: &Liveness) -> io::Resul
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    liveness.apply(&SockRef::from(&socket))?;
+    liveness.keep_alive(&socket)?;
+    if let Some(timeout) = liveness.user_timeout {
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+/// A listener on its worker's event loop.
+#[derive(Debug)]
+pub struct Listener(AsyncFd<TcpListener>);
+
+impl Listener {
+    /// Registers a non-blocking listener with the runtime of this thread.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: a TcpListener owns its descriptor, always names the same one, and is closed only when the AsyncFd,
+        // which deregisters it first, is dropped.
+        #[expect(unsafe_code, reason = "AsyncFd cannot know this of a type")]
+        let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// Waits until a connection may be there.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Takes the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none waits;
+    /// only then does [`Self::ready`] wait.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.try_io(Interest::READABLE, accept)
+    }
+}
+
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let fd = listener.as_raw_fd();
+    // SAFETY: `try_init` hands over pointers that are valid for writes of a sockaddr_storage, whose size `length` holds,
+    // and of `length` itself; the listener is borrowed, so its descriptor is open.
+    #[expect(unsafe_code, reason = "std has no accept4 with SOCK_NONBLOCK")]
+    let (socket, peer) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            match libc::accept4(fd, storage.cast(), length, flags) {
+                -1 => Err(io::Error::last_os_error()),
+                // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+                socket => Ok(OwnedFd::from_raw_fd(socket)),
+            }
+        })
+    }?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok((socket.into(), peer))
 }
 
 /// Whether somebody else already listens on the address: `SO_REUSEPORT` would silently share the port with another

@@ -8,5 +8,6 @@ mod netlink;
 pub mod pipe;
 pub mod priority;
 pub mod sock_diag;
+pub mod socket;
 pub mod stream;
 pub mod upstream;

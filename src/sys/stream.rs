@@ -37,6 +37,11 @@ pub fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(send(socket.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
+/// Has small writes sent at once, instead of holding them back until what was sent before is acknowledged.
+pub fn set_nodelay(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_nodelay(true)
+}
+
 /// Passes on the end of a stream: sends FIN after all that was written.
 pub fn finish(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).shutdown(std::net::Shutdown::Write)

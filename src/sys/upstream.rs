@@ -1,23 +1,24 @@
 //! The upstream socket: bound to an explicit source address and port, then connected.
 
 use super::failure::Failure;
-use super::listener::Liveness;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Starts connecting from `source` to `to`. The connection is under way when this returns: wait until the socket is
 /// writable, then look at `SO_ERROR`.
 ///
 /// Every pool socket sets `SO_REUSEADDR`, so that one source address and port can serve many destinations; the
 /// verdict on a 4-tuple then falls at `connect`. IPv6 sets `IPV6_FREEBIND`, because an AnyIP prefix is no assigned
-/// address there.
+/// address there. Keepalive is not set here: most flows end long before it would matter, and four system calls are a
+/// tenth of what a short flow costs. `user_timeout` is [`Liveness::user_timeout`](super::listener::Liveness), which governs the SYN too.
 pub fn connect(
     source: SocketAddr,
     to: SocketAddr,
-    liveness: &Liveness,
+    user_timeout: Option<Duration>,
 ) -> Result<TcpStream, (Failure, io::Error)> {
-    let socket = bind(source, liveness).map_err(|error| (Failure::of(&error), error))?;
+    let socket = bind(source, user_timeout).map_err(|error| (Failure::of(&error), error))?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
             Err((Failure::of_connect(&error), error))
@@ -26,15 +27,16 @@ pub fn connect(
     }
 }
 
-fn bind(source: SocketAddr, liveness: &Liveness) -> io::Result<Socket> {
+fn bind(source: SocketAddr, user_timeout: Option<Duration>) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(source), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if source.is_ipv6() {
         socket.set_freebind_v6(true)?;
     }
-    socket.set_tcp_nodelay(true)?;
-    liveness.apply(&SockRef::from(&socket))?;
+    if let Some(timeout) = user_timeout {
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
     socket.bind(&source.into())?;
     Ok(socket)
 }

@@ -3,7 +3,6 @@
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
 use crate::egress::{Lease, Ledger, PoolSpec, Rest, Select, Share, UpstreamEnd};
-use crate::sys::listener::Liveness;
 use crate::sys::sock_diag::{self, States};
 use crate::sys::{limits, stream, upstream};
 use std::collections::{BTreeMap, VecDeque};
@@ -208,13 +207,6 @@ impl Kernel for Real {
     }
 }
 
-const LIVENESS: Liveness = Liveness {
-    idle: Duration::from_mins(1),
-    interval: Duration::from_secs(10),
-    probes: 3,
-    user_timeout: None,
-};
-
 /// An address of loopback that no other run of the tests uses at the same time, so that ports are its own.
 fn own_loopback(test: u8) -> Ipv4Addr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -222,7 +214,7 @@ fn own_loopback(test: u8) -> Ipv4Addr {
 }
 
 fn connect(lease: &Lease, to: SocketAddr) -> Option<TcpStream> {
-    let stream = upstream::connect(lease.source().socket(), to, &LIVENESS).ok()?;
+    let stream = upstream::connect(lease.source().socket(), to, None).ok()?;
     stream.set_nonblocking(false).unwrap();
     Some(stream)
 }
