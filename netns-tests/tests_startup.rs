@@ -80,8 +80,8 @@ fn a_wrong_config_is_refused_with_its_line_and_column() {
         ("an unknown unit", with("drain = \"1s\"", "drain = \"1 fortnight\""), &["fortnight"]),
         (
             "what a later version will do",
-            with("pool = \"beta\"", "pool = \"beta\"\nmode = \"monitor\""),
-            &["monitor", "not supported"],
+            with("pool = \"beta\"", "pool = \"beta\"\nlimits = { bytes = \"5TB/month\" }"),
+            &["bytes", "not supported"],
         ),
     ];
     for (what, config, words) in table {
