@@ -10,7 +10,7 @@ const PER_WORKER: u64 = 8;
 /// A flow has two sockets, and a pipe two ends.
 const PAIR: u64 = 2;
 /// One part in this many of the descriptors is for pipes; flows that find none copy.
-const PIPE_SHARE: u64 = 5;
+const PIPE_SHARE: u64 = 16;
 /// Below this many flows something is set wrongly.
 const FEW_FLOWS: u64 = 1000;
 
