@@ -5,6 +5,7 @@ use super::{COPY, Scratch, Side};
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 /// What a direction may move in one poll before the worker's other flows get their turn. Large enough that a bulk
@@ -108,7 +109,9 @@ impl<'a> OneWay<'a> {
                 break;
             }
             if turn == 0 {
-                cx.waker().wake_by_ref();
+                // Goes on after the worker has looked for readiness: a plain wake would come before that, and flows that
+                // always have something to move would keep it from those that only now have.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
             ready!(self.from.poll_readable(cx));
