@@ -1,9 +1,11 @@
 //! What the checked configuration means for the rooms that do not know it.
 
 use super::doctor::Doctor;
+use crate::addr::PortRange;
 use crate::app::ephemeral_ports;
 use crate::config::{self, Config};
 use crate::steering::{Interface, Params, Pool, Ports, Udp};
+use ipnet::IpNet;
 
 /// What there is to steer.
 pub(super) fn steering(config: &Config) -> Params {
@@ -21,11 +23,24 @@ pub(super) fn steering(config: &Config) -> Params {
         listen_port: config.gateway.listen.port(),
         mark: steering.mark,
         table: steering.table,
-        pools: (config.pools.iter())
-            .flat_map(|pool| pool.addresses.iter().map(|&network| Pool { network, ports: pool.ports }))
-            .collect(),
+        pools: steered(config.pools.iter().map(|pool| (pool.ports, &*pool.addresses))),
         ephemeral: ephemeral_ports(),
     }
+}
+
+/// The networks of all pools. Neighbours with the same ports are one: every packet of the host is compared with each.
+fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Pool> {
+    let mut by_ports: Vec<(PortRange, Vec<IpNet>)> = Vec::new();
+    for (ports, addresses) in pools {
+        match by_ports.iter_mut().find(|(others, _)| *others == ports) {
+            Some((_, networks)) => networks.extend(addresses),
+            None => by_ports.push((ports, addresses.to_vec())),
+        }
+    }
+    let merged = |(ports, networks): (PortRange, Vec<IpNet>)| {
+        IpNet::aggregate(&networks).into_iter().map(move |network| Pool { network, ports })
+    };
+    by_ports.into_iter().flat_map(merged).collect()
 }
 
 /// What is to be looked at.
@@ -34,5 +49,27 @@ pub(super) fn doctor(config: &Config) -> Doctor {
         steering: steering(config),
         metrics: config.gateway.metrics,
         wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_with_the_same_ports_are_steered_as_one_network() {
+        let networks = |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect::<Vec<_>>();
+        let low = PortRange::new(1024, 9999).unwrap();
+        let high = PortRange::new(10_000, 65_535).unwrap();
+        let one = networks(&["10.0.0.1/32", "10.0.0.0/32", "2001:db8::/128"]);
+        let another = networks(&["10.0.0.2/31", "2001:db8::1/128", "10.0.0.9/32"]);
+        let apart = networks(&["10.0.0.4/30"]);
+        let steered = steered([(low, &*one), (high, &*apart), (low, &*another)].into_iter());
+        let shown: Vec<_> =
+            steered.iter().map(|pool| format!("{} {}", pool.network, pool.ports)).collect();
+        assert_eq!(
+            shown,
+            ["10.0.0.0/30 1024-9999", "10.0.0.9/32 1024-9999", "2001:db8::/127 1024-9999", "10.0.0.4/30 10000-65535"]
+        );
     }
 }
