@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::lab::Lab;
 use crate::namespace::text;
+use crate::process;
 use crate::wait::{PATIENCE, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -155,9 +156,12 @@ impl<'lab> Gateway<'lab> {
 
     /// Its `/proc/PID/status`, by key.
     pub fn status(&self, key: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(&format!("{key}:")));
-        line.and_then(|line| line.split_whitespace().nth(1)).unwrap().to_owned()
+        process::field(self.child.id(), "status", key)
+    }
+
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> u64 {
+        process::resident_kib(self.child.id())
     }
 
     pub fn signal(&self, signal: Signal) {

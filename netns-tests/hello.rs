@@ -49,13 +49,17 @@ impl Hello {
 
     /// With a hybrid post-quantum key share as browsers send it, padded until the record is 1.9 KiB long.
     pub fn post_quantum(mut self) -> Self {
-        const WANTED: usize = 1946;
         let shares = [key_share(X25519_MLKEM768, 1216), key_share(X25519, 32)].concat();
         self.extensions.retain(|(kind, _)| *kind != KEY_SHARE);
         self.add(KEY_SHARE, vector16(&shares));
-        let missing = WANTED - self.record().len() - 4;
+        self.padded_to(1946)
+    }
+
+    /// Padded (RFC 7685) until the record is this long.
+    pub fn padded_to(mut self, length: usize) -> Self {
+        let missing = length - self.record().len() - 4;
         self.add(PADDING, vec![0; missing]);
-        assert_eq!(self.record().len(), WANTED);
+        assert_eq!(self.record().len(), length);
         self
     }
 

@@ -16,6 +16,7 @@ mod hello;
 mod lab;
 mod namespace;
 mod nginx;
+mod process;
 mod sandbox;
 mod servers;
 mod traffic;
@@ -28,6 +29,7 @@ mod tests_fairness;
 mod tests_forecast;
 mod tests_http;
 mod tests_lab;
+mod tests_memory;
 mod tests_modes;
 mod tests_ports;
 mod tests_relay;
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         tests_forecast::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),
+        tests_memory::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),

@@ -1,0 +1,61 @@
+//! What flows took is given back when they are over.
+
+use crate::clients::{connect_from, read_all};
+use crate::config::Config;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::servers::Server;
+use crate::wait::PATIENCE;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+crate::trials! {
+    both families: ;
+    once: memory_stays_as_it_is_over_waves_of_flows
+}
+
+/// Flows that are open at the same time.
+const WAVE: usize = 400;
+
+/// A leak of 200 bytes for each flow would show. `scripts/bench.sh` does the same with half a million flows.
+fn memory_stays_as_it_is_over_waves_of_flows() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let least_of_three_waves = || {
+        let waves = (0..3).map(|_| {
+            wave(&lab, &server);
+            gateway.wait_for_metric("egret_flows_active", &[], |active| active == 0);
+            gateway.resident_kib()
+        });
+        waves.min().unwrap()
+    };
+    least_of_three_waves(); // after these, every buffer and table has its size
+    let early = least_of_three_waves();
+    for _ in 0..2 {
+        least_of_three_waves();
+    }
+    let late = least_of_three_waves();
+    assert!(late * 100 <= early * 105, "resident: {early} KiB, and {} flows later {late} KiB", 9 * WAVE);
+}
+
+/// Opens flows, passes bytes both ways, and closes them, the server first.
+fn wave(lab: &Lab, server: &Server) {
+    let from = Tenant::Alpha.client(Family::V4);
+    let hello = Hello::to("allowed.example.org").record();
+    let open = || {
+        let mut client = connect_from(from, server.address(), PATIENCE).unwrap();
+        client.write_all(&hello).unwrap();
+        client
+    };
+    let clients: Vec<TcpStream> = lab.client.run(|| (0..WAVE).map(|_| open()).collect());
+    let mut upstreams: Vec<TcpStream> = clients.iter().map(|_| server.accept()).collect();
+    for upstream in &mut upstreams {
+        upstream.read_exact(&mut vec![0; hello.len()]).unwrap();
+        upstream.write_all(b"answer").unwrap();
+    }
+    drop(upstreams);
+    for client in &clients {
+        assert_eq!(read_all(client), b"answer");
+    }
+}
