@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 find_cargo
 install_missing g++:g++ curl:curl openssl:openssl nginx:nginx iptables:iptables nft:nftables ip:iproute2 ps:procps \
-    setpriv:util-linux unshare:util-linux shellcheck:shellcheck promtool:prometheus
+    setpriv:util-linux unshare:util-linux haproxy:haproxy strace:strace shellcheck:shellcheck promtool:prometheus
 
 # Seconds of fuzzing for each target.
 fuzz_seconds=${FUZZ_SECONDS:-20}

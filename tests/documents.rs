@@ -49,3 +49,20 @@ fn links_between_documents_lead_somewhere() {
     assert!(dead.is_empty(), "{dead:#?}");
     assert!(checked > 10, "only {checked} links found");
 }
+
+/// docs/performance.md is generated on a quiet machine, so its numbers are held against nothing; that it is whole is.
+#[test]
+fn the_performance_page_has_its_parts() {
+    let page = fs::read_to_string(root().join("docs/performance.md")).unwrap();
+    for section in
+        ["This run", "Side by side", "On one worker", "Memory", "System calls", "What grows", "Method"]
+    {
+        assert!(page.contains(&format!("\n## {section}\n")), "no section {section}: run scripts/bench.sh");
+    }
+    for plot in ["throughput", "cost", "memory", "growth"] {
+        let file = format!("performance/{plot}.svg");
+        assert!(page.contains(&format!("]({file})")), "no picture {plot}");
+        assert!(fs::read_to_string(root().join("docs").join(&file)).unwrap().starts_with("<svg"), "{file}");
+    }
+    assert!(!page.contains("NaN"), "a number is missing");
+}

@@ -58,18 +58,23 @@ mod tests {
 
     #[test]
     fn neighbours_with_the_same_ports_are_steered_as_one_network() {
-        let networks = |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect::<Vec<_>>();
+        let networks =
+            |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect::<Vec<_>>();
         let low = PortRange::new(1024, 9999).unwrap();
         let high = PortRange::new(10_000, 65_535).unwrap();
         let one = networks(&["10.0.0.1/32", "10.0.0.0/32", "2001:db8::/128"]);
         let another = networks(&["10.0.0.2/31", "2001:db8::1/128", "10.0.0.9/32"]);
         let apart = networks(&["10.0.0.4/30"]);
         let steered = steered([(low, &*one), (high, &*apart), (low, &*another)].into_iter());
-        let shown: Vec<_> =
-            steered.iter().map(|pool| format!("{} {}", pool.network, pool.ports)).collect();
+        let shown: Vec<_> = steered.iter().map(|pool| format!("{} {}", pool.network, pool.ports)).collect();
         assert_eq!(
             shown,
-            ["10.0.0.0/30 1024-9999", "10.0.0.9/32 1024-9999", "2001:db8::/127 1024-9999", "10.0.0.4/30 10000-65535"]
+            [
+                "10.0.0.0/30 1024-9999",
+                "10.0.0.9/32 1024-9999",
+                "2001:db8::/127 1024-9999",
+                "10.0.0.4/30 10000-65535"
+            ]
         );
     }
 }

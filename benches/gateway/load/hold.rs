@@ -1,0 +1,29 @@
+//! Connections that do nothing.
+
+use super::dial::establish;
+use super::{Job, Report, next_order, ready, tell};
+use egret::clock;
+
+pub fn run(job: &Job) -> Result<(), String> {
+    if !ready() {
+        return Ok(());
+    }
+    loop {
+        let began = clock::now();
+        let held = establish(job)?;
+        tell(&Report {
+            units: held.len() as u64,
+            seconds: began.elapsed().as_secs_f64(),
+            ..Report::default()
+        });
+        let go_on = next_order();
+        drop(held);
+        if !go_on {
+            return Ok(());
+        }
+        tell(&Report::default());
+        if !next_order() {
+            return Ok(());
+        }
+    }
+}

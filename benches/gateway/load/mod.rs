@@ -1,0 +1,120 @@
+//! The load generator: one process in the client's namespace for each job, one thread.
+//!
+//! It takes the job as an argument, says `ready` when its connections are there, starts at a line on its standard input,
+//! and answers with one [`Report`] as JSON.
+
+mod bulk;
+mod dial;
+mod exchange;
+mod hold;
+mod rate;
+mod window;
+
+use crate::wire::{ALLOWED, Service};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What one process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    pub kind: Kind,
+    /// At a time.
+    pub connections: usize,
+    /// Stops after so many connections or requests, whatever the time.
+    pub count: Option<u64>,
+    /// Not measured yet.
+    pub warm_up: Duration,
+    /// Measured.
+    pub window: Duration,
+    /// Clients' addresses, used in turn.
+    pub sources: u16,
+    /// The name that is asked for.
+    pub name: String,
+    /// Every second connection is IPv6; otherwise none.
+    pub both_families: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Connect, hello, reply, close, and again.
+    Rate,
+    /// A request on each connection, the answer, and the next one.
+    Exchange,
+    /// Bytes from the server.
+    Down,
+    /// Bytes to the server.
+    Up,
+    /// Connections without traffic, until the next line; then none, until the next line.
+    Hold,
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Rate,
+            connections: 64,
+            count: None,
+            warm_up: Duration::from_millis(120),
+            window: Duration::from_millis(500),
+            sources: 32,
+            name: ALLOWED.into(),
+            both_families: true,
+        }
+    }
+}
+
+impl Kind {
+    pub fn service(self) -> Service {
+        match self {
+            Self::Rate | Self::Exchange | Self::Hold => Service::Exchange,
+            Self::Down => Service::Source,
+            Self::Up => Service::Sink,
+        }
+    }
+}
+
+/// What came of a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Connections, requests or bytes.
+    pub units: u64,
+    pub seconds: f64,
+    /// Processor time of the whole machine.
+    pub busy_seconds: f64,
+    /// Of a connection until its reply, or of a request until its answer; in µs.
+    pub p50: f64,
+    pub p99: f64,
+    /// Connections that came to nothing, and why the first did.
+    pub failures: u64,
+    pub failure: Option<String>,
+    /// Bytes of each connection, of jobs that count bytes.
+    pub shares: Vec<u64>,
+}
+
+/// Does the job. The error is for the person at the terminal.
+pub fn run(job: &Job) -> Result<(), String> {
+    match job.kind {
+        Kind::Rate => {
+            rate::run(job);
+            Ok(())
+        }
+        Kind::Exchange => exchange::run(job),
+        Kind::Down | Kind::Up => bulk::run(job),
+        Kind::Hold => hold::run(job),
+    }
+}
+
+/// Tells that everything is there, and waits for the order to start; false when it will not come.
+fn ready() -> bool {
+    println!("ready");
+    next_order()
+}
+
+fn next_order() -> bool {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).is_ok_and(|length| length > 0)
+}
+
+fn tell(report: &Report) {
+    println!("{}", serde_json::to_string(report).expect("numbers"));
+}

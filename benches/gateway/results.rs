@@ -1,0 +1,185 @@
+//! Everything that was measured in one run.
+
+use crate::calls::{self, Calls};
+use crate::generator::Helper;
+use crate::growth::{self, Axis};
+use crate::journal::Journal;
+use crate::machine;
+use crate::measure::{Measured, Sample, check, rounds};
+use crate::memory::{self, Idle, Wave};
+use crate::net::{Net, nat_rules};
+use crate::peer::{Kind, Peer, Peers, Size};
+use crate::plan::{Part, Plan};
+use crate::scenario::{Scenario, crowded, side_by_side};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub struct Results {
+    pub about: About,
+    pub side: Group,
+    pub crowded: Group,
+    pub idle: Vec<Idle>,
+    pub waves: Vec<Wave>,
+    pub calls: Vec<Calls>,
+    pub growth: Vec<(Axis, Vec<Sample>)>,
+}
+
+/// Where, when and with what.
+#[derive(Serialize)]
+pub struct About {
+    pub date: String,
+    pub processor: String,
+    pub processors: usize,
+    pub kernel: String,
+    pub egret: String,
+    pub haproxy: String,
+    pub rounds: usize,
+    pub window_ms: u128,
+    pub seconds: u64,
+}
+
+/// Scenarios, and all their windows.
+#[derive(Default)]
+pub struct Group {
+    pub scenarios: Vec<Scenario>,
+    samples: Vec<Sample>,
+}
+
+impl Group {
+    pub fn of(&self, scenario: &Scenario, peer: &str) -> Measured<'_> {
+        Measured::of(&self.samples, scenario.name, peer, scenario.unit)
+    }
+}
+
+impl Results {
+    pub fn measure(plan: &Plan, folder: &Path, journal: &mut Journal) -> Result<Self, String> {
+        let began = egret::clock::now();
+        let egret =
+            std::env::var_os("EGRET").map_or_else(|| env!("CARGO_BIN_EXE_egret").into(), PathBuf::from);
+        let mut results = Self {
+            about: About::new(plan, &egret)?,
+            side: Group::default(),
+            crowded: Group::default(),
+            idle: Vec::new(),
+            waves: Vec::new(),
+            calls: Vec::new(),
+            growth: Vec::new(),
+        };
+        journal.note("about", &results.about);
+        let net = Net::new();
+        let _servers = Helper::servers(&net.server)?;
+        let mut peers = Peers::new(&net, egret, folder.to_owned());
+        let usual = Kind::Egret(Size::default());
+        for part in &plan.parts {
+            eprintln!("{part:?}, after {} s", began.elapsed().as_secs());
+            match part {
+                Part::Side => {
+                    let mut running =
+                        vec![Peer::kernel("route", String::new()), Peer::kernel("nat", nat_rules())];
+                    for peer in &running {
+                        check(&net, peer)?;
+                    }
+                    running.extend(start(&net, &mut peers, &proxies())?);
+                    let scenarios = side_by_side(plan.pace);
+                    let samples = rounds(&net, &mut running, &scenarios, plan.rounds, journal)?;
+                    results.side = Group { scenarios, samples };
+                }
+                Part::Crowded => {
+                    let kinds = [
+                        ("haproxy", Kind::Haproxy { threads: 1 }),
+                        ("egret", Kind::Egret(Size { workers: 1, ..Size::default() })),
+                    ];
+                    let mut running = start(&net, &mut peers, &kinds)?;
+                    let scenarios = crowded(plan.crowded);
+                    let samples = rounds(&net, &mut running, &scenarios, plan.rounds, journal)?;
+                    results.crowded = Group { scenarios, samples };
+                }
+                Part::Idle => {
+                    for _ in 0..plan.idle_rounds {
+                        for (name, kind) in proxies() {
+                            let idle = memory::idle(&net, &mut peers, name, &kind, plan.idle, journal)?;
+                            results.idle.push(idle);
+                        }
+                    }
+                }
+                Part::Waves => {
+                    results.waves = memory::waves(&net, &mut peers, &usual, plan.waves, journal)?;
+                }
+                Part::Calls => {
+                    for peer in start(&net, &mut peers, &proxies())? {
+                        results.calls.extend(calls::count(&net, &peer, &plan.calls, folder, journal)?);
+                    }
+                }
+                Part::Growth => {
+                    for axis in growth::axes(plan.growth, &plan.limits) {
+                        let samples = axis.measure(&net, &mut peers, plan.growth_rounds, journal)?;
+                        results.growth.push((axis, samples));
+                    }
+                }
+            }
+        }
+        results.about.seconds = began.elapsed().as_secs();
+        Ok(results)
+    }
+
+    /// An error if anything that was measured failed.
+    pub fn verdict(&self) -> Result<(), String> {
+        let growth = self.growth.iter().flat_map(|(_, samples)| samples);
+        let failed: Vec<String> = self
+            .side
+            .samples
+            .iter()
+            .chain(&self.crowded.samples)
+            .chain(growth)
+            .filter(|sample| sample.report.failures > 0)
+            .map(|Sample { scenario, peer, round, report }| {
+                let why = report.failure.as_deref().unwrap_or("no reason");
+                format!(
+                    "  {scenario} of {peer}, round {}: {} failures, the first: {why}",
+                    round + 1,
+                    report.failures
+                )
+            })
+            .collect();
+        if failed.is_empty() { Ok(()) } else { Err(format!("not all went well:\n{}", failed.join("\n"))) }
+    }
+}
+
+fn proxies() -> [(&'static str, Kind); 2] {
+    [("haproxy", Kind::Haproxy { threads: 2 }), ("egret", Kind::Egret(Size::default()))]
+}
+
+fn start(net: &Net, peers: &mut Peers, kinds: &[(&str, Kind)]) -> Result<Vec<Peer>, String> {
+    let start = |(name, kind): &(&str, Kind)| {
+        let peer = peers.start(name, kind)?;
+        check(net, &peer)?;
+        Ok(peer)
+    };
+    kinds.iter().map(start).collect()
+}
+
+impl About {
+    fn new(plan: &Plan, egret: &Path) -> Result<Self, String> {
+        let first_line = |program: &Path, argument: &str, package: &str| {
+            let output = Command::new(program).arg(argument).output();
+            let output = output.map_err(|e| {
+                format!("{}: {e}; if it is missing: apt-get install {package}", program.display())
+            })?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok::<_, String>(text.lines().next().unwrap_or_default().to_owned())
+        };
+        let haproxy = first_line(Path::new("haproxy"), "-v", "haproxy")?;
+        Ok(Self {
+            date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            processor: machine::processor(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: first_line(Path::new("uname"), "-sr", "coreutils")?,
+            egret: first_line(egret, "--version", "")?,
+            haproxy: haproxy.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+            rounds: plan.rounds,
+            window_ms: plan.pace.window.as_millis(),
+            seconds: 0,
+        })
+    }
+}
