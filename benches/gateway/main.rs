@@ -49,6 +49,7 @@ mod process;
 mod wait;
 
 use clap::Parser;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -63,7 +64,7 @@ struct Arguments {
     only: Vec<plan::Part>,
     /// Rounds instead of 9 (2 with --quick)
     #[arg(long)]
-    rounds: Option<usize>,
+    rounds: Option<NonZero<usize>>,
     /// Writes the page and its plots to docs/performance.md and docs/performance/ of this folder
     #[arg(long, value_name = "FOLDER", conflicts_with = "only")]
     page: Option<PathBuf>,

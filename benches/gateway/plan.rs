@@ -44,8 +44,9 @@ impl Plan {
             (true, true) => Self::quick(),
             (true, false) => Self::full(),
         };
-        plan.rounds = arguments.rounds.unwrap_or(plan.rounds);
-        plan.growth_rounds = arguments.rounds.unwrap_or(plan.growth_rounds);
+        if let Some(rounds) = arguments.rounds {
+            (plan.rounds, plan.growth_rounds) = (rounds.get(), rounds.get());
+        }
         if !arguments.only.is_empty() {
             plan.parts.clone_from(&arguments.only);
         }
