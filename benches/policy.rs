@@ -4,6 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
 use egret::policy::{Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use std::fmt::Write as _;
 use std::hint::black_box;
 
 /// Names in all, and the tenants that they are spread over.
@@ -97,5 +98,34 @@ fn compile(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decide, compile);
+/// From files to the compiled policy, as a start or a reload does it.
+fn load(c: &mut Criterion) {
+    let (names, tenants) = (1_000_000, 1000);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut main = "steering = { interfaces = [\"ens6\"] }\n".to_owned();
+    main.push_str("[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n");
+    for spec in specs(names, tenants) {
+        let (name, source) = (&spec.name, &spec.sources[0]);
+        let _ = write!(main, "[[tenant]]\nname = {name:?}\nsources = [\"{source}\"]\npool = \"p\"\n");
+        let _ = write!(main, "[[tenant.allow]]\nhosts_file = \"{name}.txt\"\n");
+        let mut hosts = String::new();
+        for host in spec.rules.iter().flat_map(|rule| &rule.hosts) {
+            let _ = writeln!(hosts, "{host}");
+        }
+        std::fs::write(folder.path().join(format!("{name}.txt")), hosts).expect("it is written");
+    }
+    let path = folder.path().join("egret.toml");
+    std::fs::write(&path, main).expect("it is written");
+    let mut group = c.benchmark_group("policy/load");
+    group.sample_size(10).throughput(Throughput::Elements(names as u64));
+    group.bench_function(format!("{names}x{tenants}"), |b| {
+        b.iter(|| {
+            let config = egret::config::load(&path).expect("it loads").config;
+            Policy::compile(&config.tenants, config.private_destinations)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decide, compile, load);
 criterion_main!(benches);

@@ -5,7 +5,9 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::hello::{Hello, record};
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::servers::Server;
+use crate::tests_reload::reload;
 use crate::traffic::{expect_delivery, pass};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +18,8 @@ crate::trials! {
         a_server_that_speaks_first_is_heard_after_the_deadline,
         what_is_allowed_is_not_counted_as_if_it_were_not,
         what_no_policy_decides_stays_closed_in_monitor_mode,
-        a_private_address_is_reached_in_monitor_mode;
+        a_private_address_is_reached_in_monitor_mode,
+        what_monitor_mode_saw_is_suggested_and_then_enforced;
     once:
         a_tenant_whose_date_is_past_enforces,
         flows_beyond_those_in_inspection_leave_unjudged
@@ -74,6 +77,32 @@ fn what_would_be_denied_reaches_its_server_and_is_recorded(family: Family) {
     assert_eq!(gateway.metric("egret_denials_total", &[("tenant", "alpha")]), 0);
     assert_eq!(dates(&[("tenant", "alpha")]), [f64::INFINITY]);
     assert!(dates(&[("tenant", "beta")]).is_empty());
+}
+
+/// The way from monitor to enforce: watch, suggest, paste, reload.
+fn what_monitor_mode_saw_is_suggested_and_then_enforced(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&monitor());
+    let server = lab.listen(Host::Named, family, 443);
+    let hello = |name: &str| Hello::to(name).record();
+    expect_waived(&lab, &gateway, &server, &hello("unheard.example.org"), "not_allowed", "");
+    expect_waived(&lab, &gateway, &server, &hello("secret.wild.example.org"), "denied_by_rule", "secrets");
+    let output = gateway.egret(&["suggest", "--tenant", "alpha"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let rules = String::from_utf8(output.stdout).unwrap();
+    assert!(rules.contains("  \"unheard.example.org\",  # 1 flow (1 by monitor mode), last "), "{rules}");
+    reload(&gateway, &Config { alpha_rules: rules, ..Config::default() });
+    let client = send(&lab, server.address(), &hello("unheard.example.org"));
+    let local = client.local_addr().unwrap();
+    expect_delivery(client, server.accept(), &hello("unheard.example.org"));
+    let flow = gateway.expect_outcome(local, "closed");
+    assert!(
+        flow["would_deny"].is_null() && flow["rule"].as_str().unwrap().starts_with("egret.toml:"),
+        "{flow:#}"
+    );
+    for name in ["other.example.org", "secret.wild.example.org"] {
+        expect_alert(&send(&lab, server.address(), &hello(name)), ACCESS_DENIED);
+    }
 }
 
 fn a_server_that_speaks_first_is_heard_after_the_deadline(family: Family) {

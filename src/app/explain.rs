@@ -89,11 +89,11 @@ impl Facts<'_> {
         let client = ClientAddr::new(SocketAddr::new(query.from, 0));
         let to = OriginalDestination::new(socket);
         let mut report = blank(query, client, to);
+        report.live = matches!(self.state, State::Live(_));
         let Some(tenant) = self.policy.tenant_of(client) else { return Ok(report) };
         report.tenant = Some(tenant.name.to_string());
         report.max_flows = tenant.max_flows;
         if let State::Live(snapshot) = self.state {
-            report.live = true;
             report.flows = Some(snapshot.tenants[tenant.index].flows.taken());
         }
         let Explanation { inspected, rules, .. } = tenant.explain(&asked, query.ech, to);

@@ -154,19 +154,21 @@ impl NameIndex {
 
     /// The lists of the rules that have a pattern for the name: for itself, and for each of its parents.
     pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(Chain)) {
-        let mut labels = labels(name.as_str());
-        if self.exact.contain(labels)
-            && let Some(named) = self.find(name.as_str())
-        {
-            each(named.exact);
-        }
-        for parent in name.parents() {
-            labels -= 1;
+        let name = name.as_str();
+        // From the right, so that one pass finds the parents and counts the labels.
+        let mut labels = 0;
+        for (dot, _) in name.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'.') {
+            labels += 1;
             if self.subdomains.contain(labels)
-                && let Some(named) = self.find(parent)
+                && let Some(named) = self.find(&name[dot + 1..])
             {
                 each(named.subdomains);
             }
+        }
+        if self.exact.contain(labels + 1)
+            && let Some(named) = self.find(name)
+        {
+            each(named.exact);
         }
     }
 
