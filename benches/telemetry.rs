@@ -26,6 +26,8 @@ fn record() -> FlowRecord {
         rule: Some("egret.toml:12".into()),
         verdict: Some(Verdict::Allow),
         would_deny: None,
+        candidate: None,
+        canary: false,
         outcome: Outcome::Closed,
         detail: None,
         public: None,
@@ -93,6 +95,7 @@ fn metrics(c: &mut Criterion) {
     });
     let scrape = Scrape {
         monitored: Vec::new(),
+        candidate: None,
         sources: Vec::new(),
         hot: Vec::new(),
         config_version: "1f2e3d".into(),

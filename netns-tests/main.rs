@@ -23,6 +23,7 @@ mod traffic;
 mod wait;
 
 mod tests_accounting;
+mod tests_candidate;
 mod tests_control;
 mod tests_dial;
 mod tests_fairness;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         tests_dial::trials(),
         tests_accounting::trials(),
         tests_modes::trials(),
+        tests_candidate::trials(),
         tests_reload::trials(),
         tests_steering::trials(),
         tests_startup::trials(),

@@ -1,6 +1,7 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
 mod audit;
+mod candidate;
 mod control;
 mod explain;
 mod forecast;
@@ -30,9 +31,11 @@ use crate::sys::listener::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
+use candidate::Candidates;
 use forecast::Forecast;
 use in_force::{Built, InForce};
 use monitoring::Monitoring;
+use observe::Seen;
 use reload::{Reloader, Reloads};
 use retired::Retired;
 use signals::{Order, Signals};
@@ -102,6 +105,7 @@ struct App {
     drain: Duration,
     in_force: Arc<InForce>,
     reloads: Reloads,
+    candidates: Candidates,
     auditor: Auditor,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
@@ -121,7 +125,7 @@ struct App {
 
 impl App {
     fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
-        let mut config = loaded.config;
+        let Loaded { mut config, files, .. } = loaded;
         let signals = Signals::new()?;
         let worker_count = match config.gateway.workers {
             Some(count) => count.get(),
@@ -141,24 +145,17 @@ impl App {
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let outline = Outline::of(&config);
-        let built = Built::new(&config, &ledger, &metrics, None)?;
+        let built = Built::new(&config, files, &ledger, &metrics, None)?;
         let in_force = InForce::new(&built);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let truth = Truth::start(&config, &in_force, &ledger)?;
-        let sink: Sink = match &flow_log {
-            Some((handle, _)) => {
-                let handle = handle.clone();
-                Arc::new(move |record: FlowRecord| handle.submit(record))
-            }
-            None => Arc::new(drop),
-        };
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(built.snapshot),
             flows: Gate::new(room.flows),
             table: FlowTable::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
-            sink,
+            sink: sink(flow_log.as_ref()),
             process: rand::random(),
             count: AtomicU64::new(0),
         });
@@ -168,6 +165,7 @@ impl App {
         config.pools = Vec::new();
         let drain = config.gateway.drain;
         let listen = config.gateway.listen;
+        let candidates = Candidates::default();
         let reloader = Reloader {
             path: path.to_owned(),
             running: config,
@@ -178,13 +176,19 @@ impl App {
             in_force: Arc::clone(&in_force),
             auditor: auditor.clone(),
             retired: Retired::default(),
+            candidates: candidates.clone(),
         };
         let reloads = reloader.start()?;
 
         let forecast = Forecast::default();
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let render = observe::renderer(&metrics, &ledger, &in_force, &forecast, truth.last(), &shared);
+            let (metrics, ledger, in_force) =
+                (Arc::clone(&metrics), Arc::clone(&ledger), Arc::clone(&in_force));
+            let (forecast, gateway, candidates) = (forecast.clone(), Arc::clone(&shared), candidates.clone());
+            let last = truth.last();
+            let seen = Seen { metrics, ledger, in_force, forecast, last, gateway, candidates };
+            let render = Arc::new(move || seen.render());
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
@@ -193,7 +197,9 @@ impl App {
             let (gateway, in_force, ledger) =
                 (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
             let (forecast, reloads, auditor) = (forecast.clone(), reloads.clone(), auditor.clone());
-            let told = control::Told { gateway, in_force, ledger, forecast, reloads, auditor };
+            let (candidates, main) = (candidates.clone(), path.to_owned());
+            let told =
+                control::Told { gateway, in_force, ledger, forecast, reloads, auditor, candidates, main };
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
@@ -209,6 +215,7 @@ impl App {
             drain,
             in_force,
             reloads,
+            candidates,
             auditor,
             gateway: shared,
             metrics,
@@ -264,7 +271,8 @@ impl App {
     fn keep_house(&mut self, second: u64) {
         let now = clock::now();
         self.ledger.sweep(now);
-        self.monitoring.watch(&self.gateway.snapshot.load().policy, clock::timestamp());
+        self.monitoring.watch(&self.gateway.snapshot.load().policy, clock::timestamp(), &self.auditor);
+        self.candidates.watch(&self.auditor);
         self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
             self.metrics.upkeep();
@@ -333,6 +341,13 @@ fn start_workers(
         })?);
     }
     Ok((workers, worker_ended))
+}
+
+/// Where records go: to the flow log, if there is one.
+fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Sink {
+    let Some((handle, _)) = flow_log else { return Arc::new(drop) };
+    let handle = handle.clone();
+    Arc::new(move |record: FlowRecord| handle.submit(record))
 }
 
 /// Tells the control thread that a worker's thread has ended, by panic too.

@@ -67,6 +67,16 @@ words! {
         Drain = "drain",
         /// A drain was to end.
         Undrain = "undrain",
+        /// A candidate was to be judged beside the policy in force: `subject` is its file.
+        CandidateLoad = "candidate_load",
+        /// The candidate was to come into force.
+        CandidatePromote = "candidate_promote",
+        /// The candidate was to be judged no longer.
+        CandidateDrop = "candidate_drop",
+        /// A candidate that was enforced for a share of clients denied too much, and is enforced no longer.
+        CandidateFallBack = "candidate_fall_back",
+        /// A tenant's `monitor_until` came: `subject` is the tenant, which enforces.
+        MonitorEnd = "monitor_end",
         /// Somebody gave an order who may not: `subject` is the order.
         Forbidden = "forbidden",
     }

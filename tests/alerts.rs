@@ -192,6 +192,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         sources: Vec::new(),
         hot: Vec::new(),
         monitored: Vec::new(),
+        candidate: None,
         config_version: "1f2e3d".into(),
         config_reload_success: true,
     };

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{
-    self, Control, ControlSocket, DrainAnswer, ExplainQuery, ExplainReport, Hot, PortsQuery, PortsReport,
-    Refusal, ReloadAnswer, Source, Target, Tenant,
+    self, CandidateControl, CandidateReport, Control, ControlSocket, DrainAnswer, ExplainQuery,
+    ExplainReport, Hot, LoadAnswer, PortsQuery, PortsReport, Refusal, ReloadAnswer, Source, Target, Tenant,
 };
 use egret::audit::Peer;
 use serde_json::{Value, json};
@@ -123,7 +123,38 @@ fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
         drain: Arc::new(drain),
         reload: Arc::new(reload),
         explain: Arc::new(explain),
+        candidate: candidate(),
         forbidden: Arc::new(|_, _, _| panic!("the test may")),
+    }
+}
+
+/// Nothing is loaded, and nothing but `good.toml` can be.
+fn candidate() -> CandidateControl {
+    let none = || Refusal("no candidate is loaded".into());
+    let load = |_: Peer, order: admin::LoadOrder| {
+        let loaded = order.file.ends_with("good.toml");
+        let (answer, told) = oneshot::channel();
+        let findings = if loaded { Vec::new() } else { vec!["bad.toml:3:1: error: unknown key".into()] };
+        let (version, difference) = (String::from("a1b2c3"), loaded.then(Default::default));
+        answer.send(LoadAnswer { loaded, version, difference, findings }).unwrap();
+        Ok(told)
+    };
+    let promote = |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(refused()).unwrap();
+        Ok(told)
+    };
+    let drop = move |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(Err(none())).unwrap();
+        Ok(told)
+    };
+    CandidateControl {
+        report: Arc::new(|()| Ok(CandidateReport { candidate: None })),
+        files: Arc::new(move |()| Err(none())),
+        load: Arc::new(load),
+        promote: Arc::new(promote),
+        drop: Arc::new(drop),
     }
 }
 
@@ -227,7 +258,13 @@ fn what_is_wrong_is_said() {
         ("POST", "/v1/ports/drain", "{}", 422, "missing field `source`"),
         ("POST", "/v1/ports/drain", r#"{"source":"x","on":true}"#, 422, "invalid IP address"),
         ("POST", "/v1/ports/drain", r#"{"source":"192.0.2.1","on":true}"#, 404, "not listed by any pool"),
-        ("POST", "/v1/ports/drain", &" ".repeat(5000), 413, "length limit exceeded"),
+        ("POST", "/v1/ports/drain", &" ".repeat(9000), 413, "length limit exceeded"),
+        ("GET", "/v1/candidate/files", "", 404, "no candidate is loaded"),
+        ("POST", "/v1/candidate/drop", "", 404, "no candidate is loaded"),
+        ("POST", "/v1/candidate/load", "{}", 422, "missing field `file`"),
+        ("POST", "/v1/candidate/load", r#"{"file":"good.toml","max_denials":1}"#, 400, "an absolute path"),
+        ("POST", "/v1/candidate/load", r#"{"file":"/g","percent":0,"max_denials":1}"#, 400, "1 to 100"),
+        ("POST", "/v1/candidate/load", r#"{"file":"/g","max_denials":101}"#, 400, "0 to 100"),
     ] {
         let (found, answer) = gateway.json(method, target, body);
         let error = answer["error"].as_str().unwrap_or_default();
@@ -369,5 +406,35 @@ fn egret_ports_says_why_it_cannot_ask() {
         let stderr = text(&output.stderr);
         assert!(output.status.code() == Some(2) && stderr.contains(said), "wanted {said:?}: {output:?}");
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn egret_candidate_says_what_came_of_it() {
+    let gateway = Gateway::start();
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+        command.arg("candidate").args(arguments).arg("--socket").arg(gateway.socket());
+        let output = command.env_remove("EGRET_CONFIG").output().unwrap();
+        let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        (output.status.code(), all)
+    };
+    for (arguments, code, said) in [
+        (&["status"][..], 1, "no candidate is loaded; `egret candidate load FILE`"),
+        (
+            &["load", "/x/good.toml"],
+            0,
+            "loaded a1b2c3: it is judged on every flow from now on, without effect",
+        ),
+        (&["load", "/x/good.toml", "--percent", "10"], 0, "enforced for 10 % of the clients"),
+        (&["load", "/x/bad.toml"], 1, "bad.toml:3:1: error: unknown key"),
+        (&["load", "/x/good.toml", "--percent", "0"], 2, "0 is not in 1..=100"),
+        (&["load", "/x/good.toml", "--percent", "5", "--max-denials", "x"], 2, "a number from 0 to 100"),
+        (&["load", "/x/good.toml", "--max-denials", "1"], 2, "--percent"),
+        (&["promote"], 2, "no candidate is loaded"),
+        (&["drop"], 2, "no candidate is loaded"),
+    ] {
+        let (found, all) = ask(arguments);
+        assert!(found == Some(code) && all.contains(said), "{arguments:?}: {found:?} {all}");
     }
 }

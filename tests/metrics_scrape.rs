@@ -5,7 +5,9 @@
 use egret::admin::{self, AdminState, Readiness, Stage};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
-use egret::telemetry::{HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, UNKNOWN_TENANT};
+use egret::telemetry::{
+    CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, UNKNOWN_TENANT,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -84,6 +86,7 @@ fn scrape() -> Scrape {
     Scrape {
         sources: vec![source("203.0.113.16", 16_000), source("2001:db8:100::1", 64_000)],
         hot: vec![hot],
+        candidate: Some(CandidateInfo { version: "a1b2c3".into(), state: "canary" }),
         monitored: vec![
             MonitoredTenant { tenant: "acme".into(), until: Some(1_798_675_200) },
             MonitoredTenant { tenant: "beta".into(), until: None },
@@ -184,6 +187,8 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
         ("egret_would_deny_total{tenant=\"acme\",reason=\"not_allowed\"}", 0.0),
         ("egret_monitor_until_timestamp_seconds{tenant=\"acme\"}", 1_798_675_200.0),
         ("egret_monitor_until_timestamp_seconds{tenant=\"beta\"}", f64::INFINITY),
+        ("egret_candidate_decisions_total{tenant=\"acme\",change=\"would_deny\"}", 0.0),
+        ("egret_candidate_info{version=\"a1b2c3\",state=\"canary\"}", 1.0),
         ("egret_config_info{version=\"1f2e3d\"}", 1.0),
         ("process_start_time_seconds", 1000.0),
     ] {

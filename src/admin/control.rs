@@ -4,6 +4,7 @@
 //! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
+use super::candidate::{CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion};
 use super::explain::{ExplainQuery, ExplainReport};
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
@@ -25,8 +26,8 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// No order is larger.
-const BODY: usize = 4096;
+/// No order is larger: a path has up to 4 KiB.
+const BODY: usize = 8192;
 
 /// Answers one kind of question.
 pub type Answers<Q, A> = Arc<dyn Fn(Q) -> Result<A, Refusal> + Send + Sync>;
@@ -48,8 +49,25 @@ pub struct Control {
     pub drain: Orders<DrainOrder, DrainAnswer>,
     /// Reads the configuration anew; the answer comes when that is done.
     pub reload: Orders<(), oneshot::Receiver<ReloadAnswer>>,
+    /// What concerns the candidate policy.
+    pub candidate: CandidateControl,
     /// Told of the orders that are not carried out, because somebody may not give them.
     pub forbidden: Forbidden,
+}
+
+/// What the API can ask of the candidate policy. Orders are answered when they are carried out.
+#[derive(Clone)]
+pub struct CandidateControl {
+    /// What it came to.
+    pub report: Answers<(), CandidateReport>,
+    /// What a promotion has to write.
+    pub files: Answers<(), Promotion>,
+    /// Loads one.
+    pub load: Orders<LoadOrder, oneshot::Receiver<LoadAnswer>>,
+    /// Puts it in force, if the files of the running configuration say what it does.
+    pub promote: Orders<(), oneshot::Receiver<ReloadAnswer>>,
+    /// Ends it.
+    pub drop: Orders<(), oneshot::Receiver<Result<DropAnswer, Refusal>>>,
 }
 
 /// Something that was asked for is not there; in words for people.
@@ -67,10 +85,15 @@ fn router(control: Control, owner: Owner) -> Router {
     let orders = Router::new()
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
+        .route("/v1/candidate/load", post(load_candidate))
+        .route("/v1/candidate/promote", post(promote_candidate))
+        .route("/v1/candidate/drop", post(drop_candidate))
         .route_layer(from_fn_with_state((control.clone(), owner), only_who_may));
     Router::new()
         .route("/v1/ports", get(ports))
         .route("/v1/explain", get(explain))
+        .route("/v1/candidate", get(candidate))
+        .route("/v1/candidate/files", get(candidate_files))
         .merge(orders)
         .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
@@ -123,20 +146,72 @@ async fn drain(
 }
 
 async fn reload(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    let answer = match (control.reload)(peer, ()) {
-        Ok(answer) => answer,
-        Err(Refusal(why)) => return error(StatusCode::SERVICE_UNAVAILABLE, &why),
-    };
+    match carried_out((control.reload)(peer, ())).await {
+        Ok(answer) => done_or_not(answer.reloaded, answer),
+        Err(refused) => refused,
+    }
+}
+
+/// What came of an order; else the answer that there is nothing to tell.
+async fn carried_out<A>(order: Result<oneshot::Receiver<A>, Refusal>) -> Result<A, Response> {
+    let answer = order.map_err(|Refusal(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
     match timeout(reload::PATIENCE, answer).await {
-        Ok(Ok(answer)) => {
-            let status = if answer.reloaded { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-            (status, Json(answer)).into_response()
-        }
-        Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
         Err(_) => {
-            let why = "the reload goes on, and takes long; the gateway's log and its audit log will say what came of it";
-            error(StatusCode::GATEWAY_TIMEOUT, why)
+            let why =
+                "it goes on, and takes long; the gateway's log and its audit log will say what came of it";
+            Err(error(StatusCode::GATEWAY_TIMEOUT, why))
         }
+    }
+}
+
+fn done_or_not(done: bool, answer: impl Serialize) -> Response {
+    let status = if done { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    (status, Json(answer)).into_response()
+}
+
+async fn candidate(State(control): State<Control>) -> Response {
+    told((control.candidate.report)(()))
+}
+
+async fn candidate_files(State(control): State<Control>) -> Response {
+    told((control.candidate.files)(()))
+}
+
+async fn load_candidate(
+    State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    order: Result<Json<LoadOrder>, JsonRejection>,
+) -> Response {
+    let order = match order {
+        Ok(Json(order)) => order,
+        Err(wrong) => return error(wrong.status(), &wrong.body_text()),
+    };
+    if let Err(why) = order.check() {
+        return error(StatusCode::BAD_REQUEST, why);
+    }
+    match carried_out((control.candidate.load)(peer, order)).await {
+        Ok(answer) => done_or_not(answer.loaded, answer),
+        Err(refused) => refused,
+    }
+}
+
+async fn promote_candidate(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    match carried_out((control.candidate.promote)(peer, ())).await {
+        Ok(answer) => done_or_not(answer.reloaded, answer),
+        Err(refused) => refused,
+    }
+}
+
+async fn drop_candidate(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    carried_out((control.candidate.drop)(peer, ())).await.map_or_else(|refused| refused, told)
+}
+
+fn told(answer: Result<impl Serialize, Refusal>) -> Response {
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(Refusal(why)) => error(StatusCode::NOT_FOUND, &why),
     }
 }
 

@@ -4,6 +4,7 @@
 //! connections are bounded in number and in lifetime, and each answers one request.
 
 mod bounded;
+mod candidate;
 mod control;
 mod explain;
 mod ports;
@@ -11,7 +12,11 @@ mod readiness;
 mod reload;
 mod socket;
 
-pub use control::{Answers, Control, Forbidden, Orders, Refusal, serve_control};
+pub use candidate::{
+    Canary, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, Example, FellBack, FileRead, FileSet,
+    LoadAnswer, LoadOrder, Promotion, TenantChanges,
+};
+pub use control::{Answers, CandidateControl, Control, Forbidden, Orders, Refusal, serve_control};
 pub use explain::{
     ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, PortsInUse,
     Target,

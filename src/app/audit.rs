@@ -1,7 +1,7 @@
 //! Writes into the audit log what changes the gateway, with what is in force when it does.
 
 use super::in_force::InForce;
-use crate::audit::{By, Change, Difference, Peer, Verdict, What};
+use crate::audit::{By, Change, Difference, Verdict, What};
 use crate::clock;
 use crate::telemetry::AuditLog;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ impl Auditor {
     }
 
     /// Something that leaves the configuration as it is was done to `subject`, or was refused with this reason.
-    pub(super) fn ordered(&self, what: What, peer: Peer, subject: String, result: Result<(), String>) {
+    pub(super) fn noted(&self, what: What, by: By, subject: String, result: Result<(), String>) {
         let before = Some(Arc::clone(&self.in_force.current().version));
-        self.write(what, By::Control(peer), Some(subject), before, result.map(|()| None));
+        self.write(what, by, Some(subject), before, result.map(|()| None));
     }
 
     /// Another configuration came into force in place of `before`, with the number of live flows that were reset for it;

@@ -1,6 +1,7 @@
 //! What the control API is told, and what it may change.
 
 use super::audit::Auditor;
+use super::candidate::{Candidates, Desk};
 use super::explain::{Facts, State};
 use super::forecast::Forecast;
 use super::in_force::InForce;
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
 use crate::gateway::Gateway;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The control socket, unless it is off. One that nobody asked for is done without where it cannot be had.
@@ -39,11 +41,20 @@ pub(super) struct Told {
     pub(super) forecast: Forecast,
     pub(super) reloads: Reloads,
     pub(super) auditor: Auditor,
+    pub(super) candidates: Candidates,
+    /// The main file in force.
+    pub(super) main: PathBuf,
 }
 
 impl Told {
     pub(super) fn control(self) -> Control {
         let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
+        let candidate = Desk {
+            candidates: self.candidates.clone(),
+            reloads: self.reloads.clone(),
+            in_force: Arc::clone(&self.in_force),
+            main: self.main.clone(),
+        };
         let ports = Arc::new(self);
         let drain = Arc::clone(&ports);
         let explain = Arc::clone(&ports);
@@ -51,9 +62,10 @@ impl Told {
             ports: Arc::new(move |query| ports.ports(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
             reload: Arc::new(move |peer, ()| reloads.order(By::Control(peer))),
+            candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
                 tracing::warn!(?peer, order, "refused: {why}");
-                auditor.ordered(What::Forbidden, peer, order.to_owned(), Err(why.to_owned()));
+                auditor.noted(What::Forbidden, By::Control(peer), order.to_owned(), Err(why.to_owned()));
             }),
             explain: Arc::new(move |query| explain.explain(&query)),
         }
@@ -118,7 +130,7 @@ impl Told {
         let subject = order.source.to_string();
         let answer = self.drain(order);
         let result = answer.as_ref().map(|_| ()).map_err(|Refusal(why)| why.clone());
-        self.auditor.ordered(what, peer, subject, result);
+        self.auditor.noted(what, By::Control(peer), subject, result);
         answer
     }
 

@@ -1,7 +1,7 @@
 //! The configuration in force: put there at the start, exchanged by a reload.
 
 use super::{StartError, snapshot, truth};
-use crate::config::Config;
+use crate::config::{Config, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
@@ -23,6 +23,8 @@ pub(super) struct Current {
     pub(super) specs: Arc<[PoolSpec]>,
     /// [`Config::version`].
     pub(super) version: Arc<str>,
+    /// What it was read from.
+    pub(super) files: Arc<[ReadFile]>,
 }
 
 impl InForce {
@@ -57,12 +59,14 @@ pub(super) struct Built {
     pub(super) specs: Arc<[PoolSpec]>,
     pub(super) snapshot: Snapshot,
     pub(super) version: Arc<str>,
+    files: Arc<[ReadFile]>,
 }
 
 impl Built {
     /// Compiles a configuration. Limits that count keep counting in the places of `before`.
     pub(super) fn new(
         config: &Config,
+        files: Vec<ReadFile>,
         ledger: &Arc<Ledger>,
         metrics: &Arc<Metrics>,
         before: Option<&Snapshot>,
@@ -71,7 +75,7 @@ impl Built {
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
         let version = config.version().into();
-        Ok(Self { pools, specs: config.pools.clone().into(), snapshot, version })
+        Ok(Self { pools, specs: config.pools.clone().into(), snapshot, version, files: files.into() })
     }
 
     fn current(&self) -> Current {
@@ -79,6 +83,7 @@ impl Built {
             pools: Arc::clone(&self.pools),
             specs: Arc::clone(&self.specs),
             version: Arc::clone(&self.version),
+            files: Arc::clone(&self.files),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Says when a tenant's `monitor_until` has come.
 
+use super::audit::Auditor;
+use crate::audit::{By, What};
 use crate::policy::{Mode, Policy};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -14,9 +16,10 @@ impl Monitoring {
         Self { looked: now }
     }
 
-    pub(super) fn watch(&mut self, policy: &Policy, now: Timestamp) {
+    pub(super) fn watch(&mut self, policy: &Policy, now: Timestamp, auditor: &Auditor) {
         for tenant in ended(policy, self.looked, now) {
             tracing::warn!(%tenant, "`monitor_until` has come: the tenant enforces from now on");
+            auditor.noted(What::MonitorEnd, By::Gateway, tenant.to_string(), Ok(()));
         }
         self.looked = now;
     }

@@ -1,6 +1,7 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
 use super::StartError;
+use super::candidate::Candidates;
 use super::forecast::Forecast;
 use super::in_force::InForce;
 use super::truth::LastReport;
@@ -40,28 +41,32 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> Result<Audit
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone()).map_err(StartError::AuditLog)
 }
 
-pub(super) fn renderer(
-    metrics: &Arc<Metrics>,
-    ledger: &Arc<Ledger>,
-    in_force: &Arc<InForce>,
-    forecast: &Forecast,
-    last: LastReport,
-    gateway: &Arc<Gateway>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let (metrics, ledger) = (Arc::clone(metrics), Arc::clone(ledger));
-    let (in_force, forecast, gateway) = (Arc::clone(in_force), forecast.clone(), Arc::clone(gateway));
-    Arc::new(move || {
-        metrics.gateway().port_collisions.absolute(ledger.collisions());
-        let current = in_force.current();
+/// What a scrape looks at.
+pub(super) struct Seen {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) forecast: Forecast,
+    pub(super) last: LastReport,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) candidates: Candidates,
+}
+
+impl Seen {
+    /// The text of one scrape.
+    pub(super) fn render(&self) -> String {
+        self.metrics.gateway().port_collisions.absolute(self.ledger.collisions());
+        let current = self.in_force.current();
         let scrape = Scrape {
-            sources: usage(&current.pools, &forecast, &last.load()),
+            sources: usage(&current.pools, &self.forecast, &self.last.load()),
             config_version: Arc::clone(&current.version),
-            config_reload_success: in_force.reloaded(),
-            hot: hot(&current.pools, &forecast),
-            monitored: monitored(&gateway.snapshot.load()),
+            config_reload_success: self.in_force.reloaded(),
+            hot: hot(&current.pools, &self.forecast),
+            candidate: self.candidates.info(),
+            monitored: monitored(&self.gateway.snapshot.load()),
         };
-        metrics.render(&scrape)
-    })
+        self.metrics.render(&scrape)
+    }
 }
 
 fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {

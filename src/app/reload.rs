@@ -3,6 +3,7 @@
 
 use super::StartError;
 use super::audit::Auditor;
+use super::candidate::{Candidates, NotTheCandidate};
 use super::in_force::{Built, InForce};
 use super::retired::Retired;
 use super::snapshot;
@@ -27,25 +28,49 @@ const WAITING: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Somebody wants the configuration read anew.
-pub(super) struct Order {
+struct Order {
     by: By,
     reply: Option<oneshot::Sender<ReloadAnswer>>,
 }
 
+/// What the thread is to do.
+enum Task {
+    Reload(Order),
+    /// Anything else that changes what is in force.
+    Other(Box<dyn FnOnce(&mut Reloader) + Send>),
+}
+
 /// Where reloads are ordered. The thread ends when the last one of these is gone.
 #[derive(Clone)]
-pub(super) struct Reloads(SyncSender<Order>);
+pub(super) struct Reloads(SyncSender<Task>);
 
 impl Reloads {
     /// Orders a reload, and yields where its result will be told.
     pub(super) fn order(&self, by: By) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(Order { by, reply: Some(reply) }).map_err(|_| {
+        self.put(Task::Reload(Order { by, reply: Some(reply) }))?;
+        Ok(answer)
+    }
+
+    /// Has something else done, and yields where its result will be told.
+    pub(super) fn run<A: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
+    ) -> Result<oneshot::Receiver<A>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Task::Other(Box::new(move |reloader| {
+            // Whoever asked may have gone.
+            let _ = reply.send(task(reloader));
+        })))?;
+        Ok(answer)
+    }
+
+    fn put(&self, task: Task) -> Result<(), Refusal> {
+        self.0.try_send(task).map_err(|_| {
             Refusal(format!(
                 "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
             ))
-        })?;
-        Ok(answer)
+        })
     }
 }
 
@@ -63,6 +88,7 @@ pub(super) struct Reloader {
     pub(super) in_force: Arc<InForce>,
     pub(super) auditor: Auditor,
     pub(super) retired: Retired,
+    pub(super) candidates: Candidates,
 }
 
 /// A configuration that came into force.
@@ -81,6 +107,9 @@ enum ReloadError {
     /// It could not be built.
     #[error(transparent)]
     Build(#[from] StartError),
+    /// It was to bring the candidate into force.
+    #[error(transparent)]
+    NotTheCandidate(#[from] NotTheCandidate),
     /// It panicked.
     #[error("the reload failed in a way that is a bug; please report it")]
     Bug,
@@ -97,13 +126,10 @@ impl Reloader {
         Ok(Reloads(orders))
     }
 
-    fn serve(&mut self, ordered: &Receiver<Order>) {
+    fn serve(&mut self, ordered: &Receiver<Task>) {
         loop {
             match ordered.recv_timeout(TICK) {
-                Ok(first) => {
-                    let orders = std::iter::once(first).chain(ordered.try_iter()).take(WAITING).collect();
-                    self.carry_out(orders);
-                }
+                Ok(first) => self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -111,25 +137,35 @@ impl Reloader {
         }
     }
 
-    /// One reload, told to everybody who wanted it.
-    fn carry_out(&mut self, orders: Vec<Order>) {
-        let before = Arc::clone(&self.in_force.current().version);
-        let result = catch_unwind(AssertUnwindSafe(|| self.reload())).unwrap_or(Err(ReloadError::Bug));
-        let config = Arc::clone(&self.in_force.current().version);
-        match &result {
-            Ok(Reloaded { difference, warnings, revoked }) => {
-                for warning in warnings {
-                    tracing::warn!("{warning}");
+    /// In their order; reloads that follow each other are one.
+    fn work_off(&mut self, tasks: impl Iterator<Item = Task>) {
+        let mut orders = Vec::new();
+        for task in tasks {
+            match task {
+                Task::Reload(order) => orders.push(order),
+                Task::Other(task) => {
+                    self.carry_out(std::mem::take(&mut orders));
+                    if catch_unwind(AssertUnwindSafe(|| task(self))).is_err() {
+                        tracing::error!("an order failed in a way that is a bug; please report it");
+                    }
                 }
-                tracing::info!(%config, revoked, "reloaded: {difference}");
-            }
-            Err(error) => {
-                self.in_force.refused();
-                tracing::error!(
-                    "the configuration was not reloaded, the one before stays in force:\n{error}"
-                );
             }
         }
+        self.carry_out(orders);
+    }
+
+    /// One reload, told to everybody who wanted it.
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        if orders.is_empty() {
+            return;
+        }
+        let before = Arc::clone(&self.in_force.current().version);
+        let result = self.reload(false);
+        let config = Arc::clone(&self.in_force.current().version);
+        if result.is_err() {
+            self.in_force.refused();
+        }
+        say(&result, &config);
         for Order { by, reply } in orders {
             self.auditor.exchanged(What::Reload, by, &before, told(&result));
             if let Some(reply) = reply {
@@ -139,18 +175,42 @@ impl Reloader {
         }
     }
 
+    /// A reload that takes effect only if it brings the candidate into force.
+    pub(super) fn promote(&mut self, by: By) -> ReloadAnswer {
+        let before = Arc::clone(&self.in_force.current().version);
+        let result = self.reload(true);
+        let config = Arc::clone(&self.in_force.current().version);
+        say(&result, &config);
+        self.auditor.exchanged(What::CandidatePromote, by, &before, told(&result));
+        answer(&result, &config)
+    }
+
+    fn reload(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
+        catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
+    }
+
+    /// What only a restart can change stays as it is.
+    pub(super) fn keep_fixed(&self, config: &mut Config) {
+        keep_fixed(config, &self.running);
+    }
+
     /// Exchanges the configuration in force for what the files say now.
-    fn reload(&mut self) -> Result<Reloaded, ReloadError> {
-        let Loaded { mut config, warnings } = config::load(&self.path)?;
+    /// If a candidate is to be `promoted` by it, only if they say what that does; it ends then.
+    fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
+        let Loaded { mut config, warnings, files } = config::load(&self.path)?;
         let read = Outline::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
-        keep_fixed(&mut config, &self.running);
+        self.keep_fixed(&mut config);
         let before = self.gateway.snapshot.load_full();
-        let built = Built::new(&config, &self.ledger, &self.metrics, Some(&before))?;
+        let mut built = Built::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
         drop(before);
+        if promoted {
+            self.check_candidate(&built.version)?;
+            built.snapshot.candidate = None;
+        }
         config.tenants = Vec::new();
         config.pools = Vec::new();
         // From here on nothing can fail.
@@ -173,6 +233,20 @@ fn keep_fixed(config: &mut Config, running: &Config) {
     config.audit = running.audit.clone();
 }
 
+fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
+    match result {
+        Ok(Reloaded { difference, warnings, revoked }) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!(%config, revoked, "reloaded: {difference}");
+        }
+        Err(error) => {
+            tracing::error!("the configuration was not reloaded, the one before stays in force:\n{error}");
+        }
+    }
+}
+
 /// What the audit log is told: how much has changed, or why nothing has.
 fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
     match result {
@@ -185,7 +259,9 @@ fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), Str
                 errors => Err(format!("{first} (and {} more errors)", errors - 1)),
             }
         }
-        Err(error @ (ReloadError::Build(_) | ReloadError::Bug)) => Err(error.to_string()),
+        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
+            Err(error.to_string())
+        }
     }
 }
 
@@ -196,7 +272,9 @@ fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer 
             (Some(difference.clone()), *revoked, lines(warnings))
         }
         Err(ReloadError::Config(report)) => (None, 0, lines(&report.diagnostics)),
-        Err(error @ (ReloadError::Build(_) | ReloadError::Bug)) => (None, 0, vec![error.to_string()]),
+        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
+            (None, 0, vec![error.to_string()])
+        }
     };
     ReloadAnswer { reloaded: result.is_ok(), config: config.to_owned(), difference, revoked, findings }
 }

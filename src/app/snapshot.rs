@@ -25,8 +25,9 @@ pub(super) fn build(
         .map(|rules| tenant(config, pools, metrics, rules, before).map(Arc::new))
         .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
-    let own = OwnAddresses::new(networks, addresses::assigned()?);
-    Ok(Snapshot { policy, tenants: tenants?, own })
+    let own = OwnAddresses::new(networks, addresses::assigned()?).into();
+    let candidate = before.and_then(|before| before.candidate.clone());
+    Ok(Snapshot { policy: policy.into(), tenants: tenants?, own, candidate })
 }
 
 /// Puts the limits of a snapshot in force, when the snapshot is.

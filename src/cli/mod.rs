@@ -4,6 +4,7 @@
 //! something not in place), 2 for a question or a start that could not be carried out.
 
 mod ask;
+pub mod candidate;
 pub mod check;
 pub mod doctor;
 pub mod explain;
@@ -72,6 +73,8 @@ enum Command {
     /// What is wrong with the files is shown with file, line and column. Exit code 1: refused, and the configuration before
     /// stays in force. Exit code 2: the gateway could not be asked, or has no answer yet.
     Reload(#[command(flatten)] reload::Options),
+    /// Judge a second policy on the running gateway's flows, enforce it for some clients first, then put it in force
+    Candidate(#[command(flatten)] candidate::Options),
     /// Check what the gateway needs of this machine, and how to mend what is missing
     Doctor {
         #[command(flatten)]
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         }
         Command::Ports(options) => ports::run(&options),
         Command::Reload(options) => reload::run(&options),
+        Command::Candidate(options) => candidate::run(&options),
         Command::Doctor { path, json } => {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }

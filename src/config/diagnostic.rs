@@ -1,7 +1,9 @@
 //! What is wrong with a configuration, said so that it can be found and mended.
 
+use super::version::digest_of;
 use serde::Serialize;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One finding: where, what is wrong, and what would be right.
@@ -98,10 +100,20 @@ pub(super) struct Place {
     column: usize,
 }
 
+/// A file that was read for a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadFile {
+    /// Where it was read.
+    pub path: PathBuf,
+    /// FNV-1a of its bytes, 64 bits: tells whether it was changed since, by accident.
+    pub digest: u64,
+}
+
 /// Collects the findings of one load.
 #[derive(Default)]
 pub(super) struct Diagnostics {
     files: Vec<Arc<str>>,
+    read: Vec<ReadFile>,
     found: Vec<(Place, Severity, String, String)>,
 }
 
@@ -122,10 +134,26 @@ impl FileId {
 }
 
 impl Diagnostics {
-    /// Findings are listed in the order in which their files are announced here.
-    pub(super) fn announce(&mut self, shown: &str) -> FileId {
-        self.files.push(shown.into());
-        FileId(self.files.len() - 1)
+    /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
+    /// files are read here.
+    pub(super) fn read(&mut self, path: &Path) -> (FileId, Option<Vec<u8>>) {
+        self.files.push(path.to_string_lossy().into());
+        let file = FileId(self.files.len() - 1);
+        match std::fs::read(path) {
+            Ok(bytes) => {
+                self.read.push(ReadFile { path: path.to_owned(), digest: digest_of(&bytes) });
+                (file, Some(bytes))
+            }
+            Err(error) => {
+                self.error(file.whole(), format!("cannot be read: {error}"), "");
+                (file, None)
+            }
+        }
+    }
+
+    /// Every file that was read so far.
+    pub(super) fn files_read(&mut self) -> Vec<ReadFile> {
+        std::mem::take(&mut self.read)
     }
 
     pub(super) fn error(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {

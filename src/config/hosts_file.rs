@@ -31,14 +31,8 @@ impl HostsFiles {
 }
 
 fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
-    let file = out.announce(&path.to_string_lossy());
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            out.error(file.whole(), format!("cannot be read: {error}"), "");
-            return None;
-        }
-    };
+    let (file, bytes) = out.read(path);
+    let bytes = bytes?;
     let errors_before = out.errors();
     let names = parse(&bytes, file, out);
     if names.is_empty() && out.errors() == errors_before {

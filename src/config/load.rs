@@ -8,6 +8,7 @@ use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::value::Table;
 use super::{Config, Loaded, dead_rules, ech_names, shares, whole};
+use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
@@ -18,12 +19,18 @@ const POLICY_FOLDER: &str = "policy.d";
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
 /// that rules name. Relative paths start at the main file's folder.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
+    load_as(path, &path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+}
+
+/// Reads a configuration whose main file will be called `name`: rules without a name of their own are called by it.
+pub fn load_as(path: &Path, name: &str) -> Result<Loaded, Report> {
     let mut out = Diagnostics::default();
-    let config = read(path, &mut out);
+    let config = read(path, name, &mut out);
     let errors = out.errors();
+    let files = out.files_read();
     let diagnostics = out.finish();
     match config {
-        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics }),
+        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files }),
         _ => Err(Report { diagnostics }),
     }
 }
@@ -51,11 +58,10 @@ struct Draft {
 }
 
 /// `None` only if something is wrong, which is reported.
-fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
+fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut draft = Draft { files: HostsFiles::new(folder), pools: Vec::new(), tenants: Vec::new() };
-    let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let source = Source::open(path, &label, out)?;
+    let source = Source::open(path, name, out)?;
     let text = source.parse(out);
     let main = text.as_ref().and_then(|text| {
         let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
@@ -64,8 +70,14 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Config> {
         Main::read(&table, out)
     });
     let mut readable = text.is_some();
-    for (path, label) in policy_files(folder, source.whole(), out) {
-        readable &= draft.read_policy_file(&path, &label, out).is_some();
+    let policies = policy_files(folder).unwrap_or_else(|error| {
+        let folder = folder.join(POLICY_FOLDER);
+        out.error(source.whole(), format!("{} cannot be listed: {error}", folder.display()), "");
+        Vec::new()
+    });
+    for path in policies {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        readable &= draft.read_policy_file(&path, &format!("{POLICY_FOLDER}/{name}"), out).is_some();
     }
     // Where a file could not be read, what it may hold is not missing.
     if readable { finish(main?, draft, source.whole(), out) } else { None }
@@ -125,29 +137,21 @@ impl Draft {
     }
 }
 
-/// Paths and labels, in the order of names. Hidden files are left out: editors keep their unfinished ones so.
-fn policy_files(folder: &Path, main_file: Place, out: &mut Diagnostics) -> Vec<(PathBuf, String)> {
-    let folder = folder.join(POLICY_FOLDER);
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            out.error(main_file, format!("{} cannot be listed: {error}", folder.display()), "");
-            return Vec::new();
-        }
+/// The files of `policy.d` in a main file's folder, in the order of their names. Hidden files are left out: editors keep
+/// their unfinished ones so.
+pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder.join(POLICY_FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
     };
     let mut files = Vec::new();
     for entry in entries {
-        match entry {
-            Ok(entry) => files.push(entry.path()),
-            Err(error) => out.error(main_file, format!("{} cannot be listed: {error}", folder.display()), ""),
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
         }
     }
     files.sort();
-    let named = files.into_iter().filter_map(|path| {
-        let name = path.file_name()?.to_string_lossy().into_owned();
-        let hidden = name.starts_with('.');
-        (!hidden && path.extension()? == "toml").then(|| (path, format!("{POLICY_FOLDER}/{name}")))
-    });
-    named.collect()
+    Ok(files)
 }

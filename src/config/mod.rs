@@ -30,10 +30,11 @@ mod value;
 mod version;
 mod whole;
 
-pub use diagnostic::{Diagnostic, Report, Severity};
-pub use load::{control_socket, load};
+pub use diagnostic::{Diagnostic, ReadFile, Report, Severity};
+pub use load::{control_socket, load, load_as, policy_files};
 pub use outline::Outline;
 pub use reference::reference;
+pub use version::digest_of;
 
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
@@ -194,6 +195,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is probably not as it was meant.
     pub warnings: Vec<Diagnostic>,
+    /// Every file that it was read from.
+    pub files: Vec<ReadFile>,
 }
 
 impl Config {

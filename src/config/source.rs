@@ -23,14 +23,8 @@ pub(super) struct Source {
 impl Source {
     /// `None` if it cannot be read, which is reported.
     pub(super) fn open(path: &Path, label: &str, out: &mut Diagnostics) -> Option<Self> {
-        let id = out.announce(&path.to_string_lossy());
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                out.error(id.whole(), format!("cannot be read: {error}"), "");
-                return None;
-            }
-        };
+        let (id, bytes) = out.read(path);
+        let bytes = bytes?;
         let valid = std::str::from_utf8(&bytes).map_or_else(|error| error.valid_up_to(), str::len);
         let whole = valid == bytes.len();
         // What follows the first bad byte is of no use; what stands before it says where that is.

@@ -475,7 +475,7 @@ fn the_design_loads_but_for_what_is_not_supported_yet() {
     assert!(errors.iter().all(|line| line.contains("is not supported yet")), "{found:#?}");
     let left =
         DESIGNED.replace(", new_flows = \"500/s\", bandwidth = \"1Gbit/s\", bytes = \"5TB/month\"", "");
-    let Loaded { config, warnings } = loaded(&[("egret.toml", &left), names]);
+    let Loaded { config, warnings, .. } = loaded(&[("egret.toml", &left), names]);
     assert_eq!(config.tenants[0].max_flows, Some(20_000));
     assert_eq!(warnings.len(), 1, "of the wildcard over everybody's buckets: {warnings:?}");
 }

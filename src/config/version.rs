@@ -21,15 +21,28 @@ pub(super) fn digest(what: &impl fmt::Debug) -> u64 {
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
+/// FNV-1a of a file's bytes, 64 bits.
+pub fn digest_of(bytes: &[u8]) -> u64 {
+    let mut digest = Digest(OFFSET);
+    digest.take(bytes);
+    digest.0
+}
+
 /// FNV-1a, 64 bits: told apart by accident, not against an adversary, and no text of a million names in memory.
 struct Digest(u64);
 
 impl Write for Digest {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
+        self.take(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Digest {
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
-        Ok(())
     }
 }
 

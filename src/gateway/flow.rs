@@ -129,6 +129,7 @@ mod tests {
             ended: counters(),
             denied: counters(),
             would_deny: counters(),
+            candidate: std::array::from_fn(|_| metrics::Counter::noop()),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The metric handles that a flow touches, resolved once per tenant. `telemetry` fills them from its catalogue.
 
+use super::candidate::Change;
 use crate::outcome::Outcome;
 use metrics::{Counter, Gauge, Histogram};
 
@@ -29,12 +30,19 @@ pub struct TenantMeters {
     /// `egret_would_deny_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where monitor mode denies
     /// too, and everywhere unless the tenant is in monitor mode.
     pub would_deny: Box<[Counter]>,
+    /// `egret_candidate_decisions_total`, by `change as usize`.
+    pub candidate: [Counter; Change::ALL.len()],
 }
 
 impl TenantMeters {
     /// The counters of one outcome: flows, and denials.
     pub fn outcome(&self, outcome: Outcome) -> (&Counter, &Counter) {
         (&self.ended[outcome as usize], &self.denied[outcome as usize])
+    }
+
+    /// The counter of flows for which a candidate would change this.
+    pub fn candidate(&self, change: Change) -> &Counter {
+        &self.candidate[change as usize]
     }
 
     /// The counter of flows that only monitor mode let out.

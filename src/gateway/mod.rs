@@ -4,6 +4,7 @@
 //! what flows share; `server` accepts.
 
 mod admission;
+mod candidate;
 mod flow;
 mod flow_table;
 mod leg;
@@ -16,6 +17,7 @@ mod snapshot;
 mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
+pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
 pub use flow::{Epilogue, Flow, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::TenantMeters;

@@ -1,5 +1,6 @@
 //! The record that a flow leaves behind: one line of the flow log. docs/flow-log.md explains its keys.
 
+use super::candidate::Change;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
@@ -38,6 +39,10 @@ pub struct FlowRecord {
     pub verdict: Option<Verdict>,
     /// Why it would have been denied, had its tenant not been in monitor mode.
     pub would_deny: Option<Outcome>,
+    /// What the candidate that was loaded would have changed.
+    pub candidate: Option<Change>,
+    /// Whether the candidate decided, its client being of the share that it is enforced for.
+    pub canary: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// More on the outcome, or on why it would have been denied, where there is more to say.
@@ -87,6 +92,8 @@ impl FlowRecord {
             rule: None,
             verdict: None,
             would_deny: None,
+            candidate: None,
+            canary: false,
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
@@ -176,6 +183,8 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         rule: Some("egret.toml:12".into()),
         verdict: Some(Verdict::Allow),
         would_deny: None,
+        candidate: Some(Change::Same),
+        canary: false,
         outcome: Outcome::Closed,
         detail: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
@@ -202,7 +211,7 @@ mod tests {
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
-             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"outcome\":\"closed\",\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"outcome\":\"closed\",\
              \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"

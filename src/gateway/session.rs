@@ -4,6 +4,7 @@
 //! outcome as its error; [`run`] then answers the client.
 
 use super::admission::Pass;
+use super::candidate::Trial;
 use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow};
 use super::leg::Leg;
@@ -11,13 +12,13 @@ use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
 use super::worker::Worker;
-use crate::addr::{DialAddr, OriginalDestination};
+use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Permit};
+use crate::policy::{Decision, Denial, Permit, Seen};
 use crate::relay::{self, End, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
@@ -43,8 +44,8 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 }
 
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
-    let (tenant, _place) = admit(worker, flow)?;
-    let permit = decide(worker, &tenant, client, flow).await?;
+    let Admitted { tenant, trial, place: _place } = admit(worker, flow)?;
+    let permit = decide(worker, &tenant, trial, client, flow).await?;
     let mut upstream = dial(worker, &tenant, permit, flow)?;
     connect(worker, &tenant, client, &mut upstream, flow).await?;
     let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow).await;
@@ -63,47 +64,72 @@ impl From<Outcome> for Ended {
     }
 }
 
+/// What a flow is let in with.
+struct Admitted {
+    tenant: Arc<Tenant>,
+    /// If a candidate is loaded.
+    trial: Option<Box<Trial>>,
+    place: Pass,
+}
+
 /// Finds the tenant, and a place for the flow.
-fn admit(worker: &Worker, flow: &mut Flow) -> Result<(Arc<Tenant>, Pass), Ended> {
+fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     let snapshot = worker.gateway.snapshot.load();
-    let tenant = snapshot.tenant_of(flow.record.client).ok_or(Outcome::UnknownTenant)?;
+    let trial = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.trial(flow.record.client)));
+    let Some(tenant) = snapshot.tenant_of(flow.record.client) else {
+        let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
+        return Err(denied(None, trial.as_deref(), flow, denial));
+    };
     let tenant = Arc::clone(tenant);
     flow.belongs_to(Arc::clone(&tenant.policy.name), Arc::clone(&tenant.meters));
     if snapshot.own.contain(flow.record.destination.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
     let place = tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?;
-    Ok((tenant, place))
+    Ok(Admitted { tenant, trial, place })
 }
 
 /// Learns what the client wants, and whether it may have it.
-async fn decide(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow) -> Result<Permit, Ended> {
-    let to = flow.record.destination;
-    if let Some(permit) = tenant.policy.decide_unseen(to) {
-        return Ok(allow(flow, permit));
-    }
-    let denial = match inspect(worker, tenant, client, flow).await? {
-        Ok(asked) => match tenant.policy.decide(&asked, flow.record.ech, to) {
-            Decision::Permit(permit) => return Ok(allow(flow, permit)),
-            Decision::Denial(denial) => denial,
-        },
-        Err(outcome) => Denial { outcome, rule: None },
+async fn decide(
+    worker: &Worker,
+    tenant: &Tenant,
+    trial: Option<Box<Trial>>,
+    client: &Leg,
+    flow: &mut Flow,
+) -> Result<Permit, Ended> {
+    let (to, trial) = (flow.record.destination, trial.as_deref());
+    let Some(rules) = trial.map_or(Some(&*tenant.policy), |trial| trial.lead(&tenant.policy)) else {
+        let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
+        return Err(denied(Some(tenant), trial, flow, denial));
     };
-    deny(tenant, flow, denial, to)
+    let (seen, decision) = if let Some(permit) = rules.decide_unseen(to) {
+        (None, Decision::Permit(permit))
+    } else {
+        let seen = inspect(worker, tenant, client, flow).await?;
+        let decision = rules.judge(&seen, to, flow.record.time);
+        (Some(seen), decision)
+    };
+    if let Some(trial) = trial {
+        trial.compare(Some(&tenant.policy), flow, seen.as_ref(), &decision);
+    }
+    match decision {
+        Decision::Permit(permit) => Ok(allow(flow, permit)),
+        Decision::Denial(denial) => Err(deny(flow, denial)),
+    }
 }
 
-/// Refuses the flow, unless its tenant is in monitor mode and that waives the denial.
-fn deny(tenant: &Tenant, flow: &mut Flow, denial: Denial, to: OriginalDestination) -> Result<Permit, Ended> {
-    let denial = if tenant.policy.mode.monitors(flow.record.time) {
-        match denial.waived(to) {
-            Ok(permit) => return Ok(allow(flow, permit)),
-            Err(denial) => denial,
-        }
-    } else {
-        denial
-    };
+/// Refuses a flow whose client nobody needs to listen to.
+fn denied(tenant: Option<&Tenant>, trial: Option<&Trial>, flow: &mut Flow, denial: Denial) -> Ended {
+    let decision = Decision::Denial(denial.clone());
+    if let Some(trial) = trial {
+        trial.compare(tenant.map(|tenant| &*tenant.policy), flow, None, &decision);
+    }
+    deny(flow, denial)
+}
+
+fn deny(flow: &mut Flow, denial: Denial) -> Ended {
     flow.record.rule = denial.rule;
-    Err(denial.outcome.into())
+    denial.outcome.into()
 }
 
 fn allow(flow: &mut Flow, permit: Permit) -> Permit {
@@ -113,35 +139,33 @@ fn allow(flow: &mut Flow, permit: Permit) -> Permit {
     permit
 }
 
-/// Listens to the client: the name it asks for, or why that is not known.
-async fn inspect(
-    worker: &Worker,
-    tenant: &Tenant,
-    client: &Leg,
-    flow: &mut Flow,
-) -> Result<Result<AskedName, Outcome>, Ended> {
-    let Some(_place) = tenant.inspections.enter() else { return Ok(Err(Outcome::InspectionBusy)) };
+/// Listens to the client.
+async fn inspect(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow) -> Result<Seen, Ended> {
+    let Some(_place) = tenant.inspections.enter() else { return Ok(Seen::Unclear(Outcome::InspectionBusy)) };
     let inspected = worker.peeker.peek(client).await;
     let took = flow.age();
     flow.record.inspect = Some(took);
     flow.meters().inspect_duration.record(took);
     match inspected {
-        Ok(inspected) => Ok(Ok(note_inspection(flow, inspected))),
+        Ok(inspected) => {
+            let ech = inspected.ech;
+            Ok(Seen::Asked { name: note_inspection(flow, inspected), ech })
+        }
         Err(Unclear::ClientLeft) => Err(Outcome::ClientLeft.into()),
-        Err(Unclear::TimedOut(protocol)) => Ok(Err(unclear(flow, protocol, Outcome::InspectTimeout))),
-        Err(Unclear::TooLarge(protocol)) => Ok(Err(unclear(flow, protocol, Outcome::HelloTooLarge))),
+        Err(Unclear::TimedOut(protocol)) => Ok(unclear(flow, protocol, Outcome::InspectTimeout)),
+        Err(Unclear::TooLarge(protocol)) => Ok(unclear(flow, protocol, Outcome::HelloTooLarge)),
         Err(Unclear::Malformed(why)) => {
             flow.record.detail = Some(why.reason);
             let http = why.protocol == Protocol::Http;
             let outcome = if http { Outcome::MalformedHttp } else { Outcome::MalformedTls };
-            Ok(Err(unclear(flow, why.protocol, outcome)))
+            Ok(unclear(flow, why.protocol, outcome))
         }
     }
 }
 
-fn unclear(flow: &mut Flow, protocol: Protocol, outcome: Outcome) -> Outcome {
+fn unclear(flow: &mut Flow, protocol: Protocol, outcome: Outcome) -> Seen {
     flow.record.protocol = Some(protocol.as_str());
-    outcome
+    Seen::Unclear(outcome)
 }
 
 /// Notes in the record what the client wants; yields the name that policy judges.

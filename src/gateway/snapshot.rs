@@ -1,6 +1,7 @@
 //! What the workers go by, swapped as a whole: tenants with all that their flows touch.
 
 use super::admission::{Gate, OwnAddresses};
+use super::candidate::Candidate;
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
@@ -8,13 +9,16 @@ use crate::policy::{self, Policy};
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Whose a flow is.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// By [`policy::Tenant::index`].
     pub tenants: Vec<Arc<Tenant>>,
     /// Addresses that nobody may dial.
-    pub own: OwnAddresses,
+    pub own: Arc<OwnAddresses>,
+    /// Judged beside the policy, if one is loaded.
+    pub candidate: Option<Arc<Candidate>>,
 }
 
 /// Resolves one tenant's meters.

@@ -13,6 +13,16 @@ pub enum Decision {
     Denial(Denial),
 }
 
+impl Decision {
+    /// The label of the rule that decides, if one does.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Permit(permit) => permit.rule(),
+            Self::Denial(denial) => denial.rule.as_ref(),
+        }
+    }
+}
+
 /// Leave to dial one address, once. Only this room makes one, and dialling consumes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is there to be dialled"]

@@ -5,6 +5,7 @@
 //! [`Tenant::decide`] says what happens at the edges: a name that is missing or no name, a private address.
 
 mod decision;
+mod judge;
 mod mode;
 mod names;
 mod networks;
@@ -15,6 +16,7 @@ mod tenant;
 mod tests;
 
 pub use decision::{Decision, Denial, Permit};
+pub use judge::Seen;
 pub use mode::{Mode, can_be_waived};
 pub use spec::{Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::{Explanation, Finding, RuleFinding, Tenant};

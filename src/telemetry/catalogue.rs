@@ -1,6 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
+use crate::gateway::Change;
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -117,13 +118,22 @@ catalogue! {
         alerts: ["EgretDenialSurge"];
     WOULD_DENY = "egret_would_deny_total", Kind::Counter, Count, ["tenant", "reason"],
         help: "Flows that left only because their tenant is in monitor mode, by the reason why they would have been denied.",
-        reading: "Only of tenants in monitor mode. What it counts breaks on the day the tenant enforces: bring it to what is meant to be denied first. The flow log has the names, under `would_deny`; docs/modes.md has the way.";
+        reading: "Only of tenants in monitor mode. What it counts breaks on the day the tenant enforces: bring it to what is meant to be denied first. The flow log has the names, under `would_deny`; docs/modes.md has the way.",
+        alerts: ["EgretMonitorEndsSoon"];
     MONITOR_UNTIL = "egret_monitor_until_timestamp_seconds", Kind::Gauge, Seconds, ["tenant"],
         help: "When a tenant in monitor mode begins to enforce, in seconds since 1970; +Inf where no date is set.",
-        reading: "Only of tenants that are in monitor mode now, so `count()` is how many do not enforce. Less `time()`, and divided by 86400, it is the days that are left.";
+        reading: "Only of tenants that are in monitor mode now, so `count()` is how many do not enforce. Less `time()`, and divided by 86400, it is the days that are left.",
+        alerts: ["EgretMonitorEndsSoon"];
     ECH_FLOWS = "egret_ech_flows_total", Kind::Counter, Count, ["tenant"],
         help: "Flows whose ClientHello carried an `encrypted_client_hello` extension.",
         reading: "Most of it is GREASE, which browsers send with every hello; it cannot be told from real ECH, where the name that policy judges is not the one that the server serves. The flow log's `ech` has the flows; those to a public name such as `cloudflare-ech.com` are real. With `ech = \"deny\"` the same flows are `ech_denied` in `egret_denials_total`.";
+    CANDIDATE_DECISIONS = "egret_candidate_decisions_total", Kind::Counter, Count, ["tenant", "change"],
+        help: "Flows that a loaded candidate policy was judged on, by what it would change.",
+        reading: "Stands still while no candidate is loaded. `would_deny` is what promoting it breaks or stops, `would_allow` what it opens; `egret candidate status` has the rules and the names. Flows of clients that it is enforced for are in it too.";
+    CANDIDATE_INFO = "egret_candidate_info", Kind::Gauge, Flag, ["version", "state"],
+        help: "Always 1, while a candidate policy is loaded; the labels are the hash of its configuration, and what is done with it.",
+        reading: "`fell_back` is a candidate that was enforced for a share of clients and denied too much: `egret candidate status` says what. A restart loses the candidate, and with it the series.",
+        alerts: ["EgretCandidateFellBack"];
     CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
@@ -243,6 +253,7 @@ pub fn reference() -> String {
     }
     let outcomes = Outcome::ALL.len();
     let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
+    let changes = Change::ALL.len();
     let waived = Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).count() + 1;
     let histograms: usize = ALL
         .iter()
@@ -254,9 +265,9 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, 2 of bytes, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
-        outcomes + denials + histograms + 3,
-        outcomes + denials + histograms + 4,
+         of histograms, {changes} of a candidate, 2 of bytes, 1 of ECH, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
+        outcomes + denials + histograms + changes + 4,
+        outcomes + denials + histograms + changes + 5,
     );
     text
 }
@@ -276,11 +287,12 @@ policy allows, and at most five at a time for each source address.
 | `tenant` | name of the tenant; `unknown` for flows of clients that belong to none |
 | `outcome` | how a flow ended: docs/outcomes.md |
 | `reason` | the outcomes that are denials |
+| `change` | `same`, `would_deny`, `would_allow`, or `unjudged`: one policy decides before the client has said anything, the other would listen |
 | `direction` | `up` from client to server, `down` from server to client |
 | `pool` | name of the pool |
 | `source` | source address of the pool |
 | `destination` | address and port of a server |
-| `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn` |
+| `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn`; of a candidate: `observing`, `canary` (enforced for a share of clients) or `fell_back` |
 | `version` | of Egret, or the hash of the configuration |
 
 ## When series come and go

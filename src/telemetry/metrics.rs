@@ -7,7 +7,7 @@
 use super::catalogue::{self, Kind, Metric};
 use super::exposition::Exposition;
 use super::process;
-use crate::gateway::TenantMeters;
+use crate::gateway::{Change, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use ipnet::IpNet;
@@ -67,12 +67,23 @@ pub struct Scrape {
     pub sources: Vec<SourceUsage>,
     /// The hottest destinations; each is there once for each source.
     pub hot: Vec<HotDestination>,
+    /// The candidate, if one is loaded.
+    pub candidate: Option<CandidateInfo>,
     /// The tenants that are in monitor mode now.
     pub monitored: Vec<MonitoredTenant>,
     /// The hash of the configuration in force.
     pub config_version: Arc<str>,
     /// Whether the last load of the configuration succeeded.
     pub config_reload_success: bool,
+}
+
+/// A loaded candidate.
+#[derive(Debug, Clone)]
+pub struct CandidateInfo {
+    /// The hash of its configuration.
+    pub version: Arc<str>,
+    /// `observing`, `canary` or `fell_back`.
+    pub state: &'static str,
 }
 
 /// A tenant in monitor mode.
@@ -209,6 +220,8 @@ impl Metrics {
             ended: Outcome::ALL.iter().map(ended).collect(),
             denied: Outcome::ALL.iter().map(denied).collect(),
             would_deny: Outcome::ALL.iter().map(would_deny).collect(),
+            candidate: Change::ALL
+                .map(|change| counter(recorder, &catalogue::CANDIDATE_DECISIONS, &[tenant, change.as_str()])),
         }
     }
 
@@ -224,6 +237,10 @@ impl Metrics {
         write_sources(&mut text, &scrape.sources);
         write_hot(&mut text, &scrape.hot);
         write_monitored(&mut text, &scrape.monitored);
+        text.family(&catalogue::CANDIDATE_INFO);
+        if let Some(CandidateInfo { version, state }) = &scrape.candidate {
+            text.sample(&catalogue::CANDIDATE_INFO, &[version, state], 1);
+        }
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
         text.family(&catalogue::CONFIG_INFO);
         text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);

@@ -11,7 +11,7 @@ mod sink;
 pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
 pub use metrics::{
-    FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES, Scrape,
-    SourceUsage, UNKNOWN_TENANT,
+    CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,
+    Scrape, SourceUsage, UNKNOWN_TENANT,
 };
 pub use sink::LogTarget;

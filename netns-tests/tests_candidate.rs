@@ -1,0 +1,391 @@
+//! A candidate is judged on live flows without effect, enforced for some clients first, and promoted.
+
+use crate::clients::{ACCESS_DENIED, connect_from, expect_alert};
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::servers::Server;
+use crate::traffic::expect_delivery;
+use crate::wait::{PATIENCE, wait_for};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::Output;
+
+crate::trials! {
+    both families:
+        a_candidate_is_judged_on_every_flow_without_effect;
+    once:
+        a_source_that_only_one_policy_knows_is_a_change,
+        what_the_policy_in_force_lets_out_unseen_is_not_guessed_at,
+        a_canary_is_always_the_same_share_of_clients,
+        a_canary_that_denies_too_much_is_enforced_no_longer,
+        a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept,
+        nothing_is_promoted_over_what_was_changed_meanwhile,
+        a_broken_candidate_is_told_with_its_places
+}
+
+/// A running gateway whose control socket is asked.
+struct Rollout<'lab> {
+    lab: &'lab Lab,
+    gateway: Gateway<'lab>,
+}
+
+/// Denies what alpha may reach, and allows another name.
+const STRICTER: &str = "  [[tenant.deny]]\n  name = \"no-more\"\n  hosts = [\"allowed.example.org\"]\n\
+                        [[tenant.allow]]\n  name = \"opened\"\n  hosts = [\"opened.example.org\"]\n";
+
+impl<'lab> Rollout<'lab> {
+    fn new(lab: &'lab Lab) -> Self {
+        let gateway = lab.start_gateway(&Self::config(lab, ""));
+        Self { lab, gateway }
+    }
+
+    fn config(lab: &Lab, rules: &str) -> Config {
+        let gateway = format!("admin = \"unix:{}\"", lab.control_socket());
+        Config { gateway, alpha_rules: rules.to_owned(), ..Config::default() }
+    }
+
+    /// Beside the running one.
+    fn candidate_file(&self) -> PathBuf {
+        self.gateway.flow_log().with_file_name("candidate.toml")
+    }
+
+    fn write(&self, config: &Config) {
+        fs::write(self.candidate_file(), config.render(&self.gateway.flow_log())).unwrap();
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        self.gateway.egret(&[&["candidate"], arguments].concat())
+    }
+
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.ask(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        text(&output)
+    }
+
+    /// Loads alpha's rules with these besides.
+    fn load(&self, rules: &str, more: &[&str]) {
+        self.load_config(&Self::config(self.lab, rules), more);
+    }
+
+    fn load_config(&self, config: &Config, more: &[&str]) {
+        self.write(config);
+        let file = self.candidate_file().display().to_string();
+        self.must(&[&["load", &file], more].concat());
+    }
+
+    fn status(&self) -> Value {
+        let output = self.ask(&["status", "--json"]);
+        let report: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+        report["candidate"].clone()
+    }
+
+    /// The status, when every flow so far is in it.
+    fn counts(&self, tenant: &str) -> [u64; 4] {
+        let status = self.status();
+        let rows = status["tenants"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["tenant"] == tenant).unwrap_or_else(|| panic!("{status:#}"));
+        ["same", "would_deny", "would_allow", "unjudged"].map(|change| row[change].as_u64().unwrap())
+    }
+
+    /// Alpha asks for the name; whether it was let out.
+    fn asks(&self, server: &Server, name: &str) -> (bool, Value) {
+        let family = if server.address().is_ipv4() { Family::V4 } else { Family::V6 };
+        self.asks_from(Tenant::Alpha.client(family), server, name)
+    }
+
+    fn asks_from(&self, client: IpAddr, server: &Server, name: &str) -> (bool, Value) {
+        let hello = Hello::to(name).record();
+        let to = server.address();
+        let mut stream = self.lab.client.run(|| connect_from(client, to, PATIENCE)).unwrap();
+        let local = stream.local_addr().unwrap();
+        stream.write_all(&hello).unwrap();
+        let let_out = wait_for("the flow to be let out or denied", || {
+            if let Some(upstream) = server.accept_those_that_came().pop() {
+                return Ok(Some(upstream));
+            }
+            stream.set_nonblocking(true).unwrap();
+            let peeked = stream.peek(&mut [0]);
+            stream.set_nonblocking(false).unwrap();
+            if peeked.is_ok() { Ok(None) } else { Err("neither yet") }
+        });
+        let allowed = let_out.is_some();
+        if let Some(upstream) = let_out {
+            expect_delivery(stream, upstream, &hello);
+        } else {
+            expect_alert(&stream, ACCESS_DENIED);
+            drop(stream); // its record is written when it has closed
+        }
+        (allowed, self.gateway.flow_from(local))
+    }
+}
+
+fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, family, 443);
+    assert_eq!(rollout.status(), Value::Null);
+    let (_, flow) = rollout.asks(&server, "allowed.example.org");
+    assert_eq!((&flow["candidate"], &flow["canary"]), (&Value::Null, &json!(false)));
+
+    rollout.load(STRICTER, &[]);
+    for (name, allowed, change) in [
+        ("allowed.example.org", true, "would_deny"),
+        ("allowed.example.org", true, "would_deny"),
+        ("opened.example.org", false, "would_allow"),
+        ("a.wild.example.org", true, "same"),
+        ("unheard.example.org", false, "same"),
+    ] {
+        let (found, flow) = rollout.asks(&server, name);
+        assert_eq!((found, &flow["candidate"]), (allowed, &change.into()), "{flow:#}");
+        assert_eq!(flow["canary"], false);
+    }
+    assert_eq!(rollout.counts("alpha"), [2, 2, 1, 0]);
+    let status = rollout.status();
+    let would_deny = &status["changes"][0];
+    assert_eq!(
+        (&would_deny["reason"], &would_deny["rule"], &would_deny["candidate_rule"]),
+        (&"denied_by_rule".into(), &"alpha-names".into(), &"no-more".into())
+    );
+    let example = &would_deny["examples"][0];
+    let client = Tenant::Alpha.client(family).to_string();
+    assert_eq!(
+        (&example["hostname"], &example["flows"], &example["client"]),
+        (&"allowed.example.org".into(), &2.into(), &client.into())
+    );
+    let would_allow = &status["changes"][1];
+    assert_eq!(
+        (&would_allow["reason"], &would_allow["rule"], &would_allow["candidate_rule"]),
+        (&"not_allowed".into(), &Value::Null, &"opened".into())
+    );
+    let decisions = |change| {
+        let labels = [("tenant", "alpha"), ("change", change)];
+        rollout.gateway.metric("egret_candidate_decisions_total", &labels)
+    };
+    assert_eq!(["same", "would_deny", "would_allow", "unjudged"].map(decisions), [2, 2, 1, 0]);
+    assert_eq!(rollout.gateway.metric("egret_candidate_info", &[("state", "observing")]), 1);
+    assert!(
+        rollout
+            .must(&["status"])
+            .contains("now let out by rule alpha-names; then denied_by_rule, rule no-more")
+    );
+
+    // A reload of the policy in force leaves the candidate loaded.
+    let before = rollout.status()["version"].clone();
+    crate::tests_reload::reload(
+        &rollout.gateway,
+        &Config {
+            drain: "\"2s\"".into(),
+            alpha_rules: "# \n".into(),
+            alpha_tenant: "ports_ceiling = 9".into(),
+            ..Rollout::config(&lab, "")
+        },
+    );
+    assert_eq!(rollout.status()["version"], before);
+    assert_eq!(rollout.asks(&server, "allowed.example.org").1["candidate"], "would_deny");
+
+    rollout.must(&["drop"]);
+    assert_eq!(rollout.status(), Value::Null);
+    let (allowed, flow) = rollout.asks(&server, "allowed.example.org");
+    assert!(allowed && flow["candidate"].is_null());
+    assert_eq!(rollout.ask(&["drop"]).status.code(), Some(2));
+    assert_eq!(rollout.ask(&["promote"]).status.code(), Some(2));
+    assert_eq!(rollout.ask(&["status"]).status.code(), Some(1));
+}
+
+fn a_source_that_only_one_policy_knows_is_a_change() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    // The stranger becomes alpha's; beta's clients become nobody's.
+    let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
+    let config = config
+        .replace("\"10.0.1.0/24\"", "\"10.0.1.0/24\", \"10.0.9.0/24\"")
+        .replace("\"10.0.2.0/24\"", "\"10.9.9.0/24\"");
+    fs::write(rollout.candidate_file(), config).unwrap();
+    let file = rollout.candidate_file().display().to_string();
+    rollout.must(&["load", &file]);
+    let stranger = lab.expect_reset(Tenant::Stranger, server.address(), b"");
+    assert_eq!(rollout.gateway.expect_outcome(stranger, "unknown_tenant")["candidate"], "would_allow");
+    let client = lab.connect(Tenant::Beta, server.address());
+    let local = client.local_addr().unwrap();
+    drop((client, server.accept()));
+    let flow = rollout.gateway.flow_from(local);
+    assert_eq!(flow["candidate"], "would_deny", "{flow:#}");
+    let status = rollout.status();
+    let reasons: BTreeSet<_> = status["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["tenant"].as_str().unwrap(), row["reason"].as_str().unwrap()))
+        .collect();
+    assert_eq!(reasons, [("beta", "unknown_tenant"), ("unknown", "unknown_tenant")].into());
+
+    // Enforced, it denies beta's clients; the stranger has no pool to leave from.
+    rollout.must(&["load", &file, "--percent", "100", "--max-denials", "100"]);
+    let refused = lab.expect_reset(Tenant::Beta, server.address(), b"");
+    let flow = rollout.gateway.expect_outcome(refused, "unknown_tenant");
+    assert_eq!((&flow["canary"], &flow["tenant"]), (&json!(true), &"beta".into()));
+    let stranger = lab.expect_reset(Tenant::Stranger, server.address(), b"");
+    assert_eq!(rollout.gateway.expect_outcome(stranger, "unknown_tenant")["canary"], false);
+}
+
+fn what_the_policy_in_force_lets_out_unseen_is_not_guessed_at() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let (raw, file) = (lab.listen(Host::Raw, Family::V4, 7000), rollout.candidate_file());
+    let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
+    fs::write(&file, config.replace("inspect = \"none\"", "")).unwrap();
+    rollout.must(&["load", &file.display().to_string()]);
+    let client = lab.connect(Tenant::Alpha, raw.address());
+    let local = client.local_addr().unwrap();
+    drop((client, raw.accept()));
+    let flow = rollout.gateway.flow_from(local);
+    assert_eq!((&flow["candidate"], &flow["inspect_ms"]), (&"unjudged".into(), &Value::Null), "{flow:#}");
+}
+
+fn a_canary_is_always_the_same_share_of_clients() {
+    const CLIENTS: u8 = 40;
+    let lab = Lab::new();
+    let clients: Vec<_> = (0..CLIENTS).map(|n| Ipv4Addr::new(10, 0, 1, 100 + n)).collect();
+    let addresses: Vec<_> = clients.iter().map(|ip| format!("addr add {ip}/24 dev c0\n")).collect();
+    lab.client.ip(&addresses.concat());
+    let mut rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let canaries = |rollout: &Rollout<'_>| -> BTreeSet<Ipv4Addr> {
+        let is_canary = |ip: &Ipv4Addr| {
+            let (allowed, flow) = rollout.asks_from((*ip).into(), &server, "allowed.example.org");
+            // It denies what the policy in force allows, to them and nobody else.
+            assert_eq!(flow["canary"], !allowed, "{flow:#}");
+            assert_eq!(flow["candidate"], "would_deny");
+            assert_eq!(flow["rule"], if allowed { "alpha-names" } else { "no-more" });
+            !allowed
+        };
+        clients.iter().copied().filter(is_canary).collect()
+    };
+    rollout.load(STRICTER, &["--percent", "50", "--max-denials", "100"]);
+    let half = canaries(&rollout);
+    assert!((8..=32).contains(&half.len()), "{} of {CLIENTS}", half.len());
+    assert_eq!(canaries(&rollout), half);
+    assert_eq!(rollout.gateway.metric("egret_candidate_info", &[("state", "canary")]), 1);
+    rollout.gateway.kill();
+    rollout.gateway.start_again();
+    assert_eq!(rollout.status(), Value::Null, "a restart loses the candidate");
+    rollout.load(STRICTER, &["--percent", "20", "--max-denials", "100"]);
+    let fifth = canaries(&rollout);
+    assert!(fifth.is_subset(&half) && fifth.len() < half.len(), "{fifth:?} of {half:?}");
+    rollout.load(STRICTER, &["--percent", "100", "--max-denials", "100"]);
+    // What it allows besides is let out.
+    assert!(rollout.asks(&server, "opened.example.org").0);
+}
+
+fn a_canary_that_denies_too_much_is_enforced_no_longer() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    rollout.load(STRICTER, &["--percent", "100"]);
+    for _ in 0..10 {
+        // Denied either way, which is no fault of the candidate's.
+        assert!(!rollout.asks(&server, "unheard.example.org").0);
+    }
+    let denied = (0..8).take_while(|_| !rollout.asks(&server, "allowed.example.org").0).count();
+    assert_eq!(denied, 5, "so many are let be");
+    let (allowed, flow) = rollout.asks(&server, "allowed.example.org");
+    assert!(allowed && flow["canary"] == false && flow["candidate"] == "would_deny", "{flow:#}");
+    let status = rollout.status();
+    let fell_back = &status["canary"]["fell_back"];
+    assert_eq!(
+        (&status["state"], &fell_back["denied"], &fell_back["flows"]),
+        (&"fell_back".into(), &5.into(), &15.into())
+    );
+    assert_eq!(rollout.gateway.metric("egret_candidate_info", &[("state", "fell_back")]), 1);
+    let output = rollout.ask(&["status"]);
+    assert!(output.status.code() == Some(1) && text(&output).contains("FELL BACK"), "{}", text(&output));
+    let change = wait_for("the audit log to tell of it", || {
+        let changes = rollout.gateway.changes();
+        changes.into_iter().find(|line| line["change"] == "candidate_fall_back").ok_or("not yet")
+    });
+    assert_eq!(change["by"], "gateway");
+    assert!(rollout.gateway.stderr().contains("alone denied 5 of 15 flows"));
+}
+
+fn a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let main = rollout.candidate_file().with_file_name("egret.toml");
+    let old = fs::read_to_string(&main).unwrap();
+    rollout.load(STRICTER, &[]);
+    let version = rollout.status()["version"].as_str().unwrap().to_owned();
+    let said = rollout.must(&["promote"]);
+    assert!(said.contains("rules +2 -0"), "{said}");
+    assert_eq!(rollout.gateway.metric("egret_config_info", &[("version", &version)]), 1);
+    assert_eq!(rollout.status(), Value::Null);
+    assert!(!rollout.asks(&server, "allowed.example.org").0);
+    let (allowed, flow) = rollout.asks(&server, "opened.example.org");
+    assert!(allowed && flow["candidate"].is_null());
+    assert_eq!(fs::read_to_string(&main).unwrap(), fs::read_to_string(rollout.candidate_file()).unwrap());
+    let kept: Vec<_> = fs::read_dir(main.with_file_name("replaced")).unwrap().collect();
+    assert_eq!(kept.len(), 1);
+    let kept = kept[0].as_ref().unwrap().path().join("egret.toml");
+    assert_eq!(fs::read_to_string(kept).unwrap(), old);
+    assert_eq!(rollout.gateway.change(3)["change"], "candidate_promote");
+    let changes = rollout.gateway.changes();
+    assert_eq!(changes[1]["change"], "candidate_load");
+    assert_eq!(changes[1]["subject"], rollout.candidate_file().display().to_string());
+}
+
+fn nothing_is_promoted_over_what_was_changed_meanwhile() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let main = rollout.candidate_file().with_file_name("egret.toml");
+    let old = fs::read_to_string(&main).unwrap();
+    rollout.load(STRICTER, &[]);
+    let refused = |wanted: &str| {
+        let output = rollout.ask(&["promote"]);
+        assert!(output.status.code() == Some(1) && text(&output).contains(wanted), "{}", text(&output));
+    };
+    let edited = format!("{old}# somebody's work\n");
+    fs::write(&main, &edited).unwrap();
+    refused("egret.toml is not what the gateway runs on");
+    assert_eq!(fs::read_to_string(&main).unwrap(), edited);
+    fs::write(&main, &old).unwrap();
+    fs::write(rollout.candidate_file(), format!("{old}# other rules\n")).unwrap();
+    refused("candidate.toml is not what was loaded as candidate");
+    assert_eq!(fs::read_to_string(&main).unwrap(), old);
+    assert!(rollout.status()["version"].is_string(), "it is still loaded");
+}
+
+fn a_broken_candidate_is_told_with_its_places() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    rollout.load(STRICTER, &[]);
+    let before = rollout.status()["version"].clone();
+    let broken = Rollout::config(&lab, "  [[tenant.allow]]\n  hots = [\"example.org\"]\n");
+    rollout.write(&broken);
+    let file = rollout.candidate_file().display().to_string();
+    let output = rollout.ask(&["load", &file]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let line =
+        broken.render(&rollout.gateway.flow_log()).lines().position(|line| line.contains("hots")).unwrap()
+            + 1;
+    assert!(said.contains(&format!("{file}:{line}:3: error: unknown key \"hots\"")), "{said}");
+    assert!(said.contains("did you mean \"hosts\"?"), "{said}");
+    assert_eq!(rollout.status()["version"], before, "the one before stays");
+    let output = rollout.ask(&["load", "/nonexistent/egret.toml"]);
+    assert!(output.status.code() == Some(1) && text(&output).contains("cannot be read"), "{}", text(&output));
+    wait_for("both refusals to be in the audit log", || {
+        let changes = rollout.gateway.changes();
+        let refused = changes.iter().filter(|line| line["result"] == "refused").count();
+        if refused == 2 { Ok(()) } else { Err(refused) }
+    });
+}

@@ -1,0 +1,175 @@
+//! `egret candidate`: a second policy, judged on the running gateway's flows beside the one in force.
+//!
+//! Exit codes, stable: 0 done, or a candidate is loaded and does what it was loaded for; 1 refused, or there is none, or it
+//! fell back; 2 the gateway could not be asked, or has no answer yet.
+
+mod promote;
+mod table;
+
+use super::ask::{AskError, Gateway, ask, order};
+use super::steering::put;
+use crate::admin::{CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer};
+use crate::clock;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+
+const REFUSED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Which gateway, and what is asked.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Action {
+    /// Have a configuration's tenants and rules judged on every flow, without effect; in place of an earlier candidate
+    ///
+    /// The gateway reads the file itself: put it where its user may read it, /etc/egret say. The service sees neither /home nor /tmp.
+    /// policy.d/*.toml beside the file belongs to it. What only a restart can change, and pools and limits, mean nothing until it is promoted.
+    Load {
+        /// A whole configuration
+        file: PathBuf,
+        /// Enforce it for this share of clients, in percent, always the same ones
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: Option<u8>,
+        /// Enforce it no more when it alone denies more than this share of these clients' flows within 5 minutes, in percent
+        #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percentage, requires = "percent")]
+        max_denials: f64,
+        /// Print the gateway's answer, one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what the candidate would change, by tenant and rule, with examples
+    Status {
+        /// Print the gateway's answer, one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the candidate's files over those of the running configuration, and put them in force
+    ///
+    /// Run it as a user who may write there. What is replaced is kept in the folder `replaced` beside the main file.
+    /// Nothing is written if a file has changed since it was loaded.
+    Promote,
+    /// Judge the candidate no longer, and enforce it for nobody
+    Drop,
+}
+
+fn percentage(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=100.0).contains(&number) => Ok(number),
+        Ok(_) | Err(_) => Err("write a number from 0 to 100".to_owned()),
+    }
+}
+
+/// Asks, and prints the answer; what is wrong with files on standard error, as `egret check` does.
+pub(super) fn run(options: &Options) -> ExitCode {
+    let socket = match options.gateway.socket() {
+        Ok(socket) => socket,
+        Err(why) => {
+            eprint!("{why}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let done = match &options.action {
+        Action::Load { file, percent, max_denials, json } => {
+            load(&socket, file, *percent, *max_denials, *json)
+        }
+        Action::Status { json } => status(&socket, *json),
+        Action::Promote => promote(&socket),
+        Action::Drop => drop_it(&socket),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("egret: {error}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn load(
+    socket: &Path,
+    file: &Path,
+    percent: Option<u8>,
+    max_denials: f64,
+    json: bool,
+) -> Result<ExitCode, AskError> {
+    let file = absolute(file).unwrap_or_else(|_| file.to_owned());
+    let body = LoadOrder { file: file.clone(), percent, max_denials };
+    let answer: LoadAnswer = order(socket, "/v1/candidate/load", &as_json(&body))?;
+    let code = u8::from(!answer.loaded);
+    if json {
+        return Ok(print(&(as_json(&answer) + "\n"), code));
+    }
+    for finding in &answer.findings {
+        eprintln!("{finding}");
+    }
+    let LoadAnswer { loaded: true, version, difference: Some(difference), .. } = answer else {
+        let hint = if file.exists() { "" } else { ": there is no such file" };
+        return Ok(print(&format!("refused{hint}; what was loaded before, if anything, stays\n"), REFUSED));
+    };
+    let effect = match percent {
+        None => "it is judged on every flow from now on, without effect".to_owned(),
+        Some(percent) => format!("it is judged on every flow, and enforced for {percent} % of the clients"),
+    };
+    Ok(print(&format!("loaded {version}: {effect}\nto the configuration in force: {difference}\n"), code))
+}
+
+fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
+    let report: CandidateReport = ask(socket, "GET", "/v1/candidate", "")?;
+    let works = report.candidate.as_ref().is_some_and(|candidate| candidate.state != "fell_back");
+    let text = if json { as_json(&report) + "\n" } else { table::render(&report) };
+    Ok(print(&text, u8::from(!works)))
+}
+
+fn promote(socket: &Path) -> Result<ExitCode, AskError> {
+    let Promotion { candidate, running } = ask(socket, "GET", "/v1/candidate/files", "")?;
+    let written = match promote::write(&running, &candidate, clock::timestamp()) {
+        Ok(written) => written,
+        Err(why) => {
+            eprintln!("egret: not promoted: {why}");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
+    let answer: ReloadAnswer = match order(socket, "/v1/candidate/promote", "") {
+        Ok(answer) => answer,
+        Err(error) => {
+            // It may yet come into force, so nothing is taken back.
+            eprint!("the files are written, and nobody knows whether they are in force:\n{}", written.told());
+            return Err(error);
+        }
+    };
+    let ReloadAnswer { reloaded, config, difference, revoked, findings } = answer;
+    if !reloaded {
+        eprintln!("egret: not promoted:\n{}", findings.join("\n"));
+        match written.take_back() {
+            Ok(()) => eprintln!("the files are as they were"),
+            Err(error) => eprint!("the files could not be changed back: {error}\n{}", written.told()),
+        }
+        return Ok(ExitCode::from(REFUSED));
+    }
+    let mut text = written.told();
+    // writing to a String cannot fail
+    if revoked > 0 {
+        let _ = writeln!(text, "{revoked} live flows that are not allowed any more were reset");
+    }
+    let difference = difference.unwrap_or_default();
+    let _ = writeln!(text, "promoted: {difference}\nconfiguration {config} is in force");
+    Ok(print(&text, 0))
+}
+
+fn drop_it(socket: &Path) -> Result<ExitCode, AskError> {
+    let DropAnswer { version } = ask(socket, "POST", "/v1/candidate/drop", "")?;
+    Ok(print(&format!("dropped {version}\n"), 0))
+}
+
+fn as_json(answer: &impl serde::Serialize) -> String {
+    serde_json::to_string(answer).expect("keys are strings")
+}
+
+fn print(text: &str, code: u8) -> ExitCode {
+    put(text).map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
+}

@@ -1,0 +1,445 @@
+//! Has the files of the running configuration say what the candidate's do, and loses nothing on the way.
+//!
+//! Done here and not by the gateway, which may not write to its own configuration. Every file is written beside the one
+//! it replaces, synced, and renamed over it; what is replaced or taken away is kept.
+
+use crate::admin::{FileRead, FileSet};
+use crate::config::{digest_of, policy_files};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Component, Path, PathBuf};
+
+/// Where what was replaced is kept, in the folder of the main file.
+const KEPT: &str = "replaced";
+
+/// Why nothing was written, or what was written was taken back.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(
+        "{0} is not what the gateway runs on: it was changed since; reload it, or take the change back, and promote then"
+    )]
+    RunningChanged(PathBuf),
+    #[error(
+        "{0} is not what was loaded as candidate: it was changed since; load the candidate again, and promote then"
+    )]
+    CandidateChanged(PathBuf),
+    #[error(
+        "{0} lies outside of the candidate's folder, and would be another file for the running configuration; \
+         write its path in full"
+    )]
+    Outside(PathBuf),
+    #[error("{path}: {error}; nothing was changed (promote as a user who may write there)")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{path}: {error}; some files were changed and could not be changed back: they are in {kept}")]
+    Torn { path: PathBuf, error: io::Error, kept: PathBuf },
+}
+
+/// What was changed.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// In place of what was there, or where nothing was.
+    pub(super) replaced: Vec<PathBuf>,
+    /// Taken away: the candidate has no such file.
+    pub(super) removed: Vec<PathBuf>,
+    /// Where what was there is kept; `None` if nothing was.
+    pub(super) kept: Option<PathBuf>,
+    done: Vec<Done>,
+}
+
+/// One file changed; `before` is where what it was is kept, if it was.
+#[derive(Debug)]
+struct Done {
+    path: PathBuf,
+    before: Option<PathBuf>,
+}
+
+/// One file to be changed.
+struct Step {
+    /// Within the folder.
+    relative: PathBuf,
+    /// `None`: it goes.
+    bytes: Option<Vec<u8>>,
+}
+
+/// Checks that no file has changed behind the gateway's back, and writes. `now` names the folder of what is replaced.
+pub(super) fn write(running: &FileSet, candidate: &FileSet, now: jiff::Timestamp) -> Result<Written, Error> {
+    check(candidate, Error::CandidateChanged)?;
+    if running.main == candidate.main {
+        return Ok(Written::default());
+    }
+    check(running, Error::RunningChanged)?;
+    let folder = folder_of(&running.main);
+    let steps = plan(running, candidate, folder)?;
+    if steps.is_empty() {
+        return Ok(Written::default());
+    }
+    let kept = folder.join(KEPT).join(now.strftime("%Y%m%dT%H%M%SZ").to_string());
+    carry_out(steps, folder, &running.main, kept)
+}
+
+fn folder_of(main: &Path) -> &Path {
+    main.parent().unwrap_or(Path::new("/"))
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Io { path, error }
+}
+
+/// Every file is what it was, and no file has come that would be read too.
+fn check(set: &FileSet, changed: fn(PathBuf) -> Error) -> Result<(), Error> {
+    for FileRead { path, digest } in &set.files {
+        let is_same = fs::read(path).is_ok_and(|bytes| digest_of(&bytes) == *digest);
+        if !is_same {
+            return Err(changed(path.clone()));
+        }
+    }
+    let folder = folder_of(&set.main);
+    for path in policy_files(folder).map_err(io_at(folder))? {
+        if !set.files.iter().any(|file| file.path == path) {
+            return Err(changed(path));
+        }
+    }
+    Ok(())
+}
+
+/// What is to be written and removed, within the folder of the running configuration.
+fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Step>, Error> {
+    let (source, main) = (folder_of(&candidate.main), running.main.strip_prefix(folder));
+    let main = main.unwrap_or(&running.main);
+    let (mut steps, mut wanted) = (Vec::new(), Vec::new());
+    for file in &candidate.files {
+        let Ok(relative) = file.path.strip_prefix(source) else { continue };
+        let relative = if file.path == candidate.main { main } else { relative };
+        let bytes = fs::read(&file.path).map_err(io_at(&file.path))?;
+        let there = folder.join(relative);
+        wanted.push(there.clone());
+        if fs::read(&there).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Error::Outside(file.path.clone()));
+        }
+        steps.push(Step { relative: relative.to_owned(), bytes: Some(bytes) });
+    }
+    for path in policy_files(folder).map_err(io_at(folder))? {
+        if !wanted.contains(&path)
+            && let Ok(relative) = path.strip_prefix(folder)
+        {
+            steps.push(Step { relative: relative.to_owned(), bytes: None });
+        }
+    }
+    Ok(steps)
+}
+
+/// All steps, or none.
+fn carry_out(steps: Vec<Step>, folder: &Path, main: &Path, kept: PathBuf) -> Result<Written, Error> {
+    // What can go wrong mostly goes wrong here, before anything is changed.
+    let model = fs::metadata(main).map_err(io_at(main))?;
+    let mut prepared = Vec::new();
+    for Step { relative, bytes } in steps {
+        // A link stays one: what it leads to is replaced.
+        let there = folder.join(&relative);
+        let path = fs::canonicalize(&there).unwrap_or(there);
+        let before = if path.exists() { Some(keep(&path, &kept.join(&relative))?) } else { None };
+        let fresh = bytes.map(|bytes| write_beside(&path, &bytes, &model)).transpose()?;
+        prepared.push((path, before, fresh));
+    }
+    let mut written = Written::default();
+    for (path, before, fresh) in prepared {
+        let result = match &fresh {
+            Some(fresh) => fs::rename(fresh, &path),
+            None => fs::remove_file(&path),
+        };
+        if let Err(error) = result.and_then(|()| sync_folder_of(&path)) {
+            return Err(match written.take_back() {
+                Ok(()) => Error::Io { path, error },
+                Err(_) => Error::Torn { path, error, kept },
+            });
+        }
+        let list = if fresh.is_some() { &mut written.replaced } else { &mut written.removed };
+        list.push(path.clone());
+        written.kept = written.kept.or_else(|| before.is_some().then(|| kept.clone()));
+        written.done.push(Done { path, before });
+    }
+    Ok(written)
+}
+
+impl Written {
+    /// What was done, a line each.
+    pub(super) fn told(&self) -> String {
+        let lines = |what: &str, paths: &[PathBuf]| {
+            paths.iter().map(|path| format!("{what} {}", path.display())).collect::<Vec<_>>()
+        };
+        let kept = self.kept.as_ref().map(|kept| format!("what was there is in {}", kept.display()));
+        let told =
+            [lines("wrote", &self.replaced), lines("removed", &self.removed), kept.into_iter().collect()];
+        told.concat().iter().flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Puts back what was there.
+    pub(super) fn take_back(&self) -> io::Result<()> {
+        for Done { path, before } in self.done.iter().rev() {
+            match before {
+                Some(before) => {
+                    let model = fs::metadata(before)?;
+                    let fresh = write_beside(path, &fs::read(before)?, &model).map_err(io::Error::other)?;
+                    fs::rename(fresh, path)?;
+                }
+                None => fs::remove_file(path)?,
+            }
+            sync_folder_of(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file with its mode and owner.
+fn keep(path: &Path, to: &Path) -> Result<PathBuf, Error> {
+    let folder = folder_of(to);
+    fs::create_dir_all(folder).map_err(io_at(folder))?;
+    let model = fs::metadata(path).map_err(io_at(path))?;
+    let bytes = fs::read(path).map_err(io_at(path))?;
+    create(to, &bytes, &model).map_err(io_at(to))?;
+    Ok(to.to_owned())
+}
+
+/// Writes a hidden file beside `path`, with the mode and owner of what is there, else of `model`.
+fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<PathBuf, Error> {
+    let folder = folder_of(path);
+    if !folder.exists() {
+        fs::create_dir_all(folder).map_err(io_at(folder))?;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = folder.join(format!(".{name}.new"));
+    let there = fs::metadata(path).ok();
+    create(&fresh, bytes, there.as_ref().unwrap_or(model)).map_err(io_at(&fresh))?;
+    Ok(fresh)
+}
+
+/// The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
+fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
+        chown(path, Some(model.uid()), Some(model.gid()))?;
+    }
+    file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
+    file.sync_all()
+}
+
+/// So that a rename survives a crash.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use tempfile::TempDir;
+
+    /// What a folder holds, by relative path.
+    type Content = BTreeMap<String, String>;
+
+    struct Folders {
+        root: TempDir,
+    }
+
+    fn write_all(folder: &Path, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn content(folder: &Path) -> Content {
+        fn walk(folder: &Path, root: &Path, found: &mut Content) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, root, found);
+                } else {
+                    let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                    found.insert(name, fs::read_to_string(&path).unwrap());
+                }
+            }
+        }
+        let mut found = Content::new();
+        walk(folder, folder, &mut found);
+        found
+    }
+
+    fn expected(files: &[(&str, &str)]) -> Content {
+        files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    impl Folders {
+        fn new(running: &[(&str, &str)], candidate: &[(&str, &str)]) -> Self {
+            let folders = Self { root: tempfile::tempdir().unwrap() };
+            write_all(&folders.running(), running);
+            write_all(&folders.candidate(), candidate);
+            folders
+        }
+
+        fn running(&self) -> PathBuf {
+            self.root.path().join("etc")
+        }
+
+        fn candidate(&self) -> PathBuf {
+            self.root.path().join("next")
+        }
+
+        fn set(main: &Path, files: &[&str]) -> FileSet {
+            let folder = main.parent().unwrap();
+            let read = |path: PathBuf| {
+                let digest = digest_of(&fs::read(&path).unwrap());
+                FileRead { path, digest }
+            };
+            let files = files.iter().map(|name| read(folder.join(name))).collect();
+            FileSet { main: main.to_owned(), files }
+        }
+    }
+
+    const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+    const KEPT_NOW: &str = "replaced/19700101T000000Z";
+
+    #[test]
+    fn the_running_files_say_what_the_candidates_do_and_the_old_ones_are_kept() {
+        let folders = Folders::new(
+            &[
+                ("egret.toml", "old"),
+                ("policy.d/gone.toml", "gone"),
+                ("policy.d/same.toml", "same"),
+                ("policy.d/.hidden.toml", "an editor's"),
+                ("allow/names.txt", "a"),
+            ],
+            &[
+                ("next.toml", "new"),
+                ("policy.d/same.toml", "same"),
+                ("policy.d/fresh.toml", "fresh"),
+                ("allow/names.txt", "a b"),
+            ],
+        );
+        let running = Folders::set(
+            &folders.running().join("egret.toml"),
+            &["egret.toml", "policy.d/gone.toml", "policy.d/same.toml", "allow/names.txt"],
+        );
+        let candidate = Folders::set(
+            &folders.candidate().join("next.toml"),
+            &["next.toml", "policy.d/same.toml", "policy.d/fresh.toml", "allow/names.txt"],
+        );
+        let mode = 0o640;
+        fs::set_permissions(folders.running().join("egret.toml"), fs::Permissions::from_mode(mode)).unwrap();
+        let before = content(&folders.running());
+        let written = write(&running, &candidate, NOW).unwrap();
+        let kept = |name: &str| format!("{KEPT_NOW}/{name}");
+        assert_eq!(
+            content(&folders.running()),
+            expected(&[
+                ("egret.toml", "new"),
+                ("policy.d/same.toml", "same"),
+                ("policy.d/fresh.toml", "fresh"),
+                ("policy.d/.hidden.toml", "an editor's"),
+                ("allow/names.txt", "a b"),
+                (&kept("egret.toml"), "old"),
+                (&kept("policy.d/gone.toml"), "gone"),
+                (&kept("allow/names.txt"), "a"),
+            ])
+        );
+        for name in ["egret.toml", "policy.d/fresh.toml", &kept("egret.toml")] {
+            let found = fs::metadata(folders.running().join(name)).unwrap().mode() & 0o777;
+            assert_eq!(found, mode, "the mode of {name}");
+        }
+        assert_eq!((written.replaced.len(), written.removed.len()), (3, 1));
+
+        written.take_back().unwrap();
+        let mut after = content(&folders.running());
+        after.retain(|name, _| !name.starts_with(KEPT));
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn beside_the_running_file_only_that_is_replaced() {
+        let folders = Folders::new(
+            &[("egret.toml", "old"), ("next.toml", "new"), ("policy.d/a.toml", "a"), ("names.txt", "n")],
+            &[],
+        );
+        let running = Folders::set(
+            &folders.running().join("egret.toml"),
+            &["egret.toml", "policy.d/a.toml", "names.txt"],
+        );
+        let candidate = Folders::set(
+            &folders.running().join("next.toml"),
+            &["next.toml", "policy.d/a.toml", "names.txt"],
+        );
+        let written = write(&running, &candidate, NOW).unwrap();
+        assert_eq!(written.replaced, [folders.running().join("egret.toml")]);
+        assert!(written.removed.is_empty());
+        assert_eq!(content(&folders.running())["egret.toml"], "new");
+        // The file in place itself, edited and loaded: there is nothing to write.
+        let edited = Folders::set(&running.main, &["egret.toml", "policy.d/a.toml", "names.txt"]);
+        assert!(write(&running, &edited, NOW).unwrap().replaced.is_empty());
+    }
+
+    #[test]
+    fn what_was_changed_behind_the_gateways_back_is_not_overwritten() {
+        let folders = Folders::new(&[("egret.toml", "old")], &[("egret.toml", "new")]);
+        let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
+        let candidate = Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml"]);
+        let refused = |wanted: &str| {
+            let before = content(folders.root.path());
+            let error = write(&running, &candidate, NOW).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+            assert_eq!(content(folders.root.path()), before);
+        };
+        write_all(&folders.running(), &[("egret.toml", "edited")]);
+        refused("is not what the gateway runs on");
+        write_all(&folders.running(), &[("egret.toml", "old"), ("policy.d/new.toml", "new")]);
+        refused("policy.d/new.toml is not what the gateway runs on");
+        fs::remove_dir_all(folders.running().join("policy.d")).unwrap();
+        write_all(&folders.candidate(), &[("egret.toml", "edited")]);
+        refused("is not what was loaded as candidate");
+        fs::remove_file(folders.candidate().join("egret.toml")).unwrap();
+        refused("is not what was loaded as candidate");
+    }
+
+    #[test]
+    fn a_file_that_would_become_another_one_is_refused() {
+        let folders = Folders::new(&[("egret.toml", "old")], &[("egret.toml", "new")]);
+        write_all(folders.root.path(), &[("next/x", ""), ("names.txt", "n")]);
+        let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
+        let main = folders.candidate().join("egret.toml");
+        // It is the same file for both.
+        let candidate = Folders::set(&main, &["egret.toml", "../names.txt"]);
+        assert_eq!(write(&running, &candidate, NOW).unwrap().replaced.len(), 1);
+        write_all(&folders.running(), &[("egret.toml", "old")]);
+        let deeper = folders.candidate().join("deep/egret.toml");
+        write_all(folders.root.path(), &[("next/deep/egret.toml", "new"), ("next/names.txt", "other")]);
+        let candidate = Folders::set(&deeper, &["egret.toml", "../names.txt"]);
+        let error = write(&running, &candidate, NOW).unwrap_err();
+        assert!(matches!(error, Error::Outside(_)), "{error}");
+        assert_eq!(content(&folders.running())["egret.toml"], "old");
+    }
+
+    #[test]
+    fn where_one_file_cannot_be_written_none_is() {
+        let folders = Folders::new(
+            &[("egret.toml", "old"), ("allow", "a file where a folder is to be")],
+            &[("egret.toml", "new"), ("allow/names.txt", "n")],
+        );
+        let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
+        let candidate =
+            Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml", "allow/names.txt"]);
+        let error = write(&running, &candidate, NOW).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(content(&folders.running())["egret.toml"], "old");
+    }
+}

@@ -1,0 +1,176 @@
+//! What a candidate would change, for people.
+
+use crate::admin::{
+    Canary, CandidateReport, CandidateStatus, ChangedFlows, Example, FellBack, TenantChanges,
+};
+use crate::units::format_duration;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The text of `egret candidate status`.
+pub(super) fn render(report: &CandidateReport) -> String {
+    let Some(candidate) = &report.candidate else {
+        return "no candidate is loaded; `egret candidate load FILE` loads one\n".to_owned();
+    };
+    let CandidateStatus { file, version, loaded, canary, tenants, changes, beyond, .. } = candidate;
+    let mut text =
+        format!("{version}  {}, loaded {loaded:.0}\n{}\n", file.display(), effect(canary.as_ref()));
+    write_tenants(&mut text, tenants);
+    for (change, heading) in
+        [("would_deny", "WOULD DENY what leaves now"), ("would_allow", "WOULD ALLOW what is denied now")]
+    {
+        let mut of_kind = changes.iter().filter(|flows| flows.change == change).peekable();
+        if of_kind.peek().is_some() {
+            // writing to a String cannot fail, here and below
+            let _ = writeln!(text, "\n{heading}");
+        }
+        for flows in of_kind {
+            write_change(&mut text, flows);
+        }
+    }
+    if *beyond > 0 {
+        let _ = writeln!(text, "\nand {beyond} flows more, of kinds too many to keep apart");
+    }
+    text
+}
+
+fn effect(canary: Option<&Canary>) -> String {
+    match canary {
+        None => "judged on every flow, enforced for nobody".to_owned(),
+        Some(Canary { percent, max_denials, fell_back: None }) => format!(
+            "enforced for {percent} % of the clients, as long as it alone denies at most {max_denials} % of their flows"
+        ),
+        Some(Canary { percent, max_denials, fell_back: Some(fell_back) }) => {
+            let FellBack { time, denied, flows, within_seconds } = fell_back;
+            let within = format_duration(Duration::from_secs(*within_seconds));
+            format!(
+                "FELL BACK at {time:.0}: was enforced for {percent} % of the clients, and alone denied {denied} of their {flows} \
+                 flows within {within}, which is more than {max_denials} %; judged on every flow, enforced for nobody"
+            )
+        }
+    }
+}
+
+fn write_tenants(text: &mut String, tenants: &[TenantChanges]) {
+    if tenants.is_empty() {
+        text.push_str("\nno flow since\n");
+        return;
+    }
+    let width = tenants.iter().map(|row| row.tenant.len()).max().unwrap_or(0).max(6);
+    let _ = writeln!(text, "\n{:width$}  {:>10}  WOULD DENY  WOULD ALLOW  UNJUDGED", "TENANT", "SAME");
+    for TenantChanges { tenant, same, would_deny, would_allow, unjudged } in tenants {
+        let _ =
+            writeln!(text, "{tenant:width$}  {same:>10}  {would_deny:>10}  {would_allow:>11}  {unjudged:>8}");
+    }
+}
+
+fn write_change(text: &mut String, change: &ChangedFlows) {
+    let ChangedFlows { tenant, change: what, reason, rule, candidate_rule, flows, examples } = change;
+    let named = |rule: &Option<std::sync::Arc<str>>| {
+        rule.as_ref().map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule}"))
+    };
+    let (rule, candidate_rule) = (named(rule), named(candidate_rule));
+    let (now, then) = if what == "would_deny" {
+        (format!("now let out by {rule}"), format!("{reason}, {candidate_rule}"))
+    } else {
+        (format!("now {reason}, {rule}"), format!("let out by {candidate_rule}"))
+    };
+    let _ = writeln!(text, "  {tenant}: {} {now}; then {then}", counted(*flows));
+    for Example { hostname, destination, client, flows, last } in examples {
+        let target = match hostname {
+            Some(name) => format!("{name}:{}", destination.port()),
+            None => destination.to_string(),
+        };
+        let _ = writeln!(text, "    {target}  {}, last {last:.0} from {client}", counted(*flows));
+    }
+}
+
+fn counted(flows: u64) -> String {
+    format!("{flows} flow{}", if flows == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> CandidateStatus {
+        let time = |second| jiff::Timestamp::from_second(second).unwrap();
+        CandidateStatus {
+            file: "/etc/egret/candidate.toml".into(),
+            version: "00c0ffee00c0ffee".into(),
+            loaded: time(1_764_500_000),
+            state: "canary".into(),
+            canary: Some(Canary { percent: 10, max_denials: 1.0, fell_back: None }),
+            tenants: vec![TenantChanges {
+                tenant: "acme".into(),
+                same: 1234,
+                would_deny: 3,
+                would_allow: 1,
+                unjudged: 0,
+            }],
+            changes: vec![
+                ChangedFlows {
+                    tenant: "acme".into(),
+                    change: "would_deny".into(),
+                    reason: "not_allowed".into(),
+                    rule: Some("egret.toml:12".into()),
+                    candidate_rule: None,
+                    flows: 3,
+                    examples: vec![Example {
+                        hostname: Some("api.example.com".into()),
+                        destination: "192.0.2.1:443".parse().unwrap(),
+                        client: "10.0.1.7".parse().unwrap(),
+                        flows: 2,
+                        last: time(1_764_500_060),
+                    }],
+                },
+                ChangedFlows {
+                    tenant: "acme".into(),
+                    change: "would_allow".into(),
+                    reason: "denied_by_rule".into(),
+                    rule: Some("no-mail".into()),
+                    candidate_rule: Some("mail".into()),
+                    flows: 1,
+                    examples: Vec::new(),
+                },
+            ],
+            beyond: 0,
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_would_change_and_by_which_rules() {
+        assert_eq!(
+            render(&CandidateReport { candidate: Some(status()) }),
+            "\
+00c0ffee00c0ffee  /etc/egret/candidate.toml, loaded 2025-11-30T10:53:20Z
+enforced for 10 % of the clients, as long as it alone denies at most 1 % of their flows
+
+TENANT        SAME  WOULD DENY  WOULD ALLOW  UNJUDGED
+acme          1234           3            1         0
+
+WOULD DENY what leaves now
+  acme: 3 flows now let out by rule egret.toml:12; then not_allowed, no rule
+    api.example.com:443  2 flows, last 2025-11-30T10:54:20Z from 10.0.1.7
+
+WOULD ALLOW what is denied now
+  acme: 1 flow now denied_by_rule, rule no-mail; then let out by rule mail
+"
+        );
+    }
+
+    #[test]
+    fn a_fall_and_an_absence_are_said() {
+        let mut fallen = status();
+        let time = jiff::Timestamp::from_second(1_764_500_120).unwrap();
+        let fell_back = Some(FellBack { time, denied: 12, flows: 230, within_seconds: 300 });
+        fallen.canary = Some(Canary { percent: 10, max_denials: 1.0, fell_back });
+        let text = render(&CandidateReport { candidate: Some(fallen) });
+        assert!(
+            text.contains("FELL BACK at 2025-11-30T10:55:20Z: was enforced for 10 % of the clients"),
+            "{text}"
+        );
+        assert!(text.contains("denied 12 of their 230 flows within 5m, which is more than 1 %"), "{text}");
+        assert!(render(&CandidateReport { candidate: None }).contains("no candidate is loaded"));
+    }
+}

@@ -1,0 +1,198 @@
+//! What a candidate would change, counted and shown by example.
+
+use super::Change;
+use crate::addr::{ClientAddr, OriginalDestination};
+use crate::hostname::Hostname;
+use crate::outcome::Outcome;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Kinds of change that are kept apart; they are as many as pairs of rules, so a large policy has more. What comes
+/// later is counted for its tenant all the same.
+const MOST_KINDS: usize = 200;
+/// Examples of each kind; a new one takes the place of the one not seen for longest.
+const MOST_EXAMPLES: usize = 10;
+
+/// Counts since the candidate was loaded.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// By the tenant in force, and by [`Change`] as an index.
+    pub tenants: BTreeMap<Arc<str>, [u64; Change::ALL.len()]>,
+    /// Of what changes.
+    pub kinds: HashMap<Kind, Kept>,
+    /// Changed flows of kinds that found no place in `kinds`.
+    pub beyond: u64,
+}
+
+/// What makes changed flows alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// The tenant in force.
+    pub tenant: Arc<str>,
+    /// What changes.
+    pub change: Change,
+    /// Of the one policy that denies: why.
+    pub reason: Outcome,
+    /// The rule in force that decides, if one does.
+    pub rule: Option<Arc<str>>,
+    /// The candidate's rule that decides, if one does.
+    pub candidate_rule: Option<Arc<str>>,
+}
+
+/// Flows of a kind.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// How many.
+    pub flows: u64,
+    /// By target, at most a few, in no order.
+    pub examples: Vec<Example>,
+}
+
+/// Flows of a kind to one target: a name, or an address where there is none, and a port.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// The name asked for.
+    pub hostname: Option<Hostname>,
+    /// The last one's.
+    pub destination: OriginalDestination,
+    /// The last one's.
+    pub client: IpAddr,
+    /// How many, since the example took its place.
+    pub flows: u64,
+    /// When the last one came.
+    pub last: Timestamp,
+}
+
+/// A flow to be counted.
+pub(super) struct Shown<'a> {
+    pub(super) time: Timestamp,
+    pub(super) client: ClientAddr,
+    pub(super) destination: OriginalDestination,
+    pub(super) hostname: Option<&'a Hostname>,
+}
+
+impl Tally {
+    /// Counts a flow that both policies decide alike, or that the other one cannot judge.
+    pub(super) fn count(&mut self, tenant: &Arc<str>, change: Change) {
+        if let Some(counts) = self.tenants.get_mut(tenant) {
+            counts[change as usize] += 1;
+            return;
+        }
+        self.tenants.entry(Arc::clone(tenant)).or_default()[change as usize] = 1;
+    }
+
+    /// Counts a flow that they decide differently.
+    pub(super) fn keep(&mut self, kind: Kind, flow: &Shown<'_>) {
+        self.count(&kind.tenant, kind.change);
+        let room = self.kinds.len() < MOST_KINDS;
+        match self.kinds.get_mut(&kind) {
+            Some(kept) => kept.add(flow),
+            None if room => {
+                let mut kept = Kept { flows: 0, examples: Vec::new() };
+                kept.add(flow);
+                self.kinds.insert(kind, kept);
+            }
+            None => self.beyond += 1,
+        }
+    }
+}
+
+impl Kept {
+    fn add(&mut self, flow: &Shown<'_>) {
+        self.flows += 1;
+        let known = self.examples.iter_mut().find(|example| example.is_of(flow));
+        if let Some(example) = known {
+            example.flows += 1;
+            (example.client, example.last) = (flow.client.ip(), flow.time);
+            example.destination = flow.destination;
+            return;
+        }
+        let example = Example {
+            hostname: flow.hostname.cloned(),
+            destination: flow.destination,
+            client: flow.client.ip(),
+            flows: 1,
+            last: flow.time,
+        };
+        if self.examples.len() < MOST_EXAMPLES {
+            self.examples.push(example);
+        } else if let Some(oldest) = self.examples.iter_mut().min_by_key(|example| example.last) {
+            *oldest = example;
+        }
+    }
+}
+
+impl Example {
+    fn is_of(&self, flow: &Shown<'_>) -> bool {
+        let same_port = self.destination.port() == flow.destination.port();
+        match (&self.hostname, flow.hostname) {
+            (Some(known), Some(name)) => same_port && known == name,
+            (None, None) => self.destination == flow.destination,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(tenant: &str, rule: &str) -> Kind {
+        Kind {
+            tenant: tenant.into(),
+            change: Change::WouldDeny,
+            reason: Outcome::NotAllowed,
+            rule: Some(rule.into()),
+            candidate_rule: None,
+        }
+    }
+
+    fn keep(tally: &mut Tally, kind: Kind, second: i64, name: Option<&Hostname>, to: &str) {
+        let flow = Shown {
+            time: Timestamp::from_second(second).unwrap(),
+            client: ClientAddr::new("10.0.1.7:1".parse().unwrap()),
+            destination: OriginalDestination::new(to.parse().unwrap()),
+            hostname: name,
+        };
+        tally.keep(kind, &flow);
+    }
+
+    #[test]
+    fn flows_to_one_name_are_one_example_whatever_its_address() {
+        let (mut tally, name) = (Tally::default(), "api.example.com".parse().unwrap());
+        keep(&mut tally, kind("acme", "r"), 1, Some(&name), "192.0.2.1:443");
+        keep(&mut tally, kind("acme", "r"), 2, Some(&name), "192.0.2.2:443");
+        keep(&mut tally, kind("acme", "r"), 3, Some(&name), "192.0.2.2:8443");
+        keep(&mut tally, kind("acme", "r"), 4, None, "192.0.2.2:443");
+        let kept = &tally.kinds[&kind("acme", "r")];
+        let flows: Vec<_> = kept.examples.iter().map(|example| example.flows).collect();
+        assert_eq!((kept.flows, &flows[..]), (4, &[2, 1, 1][..]));
+        assert_eq!(kept.examples[0].destination.to_string(), "192.0.2.2:443");
+        assert_eq!(tally.tenants["acme"][Change::WouldDeny as usize], 4);
+    }
+
+    #[test]
+    fn however_many_names_clients_make_up_the_latest_few_are_kept() {
+        let mut tally = Tally::default();
+        for second in 0..1000 {
+            let name = format!("n{second}.example.com").parse().unwrap();
+            keep(&mut tally, kind("acme", "r"), second, Some(&name), "192.0.2.1:443");
+        }
+        let kept = &tally.kinds[&kind("acme", "r")];
+        assert_eq!((kept.flows, kept.examples.len()), (1000, MOST_EXAMPLES));
+        let oldest = kept.examples.iter().map(|example| example.last.as_second()).min().unwrap();
+        assert_eq!(oldest, 990);
+    }
+
+    #[test]
+    fn kinds_are_bounded_and_none_is_lost_from_the_sum() {
+        let mut tally = Tally::default();
+        for rule in 0..MOST_KINDS + 5 {
+            keep(&mut tally, kind("acme", &rule.to_string()), 1, None, "192.0.2.1:443");
+        }
+        assert_eq!((tally.kinds.len(), tally.beyond), (MOST_KINDS, 5));
+        assert_eq!(tally.tenants["acme"][Change::WouldDeny as usize], MOST_KINDS as u64 + 5);
+    }
+}

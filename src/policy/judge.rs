@@ -1,0 +1,161 @@
+//! The whole word of policy on a flow: what was seen of it, the rules, and the tenant's mode.
+
+use super::decision::{Decision, Denial};
+use super::tenant::Tenant;
+use crate::addr::OriginalDestination;
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use jiff::Timestamp;
+
+/// What came of listening to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It is clear what it asks for.
+    Asked {
+        /// The name, if any.
+        name: AskedName,
+        /// Whether it offered an encrypted ClientHello.
+        ech: bool,
+    },
+    /// It is not, which is denied as this.
+    Unclear(Outcome),
+}
+
+impl Tenant {
+    /// What becomes of a flow whose client was listened to. A denial that monitor mode waives is a permit.
+    pub fn judge(&self, seen: &Seen, to: OriginalDestination, now: Timestamp) -> Decision {
+        let denial = match seen {
+            Seen::Asked { name, ech } => match self.decide(name, *ech, to) {
+                Decision::Denial(denial) => denial,
+                permit @ Decision::Permit(_) => return permit,
+            },
+            Seen::Unclear(outcome) => Denial { outcome: *outcome, rule: None },
+        };
+        self.in_mode(denial, to, now)
+    }
+
+    /// What would have become of a flow that another policy decided by what was seen; `None` if these rules would have
+    /// listened to the client, the other ones did not, and it matters what it would have said.
+    pub fn judge_aside(
+        &self,
+        seen: Option<&Seen>,
+        to: OriginalDestination,
+        now: Timestamp,
+    ) -> Option<Decision> {
+        if let Some(permit) = self.decide_unseen(to) {
+            return Some(Decision::Permit(permit));
+        }
+        if let Some(seen) = seen {
+            return Some(self.judge(seen, to, now));
+        }
+        // Without a name: denied for want of one, or denied whatever the name.
+        match self.decide(&AskedName::Absent, false, to) {
+            Decision::Denial(denial) if denial.outcome != Outcome::NoHostname => {
+                Some(self.in_mode(denial, to, now))
+            }
+            Decision::Denial(_) | Decision::Permit(_) => None,
+        }
+    }
+
+    fn in_mode(&self, denial: Denial, to: OriginalDestination, now: Timestamp) -> Decision {
+        if !self.mode.monitors(now) {
+            return Decision::Denial(denial);
+        }
+        denial.waived(to).map_or_else(Decision::Denial, Decision::Permit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+    use std::sync::Arc;
+
+    fn rule(label: &str, hosts: &[&str], cidrs: &[&str]) -> RuleSpec {
+        RuleSpec {
+            label: label.into(),
+            effect: Effect::Allow,
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            cidrs: cidrs.iter().map(|network| network.parse().unwrap()).collect(),
+            ports: Vec::new(),
+            uninspected: false,
+        }
+    }
+
+    fn tenant(mode: Mode, rules: Vec<RuleSpec>) -> Arc<Tenant> {
+        let spec = TenantSpec {
+            name: "t".into(),
+            sources: vec!["10.0.0.0/8".parse().unwrap()],
+            pool: "p".into(),
+            mode,
+            ech: Ech::Outer,
+            max_flows: None,
+            ports_floor: None,
+            ports_ceiling: None,
+            rules,
+        };
+        Policy::compile(&[spec], PrivateDestinations::ByCidr).unwrap().tenants()[0].clone()
+    }
+
+    fn to(address: &str) -> OriginalDestination {
+        OriginalDestination::new(address.parse().unwrap())
+    }
+
+    /// `allow`, a denial's word, or `unknown`.
+    fn aside(tenant: &Tenant, seen: Option<&Seen>, to: OriginalDestination) -> &'static str {
+        match tenant.judge_aside(seen, to, Timestamp::UNIX_EPOCH) {
+            None => "unknown",
+            Some(Decision::Permit(_)) => "allow",
+            Some(Decision::Denial(denial)) => denial.outcome.as_str(),
+        }
+    }
+
+    #[test]
+    fn what_the_other_policy_did_not_listen_to_is_judged_only_where_no_name_matters() {
+        let raw = RuleSpec { uninspected: true, ..rule("raw", &[], &["198.51.100.0/25"]) };
+        let mail = RuleSpec {
+            effect: Effect::Deny,
+            ports: vec![crate::addr::PortRange::new(25, 25).unwrap()],
+            ..rule("no-mail", &[], &[])
+        };
+        let names = RuleSpec {
+            ports: vec![crate::addr::PortRange::new(443, 443).unwrap()],
+            ..rule("names", &["example.com"], &[])
+        };
+        let heard = rule("heard", &[], &["198.51.100.128/25"]);
+        let tenant = tenant(Mode::Enforce, vec![raw, mail, names, heard]);
+        for (address, word) in [
+            ("198.51.100.1:5432", "allow"),     // it would not have listened either
+            ("192.0.2.1:25", "denied_by_rule"), // whatever the name
+            ("192.0.2.1:80", "not_allowed"),    // no rule with names covers the port
+            ("192.0.2.1:443", "unknown"),       // the name would have decided
+            ("198.51.100.200:5432", "unknown"), // listening may fail
+        ] {
+            assert_eq!(aside(&tenant, None, to(address)), word, "{address}");
+        }
+        let name = AskedName::Valid("example.com".parse().unwrap());
+        let seen = Seen::Asked { name, ech: false };
+        assert_eq!(aside(&tenant, Some(&seen), to("192.0.2.1:443")), "allow");
+        let unclear = Seen::Unclear(Outcome::InspectTimeout);
+        assert_eq!(aside(&tenant, Some(&unclear), to("192.0.2.1:443")), "inspect_timeout");
+        assert_eq!(aside(&tenant, Some(&unclear), to("198.51.100.1:5432")), "allow");
+    }
+
+    #[test]
+    fn monitor_mode_waives_what_rules_and_inspection_deny() {
+        let tenant = tenant(Mode::Monitor { until: None }, vec![rule("names", &["example.com"], &[])]);
+        let nameless = Seen::Asked { name: AskedName::Absent, ech: false };
+        for seen in [nameless, Seen::Unclear(Outcome::MalformedTls)] {
+            let decision = tenant.judge(&seen, to("192.0.2.1:443"), Timestamp::UNIX_EPOCH);
+            let Decision::Permit(permit) = decision else { panic!("{decision:?}") };
+            assert!(permit.would_deny().is_some());
+            assert_eq!(
+                aside(&tenant, Some(&seen), to("169.254.169.254:80")),
+                match seen {
+                    Seen::Asked { .. } => "no_hostname",
+                    Seen::Unclear(outcome) => outcome.as_str(),
+                }
+            );
+        }
+    }
+}
