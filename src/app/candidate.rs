@@ -168,7 +168,7 @@ impl Reloader {
     fn promote_candidate(&mut self, by: By) -> ReloadAnswer {
         let answer = self.promote(by);
         if answer.reloaded {
-            self.candidates.0.store(None);
+            self.note_candidate(None);
         }
         answer
     }
@@ -183,12 +183,18 @@ impl Reloader {
     }
 
     fn exchange_candidate(&mut self, loaded: Option<Loaded>) {
-        let loaded = loaded.map(Arc::new);
         let candidate = loaded.as_ref().map(|loaded| Arc::clone(&loaded.candidate));
+        // Tenants and policy are shared with the snapshot before, so whoever drops that drops little.
         let snapshot = Snapshot { candidate, ..Snapshot::clone(&self.gateway.snapshot.load()) };
-        let before = self.gateway.snapshot.swap(Arc::new(snapshot));
-        self.candidates.0.store(loaded);
-        self.retired.add(before);
+        self.gateway.snapshot.store(Arc::new(snapshot));
+        self.note_candidate(loaded);
+    }
+
+    /// What is told from now on. The snapshot in force has it already.
+    fn note_candidate(&mut self, loaded: Option<Loaded>) {
+        if let Some(before) = self.candidates.0.swap(loaded.map(Arc::new)) {
+            self.retired.add_candidate(Arc::clone(&before.candidate));
+        }
     }
 }
 
