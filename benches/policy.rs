@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use egret::policy::{Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
 use std::fmt::Write as _;
 use std::hint::black_box;
 
@@ -33,6 +33,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         cidrs: Vec::new(),
         ports: PortRange::new(443, 443).into_iter().collect(),
         uninspected: false,
+        destination: Destination::Original,
     };
     let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
     TenantSpec {

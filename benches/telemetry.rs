@@ -28,6 +28,7 @@ fn record() -> FlowRecord {
         would_deny: None,
         candidate: None,
         canary: false,
+        address_check: None,
         outcome: Outcome::Closed,
         detail: None,
         public: None,
@@ -100,6 +101,7 @@ fn metrics(c: &mut Criterion) {
         hot: Vec::new(),
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        names: None,
     };
     for number in 0..100 {
         metrics.tenant(&format!("tenant-{number}"), Some("shared"), false);

@@ -1,7 +1,7 @@
 //! The gateway among real clients and servers in network namespaces: real packet rules, real sockets, both families.
 //!
 //! Run with `cargo test --test netns [FILTER]`. No real root is needed: the process enters a user namespace of its own.
-//! Needs iproute2, iptables, nftables, nginx, curl, openssl and util-linux.
+//! Needs iproute2, iptables, nftables, nginx, dnsmasq, curl, openssl and util-linux.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "not a public interface")]
@@ -10,6 +10,7 @@
 
 mod clients;
 mod config;
+mod dns;
 mod flows;
 mod gateway;
 mod hello;
@@ -41,6 +42,7 @@ mod tests_startup;
 mod tests_steering;
 mod tests_tls;
 mod tests_truth;
+mod tests_verify;
 mod tests_web;
 
 use libtest_mimic::{Arguments, Trial};
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         tests_control::trials(),
         tests_shares::trials(),
         tests_relay::trials(),
+        tests_verify::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
         tests_modes::trials(),

@@ -131,6 +131,7 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> String {
         "ip" => "iproute2",
         "nft" => "nftables",
         "nginx" => "nginx-light",
+        "dnsmasq" => "dnsmasq-base",
         "setpriv" | "prlimit" => "util-linux",
         other => other,
     };

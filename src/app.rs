@@ -15,6 +15,7 @@ mod retired;
 mod signals;
 mod snapshot;
 mod truth;
+mod verification;
 
 pub use explain::{Explainer, Unanswerable};
 pub use truth::ephemeral_ports;
@@ -24,7 +25,7 @@ use crate::audit::By;
 use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Settings, Sink, Stage};
+use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
@@ -74,6 +75,9 @@ pub enum StartError {
     /// The audit log could not be opened.
     #[error("{0}; create its directory and let the gateway's user write to it, or set [audit] path")]
     AuditLog(io::Error),
+    /// Rules need a resolver, and there is none to ask.
+    #[error("cannot look names up: {0}")]
+    Resolver(String),
     /// A thread, a runtime or a signal handler could not be had.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -153,6 +157,7 @@ impl App {
             snapshot: ArcSwap::from_pointee(built.snapshot),
             flows: Gate::new(room.flows),
             table: FlowTable::default(),
+            mismatches: Mismatches::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink: sink(flow_log.as_ref()),
@@ -163,8 +168,7 @@ impl App {
         let (tenants, pools) = (config.tenants.len(), config.pools.len());
         config.tenants = Vec::new();
         config.pools = Vec::new();
-        let drain = config.gateway.drain;
-        let listen = config.gateway.listen;
+        let (drain, listen) = (config.gateway.drain, config.gateway.listen);
         let candidates = Candidates::default();
         let reloader = Reloader {
             path: path.to_owned(),

@@ -17,6 +17,7 @@ pub mod egress;
 pub mod inspect;
 pub mod policy;
 pub mod relay;
+pub mod verify;
 // floor 3
 pub mod gateway;
 // floor 4

@@ -145,6 +145,12 @@ outcomes! {
         => "Clients must dial real destinations. If this is a health check, point it at the metrics listener.";
     DestinationPrivate = "destination_private", Policy, Denied: "A rule allows the name, but the address dialled is private, link-local, multicast or a metadata service."
         => "If the address is meant to be reached, allow it by a CIDR rule; or set `[policy] private_destinations = \"allow\"` (private ranges only).";
+    DestinationMismatch = "destination_mismatch", Client, Denied: "The rule verifies addresses, and the one dialled is none of the name's (`destination = \"verify\"`)."
+        => "Either the client lies about the name, or it gets other answers than Egret: `egret names NAME` shows what Egret knows. Ask the same DNS servers as the clients (`[resolver] servers`), or use `destination = \"resolve\"`. docs/verify.md";
+    NameUnresolved = "name_unresolved", Policy, Denied: "The rule has Egret resolve names, and DNS says that this one has no address that the pool can reach (`destination = \"resolve\"`)."
+        => "Ask the servers of `[resolver]` for the name (`dig @SERVER NAME`); a pool without IPv6 addresses needs names with IPv4 ones.";
+    ResolverUnavailable = "resolver_unavailable", Gateway, Denied: "The rule needs the name's addresses, no DNS server said what they are, and none is known from before."
+        => "`detail` says why. Look at `egret_resolver_lookups_total` and at the servers of `[resolver]`; runbook EgretResolverUnavailable.";
     InspectTimeout = "inspect_timeout", Client, Denied: "The client did not send a whole ClientHello or HTTP request head within `[inspect] deadline`."
         => "If the server speaks first on this port, allow it by a CIDR rule with `inspect = \"none\"`.";
     HelloTooLarge = "hello_too_large", Client, Denied: "The ClientHello or HTTP request head is larger than `[inspect] max_hello`."

@@ -195,6 +195,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         candidate: None,
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        names: None,
     };
     let mut promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();

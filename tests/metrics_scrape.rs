@@ -93,6 +93,7 @@ fn scrape() -> Scrape {
         ],
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        names: Some(7),
     }
 }
 
@@ -139,6 +140,8 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
     ended.increment(1);
     denied.increment(1);
     metrics.tenant(UNKNOWN_TENANT, None, false);
+    metrics.address_checks("acme");
+    metrics.lookups().duration.record(0.1);
 
     let rendered = Arc::clone(&metrics);
     let admin = Admin::start(move || rendered.render(&scrape()));

@@ -6,6 +6,7 @@
 use super::bounded::BoundedListener;
 use super::candidate::{CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion};
 use super::explain::{ExplainQuery, ExplainReport};
+use super::names::{NamesQuery, NamesReport};
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, Owner};
@@ -45,6 +46,8 @@ pub struct Control {
     pub ports: Answers<PortsQuery, PortsReport>,
     /// What would happen to a flow.
     pub explain: Answers<ExplainQuery, ExplainReport>,
+    /// What is known of names.
+    pub names: Answers<NamesQuery, NamesReport>,
     /// Drains a source address, or ends that.
     pub drain: Orders<DrainOrder, DrainAnswer>,
     /// Reads the configuration anew; the answer comes when that is done.
@@ -94,6 +97,7 @@ fn router(control: Control, owner: Owner) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/candidate", get(candidate))
         .route("/v1/candidate/files", get(candidate_files))
+        .route("/v1/names", get(names))
         .merge(orders)
         .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
@@ -127,6 +131,14 @@ async fn explain(
 
 fn answer<Q, A: Serialize>(query: Result<Query<Q>, QueryRejection>, answers: &Answers<Q, A>) -> Response {
     match query.map(|Query(query)| answers(query)) {
+        Ok(Ok(report)) => Json(report).into_response(),
+        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
+        Err(wrong) => error(wrong.status(), &wrong.body_text()),
+    }
+}
+
+async fn names(State(control): State<Control>, query: Result<Query<NamesQuery>, QueryRejection>) -> Response {
+    match query.map(|Query(query)| (control.names)(query)) {
         Ok(Ok(report)) => Json(report).into_response(),
         Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
         Err(wrong) => error(wrong.status(), &wrong.body_text()),

@@ -7,6 +7,7 @@ mod bounded;
 mod candidate;
 mod control;
 mod explain;
+mod names;
 mod ports;
 mod readiness;
 mod reload;
@@ -21,6 +22,7 @@ pub use explain::{
     ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, PortsInUse,
     Target,
 };
+pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{
     Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
 };

@@ -9,13 +9,14 @@ use super::reload::Reloads;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
     self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport,
-    Hot, PortsQuery, PortsReport, Refusal, SocketError, Source,
+    Hot, MismatchRow, NamesQuery, NamesReport, PortsQuery, PortsReport, Refusal, SocketError, Source,
 };
 use crate::audit::{By, Peer, What};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Mismatch, Seen};
+use crate::hostname::Hostname;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,10 +57,10 @@ impl Told {
             main: self.main.clone(),
         };
         let ports = Arc::new(self);
-        let drain = Arc::clone(&ports);
-        let explain = Arc::clone(&ports);
+        let (names, drain, explain) = (Arc::clone(&ports), Arc::clone(&ports), Arc::clone(&ports));
         Control {
             ports: Arc::new(move |query| ports.ports(query)),
+            names: Arc::new(move |query| names.names(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
             reload: Arc::new(move |peer, ()| reloads.order(By::Control(peer))),
             candidate: candidate.control(),
@@ -123,6 +124,32 @@ impl Told {
             query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
         }
         Ok(query)
+    }
+
+    fn names(&self, query: NamesQuery) -> Result<NamesReport, Refusal> {
+        let name: Option<Hostname> = match query.name.map(|name| name.parse()).transpose() {
+            Ok(name) => name,
+            Err(why) => return Err(Refusal(format!("{why}"))),
+        };
+        let snapshot = self.gateway.snapshot.load();
+        let verifier = snapshot.verifier.as_deref();
+        let known_of = |name| verifier.map(|verifier| verifier.names().known(name)).unwrap_or_default();
+        let row = |(mismatch, seen): (Mismatch, Seen)| MismatchRow {
+            tenant: mismatch.tenant.to_string(),
+            rule: mismatch.rule.map(|rule| rule.to_string()),
+            name: mismatch.name.to_string(),
+            address: mismatch.address.socket(),
+            flows: seen.flows,
+            last: format!("{:.0}", jiff::Timestamp::try_from(seen.last).unwrap_or_default()),
+        };
+        let meant =
+            |(mismatch, _): &(Mismatch, Seen)| name.as_ref().is_none_or(|name| mismatch.name == *name);
+        Ok(NamesReport {
+            servers: verifier.map(|verifier| verifier.settings().servers.clone()).unwrap_or_default(),
+            known: verifier.map_or(0, |verifier| verifier.names().count()),
+            addresses: name.as_ref().map(known_of),
+            mismatches: self.gateway.mismatches.sample().into_iter().filter(meant).map(row).collect(),
+        })
     }
 
     fn audited_drain(&self, peer: Peer, order: DrainOrder) -> Result<DrainAnswer, Refusal> {

@@ -1,13 +1,13 @@
 //! What would happen to a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
 //! Opens no socket and resolves no name.
 
-use crate::addr::{ClientAddr, DialAddr, OriginalDestination, SourceAddr};
+use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
 use crate::admin::{
     ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse, Target,
 };
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Family, Ledger, PairUse, PoolSpec, Pools};
+use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{OwnAddresses, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;

@@ -1,11 +1,13 @@
 //! The configuration in force: put there at the start, exchanged by a reload.
 
-use super::{StartError, snapshot, truth};
+use super::{StartError, snapshot, truth, verification};
 use crate::config::{Config, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
+use crate::verify::Key;
 use arc_swap::ArcSwap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +31,7 @@ pub(super) struct Current {
 
 impl InForce {
     pub(super) fn new(built: &Built) -> Arc<Self> {
+        built.pin_names();
         Arc::new(Self { current: ArcSwap::from_pointee(built.current()), reloaded: AtomicBool::new(true) })
     }
 
@@ -48,6 +51,7 @@ impl InForce {
 
     /// A reload took effect.
     pub(super) fn exchange(&self, built: &Built) {
+        built.pin_names();
         self.current.store(Arc::new(built.current()));
         self.reloaded.store(true, Ordering::Relaxed);
     }
@@ -58,6 +62,8 @@ pub(super) struct Built {
     pub(super) pools: Arc<Pools>,
     pub(super) specs: Arc<[PoolSpec]>,
     pub(super) snapshot: Snapshot,
+    /// Names to look up in advance.
+    pub(super) pins: HashSet<Key>,
     pub(super) version: Arc<str>,
     files: Arc<[ReadFile]>,
 }
@@ -74,8 +80,17 @@ impl Built {
         let pools = truth::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
+        let pins = verification::pins(config, &pools);
         let version = config.version().into();
-        Ok(Self { pools, specs: config.pools.clone().into(), snapshot, version, files: files.into() })
+        let specs = config.pools.clone().into();
+        Ok(Self { pools, specs, snapshot, pins, version, files: files.into() })
+    }
+
+    /// Has the names of its rules looked up in advance, and no others.
+    fn pin_names(&self) {
+        if let Some(verifier) = &self.snapshot.verifier {
+            verifier.pin(self.pins.clone());
+        }
     }
 
     fn current(&self) -> Current {

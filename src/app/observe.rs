@@ -64,6 +64,7 @@ impl Seen {
             hot: hot(&current.pools, &self.forecast),
             candidate: self.candidates.info(),
             monitored: monitored(&self.gateway.snapshot.load()),
+            names: self.gateway.snapshot.load().verifier.as_ref().map(|verifier| verifier.names().count()),
         };
         self.metrics.render(&scrape)
     }

@@ -1,11 +1,11 @@
 //! Configuration to snapshot: joins each tenant's rules with its pool, meters and places.
 
-use super::StartError;
+use super::{StartError, verification};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Pools, is_derived};
 use crate::gateway::{Gate, OwnAddresses};
-use crate::gateway::{ResolveMeters, Snapshot, Tenant};
+use crate::gateway::{ResolveMeters, Snapshot, Tenant, Verification};
 use crate::policy::{self, Policy};
 use crate::sys::addresses;
 use crate::telemetry::Metrics;
@@ -19,15 +19,20 @@ pub(super) fn build(
 ) -> Result<Snapshot, StartError> {
     let policy = Policy::compile(&config.tenants, config.private_destinations)
         .map_err(|error| StartError::Bug(error.to_string()))?;
+    let verifier = verification::verifier(config, metrics, before)?;
     let tenants: Result<_, _> = policy
         .tenants()
         .iter()
-        .map(|rules| tenant(config, pools, metrics, rules, before).map(Arc::new))
+        .zip(&config.tenants)
+        .map(|(rules, spec)| {
+            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics);
+            tenant(config, pools, metrics, rules, verification, before).map(Arc::new)
+        })
         .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
     let own = OwnAddresses::new(networks, addresses::assigned()?).into();
     let candidate = before.and_then(|before| before.candidate.clone());
-    Ok(Snapshot { policy: policy.into(), tenants: tenants?, own, candidate })
+    Ok(Snapshot { policy: policy.into(), tenants: tenants?, own, candidate, verifier })
 }
 
 /// Puts the limits of a snapshot in force, when the snapshot is.
@@ -59,6 +64,7 @@ fn tenant(
     pools: &Pools,
     metrics: &Arc<Metrics>,
     rules: &Arc<policy::Tenant>,
+    verification: Option<Verification>,
     before: Option<&Snapshot>,
 ) -> Result<Tenant, StartError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {
@@ -78,5 +84,6 @@ fn tenant(
         meters: LazyLock::new(resolve),
         flows,
         inspections: Gate::new(config.inspect.max_pending),
+        verification,
     })
 }

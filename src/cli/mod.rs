@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod explain;
 mod findings;
 mod man;
+pub mod names;
 mod parameters;
 pub mod ports;
 pub mod reload;
@@ -75,6 +76,8 @@ enum Command {
     Reload(#[command(flatten)] reload::Options),
     /// Judge a second policy on the running gateway's flows, enforce it for some clients first, then put it in force
     Candidate(#[command(flatten)] candidate::Options),
+    /// What the running gateway knows of names' addresses, and which flows went to others
+    Names(#[command(flatten)] names::Options),
     /// Check what the gateway needs of this machine, and how to mend what is missing
     Doctor {
         #[command(flatten)]
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Ports(options) => ports::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Candidate(options) => candidate::run(&options),
+        Command::Names(options) => names::run(&options),
         Command::Doctor { path, json } => {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }

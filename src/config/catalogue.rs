@@ -6,11 +6,12 @@ use super::host_kind::Host;
 use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
 use super::modes::Moment;
 use super::network_kinds::{
-    Address, AuditTarget, ControlSocket, FileName, Interface, LogTarget, Name, Network, Port, RoutingTable,
+    Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, LogTarget, Name, Network, Port,
+    RoutingTable,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
-use crate::policy::{Ech, Mode, PrivateDestinations};
+use crate::policy::{Destination, Ech, Mode, PrivateDestinations};
 
 /// A key: what it is called, takes and means.
 pub(super) struct Key<K> {
@@ -94,12 +95,13 @@ macro_rules! section {
 use Presence::{Default, Optional, Required};
 
 /// In the order of the reference.
-pub(super) static ALL: [&Section; 12] = [
+pub(super) static ALL: [&Section; 13] = [
     &gateway::SECTION,
     &keepalive::SECTION,
     &steering::SECTION,
     &inspect::SECTION,
     &policy::SECTION,
+    &resolver::SECTION,
     &flow_log::SECTION,
     &audit::SECTION,
     &pool::SECTION,
@@ -114,6 +116,7 @@ section! { main_file, "the main file", "", elsewhere |_| None;
     STEERING: Nested = Nested(&steering::SECTION), "steering", Optional, "", "";
     INSPECT: Nested = Nested(&inspect::SECTION), "inspect", Optional, "", "";
     POLICY: Nested = Nested(&policy::SECTION), "policy", Optional, "", "";
+    RESOLVER: Nested = Nested(&resolver::SECTION), "resolver", Optional, "", "";
     FLOW_LOG: Nested = Nested(&flow_log::SECTION), "flow_log", Optional, "", "";
     AUDIT: Nested = Nested(&audit::SECTION), "audit", Optional, "", "";
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
@@ -121,7 +124,7 @@ section! { main_file, "the main file", "", elsewhere |_| None;
 }
 
 section! { policy_file, "a file of policy.d", "",
-    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "flow_log" | "audit")
+    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "resolver" | "flow_log" | "audit")
         .then_some("it belongs in the main file; files of policy.d hold [[tenant]] and [[pool]] alone");
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
     TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
@@ -193,6 +196,15 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
 
 /// Of all tenants, and of one.
 const ECH_WORDS: Choice<Ech> = Choice { words: &[("outer", Ech::Outer), ("deny", Ech::Deny)], later: &[] };
+
+section! { resolver, "[resolver]", "Who is asked for the addresses of names, by rules whose `destination` is not `\"original\"`. Without such a rule nobody is. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;
+    SERVERS: Or<List<DnsServer>> = Or("system", List(DnsServer)), "servers", Default(r#""system""#), r#"["10.0.0.2", "[2001:db8::53]:5353"]"#,
+        "The DNS servers, port 53 unless given; at most eight. All of them are asked at once and their answers add up: name those that the clients ask. They are reached from the gateway's own address, over UDP, and TCP for long answers. `\"system\"` is those of `/etc/resolv.conf` as it is at the start or reload.";
+    GRACE: Span = span(0, 7 * 86_400_000), "grace", Default(r#""1h""#), r#""6h""#,
+        "How long an address counts as the name's after the TTL of the last answer that named it. Content networks rotate their addresses, and clients keep them longer than they should. The same addresses serve while no server answers.";
+    DNSSEC: Choice<bool> = Choice { words: &[("off", false), ("require", true)], later: &[] }, "dnssec", Default(r#""off""#), r#""require""#,
+        "`\"require\"`: Egret validates every answer itself, from the root's keys on, and takes what is neither signed nor provably unsigned for no answer. The servers must pass signatures on. Names of private zones cannot be validated so.";
+}
 
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
     PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
@@ -269,8 +281,9 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
         "The destination ports. Without it, every port that is steered.";
     INSPECT: Choice<bool> = Choice { words: &[("auto", true), ("none", false)], later: &[] }, "inspect", Default(r#""auto""#), r#""none""#,
         "`\"none\"` lets flows through before the client has said anything, for servers that speak first. It needs `cidrs` and takes no names.";
-    DESTINATION: Choice<()> = Choice { words: &[("original", ())], later: &["observe", "verify", "resolve"] }, "destination", Default(r#""original""#), r#""original""#,
-        "Which address is dialled: the one that the client dialled.";
+    DESTINATION: Choice<Destination> = Choice { words: &[("original", Destination::Original), ("observe", Destination::Observe), ("verify", Destination::Verify), ("resolve", Destination::Resolve)], later: &[] },
+        "destination", Default(r#""original""#), r#""verify""#,
+        "Which address is dialled. `\"original\"`: the one that the client dialled. `\"observe\"`: the same, and the flow log and `egret_verify_total` say whether it is one of the name's. `\"verify\"`: only if it is, else `destination_mismatch`. `\"resolve\"`: one that Egret resolves the name to, whatever the client dialled. All but `\"original\"` need names, and ask the servers of `[resolver]`; docs/verify.md says what each promises.";
 }
 
 section! { deny, "[[tenant.deny]]", "One deny rule. It needs one key at least beside `name`; what is covered is as with `[[tenant.allow]]`.",

@@ -6,7 +6,7 @@ use super::tenants::{RulePlaces, TenantDraft};
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::hostname::HostPattern;
-use crate::policy::{Effect, Mode, RuleSpec};
+use crate::policy::{Destination, Effect, Mode, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -159,9 +159,12 @@ impl<'a> Coverage<'a> {
             (Effect::Deny, Effect::Deny) => other < rule,
             // Flows are let through without inspection before a rule with names could say anything.
             (Effect::Allow, Effect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
-            // Private addresses are reached by CIDR rules only, so one without does not make up for one with.
+            // What clients dial may be private for CIDR rules and for those that resolve only, so another does not make
+            // up for one of them.
             (Effect::Allow, Effect::Allow) => {
-                let by_address = !winner.cidrs.is_empty() || loser.cidrs.is_empty();
+                let any_address =
+                    |rule: &RuleSpec| !rule.cidrs.is_empty() || rule.destination == Destination::Resolve;
+                let by_address = any_address(winner) || !any_address(loser);
                 let no_later = other < rule || (winner.uninspected && !loser.uninspected);
                 by_address && no_later && (winner.uninspected || !loser.uninspected)
             }
@@ -251,14 +254,16 @@ mod tests {
             subsequence(cidrs.to_vec(), 0..=2),
             subsequence(ports.to_vec(), 0..=2),
             any::<bool>(),
+            select(vec![Destination::Original, Destination::Resolve]),
         );
-        fields.prop_map(|(effect, hosts, cidrs, ports, uninspected)| RuleSpec {
+        fields.prop_map(|(effect, hosts, cidrs, ports, uninspected, destination)| RuleSpec {
             label: "r".into(),
             effect,
             uninspected: uninspected && effect == Effect::Allow && hosts.is_empty() && !cidrs.is_empty(),
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             ports: ports.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect(),
+            destination,
         })
     }
 
@@ -280,7 +285,9 @@ mod tests {
             .or_else(|| first(&|rule| rule.uninspected))
             .or_else(|| first(&|rule| rule.effect == Effect::Deny && named(rule)))
             .or_else(|| {
-                let by_name_only = |rule: &RuleSpec| private && rule.cidrs.is_empty();
+                let by_name_only = |rule: &RuleSpec| {
+                    private && rule.cidrs.is_empty() && rule.destination != Destination::Resolve
+                };
                 first(&|rule| rule.effect == Effect::Allow && named(rule) && !by_name_only(rule))
             })
     }

@@ -84,12 +84,13 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main { gateway, steering, inspect, private_destinations, ech, flow_log, audit } = main;
+    let Main { gateway, steering, inspect, private_destinations, ech, resolver, flow_log, audit } = main;
     let mut config = Config {
         gateway,
         steering,
         inspect,
         private_destinations,
+        resolver,
         flow_log,
         audit,
         pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),

@@ -58,6 +58,8 @@ pub struct Config {
     pub inspect: Inspect,
     /// What rules that go by name may reach.
     pub private_destinations: PrivateDestinations,
+    /// Who is asked for the addresses of names.
+    pub resolver: Resolver,
     /// Where the flow log goes.
     pub flow_log: FlowLog,
     /// Where the audit log goes.
@@ -157,6 +159,17 @@ pub struct Inspect {
     pub max_hello: usize,
     /// Connections of one tenant in inspection at once.
     pub max_pending: u32,
+}
+
+/// `[resolver]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolver {
+    /// At most eight. `None`: those of `/etc/resolv.conf`.
+    pub servers: Option<Vec<SocketAddr>>,
+    /// How long an address counts after its TTL.
+    pub grace: Duration,
+    /// Answers must be signed, or provably not.
+    pub dnssec: bool,
 }
 
 /// `[flow_log]`.

@@ -59,6 +59,30 @@ impl Kind for Address {
     }
 }
 
+/// A DNS server.
+pub(super) struct DnsServer;
+
+/// RFC 1035 §4.2
+const DNS_PORT: u16 = 53;
+
+impl Describe for DnsServer {
+    fn describe(&self) -> String {
+        "address, or address and port: `\"10.0.0.2\"`, `\"[2001:db8::53]:5353\"`".to_owned()
+    }
+}
+
+impl Kind for DnsServer {
+    type Value = SocketAddr;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SocketAddr> {
+        let text = value.text().unwrap_or_default();
+        let alone = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, DNS_PORT));
+        match text.parse().ok().or_else(alone) {
+            Some(server) if server.port() != 0 && !server.ip().is_unspecified() => Some(server),
+            _ => value.wrong(out, "not a DNS server", format!("it takes an {}", self.describe())),
+        }
+    }
+}
+
 /// A unix socket.
 pub(super) struct ControlSocket;
 

@@ -14,7 +14,7 @@ pub struct Outline {
     tenants: BTreeMap<Arc<str>, Tenant>,
     pools: BTreeMap<Arc<str>, u64>,
     /// The tables that stand once, by their header.
-    settings: [(&'static str, u64); 6],
+    settings: [(&'static str, u64); 7],
 }
 
 /// One tenant's.
@@ -34,8 +34,17 @@ const FIXED: [&str; 5] = ["[gateway]", "[steering]", "[inspect]", "[flow_log]", 
 impl Outline {
     /// In one pass over every name.
     pub fn of(config: &Config) -> Self {
-        let Config { gateway, steering, inspect, private_destinations, flow_log, audit, pools, tenants } =
-            config;
+        let Config {
+            gateway,
+            steering,
+            inspect,
+            private_destinations,
+            resolver,
+            flow_log,
+            audit,
+            pools,
+            tenants,
+        } = config;
         // What tenants reserve is theirs.
         let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
         Self {
@@ -46,6 +55,7 @@ impl Outline {
                 ("[steering]", digest(steering)),
                 ("[inspect]", digest(inspect)),
                 ("[policy]", digest(private_destinations)),
+                ("[resolver]", digest(resolver)),
                 ("[flow_log]", digest(flow_log)),
                 ("[audit]", digest(audit)),
             ],

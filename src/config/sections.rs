@@ -1,10 +1,10 @@
 //! The tables of the main file that stand once.
 
-use super::catalogue::{audit, flow_log, gateway, inspect, keepalive, main_file, policy, steering};
+use super::catalogue::{audit, flow_log, gateway, inspect, keepalive, main_file, policy, resolver, steering};
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
-use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Steering};
+use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
 use crate::policy::{Ech, PrivateDestinations};
 use crate::units::format_duration;
 use std::num::NonZeroUsize;
@@ -16,6 +16,7 @@ pub(super) struct Main {
     pub(super) inspect: Inspect,
     pub(super) private_destinations: PrivateDestinations,
     pub(super) ech: Ech,
+    pub(super) resolver: Resolver,
     pub(super) flow_log: FlowLog,
     pub(super) audit: AuditTarget,
 }
@@ -30,6 +31,7 @@ impl Main {
         let policy = file.section(&main_file::POLICY, out);
         let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
         let ech = policy.read(&policy::ECH, out);
+        let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
         let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
         let audit = file.section(&main_file::AUDIT, out).read(&audit::PATH, out);
         Some(Self {
@@ -38,6 +40,7 @@ impl Main {
             inspect: inspect?,
             private_destinations: private_destinations?,
             ech: ech?,
+            resolver: resolver?,
             flow_log: flow_log?,
             audit: audit?,
         })
@@ -115,6 +118,22 @@ fn read_inspect(table: &Table<'_>, out: &mut Diagnostics) -> Option<Inspect> {
         deadline: table.read(&inspect::DEADLINE, out)?,
         max_hello: usize::try_from(table.read(&inspect::MAX_HELLO, out)?).ok()?,
         max_pending: table.read(&inspect::MAX_PENDING, out)?,
+    })
+}
+
+/// All are asked for every name.
+const MOST_SERVERS: usize = 8;
+
+fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
+    let servers = table.read(&resolver::SERVERS, out)?;
+    if let Some(one_too_many) = servers.as_ref().and_then(|servers| servers.get(MOST_SERVERS)) {
+        let message = format!("`servers`: more than {MOST_SERVERS}");
+        out.error(one_too_many.at, message, "every one is asked for every name; name a few");
+    }
+    Some(Resolver {
+        servers: servers.map(values),
+        grace: table.read(&resolver::GRACE, out)?,
+        dnssec: table.read(&resolver::DNSSEC, out)?,
     })
 }
 

@@ -2,7 +2,8 @@
 
 use super::diagnostic::Diagnostics;
 use super::tenants::{PoolDraft, TenantDraft};
-use crate::egress::{Family, PoolSpec, ShareSpec, is_derived};
+use crate::addr::Family;
+use crate::egress::{PoolSpec, ShareSpec, is_derived};
 use std::net::IpAddr;
 
 /// A network whose addresses are derived per client holds more of them than clients ever meet on, if this many bits

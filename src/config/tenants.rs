@@ -14,7 +14,7 @@ use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
-use crate::policy::{Ech, Effect, RuleSpec, TenantSpec};
+use crate::policy::{Destination, Ech, Effect, RuleSpec, TenantSpec};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -192,7 +192,7 @@ fn read_rules(
 fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
     let (mut rule, places) = read_rule(Effect::Allow, &ALLOW, table, files, out);
     let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
-    table.read(&allow::DESTINATION, out);
+    rule.destination = table.read(&allow::DESTINATION, out).unwrap_or_default();
     let by_name = ALLOW.names_hosts(table);
     if !by_name && !table.has(ALLOW.cidrs) {
         let help = "add `hosts`, `hosts_file` or `cidrs`; `cidrs = [\"0.0.0.0/0\", \"::/0\"]` is everywhere";
@@ -202,6 +202,11 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
         let help = "remove the names and go by `cidrs` and `ports`, or remove `inspect`";
         let message = "`inspect = \"none\"` cannot go with names: flows are let through before one is known";
         out.error(table.place_of(&allow::INSPECT), message, help);
+    }
+    if rule.destination != Destination::Original && !by_name {
+        let message =
+            "`destination` goes with names: without one there is nothing to compare an address with";
+        out.error(table.place_of(&allow::DESTINATION), message, "add `hosts` or `hosts_file`, or remove it");
     }
     rule.uninspected = !inspected;
     (rule, places)
@@ -264,6 +269,7 @@ fn read_rule(
         cidrs: values(table.read(keys.cidrs, out).unwrap_or_default()),
         ports: values(table.read(keys.ports, out).unwrap_or_default()),
         uninspected: false,
+        destination: Destination::Original,
     };
     let names_at =
         if table.has(keys.hosts) { table.place_of(keys.hosts) } else { table.place_of(keys.hosts_file) };

@@ -81,11 +81,6 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[gateway]]", "+1:1: error: `gateway`: a list is not a table", "write it as [gateway]"),
     ("[gateway]\nkeepalive = 3", "+2:13: error: `keepalive`: 3 is not a table", "[gateway.keepalive]"),
     // not supported yet
-    (
-        "destination = \"verify\"",
-        "+1:15: error: `destination = \"verify\"` is not supported yet",
-        "\"original\"",
-    ),
     ("[flow_log]\npath = \"journald\"", "+2:8: error: `path = \"journald\"` is not supported yet", "stdout"),
     ("[tenant.limits]\nnew_flows = \"500/s\"", "+2:13: error: `new_flows` is not supported yet", ""),
     ("[tenant.limits]\nbandwidth = \"1Gbit/s\"", "+2:13: error: `bandwidth` is not supported yet", ""),
@@ -122,6 +117,29 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[flow_log]\npath = \"flows.jsonl\"",
         "+2:8: error: `path`: \"flows.jsonl\" is not a place",
         "absolute path",
+    ),
+    // names and addresses
+    (
+        "destination = \"verfy\"",
+        "+1:15: error: `destination`: \"verfy\" is not one",
+        "did you mean \"verify\"?",
+    ),
+    (
+        "  [[tenant.allow]]\n  cidrs = [\"192.0.2.0/24\"]\n  destination = \"verify\"",
+        "+3:17: error: `destination` goes with names",
+        "add `hosts`",
+    ),
+    (
+        "[resolver]\nservers = [\"dns.example.com\"]",
+        "+2:12: error: `servers`: \"dns.example.com\" is not a DNS server",
+        "[2001:db8::53]:5353",
+    ),
+    ("[resolver]\nservers = [\"0.0.0.0\"]", "+2:12: error: `servers`: \"0.0.0.0\" is not a DNS server", ""),
+    (
+        "[resolver]\nservers = [\"10.0.0.1\", \"10.0.0.2\", \"10.0.0.3\", \"10.0.0.4\", \"10.0.0.5\", \
+         \"10.0.0.6\", \"10.0.0.7\", \"10.0.0.8\", \"10.0.0.9\"]",
+        "+2:108: error: `servers`: more than 8",
+        "",
     ),
     // listeners
     (

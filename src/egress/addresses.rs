@@ -8,22 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const OPENED_BITS_V4: u8 = 12;
 /// IPv6 networks up to this many host bits are opened address by address: 256 of them.
 const OPENED_BITS_V6: u8 = 8;
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
-impl Family {
-    /// That of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
-
 /// Whether the addresses of a network are derived per client instead of being listed.
 pub fn is_derived(net: &IpNet) -> bool {
     let bits = net.max_prefix_len() - net.prefix_len();

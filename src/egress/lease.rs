@@ -1,12 +1,11 @@
 //! One source address and port, for one flow.
 
 use super::account::Destination;
-use super::addresses::Family;
 use super::book::Book;
 use super::pool::Pool;
 use super::rest::Rest;
 use super::share::Share;
-use crate::addr::{ClientAddr, LeasedSource};
+use crate::addr::{ClientAddr, Family, LeasedSource};
 use crate::outcome::Outcome;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -93,6 +92,11 @@ impl Lease {
     #[cfg(test)]
     pub(super) fn destination(&self) -> Destination {
         self.to
+    }
+
+    /// Whether the connection stands.
+    pub fn is_connected(&self) -> bool {
+        self.connected
     }
 
     /// The connection stands: from now on the pool's own `rest` is the least.

@@ -3,7 +3,7 @@
 mod outlook;
 
 use super::account::Destination;
-use super::addresses::{self, Family};
+use super::addresses;
 use super::book::{Book, PairUse};
 use super::forecast::HotPair;
 use super::lease::{Lease, LeaseError};
@@ -14,7 +14,7 @@ use super::share_table::Capacity;
 use super::sources::{Candidate, Sources};
 use super::state::SourceState;
 use super::{PoolSpec, Select, ShareSpec};
-use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -223,6 +223,12 @@ impl Pool {
             settled: OnceLock::new(),
             ledger: Arc::clone(ledger),
         }
+    }
+
+    /// The families that it has addresses of, IPv6 first.
+    pub fn families(&self) -> Vec<Family> {
+        let of = [(Family::V6, &self.v6), (Family::V4, &self.v4)];
+        of.into_iter().filter(|(_, sources)| sources.count() > 0).map(|(family, _)| family).collect()
     }
 
     /// Its name.

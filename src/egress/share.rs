@@ -1,10 +1,9 @@
 //! A tenant's part of a pool that it shares with others.
 
 use super::account::Destination;
-use super::addresses::Family;
 use super::lease::LeaseError;
 use super::share_table::{Refusal, ShareTable};
-use crate::addr::DialAddr;
+use crate::addr::{DialAddr, Family};
 use std::fmt;
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@
 
 use super::ShareSpec;
 use super::account::Destination;
-use super::addresses::Family;
+use crate::addr::Family;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,12 +1,12 @@
 //! In which order a client tries the source addresses of a pool.
 
-use super::addresses::{self, Family};
+use super::addresses;
 use super::book::Book;
 use super::lease::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::state::SourceState;
-use crate::addr::SourceAddr;
+use crate::addr::{Family, SourceAddr};
 use ipnet::IpNet;
 use rand::RngExt;
 use std::collections::BinaryHeap;

@@ -3,7 +3,7 @@
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
 use super::meters::TenantMeters;
-use super::record::{FlowId, FlowRecord};
+use super::record::{AddressCheck, FlowId, FlowRecord};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
@@ -31,6 +31,8 @@ pub struct Flow {
     pub record: FlowRecord,
     /// How it ended, once that is known.
     pub outcome: Option<Outcome>,
+    /// What is found out of its address while it goes on.
+    pub observed: Option<Rc<Cell<Option<AddressCheck>>>>,
     accepted: Instant,
     meters: Arc<TenantMeters>,
     worker: Rc<Epilogue>,
@@ -52,6 +54,7 @@ impl Flow {
         Self {
             record: FlowRecord::begin(time, id, client, to),
             outcome: None,
+            observed: None,
             accepted: clock::now(),
             meters: nobody,
             worker,
@@ -96,6 +99,9 @@ impl Drop for Flow {
         let blank = FlowRecord::begin(time, flow, client, destination);
         let mut record = std::mem::replace(&mut self.record, blank);
         record.outcome = self.outcome.unwrap_or_else(|| self.worker.cut_off.get());
+        if let Some(observed) = &self.observed {
+            record.address_check = observed.get();
+        }
         record.bytes_up = self.up.get();
         record.bytes_down = self.down.get();
         record.duration = self.age();

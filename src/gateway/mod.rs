@@ -9,11 +9,13 @@ mod flow;
 mod flow_table;
 mod leg;
 mod meters;
+mod mismatches;
 mod record;
 mod refusal;
 mod server;
 mod session;
 mod snapshot;
+mod verification;
 mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
@@ -21,9 +23,10 @@ pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Ta
 pub use flow::{Epilogue, Flow, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::TenantMeters;
+pub use mismatches::{Mismatch, Mismatches, Seen};
 #[cfg(test)]
 pub(crate) use record::example_record;
-pub use record::{FlowId, FlowRecord, NameSource, Verdict};
+pub use record::{AddressCheck, FlowId, FlowRecord, NameSource, Verdict};
 pub use server::{Stage, run};
-pub use snapshot::{ResolveMeters, Snapshot, Tenant};
+pub use snapshot::{ResolveMeters, Snapshot, Tenant, Verification};
 pub use worker::{Gateway, Settings};

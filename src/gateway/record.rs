@@ -43,6 +43,8 @@ pub struct FlowRecord {
     pub candidate: Option<Change>,
     /// Whether the candidate decided, its client being of the share that it is enforced for.
     pub canary: bool,
+    /// Whether the address is the name's; `null` where the rule does not ask.
+    pub address_check: Option<AddressCheck>,
     /// How it ended.
     pub outcome: Outcome,
     /// More on the outcome, or on why it would have been denied, where there is more to say.
@@ -94,6 +96,7 @@ impl FlowRecord {
             would_deny: None,
             candidate: None,
             canary: false,
+            address_check: None,
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
@@ -144,6 +147,45 @@ pub enum Verdict {
     Deny,
 }
 
+macro_rules! address_checks {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal,)+) => {
+        /// What came of asking whether the address is the name's.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum AddressCheck {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl AddressCheck {
+            /// Every one; `check as usize` is its index here.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The word in the flow log and the metric label.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+
+address_checks! {
+    /// The address is one of the name's.
+    Match = "match",
+    /// The name has others.
+    Mismatch = "mismatch",
+    /// The name has none of that family.
+    Absent = "absent",
+    /// Nobody could say.
+    Unknown = "unknown",
+    /// Egret resolved the name itself.
+    Resolved = "resolved",
+}
+
+impl Serialize for AddressCheck {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&format_args!("{time:.6}"))
 }
@@ -185,6 +227,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         would_deny: None,
         candidate: Some(Change::Same),
         canary: false,
+        address_check: Some(AddressCheck::Match),
         outcome: Outcome::Closed,
         detail: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
@@ -211,7 +254,7 @@ mod tests {
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
-             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"outcome\":\"closed\",\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"address_check\":\"match\",\"outcome\":\"closed\",\
              \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"

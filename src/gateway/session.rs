@@ -11,6 +11,7 @@ use super::leg::Leg;
 use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
+use super::verification;
 use super::worker::Worker;
 use crate::addr::DialAddr;
 use crate::clock;
@@ -18,15 +19,16 @@ use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Permit, Seen};
+use crate::policy::{Decision, Denial, Destination, Permit, Seen};
 use crate::relay::{self, End, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 /// Lives one flow. Its outcome is in `flow` when this returns.
 pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
@@ -46,16 +48,24 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
     let Admitted { tenant, trial, place: _place } = admit(worker, flow)?;
     let permit = decide(worker, &tenant, trial, client, flow).await?;
-    let mut upstream = dial(worker, &tenant, permit, flow)?;
-    connect(worker, &tenant, client, &mut upstream, flow).await?;
+    let mut upstream = match permit.destination() {
+        Destination::Original => dial(worker, &tenant, permit, flow)?,
+        // In a box: flows that are not verified do not carry the room for it.
+        Destination::Observe | Destination::Verify | Destination::Resolve => {
+            Box::pin(verification::dial(worker, &tenant, client, permit, flow)).await?
+        }
+    };
+    if !upstream.lease.is_connected() {
+        connect(worker, &tenant, client, &mut upstream, flow).await?;
+    }
     let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow).await;
     Ok(finish(worker, client, &mut upstream, end, flow).await)
 }
 
 /// A flow that ends before it is relayed.
-struct Ended {
-    outcome: Outcome,
-    detail: Option<&'static str>,
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) detail: Option<&'static str>,
 }
 
 impl From<Outcome> for Ended {
@@ -127,12 +137,12 @@ fn denied(tenant: Option<&Tenant>, trial: Option<&Trial>, flow: &mut Flow, denia
     deny(flow, denial)
 }
 
-fn deny(flow: &mut Flow, denial: Denial) -> Ended {
+pub(super) fn deny(flow: &mut Flow, denial: Denial) -> Ended {
     flow.record.rule = denial.rule;
     denial.outcome.into()
 }
 
-fn allow(flow: &mut Flow, permit: Permit) -> Permit {
+pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
     flow.record.verdict = Some(Verdict::Allow);
     flow.record.would_deny = permit.would_deny();
     flow.record.rule = permit.rule().cloned();
@@ -193,14 +203,14 @@ fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
 }
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
-struct Upstream<'w> {
+pub(super) struct Upstream<'w> {
     leg: Leg,
     lease: Lease,
     _listed: Listed<'w>,
 }
 
 /// Takes a source port and sends the SYN.
-fn dial<'w>(
+pub(super) fn dial<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
     permit: Permit,
@@ -232,19 +242,47 @@ async fn connect(
     flow: &mut Flow,
 ) -> Result<(), Ended> {
     let dialled_at = clock::now();
-    let mut answer = pin!(worker.dialler.answered(&upstream.leg));
-    let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answered) => Poll::Ready(Some(answered)),
-        // A client that resets while it waits needs no upstream. One that has only finished sending still does.
-        Poll::Pending => client.poll_failed(cx).map(|()| None),
-    });
-    let answered = answered.await.ok_or(Outcome::ClientLeft)?;
+    let answer = pin!(worker.dialler.answered(&upstream.leg));
+    let answered = unless_gone(client, answer).await?;
     answered.map_err(|error| not_dialled(worker, tenant, &error))?;
-    upstream.lease.connected();
+    connected(&mut upstream.lease, dialled_at, flow);
+    Ok(())
+}
+
+/// The server has answered.
+fn connected(lease: &mut Lease, dialled_at: Instant, flow: &mut Flow) {
+    lease.connected();
     let took = clock::now().saturating_duration_since(dialled_at);
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
-    Ok(())
+}
+
+/// The upstream of the attempt that was answered first, of several that began at `dialled_at`.
+pub(super) fn answered<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    (to, leg, lease): (DialAddr, Leg, Lease),
+    dialled_at: Instant,
+    flow: &mut Flow,
+) -> Upstream<'w> {
+    flow.record.dialled = Some(to);
+    note_source(flow, &lease);
+    let listed = list(worker, tenant, flow, &lease, to);
+    let mut upstream = Upstream { leg, lease, _listed: listed };
+    connected(&mut upstream.lease, dialled_at, flow);
+    upstream
+}
+
+/// Waits for something, but not beyond the client. One that resets needs it no more; one that has only finished sending
+/// still does.
+pub(super) fn unless_gone<F: Future>(
+    client: &Leg,
+    mut work: Pin<&mut F>,
+) -> impl Future<Output = Result<F::Output, Ended>> {
+    poll_fn(move |cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => client.poll_failed(cx).map(|()| Err(Outcome::ClientLeft.into())),
+    })
 }
 
 fn list<'w>(worker: &'w Worker, tenant: &Tenant, flow: &Flow, lease: &Lease, to: DialAddr) -> Listed<'w> {
@@ -268,7 +306,7 @@ fn no_port(tenant: &Tenant, why: LeaseError) -> Ended {
     Ended { outcome: why.outcome(), detail: why.detail() }
 }
 
-fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
+pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
     match error {
         DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),

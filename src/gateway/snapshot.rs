@@ -6,6 +6,8 @@ use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, Policy};
+use crate::verify::{Asker, Verifier};
+use metrics::Counter;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -19,6 +21,8 @@ pub struct Snapshot {
     pub own: Arc<OwnAddresses>,
     /// Judged beside the policy, if one is loaded.
     pub candidate: Option<Arc<Candidate>>,
+    /// There if a rule of any tenant asks whether addresses are those of names.
+    pub verifier: Option<Arc<Verifier>>,
 }
 
 /// Resolves one tenant's meters.
@@ -38,6 +42,18 @@ pub struct Tenant {
     pub flows: Arc<Gate>,
     /// `[inspect] max_pending`
     pub inspections: Arc<Gate>,
+    /// There if a rule of the tenant asks whether addresses are those of names.
+    pub verification: Option<Verification>,
+}
+
+/// What a tenant's flows need to find out whether addresses are those of names.
+pub struct Verification {
+    /// Knows the names.
+    pub verifier: Arc<Verifier>,
+    /// In whose name they are looked up.
+    pub asker: Asker,
+    /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
+    pub address_checks: Box<[Counter]>,
 }
 
 impl Snapshot {

@@ -4,6 +4,7 @@ use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
 use super::flow_table::FlowTable;
 use super::meters::TenantMeters;
+use super::mismatches::Mismatches;
 use super::snapshot::Snapshot;
 use crate::clock;
 use crate::egress::Dialler;
@@ -32,6 +33,8 @@ pub struct Gateway {
     pub nobody: Arc<TenantMeters>,
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
+    /// Flows whose address was none of their name's.
+    pub mismatches: Mismatches,
     /// Takes the records of ended flows.
     pub sink: Sink,
     /// Drawn once per process: the first part of flow ids.
@@ -60,6 +63,7 @@ pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
     pub(super) reactor: Rc<Reactor>,
     pub(super) peeker: Peeker,
+    pub(super) inspect_deadline: Duration,
     pub(super) dialler: Dialler,
     pub(super) scratch: Scratch,
     pub(super) silence: Silence,
@@ -79,6 +83,7 @@ impl Worker {
             gateway,
             reactor,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
+            inspect_deadline: settings.inspect_deadline,
             dialler: settings.dialler,
             scratch: Scratch::new(settings.most_pipes),
             silence: settings.silence,

@@ -1,5 +1,6 @@
 //! What policy says of a flow, as values that the next step consumes.
 
+use super::Destination;
 use crate::addr::{DialAddr, OriginalDestination};
 use crate::outcome::Outcome;
 use std::sync::Arc;
@@ -30,13 +31,17 @@ pub struct Permit {
     rule: Option<Arc<str>>,
     dial: DialAddr,
     would_deny: Option<Outcome>,
+    destination: Destination,
+    /// The rule's, in the tenant that gave it; of no rule in monitor mode.
+    pub(super) rank: u32,
 }
 
 /// Why a flow may not leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// Of policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`. Of the
-    /// inspection: why policy could not be asked.
+    /// inspection: why policy could not be asked. Of the verification: why the address is not taken
+    /// for the name's.
     pub outcome: Outcome,
     /// The deny rule, or the allow rule that would have let it out to a public address; `None` where no rule decided.
     pub rule: Option<Arc<str>>,
@@ -44,13 +49,31 @@ pub struct Denial {
 
 impl Permit {
     /// The client's own choice of address is the one dialled.
-    pub(super) fn new(rule: &Arc<str>, to: OriginalDestination) -> Self {
-        Self { rule: Some(rule.clone()), dial: DialAddr::new(to.socket()), would_deny: None }
+    pub(super) fn new(rule: &Arc<str>, rank: u32, destination: Destination, to: OriginalDestination) -> Self {
+        Self {
+            rule: Some(rule.clone()),
+            dial: DialAddr::new(to.socket()),
+            would_deny: None,
+            destination,
+            rank,
+        }
+    }
+
+    /// Which address the flow goes to. With `Resolve`, [`Tenant::redirect`](super::Tenant::redirect) says which of them
+    /// it may; with `Verify`, not before it is known to be the name's.
+    pub fn destination(&self) -> Destination {
+        self.destination
     }
 
     /// As if there were no gateway.
     pub(super) fn in_spite_of(denial: Denial, to: OriginalDestination) -> Self {
-        Self { rule: denial.rule, dial: DialAddr::new(to.socket()), would_deny: Some(denial.outcome) }
+        Self {
+            rule: denial.rule,
+            dial: DialAddr::new(to.socket()),
+            would_deny: Some(denial.outcome),
+            destination: Destination::Original,
+            rank: u32::MAX,
+        }
     }
 
     /// The label of the rule that lets the flow out; in monitor mode, that of the rule that would not have.

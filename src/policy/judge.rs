@@ -68,7 +68,7 @@ impl Tenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+    use crate::policy::{Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
     use std::sync::Arc;
 
     fn rule(label: &str, hosts: &[&str], cidrs: &[&str]) -> RuleSpec {
@@ -79,6 +79,7 @@ mod tests {
             cidrs: cidrs.iter().map(|network| network.parse().unwrap()).collect(),
             ports: Vec::new(),
             uninspected: false,
+            destination: Destination::Original,
         }
     }
 

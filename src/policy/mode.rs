@@ -49,6 +49,9 @@ impl Denial {
 pub fn can_be_waived(outcome: Outcome) -> bool {
     match outcome {
         Outcome::DestinationPrivate
+        | Outcome::DestinationMismatch
+        | Outcome::NameUnresolved
+        | Outcome::ResolverUnavailable
         | Outcome::InspectTimeout
         | Outcome::HelloTooLarge
         | Outcome::InspectionBusy

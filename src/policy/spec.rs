@@ -45,6 +45,22 @@ pub struct RuleSpec {
     pub ports: Vec<PortRange>,
     /// `inspect = "none"`: flows that it covers are relayed before the client says anything. Only without `hosts`.
     pub uninspected: bool,
+    /// Which address its flows go to. Other than `Original` only with `hosts`.
+    pub destination: Destination,
+}
+
+/// Which address a flow goes to, and whether that must be the name's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Destination {
+    /// The one that the client dialled.
+    #[default]
+    Original,
+    /// The same; whether it is the name's is found out and recorded.
+    Observe,
+    /// The same, if it is the name's.
+    Verify,
+    /// One that Egret resolves the name to, whatever the client dialled.
+    Resolve,
 }
 
 /// What a rule says of the flows it covers.

@@ -8,13 +8,13 @@ use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
 use super::scope::{self, Scope};
-use super::{CompileError, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
+use super::{CompileError, Destination, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A tenant, and what it may reach.
@@ -57,6 +57,7 @@ struct Rule {
     label: Arc<str>,
     place: Arc<Place>,
     uninspected: bool,
+    destination: Destination,
     /// It has hosts.
     named: bool,
     /// Its place in the file.
@@ -64,9 +65,14 @@ struct Rule {
 }
 
 impl Rule {
-    /// It has hosts and no networks, so the address is the client's word alone.
+    /// It has hosts and no networks, so the address is only as good as the name.
     fn goes_by_name_alone(&self) -> bool {
         self.named && self.place.networks.is_none()
+    }
+
+    /// The same, and it is the address that is dialled.
+    fn takes_the_clients_word(&self) -> bool {
+        self.goes_by_name_alone() && self.destination != Destination::Resolve
     }
 }
 
@@ -147,6 +153,31 @@ impl Tenant {
     }
 }
 
+impl Tenant {
+    /// The same leave for an address that the name was resolved to; else why it does not lead there: a deny rule covers
+    /// the address, the rule's networks do not hold it, or it is not public and the rule goes by name alone.
+    pub fn redirect(&self, permit: &Permit, name: &AskedName, ip: IpAddr) -> Result<Permit, Outcome> {
+        let rules = &self.rules;
+        // As if the client had dialled it.
+        let to = OriginalDestination::new(SocketAddr::new(ip, permit.dial().port()));
+        // Of a candidate's rules nothing is known here: what its clients are let out by is not resolved.
+        let own = |rule: &&Rule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
+        let Some(rule) = rules.ranked.get(permit.rank as usize).filter(own) else {
+            return Err(Outcome::NotAllowed);
+        };
+        if rules.find(name, to).first.is_some_and(|rank| rank < rules.denies) {
+            return Err(Outcome::DeniedByRule);
+        }
+        if !rule.place.covers(to) {
+            return Err(Outcome::NotAllowed);
+        }
+        if rule.goes_by_name_alone() && !named_reach(to.ip(), rules.private) {
+            return Err(Outcome::DestinationPrivate);
+        }
+        Ok(rules.permit(permit.rank, to))
+    }
+}
+
 /// The rules of least rank that cover a flow.
 #[derive(Default)]
 struct Found {
@@ -179,8 +210,9 @@ impl Rules {
             if !rule.hosts.is_empty() {
                 named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
+            let RuleSpec { uninspected, destination, .. } = *rule;
             let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
-            ranked.push(Rule { label, place, uninspected: rule.uninspected, named, order });
+            ranked.push(Rule { label, place, uninspected, destination, named, order });
         }
         let mut chains = Chains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
@@ -226,7 +258,7 @@ impl Rules {
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && rule.goes_by_name_alone() && !named_reach(to.ip(), self.private) {
+        if rank >= self.denies && rule.takes_the_clients_word() && !named_reach(to.ip(), self.private) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -240,7 +272,8 @@ impl Rules {
     }
 
     fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
-        Permit::new(&self.ranked[rank as usize].label, to)
+        let rule = &self.ranked[rank as usize];
+        Permit::new(&rule.label, rank, rule.destination, to)
     }
 }
 

@@ -17,6 +17,7 @@ fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u
         cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         ports: ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect(),
         uninspected: false,
+        destination: Destination::Original,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::gateway::Change;
+use crate::gateway::{AddressCheck, Change};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -79,6 +79,8 @@ impl Unit {
 const CONNECT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.95, 2.9, 10.0];
 /// Up to the usual `[inspect] deadline` of 5 s.
 const INSPECT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0];
+/// From a cache near by to the 5 s after which a lookup is given up.
+const LOOKUP_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.9, 2.5, 4.9];
 /// From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT gateways.
 const FLOW_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 350.0, 3600.0, 14_400.0, 86_400.0];
 
@@ -108,7 +110,7 @@ catalogue! {
     FLOWS_TOTAL = "egret_flows_total", Kind::Counter, Count, ["tenant", "outcome"],
         help: "Flows that have ended, by outcome.",
         reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate.",
-        alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit", "EgretTenantPortCeiling"];
+        alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit", "EgretTenantPortCeiling", "EgretResolverUnavailable"];
     FLOW_BYTES = "egret_flow_bytes_total", Kind::Counter, Bytes, ["tenant", "direction"],
         help: "Payload bytes relayed; up is from client to server.",
         reading: "Moves while flows live, not only at their end. Payload alone: TCP and IP headers and retransmissions come on top on the wire.";
@@ -141,6 +143,19 @@ catalogue! {
     INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(INSPECT_SECONDS), Seconds, ["tenant"],
         help: "Time from accept until the client had said what it wants.",
         reading: "Almost all of it is the client's: the wait for its ClientHello or request head. A tail at the deadline is clients that open connections and send nothing.";
+    VERIFY_TOTAL = "egret_verify_total", Kind::Counter, Count, ["tenant", "result"],
+        help: "Flows of rules that ask whether the address is the name's, by what was found.",
+        reading: "`match`: it is. `mismatch`: the name has others; under `destination = \"observe\"` that is what `verify` would deny, and `egret names` has samples. `absent`: the name has no address of that family. `unknown`: no server said so in time. `resolved`: Egret chose the address itself. No series for tenants without such rules.";
+    RESOLVER_LOOKUPS = "egret_resolver_lookups_total", Kind::Counter, Count, ["result"],
+        help: "DNS lookups by result; one asks all servers for the addresses of one name in one family.",
+        reading: "`answered`, `absent` (the name has none), `failed` (no server answered), `refused` (not made: 512 were under way, or 128 of one tenant). `failed` hurts only where nothing is known from before. No series while no rule asks.",
+        alerts: ["EgretResolverFailing"];
+    RESOLVER_LOOKUP_DURATION = "egret_resolver_lookup_duration_seconds", Kind::Histogram(LOOKUP_SECONDS), Seconds, [],
+        help: "Time from a DNS lookup's begin to the answer of the last server, or until it was given up.",
+        reading: "A first flow to a name waits for the first answer that serves it. A second mode at 2 s or 5 s is a server that loses queries or is gone: the others answer for it, but a mismatch is only known when all have spoken.";
+    RESOLVER_NAMES = "egret_resolver_names", Kind::Gauge, Count, [],
+        help: "Names whose addresses are known, counted once for each family.",
+        reading: "Names of rules without a wildcard, and those that flows asked for lately, at most 65,536 of these. A number near that bound is clients that make names up under a wildcard.";
     FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(FLOW_SECONDS), Seconds, ["tenant"],
         help: "Time from accept to the end of the flow, refused flows included.",
         reading: "A step at 350 s or another round number is an idle time-out on the path. `_count` equals `egret_flows_total` over all outcomes.";
@@ -255,8 +270,10 @@ pub fn reference() -> String {
     let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
     let changes = Change::ALL.len();
     let waived = Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).count() + 1;
+    let checks = AddressCheck::ALL.len();
     let histograms: usize = ALL
         .iter()
+        .filter(|metric| metric.labels.contains(&"tenant"))
         .filter_map(|metric| match metric.kind {
             Kind::Histogram(bounds) => Some(bounds.len() + 3), // +Inf, _sum, _count
             Kind::Counter | Kind::Gauge => None,
@@ -265,7 +282,7 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, {changes} of a candidate, 2 of bytes, 1 of ECH, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
+         of histograms, {changes} of a candidate, 2 of bytes, 1 of ECH, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more, one whose rules ask about addresses {checks}. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + changes + 4,
         outcomes + denials + histograms + changes + 5,
     );
@@ -288,6 +305,7 @@ policy allows, and at most five at a time for each source address.
 | `outcome` | how a flow ended: docs/outcomes.md |
 | `reason` | the outcomes that are denials |
 | `change` | `same`, `would_deny`, `would_allow`, or `unjudged`: one policy decides before the client has said anything, the other would listen |
+| `result` | the results that the metric lists |
 | `direction` | `up` from client to server, `down` from server to client |
 | `pool` | name of the pool |
 | `source` | source address of the pool |

@@ -7,9 +7,10 @@
 use super::catalogue::{self, Kind, Metric};
 use super::exposition::Exposition;
 use super::process;
-use crate::gateway::{Change, TenantMeters};
+use crate::gateway::{AddressCheck, Change, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
+use crate::verify::LookupMeters;
 use ipnet::IpNet;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
@@ -75,6 +76,8 @@ pub struct Scrape {
     pub config_version: Arc<str>,
     /// Whether the last load of the configuration succeeded.
     pub config_reload_success: bool,
+    /// Names known, in each family; `None` where no rule asks for any.
+    pub names: Option<usize>,
 }
 
 /// A loaded candidate.
@@ -225,6 +228,26 @@ impl Metrics {
         }
     }
 
+    /// How a tenant's flows are counted by what was found of their address.
+    pub fn address_checks(&self, tenant: &str) -> Box<[Counter]> {
+        let resolve = |check: &AddressCheck| {
+            counter(&self.recorder, &catalogue::VERIFY_TOTAL, &[tenant, check.as_str()])
+        };
+        AddressCheck::ALL.iter().map(resolve).collect()
+    }
+
+    /// How DNS lookups are counted.
+    pub fn lookups(&self) -> LookupMeters {
+        let result = |result| counter(&self.recorder, &catalogue::RESOLVER_LOOKUPS, &[result]);
+        LookupMeters {
+            answered: result("answered"),
+            absent: result("absent"),
+            failed: result("failed"),
+            refused: result("refused"),
+            duration: histogram(&self.recorder, &catalogue::RESOLVER_LOOKUP_DURATION, &[]),
+        }
+    }
+
     /// Sorts the durations recorded since the last time into their buckets. Call it every few seconds, scraped or
     /// not: until then each recorded duration takes 16 bytes.
     pub fn upkeep(&self) {
@@ -241,6 +264,7 @@ impl Metrics {
         if let Some(CandidateInfo { version, state }) = &scrape.candidate {
             text.sample(&catalogue::CANDIDATE_INFO, &[version, state], 1);
         }
+        text.single(&catalogue::RESOLVER_NAMES, scrape.names);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
         text.family(&catalogue::CONFIG_INFO);
         text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);

@@ -5,7 +5,7 @@ use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    CompileError, Decision, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
+    CompileError, Decision, Destination, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
 };
 use jiff::Timestamp;
 use psl::{List, Psl as _};
@@ -183,6 +183,7 @@ fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
         cidrs: Vec::new(),
         ports: rule.ports.iter().filter_map(|&port| PortRange::new(port, port)).collect(),
         uninspected: false,
+        destination: Destination::Original,
     }));
     spec
 }

@@ -1,11 +1,11 @@
 //! What a flow would get of a pool, without taking it.
 
-use super::super::addresses::{self, Family};
+use super::super::addresses;
 use super::super::book::PairUse;
 use super::super::sources::Candidate;
 use super::super::state::SourceState;
 use super::{Pool, Select};
-use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use std::time::Instant;
 
 impl Pool {

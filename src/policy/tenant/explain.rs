@@ -150,7 +150,10 @@ impl Tenant {
         if let Some(elsewhere) = elsewhere {
             return elsewhere;
         }
-        if effect == Effect::Allow && rule.goes_by_name_alone() && !named_reach(to.ip(), self.rules.private) {
+        if effect == Effect::Allow
+            && rule.takes_the_clients_word()
+            && !named_reach(to.ip(), self.rules.private)
+        {
             return Finding::PrivateDestination;
         }
         Finding::Covers

@@ -6,7 +6,7 @@ use crate::outcome::Outcome;
 use crate::policy::networks::canonical;
 use crate::policy::tenant::named_reach;
 use crate::policy::{
-    Ech, Effect, Explanation, Finding, PrivateDestinations, RuleFinding, RuleSpec, TenantSpec,
+    Destination, Ech, Effect, Explanation, Finding, PrivateDestinations, RuleFinding, RuleSpec, TenantSpec,
 };
 
 /// Says for every rule of the tenant what it makes of the flow.
@@ -88,7 +88,8 @@ fn examine(
     if let Some(elsewhere) = elsewhere {
         return elsewhere;
     }
-    let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty();
+    let resolves = rule.destination == Destination::Resolve;
+    let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty() && !resolves;
     if rule.effect == Effect::Allow && name_alone && !named_reach(to.ip(), private) {
         return Finding::PrivateDestination;
     }

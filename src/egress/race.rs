@@ -1,0 +1,108 @@
+//! Several ways to one end, tried one after the other and yet at once (RFC 8305 §5).
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Begins an attempt every `stagger`, and at once when one fails. Yields the first that succeeds and drops the others;
+/// if none does, the error of the first. `None` without attempts.
+pub async fn race<T, E, F>(attempts: impl IntoIterator<Item = F>, stagger: Duration) -> Option<Result<T, E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut waiting = attempts.into_iter();
+    // By the order in which they were begun.
+    let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
+    let mut begun = 0;
+    let mut failed: Option<(usize, E)> = None;
+    loop {
+        let next = waiting.next();
+        let more = next.is_some();
+        if let Some(attempt) = next {
+            running.push((begun, Box::pin(attempt)));
+            begun += 1;
+        }
+        if running.is_empty() {
+            return failed.map(|(_, error)| Err(error));
+        }
+        let ended = poll_fn(|cx| poll_any(&mut running, cx));
+        let ended = tokio::select! {
+            biased;
+            ended = ended => ended,
+            () = sleep(stagger), if more => continue,
+        };
+        match ended {
+            (_, Ok(won)) => return Some(Ok(won)),
+            (at, Err(error)) if failed.as_ref().is_none_or(|(first, _)| at < *first) => {
+                failed = Some((at, error));
+            }
+            (_, Err(_)) => {}
+        }
+    }
+}
+
+/// The first of them that has ended, which is taken out.
+fn poll_any<F: Future>(
+    running: &mut Vec<(usize, Pin<Box<F>>)>,
+    cx: &mut Context<'_>,
+) -> Poll<(usize, F::Output)> {
+    for at in 0..running.len() {
+        if let Poll::Ready(output) = running[at].1.as_mut().poll(cx) {
+            let (number, _) = running.remove(at);
+            return Poll::Ready((number, output));
+        }
+    }
+    Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use tokio::time::Instant;
+
+    const STAGGER: Duration = Duration::from_millis(250);
+
+    /// An attempt that takes so many milliseconds. How many live is counted.
+    async fn attempt(n: u64, takes: u64, good: bool, live: Rc<Cell<u32>>) -> Result<u64, u64> {
+        struct Count(Rc<Cell<u32>>);
+        impl Drop for Count {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        live.set(live.get() + 1);
+        let _counted = Count(live);
+        sleep(Duration::from_millis(takes)).await;
+        if good { Ok(n) } else { Err(n) }
+    }
+
+    /// What comes of attempts, each so many milliseconds long and good or not; and when, in milliseconds.
+    async fn run(attempts: &[(u64, bool)]) -> (Option<Result<u64, u64>>, u128) {
+        let live = Rc::new(Cell::new(0));
+        let start = Instant::now();
+        let attempts =
+            (0..).zip(attempts).map(|(n, &(takes, good))| attempt(n, takes, good, Rc::clone(&live)));
+        let won = race(attempts, STAGGER).await;
+        assert_eq!(live.get(), 0, "the others are gone");
+        (won, start.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_that_answers_wins_and_the_order_decides_who_starts_first() {
+        assert_eq!(run(&[(20, true), (5, true)]).await, (Some(Ok(0)), 20));
+        assert_eq!(run(&[(9000, true), (20, true)]).await, (Some(Ok(1)), 270));
+        assert_eq!(run(&[(300, true), (200, true)]).await, (Some(Ok(0)), 300));
+        assert_eq!(run(&[]).await, (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_lets_the_next_begin_at_once_and_the_first_failure_is_told() {
+        assert_eq!(run(&[(20, false), (20, true)]).await, (Some(Ok(1)), 40));
+        assert_eq!(run(&[(9000, false), (10, false), (10, false)]).await, (Some(Err(0)), 9000));
+        assert_eq!(run(&[(10, false), (10, false)]).await, (Some(Err(0)), 20));
+    }
+}

@@ -1,0 +1,91 @@
+//! Flows whose address was none of their name's: what an operator looks at before verification is enforced.
+
+use crate::addr::DialAddr;
+use crate::hostname::Hostname;
+use hashbrown::HashMap;
+use serde::Serialize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// Different ones that are kept; a new one takes the place of the one that was seen least lately.
+const MOST: usize = 256;
+
+/// A sample of them: bounded, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Mismatches(Mutex<HashMap<Mismatch, Seen>>);
+
+/// What a client asked for, and where it went.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Mismatch {
+    /// Whose client it was.
+    pub tenant: Arc<str>,
+    /// The rule that allows the name.
+    pub rule: Option<Arc<str>>,
+    /// The name.
+    pub name: Hostname,
+    /// The address, which is none of the name's.
+    pub address: DialAddr,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Flows.
+    pub flows: u64,
+    /// When the last one was.
+    pub last: SystemTime,
+}
+
+impl Mismatches {
+    /// Another one.
+    pub fn note(&self, mismatch: Mismatch, now: SystemTime) {
+        let mut seen = self.lock();
+        if seen.len() >= MOST && !seen.contains_key(&mismatch) {
+            let oldest = seen.iter().min_by_key(|(_, seen)| seen.last).map(|(oldest, _)| oldest.clone());
+            oldest.map(|oldest| seen.remove(&oldest));
+        }
+        let entry = seen.entry(mismatch).or_insert(Seen { flows: 0, last: now });
+        entry.flows += 1;
+        entry.last = now;
+    }
+
+    /// All that are kept, the latest first.
+    pub fn sample(&self) -> Vec<(Mismatch, Seen)> {
+        let mut all: Vec<_> = self.lock().iter().map(|(mismatch, seen)| (mismatch.clone(), *seen)).collect();
+        all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
+        all
+    }
+
+    /// The map is whole between calls, whoever panicked.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Mismatch, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_latest_are_kept_and_counted() {
+        let mismatches = Mismatches::default();
+        let of = |n: u8, m: u8| Mismatch {
+            tenant: "acme".into(),
+            rule: Some("names".into()),
+            name: "api.example.com".parse().unwrap(),
+            address: DialAddr::new(([192, 0, n, m], 443).into()),
+        };
+        let start = SystemTime::UNIX_EPOCH;
+        for n in 0..=255 {
+            mismatches.note(of(0, n), start + Duration::from_secs(n.into()));
+        }
+        mismatches.note(of(0, 0), start + Duration::from_secs(1000));
+        mismatches.note(of(1, 0), start + Duration::from_secs(1001));
+        let sample = mismatches.sample();
+        assert_eq!(sample.len(), MOST);
+        assert_eq!(sample[0].0, of(1, 0));
+        assert_eq!((&sample[1].0, sample[1].1.flows), (&of(0, 0), 2));
+        assert!(!sample.iter().any(|(mismatch, _)| *mismatch == of(0, 1)), "the oldest is gone");
+    }
+}

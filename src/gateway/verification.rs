@@ -1,0 +1,244 @@
+//! Is the address the name's? What rules ask beyond name, address and port, and the dialling of addresses that Egret
+//! resolved itself. docs/verify.md says what each answer promises.
+
+use super::flow::Flow;
+use super::leg::Leg;
+use super::mismatches::Mismatch;
+use super::record::AddressCheck;
+use super::session::{self, Ended, Upstream};
+use super::snapshot::{Tenant, Verification};
+use super::worker::{Gateway, Worker};
+use crate::addr::DialAddr;
+use crate::clock;
+use crate::egress::{DialError, race};
+use crate::hostname::{AskedName, Hostname};
+use crate::outcome::Outcome;
+use crate::policy::{Denial, Destination, Permit};
+use crate::verify::{Match, Trouble, Unresolved};
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Of a name's addresses, so many are tried.
+const MOST_TRIED: usize = 8;
+/// RFC 8305 §5: the recommended delay between attempts.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Finds out what the rule asks for, and dials.
+pub(super) async fn dial<'w>(
+    worker: &'w Worker,
+    tenant: &Arc<Tenant>,
+    client: &Leg,
+    permit: Permit,
+    flow: &mut Flow,
+) -> Result<Upstream<'w>, Ended> {
+    // Rules that ask go by name, and never without this part of their tenant.
+    let (Some(name), Some(verification)) = (flow.record.hostname.clone(), &tenant.verification) else {
+        return Err(Outcome::ResolverUnavailable.into());
+    };
+    let asked = Asked { worker, tenant, verification, name: &name };
+    match permit.destination() {
+        Destination::Original => session::dial(worker, tenant, permit, flow),
+        Destination::Observe => {
+            asked.observe(&permit, flow);
+            session::dial(worker, tenant, permit, flow)
+        }
+        Destination::Verify => {
+            let permit = match asked.patiently(client, asked.verify(&permit, flow)).await.flatten() {
+                Ok(()) => permit,
+                Err(ended) => deny(tenant, flow, &permit, ended)?,
+            };
+            session::dial(worker, tenant, permit, flow)
+        }
+        Destination::Resolve => match asked.patiently(client, asked.resolve(&permit, flow)).await.flatten() {
+            Ok(permits) => dial_first(worker, tenant, client, permits, flow).await,
+            Err(ended) => {
+                let permit = deny(tenant, flow, &permit, ended)?;
+                session::dial(worker, tenant, permit, flow)
+            }
+        },
+    }
+}
+
+/// Refuses a flow that the rules had let out, unless monitor mode waives that.
+fn deny(tenant: &Tenant, flow: &mut Flow, permit: &Permit, ended: Ended) -> Result<Permit, Ended> {
+    if !ended.outcome.is_denial() {
+        return Err(ended);
+    }
+    flow.record.verdict = None;
+    flow.record.detail = ended.detail;
+    let denial = Denial { outcome: ended.outcome, rule: permit.rule().cloned() };
+    if !tenant.policy.mode.monitors(flow.record.time) {
+        return Err(session::deny(flow, denial));
+    }
+    match denial.waived(flow.record.destination) {
+        Ok(permit) => Ok(session::allow(flow, permit)),
+        Err(denial) => Err(session::deny(flow, denial)),
+    }
+}
+
+/// A flow's name, with what there is to ask about it.
+struct Asked<'a> {
+    worker: &'a Worker,
+    tenant: &'a Arc<Tenant>,
+    verification: &'a Verification,
+    name: &'a Hostname,
+}
+
+impl Asked<'_> {
+    /// Waits among the tenant's flows in inspection, and no longer than the client is there.
+    async fn patiently<T>(&self, client: &Leg, asking: impl Future<Output = T>) -> Result<T, Ended> {
+        let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
+        session::unless_gone(client, pin!(asking)).await
+    }
+
+    /// Whether the address is the name's; never an error, and within the time.
+    async fn check(&self, to: DialAddr, time: Duration) -> Match {
+        let Verification { verifier, asker, .. } = self.verification;
+        let asking = verifier.names().check(self.name, to.ip(), asker);
+        timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late))
+    }
+
+    async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), Ended> {
+        let found = self.check(permit.dial(), self.time_left(flow)).await;
+        flow.record.address_check = Some(count(self.verification, found));
+        let Some(ended) = refusal(found) else { return Ok(()) };
+        if ended.outcome == Outcome::DestinationMismatch {
+            note(&self.worker.gateway, self.tenant, permit.rule().cloned(), self.name, permit.dial());
+        }
+        Err(ended)
+    }
+
+    /// Finds out beside the flow, which does not wait for it.
+    fn observe(&self, permit: &Permit, flow: &mut Flow) {
+        let slot = Rc::new(Cell::new(None));
+        flow.observed = Some(Rc::clone(&slot));
+        let Some(place) = self.tenant.inspections.enter() else {
+            slot.set(Some(count(self.verification, Match::Unknown(Trouble::Busy))));
+            return;
+        };
+        let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
+        let (name, to, rule) = (self.name.clone(), permit.dial(), permit.rule().cloned());
+        let time = self.worker.inspect_deadline;
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            let Some(verification) = &tenant.verification else { return };
+            let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
+            let found = timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late));
+            slot.set(Some(count(verification, found)));
+            if let Match::No | Match::Absent = found {
+                note(&gateway, &tenant, rule, &name, to);
+            }
+        });
+    }
+
+    /// The addresses that the name is resolved to and policy lets it lead to; one at least.
+    async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
+        let Verification { verifier, asker, .. } = self.verification;
+        let families = self.tenant.pool.families();
+        let asking = verifier.names().resolve(self.name, &families, asker);
+        let late = Err(Unresolved::Unknown(Trouble::Late));
+        let addresses = timeout(self.time_left(flow), asking).await.unwrap_or(late);
+        let (found, addresses) = match addresses {
+            Ok(addresses) => (AddressCheck::Resolved, Ok(addresses)),
+            Err(Unresolved::Absent) => (AddressCheck::Absent, Err(Outcome::NameUnresolved.into())),
+            Err(Unresolved::Unknown(trouble)) => {
+                let detail = Some(trouble.as_str());
+                (AddressCheck::Unknown, Err(Ended { outcome: Outcome::ResolverUnavailable, detail }))
+            }
+        };
+        flow.record.address_check = Some(found);
+        self.verification.address_checks[found as usize].increment(1);
+        let asked = AskedName::Valid(self.name.clone());
+        let snapshot = self.worker.gateway.snapshot.load();
+        let leads_to = |ip: IpAddr| {
+            // An IPv4 address in disguise is that address to the kernel.
+            let ip = ip.to_canonical();
+            if snapshot.own.contain(ip) {
+                return Err(Outcome::DestinationLocal);
+            }
+            self.tenant.policy.redirect(permit, &asked, ip)
+        };
+        let (mut permits, mut refused) = (Vec::new(), Outcome::NameUnresolved);
+        for ip in addresses?.into_iter().rev() {
+            match leads_to(ip) {
+                Ok(permit) => permits.push(permit),
+                Err(why) => refused = why,
+            }
+        }
+        if permits.is_empty() {
+            let detail = Some("every address that the name was resolved to is refused");
+            return Err(Ended { outcome: refused, detail });
+        }
+        permits.reverse();
+        Ok(permits)
+    }
+
+    /// Of the time that there is for inspection, what the client has left.
+    fn time_left(&self, flow: &Flow) -> Duration {
+        self.worker.inspect_deadline.saturating_sub(flow.age())
+    }
+}
+
+/// Counts what was found, and yields it as the flow log says it.
+fn count(verification: &Verification, found: Match) -> AddressCheck {
+    let check = match found {
+        Match::Yes => AddressCheck::Match,
+        Match::No => AddressCheck::Mismatch,
+        Match::Absent => AddressCheck::Absent,
+        Match::Unknown(_) => AddressCheck::Unknown,
+    };
+    verification.address_checks[check as usize].increment(1);
+    check
+}
+
+/// How a flow ends that may only go to an address of the name's; `None` if it is one.
+fn refusal(found: Match) -> Option<Ended> {
+    let (outcome, detail) = match found {
+        Match::Yes => return None,
+        Match::No => (Outcome::DestinationMismatch, "the name has other addresses"),
+        Match::Absent => (Outcome::DestinationMismatch, "the name has no address of this family"),
+        Match::Unknown(trouble) => (Outcome::ResolverUnavailable, trouble.as_str()),
+    };
+    Some(Ended { outcome, detail: Some(detail) })
+}
+
+fn note(gateway: &Gateway, tenant: &Tenant, rule: Option<Arc<str>>, name: &Hostname, address: DialAddr) {
+    let tenant = Arc::clone(&tenant.policy.name);
+    gateway.mismatches.note(Mismatch { tenant, rule, name: name.clone(), address }, clock::wall());
+}
+
+/// Dials the addresses in their order, a little apart, and takes the first that answers.
+async fn dial_first<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    permits: Vec<Permit>,
+    flow: &mut Flow,
+) -> Result<Upstream<'w>, Ended> {
+    let mut dials: Vec<_> = permits.into_iter().map(Permit::into_dial).collect();
+    dials.truncate(MOST_TRIED);
+    flow.record.dialled = dials.first().copied();
+    flow.record.pool = Some(Arc::clone(tenant.pool.name()));
+    let started = clock::now();
+    let from = flow.record.client;
+    let attempts = dials.into_iter().map(|to| async move {
+        let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
+        let (socket, lease) = worker.dialler.start(to, lease, &worker.reactor)?;
+        // Dropped before the lease: the port is free after the socket is.
+        let leg = Leg::new(socket);
+        worker.dialler.answered(&leg).await?;
+        Ok((to, leg, lease))
+    });
+    let race = pin!(timeout(worker.dialler.connect_timeout, race(attempts, STAGGER)));
+    match session::unless_gone(client, race).await? {
+        Ok(Some(Ok(first))) => Ok(session::answered(worker, tenant, first, started, flow)),
+        Ok(Some(Err(error))) => Err(session::not_dialled(worker, tenant, &error)),
+        Ok(None) => Err(Outcome::NameUnresolved.into()),
+        Err(_) => Err(Outcome::ConnectTimeout.into()),
+    }
+}

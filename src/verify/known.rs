@@ -1,0 +1,242 @@
+//! What is known of one name in one address family. Pure: time comes from outside.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Addresses kept of one name. A content network hands out a few of hundreds at a time.
+const MOST: usize = 256;
+/// A name's addresses may be asked for again after this long, when a flow goes to one that is not among them.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// After a lookup that nobody answered.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// TTLs count as this at least: what is asked for every second is answered from here.
+const LEAST_TTL: Duration = Duration::from_secs(5);
+const MOST_TTL: Duration = Duration::from_hours(24);
+/// That a name does not exist is believed for so long at most: names are made and then used at once.
+const MOST_NEGATIVE_TTL: Duration = Duration::from_secs(30);
+
+/// What a server said of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// These are its addresses, for so long.
+    Addresses(Vec<IpAddr>, Duration),
+    /// It has none, for so long.
+    Absent(Duration),
+}
+
+/// How the last lookup ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// A server named addresses.
+    Answered,
+    /// Servers answered, and none named an address.
+    Absent,
+    /// No server answered.
+    Failed,
+}
+
+/// What is known of a name in one family.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// At most [`MOST`], each once.
+    addresses: Vec<Address>,
+    last: Option<Last>,
+}
+
+#[derive(Debug)]
+struct Address {
+    ip: IpAddr,
+    /// The TTL of the last answer that named it ends then.
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    end: End,
+    at: Instant,
+    /// What it said counts until then.
+    until: Instant,
+}
+
+impl Known {
+    /// Takes in what one server said, beside what is known already. Yields what that is, and until when it counts.
+    pub(super) fn merge(&mut self, answer: &Answer, now: Instant) -> (End, Instant) {
+        let (addresses, ttl) = match answer {
+            Answer::Addresses(addresses, ttl) => (addresses, ttl.clamp(&LEAST_TTL, &MOST_TTL)),
+            Answer::Absent(ttl) => return (End::Absent, now + *ttl.clamp(&LEAST_TTL, &MOST_NEGATIVE_TTL)),
+        };
+        let until = now + *ttl;
+        for ip in addresses.iter().take(MOST) {
+            match self.addresses.iter_mut().find(|known| known.ip == *ip) {
+                Some(known) => known.until = known.until.max(until),
+                None => self.addresses.push(Address { ip: *ip, until }),
+            }
+        }
+        if self.addresses.len() > MOST {
+            self.addresses.sort_unstable_by_key(|known| std::cmp::Reverse(known.until));
+            self.addresses.truncate(MOST);
+        }
+        (End::Answered, until)
+    }
+
+    /// A lookup has ended, with what was merged. One server that names addresses is enough, and what it said counts
+    /// until the first of such answers does not.
+    pub(super) fn conclude(&mut self, said: &[(End, Instant)], now: Instant) {
+        let first = |wanted| said.iter().filter(|(end, _)| *end == wanted).min_by_key(|(_, until)| *until);
+        let (end, until) =
+            *first(End::Answered).or_else(|| first(End::Absent)).unwrap_or(&(End::Failed, now + TRY_AGAIN));
+        self.last = Some(Last { end, at: now, until });
+    }
+
+    /// Whether the address is the name's, or was until less than `grace` ago.
+    pub(super) fn has(&self, ip: IpAddr, grace: Duration, now: Instant) -> bool {
+        self.addresses.iter().any(|known| known.ip == ip && now <= known.until + grace)
+    }
+
+    /// The addresses of answers that still count; if there are none, those that did until less than `grace` ago, the
+    /// latest first.
+    pub(super) fn addresses(&self, grace: Duration, now: Instant) -> Vec<IpAddr> {
+        let mut acceptable: Vec<_> =
+            self.addresses.iter().filter(|known| now <= known.until + grace).collect();
+        if acceptable.iter().any(|known| now <= known.until) {
+            acceptable.retain(|known| now <= known.until);
+        } else {
+            acceptable.sort_by_key(|known| std::cmp::Reverse(known.until));
+        }
+        acceptable.into_iter().map(|known| known.ip).collect()
+    }
+
+    /// Whether an answer that still counts named an address.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.addresses.iter().any(|known| now <= known.until)
+    }
+
+    /// How the last lookup ended, while that counts.
+    pub(super) fn end(&self, now: Instant) -> Option<End> {
+        self.last.filter(|last| now < last.until).map(|last| last.end)
+    }
+
+    /// What the last lookup says of an address that it did not name; `None` if that is to be asked again first. Answers
+    /// rotate, so an address is not turned away by one that is more than a second old.
+    pub(super) fn end_for_stranger(&self, now: Instant) -> Option<End> {
+        let last = self.last?;
+        match last.end {
+            End::Answered => (now < last.at + LOOK_AGAIN).then_some(End::Answered),
+            End::Absent | End::Failed => self.end(now),
+        }
+    }
+
+    /// Until when the last lookup counts.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.last.map(|last| last.until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn ip(n: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0xc000_0200 + n).into()
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn answer(ips: &[u32], ttl: u64) -> Answer {
+        Answer::Addresses(ips.iter().map(|&n| ip(n)).collect(), seconds(ttl))
+    }
+
+    fn told(known: &mut Known, answers: &[Answer], now: Instant) {
+        let said: Vec<_> = answers.iter().map(|answer| known.merge(answer, now)).collect();
+        known.conclude(&said, now);
+    }
+
+    #[test]
+    fn an_address_is_acceptable_until_grace_after_its_ttl() {
+        let start = crate::clock::now();
+        let mut known = Known::default();
+        told(&mut known, &[answer(&[1], 60)], start);
+        for (after, acceptable) in [(0, true), (60, true), (60 + 3600, true), (60 + 3601, false)] {
+            assert_eq!(known.has(ip(1), HOUR, start + seconds(after)), acceptable, "after {after} s");
+        }
+        assert!(!known.has(ip(2), HOUR, start));
+        assert!(!known.has(ip(1), Duration::ZERO, start + seconds(61)));
+    }
+
+    #[test]
+    fn answers_add_up_over_servers_and_lookups_and_a_negative_one_takes_nothing_away() {
+        let start = crate::clock::now();
+        let mut known = Known::default();
+        told(&mut known, &[answer(&[1], 20), answer(&[2], 60)], start);
+        let later = start + seconds(30);
+        told(&mut known, &[answer(&[3], 60)], later);
+        assert!((1..=3).all(|n| known.has(ip(n), HOUR, later)));
+        assert_eq!(known.addresses(HOUR, later), [ip(2), ip(3)], "what is dialled is what was said last");
+        told(&mut known, &[Answer::Absent(seconds(600))], later);
+        assert!((1..=3).all(|n| known.has(ip(n), HOUR, later)));
+        assert_eq!(known.end(later), Some(End::Absent));
+        assert_eq!(known.end(later + seconds(31)), None, "a negative answer is short-lived");
+    }
+
+    #[test]
+    fn one_server_that_answers_is_enough_and_none_is_a_failure() {
+        let start = crate::clock::now();
+        let mut known = Known::default();
+        told(&mut known, &[], start);
+        assert_eq!(known.end(start), Some(End::Failed));
+        assert_eq!(known.end(start + TRY_AGAIN), None, "it is tried again soon");
+        told(&mut known, &[Answer::Absent(seconds(9)), answer(&[1], 60)], start);
+        assert_eq!(known.end(start), Some(End::Answered));
+    }
+
+    #[test]
+    fn a_stranger_is_turned_away_only_by_a_lookup_of_the_last_second() {
+        let start = crate::clock::now();
+        let mut known = Known::default();
+        assert_eq!(known.end_for_stranger(start), None);
+        told(&mut known, &[answer(&[1], 3600)], start);
+        assert_eq!(known.end_for_stranger(start), Some(End::Answered));
+        assert_eq!(known.end_for_stranger(start + LOOK_AGAIN), None);
+        assert_eq!(known.end(start + LOOK_AGAIN), Some(End::Answered));
+    }
+
+    #[test]
+    fn when_nobody_answers_the_last_known_addresses_serve_the_latest_first() {
+        let start = crate::clock::now();
+        let mut known = Known::default();
+        told(&mut known, &[answer(&[1], 10)], start);
+        told(&mut known, &[answer(&[2], 10)], start + seconds(5));
+        assert_eq!(known.addresses(HOUR, start + seconds(100)), [ip(2), ip(1)]);
+        assert_eq!(known.addresses(HOUR, start + seconds(10) + HOUR), [ip(2), ip(1)]);
+        assert_eq!(known.addresses(HOUR, start + seconds(11) + HOUR), [ip(2)]);
+        assert!(known.addresses(HOUR, start + seconds(16) + HOUR).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn however_many_are_named_the_latest_few_are_kept(
+            answers in proptest::collection::vec(
+                (0..2000_u32, 1..400_u32, 5..100_u64), 1..20)
+        ) {
+            let mut now = crate::clock::now();
+            let mut known = Known::default();
+            for (first, count, ttl) in answers {
+                now += seconds(1);
+                let ips: Vec<_> = (first..first + count).collect();
+                told(&mut known, &[answer(&ips, ttl)], now);
+                prop_assert!(known.addresses.len() <= MOST);
+                let mut distinct: Vec<_> = known.addresses.iter().map(|known| known.ip).collect();
+                distinct.sort_unstable();
+                distinct.dedup();
+                prop_assert_eq!(distinct.len(), known.addresses.len());
+                prop_assert_eq!(known.end(now), Some(End::Answered));
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Is the address that a client dials really the one of the name that it asks for?
+//!
+//! [`Names`] remembers what DNS servers say of names: answers add up over servers and lookups, and count for a grace
+//! period beyond their TTL, because content networks rotate their addresses. docs/verify.md explains what that
+//! promises. Lookups run on the thread of a [`Verifier`]; workers look at what is known, and wait for what is not.
+
+mod dns;
+mod flights;
+mod known;
+mod memory;
+mod names;
+mod places;
+mod refresh;
+mod shards;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use dns::system_servers;
+pub use known::Answer;
+pub use names::{Ask, LookupMeters, Match, Names, Trouble, Unresolved};
+pub use places::Asker;
+pub use shards::Key;
+pub use verifier::{Settings, Verifier};

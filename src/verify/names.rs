@@ -1,0 +1,370 @@
+//! Which addresses names have: answers of DNS servers, kept, shared and refreshed.
+
+use super::flights::{Flight, Flights, Progress};
+use super::known::{Answer, End, Known};
+use super::places::{Asker, Places};
+use super::shards::{Key, Shards};
+use crate::addr::Family;
+use crate::hostname::Hostname;
+use metrics::{Counter, Histogram};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// A lookup takes at most this long, whatever the servers do.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// How long a flow waits for news while older addresses would serve it (RFC 8767 §5 says 1.8 s, for people).
+const STALE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the IPv4 addresses wait for the IPv6 ones (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// Asks every server for a name's addresses. What each says comes as it comes; nothing comes of one that fails.
+pub type Ask = Box<dyn Fn(&Hostname, Family) -> mpsc::Receiver<Answer> + Send + Sync>;
+
+/// Counts lookups.
+pub struct LookupMeters {
+    /// Those that found addresses.
+    pub answered: Counter,
+    /// Those that found that there are none.
+    pub absent: Counter,
+    /// Those that no server answered.
+    pub failed: Counter,
+    /// Those that were not made, for too many were under way.
+    pub refused: Counter,
+    /// How long they took, however they ended.
+    pub duration: Histogram,
+}
+
+/// What names are known by. A clone is the same memory.
+#[derive(Clone)]
+pub struct Names(Arc<Inner>);
+
+struct Inner {
+    shards: Shards,
+    flights: Flights<Key>,
+    places: Places,
+    ask: Ask,
+    grace: Duration,
+    runtime: Handle,
+    now: fn() -> Instant,
+    meters: LookupMeters,
+}
+
+/// Whether an address is a name's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// It is, or was until a short while ago.
+    Yes,
+    /// The name has others.
+    No,
+    /// The name has no address of that family.
+    Absent,
+    /// Nobody knows.
+    Unknown(Trouble),
+}
+
+/// Why it is not known what a name's addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// No server answered.
+    NoAnswer,
+    /// Too many lookups were under way.
+    Busy,
+    /// The servers did not answer within the time that the flow had.
+    Late,
+}
+
+impl Trouble {
+    /// In a few words, for the flow log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no DNS server answered",
+            Self::Busy => "too many DNS lookups were under way",
+            Self::Late => "the DNS servers did not answer within `[inspect] deadline`",
+        }
+    }
+}
+
+/// Why there is no address to dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The name has none.
+    Absent,
+    /// Nobody knows.
+    Unknown(Trouble),
+}
+
+/// What is known, or what to wait for.
+enum Look<T> {
+    Known(T),
+    Wait(Progress),
+}
+
+impl Names {
+    /// Lookups run on `runtime`; `grace` is how long an address counts after its TTL.
+    pub fn new(
+        ask: Ask,
+        grace: Duration,
+        runtime: Handle,
+        now: fn() -> Instant,
+        meters: LookupMeters,
+    ) -> Self {
+        let (shards, flights, places) = (Shards::default(), Flights::default(), Places::default());
+        Self(Arc::new(Inner { shards, flights, places, ask, grace, runtime, now, meters }))
+    }
+
+    /// Whether the address is the name's. Waits for a lookup if nothing is known, or if the address is not among those
+    /// known and they were not asked for just now. Bound the time.
+    pub async fn check(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Match {
+        let key = Key { name: name.clone(), family: Family::of(ip) };
+        loop {
+            match self.look(&key, ip, asker) {
+                Look::Known(found) => return found,
+                // The other end is gone when the lookup has ended.
+                Look::Wait(mut progress) => {
+                    let _ = progress.changed().await;
+                }
+            }
+        }
+    }
+
+    fn look(&self, key: &Key, ip: IpAddr, asker: &Asker) -> Look<Match> {
+        let inner = &self.0;
+        let now = (inner.now)();
+        // Nothing is asked for under the lock: a lookup that ends at once takes it too.
+        let read = || {
+            let mut shard = inner.shards.of(key);
+            let known = shard.known(key);
+            (known.has(ip, inner.grace, now), known.end(now).is_some(), known.end_for_stranger(now))
+        };
+        let (has, counts, _) = read();
+        if has {
+            if !counts {
+                // Whoever comes next is served by what comes of it.
+                let _ = self.ask_on(key, asker);
+            }
+            return Look::Known(Match::Yes);
+        }
+        let under_way = inner.flights.join(key);
+        let (has, _, end) = read();
+        if has {
+            return Look::Known(Match::Yes);
+        }
+        // The rest of an answer may name it.
+        if let Some(progress) = under_way {
+            return Look::Wait(progress);
+        }
+        match end {
+            Some(End::Answered) => Look::Known(Match::No),
+            Some(End::Absent) => Look::Known(Match::Absent),
+            Some(End::Failed) => Look::Known(Match::Unknown(Trouble::NoAnswer)),
+            None => self
+                .ask_on(key, asker)
+                .map_or_else(|trouble| Look::Known(Match::Unknown(trouble)), Look::Wait),
+        }
+    }
+
+    /// The addresses to dial for a name, in the order of RFC 8305 §4: families take turns, IPv6 first. Bound the time.
+    pub async fn resolve(
+        &self,
+        name: &Hostname,
+        families: &[Family],
+        asker: &Asker,
+    ) -> Result<Vec<IpAddr>, Unresolved> {
+        match families {
+            [] => Err(Unresolved::Absent),
+            [one] => self.addresses(name, *one, asker).await,
+            _ => self.resolve_both(name, asker).await,
+        }
+    }
+
+    async fn resolve_both(&self, name: &Hostname, asker: &Asker) -> Result<Vec<IpAddr>, Unresolved> {
+        let v4 = self.addresses(name, Family::V4, asker);
+        let v6 = self.addresses(name, Family::V6, asker);
+        tokio::pin!(v4, v6);
+        let (v6, v4) = tokio::select! {
+            biased;
+            first = &mut v6 => match first {
+                // What is known of the other family comes along; it is not waited for.
+                Ok(v6) => (Ok(v6), timeout(Duration::ZERO, v4).await.unwrap_or(Ok(Vec::new()))),
+                Err(why) => (Err(why), v4.await),
+            },
+            first = &mut v4 => match first {
+                Ok(v4) => (timeout(RESOLUTION_DELAY, v6).await.unwrap_or(Ok(Vec::new())), Ok(v4)),
+                Err(why) => (v6.await, Err(why)),
+            },
+        };
+        match (v6, v4) {
+            // Without an answer for one family nobody can say that the name has no address.
+            (Err(Unresolved::Absent), Err(why)) | (Err(why), Err(_)) => Err(why),
+            (v6, v4) => Ok(in_turns(v6.unwrap_or_default(), v4.unwrap_or_default())),
+        }
+    }
+
+    async fn addresses(
+        &self,
+        name: &Hostname,
+        family: Family,
+        asker: &Asker,
+    ) -> Result<Vec<IpAddr>, Unresolved> {
+        let key = Key { name: name.clone(), family };
+        loop {
+            let (mut progress, stale) = match self.look_up(&key, asker) {
+                (Look::Known(found), _) => return found,
+                (Look::Wait(progress), stale) => (progress, stale),
+            };
+            if stale.is_empty() {
+                let _ = progress.changed().await;
+            } else if timeout(STALE_PATIENCE, progress.changed()).await.is_err() {
+                return Ok(stale);
+            }
+        }
+    }
+
+    /// The addresses, or what to wait for with those that would serve meanwhile.
+    fn look_up(&self, key: &Key, asker: &Asker) -> (Look<Result<Vec<IpAddr>, Unresolved>>, Vec<IpAddr>) {
+        let inner = &self.0;
+        let now = (inner.now)();
+        let under_way = inner.flights.join(key);
+        let (addresses, end, fresh) = {
+            let mut shard = inner.shards.of(key);
+            let known = shard.known(key);
+            (known.addresses(inner.grace, now), known.end(now), known.is_fresh(now))
+        };
+        let last_known = |trouble, addresses: Vec<IpAddr>| {
+            let nothing = addresses.is_empty();
+            Look::Known(if nothing { Err(Unresolved::Unknown(trouble)) } else { Ok(addresses) })
+        };
+        let look = match end {
+            Some(End::Answered) => Look::Known(Ok(addresses)),
+            Some(End::Absent) => Look::Known(Err(Unresolved::Absent)),
+            Some(End::Failed) => last_known(Trouble::NoAnswer, addresses),
+            None => match under_way.map_or_else(|| self.ask_on(key, asker), Ok) {
+                _ if fresh => Look::Known(Ok(addresses)),
+                Ok(progress) => return (Look::Wait(progress), addresses),
+                Err(trouble) => last_known(trouble, addresses),
+            },
+        };
+        (look, Vec::new())
+    }
+
+    /// Begins a lookup for a flow.
+    fn ask_on(&self, key: &Key, asker: &Asker) -> Result<Progress, Trouble> {
+        let Some(place) = self.0.places.take(asker) else {
+            self.0.meters.refused.increment(1);
+            return Err(Trouble::Busy);
+        };
+        let (flight, progress) = match self.0.flights.begin(key) {
+            Ok(begun) => begun,
+            Err(under_way) => return Ok(under_way),
+        };
+        let lookup = Lookup { names: self.clone(), flight, said: Vec::new(), begun: self.now() };
+        self.0.runtime.spawn(async move {
+            lookup.run().await;
+            drop(place);
+        });
+        Ok(progress)
+    }
+
+    /// Asks for a name that nobody waits for, unless what is known of it still counts. Until when to leave it alone.
+    pub(super) async fn refresh(&self, key: &Key) -> Instant {
+        let now = (self.0.now)();
+        let until = self.0.shards.of(key).known(key).until();
+        if let Some(until) = until.filter(|until| now < *until) {
+            return until;
+        }
+        if let Ok((flight, _)) = self.0.flights.begin(key) {
+            Lookup { names: self.clone(), flight, said: Vec::new(), begun: now }.run().await;
+        }
+        self.0.shards.of(key).known(key).until().unwrap_or(now)
+    }
+
+    /// Until when what is known of a name counts.
+    pub(super) fn until(&self, key: &Key) -> Option<Instant> {
+        self.0.shards.of(key).peek(key).and_then(Known::until)
+    }
+
+    /// These names are kept for as long as nobody says otherwise; all others only while flows ask for them.
+    pub(super) fn pin(&self, keys: &HashSet<Key>) {
+        self.0.shards.pin(keys);
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        (self.0.now)()
+    }
+
+    /// How many names are known, in each family.
+    pub fn count(&self) -> usize {
+        self.0.shards.count()
+    }
+
+    /// The addresses that count for a name now, for people.
+    pub fn known(&self, name: &Hostname) -> Vec<IpAddr> {
+        let now = (self.0.now)();
+        let of = |family| {
+            let key = Key { name: name.clone(), family };
+            let mut shard = self.0.shards.of(&key);
+            shard.peek(&key).map(|known| known.addresses(self.0.grace, now)).unwrap_or_default()
+        };
+        [of(Family::V4), of(Family::V6)].concat()
+    }
+}
+
+/// One lookup under way. Dropped, it has ended with what was said by then.
+struct Lookup {
+    names: Names,
+    flight: Flight<Key>,
+    said: Vec<(End, Instant)>,
+    begun: Instant,
+}
+
+impl Lookup {
+    async fn run(mut self) {
+        let key = self.flight.key();
+        let mut answers = (self.names.0.ask)(&key.name, key.family);
+        let take_in = async {
+            while let Some(answer) = answers.recv().await {
+                let now = self.names.now();
+                let key = self.flight.key();
+                let said = self.names.0.shards.of(key).known(key).merge(&answer, now);
+                self.said.push(said);
+                self.flight.advance();
+            }
+        };
+        let _ = timeout(LOOKUP, take_in).await;
+    }
+}
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        let Inner { shards, meters, now, .. } = &*self.names.0;
+        let now = now();
+        let mut shard = shards.of(self.flight.key());
+        let known = shard.known(self.flight.key());
+        known.conclude(&self.said, now);
+        match known.end(now) {
+            Some(End::Answered) => meters.answered.increment(1),
+            Some(End::Absent) => meters.absent.increment(1),
+            Some(End::Failed) | None => meters.failed.increment(1),
+        }
+        meters.duration.record(now.saturating_duration_since(self.begun));
+    }
+}
+
+/// The first of the one, the first of the other, and so on.
+fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut all = Vec::with_capacity(first.len() + second.len());
+    loop {
+        let before = all.len();
+        all.extend(first.next());
+        all.extend(second.next());
+        if all.len() == before {
+            return all;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Where names are remembered: those of rules for good, those of flows as long as they are asked for.
+
+use super::known::Known;
+use super::memory::Memory;
+use crate::addr::Family;
+use crate::hostname::Hostname;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Workers seldom meet in one, and a reload holds one for a fraction of the names only.
+const SHARDS: usize = 64;
+/// Names of flows that a shard remembers, at most twice as many: 65,536 in all. Each takes some 300 bytes.
+const HALF: usize = 512;
+
+/// A name in one family.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The name.
+    pub name: Hostname,
+    /// The family.
+    pub family: Family,
+}
+
+#[derive(Debug)]
+pub(super) struct Shards {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pinned: HashMap<Key, Known>,
+    seen: Memory<Key, Known>,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        let shard = || Mutex::new(Shard { pinned: HashMap::new(), seen: Memory::new(HALF) });
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl Shards {
+    /// The shard of a key, locked: for a look, never over a wait.
+    pub(super) fn of(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[self.index(key)])
+    }
+
+    fn index(&self, key: &Key) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are all that counts")]
+        let hash = self.hasher.hash_one(key) as usize;
+        hash % SHARDS
+    }
+
+    /// These are remembered for good from now on, and no others.
+    pub(super) fn pin(&self, keys: &HashSet<Key>) {
+        let mut of: Vec<Vec<&Key>> = vec![Vec::new(); SHARDS];
+        for key in keys {
+            of[self.index(key)].push(key);
+        }
+        for (shard, keys) in self.shards.iter().zip(of) {
+            let Shard { pinned, seen } = &mut *lock(shard);
+            let mut before = std::mem::take(pinned);
+            for key in keys {
+                let known = before.remove(key).or_else(|| seen.remove(key)).unwrap_or_default();
+                pinned.insert(key.clone(), known);
+            }
+            for (key, known) in before {
+                seen.insert(key, known);
+            }
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        let count = |shard| {
+            let shard = lock(shard);
+            shard.pinned.len() + shard.seen.len()
+        };
+        self.shards.iter().map(count).sum()
+    }
+}
+
+impl Shard {
+    /// What is known of a name; nothing yet, if it is new.
+    pub(super) fn known(&mut self, key: &Key) -> &mut Known {
+        let Self { pinned, seen } = self;
+        match pinned.get_mut(key) {
+            Some(known) => known,
+            None => seen.get_or_default(key),
+        }
+    }
+
+    /// The same, for one who only looks.
+    pub(super) fn peek(&mut self, key: &Key) -> Option<&Known> {
+        self.pinned.get(key).or(self.seen.get(key).map(|known| &*known))
+    }
+}
+
+/// The maps are whole between calls, whoever panicked.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,258 @@
+//! Names over time, with scripted DNS servers and a clock that waits for nobody.
+
+use super::names::{LookupMeters, Match, Names, Trouble, Unresolved};
+use super::places::Asker;
+use super::refresh;
+use super::shards::Key;
+use crate::addr::Family;
+use crate::hostname::Hostname;
+use crate::verify::Answer;
+use metrics::{Counter, Histogram};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::{advance, sleep};
+
+const GRACE: Duration = Duration::from_hours(1);
+const ONE: &str = "192.0.2.1";
+const TWO: &str = "192.0.2.2";
+const THREE: &str = "192.0.2.3";
+const SIX: &str = "2001:db8::6";
+
+/// What one server says, and after how long; `None`: never.
+type Says = (u64, Option<Answer>);
+
+/// What each server says to the next lookups, and who was asked for.
+#[derive(Default)]
+struct Script {
+    says: Mutex<Vec<Says>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Script {
+    fn say(&self, says: Vec<Says>) {
+        *self.says.lock().unwrap() = says;
+    }
+
+    fn lookups(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+fn paused_now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn names(says: Vec<Says>) -> (Names, Arc<Script>) {
+    let script = Arc::new(Script::default());
+    script.say(says);
+    let servers = Arc::clone(&script);
+    let ask = Box::new(move |name: &Hostname, family: Family| {
+        servers.asked.lock().unwrap().push(format!("{name} {family:?}"));
+        let (said, answers) = mpsc::channel(8);
+        for (after, says) in servers.says.lock().unwrap().clone() {
+            let said = said.clone();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(after)).await;
+                match says.filter(|says| suits(says, family)) {
+                    Some(says) => drop(said.send(says).await),
+                    None => sleep(Duration::from_hours(1)).await,
+                }
+            });
+        }
+        answers
+    });
+    let counter = Counter::noop;
+    let meters = LookupMeters {
+        answered: counter(),
+        absent: counter(),
+        failed: counter(),
+        refused: counter(),
+        duration: Histogram::noop(),
+    };
+    (Names::new(ask, GRACE, Handle::current(), paused_now, meters), script)
+}
+
+fn suits(answer: &Answer, family: Family) -> bool {
+    match answer {
+        Answer::Addresses(addresses, _) => addresses.iter().all(|ip| Family::of(*ip) == family),
+        Answer::Absent(_) => true,
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn name() -> Hostname {
+    "api.example.com".parse().unwrap()
+}
+
+fn after(milliseconds: u64, addresses: &[&str], ttl: u64) -> Says {
+    let addresses = addresses.iter().map(|address| ip(address)).collect();
+    (milliseconds, Some(Answer::Addresses(addresses, Duration::from_secs(ttl))))
+}
+
+fn at_once(addresses: &[&str], ttl: u64) -> Says {
+    after(0, addresses, ttl)
+}
+
+const DEAD: Says = (0, None);
+
+async fn check(names: &Names, address: &str) -> Match {
+    names.check(&name(), ip(address), &Asker::default()).await
+}
+
+async fn resolve(names: &Names, families: &[Family]) -> Result<Vec<IpAddr>, Unresolved> {
+    names.resolve(&name(), families, &Asker::default()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answers_of_all_servers_count_and_the_first_that_names_the_address_is_enough() {
+    let (names, _) = names(vec![after(10, &[ONE], 60), after(20, &[TWO], 60), DEAD]);
+    let start = paused_now();
+    assert_eq!(check(&names, TWO).await, Match::Yes);
+    assert_eq!(paused_now() - start, Duration::from_millis(20), "it did not wait for the dead server");
+    assert_eq!(check(&names, THREE).await, Match::No);
+    assert_eq!(paused_now() - start, Duration::from_secs(5), "a mismatch waits for all, within bounds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_rotated_in_is_found_by_asking_again() {
+    let (names, script) = names(vec![at_once(&[ONE], 300)]);
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(check(&names, TWO).await, Match::No);
+    assert_eq!(script.lookups(), 1, "an answer of this very second is believed");
+    script.say(vec![at_once(&[TWO], 300)]);
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(check(&names, TWO).await, Match::Yes);
+    assert_eq!(check(&names, ONE).await, Match::Yes, "the one before is still good");
+    assert_eq!(script.lookups(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flows_that_ask_for_one_name_at_once_share_a_lookup() {
+    let (names, script) = names(vec![after(50, &[ONE], 60)]);
+    let asker = Asker::default();
+    let mut flows = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let (names, asker) = (names.clone(), asker.clone());
+        flows.spawn(async move { names.check(&name(), ip(ONE), &asker).await });
+    }
+    assert!(flows.join_all().await.iter().all(|found| *found == Match::Yes));
+    assert_eq!(script.lookups(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_no_server_answers_the_last_known_addresses_serve_for_the_grace_period() {
+    let (names, script) = names(vec![at_once(&[ONE], 60)]);
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+    script.say(vec![DEAD]);
+    advance(GRACE).await;
+    let start = paused_now();
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(start, paused_now(), "nobody waits for a name that is known");
+    assert_eq!(check(&names, TWO).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(resolve(&names, &[Family::V4]).await, Ok(vec![ip(ONE)]));
+    advance(Duration::from_mins(1)).await;
+    assert_eq!(check(&names, ONE).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(
+        resolve(&names, &[Family::V4]).await,
+        Err(Unresolved::Unknown(Trouble::NoAnswer)),
+        "never a guess"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_does_not_exist_is_not_asked_for_again_for_a_while() {
+    let (names, script) = names(vec![(0, Some(Answer::Absent(Duration::from_hours(1))))]);
+    for _ in 0..3 {
+        assert_eq!(check(&names, ONE).await, Match::Absent);
+        assert_eq!(resolve(&names, &[Family::V4]).await, Err(Unresolved::Absent));
+        advance(Duration::from_secs(5)).await;
+    }
+    assert_eq!(script.lookups(), 1);
+    script.say(vec![at_once(&[ONE], 60)]);
+    advance(Duration::from_secs(30)).await;
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dialled_is_fresh_and_families_take_turns() {
+    let (names, script) = names(vec![at_once(&[ONE, TWO], 60), at_once(&[SIX], 60)]);
+    let both = [Family::V6, Family::V4];
+    // each lookup waits for the server that has nothing of its family
+    assert_eq!(resolve(&names, &both).await.map(|found| found[0]), Ok(ip(SIX)));
+    advance(Duration::from_secs(6)).await;
+    assert_eq!(resolve(&names, &both).await, Ok(vec![ip(SIX), ip(ONE), ip(TWO)]));
+    advance(Duration::from_secs(61)).await;
+    script.say(vec![at_once(&[THREE], 60)]);
+    assert_eq!(resolve(&names, &[Family::V4]).await, Ok(vec![ip(THREE)]), "old addresses are not dialled");
+    advance(Duration::from_secs(61)).await;
+    script.say(vec![DEAD]);
+    let start = paused_now();
+    assert_eq!(resolve(&names, &[Family::V4]).await.map(|found| found.len()), Ok(3));
+    assert_eq!(paused_now() - start, Duration::from_millis(500), "older addresses serve soon");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_makes_names_up_does_not_stand_in_the_way_of_others() {
+    let (names, _) = names(vec![DEAD]);
+    let (busy, other) = (Asker::default(), Asker::default());
+    let mut flows = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let (names, busy) = (names.clone(), busy.clone());
+        let made_up = format!("n{n}.example.com").parse().unwrap();
+        flows.spawn(async move { names.check(&made_up, ip(ONE), &busy).await });
+    }
+    tokio::task::yield_now().await;
+    let start = paused_now();
+    assert_eq!(names.check(&name(), ip(ONE), &other).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(paused_now() - start, Duration::from_secs(5), "it was asked for");
+    let refused = flows.join_all().await;
+    let refused = refused.iter().filter(|found| **found == Match::Unknown(Trouble::Busy)).count();
+    assert_eq!(refused, 200 - 128);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_rules_are_known_before_anybody_asks_and_are_refreshed() {
+    let (names, script) = names(vec![at_once(&[ONE], 60)]);
+    let (pins, pinned) = mpsc::unbounded_channel();
+    tokio::spawn(refresh::run(names.clone(), pinned));
+    let keys = [Key { name: name(), family: Family::V4 }];
+    names.pin(&keys.clone().into());
+    pins.send(keys.into()).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let start = paused_now();
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(paused_now(), start);
+    assert_eq!(script.lookups(), 1);
+    sleep(Duration::from_mins(10)).await;
+    assert!(
+        (10..=11).contains(&script.lookups()),
+        "{} lookups in ten minutes of a minute each",
+        script.lookups()
+    );
+    pins.send([].into()).unwrap();
+    names.pin(&[].into());
+    sleep(Duration::from_secs(1)).await;
+    let before = script.lookups();
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(script.lookups(), before, "a name that no rule has is left alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_up_names_are_forgotten_and_those_of_rules_are_not() {
+    let (names, _) = names(vec![at_once(&[ONE], 60)]);
+    names.pin(&[Key { name: name(), family: Family::V4 }].into());
+    assert_eq!(check(&names, ONE).await, Match::Yes);
+    let asker = Asker::default();
+    for n in 0..70_000 {
+        let made_up = format!("n{n}.example.com").parse().unwrap();
+        assert_eq!(names.check(&made_up, ip(ONE), &asker).await, Match::Yes);
+    }
+    assert!(names.count() <= 65_537, "{}", names.count());
+    assert_eq!(names.known(&name()), [ip(ONE)]);
+}

@@ -1,0 +1,71 @@
+//! The thread on which names are looked up: never a worker's.
+
+use super::dns::Dns;
+use super::names::{LookupMeters, Names};
+use super::refresh;
+use super::shards::Key;
+use crate::clock;
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How names are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The DNS servers; at least one.
+    pub servers: Vec<SocketAddr>,
+    /// Answers must be signed from the root on, or provably not.
+    pub dnssec: bool,
+    /// How long an address counts after its TTL.
+    pub grace: Duration,
+}
+
+/// Looks names up until it is dropped.
+pub struct Verifier {
+    names: Names,
+    settings: Settings,
+    pins: mpsc::UnboundedSender<HashSet<Key>>,
+    /// The thread ends when this is gone.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Verifier {
+    /// Starts the thread.
+    pub fn start(settings: Settings, meters: LookupMeters) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let dns = Dns::new(&settings.servers, settings.dnssec).map_err(io::Error::other)?;
+        let ask = Box::new(move |name: &_, family| dns.ask(name, family));
+        let names = Names::new(ask, settings.grace, runtime.handle().clone(), clock::now, meters);
+        let (pins, pinned) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let refreshing = refresh::run(names.clone(), pinned);
+        thread::Builder::new().name("verify".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    () = refreshing => {}
+                }
+            });
+        })?;
+        Ok(Self { names, settings, pins, _stop: stop })
+    }
+
+    /// What it was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What names are known by.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// From now on these names are looked up before anybody asks, and again when their TTL ends; no others.
+    pub fn pin(&self, keys: HashSet<Key>) {
+        self.names.pin(&keys);
+        let _ = self.pins.send(keys); // the thread outlives this
+    }
+}
