@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 crate::trials! {
     both families:
         verify_lets_flows_go_to_the_names_addresses_and_nowhere_else,
+        egret_explain_knows_what_the_gateway_knows_of_a_name,
         observe_lets_all_go_and_says_what_verify_would_deny,
         resolve_goes_where_dns_says_whatever_the_client_dialled,
         resolve_tries_the_next_address_when_one_does_not_answer,
@@ -100,6 +101,34 @@ fn verify_lets_flows_go_to_the_names_addresses_and_nowhere_else(family: Family) 
     assert_eq!(flow["address_check"], Value::Null, "{flow:#}");
     let checks = |result| gateway.metric("egret_verify_total", &[("tenant", "alpha"), ("result", result)]);
     assert_eq!((checks("match"), checks("mismatch"), checks("unknown")), (2, 2, 0));
+}
+
+fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
+    let lab = Lab::new();
+    let (named, elsewhere) = (Host::Named.ip(family), Host::Elsewhere.ip(family));
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, named)]);
+    let folder = tempfile::TempDir::with_prefix("egret-netns-").unwrap();
+    for destination in ["verify", "resolve"] {
+        let admin = format!("admin = \"unix:{}\"", folder.path().join("admin.sock").display());
+        let gateway = lab.start_gateway(&Config { gateway: admin, ..config(destination) });
+        let explain = |address: IpAddr, live: &[&str]| -> Value {
+            let (from, address) = (Tenant::Alpha.client(family).to_string(), address.to_string());
+            let question = ["explain", "--json", "--from", &from, "--to", NAME, "--address", &address];
+            let output = gateway.egret(&[&question, live].concat());
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        };
+        // looked up before the first flow, since the rule names it
+        let told = wait_for("the name's addresses", || {
+            let told = explain(named, &["--live"]);
+            if told["known_addresses"] == serde_json::json!([named]) { Ok(told) } else { Err(told) }
+        });
+        assert_eq!((&told["allowed"], &told["destination"]), (&true.into(), &destination.into()), "{told:#}");
+        let told = explain(elsewhere, &["--live"]);
+        let outcome = if destination == "verify" { "destination_mismatch".into() } else { Value::Null };
+        assert_eq!(told["outcome"]["name"], outcome, "{told:#}");
+        let told = explain(elsewhere, &[]);
+        assert_eq!((&told["allowed"], &told["known_addresses"]), (&true.into(), &Value::Null), "{told:#}");
+    }
 }
 
 fn observe_lets_all_go_and_says_what_verify_would_deny(family: Family) {

@@ -186,6 +186,8 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
         rules: Vec::new(),
         allowed: false,
         rule: None,
+        destination: None,
+        known_addresses: None,
         would_deny: None,
         outcome: None,
         pool: None,

@@ -114,6 +114,10 @@ pub struct ExplainReport {
     pub allowed: bool,
     /// The rule that decides.
     pub rule: Option<String>,
+    /// Which address it goes to, by the rule that lets it out: `original`, `observe`, `verify` or `resolve`.
+    pub destination: Option<String>,
+    /// What is known of the name's addresses now; `null` unless live, and where `destination` asks about them.
+    pub known_addresses: Option<Vec<IpAddr>>,
     /// The denial that monitor mode spares it; `null` where policy allows it, or the tenant enforces.
     pub would_deny: Option<ExplainedOutcome>,
     /// Why it would not leave; `null` if it would.

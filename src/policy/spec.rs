@@ -63,6 +63,18 @@ pub enum Destination {
     Resolve,
 }
 
+impl Destination {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Original => "original",
+            Self::Observe => "observe",
+            Self::Verify => "verify",
+            Self::Resolve => "resolve",
+        }
+    }
+}
+
 /// What a rule says of the flows it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {

@@ -9,6 +9,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     let mut text = String::new();
     write_question(&mut text, report);
     write_rules(&mut text, report);
+    write_check(&mut text, report);
     write_verdict(&mut text, report);
     if let Some(pool) = &report.pool {
         write_pool(&mut text, pool);
@@ -51,6 +52,25 @@ fn write_rules(text: &mut String, report: &ExplainReport) {
     if report.tenant.is_some() && report.rules.is_empty() {
         text.push_str("rules    none: the tenant may reach nothing\n");
     }
+}
+
+/// Whether the address is the name's, as far as that is asked.
+fn write_check(text: &mut String, report: &ExplainReport) {
+    let Some(destination) = report.destination.as_deref().filter(|destination| *destination != "original")
+    else {
+        return;
+    };
+    let known = match &report.known_addresses {
+        None => "the running gateway knows the name's addresses: ask with --live".to_owned(),
+        Some(known) if known.is_empty() => {
+            "the name's addresses are not known yet: a flow looks them up".to_owned()
+        }
+        Some(known) => {
+            let known: Vec<_> = known.iter().map(IpAddr::to_string).collect();
+            format!("the name is known to have {}", known.join(", "))
+        }
+    };
+    let _ = writeln!(text, "checks   destination = {destination:?}; {known}");
 }
 
 fn write_verdict(text: &mut String, report: &ExplainReport) {
