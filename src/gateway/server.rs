@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
+use tokio::task::spawn_local;
 
 /// How far the gateway's stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +52,18 @@ pub fn run(
     };
     let worker = Rc::new(Worker::new(gateway, settings, Rc::clone(&reactor)));
     runtime.block_on(async {
+        // As tasks: what wakes the future that is blocked on goes through an eventfd.
+        let reactor = spawn_local(async move { reactor.run().await });
+        let accepting = spawn_local(accept(Rc::clone(&worker), Listener::new(listener)?, stage.clone()));
+        spawn_local(tick());
         let until_stopped = async {
-            accept(&worker, Listener::new(listener)?, stage.clone()).await;
+            accepting.await?;
             // Those that live may finish. A sender that is gone is a gateway that is gone.
             let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
             Ok(())
         };
         tokio::select! {
-            error = reactor.run() => Err(error),
+            error = reactor => Err(error?),
             result = until_stopped => result,
         }
     })?;
@@ -69,8 +74,20 @@ pub fn run(
     Ok(())
 }
 
+/// Has a timer due soon at any time: setting one that is due before all others goes through an eventfd, and each flow
+/// sets several.
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+    }
+}
+
+/// Less than any time-out that a flow commonly has.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Takes flows in until the stage is no longer [`Stage::Running`].
-async fn accept(worker: &Rc<Worker>, listener: Listener, mut stage: watch::Receiver<Stage>) {
+async fn accept(worker: Rc<Worker>, listener: Listener, mut stage: watch::Receiver<Stage>) {
     let stopped = stage.wait_for(|stage| *stage != Stage::Running);
     tokio::pin!(stopped);
     loop {
@@ -78,10 +95,11 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, mut stage: watch::Recei
             ready = listener.ready() => ready,
             _ = &mut stopped => return,
         };
-        match ready.and_then(|()| take_batch(worker, &listener)) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => pause_after(worker, &error).await,
+        match ready.and_then(|()| take_batch(&worker, &listener)) {
             // Those that were taken in get their turn.
-            Ok(()) | Err(_) => tokio::task::yield_now().await,
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => pause_after(&worker, &error).await,
         }
     }
 }
@@ -124,7 +142,7 @@ fn take_in(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr) {
         flow.outcome = Some(Outcome::GatewayFull);
         return;
     };
-    tokio::task::spawn_local(whole_life(Rc::clone(worker), client, flow, place));
+    spawn_local(whole_life(Rc::clone(worker), client, flow, place));
 }
 
 /// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
