@@ -34,6 +34,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         ports: PortRange::new(443, 443).into_iter().collect(),
         uninspected: false,
         destination: Destination::Original,
+        first_request_only: false,
     };
     let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
     TenantSpec {

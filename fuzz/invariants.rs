@@ -32,6 +32,14 @@ pub(crate) fn stable_verdict(bytes: &[u8], max: usize) -> Verdict {
     whole
 }
 
+/// The verdict, apart from how many bytes it took.
+pub(crate) fn but_for_length(mut verdict: Verdict) -> Verdict {
+    if let Verdict::Done(inspected) = &mut verdict {
+        inspected.length = 0;
+    }
+    verdict
+}
+
 /// The same handshake bytes in records of `size` bytes of payload, with what followed the records left out.
 pub(crate) fn refragmented(hello: &[u8], size: usize) -> Vec<u8> {
     let mut payload = Vec::new();
@@ -58,8 +66,7 @@ pub(crate) fn refragmented(hello: &[u8], size: usize) -> Vec<u8> {
 /// Whatever name rustls would take the client to want, it is that one, or the client is refused. Says whether rustls
 /// had an opinion, for tests that must not pass for lack of one.
 pub(crate) fn same_name_as_rustls_or_refused(bytes: &[u8], verdict: &Verdict) -> bool {
-    let Some(hello) = rustls_hello(bytes) else { return false };
-    let theirs = hello.client_hello().server_name().map(str::to_owned);
+    let Ok(theirs) = name_by_rustls(bytes) else { return false };
     match verdict {
         Verdict::Malformed(_) | Verdict::TooLarge(Protocol::Tls) => {}
         Verdict::Done(Inspected { protocol: Protocol::Tls, name, .. }) => match (name, theirs) {
@@ -74,6 +81,12 @@ pub(crate) fn same_name_as_rustls_or_refused(bytes: &[u8], verdict: &Verdict) ->
         }
     }
     true
+}
+
+/// The name that rustls takes the client to want; an error if it does not accept the hello.
+pub(crate) fn name_by_rustls(bytes: &[u8]) -> Result<Option<String>, ()> {
+    let hello = rustls_hello(bytes).ok_or(())?;
+    Ok(hello.client_hello().server_name().map(str::to_owned))
 }
 
 /// The hello, if rustls accepts it.

@@ -143,6 +143,19 @@ pub struct Said {
 
 /// `curl` from the tenant's address; `name` resolves to `host`. The text is status line, headers, body and errors.
 pub fn curl(lab: &Lab, tenant: Tenant, family: Family, url: &str, host: Host, ca: &Path) -> Said {
+    curl_with(lab, tenant, family, url, host, ca, &[])
+}
+
+/// [`curl`], with more arguments after the URL.
+pub fn curl_with(
+    lab: &Lab,
+    tenant: Tenant,
+    family: Family,
+    url: &str,
+    host: Host,
+    ca: &Path,
+    more: &[&str],
+) -> Said {
     let authority = url.split("://").nth(1).unwrap().split('/').next().unwrap();
     let port = if url.starts_with("https") { 443 } else { 80 };
     let ip = bracketed(host.ip(family));
@@ -163,7 +176,8 @@ pub fn curl(lab: &Lab, tenant: Tenant, family: Family, url: &str, host: Host, ca
             .arg(format!("{authority}:{port}:{ip}"))
             .arg("--cacert")
             .arg(ca)
-            .arg(url),
+            .arg(url)
+            .args(more),
     );
     Said { code: output.status.code().unwrap_or(-1), text: text(&output) }
 }

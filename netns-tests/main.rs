@@ -36,6 +36,8 @@ mod tests_modes;
 mod tests_ports;
 mod tests_relay;
 mod tests_reload;
+mod tests_requests;
+mod tests_retry;
 mod tests_shares;
 mod tests_sources;
 mod tests_startup;
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         tests_web::trials(),
         tests_tls::trials(),
         tests_http::trials(),
+        tests_requests::trials(),
+        tests_retry::trials(),
         tests_sources::trials(),
         tests_control::trials(),
         tests_shares::trials(),

@@ -18,12 +18,18 @@ pub struct Nginx {
 const NAMES: [&str; 4] =
     ["allowed.example.org", "*.wild.example.org", "beta.example.org", "denied.example.org"];
 
+/// A folder with a self-signed certificate, `cert.pem`, and its `key.pem`.
+pub fn certificate() -> TempDir {
+    let dir = TempDir::with_prefix("egret-server-").unwrap();
+    let certified = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
+    fs::write(dir.path().join("cert.pem"), certified.cert.pem()).unwrap();
+    fs::write(dir.path().join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    dir
+}
+
 impl Nginx {
     pub fn start(lab: &Lab) -> Self {
-        let dir = TempDir::with_prefix("egret-nginx-").unwrap();
-        let certified = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
-        fs::write(dir.path().join("cert.pem"), certified.cert.pem()).unwrap();
-        fs::write(dir.path().join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+        let dir = certificate();
         fs::write(dir.path().join("nginx.conf"), configuration(&dir)).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-p").arg(dir.path()).args(["-e", "error.log", "-c", "nginx.conf"]);

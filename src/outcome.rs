@@ -159,8 +159,10 @@ outcomes! {
         => "A client opens connections and sends nothing: find it by client address. Raise `[inspect] max_pending` if the load is real.";
     MalformedTls = "malformed_tls", Client, Denied: "The bytes start like TLS and are not a valid ClientHello."
         => "Capture the first packets. Something is broken, or tries to slip by.";
-    MalformedHttp = "malformed_http", Client, Denied: "The bytes start like an HTTP request and are not a valid or unambiguous request head."
-        => "Capture the request. Two Host headers, junk after the port and bare control characters are all refused.";
+    MalformedHttp = "malformed_http", Client, Denied: "The bytes start like an HTTP request and are not a valid or unambiguous request head; or a later request of the connection is not, or ends in more than one place."
+        => "`detail` says what is wrong; docs/inspection.md, what is refused and why. Capture the request. For clients that cannot be mended there is `http = \"first-request\"`.";
+    HelloChanged = "hello_changed", Client, Denied: "The client sent a second ClientHello (after a HelloRetryRequest) that asks for another name than the first; both ends were reset."
+        => "No TLS library does this. Find out what runs there: it tries to slip by.";
     EchDenied = "ech_denied", Policy, Denied: "The ClientHello offers to be an encrypted one (ECH), and the tenant's `ech` is `\"deny\"`."
         => "Turn ECH off in the client (browsers send it, or GREASE that looks like it, with every hello), or set `ech = \"outer\"` for the tenant.";
     InvalidHostname = "invalid_hostname", Client, Denied: "The SNI or Host is there and is not a hostname."

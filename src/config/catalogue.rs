@@ -284,10 +284,12 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
     DESTINATION: Choice<Destination> = Choice { words: &[("original", Destination::Original), ("observe", Destination::Observe), ("verify", Destination::Verify), ("resolve", Destination::Resolve)], later: &[] },
         "destination", Default(r#""original""#), r#""verify""#,
         "Which address is dialled. `\"original\"`: the one that the client dialled. `\"observe\"`: the same, and the flow log and `egret_verify_total` say whether it is one of the name's. `\"verify\"`: only if it is, else `destination_mismatch`. `\"resolve\"`: one that Egret resolves the name to, whatever the client dialled. All but `\"original\"` need names, and ask the servers of `[resolver]`; docs/verify.md says what each promises.";
+    HTTP: Choice<bool> = Choice { words: &[("every-request", false), ("first-request", true)], later: &[] }, "http", Default(r#""every-request""#), r#""first-request""#,
+        "Which requests of an HTTP/1 connection are judged. `\"first-request\"` is for clients that do not keep to the framing that docs/inspection.md asks for: what follows their first request head is relayed unseen, requests for other names included.";
 }
 
 section! { deny, "[[tenant.deny]]", "One deny rule. It needs one key at least beside `name`; what is covered is as with `[[tenant.allow]]`.",
-    elsewhere |key| matches!(key, "inspect" | "destination").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
+    elsewhere |key| matches!(key, "inspect" | "destination" | "http").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
     NAME: Name = Name, "name", Optional, r#""no-mail""#,
         "How the flow log calls the rule. Without it, by `file:line`.";
     HOSTS: List<Host> = List(Host), "hosts", Optional, r#"["admin.example.com"]"#,

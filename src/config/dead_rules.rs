@@ -259,6 +259,7 @@ mod tests {
         fields.prop_map(|(effect, hosts, cidrs, ports, uninspected, destination)| RuleSpec {
             label: "r".into(),
             effect,
+            first_request_only: false,
             uninspected: uninspected && effect == Effect::Allow && hosts.is_empty() && !cidrs.is_empty(),
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),

@@ -208,7 +208,12 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
             "`destination` goes with names: without one there is nothing to compare an address with";
         out.error(table.place_of(&allow::DESTINATION), message, "add `hosts` or `hosts_file`, or remove it");
     }
+    if !inspected && table.has(&allow::HTTP) {
+        let message = "`http` cannot go with `inspect = \"none\"`: no request is read";
+        out.error(table.place_of(&allow::HTTP), message, "remove one of the two");
+    }
     rule.uninspected = !inspected;
+    rule.first_request_only = table.read(&allow::HTTP, out).unwrap_or_default();
     (rule, places)
 }
 
@@ -270,6 +275,7 @@ fn read_rule(
         ports: values(table.read(keys.ports, out).unwrap_or_default()),
         uninspected: false,
         destination: Destination::Original,
+        first_request_only: false,
     };
     let names_at =
         if table.has(keys.hosts) { table.place_of(keys.hosts) } else { table.place_of(keys.hosts_file) };

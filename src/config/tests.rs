@@ -360,6 +360,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "belongs to [[tenant.allow]]",
     ),
     ("inspect = \"none\"", "+1:11: error: `inspect = \"none\"` cannot go with names", "`cidrs`"),
+    (
+        "[[tenant.allow]]\ncidrs = [\"192.0.2.1\"]\ninspect = \"none\"\nhttp = \"every-request\"",
+        "+4:8: error: `http` cannot go with `inspect = \"none\"`",
+        "remove one",
+    ),
+    ("http = \"first\"", "+1:8: error: `http`: \"first\" is not one of its words", "first-request"),
     ("inspect = \"off\"", "+1:11: error: `inspect`: \"off\" is not one of its words", "\"auto\" or \"none\""),
     (
         "name = \"a\"\n[[tenant.allow]]\nname = \"a\"\nhosts = [\"a.example\"]",

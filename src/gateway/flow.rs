@@ -38,6 +38,7 @@ pub struct Flow {
     worker: Rc<Epilogue>,
     up: Cell<u64>,
     down: Cell<u64>,
+    requests: Cell<u32>,
 }
 
 impl Flow {
@@ -60,6 +61,7 @@ impl Flow {
             worker,
             up: Cell::new(0),
             down: Cell::new(0),
+            requests: Cell::new(0),
         }
     }
 
@@ -91,6 +93,13 @@ impl Meter for Flow {
         self.down.set(self.down.get() + bytes as u64);
         self.meters.bytes_down.increment(bytes as u64);
     }
+    fn requests(&self, requests: usize) {
+        if requests > 0 {
+            let more = u32::try_from(requests).unwrap_or(u32::MAX);
+            self.requests.set(self.requests.get().saturating_add(more));
+            self.meters.http_requests.increment(requests as u64);
+        }
+    }
 }
 
 impl Drop for Flow {
@@ -104,6 +113,7 @@ impl Drop for Flow {
         }
         record.bytes_up = self.up.get();
         record.bytes_down = self.down.get();
+        record.requests = Some(self.requests.get()).filter(|&requests| requests > 0);
         record.duration = self.age();
         self.meters.flows_active.decrement(1);
         let (ended, denied) = self.meters.outcome(record.outcome);
@@ -130,6 +140,7 @@ mod tests {
             ech: metrics::Counter::noop(),
             inspect_duration: metrics::Histogram::noop(),
             connect_duration: metrics::Histogram::noop(),
+            http_requests: metrics::Counter::noop(),
             flow_duration: metrics::Histogram::noop(),
             port_allocation_failures: metrics::Counter::noop(),
             ended: counters(),

@@ -19,6 +19,8 @@ pub struct TenantMeters {
     pub inspect_duration: Histogram,
     /// `egret_connect_duration_seconds`
     pub connect_duration: Histogram,
+    /// `egret_http_requests_total`
+    pub http_requests: Counter,
     /// `egret_flow_duration_seconds`
     pub flow_duration: Histogram,
     /// `egret_port_allocation_failures_total` of the tenant's pool; a no-op where it has none.

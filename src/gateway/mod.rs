@@ -7,6 +7,7 @@ mod admission;
 mod candidate;
 mod flow;
 mod flow_table;
+mod guard;
 mod leg;
 mod meters;
 mod mismatches;

@@ -25,10 +25,14 @@ pub struct FlowRecord {
     pub destination: OriginalDestination,
     /// The name the client asked for, canonical.
     pub hostname: Option<Hostname>,
+    /// The name of a later HTTP request on the same connection, for which the flow was ended.
+    pub denied_hostname: Option<Hostname>,
     /// Where the name came from.
     pub hostname_from: Option<NameSource>,
     /// What the client spoke: `tls`, `http`, `other`; `null` if it was not inspected.
     pub protocol: Option<&'static str>,
+    /// HTTP: requests that were judged and let through; `null` where they were not followed.
+    pub requests: Option<u32>,
     /// TLS: the application protocols offered, comma-separated.
     pub alpn: Option<Box<str>>,
     /// TLS: whether an `encrypted_client_hello` extension was there.
@@ -87,8 +91,10 @@ impl FlowRecord {
             client,
             destination,
             hostname: None,
+            denied_hostname: None,
             hostname_from: None,
             protocol: None,
+            requests: None,
             alpn: None,
             ech: false,
             rule: None,
@@ -218,7 +224,9 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
         destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
         hostname: Some("api.example.com".parse().unwrap()),
+        denied_hostname: None,
         hostname_from: Some(NameSource::Sni),
+        requests: None,
         protocol: Some("tls"),
         alpn: Some("h2,http/1.1".into()),
         ech: false,
@@ -253,7 +261,7 @@ mod tests {
             line,
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
-             \"hostname_from\":\"sni\",\"protocol\":\"tls\",\"alpn\":\"h2,http/1.1\",\"ech\":false,\
+             \"denied_hostname\":null,\"hostname_from\":\"sni\",\"protocol\":\"tls\",\"requests\":null,\"alpn\":\"h2,http/1.1\",\"ech\":false,\
              \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"address_check\":\"match\",\"outcome\":\"closed\",\
              \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\

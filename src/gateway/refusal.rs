@@ -2,6 +2,7 @@
 
 use super::leg::Leg;
 use super::record::FlowRecord;
+use crate::hostname::Hostname;
 use crate::outcome::Outcome;
 use crate::relay::{self, Scratch};
 use std::time::Duration;
@@ -18,8 +19,15 @@ const fn alert(description: u8) -> [u8; 7] {
 const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
-/// Answers in the client's own protocol, if it is known; else the drop of the leg resets it.
-pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome, scratch: &Scratch) {
+/// Answers in the client's own protocol, if it is known; else the drop of the leg resets it. `asked` is the name that was
+/// refused.
+pub(super) async fn answer(
+    client: &Leg,
+    record: &FlowRecord,
+    asked: Option<&Hostname>,
+    outcome: Outcome,
+    scratch: &Scratch,
+) {
     let ours =
         matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
     match record.protocol {
@@ -28,18 +36,24 @@ pub(super) async fn answer(client: &Leg, record: &FlowRecord, outcome: Outcome, 
             relay::refuse(client, &alert(description), PATIENCE, scratch).await;
         }
         Some("http") => {
-            relay::refuse(client, http(record, outcome, ours).as_bytes(), PATIENCE, scratch).await;
+            relay::refuse(client, http(record, asked, outcome, ours).as_bytes(), PATIENCE, scratch).await;
         }
         _ => return,
     }
     client.ended_well();
 }
 
-fn http(record: &FlowRecord, outcome: Outcome, ours: bool) -> String {
+/// Lets a client that has the server's last word read it, and close.
+pub(super) async fn say_nothing(client: &Leg, scratch: &Scratch) {
+    relay::refuse(client, &[], PATIENCE, scratch).await;
+    client.ended_well();
+}
+
+fn http(record: &FlowRecord, asked: Option<&Hostname>, outcome: Outcome, ours: bool) -> String {
     let status = if ours { "503 Service Unavailable" } else { "403 Forbidden" };
     let tenant = record.tenant.as_deref().unwrap_or("unknown");
     let port = record.destination.port();
-    let to = match &record.hostname {
+    let to = match asked {
         Some(name) => format!("{name}:{port}"),
         None => record.destination.to_string(),
     };

@@ -7,6 +7,7 @@ use super::admission::Pass;
 use super::candidate::Trial;
 use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow};
+use super::guard::{Guard, Refused, outcome_of};
 use super::leg::Leg;
 use super::record::{NameSource, Verdict};
 use super::refusal;
@@ -20,7 +21,7 @@ use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
 use crate::policy::{Decision, Denial, Destination, Permit, Seen};
-use crate::relay::{self, End, Side};
+use crate::relay::{self, End, Farewell, Guarded, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
 use std::future::poll_fn;
@@ -39,7 +40,8 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
             flow.record.detail = detail.or(flow.record.detail);
             if outcome.is_denial() {
                 flow.record.verdict.get_or_insert(Verdict::Deny);
-                refusal::answer(client, &flow.record, outcome, &worker.scratch).await;
+                let asked = flow.record.hostname.as_ref();
+                refusal::answer(client, &flow.record, asked, outcome, &worker.scratch).await;
             }
         }
     }
@@ -47,7 +49,7 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
     let Admitted { tenant, trial, place: _place } = admit(worker, flow)?;
-    let permit = decide(worker, &tenant, trial, client, flow).await?;
+    let (permit, mut guard) = decide(worker, &tenant, trial, client, flow).await?;
     let mut upstream = match permit.destination() {
         Destination::Original => dial(worker, &tenant, permit, flow)?,
         // In a box: flows that are not verified do not carry the room for it.
@@ -58,7 +60,18 @@ async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome,
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;
     }
-    let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow).await;
+    let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow, &mut guard).await;
+    match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
+        // In a box, for flows are to be small, and few end so.
+        Some(refused) if !refused.waived => {
+            return Ok(Box::pin(stop(worker, client, refused, &end, flow)).await);
+        }
+        Some(refused) => {
+            flow.record.would_deny = Some(refused.outcome);
+            note_refusal(flow, refused);
+        }
+        None => {}
+    }
     Ok(finish(worker, client, &mut upstream, end, flow).await)
 }
 
@@ -99,6 +112,9 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     Ok(Admitted { tenant, trial, place })
 }
 
+/// What guards a flow while it is relayed; `None` where nobody needs to look.
+type MaybeGuarded = Option<Box<Guarded<Guard>>>;
+
 /// Learns what the client wants, and whether it may have it.
 async fn decide(
     worker: &Worker,
@@ -106,26 +122,35 @@ async fn decide(
     trial: Option<Box<Trial>>,
     client: &Leg,
     flow: &mut Flow,
-) -> Result<Permit, Ended> {
-    let (to, trial) = (flow.record.destination, trial.as_deref());
-    let Some(rules) = trial.map_or(Some(&*tenant.policy), |trial| trial.lead(&tenant.policy)) else {
+) -> Result<(Permit, MaybeGuarded), Ended> {
+    let (to, time, trial) = (flow.record.destination, flow.record.time, trial.as_deref());
+    let Some(rules) = trial.map_or(Some(&tenant.policy), |trial| trial.lead(&tenant.policy)) else {
         let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
         return Err(denied(Some(tenant), trial, flow, denial));
     };
-    let (seen, decision) = if let Some(permit) = rules.decide_unseen(to) {
-        (None, Decision::Permit(permit))
+    let (seen, inspected, decision) = if let Some(permit) = rules.decide_unseen(to) {
+        (None, None, Decision::Permit(permit))
     } else {
-        let seen = inspect(worker, tenant, client, flow).await?;
-        let decision = rules.judge(&seen, to, flow.record.time);
-        (Some(seen), decision)
+        let (seen, inspected) = inspect(worker, tenant, client, flow).await?;
+        let decision = rules.judge(&seen, to, time);
+        (Some(seen), inspected, decision)
     };
     if let Some(trial) = trial {
         trial.compare(Some(&tenant.policy), flow, seen.as_ref(), &decision);
     }
-    match decision {
-        Decision::Permit(permit) => Ok(allow(flow, permit)),
-        Decision::Denial(denial) => Err(deny(flow, denial)),
+    if decision.denies_for() == Some(Outcome::MalformedHttp)
+        && let Some(Inspected { unframed, .. }) = inspected
+    {
+        flow.record.detail = unframed;
     }
+    let permit = match decision {
+        Decision::Permit(permit) => permit,
+        Decision::Denial(denial) => return Err(deny(flow, denial)),
+    };
+    let guard = inspected.and_then(|inspected| {
+        Guard::of(&inspected, &permit, rules, to, rules.mode.monitors(time), worker.bounds)
+    });
+    Ok((allow(flow, permit), guard))
 }
 
 /// Refuses a flow whose client nobody needs to listen to.
@@ -149,43 +174,45 @@ pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
     permit
 }
 
-/// Listens to the client.
-async fn inspect(worker: &Worker, tenant: &Tenant, client: &Leg, flow: &mut Flow) -> Result<Seen, Ended> {
-    let Some(_place) = tenant.inspections.enter() else { return Ok(Seen::Unclear(Outcome::InspectionBusy)) };
+/// Listens to the client: what comes of it, and what it wants if that is clear.
+async fn inspect(
+    worker: &Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    flow: &mut Flow,
+) -> Result<(Seen, Option<Inspected>), Ended> {
+    let Some(_place) = tenant.inspections.enter() else {
+        return Ok((Seen::Unclear(Outcome::InspectionBusy), None));
+    };
     let inspected = worker.peeker.peek(client).await;
     let took = flow.age();
     flow.record.inspect = Some(took);
     flow.meters().inspect_duration.record(took);
     match inspected {
-        Ok(inspected) => {
-            let ech = inspected.ech;
-            Ok(Seen::Asked { name: note_inspection(flow, inspected), ech })
+        Ok(mut inspected) => {
+            note_inspection(flow, &mut inspected);
+            let (name, ech, unframed) = (inspected.name.clone(), inspected.ech, inspected.unframed.is_some());
+            Ok((Seen::Asked { name, ech, unframed }, Some(inspected)))
         }
         Err(Unclear::ClientLeft) => Err(Outcome::ClientLeft.into()),
-        Err(Unclear::TimedOut(protocol)) => Ok(unclear(flow, protocol, Outcome::InspectTimeout)),
-        Err(Unclear::TooLarge(protocol)) => Ok(unclear(flow, protocol, Outcome::HelloTooLarge)),
-        Err(Unclear::Malformed(why)) => {
-            flow.record.detail = Some(why.reason);
-            let http = why.protocol == Protocol::Http;
-            let outcome = if http { Outcome::MalformedHttp } else { Outcome::MalformedTls };
-            Ok(unclear(flow, why.protocol, outcome))
+        Err(unclear) => {
+            let (outcome, detail) = outcome_of(unclear);
+            flow.record.detail = detail;
+            flow.record.protocol = unclear.protocol().map(Protocol::as_str);
+            Ok((Seen::Unclear(outcome), None))
         }
     }
 }
 
-fn unclear(flow: &mut Flow, protocol: Protocol, outcome: Outcome) -> Seen {
-    flow.record.protocol = Some(protocol.as_str());
-    Seen::Unclear(outcome)
-}
-
-/// Notes in the record what the client wants; yields the name that policy judges.
-fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
+/// Notes in the record what the client wants.
+fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if inspected.ech {
         flow.meters().ech.increment(1);
     }
     let record = &mut flow.record;
     record.protocol = Some(inspected.protocol.as_str());
-    record.alpn = (!inspected.alpn.is_empty()).then_some(inspected.alpn);
+    let alpn = std::mem::take(&mut inspected.alpn);
+    record.alpn = (!alpn.is_empty()).then_some(alpn);
     record.ech = inspected.ech;
     match &inspected.name {
         AskedName::Valid(name) => {
@@ -199,7 +226,6 @@ fn note_inspection(flow: &mut Flow, inspected: Inspected) -> AskedName {
         AskedName::Invalid(why) => record.detail = Some(why.as_str()),
         AskedName::Absent => {}
     }
-    inspected.name
 }
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
@@ -350,6 +376,7 @@ async fn finish(
         }
         End::Idle => Outcome::IdleTimeout,
         End::HalfOpen => Outcome::HalfOpenTimeout,
+        End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
         End::Failed { side, error } => {
             let (outcome, detail) = failed(worker, side, &error);
             // Known from here on, whatever happens to this task.
@@ -360,6 +387,35 @@ async fn finish(
             outcome
         }
     }
+}
+
+/// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
+async fn stop(worker: &Worker, client: &Leg, refused: Refused, end: &End, flow: &mut Flow) -> Outcome {
+    let outcome = refused.outcome;
+    // Known from here on, whatever happens to this task.
+    flow.outcome = Some(outcome);
+    flow.record.verdict = Some(Verdict::Deny);
+    note_refusal(flow, refused);
+    match end {
+        End::Stopped(Farewell::Answer) => {
+            let asked = flow.record.denied_hostname.as_ref();
+            refusal::answer(client, &flow.record, asked, outcome, &worker.scratch).await;
+        }
+        End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
+        // What the server has said so far is delivered before the reset.
+        End::Stopped(Farewell::Reset)
+        | End::Finished { .. }
+        | End::Failed { .. }
+        | End::Idle
+        | End::HalfOpen => relay::settle(client).await,
+    }
+    outcome
+}
+
+fn note_refusal(flow: &mut Flow, refused: Refused) {
+    flow.record.detail = refused.detail;
+    flow.record.rule = refused.rule.or(flow.record.rule.take());
+    flow.record.denied_hostname = refused.hostname;
 }
 
 /// When Linux gives the 4-tuple back after both sides have finished.

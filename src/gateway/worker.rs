@@ -3,6 +3,7 @@
 use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
 use super::flow_table::FlowTable;
+use super::guard::Bounds;
 use super::meters::TenantMeters;
 use super::mismatches::Mismatches;
 use super::snapshot::Snapshot;
@@ -64,6 +65,7 @@ pub(super) struct Worker {
     pub(super) reactor: Rc<Reactor>,
     pub(super) peeker: Peeker,
     pub(super) inspect_deadline: Duration,
+    pub(super) bounds: Bounds,
     pub(super) dialler: Dialler,
     pub(super) scratch: Scratch,
     pub(super) silence: Silence,
@@ -84,6 +86,7 @@ impl Worker {
             reactor,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             inspect_deadline: settings.inspect_deadline,
+            bounds: Bounds { max_hello: settings.max_hello, patience: settings.inspect_deadline },
             dialler: settings.dialler,
             scratch: Scratch::new(settings.most_pipes),
             silence: settings.silence,

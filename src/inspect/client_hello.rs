@@ -26,7 +26,9 @@ type Result<T, E = &'static str> = std::result::Result<T, E>;
 pub(super) fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
     let malformed = |reason| Verdict::Malformed(Malformed { protocol: Protocol::Tls, reason });
     match records::client_hello(bytes, max, scratch) {
-        Ok(body) => read(body).map_or_else(malformed, Verdict::Done),
+        Ok((body, length)) => {
+            read(body).map_or_else(malformed, |hello| Verdict::Done(Inspected { length, ..hello }))
+        }
         Err(Stop::NeedMore(at_least)) => Verdict::NeedMore { at_least },
         Err(Stop::Malformed(reason)) => malformed(reason),
         Err(Stop::TooLarge) => Verdict::TooLarge(Protocol::Tls),
@@ -35,8 +37,7 @@ pub(super) fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdic
 
 fn read(body: &[u8]) -> Result<Inspected> {
     let hello = parse(body)?;
-    let mut inspected =
-        Inspected { protocol: Protocol::Tls, name: AskedName::Absent, alpn: Box::default(), ech: false };
+    let mut inspected = Inspected::nothing(Protocol::Tls);
     let mut rest = hello.ext.unwrap_or_default();
     let mut seen = [0; MAX_EXTENSIONS];
     let mut count = 0;

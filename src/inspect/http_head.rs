@@ -1,8 +1,10 @@
 //! What an HTTP/1 request head asks for: the one host that every reader of it would agree on (RFC 9112).
 
 use super::authority::Authority;
+use super::follow::framing::{self, Body};
 use super::{Inspected, Malformed, Protocol, Verdict};
 use crate::hostname::AskedName;
+use httparse::Header;
 use std::io::BufRead;
 
 /// Headers of one request. Servers commonly stop at 100.
@@ -13,9 +15,11 @@ type Result<T, E = &'static str> = std::result::Result<T, E>;
 /// Judges bytes that start with a method and a space, at most `max` of them.
 pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
     match read(bytes) {
-        Ok(Some(name)) => {
-            Verdict::Done(Inspected { protocol: Protocol::Http, name, alpn: Box::default(), ech: false })
-        }
+        Ok(Some(request)) => Verdict::Done(Inspected {
+            name: request.name,
+            unframed: request.body.err(),
+            ..Inspected::nothing(Protocol::Http)
+        }),
         // One byte can end the head, or spoil it.
         Ok(None) if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
         Ok(None) => Verdict::TooLarge(Protocol::Http),
@@ -23,21 +27,46 @@ pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
     }
 }
 
+/// A whole request head.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) name: AskedName,
+    /// What follows it, or why that is not clear.
+    pub(super) body: Result<Body>,
+    /// Whether the method is HEAD, whose answer has no body whatever its headers say.
+    pub(super) by_head: bool,
+    pub(super) upgrade: Upgrade,
+}
+
+/// Which protocol a client offers to go on with (RFC 9110 §7.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    No,
+    /// HTTP/2, whose requests nobody would judge; clients offer it that do not depend on it.
+    Http2,
+    Other,
+}
+
 /// `None` until the head is whole. The request line is judged as soon as it is, so that a client that speaks
 /// something else and waits for an answer gets one.
-fn read(bytes: &[u8]) -> Result<Option<AskedName>> {
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
     let Some((line, rest)) = split_line(bytes)? else { return Ok(None) };
-    let target = request_line(line)?;
+    let line = request_line(line)?;
     let Some(fields) = header_section(rest)? else { return Ok(None) };
-    let host = host(fields)?;
-    let asked = match (target, host) {
-        (None, None) => return Ok(Some(AskedName::Absent)),
-        (Some(one), None) | (None, Some(one)) => one,
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let headers = match httparse::parse_headers(fields, &mut headers) {
+        Ok(httparse::Status::Complete((length, headers))) if length == fields.len() => headers,
+        Ok(_) | Err(_) => return Err("a header line is not `name: value`"),
+    };
+    let name = match (line.target, host(headers)?) {
+        (None, None) => AskedName::Absent,
+        (Some(one), None) | (None, Some(one)) => one.into_name(),
         // RFC 9112 §3.2.2 has the target win. A server that goes by Host instead must not reach another name.
-        (Some(target), Some(host)) if target.agrees_with(&host) => target,
+        (Some(target), Some(host)) if target.agrees_with(&host) => target.into_name(),
         (Some(_), Some(_)) => return Err("the target and the Host header disagree"),
     };
-    Ok(Some(asked.into_name()))
+    let body = framing::of_request(line.method, line.minor, headers);
+    Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: upgrade(headers) }))
 }
 
 /// The first line with its CRLF, and the rest. RFC 9112 §2.2 lets a server take a lone LF for a line end; readers
@@ -53,8 +82,15 @@ fn split_line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>> {
     }
 }
 
-/// The authority in the request line, if the target is in absolute form.
-fn request_line(line: &[u8]) -> Result<Option<Authority<'_>>> {
+struct RequestLine<'a> {
+    method: &'a str,
+    /// The authority, if the target is in absolute form.
+    target: Option<Authority<'a>>,
+    /// Of HTTP/1.
+    minor: u8,
+}
+
+fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
     if line == b"PRI * HTTP/2.0\r\n" {
         return Err("HTTP/2 without TLS");
     }
@@ -64,15 +100,16 @@ fn request_line(line: &[u8]) -> Result<Option<Authority<'_>>> {
         Err(httparse::Error::Version) => return Err("the version is not HTTP/1.0 or HTTP/1.1"),
         Err(_) => return Err("the request line is not one of HTTP/1"),
     }
-    let (Some(method), Some(target)) = (request.method, request.path) else {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err("the request line is not one of HTTP/1");
     };
-    match (method, target) {
-        ("CONNECT", _) => Err("CONNECT is for forward proxies"),
-        ("OPTIONS", "*") => Ok(None),
-        (_, target) if target.starts_with('/') => Ok(None),
-        (_, target) => absolute(target).map(Some),
-    }
+    let target = match (method, target) {
+        ("CONNECT", _) => return Err("CONNECT is for forward proxies"),
+        ("OPTIONS", "*") => None,
+        (_, target) if target.starts_with('/') => None,
+        (_, target) => Some(absolute(target)?),
+    };
+    Ok(RequestLine { method, target, minor })
 }
 
 /// The authority of `http://authority/…`. Its end is where RFC 3986 §3.2 puts it.
@@ -102,16 +139,24 @@ fn header_section(bytes: &[u8]) -> Result<Option<&[u8]>> {
 }
 
 /// The value of the one Host header.
-fn host(section: &[u8]) -> Result<Option<Authority<'_>>> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let headers = match httparse::parse_headers(section, &mut headers) {
-        Ok(httparse::Status::Complete((length, headers))) if length == section.len() => headers,
-        Ok(_) | Err(_) => return Err("a header line is not `name: value`"),
-    };
+fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
     let mut hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
     let Some(host) = hosts.next() else { return Ok(None) };
     if hosts.next().is_some() {
         return Err("more than one Host header");
     }
     Authority::parse(host.value).map(Some)
+}
+
+/// A server may take any of the protocols offered, so one that is HTTP/2 counts.
+fn upgrade(headers: &[Header<'_>]) -> Upgrade {
+    let mut upgrade = Upgrade::No;
+    for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("upgrade")) {
+        let mut offered = header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+        if offered.any(|protocol| protocol.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"))) {
+            return Upgrade::Http2;
+        }
+        upgrade = Upgrade::Other;
+    }
+    upgrade
 }

@@ -3,11 +3,11 @@
 //! The caller peeks and hands over *all* bytes seen so far; nothing is kept between calls, so a flow under inspection
 //! costs no memory of ours. What was decided stays decided: more bytes never change a verdict other than `NeedMore`.
 //!
-//! Only the first hello or request head of a connection is read. Later requests on a kept-alive connection, and
-//! handshakes after a `HelloRetryRequest`, are the server's to judge.
+//! What comes later, the next requests and a second hello, is followed by [`Exchange`] and [`Hellos`] while it is relayed.
 
 mod authority;
 mod client_hello;
+mod follow;
 mod http_head;
 mod peek;
 mod records;
@@ -15,6 +15,7 @@ mod records;
 mod tests;
 
 use crate::hostname::AskedName;
+pub use follow::{Changed, Exchange, Hellos, Remainder, Then};
 pub use peek::{Peeker, Unclear};
 
 /// What the bytes so far amount to.
@@ -66,6 +67,17 @@ pub struct Inspected {
     pub alpn: Box<str>,
     /// TLS: an `encrypted_client_hello` extension is there (many clients send a meaningless one, RFC 9849 GREASE).
     pub ech: bool,
+    /// TLS: the length of the hello with its record headers.
+    pub length: usize,
+    /// HTTP: why it is not clear where the request ends, if so.
+    pub unframed: Option<&'static str>,
+}
+
+impl Inspected {
+    fn nothing(protocol: Protocol) -> Self {
+        let (name, alpn) = (AskedName::Absent, Box::default());
+        Self { protocol, name, alpn, ech: false, length: 0, unframed: None }
+    }
 }
 
 /// Why bytes that start like TLS or HTTP are refused.
@@ -97,12 +109,7 @@ pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
         None => Verdict::TooLarge(Protocol::Other),
         Some(Protocol::Tls) => client_hello::inspect(bytes, max, scratch),
         Some(Protocol::Http) => http_head::inspect(bytes, max),
-        Some(Protocol::Other) => Verdict::Done(Inspected {
-            protocol: Protocol::Other,
-            name: AskedName::Absent,
-            alpn: Box::default(),
-            ech: false,
-        }),
+        Some(Protocol::Other) => Verdict::Done(Inspected::nothing(Protocol::Other)),
     }
 }
 

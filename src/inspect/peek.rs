@@ -35,6 +35,17 @@ pub enum Unclear {
     Malformed(Malformed),
 }
 
+impl Unclear {
+    /// What the client seemed to speak; `None` if it said nothing.
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::ClientLeft => None,
+            Self::TimedOut(protocol) | Self::TooLarge(protocol) => Some(protocol),
+            Self::Malformed(why) => Some(why.protocol),
+        }
+    }
+}
+
 impl Peeker {
     /// Hellos of up to `max_hello` bytes, all of it within `deadline`.
     pub fn new(max_hello: usize, deadline: Duration) -> Self {

@@ -8,7 +8,7 @@ pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const MAJOR_VERSION: u8 = 3;
 
 /// Content type, version, length.
-const RECORD_HEADER: usize = 5;
+pub(super) const RECORD_HEADER: usize = 5;
 /// The most that a plaintext record may hold.
 const MAX_PAYLOAD: usize = 1 << 14;
 /// Message type, length.
@@ -26,7 +26,7 @@ pub(super) enum Stop {
     TooLarge,
 }
 
-/// The body of the ClientHello that `bytes` start with, of at most `max` bytes together with all headers.
+/// The body of the ClientHello that `bytes` start with, and its length with all headers: at most `max` bytes.
 ///
 /// Every check happens at a fixed place in the bytes, in order, so that a verdict reached once is reached again
 /// whatever follows.
@@ -34,7 +34,7 @@ pub(super) fn client_hello<'a>(
     bytes: &'a [u8],
     max: usize,
     scratch: &'a mut Vec<u8>,
-) -> Result<&'a [u8], Stop> {
+) -> Result<(&'a [u8], usize), Stop> {
     let input = Input { bytes, max };
     let (length, mut record, mut at) = input.message_header()?;
     let (mut left, mut in_one_record) = (length, true);
@@ -53,10 +53,10 @@ pub(super) fn client_hello<'a>(
     }
     input.demand(record.end)?;
     if in_one_record {
-        return Ok(&bytes[at..record.end]);
+        return Ok((&bytes[at..record.end], record.end));
     }
     input.gather(record.end, MESSAGE_HEADER + length, scratch)?;
-    Ok(&scratch[MESSAGE_HEADER..])
+    Ok((&scratch[MESSAGE_HEADER..], record.end))
 }
 
 #[derive(Clone, Copy)]

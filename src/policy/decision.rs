@@ -24,12 +24,23 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// Why the flow may not leave, or would not in another mode.
+    pub fn denies_for(&self) -> Option<Outcome> {
+        match self {
+            Self::Permit(permit) => permit.would_deny,
+            Self::Denial(denial) => Some(denial.outcome),
+        }
+    }
+}
+
 /// Leave to dial one address, once. Only this room makes one, and dialling consumes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is there to be dialled"]
 pub struct Permit {
     rule: Option<Arc<str>>,
     dial: DialAddr,
+    every_request: bool,
     would_deny: Option<Outcome>,
     destination: Destination,
     /// The rule's, in the tenant that gave it; of no rule in monitor mode.
@@ -49,10 +60,17 @@ pub struct Denial {
 
 impl Permit {
     /// The client's own choice of address is the one dialled.
-    pub(super) fn new(rule: &Arc<str>, rank: u32, destination: Destination, to: OriginalDestination) -> Self {
+    pub(super) fn new(
+        rule: &Arc<str>,
+        rank: u32,
+        destination: Destination,
+        every_request: bool,
+        to: OriginalDestination,
+    ) -> Self {
         Self {
             rule: Some(rule.clone()),
             dial: DialAddr::new(to.socket()),
+            every_request,
             would_deny: None,
             destination,
             rank,
@@ -70,6 +88,7 @@ impl Permit {
         Self {
             rule: denial.rule,
             dial: DialAddr::new(to.socket()),
+            every_request: false,
             would_deny: Some(denial.outcome),
             destination: Destination::Original,
             rank: u32::MAX,
@@ -89,6 +108,11 @@ impl Permit {
     /// What it is good for, to choose a source address and port by.
     pub fn dial(&self) -> DialAddr {
         self.dial
+    }
+
+    /// Whether it is for one HTTP request, and the next of the same connection is to be judged by itself.
+    pub fn is_for_one_request(&self) -> bool {
+        self.every_request
     }
 
     /// Uses it up.

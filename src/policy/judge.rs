@@ -16,6 +16,8 @@ pub enum Seen {
         name: AskedName,
         /// Whether it offered an encrypted ClientHello.
         ech: bool,
+        /// Whether it is an HTTP request of which nobody can tell where it ends, so that none after it can be judged.
+        unframed: bool,
     },
     /// It is not, which is denied as this.
     Unclear(Outcome),
@@ -25,8 +27,11 @@ impl Tenant {
     /// What becomes of a flow whose client was listened to. A denial that monitor mode waives is a permit.
     pub fn judge(&self, seen: &Seen, to: OriginalDestination, now: Timestamp) -> Decision {
         let denial = match seen {
-            Seen::Asked { name, ech } => match self.decide(name, *ech, to) {
+            Seen::Asked { name, ech, unframed } => match self.decide(name, *ech, to) {
                 Decision::Denial(denial) => denial,
+                Decision::Permit(permit) if *unframed && permit.is_for_one_request() => {
+                    Denial { outcome: Outcome::MalformedHttp, rule: None }
+                }
                 permit @ Decision::Permit(_) => return permit,
             },
             Seen::Unclear(outcome) => Denial { outcome: *outcome, rule: None },
@@ -80,6 +85,7 @@ mod tests {
             ports: Vec::new(),
             uninspected: false,
             destination: Destination::Original,
+            first_request_only: false,
         }
     }
 
@@ -135,7 +141,7 @@ mod tests {
             assert_eq!(aside(&tenant, None, to(address)), word, "{address}");
         }
         let name = AskedName::Valid("example.com".parse().unwrap());
-        let seen = Seen::Asked { name, ech: false };
+        let seen = Seen::Asked { name, ech: false, unframed: false };
         assert_eq!(aside(&tenant, Some(&seen), to("192.0.2.1:443")), "allow");
         let unclear = Seen::Unclear(Outcome::InspectTimeout);
         assert_eq!(aside(&tenant, Some(&unclear), to("192.0.2.1:443")), "inspect_timeout");
@@ -145,7 +151,7 @@ mod tests {
     #[test]
     fn monitor_mode_waives_what_rules_and_inspection_deny() {
         let tenant = tenant(Mode::Monitor { until: None }, vec![rule("names", &["example.com"], &[])]);
-        let nameless = Seen::Asked { name: AskedName::Absent, ech: false };
+        let nameless = Seen::Asked { name: AskedName::Absent, ech: false, unframed: false };
         for seen in [nameless, Seen::Unclear(Outcome::MalformedTls)] {
             let decision = tenant.judge(&seen, to("192.0.2.1:443"), Timestamp::UNIX_EPOCH);
             let Decision::Permit(permit) = decision else { panic!("{decision:?}") };

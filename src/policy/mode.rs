@@ -58,6 +58,7 @@ pub fn can_be_waived(outcome: Outcome) -> bool {
         | Outcome::MalformedTls
         | Outcome::MalformedHttp
         | Outcome::EchDenied
+        | Outcome::HelloChanged
         | Outcome::InvalidHostname
         | Outcome::NoHostname
         | Outcome::DeniedByRule

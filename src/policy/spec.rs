@@ -45,6 +45,8 @@ pub struct RuleSpec {
     pub ports: Vec<PortRange>,
     /// `inspect = "none"`: flows that it covers are relayed before the client says anything. Only without `hosts`.
     pub uninspected: bool,
+    /// `http = "first-request"`: after a request that it allows, others of the same connection are not judged.
+    pub first_request_only: bool,
     /// Which address its flows go to. Other than `Original` only with `hosts`.
     pub destination: Destination,
 }

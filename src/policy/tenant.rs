@@ -58,6 +58,7 @@ struct Rule {
     place: Arc<Place>,
     uninspected: bool,
     destination: Destination,
+    first_request_only: bool,
     /// It has hosts.
     named: bool,
     /// Its place in the file.
@@ -210,9 +211,9 @@ impl Rules {
             if !rule.hosts.is_empty() {
                 named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
-            let RuleSpec { uninspected, destination, .. } = *rule;
+            let RuleSpec { uninspected, destination, first_request_only, .. } = *rule;
             let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
-            ranked.push(Rule { label, place, uninspected, destination, named, order });
+            ranked.push(Rule { label, place, uninspected, destination, first_request_only, named, order });
         }
         let mut chains = Chains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
@@ -273,7 +274,10 @@ impl Rules {
 
     fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
         let rule = &self.ranked[rank as usize];
-        Permit::new(&rule.label, rank, rule.destination, to)
+        // Where no rule goes by name, every other request would be permitted too.
+        let by_name = || rule.named || any_covers(&self.named_deny, to);
+        let every_request = !rule.uninspected && !rule.first_request_only && by_name();
+        Permit::new(&rule.label, rank, rule.destination, every_request, to)
     }
 }
 

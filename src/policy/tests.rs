@@ -18,6 +18,7 @@ fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u
         ports: ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect(),
         uninspected: false,
         destination: Destination::Original,
+        first_request_only: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! One direction of a flow.
 
+use super::guard::{Guard, Guarded, Passing};
 use super::pipes::Filled;
 use super::{COPY, Scratch, Side};
 use crate::sys::socket::Socket;
@@ -36,7 +37,7 @@ pub(super) struct OneWay<'a> {
 /// Bytes taken from `from` and not yet taken by `to`.
 enum Held {
     Nothing,
-    /// `0 < rest.len() < COPY`
+    /// `0 < rest.len()`
     Bytes(Box<[u8]>),
     Pipe(Filled),
 }
@@ -89,11 +90,17 @@ impl<'a> OneWay<'a> {
         }
     }
 
-    /// Moves what can be moved; ready when that was all. The FIN that is to follow is the caller's.
-    pub(super) fn poll(
+    /// Whether nothing that was read waits to be delivered.
+    pub(super) fn holds_nothing(&self) -> bool {
+        matches!(self.held, Held::Nothing)
+    }
+
+    /// Moves what can be moved and may pass; ready when that was all. The FIN that is to follow is the caller's.
+    pub(super) fn poll<G: Guard>(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
+        mut guard: Option<&mut Guarded<G>>,
         mut delivered: impl FnMut(usize),
     ) -> Poll<Result<(), Failed>> {
         let mut turn = TURN;
@@ -114,8 +121,19 @@ impl<'a> OneWay<'a> {
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
+            if self.side == Side::Client
+                && let Some(guard) = guard.as_deref_mut()
+            {
+                if let Some(bytes) = guard.poll_kept(cx) {
+                    self.held = Held::Bytes(bytes);
+                    continue;
+                }
+                if guard.is_closed() {
+                    return Poll::Pending;
+                }
+            }
             ready!(self.from.poll_readable(cx));
-            self.take(scratch, &mut |n| {
+            self.take(scratch, guard.as_deref_mut(), &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);
             })?;
@@ -179,37 +197,55 @@ impl<'a> OneWay<'a> {
     }
 
     /// Reads once, by copying or splicing; `held` is empty before.
-    fn take(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Failed> {
-        if self.splicing && self.splice(scratch)? {
-            return Ok(());
+    fn take<G: Guard>(
+        &mut self,
+        scratch: &Scratch,
+        guard: Option<&mut Guarded<G>>,
+        delivered: &mut impl FnMut(usize),
+    ) -> Result<(), Failed> {
+        if self.splicing {
+            let free = guard.as_ref().map_or(u64::MAX, |guard| guard.free(self.side));
+            let most = usize::try_from(free).unwrap_or(SPLICE).min(SPLICE);
+            let spliced = if most < COPY { 0 } else { self.splice(scratch, most)? };
+            if spliced > 0 {
+                if let Some(guard) = guard {
+                    guard.passes(self.side, spliced);
+                }
+                return Ok(());
+            }
         }
-        self.copy(scratch, delivered)
+        self.copy(scratch, guard, delivered)
     }
 
-    /// Fills a pipe. `false`: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
+    /// Fills a pipe with `most` bytes. 0: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
     /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
     /// (`tcp_read_sock` in net/ipv4/tcp.c).
-    fn splice(&mut self, scratch: &Scratch) -> Result<bool, Failed> {
-        let Some(pipe) = scratch.pipes.take() else { return Ok(false) };
-        match pipe.fill(self.from, SPLICE) {
+    fn splice(&mut self, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
+        let Some(pipe) = scratch.pipes.take() else { return Ok(0) };
+        match pipe.fill(self.from, most) {
             Ok(n @ 1..) => {
                 // The sender has slowed down: what comes next may be small.
                 self.splicing = n >= COPY;
                 self.held = Held::Pipe(Filled::new(pipe, n));
-                Ok(true)
+                Ok(n)
             }
             empty => {
                 scratch.pipes.put_back(pipe);
                 match empty {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err((self.side, error)),
-                    Ok(_) | Err(_) => Ok(false),
+                    Ok(_) | Err(_) => Ok(0),
                 }
             }
         }
     }
 
     /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.
-    fn copy(&mut self, scratch: &Scratch, delivered: &mut impl FnMut(usize)) -> Result<(), Failed> {
+    fn copy<G: Guard>(
+        &mut self,
+        scratch: &Scratch,
+        guard: Option<&mut Guarded<G>>,
+        delivered: &mut impl FnMut(usize),
+    ) -> Result<(), Failed> {
         let mut buffer = scratch.buffer.borrow_mut();
         let (from, to) = (self.from, self.to);
         let mut read = None;
@@ -231,10 +267,19 @@ impl<'a> OneWay<'a> {
             (None, _) => return Ok(()),
         };
         if n == 0 {
-            self.state = State::Ending;
+            self.end(guard);
             return Ok(());
         }
         self.splicing = n == COPY;
+        let n = match guard.map(|guard| guard.look(self.side, &buffer[..n])) {
+            None => n,
+            Some(Passing::Read(0)) => return Ok(()),
+            Some(Passing::Read(passing)) => passing,
+            Some(Passing::Kept(bytes)) => {
+                self.hold(bytes);
+                return Ok(());
+            }
+        };
         self.be_prompt(n);
         let sent = match to.try_write(|| stream::write(to, &buffer[..n])) {
             Ok(sent) => sent,
@@ -247,5 +292,22 @@ impl<'a> OneWay<'a> {
             self.held = Held::Bytes(buffer[sent..n].into());
         }
         Ok(())
+    }
+
+    /// `from` has finished.
+    fn end<G: Guard>(&mut self, guard: Option<&mut Guarded<G>>) {
+        if self.side == Side::Client
+            && let Some(guard) = guard
+        {
+            let Some(rest) = guard.finish() else { return };
+            self.hold(rest);
+        }
+        self.state = State::Ending;
+    }
+
+    fn hold(&mut self, bytes: Box<[u8]>) {
+        if !bytes.is_empty() {
+            self.held = Held::Bytes(bytes);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! nothing but its two sockets.
 
 mod direction;
+mod guard;
 mod pipes;
 mod refuse;
 mod watch;
@@ -14,6 +15,7 @@ use crate::sys::listener::Liveness;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use direction::OneWay;
+pub use guard::{CutOff, Guard, Guarded, Next, Passage};
 use pipes::Pipes;
 pub use refuse::refuse;
 use std::cell::RefCell;
@@ -64,6 +66,19 @@ pub enum End {
     Idle,
     /// [`Silence::half_open`] passed.
     HalfOpen,
+    /// The guard has stopped it.
+    Stopped(Farewell),
+}
+
+/// How a client stands whose flow the guard has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// It can be told why.
+    Answer,
+    /// It has the server's last word, and its FIN.
+    Finished,
+    /// It is in the middle of something.
+    Reset,
 }
 
 impl End {
@@ -71,7 +86,7 @@ impl End {
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
             Self::Failed { side, error } => Some((*side, Failure::of(error))),
-            Self::Finished { .. } | Self::Idle | Self::HalfOpen => None,
+            Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
         }
     }
 }
@@ -82,6 +97,8 @@ pub trait Meter {
     fn up(&self, bytes: usize);
     /// `bytes` from the server were taken by the client's socket.
     fn down(&self, bytes: usize);
+    /// The guard let so many requests begin.
+    fn requests(&self, requests: usize);
 }
 
 /// What the flows of a worker share. Its buffer is used within a poll only; nothing is in it between polls.
@@ -101,13 +118,15 @@ impl Scratch {
 /// A read of this size says that there is more to come, and that splicing pays.
 const COPY: usize = 16 * 1024;
 
-/// Relays until the flow's end. Dropping the future leaves both sockets as they are.
-pub fn relay<'a>(
+/// Relays until the flow's end. Dropping the future leaves both sockets as they are. The guard is gone once it is over,
+/// and otherwise still there at the end.
+pub fn relay<'a, G: Guard>(
     client: &'a Socket,
     upstream: &'a Socket,
     scratch: &'a Scratch,
     silence: &'a Silence,
     meter: &'a impl Meter,
+    guard: &'a mut Option<Box<Guarded<G>>>,
 ) -> impl Future<Output = End> + 'a {
     let mut flow = Flow {
         client,
@@ -119,7 +138,7 @@ pub fn relay<'a>(
         broken: None,
     };
     // No `async fn`: that would hold each argument twice, for as long as the flow lives.
-    poll_fn(move |cx| flow.poll(cx, scratch, meter))
+    poll_fn(move |cx| flow.poll(cx, scratch, meter, guard))
 }
 
 /// How long bytes that were sent before a reset have to reach the other end, before the reset follows them.
@@ -163,29 +182,57 @@ impl Broken {
 }
 
 impl Flow<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
+    fn poll<G: Guard>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        meter: &impl Meter,
+        guard: &mut Option<Box<Guarded<G>>>,
+    ) -> Poll<End> {
         if let Some(broken) = self.broken.take() {
-            return self.poll_broken(broken, cx, scratch, meter);
+            return self.poll_broken(broken, cx, scratch, meter, guard);
         }
-        let end = self.poll_both(cx, scratch, meter);
+        let end = self.poll_both(cx, scratch, meter, guard);
         if end.is_pending()
             && self.broken.is_none()
-            && let Poll::Ready((side, error)) = self.poll_failure(cx)
+            && let closed = guard.as_ref().is_some_and(|guarded| guarded.is_closed())
+            && let Poll::Ready((side, error)) = self.poll_failure(cx, closed)
         {
-            return self.poll_broken(Broken::new(side, error), cx, scratch, meter);
+            return self.poll_broken(Broken::new(side, error), cx, scratch, meter, guard);
         }
         end
     }
 
-    fn poll_both(&mut self, cx: &mut Context<'_>, scratch: &Scratch, meter: &impl Meter) -> Poll<End> {
-        let mut moved = self.up.poll(cx, scratch, |n| meter.up(n));
+    fn poll_both<G: Guard>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        meter: &impl Meter,
+        guard: &mut Option<Box<Guarded<G>>>,
+    ) -> Poll<End> {
+        let mut moved = self.up.poll(cx, scratch, guard.as_deref_mut(), |n| meter.up(n));
         if !matches!(moved, Poll::Ready(Err(_))) {
-            moved = self.down.poll(cx, scratch, |n| meter.down(n));
+            moved = self.down.poll(cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
+        }
+        if let Some(guarded) = guard {
+            // What the server has just said may be what the client's bytes waited for.
+            if guarded.waits() && !matches!(moved, Poll::Ready(Err(_))) {
+                moved = self.up.poll(cx, scratch, Some(guarded), |n| meter.up(n));
+            }
+            meter.requests(guarded.take_requests());
         }
         if let Poll::Ready(Err((side, error))) = moved {
-            return self.poll_broken(Broken::new(side, error), cx, scratch, meter);
+            return self.poll_broken(Broken::new(side, error), cx, scratch, meter, guard);
         }
         self.pass_on_ends();
+        if let Some(guarded) = guard {
+            if guarded.is_stopped() {
+                return self.poll_farewell(cx, guarded).map(End::Stopped);
+            }
+            if guarded.is_over() {
+                *guard = None;
+            }
+        }
         match self.first {
             Some(first) if self.up.is_done() && self.down.is_done() => Poll::Ready(End::Finished { first }),
             half_open => {
@@ -218,10 +265,10 @@ impl Flow<'_> {
         }
     }
 
-    /// Ready when a socket has failed from which nothing is read, because its bytes wait for the other end or it has
-    /// finished: no read would find it, so it is waited for by itself.
-    fn poll_failure(&self, cx: &Context<'_>) -> Poll<(Side, io::Error)> {
-        if self.up.is_reading() && self.down.is_reading() {
+    /// Ready when a socket has failed from which nothing is read, because its bytes wait for the other end, or it has
+    /// finished, or the guard has closed: no read would find it, so it is waited for by itself.
+    fn poll_failure(&self, cx: &Context<'_>, closed: bool) -> Poll<(Side, io::Error)> {
+        if self.up.is_reading() && self.down.is_reading() && !closed {
             return Poll::Pending;
         }
         let (side, socket) = match (self.client.poll_failed(cx), self.upstream.poll_failed(cx)) {
@@ -237,20 +284,43 @@ impl Flow<'_> {
         Poll::Ready((side, error))
     }
 
+    /// Waits for what the server still has to say to a client whose next bytes may not pass.
+    fn poll_farewell<G: Guard>(&mut self, cx: &mut Context<'_>, guard: &Guarded<G>) -> Poll<Farewell> {
+        if self.down.is_done() {
+            return Poll::Ready(Farewell::Finished);
+        }
+        match guard.farewell() {
+            Poll::Ready(false) => Poll::Ready(Farewell::Reset),
+            Poll::Ready(true) if self.down.holds_nothing() => Poll::Ready(Farewell::Answer),
+            Poll::Ready(true) | Poll::Pending => {
+                let moved = self.up.moved().wrapping_add(self.down.moved());
+                self.watch.poll(cx, moved, true).map(|_| Farewell::Reset)
+            }
+        }
+    }
+
     /// Goes on in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
     /// because it will not read the rest. Whoever still writes to it must not lose the answer.
-    fn poll_broken(
+    fn poll_broken<G: Guard>(
         &mut self,
         mut broken: Broken,
         cx: &mut Context<'_>,
         scratch: &Scratch,
         meter: &impl Meter,
+        guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
+        let guarded = guard.as_deref_mut();
         let rest = match broken.side {
-            Side::Client => self.up.poll(cx, scratch, |n| meter.up(n)),
-            Side::Upstream => self.down.poll(cx, scratch, |n| meter.down(n)),
+            Side::Client => self.up.poll(cx, scratch, guarded, |n| meter.up(n)),
+            Side::Upstream => self.down.poll(cx, scratch, guarded, |n| meter.down(n)),
         };
-        if rest.is_pending() && broken.until.as_mut().poll(cx).is_pending() {
+        // Of what a client left behind, nothing more passes once the guard has closed.
+        let mut closed = false;
+        if let Some(guarded) = guard {
+            meter.requests(guarded.take_requests());
+            closed = broken.side == Side::Client && guarded.is_closed() && self.up.holds_nothing();
+        }
+        if rest.is_pending() && !closed && broken.until.as_mut().poll(cx).is_pending() {
             self.broken = Some(broken);
             return Poll::Pending;
         }

@@ -11,15 +11,28 @@ use tokio::time::timeout;
 /// What a refused client may still send before it is cut off.
 const MOST_DISCARDED: usize = 256 * 1024;
 
-/// Sends `answer`, then FIN, and waits up to `patience` for the client to finish. What the client has sent or still
-/// sends is thrown away: closing with unread bytes would send RST, and the answer would be lost with it.
+/// Sends `answer`, then FIN, and waits for the client to finish, all of it for `patience` at most. What the client has
+/// sent or still sends is thrown away: closing with unread bytes would send RST, and the answer would be lost with it.
 pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch: &Scratch) {
-    // The send buffer of a new connection holds any answer of ours. If it does not, the client is not reading.
-    if stream::write(client, answer).ok() != Some(answer.len()) || stream::finish(client).is_err() {
-        return;
+    let told = async {
+        write_all(client, answer).await?;
+        stream::finish(client)?;
+        discard(client, scratch).await
+    };
+    // At the deadline, or if it is gone, the socket is closed all the same.
+    let _ = timeout(patience, told).await;
+}
+
+async fn write_all(client: &Socket, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        poll_fn(|cx| client.poll_writable(cx)).await;
+        match client.try_write(|| stream::write(client, bytes)) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
     }
-    // At the deadline the socket is closed all the same.
-    let _ = timeout(patience, discard(client, scratch)).await;
+    Ok(())
 }
 
 async fn discard(client: &Socket, scratch: &Scratch) -> io::Result<()> {

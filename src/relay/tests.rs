@@ -29,6 +29,38 @@ impl Meter for Tally {
     fn down(&self, bytes: usize) {
         self.down.set(self.down.get() + bytes);
     }
+    fn requests(&self, _: usize) {}
+}
+
+/// A guard that is never there.
+enum Nobody {}
+
+impl Guard for Nobody {
+    fn free(&self, _: Side) -> u64 {
+        match *self {}
+    }
+    fn passes(&mut self, _: Side, _: usize) {
+        match *self {}
+    }
+    fn judge(&mut self, _: &[u8]) -> Passage {
+        match *self {}
+    }
+    fn heed(&mut self, _: &[u8]) {
+        match *self {}
+    }
+    fn cut_off(&mut self, _: CutOff) -> Next {
+        match *self {}
+    }
+    fn farewell(&self) -> Poll<bool> {
+        match *self {}
+    }
+    fn is_over(&self) -> bool {
+        match *self {}
+    }
+}
+
+fn unguarded() -> Option<Box<Guarded<Nobody>>> {
+    None
 }
 
 /// Two connected sockets: the end of a test, and the end of the gateway.
@@ -62,7 +94,7 @@ fn run(
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
         let (scratch, tally) = (Scratch::new(4), Tally::default());
-        let end = relay(&client, &upstream, &scratch, &silence, &tally).await;
+        let end = relay(&client, &upstream, &scratch, &silence, &tally, &mut unguarded()).await;
         match end.failure() {
             Some((Side::Client, _)) => {
                 settle(&upstream).await;
@@ -276,7 +308,8 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
     let end = runtime.block_on(driven(async |reactor| {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
-        let end = relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default()).await;
+        let end =
+            relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default(), &mut unguarded()).await;
         stream::reset_on_close(&client).unwrap();
         end
     }));
@@ -329,7 +362,7 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
     runtime.block_on(driven(async |reactor| {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
-        relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default()).await;
+        relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default(), &mut unguarded()).await;
     }));
     assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
 }

@@ -156,6 +156,9 @@ catalogue! {
     RESOLVER_NAMES = "egret_resolver_names", Kind::Gauge, Count, [],
         help: "Names whose addresses are known, counted once for each family.",
         reading: "Names of rules without a wildcard, and those that flows asked for lately, at most 65,536 of these. A number near that bound is clients that make names up under a wildcard.";
+    HTTP_REQUESTS = "egret_http_requests_total", Kind::Counter, Count, ["tenant"],
+        help: "HTTP/1 requests that were judged and let through, later ones of a connection included.",
+        reading: "Not in it: requests over TLS, under `http = \"first-request\"` and after an upgrade, which nobody sees; and under rules that go by network alone. Denied requests end their flow and are in `egret_denials_total`.";
     FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(FLOW_SECONDS), Seconds, ["tenant"],
         help: "Time from accept to the end of the flow, refused flows included.",
         reading: "A step at 350 s or another round number is an idle time-out on the path. `_count` equals `egret_flows_total` over all outcomes.";
@@ -282,9 +285,9 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, {changes} of a candidate, 2 of bytes, 1 of ECH, and the flows that are active; {} with a pool. One in monitor mode makes {waived} more, one whose rules ask about addresses {checks}. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
-        outcomes + denials + histograms + changes + 4,
+         of histograms, {changes} of a candidate, 2 of bytes, and one each of flows that are active, encrypted hellos and HTTP requests; {} with a pool. One in monitor mode makes {waived} more, one whose rules ask about addresses {checks}. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + changes + 5,
+        outcomes + denials + histograms + changes + 6,
     );
     text
 }

@@ -216,6 +216,7 @@ impl Metrics {
             ech: counter(recorder, &catalogue::ECH_FLOWS, &[tenant]),
             inspect_duration: histogram(recorder, &catalogue::INSPECT_DURATION, &[tenant]),
             connect_duration: histogram(recorder, &catalogue::CONNECT_DURATION, &[tenant]),
+            http_requests: counter(recorder, &catalogue::HTTP_REQUESTS, &[tenant]),
             flow_duration: histogram(recorder, &catalogue::FLOW_DURATION, &[tenant]),
             port_allocation_failures: pool.map_or_else(Counter::noop, |pool| {
                 counter(recorder, &catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])

@@ -184,6 +184,7 @@ fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
         ports: rule.ports.iter().filter_map(|&port| PortRange::new(port, port)).collect(),
         uninspected: false,
         destination: Destination::Original,
+        first_request_only: false,
     }));
     spec
 }

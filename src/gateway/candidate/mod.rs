@@ -130,8 +130,8 @@ const NOBODY: &str = "unknown";
 
 impl Trial {
     /// Whose rules hold for the flow; `None` if the candidate's do and it knows no tenant for the client.
-    pub(super) fn lead<'a>(&'a self, in_force: &'a Tenant) -> Option<&'a Tenant> {
-        if self.leads { self.tenant.as_deref() } else { Some(in_force) }
+    pub(super) fn lead<'a>(&'a self, in_force: &'a Arc<Tenant>) -> Option<&'a Arc<Tenant>> {
+        if self.leads { self.tenant.as_ref() } else { Some(in_force) }
     }
 
     /// Notes what the candidate would change, of a flow whose fate was just decided by what was `seen`: nothing, where

@@ -3,7 +3,7 @@ use crate::hostname::NotAHostname;
 
 fn asked(head: &str) -> AskedName {
     let verdict = verdict(head.as_bytes());
-    let Verdict::Done(Inspected { protocol: Protocol::Http, name, alpn, ech: false }) = verdict else {
+    let Verdict::Done(Inspected { protocol: Protocol::Http, name, alpn, ech: false, .. }) = verdict else {
         panic!("{verdict:?}: {head:?}");
     };
     assert!(alpn.is_empty());

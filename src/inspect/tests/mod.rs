@@ -1,13 +1,19 @@
 //! Tests of the room as a whole.
 
+mod exchange;
+#[path = "../../../fuzz/followers.rs"]
+mod followers;
 mod hello;
+mod hellos;
 mod http;
 #[path = "../../../fuzz/invariants.rs"]
 mod invariants;
 mod seeds;
 mod tls;
 
-use super::{Inspected, Malformed, Protocol, Verdict, inspect};
+use super::{
+    Changed, Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear, Verdict, inspect,
+};
 use crate::hostname::{AskedName, Hostname};
 use proptest::prelude::*;
 

@@ -58,5 +58,26 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     ] {
         seeds.push((name, head.as_bytes().to_vec()));
     }
+    let get = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nB: c\r\n\r\n";
+    let length = "PUT / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
+    let upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: x\r\n\r\n";
+    let evil = "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let taken = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    for (name, turns) in [
+        ("exchange/pipelined", &[get, chunked, length, get, evil][..]),
+        ("exchange/upgraded", &[upgrade, "\u{ff}", taken, "\u{ff}", evil]),
+        ("exchange/declined", &[upgrade, evil, "\u{ff}", answer, "\u{ff}", get]),
+    ] {
+        let turns = turns.iter().map(|turn| if *turn == "\u{ff}" { b"\xff" } else { turn.as_bytes() });
+        seeds.push((name, turns.collect::<Vec<_>>().concat()));
+    }
+    let first = Hello::to("a.example").record();
+    for (name, second) in [("hellos/same", "a.example"), ("hellos/other", "b.example")] {
+        let retry = hellos::server_hello(true);
+        let client = [b"\x14\x03\x03\x00\x01\x01", &*Hello::to(second).record()].concat();
+        seeds.push((name, [first.as_slice(), &retry, &client].join(&0xa5)));
+    }
     seeds
 }

@@ -1,0 +1,171 @@
+//! What holds for the followers of a relayed connection, whatever the bytes: asserted by the fuzz targets, and by the
+//! unit tests on generated input.
+//!
+//! The includer names the room under test: `use …::{AskedName, Hostname, Exchange, Hellos, Remainder, Then};` beside
+//! `mod followers;`.
+
+#![allow(dead_code)] // every includer uses its part
+
+use super::{AskedName, Exchange, Hellos, Hostname, Remainder, Then};
+use std::fmt::Debug;
+
+/// What came of a connection.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Followed<D> {
+    /// The client's bytes that reached the server.
+    pub(crate) passed: Vec<u8>,
+    /// The names that were asked for and permitted.
+    pub(crate) permitted: Vec<AskedName>,
+    pub(crate) then: Then<D>,
+    pub(crate) remainder: Remainder,
+    /// The server took an upgrade.
+    pub(crate) upgraded: bool,
+}
+
+/// Relays turns of the client and the server, the client's first, cut into pieces. Every name is permitted but for
+/// those that start with `evil`.
+pub(crate) fn exchange(turns: &[&[u8]], piece: usize, max_head: usize) -> Followed<()> {
+    let mut exchange = Exchange::new(max_head);
+    let mut permitted = Vec::new();
+    let mut permit = |name: &AskedName| {
+        if matches!(name, AskedName::Valid(name) if name.as_str().starts_with("evil")) {
+            return Err(());
+        }
+        permitted.push(name.clone());
+        Ok(())
+    };
+    let (mut passed, mut kept, mut then) = (Vec::new(), Vec::new(), Then::More);
+    for (turn, bytes) in turns.iter().enumerate() {
+        for bytes in bytes.chunks(piece) {
+            if turn % 2 == 1 {
+                let free = usize::try_from(exchange.free_down()).unwrap_or(usize::MAX);
+                if free >= bytes.len() {
+                    exchange.passed_down(bytes.len() as u64);
+                } else {
+                    exchange.server(bytes);
+                }
+            } else {
+                kept.extend_from_slice(bytes);
+            }
+            if !matches!(then, Then::More | Then::Wait) || kept.is_empty() {
+                continue;
+            }
+            let free = usize::try_from(exchange.free_up()).unwrap_or(usize::MAX);
+            let n = if free >= kept.len() {
+                exchange.passed_up(kept.len() as u64);
+                then = Then::More;
+                kept.len()
+            } else {
+                let n;
+                (n, then) = exchange.client(&kept, &mut permit);
+                assert!(
+                    n <= kept.len()
+                        && (n == kept.len() || !matches!(then, Then::More) || kept.len() - n < max_head)
+                );
+                n
+            };
+            passed.extend(kept.drain(..n));
+        }
+    }
+    let (remainder, upgraded) = (exchange.remainder(), exchange.free_up() == u64::MAX);
+    Followed { passed, permitted, then, remainder, upgraded }
+}
+
+/// What passes is, for a plain reader that takes nothing amiss, the permitted requests and no other.
+pub(crate) fn no_other_request_passed(followed: &Followed<()>) {
+    let mut rest = followed.passed.as_slice();
+    let mut read = Vec::new();
+    while !rest.is_empty() {
+        let mut headers = [httparse::EMPTY_HEADER; 128];
+        let mut request = httparse::Request::new(&mut headers);
+        let head = match request.parse(rest) {
+            Ok(httparse::Status::Complete(head)) => head,
+            Ok(httparse::Status::Partial) => {
+                assert!(rest.iter().all(|b| matches!(b, b'\r' | b'\n')), "the start of a head passed");
+                break;
+            }
+            Err(error) => panic!("{error} in what passed: {}", rest.escape_ascii()),
+        };
+        let value =
+            |name: &str| request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value);
+        read.push((value("host").map(<[u8]>::to_vec), request.path.unwrap_or_default().to_owned()));
+        let (length, chunked) = (value("content-length"), value("transfer-encoding").is_some());
+        rest = &rest[head..];
+        if chunked {
+            rest = after_chunks(rest);
+        } else if let Some(length) = length {
+            let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        if followed.upgraded && read.len() == followed.permitted.len() {
+            break; // anything may follow
+        }
+    }
+    assert!(
+        read.len() <= followed.permitted.len(),
+        "{read:?} passed, permitted were {:?}",
+        followed.permitted
+    );
+    for ((host, target), permitted) in read.iter().zip(&followed.permitted) {
+        if let (Some(host), AskedName::Valid(permitted)) = (host, permitted) {
+            let host = host.split(|&b| b == b':').next().unwrap_or_default();
+            assert_eq!(Hostname::canonicalize(host).as_ref(), Ok(permitted), "to {target}");
+        }
+    }
+}
+
+/// What follows a chunked body, for a reader that skips what it need not know.
+fn after_chunks(mut rest: &[u8]) -> &[u8] {
+    loop {
+        let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(rest) else {
+            return &[];
+        };
+        rest = &rest[line..];
+        if size == 0 {
+            let mut trailers = [httparse::EMPTY_HEADER; 256];
+            return match httparse::parse_headers(rest, &mut trailers) {
+                Ok(httparse::Status::Complete((length, _))) => &rest[length..],
+                // Trailers may hold what no header may, but their end is the same.
+                Ok(httparse::Status::Partial) | Err(_) => {
+                    let end = rest.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
+                    end.map_or(&[], |end| &rest[end..])
+                }
+            };
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(2);
+        rest = rest.get(size..).unwrap_or_default();
+    }
+}
+
+/// Relays turns of a TLS client and its server, the client's first, cut into pieces.
+pub(crate) fn hellos(
+    mut hellos: Hellos,
+    turns: &[&[u8]],
+    piece: usize,
+) -> (Vec<u8>, Then<super::Changed>, bool) {
+    let (mut passed, mut kept, mut then) = (Vec::new(), Vec::new(), Then::More);
+    for (turn, bytes) in turns.iter().enumerate() {
+        for bytes in bytes.chunks(piece) {
+            if turn % 2 == 1 {
+                hellos.server(bytes);
+            } else {
+                kept.extend_from_slice(bytes);
+            }
+            if then == Then::More {
+                let n;
+                (n, then) = hellos.client(&kept, |changed| changed);
+                passed.extend(kept.drain(..n));
+            }
+        }
+    }
+    (passed, then, hellos.are_over())
+}
+
+/// The verdict does not depend on how the bytes came in pieces.
+pub(crate) fn same_in_any_pieces<T: PartialEq + Debug>(relay: impl Fn(usize) -> T) -> T {
+    let whole = relay(usize::MAX);
+    for piece in [1, 2, 7, 100, 16 * 1024] {
+        assert_eq!(relay(piece), whole, "pieces of {piece}");
+    }
+    whole
+}

@@ -1,0 +1,21 @@
+//! An HTTP/1 connection: turns of the client and the server, divided by a byte that neither needs. Whatever passes is, for
+//! a plain reader, the permitted requests and no other; and the same in any pieces.
+#![no_main]
+
+#[path = "../followers.rs"]
+mod followers;
+
+use egret::hostname::{AskedName, Hostname};
+use egret::inspect::{Changed, Exchange, Hellos, Remainder, Then};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let turns: Vec<&[u8]> = bytes.split(|&b| b == 0xff).collect();
+    for max_head in [100, 64 * 1024] {
+        let whole = followers::exchange(&turns, usize::MAX, max_head);
+        followers::no_other_request_passed(&whole);
+        for piece in [1, 3, 50] {
+            assert_eq!(followers::exchange(&turns, piece, max_head), whole, "pieces of {piece}");
+        }
+    }
+});

@@ -1,0 +1,237 @@
+//! What is looked at while a flow is relayed: the requests of an HTTP/1 connection, a second hello of a TLS one.
+
+use crate::addr::OriginalDestination;
+use crate::hostname::{AskedName, Hostname};
+use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
+use crate::outcome::Outcome;
+use crate::policy::{Decision, Destination, Permit, Tenant};
+use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Guards one flow.
+pub(super) struct Guard {
+    follower: Follower,
+    /// Its tenant is in monitor mode: what may not pass is noted, and passes with all that follows.
+    monitors: bool,
+    refused: Option<Refused>,
+}
+
+enum Follower {
+    Requests { exchange: Exchange, terms: Terms },
+    Hellos(Hellos),
+}
+
+/// What the requests of a flow are judged by.
+struct Terms {
+    tenant: Arc<Tenant>,
+    to: OriginalDestination,
+    /// What the first asked for, which is permitted.
+    first: AskedName,
+    /// The address was chosen for that name, or found to be its own.
+    bound: bool,
+}
+
+/// Why a flow that was let out ends all the same.
+pub(super) struct Refused {
+    pub(super) outcome: Outcome,
+    pub(super) detail: Option<&'static str>,
+    /// The rule that denied a later request.
+    pub(super) rule: Option<Arc<str>>,
+    /// The name that a later request asked for.
+    pub(super) hostname: Option<Hostname>,
+    /// In monitor mode, the flow went on in spite of it.
+    pub(super) waived: bool,
+}
+
+impl Guard {
+    /// What a flow needs that was inspected and permitted.
+    pub(super) fn of(
+        inspected: &Inspected,
+        permit: &Permit,
+        tenant: &Arc<Tenant>,
+        to: OriginalDestination,
+        monitors: bool,
+        bounds: Bounds,
+    ) -> Option<Box<Guarded<Self>>> {
+        if permit.would_deny().is_some() {
+            return None; // there is nothing left to find
+        }
+        let follower = match inspected.protocol {
+            Protocol::Tls => Follower::Hellos(Hellos::after(inspected, bounds.max_hello)),
+            Protocol::Http if permit.is_for_one_request() => {
+                let (tenant, first) = (Arc::clone(tenant), inspected.name.clone());
+                let terms = Terms { tenant, to, first, bound: binds(permit) };
+                Follower::Requests { exchange: Exchange::new(bounds.max_hello), terms }
+            }
+            Protocol::Http | Protocol::Other => return None,
+        };
+        Some(Box::new(Guarded::new(Self { follower, monitors, refused: None }, bounds.patience)))
+    }
+
+    /// Why the flow ended, if the guard ended it.
+    pub(super) fn into_refused(self) -> Option<Refused> {
+        self.refused.map(|refused| Refused { waived: self.monitors, ..refused })
+    }
+
+    fn refuse(&mut self, refused: Refused) -> Next {
+        self.refused = Some(refused);
+        if self.monitors { Next::Read } else { Next::Stop }
+    }
+
+    /// Whether monitor mode has let something pass.
+    fn is_free(&self) -> bool {
+        self.monitors && self.refused.is_some()
+    }
+}
+
+/// What holds for every hello and request head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) max_hello: usize,
+    pub(super) patience: Duration,
+}
+
+impl Refused {
+    fn bare(outcome: Outcome, detail: Option<&'static str>) -> Self {
+        Self { outcome, detail, rule: None, hostname: None, waived: false }
+    }
+}
+
+impl From<Unclear> for Refused {
+    fn from(unclear: Unclear) -> Self {
+        let (outcome, detail) = outcome_of(unclear);
+        Self::bare(outcome, detail)
+    }
+}
+
+/// How a flow ends where it is not clear what the client wants.
+pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
+    match unclear {
+        Unclear::ClientLeft => (Outcome::ClientLeft, None),
+        Unclear::TimedOut(_) => (Outcome::InspectTimeout, None),
+        Unclear::TooLarge(_) => (Outcome::HelloTooLarge, None),
+        Unclear::Malformed(Malformed { protocol: Protocol::Http, reason }) => {
+            (Outcome::MalformedHttp, Some(reason))
+        }
+        Unclear::Malformed(Malformed { reason, .. }) => (Outcome::MalformedTls, Some(reason)),
+    }
+}
+
+/// Whether the address that the flow goes to is one for its name alone.
+fn binds(permit: &Permit) -> bool {
+    match permit.destination() {
+        Destination::Original | Destination::Observe => false,
+        Destination::Verify | Destination::Resolve => true,
+    }
+}
+
+impl Terms {
+    /// Whether a request may go where the flow goes.
+    fn judge(&self, asked: &AskedName) -> Result<(), Refused> {
+        if *asked == self.first {
+            return Ok(());
+        }
+        let (outcome, rule) = match self.tenant.decide(asked, false, self.to) {
+            // Nobody has asked whether the address is this name's, too.
+            Decision::Permit(permit) if self.bound || binds(&permit) => {
+                (Outcome::DestinationMismatch, permit.rule().cloned())
+            }
+            Decision::Permit(_) => return Ok(()),
+            Decision::Denial(denial) => (denial.outcome, denial.rule),
+        };
+        let (hostname, detail) = match asked {
+            AskedName::Valid(name) => (Some(name.clone()), None),
+            AskedName::Invalid(why) => (None, Some(why.as_str())),
+            AskedName::Absent => (None, None),
+        };
+        Err(Refused { outcome, detail, rule, hostname, waived: false })
+    }
+}
+
+impl relay::Guard for Guard {
+    fn free(&self, side: Side) -> u64 {
+        if self.is_free() {
+            return u64::MAX;
+        }
+        match (&self.follower, side) {
+            (Follower::Requests { exchange, .. }, Side::Client) => exchange.free_up(),
+            (Follower::Requests { exchange, .. }, Side::Upstream) => exchange.free_down(),
+            (Follower::Hellos(hellos), Side::Client) => hellos.free_up(),
+            (Follower::Hellos(_), Side::Upstream) => 0,
+        }
+    }
+
+    fn passes(&mut self, side: Side, bytes: usize) {
+        if self.is_free() {
+            return;
+        }
+        let bytes = bytes as u64;
+        match (&mut self.follower, side) {
+            (Follower::Requests { exchange, .. }, Side::Client) => exchange.passed_up(bytes),
+            (Follower::Requests { exchange, .. }, Side::Upstream) => exchange.passed_down(bytes),
+            (Follower::Hellos(hellos), Side::Client) => hellos.passed_up(bytes),
+            (Follower::Hellos(_), Side::Upstream) => {}
+        }
+    }
+
+    fn judge(&mut self, bytes: &[u8]) -> Passage {
+        let (all, mut requests) = (bytes.len(), 0);
+        let (bytes, then) = match &mut self.follower {
+            Follower::Requests { exchange, terms } => exchange.client(bytes, |asked| {
+                terms.judge(asked)?;
+                requests += 1;
+                Ok(())
+            }),
+            Follower::Hellos(hellos) => {
+                hellos.client(bytes, |changed| Refused::bare(Outcome::HelloChanged, Some(changed.as_str())))
+            }
+        };
+        let refused = match then {
+            Then::More => return Passage { bytes, requests, next: Next::Read },
+            Then::Wait => return Passage { bytes, requests, next: Next::Wait },
+            Then::Denied(refused) => refused,
+            Then::Unclear(unclear) => unclear.into(),
+        };
+        let next = self.refuse(refused);
+        Passage { bytes: if next == Next::Read { all } else { bytes }, requests, next }
+    }
+
+    fn heed(&mut self, bytes: &[u8]) {
+        match &mut self.follower {
+            Follower::Requests { exchange, .. } => exchange.server(bytes),
+            Follower::Hellos(hellos) => hellos.server(bytes),
+        }
+    }
+
+    fn cut_off(&mut self, how: CutOff) -> Next {
+        let malformed = match self.follower {
+            Follower::Requests { .. } => Outcome::MalformedHttp,
+            Follower::Hellos(_) => Outcome::MalformedTls,
+        };
+        self.refuse(match how {
+            CutOff::Late => Refused::bare(Outcome::InspectTimeout, None),
+            CutOff::Finished => Refused::bare(malformed, Some("the client finished in the middle of it")),
+        })
+    }
+
+    fn farewell(&self) -> Poll<bool> {
+        match &self.follower {
+            Follower::Requests { exchange, .. } => match exchange.remainder() {
+                Remainder::Wait => Poll::Pending,
+                Remainder::Answer => Poll::Ready(true),
+                Remainder::Nothing => Poll::Ready(false),
+            },
+            // In the middle of a handshake the client takes no word of ours for the server's.
+            Follower::Hellos(_) => Poll::Ready(false),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.follower {
+            Follower::Requests { .. } => false,
+            Follower::Hellos(hellos) => hellos.are_over(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A chunked body (RFC 9112 §7.1), byte by byte, so that nothing of it has to be kept.
+
+/// How many bytes extensions of one chunk, or all trailers together, may have.
+const MAX_ASIDE: u16 = 8 * 1024;
+/// 15 hexadecimal digits fit any integer that a server may keep the size in.
+const MAX_DIGITS: u8 = 15;
+
+/// Where in a chunked body its reader is.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    at: At,
+    /// Bytes of the extension or the trailers so far.
+    aside: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum At {
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    Extension(u64),
+    SizeLf(u64),
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// The first byte of a trailer line, or of the empty line.
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    LastLf,
+}
+
+const SIZE: At = At::Size { size: 0, digits: 0 };
+
+impl Chunks {
+    /// At a body's first byte.
+    pub(super) fn new() -> Self {
+        Self { at: SIZE, aside: 0 }
+    }
+
+    /// Bytes of data before the reader has to look again.
+    pub(super) fn free(&self) -> u64 {
+        if let At::Data(left) = self.at { left } else { 0 }
+    }
+
+    /// At most [`Self::free`] bytes went by unseen.
+    pub(super) fn passed(&mut self, bytes: u64) {
+        if let At::Data(left) = &mut self.at {
+            *left -= bytes;
+            if *left == 0 {
+                self.at = At::DataCr;
+            }
+        }
+    }
+
+    /// Reads on: how many of the bytes belong to the body, and whether it ends with them.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), &'static str> {
+        let mut used = 0;
+        while let Some(&byte) = bytes.get(used) {
+            if let At::Data(left) = self.at {
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - used);
+                self.passed(here as u64);
+                used += here;
+                continue;
+            }
+            match self.step(byte) {
+                Ok(Some(next)) => self.at = next,
+                Ok(None) => return Ok((used + 1, true)),
+                // What is right before it passes, as it does where the bytes come in pieces.
+                Err(_) if used > 0 => break,
+                Err(why) => return Err(why),
+            }
+            used += 1;
+        }
+        Ok((used, false))
+    }
+
+    /// What comes after `byte`; `None` at the end of the body.
+    fn step(&mut self, byte: u8) -> Result<Option<At>, &'static str> {
+        Ok(Some(match (self.at, byte) {
+            (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+                if digits == MAX_DIGITS {
+                    return Err("a chunk size of too many digits");
+                }
+                let digit = char::from(byte).to_digit(16).unwrap_or_default();
+                At::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+            }
+            (At::Size { size, digits: 1.. }, b';') => {
+                self.aside = 0;
+                At::Extension(size)
+            }
+            (At::Size { size, digits: 1.. } | At::Extension(size), b'\r') => At::SizeLf(size),
+            (At::Extension(size), byte) if self.is_aside(byte)? => At::Extension(size),
+            (At::SizeLf(0), b'\n') => {
+                self.aside = 0;
+                At::TrailerStart
+            }
+            (At::SizeLf(size), b'\n') => At::Data(size),
+            (At::DataCr, b'\r') => At::DataLf,
+            (At::DataLf, b'\n') => SIZE,
+            (At::TrailerStart, b'\r') => At::LastLf,
+            (At::TrailerStart, b' ' | b'\t') => return Err("a folded trailer line"),
+            (At::TrailerStart | At::Trailer, byte) if self.is_aside(byte)? => At::Trailer,
+            (At::Trailer, b'\r') => At::TrailerLf,
+            (At::TrailerLf, b'\n') => At::TrailerStart,
+            (At::LastLf, b'\n') => return Ok(None),
+            (At::Size { .. }, _) => return Err("a chunk size that is not a number"),
+            (At::DataCr | At::DataLf, _) => return Err("a chunk longer than its size"),
+            (At::Extension(_) | At::SizeLf(_), _) => return Err("a chunk's line with a control byte"),
+            (At::TrailerStart | At::Trailer | At::TrailerLf | At::LastLf | At::Data(_), _) => {
+                return Err("a trailer line with a control byte");
+            }
+        }))
+    }
+
+    /// Whether a byte may stand in an extension or a trailer, where it is counted.
+    fn is_aside(&mut self, byte: u8) -> Result<bool, &'static str> {
+        if byte.is_ascii_control() && byte != b'\t' {
+            return Ok(false);
+        }
+        if self.aside == MAX_ASIDE {
+            return Err("chunk extensions or trailers that are too long");
+        }
+        self.aside += 1;
+        Ok(true)
+    }
+}

@@ -1,0 +1,324 @@
+use super::followers::{self, Followed, no_other_request_passed};
+use super::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+const EVIL: &str = "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+
+/// Turns of the client and the server, the client's first.
+fn follow(turns: &[&str]) -> Followed<()> {
+    let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
+    let followed = followers::same_in_any_pieces(|piece| followers::exchange(&turns, piece, MAX));
+    no_other_request_passed(&followed);
+    followed
+}
+
+fn why(followed: &Followed<()>) -> &'static str {
+    let Then::Unclear(Unclear::Malformed(Malformed { protocol: Protocol::Http, reason })) = &followed.then
+    else {
+        panic!("{:?} after {}", followed.then, followed.passed.escape_ascii());
+    };
+    reason
+}
+
+fn post(framing: &str, body: &str) -> String {
+    format!("POST /x HTTP/1.1\r\nHost: a.example\r\n{framing}\r\n\r\n{body}")
+}
+
+fn upgrade_to(protocol: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+}
+
+#[test]
+fn permitted_requests_pass_whole_however_they_are_framed() {
+    for first in [
+        GET.to_owned(),
+        post("Content-Length: 5", "GET /"),
+        post("Content-Length: 0", ""),
+        post("content-LENGTH:\t00005 ", "hello"),
+        post("Content-Length: 5", "hello\r\n"),
+        post("Transfer-Encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        post(
+            "Transfer-Encoding: chunked",
+            "5;a=\"b;c\" d\r\nhello\r\n00A\r\n0123456789\r\n0\r\nA: b\r\nC:d\r\n\r\n",
+        ),
+        "POST / HTTP/1.0\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx".to_owned(),
+    ] {
+        let both = format!("{first}{GET}");
+        let followed = follow(&[&both]);
+        assert_eq!((followed.passed.len(), followed.permitted.len()), (both.len(), 2), "{both:?}");
+        assert_eq!((followed.then, followed.remainder), (Then::More, Remainder::Wait), "{both:?}");
+    }
+}
+
+#[test]
+fn a_later_request_for_another_host_stops_the_client() {
+    for first in [
+        GET.to_owned(),
+        post("Content-Length: 40", &"x".repeat(40)),
+        post("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\nHost: b.example\r\n\r\n"),
+    ] {
+        let followed = follow(&[&format!("{first}{EVIL}{GET}"), OK, GET]);
+        assert_eq!((followed.passed.as_slice(), &followed.then), (first.as_bytes(), &Then::Denied(())));
+        assert_eq!(followed.remainder, Remainder::Answer);
+    }
+}
+
+#[test]
+fn what_two_servers_could_frame_differently_is_malformed() {
+    for (request, reason) in [
+        (post("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), "both Content-Length"),
+        (post("Transfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), "both Content-Length"),
+        (post("Content-Length: 5\r\nContent-Length: 6", "hello!"), "more than one Content-Length"),
+        (post("Content-Length: 5\r\ncontent-length: 5", "hello"), "more than one Content-Length"),
+        (post("Content-Length: 5, 5", "hello"), "not a number"),
+        (post("Content-Length: +5", "hello"), "not a number"),
+        (post("Content-Length: 0x5", "hello"), "not a number"),
+        (post("Content-Length:", "hello"), "not a number"),
+        (post("Content-Length: 1234567890123456789", ""), "not a number"),
+        (post("Transfer-Encoding: xchunked", "0\r\n\r\n"), "not `chunked` alone"),
+        (post("Transfer-Encoding: chunked, identity", "0\r\n\r\n"), "not `chunked` alone"),
+        (post("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), "not `chunked` alone"),
+        (post("Transfer-Encoding: identity", ""), "not `chunked` alone"),
+        (post("Transfer-Encoding:", ""), "not `chunked` alone"),
+        (post("Transfer-Encoding: \u{85}chunked", "0\r\n\r\n"), "not `chunked` alone"),
+        (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", ""), "more than one Transfer-Encoding"),
+        (post("Transfer-Encoding : chunked", ""), "not `name: value`"),
+        (post("Transfer-Encoding:\r\n chunked", ""), "folded"),
+        (post("Content-Length: 5\nX: y", "hello"), "LF alone"),
+        ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), "in HTTP/1.0"),
+        ("GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx".to_owned(), "method has none"),
+        ("HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), "method has none"),
+        ("TRACE / HTTP/1.1\r\nContent-Length: 1\r\n\r\n".to_owned(), "method has none"),
+        (format!("\r\n\r\n{GET}"), "request line"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "HTTP/2"),
+        ("hello\r\n\r\n".to_owned(), "request line"),
+    ] {
+        let followed = follow(&[&format!("{GET}{request}"), OK]);
+        assert!(why(&followed).contains(reason), "{request:?}: {}", why(&followed));
+        assert!(
+            followed.passed.len() <= GET.len() + 2 && followed.remainder == Remainder::Answer,
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
+fn a_malformed_chunk_ends_the_flow_where_it_stands() {
+    for (chunks, passing, reason) in [
+        ("x\r\n", 0, "not a number"),
+        ("\r\n", 0, "not a number"),
+        ("-1\r\n", 0, "not a number"),
+        ("5 \r\nhello\r\n", 1, "not a number"),
+        ("0x5\r\n", 1, "not a number"),
+        ("5\nhello\n", 1, "not a number"),
+        ("0123456789abcdef\r\n", 15, "too many digits"),
+        ("5;a\nhello\r\n", 3, "control byte"),
+        ("5;a\rhello\r\n", 4, "control byte"),
+        ("5;\0\r\n", 2, "control byte"),
+        ("5\r\nhello!\r\n", 8, "longer than its size"),
+        ("5\r\nhello\n", 8, "longer than its size"),
+        ("5\r\nhello\rx", 9, "longer than its size"),
+        ("0\r\n A: b\r\n\r\n", 3, "folded"),
+        ("0\r\nA: b\nC: d\r\n\r\n", 7, "control byte"),
+        ("0\r\nA: b\r\r\n\r\n", 8, "control byte"),
+        ("0\r\n\n", 3, "control byte"),
+    ] {
+        let request = post("Transfer-Encoding: chunked", chunks);
+        // In one piece, so that it is known where it ends.
+        let followed = followers::exchange(&[request.as_bytes()], 1, MAX);
+        assert!(why(&followed).contains(reason), "{chunks:?}: {}", why(&followed));
+        assert_eq!(followed.passed.len(), request.len() - chunks.len() + passing, "{chunks:?}");
+        assert_eq!(followed.remainder, Remainder::Nothing, "the server waits for the rest");
+    }
+    for aside in ["5;", "0\r\nA:"] {
+        let request = post("Transfer-Encoding: chunked", &format!("{aside}{}", "x".repeat(9000)));
+        assert!(why(&followers::exchange(&[request.as_bytes()], 1, MAX)).contains("too long"));
+    }
+}
+
+#[test]
+fn a_head_beyond_the_bound_is_too_large() {
+    let followed = follow(&[&format!("{GET}GET / HTTP/1.1\r\nA: {}", "b".repeat(MAX))]);
+    assert_eq!(followed.then, Then::Unclear(Unclear::TooLarge(Protocol::Http)));
+    let fits = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(MAX - 23));
+    assert_eq!(fits.len(), MAX);
+    assert_eq!(follow(&[&fits]).then, Then::More);
+    assert_ne!(follow(&[&fits.replace("A: ", "A:  ")]).then, Then::More);
+}
+
+#[test]
+fn an_upgrade_holds_the_client_until_the_server_has_answered() {
+    let upgrade = upgrade_to("websocket");
+    for after in [EVIL, GET, "\0\0 anything"] {
+        let waits = follow(&[&format!("{upgrade}{after}")]);
+        assert_eq!((waits.passed.len(), waits.then), (upgrade.len(), Then::Wait));
+        let continued = follow(&[&format!("{upgrade}{after}"), "HTTP/1.1 100 Continue\r\n\r\n", after]);
+        assert_eq!((continued.passed.len(), continued.then), (upgrade.len(), Then::Wait));
+        let taken = follow(&[&upgrade, SWITCH, after, "\u{1}\u{2}", EVIL]);
+        assert_eq!(taken.passed.len(), upgrade.len() + after.len() + EVIL.len());
+        assert_eq!(taken.permitted.len(), 1);
+    }
+    for declined in [
+        OK,
+        "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 400 Bad\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nHTTP\r\n0\r\n\r\n",
+    ] {
+        let followed = follow(&[&format!("{upgrade}{EVIL}"), declined]);
+        assert_eq!((followed.passed.len(), &followed.then), (upgrade.len(), &Then::Denied(())), "{declined}");
+        assert_eq!(followed.remainder, Remainder::Answer, "{declined}");
+        let followed = follow(&[&format!("{upgrade}{GET}"), declined, "", SWITCH, EVIL]);
+        assert_eq!((followed.passed.len(), &followed.then), (upgrade.len() + GET.len(), &Then::Denied(())));
+    }
+}
+
+#[test]
+fn an_answers_body_is_no_answer() {
+    let upgrade = upgrade_to("websocket");
+    let hidden = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SWITCH}", SWITCH.len());
+    let endless = format!("HTTP/1.0 200 OK\r\n\r\n{SWITCH}");
+    for (first, to) in [(&*hidden, GET), (&*endless, GET)] {
+        let followed = follow(&[&format!("{to}{upgrade}{EVIL}"), first]);
+        assert_eq!(followed.then, Then::Wait, "{first}");
+    }
+    let head = GET.replace("GET", "HEAD");
+    let followed = follow(&[
+        &format!("{head}{upgrade}{EVIL}"),
+        "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
+        "",
+        SWITCH,
+    ]);
+    assert_eq!(
+        followed.passed.len(),
+        head.len() + upgrade.len() + EVIL.len(),
+        "an answer to HEAD has no body"
+    );
+}
+
+#[test]
+fn an_upgrade_whose_answer_is_not_clear_lets_nothing_through() {
+    let upgrade = upgrade_to("websocket");
+    for (answer, reason) in [
+        ("HTTP/1.1 101 Switching\nUpgrade: x\n\n", "not known"),
+        ("hello\r\n\r\n", "not known"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "not known"),
+    ] {
+        let followed = follow(&[&format!("{upgrade}{GET}"), answer]);
+        assert_eq!((followed.passed.len(), followed.remainder), (upgrade.len(), Remainder::Nothing));
+        assert!(why(&followed).contains(reason));
+    }
+    // Lost before it was asked for.
+    let followed = follow(&[GET, "what?\r\n\r\n", &format!("{upgrade}{GET}"), SWITCH]);
+    assert_eq!(followed.passed.len(), GET.len() + upgrade.len());
+    assert!(why(&followed).contains("not known"));
+    // Nothing was offered, so nothing was taken.
+    let followed = follow(&[GET, SWITCH, EVIL]);
+    assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));
+}
+
+#[test]
+fn an_upgrade_to_http2_may_be_offered_but_not_taken() {
+    for protocols in ["h2c", "websocket, H2C", "h2c-14"] {
+        let upgrade = upgrade_to(protocols);
+        let declined = follow(&[&format!("{upgrade}{GET}"), OK]);
+        assert_eq!((declined.passed.len(), declined.then), (upgrade.len() + GET.len(), Then::More));
+        let taken = follow(&[&upgrade, SWITCH, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]);
+        assert_eq!((why(&taken), taken.passed.len()), ("HTTP/2 without TLS", upgrade.len()));
+    }
+}
+
+#[test]
+fn the_answer_comes_after_those_before_it() {
+    let three = format!("{GET}{GET}{GET}{EVIL}");
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for (answers, remainder) in [
+        (String::new(), Remainder::Wait),
+        (format!("{OK}{OK}"), Remainder::Wait),
+        (format!("{OK}{chunked}{}", &OK[..OK.len() - 1]), Remainder::Wait),
+        (format!("{OK}{chunked}{}", &OK[..20]), Remainder::Wait),
+        (format!("{OK}{chunked}HTTP/1.1 102 Processing\r\n\r\n"), Remainder::Wait),
+        (format!("{OK}{chunked}\r\n{OK}"), Remainder::Answer),
+        (format!("{OK}{OK}HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"), Remainder::Answer),
+        (format!("{OK}{OK}HTTP/1.1 200 OK\r\n\r\nuntil the end"), Remainder::Wait),
+        (format!("{OK}{OK}{OK}{OK}"), Remainder::Nothing),
+        (format!("{OK}{OK}what?\r\n\r\n"), Remainder::Nothing),
+    ] {
+        let followed = follow(&[&three, &answers]);
+        assert_eq!((followed.passed.len(), &followed.then), (3 * GET.len(), &Then::Denied(())));
+        assert_eq!(followed.remainder, remainder, "{answers:?}");
+    }
+}
+
+#[test]
+fn requests_in_advance_are_bounded() {
+    let many = GET.repeat(200);
+    let followed = follow(&[&many]);
+    assert_eq!((followed.passed.len(), followed.then), (128 * GET.len(), Then::Wait));
+    let followed = follow(&[&many, OK]);
+    assert_eq!((followed.passed.len(), followed.then), (129 * GET.len(), Then::Wait));
+    let followed = follow(&[&many, &OK.repeat(100)]);
+    assert_eq!((followed.passed.len(), followed.then), (many.len(), Then::More));
+}
+
+prop_compose! {
+    /// Requests out of parts that are each plausible, and together often wrong.
+    fn any_request()(
+        method in prop::sample::select(vec!["GET", "POST", "HEAD", "PUT"]),
+        host in prop::sample::select(vec!["a.example", "b.example", "evil.example", "a.example"]),
+        framing in prop::sample::select(vec![
+            "", "Content-Length: 5\r\n", "Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 4\r\nContent-Length: 5\r\n", "Transfer-Encoding:\r\n chunked\r\n", "Upgrade: x\r\n",
+            "Expect: 100-continue\r\nContent-Length: 5\r\n",
+        ]),
+        body in prop::sample::select(vec![
+            "", "hello", "5\r\nhello\r\n0\r\n\r\n", "0\r\n\r\n", "5;x\r\nhello\r\n0\r\nA: b\r\n\r\n", "5\nhello\n0\n\n", "\r\n",
+        ]),
+    ) -> String {
+        format!("{method} / HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n{body}")
+    }
+}
+
+fn any_answer() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        OK,
+        SWITCH,
+        "",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nuntil close",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "garbage",
+    ])
+}
+
+proptest! {
+    #[test]
+    fn no_request_passes_unjudged(
+        turns in prop::collection::vec((prop::collection::vec(any_request(), 0..4), prop::collection::vec(any_answer(), 0..4)), 1..4),
+        piece in 1_usize..200,
+    ) {
+        let turns: Vec<String> = turns.iter().flat_map(|(requests, answers)| [requests.concat(), answers.concat()]).collect();
+        let turns: Vec<&[u8]> = turns.iter().map(String::as_bytes).collect();
+        let whole = followers::exchange(&turns, usize::MAX, MAX);
+        prop_assert_eq!(&followers::exchange(&turns, piece, MAX), &whole);
+        no_other_request_passed(&whole);
+    }
+
+    #[test]
+    fn any_bytes_are_followed_alike_in_any_pieces(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"\r\n0a;: ".to_vec())], 0..120),
+        piece in 1_usize..20,
+    ) {
+        for framing in ["Content-Length: 20", "Transfer-Encoding: chunked"] {
+            let request = [post(framing, "").as_bytes(), &bytes].concat();
+            let whole = followers::exchange(&[&request], usize::MAX, 200);
+            prop_assert_eq!(&followers::exchange(&[&request], piece, 200), &whole);
+            no_other_request_passed(&whole);
+        }
+    }
+}

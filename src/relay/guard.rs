@@ -1,0 +1,187 @@
+//! Looks at what a client sends before it passes, for as long as somebody wants to.
+
+use super::Side;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+
+/// Says what of a flow may pass. It sees the bytes of both sides in order, but for those that it lets pass unseen.
+pub trait Guard {
+    /// How many of a side's next bytes may pass unseen.
+    fn free(&self, side: Side) -> u64;
+    /// So many of a side's bytes pass unseen, at most [`Self::free`].
+    fn passes(&mut self, side: Side, bytes: usize);
+    /// Judges the client's next bytes. Those that do not pass are shown again, with what follows them.
+    fn judge(&mut self, bytes: &[u8]) -> Passage;
+    /// Takes note of the server's next bytes, which always pass.
+    fn heed(&mut self, bytes: &[u8]);
+    /// Bytes that could not be judged without more: no more came. What becomes of them.
+    fn cut_off(&mut self, how: CutOff) -> Next;
+    /// The flow ends at the client's last bytes: whether it can be told so where it stands. Pending while the server has
+    /// more to say first.
+    fn farewell(&self) -> Poll<bool>;
+    /// Nothing needs to be looked at any more.
+    fn is_over(&self) -> bool;
+}
+
+/// What of the client's bytes may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passage {
+    /// How many bytes.
+    pub bytes: usize,
+    /// How many requests begin in them.
+    pub requests: usize,
+    /// What after them.
+    pub next: Next,
+}
+
+/// What comes after the bytes that may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Those that are left over can be judged once there are more.
+    Read,
+    /// Those that are left over can be judged once the server has said more.
+    Wait,
+    /// Nothing. The flow ends.
+    Stop,
+}
+
+/// Why no more came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutOff {
+    /// It took too long.
+    Late,
+    /// The client has finished.
+    Finished,
+}
+
+/// A guard, and the bytes that it has not let pass.
+pub struct Guarded<G> {
+    guard: G,
+    /// Read, and not judged: empty unless a head or a hello comes in pieces or has to wait.
+    kept: Vec<u8>,
+    next: Next,
+    patience: Duration,
+    /// When patience with what is kept ends.
+    late: Option<Pin<Box<Sleep>>>,
+    requests: usize,
+}
+
+/// Bytes of a read that may pass.
+pub(super) enum Passing {
+    /// So many, as they were read.
+    Read(usize),
+    /// These, the first of which were read before.
+    Kept(Box<[u8]>),
+}
+
+impl<G: Guard> Guarded<G> {
+    /// What cannot be judged without more gets so much time to be whole.
+    pub fn new(guard: G, patience: Duration) -> Self {
+        Self { guard, kept: Vec::new(), next: Next::Read, patience, late: None, requests: 0 }
+    }
+
+    /// What it says of its flow, at the end.
+    pub fn into_guard(self) -> G {
+        self.guard
+    }
+
+    /// How many of a side's next bytes may be moved without being seen.
+    pub(super) fn free(&self, side: Side) -> u64 {
+        if side == Side::Client && !self.kept.is_empty() { 0 } else { self.guard.free(side) }
+    }
+
+    /// So many were, at most [`Self::free`].
+    pub(super) fn passes(&mut self, side: Side, bytes: usize) {
+        self.guard.passes(side, bytes);
+    }
+
+    /// Whether nothing may be read from the client now.
+    pub(super) fn is_closed(&self) -> bool {
+        self.next != Next::Read
+    }
+
+    /// Whether it is the server's turn to say something before more of the client's may pass.
+    pub(super) fn waits(&self) -> bool {
+        self.next == Next::Wait
+    }
+
+    /// Whether the client's part has ended.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.next == Next::Stop
+    }
+
+    /// Whether it can go.
+    pub(super) fn is_over(&self) -> bool {
+        self.kept.is_empty() && self.guard.is_over()
+    }
+
+    /// See [`Guard::farewell`].
+    pub(super) fn farewell(&self) -> Poll<bool> {
+        self.guard.farewell()
+    }
+
+    /// Requests that have begun since it was last asked.
+    pub(super) fn take_requests(&mut self) -> usize {
+        std::mem::take(&mut self.requests)
+    }
+
+    /// What of the bytes just read from a side may pass.
+    pub(super) fn look(&mut self, side: Side, read: &[u8]) -> Passing {
+        if !read.is_empty() && self.free(side) >= read.len() as u64 {
+            self.guard.passes(side, read.len());
+            return Passing::Read(read.len());
+        }
+        if side == Side::Upstream {
+            self.guard.heed(read);
+            return Passing::Read(read.len());
+        }
+        let fresh = self.kept.is_empty();
+        let passage = if fresh {
+            self.guard.judge(read)
+        } else {
+            self.kept.extend_from_slice(read);
+            self.guard.judge(&self.kept)
+        };
+        self.requests += passage.requests;
+        self.next = passage.next;
+        let passing = if fresh {
+            self.kept = read[passage.bytes..].to_vec();
+            Passing::Read(passage.bytes)
+        } else {
+            let rest = self.kept.split_off(passage.bytes);
+            Passing::Kept(std::mem::replace(&mut self.kept, rest).into())
+        };
+        if passage.bytes > 0 || self.kept.is_empty() || self.next != Next::Read {
+            self.late = None;
+        }
+        passing
+    }
+
+    /// What of the bytes kept may pass now that time has passed, or that the server has said more.
+    pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Option<Box<[u8]>> {
+        if self.kept.is_empty() || self.is_stopped() {
+            return None;
+        }
+        if self.waits() || self.guard.is_over() {
+            return match self.look(Side::Client, &[]) {
+                Passing::Kept(bytes) if !bytes.is_empty() => Some(bytes),
+                Passing::Kept(_) | Passing::Read(_) => None,
+            };
+        }
+        let late = self.late.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        if late.as_mut().poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }
+    }
+
+    /// The client has finished: what is to be passed on before its end; `None` if the flow ends instead.
+    pub(super) fn finish(&mut self) -> Option<Box<[u8]>> {
+        if self.kept.is_empty() { Some(Box::default()) } else { self.cut_off(CutOff::Finished) }
+    }
+
+    fn cut_off(&mut self, how: CutOff) -> Option<Box<[u8]>> {
+        self.late = None;
+        self.next = self.guard.cut_off(how);
+        (self.next == Next::Read).then(|| std::mem::take(&mut self.kept).into())
+    }
+}
