@@ -3,7 +3,9 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use egret::policy::{
+    CertificateRule, Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec,
+};
 use std::fmt::Write as _;
 use std::hint::black_box;
 
@@ -35,6 +37,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         uninspected: false,
         destination: Destination::Original,
         first_request_only: false,
+        certificate: CertificateRule::Unasked,
     };
     let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
     TenantSpec {

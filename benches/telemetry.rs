@@ -31,6 +31,7 @@ fn record() -> FlowRecord {
         candidate: None,
         canary: false,
         address_check: None,
+        certificate_check: None,
         outcome: Outcome::Closed,
         detail: None,
         public: None,

@@ -25,6 +25,7 @@ mod wait;
 
 mod tests_accounting;
 mod tests_candidate;
+mod tests_certificates;
 mod tests_control;
 mod tests_dial;
 mod tests_fairness;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         tests_shares::trials(),
         tests_relay::trials(),
         tests_verify::trials(),
+        tests_certificates::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),
         tests_modes::trials(),

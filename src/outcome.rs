@@ -151,6 +151,10 @@ outcomes! {
         => "Ask the servers of `[resolver]` for the name (`dig @SERVER NAME`); a pool without IPv6 addresses needs names with IPv4 ones.";
     ResolverUnavailable = "resolver_unavailable", Gateway, Denied: "The rule needs the name's addresses, no DNS server said what they are, and none is known from before."
         => "`detail` says why. Look at `egret_resolver_lookups_total` and at the servers of `[resolver]`; runbook EgretResolverUnavailable.";
+    CertificateInvalid = "certificate_invalid", Upstream, Denied: "The rule requires a certificate for the name, and the server at the address has none that is valid (`certificate = \"require\"`)."
+        => "`detail` says why. Either the client claims a name that is not the server's, or the authority is not trusted: `[certificates] roots`. `openssl s_client -connect ADDRESS:PORT -servername NAME` shows the certificate.";
+    CertificateUnavailable = "certificate_unavailable", Upstream, Denied: "The rule requires a certificate for the name, and the server could not be asked for one (`certificate = \"require\"`)."
+        => "`detail` says why: the server does not answer or speaks no TLS, the client speaks none, or too many servers were being asked.";
     InspectTimeout = "inspect_timeout", Client, Denied: "The client did not send a whole ClientHello or HTTP request head within `[inspect] deadline`."
         => "If the server speaks first on this port, allow it by a CIDR rule with `inspect = \"none\"`.";
     HelloTooLarge = "hello_too_large", Client, Denied: "The ClientHello or HTTP request head is larger than `[inspect] max_hello`."

@@ -141,6 +141,8 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
     denied.increment(1);
     metrics.tenant(UNKNOWN_TENANT, None, false);
     metrics.address_checks("acme");
+    metrics.certificate_checks("acme");
+    metrics.probes();
     metrics.lookups().duration.record(0.1);
 
     let rendered = Arc::clone(&metrics);

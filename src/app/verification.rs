@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::egress::Pools;
 use crate::gateway::{Snapshot, Verification};
 use crate::hostname::{HostPattern, Hostname};
-use crate::policy::{Destination, RuleSpec, TenantSpec};
+use crate::policy::{CertificateRule, Destination, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
 use crate::verify::{self, Asker, Key, Settings, Verifier};
 use std::collections::HashSet;
@@ -24,17 +24,20 @@ pub(super) fn verifier(
     if !config.tenants.iter().any(asks) {
         return Ok(None);
     }
+    let rules = || config.tenants.iter().flat_map(|tenant| &tenant.rules);
     let servers = match &config.resolver.servers {
+        _ if !rules().any(asks_about_address) => Vec::new(),
         Some(servers) => servers.clone(),
         None => verify::system_servers().map_err(StartError::Resolver)?,
     };
-    let settings = Settings { servers, dnssec: config.resolver.dnssec, grace: config.resolver.grace };
+    let (dnssec, grace, roots) = (config.resolver.dnssec, config.resolver.grace, config.roots.clone());
+    let settings = Settings { servers, dnssec, grace, roots };
     if let Some(verifier) = before.and_then(|before| before.verifier.as_ref())
         && *verifier.settings() == settings
     {
         return Ok(Some(Arc::clone(verifier)));
     }
-    Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups())?)))
+    Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
 }
 
 /// A tenant's part of it, if a rule of the tenant asks for it.
@@ -45,7 +48,8 @@ pub(super) fn of_tenant(
 ) -> Option<Verification> {
     let verifier = Arc::clone(verifier.filter(|_| asks(tenant))?);
     let address_checks = metrics.address_checks(&tenant.name);
-    Some(Verification { verifier, asker: Asker::default(), address_checks })
+    let certificate_checks = metrics.certificate_checks(&tenant.name);
+    Some(Verification { verifier, asker: Asker::default(), address_checks, certificate_checks })
 }
 
 /// The names that rules ask about, in the families that the tenant's pool has.
@@ -53,7 +57,7 @@ pub(super) fn pins(config: &Config, pools: &Pools) -> HashSet<Key> {
     let mut pins = HashSet::new();
     for tenant in &config.tenants {
         let families = pools.pool(&tenant.pool).map(|pool| pool.families()).unwrap_or_default();
-        for rule in tenant.rules.iter().filter(|rule| asks_about(rule)) {
+        for rule in tenant.rules.iter().filter(|rule| asks_about_address(rule)) {
             for name in rule.hosts.iter().filter_map(exact) {
                 pins.extend(families.iter().map(|&family: &Family| Key { name: name.clone(), family }));
                 if pins.len() > MOST_PINNED {
@@ -70,10 +74,11 @@ pub(super) fn pins(config: &Config, pools: &Pools) -> HashSet<Key> {
 }
 
 fn asks(tenant: &TenantSpec) -> bool {
-    tenant.rules.iter().any(asks_about)
+    let asks = |rule: &RuleSpec| asks_about_address(rule) || rule.certificate != CertificateRule::Unasked;
+    tenant.rules.iter().any(asks)
 }
 
-fn asks_about(rule: &RuleSpec) -> bool {
+fn asks_about_address(rule: &RuleSpec) -> bool {
     rule.destination != Destination::Original
 }
 

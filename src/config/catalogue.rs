@@ -7,11 +7,11 @@ use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupp
 use super::modes::Moment;
 use super::network_kinds::{
     Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, LogTarget, Name, Network, Port,
-    RoutingTable,
+    Root, RoutingTable,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
-use crate::policy::{Destination, Ech, Mode, PrivateDestinations};
+use crate::policy::{CertificateRule, Destination, Ech, Mode, PrivateDestinations};
 
 /// A key: what it is called, takes and means.
 pub(super) struct Key<K> {
@@ -95,13 +95,14 @@ macro_rules! section {
 use Presence::{Default, Optional, Required};
 
 /// In the order of the reference.
-pub(super) static ALL: [&Section; 13] = [
+pub(super) static ALL: [&Section; 14] = [
     &gateway::SECTION,
     &keepalive::SECTION,
     &steering::SECTION,
     &inspect::SECTION,
     &policy::SECTION,
     &resolver::SECTION,
+    &certificates::SECTION,
     &flow_log::SECTION,
     &audit::SECTION,
     &pool::SECTION,
@@ -118,13 +119,14 @@ section! { main_file, "the main file", "", elsewhere |_| None;
     POLICY: Nested = Nested(&policy::SECTION), "policy", Optional, "", "";
     RESOLVER: Nested = Nested(&resolver::SECTION), "resolver", Optional, "", "";
     FLOW_LOG: Nested = Nested(&flow_log::SECTION), "flow_log", Optional, "", "";
+    CERTIFICATES: Nested = Nested(&certificates::SECTION), "certificates", Optional, "", "";
     AUDIT: Nested = Nested(&audit::SECTION), "audit", Optional, "", "";
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
     TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
 }
 
 section! { policy_file, "a file of policy.d", "",
-    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "resolver" | "flow_log" | "audit")
+    elsewhere |key| matches!(key, "gateway" | "steering" | "inspect" | "policy" | "resolver" | "certificates" | "flow_log" | "audit")
         .then_some("it belongs in the main file; files of policy.d hold [[tenant]] and [[pool]] alone");
     POOL: Nested = Nested(&pool::SECTION), "pool", Optional, "", "";
     TENANT: Nested = Nested(&tenant::SECTION), "tenant", Optional, "", "";
@@ -204,6 +206,11 @@ section! { resolver, "[resolver]", "Who is asked for the addresses of names, by 
         "How long an address counts as the name's after the TTL of the last answer that named it. Content networks rotate their addresses, and clients keep them longer than they should. The same addresses serve while no server answers.";
     DNSSEC: Choice<bool> = Choice { words: &[("off", false), ("require", true)], later: &[] }, "dnssec", Default(r#""off""#), r#""require""#,
         "`\"require\"`: Egret validates every answer itself, from the root's keys on, and takes what is neither signed nor provably unsigned for no answer. The servers must pass signatures on. Names of private zones cannot be validated so.";
+}
+
+section! { certificates, "[certificates]", "Whose word counts for rules that ask for certificates. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;
+    ROOTS: List<Root> = List(Root), "roots", Default(r#"["system"]"#), r#"["system"]"#,
+        "The authorities that are trusted: `\"system\"` is those of the machine, as they are at the start or reload; a path is a PEM file of one or more.";
 }
 
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
@@ -286,10 +293,13 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
         "Which address is dialled. `\"original\"`: the one that the client dialled. `\"observe\"`: the same, and the flow log and `egret_verify_total` say whether it is one of the name's. `\"verify\"`: only if it is, else `destination_mismatch`. `\"resolve\"`: one that Egret resolves the name to, whatever the client dialled. All but `\"original\"` need names, and ask the servers of `[resolver]`; docs/verify.md says what each promises.";
     HTTP: Choice<bool> = Choice { words: &[("every-request", false), ("first-request", true)], later: &[] }, "http", Default(r#""every-request""#), r#""first-request""#,
         "Which requests of an HTTP/1 connection are judged. `\"first-request\"` is for clients that do not keep to the framing that docs/inspection.md asks for: what follows their first request head is relayed unseen, requests for other names included.";
+    CERTIFICATE: Choice<CertificateRule> = Choice { words: &[("off", CertificateRule::Unasked), ("observe", CertificateRule::Observe), ("require", CertificateRule::Require)], later: &[] },
+        "certificate", Default(r#""off""#), r#""require""#,
+        "Whether Egret asks the server itself for a certificate for the name, in a TLS handshake of its own from an address of the pool. `\"observe\"`: the flow log and `egret_certificate_checks_total` say what came of it. `\"require\"`: only flows whose server has a valid one leave, else `certificate_invalid` or `certificate_unavailable`; clients that do not speak TLS do not. It needs names; docs/verify.md.";
 }
 
 section! { deny, "[[tenant.deny]]", "One deny rule. It needs one key at least beside `name`; what is covered is as with `[[tenant.allow]]`.",
-    elsewhere |key| matches!(key, "inspect" | "destination" | "http").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
+    elsewhere |key| matches!(key, "inspect" | "destination" | "certificate" | "http").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
     NAME: Name = Name, "name", Optional, r#""no-mail""#,
         "How the flow log calls the rule. Without it, by `file:line`.";
     HOSTS: List<Host> = List(Host), "hosts", Optional, r#"["admin.example.com"]"#,

@@ -236,6 +236,7 @@ fn key(pattern: &HostPattern) -> (&str, bool) {
 mod tests {
     use super::*;
     use crate::hostname::Hostname;
+    use crate::policy::CertificateRule;
     use proptest::prelude::*;
     use proptest::sample::{select, subsequence};
     use std::net::IpAddr;
@@ -265,6 +266,7 @@ mod tests {
             cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             ports: ports.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect(),
             destination,
+            certificate: CertificateRule::Unasked,
         })
     }
 

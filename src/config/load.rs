@@ -84,13 +84,15 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main { gateway, steering, inspect, private_destinations, ech, resolver, flow_log, audit } = main;
+    let Main { gateway, steering, inspect, private_destinations, ech, resolver, roots, flow_log, audit } =
+        main;
     let mut config = Config {
         gateway,
         steering,
         inspect,
         private_destinations,
         resolver,
+        roots,
         flow_log,
         audit,
         pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),

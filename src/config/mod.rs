@@ -39,6 +39,7 @@ pub use version::digest_of;
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::policy::{PrivateDestinations, TenantSpec};
+use crate::verify::Roots;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Config {
     pub private_destinations: PrivateDestinations,
     /// Who is asked for the addresses of names.
     pub resolver: Resolver,
+    /// Whose word counts for certificates.
+    pub roots: Roots,
     /// Where the flow log goes.
     pub flow_log: FlowLog,
     /// Where the audit log goes.

@@ -6,6 +6,8 @@ use super::value::Value;
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
 use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,6 +81,40 @@ impl Kind for DnsServer {
         match text.parse().ok().or_else(alone) {
             Some(server) if server.port() != 0 && !server.ip().is_unspecified() => Some(server),
             _ => value.wrong(out, "not a DNS server", format!("it takes an {}", self.describe())),
+        }
+    }
+}
+
+/// Authorities: the machine's (`None`), or those of a PEM file.
+pub(super) struct Root;
+
+impl Describe for Root {
+    fn describe(&self) -> String {
+        "`\"system\"` or the absolute path of a PEM file".to_owned()
+    }
+}
+
+impl Kind for Root {
+    type Value = Option<Vec<CertificateDer<'static>>>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
+        let path = match value.text() {
+            Some("system") => return Some(None),
+            Some(path) if Path::new(path).is_absolute() && !path.contains('\0') => path,
+            _ => {
+                return value.wrong(
+                    out,
+                    "not a place of certificates",
+                    format!("it takes {}", self.describe()),
+                );
+            }
+        };
+        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match read {
+            Ok(certificates) if !certificates.is_empty() => Some(Some(certificates)),
+            Ok(_) => {
+                value.wrong(out, "a file without a certificate", "it takes PEM: -----BEGIN CERTIFICATE-----")
+            }
+            Err(error) => value.wrong(out, "a file that cannot be read", error.to_string()),
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct Outline {
     tenants: BTreeMap<Arc<str>, Tenant>,
     pools: BTreeMap<Arc<str>, u64>,
     /// The tables that stand once, by their header.
-    settings: [(&'static str, u64); 7],
+    settings: [(&'static str, u64); 8],
 }
 
 /// One tenant's.
@@ -40,6 +40,7 @@ impl Outline {
             inspect,
             private_destinations,
             resolver,
+            roots,
             flow_log,
             audit,
             pools,
@@ -56,6 +57,7 @@ impl Outline {
                 ("[inspect]", digest(inspect)),
                 ("[policy]", digest(private_destinations)),
                 ("[resolver]", digest(resolver)),
+                ("[certificates]", digest(roots)),
                 ("[flow_log]", digest(flow_log)),
                 ("[audit]", digest(audit)),
             ],

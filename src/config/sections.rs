@@ -1,12 +1,15 @@
 //! The tables of the main file that stand once.
 
-use super::catalogue::{audit, flow_log, gateway, inspect, keepalive, main_file, policy, resolver, steering};
+use super::catalogue::{
+    audit, certificates, flow_log, gateway, inspect, keepalive, main_file, policy, resolver, steering,
+};
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
 use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
 use crate::policy::{Ech, PrivateDestinations};
 use crate::units::format_duration;
+use crate::verify::Roots;
 use std::num::NonZeroUsize;
 
 /// What the main file says beside pools and tenants.
@@ -17,6 +20,7 @@ pub(super) struct Main {
     pub(super) private_destinations: PrivateDestinations,
     pub(super) ech: Ech,
     pub(super) resolver: Resolver,
+    pub(super) roots: Roots,
     pub(super) flow_log: FlowLog,
     pub(super) audit: AuditTarget,
 }
@@ -32,6 +36,7 @@ impl Main {
         let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
         let ech = policy.read(&policy::ECH, out);
         let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
+        let roots = read_roots(&file.section(&main_file::CERTIFICATES, out), out);
         let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
         let audit = file.section(&main_file::AUDIT, out).read(&audit::PATH, out);
         Some(Self {
@@ -41,6 +46,7 @@ impl Main {
             private_destinations: private_destinations?,
             ech: ech?,
             resolver: resolver?,
+            roots: roots?,
             flow_log: flow_log?,
             audit: audit?,
         })
@@ -135,6 +141,17 @@ fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
         grace: table.read(&resolver::GRACE, out)?,
         dnssec: table.read(&resolver::DNSSEC, out)?,
     })
+}
+
+fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<Roots> {
+    let mut roots = Roots { system: false, given: Vec::new() };
+    for root in values(table.read(&certificates::ROOTS, out)?) {
+        match root {
+            None => roots.system = true,
+            Some(given) => roots.given.extend(given),
+        }
+    }
+    Some(roots)
 }
 
 fn read_flow_log(table: &Table<'_>, out: &mut Diagnostics) -> Option<FlowLog> {

@@ -14,7 +14,7 @@ use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
-use crate::policy::{Destination, Ech, Effect, RuleSpec, TenantSpec};
+use crate::policy::{CertificateRule, Destination, Ech, Effect, RuleSpec, TenantSpec};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -203,6 +203,11 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
         let message = "`inspect = \"none\"` cannot go with names: flows are let through before one is known";
         out.error(table.place_of(&allow::INSPECT), message, help);
     }
+    rule.certificate = table.read(&allow::CERTIFICATE, out).unwrap_or_default();
+    if rule.certificate != CertificateRule::Unasked && !by_name {
+        let message = "`certificate` goes with names: without one there is nothing to prove";
+        out.error(table.place_of(&allow::CERTIFICATE), message, "add `hosts` or `hosts_file`, or remove it");
+    }
     if rule.destination != Destination::Original && !by_name {
         let message =
             "`destination` goes with names: without one there is nothing to compare an address with";
@@ -276,6 +281,7 @@ fn read_rule(
         uninspected: false,
         destination: Destination::Original,
         first_request_only: false,
+        certificate: CertificateRule::Unasked,
     };
     let names_at =
         if table.has(keys.hosts) { table.place_of(keys.hosts) } else { table.place_of(keys.hosts_file) };

@@ -130,6 +130,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "add `hosts`",
     ),
     (
+        "  [[tenant.allow]]\n  cidrs = [\"192.0.2.0/24\"]\n  certificate = \"require\"",
+        "+3:17: error: `certificate` goes with names",
+        "add `hosts`",
+    ),
+    (
+        "[certificates]\nroots = [\"ca.pem\"]",
+        "+2:10: error: `roots`: \"ca.pem\" is not a place",
+        "absolute path",
+    ),
+    (
+        "[certificates]\nroots = [\"/nonexistent.pem\"]",
+        "+2:10: error: `roots`: \"/nonexistent.pem\" is a file that cannot be read",
+        "",
+    ),
+    (
         "[resolver]\nservers = [\"dns.example.com\"]",
         "+2:12: error: `servers`: \"dns.example.com\" is not a DNS server",
         "[2001:db8::53]:5353",

@@ -8,6 +8,7 @@ use crate::sys::socket::{Reactor, Socket};
 use crate::sys::upstream;
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -37,23 +38,27 @@ pub enum DialError {
 }
 
 impl Dialler {
-    /// Sends the SYN, from another port if the kernel says that the leased one is taken. Give the socket up by a reset:
-    /// the server may answer in the meantime, and a plain close would look like an end of file to it, and leave the port
-    /// in TIME_WAIT, which the lease says is free.
+    /// The same as [`Dialler::begin`], driven by a worker.
     pub fn start(
         &self,
         to: DialAddr,
-        mut lease: Lease,
+        lease: Lease,
         reactor: &Rc<Reactor>,
     ) -> Result<(Socket, Lease), DialError> {
+        let (socket, lease) = self.begin(to, lease)?;
+        let socket =
+            Socket::new(socket, reactor).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
+        Ok((socket, lease))
+    }
+
+    /// Sends the SYN, from another port if the kernel says that the leased one is taken. Give the socket up by a reset:
+    /// the server may answer in the meantime, and a plain close would look like an end of file to it, and leave the port
+    /// in TIME_WAIT, which the lease says is free.
+    pub fn begin(&self, to: DialAddr, mut lease: Lease) -> Result<(TcpStream, Lease), DialError> {
         let mut exchanges = 0;
         loop {
             match upstream::connect(lease.source().socket(), to.socket(), self.user_timeout) {
-                Ok(socket) => {
-                    let socket = Socket::new(socket, reactor)
-                        .map_err(|error| DialError::Failed(Failure::of(&error), error))?;
-                    return Ok((socket, lease));
-                }
+                Ok(socket) => return Ok((socket, lease)),
                 Err((Failure::PortTaken, _)) if exchanges < EXCHANGES => {
                     exchanges += 1;
                     lease = lease.collided(clock::now()).map_err(DialError::NoPort)?;

@@ -3,7 +3,7 @@
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
 use super::meters::TenantMeters;
-use super::record::{AddressCheck, FlowId, FlowRecord};
+use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
@@ -25,14 +25,23 @@ pub struct Epilogue {
     pub cut_off: Cell<Outcome>,
 }
 
+/// What is found out beside a flow.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Of its address.
+    pub address: Cell<Option<AddressCheck>>,
+    /// Of the server's certificate.
+    pub certificate: Cell<Option<CertificateCheck>>,
+}
+
 /// A flow that lives. Dropping it ends it.
 pub struct Flow {
     /// What is known so far. Outcome, bytes and duration are filled in at the end.
     pub record: FlowRecord,
     /// How it ended, once that is known.
     pub outcome: Option<Outcome>,
-    /// What is found out of its address while it goes on.
-    pub observed: Option<Rc<Cell<Option<AddressCheck>>>>,
+    /// What is found out while it goes on.
+    pub observed: Option<Rc<Observed>>,
     accepted: Instant,
     meters: Arc<TenantMeters>,
     worker: Rc<Epilogue>,
@@ -109,7 +118,8 @@ impl Drop for Flow {
         let mut record = std::mem::replace(&mut self.record, blank);
         record.outcome = self.outcome.unwrap_or_else(|| self.worker.cut_off.get());
         if let Some(observed) = &self.observed {
-            record.address_check = observed.get();
+            record.address_check = record.address_check.or(observed.address.get());
+            record.certificate_check = observed.certificate.get();
         }
         record.bytes_up = self.up.get();
         record.bytes_down = self.down.get();

@@ -4,7 +4,7 @@ use crate::addr::OriginalDestination;
 use crate::hostname::{AskedName, Hostname};
 use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Destination, Permit, Tenant};
+use crate::policy::{CertificateRule, Decision, Destination, Permit, Tenant};
 use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
 use std::sync::Arc;
 use std::task::Poll;
@@ -121,8 +121,9 @@ pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
 
 /// Whether the address that the flow goes to is one for its name alone.
 fn binds(permit: &Permit) -> bool {
+    let by_certificate = permit.certificate() == CertificateRule::Require;
     match permit.destination() {
-        Destination::Original | Destination::Observe => false,
+        Destination::Original | Destination::Observe => by_certificate,
         Destination::Verify | Destination::Resolve => true,
     }
 }

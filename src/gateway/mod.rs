@@ -5,6 +5,7 @@
 
 mod admission;
 mod candidate;
+mod certification;
 mod flow;
 mod flow_table;
 mod guard;
@@ -21,13 +22,13 @@ mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
 pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
-pub use flow::{Epilogue, Flow, Sink};
+pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::TenantMeters;
 pub use mismatches::{Mismatch, Mismatches, Seen};
 #[cfg(test)]
 pub(crate) use record::example_record;
-pub use record::{AddressCheck, FlowId, FlowRecord, NameSource, Verdict};
+pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, Verdict};
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant, Verification};
 pub use worker::{Gateway, Settings};

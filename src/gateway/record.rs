@@ -49,6 +49,8 @@ pub struct FlowRecord {
     pub canary: bool,
     /// Whether the address is the name's; `null` where the rule does not ask.
     pub address_check: Option<AddressCheck>,
+    /// Whether the server has a certificate for the name; `null` where the rule does not ask.
+    pub certificate_check: Option<CertificateCheck>,
     /// How it ended.
     pub outcome: Outcome,
     /// More on the outcome, or on why it would have been denied, where there is more to say.
@@ -103,6 +105,7 @@ impl FlowRecord {
             candidate: None,
             canary: false,
             address_check: None,
+            certificate_check: None,
             outcome: Outcome::InternalError,
             detail: None,
             source: None,
@@ -153,15 +156,15 @@ pub enum Verdict {
     Deny,
 }
 
-macro_rules! address_checks {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal,)+) => {
-        /// What came of asking whether the address is the name's.
+macro_rules! checks {
+    ($(#[$about:meta])* $name:ident: $($(#[$doc:meta])* $variant:ident = $word:literal,)+) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum AddressCheck {
+        pub enum $name {
             $($(#[$doc])* $variant,)+
         }
 
-        impl AddressCheck {
+        impl $name {
             /// Every one; `check as usize` is its index here.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
@@ -170,10 +173,18 @@ macro_rules! address_checks {
                 match self { $(Self::$variant => $word,)+ }
             }
         }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
     };
 }
 
-address_checks! {
+checks! {
+    /// What came of asking whether the address is the name's.
+    AddressCheck:
     /// The address is one of the name's.
     Match = "match",
     /// The name has others.
@@ -186,10 +197,15 @@ address_checks! {
     Resolved = "resolved",
 }
 
-impl Serialize for AddressCheck {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
+checks! {
+    /// What came of asking the server for a certificate.
+    CertificateCheck:
+    /// It has one for the name.
+    Valid = "valid",
+    /// It has none.
+    Invalid = "invalid",
+    /// It could not be asked.
+    Unknown = "unknown",
 }
 
 fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
@@ -236,6 +252,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         candidate: Some(Change::Same),
         canary: false,
         address_check: Some(AddressCheck::Match),
+        certificate_check: Some(CertificateCheck::Valid),
         outcome: Outcome::Closed,
         detail: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
@@ -262,7 +279,7 @@ mod tests {
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
              \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"denied_hostname\":null,\"hostname_from\":\"sni\",\"protocol\":\"tls\",\"requests\":null,\"alpn\":\"h2,http/1.1\",\"ech\":false,\
-             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"address_check\":\"match\",\"outcome\":\"closed\",\
+             \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"address_check\":\"match\",\"certificate_check\":\"valid\",\"outcome\":\"closed\",\
              \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"

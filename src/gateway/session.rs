@@ -20,7 +20,7 @@ use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Destination, Permit, Seen};
+use crate::policy::{Decision, Denial, Permit, Seen};
 use crate::relay::{self, End, Farewell, Guarded, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
@@ -50,12 +50,11 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
     let Admitted { tenant, trial, place: _place } = admit(worker, flow)?;
     let (permit, mut guard) = decide(worker, &tenant, trial, client, flow).await?;
-    let mut upstream = match permit.destination() {
-        Destination::Original => dial(worker, &tenant, permit, flow)?,
+    let mut upstream = if permit.asks() {
         // In a box: flows that are not verified do not carry the room for it.
-        Destination::Observe | Destination::Verify | Destination::Resolve => {
-            Box::pin(verification::dial(worker, &tenant, client, permit, flow)).await?
-        }
+        Box::pin(verification::dial(worker, &tenant, client, permit, flow)).await?
+    } else {
+        dial(worker, &tenant, permit, flow)?
     };
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;

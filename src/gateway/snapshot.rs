@@ -54,6 +54,8 @@ pub struct Verification {
     pub asker: Asker,
     /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
     pub address_checks: Box<[Counter]>,
+    /// `egret_certificate_checks_total`, likewise by [`CertificateCheck`](super::CertificateCheck).
+    pub certificate_checks: Box<[Counter]>,
 }
 
 impl Snapshot {

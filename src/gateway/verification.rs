@@ -1,7 +1,7 @@
 //! Is the address the name's? What rules ask beyond name, address and port, and the dialling of addresses that Egret
 //! resolved itself. docs/verify.md says what each answer promises.
 
-use super::flow::Flow;
+use super::flow::{Flow, Observed};
 use super::leg::Leg;
 use super::mismatches::Mismatch;
 use super::record::AddressCheck;
@@ -13,9 +13,8 @@ use crate::clock;
 use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{Denial, Destination, Permit};
+use crate::policy::{CertificateRule, Denial, Destination, Permit};
 use crate::verify::{Match, Trouble, Unresolved};
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// Of a name's addresses, so many are tried.
-const MOST_TRIED: usize = 8;
+pub(super) const MOST_TRIED: usize = 8;
 /// RFC 8305 §5: the recommended delay between attempts.
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -41,37 +40,29 @@ pub(super) async fn dial<'w>(
         return Err(Outcome::ResolverUnavailable.into());
     };
     let asked = Asked { worker, tenant, verification, name: &name };
-    match permit.destination() {
-        Destination::Original => session::dial(worker, tenant, permit, flow),
-        Destination::Observe => {
-            asked.observe(&permit, flow);
-            session::dial(worker, tenant, permit, flow)
-        }
-        Destination::Verify => {
-            let permit = match asked.patiently(client, asked.verify(&permit, flow)).await.flatten() {
-                Ok(()) => permit,
-                Err(ended) => deny(tenant, flow, &permit, ended)?,
-            };
-            session::dial(worker, tenant, permit, flow)
-        }
-        Destination::Resolve => match asked.patiently(client, asked.resolve(&permit, flow)).await.flatten() {
-            Ok(permits) => dial_first(worker, tenant, client, permits, flow).await,
-            Err(ended) => {
-                let permit = deny(tenant, flow, &permit, ended)?;
-                session::dial(worker, tenant, permit, flow)
-            }
-        },
+    let observes = permit.certificate() == CertificateRule::Observe;
+    let permits = match asked.route(client, permit, flow).await {
+        Ok(permits) => permits,
+        Err(ended) => vec![deny(tenant, flow, ended)?],
+    };
+    let upstream = match <[Permit; 1]>::try_from(permits) {
+        Ok([permit]) => session::dial(worker, tenant, permit, flow)?,
+        Err(permits) => dial_first(worker, tenant, client, permits, flow).await?,
+    };
+    if observes {
+        asked.observe_certificate(flow);
     }
+    Ok(upstream)
 }
 
 /// Refuses a flow that the rules had let out, unless monitor mode waives that.
-fn deny(tenant: &Tenant, flow: &mut Flow, permit: &Permit, ended: Ended) -> Result<Permit, Ended> {
+fn deny(tenant: &Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended> {
     if !ended.outcome.is_denial() {
         return Err(ended);
     }
     flow.record.verdict = None;
     flow.record.detail = ended.detail;
-    let denial = Denial { outcome: ended.outcome, rule: permit.rule().cloned() };
+    let denial = Denial { outcome: ended.outcome, rule: flow.record.rule.clone() };
     if !tenant.policy.mode.monitors(flow.record.time) {
         return Err(session::deny(flow, denial));
     }
@@ -82,14 +73,35 @@ fn deny(tenant: &Tenant, flow: &mut Flow, permit: &Permit, ended: Ended) -> Resu
 }
 
 /// A flow's name, with what there is to ask about it.
-struct Asked<'a> {
-    worker: &'a Worker,
-    tenant: &'a Arc<Tenant>,
-    verification: &'a Verification,
-    name: &'a Hostname,
+pub(super) struct Asked<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) tenant: &'a Arc<Tenant>,
+    pub(super) verification: &'a Verification,
+    pub(super) name: &'a Hostname,
 }
 
 impl Asked<'_> {
+    /// Where the flow may go, in the order in which it is tried; one address at least.
+    async fn route(&self, client: &Leg, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
+        let required = permit.certificate() == CertificateRule::Require;
+        let permits = match permit.destination() {
+            Destination::Original => vec![permit],
+            Destination::Observe => {
+                self.observe(&permit, flow);
+                vec![permit]
+            }
+            Destination::Verify => {
+                self.patiently(client, self.verify(&permit, flow)).await.flatten()?;
+                vec![permit]
+            }
+            Destination::Resolve => self.patiently(client, self.resolve(&permit, flow)).await.flatten()?,
+        };
+        if required {
+            return self.patiently(client, self.certified(permits, flow)).await.flatten();
+        }
+        Ok(permits)
+    }
+
     /// Waits among the tenant's flows in inspection, and no longer than the client is there.
     async fn patiently<T>(&self, client: &Leg, asking: impl Future<Output = T>) -> Result<T, Ended> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
@@ -115,10 +127,9 @@ impl Asked<'_> {
 
     /// Finds out beside the flow, which does not wait for it.
     fn observe(&self, permit: &Permit, flow: &mut Flow) {
-        let slot = Rc::new(Cell::new(None));
-        flow.observed = Some(Rc::clone(&slot));
+        let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
         let Some(place) = self.tenant.inspections.enter() else {
-            slot.set(Some(count(self.verification, Match::Unknown(Trouble::Busy))));
+            observed.address.set(Some(count(self.verification, Match::Unknown(Trouble::Busy))));
             return;
         };
         let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
@@ -129,7 +140,7 @@ impl Asked<'_> {
             let Some(verification) = &tenant.verification else { return };
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
             let found = timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late));
-            slot.set(Some(count(verification, found)));
+            observed.address.set(Some(count(verification, found)));
             if let Match::No | Match::Absent = found {
                 note(&gateway, &tenant, rule, &name, to);
             }
@@ -179,7 +190,7 @@ impl Asked<'_> {
     }
 
     /// Of the time that there is for inspection, what the client has left.
-    fn time_left(&self, flow: &Flow) -> Duration {
+    pub(super) fn time_left(&self, flow: &Flow) -> Duration {
         self.worker.inspect_deadline.saturating_sub(flow.age())
     }
 }

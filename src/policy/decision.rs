@@ -1,6 +1,6 @@
 //! What policy says of a flow, as values that the next step consumes.
 
-use super::Destination;
+use super::{CertificateRule, Destination};
 use crate::addr::{DialAddr, OriginalDestination};
 use crate::outcome::Outcome;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub struct Permit {
     every_request: bool,
     would_deny: Option<Outcome>,
     destination: Destination,
+    certificate: CertificateRule,
     /// The rule's, in the tenant that gave it; of no rule in monitor mode.
     pub(super) rank: u32,
 }
@@ -63,7 +64,7 @@ impl Permit {
     pub(super) fn new(
         rule: &Arc<str>,
         rank: u32,
-        destination: Destination,
+        (destination, certificate): (Destination, CertificateRule),
         every_request: bool,
         to: OriginalDestination,
     ) -> Self {
@@ -73,8 +74,19 @@ impl Permit {
             every_request,
             would_deny: None,
             destination,
+            certificate,
             rank,
         }
+    }
+
+    /// Whether anything is to be asked before the flow is dialled.
+    pub fn asks(&self) -> bool {
+        self.destination != Destination::Original || self.certificate != CertificateRule::Unasked
+    }
+
+    /// What the server has to prove.
+    pub fn certificate(&self) -> CertificateRule {
+        self.certificate
     }
 
     /// Which address the flow goes to. With `Resolve`, [`Tenant::redirect`](super::Tenant::redirect) says which of them
@@ -91,6 +103,7 @@ impl Permit {
             every_request: false,
             would_deny: Some(denial.outcome),
             destination: Destination::Original,
+            certificate: CertificateRule::Unasked,
             rank: u32::MAX,
         }
     }

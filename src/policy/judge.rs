@@ -73,7 +73,9 @@ impl Tenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+    use crate::policy::{
+        CertificateRule, Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec,
+    };
     use std::sync::Arc;
 
     fn rule(label: &str, hosts: &[&str], cidrs: &[&str]) -> RuleSpec {
@@ -86,6 +88,7 @@ mod tests {
             uninspected: false,
             destination: Destination::Original,
             first_request_only: false,
+            certificate: CertificateRule::Unasked,
         }
     }
 

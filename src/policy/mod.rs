@@ -18,7 +18,7 @@ mod tests;
 pub use decision::{Decision, Denial, Permit};
 pub use judge::Seen;
 pub use mode::{Mode, can_be_waived};
-pub use spec::{Destination, Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
+pub use spec::{CertificateRule, Destination, Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::{Explanation, Finding, RuleFinding, Tenant};
 
 use crate::addr::ClientAddr;

@@ -51,6 +51,8 @@ pub fn can_be_waived(outcome: Outcome) -> bool {
         Outcome::DestinationPrivate
         | Outcome::DestinationMismatch
         | Outcome::NameUnresolved
+        | Outcome::CertificateInvalid
+        | Outcome::CertificateUnavailable
         | Outcome::ResolverUnavailable
         | Outcome::InspectTimeout
         | Outcome::HelloTooLarge

@@ -49,6 +49,20 @@ pub struct RuleSpec {
     pub first_request_only: bool,
     /// Which address its flows go to. Other than `Original` only with `hosts`.
     pub destination: Destination,
+    /// What its flows' servers have to prove. Other than `Unasked` only with `hosts`.
+    pub certificate: CertificateRule,
+}
+
+/// What is made of a server's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CertificateRule {
+    /// Nobody asks for it.
+    #[default]
+    Unasked,
+    /// Egret asks, and records whether it is one for the name.
+    Observe,
+    /// Egret asks, and lets the flow go only if it is.
+    Require,
 }
 
 /// Which address a flow goes to, and whether that must be the name's.

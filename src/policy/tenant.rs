@@ -8,7 +8,9 @@ use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
 use super::scope::{self, Scope};
-use super::{CompileError, Destination, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec};
+use super::{
+    CertificateRule, CompileError, Destination, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec,
+};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -58,6 +60,7 @@ struct Rule {
     place: Arc<Place>,
     uninspected: bool,
     destination: Destination,
+    certificate: CertificateRule,
     first_request_only: bool,
     /// It has hosts.
     named: bool,
@@ -211,9 +214,18 @@ impl Rules {
             if !rule.hosts.is_empty() {
                 named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
-            let RuleSpec { uninspected, destination, first_request_only, .. } = *rule;
+            let RuleSpec { uninspected, destination, certificate, first_request_only, .. } = *rule;
             let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
-            ranked.push(Rule { label, place, uninspected, destination, first_request_only, named, order });
+            ranked.push(Rule {
+                label,
+                place,
+                uninspected,
+                destination,
+                certificate,
+                first_request_only,
+                named,
+                order,
+            });
         }
         let mut chains = Chains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
@@ -277,7 +289,7 @@ impl Rules {
         // Where no rule goes by name, every other request would be permitted too.
         let by_name = || rule.named || any_covers(&self.named_deny, to);
         let every_request = !rule.uninspected && !rule.first_request_only && by_name();
-        Permit::new(&rule.label, rank, rule.destination, every_request, to)
+        Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)
     }
 }
 

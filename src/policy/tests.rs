@@ -19,6 +19,7 @@ fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u
         uninspected: false,
         destination: Destination::Original,
         first_request_only: false,
+        certificate: CertificateRule::Unasked,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::gateway::{AddressCheck, Change};
+use crate::gateway::{AddressCheck, CertificateCheck, Change};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -146,6 +146,12 @@ catalogue! {
     VERIFY_TOTAL = "egret_verify_total", Kind::Counter, Count, ["tenant", "result"],
         help: "Flows of rules that ask whether the address is the name's, by what was found.",
         reading: "`match`: it is. `mismatch`: the name has others; under `destination = \"observe\"` that is what `verify` would deny, and `egret names` has samples. `absent`: the name has no address of that family. `unknown`: no server said so in time. `resolved`: Egret chose the address itself. No series for tenants without such rules.";
+    CERTIFICATE_CHECKS = "egret_certificate_checks_total", Kind::Counter, Count, ["tenant", "result"],
+        help: "Flows of rules that ask for the server's certificate, by what was found.",
+        reading: "`valid`: it is one for the name. `invalid`: the server has none that is; under `certificate = \"observe\"` that is what `require` would deny. `unknown`: the server could not be asked. Many flows share one probe, see `egret_certificate_probes_total`.";
+    CERTIFICATE_PROBES = "egret_certificate_probes_total", Kind::Counter, Count, ["result"],
+        help: "TLS handshakes of Egret's own, by result.",
+        reading: "A verdict counts for an hour if it is `valid`, a minute if `invalid`, five seconds if `unknown`, and at most 100 are begun in a second. Each takes a port of the tenant's pool for its time.";
     RESOLVER_LOOKUPS = "egret_resolver_lookups_total", Kind::Counter, Count, ["result"],
         help: "DNS lookups by result; one asks all servers for the addresses of one name in one family.",
         reading: "`answered`, `absent` (the name has none), `failed` (no server answered), `refused` (not made: 512 were under way, or 128 of one tenant). `failed` hurts only where nothing is known from before. No series while no rule asks.",
@@ -273,7 +279,7 @@ pub fn reference() -> String {
     let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
     let changes = Change::ALL.len();
     let waived = Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).count() + 1;
-    let checks = AddressCheck::ALL.len();
+    let checks = AddressCheck::ALL.len() + CertificateCheck::ALL.len();
     let histograms: usize = ALL
         .iter()
         .filter(|metric| metric.labels.contains(&"tenant"))
@@ -285,7 +291,7 @@ pub fn reference() -> String {
     let _ = write!(
         text,
         "\n## How many series\nA tenant that has had a flow makes {} series: {outcomes} outcomes, {denials} denials, {histograms} \
-         of histograms, {changes} of a candidate, 2 of bytes, and one each of flows that are active, encrypted hellos and HTTP requests; {} with a pool. One in monitor mode makes {waived} more, one whose rules ask about addresses {checks}. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
+         of histograms, {changes} of a candidate, 2 of bytes, and one each of flows that are active, encrypted hellos and HTTP requests; {} with a pool. One in monitor mode makes {waived} more, one whose rules ask about addresses or certificates {checks}. Each source address of a pool makes 9, and up to 5 for hot destinations.\n",
         outcomes + denials + histograms + changes + 5,
         outcomes + denials + histograms + changes + 6,
     );

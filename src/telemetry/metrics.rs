@@ -7,10 +7,10 @@
 use super::catalogue::{self, Kind, Metric};
 use super::exposition::Exposition;
 use super::process;
-use crate::gateway::{AddressCheck, Change, TenantMeters};
+use crate::gateway::{AddressCheck, CertificateCheck, Change, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
-use crate::verify::LookupMeters;
+use crate::verify::{LookupMeters, ProbeMeters};
 use ipnet::IpNet;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
@@ -235,6 +235,20 @@ impl Metrics {
             counter(&self.recorder, &catalogue::VERIFY_TOTAL, &[tenant, check.as_str()])
         };
         AddressCheck::ALL.iter().map(resolve).collect()
+    }
+
+    /// The same by what was found of the server's certificate.
+    pub fn certificate_checks(&self, tenant: &str) -> Box<[Counter]> {
+        let resolve = |check: &CertificateCheck| {
+            counter(&self.recorder, &catalogue::CERTIFICATE_CHECKS, &[tenant, check.as_str()])
+        };
+        CertificateCheck::ALL.iter().map(resolve).collect()
+    }
+
+    /// How probes of certificates are counted.
+    pub fn probes(&self) -> ProbeMeters {
+        let result = |result| counter(&self.recorder, &catalogue::CERTIFICATE_PROBES, &[result]);
+        ProbeMeters { valid: result("valid"), invalid: result("invalid"), unknown: result("unknown") }
     }
 
     /// How DNS lookups are counted.

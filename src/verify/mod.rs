@@ -2,8 +2,10 @@
 //!
 //! [`Names`] remembers what DNS servers say of names: answers add up over servers and lookups, and count for a grace
 //! period beyond their TTL, because content networks rotate their addresses. docs/verify.md explains what that
-//! promises. Lookups run on the thread of a [`Verifier`]; workers look at what is known, and wait for what is not.
+//! promises. [`Certificates`] asks servers themselves: which of them proved which name. Both work on the thread of a [`Verifier`]; workers look at what is known, and wait for what is not.
 
+mod certificate;
+mod certificates;
 mod dns;
 mod flights;
 mod known;
@@ -16,6 +18,8 @@ mod shards;
 mod tests;
 mod verifier;
 
+pub use certificate::{Certificate, Roots};
+pub use certificates::{Begun, Certificates, ProbeMeters};
 pub use dns::system_servers;
 pub use known::Answer;
 pub use names::{Ask, LookupMeters, Match, Names, Trouble, Unresolved};

@@ -1,5 +1,7 @@
 //! The thread on which names are looked up: never a worker's.
 
+use super::certificate::Roots;
+use super::certificates::{Certificates, ProbeMeters};
 use super::dns::Dns;
 use super::names::{LookupMeters, Names};
 use super::refresh;
@@ -15,17 +17,20 @@ use tokio::sync::{mpsc, oneshot};
 /// How names are looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The DNS servers; at least one.
+    /// The DNS servers; none if no rule asks for addresses.
     pub servers: Vec<SocketAddr>,
     /// Answers must be signed from the root on, or provably not.
     pub dnssec: bool,
     /// How long an address counts after its TTL.
     pub grace: Duration,
+    /// Who is trusted to say whose a certificate is.
+    pub roots: Roots,
 }
 
-/// Looks names up until it is dropped.
+/// Looks names up, and asks servers for certificates, until it is dropped.
 pub struct Verifier {
     names: Names,
+    certificates: Certificates,
     settings: Settings,
     pins: mpsc::UnboundedSender<HashSet<Key>>,
     /// The thread ends when this is gone.
@@ -34,11 +39,13 @@ pub struct Verifier {
 
 impl Verifier {
     /// Starts the thread.
-    pub fn start(settings: Settings, meters: LookupMeters) -> io::Result<Self> {
+    pub fn start(settings: Settings, lookups: LookupMeters, probes: ProbeMeters) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dns = Dns::new(&settings.servers, settings.dnssec).map_err(io::Error::other)?;
         let ask = Box::new(move |name: &_, family| dns.ask(name, family));
-        let names = Names::new(ask, settings.grace, runtime.handle().clone(), clock::now, meters);
+        let names = Names::new(ask, settings.grace, runtime.handle().clone(), clock::now, lookups);
+        let certificates =
+            Certificates::new(settings.roots.store()?, runtime.handle().clone(), clock::now, probes);
         let (pins, pinned) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let refreshing = refresh::run(names.clone(), pinned);
@@ -50,7 +57,7 @@ impl Verifier {
                 }
             });
         })?;
-        Ok(Self { names, settings, pins, _stop: stop })
+        Ok(Self { names, certificates, settings, pins, _stop: stop })
     }
 
     /// What it was started with.
@@ -61,6 +68,11 @@ impl Verifier {
     /// What names are known by.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// What servers have proved.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// From now on these names are looked up before anybody asks, and again when their TTL ends; no others.

@@ -5,7 +5,8 @@ use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    CompileError, Decision, Destination, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
+    CertificateRule, CompileError, Decision, Destination, Effect, Policy, PrivateDestinations, RuleSpec,
+    Tenant, TenantSpec,
 };
 use jiff::Timestamp;
 use psl::{List, Psl as _};
@@ -185,6 +186,7 @@ fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
         uninspected: false,
         destination: Destination::Original,
         first_request_only: false,
+        certificate: CertificateRule::Unasked,
     }));
     spec
 }

@@ -1,0 +1,209 @@
+//! Does the server prove the name? Real TLS servers with certificates that are right, and wrong in every common way.
+
+use crate::clients::{ACCESS_DENIED, curl, expect_alert, expect_http_denial, s_client};
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use tempfile::TempDir;
+
+crate::trials! {
+    both families:
+        require_lets_flows_go_to_servers_that_prove_the_name;
+    once:
+        observe_says_what_require_would_deny,
+        only_tls_can_be_proved,
+        a_verdict_is_shared_and_kept
+}
+
+const NAME: &str = "proved.example.org";
+
+/// An authority of the test's own, and the files of everybody.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: TempDir,
+}
+
+/// What a server has.
+#[derive(Clone, Copy)]
+enum Has {
+    Right,
+    AnotherName,
+    Expired,
+    SelfSigned,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "an authority of the test's own");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = TempDir::with_prefix("egret-certificates-").unwrap();
+        fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, dir }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A server with a certificate of this kind.
+    fn serve(&self, lab: &Lab, address: SocketAddr, has: Has) {
+        let name = if matches!(has, Has::AnotherName) { "other.example.org" } else { NAME };
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if matches!(has, Has::Expired) {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = match has {
+            Has::SelfSigned => params.self_signed(&key).unwrap(),
+            Has::Right | Has::AnotherName | Has::Expired => params.signed_by(&key, &self.issuer).unwrap(),
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config =
+            config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let listener = lab.server.run(|| TcpListener::bind(address).unwrap());
+        let config = Arc::new(config);
+        thread::spawn(move || serve_forever(&listener, &config));
+    }
+
+    fn config(&self, certificate: &str) -> Config {
+        let root = self.root().display().to_string();
+        Config {
+            alpha_rules: format!(
+                "  [[tenant.allow]]\n  name = \"proved\"\n  hosts = [\"{NAME}\"]\n  certificate = \"{certificate}\"\n"
+            ),
+            more: format!("[certificates]\nroots = [\"{root}\"]\n"),
+            ..Config::default()
+        }
+    }
+}
+
+/// Each connection has a thread of its own, so that none waits for another. Ends with the test's process.
+fn serve_forever(listener: &TcpListener, config: &Arc<ServerConfig>) {
+    while let Ok((mut socket, _)) = listener.accept() {
+        let config = Arc::clone(config);
+        thread::spawn(move || {
+            let mut tls = ServerConnection::new(config).unwrap();
+            while tls.complete_io(&mut socket).is_ok_and(|(read, wrote)| read + wrote > 0) {
+                let mut request = [0; 1024];
+                if tls.reader().read(&mut request).is_ok_and(|n| n > 0) {
+                    let _ = tls.writer().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                }
+            }
+        });
+    }
+}
+
+/// Alpha claims the name and must be denied.
+fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, outcome: &str, detail: &str) {
+    let mut client = lab.connect(Tenant::Alpha, to);
+    client.write_all(&Hello::to(NAME).record()).unwrap();
+    let local = client.local_addr().unwrap();
+    expect_alert(&client, ACCESS_DENIED);
+    drop(client);
+    let flow = gateway.expect_outcome(local, outcome);
+    assert!(flow["detail"].as_str().unwrap().contains(detail), "{flow:#}");
+    assert_eq!((&flow["verdict"], &flow["source"]), (&"deny".into(), &serde_json::Value::Null), "{flow:#}");
+    let check = if outcome == "certificate_invalid" { "invalid" } else { "unknown" };
+    assert_eq!(flow["certificate_check"], check, "{flow:#}");
+}
+
+fn ports_are_free(gateway: &Gateway) {
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
+}
+
+fn require_lets_flows_go_to_servers_that_prove_the_name(family: Family) {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let [right, other] = [Host::Named, Host::Web].map(|host| host.at(family, 443));
+    let [expired, stranger] = [443, 8443].map(|port| Host::Elsewhere.at(family, port));
+    authority.serve(&lab, right, Has::Right);
+    authority.serve(&lab, other, Has::AnotherName);
+    authority.serve(&lab, expired, Has::Expired);
+    authority.serve(&lab, stranger, Has::SelfSigned);
+    let gateway = lab.start_gateway(&authority.config("require"));
+    let said = s_client(&lab, Tenant::Alpha, right, Some(NAME), &authority.root());
+    assert_eq!(said.code, 0, "{}", said.text);
+    let flow = gateway.wait_for_flows(1).pop().unwrap();
+    assert_eq!((&flow["certificate_check"], &flow["rule"]), (&"valid".into(), &"proved".into()), "{flow:#}");
+    denied(&lab, &gateway, other, "certificate_invalid", "another name");
+    denied(&lab, &gateway, expired, "certificate_invalid", "expired");
+    denied(&lab, &gateway, stranger, "certificate_invalid", "no authority");
+    // nothing listens there
+    denied(&lab, &gateway, Host::Named.at(family, 8443), "certificate_unavailable", "could not be reached");
+    ports_are_free(&gateway);
+}
+
+fn observe_says_what_require_would_deny() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let [right, other] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
+    authority.serve(&lab, right, Has::Right);
+    authority.serve(&lab, other, Has::AnotherName);
+    let gateway = lab.start_gateway(&authority.config("observe"));
+    for (server, check) in [(&right, "valid"), (&other, "invalid")] {
+        let labels = [("tenant", "alpha"), ("result", check)];
+        let mut client = lab.connect(Tenant::Alpha, *server);
+        client.write_all(&Hello::to(NAME).record()).unwrap();
+        // The flow lives until its server was asked.
+        gateway.wait_for_metric("egret_certificate_checks_total", &labels, |count| count == 1);
+        let local = client.local_addr().unwrap();
+        drop(client);
+        let flow = gateway.flow_from(local);
+        assert_eq!(
+            (&flow["certificate_check"], &flow["verdict"]),
+            (&check.into(), &"allow".into()),
+            "{flow:#}"
+        );
+    }
+    ports_are_free(&gateway);
+}
+
+fn only_tls_can_be_proved() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let gateway = lab.start_gateway(&authority.config("require"));
+    let plain = lab.listen(Host::Named, Family::V4, 80);
+    let mut client = lab.connect(Tenant::Alpha, plain.address());
+    write!(client, "GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").unwrap();
+    expect_http_denial(&client, 403, &["certificate_unavailable", "does not speak TLS"]);
+    let flow = gateway.expect_outcome(client.local_addr().unwrap(), "certificate_unavailable");
+    assert_eq!(flow["certificate_check"], serde_json::Value::Null, "{flow:#}");
+    plain.assert_untouched();
+    // a server that speaks something else
+    let silent = lab.listen(Host::Elsewhere, Family::V4, 443);
+    let mut client = lab.connect(Tenant::Alpha, silent.address());
+    client.write_all(&Hello::to(NAME).record()).unwrap();
+    silent.accept().write_all(b"220 mail.example.org ESMTP\r\n").unwrap();
+    expect_alert(&client, ACCESS_DENIED);
+    gateway.expect_outcome(client.local_addr().unwrap(), "certificate_unavailable");
+    ports_are_free(&gateway);
+}
+
+fn a_verdict_is_shared_and_kept() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    authority.serve(&lab, Host::Named.at(Family::V4, 443), Has::Right);
+    let gateway = lab.start_gateway(&authority.config("require"));
+    for _ in 0..5 {
+        let url = format!("https://{NAME}/");
+        let said = curl(&lab, Tenant::Alpha, Family::V4, &url, Host::Named, &authority.root());
+        assert_eq!(said.code, 0, "{}", said.text);
+    }
+    assert_eq!(gateway.metric("egret_certificate_probes_total", &[]), 1);
+}

@@ -1,0 +1,116 @@
+//! Does the server prove the name? What rules ask of certificates. docs/verify.md says what each answer promises.
+
+use super::flow::{Flow, Observed};
+use super::record::CertificateCheck;
+use super::session::Ended;
+use super::snapshot::{Tenant, Verification};
+use super::verification::{Asked, MOST_TRIED};
+use crate::addr::{ClientAddr, DialAddr};
+use crate::clock;
+use crate::egress::Dialler;
+use crate::hostname::Hostname;
+use crate::inspect::Protocol;
+use crate::outcome::Outcome;
+use crate::policy::Permit;
+use crate::verify::{Begun, Certificate};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What asks a server for its certificate, from an address and port of the tenant's.
+struct Prober<'a> {
+    tenant: &'a Tenant,
+    verification: &'a Verification,
+    dialler: Dialler,
+    client: ClientAddr,
+    name: &'a Hostname,
+}
+
+impl Prober<'_> {
+    /// Never an error, and within the time.
+    async fn check(&self, to: DialAddr, time: Duration) -> Certificate {
+        let Verification { verifier, asker, .. } = self.verification;
+        let asking = verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to));
+        let late = Certificate::Unknown("the server did not prove anything within `[inspect] deadline`");
+        timeout(time, asking).await.unwrap_or(late)
+    }
+
+    fn begin(&self, to: DialAddr) -> Result<Begun, &'static str> {
+        let Tenant { pool, share, .. } = self.tenant;
+        let lease = pool.lease(self.client, to, share, clock::now());
+        let lease = lease.map_err(|_| "the pool has no port left to ask the server from")?;
+        let begun = self.dialler.begin(to, lease).map_err(|_| "the server could not be reached")?;
+        let (socket, mut lease) = begun;
+        lease.connected();
+        Ok((socket, Box::new(lease)))
+    }
+
+    /// Counts what was found, and yields it as the flow log says it.
+    fn count(&self, found: Certificate) -> CertificateCheck {
+        let check = match found {
+            Certificate::Valid => CertificateCheck::Valid,
+            Certificate::Invalid(_) => CertificateCheck::Invalid,
+            Certificate::Unknown(_) => CertificateCheck::Unknown,
+        };
+        self.verification.certificate_checks[check as usize].increment(1);
+        check
+    }
+}
+
+impl Asked<'_> {
+    /// The first of the addresses whose server proves the name.
+    pub(super) async fn certified(
+        &self,
+        permits: Vec<Permit>,
+        flow: &mut Flow,
+    ) -> Result<Vec<Permit>, Ended> {
+        let unavailable = |detail| Ended { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
+        if !speaks_tls(flow) {
+            return Err(unavailable("the client does not speak TLS"));
+        }
+        let (mut last, mut refused) = (Certificate::Unknown(""), None);
+        for permit in permits.into_iter().take(MOST_TRIED) {
+            last = self.prober(flow).check(permit.dial(), self.time_left(flow)).await;
+            match last {
+                Certificate::Valid => {
+                    flow.record.certificate_check = Some(self.prober(flow).count(last));
+                    return Ok(vec![permit]);
+                }
+                Certificate::Invalid(why) => {
+                    refused = Some(Ended { outcome: Outcome::CertificateInvalid, detail: Some(why) });
+                }
+                Certificate::Unknown(why) => {
+                    refused.get_or_insert(unavailable(why));
+                }
+            }
+        }
+        flow.record.certificate_check = Some(self.prober(flow).count(last));
+        Err(refused.unwrap_or_else(|| unavailable("there is no address to ask")))
+    }
+
+    /// Finds out beside the flow, which does not wait for it.
+    pub(super) fn observe_certificate(&self, flow: &mut Flow) {
+        let (true, Some(to)) = (speaks_tls(flow), flow.record.dialled) else { return };
+        let Some(place) = self.tenant.inspections.enter() else { return };
+        let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
+        let (tenant, name, client) = (Arc::clone(self.tenant), self.name.clone(), flow.record.client);
+        let (dialler, time) = (self.worker.dialler, self.worker.inspect_deadline);
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            let Some(verification) = &tenant.verification else { return };
+            let prober = Prober { tenant: &tenant, verification, dialler, client, name: &name };
+            let found = prober.check(to, time).await;
+            observed.certificate.set(Some(prober.count(found)));
+        });
+    }
+
+    fn prober(&self, flow: &Flow) -> Prober<'_> {
+        let Self { worker, tenant, verification, name } = *self;
+        Prober { tenant, verification, dialler: worker.dialler, client: flow.record.client, name }
+    }
+}
+
+fn speaks_tls(flow: &Flow) -> bool {
+    flow.record.protocol == Some(Protocol::Tls.as_str())
+}

@@ -1,0 +1,184 @@
+//! Which servers proved which names: verdicts, kept, shared and bounded.
+
+use super::certificate::{self, Certificate};
+use super::flights::{Flight, Flights, Progress};
+use super::memory::Memory;
+use super::places::{Asker, Place, Places};
+use crate::hostname::Hostname;
+use metrics::Counter;
+use rustls::{ClientConfig, RootCertStore};
+use std::any::Any;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+/// A probe takes at most this long, whatever the server does.
+const PROBE: Duration = Duration::from_secs(5);
+/// Verdicts that are kept, at most twice as many. Each takes some 200 bytes.
+const HALF: usize = 16_384;
+/// How long a verdict counts: a certificate that expires meanwhile is found out later by as much.
+const VALID: Duration = Duration::from_hours(1);
+const INVALID: Duration = Duration::from_mins(1);
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// New probes in a second; servers are not to be flooded on behalf of a client that makes names up.
+const EACH_SECOND: u32 = 100;
+
+/// A connection that was begun, and what is to be dropped after it.
+pub type Begun = (TcpStream, Box<dyn Any + Send>);
+
+/// A server and the name that it is to prove.
+type Key = (SocketAddr, Hostname);
+
+/// Counts probes by what came of them.
+pub struct ProbeMeters {
+    /// The certificate is for the name.
+    pub valid: Counter,
+    /// It is not.
+    pub invalid: Counter,
+    /// Nobody could say.
+    pub unknown: Counter,
+}
+
+/// What servers have proved. A clone is the same memory.
+#[derive(Clone)]
+pub struct Certificates(Arc<Inner>);
+
+struct Inner {
+    verdicts: Mutex<Verdicts>,
+    flights: Flights<Key>,
+    places: Places,
+    client: Arc<ClientConfig>,
+    runtime: Handle,
+    now: fn() -> Instant,
+    meters: ProbeMeters,
+}
+
+struct Verdicts {
+    /// With when each stops to count.
+    known: Memory<Key, (Certificate, Instant)>,
+    /// Probes begun in the second that began then.
+    pace: (Option<Instant>, u32),
+}
+
+impl Certificates {
+    /// Probes run on `runtime`.
+    pub(super) fn new(
+        roots: RootCertStore,
+        runtime: Handle,
+        now: fn() -> Instant,
+        meters: ProbeMeters,
+    ) -> Self {
+        let verdicts = Verdicts { known: Memory::new(HALF), pace: (None, 0) };
+        Self(Arc::new(Inner {
+            verdicts: Mutex::new(verdicts),
+            flights: Flights::default(),
+            places: Places::default(),
+            client: certificate::client(roots),
+            runtime,
+            now,
+            meters,
+        }))
+    }
+
+    /// Whether the server proves the name. Waits for a probe if nothing is known; `begin` begins a connection to the
+    /// server if one is needed. Bound the time.
+    pub async fn check(
+        &self,
+        name: &Hostname,
+        server: SocketAddr,
+        asker: &Asker,
+        begin: impl Fn() -> Result<Begun, &'static str>,
+    ) -> Certificate {
+        let key = (server, name.clone());
+        loop {
+            let under_way = self.0.flights.join(&key);
+            if let Some(verdict) = self.known(&key) {
+                return verdict;
+            }
+            let mut progress = match under_way.map_or_else(|| self.probe(&key, asker, &begin), Ok) {
+                Ok(progress) => progress,
+                Err(why) => return Certificate::Unknown(why),
+            };
+            // The other end is gone when the probe has ended.
+            let _ = progress.changed().await;
+        }
+    }
+
+    fn known(&self, key: &Key) -> Option<Certificate> {
+        let now = (self.0.now)();
+        let mut verdicts = self.0.lock();
+        verdicts.known.get(key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict)
+    }
+
+    fn probe(
+        &self,
+        key: &Key,
+        asker: &Asker,
+        begin: impl Fn() -> Result<Begun, &'static str>,
+    ) -> Result<Progress, &'static str> {
+        let place = self.0.places.take(asker).filter(|_| self.0.in_pace());
+        let place = place.ok_or("too many certificates were being asked for")?;
+        let (flight, progress) = match self.0.flights.begin(key) {
+            Ok(new) => new,
+            Err(under_way) => return Ok(under_way),
+        };
+        let (socket, held) = begin()?;
+        let probe = Probe { inner: Arc::clone(&self.0), flight, verdict: None, _place: place };
+        self.0.runtime.spawn(async move {
+            probe.run(socket).await;
+            drop(held);
+        });
+        Ok(progress)
+    }
+}
+
+impl Inner {
+    /// The memory is whole between calls, whoever panicked.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more may begin in this second.
+    fn in_pace(&self) -> bool {
+        let now = (self.now)();
+        let pace = &mut self.lock().pace;
+        if pace.0.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+            *pace = (Some(now), 0);
+        }
+        pace.1 += 1;
+        pace.1 <= EACH_SECOND
+    }
+}
+
+/// One probe under way. Dropped, it has ended, with what was found by then.
+struct Probe {
+    inner: Arc<Inner>,
+    flight: Flight<Key>,
+    verdict: Option<Certificate>,
+    _place: Place,
+}
+
+impl Probe {
+    async fn run(mut self, socket: TcpStream) {
+        let (_, name) = self.flight.key();
+        let proof = certificate::prove(socket, name, Arc::clone(&self.inner.client));
+        self.verdict = timeout(PROBE, proof).await.ok();
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Inner { meters, now, .. } = &*self.inner;
+        let verdict = self.verdict.unwrap_or(Certificate::Unknown("the server did not answer in time"));
+        let (meter, counts) = match verdict {
+            Certificate::Valid => (&meters.valid, VALID),
+            Certificate::Invalid(_) => (&meters.invalid, INVALID),
+            Certificate::Unknown(_) => (&meters.unknown, UNKNOWN),
+        };
+        meter.increment(1);
+        let until = now() + counts;
+        self.inner.lock().known.insert(self.flight.key().clone(), (verdict, until));
+    }
+}
