@@ -380,7 +380,8 @@ fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> Settings 
         max_hello: config.inspect.max_hello,
         inspect_deadline: config.inspect.deadline,
         dialler: Dialler { connect_timeout: gateway.connect_timeout, user_timeout: gateway.user_timeout },
-        silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout, liveness },
+        liveness,
+        silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
         most_pipes,
     }
 }

@@ -7,6 +7,7 @@ use super::record::{FlowId, Verdict};
 use super::session;
 use super::worker::{Gateway, Settings, Worker};
 use crate::addr::{ClientAddr, OriginalDestination};
+use crate::clock;
 use crate::outcome::Outcome;
 use crate::sys::listener::Listener;
 use crate::sys::socket::{Reactor, Socket};
@@ -55,7 +56,7 @@ pub fn run(
         // As tasks: what wakes the future that is blocked on goes through an eventfd.
         let reactor = spawn_local(async move { reactor.run().await });
         let accepting = spawn_local(accept(Rc::clone(&worker), Listener::new(listener)?, stage.clone()));
-        spawn_local(tick());
+        spawn_local(tick(Rc::clone(&worker)));
         let until_stopped = async {
             accepting.await?;
             // Those that live may finish. A sender that is gone is a gateway that is gone.
@@ -74,12 +75,13 @@ pub fn run(
     Ok(())
 }
 
-/// Has a timer due soon at any time: setting one that is due before all others goes through an eventfd, and each flow
-/// sets several.
-async fn tick() {
+/// Sees to flows that have come of age. And has a timer due soon at any time: setting one that is due before all others
+/// goes through an eventfd, and each flow sets several.
+async fn tick(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
+        worker.reactor.keep_alive(clock::now(), &worker.liveness);
     }
 }
 

@@ -29,7 +29,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Lives one flow. Its outcome is in `flow` when this returns.
 pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
@@ -258,6 +258,9 @@ pub(super) fn dial<'w>(
     Ok(Upstream { leg: Leg::new(socket), lease, _listed: listed })
 }
 
+/// A flow that lives for this long may live for days, and needs keepalive.
+const OF_AGE: Duration = Duration::from_secs(5);
+
 /// Waits until the server has taken the connection.
 async fn connect(
     worker: &Worker,
@@ -267,17 +270,18 @@ async fn connect(
     flow: &mut Flow,
 ) -> Result<(), Ended> {
     let dialled_at = clock::now();
-    let answer = pin!(worker.dialler.answered(&upstream.leg));
-    let answered = unless_gone(client, answer).await?;
+    let answered = unless_gone(client, pin!(worker.dialler.answered(&upstream.leg))).await?;
     answered.map_err(|error| not_dialled(worker, tenant, &error))?;
-    connected(&mut upstream.lease, dialled_at, flow);
+    connected(worker, upstream, dialled_at, flow);
     Ok(())
 }
 
 /// The server has answered.
-fn connected(lease: &mut Lease, dialled_at: Instant, flow: &mut Flow) {
-    lease.connected();
-    let took = clock::now().saturating_duration_since(dialled_at);
+fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, flow: &mut Flow) {
+    upstream.lease.connected();
+    let now = clock::now();
+    upstream.leg.keep_alive_from(now + OF_AGE.min(worker.liveness.idle));
+    let took = now.saturating_duration_since(dialled_at);
     flow.record.connect = Some(took);
     flow.meters().connect_duration.record(took);
 }
@@ -294,7 +298,7 @@ pub(super) fn answered<'w>(
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, &lease, to);
     let mut upstream = Upstream { leg, lease, _listed: listed };
-    connected(&mut upstream.lease, dialled_at, flow);
+    connected(worker, &mut upstream, dialled_at, flow);
     upstream
 }
 

@@ -12,6 +12,7 @@ use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
 use crate::relay::{Scratch, Silence};
+use crate::sys::listener::Liveness;
 use crate::sys::socket::Reactor;
 use arc_swap::ArcSwap;
 use metrics::Counter;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub inspect_deadline: Duration,
     /// How upstreams are dialled.
     pub dialler: Dialler,
+    /// When a peer that does not answer counts as dead.
+    pub liveness: Liveness,
     /// How long flows may be silent.
     pub silence: Silence,
     /// Pipes that one worker may have open.
@@ -67,6 +70,7 @@ pub(super) struct Worker {
     pub(super) inspect_deadline: Duration,
     pub(super) bounds: Bounds,
     pub(super) dialler: Dialler,
+    pub(super) liveness: Liveness,
     pub(super) scratch: Scratch,
     pub(super) silence: Silence,
     pub(super) epilogue: Rc<Epilogue>,
@@ -88,6 +92,7 @@ impl Worker {
             inspect_deadline: settings.inspect_deadline,
             bounds: Bounds { max_hello: settings.max_hello, patience: settings.inspect_deadline },
             dialler: settings.dialler,
+            liveness: settings.liveness,
             scratch: Scratch::new(settings.most_pipes),
             silence: settings.silence,
             epilogue: Rc::new(epilogue),

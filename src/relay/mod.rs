@@ -11,7 +11,6 @@ mod refuse;
 mod watch;
 
 use crate::sys::failure::Failure;
-use crate::sys::listener::Liveness;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use direction::OneWay;
@@ -34,8 +33,6 @@ pub struct Silence {
     pub idle: Option<Duration>,
     /// No byte for this long after one side has finished ends the flow.
     pub half_open: Duration,
-    /// When a peer that does not answer counts as dead.
-    pub liveness: Liveness,
 }
 
 /// One of the two ends of a flow.
@@ -133,7 +130,7 @@ pub fn relay<'a, G: Guard>(
         upstream,
         up: OneWay::new(client, upstream, Side::Client),
         down: OneWay::new(upstream, client, Side::Upstream),
-        watch: Watch::new(upstream, silence),
+        watch: Watch::new(silence),
         first: None,
         broken: None,
     };

@@ -8,13 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
 
-const LIVENESS: Liveness = Liveness {
-    idle: Duration::from_mins(1),
-    interval: Duration::from_secs(10),
-    probes: 3,
-    user_timeout: None,
-};
-const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1), liveness: LIVENESS };
+const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) };
 
 #[derive(Default)]
 struct Tally {

@@ -1,11 +1,9 @@
-//! Looks after flows that last: sets keepalive on the upstream socket of one that has come of age, and ends flows that
-//! are silent for too long.
+//! Ends flows that are silent for too long.
 //!
 //! Reads and writes do not touch a timer: a slow tick compares the bytes moved with those at the tick before. A flow
-//! that has come of age, and has no idle time-out, has no timer until one side has finished.
+//! without an idle time-out has no timer until one side has finished.
 
 use super::{End, Silence};
-use crate::sys::socket::Socket;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,17 +12,11 @@ use tokio::time::{Sleep, sleep};
 /// A period is measured in this many ticks, so a flow ends at most a quarter of the period late.
 const TICKS: u32 = 4;
 
-/// A flow that lives for this long may live for days. Shorter ones are spared the system calls that set keepalive; who
-/// dies meanwhile is found as soon, because the kernel counts from the last segment.
-const OF_AGE: Duration = Duration::from_secs(5);
-
 pub(super) struct Watch<'a> {
-    upstream: &'a Socket,
     silence: &'a Silence,
     tick: Option<Pin<Box<Sleep>>>,
     /// How long the tick that runs is.
     length: Duration,
-    young: bool,
     half_open: bool,
     /// Ticks in a row without a byte.
     silent: u32,
@@ -32,9 +24,9 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(upstream: &'a Socket, silence: &'a Silence) -> Self {
+    pub(super) fn new(silence: &'a Silence) -> Self {
         let length = Duration::ZERO;
-        Self { upstream, silence, tick: None, length, young: true, half_open: false, silent: 0, moved: 0 }
+        Self { silence, tick: None, length, half_open: false, silent: 0, moved: 0 }
     }
 
     /// Ready when the flow was silent for the period that applies; `moved` is any count that grows with each byte.
@@ -58,13 +50,7 @@ impl<'a> Watch<'a> {
                 return Poll::Pending;
             }
             self.tick = None;
-            let counts = !self.young && self.length == length;
-            if self.young {
-                self.young = false;
-                // It fails on a socket that is dead, which the relay finds out by itself.
-                let _ = self.silence.liveness.keep_alive(self.upstream);
-            }
-            self.silent = if counts && moved == self.moved { self.silent + 1 } else { 0 };
+            self.silent = if moved == self.moved { self.silent + 1 } else { 0 };
             self.moved = moved;
             if self.silent >= TICKS {
                 return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
@@ -79,8 +65,6 @@ impl<'a> Watch<'a> {
             (true, None) => Some(self.silence.half_open),
             (false, idle) => idle,
         };
-        let tick = period.map(|period| period / TICKS);
-        let of_age = self.young.then(|| OF_AGE.min(self.silence.liveness.idle));
-        tick.into_iter().chain(of_age).min()
+        period.map(|period| period / TICKS)
     }
 }

@@ -4,13 +4,16 @@
 //! Registered once with tokio each, they would take a quarter of a kilobyte and a system call at their end more: here a
 //! socket takes a slot of 24 bytes, and is forgotten by the kernel when it is closed.
 
+use super::listener::Liveness;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -32,6 +35,17 @@ mod told {
 pub struct Reactor {
     epoll: AsyncFd<EpollFd>,
     slots: RefCell<Slots>,
+    young: RefCell<VecDeque<Young>>,
+}
+
+/// A socket that is to have keepalive if it lives until then. Its descriptor is open for as long as the slot has this
+/// generation.
+#[derive(Debug)]
+struct Young {
+    due: Instant,
+    key: u32,
+    generation: u32,
+    socket: RawFd,
 }
 
 /// One slot for each socket; a key in `free` is of a slot that is nobody's.
@@ -62,7 +76,24 @@ impl Reactor {
         // deregisters it first, is dropped.
         #[expect(unsafe_code, reason = "AsyncFd cannot know this of a type")]
         let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
-        Ok(Rc::new(Self { epoll, slots: RefCell::default() }))
+        Ok(Rc::new(Self { epoll, slots: RefCell::default(), young: RefCell::default() }))
+    }
+
+    /// Sets keepalive on the sockets that were due by `now`; see [`Socket::keep_alive_from`].
+    pub fn keep_alive(&self, now: Instant, liveness: &Liveness) {
+        let (slots, mut young) = (self.slots.borrow(), self.young.borrow_mut());
+        while young.front().is_some_and(|first| first.due <= now)
+            && let Some(Young { key, generation, socket, .. }) = young.pop_front()
+        {
+            if slots.all[key as usize].generation == generation {
+                // SAFETY: the slot is still the socket's, which gives it back before it closes the descriptor, on this
+                // thread: it stays open for as long as `slots` is borrowed.
+                #[expect(unsafe_code, reason = "a borrow cannot be kept in the queue")]
+                let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+                // It fails on a socket that is dead, which is found out by reading.
+                let _ = liveness.keep_alive(socket);
+            }
+        }
     }
 
     /// Fetches events and wakes whom they concern, for ever; yields only an error of the machine's.
@@ -91,8 +122,8 @@ impl Reactor {
 #[derive(Debug)]
 struct EpollFd(Epoll);
 
-impl std::os::fd::AsRawFd for EpollFd {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+impl AsRawFd for EpollFd {
+    fn as_raw_fd(&self) -> RawFd {
         self.0.0.as_raw_fd()
     }
 }
@@ -180,6 +211,15 @@ impl Socket {
             | EpollFlags::EPOLLET;
         reactor.epoll.get_ref().0.add(&socket.stream, EpollEvent::new(flags, join(key, generation)))?;
         Ok(socket)
+    }
+
+    /// Has [`Reactor::keep_alive`] set keepalive from `due` on, which must not be before that of earlier calls. Most
+    /// sockets do not live that long, and are spared four system calls; who dies meanwhile is found as soon, because the
+    /// kernel counts from the last segment.
+    pub fn keep_alive_from(&self, due: Instant) {
+        let generation = self.reactor.slots.borrow().all[self.key as usize].generation;
+        let young = Young { due, key: self.key, generation, socket: self.stream.as_raw_fd() };
+        self.reactor.young.borrow_mut().push_back(young);
     }
 
     fn poll(&self, cx: &Context<'_>, what: u8) -> Poll<()> {
@@ -296,7 +336,7 @@ mod tests {
     use nix::sys::socket::{MsgFlags, send};
     use std::future::poll_fn;
     use std::net::TcpListener;
-    use std::os::fd::AsRawFd;
+    use std::time::Duration;
 
     fn pair(reactor: &Rc<Reactor>) -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -336,6 +376,32 @@ mod tests {
             drop(peer);
             poll_fn(|cx| socket.poll_readable(cx)).await;
             assert!(socket.is_read_closed() && !socket.has_failed());
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_socket_that_lives_long_enough_has_keepalive_and_no_other() {
+        driven(async |reactor| {
+            let now = crate::clock::now();
+            let seconds = Duration::from_secs;
+            let liveness =
+                Liveness { idle: seconds(77), interval: seconds(5), probes: 3, user_timeout: None };
+            let kept = |socket: &Socket| socket2::SockRef::from(socket).keepalive().unwrap();
+            let (_peers, sockets): (Vec<_>, Vec<_>) = (0..3).map(|_| pair(&reactor)).unzip();
+            for (socket, due) in sockets.iter().zip(1..) {
+                socket.keep_alive_from(now + seconds(due));
+            }
+            let [first, second, third] = <[Socket; 3]>::try_from(sockets).unwrap();
+            // its slot and descriptor go to another
+            drop(first);
+            let (_peer, other) = pair(&reactor);
+            reactor.keep_alive(now + seconds(2), &liveness);
+            assert_eq!([&second, &third, &other].map(kept), [true, false, false]);
+            let idle = socket2::SockRef::from(&second).tcp_keepalive_time().unwrap();
+            assert_eq!(idle, seconds(77));
+            reactor.keep_alive(now + seconds(3), &liveness);
+            assert!(kept(&third) && !kept(&other));
         })
         .await;
     }
