@@ -1,11 +1,11 @@
-//! What telemetry costs: a flow's record as JSON, and metrics through handles resolved once.
+//! What telemetry costs: a flow's record as JSON, and metrics on a worker's own cells.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "nobody depends on a benchmark")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use egret::gateway::{FlowId, FlowRecord, NameSource, Verdict};
+use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, Timed, Verdict};
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape};
 use std::hint::black_box;
@@ -60,7 +60,7 @@ fn flow_log(c: &mut Criterion) {
     });
 
     // what a worker pays; at this rate most are dropped, which costs about the same
-    let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
+    let metrics = Metrics::new(SystemTime::UNIX_EPOCH, 1).0;
     let target = LogTarget::File("/dev/null".into());
     let config = FlowLogConfig { target, queue: FlowLogConfig::DEFAULT_QUEUE };
     let (handle, thread) = FlowLog::start(config, metrics.gateway().flow_log.clone()).unwrap();
@@ -73,33 +73,27 @@ fn flow_log(c: &mut Criterion) {
 }
 
 fn metrics(c: &mut Criterion) {
-    let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
-    let meters = metrics.tenant("acme", Some("acme"), false);
+    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
+    let worker = seats.remove(0).take();
+    let tenant = metrics.tenant("acme", Some("acme"), false);
+    let meters = tenant.of(&worker);
     let mut group = c.benchmark_group("metrics");
-    group.bench_function("tenant_handles_of_a_flow", |b| {
-        b.iter(|| metrics.tenant(black_box("acme"), Some("acme"), false));
-    });
-    group.bench_function("bytes", |b| b.iter(|| meters.bytes_up.increment(black_box(1460))));
+    group.bench_function("bytes", |b| b.iter(|| meters.add(Counted::Up, black_box(1460))));
     group.bench_function("a_flow_start_to_end", |b| {
-        let mut flows = 0;
         b.iter(|| {
-            meters.flows_active.increment(1.0);
-            meters.inspect_duration.record(black_box(0.000_8));
-            meters.connect_duration.record(black_box(0.004));
-            meters.flow_duration.record(black_box(1.2));
-            meters.flows_active.decrement(1.0);
-            let (ended, denied) = meters.outcome(black_box(Outcome::Closed));
-            ended.increment(1);
-            denied.increment(1);
-            flows += 1;
-            if flows % 10_000 == 0 {
-                metrics.upkeep(); // as every few seconds in the gateway
-            }
+            let meters = black_box(&tenant).of(&worker);
+            meters.enter();
+            meters.record(Timed::Inspect, black_box(Duration::from_micros(800)));
+            meters.record(Timed::Connect, black_box(Duration::from_millis(4)));
+            meters.record(Timed::Flow, black_box(Duration::from_millis(1200)));
+            meters.leave();
+            meters.count(Counted::Ended(black_box(Outcome::Closed)));
         });
     });
     let scrape = Scrape {
         monitored: Vec::new(),
         candidate: None,
+        port_collisions: 0,
         sources: Vec::new(),
         hot: Vec::new(),
         config_version: "1f2e3d".into(),
@@ -107,7 +101,7 @@ fn metrics(c: &mut Criterion) {
         names: None,
     };
     for number in 0..100 {
-        metrics.tenant(&format!("tenant-{number}"), Some("shared"), false);
+        metrics.tenant(&format!("tenant-{number}"), Some("shared"), false).of(&worker);
     }
     group.bench_function("scrape_of_100_tenants", |b| b.iter(|| metrics.render(black_box(&scrape))));
     group.finish();

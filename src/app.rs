@@ -25,7 +25,7 @@ use crate::audit::By;
 use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Settings, Sink, Stage};
+use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Seat, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
@@ -81,7 +81,7 @@ pub enum StartError {
     /// A thread, a runtime or a signal handler could not be had.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
-    /// The metrics recorder or the policy could not be built, which a checked configuration rules out.
+    /// The policy could not be built, which a checked configuration rules out.
     #[error("cannot start: {0}; this is a bug, please report it")]
     Bug(String),
 }
@@ -112,7 +112,6 @@ struct App {
     candidates: Candidates,
     auditor: Auditor,
     gateway: Arc<Gateway>,
-    metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
     forecast: Forecast,
     readiness: Readiness,
@@ -136,8 +135,8 @@ impl App {
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let room = limits::room(worker_count, config.gateway.max_flows)?;
-        let metrics =
-            Arc::new(Metrics::new(clock::wall()).map_err(|error| StartError::Bug(error.to_string()))?);
+        let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
+        let metrics = Arc::new(metrics);
         let flow_log = observe::open_flow_log(&config, &metrics)?;
         let audit_log = observe::open_audit_log(&config, &metrics)?;
         let liveness = liveness(&config);
@@ -207,7 +206,7 @@ impl App {
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
-        let (workers, worker_ended) = start_workers(listeners, &shared, settings, &stage)?;
+        let (workers, worker_ended) = start_workers(listeners, seats, &shared, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %in_force.current().version, "ready"
         );
@@ -222,7 +221,6 @@ impl App {
             candidates,
             auditor,
             gateway: shared,
-            metrics,
             ledger,
             forecast,
             readiness,
@@ -279,7 +277,6 @@ impl App {
         self.candidates.watch(&self.auditor);
         self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
-            self.metrics.upkeep();
             match addresses::assigned() {
                 Ok(assigned) => self.gateway.snapshot.load().own.reassign(assigned),
                 Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
@@ -331,17 +328,18 @@ impl App {
 /// With where each says that it has ended.
 fn start_workers(
     listeners: Vec<std::net::TcpListener>,
+    seats: Vec<Seat>,
     shared: &Arc<Gateway>,
     settings: Settings,
     stage: &watch::Sender<Stage>,
 ) -> io::Result<(Workers, mpsc::UnboundedReceiver<()>)> {
     let (ended, worker_ended) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
+    for (number, (listener, seat)) in listeners.into_iter().zip(seats).enumerate() {
         let (shared, stage, ended) = (Arc::clone(shared), stage.subscribe(), ended.clone());
         workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let _says_when_it_ends = EndNotice(ended);
-            gateway::run(shared, settings, listener, stage)
+            gateway::run(shared, settings, seat, listener, stage)
         })?);
     }
     Ok((workers, worker_ended))

@@ -9,6 +9,7 @@ pub mod sys;
 // floor 1
 pub mod addr;
 pub mod audit;
+pub mod count;
 pub mod hostname;
 pub mod outcome;
 pub mod units;

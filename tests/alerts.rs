@@ -185,7 +185,7 @@ fn each_alert_is_tested_both_ways() {
 #[test]
 #[ignore = "needs promtool; the step `alerts` of scripts/test.sh installs and runs it"]
 fn the_exposition_is_without_a_finding_of_promtool() {
-    let metrics = Metrics::new(SystemTime::UNIX_EPOCH).unwrap();
+    let metrics = Metrics::new(SystemTime::UNIX_EPOCH, 1).0;
     metrics.tenant("acme", Some("acme"), false);
     metrics.tenant(UNKNOWN_TENANT, None, false);
     let scrape = Scrape {
@@ -193,6 +193,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         hot: Vec::new(),
         monitored: Vec::new(),
         candidate: None,
+        port_collisions: 0,
         config_version: "1f2e3d".into(),
         config_reload_success: true,
         names: None,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{self, AdminState, Readiness, Stage};
+use egret::gateway::{Counted, Timed};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
 use egret::telemetry::{
@@ -86,6 +87,7 @@ fn scrape() -> Scrape {
     Scrape {
         sources: vec![source("203.0.113.16", 16_000), source("2001:db8:100::1", 64_000)],
         hot: vec![hot],
+        port_collisions: 2,
         candidate: Some(CandidateInfo { version: "a1b2c3".into(), state: "canary" }),
         monitored: vec![
             MonitoredTenant { tenant: "acme".into(), until: Some(1_798_675_200) },
@@ -131,19 +133,20 @@ fn label_names(series: &str) -> BTreeSet<&str> {
 
 #[test]
 fn a_scrape_holds_the_catalogue_and_nothing_else() {
-    let metrics = Arc::new(Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)).unwrap());
-    let acme = metrics.tenant("acme", Some("acme"), true);
-    acme.flows_active.increment(1.0);
-    acme.bytes_up.increment(517);
-    acme.connect_duration.record(0.004);
-    let (ended, denied) = acme.outcome(Outcome::PortsExhausted);
-    ended.increment(1);
-    denied.increment(1);
+    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000), 2);
+    let metrics = Arc::new(metrics);
+    let workers = [seats.remove(0).take(), seats.remove(0).take()];
+    let acme = workers.each_ref().map(|worker| metrics.tenant("acme", Some("acme"), true).of(worker));
+    acme[0].enter();
+    acme[0].add(Counted::Up, 500);
+    acme[1].add(Counted::Up, 17);
+    acme[1].record(Timed::Connect, Duration::from_millis(4));
+    acme[1].count(Counted::Ended(Outcome::PortsExhausted));
     metrics.tenant(UNKNOWN_TENANT, None, false);
     metrics.address_checks("acme");
     metrics.certificate_checks("acme");
     metrics.probes();
-    metrics.lookups().duration.record(0.1);
+    metrics.lookups().duration.record(Duration::from_millis(2));
 
     let rendered = Arc::clone(&metrics);
     let admin = Admin::start(move || rendered.render(&scrape()));
@@ -173,6 +176,8 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
         ("egret_flows_total{tenant=\"unknown\",outcome=\"unknown_tenant\"}", 0.0),
         ("egret_connect_duration_seconds_bucket{tenant=\"acme\",le=\"0.0025\"}", 0.0),
         ("egret_connect_duration_seconds_bucket{tenant=\"acme\",le=\"0.005\"}", 1.0),
+        ("egret_connect_duration_seconds_bucket{tenant=\"acme\",le=\"+Inf\"}", 1.0),
+        ("egret_connect_duration_seconds_sum{tenant=\"acme\"}", 0.004),
         ("egret_inspect_duration_seconds_count{tenant=\"unknown\"}", 0.0),
         ("egret_port_allocation_failures_total{pool=\"acme\",tenant=\"acme\"}", 0.0),
         ("egret_pool_ports_capacity{pool=\"acme\",source=\"203.0.113.16\"}", 64_000.0),
@@ -194,6 +199,7 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
         ("egret_monitor_until_timestamp_seconds{tenant=\"beta\"}", f64::INFINITY),
         ("egret_candidate_decisions_total{tenant=\"acme\",change=\"would_deny\"}", 0.0),
         ("egret_candidate_info{version=\"a1b2c3\",state=\"canary\"}", 1.0),
+        ("egret_port_collisions_total", 2.0),
         ("egret_config_info{version=\"1f2e3d\"}", 1.0),
         ("process_start_time_seconds", 1000.0),
     ] {
@@ -214,13 +220,14 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
 
 #[test]
 fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
-    let metrics = Arc::new(Metrics::new(SystemTime::UNIX_EPOCH).unwrap());
-    metrics.tenant("acme", Some("old"), false).bytes_up.increment(1);
-    metrics.tenant("acme", Some("new"), false).bytes_up.increment(1);
-    assert!(Arc::ptr_eq(
-        &metrics.tenant("acme", Some("new"), false),
-        &metrics.tenant("acme", Some("new"), false)
-    ));
+    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
+    let metrics = Arc::new(metrics);
+    let worker = seats.remove(0).take();
+    for pool in ["old", "new", "new"] {
+        let acme = metrics.tenant("acme", Some(pool), pool == "old");
+        acme.of(&worker).add(Counted::Up, 1);
+        acme.port_allocation_failures.increment(1);
+    }
     let now = Arc::new(Mutex::new(scrape()));
     let (rendered, read) = (Arc::clone(&metrics), Arc::clone(&now));
     let admin = Admin::start(move || rendered.render(&read.lock().unwrap()));
@@ -235,7 +242,12 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
     let (_, text) = admin.get("/metrics");
     assert!(!text.contains("203.0.113.16") && text.contains("2001:db8:100::1"));
     let samples = samples(&text);
-    assert_eq!(samples.get("egret_flow_bytes_total{tenant=\"acme\",direction=\"up\"}"), Some(&2.0));
+    assert_eq!(samples.get("egret_flow_bytes_total{tenant=\"acme\",direction=\"up\"}"), Some(&3.0));
+    for (pool, failures) in [("old", 1.0), ("new", 2.0)] {
+        let series = format!("egret_port_allocation_failures_total{{pool=\"{pool}\",tenant=\"acme\"}}");
+        assert_eq!(samples.get(&*series), Some(&failures), "{series}");
+    }
+    assert!(samples.contains_key("egret_would_deny_total{tenant=\"acme\",reason=\"not_allowed\"}"));
     assert_eq!(samples.get("egret_config_reload_success"), Some(&0.0));
     assert_eq!(text.matches("egret_config_info{").count(), 1);
     assert!(text.contains("egret_config_info{version=\"fedcba\"} 1\n"));

@@ -55,13 +55,13 @@ pub(super) struct Seen {
 impl Seen {
     /// The text of one scrape.
     pub(super) fn render(&self) -> String {
-        self.metrics.gateway().port_collisions.absolute(self.ledger.collisions());
         let current = self.in_force.current();
         let scrape = Scrape {
             sources: usage(&current.pools, &self.forecast, &self.last.load()),
             config_version: Arc::clone(&current.version),
             config_reload_success: self.in_force.reloaded(),
             hot: hot(&current.pools, &self.forecast),
+            port_collisions: self.ledger.collisions(),
             candidate: self.candidates.info(),
             monitored: monitored(&self.gateway.snapshot.load()),
             names: self.gateway.snapshot.load().verifier.as_ref().map(|verifier| verifier.names().count()),

@@ -2,7 +2,7 @@
 //!
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
-use super::meters::TenantMeters;
+use super::meters::{Counted, Meters, Timed};
 use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
@@ -43,7 +43,7 @@ pub struct Flow {
     /// What is found out while it goes on.
     pub observed: Option<Rc<Observed>>,
     accepted: Instant,
-    meters: Arc<TenantMeters>,
+    meters: Meters,
     worker: Rc<Epilogue>,
     up: Cell<u64>,
     down: Cell<u64>,
@@ -56,10 +56,10 @@ impl Flow {
         id: FlowId,
         client: ClientAddr,
         to: OriginalDestination,
-        nobody: Arc<TenantMeters>,
+        nobody: Meters,
         worker: Rc<Epilogue>,
     ) -> Self {
-        nobody.flows_active.increment(1);
+        nobody.enter();
         let time = jiff::Timestamp::try_from(clock::wall()).unwrap_or_default();
         Self {
             record: FlowRecord::begin(time, id, client, to),
@@ -75,9 +75,9 @@ impl Flow {
     }
 
     /// The flow is this tenant's, and counts there from now on.
-    pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Arc<TenantMeters>) {
-        self.meters.flows_active.decrement(1);
-        meters.flows_active.increment(1);
+    pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Meters) {
+        self.meters.leave();
+        meters.enter();
         self.meters = meters;
         self.record.tenant = Some(tenant);
     }
@@ -88,7 +88,7 @@ impl Flow {
     }
 
     /// Its tenant's meters.
-    pub fn meters(&self) -> &TenantMeters {
+    pub fn meters(&self) -> &Meters {
         &self.meters
     }
 }
@@ -96,17 +96,17 @@ impl Flow {
 impl Meter for Flow {
     fn up(&self, bytes: usize) {
         self.up.set(self.up.get() + bytes as u64);
-        self.meters.bytes_up.increment(bytes as u64);
+        self.meters.add(Counted::Up, bytes as u64);
     }
     fn down(&self, bytes: usize) {
         self.down.set(self.down.get() + bytes as u64);
-        self.meters.bytes_down.increment(bytes as u64);
+        self.meters.add(Counted::Down, bytes as u64);
     }
     fn requests(&self, requests: usize) {
         if requests > 0 {
             let more = u32::try_from(requests).unwrap_or(u32::MAX);
             self.requests.set(self.requests.get().saturating_add(more));
-            self.meters.http_requests.increment(requests as u64);
+            self.meters.add(Counted::Requests, requests as u64);
         }
     }
 }
@@ -125,40 +125,20 @@ impl Drop for Flow {
         record.bytes_down = self.down.get();
         record.requests = Some(self.requests.get()).filter(|&requests| requests > 0);
         record.duration = self.age();
-        self.meters.flows_active.decrement(1);
-        let (ended, denied) = self.meters.outcome(record.outcome);
-        ended.increment(1);
-        denied.increment(1);
+        self.meters.leave();
+        self.meters.count(Counted::Ended(record.outcome));
         if let Some(reason) = record.would_deny {
-            self.meters.would_deny(reason).increment(1);
+            self.meters.count(Counted::WouldDeny(reason));
         }
-        self.meters.flow_duration.record(record.duration);
+        self.meters.record(Timed::Flow, record.duration);
         (self.worker.sink)(record);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::meters::{Seat, TenantMeters};
     use super::*;
-
-    fn noop_meters() -> Arc<TenantMeters> {
-        let counters = || Outcome::ALL.iter().map(|_| metrics::Counter::noop()).collect();
-        Arc::new(TenantMeters {
-            flows_active: metrics::Gauge::noop(),
-            bytes_up: metrics::Counter::noop(),
-            bytes_down: metrics::Counter::noop(),
-            ech: metrics::Counter::noop(),
-            inspect_duration: metrics::Histogram::noop(),
-            connect_duration: metrics::Histogram::noop(),
-            http_requests: metrics::Counter::noop(),
-            flow_duration: metrics::Histogram::noop(),
-            port_allocation_failures: metrics::Counter::noop(),
-            ended: counters(),
-            denied: counters(),
-            would_deny: counters(),
-            candidate: std::array::from_fn(|_| metrics::Counter::noop()),
-        })
-    }
 
     /// What a flow's record says after `live` had it.
     fn outcomes_of(live: impl FnOnce(&Rc<Epilogue>, Flow)) -> Vec<Outcome> {
@@ -167,11 +147,15 @@ mod tests {
             let records = Arc::clone(&records);
             Arc::new(move |record: FlowRecord| records.lock().unwrap().push(record.outcome))
         };
+        let meters = TenantMeters::new(1);
         let worker = Rc::new(Epilogue { sink, cut_off: Cell::new(Outcome::InternalError) });
         let address = "192.0.2.1:1".parse().unwrap();
         let id = FlowId { process: 0, number: 0 };
         let (client, to) = (ClientAddr::new(address), OriginalDestination::new(address));
-        live(&worker, Flow::begin(id, client, to, noop_meters(), Rc::clone(&worker)));
+        live(
+            &worker,
+            Flow::begin(id, client, to, meters.of(&Seat::all(1).remove(0).take()), Rc::clone(&worker)),
+        );
         let records = records.lock().unwrap();
         records.clone()
     }

@@ -1,54 +1,322 @@
-//! The metric handles that a flow touches, resolved once per tenant. `telemetry` fills them from its catalogue.
+//! What flows count. Each worker counts on cells that no other writes to; a scrape reads those of all and adds them up.
+//!
+//! A cell with one writer needs no atomic read-modify-write: a load and a store are two plain moves, and the cache line
+//! stays where it is. That there is one writer is held by the types: [`Seat`]s are handed out once, a worker's thread
+//! [takes](Seat::take) its own, and the [`Meters`] that come of it cannot leave the thread.
 
 use super::candidate::Change;
+use crate::count::{BUCKETS, Bounds, Counter, Distribution, bucket_of};
 use crate::outcome::Outcome;
-use metrics::{Counter, Gauge, Histogram};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-/// One tenant's handles; flows of no tenant share a set labelled `unknown`.
+/// What flows count, for their tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Bytes from client to server.
+    Up,
+    /// Bytes from server to client.
+    Down,
+    /// Flows whose ClientHello carried `encrypted_client_hello`.
+    Ech,
+    /// HTTP/1 requests that were judged and let through.
+    Requests,
+    /// Flows for which a candidate would change this.
+    Candidate(Change),
+    /// Flows that ended so.
+    Ended(Outcome),
+    /// Flows that only monitor mode let out.
+    WouldDeny(Outcome),
+}
+
+const OUTCOMES: usize = Outcome::ALL.len();
+const TIMED: [Timed; 3] = [Timed::Inspect, Timed::Connect, Timed::Flow];
+
+// The cells of one worker and tenant. The first is the number of flows that live.
+const ACTIVE: usize = 0;
+const CANDIDATE: usize = 5;
+const ENDED: usize = CANDIDATE + Change::ALL.len();
+const WOULD_DENY: usize = ENDED + OUTCOMES;
+const DURATIONS: usize = WOULD_DENY + OUTCOMES;
+const CELLS: usize = DURATIONS + TIMED.len() * (BUCKETS + 1);
+
+impl Counted {
+    fn cell(self) -> usize {
+        match self {
+            Self::Up => 1,
+            Self::Down => 2,
+            Self::Ech => 3,
+            Self::Requests => 4,
+            Self::Candidate(change) => CANDIDATE + change as usize,
+            Self::Ended(outcome) => ENDED + outcome as usize,
+            Self::WouldDeny(reason) => WOULD_DENY + reason as usize,
+        }
+    }
+}
+
+/// What of flows is timed, for their tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timed {
+    /// From accept until the client has said what it wants.
+    Inspect,
+    /// From the SYN to the server's answer.
+    Connect,
+    /// From accept to the end.
+    Flow,
+}
+
+impl Timed {
+    /// The bounds of its buckets.
+    pub const fn bounds(self) -> &'static Bounds {
+        match self {
+            // up to the usual `[inspect] deadline` of 5 s
+            Self::Inspect => &[
+                500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000,
+                5_000_000,
+            ],
+            // A lost SYN is sent again after 1 s, and then after 2 s more: bounds lie below those, so that
+            // retransmission shows.
+            Self::Connect => &[
+                1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 950_000, 2_900_000,
+                10_000_000,
+            ],
+            // From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT
+            // gateways.
+            Self::Flow => &[
+                10_000,
+                50_000,
+                100_000,
+                500_000,
+                1_000_000,
+                5_000_000,
+                30_000_000,
+                60_000_000,
+                350_000_000,
+                3_600_000_000,
+                14_400_000_000,
+                86_400_000_000,
+            ],
+        }
+    }
+
+    /// The cell of the sum; those of the buckets follow.
+    fn cell(self) -> usize {
+        DURATIONS + self as usize * (BUCKETS + 1)
+    }
+}
+
+/// On cache lines of its own; 128 bytes, for processors fetch lines in pairs.
+#[repr(align(128))]
+struct Cells([AtomicU64; CELLS]);
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; CELLS])
+    }
+}
+
+/// A worker's right to count, on its way to the worker's thread.
+#[derive(Debug)]
+pub struct Seat(usize);
+
+impl Seat {
+    /// One for each worker. Whoever makes [`TenantMeters`] for so many workers calls it once.
+    pub fn all(workers: usize) -> Vec<Self> {
+        (0..workers).map(Self).collect()
+    }
+
+    /// This thread counts by it from now on.
+    pub fn take(self) -> Seated {
+        Seated { index: self.0, stays: PhantomData }
+    }
+}
+
+/// The right to count, on the thread of its worker.
+#[derive(Debug)]
+pub struct Seated {
+    index: usize,
+    stays: PhantomData<*const ()>,
+}
+
+/// One tenant's numbers; flows of no tenant share those of `unknown`. A clone is the same numbers.
 #[derive(Clone)]
 pub struct TenantMeters {
-    /// `egret_flows_active`
-    pub flows_active: Gauge,
-    /// `egret_flow_bytes_total{direction="up"}`: from client to server.
-    pub bytes_up: Counter,
-    /// `egret_flow_bytes_total{direction="down"}`: from server to client.
-    pub bytes_down: Counter,
-    /// `egret_ech_flows_total`
-    pub ech: Counter,
-    /// `egret_inspect_duration_seconds`
-    pub inspect_duration: Histogram,
-    /// `egret_connect_duration_seconds`
-    pub connect_duration: Histogram,
-    /// `egret_http_requests_total`
-    pub http_requests: Counter,
-    /// `egret_flow_duration_seconds`
-    pub flow_duration: Histogram,
-    /// `egret_port_allocation_failures_total` of the tenant's pool; a no-op where it has none.
+    /// By the worker's index; there from the worker's first flow of the tenant.
+    workers: Arc<[OnceLock<Arc<Cells>>]>,
+    /// `egret_port_allocation_failures_total` of the tenant's pool.
     pub port_allocation_failures: Counter,
-    /// `egret_flows_total`, by `outcome as usize`; as long as [`Outcome::ALL`].
-    pub ended: Box<[Counter]>,
-    /// `egret_denials_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where it is no denial.
-    pub denied: Box<[Counter]>,
-    /// `egret_would_deny_total`, by `outcome as usize`; as long as [`Outcome::ALL`], a no-op where monitor mode denies
-    /// too, and everywhere unless the tenant is in monitor mode.
-    pub would_deny: Box<[Counter]>,
-    /// `egret_candidate_decisions_total`, by `change as usize`.
-    pub candidate: [Counter; Change::ALL.len()],
 }
 
 impl TenantMeters {
-    /// The counters of one outcome: flows, and denials.
-    pub fn outcome(&self, outcome: Outcome) -> (&Counter, &Counter) {
-        (&self.ended[outcome as usize], &self.denied[outcome as usize])
+    /// All 0, for so many workers.
+    pub fn new(workers: usize) -> Self {
+        let workers = (0..workers).map(|_| OnceLock::new()).collect();
+        Self { workers, port_allocation_failures: Counter::default() }
     }
 
-    /// The counter of flows for which a candidate would change this.
-    pub fn candidate(&self, change: Change) -> &Counter {
-        &self.candidate[change as usize]
+    /// The same numbers, where ports that cannot be had count elsewhere: they are counted by tenant and pool.
+    #[must_use]
+    pub fn with_failures(self, port_allocation_failures: Counter) -> Self {
+        Self { port_allocation_failures, ..self }
     }
 
-    /// The counter of flows that only monitor mode let out.
-    pub fn would_deny(&self, reason: Outcome) -> &Counter {
-        &self.would_deny[reason as usize]
+    /// Where a worker counts.
+    pub fn of(&self, seat: &Seated) -> Meters {
+        let cells = self.workers[seat.index].get_or_init(Arc::default);
+        Meters { cells: Arc::clone(cells), stays: PhantomData }
+    }
+
+    /// The sums over all workers.
+    pub fn totals(&self) -> Totals {
+        let mut totals = [0_u64; CELLS];
+        for cells in self.workers.iter().filter_map(OnceLock::get) {
+            for (total, cell) in totals.iter_mut().zip(&cells.0) {
+                *total = total.wrapping_add(cell.load(Ordering::Relaxed));
+            }
+        }
+        Totals(totals)
+    }
+}
+
+/// Where one worker counts what one tenant's flows do. It stays on the worker's thread.
+///
+/// ```compile_fail,E0277
+/// let seat = egret::gateway::Seat::all(1).remove(0).take();
+/// let meters = egret::gateway::TenantMeters::new(1).of(&seat);
+/// std::thread::spawn(move || meters.enter());
+/// ```
+#[derive(Clone)]
+pub struct Meters {
+    cells: Arc<Cells>,
+    stays: PhantomData<*const ()>,
+}
+
+impl Meters {
+    /// A flow lives.
+    pub fn enter(&self) {
+        self.change(ACTIVE, 1);
+    }
+
+    /// A flow that had entered lives no more, or elsewhere.
+    pub fn leave(&self) {
+        self.change(ACTIVE, 1_u64.wrapping_neg());
+    }
+
+    /// One more.
+    pub fn count(&self, what: Counted) {
+        self.add(what, 1);
+    }
+
+    /// So many more.
+    pub fn add(&self, what: Counted, by: u64) {
+        self.change(what.cell(), by);
+    }
+
+    /// Something took so long.
+    pub fn record(&self, what: Timed, took: Duration) {
+        let (bucket, micros) = bucket_of(took, what.bounds());
+        self.change(what.cell(), micros);
+        self.change(what.cell() + 1 + bucket, 1);
+    }
+
+    fn change(&self, cell: usize, by: u64) {
+        // not `fetch_add`: nobody else writes to it
+        let cell = &self.cells.0[cell];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+    }
+}
+
+/// One tenant's numbers at a moment.
+pub struct Totals([u64; CELLS]);
+
+impl Totals {
+    /// Flows that live.
+    pub fn active(&self) -> u64 {
+        self.0[ACTIVE]
+    }
+
+    /// How many there have been.
+    pub fn count(&self, what: Counted) -> u64 {
+        self.0[what.cell()]
+    }
+
+    /// How long it took.
+    pub fn durations(&self, what: Timed) -> Distribution {
+        let buckets = std::array::from_fn(|bucket| self.0[what.cell() + 1 + bucket]);
+        Distribution { bounds: what.bounds(), buckets, micros: self.0[what.cell()] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    #[test]
+    fn each_number_has_a_cell_of_its_own_and_each_cell_a_number() {
+        let mut cells = vec![ACTIVE, Counted::Up.cell(), Counted::Down.cell()];
+        cells.extend([Counted::Ech.cell(), Counted::Requests.cell()]);
+        cells.extend(Change::ALL.map(|change| Counted::Candidate(change).cell()));
+        for &outcome in Outcome::ALL {
+            cells.extend([Counted::Ended(outcome).cell(), Counted::WouldDeny(outcome).cell()]);
+        }
+        for timed in TIMED {
+            cells.extend(timed.cell()..=timed.cell() + BUCKETS);
+        }
+        assert_eq!(cells.len(), CELLS);
+        assert_eq!(cells.into_iter().collect::<BTreeSet<_>>(), (0..CELLS).collect());
+    }
+
+    #[test]
+    fn sums_over_workers_are_exact_and_never_fall() {
+        const WORKERS: usize = 4;
+        const FLOWS: u64 = 50_000;
+        let meters = TenantMeters::new(WORKERS);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let workers: Vec<_> = Seat::all(WORKERS)
+                .into_iter()
+                .map(|seat| {
+                    let meters = &meters;
+                    scope.spawn(move || {
+                        let seat = seat.take();
+                        for flow in 0..FLOWS {
+                            let meters = meters.of(&seat);
+                            meters.enter();
+                            meters.add(Counted::Up, 3);
+                            meters.record(Timed::Flow, Duration::from_micros(flow));
+                            meters.count(Counted::Ended(Outcome::Closed));
+                            meters.leave();
+                        }
+                    })
+                })
+                .collect();
+            let scraper = scope.spawn(|| {
+                let mut last = 0;
+                while !done.load(Ordering::Acquire) {
+                    let totals = meters.totals();
+                    let ended = totals.count(Counted::Ended(Outcome::Closed));
+                    assert!(ended >= last, "{last} flows had ended, now {ended}");
+                    assert!(totals.active() <= WORKERS as u64, "{} flows live", totals.active());
+                    last = ended;
+                }
+            });
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            done.store(true, Ordering::Release);
+            scraper.join().unwrap();
+        });
+        let (totals, flows) = (meters.totals(), WORKERS as u64 * FLOWS);
+        assert_eq!((totals.active(), totals.count(Counted::Ended(Outcome::Closed))), (0, flows));
+        assert_eq!((totals.count(Counted::Up), totals.count(Counted::Down)), (3 * flows, 0));
+        let durations = totals.durations(Timed::Flow);
+        assert_eq!(durations.micros, WORKERS as u64 * (0..FLOWS).sum::<u64>());
+        assert_eq!(durations.buckets[0], WORKERS as u64 * 10_001);
+        assert_eq!(durations.buckets.iter().sum::<u64>(), flows);
     }
 }

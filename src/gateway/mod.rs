@@ -24,7 +24,7 @@ pub use admission::{Gate, OwnAddresses, Pass};
 pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
-pub use meters::TenantMeters;
+pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
 #[cfg(test)]
 pub(crate) use record::example_record;

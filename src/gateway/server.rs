@@ -3,6 +3,7 @@
 use super::admission::Pass;
 use super::flow::Flow;
 use super::leg::Leg;
+use super::meters::Seat;
 use super::record::{FlowId, Verdict};
 use super::session;
 use super::worker::{Gateway, Settings, Worker};
@@ -42,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub fn run(
     gateway: Arc<Gateway>,
     settings: Settings,
+    seat: Seat,
     listener: TcpListener,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
@@ -51,7 +53,7 @@ pub fn run(
         let _in_runtime = runtime.enter();
         Reactor::new()?
     };
-    let worker = Rc::new(Worker::new(gateway, settings, Rc::clone(&reactor)));
+    let worker = Rc::new(Worker::new(gateway, settings, seat, Rc::clone(&reactor)));
     runtime.block_on(async {
         // As tasks: what wakes the future that is blocked on goes through an eventfd.
         let reactor = spawn_local(async move { reactor.run().await });
@@ -135,7 +137,7 @@ fn take_in(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr) {
         id,
         ClientAddr::new(peer),
         OriginalDestination::new(dialled),
-        Arc::clone(&gateway.nobody),
+        worker.nobody.clone(),
         Rc::clone(&worker.epilogue),
     );
     let client = Leg::new(socket);

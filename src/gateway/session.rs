@@ -9,6 +9,7 @@ use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow};
 use super::guard::{Guard, Refused, outcome_of};
 use super::leg::Leg;
+use super::meters::{Counted, Timed};
 use super::record::{NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
@@ -103,7 +104,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
         return Err(denied(None, trial.as_deref(), flow, denial));
     };
     let tenant = Arc::clone(tenant);
-    flow.belongs_to(Arc::clone(&tenant.policy.name), Arc::clone(&tenant.meters));
+    flow.belongs_to(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
     if snapshot.own.contain(flow.record.destination.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
@@ -186,7 +187,7 @@ async fn inspect(
     let inspected = worker.peeker.peek(client).await;
     let took = flow.age();
     flow.record.inspect = Some(took);
-    flow.meters().inspect_duration.record(took);
+    flow.meters().record(Timed::Inspect, took);
     match inspected {
         Ok(mut inspected) => {
             note_inspection(flow, &mut inspected);
@@ -206,7 +207,7 @@ async fn inspect(
 /// Notes in the record what the client wants.
 fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if inspected.ech {
-        flow.meters().ech.increment(1);
+        flow.meters().count(Counted::Ech);
     }
     let record = &mut flow.record;
     record.protocol = Some(inspected.protocol.as_str());
@@ -283,7 +284,7 @@ fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, 
     upstream.leg.keep_alive_from(now + OF_AGE.min(worker.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
     flow.record.connect = Some(took);
-    flow.meters().connect_duration.record(took);
+    flow.meters().record(Timed::Connect, took);
 }
 
 /// The upstream of the attempt that was answered first, of several that began at `dialled_at`.

@@ -4,10 +4,10 @@ use super::admission::{Gate, OwnAddresses};
 use super::candidate::Candidate;
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
+use crate::count::Counter;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, Policy};
 use crate::verify::{Asker, Verifier};
-use metrics::Counter;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -26,7 +26,7 @@ pub struct Snapshot {
 }
 
 /// Resolves one tenant's meters.
-pub type ResolveMeters = Box<dyn FnOnce() -> Arc<TenantMeters> + Send>;
+pub type ResolveMeters = Box<dyn FnOnce() -> TenantMeters + Send>;
 
 /// One tenant, with handles to everything that its flows touch.
 pub struct Tenant {
@@ -37,7 +37,7 @@ pub struct Tenant {
     /// In whose name they lease their ports.
     pub share: Share,
     /// Its metrics, resolved with its first flow: a tenant without flows has no series.
-    pub meters: LazyLock<Arc<TenantMeters>, ResolveMeters>,
+    pub meters: LazyLock<TenantMeters, ResolveMeters>,
     /// `limits.flows`
     pub flows: Arc<Gate>,
     /// `[inspect] max_pending`

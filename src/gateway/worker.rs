@@ -4,10 +4,11 @@ use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
 use super::flow_table::FlowTable;
 use super::guard::Bounds;
-use super::meters::TenantMeters;
+use super::meters::{Meters, Seat, Seated, TenantMeters};
 use super::mismatches::Mismatches;
 use super::snapshot::Snapshot;
 use crate::clock;
+use crate::count::Counter;
 use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
@@ -15,7 +16,6 @@ use crate::relay::{Scratch, Silence};
 use crate::sys::listener::Liveness;
 use crate::sys::socket::Reactor;
 use arc_swap::ArcSwap;
-use metrics::Counter;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -32,7 +32,7 @@ pub struct Gateway {
     /// The flows that hold a port.
     pub table: FlowTable,
     /// Meters of flows that are nobody's.
-    pub nobody: Arc<TenantMeters>,
+    pub nobody: TenantMeters,
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
     /// Flows whose address was none of their name's.
@@ -74,6 +74,10 @@ pub(super) struct Worker {
     pub(super) scratch: Scratch,
     pub(super) silence: Silence,
     pub(super) epilogue: Rc<Epilogue>,
+    /// Where it counts.
+    pub(super) seat: Seated,
+    /// Counts the flows that are nobody's.
+    pub(super) nobody: Meters,
     complained: Cell<Option<Instant>>,
 }
 
@@ -82,10 +86,13 @@ pub(super) struct Worker {
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
-    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings, reactor: Rc<Reactor>) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings, seat: Seat, reactor: Rc<Reactor>) -> Self {
+        let seat = seat.take();
         let epilogue =
             Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
         Self {
+            nobody: gateway.nobody.of(&seat),
+            seat,
             gateway,
             reactor,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),

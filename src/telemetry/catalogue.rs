@@ -1,7 +1,8 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::gateway::{AddressCheck, CertificateCheck, Change};
+use crate::count::Bounds;
+use crate::gateway::{AddressCheck, CertificateCheck, Change, Timed};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -33,7 +34,7 @@ pub enum Kind {
     /// Goes up and down.
     Gauge,
     /// Counts of observations, by the upper bounds of these buckets.
-    Histogram(&'static [f64]),
+    Histogram(&'static Bounds),
 }
 
 impl Kind {
@@ -75,14 +76,10 @@ impl Unit {
     }
 }
 
-/// A lost SYN is sent again after 1 s, and then after 2 s more: bounds lie below those, so that retransmission shows.
-const CONNECT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.95, 2.9, 10.0];
-/// Up to the usual `[inspect] deadline` of 5 s.
-const INSPECT_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0];
 /// From a cache near by to the 5 s after which a lookup is given up.
-const LOOKUP_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.9, 2.5, 4.9];
-/// From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT gateways.
-const FLOW_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 350.0, 3600.0, 14_400.0, 86_400.0];
+const LOOKUP: &Bounds = &[
+    1000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 1_900_000, 2_500_000, 4_900_000,
+];
 
 macro_rules! catalogue {
     ($($constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*],
@@ -136,11 +133,11 @@ catalogue! {
         help: "Always 1, while a candidate policy is loaded; the labels are the hash of its configuration, and what is done with it.",
         reading: "`fell_back` is a candidate that was enforced for a share of clients and denied too much: `egret candidate status` says what. A restart loses the candidate, and with it the series.",
         alerts: ["EgretCandidateFellBack"];
-    CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT_SECONDS), Seconds, ["tenant"],
+    CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(Timed::Connect.bounds()), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
         alerts: ["EgretConnectSlow"];
-    INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(INSPECT_SECONDS), Seconds, ["tenant"],
+    INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(Timed::Inspect.bounds()), Seconds, ["tenant"],
         help: "Time from accept until the client had said what it wants.",
         reading: "Almost all of it is the client's: the wait for its ClientHello or request head. A tail at the deadline is clients that open connections and send nothing.";
     VERIFY_TOTAL = "egret_verify_total", Kind::Counter, Count, ["tenant", "result"],
@@ -156,7 +153,7 @@ catalogue! {
         help: "DNS lookups by result; one asks all servers for the addresses of one name in one family.",
         reading: "`answered`, `absent` (the name has none), `failed` (no server answered), `refused` (not made: 512 were under way, or 128 of one tenant). `failed` hurts only where nothing is known from before. No series while no rule asks.",
         alerts: ["EgretResolverFailing"];
-    RESOLVER_LOOKUP_DURATION = "egret_resolver_lookup_duration_seconds", Kind::Histogram(LOOKUP_SECONDS), Seconds, [],
+    RESOLVER_LOOKUP_DURATION = "egret_resolver_lookup_duration_seconds", Kind::Histogram(LOOKUP), Seconds, [],
         help: "Time from a DNS lookup's begin to the answer of the last server, or until it was given up.",
         reading: "A first flow to a name waits for the first answer that serves it. A second mode at 2 s or 5 s is a server that loses queries or is gone: the others answer for it, but a mismatch is only known when all have spoken.";
     RESOLVER_NAMES = "egret_resolver_names", Kind::Gauge, Count, [],
@@ -165,7 +162,7 @@ catalogue! {
     HTTP_REQUESTS = "egret_http_requests_total", Kind::Counter, Count, ["tenant"],
         help: "HTTP/1 requests that were judged and let through, later ones of a connection included.",
         reading: "Not in it: requests over TLS, under `http = \"first-request\"` and after an upgrade, which nobody sees; and under rules that go by network alone. Denied requests end their flow and are in `egret_denials_total`.";
-    FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(FLOW_SECONDS), Seconds, ["tenant"],
+    FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(Timed::Flow.bounds()), Seconds, ["tenant"],
         help: "Time from accept to the end of the flow, refused flows included.",
         reading: "A step at 350 s or another round number is an idle time-out on the path. `_count` equals `egret_flows_total` over all outcomes.";
     PORTS_CAPACITY = "egret_pool_ports_capacity", Kind::Gauge, Count, ["pool", "source"],
@@ -249,6 +246,12 @@ catalogue! {
         alerts: ["EgretRestarting"];
 }
 
+/// Microseconds as the seconds that Prometheus wants.
+#[expect(clippy::cast_precision_loss, reason = "exact to the microsecond up to 285 years")]
+pub(super) fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
 /// The text of docs/metrics.md.
 pub fn reference() -> String {
     let mut text = String::from(PREAMBLE);
@@ -266,7 +269,7 @@ pub fn reference() -> String {
             metric.reading,
         );
         if let Kind::Histogram(bounds) = metric.kind {
-            let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
+            let bounds: Vec<_> = bounds.iter().map(|bound| seconds(*bound).to_string()).collect();
             let _ = write!(text, "\nBuckets up to: {}, +Inf.\n", bounds.join(", "));
         }
         if !metric.alerts.is_empty() {

@@ -6,6 +6,7 @@
 
 use super::metrics::FlowLogMeters;
 use super::sink::{LogTarget, Sink};
+use crate::count::Counter;
 use crate::gateway::FlowRecord;
 use std::io;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl FlowLog {
 pub struct FlowLogHandle {
     queue: SyncSender<Message>,
     orders: Arc<Orders>,
-    dropped: metrics::Counter,
+    dropped: Counter,
 }
 
 /// What is asked of the writer beside the queue, so that a full queue cannot delay it.
@@ -158,17 +159,12 @@ mod tests {
     use std::fs::{self, File, OpenOptions};
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::OpenOptionsExt;
-    use std::sync::atomic::AtomicU64;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn meters() -> (FlowLogMeters, Arc<AtomicU64>, Arc<AtomicU64>) {
-        let (dropped, errors) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let meters = FlowLogMeters {
-            dropped: metrics::Counter::from_arc(Arc::clone(&dropped)),
-            errors: metrics::Counter::from_arc(Arc::clone(&errors)),
-        };
-        (meters, dropped, errors)
+    fn meters() -> (FlowLogMeters, Counter, Counter) {
+        let (dropped, errors) = (Counter::default(), Counter::default());
+        (FlowLogMeters { dropped: dropped.clone(), errors: errors.clone() }, dropped, errors)
     }
 
     fn start(target: LogTarget, queue: usize, meters: FlowLogMeters) -> (FlowLogHandle, FlowLogThread) {
@@ -196,7 +192,7 @@ mod tests {
         assert!(thread.stop(PATIENCE));
         assert_eq!(numbers(File::open(&path).unwrap()), expected(0..5000));
         handle.submit(example_record(5000));
-        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!((dropped.value(), errors.value()), (1, 0));
     }
 
     #[test]
@@ -215,7 +211,7 @@ mod tests {
         let mut lines = numbers(File::open(&path).unwrap());
         lines.sort_unstable();
         lines.dedup();
-        assert_eq!(lines.len() as u64 + dropped.load(Ordering::Relaxed), 8000);
+        assert_eq!(lines.len() as u64 + dropped.value(), 8000);
     }
 
     #[test]
@@ -252,19 +248,19 @@ mod tests {
         let (meters, dropped, errors) = meters();
         let (handle, thread) = start(LogTarget::File(path), 16, meters);
         let mut submitted = 0;
-        while dropped.load(Ordering::Relaxed) < 10 {
+        while dropped.value() < 10 {
             assert!(submitted < 10_000, "a full queue drops nothing");
             handle.submit(example_record(submitted));
             submitted += 1;
         }
         assert!(!thread.stop(Duration::ZERO), "the pipe is full and nobody reads");
         // the reader is back: every record that was not counted as dropped comes after the filling
-        let kept = submitted - dropped.load(Ordering::Relaxed);
+        let kept = submitted - dropped.value();
         let lines = BufReader::new(&mut reader).lines().map(Result::unwrap).filter(|line| !line.is_empty());
         for line in lines.take(usize::try_from(kept).unwrap()) {
             serde_json::from_str::<serde_json::Value>(&line).unwrap();
         }
-        assert_eq!(errors.load(Ordering::Relaxed), 0);
+        assert_eq!(errors.value(), 0);
     }
 
     #[test]
@@ -275,7 +271,7 @@ mod tests {
             handle.submit(example_record(number));
         }
         assert!(thread.stop(PATIENCE));
-        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (0, 7));
+        assert_eq!((dropped.value(), errors.value()), (0, 7));
     }
 
     #[test]

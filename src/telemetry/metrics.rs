@@ -1,24 +1,21 @@
-//! The recorder behind the metric handles, and the text of a scrape.
+//! Every number of the process, and the text of a scrape.
 //!
-//! What happens is counted through handles of the `metrics` crate, resolved once. What is a state of something else
-//! (ports, the configuration, the process) is read at the scrape and written straight into its text, so that nothing
-//! of a removed pool stays behind. The recorder is never installed globally: who counts has been handed a handle.
+//! What flows do is counted by their workers, and summed at the scrape. What is rare is counted through handles that
+//! were resolved once. What is a state of something else (ports, the configuration, the process) is read at the scrape
+//! and written straight into its text, so that nothing of a removed pool stays behind. Nothing is global: who counts
+//! has been handed where.
 
-use super::catalogue::{self, Kind, Metric};
+use super::catalogue;
 use super::exposition::Exposition;
 use super::process;
-use crate::gateway::{AddressCheck, CertificateCheck, Change, TenantMeters};
-use crate::outcome::Outcome;
-use crate::policy::can_be_waived;
+use super::registry::Registry;
+use super::tenants::Tenants;
+use crate::count::Counter;
+use crate::gateway::{AddressCheck, CertificateCheck, Seat, TenantMeters};
 use crate::verify::{LookupMeters, ProbeMeters};
 use ipnet::IpNet;
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{
-    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The `tenant` label of flows whose client belongs to no tenant; no tenant may be called so.
@@ -26,26 +23,17 @@ pub const UNKNOWN_TENANT: &str = "unknown";
 
 /// Every metric of the process.
 pub struct Metrics {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
+    registry: Registry,
+    tenants: Tenants,
     started: SystemTime,
     gateway: GatewayMeters,
-    tenants: Mutex<HashMap<Box<str>, Resolved>>,
 }
 
-struct Resolved {
-    pool: Option<Box<str>>,
-    monitored: bool,
-    meters: Arc<TenantMeters>,
-}
-
-/// Handles that belong to no tenant.
+/// What is counted for no tenant.
 #[derive(Clone)]
 pub struct GatewayMeters {
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
-    /// `egret_port_collisions_total`
-    pub port_collisions: Counter,
     /// `egret_audit_log_errors_total`
     pub audit_log_errors: Counter,
     /// What the flow log counts.
@@ -68,6 +56,8 @@ pub struct Scrape {
     pub sources: Vec<SourceUsage>,
     /// The hottest destinations; each is there once for each source.
     pub hot: Vec<HotDestination>,
+    /// Own ports that the kernel refused, since the start.
+    pub port_collisions: u64,
     /// The candidate, if one is loaded.
     pub candidate: Option<CandidateInfo>,
     /// The tenants that are in monitor mode now.
@@ -138,140 +128,77 @@ pub struct HotDestination {
 }
 
 impl Metrics {
-    /// Fails only if a histogram of the catalogue has no buckets. `started` is when the process started.
-    pub fn new(started: SystemTime) -> Result<Self, BuildError> {
-        let mut builder = PrometheusBuilder::new();
-        for metric in catalogue::ALL {
-            if let Kind::Histogram(bounds) = metric.kind {
-                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)?;
-            }
-        }
-        let recorder = builder.build_recorder();
-        for metric in catalogue::ALL {
-            let (name, help) = (metric.name.into(), metric.help.into());
-            match metric.kind {
-                Kind::Counter => recorder.describe_counter(name, None, help),
-                Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
-            }
-        }
+    /// With a seat for each worker. `started` is when the process started.
+    pub fn new(started: SystemTime, workers: usize) -> (Self, Vec<Seat>) {
+        let registry = Registry::default();
         let gateway = GatewayMeters {
-            accept_errors: counter(&recorder, &catalogue::ACCEPT_ERRORS, &[]),
-            port_collisions: counter(&recorder, &catalogue::PORT_COLLISIONS, &[]),
-            audit_log_errors: counter(&recorder, &catalogue::AUDIT_LOG_ERRORS, &[]),
+            accept_errors: registry.counter(&catalogue::ACCEPT_ERRORS, &[]),
+            audit_log_errors: registry.counter(&catalogue::AUDIT_LOG_ERRORS, &[]),
             flow_log: FlowLogMeters {
-                dropped: counter(&recorder, &catalogue::FLOW_LOG_DROPPED, &[]),
-                errors: counter(&recorder, &catalogue::FLOW_LOG_ERRORS, &[]),
+                dropped: registry.counter(&catalogue::FLOW_LOG_DROPPED, &[]),
+                errors: registry.counter(&catalogue::FLOW_LOG_ERRORS, &[]),
             },
         };
-        let handle = recorder.handle();
-        Ok(Self { recorder, handle, started, gateway, tenants: Mutex::default() })
+        (Self { registry, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))
     }
 
-    /// Handles that belong to no tenant.
+    /// What is counted for no tenant.
     pub fn gateway(&self) -> &GatewayMeters {
         &self.gateway
     }
 
-    /// A tenant's handles, resolved when first asked for and then shared: ask once per flow, and keep them.
+    /// A tenant's numbers: ask once, and keep them.
     ///
     /// All series of the tenant appear at 0 with the first call, so that `rate()` sees the first event of a kind;
     /// call it for a tenant's first flow rather than for every tenant at start, and idle tenants cost nothing.
     /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
-    /// Only a tenant that is `monitored` counts what it would deny.
-    pub fn tenant(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> Arc<TenantMeters> {
-        // a thread that panicked in here has left the map as it was
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tenants.get(tenant)
-            && (known.pool.as_deref(), known.monitored) == (pool, monitored)
-        {
-            return Arc::clone(&known.meters);
-        }
-        let meters = Arc::new(self.resolve(tenant, pool, monitored));
-        let resolved = Resolved { pool: pool.map(Into::into), monitored, meters: Arc::clone(&meters) };
-        tenants.insert(tenant.into(), resolved);
-        meters
-    }
-
-    fn resolve(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> TenantMeters {
-        let recorder = &self.recorder;
-        let ended =
-            |outcome: &Outcome| counter(recorder, &catalogue::FLOWS_TOTAL, &[tenant, outcome.as_str()]);
-        let denied = |outcome: &Outcome| {
-            if !outcome.is_denial() {
-                return Counter::noop();
-            }
-            counter(recorder, &catalogue::DENIALS, &[tenant, outcome.as_str()])
-        };
-        let would_deny = |outcome: &Outcome| {
-            if !(monitored && can_be_waived(*outcome)) {
-                return Counter::noop();
-            }
-            counter(recorder, &catalogue::WOULD_DENY, &[tenant, outcome.as_str()])
-        };
-        TenantMeters {
-            flows_active: gauge(recorder, &catalogue::FLOWS_ACTIVE, &[tenant]),
-            bytes_up: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "up"]),
-            bytes_down: counter(recorder, &catalogue::FLOW_BYTES, &[tenant, "down"]),
-            ech: counter(recorder, &catalogue::ECH_FLOWS, &[tenant]),
-            inspect_duration: histogram(recorder, &catalogue::INSPECT_DURATION, &[tenant]),
-            connect_duration: histogram(recorder, &catalogue::CONNECT_DURATION, &[tenant]),
-            http_requests: counter(recorder, &catalogue::HTTP_REQUESTS, &[tenant]),
-            flow_duration: histogram(recorder, &catalogue::FLOW_DURATION, &[tenant]),
-            port_allocation_failures: pool.map_or_else(Counter::noop, |pool| {
-                counter(recorder, &catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])
-            }),
-            ended: Outcome::ALL.iter().map(ended).collect(),
-            denied: Outcome::ALL.iter().map(denied).collect(),
-            would_deny: Outcome::ALL.iter().map(would_deny).collect(),
-            candidate: Change::ALL
-                .map(|change| counter(recorder, &catalogue::CANDIDATE_DECISIONS, &[tenant, change.as_str()])),
-        }
+    /// Only of a tenant that is `monitored`, or was, is shown what it would deny.
+    pub fn tenant(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> TenantMeters {
+        let failures = pool.map_or_else(Counter::default, |pool| {
+            self.registry.counter(&catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])
+        });
+        self.tenants.meters(tenant, monitored, failures)
     }
 
     /// How a tenant's flows are counted by what was found of their address.
     pub fn address_checks(&self, tenant: &str) -> Box<[Counter]> {
-        let resolve = |check: &AddressCheck| {
-            counter(&self.recorder, &catalogue::VERIFY_TOTAL, &[tenant, check.as_str()])
-        };
+        let resolve =
+            |check: &AddressCheck| self.registry.counter(&catalogue::VERIFY_TOTAL, &[tenant, check.as_str()]);
         AddressCheck::ALL.iter().map(resolve).collect()
     }
 
     /// The same by what was found of the server's certificate.
     pub fn certificate_checks(&self, tenant: &str) -> Box<[Counter]> {
         let resolve = |check: &CertificateCheck| {
-            counter(&self.recorder, &catalogue::CERTIFICATE_CHECKS, &[tenant, check.as_str()])
+            self.registry.counter(&catalogue::CERTIFICATE_CHECKS, &[tenant, check.as_str()])
         };
         CertificateCheck::ALL.iter().map(resolve).collect()
     }
 
     /// How probes of certificates are counted.
     pub fn probes(&self) -> ProbeMeters {
-        let result = |result| counter(&self.recorder, &catalogue::CERTIFICATE_PROBES, &[result]);
+        let result = |result| self.registry.counter(&catalogue::CERTIFICATE_PROBES, &[result]);
         ProbeMeters { valid: result("valid"), invalid: result("invalid"), unknown: result("unknown") }
     }
 
     /// How DNS lookups are counted.
     pub fn lookups(&self) -> LookupMeters {
-        let result = |result| counter(&self.recorder, &catalogue::RESOLVER_LOOKUPS, &[result]);
+        let result = |result| self.registry.counter(&catalogue::RESOLVER_LOOKUPS, &[result]);
         LookupMeters {
             answered: result("answered"),
             absent: result("absent"),
             failed: result("failed"),
             refused: result("refused"),
-            duration: histogram(&self.recorder, &catalogue::RESOLVER_LOOKUP_DURATION, &[]),
+            duration: self.registry.histogram(&catalogue::RESOLVER_LOOKUP_DURATION, &[]),
         }
-    }
-
-    /// Sorts the durations recorded since the last time into their buckets. Call it every few seconds, scraped or
-    /// not: until then each recorded duration takes 16 bytes.
-    pub fn upkeep(&self) {
-        self.handle.run_upkeep();
     }
 
     /// The text of one scrape, in the Prometheus text format 0.0.4.
     pub fn render(&self, scrape: &Scrape) -> String {
-        let mut text = Exposition::after(self.handle.render());
+        let mut text = Exposition::default();
+        self.tenants.write(&mut text);
+        self.registry.write(&mut text);
+        text.single(&catalogue::PORT_COLLISIONS, Some(scrape.port_collisions));
         write_sources(&mut text, &scrape.sources);
         write_hot(&mut text, &scrape.hot);
         write_monitored(&mut text, &scrape.monitored);
@@ -357,32 +284,3 @@ fn write_monitored(text: &mut Exposition, monitored: &[MonitoredTenant]) {
         }
     }
 }
-
-fn counter(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Counter {
-    debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);
-    recorder.register_counter(&key(metric, labels), &METADATA)
-}
-
-fn gauge(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Gauge {
-    debug_assert_eq!(metric.kind, Kind::Gauge, "{}", metric.name);
-    recorder.register_gauge(&key(metric, labels), &METADATA)
-}
-
-fn histogram(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Histogram {
-    debug_assert!(matches!(metric.kind, Kind::Histogram(_)), "{}", metric.name);
-    recorder.register_histogram(&key(metric, labels), &METADATA)
-}
-
-fn key(metric: &Metric, values: &[&str]) -> Key {
-    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
-    let labels: Vec<_> = metric
-        .labels
-        .iter()
-        .zip(values)
-        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
-        .collect();
-    Key::from_parts(metric.name, labels)
-}
-
-/// The exporter ignores it.
-const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));

@@ -6,7 +6,9 @@ mod exposition;
 pub mod flow_log;
 pub mod metrics;
 mod process;
+mod registry;
 mod sink;
+mod tenants;
 
 pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};

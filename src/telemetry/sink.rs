@@ -1,7 +1,7 @@
 //! Lines into a file, whole or counted as lost.
 
 use crate::clock;
-use metrics::Counter;
+use crate::count::Counter;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -230,7 +230,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         std::fs::write(&path, "{\"time\":").unwrap();
-        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
+        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::default()).unwrap();
         sink.push(&crate::gateway::example_record(1));
         sink.write();
         let text = std::fs::read_to_string(&path).unwrap();

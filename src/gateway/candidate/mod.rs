@@ -7,6 +7,7 @@ pub use canary::{FEWEST, Terms, WINDOW};
 pub use tally::{Example, Kept, Kind, Tally};
 
 use super::flow::Flow;
+use super::meters::Counted;
 use crate::addr::ClientAddr;
 use crate::clock;
 use crate::outcome::Outcome;
@@ -156,7 +157,7 @@ impl Trial {
         let (change, reason) = difference(running, candidate);
         flow.record.candidate = Some(change);
         flow.record.canary = leads;
-        flow.meters().candidate(change).increment(1);
+        flow.meters().count(Counted::Candidate(change));
 
         let tenant = in_force.map_or_else(|| NOBODY.into(), |tenant| Arc::clone(&tenant.name));
         let mut state = self.candidate.state();
