@@ -75,10 +75,15 @@ fn dial_from(source: IpAddr, to: SocketAddr) -> Result<TcpStream, SocketAddr> {
 /// A socket with a port of its own, by which its record in the flow log is found: the kernel would choose one twice.
 fn bind(source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
     static COUNT: AtomicU16 = AtomicU16::new(0);
-    let port = 16_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 16_000; // below those that kernels choose
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, port).into())?;
-    Ok(socket)
+    loop {
+        let port = 16_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 16_000; // below those that kernels choose
+        match socket.bind(&SocketAddr::new(source, port).into()) {
+            // A flow that has lived for sixteen thousand others still has it.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound.map(|()| socket),
+        }
+    }
 }
 
 /// No read or write on this stream hangs a test for ever, and small writes leave at once.

@@ -37,8 +37,10 @@ mod tests_modes;
 mod tests_ports;
 mod tests_relay;
 mod tests_reload;
+mod tests_reload_latency;
 mod tests_requests;
 mod tests_retry;
+mod tests_revoke;
 mod tests_shares;
 mod tests_sources;
 mod tests_startup;
@@ -88,6 +90,8 @@ fn main() -> ExitCode {
         tests_modes::trials(),
         tests_candidate::trials(),
         tests_reload::trials(),
+        tests_reload_latency::trials(),
+        tests_revoke::trials(),
         tests_steering::trials(),
         tests_startup::trials(),
     ];

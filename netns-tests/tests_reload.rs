@@ -7,12 +7,14 @@ use crate::namespace::text;
 use crate::traffic::pass;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use std::fs;
 
 crate::trials! {
     both families:
         a_reload_takes_effect_for_new_flows_and_keeps_the_others,
         a_reload_that_shrinks_a_pool_leaves_live_flows_alone;
     once:
+        watched_files_are_read_when_they_have_changed,
         egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log,
         a_broken_configuration_keeps_the_one_before,
         a_flow_limit_counts_on_through_a_reload
@@ -33,20 +35,21 @@ fn version(gateway: &Gateway<'_>) -> String {
 
 fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let keep = || Config { policy: "on_reload = \"keep\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&keep());
     let server = lab.listen(Host::Raw, family, 7000);
     let client = lab.connect(Tenant::Alpha, server.address());
     let upstream = server.accept();
     pass(&client, &upstream, b"before");
     let deny = "[[tenant.deny]]\nname = \"no-more\"\nports = [7000]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
-    reload(&gateway, &Config { alpha_rules: deny.into(), ..Config::default() });
+    reload(&gateway, &Config { alpha_rules: deny.into(), ..keep() });
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello");
     let flow = gateway.expect_outcome(refused, "denied_by_rule");
     assert_eq!(flow["rule"], "no-more");
     // What was allowed when it began goes on.
     pass(&client, &upstream, b"after");
     pass(&upstream, &client, b"after");
-    reload(&gateway, &Config::default());
+    reload(&gateway, &keep());
     let again = lab.connect(Tenant::Alpha, server.address());
     pass(&again, &server.accept(), b"again");
 }
@@ -185,4 +188,48 @@ fn egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log() {
             "{change}"
         );
     }
+}
+
+fn watched_files_are_read_when_they_have_changed() {
+    let lab = Lab::new();
+    let watch = |rules: &str| Config {
+        policy: "watch = true".into(),
+        alpha_rules: rules.into(),
+        ..Config::default()
+    };
+    let gateway = lab.start_gateway(&watch(""));
+    let folder = gateway.flow_log().parent().unwrap().to_owned();
+    let text = |config: &Config| config.render(&gateway.flow_log());
+    let listed = watch("[[tenant.allow]]\nhosts_file = \"names.txt\"\n");
+    let mut lines = 1;
+    let mut expect = |what: &str, result: &str| {
+        lines += 1;
+        let change = gateway.change(lines);
+        assert!(change["by"] == "watch" && change["result"] == result, "{what}: {change}");
+        change
+    };
+    // What is written first is not in force before the list is there, and is then by itself.
+    gateway.write(&text(&listed));
+    let why = expect("a list that is missing", "refused")["why"].to_string();
+    assert!(why.contains("names.txt: error: cannot be read"), "{why}");
+    gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 0);
+    fs::write(folder.join("names.txt"), "a.example.org\n").unwrap();
+    assert_eq!(expect("the list", "done")["difference"]["names"]["added"], 1);
+    fs::write(folder.join("names.txt"), "a.example.org\nb.example.org\n").unwrap();
+    assert_eq!(
+        expect("the list, in place", "done")["difference"]["names"],
+        json!({"added": 1, "removed": 0})
+    );
+    fs::create_dir(folder.join("policy.d")).unwrap();
+    let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\n";
+    fs::write(folder.join("policy.d/gamma.toml"), gamma).unwrap();
+    assert_eq!(expect("a policy file", "done")["difference"]["tenants"]["first"], json!(["+gamma"]));
+    // What somebody else has had read is not read again; the next change is.
+    gateway.reload(&text(&listed).replace("drain = \"1s\"", "drain = \"2s\""));
+    lines += 1;
+    let change = gateway.change(lines);
+    assert!(change["by"] == "signal" && change["difference"]["restart"] == json!(["[gateway]"]), "{change}");
+    gateway.write(&text(&watch("")).replace("watch = true", "watch = false"));
+    lines += 1;
+    assert_eq!(gateway.change(lines)["by"], "watch");
 }

@@ -4,6 +4,7 @@ mod audit;
 mod candidate;
 mod control;
 mod explain;
+mod file_watch;
 mod forecast;
 mod in_force;
 mod limits;
@@ -33,6 +34,7 @@ use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
 use candidate::Candidates;
+use file_watch::FileWatch;
 use forecast::Forecast;
 use in_force::{Built, InForce};
 use monitoring::Monitoring;
@@ -128,12 +130,9 @@ struct App {
 
 impl App {
     fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
-        let Loaded { mut config, files, .. } = loaded;
+        let Loaded { mut config, files, read, .. } = loaded;
         let signals = Signals::new()?;
-        let worker_count = match config.gateway.workers {
-            Some(count) => count.get(),
-            None => thread::available_parallelism().map_or(1, usize::from),
-        };
+        let worker_count = worker_count(&config);
         let room = limits::room(worker_count, config.gateway.max_flows)?;
         let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
@@ -180,6 +179,7 @@ impl App {
             auditor: auditor.clone(),
             retired: Retired::default(),
             candidates: candidates.clone(),
+            files: FileWatch::new(read),
         };
         let reloads = reloader.start()?;
 
@@ -322,6 +322,13 @@ impl App {
         }
         tracing::info!(reset = left, "stopped");
         result
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.gateway.workers {
+        Some(count) => count.get(),
+        None => thread::available_parallelism().map_or(1, usize::from),
     }
 }
 

@@ -212,6 +212,8 @@ mod tests {
     use super::*;
     use crate::addr::{ClientAddr, DialAddr, LeasedSource};
     use crate::gateway::{FlowId, LiveFlow};
+    use crate::hostname::AskedName;
+    use crate::policy::Seen;
 
     fn hot(pool: &str, source: &str, destination: &str, live: u16, capacity: u16) -> Hot {
         Hot {
@@ -250,7 +252,12 @@ mod tests {
             client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
             source: LeasedSource::new(SocketAddr::new(source.parse().unwrap(), 5000)),
             destination: DialAddr::new(to.parse().unwrap()),
-            hostname: hostname.parse().ok(),
+            asked: None,
+            seen: Some(Seen::Asked {
+                name: AskedName::from_bytes(hostname.as_bytes()),
+                ech: false,
+                unframed: false,
+            }),
         }
     }
 

@@ -138,7 +138,7 @@ impl Reloader {
     fn try_load(&mut self, order: &LoadOrder) -> Result<(Arc<str>, Difference, Vec<Diagnostic>), LoadError> {
         // It is called as it will be: rules without a name go by the file's.
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
-        let config::Loaded { mut config, warnings, files } = config::load_as(&order.file, &name)?;
+        let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
         let difference = self.outline.difference(&Outline::of(&config));
         self.keep_fixed(&mut config);
         let policy = Policy::compile(&config.tenants, config.private_destinations)?;

@@ -4,11 +4,13 @@
 use super::StartError;
 use super::audit::Auditor;
 use super::candidate::{Candidates, NotTheCandidate};
+use super::file_watch::FileWatch;
 use super::in_force::{Built, InForce};
 use super::retired::Retired;
 use super::snapshot;
 use crate::admin::{Refusal, ReloadAnswer};
 use crate::audit::{By, Difference, What};
+use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline};
 use crate::egress::Ledger;
 use crate::gateway::Gateway;
@@ -24,7 +26,7 @@ use tokio::sync::oneshot;
 
 /// Orders that may wait. All that wait when a reload ends are served by the next one.
 const WAITING: usize = 64;
-/// How often what is out of force is looked at.
+/// How often what is out of force is looked at, and the files if they are watched.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Somebody wants the configuration read anew.
@@ -89,6 +91,8 @@ pub(super) struct Reloader {
     pub(super) auditor: Auditor,
     pub(super) retired: Retired,
     pub(super) candidates: Candidates,
+    /// Of the files that were read last.
+    pub(super) files: FileWatch,
 }
 
 /// A configuration that came into force.
@@ -130,6 +134,9 @@ impl Reloader {
         loop {
             match ordered.recv_timeout(TICK) {
                 Ok(first) => self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING)),
+                Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
+                    self.carry_out(vec![Order { by: By::Watch, reply: None }]);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -197,7 +204,9 @@ impl Reloader {
     /// Exchanges the configuration in force for what the files say now.
     /// If a candidate is to be `promoted` by it, only if they say what that does; it ends then.
     fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
-        let Loaded { mut config, warnings, files } = config::load(&self.path)?;
+        let loaded = config::load(&self.path);
+        self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
+        let Loaded { mut config, warnings, files, .. } = loaded?;
         let read = Outline::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
@@ -218,9 +227,10 @@ impl Reloader {
         snapshot::put_limits_in_force(&built.snapshot);
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
+        let revoked = self.gateway.judge_again(clock::timestamp());
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
-        Ok(Reloaded { difference, warnings, revoked: 0 })
+        Ok(Reloaded { difference, warnings, revoked })
     }
 }
 

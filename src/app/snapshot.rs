@@ -32,7 +32,14 @@ pub(super) fn build(
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
     let own = OwnAddresses::new(networks, addresses::assigned()?).into();
     let candidate = before.and_then(|before| before.candidate.clone());
-    Ok(Snapshot { policy: policy.into(), tenants: tenants?, own, candidate, verifier })
+    Ok(Snapshot {
+        policy: policy.into(),
+        tenants: tenants?,
+        own,
+        candidate,
+        verifier,
+        revokes: config.revoke,
+    })
 }
 
 /// Puts the limits of a snapshot in force, when the snapshot is.

@@ -3,7 +3,7 @@
 
 use super::Udp;
 use super::host_kind::Host;
-use super::kinds::{Choice, Count, Describe, List, Nested, Or, Size, Span, Unsupported, seconds, span};
+use super::kinds::{Choice, Count, Describe, Flag, List, Nested, Or, Size, Span, Unsupported, seconds, span};
 use super::modes::Moment;
 use super::network_kinds::{
     Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, LogTarget, Name, Network, Port,
@@ -194,6 +194,10 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
         "Whether a rule without `cidrs` reaches private addresses. `\"by-cidr\"` means no, so that nobody gets to internal services by pointing a name at them. Loopback, link-local, metadata and multicast addresses are never reached by name.";
     ECH: Choice<Ech> = ECH_WORDS, "ech", Default(r#""outer""#), r#""outer""#,
         "What becomes of clients whose ClientHello carries an `encrypted_client_hello` extension. `\"outer\"`: they are judged by the name outside it, which with real ECH is that of the provider, not of the site. `\"deny\"`: they end as `ech_denied`, browsers too, since GREASE cannot be told from the real thing.";
+    ON_RELOAD: Choice<bool> = Choice { words: &[("revoke", true), ("keep", false)], later: &[] }, "on_reload", Default(r#""revoke""#), r#""keep""#,
+        "What becomes of live flows when another configuration comes into force. `\"revoke\"`: each is judged again by what it was let out for, and reset (`policy_revoked`) if it would not be now; a permission that is taken back ends with the reload, not with the last connection that had it. `\"keep\"`: they go on until they end.";
+    WATCH: Flag = Flag, "watch", Default("false"), "true",
+        "Whether a change of the files is a reload by itself: of the main file, of `policy.d/` and of every hosts file. They are looked at each second, and read when they have rested for one. Replace files by renaming (as editors do), so that no half-written one is read.";
 }
 
 /// Of all tenants, and of one.

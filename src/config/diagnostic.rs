@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, said so that it can be found and mended.
 
+use super::footprint::Footprint;
 use super::version::digest_of;
 use serde::Serialize;
 use std::fmt;
@@ -63,6 +64,8 @@ impl fmt::Display for Diagnostic {
 pub struct Report {
     /// At least one of them is an error.
     pub diagnostics: Vec<Diagnostic>,
+    /// The files that were read.
+    pub read: Footprint,
 }
 
 impl Report {
@@ -109,9 +112,9 @@ pub struct ReadFile {
     pub digest: u64,
 }
 
-/// Collects the findings of one load.
-#[derive(Default)]
+/// Collects the findings of one load, and what it reads.
 pub(super) struct Diagnostics {
+    footprint: Footprint,
     files: Vec<Arc<str>>,
     read: Vec<ReadFile>,
     found: Vec<(Place, Severity, String, String)>,
@@ -134,9 +137,15 @@ impl FileId {
 }
 
 impl Diagnostics {
+    /// Of a load of this main file.
+    pub(super) fn new(main: &Path) -> Self {
+        Self { footprint: Footprint::new(main), files: Vec::new(), read: Vec::new(), found: Vec::new() }
+    }
+
     /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
     /// files are read here.
     pub(super) fn read(&mut self, path: &Path) -> (FileId, Option<Vec<u8>>) {
+        self.footprint.note(path);
         self.files.push(path.to_string_lossy().into());
         let file = FileId(self.files.len() - 1);
         match std::fs::read(path) {
@@ -174,8 +183,8 @@ impl Diagnostics {
         format!("{}:{}", self.files[at.file], at.line)
     }
 
-    /// All findings, in the order of files and lines.
-    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+    /// All findings, in the order of files and lines; and what was read.
+    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Footprint) {
         self.found.sort_by_key(|(place, ..)| *place);
         let files = self.files;
         let diagnostic = |(place, severity, message, help): (Place, _, _, _)| Diagnostic {
@@ -186,6 +195,6 @@ impl Diagnostics {
             message,
             help,
         };
-        self.found.into_iter().map(diagnostic).collect()
+        (self.found.into_iter().map(diagnostic).collect(), self.footprint)
     }
 }

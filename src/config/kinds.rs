@@ -161,6 +161,25 @@ impl Kind for Count {
     }
 }
 
+/// Yes or no.
+pub(super) struct Flag;
+
+impl Describe for Flag {
+    fn describe(&self) -> String {
+        "`true` or `false`".to_owned()
+    }
+}
+
+impl Kind for Flag {
+    type Value = bool;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<bool> {
+        match value.node().as_bool() {
+            Some(flag) => Some(flag),
+            None => value.wrong(out, "neither yes nor no", "write true or false, without quotes"),
+        }
+    }
+}
+
 /// One word of a few.
 pub(super) struct Choice<T: 'static> {
     /// The words, with what they mean to the code.

@@ -24,21 +24,21 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 
 /// Reads a configuration whose main file will be called `name`: rules without a name of their own are called by it.
 pub fn load_as(path: &Path, name: &str) -> Result<Loaded, Report> {
-    let mut out = Diagnostics::default();
+    let mut out = Diagnostics::new(path);
     let config = read(path, name, &mut out);
     let errors = out.errors();
     let files = out.files_read();
-    let diagnostics = out.finish();
+    let (diagnostics, read) = out.finish();
     match config {
-        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files }),
-        _ => Err(Report { diagnostics }),
+        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files, read }),
+        _ => Err(Report { diagnostics, read }),
     }
 }
 
 /// The control socket that a main file asks for; `None` if it is off. Reads nothing else, and puts up with anything else
 /// that is wrong: whoever mends a configuration wants to ask the gateway that still runs.
 pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
-    let (mut out, mut elsewhere) = (Diagnostics::default(), Diagnostics::default());
+    let (mut out, mut elsewhere) = (Diagnostics::new(path), Diagnostics::new(path));
     let socket = Source::open(path, "", &mut out).and_then(|source| {
         let text = source.recover();
         let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, &mut elsewhere);
@@ -46,7 +46,10 @@ pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
     });
     match socket {
         Some(socket) if out.errors() == 0 => Ok(socket),
-        _ => Err(Report { diagnostics: out.finish() }),
+        _ => {
+            let (diagnostics, read) = out.finish();
+            Err(Report { diagnostics, read })
+        }
     }
 }
 
@@ -84,8 +87,19 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main { gateway, steering, inspect, private_destinations, ech, resolver, roots, flow_log, audit } =
-        main;
+    let Main {
+        gateway,
+        steering,
+        inspect,
+        private_destinations,
+        revoke,
+        watch,
+        ech,
+        resolver,
+        roots,
+        flow_log,
+        audit,
+    } = main;
     let mut config = Config {
         gateway,
         steering,
@@ -93,6 +107,8 @@ fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) ->
         private_destinations,
         resolver,
         roots,
+        revoke,
+        watch,
         flow_log,
         audit,
         pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),

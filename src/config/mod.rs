@@ -9,6 +9,7 @@ mod catalogue;
 mod dead_rules;
 mod diagnostic;
 mod ech_names;
+mod footprint;
 mod host_kind;
 mod hosts_file;
 mod kinds;
@@ -31,6 +32,7 @@ mod version;
 mod whole;
 
 pub use diagnostic::{Diagnostic, ReadFile, Report, Severity};
+pub use footprint::Footprint;
 pub use load::{control_socket, load, load_as, policy_files};
 pub use outline::Outline;
 pub use reference::reference;
@@ -63,6 +65,10 @@ pub struct Config {
     pub resolver: Resolver,
     /// Whose word counts for certificates.
     pub roots: Roots,
+    /// Whether live flows that it does not allow are reset when it comes into force.
+    pub revoke: bool,
+    /// Whether a change of the files is a reload.
+    pub watch: bool,
     /// Where the flow log goes.
     pub flow_log: FlowLog,
     /// Where the audit log goes.
@@ -213,6 +219,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Every file that it was read from.
     pub files: Vec<ReadFile>,
+    /// The files as they were before they were read.
+    pub read: Footprint,
 }
 
 impl Config {

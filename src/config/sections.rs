@@ -18,6 +18,8 @@ pub(super) struct Main {
     pub(super) steering: Steering,
     pub(super) inspect: Inspect,
     pub(super) private_destinations: PrivateDestinations,
+    pub(super) revoke: bool,
+    pub(super) watch: bool,
     pub(super) ech: Ech,
     pub(super) resolver: Resolver,
     pub(super) roots: Roots,
@@ -34,6 +36,8 @@ impl Main {
         let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
         let policy = file.section(&main_file::POLICY, out);
         let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
+        let revoke = policy.read(&policy::ON_RELOAD, out);
+        let watch = policy.read(&policy::WATCH, out);
         let ech = policy.read(&policy::ECH, out);
         let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
         let roots = read_roots(&file.section(&main_file::CERTIFICATES, out), out);
@@ -44,6 +48,8 @@ impl Main {
             steering: steering?,
             inspect: inspect?,
             private_destinations: private_destinations?,
+            revoke: revoke?,
+            watch: watch?,
             ech: ech?,
             resolver: resolver?,
             roots: roots?,

@@ -1,25 +1,37 @@
-//! The flows that hold a port now: who they belong to, where they leave from and where they go.
+//! The flows that hold a port now: who they belong to, where they leave from and where they go; and the way to end one.
 //!
 //! A flow is listed while it has a lease: from when its SYN is sent until its socket is closed. The workers write, the
-//! control thread reads; a lock is held for one entry by a worker, and for one shard by the control thread.
+//! control plane reads and revokes; a lock is held for one entry by a worker, and for one shard by the control plane.
+
+mod pairs;
+
+pub use pairs::{Holder, Pair, PairFlows};
 
 use super::record::FlowId;
-use crate::addr::{ClientAddr, DialAddr, LeasedSource, SourceAddr};
-use crate::hostname::Hostname;
+use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
+use crate::policy::Seen;
 use hashbrown::HashMap;
-use std::cmp::Reverse;
-use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Flow numbers are handed out one by one, so shards fill evenly, and workers seldom meet in one. With a million flows
 /// a reader holds a lock for a thousand entries.
 const SHARDS: usize = 1024;
+/// Flows that are woken at once to be reset; each takes its worker some ten microseconds.
+const BATCH: usize = 256;
+const BETWEEN_BATCHES: Duration = Duration::from_millis(2);
 
 /// Every flow that holds a lease.
 #[derive(Debug)]
 pub struct FlowTable {
     shards: Box<[Shard]>,
+    /// Counts the times that flows were revoked: a flow looks whether it was one of them when this has changed.
+    revocations: AtomicU32,
 }
 
 /// A flow that holds a lease.
@@ -35,57 +47,44 @@ pub struct LiveFlow {
     pub source: LeasedSource,
     /// The address dialled.
     pub destination: DialAddr,
-    /// The name asked for, canonical.
-    pub hostname: Option<Hostname>,
+    /// What its client dialled, if that is another address.
+    pub asked: Option<Box<OriginalDestination>>,
+    /// What came of listening to its client; `None` if nobody did.
+    pub seen: Option<Seen>,
 }
 
 /// A flow's entry; dropped, it is gone from the table.
 #[derive(Debug)]
 pub struct Listed<'a> {
-    shard: &'a Shard,
+    table: &'a FlowTable,
     number: u64,
+    /// [`FlowTable::revocations`] when the flow last looked; `None` if it never did.
+    looked: Cell<Option<u32>>,
 }
 
-/// Who holds ports of a pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Whose flows they are.
-    pub tenant: Arc<str>,
-    /// Who opened them.
-    pub client: IpAddr,
-    /// How many.
-    pub ports: u32,
+#[derive(Debug)]
+struct Entry {
+    flow: LiveFlow,
+    revoked: bool,
+    /// Wakes the flow's task; there from when it first waits.
+    waker: Option<Waker>,
 }
-
-/// The live flows from one source address to one destination.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PairFlows {
-    /// Tenants with the ports they hold, the largest first.
-    pub tenants: Vec<(Arc<str>, u32)>,
-    /// Clients with the ports they hold, the largest first.
-    pub holders: Vec<Holder>,
-    /// The name that most of the flows asked for.
-    pub hostname: Option<Hostname>,
-}
-
-/// A source address and a destination.
-pub type Pair = (SourceAddr, SocketAddr);
 
 /// Flows by number. On a cache line of its own: neighbours are written by other workers.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shard(Mutex<HashMap<u64, LiveFlow>>);
+struct Shard(Mutex<HashMap<u64, Entry>>);
 
 impl Shard {
     /// The map is whole between calls, whoever panicked.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, LiveFlow>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Default for FlowTable {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), revocations: AtomicU32::new(0) }
     }
 }
 
@@ -93,159 +92,142 @@ impl FlowTable {
     /// Lists a flow until what this yields is dropped.
     pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
         let number = flow.id.number;
-        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are all that counts")]
-        let shard = &self.shards[number as usize % SHARDS];
-        shard.lock().insert(number, flow);
-        Listed { shard, number }
+        self.shard(number).lock().insert(number, Entry { flow, revoked: false, waker: None });
+        Listed { table: self, number, looked: Cell::new(None) }
     }
 
-    /// The flows of each pair, with at most `most` tenants and clients each, in one visit to every live flow. With a
-    /// tenant, as if there were only its flows. What it gathers is bounded by the ports of the pairs.
-    pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
-        let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
+    fn shard(&self, number: u64) -> &Shard {
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are all that counts")]
+        &self.shards[number as usize % SHARDS]
+    }
+
+    /// Revokes every flow that is not `allowed`, and yields how many. Flows that are listed meanwhile may go unseen.
+    ///
+    /// Judges without a lock, and wakes flows so slowly that their workers have time for the others.
+    pub fn revoke(&self, allowed: impl Fn(&LiveFlow) -> bool) -> u64 {
+        let mut revoked = 0;
+        let mut wakers = Vec::new();
         for shard in &*self.shards {
-            for flow in shard.lock().values() {
-                let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
-                if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
-                    && let Some(tally) = tallies.get_mut(&pair)
-                {
-                    tally.count(flow);
+            let flows: Vec<_> = shard.lock().values().map(|entry| entry.flow.clone()).collect();
+            let denied: Vec<_> =
+                flows.iter().filter(|flow| !allowed(flow)).map(|flow| flow.id.number).collect();
+            if denied.is_empty() {
+                continue;
+            }
+            let mut shard = shard.lock();
+            for number in denied {
+                if let Some(entry) = shard.get_mut(&number).filter(|entry| !entry.revoked) {
+                    entry.revoked = true;
+                    revoked += 1;
+                    wakers.extend(entry.waker.take());
                 }
             }
         }
-        pairs.iter().map(|pair| tallies.get(pair).map(|tally| tally.sum(most)).unwrap_or_default()).collect()
+        // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
+        self.revocations.fetch_add(1, Ordering::Release);
+        for batch in wakers.chunks(BATCH) {
+            batch.iter().for_each(Waker::wake_by_ref);
+            if wakers.len() > BATCH {
+                std::thread::sleep(BETWEEN_BATCHES);
+            }
+        }
+        revoked
+    }
+}
+
+impl Listed<'_> {
+    /// What `life` comes to; `None` if the flow is revoked before. Costs a look at one number each time it is polled.
+    pub fn unless_revoked<T>(
+        &self,
+        mut life: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> {
+        poll_fn(move |cx| match self.poll_revoked(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => life.as_mut().poll(cx).map(Some),
+        })
+    }
+
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // Read before the entry is: what is revoked later changes it, and wakes the flow.
+        let revocations = Some(self.table.revocations.load(Ordering::Acquire));
+        if self.looked.replace(revocations) == revocations {
+            return Poll::Pending;
+        }
+        let mut shard = self.table.shard(self.number).lock();
+        match shard.get_mut(&self.number) {
+            Some(entry) if !entry.revoked => {
+                entry.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(_) | None => Poll::Ready(()),
+        }
     }
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         // Dropped outside the lock.
-        let _flow = self.shard.lock().remove(&self.number);
+        let _entry = self.table.shard(self.number).lock().remove(&self.number);
     }
-}
-
-/// What one pair's flows amount to.
-#[derive(Debug, Default)]
-struct Tally {
-    tenants: HashMap<Arc<str>, u32>,
-    clients: HashMap<(Arc<str>, IpAddr), u32>,
-    hostnames: HashMap<Hostname, u32>,
-}
-
-impl Tally {
-    fn count(&mut self, flow: &LiveFlow) {
-        *self.tenants.entry(Arc::clone(&flow.tenant)).or_default() += 1;
-        *self.clients.entry((Arc::clone(&flow.tenant), flow.client.ip())).or_default() += 1;
-        if let Some(hostname) = &flow.hostname {
-            *self.hostnames.entry(hostname.clone()).or_default() += 1;
-        }
-    }
-
-    fn sum(&self, most: usize) -> PairFlows {
-        let holder = |((tenant, client), ports)| Holder { tenant, client, ports };
-        PairFlows {
-            tenants: largest(&self.tenants, most),
-            holders: largest(&self.clients, most).into_iter().map(holder).collect(),
-            hostname: largest(&self.hostnames, 1).pop().map(|(hostname, _)| hostname),
-        }
-    }
-}
-
-/// The `most` with the largest counts, equal ones in their own order.
-fn largest<K: Hash + Ord + Clone>(counts: &HashMap<K, u32>, most: usize) -> Vec<(K, u32)> {
-    let mut all: Vec<_> = counts.iter().collect();
-    all.sort_unstable_by_key(|&(key, count)| (Reverse(*count), key));
-    all.into_iter().take(most).map(|(key, count)| (key.clone(), *count)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostname::AskedName;
 
-    const SERVER: &str = "198.51.100.9:443";
+    pub(super) const SERVER: &str = "198.51.100.9:443";
 
-    fn flow(number: u64, tenant: &str, client: &str, to: &str, hostname: Option<&str>) -> LiveFlow {
+    pub(super) fn flow(
+        number: u64,
+        tenant: &str,
+        client: &str,
+        to: &str,
+        hostname: Option<&str>,
+    ) -> LiveFlow {
         LiveFlow {
             id: FlowId { process: 0, number },
             tenant: tenant.into(),
             client: ClientAddr::new(client.parse().unwrap()),
             source: LeasedSource::new("203.0.113.16:5000".parse().unwrap()),
             destination: DialAddr::new(to.parse().unwrap()),
-            hostname: hostname.map(|name| name.parse().unwrap()),
+            asked: None,
+            seen: hostname.map(|name| Seen::Asked {
+                name: AskedName::from_bytes(name.as_bytes()),
+                ech: false,
+                unframed: false,
+            }),
         }
     }
 
-    fn pair(source: &str, to: &str) -> Pair {
-        (SourceAddr::new(source.parse().unwrap()), to.parse().unwrap())
-    }
-
-    fn of(table: &FlowTable, pair: Pair, tenant: Option<&str>, most: usize) -> PairFlows {
-        table.towards(&[pair], tenant, most).pop().unwrap()
-    }
-
     #[test]
-    fn the_largest_holders_come_first_and_only_flows_of_the_pair_count() {
-        let table = FlowTable::default();
-        let mut listed = Vec::new();
-        for (number, tenant, client, to, hostname) in [
-            (0, "acme", "10.0.1.7:1", SERVER, Some("api.example.com")),
-            (1, "acme", "10.0.1.7:2", SERVER, Some("api.example.com")),
-            (1024, "acme", "10.0.1.8:1", SERVER, Some("a.example.com")),
-            (2, "beta", "10.0.2.1:1", SERVER, None),
-            (3, "acme", "10.0.1.7:3", "198.51.100.9:80", None),
-        ] {
-            listed.push(table.list(flow(number, tenant, client, to, hostname)));
-        }
-        let towards = pair("203.0.113.16", SERVER);
-        let holder = |tenant: &str, client: &str, ports| Holder {
-            tenant: tenant.into(),
-            client: client.parse().unwrap(),
-            ports,
-        };
-        let all = of(&table, towards, None, 9);
-        assert_eq!(
-            all.holders,
-            [holder("acme", "10.0.1.7", 2), holder("acme", "10.0.1.8", 1), holder("beta", "10.0.2.1", 1)]
-        );
-        assert_eq!(all.tenants, [("acme".into(), 3), ("beta".into(), 1)]);
-        assert_eq!(all.hostname.unwrap().to_string(), "api.example.com");
-        assert_eq!(table.towards(&[towards], None, 1)[0].holders, [holder("acme", "10.0.1.7", 2)]);
-        assert_eq!(of(&table, towards, Some("beta"), 9).holders, [holder("beta", "10.0.2.1", 1)]);
-        assert_eq!(of(&table, pair("203.0.113.17", SERVER), None, 9), PairFlows::default());
-
-        drop(listed);
-        assert_eq!(of(&table, towards, None, 9), PairFlows::default());
-    }
-
-    #[test]
-    fn workers_and_a_reader_at_once_never_miscount() {
-        const PER_WORKER: u64 = 2000;
-        let table = FlowTable::default();
-        let numbers = std::sync::atomic::AtomicU64::new(0);
-        let towards = pair("203.0.113.16", SERVER);
-        std::thread::scope(|scope| {
-            for worker in 0..4 {
-                let (table, numbers) = (&table, &numbers);
-                let client = format!("10.0.0.{worker}:1");
-                scope.spawn(move || {
-                    let next = || numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let _stays = table.list(flow(next(), "stays", &client, SERVER, None));
-                    for _ in 0..PER_WORKER {
-                        drop(table.list(flow(next(), "goes", &client, SERVER, None)));
-                        assert!(of(table, pair("203.0.113.16", SERVER), Some("goes"), 9).tenants.len() <= 1);
-                    }
-                });
+    fn a_revoked_flow_is_woken_and_the_others_sleep_on() {
+        struct Wakes(AtomicU32);
+        impl std::task::Wake for Wakes {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
             }
-            let reader = scope.spawn(|| {
-                for _ in 0..200 {
-                    // each worker has at most one of either kind at a time
-                    for holder in &table.towards(&[towards], None, usize::MAX)[0].holders {
-                        assert!(holder.ports == 1, "{holder:?}");
-                    }
-                }
-            });
-            reader.join().unwrap();
-        });
-        assert_eq!(of(&table, towards, None, 9), PairFlows::default());
+        }
+        let table = FlowTable::default();
+        let listed: Vec<_> =
+            (0..3).map(|number| table.list(flow(number, "acme", "10.0.1.7:1", SERVER, None))).collect();
+        let alarms: Vec<_> = listed.iter().map(|_| Arc::new(Wakes(AtomicU32::new(0)))).collect();
+        let poll = |n: usize| {
+            let waker = Waker::from(Arc::clone(&alarms[n]));
+            listed[n].poll_revoked(&mut Context::from_waker(&waker))
+        };
+        let woken = || alarms.iter().map(|alarm| alarm.0.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        // The third has not waited yet.
+        assert!(poll(0).is_pending() && poll(1).is_pending());
+        assert_eq!(table.revoke(|_| true), 0);
+        assert_eq!(table.revoke(|flow| flow.id.number == 0), 2);
+        assert_eq!(woken(), [0, 1, 0]);
+        assert!(poll(0).is_pending() && poll(1).is_ready() && poll(2).is_ready());
+        assert_eq!(table.revoke(|flow| flow.id.number == 0), 0, "each is revoked once");
+        // One that has looked is woken all the same the next time.
+        assert!(poll(0).is_pending());
+        assert_eq!(table.revoke(|_| false), 1);
+        assert_eq!(woken(), [1, 1, 0]);
+        assert!(poll(0).is_ready());
     }
 }

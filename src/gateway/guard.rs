@@ -1,10 +1,12 @@
 //! What is looked at while a flow is relayed: the requests of an HTTP/1 connection, a second hello of a TLS one.
 
-use crate::addr::OriginalDestination;
+use super::flow::Flow;
+use super::worker::{Gateway, Worker};
+use crate::addr::{ClientAddr, OriginalDestination};
 use crate::hostname::{AskedName, Hostname};
 use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Decision, Destination, Permit, Tenant};
+use crate::policy::{CertificateRule, Decision, Destination, Permit};
 use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
 use std::sync::Arc;
 use std::task::Poll;
@@ -25,7 +27,10 @@ enum Follower {
 
 /// What the requests of a flow are judged by.
 struct Terms {
-    tenant: Arc<Tenant>,
+    /// Each request is judged by what is in force then.
+    gateway: Arc<Gateway>,
+    client: ClientAddr,
+    tenant: Arc<str>,
     to: OriginalDestination,
     /// What the first asked for, which is permitted.
     first: AskedName,
@@ -50,19 +55,20 @@ impl Guard {
     pub(super) fn of(
         inspected: &Inspected,
         permit: &Permit,
-        tenant: &Arc<Tenant>,
-        to: OriginalDestination,
+        worker: &Worker,
+        flow: &Flow,
         monitors: bool,
-        bounds: Bounds,
     ) -> Option<Box<Guarded<Self>>> {
         if permit.would_deny().is_some() {
             return None; // there is nothing left to find
         }
+        let (bounds, to) = (worker.bounds, flow.record.destination);
         let follower = match inspected.protocol {
             Protocol::Tls => Follower::Hellos(Hellos::after(inspected, bounds.max_hello)),
             Protocol::Http if permit.is_for_one_request() => {
-                let (tenant, first) = (Arc::clone(tenant), inspected.name.clone());
-                let terms = Terms { tenant, to, first, bound: binds(permit) };
+                let (gateway, client) = (Arc::clone(&worker.gateway), flow.record.client);
+                let (tenant, first) = (flow.record.tenant.clone()?, inspected.name.clone());
+                let terms = Terms { gateway, client, tenant, to, first, bound: binds(permit) };
                 Follower::Requests { exchange: Exchange::new(bounds.max_hello), terms }
             }
             Protocol::Http | Protocol::Other => return None,
@@ -134,7 +140,10 @@ impl Terms {
         if *asked == self.first {
             return Ok(());
         }
-        let (outcome, rule) = match self.tenant.decide(asked, false, self.to) {
+        let snapshot = self.gateway.snapshot.load();
+        let decided = snapshot.ask(self.client, &self.tenant, |rules| rules.decide(asked, false, self.to));
+        let Some(decision) = decided else { return Err(Refused::bare(Outcome::PolicyRevoked, None)) };
+        let (outcome, rule) = match decision {
             // Nobody has asked whether the address is this name's, too.
             Decision::Permit(permit) if self.bound || binds(&permit) => {
                 (Outcome::DestinationMismatch, permit.rule().cloned())

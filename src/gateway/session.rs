@@ -21,7 +21,7 @@ use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Permit, Seen};
+use crate::policy::{self, Decision, Denial, Permit, Seen};
 use crate::relay::{self, End, Farewell, Guarded, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
@@ -49,18 +49,24 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 }
 
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
-    let Admitted { tenant, trial, place: _place } = admit(worker, flow)?;
-    let (permit, mut guard) = decide(worker, &tenant, trial, client, flow).await?;
+    let Admitted { mut tenant, trial, place: _place } = admit(worker, flow)?;
+    let Allowed { permit, seen, mut guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
         // In a box: flows that are not verified do not carry the room for it.
-        Box::pin(verification::dial(worker, &tenant, client, permit, flow)).await?
+        Box::pin(verification::dial(worker, &tenant, client, permit, seen, flow)).await?
     } else {
-        dial(worker, &tenant, permit, flow)?
+        dial(worker, &tenant, permit, seen, flow)?
     };
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;
     }
-    let end = relay::relay(client, &upstream.leg, &worker.scratch, &worker.silence, &*flow, &mut guard).await;
+    // What goes out of force is dropped elsewhere, once no flow holds it.
+    drop(tenant);
+    let end = {
+        let (scratch, silence) = (&worker.scratch, &worker.silence);
+        let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &*flow, &mut guard));
+        upstream.listed.unless_revoked(relayed).await.ok_or(Outcome::PolicyRevoked)?
+    };
     match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
         // In a box, for flows are to be small, and few end so.
         Some(refused) if !refused.waived => {
@@ -115,27 +121,33 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
 /// What guards a flow while it is relayed; `None` where nobody needs to look.
 type MaybeGuarded = Option<Box<Guarded<Guard>>>;
 
+/// What a flow may do, and what for.
+struct Allowed {
+    permit: Permit,
+    /// `None` if nobody listened to its client.
+    seen: Option<Seen>,
+    guard: MaybeGuarded,
+}
+
 /// Learns what the client wants, and whether it may have it.
 async fn decide(
     worker: &Worker,
-    tenant: &Tenant,
-    trial: Option<Box<Trial>>,
+    tenant: &mut Arc<Tenant>,
+    mut trial: Option<Box<Trial>>,
     client: &Leg,
     flow: &mut Flow,
-) -> Result<(Permit, MaybeGuarded), Ended> {
-    let (to, time, trial) = (flow.record.destination, flow.record.time, trial.as_deref());
-    let Some(rules) = trial.map_or(Some(&tenant.policy), |trial| trial.lead(&tenant.policy)) else {
-        let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
-        return Err(denied(Some(tenant), trial, flow, denial));
-    };
-    let (seen, inspected, decision) = if let Some(permit) = rules.decide_unseen(to) {
+) -> Result<Allowed, Ended> {
+    let (to, time) = (flow.record.destination, flow.record.time);
+    let unseen = lead(tenant, trial.as_deref(), flow)?.decide_unseen(to);
+    let (seen, inspected, decision) = if let Some(permit) = unseen {
         (None, None, Decision::Permit(permit))
     } else {
         let (seen, inspected) = inspect(worker, tenant, client, flow).await?;
-        let decision = rules.judge(&seen, to, time);
+        keep_up(worker, tenant, &mut trial, flow)?;
+        let decision = lead(tenant, trial.as_deref(), flow)?.judge(&seen, to, time);
         (Some(seen), inspected, decision)
     };
-    if let Some(trial) = trial {
+    if let Some(trial) = &trial {
         trial.compare(Some(&tenant.policy), flow, seen.as_ref(), &decision);
     }
     if decision.denies_for() == Some(Outcome::MalformedHttp)
@@ -147,10 +159,40 @@ async fn decide(
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(deny(flow, denial)),
     };
-    let guard = inspected.and_then(|inspected| {
-        Guard::of(&inspected, &permit, rules, to, rules.mode.monitors(time), worker.bounds)
-    });
-    Ok((allow(flow, permit), guard))
+    let monitors = lead(tenant, trial.as_deref(), flow)?.mode.monitors(time);
+    let guard = inspected.and_then(|inspected| Guard::of(&inspected, &permit, worker, flow, monitors));
+    Ok(Allowed { permit: allow(flow, permit), seen, guard })
+}
+
+/// The rules that hold for the flow: the tenant's, or the candidate's.
+fn lead<'a>(
+    tenant: &'a Tenant,
+    trial: Option<&'a Trial>,
+    flow: &mut Flow,
+) -> Result<&'a policy::Tenant, Ended> {
+    let rules = trial.map_or(Some(&tenant.policy), |trial| trial.lead(&tenant.policy));
+    rules.map(|rules| &**rules).ok_or_else(|| {
+        let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
+        denied(Some(tenant), trial, flow, denial)
+    })
+}
+
+/// The configuration may have been exchanged while the client was listened to: from here on the new one holds.
+fn keep_up(
+    worker: &Worker,
+    tenant: &mut Arc<Tenant>,
+    trial: &mut Option<Box<Trial>>,
+    flow: &Flow,
+) -> Result<(), Ended> {
+    let snapshot = worker.gateway.snapshot.load();
+    if snapshot.has(tenant) {
+        return Ok(());
+    }
+    let client = flow.record.client;
+    let now = snapshot.tenant_of(client).filter(|now| now.policy.name == tenant.policy.name);
+    *tenant = Arc::clone(now.ok_or(Outcome::PolicyRevoked)?);
+    *trial = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.trial(client)));
+    Ok(())
 }
 
 /// Refuses a flow whose client nobody needs to listen to.
@@ -232,7 +274,7 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
 pub(super) struct Upstream<'w> {
     leg: Leg,
     lease: Lease,
-    _listed: Listed<'w>,
+    listed: Listed<'w>,
 }
 
 /// Takes a source port and sends the SYN.
@@ -240,6 +282,7 @@ pub(super) fn dial<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
     permit: Permit,
+    seen: Option<Seen>,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
     let to = permit.into_dial();
@@ -254,9 +297,11 @@ pub(super) fn dial<'w>(
         .dialler
         .start(to, lease, &worker.reactor)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
+    // Dropped before the lease.
+    let leg = Leg::new(socket);
     note_source(flow, &lease);
-    let listed = list(worker, tenant, flow, &lease, to);
-    Ok(Upstream { leg: Leg::new(socket), lease, _listed: listed })
+    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    Ok(Upstream { leg, lease, listed })
 }
 
 /// A flow that lives for this long may live for days, and needs keepalive.
@@ -271,7 +316,11 @@ async fn connect(
     flow: &mut Flow,
 ) -> Result<(), Ended> {
     let dialled_at = clock::now();
-    let answered = unless_gone(client, pin!(worker.dialler.answered(&upstream.leg))).await?;
+    let answered = {
+        let answer = pin!(worker.dialler.answered(&upstream.leg));
+        let answer = pin!(unless_gone(client, answer));
+        upstream.listed.unless_revoked(answer).await.ok_or(Outcome::PolicyRevoked)??
+    };
     answered.map_err(|error| not_dialled(worker, tenant, &error))?;
     connected(worker, upstream, dialled_at, flow);
     Ok(())
@@ -291,16 +340,18 @@ fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, 
 pub(super) fn answered<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
-    (to, leg, lease): (DialAddr, Leg, Lease),
+    seen: Option<Seen>,
+    // The leg last: dropped before the lease.
+    (to, lease, leg): (DialAddr, Lease, Leg),
     dialled_at: Instant,
     flow: &mut Flow,
-) -> Upstream<'w> {
+) -> Result<Upstream<'w>, Ended> {
     flow.record.dialled = Some(to);
     note_source(flow, &lease);
-    let listed = list(worker, tenant, flow, &lease, to);
-    let mut upstream = Upstream { leg, lease, _listed: listed };
+    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    let mut upstream = Upstream { leg, lease, listed };
     connected(worker, &mut upstream, dialled_at, flow);
-    upstream
+    Ok(upstream)
 }
 
 /// Waits for something, but not beyond the client. One that resets needs it no more; one that has only finished sending
@@ -315,15 +366,34 @@ pub(super) fn unless_gone<F: Future>(
     })
 }
 
-fn list<'w>(worker: &'w Worker, tenant: &Tenant, flow: &Flow, lease: &Lease, to: DialAddr) -> Listed<'w> {
-    worker.gateway.table.list(LiveFlow {
-        id: flow.record.flow,
+/// Lists the flow: from here on whoever exchanges the configuration judges it again. Who did so before, after the flow was
+/// judged, has not seen it, so that is made up for here.
+fn list<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    flow: &Flow,
+    lease: &Lease,
+    to: DialAddr,
+    seen: Option<Seen>,
+) -> Result<Listed<'w>, Ended> {
+    let record = &flow.record;
+    let (client, asked) = (record.client, record.destination);
+    let live = |seen| LiveFlow {
+        id: record.flow,
         tenant: Arc::clone(&tenant.policy.name),
-        client: flow.record.client,
+        client,
         source: lease.source(),
         destination: to,
-        hostname: flow.record.hostname.clone(),
-    })
+        asked: (asked.socket() != to.socket()).then(|| Box::new(asked)),
+        seen,
+    };
+    let listed = worker.gateway.table.list(live(seen.clone()));
+    let snapshot = worker.gateway.snapshot.load();
+    let out_of_date = snapshot.revokes && !snapshot.has(tenant);
+    if out_of_date && !snapshot.allows(&live(seen), record.time) {
+        return Err(Outcome::PolicyRevoked.into());
+    }
+    Ok(listed)
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {

@@ -2,12 +2,15 @@
 
 use super::admission::{Gate, OwnAddresses};
 use super::candidate::Candidate;
+use super::flow_table::LiveFlow;
 use super::meters::TenantMeters;
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, OriginalDestination};
 use crate::count::Counter;
 use crate::egress::{Pool, Share};
-use crate::policy::{self, Policy};
+use crate::outcome::Outcome;
+use crate::policy::{self, Decision, Policy, Seen};
 use crate::verify::{Asker, Verifier};
+use jiff::Timestamp;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -23,6 +26,8 @@ pub struct Snapshot {
     pub candidate: Option<Arc<Candidate>>,
     /// There if a rule of any tenant asks whether addresses are those of names.
     pub verifier: Option<Arc<Verifier>>,
+    /// `[policy] on_reload`: whether live flows that it does not allow are reset when it comes into force.
+    pub revokes: bool,
 }
 
 /// Resolves one tenant's meters.
@@ -62,5 +67,37 @@ impl Snapshot {
     /// By the longest prefix of the client's address.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
         self.policy.tenant_of(client).map(|tenant| &self.tenants[tenant.index])
+    }
+
+    /// Whether the tenant is as this snapshot has it, and not as one before.
+    pub fn has(&self, tenant: &Tenant) -> bool {
+        self.tenants.get(tenant.policy.index).is_some_and(|own| std::ptr::eq(&raw const **own, tenant))
+    }
+
+    /// Whether a flow that left under another policy may live on under this one: it would be the same tenant's, and would
+    /// leave as well. One whose client nobody listened to, or understood, has no name, and needs a rule that asks for
+    /// none.
+    pub fn allows(&self, flow: &LiveFlow, now: Timestamp) -> bool {
+        let dialled = || OriginalDestination::new(flow.destination.socket());
+        let to = flow.asked.as_deref().copied().unwrap_or_else(dialled);
+        let unknown = Seen::Unclear(Outcome::NoHostname);
+        let seen = flow.seen.as_ref().unwrap_or(&unknown);
+        let allowed = self.ask(flow.client, &flow.tenant, |rules| {
+            rules.decide_unseen(to).is_some() || matches!(rules.judge(seen, to, now), Decision::Permit(_))
+        });
+        allowed == Some(true)
+    }
+
+    /// Asks the rules that hold for a tenant's client: the tenant's, or the candidate's. `None` if there are none, or it is
+    /// another tenant's now.
+    pub(super) fn ask<A>(
+        &self,
+        client: ClientAddr,
+        tenant: &str,
+        ask: impl FnOnce(&policy::Tenant) -> A,
+    ) -> Option<A> {
+        let tenant = self.policy.tenant_of(client).filter(|now| *now.name == *tenant)?;
+        let trial = self.candidate.as_ref().map(|candidate| candidate.trial(client));
+        trial.as_ref().map_or(Some(tenant), |trial| trial.lead(tenant)).map(|rules| ask(rules))
     }
 }

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Denial, Destination, Permit};
+use crate::policy::{CertificateRule, Denial, Destination, Permit, Seen};
 use crate::verify::{Match, Trouble, Unresolved};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -33,6 +33,7 @@ pub(super) async fn dial<'w>(
     tenant: &Arc<Tenant>,
     client: &Leg,
     permit: Permit,
+    seen: Option<Seen>,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
     // Rules that ask go by name, and never without this part of their tenant.
@@ -46,8 +47,8 @@ pub(super) async fn dial<'w>(
         Err(ended) => vec![deny(tenant, flow, ended)?],
     };
     let upstream = match <[Permit; 1]>::try_from(permits) {
-        Ok([permit]) => session::dial(worker, tenant, permit, flow)?,
-        Err(permits) => dial_first(worker, tenant, client, permits, flow).await?,
+        Ok([permit]) => session::dial(worker, tenant, permit, seen, flow)?,
+        Err(permits) => dial_first(worker, tenant, client, permits, seen, flow).await?,
     };
     if observes {
         asked.observe_certificate(flow);
@@ -229,6 +230,7 @@ async fn dial_first<'w>(
     tenant: &Tenant,
     client: &Leg,
     permits: Vec<Permit>,
+    seen: Option<Seen>,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
     let mut dials: Vec<_> = permits.into_iter().map(Permit::into_dial).collect();
@@ -247,7 +249,9 @@ async fn dial_first<'w>(
     });
     let race = pin!(timeout(worker.dialler.connect_timeout, race(attempts, STAGGER)));
     match session::unless_gone(client, race).await? {
-        Ok(Some(Ok(first))) => Ok(session::answered(worker, tenant, first, started, flow)),
+        Ok(Some(Ok((to, leg, lease)))) => {
+            session::answered(worker, tenant, seen, (to, lease, leg), started, flow)
+        }
         Ok(Some(Err(error))) => Err(session::not_dialled(worker, tenant, &error)),
         Ok(None) => Err(Outcome::NameUnresolved.into()),
         Err(_) => Err(Outcome::ConnectTimeout.into()),

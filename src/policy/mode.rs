@@ -80,6 +80,7 @@ pub fn can_be_waived(outcome: Outcome) -> bool {
         | Outcome::IdleTimeout
         | Outcome::HalfOpenTimeout
         | Outcome::Drained
+        | Outcome::PolicyRevoked
         | Outcome::RelayFailed
         | Outcome::ClientLeft
         | Outcome::InternalError

@@ -1,0 +1,352 @@
+//! Another configuration comes into force while flows live: each is judged again.
+
+use crate::clients::{ACCESS_DENIED, expect_alert, expect_reset};
+use crate::config::Config;
+use crate::flows::{End, Flow};
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::servers::Server;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+crate::trials! {
+    both families:
+        a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends,
+        a_flow_is_judged_by_the_name_it_asked_for;
+    once:
+        live_flows_go_on_if_they_are_to_be_kept,
+        a_flow_whose_client_is_another_tenants_now_is_reset,
+        a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none,
+        a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force,
+        a_client_that_is_listened_to_is_judged_by_the_new_rules,
+        monitor_mode_revokes_nothing_and_its_end_does,
+        a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout,
+        no_flow_slips_through_between_two_policies
+}
+
+fn with_rules(lab: &Lab, rules: &str) -> Config {
+    let gateway = format!("admin = \"unix:{}\"", lab.control_socket());
+    Config { gateway, alpha_rules: rules.into(), ..Config::default() }
+}
+
+/// The answer of `egret reload`, which must succeed.
+fn reload(gateway: &Gateway<'_>, config: &str) -> Value {
+    gateway.write(config);
+    let output = gateway.egret(&["reload", "--json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn reload_to(gateway: &Gateway<'_>, config: &Config) -> Value {
+    reload(gateway, &config.render(&gateway.flow_log()))
+}
+
+fn deny_port(port: u16) -> String {
+    format!("[[tenant.deny]]\nname = \"no-more\"\nports = [{port}]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n")
+}
+
+/// Both ends are reset, and the record says why.
+fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
+    let Flow { client, upstream } = flow;
+    assert_eq!(expect_reset(&client), b"");
+    assert_eq!(expect_reset(&upstream), b"");
+    gateway.expect_outcome(client.local_addr().unwrap(), "policy_revoked")
+}
+
+/// A flow of alpha's to a name, with the hello delivered.
+fn open_by_name(lab: &Lab, server: &Server, name: &str) -> Flow {
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    let hello = Hello::to(name).record();
+    client.write_all(&hello).unwrap();
+    let mut upstream = server.accept();
+    upstream.read_exact(&mut vec![0; hello.len()]).unwrap();
+    Flow { client, upstream }
+}
+
+fn a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let servers = [Server::raw(&lab, family, 7000), Server::raw(&lab, family, 7001)];
+    let denied = Flow::open(&lab, Tenant::Alpha, &servers[0]);
+    let others = [
+        Flow::open(&lab, Tenant::Alpha, &servers[1]),
+        Flow::open(&lab, Tenant::Beta, &servers[0]),
+        Flow::open(&lab, Tenant::Alpha, &servers[1]),
+    ];
+    denied.assert_alive();
+    let source = denied.source();
+    let answer = reload_to(&gateway, &with_rules(&lab, &deny_port(7000)));
+    assert_eq!(answer["revoked"], 1, "{answer}");
+    let flow = expect_revoked(&gateway, denied);
+    assert_eq!((flow["verdict"].as_str(), flow["rule"].as_str()), (Some("allow"), Some("alpha-raw")));
+    assert_eq!(flow["source"], source.to_string());
+    others.iter().for_each(Flow::assert_alive);
+    let change = gateway.change(2);
+    assert!(change["revoked"] == 1 && change["difference"]["rules"]["added"] == 1, "{change}");
+    assert_eq!(gateway.metric("egret_flows_total", &[("outcome", "policy_revoked")]), 1);
+    // Its port is free at once, and the others are told nothing by a second reload.
+    assert_eq!(reload_to(&gateway, &with_rules(&lab, ""))["revoked"], 0);
+    others.iter().for_each(Flow::assert_alive);
+}
+
+fn a_flow_is_judged_by_the_name_it_asked_for(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = lab.listen(Host::Named, family, 443);
+    let stays = open_by_name(&lab, &server, "allowed.example.org");
+    let goes = open_by_name(&lab, &server, "b.wild.example.org");
+    let deny = "[[tenant.deny]]\nhosts = [\"*.wild.example.org\"]\n";
+    assert_eq!(reload_to(&gateway, &with_rules(&lab, deny))["revoked"], 1);
+    let flow = expect_revoked(&gateway, goes);
+    assert_eq!(flow["hostname"], "b.wild.example.org");
+    stays.assert_alive();
+}
+
+fn live_flows_go_on_if_they_are_to_be_kept() {
+    let lab = Lab::new();
+    let keep = |rules: &str| Config { policy: "on_reload = \"keep\"".into(), ..with_rules(&lab, rules) };
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let flow = Flow::open(&lab, Tenant::Alpha, &server);
+    assert_eq!(reload_to(&gateway, &keep(&deny_port(7000)))["revoked"], 0);
+    flow.assert_alive();
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello");
+    gateway.expect_outcome(refused, "denied_by_rule");
+    // What holds is what the configuration says that comes into force.
+    assert_eq!(reload_to(&gateway, &with_rules(&lab, &deny_port(7000)))["revoked"], 1);
+    expect_revoked(&gateway, flow);
+}
+
+fn a_flow_whose_client_is_another_tenants_now_is_reset() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let before = with_rules(&lab, "").render(&gateway.flow_log());
+    let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.1.2\"]\npool = \"alpha\"\n\
+                 [[tenant.allow]]\ncidrs = [\"198.51.100.20/32\"]\ninspect = \"none\"\n";
+    for (after, tenant) in [
+        // It is allowed the same, and is somebody else's.
+        (format!("{before}{gamma}"), Some("gamma")),
+        (before.replace("\"10.0.1.0/24\", ", ""), None),
+        (before.replace("name = \"alpha\"\nsources", "name = \"renamed\"\nsources"), Some("renamed")),
+    ] {
+        let flow = Flow::open(&lab, Tenant::Alpha, &server);
+        let other = Flow::open(&lab, Tenant::Beta, &server);
+        assert_eq!(reload(&gateway, &after)["revoked"], 1, "{tenant:?}");
+        assert_eq!(expect_revoked(&gateway, flow)["tenant"], "alpha");
+        other.assert_alive();
+        match Flow::try_open(&lab, Tenant::Alpha, &server) {
+            Ok(again) => {
+                let local = again.client.local_addr().unwrap();
+                drop(again);
+                assert_eq!(gateway.flow_from(local)["tenant"].as_str(), tenant);
+            }
+            Err(refused) => {
+                assert_eq!(tenant, None);
+                gateway.expect_outcome(refused, "unknown_tenant");
+            }
+        }
+        drop(other);
+        reload(&gateway, &before);
+    }
+}
+
+fn a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let flow = Flow::open(&lab, Tenant::Alpha, &server);
+    let rest = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
+    let before = with_rules(&lab, rest).render(&gateway.flow_log());
+    assert_eq!(reload(&gateway, &before)["revoked"], 0);
+    // From now on clients are listened to there: what this one would have said, nobody knows.
+    let after = before.replace("inspect = \"none\"", "");
+    assert_eq!(reload(&gateway, &after)["revoked"], 1);
+    expect_revoked(&gateway, flow);
+}
+
+fn a_client_that_is_listened_to_is_judged_by_the_new_rules() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let hello = Hello::to("allowed.example.org").record();
+    let begin = || {
+        let mut client = lab.connect(Tenant::Alpha, server.address());
+        client.write_all(&hello[..20]).unwrap();
+        gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |flows| flows == 1);
+        client
+    };
+    let before = with_rules(&lab, "").render(&gateway.flow_log());
+    let deny = "[[tenant.deny]]\nhosts = [\"allowed.example.org\"]\n";
+
+    let mut client = begin();
+    reload_to(&gateway, &with_rules(&lab, deny));
+    client.write_all(&hello[20..]).unwrap();
+    expect_alert(&client, ACCESS_DENIED);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    gateway.expect_outcome(local, "denied_by_rule");
+    server.assert_untouched();
+
+    let mut client = begin();
+    reload(&gateway, &before);
+    client.write_all(&hello[20..]).unwrap();
+    let mut upstream = server.accept();
+    upstream.read_exact(&mut vec![0; hello.len()]).unwrap();
+    let flow = Flow { client, upstream };
+    flow.assert_alive();
+    drop(flow);
+    gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |flows| flows == 0);
+
+    let mut client = begin();
+    reload(&gateway, &before.replace("name = \"alpha\"\nsources", "name = \"renamed\"\nsources"));
+    client.write_all(&hello[20..]).unwrap();
+    assert_eq!(expect_reset(&client), b"");
+    gateway.expect_outcome(client.local_addr().unwrap(), "policy_revoked");
+    server.assert_untouched();
+}
+
+fn a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(&request("allowed.example.org")).unwrap();
+    let mut upstream = server.accept();
+    let mut serve = |host: &str| {
+        upstream.read_exact(&mut vec![0; request(host).len()]).unwrap();
+        upstream.write_all(answer).unwrap();
+    };
+    serve("allowed.example.org");
+    client.read_exact(&mut [0; 40]).unwrap();
+    client.write_all(&request("b.wild.example.org")).unwrap();
+    serve("b.wild.example.org");
+    client.read_exact(&mut [0; 40]).unwrap();
+    // The flow was let out for the first name, and stays; the second is denied from now on.
+    let deny = "[[tenant.deny]]\nhosts = [\"b.wild.example.org\"]\n";
+    assert_eq!(reload_to(&gateway, &with_rules(&lab, deny))["revoked"], 0);
+    client.write_all(&request("b.wild.example.org")).unwrap();
+    crate::clients::expect_http_denial(&client, 403, &["denied_by_rule"]);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    gateway.expect_outcome(local, "denied_by_rule");
+}
+
+fn monitor_mode_revokes_nothing_and_its_end_does() {
+    let lab = Lab::new();
+    let monitor =
+        |rules: &str| Config { alpha_tenant: "mode = \"monitor\"".into(), ..with_rules(&lab, rules) };
+    let gateway = lab.start_gateway(&monitor(""));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let denied = open_by_name(&lab, &server, "nobody.allows.example.org");
+    let allowed = open_by_name(&lab, &server, "allowed.example.org");
+    let deny = "[[tenant.deny]]\nhosts = [\"nobody.allows.example.org\"]\n";
+    assert_eq!(reload_to(&gateway, &monitor(deny))["revoked"], 0);
+    denied.assert_alive();
+    assert_eq!(reload_to(&gateway, &with_rules(&lab, ""))["revoked"], 1);
+    assert_eq!(expect_revoked(&gateway, denied)["would_deny"], "not_allowed");
+    allowed.assert_alive();
+}
+
+/// Opens flows, passes something and closes them, until told to stop; yields how many. A flow that fails is a failure.
+fn churn(lab: &Lab, server: &Server, stop: &AtomicBool) -> usize {
+    let mut flows = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let flow = Flow { client: lab.connect(Tenant::Alpha, server.address()), upstream: server.accept() };
+        flow.assert_alive();
+        flow.end(End::ServerFirst);
+        flows += 1;
+    }
+    flows
+}
+
+fn a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let (raw, named) = (Server::raw(&lab, Family::V4, 7000), lab.listen(Host::Named, Family::V4, 443));
+    let lived: Vec<_> = (0..50)
+        .map(|n| match n % 2 {
+            0 => Flow::open(&lab, Tenant::Alpha, &raw),
+            _ => open_by_name(&lab, &named, "allowed.example.org"),
+        })
+        .collect();
+    let server = Server::raw(&lab, Family::V4, 7001);
+    let stop = AtomicBool::new(false);
+    let flows = thread::scope(|scope| {
+        let churner = scope.spawn(|| churn(&lab, &server, &stop));
+        for n in 0..100 {
+            // Each differs from the one before, and takes something away that nobody uses.
+            let deny = format!("[[tenant.deny]]\nhosts = [\"n{n}.example.net\"]\nports = [{}]\n", 1000 + n);
+            assert_eq!(reload_to(&gateway, &with_rules(&lab, &deny))["revoked"], 0);
+            lived[n % lived.len()].assert_alive();
+        }
+        stop.store(true, Ordering::Relaxed);
+        churner.join().unwrap()
+    });
+    lived.iter().for_each(Flow::assert_alive);
+    for flow in lived {
+        flow.end(End::ServerFirst);
+    }
+    let records = gateway.wait_for_flows(flows + 50);
+    assert!(flows > 0 && records.iter().all(|flow| flow["outcome"] == "closed"), "{flows} flows");
+    assert_eq!(gateway.changes().len(), 101);
+}
+
+/// Opens flows by name and keeps those that came about, until told to stop; yields their sockets.
+fn pour(lab: &Lab, to: SocketAddr, stop: &AtomicBool, opened: &AtomicUsize) -> Vec<TcpStream> {
+    let hello = Hello::to("allowed.example.org").record();
+    let mut clients = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(mut client) = lab.dial(Tenant::Alpha, to) {
+            // The reset may be there already.
+            let _ = client.write_all(&hello);
+            clients.push(client);
+            opened.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    clients
+}
+
+fn no_flow_slips_through_between_two_policies() {
+    const ROUNDS: usize = 20;
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let before = with_rules(&lab, "").render(&gateway.flow_log());
+    let after =
+        with_rules(&lab, "[[tenant.deny]]\nhosts = [\"allowed.example.org\"]\n").render(&gateway.flow_log());
+    let mut relayed = 0;
+    for _ in 0..ROUNDS {
+        let (stop, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let clients = thread::scope(|scope| {
+            let pouring = [(); 2].map(|()| scope.spawn(|| pour(&lab, server.address(), &stop, &opened)));
+            crate::wait::wait_until("flows", || opened.load(Ordering::Relaxed) > 20);
+            // In the midst of it.
+            reload(&gateway, &after);
+            stop.store(true, Ordering::Relaxed);
+            pouring.map(|pouring| pouring.join().unwrap()).into_iter().flatten().collect::<Vec<_>>()
+        });
+        // Whichever policy judged it: none lives.
+        for mut client in clients {
+            let mut said = Vec::new();
+            match client.read_to_end(&mut said) {
+                Ok(_) => assert_eq!(said, [21, 3, 3, 0, 2, 2, ACCESS_DENIED], "an end that is no denial"),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+            }
+        }
+        relayed += server.accept_those_that_came().len();
+        reload(&gateway, &before);
+    }
+    gateway.wait_for_metric("egret_flows_active", &[], |flows| flows == 0);
+    let outcomes: Vec<_> = gateway.flows().iter().map(|flow| flow["outcome"].clone()).collect();
+    let count = |outcome: &str| outcomes.iter().filter(|found| **found == outcome).count();
+    let (revoked, denied) = (count("policy_revoked"), count("denied_by_rule"));
+    assert!(relayed > 0 && revoked > 0 && denied > 0, "{relayed} {revoked} {denied}");
+}

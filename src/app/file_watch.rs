@@ -1,0 +1,77 @@
+//! `[policy] watch`: sees when the files say something else.
+
+use crate::config::Footprint;
+
+/// Looks that a file may go on changing; then it is read all the same.
+const PATIENCE: u32 = 10;
+
+/// Looks at the files that were read last. Looking sees through links, works on every file system, and has nothing that
+/// can break: a file that cannot be looked at has changed.
+pub(super) struct FileWatch {
+    read: Footprint,
+    seen: Option<Footprint>,
+    looks: u32,
+}
+
+impl FileWatch {
+    pub(super) fn new(read: Footprint) -> Self {
+        Self { read, seen: None, looks: 0 }
+    }
+
+    /// The files were read, whoever wanted it.
+    pub(super) fn read(&mut self, read: Footprint) {
+        *self = Self::new(read);
+    }
+
+    /// Whether the files have changed since they were read, and not since the last look: an editor or a copy that is
+    /// still at work is waited for. Says so once.
+    pub(super) fn is_due(&mut self) -> bool {
+        let now = self.read.now();
+        if now == self.read {
+            self.seen = None;
+            self.looks = 0;
+            return false;
+        }
+        self.looks += 1;
+        if self.seen.as_ref() == Some(&now) || self.looks > PATIENCE {
+            self.read(now);
+            return true;
+        }
+        self.seen = Some(now);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_change_is_due_once_it_rests_and_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("egret.toml");
+        let write = |n: u32| fs::write(&main, format!("# {}\n", "x".repeat(n as usize))).unwrap();
+        write(0);
+        let mut watch = FileWatch::new(crate::config::load(&main).unwrap_err().read);
+        assert!(!watch.is_due() && !watch.is_due());
+        write(1);
+        assert!(!watch.is_due());
+        write(2);
+        assert!(!watch.is_due(), "it has changed since the last look");
+        assert!(watch.is_due());
+        assert!(!watch.is_due() && !watch.is_due(), "told already");
+        // Somebody else has had it read.
+        write(3);
+        assert!(!watch.is_due());
+        watch.read(crate::config::load(&main).unwrap_err().read);
+        assert!(!watch.is_due() && !watch.is_due());
+        // One that never rests is read in the end.
+        let mut due = false;
+        for n in 4..=4 + PATIENCE {
+            write(n);
+            due |= watch.is_due();
+        }
+        assert!(due);
+    }
+}

@@ -1,0 +1,170 @@
+//! Who holds the ports of a source address towards a destination.
+
+use super::{Entry, FlowTable, LiveFlow};
+use crate::addr::SourceAddr;
+use crate::hostname::{AskedName, Hostname};
+use crate::policy::Seen;
+use hashbrown::HashMap;
+use std::cmp::Reverse;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Who holds ports of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Whose flows they are.
+    pub tenant: Arc<str>,
+    /// Who opened them.
+    pub client: IpAddr,
+    /// How many.
+    pub ports: u32,
+}
+
+/// The live flows from one source address to one destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PairFlows {
+    /// Tenants with the ports they hold, the largest first.
+    pub tenants: Vec<(Arc<str>, u32)>,
+    /// Clients with the ports they hold, the largest first.
+    pub holders: Vec<Holder>,
+    /// The name that most of the flows asked for.
+    pub hostname: Option<Hostname>,
+}
+
+/// A source address and a destination.
+pub type Pair = (SourceAddr, SocketAddr);
+
+impl FlowTable {
+    /// The flows of each pair, with at most `most` tenants and clients each, in one visit to every live flow. With a
+    /// tenant, as if there were only its flows. What it gathers is bounded by the ports of the pairs.
+    pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
+        let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
+        for shard in &*self.shards {
+            for Entry { flow, .. } in shard.lock().values() {
+                let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
+                if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
+                    && let Some(tally) = tallies.get_mut(&pair)
+                {
+                    tally.count(flow);
+                }
+            }
+        }
+        pairs.iter().map(|pair| tallies.get(pair).map(|tally| tally.sum(most)).unwrap_or_default()).collect()
+    }
+}
+
+/// What one pair's flows amount to.
+#[derive(Debug, Default)]
+struct Tally {
+    tenants: HashMap<Arc<str>, u32>,
+    clients: HashMap<(Arc<str>, IpAddr), u32>,
+    hostnames: HashMap<Hostname, u32>,
+}
+
+impl Tally {
+    fn count(&mut self, flow: &LiveFlow) {
+        *self.tenants.entry(Arc::clone(&flow.tenant)).or_default() += 1;
+        *self.clients.entry((Arc::clone(&flow.tenant), flow.client.ip())).or_default() += 1;
+        if let Some(Seen::Asked { name: AskedName::Valid(hostname), .. }) = &flow.seen {
+            *self.hostnames.entry(hostname.clone()).or_default() += 1;
+        }
+    }
+
+    fn sum(&self, most: usize) -> PairFlows {
+        let holder = |((tenant, client), ports)| Holder { tenant, client, ports };
+        PairFlows {
+            tenants: largest(&self.tenants, most),
+            holders: largest(&self.clients, most).into_iter().map(holder).collect(),
+            hostname: largest(&self.hostnames, 1).pop().map(|(hostname, _)| hostname),
+        }
+    }
+}
+
+/// The `most` with the largest counts, equal ones in their own order.
+fn largest<K: Hash + Ord + Clone>(counts: &HashMap<K, u32>, most: usize) -> Vec<(K, u32)> {
+    let mut all: Vec<_> = counts.iter().collect();
+    all.sort_unstable_by_key(|&(key, count)| (Reverse(*count), key));
+    all.into_iter().take(most).map(|(key, count)| (key.clone(), *count)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{SERVER, flow};
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    fn pair(source: &str, to: &str) -> Pair {
+        (SourceAddr::new(source.parse().unwrap()), to.parse().unwrap())
+    }
+
+    fn of(table: &FlowTable, pair: Pair, tenant: Option<&str>, most: usize) -> PairFlows {
+        table.towards(&[pair], tenant, most).pop().unwrap()
+    }
+
+    #[test]
+    fn the_largest_holders_come_first_and_only_flows_of_the_pair_count() {
+        let table = FlowTable::default();
+        let mut listed = Vec::new();
+        for (number, tenant, client, to, hostname) in [
+            (0, "acme", "10.0.1.7:1", SERVER, Some("api.example.com")),
+            (1, "acme", "10.0.1.7:2", SERVER, Some("api.example.com")),
+            (1024, "acme", "10.0.1.8:1", SERVER, Some("a.example.com")),
+            (2, "beta", "10.0.2.1:1", SERVER, None),
+            (3, "acme", "10.0.1.7:3", "198.51.100.9:80", None),
+        ] {
+            listed.push(table.list(flow(number, tenant, client, to, hostname)));
+        }
+        let towards = pair("203.0.113.16", SERVER);
+        let holder = |tenant: &str, client: &str, ports| Holder {
+            tenant: tenant.into(),
+            client: client.parse().unwrap(),
+            ports,
+        };
+        let all = of(&table, towards, None, 9);
+        assert_eq!(
+            all.holders,
+            [holder("acme", "10.0.1.7", 2), holder("acme", "10.0.1.8", 1), holder("beta", "10.0.2.1", 1)]
+        );
+        assert_eq!(all.tenants, [("acme".into(), 3), ("beta".into(), 1)]);
+        assert_eq!(all.hostname.unwrap().to_string(), "api.example.com");
+        assert_eq!(table.towards(&[towards], None, 1)[0].holders, [holder("acme", "10.0.1.7", 2)]);
+        assert_eq!(of(&table, towards, Some("beta"), 9).holders, [holder("beta", "10.0.2.1", 1)]);
+        assert_eq!(of(&table, pair("203.0.113.17", SERVER), None, 9), PairFlows::default());
+
+        drop(listed);
+        assert_eq!(of(&table, towards, None, 9), PairFlows::default());
+    }
+
+    #[test]
+    fn workers_and_a_reader_at_once_never_miscount() {
+        const PER_WORKER: u64 = 2000;
+        let table = FlowTable::default();
+        let numbers = AtomicU64::new(0);
+        let towards = pair("203.0.113.16", SERVER);
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (table, numbers) = (&table, &numbers);
+                let client = format!("10.0.0.{worker}:1");
+                scope.spawn(move || {
+                    let next = || numbers.fetch_add(1, Ordering::Relaxed);
+                    let _stays = table.list(flow(next(), "stays", &client, SERVER, None));
+                    for _ in 0..PER_WORKER {
+                        drop(table.list(flow(next(), "goes", &client, SERVER, None)));
+                        assert!(of(table, pair("203.0.113.16", SERVER), Some("goes"), 9).tenants.len() <= 1);
+                    }
+                });
+            }
+            let reader = scope.spawn(|| {
+                for _ in 0..200 {
+                    // each worker has at most one of either kind at a time
+                    for holder in &table.towards(&[towards], None, usize::MAX)[0].holders {
+                        assert!(holder.ports == 1, "{holder:?}");
+                    }
+                }
+            });
+            reader.join().unwrap();
+        });
+        assert_eq!(of(&table, towards, None, 9), PairFlows::default());
+    }
+}
