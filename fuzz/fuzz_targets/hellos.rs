@@ -30,10 +30,11 @@ fuzz_target!(|bytes: &[u8]| {
     while let [20 | 21 | 23 | 24, _, _, high, low, rest @ ..] = second {
         second = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
     }
-    if !over
-        && let Ok(Some(theirs)) = invariants::name_by_rustls(second)
-    {
+    if !over && let Ok(Some(theirs)) = invariants::name_by_rustls(second) {
         let theirs = Hostname::canonicalize(theirs.as_bytes()).ok();
-        assert!(matches!(&first.name, AskedName::Valid(ours) if Some(ours) == theirs.as_ref()), "{theirs:?} passed");
+        assert!(
+            matches!(&first.name, AskedName::Valid(ours) if Some(ours) == theirs.as_ref()),
+            "{theirs:?} passed"
+        );
     }
 });
