@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// What is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Run the tests in these files: [[test]] tables of who wants what (from, to, address, ech) and what is expected
+    /// Run the tests in these files: `[[test]]` tables of who wants what (from, to, address, ech) and what is expected
     /// (verdict, tenant, rule, outcome)
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub tests: Vec<PathBuf>,

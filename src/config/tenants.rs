@@ -32,7 +32,7 @@ pub(super) struct PoolDraft {
 /// A tenant and where it says what.
 pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
-    /// `None`: as [policy] says.
+    /// `None`: as `[policy]` says.
     pub(super) ech: Option<Ech>,
     pub(super) name_at: Place,
     pub(super) pool_at: Place,

@@ -2,14 +2,16 @@
 //!
 //! A server may ask for another ClientHello (HelloRetryRequest, RFC 8446 §4.1.4), and goes by the name in that one. It
 //! comes in the clear, so it is read like the first. Only the server's ServerHello ends it: from then on TLS 1.3 is
-//! encrypted, and a TLS 1.2 server takes no ClientHello in the clear. The client's own bytes end nothing: whatever else
-//! it sends, early data included (RFC 8446 §4.2.10), a server may skip and still take a second hello.
+//! encrypted, and a TLS 1.2 server takes no ClientHello in the clear. The client's own records end nothing: whatever else
+//! it sends, early data included (RFC 8446 §4.2.10), a server may skip and still take a second hello. What is no TLS record
+//! at all does.
 
 use super::Then;
 use crate::hostname::AskedName;
 use crate::inspect::records::{HANDSHAKE, RECORD_HEADER};
 use crate::inspect::{Inspected, Verdict, client_hello};
 use crate::inspect::{Protocol, Unclear};
+use std::ops::RangeInclusive;
 
 /// Follows a TLS connection from its first byte to the ServerHello.
 #[derive(Debug)]
@@ -85,6 +87,11 @@ impl Hellos {
                 passed += free;
                 continue;
             }
+            if !TLS_RECORDS.contains(&rest[0]) {
+                // No TLS server goes on after that (RFC 8446 §5): whatever this is, it has no second hello.
+                self.server.decided = true;
+                continue;
+            }
             match self.record(rest, &denied) {
                 Ok(Some(length)) => self.free = length,
                 Ok(None) => break,
@@ -112,6 +119,9 @@ impl Hellos {
         }
     }
 }
+
+/// From change_cipher_spec to heartbeat (RFC 8446 §5.1, RFC 6520).
+const TLS_RECORDS: RangeInclusive<u8> = 20..=24;
 
 /// Type, length, version and random of a ServerHello.
 const START: usize = 4 + 2 + 32;
@@ -167,8 +177,7 @@ impl Server {
     fn read_header(&mut self, byte: u8) {
         self.header[self.headed] = byte;
         self.headed += 1;
-        // RFC 8446 §5.1, RFC 6520: change_cipher_spec to heartbeat.
-        self.decided = !(20..=24).contains(&self.header[0]);
+        self.decided = !TLS_RECORDS.contains(&self.header[0]);
         if self.headed == RECORD_HEADER {
             self.headed = 0;
             self.left = u16::from_be_bytes([self.header[3], self.header[4]]);

@@ -117,6 +117,15 @@ fn what_is_no_hello_and_no_other_record_is_malformed() {
 
 /// A client and a server that agree on no key share of the first hello.
 #[test]
+fn what_is_no_tls_ends_the_watch() {
+    let first = first();
+    for byte in [0, b'H', 19, 25, 255] {
+        let (passed, then, over) = follow(&[&first, &[], &[byte, 3, 3, 0, 1, 22, 3, 3, 0, 4]]);
+        assert_eq!((passed, then, over), (first.len() + 10, Then::More, true), "{byte}");
+    }
+}
+
+#[test]
 fn a_real_retry_is_followed_to_its_end() {
     let key = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
     let provider = |groups| {
