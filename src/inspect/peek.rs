@@ -59,9 +59,8 @@ impl Peeker {
         if let Ok(result) = timeout(self.deadline, self.peek_on(client, &mut progress)).await {
             return result;
         }
-        // What came by now is no longer news, and whoever reads on would wait for more. If the kernel cannot be asked,
-        // the socket is dead, which a read finds out.
-        let _ = stream::announce_again(client);
+        // What came by now is no longer news, and whoever reads on would wait for more.
+        client.tell_readable();
         Err(Unclear::TimedOut(progress.looks_like))
     }
 

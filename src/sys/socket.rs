@@ -255,6 +255,11 @@ impl Socket {
         self.poll(cx, told::FAILED)
     }
 
+    /// Has the next reader look at once, though what waits was looked at before and no event will tell of it again.
+    pub fn tell_readable(&self) {
+        self.reactor.slots.borrow_mut().all[self.key as usize].told |= told::READABLE;
+    }
+
     /// Tries to read, if an event has told that it may succeed.
     pub fn try_read<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.attempt(told::READABLE, told::READ_CLOSED, read)
@@ -376,6 +381,23 @@ mod tests {
             drop(peer);
             poll_fn(|cx| socket.poll_readable(cx)).await;
             assert!(socket.is_read_closed() && !socket.has_failed());
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn bytes_that_were_looked_at_and_left_can_be_told_of_again() {
+        driven(async |reactor| {
+            let (peer, socket) = pair(&reactor);
+            send(peer.as_raw_fd(), b"half", MsgFlags::empty()).unwrap();
+            poll_fn(|cx| socket.poll_readable(cx)).await;
+            let not_enough = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            assert!(socket.try_read(not_enough).is_err());
+            assert!(!socket.told(told::READABLE));
+            socket.tell_readable();
+            let told = tokio::time::timeout(Duration::from_secs(10), poll_fn(|cx| socket.poll_readable(cx)));
+            told.await.unwrap();
+            assert_eq!(crate::sys::stream::peek(&socket, &mut [0; 8]).unwrap(), 4);
         })
         .await;
     }

@@ -12,21 +12,6 @@ pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
-/// Has epoll tell again of what waits in the receive queue, though it told before (EPOLLET): tcp_set_rcvlowat() looks
-/// anew whether the socket is readable. The low-water mark becomes 1, which it is unless somebody changed it.
-#[expect(unsafe_code, reason = "setsockopt(SO_RCVLOWAT) has no safe wrapper among our dependencies")]
-pub fn announce_again(socket: impl AsFd) -> io::Result<()> {
-    let mark: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&mark)).unwrap_or(0);
-    // SAFETY: `mark` is valid for reads of `length` bytes for the call's duration; the descriptor is borrowed, so it is
-    // open.
-    let result = unsafe {
-        let (value, option) = ((&raw const mark).cast(), libc::SO_RCVLOWAT);
-        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, value, length)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Reads; 0 is the end of the stream.
 pub fn read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
@@ -168,21 +153,6 @@ mod tests {
         assert_eq!(peek(&server, &mut buffer).unwrap(), 5);
         server.read_to_end(&mut all).unwrap();
         assert_eq!(all, b"hello");
-    }
-
-    #[tokio::test]
-    async fn bytes_that_were_looked_at_and_left_can_be_told_of_again() {
-        use tokio::io::Interest;
-        let (mut client, server) = pair();
-        server.set_nonblocking(true).unwrap();
-        let server = tokio::net::TcpStream::from_std(server).unwrap();
-        client.write_all(b"half").unwrap();
-        server.readable().await.unwrap();
-        let not_enough = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        assert!(server.try_io(Interest::READABLE, not_enough).is_err());
-        announce_again(&server).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), server.readable()).await.unwrap().unwrap();
-        assert_eq!(peek(&server, &mut [0; 8]).unwrap(), 4);
     }
 
     #[test]
