@@ -7,6 +7,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Bytes of an answer: some 10,000 source addresses, and more.
@@ -52,6 +53,26 @@ impl Gateway {
             }),
             Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
         }
+    }
+}
+
+/// Exit code: the gateway could not be asked, or has no answer yet.
+pub(super) const FAILED: u8 = 2;
+
+impl Gateway {
+    /// Runs what asks the gateway, and yields its exit code; prints why if it cannot be asked.
+    pub(super) fn asked(&self, ask: impl FnOnce(&Path) -> Result<ExitCode, AskError>) -> ExitCode {
+        let socket = match self.socket() {
+            Ok(socket) => socket,
+            Err(why) => {
+                eprint!("{why}");
+                return ExitCode::from(FAILED);
+            }
+        };
+        ask(&socket).unwrap_or_else(|error| {
+            eprintln!("egret: {error}");
+            ExitCode::from(FAILED)
+        })
     }
 }
 

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
 const REFUSED: u8 = 1;
-const FAILED: u8 = 2;
 
 /// Which gateway, and what is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,24 +68,13 @@ fn percentage(text: &str) -> Result<f64, String> {
 
 /// Asks, and prints the answer; what is wrong with files on standard error, as `egret check` does.
 pub(super) fn run(options: &Options) -> ExitCode {
-    let socket = match options.gateway.socket() {
-        Ok(socket) => socket,
-        Err(why) => {
-            eprint!("{why}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    let done = match &options.action {
+    options.gateway.asked(|socket| match &options.action {
         Action::Load { file, percent, max_denials, json } => {
-            load(&socket, file, *percent, *max_denials, *json)
+            load(socket, file, *percent, *max_denials, *json)
         }
-        Action::Status { json } => status(&socket, *json),
-        Action::Promote => promote(&socket),
-        Action::Drop => drop_it(&socket),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("egret: {error}");
-        ExitCode::from(FAILED)
+        Action::Status { json } => status(socket, *json),
+        Action::Promote => promote(socket),
+        Action::Drop => drop_it(socket),
     })
 }
 

@@ -12,7 +12,6 @@ use crate::admin::{ExplainQuery, ExplainReport, Target};
 use crate::app::Explainer;
 use crate::config;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 pub(super) use text::show;
 
@@ -73,12 +72,11 @@ fn of_the_files(gateway: &Gateway, query: &ExplainQuery) -> Result<ExplainReport
 }
 
 fn of_the_gateway(gateway: &Gateway, query: &ExplainQuery) -> Result<ExplainReport, String> {
-    let socket: PathBuf = gateway.socket()?;
+    let socket = gateway.socket()?;
     let (from, to) = (query.from.to_string(), query.to.to_string());
     let address = query.address.map(|address| address.to_string());
     let given = [("from", Some(&*from)), ("to", Some(&*to)), ("address", address.as_deref())];
     let ech = query.ech.then_some(("ech", "true"));
     let pairs = given.into_iter().filter_map(|(key, value)| Some((key, value?))).chain(ech);
-    let socket: &Path = &socket;
-    ask(socket, "GET", &ask::with_query("/v1/explain", pairs), "").map_err(|error| error.to_string())
+    ask(&socket, "GET", &ask::with_query("/v1/explain", pairs), "").map_err(|error| error.to_string())
 }

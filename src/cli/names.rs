@@ -7,9 +7,8 @@ use super::steering::put;
 use crate::admin::{MismatchRow, NamesReport};
 use crate::hostname::Hostname;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
-
-const FAILED: u8 = 2;
 
 /// What is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,25 +30,15 @@ fn hostname(text: &str) -> Result<String, String> {
 
 /// Asks, and prints the answer.
 pub fn run(options: &Options) -> ExitCode {
-    let socket = match options.gateway.socket() {
-        Ok(socket) => socket,
-        Err(why) => {
-            eprint!("{why}");
-            return ExitCode::from(FAILED);
-        }
-    };
+    options.gateway.asked(|socket| tell(socket, options))
+}
+
+fn tell(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
     let name = options.name.iter().map(|name| ("name", name.as_str()));
-    let answer: Result<NamesReport, AskError> = ask(&socket, "GET", &ask::with_query("/v1/names", name), "");
-    let report = match answer {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("egret: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
+    let report: NamesReport = ask(socket, "GET", &ask::with_query("/v1/names", name), "")?;
     let text = if options.json { json(&report) } else { render(&report, options.name.as_deref()) };
     let unknown = report.addresses.is_some_and(|addresses| addresses.is_empty());
-    put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(u8::from(unknown)))
+    Ok(put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(u8::from(unknown))))
 }
 
 fn json(report: &NamesReport) -> String {

@@ -19,7 +19,6 @@ use table::Extent;
 
 /// Between two looks of `--watch`.
 const SECOND: Duration = Duration::from_secs(1);
-const FAILED: u8 = 2;
 
 /// What is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,22 +67,11 @@ fn destination(text: &str) -> Result<String, &'static str> {
 
 /// Asks, and prints the answer.
 pub fn run(options: &Options) -> ExitCode {
-    let socket = match options.gateway.socket() {
-        Ok(socket) => socket,
-        Err(why) => {
-            eprint!("{why}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    let done = match options.action {
-        Some(Action::Drain { address }) => drain(&socket, DrainOrder { source: address, on: true }),
-        Some(Action::Undrain { address }) => drain(&socket, DrainOrder { source: address, on: false }),
-        None if options.watch => watch(&socket, options),
-        None => look(&socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE))),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("egret: {error}");
-        ExitCode::from(FAILED)
+    options.gateway.asked(|socket| match options.action {
+        Some(Action::Drain { address }) => drain(socket, DrainOrder { source: address, on: true }),
+        Some(Action::Undrain { address }) => drain(socket, DrainOrder { source: address, on: false }),
+        None if options.watch => watch(socket, options),
+        None => look(socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE))),
     })
 }
 

@@ -6,10 +6,10 @@
 use super::ask::{Gateway, order};
 use super::steering::put;
 use crate::admin::ReloadAnswer;
+use std::path::Path;
 use std::process::ExitCode;
 
 const REFUSED: u8 = 1;
-const FAILED: u8 = 2;
 
 /// Which gateway, and how it is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,20 +23,8 @@ pub struct Options {
 
 /// Asks, and prints the answer; what is wrong with the files on standard error, as `egret check` does.
 pub(super) fn run(options: &Options) -> ExitCode {
-    let socket = match options.gateway.socket() {
-        Ok(socket) => socket,
-        Err(why) => {
-            eprint!("{why}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    match order(&socket, "/v1/reload", "") {
-        Ok(answer) => tell(&answer, options.json),
-        Err(error) => {
-            eprintln!("egret: {error}");
-            ExitCode::from(FAILED)
-        }
-    }
+    let reload = |socket: &Path| Ok(tell(&order(socket, "/v1/reload", "")?, options.json));
+    options.gateway.asked(reload)
 }
 
 fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
