@@ -106,9 +106,13 @@ fn an_ambiguous_request_is_denied_in_words(family: Family) {
         "GET http://allowed.example.org@evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : allowed.example.org\r\n\r\n",
         "CONNECT allowed.example.org:443 HTTP/1.1\r\nHost: allowed.example.org:443\r\n\r\n",
+        "\r\nGET / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n",
+        "Get / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n",
     ] {
         expect_denial(&lab, &gateway, &server, request.as_bytes(), "malformed_http", request);
     }
+    let request = b"pUT / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n";
+    expect_denial(&lab, &gateway, &server, request, "denied_by_rule", "a method of its own");
 }
 
 fn a_request_without_a_host_is_let_out_by_a_cidr_rule_only(family: Family) {

@@ -321,6 +321,8 @@ fn a_malformed_hello_is_denied_with_an_alert(family: Family) {
         }),
         ("a record longer than TLS allows", [&[22, 3, 1, 0x41, 0x01], &handshake[..]].concat()),
         ("an empty record", [record(&[]), record(&handshake)].concat()),
+        ("a record version that Go takes for TLS", [&[22, 4], &whole.record()[2..]].concat()),
+        ("an alert before the hello", [&[21, 3, 1, 0, 2, 1, 0], &whole.record()[..]].concat()),
         ("an alert between the parts", [record(&handshake[..20]), vec![21, 3, 3, 0, 2, 1, 0]].concat()),
     ] {
         expect_denial(&lab, &gateway, &server, &bytes, "malformed_tls", why);

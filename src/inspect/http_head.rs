@@ -10,6 +10,9 @@ use std::io::BufRead;
 /// Headers of one request. Servers commonly stop at 100.
 const MAX_HEADERS: usize = 128;
 
+/// Methods by which a reader knows what follows the head of a request or its answer.
+const FRAMING_METHODS: [&str; 4] = ["GET", "HEAD", "TRACE", "CONNECT"];
+
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
 /// Judges bytes that start with a method and a space, at most `max` of them.
@@ -91,8 +94,10 @@ struct RequestLine<'a> {
 }
 
 fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
-    if line == b"PRI * HTTP/2.0\r\n" {
-        return Err("HTTP/2 without TLS");
+    match line {
+        b"\r\n" => return Err("an empty line instead of a request"),
+        b"PRI * HTTP/2.0\r\n" => return Err("HTTP/2 without TLS"),
+        _ => {}
     }
     let mut request = httparse::Request::new(&mut []);
     match request.parse(line) {
@@ -103,6 +108,10 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err("the request line is not one of HTTP/1");
     };
+    // Methods are told apart by case (RFC 9110 §9.1), but not by every server; what follows these depends on it.
+    if FRAMING_METHODS.iter().any(|known| known.eq_ignore_ascii_case(method) && *known != method) {
+        return Err("a method that some servers take for another");
+    }
     let target = match (method, target) {
         ("CONNECT", _) => return Err("CONNECT is for forward proxies"),
         ("OPTIONS", "*") => None,

@@ -11,6 +11,7 @@ mod follow;
 mod http_head;
 mod peek;
 mod records;
+mod spoken;
 #[cfg(test)]
 mod tests;
 
@@ -89,10 +90,6 @@ pub struct Malformed {
     pub reason: &'static str,
 }
 
-/// The longest method that counts as the start of an HTTP request. The longest registered one
-/// (`UPDATEREDIRECTREF`, RFC 4437) has 17 letters.
-const MAX_METHOD: usize = 20;
-
 /// Judges all bytes that a client has sent so far.
 ///
 /// `max` bounds, in bytes, a ClientHello with its record headers, or a request head; what lies beyond is not looked
@@ -100,31 +97,15 @@ const MAX_METHOD: usize = 20;
 /// it matters between calls.
 ///
 /// A client speaks TLS if its first record is a handshake of major version 3 (RFC 8446 §5.1), and HTTP if it starts
-/// with a word in capital letters and a space; only then can it be `Malformed`. Other protocols that start with such
-/// a word (IRC, PROXY) are therefore refused.
+/// with a word in capital letters and a space, or with what some server takes for either; only then can it be
+/// `Malformed`. Other protocols that start with such a word (IRC, PROXY) are therefore refused.
 pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
     let bytes = &bytes[..bytes.len().min(max)];
-    match spoken(bytes) {
+    match spoken::protocol(bytes) {
         None if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
         None => Verdict::TooLarge(Protocol::Other),
         Some(Protocol::Tls) => client_hello::inspect(bytes, max, scratch),
         Some(Protocol::Http) => http_head::inspect(bytes, max),
         Some(Protocol::Other) => Verdict::Done(Inspected::nothing(Protocol::Other)),
-    }
-}
-
-/// What the first bytes are the start of; `None` while it can still become TLS or HTTP.
-fn spoken(bytes: &[u8]) -> Option<Protocol> {
-    match bytes {
-        [] | [records::HANDSHAKE] => None,
-        [records::HANDSHAKE, records::MAJOR_VERSION, ..] => Some(Protocol::Tls),
-        [b'A'..=b'Z', rest @ ..] => {
-            match rest.iter().take(MAX_METHOD).position(|b| !matches!(b, b'A'..=b'Z' | b'-')) {
-                Some(end) if rest[end] == b' ' => Some(Protocol::Http),
-                None if rest.len() < MAX_METHOD => None,
-                Some(_) | None => Some(Protocol::Other),
-            }
-        }
-        _ => Some(Protocol::Other),
     }
 }

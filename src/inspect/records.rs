@@ -4,6 +4,8 @@ use std::ops::Range;
 
 /// The content type of handshake records.
 pub(super) const HANDSHAKE: u8 = 22;
+/// The content type of alert records.
+pub(super) const ALERT: u8 = 21;
 /// The first byte of every record version from SSL 3.0 to TLS 1.3.
 pub(super) const MAJOR_VERSION: u8 = 3;
 
@@ -13,7 +15,8 @@ pub(super) const RECORD_HEADER: usize = 5;
 const MAX_PAYLOAD: usize = 1 << 14;
 /// Message type, length.
 const MESSAGE_HEADER: usize = 4;
-const CLIENT_HELLO: u8 = 1;
+/// The message type.
+pub(super) const CLIENT_HELLO: u8 = 1;
 
 /// Why there is no message, or not yet.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +98,7 @@ impl Input<'_> {
         let header = &self.bytes[at..start];
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
         if header[0] != HANDSHAKE {
-            return Err(Stop::Malformed("another record in the middle of the ClientHello"));
+            return Err(Stop::Malformed("another record before the ClientHello is whole"));
         }
         if header[1] != MAJOR_VERSION {
             return Err(Stop::Malformed("a record of another major version"));

@@ -91,7 +91,7 @@ fn what_two_servers_could_frame_differently_is_malformed() {
         ("GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx".to_owned(), "method has none"),
         ("HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), "method has none"),
         ("TRACE / HTTP/1.1\r\nContent-Length: 1\r\n\r\n".to_owned(), "method has none"),
-        (format!("\r\n\r\n{GET}"), "request line"),
+        (format!("\r\n\r\n{GET}"), "an empty line"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "HTTP/2"),
         ("hello\r\n\r\n".to_owned(), "request line"),
     ] {

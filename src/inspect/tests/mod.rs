@@ -54,21 +54,28 @@ fn assert_split_at_every_byte(bytes: &[u8], max: usize) {
 fn another_protocol_is_known_by_its_first_bytes() {
     let ssl_request = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
     let sslv2_hello = [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10];
-    let long_word = [b'A'; 21];
+    let long_word = [&[b'A'; 400][..], b"("].concat();
     let cases: &[(&[u8], usize)] = &[
-        (b"SSH-2.0-OpenSSH_9.6\r\n", 5),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", 20),
+        (b"SSH-2.0-OpenSSH_9.6 Debian\r\n", 28),
+        (b"0032git-upload-pack /project\0host=example.com\0", 29),
         (&ssl_request, 1),
         (&sslv2_hello, 1),
-        (b"\x15\x03\x01\x00\x02\x02\x28", 1),
-        (b"\x16\x02\x00\x00\x2e", 2),
-        (b"get / HTTP/1.1\r\n", 1),
-        (b"\r\nGET / HTTP/1.1\r\n", 1),
-        (b"Get / HTTP/1.1\r\n", 2),
+        (b"\x15\x03\x01\x00\x02\x03\x28", 6),
+        (b"\x15\x01\x00\x00\x02\x00\x00\x00", 6), // MongoDB: a length of 277
+        (b"\x16\x01\x00\x00\x01\x00\x00\x00", 6),
+        (b"\x16\x10\x00\x00\x2e", 2),
+        (b"\x17\x03\x03\x00\x02", 1),
+        (b"get key\r\n", 9),
+        (b"get / HTTP/1.1\0\r\n", 15),
         (b"GET/ HTTP/1.1\r\n", 4),
+        (b"\r\n\r\n\0\r\nQUIT\n", 5),
+        (b"\r\nget\r\n", 6),
         (b"*1\r\n$4\r\nPING\r\n", 1),
         (b"PING\r\n", 5),
         (b"\0", 1),
-        (&long_word, 21),
+        (b"{\"id\": 1", 1),
+        (&long_word, 401),
     ];
     for (bytes, decisive) in cases {
         let Verdict::Done(inspected) = verdict(bytes) else { panic!("{}", bytes.escape_ascii()) };
@@ -76,6 +83,42 @@ fn another_protocol_is_known_by_its_first_bytes() {
         for length in 0..*decisive {
             assert_eq!(verdict(&bytes[..length]), Verdict::NeedMore { at_least: length + 1 });
         }
+    }
+}
+
+/// With a rule by address, a name in them would pass where a rule denies it.
+#[test]
+fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
+    let hello = hello::Hello::to("api.example.com").record();
+    let with_version = |major| [&[22, major], &hello[2..]].concat();
+    for first in [with_version(0), with_version(4), with_version(15)] {
+        assert_eq!(reason(&first), "a record of another major version");
+    }
+    for alert in [b"\x15\x03\x01\x00\x02\x01\x00", b"\x15\x0f\x01\x00\x02\x02\x70"] {
+        let first = [&alert[..], &hello].concat();
+        assert_eq!(reason(&first), "another record before the ClientHello is whole");
+    }
+    for empty in ["\r\n", "\n", "\r\n\r\n\r\n"] {
+        let first = format!("{empty}GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        reason(first.as_bytes());
+        reason(first.replace("GET", "get").as_bytes());
+    }
+    let long = "X".repeat(300);
+    for method in ["patch", "Post", "p0st", "*", &long] {
+        let first = format!("{method} / HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        let Verdict::Done(inspected) = verdict(first.as_bytes()) else { panic!("{first}") };
+        assert_eq!(
+            (inspected.protocol, inspected.name),
+            (Protocol::Http, name("api.example.com")),
+            "{first}"
+        );
+        for (lenient, why) in [("/ http/1.1", "version"), ("/\tHTTP/1.1 \t", "request line")] {
+            assert!(reason(first.replace("/ HTTP/1.1", lenient).as_bytes()).contains(why));
+        }
+    }
+    for method in ["get", "Head", "TRACe", "connect"] {
+        let first = format!("{method} / HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        assert_eq!(reason(first.as_bytes()), "a method that some servers take for another");
     }
 }
 
@@ -94,7 +137,7 @@ fn a_bound_of_a_few_bytes_is_kept() {
 proptest! {
     #[test]
     fn any_bytes_have_a_stable_verdict(
-        start in prop::sample::select(vec![&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x01\x01", b"GET ", b"GET / HTTP/1.1\r\n"]),
+        start in prop::sample::select(vec![&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x01\x01", b"\x16\x04", b"\x15\x03\x01\x00\x02", b"\r\n", b"get ", b"GET ", b"GET / HTTP/1.1\r\n"]),
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         max in 0_usize..300,
     ) {
