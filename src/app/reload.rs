@@ -266,6 +266,7 @@ fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), Str
             let first = first.map(ToString::to_string).unwrap_or_default();
             match report.errors() {
                 0 | 1 => Err(first),
+                2 => Err(format!("{first} (and one more error)")),
                 errors => Err(format!("{first} (and {} more errors)", errors - 1)),
             }
         }

@@ -51,7 +51,7 @@ impl Gateway {
             Ok(socket) => socket.ok_or_else(|| {
                 format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
             }),
-            Err(report) => Err(format!("{report}egret: give the control socket itself by --socket\n")),
+            Err(report) => Err(format!("{report}\negret: give the control socket itself by --socket\n")),
         }
     }
 }
@@ -253,7 +253,7 @@ mod tests {
         // Whatever else is wrong, this much is clear.
         assert_eq!(asked("\"unix:/run/other.sock\"\nnonsense = 1\n[[tenant"), Ok("/run/other.sock".into()));
         assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
-        assert!(asked("1").unwrap_err().contains("give the control socket itself by --socket"));
+        assert!(asked("1").unwrap_err().contains("\negret: give the control socket itself by --socket\n"));
         let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
         assert_eq!(given.socket(), Ok("/run/given.sock".into()));
     }

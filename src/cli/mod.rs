@@ -46,6 +46,8 @@ enum Command {
     /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug). Exit code 2: it could not start.
     Run(#[command(flatten)] ConfigPath),
     /// Validate the configuration and show everything that is wrong with it
+    ///
+    /// Exit code 1: it cannot be used, or a test fails; 2: the tests cannot be read.
     Check {
         #[command(flatten)]
         path: ConfigPath,
@@ -53,6 +55,9 @@ enum Command {
         options: check::Options,
     },
     /// Tell what would happen to a flow, and why
+    ///
+    /// From the files, or with --live as the running gateway sees it. Sends nothing to anybody else. Exit code 0: it would
+    /// leave; 1: it would be denied; 2: no answer.
     Explain(#[command(flatten)] explain::Options),
     /// Suggest rules for what a tenant was seen to reach, from the flow log
     ///
@@ -164,7 +169,7 @@ fn with(path: &Path, act: impl FnOnce(&crate::config::Config) -> ExitCode) -> Ex
     match crate::config::load(path) {
         Ok(loaded) => act(&loaded.config),
         Err(report) => {
-            eprint!("{report}");
+            eprintln!("{report}");
             ExitCode::from(2)
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
     let loaded = match config::load(path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{report}");
+            eprintln!("{report}");
             return ExitCode::from(FAILED);
         }
     };

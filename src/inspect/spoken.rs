@@ -37,7 +37,7 @@ fn http(bytes: &[u8]) -> Option<Protocol> {
     let bytes = &bytes[empty..];
     let method = bytes.iter().position(|&b| !is_token(b))?;
     match (&bytes[..method], bytes[method]) {
-        ([b'A'..=b'Z', rest @ ..], b' ') if method <= MAX_METHOD && rest.iter().all(is_capital) => {
+        ([b'A'..=b'Z', rest @ ..], b' ') if method <= MAX_METHOD && rest.iter().copied().all(is_capital) => {
             return Some(Protocol::Http);
         }
         ([_, ..], b' ' | b'\t') => {}
@@ -50,7 +50,7 @@ fn http(bytes: &[u8]) -> Option<Protocol> {
     Some(if is_http { Protocol::Http } else { Protocol::Other })
 }
 
-fn is_capital(byte: &u8) -> bool {
+fn is_capital(byte: u8) -> bool {
     matches!(byte, b'A'..=b'Z' | b'-')
 }
 
