@@ -1,7 +1,7 @@
 //! The gateway among real clients and servers in network namespaces: real packet rules, real sockets, both families.
 //!
 //! Run with `cargo test --test netns [FILTER]`. No real root is needed: the process enters a user namespace of its own.
-//! Needs iproute2, iptables, nftables, nginx, dnsmasq, curl, openssl and util-linux.
+//! Needs iproute2, iptables, nftables, nginx, dnsmasq, knot, ldnsutils, curl, openssl and util-linux.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "not a public interface")]
@@ -14,6 +14,7 @@ mod dns;
 mod flows;
 mod gateway;
 mod hello;
+mod knot;
 mod lab;
 mod namespace;
 mod nginx;
@@ -28,6 +29,7 @@ mod tests_candidate;
 mod tests_certificates;
 mod tests_control;
 mod tests_dial;
+mod tests_dnssec;
 mod tests_fairness;
 mod tests_forecast;
 mod tests_http;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         tests_shares::trials(),
         tests_relay::trials(),
         tests_verify::trials(),
+        tests_dnssec::trials(),
         tests_certificates::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),

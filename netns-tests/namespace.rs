@@ -132,6 +132,8 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> String {
         "nft" => "nftables",
         "nginx" => "nginx-light",
         "dnsmasq" => "dnsmasq-base",
+        "knotd" => "knot",
+        "ldns-keygen" | "ldns-signzone" => "ldnsutils",
         "setpriv" | "prlimit" => "util-linux",
         other => other,
     };

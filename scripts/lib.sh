@@ -32,7 +32,7 @@ install_missing() {
     # These packages would start a service of their name on this machine. Only their programs are wanted.
     local package
     for package in "${packages[@]}"; do
-        case $package in haproxy | nginx | prometheus) ;; *) continue ;; esac
+        case $package in haproxy | knot | nginx | prometheus) ;; *) continue ;; esac
         [[ -d /run/systemd/system ]] || continue
         say "$package.service is masked, so that it does not run on this machine (undo: systemctl unmask $package)"
         "${as_root[@]}" systemctl mask --quiet "$package.service"

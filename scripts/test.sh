@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 find_cargo
-install_missing g++:g++ curl:curl openssl:openssl nginx:nginx dnsmasq:dnsmasq-base iptables:iptables nft:nftables ip:iproute2 \
+install_missing g++:g++ curl:curl openssl:openssl nginx:nginx dnsmasq:dnsmasq-base knotd:knot ldns-signzone:ldnsutils iptables:iptables nft:nftables ip:iproute2 \
     ps:procps setpriv:util-linux unshare:util-linux haproxy:haproxy strace:strace shellcheck:shellcheck promtool:prometheus
 
 # Seconds of fuzzing for each target.

@@ -30,7 +30,8 @@ pub(super) fn verifier(
         Some(servers) => servers.clone(),
         None => verify::system_servers().map_err(StartError::Resolver)?,
     };
-    let (dnssec, grace, roots) = (config.resolver.dnssec, config.resolver.grace, config.roots.clone());
+    let (dnssec, grace, roots) =
+        (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
     let settings = Settings { servers, dnssec, grace, roots };
     if let Some(verifier) = before.and_then(|before| before.verifier.as_ref())
         && *verifier.settings() == settings

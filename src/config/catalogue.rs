@@ -7,11 +7,13 @@ use super::kinds::{Choice, Count, Describe, Flag, List, Nested, Or, Size, Span, 
 use super::modes::Moment;
 use super::network_kinds::{
     Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, LogTarget, Name, Network, Port,
-    Root, RoutingTable,
+    RoutingTable, WordOrFile,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
 use crate::policy::{CertificateRule, Destination, Ech, Mode, PrivateDestinations};
+use crate::verify::{Anchor, Roots};
+use rustls::pki_types::CertificateDer;
 
 /// A key: what it is called, takes and means.
 pub(super) struct Key<K> {
@@ -209,11 +211,13 @@ section! { resolver, "[resolver]", "Who is asked for the addresses of names, by 
     GRACE: Span = span(0, 7 * 86_400_000), "grace", Default(r#""1h""#), r#""6h""#,
         "How long an address counts as the name's after the TTL of the last answer that named it. Content networks rotate their addresses, and clients keep them longer than they should. The same addresses serve while no server answers.";
     DNSSEC: Choice<bool> = Choice { words: &[("off", false), ("require", true)], later: &[] }, "dnssec", Default(r#""off""#), r#""require""#,
-        "`\"require\"`: Egret validates every answer itself, from the root's keys on, and takes what is neither signed nor provably unsigned for no answer. The servers must pass signatures on. Names of private zones cannot be validated so.";
+        "`\"require\"`: Egret validates every answer itself, from the root's keys on, and takes what is neither signed nor provably unsigned for no answer. The servers must pass signatures on.";
+    TRUST_ANCHORS: List<WordOrFile<Anchor>> = List(WordOrFile { word: "root", file: "file of DNSKEY records", read: Anchor::parse }), "trust_anchors", Default(r#"["root"]"#), r#"["root"]"#,
+        "The keys from which on `dnssec = \"require\"` believes signatures: `\"root\"` is those of the DNS root, which Egret carries; a path is a file of DNSKEY records as `dig +noall +answer DNSKEY ZONE` prints them, for private zones. Name every key of such a zone; below it everything must be signed. Without `\"root\"` public names are no longer validated, and so count as not answered.";
 }
 
 section! { certificates, "[certificates]", "Whose word counts for rules that ask for certificates. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;
-    ROOTS: List<Root> = List(Root), "roots", Default(r#"["system"]"#), r#"["system"]"#,
+    ROOTS: List<WordOrFile<CertificateDer<'static>>> = List(WordOrFile { word: "system", file: "PEM file", read: Roots::parse }), "roots", Default(r#"["system"]"#), r#"["system"]"#,
         "The authorities that are trusted: `\"system\"` is those of the machine, as they are at the start or reload; a path is a PEM file of one or more.";
 }
 

@@ -41,7 +41,7 @@ pub use version::digest_of;
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::policy::{PrivateDestinations, TenantSpec};
-use crate::verify::Roots;
+use crate::verify::{Anchors, Roots};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -177,8 +177,8 @@ pub struct Resolver {
     pub servers: Option<Vec<SocketAddr>>,
     /// How long an address counts after its TTL.
     pub grace: Duration,
-    /// Answers must be signed, or provably not.
-    pub dnssec: bool,
+    /// From which keys on answers must be signed, or provably not; `None`: they need not.
+    pub dnssec: Option<Anchors>,
 }
 
 /// `[flow_log]`.

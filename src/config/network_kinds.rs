@@ -6,8 +6,6 @@ use super::value::Value;
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
 use ipnet::IpNet;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,35 +83,35 @@ impl Kind for DnsServer {
     }
 }
 
-/// Authorities: the machine's (`None`), or those of a PEM file.
-pub(super) struct Root;
+/// What a word stands for (`None`), or what is in a file: one or more of them.
+pub(super) struct WordOrFile<T: 'static> {
+    pub(super) word: &'static str,
+    /// "PEM file".
+    pub(super) file: &'static str,
+    /// Of the file's content, one at least; else what is wrong with it.
+    pub(super) read: fn(&[u8]) -> Result<Vec<T>, String>,
+}
 
-impl Describe for Root {
+impl<T> Describe for WordOrFile<T> {
     fn describe(&self) -> String {
-        "`\"system\"` or the absolute path of a PEM file".to_owned()
+        format!("`\"{}\"` or the absolute path of a {}", self.word, self.file)
     }
 }
 
-impl Kind for Root {
-    type Value = Option<Vec<CertificateDer<'static>>>;
+impl<T> Kind for WordOrFile<T> {
+    type Value = Option<Vec<T>>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         let path = match value.text() {
-            Some("system") => return Some(None),
-            Some(path) if Path::new(path).is_absolute() && !path.contains('\0') => path,
+            Some(word) if word == self.word => return Some(None),
+            Some(path) if is_a_file(path) => path,
             _ => {
-                return value.wrong(
-                    out,
-                    "not a place of certificates",
-                    format!("it takes {}", self.describe()),
-                );
+                let why = format!("neither \"{}\" nor an absolute path", self.word);
+                return value.wrong(out, &why, format!("it takes {}", self.describe()));
             }
         };
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match read {
-            Ok(certificates) if !certificates.is_empty() => Some(Some(certificates)),
-            Ok(_) => {
-                value.wrong(out, "a file without a certificate", "it takes PEM: -----BEGIN CERTIFICATE-----")
-            }
+        match std::fs::read(path).map(|content| (self.read)(&content)) {
+            Ok(Ok(found)) => Some(Some(found)),
+            Ok(Err(why)) => value.wrong(out, &format!("no {}", self.file), why),
             Err(error) => value.wrong(out, "a file that cannot be read", error.to_string()),
         }
     }

@@ -9,7 +9,7 @@ use super::value::Table;
 use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
 use crate::policy::{Ech, PrivateDestinations};
 use crate::units::format_duration;
-use crate::verify::Roots;
+use crate::verify::{Anchors, Roots};
 use std::num::NonZeroUsize;
 
 /// What the main file says beside pools and tenants.
@@ -142,11 +142,28 @@ fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
         let message = format!("`servers`: more than {MOST_SERVERS}");
         out.error(one_too_many.at, message, "every one is asked for every name; name a few");
     }
+    let required = table.read(&resolver::DNSSEC, out)?;
+    let anchors = read_anchors(table, out)?;
+    if !required && table.has(&resolver::TRUST_ANCHORS) {
+        let message = "`trust_anchors` does nothing without `dnssec = \"require\"`";
+        out.warning(table.place_of(&resolver::TRUST_ANCHORS), message, "add that, or remove it");
+    }
     Some(Resolver {
         servers: servers.map(values),
         grace: table.read(&resolver::GRACE, out)?,
-        dnssec: table.read(&resolver::DNSSEC, out)?,
+        dnssec: required.then_some(anchors),
     })
+}
+
+fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<Anchors> {
+    let mut anchors = Anchors { root: false, given: Vec::new() };
+    for anchor in values(table.read(&resolver::TRUST_ANCHORS, out)?) {
+        match anchor {
+            None => anchors.root = true,
+            Some(given) => anchors.given.extend(given),
+        }
+    }
+    Some(anchors)
 }
 
 fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<Roots> {

@@ -136,12 +136,27 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "[certificates]\nroots = [\"ca.pem\"]",
-        "+2:10: error: `roots`: \"ca.pem\" is not a place",
-        "absolute path",
+        "+2:10: error: `roots`: \"ca.pem\" is neither \"system\" nor an absolute path",
+        "absolute path of a PEM file",
     ),
     (
         "[certificates]\nroots = [\"/nonexistent.pem\"]",
         "+2:10: error: `roots`: \"/nonexistent.pem\" is a file that cannot be read",
+        "",
+    ),
+    (
+        "[certificates]\nroots = [\"/dev/null\"]",
+        "+2:10: error: `roots`: \"/dev/null\" is no PEM file",
+        "BEGIN CERTIFICATE",
+    ),
+    (
+        "[resolver]\ndnssec = \"require\"\ntrust_anchors = [\"/dev/null\"]",
+        "+3:18: error: `trust_anchors`: \"/dev/null\" is no file of DNSKEY records",
+        "dig",
+    ),
+    (
+        "[resolver]\ntrust_anchors = [\"root\"]",
+        "+2:17: warning: `trust_anchors` does nothing without `dnssec = \"require\"`",
         "",
     ),
     (

@@ -2,6 +2,7 @@
 
 use crate::hostname::Hostname;
 use crate::sys::stream;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use std::io;
@@ -19,6 +20,16 @@ pub struct Roots {
 }
 
 impl Roots {
+    /// The certificates of a PEM file, one at least; else what is wrong with it.
+    pub fn parse(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+        let read = CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>();
+        let certificates = read.map_err(|error| error.to_string())?;
+        if certificates.is_empty() {
+            return Err("there is no certificate in it: -----BEGIN CERTIFICATE-----".to_owned());
+        }
+        Ok(certificates)
+    }
+
     /// Fails if nobody is trusted.
     pub(super) fn store(&self) -> io::Result<RootCertStore> {
         let mut store = RootCertStore::empty();

@@ -1,5 +1,6 @@
 //! The DNS servers, each asked by itself: their answers add up.
 
+use super::anchors::Anchors;
 use super::known::Answer;
 use crate::addr::Family;
 use crate::hostname::Hostname;
@@ -8,7 +9,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,19 +20,24 @@ use tokio::sync::mpsc;
 const QUERY: Duration = Duration::from_secs(2);
 /// What a negative answer counts for if it does not say itself.
 const NEGATIVE_TTL: Duration = Duration::from_secs(10);
+/// Names that are followed from one to the next (CNAME), the first among them.
+const MOST_ALIASES: usize = 16;
 
 /// Servers to ask.
 #[derive(Clone)]
 pub(super) struct Dns {
     servers: Arc<[TokioResolver]>,
-    dnssec: bool,
+    /// `None`: answers count as they come.
+    anchors: Option<Arc<Anchors>>,
 }
 
 impl Dns {
-    /// With `dnssec`, answers count only if they are signed from the root on, or provably not.
-    pub(super) fn new(servers: &[SocketAddr], dnssec: bool) -> Result<Self, NetError> {
-        let servers: Result<_, _> = servers.iter().map(|server| resolver(*server, dnssec)).collect();
-        Ok(Self { servers: servers?, dnssec })
+    /// With anchors, answers count only if they are signed from one of them on, or provably not.
+    pub(super) fn new(servers: &[SocketAddr], anchors: Option<Anchors>) -> Result<Self, NetError> {
+        let anchors = anchors.map(Arc::new);
+        let servers: Result<_, _> =
+            servers.iter().map(|server| resolver(*server, anchors.as_deref())).collect();
+        Ok(Self { servers: servers?, anchors })
     }
 
     /// Asks all of them at once.
@@ -56,21 +62,40 @@ impl Dns {
             Ok(lookup) => lookup,
             Err(error) => return absence(error),
         };
-        let mut addresses = Vec::new();
-        let mut ttl = u32::MAX;
-        for record in lookup.answers() {
-            let proven = !self.dnssec || matches!(record.proof, Proof::Secure | Proof::Insecure);
-            // Names on the way (CNAME) bound the time too.
-            ttl = ttl.min(record.ttl);
-            match (&record.data, family) {
-                (RData::A(address), Family::V4) if proven => addresses.push(IpAddr::V4(address.0)),
-                (RData::AAAA(address), Family::V6) if proven => addresses.push(IpAddr::V6(address.0)),
-                _ => {}
-            }
-        }
-        let ttl = Duration::from_secs(ttl.into());
-        Some(if addresses.is_empty() { Answer::Absent(ttl) } else { Answer::Addresses(addresses, ttl) })
+        said(lookup.query().name(), family, lookup.answers(), self.anchors.as_deref())
     }
+}
+
+/// What the records of an answer say of the name; `None` if they do not, or if one that would count is not proven.
+/// Records of other names are no part of it, however well signed they are: anybody can get those of a zone of his own.
+fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchors>) -> Option<Answer> {
+    let proven = |record: &&Record| anchors.is_none_or(|anchors| anchors.prove(record));
+    let mut owner = name;
+    let mut ttl = u32::MAX;
+    for _ in 0..MOST_ALIASES {
+        let mut addresses = Vec::new();
+        for record in records.iter().filter(|record| record.name == *owner) {
+            let address = match (&record.data, family) {
+                (RData::A(address), Family::V4) => IpAddr::V4(address.0),
+                (RData::AAAA(address), Family::V6) => IpAddr::V6(address.0),
+                _ => continue,
+            };
+            addresses.push(Some(record).filter(proven).map(|_| address)?);
+            // Names on the way bound the time too.
+            ttl = ttl.min(record.ttl);
+        }
+        if !addresses.is_empty() {
+            return Some(Answer::Addresses(addresses, Duration::from_secs(ttl.into())));
+        }
+        let alias = records.iter().filter(|record| record.name == *owner).find_map(|record| {
+            let RData::CNAME(target) = &record.data else { return None };
+            Some((record, &target.0))
+        });
+        let (record, target) = alias.filter(|(record, _)| proven(record))?;
+        ttl = ttl.min(record.ttl);
+        owner = target;
+    }
+    None
 }
 
 /// What an error says of the name; `None` if it says nothing, because the server or the way to it failed.
@@ -92,7 +117,7 @@ fn absence(error: NetError) -> Option<Answer> {
     }
 }
 
-fn resolver(server: SocketAddr, dnssec: bool) -> Result<TokioResolver, NetError> {
+fn resolver(server: SocketAddr, anchors: Option<&Anchors>) -> Result<TokioResolver, NetError> {
     let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
     for connection in &mut name_server.connections {
         connection.port = server.port();
@@ -102,13 +127,19 @@ fn resolver(server: SocketAddr, dnssec: bool) -> Result<TokioResolver, NetError>
     options.timeout = QUERY;
     // tries after the first
     options.attempts = 1;
-    options.validate = dnssec;
+    // An answer is followed from alias to alias.
+    options.preserve_intermediates = true;
     // Answers are kept here alone, where their age shows.
     options.cache_size = 0;
     // What counts is what DNS says, to clients too.
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 1024;
-    Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options).build()
+    let mut builder =
+        Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+    if let Some(anchors) = anchors {
+        builder = builder.with_trust_anchor(Arc::new(anchors.store()));
+    }
+    builder.build()
 }
 
 /// The servers that the machine itself asks: those of `/etc/resolv.conf`.
@@ -123,4 +154,102 @@ pub fn system_servers() -> Result<Vec<SocketAddr>, String> {
     });
     let servers: Vec<_> = servers.collect();
     if servers.is_empty() { Err(wrong(&"it has no `nameserver` line")) } else { Ok(servers) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::rr::rdata::{A, CNAME};
+
+    const HERE: [u8; 4] = [192, 0, 2, 1];
+    const THERE: [u8; 4] = [203, 0, 113, 66];
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn address(owner: &str, ip: [u8; 4], proof: Proof) -> Record {
+        let mut record = Record::from_rdata(name(owner), 60, RData::A(A(ip.into())));
+        record.proof = proof;
+        record
+    }
+
+    fn alias(owner: &str, target: &str, proof: Proof) -> Record {
+        let mut record = Record::from_rdata(name(owner), 30, RData::CNAME(CNAME(name(target))));
+        record.proof = proof;
+        record
+    }
+
+    fn heard(records: &[Record], anchors: Option<&Anchors>) -> Option<Answer> {
+        said(&name("api.example.org."), Family::V4, records, anchors)
+    }
+
+    fn here(ttl: u64) -> Answer {
+        Answer::Addresses(vec![IpAddr::from(HERE)], Duration::from_secs(ttl))
+    }
+
+    const ROOT: Anchors = Anchors { root: true, given: Vec::new() };
+
+    #[test]
+    fn records_of_other_names_are_no_part_of_an_answer_whoever_signed_them() {
+        let real = address("api.example.org.", HERE, Proof::Secure);
+        let smuggled = address("www.forger.example.", THERE, Proof::Secure);
+        for anchors in [None, Some(&ROOT)] {
+            assert_eq!(heard(&[smuggled.clone(), real.clone()], anchors), Some(here(60)));
+            assert_eq!(heard(std::slice::from_ref(&smuggled), anchors), None);
+        }
+    }
+
+    #[test]
+    fn aliases_are_followed_in_whatever_order_they_stand_and_bound_the_time() {
+        let records = [
+            address("c.example.net.", HERE, Proof::Secure),
+            alias("b.example.net.", "C.example.net.", Proof::Insecure),
+            alias("API.example.org.", "b.example.net.", Proof::Secure),
+            address("b.example.org.", THERE, Proof::Secure),
+        ];
+        assert_eq!(heard(&records, Some(&ROOT)), Some(here(30)));
+        let turning = [
+            alias("api.example.org.", "b.example.net.", Proof::Secure),
+            alias("b.example.net.", "api.example.org.", Proof::Secure),
+        ];
+        assert_eq!(heard(&turning, None), None);
+    }
+
+    #[test]
+    fn one_record_that_is_not_proven_spoils_the_answer() {
+        for unproven in [Proof::Bogus, Proof::Indeterminate] {
+            let pair = [
+                address("api.example.org.", HERE, Proof::Secure),
+                address("api.example.org.", THERE, unproven),
+            ];
+            let aliased = [
+                alias("api.example.org.", "b.example.net.", unproven),
+                address("b.example.net.", THERE, Proof::Secure),
+            ];
+            assert_eq!(heard(&pair, Some(&ROOT)), None);
+            assert_eq!(heard(&aliased, Some(&ROOT)), None);
+            assert!(heard(&pair, None).is_some() && heard(&aliased, None).is_some(), "nobody asked");
+        }
+    }
+
+    #[test]
+    fn below_a_zones_own_key_what_is_provably_unsigned_does_not_count() {
+        let file = b"; a key\nexample.ORG.\t3600 IN DNSKEY 257 3 13 \
+            1PhVryJMqlVKkOMbRvkmpOteUEDtIzJkjNw5s+1u4BjUhZKqjbHPGoVBLpdam3XMTGC9hpTwlT1YUTmrW41A8A==\n";
+        let given = super::super::anchors::Anchor::parse(file).unwrap();
+        assert_eq!(given.len(), 1);
+        let own = Anchors { root: true, given };
+        let unsigned = [address("api.example.org.", HERE, Proof::Insecure)];
+        let signed = [address("api.example.org.", HERE, Proof::Secure)];
+        let outside = [
+            alias("api.example.org.", "b.example.net.", Proof::Secure),
+            address("b.example.net.", HERE, Proof::Insecure),
+        ];
+        assert_eq!((heard(&unsigned, Some(&ROOT)), heard(&unsigned, Some(&own))), (Some(here(60)), None));
+        assert_eq!(
+            (heard(&signed, Some(&own)), heard(&outside, Some(&own))),
+            (Some(here(60)), Some(here(30)))
+        );
+    }
 }

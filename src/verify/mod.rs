@@ -4,6 +4,7 @@
 //! period beyond their TTL, because content networks rotate their addresses. docs/verify.md explains what that
 //! promises. [`Certificates`] asks servers themselves: which of them proved which name. Both work on the thread of a [`Verifier`]; workers look at what is known, and wait for what is not.
 
+mod anchors;
 mod certificate;
 mod certificates;
 mod dns;
@@ -18,6 +19,7 @@ mod shards;
 mod tests;
 mod verifier;
 
+pub use anchors::{Anchor, Anchors};
 pub use certificate::{Certificate, Roots};
 pub use certificates::{Begun, Certificates, ProbeMeters};
 pub use dns::system_servers;

@@ -1,5 +1,6 @@
 //! The thread on which names are looked up: never a worker's.
 
+use super::anchors::Anchors;
 use super::certificate::Roots;
 use super::certificates::{Certificates, ProbeMeters};
 use super::dns::Dns;
@@ -19,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Settings {
     /// The DNS servers; none if no rule asks for addresses.
     pub servers: Vec<SocketAddr>,
-    /// Answers must be signed from the root on, or provably not.
-    pub dnssec: bool,
+    /// From which keys on answers must be signed, or provably not; `None`: they need not.
+    pub dnssec: Option<Anchors>,
     /// How long an address counts after its TTL.
     pub grace: Duration,
     /// Who is trusted to say whose a certificate is.
@@ -41,7 +42,7 @@ impl Verifier {
     /// Starts the thread.
     pub fn start(settings: Settings, lookups: LookupMeters, probes: ProbeMeters) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let dns = Dns::new(&settings.servers, settings.dnssec).map_err(io::Error::other)?;
+        let dns = Dns::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
         let ask = Box::new(move |name: &_, family| dns.ask(name, family));
         let names = Names::new(ask, settings.grace, runtime.handle().clone(), clock::now, lookups);
         let certificates =
