@@ -81,12 +81,13 @@ impl Authority {
         thread::spawn(move || serve_forever(&listener, &config));
     }
 
-    fn config(&self, certificate: &str) -> Config {
+    fn config(&self, lab: &Lab, certificate: &str) -> Config {
         let root = self.root().display().to_string();
         Config {
             alpha_rules: format!(
                 "  [[tenant.allow]]\n  name = \"proved\"\n  hosts = [\"{NAME}\"]\n  certificate = \"{certificate}\"\n"
             ),
+            gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
             more: format!("[certificates]\nroots = [\"{root}\"]\n"),
             ..Config::default()
         }
@@ -136,7 +137,7 @@ fn require_lets_flows_go_to_servers_that_prove_the_name(family: Family) {
     authority.serve(&lab, other, Has::AnotherName);
     authority.serve(&lab, expired, Has::Expired);
     authority.serve(&lab, stranger, Has::SelfSigned);
-    let gateway = lab.start_gateway(&authority.config("require"));
+    let gateway = lab.start_gateway(&authority.config(&lab, "require"));
     let said = s_client(&lab, Tenant::Alpha, right, Some(NAME), &authority.root());
     assert_eq!(said.code, 0, "{}", said.text);
     let flow = gateway.wait_for_flows(1).pop().unwrap();
@@ -147,6 +148,39 @@ fn require_lets_flows_go_to_servers_that_prove_the_name(family: Family) {
     // nothing listens there
     denied(&lab, &gateway, Host::Named.at(family, 8443), "certificate_unavailable", "could not be reached");
     ports_are_free(&gateway);
+    explain_knows_what_servers_proved(&gateway, [right, other, stranger], family);
+}
+
+/// By verdicts that are kept; the last one is of a server whose name nobody asked for.
+fn explain_knows_what_servers_proved(
+    gateway: &Gateway,
+    [right, wrong, unasked]: [SocketAddr; 3],
+    family: Family,
+) {
+    let from = Tenant::Alpha.client(family).to_string();
+    let unasked = SocketAddr::new(unasked.ip(), 9443);
+    for (server, check, outcome) in [
+        (right, Some("valid"), None),
+        (wrong, Some("invalid"), Some("certificate_invalid")),
+        (unasked, None, None),
+    ] {
+        let (to, address) = (format!("{NAME}:{}", server.port()), server.ip().to_string());
+        let output = gateway.egret(&[
+            "explain",
+            "--live",
+            "--json",
+            "--from",
+            &from,
+            "--to",
+            &to,
+            "--address",
+            &address,
+        ]);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(told["certificate"], "require", "{told:#}");
+        assert_eq!(told["certificate_check"].as_str(), check, "{told:#}");
+        assert_eq!(told["outcome"]["name"].as_str(), outcome, "{told:#}");
+    }
 }
 
 fn observe_says_what_require_would_deny() {
@@ -155,7 +189,7 @@ fn observe_says_what_require_would_deny() {
     let [right, other] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
     authority.serve(&lab, right, Has::Right);
     authority.serve(&lab, other, Has::AnotherName);
-    let gateway = lab.start_gateway(&authority.config("observe"));
+    let gateway = lab.start_gateway(&authority.config(&lab, "observe"));
     for (server, check) in [(&right, "valid"), (&other, "invalid")] {
         let labels = [("tenant", "alpha"), ("result", check)];
         let mut client = lab.connect(Tenant::Alpha, *server);
@@ -177,7 +211,7 @@ fn observe_says_what_require_would_deny() {
 fn only_tls_can_be_proved() {
     let lab = Lab::new();
     let authority = Authority::new();
-    let gateway = lab.start_gateway(&authority.config("require"));
+    let gateway = lab.start_gateway(&authority.config(&lab, "require"));
     let plain = lab.listen(Host::Named, Family::V4, 80);
     let mut client = lab.connect(Tenant::Alpha, plain.address());
     write!(client, "GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").unwrap();
@@ -199,7 +233,7 @@ fn a_verdict_is_shared_and_kept() {
     let lab = Lab::new();
     let authority = Authority::new();
     authority.serve(&lab, Host::Named.at(Family::V4, 443), Has::Right);
-    let gateway = lab.start_gateway(&authority.config("require"));
+    let gateway = lab.start_gateway(&authority.config(&lab, "require"));
     for _ in 0..5 {
         let url = format!("https://{NAME}/");
         let said = curl(&lab, Tenant::Alpha, Family::V4, &url, Host::Named, &authority.root());

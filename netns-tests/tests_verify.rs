@@ -122,9 +122,28 @@ fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
             if told["known_addresses"] == serde_json::json!([named]) { Ok(told) } else { Err(told) }
         });
         assert_eq!((&told["allowed"], &told["destination"]), (&true.into(), &destination.into()), "{told:#}");
-        let told = explain(elsewhere, &["--live"]);
-        let outcome = if destination == "verify" { "destination_mismatch".into() } else { Value::Null };
+        let [at_home, astray, outcome] = if destination == "verify" {
+            ["match".into(), "mismatch".into(), "destination_mismatch".into()]
+        } else {
+            ["resolved".into(), "resolved".into(), Value::Null]
+        };
+        assert_eq!((&told["address_check"], &told["certificate"]), (&at_home, &"off".into()), "{told:#}");
+        // that there is no other address is known when the lookup has ended
+        let told = wait_for("the address to be judged", || {
+            let told = explain(elsewhere, &["--live"]);
+            if told["address_check"] == astray { Ok(told) } else { Err(told) }
+        });
         assert_eq!(told["outcome"]["name"], outcome, "{told:#}");
+        let (from, address) = (Tenant::Alpha.client(family).to_string(), elsewhere.to_string());
+        let output =
+            gateway.egret(&["explain", "--live", "--from", &from, "--to", NAME, "--address", &address]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let checks = if destination == "verify" {
+            format!("checks   destination = \"verify\"; the name has other addresses (known are {named})\n")
+        } else {
+            format!("checks   destination = \"resolve\"; the name is resolved to {named}\n")
+        };
+        assert!(said.contains(&checks), "{said}");
         let told = explain(elsewhere, &[]);
         assert_eq!((&told["allowed"], &told["known_addresses"]), (&true.into(), &Value::Null), "{told:#}");
     }

@@ -151,6 +151,57 @@ fn the_verdict_is_told_with_its_outcome() {
     assert!(text(&output.stdout).contains("outcome  ech_denied: "), "{}", text(&output.stdout));
 }
 
+/// A tenant whose rules ask about the name.
+const ASKING: &str = r#"
+[[tenant]]
+name = "asking"
+sources = ["10.0.4.0/24"]
+pool = "edge"
+[[tenant.allow]]
+name = "asks"
+hosts = ["api.example.com"]
+destination = "verify"
+certificate = "require"
+"#;
+
+#[test]
+fn what_a_rule_asks_about_the_name_is_told() {
+    let files = Files::new();
+    files.write("egret.toml", &(CONFIG.to_owned() + ASKING));
+    let report = files.json("10.0.4.5", "api.example.com", None);
+    assert_eq!((&report["destination"], &report["certificate"]), (&"verify".into(), &"require".into()));
+    assert_eq!((&report["address_check"], &report["certificate_check"]), (&Value::Null, &Value::Null));
+    let output = files.explain("10.0.4.5", "api.example.com", &[]);
+    let checks = "checks   destination = \"verify\"; the running gateway knows the name's addresses: ask with --live\n         \
+                  certificate = \"require\"; the running gateway knows what servers proved: ask with --live\nverdict  allowed";
+    assert!(text(&output.stdout).contains(checks), "{}", text(&output.stdout));
+    let report = files.json("10.0.1.5", "api.stripe.com", None);
+    assert_eq!((&report["destination"], &report["certificate"]), (&"original".into(), &"off".into()));
+    let report = files.json("10.0.4.5", "other.example.com", None);
+    assert_eq!((&report["destination"], &report["certificate"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn a_test_may_expect_that_a_permit_asks() {
+    let files = Files::new();
+    files.write("egret.toml", &(CONFIG.to_owned() + ASKING));
+    let test = |more: &str| {
+        let head = "[[test]]\nfrom = \"10.0.4.5\"\nto = \"api.example.com\"\nverdict = \"allow\"\n";
+        let path = files.write("tests.toml", &format!("{head}{more}\n"));
+        files.egret("check", &["--tests", path.to_str().unwrap()])
+    };
+    for (more, code, said) in [
+        ("destination = \"verify\"\ncertificate = \"require\"", 0, "1 passed"),
+        ("destination = \"resolve\"", 1, "expected destination resolve, got verify"),
+        ("certificate = \"off\"", 1, "expected certificate off, got require"),
+        ("destination = \"verfy\"", 2, "there is no destination \"verfy\"; docs/verify.md has them"),
+    ] {
+        let output = test(more);
+        assert_eq!(output.status.code(), Some(code), "{more}: {output:?}");
+        assert!(text(&output.stderr).contains(said), "{more}: {output:?}");
+    }
+}
+
 #[test]
 fn monitor_mode_lets_out_what_is_denied_and_tests_still_see_the_denial() {
     let files = Files::new();
@@ -196,7 +247,7 @@ fn the_examples_tests_pass() {
     let tests = folder.join("policy-tests.toml");
     let output = egret("check", &folder.join("egret.toml"), &["--tests", tests.to_str().unwrap()]);
     let said = text(&output.stderr);
-    assert!(output.status.success() && said.ends_with("tests: 8 passed, 0 failed\n"), "{said}");
+    assert!(output.status.success() && said.ends_with("tests: 9 passed, 0 failed\n"), "{said}");
 }
 
 #[test]

@@ -116,8 +116,15 @@ pub struct ExplainReport {
     pub rule: Option<String>,
     /// Which address it goes to, by the rule that lets it out: `original`, `observe`, `verify` or `resolve`.
     pub destination: Option<String>,
+    /// What its server has to prove, by the same rule: `off`, `observe` or `require`.
+    pub certificate: Option<String>,
     /// What is known of the name's addresses now; `null` unless live, and where `destination` asks about them.
     pub known_addresses: Option<Vec<IpAddr>>,
+    /// Whether the address is the name's, by what is known now, as in the flow log; `null` unless live, and where that is
+    /// asked and something is known.
+    pub address_check: Option<String>,
+    /// Whether the server has proved the name, likewise.
+    pub certificate_check: Option<String>,
     /// The denial that monitor mode spares it; `null` where policy allows it, or the tenant enforces.
     pub would_deny: Option<ExplainedOutcome>,
     /// Why it would not leave; `null` if it would.

@@ -1,6 +1,8 @@
 //! What would happen to a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
 //! Opens no socket and resolves no name.
 
+mod checks;
+
 use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
 use crate::admin::{
     ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse, Target,
@@ -11,7 +13,7 @@ use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{OwnAddresses, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CompileError, Decision, Denial, Destination, Explanation, Policy, Tenant};
+use crate::policy::{self, CompileError, Decision, Explanation, Policy, Tenant};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -105,7 +107,11 @@ impl Facts<'_> {
         }
         let decision =
             tenant.decide_unseen(to).map_or_else(|| tenant.decide(&asked, query.ech, to), Decision::Permit);
-        match self.checked(&mut report, tenant, &asked, decision) {
+        let decision = match decision {
+            Decision::Permit(permit) => self.checked(&mut report, tenant, &asked, permit),
+            Decision::Denial(_) => decision,
+        };
+        match decision {
             Decision::Permit(permit) => {
                 report.rule = permit.rule().map(ToString::to_string);
                 self.leave(&mut report, tenant, client, permit.dial());
@@ -122,42 +128,6 @@ impl Facts<'_> {
             }
         }
         Ok(report)
-    }
-
-    /// What the gateway would make of the address, by what it knows of the name now. A flow asks DNS again before it is
-    /// turned away.
-    fn checked(
-        &self,
-        report: &mut ExplainReport,
-        tenant: &Tenant,
-        asked: &AskedName,
-        decision: Decision,
-    ) -> Decision {
-        let Decision::Permit(permit) = decision else { return decision };
-        let destination = permit.destination();
-        report.destination = Some(destination.as_str().to_owned());
-        let (State::Live(snapshot), AskedName::Valid(name)) = (&self.state, asked) else {
-            return Decision::Permit(permit);
-        };
-        if destination == Destination::Original {
-            return Decision::Permit(permit);
-        }
-        let known =
-            snapshot.verifier.as_ref().map(|verifier| verifier.names().known(name)).unwrap_or_default();
-        let dialled = permit.dial().ip();
-        let mut of_family = known.iter().filter(|address| address.is_ipv4() == dialled.is_ipv4()).peekable();
-        let elsewhere = of_family.peek().is_some() && !of_family.any(|address| *address == dialled);
-        let redirected = || known.iter().find_map(|&address| tenant.redirect(&permit, asked, address).ok());
-        let checked = match destination {
-            Destination::Verify if elsewhere && !report.address_assumed => {
-                let rule = permit.rule().cloned();
-                Decision::Denial(Denial { outcome: Outcome::DestinationMismatch, rule })
-            }
-            Destination::Resolve => Decision::Permit(redirected().unwrap_or(permit)),
-            Destination::Original | Destination::Observe | Destination::Verify => Decision::Permit(permit),
-        };
-        report.known_addresses = Some(known);
-        checked
     }
 
     /// Policy lets it out: is there an address that it can leave from, and a place for one more flow?
@@ -246,7 +216,10 @@ fn blank(query: &ExplainQuery, client: ClientAddr, to: OriginalDestination) -> E
         allowed: false,
         rule: None,
         destination: None,
+        certificate: None,
         known_addresses: None,
+        address_check: None,
+        certificate_check: None,
         would_deny: None,
         outcome: Some(explained_outcome(Outcome::UnknownTenant)),
         pool: None,

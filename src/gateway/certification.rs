@@ -48,11 +48,7 @@ impl Prober<'_> {
 
     /// Counts what was found, and yields it as the flow log says it.
     fn count(&self, found: Certificate) -> CertificateCheck {
-        let check = match found {
-            Certificate::Valid => CertificateCheck::Valid,
-            Certificate::Invalid(_) => CertificateCheck::Invalid,
-            Certificate::Unknown(_) => CertificateCheck::Unknown,
-        };
+        let check = CertificateCheck::from(found);
         self.verification.certificate_checks[check as usize].increment(1);
         check
     }
@@ -72,17 +68,13 @@ impl Asked<'_> {
         let (mut last, mut refused) = (Certificate::Unknown(""), None);
         for permit in permits.into_iter().take(MOST_TRIED) {
             last = self.prober(flow).check(permit.dial(), self.time_left(flow)).await;
-            match last {
-                Certificate::Valid => {
-                    flow.record.certificate_check = Some(self.prober(flow).count(last));
-                    return Ok(vec![permit]);
-                }
-                Certificate::Invalid(why) => {
-                    refused = Some(Ended { outcome: Outcome::CertificateInvalid, detail: Some(why) });
-                }
-                Certificate::Unknown(why) => {
-                    refused.get_or_insert(unavailable(why));
-                }
+            let Some((outcome, why)) = certificate_refusal(last) else {
+                flow.record.certificate_check = Some(self.prober(flow).count(last));
+                return Ok(vec![permit]);
+            };
+            // That one is wrong says more than that another did not answer.
+            if refused.is_none() || outcome == Outcome::CertificateInvalid {
+                refused = Some(Ended { outcome, detail: Some(why) });
             }
         }
         flow.record.certificate_check = Some(self.prober(flow).count(last));
@@ -108,6 +100,25 @@ impl Asked<'_> {
     fn prober(&self, flow: &Flow) -> Prober<'_> {
         let Self { worker, tenant, verification, name } = *self;
         Prober { tenant, verification, dialler: worker.dialler, client: flow.record.client, name }
+    }
+}
+
+/// How a flow ends whose server has to prove the name, and more on that; `None` if it does.
+pub fn certificate_refusal(found: Certificate) -> Option<(Outcome, &'static str)> {
+    match found {
+        Certificate::Valid => None,
+        Certificate::Invalid(why) => Some((Outcome::CertificateInvalid, why)),
+        Certificate::Unknown(why) => Some((Outcome::CertificateUnavailable, why)),
+    }
+}
+
+impl From<Certificate> for CertificateCheck {
+    fn from(found: Certificate) -> Self {
+        match found {
+            Certificate::Valid => Self::Valid,
+            Certificate::Invalid(_) => Self::Invalid,
+            Certificate::Unknown(_) => Self::Unknown,
+        }
     }
 }
 

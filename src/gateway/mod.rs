@@ -22,6 +22,7 @@ mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
 pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
+pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
@@ -31,4 +32,5 @@ pub(crate) use record::example_record;
 pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, Verdict};
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant, Verification};
+pub use verification::address_refusal;
 pub use worker::{Gateway, Settings};

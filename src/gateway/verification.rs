@@ -119,11 +119,11 @@ impl Asked<'_> {
     async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), Ended> {
         let found = self.check(permit.dial(), self.time_left(flow)).await;
         flow.record.address_check = Some(count(self.verification, found));
-        let Some(ended) = refusal(found) else { return Ok(()) };
-        if ended.outcome == Outcome::DestinationMismatch {
+        let Some((outcome, detail)) = address_refusal(found) else { return Ok(()) };
+        if outcome == Outcome::DestinationMismatch {
             note(&self.worker.gateway, self.tenant, permit.rule().cloned(), self.name, permit.dial());
         }
-        Err(ended)
+        Err(Ended { outcome, detail: Some(detail) })
     }
 
     /// Finds out beside the flow, which does not wait for it.
@@ -196,27 +196,32 @@ impl Asked<'_> {
     }
 }
 
+impl From<Match> for AddressCheck {
+    fn from(found: Match) -> Self {
+        match found {
+            Match::Yes => Self::Match,
+            Match::No => Self::Mismatch,
+            Match::Absent => Self::Absent,
+            Match::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
 /// Counts what was found, and yields it as the flow log says it.
 fn count(verification: &Verification, found: Match) -> AddressCheck {
-    let check = match found {
-        Match::Yes => AddressCheck::Match,
-        Match::No => AddressCheck::Mismatch,
-        Match::Absent => AddressCheck::Absent,
-        Match::Unknown(_) => AddressCheck::Unknown,
-    };
+    let check = AddressCheck::from(found);
     verification.address_checks[check as usize].increment(1);
     check
 }
 
-/// How a flow ends that may only go to an address of the name's; `None` if it is one.
-fn refusal(found: Match) -> Option<Ended> {
-    let (outcome, detail) = match found {
-        Match::Yes => return None,
-        Match::No => (Outcome::DestinationMismatch, "the name has other addresses"),
-        Match::Absent => (Outcome::DestinationMismatch, "the name has no address of this family"),
-        Match::Unknown(trouble) => (Outcome::ResolverUnavailable, trouble.as_str()),
-    };
-    Some(Ended { outcome, detail: Some(detail) })
+/// How a flow ends that may only go to an address of the name's, and more on that; `None` if it is one.
+pub fn address_refusal(found: Match) -> Option<(Outcome, &'static str)> {
+    match found {
+        Match::Yes => None,
+        Match::No => Some((Outcome::DestinationMismatch, "the name has other addresses")),
+        Match::Absent => Some((Outcome::DestinationMismatch, "the name has no address of this family")),
+        Match::Unknown(trouble) => Some((Outcome::ResolverUnavailable, trouble.as_str())),
+    }
 }
 
 fn note(gateway: &Gateway, tenant: &Tenant, rule: Option<Arc<str>>, name: &Hostname, address: DialAddr) {

@@ -65,6 +65,20 @@ pub enum CertificateRule {
     Require,
 }
 
+impl CertificateRule {
+    /// In the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Unasked, Self::Observe, Self::Require];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unasked => "off",
+            Self::Observe => "observe",
+            Self::Require => "require",
+        }
+    }
+}
+
 /// Which address a flow goes to, and whether that must be the name's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Destination {
@@ -80,6 +94,9 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// In the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::Original, Self::Observe, Self::Verify, Self::Resolve];
+
     /// The word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -94,7 +94,7 @@ impl Certificates {
         let key = (server, name.clone());
         loop {
             let under_way = self.0.flights.join(&key);
-            if let Some(verdict) = self.known(&key) {
+            if let Some(verdict) = self.verdict(&key) {
                 return verdict;
             }
             let mut progress = match under_way.map_or_else(|| self.probe(&key, asker, &begin), Ok) {
@@ -106,7 +106,12 @@ impl Certificates {
         }
     }
 
-    fn known(&self, key: &Key) -> Option<Certificate> {
+    /// The verdict that is kept, if one is. Asks nobody.
+    pub fn known(&self, name: &Hostname, server: SocketAddr) -> Option<Certificate> {
+        self.verdict(&(server, name.clone()))
+    }
+
+    fn verdict(&self, key: &Key) -> Option<Certificate> {
         let now = (self.0.now)();
         let mut verdicts = self.0.lock();
         verdicts.known.get(key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict)

@@ -116,6 +116,11 @@ impl Known {
         self.last.filter(|last| now < last.until).map(|last| last.end)
     }
 
+    /// How the last lookup ended, whether that still counts or not.
+    pub(super) fn last(&self) -> Option<End> {
+        self.last.map(|last| last.end)
+    }
+
     /// What the last lookup says of an address that it did not name; `None` if that is to be asked again first. Answers
     /// rotate, so an address is not turned away by one that is more than a second old.
     pub(super) fn end_for_stranger(&self, now: Instant) -> Option<End> {

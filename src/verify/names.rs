@@ -302,6 +302,21 @@ impl Names {
         self.0.shards.count()
     }
 
+    /// Whether the address is the name's by what was found out last, for people; `None` if nothing was. Asks nobody.
+    pub fn judge(&self, name: &Hostname, ip: IpAddr) -> Option<Match> {
+        let key = Key { name: name.clone(), family: Family::of(ip) };
+        let mut shard = self.0.shards.of(&key);
+        let known = shard.peek(&key)?;
+        if known.has(ip, self.0.grace, self.now()) {
+            return Some(Match::Yes);
+        }
+        known.last().map(|end| match end {
+            End::Answered => Match::No,
+            End::Absent => Match::Absent,
+            End::Failed => Match::Unknown(Trouble::NoAnswer),
+        })
+    }
+
     /// The addresses that count for a name now, for people.
     pub fn known(&self, name: &Hostname) -> Vec<IpAddr> {
         let now = (self.0.now)();

@@ -4,6 +4,7 @@ use crate::admin::{ExplainQuery, ExplainReport, Target};
 use crate::app::Explainer;
 use crate::cli::explain::show;
 use crate::outcome::Outcome;
+use crate::policy::{CertificateRule, Destination};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::IpAddr;
@@ -33,6 +34,9 @@ struct Test {
     tenant: Option<String>,
     rule: Option<String>,
     outcome: Option<ExpectedOutcome>,
+    /// What the rule that allows it asks about its address and server.
+    destination: Option<ExpectedDestination>,
+    certificate: Option<ExpectedCertificate>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -51,17 +55,27 @@ impl Verdict {
     }
 }
 
-/// A denial's outcome, by its word.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct ExpectedOutcome(Outcome);
+/// What a word stands for.
+macro_rules! expected {
+    ($($name:ident: $what:literal, $of:ty, $page:literal;)+) => {$(
+        #[derive(Deserialize)]
+        #[serde(try_from = "String")]
+        struct $name($of);
 
-impl TryFrom<String> for ExpectedOutcome {
-    type Error = String;
-    fn try_from(word: String) -> Result<Self, String> {
-        let known = Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == word);
-        known.map(Self).ok_or_else(|| format!("there is no outcome {word:?}; docs/outcomes.md has them"))
-    }
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(word: String) -> Result<Self, String> {
+                let known = <$of>::ALL.iter().copied().find(|known| known.as_str() == word);
+                known.map(Self).ok_or_else(|| format!("there is no {} {word:?}; {} has them", $what, $page))
+            }
+        }
+    )+};
+}
+
+expected! {
+    ExpectedOutcome: "outcome", Outcome, "docs/outcomes.md";
+    ExpectedDestination: "destination", Destination, "docs/verify.md";
+    ExpectedCertificate: "certificate", CertificateRule, "docs/verify.md";
 }
 
 /// How one test went. Field names are the JSON's keys.
@@ -142,6 +156,16 @@ impl Test {
             ("tenant", self.tenant.as_deref(), got.tenant.as_deref()),
             ("rule", self.rule.as_deref(), got.rule.as_deref()),
             ("outcome", self.outcome.as_ref().map(|outcome| outcome.0.as_str()), outcome),
+            (
+                "destination",
+                self.destination.as_ref().map(|asked| asked.0.as_str()),
+                got.destination.as_deref(),
+            ),
+            (
+                "certificate",
+                self.certificate.as_ref().map(|asked| asked.0.as_str()),
+                got.certificate.as_deref(),
+            ),
         ];
         for (what, expected, got) in expected {
             if let Some(expected) = expected.filter(|expected| Some(*expected) != got) {

@@ -9,7 +9,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     let mut text = String::new();
     write_question(&mut text, report);
     write_rules(&mut text, report);
-    write_check(&mut text, report);
+    write_checks(&mut text, report);
     write_verdict(&mut text, report);
     if let Some(pool) = &report.pool {
         write_pool(&mut text, pool);
@@ -54,23 +54,48 @@ fn write_rules(text: &mut String, report: &ExplainReport) {
     }
 }
 
-/// Whether the address is the name's, as far as that is asked.
-fn write_check(text: &mut String, report: &ExplainReport) {
-    let Some(destination) = report.destination.as_deref().filter(|destination| *destination != "original")
-    else {
-        return;
+/// What the rule asks about the name, and what is known of it.
+fn write_checks(text: &mut String, report: &ExplainReport) {
+    let asks = |what: &'static str, rule: &'static str, asked: &Option<String>, known: String| {
+        let asked = asked.as_deref().filter(|asked| !matches!(*asked, "original" | "off"))?;
+        let known =
+            if report.live { known } else { format!("the running gateway knows {what}: ask with --live") };
+        Some(format!("{rule} = {asked:?}; {known}"))
     };
-    let known = match &report.known_addresses {
-        None => "the running gateway knows the name's addresses: ask with --live".to_owned(),
-        Some(known) if known.is_empty() => {
+    let checks = [
+        asks("the name's addresses", "destination", &report.destination, of_address(report)),
+        asks("what servers proved", "certificate", &report.certificate, of_certificate(report)),
+    ];
+    for (at, check) in checks.into_iter().flatten().enumerate() {
+        let heading = if at == 0 { "checks" } else { "" };
+        let _ = writeln!(text, "{heading:<8} {check}");
+    }
+}
+
+fn of_address(report: &ExplainReport) -> String {
+    let addresses: Vec<_> = report.known_addresses.iter().flatten().map(IpAddr::to_string).collect();
+    let known = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+    match report.address_check.as_deref() {
+        Some("match") => format!("the address is one of the name's (known are {known})"),
+        Some("mismatch") => format!("the name has other addresses (known are {known})"),
+        Some("absent") => "the name has no address of this family".to_owned(),
+        Some("unknown") => "no DNS server answered".to_owned(),
+        Some(_) => format!("the name is resolved to {known}"),
+        None if addresses.is_empty() => {
             "the name's addresses are not known yet: a flow looks them up".to_owned()
         }
-        Some(known) => {
-            let known: Vec<_> = known.iter().map(IpAddr::to_string).collect();
-            format!("the name is known to have {}", known.join(", "))
-        }
+        None => format!("the name is known to have {known}"),
+    }
+}
+
+fn of_certificate(report: &ExplainReport) -> String {
+    let known = match report.certificate_check.as_deref() {
+        Some("valid") => "the server has proved the name",
+        Some("invalid") => "the server has no valid certificate for the name",
+        Some(_) => "the server could not be asked",
+        None => "not known of this server: a flow asks it",
     };
-    let _ = writeln!(text, "checks   destination = {destination:?}; {known}");
+    known.to_owned()
 }
 
 fn write_verdict(text: &mut String, report: &ExplainReport) {

@@ -1,0 +1,93 @@
+//! What the rule that lets a flow out asks about its name, and what the gateway knows of that now. Asks nobody: a flow
+//! does, before it is turned away.
+
+use super::{Facts, State};
+use crate::admin::ExplainReport;
+use crate::gateway::{AddressCheck, CertificateCheck, address_refusal, certificate_refusal};
+use crate::hostname::{AskedName, Hostname};
+use crate::outcome::Outcome;
+use crate::policy::{CertificateRule, Decision, Denial, Destination, Permit, Tenant};
+use crate::verify::Verifier;
+
+impl Facts<'_> {
+    /// What would become of the permit.
+    pub(super) fn checked(
+        &self,
+        report: &mut ExplainReport,
+        tenant: &Tenant,
+        asked: &AskedName,
+        permit: Permit,
+    ) -> Decision {
+        report.destination = Some(permit.destination().as_str().to_owned());
+        report.certificate = Some(permit.certificate().as_str().to_owned());
+        let (State::Live(snapshot), AskedName::Valid(name)) = (&self.state, asked) else {
+            return Decision::Permit(permit);
+        };
+        let Some(verifier) = snapshot.verifier.as_deref().filter(|_| permit.asks()) else {
+            return Decision::Permit(permit);
+        };
+        let rule = permit.rule().cloned();
+        let checked = address(report, verifier, tenant, name, permit)
+            .and_then(|permits| certificate(report, verifier, name, permits));
+        checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
+    }
+}
+
+/// Where the flow would go, by what is known of the name's addresses; one at least.
+fn address(
+    report: &mut ExplainReport,
+    verifier: &Verifier,
+    tenant: &Tenant,
+    name: &Hostname,
+    permit: Permit,
+) -> Result<Vec<Permit>, Outcome> {
+    let names = verifier.names();
+    if permit.destination() != Destination::Original {
+        report.known_addresses = Some(names.known(name));
+    }
+    match permit.destination() {
+        Destination::Original => {}
+        Destination::Observe | Destination::Verify if report.address_assumed => {}
+        Destination::Observe | Destination::Verify => {
+            let found = names.judge(name, permit.dial().ip());
+            report.address_check = found.map(|found| AddressCheck::from(found).as_str().to_owned());
+            let refusal = found.and_then(address_refusal);
+            if let Some((outcome, _)) = refusal.filter(|_| permit.destination() == Destination::Verify) {
+                return Err(outcome);
+            }
+        }
+        Destination::Resolve => {
+            let asked = AskedName::Valid(name.clone());
+            let known = report.known_addresses.iter().flatten();
+            let permits: Vec<_> = known.filter_map(|&ip| tenant.redirect(&permit, &asked, ip).ok()).collect();
+            if !permits.is_empty() {
+                report.address_check = Some(AddressCheck::Resolved.as_str().to_owned());
+                return Ok(permits);
+            }
+        }
+    }
+    Ok(vec![permit])
+}
+
+/// Which of them it would go to, by what is known of their servers.
+fn certificate(
+    report: &mut ExplainReport,
+    verifier: &Verifier,
+    name: &Hostname,
+    permits: Vec<Permit>,
+) -> Result<Permit, Outcome> {
+    let mut refused = Err(Outcome::NameUnresolved);
+    for permit in permits {
+        let unknown = permit.destination() != Destination::Resolve && report.address_assumed;
+        if permit.certificate() == CertificateRule::Unasked || unknown {
+            return Ok(permit);
+        }
+        let found = verifier.certificates().known(name, permit.dial().socket());
+        report.certificate_check = found.map(|found| CertificateCheck::from(found).as_str().to_owned());
+        match found.and_then(certificate_refusal) {
+            Some((outcome, _)) if permit.certificate() == CertificateRule::Require => refused = Err(outcome),
+            _ => return Ok(permit),
+        }
+    }
+    refused
+}
