@@ -19,12 +19,14 @@ mod lab;
 mod namespace;
 mod nginx;
 mod process;
+mod rollout;
 mod sandbox;
 mod servers;
 mod traffic;
 mod wait;
 
 mod tests_accounting;
+mod tests_canary;
 mod tests_candidate;
 mod tests_certificates;
 mod tests_control;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         tests_accounting::trials(),
         tests_modes::trials(),
         tests_candidate::trials(),
+        tests_canary::trials(),
         tests_reload::trials(),
         tests_reload_latency::trials(),
         tests_revoke::trials(),

@@ -25,17 +25,17 @@ crate::trials! {
         a_verdict_is_shared_and_kept
 }
 
-const NAME: &str = "proved.example.org";
+pub(crate) const NAME: &str = "proved.example.org";
 
 /// An authority of the test's own, and the files of everybody.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
 /// What a server has.
 #[derive(Clone, Copy)]
-enum Has {
+pub(crate) enum Has {
     Right,
     AnotherName,
     Expired,
@@ -43,7 +43,7 @@ enum Has {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "an authority of the test's own");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -53,12 +53,12 @@ impl Authority {
         Self { issuer, dir }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
     /// A server with a certificate of this kind.
-    fn serve(&self, lab: &Lab, address: SocketAddr, has: Has) {
+    pub(crate) fn serve(&self, lab: &Lab, address: SocketAddr, has: Has) {
         let name = if matches!(has, Has::AnotherName) { "other.example.org" } else { NAME };
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         if matches!(has, Has::Expired) {
@@ -81,7 +81,7 @@ impl Authority {
         thread::spawn(move || serve_forever(&listener, &config));
     }
 
-    fn config(&self, lab: &Lab, certificate: &str) -> Config {
+    pub(crate) fn config(&self, lab: &Lab, certificate: &str) -> Config {
         let root = self.root().display().to_string();
         Config {
             alpha_rules: format!(

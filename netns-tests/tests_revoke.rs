@@ -51,7 +51,7 @@ fn deny_port(port: u16) -> String {
 }
 
 /// Both ends are reset, and the record says why.
-fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
+pub(crate) fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
     let Flow { client, upstream } = flow;
     assert_eq!(expect_reset(&client), b"");
     assert_eq!(expect_reset(&upstream), b"");
@@ -59,7 +59,7 @@ fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
 }
 
 /// A flow of alpha's to a name, with the hello delivered.
-fn open_by_name(lab: &Lab, server: &Server, name: &str) -> Flow {
+pub(crate) fn open_by_name(lab: &Lab, server: &Server, name: &str) -> Flow {
     let mut client = lab.connect(Tenant::Alpha, server.address());
     let hello = Hello::to(name).record();
     client.write_all(&hello).unwrap();

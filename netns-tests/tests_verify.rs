@@ -34,14 +34,14 @@ crate::trials! {
         an_http_request_with_a_false_host_is_answered
 }
 
-const NAME: &str = "verified.example.org";
+pub(crate) const NAME: &str = "verified.example.org";
 
 fn with_rules(rules: &str, resolver: &str) -> Config {
     Config { alpha_rules: rules.into(), more: format!("[resolver]\n{resolver}"), ..Config::default() }
 }
 
 /// Alpha's rule for the name, and what it does of addresses.
-fn rule(destination: &str) -> String {
+pub(crate) fn rule(destination: &str) -> String {
     format!(
         "  [[tenant.allow]]\n  name = \"by-name\"\n  hosts = [\"{NAME}\", \"*.cdn.example.org\"]\n  \
          destination = \"{destination}\"\n"

@@ -111,7 +111,6 @@ struct App {
     drain: Duration,
     in_force: Arc<InForce>,
     reloads: Reloads,
-    candidates: Candidates,
     auditor: Auditor,
     gateway: Arc<Gateway>,
     ledger: Arc<Ledger>,
@@ -218,7 +217,6 @@ impl App {
             drain,
             in_force,
             reloads,
-            candidates,
             auditor,
             gateway: shared,
             ledger,
@@ -274,7 +272,6 @@ impl App {
         let now = clock::now();
         self.ledger.sweep(now);
         self.monitoring.watch(&self.gateway.snapshot.load().policy, clock::timestamp(), &self.auditor);
-        self.candidates.watch(&self.auditor);
         self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
         if second.is_multiple_of(5) {
             match addresses::assigned() {

@@ -69,6 +69,8 @@ words! {
         Undrain = "undrain",
         /// A candidate was to be judged beside the policy in force: `subject` is its file.
         CandidateLoad = "candidate_load",
+        /// The candidate was to be enforced for another share of the clients.
+        CandidateShare = "candidate_share",
         /// The candidate was to come into force.
         CandidatePromote = "candidate_promote",
         /// The candidate was to be judged no longer.

@@ -138,7 +138,12 @@ fn candidate() -> CandidateControl {
         let (answer, told) = oneshot::channel();
         let findings = if loaded { Vec::new() } else { vec!["bad.toml:3:1: error: unknown key".into()] };
         let (version, difference) = (String::from("a1b2c3"), loaded.then(Default::default));
-        answer.send(LoadAnswer { loaded, version, difference, findings }).unwrap();
+        answer.send(LoadAnswer { loaded, version, difference, revoked: 0, findings }).unwrap();
+        Ok(told)
+    };
+    let share = move |_: Peer, _: admin::ShareOrder| {
+        let (answer, told) = oneshot::channel();
+        answer.send(Err(none())).unwrap();
         Ok(told)
     };
     let promote = |_: Peer, ()| {
@@ -155,6 +160,7 @@ fn candidate() -> CandidateControl {
         report: Arc::new(|()| Ok(CandidateReport { candidate: None })),
         files: Arc::new(move |()| Err(none())),
         load: Arc::new(load),
+        share: Arc::new(share),
         promote: Arc::new(promote),
         drop: Arc::new(drop),
     }
@@ -268,6 +274,15 @@ fn what_is_wrong_is_said() {
         ("POST", "/v1/ports/drain", &" ".repeat(9000), 413, "length limit exceeded"),
         ("GET", "/v1/candidate/files", "", 404, "no candidate is loaded"),
         ("POST", "/v1/candidate/drop", "", 404, "no candidate is loaded"),
+        ("POST", "/v1/candidate/share", r#"{"percent":10}"#, 404, "no candidate is loaded"),
+        ("POST", "/v1/candidate/share", r#"{"percent":101}"#, 400, "0 to 100"),
+        (
+            "POST",
+            "/v1/candidate/share",
+            r#"{"percent":1,"max_denials":-1}"#,
+            400,
+            "`max_denials` is 0 to 100",
+        ),
         ("POST", "/v1/candidate/load", "{}", 422, "missing field `file`"),
         ("POST", "/v1/candidate/load", r#"{"file":"good.toml","max_denials":1}"#, 400, "an absolute path"),
         ("POST", "/v1/candidate/load", r#"{"file":"/g","percent":0,"max_denials":1}"#, 400, "1 to 100"),

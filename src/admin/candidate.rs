@@ -25,11 +25,13 @@ impl LoadOrder {
         if self.percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err("`percent` is 1 to 100");
         }
-        if !(0.0..=100.0).contains(&self.max_denials) {
-            return Err("`max_denials` is 0 to 100");
-        }
+        check_bound(self.max_denials)?;
         if self.file.is_absolute() { Ok(()) } else { Err("`file` is an absolute path") }
     }
+}
+
+fn check_bound(max_denials: f64) -> Result<(), &'static str> {
+    if (0.0..=100.0).contains(&max_denials) { Ok(()) } else { Err("`max_denials` is 0 to 100") }
 }
 
 /// What came of it.
@@ -41,6 +43,8 @@ pub struct LoadAnswer {
     pub version: String,
     /// How it differs from the configuration in force; `null` if it is not loaded.
     pub difference: Option<Difference>,
+    /// Live flows that were reset: another candidate had let them out, and nobody does any more.
+    pub revoked: u64,
     /// What is to be said of the files, as `egret check` says it: errors if it is not loaded, else warnings.
     pub findings: Vec<String>,
 }
@@ -50,6 +54,44 @@ pub struct LoadAnswer {
 pub struct DropAnswer {
     /// The hash of what was dropped.
     pub version: Arc<str>,
+    /// Live flows that were reset: it had let them out, and the policy in force does not.
+    pub revoked: u64,
+}
+
+/// The body of `POST /v1/candidate/share`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareOrder {
+    /// Share of clients that it is enforced for from now on, 0 to 100; 0: it is judged alone.
+    pub percent: u8,
+    /// As in [`LoadOrder`]; `None`: as it was, or [`MAX_DENIALS`](Self::MAX_DENIALS).
+    pub max_denials: Option<f64>,
+}
+
+impl ShareOrder {
+    /// What `max_denials` is where nobody says so.
+    pub const MAX_DENIALS: f64 = 1.0;
+
+    /// What is wrong with it, in words for people.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.percent > 100 {
+            return Err("`percent` is 0 to 100");
+        }
+        check_bound(self.max_denials.unwrap_or(Self::MAX_DENIALS))
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShareAnswer {
+    /// The candidate's hash.
+    pub version: Arc<str>,
+    /// Of the clients.
+    pub percent: u8,
+    /// Of their flows, in percent.
+    pub max_denials: f64,
+    /// Live flows that were reset: it had let them out, and the policy that holds for their clients now does not.
+    pub revoked: u64,
 }
 
 /// The answer to `GET /v1/candidate/files`: what a promotion has to write.

@@ -4,7 +4,9 @@
 //! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
-use super::candidate::{CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion};
+use super::candidate::{
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ShareAnswer, ShareOrder,
+};
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
@@ -67,6 +69,8 @@ pub struct CandidateControl {
     pub files: Answers<(), Promotion>,
     /// Loads one.
     pub load: Orders<LoadOrder, oneshot::Receiver<LoadAnswer>>,
+    /// Has it enforced for another share of the clients.
+    pub share: Orders<ShareOrder, oneshot::Receiver<Result<ShareAnswer, Refusal>>>,
     /// Puts it in force, if the files of the running configuration say what it does.
     pub promote: Orders<(), oneshot::Receiver<ReloadAnswer>>,
     /// Ends it.
@@ -89,6 +93,7 @@ fn router(control: Control, owner: Owner) -> Router {
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/candidate/load", post(load_candidate))
+        .route("/v1/candidate/share", post(share_candidate))
         .route("/v1/candidate/promote", post(promote_candidate))
         .route("/v1/candidate/drop", post(drop_candidate))
         .route_layer(from_fn_with_state((control.clone(), owner), only_who_may));
@@ -207,6 +212,21 @@ async fn load_candidate(
         Ok(answer) => done_or_not(answer.loaded, answer),
         Err(refused) => refused,
     }
+}
+
+async fn share_candidate(
+    State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    order: Result<Json<ShareOrder>, JsonRejection>,
+) -> Response {
+    let order = match order {
+        Ok(Json(order)) => order,
+        Err(wrong) => return error(wrong.status(), &wrong.body_text()),
+    };
+    if let Err(why) = order.check() {
+        return error(StatusCode::BAD_REQUEST, why);
+    }
+    carried_out((control.candidate.share)(peer, order)).await.map_or_else(|refused| refused, told)
 }
 
 async fn promote_candidate(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {

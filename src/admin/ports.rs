@@ -211,7 +211,7 @@ fn unless_empty<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
 mod tests {
     use super::*;
     use crate::addr::{ClientAddr, DialAddr, LeasedSource};
-    use crate::gateway::{FlowId, LiveFlow};
+    use crate::gateway::{FlowId, LiveFlow, Proof};
     use crate::hostname::AskedName;
     use crate::policy::Seen;
 
@@ -258,6 +258,9 @@ mod tests {
                 ech: false,
                 unframed: false,
             }),
+            canary: false,
+            tls: true,
+            proof: Proof::default(),
         }
     }
 

@@ -20,13 +20,18 @@ impl Auditor {
 
     /// The gateway has come up.
     pub(super) fn started(&self) {
-        self.write(What::Start, By::Gateway, None, None, Ok(None));
+        self.write(What::Start, By::Gateway, None, None, Ok((None, 0)));
     }
 
     /// Something that leaves the configuration as it is was done to `subject`, or was refused with this reason.
     pub(super) fn noted(&self, what: What, by: By, subject: String, result: Result<(), String>) {
+        self.resetting(what, by, subject, result.map(|()| 0));
+    }
+
+    /// The same, with the number of live flows that were reset for it.
+    pub(super) fn resetting(&self, what: What, by: By, subject: String, result: Result<u64, String>) {
         let before = Some(Arc::clone(&self.in_force.current().version));
-        self.write(what, by, Some(subject), before, result.map(|()| None));
+        self.write(what, by, Some(subject), before, result.map(|revoked| (None, revoked)));
     }
 
     /// Another configuration came into force in place of `before`, with the number of live flows that were reset for it;
@@ -38,7 +43,8 @@ impl Auditor {
         before: &Arc<str>,
         result: Result<(Difference, u64), String>,
     ) {
-        self.write(what, by, None, Some(Arc::clone(before)), result.map(Some));
+        let result = result.map(|(difference, revoked)| (Some(difference), revoked));
+        self.write(what, by, None, Some(Arc::clone(before)), result);
     }
 
     /// Opens the log's file anew.
@@ -57,13 +63,12 @@ impl Auditor {
         by: By,
         subject: Option<String>,
         config_before: Option<Arc<str>>,
-        result: Result<Option<(Difference, u64)>, String>,
+        result: Result<(Option<Difference>, u64), String>,
     ) {
-        let (result, why, exchange) = match result {
-            Ok(exchange) => (Verdict::Done, None, exchange),
-            Err(why) => (Verdict::Refused, Some(why), None),
+        let (result, why, (difference, revoked)) = match result {
+            Ok(done) => (Verdict::Done, None, done),
+            Err(why) => (Verdict::Refused, Some(why), (None, 0)),
         };
-        let (difference, revoked) = exchange.map_or((None, 0), |(difference, n)| (Some(difference), n));
         let config_after = Arc::clone(&self.in_force.current().version);
         let time = clock::timestamp();
         self.log.record(Change {

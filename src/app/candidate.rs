@@ -1,20 +1,24 @@
 //! Loads, promotes and drops the candidate, on the thread that reloads: so nothing else is put in force meanwhile.
 
-use super::audit::Auditor;
+mod status;
+
 use super::in_force::InForce;
 use super::reload::{Reloader, Reloads};
+use super::{StartError, verification};
 use crate::admin::{
-    Canary, CandidateControl, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, Example, FellBack,
-    FileRead, FileSet, LoadAnswer, LoadOrder, Promotion, Refusal, ReloadAnswer, TenantChanges,
+    CandidateControl, CandidateReport, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder, Promotion,
+    Refusal, ReloadAnswer, ShareAnswer, ShareOrder,
 };
 use crate::audit::{By, Difference, Peer, What};
 use crate::clock;
 use crate::config::{self, Diagnostic, Outline, ReadFile};
-use crate::gateway::{self, Candidate, Change, Snapshot, Terms, WINDOW};
+use crate::gateway::{self, Candidate, Snapshot, Terms};
 use crate::policy::Policy;
 use crate::telemetry::CandidateInfo;
+use crate::verify::Key;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +32,8 @@ pub(super) struct Candidates(Arc<ArcSwapOption<Loaded>>);
 struct Loaded {
     candidate: Arc<Candidate>,
     files: FileSet,
+    /// Names to look up in advance while it is enforced.
+    names: HashSet<Key>,
     version: Arc<str>,
     time: Timestamp,
     told_of_its_fall: AtomicBool,
@@ -42,6 +48,9 @@ enum LoadError {
     /// It could not be compiled.
     #[error(transparent)]
     Compile(#[from] crate::policy::CompileError),
+    /// What its rules ask about names cannot be looked up.
+    #[error(transparent)]
+    Verify(#[from] StartError),
 }
 
 /// Why a promotion took no effect.
@@ -67,11 +76,12 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn control(self) -> CandidateControl {
-        let [report, files, load, promote, drop] = std::array::from_fn(|_| self.clone());
+        let [report, files, load, share, promote, drop] = std::array::from_fn(|_| self.clone());
         CandidateControl {
             report: Arc::new(move |()| Ok(report.report())),
             files: Arc::new(move |()| files.promotion()),
             load: Arc::new(move |peer, order| load.load(peer, order)),
+            share: Arc::new(move |peer, order| share.share(peer, order)),
             promote: Arc::new(move |peer, ()| promote.promote(peer)),
             drop: Arc::new(move |peer, ()| drop.drop(peer)),
         }
@@ -89,6 +99,14 @@ impl Desk {
 
     fn load(&self, peer: Peer, order: LoadOrder) -> Result<oneshot::Receiver<LoadAnswer>, Refusal> {
         self.reloads.run(move |reloader| reloader.load_candidate(By::Control(peer), &order))
+    }
+
+    fn share(
+        &self,
+        peer: Peer,
+        order: ShareOrder,
+    ) -> Result<oneshot::Receiver<Result<ShareAnswer, Refusal>>, Refusal> {
+        self.reloads.run(move |reloader| reloader.share_candidate(By::Control(peer), &order))
     }
 
     fn promote(&self, peer: Peer) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
@@ -117,51 +135,78 @@ impl Reloader {
         let subject = order.file.display().to_string();
         let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
         match result {
-            Ok((version, difference, findings)) => {
-                tracing::info!(file = %subject, %version, "a candidate is loaded: {difference}");
-                self.auditor.noted(What::CandidateLoad, by, subject, Ok(()));
+            Ok((version, difference, findings, revoked)) => {
+                tracing::info!(file = %subject, %version, revoked, "a candidate is loaded: {difference}");
+                self.auditor.resetting(What::CandidateLoad, by, subject, Ok(revoked));
                 let (version, findings) = (version.to_string(), lines(&findings));
-                LoadAnswer { loaded: true, version, difference: Some(difference), findings }
+                LoadAnswer { loaded: true, version, difference: Some(difference), revoked, findings }
             }
             Err(error) => {
                 let findings = match &error {
                     LoadError::Config(report) => lines(&report.diagnostics),
-                    LoadError::Compile(error) => vec![error.to_string()],
+                    LoadError::Compile(_) | LoadError::Verify(_) => vec![error.to_string()],
                 };
                 let why = findings.first().cloned().unwrap_or_default();
                 self.auditor.noted(What::CandidateLoad, by, subject, Err(why));
-                LoadAnswer { loaded: false, version: String::new(), difference: None, findings }
+                LoadAnswer { loaded: false, version: String::new(), difference: None, revoked: 0, findings }
             }
         }
     }
 
-    fn try_load(&mut self, order: &LoadOrder) -> Result<(Arc<str>, Difference, Vec<Diagnostic>), LoadError> {
+    /// With how many live flows that a candidate before it had let out were reset.
+    fn try_load(
+        &mut self,
+        order: &LoadOrder,
+    ) -> Result<(Arc<str>, Difference, Vec<Diagnostic>, u64), LoadError> {
         // It is called as it will be: rules without a name go by the file's.
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
         let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
         let difference = self.outline.difference(&Outline::of(&config));
         self.keep_fixed(&mut config);
         let policy = Policy::compile(&config.tenants, config.private_destinations)?;
+        let snapshot = self.gateway.snapshot.load();
+        let verifier = verification::verifier(&config, &self.metrics, Some(&snapshot))?;
+        let of_tenant =
+            |tenant| verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, Some(&snapshot));
+        let candidate = Candidate::new(policy, config.tenants.iter().map(of_tenant).collect());
         let terms = order.percent.map(|percent| Terms { percent, max_denials: order.max_denials });
+        candidate.enforce(terms);
         let loaded = Loaded {
-            candidate: Arc::new(Candidate::new(policy, terms)),
+            candidate: candidate.into(),
             files: file_set(&order.file, &files),
+            names: verification::names(&config, &self.in_force.current().pools),
             version: config.version().into(),
             time: clock::timestamp(),
             told_of_its_fall: false.into(),
         };
         let version = Arc::clone(&loaded.version);
-        self.exchange_candidate(Some(loaded));
-        Ok((version, difference, warnings))
+        drop(snapshot);
+        let revoked = self.exchange_candidate(Some(loaded));
+        Ok((version, difference, warnings, revoked))
+    }
+
+    fn share_candidate(&mut self, by: By, order: &ShareOrder) -> Result<ShareAnswer, Refusal> {
+        let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
+        let before = loaded.candidate.terms();
+        let max_denials = order.max_denials.or(before.map(|terms| terms.max_denials));
+        let max_denials = max_denials.unwrap_or(ShareOrder::MAX_DENIALS);
+        let terms = (order.percent > 0).then_some(Terms { percent: order.percent, max_denials });
+        loaded.candidate.enforce(terms);
+        loaded.told_of_its_fall.store(false, Ordering::Relaxed);
+        let revoked = self.candidate_changed();
+        let (version, percent) = (Arc::clone(&loaded.version), order.percent);
+        tracing::info!(%version, percent, max_denials, revoked, "the candidate's share of the clients is another one");
+        self.auditor.resetting(What::CandidateShare, by, loaded.subject(), Ok(revoked));
+        Ok(ShareAnswer { version, percent, max_denials, revoked })
     }
 
     fn drop_candidate(&mut self, by: By) -> Result<DropAnswer, Refusal> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
-        self.exchange_candidate(None);
+        let revoked = self.exchange_candidate(None);
         let version = Arc::clone(&loaded.version);
-        tracing::info!(%version, "the candidate is dropped");
-        self.auditor.noted(What::CandidateDrop, by, loaded.subject(), Ok(()));
-        Ok(DropAnswer { version })
+        tracing::info!(%version, revoked, "the candidate is dropped");
+        self.auditor.resetting(What::CandidateDrop, by, loaded.subject(), Ok(revoked));
+        Ok(DropAnswer { version, revoked })
     }
 
     /// Puts in force what the files say, if that is the candidate.
@@ -169,6 +214,7 @@ impl Reloader {
         let answer = self.promote(by);
         if answer.reloaded {
             self.note_candidate(None);
+            self.pin_names();
         }
         answer
     }
@@ -182,12 +228,44 @@ impl Reloader {
         }
     }
 
-    fn exchange_candidate(&mut self, loaded: Option<Loaded>) {
+    /// Yields how many live flows were reset for it.
+    fn exchange_candidate(&mut self, loaded: Option<Loaded>) -> u64 {
         let candidate = loaded.as_ref().map(|loaded| Arc::clone(&loaded.candidate));
         // Tenants and policy are shared with the snapshot before, so whoever drops that drops little.
         let snapshot = Snapshot { candidate, ..Snapshot::clone(&self.gateway.snapshot.load()) };
         self.gateway.snapshot.store(Arc::new(snapshot));
         self.note_candidate(loaded);
+        self.candidate_changed()
+    }
+
+    /// Other names are to be looked up in advance, and what a candidate let out is judged again. Yields how many live flows
+    /// were reset.
+    fn candidate_changed(&self) -> u64 {
+        self.pin_names();
+        self.gateway.judge_canaries_again(clock::timestamp()).revoked
+    }
+
+    /// Has the names of rules looked up in advance.
+    pub(super) fn pin_names(&self) {
+        let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());
+        let loaded = self.candidates.0.load();
+        let canary = loaded.as_deref().and_then(|loaded| {
+            let enforced = loaded.candidate.leads().then_some(&loaded.names);
+            Some((&**loaded.candidate.verifier()?, enforced))
+        });
+        verification::pin(snapshot.verifier.as_deref(), &current.names, canary);
+    }
+
+    /// Says once that a candidate has fallen back, and judges again what it let out.
+    pub(super) fn watch_candidate(&self) {
+        let loaded = self.candidates.0.load();
+        let Some(loaded) = loaded.as_deref().filter(|loaded| loaded.has_just_fallen()) else { return };
+        let Some(gateway::FellBack { denied, flows, .. }) = loaded.candidate.fell_back() else { return };
+        let revoked = self.candidate_changed();
+        let why =
+            format!("it alone denied {denied} of {flows} flows of the clients that it was enforced for");
+        tracing::error!(version = %loaded.version, revoked, "the candidate is enforced for nobody any more: {why}");
+        self.auditor.resetting(What::CandidateFallBack, By::Gateway, loaded.subject(), Ok(revoked));
     }
 
     /// What is told from now on. The snapshot in force has it already.
@@ -205,17 +283,6 @@ impl Candidates {
         let loaded = loaded.as_deref()?;
         Some(CandidateInfo { version: Arc::clone(&loaded.version), state: loaded.state() })
     }
-
-    /// Says once that a candidate has fallen back.
-    pub(super) fn watch(&self, auditor: &Auditor) {
-        let loaded = self.0.load();
-        let Some(loaded) = loaded.as_deref().filter(|loaded| loaded.has_just_fallen()) else { return };
-        let Some(gateway::FellBack { denied, flows, .. }) = loaded.candidate.fell_back() else { return };
-        let why =
-            format!("it alone denied {denied} of {flows} flows of the clients that it was enforced for");
-        tracing::error!(version = %loaded.version, "the candidate is enforced for nobody any more: {why}");
-        auditor.noted(What::CandidateFallBack, By::Gateway, loaded.subject(), Ok(()));
-    }
 }
 
 impl Loaded {
@@ -224,74 +291,6 @@ impl Loaded {
     }
 
     fn has_just_fallen(&self) -> bool {
-        let fallen = self.candidate.terms().is_some() && !self.candidate.leads();
-        fallen && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
-    }
-
-    fn state(&self) -> &'static str {
-        match self.candidate.terms() {
-            None => "observing",
-            Some(_) if self.candidate.leads() => "canary",
-            Some(_) => "fell_back",
-        }
-    }
-
-    fn status(&self) -> CandidateStatus {
-        let (tally, fell_back) = (self.candidate.tally(), self.candidate.fell_back());
-        let mut changes: Vec<_> = tally.kinds.into_iter().map(|(kind, kept)| changed(kind, kept)).collect();
-        changes.sort_by(|a, b| (b.flows, &a.tenant, &a.rule).cmp(&(a.flows, &b.tenant, &b.rule)));
-        let tenants = tally.tenants.into_iter().map(|(tenant, counts)| {
-            let of = |change: Change| counts[change as usize];
-            TenantChanges {
-                tenant,
-                same: of(Change::Same),
-                would_deny: of(Change::WouldDeny),
-                would_allow: of(Change::WouldAllow),
-                unjudged: of(Change::Unjudged),
-            }
-        });
-        CandidateStatus {
-            file: self.files.main.clone(),
-            version: Arc::clone(&self.version),
-            loaded: self.time,
-            state: self.state().to_owned(),
-            canary: self.candidate.terms().map(|Terms { percent, max_denials }| Canary {
-                percent,
-                max_denials,
-                fell_back: fell_back.map(|gateway::FellBack { time, denied, flows }| FellBack {
-                    time,
-                    denied,
-                    flows,
-                    within_seconds: WINDOW.as_secs(),
-                }),
-            }),
-            tenants: tenants.collect(),
-            changes,
-            beyond: tally.beyond,
-        }
-    }
-}
-
-fn changed(kind: gateway::Kind, kept: gateway::Kept) -> ChangedFlows {
-    let mut examples: Vec<_> = kept.examples.into_iter().map(example).collect();
-    examples.sort_by_key(|example| std::cmp::Reverse(example.last));
-    ChangedFlows {
-        tenant: kind.tenant,
-        change: kind.change.as_str().to_owned(),
-        reason: kind.reason.as_str().to_owned(),
-        rule: kind.rule,
-        candidate_rule: kind.candidate_rule,
-        flows: kept.flows,
-        examples,
-    }
-}
-
-fn example(example: gateway::Example) -> Example {
-    Example {
-        hostname: example.hostname.map(|name| name.to_string()),
-        destination: example.destination.socket(),
-        client: example.client,
-        flows: example.flows,
-        last: example.last,
+        self.candidate.fell_back().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
     }
 }

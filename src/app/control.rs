@@ -132,8 +132,16 @@ impl Told {
             Err(why) => return Err(Refusal(format!("{why}"))),
         };
         let snapshot = self.gateway.snapshot.load();
-        let verifier = snapshot.verifier.as_deref();
-        let known_of = |name| verifier.map(|verifier| verifier.names().known(name)).unwrap_or_default();
+        let known_of = |name| {
+            let mut known: Vec<_> =
+                snapshot.verifiers().flat_map(|verifier| verifier.names().known(name)).collect();
+            known.sort_unstable();
+            known.dedup();
+            known
+        };
+        let mut servers: Vec<_> =
+            snapshot.verifiers().flat_map(|verifier| verifier.settings().servers.clone()).collect();
+        servers.dedup();
         let row = |(mismatch, seen): (Mismatch, Seen)| MismatchRow {
             tenant: mismatch.tenant.to_string(),
             rule: mismatch.rule.map(|rule| rule.to_string()),
@@ -145,8 +153,8 @@ impl Told {
         let meant =
             |(mismatch, _): &(Mismatch, Seen)| name.as_ref().is_none_or(|name| mismatch.name == *name);
         Ok(NamesReport {
-            servers: verifier.map(|verifier| verifier.settings().servers.clone()).unwrap_or_default(),
-            known: verifier.map_or(0, |verifier| verifier.names().count()),
+            servers,
+            known: snapshot.verifiers().map(|verifier| verifier.names().count()).sum(),
             addresses: name.as_ref().map(known_of),
             mismatches: self.gateway.mismatches.sample().into_iter().filter(meant).map(row).collect(),
         })

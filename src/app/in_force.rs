@@ -27,11 +27,14 @@ pub(super) struct Current {
     pub(super) version: Arc<str>,
     /// What it was read from.
     pub(super) files: Arc<[ReadFile]>,
+    /// Those to be looked up in advance.
+    pub(super) names: Arc<HashSet<Key>>,
 }
 
 impl InForce {
     pub(super) fn new(built: &Built) -> Arc<Self> {
-        built.pin_names();
+        let verifier = built.snapshot.verifier.as_deref();
+        verification::pin(verifier, &built.names, None);
         Arc::new(Self { current: ArcSwap::from_pointee(built.current()), reloaded: AtomicBool::new(true) })
     }
 
@@ -51,7 +54,6 @@ impl InForce {
 
     /// A reload took effect.
     pub(super) fn exchange(&self, built: &Built) {
-        built.pin_names();
         self.current.store(Arc::new(built.current()));
         self.reloaded.store(true, Ordering::Relaxed);
     }
@@ -62,8 +64,7 @@ pub(super) struct Built {
     pub(super) pools: Arc<Pools>,
     pub(super) specs: Arc<[PoolSpec]>,
     pub(super) snapshot: Snapshot,
-    /// Names to look up in advance.
-    pub(super) pins: HashSet<Key>,
+    names: Arc<HashSet<Key>>,
     pub(super) version: Arc<str>,
     files: Arc<[ReadFile]>,
 }
@@ -80,17 +81,10 @@ impl Built {
         let pools = truth::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
-        let pins = verification::pins(config, &pools);
+        let names = verification::names(config, &pools).into();
         let version = config.version().into();
         let specs = config.pools.clone().into();
-        Ok(Self { pools, specs, snapshot, pins, version, files: files.into() })
-    }
-
-    /// Has the names of its rules looked up in advance, and no others.
-    fn pin_names(&self) {
-        if let Some(verifier) = &self.snapshot.verifier {
-            verifier.pin(self.pins.clone());
-        }
+        Ok(Self { pools, specs, snapshot, names, version, files: files.into() })
     }
 
     fn current(&self) -> Current {
@@ -99,6 +93,7 @@ impl Built {
             specs: Arc::clone(&self.specs),
             version: Arc::clone(&self.version),
             files: Arc::clone(&self.files),
+            names: Arc::clone(&self.names),
         }
     }
 }

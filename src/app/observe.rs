@@ -55,7 +55,8 @@ pub(super) struct Seen {
 impl Seen {
     /// The text of one scrape.
     pub(super) fn render(&self) -> String {
-        let current = self.in_force.current();
+        let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());
+        let names = snapshot.verifiers().map(|verifier| verifier.names().count());
         let scrape = Scrape {
             sources: usage(&current.pools, &self.forecast, &self.last.load()),
             config_version: Arc::clone(&current.version),
@@ -63,8 +64,8 @@ impl Seen {
             hot: hot(&current.pools, &self.forecast),
             port_collisions: self.ledger.collisions(),
             candidate: self.candidates.info(),
-            monitored: monitored(&self.gateway.snapshot.load()),
-            names: self.gateway.snapshot.load().verifier.as_ref().map(|verifier| verifier.names().count()),
+            monitored: monitored(&snapshot),
+            names: names.reduce(|one, other| one + other),
         };
         self.metrics.render(&scrape)
     }

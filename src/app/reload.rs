@@ -132,7 +132,9 @@ impl Reloader {
 
     fn serve(&mut self, ordered: &Receiver<Task>) {
         loop {
-            match ordered.recv_timeout(TICK) {
+            let next = ordered.recv_timeout(TICK);
+            self.unharmed(|reloader| reloader.watch_candidate());
+            match next {
                 Ok(first) => self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING)),
                 Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
                     self.carry_out(vec![Order { by: By::Watch, reply: None }]);
@@ -152,13 +154,22 @@ impl Reloader {
                 Task::Reload(order) => orders.push(order),
                 Task::Other(task) => {
                     self.carry_out(std::mem::take(&mut orders));
-                    if catch_unwind(AssertUnwindSafe(|| task(self))).is_err() {
-                        tracing::error!("an order failed in a way that is a bug; please report it");
-                    }
+                    self.unharmed(|reloader| {
+                        // It may have fallen back a moment ago, and is about to be another one.
+                        reloader.watch_candidate();
+                        task(reloader);
+                    });
                 }
             }
         }
         self.carry_out(orders);
+    }
+
+    /// Does something after whose panic the thread goes on.
+    fn unharmed(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!("an order failed in a way that is a bug; please report it");
+        }
     }
 
     /// One reload, told to everybody who wanted it.
@@ -227,7 +238,8 @@ impl Reloader {
         snapshot::put_limits_in_force(&built.snapshot);
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
-        let revoked = self.gateway.judge_again(clock::timestamp());
+        self.pin_names();
+        let revoked = self.gateway.judge_again(clock::timestamp()).revoked;
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
         Ok(Reloaded { difference, warnings, revoked })

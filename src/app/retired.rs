@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_candidate_is_kept_for_as_long_as_a_flow_has_it() {
         let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
-        let candidate = Arc::new(Candidate::new(policy, None));
+        let candidate = Arc::new(Candidate::new(policy, Vec::new()));
         let (flow, seen) = (Arc::clone(&candidate), Arc::downgrade(&candidate));
         let mut retired = Retired::default();
         retired.add_candidate(candidate);

@@ -25,7 +25,7 @@ pub(super) fn build(
         .iter()
         .zip(&config.tenants)
         .map(|(rules, spec)| {
-            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics);
+            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics, before);
             tenant(config, pools, metrics, rules, verification, before).map(Arc::new)
         })
         .collect();
@@ -71,7 +71,7 @@ fn tenant(
     pools: &Pools,
     metrics: &Arc<Metrics>,
     rules: &Arc<policy::Tenant>,
-    verification: Option<Verification>,
+    verification: Option<Arc<Verification>>,
     before: Option<&Snapshot>,
 ) -> Result<Tenant, StartError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {

@@ -15,7 +15,8 @@ use std::sync::Arc;
 /// Names of rules that are looked up before anybody asks, in each family. Each takes some 300 bytes.
 const MOST_PINNED: usize = 100_000;
 
-/// There if a rule asks for it: the one of `before` if that asks the same servers, with all that it knows.
+/// There if a rule asks for it: the one of `before`, or of its candidate, if that asks the same servers, with all that it
+/// knows.
 pub(super) fn verifier(
     config: &Config,
     metrics: &Metrics,
@@ -33,31 +34,62 @@ pub(super) fn verifier(
     let (dnssec, grace, roots) =
         (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
     let settings = Settings { servers, dnssec, grace, roots };
-    if let Some(verifier) = before.and_then(|before| before.verifier.as_ref())
-        && *verifier.settings() == settings
-    {
+    let candidate = before.and_then(|before| before.candidate.as_ref());
+    let known = [
+        before.and_then(|before| before.verifier.as_ref()),
+        candidate.and_then(|candidate| candidate.verifier()),
+    ];
+    let same = |verifier: &&Arc<Verifier>| *verifier.settings() == settings;
+    if let Some(verifier) = known.into_iter().flatten().find(same) {
         return Ok(Some(Arc::clone(verifier)));
     }
     Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
 }
 
-/// A tenant's part of it, if a rule of the tenant asks for it.
+/// A tenant's part of it, if a rule of the tenant asks for it. It asks in the name of the tenant that was called so.
 pub(super) fn of_tenant(
     tenant: &TenantSpec,
     verifier: Option<&Arc<Verifier>>,
     metrics: &Metrics,
-) -> Option<Verification> {
+    before: Option<&Snapshot>,
+) -> Option<Arc<Verification>> {
     let verifier = Arc::clone(verifier.filter(|_| asks(tenant))?);
+    let known =
+        before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == tenant.name));
+    let known = known.and_then(|known| known.verification.as_ref());
+    let asker = known.map_or_else(Asker::default, |known| known.asker.clone());
     let address_checks = metrics.address_checks(&tenant.name);
     let certificate_checks = metrics.certificate_checks(&tenant.name);
-    Some(Verification { verifier, asker: Asker::default(), address_checks, certificate_checks })
+    Some(Arc::new(Verification { verifier, asker, address_checks, certificate_checks }))
 }
 
-/// The names that rules ask about, in the families that the tenant's pool has.
-pub(super) fn pins(config: &Config, pools: &Pools) -> HashSet<Key> {
+/// Has the names of rules looked up in advance, and no others: those of the policy in force, and of a candidate that is
+/// enforced for somebody; `None` are its names, if it is not.
+pub(super) fn pin(
+    in_force: Option<&Verifier>,
+    names: &HashSet<Key>,
+    candidate: Option<(&Verifier, Option<&HashSet<Key>>)>,
+) {
+    let mut names = names.clone();
+    if let Some((verifier, more)) = candidate {
+        if in_force.is_some_and(|in_force| std::ptr::eq(in_force, verifier)) {
+            let room = MOST_PINNED.saturating_sub(names.len());
+            names.extend(more.into_iter().flatten().take(room).cloned());
+        } else {
+            verifier.pin(more.cloned().unwrap_or_default());
+        }
+    }
+    if let Some(verifier) = in_force {
+        verifier.pin(names);
+    }
+}
+
+/// The names that rules ask about, in the families that the tenant's pool has; in both, if the pool is not there yet.
+pub(super) fn names(config: &Config, pools: &Pools) -> HashSet<Key> {
     let mut pins = HashSet::new();
     for tenant in &config.tenants {
-        let families = pools.pool(&tenant.pool).map(|pool| pool.families()).unwrap_or_default();
+        let families = pools.pool(&tenant.pool).map(|pool| pool.families());
+        let families = families.unwrap_or_else(|| vec![Family::V4, Family::V6]);
         for rule in tenant.rules.iter().filter(|rule| asks_about_address(rule)) {
             for name in rule.hosts.iter().filter_map(exact) {
                 pins.extend(families.iter().map(|&family: &Family| Key { name: name.clone(), family }));

@@ -8,7 +8,9 @@ mod table;
 
 use super::ask::{AskError, Gateway, ask, order};
 use super::steering::put;
-use crate::admin::{CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer};
+use crate::admin::{
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer, ShareAnswer, ShareOrder,
+};
 use crate::clock;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf, absolute};
@@ -38,11 +40,22 @@ enum Action {
         #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
         percent: Option<u8>,
         /// Enforce it no more when it alone denies more than this share of these clients' flows within 5 minutes, in percent
-        #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percentage, requires = "percent")]
+        #[arg(long, value_name = "PERCENT", default_value_t = ShareOrder::MAX_DENIALS, value_parser = percentage, requires = "percent")]
         max_denials: f64,
         /// Print the gateway's answer, one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Enforce the loaded candidate for another share of the clients; what it came to so far stays
+    ///
+    /// A candidate that has fallen back is enforced again. What counts against it counts anew.
+    Share {
+        /// Of the clients, in percent; 0: it is judged on every flow, and enforced for nobody
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+        /// As with `load`; without it, what was said last, or 1
+        #[arg(long, value_name = "PERCENT", value_parser = percentage)]
+        max_denials: Option<f64>,
     },
     /// Tell what the candidate would change, by tenant and rule, with examples
     Status {
@@ -72,6 +85,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Action::Load { file, percent, max_denials, json } => {
             load(socket, file, *percent, *max_denials, *json)
         }
+        Action::Share { percent, max_denials } => share(socket, *percent, *max_denials),
         Action::Status { json } => status(socket, *json),
         Action::Promote => promote(socket),
         Action::Drop => drop_it(socket),
@@ -95,15 +109,43 @@ fn load(
     for finding in &answer.findings {
         eprintln!("{finding}");
     }
-    let LoadAnswer { loaded: true, version, difference: Some(difference), .. } = answer else {
+    let LoadAnswer { loaded: true, version, difference: Some(difference), revoked, .. } = answer else {
         let hint = if file.exists() { "" } else { ": there is no such file" };
         return Ok(print(&format!("refused{hint}; what was loaded before, if anything, stays\n"), REFUSED));
     };
-    let effect = match percent {
-        None => "it is judged on every flow from now on, without effect".to_owned(),
-        Some(percent) => format!("it is judged on every flow, and enforced for {percent} % of the clients"),
+    let (effect, reset) = (effect(percent.unwrap_or(0)), reset(revoked));
+    Ok(print(
+        &format!("loaded {version}: {effect}{reset}\nto the configuration in force: {difference}\n"),
+        code,
+    ))
+}
+
+fn share(socket: &Path, percent: u8, max_denials: Option<f64>) -> Result<ExitCode, AskError> {
+    let body = ShareOrder { percent, max_denials };
+    let ShareAnswer { version, percent, max_denials, revoked } =
+        order(socket, "/v1/candidate/share", &as_json(&body))?;
+    let (effect, reset) = (effect(percent), reset(revoked));
+    let bound = match percent {
+        0 => String::new(),
+        _ => format!(", as long as it alone denies at most {max_denials} % of their flows"),
     };
-    Ok(print(&format!("loaded {version}: {effect}\nto the configuration in force: {difference}\n"), code))
+    Ok(print(&format!("candidate {version}: {effect}{bound}{reset}\n"), 0))
+}
+
+fn effect(percent: u8) -> String {
+    match percent {
+        0 => "it is judged on every flow from now on, without effect".to_owned(),
+        _ => format!("it is judged on every flow, and enforced for {percent} % of the clients"),
+    }
+}
+
+/// What else is to be said, if live flows were reset.
+fn reset(revoked: u64) -> String {
+    match revoked {
+        0 => String::new(),
+        1 => "; one live flow that nobody allows any more was reset".to_owned(),
+        more => format!("; {more} live flows that nobody allows any more were reset"),
+    }
 }
 
 fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
@@ -150,8 +192,8 @@ fn promote(socket: &Path) -> Result<ExitCode, AskError> {
 }
 
 fn drop_it(socket: &Path) -> Result<ExitCode, AskError> {
-    let DropAnswer { version } = ask(socket, "POST", "/v1/candidate/drop", "")?;
-    Ok(print(&format!("dropped {version}\n"), 0))
+    let DropAnswer { version, revoked } = ask(socket, "POST", "/v1/candidate/drop", "")?;
+    Ok(print(&format!("dropped {version}{}\n", reset(revoked)), 0))
 }
 
 fn as_json(answer: &impl serde::Serialize) -> String {

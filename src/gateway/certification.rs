@@ -2,14 +2,13 @@
 
 use super::flow::{Flow, Observed};
 use super::record::CertificateCheck;
-use super::session::Ended;
+use super::session::{Ended, speaks_tls};
 use super::snapshot::{Tenant, Verification};
 use super::verification::{Asked, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::egress::Dialler;
 use crate::hostname::Hostname;
-use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::policy::Permit;
 use crate::verify::{Begun, Certificate};
@@ -19,17 +18,17 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// What asks a server for its certificate, from an address and port of the tenant's.
-struct Prober<'a> {
-    tenant: &'a Tenant,
-    verification: &'a Verification,
-    dialler: Dialler,
-    client: ClientAddr,
-    name: &'a Hostname,
+pub(super) struct Prober<'a> {
+    pub(super) tenant: &'a Tenant,
+    pub(super) verification: &'a Verification,
+    pub(super) dialler: Dialler,
+    pub(super) client: ClientAddr,
+    pub(super) name: &'a Hostname,
 }
 
 impl Prober<'_> {
     /// Never an error, and within the time.
-    async fn check(&self, to: DialAddr, time: Duration) -> Certificate {
+    pub(super) async fn check(&self, to: DialAddr, time: Duration) -> Certificate {
         let Verification { verifier, asker, .. } = self.verification;
         let asking = verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to));
         let late = Certificate::Unknown("the server did not prove anything within `[inspect] deadline`");
@@ -86,19 +85,20 @@ impl Asked<'_> {
         let (true, Some(to)) = (speaks_tls(flow), flow.record.dialled) else { return };
         let Some(place) = self.tenant.inspections.enter() else { return };
         let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
-        let (tenant, name, client) = (Arc::clone(self.tenant), self.name.clone(), flow.record.client);
+        let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
+        let (name, client) = (self.name.clone(), flow.record.client);
         let (dialler, time) = (self.worker.dialler, self.worker.inspect_deadline);
         tokio::task::spawn_local(async move {
             let _place = place;
-            let Some(verification) = &tenant.verification else { return };
-            let prober = Prober { tenant: &tenant, verification, dialler, client, name: &name };
+            let (tenant, verification) = (&tenant, &verification);
+            let prober = Prober { tenant, verification, dialler, client, name: &name };
             let found = prober.check(to, time).await;
             observed.certificate.set(Some(prober.count(found)));
         });
     }
 
     fn prober(&self, flow: &Flow) -> Prober<'_> {
-        let Self { worker, tenant, verification, name } = *self;
+        let Self { worker, tenant, verification, name, .. } = *self;
         Prober { tenant, verification, dialler: worker.dialler, client: flow.record.client, name }
     }
 }
@@ -120,8 +120,4 @@ impl From<Certificate> for CertificateCheck {
             Certificate::Unknown(_) => Self::Unknown,
         }
     }
-}
-
-fn speaks_tls(flow: &Flow) -> bool {
-    flow.record.protocol == Some(Protocol::Tls.as_str())
 }

@@ -51,6 +51,21 @@ pub struct LiveFlow {
     pub asked: Option<Box<OriginalDestination>>,
     /// What came of listening to its client; `None` if nobody did.
     pub seen: Option<Seen>,
+    /// Whether a candidate let it out.
+    pub canary: bool,
+    /// Whether its client speaks TLS.
+    pub tls: bool,
+    /// What was found out of it.
+    pub proof: Proof,
+}
+
+/// What was found out of a flow beyond its name and address, or is still to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Proof {
+    /// The address dialled is one of its name's.
+    pub address: bool,
+    /// The server there has a certificate for its name.
+    pub certificate: bool,
 }
 
 /// A flow's entry; dropped, it is gone from the table.
@@ -197,6 +212,9 @@ mod tests {
                 ech: false,
                 unframed: false,
             }),
+            canary: false,
+            tls: false,
+            proof: Proof::default(),
         }
     }
 

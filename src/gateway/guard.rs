@@ -141,8 +141,11 @@ impl Terms {
             return Ok(());
         }
         let snapshot = self.gateway.snapshot.load();
-        let decided = snapshot.ask(self.client, &self.tenant, |rules| rules.decide(asked, false, self.to));
-        let Some(decision) = decided else { return Err(Refused::bare(Outcome::PolicyRevoked, None)) };
+        let tenant = snapshot.still_of(self.client, &self.tenant);
+        let Some(ruling) = tenant.and_then(|tenant| snapshot.lead(self.client, tenant)) else {
+            return Err(Refused::bare(Outcome::PolicyRevoked, None));
+        };
+        let decision = ruling.rules.decide(asked, false, self.to);
         let (outcome, rule) = match decision {
             // Nobody has asked whether the address is this name's, too.
             Decision::Permit(permit) if self.bound || binds(&permit) => {

@@ -4,6 +4,7 @@
 //! what flows share; `server` accepts.
 
 mod admission;
+mod again;
 mod candidate;
 mod certification;
 mod flow;
@@ -21,10 +22,11 @@ mod verification;
 mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
+pub use again::Judged;
 pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
-pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows};
+pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
 #[cfg(test)]

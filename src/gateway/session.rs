@@ -4,13 +4,15 @@
 //! outcome as its error; [`run`] then answers the client.
 
 use super::admission::Pass;
-use super::candidate::Trial;
+use super::again::Fate;
+use super::candidate::word::Word;
+use super::candidate::{Ruling, Trial};
 use super::flow::Flow;
-use super::flow_table::{Listed, LiveFlow};
+use super::flow_table::{Listed, LiveFlow, Proof};
 use super::guard::{Guard, Refused, outcome_of};
 use super::leg::Leg;
 use super::meters::{Counted, Timed};
-use super::record::{NameSource, Verdict};
+use super::record::{AddressCheck, CertificateCheck, NameSource, Verdict};
 use super::refusal;
 use super::snapshot::Tenant;
 use super::verification;
@@ -21,7 +23,7 @@ use crate::egress::{DialError, Lease, LeaseError, Rest, UpstreamEnd};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{self, Decision, Denial, Permit, Seen};
+use crate::policy::{Decision, Denial, Permit, Seen};
 use crate::relay::{self, End, Farewell, Guarded, Side};
 use crate::sys::failure::Failure;
 use crate::sys::stream;
@@ -50,11 +52,12 @@ pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
 
 async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
     let Admitted { mut tenant, trial, place: _place } = admit(worker, flow)?;
-    let Allowed { permit, seen, mut guard } = decide(worker, &mut tenant, trial, client, flow).await?;
+    let Allowed { permit, seen, trial, mut guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
         // In a box: flows that are not verified do not carry the room for it.
-        Box::pin(verification::dial(worker, &tenant, client, permit, seen, flow)).await?
+        Box::pin(verification::dial(worker, &tenant, trial, client, permit, seen, flow)).await?
     } else {
+        drop(trial);
         dial(worker, &tenant, permit, seen, flow)?
     };
     if !upstream.lease.is_connected() {
@@ -126,6 +129,7 @@ struct Allowed {
     permit: Permit,
     /// `None` if nobody listened to its client.
     seen: Option<Seen>,
+    trial: Option<Box<Trial>>,
     guard: MaybeGuarded,
 }
 
@@ -138,17 +142,19 @@ async fn decide(
     flow: &mut Flow,
 ) -> Result<Allowed, Ended> {
     let (to, time) = (flow.record.destination, flow.record.time);
-    let unseen = lead(tenant, trial.as_deref(), flow)?.decide_unseen(to);
+    let unseen = lead(tenant, trial.as_deref(), flow)?.rules.decide_unseen(to);
     let (seen, inspected, decision) = if let Some(permit) = unseen {
         (None, None, Decision::Permit(permit))
     } else {
         let (seen, inspected) = inspect(worker, tenant, client, flow).await?;
         keep_up(worker, tenant, &mut trial, flow)?;
-        let decision = lead(tenant, trial.as_deref(), flow)?.judge(&seen, to, time);
+        let decision = lead(tenant, trial.as_deref(), flow)?.rules.judge(&seen, to, time);
         (Some(seen), inspected, decision)
     };
-    if let Some(trial) = &trial {
-        trial.compare(Some(&tenant.policy), flow, seen.as_ref(), &decision);
+    // What is asked about names is part of the word, and is found out later.
+    let asks = matches!(&decision, Decision::Permit(permit) if permit.asks());
+    if let Some(trial) = trial.as_ref().filter(|_| !asks) {
+        trial.compare(Some(&tenant.policy), flow, seen.as_ref(), Word::from(&decision));
     }
     if decision.denies_for() == Some(Outcome::MalformedHttp)
         && let Some(Inspected { unframed, .. }) = inspected
@@ -159,19 +165,19 @@ async fn decide(
         Decision::Permit(permit) => permit,
         Decision::Denial(denial) => return Err(deny(flow, denial)),
     };
-    let monitors = lead(tenant, trial.as_deref(), flow)?.mode.monitors(time);
+    let monitors = lead(tenant, trial.as_deref(), flow)?.rules.mode.monitors(time);
     let guard = inspected.and_then(|inspected| Guard::of(&inspected, &permit, worker, flow, monitors));
-    Ok(Allowed { permit: allow(flow, permit), seen, guard })
+    Ok(Allowed { permit: allow(flow, permit), seen, trial, guard })
 }
 
 /// The rules that hold for the flow: the tenant's, or the candidate's.
-fn lead<'a>(
+pub(super) fn lead<'a>(
     tenant: &'a Tenant,
     trial: Option<&'a Trial>,
     flow: &mut Flow,
-) -> Result<&'a policy::Tenant, Ended> {
-    let rules = trial.map_or(Some(&tenant.policy), |trial| trial.lead(&tenant.policy));
-    rules.map(|rules| &**rules).ok_or_else(|| {
+) -> Result<Ruling<'a>, Ended> {
+    let own = tenant.ruling();
+    trial.map_or(Some(own), |trial| trial.lead(own)).ok_or_else(|| {
         let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
         denied(Some(tenant), trial, flow, denial)
     })
@@ -185,11 +191,11 @@ fn keep_up(
     flow: &Flow,
 ) -> Result<(), Ended> {
     let snapshot = worker.gateway.snapshot.load();
-    if snapshot.has(tenant) {
+    if snapshot.has(tenant) && trial.is_none() && snapshot.candidate.is_none() {
         return Ok(());
     }
     let client = flow.record.client;
-    let now = snapshot.tenant_of(client).filter(|now| now.policy.name == tenant.policy.name);
+    let now = snapshot.still_of(client, &tenant.policy.name);
     *tenant = Arc::clone(now.ok_or(Outcome::PolicyRevoked)?);
     *trial = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.trial(client)));
     Ok(())
@@ -199,7 +205,7 @@ fn keep_up(
 fn denied(tenant: Option<&Tenant>, trial: Option<&Trial>, flow: &mut Flow, denial: Denial) -> Ended {
     let decision = Decision::Denial(denial.clone());
     if let Some(trial) = trial {
-        trial.compare(tenant.map(|tenant| &*tenant.policy), flow, None, &decision);
+        trial.compare(tenant.map(|tenant| &*tenant.policy), flow, None, Word::from(&decision));
     }
     deny(flow, denial)
 }
@@ -386,14 +392,26 @@ fn list<'w>(
         destination: to,
         asked: (asked.socket() != to.socket()).then(|| Box::new(asked)),
         seen,
+        canary: record.canary,
+        tls: speaks_tls(flow),
+        proof: Proof {
+            address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
+            certificate: record.certificate_check == Some(CertificateCheck::Valid),
+        },
     };
     let listed = worker.gateway.table.list(live(seen.clone()));
     let snapshot = worker.gateway.snapshot.load();
-    let out_of_date = snapshot.revokes && !snapshot.has(tenant);
-    if out_of_date && !snapshot.allows(&live(seen), record.time) {
+    // A candidate may have fallen back since, without a trace in the snapshot.
+    let out_of_date = snapshot.revokes && (record.canary || !snapshot.has(tenant));
+    // Nobody else would find out what is asked of it now.
+    if out_of_date && snapshot.fate(&live(seen), record.time) != Fate::Stays {
         return Err(Outcome::PolicyRevoked.into());
     }
     Ok(listed)
+}
+
+pub(super) fn speaks_tls(flow: &Flow) -> bool {
+    flow.record.protocol == Some(Protocol::Tls.as_str())
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {

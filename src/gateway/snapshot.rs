@@ -1,16 +1,14 @@
 //! What the workers go by, swapped as a whole: tenants with all that their flows touch.
 
 use super::admission::{Gate, OwnAddresses};
-use super::candidate::Candidate;
+use super::candidate::{Candidate, Ruling};
 use super::flow_table::LiveFlow;
 use super::meters::TenantMeters;
-use crate::addr::{ClientAddr, OriginalDestination};
+use crate::addr::ClientAddr;
 use crate::count::Counter;
 use crate::egress::{Pool, Share};
-use crate::outcome::Outcome;
-use crate::policy::{self, Decision, Policy, Seen};
+use crate::policy::{self, Policy};
 use crate::verify::{Asker, Verifier};
-use jiff::Timestamp;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -48,7 +46,7 @@ pub struct Tenant {
     /// `[inspect] max_pending`
     pub inspections: Arc<Gate>,
     /// There if a rule of the tenant asks whether addresses are those of names.
-    pub verification: Option<Verification>,
+    pub verification: Option<Arc<Verification>>,
 }
 
 /// What a tenant's flows need to find out whether addresses are those of names.
@@ -74,30 +72,39 @@ impl Snapshot {
         self.tenants.get(tenant.policy.index).is_some_and(|own| std::ptr::eq(&raw const **own, tenant))
     }
 
-    /// Whether a flow that left under another policy may live on under this one: it would be the same tenant's, and would
-    /// leave as well. One whose client nobody listened to, or understood, has no name, and needs a rule that asks for
-    /// none.
-    pub fn allows(&self, flow: &LiveFlow, now: Timestamp) -> bool {
-        let dialled = || OriginalDestination::new(flow.destination.socket());
-        let to = flow.asked.as_deref().copied().unwrap_or_else(dialled);
-        let unknown = Seen::Unclear(Outcome::NoHostname);
-        let seen = flow.seen.as_ref().unwrap_or(&unknown);
-        let allowed = self.ask(flow.client, &flow.tenant, |rules| {
-            rules.decide_unseen(to).is_some() || matches!(rules.judge(seen, to, now), Decision::Permit(_))
-        });
-        allowed == Some(true)
+    /// What looks names up: for the policy in force, and for the candidate if that has one of its own.
+    pub fn verifiers(&self) -> impl Iterator<Item = &Arc<Verifier>> {
+        let own = self.verifier.as_ref();
+        let candidates = self.candidate.as_ref().and_then(|candidate| candidate.verifier());
+        let other = candidates.filter(|other| own.is_none_or(|own| !Arc::ptr_eq(own, other)));
+        own.into_iter().chain(other)
     }
 
-    /// Asks the rules that hold for a tenant's client: the tenant's, or the candidate's. `None` if there are none, or it is
-    /// another tenant's now.
-    pub(super) fn ask<A>(
-        &self,
-        client: ClientAddr,
-        tenant: &str,
-        ask: impl FnOnce(&policy::Tenant) -> A,
-    ) -> Option<A> {
-        let tenant = self.policy.tenant_of(client).filter(|now| *now.name == *tenant)?;
-        let trial = self.candidate.as_ref().map(|candidate| candidate.trial(client));
-        trial.as_ref().map_or(Some(tenant), |trial| trial.lead(tenant)).map(|rules| ask(rules))
+    /// The tenant of this name, if a client is still its.
+    pub(super) fn still_of(&self, client: ClientAddr, tenant: &str) -> Option<&Arc<Tenant>> {
+        self.tenant_of(client).filter(|now| *now.policy.name == *tenant)
+    }
+
+    /// The rules that hold for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's do, and it
+    /// knows no tenant for the client.
+    pub(super) fn lead<'a>(&'a self, client: ClientAddr, tenant: &'a Tenant) -> Option<Ruling<'a>> {
+        match self.candidate.as_deref().filter(|candidate| candidate.covers(client)) {
+            Some(candidate) => candidate.tenant_of(client),
+            None => Some(tenant.ruling()),
+        }
+    }
+
+    /// The rules that a live flow is judged by: those of the policy in force; the candidate's, if that let it out and would
+    /// be asked again.
+    pub(super) fn ruling_of<'a>(&'a self, flow: &LiveFlow) -> Option<Ruling<'a>> {
+        let tenant = self.still_of(flow.client, &flow.tenant)?;
+        if flow.canary { self.lead(flow.client, tenant) } else { Some(tenant.ruling()) }
+    }
+}
+
+impl Tenant {
+    /// Its own rules.
+    pub(super) fn ruling(&self) -> Ruling<'_> {
+        Ruling { rules: &self.policy, verification: self.verification.as_ref() }
     }
 }

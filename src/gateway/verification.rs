@@ -1,6 +1,8 @@
 //! Is the address the name's? What rules ask beyond name, address and port, and the dialling of addresses that Egret
 //! resolved itself. docs/verify.md says what each answer promises.
 
+use super::candidate::word::Word;
+use super::candidate::{Ruling, Trial};
 use super::flow::{Flow, Observed};
 use super::leg::Leg;
 use super::mismatches::Mismatch;
@@ -13,7 +15,7 @@ use crate::clock;
 use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Denial, Destination, Permit, Seen};
+use crate::policy::{self, CertificateRule, Denial, Destination, Permit, Seen};
 use crate::verify::{Match, Trouble, Unresolved};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -31,21 +33,29 @@ const STAGGER: Duration = Duration::from_millis(250);
 pub(super) async fn dial<'w>(
     worker: &'w Worker,
     tenant: &Arc<Tenant>,
+    trial: Option<Box<Trial>>,
     client: &Leg,
     permit: Permit,
     seen: Option<Seen>,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
+    let Ruling { rules, verification } = session::lead(tenant, trial.as_deref(), flow)?;
     // Rules that ask go by name, and never without this part of their tenant.
-    let (Some(name), Some(verification)) = (flow.record.hostname.clone(), &tenant.verification) else {
+    let (Some(name), Some(verification)) = (flow.record.hostname.clone(), verification) else {
         return Err(Outcome::ResolverUnavailable.into());
     };
-    let asked = Asked { worker, tenant, verification, name: &name };
+    let asked = Asked { worker, tenant, rules, verification, name: &name };
     let observes = permit.certificate() == CertificateRule::Observe;
     let permits = match asked.route(client, permit, flow).await {
-        Ok(permits) => permits,
-        Err(ended) => vec![deny(tenant, flow, ended)?],
+        Ok(permits) => Ok(permits),
+        Err(ended) => deny(rules, flow, ended).map(|permit| vec![permit]),
     };
+    if let Some(trial) = &trial {
+        let denied = permits.as_ref().err().map(|ended| ended.outcome).filter(|outcome| outcome.is_denial());
+        let word = Word { rule: flow.record.rule.clone(), denied };
+        trial.compare(Some(&tenant.policy), flow, seen.as_ref(), word);
+    }
+    let permits = permits?;
     let upstream = match <[Permit; 1]>::try_from(permits) {
         Ok([permit]) => session::dial(worker, tenant, permit, seen, flow)?,
         Err(permits) => dial_first(worker, tenant, client, permits, seen, flow).await?,
@@ -57,14 +67,14 @@ pub(super) async fn dial<'w>(
 }
 
 /// Refuses a flow that the rules had let out, unless monitor mode waives that.
-fn deny(tenant: &Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended> {
+fn deny(rules: &policy::Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended> {
     if !ended.outcome.is_denial() {
         return Err(ended);
     }
     flow.record.verdict = None;
     flow.record.detail = ended.detail;
     let denial = Denial { outcome: ended.outcome, rule: flow.record.rule.clone() };
-    if !tenant.policy.mode.monitors(flow.record.time) {
+    if !rules.mode.monitors(flow.record.time) {
         return Err(session::deny(flow, denial));
     }
     match denial.waived(flow.record.destination) {
@@ -77,7 +87,9 @@ fn deny(tenant: &Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended>
 pub(super) struct Asked<'a> {
     pub(super) worker: &'a Worker,
     pub(super) tenant: &'a Arc<Tenant>,
-    pub(super) verification: &'a Verification,
+    /// Those that let the flow out: the tenant's, or a candidate's.
+    pub(super) rules: &'a policy::Tenant,
+    pub(super) verification: &'a Arc<Verification>,
     pub(super) name: &'a Hostname,
 }
 
@@ -111,7 +123,7 @@ impl Asked<'_> {
 
     /// Whether the address is the name's; never an error, and within the time.
     async fn check(&self, to: DialAddr, time: Duration) -> Match {
-        let Verification { verifier, asker, .. } = self.verification;
+        let Verification { verifier, asker, .. } = &**self.verification;
         let asking = verifier.names().check(self.name, to.ip(), asker);
         timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late))
     }
@@ -134,14 +146,14 @@ impl Asked<'_> {
             return;
         };
         let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
+        let verification = Arc::clone(self.verification);
         let (name, to, rule) = (self.name.clone(), permit.dial(), permit.rule().cloned());
         let time = self.worker.inspect_deadline;
         tokio::task::spawn_local(async move {
             let _place = place;
-            let Some(verification) = &tenant.verification else { return };
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
             let found = timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late));
-            observed.address.set(Some(count(verification, found)));
+            observed.address.set(Some(count(&verification, found)));
             if let Match::No | Match::Absent = found {
                 note(&gateway, &tenant, rule, &name, to);
             }
@@ -150,7 +162,7 @@ impl Asked<'_> {
 
     /// The addresses that the name is resolved to and policy lets it lead to; one at least.
     async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
-        let Verification { verifier, asker, .. } = self.verification;
+        let Verification { verifier, asker, .. } = &**self.verification;
         let families = self.tenant.pool.families();
         let asking = verifier.names().resolve(self.name, &families, asker);
         let late = Err(Unresolved::Unknown(Trouble::Late));
@@ -173,7 +185,7 @@ impl Asked<'_> {
             if snapshot.own.contain(ip) {
                 return Err(Outcome::DestinationLocal);
             }
-            self.tenant.policy.redirect(permit, &asked, ip)
+            self.rules.redirect(permit, &asked, ip)
         };
         let (mut permits, mut refused) = (Vec::new(), Outcome::NameUnresolved);
         for ip in addresses?.into_iter().rev() {

@@ -16,7 +16,6 @@ use crate::relay::{Scratch, Silence};
 use crate::sys::listener::Liveness;
 use crate::sys::socket::Reactor;
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -44,17 +43,6 @@ pub struct Gateway {
     pub process: u32,
     /// Counts flows: the second part of flow ids.
     pub count: AtomicU64,
-}
-
-impl Gateway {
-    /// Judges every live flow by the snapshot in force, if that is to be, and revokes those that it does not allow. Yields
-    /// how many.
-    ///
-    /// A flow that was judged by a snapshot before, and is listed later than this looks for it, finds that by itself.
-    pub fn judge_again(&self, now: Timestamp) -> u64 {
-        let snapshot = self.snapshot.load_full();
-        if snapshot.revokes { self.table.revoke(|flow| snapshot.allows(flow, now)) } else { 0 }
-    }
 }
 
 /// How a worker treats its flows.

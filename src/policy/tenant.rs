@@ -164,7 +164,7 @@ impl Tenant {
         let rules = &self.rules;
         // As if the client had dialled it.
         let to = OriginalDestination::new(SocketAddr::new(ip, permit.dial().port()));
-        // Of a candidate's rules nothing is known here: what its clients are let out by is not resolved.
+        // Leave that another policy gave is none here.
         let own = |rule: &&Rule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
         let Some(rule) = rules.ranked.get(permit.rank as usize).filter(own) else {
             return Err(Outcome::NotAllowed);

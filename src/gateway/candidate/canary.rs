@@ -22,12 +22,10 @@ pub struct Terms {
     pub max_denials: f64,
 }
 
-impl Terms {
-    /// Whether a client is of the share. A client stays what it is, over restarts and for every candidate; one of a
-    /// smaller share is of every larger one.
-    pub fn cover(&self, client: ClientAddr) -> bool {
-        place(client.ip()) % 100 < u64::from(self.percent)
-    }
+/// Whether a client is of the share of so many percent. A client stays what it is, over restarts and for every candidate;
+/// one of a smaller share is of every larger one.
+pub(super) fn covers(percent: u8, client: ClientAddr) -> bool {
+    place(client.ip()) % 100 < u64::from(percent)
 }
 
 /// FNV-1a of the address, stirred (splitmix64): its low bits alone follow the last byte of the address.
@@ -96,8 +94,7 @@ mod tests {
     }
 
     fn share(percent: u8) -> Vec<u32> {
-        let terms = Terms { percent, max_denials: 1.0 };
-        (0..10_000).filter(|&number| terms.cover(client(number))).collect()
+        (0..10_000).filter(|&number| covers(percent, client(number))).collect()
     }
 
     #[test]

@@ -2,21 +2,25 @@
 
 mod canary;
 mod tally;
+pub(super) mod word;
 
 pub use canary::{FEWEST, Terms, WINDOW};
 pub use tally::{Example, Kept, Kind, Tally};
 
 use super::flow::Flow;
 use super::meters::Counted;
+use super::snapshot::Verification;
 use crate::addr::ClientAddr;
 use crate::clock;
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Policy, Seen, Tenant};
+use crate::policy::{Policy, Seen, Tenant};
+use crate::verify::Verifier;
 use canary::Watch;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use word::Word;
 
 /// What a candidate would change for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -48,17 +52,17 @@ impl Change {
 }
 
 /// A loaded candidate. Its pools and limits mean nothing here: flows leave from those in force.
-#[derive(Debug)]
 pub struct Candidate {
     policy: Policy,
-    terms: Option<Terms>,
-    /// The share's clients are the candidate's; never without `terms`.
-    leads: AtomicBool,
+    /// What the rules of its tenants need that ask about names, by the tenant's index.
+    verifications: Box<[Option<Arc<Verification>>]>,
+    /// Percent of the clients that are the candidate's now; 0 without terms, and when it has fallen back.
+    share: AtomicU8,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
+    terms: Option<Terms>,
     tally: Tally,
     watch: Watch,
     fell_back: Option<FellBack>,
@@ -76,20 +80,35 @@ pub struct FellBack {
 }
 
 impl Candidate {
-    /// Enforced by these terms; for nobody if there are none.
-    pub fn new(policy: Policy, terms: Option<Terms>) -> Self {
-        let state = State { tally: Tally::default(), watch: Watch::new(clock::now()), fell_back: None };
-        Self { policy, leads: terms.is_some().into(), terms, state: Mutex::new(state) }
+    /// Enforced for nobody yet; with what its tenants' rules need that ask about names, in the tenants' order.
+    pub fn new(policy: Policy, verifications: Vec<Option<Arc<Verification>>>) -> Self {
+        let watch = Watch::new(clock::now());
+        let state = State { terms: None, tally: Tally::default(), watch, fell_back: None };
+        let (verifications, state) = (verifications.into(), Mutex::new(state));
+        Self { policy, verifications, share: AtomicU8::new(0), state }
     }
 
-    /// The share that it was loaded with.
+    /// From now on it is enforced by these terms, for nobody if there are none. What it came to so far stays; what holds
+    /// against it counts anew.
+    pub fn enforce(&self, terms: Option<Terms>) {
+        let mut state = self.state();
+        (state.terms, state.fell_back, state.watch) = (terms, None, Watch::new(clock::now()));
+        self.share.store(terms.map_or(0, |terms| terms.percent), Ordering::Relaxed);
+    }
+
+    /// Looks up what its rules ask about names; there if one of them asks.
+    pub fn verifier(&self) -> Option<&Arc<Verifier>> {
+        self.verifications.iter().flatten().map(|verification| &verification.verifier).next()
+    }
+
+    /// How it is to be enforced.
     pub fn terms(&self) -> Option<Terms> {
-        self.terms
+        self.state().terms
     }
 
-    /// Whether it is enforced for the share's clients now.
+    /// Whether it is enforced for anybody now.
     pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
+        self.share.load(Ordering::Relaxed) > 0
     }
 
     /// What it came to so far. Copied while flows wait, which is why what is kept is bounded.
@@ -102,13 +121,25 @@ impl Candidate {
         self.state().fell_back
     }
 
+    /// Whether its word holds for a client.
+    pub(super) fn covers(&self, client: ClientAddr) -> bool {
+        canary::covers(self.share.load(Ordering::Relaxed), client)
+    }
+
+    /// Whose a client is by the candidate, with what its rules need that ask about names.
+    pub(super) fn tenant_of(&self, client: ClientAddr) -> Option<Ruling<'_>> {
+        let rules = self.policy.tenant_of(client)?;
+        let verification = self.verifications.get(rules.index).and_then(Option::as_ref);
+        Some(Ruling { rules, verification })
+    }
+
     /// Its part in the flows of a client.
     pub(super) fn trial(self: &Arc<Self>, client: ClientAddr) -> Trial {
-        Trial {
-            tenant: self.policy.tenant_of(client).cloned(),
-            leads: self.leads() && self.terms.is_some_and(|terms| terms.cover(client)),
-            candidate: Arc::clone(self),
-        }
+        let (tenant, verification) = match self.tenant_of(client) {
+            Some(Ruling { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
+            None => (None, None),
+        };
+        Trial { leads: self.covers(client), candidate: Arc::clone(self), tenant, verification }
     }
 
     /// Nobody panics while holding it.
@@ -117,11 +148,19 @@ impl Candidate {
     }
 }
 
+/// The rules that hold for a flow, and what finds out what they ask about names; there if one of them asks.
+#[derive(Clone, Copy)]
+pub(super) struct Ruling<'a> {
+    pub(super) rules: &'a Arc<Tenant>,
+    pub(super) verification: Option<&'a Arc<Verification>>,
+}
+
 /// A candidate's part in one flow.
 pub(super) struct Trial {
     candidate: Arc<Candidate>,
     /// Whose the client is by the candidate.
     tenant: Option<Arc<Tenant>>,
+    verification: Option<Arc<Verification>>,
     /// Its word holds for this flow, and the policy in force is judged beside it.
     leads: bool,
 }
@@ -131,8 +170,12 @@ const NOBODY: &str = "unknown";
 
 impl Trial {
     /// Whose rules hold for the flow; `None` if the candidate's do and it knows no tenant for the client.
-    pub(super) fn lead<'a>(&'a self, in_force: &'a Arc<Tenant>) -> Option<&'a Arc<Tenant>> {
-        if self.leads { self.tenant.as_ref() } else { Some(in_force) }
+    pub(super) fn lead<'a>(&'a self, in_force: Ruling<'a>) -> Option<Ruling<'a>> {
+        if !self.leads {
+            return Some(in_force);
+        }
+        let rules = self.tenant.as_ref()?;
+        Some(Ruling { rules, verification: self.verification.as_ref() })
     }
 
     /// Notes what the candidate would change, of a flow whose fate was just decided by what was `seen`: nothing, where
@@ -142,72 +185,66 @@ impl Trial {
         in_force: Option<&Tenant>,
         flow: &mut Flow,
         seen: Option<&Seen>,
-        decided: &Decision,
+        decided: Word,
     ) {
         let (to, time) = (flow.record.destination, flow.record.time);
-        let word = |tenant: Option<&Tenant>| match tenant {
-            Some(tenant) => tenant.judge_aside(seen, to, time),
-            None => Some(Decision::Denial(Denial { outcome: Outcome::UnknownTenant, rule: None })),
-        };
         // Without a tenant there is no pool to leave from: then its word cannot hold.
         let leads = self.leads && in_force.is_some();
-        let other = word(if leads { in_force } else { self.tenant.as_deref() });
-        let (running, candidate) =
-            if leads { (other.as_ref(), Some(decided)) } else { (Some(decided), other.as_ref()) };
-        let (change, reason) = difference(running, candidate);
+        let other = if leads { in_force } else { self.tenant.as_deref() };
+        let other = match other {
+            Some(tenant) => {
+                tenant.judge_aside(seen, to, time).map(|decision| Word::beside(&decision, &decided))
+            }
+            None => Some(Word::denied(Outcome::UnknownTenant)),
+        };
+        let (running, candidate) = if leads { (other, Some(decided)) } else { (Some(decided), other) };
+        let shown = tally::Shown {
+            time,
+            client: flow.record.client,
+            destination: to,
+            hostname: flow.record.hostname.as_ref(),
+        };
+        let change = self.candidate.note(in_force, running.as_ref(), candidate.as_ref(), &shown, leads);
         flow.record.candidate = Some(change);
         flow.record.canary = leads;
         flow.meters().count(Counted::Candidate(change));
+    }
+}
 
+impl Candidate {
+    /// Counts what the two policies say of a flow, the candidate's word being the one that holds if it `leads`.
+    fn note(
+        &self,
+        in_force: Option<&Tenant>,
+        running: Option<&Word>,
+        candidate: Option<&Word>,
+        shown: &tally::Shown<'_>,
+        leads: bool,
+    ) -> Change {
+        let (change, reason) = word::difference(running, candidate);
         let tenant = in_force.map_or_else(|| NOBODY.into(), |tenant| Arc::clone(&tenant.name));
-        let mut state = self.candidate.state();
+        let mut state = self.state();
         if let Some(reason) = reason {
-            let rule = |decision: Option<&Decision>| decision.and_then(Decision::rule).cloned();
+            let rule = |word: Option<&Word>| word.and_then(|word| word.rule.clone());
             let (rule, candidate_rule) = (rule(running), rule(candidate));
-            let example = tally::Shown {
-                time,
-                client: flow.record.client,
-                destination: to,
-                hostname: flow.record.hostname.as_ref(),
-            };
-            state.tally.keep(Kind { tenant, change, reason, rule, candidate_rule }, &example);
+            state.tally.keep(Kind { tenant, change, reason, rule, candidate_rule }, shown);
         } else {
             state.tally.count(&tenant, change);
         }
         if leads {
             // Where nobody can say what the policy in force would have done, it is taken to have let the flow out.
-            let newly_denied = is_denial(candidate) && !is_denial(running);
-            self.candidate.watch(&mut state, newly_denied, time);
+            let denies = |word: Option<&Word>| word.is_some_and(|word| word.denied.is_some());
+            self.watch(&mut state, denies(candidate) && !denies(running), shown.time);
         }
+        change
     }
-}
 
-fn is_denial(decision: Option<&Decision>) -> bool {
-    matches!(decision, Some(Decision::Denial(_)))
-}
-
-impl Candidate {
     /// Counts a flow of the share's clients, and steps back if that was one denial too many.
     fn watch(&self, state: &mut State, newly_denied: bool, time: Timestamp) {
-        let Some(terms) = self.terms.filter(|_| self.leads()) else { return };
+        let Some(terms) = state.terms.filter(|_| self.leads()) else { return };
         if let Some((denied, flows)) = state.watch.note(newly_denied, clock::now(), terms.max_denials) {
             state.fell_back = Some(FellBack { time, denied, flows });
-            self.leads.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What changes from the one to the other; and why the one that denies does, if the other does not.
-fn difference(running: Option<&Decision>, candidate: Option<&Decision>) -> (Change, Option<Outcome>) {
-    match (running, candidate) {
-        (None, _) | (_, None) => (Change::Unjudged, None),
-        (Some(Decision::Permit(_)), Some(Decision::Permit(_)))
-        | (Some(Decision::Denial(_)), Some(Decision::Denial(_))) => (Change::Same, None),
-        (Some(Decision::Permit(_)), Some(Decision::Denial(denial))) => {
-            (Change::WouldDeny, Some(denial.outcome))
-        }
-        (Some(Decision::Denial(denial)), Some(Decision::Permit(_))) => {
-            (Change::WouldAllow, Some(denial.outcome))
+            self.share.store(0, Ordering::Relaxed);
         }
     }
 }

@@ -1,0 +1,306 @@
+//! A candidate that is enforced for a share of clients: it asks all that it will ask, and what it let out does not outlive
+//! it.
+
+use crate::clients::s_client;
+use crate::config::Config;
+use crate::dns::Dns;
+use crate::flows::Flow;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::rollout::{Rollout, STRICTER};
+use crate::servers::Server;
+use crate::tests_certificates::{Authority, Has, NAME as PROVED};
+use crate::tests_revoke::{expect_revoked, open_by_name};
+use crate::tests_verify::{NAME, denied, reach, rule};
+use crate::wait::{wait_for, wait_until};
+use serde_json::Value;
+
+crate::trials! {
+    both families:
+        a_canary_asks_whether_addresses_are_those_of_names,
+        a_canary_resolves_names;
+    once:
+        names_of_a_canary_are_known_before_its_first_flow,
+        a_canary_asks_for_certificates,
+        flows_that_its_checks_deny_bring_a_canary_down,
+        what_both_policies_check_is_no_change,
+        what_a_dropped_canary_let_out_is_reset,
+        what_a_canary_let_out_before_it_fell_back_is_reset,
+        what_a_canary_let_out_may_be_kept,
+        a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not,
+        a_canary_resets_nothing_that_the_policy_in_force_let_out,
+        a_share_is_changed_and_nothing_is_counted_anew,
+        a_canary_that_fell_back_is_enforced_again_when_somebody_says_so
+}
+
+const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
+const RESOLVER: &str = "[resolver]\nservers = [\"198.51.100.10\"]";
+
+/// Alpha's rule for the name, and where names are looked up.
+fn asking(lab: &Lab, rules: &str) -> Config {
+    Config { more: RESOLVER.into(), ..Rollout::config(lab, rules) }
+}
+
+fn a_canary_asks_whether_addresses_are_those_of_names(family: Family) {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
+    // The policy in force knows nothing of the name, and has nobody to look it up.
+    let rollout = Rollout::new(&lab);
+    let (server, other) = (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
+    denied(&lab, &rollout.gateway, server.address(), NAME, "not_allowed");
+    rollout.load_config(&asking(&lab, &rule("verify")), &ALL);
+    let flow = reach(&lab, &rollout.gateway, server.address(), NAME, &server);
+    let said = |flow: &Value| ["address_check", "candidate", "canary", "rule"].map(|key| flow[key].clone());
+    assert_eq!(serde_json::json!(said(&flow)), serde_json::json!(["match", "would_allow", true, "by-name"]));
+    let flow = denied(&lab, &rollout.gateway, other.address(), NAME, "destination_mismatch");
+    assert_eq!(serde_json::json!(said(&flow)), serde_json::json!(["mismatch", "same", true, "by-name"]));
+    other.assert_untouched();
+}
+
+fn a_canary_resolves_names(family: Family) {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
+    // In force the same name goes where its client says.
+    let rollout = Rollout::with(&lab, &asking(&lab, &rule("original")));
+    let (server, other) = (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
+    reach(&lab, &rollout.gateway, other.address(), NAME, &other);
+    rollout.load_config(&asking(&lab, &rule("resolve")), &ALL);
+    let flow = reach(&lab, &rollout.gateway, other.address(), NAME, &server);
+    assert_eq!((&flow["address_check"], &flow["canary"]), (&"resolved".into(), &true.into()), "{flow:#}");
+    assert_eq!(flow["dialled"], server.address().to_string());
+    rollout.must(&["drop"]);
+    let flow = reach(&lab, &rollout.gateway, other.address(), NAME, &other);
+    assert_eq!((&flow["address_check"], &flow["canary"]), (&Value::Null, &false.into()), "{flow:#}");
+}
+
+fn names_of_a_canary_are_known_before_its_first_flow() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
+    // The policy in force asks of other names.
+    let rollout = Rollout::with(&lab, &asking(&lab, &rule("verify").replace(NAME, "old.example.org")));
+    let known = || {
+        let output = rollout.gateway.egret(&["names", NAME, "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["addresses"] == serde_json::json!([server.address().ip()])
+    };
+    rollout.load_config(&asking(&lab, &rule("verify")), &[]);
+    assert!(!known(), "nothing is looked up for a candidate that is only judged");
+    rollout.must(&["share", "100"]);
+    wait_until("the name to be looked up", known);
+    dns.stop();
+    let flow = reach(&lab, &rollout.gateway, server.address(), NAME, &server);
+    assert_eq!((&flow["address_check"], &flow["canary"]), (&"match".into(), &true.into()), "{flow:#}");
+}
+
+fn a_canary_asks_for_certificates() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let [right, other] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
+    authority.serve(&lab, right, Has::Right);
+    authority.serve(&lab, other, Has::AnotherName);
+    let rollout = Rollout::with(&lab, &authority.config(&lab, "off"));
+    rollout.load_config(&authority.config(&lab, "require"), &ALL);
+    let said = s_client(&lab, Tenant::Alpha, right, Some(PROVED), &authority.root());
+    assert_eq!(said.code, 0, "{}", said.text);
+    let flow = rollout.gateway.wait_for_flows(1).pop().unwrap();
+    assert_eq!((&flow["certificate_check"], &flow["canary"]), (&"valid".into(), &true.into()), "{flow:#}");
+    let flow = denied(&lab, &rollout.gateway, other, PROVED, "certificate_invalid");
+    assert_eq!((&flow["candidate"], &flow["canary"]), (&"would_deny".into(), &true.into()), "{flow:#}");
+    rollout.gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |n| n == 0);
+}
+
+fn flows_that_its_checks_deny_bring_a_canary_down() {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let rollout = Rollout::with(&lab, &asking(&lab, &rule("original")));
+    let other = lab.listen(Host::Elsewhere, Family::V4, 443);
+    rollout.load_config(&asking(&lab, &rule("verify")), &["--percent", "100"]);
+    for _ in 0..5 {
+        let flow = denied(&lab, &rollout.gateway, other.address(), NAME, "destination_mismatch");
+        assert_eq!((&flow["candidate"], &flow["canary"]), (&"would_deny".into(), &true.into()), "{flow:#}");
+    }
+    reach(&lab, &rollout.gateway, other.address(), NAME, &other);
+    let status = rollout.status();
+    assert_eq!(
+        (&status["state"], &status["canary"]["fell_back"]["denied"]),
+        (&"fell_back".into(), &5.into())
+    );
+    let change = &status["changes"][0];
+    assert_eq!(
+        (&change["reason"], &change["flows"]),
+        (&"destination_mismatch".into(), &5.into()),
+        "{status:#}"
+    );
+}
+
+fn what_both_policies_check_is_no_change() {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let rollout = Rollout::with(&lab, &asking(&lab, &rule("verify")));
+    let other = lab.listen(Host::Elsewhere, Family::V4, 443);
+    let change =
+        || denied(&lab, &rollout.gateway, other.address(), NAME, "destination_mismatch")["candidate"].clone();
+    rollout.load_config(&asking(&lab, &rule("verify")), &[]);
+    assert_eq!(change(), "same");
+    rollout.must(&["share", "100"]);
+    assert_eq!(change(), "same");
+    rollout.load_config(&asking(&lab, &rule("original")), &[]);
+    assert_eq!(change(), "would_allow");
+}
+
+/// A flow that only the candidate lets out, and one that both do.
+fn open_both(rollout: &Rollout<'_>, server: &Server) -> (Flow, Flow) {
+    let opened = open_by_name(rollout.lab, server, "opened.example.org");
+    let both = open_by_name(rollout.lab, server, "a.wild.example.org");
+    opened.assert_alive();
+    (opened, both)
+}
+
+fn what_a_dropped_canary_let_out_is_reset() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    rollout.load(STRICTER, &ALL);
+    let (opened, both) = open_both(&rollout, &server);
+    let said = rollout.must(&["drop"]);
+    assert!(said.contains("; one live flow that nobody allows any more was reset"), "{said}");
+    let flow = expect_revoked(&rollout.gateway, opened);
+    assert_eq!((&flow["rule"], &flow["canary"]), (&"opened".into(), &true.into()), "{flow:#}");
+    both.assert_alive();
+    let change = rollout.gateway.change(3);
+    assert_eq!((&change["change"], &change["revoked"]), (&"candidate_drop".into(), &1.into()), "{change:#}");
+
+    // Another candidate that takes its place does the same.
+    rollout.load(STRICTER, &ALL);
+    let (opened, again) = open_both(&rollout, &server);
+    let other = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
+    rollout.load(&format!("{STRICTER}{other}"), &ALL);
+    opened.assert_alive();
+    rollout.load(other, &ALL);
+    expect_revoked(&rollout.gateway, opened);
+    again.assert_alive();
+    both.assert_alive();
+}
+
+fn what_a_canary_let_out_before_it_fell_back_is_reset() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    rollout.load(STRICTER, &["--percent", "100"]);
+    let (opened, both) = open_both(&rollout, &server);
+    for _ in 0..5 {
+        assert!(!rollout.asks(&server, "allowed.example.org").0);
+    }
+    expect_revoked(&rollout.gateway, opened);
+    both.assert_alive();
+    let change = rollout.gateway.change(3);
+    assert_eq!(
+        (&change["change"], &change["revoked"]),
+        (&"candidate_fall_back".into(), &1.into()),
+        "{change:#}"
+    );
+}
+
+fn what_a_canary_let_out_may_be_kept() {
+    let lab = Lab::new();
+    let keep = |rules: &str| Config { policy: "on_reload = \"keep\"".into(), ..Rollout::config(&lab, rules) };
+    let rollout = Rollout::with(&lab, &keep(""));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    rollout.load_config(&keep(STRICTER), &ALL);
+    let (opened, both) = open_both(&rollout, &server);
+    let said = rollout.must(&["drop"]);
+    assert!(!said.contains("reset"), "{said}");
+    assert!(!rollout.asks(&server, "opened.example.org").0, "a new one is denied");
+    opened.assert_alive();
+    both.assert_alive();
+}
+
+fn a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let old = open_by_name(&lab, &server, "allowed.example.org");
+    rollout.load(STRICTER, &ALL);
+    let (opened, both) = open_both(&rollout, &server);
+    old.assert_alive();
+    let said = rollout.must(&["promote"]);
+    assert!(said.contains("1 live flows that are not allowed any more were reset"), "{said}");
+    assert_eq!(expect_revoked(&rollout.gateway, old)["rule"], "alpha-names");
+    opened.assert_alive();
+    both.assert_alive();
+}
+
+fn a_canary_resets_nothing_that_the_policy_in_force_let_out() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let old = open_by_name(&lab, &server, "allowed.example.org");
+    rollout.load(STRICTER, &ALL);
+    assert!(!rollout.asks(&server, "allowed.example.org").0, "a new one is denied");
+    old.assert_alive();
+    let opened = open_by_name(&lab, &server, "opened.example.org");
+    // Nor does a reload that has nothing to do with either.
+    let other = Rollout::config(&lab, "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n");
+    rollout.gateway.write(&other.render(&rollout.gateway.flow_log()));
+    let output = rollout.gateway.egret(&["reload"]);
+    assert!(output.status.success() && !text(&output).contains("were reset"), "{}", text(&output));
+    old.assert_alive();
+    opened.assert_alive();
+}
+
+fn a_share_is_changed_and_nothing_is_counted_anew() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(2), "there is none");
+    rollout.load(STRICTER, &[]);
+    let loaded = rollout.status()["loaded"].clone();
+    assert!(rollout.asks(&server, "allowed.example.org").0);
+    assert!(
+        rollout
+            .must(&["share", "100"])
+            .contains("enforced for 100 % of the clients, as long as it alone denies at most 1 %")
+    );
+    assert!(!rollout.asks(&server, "allowed.example.org").0);
+    assert_eq!(rollout.counts("alpha"), [0, 2, 0, 0]);
+    let opened = open_by_name(&lab, &server, "opened.example.org");
+    rollout.must(&["share", "100", "--max-denials", "7.5"]);
+    assert_eq!(rollout.status()["canary"]["max_denials"], 7.5);
+    opened.assert_alive();
+    let said = rollout.must(&["share", "0"]);
+    assert!(said.contains("without effect; one live flow that nobody allows"), "{said}");
+    expect_revoked(&rollout.gateway, opened);
+    assert!(rollout.asks(&server, "allowed.example.org").0);
+    let status = rollout.status();
+    assert_eq!((&status["state"], &status["loaded"]), (&"observing".into(), &loaded), "{status:#}");
+    assert_eq!(rollout.counts("alpha"), [0, 3, 1, 0]);
+    let changes = rollout.gateway.changes();
+    let shares: Vec<_> = changes.iter().filter(|line| line["change"] == "candidate_share").collect();
+    assert_eq!(shares.len(), 3);
+    assert_eq!(shares[2]["revoked"], 1);
+}
+
+fn a_canary_that_fell_back_is_enforced_again_when_somebody_says_so() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let fall = || {
+        for _ in 0..5 {
+            assert!(!rollout.asks(&server, "allowed.example.org").0);
+        }
+        assert!(rollout.asks(&server, "allowed.example.org").0);
+        assert_eq!(rollout.status()["state"], "fell_back");
+    };
+    rollout.load(STRICTER, &["--percent", "100"]);
+    fall();
+    rollout.must(&["share", "100"]);
+    assert_eq!(rollout.status()["state"], "canary");
+    fall();
+    // Each fall is told.
+    wait_for("both falls to be in the audit log", || {
+        let changes = rollout.gateway.changes();
+        let falls = changes.iter().filter(|line| line["change"] == "candidate_fall_back").count();
+        if falls == 2 { Ok(()) } else { Err(falls) }
+    });
+}

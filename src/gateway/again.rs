@@ -1,0 +1,107 @@
+//! A live flow, and another policy than the one that let it out: may it go on?
+
+use super::flow_table::{LiveFlow, Proof};
+use super::snapshot::Snapshot;
+use super::worker::Gateway;
+use crate::addr::OriginalDestination;
+use crate::outcome::Outcome;
+use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit, Seen};
+use jiff::Timestamp;
+use std::cell::Cell;
+
+/// What becomes of a live flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It goes on.
+    Stays,
+    /// It is reset.
+    Goes,
+    /// It goes on if this is found out, of which nobody has asked before.
+    Unproved(Proof),
+}
+
+/// What came of judging live flows again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Those that were reset.
+    pub revoked: u64,
+    /// Those that go on if their address, or their server's certificate, is found to be their name's.
+    pub unproved: u64,
+}
+
+impl Gateway {
+    /// Judges every live flow by the snapshot in force, if that is to be, and revokes those that it does not allow.
+    ///
+    /// A flow that was judged by a snapshot before, and is listed later than this looks for it, finds that by itself.
+    pub fn judge_again(&self, now: Timestamp) -> Judged {
+        self.judge(now, |_| true)
+    }
+
+    /// The same for those flows alone that a candidate let out: it holds no longer, or for fewer clients.
+    pub fn judge_canaries_again(&self, now: Timestamp) -> Judged {
+        self.judge(now, |flow| flow.canary)
+    }
+
+    fn judge(&self, now: Timestamp, concerns: impl Fn(&LiveFlow) -> bool) -> Judged {
+        let snapshot = self.snapshot.load_full();
+        if !snapshot.revokes {
+            return Judged::default();
+        }
+        let unproved = Cell::new(0);
+        let revoked = self.table.revoke(|flow| match concerns(flow).then(|| snapshot.fate(flow, now)) {
+            Some(Fate::Goes) => false,
+            Some(Fate::Unproved(_)) => {
+                unproved.set(unproved.get() + 1);
+                true
+            }
+            Some(Fate::Stays) | None => true,
+        });
+        Judged { revoked, unproved: unproved.get() }
+    }
+}
+
+impl Snapshot {
+    /// Whether a flow that left under another policy may live on under this one: it would be the same tenant's, and would
+    /// leave as well, to where it went. One whose client nobody listened to, or understood, has no name, and needs a rule
+    /// that asks for none.
+    pub(super) fn fate(&self, flow: &LiveFlow, now: Timestamp) -> Fate {
+        let Some(ruling) = self.ruling_of(flow) else { return Fate::Goes };
+        let Some(permit) = permit(ruling.rules, flow, now) else { return Fate::Goes };
+        let certificate = permit.certificate() == CertificateRule::Require;
+        let address = match permit.destination() {
+            Destination::Original | Destination::Observe => false,
+            // If it is the name's, a new flow could be resolved to it.
+            Destination::Verify | Destination::Resolve => true,
+        };
+        let missing = Proof {
+            address: address && !flow.proof.address,
+            certificate: certificate && !flow.proof.certificate,
+        };
+        if missing == Proof::default() || ruling.rules.mode.monitors(now) {
+            return Fate::Stays;
+        }
+        if missing.certificate && !flow.tls { Fate::Goes } else { Fate::Unproved(missing) }
+    }
+}
+
+/// What the rules give a flow for the address that it went to, if they would let it out for what its client dialled.
+fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Option<Permit> {
+    let unknown = Seen::Unclear(Outcome::NoHostname);
+    let seen = flow.seen.as_ref().unwrap_or(&unknown);
+    let judge =
+        |to| match rules.decide_unseen(to).map_or_else(|| rules.judge(seen, to, now), Decision::Permit) {
+            Decision::Permit(permit) => Some(permit),
+            Decision::Denial(_) => None,
+        };
+    let went_to = OriginalDestination::new(flow.destination.socket());
+    let Some(asked) = flow.asked.as_deref() else { return judge(went_to) };
+    let permit = judge(*asked)?;
+    let (Destination::Resolve, Seen::Asked { name, .. }) = (permit.destination(), seen) else {
+        return judge(went_to);
+    };
+    match rules.redirect(&permit, name, went_to.ip()) {
+        Ok(permit) => Some(permit),
+        Err(outcome) if rules.mode.monitors(now) => Denial { outcome, rule: None }.waived(went_to).ok(),
+        Err(_) => None,
+    }
+}
