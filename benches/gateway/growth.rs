@@ -131,7 +131,8 @@ impl Axis {
                 let mut held = Helper::load(&net.client, &idle)?;
                 held.go()?;
                 held.report().map(|_| held)
-            })?;
+            });
+            let held = held.map_err(|reason| peer.complaint(&reason))?;
             running.push((peer, held));
         }
         let mut samples = Vec::new();

@@ -35,7 +35,10 @@ pub fn window(net: &Net, peer: &Peer, job: &Job, beside: Option<&Job>) -> Report
         Ok(report)
     };
     let report: Result<_, String> = peer.measured(net, work);
-    report.unwrap_or_else(|failure| Report { failures: 1, failure: Some(failure), ..Report::default() })
+    let mut report =
+        report.unwrap_or_else(|failure| Report { failures: 1, failure: Some(failure), ..Report::default() });
+    report.failure = report.failure.map(|failure| peer.complaint(&failure));
+    report
 }
 
 /// All scenarios with all peers, in rounds; within a round the peers of a scenario follow each other in random order.
@@ -76,8 +79,8 @@ pub fn check(net: &Net, peer: &Peer) -> Result<(), String> {
     };
     let allowed = window(net, peer, &job(ALLOWED), None);
     if allowed.units != 4 {
-        let why = allowed.failure.unwrap_or_else(|| "too late".into());
-        return Err(format!("{} lets {} of 4 allowed connections through: {why}", peer.name, allowed.units));
+        let why = allowed.failure.unwrap_or_else(|| peer.complaint("too late"));
+        return Err(format!("{} of 4 allowed connections came through. {why}", allowed.units));
     }
     if peer.judges() {
         let denied = window(net, peer, &job(DENIED), None);

@@ -47,7 +47,7 @@ pub fn idle(
 ) -> Result<Idle, String> {
     let peer = peers.start(name, kind)?;
     let pid = peer.pid();
-    peer.measured(net, || {
+    let measured = peer.measured(net, || {
         let (before_kib, descriptors_before) = (resident_kib(pid), descriptors(pid));
         let mut held = Helper::load(&net.client, &hold(connections))?;
         held.go()?;
@@ -61,7 +61,8 @@ pub fn idle(
         };
         journal.note("idle", &idle);
         Ok(idle)
-    })
+    });
+    measured.map_err(|reason: String| peer.complaint(&reason))
 }
 
 /// Connections come all at once, are held together, and go, again and again.
@@ -74,7 +75,7 @@ pub fn waves(
 ) -> Result<Vec<Wave>, String> {
     let peer = peers.start("egret", kind)?;
     let pid = peer.pid();
-    peer.measured(net, || {
+    let measured = peer.measured(net, || {
         let without = descriptors(pid);
         let mut load = Helper::load(&net.client, &hold(connections))?;
         let mut all = Vec::new();
@@ -93,7 +94,8 @@ pub fn waves(
             all.push(wave);
         }
         Ok(all)
-    })
+    });
+    measured.map_err(|reason: String| peer.complaint(&reason))
 }
 
 /// Descriptors that a gateway may keep for later: pipes.

@@ -9,6 +9,7 @@
 //! no measurement depends on how many there are.
 
 use crate::namespace::Namespace;
+use crate::peer::KERNELS_PORTS;
 use crate::wire::source;
 use std::process::Command;
 
@@ -42,6 +43,7 @@ impl Net {
                 namespace.sysctl(key, value);
             }
         }
+        net.gateway.sysctl("net/ipv4/ip_local_port_range", KERNELS_PORTS);
         net.gateway.set_forwarding(true);
         net.client.ip("link set c0 up\n\
             addr add 10.0.0.2/24 dev c0\naddr add fd00::2/64 dev c0 nodad\n\

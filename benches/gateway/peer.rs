@@ -10,8 +10,12 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Source ports of every pool; listeners are below.
-const PORTS: (u16, u16) = (20_000, 65_535);
+/// Source ports of every pool. Listeners are below, and so are the ports of [`KERNELS_PORTS`].
+const PORTS: (u16, u16) = (40_000, 65_535);
+
+/// Of what the kernel gives to haproxy. It passes over a port that anybody has bound at any address, until the last
+/// TIME_WAIT there is over: among Egret's ports, haproxy would search long and at times find none.
+pub const KERNELS_PORTS: &str = "20000 39999";
 
 /// Connections that a proxy may carry, of two descriptors each.
 const FLOWS: usize = 9200;
@@ -149,12 +153,26 @@ impl Peer {
 
     /// An error if its process ended.
     pub fn still_runs(&mut self) -> Result<(), String> {
-        let Some(process) = &mut self.process else { return Ok(()) };
-        if matches!(process.child.try_wait(), Ok(None)) {
-            return Ok(());
+        let ended = match &mut self.process {
+            Some(process) => !matches!(process.child.try_wait(), Ok(None)),
+            None => false,
+        };
+        if ended { Err(self.complaint("ended")) } else { Ok(()) }
+    }
+
+    /// What is wrong with it, and what it has to say of that.
+    pub fn complaint(&self, what: &str) -> String {
+        let mut text = format!("{}: {what}", self.name);
+        let Some(process) = &self.process else { return text };
+        for (file, about) in [("messages", "it said"), ("flows.jsonl", "its last flows that were not closed")] {
+            let lines = fs::read_to_string(process.folder.join(file)).unwrap_or_default();
+            let lines: Vec<&str> =
+                lines.lines().rev().filter(|line| !line.contains("\"outcome\":\"closed\"")).take(10).collect();
+            if !lines.is_empty() {
+                let _ = write!(text, "\n{about}:\n{}", lines.join("\n"));
+            }
         }
-        let messages = fs::read_to_string(process.folder.join("messages")).unwrap_or_default();
-        Err(format!("{} ended; it said:\n{messages}", self.name))
+        text
     }
 
     fn signal(&self, signal: Signal) {

@@ -5,6 +5,9 @@ use crate::machine::Busy;
 use egret::clock;
 use std::time::{Duration, Instant};
 
+/// For the first unit, beyond the window's time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub struct Window {
     opens: Instant,
     length: Duration,
@@ -32,7 +35,8 @@ impl Window {
         }
     }
 
-    /// Opens it when it is time; false when it is over.
+    /// Opens it when it is time; false when it is over. A window in which nothing came through yet stays open for longer,
+    /// so that a slow start on a busy machine is not taken for a gateway that does nothing.
     pub fn goes_on(&mut self) -> bool {
         let now = clock::now();
         if self.open.is_none() && now >= self.opens {
@@ -40,16 +44,17 @@ impl Window {
             self.open = Some((clock::now(), busy));
         }
         self.limit.is_none_or(|limit| self.finished < limit)
-            && self.open.as_ref().is_none_or(|(since, _)| now < *since + self.length)
+            && self.closes().is_none_or(|closes| now < closes)
+    }
+
+    fn closes(&self) -> Option<Instant> {
+        let more = if self.units == 0 { PATIENCE } else { Duration::ZERO };
+        self.open.as_ref().map(|(since, _)| *since + self.length + more)
     }
 
     /// When [`Window::goes_on`] has to be asked at the latest.
     pub fn next_edge(&self) -> Instant {
-        self.open.as_ref().map_or(self.opens, |(since, _)| *since + self.length)
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.closes().unwrap_or(self.opens)
     }
 
     /// Whether there is another unit to start.
@@ -62,10 +67,16 @@ impl Window {
     /// One unit is done, and took so long.
     pub fn done(&mut self, latency: Duration) {
         self.finished += 1;
-        if self.is_open() {
-            self.units += 1;
+        if self.count(1) {
             self.latencies.push(latency);
         }
+    }
+
+    /// So many units came through; false while they are not measured.
+    pub fn count(&mut self, units: u64) -> bool {
+        let open = self.open.is_some();
+        self.units += if open { units } else { 0 };
+        open
     }
 
     /// One unit will never be done.
