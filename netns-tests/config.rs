@@ -3,6 +3,7 @@
 use std::path::Path;
 
 /// Lines of TOML by the table they go to.
+#[derive(Clone)]
 pub struct Config {
     /// `[gateway] workers`.
     pub workers: u8,

@@ -1,7 +1,9 @@
 //! What live flows feel of a large reload. Prints numbers; asserts what does not depend on the machine's load.
 //!
-//! `EGRET_RELOAD_NAMES=1000000 cargo test --test netns -- --nocapture feels` measures what docs/reload.md states.
+//! `EGRET_RELOAD_NAMES=1000000 EGRET_RELOAD_FLOWS=9000 cargo test --release --test netns -- --nocapture feels` measures
+//! what docs/reload.md states.
 
+use crate::clients::expect_reset;
 use crate::config::Config;
 use crate::flows::Flow;
 use crate::gateway::{Files, Gateway, Rules};
@@ -19,7 +21,9 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families: ;
-    once: a_live_flow_feels_nothing_of_a_large_reload
+    once:
+        a_live_flow_feels_nothing_of_a_large_reload,
+        a_live_flow_feels_little_of_many_that_are_reset
 }
 
 const TENANTS: usize = 1000;
@@ -27,6 +31,10 @@ const RELOADS: usize = 5;
 
 fn names() -> usize {
     std::env::var("EGRET_RELOAD_NAMES").map_or(20_000, |names| names.parse().unwrap())
+}
+
+fn flows() -> usize {
+    std::env::var("EGRET_RELOAD_FLOWS").map_or(500, |flows| flows.parse().unwrap())
 }
 
 /// A file of names for each of many tenants.
@@ -74,6 +82,17 @@ fn pong(flow: &Flow) {
     }
 }
 
+/// The times of a flow's pings during something.
+fn pings(flow: &Flow, during: &mut dyn FnMut()) -> Vec<Duration> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let pinging = scope.spawn(|| ping(flow, &stop));
+        during();
+        stop.store(true, Ordering::Relaxed);
+        pinging.join().unwrap()
+    })
+}
+
 fn summary(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let at = |part: f64| {
@@ -106,20 +125,11 @@ fn a_live_flow_feels_nothing_of_a_large_reload() {
     let started = memory(&gateway, "VmRSS");
     let server = Server::raw(&lab, Family::V4, 7000);
     let flow = Flow::open(&lab, Tenant::Alpha, &server);
-    let measured = |during: &mut dyn FnMut()| {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let pinging = scope.spawn(|| ping(&flow, &stop));
-            during();
-            stop.store(true, Ordering::Relaxed);
-            pinging.join().unwrap()
-        })
-    };
     thread::scope(|scope| {
         scope.spawn(|| pong(&flow));
-        let quiet = measured(&mut || thread::sleep(Duration::from_secs(2)));
+        let quiet = pings(&flow, &mut || thread::sleep(Duration::from_secs(2)));
         let mut took = Vec::new();
-        let busy = measured(&mut || {
+        let busy = pings(&flow, &mut || {
             for n in 0..RELOADS {
                 write_names(&folder, n, 0..names() / TENANTS + 1);
                 let start = Instant::now();
@@ -139,6 +149,38 @@ fn a_live_flow_feels_nothing_of_a_large_reload() {
             memory(&gateway, "VmRSS"),
             memory(&gateway, "VmHWM")
         );
+        flow.client.shutdown(Shutdown::Write).unwrap();
+    });
+}
+
+fn a_live_flow_feels_little_of_many_that_are_reset() {
+    let lab = Lab::new();
+    let gateway = format!("max_flows = {}\nadmin = \"unix:{}\"", flows() + 1, lab.control_socket());
+    let config = Config { gateway, ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let [stays, goes] = [7001, 7000].map(|port| Server::raw(&lab, Family::V4, port));
+    let flow = Flow::open(&lab, Tenant::Alpha, &stays);
+    let others = Flow::open_many(&lab, Tenant::Alpha, &goes, flows());
+    let reload = |rules: &str| {
+        gateway.write(&Config { alpha_rules: rules.into(), ..config.clone() }.render(&gateway.flow_log()));
+        let mut answer = Value::Null;
+        let start = Instant::now();
+        let times = pings(&flow, &mut || {
+            let output = gateway.egret(&["reload", "--json"]);
+            assert!(output.status.success(), "{}", text(&output));
+            answer = serde_json::from_slice(&output.stdout).unwrap();
+        });
+        (answer["revoked"].as_u64().unwrap(), start.elapsed(), summary(times))
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| pong(&flow));
+        let (revoked, took, felt) = reload("[[tenant.deny]]\nhosts = [\"example.com\"]\n");
+        assert_eq!(revoked, 0);
+        println!("{} flows judged again in a reload of {took:?}: {felt}", flows() + 1);
+        let (revoked, took, felt) = reload("[[tenant.deny]]\nports = [7000]\ncidrs = [\"0.0.0.0/0\"]\n");
+        assert_eq!(revoked, flows() as u64);
+        println!("{revoked} of them reset in a reload of {took:?}: {felt}");
+        others.iter().for_each(|other| assert_eq!(expect_reset(&other.client), b""));
         flow.client.shutdown(Shutdown::Write).unwrap();
     });
 }

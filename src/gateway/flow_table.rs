@@ -23,8 +23,10 @@ use std::time::Duration;
 /// a reader holds a lock for a thousand entries.
 const SHARDS: usize = 1024;
 /// Flows that are woken at once to be reset; each takes its worker some ten microseconds.
-const BATCH: usize = 256;
-const BETWEEN_BATCHES: Duration = Duration::from_millis(2);
+const BATCH: usize = 128;
+/// How often is looked whether they are gone before the next are woken, and how many times at most.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOKS: usize = 20;
 
 /// Every flow that holds a lease.
 #[derive(Debug)]
@@ -134,19 +136,29 @@ impl FlowTable {
                 if let Some(entry) = shard.get_mut(&number).filter(|entry| !entry.revoked) {
                     entry.revoked = true;
                     revoked += 1;
-                    wakers.extend(entry.waker.take());
+                    wakers.extend(entry.waker.take().map(|waker| (number, waker)));
                 }
             }
         }
         // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
         self.revocations.fetch_add(1, Ordering::Release);
         for batch in wakers.chunks(BATCH) {
-            batch.iter().for_each(Waker::wake_by_ref);
+            batch.iter().for_each(|(_, waker)| waker.wake_by_ref());
             if wakers.len() > BATCH {
-                std::thread::sleep(BETWEEN_BATCHES);
+                self.wait_for_end(batch);
             }
         }
         revoked
+    }
+
+    /// Until these flows are gone, so that no worker has more than one batch before its other flows.
+    fn wait_for_end(&self, batch: &[(u64, Waker)]) {
+        for _ in 0..LOOKS {
+            std::thread::sleep(LOOK);
+            if batch.iter().all(|(number, _)| !self.shard(*number).lock().contains_key(number)) {
+                return;
+            }
+        }
     }
 }
 
