@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline};
 use crate::egress::Ledger;
 use crate::gateway::Gateway;
-use crate::sys::priority;
+use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -131,18 +131,26 @@ impl Reloader {
     }
 
     fn serve(&mut self, ordered: &Receiver<Task>) {
+        // What a start reads is as large as what a reload does, and gone by now.
+        memory::give_back();
         loop {
             let next = ordered.recv_timeout(TICK);
             self.unharmed(|reloader| reloader.watch_candidate());
-            match next {
-                Ok(first) => self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING)),
+            let worked = match next {
+                Ok(first) => {
+                    self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
+                    true
+                }
                 Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
                     self.carry_out(vec![Order { by: By::Watch, reply: None }]);
+                    true
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if self.retired.sweep() || worked {
+                memory::give_back();
             }
-            self.retired.sweep();
         }
     }
 

@@ -27,8 +27,9 @@ impl Retired {
         self.sweep();
     }
 
-    /// Drops what nobody holds.
-    pub(super) fn sweep(&mut self) {
+    /// Drops what nobody holds, and says whether there was anything.
+    pub(super) fn sweep(&mut self) -> bool {
+        let before = self.count();
         let mut held = Vec::new();
         for snapshot in std::mem::take(&mut self.snapshots) {
             match Arc::try_unwrap(snapshot) {
@@ -40,6 +41,11 @@ impl Retired {
         // Of one that is kept all the same because somebody has just let go, the next sweep is rid.
         self.tenants.retain(|tenant| Arc::strong_count(tenant) > 1);
         self.candidates.retain(|candidate| Arc::strong_count(candidate) > 1);
+        self.count() < before
+    }
+
+    fn count(&self) -> usize {
+        self.snapshots.len() + self.tenants.len() + self.candidates.len()
     }
 }
 

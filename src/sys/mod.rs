@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod failure;
 pub mod limits;
 pub mod listener;
+pub mod memory;
 mod netlink;
 pub mod pipe;
 pub mod priority;
