@@ -180,7 +180,9 @@ fn a_live_flow_feels_little_of_many_that_are_reset() {
         let (revoked, took, felt) = reload("[[tenant.deny]]\nports = [7000]\ncidrs = [\"0.0.0.0/0\"]\n");
         assert_eq!(revoked, flows() as u64);
         println!("{revoked} of them reset in a reload of {took:?}: {felt}");
-        others.iter().for_each(|other| assert_eq!(expect_reset(&other.client), b""));
+        for other in &others {
+            assert_eq!(expect_reset(&other.client), b"");
+        }
         flow.client.shutdown(Shutdown::Write).unwrap();
     });
 }

@@ -115,7 +115,7 @@ fn live_flows_go_on_if_they_are_to_be_kept() {
     let flow = Flow::open(&lab, Tenant::Alpha, &server);
     assert_eq!(reload_to(&gateway, &keep(&deny_port(7000)))["revoked"], 0);
     flow.assert_alive();
-    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello");
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello\n");
     gateway.expect_outcome(refused, "denied_by_rule");
     // What holds is what the configuration says that comes into force.
     assert_eq!(reload_to(&gateway, &with_rules(&lab, &deny_port(7000)))["revoked"], 1);

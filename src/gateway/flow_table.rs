@@ -143,7 +143,9 @@ impl FlowTable {
         // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
         self.revocations.fetch_add(1, Ordering::Release);
         for batch in wakers.chunks(BATCH) {
-            batch.iter().for_each(|(_, waker)| waker.wake_by_ref());
+            for (_, waker) in batch {
+                waker.wake_by_ref();
+            }
             if wakers.len() > BATCH {
                 self.wait_for_end(batch);
             }

@@ -43,6 +43,11 @@ fn http(bytes: &[u8]) -> Option<Protocol> {
         ([_, ..], b' ' | b'\t') => {}
         _ => return Some(Protocol::Other),
     }
+    // The target: a path, `*`, or a URL.
+    let target = bytes[method..].iter().find(|b| !matches!(b, b' ' | b'\t'))?;
+    if !matches!(target, b'/' | b'*') && !target.is_ascii_alphabetic() {
+        return Some(Protocol::Other);
+    }
     let end = bytes.iter().position(|b| b.is_ascii_control() && !matches!(b, b'\t' | b'\r'))?;
     let last = bytes[..end].trim_ascii_end().rsplit(|b| matches!(b, b' ' | b'\t')).next();
     let version = last.and_then(|word| word.first_chunk::<5>());

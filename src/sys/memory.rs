@@ -15,14 +15,13 @@ pub fn give_back() {
 mod tests {
     use super::*;
 
-    fn resident() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-    }
-
     #[test]
     fn what_was_freed_is_the_systems_again() {
         const MANY: usize = 100_000;
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
         // The last one keeps the rest from being the end of the heap, which glibc gives back by itself.
         let mut blocks: Vec<_> = (0..MANY).map(|_| vec![1_u8; 1024].into_boxed_slice()).collect();
         let last = blocks.pop();

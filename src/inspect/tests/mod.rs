@@ -67,6 +67,7 @@ fn another_protocol_is_known_by_its_first_bytes() {
         (b"\x16\x10\x00\x00\x2e", 2),
         (b"\x17\x03\x03\x00\x02", 1),
         (b"get key\r\n", 9),
+        (b"57 <34>1 2026-01-01T00:00:00Z host app - - - no end of line", 4), // RFC 6587
         (b"get / HTTP/1.1\0\r\n", 15),
         (b"GET/ HTTP/1.1\r\n", 4),
         (b"\r\n\r\n\0\r\nQUIT\n", 5),
