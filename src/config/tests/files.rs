@@ -1,0 +1,87 @@
+//! Several files: the order of what is told of them, and files of names.
+
+use super::{GOOD, findings, load};
+
+#[test]
+fn all_errors_of_all_files_are_told_at_once_in_their_order() {
+    let found = findings(&[
+        (
+            "egret.toml",
+            "[gateway]\ndrain = 1\nlisten = 2\n[steering]\nudp = \"nat\"\n[inspect]\ndeadlin = 3\n",
+        ),
+        ("policy.d/b.toml", "[[tenant]]\nname = \"B\"\n[gateway]\n"),
+        (
+            "policy.d/a.toml",
+            "[[pool]]\nname = \"a\"\naddresses = [\"x\"]\n[[tenant]]\nname = \"a\"\nsources = [\"10.0.0.0/8\"]\npool = \"b\"\n[[tenant.allow]]\nhosts_file = \"a.txt\"\n",
+        ),
+        ("policy.d/.hidden.toml", "="),
+        ("policy.d/notes.txt", "="),
+        ("a.txt", "good.example\n\n  bad_.-example # no\n*.com\n\u{fffd}\n"),
+    ]);
+    let places: Vec<_> =
+        found.iter().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        places,
+        [
+            "egret.toml:2:9 error",
+            "egret.toml:3:10 error",
+            "egret.toml:4:1 error", // no interfaces
+            "egret.toml:5:7 error",
+            "egret.toml:7:1 error",
+            "policy.d/a.toml:3:14 error",
+            "policy.d/a.toml:7:8 error", // no such pool
+            "a.txt:3:3 error",
+            "a.txt:4:1 error",
+            "a.txt:5:1 error",
+            "policy.d/b.toml:1:1 error", // no sources
+            "policy.d/b.toml:1:1 error", // no pool
+            "policy.d/b.toml:2:8 error",
+            "policy.d/b.toml:3:2 error",
+        ],
+        "{found:#?}"
+    );
+    assert!(found.iter().any(|line| line.contains("it belongs in the main file")), "{found:#?}");
+}
+
+#[test]
+fn a_broken_file_does_not_make_others_seem_wrong() {
+    let found = findings(&[
+        ("egret.toml", GOOD),
+        ("policy.d/q.toml", "[[pool]\n"),
+        ("policy.d/t.toml", "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/16\"]\npool = \"q\"\n"),
+    ]);
+    assert!(found.iter().all(|line| line.starts_with("policy.d/q.toml:1:")), "{found:#?}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    assert_eq!(findings(&[]), ["egret.toml: error: cannot be read: No such file or directory (os error 2)"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("egret.toml"), b"# ok\nx = \"\xff\"").unwrap();
+    let report = load(&folder.path().join("egret.toml")).unwrap_err();
+    assert!(report.to_string().contains("egret.toml:2:6: error: the file is not UTF-8"), "{report}");
+}
+
+#[test]
+fn a_hosts_file_without_names_is_refused_since_no_names_means_any() {
+    let text = format!("{GOOD}hosts_file = \"none.txt\"\n");
+    let found = findings(&[("egret.toml", &text), ("none.txt", "# later\n\n")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("none.txt: error: there is no name in it"), "{found:?}");
+}
+
+#[test]
+fn a_file_of_another_kind_does_not_fill_the_screen() {
+    let text = format!("{GOOD}hosts_file = \"big.txt\"\n");
+    let found = findings(&[("egret.toml", &text), ("big.txt", &"<html>\n".repeat(500))]);
+    assert_eq!(found.len(), 21, "{found:?}");
+    assert_eq!(found[20], "big.txt:21:1: error: 480 more such errors in this file");
+}
+
+#[test]
+fn one_hosts_file_of_many_rules_is_read_and_told_once() {
+    let text =
+        format!("{GOOD}[[tenant.allow]]\nhosts_file = \"x.txt\"\n[[tenant.allow]]\nhosts_file = \"x.txt\"\n");
+    let found = findings(&[("egret.toml", &text), ("x.txt", "a b\n")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+}
