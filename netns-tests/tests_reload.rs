@@ -43,7 +43,7 @@ fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
     pass(&client, &upstream, b"before");
     let deny = "[[tenant.deny]]\nname = \"no-more\"\nports = [7000]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
     reload(&gateway, &Config { alpha_rules: deny.into(), ..keep() });
-    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello");
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello\n");
     let flow = gateway.expect_outcome(refused, "denied_by_rule");
     assert_eq!(flow["rule"], "no-more");
     // What was allowed when it began goes on.
@@ -100,7 +100,7 @@ fn a_broken_configuration_keeps_the_one_before() {
     gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 0);
     assert_eq!(version(&gateway), before);
     let client = lab.connect(Tenant::Alpha, server.address());
-    pass(&client, &server.accept(), b"hello");
+    pass(&client, &server.accept(), b"hello\n");
     // The same configuration again is a reload that worked.
     gateway.reload(&Config::default().render(&gateway.flow_log()));
     gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 1);
