@@ -1,11 +1,11 @@
 //! Pools: the source addresses that a tenant leaves from.
 
 mod outlook;
+mod pools;
 
 use super::account::Destination;
 use super::addresses;
-use super::book::{Book, PairUse};
-use super::forecast::HotPair;
+use super::book::Book;
 use super::lease::{Lease, LeaseError};
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
@@ -16,22 +16,14 @@ use super::state::SourceState;
 use super::{PoolSpec, Select, ShareSpec};
 use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+pub use pools::Pools;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How often a flow looks for a free port again that the counts say is there.
 const LOOKS: usize = 16;
-
-/// The pools of one configuration, over the one ledger of the process.
-#[derive(Debug)]
-pub struct Pools {
-    /// In the order of the configuration.
-    in_order: Vec<Arc<Pool>>,
-    by_name: HashMap<Arc<str>, Arc<Pool>>,
-    ledger: Arc<Ledger>,
-}
 
 /// A named set of source addresses with a port range.
 #[derive(Debug)]
@@ -77,131 +69,6 @@ pub struct SourceUsage {
     pub busiest: u16,
     /// Whether it gives out ports. A network always does.
     pub state: SourceState,
-}
-
-impl Pools {
-    /// The pools of a configuration. `reserved` are ports that none of them hands out: those of listeners on this host,
-    /// for a port that a wildcard listener holds cannot be bound on any address. The ledger outlives the pools; a
-    /// configuration takes effect on an address when it is first leased from or its usage is read.
-    pub fn new(specs: &[PoolSpec], reserved: &[u16], ledger: &Arc<Ledger>) -> Self {
-        let generation = ledger.next_generation();
-        let in_order: Vec<_> =
-            specs.iter().map(|spec| Arc::new(Pool::new(spec, reserved, generation, ledger))).collect();
-        let by_name = in_order.iter().map(|pool| (Arc::clone(&pool.name), Arc::clone(pool))).collect();
-        Self { in_order, by_name, ledger: Arc::clone(ledger) }
-    }
-
-    /// A pool by its name.
-    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        self.by_name.get(name)
-    }
-
-    /// Changes whether an address gives out ports, for as long as a configuration lists it. Two reasons to give out
-    /// none are kept apart: `Draining` sets the one and `Withdrawn` the other; `Available` takes back `Withdrawn` if
-    /// that is set, else `Draining`. So an address that is lost and found again still drains. A drain that the
-    /// configuration orders stays until the configuration changes.
-    ///
-    /// The state that follows; `None` if no pool lists the address. Those that are derived per client have none.
-    pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
-        self.in_order.iter().find_map(|pool| pool.set_state(source, state))
-    }
-
-    /// Whether a socket that listens there takes a port away from a pool: a bind to it fails on all addresses if it
-    /// listens on the unspecified one, else on its own.
-    pub fn is_hindered_by(&self, listener: SocketAddr) -> bool {
-        let everywhere = listener.ip().is_unspecified();
-        self.in_order
-            .iter()
-            .any(|pool| pool.space.slot(listener.port()).is_some() && (everywhere || pool.has(listener.ip())))
-    }
-
-    /// The addresses that the pools list, without those that are derived per client.
-    pub fn listed(&self) -> impl Iterator<Item = SourceAddr> {
-        let books = self.in_order.iter().flat_map(|pool| pool.v4.listed().chain(pool.v6.listed()));
-        books.map(|book| book.source())
-    }
-
-    /// The networks whose addresses are derived per client.
-    pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
-        self.in_order.iter().flat_map(|pool| pool.v4.wide().chain(pool.v6.wide()))
-    }
-
-    /// The account of an address of a pool, opened if need be, and which ports it hands out.
-    pub(super) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
-        let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
-        Some((self.ledger.open(source, &pool.space), &pool.space))
-    }
-
-    pub(super) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
-    /// every account in use, one lock after the other; for the control plane.
-    pub fn usage(&self, now: Instant) -> Vec<PoolUsage> {
-        let mut usage: Vec<_> = self.in_order.iter().map(|pool| pool.usage(now)).collect();
-        let wide: Vec<_> = (usage.iter().enumerate())
-            .flat_map(|(pool, usage)| {
-                usage.sources.iter().enumerate().map(move |(row, source)| (pool, row, source.source))
-            })
-            .filter(|(_, _, net)| addresses::is_derived(net))
-            .collect();
-        if wide.is_empty() {
-            return usage;
-        }
-        self.ledger.for_each(|book| {
-            if let Some(&(n, row, _)) = wide.iter().find(|(_, _, net)| net.contains(&book.source().ip())) {
-                let totals = book.totals(&self.in_order[n].space, now);
-                let row = &mut usage[n].sources[row];
-                row.live += totals.live;
-                row.held += totals.held;
-                row.busiest = row.busiest.max(totals.busiest);
-            }
-        });
-        usage
-    }
-}
-
-impl Pools {
-    /// At most `most` destinations with many ports in use for each source address. Of the addresses derived per client
-    /// it looks at some 16,000, and goes on at the `cursor` the next time.
-    pub(super) fn hottest(&self, most: usize, cursor: &mut usize) -> Vec<HotPair> {
-        let mut found = Vec::new();
-        let mut look = |pool: &Arc<Pool>, network, book: &Book| {
-            let pairs = book.hottest(&pool.space, most).into_iter();
-            found.extend(pairs.map(|(to, used)| HotPair {
-                pool: Arc::clone(&pool.name),
-                network,
-                source: book.source(),
-                to: to.into(),
-                used,
-            }));
-        };
-        for pool in &self.in_order {
-            for book in pool.v4.listed().chain(pool.v6.listed()) {
-                look(pool, book.source().ip().into(), book);
-            }
-        }
-        let is_wide = |pool: &&Arc<Pool>| pool.v4.wide().chain(pool.v6.wide()).next().is_some();
-        let wide: Vec<_> = self.in_order.iter().filter(is_wide).collect();
-        if !wide.is_empty() {
-            self.ledger.for_some(cursor, |book| {
-                let owner =
-                    |pool: &&Arc<Pool>| pool.network_of(book.source()).map(|net| (Arc::clone(pool), net));
-                if let Some((pool, network)) = wide.iter().find_map(owner) {
-                    look(&pool, network, book);
-                }
-            });
-        }
-        found
-    }
-
-    /// How the ports of a source address of that pool are used towards a destination; `None` if the pool has no such
-    /// address, or nothing has left from it.
-    pub(super) fn pair(&self, pool: &str, source: SourceAddr, to: DialAddr, now: Instant) -> Option<PairUse> {
-        self.by_name.get(pool)?.network_of(source)?;
-        self.ledger.pair(source, to, now)
-    }
 }
 
 impl Pool {

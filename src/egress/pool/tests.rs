@@ -4,7 +4,7 @@ use crate::addr::{LeasedSource, PortRange};
 use crate::outcome::Outcome;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -150,17 +150,17 @@ fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
     let usage = pools.usage(now);
     let row = &usage[0].sources[0];
     assert_eq!((row.source.to_string().as_str(), row.live, row.busiest), ("2001:db8:100::/64", 17, 2));
-    pools.ledger.sweep(now);
-    assert!(pools.ledger.pair(preferred, server, now).is_some(), "forgotten while in use");
+    pools.ledger().sweep(now);
+    assert!(pools.ledger().pair(preferred, server, now).is_some(), "forgotten while in use");
     let mut first = leases.swap_remove(0);
     drop(leases);
     first.set_rest(Rest::TimeWait);
     first.give_back(now);
-    pools.ledger.sweep(now);
-    assert_eq!(pools.ledger.pair(preferred, server, now).map(|p| p.held), Some(1), "forgotten while held");
+    pools.ledger().sweep(now);
+    assert_eq!(pools.ledger().pair(preferred, server, now).map(|p| p.held), Some(1), "forgotten while held");
     let later = now + Rest::TimeWait.duration();
-    pools.ledger.sweep(later);
-    assert!(pools.ledger.pair(preferred, server, later).is_none(), "not forgotten");
+    pools.ledger().sweep(later);
+    assert!(pools.ledger().pair(preferred, server, later).is_none(), "not forgotten");
 }
 
 #[test]
@@ -219,10 +219,10 @@ fn a_collision_is_counted_and_another_port_is_leased() {
     let other = lease.collided(now).unwrap();
     assert_ne!(other.source(), source);
     assert_eq!(other.collided(now).unwrap_err(), LeaseError::Exhausted);
-    assert_eq!(pools.ledger.collisions(), 2);
+    assert_eq!(pools.ledger().collisions(), 2);
     let address = SourceAddr::new(source.ip());
     assert_eq!(
-        pools.ledger.pair(address, dial(SERVER), now),
+        pools.ledger().pair(address, dial(SERVER), now),
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
     assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(66)).is_ok());
@@ -299,7 +299,7 @@ fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
                 .collect();
             scope.spawn(|| {
                 while sweeping.load(Ordering::Relaxed) {
-                    pools.ledger.sweep(crate::clock::now());
+                    pools.ledger().sweep(crate::clock::now());
                     for source in &pools.usage(crate::clock::now())[0].sources {
                         assert!(source.busiest <= source.capacity);
                     }
