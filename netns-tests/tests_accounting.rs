@@ -19,7 +19,7 @@ crate::trials! {
     once:
         a_stop_resets_live_flows_and_records_them,
         a_stop_lets_flows_finish_within_the_drain_period,
-        the_flow_log_is_opened_anew_on_sighup,
+        the_logs_are_opened_anew_when_they_were_rotated,
         a_tenants_flow_limit_is_told_to_the_client,
         a_full_gateway_is_told_to_the_client,
         too_many_connections_in_inspection_are_told_to_the_client
@@ -153,7 +153,7 @@ fn a_stop_lets_flows_finish_within_the_drain_period() {
     assert_eq!(gateway.wait_for_flows(1)[0]["outcome"], "closed");
 }
 
-fn the_flow_log_is_opened_anew_on_sighup() {
+fn the_logs_are_opened_anew_when_they_were_rotated() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, Family::V4, 7000);
@@ -163,13 +163,17 @@ fn the_flow_log_is_opened_anew_on_sighup() {
     };
     flow();
     gateway.wait_for_flows(1);
-    let rotated = gateway.flow_log().with_extension("1");
-    fs::rename(gateway.flow_log(), &rotated).unwrap();
-    gateway.signal(Signal::SIGHUP);
-    wait_until("a new flow log", || gateway.flow_log().exists());
-    flow();
-    gateway.wait_for_flows(1);
-    assert_eq!(fs::read_to_string(rotated).unwrap().lines().count(), 1);
+    for (n, signal) in [Signal::SIGUSR1, Signal::SIGHUP].into_iter().enumerate() {
+        let rotated = gateway.flow_log().with_extension(n.to_string());
+        fs::rename(gateway.flow_log(), &rotated).unwrap();
+        gateway.signal(signal);
+        wait_until("a new flow log", || gateway.flow_log().exists());
+        flow();
+        gateway.wait_for_flows(1);
+        assert_eq!(fs::read_to_string(rotated).unwrap().lines().count(), 1);
+    }
+    // Only the second was a reload.
+    assert_eq!(gateway.change(2)["by"], "signal");
 }
 
 fn a_tenants_flow_limit_is_told_to_the_client() {

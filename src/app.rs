@@ -245,6 +245,7 @@ impl App {
                 }
                 order = self.signals.next() => match order {
                     Order::Stop => return,
+                    Order::Reopen => self.reopen_logs(),
                     Order::Reload => {
                         self.reopen_logs();
                         if let Err(admin::Refusal(why)) = self.reloads.order(By::Signal) {
@@ -295,7 +296,7 @@ impl App {
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
-                    Order::Reload => self.reopen_logs(),
+                    Order::Reopen | Order::Reload => self.reopen_logs(),
                 },
             }
         }

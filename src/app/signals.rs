@@ -7,15 +7,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) enum Order {
     /// End the gateway, or its drain.
     Stop,
-    /// Read the configuration and open the flow log anew.
+    /// Open the logs anew: they were rotated.
+    Reopen,
+    /// The same, and read the configuration anew.
     Reload,
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP reloads.
+/// SIGTERM and SIGINT stop; SIGHUP reloads; SIGUSR1 opens the logs anew, and nothing else.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
 }
 
 impl Signals {
@@ -24,6 +27,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -33,6 +37,7 @@ impl Signals {
             _ = self.terminate.recv() => Order::Stop,
             _ = self.interrupt.recv() => Order::Stop,
             _ = self.hangup.recv() => Order::Reload,
+            _ = self.user1.recv() => Order::Reopen,
         }
     }
 }

@@ -223,14 +223,14 @@ section! { certificates, "[certificates]", "Whose word counts for rules that ask
 
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
     PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
-        "Where lines go. A file is appended to, and opened anew on SIGHUP.";
+        "Where lines go. A file is appended to, and opened anew on SIGUSR1 and SIGHUP.";
     QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("16384"), "16384",
         "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait.";
 }
 
 section! { audit, "[audit]", "One JSON line for each change of the gateway: reloads, drains, whatever the control socket is asked to change.", elsewhere |_| None;
     PATH: AuditTarget = AuditTarget, "path", Default(r#""stderr""#), r#""/var/log/egret/audit.jsonl""#,
-        "Where lines go. `\"stderr\"` is beside the gateway's messages: under systemd, the journal. A file is appended to, and opened anew on SIGHUP. docs/audit.md explains the lines.";
+        "Where lines go. `\"stderr\"` is beside the gateway's messages: under systemd, the journal. A file is appended to, and opened anew on SIGUSR1 and SIGHUP. docs/audit.md explains the lines.";
 }
 
 section! { pool, "[[pool]]", "Source addresses that flows leave from. No two pools overlap.", elsewhere |_| None;
