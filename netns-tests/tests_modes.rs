@@ -6,9 +6,13 @@ use crate::gateway::Gateway;
 use crate::hello::{Hello, record};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
+use crate::rollout::Rollout;
 use crate::servers::Server;
 use crate::tests_reload::reload;
+use crate::tests_revoke::{expect_revoked, open_by_name};
 use crate::traffic::{expect_delivery, pass};
+use crate::wait::wait_for;
+use jiff::Timestamp;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
@@ -22,6 +26,7 @@ crate::trials! {
         what_monitor_mode_saw_is_suggested_and_then_enforced;
     once:
         a_tenant_whose_date_is_past_enforces,
+        a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so,
         flows_beyond_those_in_inspection_leave_unjudged
 }
 
@@ -190,6 +195,45 @@ fn a_tenant_whose_date_is_past_enforces() {
     assert_eq!((&flow["would_deny"], &flow["verdict"]), (&serde_json::Value::Null, &"deny".into()));
     assert!(gateway.gauges("egret_monitor_until_timestamp_seconds", &[]).is_empty());
     server.assert_untouched();
+}
+
+fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
+    let lab = Lab::new();
+    let config = |mode: String| Config { alpha_tenant: mode, ..Rollout::config(&lab, "") };
+    let rollout = Rollout::with(&lab, &config("mode = \"monitor\"".into()));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let live = open_by_name(&lab, &server, "unheard.example.org");
+    let until = Timestamp::from_second(Timestamp::now().as_second() + 4).unwrap();
+    let dated = config(format!("mode = \"monitor\"\nmonitor_until = {until}"));
+    reload(&rollout.gateway, &dated);
+    let dates = || rollout.gateway.gauges("egret_monitor_until_timestamp_seconds", &[("tenant", "alpha")]);
+    let mut let_out = 0;
+    let denied = wait_for("the date", || {
+        let (allowed, flow) = rollout.asks(&server, "unheard.example.org");
+        let time: Timestamp = flow["time"].as_str().unwrap().parse().unwrap();
+        assert_eq!(allowed, time < until, "{flow:#}");
+        if !allowed {
+            return Ok(flow);
+        }
+        assert_eq!((&flow["would_deny"], &flow["verdict"]), (&"not_allowed".into(), &"allow".into()));
+        let_out += 1;
+        Err("it has not come")
+    });
+    assert_eq!((&denied["outcome"], &denied["would_deny"]), (&"not_allowed".into(), &serde_json::Value::Null));
+    assert!(let_out > 0, "the machine is too slow for this test");
+    let changes = wait_for("the audit log to tell of it", || {
+        let changes = rollout.gateway.changes();
+        if changes.iter().any(|line| line["change"] == "monitor_end") { Ok(changes) } else { Err("not yet") }
+    });
+    let told: Vec<_> = changes.iter().map(|line| line["change"].as_str().unwrap()).collect();
+    assert_eq!(told, ["start", "reload", "monitor_end"]);
+    assert_eq!((&changes[2]["subject"], &changes[2]["by"]), (&"alpha".into(), &"gateway".into()));
+    assert!(dates().is_empty());
+    // What lived then goes on until policy is exchanged.
+    live.assert_alive();
+    let output = rollout.gateway.egret(&["reload"]);
+    assert!(text(&output).contains("one live flow that is not allowed any more"), "{}", text(&output));
+    expect_revoked(&rollout.gateway, live);
 }
 
 fn flows_beyond_those_in_inspection_leave_unjudged() {
