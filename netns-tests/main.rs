@@ -39,6 +39,7 @@ mod tests_lab;
 mod tests_memory;
 mod tests_modes;
 mod tests_ports;
+mod tests_recheck;
 mod tests_relay;
 mod tests_reload;
 mod tests_reload_latency;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         tests_reload::trials(),
         tests_reload_latency::trials(),
         tests_revoke::trials(),
+        tests_recheck::trials(),
         tests_steering::trials(),
         tests_startup::trials(),
     ];

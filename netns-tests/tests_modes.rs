@@ -206,7 +206,7 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
     let until = Timestamp::from_second(Timestamp::now().as_second() + 4).unwrap();
     let dated = config(format!("mode = \"monitor\"\nmonitor_until = {until}"));
     reload(&rollout.gateway, &dated);
-    let dates = || rollout.gateway.gauges("egret_monitor_until_timestamp_seconds", &[("tenant", "alpha")]);
+    let shown = || rollout.gateway.gauges("egret_monitor_until_timestamp_seconds", &[("tenant", "alpha")]);
     let mut let_out = 0;
     let denied = wait_for("the date", || {
         let (allowed, flow) = rollout.asks(&server, "unheard.example.org");
@@ -219,7 +219,10 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
         let_out += 1;
         Err("it has not come")
     });
-    assert_eq!((&denied["outcome"], &denied["would_deny"]), (&"not_allowed".into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&denied["outcome"], &denied["would_deny"]),
+        (&"not_allowed".into(), &serde_json::Value::Null)
+    );
     assert!(let_out > 0, "the machine is too slow for this test");
     let changes = wait_for("the audit log to tell of it", || {
         let changes = rollout.gateway.changes();
@@ -228,7 +231,7 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
     let told: Vec<_> = changes.iter().map(|line| line["change"].as_str().unwrap()).collect();
     assert_eq!(told, ["start", "reload", "monitor_end"]);
     assert_eq!((&changes[2]["subject"], &changes[2]["by"]), (&"alpha".into(), &"gateway".into()));
-    assert!(dates().is_empty());
+    assert!(shown().is_empty());
     // What lived then goes on until policy is exchanged.
     live.assert_alive();
     let output = rollout.gateway.egret(&["reload"]);

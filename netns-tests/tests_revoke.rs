@@ -29,7 +29,7 @@ crate::trials! {
         no_flow_slips_through_between_two_policies
 }
 
-fn with_rules(lab: &Lab, rules: &str) -> Config {
+pub(crate) fn with_rules(lab: &Lab, rules: &str) -> Config {
     let gateway = format!("admin = \"unix:{}\"", lab.control_socket());
     Config { gateway, alpha_rules: rules.into(), ..Config::default() }
 }
@@ -42,7 +42,7 @@ fn reload(gateway: &Gateway<'_>, config: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn reload_to(gateway: &Gateway<'_>, config: &Config) -> Value {
+pub(crate) fn reload_to(gateway: &Gateway<'_>, config: &Config) -> Value {
     reload(gateway, &config.render(&gateway.flow_log()))
 }
 

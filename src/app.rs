@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 mod monitoring;
 mod observe;
+mod recheck;
 mod reload;
 mod retired;
 mod signals;
@@ -26,7 +27,9 @@ use crate::audit::By;
 use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Seat, Settings, Sink, Stage};
+use crate::gateway::{
+    self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Seat, Settings, Sink, Stage,
+};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
@@ -39,6 +42,7 @@ use forecast::Forecast;
 use in_force::{Built, InForce};
 use monitoring::Monitoring;
 use observe::Seen;
+use recheck::Rechecks;
 use reload::{Reloader, Reloads};
 use retired::Retired;
 use signals::{Order, Signals};
@@ -167,6 +171,8 @@ impl App {
         config.pools = Vec::new();
         let (drain, listen) = (config.gateway.drain, config.gateway.listen);
         let candidates = Candidates::default();
+        // As if a new flow had asked twelve times: a minute, unless the operator is of another mind.
+        let how = Recheck { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
         let reloader = Reloader {
             path: path.to_owned(),
             running: config,
@@ -178,6 +184,7 @@ impl App {
             auditor: auditor.clone(),
             retired: Retired::default(),
             candidates: candidates.clone(),
+            rechecks: Rechecks::start(Arc::clone(&shared), how)?,
             files: FileWatch::new(read),
         };
         let reloads = reloader.start()?;

@@ -172,6 +172,7 @@ fn refused() -> ReloadAnswer {
         config: "00c0ffee00c0ffee".into(),
         difference: None,
         revoked: 0,
+        unproved: 0,
         findings: vec!["egret.toml:3:1: error: unknown key".into()],
     }
 }

@@ -164,10 +164,15 @@ impl Peer {
     pub fn complaint(&self, what: &str) -> String {
         let mut text = format!("{}: {what}", self.name);
         let Some(process) = &self.process else { return text };
-        for (file, about) in [("messages", "it said"), ("flows.jsonl", "its last flows that were not closed")] {
+        for (file, about) in [("messages", "it said"), ("flows.jsonl", "its last flows that were not closed")]
+        {
             let lines = fs::read_to_string(process.folder.join(file)).unwrap_or_default();
-            let lines: Vec<&str> =
-                lines.lines().rev().filter(|line| !line.contains("\"outcome\":\"closed\"")).take(10).collect();
+            let lines: Vec<&str> = lines
+                .lines()
+                .rev()
+                .filter(|line| !line.contains("\"outcome\":\"closed\""))
+                .take(10)
+                .collect();
             if !lines.is_empty() {
                 let _ = write!(text, "\n{about}:\n{}", lines.join("\n"));
             }

@@ -15,6 +15,9 @@ pub struct ReloadAnswer {
     pub difference: Option<Difference>,
     /// Live flows that were reset, because it does not allow them any more.
     pub revoked: u64,
+    /// Live flows that go on only if their address, or their server's certificate, is found to be their name's: nobody had
+    /// asked for that before, and now the rules do.
+    pub unproved: u64,
     /// What is to be said of the files, as `egret check` says it: errors if it was not reloaded, else warnings.
     pub findings: Vec<String>,
 }

@@ -242,7 +242,9 @@ impl Reloader {
     /// were reset.
     fn candidate_changed(&self) -> u64 {
         self.pin_names();
-        self.gateway.judge_canaries_again(clock::timestamp()).revoked
+        let judged = self.gateway.judge_canaries_again(clock::timestamp());
+        self.rechecks.order(judged);
+        judged.revoked
     }
 
     /// Has the names of rules looked up in advance.

@@ -6,6 +6,7 @@ use super::audit::Auditor;
 use super::candidate::{Candidates, NotTheCandidate};
 use super::file_watch::FileWatch;
 use super::in_force::{Built, InForce};
+use super::recheck::Rechecks;
 use super::retired::Retired;
 use super::snapshot;
 use crate::admin::{Refusal, ReloadAnswer};
@@ -13,7 +14,7 @@ use crate::audit::{By, Difference, What};
 use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline};
 use crate::egress::Ledger;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Judged};
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -91,6 +92,7 @@ pub(super) struct Reloader {
     pub(super) auditor: Auditor,
     pub(super) retired: Retired,
     pub(super) candidates: Candidates,
+    pub(super) rechecks: Rechecks,
     /// Of the files that were read last.
     pub(super) files: FileWatch,
 }
@@ -99,7 +101,7 @@ pub(super) struct Reloader {
 struct Reloaded {
     difference: Difference,
     warnings: Vec<Diagnostic>,
-    revoked: u64,
+    judged: Judged,
 }
 
 /// Why a reload took no effect; the configuration before it stays in force.
@@ -247,10 +249,11 @@ impl Reloader {
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
         self.pin_names();
-        let revoked = self.gateway.judge_again(clock::timestamp()).revoked;
+        let judged = self.gateway.judge_again(clock::timestamp());
+        self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
-        Ok(Reloaded { difference, warnings, revoked })
+        Ok(Reloaded { difference, warnings, judged })
     }
 }
 
@@ -265,11 +268,11 @@ fn keep_fixed(config: &mut Config, running: &Config) {
 
 fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
     match result {
-        Ok(Reloaded { difference, warnings, revoked }) => {
+        Ok(Reloaded { difference, warnings, judged: Judged { revoked, unproved } }) => {
             for warning in warnings {
                 tracing::warn!("{warning}");
             }
-            tracing::info!(%config, revoked, "reloaded: {difference}");
+            tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
         }
         Err(error) => {
             tracing::error!("the configuration was not reloaded, the one before stays in force:\n{error}");
@@ -280,7 +283,7 @@ fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
 /// What the audit log is told: how much has changed, or why nothing has.
 fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
     match result {
-        Ok(Reloaded { difference, revoked, .. }) => Ok((difference.clone(), *revoked)),
+        Ok(Reloaded { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
         Err(ReloadError::Config(report)) => {
             let first = report.diagnostics.iter().find(|found| found.severity == config::Severity::Error);
             let first = first.map(ToString::to_string).unwrap_or_default();
@@ -298,14 +301,19 @@ fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), Str
 
 fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer {
     let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
-    let (difference, revoked, findings) = match result {
-        Ok(Reloaded { difference, warnings, revoked }) => {
-            (Some(difference.clone()), *revoked, lines(warnings))
-        }
-        Err(ReloadError::Config(report)) => (None, 0, lines(&report.diagnostics)),
+    let (difference, Judged { revoked, unproved }, findings) = match result {
+        Ok(Reloaded { difference, warnings, judged }) => (Some(difference.clone()), *judged, lines(warnings)),
+        Err(ReloadError::Config(report)) => (None, Judged::default(), lines(&report.diagnostics)),
         Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
-            (None, 0, vec![error.to_string()])
+            (None, Judged::default(), vec![error.to_string()])
         }
     };
-    ReloadAnswer { reloaded: result.is_ok(), config: config.to_owned(), difference, revoked, findings }
+    ReloadAnswer {
+        reloaded: result.is_ok(),
+        config: config.to_owned(),
+        difference,
+        revoked,
+        unproved,
+        findings,
+    }
 }

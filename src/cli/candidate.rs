@@ -172,7 +172,7 @@ fn promote(socket: &Path) -> Result<ExitCode, AskError> {
             return Err(error);
         }
     };
-    let ReloadAnswer { reloaded, config, difference, revoked, findings } = answer;
+    let ReloadAnswer { reloaded, config, difference, revoked, unproved, findings } = answer;
     if !reloaded {
         eprintln!("egret: not promoted:\n{}", findings.join("\n"));
         match written.take_back() {
@@ -185,6 +185,12 @@ fn promote(socket: &Path) -> Result<ExitCode, AskError> {
     // writing to a String cannot fail
     if revoked > 0 {
         let _ = writeln!(text, "{revoked} live flows that are not allowed any more were reset");
+    }
+    if unproved > 0 {
+        let _ = writeln!(
+            text,
+            "{unproved} live flows go on if what the rules now ask of their addresses or servers is found"
+        );
     }
     let difference = difference.unwrap_or_default();
     let _ = writeln!(text, "promoted: {difference}\nconfiguration {config} is in force");

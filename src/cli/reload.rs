@@ -41,7 +41,7 @@ fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
 }
 
 fn said(answer: &ReloadAnswer) -> String {
-    let ReloadAnswer { config, difference, revoked, .. } = answer;
+    let ReloadAnswer { config, difference, revoked, unproved, .. } = answer;
     let Some(difference) = difference else {
         return format!("refused: configuration {config} stays in force\n");
     };
@@ -50,7 +50,16 @@ fn said(answer: &ReloadAnswer) -> String {
         1 => "; one live flow that is not allowed any more was reset".to_owned(),
         more => format!("; {more} live flows that are not allowed any more were reset"),
     };
-    format!("reloaded: {difference}{revoked}\nconfiguration {config} is in force\n")
+    let unproved = match unproved {
+        0 => String::new(),
+        1 => "; one live flow goes on if what the rules now ask of its address or server is found".to_owned(),
+        more => {
+            format!(
+                "; {more} live flows go on if what the rules now ask of their addresses or servers is found"
+            )
+        }
+    };
+    format!("reloaded: {difference}{revoked}{unproved}\nconfiguration {config} is in force\n")
 }
 
 #[cfg(test)]
@@ -66,6 +75,7 @@ mod tests {
             config: "00c0ffee00c0ffee".into(),
             difference: Some(Difference { names, ..Difference::default() }),
             revoked: 0,
+            unproved: 0,
             findings: Vec::new(),
         };
         assert_eq!(said(&answer), "reloaded: names +2 -0\nconfiguration 00c0ffee00c0ffee is in force\n");
@@ -73,6 +83,8 @@ mod tests {
         assert!(
             said(&answer).contains("names +2 -0; 3 live flows that are not allowed any more were reset\n")
         );
+        answer.unproved = 1;
+        assert!(said(&answer).contains("were reset; one live flow goes on if what"), "{}", said(&answer));
         (answer.reloaded, answer.difference) = (false, None);
         assert_eq!(said(&answer), "refused: configuration 00c0ffee00c0ffee stays in force\n");
     }

@@ -97,6 +97,11 @@ impl Shard {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Copies of its flows.
+    fn flows(&self) -> Vec<LiveFlow> {
+        self.lock().values().map(|entry| entry.flow.clone()).collect()
+    }
 }
 
 impl Default for FlowTable {
@@ -125,21 +130,55 @@ impl FlowTable {
         let mut revoked = 0;
         let mut wakers = Vec::new();
         for shard in &*self.shards {
-            let flows: Vec<_> = shard.lock().values().map(|entry| entry.flow.clone()).collect();
+            let flows = shard.flows();
             let denied: Vec<_> =
                 flows.iter().filter(|flow| !allowed(flow)).map(|flow| flow.id.number).collect();
-            if denied.is_empty() {
-                continue;
-            }
-            let mut shard = shard.lock();
-            for number in denied {
-                if let Some(entry) = shard.get_mut(&number).filter(|entry| !entry.revoked) {
-                    entry.revoked = true;
-                    revoked += 1;
-                    wakers.extend(entry.waker.take().map(|waker| (number, waker)));
-                }
+            if !denied.is_empty() {
+                let mut shard = shard.lock();
+                let entries = &mut *shard;
+                revoked += denied.iter().map(|number| mark(entries, *number, &mut wakers)).sum::<u64>();
             }
         }
+        self.wake(&wakers);
+        revoked
+    }
+
+    /// The same for these flows alone.
+    pub(super) fn revoke_of(&self, numbers: &[u64], allowed: impl Fn(&LiveFlow) -> bool) -> u64 {
+        let mut revoked = 0;
+        let mut wakers = Vec::new();
+        for &number in numbers {
+            let shard = self.shard(number);
+            let flow = shard.lock().get(&number).map(|entry| entry.flow.clone());
+            if flow.is_some_and(|flow| !allowed(&flow)) {
+                revoked += mark(&mut shard.lock(), number, &mut wakers);
+            }
+        }
+        if revoked > 0 {
+            self.wake(&wakers);
+        }
+        revoked
+    }
+
+    /// Looks at every flow, without a lock.
+    pub(super) fn each(&self, mut look: impl FnMut(&LiveFlow)) {
+        for shard in &*self.shards {
+            shard.flows().iter().for_each(&mut look);
+        }
+    }
+
+    /// This was found out of these flows.
+    pub(super) fn prove(&self, numbers: &[u64], proof: Proof) {
+        for &number in numbers {
+            if let Some(Entry { flow, .. }) = self.shard(number).lock().get_mut(&number) {
+                flow.proof.address |= proof.address;
+                flow.proof.certificate |= proof.certificate;
+            }
+        }
+    }
+
+    /// Has those that were revoked look at their entries.
+    fn wake(&self, wakers: &[(u64, Waker)]) {
         // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
         self.revocations.fetch_add(1, Ordering::Release);
         for batch in wakers.chunks(BATCH) {
@@ -150,7 +189,6 @@ impl FlowTable {
                 self.wait_for_end(batch);
             }
         }
-        revoked
     }
 
     /// Until these flows are gone, so that no worker has more than one batch before its other flows.
@@ -162,6 +200,14 @@ impl FlowTable {
             }
         }
     }
+}
+
+/// Marks a flow as revoked, and yields how many that are: one that is there, and is not marked.
+fn mark(entries: &mut HashMap<u64, Entry>, number: u64, wakers: &mut Vec<(u64, Waker)>) -> u64 {
+    let Some(entry) = entries.get_mut(&number).filter(|entry| !entry.revoked) else { return 0 };
+    entry.revoked = true;
+    wakers.extend(entry.waker.take().map(|waker| (number, waker)));
+    1
 }
 
 impl Listed<'_> {

@@ -13,6 +13,7 @@ mod guard;
 mod leg;
 mod meters;
 mod mismatches;
+mod recheck;
 mod record;
 mod refusal;
 mod server;
@@ -29,6 +30,7 @@ pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
+pub use recheck::Recheck;
 #[cfg(test)]
 pub(crate) use record::example_record;
 pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, Verdict};

@@ -1,0 +1,208 @@
+//! Another policy asks of a live flow what nobody had asked before: whether its address is the name's, whether its server
+//! proves it.
+
+use crate::config::Config;
+use crate::dns::Dns;
+use crate::flows::Flow;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::rollout::Rollout;
+use crate::servers::Server;
+use crate::tests_certificates::{Authority, Has, NAME as PROVED};
+use crate::tests_revoke::{expect_revoked, open_by_name, reload_to};
+use crate::tests_verify::{NAME, rule};
+use crate::wait::wait_until;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+crate::trials! {
+    both families:
+        a_live_flow_goes_on_if_its_address_is_the_names,
+        a_flow_that_was_resolved_is_judged_by_where_it_went;
+    once:
+        what_was_found_once_is_not_asked_again,
+        a_flow_of_which_nobody_can_say_is_reset_in_the_end,
+        an_answer_that_comes_late_is_in_time,
+        a_live_flow_goes_on_if_its_server_proves_the_name,
+        nothing_is_asked_in_monitor_mode_or_where_flows_are_kept,
+        what_a_canary_let_out_is_asked_when_it_ends
+}
+
+const CUT: &str = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
+
+fn config(lab: &Lab, destination: &str, more: &str) -> Config {
+    let more = rule(destination) + more;
+    Config { more: "[resolver]\nservers = [\"198.51.100.10\"]".into(), ..Rollout::config(lab, &more) }
+}
+
+/// The live flows that the gateway then asks about, after none was reset at once.
+fn unproved(gateway: &Gateway<'_>, config: &Config) -> u64 {
+    let answer = reload_to(gateway, config);
+    assert_eq!(answer["revoked"], 0, "{answer}");
+    answer["unproved"].as_u64().unwrap()
+}
+
+/// So many times it has asked all that there was to ask.
+fn wait_for_rounds(gateway: &Gateway<'_>, count: usize) {
+    let said = "live flows were asked what the policy in force asks";
+    wait_until("live flows to be asked", || gateway.stderr().matches(said).count() == count);
+}
+
+fn a_live_flow_goes_on_if_its_address_is_the_names(family: Family) {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
+    for destination in ["verify", "resolve"] {
+        let gateway = lab.start_gateway(&config(&lab, "original", ""));
+        let (server, other) =
+            (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
+        let (right, wrong) = (open_by_name(&lab, &server, NAME), open_by_name(&lab, &other, NAME));
+        // The name has no address that anybody knows.
+        let unknown = open_by_name(&lab, &server, "no.cdn.example.org");
+        let unasked = open_by_name(&lab, &other, "allowed.example.org");
+        assert_eq!(unproved(&gateway, &config(&lab, destination, "")), 3);
+        for flow in [wrong, unknown] {
+            let flow = expect_revoked(&gateway, flow);
+            assert_eq!((&flow["verdict"], &flow["rule"]), (&"allow".into(), &"by-name".into()), "{flow:#}");
+        }
+        wait_for_rounds(&gateway, 1);
+        right.assert_alive();
+        unasked.assert_alive();
+        assert!(gateway.stderr().contains("proved=1 revoked=2"), "{}", gateway.stderr());
+    }
+}
+
+fn a_flow_that_was_resolved_is_judged_by_where_it_went(family: Family) {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
+    let gateway = lab.start_gateway(&config(&lab, "resolve", ""));
+    let server = lab.listen(Host::Named, family, 443);
+    let open = || {
+        let hello = Hello::to(NAME).record();
+        let mut client = lab.connect(Tenant::Alpha, Host::Elsewhere.at(family, 443));
+        client.write_all(&hello).unwrap();
+        let mut upstream = server.accept();
+        upstream.read_exact(&mut vec![0; hello.len()]).unwrap();
+        Flow { client, upstream }
+    };
+    let flow = open();
+    // It is found already.
+    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 0);
+    assert_eq!(unproved(&gateway, &config(&lab, "resolve", CUT)), 0);
+    flow.assert_alive();
+    let deny = format!("  [[tenant.deny]]\n  cidrs = [\"{}\"]\n", server.address().ip());
+    for destination in ["resolve", "original"] {
+        let flow = open();
+        let answer = reload_to(&gateway, &config(&lab, destination, &deny));
+        assert!(answer["revoked"].as_u64() >= Some(1), "{answer}");
+        expect_revoked(&gateway, flow);
+        reload_to(&gateway, &config(&lab, "resolve", ""));
+    }
+    expect_revoked(&gateway, flow);
+}
+
+fn what_was_found_once_is_not_asked_again() {
+    let lab = Lab::new();
+    let mut dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let gateway = lab.start_gateway(&config(&lab, "original", ""));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let flow = open_by_name(&lab, &server, NAME);
+    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 1);
+    wait_for_rounds(&gateway, 1);
+    dns.say(&[(NAME, Host::Elsewhere.ip(Family::V4))]);
+    assert_eq!(unproved(&gateway, &config(&lab, "verify", CUT)), 0);
+    flow.assert_alive();
+}
+
+/// With little patience: twelve times this.
+fn hasty(lab: &Lab, destination: &str, deadline: &str) -> Config {
+    Config { inspect: format!("deadline = \"{deadline}\""), ..config(lab, destination, "") }
+}
+
+fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
+    let lab = Lab::new();
+    // Nobody answers there.
+    let gateway = lab.start_gateway(&hasty(&lab, "original", "300ms"));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let flow = open_by_name(&lab, &server, NAME);
+    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "300ms")), 1);
+    flow.assert_alive();
+    expect_revoked(&gateway, flow);
+}
+
+fn an_answer_that_comes_late_is_in_time() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&hasty(&lab, "original", "1s"));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let flow = open_by_name(&lab, &server, NAME);
+    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
+    gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
+    flow.assert_alive();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
+    wait_for_rounds(&gateway, 1);
+    flow.assert_alive();
+}
+
+/// A relayed connection to a server that answers itself.
+fn open_hello(lab: &Lab, to: SocketAddr) -> TcpStream {
+    let mut client = lab.connect(Tenant::Alpha, to);
+    client.write_all(&Hello::to(PROVED).record()).unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    client
+}
+
+fn a_live_flow_goes_on_if_its_server_proves_the_name() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let [right, wrong] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
+    authority.serve(&lab, right, Has::Right);
+    authority.serve(&lab, wrong, Has::AnotherName);
+    let plain = lab.listen(Host::Named, Family::V4, 80);
+    let gateway = lab.start_gateway(&authority.config(&lab, "off"));
+    let (stays, mut goes) = (open_hello(&lab, right), open_hello(&lab, wrong));
+    let mut http = lab.connect(Tenant::Alpha, plain.address());
+    write!(http, "GET / HTTP/1.1\r\nHost: {PROVED}\r\n\r\n").unwrap();
+    let _server = plain.accept();
+    let answer = reload_to(&gateway, &authority.config(&lab, "require"));
+    // A client that speaks no TLS has nothing to prove it by.
+    assert_eq!((&answer["revoked"], &answer["unproved"]), (&1.into(), &2.into()), "{answer}");
+    gateway.expect_outcome(http.local_addr().unwrap(), "policy_revoked");
+    let mut rest = Vec::new();
+    assert_eq!(goes.read_to_end(&mut rest).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    gateway.expect_outcome(goes.local_addr().unwrap(), "policy_revoked");
+    wait_for_rounds(&gateway, 1);
+    assert_eq!(gateway.metric("egret_flows_active", &[("tenant", "alpha")]), 1);
+    let local = stays.local_addr().unwrap();
+    drop(stays);
+    assert_ne!(gateway.flow_from(local)["outcome"], "policy_revoked");
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
+}
+
+fn nothing_is_asked_in_monitor_mode_or_where_flows_are_kept() {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let gateway = lab.start_gateway(&config(&lab, "original", ""));
+    let other = lab.listen(Host::Elsewhere, Family::V4, 443);
+    let flow = open_by_name(&lab, &other, NAME);
+    let keep = Config { policy: "on_reload = \"keep\"".into(), ..config(&lab, "verify", "") };
+    assert_eq!(unproved(&gateway, &keep), 0);
+    let monitor = Config { alpha_tenant: "mode = \"monitor\"".into(), ..config(&lab, "verify", "") };
+    assert_eq!(unproved(&gateway, &monitor), 0);
+    flow.assert_alive();
+    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 1);
+    expect_revoked(&gateway, flow);
+}
+
+fn what_a_canary_let_out_is_asked_when_it_ends() {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let rollout = Rollout::with(&lab, &config(&lab, "verify", ""));
+    let open = |server: &Server| open_by_name(&lab, server, NAME);
+    let [right, wrong] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
+    rollout.load_config(&config(&lab, "original", ""), &["--percent", "100"]);
+    let (stays, goes) = (open(&right), open(&wrong));
+    rollout.must(&["drop"]);
+    assert_eq!(expect_revoked(&rollout.gateway, goes)["canary"], true);
+    wait_for_rounds(&rollout.gateway, 1);
+    stays.assert_alive();
+}

@@ -1,0 +1,186 @@
+//! Finds out of live flows what the policy in force asks of them and nobody has asked before: beside them, and in a bounded
+//! time, after which what is not known counts as wrong.
+
+use super::again::Fate;
+use super::certification::Prober;
+use super::flow_table::{LiveFlow, Proof};
+use super::snapshot::{Snapshot, Verification};
+use super::worker::Gateway;
+use crate::addr::DialAddr;
+use crate::clock;
+use crate::egress::Dialler;
+use crate::hostname::{AskedName, Hostname};
+use crate::policy::Seen;
+use crate::verify::{Certificate, Match};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Questions under way; each is bounded elsewhere too, with those of new flows.
+const AT_ONCE: usize = 64;
+/// A question is asked anew after this long, if nobody could say.
+const BETWEEN: Duration = Duration::from_secs(2);
+
+/// How live flows are asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Recheck {
+    /// For certificates.
+    pub dialler: Dialler,
+    /// How long it may take until a flow of which nothing is known is reset.
+    pub patience: Duration,
+}
+
+/// What flows have in common that share an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Question {
+    tenant: Arc<str>,
+    canary: bool,
+    name: Hostname,
+    to: DialAddr,
+    missing: Proof,
+}
+
+/// Flows that wait for an answer, by number.
+type Waiting = HashMap<Question, Vec<u64>>;
+
+impl Gateway {
+    /// Looks at all live flows at each order, until nobody can order it any more.
+    pub async fn recheck(self: Arc<Self>, how: Recheck, mut orders: mpsc::Receiver<()>) {
+        let (mut queue, mut waiting) = (VecDeque::new(), Waiting::new());
+        let (mut proved, mut revoked) = (0, 0);
+        let (mut asking, mut asked) = (JoinSet::new(), HashMap::new());
+        loop {
+            while asking.len() < AT_ONCE
+                && let Some((question, flow, deadline)) = queue.pop_front()
+            {
+                let gateway = Arc::clone(&self);
+                let task = asking.spawn(async move { gateway.ask_until(&flow, deadline, how.dialler).await });
+                asked.insert(task.id(), question);
+            }
+            let done = tokio::select! {
+                order = orders.recv() => match order {
+                    Some(()) => {
+                        let deadline = clock::now() + how.patience;
+                        for (question, flow) in self.collect(&mut waiting) {
+                            queue.push_back((question, flow, deadline));
+                        }
+                        continue;
+                    }
+                    None => return,
+                },
+                Some(done) = asking.join_next_with_id() => done,
+            };
+            // Whoever panics has found nothing.
+            let (id, found) = done.unwrap_or_else(|panicked| (panicked.id(), Some(false)));
+            let Some(question) = asked.remove(&id) else { continue };
+            let flows = waiting.remove(&question).unwrap_or_default();
+            match found {
+                Some(true) => {
+                    proved += flows.len() as u64;
+                    self.table.prove(&flows, question.missing);
+                }
+                Some(false) => revoked += self.revoke_unproved(&flows),
+                None => {}
+            }
+            if waiting.is_empty() {
+                tracing::info!(
+                    proved,
+                    revoked,
+                    "live flows were asked what the policy in force asks of them"
+                );
+                (proved, revoked) = (0, 0);
+            }
+        }
+    }
+
+    /// Notes which flows wait for which answer, and yields the questions that are new, each with one of its flows.
+    fn collect(&self, waiting: &mut Waiting) -> Vec<(Question, LiveFlow)> {
+        let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
+        let mut found: HashMap<Question, (LiveFlow, Vec<u64>)> = HashMap::new();
+        self.table.each(|flow| {
+            if let Fate::Unproved(missing) = snapshot.fate(flow, now)
+                && let Some(question) = question(flow, missing)
+            {
+                let (_, flows) = found.entry(question).or_insert_with(|| (flow.clone(), Vec::new()));
+                flows.push(flow.id.number);
+            }
+        });
+        let mut new = Vec::new();
+        for (question, (flow, flows)) in found {
+            if waiting.insert(question.clone(), flows).is_none() {
+                new.push((question, flow));
+            }
+        }
+        new
+    }
+
+    /// Whether what is missing was found; `None` if nobody asks for it any more.
+    async fn ask_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Option<bool> {
+        loop {
+            // Always by what is in force: it may have been exchanged, and ask elsewhere.
+            let snapshot = self.snapshot.load_full();
+            let Fate::Unproved(missing) = snapshot.fate(flow, clock::timestamp()) else { return None };
+            let left = deadline.saturating_duration_since(clock::now());
+            let asking = ask(&snapshot, flow, missing, dialler, left);
+            if let Ok(Some(found)) = timeout(left, asking).await {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return Some(false);
+            }
+            sleep(BETWEEN.min(left)).await;
+        }
+    }
+
+    /// What is in force may ask for less since.
+    fn revoke_unproved(&self, flows: &[u64]) -> u64 {
+        let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
+        self.table.revoke_of(flows, |flow| snapshot.fate(flow, now) == Fate::Stays)
+    }
+}
+
+fn question(flow: &LiveFlow, missing: Proof) -> Option<Question> {
+    let (tenant, canary) = (Arc::clone(&flow.tenant), flow.canary);
+    Some(Question { tenant, canary, name: name_of(flow)?.clone(), to: flow.destination, missing })
+}
+
+/// Rules that ask go by name.
+fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
+    match &flow.seen {
+        Some(Seen::Asked { name: AskedName::Valid(name), .. }) => Some(name),
+        Some(Seen::Asked { .. } | Seen::Unclear(_)) | None => None,
+    }
+}
+
+/// Whether what is missing is found; `None` if nobody can say.
+async fn ask(
+    snapshot: &Snapshot,
+    flow: &LiveFlow,
+    missing: Proof,
+    dialler: Dialler,
+    time: Duration,
+) -> Option<bool> {
+    let verification: &Verification = snapshot.ruling_of(flow)?.verification?;
+    let (name, to) = (name_of(flow)?, flow.destination);
+    if missing.address {
+        match verification.verifier.names().check(name, to.ip(), &verification.asker).await {
+            Match::Yes => {}
+            Match::No | Match::Absent => return Some(false),
+            Match::Unknown(_) => return None,
+        }
+    }
+    if missing.certificate {
+        let tenant = snapshot.still_of(flow.client, &flow.tenant)?;
+        let prober = Prober { tenant, verification, dialler, client: flow.client, name };
+        match prober.check(to, time).await {
+            Certificate::Valid => {}
+            Certificate::Invalid(_) => return Some(false),
+            Certificate::Unknown(_) => return None,
+        }
+    }
+    Some(true)
+}
