@@ -3,9 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{
-    CertificateRule, Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec,
-};
+use egret::policy::{Effect, Policy, PrivateDestinations, RuleSpec, TenantSpec};
 use std::fmt::Write as _;
 use std::hint::black_box;
 
@@ -29,27 +27,15 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
         text.parse().expect("it is a hostname")
     };
     let rule = |first: usize| RuleSpec {
-        label: format!("allow/{index}.txt:{first}").into(),
-        effect: Effect::Allow,
         hosts: (first..names.min(first + NAMES_PER_RULE)).map(pattern).collect(),
-        cidrs: Vec::new(),
         ports: PortRange::new(443, 443).into_iter().collect(),
-        uninspected: false,
-        destination: Destination::Original,
-        first_request_only: false,
-        certificate: CertificateRule::Unasked,
+        ..RuleSpec::new(format!("allow/{index}.txt:{first}"), Effect::Allow)
     };
     let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
     TenantSpec {
-        name: format!("tenant-{index}").into(),
         sources: vec![format!("10.{high}.{middle}.{low}/32").parse().expect("it is a network")],
-        pool: "pool".into(),
-        mode: Mode::Enforce,
-        ech: Ech::Outer,
-        max_flows: None,
-        ports_floor: None,
-        ports_ceiling: None,
         rules: (0..names).step_by(NAMES_PER_RULE).map(rule).collect(),
+        ..TenantSpec::new(format!("tenant-{index}"), "pool")
     }
 }
 

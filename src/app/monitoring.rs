@@ -34,21 +34,15 @@ fn ended(policy: &Policy, then: Timestamp, now: Timestamp) -> impl Iterator<Item
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Ech, PrivateDestinations, TenantSpec};
+    use crate::policy::{PrivateDestinations, TenantSpec};
 
     #[test]
     fn each_end_is_told_once() {
         let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let spec = |name: &str, source: &str, mode| TenantSpec {
-            name: name.into(),
             sources: vec![source.parse().unwrap()],
-            pool: "p".into(),
             mode,
-            ech: Ech::Outer,
-            max_flows: None,
-            ports_floor: None,
-            ports_ceiling: None,
-            rules: Vec::new(),
+            ..TenantSpec::new(name, "p")
         };
         let tenants = [
             spec("dated", "10.0.1.0/24", Mode::Monitor { until: Some(date) }),

@@ -236,7 +236,6 @@ fn key(pattern: &HostPattern) -> (&str, bool) {
 mod tests {
     use super::*;
     use crate::hostname::Hostname;
-    use crate::policy::CertificateRule;
     use proptest::prelude::*;
     use proptest::sample::{select, subsequence};
     use std::net::IpAddr;
@@ -258,15 +257,12 @@ mod tests {
             select(vec![Destination::Original, Destination::Resolve]),
         );
         fields.prop_map(|(effect, hosts, cidrs, ports, uninspected, destination)| RuleSpec {
-            label: "r".into(),
-            effect,
-            first_request_only: false,
             uninspected: uninspected && effect == Effect::Allow && hosts.is_empty() && !cidrs.is_empty(),
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             ports: ports.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect(),
             destination,
-            certificate: CertificateRule::Unasked,
+            ..RuleSpec::new("r", effect)
         })
     }
 

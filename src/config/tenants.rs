@@ -272,16 +272,12 @@ fn read_rule(
     if let Some(path) = table.read(keys.hosts_file, out) {
         hosts.extend(files.names(&path, out));
     }
+    let label = table.read(keys.name, out).unwrap_or_else(|| table.label().into());
     let rule = RuleSpec {
-        label: table.read(keys.name, out).unwrap_or_else(|| table.label().into()),
-        effect,
         hosts,
         cidrs: values(table.read(keys.cidrs, out).unwrap_or_default()),
         ports: values(table.read(keys.ports, out).unwrap_or_default()),
-        uninspected: false,
-        destination: Destination::Original,
-        first_request_only: false,
-        certificate: CertificateRule::Unasked,
+        ..RuleSpec::new(label, effect)
     };
     let names_at =
         if table.has(keys.hosts) { table.place_of(keys.hosts) } else { table.place_of(keys.hosts_file) };

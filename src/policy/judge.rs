@@ -73,36 +73,23 @@ impl Tenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
-        CertificateRule, Destination, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec,
-    };
+    use crate::policy::{Effect, Mode, Policy, PrivateDestinations, RuleSpec, TenantSpec};
     use std::sync::Arc;
 
     fn rule(label: &str, hosts: &[&str], cidrs: &[&str]) -> RuleSpec {
         RuleSpec {
-            label: label.into(),
-            effect: Effect::Allow,
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|network| network.parse().unwrap()).collect(),
-            ports: Vec::new(),
-            uninspected: false,
-            destination: Destination::Original,
-            first_request_only: false,
-            certificate: CertificateRule::Unasked,
+            ..RuleSpec::new(label, Effect::Allow)
         }
     }
 
     fn tenant(mode: Mode, rules: Vec<RuleSpec>) -> Arc<Tenant> {
         let spec = TenantSpec {
-            name: "t".into(),
             sources: vec!["10.0.0.0/8".parse().unwrap()],
-            pool: "p".into(),
             mode,
-            ech: Ech::Outer,
-            max_flows: None,
-            ports_floor: None,
-            ports_ceiling: None,
             rules,
+            ..TenantSpec::new("t", "p")
         };
         Policy::compile(&[spec], PrivateDestinations::ByCidr).unwrap().tenants()[0].clone()
     }

@@ -30,6 +30,23 @@ pub struct TenantSpec {
     pub rules: Vec<RuleSpec>,
 }
 
+impl TenantSpec {
+    /// A tenant of nobody's that may reach nothing, with what a file that says no more means by it.
+    pub fn new(name: impl Into<Arc<str>>, pool: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            sources: Vec::new(),
+            pool: pool.into(),
+            mode: Mode::default(),
+            ech: Ech::default(),
+            max_flows: None,
+            ports_floor: None,
+            ports_ceiling: None,
+            rules: Vec::new(),
+        }
+    }
+}
+
 /// One allow or deny line.
 #[derive(Debug, Clone)]
 pub struct RuleSpec {
@@ -51,6 +68,23 @@ pub struct RuleSpec {
     pub destination: Destination,
     /// What its flows' servers have to prove. Other than `Unasked` only with `hosts`.
     pub certificate: CertificateRule,
+}
+
+impl RuleSpec {
+    /// A rule that covers everything, with what a file that says no more means by it.
+    pub fn new(label: impl Into<Arc<str>>, effect: Effect) -> Self {
+        Self {
+            label: label.into(),
+            effect,
+            hosts: Vec::new(),
+            cidrs: Vec::new(),
+            ports: Vec::new(),
+            uninspected: false,
+            first_request_only: false,
+            destination: Destination::default(),
+            certificate: CertificateRule::default(),
+        }
+    }
 }
 
 /// What is made of a server's certificate.

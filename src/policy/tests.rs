@@ -11,15 +11,10 @@ use proptest::sample::{select, subsequence};
 
 fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
     RuleSpec {
-        label: label.into(),
-        effect,
         hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
         cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         ports: ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect(),
-        uninspected: false,
-        destination: Destination::Original,
-        first_request_only: false,
-        certificate: CertificateRule::Unasked,
+        ..RuleSpec::new(label, effect)
     }
 }
 
@@ -37,15 +32,9 @@ fn uninspected(label: &str, cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
 
 fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec {
     TenantSpec {
-        name: name.into(),
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
-        pool: "pool".into(),
-        mode: Mode::Enforce,
-        ech: Ech::Outer,
-        max_flows: None,
-        ports_floor: None,
-        ports_ceiling: None,
         rules,
+        ..TenantSpec::new(name, "pool")
     }
 }
 

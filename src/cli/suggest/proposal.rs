@@ -5,8 +5,7 @@ use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    CertificateRule, CompileError, Decision, Destination, Effect, Policy, PrivateDestinations, RuleSpec,
-    Tenant, TenantSpec,
+    CompileError, Decision, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
 };
 use jiff::Timestamp;
 use psl::{List, Psl as _};
@@ -178,15 +177,9 @@ fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {
 fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
     let mut spec = spec.clone();
     spec.rules.extend(rules.iter().map(|rule| RuleSpec {
-        label: "suggested".into(),
-        effect: Effect::Allow,
         hosts: rule.hosts.iter().map(|host| HostPattern::Exact(host.name.clone())).collect(),
-        cidrs: Vec::new(),
         ports: rule.ports.iter().filter_map(|&port| PortRange::new(port, port)).collect(),
-        uninspected: false,
-        destination: Destination::Original,
-        first_request_only: false,
-        certificate: CertificateRule::Unasked,
+        ..RuleSpec::new("suggested", Effect::Allow)
     }));
     spec
 }
