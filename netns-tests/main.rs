@@ -46,7 +46,6 @@ mod tests_reload_latency;
 mod tests_requests;
 mod tests_retry;
 mod tests_revoke;
-mod tests_shares;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -86,7 +85,6 @@ fn main() -> ExitCode {
         tests_retry::trials(),
         tests_sources::trials(),
         tests_control::trials(),
-        tests_shares::trials(),
         tests_relay::trials(),
         tests_verify::trials(),
         tests_dnssec::trials(),

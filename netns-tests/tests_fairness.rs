@@ -1,17 +1,22 @@
 //! Tenants that share a pool: who noisy is hits a ceiling of its own, and what others are assured of is there.
 
+use crate::clients::{INTERNAL_ERROR, expect_alert, expect_http_denial};
 use crate::config::Config;
 use crate::flows::{End, Flow};
 use crate::gateway::Gateway;
-use crate::lab::{Family, Lab, Tenant};
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
 use crate::tests_reload::reload;
+use serde_json::Value;
+use std::io::Write;
 
 crate::trials! {
     both families:
         a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured,
         one_that_has_no_ceiling_leaves_the_floors_of_the_others,
-        a_reload_changes_floors_and_ceilings_under_live_flows;
+        a_reload_changes_floors_and_ceilings_under_live_flows,
+        a_ceiling_is_told_in_the_clients_own_protocol;
     once:
 }
 
@@ -43,12 +48,19 @@ fn open(lab: &Lab, tenant: Tenant, server: &Server, count: usize) -> Vec<Flow> {
     (0..count).map(|_| Flow::open(lab, tenant, server)).collect()
 }
 
-fn refused(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, outcome: &str) {
+fn refused(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, outcome: &str) -> Value {
     let client = lab.expect_reset(tenant, server.address(), b"");
     let flow = gateway.expect_outcome(client, outcome);
     assert!(flow["source"].is_null(), "{flow:#}");
     assert_eq!(flow["pool"], "alpha", "{flow:#}");
     server.assert_untouched();
+    flow
+}
+
+/// Refused for the sake of the others, or for its own ceiling.
+fn refused_by(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, key: &str) {
+    let flow = refused(lab, gateway, tenant, server, "tenant_port_ceiling");
+    assert!(flow["detail"].as_str().unwrap().contains(key), "{flow:#}");
 }
 
 fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
@@ -59,7 +71,7 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     // The noisy one gets its ceiling and no more, long before anybody else is refused.
     let mut noisy = open(&lab, Tenant::Alpha, &server, 9);
     for _ in 0..20 {
-        refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+        refused_by(&lab, &gateway, Tenant::Alpha, &server, "ports_ceiling");
     }
     let failures = |tenant| {
         gateway.metric("egret_port_allocation_failures_total", &[("pool", "alpha"), ("tenant", tenant)])
@@ -67,7 +79,7 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     assert_eq!(["alpha", "gamma", "delta"].map(failures), [20, 0, 0]);
     // The neighbours have their floors and what is left over: 16 - 9 - 2 for gamma, then 2 for delta.
     let gamma = open(&lab, Tenant::Gamma, &server, 5);
-    refused(&lab, &gateway, Tenant::Gamma, &server, "tenant_port_ceiling");
+    refused_by(&lab, &gateway, Tenant::Gamma, &server, "ports_floor");
     let delta = open(&lab, DELTA, &server, 2);
     refused(&lab, &gateway, DELTA, &server, "ports_exhausted");
     refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
@@ -87,6 +99,7 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     refused(&lab, &gateway, Tenant::Alpha, &other, "tenant_port_ceiling");
     // Those who share no pool with it are not concerned.
     let _beta = open(&lab, Tenant::Beta, &server, 20);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
     drop((noisy, gamma, delta, elsewhere));
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
 }
@@ -96,7 +109,7 @@ fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
     let gateway = lab.start_gateway(&sharing("", "ports_floor = 4", "ports_floor = 2"));
     let server = Server::raw(&lab, family, 7000);
     let mut noisy = open(&lab, Tenant::Alpha, &server, 10);
-    refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
+    refused_by(&lab, &gateway, Tenant::Alpha, &server, "ports_floor");
     let mut gamma = open(&lab, Tenant::Gamma, &server, 4);
     refused(&lab, &gateway, Tenant::Gamma, &server, "tenant_port_ceiling");
     let delta = open(&lab, DELTA, &server, 2);
@@ -141,4 +154,31 @@ fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
     drop(gamma);
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 12);
     let _again = open(&lab, DELTA, &server, 4);
+}
+
+fn a_ceiling_is_told_in_the_clients_own_protocol(family: Family) {
+    let lab = Lab::new();
+    let gateway =
+        lab.start_gateway(&Config { alpha_tenant: "ports_ceiling = 1".into(), ..Config::default() });
+    let hello = Hello::to("allowed.example.org").record();
+    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
+    for (port, bytes) in [(443, hello), (80, request)] {
+        let server = lab.listen(Host::Named, family, port);
+        let open = || {
+            let mut client = lab.connect(Tenant::Alpha, server.address());
+            client.write_all(&bytes).unwrap();
+            client
+        };
+        let _live = (open(), server.accept());
+        let refused = open();
+        let local = refused.local_addr().unwrap();
+        if port == 443 {
+            expect_alert(&refused, INTERNAL_ERROR);
+        } else {
+            expect_http_denial(&refused, 503, &["alpha", "tenant_port_ceiling", "ports_ceiling"]);
+        }
+        drop(refused);
+        gateway.expect_outcome(local, "tenant_port_ceiling");
+        server.assert_untouched();
+    }
 }

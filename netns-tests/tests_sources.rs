@@ -1,7 +1,8 @@
 //! Which address and port a flow leaves from, and what happens when there is none left.
 
-use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert, expect_http_denial};
+use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert};
 use crate::config::Config;
+use crate::flows::Flow;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
@@ -18,7 +19,7 @@ crate::trials! {
         a_client_keeps_its_address_when_paired,
         least_used_spreads_flows_over_all_addresses,
         a_full_pool_is_told_to_the_client_and_serves_again_at_once,
-        a_full_pool_is_told_in_the_clients_own_protocol,
+        a_drained_address_gives_out_no_port_and_a_mapped_one_is_told,
         a_port_is_used_towards_many_destinations_at_once;
     once:
         a_pool_without_the_family_is_told_to_the_client
@@ -171,29 +172,31 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
     live(0);
 }
 
-fn a_full_pool_is_told_in_the_clients_own_protocol(family: Family) {
+fn a_drained_address_gives_out_no_port_and_a_mapped_one_is_told(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&tiny());
-    let hello = Hello::to("allowed.example.org").record();
-    let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n".to_vec();
-    for (port, bytes) in [(443, hello), (80, request)] {
-        let server = lab.listen(Host::Named, family, port);
-        let open = || {
-            let mut client = lab.connect(Tenant::Alpha, server.address());
-            client.write_all(&bytes).unwrap();
-            client
-        };
-        let _live: Vec<_> = (0..2).map(|_| (open(), server.accept())).collect();
-        let refused = open();
-        let local = refused.local_addr().unwrap();
-        if port == 443 {
-            expect_alert(&refused, INTERNAL_ERROR);
-        } else {
-            expect_http_denial(&refused, 503, &["alpha", "ports_exhausted"]);
-        }
-        drop(refused);
-        gateway.expect_outcome(local, "ports_exhausted");
-        server.assert_untouched();
+    let config = Config {
+        alpha_pool: "ports = \"40000-40003\"\n\
+                     drain = [\"203.0.113.18\", \"2001:db8:100::2\"]\n\
+                     public = { \"203.0.113.17\" = \"52.1.2.3\", \"2001:db8:100::1\" = \"2001:db8:ffff::1\" }"
+            .into(),
+        alpha_addresses: "[\"203.0.113.17\", \"203.0.113.18\", \"2001:db8:100::1\", \"2001:db8:100::2\"]"
+            .into(),
+        ..Config::default()
+    };
+    let gateway = lab.start_gateway(&config);
+    let server = Server::raw(&lab, family, 7000);
+    let flows = Flow::open_many(&lab, Tenant::Alpha, &server, 4);
+    for flow in &flows {
+        assert_eq!(flow.source().ip(), family.pool(), "the other address is drained");
+    }
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    let flow = gateway.expect_outcome(refused, "ports_exhausted");
+    assert_eq!((flow["source"].is_null(), flow["public"].is_null()), (true, true), "{flow:#}");
+    for Flow { client, upstream } in flows {
+        let local = client.local_addr().unwrap();
+        drop((client, upstream));
+        let public = if family == Family::V4 { "52.1.2.3" } else { "2001:db8:ffff::1" };
+        assert_eq!(gateway.expect_outcome(local, "closed")["public"], public);
     }
 }
 
