@@ -6,6 +6,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, Timed, Verdict};
+use egret::inspect::Protocol;
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape};
 use std::hint::black_box;
@@ -21,7 +22,7 @@ fn record() -> FlowRecord {
         hostname: Some("api.example.com".parse().unwrap()),
         denied_hostname: None,
         hostname_from: Some(NameSource::Sni),
-        protocol: Some("tls"),
+        protocol: Some(Protocol::Tls),
         alpn: Some("h2,http/1.1".into()),
         requests: None,
         ech: false,
@@ -41,8 +42,8 @@ fn record() -> FlowRecord {
         bytes_up: 517,
         bytes_down: 1 << 20,
         duration: Duration::from_micros(1_234_567),
-        inspect: Some(Duration::from_micros(789)),
-        connect: Some(Duration::from_micros(4_321)),
+        inspect: Some(Duration::from_micros(789).into()),
+        connect: Some(Duration::from_micros(4_321).into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connects to the upstream from a leased address and port.
 
 use super::lease::{Lease, LeaseError};
-use crate::addr::DialAddr;
+use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::sys::failure::Failure;
 use crate::sys::socket::{Reactor, Socket};
@@ -41,27 +41,33 @@ impl Dialler {
     /// The same as [`Dialler::begin`], driven by a worker.
     pub fn start(
         &self,
+        client: ClientAddr,
         to: DialAddr,
         lease: Lease,
         reactor: &Rc<Reactor>,
     ) -> Result<(Socket, Lease), DialError> {
-        let (socket, lease) = self.begin(to, lease)?;
+        let (socket, lease) = self.begin(client, to, lease)?;
         let socket =
             Socket::new(socket, reactor).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
         Ok((socket, lease))
     }
 
-    /// Sends the SYN, from another port if the kernel says that the leased one is taken. Give the socket up by a reset:
+    /// Sends the SYN, from another port of the client's if the kernel says that the leased one is taken. Give the socket up by a reset:
     /// the server may answer in the meantime, and a plain close would look like an end of file to it, and leave the port
     /// in TIME_WAIT, which the lease says is free.
-    pub fn begin(&self, to: DialAddr, mut lease: Lease) -> Result<(TcpStream, Lease), DialError> {
+    pub fn begin(
+        &self,
+        client: ClientAddr,
+        to: DialAddr,
+        mut lease: Lease,
+    ) -> Result<(TcpStream, Lease), DialError> {
         let mut exchanges = 0;
         loop {
             match upstream::connect(lease.source().socket(), to.socket(), self.user_timeout) {
                 Ok(socket) => return Ok((socket, lease)),
                 Err((Failure::PortTaken, _)) if exchanges < EXCHANGES => {
                     exchanges += 1;
-                    lease = lease.collided(clock::now()).map_err(DialError::NoPort)?;
+                    lease = lease.collided(client, clock::now()).map_err(DialError::NoPort)?;
                 }
                 Err((failure, error)) => return Err(DialError::Failed(failure, error)),
             }

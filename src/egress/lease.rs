@@ -57,7 +57,6 @@ impl LeaseError {
 pub struct Lease {
     pool: Arc<Pool>,
     book: Arc<Book>,
-    client: ClientAddr,
     to: Destination,
     port: u16,
     rest: Rest,
@@ -68,15 +67,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(
-        pool: Arc<Pool>,
-        book: Arc<Book>,
-        client: ClientAddr,
-        to: Destination,
-        port: u16,
-        share: Share,
-    ) -> Self {
-        Self { pool, book, client, to, port, rest: Rest::Free, share, connected: false, ended: false }
+    pub(super) fn new(pool: Arc<Pool>, book: Arc<Book>, to: Destination, port: u16, share: Share) -> Self {
+        Self { pool, book, to, port, rest: Rest::Free, share, connected: false, ended: false }
     }
 
     /// What to bind.
@@ -110,13 +102,13 @@ impl Lease {
     }
 
     /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
-    /// the port alone for 66 s, and leases another for the same flow. Callers bound how often they try.
-    pub fn collided(mut self, now: Instant) -> Result<Self, LeaseError> {
+    /// the port alone for 66 s, and leases another for the same client's flow. Callers bound how often they try.
+    pub fn collided(mut self, client: ClientAddr, now: Instant) -> Result<Self, LeaseError> {
         self.pool.ledger().count_collision(self.source(), self.to.into());
         self.rest = Rest::TimeWait;
         let share = self.share.clone();
         self.end(now);
-        self.pool.lease_towards(self.client, self.to, Family::of(self.source().ip()), &share, now)
+        self.pool.lease_towards(client, self.to, Family::of(self.source().ip()), &share, now)
     }
 
     /// Gives the port back; what Drop does, at a given time.

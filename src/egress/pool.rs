@@ -167,7 +167,7 @@ impl Pool {
             share.unclaim(to);
             return Err(sources.nothing_free());
         };
-        Ok(Lease::new(Arc::clone(self), book, client, to, port, share.clone()))
+        Ok(Lease::new(Arc::clone(self), book, to, port, share.clone()))
     }
 
     fn has(&self, source: IpAddr) -> bool {

@@ -39,7 +39,8 @@ impl Prober<'_> {
         let Tenant { pool, share, .. } = self.tenant;
         let lease = pool.lease(self.client, to, share, clock::now());
         let lease = lease.map_err(|_| "the pool has no port left to ask the server from")?;
-        let begun = self.dialler.begin(to, lease).map_err(|_| "the server could not be reached")?;
+        let begun =
+            self.dialler.begin(self.client, to, lease).map_err(|_| "the server could not be reached")?;
         let (socket, mut lease) = begun;
         lease.connected();
         Ok((socket, Box::new(lease)))

@@ -36,18 +36,15 @@ pub struct Observed {
 
 /// A flow that lives. Dropping it ends it.
 pub struct Flow {
-    /// What is known so far. Outcome, bytes and duration are filled in at the end.
+    /// What is known so far. Outcome and duration are filled in at the end.
     pub record: FlowRecord,
     /// How it ended, once that is known.
-    pub outcome: Option<Outcome>,
+    outcome: Option<Outcome>,
     /// What is found out while it goes on.
     pub observed: Option<Rc<Observed>>,
     accepted: Instant,
     meters: Meters,
     worker: Rc<Epilogue>,
-    up: Cell<u64>,
-    down: Cell<u64>,
-    requests: Cell<u32>,
 }
 
 impl Flow {
@@ -68,9 +65,6 @@ impl Flow {
             accepted: clock::now(),
             meters: nobody,
             worker,
-            up: Cell::new(0),
-            down: Cell::new(0),
-            requests: Cell::new(0),
         }
     }
 
@@ -80,6 +74,11 @@ impl Flow {
         meters.enter();
         self.meters = meters;
         self.record.tenant = Some(tenant);
+    }
+
+    /// How it ends, whatever becomes of its task.
+    pub fn ends(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
     }
 
     /// Time since accept.
@@ -94,18 +93,19 @@ impl Flow {
 }
 
 impl Meter for Flow {
-    fn up(&self, bytes: usize) {
-        self.up.set(self.up.get() + bytes as u64);
+    fn up(&mut self, bytes: usize) {
+        self.record.bytes_up += bytes as u64;
         self.meters.add(Counted::Up, bytes as u64);
     }
-    fn down(&self, bytes: usize) {
-        self.down.set(self.down.get() + bytes as u64);
+    fn down(&mut self, bytes: usize) {
+        self.record.bytes_down += bytes as u64;
         self.meters.add(Counted::Down, bytes as u64);
     }
-    fn requests(&self, requests: usize) {
+    fn requests(&mut self, requests: usize) {
         if requests > 0 {
             let more = u32::try_from(requests).unwrap_or(u32::MAX);
-            self.requests.set(self.requests.get().saturating_add(more));
+            let all = self.record.requests.get_or_insert(0);
+            *all = all.saturating_add(more);
             self.meters.add(Counted::Requests, requests as u64);
         }
     }
@@ -121,9 +121,6 @@ impl Drop for Flow {
             record.address_check = record.address_check.or(observed.address.get());
             record.certificate_check = observed.certificate.get();
         }
-        record.bytes_up = self.up.get();
-        record.bytes_down = self.down.get();
-        record.requests = Some(self.requests.get()).filter(|&requests| requests > 0);
         record.duration = self.age();
         self.meters.leave();
         self.meters.count(Counted::Ended(record.outcome));
@@ -162,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_flow_leaves_one_record_however_it_ends() {
-        let finished = outcomes_of(|_, mut flow| flow.outcome = Some(Outcome::Closed));
+        let finished = outcomes_of(|_, mut flow| flow.ends(Outcome::Closed));
         assert_eq!(finished, [Outcome::Closed]);
         let panicked = outcomes_of(|_, flow| {
             let task = std::panic::AssertUnwindSafe(move || {

@@ -87,14 +87,17 @@ struct Entry {
     waker: Option<Waker>,
 }
 
-/// Flows by number. On a cache line of its own: neighbours are written by other workers.
+/// Flows by number, each in a box: a map has up to twice the room that it needs.
+type Entries = HashMap<u64, Box<Entry>>;
+
+/// On a cache line of its own: neighbours are written by other workers.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shard(Mutex<HashMap<u64, Entry>>);
+struct Shard(Mutex<Entries>);
 
 impl Shard {
     /// The map is whole between calls, whoever panicked.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,7 +117,8 @@ impl FlowTable {
     /// Lists a flow until what this yields is dropped.
     pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
         let number = flow.id.number;
-        self.shard(number).lock().insert(number, Entry { flow, revoked: false, waker: None });
+        let entry = Box::new(Entry { flow, revoked: false, waker: None });
+        self.shard(number).lock().insert(number, entry);
         Listed { table: self, number, looked: Cell::new(None) }
     }
 
@@ -170,9 +174,9 @@ impl FlowTable {
     /// This was found out of these flows.
     pub(super) fn prove(&self, numbers: &[u64], proof: Proof) {
         for &number in numbers {
-            if let Some(Entry { flow, .. }) = self.shard(number).lock().get_mut(&number) {
-                flow.proof.address |= proof.address;
-                flow.proof.certificate |= proof.certificate;
+            if let Some(entry) = self.shard(number).lock().get_mut(&number) {
+                entry.flow.proof.address |= proof.address;
+                entry.flow.proof.certificate |= proof.certificate;
             }
         }
     }
@@ -203,7 +207,7 @@ impl FlowTable {
 }
 
 /// Marks a flow as revoked, and yields how many that are: one that is there, and is not marked.
-fn mark(entries: &mut HashMap<u64, Entry>, number: u64, wakers: &mut Vec<(u64, Waker)>) -> u64 {
+fn mark(entries: &mut Entries, number: u64, wakers: &mut Vec<(u64, Waker)>) -> u64 {
     let Some(entry) = entries.get_mut(&number).filter(|entry| !entry.revoked) else { return 0 };
     entry.revoked = true;
     wakers.extend(entry.waker.take().map(|waker| (number, waker)));

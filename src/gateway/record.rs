@@ -3,6 +3,7 @@
 use super::candidate::Change;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::hostname::Hostname;
+use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use serde::Serialize;
 use std::net::IpAddr;
@@ -30,7 +31,7 @@ pub struct FlowRecord {
     /// Where the name came from.
     pub hostname_from: Option<NameSource>,
     /// What the client spoke: `tls`, `http`, `other`; `null` if it was not inspected.
-    pub protocol: Option<&'static str>,
+    pub protocol: Option<Protocol>,
     /// HTTP: requests that were judged and let through; `null` where they were not followed.
     pub requests: Option<u32>,
     /// TLS: the application protocols offered, comma-separated.
@@ -71,11 +72,11 @@ pub struct FlowRecord {
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
     /// From accept to the decision, in milliseconds; `null` if it was not inspected.
-    #[serde(rename = "inspect_ms", serialize_with = "maybe_milliseconds")]
-    pub inspect: Option<Duration>,
+    #[serde(rename = "inspect_ms")]
+    pub inspect: Option<Took>,
     /// From the SYN to the server's answer, in milliseconds; `null` if it did not answer.
-    #[serde(rename = "connect_ms", serialize_with = "maybe_milliseconds")]
-    pub connect: Option<Duration>,
+    #[serde(rename = "connect_ms")]
+    pub connect: Option<Took>,
 }
 
 impl FlowRecord {
@@ -133,6 +134,23 @@ pub struct FlowId {
 impl Serialize for FlowId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:08x}-{:x}", self.process, self.number))
+    }
+}
+
+/// How long a step took, to the microsecond and up to 71 minutes: half the size of a [`Duration`], of which every flow
+/// has several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Took(u32);
+
+impl From<Duration> for Took {
+    fn from(took: Duration) -> Self {
+        Self(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Serialize for Took {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        milliseconds(&Duration::from_micros(self.0.into()), serializer)
     }
 }
 
@@ -216,14 +234,6 @@ fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Er
     s.serialize_f64(in_milliseconds(*d))
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
-fn maybe_milliseconds<S: serde::Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
-    match d {
-        Some(d) => s.serialize_some(&in_milliseconds(*d)),
-        None => s.serialize_none(),
-    }
-}
-
 /// To the microsecond: more digits would claim more than was measured.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 µs, 285 years")]
 fn in_milliseconds(d: Duration) -> f64 {
@@ -243,7 +253,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         denied_hostname: None,
         hostname_from: Some(NameSource::Sni),
         requests: None,
-        protocol: Some("tls"),
+        protocol: Some(Protocol::Tls),
         alpn: Some("h2,http/1.1".into()),
         ech: false,
         rule: Some("egret.toml:12".into()),
@@ -262,7 +272,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         bytes_up: 517,
         bytes_down: 1 << 40,
         duration: Duration::from_micros(1_234_567),
-        inspect: Some(Duration::from_micros(789)),
+        inspect: Some(Duration::from_micros(789).into()),
         connect: None,
     }
 }

@@ -3,6 +3,7 @@
 use super::leg::Leg;
 use super::record::FlowRecord;
 use crate::hostname::Hostname;
+use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::relay::{self, Scratch};
 use std::time::Duration;
@@ -31,14 +32,14 @@ pub(super) async fn answer(
     let ours =
         matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
     match record.protocol {
-        Some("tls") => {
+        Some(Protocol::Tls) => {
             let description = if ours { INTERNAL_ERROR } else { ACCESS_DENIED };
             relay::refuse(client, &alert(description), PATIENCE, scratch).await;
         }
-        Some("http") => {
+        Some(Protocol::Http) => {
             relay::refuse(client, http(record, asked, outcome, ours).as_bytes(), PATIENCE, scratch).await;
         }
-        _ => return,
+        Some(Protocol::Other) | None => return,
     }
     client.ended_well();
 }

@@ -1,7 +1,7 @@
 //! One flow's life, top to bottom.
 //!
 //! Each step consumes what the one before it yielded, and none calls back. A step that ends the flow returns the
-//! outcome as its error; [`run`] then answers the client.
+//! outcome as its error; [`end_early`] then answers the client.
 
 use super::admission::Pass;
 use super::again::Fate;
@@ -34,25 +34,64 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Lives one flow. Its outcome is in `flow` when this returns.
-pub(super) async fn run(worker: &Worker, client: &Leg, flow: &mut Flow) {
-    match live(worker, client, flow).await {
-        Ok(outcome) => flow.outcome = Some(outcome),
-        Err(Ended { outcome, detail }) => {
-            flow.outcome = Some(outcome);
-            flow.record.detail = detail.or(flow.record.detail);
-            if outcome.is_denial() {
-                flow.record.verdict.get_or_insert(Verdict::Deny);
-                let asked = flow.record.hostname.as_ref();
-                refusal::answer(client, &flow.record, asked, outcome, &worker.scratch).await;
+/// Lives one flow, and yields how it ended; a flow that was refused is [`Ended`] early, and is yet to be told so.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
+pub(super) fn live<'a>(
+    worker: &'a Worker,
+    client: &'a Leg,
+    flow: &'a mut Flow,
+) -> impl Future<Output = Result<Outcome, Ended>> + 'a {
+    async move {
+        // In a box, which is gone when the flow is relayed: that is most of its life.
+        let Open { place: _place, mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
+        let end = {
+            let (scratch, silence) = (&worker.scratch, &worker.silence);
+            let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
+            upstream.listed.unless_revoked(relayed).await.ok_or(Outcome::PolicyRevoked)?
+        };
+        match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
+            // In a box, for flows are to be small, and few end so.
+            Some(refused) if !refused.waived => {
+                return Ok(Box::pin(stop(worker, client, refused, end, flow)).await);
             }
+            Some(refused) => {
+                flow.record.would_deny = Some(refused.outcome);
+                note_refusal(flow, refused);
+            }
+            None => {}
         }
+        Ok(finish(worker, client, &mut upstream, end, flow).await)
     }
 }
 
-async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome, Ended> {
-    let Admitted { mut tenant, trial, place: _place } = admit(worker, flow)?;
-    let Allowed { permit, seen, trial, mut guard } = decide(worker, &mut tenant, trial, client, flow).await?;
+/// Answers the client of a flow that ended before it was relayed.
+pub(super) async fn end_early(
+    worker: &Worker,
+    client: &Leg,
+    flow: &mut Flow,
+    Ended { outcome, detail }: Ended,
+) {
+    flow.ends(outcome);
+    flow.record.detail = detail.or(flow.record.detail);
+    if outcome.is_denial() {
+        flow.record.verdict.get_or_insert(Verdict::Deny);
+        let asked = flow.record.hostname.as_ref();
+        // In a box, for flows are to be small.
+        Box::pin(refusal::answer(client, &flow.record, asked, outcome, &worker.scratch)).await;
+    }
+}
+
+/// A flow that has its server.
+struct Open<'w> {
+    place: Pass,
+    upstream: Upstream<'w>,
+    guard: MaybeGuarded,
+}
+
+/// From accept to the server's answer. Holds the tenant for no longer, and the tenant the configuration it came with.
+async fn open<'w>(worker: &'w Worker, client: &Leg, flow: &mut Flow) -> Result<Open<'w>, Ended> {
+    let Admitted { mut tenant, trial, place } = admit(worker, flow)?;
+    let Allowed { permit, seen, trial, guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
         // In a box: flows that are not verified do not carry the room for it.
         Box::pin(verification::dial(worker, &tenant, trial, client, permit, seen, flow)).await?
@@ -63,25 +102,7 @@ async fn live(worker: &Worker, client: &Leg, flow: &mut Flow) -> Result<Outcome,
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;
     }
-    // What goes out of force is dropped elsewhere, once no flow holds it.
-    drop(tenant);
-    let end = {
-        let (scratch, silence) = (&worker.scratch, &worker.silence);
-        let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &*flow, &mut guard));
-        upstream.listed.unless_revoked(relayed).await.ok_or(Outcome::PolicyRevoked)?
-    };
-    match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
-        // In a box, for flows are to be small, and few end so.
-        Some(refused) if !refused.waived => {
-            return Ok(Box::pin(stop(worker, client, refused, &end, flow)).await);
-        }
-        Some(refused) => {
-            flow.record.would_deny = Some(refused.outcome);
-            note_refusal(flow, refused);
-        }
-        None => {}
-    }
-    Ok(finish(worker, client, &mut upstream, end, flow).await)
+    Ok(Open { place, upstream, guard })
 }
 
 /// A flow that ends before it is relayed.
@@ -234,7 +255,7 @@ async fn inspect(
     };
     let inspected = worker.peeker.peek(client).await;
     let took = flow.age();
-    flow.record.inspect = Some(took);
+    flow.record.inspect = Some(took.into());
     flow.meters().record(Timed::Inspect, took);
     match inspected {
         Ok(mut inspected) => {
@@ -246,7 +267,7 @@ async fn inspect(
         Err(unclear) => {
             let (outcome, detail) = outcome_of(unclear);
             flow.record.detail = detail;
-            flow.record.protocol = unclear.protocol().map(Protocol::as_str);
+            flow.record.protocol = unclear.protocol();
             Ok((Seen::Unclear(outcome), None))
         }
     }
@@ -258,7 +279,7 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
         flow.meters().count(Counted::Ech);
     }
     let record = &mut flow.record;
-    record.protocol = Some(inspected.protocol.as_str());
+    record.protocol = Some(inspected.protocol);
     let alpn = std::mem::take(&mut inspected.alpn);
     record.alpn = (!alpn.is_empty()).then_some(alpn);
     record.ech = inspected.ech;
@@ -301,7 +322,7 @@ pub(super) fn dial<'w>(
     note_source(flow, &lease);
     let (socket, lease) = worker
         .dialler
-        .start(to, lease, &worker.reactor)
+        .start(flow.record.client, to, lease, &worker.reactor)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = Leg::new(socket);
@@ -338,7 +359,7 @@ fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, 
     let now = clock::now();
     upstream.leg.keep_alive_from(now + OF_AGE.min(worker.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
-    flow.record.connect = Some(took);
+    flow.record.connect = Some(took.into());
     flow.meters().record(Timed::Connect, took);
 }
 
@@ -411,7 +432,7 @@ fn list<'w>(
 }
 
 pub(super) fn speaks_tls(flow: &Flow) -> bool {
-    flow.record.protocol == Some(Protocol::Tls.as_str())
+    flow.record.protocol == Some(Protocol::Tls)
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {
@@ -471,21 +492,20 @@ async fn finish(
         End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
         End::Failed { side, error } => {
             let (outcome, detail) = failed(worker, side, &error);
-            // Known from here on, whatever happens to this task.
-            flow.outcome = Some(outcome);
+            flow.ends(outcome);
             flow.record.detail = detail;
             let other = if side == Side::Client { leg } else { client };
-            relay::settle(other).await;
+            // In a box, for flows are to be small, and few end so.
+            Box::pin(relay::settle(other)).await;
             outcome
         }
     }
 }
 
 /// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
-async fn stop(worker: &Worker, client: &Leg, refused: Refused, end: &End, flow: &mut Flow) -> Outcome {
+async fn stop(worker: &Worker, client: &Leg, refused: Refused, end: End, flow: &mut Flow) -> Outcome {
     let outcome = refused.outcome;
-    // Known from here on, whatever happens to this task.
-    flow.outcome = Some(outcome);
+    flow.ends(outcome);
     flow.record.verdict = Some(Verdict::Deny);
     note_refusal(flow, refused);
     match end {

@@ -258,7 +258,7 @@ async fn dial_first<'w>(
     let from = flow.record.client;
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
-        let (socket, lease) = worker.dialler.start(to, lease, &worker.reactor)?;
+        let (socket, lease) = worker.dialler.start(from, to, lease, &worker.reactor)?;
         // Dropped before the lease: the port is free after the socket is.
         let leg = Leg::new(socket);
         worker.dialler.answered(&leg).await?;

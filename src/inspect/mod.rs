@@ -18,6 +18,7 @@ mod tests;
 use crate::hostname::AskedName;
 pub use follow::{Changed, Exchange, Hellos, Remainder, Then};
 pub use peek::{Peeker, Unclear};
+use serde::Serialize;
 
 /// What the bytes so far amount to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,9 @@ pub enum Verdict {
     TooLarge(Protocol),
 }
 
-/// What a client speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a client speaks; serialised, the word in the flow log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TLS, by its first record.
     Tls,
@@ -44,17 +46,6 @@ pub enum Protocol {
     Http,
     /// Anything else.
     Other,
-}
-
-impl Protocol {
-    /// The word in the flow log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Http => "http",
-            Self::Other => "other",
-        }
-    }
 }
 
 /// What the client wants.

@@ -19,22 +19,27 @@ const SPLICE: usize = 256 * 1024;
 /// What any path takes in one segment: the least MTU of IPv6, less headers and options.
 const ONE_SEGMENT: usize = 1280 - 40 - 60;
 
+/// Where a direction's bytes come from, and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) from: &'a Socket,
+    pub(super) to: &'a Socket,
+}
+
 /// Bytes from one socket to the other, in order, none lost: `held` is taken before more is read.
-pub(super) struct OneWay<'a> {
-    from: &'a Socket,
-    to: &'a Socket,
-    /// Whose bytes these are: the side of `from`.
+pub(super) struct OneWay {
+    /// Whose bytes these are: the side that they come from.
     side: Side,
     held: Held,
     state: State,
     /// Whether reads splice instead of copying.
     splicing: bool,
-    /// `to` sends at once what it is given (`TCP_NODELAY`).
+    /// The other side's socket sends at once what it is given (`TCP_NODELAY`).
     prompt: bool,
     moved: u64,
 }
 
-/// Bytes taken from `from` and not yet taken by `to`.
+/// Bytes taken from one side and not yet taken by the other.
 enum Held {
     Nothing,
     /// `0 < rest.len()`
@@ -45,7 +50,7 @@ enum Held {
 #[derive(PartialEq, Eq)]
 enum State {
     Open,
-    /// `from` has finished; `held` is still to be delivered.
+    /// The side has finished; `held` is still to be delivered.
     Ending,
     Done,
 }
@@ -53,11 +58,9 @@ enum State {
 /// Whose socket failed, and how.
 type Failed = (Side, io::Error);
 
-impl<'a> OneWay<'a> {
-    pub(super) fn new(from: &'a Socket, to: &'a Socket, side: Side) -> Self {
+impl OneWay {
+    pub(super) fn new(side: Side) -> Self {
         Self {
-            from,
-            to,
             side,
             held: Held::Nothing,
             state: State::Open,
@@ -68,12 +71,12 @@ impl<'a> OneWay<'a> {
         }
     }
 
-    /// Whether `from` has finished and every byte was delivered.
+    /// Whether the side has finished and every byte was delivered.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Whether a read is what this direction waits for, which finds any end of `from`.
+    /// Whether a read is what this direction waits for, which finds any end of the side.
     pub(super) fn is_reading(&self) -> bool {
         self.state == State::Open && matches!(self.held, Held::Nothing)
     }
@@ -98,6 +101,7 @@ impl<'a> OneWay<'a> {
     /// Moves what can be moved and may pass; ready when that was all. The FIN that is to follow is the caller's.
     pub(super) fn poll<G: Guard>(
         &mut self,
+        way: Way<'_>,
         cx: &mut Context<'_>,
         scratch: &Scratch,
         mut guard: Option<&mut Guarded<G>>,
@@ -106,7 +110,7 @@ impl<'a> OneWay<'a> {
         let mut turn = TURN;
         while self.state != State::Done {
             // Drain before you fill.
-            let drained = self.poll_deliver(cx, scratch, &mut |n| {
+            let drained = self.poll_deliver(way.to, cx, scratch, &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);
             });
@@ -132,8 +136,8 @@ impl<'a> OneWay<'a> {
                     return Poll::Pending;
                 }
             }
-            ready!(self.from.poll_readable(cx));
-            self.take(scratch, guard.as_deref_mut(), &mut |n| {
+            ready!(way.from.poll_readable(cx));
+            self.take(way, scratch, guard.as_deref_mut(), &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);
             })?;
@@ -143,17 +147,18 @@ impl<'a> OneWay<'a> {
 
     /// Sets `TCP_NODELAY` before it makes a difference: what fits one segment leaves at once as long as nothing before
     /// it waits for its acknowledgement (RFC 9293 §3.7.4).
-    fn be_prompt(&mut self, bytes: usize) {
+    fn be_prompt(&mut self, to: &Socket, bytes: usize) {
         if !self.prompt && (self.moved > 0 || bytes > ONE_SEGMENT) {
             self.prompt = true;
             // It fails on a socket that is dead, as the write will.
-            let _ = stream::set_nodelay(self.to);
+            let _ = stream::set_nodelay(to);
         }
     }
 
     /// Delivers all of `held`.
     fn poll_deliver(
         &mut self,
+        to: &Socket,
         cx: &mut Context<'_>,
         scratch: &Scratch,
         delivered: &mut impl FnMut(usize),
@@ -162,9 +167,8 @@ impl<'a> OneWay<'a> {
             if matches!(self.held, Held::Nothing) {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.to.poll_writable(cx));
-            self.be_prompt(COPY);
-            let to = self.to;
+            ready!(to.poll_writable(cx));
+            self.be_prompt(to, COPY);
             let wrote = to.try_write(|| match &self.held {
                 Held::Bytes(rest) => stream::write(to, rest),
                 Held::Pipe(filled) => filled.drain(to),
@@ -199,6 +203,7 @@ impl<'a> OneWay<'a> {
     /// Reads once, by copying or splicing; `held` is empty before.
     fn take<G: Guard>(
         &mut self,
+        way: Way<'_>,
         scratch: &Scratch,
         guard: Option<&mut Guarded<G>>,
         delivered: &mut impl FnMut(usize),
@@ -206,7 +211,7 @@ impl<'a> OneWay<'a> {
         if self.splicing {
             let free = guard.as_ref().map_or(u64::MAX, |guard| guard.free(self.side));
             let most = usize::try_from(free).unwrap_or(SPLICE).min(SPLICE);
-            let spliced = if most < COPY { 0 } else { self.splice(scratch, most)? };
+            let spliced = if most < COPY { 0 } else { self.splice(way.from, scratch, most)? };
             if spliced > 0 {
                 if let Some(guard) = guard {
                     guard.passes(self.side, spliced);
@@ -214,15 +219,15 @@ impl<'a> OneWay<'a> {
                 return Ok(());
             }
         }
-        self.copy(scratch, guard, delivered)
+        self.copy(way, scratch, guard, delivered)
     }
 
     /// Fills a pipe with `most` bytes. 0: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
     /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
     /// (`tcp_read_sock` in net/ipv4/tcp.c).
-    fn splice(&mut self, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
+    fn splice(&mut self, from: &Socket, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
         let Some(pipe) = scratch.pipes.take() else { return Ok(0) };
-        match pipe.fill(self.from, most) {
+        match pipe.fill(from, most) {
             Ok(n @ 1..) => {
                 // The sender has slowed down: what comes next may be small.
                 self.splicing = n >= COPY;
@@ -242,12 +247,13 @@ impl<'a> OneWay<'a> {
     /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.
     fn copy<G: Guard>(
         &mut self,
+        way: Way<'_>,
         scratch: &Scratch,
         guard: Option<&mut Guarded<G>>,
         delivered: &mut impl FnMut(usize),
     ) -> Result<(), Failed> {
         let mut buffer = scratch.buffer.borrow_mut();
-        let (from, to) = (self.from, self.to);
+        let Way { from, to } = way;
         let mut read = None;
         let result = from.try_read(|| {
             let n = stream::read(from, &mut buffer)?;
@@ -280,7 +286,7 @@ impl<'a> OneWay<'a> {
                 return Ok(());
             }
         };
-        self.be_prompt(n);
+        self.be_prompt(to, n);
         let sent = match to.try_write(|| stream::write(to, &buffer[..n])) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -294,7 +300,7 @@ impl<'a> OneWay<'a> {
         Ok(())
     }
 
-    /// `from` has finished.
+    /// The side has finished.
     fn end<G: Guard>(&mut self, guard: Option<&mut Guarded<G>>) {
         if self.side == Side::Client
             && let Some(guard) = guard

@@ -13,7 +13,7 @@ mod watch;
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
-use direction::OneWay;
+use direction::{OneWay, Way};
 pub use guard::{CutOff, Guard, Guarded, Next, Passage};
 use pipes::Pipes;
 pub use refuse::refuse;
@@ -91,11 +91,11 @@ impl End {
 /// Counts bytes as they are delivered.
 pub trait Meter {
     /// `bytes` from the client were taken by the server's socket.
-    fn up(&self, bytes: usize);
+    fn up(&mut self, bytes: usize);
     /// `bytes` from the server were taken by the client's socket.
-    fn down(&self, bytes: usize);
+    fn down(&mut self, bytes: usize);
     /// The guard let so many requests begin.
-    fn requests(&self, requests: usize);
+    fn requests(&mut self, requests: usize);
 }
 
 /// What the flows of a worker share. Its buffer is used within a poll only; nothing is in it between polls.
@@ -122,14 +122,14 @@ pub fn relay<'a, G: Guard>(
     upstream: &'a Socket,
     scratch: &'a Scratch,
     silence: &'a Silence,
-    meter: &'a impl Meter,
+    meter: &'a mut impl Meter,
     guard: &'a mut Option<Box<Guarded<G>>>,
 ) -> impl Future<Output = End> + 'a {
     let mut flow = Flow {
         client,
         upstream,
-        up: OneWay::new(client, upstream, Side::Client),
-        down: OneWay::new(upstream, client, Side::Upstream),
+        up: OneWay::new(Side::Client),
+        down: OneWay::new(Side::Upstream),
         watch: Watch::new(silence),
         first: None,
         broken: None,
@@ -157,11 +157,11 @@ pub async fn settle(socket: &Socket) {
 struct Flow<'a> {
     client: &'a Socket,
     upstream: &'a Socket,
-    up: OneWay<'a>,
-    down: OneWay<'a>,
+    up: OneWay,
+    down: OneWay,
     watch: Watch<'a>,
     first: Option<Side>,
-    broken: Option<Broken>,
+    broken: Option<Box<Broken>>,
 }
 
 /// A socket that has failed. What it had sent before is still to be delivered.
@@ -178,12 +178,17 @@ impl Broken {
     }
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
+    fn ways(&self) -> (Way<'a>, Way<'a>) {
+        let (client, upstream) = (self.client, self.upstream);
+        (Way { from: client, to: upstream }, Way { from: upstream, to: client })
+    }
+
     fn poll<G: Guard>(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &impl Meter,
+        meter: &mut impl Meter,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         if let Some(broken) = self.broken.take() {
@@ -195,7 +200,7 @@ impl Flow<'_> {
             && let closed = guard.as_ref().is_some_and(|guarded| guarded.is_closed())
             && let Poll::Ready((side, error)) = self.poll_failure(cx, closed)
         {
-            return self.poll_broken(Broken::new(side, error), cx, scratch, meter, guard);
+            return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
         }
         end
     }
@@ -204,22 +209,23 @@ impl Flow<'_> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &impl Meter,
+        meter: &mut impl Meter,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
-        let mut moved = self.up.poll(cx, scratch, guard.as_deref_mut(), |n| meter.up(n));
+        let (up, down) = self.ways();
+        let mut moved = self.up.poll(up, cx, scratch, guard.as_deref_mut(), |n| meter.up(n));
         if !matches!(moved, Poll::Ready(Err(_))) {
-            moved = self.down.poll(cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
+            moved = self.down.poll(down, cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
         }
         if let Some(guarded) = guard {
             // What the server has just said may be what the client's bytes waited for.
             if guarded.waits() && !matches!(moved, Poll::Ready(Err(_))) {
-                moved = self.up.poll(cx, scratch, Some(guarded), |n| meter.up(n));
+                moved = self.up.poll(up, cx, scratch, Some(guarded), |n| meter.up(n));
             }
             meter.requests(guarded.take_requests());
         }
         if let Poll::Ready(Err((side, error))) = moved {
-            return self.poll_broken(Broken::new(side, error), cx, scratch, meter, guard);
+            return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
         }
         self.pass_on_ends();
         if let Some(guarded) = guard {
@@ -300,16 +306,17 @@ impl Flow<'_> {
     /// because it will not read the rest. Whoever still writes to it must not lose the answer.
     fn poll_broken<G: Guard>(
         &mut self,
-        mut broken: Broken,
+        mut broken: Box<Broken>,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &impl Meter,
+        meter: &mut impl Meter,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         let guarded = guard.as_deref_mut();
+        let (up, down) = self.ways();
         let rest = match broken.side {
-            Side::Client => self.up.poll(cx, scratch, guarded, |n| meter.up(n)),
-            Side::Upstream => self.down.poll(cx, scratch, guarded, |n| meter.down(n)),
+            Side::Client => self.up.poll(up, cx, scratch, guarded, |n| meter.up(n)),
+            Side::Upstream => self.down.poll(down, cx, scratch, guarded, |n| meter.down(n)),
         };
         // Of what a client left behind, nothing more passes once the guard has closed.
         let mut closed = false;

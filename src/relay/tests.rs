@@ -3,7 +3,6 @@
 use super::*;
 use crate::sys::socket::driven;
 use crate::sys::stream;
-use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
@@ -12,18 +11,18 @@ const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) }
 
 #[derive(Default)]
 struct Tally {
-    up: Cell<usize>,
-    down: Cell<usize>,
+    up: usize,
+    down: usize,
 }
 
 impl Meter for Tally {
-    fn up(&self, bytes: usize) {
-        self.up.set(self.up.get() + bytes);
+    fn up(&mut self, bytes: usize) {
+        self.up += bytes;
     }
-    fn down(&self, bytes: usize) {
-        self.down.set(self.down.get() + bytes);
+    fn down(&mut self, bytes: usize) {
+        self.down += bytes;
     }
-    fn requests(&self, _: usize) {}
+    fn requests(&mut self, _: usize) {}
 }
 
 /// A guard that is never there.
@@ -87,8 +86,8 @@ fn run(
     let result = runtime.block_on(driven(async |reactor| {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
-        let (scratch, tally) = (Scratch::new(4), Tally::default());
-        let end = relay(&client, &upstream, &scratch, &silence, &tally, &mut unguarded()).await;
+        let (scratch, mut tally) = (Scratch::new(4), Tally::default());
+        let end = relay(&client, &upstream, &scratch, &silence, &mut tally, &mut unguarded()).await;
         match end.failure() {
             Some((Side::Client, _)) => {
                 settle(&upstream).await;
@@ -104,7 +103,7 @@ fn run(
                 stream::reset_on_close(&upstream).unwrap();
             }
         }
-        Result { end, up: tally.up.get(), down: tally.down.get(), idle_pipes: scratch.pipes.idle() }
+        Result { end, up: tally.up, down: tally.down, idle_pipes: scratch.pipes.idle() }
     }));
     client.join().unwrap();
     server.join().unwrap();
@@ -303,7 +302,8 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
         let end =
-            relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default(), &mut unguarded()).await;
+            relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded())
+                .await;
         stream::reset_on_close(&client).unwrap();
         end
     }));
@@ -356,7 +356,7 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
     runtime.block_on(driven(async |reactor| {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
-        relay(&client, &upstream, &Scratch::new(4), &NEVER, &Tally::default(), &mut unguarded()).await;
+        relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await;
     }));
     assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
 }

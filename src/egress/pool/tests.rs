@@ -216,9 +216,9 @@ fn a_collision_is_counted_and_another_port_is_leased() {
     let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
     let lease = acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
     let source = lease.source();
-    let other = lease.collided(now).unwrap();
+    let other = lease.collided(client(1), now).unwrap();
     assert_ne!(other.source(), source);
-    assert_eq!(other.collided(now).unwrap_err(), LeaseError::Exhausted);
+    assert_eq!(other.collided(client(1), now).unwrap_err(), LeaseError::Exhausted);
     assert_eq!(pools.ledger().collisions(), 2);
     let address = SourceAddr::new(source.ip());
     assert_eq!(

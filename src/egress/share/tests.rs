@@ -358,9 +358,9 @@ fn a_collision_counts_for_the_tenant_whose_flow_met_it() {
     let pools = SETUPS[0].pools(&Arc::new(Ledger::new()));
     let mut flow = lease(&pools, "b", now).unwrap();
     for _ in 0..5 {
-        flow = flow.collided(now).unwrap();
+        flow = flow.collided(client(b'b'), now).unwrap();
     }
-    assert_eq!(flow.collided(now).unwrap_err(), LeaseError::Ceiling);
+    assert_eq!(flow.collided(client(b'b'), now).unwrap_err(), LeaseError::Ceiling);
 }
 
 #[test]

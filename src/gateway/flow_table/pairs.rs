@@ -1,6 +1,6 @@
 //! Who holds the ports of a source address towards a destination.
 
-use super::{Entry, FlowTable, LiveFlow};
+use super::{FlowTable, LiveFlow};
 use crate::addr::SourceAddr;
 use crate::hostname::{AskedName, Hostname};
 use crate::policy::Seen;
@@ -41,7 +41,7 @@ impl FlowTable {
     pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
         let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
         for shard in &*self.shards {
-            for Entry { flow, .. } in shard.lock().values() {
+            for flow in shard.lock().values().map(|entry| &entry.flow) {
                 let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
                 if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
                     && let Some(tally) = tallies.get_mut(&pair)
