@@ -141,11 +141,11 @@ pub struct CandidateStatus {
     pub state: String,
     /// The share of clients that it was loaded to be enforced for, and by what bound.
     pub canary: Option<Canary>,
-    /// Flows that it was judged on since, by the tenant in force.
+    /// Flows that it was judged on since, and their later requests, by the tenant in force.
     pub tenants: Vec<TenantChanges>,
     /// What it would change, by rules and reason; the most frequent first.
     pub changes: Vec<ChangedFlows>,
-    /// Changed flows that are in `tenants` alone, there being too many kinds.
+    /// Changed flows and requests that are in `tenants` alone, there being too many kinds.
     pub beyond: u64,
 }
 
@@ -186,6 +186,19 @@ pub struct TenantChanges {
     pub would_allow: u64,
     /// One policy decides before the client has said anything, and the other would listen.
     pub unjudged: u64,
+    /// Of later HTTP requests on connections that were let out.
+    pub requests: RequestChanges,
+}
+
+/// Later HTTP requests of one tenant's flows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestChanges {
+    /// Decided alike.
+    pub same: u64,
+    /// Let through, and the candidate would not.
+    pub would_deny: u64,
+    /// Denied, and the candidate would not.
+    pub would_allow: u64,
 }
 
 /// Flows that would change alike.
@@ -203,6 +216,8 @@ pub struct ChangedFlows {
     pub candidate_rule: Option<Arc<str>>,
     /// How many.
     pub flows: u64,
+    /// Later HTTP requests that would change alike.
+    pub requests: u64,
     /// Some of the targets, the latest first.
     pub examples: Vec<Example>,
 }
@@ -218,6 +233,8 @@ pub struct Example {
     pub client: IpAddr,
     /// How many, since it is among the examples.
     pub flows: u64,
+    /// Later HTTP requests, likewise.
+    pub requests: u64,
     /// When the last one came.
     pub last: jiff::Timestamp,
 }

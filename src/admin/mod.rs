@@ -15,7 +15,7 @@ mod socket;
 
 pub use candidate::{
     Canary, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, Example, FellBack, FileRead, FileSet,
-    LoadAnswer, LoadOrder, Promotion, ShareAnswer, ShareOrder, TenantChanges,
+    LoadAnswer, LoadOrder, Promotion, RequestChanges, ShareAnswer, ShareOrder, TenantChanges,
 };
 pub use control::{Answers, CandidateControl, Control, Forbidden, Orders, Refusal, serve_control};
 pub use explain::{

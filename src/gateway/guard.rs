@@ -1,13 +1,19 @@
 //! What is looked at while a flow is relayed: the requests of an HTTP/1 connection, a second hello of a TLS one.
 
+use super::candidate::word::Word;
+use super::candidate::{Candidate, Shown, Subject};
 use super::flow::Flow;
+use super::meters::{Counted, Meters};
+use super::snapshot::Snapshot;
 use super::worker::{Gateway, Worker};
 use crate::addr::{ClientAddr, OriginalDestination};
+use crate::clock;
 use crate::hostname::{AskedName, Hostname};
 use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Decision, Destination, Permit};
+use crate::policy::{self, CertificateRule, Decision, Destination, Permit, Seen};
 use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
+use jiff::Timestamp;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -29,6 +35,7 @@ enum Follower {
 struct Terms {
     /// Each request is judged by what is in force then.
     gateway: Arc<Gateway>,
+    meters: Meters,
     client: ClientAddr,
     tenant: Arc<str>,
     to: OriginalDestination,
@@ -36,6 +43,8 @@ struct Terms {
     first: AskedName,
     /// The address was chosen for that name, or found to be its own.
     bound: bool,
+    /// The first was judged.
+    is_later: bool,
 }
 
 /// Why a flow that was let out ends all the same.
@@ -68,7 +77,8 @@ impl Guard {
             Protocol::Http if permit.is_for_one_request() => {
                 let (gateway, client) = (Arc::clone(&worker.gateway), flow.record.client);
                 let (tenant, first) = (flow.record.tenant.clone()?, inspected.name.clone());
-                let terms = Terms { gateway, client, tenant, to, first, bound: binds(permit) };
+                let (meters, bound) = (flow.meters().clone(), binds(permit));
+                let terms = Terms { gateway, meters, client, tenant, to, first, bound, is_later: false };
                 Follower::Requests { exchange: Exchange::new(bounds.max_hello), terms }
             }
             Protocol::Http | Protocol::Other => return None,
@@ -136,11 +146,22 @@ fn binds(permit: &Permit) -> bool {
 
 impl Terms {
     /// Whether a request may go where the flow goes.
-    fn judge(&self, asked: &AskedName) -> Result<(), Refused> {
+    fn judge(&mut self, asked: &AskedName) -> Result<(), Refused> {
+        let snapshot = self.gateway.snapshot.load();
+        let decided = self.decide(&snapshot, asked);
+        // The first was compared with its flow.
+        if std::mem::replace(&mut self.is_later, true)
+            && let Some(candidate) = &snapshot.candidate
+        {
+            self.compare(&snapshot, candidate, asked);
+        }
+        decided
+    }
+
+    fn decide(&self, snapshot: &Snapshot, asked: &AskedName) -> Result<(), Refused> {
         if *asked == self.first {
             return Ok(());
         }
-        let snapshot = self.gateway.snapshot.load();
         let tenant = snapshot.still_of(self.client, &self.tenant);
         let Some(ruling) = tenant.and_then(|tenant| snapshot.lead(self.client, tenant)) else {
             return Err(Refused::bare(Outcome::PolicyRevoked, None));
@@ -160,6 +181,44 @@ impl Terms {
             AskedName::Absent => (None, None),
         };
         Err(Refused { outcome, detail, rule, hostname, waived: false })
+    }
+
+    /// Notes what a candidate would change for a request.
+    fn compare(&self, snapshot: &Snapshot, candidate: &Candidate, asked: &AskedName) {
+        let Some(tenant) = snapshot.still_of(self.client, &self.tenant) else { return };
+        let (seen, time) =
+            (Seen::Asked { name: asked.clone(), ech: false, unframed: false }, clock::timestamp());
+        let running = self.word(&tenant.policy, &seen, time);
+        let word = match candidate.tenant_of(self.client) {
+            Some(ruling) => self.word(ruling.rules, &seen, time),
+            None => Word::denied(Outcome::UnknownTenant),
+        };
+        let hostname = match asked {
+            AskedName::Valid(name) => Some(name),
+            AskedName::Invalid(_) | AskedName::Absent => None,
+        };
+        let (client, destination) = (self.client, self.to);
+        let shown = Shown { what: Subject::Request, time, client, destination, hostname };
+        let leads = candidate.covers(self.client);
+        let change = candidate.note(Some(&tenant.policy), Some(&running), Some(&word), &shown, leads);
+        self.meters.count(Counted::Candidate(change));
+    }
+
+    /// What one policy says of a request in the end.
+    fn word(&self, rules: &policy::Tenant, seen: &Seen, time: Timestamp) -> Word {
+        let decision = rules.judge(seen, self.to, time);
+        let first = |asked: &Seen| matches!(asked, Seen::Asked { name, .. } if *name == self.first);
+        let bound = || match rules.decide(&self.first, false, self.to) {
+            Decision::Permit(permit) => binds(&permit),
+            Decision::Denial(_) => false,
+        };
+        let asks_anew = |permit: &Permit| !first(seen) && (binds(permit) || bound());
+        match &decision {
+            Decision::Permit(permit) if !rules.mode.monitors(time) && asks_anew(permit) => {
+                Word { denied: Some(Outcome::DestinationMismatch), ..Word::from(&decision) }
+            }
+            Decision::Permit(_) | Decision::Denial(_) => Word::from(&decision),
+        }
     }
 }
 

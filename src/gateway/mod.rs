@@ -24,7 +24,9 @@ mod worker;
 
 pub use admission::{Gate, OwnAddresses, Pass};
 pub use again::Judged;
-pub use candidate::{Candidate, Change, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, WINDOW};
+pub use candidate::{
+    Candidate, Change, Changes, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, Times, WINDOW,
+};
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof};

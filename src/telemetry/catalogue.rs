@@ -127,7 +127,7 @@ catalogue! {
         help: "Flows whose ClientHello carried an `encrypted_client_hello` extension.",
         reading: "Most of it is GREASE, which browsers send with every hello; it cannot be told from real ECH, where the name that policy judges is not the one that the server serves. The flow log's `ech` has the flows; those to a public name such as `cloudflare-ech.com` are real. With `ech = \"deny\"` the same flows are `ech_denied` in `egret_denials_total`.";
     CANDIDATE_DECISIONS = "egret_candidate_decisions_total", Kind::Counter, Count, ["tenant", "change"],
-        help: "Flows that a loaded candidate policy was judged on, by what it would change.",
+        help: "Flows, and later HTTP requests of flows, that a loaded candidate policy was judged on, by what it would change.",
         reading: "Stands still while no candidate is loaded. `would_deny` is what promoting it breaks or stops, `would_allow` what it opens; `egret candidate status` has the rules and the names. Flows of clients that it is enforced for are in it too.";
     CANDIDATE_INFO = "egret_candidate_info", Kind::Gauge, Flag, ["version", "state"],
         help: "Always 1, while a candidate policy is loaded; the labels are the hash of its configuration, and what is done with it.",

@@ -1,7 +1,7 @@
 //! What is told of a candidate.
 
 use super::Loaded;
-use crate::admin::{Canary, CandidateStatus, ChangedFlows, Example, FellBack, TenantChanges};
+use crate::admin::{Canary, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges};
 use crate::gateway::{self, Change, Terms, WINDOW};
 use std::sync::Arc;
 
@@ -17,15 +17,22 @@ impl Loaded {
     pub(super) fn status(&self) -> CandidateStatus {
         let (tally, fell_back) = (self.candidate.tally(), self.candidate.fell_back());
         let mut changes: Vec<_> = tally.kinds.into_iter().map(|(kind, kept)| changed(kind, kept)).collect();
-        changes.sort_by(|a, b| (b.flows, &a.tenant, &a.rule).cmp(&(a.flows, &b.tenant, &b.rule)));
+        let often = |of: &ChangedFlows| std::cmp::Reverse((of.flows + of.requests, of.flows));
+        changes.sort_by(|a, b| (often(a), &a.tenant, &a.rule).cmp(&(often(b), &b.tenant, &b.rule)));
         let tenants = tally.tenants.into_iter().map(|(tenant, counts)| {
-            let of = |change: Change| counts[change as usize];
+            let of = |change: Change| counts.flows[change as usize];
+            let requests = |change: Change| counts.requests[change as usize];
             TenantChanges {
                 tenant,
                 same: of(Change::Same),
                 would_deny: of(Change::WouldDeny),
                 would_allow: of(Change::WouldAllow),
                 unjudged: of(Change::Unjudged),
+                requests: RequestChanges {
+                    same: requests(Change::Same),
+                    would_deny: requests(Change::WouldDeny),
+                    would_allow: requests(Change::WouldAllow),
+                },
             }
         });
         CandidateStatus {
@@ -59,7 +66,8 @@ fn changed(kind: gateway::Kind, kept: gateway::Kept) -> ChangedFlows {
         reason: kind.reason.as_str().to_owned(),
         rule: kind.rule,
         candidate_rule: kind.candidate_rule,
-        flows: kept.flows,
+        flows: kept.times.flows,
+        requests: kept.times.requests,
         examples,
     }
 }
@@ -69,7 +77,8 @@ fn example(example: gateway::Example) -> Example {
         hostname: example.hostname.map(|name| name.to_string()),
         destination: example.destination.socket(),
         client: example.client,
-        flows: example.flows,
+        flows: example.times.flows,
+        requests: example.times.requests,
         last: example.last,
     }
 }

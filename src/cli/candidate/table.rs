@@ -1,7 +1,7 @@
 //! What a candidate would change, for people.
 
 use crate::admin::{
-    Canary, CandidateReport, CandidateStatus, ChangedFlows, Example, FellBack, TenantChanges,
+    Canary, CandidateReport, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges,
 };
 use crate::units::format_duration;
 use std::fmt::Write as _;
@@ -29,7 +29,7 @@ pub(super) fn render(report: &CandidateReport) -> String {
         }
     }
     if *beyond > 0 {
-        let _ = writeln!(text, "\nand {beyond} flows more, of kinds too many to keep apart");
+        let _ = writeln!(text, "\nand {beyond} more, of kinds too many to keep apart");
     }
     text
 }
@@ -56,16 +56,24 @@ fn write_tenants(text: &mut String, tenants: &[TenantChanges]) {
         text.push_str("\nno flow since\n");
         return;
     }
-    let width = tenants.iter().map(|row| row.tenant.len()).max().unwrap_or(0).max(6);
+    let width = tenants.iter().map(|row| row.tenant.len()).max().unwrap_or(0).max(REQUESTS.len());
     let _ = writeln!(text, "\n{:width$}  {:>10}  WOULD DENY  WOULD ALLOW  UNJUDGED", "TENANT", "SAME");
-    for TenantChanges { tenant, same, would_deny, would_allow, unjudged } in tenants {
+    for TenantChanges { tenant, same, would_deny, would_allow, unjudged, requests } in tenants {
         let _ =
             writeln!(text, "{tenant:width$}  {same:>10}  {would_deny:>10}  {would_allow:>11}  {unjudged:>8}");
+        let RequestChanges { same, would_deny, would_allow } = *requests;
+        if same + would_deny + would_allow > 0 {
+            let _ = writeln!(text, "{REQUESTS:width$}  {same:>10}  {would_deny:>10}  {would_allow:>11}");
+        }
     }
 }
 
+/// Stands under the tenant whose flows have had more requests than one.
+const REQUESTS: &str = "  later requests";
+
 fn write_change(text: &mut String, change: &ChangedFlows) {
-    let ChangedFlows { tenant, change: what, reason, rule, candidate_rule, flows, examples } = change;
+    let ChangedFlows { tenant, change: what, reason, rule, candidate_rule, flows, requests, examples } =
+        change;
     let named = |rule: &Option<std::sync::Arc<str>>| {
         rule.as_ref().map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule}"))
     };
@@ -75,18 +83,23 @@ fn write_change(text: &mut String, change: &ChangedFlows) {
     } else {
         (format!("now {reason}, {rule}"), format!("let out by {candidate_rule}"))
     };
-    let _ = writeln!(text, "  {tenant}: {} {now}; then {then}", counted(*flows));
-    for Example { hostname, destination, client, flows, last } in examples {
+    let _ = writeln!(text, "  {tenant}: {} {now}; then {then}", counted(*flows, *requests));
+    for Example { hostname, destination, client, flows, requests, last } in examples {
         let target = match hostname {
             Some(name) => format!("{name}:{}", destination.port()),
             None => destination.to_string(),
         };
-        let _ = writeln!(text, "    {target}  {}, last {last:.0} from {client}", counted(*flows));
+        let _ = writeln!(text, "    {target}  {}, last {last:.0} from {client}", counted(*flows, *requests));
     }
 }
 
-fn counted(flows: u64) -> String {
-    format!("{flows} flow{}", if flows == 1 { "" } else { "s" })
+fn counted(flows: u64, requests: u64) -> String {
+    let of = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    match (flows, requests) {
+        (_, 0) => of(flows, "flow"),
+        (0, _) => of(requests, "later request"),
+        _ => format!("{} and {}", of(flows, "flow"), of(requests, "later request")),
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +120,7 @@ mod tests {
                 would_deny: 3,
                 would_allow: 1,
                 unjudged: 0,
+                requests: RequestChanges { same: 900, would_deny: 12, would_allow: 0 },
             }],
             changes: vec![
                 ChangedFlows {
@@ -116,11 +130,13 @@ mod tests {
                     rule: Some("egret.toml:12".into()),
                     candidate_rule: None,
                     flows: 3,
+                    requests: 12,
                     examples: vec![Example {
                         hostname: Some("api.example.com".into()),
                         destination: "192.0.2.1:443".parse().unwrap(),
                         client: "10.0.1.7".parse().unwrap(),
                         flows: 2,
+                        requests: 0,
                         last: time(1_764_500_060),
                     }],
                 },
@@ -131,6 +147,7 @@ mod tests {
                     rule: Some("no-mail".into()),
                     candidate_rule: Some("mail".into()),
                     flows: 1,
+                    requests: 0,
                     examples: Vec::new(),
                 },
             ],
@@ -146,11 +163,12 @@ mod tests {
 00c0ffee00c0ffee  /etc/egret/candidate.toml, loaded 2025-11-30T10:53:20Z
 enforced for 10 % of the clients, as long as it alone denies at most 1 % of their flows
 
-TENANT        SAME  WOULD DENY  WOULD ALLOW  UNJUDGED
-acme          1234           3            1         0
+TENANT                  SAME  WOULD DENY  WOULD ALLOW  UNJUDGED
+acme                    1234           3            1         0
+  later requests         900          12            0
 
 WOULD DENY what leaves now
-  acme: 3 flows now let out by rule egret.toml:12; then not_allowed, no rule
+  acme: 3 flows and 12 later requests now let out by rule egret.toml:12; then not_allowed, no rule
     api.example.com:443  2 flows, last 2025-11-30T10:54:20Z from 10.0.1.7
 
 WOULD ALLOW what is denied now

@@ -5,7 +5,8 @@ mod tally;
 pub(super) mod word;
 
 pub use canary::{FEWEST, Terms, WINDOW};
-pub use tally::{Example, Kept, Kind, Tally};
+pub use tally::{Changes, Example, Kept, Kind, Tally, Times};
+pub(super) use tally::{Shown, Subject};
 
 use super::flow::Flow;
 use super::meters::Counted;
@@ -198,7 +199,8 @@ impl Trial {
             None => Some(Word::denied(Outcome::UnknownTenant)),
         };
         let (running, candidate) = if leads { (other, Some(decided)) } else { (Some(decided), other) };
-        let shown = tally::Shown {
+        let shown = Shown {
+            what: Subject::Flow,
             time,
             client: flow.record.client,
             destination: to,
@@ -212,13 +214,14 @@ impl Trial {
 }
 
 impl Candidate {
-    /// Counts what the two policies say of a flow, the candidate's word being the one that holds if it `leads`.
-    fn note(
+    /// Counts what the two policies say of a flow, or of a later request, the candidate's word being the one that holds if
+    /// it `leads`.
+    pub(super) fn note(
         &self,
         in_force: Option<&Tenant>,
         running: Option<&Word>,
         candidate: Option<&Word>,
-        shown: &tally::Shown<'_>,
+        shown: &Shown<'_>,
         leads: bool,
     ) -> Change {
         let (change, reason) = word::difference(running, candidate);
@@ -229,12 +232,16 @@ impl Candidate {
             let (rule, candidate_rule) = (rule(running), rule(candidate));
             state.tally.keep(Kind { tenant, change, reason, rule, candidate_rule }, shown);
         } else {
-            state.tally.count(&tenant, change);
+            state.tally.count(&tenant, change, shown.what);
         }
         if leads {
             // Where nobody can say what the policy in force would have done, it is taken to have let the flow out.
             let denies = |word: Option<&Word>| word.is_some_and(|word| word.denied.is_some());
-            self.watch(&mut state, denies(candidate) && !denies(running), shown.time);
+            let newly_denied = denies(candidate) && !denies(running);
+            // A request that is denied ends its flow; those that pass were counted with it.
+            if newly_denied || shown.what == Subject::Flow {
+                self.watch(&mut state, newly_denied, shown.time);
+            }
         }
         change
     }

@@ -18,12 +18,58 @@ const MOST_EXAMPLES: usize = 10;
 /// Counts since the candidate was loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// By the tenant in force, and by [`Change`] as an index.
-    pub tenants: BTreeMap<Arc<str>, [u64; Change::ALL.len()]>,
+    /// By the tenant in force.
+    pub tenants: BTreeMap<Arc<str>, Changes>,
     /// Of what changes.
     pub kinds: HashMap<Kind, Kept>,
-    /// Changed flows of kinds that found no place in `kinds`.
+    /// Changed flows, and later requests, of kinds that found no place in `kinds`.
     pub beyond: u64,
+}
+
+/// What became of one tenant's, by [`Change`] as an index.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Changes {
+    /// Its flows.
+    pub flows: [u64; Change::ALL.len()],
+    /// Their later HTTP requests.
+    pub requests: [u64; Change::ALL.len()],
+}
+
+impl Changes {
+    fn count(&mut self, what: Subject, change: Change) {
+        let counts = match what {
+            Subject::Flow => &mut self.flows,
+            Subject::Request => &mut self.requests,
+        };
+        counts[change as usize] += 1;
+    }
+}
+
+/// What both policies were asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Subject {
+    /// A new flow.
+    Flow,
+    /// A later HTTP request of a flow.
+    Request,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Flows.
+    pub flows: u64,
+    /// Later HTTP requests.
+    pub requests: u64,
+}
+
+impl Times {
+    fn count(&mut self, what: Subject) {
+        match what {
+            Subject::Flow => self.flows += 1,
+            Subject::Request => self.requests += 1,
+        }
+    }
 }
 
 /// What makes changed flows alike.
@@ -45,7 +91,7 @@ pub struct Kind {
 #[derive(Debug, Clone)]
 pub struct Kept {
     /// How many.
-    pub flows: u64,
+    pub times: Times,
     /// By target, at most a few, in no order.
     pub examples: Vec<Example>,
 }
@@ -60,37 +106,38 @@ pub struct Example {
     /// The last one's.
     pub client: IpAddr,
     /// How many, since the example took its place.
-    pub flows: u64,
+    pub times: Times,
     /// When the last one came.
     pub last: Timestamp,
 }
 
-/// A flow to be counted.
-pub(super) struct Shown<'a> {
-    pub(super) time: Timestamp,
-    pub(super) client: ClientAddr,
-    pub(super) destination: OriginalDestination,
-    pub(super) hostname: Option<&'a Hostname>,
+/// A flow, or a request, to be counted.
+pub(in crate::gateway) struct Shown<'a> {
+    pub(in crate::gateway) what: Subject,
+    pub(in crate::gateway) time: Timestamp,
+    pub(in crate::gateway) client: ClientAddr,
+    pub(in crate::gateway) destination: OriginalDestination,
+    pub(in crate::gateway) hostname: Option<&'a Hostname>,
 }
 
 impl Tally {
     /// Counts a flow that both policies decide alike, or that the other one cannot judge.
-    pub(super) fn count(&mut self, tenant: &Arc<str>, change: Change) {
+    pub(super) fn count(&mut self, tenant: &Arc<str>, change: Change, what: Subject) {
         if let Some(counts) = self.tenants.get_mut(tenant) {
-            counts[change as usize] += 1;
+            counts.count(what, change);
             return;
         }
-        self.tenants.entry(Arc::clone(tenant)).or_default()[change as usize] = 1;
+        self.tenants.entry(Arc::clone(tenant)).or_default().count(what, change);
     }
 
     /// Counts a flow that they decide differently.
     pub(super) fn keep(&mut self, kind: Kind, flow: &Shown<'_>) {
-        self.count(&kind.tenant, kind.change);
+        self.count(&kind.tenant, kind.change, flow.what);
         let room = self.kinds.len() < MOST_KINDS;
         match self.kinds.get_mut(&kind) {
             Some(kept) => kept.add(flow),
             None if room => {
-                let mut kept = Kept { flows: 0, examples: Vec::new() };
+                let mut kept = Kept { times: Times::default(), examples: Vec::new() };
                 kept.add(flow);
                 self.kinds.insert(kind, kept);
             }
@@ -101,21 +148,22 @@ impl Tally {
 
 impl Kept {
     fn add(&mut self, flow: &Shown<'_>) {
-        self.flows += 1;
+        self.times.count(flow.what);
         let known = self.examples.iter_mut().find(|example| example.is_of(flow));
         if let Some(example) = known {
-            example.flows += 1;
+            example.times.count(flow.what);
             (example.client, example.last) = (flow.client.ip(), flow.time);
             example.destination = flow.destination;
             return;
         }
-        let example = Example {
+        let mut example = Example {
             hostname: flow.hostname.cloned(),
             destination: flow.destination,
             client: flow.client.ip(),
-            flows: 1,
+            times: Times::default(),
             last: flow.time,
         };
+        example.times.count(flow.what);
         if self.examples.len() < MOST_EXAMPLES {
             self.examples.push(example);
         } else if let Some(oldest) = self.examples.iter_mut().min_by_key(|example| example.last) {
@@ -151,6 +199,7 @@ mod tests {
 
     fn keep(tally: &mut Tally, kind: Kind, second: i64, name: Option<&Hostname>, to: &str) {
         let flow = Shown {
+            what: Subject::Flow,
             time: Timestamp::from_second(second).unwrap(),
             client: ClientAddr::new("10.0.1.7:1".parse().unwrap()),
             destination: OriginalDestination::new(to.parse().unwrap()),
@@ -167,10 +216,10 @@ mod tests {
         keep(&mut tally, kind("acme", "r"), 3, Some(&name), "192.0.2.2:8443");
         keep(&mut tally, kind("acme", "r"), 4, None, "192.0.2.2:443");
         let kept = &tally.kinds[&kind("acme", "r")];
-        let flows: Vec<_> = kept.examples.iter().map(|example| example.flows).collect();
-        assert_eq!((kept.flows, &flows[..]), (4, &[2, 1, 1][..]));
+        let flows: Vec<_> = kept.examples.iter().map(|example| example.times.flows).collect();
+        assert_eq!((kept.times.flows, &flows[..]), (4, &[2, 1, 1][..]));
         assert_eq!(kept.examples[0].destination.to_string(), "192.0.2.2:443");
-        assert_eq!(tally.tenants["acme"][Change::WouldDeny as usize], 4);
+        assert_eq!(tally.tenants["acme"].flows[Change::WouldDeny as usize], 4);
     }
 
     #[test]
@@ -181,7 +230,7 @@ mod tests {
             keep(&mut tally, kind("acme", "r"), second, Some(&name), "192.0.2.1:443");
         }
         let kept = &tally.kinds[&kind("acme", "r")];
-        assert_eq!((kept.flows, kept.examples.len()), (1000, MOST_EXAMPLES));
+        assert_eq!((kept.times.flows, kept.examples.len()), (1000, MOST_EXAMPLES));
         let oldest = kept.examples.iter().map(|example| example.last.as_second()).min().unwrap();
         assert_eq!(oldest, 990);
     }
@@ -193,6 +242,6 @@ mod tests {
             keep(&mut tally, kind("acme", &rule.to_string()), 1, None, "192.0.2.1:443");
         }
         assert_eq!((tally.kinds.len(), tally.beyond), (MOST_KINDS, 5));
-        assert_eq!(tally.tenants["acme"][Change::WouldDeny as usize], MOST_KINDS as u64 + 5);
+        assert_eq!(tally.tenants["acme"].flows[Change::WouldDeny as usize], MOST_KINDS as u64 + 5);
     }
 }

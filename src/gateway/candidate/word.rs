@@ -24,7 +24,7 @@ impl From<&Decision> for Word {
 }
 
 impl Word {
-    pub(super) fn denied(outcome: Outcome) -> Self {
+    pub(in crate::gateway) fn denied(outcome: Outcome) -> Self {
         Self { rule: None, denied: Some(outcome) }
     }
 
