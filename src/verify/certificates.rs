@@ -3,13 +3,13 @@
 use super::certificate::{self, Certificate};
 use super::flights::{Flight, Flights, Progress};
 use super::memory::Memory;
-use super::places::{Asker, Place, Places};
+use super::places::{Asker, Pace, Place, Places};
 use crate::count::Counter;
 use crate::hostname::Hostname;
 use rustls::{ClientConfig, RootCertStore};
 use std::any::Any;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -22,8 +22,10 @@ const HALF: usize = 16_384;
 const VALID: Duration = Duration::from_hours(1);
 const INVALID: Duration = Duration::from_mins(1);
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// New probes in a second; servers are not to be flooded on behalf of a client that makes names up.
-const EACH_SECOND: u32 = 100;
+/// New probes in a second: servers are not to be flooded on behalf of a client that makes names up.
+const EACH_SECOND: u32 = 200;
+/// Of one tenant, so that such a client does not stand in the others' way.
+const EACH_SECOND_OF_ONE: u32 = 50;
 
 /// A connection that was begun, and what is to be dropped after it.
 pub type Begun = (TcpStream, Box<dyn Any + Send>);
@@ -46,20 +48,15 @@ pub struct ProbeMeters {
 pub struct Certificates(Arc<Inner>);
 
 struct Inner {
-    verdicts: Mutex<Verdicts>,
+    /// With when each stops to count.
+    verdicts: Mutex<Memory<Key, (Certificate, Instant)>>,
+    pace: Pace,
     flights: Flights<Key>,
     places: Places,
     client: Arc<ClientConfig>,
     runtime: Handle,
     now: fn() -> Instant,
     meters: ProbeMeters,
-}
-
-struct Verdicts {
-    /// With when each stops to count.
-    known: Memory<Key, (Certificate, Instant)>,
-    /// Probes begun in the second that began then.
-    pace: (Option<Instant>, u32),
 }
 
 impl Certificates {
@@ -70,9 +67,9 @@ impl Certificates {
         now: fn() -> Instant,
         meters: ProbeMeters,
     ) -> Self {
-        let verdicts = Verdicts { known: Memory::new(HALF), pace: (None, 0) };
         Self(Arc::new(Inner {
-            verdicts: Mutex::new(verdicts),
+            verdicts: Mutex::new(Memory::new(HALF)),
+            pace: Pace::default(),
             flights: Flights::default(),
             places: Places::default(),
             client: certificate::client(roots),
@@ -114,7 +111,7 @@ impl Certificates {
     fn verdict(&self, key: &Key) -> Option<Certificate> {
         let now = (self.0.now)();
         let mut verdicts = self.0.lock();
-        verdicts.known.get(key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict)
+        verdicts.get(key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict)
     }
 
     fn probe(
@@ -123,7 +120,7 @@ impl Certificates {
         asker: &Asker,
         begin: impl Fn() -> Result<Begun, &'static str>,
     ) -> Result<Progress, &'static str> {
-        let place = self.0.places.take(asker).filter(|_| self.0.in_pace());
+        let place = self.0.places.take(asker).filter(|_| self.0.in_pace(asker));
         let place = place.ok_or("too many certificates were being asked for")?;
         let (flight, progress) = match self.0.flights.begin(key) {
             Ok(new) => new,
@@ -141,19 +138,14 @@ impl Certificates {
 
 impl Inner {
     /// The memory is whole between calls, whoever panicked.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Verdicts> {
+    fn lock(&self) -> MutexGuard<'_, Memory<Key, (Certificate, Instant)>> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more may begin in this second.
-    fn in_pace(&self) -> bool {
+    /// Whether one more may begin in this second. Who is too fast takes nothing of what all have together.
+    fn in_pace(&self, asker: &Asker) -> bool {
         let now = (self.now)();
-        let pace = &mut self.lock().pace;
-        if pace.0.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
-            *pace = (Some(now), 0);
-        }
-        pace.1 += 1;
-        pace.1 <= EACH_SECOND
+        asker.pace.take(now, EACH_SECOND_OF_ONE) && self.pace.take(now, EACH_SECOND)
     }
 }
 
@@ -184,6 +176,9 @@ impl Drop for Probe {
         };
         meter.increment(1);
         let until = now() + counts;
-        self.inner.lock().known.insert(self.flight.key().clone(), (verdict, until));
+        self.inner.lock().insert(self.flight.key().clone(), (verdict, until));
     }
 }
+
+#[cfg(test)]
+mod tests;

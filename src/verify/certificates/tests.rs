@@ -1,0 +1,232 @@
+//! Verdicts over time: real TLS servers on loopback, and a clock that the test sets.
+
+use super::*;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::TcpListener;
+use std::task::Poll;
+use std::thread;
+
+const NAME: &str = "api.example.com";
+const OTHER: &str = "other.example.com";
+const BUSY: Certificate = Certificate::Unknown("too many certificates were being asked for");
+
+thread_local! {
+    /// How far the clock was set forward. Each test has a thread of its own, on which its runtime runs.
+    static LATER: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+fn now() -> Instant {
+    thread_local!(static START: Instant = crate::clock::now());
+    START.with(|start| *start + LATER.get())
+}
+
+fn wait(time: Duration) {
+    LATER.set(LATER.get() + time);
+}
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn certificates(&self) -> Certificates {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let counter = Counter::default;
+        let meters = ProbeMeters { valid: counter(), invalid: counter(), unknown: counter() };
+        Certificates::new(roots, Handle::current(), now, meters)
+    }
+
+    /// A server that has a certificate for the name; its thread ends with the process.
+    fn serve(&self, name: &str) -> SocketAddr {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config =
+            config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            while let Ok((mut socket, _)) = listener.accept() {
+                let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+                while tls.complete_io(&mut socket).is_ok_and(|(read, wrote)| read + wrote > 0) {}
+            }
+        });
+        address
+    }
+}
+
+/// Connects, and counts how often.
+#[derive(Default)]
+struct Connector(Cell<usize>);
+
+impl Connector {
+    fn begin(&self, to: SocketAddr) -> Result<Begun, &'static str> {
+        self.0.set(self.0.get() + 1);
+        let socket = TcpStream::connect(to).map_err(|_| "refused")?;
+        socket.set_nonblocking(true).unwrap();
+        Ok((socket, Box::new(())))
+    }
+
+    async fn check(&self, certificates: &Certificates, name: &str, to: SocketAddr) -> Certificate {
+        // Another tenant each time: what one may ask is another test's.
+        certificates.check(&name.parse().unwrap(), to, &Asker::default(), || self.begin(to)).await
+    }
+}
+
+/// A connection that nobody serves: it stands until its end.
+fn silent() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn a_verdict_is_for_one_name_at_one_address() {
+    let authority = Authority::new();
+    let certificates = authority.certificates();
+    let (server, other) = (authority.serve(NAME), authority.serve(OTHER));
+    let connector = Connector::default();
+    let invalid = Certificate::Invalid("the certificate is for another name");
+    for _ in 0..3 {
+        assert_eq!(connector.check(&certificates, NAME, server).await, Certificate::Valid);
+        assert_eq!(connector.check(&certificates, OTHER, server).await, invalid);
+        assert_eq!(connector.check(&certificates, NAME, other).await, invalid);
+    }
+    assert_eq!(connector.0.get(), 3);
+    let known = |name: &str, at| certificates.known(&name.parse().unwrap(), at);
+    assert_eq!((known(NAME, server), known(OTHER, server)), (Some(Certificate::Valid), Some(invalid)));
+    assert_eq!(known(OTHER, other), None);
+}
+
+#[tokio::test]
+async fn verdicts_count_for_an_hour_a_minute_and_five_seconds() {
+    let authority = Authority::new();
+    let server = authority.serve(NAME);
+    let (listener, nobody) = silent();
+    // A connection that is taken and closed.
+    thread::spawn(move || while listener.accept().is_ok() {});
+    let unknown = Certificate::Unknown("the server did not complete a TLS handshake");
+    for (name, at, verdict, counts) in [
+        (NAME, server, Certificate::Valid, Duration::from_hours(1)),
+        (OTHER, server, Certificate::Invalid("the certificate is for another name"), Duration::from_mins(1)),
+        (NAME, nobody, unknown, Duration::from_secs(5)),
+    ] {
+        let (certificates, connector) = (authority.certificates(), Connector::default());
+        assert_eq!(connector.check(&certificates, name, at).await, verdict);
+        wait(counts - Duration::from_millis(1));
+        assert_eq!(connector.check(&certificates, name, at).await, verdict);
+        assert_eq!(connector.0.get(), 1, "{verdict:?} still counts");
+        wait(Duration::from_millis(1));
+        assert_eq!(connector.check(&certificates, name, at).await, verdict);
+        assert_eq!(connector.0.get(), 2, "{verdict:?} is found out again");
+    }
+}
+
+#[tokio::test]
+async fn flows_that_ask_at_once_share_a_probe() {
+    let authority = Authority::new();
+    let (certificates, server) = (authority.certificates(), authority.serve(NAME));
+    let connector = Connector::default();
+    let mut flows: Vec<_> =
+        (0..100).map(|_| Box::pin(connector.check(&certificates, NAME, server))).collect();
+    for flow in &mut flows {
+        assert!(once(flow.as_mut()).await.is_none(), "it waits for the probe");
+    }
+    for flow in flows {
+        assert_eq!(flow.await, Certificate::Valid);
+    }
+    assert_eq!(connector.0.get(), 1);
+}
+
+/// What a flow is told without waiting; what it has begun goes on.
+async fn once<F: Future>(flow: F) -> Option<F::Output> {
+    let mut flow = std::pin::pin!(flow);
+    poll_fn(|cx| match flow.as_mut().poll(cx) {
+        Poll::Ready(told) => Poll::Ready(Some(told)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_begin_leaves_no_verdict() {
+    let certificates = Authority::new().certificates();
+    let server = ([192, 0, 2, 1], 443).into();
+    let name = NAME.parse().unwrap();
+    let asker = Asker::default();
+    for why in ["the pool is empty", "and again"] {
+        let verdict = certificates.check(&name, server, &asker, || Err(why)).await;
+        assert_eq!(verdict, Certificate::Unknown(why));
+    }
+    assert_eq!(certificates.known(&name, server), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_waited_for_five_seconds() {
+    let certificates = Authority::new().certificates();
+    let (_listener, server) = silent();
+    let start = tokio::time::Instant::now();
+    let verdict = Connector::default().check(&certificates, NAME, server).await;
+    assert_eq!(verdict, Certificate::Unknown("the server did not answer in time"));
+    assert_eq!(start.elapsed(), PROBE);
+}
+
+#[tokio::test]
+async fn fifty_probes_of_a_tenant_and_two_hundred_of_all_begin_in_a_second() {
+    let certificates = Authority::new().certificates();
+    let begun = Cell::new(0);
+    let ask = async |asker: &Asker, n: u16| {
+        let begin = || {
+            begun.set(begun.get() + 1);
+            Err("begun")
+        };
+        certificates.check(&NAME.parse().unwrap(), ([192, 0, 2, 1], n).into(), asker, begin).await
+    };
+    let tenants: Vec<_> = (0..6).map(|_| Asker::default()).collect();
+    for _ in 0..2 {
+        let mut of_each = Vec::new();
+        for tenant in &tenants {
+            let before = begun.get();
+            for n in 0..100 {
+                let verdict = ask(tenant, n).await;
+                assert!(verdict == BUSY || verdict == Certificate::Unknown("begun"), "{verdict:?}");
+            }
+            of_each.push(begun.get() - before);
+        }
+        assert_eq!(of_each, [50, 50, 50, 50, 0, 0]);
+        wait(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_probes_under_way_are_bounded() {
+    let certificates = Authority::new().certificates();
+    let (_listener, server) = silent();
+    let (busy, other) = (Asker::default(), Asker::default());
+    let connector = Connector::default();
+    let name = |n: u32| format!("n{n}.example.com").parse::<Hostname>().unwrap();
+    let ask = async |asker: &Asker, n: u32| {
+        once(certificates.check(&name(n), server, asker, || connector.begin(server))).await
+    };
+    for n in 0..128 {
+        assert!(ask(&busy, n).await.is_none(), "{n} waits");
+        wait(Duration::from_millis(25));
+    }
+    assert_eq!(ask(&busy, 128).await, Some(BUSY));
+    assert!(ask(&other, 129).await.is_none(), "another tenant's is begun");
+    assert!(ask(&busy, 0).await.is_none(), "what is under way is shared");
+    assert_eq!(connector.0.get(), 129);
+}
