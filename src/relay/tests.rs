@@ -7,6 +7,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
 
+mod guarded;
+
 const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) };
 
 #[derive(Default)]

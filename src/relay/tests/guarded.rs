@@ -1,0 +1,325 @@
+//! A relay that is looked at, with a guard that does as the client's own lines say.
+
+use super::*;
+use crate::relay::guard::Passing;
+use proptest::prelude::*;
+use std::task::Waker;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: nothing more before the
+/// server has said something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
+/// itself.
+struct Script {
+    body: u64,
+    waits: bool,
+    switches: bool,
+    over: bool,
+    /// What becomes of the piece of a line that does not go on.
+    cut_off: Next,
+    /// Whether the client can be told, once the server has said so many bytes.
+    farewell: (usize, bool),
+    heard: usize,
+    /// The most bytes that were shown at once.
+    shown: usize,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let (body, waits, switches, over, cut_off) = (0, false, false, false, Next::Stop);
+        Self { body, waits, switches, over, cut_off, farewell: (0, true), heard: 0, shown: 0 }
+    }
+}
+
+impl Guard for Script {
+    fn free(&self, side: Side) -> u64 {
+        match side {
+            Side::Client if self.over => u64::MAX,
+            Side::Client if !self.waits => self.body,
+            Side::Client | Side::Upstream => 0,
+        }
+    }
+
+    fn passes(&mut self, _: Side, bytes: usize) {
+        self.body = self.body.saturating_sub(bytes as u64);
+    }
+
+    fn judge(&mut self, bytes: &[u8]) -> Passage {
+        self.shown = self.shown.max(bytes.len());
+        let (mut passed, mut requests) = (0, 0);
+        let next = loop {
+            let rest = &bytes[passed..];
+            let body = rest.len().min(usize::try_from(self.free(Side::Client)).unwrap_or(usize::MAX));
+            if self.waits && !rest.is_empty() {
+                break Next::Wait;
+            } else if body > 0 {
+                self.passes(Side::Client, body);
+                passed += body;
+                continue;
+            }
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break Next::Read };
+            match &rest[..end] {
+                b"stop" => break Next::Stop,
+                b"ask" => self.waits = true,
+                b"switch" => (self.waits, self.switches) = (true, true),
+                b"over" => self.over = true,
+                line => {
+                    let body = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix("body "));
+                    self.body = body.map_or(0, |body| body.parse().unwrap());
+                }
+            }
+            passed += end + 1;
+            requests += 1;
+        };
+        Passage { bytes: passed, requests, next }
+    }
+
+    fn heed(&mut self, bytes: &[u8]) {
+        self.heard += bytes.len();
+        self.waits = false;
+        self.over |= self.switches;
+    }
+
+    fn cut_off(&mut self, _: CutOff) -> Next {
+        self.cut_off
+    }
+
+    fn farewell(&self) -> Poll<bool> {
+        if self.heard < self.farewell.0 { Poll::Pending } else { Poll::Ready(self.farewell.1) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+fn look(guarded: &mut Guarded<Script>, read: &[u8]) -> Vec<u8> {
+    match guarded.look(Side::Client, read) {
+        Passing::Read(n) => read[..n].into(),
+        Passing::Kept(bytes) => bytes.into(),
+    }
+}
+
+/// What passes of the pieces, by a server that answers whenever that is waited for.
+fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<Script>) {
+    let mut guarded = Guarded::new(Script::default(), PATIENCE);
+    let mut passed = Vec::new();
+    for piece in pieces {
+        passed.extend(look(&mut guarded, piece));
+        while guarded.waits() {
+            guarded.look(Side::Upstream, b"go on");
+            let kept = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+            passed.extend(kept.unwrap_or_default());
+        }
+        if guarded.is_stopped() {
+            break;
+        }
+    }
+    (passed, guarded)
+}
+
+proptest! {
+    #[test]
+    fn what_passes_does_not_depend_on_the_pieces(
+        lines in proptest::collection::vec(0..6_usize, 0..12),
+        cuts in proptest::collection::vec(1..9_usize, 40),
+    ) {
+        let words = ["line\n", "body 7\n7 bytes", "ask\n", "a longer line than a piece\n", "\n", "stop\n"];
+        let sent: String = lines.iter().map(|line| words[*line]).collect();
+        let wanted = sent.find("stop").unwrap_or(sent.len());
+        let (mut pieces, mut rest) = (Vec::new(), sent.as_bytes());
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, more) = rest.split_at(rest.len().min(*cut));
+            pieces.push(piece);
+            rest = more;
+        }
+        let (passed, mut guarded) = passing(&pieces);
+        prop_assert_eq!(String::from_utf8(passed).unwrap(), &sent[..wanted]);
+        prop_assert_eq!(guarded.is_stopped(), wanted < sent.len());
+        let requests = lines.iter().take_while(|line| **line != 5).count();
+        prop_assert_eq!(guarded.take_requests(), requests);
+        prop_assert_eq!(guarded.take_requests(), 0, "each is told once");
+    }
+}
+
+#[test]
+fn a_piece_of_a_line_holds_up_what_would_pass_unseen() {
+    let mut guarded = Guarded::new(Script::default(), PATIENCE);
+    assert_eq!(look(&mut guarded, b"body 9\n12"), b"body 9\n12");
+    assert_eq!(guarded.free(Side::Client), 7);
+    guarded.passes(Side::Client, 7);
+    assert_eq!(look(&mut guarded, b"bod"), b"");
+    assert_eq!(guarded.free(Side::Client), 0);
+    assert_eq!(look(&mut guarded, b"y 3\n1"), b"body 3\n1");
+    assert_eq!(guarded.free(Side::Client), 2);
+    guarded.passes(Side::Client, 2);
+    assert_eq!(look(&mut guarded, b"switch\nmore"), b"switch\n");
+    guarded.look(Side::Upstream, b"yes");
+    assert_eq!(guarded.free(Side::Client), 0, "what was kept comes first");
+    let kept = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+    assert_eq!((kept.as_deref(), guarded.free(Side::Client)), (Some(&b"more"[..]), u64::MAX));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
+    let mut guarded = Guarded::new(Script::default(), PATIENCE);
+    let mut poll = |read: &[u8]| {
+        let passed = look(&mut guarded, read);
+        let late = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(late, None);
+        (passed, guarded.is_stopped())
+    };
+    let most = PATIENCE - Duration::from_millis(1);
+    assert_eq!(poll(b"a li"), (Vec::new(), false));
+    tokio::time::advance(most).await;
+    assert_eq!(poll(b"ne\nan"), (b"a line\nan"[..7].into(), false), "the next has a time of its own");
+    tokio::time::advance(most).await;
+    assert_eq!(poll(b"other"), (Vec::new(), false));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(poll(b", byte by byte"), (Vec::new(), true));
+    assert!(guarded.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_off_passes_only_if_the_guard_says_so() {
+    for (cut_off, passes) in [(Next::Stop, None), (Next::Read, Some(&b"half"[..]))] {
+        let script = || Script { cut_off, ..Script::default() };
+        let mut late = Guarded::new(script(), PATIENCE);
+        look(&mut late, b"half");
+        let mut poll = || late.poll_kept(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll(), None);
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(poll().as_deref(), passes);
+        assert_eq!(poll(), None, "once");
+        let mut finished = Guarded::new(script(), PATIENCE);
+        look(&mut finished, b"half");
+        assert_eq!(finished.finish().as_deref(), passes);
+        let mut whole = Guarded::new(script(), PATIENCE);
+        look(&mut whole, b"line\n");
+        assert_eq!(whole.finish().as_deref(), Some(&b""[..]));
+    }
+}
+
+/// Relays with a guard, and yields how it ended, what is left of the guard, and how many pipes were used.
+fn relayed(
+    script: Script,
+    client: impl FnOnce(std::net::TcpStream) + Send + 'static,
+    server: impl FnOnce(std::net::TcpStream) + Send + 'static,
+) -> (End, Option<Script>, usize) {
+    let ((client_end, inner_client), (server_end, inner_server)) = (pair(), pair());
+    for end in [&client_end, &server_end] {
+        end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    }
+    let client = thread::spawn(move || client(client_end));
+    let server = thread::spawn(move || server(server_end));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let relayed = runtime.block_on(driven(async |reactor| {
+        let client = Socket::new(inner_client, &reactor).unwrap();
+        let upstream = Socket::new(inner_server, &reactor).unwrap();
+        let (scratch, tally) = (Scratch::new(4), Tally::default());
+        let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
+        let end = relay(&client, &upstream, &scratch, &NEVER, &tally, &mut guard).await;
+        (end, guard.map(|guarded| guarded.into_guard()), scratch.pipes.idle())
+    }));
+    client.join().unwrap();
+    server.join().unwrap();
+    relayed
+}
+
+fn is_stopped(end: &End, farewell: Farewell) -> bool {
+    matches!(end, End::Stopped(found) if *found == farewell)
+}
+
+#[test]
+fn a_long_body_is_spliced_to_its_last_byte_and_what_follows_is_looked_at() {
+    const BODY: usize = 5_000_011;
+    let (end, script, pipes) = relayed(
+        Script::default(),
+        |mut socket| {
+            let sent =
+                [format!("body {BODY}\n").as_bytes(), &pattern(BODY, 1), b"line\nstop\nnot this"].concat();
+            socket.write_all(&sent).unwrap();
+            read_all(socket);
+        },
+        |socket| {
+            let sent = [format!("body {BODY}\n").as_bytes(), &pattern(BODY, 1), b"line\n"].concat();
+            assert!(read_all(socket) == sent);
+        },
+    );
+    assert!(is_stopped(&end, Farewell::Answer), "{end:?}");
+    assert!(pipes > 0, "it is spliced");
+    let shown = script.unwrap().shown;
+    assert!(shown <= COPY, "{shown} bytes were shown at once");
+}
+
+#[test]
+fn after_a_question_nothing_passes_before_the_server_has_spoken() {
+    let (end, script, _) = relayed(
+        Script { farewell: (6, true), ..Script::default() },
+        |mut socket| {
+            socket.write_all(b"ask\nline\nask\nstop\n").unwrap();
+            let mut answers = [0; 6];
+            socket.read_exact(&mut answers).unwrap();
+            assert_eq!(&answers, b"onetwo");
+            read_all(socket);
+        },
+        |mut socket| {
+            let mut asked = [0; 4];
+            socket.read_exact(&mut asked).unwrap();
+            let time = socket.read_timeout().unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            assert!(socket.read(&mut asked).is_err(), "the next line came before the answer");
+            socket.set_read_timeout(time).unwrap();
+            socket.write_all(b"one").unwrap();
+            let mut next = [0; 9];
+            socket.read_exact(&mut next).unwrap();
+            assert_eq!(&next, b"line\nask\n");
+            socket.write_all(b"two").unwrap();
+            assert_eq!(read_all(socket), b"");
+        },
+    );
+    assert!(is_stopped(&end, Farewell::Answer), "{end:?}");
+    assert_eq!(script.unwrap().heard, 6);
+}
+
+#[test]
+fn how_the_client_stands_at_the_end_is_told() {
+    let end_of = |farewell, server: fn(std::net::TcpStream)| {
+        let client = |mut socket: std::net::TcpStream| {
+            socket.write_all(b"line\nstop\n").unwrap();
+            read_all(socket);
+        };
+        let (end, script, _) = relayed(Script { farewell, ..Script::default() }, client, server);
+        assert!(script.is_some(), "the guard is still there");
+        end
+    };
+    let end = end_of((0, false), |socket| drop(read_all(socket)));
+    assert!(is_stopped(&end, Farewell::Reset), "{end:?}");
+    // The server has more to say, says half of it, and finishes.
+    let end = end_of((10, true), |mut socket| {
+        socket.read_exact(&mut [0; 5]).unwrap();
+        socket.write_all(b"12345").unwrap();
+    });
+    assert!(is_stopped(&end, Farewell::Finished), "{end:?}");
+}
+
+#[test]
+fn a_guard_that_is_over_goes_and_what_it_kept_passes() {
+    let (end, script, _) = relayed(
+        Script::default(),
+        |mut socket| {
+            socket.write_all(b"over\nstop\nand so on").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(socket), b"bye");
+        },
+        |mut socket| {
+            socket.write_all(b"bye").unwrap();
+            assert_eq!(read_all(socket), b"over\nstop\nand so on");
+        },
+    );
+    assert!(matches!(end, End::Finished { .. }), "{end:?}");
+    assert!(script.is_none());
+}
