@@ -38,6 +38,7 @@ mod tests_http;
 mod tests_lab;
 mod tests_memory;
 mod tests_modes;
+mod tests_names;
 mod tests_ports;
 mod tests_recheck;
 mod tests_relay;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         tests_relay::trials(),
         tests_verify::trials(),
         tests_dnssec::trials(),
+        tests_names::trials(),
         tests_certificates::trials(),
         tests_dial::trials(),
         tests_accounting::trials(),

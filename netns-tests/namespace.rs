@@ -117,7 +117,21 @@ impl Namespace {
             let links = self.check(Command::new("ip").args(["-br", "link", "show", "type", "veth"]));
             links.lines().all(|link| link.split_whitespace().nth(1) == Some("UP"))
         });
+        wait_until("neighbours to find the addresses", || self.run(addresses_are_found));
     }
+}
+
+/// Whether every IPv6 address hears when neighbours ask for it, in the calling thread's namespace. The kernel joins the
+/// group that they ask (RFC 4861 §7.2.1) some time after the address is there (`addrconf_dad_work`, which waits for the
+/// lock that every namespace's links share); who asks before waits a second before he asks again.
+fn addresses_are_found() -> bool {
+    let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+    let (addresses, groups) = (read("if_inet6"), read("igmp6"));
+    // An address in hex first; a link's own are left out: they are tentative for a second or two.
+    addresses.lines().filter(|line| !line.starts_with("fe80")).all(|line| {
+        let group = format!("ff0200000000000000000001ff{}", &line[26..32]);
+        line.ends_with(" lo") || groups.contains(&group)
+    })
 }
 
 /// What a program printed, for a failure message.

@@ -32,24 +32,24 @@ crate::trials! {
 
 const FIRST: &str = "GET /first HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n";
 const EVIL: &str = "GET /second HTTP/1.1\r\nHost: denied.example.org\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A client's connection, on which it has sent this, and the server's end of it.
-fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) {
+pub fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) {
     let mut client = lab.connect(Tenant::Alpha, server.address());
     client.write_all(sent.as_bytes()).unwrap();
     (client, server.accept())
 }
 
 /// Exactly this arrives next.
-fn expect(mut stream: &TcpStream, wanted: &str) {
+pub fn expect(mut stream: &TcpStream, wanted: &str) {
     let mut got = vec![0; wanted.len()];
     stream.read_exact(&mut got).unwrap_or_else(|e| panic!("{wanted:?} did not arrive: {e}"));
     assert_eq!(String::from_utf8_lossy(&got), wanted);
 }
 
 /// The client reads these answers, then why its next request was denied, and a clean end.
-fn expect_denial_after(client: &TcpStream, answers: &str, outcome: &str) {
+pub fn expect_denial_after(client: &TcpStream, answers: &str, outcome: &str) {
     let all = String::from_utf8(read_all(client)).unwrap();
     let denial =
         all.strip_prefix(answers).unwrap_or_else(|| panic!("{answers:?} is not what {all:?} starts with"));

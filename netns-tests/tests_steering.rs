@@ -6,6 +6,7 @@ use crate::gateway::{Files, Gateway, Rules, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::{Namespace, text};
 use crate::traffic::pass;
+use crate::wait::PATIENCE;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -93,15 +94,16 @@ fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
 
 fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
     for (rules, forwarding) in [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables, true)] {
-        let told = send_to_udp_443(family, rules, forwarding);
+        let told = send_to_udp_443(family, rules, forwarding, PATIENCE);
         assert_eq!(told, ErrorKind::ConnectionRefused, "{rules:?}, forwarding {forwarding}");
     }
     // iptables has no way to reject what is neither delivered nor forwarded.
-    assert_eq!(send_to_udp_443(family, Rules::Iptables, false), ErrorKind::WouldBlock);
+    let told = send_to_udp_443(family, Rules::Iptables, false, Duration::from_secs(1));
+    assert_eq!(told, ErrorKind::WouldBlock);
 }
 
-/// What a client is told that sends to UDP 443, which must not get to the server.
-fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool) -> ErrorKind {
+/// What a client is told, within some time, that sends to UDP 443; it must not get to the server.
+fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool, time: Duration) -> ErrorKind {
     let lab = Lab::new();
     lab.gateway.set_forwarding(forwarding);
     let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
@@ -112,7 +114,7 @@ fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool) -> ErrorKind 
     let from = SocketAddr::new(Tenant::Alpha.client(family), 0);
     let client = lab.client.run(|| UdpSocket::bind(from)).unwrap();
     client.connect(to).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    client.set_read_timeout(Some(time)).unwrap();
     client.send(b"an initial packet").unwrap();
     let told = client.recv(&mut [0; 16]).unwrap_err().kind();
     assert_eq!(server.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "it reached the server");

@@ -48,7 +48,7 @@ pub(crate) fn rule(destination: &str) -> String {
     )
 }
 
-fn config(destination: &str) -> Config {
+pub fn config(destination: &str) -> Config {
     with_rules(&rule(destination), "servers = [\"198.51.100.10\"]")
 }
 

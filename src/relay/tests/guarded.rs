@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use std::task::Waker;
 
 const PATIENCE: Duration = Duration::from_secs(3);
+const TICK: Duration = Duration::from_millis(1);
 
 /// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: nothing more before the
 /// server has said something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
@@ -172,13 +173,13 @@ async fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
         assert_eq!(late, None);
         (passed, guarded.is_stopped())
     };
-    let most = PATIENCE - Duration::from_millis(1);
+    let most = PATIENCE.checked_sub(TICK).unwrap();
     assert_eq!(poll(b"a li"), (Vec::new(), false));
     tokio::time::advance(most).await;
     assert_eq!(poll(b"ne\nan"), (b"a line\nan"[..7].into(), false), "the next has a time of its own");
     tokio::time::advance(most).await;
     assert_eq!(poll(b"other"), (Vec::new(), false));
-    tokio::time::advance(Duration::from_millis(1)).await;
+    tokio::time::advance(TICK).await;
     assert_eq!(poll(b", byte by byte"), (Vec::new(), true));
     assert!(guarded.is_closed());
 }
