@@ -13,37 +13,28 @@ use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
 fn record() -> FlowRecord {
+    let time = jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap();
+    let client = ClientAddr::new("10.0.1.7:40000".parse().unwrap());
+    let to = "[2001:db8::443]:443".parse().unwrap();
+    let flow = FlowId { process: 0x00c0_ffee, number: 123_456 };
     FlowRecord {
-        time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
-        flow: FlowId { process: 0x00c0_ffee, number: 123_456 },
         tenant: Some("acme".into()),
-        client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
-        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
         hostname: Some("api.example.com".parse().unwrap()),
-        denied_hostname: None,
         hostname_from: Some(NameSource::Sni),
         protocol: Some(Protocol::Tls),
         alpn: Some("h2,http/1.1".into()),
-        requests: None,
-        ech: false,
         rule: Some("egret.toml:12".into()),
         verdict: Some(Verdict::Allow),
-        would_deny: None,
-        candidate: None,
-        canary: false,
-        address_check: None,
-        certificate_check: None,
         outcome: Outcome::Closed,
-        detail: None,
-        public: None,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
         pool: Some("acme".into()),
-        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        dialled: Some(DialAddr::new(to)),
         bytes_up: 517,
         bytes_down: 1 << 20,
         duration: Duration::from_micros(1_234_567),
         inspect: Some(Duration::from_micros(789).into()),
         connect: Some(Duration::from_micros(4_321).into()),
+        ..FlowRecord::begin(time, flow, client, OriginalDestination::new(to))
     }
 }
 

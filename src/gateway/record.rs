@@ -81,7 +81,7 @@ pub struct FlowRecord {
 
 impl FlowRecord {
     /// Of a flow of which no more is known yet.
-    pub(super) fn begin(
+    pub fn begin(
         time: jiff::Timestamp,
         flow: FlowId,
         client: ClientAddr,
