@@ -24,6 +24,7 @@ crate::trials! {
         a_first_request_that_could_be_read_in_two_ways_reaches_nobody,
         an_upgrade_that_the_server_declined_opens_nothing,
         a_server_that_closes_instead_of_answering_ends_the_flow_as_denied,
+        what_waits_for_an_answer_does_so_for_as_long_as_one_can_come,
         a_client_that_leaves_after_its_denied_request_is_recorded_as_denied,
         a_head_that_stops_half_way_is_denied_at_the_deadline,
         under_first_request_the_rest_is_relayed_unseen,
@@ -330,6 +331,42 @@ fn a_server_that_closes_instead_of_answering_ends_the_flow_as_denied() {
     reset(upstream);
     assert_eq!(expect_reset(&client), b"");
     expect_record(&gateway, client.local_addr().unwrap(), "not_allowed", 1);
+}
+
+fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
+    let lab = Lab::new();
+    let config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let upgrade = "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let upgraded = |second: &str| {
+        let (client, mut upstream) = opened(&lab, &server, &format!("{FIRST}{upgrade}{second}"));
+        expect(&upstream, &format!("{FIRST}{upgrade}"));
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect(&client, OK);
+        (client, upstream)
+    };
+    // The server finishes instead of answering.
+    for (second, passes) in [(EVIL, false), (FIRST, true)] {
+        let (client, upstream) = upgraded(second);
+        upstream.shutdown(Shutdown::Write).unwrap();
+        let local = client.local_addr().unwrap();
+        if passes {
+            expect(&upstream, second);
+            drop((client, upstream));
+            gateway.expect_outcome(local, "closed");
+        } else {
+            assert_eq!(read_all(&client), b"");
+            drop(client);
+            expect_record(&gateway, local, "not_allowed", 2);
+        }
+    }
+    // The server says nothing, and the client has gone.
+    let (client, upstream) = upgraded(EVIL);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    assert_eq!(expect_reset(&upstream), b"");
+    gateway.expect_outcome(local, "half_open_timeout");
 }
 
 fn a_client_that_leaves_after_its_denied_request_is_recorded_as_denied() {

@@ -129,7 +129,7 @@ outcomes! {
         => "Look at the server and the path to it; something may drop its packets silently.";
     IdleTimeout = "idle_timeout", Policy, Relayed: "No byte moved either way for the operator's `idle_timeout`; both ends were reset."
         => "Raise `[gateway] idle_timeout`, or turn it off: keepalive alone finds dead peers.";
-    HalfOpenTimeout = "half_open_timeout", Policy, Relayed: "One side had finished, and no byte came from the other for `half_open_timeout`; both ends were reset."
+    HalfOpenTimeout = "half_open_timeout", Policy, Relayed: "One side had finished, or had to wait for an answer, and no byte came from the other for `half_open_timeout`; both ends were reset."
         => "Raise `[gateway] half_open_timeout` if a protocol really answers that long after the request's end.";
     Drained = "drained", Gateway, Relayed: "The gateway was stopping and the flow outlived the `drain` period; both ends were reset."
         => "Raise `[gateway] drain`, or stop the gateway when traffic is low.";

@@ -277,6 +277,14 @@ impl relay::Guard for Guard {
         }
     }
 
+    fn server_finished(&mut self) {
+        match &mut self.follower {
+            Follower::Requests { exchange, .. } => exchange.server_finished(),
+            // Its hellos wait for nothing.
+            Follower::Hellos(_) => {}
+        }
+    }
+
     fn cut_off(&mut self, how: CutOff) -> Next {
         let malformed = match self.follower {
             Follower::Requests { .. } => Outcome::MalformedHttp,

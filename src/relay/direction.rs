@@ -302,11 +302,13 @@ impl OneWay {
 
     /// The side has finished.
     fn end<G: Guard>(&mut self, guard: Option<&mut Guarded<G>>) {
-        if self.side == Side::Client
-            && let Some(guard) = guard
-        {
-            let Some(rest) = guard.finish() else { return };
-            self.hold(rest);
+        match (self.side, guard) {
+            (Side::Client, Some(guard)) => {
+                let Some(rest) = guard.finish() else { return };
+                self.hold(rest);
+            }
+            (Side::Upstream, Some(guard)) => guard.server_finished(),
+            (Side::Client | Side::Upstream, None) => {}
         }
         self.state = State::Ending;
     }

@@ -16,6 +16,8 @@ pub trait Guard {
     fn judge(&mut self, bytes: &[u8]) -> Passage;
     /// Takes note of the server's next bytes, which always pass.
     fn heed(&mut self, bytes: &[u8]);
+    /// The server has finished: it says nothing more.
+    fn server_finished(&mut self);
     /// Bytes that could not be judged without more: no more came. What becomes of them.
     fn cut_off(&mut self, how: CutOff) -> Next;
     /// The flow ends at the client's last bytes: whether it can be told so where it stands. Pending while the server has
@@ -172,6 +174,11 @@ impl<G: Guard> Guarded<G> {
         }
         let late = self.late.get_or_insert_with(|| Box::pin(sleep(self.patience)));
         if late.as_mut().poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }
+    }
+
+    /// The server has finished. What waits for it is judged when it is asked about next.
+    pub(super) fn server_finished(&mut self) {
+        self.guard.server_finished();
     }
 
     /// The client has finished: what is to be passed on before its end; `None` if the flow ends instead.

@@ -228,10 +228,12 @@ impl<'a> Flow<'a> {
             return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
         }
         self.pass_on_ends();
+        let mut waits = false;
         if let Some(guarded) = guard {
             if guarded.is_stopped() {
                 return self.poll_farewell(cx, guarded).map(End::Stopped);
             }
+            waits = guarded.waits();
             if guarded.is_over() {
                 *guard = None;
             }
@@ -240,7 +242,8 @@ impl<'a> Flow<'a> {
             Some(first) if self.up.is_done() && self.down.is_done() => Poll::Ready(End::Finished { first }),
             half_open => {
                 let moved = self.up.moved().wrapping_add(self.down.moved());
-                self.watch.poll(cx, moved, half_open.is_some())
+                // A client that waits for the server is not read from, so its end would not be found.
+                self.watch.poll(cx, moved, half_open.is_some() || waits)
             }
         }
     }

@@ -43,6 +43,9 @@ impl Guard for Nobody {
     fn heed(&mut self, _: &[u8]) {
         match *self {}
     }
+    fn server_finished(&mut self) {
+        match *self {}
+    }
     fn cut_off(&mut self, _: CutOff) -> Next {
         match *self {}
     }

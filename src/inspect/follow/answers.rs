@@ -45,6 +45,8 @@ enum At {
     Upgraded,
     /// It cannot be told which requests are answered.
     Lost,
+    /// The server has finished: it answers nothing more, and takes no upgrade.
+    Ended,
     /// An upgrade was asked for, and what became of it is not known, or not let through.
     NoUpgrade(&'static str),
 }
@@ -70,7 +72,7 @@ impl Answers {
     pub(super) fn expect(&mut self, asked: Asked) {
         match self.at {
             At::Lost if asked.upgrade != Upgrade::No => self.at = At::NoUpgrade(UNKNOWN_UPGRADE),
-            At::Lost | At::NoUpgrade(_) => {}
+            At::Lost | At::Ended | At::NoUpgrade(_) => {}
             At::Head | At::Body(_) | At::Chunked(_) | At::UntilClose | At::Upgraded => {
                 self.outstanding.push_back(asked);
             }
@@ -92,7 +94,7 @@ impl Answers {
         match self.at {
             At::Head => Some(self.outstanding.is_empty() && self.head.is_empty()),
             At::Body(_) | At::Chunked(_) | At::UntilClose => Some(false),
-            At::Upgraded | At::Lost | At::NoUpgrade(_) => None,
+            At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => None,
         }
     }
 
@@ -106,7 +108,7 @@ impl Answers {
             At::Head => 0,
             At::Body(left) => *left,
             At::Chunked(chunks) => chunks.free(),
-            At::UntilClose | At::Upgraded | At::Lost | At::NoUpgrade(_) => u64::MAX,
+            At::UntilClose | At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => u64::MAX,
         }
     }
 
@@ -120,7 +122,7 @@ impl Answers {
                 }
             }
             At::Chunked(chunks) => chunks.passed(bytes),
-            At::Head | At::UntilClose | At::Upgraded | At::Lost | At::NoUpgrade(_) => {}
+            At::Head | At::UntilClose | At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => {}
         }
     }
 
@@ -148,6 +150,16 @@ impl Answers {
                 Err(_) => return self.lose_track(),
             }
         }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finished(&mut self) {
+        match self.at {
+            At::Upgraded | At::Lost | At::NoUpgrade(_) => {}
+            At::Head | At::Body(_) | At::Chunked(_) | At::UntilClose | At::Ended => self.at = At::Ended,
+        }
+        self.outstanding = VecDeque::new();
+        self.head = Vec::new();
     }
 
     fn lose_track(&mut self) {

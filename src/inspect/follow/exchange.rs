@@ -46,6 +46,11 @@ impl Exchange {
         self.answers.read(bytes);
     }
 
+    /// The server says nothing more: what waited for it waits no longer.
+    pub fn server_finished(&mut self) {
+        self.answers.finished();
+    }
+
     /// How many of the client's next bytes may pass, and what then. `permit` is asked once for each request, by the name
     /// it asks for. Bytes that may not pass are to be given again, with those that follow.
     pub fn client<D>(

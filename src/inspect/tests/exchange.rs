@@ -53,6 +53,38 @@ fn permitted_requests_pass_whole_however_they_are_framed() {
 }
 
 #[test]
+fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
+    let many = GET.repeat(200);
+    for (first, answered) in [
+        (upgrade_to("x"), "HTTP/1.0 200 OK\r\n\r\nuntil the end"),
+        (format!("{GET}{}", upgrade_to("x")), OK),
+        (upgrade_to("h2c"), ""),
+        (upgrade_to("x"), "HTTP/1.1 2"),
+        (many, ""),
+    ] {
+        for (second, stops) in [(GET, false), (EVIL, true)] {
+            let mut exchange = Exchange::new(MAX);
+            let sent = format!("{first}{second}");
+            let permit = |name: &AskedName| if *name == self::name("a.example") { Ok(()) } else { Err(()) };
+            let (passed, then) = exchange.client(sent.as_bytes(), permit);
+            assert_eq!(then, Then::Wait);
+            exchange.server(answered.as_bytes());
+            exchange.server_finished();
+            let rest = &sent.as_bytes()[passed..];
+            let (passed, then) = exchange.client(rest, permit);
+            let judged =
+                if stops { (rest.len() - EVIL.len(), Then::Denied(())) } else { (rest.len(), Then::More) };
+            assert_eq!((passed, then), judged, "{first:?} {answered:?}");
+        }
+    }
+    let mut exchange = Exchange::new(MAX);
+    let _ = exchange.client(upgrade_to("x").as_bytes(), |_| Ok::<(), ()>(()));
+    exchange.server(SWITCH.as_bytes());
+    exchange.server_finished();
+    assert_eq!(exchange.free_up(), u64::MAX, "what was taken is taken");
+}
+
+#[test]
 fn a_later_request_for_another_host_stops_the_client() {
     for first in [
         GET.to_owned(),
