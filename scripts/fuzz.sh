@@ -10,7 +10,7 @@ seconds=${1:-20}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "usage: scripts/fuzz.sh [SECONDS] [TARGET…]" >&2; exit 2; }
 shift || true
 targets=("$@")
-[[ ${#targets[@]} -gt 0 ]] || targets=(client_hello http_head hostname)
+[[ ${#targets[@]} -gt 0 ]] || targets=(client_hello http_head hostname exchange hellos)
 
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
     { echo "fuzz.sh: libFuzzer is C++: install a C++ compiler (apt install g++)" >&2; exit 2; }
@@ -21,6 +21,7 @@ max_len() {
         client_hello) echo 4096 ;;
         http_head) echo 1024 ;;
         hostname) echo 300 ;;
+        exchange | hellos) echo 2048 ;;
         *) echo "fuzz.sh: no target $1" >&2; return 2 ;;
     esac
 }

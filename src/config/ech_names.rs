@@ -5,7 +5,9 @@ use super::tenants::TenantDraft;
 use crate::hostname::Hostname;
 use crate::policy::{Ech, Effect};
 
-/// Public names of client-facing servers (RFC 9849): what the SNI says where the name that is meant is encrypted.
+/// Public names of client-facing servers (RFC 9849): what the SNI says where the name that is meant is encrypted. In their
+/// order, as <https://developers.cloudflare.com/ssl/edge-certificates/ech/> says, docs/ECH.md of curl shows for defo.ie,
+/// and the HTTPS record of tls-ech.dev has (a copy is in mitmproxy, test/mitmproxy/contentviews/test__view_dns.py).
 const PUBLIC_NAMES: [&str; 3] = ["cloudflare-ech.com", "cover.defo.ie", "public.tls-ech.dev"];
 
 /// Warns of rules that let a tenant reach every site behind such a server.
