@@ -15,6 +15,8 @@ use crate::tests_verify::{NAME, rule};
 use crate::wait::wait_until;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 crate::trials! {
     both families:
@@ -25,6 +27,7 @@ crate::trials! {
         a_flow_of_which_nobody_can_say_is_reset_in_the_end,
         an_answer_that_comes_late_is_in_time,
         a_live_flow_goes_on_if_its_server_proves_the_name,
+        reloads_lose_no_flow_that_every_policy_checks,
         nothing_is_asked_in_monitor_mode_or_where_flows_are_kept,
         what_a_canary_let_out_is_asked_when_it_ends
 }
@@ -205,4 +208,30 @@ fn what_a_canary_let_out_is_asked_when_it_ends() {
     assert_eq!(expect_revoked(&rollout.gateway, goes)["canary"], true);
     wait_for_rounds(&rollout.gateway, 1);
     stays.assert_alive();
+}
+
+fn reloads_lose_no_flow_that_every_policy_checks() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
+    let gateway = lab.start_gateway(&config(&lab, "verify", ""));
+    let lived: Vec<_> = (0..20).map(|_| open_by_name(&lab, &server, NAME)).collect();
+    let (stop, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                open_by_name(&lab, &server, NAME).assert_alive();
+                opened.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for n in 0..40 {
+            let more = format!("  [[tenant.deny]]\n  hosts = [\"n{n}.example.net\"]\n");
+            let destination = if n % 2 == 0 { "resolve" } else { "verify" };
+            assert_eq!(unproved(&gateway, &config(&lab, destination, &more)), 0);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(opened.load(Ordering::Relaxed) > 0);
+    lived.iter().for_each(Flow::assert_alive);
+    assert_eq!(gateway.metric("egret_flows_total", &[("outcome", "policy_revoked")]), 0);
 }

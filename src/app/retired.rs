@@ -40,7 +40,7 @@ impl Retired {
         self.snapshots = held;
         // Of one that is kept all the same because somebody has just let go, the next sweep is rid.
         self.tenants.retain(|tenant| Arc::strong_count(tenant) > 1);
-        self.candidates.retain(|candidate| Arc::strong_count(candidate) > 1);
+        self.candidates.retain(|candidate| Arc::strong_count(candidate) > 1 || candidate.is_asking());
         self.count() < before
     }
 

@@ -102,6 +102,11 @@ impl Candidate {
         self.verifications.iter().flatten().map(|verification| &verification.verifier).next()
     }
 
+    /// Whether something is being looked up for its rules: whoever drops it then leaves the names to a worker to drop.
+    pub fn is_asking(&self) -> bool {
+        self.verifications.iter().flatten().any(|verification| Arc::strong_count(verification) > 1)
+    }
+
     /// How it is to be enforced.
     pub fn terms(&self) -> Option<Terms> {
         self.state().terms

@@ -62,3 +62,88 @@ pub(super) fn difference(running: Option<&Word>, candidate: Option<&Word>) -> (C
         (Some(why), None) => (Change::WouldAllow, Some(why)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{ClientAddr, OriginalDestination};
+    use crate::policy::{Denial, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, Seen, TenantSpec};
+    use jiff::Timestamp;
+
+    /// What a rule that asks so says of a flow to its name.
+    fn decision(destination: Destination, certificate: CertificateRule) -> Decision {
+        let rule = RuleSpec {
+            label: "asks".into(),
+            effect: Effect::Allow,
+            hosts: vec!["example.com".parse().unwrap()],
+            cidrs: Vec::new(),
+            ports: Vec::new(),
+            uninspected: false,
+            destination,
+            first_request_only: false,
+            certificate,
+        };
+        let tenant = TenantSpec {
+            name: "t".into(),
+            sources: vec!["10.0.0.0/8".parse().unwrap()],
+            pool: "p".into(),
+            mode: Mode::Enforce,
+            ech: Ech::Outer,
+            max_flows: None,
+            ports_floor: None,
+            ports_ceiling: None,
+            rules: vec![rule],
+        };
+        let policy = Policy::compile(&[tenant], PrivateDestinations::ByCidr).unwrap();
+        let client = ClientAddr::new("10.0.0.1:1".parse().unwrap());
+        let name = crate::hostname::AskedName::Valid("example.com".parse().unwrap());
+        let to = OriginalDestination::new("192.0.2.1:443".parse().unwrap());
+        let seen = Seen::Asked { name, ech: false, unframed: false };
+        policy.tenant_of(client).unwrap().judge(&seen, to, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn what_was_found_for_one_policy_holds_for_another_that_asks_the_same() {
+        use CertificateRule::{Observe as Look, Require, Unasked};
+        use Destination::{Observe, Original, Resolve, Verify};
+        for (destination, certificate, stopped_by) in [
+            (Original, Unasked, &[][..]),
+            (Observe, Look, &[]),
+            (
+                Verify,
+                Unasked,
+                &[
+                    Outcome::DestinationMismatch,
+                    Outcome::NameUnresolved,
+                    Outcome::ResolverUnavailable,
+                    Outcome::InspectionBusy,
+                ],
+            ),
+            // it goes elsewhere than the client wanted
+            (
+                Resolve,
+                Unasked,
+                &[Outcome::NameUnresolved, Outcome::ResolverUnavailable, Outcome::InspectionBusy],
+            ),
+            (
+                Original,
+                Require,
+                &[Outcome::CertificateInvalid, Outcome::CertificateUnavailable, Outcome::InspectionBusy],
+            ),
+        ] {
+            let decision = decision(destination, certificate);
+            for &outcome in Outcome::ALL {
+                let found = Word::beside(&decision, &Word::denied(outcome)).denied;
+                assert_eq!(
+                    found == Some(outcome),
+                    stopped_by.contains(&outcome),
+                    "{destination:?} {outcome}"
+                );
+                assert_eq!(found.is_some(), stopped_by.contains(&outcome));
+            }
+        }
+        let denial = Decision::Denial(Denial { outcome: Outcome::NotAllowed, rule: None });
+        let beside = Word::beside(&denial, &Word::denied(Outcome::DestinationMismatch));
+        assert_eq!(beside.denied, Some(Outcome::NotAllowed), "its own rules come first");
+    }
+}
