@@ -81,6 +81,10 @@ impl Guard for Script {
         self.over |= self.switches;
     }
 
+    fn server_finished(&mut self) {
+        self.waits = false;
+    }
+
     fn cut_off(&mut self, _: CutOff) -> Next {
         self.cut_off
     }
@@ -220,9 +224,9 @@ fn relayed(
     let relayed = runtime.block_on(driven(async |reactor| {
         let client = Socket::new(inner_client, &reactor).unwrap();
         let upstream = Socket::new(inner_server, &reactor).unwrap();
-        let (scratch, tally) = (Scratch::new(4), Tally::default());
+        let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
-        let end = relay(&client, &upstream, &scratch, &NEVER, &tally, &mut guard).await;
+        let end = relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut guard).await;
         (end, guard.map(|guarded| guarded.into_guard()), scratch.pipes.idle())
     }));
     client.join().unwrap();
