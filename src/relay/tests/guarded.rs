@@ -75,6 +75,10 @@ impl Guard for Script {
         Passage { bytes: passed, requests, next }
     }
 
+    fn server_finished(&mut self) {
+        self.waits = false;
+    }
+
     fn heed(&mut self, bytes: &[u8]) {
         self.heard += bytes.len();
         self.waits = false;
