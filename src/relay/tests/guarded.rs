@@ -295,20 +295,6 @@ fn after_a_question_nothing_passes_before_the_server_has_spoken() {
 }
 
 #[test]
-fn a_server_that_finishes_without_an_answer_holds_nothing_up() {
-    let (end, script, _) = relayed(
-        Script::default(),
-        |mut socket| {
-            socket.write_all(b"ask\nstop\n").unwrap();
-            read_all(socket);
-        },
-        |mut socket| socket.read_exact(&mut [0; 4]).unwrap(),
-    );
-    assert!(is_stopped(&end, Farewell::Finished), "{end:?}");
-    assert_eq!(script.unwrap().heard, 0);
-}
-
-#[test]
 fn how_the_client_stands_at_the_end_is_told() {
     let end_of = |farewell, server: fn(std::net::TcpStream)| {
         let client = |mut socket: std::net::TcpStream| {
