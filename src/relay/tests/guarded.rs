@@ -75,10 +75,6 @@ impl Guard for Script {
         Passage { bytes: passed, requests, next }
     }
 
-    fn server_finished(&mut self) {
-        self.waits = false;
-    }
-
     fn heed(&mut self, bytes: &[u8]) {
         self.heard += bytes.len();
         self.waits = false;
@@ -292,6 +288,20 @@ fn after_a_question_nothing_passes_before_the_server_has_spoken() {
     );
     assert!(is_stopped(&end, Farewell::Answer), "{end:?}");
     assert_eq!(script.unwrap().heard, 6);
+}
+
+#[test]
+fn a_server_that_finishes_without_an_answer_holds_nothing_up() {
+    let (end, script, _) = relayed(
+        Script::default(),
+        |mut socket| {
+            socket.write_all(b"ask\nstop\n").unwrap();
+            read_all(socket);
+        },
+        |mut socket| socket.read_exact(&mut [0; 4]).unwrap(),
+    );
+    assert!(is_stopped(&end, Farewell::Finished), "{end:?}");
+    assert_eq!(script.unwrap().heard, 0);
 }
 
 #[test]
