@@ -281,7 +281,11 @@ fn a_share_is_changed_and_nothing_is_counted_anew() {
     assert_eq!(rollout.counts("alpha"), [0, 3, 1, 0]);
     let changes = rollout.gateway.changes();
     let shares: Vec<_> = changes.iter().filter(|line| line["change"] == "candidate_share").collect();
-    assert_eq!(shares.len(), 3);
+    let percent: Vec<_> = shares.iter().map(|line| line["percent"].as_u64()).collect();
+    assert_eq!(percent, [Some(100), Some(100), Some(0)]);
+    let load = changes.iter().find(|line| line["change"] == "candidate_load").unwrap();
+    assert!(load["percent"] == 0 && load["candidate"] == shares[0]["candidate"], "{load:#}");
+    assert_eq!(load["difference"]["tenants"]["changed"], 1, "{load:#}");
     assert_eq!(shares[2]["revoked"], 1);
 }
 

@@ -26,8 +26,13 @@ pub struct Change {
     pub config_before: Option<Arc<str>>,
     /// And after: the same unless it was exchanged.
     pub config_after: Arc<str>,
-    /// How the two differ; `null` if no other configuration came into force.
+    /// How the two differ; `null` if no other configuration came into force. With a candidate that was loaded: how that
+    /// differs from the configuration in force.
     pub difference: Option<Difference>,
+    /// The hash that the configuration of the candidate will have that was loaded, changed or dropped.
+    pub candidate: Option<Arc<str>>,
+    /// The share of clients that it is enforced for from now on.
+    pub percent: Option<u8>,
     /// Live flows that were reset, because the configuration does not allow them any more.
     pub revoked: u64,
 }
@@ -215,6 +220,8 @@ mod tests {
             config_before: Some("00c0ffee00c0ffee".into()),
             config_after: "00c0ffee00c0ffee".into(),
             difference: None,
+            candidate: None,
+            percent: None,
             revoked: 0,
         }
     }
@@ -226,7 +233,7 @@ mod tests {
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"change\":\"drain\",\"by\":\"control\",\"uid\":0,\"gid\":0,\
              \"pid\":4711,\"subject\":\"203.0.113.17\",\"result\":\"done\",\"why\":null,\
              \"config_before\":\"00c0ffee00c0ffee\",\"config_after\":\"00c0ffee00c0ffee\",\"difference\":null,\
-             \"revoked\":0}"
+             \"candidate\":null,\"percent\":null,\"revoked\":0}"
         );
         let watched = Change { by: By::Watch, ..change() };
         assert_eq!(serde_json::to_value(&watched).unwrap()["by"], "watch");

@@ -6,6 +6,16 @@ use crate::clock;
 use crate::telemetry::AuditLog;
 use std::sync::Arc;
 
+/// What a candidate is from now on.
+pub(super) struct Enforced {
+    /// The hash that its configuration will have.
+    pub(super) version: Arc<str>,
+    /// The share of clients that it is enforced for.
+    pub(super) percent: u8,
+    /// Live flows that were reset for it.
+    pub(super) revoked: u64,
+}
+
 /// Whoever changes the gateway has one.
 #[derive(Clone)]
 pub(super) struct Auditor {
@@ -20,18 +30,31 @@ impl Auditor {
 
     /// The gateway has come up.
     pub(super) fn started(&self) {
-        self.write(What::Start, By::Gateway, None, None, Ok((None, 0)));
+        self.log.record(Change { config_before: None, ..self.change(What::Start, By::Gateway) });
     }
 
     /// Something that leaves the configuration as it is was done to `subject`, or was refused with this reason.
     pub(super) fn noted(&self, what: What, by: By, subject: String, result: Result<(), String>) {
-        self.resetting(what, by, subject, result.map(|()| 0));
+        let change = Change { subject: Some(subject), ..self.change(what, by) };
+        self.log.record(match result {
+            Ok(()) => change,
+            Err(why) => refused(change, why),
+        });
     }
 
-    /// The same, with the number of live flows that were reset for it.
-    pub(super) fn resetting(&self, what: What, by: By, subject: String, result: Result<u64, String>) {
-        let before = Some(Arc::clone(&self.in_force.current().version));
-        self.write(what, by, Some(subject), before, result.map(|revoked| (None, revoked)));
+    /// Something was done to the candidate that was loaded from `subject`.
+    pub(super) fn candidate(
+        &self,
+        what: What,
+        by: By,
+        subject: String,
+        enforced: Enforced,
+        difference: Option<Difference>,
+    ) {
+        let Enforced { version, percent, revoked } = enforced;
+        let (subject, candidate, percent) = (Some(subject), Some(version), Some(percent));
+        let change = self.change(what, by);
+        self.log.record(Change { subject, difference, candidate, percent, revoked, ..change });
     }
 
     /// Another configuration came into force in place of `before`, with the number of live flows that were reset for it;
@@ -43,8 +66,11 @@ impl Auditor {
         before: &Arc<str>,
         result: Result<(Difference, u64), String>,
     ) {
-        let result = result.map(|(difference, revoked)| (Some(difference), revoked));
-        self.write(what, by, None, Some(Arc::clone(before)), result);
+        let change = Change { config_before: Some(Arc::clone(before)), ..self.change(what, by) };
+        self.log.record(match result {
+            Ok((difference, revoked)) => Change { difference: Some(difference), revoked, ..change },
+            Err(why) => refused(change, why),
+        });
     }
 
     /// Opens the log's file anew.
@@ -57,31 +83,26 @@ impl Auditor {
         self.log.flush()
     }
 
-    fn write(
-        &self,
-        change: What,
-        by: By,
-        subject: Option<String>,
-        config_before: Option<Arc<str>>,
-        result: Result<(Option<Difference>, u64), String>,
-    ) {
-        let (result, why, (difference, revoked)) = match result {
-            Ok(done) => (Verdict::Done, None, done),
-            Err(why) => (Verdict::Refused, Some(why), (None, 0)),
-        };
-        let config_after = Arc::clone(&self.in_force.current().version);
-        let time = clock::timestamp();
-        self.log.record(Change {
-            time,
+    /// Something that was done now, and changed nothing else.
+    fn change(&self, change: What, by: By) -> Change {
+        let version = &self.in_force.current().version;
+        Change {
+            time: clock::timestamp(),
             change,
             by,
-            subject,
-            result,
-            why,
-            config_before,
-            config_after,
-            difference,
-            revoked,
-        });
+            subject: None,
+            result: Verdict::Done,
+            why: None,
+            config_before: Some(Arc::clone(version)),
+            config_after: Arc::clone(version),
+            difference: None,
+            candidate: None,
+            percent: None,
+            revoked: 0,
+        }
     }
+}
+
+fn refused(change: Change, why: String) -> Change {
+    Change { result: Verdict::Refused, why: Some(why), ..change }
 }

@@ -2,6 +2,7 @@
 
 mod status;
 
+use super::audit::Enforced;
 use super::in_force::InForce;
 use super::reload::{Reloader, Reloads};
 use super::{StartError, verification};
@@ -137,7 +138,9 @@ impl Reloader {
         match result {
             Ok((version, difference, findings, revoked)) => {
                 tracing::info!(file = %subject, %version, revoked, "a candidate is loaded: {difference}");
-                self.auditor.resetting(What::CandidateLoad, by, subject, Ok(revoked));
+                let (percent, told) = (order.percent.unwrap_or(0), difference.clone());
+                let enforced = Enforced { version: Arc::clone(&version), percent, revoked };
+                self.auditor.candidate(What::CandidateLoad, by, subject, enforced, Some(told));
                 let (version, findings) = (version.to_string(), lines(&findings));
                 LoadAnswer { loaded: true, version, difference: Some(difference), revoked, findings }
             }
@@ -196,7 +199,8 @@ impl Reloader {
         let revoked = self.candidate_changed();
         let (version, percent) = (Arc::clone(&loaded.version), order.percent);
         tracing::info!(%version, percent, max_denials, revoked, "the candidate's share of the clients is another one");
-        self.auditor.resetting(What::CandidateShare, by, loaded.subject(), Ok(revoked));
+        let enforced = Enforced { version: Arc::clone(&version), percent, revoked };
+        self.auditor.candidate(What::CandidateShare, by, loaded.subject(), enforced, None);
         Ok(ShareAnswer { version, percent, max_denials, revoked })
     }
 
@@ -205,7 +209,8 @@ impl Reloader {
         let revoked = self.exchange_candidate(None);
         let version = Arc::clone(&loaded.version);
         tracing::info!(%version, revoked, "the candidate is dropped");
-        self.auditor.resetting(What::CandidateDrop, by, loaded.subject(), Ok(revoked));
+        let enforced = Enforced { version: Arc::clone(&version), percent: 0, revoked };
+        self.auditor.candidate(What::CandidateDrop, by, loaded.subject(), enforced, None);
         Ok(DropAnswer { version, revoked })
     }
 
@@ -267,7 +272,9 @@ impl Reloader {
         let why =
             format!("it alone denied {denied} of {flows} flows of the clients that it was enforced for");
         tracing::error!(version = %loaded.version, revoked, "the candidate is enforced for nobody any more: {why}");
-        self.auditor.resetting(What::CandidateFallBack, By::Gateway, loaded.subject(), Ok(revoked));
+        let enforced = Enforced { version: Arc::clone(&loaded.version), percent: 0, revoked };
+        let subject = loaded.subject();
+        self.auditor.candidate(What::CandidateFallBack, By::Gateway, subject, enforced, None);
     }
 
     /// What is told from now on. The snapshot in force has it already.

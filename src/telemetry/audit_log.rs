@@ -123,6 +123,8 @@ mod tests {
             config_before: None,
             config_after: format!("{number:016x}").into(),
             difference: None,
+            candidate: None,
+            percent: None,
             revoked: 0,
         }
     }
