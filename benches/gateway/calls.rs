@@ -57,7 +57,7 @@ pub fn count(
         ..Job::default()
     };
     let jobs = [
-        ("connection", 1.0, job(Kind::Rate, 16, Some(amount.connections), 60.0)),
+        ("connection", 1.0, job(Kind::Rate, 64, Some(amount.connections), 60.0)),
         ("request", 1.0, job(Kind::Exchange, 16, Some(amount.requests), 60.0)),
         ("GB", 1e9, job(Kind::Down, 8, None, amount.seconds)),
     ];

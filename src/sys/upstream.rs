@@ -4,15 +4,16 @@ use super::failure::Failure;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Starts connecting from `source` to `to`. The connection is under way when this returns: wait until the socket is
 /// writable, then look at `SO_ERROR`.
 ///
 /// Every pool socket sets `SO_REUSEADDR`, so that one source address and port can serve many destinations; the
-/// verdict on a 4-tuple then falls at `connect`. IPv6 sets `IPV6_FREEBIND`, because an AnyIP prefix is no assigned
-/// address there. Keepalive is not set here: most flows end long before it would matter, and four system calls are a
-/// tenth of what a short flow costs. `user_timeout` is [`Liveness::user_timeout`](super::listener::Liveness), which governs the SYN too.
+/// verdict on a 4-tuple then falls at `connect`. Keepalive is not set here: most flows end long before it would matter, and
+/// four system calls are a fifth of what a short flow costs. `user_timeout` is
+/// [`Liveness::user_timeout`](super::listener::Liveness), which governs the SYN too.
 pub fn connect(
     source: SocketAddr,
     to: SocketAddr,
@@ -31,12 +32,25 @@ fn bind(source: SocketAddr, user_timeout: Option<Duration>) -> io::Result<Socket
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(source), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    if source.is_ipv6() {
+    let frees = source.is_ipv6() && FREEBIND.load(Relaxed);
+    if frees {
         socket.set_freebind_v6(true)?;
     }
     if let Some(timeout) = user_timeout {
         socket.set_tcp_user_timeout(Some(timeout))?;
     }
-    socket.bind(&source.into())?;
+    match socket.bind(&source.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && source.is_ipv6() && !frees => {
+            socket.set_freebind_v6(true)?;
+            socket.bind(&source.into())?;
+            FREEBIND.store(true, Relaxed);
+        }
+        bound => bound?,
+    }
     Ok(socket)
 }
+
+/// Whether an IPv6 address of a pool is assigned to no interface, as those of an AnyIP prefix: it can be bound with
+/// `IPV6_FREEBIND` alone, unless `net.ipv6.ip_nonlocal_bind` is set. The first that is refused tells, so that no
+/// socket pays for the option where it is not needed.
+static FREEBIND: AtomicBool = AtomicBool::new(false);
