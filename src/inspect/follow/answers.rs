@@ -176,8 +176,9 @@ impl Answers {
             self.head.extend_from_slice(bytes);
         }
         let head = if before > 0 { &self.head } else { bytes };
-        let Some(length) = self.end.find(head)? else {
-            if head.len() > self.max_head {
+        // What lies beyond the bound is not looked at, or it would matter in which pieces an answer comes.
+        let Some(length) = self.end.find(&head[..head.len().min(self.max_head)])? else {
+            if head.len() >= self.max_head {
                 return Err("a head that is too large");
             }
             if before == 0 {

@@ -87,10 +87,12 @@ impl Requests {
     }
 
     fn read_head(&mut self, bytes: &[u8]) -> Result<Step, Unclear> {
-        let length = match self.end.find(bytes).map_err(malformed)? {
-            Some(length) if length <= self.max_head => length,
-            None if bytes.len() < self.max_head => return Ok(Step::NeedMore),
-            Some(_) | None => return Err(Unclear::TooLarge(Protocol::Http)),
+        // What lies beyond the bound is not looked at, or the verdict would depend on the pieces.
+        let seen = &bytes[..bytes.len().min(self.max_head)];
+        let length = match self.end.find(seen).map_err(malformed)? {
+            Some(length) => length,
+            None if seen.len() < self.max_head => return Ok(Step::NeedMore),
+            None => return Err(Unclear::TooLarge(Protocol::Http)),
         };
         // RFC 9112 §2.2: old clients end a body with an empty line that no length counts.
         if length == 2 && !self.blank {

@@ -53,6 +53,32 @@ fn permitted_requests_pass_whole_however_they_are_framed() {
 }
 
 #[test]
+fn what_lies_beyond_the_bound_on_a_head_is_not_looked_at() {
+    const BOUND: usize = 100;
+    let follow = |turns: &[&str]| {
+        let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
+        followers::same_in_any_pieces(|piece| followers::exchange(&turns, piece, BOUND))
+    };
+    let long = "x".repeat(BOUND);
+    // beyond it: a line that ends in LF alone, or the end of the head
+    for end in ["\n\r\n", "\r\n\r\n"] {
+        let request = format!("{GET}GET / HTTP/1.1\r\nHost: a.example\r\nA: {long}{end}");
+        let followed = follow(&[&request]);
+        assert_eq!(
+            (followed.passed.len(), followed.then),
+            (GET.len(), Then::Unclear(Unclear::TooLarge(Protocol::Http)))
+        );
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: {long}{end}");
+        let followed = follow(&[GET, &answer, EVIL]);
+        assert_eq!(
+            (followed.then, followed.remainder),
+            (Then::Denied(()), Remainder::Nothing),
+            "it is lost track of"
+        );
+    }
+}
+
+#[test]
 fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
     let many = GET.repeat(200);
     for (first, answered) in [
