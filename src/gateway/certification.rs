@@ -1,14 +1,15 @@
 //! Does the server prove the name? What rules ask of certificates. docs/verify.md says what each answer promises.
 
+use super::ending::Ended;
 use super::flow::{Flow, Observed};
 use super::record::CertificateCheck;
-use super::session::{Ended, speaks_tls};
 use super::snapshot::{Tenant, Verification};
 use super::verification::{Asked, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::egress::Dialler;
 use crate::hostname::Hostname;
+use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::policy::Permit;
 use crate::verify::{Begun, Certificate};
@@ -121,4 +122,8 @@ impl From<Certificate> for CertificateCheck {
             Certificate::Unknown(_) => Self::Unknown,
         }
     }
+}
+
+pub(super) fn speaks_tls(flow: &Flow) -> bool {
+    flow.record.protocol == Some(Protocol::Tls)
 }

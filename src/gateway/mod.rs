@@ -7,6 +7,7 @@ mod admission;
 mod again;
 mod candidate;
 mod certification;
+mod ending;
 mod flow;
 mod flow_table;
 mod guard;
@@ -19,6 +20,7 @@ mod refusal;
 mod server;
 mod session;
 mod snapshot;
+mod upstream;
 mod verification;
 mod worker;
 

@@ -5,8 +5,8 @@ use super::flow::Flow;
 use super::leg::Leg;
 use super::meters::Seat;
 use super::record::{FlowId, Verdict};
-use super::session;
 use super::worker::{Gateway, Settings, Worker};
+use super::{ending, session};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
@@ -156,7 +156,7 @@ fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Pass) -> i
         let _place = place;
         match session::live(&worker, &client, &mut flow).await {
             Ok(outcome) => flow.ends(outcome),
-            Err(ended) => session::end_early(&worker, &client, &mut flow, ended).await,
+            Err(ended) => ending::end_early(&worker, &client, &mut flow, ended).await,
         }
         // The socket first: who reads the record may rely on the flow being over.
         drop(client);

@@ -3,12 +3,14 @@
 
 use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
+use super::ending::Ended;
 use super::flow::{Flow, Observed};
 use super::leg::Leg;
 use super::mismatches::Mismatch;
 use super::record::AddressCheck;
-use super::session::{self, Ended, Upstream};
+use super::session;
 use super::snapshot::{Tenant, Verification};
+use super::upstream::{self, Upstream};
 use super::worker::{Gateway, Worker};
 use crate::addr::DialAddr;
 use crate::clock;
@@ -57,7 +59,7 @@ pub(super) async fn dial<'w>(
     }
     let permits = permits?;
     let upstream = match <[Permit; 1]>::try_from(permits) {
-        Ok([permit]) => session::dial(worker, tenant, permit, seen, flow)?,
+        Ok([permit]) => upstream::dial(worker, tenant, permit, seen, flow)?,
         Err(permits) => dial_first(worker, tenant, client, permits, seen, flow).await?,
     };
     if observes {
@@ -118,7 +120,7 @@ impl Asked<'_> {
     /// Waits among the tenant's flows in inspection, and no longer than the client is there.
     async fn patiently<T>(&self, client: &Leg, asking: impl Future<Output = T>) -> Result<T, Ended> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
-        session::unless_gone(client, pin!(asking)).await
+        upstream::unless_gone(client, pin!(asking)).await
     }
 
     /// Whether the address is the name's; never an error, and within the time.
@@ -265,11 +267,11 @@ async fn dial_first<'w>(
         Ok((to, leg, lease))
     });
     let race = pin!(timeout(worker.dialler.connect_timeout, race(attempts, STAGGER)));
-    match session::unless_gone(client, race).await? {
+    match upstream::unless_gone(client, race).await? {
         Ok(Some(Ok((to, leg, lease)))) => {
-            session::answered(worker, tenant, seen, (to, lease, leg), started, flow)
+            upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)
         }
-        Ok(Some(Err(error))) => Err(session::not_dialled(worker, tenant, &error)),
+        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, &error)),
         Ok(None) => Err(Outcome::NameUnresolved.into()),
         Err(_) => Err(Outcome::ConnectTimeout.into()),
     }

@@ -1,0 +1,170 @@
+//! How a flow ends: what its client is told, and how its upstream port rests.
+
+use super::flow::Flow;
+use super::guard::Refused;
+use super::leg::Leg;
+use super::record::Verdict;
+use super::refusal;
+use super::upstream::Upstream;
+use super::worker::Worker;
+use crate::egress::{Rest, UpstreamEnd};
+use crate::outcome::Outcome;
+use crate::relay::{self, End, Farewell, Side};
+use crate::sys::failure::Failure;
+use crate::sys::stream;
+use std::io;
+
+/// A flow that ends before it is relayed.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) detail: Option<&'static str>,
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, detail: None }
+    }
+}
+
+/// Answers the client of a flow that ended before it was relayed.
+pub(super) async fn end_early(
+    worker: &Worker,
+    client: &Leg,
+    flow: &mut Flow,
+    Ended { outcome, detail }: Ended,
+) {
+    flow.ends(outcome);
+    flow.record.detail = detail.or(flow.record.detail);
+    if outcome.is_denial() {
+        flow.record.verdict.get_or_insert(Verdict::Deny);
+        let asked = flow.record.hostname.as_ref();
+        // In a box, for flows are to be small.
+        Box::pin(refusal::answer(client, &flow.record, asked, outcome, &worker.scratch)).await;
+    }
+}
+
+/// Settles what the upstream port needs before it can be used again. Every way out but a good end resets the upstream
+/// socket, and then its port is free at once: that is what a lease starts with.
+pub(super) async fn finish(
+    worker: &Worker,
+    client: &Leg,
+    Upstream { leg, lease, .. }: &mut Upstream<'_>,
+    end: End,
+    flow: &mut Flow,
+) -> Outcome {
+    match end {
+        End::Finished { first } => {
+            lease.set_rest(rest_after(first, leg));
+            client.ended_well();
+            leg.ended_well();
+            Outcome::Closed
+        }
+        End::Idle => Outcome::IdleTimeout,
+        End::HalfOpen => Outcome::HalfOpenTimeout,
+        End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
+        End::Failed { side, error } => {
+            let (outcome, detail) = failed(worker, side, &error);
+            flow.ends(outcome);
+            flow.record.detail = detail;
+            let other = if side == Side::Client { leg } else { client };
+            // In a box, for flows are to be small, and few end so.
+            Box::pin(relay::settle(other)).await;
+            outcome
+        }
+    }
+}
+
+/// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
+pub(super) async fn stop(
+    worker: &Worker,
+    client: &Leg,
+    refused: Refused,
+    end: End,
+    flow: &mut Flow,
+) -> Outcome {
+    let outcome = refused.outcome;
+    flow.ends(outcome);
+    flow.record.verdict = Some(Verdict::Deny);
+    note_refusal(flow, refused);
+    match end {
+        End::Stopped(Farewell::Answer) => {
+            let asked = flow.record.denied_hostname.as_ref();
+            refusal::answer(client, &flow.record, asked, outcome, &worker.scratch).await;
+        }
+        End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
+        // What the server has said so far is delivered before the reset.
+        End::Stopped(Farewell::Reset)
+        | End::Finished { .. }
+        | End::Failed { .. }
+        | End::Idle
+        | End::HalfOpen => relay::settle(client).await,
+    }
+    outcome
+}
+
+pub(super) fn note_refusal(flow: &mut Flow, refused: Refused) {
+    flow.record.detail = refused.detail;
+    flow.record.rule = refused.rule.or(flow.record.rule.take());
+    flow.record.denied_hostname = refused.hostname;
+}
+
+/// When Linux gives the 4-tuple back after both sides have finished.
+fn rest_after(first: Side, upstream: &Leg) -> Rest {
+    let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+    if connection.unsent {
+        // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
+        return Rest::Unknown;
+    }
+    let end = match first {
+        Side::Upstream => UpstreamEnd::ServerFirst,
+        Side::Client if connection.closing => UpstreamEnd::Crossed,
+        Side::Client => UpstreamEnd::GatewayFirst,
+    };
+    Rest::after(end, connection.timestamps, connection.round_trip)
+}
+
+fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
+    match (Failure::of(error), side) {
+        (Failure::Reset | Failure::Refused, Side::Client) => (Outcome::ClientReset, None),
+        (Failure::Reset | Failure::Refused, Side::Upstream) => (Outcome::UpstreamReset, None),
+        (Failure::TimedOut | Failure::Unreachable, Side::Client) => (Outcome::ClientLost, None),
+        (Failure::TimedOut | Failure::Unreachable, Side::Upstream) => (Outcome::UpstreamLost, None),
+        (Failure::Aborted, _) => (Outcome::RelayFailed, Some("ended by an administrator (SOCK_DESTROY)")),
+        (
+            Failure::PortTaken
+            | Failure::NotOurAddress
+            | Failure::NoResources
+            | Failure::NotPermitted
+            | Failure::Other,
+            _,
+        ) => {
+            worker.complain("cannot relay", error);
+            (Outcome::RelayFailed, None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::{Socket, driven};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        stream::finish(&server).unwrap();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        let rest = driven(async |reactor| {
+            let upstream = Leg::new(Socket::new(socket, &reactor).unwrap());
+            stream::finish(&*upstream).unwrap();
+            rest_after(Side::Upstream, &upstream)
+        });
+        let rest = rest.await;
+        assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
+    }
+}

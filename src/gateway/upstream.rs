@@ -1,0 +1,193 @@
+//! The way to the server: a source port, the SYN, and the answer.
+
+use super::again::Fate;
+use super::certification::speaks_tls;
+use super::ending::Ended;
+use super::flow::Flow;
+use super::flow_table::{Listed, LiveFlow, Proof};
+use super::leg::Leg;
+use super::meters::Timed;
+use super::record::{AddressCheck, CertificateCheck};
+use super::snapshot::Tenant;
+use super::worker::Worker;
+use crate::addr::DialAddr;
+use crate::clock;
+use crate::egress::{DialError, Lease, LeaseError};
+use crate::outcome::Outcome;
+use crate::policy::{Permit, Seen};
+use crate::sys::failure::Failure;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
+pub(super) struct Upstream<'w> {
+    pub(super) leg: Leg,
+    pub(super) lease: Lease,
+    pub(super) listed: Listed<'w>,
+}
+
+/// Takes a source port and sends the SYN.
+pub(super) fn dial<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    permit: Permit,
+    seen: Option<Seen>,
+    flow: &mut Flow,
+) -> Result<Upstream<'w>, Ended> {
+    let to = permit.into_dial();
+    flow.record.dialled = Some(to);
+    flow.record.pool = Some(Arc::clone(tenant.pool.name()));
+    let lease = tenant
+        .pool
+        .lease(flow.record.client, to, &tenant.share, clock::now())
+        .map_err(|error| no_port(tenant, error))?;
+    note_source(flow, &lease);
+    let (socket, lease) = worker
+        .dialler
+        .start(flow.record.client, to, lease, &worker.reactor)
+        .map_err(|error| not_dialled(worker, tenant, &error))?;
+    // Dropped before the lease.
+    let leg = Leg::new(socket);
+    note_source(flow, &lease);
+    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    Ok(Upstream { leg, lease, listed })
+}
+
+/// A flow that lives for this long may live for days, and needs keepalive.
+const OF_AGE: Duration = Duration::from_secs(5);
+
+/// Waits until the server has taken the connection.
+pub(super) async fn connect(
+    worker: &Worker,
+    tenant: &Tenant,
+    client: &Leg,
+    upstream: &mut Upstream<'_>,
+    flow: &mut Flow,
+) -> Result<(), Ended> {
+    let dialled_at = clock::now();
+    let answered = {
+        let answer = pin!(worker.dialler.answered(&upstream.leg));
+        let answer = pin!(unless_gone(client, answer));
+        upstream.listed.unless_revoked(answer).await.ok_or(Outcome::PolicyRevoked)??
+    };
+    answered.map_err(|error| not_dialled(worker, tenant, &error))?;
+    connected(worker, upstream, dialled_at, flow);
+    Ok(())
+}
+
+/// The server has answered.
+fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, flow: &mut Flow) {
+    upstream.lease.connected();
+    let now = clock::now();
+    upstream.leg.keep_alive_from(now + OF_AGE.min(worker.liveness.idle));
+    let took = now.saturating_duration_since(dialled_at);
+    flow.record.connect = Some(took.into());
+    flow.meters().record(Timed::Connect, took);
+}
+
+/// The upstream of the attempt that was answered first, of several that began at `dialled_at`.
+pub(super) fn answered<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    seen: Option<Seen>,
+    // The leg last: dropped before the lease.
+    (to, lease, leg): (DialAddr, Lease, Leg),
+    dialled_at: Instant,
+    flow: &mut Flow,
+) -> Result<Upstream<'w>, Ended> {
+    flow.record.dialled = Some(to);
+    note_source(flow, &lease);
+    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    let mut upstream = Upstream { leg, lease, listed };
+    connected(worker, &mut upstream, dialled_at, flow);
+    Ok(upstream)
+}
+
+/// Waits for something, but not beyond the client. One that resets needs it no more; one that has only finished sending
+/// still does.
+pub(super) fn unless_gone<F: Future>(
+    client: &Leg,
+    mut work: Pin<&mut F>,
+) -> impl Future<Output = Result<F::Output, Ended>> {
+    poll_fn(move |cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => client.poll_failed(cx).map(|()| Err(Outcome::ClientLeft.into())),
+    })
+}
+
+/// Lists the flow: from here on whoever exchanges the configuration judges it again. Who did so before, after the flow was
+/// judged, has not seen it, so that is made up for here.
+fn list<'w>(
+    worker: &'w Worker,
+    tenant: &Tenant,
+    flow: &Flow,
+    lease: &Lease,
+    to: DialAddr,
+    seen: Option<Seen>,
+) -> Result<Listed<'w>, Ended> {
+    let record = &flow.record;
+    let (client, asked) = (record.client, record.destination);
+    let live = |seen| LiveFlow {
+        id: record.flow,
+        tenant: Arc::clone(&tenant.policy.name),
+        client,
+        source: lease.source(),
+        destination: to,
+        asked: (asked.socket() != to.socket()).then(|| Box::new(asked)),
+        seen,
+        canary: record.canary,
+        tls: speaks_tls(flow),
+        proof: Proof {
+            address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
+            certificate: record.certificate_check == Some(CertificateCheck::Valid),
+        },
+    };
+    let listed = worker.gateway.table.list(live(seen.clone()));
+    let snapshot = worker.gateway.snapshot.load();
+    // A candidate may have fallen back since, without a trace in the snapshot.
+    let out_of_date = snapshot.revokes && (record.canary || !snapshot.has(tenant));
+    // Nobody else would find out what is asked of it now.
+    if out_of_date && snapshot.fate(&live(seen), record.time) != Fate::Stays {
+        return Err(Outcome::PolicyRevoked.into());
+    }
+    Ok(listed)
+}
+
+fn note_source(flow: &mut Flow, lease: &Lease) {
+    flow.record.source = Some(lease.source());
+    flow.record.public = lease.public();
+}
+
+fn no_port(tenant: &Tenant, why: LeaseError) -> Ended {
+    tenant.meters.port_allocation_failures.increment(1);
+    Ended { outcome: why.outcome(), detail: why.detail() }
+}
+
+pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
+    match error {
+        DialError::NoPort(why) => no_port(tenant, *why),
+        DialError::TimedOut => Outcome::ConnectTimeout.into(),
+        DialError::Failed(failure, error) => match failure {
+            Failure::Refused => Outcome::UpstreamRefused.into(),
+            // Its SYN-ACK had come: it took the connection, and then reset it.
+            Failure::Reset => Outcome::UpstreamReset.into(),
+            Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
+            Failure::TimedOut => Outcome::ConnectTimeout.into(),
+            Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
+            Failure::NotOurAddress => {
+                worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
+                Ended {
+                    outcome: Outcome::DialFailed,
+                    detail: Some("the source address is not local to the gateway"),
+                }
+            }
+            Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
+                worker.complain("cannot dial", error);
+                Outcome::DialFailed.into()
+            }
+        },
+    }
+}
