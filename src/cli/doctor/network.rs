@@ -139,7 +139,8 @@ fn ask_ready(metrics: SocketAddr) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     // `HTTP/1.1 200` is all that is read.
     let mut start = [0; 12];
     stream.read_exact(&mut start)?;
@@ -192,7 +193,13 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                stream.read_exact(&mut [0; 16]).unwrap();
+                // all of it: a close with bytes unread is a reset, which takes the answer away
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    asked.extend(byte);
+                }
                 // at once: the client leaves when it has read the status
                 stream.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).unwrap();
             });
