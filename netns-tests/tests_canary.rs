@@ -257,7 +257,7 @@ fn a_share_is_changed_and_nothing_is_counted_anew() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
-    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(2), "there is none");
+    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(1), "there is none");
     rollout.load(STRICTER, &[]);
     let loaded = rollout.status()["loaded"].clone();
     assert!(rollout.asks(&server, "allowed.example.org").0);

@@ -91,8 +91,8 @@ fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
     assert_eq!(rollout.status(), Value::Null);
     let (allowed, flow) = rollout.asks(&server, "allowed.example.org");
     assert!(allowed && flow["candidate"].is_null());
-    assert_eq!(rollout.ask(&["drop"]).status.code(), Some(2));
-    assert_eq!(rollout.ask(&["promote"]).status.code(), Some(2));
+    assert_eq!(rollout.ask(&["drop"]).status.code(), Some(1));
+    assert_eq!(rollout.ask(&["promote"]).status.code(), Some(1));
     assert_eq!(rollout.ask(&["status"]).status.code(), Some(1));
 }
 

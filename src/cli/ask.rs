@@ -98,6 +98,9 @@ pub(super) enum AskError {
     /// The gateway says no.
     #[error("{0}")]
     Refused(String),
+    /// What is asked about is not there.
+    #[error("{0}")]
+    Unknown(String),
     /// Anything else.
     #[error("cannot ask on the control socket {0}: {1}")]
     Failed(PathBuf, io::Error),
@@ -137,7 +140,7 @@ fn understood<T: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(unclear);
     }
     let Refused { error } = serde_json::from_slice(body).map_err(unclear)?;
-    Err(AskError::Refused(error))
+    Err(if status == 404 { AskError::Unknown(error) } else { AskError::Refused(error) })
 }
 
 /// A path with a query of these keys and values.

@@ -81,7 +81,17 @@ fn percentage(text: &str) -> Result<f64, String> {
 
 /// Asks, and prints the answer; what is wrong with files on standard error, as `egret check` does.
 pub(super) fn run(options: &Options) -> ExitCode {
-    options.gateway.asked(|socket| match &options.action {
+    options.gateway.asked(|socket| match act(socket, &options.action) {
+        Err(AskError::Unknown(why)) => {
+            eprintln!("egret: {why}");
+            Ok(ExitCode::from(REFUSED))
+        }
+        done => done,
+    })
+}
+
+fn act(socket: &Path, action: &Action) -> Result<ExitCode, AskError> {
+    match action {
         Action::Load { file, percent, max_denials, json } => {
             load(socket, file, *percent, *max_denials, *json)
         }
@@ -89,7 +99,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Action::Status { json } => status(socket, *json),
         Action::Promote => promote(socket),
         Action::Drop => drop_it(socket),
-    })
+    }
 }
 
 fn load(
