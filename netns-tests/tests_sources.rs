@@ -18,7 +18,7 @@ crate::trials! {
         no_flow_leaves_from_another_tenants_source,
         a_client_keeps_its_address_when_paired,
         least_used_spreads_flows_over_all_addresses,
-        a_full_pool_is_told_to_the_client_and_serves_again_at_once,
+        a_full_pool_is_told_to_the_client_and_serves_again_soon,
         a_drained_address_gives_out_no_port_and_a_mapped_one_is_told,
         a_port_is_used_towards_many_destinations_at_once;
     once:
@@ -129,18 +129,18 @@ fn tiny() -> Config {
     }
 }
 
-fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
+fn a_full_pool_is_told_to_the_client_and_serves_again_soon(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&tiny());
     let server = lab.listen(Host::Raw, family, 7000);
     let client_ip = Tenant::Alpha.client(family);
     let mut flows: Vec<_> = (0..2).map(|_| source_of(&lab, &server, client_ip)).collect();
     let source = flows[0].2.to_string();
-    let live = |count: u64| {
-        let labels = [("pool", "alpha"), ("source", &*source), ("state", "live")];
-        gateway.wait_for_metric("egret_pool_ports", &labels, |live| live == count);
+    let ports = |state: &str, count: u64| {
+        let labels = [("pool", "alpha"), ("source", &*source), ("state", state)];
+        gateway.wait_for_metric("egret_pool_ports", &labels, |ports| ports == count);
     };
-    live(2);
+    ports("live", 2);
     let capacity = gateway.metric("egret_pool_ports_capacity", &[("pool", "alpha"), ("source", &source)]);
     assert_eq!(capacity, 2);
     for round in 0..10 {
@@ -149,7 +149,7 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
         assert_eq!(flow["source"], serde_json::Value::Null, "{flow:#}");
         server.assert_untouched();
 
-        // Whichever side closes first, the port serves again as soon as the flow is over.
+        // Whichever side closes first, the port serves again as soon as the last ACK has had its time.
         let (client, upstream, _) = flows.remove(0);
         let local = client.local_addr().unwrap();
         if round % 2 == 0 {
@@ -160,6 +160,7 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
             drop(client);
         }
         gateway.expect_outcome(local, "closed");
+        ports("held", 0);
         flows.push(source_of(&lab, &server, client_ip));
         let (client, upstream, _) = &flows[1];
         pass(client, upstream, b"hello again");
@@ -169,7 +170,7 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_at_once(family: Family) {
     assert_eq!(failures, 10);
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
     drop(flows);
-    live(0);
+    ports("live", 0);
 }
 
 fn a_drained_address_gives_out_no_port_and_a_mapped_one_is_told(family: Family) {

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 /// flow does not pay for the turn-taking, small enough that sixteen of them keep a worker for milliseconds only.
 const TURN: usize = 512 * 1024;
 
-/// What one splice asks for; the pipe holds less.
-const SPLICE: usize = 256 * 1024;
+/// What one splice asks for; a pipe holds no more.
+const SPLICE: usize = 512 * 1024;
 
 /// What any path takes in one segment: the least MTU of IPv6, less headers and options.
 const ONE_SEGMENT: usize = 1280 - 40 - 60;

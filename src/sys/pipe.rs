@@ -1,6 +1,6 @@
 //! Pipes, and `splice(2)` between a pipe and a socket.
 
-use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,6 +17,20 @@ impl Pipe {
     pub fn new() -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
         Ok(Self { read, write })
+    }
+
+    /// The same, of `size` bytes, a power of two of pages; of the default size if the user has no room for it any more
+    /// (`EPERM`).
+    pub fn of_size(size: i32) -> io::Result<Self> {
+        let pipe = Self::new()?;
+        let _ = fcntl(&pipe.write, FcntlArg::F_SETPIPE_SZ(size));
+        Ok(pipe)
+    }
+
+    /// Bytes that it holds if each slot has a page.
+    #[cfg(test)]
+    pub fn size(&self) -> io::Result<i32> {
+        Ok(fcntl(&self.write, FcntlArg::F_GETPIPE_SZ)?)
     }
 
     /// Moves up to `most` bytes from a non-blocking socket into the pipe; 0 is the end of the stream. `most` stays

@@ -172,7 +172,7 @@ fn a_port_comes_back_as_the_flow_ended() {
     let ends: [(&str, Rest, u64); 4] = [
         ("unknown", Rest::Unknown, 131_000),
         ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 66_000),
-        ("LAST_ACK", Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(10)), 20),
+        ("LAST_ACK", Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(40)), 80),
         ("RST", Rest::after(UpstreamEnd::Reset, false, milliseconds(10)), 0),
     ];
     let mut now = now;
