@@ -130,7 +130,7 @@ impl Axis {
             let held = peer.measured(net, || {
                 let mut held = Helper::load(&net.client, &idle)?;
                 held.go()?;
-                held.report().map(|_| held)
+                held.report()?.without_failures().map(|_| held)
             });
             let held = held.map_err(|reason| peer.complaint(&reason))?;
             running.push((peer, held));

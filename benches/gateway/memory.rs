@@ -20,6 +20,8 @@ pub struct Idle {
     pub with_kib: u64,
     /// Descriptors for each.
     pub descriptors: f64,
+    /// Connections that failed, and were made again.
+    pub failures: u64,
 }
 
 impl Idle {
@@ -51,12 +53,13 @@ pub fn idle(
         let (before_kib, descriptors_before) = (resident_kib(pid), descriptors(pid));
         let mut held = Helper::load(&net.client, &hold(connections))?;
         held.go()?;
-        held.report()?;
+        let failures = held.report()?.failures;
         let idle = Idle {
             peer: name.to_owned(),
             connections,
             before_kib,
             with_kib: resident_kib(pid),
+            failures,
             descriptors: (descriptors(pid) - descriptors_before) as f64 / connections as f64,
         };
         journal.note("idle", &idle);
@@ -83,7 +86,7 @@ pub fn waves(
             // one order to connect, the next to close
             for _ in 0..2 {
                 load.go()?;
-                load.report()?;
+                load.report()?.without_failures()?;
             }
             wait_until("the gateway to be done with a wave", || descriptors(pid) <= without + SPARE);
             let wave = Wave { number, connections, resident_kib: resident_kib(pid) };

@@ -1,13 +1,13 @@
 //! As many bytes as there is room for, on every connection.
 
-use super::dial::establish;
+use super::dial::{Established, establish};
 use super::window::Window;
 use super::{Job, Kind, Report, ready, tell};
 use crate::bytes::{Payload, discard};
 use crate::poller::{Poller, READABLE, WRITABLE};
 
 pub fn run(job: &Job) -> Result<(), String> {
-    let sockets = establish(job)?;
+    let Established { sockets, failures, failure } = establish(job)?;
     if !ready() {
         return Ok(());
     }
@@ -38,6 +38,6 @@ pub fn run(job: &Job) -> Result<(), String> {
             }
         }
     }
-    tell(&Report { shares, ..window.close() });
+    tell(&Report { failures, failure, shares, ..window.close() });
     Ok(())
 }

@@ -134,8 +134,8 @@ impl Pending {
     }
 }
 
-/// Connects as many as the job wants to have at a time, each to its reply. They must all come about.
-pub fn establish(job: &Job) -> Result<Vec<Socket>, String> {
+/// Connects as many as the job wants to have at a time, each to its reply. One in a hundred may fail, and is made again.
+pub fn establish(job: &Job) -> Result<Established, String> {
     const AT_ONCE: usize = 128;
     const PATIENCE: Duration = Duration::from_secs(30);
     let until = clock::now() + PATIENCE;
@@ -146,20 +146,30 @@ pub fn establish(job: &Job) -> Result<Vec<Socket>, String> {
         dialler.start(place);
     }
     while sockets.len() < job.connections {
-        if let Some(failure) = &dialler.failure {
+        if let Some(failure) = &dialler.failure
+            && dialler.failures > job.connections as u64 / 100
+        {
             return Err(format!("connection {} of {}: {failure}", sockets.len() + 1, job.connections));
         }
         if clock::now() > until {
             return Err(format!("{} of {} connections within {PATIENCE:?}", sockets.len(), job.connections));
         }
         for event in 0..dialler.wait(until) {
-            let Some((place, Some(connected))) = dialler.handle(event) else { continue };
-            sockets.push(connected.socket);
-            if started < job.connections {
-                started += 1;
+            let Some((place, connected)) = dialler.handle(event) else { continue };
+            let again = connected.is_none();
+            sockets.extend(connected.map(|connected| connected.socket));
+            if again || started < job.connections {
+                started += usize::from(!again);
                 dialler.start(place);
             }
         }
     }
-    Ok(sockets)
+    Ok(Established { sockets, failures: dialler.failures, failure: dialler.failure })
+}
+
+/// Connections that stand, and those that had to be made again.
+pub struct Established {
+    pub sockets: Vec<Socket>,
+    pub failures: u64,
+    pub failure: Option<String>,
 }

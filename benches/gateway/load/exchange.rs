@@ -1,8 +1,8 @@
 //! Requests and answers on connections that stay.
 
-use super::dial::establish;
+use super::dial::{Established, establish};
 use super::window::Window;
-use super::{Job, ready, tell};
+use super::{Job, Report, ready, tell};
 use crate::poller::{CHANGES, Poller};
 use crate::wire::{REQUEST, RESPONSE};
 use egret::clock;
@@ -18,7 +18,7 @@ struct Client {
 }
 
 pub fn run(job: &Job) -> Result<(), String> {
-    let clients = establish(job)?;
+    let Established { sockets, failures, failure } = establish(job)?;
     if !ready() {
         return Ok(());
     }
@@ -26,7 +26,7 @@ pub fn run(job: &Job) -> Result<(), String> {
     let mut buffer = vec![0; 1 << 16];
     let mut window = Window::new(job);
     let mut clients: Vec<Client> =
-        clients.into_iter().map(|socket| Client { socket, asked: clock::now(), got: 0 }).collect();
+        sockets.into_iter().map(|socket| Client { socket, asked: clock::now(), got: 0 }).collect();
     for (key, client) in clients.iter_mut().enumerate() {
         if window.start() {
             client.ask()?;
@@ -48,7 +48,7 @@ pub fn run(job: &Job) -> Result<(), String> {
             }
         }
     }
-    tell(&window.close());
+    tell(&Report { failures, failure, ..window.close() });
     Ok(())
 }
 

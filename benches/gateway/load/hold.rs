@@ -1,6 +1,6 @@
 //! Connections that do nothing.
 
-use super::dial::establish;
+use super::dial::{Established, establish};
 use super::{Job, Report, next_order, ready, tell};
 use egret::clock;
 
@@ -10,14 +10,16 @@ pub fn run(job: &Job) -> Result<(), String> {
     }
     loop {
         let began = clock::now();
-        let held = establish(job)?;
+        let Established { sockets, failures, failure } = establish(job)?;
         tell(&Report {
-            units: held.len() as u64,
+            units: sockets.len() as u64,
             seconds: began.elapsed().as_secs_f64(),
+            failures,
+            failure,
             ..Report::default()
         });
         let go_on = next_order();
-        drop(held);
+        drop(sockets);
         if !go_on {
             return Ok(());
         }

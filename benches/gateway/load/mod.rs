@@ -91,6 +91,16 @@ pub struct Report {
     pub shares: Vec<u64>,
 }
 
+impl Report {
+    /// An error if any connection failed.
+    pub fn without_failures(self) -> Result<Self, String> {
+        match self.failure {
+            None => Ok(self),
+            Some(failure) => Err(format!("{} connections failed, the first: {failure}", self.failures)),
+        }
+    }
+}
+
 /// Does the job. The error is for the person at the terminal.
 pub fn run(job: &Job) -> Result<(), String> {
     match job.kind {
