@@ -79,8 +79,10 @@ fn counted(net: &Net, pid: u32, job: &Job, file: &Path) -> Result<(BTreeMap<Stri
     let mut strace = attach(pid, file)?;
     load.go()?;
     let report = load.report()?;
-    if let Some(failure) = report.failure {
-        return Err(format!("{failure}, while system calls were counted"));
+    // one in a hundred may fail, as haproxy's do now and then
+    if report.failures * 100 > report.units {
+        let failure = report.failure.unwrap_or_default();
+        return Err(format!("{} failures while system calls were counted: {failure}", report.failures));
     }
     if job.kind == Kind::Rate {
         wait_until("the gateway to be done with the connections", || descriptors(pid) <= before + 8);
