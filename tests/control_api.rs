@@ -454,8 +454,8 @@ fn egret_candidate_says_what_came_of_it() {
         (&["load", "/x/good.toml", "--percent", "0"], 2, "0 is not in 1..=100"),
         (&["load", "/x/good.toml", "--percent", "5", "--max-denials", "x"], 2, "a number from 0 to 100"),
         (&["load", "/x/good.toml", "--max-denials", "1"], 2, "--percent"),
-        (&["promote"], 2, "no candidate is loaded"),
-        (&["drop"], 2, "no candidate is loaded"),
+        (&["promote"], 1, "no candidate is loaded"),
+        (&["drop"], 1, "no candidate is loaded"),
     ] {
         let (found, all) = ask(arguments);
         assert!(found == Some(code) && all.contains(said), "{arguments:?}: {found:?} {all}");
