@@ -47,6 +47,11 @@ impl Default for Size {
     }
 }
 
+/// Whether a connection that this one fails, one in a hundred at most, is said and no error: haproxy does now and then.
+pub fn may_fail(name: &str) -> bool {
+    name == "haproxy"
+}
+
 /// The addresses of clients that belong to tenants, where there are several.
 pub const TENANTS_CLIENTS: u16 = 1000;
 

@@ -8,7 +8,7 @@ use crate::machine;
 use crate::measure::{Measured, Sample, check, rounds};
 use crate::memory::{self, Idle, Wave};
 use crate::net::{Net, nat_rules};
-use crate::peer::{Kind, Peer, Peers, Size};
+use crate::peer::{Kind, Peer, Peers, Size, may_fail};
 use crate::plan::{Part, Plan};
 use crate::scenario::{Scenario, crowded, side_by_side};
 use serde::Serialize;
@@ -141,7 +141,7 @@ impl Results {
                 )
             },
         );
-        let (theirs, ours): (Vec<_>, Vec<_>) = windows.chain(idle).partition(|(peer, _)| *peer == "haproxy");
+        let (theirs, ours): (Vec<_>, Vec<_>) = windows.chain(idle).partition(|(peer, _)| may_fail(peer));
         for (_, failure) in theirs {
             eprintln!("{failure}");
         }

@@ -196,18 +196,26 @@ async fn candidate_files(State(control): State<Control>) -> Response {
     told((control.candidate.files)(()))
 }
 
+/// An order that could be read, and passes its own check; or the answer that it does not.
+#[expect(clippy::result_large_err, reason = "the error is the answer, made once")]
+fn understood<T>(
+    order: Result<Json<T>, JsonRejection>,
+    check: impl Fn(&T) -> Result<(), &'static str>,
+) -> Result<T, Response> {
+    let Json(order) = order.map_err(|wrong| error(wrong.status(), &wrong.body_text()))?;
+    check(&order).map_err(|why| error(StatusCode::BAD_REQUEST, why))?;
+    Ok(order)
+}
+
 async fn load_candidate(
     State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<LoadOrder>, JsonRejection>,
 ) -> Response {
-    let order = match order {
-        Ok(Json(order)) => order,
-        Err(wrong) => return error(wrong.status(), &wrong.body_text()),
+    let order = match understood(order, LoadOrder::check) {
+        Ok(order) => order,
+        Err(refused) => return refused,
     };
-    if let Err(why) = order.check() {
-        return error(StatusCode::BAD_REQUEST, why);
-    }
     match carried_out((control.candidate.load)(peer, order)).await {
         Ok(answer) => done_or_not(answer.loaded, answer),
         Err(refused) => refused,
@@ -219,13 +227,10 @@ async fn share_candidate(
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<ShareOrder>, JsonRejection>,
 ) -> Response {
-    let order = match order {
-        Ok(Json(order)) => order,
-        Err(wrong) => return error(wrong.status(), &wrong.body_text()),
+    let order = match understood(order, ShareOrder::check) {
+        Ok(order) => order,
+        Err(refused) => return refused,
     };
-    if let Err(why) = order.check() {
-        return error(StatusCode::BAD_REQUEST, why);
-    }
     carried_out((control.candidate.share)(peer, order)).await.map_or_else(|refused| refused, told)
 }
 
