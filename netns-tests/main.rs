@@ -32,6 +32,7 @@ mod tests_certificates;
 mod tests_control;
 mod tests_dial;
 mod tests_dnssec;
+mod tests_explain;
 mod tests_fairness;
 mod tests_forecast;
 mod tests_http;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         tests_modes::trials(),
         tests_candidate::trials(),
         tests_canary::trials(),
+        tests_explain::trials(),
         tests_reload::trials(),
         tests_reload_latency::trials(),
         tests_revoke::trials(),

@@ -184,6 +184,8 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
         live: true,
         from: query.from,
         tenant: None,
+        canary: None,
+        mode: None,
         hostname: Some(name.to_string()),
         address: query.address.unwrap_or([192, 0, 2, 1].into()),
         address_assumed: query.address.is_none(),

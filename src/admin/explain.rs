@@ -96,6 +96,10 @@ pub struct ExplainReport {
     pub from: IpAddr,
     /// Whose it is; `null` if nobody's.
     pub tenant: Option<String>,
+    /// There if a candidate is enforced for the client, and the answer is the candidate's; `null` from files.
+    pub canary: Option<ExplainedCanary>,
+    /// What is made of denials now, by the rules below: `enforce` or `monitor`; `null` where there are none.
+    pub mode: Option<String>,
     /// The name it sends; `null` if it sends none.
     pub hostname: Option<String>,
     /// What it dials.
@@ -135,6 +139,18 @@ pub struct ExplainReport {
     pub max_flows: Option<u32>,
     /// Flows that it has; `null` unless live.
     pub flows: Option<u32>,
+}
+
+/// The client is one of those for whom a candidate is enforced: rules and verdict are the candidate's, pool and limits those
+/// of the tenant in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedCanary {
+    /// Its share of the clients.
+    pub percent: u8,
+    /// Whose the client is by the candidate; `null` if nobody's.
+    pub tenant: Option<String>,
+    /// The same question, answered by the policy in force.
+    pub in_force: Box<ExplainReport>,
 }
 
 /// One rule considered.

@@ -19,8 +19,8 @@ pub use candidate::{
 };
 pub use control::{Answers, CandidateControl, Control, Forbidden, Orders, Refusal, serve_control};
 pub use explain::{
-    ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, PortsInUse,
-    Target,
+    ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget,
+    PortsInUse, Target,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{

@@ -5,12 +5,13 @@ mod checks;
 
 use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
 use crate::admin::{
-    ExplainQuery, ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse, Target,
+    ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
+    Target,
 };
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
-use crate::gateway::{OwnAddresses, Snapshot};
+use crate::gateway::{OwnAddresses, Ruling, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use crate::policy::{self, CompileError, Decision, Explanation, Policy, Tenant};
@@ -78,56 +79,81 @@ struct Way {
     drain: Vec<SourceAddr>,
 }
 
+/// The flow that is asked about.
+struct Asked {
+    name: AskedName,
+    ech: bool,
+    client: ClientAddr,
+    to: OriginalDestination,
+}
+
 impl Facts<'_> {
     pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
-        let (asked, socket) = match (&query.to, query.address) {
-            (Target::Address(_), Some(_)) => return Err(Unanswerable::TwoAddresses),
-            (Target::Address(socket), None) => (AskedName::Absent, *socket),
-            (Target::Name(name, port), address) => (
-                AskedName::Valid(name.clone()),
-                SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
-            ),
-        };
-        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
-        let to = OriginalDestination::new(socket);
-        let mut report = blank(query, client, to);
+        let asked = Asked::of(query)?;
+        let mut report = blank(query, &asked);
         report.live = matches!(self.state, State::Live(_));
-        let Some(tenant) = self.policy.tenant_of(client) else { return Ok(report) };
+        let Some(tenant) = self.policy.tenant_of(asked.client) else { return Ok(report) };
         report.tenant = Some(tenant.name.to_string());
         report.max_flows = tenant.max_flows;
-        if let State::Live(snapshot) = self.state {
-            report.flows = Some(snapshot.tenants[tenant.index].flows.taken());
+        let State::Live(snapshot) = self.state else {
+            let ruling = Ruling { rules: tenant, verification: None };
+            self.judge(&mut report, &asked, tenant, Some(ruling));
+            return Ok(report);
+        };
+        let own = &snapshot.tenants[tenant.index];
+        report.flows = Some(own.flows.taken());
+        let mut in_force = report.clone();
+        self.judge(&mut in_force, &asked, tenant, Some(own.ruling()));
+        let leading = snapshot.candidate.as_deref();
+        let leading = leading.and_then(|candidate| Some((candidate, candidate.share_of(asked.client)?)));
+        let Some((candidate, percent)) = leading else { return Ok(in_force) };
+        let ruling = candidate.tenant_of(asked.client);
+        report.canary = Some(ExplainedCanary {
+            percent,
+            tenant: ruling.map(|ruling| ruling.rules.name.to_string()),
+            in_force: Box::new(in_force),
+        });
+        self.judge(&mut report, &asked, tenant, ruling);
+        Ok(report)
+    }
+
+    /// What comes of a flow of the tenant's by these rules; `None`: of a candidate that knows no tenant for the client.
+    fn judge(&self, report: &mut ExplainReport, asked: &Asked, tenant: &Tenant, ruling: Option<Ruling<'_>>) {
+        let Asked { name, ech, client, to } = asked;
+        let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
+        if let Some(Ruling { rules, .. }) = ruling {
+            let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
+            report.inspected = inspected;
+            report.rules = findings.into_iter().map(explained_rule).collect();
+            report.mode = Some(if rules.mode.monitors(now) { "monitor" } else { "enforce" }.to_owned());
         }
-        let Explanation { inspected, rules, .. } = tenant.explain(&asked, query.ech, to);
-        report.inspected = inspected;
-        report.rules = rules.into_iter().map(explained_rule).collect();
         if self.own.contain(to.ip()) {
             report.outcome = Some(explained_outcome(Outcome::DestinationLocal));
-            return Ok(report);
+            return;
         }
-        let decision =
-            tenant.decide_unseen(to).map_or_else(|| tenant.decide(&asked, query.ech, to), Decision::Permit);
-        let decision = match decision {
-            Decision::Permit(permit) => self.checked(&mut report, tenant, &asked, permit),
-            Decision::Denial(_) => decision,
+        let Some(ruling) = ruling else { return };
+        let Ruling { rules, .. } = ruling;
+        let unseen = rules.decide_unseen(to);
+        let decision = match unseen.map_or_else(|| rules.decide(name, ech, to), Decision::Permit) {
+            Decision::Permit(permit) => checks::checked(report, ruling, name, permit),
+            denial @ Decision::Denial(_) => denial,
         };
         match decision {
             Decision::Permit(permit) => {
                 report.rule = permit.rule().map(ToString::to_string);
-                self.leave(&mut report, tenant, client, permit.dial());
+                self.leave(report, tenant, client, permit.dial());
             }
             Decision::Denial(denial) => {
                 report.rule = denial.rule.as_ref().map(ToString::to_string);
                 report.outcome = Some(explained_outcome(denial.outcome));
-                if tenant.mode.monitors(clock::timestamp())
+                if rules.mode.monitors(now)
                     && let Ok(permit) = denial.waived(to)
                 {
                     report.would_deny = report.outcome.take();
-                    self.leave(&mut report, tenant, client, permit.dial());
+                    self.leave(report, tenant, client, permit.dial());
                 }
             }
         }
-        Ok(report)
     }
 
     /// Policy lets it out: is there an address that it can leave from, and a place for one more flow?
@@ -199,13 +225,31 @@ impl Facts<'_> {
     }
 }
 
+impl Asked {
+    fn of(query: &ExplainQuery) -> Result<Self, Unanswerable> {
+        let (name, socket) = match (&query.to, query.address) {
+            (Target::Address(_), Some(_)) => return Err(Unanswerable::TwoAddresses),
+            (Target::Address(socket), None) => (AskedName::Absent, *socket),
+            (Target::Name(name, port), address) => (
+                AskedName::Valid(name.clone()),
+                SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
+            ),
+        };
+        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
+        Ok(Self { name, ech: query.ech, client, to: OriginalDestination::new(socket) })
+    }
+}
+
 /// What is known before anything is looked up: the client is nobody's.
-fn blank(query: &ExplainQuery, client: ClientAddr, to: OriginalDestination) -> ExplainReport {
+fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
+    let Asked { client, to, .. } = asked;
     let hostname = if let Target::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
     ExplainReport {
         live: false,
         from: client.ip(),
         tenant: None,
+        canary: None,
+        mode: None,
         address_assumed: hostname.is_some() && query.address.is_none(),
         hostname,
         address: to.ip(),

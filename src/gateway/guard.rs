@@ -199,7 +199,7 @@ impl Terms {
         };
         let (client, destination) = (self.client, self.to);
         let shown = Shown { what: Subject::Request, time, client, destination, hostname };
-        let leads = candidate.covers(self.client);
+        let leads = candidate.share_of(self.client).is_some();
         let change = candidate.note(Some(&tenant.policy), Some(&running), Some(&word), &shown, leads);
         self.meters.count(Counted::Candidate(change));
     }

@@ -27,7 +27,7 @@ mod worker;
 pub use admission::{Gate, OwnAddresses, Pass};
 pub use again::Judged;
 pub use candidate::{
-    Candidate, Change, Changes, Example, FEWEST, FellBack, Kept, Kind, Tally, Terms, Times, WINDOW,
+    Candidate, Change, Changes, Example, FEWEST, FellBack, Kept, Kind, Ruling, Tally, Terms, Times, WINDOW,
 };
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};

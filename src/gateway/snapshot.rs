@@ -88,7 +88,7 @@ impl Snapshot {
     /// The rules that hold for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's do, and it
     /// knows no tenant for the client.
     pub(super) fn lead<'a>(&'a self, client: ClientAddr, tenant: &'a Tenant) -> Option<Ruling<'a>> {
-        match self.candidate.as_deref().filter(|candidate| candidate.covers(client)) {
+        match self.candidate.as_deref().filter(|candidate| candidate.share_of(client).is_some()) {
             Some(candidate) => candidate.tenant_of(client),
             None => Some(tenant.ruling()),
         }
@@ -104,7 +104,7 @@ impl Snapshot {
 
 impl Tenant {
     /// Its own rules.
-    pub(super) fn ruling(&self) -> Ruling<'_> {
+    pub fn ruling(&self) -> Ruling<'_> {
         Ruling { rules: &self.policy, verification: self.verification.as_ref() }
     }
 }

@@ -1,36 +1,32 @@
 //! What the rule that lets a flow out asks about its name, and what the gateway knows of that now. Asks nobody: a flow
 //! does, before it is turned away.
 
-use super::{Facts, State};
 use crate::admin::ExplainReport;
-use crate::gateway::{AddressCheck, CertificateCheck, address_refusal, certificate_refusal};
+use crate::gateway::{AddressCheck, CertificateCheck, Ruling, address_refusal, certificate_refusal};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, Denial, Destination, Permit, Tenant};
 use crate::verify::Verifier;
 
-impl Facts<'_> {
-    /// What would become of the permit.
-    pub(super) fn checked(
-        &self,
-        report: &mut ExplainReport,
-        tenant: &Tenant,
-        asked: &AskedName,
-        permit: Permit,
-    ) -> Decision {
-        report.destination = Some(permit.destination().as_str().to_owned());
-        report.certificate = Some(permit.certificate().as_str().to_owned());
-        let (State::Live(snapshot), AskedName::Valid(name)) = (&self.state, asked) else {
-            return Decision::Permit(permit);
-        };
-        let Some(verifier) = snapshot.verifier.as_deref().filter(|_| permit.asks()) else {
-            return Decision::Permit(permit);
-        };
-        let rule = permit.rule().cloned();
-        let checked = address(report, verifier, tenant, name, permit)
-            .and_then(|permits| certificate(report, verifier, name, permits));
-        checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
+/// What would become of the permit.
+pub(super) fn checked(
+    report: &mut ExplainReport,
+    ruling: Ruling<'_>,
+    asked: &AskedName,
+    permit: Permit,
+) -> Decision {
+    report.destination = Some(permit.destination().as_str().to_owned());
+    report.certificate = Some(permit.certificate().as_str().to_owned());
+    let (Some(verification), AskedName::Valid(name)) = (ruling.verification, asked) else {
+        return Decision::Permit(permit);
+    };
+    if !permit.asks() {
+        return Decision::Permit(permit);
     }
+    let (verifier, rule) = (&*verification.verifier, permit.rule().cloned());
+    let checked = address(report, verifier, ruling.rules, name, permit)
+        .and_then(|permits| certificate(report, verifier, name, permits));
+    checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
 }
 
 /// Where the flow would go, by what is known of the name's addresses; one at least.

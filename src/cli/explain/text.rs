@@ -1,6 +1,8 @@
 //! An explanation for people: one thing a line, rules in a table.
 
-use crate::admin::{ExplainReport, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse};
+use crate::admin::{
+    ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
+};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     let mut text = String::new();
     write_question(&mut text, report);
+    write_canary(&mut text, report);
     write_rules(&mut text, report);
     write_checks(&mut text, report);
     write_verdict(&mut text, report);
@@ -24,8 +27,8 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
 }
 
 fn write_question(text: &mut String, report: &ExplainReport) {
-    let _ =
-        writeln!(text, "from     {}, tenant {}", report.from, report.tenant.as_deref().unwrap_or("unknown"));
+    let tenant = report.tenant.as_deref().unwrap_or("unknown");
+    let _ = writeln!(text, "from     {}, tenant {tenant}", report.from);
     let ech = if report.ech { ", with an encrypted ClientHello" } else { "" };
     let to = match &report.hostname {
         Some(name) => format!("{name}, port {}", report.port),
@@ -43,13 +46,28 @@ fn write_question(text: &mut String, report: &ExplainReport) {
     }
 }
 
+fn write_canary(text: &mut String, report: &ExplainReport) {
+    let Some(ExplainedCanary { percent, tenant, .. }) = &report.canary else { return };
+    let _ = writeln!(
+        text,
+        "canary   the client is of the {percent} % for which the candidate is enforced: rules and verdict are the candidate's"
+    );
+    match tenant {
+        None => text.push_str("         which knows no tenant for the client\n"),
+        Some(tenant) if report.tenant.as_ref() != Some(tenant) => {
+            let _ = writeln!(text, "         by which the client is of tenant {tenant}");
+        }
+        Some(_) => {}
+    }
+}
+
 fn write_rules(text: &mut String, report: &ExplainReport) {
     let width = report.rules.iter().map(|rule| rule.rule.len()).max().unwrap_or(0);
     for (at, ExplainedRule { rule, effect, text: why, .. }) in report.rules.iter().enumerate() {
         let heading = if at == 0 { "rules" } else { "" };
         let _ = writeln!(text, "{heading:<8} {effect:<5}  {rule:<width$}  {why}");
     }
-    if report.tenant.is_some() && report.rules.is_empty() {
+    if report.mode.is_some() && report.rules.is_empty() {
         text.push_str("rules    none: the tenant may reach nothing\n");
     }
 }
@@ -99,20 +117,29 @@ fn of_certificate(report: &ExplainReport) -> String {
 }
 
 fn write_verdict(text: &mut String, report: &ExplainReport) {
-    text.push_str(if report.allowed { "verdict  allowed" } else { "verdict  denied" });
-    if let Some(rule) = &report.rule {
-        let _ = write!(text, " ({rule})");
-    }
-    if report.allowed && !report.inspected {
-        text.push_str(", before the client says anything");
-    }
-    if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
-        let _ = write!(text, ", in spite of {name}: the tenant is in monitor mode");
-    }
-    text.push_str(if report.live { ", by the gateway that runs\n" } else { "\n" });
+    let by = if report.live { ", by the gateway that runs" } else { "" };
+    let _ = writeln!(text, "verdict  {}{by}", verdict_of(report));
     if let Some(ExplainedOutcome { name, meaning, remedy }) = &report.outcome {
         let _ = writeln!(text, "outcome  {name}: {meaning}\n         {remedy}");
     }
+    if let Some(ExplainedCanary { in_force, .. }) = &report.canary {
+        let why = in_force.outcome.as_ref().map(|why| format!(": {}", why.name)).unwrap_or_default();
+        let _ = writeln!(text, "in force {}{why}", verdict_of(in_force));
+    }
+}
+
+fn verdict_of(report: &ExplainReport) -> String {
+    let mut verdict = if report.allowed { "allowed" } else { "denied" }.to_owned();
+    if let Some(rule) = &report.rule {
+        let _ = write!(verdict, " ({rule})");
+    }
+    if report.allowed && !report.inspected {
+        verdict.push_str(", before the client says anything");
+    }
+    if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
+        let _ = write!(verdict, ", in spite of {name}: the tenant is in monitor mode");
+    }
+    verdict
 }
 
 fn write_pool(text: &mut String, pool: &ExplainedPool) {

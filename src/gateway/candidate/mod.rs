@@ -127,13 +127,14 @@ impl Candidate {
         self.state().fell_back
     }
 
-    /// Whether its word holds for a client.
-    pub(super) fn covers(&self, client: ClientAddr) -> bool {
-        canary::covers(self.share.load(Ordering::Relaxed), client)
+    /// The share of clients that its word holds for now, if a client is one of them.
+    pub fn share_of(&self, client: ClientAddr) -> Option<u8> {
+        let share = self.share.load(Ordering::Relaxed);
+        canary::covers(share, client).then_some(share)
     }
 
     /// Whose a client is by the candidate, with what its rules need that ask about names.
-    pub(super) fn tenant_of(&self, client: ClientAddr) -> Option<Ruling<'_>> {
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<Ruling<'_>> {
         let rules = self.policy.tenant_of(client)?;
         let verification = self.verifications.get(rules.index).and_then(Option::as_ref);
         Some(Ruling { rules, verification })
@@ -145,7 +146,7 @@ impl Candidate {
             Some(Ruling { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
             None => (None, None),
         };
-        Trial { leads: self.covers(client), candidate: Arc::clone(self), tenant, verification }
+        Trial { leads: self.share_of(client).is_some(), candidate: Arc::clone(self), tenant, verification }
     }
 
     /// Nobody panics while holding it.
@@ -156,9 +157,11 @@ impl Candidate {
 
 /// The rules that hold for a flow, and what finds out what they ask about names; there if one of them asks.
 #[derive(Clone, Copy)]
-pub(super) struct Ruling<'a> {
-    pub(super) rules: &'a Arc<Tenant>,
-    pub(super) verification: Option<&'a Arc<Verification>>,
+pub struct Ruling<'a> {
+    /// The rules.
+    pub rules: &'a Arc<Tenant>,
+    /// What finds out.
+    pub verification: Option<&'a Arc<Verification>>,
 }
 
 /// A candidate's part in one flow.

@@ -1,0 +1,159 @@
+//! `egret explain --live` while a candidate is enforced for a share of the clients: it says what their flows meet with.
+
+use crate::config::Config;
+use crate::dns::Dns;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::rollout::{Rollout, STRICTER};
+use crate::tests_verify::{NAME, denied, rule};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+
+crate::trials! {
+    both families:
+        what_explain_says_of_a_canary_is_the_candidates;
+    once:
+        explain_tells_the_clients_of_a_share_from_the_others,
+        explain_says_what_a_canary_asks_about_names,
+        explain_says_that_a_canary_does_not_know_the_client
+}
+
+const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
+
+/// What the gateway says in JSON, and in words.
+fn explain(rollout: &Rollout<'_>, from: IpAddr, to: &str) -> (Value, String) {
+    let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+    let (from, address) = (from.to_string(), Host::Named.ip(family).to_string());
+    let question = ["explain", "--live", "--from", &from, "--to", to, "--address", &address];
+    let output = rollout.gateway.egret(&[&question[..], &["--json"]].concat());
+    let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+    (told, text(&rollout.gateway.egret(&question)))
+}
+
+fn what_explain_says_of_a_canary_is_the_candidates(family: Family) {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let client = Tenant::Alpha.client(family);
+    let told = |name| explain(&rollout, client, name);
+    rollout.load(STRICTER, &[]);
+    let (json, said) = told("allowed.example.org");
+    assert_eq!((&json["canary"], &json["rule"]), (&Value::Null, &"alpha-names".into()), "{json:#}");
+    assert!(
+        !said.contains("canary") && !said.contains("in force"),
+        "a candidate that is judged alone: {said}"
+    );
+
+    rollout.must(&["share", "100", "--max-denials", "100"]);
+    let (json, said) = told("allowed.example.org");
+    assert_eq!(
+        (&json["allowed"], &json["rule"], &json["outcome"]["name"], &json["pool"]),
+        (&false.into(), &"no-more".into(), &"denied_by_rule".into(), &Value::Null),
+        "{json:#}"
+    );
+    assert_eq!((&json["canary"]["percent"], &json["canary"]["tenant"]), (&100.into(), &"alpha".into()));
+    let in_force = &json["canary"]["in_force"];
+    assert_eq!(
+        (&in_force["allowed"], &in_force["rule"], &in_force["canary"]),
+        (&true.into(), &"alpha-names".into(), &Value::Null),
+        "{in_force:#}"
+    );
+    assert!(
+        said.contains("canary   the client is of the 100 % for which the candidate is enforced"),
+        "{said}"
+    );
+    assert!(said.contains("verdict  denied (no-more), by the gateway that runs\n"), "{said}");
+    assert!(said.contains("in force allowed (alpha-names)\n"), "{said}");
+
+    let (json, said) = told("opened.example.org");
+    assert_eq!((&json["allowed"], &json["rule"]), (&true.into(), &"opened".into()), "{json:#}");
+    assert_eq!(json["pool"]["name"], "alpha", "it leaves from the pool in force");
+    assert_eq!(json["canary"]["in_force"]["outcome"]["name"], "not_allowed");
+    assert!(said.contains("in force denied: not_allowed\n"), "{said}");
+
+    // The candidate watches where the policy in force denies.
+    let monitored = Config { alpha_tenant: "mode = \"monitor\"".into(), ..Rollout::config(&lab, STRICTER) };
+    rollout.load_config(&monitored, &ALL);
+    let (json, said) = told("unheard.example.org");
+    assert_eq!(
+        (&json["mode"], &json["allowed"], &json["would_deny"]["name"]),
+        (&"monitor".into(), &true.into(), &"not_allowed".into()),
+        "{json:#}"
+    );
+    let in_force = &json["canary"]["in_force"];
+    assert_eq!((&in_force["mode"], &in_force["allowed"]), (&"enforce".into(), &false.into()), "{json:#}");
+    assert!(
+        said.contains("verdict  allowed, in spite of not_allowed: the tenant is in monitor mode,"),
+        "{said}"
+    );
+    rollout.must(&["drop"]);
+    assert_eq!(told("unheard.example.org").0, *in_force, "what it was said to be");
+}
+
+fn explain_tells_the_clients_of_a_share_from_the_others() {
+    const CLIENTS: u8 = 16;
+    let lab = Lab::new();
+    let clients: Vec<_> = (0..CLIENTS).map(|n| Ipv4Addr::new(10, 0, 1, 100 + n)).collect();
+    let addresses: Vec<_> = clients.iter().map(|ip| format!("addr add {ip}/24 dev c0\n")).collect();
+    lab.client.ip(&addresses.concat());
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    rollout.load(STRICTER, &["--percent", "50", "--max-denials", "100"]);
+    let is_canary = |client: &&Ipv4Addr| {
+        let client = IpAddr::V4(**client);
+        let (told, _) = explain(&rollout, client, "allowed.example.org");
+        let (allowed, flow) = rollout.asks_from(client, &server, "allowed.example.org");
+        assert_eq!(told["canary"].is_object(), flow["canary"] == true, "{told:#}\n{flow:#}");
+        assert_eq!((&told["allowed"], &told["rule"]), (&allowed.into(), &flow["rule"]), "{told:#}\n{flow:#}");
+        !allowed
+    };
+    let canaries = clients.iter().filter(is_canary).count();
+    assert!(0 < canaries && canaries < clients.len(), "{canaries} of {CLIENTS}");
+}
+
+fn explain_says_what_a_canary_asks_about_names() {
+    let lab = Lab::new();
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Elsewhere.ip(Family::V4))]);
+    // The policy in force knows nothing of the name, and has nobody to look it up.
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let more = "[resolver]\nservers = [\"198.51.100.10\"]".into();
+    rollout.load_config(&Config { more, ..Rollout::config(&lab, &rule("verify")) }, &ALL);
+    denied(&lab, &rollout.gateway, server.address(), NAME, "destination_mismatch");
+    let (json, said) = explain(&rollout, Tenant::Alpha.client(Family::V4), NAME);
+    assert_eq!(
+        (&json["rule"], &json["address_check"], &json["outcome"]["name"]),
+        (&"by-name".into(), &"mismatch".into(), &"destination_mismatch".into()),
+        "{json:#}"
+    );
+    assert_eq!(json["known_addresses"], json!([Host::Elsewhere.ip(Family::V4)]));
+    assert_eq!(json["canary"]["in_force"]["outcome"]["name"], "not_allowed");
+    assert!(said.contains("in force denied: not_allowed\n"), "{said}");
+}
+
+fn explain_says_that_a_canary_does_not_know_the_client() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    // The stranger becomes alpha's, a client of alpha's beta's, and beta's own nobody's.
+    let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
+    let config =
+        config.replace("\"10.0.1.0/24\"", "\"10.0.9.0/24\"").replace("\"10.0.2.0/24\"", "\"10.0.1.0/24\"");
+    fs::write(rollout.candidate_file(), config).unwrap();
+    let file = rollout.candidate_file().display().to_string();
+    rollout.must(&[&["load", &file], &ALL[..]].concat());
+    let told = |tenant: Tenant| explain(&rollout, tenant.client(Family::V4), "beta.example.org");
+
+    let (json, said) = told(Tenant::Beta);
+    assert_eq!((&json["tenant"], &json["canary"]["tenant"]), (&"beta".into(), &Value::Null), "{json:#}");
+    assert_eq!((&json["outcome"]["name"], &json["rules"]), (&"unknown_tenant".into(), &json!([])));
+    assert!(said.contains("         which knows no tenant for the client\nverdict  denied,"), "{said}");
+    assert!(said.contains("in force allowed (beta-names)\n"), "{said}");
+
+    let (json, said) = told(Tenant::Alpha);
+    assert_eq!((&json["tenant"], &json["canary"]["tenant"]), (&"alpha".into(), &"beta".into()), "{json:#}");
+    assert_eq!((&json["rule"], &json["pool"]["name"]), (&"beta-names".into(), &"alpha".into()));
+    assert!(said.contains("         by which the client is of tenant beta\n"), "{said}");
+
+    let (json, _) = told(Tenant::Stranger);
+    assert_eq!((&json["canary"], &json["outcome"]["name"]), (&Value::Null, &"unknown_tenant".into()));
+}
