@@ -64,8 +64,11 @@ fn a_live_flow_goes_on_if_its_address_is_the_names(family: Family) {
         let unknown = open_by_name(&lab, &server, "no.cdn.example.org");
         let unasked = open_by_name(&lab, &other, "allowed.example.org");
         assert_eq!(unproved(&gateway, &config(&lab, destination, "")), 3);
-        for flow in [wrong, unknown] {
+        for (flow, detail) in
+            [(wrong, "the name has other addresses"), (unknown, "the name has no address of this family")]
+        {
             let flow = expect_revoked(&gateway, flow);
+            assert_eq!(flow["detail"], detail, "{flow:#}");
             assert_eq!((&flow["verdict"], &flow["rule"]), (&"allow".into(), &"by-name".into()), "{flow:#}");
         }
         wait_for_rounds(&gateway, 1);
@@ -130,7 +133,8 @@ fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
     let flow = open_by_name(&lab, &server, NAME);
     assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "300ms")), 1);
     flow.assert_alive();
-    expect_revoked(&gateway, flow);
+    let flow = expect_revoked(&gateway, flow);
+    assert_eq!(flow["detail"], "nobody could say in time whether the address is one of the name's");
 }
 
 fn an_answer_that_comes_late_is_in_time() {
@@ -169,10 +173,12 @@ fn a_live_flow_goes_on_if_its_server_proves_the_name() {
     let answer = reload_to(&gateway, &authority.config(&lab, "require"));
     // A client that speaks no TLS has nothing to prove it by.
     assert_eq!((&answer["revoked"], &answer["unproved"]), (&1.into(), &2.into()), "{answer}");
-    gateway.expect_outcome(http.local_addr().unwrap(), "policy_revoked");
+    let detail =
+        |local| gateway.expect_outcome(local, "policy_revoked")["detail"].as_str().unwrap().to_owned();
+    assert_eq!(detail(http.local_addr().unwrap()), "the client does not speak TLS");
     let mut rest = Vec::new();
     assert_eq!(goes.read_to_end(&mut rest).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    gateway.expect_outcome(goes.local_addr().unwrap(), "policy_revoked");
+    assert_eq!(detail(goes.local_addr().unwrap()), "the certificate is for another name");
     wait_for_rounds(&gateway, 1);
     assert_eq!(gateway.metric("egret_flows_active", &[("tenant", "alpha")]), 1);
     let local = stays.local_addr().unwrap();

@@ -55,7 +55,9 @@ pub(crate) fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
     let Flow { client, upstream } = flow;
     assert_eq!(expect_reset(&client), b"");
     assert_eq!(expect_reset(&upstream), b"");
-    gateway.expect_outcome(client.local_addr().unwrap(), "policy_revoked")
+    let flow = gateway.expect_outcome(client.local_addr().unwrap(), "policy_revoked");
+    assert!(flow["detail"].is_string(), "{flow:#}");
+    flow
 }
 
 /// A flow of alpha's to a name, with the hello delivered.
@@ -85,6 +87,7 @@ fn a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends(family: Family) {
     let flow = expect_revoked(&gateway, denied);
     assert_eq!((flow["verdict"].as_str(), flow["rule"].as_str()), (Some("allow"), Some("alpha-raw")));
     assert_eq!(flow["source"], source.to_string());
+    assert_eq!(flow["detail"], "no rule lets it out without listening to its client");
     others.iter().for_each(Flow::assert_alive);
     let change = gateway.change(2);
     assert!(change["revoked"] == 1 && change["difference"]["rules"]["added"] == 1, "{change}");
@@ -103,7 +106,10 @@ fn a_flow_is_judged_by_the_name_it_asked_for(family: Family) {
     let deny = "[[tenant.deny]]\nhosts = [\"*.wild.example.org\"]\n";
     assert_eq!(reload_to(&gateway, &with_rules(&lab, deny))["revoked"], 1);
     let flow = expect_revoked(&gateway, goes);
-    assert_eq!(flow["hostname"], "b.wild.example.org");
+    assert_eq!(
+        (&flow["hostname"], &flow["detail"]),
+        (&"b.wild.example.org".into(), &"denied_by_rule".into())
+    );
     stays.assert_alive();
 }
 
@@ -138,7 +144,9 @@ fn a_flow_whose_client_is_another_tenants_now_is_reset() {
         let flow = Flow::open(&lab, Tenant::Alpha, &server);
         let other = Flow::open(&lab, Tenant::Beta, &server);
         assert_eq!(reload(&gateway, &after)["revoked"], 1, "{tenant:?}");
-        assert_eq!(expect_revoked(&gateway, flow)["tenant"], "alpha");
+        let flow = expect_revoked(&gateway, flow);
+        assert_eq!(flow["tenant"], "alpha");
+        assert_eq!(flow["detail"], "the client is another tenant's now, or nobody's");
         other.assert_alive();
         match Flow::try_open(&lab, Tenant::Alpha, &server) {
             Ok(again) => {

@@ -134,7 +134,7 @@ outcomes! {
     Drained = "drained", Gateway, Relayed: "The gateway was stopping and the flow outlived the `drain` period; both ends were reset."
         => "Raise `[gateway] drain`, or stop the gateway when traffic is low.";
     PolicyRevoked = "policy_revoked", Policy, Relayed: "The configuration was exchanged, and the new one does not allow the flow any more, or gives its client to another tenant; both ends were reset."
-        => "`rule` is the one that had allowed it; `egret explain` says what the new rules say. The audit log has who changed them. If live flows are to go on, set `[policy] on_reload = \"keep\"`.";
+        => "`rule` is the one that had allowed it, `detail` what stands against it now: the outcome of a new flow, or what was found of its address or server. `egret explain` says what the new rules say. The audit log has who changed them. If live flows are to go on, set `[policy] on_reload = \"keep\"`.";
     RelayFailed = "relay_failed", Gateway, Relayed: "The kernel refused to move bytes for a reason that neither end gave (no memory, no descriptors)."
         => "See the gateway's log for the errno; run `egret doctor`.";
     ClientLeft = "client_left", Client, Early: "The client closed or reset the connection before it had said what it wants, or before the upstream answered."

@@ -1,6 +1,7 @@
 //! A live flow, and another policy than the one that let it out: may it go on?
 
-use super::flow_table::{LiveFlow, Proof};
+use super::certification::NO_TLS;
+use super::flow_table::{LiveFlow, Proof, Revoked};
 use super::snapshot::Snapshot;
 use super::worker::Gateway;
 use crate::addr::OriginalDestination;
@@ -9,13 +10,16 @@ use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit
 use jiff::Timestamp;
 use std::cell::Cell;
 
+/// What a new flow might ask for, nobody knows of this one.
+const UNHEARD: &str = "no rule lets it out without listening to its client";
+
 /// What becomes of a live flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It goes on.
     Stays,
     /// It is reset.
-    Goes,
+    Goes(Revoked),
     /// It goes on if this is found out, of which nobody has asked before.
     Unproved(Proof),
 }
@@ -49,12 +53,12 @@ impl Gateway {
         }
         let unproved = Cell::new(0);
         let revoked = self.table.revoke(|flow| match concerns(flow).then(|| snapshot.fate(flow, now)) {
-            Some(Fate::Goes) => false,
+            Some(Fate::Goes(why)) => Some(why),
             Some(Fate::Unproved(_)) => {
                 unproved.set(unproved.get() + 1);
-                true
+                None
             }
-            Some(Fate::Stays) | None => true,
+            Some(Fate::Stays) | None => None,
         });
         Judged { revoked, unproved: unproved.get() }
     }
@@ -65,8 +69,12 @@ impl Snapshot {
     /// leave as well, to where it went. One whose client nobody listened to, or understood, has no name, and needs a rule
     /// that asks for none.
     pub(super) fn fate(&self, flow: &LiveFlow, now: Timestamp) -> Fate {
-        let Some(ruling) = self.ruling_of(flow) else { return Fate::Goes };
-        let Some(permit) = permit(ruling.rules, flow, now) else { return Fate::Goes };
+        let Some(ruling) = self.ruling_of(flow) else { return Fate::Goes(Revoked::OF_ANOTHER_TENANT) };
+        let permit = match permit(ruling.rules, flow, now) {
+            Ok(permit) => permit,
+            Err(_) if flow.seen.is_none() => return Fate::Goes(Revoked(UNHEARD)),
+            Err(outcome) => return Fate::Goes(Revoked(outcome.as_str())),
+        };
         let certificate = permit.certificate() == CertificateRule::Require;
         let address = match permit.destination() {
             Destination::Original | Destination::Observe => false,
@@ -80,18 +88,19 @@ impl Snapshot {
         if missing == Proof::default() || ruling.rules.mode.monitors(now) {
             return Fate::Stays;
         }
-        if missing.certificate && !flow.tls { Fate::Goes } else { Fate::Unproved(missing) }
+        if missing.certificate && !flow.tls { Fate::Goes(Revoked(NO_TLS)) } else { Fate::Unproved(missing) }
     }
 }
 
-/// What the rules give a flow for the address that it went to, if they would let it out for what its client dialled.
-fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Option<Permit> {
+/// What the rules give a flow for the address that it went to, if they would let it out for what its client dialled; or how
+/// a new one would end.
+fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Result<Permit, Outcome> {
     let unknown = Seen::Unclear(Outcome::NoHostname);
     let seen = flow.seen.as_ref().unwrap_or(&unknown);
     let judge =
         |to| match rules.decide_unseen(to).map_or_else(|| rules.judge(seen, to, now), Decision::Permit) {
-            Decision::Permit(permit) => Some(permit),
-            Decision::Denial(_) => None,
+            Decision::Permit(permit) => Ok(permit),
+            Decision::Denial(denial) => Err(denial.outcome),
         };
     let went_to = OriginalDestination::new(flow.destination.socket());
     let Some(asked) = flow.asked.as_deref() else { return judge(went_to) };
@@ -99,9 +108,8 @@ fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Option<Per
     let (Destination::Resolve, Seen::Asked { name, .. }) = (permit.destination(), seen) else {
         return judge(went_to);
     };
-    match rules.redirect(&permit, name, went_to.ip()) {
-        Ok(permit) => Some(permit),
-        Err(outcome) if rules.mode.monitors(now) => Denial { outcome, rule: None }.waived(went_to).ok(),
-        Err(_) => None,
-    }
+    rules.redirect(&permit, name, went_to.ip()).or_else(|outcome| {
+        let denial = Denial { outcome, rule: None };
+        if rules.mode.monitors(now) { denial.waived(went_to).map_err(|_| outcome) } else { Err(outcome) }
+    })
 }

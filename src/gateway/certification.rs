@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// Why there is nothing to be proved.
+pub(super) const NO_TLS: &str = "the client does not speak TLS";
+
 /// What asks a server for its certificate, from an address and port of the tenant's.
 pub(super) struct Prober<'a> {
     pub(super) tenant: &'a Tenant,
@@ -64,7 +67,7 @@ impl Asked<'_> {
     ) -> Result<Vec<Permit>, Ended> {
         let unavailable = |detail| Ended { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
         if !speaks_tls(flow) {
-            return Err(unavailable("the client does not speak TLS"));
+            return Err(unavailable(NO_TLS));
         }
         let (mut last, mut refused) = (Certificate::Unknown(""), None);
         for permit in permits.into_iter().take(MOST_TRIED) {

@@ -1,6 +1,7 @@
 //! How a flow ends: what its client is told, and how its upstream port rests.
 
 use super::flow::Flow;
+use super::flow_table::Revoked;
 use super::guard::Refused;
 use super::leg::Leg;
 use super::record::Verdict;
@@ -23,6 +24,12 @@ pub(super) struct Ended {
 impl From<Outcome> for Ended {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, detail: None }
+    }
+}
+
+impl From<Revoked> for Ended {
+    fn from(Revoked(why): Revoked) -> Self {
+        Self { outcome: Outcome::PolicyRevoked, detail: Some(why) }
     }
 }
 

@@ -70,6 +70,15 @@ pub struct Proof {
     pub certificate: bool,
 }
 
+/// Why a live flow is reset, when another policy is in force than let it out: in a few words, for the flow log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked(pub &'static str);
+
+impl Revoked {
+    /// Its tenant has it no more.
+    pub(super) const OF_ANOTHER_TENANT: Self = Self("the client is another tenant's now, or nobody's");
+}
+
 /// A flow's entry; dropped, it is gone from the table.
 #[derive(Debug)]
 pub struct Listed<'a> {
@@ -82,9 +91,14 @@ pub struct Listed<'a> {
 #[derive(Debug)]
 struct Entry {
     flow: LiveFlow,
-    revoked: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
     /// Wakes the flow's task; there from when it first waits.
-    waker: Option<Waker>,
+    Lives(Option<Waker>),
+    Revoked(Revoked),
 }
 
 /// Flows by number, each in a box: a map has up to twice the room that it needs.
@@ -117,7 +131,7 @@ impl FlowTable {
     /// Lists a flow until what this yields is dropped.
     pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
         let number = flow.id.number;
-        let entry = Box::new(Entry { flow, revoked: false, waker: None });
+        let entry = Box::new(Entry { flow, state: State::Lives(None) });
         self.shard(number).lock().insert(number, entry);
         Listed { table: self, number, looked: Cell::new(None) }
     }
@@ -127,20 +141,20 @@ impl FlowTable {
         &self.shards[number as usize % SHARDS]
     }
 
-    /// Revokes every flow that is not `allowed`, and yields how many. Flows that are listed meanwhile may go unseen.
+    /// Revokes every flow for which there is a reason, and yields how many. Flows that are listed meanwhile may go unseen.
     ///
     /// Judges without a lock, and wakes flows so slowly that their workers have time for the others.
-    pub fn revoke(&self, allowed: impl Fn(&LiveFlow) -> bool) -> u64 {
+    pub fn revoke(&self, why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
         let mut revoked = 0;
         let mut wakers = Vec::new();
         for shard in &*self.shards {
             let flows = shard.flows();
-            let denied: Vec<_> =
-                flows.iter().filter(|flow| !allowed(flow)).map(|flow| flow.id.number).collect();
+            let denied: Vec<_> = flows.iter().filter_map(|flow| Some((flow.id.number, why(flow)?))).collect();
             if !denied.is_empty() {
                 let mut shard = shard.lock();
                 let entries = &mut *shard;
-                revoked += denied.iter().map(|number| mark(entries, *number, &mut wakers)).sum::<u64>();
+                let marked = denied.iter().map(|(number, why)| mark(entries, *number, *why, &mut wakers));
+                revoked += marked.sum::<u64>();
             }
         }
         self.wake(&wakers);
@@ -148,14 +162,14 @@ impl FlowTable {
     }
 
     /// The same for these flows alone.
-    pub(super) fn revoke_of(&self, numbers: &[u64], allowed: impl Fn(&LiveFlow) -> bool) -> u64 {
+    pub(super) fn revoke_of(&self, numbers: &[u64], why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
         let mut revoked = 0;
         let mut wakers = Vec::new();
         for &number in numbers {
             let shard = self.shard(number);
             let flow = shard.lock().get(&number).map(|entry| entry.flow.clone());
-            if flow.is_some_and(|flow| !allowed(&flow)) {
-                revoked += mark(&mut shard.lock(), number, &mut wakers);
+            if let Some(why) = flow.and_then(|flow| why(&flow)) {
+                revoked += mark(&mut shard.lock(), number, why, &mut wakers);
             }
         }
         if revoked > 0 {
@@ -207,38 +221,41 @@ impl FlowTable {
 }
 
 /// Marks a flow as revoked, and yields how many that are: one that is there, and is not marked.
-fn mark(entries: &mut Entries, number: u64, wakers: &mut Vec<(u64, Waker)>) -> u64 {
-    let Some(entry) = entries.get_mut(&number).filter(|entry| !entry.revoked) else { return 0 };
-    entry.revoked = true;
-    wakers.extend(entry.waker.take().map(|waker| (number, waker)));
+fn mark(entries: &mut Entries, number: u64, why: Revoked, wakers: &mut Vec<(u64, Waker)>) -> u64 {
+    let Some(entry) = entries.get_mut(&number) else { return 0 };
+    let State::Lives(waker) = &mut entry.state else { return 0 };
+    wakers.extend(waker.take().map(|waker| (number, waker)));
+    entry.state = State::Revoked(why);
     1
 }
 
 impl Listed<'_> {
-    /// What `life` comes to; `None` if the flow is revoked before. Costs a look at one number each time it is polled.
+    /// What `life` comes to, unless the flow is revoked before. Costs a look at one number each time it is polled.
     pub fn unless_revoked<T>(
         &self,
         mut life: Pin<&mut impl Future<Output = T>>,
-    ) -> impl Future<Output = Option<T>> {
+    ) -> impl Future<Output = Result<T, Revoked>> {
         poll_fn(move |cx| match self.poll_revoked(cx) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => life.as_mut().poll(cx).map(Some),
+            Poll::Ready(why) => Poll::Ready(Err(why)),
+            Poll::Pending => life.as_mut().poll(cx).map(Ok),
         })
     }
 
-    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<Revoked> {
         // Read before the entry is: what is revoked later changes it, and wakes the flow.
         let revocations = Some(self.table.revocations.load(Ordering::Acquire));
         if self.looked.replace(revocations) == revocations {
             return Poll::Pending;
         }
         let mut shard = self.table.shard(self.number).lock();
-        match shard.get_mut(&self.number) {
-            Some(entry) if !entry.revoked => {
-                entry.waker = Some(cx.waker().clone());
+        match shard.get_mut(&self.number).map(|entry| &mut entry.state) {
+            Some(State::Lives(waker)) => {
+                *waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Some(_) | None => Poll::Ready(()),
+            Some(State::Revoked(why)) => Poll::Ready(*why),
+            // It is there as long as this is.
+            None => Poll::Ready(Revoked("it is not listed")),
         }
     }
 }
@@ -301,14 +318,16 @@ mod tests {
         let woken = || alarms.iter().map(|alarm| alarm.0.load(Ordering::Relaxed)).collect::<Vec<_>>();
         // The third has not waited yet.
         assert!(poll(0).is_pending() && poll(1).is_pending());
-        assert_eq!(table.revoke(|_| true), 0);
-        assert_eq!(table.revoke(|flow| flow.id.number == 0), 2);
+        let but_the_first = |flow: &LiveFlow| (flow.id.number != 0).then_some(Revoked("not the first"));
+        assert_eq!(table.revoke(|_| None), 0);
+        assert_eq!(table.revoke(but_the_first), 2);
         assert_eq!(woken(), [0, 1, 0]);
-        assert!(poll(0).is_pending() && poll(1).is_ready() && poll(2).is_ready());
-        assert_eq!(table.revoke(|flow| flow.id.number == 0), 0, "each is revoked once");
+        let why = Poll::Ready(Revoked("not the first"));
+        assert_eq!([poll(0), poll(1), poll(2)], [Poll::Pending, why, why]);
+        assert_eq!(table.revoke(but_the_first), 0, "each is revoked once");
         // One that has looked is woken all the same the next time.
         assert!(poll(0).is_pending());
-        assert_eq!(table.revoke(|_| false), 1);
+        assert_eq!(table.revoke(|_| Some(Revoked("all"))), 1);
         assert_eq!(woken(), [1, 1, 0]);
         assert!(poll(0).is_ready());
     }

@@ -3,6 +3,7 @@
 use super::candidate::word::Word;
 use super::candidate::{Candidate, Shown, Subject};
 use super::flow::Flow;
+use super::flow_table::Revoked;
 use super::meters::{Counted, Meters};
 use super::snapshot::Snapshot;
 use super::worker::{Gateway, Worker};
@@ -164,7 +165,7 @@ impl Terms {
         }
         let tenant = snapshot.still_of(self.client, &self.tenant);
         let Some(ruling) = tenant.and_then(|tenant| snapshot.lead(self.client, tenant)) else {
-            return Err(Refused::bare(Outcome::PolicyRevoked, None));
+            return Err(Refused::bare(Outcome::PolicyRevoked, Some(Revoked::OF_ANOTHER_TENANT.0)));
         };
         let decision = ruling.rules.decide(asked, false, self.to);
         let (outcome, rule) = match decision {

@@ -31,7 +31,7 @@ pub use candidate::{
 };
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
-pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof};
+pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
 pub use recheck::Recheck;

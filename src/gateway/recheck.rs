@@ -3,8 +3,9 @@
 
 use super::again::Fate;
 use super::certification::Prober;
-use super::flow_table::{LiveFlow, Proof};
+use super::flow_table::{LiveFlow, Proof, Revoked};
 use super::snapshot::{Snapshot, Verification};
+use super::verification::address_refusal;
 use super::worker::Gateway;
 use crate::addr::DialAddr;
 use crate::clock;
@@ -43,6 +44,25 @@ struct Question {
     missing: Proof,
 }
 
+/// What came of a question.
+enum Found {
+    /// All that is missing.
+    Proof,
+    /// The flow is not to go on.
+    Wrong(Revoked),
+    /// Nobody asks for it any more.
+    Needless,
+}
+
+/// Why a flow ends of which this was not found in time.
+fn too_late(missing: Proof) -> Revoked {
+    Revoked(match (missing.address, missing.certificate) {
+        (true, false) => "nobody could say in time whether the address is one of the name's",
+        (false, true) => "nobody could say in time whether the server proves the name",
+        (true, true) | (false, false) => "nobody could say in time whether address and server are the name's",
+    })
+}
+
 /// Flows that wait for an answer, by number.
 type Waiting = HashMap<Question, Vec<u64>>;
 
@@ -73,17 +93,20 @@ impl Gateway {
                 },
                 Some(done) = asking.join_next_with_id() => done,
             };
-            // Whoever panics has found nothing.
-            let (id, found) = done.unwrap_or_else(|panicked| (panicked.id(), Some(false)));
+            let (id, found) = match done {
+                Ok((id, found)) => (id, Some(found)),
+                Err(panicked) => (panicked.id(), None),
+            };
             let Some(question) = asked.remove(&id) else { continue };
             let flows = waiting.remove(&question).unwrap_or_default();
-            match found {
-                Some(true) => {
+            // Whoever panics has found nothing.
+            match found.unwrap_or(Found::Wrong(too_late(question.missing))) {
+                Found::Proof => {
                     proved += flows.len() as u64;
                     self.table.prove(&flows, question.missing);
                 }
-                Some(false) => revoked += self.revoke_unproved(&flows),
-                None => {}
+                Found::Wrong(why) => revoked += self.revoke_unproved(&flows, why),
+                Found::Needless => {}
             }
             if waiting.is_empty() {
                 tracing::info!(
@@ -117,29 +140,35 @@ impl Gateway {
         new
     }
 
-    /// Whether what is missing was found; `None` if nobody asks for it any more.
-    async fn ask_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Option<bool> {
+    /// What is found within the time.
+    async fn ask_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Found {
         loop {
             // Always by what is in force: it may have been exchanged, and ask elsewhere.
             let snapshot = self.snapshot.load_full();
-            let Fate::Unproved(missing) = snapshot.fate(flow, clock::timestamp()) else { return None };
+            let Fate::Unproved(missing) = snapshot.fate(flow, clock::timestamp()) else {
+                return Found::Needless;
+            };
             let left = deadline.saturating_duration_since(clock::now());
             let asking = ask(&snapshot, flow, missing, dialler, left);
             if let Ok(Some(found)) = timeout(left, asking).await {
-                return Some(found);
+                return found;
             }
             let left = deadline.saturating_duration_since(clock::now());
             if left.is_zero() {
-                return Some(false);
+                return Found::Wrong(too_late(missing));
             }
             sleep(BETWEEN.min(left)).await;
         }
     }
 
     /// What is in force may ask for less since.
-    fn revoke_unproved(&self, flows: &[u64]) -> u64 {
+    fn revoke_unproved(&self, flows: &[u64], why: Revoked) -> u64 {
         let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
-        self.table.revoke_of(flows, |flow| snapshot.fate(flow, now) == Fate::Stays)
+        self.table.revoke_of(flows, |flow| match snapshot.fate(flow, now) {
+            Fate::Stays => None,
+            Fate::Goes(why) => Some(why),
+            Fate::Unproved(_) => Some(why),
+        })
     }
 }
 
@@ -156,21 +185,21 @@ fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
     }
 }
 
-/// Whether what is missing is found; `None` if nobody can say.
+/// What is found; `None` if nobody can say.
 async fn ask(
     snapshot: &Snapshot,
     flow: &LiveFlow,
     missing: Proof,
     dialler: Dialler,
     time: Duration,
-) -> Option<bool> {
+) -> Option<Found> {
     let verification: &Verification = snapshot.ruling_of(flow)?.verification?;
     let (name, to) = (name_of(flow)?, flow.destination);
     if missing.address {
-        match verification.verifier.names().check(name, to.ip(), &verification.asker).await {
-            Match::Yes => {}
-            Match::No | Match::Absent => return Some(false),
-            Match::Unknown(_) => return None,
+        let found = verification.verifier.names().check(name, to.ip(), &verification.asker).await;
+        if let Some((_, why)) = address_refusal(found) {
+            let known = !matches!(found, Match::Unknown(_));
+            return known.then_some(Found::Wrong(Revoked(why)));
         }
     }
     if missing.certificate {
@@ -178,9 +207,9 @@ async fn ask(
         let prober = Prober { tenant, verification, dialler, client: flow.client, name };
         match prober.check(to, time).await {
             Certificate::Valid => {}
-            Certificate::Invalid(_) => return Some(false),
+            Certificate::Invalid(why) => return Some(Found::Wrong(Revoked(why))),
             Certificate::Unknown(_) => return None,
         }
     }
-    Some(true)
+    Some(Found::Proof)
 }

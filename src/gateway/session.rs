@@ -8,6 +8,7 @@ use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
 use super::ending::{Ended, finish, note_refusal, stop};
 use super::flow::Flow;
+use super::flow_table::Revoked;
 use super::guard::{Guard, outcome_of};
 use super::leg::Leg;
 use super::meters::{Counted, Timed};
@@ -37,7 +38,7 @@ pub(super) fn live<'a>(
         let end = {
             let (scratch, silence) = (&worker.scratch, &worker.silence);
             let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
-            upstream.listed.unless_revoked(relayed).await.ok_or(Outcome::PolicyRevoked)?
+            upstream.listed.unless_revoked(relayed).await?
         };
         match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
             // In a box, for flows are to be small, and few end so.
@@ -178,7 +179,7 @@ fn keep_up(
     }
     let client = flow.record.client;
     let now = snapshot.still_of(client, &tenant.policy.name);
-    *tenant = Arc::clone(now.ok_or(Outcome::PolicyRevoked)?);
+    *tenant = Arc::clone(now.ok_or(Revoked::OF_ANOTHER_TENANT)?);
     *trial = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.trial(client)));
     Ok(())
 }

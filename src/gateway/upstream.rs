@@ -4,7 +4,7 @@ use super::again::Fate;
 use super::certification::speaks_tls;
 use super::ending::Ended;
 use super::flow::Flow;
-use super::flow_table::{Listed, LiveFlow, Proof};
+use super::flow_table::{Listed, LiveFlow, Proof, Revoked};
 use super::leg::Leg;
 use super::meters::Timed;
 use super::record::{AddressCheck, CertificateCheck};
@@ -71,7 +71,7 @@ pub(super) async fn connect(
     let answered = {
         let answer = pin!(worker.dialler.answered(&upstream.leg));
         let answer = pin!(unless_gone(client, answer));
-        upstream.listed.unless_revoked(answer).await.ok_or(Outcome::PolicyRevoked)??
+        upstream.listed.unless_revoked(answer).await??
     };
     answered.map_err(|error| not_dialled(worker, tenant, &error))?;
     connected(worker, upstream, dialled_at, flow);
@@ -149,11 +149,15 @@ fn list<'w>(
     let snapshot = worker.gateway.snapshot.load();
     // A candidate may have fallen back since, without a trace in the snapshot.
     let out_of_date = snapshot.revokes && (record.canary || !snapshot.has(tenant));
-    // Nobody else would find out what is asked of it now.
-    if out_of_date && snapshot.fate(&live(seen), record.time) != Fate::Stays {
-        return Err(Outcome::PolicyRevoked.into());
+    if !out_of_date {
+        return Ok(listed);
     }
-    Ok(listed)
+    match snapshot.fate(&live(seen), record.time) {
+        Fate::Stays => Ok(listed),
+        Fate::Goes(why) => Err(why.into()),
+        // Nobody else would find out.
+        Fate::Unproved(_) => Err(Revoked("the policy asks more of it since it was judged").into()),
+    }
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {
