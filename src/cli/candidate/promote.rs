@@ -75,7 +75,7 @@ pub(super) fn write(running: &FileSet, candidate: &FileSet, now: jiff::Timestamp
         return Ok(Written::default());
     }
     let kept = folder.join(KEPT).join(now.strftime("%Y%m%dT%H%M%SZ").to_string());
-    carry_out(steps, folder, &running.main, kept)
+    carry_out(prepare(steps, folder, &running.main, &kept)?, kept)
 }
 
 fn folder_of(main: &Path) -> &Path {
@@ -133,35 +133,52 @@ fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Ste
     Ok(steps)
 }
 
-/// All steps, or none.
-fn carry_out(steps: Vec<Step>, folder: &Path, main: &Path, kept: PathBuf) -> Result<Written, Error> {
-    // What can go wrong mostly goes wrong here, before anything is changed.
+/// A step of which all is written but the last move. Dropped, it leaves nothing behind.
+struct Prepared {
+    path: PathBuf,
+    /// The copy of what is there; `None` if nothing is.
+    before: Option<Fresh>,
+    /// Takes its place; `None`: it goes.
+    after: Option<Fresh>,
+}
+
+/// What can go wrong mostly goes wrong here, before anything is changed.
+fn prepare(steps: Vec<Step>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
     let model = fs::metadata(main).map_err(io_at(main))?;
-    let mut prepared = Vec::new();
-    for Step { relative, bytes } in steps {
+    let prepare = |Step { relative, bytes }: Step| {
         // A link stays one: what it leads to is replaced.
         let there = folder.join(&relative);
         let path = fs::canonicalize(&there).unwrap_or(there);
         let before = if path.exists() { Some(keep(&path, &kept.join(&relative))?) } else { None };
-        let fresh = bytes.map(|bytes| write_beside(&path, &bytes, &model)).transpose()?;
-        prepared.push((path, before, fresh));
-    }
+        let after = bytes.map(|bytes| write_beside(&path, &bytes, &model)).transpose()?;
+        Ok(Prepared { path, before, after })
+    };
+    steps.into_iter().map(prepare).collect()
+}
+
+/// All steps, or none.
+fn carry_out(steps: Vec<Prepared>, kept: PathBuf) -> Result<Written, Error> {
     let mut written = Written::default();
-    for (path, before, fresh) in prepared {
-        let result = match &fresh {
-            Some(fresh) => fs::rename(fresh, &path),
+    for Prepared { path, before, after } in steps {
+        let replaces = after.is_some();
+        let moved = match after {
+            Some(after) => after.take_the_place_of(&path),
             None => fs::remove_file(&path),
         };
-        if let Err(error) = result.and_then(|()| sync_folder_of(&path)) {
+        // From here on there is something to take back, and the copy to take it from.
+        if moved.is_ok() {
+            let list = if replaces { &mut written.replaced } else { &mut written.removed };
+            list.push(path.clone());
+            let before = before.map(Fresh::stays);
+            written.kept = written.kept.or_else(|| before.is_some().then(|| kept.clone()));
+            written.done.push(Done { path: path.clone(), before });
+        }
+        if let Err(error) = moved.and_then(|()| sync_folder_of(&path)) {
             return Err(match written.take_back() {
                 Ok(()) => Error::Io { path, error },
                 Err(_) => Error::Torn { path, error, kept },
             });
         }
-        let list = if fresh.is_some() { &mut written.replaced } else { &mut written.removed };
-        list.push(path.clone());
-        written.kept = written.kept.or_else(|| before.is_some().then(|| kept.clone()));
-        written.done.push(Done { path, before });
     }
     Ok(written)
 }
@@ -185,7 +202,7 @@ impl Written {
                 Some(before) => {
                     let model = fs::metadata(before)?;
                     let fresh = write_beside(path, &fs::read(before)?, &model).map_err(io::Error::other)?;
-                    fs::rename(fresh, path)?;
+                    fresh.take_the_place_of(path)?;
                 }
                 None => fs::remove_file(path)?,
             }
@@ -195,18 +212,61 @@ impl Written {
     }
 }
 
+/// A file of our own making. Dropped, it is gone, unless it was said where it stays.
+struct Fresh(Option<PathBuf>);
+
+impl Fresh {
+    /// Writes it. The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
+    fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let fresh = Self(Some(path.to_owned()));
+        file.write_all(bytes)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
+            chown(path, Some(model.uid()), Some(model.gid()))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
+        file.sync_all()?;
+        Ok(fresh)
+    }
+
+    fn take_the_place_of(mut self, path: &Path) -> io::Result<()> {
+        if let Some(own) = &self.0 {
+            fs::rename(own, path)?;
+            self.0 = None;
+        }
+        Ok(())
+    }
+
+    fn stays(mut self) -> PathBuf {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // What went wrong is being told already.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Copies a file with its mode and owner.
-fn keep(path: &Path, to: &Path) -> Result<PathBuf, Error> {
+fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
     let folder = folder_of(to);
     fs::create_dir_all(folder).map_err(io_at(folder))?;
     let model = fs::metadata(path).map_err(io_at(path))?;
     let bytes = fs::read(path).map_err(io_at(path))?;
-    create(to, &bytes, &model).map_err(io_at(to))?;
-    Ok(to.to_owned())
+    Fresh::create(to, &bytes, &model).map_err(io_at(to))
 }
 
 /// Writes a hidden file beside `path`, with the mode and owner of what is there, else of `model`.
-fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<PathBuf, Error> {
+fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<Fresh, Error> {
     let folder = folder_of(path);
     if !folder.exists() {
         fs::create_dir_all(folder).map_err(io_at(folder))?;
@@ -214,24 +274,7 @@ fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<PathBuf, 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = folder.join(format!(".{name}.new"));
     let there = fs::metadata(path).ok();
-    create(&fresh, bytes, there.as_ref().unwrap_or(model)).map_err(io_at(&fresh))?;
-    Ok(fresh)
-}
-
-/// The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
-fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    let made = file.metadata()?;
-    if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
-        chown(path, Some(model.uid()), Some(model.gid()))?;
-    }
-    file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
-    file.sync_all()
+    Fresh::create(&fresh, bytes, there.as_ref().unwrap_or(model)).map_err(io_at(&fresh))
 }
 
 /// So that a rename survives a crash.

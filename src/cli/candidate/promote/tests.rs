@@ -183,14 +183,59 @@ fn a_file_that_would_become_another_one_is_refused() {
 }
 
 #[test]
-fn where_one_file_cannot_be_written_none_is() {
+fn where_one_file_cannot_be_written_none_is_and_nothing_is_left_behind() {
+    // The name has room for what it is, and none for what is written beside it.
+    let long = format!("{}.txt", "n".repeat(248));
+    for (there, wanted) in [("allow", "allow/names.txt"), ("other", &long)] {
+        let folders = Folders::new(
+            &[("egret.toml", "old"), (there, "a file where a folder may have to be")],
+            &[("egret.toml", "new"), (wanted, "n")],
+        );
+        let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
+        let candidate = Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml", wanted]);
+        let before = content(folders.root.path());
+        let error = write(&running, &candidate, NOW).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(content(folders.root.path()), before, "{error}");
+    }
+}
+
+#[test]
+fn where_one_file_cannot_be_put_in_its_place_all_are_put_back() {
     let folders = Folders::new(
-        &[("egret.toml", "old"), ("allow", "a file where a folder is to be")],
-        &[("egret.toml", "new"), ("allow/names.txt", "n")],
+        &[("egret.toml", "old"), ("policy.d/gone.toml", "gone")],
+        &[("egret.toml", "new"), ("policy.d/fresh.toml", "fresh"), ("policy.d/later.toml", "later")],
     );
-    let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
-    let candidate = Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml", "allow/names.txt"]);
-    let error = write(&running, &candidate, NOW).unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
-    assert_eq!(content(&folders.running())["egret.toml"], "old");
+    let (folder, main) = (folders.running(), folders.running().join("egret.toml"));
+    let running = Folders::set(&main, &["egret.toml", "policy.d/gone.toml"]);
+    let candidate = Folders::set(
+        &folders.candidate().join("egret.toml"),
+        &["egret.toml", "policy.d/fresh.toml", "policy.d/later.toml"],
+    );
+    let kept = folder.join(KEPT_NOW);
+    let steps = prepare(plan(&running, &candidate, &folder).unwrap(), &folder, &main, &kept).unwrap();
+    assert_eq!(
+        content(&folder).keys().filter(|name| name.contains(".toml.new")).count(),
+        3,
+        "all is written beside"
+    );
+    // Somebody makes a folder where the second is to be.
+    write_all(&folder, &[("policy.d/fresh.toml/x", "in the way")]);
+    let error = carry_out(steps, kept).unwrap_err();
+    let Error::Io { path, .. } = &error else { panic!("{error}") };
+    assert_eq!(*path, folder.join("policy.d/fresh.toml"));
+    let mut after = content(&folder);
+    assert_eq!(
+        after.remove(&format!("{KEPT_NOW}/egret.toml")).as_deref(),
+        Some("old"),
+        "it was replaced once"
+    );
+    assert_eq!(
+        after,
+        expected(&[
+            ("egret.toml", "old"),
+            ("policy.d/gone.toml", "gone"),
+            ("policy.d/fresh.toml/x", "in the way"),
+        ])
+    );
 }
