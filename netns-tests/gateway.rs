@@ -168,6 +168,16 @@ impl<'lab> Gateway<'lab> {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Does something while the process is stopped: what clients say meanwhile is there with their connections when it
+    /// goes on, however long this machine takes from one step to the next.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        wait_until("the gateway to stop", || self.status("State") == "T");
+        let done = work();
+        self.signal(Signal::SIGCONT);
+        done
+    }
+
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

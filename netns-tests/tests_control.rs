@@ -2,15 +2,22 @@
 
 use crate::clients::connect_from;
 use crate::config::Config;
+use crate::flows::Flow;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
+use crate::process;
+use crate::servers::Server;
 use crate::traffic::pass;
-use crate::wait::{PATIENCE, wait_for};
-use nix::sys::signal::Signal;
+use crate::wait::{PATIENCE, wait_for, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 crate::trials! {
@@ -19,6 +26,7 @@ crate::trials! {
         egret_explain_says_what_the_running_gateway_would_do,
         a_drained_address_takes_no_new_flows_and_keeps_those_it_has;
     once:
+        a_command_that_is_stopped_while_it_waits_goes_on,
         the_control_socket_lives_as_long_as_the_gateway,
         a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start
 }
@@ -203,6 +211,51 @@ fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
 
     let output = control.ports(&["drain", "192.0.2.1"]);
     assert!(output.status.code() == Some(2) && text(&output).contains("not listed by any pool"));
+}
+
+/// As by a debugger, a freezer, or whoever presses Ctrl-Z: Linux interrupts such a wait, and does not begin it again.
+fn a_command_that_is_stopped_while_it_waits_goes_on() {
+    let control = Control::new();
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { gateway: control.key(), ..Config::default() });
+    let flow = Flow::open(&lab, Tenant::Alpha, &Server::raw(&lab, Family::V4, 7000));
+    for (call, is_full) in [(libc::SYS_connect, true), (libc::SYS_recvfrom, false)] {
+        let waiting = gateway.while_stopped(|| {
+            let _queue = is_full.then(|| fill(&control.socket()));
+            let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+            command.args(["ports", "--socket"]).arg(control.socket());
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            wait_until("the command to wait", || is_in_call(child.id(), call));
+            let pid = Pid::from_raw(child.id().try_into().unwrap());
+            kill(pid, Signal::SIGSTOP).unwrap();
+            wait_until("the command to stop", || process::field(child.id(), "status", "State") == "T");
+            kill(pid, Signal::SIGCONT).unwrap();
+            child
+        });
+        let output = waiting.wait_with_output().unwrap();
+        assert!(output.status.success() && text(&output).contains("203.0.113."), "{}", text(&output));
+        flow.assert_alive();
+    }
+}
+
+/// Whether a process of one thread sleeps in a system call of this number.
+fn is_in_call(pid: u32, number: libc::c_long) -> bool {
+    let path = format!("/proc/{pid}/syscall");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.split(' ').next() == Some(&number.to_string())
+}
+
+/// Connections that wait to be accepted, as many as there is room for.
+fn fill(path: &Path) -> Vec<Socket> {
+    let address = SockAddr::unix(path).unwrap();
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+        match socket.connect(&address) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            connected => Some(connected.map(|()| socket).unwrap()),
+        }
+    };
+    std::iter::from_fn(connect).collect()
 }
 
 fn the_control_socket_lives_as_long_as_the_gateway() {

@@ -101,6 +101,12 @@ pub(super) enum AskError {
     /// What is asked about is not there.
     #[error("{0}")]
     Unknown(String),
+    /// It took longer than [`PATIENCE`].
+    #[error(
+        "the gateway has not answered on the control socket {0} for 35 seconds: see whether it is stopped or overloaded, by \
+         `systemctl status egret` and `top`"
+    )]
+    Silent(PathBuf),
     /// Anything else.
     #[error("cannot ask on the control socket {0}: {1}")]
     Failed(PathBuf, io::Error),
@@ -168,17 +174,15 @@ fn explain(socket: &Path, error: io::Error) -> AskError {
         AskError::NotRunning(path)
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         AskError::NotPermitted(path)
+    } else if error.kind() == io::ErrorKind::WouldBlock {
+        AskError::Silent(path)
     } else {
         AskError::Failed(path, error)
     }
 }
 
 fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
-    // unix_stream_connect() waits for room in the listener's queue for as long as SO_SNDTIMEO says.
-    let mut socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(&SockAddr::unix(path)?)?;
+    let mut socket = connect(path)?;
     let length = body.len();
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: egret\r\nConnection: close\r\n\
@@ -188,6 +192,22 @@ fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(
     let mut answer = Vec::new();
     socket.take(MOST).read_to_end(&mut answer)?;
     split(&answer)
+}
+
+/// A connection on which no wait is for ever: also connecting is one, for room in the listener's queue, for as long as
+/// `SO_SNDTIMEO` says (`unix_stream_connect` in net/unix/af_unix.c).
+fn connect(path: &Path) -> io::Result<Socket> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    loop {
+        match socket.connect(&address) {
+            // A process that was stopped for a moment has to begin such a wait again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            connected => return connected.map(|()| socket),
+        }
+    }
 }
 
 /// The status and the body of an answer that is whole.
@@ -240,6 +260,9 @@ mod tests {
         assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
         let refused = explain(&path, io::ErrorKind::PermissionDenied.into());
         assert!(refused.to_string().contains("run this as root"));
+        // What a time-out on a socket comes to.
+        let silent = explain(&path, io::ErrorKind::WouldBlock.into());
+        assert!(silent.to_string().contains(&format!("{} seconds", PATIENCE.as_secs())), "{silent}");
     }
 
     #[test]
