@@ -5,7 +5,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Who may connect: the user and the group.
@@ -64,13 +64,10 @@ impl ControlSocket {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path).map_err(other)?;
-                }
-                Ok(_) => return Err(SocketError::InUse(path.to_owned())),
-                Err(error) => return Err(other(error)),
-            },
+            Ok(_) if is_listened_on(path).map_err(other)? => {
+                return Err(SocketError::InUse(path.to_owned()));
+            }
+            Ok(_) => fs::remove_file(path).map_err(other)?,
         }
         let listener = listen(path).map_err(other)?;
         let made = fs::symlink_metadata(path).map_err(other)?;
@@ -99,6 +96,16 @@ impl Drop for ControlSocket {
     }
 }
 
+/// Without waiting for a listener that hangs, until there is room in its queue.
+fn is_listened_on(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        connected => connected.map(|()| true),
+    }
+}
+
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     // unix_bind_bsd() gives the file the mode of the socket's inode, less the umask: at no moment is it wider. What
@@ -113,6 +120,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -137,6 +145,13 @@ mod tests {
         let socket = ControlSocket::open(&path).unwrap();
         assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
         assert!(UnixStream::connect(&path).is_ok(), "the attempt left the socket alone");
+        // also when it hangs, and as many wait for it as can
+        let connect = || {
+            let waits = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+            waits.connect(&SockAddr::unix(&path).unwrap()).ok().map(|()| waits)
+        };
+        let _waiting: Vec<_> = std::iter::from_fn(connect).collect();
+        assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
         // somebody else's file is not removed
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
