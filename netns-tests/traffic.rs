@@ -1,6 +1,6 @@
 //! Bytes whose every loss, repetition or swap shows, in any amount.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::thread;
@@ -47,9 +47,12 @@ pub fn receive(mut stream: &TcpStream, total: usize) {
     let mut received = 0;
     while received < total {
         let wanted = buffer.len().min(total - received).min(PERIOD - received % PERIOD);
-        let n = stream
-            .read(&mut buffer[..wanted])
-            .unwrap_or_else(|e| panic!("receiving stopped after {received} of {total} bytes: {e}"));
+        let n = match stream.read(&mut buffer[..wanted]) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            read => {
+                read.unwrap_or_else(|e| panic!("receiving stopped after {received} of {total} bytes: {e}"))
+            }
+        };
         assert!(n > 0, "the stream ended after {received} of {total} bytes");
         let start = received % PERIOD;
         assert!(buffer[..n] == pattern()[start..start + n], "wrong bytes after {received} right ones");

@@ -3,7 +3,7 @@
 
 use super::{in_namespace, params, scripts};
 use egret::steering::{Params, Ports};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -30,7 +30,9 @@ serve() {
     started="$started $!"
     while [ ! -e /run/ready ]; do kill -0 $!; sleep 0.02; done
 }
-dials="tcp 10.0.2.2:443 tcp [fd00:2::2]:443 tcp 10.0.1.1:22 tcp [fd00:1::1]:22"
+here="tcp 10.0.1.1:22 tcp [fd00:1::1]:22"
+there="tcp 10.0.2.2:443 tcp [fd00:2::2]:443"
+nowhere="lost 10.0.2.2:443 lost [fd00:2::2]:443"
 "#;
 
 /// Played by this very program inside a namespace.
@@ -44,7 +46,12 @@ fn part() {
         ["ask", ref requests @ ..] => {
             for request in requests.chunks(2) {
                 let address: SocketAddr = request[1].parse().unwrap();
-                let answer = if request[0] == "tcp" { dial(address) } else { send(address) };
+                let answer = match request[0] {
+                    "tcp" => dial(address, PATIENCE),
+                    "lost" => dial(address, Duration::from_millis(500)),
+                    "udp" => send(address),
+                    other => panic!("no request {other}"),
+                };
                 println!("\nANSWER {} {address} {answer}", request[0]);
             }
         }
@@ -64,11 +71,12 @@ fn serve(word: &str, port: u16) {
     }
 }
 
-const PATIENCE: Duration = Duration::from_millis(500);
+/// For what must come.
+const PATIENCE: Duration = Duration::from_secs(15);
 
-fn dial(address: SocketAddr) -> String {
+fn dial(address: SocketAddr, patience: Duration) -> String {
     let mut said = String::new();
-    let outcome = TcpStream::connect_timeout(&address, PATIENCE).and_then(|mut stream| {
+    let outcome = TcpStream::connect_timeout(&address, patience).and_then(|mut stream| {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.read_to_string(&mut said)
     });
@@ -79,7 +87,15 @@ fn send(address: SocketAddr) -> String {
     let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(address).unwrap();
-    let outcome = socket.send(b"hello").and_then(|_| socket.recv(&mut [0; 8]));
+    let outcome = socket.send(b"hello").and_then(|_| {
+        loop {
+            match socket.recv(&mut [0; 8]) {
+                // A wait with a time-out is not begun again by itself when the process was stopped for a moment.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                told => return told,
+            }
+        }
+    });
     outcome.map_or_else(|error| format!("{:?}", error.kind()), |_| "answered".to_owned())
 }
 
@@ -95,22 +111,23 @@ fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
             serve "ip netns exec server" server 443; serve "" gateway 22
             # IPv6 on a new link takes its time; the first answer tells that it is there.
             tries=0
-            until ask "tcp [fd00:2::2]:443" | grep -q server; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
-            echo before; ask $dials
+            until ask $there | grep -q "fd00.*server"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            echo before; ask $there $here
             up {format}
-            echo gateway down; ask $dials udp 10.0.2.2:443 udp [fd00:2::2]:443
+            echo gateway down; ask $nowhere $here udp 10.0.2.2:443 udp [fd00:2::2]:443
             serve "" intercepted 15001
-            echo gateway up; ask $dials tcp 10.0.1.1:15001
+            echo gateway up; ask $there $here tcp 10.0.1.1:15001
             ip rule del pref 100; ip -6 rule del pref 100
-            echo mark rule lost; ask $dials
+            echo mark rule lost; ask $nowhere $here
             up {format}; {lose_the_rules}
-            echo interception lost; ask $dials"#,
+            echo interception lost; ask $nowhere $here"#,
             me = me.display()
         ),
     );
     let dialled = |what: &str| {
+        let request = if what == "TimedOut" { "lost" } else { "tcp" };
         format!(
-            "tcp 10.0.2.2:443 {what}\ntcp [fd00:2::2]:443 {what}\n\
+            "{request} 10.0.2.2:443 {what}\n{request} [fd00:2::2]:443 {what}\n\
              tcp 10.0.1.1:22 gateway\ntcp [fd00:1::1]:22 gateway\n"
         )
     };
