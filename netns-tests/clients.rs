@@ -173,7 +173,7 @@ pub fn curl_with(
                 "--show-error",
                 "--include",
                 "--max-time",
-                "10",
+                "30",
                 "--interface",
             ])
             .arg(tenant.client(family).to_string())

@@ -36,7 +36,8 @@ impl Default for Config {
             drain: "\"1s\"".into(),
             gateway: String::new(),
             policy: String::new(),
-            inspect: "deadline = \"5s\"".into(),
+            // A minute for each wait that a test could mistake for an answer: nobody waits that long here.
+            inspect: "deadline = \"60s\"".into(),
             steering_ports: "\"all\"".into(),
             alpha_pool: "ports = \"1024-65535\"\nselect = \"paired\"".into(),
             alpha_addresses: "[\"203.0.113.16/30\", \"2001:db8:100::/120\"]".into(),

@@ -4,10 +4,9 @@ use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::lab::{Family, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::pass;
-use crate::wait::{PATIENCE, wait_for, wait_within};
+use crate::wait::{PATIENCE, wait_for};
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
 /// Two connections that the gateway makes one.
 pub struct Flow {
@@ -68,9 +67,9 @@ impl Flow {
         })
     }
 
-    /// The first that comes about, which must be within a second.
+    /// The first that comes about, which must be long before Linux gives a port back that it holds.
     pub fn open_soon(lab: &Lab, tenant: Tenant, server: &Server) -> Self {
-        wait_within(Duration::from_secs(1), "a port to serve again", || {
+        wait_for("a port to serve again", || {
             Self::try_open(lab, tenant, server).map_err(|client| format!("{client} was refused"))
         })
     }

@@ -104,7 +104,9 @@ fn bytes_are_counted_while_the_flow_lives(family: Family) {
 
 fn a_stop_resets_live_flows_and_records_them() {
     let lab = Lab::new();
-    let mut gateway = lab.start_gateway(&Config::default());
+    // Nothing ends before the stop.
+    let patient = Config { gateway: "connect_timeout = \"60s\"".into(), ..Config::default() };
+    let mut gateway = lab.start_gateway(&patient);
     let server = lab.listen(Host::Raw, Family::V4, 7000);
     let live: Vec<_> = (0..20)
         .map(|_| {
@@ -217,7 +219,10 @@ fn a_full_gateway_is_told_to_the_client() {
 
 fn too_many_connections_in_inspection_are_told_to_the_client() {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config { inspect: "max_pending = 2".into(), ..Config::default() });
+    let gateway = lab.start_gateway(&Config {
+        inspect: "deadline = \"60s\"\nmax_pending = 2".into(),
+        ..Config::default()
+    });
     let server = lab.listen(Host::Named, Family::V4, 443);
     let pending =
         [lab.connect(Tenant::Alpha, server.address()), lab.connect(Tenant::Alpha, server.address())];

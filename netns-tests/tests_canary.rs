@@ -279,6 +279,7 @@ fn a_share_is_changed_and_nothing_is_counted_anew() {
     let status = rollout.status();
     assert_eq!((&status["state"], &status["loaded"]), (&"observing".into(), &loaded), "{status:#}");
     assert_eq!(rollout.counts("alpha"), [0, 3, 1, 0]);
+    rollout.gateway.change(5);
     let changes = rollout.gateway.changes();
     let shares: Vec<_> = changes.iter().filter(|line| line["change"] == "candidate_share").collect();
     let percent: Vec<_> = shares.iter().map(|line| line["percent"].as_u64()).collect();

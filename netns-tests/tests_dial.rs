@@ -21,24 +21,14 @@ crate::trials! {
     once:
 }
 
-const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// Alpha dials what cannot be reached, and must be reset soon.
-fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) {
-    expect_failure_within(AT_ONCE, lab, gateway, to, first, outcome);
+/// With a time-out for connections that no test waits for: what is told was not waited for either.
+fn patient() -> Config {
+    Config { gateway: "connect_timeout = \"60s\"".into(), ..Config::default() }
 }
 
-fn expect_failure_within(
-    bound: Duration,
-    lab: &Lab,
-    gateway: &Gateway,
-    to: SocketAddr,
-    first: &[u8],
-    outcome: &str,
-) {
-    let start = Instant::now();
+/// Alpha dials what cannot be reached, and must be reset.
+fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) {
     let client = lab.expect_reset(Tenant::Alpha, to, first);
-    assert!(start.elapsed() < bound, "told only after {:?}", start.elapsed());
     let flow = gateway.expect_outcome(client, outcome);
     assert_eq!((&flow["dialled"], &flow["verdict"]), (&to.to_string().into(), &"allow".into()), "{flow:#}");
     let source: SocketAddr = flow["source"].as_str().unwrap().parse().unwrap();
@@ -47,7 +37,7 @@ fn expect_failure_within(
 
 fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&patient());
     let hello = Hello::to("allowed.example.org").record();
     let request = b"GET / HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n";
     expect_failure(&lab, &gateway, Host::Raw.at(family, 7000), b"", "upstream_refused");
@@ -62,12 +52,11 @@ fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
 
 fn an_unreachable_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&patient());
     let to = Host::Unreachable.at(family, 7000);
     // A lab has no latency: the ICMP error comes while connect(2) still holds the socket, and Linux then heeds it only
     // when it repeats the SYN a second later (`tcp_v6_err`, `sock_owned_by_user`).
-    let repeated = Duration::from_secs(3);
-    expect_failure_within(repeated, &lab, &gateway, to, b"", "upstream_unreachable");
+    expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
     // Also if it is the gateway's own table that says so.
     let length = if family == Family::V4 { 32 } else { 128 };
     lab.gateway.ip(&format!("route add unreachable {}/{length}", to.ip()));
@@ -78,19 +67,20 @@ fn a_silent_upstream_is_given_up_at_the_connect_timeout(family: Family) {
     let lab = Lab::new();
     let gateway =
         lab.start_gateway(&Config { gateway: "connect_timeout = \"300ms\"".into(), ..Config::default() });
+    let start = Instant::now();
     expect_failure(&lab, &gateway, Host::Silent.at(family, 7000), b"", "connect_timeout");
+    let default = Duration::from_secs(10);
+    assert!(start.elapsed() < default, "given up only after {:?}", start.elapsed());
 }
 
 fn a_client_that_leaves_while_the_upstream_is_silent_is_recorded(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&patient());
     let client = lab.connect(Tenant::Alpha, Host::Silent.at(family, 7000));
     let local = client.local_addr().unwrap();
     gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 1);
     reset(client);
-    let start = Instant::now();
     gateway.expect_outcome(local, "client_left");
-    assert!(start.elapsed() < Duration::from_secs(1), "noticed only after {:?}", start.elapsed());
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 

@@ -9,7 +9,7 @@ use crate::servers::Server;
 use crate::wait::wait_for;
 use serde_json::{Value, json};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 crate::trials! {
     both families: ;
@@ -36,22 +36,28 @@ fn a_leak_is_foreseen_and_each_level_is_told_once() {
     let utilization = || gateway.gauges("egret_pool_port_utilization_ratio", &[("source", SOURCE)]);
     assert_eq!((hot(), exhausted_in(), utilization()), (vec![], vec![f64::INFINITY], vec![0.0]));
 
-    // Five flows a second come, and none goes. That is known before three quarters of the ports are gone.
+    // Some flows a second come, and none goes. That is known before three quarters of the ports are gone, also if the
+    // machine stops for a moment, after which it takes sixteen seconds again.
     let mut flows = Vec::new();
+    let start = Instant::now();
     while told(&gateway, "exhausted in less than 10 minutes").is_empty() {
         assert!(flows.len() < 3 * CAPACITY / 4, "nothing was foreseen: {:?}", exhausted_in());
         flows.push(Flow::open(&lab, Tenant::Alpha, &server));
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(250));
     }
     let [left] = exhausted_in()[..] else { panic!("{:?}", exhausted_in()) };
-    assert!((1.0..120.0).contains(&left), "{left} s");
+    #[expect(clippy::cast_precision_loss, reason = "some hundred")]
+    let [used, free] = [flows.len(), CAPACITY - flows.len()].map(|ports| ports as f64);
+    let growth = used / start.elapsed().as_secs_f64();
+    let is_about = |found: f64, wanted: f64| (wanted / 2.0..wanted * 2.0).contains(&found);
+    assert!(is_about(left, free / growth), "{left} s for {free} ports, {growth} of which go each second");
     let report = ports(&gateway);
     let row = report["hot"].as_array().unwrap().iter().find(|row| row["destination"] == *to);
     let row = row.unwrap_or_else(|| panic!("{report:#}"));
     assert!(row["source"] == SOURCE && row["capacity"] == CAPACITY, "{row:#}");
     assert!(row["live"] == flows.len() && row["held"] == 0, "{row:#}");
-    assert!((2.0..6.0).contains(&row["growth_per_second"].as_f64().unwrap()), "{row:#}");
-    assert!(row["exhausted_in_seconds"].as_u64().unwrap() < 120, "{row:#}");
+    assert!(is_about(row["growth_per_second"].as_f64().unwrap(), growth), "{growth}: {row:#}");
+    assert!(is_about(row["exhausted_in_seconds"].as_f64().unwrap(), free / growth), "{growth}: {row:#}");
     assert_eq!(row["tenants"], json!([{"tenant": "alpha", "ports": flows.len()}]));
     assert_eq!(row["clients"], json!([{"client": "10.0.1.2", "tenant": "alpha", "ports": flows.len()}]));
     let table = text(&gateway.egret(&["ports"]));

@@ -29,9 +29,6 @@ crate::trials! {
 const ONE_BY_SIXTEEN: (&str, &str) = ("[\"203.0.113.17\", \"2001:db8:100::1\"]", "ports = \"40000-40015\"");
 const TWO_BY_EIGHT: (&str, &str) =
     ("[\"203.0.113.16/31\", \"2001:db8:100::/127\"]", "ports = \"40000-40007\"\nselect = \"least-used\"");
-/// Longer than a denial takes, and shorter than anything that the gateway could wait for first.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
 fn config((addresses, pool): (&str, &str)) -> Config {
     Config { alpha_addresses: addresses.into(), alpha_pool: pool.into(), ..Config::default() }
 }
@@ -79,11 +76,9 @@ fn run_full(family: Family, config: Config, addresses: usize) {
     assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
 }
 
-/// One more flow is reset, and the server does not hear of it.
+/// One more flow is reset, long before a port that Linux holds comes back, and the server does not hear of it.
 fn refused_at_once(lab: &Lab, gateway: &Gateway<'_>, server: &Server) {
-    let start = Instant::now();
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
-    assert!(start.elapsed() < AT_ONCE, "refused after {:?}", start.elapsed());
     let flow = gateway.expect_outcome(refused, "ports_exhausted");
     assert!(flow["source"].is_null(), "{flow:#}");
     server.assert_untouched();
@@ -100,7 +95,6 @@ fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
     for (port, first) in [(443, hello), (80, request)] {
         let server = lab.listen(Host::Named, family, port);
         let live: Vec<_> = (0..16).map(|_| named_flow(&lab, &server, &first)).collect();
-        let start = Instant::now();
         if port == 443 {
             let said = s_client(&lab, Tenant::Alpha, server.address(), Some("allowed.example.org"), &ca);
             assert_ne!(said.code, 0, "{}", said.text);
@@ -111,7 +105,6 @@ fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
             assert!(said.text.starts_with("HTTP/1.1 503 "), "{}", said.text);
             assert!(said.text.contains("ports_exhausted"), "{}", said.text);
         }
-        assert!(start.elapsed() < AT_ONCE, "told after {:?}", start.elapsed());
         server.assert_untouched();
         drop(live);
     }

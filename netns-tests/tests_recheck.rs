@@ -10,7 +10,7 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::rollout::Rollout;
 use crate::servers::Server;
 use crate::tests_certificates::{Authority, Has, NAME as PROVED};
-use crate::tests_revoke::{expect_revoked, open_by_name, reload_to};
+use crate::tests_revoke::{delivered, expect_revoked, hello_to, open_by_name, reload_to};
 use crate::tests_verify::{NAME, rule};
 use crate::wait::wait_until;
 use std::io::{Read, Write};
@@ -128,10 +128,11 @@ fn hasty(lab: &Lab, destination: &str, deadline: &str) -> Config {
 fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
     let lab = Lab::new();
     // Nobody answers there.
-    let gateway = lab.start_gateway(&hasty(&lab, "original", "300ms"));
+    let gateway = lab.start_gateway(&hasty(&lab, "original", "700ms"));
     let server = lab.listen(Host::Named, Family::V4, 443);
-    let flow = open_by_name(&lab, &server, NAME);
-    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "300ms")), 1);
+    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
+    let flow = delivered(client, &server, NAME);
+    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "700ms")), 1);
     flow.assert_alive();
     let flow = expect_revoked(&gateway, flow);
     assert_eq!(flow["detail"], "nobody could say in time whether the address is one of the name's");
@@ -141,7 +142,8 @@ fn an_answer_that_comes_late_is_in_time() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&hasty(&lab, "original", "1s"));
     let server = lab.listen(Host::Named, Family::V4, 443);
-    let flow = open_by_name(&lab, &server, NAME);
+    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
+    let flow = delivered(client, &server, NAME);
     assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
     flow.assert_alive();

@@ -6,7 +6,7 @@ use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::{self, pass};
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_for};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -43,20 +43,22 @@ fn a_greeting_before_any_client_byte_arrives_within_50_ms(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 5432);
-    let mut waits: Vec<Duration> = (0..20)
-        .map(|_| {
-            let start = Instant::now();
-            let (client, upstream) = flow(&lab, &server);
-            pass(&upstream, &client, b"220 ready\r\n");
-            let wait = start.elapsed();
-            pass(&client, &upstream, b"QUIT\r\n");
-            wait
-        })
-        .collect();
-    waits.sort();
-    assert!(waits[10] < Duration::from_millis(50), "half took longer: {waits:?}");
-    assert!(waits[19] < Duration::from_secs(1), "{waits:?}");
-    for flow in gateway.wait_for_flows(20) {
+    let greeted = || {
+        let start = Instant::now();
+        let (client, upstream) = flow(&lab, &server);
+        pass(&upstream, &client, b"220 ready\r\n");
+        let wait = start.elapsed();
+        pass(&client, &upstream, b"QUIT\r\n");
+        wait
+    };
+    let mut count = 0;
+    wait_for("half of twenty greetings within 50 ms", || {
+        let mut waits: Vec<Duration> = (0..20).map(|_| greeted()).collect();
+        count += 20;
+        waits.sort();
+        if waits[10] < Duration::from_millis(50) { Ok(()) } else { Err(format!("{waits:?}")) }
+    });
+    for flow in gateway.wait_for_flows(count) {
         assert_eq!(
             (&flow["rule"], &flow["inspect_ms"]),
             (&"alpha-raw".into(), &serde_json::Value::Null),
@@ -228,8 +230,7 @@ fn a_stalled_reader_stalls_nobody_else_and_gets_every_byte(family: Family) {
         for direction in ["up", "down"] {
             assert!(full(direction) < TOTAL as u64, "all of it is gone, so nothing is stalled");
         }
-        let slowest = ping_pong(&other_client, &other_upstream, 100);
-        assert!(slowest[98] < Duration::from_millis(50), "{slowest:?}");
+        expect_no_stall(&other_client, &other_upstream, 100);
         traffic::receive_both(&client, &upstream, TOTAL);
     });
     let local = client.local_addr().unwrap();
@@ -243,9 +244,18 @@ fn small_messages_go_back_and_forth_without_a_stall(family: Family) {
     let _gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 7000);
     let (client, upstream) = flow(&lab, &server);
-    let times = ping_pong(&client, &upstream, 1000);
-    assert!(times[989] < Duration::from_millis(50), "p99 {:?}, slowest {:?}", times[989], times[999]);
-    assert!(times[500] < Duration::from_millis(5), "median {:?}", times[500]);
+    expect_no_stall(&client, &upstream, 1000);
+}
+
+/// What the gateway holds up it holds up each time. What a busy machine does, it does now and then: so many round trips
+/// must come to pass of which one in a hundred took 50 ms, and half of them 5.
+fn expect_no_stall(client: &TcpStream, upstream: &TcpStream, rounds: usize) {
+    wait_for("round trips without a stall", || {
+        let times = ping_pong(client, upstream, rounds);
+        let (p50, p99) = (times[rounds / 2], times[rounds * 99 / 100 - 1]);
+        let is_prompt = p50 < Duration::from_millis(5) && p99 < Duration::from_millis(50);
+        if is_prompt { Ok(()) } else { Err(format!("median {p50:?}, p99 {p99:?}")) }
+    });
 }
 
 /// The times of `rounds` round trips of a small message, fastest first. Two writes a message, which is what
@@ -316,16 +326,15 @@ fn an_idle_flow_is_reset_when_the_operator_wants_it(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { gateway: "idle_timeout = \"1s\"".into(), ..Config::default() });
     let server = lab.listen(Host::Raw, family, 7000);
-    let (client, upstream) = flow(&lab, &server);
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1500) {
-        pass(&client, &upstream, b"still here");
-        thread::sleep(Duration::from_millis(100));
-    }
-    let idle = Instant::now();
+    let (client, upstream, last) = wait_for("a flow to live on while bytes move", || {
+        let opened = Instant::now();
+        let (client, upstream) = flow(&lab, &server);
+        let last = outlive_a_second(opened, &client, &upstream)?;
+        Ok::<_, &str>((client, upstream, last))
+    });
     assert_eq!(expect_reset(&client), b"");
     assert_eq!(expect_reset(&upstream), b"");
-    assert!((900..4000).contains(&idle.elapsed().as_millis()), "{:?}", idle.elapsed());
+    assert!(last.elapsed() >= Duration::from_secs(1), "{:?}", last.elapsed());
     gateway.expect_outcome(client.local_addr().unwrap(), "idle_timeout");
 }
 
@@ -334,19 +343,38 @@ fn a_half_open_flow_is_reset_after_its_timeout(family: Family) {
     let gateway =
         lab.start_gateway(&Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() });
     let server = lab.listen(Host::Raw, family, 7000);
-    let (client, upstream) = flow(&lab, &server);
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_all(&upstream), b"");
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1500) {
-        pass(&upstream, &client, b"still answering");
-        thread::sleep(Duration::from_millis(100));
-    }
-    let silent = Instant::now();
+    let (client, upstream, last) = wait_for("a half-open flow to live on while bytes move", || {
+        let (client, upstream) = flow(&lab, &server);
+        let halved = Instant::now();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&upstream), b"");
+        let last = outlive_a_second(halved, &upstream, &client)?;
+        Ok::<_, &str>((client, upstream, last))
+    });
     assert_eq!(expect_reset(&client), b"");
     expect_reset_while_sending(&upstream);
-    assert!((900..4000).contains(&silent.elapsed().as_millis()), "{:?}", silent.elapsed());
+    assert!(last.elapsed() >= Duration::from_secs(1), "{:?}", last.elapsed());
     gateway.expect_outcome(client.local_addr().unwrap(), "half_open_timeout");
+}
+
+/// Passes bytes often enough that a time-out of one second must not end the flow, and yields when it began to pass the
+/// last. No more than that can be said where the machine itself stands still for nearly as long.
+fn outlive_a_second(
+    begun: Instant,
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+) -> Result<Instant, &'static str> {
+    let mut last = begun;
+    while begun.elapsed() < Duration::from_millis(1500) {
+        let before = std::mem::replace(&mut last, Instant::now());
+        let passed = from.write_all(b"x").and_then(|()| to.read_exact(&mut [0]));
+        if before.elapsed() > Duration::from_millis(700) {
+            return Err("the machine stood still");
+        }
+        passed.expect("bytes move");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(last)
 }
 
 /// Short enough for a test: two unanswered probes after a second of silence, or two seconds without acknowledgement.

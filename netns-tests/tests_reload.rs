@@ -20,11 +20,13 @@ crate::trials! {
         a_flow_limit_counts_on_through_a_reload
 }
 
-/// Reloads and waits until the metrics show another configuration in force.
+/// Reloads and waits until another configuration is in force: the audit log tells of it last.
 pub fn reload(gateway: &Gateway<'_>, config: &Config) {
-    let before = version(gateway);
+    let reloads = || gateway.changes().iter().filter(|line| line["change"] == "reload").count();
+    let (before, told) = (version(gateway), reloads());
     gateway.reload(&config.render(&gateway.flow_log()));
-    crate::wait::wait_until("another configuration in force", || version(gateway) != before);
+    crate::wait::wait_until("the reload to be done", || reloads() > told);
+    assert_ne!(version(gateway), before);
     assert_eq!(gateway.metric("egret_config_reload_success", &[]), 1);
 }
 

@@ -37,9 +37,13 @@ pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A client's connection, on which it has sent this, and the server's end of it.
 pub fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) {
+    (asking(lab, server, sent), server.accept())
+}
+
+fn asking(lab: &Lab, server: &Server, sent: &str) -> TcpStream {
     let mut client = lab.connect(Tenant::Alpha, server.address());
     client.write_all(sent.as_bytes()).unwrap();
-    (client, server.accept())
+    client
 }
 
 /// Exactly this arrives next.
@@ -77,7 +81,7 @@ fn curls_second_request_on_one_connection_is_judged_by_itself(family: Family) {
     let both = |second: &str| {
         let host = format!("Host: {second}");
         let url = "http://allowed.example.org/";
-        let next = ["--next", "--silent", "--include", "--max-time", "10", "-H", &host, url];
+        let next = ["--next", "--silent", "--include", "--max-time", "30", "-H", &host, url];
         curl_with(&lab, Tenant::Alpha, family, url, Host::Web, &web.certificate(), &next)
     };
     let said = both("any.wild.example.org");
@@ -396,7 +400,8 @@ fn a_head_that_stops_half_way_is_denied_at_the_deadline() {
     let server = lab.listen(Host::Named, Family::V4, 80);
     let long = format!("GET / HTTP/1.1\r\nHost: allowed.example.org\r\nX: {}", "y".repeat(2048));
     for (second, outcome) in [(&EVIL[..30], "inspect_timeout"), (&*long, "hello_too_large")] {
-        let (client, mut upstream) = opened(&lab, &server, FIRST);
+        let client = gateway.while_stopped(|| asking(&lab, &server, FIRST));
+        let mut upstream = server.accept();
         expect(&upstream, FIRST);
         upstream.write_all(OK.as_bytes()).unwrap();
         expect(&client, OK);

