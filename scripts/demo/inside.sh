@@ -67,7 +67,7 @@ step "A ClientHello of post-quantum size"
 names=$(printf 'x-%0240d,' 1 2 3 4 5 6)
 run client 'openssl s_client -4 -connect api.example.com:443 -alpn LONG_LIST -msg' \
     "printf 'GET / HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n' |
-     timeout 10 openssl s_client -4 -quiet -connect api.example.com:443 -servername api.example.com -verify_return_error \
+     timeout 30 openssl s_client -4 -quiet -connect api.example.com:443 -servername api.example.com -verify_return_error \
         -CAfile $CURL_CA_BUNDLE -alpn ${names}http/1.1 -msg 2>/dev/null |
      grep -a -E 'ClientHello|^HTTP|asked for'"
 expect 0 '^HTTP/1.1 200' 'by 203.0.113.1[6-9]$'
@@ -78,7 +78,7 @@ because "Six long protocol names make it $hello bytes, the size of one with an M
 step "A server that refuses"
 run client 'curl -sS -4 https://api.example.com:8443/'
 expect 35,56 'reset'
-((took_ms < 1000)) || wrong "an answer within a second"
+((took_ms < 5000)) || wrong "an answer before a hello or a connection is given up"
 because "Nothing listens there, and the client knew after $took_ms ms: no retries, no hanging."
 
 step "What would happen, and why"

@@ -17,13 +17,13 @@ while read -r variable; do unset "$variable"; done < <(compgen -e | grep -iE '_p
 export LC_ALL=C.UTF-8 HOME=$dir EGRET_CONFIG=$config CURL_CA_BUNDLE=$dir/nginx/cert.pem PATH=$dir/bin:$PATH
 
 wait_for() { # WHAT COMMAND...: until the command succeeds
-    local what=$1 tries
+    local what=$1 until=$((SECONDS + 30))
     shift
-    for ((tries = 0; tries < 200; tries++)); do
+    while ((SECONDS < until)); do
         if "$@" >/dev/null 2>&1; then return; fi
         sleep 0.05
     done
-    echo "demo.sh: waited 10 s for $what" >&2
+    echo "demo.sh: waited 30 s for $what" >&2
     return 1
 }
 
@@ -31,7 +31,7 @@ build_lab() {
     mkdir -p $dir/bin $dir/log $dir/nginx
     install -m 755 "$built" $dir/bin/egret
     install -m 644 "$here/egret.toml" "$here/nginx.conf" $dir
-    echo 'max-time = 10' >$dir/.curlrc # no step may hang
+    echo 'max-time = 30' >$dir/.curlrc # no step may hang
     local name
     for name in client gateway server; do
         ip netns add $name
