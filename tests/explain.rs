@@ -211,7 +211,9 @@ fn monitor_mode_lets_out_what_is_denied_and_tests_still_see_the_denial() {
     );
     let report = files.json("10.0.1.5", "x.evil.example", None);
     assert_eq!((&report["allowed"], &report["would_deny"]["name"]), (&true.into(), &"denied_by_rule".into()));
-    assert_eq!(report["outcome"], Value::Null);
+    assert_eq!((&report["outcome"], &report["mode"]), (&Value::Null, &"monitor".into()));
+    let output = files.explain("10.0.1.5", "x.evil.example", &["--address", "169.254.169.254"]);
+    assert!(text(&output.stdout).contains("denied (egret.toml:24), in monitor mode too\n"), "{output:?}");
     let output = files.explain("10.0.1.5", "x.evil.example", &[]);
     assert!(
         text(&output.stdout).contains("in spite of denied_by_rule: the tenant is in monitor mode\n"),
@@ -232,6 +234,9 @@ fn a_question_that_makes_no_sense_is_refused() {
         ("192.0.2.1", &["--address", "192.0.2.2"][..], "an address already"),
         ("a..example", &[][..], "empty label"),
         ("a.example:0", &[], "not a number from 1 to 65535"),
+        ("https://a.example/", &[], "without scheme, path or prefix length"),
+        ("*.a.example", &[], "write one that the wildcard covers"),
+        ("a.example", &["--address", "10.0.0.0/8"], "a network, not an address"),
     ] {
         let output = files.explain("10.0.1.5", to, more);
         assert!(output.status.code() == Some(2) && text(&output.stderr).contains(said), "{output:?}");
@@ -312,20 +317,47 @@ fn tests_that_cannot_be_read_are_no_pass() {
         ("", "there is no [[test]] in it"),
         ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\nverdit = \"allow\"\n", "unknown field `verdit`"),
         ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\n", "missing field `verdict`"),
-        ("\n[[test]]\nfrom = \"10.0.1.5\"\nto = \"a b\"\nverdict = \"deny\"\n", "tests.toml:4: "),
+        ("\n[[test]]\nfrom = \"10.0.1.5\"\nto = \"a b\"\nverdict = \"deny\"\n", "tests.toml:4:6: error: "),
+        ("[test]\nfrom = \"10.0.1.5\"\n", "write [[test]], in double brackets"),
+        ("[[test]]\nfrom = \"10.0.1.0/24\"\n", "tests.toml:2:8: error: a network, not an address"),
+        ("[[test]]\nfrom = \"10.0.1.500\"\n", "tests.toml:2:8: error: not an IP address"),
+        ("[[test]]\nfrom = \"10.0.1.5\"\naddress = 5\n", "tests.toml:3:11: error: invalid type: integer"),
+        (
+            "[[test]]\nfrom = \"10.0.1.5\"\nto = \"https://a.example/\"\n",
+            "write NAME[:PORT] or ADDRESS[:PORT] alone",
+        ),
+        ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"*.a.example\"\n", "write one that the wildcard covers"),
+        ("[[test]]\nfrom = \"10.0.1.5\nto = \"a.example\"\n", "tests.toml:2:17: error: "),
         (
             "[[test]]\nfrom = \"10.0.1.5\"\nto = \"a.example\"\nverdict = \"deny\"\noutcome = \"no\"\n",
             "there is no outcome \"no\"",
         ),
         (
             "[[test]]\nfrom = \"10.0.1.5\"\nto = \"192.0.2.1\"\naddress = \"192.0.2.1\"\nverdict = \"deny\"\n",
-            "tests.toml:1: the target is an address already",
+            "tests.toml:1:1: error: the target is an address already",
         ),
     ] {
         let path = files.write("tests.toml", tests);
         let output = files.egret("check", &["--tests", path.to_str().unwrap()]);
         assert!(output.status.code() == Some(2) && text(&output.stderr).contains(said), "{said}: {output:?}");
     }
-    let output = files.egret("check", &["--tests", "/nonexistent.toml"]);
-    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("cannot be read"), "{output:?}");
+    // What can be read is run all the same.
+    let good = "[[test]]\nfrom = \"10.0.1.5\"\nto = \"API.Stripe.com.\"\nverdict = \"allow\"\n";
+    let good = files.write("good.toml", good).display().to_string();
+    for json in [&[][..], &["--json"]] {
+        let output = files.egret("check", &[json, &["--tests", "/nonexistent.toml", "/", &good]].concat());
+        let said = text(if json.is_empty() { &output.stderr } else { &output.stdout });
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        for file in ["/nonexistent.toml", "/"] {
+            let wanted = if json.is_empty() {
+                format!("{file}: error: cannot be read: ")
+            } else {
+                format!("\"file\":\"{file}\",\"line\":0")
+            };
+            assert!(said.contains(&wanted), "{wanted} in {said}");
+        }
+        let summary =
+            if json.is_empty() { "tests: 1 passed, 0 failed, 2 files not read\n" } else { "\"passed\":true" };
+        assert!(said.contains(summary), "{said}");
+    }
 }

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Acme may reach one name; a deny rule forbids another.
 const CONFIG: &str = r#"
@@ -300,6 +301,23 @@ fn the_whole_rotated_log_is_read_and_what_is_torn_is_counted() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
+fn a_domain_with_as_many_parents_as_names_takes_no_time_that_grows_with_both() {
+    let mut log = Log::new();
+    let line = log.line(&Flow::to("NAME"));
+    let name = |n: usize| format!("n{}.d{}.example.net", n % 5, n / 5);
+    let all: String = (0..60_000).map(|n| line.replace("NAME", &name(n))).collect();
+    std::fs::write(log.path("flows.jsonl"), all).unwrap();
+    let started = Instant::now();
+    let told = log.json(&[]);
+    let took = started.elapsed();
+    let wildcards = told["rules"][0]["wildcards"].as_array().unwrap();
+    assert_eq!((wildcards.len(), &wildcards[0]["covers"]), (12_000, &5.into()));
+    // A second or two; minutes, if each parent were looked for in each name.
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+#[test]
 fn only_the_time_asked_for_counts() {
     let mut log = Log::new();
     log.write("flows.jsonl", &[Flow::to("old.example")]);
@@ -320,8 +338,10 @@ fn what_cannot_be_done_is_said() {
         command.args(["suggest", "--config"]).arg(&config).args(arguments).output().unwrap()
     };
     for (output, said) in [
-        (log.suggest(&[]), "flows.jsonl: entity not found"),
-        (log.suggest(&["--log", "/nonexistent"]), "cannot read /nonexistent"),
+        (log.suggest(&[]), "flows.jsonl: has the gateway run with this configuration?"),
+        (log.suggest(&["--log", "/nonexistent"]), "cannot read /nonexistent: No such file"),
+        (log.suggest(&["--log", "/"]), "cannot read /: Is a directory (os error 21)\n"),
+        (log.suggest(&["--log", "flows.jsonl.3.zst"]), "not by gzip: give it by --log -, uncompressed"),
         (log.suggest(&["--since", "yesterday"]), "as in \"500ms\""),
         (suggest(&stdout, &[]), "journalctl -u egret -o cat | egret suggest --tenant acme --log -"),
         (other(&["--tenant", "nobody"]), "there is no tenant \"nobody\"; there are acme"),

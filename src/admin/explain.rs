@@ -43,6 +43,29 @@ pub enum NotATarget {
     /// It has a colon, and no port behind it.
     #[error("the port is not a number from 1 to 65535")]
     Port,
+    /// It says more than where.
+    #[error("write NAME[:PORT] or ADDRESS[:PORT] alone, without scheme, path or prefix length")]
+    More,
+    /// It stands for many names.
+    #[error("a flow asks for one name: write one that the wildcard covers")]
+    Wildcard,
+}
+
+/// Why a string is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnAddress {
+    /// It is a network.
+    #[error("a network, not an address: write one address of it")]
+    Network,
+    /// It is something else.
+    #[error("not an IP address")]
+    Other,
+}
+
+/// An address, as people write it who ask about a flow.
+pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
+    let network = || text.parse::<ipnet::IpNet>().is_ok();
+    text.parse().map_err(|_| if network() { NotAnAddress::Network } else { NotAnAddress::Other })
 }
 
 impl FromStr for Target {
@@ -54,6 +77,12 @@ impl FromStr for Target {
         }
         if let Ok(socket) = s.parse::<SocketAddr>() {
             return if socket.port() == 0 { Err(NotATarget::Port) } else { Ok(Self::Address(socket)) };
+        }
+        if s.contains('/') {
+            return Err(NotATarget::More);
+        }
+        if s.contains('*') {
+            return Err(NotATarget::Wildcard);
         }
         let Some((name, port)) = s.rsplit_once(':') else {
             return Ok(Self::Name(s.parse()?, DEFAULT_PORT));
@@ -236,6 +265,9 @@ mod tests {
             ("a.example:0", Err(NotATarget::Port)),
             ("a.example:https", Err(NotATarget::Port)),
             ("a.example:", Err(NotATarget::Port)),
+            ("https://a.example/x", Err(NotATarget::More)),
+            ("192.0.2.0/24", Err(NotATarget::More)),
+            ("*.a.example:443", Err(NotATarget::Wildcard)),
             ("0x7f.1", Err(NotATarget::Name(NotAHostname::IpLiteral))),
             ("a..example:443", Err(NotATarget::Name(NotAHostname::EmptyLabel))),
             ("", Err(NotATarget::Name(NotAHostname::Empty))),

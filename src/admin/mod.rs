@@ -20,7 +20,7 @@ pub use candidate::{
 pub use control::{Answers, CandidateControl, Control, Forbidden, Orders, Refusal, serve_control};
 pub use explain::{
     ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget,
-    PortsInUse, Target,
+    NotAnAddress, PortsInUse, Target, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{

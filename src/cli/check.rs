@@ -4,6 +4,7 @@ mod expectations;
 
 use crate::app::Explainer;
 use crate::config::{self, Config, Diagnostic};
+use expectations::Tested;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -55,20 +56,30 @@ fn test(config: &Config, Options { tests, json }: &Options) -> Result<ExitCode, 
         return Ok(ExitCode::SUCCESS);
     }
     let explainer = Explainer::new(config).map_err(|error| error.to_string())?;
-    let mut tested = Vec::new();
+    let (mut tested, mut unread) = (Vec::new(), Vec::new());
     for file in tests {
-        tested.extend(expectations::run(file, &explainer)?);
+        match expectations::run(file, &explainer) {
+            Ok(more) => tested.extend(more),
+            Err(why) => unread.push(why),
+        }
     }
     let failed = tested.iter().filter(|test| !test.passed).count();
     let _ = if *json {
-        print_json(&tested)
+        print_json(&tested).and_then(|()| print_json(&unread))
     } else {
-        let mut text: String =
-            tested.iter().filter(|test| !test.passed).map(expectations::Tested::text).collect();
-        let _ = writeln!(text, "tests: {} passed, {failed} failed", tested.len() - failed);
-        io::stderr().lock().write_all(text.as_bytes())
+        let failures = tested.iter().filter(|test| !test.passed);
+        let _ = io::stderr().lock().write_all(failures.map(Tested::text).collect::<String>().as_bytes());
+        let mut summary = format!("tests: {} passed, {failed} failed", tested.len() - failed);
+        if !unread.is_empty() {
+            let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));
+        }
+        print_text(&unread, &summary)
     };
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::from(match (unread.is_empty(), failed) {
+        (true, 0) => 0,
+        (true, _) => 1,
+        (false, _) => 2,
+    }))
 }
 
 fn print_text(found: &[Diagnostic], summary: &str) -> io::Result<()> {

@@ -8,7 +8,7 @@ mod text;
 
 use super::ask::{self, Gateway, ask};
 use super::{in_json, steering::put};
-use crate::admin::{ExplainQuery, ExplainReport, Target};
+use crate::admin::{ExplainQuery, ExplainReport, Target, parse_address};
 use crate::app::Explainer;
 use crate::config;
 use std::net::IpAddr;
@@ -21,18 +21,18 @@ const FAILED: u8 = 2;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The client's address
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub from: IpAddr,
     /// What the client wants: a name or an address, with a port unless it is 443
     #[arg(long, value_name = "NAME[:PORT]|ADDRESS[:PORT]")]
     pub to: Target,
     /// The address that the client dials for the name
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub address: Option<IpAddr>,
     /// The client offers an encrypted ClientHello, or GREASE that looks like one
     #[arg(long)]
     pub ech: bool,
-    /// Ask the running gateway, rather than the files: by the policy in force, with ports, limits and addresses as they are now
+    /// Ask the running gateway, rather than the files: by the policy in force, or by the candidate where that is enforced for the client, with ports, limits and addresses as they are now
     #[arg(long)]
     pub live: bool,
     /// Print JSON for programs

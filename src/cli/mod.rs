@@ -62,7 +62,7 @@ enum Command {
     /// Suggest rules for what a tenant was seen to reach, from the flow log
     ///
     /// Rules are for names that passed: allowed, or let pass by monitor mode. What was denied is listed and never
-    /// suggested. Paste the output below the tenant's `[[tenant]]`.
+    /// suggested. Paste the output below the tenant's `[[tenant]]`. Exit code 2: a log, or the configuration, cannot be read.
     Suggest {
         #[command(flatten)]
         path: ConfigPath,

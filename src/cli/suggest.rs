@@ -23,6 +23,7 @@ use logs::LogFile;
 use progress::Progress;
 use proposal::Proposal;
 use seen::Seen;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -63,10 +64,25 @@ enum SuggestError {
     Stdout(String),
     #[error("the flow log is off: set [flow_log] path, or give a log by --log")]
     Off,
-    #[error("cannot read {0}: {1}; run this as root or as one of the group that `ls -l {0}` shows")]
-    Read(String, std::io::Error),
+    #[error("there is no {0}: has the gateway run with this configuration? --log reads another flow log")]
+    NoLog(String),
+    #[error("{0} is compressed, and not by gzip: give it by --log -, uncompressed")]
+    OtherForm(String),
+    #[error("cannot read {0}: {1}{remedy}", remedy = remedy(.0, .1))]
+    Read(String, io::Error),
     #[error("cannot judge the flows: {0}")]
     Policy(#[from] crate::policy::CompileError),
+}
+
+fn remedy(file: &str, error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        format!("; run this as root or as one of the group that `ls -l {file}` shows")
+    } else if kind == io::ErrorKind::NotFound {
+        "; if the log was rotated just now, ask again".to_owned()
+    } else {
+        String::new()
+    }
 }
 
 /// Reads the log and prints the rules.
@@ -110,14 +126,23 @@ fn files(
     since: Option<SystemTime>,
 ) -> Result<Vec<LogFile>, SuggestError> {
     if !options.log.is_empty() {
-        return Ok(options.log.iter().map(|path| LogFile::given(path)).collect());
+        let is_other = |path: &&PathBuf| logs::is_in_other_form(path);
+        return match options.log.iter().find(is_other) {
+            Some(path) => Err(SuggestError::OtherForm(path.display().to_string())),
+            None => Ok(options.log.iter().map(|path| LogFile::given(path)).collect()),
+        };
     }
     match &config.flow_log.target {
         FlowLogTarget::Stdout => Err(SuggestError::Stdout(options.tenant.clone())),
         FlowLogTarget::Off => Err(SuggestError::Off),
         FlowLogTarget::File(path) => {
-            let (files, unread) =
-                logs::rotated(path, since).map_err(|e| SuggestError::Read(path.display().to_string(), e))?;
+            let shown = path.display().to_string();
+            let (files, unread) = match logs::rotated(path, since) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => {
+                    return Err(SuggestError::NoLog(shown));
+                }
+                found => found.map_err(|error| SuggestError::Read(shown, error))?,
+            };
             for path in unread {
                 let path = path.display();
                 eprintln!("egret suggest: {path} is left out: give it by --log -, uncompressed");

@@ -1,8 +1,9 @@
 //! `egret check --tests`: unit tests of a policy, as a TOML file of expectations.
 
-use crate::admin::{ExplainQuery, ExplainReport, Target};
+use crate::admin::{ExplainQuery, ExplainReport, NotAnAddress, Target, parse_address};
 use crate::app::Explainer;
 use crate::cli::explain::show;
+use crate::config::{Diagnostic, Severity};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Destination};
 use serde::{Deserialize, Serialize};
@@ -25,9 +26,9 @@ struct File {
 struct Test {
     /// What the test is about, for people.
     name: Option<String>,
-    from: IpAddr,
+    from: Address,
     to: Target,
-    address: Option<IpAddr>,
+    address: Option<Address>,
     #[serde(default)]
     ech: bool,
     verdict: Verdict,
@@ -37,6 +38,17 @@ struct Test {
     /// What the rule that allows it asks about its address and server.
     destination: Option<ExpectedDestination>,
     certificate: Option<ExpectedCertificate>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Address(IpAddr);
+
+impl TryFrom<String> for Address {
+    type Error = NotAnAddress;
+    fn try_from(text: String) -> Result<Self, NotAnAddress> {
+        parse_address(&text).map(Self)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -101,39 +113,46 @@ impl Tested {
     }
 }
 
-/// Runs every test of a file, in its order. `Err` if it cannot be read or is no such file.
-pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>, String> {
-    let shown = path.display();
-    let content = fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+/// Runs every test of a file, in its order; or says why it cannot be read.
+pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>, Diagnostic> {
+    let shown = path.display().to_string();
+    let found = |place: Option<(usize, usize)>, message: String, help: &str| {
+        let ((line, column), severity) = (place.unwrap_or_default(), Severity::Error);
+        Diagnostic { severity, file: shown.as_str().into(), line, column, message, help: help.to_owned() }
+    };
+    let content =
+        fs::read_to_string(path).map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
     let File { test } = toml::from_str(&content).map_err(|error| {
-        let line = error.span().map_or(0, |span| line_at(&content, span.start));
-        format!("{shown}:{line}: {}", error.message())
+        let message = error.message().to_owned();
+        // `[test]` is one table, and a file has many.
+        let help =
+            if message.ends_with("expected a sequence") { "write [[test]], in double brackets" } else { "" };
+        found(error.span().map(|span| place_of(&content, span.start)), message, help)
     })?;
     if test.is_empty() {
-        return Err(format!("{shown}: there is no [[test]] in it; examples/multi-tenant has some"));
+        let message = "there is no [[test]] in it".to_owned();
+        return Err(found(None, message, "examples/multi-tenant has some"));
     }
     let mut tested = Vec::with_capacity(test.len());
     for test in test {
-        let line = line_at(&content, test.span().start);
+        let place = place_of(&content, test.span().start);
         let test = test.into_inner();
-        let query =
-            ExplainQuery { from: test.from, to: test.to.clone(), address: test.address, ech: test.ech };
-        let got = explainer.explain(&query).map_err(|error| format!("{shown}:{line}: {error}"))?;
+        let (from, to, address) = (test.from.0, test.to.clone(), test.address.map(|address| address.0));
+        let name = test.name.clone().unwrap_or_else(|| format!("{from} to {to}"));
+        let query = ExplainQuery { from, to, address, ech: test.ech };
+        let got = explainer.explain(&query).map_err(|error| found(Some(place), error.to_string(), ""))?;
         let wrong = test.differs(&got);
-        tested.push(Tested {
-            test: test.name.unwrap_or_else(|| format!("{} to {}", test.from, test.to)),
-            file: shown.to_string(),
-            line,
-            passed: wrong.is_empty(),
-            wrong,
-            got,
-        });
+        let (file, line, passed) = (shown.clone(), place.0, wrong.is_empty());
+        tested.push(Tested { test: name, file, line, passed, wrong, got });
     }
     Ok(tested)
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.get(..offset).unwrap_or(text).matches('\n').count()
+/// Line and column, in characters, counted from 1.
+fn place_of(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.rsplit('\n').next().unwrap_or(before);
+    (1 + before.matches('\n').count(), 1 + line.chars().count())
 }
 
 impl Test {

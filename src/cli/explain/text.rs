@@ -136,6 +136,9 @@ fn verdict_of(report: &ExplainReport) -> String {
     if report.allowed && !report.inspected {
         verdict.push_str(", before the client says anything");
     }
+    if !report.allowed && report.mode.as_deref() == Some("monitor") {
+        verdict.push_str(", in monitor mode too");
+    }
     if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
         let _ = write!(verdict, ", in spite of {name}: the tenant is in monitor mode");
     }

@@ -65,8 +65,8 @@ pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec
         if name.strip_suffix(".gz").is_some_and(|plain| folder.join(plain).exists()) {
             continue;
         }
-        let form = Path::new(name).extension().and_then(OsStr::to_str).unwrap_or_default();
-        if OTHER_FORMS.contains(&form) { unread.push(entry.path()) } else { files.push(entry.path()) }
+        let list = if is_in_other_form(Path::new(name)) { &mut unread } else { &mut files };
+        list.push(entry.path());
     }
     files.sort();
     unread.sort();
@@ -74,6 +74,11 @@ pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec
         return Err(io::ErrorKind::NotFound.into());
     }
     Ok((files.into_iter().map(LogFile::Path).collect(), unread))
+}
+
+/// Whether the name says that nobody here can read it.
+pub(super) fn is_in_other_form(path: &Path) -> bool {
+    path.extension().and_then(OsStr::to_str).is_some_and(|form| OTHER_FORMS.contains(&form))
 }
 
 fn is_part(name: &str, base: &str) -> bool {

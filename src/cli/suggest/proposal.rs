@@ -245,7 +245,6 @@ impl<'n> Surroundings<'n> {
     /// None reaches beyond one registrable domain: not over a public suffix, because a domain is none, and not over a
     /// domain of which a name was seen that somebody else has registered.
     fn wildcards(&self, rule: &Rule) -> Vec<Wildcard> {
-        let below = |parent: &str, host: &Host| host.name.parents().any(|above| above == parent);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for host in rule.hosts.iter().filter(|host| host.name.as_str() != rule.domain) {
             if let Some(parent) = host.name.parents().next() {
@@ -255,11 +254,17 @@ impl<'n> Surroundings<'n> {
         counts.retain(|_, count| *count >= ENOUGH_FOR_A_WILDCARD);
         let covered =
             |host: &Host| host.name.parents().next().is_some_and(|parent| counts.contains_key(parent));
-        let left = rule.hosts.iter().filter(|host| !covered(host) && below(&rule.domain, host)).count();
+        let in_domain = |host: &Host| host.name.parents().any(|parent| parent == rule.domain);
+        let left = rule.hosts.iter().filter(|host| !covered(host) && in_domain(host)).count();
         if left >= ENOUGH_FOR_A_WILDCARD {
             counts.insert(&rule.domain, left);
         }
         let parents = counts.into_keys().filter(|parent| !self.above_others.contains(parent));
+        // Of all at once: a rule may have as many parents as names.
+        let mut below: HashMap<&str, usize> = HashMap::new();
+        for parent in rule.hosts.iter().flat_map(|host| host.name.parents()) {
+            *below.entry(parent).or_default() += 1;
+        }
         let wildcard = |parent: &str| {
             let nobody = Vec::new();
             let denied = self.denied.get(parent).unwrap_or(&nobody).iter();
@@ -267,7 +272,7 @@ impl<'n> Surroundings<'n> {
                 denied.filter(|(_, port)| rule.ports.contains(port)).map(|(name, _)| *name).collect();
             Wildcard {
                 pattern: format!("*.{parent}"),
-                covers: rule.hosts.iter().filter(|host| below(parent, host)).count(),
+                covers: below.get(parent).copied().unwrap_or_default(),
                 opens_denied: opened.len(),
                 opens_for_example: opened.into_iter().take(EXAMPLES).cloned().collect(),
             }

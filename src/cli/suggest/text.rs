@@ -61,17 +61,18 @@ fn head(proposal: &Proposal) -> String {
         (evidence.too_old, "before --since"),
         (evidence.unreadable, "torn or not of a flow log"),
         (evidence.beyond_bound, "to names beyond the bound of 200,000"),
-        (evidence.damaged_files, "compressed files that end too soon"),
     ] {
         if count > 0 {
             let _ = writeln!(text, "# Left out: {count} {what}.");
         }
     }
+    if evidence.damaged_files > 0 {
+        let files = plural(evidence.damaged_files, "compressed file");
+        let _ = writeln!(text, "# Left out: the rest of {files}, damaged.");
+    }
     if *allowed_already > 0 {
-        let _ = writeln!(
-            text,
-            "# Left out: {allowed_already} names and ports that the policy allows already; --all shows them."
-        );
+        let targets = plural(*allowed_already as u64, "target");
+        let _ = writeln!(text, "# Left out: {targets} that the policy allows already; --all shows them.");
     }
     let Evidence { allowed, would_deny, .. } = evidence;
     text.push_str(match (rules.is_empty(), allowed + would_deny) {
