@@ -19,6 +19,7 @@ mod lab;
 mod namespace;
 mod nginx;
 mod process;
+mod requests;
 mod rollout;
 mod sandbox;
 mod servers;
@@ -27,6 +28,7 @@ mod wait;
 
 mod tests_accounting;
 mod tests_canary;
+mod tests_canary_requests;
 mod tests_candidate;
 mod tests_certificates;
 mod tests_control;
@@ -35,6 +37,7 @@ mod tests_dnssec;
 mod tests_explain;
 mod tests_fairness;
 mod tests_forecast;
+mod tests_framing;
 mod tests_http;
 mod tests_lab;
 mod tests_memory;
@@ -53,6 +56,7 @@ mod tests_startup;
 mod tests_steering;
 mod tests_tls;
 mod tests_truth;
+mod tests_upgrades;
 mod tests_verify;
 mod tests_web;
 
@@ -84,6 +88,8 @@ fn main() -> ExitCode {
         tests_tls::trials(),
         tests_http::trials(),
         tests_requests::trials(),
+        tests_framing::trials(),
+        tests_upgrades::trials(),
         tests_retry::trials(),
         tests_sources::trials(),
         tests_control::trials(),
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
         tests_modes::trials(),
         tests_candidate::trials(),
         tests_canary::trials(),
+        tests_canary_requests::trials(),
         tests_explain::trials(),
         tests_reload::trials(),
         tests_reload_latency::trials(),

@@ -5,7 +5,7 @@ use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
-use crate::tests_requests::{OK, expect, expect_denial_after, opened};
+use crate::requests::{OK, expect, expect_denial_after, opened};
 use crate::tests_verify::{NAME, config};
 use serde_json::Value;
 use std::io::Write;

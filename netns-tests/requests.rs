@@ -1,0 +1,52 @@
+//! A client's connection with HTTP/1 requests on it, and what comes of them.
+
+use crate::clients::read_all;
+use crate::gateway::Gateway;
+use crate::lab::{Lab, Tenant};
+use crate::servers::Server;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+pub const FIRST: &str = "GET /first HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n";
+pub const EVIL: &str = "GET /second HTTP/1.1\r\nHost: denied.example.org\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A client's connection, on which it has sent this, and the server's end of it.
+pub fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) {
+    (asking(lab, server, sent), server.accept())
+}
+
+pub fn asking(lab: &Lab, server: &Server, sent: &str) -> TcpStream {
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(sent.as_bytes()).unwrap();
+    client
+}
+
+/// Exactly this arrives next.
+pub fn expect(mut stream: &TcpStream, wanted: &str) {
+    let mut got = vec![0; wanted.len()];
+    stream.read_exact(&mut got).unwrap_or_else(|e| panic!("{wanted:?} did not arrive: {e}"));
+    assert_eq!(String::from_utf8_lossy(&got), wanted);
+}
+
+/// The client reads these answers, then why its next request was denied, and a clean end.
+pub fn expect_denial_after(client: &TcpStream, answers: &str, outcome: &str) {
+    let all = String::from_utf8(read_all(client)).unwrap();
+    let denial =
+        all.strip_prefix(answers).unwrap_or_else(|| panic!("{answers:?} is not what {all:?} starts with"));
+    assert!(denial.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{denial:?}");
+    assert!(denial.contains(&format!("reason: {outcome}")), "{denial:?}");
+}
+
+/// The record of a flow that was let out, and ended for a later request.
+pub fn expect_record(gateway: &Gateway, client: SocketAddr, outcome: &str, requests: u64) -> Value {
+    let flow = gateway.expect_outcome(client, outcome);
+    assert_eq!(
+        (&flow["hostname"], &flow["verdict"]),
+        (&"allowed.example.org".into(), &"deny".into()),
+        "{flow:#}"
+    );
+    assert_eq!(flow["requests"], requests, "{flow:#}");
+    flow
+}

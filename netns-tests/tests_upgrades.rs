@@ -1,0 +1,107 @@
+//! HTTP/1: what follows an upgrade passes unseen only if the server took it.
+
+use crate::clients::{expect_reset, read_all};
+use crate::config::Config;
+use crate::lab::{Family, Host, Lab};
+use crate::requests::{EVIL, FIRST, OK, expect, expect_denial_after, expect_record, opened};
+use crate::traffic;
+use std::io::Write;
+use std::net::Shutdown;
+
+crate::trials! {
+    both families:
+        what_follows_an_upgrade_that_the_server_took_passes_unseen;
+    once:
+        an_upgrade_that_the_server_declined_opens_nothing,
+        what_waits_for_an_answer_does_so_for_as_long_as_one_can_come
+}
+
+fn what_follows_an_upgrade_that_the_server_took_passes_unseen(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let (client, mut upstream) = opened(&lab, &server, &format!("{upgrade}{EVIL}"));
+    expect(&upstream, upgrade);
+    let taken =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\u{1}hi";
+    upstream.write_all(taken.as_bytes()).unwrap();
+    expect(&client, taken);
+    expect(&upstream, EVIL);
+    traffic::pass(&client, &upstream, b"\x82\x05\0\r\n\r\n");
+    traffic::pass(&upstream, &client, b"HTTP/1.1 not HTTP");
+    let local = client.local_addr().unwrap();
+    drop(client);
+    assert_eq!(read_all(&upstream), b"");
+    drop(upstream);
+    let flow = gateway.expect_outcome(local, "closed");
+    assert_eq!(flow["requests"], 1, "{flow:#}");
+}
+
+fn an_upgrade_that_the_server_declined_opens_nothing() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    for protocol in ["websocket", "h2c"] {
+        let upgrade = format!(
+            "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+        );
+        let (client, mut upstream) = opened(&lab, &server, &format!("{upgrade}{FIRST}{EVIL}"));
+        expect(&upstream, &upgrade);
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect(&upstream, FIRST);
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect_denial_after(&client, &OK.repeat(2), "not_allowed");
+        let local = client.local_addr().unwrap();
+        drop(client);
+        assert_eq!(expect_reset(&upstream), b"");
+        expect_record(&gateway, local, "not_allowed", 2);
+    }
+    // HTTP/2 without TLS may be offered, but nobody would see its requests.
+    let upgrade = "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nUpgrade: h2c\r\n\r\n";
+    let (mut client, mut upstream) = opened(&lab, &server, upgrade);
+    expect(&upstream, upgrade);
+    upstream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").unwrap();
+    expect(&client, "HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    expect_reset(&client);
+    assert_eq!(expect_reset(&upstream), b"");
+    let flow = expect_record(&gateway, client.local_addr().unwrap(), "malformed_http", 1);
+    assert_eq!(flow["detail"], "HTTP/2 without TLS", "{flow:#}");
+}
+
+fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
+    let lab = Lab::new();
+    let config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let upgrade = "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let upgraded = |second: &str| {
+        let (client, mut upstream) = opened(&lab, &server, &format!("{FIRST}{upgrade}{second}"));
+        expect(&upstream, &format!("{FIRST}{upgrade}"));
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect(&client, OK);
+        (client, upstream)
+    };
+    // The server finishes instead of answering.
+    for (second, passes) in [(EVIL, false), (FIRST, true)] {
+        let (client, upstream) = upgraded(second);
+        upstream.shutdown(Shutdown::Write).unwrap();
+        let local = client.local_addr().unwrap();
+        if passes {
+            expect(&upstream, second);
+            drop((client, upstream));
+            gateway.expect_outcome(local, "closed");
+        } else {
+            assert_eq!(read_all(&client), b"");
+            drop(client);
+            expect_record(&gateway, local, "not_allowed", 2);
+        }
+    }
+    // The server says nothing, and the client has gone.
+    let (client, upstream) = upgraded(EVIL);
+    let local = client.local_addr().unwrap();
+    drop(client);
+    assert_eq!(expect_reset(&upstream), b"");
+    gateway.expect_outcome(local, "half_open_timeout");
+}
