@@ -1,0 +1,153 @@
+//! What the API tells whoever asks.
+
+use egret::admin::{
+    self, CandidateControl, CandidateReport, Control, DrainAnswer, ExplainQuery, ExplainReport, Hot,
+    LoadAnswer, PortsQuery, PortsReport, Refusal, ReloadAnswer, Source, Target, Tenant,
+};
+use egret::audit::Peer;
+use std::sync::{Arc, Mutex};
+use tokio::sync::oneshot;
+
+/// Knows one pool and one address, of which one destination is warm.
+pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
+    let ports = move |query: PortsQuery| {
+        if query.pool.as_deref().is_some_and(|pool| pool != "acme") {
+            return Err(Refusal("no pool is called that".into()));
+        }
+        *asked.lock().unwrap() = Some(query);
+        Ok(report())
+    };
+    let drain = |peer: Peer, order: admin::DrainOrder| {
+        assert_eq!(peer.pid.is_some(), peer.uid.is_some());
+        match (order.source.to_string().as_str(), order.on) {
+            ("203.0.113.16", on) => {
+                let state = if on { "draining" } else { "available" };
+                Ok(DrainAnswer { source: order.source, state: state.into() })
+            }
+            ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
+            _ => Err(Refusal(format!("{} is not listed by any pool", order.source))),
+        }
+    };
+    let reload = |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(refused()).unwrap();
+        Ok(told)
+    };
+    let names = |_| Err(Refusal("nobody asks".into()));
+    Control {
+        ports: Arc::new(ports),
+        names: Arc::new(names),
+        drain: Arc::new(drain),
+        reload: Arc::new(reload),
+        explain: Arc::new(explain),
+        candidate: candidate(),
+        forbidden: Arc::new(|_, _, _| panic!("the test may")),
+    }
+}
+
+/// Nothing is loaded, and nothing but `good.toml` can be.
+fn candidate() -> CandidateControl {
+    let none = || Refusal("no candidate is loaded".into());
+    let load = |_: Peer, order: admin::LoadOrder| {
+        let loaded = order.file.ends_with("good.toml");
+        let (answer, told) = oneshot::channel();
+        let findings = if loaded { Vec::new() } else { vec!["bad.toml:3:1: error: unknown key".into()] };
+        let (version, difference) = (String::from("a1b2c3"), loaded.then(Default::default));
+        answer.send(LoadAnswer { loaded, version, difference, revoked: 0, findings }).unwrap();
+        Ok(told)
+    };
+    let share = move |_: Peer, _: admin::ShareOrder| {
+        let (answer, told) = oneshot::channel();
+        answer.send(Err(none())).unwrap();
+        Ok(told)
+    };
+    let promote = |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(refused()).unwrap();
+        Ok(told)
+    };
+    let drop = move |_: Peer, ()| {
+        let (answer, told) = oneshot::channel();
+        answer.send(Err(none())).unwrap();
+        Ok(told)
+    };
+    CandidateControl {
+        report: Arc::new(|()| Ok(CandidateReport { candidate: None })),
+        files: Arc::new(move |()| Err(none())),
+        load: Arc::new(load),
+        share: Arc::new(share),
+        promote: Arc::new(promote),
+        drop: Arc::new(drop),
+    }
+}
+
+pub fn refused() -> ReloadAnswer {
+    ReloadAnswer {
+        reloaded: false,
+        config: "00c0ffee00c0ffee".into(),
+        difference: None,
+        revoked: 0,
+        unproved: 0,
+        findings: vec!["egret.toml:3:1: error: unknown key".into()],
+    }
+}
+
+/// Whatever is asked, it is nobody's.
+fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
+    let Target::Name(name, port) = query.to else { return Err(Refusal("an address already".into())) };
+    Ok(ExplainReport {
+        live: true,
+        from: query.from,
+        tenant: None,
+        canary: None,
+        mode: None,
+        hostname: Some(name.to_string()),
+        address: query.address.unwrap_or([192, 0, 2, 1].into()),
+        address_assumed: query.address.is_none(),
+        port,
+        ech: query.ech,
+        inspected: false,
+        rules: Vec::new(),
+        allowed: false,
+        rule: None,
+        destination: None,
+        certificate: None,
+        known_addresses: None,
+        address_check: None,
+        certificate_check: None,
+        would_deny: None,
+        outcome: None,
+        pool: None,
+        max_flows: None,
+        flows: None,
+    })
+}
+
+pub fn report() -> PortsReport {
+    PortsReport {
+        sources: vec![Source {
+            pool: "acme".into(),
+            source: "203.0.113.16".into(),
+            public: None,
+            state: "available".into(),
+            capacity: 16,
+            live: 8,
+            held: 2,
+            busiest: 10,
+        }],
+        hot: vec![Hot {
+            pool: "acme".into(),
+            source: "203.0.113.16".parse().unwrap(),
+            public: None,
+            destination: "[2001:db8::9]:443".parse().unwrap(),
+            hostname: Some("api.example.com".into()),
+            live: 8,
+            held: 2,
+            capacity: 16,
+            growth_per_second: Some(0.5),
+            exhausted_in_seconds: Some(12),
+            tenants: vec![Tenant { tenant: "acme".into(), ports: 8 }],
+            clients: Vec::new(),
+        }],
+    }
+}
