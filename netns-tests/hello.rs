@@ -6,14 +6,14 @@ const SIGNATURE_ALGORITHMS: u16 = 13;
 const ALPN: u16 = 16;
 const PADDING: u16 = 21;
 const SUPPORTED_VERSIONS: u16 = 43;
-const KEY_SHARE: u16 = 51;
+pub const KEY_SHARE: u16 = 51;
 
-const X25519: u16 = 0x001d;
-const X25519_MLKEM768: u16 = 0x11ec;
+pub const X25519: u16 = 0x001d;
+pub const X25519_MLKEM768: u16 = 0x11ec;
 
 #[derive(Clone)]
 pub struct Hello {
-    extensions: Vec<(u16, Vec<u8>)>,
+    pub extensions: Vec<(u16, Vec<u8>)>,
 }
 
 impl Hello {
@@ -39,20 +39,6 @@ impl Hello {
         let entries: Vec<u8> = names.iter().flat_map(|name| [vec![0], vector16(name)].concat()).collect();
         self.add(SERVER_NAME, vector16(&entries));
         self
-    }
-
-    /// Adds any extension, right or wrong.
-    pub fn with_extension(mut self, kind: u16, body: &[u8]) -> Self {
-        self.add(kind, body.to_vec());
-        self
-    }
-
-    /// With a hybrid post-quantum key share as browsers send it, padded until the record is 1.9 KiB long.
-    pub fn post_quantum(mut self) -> Self {
-        let shares = [key_share(X25519_MLKEM768, 1216), key_share(X25519, 32)].concat();
-        self.extensions.retain(|(kind, _)| *kind != KEY_SHARE);
-        self.add(KEY_SHARE, vector16(&shares));
-        self.padded_to(1946)
     }
 
     /// Padded (RFC 7685) until the record is this long.
@@ -88,12 +74,7 @@ impl Hello {
         record(&self.handshake())
     }
 
-    /// As TLS records of at most `size` bytes of handshake each.
-    pub fn records_of(&self, size: usize) -> Vec<u8> {
-        self.handshake().chunks(size).flat_map(record).collect()
-    }
-
-    fn add(&mut self, kind: u16, body: Vec<u8>) {
+    pub fn add(&mut self, kind: u16, body: Vec<u8>) {
         self.extensions.push((kind, body));
     }
 }
@@ -103,7 +84,7 @@ pub fn record(fragment: &[u8]) -> Vec<u8> {
     [&[22, 0x03, 0x01], &*vector16(fragment)].concat()
 }
 
-fn key_share(group: u16, length: usize) -> Vec<u8> {
+pub fn key_share(group: u16, length: usize) -> Vec<u8> {
     [&group.to_be_bytes()[..], &vector16(&vec![0x77; length])].concat()
 }
 
@@ -111,6 +92,6 @@ fn vector8(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
-fn vector16(bytes: &[u8]) -> Vec<u8> {
+pub fn vector16(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }

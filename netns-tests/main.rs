@@ -14,6 +14,7 @@ mod dns;
 mod flows;
 mod gateway;
 mod hello;
+mod hello_forms;
 mod knot;
 mod lab;
 mod namespace;

@@ -37,15 +37,12 @@ mod table;
 mod wire;
 
 #[path = "../../netns-tests/hello.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
 mod hello;
 #[path = "../../netns-tests/namespace.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
 mod namespace;
 #[path = "../../netns-tests/process.rs"]
 mod process;
 #[path = "../../netns-tests/wait.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
 mod wait;
 
 use clap::Parser;
