@@ -2,8 +2,12 @@
 //! refuses, and it is the same from any fragmentation into records.
 #![no_main]
 
-#[path = "../invariants.rs"]
-mod invariants;
+#[path = "../checks/rustls_name.rs"]
+mod rustls_name;
+#[path = "../checks/tls.rs"]
+mod tls;
+#[path = "../checks/verdict.rs"]
+mod verdict;
 
 use egret::hostname::{AskedName, Hostname};
 use egret::inspect::{Inspected, Protocol, Verdict, inspect};
@@ -13,16 +17,16 @@ const MAX: usize = 64 * 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     for max in [bytes.len().saturating_sub(7), bytes.len(), MAX] {
-        invariants::stable_verdict(bytes, max);
+        verdict::stable_verdict(bytes, max);
     }
     let mut scratch = Vec::new();
     let verdict = inspect(bytes, MAX, &mut scratch);
-    invariants::same_name_as_rustls_or_refused(bytes, &verdict);
+    tls::same_name_as_rustls_or_refused(bytes, &verdict);
     if let Verdict::Done(Inspected { protocol: Protocol::Tls, alpn, .. }) = &verdict {
         assert!(alpn.len() <= 64 && alpn.bytes().all(|b| b.is_ascii_graphic()));
         for size in [1, 3, 100, 1 << 14] {
-            let again = inspect(&invariants::refragmented(bytes, size), 6 * MAX, &mut scratch);
-            assert_eq!(invariants::but_for_length(again), invariants::but_for_length(verdict.clone()));
+            let again = inspect(&tls::refragmented(bytes, size), 6 * MAX, &mut scratch);
+            assert_eq!(tls::but_for_length(again), tls::but_for_length(verdict.clone()));
         }
     }
 });

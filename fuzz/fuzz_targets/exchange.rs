@@ -2,20 +2,20 @@
 //! a plain reader, the permitted requests and no other; and the same in any pieces.
 #![no_main]
 
-#[path = "../followers.rs"]
-mod followers;
+#[path = "../checks/exchange.rs"]
+mod exchange;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Changed, Exchange, Hellos, Remainder, Then};
+use egret::inspect::{Exchange, Remainder, Then};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let turns: Vec<&[u8]> = bytes.split(|&b| b == 0xff).collect();
     for max_head in [100, 64 * 1024] {
-        let whole = followers::exchange(&turns, usize::MAX, max_head);
-        followers::no_other_request_passed(&whole);
+        let whole = exchange::exchange(&turns, usize::MAX, max_head);
+        exchange::no_other_request_passed(&whole);
         for piece in [1, 3, 50] {
-            assert_eq!(followers::exchange(&turns, piece, max_head), whole, "pieces of {piece}");
+            assert_eq!(exchange::exchange(&turns, piece, max_head), whole, "pieces of {piece}");
         }
     }
 });

@@ -3,13 +3,13 @@
 //! it has the name of the one before.
 #![no_main]
 
-#[path = "../followers.rs"]
-mod followers;
-#[path = "../invariants.rs"]
-mod invariants;
+#[path = "../checks/hellos.rs"]
+mod hellos;
+#[path = "../checks/rustls_name.rs"]
+mod rustls_name;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Changed, Exchange, Hellos, Inspected, Protocol, Remainder, Then, Verdict, inspect};
+use egret::inspect::{Changed, Hellos, Protocol, Then, Verdict, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     if first.protocol != Protocol::Tls {
         return;
     }
-    let relay = |piece| followers::hellos(Hellos::after(&first, MAX), &turns, piece);
+    let relay = |piece| hellos::hellos(Hellos::after(&first, MAX), &turns, piece);
     let whole = relay(usize::MAX);
     for piece in [1, 3, 50] {
         assert_eq!(relay(piece), whole, "pieces of {piece}");
@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     while let [20 | 21 | 23 | 24, _, _, high, low, rest @ ..] = second {
         second = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
     }
-    if !over && let Ok(Some(theirs)) = invariants::name_by_rustls(second) {
+    if !over && let Ok(Some(theirs)) = rustls_name::name_by_rustls(second) {
         let theirs = Hostname::canonicalize(theirs.as_bytes()).ok();
         assert!(
             matches!(&first.name, AskedName::Valid(ours) if Some(ours) == theirs.as_ref()),

@@ -2,8 +2,10 @@
 //! too, and finds no other.
 #![no_main]
 
-#[path = "../invariants.rs"]
-mod invariants;
+#[path = "../checks/http.rs"]
+mod http;
+#[path = "../checks/verdict.rs"]
+mod verdict;
 
 use egret::hostname::{AskedName, Hostname};
 use egret::inspect::{Inspected, Protocol, Verdict, inspect};
@@ -13,8 +15,8 @@ const MAX: usize = 64 * 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     for max in [bytes.len().saturating_sub(7), bytes.len()] {
-        invariants::stable_verdict(bytes, max);
+        verdict::stable_verdict(bytes, max);
     }
-    let verdict = invariants::stable_verdict(bytes, MAX);
-    invariants::same_host_as_httparse(bytes, &verdict);
+    let verdict = verdict::stable_verdict(bytes, MAX);
+    http::same_host_as_httparse(bytes, &verdict);
 });

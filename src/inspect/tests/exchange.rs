@@ -1,4 +1,4 @@
-use super::followers::{self, Followed, no_other_request_passed};
+use super::checks::{self, Followed, no_other_request_passed};
 use super::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
@@ -9,7 +9,7 @@ const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
 /// Turns of the client and the server, the client's first.
 fn follow(turns: &[&str]) -> Followed<()> {
     let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
-    let followed = followers::same_in_any_pieces(|piece| followers::exchange(&turns, piece, MAX));
+    let followed = same_in_any_pieces(|piece| checks::exchange(&turns, piece, MAX));
     no_other_request_passed(&followed);
     followed
 }
@@ -57,7 +57,7 @@ fn what_lies_beyond_the_bound_on_a_head_is_not_looked_at() {
     const BOUND: usize = 100;
     let follow = |turns: &[&str]| {
         let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
-        followers::same_in_any_pieces(|piece| followers::exchange(&turns, piece, BOUND))
+        same_in_any_pieces(|piece| checks::exchange(&turns, piece, BOUND))
     };
     let long = "x".repeat(BOUND);
     // beyond it: a line that ends in LF alone, or the end of the head
@@ -185,14 +185,14 @@ fn a_malformed_chunk_ends_the_flow_where_it_stands() {
     ] {
         let request = post("Transfer-Encoding: chunked", chunks);
         // In one piece, so that it is known where it ends.
-        let followed = followers::exchange(&[request.as_bytes()], 1, MAX);
+        let followed = checks::exchange(&[request.as_bytes()], 1, MAX);
         assert!(why(&followed).contains(reason), "{chunks:?}: {}", why(&followed));
         assert_eq!(followed.passed.len(), request.len() - chunks.len() + passing, "{chunks:?}");
         assert_eq!(followed.remainder, Remainder::Nothing, "the server waits for the rest");
     }
     for aside in ["5;", "0\r\nA:"] {
         let request = post("Transfer-Encoding: chunked", &format!("{aside}{}", "x".repeat(9000)));
-        assert!(why(&followers::exchange(&[request.as_bytes()], 1, MAX)).contains("too long"));
+        assert!(why(&checks::exchange(&[request.as_bytes()], 1, MAX)).contains("too long"));
     }
 }
 
@@ -362,8 +362,8 @@ proptest! {
     ) {
         let turns: Vec<String> = turns.iter().flat_map(|(requests, answers)| [requests.concat(), answers.concat()]).collect();
         let turns: Vec<&[u8]> = turns.iter().map(String::as_bytes).collect();
-        let whole = followers::exchange(&turns, usize::MAX, MAX);
-        prop_assert_eq!(&followers::exchange(&turns, piece, MAX), &whole);
+        let whole = checks::exchange(&turns, usize::MAX, MAX);
+        prop_assert_eq!(&checks::exchange(&turns, piece, MAX), &whole);
         no_other_request_passed(&whole);
     }
 
@@ -374,8 +374,8 @@ proptest! {
     ) {
         for framing in ["Content-Length: 20", "Transfer-Encoding: chunked"] {
             let request = [post(framing, "").as_bytes(), &bytes].concat();
-            let whole = followers::exchange(&[&request], usize::MAX, 200);
-            prop_assert_eq!(&followers::exchange(&[&request], piece, 200), &whole);
+            let whole = checks::exchange(&[&request], usize::MAX, 200);
+            prop_assert_eq!(&checks::exchange(&[&request], piece, 200), &whole);
             no_other_request_passed(&whole);
         }
     }

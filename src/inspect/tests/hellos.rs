@@ -19,9 +19,8 @@ pub(super) fn server_hello(retry: bool) -> Vec<u8> {
 /// Turns of the client and the server, the client's first; how many bytes of the client's passed, what then, and
 /// whether it is over.
 fn follow(turns: &[&[u8]]) -> (usize, Then<Changed>, bool) {
-    let (passed, then, over) = followers::same_in_any_pieces(|piece| {
-        followers::hellos(Hellos::after(&inspected(turns[0]), MAX), turns, piece)
-    });
+    let (passed, then, over) =
+        same_in_any_pieces(|piece| checks::hellos(Hellos::after(&inspected(turns[0]), MAX), turns, piece));
     (passed.len(), then, over)
 }
 
@@ -187,7 +186,7 @@ proptest! {
         if second { client.extend(Hello::to("b.example").record()); }
         let (hello, answer) = (first(), server_hello(retry));
         let turns: [&[u8]; 3] = [&hello, &answer, &client];
-        let relay = |piece| followers::hellos(Hellos::after(&inspected(&hello), MAX), &turns, piece);
+        let relay = |piece| checks::hellos(Hellos::after(&inspected(&hello), MAX), &turns, piece);
         let whole = relay(usize::MAX);
         prop_assert_eq!(&relay(piece), &whole);
         prop_assert!(!(second && retry && whole.0.len() == hello.len() + client.len()), "another name passed");

@@ -115,7 +115,7 @@ fn a_head_may_be_split_anywhere() {
     assert_split_at_every_byte(head, MAX);
     assert_split_at_every_byte(head, head.len());
     let less = head.len() - 1;
-    assert_eq!(invariants::stable_verdict(head, less), Verdict::TooLarge(Protocol::Http));
+    assert_eq!(checks::stable_verdict(head, less), Verdict::TooLarge(Protocol::Http));
 }
 
 #[test]
@@ -152,13 +152,13 @@ prop_compose! {
 proptest! {
     #[test]
     fn httparse_reads_no_other_host(head in any_head()) {
-        invariants::same_host_as_httparse(&head, &verdict(&head));
+        checks::same_host_as_httparse(&head, &verdict(&head));
     }
 
     #[test]
     fn a_head_with_a_changed_byte_is_read_like_httparse(at in 4_usize..60, byte in any::<u8>()) {
         let mut head = b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nA: b\r\nC: d\r\n\r\n".to_vec();
         head[at] = byte;
-        invariants::same_host_as_httparse(&head, &verdict(&head));
+        checks::same_host_as_httparse(&head, &verdict(&head));
     }
 }

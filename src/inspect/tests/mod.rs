@@ -1,13 +1,10 @@
 //! Tests of the room as a whole.
 
+mod checks;
 mod exchange;
-#[path = "../../../fuzz/followers.rs"]
-mod followers;
 mod hello;
 mod hellos;
 mod http;
-#[path = "../../../fuzz/invariants.rs"]
-mod invariants;
 mod seeds;
 mod tls;
 
@@ -16,12 +13,22 @@ use super::{
 };
 use crate::hostname::{AskedName, Hostname};
 use proptest::prelude::*;
+use std::fmt::Debug;
 
 /// The bound that the gateway uses unless told otherwise.
 const MAX: usize = 64 * 1024;
 
 fn verdict(bytes: &[u8]) -> Verdict {
-    invariants::stable_verdict(bytes, MAX)
+    checks::stable_verdict(bytes, MAX)
+}
+
+/// What comes of a relayed connection does not depend on how the bytes came in pieces.
+fn same_in_any_pieces<T: PartialEq + Debug>(relay: impl Fn(usize) -> T) -> T {
+    let whole = relay(usize::MAX);
+    for piece in [1, 2, 7, 100, 16 * 1024] {
+        assert_eq!(relay(piece), whole, "pieces of {piece}");
+    }
+    whole
 }
 
 fn reason(bytes: &[u8]) -> &'static str {
@@ -127,12 +134,12 @@ fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
 fn a_bound_of_a_few_bytes_is_kept() {
     for max in 0..20 {
         for bytes in [&b""[..], b"G", b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3]] {
-            let verdict = invariants::stable_verdict(bytes, max);
+            let verdict = checks::stable_verdict(bytes, max);
             assert!(!matches!(verdict, Verdict::Malformed(_)), "{verdict:?}");
         }
     }
-    assert_eq!(invariants::stable_verdict(b"GE", 2), Verdict::TooLarge(Protocol::Other));
-    assert_eq!(invariants::stable_verdict(b"GET ", 4), Verdict::TooLarge(Protocol::Http));
+    assert_eq!(checks::stable_verdict(b"GE", 2), Verdict::TooLarge(Protocol::Other));
+    assert_eq!(checks::stable_verdict(b"GET ", 4), Verdict::TooLarge(Protocol::Http));
 }
 
 proptest! {
@@ -143,6 +150,6 @@ proptest! {
         max in 0_usize..300,
     ) {
         let bytes = [start, &bytes].concat();
-        invariants::stable_verdict(&bytes, max);
+        checks::stable_verdict(&bytes, max);
     }
 }

@@ -66,7 +66,7 @@ fn a_hello_may_be_split_anywhere() {
         assert_split_at_every_byte(&bytes, MAX);
         assert_split_at_every_byte(&bytes, bytes.len());
         assert_eq!(inspected(&bytes).length, bytes.len());
-        let apart = |bytes: &[u8]| invariants::but_for_length(verdict(bytes));
+        let apart = |bytes: &[u8]| checks::but_for_length(verdict(bytes));
         assert_eq!(apart(&bytes), apart(&hello.record()), "records of {size}");
     }
     assert_split_at_every_byte(&hello.padded_to(1900).record(), MAX);
@@ -104,15 +104,15 @@ fn what_follows_the_hello_is_ignored() {
 fn the_bound_counts_every_byte_on_the_wire() {
     let hello = Hello::to("api.example.com");
     for bytes in [hello.record(), hello.records(100), hello.records(1)] {
-        assert!(matches!(invariants::stable_verdict(&bytes, bytes.len()), Verdict::Done(_)));
-        let short = invariants::stable_verdict(&bytes, bytes.len() - 1);
+        assert!(matches!(checks::stable_verdict(&bytes, bytes.len()), Verdict::Done(_)));
+        let short = checks::stable_verdict(&bytes, bytes.len() - 1);
         assert_eq!(short, Verdict::TooLarge(Protocol::Tls));
     }
     // Known from the lengths, long before the bytes are there.
     let bytes = hello.record();
-    assert_eq!(invariants::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
+    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
     let bytes = hello.records(100);
-    assert_eq!(invariants::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
+    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
     let huge = [22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff];
     assert_eq!(verdict(&huge), Verdict::TooLarge(Protocol::Tls));
 }
@@ -204,7 +204,7 @@ fn a_cut_or_changed_body_is_never_another_name() {
             let mut flipped = message.clone();
             flipped[at] ^= 1 << bit;
             let bytes = record(&flipped);
-            invariants::same_name_as_rustls_or_refused(&bytes, &verdict(&bytes));
+            checks::same_name_as_rustls_or_refused(&bytes, &verdict(&bytes));
         }
     }
 }
@@ -268,14 +268,14 @@ proptest! {
     #[test]
     fn rustls_reads_no_other_name(hello in any_hello(), size in 1_usize..400) {
         let bytes = hello.records(size);
-        invariants::same_name_as_rustls_or_refused(&bytes, &verdict(&bytes));
+        checks::same_name_as_rustls_or_refused(&bytes, &verdict(&bytes));
     }
 
     #[test]
     fn every_plain_name_is_read_and_rustls_agrees(labels in "[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}\\.[a-z]{2,5}") {
         let bytes = Hello::to(&labels).record();
         let verdict = verdict(&bytes);
-        prop_assert!(invariants::same_name_as_rustls_or_refused(&bytes, &verdict));
+        prop_assert!(checks::same_name_as_rustls_or_refused(&bytes, &verdict));
         prop_assert!(matches!(verdict, Verdict::Done(inspected) if inspected.name == name(&labels)));
         let real = rustls_hello(&labels, &[]);
         prop_assert_eq!(inspected(&real).name, name(&labels));
@@ -283,8 +283,8 @@ proptest! {
 
     #[test]
     fn fragmentation_changes_nothing(hello in any_hello(), size in 1_usize..400) {
-        let [many, one] = [hello.records(size), hello.record()].map(|bytes| invariants::but_for_length(verdict(&bytes)));
+        let [many, one] = [hello.records(size), hello.record()].map(|bytes| checks::but_for_length(verdict(&bytes)));
         prop_assert_eq!(many, one);
-        prop_assert_eq!(invariants::refragmented(&hello.record(), size), hello.records(size));
+        prop_assert_eq!(checks::refragmented(&hello.record(), size), hello.records(size));
     }
 }

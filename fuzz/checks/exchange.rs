@@ -1,13 +1,6 @@
-//! What holds for the followers of a relayed connection, whatever the bytes: asserted by the fuzz targets, and by the
-//! unit tests on generated input.
-//!
-//! The includer names the room under test: `use …::{AskedName, Hostname, Exchange, Hellos, Remainder, Then};` beside
-//! `mod followers;`.
+//! What holds for the follower of HTTP/1 connections.
 
-#![allow(dead_code)] // every includer uses its part
-
-use super::{AskedName, Exchange, Hellos, Hostname, Remainder, Then};
-use std::fmt::Debug;
+use super::{AskedName, Exchange, Hostname, Remainder, Then};
 
 /// What came of a connection.
 #[derive(Debug, PartialEq)]
@@ -135,37 +128,4 @@ fn after_chunks(mut rest: &[u8]) -> &[u8] {
         let size = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(2);
         rest = rest.get(size..).unwrap_or_default();
     }
-}
-
-/// Relays turns of a TLS client and its server, the client's first, cut into pieces.
-pub(crate) fn hellos(
-    mut hellos: Hellos,
-    turns: &[&[u8]],
-    piece: usize,
-) -> (Vec<u8>, Then<super::Changed>, bool) {
-    let (mut passed, mut kept, mut then) = (Vec::new(), Vec::new(), Then::More);
-    for (turn, bytes) in turns.iter().enumerate() {
-        for bytes in bytes.chunks(piece) {
-            if turn % 2 == 1 {
-                hellos.server(bytes);
-            } else {
-                kept.extend_from_slice(bytes);
-            }
-            if then == Then::More {
-                let n;
-                (n, then) = hellos.client(&kept, |changed| changed);
-                passed.extend(kept.drain(..n));
-            }
-        }
-    }
-    (passed, then, hellos.are_over())
-}
-
-/// The verdict does not depend on how the bytes came in pieces.
-pub(crate) fn same_in_any_pieces<T: PartialEq + Debug>(relay: impl Fn(usize) -> T) -> T {
-    let whole = relay(usize::MAX);
-    for piece in [1, 2, 7, 100, 16 * 1024] {
-        assert_eq!(relay(piece), whole, "pieces of {piece}");
-    }
-    whole
 }
