@@ -28,7 +28,7 @@ use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
 use crate::gateway::{
-    self, FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Seat, Settings, Sink, Stage,
+    self, FlowRecord, FlowTable, Gate, Gateway, Intake, Mismatches, Recheck, Seat, Settings, Sink, Stage,
 };
 use crate::relay::Silence;
 use crate::sys::addresses;
@@ -347,11 +347,12 @@ fn start_workers(
 ) -> io::Result<(Workers, mpsc::UnboundedReceiver<()>)> {
     let (ended, worker_ended) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
-    for (number, (listener, seat)) in listeners.into_iter().zip(seats).enumerate() {
+    let intakes = Intake::of_workers(listeners.len());
+    for (number, ((listener, seat), intake)) in listeners.into_iter().zip(seats).zip(intakes).enumerate() {
         let (shared, stage, ended) = (Arc::clone(shared), stage.subscribe(), ended.clone());
         workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let _says_when_it_ends = EndNotice(ended);
-            gateway::run(shared, settings, seat, listener, stage)
+            gateway::run(shared, settings, seat, listener, intake, stage)
         })?);
     }
     Ok((workers, worker_ended))

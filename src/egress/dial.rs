@@ -3,15 +3,15 @@
 use super::lease::{Lease, LeaseError};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
+use crate::sys::event_loop::{EventLoop, timeout};
 use crate::sys::failure::Failure;
-use crate::sys::socket::{Reactor, Socket};
+use crate::sys::socket::Socket;
 use crate::sys::upstream;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// How often a port that turns out to be taken is exchanged for another. Each time is an anomaly that the ledger
 /// counts.
@@ -44,11 +44,11 @@ impl Dialler {
         client: ClientAddr,
         to: DialAddr,
         lease: Lease,
-        reactor: &Rc<Reactor>,
+        event_loop: &Rc<EventLoop>,
     ) -> Result<(Socket, Lease), DialError> {
         let (socket, lease) = self.begin(client, to, lease)?;
         let socket =
-            Socket::new(socket, reactor).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
+            Socket::new(socket, event_loop).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
         Ok((socket, lease))
     }
 

@@ -1,10 +1,10 @@
 //! Several ways to one end, tried one after the other and yet at once (RFC 8305 §5).
 
+use crate::sys::event_loop::sleep;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::sleep;
 
 /// Begins an attempt every `stagger`, and at once when one fails. Yields the first that succeeds and drops the others;
 /// if none does, the error of the first. `None` without attempts.
@@ -60,9 +60,9 @@ fn poll_any<F: Future>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::event_loop::{EventLoop, now};
     use std::cell::Cell;
     use std::rc::Rc;
-    use tokio::time::Instant;
 
     const STAGGER: Duration = Duration::from_millis(250);
 
@@ -81,28 +81,32 @@ mod tests {
     }
 
     /// What comes of attempts, each so many milliseconds long and good or not; and when, in milliseconds.
-    async fn run(attempts: &[(u64, bool)]) -> (Option<Result<u64, u64>>, u128) {
+    fn run(attempts: &[(u64, bool)]) -> (Option<Result<u64, u64>>, u128) {
         let live = Rc::new(Cell::new(0));
-        let start = Instant::now();
         let attempts =
             (0..).zip(attempts).map(|(n, &(takes, good))| attempt(n, takes, good, Rc::clone(&live)));
-        let won = race(attempts, STAGGER).await;
+        let (won, took) = EventLoop::run_fast(async |_| {
+            let begun = now();
+            let won = race(attempts, STAGGER).await;
+            (won, now() - begun)
+        })
+        .unwrap();
         assert_eq!(live.get(), 0, "the others are gone");
-        (won, start.elapsed().as_millis())
+        (won, took.as_millis())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_first_that_answers_wins_and_the_order_decides_who_starts_first() {
-        assert_eq!(run(&[(20, true), (5, true)]).await, (Some(Ok(0)), 20));
-        assert_eq!(run(&[(9000, true), (20, true)]).await, (Some(Ok(1)), 270));
-        assert_eq!(run(&[(300, true), (200, true)]).await, (Some(Ok(0)), 300));
-        assert_eq!(run(&[]).await, (None, 0));
+    #[test]
+    fn the_first_that_answers_wins_and_the_order_decides_who_starts_first() {
+        assert_eq!(run(&[(20, true), (5, true)]), (Some(Ok(0)), 20));
+        assert_eq!(run(&[(9000, true), (20, true)]), (Some(Ok(1)), 270));
+        assert_eq!(run(&[(300, true), (200, true)]), (Some(Ok(0)), 300));
+        assert_eq!(run(&[]), (None, 0));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_failure_lets_the_next_begin_at_once_and_the_first_failure_is_told() {
-        assert_eq!(run(&[(20, false), (20, true)]).await, (Some(Ok(1)), 40));
-        assert_eq!(run(&[(9000, false), (10, false), (10, false)]).await, (Some(Err(0)), 9000));
-        assert_eq!(run(&[(10, false), (10, false)]).await, (Some(Err(0)), 20));
+    #[test]
+    fn a_failure_lets_the_next_begin_at_once_and_the_first_failure_is_told() {
+        assert_eq!(run(&[(20, false), (20, true)]), (Some(Ok(1)), 40));
+        assert_eq!(run(&[(9000, false), (10, false), (10, false)]), (Some(Err(0)), 9000));
+        assert_eq!(run(&[(10, false), (10, false)]), (Some(Err(0)), 20));
     }
 }

@@ -12,11 +12,11 @@ use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::policy::Permit;
+use crate::sys::event_loop::{spawn, timeout};
 use crate::verify::{Begun, Certificate};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Why there is nothing to be proved.
 pub(super) const NO_TLS: &str = "the client does not speak TLS";
@@ -31,12 +31,15 @@ pub(super) struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Never an error, and within the time.
-    pub(super) async fn check(&self, to: DialAddr, time: Duration) -> Certificate {
+    /// Never an error. Bound the time.
+    pub(super) async fn check(&self, to: DialAddr) -> Certificate {
         let Verification { verifier, asker, .. } = self.verification;
-        let asking = verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to));
+        verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to)).await
+    }
+
+    async fn check_within(&self, time: Duration, to: DialAddr) -> Certificate {
         let late = Certificate::Unknown("the server did not prove anything within `[inspect] deadline`");
-        timeout(time, asking).await.unwrap_or(late)
+        timeout(time, self.check(to)).await.unwrap_or(late)
     }
 
     fn begin(&self, to: DialAddr) -> Result<Begun, &'static str> {
@@ -71,7 +74,7 @@ impl Asked<'_> {
         }
         let (mut last, mut refused) = (Certificate::Unknown(""), None);
         for permit in permits.into_iter().take(MOST_TRIED) {
-            last = self.prober(flow).check(permit.dial(), self.time_left(flow)).await;
+            last = self.prober(flow).check_within(self.time_left(flow), permit.dial()).await;
             let Some((outcome, why)) = certificate_refusal(last) else {
                 flow.record.certificate_check = Some(self.prober(flow).count(last));
                 return Ok(vec![permit]);
@@ -93,11 +96,11 @@ impl Asked<'_> {
         let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
         let (name, client) = (self.name.clone(), flow.record.client);
         let (dialler, time) = (self.worker.dialler, self.worker.inspect_deadline);
-        tokio::task::spawn_local(async move {
+        spawn(async move {
             let _place = place;
             let (tenant, verification) = (&tenant, &verification);
             let prober = Prober { tenant, verification, dialler, client, name: &name };
-            let found = prober.check(to, time).await;
+            let found = prober.check_within(time, to).await;
             observed.certificate.set(Some(prober.count(found)));
         });
     }

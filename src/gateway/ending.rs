@@ -154,24 +154,25 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket::{Socket, driven};
+    use crate::sys::event_loop::EventLoop;
+    use crate::sys::socket::Socket;
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
-    #[tokio::test]
-    async fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+    #[test]
+    fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
         let (server, _) = listener.accept().unwrap();
         stream::finish(&server).unwrap();
         while stream::write(&socket, &[0; 4096]).is_ok() {}
-        let rest = driven(async |reactor| {
-            let upstream = Leg::new(Socket::new(socket, &reactor).unwrap());
+        let rest = EventLoop::run(async |event_loop| {
+            let upstream = Leg::new(Socket::new(socket, &event_loop).unwrap());
             stream::finish(&*upstream).unwrap();
             rest_after(Side::Upstream, &upstream)
         });
-        let rest = rest.await;
+        let rest = rest.unwrap();
         assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
     }
 }

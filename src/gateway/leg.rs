@@ -44,23 +44,23 @@ impl Drop for Leg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::socket::driven;
+    use crate::sys::event_loop::EventLoop;
     use std::io::{ErrorKind, Read};
     use std::net::{TcpListener, TcpStream};
 
-    #[tokio::test]
-    async fn a_leg_that_is_given_up_is_reset_and_one_that_ended_well_is_closed() {
+    #[test]
+    fn a_leg_that_is_given_up_is_reset_and_one_that_ended_well_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for well in [false, true] {
             let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (mut peer, _) = listener.accept().unwrap();
-            driven(async |reactor| {
-                let leg = Leg::new(Socket::new(ours, &reactor).unwrap());
+            EventLoop::run(async |event_loop| {
+                let leg = Leg::new(Socket::new(ours, &event_loop).unwrap());
                 if well {
                     leg.ended_well();
                 }
             })
-            .await;
+            .unwrap();
             match peer.read(&mut [0]) {
                 Ok(n) => assert!(well && n == 0),
                 Err(error) => assert!(!well && error.kind() == ErrorKind::ConnectionReset, "{error}"),

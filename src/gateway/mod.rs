@@ -11,6 +11,7 @@ mod ending;
 mod flow;
 mod flow_table;
 mod guard;
+mod intake;
 mod leg;
 mod meters;
 mod mismatches;
@@ -32,6 +33,7 @@ pub use candidate::{
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
+pub use intake::Intake;
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
 pub use recheck::Recheck;

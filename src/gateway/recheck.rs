@@ -149,7 +149,7 @@ impl Gateway {
                 return Found::Needless;
             };
             let left = deadline.saturating_duration_since(clock::now());
-            let asking = ask(&snapshot, flow, missing, dialler, left);
+            let asking = ask(&snapshot, flow, missing, dialler);
             if let Ok(Some(found)) = timeout(left, asking).await {
                 return found;
             }
@@ -186,13 +186,7 @@ fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
 }
 
 /// What is found; `None` if nobody can say.
-async fn ask(
-    snapshot: &Snapshot,
-    flow: &LiveFlow,
-    missing: Proof,
-    dialler: Dialler,
-    time: Duration,
-) -> Option<Found> {
+async fn ask(snapshot: &Snapshot, flow: &LiveFlow, missing: Proof, dialler: Dialler) -> Option<Found> {
     let verification: &Verification = snapshot.ruling_of(flow)?.verification?;
     let (name, to) = (name_of(flow)?, flow.destination);
     if missing.address {
@@ -205,7 +199,7 @@ async fn ask(
     if missing.certificate {
         let tenant = snapshot.still_of(flow.client, &flow.tenant)?;
         let prober = Prober { tenant, verification, dialler, client: flow.client, name };
-        match prober.check(to, time).await {
+        match prober.check(to).await {
             Certificate::Valid => {}
             Certificate::Invalid(why) => return Some(Found::Wrong(Revoked(why))),
             Certificate::Unknown(_) => return None,

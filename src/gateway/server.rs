@@ -1,7 +1,8 @@
-//! A worker's thread: a runtime and a listener of its own. A flow lives and dies on the worker that accepted it.
+//! A worker's thread: an event loop and a listener of its own. A flow lives and dies on the worker that accepted it.
 
 use super::admission::Pass;
 use super::flow::Flow;
+use super::intake::{Burden, Connection, Intake};
 use super::leg::Leg;
 use super::meters::Seat;
 use super::record::{FlowId, Verdict};
@@ -10,17 +11,18 @@ use super::{ending, session};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
+use crate::sys::event_loop::{EventLoop, sleep, spawn, yield_now};
 use crate::sys::listener::Listener;
-use crate::sys::socket::{Reactor, Socket};
+use crate::sys::socket::Socket;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::spawn_local;
 
 /// How far the gateway's stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,74 +47,68 @@ pub fn run(
     settings: Settings,
     seat: Seat,
     listener: TcpListener,
+    mut intake: Intake,
     mut stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let reactor = {
-        let _in_runtime = runtime.enter();
-        Reactor::new()?
-    };
-    let worker = Rc::new(Worker::new(gateway, settings, seat, Rc::clone(&reactor)));
-    runtime.block_on(async {
-        // As tasks: what wakes the future that is blocked on goes through an eventfd.
-        let reactor = spawn_local(async move { reactor.run().await });
-        let accepting = spawn_local(accept(Rc::clone(&worker), Listener::new(listener)?, stage.clone()));
-        spawn_local(tick(Rc::clone(&worker)));
-        let until_stopped = async {
-            accepting.await?;
-            // Those that live may finish. A sender that is gone is a gateway that is gone.
-            let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
-            Ok(())
-        };
+    EventLoop::run(async |event_loop| {
+        let listener = Listener::new(listener, &event_loop)?;
+        let worker = Rc::new(Worker::new(gateway, settings, seat, event_loop));
+        spawn(tick(Rc::clone(&worker)));
+        // A sender that is gone is a gateway that is gone.
         tokio::select! {
-            error = reactor => Err(error?),
-            result = until_stopped => result,
+            never = accept(&worker, listener, &mut intake) => match never {},
+            _ = stage.wait_for(|stage| *stage != Stage::Running) => {}
         }
-    })?;
-    // What still lives is dropped here, and both its ends are reset: a plain exit would look like a clean end of
-    // file to the client.
-    worker.epilogue.cut_off.set(Outcome::Drained);
-    drop(runtime);
-    Ok(())
+        for connection in intake.close() {
+            take_in(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
+        }
+        // Those that live may finish.
+        let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
+        // What still lives is dropped with the loop, and both its ends are reset: a plain exit would look like a clean
+        // end of file to the client.
+        worker.epilogue.cut_off.set(Outcome::Drained);
+        Ok(())
+    })?
 }
 
-/// Sees to flows that have come of age. And has a timer due soon at any time: setting one that is due before all others
-/// goes through an eventfd, and each flow sets several.
+/// Sees to flows that have come of age.
 async fn tick(worker: Rc<Worker>) {
-    let mut ticks = tokio::time::interval(TICK);
     loop {
-        ticks.tick().await;
-        worker.reactor.keep_alive(clock::now(), &worker.liveness);
+        sleep(TICK).await;
+        worker.event_loop.keep_alive(clock::now(), &worker.liveness);
     }
 }
 
-/// Less than any time-out that a flow commonly has.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Takes flows in until the stage is no longer [`Stage::Running`].
-async fn accept(worker: Rc<Worker>, listener: Listener, mut stage: watch::Receiver<Stage>) {
-    let stopped = stage.wait_for(|stage| *stage != Stage::Running);
-    tokio::pin!(stopped);
+/// Takes flows in, for ever.
+async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) -> Infallible {
     loop {
-        let ready = tokio::select! {
-            ready = listener.ready() => ready,
-            _ = &mut stopped => return,
+        let taken = tokio::select! {
+            connection = intake.passed_on() => take_in(worker, connection),
+            () = poll_fn(|cx| listener.poll_ready(cx)) => match take_batch(worker, &listener, intake) {
+                // Those that were taken in get their turn.
+                Ok(()) => {
+                    yield_now().await;
+                    Ok(())
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                failed => failed,
+            },
         };
-        match ready.and_then(|()| take_batch(&worker, &listener)) {
-            // Those that were taken in get their turn.
-            Ok(()) => tokio::task::yield_now().await,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => pause_after(&worker, &error).await,
+        if let Err(error) = taken {
+            pause_after(worker, &error).await;
         }
     }
 }
 
 /// Takes in as many as wait, up to [`BATCH`].
-fn take_batch(worker: &Rc<Worker>, listener: &Listener) -> io::Result<()> {
+fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::Result<()> {
     for _ in 0..BATCH {
         let (socket, peer) = listener.accept()?;
-        take_in(worker, Socket::new(socket, &worker.reactor)?, peer);
+        if let Some(connection) = intake.share(socket, peer) {
+            take_in(worker, connection)?;
+        }
     }
     Ok(())
 }
@@ -123,12 +119,18 @@ async fn pause_after(worker: &Worker, error: &io::Error) {
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }
-    worker.gateway.accept_errors.increment(1);
-    worker.complain("cannot accept connections", error);
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    complain(worker, error);
+    sleep(ACCEPT_PAUSE).await;
 }
 
-fn take_in(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr) {
+fn complain(worker: &Worker, error: &io::Error) {
+    worker.gateway.accept_errors.increment(1);
+    worker.complain("cannot accept connections", error);
+}
+
+fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
+    let Connection { socket, peer, burden } = connection;
+    let socket = Socket::new(socket, &worker.event_loop)?;
     let gateway = &worker.gateway;
     let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
     // Under TPROXY the local address is what the client dialled. It can only fail on a socket that is none.
@@ -144,22 +146,28 @@ fn take_in(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr) {
     let Some(place) = gateway.flows.enter() else {
         flow.record.verdict = Some(Verdict::Deny);
         flow.ends(Outcome::GatewayFull);
-        return;
+        return Ok(());
     };
-    spawn_local(whole_life(Rc::clone(worker), client, flow, place));
+    spawn(whole_life(Rc::clone(worker), client, flow, (place, burden)));
+    Ok(())
 }
 
 /// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
-fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Pass) -> impl Future<Output = ()> {
+fn whole_life(
+    worker: Rc<Worker>,
+    client: Leg,
+    mut flow: Flow,
+    place: (Pass, Burden),
+) -> impl Future<Output = ()> {
     async move {
-        let _place = place;
         match session::live(&worker, &client, &mut flow).await {
             Ok(outcome) => flow.ends(outcome),
             Err(ended) => ending::end_early(&worker, &client, &mut flow, ended).await,
         }
         // The socket first: who reads the record may rely on the flow being over.
         drop(client);
+        drop(place);
     }
 }
 
@@ -178,5 +186,5 @@ mod tests {
     }
 
     /// Bytes. An idle flow is to cost 1.5 KiB with all that it holds.
-    const MOST: usize = 792;
+    const MOST: usize = 808;
 }

@@ -47,7 +47,7 @@ pub(super) fn dial<'w>(
     note_source(flow, &lease);
     let (socket, lease) = worker
         .dialler
-        .start(flow.record.client, to, lease, &worker.reactor)
+        .start(flow.record.client, to, lease, &worker.event_loop)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = Leg::new(socket);

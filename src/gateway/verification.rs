@@ -18,13 +18,13 @@ use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{self, CertificateRule, Denial, Destination, Permit, Seen};
+use crate::sys::event_loop::{spawn, timeout};
 use crate::verify::{Match, Trouble, Unresolved};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Of a name's addresses, so many are tried.
 pub(super) const MOST_TRIED: usize = 8;
@@ -151,7 +151,7 @@ impl Asked<'_> {
         let verification = Arc::clone(self.verification);
         let (name, to, rule) = (self.name.clone(), permit.dial(), permit.rule().cloned());
         let time = self.worker.inspect_deadline;
-        tokio::task::spawn_local(async move {
+        spawn(async move {
             let _place = place;
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
             let found = timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late));
@@ -260,7 +260,7 @@ async fn dial_first<'w>(
     let from = flow.record.client;
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
-        let (socket, lease) = worker.dialler.start(from, to, lease, &worker.reactor)?;
+        let (socket, lease) = worker.dialler.start(from, to, lease, &worker.event_loop)?;
         // Dropped before the lease: the port is free after the socket is.
         let leg = Leg::new(socket);
         worker.dialler.answered(&leg).await?;

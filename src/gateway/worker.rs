@@ -13,8 +13,8 @@ use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
 use crate::relay::{Scratch, Silence};
+use crate::sys::event_loop::EventLoop;
 use crate::sys::listener::Liveness;
-use crate::sys::socket::Reactor;
 use arc_swap::ArcSwap;
 use std::cell::Cell;
 use std::io;
@@ -65,7 +65,7 @@ pub struct Settings {
 /// What the flows of one worker share.
 pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) reactor: Rc<Reactor>,
+    pub(super) event_loop: Rc<EventLoop>,
     pub(super) peeker: Peeker,
     pub(super) inspect_deadline: Duration,
     pub(super) bounds: Bounds,
@@ -86,7 +86,12 @@ pub(super) struct Worker {
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
-    pub(super) fn new(gateway: Arc<Gateway>, settings: Settings, seat: Seat, reactor: Rc<Reactor>) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        settings: Settings,
+        seat: Seat,
+        event_loop: Rc<EventLoop>,
+    ) -> Self {
         let seat = seat.take();
         let epilogue =
             Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
@@ -94,7 +99,7 @@ impl Worker {
             nobody: gateway.nobody.of(&seat),
             seat,
             gateway,
-            reactor,
+            event_loop,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             inspect_deadline: settings.inspect_deadline,
             bounds: Bounds { max_hello: settings.max_hello, patience: settings.inspect_deadline },

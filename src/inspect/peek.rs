@@ -1,13 +1,13 @@
 //! The bounded peek loop: what the client wants, read without taking a byte from its socket.
 
 use super::{Inspected, Malformed, Protocol, Verdict, inspect};
+use crate::sys::event_loop::timeout;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// A worker's buffers for inspection. They are used within a poll only; nothing is in them between polls.
 #[derive(Debug)]

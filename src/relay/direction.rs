@@ -3,10 +3,10 @@
 use super::guard::{Guard, Guarded, Passing};
 use super::pipes::Filled;
 use super::{COPY, Scratch, Side};
+use crate::sys::event_loop::defer;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 /// What a direction may move in one poll before the worker's other flows get their turn. Large enough that a bulk
@@ -120,9 +120,7 @@ impl OneWay {
                 break;
             }
             if turn == 0 {
-                // Goes on after the worker has looked for readiness: a plain wake would come before that, and flows that
-                // always have something to move would keep it from those that only now have.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                defer(cx);
                 return Poll::Pending;
             }
             if self.side == Side::Client

@@ -1,10 +1,10 @@
 //! Looks at what a client sends before it passes, for as long as somebody wants to.
 
 use super::Side;
+use crate::sys::event_loop::{Sleep, sleep};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 
 /// Says what of a flow may pass. It sees the bytes of both sides in order, but for those that it lets pass unseen.
 pub trait Guard {
@@ -66,7 +66,7 @@ pub struct Guarded<G> {
     next: Next,
     patience: Duration,
     /// When patience with what is kept ends.
-    late: Option<Pin<Box<Sleep>>>,
+    late: Option<Sleep>,
     requests: usize,
 }
 
@@ -172,8 +172,8 @@ impl<G: Guard> Guarded<G> {
                 Passing::Kept(_) | Passing::Read(_) => None,
             };
         }
-        let late = self.late.get_or_insert_with(|| Box::pin(sleep(self.patience)));
-        if late.as_mut().poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }
+        let late = self.late.get_or_insert_with(|| sleep(self.patience));
+        if Pin::new(late).poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }
     }
 
     /// The server has finished. What waits for it is judged when it is asked about next.

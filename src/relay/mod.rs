@@ -10,6 +10,7 @@ mod pipes;
 mod refuse;
 mod watch;
 
+use crate::sys::event_loop::{Sleep, sleep};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
@@ -23,7 +24,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 use watch::Watch;
 
 /// How long a flow may be silent.
@@ -169,12 +169,12 @@ struct Broken {
     side: Side,
     error: io::Error,
     /// How long the other end has to take it.
-    until: Pin<Box<Sleep>>,
+    until: Sleep,
 }
 
 impl Broken {
     fn new(side: Side, error: io::Error) -> Self {
-        Self { side, error, until: Box::pin(sleep(SETTLE)) }
+        Self { side, error, until: sleep(SETTLE) }
     }
 }
 
@@ -327,7 +327,7 @@ impl<'a> Flow<'a> {
             meter.requests(guarded.take_requests());
             closed = broken.side == Side::Client && guarded.is_closed() && self.up.holds_nothing();
         }
-        if rest.is_pending() && !closed && broken.until.as_mut().poll(cx).is_pending() {
+        if rest.is_pending() && !closed && Pin::new(&mut broken.until).poll(cx).is_pending() {
             self.broken = Some(broken);
             return Poll::Pending;
         }

@@ -1,12 +1,12 @@
 //! Answers a refused client so that it can read the answer.
 
 use super::Scratch;
+use crate::sys::event_loop::timeout;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// What a refused client may still send before it is cut off.
 const MOST_DISCARDED: usize = 256 * 1024;

@@ -1,7 +1,7 @@
 //! The relay between real sockets on loopback.
 
 use super::*;
-use crate::sys::socket::driven;
+use crate::sys::event_loop::{EventLoop, timeout};
 use crate::sys::stream;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -87,10 +87,9 @@ fn run(
     let (server_end, inner_server) = pair();
     let client = thread::spawn(move || client(client_end));
     let server = thread::spawn(move || server(server_end));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let result = runtime.block_on(driven(async |reactor| {
-        let client = Socket::new(inner_client, &reactor).unwrap();
-        let upstream = Socket::new(inner_server, &reactor).unwrap();
+    let result = EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
         let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let end = relay(&client, &upstream, &scratch, &silence, &mut tally, &mut unguarded()).await;
         match end.failure() {
@@ -109,7 +108,8 @@ fn run(
             }
         }
         Result { end, up: tally.up, down: tally.down, idle_pipes: scratch.pipes.idle() }
-    }));
+    })
+    .unwrap();
     client.join().unwrap();
     server.join().unwrap();
     result
@@ -281,15 +281,15 @@ fn a_half_open_flow_has_a_time_out_of_its_own() {
 #[test]
 fn nobody_waits_for_a_dead_peer_to_acknowledge() {
     let (outer, inner) = pair();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(driven(async |reactor| {
-        let socket = Socket::new(inner, &reactor).unwrap();
+    EventLoop::run(async |event_loop| {
+        let socket = Socket::new(inner, &event_loop).unwrap();
         while stream::write(&socket, &[0; 4096]).is_ok() {}
         stream::reset_on_close(&outer).unwrap();
         drop(outer);
-        let settled = tokio::time::timeout(Duration::from_secs(5), settle(&socket)).await;
+        let settled = timeout(Duration::from_secs(5), settle(&socket)).await;
         assert!(settled.is_ok(), "{} bytes", stream::unacknowledged(&socket).unwrap());
-    }));
+    })
+    .unwrap();
 }
 
 #[test]
@@ -302,16 +302,16 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
     }
     stream::reset_on_close(&server_end).unwrap();
     drop(server_end);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let end = runtime.block_on(driven(async |reactor| {
-        let client = Socket::new(inner_client, &reactor).unwrap();
-        let upstream = Socket::new(inner_server, &reactor).unwrap();
+    let end = EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
         let end =
             relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded())
                 .await;
         stream::reset_on_close(&client).unwrap();
         end
-    }));
+    })
+    .unwrap();
     assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));
     let mut answer = [0; 13];
     client_end.read_exact(&mut answer).unwrap();
@@ -357,12 +357,12 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
         stream::reset_on_close(&server_end).unwrap();
         result.map(|()| received)
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(driven(async |reactor| {
-        let client = Socket::new(inner_client, &reactor).unwrap();
-        let upstream = Socket::new(inner_server, &reactor).unwrap();
+    EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
         relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await;
-    }));
+    })
+    .unwrap();
     assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
 }
 

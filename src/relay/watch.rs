@@ -4,17 +4,17 @@
 //! without an idle time-out has no timer until one side has finished.
 
 use super::{End, Silence};
+use crate::sys::event_loop::{Sleep, sleep};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 
 /// A period is measured in this many ticks, so a flow ends at most a quarter of the period late.
 const TICKS: u32 = 4;
 
 pub(super) struct Watch<'a> {
     silence: &'a Silence,
-    tick: Option<Pin<Box<Sleep>>>,
+    tick: Option<Sleep>,
     /// How long the tick that runs is.
     length: Duration,
     half_open: bool,
@@ -44,9 +44,9 @@ impl<'a> Watch<'a> {
             let Some(length) = self.next() else { return Poll::Pending };
             let tick = self.tick.get_or_insert_with(|| {
                 self.length = length;
-                Box::pin(sleep(length))
+                sleep(length)
             });
-            if tick.as_mut().poll(cx).is_pending() {
+            if Pin::new(tick).poll(cx).is_pending() {
                 return Poll::Pending;
             }
             self.tick = None;

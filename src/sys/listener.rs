@@ -1,12 +1,14 @@
 //! The transparent listener.
 
+use super::event_loop::{EventLoop, Watched, told};
+use nix::sys::epoll::EpollFlags;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// How long a silent or unresponsive peer keeps a flow. The same on both legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,28 +62,23 @@ pub fn open(address: SocketAddr, backlog: i32, liveness: &Liveness) -> io::Resul
 
 /// A listener on its worker's event loop.
 #[derive(Debug)]
-pub struct Listener(AsyncFd<TcpListener>);
+pub struct Listener(Watched<TcpListener>);
 
 impl Listener {
-    /// Registers a non-blocking listener with the runtime of this thread.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
-        // SAFETY: a TcpListener owns its descriptor, always names the same one, and is closed only when the AsyncFd,
-        // which deregisters it first, is dropped.
-        #[expect(unsafe_code, reason = "AsyncFd cannot know this of a type")]
-        let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
-        Ok(Self(registered?))
+    /// Registers a non-blocking listener with an event loop.
+    pub fn new(listener: TcpListener, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
+        Watched::new(listener, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, event_loop).map(Self)
     }
 
-    /// Waits until a connection may be there.
-    pub async fn ready(&self) -> io::Result<()> {
-        self.0.readable().await?.retain_ready();
-        Ok(())
+    /// Ready when a connection may be there.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.poll(cx, told::READABLE)
     }
 
     /// Takes the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none waits;
-    /// only then does [`Self::ready`] wait.
+    /// only then is [`Self::poll_ready`] pending.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.try_io(Interest::READABLE, accept)
+        self.0.attempt(told::READABLE, 0, || accept(self.0.get()))
     }
 }
 

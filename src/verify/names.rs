@@ -8,7 +8,9 @@ use crate::addr::Family;
 use crate::count::{Counter, Histogram};
 use crate::hostname::Hostname;
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -175,11 +177,19 @@ impl Names {
         families: &[Family],
         asker: &Asker,
     ) -> Result<Vec<IpAddr>, Unresolved> {
-        match families {
-            [] => Err(Unresolved::Absent),
-            [one] => self.addresses(name, *one, asker).await,
-            _ => self.resolve_both(name, asker).await,
-        }
+        let mut resolving = pin!(async {
+            match families {
+                [] => Err(Unresolved::Absent),
+                [one] => self.addresses(name, *one, asker).await,
+                _ => self.resolve_both(name, asker).await,
+            }
+        });
+        // Whoever asks may be no task of the runtime's; its timers are.
+        poll_fn(|cx| {
+            let _timers = self.0.runtime.enter();
+            resolving.as_mut().poll(cx)
+        })
+        .await
     }
 
     async fn resolve_both(&self, name: &Hostname, asker: &Asker) -> Result<Vec<IpAddr>, Unresolved> {

@@ -168,44 +168,50 @@ fn a_piece_of_a_line_holds_up_what_would_pass_unseen() {
     assert_eq!((kept.as_deref(), guarded.free(Side::Client)), (Some(&b"more"[..]), u64::MAX));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
-    let mut guarded = Guarded::new(Script::default(), PATIENCE);
-    let mut poll = |read: &[u8]| {
-        let passed = look(&mut guarded, read);
-        let late = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
-        assert_eq!(late, None);
-        (passed, guarded.is_stopped())
-    };
-    let most = PATIENCE.checked_sub(TICK).unwrap();
-    assert_eq!(poll(b"a li"), (Vec::new(), false));
-    tokio::time::advance(most).await;
-    assert_eq!(poll(b"ne\nan"), (b"a line\nan"[..7].into(), false), "the next has a time of its own");
-    tokio::time::advance(most).await;
-    assert_eq!(poll(b"other"), (Vec::new(), false));
-    tokio::time::advance(TICK).await;
-    assert_eq!(poll(b", byte by byte"), (Vec::new(), true));
-    assert!(guarded.is_closed());
+#[test]
+fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
+    EventLoop::run_fast(async |event_loop| {
+        let mut guarded = Guarded::new(Script::default(), PATIENCE);
+        let mut poll = |read: &[u8]| {
+            let passed = look(&mut guarded, read);
+            let late = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(late, None);
+            (passed, guarded.is_stopped())
+        };
+        let most = PATIENCE.checked_sub(TICK).unwrap();
+        assert_eq!(poll(b"a li"), (Vec::new(), false));
+        event_loop.advance(most);
+        assert_eq!(poll(b"ne\nan"), (b"a line\nan"[..7].into(), false), "the next has a time of its own");
+        event_loop.advance(most);
+        assert_eq!(poll(b"other"), (Vec::new(), false));
+        event_loop.advance(TICK);
+        assert_eq!(poll(b", byte by byte"), (Vec::new(), true));
+        assert!(guarded.is_closed());
+    })
+    .unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_cut_off_passes_only_if_the_guard_says_so() {
-    for (cut_off, passes) in [(Next::Stop, None), (Next::Read, Some(&b"half"[..]))] {
-        let script = || Script { cut_off, ..Script::default() };
-        let mut late = Guarded::new(script(), PATIENCE);
-        look(&mut late, b"half");
-        let mut poll = || late.poll_kept(&mut Context::from_waker(Waker::noop()));
-        assert_eq!(poll(), None);
-        tokio::time::advance(PATIENCE).await;
-        assert_eq!(poll().as_deref(), passes);
-        assert_eq!(poll(), None, "once");
-        let mut finished = Guarded::new(script(), PATIENCE);
-        look(&mut finished, b"half");
-        assert_eq!(finished.finish().as_deref(), passes);
-        let mut whole = Guarded::new(script(), PATIENCE);
-        look(&mut whole, b"line\n");
-        assert_eq!(whole.finish().as_deref(), Some(&b""[..]));
-    }
+#[test]
+fn what_is_cut_off_passes_only_if_the_guard_says_so() {
+    EventLoop::run_fast(async |event_loop| {
+        for (cut_off, passes) in [(Next::Stop, None), (Next::Read, Some(&b"half"[..]))] {
+            let script = || Script { cut_off, ..Script::default() };
+            let mut late = Guarded::new(script(), PATIENCE);
+            look(&mut late, b"half");
+            let mut poll = || late.poll_kept(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(poll(), None);
+            event_loop.advance(PATIENCE);
+            assert_eq!(poll().as_deref(), passes);
+            assert_eq!(poll(), None, "once");
+            let mut finished = Guarded::new(script(), PATIENCE);
+            look(&mut finished, b"half");
+            assert_eq!(finished.finish().as_deref(), passes);
+            let mut whole = Guarded::new(script(), PATIENCE);
+            look(&mut whole, b"line\n");
+            assert_eq!(whole.finish().as_deref(), Some(&b""[..]));
+        }
+    })
+    .unwrap();
 }
 
 /// Relays with a guard, and yields how it ended, what is left of the guard, and how many pipes were used.
@@ -220,15 +226,15 @@ fn relayed(
     }
     let client = thread::spawn(move || client(client_end));
     let server = thread::spawn(move || server(server_end));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let relayed = runtime.block_on(driven(async |reactor| {
-        let client = Socket::new(inner_client, &reactor).unwrap();
-        let upstream = Socket::new(inner_server, &reactor).unwrap();
+    let relayed = EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
         let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
         let end = relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut guard).await;
         (end, guard.map(|guarded| guarded.into_guard()), scratch.pipes.idle())
-    }));
+    })
+    .unwrap();
     client.join().unwrap();
     server.join().unwrap();
     relayed

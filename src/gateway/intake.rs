@@ -1,0 +1,192 @@
+//! Shares connections out among workers.
+//!
+//! The kernel does it first, by a hash (`SO_REUSEPORT`) that knows nothing of how busy a worker is: of sixteen long flows
+//! one of two workers may get eleven, and one whose core has other work to do gets as many as ever. So a worker passes a
+//! connection on, before it is a flow, to one that has notably fewer.
+
+use std::cell::Cell;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+/// Connections that may wait for one worker; if it does not come to fetch them, others keep theirs.
+const MOST_WAITING: usize = 256;
+
+/// A worker takes its connections from here.
+#[derive(Debug)]
+pub struct Intake {
+    load: Arc<Load>,
+    passed_on: Receiver<Connection>,
+    others: Vec<Other>,
+    /// Whom of the others it looks at next.
+    next: Cell<usize>,
+}
+
+/// How many connections a worker has. In a cache line of its own, for it changes all the time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Load(AtomicU32);
+
+#[derive(Debug)]
+struct Other {
+    load: Arc<Load>,
+    door: Sender<Connection>,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) burden: Burden,
+}
+
+/// One connection of a worker's, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Burden(Arc<Load>);
+
+impl Burden {
+    fn on(load: &Arc<Load>) -> Self {
+        load.0.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Burden {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Load {
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Intake {
+    /// One for each of so many workers.
+    pub fn of_workers(count: usize) -> Vec<Self> {
+        let loads: Vec<Arc<Load>> = (0..count).map(|_| Arc::default()).collect();
+        let (doors, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MOST_WAITING)).unzip();
+        let others = |me: usize| {
+            let all = loads
+                .iter()
+                .zip(&doors)
+                .map(|(load, door)| Other { load: Arc::clone(load), door: door.clone() });
+            // Each begins with another one.
+            let mut others: Vec<_> = all.collect();
+            others.rotate_left(me);
+            others.remove(0);
+            others
+        };
+        let of_one = |(me, passed_on)| Self {
+            load: Arc::clone(&loads[me]),
+            passed_on,
+            others: others(me),
+            next: Cell::new(0),
+        };
+        receivers.into_iter().enumerate().map(of_one).collect()
+    }
+
+    /// Passes a connection that this worker has accepted on to another; yields it if it is to stay.
+    pub(super) fn share(&self, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
+        let own = |socket| Connection { socket, peer, burden: Burden::on(&self.load) };
+        let Some(other) = self.others.get(self.next.get()) else { return Some(own(socket)) };
+        self.next.set((self.next.get() + 1) % self.others.len());
+        if !is_notably_fewer(other.load.get(), self.load.get()) {
+            return Some(own(socket));
+        }
+        let passed_on = Connection { socket, peer, burden: Burden::on(&other.load) };
+        // It is full, or gone.
+        other.door.try_send(passed_on).err().map(|error| own(error.into_inner().socket))
+    }
+
+    /// Waits for a connection that another worker has accepted.
+    pub(super) async fn passed_on(&mut self) -> Connection {
+        match self.passed_on.recv().await {
+            Some(connection) => connection,
+            // There are no others.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes no more from others; those that wait already are yielded.
+    pub(super) fn close(mut self) -> impl Iterator<Item = Connection> {
+        self.passed_on.close();
+        std::iter::from_fn(move || self.passed_on.try_recv().ok())
+    }
+}
+
+/// What a move costs, two wakes and a cold cache, is to be worth it.
+fn is_notably_fewer(theirs: u32, ours: u32) -> bool {
+    ours > theirs + theirs / 8 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn connections(count: usize) -> Vec<(TcpStream, SocketAddr)> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = |_| {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            drop(client);
+            listener.accept().unwrap()
+        };
+        (0..count).map(connect).collect()
+    }
+
+    fn waiting(intake: &mut Intake) -> Vec<Connection> {
+        std::iter::from_fn(|| intake.passed_on.try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn whoever_gets_all_by_the_hash_keeps_hardly_more_than_the_others() {
+        for workers in [2, 3, 4] {
+            let mut intakes = Intake::of_workers(workers);
+            let mut kept = Vec::new();
+            for (socket, peer) in connections(32 * workers) {
+                kept.extend(intakes[1].share(socket, peer));
+            }
+            let counts: Vec<_> = intakes.iter().map(|intake| intake.load.get()).collect();
+            assert_eq!(counts.iter().sum::<u32>() as usize, 32 * workers);
+            assert_eq!(counts[1] as usize, kept.len());
+            let least = *counts.iter().min().unwrap();
+            assert!(counts.iter().all(|count| !is_notably_fewer(least, count - 1)), "{counts:?}");
+            drop(kept);
+            for intake in &mut intakes {
+                drop(waiting(intake));
+            }
+            assert!(intakes.iter().all(|intake| intake.load.get() == 0), "every burden is taken off");
+        }
+    }
+
+    #[test]
+    fn one_worker_keeps_what_it_accepts() {
+        let intakes = Intake::of_workers(1);
+        let kept: Vec<_> =
+            connections(20).into_iter().filter_map(|(socket, peer)| intakes[0].share(socket, peer)).collect();
+        assert_eq!(kept.len(), 20);
+    }
+
+    #[test]
+    fn nothing_is_lost_when_a_worker_is_gone_or_does_not_come() {
+        let [first, second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
+        let mut kept = Vec::new();
+        for (socket, peer) in connections(10) {
+            kept.extend(first.share(socket, peer));
+        }
+        let passed_on: Vec<_> = second.close().collect();
+        assert!(!passed_on.is_empty());
+        assert_eq!(kept.len() + passed_on.len(), 10);
+        drop(passed_on);
+        let before = kept.len();
+        for (socket, peer) in connections(10) {
+            kept.extend(first.share(socket, peer));
+        }
+        assert_eq!(kept.len(), before + 10, "it is gone");
+    }
+}

@@ -1,0 +1,176 @@
+//! A worker's event loop: its tasks, its timers, and the one epoll instance that tells of its sockets.
+//!
+//! A loop runs on one thread, and all that it holds lives and dies there; only a waker may be used elsewhere. [`spawn`],
+//! [`defer`], [`sleep`] and [`timeout`] are for what runs on a loop: elsewhere they panic.
+
+#[cfg(test)]
+mod fake;
+mod inbox;
+mod sockets;
+mod tasks;
+mod timers;
+mod young;
+
+#[cfg(not(test))]
+use crate::clock;
+use inbox::Inbox;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use sockets::{NOBODY, Sockets};
+pub(super) use sockets::{Watched, told};
+use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tasks::{Alarm, MAIN, Tasks};
+pub use tasks::{defer, spawn, yield_now};
+use timers::Timers;
+pub use timers::{Elapsed, Sleep, Timeout, sleep, timeout};
+use young::Young;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct EventLoop {
+    epoll: Epoll,
+    sockets: RefCell<Sockets>,
+    young: RefCell<Young>,
+    tasks: Tasks,
+    timers: RefCell<Timers>,
+    inbox: Arc<Inbox>,
+    #[cfg(test)]
+    fake: fake::Clock,
+}
+
+/// Events that one system call fetches, and polls of tasks between two such calls: tasks that are always ready must not
+/// keep the loop from looking who else is.
+const ROUND: usize = 256;
+
+thread_local! {
+    /// The loop that runs on this thread.
+    static CURRENT: RefCell<Option<Rc<EventLoop>>> = const { RefCell::new(None) };
+}
+
+/// While this lives, a loop is its thread's. What was spawned dies with it.
+struct Running;
+
+impl Running {
+    fn begin(event_loop: &Rc<EventLoop>) -> Self {
+        CURRENT.with_borrow_mut(|current| {
+            assert!(current.is_none(), "a loop runs on this thread already");
+            *current = Some(Rc::clone(event_loop));
+        });
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Tasks that are dropped use the loop once more.
+        EventLoop::with(|event_loop| event_loop.tasks.clear());
+        CURRENT.take();
+    }
+}
+
+impl EventLoop {
+    /// Runs a future on this thread, and what it spawns, until it yields something; what was spawned and still lives is
+    /// dropped then. A task that panics ends, and no other is touched. An error is the machine's.
+    pub fn run<R>(main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
+        Rc::new(Self::new()?).run_here(main)
+    }
+
+    fn new() -> io::Result<Self> {
+        let event_loop = Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            sockets: RefCell::default(),
+            young: RefCell::default(),
+            tasks: Tasks::default(),
+            timers: RefCell::default(),
+            inbox: Arc::new(Inbox::new()?),
+            #[cfg(test)]
+            fake: fake::Clock::default(),
+        };
+        event_loop.epoll.add(&*event_loop.inbox, EpollEvent::new(EpollFlags::EPOLLIN, NOBODY))?;
+        Ok(event_loop)
+    }
+
+    fn run_here<R>(self: &Rc<Self>, main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
+        let _running = Running::begin(self);
+        let alarm = Alarm::rung(MAIN, &self.inbox);
+        self.tasks.push(MAIN);
+        let waker = Waker::from(Arc::clone(&alarm));
+        let mut main = pin!(main(Rc::clone(self)));
+        let mut events = vec![EpollEvent::empty(); ROUND];
+        loop {
+            for _ in 0..ROUND {
+                match self.tasks.next() {
+                    Some(MAIN) => {
+                        alarm.heard();
+                        if let Poll::Ready(result) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                            return Ok(result);
+                        }
+                    }
+                    Some(key) => self.tasks.poll(key),
+                    None => break,
+                }
+            }
+            self.wait(&mut events)?;
+        }
+    }
+
+    /// Waits until a task is ready, if none is, and takes note of which are.
+    fn wait(&self, events: &mut [EpollEvent]) -> io::Result<()> {
+        let found = match self.epoll.wait(events, self.patience()) {
+            Ok(found) => found,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        #[cfg(test)]
+        self.pass_time(found);
+        if self.sockets.borrow_mut().tell(&events[..found]) {
+            self.inbox.take().into_iter().for_each(|key| self.tasks.push(key));
+        }
+        let mut timers = self.timers.borrow_mut();
+        if timers.next().is_some() {
+            timers.fire(now());
+        }
+        self.tasks.resume_deferred();
+        Ok(())
+    }
+
+    /// How long there is nothing to do unless an event comes.
+    fn patience(&self) -> EpollTimeout {
+        if self.tasks.are_ready() {
+            return EpollTimeout::ZERO;
+        }
+        #[cfg(test)]
+        if self.fake.is_used() {
+            return EpollTimeout::ZERO;
+        }
+        let Some(next) = self.timers.borrow().next() else { return EpollTimeout::NONE };
+        let left = next.saturating_duration_since(now());
+        // Milliseconds, and never too few. What is too long for them is waited for in parts.
+        EpollTimeout::try_from(left + ALMOST_A_MILLISECOND).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Hands over the loop of this thread.
+    fn with<R>(f: impl FnOnce(&Self) -> R) -> R {
+        CURRENT.with_borrow(|current| f(current.as_ref().expect("an event loop runs on this thread")))
+    }
+}
+
+/// The time of the loop of this thread.
+#[cfg(not(test))]
+fn now() -> std::time::Instant {
+    clock::now()
+}
+
+#[cfg(test)]
+pub(crate) use fake::now;
+
+const ALMOST_A_MILLISECOND: Duration = Duration::from_nanos(999_999);
+
+#[cfg(test)]
+mod tests;

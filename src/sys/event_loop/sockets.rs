@@ -1,0 +1,210 @@
+//! What an event loop knows of its sockets.
+
+use super::EventLoop;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use slab::Slab;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// What events have told of a socket. A bit is cleared when a call says [`io::ErrorKind::WouldBlock`]; those of ends
+/// and failures stay.
+pub(in crate::sys) mod told {
+    pub(in crate::sys) const READABLE: u8 = 1;
+    pub(in crate::sys) const WRITABLE: u8 = 1 << 1;
+    /// FIN or RST has come: no read says "would block" any more.
+    pub(in crate::sys) const READ_CLOSED: u8 = 1 << 2;
+    /// No write does.
+    pub(in crate::sys) const WRITE_CLOSED: u8 = 1 << 3;
+    pub(in crate::sys) const FAILED: u8 = 1 << 4;
+    pub(in crate::sys) const URGENT: u8 = 1 << 5;
+}
+
+/// One entry for each socket, by its key. An event carries the key and the serial number.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    all: Slab<Readiness>,
+    /// That of the last socket.
+    serial: u32,
+}
+
+/// 24 bytes of every socket's.
+#[derive(Debug)]
+struct Readiness {
+    /// Tells late events, of a socket that had the key before.
+    serial: u32,
+    told: u8,
+    /// Which of them its task waits for.
+    wanted: u8,
+    /// Whom to wake then.
+    waker: Waker,
+}
+
+/// What the events of a descriptor carry that is no socket.
+pub(super) const NOBODY: u64 = u64::MAX;
+
+impl Sockets {
+    /// Takes note of events, and wakes whom they concern. Whether one is [`NOBODY`]'s.
+    pub(super) fn tell(&mut self, events: &[EpollEvent]) -> bool {
+        let mut nobodys = false;
+        for event in events {
+            let (key, serial) = split(event.data());
+            let Some(socket) = self.all.get_mut(key as usize).filter(|socket| socket.serial == serial) else {
+                nobodys |= event.data() == NOBODY;
+                continue;
+            };
+            let told = told_by(event.events());
+            socket.told |= told;
+            if socket.wanted & told != 0 {
+                socket.wanted = 0;
+                socket.waker.wake_by_ref();
+            }
+        }
+        nobodys
+    }
+
+    /// Whether this socket is still there.
+    pub(super) fn have(&self, key: u32, serial: u32) -> bool {
+        self.all.get(key as usize).is_some_and(|socket| socket.serial == serial)
+    }
+
+    pub(super) fn serial(&self, key: u32) -> u32 {
+        self.all[key as usize].serial
+    }
+
+    /// An entry for a new socket: its key and serial number.
+    fn add(&mut self) -> io::Result<(u32, u32)> {
+        self.serial = self.serial.wrapping_add(1);
+        let key = u32::try_from(self.all.vacant_key()).ok().filter(|key| *key != u32::MAX);
+        let key = key.ok_or(io::ErrorKind::OutOfMemory)?;
+        self.all.insert(Readiness { serial: self.serial, told: 0, wanted: 0, waker: Waker::noop().clone() });
+        Ok((key, self.serial))
+    }
+}
+
+fn join(key: u32, serial: u32) -> u64 {
+    u64::from(serial) << 32 | u64::from(key)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it takes the two halves apart")]
+fn split(data: u64) -> (u32, u32) {
+    (data as u32, (data >> 32) as u32)
+}
+
+/// `tcp_poll` in net/ipv4/tcp.c says when which flag is set.
+fn told_by(events: EpollFlags) -> u8 {
+    let mut told = 0;
+    let mut tell = |flags: EpollFlags, what: u8| {
+        if events.intersects(flags) {
+            told |= what;
+        }
+    };
+    // Reads and writes tell of an error, too.
+    tell(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLERR, told::READABLE);
+    tell(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR, told::WRITABLE);
+    tell(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP, told::READ_CLOSED);
+    tell(EpollFlags::EPOLLHUP, told::WRITE_CLOSED);
+    tell(EpollFlags::EPOLLERR, told::FAILED);
+    tell(EpollFlags::EPOLLPRI, told::URGENT);
+    told
+}
+
+/// A socket that an event loop watches, for one task.
+#[derive(Debug)]
+pub(in crate::sys) struct Watched<T: AsFd> {
+    socket: T,
+    pub(super) key: u32,
+    pub(super) event_loop: Rc<EventLoop>,
+}
+
+impl<T: AsFd> Watched<T> {
+    /// Registers a non-blocking socket for these events.
+    pub(in crate::sys) fn new(socket: T, events: EpollFlags, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
+        let (key, serial) = event_loop.sockets.borrow_mut().add()?;
+        let watched = Self { socket, key, event_loop: Rc::clone(event_loop) };
+        event_loop.epoll.add(&watched.socket, EpollEvent::new(events, join(key, serial)))?;
+        Ok(watched)
+    }
+
+    /// Ready when something of this was told and has not been found untrue since.
+    pub(in crate::sys) fn poll(&self, cx: &Context<'_>, what: u8) -> Poll<()> {
+        let mut sockets = self.event_loop.sockets.borrow_mut();
+        let socket = &mut sockets.all[self.key as usize];
+        if socket.told & what != 0 {
+            return Poll::Ready(());
+        }
+        socket.wanted |= what;
+        socket.waker.clone_from(cx.waker());
+        Poll::Pending
+    }
+
+    /// Whether any of this was told.
+    pub(in crate::sys) fn told(&self, what: u8) -> bool {
+        self.event_loop.sockets.borrow().all[self.key as usize].told & what != 0
+    }
+
+    /// Counts this as told.
+    pub(in crate::sys) fn tell(&self, what: u8) {
+        self.event_loop.sockets.borrow_mut().all[self.key as usize].told |= what;
+    }
+
+    /// Tries what may succeed if an event has told so; `end` are those after which it never blocks again.
+    pub(in crate::sys) fn attempt<R>(
+        &self,
+        what: u8,
+        end: u8,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        if !self.told(what | end) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let result = call();
+        if let Err(error) = &result
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            // No event is lost: those that came since the call wait in the kernel.
+            self.event_loop.sockets.borrow_mut().all[self.key as usize].told &= !what;
+        }
+        result
+    }
+
+    /// The socket itself.
+    pub(in crate::sys) fn get(&self) -> &T {
+        &self.socket
+    }
+}
+
+impl<T: AsFd> AsFd for Watched<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<T: AsFd> Drop for Watched<T> {
+    fn drop(&mut self) {
+        // The descriptor is closed right after this, which takes it out of epoll; no event is fetched in between.
+        self.event_loop.sockets.borrow_mut().all.remove(self.key as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_used_again_and_events_of_the_socket_before_concern_nobody() {
+        let mut sockets = Sockets::default();
+        let (key, before) = sockets.add().unwrap();
+        sockets.all.remove(key as usize);
+        let (again, now) = sockets.add().unwrap();
+        assert_eq!(again, key);
+        let closed = |serial| [EpollEvent::new(EpollFlags::EPOLLRDHUP, join(key, serial))];
+        assert!(!sockets.tell(&closed(before)));
+        assert_eq!(sockets.all[key as usize].told, 0);
+        assert!(!sockets.tell(&closed(now)));
+        assert_eq!(sockets.all[key as usize].told, told::READ_CLOSED);
+        assert!(sockets.tell(&[EpollEvent::new(EpollFlags::EPOLLIN, NOBODY)]));
+        assert!(!sockets.have(key, before) && sockets.have(key, now));
+    }
+}

@@ -1,0 +1,201 @@
+use super::*;
+use std::cell::Cell;
+use std::future::{pending, poll_fn};
+use std::sync::mpsc;
+use std::thread;
+
+/// Milliseconds that a future took, of time that passes at once.
+fn fast(test: impl AsyncFnOnce()) -> u128 {
+    EventLoop::run_fast(async |_| {
+        let begun = now();
+        test().await;
+        (now() - begun).as_millis()
+    })
+    .unwrap()
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[test]
+fn timers_end_when_they_are_due_and_in_that_order() {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let took = fast(async || {
+        for time in [300, 100, 200, 100] {
+            let order = Rc::clone(&order);
+            spawn(async move {
+                sleep(ms(time)).await;
+                order.borrow_mut().push(time);
+            });
+        }
+        sleep(ms(250)).await;
+    });
+    assert_eq!((&order.borrow()[..], took), (&[100, 100, 200][..], 250));
+}
+
+#[test]
+fn a_timer_that_is_dropped_is_forgotten() {
+    let took = fast(async || {
+        for _ in 0..3 {
+            assert_eq!(timeout(ms(5), pending::<()>()).await, Err(Elapsed));
+            assert_eq!(timeout(ms(1000), sleep(ms(5))).await, Ok(()));
+        }
+        EventLoop::with(|event_loop| assert!(event_loop.timers.borrow().next().is_none()));
+    });
+    assert_eq!(took, 30);
+}
+
+#[test]
+fn what_is_longer_than_the_clock_or_one_wait_of_the_kernels_can_be_waited_for() {
+    let took = fast(async || {
+        assert_eq!(timeout(ms(1), sleep(Duration::MAX)).await, Err(Elapsed));
+        let most = Duration::from_millis(u64::from(u32::MAX));
+        sleep(most).await;
+    });
+    assert_eq!(took, 1 + u128::from(u32::MAX));
+    EventLoop::run(async |event_loop| {
+        let mut long = pin!(sleep(Duration::from_hours(100 * 24)));
+        assert!(long.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(event_loop.patience(), EpollTimeout::MAX);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_real_timer_never_ends_early() {
+    EventLoop::run(async |_| {
+        for micros in [1, 999, 1001, 2500] {
+            let begun = now();
+            sleep(Duration::from_micros(micros)).await;
+            assert!(now() - begun >= Duration::from_micros(micros));
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn another_thread_wakes_what_waits() {
+    let (tell, told) = mpsc::channel::<Waker>();
+    let (flag, seen) = (Arc::new(std::sync::atomic::AtomicU32::new(0)), std::sync::atomic::Ordering::SeqCst);
+    let theirs = Arc::clone(&flag);
+    let other = thread::spawn(move || {
+        for waker in told {
+            theirs.fetch_add(1, seen);
+            // twice, and by value
+            waker.wake_by_ref();
+            waker.wake();
+        }
+    });
+    EventLoop::run(async |_| {
+        let wait_for = async |count| {
+            poll_fn(|cx| {
+                if flag.load(seen) >= count {
+                    return Poll::Ready(());
+                }
+                tell.send(cx.waker().clone()).unwrap();
+                Poll::Pending
+            })
+            .await;
+        };
+        for count in [1, 100, 1000] {
+            wait_for(count).await;
+        }
+    })
+    .unwrap();
+    drop(tell);
+    other.join().unwrap();
+}
+
+#[test]
+fn a_wake_that_comes_late_does_nothing() {
+    let kept = Rc::new(Cell::new(None::<Waker>));
+    let inner = Rc::clone(&kept);
+    EventLoop::run(async move |_| {
+        spawn(async move {
+            inner.set(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
+        });
+        yield_now().await;
+        kept.take().unwrap().wake();
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        spawn(async move {
+            poll_fn(|_| {
+                counted.set(counted.get() + 1);
+                Poll::<()>::Pending
+            })
+            .await;
+        });
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(polls.get(), 1);
+    })
+    .unwrap();
+}
+
+/// Counts how often one was dropped.
+struct Counts(Rc<Cell<u32>>);
+impl Drop for Counts {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+        assert!(self.0.get() != 2, "and another while it is dropped");
+    }
+}
+
+#[test]
+fn a_panic_ends_its_task_alone() {
+    let dropped = Rc::new(Cell::new(0));
+    let counts = || Counts(Rc::clone(&dropped));
+    let lived = EventLoop::run(async |_| {
+        let (first, second, third) = (counts(), counts(), counts());
+        spawn(async move {
+            let _first = first;
+            panic!("as told");
+        });
+        spawn(async move {
+            let _second = second;
+        });
+        spawn(async move {
+            let _third = third;
+            pending::<()>().await;
+        });
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(dropped.get(), 2);
+        true
+    });
+    assert!(lived.unwrap());
+    assert_eq!(dropped.get(), 3, "what still lives is dropped with the loop");
+}
+
+#[test]
+fn tasks_that_always_have_something_to_do_keep_nobody_from_the_loop() {
+    EventLoop::run(async |_| {
+        for _ in 0..3 {
+            spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            });
+            // not even one that does not yield as it should
+            spawn(poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }));
+        }
+        sleep(ms(3)).await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_runs_on_a_loop_says_so_elsewhere() {
+    let panicked = std::panic::catch_unwind(|| spawn(async {}));
+    assert!(panicked.is_err());
+    EventLoop::run(async |_| {
+        let second = std::panic::catch_unwind(|| EventLoop::run(async |_| ()));
+        assert!(second.is_err(), "one loop for each thread");
+        yield_now().await;
+    })
+    .unwrap();
+}
