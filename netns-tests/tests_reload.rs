@@ -89,6 +89,8 @@ fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
         drop((client, upstream));
         gateway.expect_outcome(local, "closed");
     }
+    // Those whose last ACK is yet to come rest a little.
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
     let again = [open(), open()];
     assert!(again.iter().all(|(_, upstream)| inside(upstream)));
 }

@@ -12,7 +12,7 @@ use crate::egress::{Rest, UpstreamEnd};
 use crate::outcome::Outcome;
 use crate::relay::{self, End, Farewell, Side};
 use crate::sys::failure::Failure;
-use crate::sys::stream;
+use crate::sys::stream::{self, Closing};
 use std::io;
 
 /// A flow that ends before it is relayed.
@@ -122,10 +122,11 @@ fn rest_after(first: Side, upstream: &Leg) -> Rest {
         // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
         return Rest::Unknown;
     }
-    let end = match first {
-        Side::Upstream => UpstreamEnd::ServerFirst,
-        Side::Client if connection.closing => UpstreamEnd::Crossed,
-        Side::Client => UpstreamEnd::GatewayFirst,
+    let end = match (first, connection.closing) {
+        // The relay found the client's end first, and the server's FIN was there all the same when ours was sent.
+        (Side::Upstream, _) | (Side::Client, Some(Closing::PeerFirst)) => UpstreamEnd::ServerFirst,
+        (Side::Client, Some(Closing::Crossed)) => UpstreamEnd::Crossed,
+        (Side::Client, None) => UpstreamEnd::GatewayFirst,
     };
     Rest::after(end, connection.timestamps, connection.round_trip)
 }
@@ -156,23 +157,54 @@ mod tests {
     use super::*;
     use crate::sys::event_loop::EventLoop;
     use crate::sys::socket::Socket;
+    use crate::sys::upstream;
+    use socket2::{SockFilter, SockRef};
+    use std::future::poll_fn;
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
-    #[test]
-    fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+    /// A connection to a server that has finished.
+    fn finished_by_the_server() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        socket.set_nonblocking(true).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let socket = upstream::connect(any, listener.local_addr().unwrap(), None).unwrap();
         let (server, _) = listener.accept().unwrap();
         stream::finish(&server).unwrap();
-        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        (socket, server)
+    }
+
+    /// How its port rests once the gateway has finished too; the connection is closed by then.
+    fn rest_of(socket: TcpStream, first: Side) -> Rest {
         let rest = EventLoop::run(async |event_loop| {
             let upstream = Leg::new(Socket::new(socket, &event_loop).unwrap());
+            poll_fn(|cx| upstream.poll_readable(cx)).await;
             stream::finish(&*upstream).unwrap();
-            rest_after(Side::Upstream, &upstream)
+            upstream.ended_well();
+            rest_after(first, &upstream)
         });
-        let rest = rest.unwrap();
+        rest.unwrap()
+    }
+
+    #[test]
+    fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
+        let (socket, _server) = finished_by_the_server();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        let rest = rest_of(socket, Side::Upstream);
         assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
+    }
+
+    #[test]
+    fn a_port_rests_until_its_last_ack_whoever_was_found_to_finish_first() {
+        for first in [Side::Upstream, Side::Client] {
+            let (socket, server) = finished_by_the_server();
+            let (source, to) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
+            // As if the way were long: nothing arrives any more, our FIN neither (`BPF_RET | BPF_K`, of 0 bytes).
+            let drop_all = SockFilter::new(0x06, 0, 0, 0);
+            SockRef::from(&server).attach_filter(&[drop_all]).unwrap();
+            let rest = rest_of(socket, first);
+            assert!(!rest.duration().is_zero(), "{first:?}: the kernel still has the port");
+            let (failure, _) = upstream::connect(source, to, None).unwrap_err();
+            assert_eq!(failure, Failure::PortTaken);
+        }
     }
 }

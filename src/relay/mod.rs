@@ -49,7 +49,7 @@ pub enum Side {
 pub enum End {
     /// Both sides finished and every byte was delivered.
     Finished {
-        /// Whose FIN came first: if the server's, its 4-tuple never enters TIME_WAIT here.
+        /// Whose FIN was found first: if the server's, its 4-tuple never enters TIME_WAIT here.
         first: Side,
     },
     /// A socket failed; the other one is to be reset.
