@@ -33,6 +33,7 @@ use crate::gateway::{
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
+use crate::sys::memory;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
@@ -97,6 +98,7 @@ const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
 pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
+    memory::give_large_blocks_back_at_once();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let mut app = App::start(path, loaded)?;

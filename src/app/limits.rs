@@ -1,12 +1,13 @@
 //! What the process's descriptors allow.
 
+use crate::gateway::MOST_WAITING;
 use crate::sys::limits;
 use std::io;
 
 /// Descriptors that are neither a flow's nor a pipe's: listeners, logs, epoll, metrics connections.
 const OVERHEAD: u64 = 128;
-/// For each worker: its runtime's own.
-const PER_WORKER: u64 = 8;
+/// For each worker: its event loop's own, and connections that other workers have passed on to it.
+const PER_WORKER: u64 = 8 + MOST_WAITING as u64;
 /// A flow has two sockets, and a pipe two ends.
 const PAIR: u64 = 2;
 /// One part in this many of the descriptors is for pipes; flows that find none copy.

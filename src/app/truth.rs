@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use source_states::SourceStates;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -169,9 +169,13 @@ impl LiveKernel {
 }
 
 impl Kernel for LiveKernel {
-    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
-        let states = States::CONNECTED | States::BOUND;
-        sock_diag::sockets(states, PATIENCE, |socket| is_own(socket.source.ip()))
+    fn sockets(
+        &mut self,
+        waiting: bool,
+        keep: &dyn Fn(&KernelSocket) -> bool,
+    ) -> io::Result<Vec<KernelSocket>> {
+        let states = if waiting { States::CONNECTED } else { States::OPEN };
+        sock_diag::sockets(states | States::BOUND, PATIENCE, keep)
     }
 
     fn lists_bound(&self) -> bool {

@@ -27,9 +27,13 @@ const MOST_LEASES: usize = 262_144;
 
 /// Where sockets are listed.
 pub trait Kernel {
-    /// The TCP sockets, but no listeners, whose local address `is_own`. `TIME_WAIT` and orphans too, and closed ones
-    /// that are still open in a program if the kernel lists them.
-    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>>;
+    /// The TCP sockets that `keep` wants, but no listeners. Orphans too, closed ones that are still open in a program if
+    /// the kernel lists them, and those in `TIME_WAIT` if `waiting`.
+    fn sockets(
+        &mut self,
+        waiting: bool,
+        keep: &dyn Fn(&KernelSocket) -> bool,
+    ) -> io::Result<Vec<KernelSocket>>;
     /// Whether it lists those closed ones. If not, a lease without a socket says nothing.
     fn lists_bound(&self) -> bool;
     /// Some time between two looks; more than a connection needs to be gone from the kernel when it was closed well.
@@ -104,7 +108,7 @@ impl Reconciler {
     /// Holds every port of the pools that the kernel has in use; to be called once, before the first lease.
     pub fn seed(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Seeded> {
         let own = Own::new(pools);
-        let listed = unique(kernel.sockets(&|ip| own.has(ip))?);
+        let listed = unique(kernel.sockets(true, &|socket| own.has(socket.source.ip()))?);
         let mut seeded = Seeded { for_a_time: 0, while_listed: 0 };
         for (quad, socket) in listed {
             let Some((book, space)) = pools.open(quad.source) else { continue };
@@ -127,14 +131,14 @@ impl Reconciler {
     /// Compares; to be called every few seconds, on a thread that may wait.
     pub fn compare(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Report> {
         let own = Own::new(pools);
-        let first = look(pools, &own, kernel, now)?;
+        let first = self.look(pools, &own, kernel, now)?;
         self.let_go(pools, &first.listed, now);
         if first.foreign.is_empty() && first.unseen.is_empty() {
             self.unseen.clear();
             return Ok(Report::default());
         }
         kernel.pause();
-        let second = look(pools, &own, kernel, now)?;
+        let second = self.look(pools, &own, kernel, now)?;
         let cookie = |look: &Look, quad| look.listed.get(quad).map(|socket| socket.cookie);
         let mut report = Report::default();
         for quad in &second.foreign {
@@ -154,6 +158,57 @@ impl Reconciler {
             .collect();
         self.unseen = unseen;
         Ok(report)
+    }
+
+    fn look(&self, pools: &Pools, own: &Own, kernel: &mut impl Kernel, now: Instant) -> io::Result<Look> {
+        let mut before = HashMap::new();
+        if kernel.lists_bound() {
+            pools.ledger().for_each(|book| {
+                let leased = book.leased(MOST_LEASES);
+                if !leased.is_empty() {
+                    before.insert(book.source().ip(), leased);
+                }
+            });
+        }
+        // A busy gateway leaves hundreds of thousands in TIME_WAIT. They are in nobody's way but that of pinned ports.
+        let listed = unique(kernel.sockets(!self.pinned.is_empty(), &|socket| {
+            let ip = socket.source.ip();
+            let ours = own.has(ip) || before.contains_key(&ip);
+            ours && (socket.state != TcpState::TimeWait || self.pinned.contains_key(&Quad::of(socket)))
+        })?);
+        // bound, and about to connect
+        let bound: HashSet<_> = (listed.iter())
+            .filter(|(_, s)| s.destination.port() == 0)
+            .map(|(q, _)| (q.source, q.port))
+            .collect();
+        let mut unseen = HashSet::new();
+        for (ip, leased) in before {
+            let source = SourceAddr::new(ip);
+            let Some(book) = pools.ledger().find(source) else { continue };
+            let suspects: Vec<_> = (leased.into_iter())
+                .filter(|&(to, port)| {
+                    !listed.contains_key(&Quad { source, port, to }) && !bound.contains(&(source, port))
+                })
+                .collect();
+            if !suspects.is_empty() {
+                let after = book.leased(MOST_LEASES);
+                let still = suspects.into_iter().filter(|lease| after.binary_search(lease).is_ok());
+                unseen.extend(still.map(|(to, port)| Quad { source, port, to }));
+            }
+        }
+        let mut connections: HashMap<SourceAddr, Vec<(Destination, u16)>> = HashMap::new();
+        for (quad, socket) in &listed {
+            if matches!(what_remains(socket), Remains::Connection) {
+                connections.entry(quad.source).or_default().push((quad.to, quad.port));
+            }
+        }
+        let mut foreign = Vec::new();
+        for (source, connections) in connections {
+            let Some((book, _)) = pools.open(source) else { continue };
+            let free = book.free_of(&connections, now);
+            foreign.extend(free.into_iter().map(|(to, port)| Quad { source, port, to }));
+        }
+        Ok(Look { listed, foreign, unseen })
     }
 
     /// Gives back pinned ports whose sockets are gone.
@@ -234,50 +289,6 @@ fn unique(sockets: Vec<KernelSocket>) -> Listed {
         }
     }
     listed
-}
-
-fn look(pools: &Pools, own: &Own, kernel: &mut impl Kernel, now: Instant) -> io::Result<Look> {
-    let mut before = HashMap::new();
-    if kernel.lists_bound() {
-        pools.ledger().for_each(|book| {
-            let leased = book.leased(MOST_LEASES);
-            if !leased.is_empty() {
-                before.insert(book.source().ip(), leased);
-            }
-        });
-    }
-    let listed = unique(kernel.sockets(&|ip| own.has(ip) || before.contains_key(&ip))?);
-    // bound, and about to connect
-    let bound: HashSet<_> =
-        (listed.iter()).filter(|(_, s)| s.destination.port() == 0).map(|(q, _)| (q.source, q.port)).collect();
-    let mut unseen = HashSet::new();
-    for (ip, leased) in before {
-        let source = SourceAddr::new(ip);
-        let Some(book) = pools.ledger().find(source) else { continue };
-        let suspects: Vec<_> = (leased.into_iter())
-            .filter(|&(to, port)| {
-                !listed.contains_key(&Quad { source, port, to }) && !bound.contains(&(source, port))
-            })
-            .collect();
-        if !suspects.is_empty() {
-            let after = book.leased(MOST_LEASES);
-            let still = suspects.into_iter().filter(|lease| after.binary_search(lease).is_ok());
-            unseen.extend(still.map(|(to, port)| Quad { source, port, to }));
-        }
-    }
-    let mut connections: HashMap<SourceAddr, Vec<(Destination, u16)>> = HashMap::new();
-    for (quad, socket) in &listed {
-        if matches!(what_remains(socket), Remains::Connection) {
-            connections.entry(quad.source).or_default().push((quad.to, quad.port));
-        }
-    }
-    let mut foreign = Vec::new();
-    for (source, connections) in connections {
-        let Some((book, _)) = pools.open(source) else { continue };
-        let free = book.free_of(&connections, now);
-        foreign.extend(free.into_iter().map(|(to, port)| Quad { source, port, to }));
-    }
-    Ok(Look { listed, foreign, unseen })
 }
 
 /// The addresses of the pools, for a fast answer: the kernel lists clients' connections too.

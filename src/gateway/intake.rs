@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Connections that may wait for one worker; if it does not come to fetch them, others keep theirs.
-const MOST_WAITING: usize = 256;
+/// Connections that may wait for one worker, with a descriptor each; if it does not come to fetch them, others keep theirs.
+pub const MOST_WAITING: usize = 64;
 
 /// A worker takes its connections from here.
 #[derive(Debug)]
@@ -112,10 +112,15 @@ impl Intake {
         }
     }
 
-    /// Takes no more from others; those that wait already are yielded.
-    pub(super) fn close(mut self) -> impl Iterator<Item = Connection> {
+    /// Takes no more from others.
+    pub(super) fn close(&mut self) {
         self.passed_on.close();
-        std::iter::from_fn(move || self.passed_on.try_recv().ok())
+    }
+
+    /// The next of those that were passed on before it closed; `None` once there are no more, and can be none: another
+    /// worker may be about to put one in.
+    pub(super) async fn left(&mut self) -> Option<Connection> {
+        self.passed_on.recv().await
     }
 }
 
@@ -127,6 +132,7 @@ fn is_notably_fewer(theirs: u32, ours: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::event_loop::EventLoop;
     use std::net::TcpListener;
 
     fn connections(count: usize) -> Vec<(TcpStream, SocketAddr)> {
@@ -174,12 +180,13 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_a_worker_is_gone_or_does_not_come() {
-        let [first, second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
+        let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
         let mut kept = Vec::new();
         for (socket, peer) in connections(10) {
             kept.extend(first.share(socket, peer));
         }
-        let passed_on: Vec<_> = second.close().collect();
+        second.close();
+        let passed_on = waiting(&mut second);
         assert!(!passed_on.is_empty());
         assert_eq!(kept.len() + passed_on.len(), 10);
         drop(passed_on);
@@ -188,5 +195,31 @@ mod tests {
             kept.extend(first.share(socket, peer));
         }
         assert_eq!(kept.len(), before + 10, "it is gone");
+    }
+
+    #[test]
+    fn what_is_passed_on_while_a_worker_closes_is_kept_by_one_of_the_two() {
+        for _ in 0..50 {
+            let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
+            let connections = connections(8);
+            let (kept, left) = std::thread::scope(|scope| {
+                let sharing = scope.spawn(move || {
+                    let shared =
+                        connections.into_iter().filter_map(|(socket, peer)| first.share(socket, peer));
+                    shared.collect::<Vec<_>>().len()
+                });
+                let closing = EventLoop::run(async |_| {
+                    second.close();
+                    let mut left = 0;
+                    while let Some(connection) = second.left().await {
+                        drop(connection);
+                        left += 1;
+                    }
+                    left
+                });
+                (sharing.join().unwrap(), closing.unwrap())
+            });
+            assert_eq!(kept + left, 8);
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use candidate::{
 pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
-pub use intake::Intake;
+pub use intake::{Intake, MOST_WAITING};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Seen};
 pub use recheck::Recheck;

@@ -1,4 +1,4 @@
-//! A worker's thread: an event loop and a listener of its own. A flow lives and dies on the worker that accepted it.
+//! A worker's thread: an event loop and a listener of its own. A flow lives and dies on the worker that took it in.
 
 use super::admission::Pass;
 use super::flow::Flow;
@@ -59,7 +59,8 @@ pub fn run(
             never = accept(&worker, listener, &mut intake) => match never {},
             _ = stage.wait_for(|stage| *stage != Stage::Running) => {}
         }
-        for connection in intake.close() {
+        intake.close();
+        while let Some(connection) = intake.left().await {
             take_in(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
         }
         // Those that live may finish.
@@ -83,34 +84,37 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Takes flows in, for ever.
 async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) -> Infallible {
+    let mut passed_on = 0;
     loop {
         let taken = tokio::select! {
-            connection = intake.passed_on() => take_in(worker, connection),
-            () = poll_fn(|cx| listener.poll_ready(cx)) => match take_batch(worker, &listener, intake) {
-                // Those that were taken in get their turn.
-                Ok(()) => {
-                    yield_now().await;
-                    Ok(())
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                failed => failed,
-            },
+            connection = intake.passed_on() => {
+                passed_on += 1;
+                take_in(worker, connection).map(|()| passed_on % BATCH == 0)
+            }
+            () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, intake),
         };
-        if let Err(error) = taken {
-            pause_after(worker, &error).await;
+        match taken {
+            // Those that were taken in get their turn.
+            Ok(true) => yield_now().await,
+            Ok(false) => {}
+            Err(error) => pause_after(worker, &error).await,
         }
     }
 }
 
-/// Takes in as many as wait, up to [`BATCH`].
-fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::Result<()> {
+/// Takes in as many as wait, up to [`BATCH`]. Whether more may wait.
+fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::Result<bool> {
     for _ in 0..BATCH {
-        let (socket, peer) = listener.accept()?;
+        let (socket, peer) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        };
         if let Some(connection) = intake.share(socket, peer) {
             take_in(worker, connection)?;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A connection that died in the queue is nobody's fault. Anything else is counted, said, and not asked for again
@@ -143,23 +147,25 @@ fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
         Rc::clone(&worker.epilogue),
     );
     let client = Leg::new(socket);
-    let Some(place) = gateway.flows.enter() else {
+    let Some(pass) = gateway.flows.enter() else {
         flow.record.verdict = Some(Verdict::Deny);
         flow.ends(Outcome::GatewayFull);
         return Ok(());
     };
-    spawn(whole_life(Rc::clone(worker), client, flow, (place, burden)));
+    let place = Place { _pass: pass, _burden: burden };
+    spawn(whole_life(Rc::clone(worker), client, flow, place));
     Ok(())
+}
+
+/// What a flow takes up: a place of the gateway's, and of its worker's attention.
+struct Place {
+    _pass: Pass,
+    _burden: Burden,
 }
 
 /// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
-fn whole_life(
-    worker: Rc<Worker>,
-    client: Leg,
-    mut flow: Flow,
-    place: (Pass, Burden),
-) -> impl Future<Output = ()> {
+fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Place) -> impl Future<Output = ()> {
     async move {
         match session::live(&worker, &client, &mut flow).await {
             Ok(outcome) => flow.ends(outcome),

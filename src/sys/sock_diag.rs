@@ -62,6 +62,8 @@ pub struct States(u32);
 impl States {
     /// Every connection, from the SYN sent to `TIME_WAIT`.
     pub const CONNECTED: Self = Self(0b1011_0111_0110);
+    /// Those without `TIME_WAIT`, of which there may be hundreds of thousands.
+    pub const OPEN: Self = Self(Self::CONNECTED.0 & !(1 << TcpState::TimeWait as u8));
     /// [`TcpState::Listen`]
     pub const LISTENING: Self = Self(1 << TcpState::Listen as u8);
     /// [`TcpState::Bound`]

@@ -24,9 +24,8 @@ impl Socket {
         Watched::new(stream, events, event_loop).map(Self)
     }
 
-    /// Has [`EventLoop::keep_alive`] set keepalive, not before `due`, and a quarter of a second later at most; `due` must
-    /// not be before that of earlier calls. Most sockets do not live that long, and are spared four system calls; who dies
-    /// meanwhile is found as soon, because the kernel counts from the last segment.
+    /// Has [`EventLoop::keep_alive`] set keepalive when it is called next a quarter of a second after `due`, which
+    /// must not be before that of earlier calls.
     pub fn keep_alive_from(&self, due: Instant) {
         self.0.keep_alive_from(due);
     }

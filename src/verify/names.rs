@@ -10,8 +10,9 @@ use crate::hostname::Hostname;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -200,7 +201,7 @@ impl Names {
             biased;
             first = &mut v6 => match first {
                 // What is known of the other family comes along; it is not waited for.
-                Ok(v6) => (Ok(v6), timeout(Duration::ZERO, v4).await.unwrap_or(Ok(Vec::new()))),
+                Ok(v6) => (Ok(v6), at_once(v4).await.unwrap_or(Ok(Vec::new()))),
                 Err(why) => (Err(why), v4.await),
             },
             first = &mut v4 => match first {
@@ -378,6 +379,15 @@ impl Drop for Lookup {
         }
         meters.duration.record(now.saturating_duration_since(self.begun));
     }
+}
+
+/// What a future yields without being waited for.
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The first of the one, the first of the other, and so on.

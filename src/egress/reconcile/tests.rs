@@ -58,10 +58,16 @@ impl Script {
 }
 
 impl Kernel for Script {
-    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
+    fn sockets(
+        &mut self,
+        waiting: bool,
+        keep: &dyn Fn(&KernelSocket) -> bool,
+    ) -> io::Result<Vec<KernelSocket>> {
         let list = if self.0.len() > 1 { self.0.pop_front() } else { self.0.front().cloned() };
-        let list = list.unwrap_or_default();
-        assert!(list.iter().all(|socket| is_own(socket.source.ip())));
+        let mut list = list.unwrap_or_default();
+        list.retain(|socket| waiting || socket.state != TcpState::TimeWait);
+        assert!(list.iter().all(|socket| keep(socket) || socket.state == TcpState::TimeWait));
+        list.retain(keep);
         Ok(list)
     }
     fn lists_bound(&self) -> bool {
@@ -194,10 +200,13 @@ fn a_smaller_range_keeps_pinned_ports_until_they_are_gone() {
 struct Real;
 
 impl Kernel for Real {
-    fn sockets(&mut self, is_own: &dyn Fn(IpAddr) -> bool) -> io::Result<Vec<KernelSocket>> {
-        sock_diag::sockets(States::CONNECTED | States::BOUND, Duration::from_secs(30), |s| {
-            is_own(s.source.ip())
-        })
+    fn sockets(
+        &mut self,
+        waiting: bool,
+        keep: &dyn Fn(&KernelSocket) -> bool,
+    ) -> io::Result<Vec<KernelSocket>> {
+        let states = if waiting { States::CONNECTED } else { States::OPEN };
+        sock_diag::sockets(states | States::BOUND, Duration::from_secs(30), keep)
     }
     fn lists_bound(&self) -> bool {
         sock_diag::lists_bound(Duration::from_secs(30)).unwrap()

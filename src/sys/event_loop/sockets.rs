@@ -3,6 +3,7 @@
 use super::EventLoop;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use slab::Slab;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -111,7 +112,6 @@ fn told_by(events: EpollFlags) -> u8 {
 }
 
 /// A socket that an event loop watches, for one task.
-#[derive(Debug)]
 pub(in crate::sys) struct Watched<T: AsFd> {
     socket: T,
     pub(super) key: u32,
@@ -172,6 +172,15 @@ impl<T: AsFd> Watched<T> {
     /// The socket itself.
     pub(in crate::sys) fn get(&self) -> &T {
         &self.socket
+    }
+}
+
+impl<T: AsFd + fmt::Debug> fmt::Debug for Watched<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched")
+            .field("socket", &self.socket)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 

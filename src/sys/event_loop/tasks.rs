@@ -1,7 +1,7 @@
 //! The tasks of an event loop, and which of them are ready.
 
+use super::EventLoop;
 use super::inbox::Inbox;
-use super::{CURRENT, EventLoop};
 use slab::Slab;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -83,15 +83,14 @@ impl Alarm {
 
     /// Puts the task among the ready ones, if this is the thread of its loop.
     fn ring_here(&self) -> bool {
-        CURRENT
-            .try_with(|current| match &*current.borrow() {
-                Some(event_loop) if Arc::ptr_eq(&event_loop.inbox, &self.inbox) => {
-                    event_loop.tasks.push(self.key);
-                    true
-                }
-                Some(_) | None => false,
-            })
-            .unwrap_or(false)
+        let here = EventLoop::if_any(|event_loop| {
+            let ours = Arc::ptr_eq(&event_loop.inbox, &self.inbox);
+            if ours {
+                event_loop.tasks.push(self.key);
+            }
+            ours
+        });
+        here.unwrap_or(false)
     }
 }
 
@@ -160,9 +159,10 @@ impl Tasks {
 
     /// Drops all.
     pub(super) fn clear(&self) {
-        let all = self.all.take();
-        for task in all.into_iter().filter_map(|(_, task)| task) {
-            end(task);
+        // Dropped, one may spawn another.
+        while !self.all.borrow().is_empty() {
+            let all = self.all.take();
+            all.into_iter().filter_map(|(_, task)| task).for_each(end);
         }
     }
 }

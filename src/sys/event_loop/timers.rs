@@ -4,6 +4,7 @@ use super::{EventLoop, now};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 ///
 /// When it is polled on a thread without a loop.
 pub fn sleep(duration: Duration) -> Sleep {
-    Sleep { due: now().checked_add(duration), key: None }
+    Sleep { due: now().checked_add(duration), key: None, local: PhantomData }
 }
 
 /// Waits for a future, but no longer than this.
@@ -32,6 +33,8 @@ pub struct Sleep {
     due: Option<Instant>,
     /// Once it was polled.
     key: Option<u32>,
+    /// It is its loop's: on another thread the key would be another timer's.
+    local: PhantomData<*const ()>,
 }
 
 pin_project! {
@@ -75,7 +78,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let (Some(key), Some(due)) = (self.key, self.due) {
-            EventLoop::with(|event_loop| event_loop.timers.borrow_mut().unset(due, key));
+            EventLoop::if_any(|event_loop| event_loop.timers.borrow_mut().unset(due, key));
         }
     }
 }

@@ -45,8 +45,7 @@ impl Young {
 }
 
 impl<T: AsFd> Watched<T> {
-    /// Has [`EventLoop::keep_alive`] set keepalive, not before `due`, and a quarter of a second later at most; `due` must
-    /// not be before that of earlier calls.
+    /// See [`Socket::keep_alive_from`](crate::sys::socket::Socket::keep_alive_from).
     pub(in crate::sys) fn keep_alive_from(&self, due: Instant) {
         let (key, event_loop) = (self.key, &self.event_loop);
         let serial = event_loop.sockets.borrow().serial(key);
