@@ -159,6 +159,11 @@ impl<'lab> Gateway<'lab> {
         process::field(self.child.id(), "status", key)
     }
 
+    /// A file or folder of its `/proc/PID`.
+    pub fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
+    }
+
     /// Its resident memory.
     pub fn resident_kib(&self) -> u64 {
         process::resident_kib(self.child.id())

@@ -60,6 +60,7 @@ mod tests_truth;
 mod tests_upgrades;
 mod tests_verify;
 mod tests_web;
+mod tests_workers;
 
 use libtest_mimic::{Arguments, Trial};
 use std::num::NonZero;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         tests_sources::trials(),
         tests_control::trials(),
         tests_relay::trials(),
+        tests_workers::trials(),
         tests_verify::trials(),
         tests_dnssec::trials(),
         tests_names::trials(),

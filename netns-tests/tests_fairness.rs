@@ -151,7 +151,9 @@ fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
     let gamma = open(&lab, Tenant::Gamma, &server, 4);
     reload(&gateway, &sharing("", "", ""));
     refused(&lab, &gateway, Tenant::Alpha, &server, "ports_exhausted");
-    drop(gamma);
+    for (flow, how) in gamma.into_iter().zip(End::ALL) {
+        flow.end(how);
+    }
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 12);
     let _again = open(&lab, DELTA, &server, 4);
 }

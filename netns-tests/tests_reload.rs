@@ -1,6 +1,7 @@
 //! SIGHUP puts another configuration in force while flows live.
 
 use crate::config::Config;
+use crate::flows::{End, Flow};
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
@@ -86,7 +87,7 @@ fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
     gateway.expect_outcome(refused, "ports_exhausted");
     for (client, upstream) in kept {
         let local = client.local_addr().unwrap();
-        drop((client, upstream));
+        Flow { client, upstream }.end(End::ServerFirst);
         gateway.expect_outcome(local, "closed");
     }
     // Those whose last ACK is yet to come rest a little.

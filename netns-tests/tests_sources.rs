@@ -2,7 +2,7 @@
 
 use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert};
 use crate::config::Config;
-use crate::flows::Flow;
+use crate::flows::{End, Flow};
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
@@ -152,13 +152,8 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_soon(family: Family) {
         // Whichever side closes first, the port serves again as soon as the last ACK has had its time.
         let (client, upstream, _) = flows.remove(0);
         let local = client.local_addr().unwrap();
-        if round % 2 == 0 {
-            drop(client);
-            drop(upstream);
-        } else {
-            drop(upstream);
-            drop(client);
-        }
+        let how = if round % 2 == 0 { End::ClientFirst } else { End::ServerFirst };
+        Flow { client, upstream }.end(how);
         gateway.expect_outcome(local, "closed");
         ports("held", 0);
         flows.push(source_of(&lab, &server, client_ip));

@@ -1,0 +1,89 @@
+//! How workers share their flows out.
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::pass;
+use crate::wait::wait_for;
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+
+crate::trials! {
+    both families:
+        a_worker_that_has_more_flows_passes_new_ones_on;
+    once:
+}
+
+/// Sockets of a flow.
+const PAIR: usize = 2;
+/// What a loop without flows watches: its listener, and what other threads wake it by. It may begin later than the gateway
+/// is ready, for its listener is open before.
+const BARE: usize = 2;
+
+fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { workers: 2, ..Config::default() });
+    let server = lab.listen(Host::Raw, family, 7000);
+    let mut flows: Vec<_> = (0..24).map(|_| open(&lab, &gateway, &server)).collect();
+    let of = |flows: &[Flow], worker| flows.iter().filter(|flow| flow.worker == worker).count();
+    let one = flows[0].worker;
+    let ours = of(&flows, one);
+    assert!((8..=16).contains(&ours), "{ours} of 24");
+    // All that the other has end. What comes next is for that one, wherever the kernel puts it.
+    let before: usize = gateway.watched().values().sum();
+    let others = 24 - ours;
+    flows.retain(|flow| flow.worker == one);
+    wait_for("the flows to be over", || {
+        let now: usize = gateway.watched().values().sum();
+        if now + others * PAIR == before { Ok(()) } else { Err(format!("{now} of {before}")) }
+    });
+    let next: Vec<_> = (0..7).map(|_| open(&lab, &gateway, &server)).collect();
+    assert_eq!(of(&next, one), 0);
+    for Flow { client, upstream, .. } in flows.iter().chain(&next) {
+        pass(client, upstream, b"to");
+        pass(upstream, client, b"fro");
+    }
+    drop((flows, next));
+    gateway.wait_for_flows(31);
+}
+
+struct Flow {
+    client: TcpStream,
+    upstream: TcpStream,
+    /// Whose it is: the descriptor of its epoll instance.
+    worker: u32,
+}
+
+/// Opens a flow, and finds out whose it is.
+fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Flow {
+    let before = gateway.watched();
+    let client = lab.connect(Tenant::Alpha, server.address());
+    let upstream = server.accept();
+    // The server has it a moment before the loop does.
+    let worker = wait_for("a worker to have it", || {
+        let after = gateway.watched();
+        let grown = after.iter().filter(|(fd, count)| before.get(fd).unwrap_or(&BARE) + PAIR == **count);
+        match grown.map(|(fd, _)| *fd).collect::<Vec<_>>()[..] {
+            [worker] => Ok(worker),
+            _ => Err(format!("{before:?}, then {after:?}")),
+        }
+    });
+    Flow { client, upstream, worker }
+}
+
+impl Gateway<'_> {
+    /// How many descriptors each of its epoll instances watches.
+    fn watched(&self) -> BTreeMap<u32, usize> {
+        let fds = std::fs::read_dir(self.proc("fd")).unwrap().map(|entry| entry.unwrap().path());
+        let epolls = fds.filter(|path| {
+            std::fs::read_link(path).is_ok_and(|what| what.as_os_str() == "anon_inode:[eventpoll]")
+        });
+        let count = |fd: u32| {
+            let info = std::fs::read_to_string(self.proc(&format!("fdinfo/{fd}"))).unwrap();
+            info.lines().filter(|line| line.starts_with("tfd:")).count()
+        };
+        let fds = epolls.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        fds.map(|fd| (fd, count(fd))).collect()
+    }
+}
