@@ -174,8 +174,7 @@ impl Kernel for LiveKernel {
         waiting: bool,
         keep: &dyn Fn(&KernelSocket) -> bool,
     ) -> io::Result<Vec<KernelSocket>> {
-        let states = if waiting { States::CONNECTED } else { States::OPEN };
-        sock_diag::sockets(states | States::BOUND, PATIENCE, keep)
+        sock_diag::connections(waiting, PATIENCE, keep)
     }
 
     fn lists_bound(&self) -> bool {

@@ -62,8 +62,8 @@ pub struct States(u32);
 impl States {
     /// Every connection, from the SYN sent to `TIME_WAIT`.
     pub const CONNECTED: Self = Self(0b1011_0111_0110);
-    /// Those without `TIME_WAIT`, of which there may be hundreds of thousands.
-    pub const OPEN: Self = Self(Self::CONNECTED.0 & !(1 << TcpState::TimeWait as u8));
+    /// Those without `TIME_WAIT`.
+    const OPEN: Self = Self(Self::CONNECTED.0 & !(1 << TcpState::TimeWait as u8));
     /// [`TcpState::Listen`]
     pub const LISTENING: Self = Self(1 << TcpState::Listen as u8);
     /// [`TcpState::Bound`]
@@ -98,6 +98,17 @@ pub fn sockets(
         })?;
     }
     Ok(found)
+}
+
+/// The [`sockets`] that `keep` wants among the connections, and among those that are bound; `waiting`: also among those in
+/// `TIME_WAIT`, of which there may be hundreds of thousands.
+pub fn connections(
+    waiting: bool,
+    patience: Duration,
+    keep: impl FnMut(&KernelSocket) -> bool,
+) -> io::Result<Vec<KernelSocket>> {
+    let connected = if waiting { States::CONNECTED } else { States::OPEN };
+    sockets(connected | States::BOUND, patience, keep)
 }
 
 /// Whether this kernel lists sockets in [`TcpState::Bound`].

@@ -1,12 +1,15 @@
 //! Which addresses names have: answers of DNS servers, kept, shared and refreshed.
 
-use super::flights::{Flight, Flights, Progress};
+mod lookup;
+
+use super::flights::{Flights, Progress};
 use super::known::{Answer, End, Known};
 use super::places::{Asker, Places};
 use super::shards::{Key, Shards};
 use crate::addr::Family;
 use crate::count::{Counter, Histogram};
 use crate::hostname::Hostname;
+use lookup::Lookup;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -18,8 +21,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// A lookup takes at most this long, whatever the servers do.
-const LOOKUP: Duration = Duration::from_secs(5);
 /// How long a flow waits for news while older addresses would serve it (RFC 8767 §5 says 1.8 s, for people).
 const STALE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the IPv4 addresses wait for the IPv6 ones (RFC 8305 §3).
@@ -273,7 +274,7 @@ impl Names {
             Ok(begun) => begun,
             Err(under_way) => return Ok(under_way),
         };
-        let lookup = Lookup { names: self.clone(), flight, said: Vec::new(), begun: self.now() };
+        let lookup = Lookup::new(self.clone(), flight, self.now());
         self.0.runtime.spawn(async move {
             lookup.run().await;
             drop(place);
@@ -289,7 +290,7 @@ impl Names {
             return until;
         }
         if let Ok((flight, _)) = self.0.flights.begin(key) {
-            Lookup { names: self.clone(), flight, said: Vec::new(), begun: now }.run().await;
+            Lookup::new(self.clone(), flight, now).run().await;
         }
         self.0.shards.of(key).known(key).until().unwrap_or(now)
     }
@@ -337,47 +338,6 @@ impl Names {
             shard.peek(&key).map(|known| known.addresses(self.0.grace, now)).unwrap_or_default()
         };
         [of(Family::V4), of(Family::V6)].concat()
-    }
-}
-
-/// One lookup under way. Dropped, it has ended with what was said by then.
-struct Lookup {
-    names: Names,
-    flight: Flight<Key>,
-    said: Vec<(End, Instant)>,
-    begun: Instant,
-}
-
-impl Lookup {
-    async fn run(mut self) {
-        let key = self.flight.key();
-        let mut answers = (self.names.0.ask)(&key.name, key.family);
-        let take_in = async {
-            while let Some(answer) = answers.recv().await {
-                let now = self.names.now();
-                let key = self.flight.key();
-                let said = self.names.0.shards.of(key).known(key).merge(&answer, now);
-                self.said.push(said);
-                self.flight.advance();
-            }
-        };
-        let _ = timeout(LOOKUP, take_in).await;
-    }
-}
-
-impl Drop for Lookup {
-    fn drop(&mut self) {
-        let Inner { shards, meters, now, .. } = &*self.names.0;
-        let now = now();
-        let mut shard = shards.of(self.flight.key());
-        let known = shard.known(self.flight.key());
-        known.conclude(&self.said, now);
-        match known.end(now) {
-            Some(End::Answered) => meters.answered.increment(1),
-            Some(End::Absent) => meters.absent.increment(1),
-            Some(End::Failed) | None => meters.failed.increment(1),
-        }
-        meters.duration.record(now.saturating_duration_since(self.begun));
     }
 }
 

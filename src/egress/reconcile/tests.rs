@@ -3,7 +3,7 @@
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
 use crate::egress::{Lease, Ledger, PoolSpec, Rest, Select, Share, UpstreamEnd};
-use crate::sys::sock_diag::{self, States};
+use crate::sys::sock_diag;
 use crate::sys::{limits, stream, upstream};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -205,8 +205,7 @@ impl Kernel for Real {
         waiting: bool,
         keep: &dyn Fn(&KernelSocket) -> bool,
     ) -> io::Result<Vec<KernelSocket>> {
-        let states = if waiting { States::CONNECTED } else { States::OPEN };
-        sock_diag::sockets(states | States::BOUND, Duration::from_secs(30), keep)
+        sock_diag::connections(waiting, Duration::from_secs(30), keep)
     }
     fn lists_bound(&self) -> bool {
         sock_diag::lists_bound(Duration::from_secs(30)).unwrap()

@@ -1,0 +1,56 @@
+//! One question about a name to all servers, and what becomes of their answers.
+
+use super::super::flights::Flight;
+use super::super::known::End;
+use super::super::shards::Key;
+use super::{Inner, Names};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// A lookup takes at most this long, whatever the servers do.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// One lookup under way. Dropped, it has ended with what was said by then.
+pub(super) struct Lookup {
+    names: Names,
+    flight: Flight<Key>,
+    said: Vec<(End, Instant)>,
+    begun: Instant,
+}
+
+impl Lookup {
+    pub(super) fn new(names: Names, flight: Flight<Key>, begun: Instant) -> Self {
+        Self { names, flight, said: Vec::new(), begun }
+    }
+
+    pub(super) async fn run(mut self) {
+        let key = self.flight.key();
+        let mut answers = (self.names.0.ask)(&key.name, key.family);
+        let take_in = async {
+            while let Some(answer) = answers.recv().await {
+                let now = self.names.now();
+                let key = self.flight.key();
+                let said = self.names.0.shards.of(key).known(key).merge(&answer, now);
+                self.said.push(said);
+                self.flight.advance();
+            }
+        };
+        let _ = timeout(LOOKUP, take_in).await;
+    }
+}
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        let Inner { shards, meters, now, .. } = &*self.names.0;
+        let now = now();
+        let mut shard = shards.of(self.flight.key());
+        let known = shard.known(self.flight.key());
+        known.conclude(&self.said, now);
+        match known.end(now) {
+            Some(End::Answered) => meters.answered.increment(1),
+            Some(End::Absent) => meters.absent.increment(1),
+            Some(End::Failed) | None => meters.failed.increment(1),
+        }
+        meters.duration.record(now.saturating_duration_since(self.begun));
+    }
+}
