@@ -69,8 +69,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_can_be_read() {
-        assert!(assigned().is_ok());
+    fn loopback_is_assigned_and_a_documentation_address_is_not() {
+        let all = assigned().unwrap();
+        assert!(all.contains(&"127.0.0.1".parse().unwrap()), "{all:?}");
+        assert!(!all.contains(&"192.0.2.77".parse().unwrap()), "{all:?}");
     }
 
     #[test]

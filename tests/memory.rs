@@ -1,0 +1,49 @@
+//! What is freed goes back to the system. One test, in a process of its own: it looks at the memory of the whole process, and
+//! changes how that allocates.
+
+#![cfg(target_env = "gnu")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+use egret::sys::memory::{give_back, give_large_blocks_back_at_once};
+use std::fs;
+
+/// Bytes.
+fn resident() -> usize {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// How much less memory is resident after some work.
+fn given_back(work: impl FnOnce()) -> usize {
+    let before = resident();
+    work();
+    before.saturating_sub(resident())
+}
+
+/// So many blocks, the last one apart: while it is there, the others are not the end of the heap, which glibc gives back
+/// by itself.
+fn blocks(count: usize, size: usize) -> (Box<[u8]>, Vec<Box<[u8]>>) {
+    let mut blocks: Vec<_> = (0..count).map(|_| vec![1_u8; size].into_boxed_slice()).collect();
+    (blocks.pop().unwrap(), blocks)
+}
+
+#[test]
+fn what_was_freed_is_the_systems_again() {
+    give_large_blocks_back_at_once();
+    drop(vec![1_u8; 2 << 20]); // from the first one that is freed, glibc learns that such blocks come and go
+    let (last, others) = blocks(100, 1 << 20);
+    let freed = given_back(|| drop(others));
+    assert!(freed > 90 << 20, "{freed} bytes of 99 MiB went back");
+    drop(last);
+
+    let (last, others) = blocks(100_000, 1 << 10);
+    let freed = given_back(|| drop(others));
+    assert!(
+        freed < 10 << 20,
+        "glibc keeps small blocks, or all that follows shows nothing: {freed} bytes went"
+    );
+    let freed = given_back(give_back);
+    assert!(freed > 50 << 20, "{freed} bytes of 98 MiB went back");
+    drop(last);
+}
