@@ -105,6 +105,14 @@ impl Lab {
         assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
     }
 
+    /// A shell line on the gateway, as its root would write it; it must succeed.
+    pub fn carry_out(&self, line: &str, config: &Path) {
+        let mut command = Command::new("sh");
+        let path = format!("{}:/usr/sbin:/usr/bin:/bin", Path::new(EGRET).parent().unwrap().display());
+        command.args(["-c", line]).env("PATH", path).env("EGRET_CONFIG", config);
+        self.gateway.check(command.env("EGRET_STEERING_STATE", self.run.path().join("steering")));
+    }
+
     /// Steers with iptables and runs the gateway until it is ready.
     pub fn start_gateway(&self, config: &Config) -> Gateway<'_> {
         self.start_steered_gateway(config, Rules::Iptables)

@@ -28,7 +28,9 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
         Ok(socket) => Ok(Some(socket)),
         Err(error) if admin.wanted => Err(error),
         Err(error) => {
-            tracing::warn!("{error}; without it `egret ports` cannot ask this gateway");
+            tracing::warn!(
+                "{error}; without it this gateway answers no questions and takes no orders, such as `egret ports` and `egret reload`"
+            );
             Ok(None)
         }
     }

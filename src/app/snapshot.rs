@@ -7,6 +7,7 @@ use crate::egress::{Pools, is_derived};
 use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant, Verification};
 use crate::policy::{self, Policy};
+use crate::steering::REMEDY;
 use crate::sys::addresses;
 use crate::telemetry::Metrics;
 use std::sync::{Arc, LazyLock};
@@ -59,7 +60,7 @@ pub(super) fn warn_of_foreign_networks(config: &Config) {
                     pool = %pool.name,
                     %network,
                     "the pool's addresses are not local to this machine, so nothing can leave from them; \
-                     run scripts/steer.sh up, or `ip route add local {network} dev lo`"
+                     run {REMEDY}, or `ip route add local {network} dev lo`"
                 );
             }
         }

@@ -270,8 +270,8 @@ fn warn_of_ports_not_reserved(config: &Config) {
     if let Some(wrong) = steering::not_reserved(&wanted, present.as_deref()) {
         let all: Vec<_> = wanted.iter().map(ToString::to_string).collect();
         tracing::warn!(
-            "{wrong}, so the kernel may give them to other programs; run scripts/steer.sh up, or \
-             `sysctl -w net.ipv4.ip_local_reserved_ports={}`",
+            "{wrong}, so the kernel may give them to other programs; run {}, or `sysctl -w net.ipv4.ip_local_reserved_ports={}`",
+            steering::REMEDY,
             all.join(",")
         );
     }

@@ -106,7 +106,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Steering {
-    /// Print the shell script that puts the rules in place; `scripts/steer.sh` runs it
+    /// Print the shell script that puts the rules in place; run it as root, or have `systemctl restart egret-steering` do so
     Print {
         #[command(flatten)]
         path: ConfigPath,

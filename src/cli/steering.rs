@@ -35,19 +35,18 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
     let in_use = if observed.nftables.is_some() { Format::Nftables } else { Format::Iptables };
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
-    differences.into_iter().map(|difference| finding(difference, format)).collect()
+    differences.into_iter().map(finding).collect()
 }
 
-fn finding(difference: Difference, format: Format) -> Finding {
+fn finding(difference: Difference) -> Finding {
     let why = match difference.what {
         "reserved ports" => "other programs may be given ports that the pools need",
         "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway would not be received",
         _ => "traffic is refused instead of intercepted, or may pass by uninspected",
     };
-    let mend = format!("scripts/steer.sh up --format {}", format.as_str());
     match difference.wrong {
         None => Finding::ok(difference.what, "in place"),
-        Some(wrong) => Finding::fail(difference.what, wrong, why, mend),
+        Some(wrong) => Finding::fail(difference.what, wrong, why, steering::REMEDY),
     }
 }
 

@@ -142,7 +142,7 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
     METRICS: Or<Address> = Or("off", Address), "metrics", Default(r#""127.0.0.1:9915""#), r#""127.0.0.1:9915""#,
         "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port.";
     ADMIN: Or<ControlSocket> = Or("off", ControlSocket), "admin", Default(r#""unix:/run/egret/admin.sock""#), r#""unix:/run/egret/admin.sock""#,
-        "The control socket, which `egret ports` asks. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. If the key is there and the socket cannot be opened, the gateway does not start; without the key it warns and goes on without.";
+        "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. If the key is there and the socket cannot be opened, the gateway does not start; without the key it warns and goes on without.";
     DRAIN: Span = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,
         "How long flows may go on after the order to stop. Those that are left are reset at both ends.";
     CONNECT_TIMEOUT: Span = span(100, 300_000), "connect_timeout", Default(r#""10s""#), r#""10s""#,

@@ -17,6 +17,11 @@ use crate::addr::PortRange;
 use ipnet::IpNet;
 use std::fmt;
 
+/// What puts in place whatever is missing, on an installed machine and anywhere else. Restarting the unit takes nothing
+/// away in between, and unlike a reload puts exemptions back (docs/steering.md).
+pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret steering print | sh` \
+                          (with your --config and --format)";
+
 /// What there is to steer, checked.
 #[derive(Debug, Clone)]
 pub struct Params {

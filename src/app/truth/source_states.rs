@@ -2,6 +2,7 @@
 
 use crate::addr::SourceAddr;
 use crate::egress::{Pools, SourceState};
+use crate::steering::REMEDY;
 use crate::sys::addresses;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ impl SourceStates {
             tracing::warn!(
                 addresses = %super::list(&lost),
                 "source addresses are not local to this machine, so no flow leaves from them until they return; \
-                 assign them, or run scripts/steer.sh up"
+                 assign them, or run {REMEDY}"
             );
         }
         if !found.is_empty() {
