@@ -17,7 +17,7 @@ crate::trials! {
         a_missing_config_is_told,
         a_taken_port_is_told,
         a_missing_capability_is_told,
-        a_flow_log_that_cannot_be_written_is_told,
+        a_log_that_cannot_be_written_is_told,
         too_few_descriptors_are_told,
         a_bad_command_line_is_told
 }
@@ -158,10 +158,17 @@ fn a_missing_capability_is_told() {
     assert_refused(&output, &["CAP_NET_ADMIN"], "no capability");
 }
 
-fn a_flow_log_that_cannot_be_written_is_told() {
+fn a_log_that_cannot_be_written_is_told() {
     let lab = Lab::new();
-    let config = Config::default().render("/nonexistent/flows.jsonl".as_ref());
-    assert_refused(&run(&lab, &config).0, &["/nonexistent/flows.jsonl"], "no such directory");
+    let flow_log = Config::default().render("/nonexistent/flows.jsonl".as_ref());
+    let audit_log = with("/dev/audit.jsonl", "/nonexistent/audit.jsonl");
+    for (config, named) in
+        [(flow_log, "the flow log /nonexistent/f"), (audit_log, "the audit log /nonexistent/a")]
+    {
+        let (output, _) = run(&lab, &config);
+        assert_refused(&output, &[named, "create its directory"], "no such directory");
+        assert_eq!(text(&output).matches("cannot open").count(), 1, "{}", text(&output));
+    }
 }
 
 fn too_few_descriptors_are_told() {

@@ -69,23 +69,10 @@ pub enum StartError {
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
-    /// The flow log could not be opened.
-    #[error(
-        "cannot open the flow log {path}: {error}; create its directory and let the gateway's user write to it"
-    )]
-    FlowLog {
-        /// As configured.
-        path: String,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The audit log could not be opened.
-    #[error("{0}; create its directory and let the gateway's user write to it, or set [audit] path")]
-    AuditLog(io::Error),
     /// Rules need a resolver, and there is none to ask.
     #[error("cannot look names up: {0}")]
     Resolver(String),
-    /// A thread, a runtime or a signal handler could not be had.
+    /// A log, a thread, a runtime or a signal handler could not be had.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// The policy could not be built, which a checked configuration rules out.

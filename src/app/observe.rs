@@ -1,6 +1,5 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
-use super::StartError;
 use super::candidate::Candidates;
 use super::forecast::Forecast;
 use super::in_force::InForce;
@@ -15,30 +14,28 @@ use crate::telemetry::{
     MonitoredTenant, Scrape, SourceUsage,
 };
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 
 pub(super) fn open_flow_log(
     config: &Config,
     metrics: &Metrics,
-) -> Result<Option<(FlowLogHandle, FlowLogThread)>, StartError> {
-    let (target, path) = match &config.flow_log.target {
+) -> io::Result<Option<(FlowLogHandle, FlowLogThread)>> {
+    let target = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
-        Wanted::Stdout => (LogTarget::Stdout, PathBuf::from("stdout")),
-        Wanted::File(path) => (LogTarget::File(path.clone()), path.clone()),
+        Wanted::Stdout => LogTarget::Stdout,
+        Wanted::File(path) => LogTarget::File(path.clone()),
     };
     let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
-    let started = FlowLog::start(flow_log, metrics.gateway().flow_log.clone());
-    let path = path.display().to_string();
-    started.map(Some).map_err(|error| StartError::FlowLog { path, error })
+    FlowLog::start(flow_log, metrics.gateway().flow_log.clone()).map(Some)
 }
 
-pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> Result<AuditLog, StartError> {
+pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<AuditLog> {
     let target = match &config.audit {
         AuditTarget::Stderr => LogTarget::Stderr,
         AuditTarget::File(path) => LogTarget::File(path.clone()),
     };
-    AuditLog::start(target, metrics.gateway().audit_log_errors.clone()).map_err(StartError::AuditLog)
+    AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
 /// What a scrape looks at.

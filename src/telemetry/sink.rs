@@ -94,13 +94,15 @@ fn open(name: &str, target: &LogTarget) -> io::Result<(File, bool)> {
         LogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
         LogTarget::Stderr => Ok((File::from(io::stderr().as_fd().try_clone_to_owned()?), false)),
         LogTarget::File(path) => {
-            let file =
-                OpenOptions::new().append(true).create(true).mode(0o640).open(path).map_err(|error| {
-                    io::Error::new(
-                        error.kind(),
-                        format!("cannot open the {name} {}: {error}", path.display()),
-                    )
-                })?;
+            let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+            let file = opened.map_err(|error| {
+                let remedy =
+                    "create its directory and let the gateway's user write to it, or set another path";
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot open the {name} {}: {error}; {remedy}", path.display()),
+                )
+            })?;
             let regular = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
             Ok((file, regular && ends_within_a_line(path).unwrap_or(false)))
         }
