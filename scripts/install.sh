@@ -8,7 +8,7 @@ usage() {
 usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR]
        install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
 
-  --binary PATH  install this binary; default: build one with cargo build --release
+  --binary PATH  install this binary; default: the one that cargo build --release made here
   --prefix DIR   default: /usr
   --root DIR     install into a directory instead of this machine: no user, no owners, no systemd; needs no root
   --uninstall    stop Egret, take steering down, remove what was installed; keep configuration and logs
@@ -23,7 +23,7 @@ fail() {
 say() { printf '%s\n' "$*"; }
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-binary=
+binary=${CARGO_TARGET_DIR:-$here/target}/release/egret
 prefix=/usr
 root=
 uninstall=
@@ -72,18 +72,14 @@ place_unit() { # NAME: with the paths of this installation
     chmod 644 "$root$units/$1.new"
     mv "$root$units/$1.new" "$root$units/$1"
 }
-build() {
-    command -v cargo >/dev/null || fail "no --binary given, and no cargo to build one: see https://rustup.rs"
-    (cd "$here" && cargo build --release --locked)
-    binary=${CARGO_TARGET_DIR:-$here/target}/release/egret
-}
 
 install_all() {
-    [ -n "$binary" ] || build
-    [ -f "$binary" ] || fail "there is no $binary"
-    for tool in ip iptables; do
-        if [ -z "$root" ] && ! command -v $tool >/dev/null; then fail "$tool is missing: apt install iproute2 iptables"; fi
-    done
+    [ -f "$binary" ] || fail "there is no $binary: build it with cargo build --release (not as root), or give --binary PATH"
+    if [ -z "$root" ]; then
+        command -v ip >/dev/null || fail "ip is missing: apt install iproute2"
+        command -v iptables >/dev/null || command -v nft >/dev/null ||
+            fail "a packet filter is missing: apt install iptables, or nftables (docs/install.md)"
+    fi
     if [ -z "$root" ] && ! id egret >/dev/null 2>&1; then
         useradd --system --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin egret
     fi

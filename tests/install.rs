@@ -70,6 +70,24 @@ fn an_edited_configuration_survives_upgrade_and_uninstall() {
 }
 
 #[test]
+fn without_binary_it_takes_what_cargo_built_or_says_how_to() {
+    let (root, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let run = || {
+        let mut command = Command::new(INSTALL);
+        command.arg("--root").arg(root.path()).env("CARGO_TARGET_DIR", target.path());
+        command.output().unwrap()
+    };
+    let refused = run();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("cargo build --release"), "{said}");
+    fs::create_dir(target.path().join("release")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_egret"), target.path().join("release/egret")).unwrap();
+    assert!(run().status.success());
+    assert!(root.path().join("usr/bin/egret").exists());
+}
+
+#[test]
 fn another_prefix_is_written_into_the_units() {
     let root = tempfile::tempdir().unwrap();
     let output = run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret"), "--prefix", "/opt/egret"]);

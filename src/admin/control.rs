@@ -118,7 +118,8 @@ async fn only_who_may(
     if may_change(peer, owner) {
         return next.run(order).await;
     }
-    let why = "only root and the gateway's own user and group may change what it does";
+    let why = "only root and the gateway's own user and group may change what it does; \
+               a member of that group asks by `sg GROUP -c \"egret …\"`";
     (control.forbidden)(peer, order.uri().path(), why);
     error(StatusCode::FORBIDDEN, why)
 }
