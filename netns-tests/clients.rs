@@ -2,7 +2,7 @@
 
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_for};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -109,6 +109,15 @@ pub fn expect_reset(mut stream: &TcpStream) -> Vec<u8> {
             panic!("wanted a reset, got a clean end after {n} bytes: {}", String::from_utf8_lossy(&before))
         }
     }
+}
+
+/// [`expect_reset`] where the peer's FIN has come already, so that a reset shows when sending.
+pub fn expect_reset_while_sending(mut stream: &TcpStream) {
+    let error = wait_for("a reset", || match stream.write_all(b"x") {
+        Ok(()) => Err("bytes are still taken"),
+        Err(error) => Ok(error),
+    });
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
 }
 
 /// Everything until a clean end; a reset is a failure.

@@ -50,8 +50,10 @@ mod tests_relay;
 mod tests_reload;
 mod tests_reload_latency;
 mod tests_requests;
+mod tests_resets;
 mod tests_retry;
 mod tests_revoke;
+mod tests_silence;
 mod tests_sources;
 mod tests_startup;
 mod tests_steering;
@@ -96,6 +98,8 @@ fn main() -> ExitCode {
         tests_sources::trials(),
         tests_control::trials(),
         tests_relay::trials(),
+        tests_resets::trials(),
+        tests_silence::trials(),
         tests_workers::trials(),
         tests_verify::trials(),
         tests_dnssec::trials(),

@@ -1,4 +1,4 @@
-//! A gateway that cannot do its work says so once, and does not start.
+//! What a gateway needs, which is little; one that cannot do its work says so once, and does not start.
 
 use crate::config::Config;
 use crate::gateway::{Files, unprivileged};
@@ -16,6 +16,7 @@ crate::trials! {
         every_error_of_a_config_is_told_at_once,
         a_missing_config_is_told,
         a_taken_port_is_told,
+        one_capability_is_all_that_it_has,
         a_missing_capability_is_told,
         a_log_that_cannot_be_written_is_told,
         too_few_descriptors_are_told,
@@ -149,6 +150,14 @@ fn a_taken_port_is_told() {
     let client = lab.connect(Tenant::Alpha, server.address());
     pass(&client, &server.accept(), b"the first goes on");
     drop(gateway);
+}
+
+fn one_capability_is_all_that_it_has() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    for set in ["CapEff", "CapPrm"] {
+        assert_eq!(gateway.status(set), "0000000000001000", "{set}: CAP_NET_ADMIN and nothing else");
+    }
 }
 
 fn a_missing_capability_is_told() {

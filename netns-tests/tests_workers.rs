@@ -1,13 +1,12 @@
 //! How workers share their flows out.
 
 use crate::config::Config;
+use crate::flows::Flow;
 use crate::gateway::Gateway;
-use crate::lab::{Family, Host, Lab, Tenant};
+use crate::lab::{Family, Lab, Tenant};
 use crate::servers::Server;
-use crate::traffic::pass;
 use crate::wait::wait_for;
 use std::collections::BTreeMap;
-use std::net::TcpStream;
 
 crate::trials! {
     both families:
@@ -24,9 +23,9 @@ const BARE: usize = 2;
 fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { workers: 2, ..Config::default() });
-    let server = lab.listen(Host::Raw, family, 7000);
+    let server = Server::raw(&lab, family, 7000);
     let mut flows: Vec<_> = (0..24).map(|_| open(&lab, &gateway, &server)).collect();
-    let of = |flows: &[Flow], worker| flows.iter().filter(|flow| flow.worker == worker).count();
+    let of = |flows: &[Placed], worker| flows.iter().filter(|flow| flow.worker == worker).count();
     let one = flows[0].worker;
     let ours = of(&flows, one);
     assert!((8..=16).contains(&ours), "{ours} of 24");
@@ -40,26 +39,21 @@ fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
     });
     let next: Vec<_> = (0..7).map(|_| open(&lab, &gateway, &server)).collect();
     assert_eq!(of(&next, one), 0);
-    for Flow { client, upstream, .. } in flows.iter().chain(&next) {
-        pass(client, upstream, b"to");
-        pass(upstream, client, b"fro");
-    }
+    flows.iter().chain(&next).for_each(|placed| placed.flow.assert_alive());
     drop((flows, next));
     gateway.wait_for_flows(31);
 }
 
-struct Flow {
-    client: TcpStream,
-    upstream: TcpStream,
+struct Placed {
+    flow: Flow,
     /// Whose it is: the descriptor of its epoll instance.
     worker: u32,
 }
 
 /// Opens a flow, and finds out whose it is.
-fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Flow {
+fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Placed {
     let before = gateway.watched();
-    let client = lab.connect(Tenant::Alpha, server.address());
-    let upstream = server.accept();
+    let flow = Flow::open(lab, Tenant::Alpha, server);
     // The server has it a moment before the loop does.
     let worker = wait_for("a worker to have it", || {
         let after = gateway.watched();
@@ -69,7 +63,7 @@ fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Flow {
             _ => Err(format!("{before:?}, then {after:?}")),
         }
     });
-    Flow { client, upstream, worker }
+    Placed { flow, worker }
 }
 
 impl Gateway<'_> {

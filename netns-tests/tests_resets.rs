@@ -1,0 +1,96 @@
+//! A reset of one leg is a reset of the other, and never looks like an end.
+
+use crate::clients::{expect_reset, expect_reset_while_sending, read_all, reset};
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::pass;
+use std::net::Shutdown;
+
+crate::trials! {
+    both families:
+        a_clients_reset_reaches_the_server_as_a_reset,
+        a_client_that_leaves_while_its_server_answers_is_no_clean_end,
+        a_servers_reset_reaches_the_client_as_a_reset;
+    once:
+}
+
+fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for (count, greeted) in (1..).zip([true, false]) {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        if greeted {
+            pass(&client, &upstream, b"hello");
+            pass(&upstream, &client, b"welcome");
+        }
+        // A client that is gone before the gateway has seen the connection come about has just left.
+        wait_for_connects(&gateway, count);
+        let local = client.local_addr().unwrap();
+        reset(client);
+        assert_eq!(expect_reset(&upstream), b"");
+        gateway.expect_outcome(local, "client_reset");
+    }
+    // Also when the client had said that it is done, and when bytes for it are on their way.
+    let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    let local = client.local_addr().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&upstream), b"");
+    pass(&upstream, &client, b"part of an answer");
+    reset(client);
+    expect_reset_while_sending(&upstream);
+    gateway.expect_outcome(local, "client_reset");
+}
+
+/// However far the connection to the server has come: what the client broke off never looks finished.
+fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family) {
+    const FLOWS: usize = 300;
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for _ in 0..FLOWS {
+        reset(lab.connect(Tenant::Alpha, server.address()));
+    }
+    for flow in gateway.wait_for_flows(FLOWS) {
+        assert!(flow["outcome"] == "client_left" || flow["outcome"] == "client_reset", "{flow:#}");
+    }
+    for upstream in server.accept_those_that_came() {
+        assert_eq!(expect_reset(&upstream), b"");
+    }
+    gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |live_or_held| live_or_held == 0);
+}
+
+fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for (count, greeted) in (1..).zip([true, false]) {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        if greeted {
+            pass(&client, &upstream, b"hello");
+            pass(&upstream, &client, b"welcome");
+        }
+        // A reset before the gateway has seen the connection come about would be a refusal.
+        wait_for_connects(&gateway, count);
+        reset(upstream);
+        assert_eq!(expect_reset(&client), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
+    }
+    let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    upstream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client), b"");
+    pass(&client, &upstream, b"part of a request");
+    reset(upstream);
+    expect_reset_while_sending(&client);
+    gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
+}
+
+/// Waits until the gateway has seen that many of alpha's connections to servers come about.
+fn wait_for_connects(gateway: &Gateway, count: u64) {
+    gateway.wait_for_metric("egret_connect_duration_seconds_count", &[("tenant", "alpha")], |seen| {
+        seen == count
+    });
+}

@@ -1,0 +1,114 @@
+//! What ends a flow in which nothing moves: the operator's time-outs, and peers that vanished.
+
+use crate::clients::{expect_reset, expect_reset_while_sending, read_all};
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::lab::{Family, Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::pass;
+use crate::wait::wait_for;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families:
+        an_idle_flow_is_reset_when_the_operator_wants_it,
+        a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on,
+        a_server_that_vanishes_is_noticed_and_told_to_the_client,
+        a_client_that_vanishes_is_noticed_and_told_to_the_server;
+    once:
+}
+
+fn an_idle_flow_is_reset_when_the_operator_wants_it(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { gateway: "idle_timeout = \"1s\"".into(), ..Config::default() });
+    let server = Server::raw(&lab, family, 7000);
+    let (client, upstream, last) = wait_for("a flow to live on while bytes move", || {
+        let opened = Instant::now();
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        let last = outlive_a_second(opened, &client, &upstream)?;
+        Ok::<_, &str>((client, upstream, last))
+    });
+    assert_eq!(expect_reset(&client), b"");
+    assert_eq!(expect_reset(&upstream), b"");
+    assert!(last.elapsed() >= Duration::from_secs(1), "{:?}", last.elapsed());
+    gateway.expect_outcome(client.local_addr().unwrap(), "idle_timeout");
+}
+
+fn a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on(family: Family) {
+    let lab = Lab::new();
+    // One worker, so that what comes first ends first.
+    let gateway = "half_open_timeout = \"1s\"".into();
+    let gateway = lab.start_gateway(&Config { workers: 1, gateway, ..Config::default() });
+    let server = Server::raw(&lab, family, 7000);
+    let whole = Flow::open(&lab, Tenant::Alpha, &server);
+    let (client, upstream, last) = wait_for("a half-open flow to live on while bytes move", || {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        let halved = Instant::now();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&upstream), b"");
+        let last = outlive_a_second(halved, &upstream, &client)?;
+        Ok::<_, &str>((client, upstream, last))
+    });
+    assert_eq!(expect_reset(&client), b"");
+    expect_reset_while_sending(&upstream);
+    assert!(last.elapsed() >= Duration::from_secs(1), "{:?}", last.elapsed());
+    gateway.expect_outcome(client.local_addr().unwrap(), "half_open_timeout");
+    whole.assert_alive(); // silent for longer
+}
+
+/// Passes bytes often enough that a time-out of one second must not end the flow, and yields when it began to pass the
+/// last. No more than that can be said where the machine itself stands still for nearly as long.
+fn outlive_a_second(
+    begun: Instant,
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+) -> Result<Instant, &'static str> {
+    let mut last = begun;
+    while begun.elapsed() < Duration::from_millis(1500) {
+        let before = std::mem::replace(&mut last, Instant::now());
+        let passed = from.write_all(b"x").and_then(|()| to.read_exact(&mut [0]));
+        if before.elapsed() > Duration::from_millis(700) {
+            return Err("the machine stood still");
+        }
+        passed.expect("bytes move");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(last)
+}
+
+/// Short enough for a test: two unanswered probes after a second of silence, or two seconds without acknowledgement.
+fn watchful() -> Config {
+    let keys = "keepalive = { idle = \"1s\", interval = \"1s\", probes = 2 }\nuser_timeout = \"2s\"";
+    Config { gateway: keys.into(), ..Config::default() }
+}
+
+fn a_server_that_vanishes_is_noticed_and_told_to_the_client(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = Server::raw(&lab, family, 7000);
+    let [idle, busy] = [(); 2].map(|()| Flow::open(&lab, Tenant::Alpha, &server));
+    pass(&busy.client, &busy.upstream, b"hello");
+    lab.server.ip("link set s0 down");
+    (&busy.client).write_all(b"anybody there?").unwrap();
+    for Flow { client, .. } in [idle, busy] {
+        assert_eq!(expect_reset(&client), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "upstream_lost");
+    }
+}
+
+fn a_client_that_vanishes_is_noticed_and_told_to_the_server(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&watchful());
+    let server = Server::raw(&lab, family, 7000);
+    let [idle, busy] = [(); 2].map(|()| Flow::open(&lab, Tenant::Alpha, &server));
+    pass(&busy.upstream, &busy.client, b"hello");
+    lab.client.ip("link set c0 down");
+    (&busy.upstream).write_all(b"anybody there?").unwrap();
+    for Flow { client, upstream } in [idle, busy] {
+        assert_eq!(expect_reset(&upstream), b"");
+        gateway.expect_outcome(client.local_addr().unwrap(), "client_lost");
+    }
+}
