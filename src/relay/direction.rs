@@ -3,14 +3,14 @@
 use super::guard::{Guard, Guarded, Passing};
 use super::pipes::Filled;
 use super::{COPY, Scratch, Side};
-use crate::sys::event_loop::defer;
+use crate::sys::event_loop::{give_way, has_turn};
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-/// What a direction may move in one poll before the worker's other flows get their turn. Large enough that a bulk
-/// flow does not pay for the turn-taking, small enough that sixteen of them keep a worker for milliseconds only.
+/// What a direction moves in one poll, and at most a pipe more, before others get their turn. Large enough that bulk does
+/// not pay for the turn-taking; what is short waits for one such turn at most, half a millisecond or so.
 const TURN: usize = 512 * 1024;
 
 /// What one splice asks for; a pipe holds no more.
@@ -57,6 +57,15 @@ enum State {
 
 /// Whose socket failed, and how.
 type Failed = (Side, io::Error);
+
+/// Ready if something is left of the turn; otherwise there will be another.
+fn poll_turn(left: usize) -> Poll<()> {
+    if left > 0 {
+        return Poll::Ready(());
+    }
+    give_way();
+    Poll::Pending
+}
 
 impl OneWay {
     pub(super) fn new(side: Side) -> Self {
@@ -107,9 +116,14 @@ impl OneWay {
         mut guard: Option<&mut Guarded<G>>,
         mut delivered: impl FnMut(usize),
     ) -> Poll<Result<(), Failed>> {
-        let mut turn = TURN;
+        // Bulk waits for its turn. Small messages do not wait, and what begins may be either.
+        let mut turn = if self.splicing && !has_turn() { 0 } else { TURN };
         while self.state != State::Done {
             // Drain before you fill.
+            if !self.holds_nothing() {
+                ready!(way.to.poll_writable(cx));
+                ready!(poll_turn(turn));
+            }
             let drained = self.poll_deliver(way.to, cx, scratch, &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);
@@ -118,10 +132,6 @@ impl OneWay {
             if self.state == State::Ending {
                 self.state = State::Done;
                 break;
-            }
-            if turn == 0 {
-                defer(cx);
-                return Poll::Pending;
             }
             if self.side == Side::Client
                 && let Some(guard) = guard.as_deref_mut()
@@ -135,6 +145,7 @@ impl OneWay {
                 }
             }
             ready!(way.from.poll_readable(cx));
+            ready!(poll_turn(turn));
             self.take(way, scratch, guard.as_deref_mut(), &mut |n| {
                 turn = turn.saturating_sub(n);
                 delivered(n);

@@ -1,10 +1,11 @@
 //! The relay between real sockets on loopback.
 
 use super::*;
-use crate::sys::event_loop::{EventLoop, timeout};
+use crate::sys::event_loop::{EventLoop, spawn, timeout, yield_now};
 use crate::sys::stream;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::rc::Rc;
 use std::thread;
 
 mod guarded;
@@ -115,6 +116,20 @@ fn run(
     result
 }
 
+/// Says whose bytes were delivered, in their order.
+#[derive(Clone)]
+struct Diary(&'static str, Rc<RefCell<Vec<&'static str>>>);
+
+impl Meter for Diary {
+    fn up(&mut self, _: usize) {
+        self.1.borrow_mut().push(self.0);
+    }
+    fn down(&mut self, _: usize) {
+        self.1.borrow_mut().push(self.0);
+    }
+    fn requests(&mut self, _: usize) {}
+}
+
 /// Bytes that differ from place to place, so that loss, doubling and swapping show.
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
@@ -130,6 +145,50 @@ fn read_all(mut socket: impl Read) -> Vec<u8> {
     let mut all = Vec::new();
     socket.read_to_end(&mut all).unwrap();
     all
+}
+
+#[test]
+fn what_is_short_does_not_wait_for_bulk_that_came_before_it() {
+    const BULK: usize = 4 * COPY;
+    let diary = Rc::default();
+    let arrived = |socket: &std::net::TcpStream| while socket.peek(&mut [0]).is_err() {};
+    EventLoop::run(async |event_loop| {
+        let scratch = Rc::new(Scratch::new(4));
+        let [bulk, short] = ["bulk", "short"].map(|name| {
+            let ends = [pair(), pair()];
+            let sockets = [&ends[0].1, &ends[1].1].map(|socket| socket.try_clone().unwrap());
+            let [client, upstream] = sockets.map(|socket| Socket::new(socket, &event_loop).unwrap());
+            let (scratch, mut diary) = (Rc::clone(&scratch), Diary(name, Rc::clone(&diary)));
+            spawn(async move {
+                relay(&client, &upstream, &scratch, &NEVER, &mut diary, &mut unguarded()).await;
+            });
+            ends
+        });
+        let [(mut bulk_client, _), (mut bulk_server, bulk_inner)] = bulk;
+        let [(mut short_client, short_inner), _] = short;
+        let mut download = async |bytes| {
+            bulk_server.write_all(&vec![bytes; BULK]).unwrap();
+            arrived(&bulk_inner);
+            if bytes == 2 {
+                short_client.write_all(b"short").unwrap();
+                arrived(&short_inner);
+            }
+            timeout(Duration::from_secs(10), async {
+                while !diary.borrow().contains(&"bulk") {
+                    yield_now().await;
+                }
+            })
+            .await
+            .unwrap();
+            bulk_client.read_exact(&mut vec![0; BULK]).unwrap();
+        };
+        // From the first on it is known to be bulk.
+        download(1).await;
+        diary.borrow_mut().clear();
+        download(2).await;
+    })
+    .unwrap();
+    assert_eq!(diary.borrow()[0], "short");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A worker's event loop: its tasks, its timers, and the one epoll instance that tells of its sockets.
 //!
 //! A loop runs on one thread, and all that it holds lives and dies there; only a waker may be used elsewhere. [`spawn`],
-//! [`defer`], [`sleep`] and [`timeout`] are for what runs on a loop: elsewhere they panic.
+//! [`give_way`], [`has_turn`], [`sleep`] and [`timeout`] are for what runs on a loop: elsewhere they panic.
 
 #[cfg(test)]
 mod fake;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tasks::{Alarm, MAIN, Tasks};
-pub use tasks::{defer, spawn, yield_now};
+pub use tasks::{give_way, has_turn, spawn, yield_now};
 use timers::Timers;
 pub use timers::{Elapsed, Sleep, Timeout, sleep, timeout};
 use young::Young;
@@ -47,6 +47,10 @@ pub struct EventLoop {
 /// Events that one system call fetches, and polls of tasks between two such calls: tasks that are always ready must not
 /// keep the loop from looking who else is.
 const ROUND: usize = 256;
+
+/// How many polls take about as long as a turn of those that give way: while tasks of both kinds always have something
+/// to do, each kind gets some half of the time.
+const POLLS_FOR_A_TURN: usize = 32;
 
 /// Times in a row that events are fetched while there are more. Sockets that always have some do not keep timers waiting.
 const MOST_FETCHES: usize = 16;
@@ -105,18 +109,31 @@ impl EventLoop {
         self.tasks.push(MAIN);
         let waker = Waker::from(Arc::clone(&alarm));
         let mut main = pin!(main(Rc::clone(self)));
+        let mut poll = |key, has_turn| {
+            if key != MAIN {
+                self.tasks.poll(key, has_turn);
+                return Poll::Pending;
+            }
+            self.tasks.begin(&alarm, has_turn);
+            let polled = main.as_mut().poll(&mut Context::from_waker(&waker));
+            self.tasks.pause(&alarm);
+            polled
+        };
         let mut events = vec![EpollEvent::empty(); ROUND];
         loop {
-            for _ in 0..ROUND {
-                match self.tasks.next() {
-                    Some(MAIN) => {
-                        alarm.heard();
-                        if let Poll::Ready(result) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
-                            return Ok(result);
-                        }
-                    }
-                    Some(key) => self.tasks.poll(key),
-                    None => break,
+            let mut polls = 0;
+            while polls < ROUND
+                && let Some(key) = self.tasks.next()
+            {
+                polls += 1;
+                if let Poll::Ready(result) = poll(key, false) {
+                    return Ok(result);
+                }
+            }
+            for _ in 0..=polls / POLLS_FOR_A_TURN {
+                let Some(key) = self.tasks.next_turn() else { break };
+                if let Poll::Ready(result) = poll(key, true) {
+                    return Ok(result);
                 }
             }
             self.wait(&mut events)?;
@@ -147,7 +164,6 @@ impl EventLoop {
         if self.timers.borrow().next().is_some() {
             self.timers.borrow_mut().fire(now());
         }
-        self.tasks.resume_deferred();
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::EventLoop;
 use super::inbox::Inbox;
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -22,20 +22,25 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     EventLoop::with(|event_loop| event_loop.tasks.spawn(Box::pin(future), &event_loop.inbox));
 }
 
-/// Has the task polled again after the loop has looked what else is ready. A plain wake would come before that, and tasks
-/// that always have something to do would keep the loop from those that only now have.
-pub fn defer(cx: &Context<'_>) {
-    EventLoop::with(|event_loop| event_loop.tasks.deferred.borrow_mut().push(cx.waker().clone()));
+/// Has the task that is being polled wait for its turn: for a poll that may take long. Turns are given one at a time, in the
+/// order in which they were asked for, between rounds of all that is ready. Until then the task is not polled.
+pub fn give_way() {
+    EventLoop::with(|event_loop| event_loop.tasks.gives_way.set(true));
 }
 
-/// Goes on after that; see [`defer`].
+/// Whether this poll is a turn that the task gave way for.
+pub fn has_turn() -> bool {
+    EventLoop::with(|event_loop| event_loop.tasks.has_turn.get())
+}
+
+/// Goes on when what is ready has been polled.
 pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        defer(cx);
+        cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
@@ -46,7 +51,11 @@ pub(super) struct Tasks {
     /// `None` while it is polled.
     all: RefCell<Slab<Option<Task>>>,
     ready: RefCell<VecDeque<u32>>,
-    deferred: RefCell<Vec<Waker>>,
+    /// Those that wait for their turn, and count as rung.
+    gave_way: RefCell<VecDeque<u32>>,
+    /// Of the poll that is on: whether it is such a turn, and whether its task asks for one.
+    has_turn: Cell<bool>,
+    gives_way: Cell<bool>,
 }
 
 struct Task {
@@ -61,7 +70,7 @@ pub(super) const MAIN: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Alarm {
     key: u32,
-    /// The task is ready already, or over.
+    /// The task is to be polled already, or over.
     rung: AtomicBool,
     inbox: Arc<Inbox>,
 }
@@ -70,11 +79,6 @@ impl Alarm {
     /// Of a task that is ready, as tasks are at first.
     pub(super) fn rung(key: u32, inbox: &Arc<Inbox>) -> Arc<Self> {
         Arc::new(Self { key, rung: AtomicBool::new(true), inbox: Arc::clone(inbox) })
-    }
-
-    /// Called before the task is polled: it has to see all that it was woken for, and be woken for what comes after.
-    pub(super) fn heard(&self) {
-        self.rung.swap(false, Ordering::AcqRel);
     }
 
     fn silence(&self) {
@@ -127,28 +131,41 @@ impl Tasks {
         self.ready.borrow_mut().pop_front()
     }
 
-    /// Whether any is ready, or will be as soon as the loop has looked what else is.
-    pub(super) fn are_ready(&self) -> bool {
-        !self.ready.borrow().is_empty() || !self.deferred.borrow().is_empty()
+    /// Takes the next one out whose turn it is.
+    pub(super) fn next_turn(&self) -> Option<u32> {
+        self.gave_way.borrow_mut().pop_front()
     }
 
-    /// The loop has looked; see [`defer`].
-    pub(super) fn resume_deferred(&self) {
-        for waker in self.deferred.take() {
-            waker.wake();
+    /// Whether any is ready, or waits for its turn.
+    pub(super) fn are_ready(&self) -> bool {
+        !self.ready.borrow().is_empty() || !self.gave_way.borrow().is_empty()
+    }
+
+    /// Called before a task is polled: it has to see all that it was woken for, and be woken for what comes after.
+    pub(super) fn begin(&self, alarm: &Alarm, has_turn: bool) {
+        alarm.rung.swap(false, Ordering::AcqRel);
+        self.has_turn.set(has_turn);
+        self.gives_way.set(false);
+    }
+
+    /// Called after it, if the task goes on. If it was woken meanwhile it is ready, and may give way then.
+    pub(super) fn pause(&self, alarm: &Alarm) {
+        if self.gives_way.get() && !alarm.rung.swap(true, Ordering::AcqRel) {
+            self.gave_way.borrow_mut().push_back(alarm.key);
         }
     }
 
     /// Polls a task. A key may come late, when its task is over: then nothing happens, or another is polled in vain.
-    pub(super) fn poll(&self, key: u32) {
+    pub(super) fn poll(&self, key: u32, has_turn: bool) {
         let place = key as usize;
         let Some(mut task) = self.all.borrow_mut().get_mut(place).and_then(Option::take) else { return };
-        task.alarm.heard();
+        self.begin(&task.alarm, has_turn);
         let waker = Waker::from(Arc::clone(&task.alarm));
         let mut cx = Context::from_waker(&waker);
         // What a panic leaves behind is dropped below, and nobody looks at it.
         let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut cx)));
         if let Ok(Poll::Pending) = polled {
+            self.pause(&task.alarm);
             self.all.borrow_mut()[place] = Some(task);
             return;
         }

@@ -188,6 +188,101 @@ fn tasks_that_always_have_something_to_do_keep_nobody_from_the_loop() {
     .unwrap();
 }
 
+/// Goes on in a turn of its own.
+async fn turn(polls: &Cell<u32>) {
+    poll_fn(|_| {
+        polls.set(polls.get() + 1);
+        if has_turn() {
+            return Poll::Ready(());
+        }
+        give_way();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn who_gives_way_comes_after_all_that_is_ready_and_in_turn() {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    EventLoop::run(async |_| {
+        for who in ["first turn", "second turn"] {
+            let order = Rc::clone(&order);
+            spawn(async move {
+                turn(&Cell::default()).await;
+                order.borrow_mut().push(who);
+            });
+        }
+        for _ in 0..2 {
+            let order = Rc::clone(&order);
+            spawn(async move {
+                order.borrow_mut().push("ready");
+                // what becomes ready by then is, too, before the second
+                yield_now().await;
+                yield_now().await;
+                order.borrow_mut().push("again");
+            });
+        }
+        yield_now().await;
+        turn(&Cell::default()).await;
+    })
+    .unwrap();
+    assert_eq!(*order.borrow(), ["ready", "ready", "again", "again", "first turn", "second turn"]);
+}
+
+#[test]
+fn a_wake_neither_hastens_a_turn_nor_makes_it_two() {
+    let polls = Rc::new(Cell::new(0));
+    EventLoop::run(async |_| {
+        let (inner, kept) = (Rc::clone(&polls), Rc::new(Cell::new(None::<Waker>)));
+        let waker = Rc::clone(&kept);
+        spawn(async move {
+            waker.set(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
+            turn(&inner).await;
+            pending::<()>().await;
+        });
+        yield_now().await;
+        let waker = kept.take().unwrap();
+        for _ in 0..ROUND {
+            waker.wake_by_ref();
+        }
+        assert_eq!(polls.get(), 1);
+        turn(&Cell::default()).await;
+        assert_eq!(polls.get(), 2);
+        yield_now().await;
+        turn(&Cell::default()).await;
+        assert_eq!(polls.get(), 2);
+        EventLoop::with(|event_loop| assert!(!event_loop.tasks.are_ready()));
+    })
+    .unwrap();
+}
+
+#[test]
+fn neither_those_that_give_way_nor_those_that_do_not_keep_the_others_from_the_processor() {
+    EventLoop::run(async |_| {
+        let (short, long) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        for _ in 0..2 {
+            let (short, long) = (Rc::clone(&short), Rc::clone(&long));
+            spawn(async move {
+                loop {
+                    short.set(short.get() + 1);
+                    yield_now().await;
+                }
+            });
+            spawn(poll_fn(move |_| {
+                long.set(long.get() + u32::from(has_turn()));
+                give_way();
+                Poll::Pending
+            }));
+        }
+        while long.get() < 1000 {
+            yield_now().await;
+        }
+        let most = u32::try_from(POLLS_FOR_A_TURN).unwrap() * long.get();
+        assert!(short.get() > 1000 && short.get() < most, "{} {}", short.get(), long.get());
+    })
+    .unwrap();
+}
+
 #[test]
 fn what_runs_on_a_loop_says_so_elsewhere() {
     let panicked = std::panic::catch_unwind(|| spawn(async {}));
