@@ -1,8 +1,11 @@
 //! Clients: plain sockets, curl, `openssl s_client`; and what they see when a flow is denied or reset.
 
+use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
+use crate::servers::Server;
 use crate::wait::{PATIENCE, wait_for};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -20,6 +23,13 @@ impl Lab {
     pub fn connect(&self, tenant: Tenant, to: SocketAddr) -> TcpStream {
         self.try_connect(tenant, to, PATIENCE)
             .unwrap_or_else(|e| panic!("{tenant:?} cannot connect to {to}: {e}"))
+    }
+
+    /// A client's connection, on which it has sent this.
+    pub fn send(&self, tenant: Tenant, to: SocketAddr, first: &[u8]) -> TcpStream {
+        let mut client = self.connect(tenant, to);
+        client.write_all(first).unwrap();
+        client
     }
 
     /// A client connects, says this, and must be reset, be it while it still connects. Yields the client's address.
@@ -135,6 +145,31 @@ pub fn expect_alert(stream: &TcpStream, description: u8) {
         [21, 3, 1..=3, 0, 2, 2, found] if found == description => {}
         _ => panic!("wanted the one fatal alert {description}, got {all:02x?}"),
     }
+}
+
+/// Alpha sends a hello that must be denied with an alert, long before the usual deadline, and be recorded so.
+pub fn expect_hello_denied(
+    lab: &Lab,
+    gateway: &Gateway,
+    server: &Server,
+    hello: &[u8],
+    outcome: &str,
+    why: &str,
+) {
+    let client = lab.send(Tenant::Alpha, server.address(), hello);
+    expect_tls_denial(gateway, client, outcome, why);
+    server.assert_untouched();
+}
+
+/// The client is told by an alert, and its record, which this yields, says that nothing left.
+pub fn expect_tls_denial(gateway: &Gateway, client: TcpStream, outcome: &str, why: &str) -> Value {
+    expect_alert(&client, ACCESS_DENIED);
+    let local = client.local_addr().unwrap();
+    drop(client); // the record is written when both sides have closed
+    let flow = gateway.flow_from(local);
+    assert_eq!((&flow["outcome"], &flow["verdict"]), (&outcome.into(), &"deny".into()), "{why}: {flow:#}");
+    assert_eq!((&flow["source"], &flow["dialled"]), (&Value::Null, &Value::Null), "{why}: {flow:#}");
+    flow
 }
 
 /// An HTTP/1 response of this status whose body says each of `words`, and a clean end.

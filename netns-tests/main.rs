@@ -25,6 +25,7 @@ mod rollout;
 mod sandbox;
 mod servers;
 mod traffic;
+mod verified;
 mod wait;
 
 mod tests_accounting;
@@ -51,6 +52,7 @@ mod tests_reload;
 mod tests_reload_latency;
 mod tests_requests;
 mod tests_resets;
+mod tests_resolver;
 mod tests_retry;
 mod tests_revoke;
 mod tests_silence;
@@ -58,6 +60,7 @@ mod tests_sources;
 mod tests_startup;
 mod tests_steering;
 mod tests_tls;
+mod tests_tls_names;
 mod tests_truth;
 mod tests_upgrades;
 mod tests_verify;
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         tests_memory::trials(),
         tests_web::trials(),
         tests_tls::trials(),
+        tests_tls_names::trials(),
         tests_http::trials(),
         tests_requests::trials(),
         tests_framing::trials(),
@@ -102,6 +106,7 @@ fn main() -> ExitCode {
         tests_silence::trials(),
         tests_workers::trials(),
         tests_verify::trials(),
+        tests_resolver::trials(),
         tests_dnssec::trials(),
         tests_names::trials(),
         tests_certificates::trials(),

@@ -5,7 +5,7 @@ use crate::gateway::Gateway;
 use crate::lab::{Lab, Tenant};
 use crate::servers::Server;
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 
 pub const FIRST: &str = "GET /first HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n";
@@ -18,9 +18,7 @@ pub fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) 
 }
 
 pub fn asking(lab: &Lab, server: &Server, sent: &str) -> TcpStream {
-    let mut client = lab.connect(Tenant::Alpha, server.address());
-    client.write_all(sent.as_bytes()).unwrap();
-    client
+    lab.send(Tenant::Alpha, server.address(), sent.as_bytes())
 }
 
 /// Exactly this arrives next.

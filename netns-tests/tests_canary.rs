@@ -11,7 +11,7 @@ use crate::rollout::{Rollout, STRICTER};
 use crate::servers::Server;
 use crate::tests_certificates::{Authority, Has, NAME as PROVED};
 use crate::tests_revoke::{expect_revoked, open_by_name};
-use crate::tests_verify::{NAME, denied, reach, rule};
+use crate::verified::{NAME, denied, reach, rule};
 use crate::wait::{wait_for, wait_until};
 use serde_json::Value;
 

@@ -112,14 +112,8 @@ fn serve_forever(listener: &TcpListener, config: &Arc<ServerConfig>) {
 
 /// Alpha claims the name and must be denied.
 fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, outcome: &str, detail: &str) {
-    let mut client = lab.connect(Tenant::Alpha, to);
-    client.write_all(&Hello::to(NAME).record()).unwrap();
-    let local = client.local_addr().unwrap();
-    expect_alert(&client, ACCESS_DENIED);
-    drop(client);
-    let flow = gateway.expect_outcome(local, outcome);
+    let flow = crate::verified::denied(lab, gateway, to, NAME, outcome);
     assert!(flow["detail"].as_str().unwrap().contains(detail), "{flow:#}");
-    assert_eq!((&flow["verdict"], &flow["source"]), (&"deny".into(), &serde_json::Value::Null), "{flow:#}");
     let check = if outcome == "certificate_invalid" { "invalid" } else { "unknown" };
     assert_eq!(flow["certificate_check"], check, "{flow:#}");
 }

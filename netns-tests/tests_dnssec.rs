@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::dns::Dns;
 use crate::knot::{Keys, Knot, unsigned_zone};
 use crate::lab::{Family, Host, Lab};
-use crate::tests_verify::{denied, reach};
+use crate::verified::{denied, reach};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;

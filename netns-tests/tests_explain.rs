@@ -5,7 +5,7 @@ use crate::dns::Dns;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
-use crate::tests_verify::{NAME, denied, rule};
+use crate::verified::{NAME, denied, rule};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};

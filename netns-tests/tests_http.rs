@@ -19,8 +19,7 @@ crate::trials! {
 }
 
 fn expect_denial(lab: &Lab, gateway: &Gateway, server: &Server, request: &[u8], outcome: &str, why: &str) {
-    let mut client = lab.connect(Tenant::Alpha, server.address());
-    client.write_all(request).unwrap();
+    let client = lab.send(Tenant::Alpha, server.address(), request);
     let local = client.local_addr().unwrap();
     expect_http_denial(&client, 403, &["alpha", outcome]);
     drop(client); // the record is written when both sides have closed
@@ -41,8 +40,7 @@ fn a_request_for_an_allowed_host_arrives_whole(family: Family) {
         "GET http://ALLOWED.example.org:80 HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: allowed.example.org\r\n\r\n",
     ] {
-        let mut client = lab.connect(Tenant::Alpha, server.address());
-        client.write_all(request.as_bytes()).unwrap();
+        let client = lab.send(Tenant::Alpha, server.address(), request.as_bytes());
         let local = client.local_addr().unwrap();
         expect_delivery(client, server.accept(), request.as_bytes());
         let flow = gateway.expect_outcome(local, "closed");

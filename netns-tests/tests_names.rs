@@ -6,7 +6,7 @@ use crate::gateway::Gateway;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::requests::{OK, expect, expect_denial_after, opened};
-use crate::tests_verify::{NAME, config};
+use crate::verified::{NAME, config};
 use serde_json::Value;
 use std::io::Write;
 

@@ -11,7 +11,7 @@ use crate::rollout::Rollout;
 use crate::servers::Server;
 use crate::tests_certificates::{Authority, Has, NAME as PROVED};
 use crate::tests_revoke::{delivered, expect_revoked, hello_to, open_by_name, reload_to};
-use crate::tests_verify::{NAME, rule};
+use crate::verified::{NAME, rule};
 use crate::wait::wait_until;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,18 +1,16 @@
 //! Is the address really the name's? A real DNS server says which addresses names have.
 
-use crate::clients::{ACCESS_DENIED, expect_alert, expect_http_denial};
+use crate::clients::expect_http_denial;
 use crate::config::Config;
 use crate::dns::Dns;
-use crate::gateway::Gateway;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::expect_delivery;
+use crate::verified::{NAME, config, denied, reach, rule, with_rules};
 use crate::wait::{wait_for, wait_until};
 use serde_json::Value;
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
 
 crate::trials! {
     both families:
@@ -23,55 +21,8 @@ crate::trials! {
         resolve_tries_the_next_address_when_one_does_not_answer,
         a_name_that_points_into_the_network_leads_nowhere;
     once:
-        addresses_rotate_and_the_old_ones_stay_good,
-        names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver,
-        without_an_answer_nothing_passes,
-        a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may,
-        an_answer_too_long_for_a_datagram_is_fetched_over_tcp,
-        the_answers_of_all_servers_count,
-        a_name_without_addresses_is_told_from_a_silent_resolver,
         rules_hold_for_addresses_that_were_resolved,
         an_http_request_with_a_false_host_is_answered
-}
-
-pub(crate) const NAME: &str = "verified.example.org";
-
-fn with_rules(rules: &str, resolver: &str) -> Config {
-    Config { alpha_rules: rules.into(), more: format!("[resolver]\n{resolver}"), ..Config::default() }
-}
-
-/// Alpha's rule for the name, and what it does of addresses.
-pub(crate) fn rule(destination: &str) -> String {
-    format!(
-        "  [[tenant.allow]]\n  name = \"by-name\"\n  hosts = [\"{NAME}\", \"*.cdn.example.org\"]\n  \
-         destination = \"{destination}\"\n"
-    )
-}
-
-pub fn config(destination: &str) -> Config {
-    with_rules(&rule(destination), "servers = [\"198.51.100.10\"]")
-}
-
-/// Alpha dials `to` and asks for the name; the flow must reach the server. Yields its record.
-pub fn reach(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, server: &Server) -> Value {
-    let hello = Hello::to(name).record();
-    let mut client = lab.connect(Tenant::Alpha, to);
-    client.write_all(&hello).unwrap();
-    let local = client.local_addr().unwrap();
-    expect_delivery(client, server.accept(), &hello);
-    gateway.expect_outcome(local, "closed")
-}
-
-/// The same, and it must be denied. Yields its record.
-pub fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, outcome: &str) -> Value {
-    let mut client = lab.connect(Tenant::Alpha, to);
-    client.write_all(&Hello::to(name).record()).unwrap();
-    let local = client.local_addr().unwrap();
-    expect_alert(&client, ACCESS_DENIED);
-    drop(client);
-    let flow = gateway.expect_outcome(local, outcome);
-    assert_eq!((&flow["verdict"], &flow["source"]), (&"deny".into(), &Value::Null), "{flow:#}");
-    flow
 }
 
 fn verify_lets_flows_go_to_the_names_addresses_and_nowhere_else(family: Family) {
@@ -159,8 +110,7 @@ fn observe_lets_all_go_and_says_what_verify_would_deny(family: Family) {
         // The flow lives until its address was looked into.
         let before = checks(result);
         let hello = Hello::to(name).record();
-        let mut client = lab.connect(Tenant::Alpha, server.address());
-        client.write_all(&hello).unwrap();
+        let client = lab.send(Tenant::Alpha, server.address(), &hello);
         let (local, upstream) = (client.local_addr().unwrap(), server.accept());
         wait_until("the address to be looked into", || checks(result) > before);
         expect_delivery(client, upstream, &hello);
@@ -210,9 +160,7 @@ fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
     drop((server, gateway));
     // When none answers, that is the end, and every port is free again.
     let gateway = lab.start_gateway(&config("resolve"));
-    let mut client = lab.connect(Tenant::Alpha, Host::Elsewhere.at(family, 443));
-    client.write_all(&Hello::to(NAME).record()).unwrap();
-    drop(client);
+    drop(lab.send(Tenant::Alpha, Host::Elsewhere.at(family, 443), &Hello::to(NAME).record()));
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
@@ -262,115 +210,6 @@ fn a_name_that_points_into_the_network_leads_nowhere(family: Family) {
     reach(&lab, &gateway, Host::Elsewhere.at(family, 443), NAME, &server);
 }
 
-fn addresses_rotate_and_the_old_ones_stay_good() {
-    let lab = Lab::new();
-    let [old, new] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
-    let name = "rotates.cdn.example.org";
-    let mut dns = Dns::start(&lab, Host::Web, &[(name, old.address().ip())]);
-    let gateway = lab.start_gateway(&config("verify"));
-    reach(&lab, &gateway, old.address(), name, &old);
-    denied(&lab, &gateway, new.address(), name, "destination_mismatch");
-    dns.say(&[(name, new.address().ip())]);
-    // Within a second of the last lookup it is not asked again.
-    wait_for("the new address to be found", || {
-        let mut client = lab.connect(Tenant::Alpha, new.address());
-        client.write_all(&Hello::to(name).record()).unwrap();
-        let local = client.local_addr().unwrap();
-        wait_until("either end", || {
-            let denied = || gateway.flows().iter().any(|flow| flow["client"] == local.to_string());
-            new.accept_those_that_came().pop().is_some() || denied()
-        });
-        drop(client);
-        let flow = gateway.flow_from(local);
-        if flow["address_check"] == "match" { Ok(()) } else { Err(flow["outcome"].to_string()) }
-    });
-    reach(&lab, &gateway, old.address(), name, &old);
-}
-
-fn names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver() {
-    let lab = Lab::new();
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
-    let config = config("verify");
-    let gateway = lab.start_gateway(&config);
-    gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "answered")], |count| count >= 1);
-    dns.stop();
-    reach(&lab, &gateway, server.address(), NAME, &server);
-    // and a reload forgets nothing
-    gateway.reload(&config.render(&gateway.flow_log()));
-    wait_until("the reload", || gateway.stderr().contains("reloaded"));
-    reach(&lab, &gateway, server.address(), NAME, &server);
-    denied(&lab, &gateway, server.address(), "new.cdn.example.org", "resolver_unavailable");
-}
-
-fn without_an_answer_nothing_passes() {
-    let lab = Lab::new();
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    for destination in ["verify", "resolve"] {
-        // nothing listens there
-        let gateway = lab.start_gateway(&with_rules(&rule(destination), "servers = [\"198.51.100.11\"]"));
-        for name in [NAME, "a.cdn.example.org"] {
-            let flow = denied(&lab, &gateway, server.address(), name, "resolver_unavailable");
-            assert_eq!(flow["detail"], "no DNS server answered", "{flow:#}");
-            assert_eq!(flow["address_check"], "unknown", "{flow:#}");
-        }
-        server.assert_untouched();
-        gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |count| count >= 2);
-    }
-}
-
-fn a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may() {
-    let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config {
-        inspect: "deadline = \"2s\"".into(),
-        ..with_rules(&rule("verify"), "servers = [\"198.51.100.41\"]")
-    });
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let start = Instant::now();
-    let flow = denied(&lab, &gateway, server.address(), NAME, "resolver_unavailable");
-    assert!(flow["detail"].as_str().unwrap().contains("deadline"), "{flow:#}");
-    let lookup = Duration::from_secs(5);
-    assert!((Duration::from_secs(2)..lookup).contains(&start.elapsed()), "{:?}", start.elapsed());
-    server.assert_untouched();
-}
-
-fn an_answer_too_long_for_a_datagram_is_fetched_over_tcp() {
-    let lab = Lab::new();
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let many = (0..200).map(|n| (NAME, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))));
-    let records: Vec<_> = many.chain([(NAME, server.address().ip())]).collect();
-    let _dns = Dns::start_with(&lab, Host::Web, &records, &["--edns-packet-max=512"]);
-    let gateway = lab.start_gateway(&config("verify"));
-    reach(&lab, &gateway, server.address(), NAME, &server);
-}
-
-fn the_answers_of_all_servers_count() {
-    let lab = Lab::new();
-    let [one, two] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
-    let _dns = [(Host::Web, &one), (Host::Inspected, &two)]
-        .map(|(host, server)| Dns::start(&lab, host, &[(NAME, server.address().ip())]));
-    let servers = "servers = [\"198.51.100.10\", \"198.51.100.21:53\", \"198.51.100.20\"]";
-    let gateway = lab.start_gateway(&with_rules(&rule("verify"), servers));
-    reach(&lab, &gateway, one.address(), NAME, &one);
-    reach(&lab, &gateway, two.address(), NAME, &two);
-    denied(&lab, &gateway, Host::Web.at(Family::V4, 443), NAME, "destination_mismatch");
-}
-
-fn a_name_without_addresses_is_told_from_a_silent_resolver() {
-    let lab = Lab::new();
-    let server = lab.listen(Host::Named, Family::V6, 443);
-    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
-    let gateway = lab.start_gateway(&config("verify"));
-    for name in [NAME, "none.cdn.example.org"] {
-        let flow = denied(&lab, &gateway, server.address(), name, "destination_mismatch");
-        assert_eq!(flow["address_check"], "absent", "{flow:#}");
-    }
-    drop(gateway);
-    let gateway = lab.start_gateway(&config("resolve"));
-    let flow = denied(&lab, &gateway, server.address(), "none.cdn.example.org", "name_unresolved");
-    assert_eq!(flow["address_check"], "absent", "{flow:#}");
-}
-
 fn rules_hold_for_addresses_that_were_resolved() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -401,8 +240,8 @@ fn an_http_request_with_a_false_host_is_answered() {
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let gateway = lab.start_gateway(&config("verify"));
     let other = lab.listen(Host::Elsewhere, Family::V4, 80);
-    let mut client = lab.connect(Tenant::Alpha, other.address());
-    write!(client, "GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    let client = lab.send(Tenant::Alpha, other.address(), request.as_bytes());
     expect_http_denial(&client, 403, &["alpha", NAME, "destination_mismatch", "other addresses"]);
     gateway.expect_outcome(client.local_addr().unwrap(), "destination_mismatch");
     other.assert_untouched();

@@ -1,0 +1,130 @@
+//! What the resolver makes of DNS: answers that rotate, fail, are late, long, or differ.
+
+use crate::config::Config;
+use crate::dns::Dns;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::verified::{NAME, config, denied, reach, rule, with_rules};
+use crate::wait::{wait_for, wait_until};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families: ;
+    once:
+        addresses_rotate_and_the_old_ones_stay_good,
+        names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver,
+        without_an_answer_nothing_passes,
+        a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may,
+        an_answer_too_long_for_a_datagram_is_fetched_over_tcp,
+        the_answers_of_all_servers_count,
+        a_name_without_addresses_is_told_from_a_silent_resolver
+}
+
+fn addresses_rotate_and_the_old_ones_stay_good() {
+    let lab = Lab::new();
+    let [old, new] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
+    let name = "rotates.cdn.example.org";
+    let mut dns = Dns::start(&lab, Host::Web, &[(name, old.address().ip())]);
+    let gateway = lab.start_gateway(&config("verify"));
+    reach(&lab, &gateway, old.address(), name, &old);
+    denied(&lab, &gateway, new.address(), name, "destination_mismatch");
+    dns.say(&[(name, new.address().ip())]);
+    // Within a second of the last lookup it is not asked again.
+    wait_for("the new address to be found", || {
+        let client = lab.send(Tenant::Alpha, new.address(), &Hello::to(name).record());
+        let local = client.local_addr().unwrap();
+        wait_until("either end", || {
+            let denied = || gateway.flows().iter().any(|flow| flow["client"] == local.to_string());
+            new.accept_those_that_came().pop().is_some() || denied()
+        });
+        drop(client);
+        let flow = gateway.flow_from(local);
+        if flow["address_check"] == "match" { Ok(()) } else { Err(flow["outcome"].to_string()) }
+    });
+    reach(&lab, &gateway, old.address(), name, &old);
+}
+
+fn names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
+    let config = config("verify");
+    let gateway = lab.start_gateway(&config);
+    gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "answered")], |count| count >= 1);
+    dns.stop();
+    reach(&lab, &gateway, server.address(), NAME, &server);
+    // and a reload forgets nothing
+    gateway.reload(&config.render(&gateway.flow_log()));
+    wait_until("the reload", || gateway.stderr().contains("reloaded"));
+    reach(&lab, &gateway, server.address(), NAME, &server);
+    denied(&lab, &gateway, server.address(), "new.cdn.example.org", "resolver_unavailable");
+}
+
+fn without_an_answer_nothing_passes() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    for destination in ["verify", "resolve"] {
+        // nothing listens there
+        let gateway = lab.start_gateway(&with_rules(&rule(destination), "servers = [\"198.51.100.11\"]"));
+        for name in [NAME, "a.cdn.example.org"] {
+            let flow = denied(&lab, &gateway, server.address(), name, "resolver_unavailable");
+            assert_eq!(flow["detail"], "no DNS server answered", "{flow:#}");
+            assert_eq!(flow["address_check"], "unknown", "{flow:#}");
+        }
+        server.assert_untouched();
+        gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |count| count >= 2);
+    }
+}
+
+fn a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config {
+        inspect: "deadline = \"2s\"".into(),
+        ..with_rules(&rule("verify"), "servers = [\"198.51.100.41\"]")
+    });
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let start = Instant::now();
+    let flow = denied(&lab, &gateway, server.address(), NAME, "resolver_unavailable");
+    assert!(flow["detail"].as_str().unwrap().contains("deadline"), "{flow:#}");
+    let lookup = Duration::from_secs(5);
+    assert!((Duration::from_secs(2)..lookup).contains(&start.elapsed()), "{:?}", start.elapsed());
+    server.assert_untouched();
+}
+
+fn an_answer_too_long_for_a_datagram_is_fetched_over_tcp() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let many = (0..200).map(|n| (NAME, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))));
+    let records: Vec<_> = many.chain([(NAME, server.address().ip())]).collect();
+    let _dns = Dns::start_with(&lab, Host::Web, &records, &["--edns-packet-max=512"]);
+    let gateway = lab.start_gateway(&config("verify"));
+    reach(&lab, &gateway, server.address(), NAME, &server);
+}
+
+fn the_answers_of_all_servers_count() {
+    let lab = Lab::new();
+    let [one, two] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
+    let _dns = [(Host::Web, &one), (Host::Inspected, &two)]
+        .map(|(host, server)| Dns::start(&lab, host, &[(NAME, server.address().ip())]));
+    let servers = "servers = [\"198.51.100.10\", \"198.51.100.21:53\", \"198.51.100.20\"]";
+    let gateway = lab.start_gateway(&with_rules(&rule("verify"), servers));
+    reach(&lab, &gateway, one.address(), NAME, &one);
+    reach(&lab, &gateway, two.address(), NAME, &two);
+    denied(&lab, &gateway, Host::Web.at(Family::V4, 443), NAME, "destination_mismatch");
+}
+
+fn a_name_without_addresses_is_told_from_a_silent_resolver() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V6, 443);
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    let gateway = lab.start_gateway(&config("verify"));
+    for name in [NAME, "none.cdn.example.org"] {
+        let flow = denied(&lab, &gateway, server.address(), name, "destination_mismatch");
+        assert_eq!(flow["address_check"], "absent", "{flow:#}");
+    }
+    drop(gateway);
+    let gateway = lab.start_gateway(&config("resolve"));
+    let flow = denied(&lab, &gateway, server.address(), "none.cdn.example.org", "name_unresolved");
+    assert_eq!(flow["address_check"], "absent", "{flow:#}");
+}

@@ -1,0 +1,45 @@
+//! A name whose addresses a rule asks about, and flows that claim it.
+
+use crate::clients::expect_tls_denial;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Lab, Tenant};
+use crate::servers::Server;
+use crate::traffic::expect_delivery;
+use serde_json::Value;
+use std::net::SocketAddr;
+
+pub const NAME: &str = "verified.example.org";
+
+/// Alpha's rule for the name, and what it does of addresses.
+pub fn rule(destination: &str) -> String {
+    format!(
+        "  [[tenant.allow]]\n  name = \"by-name\"\n  hosts = [\"{NAME}\", \"*.cdn.example.org\"]\n  \
+         destination = \"{destination}\"\n"
+    )
+}
+
+/// Asks the DNS server that tests run.
+pub fn config(destination: &str) -> Config {
+    with_rules(&rule(destination), "servers = [\"198.51.100.10\"]")
+}
+
+pub fn with_rules(rules: &str, resolver: &str) -> Config {
+    Config { alpha_rules: rules.into(), more: format!("[resolver]\n{resolver}"), ..Config::default() }
+}
+
+/// Alpha dials `to` and asks for the name; the flow must reach the server. Yields its record.
+pub fn reach(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, server: &Server) -> Value {
+    let hello = Hello::to(name).record();
+    let client = lab.send(Tenant::Alpha, to, &hello);
+    let local = client.local_addr().unwrap();
+    expect_delivery(client, server.accept(), &hello);
+    gateway.expect_outcome(local, "closed")
+}
+
+/// The same, and it must be denied. Yields its record.
+pub fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, outcome: &str) -> Value {
+    let client = lab.send(Tenant::Alpha, to, &Hello::to(name).record());
+    expect_tls_denial(gateway, client, outcome, name)
+}
