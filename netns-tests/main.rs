@@ -55,6 +55,7 @@ mod tests_resets;
 mod tests_resolver;
 mod tests_retry;
 mod tests_revoke;
+mod tests_revoke_later;
 mod tests_silence;
 mod tests_sources;
 mod tests_startup;
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         tests_reload::trials(),
         tests_reload_latency::trials(),
         tests_revoke::trials(),
+        tests_revoke_later::trials(),
         tests_recheck::trials(),
         tests_steering::trials(),
         tests_startup::trials(),

@@ -24,7 +24,7 @@ crate::trials! {
 const CCS: &[u8] = b"\x14\x03\x03\x00\x01\x01";
 
 /// A ServerHello with the random that makes it a HelloRetryRequest (RFC 8446 §4.1.3).
-fn retry() -> Vec<u8> {
+pub(crate) fn retry() -> Vec<u8> {
     let random = b"\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
     let body = [&[3, 3][..], random, &[0, 0x13, 1, 0, 0, 0]].concat();
     record(&[&[2, 0, 0, u8::try_from(body.len()).unwrap()], &*body].concat())

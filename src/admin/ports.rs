@@ -260,6 +260,7 @@ mod tests {
             }),
             canary: false,
             tls: true,
+            unfollowed: false,
             proof: Proof::default(),
         }
     }

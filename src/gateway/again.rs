@@ -13,6 +13,9 @@ use std::cell::Cell;
 /// What a new flow might ask for, nobody knows of this one.
 const UNHEARD: &str = "no rule lets it out without listening to its client";
 
+/// Names matter, and what else it asks for would pass whatever the name.
+const UNFOLLOWED: &str = "it may ask for what nobody would judge";
+
 /// What becomes of a live flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -41,9 +44,10 @@ impl Gateway {
         self.judge(now, |_| true)
     }
 
-    /// The same for those flows alone that a candidate let out: it holds no longer, or for fewer clients.
+    /// The same for those flows alone that a candidate let out, or has let ask for anything in monitor mode: it holds no
+    /// longer, or for fewer clients.
     pub fn judge_canaries_again(&self, now: Timestamp) -> Judged {
-        self.judge(now, |flow| flow.canary)
+        self.judge(now, |flow| flow.canary || flow.unfollowed)
     }
 
     fn judge(&self, now: Timestamp, concerns: impl Fn(&LiveFlow) -> bool) -> Judged {
@@ -75,6 +79,12 @@ impl Snapshot {
             Err(_) if flow.seen.is_none() => return Fate::Goes(Revoked(UNHEARD)),
             Err(outcome) => return Fate::Goes(Revoked(outcome.as_str())),
         };
+        if ruling.rules.mode.monitors(now) {
+            return Fate::Stays;
+        }
+        if flow.unfollowed && (flow.tls || permit.is_for_one_request()) {
+            return Fate::Goes(Revoked(UNFOLLOWED));
+        }
         let certificate = permit.certificate() == CertificateRule::Require;
         let address = match permit.destination() {
             Destination::Original | Destination::Observe => false,
@@ -85,7 +95,7 @@ impl Snapshot {
             address: address && !flow.proof.address,
             certificate: certificate && !flow.proof.certificate,
         };
-        if missing == Proof::default() || ruling.rules.mode.monitors(now) {
+        if missing == Proof::default() {
             return Fate::Stays;
         }
         if missing.certificate && !flow.tls { Fate::Goes(Revoked(NO_TLS)) } else { Fate::Unproved(missing) }

@@ -42,6 +42,8 @@ pub struct Flow {
     outcome: Option<Outcome>,
     /// What is found out while it goes on.
     pub observed: Option<Rc<Observed>>,
+    /// See [`LiveFlow::unfollowed`](super::flow_table::LiveFlow::unfollowed).
+    pub unfollowed: bool,
     accepted: Instant,
     meters: Meters,
     worker: Rc<Epilogue>,
@@ -62,6 +64,7 @@ impl Flow {
             record: FlowRecord::begin(time, id, client, to),
             outcome: None,
             observed: None,
+            unfollowed: false,
             accepted: clock::now(),
             meters: nobody,
             worker,

@@ -57,6 +57,9 @@ pub struct LiveFlow {
     pub canary: bool,
     /// Whether its client speaks TLS.
     pub tls: bool,
+    /// What its client may ask for after the first, or has asked for, nobody judges: requests of HTTP where no name matters,
+    /// and whatever follows something that monitor mode has let pass.
+    pub unfollowed: bool,
     /// What was found out of it.
     pub proof: Proof,
 }
@@ -195,6 +198,13 @@ impl FlowTable {
         }
     }
 
+    /// From here on nobody judges what its client asks for.
+    pub(super) fn unfollow(&self, number: u64) {
+        if let Some(entry) = self.shard(number).lock().get_mut(&number) {
+            entry.flow.unfollowed = true;
+        }
+    }
+
     /// Has those that were revoked look at their entries.
     fn wake(&self, wakers: &[(u64, Waker)]) {
         // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
@@ -295,6 +305,7 @@ mod tests {
             }),
             canary: false,
             tls: false,
+            unfollowed: false,
             proof: Proof::default(),
         }
     }

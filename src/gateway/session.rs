@@ -38,20 +38,20 @@ pub(super) fn live<'a>(
         let end = {
             let (scratch, silence) = (&worker.scratch, &worker.silence);
             let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
-            upstream.listed.unless_revoked(relayed).await?
+            upstream.listed.unless_revoked(relayed).await
         };
         match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
             // In a box, for flows are to be small, and few end so.
             Some(refused) if !refused.waived => {
-                return Ok(Box::pin(stop(worker, client, refused, end, flow)).await);
+                return Ok(Box::pin(stop(worker, client, refused, end?, flow)).await);
             }
-            Some(refused) => {
+            Some(refused) if flow.record.would_deny.is_none() => {
                 flow.record.would_deny = Some(refused.outcome);
                 note_refusal(flow, refused);
             }
-            None => {}
+            Some(_) | None => {}
         }
-        Ok(finish(worker, client, &mut upstream, end, flow).await)
+        Ok(finish(worker, client, &mut upstream, end?, flow).await)
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) fn live<'a>(
 struct Open<'w> {
     place: Pass,
     upstream: Upstream<'w>,
-    guard: MaybeGuarded,
+    guard: MaybeGuarded<'w>,
 }
 
 /// From accept to the server's answer. Holds the tenant for no longer, and the tenant the configuration it came with.
@@ -105,25 +105,25 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
 }
 
 /// What guards a flow while it is relayed; `None` where nobody needs to look.
-type MaybeGuarded = Option<Box<Guarded<Guard>>>;
+type MaybeGuarded<'w> = Option<Box<Guarded<Guard<'w>>>>;
 
 /// What a flow may do, and what for.
-struct Allowed {
+struct Allowed<'w> {
     permit: Permit,
     /// `None` if nobody listened to its client.
     seen: Option<Seen>,
     trial: Option<Box<Trial>>,
-    guard: MaybeGuarded,
+    guard: MaybeGuarded<'w>,
 }
 
 /// Learns what the client wants, and whether it may have it.
-async fn decide(
-    worker: &Worker,
+async fn decide<'w>(
+    worker: &'w Worker,
     tenant: &mut Arc<Tenant>,
     mut trial: Option<Box<Trial>>,
     client: &Leg,
     flow: &mut Flow,
-) -> Result<Allowed, Ended> {
+) -> Result<Allowed<'w>, Ended> {
     let (to, time) = (flow.record.destination, flow.record.time);
     let unseen = lead(tenant, trial.as_deref(), flow)?.rules.decide_unseen(to);
     let (seen, inspected, decision) = if let Some(permit) = unseen {
@@ -150,6 +150,7 @@ async fn decide(
     };
     let monitors = lead(tenant, trial.as_deref(), flow)?.rules.mode.monitors(time);
     let guard = inspected.and_then(|inspected| Guard::of(&inspected, &permit, worker, flow, monitors));
+    flow.unfollowed = guard.is_none() && flow.record.protocol == Some(Protocol::Http);
     Ok(Allowed { permit: allow(flow, permit), seen, trial, guard })
 }
 

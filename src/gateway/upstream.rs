@@ -140,6 +140,7 @@ fn list<'w>(
         seen,
         canary: record.canary,
         tls: speaks_tls(flow),
+        unfollowed: flow.unfollowed,
         proof: Proof {
             address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
             certificate: record.certificate_check == Some(CertificateCheck::Valid),

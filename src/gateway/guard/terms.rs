@@ -1,0 +1,159 @@
+//! What the later requests of an HTTP/1 connection are judged by: what is in force when they come.
+
+use super::Refused;
+use crate::addr::{ClientAddr, OriginalDestination};
+use crate::clock;
+use crate::gateway::candidate::word::Word;
+use crate::gateway::candidate::{Candidate, Ruling, Shown, Subject};
+use crate::gateway::flow::Flow;
+use crate::gateway::flow_table::Revoked;
+use crate::gateway::meters::{Counted, Meters};
+use crate::gateway::record::{FlowId, FlowRecord};
+use crate::gateway::snapshot::Snapshot;
+use crate::gateway::worker::Worker;
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use crate::policy::{self, CertificateRule, Decision, Destination, Permit, Seen};
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// Whose a flow is, to ask what is in force for it now.
+pub(super) struct Whose<'w> {
+    worker: &'w Worker,
+    client: ClientAddr,
+    tenant: Arc<str>,
+    number: u64,
+}
+
+impl<'w> Whose<'w> {
+    pub(super) fn of(worker: &'w Worker, flow: &Flow) -> Option<Self> {
+        let FlowRecord { flow: FlowId { number, .. }, client, ref tenant, .. } = flow.record;
+        Some(Self { worker, client, tenant: tenant.clone()?, number })
+    }
+
+    /// The rules that a new flow would be judged by.
+    fn ruling<'s>(&self, snapshot: &'s Snapshot) -> Option<Ruling<'s>> {
+        snapshot.lead(self.client, snapshot.still_of(self.client, &self.tenant)?)
+    }
+
+    fn monitors(&self) -> bool {
+        let snapshot = self.worker.gateway.snapshot.load();
+        self.ruling(&snapshot).is_some_and(|ruling| ruling.rules.mode.monitors(clock::timestamp()))
+    }
+
+    /// Whether monitor mode lets pass what policy denies. If so the flow is followed no more, and whoever ends the mode ends
+    /// the flow.
+    pub(super) fn waives(&self) -> bool {
+        if !self.monitors() {
+            return false;
+        }
+        self.worker.gateway.table.unfollow(self.number);
+        // Whoever ended it before that has not seen it.
+        self.monitors()
+    }
+}
+
+/// What the requests of a flow are judged by.
+pub(super) struct Terms<'w> {
+    pub(super) whose: Whose<'w>,
+    meters: Meters,
+    to: OriginalDestination,
+    /// What the first asked for, which is permitted.
+    first: AskedName,
+    /// The address was chosen for that name, or found to be its own.
+    bound: bool,
+    /// The first was judged.
+    is_later: bool,
+}
+
+impl<'w> Terms<'w> {
+    /// For a flow that this permit lets out by its first request.
+    pub(super) fn of(whose: Whose<'w>, first: AskedName, permit: &Permit, flow: &Flow) -> Self {
+        let (meters, to) = (flow.meters().clone(), flow.record.destination);
+        Self { whose, meters, to, first, bound: binds(permit), is_later: false }
+    }
+
+    /// Whether a request may go where the flow goes.
+    pub(super) fn judge(&mut self, asked: &AskedName) -> Result<(), Refused> {
+        let snapshot = self.whose.worker.gateway.snapshot.load();
+        let decided = self.decide(&snapshot, asked);
+        // The first was compared with its flow.
+        if std::mem::replace(&mut self.is_later, true)
+            && let Some(candidate) = &snapshot.candidate
+        {
+            self.compare(&snapshot, candidate, asked);
+        }
+        decided
+    }
+
+    fn decide(&self, snapshot: &Snapshot, asked: &AskedName) -> Result<(), Refused> {
+        if *asked == self.first {
+            return Ok(());
+        }
+        let Some(ruling) = self.whose.ruling(snapshot) else {
+            return Err(Refused::bare(Outcome::PolicyRevoked, Some(Revoked::OF_ANOTHER_TENANT.0)));
+        };
+        let decision = ruling.rules.decide(asked, false, self.to);
+        let (outcome, rule) = match decision {
+            // Nobody has asked whether the address is this name's, too.
+            Decision::Permit(permit) if self.bound || binds(&permit) => {
+                (Outcome::DestinationMismatch, permit.rule().cloned())
+            }
+            Decision::Permit(_) => return Ok(()),
+            Decision::Denial(denial) => (denial.outcome, denial.rule),
+        };
+        let (hostname, detail) = match asked {
+            AskedName::Valid(name) => (Some(name.clone()), None),
+            AskedName::Invalid(why) => (None, Some(why.as_str())),
+            AskedName::Absent => (None, None),
+        };
+        Err(Refused { outcome, detail, rule, hostname, waived: false })
+    }
+
+    /// Notes what a candidate would change for a request.
+    fn compare(&self, snapshot: &Snapshot, candidate: &Candidate, asked: &AskedName) {
+        let client = self.whose.client;
+        let Some(tenant) = snapshot.still_of(client, &self.whose.tenant) else { return };
+        let (seen, time) =
+            (Seen::Asked { name: asked.clone(), ech: false, unframed: false }, clock::timestamp());
+        let running = self.word(&tenant.policy, &seen, time);
+        let word = match candidate.tenant_of(client) {
+            Some(ruling) => self.word(ruling.rules, &seen, time),
+            None => Word::denied(Outcome::UnknownTenant),
+        };
+        let hostname = match asked {
+            AskedName::Valid(name) => Some(name),
+            AskedName::Invalid(_) | AskedName::Absent => None,
+        };
+        let shown = Shown { what: Subject::Request, time, client, destination: self.to, hostname };
+        let leads = candidate.share_of(client).is_some();
+        let change = candidate.note(Some(&tenant.policy), Some(&running), Some(&word), &shown, leads);
+        self.meters.count(Counted::Candidate(change));
+    }
+
+    /// What one policy says of a request in the end.
+    fn word(&self, rules: &policy::Tenant, seen: &Seen, time: Timestamp) -> Word {
+        let decision = rules.judge(seen, self.to, time);
+        let first = |asked: &Seen| matches!(asked, Seen::Asked { name, .. } if *name == self.first);
+        let bound = || match rules.decide(&self.first, false, self.to) {
+            Decision::Permit(permit) => binds(&permit),
+            Decision::Denial(_) => false,
+        };
+        let asks_anew = |permit: &Permit| !first(seen) && (binds(permit) || bound());
+        match &decision {
+            Decision::Permit(permit) if !rules.mode.monitors(time) && asks_anew(permit) => {
+                Word { denied: Some(Outcome::DestinationMismatch), ..Word::from(&decision) }
+            }
+            Decision::Permit(_) | Decision::Denial(_) => Word::from(&decision),
+        }
+    }
+}
+
+/// Whether the address that the flow goes to is one for its name alone.
+fn binds(permit: &Permit) -> bool {
+    let by_certificate = permit.certificate() == CertificateRule::Require;
+    match permit.destination() {
+        Destination::Original | Destination::Observe => by_certificate,
+        Destination::Verify | Destination::Resolve => true,
+    }
+}
