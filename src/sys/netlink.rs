@@ -17,7 +17,7 @@ const HEADER: usize = 16;
 const ALIGNMENT: usize = 4;
 /// `NLMSG_ERROR`, whose body begins with a negative errno or 0.
 const ERROR: u16 = 2;
-/// `NLMSG_DONE`, which ends a list.
+/// `NLMSG_DONE`, which ends a list, and says in the same way whether it is whole.
 const DONE: u16 = 3;
 /// `NLM_F_REQUEST`
 const REQUEST: u16 = 1;
@@ -63,8 +63,7 @@ impl Netlink {
                 let (kind, body, next) = split(rest).ok_or_else(malformed)?;
                 rest = next;
                 match kind {
-                    DONE => return Ok(()),
-                    ERROR => return refusal(body),
+                    DONE | ERROR => return refusal(body),
                     _ => each(kind, body)?,
                 }
                 if want == Want::One {
@@ -149,6 +148,18 @@ mod tests {
         let mut short = request(7, 0, &[]);
         short[0] = 3; // shorter than its own header
         assert_eq!(split(&short), None);
+    }
+
+    #[test]
+    fn a_list_that_failed_is_none() {
+        let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
+        // SOCK_DIAG_BY_FAMILY: the sockets of a protocol that has none, RFC 3692's 253.
+        let mut body = [0; 56];
+        (body[0], body[1]) = (2, 253);
+        let deadline = crate::clock::now() + Duration::from_secs(10);
+        let answer =
+            netlink.ask(20, Want::List, &body, deadline, |kind, _| panic!("a message of kind {kind}"));
+        assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]
