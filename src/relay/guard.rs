@@ -167,10 +167,14 @@ impl<G: Guard> Guarded<G> {
             return None;
         }
         if self.waits() || self.guard.is_over() {
-            return match self.look(Side::Client, &[]) {
-                Passing::Kept(bytes) if !bytes.is_empty() => Some(bytes),
-                Passing::Kept(_) | Passing::Read(_) => None,
-            };
+            if let Passing::Kept(bytes) = self.look(Side::Client, &[])
+                && !bytes.is_empty()
+            {
+                return Some(bytes);
+            }
+            if self.kept.is_empty() || self.is_closed() {
+                return None;
+            }
         }
         let late = self.late.get_or_insert_with(|| sleep(self.patience));
         if Pin::new(late).poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }

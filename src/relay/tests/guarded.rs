@@ -141,7 +141,7 @@ proptest! {
             pieces.push(piece);
             rest = more;
         }
-        let (passed, mut guarded) = passing(&pieces);
+        let (passed, mut guarded) = EventLoop::run_fast(async |_| passing(&pieces)).unwrap();
         prop_assert_eq!(String::from_utf8(passed).unwrap(), &sent[..wanted]);
         prop_assert_eq!(guarded.is_stopped(), wanted < sent.len());
         let requests = lines.iter().take_while(|line| **line != 5).count();
@@ -187,6 +187,24 @@ fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
         event_loop.advance(TICK);
         assert_eq!(poll(b", byte by byte"), (Vec::new(), true));
         assert!(guarded.is_closed());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_piece_that_is_left_once_the_server_has_spoken_has_that_time_too() {
+    EventLoop::run_fast(async |event_loop| {
+        let mut guarded = Guarded::new(Script::default(), PATIENCE);
+        assert_eq!(look(&mut guarded, b"ask\na li"), b"ask\n");
+        assert!(guarded.waits());
+        guarded.look(Side::Upstream, b"go on");
+        let mut poll = || {
+            assert_eq!(guarded.poll_kept(&mut Context::from_waker(Waker::noop())), None);
+            guarded.is_stopped()
+        };
+        assert!(!poll());
+        event_loop.advance(PATIENCE);
+        assert!(poll(), "the rest of the line never came");
     })
     .unwrap();
 }
