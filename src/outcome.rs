@@ -181,8 +181,8 @@ outcomes! {
         => "If it should leave, add an allow rule; `egret explain` shows what was considered.";
     TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows."
         => "Find the client that leaks connections, or raise the limit.";
-    GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow."
-        => "Raise LimitNOFILE of the service, or add a gateway.";
+    GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow, or the kernel had no room for one more; the client was reset."
+        => "Raise LimitNOFILE of the service, or add a gateway. If `detail` says what else there is none of, see the gateway's log for the errno.";
     NoSourceAddress = "no_source_address", Policy, Denied: "The tenant's pool has no address of the destination's family that gives out ports: none at all, or all are draining or withdrawn."
         => "Add an IPv4 or IPv6 address to the pool, or take the drain back; an address is withdrawn while the host does not have it.";
     TenantPortCeiling = "tenant_port_ceiling", Policy, Denied: "The tenant has as many ports towards this destination as its `ports_ceiling` allows; or it has its own `ports_floor`, and the free ports are kept for the floors of other tenants of the pool."

@@ -3,7 +3,6 @@
 use super::flow::Flow;
 use super::flow_table::Revoked;
 use super::guard::Refused;
-use super::leg::Leg;
 use super::record::Verdict;
 use super::refusal;
 use super::upstream::Upstream;
@@ -12,6 +11,7 @@ use crate::egress::{Rest, UpstreamEnd};
 use crate::outcome::Outcome;
 use crate::relay::{self, End, Farewell, Side};
 use crate::sys::failure::Failure;
+use crate::sys::socket::Socket;
 use crate::sys::stream::{self, Closing};
 use std::io;
 
@@ -36,7 +36,7 @@ impl From<Revoked> for Ended {
 /// Answers the client of a flow that ended before it was relayed.
 pub(super) async fn end_early(
     worker: &Worker,
-    client: &Leg,
+    client: &Socket,
     flow: &mut Flow,
     Ended { outcome, detail }: Ended,
 ) {
@@ -54,7 +54,7 @@ pub(super) async fn end_early(
 /// socket, and then its port is free at once: that is what a lease starts with.
 pub(super) async fn finish(
     worker: &Worker,
-    client: &Leg,
+    client: &Socket,
     Upstream { leg, lease, .. }: &mut Upstream<'_>,
     end: End,
     flow: &mut Flow,
@@ -84,7 +84,7 @@ pub(super) async fn finish(
 /// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
 pub(super) async fn stop(
     worker: &Worker,
-    client: &Leg,
+    client: &Socket,
     refused: Refused,
     end: End,
     flow: &mut Flow,
@@ -116,8 +116,8 @@ pub(super) fn note_refusal(flow: &mut Flow, refused: Refused) {
 }
 
 /// When Linux gives the 4-tuple back after both sides have finished.
-fn rest_after(first: Side, upstream: &Leg) -> Rest {
-    let Ok(connection) = stream::connection(&**upstream) else { return Rest::Unknown };
+fn rest_after(first: Side, upstream: &Socket) -> Rest {
+    let Ok(connection) = stream::connection(upstream) else { return Rest::Unknown };
     if connection.unsent {
         // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
         return Rest::Unknown;
@@ -156,7 +156,6 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
 mod tests {
     use super::*;
     use crate::sys::event_loop::EventLoop;
-    use crate::sys::socket::Socket;
     use crate::sys::upstream;
     use socket2::{SockFilter, SockRef};
     use std::future::poll_fn;
@@ -176,9 +175,9 @@ mod tests {
     /// How its port rests once the gateway has finished too; the connection is closed by then.
     fn rest_of(socket: TcpStream, first: Side) -> Rest {
         let rest = EventLoop::run(async |event_loop| {
-            let upstream = Leg::new(Socket::new(socket, &event_loop).unwrap());
+            let upstream = Socket::new(socket, &event_loop).unwrap();
             poll_fn(|cx| upstream.poll_readable(cx)).await;
-            stream::finish(&*upstream).unwrap();
+            stream::finish(&upstream).unwrap();
             upstream.ended_well();
             rest_after(first, &upstream)
         });

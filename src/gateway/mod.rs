@@ -12,7 +12,6 @@ mod flow;
 mod flow_table;
 mod guard;
 mod intake;
-mod leg;
 mod meters;
 mod mismatches;
 mod recheck;

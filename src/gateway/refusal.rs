@@ -1,11 +1,11 @@
 //! What a refused client is told, so that a person can read it.
 
-use super::leg::Leg;
 use super::record::FlowRecord;
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::relay::{self, Scratch};
+use crate::sys::socket::Socket;
 use std::time::Duration;
 
 /// How long a refused client has to read its answer and close.
@@ -23,7 +23,7 @@ const INTERNAL_ERROR: u8 = 80;
 /// Answers in the client's own protocol, if it is known; else the drop of the leg resets it. `asked` is the name that was
 /// refused.
 pub(super) async fn answer(
-    client: &Leg,
+    client: &Socket,
     record: &FlowRecord,
     asked: Option<&Hostname>,
     outcome: Outcome,
@@ -45,7 +45,7 @@ pub(super) async fn answer(
 }
 
 /// Lets a client that has the server's last word read it, and close.
-pub(super) async fn say_nothing(client: &Leg, scratch: &Scratch) {
+pub(super) async fn say_nothing(client: &Socket, scratch: &Scratch) {
     relay::refuse(client, &[], PATIENCE, scratch).await;
     client.ended_well();
 }

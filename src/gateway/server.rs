@@ -3,7 +3,6 @@
 use super::admission::Pass;
 use super::flow::Flow;
 use super::intake::{Burden, Connection, Intake};
-use super::leg::Leg;
 use super::meters::Seat;
 use super::record::{FlowId, Verdict};
 use super::worker::{Gateway, Settings, Worker};
@@ -132,13 +131,14 @@ fn complain(worker: &Worker, error: &io::Error) {
     worker.complain("cannot accept connections", error);
 }
 
+/// Makes a flow of a connection. An error is the machine's; the flow has ended with it.
 fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
     let Connection { socket, peer, burden } = connection;
-    let socket = Socket::new(socket, &worker.event_loop)?;
     let gateway = &worker.gateway;
     let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
     // Under TPROXY the local address is what the client dialled. It can only fail on a socket that is none.
     let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+    // Dropped after the socket.
     let mut flow = Flow::begin(
         id,
         ClientAddr::new(peer),
@@ -146,15 +146,23 @@ fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
         worker.nobody.clone(),
         Rc::clone(&worker.epilogue),
     );
-    let client = Leg::new(socket);
+    let client = Socket::new(socket, &worker.event_loop).inspect_err(|_| {
+        turn_away(&mut flow);
+        flow.record.detail =
+            Some("the kernel has no memory, or no watch of `fs.epoll.max_user_watches`, left for it");
+    })?;
     let Some(pass) = gateway.flows.enter() else {
-        flow.record.verdict = Some(Verdict::Deny);
-        flow.ends(Outcome::GatewayFull);
+        turn_away(&mut flow);
         return Ok(());
     };
     let place = Place { _pass: pass, _burden: burden };
     spawn(whole_life(Rc::clone(worker), client, flow, place));
     Ok(())
+}
+
+fn turn_away(flow: &mut Flow) {
+    flow.record.verdict = Some(Verdict::Deny);
+    flow.ends(Outcome::GatewayFull);
 }
 
 /// What a flow takes up: a place of the gateway's, and of its worker's attention.
@@ -165,7 +173,7 @@ struct Place {
 
 /// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
-fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Place) -> impl Future<Output = ()> {
+fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) -> impl Future<Output = ()> {
     async move {
         match session::live(&worker, &client, &mut flow).await {
             Ok(outcome) => flow.ends(outcome),
@@ -179,10 +187,83 @@ fn whole_life(worker: Rc<Worker>, client: Leg, mut flow: Flow, place: Place) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::admission::{Gate, OwnAddresses};
+    use super::super::flow_table::FlowTable;
+    use super::super::meters::TenantMeters;
+    use super::super::mismatches::Mismatches;
+    use super::super::record::FlowRecord;
+    use super::super::snapshot::Snapshot;
     use super::*;
+    use crate::count::Counter;
+    use crate::egress::Dialler;
+    use crate::policy::{Policy, PrivateDestinations};
+    use crate::relay::Silence;
+    use crate::sys::listener::Liveness;
+    use arc_swap::ArcSwap;
+    use std::os::fd::OwnedFd;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::mpsc;
 
     fn size_of_future<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
+    }
+
+    /// A worker's surroundings, with no tenant; and where its records go.
+    fn gateway() -> (Arc<Gateway>, mpsc::Receiver<FlowRecord>) {
+        let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
+        let snapshot = Snapshot {
+            policy: policy.into(),
+            tenants: Vec::new(),
+            own: OwnAddresses::new(Vec::new(), Vec::new()).into(),
+            candidate: None,
+            verifier: None,
+            revokes: true,
+        };
+        let (records, taken) = mpsc::channel();
+        let gateway = Gateway {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            flows: Gate::new(8),
+            table: FlowTable::default(),
+            nobody: TenantMeters::new(1),
+            accept_errors: Counter::default(),
+            mismatches: Mismatches::default(),
+            sink: Arc::new(move |record| records.send(record).unwrap()),
+            process: 0,
+            count: AtomicU64::new(0),
+        };
+        (gateway.into(), taken)
+    }
+
+    const SETTINGS: Settings = Settings {
+        max_hello: 1024,
+        inspect_deadline: Duration::from_secs(1),
+        dialler: Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None },
+        liveness: Liveness {
+            idle: Duration::from_mins(1),
+            interval: Duration::from_secs(1),
+            probes: 3,
+            user_timeout: None,
+        },
+        silence: Silence { idle: None, half_open: Duration::from_secs(1) },
+        most_pipes: 1,
+    };
+
+    #[test]
+    fn a_connection_that_the_kernel_does_not_watch_leaves_a_record() {
+        let (gateway, records) = gateway();
+        let peer = SocketAddr::from(([10, 0, 1, 7], 40000));
+        EventLoop::run(async |event_loop| {
+            let worker = Rc::new(Worker::new(gateway, SETTINGS, Seat::all(1).remove(0), event_loop));
+            // epoll refuses a file as it refuses a socket that is one too many.
+            let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
+            let connection = Intake::of_workers(1).remove(0).share(file.into(), peer).unwrap();
+            assert!(take_in(&worker, connection).is_err());
+        })
+        .unwrap();
+        let left: Vec<_> = records.iter().collect();
+        let [record] = &left[..] else { panic!("{left:?}") };
+        assert_eq!((record.client.socket(), record.outcome), (peer, Outcome::GatewayFull));
+        assert!(record.detail.is_some());
     }
 
     #[test]

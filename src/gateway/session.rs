@@ -10,7 +10,6 @@ use super::ending::{Ended, finish, note_refusal, stop};
 use super::flow::Flow;
 use super::flow_table::Revoked;
 use super::guard::{Guard, outcome_of};
-use super::leg::Leg;
 use super::meters::{Counted, Timed};
 use super::record::{NameSource, Verdict};
 use super::snapshot::Tenant;
@@ -22,6 +21,7 @@ use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
 use crate::policy::{Decision, Denial, Permit, Seen};
 use crate::relay::{self, Guarded};
+use crate::sys::socket::Socket;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use std::sync::Arc;
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
 pub(super) fn live<'a>(
     worker: &'a Worker,
-    client: &'a Leg,
+    client: &'a Socket,
     flow: &'a mut Flow,
 ) -> impl Future<Output = Result<Outcome, Ended>> + 'a {
     async move {
@@ -63,7 +63,7 @@ struct Open<'w> {
 }
 
 /// From accept to the server's answer. Holds the tenant for no longer, and the tenant the configuration it came with.
-async fn open<'w>(worker: &'w Worker, client: &Leg, flow: &mut Flow) -> Result<Open<'w>, Ended> {
+async fn open<'w>(worker: &'w Worker, client: &Socket, flow: &mut Flow) -> Result<Open<'w>, Ended> {
     let Admitted { mut tenant, trial, place } = admit(worker, flow)?;
     let Allowed { permit, seen, trial, guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
@@ -121,7 +121,7 @@ async fn decide<'w>(
     worker: &'w Worker,
     tenant: &mut Arc<Tenant>,
     mut trial: Option<Box<Trial>>,
-    client: &Leg,
+    client: &Socket,
     flow: &mut Flow,
 ) -> Result<Allowed<'w>, Ended> {
     let (to, time) = (flow.record.destination, flow.record.time);
@@ -210,7 +210,7 @@ pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
 async fn inspect(
     worker: &Worker,
     tenant: &Tenant,
-    client: &Leg,
+    client: &Socket,
     flow: &mut Flow,
 ) -> Result<(Seen, Option<Inspected>), Ended> {
     let Some(_place) = tenant.inspections.enter() else {

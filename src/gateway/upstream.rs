@@ -5,7 +5,6 @@ use super::certification::speaks_tls;
 use super::ending::Ended;
 use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow, Proof, Revoked};
-use super::leg::Leg;
 use super::meters::Timed;
 use super::record::{AddressCheck, CertificateCheck};
 use super::snapshot::Tenant;
@@ -16,6 +15,7 @@ use crate::egress::{DialError, Lease, LeaseError};
 use crate::outcome::Outcome;
 use crate::policy::{Permit, Seen};
 use crate::sys::failure::Failure;
+use crate::sys::socket::Socket;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
 pub(super) struct Upstream<'w> {
-    pub(super) leg: Leg,
+    pub(super) leg: Socket,
     pub(super) lease: Lease,
     pub(super) listed: Listed<'w>,
 }
@@ -50,7 +50,7 @@ pub(super) fn dial<'w>(
         .start(flow.record.client, to, lease, &worker.event_loop)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
-    let leg = Leg::new(socket);
+    let leg = socket;
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, &lease, to, seen)?;
     Ok(Upstream { leg, lease, listed })
@@ -63,7 +63,7 @@ const OF_AGE: Duration = Duration::from_secs(5);
 pub(super) async fn connect(
     worker: &Worker,
     tenant: &Tenant,
-    client: &Leg,
+    client: &Socket,
     upstream: &mut Upstream<'_>,
     flow: &mut Flow,
 ) -> Result<(), Ended> {
@@ -94,7 +94,7 @@ pub(super) fn answered<'w>(
     tenant: &Tenant,
     seen: Option<Seen>,
     // The leg last: dropped before the lease.
-    (to, lease, leg): (DialAddr, Lease, Leg),
+    (to, lease, leg): (DialAddr, Lease, Socket),
     dialled_at: Instant,
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
@@ -109,7 +109,7 @@ pub(super) fn answered<'w>(
 /// Waits for something, but not beyond the client. One that resets needs it no more; one that has only finished sending
 /// still does.
 pub(super) fn unless_gone<F: Future>(
-    client: &Leg,
+    client: &Socket,
     mut work: Pin<&mut F>,
 ) -> impl Future<Output = Result<F::Output, Ended>> {
     poll_fn(move |cx| match work.as_mut().poll(cx) {

@@ -5,7 +5,6 @@ use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
 use super::ending::Ended;
 use super::flow::{Flow, Observed};
-use super::leg::Leg;
 use super::mismatches::Mismatch;
 use super::record::AddressCheck;
 use super::session;
@@ -19,6 +18,7 @@ use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{self, CertificateRule, Denial, Destination, Permit, Seen};
 use crate::sys::event_loop::{spawn, timeout};
+use crate::sys::socket::Socket;
 use crate::verify::{Match, Trouble, Unresolved};
 use std::net::IpAddr;
 use std::pin::pin;
@@ -36,7 +36,7 @@ pub(super) async fn dial<'w>(
     worker: &'w Worker,
     tenant: &Arc<Tenant>,
     trial: Option<Box<Trial>>,
-    client: &Leg,
+    client: &Socket,
     permit: Permit,
     seen: Option<Seen>,
     flow: &mut Flow,
@@ -97,7 +97,7 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Where the flow may go, in the order in which it is tried; one address at least.
-    async fn route(&self, client: &Leg, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
+    async fn route(&self, client: &Socket, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
         let required = permit.certificate() == CertificateRule::Require;
         let permits = match permit.destination() {
             Destination::Original => vec![permit],
@@ -118,7 +118,7 @@ impl Asked<'_> {
     }
 
     /// Waits among the tenant's flows in inspection, and no longer than the client is there.
-    async fn patiently<T>(&self, client: &Leg, asking: impl Future<Output = T>) -> Result<T, Ended> {
+    async fn patiently<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, Ended> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
         upstream::unless_gone(client, pin!(asking)).await
     }
@@ -247,7 +247,7 @@ fn note(gateway: &Gateway, tenant: &Tenant, rule: Option<Arc<str>>, name: &Hostn
 async fn dial_first<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
-    client: &Leg,
+    client: &Socket,
     permits: Vec<Permit>,
     seen: Option<Seen>,
     flow: &mut Flow,
@@ -262,7 +262,7 @@ async fn dial_first<'w>(
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
         let (socket, lease) = worker.dialler.start(from, to, lease, &worker.event_loop)?;
         // Dropped before the lease: the port is free after the socket is.
-        let leg = Leg::new(socket);
+        let leg = socket;
         worker.dialler.answered(&leg).await?;
         Ok((to, leg, lease))
     });

@@ -94,19 +94,13 @@ fn run(
         let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let end = relay(&client, &upstream, &scratch, &silence, &mut tally, &mut unguarded()).await;
         match end.failure() {
-            Some((Side::Client, _)) => {
-                settle(&upstream).await;
-                stream::reset_on_close(&upstream).unwrap();
+            Some((Side::Client, _)) => settle(&upstream).await,
+            Some((Side::Upstream, _)) => settle(&client).await,
+            None if matches!(end, End::Finished { .. }) => {
+                client.ended_well();
+                upstream.ended_well();
             }
-            Some((Side::Upstream, _)) => {
-                settle(&client).await;
-                stream::reset_on_close(&client).unwrap();
-            }
-            None if matches!(end, End::Finished { .. }) => {}
-            None => {
-                stream::reset_on_close(&client).unwrap();
-                stream::reset_on_close(&upstream).unwrap();
-            }
+            None => {}
         }
         Result { end, up: tally.up, down: tally.down, idle_pipes: scratch.pipes.idle() }
     })
@@ -364,11 +358,7 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
     let end = EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        let end =
-            relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded())
-                .await;
-        stream::reset_on_close(&client).unwrap();
-        end
+        relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await
     })
     .unwrap();
     assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));

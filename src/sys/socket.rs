@@ -1,27 +1,48 @@
 //! A connected TCP socket on an event loop.
 
 use super::event_loop::{EventLoop, Watched, told};
+use super::stream;
 use nix::sys::epoll::EpollFlags;
+use std::cell::Cell;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// A non-blocking socket, registered edge-triggered. One task waits for all that it waits for.
+///
+/// Dropped, it resets its peer, unless the stream has ended well. A task that panics or is dropped thus never looks like a
+/// clean end of file to anybody.
 #[derive(Debug)]
-pub struct Socket(Watched<TcpStream>);
+pub struct Socket(Watched<Stream>);
+
+#[derive(Debug)]
+struct Stream {
+    socket: TcpStream,
+    ended_well: Cell<bool>,
+}
 
 impl Socket {
-    /// Registers a non-blocking socket with an event loop.
+    /// Registers a non-blocking socket with an event loop. One that cannot be registered resets its peer, too.
     pub fn new(stream: TcpStream, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
         let events = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLPRI
             | EpollFlags::EPOLLET;
+        let stream = Stream { socket: stream, ended_well: Cell::new(false) };
         Watched::new(stream, events, event_loop).map(Self)
+    }
+
+    /// Both directions have finished: dropping is a plain close.
+    pub fn ended_well(&self) {
+        self.stream().ended_well.set(true);
+    }
+
+    fn stream(&self) -> &Stream {
+        self.0.get()
     }
 
     /// Has [`EventLoop::keep_alive`] set keepalive when it is called next a quarter of a second after `due`, which
@@ -78,18 +99,28 @@ impl Socket {
 
     /// `SO_ERROR`, which reading clears.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.0.get().take_error()
-    }
-
-    /// Under TPROXY, what the client dialled.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get().local_addr()
+        self.stream().socket.take_error()
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get().as_fd()
+        self.0.as_fd()
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.ended_well.get() {
+            // It fails on a socket that is dead already, which needs no reset.
+            let _ = stream::reset_on_close(&self.socket);
+        }
     }
 }
 
@@ -100,6 +131,7 @@ mod tests {
     use crate::sys::listener::Liveness;
     use nix::sys::socket::{MsgFlags, send};
     use std::future::poll_fn;
+    use std::io::{ErrorKind, Read};
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
     use std::time::Duration;
@@ -110,6 +142,45 @@ mod tests {
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
         (peer, Socket::new(socket, event_loop).unwrap())
+    }
+
+    /// Whether the peer of a socket that is gone was reset.
+    fn was_reset(mut peer: TcpStream) -> bool {
+        match peer.read(&mut [0]) {
+            Ok(0) => false,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_that_is_given_up_is_reset_and_one_that_ended_well_is_closed() {
+        EventLoop::run(async |event_loop| {
+            let (peer, socket) = pair(&event_loop);
+            drop(socket);
+            assert!(was_reset(peer));
+            let (peer, socket) = pair(&event_loop);
+            socket.ended_well();
+            drop(socket);
+            assert!(!was_reset(peer));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn one_that_is_not_watched_is_reset_too() {
+        EventLoop::run(async |event_loop| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (socket, _) = listener.accept().unwrap();
+            // epoll takes a descriptor once.
+            let watched = Watched::new(&socket, EpollFlags::EPOLLIN, &event_loop).unwrap();
+            std::mem::forget(watched);
+            let error = Socket::new(socket, &event_loop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+            assert!(was_reset(peer));
+        })
+        .unwrap();
     }
 
     #[test]
@@ -134,9 +205,9 @@ mod tests {
                 send(peer.as_raw_fd(), b"x", MsgFlags::empty()).unwrap();
                 poll_fn(|cx| socket.poll_readable(cx)).await;
                 let mut buffer = [0; 8];
-                let mut read = || socket.try_read(|| crate::sys::stream::read(&socket, &mut buffer));
+                let mut read = || socket.try_read(|| stream::read(&socket, &mut buffer));
                 assert_eq!(read().unwrap(), 1);
-                assert_eq!(read().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                assert_eq!(read().unwrap_err().kind(), ErrorKind::WouldBlock);
                 assert!(!socket.0.told(told::READABLE));
             }
             drop(peer);
@@ -152,13 +223,13 @@ mod tests {
             let (peer, socket) = pair(&event_loop);
             send(peer.as_raw_fd(), b"half", MsgFlags::empty()).unwrap();
             poll_fn(|cx| socket.poll_readable(cx)).await;
-            let not_enough = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let not_enough = || Err::<(), _>(ErrorKind::WouldBlock.into());
             assert!(socket.try_read(not_enough).is_err());
             assert!(!socket.0.told(told::READABLE));
             socket.tell_readable();
             let told = timeout(Duration::from_secs(10), poll_fn(|cx| socket.poll_readable(cx)));
             told.await.unwrap();
-            assert_eq!(crate::sys::stream::peek(&socket, &mut [0; 8]).unwrap(), 4);
+            assert_eq!(stream::peek(&socket, &mut [0; 8]).unwrap(), 4);
         })
         .unwrap();
     }

@@ -250,6 +250,9 @@ fn relayed(
         let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
         let end = relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut guard).await;
+        // What becomes of the sockets is no matter here, and plain closes are the least in the way.
+        client.ended_well();
+        upstream.ended_well();
         (end, guard.map(|guarded| guarded.into_guard()), scratch.pipes.idle())
     })
     .unwrap();
