@@ -42,6 +42,7 @@ mod tests_forecast;
 mod tests_framing;
 mod tests_http;
 mod tests_lab;
+mod tests_large_reload;
 mod tests_memory;
 mod tests_modes;
 mod tests_names;
@@ -49,7 +50,6 @@ mod tests_ports;
 mod tests_recheck;
 mod tests_relay;
 mod tests_reload;
-mod tests_reload_latency;
 mod tests_requests;
 mod tests_resets;
 mod tests_resolver;
@@ -119,7 +119,8 @@ fn main() -> ExitCode {
         tests_canary_requests::trials(),
         tests_explain::trials(),
         tests_reload::trials(),
-        tests_reload_latency::trials(),
+        tests_large_reload::trials(),
+        vec![tests_large_reload::measurement()],
         tests_revoke::trials(),
         tests_revoke_later::trials(),
         tests_recheck::trials(),
