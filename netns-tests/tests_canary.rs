@@ -225,7 +225,10 @@ fn a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not() {
     let (opened, both) = open_both(&rollout, &server);
     old.assert_alive();
     let said = rollout.must(&["promote"]);
-    assert!(said.contains("1 live flows that are not allowed any more were reset"), "{said}");
+    assert!(
+        said.contains("; one live flow that is not allowed any more was reset\nconfiguration "),
+        "{said}"
+    );
     assert_eq!(expect_revoked(&rollout.gateway, old)["rule"], "alpha-names");
     opened.assert_alive();
     both.assert_alive();

@@ -1,5 +1,6 @@
 //! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
+use super::DEFAULT_CONFIG;
 use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,8 +17,6 @@ const MOST: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(35);
 /// Of an answer's head.
 const HEADERS: usize = 32;
-
-const DEFAULT_CONFIG: &str = "/etc/egret/egret.toml";
 
 /// Which gateway.
 #[derive(Debug, Clone, clap::Args)]

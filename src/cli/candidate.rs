@@ -7,12 +7,12 @@ mod promote;
 mod table;
 
 use super::ask::{AskError, Gateway, ask, order};
-use super::steering::put;
+use super::output::{json_line, print};
+use super::reload;
 use crate::admin::{
     CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer, ShareAnswer, ShareOrder,
 };
 use crate::clock;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
@@ -111,10 +111,10 @@ fn load(
 ) -> Result<ExitCode, AskError> {
     let file = absolute(file).unwrap_or_else(|_| file.to_owned());
     let body = LoadOrder { file: file.clone(), percent, max_denials };
-    let answer: LoadAnswer = order(socket, "/v1/candidate/load", &as_json(&body))?;
+    let answer: LoadAnswer = order(socket, "/v1/candidate/load", &json_line(&body))?;
     let code = u8::from(!answer.loaded);
     if json {
-        return Ok(print(&(as_json(&answer) + "\n"), code));
+        return Ok(print(&json_line(&answer), code));
     }
     for finding in &answer.findings {
         eprintln!("{finding}");
@@ -133,7 +133,7 @@ fn load(
 fn share(socket: &Path, percent: u8, max_denials: Option<f64>) -> Result<ExitCode, AskError> {
     let body = ShareOrder { percent, max_denials };
     let ShareAnswer { version, percent, max_denials, revoked } =
-        order(socket, "/v1/candidate/share", &as_json(&body))?;
+        order(socket, "/v1/candidate/share", &json_line(&body))?;
     let (effect, reset) = (effect(percent), reset(revoked));
     let bound = match percent {
         0 => String::new(),
@@ -161,7 +161,7 @@ fn reset(revoked: u64) -> String {
 fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
     let report: CandidateReport = ask(socket, "GET", "/v1/candidate", "")?;
     let works = report.candidate.as_ref().is_some_and(|candidate| candidate.state != "fell_back");
-    let text = if json { as_json(&report) + "\n" } else { table::render(&report) };
+    let text = if json { json_line(&report) } else { table::render(&report) };
     Ok(print(&text, u8::from(!works)))
 }
 
@@ -182,40 +182,18 @@ fn promote(socket: &Path) -> Result<ExitCode, AskError> {
             return Err(error);
         }
     };
-    let ReloadAnswer { reloaded, config, difference, revoked, unproved, findings } = answer;
-    if !reloaded {
-        eprintln!("egret: not promoted:\n{}", findings.join("\n"));
+    if !answer.reloaded {
+        eprintln!("egret: not promoted:\n{}", answer.findings.join("\n"));
         match written.take_back() {
             Ok(()) => eprintln!("the files are as they were"),
             Err(error) => eprint!("the files could not be changed back: {error}\n{}", written.told()),
         }
         return Ok(ExitCode::from(REFUSED));
     }
-    let mut text = written.told();
-    // writing to a String cannot fail
-    if revoked > 0 {
-        let _ = writeln!(text, "{revoked} live flows that are not allowed any more were reset");
-    }
-    if unproved > 0 {
-        let _ = writeln!(
-            text,
-            "{unproved} live flows go on if what the rules now ask of their addresses or servers is found"
-        );
-    }
-    let difference = difference.unwrap_or_default();
-    let _ = writeln!(text, "promoted: {difference}\nconfiguration {config} is in force");
-    Ok(print(&text, 0))
+    Ok(print(&(written.told() + &reload::said("promoted", &answer)), 0))
 }
 
 fn drop_it(socket: &Path) -> Result<ExitCode, AskError> {
     let DropAnswer { version, revoked } = ask(socket, "POST", "/v1/candidate/drop", "")?;
     Ok(print(&format!("dropped {version}{}\n", reset(revoked)), 0))
-}
-
-fn as_json(answer: &impl serde::Serialize) -> String {
-    serde_json::to_string(answer).expect("keys are strings")
-}
-
-fn print(text: &str, code: u8) -> ExitCode {
-    put(text).map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
 }

@@ -2,10 +2,10 @@
 
 mod expectations;
 
+use super::output::{json_line, print};
 use crate::app::Explainer;
 use crate::config::{self, Config, Diagnostic};
 use expectations::Tested;
-use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,6 @@ pub struct Options {
 /// line on standard output. Exits with 0 if it can be used and every test passes, with 1 if not, and with 2 if there
 /// are tests that cannot be read.
 pub fn run(config: &Path, options: &Options) -> ExitCode {
-    let json = options.json;
     let (found, summary, loaded) = match config::load(config) {
         Ok(loaded) => {
             let summary = summary(&loaded.config, loaded.warnings.len());
@@ -39,21 +38,26 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
             (report.diagnostics, summary, None)
         }
     };
-    // A reader that has gone away does not change the verdict.
-    let _ = if json { print_json(&found) } else { print_text(&found, &summary) };
-    match loaded {
-        Some(config) => test(&config, options).unwrap_or_else(|why| {
+    let mut text = told(&found, &summary, options.json);
+    let code = match loaded {
+        Some(config) => test(&config, options, &mut text).unwrap_or_else(|why| {
             eprintln!("{why}");
-            ExitCode::from(2)
+            2
         }),
-        None => ExitCode::FAILURE,
+        None => 1,
+    };
+    if options.json {
+        return print(&text, code);
     }
+    // A reader that has gone away does not change the verdict.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    ExitCode::from(code)
 }
 
-/// Runs the tests, if there are any.
-fn test(config: &Config, Options { tests, json }: &Options) -> Result<ExitCode, String> {
+/// Runs the tests, if there are any, and adds what is to be told of them. Yields the exit code.
+fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -> Result<u8, String> {
     if tests.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
     let explainer = Explainer::new(config).map_err(|error| error.to_string())?;
     let (mut tested, mut unread) = (Vec::new(), Vec::new());
@@ -63,40 +67,31 @@ fn test(config: &Config, Options { tests, json }: &Options) -> Result<ExitCode, 
             Err(why) => unread.push(why),
         }
     }
-    let failed = tested.iter().filter(|test| !test.passed).count();
-    let _ = if *json {
-        print_json(&tested).and_then(|()| print_json(&unread))
+    let failures = || tested.iter().filter(|test| !test.passed);
+    let failed = failures().count();
+    if *json {
+        text.extend(tested.iter().map(json_line));
     } else {
-        let failures = tested.iter().filter(|test| !test.passed);
-        let _ = io::stderr().lock().write_all(failures.map(Tested::text).collect::<String>().as_bytes());
-        let mut summary = format!("tests: {} passed, {failed} failed", tested.len() - failed);
-        if !unread.is_empty() {
-            let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));
-        }
-        print_text(&unread, &summary)
-    };
-    Ok(ExitCode::from(match (unread.is_empty(), failed) {
+        text.extend(failures().map(Tested::text));
+    }
+    let mut summary = format!("tests: {} passed, {failed} failed", tested.len() - failed);
+    if !unread.is_empty() {
+        let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));
+    }
+    *text += &told(&unread, &summary, *json);
+    Ok(match (unread.is_empty(), failed) {
         (true, 0) => 0,
         (true, _) => 1,
         (false, _) => 2,
-    }))
+    })
 }
 
-fn print_text(found: &[Diagnostic], summary: &str) -> io::Result<()> {
-    let mut out = io::stderr().lock();
-    for diagnostic in found {
-        writeln!(out, "{diagnostic}")?;
+/// A line for each that was found, and for people one that sums it up.
+fn told(found: &[Diagnostic], summary: &str, json: bool) -> String {
+    if json {
+        return found.iter().map(json_line).collect();
     }
-    writeln!(out, "{summary}")
-}
-
-fn print_json(found: &[impl Serialize]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for one in found {
-        serde_json::to_writer(&mut out, one)?;
-        writeln!(out)?;
-    }
-    Ok(())
+    found.iter().map(|found| found.to_string() + "\n").collect::<String>() + summary + "\n"
 }
 
 fn summary(config: &Config, warnings: usize) -> String {

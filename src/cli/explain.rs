@@ -7,7 +7,7 @@
 mod text;
 
 use super::ask::{self, Gateway, ask};
-use super::{in_json, steering::put};
+use super::output::{json_page, print};
 use crate::admin::{ExplainQuery, ExplainReport, Target, parse_address};
 use crate::app::Explainer;
 use crate::config;
@@ -53,10 +53,8 @@ pub fn run(options: &Options) -> ExitCode {
     };
     match told {
         Ok(report) => {
-            let text = if options.json { in_json(&report) } else { show(&report) };
-            // a reader that has seen enough (`| head`) is no error, and the exit code still answers
-            let _ = put(&text);
-            ExitCode::from(u8::from(!report.allowed))
+            let text = if options.json { json_page(&report) } else { show(&report) };
+            print(&text, u8::from(!report.allowed))
         }
         Err(why) => {
             eprintln!("egret explain: {}", why.trim_end());

@@ -1,5 +1,6 @@
 //! What `doctor` and `steering status` found, for people and for programs.
 
+use super::output::{json_page, print};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -78,11 +79,11 @@ pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
             findings: &'a [Finding],
         }
         let report = Report { ok: !failed, findings };
-        super::in_json(&report)
+        json_page(&report)
     } else {
         table(findings)
     };
-    super::steering::put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(u8::from(failed)))
+    print(&text, u8::from(failed))
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -1,18 +1,21 @@
 //! `egret man`
 
+use super::output::print;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Prints the manual page, or writes one for each subcommand.
 pub(super) fn run(command: clap::Command, folder: Option<&Path>) -> ExitCode {
     let result = match folder {
-        None => print(command),
-        Some(folder) => fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command, folder)),
+        None => page(command),
+        Some(folder) => fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(command, folder))
+            .map(|()| String::new()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(page) => print(&page, 0),
         Err(error) => {
             eprintln!("egret man: {error}");
             ExitCode::from(2)
@@ -20,8 +23,8 @@ pub(super) fn run(command: clap::Command, folder: Option<&Path>) -> ExitCode {
     }
 }
 
-fn print(command: clap::Command) -> io::Result<()> {
+fn page(command: clap::Command) -> io::Result<String> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
-    io::stdout().write_all(&page)
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }

@@ -11,6 +11,7 @@ pub mod explain;
 mod findings;
 mod man;
 pub mod names;
+mod output;
 mod parameters;
 pub mod ports;
 pub mod reload;
@@ -23,6 +24,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+const DEFAULT_CONFIG: &str = "/etc/egret/egret.toml";
+
 /// A transparent egress gateway: allows by tenant and name, leaves from the tenant's own source ports.
 #[derive(Debug, Parser)]
 #[command(name = "egret", version, propagate_version = true, max_term_width = 110)]
@@ -34,7 +37,7 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 struct ConfigPath {
     /// The configuration; policy.d/*.toml beside it belongs to it
-    #[arg(long, short, value_name = "FILE", default_value = "/etc/egret/egret.toml", env = "EGRET_CONFIG")]
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, env = "EGRET_CONFIG")]
     config: PathBuf,
 }
 
@@ -152,16 +155,12 @@ pub fn main() -> ExitCode {
             with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "egret", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "egret", &mut script);
+            output::print(&String::from_utf8_lossy(&script), 0)
         }
         Command::Man { dir } => man::run(Cli::command(), dir.as_deref()),
     }
-}
-
-/// For programs that read it, and people who look at it.
-fn in_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("keys are strings") + "\n"
 }
 
 /// Does something with a configuration; if there is none, says all that is wrong with it.

@@ -3,7 +3,7 @@
 //! Exit codes, stable: 0 told, 1 the gateway knows no address of the name, 2 it could not be asked.
 
 use super::ask::{self, AskError, Gateway, ask};
-use super::steering::put;
+use super::output::{json_line, print};
 use crate::admin::{MismatchRow, NamesReport};
 use crate::hostname::Hostname;
 use std::fmt::Write as _;
@@ -36,13 +36,9 @@ pub fn run(options: &Options) -> ExitCode {
 fn tell(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
     let name = options.name.iter().map(|name| ("name", name.as_str()));
     let report: NamesReport = ask(socket, "GET", &ask::with_query("/v1/names", name), "")?;
-    let text = if options.json { json(&report) } else { render(&report, options.name.as_deref()) };
+    let text = if options.json { json_line(&report) } else { render(&report, options.name.as_deref()) };
     let unknown = report.addresses.is_some_and(|addresses| addresses.is_empty());
-    Ok(put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(u8::from(unknown))))
-}
-
-fn json(report: &NamesReport) -> String {
-    serde_json::to_string(report).expect("keys are strings") + "\n"
+    Ok(print(&text, u8::from(unknown)))
 }
 
 fn render(report: &NamesReport, name: Option<&str>) -> String {

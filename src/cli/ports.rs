@@ -7,7 +7,7 @@
 mod table;
 
 use super::ask::{self, AskError, Gateway, ask};
-use super::steering::put;
+use super::output::{json_line, print, put};
 use crate::admin::{DestinationFilter, DrainAnswer, DrainOrder, PortsReport};
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
@@ -71,7 +71,7 @@ pub fn run(options: &Options) -> ExitCode {
         Some(Action::Drain { address }) => drain(socket, DrainOrder { source: address, on: true }),
         Some(Action::Undrain { address }) => drain(socket, DrainOrder { source: address, on: false }),
         None if options.watch => watch(socket, options),
-        None => look(socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE))),
+        None => look(socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE), 0)),
     })
 }
 
@@ -83,14 +83,7 @@ fn look(socket: &Path, options: &Options) -> Result<PortsReport, AskError> {
 }
 
 fn show(report: &PortsReport, options: &Options, extent: &Extent) -> String {
-    if options.json {
-        return serde_json::to_string(report).expect("keys are strings") + "\n";
-    }
-    table::render(report, extent)
-}
-
-fn print(text: &str) -> ExitCode {
-    put(text).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    if options.json { json_line(report) } else { table::render(report, extent) }
 }
 
 /// Goes on while the gateway is restarted; ends if it cannot be asked in the first place.
@@ -108,8 +101,8 @@ fn watch(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
             Err(error) => format!("egret: {error}\n"),
         };
         let text = if on_screen { redrawn(&text) } else { text };
-        if put(&text).is_err() {
-            return Ok(ExitCode::FAILURE);
+        if let Err(code) = put(&text, 0) {
+            return Ok(code);
         }
         thread::sleep(SECOND);
         answer = look(socket, options);
@@ -122,8 +115,7 @@ fn redrawn(text: &str) -> String {
 }
 
 fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
-    let body = serde_json::to_string(&order).expect("keys are strings");
-    let DrainAnswer { source, state } = ask(socket, "POST", "/v1/ports/drain", &body)?;
+    let DrainAnswer { source, state } = ask(socket, "POST", "/v1/ports/drain", &json_line(&order))?;
     let stays = !order.on && state != "available";
     let why = match &*state {
         "draining" if order.on => "no new flows leave from it; those that live may finish",
@@ -131,8 +123,7 @@ fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
         "withdrawn" => "the host does not have it now",
         _ => "new flows may leave from it",
     };
-    print(&format!("{source} is {state}: {why}\n"));
-    Ok(ExitCode::from(u8::from(stays)))
+    Ok(print(&format!("{source} is {state}: {why}\n"), u8::from(stays)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! be asked, or has no answer yet.
 
 use super::ask::{Gateway, order};
-use super::steering::put;
+use super::output::{json_line, print};
 use crate::admin::ReloadAnswer;
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,18 +29,18 @@ pub(super) fn run(options: &Options) -> ExitCode {
 
 fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
     let text = if json {
-        serde_json::to_string(answer).expect("keys are strings") + "\n"
+        json_line(answer)
     } else {
         for finding in &answer.findings {
             eprintln!("{finding}");
         }
-        said(answer)
+        said("reloaded", answer)
     };
-    let code = if answer.reloaded { 0 } else { REFUSED };
-    put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
+    print(&text, if answer.reloaded { 0 } else { REFUSED })
 }
 
-fn said(answer: &ReloadAnswer) -> String {
+/// What came of an exchange of the configuration, which is what was `done`.
+pub(super) fn said(done: &str, answer: &ReloadAnswer) -> String {
     let ReloadAnswer { config, difference, revoked, unproved, .. } = answer;
     let Some(difference) = difference else {
         return format!("refused: configuration {config} stays in force\n");
@@ -59,7 +59,7 @@ fn said(answer: &ReloadAnswer) -> String {
             )
         }
     };
-    format!("reloaded: {difference}{revoked}{unproved}\nconfiguration {config} is in force\n")
+    format!("{done}: {difference}{revoked}{unproved}\nconfiguration {config} is in force\n")
 }
 
 #[cfg(test)]
@@ -78,14 +78,22 @@ mod tests {
             unproved: 0,
             findings: Vec::new(),
         };
-        assert_eq!(said(&answer), "reloaded: names +2 -0\nconfiguration 00c0ffee00c0ffee is in force\n");
+        assert_eq!(
+            said("reloaded", &answer),
+            "reloaded: names +2 -0\nconfiguration 00c0ffee00c0ffee is in force\n"
+        );
         answer.revoked = 3;
         assert!(
-            said(&answer).contains("names +2 -0; 3 live flows that are not allowed any more were reset\n")
+            said("reloaded", &answer)
+                .contains("names +2 -0; 3 live flows that are not allowed any more were reset\n")
         );
         answer.unproved = 1;
-        assert!(said(&answer).contains("were reset; one live flow goes on if what"), "{}", said(&answer));
+        assert!(
+            said("reloaded", &answer).contains("were reset; one live flow goes on if what"),
+            "{}",
+            said("reloaded", &answer)
+        );
         (answer.reloaded, answer.difference) = (false, None);
-        assert_eq!(said(&answer), "refused: configuration 00c0ffee00c0ffee stays in force\n");
+        assert_eq!(said("reloaded", &answer), "refused: configuration 00c0ffee00c0ffee stays in force\n");
     }
 }

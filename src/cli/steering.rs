@@ -1,8 +1,8 @@
 //! `egret steering`: prints the steering script; says whether it is in place.
 
 use super::findings::{Finding, report};
+use super::output;
 use crate::steering::{self, Difference, Format, Observed, Params, Plan, Ports};
-use std::io::Write as _;
 use std::process::{Command, ExitCode};
 
 /// `egret steering print`: the script that puts steering in place. Yields 2 if there is nothing to steer.
@@ -11,13 +11,12 @@ pub fn print(params: &Params, format: Format) -> ExitCode {
         eprintln!("egret: {missing}, so there is nothing to steer");
         return ExitCode::from(2);
     }
-    let script = plan(params, format).to_string();
-    put(&script).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    output::print(&plan(params, format).to_string(), 0)
 }
 
 /// `egret steering print --down`: the script that takes it away again, of either format. Needs no configuration.
 pub fn print_down() -> ExitCode {
-    put(&steering::down()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    output::print(&steering::down(), 0)
 }
 
 /// `egret steering status`: yields 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
@@ -66,13 +65,13 @@ pub(super) fn nothing_to_steer(params: &Params) -> Option<&'static str> {
 
 /// Asks the kernel by the read-only commands.
 fn observe() -> Observed {
-    let ip = |family, what: &[&str]| output("ip", &[&["-N", family], what].concat());
+    let ip = |family, what: &[&str]| printed_by("ip", &[&["-N", family], what].concat());
     let rules = |family| ip(family, &["rule", "show"]);
     let routes = |family| ip(family, &["route", "show", "table", "all", "type", "local"]);
     Observed {
-        iptables: output("iptables-save", &[]),
-        ip6tables: output("ip6tables-save", &[]),
-        nftables: output("nft", &["list", "table", "inet", "egret"]),
+        iptables: printed_by("iptables-save", &[]),
+        ip6tables: printed_by("ip6tables-save", &[]),
+        nftables: printed_by("nft", &["list", "table", "inet", "egret"]),
         rules: [rules("-4"), rules("-6")],
         routes: [routes("-4"), routes("-6")],
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
@@ -80,14 +79,8 @@ fn observe() -> Observed {
 }
 
 /// What a command printed, if it succeeded. An unprivileged shell's PATH often has no sbin.
-fn output(program: &str, arguments: &[&str]) -> Option<String> {
+fn printed_by(program: &str, arguments: &[&str]) -> Option<String> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new("env").arg(program).args(arguments).env("PATH", path).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Writes to standard output. A closed pipe is the reader's choice, not a panic.
-pub(super) fn put(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }

@@ -13,7 +13,7 @@ mod proposal;
 mod seen;
 mod text;
 
-use super::{in_json, steering::put};
+use super::output::{json_page, print};
 use crate::clock;
 use crate::config::{Config, FlowLogTarget};
 use crate::policy::TenantSpec;
@@ -88,10 +88,7 @@ fn remedy(file: &str, error: &io::Error) -> String {
 /// Reads the log and prints the rules.
 pub fn run(config: &Config, options: &Options) -> ExitCode {
     match suggest(config, options) {
-        Ok(proposal) => {
-            let text = if options.json { in_json(&proposal) } else { text::render(&proposal) };
-            put(&text).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
-        }
+        Ok(proposal) => print(&if options.json { json_page(&proposal) } else { text::render(&proposal) }, 0),
         Err(error) => {
             eprintln!("egret suggest: {error}");
             ExitCode::from(FAILED)
