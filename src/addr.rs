@@ -116,6 +116,19 @@ impl PortRange {
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (first != 0 && first <= last).then_some(Self { first, last })
     }
+    /// The same ports in ascending ranges that do not touch.
+    pub fn merged(ranges: &[Self]) -> Vec<Self> {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_unstable_by_key(|range| range.first);
+        sorted.dedup_by(|range, before| {
+            let touches = range.first <= before.last.saturating_add(1);
+            if touches {
+                before.last = before.last.max(range.last);
+            }
+            touches
+        });
+        sorted
+    }
     /// The lowest port.
     pub fn first(self) -> u16 {
         self.first
@@ -161,5 +174,14 @@ mod tests {
         let all = PortRange::new(1, 65535).unwrap();
         assert_eq!(all.count(), 65535);
         assert!(all.contains(1) && all.contains(65535) && !all.contains(0));
+    }
+
+    #[test]
+    fn ranges_merge_when_they_touch() {
+        let range = |first, last| PortRange::new(first, last).unwrap();
+        let ranges = [range(8000, 8010), range(80, 80), range(81, 90), range(8005, 8020), range(1, 65535)];
+        assert_eq!(PortRange::merged(&ranges[..4]), [range(80, 90), range(8000, 8020)]);
+        assert_eq!(PortRange::merged(&ranges), [range(1, 65535)]);
+        assert_eq!(PortRange::merged(&[]), []);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Serialize)]
 pub struct Change {
     /// When the result was known, RFC 3339 in UTC with microseconds.
-    #[serde(serialize_with = "microseconds")]
+    #[serde(serialize_with = "crate::clock::microseconds")]
     pub time: jiff::Timestamp,
     /// What was to be done.
     pub change: What,
@@ -198,10 +198,6 @@ impl fmt::Display for Difference {
         parts.extend(self.restart.iter().map(|header| format!("{header} changes at the next restart")));
         f.write_str(&parts.join(", "))
     }
-}
-
-fn microseconds<S: Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&format_args!("{time:.6}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,11 @@ pub fn timestamp() -> jiff::Timestamp {
     wall().try_into().unwrap_or_default()
 }
 
+/// A date as the logs have it: RFC 3339 in UTC, six digits of a second.
+pub(crate) fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{time:.6}"))
+}
+
 /// The time of day, for records that people read.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> SystemTime {

@@ -84,7 +84,7 @@ fn missing_family(rule: &RuleSpec, at: RulePlaces, pool: &PoolSpec, out: &mut Di
 struct Reach {
     networks: Vec<IpNet>,
     /// Sorted, and neither overlapping nor adjacent.
-    ports: Vec<(u16, u16)>,
+    ports: Vec<PortRange>,
 }
 
 impl Reach {
@@ -93,23 +93,15 @@ impl Reach {
             [] => vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
             cidrs => IpNet::aggregate(&cidrs.to_vec()),
         };
-        let mut ports: Vec<_> = rule.ports.iter().map(|range| (range.first(), range.last())).collect();
-        if ports.is_empty() {
-            ports.push((1, u16::MAX));
-        }
-        ports.sort_unstable();
-        let mut joined: Vec<(u16, u16)> = Vec::new();
-        for (first, last) in ports {
-            match joined.last_mut() {
-                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
-                _ => joined.push((first, last)),
-            }
-        }
-        Self { networks, ports: joined }
+        let all = PortRange::new(1, u16::MAX);
+        let ports = if rule.ports.is_empty() { Vec::from_iter(all) } else { PortRange::merged(&rule.ports) };
+        Self { networks, ports }
     }
 
     fn covers(&self, other: &Self) -> bool {
-        let port = |(first, last): &(u16, u16)| self.ports.iter().any(|(f, l)| f <= first && last <= l);
+        let port = |inner: &PortRange| {
+            self.ports.iter().any(|outer| outer.contains(inner.first()) && outer.contains(inner.last()))
+        };
         let network = |inner: &IpNet| self.networks.iter().any(|outer| outer.contains(inner));
         other.ports.iter().all(port) && other.networks.iter().all(network)
     }

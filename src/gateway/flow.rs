@@ -59,9 +59,8 @@ impl Flow {
         worker: Rc<Epilogue>,
     ) -> Self {
         nobody.enter();
-        let time = jiff::Timestamp::try_from(clock::wall()).unwrap_or_default();
         Self {
-            record: FlowRecord::begin(time, id, client, to),
+            record: FlowRecord::begin(clock::timestamp(), id, client, to),
             outcome: None,
             observed: None,
             unfollowed: false,

@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Serialize)]
 pub struct FlowRecord {
     /// When it was accepted, RFC 3339 in UTC with microseconds.
-    #[serde(serialize_with = "microseconds")]
+    #[serde(serialize_with = "crate::clock::microseconds")]
     pub time: jiff::Timestamp,
     /// Unique over all gateways and restarts.
     pub flow: FlowId,
@@ -224,10 +224,6 @@ checks! {
     Invalid = "invalid",
     /// It could not be asked.
     Unknown = "unknown",
-}
-
-fn microseconds<S: serde::Serializer>(time: &jiff::Timestamp, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&format_args!("{time:.6}"))
 }
 
 fn milliseconds<S: serde::Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {

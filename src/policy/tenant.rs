@@ -327,7 +327,7 @@ impl Place {
             }
             networks
         });
-        Self { networks, ports: merged(ports) }
+        Self { networks, ports: PortRange::merged(ports).into() }
     }
 
     fn covers(&self, to: OriginalDestination) -> bool {
@@ -342,22 +342,4 @@ impl Place {
     fn has_address(&self, address: IpAddr) -> bool {
         self.networks.as_ref().is_none_or(|networks| networks.longest(address).is_some())
     }
-}
-
-/// The same ports in ascending ranges that do not touch.
-fn merged(ports: &[PortRange]) -> Box<[PortRange]> {
-    let mut sorted = ports.to_vec();
-    sorted.sort_unstable_by_key(|range| range.first());
-    let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
-    for range in sorted {
-        if let Some(before) = merged.last_mut()
-            && range.first() <= before.last().saturating_add(1)
-            && let Some(joined) = PortRange::new(before.first(), before.last().max(range.last()))
-        {
-            *before = joined;
-        } else {
-            merged.push(range);
-        }
-    }
-    merged.into()
 }

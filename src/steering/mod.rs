@@ -79,7 +79,7 @@ impl Ports {
     fn ranges(&self) -> Option<Vec<PortRange>> {
         match self {
             Self::All => None,
-            Self::List(ranges) => Some(reserve::merged(ranges)),
+            Self::List(ranges) => Some(PortRange::merged(ranges)),
         }
     }
 }

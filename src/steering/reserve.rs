@@ -20,31 +20,13 @@ const HOST_PORTS: u16 = 4096;
 pub fn reserved_ports(pools: &[PortRange], ephemeral: PortRange) -> Vec<PortRange> {
     let host_first = ephemeral.last().saturating_sub(HOST_PORTS - 1).max(ephemeral.first());
     let mut reserved = Vec::new();
-    for range in merged(pools) {
+    for range in PortRange::merged(pools) {
         let below = PortRange::new(range.first(), range.last().min(host_first - 1));
         let above_first = range.first().max(ephemeral.last().saturating_add(1));
         let above = PortRange::new(above_first, range.last()).filter(|_| ephemeral.last() < u16::MAX);
         reserved.extend(below.into_iter().chain(above));
     }
     reserved
-}
-
-/// Sorted, with overlapping and adjacent ranges as one.
-pub(super) fn merged(ranges: &[PortRange]) -> Vec<PortRange> {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_unstable_by_key(|range| (range.first(), range.last()));
-    let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
-    for range in sorted {
-        let joined = merged
-            .last()
-            .filter(|last| u32::from(range.first()) <= u32::from(last.last()) + 1)
-            .and_then(|last| PortRange::new(last.first(), last.last().max(range.last())));
-        match (joined, merged.last_mut()) {
-            (Some(joined), Some(last)) => *last = joined,
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 #[cfg(test)]
@@ -71,13 +53,5 @@ mod tests {
     fn a_pool_aside_is_reserved_whole() {
         assert_eq!(reserved_ports(&[range(10000, 20000)], default_ephemeral()), [range(10000, 20000)]);
         assert_eq!(reserved_ports(&[range(57000, 58000)], default_ephemeral()), []);
-    }
-
-    #[test]
-    fn ranges_merge_when_they_touch() {
-        let ranges = [range(8000, 8010), range(80, 80), range(81, 90), range(8005, 8020), range(1, 65535)];
-        assert_eq!(merged(&ranges[..4]), [range(80, 90), range(8000, 8020)]);
-        assert_eq!(merged(&ranges), [range(1, 65535)]);
-        assert_eq!(merged(&[]), []);
     }
 }
