@@ -1,6 +1,6 @@
 //! A pool that runs full says so at once, and serves again as soon as Linux lets it.
 
-use crate::clients::{curl, s_client};
+use crate::clients::{curl, read_all, reset, s_client};
 use crate::config::Config;
 use crate::flows::{End, Flow};
 use crate::gateway::Gateway;
@@ -9,11 +9,11 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::servers::Server;
 use crate::tests_reload::reload;
-use crate::wait::wait_within;
+use crate::wait::{wait_until, wait_within};
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 crate::trials! {
@@ -23,7 +23,8 @@ crate::trials! {
         the_seventeenth_is_told_in_its_own_protocol,
         an_address_is_drained_by_a_reload_and_by_order;
     once:
-        without_timestamps_ports_are_held_for_a_minute
+        without_timestamps_ports_are_held_for_a_minute,
+        a_port_is_held_where_the_client_leaves_after_both_ends_have_finished
 }
 
 const ONE_BY_SIXTEEN: (&str, &str) = ("[\"203.0.113.17\", \"2001:db8:100::1\"]", "ports = \"40000-40015\"");
@@ -221,6 +222,40 @@ fn without_timestamps_ports_are_held_for_a_minute() {
     refused_at_once(&lab, &gateway, &server);
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
     assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
+}
+
+/// The server's FIN comes last, and the client breaks off before it has that: its reset does not end the `TIME_WAIT`.
+fn a_port_is_held_where_the_client_leaves_after_both_ends_have_finished() {
+    let lab = Lab::new();
+    lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
+    let gateway = lab.start_gateway(&config((ONE_BY_SIXTEEN.0, "ports = \"40000-40001\"")));
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    let local = client.local_addr().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&upstream), b"");
+    gateway.while_stopped(|| {
+        upstream.write_all(b"the answer").unwrap();
+        drop(upstream);
+        wait_until("the gateway's kernel to have the server's end", || in_time_wait(&lab) == 1);
+        reset(client);
+        let client_leg = format!("ss -Htn dst {} dport = {}", local.ip(), local.port());
+        wait_until("the client's reset to arrive", || lab.gateway.shell(&client_leg).is_empty());
+    });
+    gateway.expect_outcome(local, "client_reset");
+    let held = || gateway.metric("egret_pool_ports", &[("source", "203.0.113.17"), ("state", "held")]);
+    assert_eq!(held(), 1);
+    // A server's reset leaves nothing, also after the client's end.
+    let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&upstream), b"");
+    reset(upstream);
+    gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
+    assert_eq!(held(), 1);
+    let _other = Flow::open(&lab, Tenant::Alpha, &server);
+    refused_at_once(&lab, &gateway, &server);
+    assert_eq!(in_time_wait(&lab), 1);
+    assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
 }
 
 /// Connections of the pool that the gateway's kernel still keeps.

@@ -51,7 +51,7 @@ pub(super) async fn end_early(
 }
 
 /// Settles what the upstream port needs before it can be used again. Every way out but a good end resets the upstream
-/// socket, and then its port is free at once: that is what a lease starts with.
+/// socket, and then its port is free at once: that is what a lease starts with, but see [`rest_after_reset`].
 pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
@@ -129,6 +129,17 @@ fn rest_after(first: Side, upstream: &Socket) -> Rest {
         (Side::Client, None) => UpstreamEnd::GatewayFirst,
     };
     Rest::after(end, connection.timestamps, connection.round_trip)
+}
+
+/// When Linux gives the 4-tuple back of a flow that is broken off after the client's FIN was passed on: at once, by the
+/// reset. But if the server's has come too, what is left is a TIME_WAIT, of which the socket is no part any more.
+pub(super) fn rest_after_reset(upstream: &Socket) -> Rest {
+    let Ok(connection) = stream::connection(upstream) else { return Rest::Unknown };
+    let was_reset = || upstream.has_failed() || !matches!(upstream.take_error(), Ok(None));
+    if !connection.over || was_reset() {
+        return Rest::Free;
+    }
+    Rest::after(UpstreamEnd::GatewayFirst, connection.timestamps, connection.round_trip)
 }
 
 fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {

@@ -2,7 +2,7 @@
 
 use super::again::Fate;
 use super::certification::speaks_tls;
-use super::ending::Ended;
+use super::ending::{Ended, rest_after_reset};
 use super::flow::Flow;
 use super::flow_table::{Listed, LiveFlow, Proof, Revoked};
 use super::meters::Timed;
@@ -27,6 +27,14 @@ pub(super) struct Upstream<'w> {
     pub(super) leg: Socket,
     pub(super) lease: Lease,
     pub(super) listed: Listed<'w>,
+}
+
+impl Drop for Upstream<'_> {
+    fn drop(&mut self) {
+        if self.leg.resets_after_its_end() {
+            self.lease.set_rest(rest_after_reset(&self.leg));
+        }
+    }
 }
 
 /// Takes a source port and sends the SYN.

@@ -258,14 +258,14 @@ impl<'a> Flow<'a> {
             // upstream, perhaps before the server's arrived.
             (None, true, _) => {
                 self.first = Some(Side::Client);
-                let _ = stream::finish(self.upstream);
+                self.upstream.finish();
             }
             (None, false, true) => {
                 self.first = Some(Side::Upstream);
-                let _ = stream::finish(self.client);
+                self.client.finish();
             }
             (Some(Side::Upstream), true, _) => {
-                let _ = stream::finish(self.upstream);
+                self.upstream.finish();
             }
             (None, false, false) | (Some(_), _, _) => {}
         }

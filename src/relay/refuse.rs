@@ -16,7 +16,7 @@ const MOST_DISCARDED: usize = 256 * 1024;
 pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch: &Scratch) {
     let told = async {
         write_all(client, answer).await?;
-        stream::finish(client)?;
+        client.finish();
         discard(client, scratch).await
     };
     // At the deadline, or if it is gone, the socket is closed all the same.

@@ -21,6 +21,7 @@ pub struct Socket(Watched<Stream>);
 #[derive(Debug)]
 struct Stream {
     socket: TcpStream,
+    finished: Cell<bool>,
     ended_well: Cell<bool>,
 }
 
@@ -32,13 +33,25 @@ impl Socket {
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLPRI
             | EpollFlags::EPOLLET;
-        let stream = Stream { socket: stream, ended_well: Cell::new(false) };
+        let stream = Stream { socket: stream, finished: Cell::default(), ended_well: Cell::default() };
         Watched::new(stream, events, event_loop).map(Self)
+    }
+
+    /// Passes on the end of a stream: sends FIN after all that was written.
+    pub fn finish(&self) {
+        self.stream().finished.set(true);
+        // It fails on a socket that is dead already, which is found out by reading.
+        let _ = stream::finish(self);
     }
 
     /// Both directions have finished: dropping is a plain close.
     pub fn ended_well(&self) {
         self.stream().ended_well.set(true);
+    }
+
+    /// Whether dropping it resets a peer that was told of the end before.
+    pub fn resets_after_its_end(&self) -> bool {
+        self.stream().finished.get() && !self.stream().ended_well.get()
     }
 
     fn stream(&self) -> &Stream {

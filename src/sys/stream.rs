@@ -44,6 +44,8 @@ pub struct Connection {
     pub timestamps: bool,
     /// Both ends have sent FIN, and ours is not acknowledged yet.
     pub closing: Option<Closing>,
+    /// It is over: reset, or in TIME_WAIT, or not even that is left of it.
+    pub over: bool,
     /// Bytes or our FIN wait for the peer's window, or for the network, to take them (`tcpi_notsent_bytes`).
     pub unsent: bool,
     /// Smoothed round-trip time.
@@ -69,6 +71,7 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
             TCP_LAST_ACK => Some(Closing::PeerFirst),
             _ => None,
         },
+        over: info.tcpi_state == TCP_CLOSE,
         unsent: info.tcpi_notsent_bytes > 0,
         round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
     })
