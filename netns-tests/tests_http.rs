@@ -104,6 +104,8 @@ fn an_ambiguous_request_is_denied_in_words(family: Family) {
         "GET http://allowed.example.org@evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : allowed.example.org\r\n\r\n",
         "CONNECT allowed.example.org:443 HTTP/1.1\r\nHost: allowed.example.org:443\r\n\r\n",
+        " GET / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n",
+        "GET\t/\r\nHost: secret.wild.example.org\r\n\r\n",
         "\r\nGET / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n",
         "Get / HTTP/1.1\r\nHost: secret.wild.example.org\r\n\r\n",
     ] {

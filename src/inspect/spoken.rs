@@ -9,6 +9,9 @@ use super::records::{ALERT, CLIENT_HELLO, HANDSHAKE, MAJOR_VERSION};
 /// The longest method of which capital letters and a space are enough. The longest registered one
 /// (`UPDATEREDIRECTREF`, RFC 4437) has 17 letters.
 const MAX_METHOD: usize = 20;
+/// The shortest of which capital letters and any white space are enough. Registered ones have as many; a single letter and
+/// such a byte are how many other protocols may begin.
+const MIN_METHOD: usize = 3;
 
 /// What the first bytes are the start of; `None` while it can still become TLS or HTTP.
 pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
@@ -31,32 +34,44 @@ fn odd_record(bytes: &[u8]) -> Option<Protocol> {
 }
 
 /// HTTP begins with a word in capital letters and a space. Servers also take a method in small letters, of any length, and
-/// skip empty lines before it (RFC 9112 §2.2); then the first line is HTTP's if it ends in the version.
+/// skip empty lines before it (RFC 9112 §2.2); then the first line is HTTP's if it ends in the version. Where such a word
+/// has other white space around it, it is a method too: some need no version then.
 fn http(bytes: &[u8]) -> Option<Protocol> {
-    let empty = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
-    let bytes = &bytes[empty..];
+    let start = bytes.iter().position(|&b| !is_space(b) && b != b'\n')?;
+    let bytes = &bytes[start..];
     let method = bytes.iter().position(|&b| !is_token(b))?;
-    match (&bytes[..method], bytes[method]) {
-        ([b'A'..=b'Z', rest @ ..], b' ') if method <= MAX_METHOD && rest.iter().copied().all(is_capital) => {
+    let (method, rest) = bytes.split_at(method);
+    match rest {
+        [b'\r'] => return None,
+        [b'\r', b'\n', ..] => return Some(Protocol::Other),
+        [b' ', ..] if is_capital(method) => return Some(Protocol::Http),
+        [space, ..] if is_space(*space) && is_capital(method) && method.len() >= MIN_METHOD => {
             return Some(Protocol::Http);
         }
-        ([_, ..], b' ' | b'\t') => {}
+        [space, ..] if is_space(*space) => {}
         _ => return Some(Protocol::Other),
     }
     // The target: a path, `*`, or a URL.
-    let target = bytes[method..].iter().find(|b| !matches!(b, b' ' | b'\t'))?;
+    let target = rest.iter().find(|&&b| !is_space(b))?;
     if !matches!(target, b'/' | b'*') && !target.is_ascii_alphabetic() {
         return Some(Protocol::Other);
     }
-    let end = bytes.iter().position(|b| b.is_ascii_control() && !matches!(b, b'\t' | b'\r'))?;
-    let last = bytes[..end].trim_ascii_end().rsplit(|b| matches!(b, b' ' | b'\t')).next();
+    let end = rest.iter().position(|&b| b.is_ascii_control() && !is_space(b))?;
+    let last = rest[..end].rsplit(|&b| is_space(b)).find(|word| !word.is_empty());
     let version = last.and_then(|word| word.first_chunk::<5>());
-    let is_http = bytes[end] == b'\n' && version.is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"));
+    let is_http = rest[end] == b'\n' && version.is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"));
     Some(if is_http { Protocol::Http } else { Protocol::Other })
 }
 
-fn is_capital(byte: u8) -> bool {
-    matches!(byte, b'A'..=b'Z' | b'-')
+/// Whether some server takes it for white space within a line: what Python's `str.split` does in Latin-1 is all of it.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
+}
+
+/// Whether a word is a method by its letters alone.
+fn is_capital(word: &[u8]) -> bool {
+    let capital = |&b: &u8| matches!(b, b'A'..=b'Z' | b'-');
+    word.len() <= MAX_METHOD && word.iter().all(capital) && word.first().is_some_and(|&b| b != b'-')
 }
 
 /// What a method is made of (RFC 9110 §5.6.2).
