@@ -4,6 +4,7 @@ use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::config::Config;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::tests_revoke::{reload_to, with_rules};
 use crate::traffic::{self, pass};
 use crate::wait::{PATIENCE, wait_until};
 use nix::sys::signal::Signal;
@@ -219,16 +220,18 @@ fn a_full_gateway_is_told_to_the_client() {
 
 fn too_many_connections_in_inspection_are_told_to_the_client() {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config {
-        inspect: "deadline = \"60s\"\nmax_pending = 2".into(),
-        ..Config::default()
-    });
+    let config =
+        |rules| Config { inspect: "deadline = \"60s\"\nmax_pending = 2".into(), ..with_rules(&lab, rules) };
+    let gateway = lab.start_gateway(&config(""));
     let server = lab.listen(Host::Named, Family::V4, 443);
     let pending =
         [lab.connect(Tenant::Alpha, server.address()), lab.connect(Tenant::Alpha, server.address())];
     gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 2);
-    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
-    gateway.expect_outcome(refused, "inspection_busy");
+    let refused = || lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused(), "inspection_busy");
+    // Who changes the rules does not forget them.
+    reload_to(&gateway, &config("[[tenant.deny]]\nhosts = [\"denied.example.org\"]\n"));
+    gateway.expect_outcome(refused(), "inspection_busy");
     // Flows that need no inspection, and those of other tenants, are not concerned.
     let raw = lab.listen(Host::Raw, Family::V4, 7000);
     let client = lab.connect(Tenant::Alpha, raw.address());

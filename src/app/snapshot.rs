@@ -81,17 +81,19 @@ fn tenant(
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
     let monitored = rules.mode.monitors(clock::timestamp());
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
-    // Flows that live go on counting: the places are the tenant's for as long as it is called so.
+    // Flows that live, or are being listened to, go on counting: the places are the tenant's for as long as it is called so.
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
     let max_flows = rules.max_flows.unwrap_or(u32::MAX);
     let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));
+    let max_pending = config.inspect.max_pending;
+    let inspections = known.map_or_else(|| Gate::new(max_pending), |known| Arc::clone(&known.inspections));
     Ok(Tenant {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
         flows,
-        inspections: Gate::new(config.inspect.max_pending),
+        inspections,
         verification,
     })
 }
