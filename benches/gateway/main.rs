@@ -13,6 +13,7 @@
     reason = "statistics are good to three digits"
 )]
 
+mod bare;
 mod bytes;
 mod calls;
 mod generator;
@@ -81,6 +82,7 @@ struct Arguments {
 enum Role {
     Serve,
     Load { job: String },
+    Relay { setup: String },
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,10 @@ fn main() -> ExitCode {
         Some(Role::Load { job }) => {
             let job = serde_json::from_str(job).map_err(|e| format!("the job: {e}"));
             job.and_then(|job| load::run(&job))
+        }
+        Some(Role::Relay { setup }) => {
+            let setup = serde_json::from_str(setup).map_err(|e| format!("the setup: {e}"));
+            setup.and_then(|setup| bare::run(&setup).map_err(|e| format!("the bare relay: {e}")))
         }
         None if !inside::is_inside() => return inside::enter(),
         None => inside::prepare().and_then(|folder| run(&arguments, &folder)),

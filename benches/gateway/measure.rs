@@ -82,7 +82,7 @@ pub fn check(net: &Net, peer: &Peer) -> Result<(), String> {
         let why = allowed.failure.unwrap_or_else(|| peer.complaint("too late"));
         return Err(format!("{} of 4 allowed connections came through. {why}", allowed.units));
     }
-    if peer.judges() {
+    if peer.judges {
         let denied = window(net, peer, &job(DENIED), None);
         if denied.units != 0 {
             return Err(format!("{} lets {} of 4 denied connections through", peer.name, denied.units));

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-const PEERS: [&str; 4] = ["route", "nat", "haproxy", "egret"];
+const PEERS: [&str; 5] = ["route", "nat", "bare", "haproxy", "egret"];
 
 /// What every reader of the page should know first, and how it was measured.
 const HEAD: &str = include_str!("page/head.md");
@@ -72,19 +72,23 @@ fn side(group: &Group) -> String {
         "scenario",
         "what",
         "Egret ÷ haproxy",
+        "Egret ÷ bare relay",
         "Egret ÷ kernel NAT",
         "CPU: Egret ÷ haproxy",
+        "CPU: Egret ÷ bare relay",
         "CPU: Egret ÷ kernel NAT",
     ]);
     let mut details = String::new();
     for scenario in &group.scenarios {
-        let [route, nat, haproxy, egret] = PEERS.map(|peer| group.of(scenario, peer));
+        let [route, nat, bare, haproxy, egret] = PEERS.map(|peer| group.of(scenario, peer));
         summary.row([
             scenario.name.into(),
             scenario.what.into(),
             spread(egret.rate_ratio(&haproxy)),
+            spread(egret.rate_ratio(&bare)),
             spread(egret.rate_ratio(&nat)),
             spread(egret.cost_ratio(&haproxy)),
+            spread(egret.cost_ratio(&bare)),
             spread(egret.cost_ratio(&nat)),
         ]);
         let mut table = Table::new([
@@ -95,7 +99,7 @@ fn side(group: &Group) -> String {
             "p50 µs",
             "p99 µs",
         ]);
-        for (name, peer) in PEERS.iter().zip([&route, &nat, &haproxy, &egret]) {
+        for (name, peer) in PEERS.iter().zip([&route, &nat, &bare, &haproxy, &egret]) {
             let latency = |value: Option<Spread>| {
                 if scenario.unit == Unit::Byte { "–".into() } else { median(value) }
             };
@@ -182,21 +186,23 @@ fn memory(results: &Results) -> String {
 fn calls(results: &Results) -> String {
     let mut text = String::from("\n## System calls\n\nOf the gateway's process, as strace counts them.\n");
     for unit in ["connection", "request", "GB"] {
-        let [haproxy, egret] = ["haproxy", "egret"]
-            .map(|peer| results.calls.iter().find(|calls| calls.peer == peer && calls.unit == unit));
-        let (Some(haproxy), Some(egret)) = (haproxy, egret) else { continue };
-        let mut table = Table::new(["call", "haproxy", "egret"]);
-        let total = |calls: &crate::calls::Calls| format!("**{}**", number(calls.total()));
-        table.row([format!("**all, per {unit}**"), total(haproxy), total(egret)]);
-        let mut names: Vec<_> =
-            haproxy.each.keys().chain(egret.each.keys()).collect::<BTreeSet<_>>().into_iter().collect();
-        let both = |name: &String| [haproxy, egret].map(|calls| calls.each.get(name).copied().unwrap_or(0.0));
-        names.sort_by(|a, b| f64::total_cmp(&both(b).iter().sum(), &both(a).iter().sum()));
+        let of = |peer| results.calls.iter().find(|calls| calls.peer == peer && calls.unit == unit);
+        let (Some(bare), Some(haproxy), Some(egret)) = (of("bare"), of("haproxy"), of("egret")) else {
+            continue;
+        };
+        let all = [bare, haproxy, egret];
+        let mut table = Table::new(["call", "bare", "haproxy", "egret"]);
+        let [bare, haproxy, egret] = all.map(|calls| format!("**{}**", number(calls.total())));
+        table.row([format!("**all, per {unit}**"), bare, haproxy, egret]);
+        let names: BTreeSet<_> = all.iter().flat_map(|calls| calls.each.keys()).collect();
+        let each = |name: &String| all.map(|calls| calls.each.get(name).copied().unwrap_or(0.0));
+        let mut names: Vec<_> = names.into_iter().collect();
+        names.sort_by(|a, b| f64::total_cmp(&each(b).iter().sum(), &each(a).iter().sum()));
         // what is not one in a hundred of all is not shown
-        let least = haproxy.total().max(egret.total()) / 100.0;
-        for name in names.into_iter().filter(|name| both(name).iter().any(|calls| *calls > least)) {
-            let [haproxy, egret] = both(name).map(number);
-            table.row([name.clone(), haproxy, egret]);
+        let least = all.map(crate::calls::Calls::total).into_iter().fold(0.0, f64::max) / 100.0;
+        for name in names.into_iter().filter(|name| each(name).iter().any(|calls| *calls > least)) {
+            let [bare, haproxy, egret] = each(name).map(number);
+            table.row([name.clone(), bare, haproxy, egret]);
         }
         let _ = write!(text, "\n{table}");
     }

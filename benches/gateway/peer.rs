@@ -1,5 +1,6 @@
-//! What is compared: plain routing, kernel NAT, haproxy, and Egret in any size.
+//! What is compared: plain routing, kernel NAT, a bare relay, haproxy, and Egret in any size.
 
+use crate::bare::Setup;
 use crate::net::{Net, POOL};
 use crate::wire::{ALLOWED, client, source};
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +27,7 @@ pub const NAMES: usize = 10_000;
 /// A gateway that is a process.
 #[derive(Clone, Debug)]
 pub enum Kind {
+    Bare { threads: usize },
     Haproxy { threads: usize },
     Egret(Size),
 }
@@ -60,6 +62,8 @@ pub struct Peer {
     pub name: String,
     rules: String,
     process: Option<Process>,
+    /// Whether it goes by names.
+    pub judges: bool,
 }
 
 struct Process {
@@ -88,11 +92,25 @@ impl<'net> Peers<'net> {
         let size = if let Kind::Egret(size) = kind { *size } else { Size::default() };
         let names = names(size.names);
         write(&folder.join("names"), &names.join("\n"))?;
-        // also written for haproxy, whose packet rules are Egret's
+        // also written for the others, whose packet rules are Egret's
         let config = folder.join("egret.toml");
         write(&config, &egret_toml(number, &size, &folder))?;
         let rules = self.steering(&config)?;
         let mut command = match kind {
+            Kind::Bare { threads } => {
+                let sources = |v6| (0..POOL).map(|n| source(number, n, v6)).collect();
+                let setup = Setup {
+                    port: listen_port(number),
+                    threads: *threads,
+                    sources_v4: sources(false),
+                    sources_v6: sources(true),
+                    source_ports: PORTS,
+                };
+                let setup = serde_json::to_string(&setup).expect("a setup as JSON");
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command.args(["relay", &setup]);
+                command
+            }
             Kind::Haproxy { threads } => {
                 let path = folder.join("haproxy.cfg");
                 write(&path, &haproxy_cfg(number, *threads, &folder))?;
@@ -115,7 +133,8 @@ impl<'net> Peers<'net> {
             format!("{name} {e}; it said:\n{}", fs::read_to_string(&messages).unwrap_or_default())
         })?;
         process.signal(Signal::SIGSTOP);
-        Ok(Peer { name: name.to_owned(), rules, process: Some(process) })
+        let judges = !matches!(kind, Kind::Bare { .. });
+        Ok(Peer { name: name.to_owned(), rules, process: Some(process), judges })
     }
 
     /// The packet rules that Egret has its users put in place.
@@ -134,12 +153,7 @@ impl<'net> Peers<'net> {
 impl Peer {
     /// The kernel alone, with these packet rules.
     pub fn kernel(name: &str, rules: String) -> Self {
-        Self { name: name.to_owned(), rules, process: None }
-    }
-
-    /// Whether it goes by names.
-    pub fn judges(&self) -> bool {
-        self.process.is_some()
+        Self { name: name.to_owned(), rules, process: None, judges: false }
     }
 
     /// Sends clients' packets this way, alone, while `work` lasts.

@@ -6,10 +6,10 @@ use std::fmt::Write;
 /// Fills by series, and the text: on light, on dark.
 const STYLE: &str = "\
 text { font: 12px system-ui, sans-serif; fill: #57606a } .title { font-weight: 600; fill: #24292f } \
-.axis { stroke: #d0d7de } .s0 { fill: #afb8c1 } .s1 { fill: #d4772c } .s2 { fill: #0969da } \
+.axis { stroke: #d0d7de } .s0 { fill: #afb8c1 } .s1 { fill: #8c959f } .s2 { fill: #d4772c } .s3 { fill: #0969da } \
 .line { fill: none; stroke: #0969da; stroke-width: 2 } .spread { stroke: #0969da } \
 @media (prefers-color-scheme: dark) { text { fill: #9198a1 } .title { fill: #f0f6fc } .axis { stroke: #3d444d } \
-.s0 { fill: #656c76 } .s1 { fill: #f0883e } .s2 { fill: #4493f8 } .line, .spread { stroke: #4493f8 } }";
+.s0 { fill: #656c76 } .s1 { fill: #848d97 } .s2 { fill: #f0883e } .s3 { fill: #4493f8 } .line, .spread { stroke: #4493f8 } }";
 
 /// One chart in a drawing.
 pub struct Panel {

@@ -80,7 +80,7 @@ impl Results {
                     for peer in &running {
                         check(&net, peer)?;
                     }
-                    running.extend(start(&net, &mut peers, &proxies())?);
+                    running.extend(start(&net, &mut peers, &relays())?);
                     let scenarios = side_by_side(plan.pace);
                     let samples = rounds(&net, &mut running, &scenarios, plan.rounds, journal)?;
                     results.side = Group { scenarios, samples };
@@ -107,7 +107,7 @@ impl Results {
                     results.waves = memory::waves(&net, &mut peers, &usual, plan.waves, journal)?;
                 }
                 Part::Calls => {
-                    for peer in start(&net, &mut peers, &proxies())? {
+                    for peer in start(&net, &mut peers, &relays())? {
                         results.calls.extend(calls::count(&net, &peer, &plan.calls, folder, journal)?);
                     }
                 }
@@ -148,6 +148,11 @@ impl Results {
         let ours: Vec<_> = ours.into_iter().map(|(_, failure)| failure).collect();
         if ours.is_empty() { Ok(()) } else { Err(format!("not all went well:\n{}", ours.join("\n"))) }
     }
+}
+
+fn relays() -> [(&'static str, Kind); 3] {
+    let [haproxy, egret] = proxies();
+    [("bare", Kind::Bare { threads: 2 }), haproxy, egret]
 }
 
 fn proxies() -> [(&'static str, Kind); 2] {

@@ -82,7 +82,8 @@ impl Listener {
     }
 }
 
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// Takes a connection that waits, non-blocking and not inherited by children.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let fd = listener.as_raw_fd();
     // SAFETY: `try_init` hands over pointers that are valid for writes of a sockaddr_storage, whose size `length` holds,
     // and of `length` itself; the listener is borrowed, so its descriptor is open.
