@@ -1,6 +1,7 @@
 //! Another policy asks of a live flow what nobody had asked before: whether its address is the name's, whether its server
 //! proves it.
 
+use crate::clients::connect_from;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::flows::Flow;
@@ -12,7 +13,7 @@ use crate::servers::Server;
 use crate::tests_certificates::{Authority, Has, NAME as PROVED};
 use crate::tests_revoke::{delivered, expect_revoked, hello_to, open_by_name, reload_to};
 use crate::verified::{NAME, rule};
-use crate::wait::wait_until;
+use crate::wait::{PATIENCE, wait_until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,7 +30,9 @@ crate::trials! {
         a_live_flow_goes_on_if_its_server_proves_the_name,
         reloads_lose_no_flow_that_every_policy_checks,
         nothing_is_asked_in_monitor_mode_or_where_flows_are_kept,
-        what_a_canary_let_out_is_asked_when_it_ends
+        what_a_canary_let_out_is_asked_when_it_ends,
+        what_is_asked_less_of_meanwhile_is_found_no_more_than_asked,
+        a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone
 }
 
 const CUT: &str = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
@@ -216,6 +219,56 @@ fn what_a_canary_let_out_is_asked_when_it_ends() {
     assert_eq!(expect_revoked(&rollout.gateway, goes)["canary"], true);
     wait_for_rounds(&rollout.gateway, 1);
     stays.assert_alive();
+}
+
+fn what_is_asked_less_of_meanwhile_is_found_no_more_than_asked() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let _dns = Dns::start(&lab, Host::Web, &[(PROVED, server.address().ip())]);
+    let config = |destination: &str, certificate: &str| {
+        let Config { alpha_rules, more, .. } = authority.config(&lab, certificate);
+        let alpha_rules = format!("{alpha_rules}  destination = \"{destination}\"\n");
+        let more = format!("{more}[resolver]\nservers = [\"198.51.100.10\"]\n");
+        Config { alpha_rules, more, ..authority.config(&lab, certificate) }
+    };
+    let gateway = lab.start_gateway(&config("original", "off"));
+    let flow = open_by_name(&lab, &server, PROVED);
+    // Nobody can ask it for its certificate.
+    drop(server);
+    assert_eq!(unproved(&gateway, &config("verify", "require")), 1);
+    gateway.wait_for_metric("egret_resolver_lookups_total", &[], |asked| asked > 0);
+    assert_eq!(unproved(&gateway, &config("verify", "off")), 1);
+    wait_for_rounds(&gateway, 1);
+    flow.assert_alive();
+    // Of its address it is known, of its certificate it is not.
+    assert_eq!(unproved(&gateway, &config("verify", "off")), 0);
+    assert_eq!(unproved(&gateway, &config("verify", "require")), 1);
+}
+
+fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
+    let lab = Lab::new();
+    lab.client.ip("addr add 10.0.1.3/24 dev c0\n");
+    let gateway = lab.start_gateway(&config(&lab, "original", ""));
+    let server = lab.listen(Host::Elsewhere, Family::V4, 443);
+    let hello = Hello::to(NAME).record();
+    let [first, second] = ["10.0.1.2", "10.0.1.3"].map(|ip| {
+        let to = server.address();
+        let mut client = lab.client.run(|| connect_from(ip.parse().unwrap(), to, PATIENCE)).unwrap();
+        client.write_all(&hello).unwrap();
+        delivered(client, &server, NAME)
+    });
+    // Nobody answers yet.
+    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 2);
+    gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
+    // The one by which the answer is asked for is another tenant's now.
+    let mut moved = config(&lab, "verify", "");
+    moved.more += "\n[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.1.2\"]\npool = \"alpha\"\n";
+    let answer = reload_to(&gateway, &moved);
+    assert_eq!((&answer["revoked"], &answer["unproved"]), (&1.into(), &1.into()), "{answer}");
+    expect_revoked(&gateway, first);
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
+    assert_eq!(expect_revoked(&gateway, second)["detail"], "the name has other addresses");
 }
 
 fn reloads_lose_no_flow_that_every_policy_checks() {

@@ -3,6 +3,7 @@
 //! A flow is listed while it has a lease: from when its SYN is sent until its socket is closed. The workers write, the
 //! control plane reads and revokes; a lock is held for one entry by a worker, and for one shard by the control plane.
 
+mod chosen;
 mod pairs;
 
 pub use pairs::{Holder, Pair, PairFlows};
@@ -164,37 +165,10 @@ impl FlowTable {
         revoked
     }
 
-    /// The same for these flows alone.
-    pub(super) fn revoke_of(&self, numbers: &[u64], why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
-        let mut revoked = 0;
-        let mut wakers = Vec::new();
-        for &number in numbers {
-            let shard = self.shard(number);
-            let flow = shard.lock().get(&number).map(|entry| entry.flow.clone());
-            if let Some(why) = flow.and_then(|flow| why(&flow)) {
-                revoked += mark(&mut shard.lock(), number, why, &mut wakers);
-            }
-        }
-        if revoked > 0 {
-            self.wake(&wakers);
-        }
-        revoked
-    }
-
     /// Looks at every flow, without a lock.
     pub(super) fn each(&self, mut look: impl FnMut(&LiveFlow)) {
         for shard in &*self.shards {
             shard.flows().iter().for_each(&mut look);
-        }
-    }
-
-    /// This was found out of these flows.
-    pub(super) fn prove(&self, numbers: &[u64], proof: Proof) {
-        for &number in numbers {
-            if let Some(entry) = self.shard(number).lock().get_mut(&number) {
-                entry.flow.proof.address |= proof.address;
-                entry.flow.proof.certificate |= proof.certificate;
-            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::egress::Dialler;
 use crate::hostname::{AskedName, Hostname};
 use crate::policy::Seen;
 use crate::verify::{Certificate, Match};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,11 +47,11 @@ struct Question {
 
 /// What came of a question.
 enum Found {
-    /// All that is missing.
-    Proof,
+    /// This, which is all that was missing of the flow that was asked about.
+    Proof(Proof),
     /// The flow is not to go on.
     Wrong(Revoked),
-    /// Nobody asks for it any more.
+    /// Nobody asks for it any more, of that flow.
     Needless,
 }
 
@@ -78,15 +79,14 @@ impl Gateway {
             {
                 let gateway = Arc::clone(&self);
                 let task = asking.spawn(async move { gateway.ask_until(&flow, deadline, how.dialler).await });
-                asked.insert(task.id(), question);
+                asked.insert(task.id(), (question, deadline));
             }
             let done = tokio::select! {
                 order = orders.recv() => match order {
                     Some(()) => {
                         let deadline = clock::now() + how.patience;
-                        for (question, flow) in self.collect(&mut waiting) {
-                            queue.push_back((question, flow, deadline));
-                        }
+                        let new = self.collect(&mut waiting, |look| self.table.each(look));
+                        queue.extend(new.into_iter().map(|(question, flow)| (question, flow, deadline)));
                         continue;
                     }
                     None => return,
@@ -97,16 +97,17 @@ impl Gateway {
                 Ok((id, found)) => (id, Some(found)),
                 Err(panicked) => (panicked.id(), None),
             };
-            let Some(question) = asked.remove(&id) else { continue };
+            let Some((question, deadline)) = asked.remove(&id) else { continue };
             let flows = waiting.remove(&question).unwrap_or_default();
             // Whoever panics has found nothing.
             match found.unwrap_or(Found::Wrong(too_late(question.missing))) {
-                Found::Proof => {
+                Found::Proof(proof) => {
                     proved += flows.len() as u64;
-                    self.table.prove(&flows, question.missing);
+                    self.table.prove(&flows, proof);
+                    queue.extend(self.left_over(&mut waiting, &flows, deadline));
                 }
                 Found::Wrong(why) => revoked += self.revoke_unproved(&flows, why),
-                Found::Needless => {}
+                Found::Needless => queue.extend(self.left_over(&mut waiting, &flows, deadline)),
             }
             if waiting.is_empty() {
                 tracing::info!(
@@ -120,10 +121,14 @@ impl Gateway {
     }
 
     /// Notes which flows wait for which answer, and yields the questions that are new, each with one of its flows.
-    fn collect(&self, waiting: &mut Waiting) -> Vec<(Question, LiveFlow)> {
+    fn collect(
+        &self,
+        waiting: &mut Waiting,
+        each: impl FnOnce(&mut dyn FnMut(&LiveFlow)),
+    ) -> Vec<(Question, LiveFlow)> {
         let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
         let mut found: HashMap<Question, (LiveFlow, Vec<u64>)> = HashMap::new();
-        self.table.each(|flow| {
+        each(&mut |flow| {
             if let Fate::Unproved(missing) = snapshot.fate(flow, now)
                 && let Some(question) = question(flow, missing)
             {
@@ -133,11 +138,32 @@ impl Gateway {
         });
         let mut new = Vec::new();
         for (question, (flow, flows)) in found {
-            if waiting.insert(question.clone(), flows).is_none() {
-                new.push((question, flow));
+            match waiting.entry(question) {
+                Entry::Vacant(entry) => {
+                    new.push((entry.key().clone(), flow));
+                    entry.insert(flows);
+                }
+                Entry::Occupied(mut entry) => {
+                    let all = entry.get_mut();
+                    all.extend(flows);
+                    all.sort_unstable();
+                    all.dedup();
+                }
             }
         }
         new
+    }
+
+    /// What is still to be asked of flows whose question was answered: another policy may be in force since, that asks
+    /// something else of some of them, or nothing of the one that it was answered by. They wait no longer for that.
+    fn left_over(
+        &self,
+        waiting: &mut Waiting,
+        flows: &[u64],
+        deadline: Instant,
+    ) -> impl Iterator<Item = (Question, LiveFlow, Instant)> {
+        let new = self.collect(waiting, |look| self.table.each_of(flows, look));
+        new.into_iter().map(move |(question, flow)| (question, flow, deadline))
     }
 
     /// What is found within the time.
@@ -205,5 +231,5 @@ async fn ask(snapshot: &Snapshot, flow: &LiveFlow, missing: Proof, dialler: Dial
             Certificate::Unknown(_) => return None,
         }
     }
-    Some(Found::Proof)
+    Some(Found::Proof(missing))
 }
