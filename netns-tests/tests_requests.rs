@@ -5,6 +5,8 @@ use crate::config::Config;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::nginx::Nginx;
 use crate::requests::{EVIL, FIRST, OK, expect, expect_denial_after, expect_record, opened};
+use crate::tests_revoke::{reload_to, with_rules};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::io::Write;
 use std::net::Shutdown;
@@ -17,6 +19,8 @@ crate::trials! {
     once:
         a_server_that_closes_instead_of_answering_ends_the_flow_as_denied,
         a_client_that_leaves_after_its_denied_request_is_recorded_as_denied,
+        what_was_found_of_a_flow_is_recorded_though_the_gateway_stops,
+        a_flow_that_waits_to_be_denied_is_recorded_as_denied_when_it_is_revoked,
         under_first_request_the_rest_is_relayed_unseen,
         monitor_mode_lets_later_requests_pass_and_notes_them
 }
@@ -134,6 +138,42 @@ fn a_client_that_leaves_after_its_denied_request_is_recorded_as_denied() {
     expect_denial_after(&client, OK, "malformed_http");
     assert_eq!(expect_reset(&upstream), b"");
     expect_record(&gateway, client.local_addr().unwrap(), "malformed_http", 1);
+}
+
+fn what_was_found_of_a_flow_is_recorded_though_the_gateway_stops() {
+    for (mode, passes, outcome, verdict, would_deny) in [
+        ("monitor", EVIL, "drained", "allow", Value::from("not_allowed")),
+        ("enforce", "", "not_allowed", "deny", Value::Null),
+    ] {
+        let lab = Lab::new();
+        let config = Config { alpha_tenant: format!("mode = \"{mode}\""), ..Config::default() };
+        let mut gateway = lab.start_gateway(&config);
+        let server = lab.listen(Host::Named, Family::V4, 80);
+        let (client, upstream) = opened(&lab, &server, &format!("{FIRST}{EVIL}"));
+        expect(&upstream, &format!("{FIRST}{passes}"));
+        gateway.signal(Signal::SIGTERM);
+        assert!(gateway.wait_for_end().success());
+        assert_eq!(expect_reset(&client), b"");
+        let flow = &gateway.wait_for_flows(1)[0];
+        assert_eq!((&flow["outcome"], &flow["verdict"]), (&outcome.into(), &verdict.into()), "{flow:#}");
+        assert_eq!((&flow["would_deny"], &flow["requests"]), (&would_deny, &1.into()), "{flow:#}");
+        assert_eq!(flow["denied_hostname"], "denied.example.org", "{flow:#}");
+    }
+}
+
+fn a_flow_that_waits_to_be_denied_is_recorded_as_denied_when_it_is_revoked() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_rules(&lab, ""));
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let (client, upstream) = opened(&lab, &server, &format!("{FIRST}{EVIL}"));
+    expect(&upstream, FIRST);
+    let rule = "[[tenant.deny]]\nname = \"no-more\"\nhosts = [\"allowed.example.org\"]\n";
+    reload_to(&gateway, &with_rules(&lab, rule));
+    assert_eq!(expect_reset(&client), b"");
+    assert_eq!(expect_reset(&upstream), b"");
+    let flow = expect_record(&gateway, client.local_addr().unwrap(), "not_allowed", 1);
+    assert_eq!((&flow["verdict"], &flow["detail"]), (&"deny".into(), &Value::Null), "{flow:#}");
+    assert_eq!(gateway.metric("egret_denials_total", &[("tenant", "alpha"), ("reason", "not_allowed")]), 1);
 }
 
 fn under_first_request_the_rest_is_relayed_unseen() {

@@ -2,7 +2,6 @@
 
 use super::flow::Flow;
 use super::flow_table::Revoked;
-use super::guard::Refused;
 use super::record::Verdict;
 use super::refusal;
 use super::upstream::Upstream;
@@ -33,13 +32,17 @@ impl From<Revoked> for Ended {
     }
 }
 
-/// Answers the client of a flow that ended before it was relayed.
+/// Answers the client of a flow that ended before it was relayed. One that is revoked before it could be told that it was
+/// refused ends as refused.
 pub(super) async fn end_early(
     worker: &Worker,
     client: &Socket,
     flow: &mut Flow,
     Ended { outcome, detail }: Ended,
 ) {
+    if flow.outcome().is_some() {
+        return;
+    }
     flow.ends(outcome);
     flow.record.detail = detail.or(flow.record.detail);
     if outcome.is_denial() {
@@ -72,7 +75,7 @@ pub(super) async fn finish(
         End::Failed { side, error } => {
             let (outcome, detail) = failed(worker, side, &error);
             flow.ends(outcome);
-            flow.record.detail = detail;
+            flow.record.detail = detail.or(flow.record.detail);
             let other = if side == Side::Client { leg } else { client };
             // In a box, for flows are to be small, and few end so.
             Box::pin(relay::settle(other)).await;
@@ -85,14 +88,10 @@ pub(super) async fn finish(
 pub(super) async fn stop(
     worker: &Worker,
     client: &Socket,
-    refused: Refused,
+    outcome: Outcome,
     end: End,
-    flow: &mut Flow,
+    flow: &Flow,
 ) -> Outcome {
-    let outcome = refused.outcome;
-    flow.ends(outcome);
-    flow.record.verdict = Some(Verdict::Deny);
-    note_refusal(flow, refused);
     match end {
         End::Stopped(Farewell::Answer) => {
             let asked = flow.record.denied_hostname.as_ref();
@@ -107,12 +106,6 @@ pub(super) async fn stop(
         | End::HalfOpen => relay::settle(client).await,
     }
     outcome
-}
-
-pub(super) fn note_refusal(flow: &mut Flow, refused: Refused) {
-    flow.record.detail = refused.detail;
-    flow.record.rule = refused.rule.or(flow.record.rule.take());
-    flow.record.denied_hostname = refused.hostname;
 }
 
 /// When Linux gives the 4-tuple back after both sides have finished.

@@ -2,8 +2,9 @@
 //!
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
+use super::guard::{Guard, Refused};
 use super::meters::{Counted, Meters, Timed};
-use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord};
+use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, Verdict};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
@@ -83,6 +84,28 @@ impl Flow {
         self.outcome = Some(outcome);
     }
 
+    /// How it ends, if that is known.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Its client sent what may not pass.
+    fn is_refused(&mut self, Refused { outcome, detail, rule, hostname, waived }: Refused) {
+        let record = &mut self.record;
+        if waived && record.would_deny.is_some() {
+            return; // it would not have come so far
+        }
+        record.detail = detail;
+        record.rule = rule.or(record.rule.take());
+        record.denied_hostname = hostname;
+        if waived {
+            record.would_deny = Some(outcome);
+        } else {
+            record.verdict = Some(Verdict::Deny);
+            self.ends(outcome);
+        }
+    }
+
     /// Time since accept.
     pub fn age(&self) -> Duration {
         clock::now().saturating_duration_since(self.accepted)
@@ -94,7 +117,7 @@ impl Flow {
     }
 }
 
-impl Meter for Flow {
+impl Meter<Guard<'_>> for Flow {
     fn up(&mut self, bytes: usize) {
         self.record.bytes_up += bytes as u64;
         self.meters.add(Counted::Up, bytes as u64);
@@ -103,12 +126,15 @@ impl Meter for Flow {
         self.record.bytes_down += bytes as u64;
         self.meters.add(Counted::Down, bytes as u64);
     }
-    fn requests(&mut self, requests: usize) {
+    fn looked(&mut self, guard: &mut Guard<'_>) {
+        let requests = guard.take_requests();
         if requests > 0 {
-            let more = u32::try_from(requests).unwrap_or(u32::MAX);
             let all = self.record.requests.get_or_insert(0);
-            *all = all.saturating_add(more);
-            self.meters.add(Counted::Requests, requests as u64);
+            *all = all.saturating_add(requests);
+            self.meters.add(Counted::Requests, requests.into());
+        }
+        if let Some(refused) = guard.take_refused() {
+            self.is_refused(*refused);
         }
     }
 }

@@ -17,6 +17,10 @@ use terms::{Terms, Whose};
 /// Guards one flow.
 pub(super) struct Guard<'w> {
     follower: Follower<'w>,
+    /// Monitor mode has let something pass, and with it all that follows.
+    is_free: bool,
+    /// Requests that were let through, and what was refused, since it was last asked.
+    requests: u32,
     refused: Option<Box<Refused>>,
 }
 
@@ -65,12 +69,20 @@ impl<'w> Guard<'w> {
             }
             Protocol::Http | Protocol::Other => return None,
         };
-        Some(Box::new(Guarded::new(Self { follower, refused: None }, bounds.patience)))
+        Some(Box::new(Guarded::new(
+            Self { follower, is_free: false, requests: 0, refused: None },
+            bounds.patience,
+        )))
     }
 
-    /// What the guard has not let pass, or has let pass in monitor mode.
-    pub(super) fn into_refused(self) -> Option<Refused> {
-        self.refused.map(|refused| *refused)
+    /// Requests that it has let through since it was last asked.
+    pub(super) fn take_requests(&mut self) -> u32 {
+        std::mem::take(&mut self.requests)
+    }
+
+    /// What it has not let pass since, or has let pass in monitor mode.
+    pub(super) fn take_refused(&mut self) -> Option<Box<Refused>> {
+        self.refused.take()
     }
 
     fn refuse(&mut self, refused: Refused) -> Next {
@@ -79,13 +91,9 @@ impl<'w> Guard<'w> {
             Follower::Hellos(_, whose) => whose.as_deref(),
         };
         let waived = whose.is_some_and(Whose::waives);
+        self.is_free = waived;
         self.refused = Some(Box::new(Refused { waived, ..refused }));
         if waived { Next::Read } else { Next::Stop }
-    }
-
-    /// Whether monitor mode has let something pass.
-    fn is_free(&self) -> bool {
-        self.refused.as_ref().is_some_and(|refused| refused.waived)
     }
 }
 
@@ -124,7 +132,7 @@ pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
 
 impl relay::Guard for Guard<'_> {
     fn free(&self, side: Side) -> u64 {
-        if self.is_free() {
+        if self.is_free {
             return u64::MAX;
         }
         match (&self.follower, side) {
@@ -136,7 +144,7 @@ impl relay::Guard for Guard<'_> {
     }
 
     fn passes(&mut self, side: Side, bytes: usize) {
-        if self.is_free() {
+        if self.is_free {
             return;
         }
         let bytes = bytes as u64;
@@ -149,11 +157,11 @@ impl relay::Guard for Guard<'_> {
     }
 
     fn judge(&mut self, bytes: &[u8]) -> Passage {
-        let (all, mut requests) = (bytes.len(), 0);
+        let all = bytes.len();
         let (bytes, then) = match &mut self.follower {
             Follower::Requests(followed) => followed.exchange.client(bytes, |asked| {
                 followed.terms.judge(asked)?;
-                requests += 1;
+                self.requests += 1;
                 Ok(())
             }),
             Follower::Hellos(hellos, _) => {
@@ -161,13 +169,13 @@ impl relay::Guard for Guard<'_> {
             }
         };
         let refused = match then {
-            Then::More => return Passage { bytes, requests, next: Next::Read },
-            Then::Wait => return Passage { bytes, requests, next: Next::Wait },
+            Then::More => return Passage { bytes, next: Next::Read },
+            Then::Wait => return Passage { bytes, next: Next::Wait },
             Then::Denied(refused) => refused,
             Then::Unclear(unclear) => unclear.into(),
         };
         let next = self.refuse(refused);
-        Passage { bytes: if next == Next::Read { all } else { bytes }, requests, next }
+        Passage { bytes: if next == Next::Read { all } else { bytes }, next }
     }
 
     fn heed(&mut self, bytes: &[u8]) {

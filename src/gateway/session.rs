@@ -6,7 +6,7 @@
 use super::admission::Pass;
 use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
-use super::ending::{Ended, finish, note_refusal, stop};
+use super::ending::{Ended, finish, stop};
 use super::flow::Flow;
 use super::flow_table::Revoked;
 use super::guard::{Guard, outcome_of};
@@ -40,16 +40,9 @@ pub(super) fn live<'a>(
             let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
             upstream.listed.unless_revoked(relayed).await
         };
-        match guard.and_then(|guarded| guarded.into_guard().into_refused()) {
+        if let Some(refused) = flow.outcome() {
             // In a box, for flows are to be small, and few end so.
-            Some(refused) if !refused.waived => {
-                return Ok(Box::pin(stop(worker, client, refused, end?, flow)).await);
-            }
-            Some(refused) if flow.record.would_deny.is_none() => {
-                flow.record.would_deny = Some(refused.outcome);
-                note_refusal(flow, refused);
-            }
-            Some(_) | None => {}
+            return Ok(Box::pin(stop(worker, client, refused, end?, flow)).await);
         }
         Ok(finish(worker, client, &mut upstream, end?, flow).await)
     }

@@ -32,8 +32,6 @@ pub trait Guard {
 pub struct Passage {
     /// How many bytes.
     pub bytes: usize,
-    /// How many requests begin in them.
-    pub requests: usize,
     /// What after them.
     pub next: Next,
 }
@@ -67,7 +65,6 @@ pub struct Guarded<G> {
     patience: Duration,
     /// When patience with what is kept ends.
     late: Option<Sleep>,
-    requests: usize,
 }
 
 /// Bytes of a read that may pass.
@@ -81,12 +78,12 @@ pub(super) enum Passing {
 impl<G: Guard> Guarded<G> {
     /// What cannot be judged without more gets so much time to be whole.
     pub fn new(guard: G, patience: Duration) -> Self {
-        Self { guard, kept: Vec::new(), next: Next::Read, patience, late: None, requests: 0 }
+        Self { guard, kept: Vec::new(), next: Next::Read, patience, late: None }
     }
 
-    /// What it says of its flow, at the end.
-    pub fn into_guard(self) -> G {
-        self.guard
+    /// What looks on.
+    pub(super) fn guard(&mut self) -> &mut G {
+        &mut self.guard
     }
 
     /// How many of a side's next bytes may be moved without being seen.
@@ -124,11 +121,6 @@ impl<G: Guard> Guarded<G> {
         self.guard.farewell()
     }
 
-    /// Requests that have begun since it was last asked.
-    pub(super) fn take_requests(&mut self) -> usize {
-        std::mem::take(&mut self.requests)
-    }
-
     /// What of the bytes just read from a side may pass.
     pub(super) fn look(&mut self, side: Side, read: &[u8]) -> Passing {
         if !read.is_empty() && self.free(side) >= read.len() as u64 {
@@ -146,7 +138,6 @@ impl<G: Guard> Guarded<G> {
             self.kept.extend_from_slice(read);
             self.guard.judge(&self.kept)
         };
-        self.requests += passage.requests;
         self.next = passage.next;
         let passing = if fresh {
             self.kept = read[passage.bytes..].to_vec();

@@ -89,13 +89,13 @@ impl End {
 }
 
 /// Counts bytes as they are delivered.
-pub trait Meter {
+pub trait Meter<G> {
     /// `bytes` from the client were taken by the server's socket.
     fn up(&mut self, bytes: usize);
     /// `bytes` from the server were taken by the client's socket.
     fn down(&mut self, bytes: usize);
-    /// The guard let so many requests begin.
-    fn requests(&mut self, requests: usize);
+    /// The guard may have found something. What it has is taken now: nobody asks it again if the flow is cut off.
+    fn looked(&mut self, guard: &mut G);
 }
 
 /// What the flows of a worker share. Its buffer is used within a poll only; nothing is in it between polls.
@@ -122,7 +122,7 @@ pub fn relay<'a, G: Guard>(
     upstream: &'a Socket,
     scratch: &'a Scratch,
     silence: &'a Silence,
-    meter: &'a mut impl Meter,
+    meter: &'a mut impl Meter<G>,
     guard: &'a mut Option<Box<Guarded<G>>>,
 ) -> impl Future<Output = End> + 'a {
     let mut flow = Flow {
@@ -188,7 +188,7 @@ impl<'a> Flow<'a> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &mut impl Meter,
+        meter: &mut impl Meter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         if let Some(broken) = self.broken.take() {
@@ -209,7 +209,7 @@ impl<'a> Flow<'a> {
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &mut impl Meter,
+        meter: &mut impl Meter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         let (up, down) = self.ways();
@@ -222,7 +222,7 @@ impl<'a> Flow<'a> {
             if guarded.waits() && !matches!(moved, Poll::Ready(Err(_))) {
                 moved = self.up.poll(up, cx, scratch, Some(guarded), |n| meter.up(n));
             }
-            meter.requests(guarded.take_requests());
+            meter.looked(guarded.guard());
         }
         if let Poll::Ready(Err((side, error))) = moved {
             return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
@@ -312,7 +312,7 @@ impl<'a> Flow<'a> {
         mut broken: Box<Broken>,
         cx: &mut Context<'_>,
         scratch: &Scratch,
-        meter: &mut impl Meter,
+        meter: &mut impl Meter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         let guarded = guard.as_deref_mut();
@@ -324,7 +324,7 @@ impl<'a> Flow<'a> {
         // Of what a client left behind, nothing more passes once the guard has closed.
         let mut closed = false;
         if let Some(guarded) = guard {
-            meter.requests(guarded.take_requests());
+            meter.looked(guarded.guard());
             closed = broken.side == Side::Client && guarded.is_closed() && self.up.holds_nothing();
         }
         if rest.is_pending() && !closed && Pin::new(&mut broken.until).poll(cx).is_pending() {

@@ -18,14 +18,14 @@ struct Tally {
     down: usize,
 }
 
-impl Meter for Tally {
+impl<G> Meter<G> for Tally {
     fn up(&mut self, bytes: usize) {
         self.up += bytes;
     }
     fn down(&mut self, bytes: usize) {
         self.down += bytes;
     }
-    fn requests(&mut self, _: usize) {}
+    fn looked(&mut self, _: &mut G) {}
 }
 
 /// A guard that is never there.
@@ -114,14 +114,14 @@ fn run(
 #[derive(Clone)]
 struct Diary(&'static str, Rc<RefCell<Vec<&'static str>>>);
 
-impl Meter for Diary {
+impl<G> Meter<G> for Diary {
     fn up(&mut self, _: usize) {
         self.1.borrow_mut().push(self.0);
     }
     fn down(&mut self, _: usize) {
         self.1.borrow_mut().push(self.0);
     }
-    fn requests(&mut self, _: usize) {}
+    fn looked(&mut self, _: &mut G) {}
 }
 
 /// Bytes that differ from place to place, so that loss, doubling and swapping show.
