@@ -165,7 +165,7 @@ impl Reloader {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
         let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
         let difference = self.outline.difference(&Outline::of(&config));
-        self.keep_fixed(&mut config);
+        config.keep_fixed(&self.running);
         let policy = Policy::compile(&config.tenants, config.private_destinations)?;
         let snapshot = self.gateway.snapshot.load();
         let verifier = verification::verifier(&config, &self.metrics, Some(&snapshot))?;

@@ -217,11 +217,6 @@ impl Reloader {
         catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
     }
 
-    /// What only a restart can change stays as it is.
-    pub(super) fn keep_fixed(&self, config: &mut Config) {
-        keep_fixed(config, &self.running);
-    }
-
     /// Exchanges the configuration in force for what the files say now.
     /// If a candidate is to be `promoted` by it, only if they say what that does; it ends then.
     fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
@@ -233,7 +228,7 @@ impl Reloader {
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
-        self.keep_fixed(&mut config);
+        config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
         let mut built = Built::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
         drop(before);
@@ -255,15 +250,6 @@ impl Reloader {
         self.outline = read.fixed_as_in(&self.outline);
         Ok(Reloaded { difference, warnings, judged })
     }
-}
-
-/// What only a restart can change stays as it is.
-fn keep_fixed(config: &mut Config, running: &Config) {
-    config.gateway = running.gateway.clone();
-    config.steering = running.steering.clone();
-    config.inspect = running.inspect;
-    config.flow_log = running.flow_log.clone();
-    config.audit = running.audit.clone();
 }
 
 fn say(result: &Result<Reloaded, ReloadError>, config: &str) {

@@ -3,11 +3,11 @@
 use super::catalogue::{gateway, main_file, policy_file};
 use super::diagnostic::{Diagnostics, Place, Report};
 use super::hosts_file::HostsFiles;
-use super::sections::Main;
 use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::value::Table;
-use super::{Config, Loaded, dead_rules, ech_names, shares, whole};
+use super::{Config, Loaded, dead_rules, ech_names, sections, shares, whole};
+use crate::policy::Ech;
 use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -70,7 +70,7 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
         let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
         draft.read_pools(&table.sections(&main_file::POOL, out), out);
         draft.read_tenants(&table.sections(&main_file::TENANT, out), out);
-        Main::read(&table, out)
+        sections::read(&table, out)
     });
     let mut readable = text.is_some();
     let policies = policy_files(folder).unwrap_or_else(|error| {
@@ -86,34 +86,13 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
     if readable { finish(main?, draft, source.whole(), out) } else { None }
 }
 
-fn finish(main: Main, draft: Draft, whole_file: Place, out: &mut Diagnostics) -> Option<Config> {
-    let Main {
-        gateway,
-        steering,
-        inspect,
-        private_destinations,
-        revoke,
-        watch,
-        ech,
-        resolver,
-        roots,
-        flow_log,
-        audit,
-    } = main;
-    let mut config = Config {
-        gateway,
-        steering,
-        inspect,
-        private_destinations,
-        resolver,
-        roots,
-        revoke,
-        watch,
-        flow_log,
-        audit,
-        pools: draft.pools.iter().map(|pool| pool.spec.clone()).collect(),
-        tenants: Vec::new(),
-    };
+fn finish(
+    (mut config, ech): (Config, Ech),
+    draft: Draft,
+    whole_file: Place,
+    out: &mut Diagnostics,
+) -> Option<Config> {
+    config.pools = draft.pools.iter().map(|pool| pool.spec.clone()).collect();
     whole::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
     // What is probably not meant is of interest once nothing is wrong.
     if out.errors() > 0 {

@@ -31,6 +31,17 @@ struct Tenant {
 /// What only a restart can change.
 const FIXED: [&str; 5] = ["[gateway]", "[steering]", "[inspect]", "[flow_log]", "[audit]"];
 
+impl Config {
+    /// What only a restart can change is as in `running`.
+    pub fn keep_fixed(&mut self, running: &Self) {
+        self.gateway = running.gateway.clone();
+        self.steering = running.steering.clone();
+        self.inspect = running.inspect;
+        self.flow_log = running.flow_log.clone();
+        self.audit = running.audit.clone();
+    }
+}
+
 impl Outline {
     /// In one pass over every name.
     pub fn of(config: &Config) -> Self {
@@ -173,17 +184,21 @@ fn counted(before: &[u64], after: &[u64]) -> Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AuditTarget;
 
     /// The outline of a configuration file.
     fn outline(gateway: &str, rest: &str) -> Outline {
+        Outline::of(&config(gateway, rest))
+    }
+
+    fn config(gateway: &str, rest: &str) -> Config {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("egret.toml");
         let text = format!(
             "{gateway}\n[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n{rest}"
         );
         std::fs::write(&path, text).unwrap();
-        let loaded = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}"));
-        Outline::of(&loaded.config)
+        crate::config::load(&path).unwrap_or_else(|report| panic!("{report}")).config
     }
 
     fn tenant(name: &str, number: u8, rules: &str) -> String {
@@ -244,5 +259,31 @@ mod tests {
             in_force.difference(&after),
             Difference { restart: expected.restart, ..Difference::default() }
         );
+    }
+
+    #[test]
+    fn what_is_said_to_take_a_restart_is_what_a_reload_keeps() {
+        let changes: [(&str, fn(&mut Config)); 8] = [
+            ("[gateway]", |config| config.gateway.drain *= 2),
+            ("[steering]", |config| config.steering.mark += 1),
+            ("[inspect]", |config| config.inspect.deadline *= 2),
+            ("[policy]", |config| config.revoke = !config.revoke),
+            ("[resolver]", |config| config.resolver.grace *= 2),
+            ("[certificates]", |config| config.roots.system = !config.roots.system),
+            ("[flow_log]", |config| config.flow_log.queue += 1),
+            ("[audit]", |config| config.audit = AuditTarget::File("/audit".into())),
+        ];
+        let running = config("", "");
+        let before = Outline::of(&running);
+        for ((header, change), (known, _)) in changes.into_iter().zip(before.settings) {
+            assert_eq!(header, known);
+            let mut read = running.clone();
+            change(&mut read);
+            let after = Outline::of(&read);
+            assert_ne!(before.difference(&after), Difference::default(), "{header}");
+            read.keep_fixed(&running);
+            let kept = Outline::of(&read);
+            assert_eq!(after.fixed_as_in(&before).difference(&kept), Difference::default(), "{header}");
+        }
     }
 }

@@ -6,57 +6,43 @@ use super::catalogue::{
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::value::Table;
-use super::{Admin, AuditTarget, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
-use crate::policy::{Ech, PrivateDestinations};
+use super::{Admin, Config, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
+use crate::policy::Ech;
 use crate::units::format_duration;
 use crate::verify::{Anchors, Roots};
 use std::num::NonZeroUsize;
 
-/// What the main file says beside pools and tenants.
-pub(super) struct Main {
-    pub(super) gateway: Gateway,
-    pub(super) steering: Steering,
-    pub(super) inspect: Inspect,
-    pub(super) private_destinations: PrivateDestinations,
-    pub(super) revoke: bool,
-    pub(super) watch: bool,
-    pub(super) ech: Ech,
-    pub(super) resolver: Resolver,
-    pub(super) roots: Roots,
-    pub(super) flow_log: FlowLog,
-    pub(super) audit: AuditTarget,
-}
-
-impl Main {
-    /// `None` only if something is wrong, which is reported.
-    pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
-        // Every table is read before any is missed: an error in the first must not hide those in the others.
-        let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
-        let steering = read_steering(&file.section(&main_file::STEERING, out), out);
-        let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
-        let policy = file.section(&main_file::POLICY, out);
-        let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
-        let revoke = policy.read(&policy::ON_RELOAD, out);
-        let watch = policy.read(&policy::WATCH, out);
-        let ech = policy.read(&policy::ECH, out);
-        let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
-        let roots = read_roots(&file.section(&main_file::CERTIFICATES, out), out);
-        let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
-        let audit = file.section(&main_file::AUDIT, out).read(&audit::PATH, out);
-        Some(Self {
-            gateway: gateway?,
-            steering: steering?,
-            inspect: inspect?,
-            private_destinations: private_destinations?,
-            revoke: revoke?,
-            watch: watch?,
-            ech: ech?,
-            resolver: resolver?,
-            roots: roots?,
-            flow_log: flow_log?,
-            audit: audit?,
-        })
-    }
+/// The configuration without pools and tenants, and what holds for tenants that say nothing of `ech`. `None` only if
+/// something is wrong, which is reported.
+pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, Ech)> {
+    // Every table is read before any is missed: an error in the first must not hide those in the others.
+    let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
+    let steering = read_steering(&file.section(&main_file::STEERING, out), out);
+    let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
+    let policy = file.section(&main_file::POLICY, out);
+    let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
+    let revoke = policy.read(&policy::ON_RELOAD, out);
+    let watch = policy.read(&policy::WATCH, out);
+    let ech = policy.read(&policy::ECH, out);
+    let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
+    let roots = read_roots(&file.section(&main_file::CERTIFICATES, out), out);
+    let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
+    let audit = file.section(&main_file::AUDIT, out).read(&audit::PATH, out);
+    let config = Config {
+        gateway: gateway?,
+        steering: steering?,
+        inspect: inspect?,
+        private_destinations: private_destinations?,
+        resolver: resolver?,
+        roots: roots?,
+        revoke: revoke?,
+        watch: watch?,
+        flow_log: flow_log?,
+        audit: audit?,
+        pools: Vec::new(),
+        tenants: Vec::new(),
+    };
+    Some((config, ech?))
 }
 
 fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
