@@ -136,38 +136,31 @@ async fn explain(
 }
 
 fn answer<Q, A: Serialize>(query: Result<Query<Q>, QueryRejection>, answers: &Answers<Q, A>) -> Response {
-    match query.map(|Query(query)| answers(query)) {
-        Ok(Ok(report)) => Json(report).into_response(),
-        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
+    match query {
+        Ok(Query(query)) => respond(answers(query)),
         Err(wrong) => error(wrong.status(), &wrong.body_text()),
     }
 }
 
 async fn names(State(control): State<Control>, query: Result<Query<NamesQuery>, QueryRejection>) -> Response {
-    match query.map(|Query(query)| (control.names)(query)) {
-        Ok(Ok(report)) => Json(report).into_response(),
-        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
-        Err(wrong) => error(wrong.status(), &wrong.body_text()),
-    }
+    answer(query, &control.names)
 }
 
 async fn drain(
     State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<DrainOrder>, JsonRejection>,
-) -> Response {
-    match order.map(|Json(order)| (control.drain)(peer, order)) {
-        Ok(Ok(answer)) => Json(answer).into_response(),
-        Ok(Err(Refusal(why))) => error(StatusCode::NOT_FOUND, &why),
-        Err(wrong) => error(wrong.status(), &wrong.body_text()),
-    }
+) -> Result<Response, Response> {
+    let order = understood(order, |_| Ok(()))?;
+    Ok(respond((control.drain)(peer, order)))
 }
 
-async fn reload(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    match carried_out((control.reload)(peer, ())).await {
-        Ok(answer) => done_or_not(answer.reloaded, answer),
-        Err(refused) => refused,
-    }
+async fn reload(
+    State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, Response> {
+    let answer = carried_out((control.reload)(peer, ())).await?;
+    Ok(done_or_not(answer.reloaded, answer))
 }
 
 /// What came of an order; else the answer that there is nothing to tell.
@@ -190,11 +183,11 @@ fn done_or_not(done: bool, answer: impl Serialize) -> Response {
 }
 
 async fn candidate(State(control): State<Control>) -> Response {
-    told((control.candidate.report)(()))
+    respond((control.candidate.report)(()))
 }
 
 async fn candidate_files(State(control): State<Control>) -> Response {
-    told((control.candidate.files)(()))
+    respond((control.candidate.files)(()))
 }
 
 /// An order that could be read, and passes its own check; or the answer that it does not.
@@ -212,41 +205,37 @@ async fn load_candidate(
     State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<LoadOrder>, JsonRejection>,
-) -> Response {
-    let order = match understood(order, LoadOrder::check) {
-        Ok(order) => order,
-        Err(refused) => return refused,
-    };
-    match carried_out((control.candidate.load)(peer, order)).await {
-        Ok(answer) => done_or_not(answer.loaded, answer),
-        Err(refused) => refused,
-    }
+) -> Result<Response, Response> {
+    let order = understood(order, LoadOrder::check)?;
+    let answer = carried_out((control.candidate.load)(peer, order)).await?;
+    Ok(done_or_not(answer.loaded, answer))
 }
 
 async fn share_candidate(
     State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     order: Result<Json<ShareOrder>, JsonRejection>,
-) -> Response {
-    let order = match understood(order, ShareOrder::check) {
-        Ok(order) => order,
-        Err(refused) => return refused,
-    };
-    carried_out((control.candidate.share)(peer, order)).await.map_or_else(|refused| refused, told)
+) -> Result<Response, Response> {
+    let order = understood(order, ShareOrder::check)?;
+    carried_out((control.candidate.share)(peer, order)).await.map(respond)
 }
 
-async fn promote_candidate(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    match carried_out((control.candidate.promote)(peer, ())).await {
-        Ok(answer) => done_or_not(answer.reloaded, answer),
-        Err(refused) => refused,
-    }
+async fn promote_candidate(
+    State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, Response> {
+    let answer = carried_out((control.candidate.promote)(peer, ())).await?;
+    Ok(done_or_not(answer.reloaded, answer))
 }
 
-async fn drop_candidate(State(control): State<Control>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    carried_out((control.candidate.drop)(peer, ())).await.map_or_else(|refused| refused, told)
+async fn drop_candidate(
+    State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, Response> {
+    carried_out((control.candidate.drop)(peer, ())).await.map(respond)
 }
 
-fn told(answer: Result<impl Serialize, Refusal>) -> Response {
+fn respond(answer: Result<impl Serialize, Refusal>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(Refusal(why)) => error(StatusCode::NOT_FOUND, &why),
