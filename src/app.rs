@@ -42,7 +42,7 @@ use file_watch::FileWatch;
 use forecast::Forecast;
 use in_force::{Built, InForce};
 use monitoring::Monitoring;
-use observe::Seen;
+use observe::ScrapeSources;
 use recheck::Rechecks;
 use reload::{Reloader, Reloads};
 use retired::Retired;
@@ -89,7 +89,7 @@ pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let mut app = App::start(path, loaded)?;
-        app.control().await;
+        app.run_until_stopped().await;
         app.stop().await
     });
     runtime.shutdown_background();
@@ -185,7 +185,7 @@ impl App {
                 (Arc::clone(&metrics), Arc::clone(&ledger), Arc::clone(&in_force));
             let (forecast, gateway, candidates) = (forecast.clone(), Arc::clone(&shared), candidates.clone());
             let last = truth.last();
-            let seen = Seen { metrics, ledger, in_force, forecast, last, gateway, candidates };
+            let seen = ScrapeSources { metrics, ledger, in_force, forecast, last, gateway, candidates };
             let render = Arc::new(move || seen.render());
             let state = AdminState { readiness: readiness.clone(), render };
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -196,8 +196,16 @@ impl App {
                 (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
             let (forecast, reloads, auditor) = (forecast.clone(), reloads.clone(), auditor.clone());
             let (candidates, main) = (candidates.clone(), path.to_owned());
-            let told =
-                control::Told { gateway, in_force, ledger, forecast, reloads, auditor, candidates, main };
+            let told = control::ControlPlane {
+                gateway,
+                in_force,
+                ledger,
+                forecast,
+                reloads,
+                auditor,
+                candidates,
+                main,
+            };
             tokio::spawn(admin::serve_control(socket, told.control()));
         }
         let (stage, _) = watch::channel(Stage::Running);
@@ -229,7 +237,7 @@ impl App {
     }
 
     /// Keeps house until it is told to stop, or a worker is gone.
-    async fn control(&mut self) {
+    async fn run_until_stopped(&mut self) {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut second = 0_u64;

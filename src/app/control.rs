@@ -15,7 +15,7 @@ use crate::audit::{By, Peer, What};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
-use crate::gateway::{Gateway, Mismatch, Seen};
+use crate::gateway::{Gateway, Mismatch, Sightings};
 use crate::hostname::Hostname;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
 }
 
 /// What the API reads and changes.
-pub(super) struct Told {
+pub(super) struct ControlPlane {
     pub(super) gateway: Arc<Gateway>,
     pub(super) in_force: Arc<InForce>,
     pub(super) ledger: Arc<Ledger>,
@@ -49,7 +49,7 @@ pub(super) struct Told {
     pub(super) main: PathBuf,
 }
 
-impl Told {
+impl ControlPlane {
     pub(super) fn control(self) -> Control {
         let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
         let candidate = Desk {
@@ -144,7 +144,7 @@ impl Told {
         let mut servers: Vec<_> =
             snapshot.verifiers().flat_map(|verifier| verifier.settings().servers.clone()).collect();
         servers.dedup();
-        let row = |(mismatch, seen): (Mismatch, Seen)| MismatchRow {
+        let row = |(mismatch, seen): (Mismatch, Sightings)| MismatchRow {
             tenant: mismatch.tenant.to_string(),
             rule: mismatch.rule.map(|rule| rule.to_string()),
             name: mismatch.name.to_string(),
@@ -153,7 +153,7 @@ impl Told {
             last: format!("{:.0}", jiff::Timestamp::try_from(seen.last).unwrap_or_default()),
         };
         let meant =
-            |(mismatch, _): &(Mismatch, Seen)| name.as_ref().is_none_or(|name| mismatch.name == *name);
+            |(mismatch, _): &(Mismatch, Sightings)| name.as_ref().is_none_or(|name| mismatch.name == *name);
         Ok(NamesReport {
             servers,
             known: snapshot.verifiers().map(|verifier| verifier.names().count()).sum(),

@@ -39,7 +39,7 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
 }
 
 /// What a scrape looks at.
-pub(super) struct Seen {
+pub(super) struct ScrapeSources {
     pub(super) metrics: Arc<Metrics>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) in_force: Arc<InForce>,
@@ -49,7 +49,7 @@ pub(super) struct Seen {
     pub(super) candidates: Candidates,
 }
 
-impl Seen {
+impl ScrapeSources {
     /// The text of one scrape.
     pub(super) fn render(&self) -> String {
         let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());

@@ -195,7 +195,7 @@ impl Reloader {
         }
         say(&result, &config);
         for Order { by, reply } in orders {
-            self.auditor.exchanged(What::Reload, by, &before, told(&result));
+            self.auditor.exchanged(What::Reload, by, &before, audit_result(&result));
             if let Some(reply) = reply {
                 // Whoever asked may have gone.
                 let _ = reply.send(answer(&result, &config));
@@ -209,7 +209,7 @@ impl Reloader {
         let result = self.reload(true);
         let config = Arc::clone(&self.in_force.current().version);
         say(&result, &config);
-        self.auditor.exchanged(What::CandidatePromote, by, &before, told(&result));
+        self.auditor.exchanged(What::CandidatePromote, by, &before, audit_result(&result));
         answer(&result, &config)
     }
 
@@ -267,7 +267,7 @@ fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
 }
 
 /// What the audit log is told: how much has changed, or why nothing has.
-fn told(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
+fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
     match result {
         Ok(Reloaded { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
         Err(ReloadError::Config(report)) => {

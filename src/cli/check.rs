@@ -38,7 +38,7 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
             (report.diagnostics, summary, None)
         }
     };
-    let mut text = told(&found, &summary, options.json);
+    let mut text = lines(&found, &summary, options.json);
     let code = match loaded {
         Some(config) => test(&config, options, &mut text).unwrap_or_else(|why| {
             eprintln!("{why}");
@@ -78,7 +78,7 @@ fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -
     if !unread.is_empty() {
         let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));
     }
-    *text += &told(&unread, &summary, *json);
+    *text += &lines(&unread, &summary, *json);
     Ok(match (unread.is_empty(), failed) {
         (true, 0) => 0,
         (true, _) => 1,
@@ -87,7 +87,7 @@ fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -
 }
 
 /// A line for each that was found, and for people one that sums it up.
-fn told(found: &[Diagnostic], summary: &str, json: bool) -> String {
+fn lines(found: &[Diagnostic], summary: &str, json: bool) -> String {
     if json {
         return found.iter().map(json_line).collect();
     }

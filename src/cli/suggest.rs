@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use logs::LogFile;
 use progress::Progress;
 use proposal::Proposal;
-use seen::Seen;
+use seen::TenantLog;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -101,7 +101,7 @@ fn suggest(config: &Config, options: &Options) -> Result<Proposal, SuggestError>
     let since = options.since.and_then(|span| clock::wall().checked_sub(span));
     let files = files(config, options, since)?;
     let mut progress = Progress::new(&files);
-    let mut seen = Seen::new(&tenant.name, since.and_then(|since| Timestamp::try_from(since).ok()));
+    let mut seen = TenantLog::new(&tenant.name, since.and_then(|since| Timestamp::try_from(since).ok()));
     for file in &files {
         lines::read(file, &mut seen, &mut progress).map_err(|e| SuggestError::Read(file.to_string(), e))?;
     }

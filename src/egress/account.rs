@@ -30,12 +30,12 @@ const PER_OPERATION: usize = 4;
 pub(super) struct Account {
     space: Arc<PortSpace>,
     /// Destinations with busy ports; never one without.
-    pairs: HashMap<Destination, Pair>,
+    pairs: HashMap<DestinationKey, Pair>,
     /// Live or held ports that a later configuration does not hand out any more.
-    strays: HashSet<(Destination, u16)>,
+    strays: HashSet<(DestinationKey, u16)>,
     resting: Resting,
     /// Held ports that come back when the kernel lets go of them, busy and in no way in `resting`.
-    pinned: HashSet<(Destination, u16)>,
+    pinned: HashSet<(DestinationKey, u16)>,
     busiest: Busiest,
     hot: Hot,
     live: usize,
@@ -55,14 +55,14 @@ struct Pair {
     class: u8,
 }
 
-/// A destination as a key of 18 bytes; a [`DialAddr`] is 32.
+/// A destination as a key of 18 bytes that hashes in one go; a [`DialAddr`] has 20, and two forms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Destination {
+pub(super) struct DestinationKey {
     ip: [u8; 16],
     port: u16,
 }
 
-impl From<DialAddr> for Destination {
+impl From<DialAddr> for DestinationKey {
     fn from(to: DialAddr) -> Self {
         let ip = match to.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -72,8 +72,8 @@ impl From<DialAddr> for Destination {
     }
 }
 
-impl From<Destination> for DialAddr {
-    fn from(to: Destination) -> Self {
+impl From<DestinationKey> for DialAddr {
+    fn from(to: DestinationKey) -> Self {
         Self::new((Ipv6Addr::from(to.ip), to.port).into())
     }
 }
@@ -100,7 +100,7 @@ impl Account {
 
     /// A port that is free towards the destination, each with the same probability; live from now on. `None` if there
     /// is none, or the address gives out none. The caller reports it: [`Account::count`].
-    pub(super) fn take(&mut self, to: Destination, now: Instant, rng: &mut impl Rng) -> Option<u16> {
+    pub(super) fn take(&mut self, to: DestinationKey, now: Instant, rng: &mut impl Rng) -> Option<u16> {
         self.release_due(now, PER_OPERATION);
         if self.space.capacity() == 0 || self.state() != SourceState::Available {
             return None;
@@ -113,7 +113,7 @@ impl Account {
     }
 
     /// Counts a port that was just taken on a claim of `share`: the claim is it, unless it was made elsewhere.
-    pub(super) fn count(&self, to: Destination, share: &Share) {
+    pub(super) fn count(&self, to: DestinationKey, share: &Share) {
         match (&self.counted_in, share.table()) {
             (Some(here), Some(there)) if Arc::ptr_eq(here, there) => {}
             (here, there) => {
@@ -130,7 +130,7 @@ impl Account {
     /// Ends a lease: the port comes back after `rest`, and counts for its tenant until then.
     pub(super) fn give_back(
         &mut self,
-        to: Destination,
+        to: DestinationKey,
         port: u16,
         rest: Duration,
         share: Share,
@@ -215,7 +215,7 @@ impl Account {
     }
 
     /// How the ports towards one destination are used.
-    pub(super) fn pair(&self, to: Destination) -> PairUse {
+    pub(super) fn pair(&self, to: DestinationKey) -> PairUse {
         let (busy, held) = self.pairs.get(&to).map_or((0, 0), |pair| (pair.ports.len(), pair.held));
         PairUse { capacity: self.space.capacity(), live: busy - held, held }
     }
@@ -236,7 +236,7 @@ impl Account {
     }
 
     /// The destinations with many ports in use, the hottest first to within one hundredth of the capacity.
-    pub(super) fn hottest(&self) -> impl Iterator<Item = (Destination, PairUse)> {
+    pub(super) fn hottest(&self) -> impl Iterator<Item = (DestinationKey, PairUse)> {
         self.hot.iter().map(|to| (to, self.pair(to)))
     }
 
@@ -279,7 +279,7 @@ impl Account {
         }
     }
 
-    fn take_free(&mut self, to: Destination, rng: &mut impl Rng) -> Option<u16> {
+    fn take_free(&mut self, to: DestinationKey, rng: &mut impl Rng) -> Option<u16> {
         // the capacity is not 0, so that a pair born here never stays empty
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
@@ -289,7 +289,7 @@ impl Account {
         Some(self.space.port(slot))
     }
 
-    fn mark_busy(&mut self, to: Destination, port: u16) {
+    fn mark_busy(&mut self, to: DestinationKey, port: u16) {
         let Some(slot) = self.space.slot(port) else {
             self.strays.insert((to, port));
             return;
@@ -304,7 +304,7 @@ impl Account {
         }
     }
 
-    fn free(&mut self, to: Destination, port: u16) {
+    fn free(&mut self, to: DestinationKey, port: u16) {
         let Some(slot) = self.space.slot(port) else {
             self.strays.remove(&(to, port));
             return;

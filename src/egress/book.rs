@@ -1,6 +1,6 @@
 //! The account of one source address behind its lock.
 
-use super::account::{Account, Destination};
+use super::account::{Account, DestinationKey};
 use super::port_space::PortSpace;
 use super::share::Share;
 use super::share_table::ShareTable;
@@ -66,7 +66,7 @@ impl Book {
     pub(super) fn take(
         &self,
         space: &Arc<PortSpace>,
-        to: Destination,
+        to: DestinationKey,
         share: &Share,
         now: Instant,
     ) -> Option<u16> {
@@ -79,17 +79,24 @@ impl Book {
         Some(port)
     }
 
-    pub(super) fn give_back(&self, to: Destination, port: u16, rest: Duration, share: Share, now: Instant) {
+    pub(super) fn give_back(
+        &self,
+        to: DestinationKey,
+        port: u16,
+        rest: Duration,
+        share: Share,
+        now: Instant,
+    ) {
         self.lock().give_back(to, port, rest, share, now);
     }
 
-    pub(super) fn pair(&self, to: Destination, now: Instant) -> PairUse {
+    pub(super) fn pair(&self, to: DestinationKey, now: Instant) -> PairUse {
         self.release_due(now);
         self.lock().pair(to)
     }
 
     /// Ports in use towards the destination; some of them may be due.
-    pub(super) fn in_use(&self, to: Destination) -> u16 {
+    pub(super) fn in_use(&self, to: DestinationKey) -> u16 {
         self.lock().pair(to).in_use()
     }
 
@@ -102,7 +109,7 @@ impl Book {
     }
 
     /// At most `most` of the destinations with many ports in use, the hottest first.
-    pub(super) fn hottest(&self, space: &Arc<PortSpace>, most: usize) -> Vec<(Destination, PairUse)> {
+    pub(super) fn hottest(&self, space: &Arc<PortSpace>, most: usize) -> Vec<(DestinationKey, PairUse)> {
         let mut account = self.lock();
         account.adopt(space, self.source);
         account.hottest().take(most).collect()
@@ -138,13 +145,17 @@ impl Book {
     }
 
     /// Of these, the ports that could be leased.
-    pub(super) fn free_of(&self, ports: &[(Destination, u16)], now: Instant) -> Vec<(Destination, u16)> {
+    pub(super) fn free_of(
+        &self,
+        ports: &[(DestinationKey, u16)],
+        now: Instant,
+    ) -> Vec<(DestinationKey, u16)> {
         self.release_due(now);
         ports.chunks(PER_LOCK).flat_map(|ports| self.lock().free_of(ports)).collect()
     }
 
     /// Every leased port, in ascending order; none if there are more than `most` leased and held.
-    pub(super) fn leased(&self, most: usize) -> Vec<(Destination, u16)> {
+    pub(super) fn leased(&self, most: usize) -> Vec<(DestinationKey, u16)> {
         let [mut busy, held] = {
             let account = self.lock();
             if account.live() == 0 || account.live() + account.held() > most {
@@ -159,13 +170,13 @@ impl Book {
     }
 
     /// As [`Account::pin`], under the configuration of `space`.
-    pub(super) fn pin(&self, space: &Arc<PortSpace>, to: Destination, port: u16) -> bool {
+    pub(super) fn pin(&self, space: &Arc<PortSpace>, to: DestinationKey, port: u16) -> bool {
         let mut account = self.lock();
         account.adopt(space, self.source);
         account.pin(to, port)
     }
 
-    pub(super) fn unpin(&self, to: Destination, port: u16, rest: Duration, now: Instant) {
+    pub(super) fn unpin(&self, to: DestinationKey, port: u16, rest: Duration, now: Instant) {
         self.lock().unpin(to, port, rest, now);
     }
 
@@ -173,7 +184,7 @@ impl Book {
     pub(super) fn hold(
         &self,
         space: &Arc<PortSpace>,
-        to: Destination,
+        to: DestinationKey,
         port: u16,
         rest: Duration,
         now: Instant,

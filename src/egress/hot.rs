@@ -1,6 +1,6 @@
 //! The destinations of one source address with many ports in use, without a look at the others.
 
-use super::account::Destination;
+use super::account::DestinationKey;
 use std::collections::BTreeSet;
 
 /// Destinations in use above a threshold, in classes one hundredth of the capacity wide.
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// large pool. Finding the hottest costs as much as there are to be found.
 #[derive(Debug)]
 pub(super) struct Hot {
-    classes: BTreeSet<(u8, Destination)>,
+    classes: BTreeSet<(u8, DestinationKey)>,
     /// Ports in use of the first class; `>= 1`
     threshold: u16,
     /// Of a class, in ports; `>= 1`
@@ -29,7 +29,7 @@ impl Hot {
     }
 
     /// A destination of that class, 0 for a cold one, has come to have so many ports in use. It must end at 0 ports.
-    pub(super) fn changed(&mut self, to: Destination, class: &mut u8, in_use: u16) {
+    pub(super) fn changed(&mut self, to: DestinationKey, class: &mut u8, in_use: u16) {
         let fresh = self.class(in_use);
         let rises = fresh > *class;
         let falls = fresh < *class && self.class(in_use.saturating_add(self.width / 2)) < *class;
@@ -46,7 +46,7 @@ impl Hot {
     }
 
     /// The hottest first, to within one hundredth of the capacity.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Destination> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = DestinationKey> {
         self.classes.iter().rev().map(|&(_, to)| to)
     }
 
@@ -71,7 +71,7 @@ mod tests {
         for capacity in [1u16, 2, 4, 16, 99, 100, 199, 200, 1000, 64_511, 65_535] {
             let mut rng = StdRng::seed_from_u64(7);
             let mut hot = Hot::new(capacity);
-            let destinations: Vec<Destination> =
+            let destinations: Vec<DestinationKey> =
                 (0..40).map(|n| DialAddr::new(([192, 0, 2, n], 443).into()).into()).collect();
             let mut counts = [(0u16, 0u8); 40];
             for _ in 0..20_000 {

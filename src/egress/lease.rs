@@ -1,6 +1,6 @@
 //! One source address and port, for one flow.
 
-use super::account::Destination;
+use super::account::DestinationKey;
 use super::book::Book;
 use super::pool::Pool;
 use super::rest::Rest;
@@ -57,7 +57,7 @@ impl LeaseError {
 pub struct Lease {
     pool: Arc<Pool>,
     book: Arc<Book>,
-    to: Destination,
+    to: DestinationKey,
     port: u16,
     rest: Rest,
     share: Share,
@@ -67,7 +67,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, book: Arc<Book>, to: Destination, port: u16, share: Share) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, book: Arc<Book>, to: DestinationKey, port: u16, share: Share) -> Self {
         Self { pool, book, to, port, rest: Rest::Free, share, connected: false, ended: false }
     }
 
@@ -82,7 +82,7 @@ impl Lease {
     }
 
     #[cfg(test)]
-    pub(super) fn destination(&self) -> Destination {
+    pub(super) fn destination(&self) -> DestinationKey {
         self.to
     }
 

@@ -3,7 +3,7 @@
 mod outlook;
 mod pools;
 
-use super::account::Destination;
+use super::account::DestinationKey;
 use super::addresses;
 use super::book::Book;
 use super::lease::{Lease, LeaseError};
@@ -145,7 +145,7 @@ impl Pool {
     pub(super) fn lease_towards(
         self: &Arc<Self>,
         client: ClientAddr,
-        to: Destination,
+        to: DestinationKey,
         family: Family,
         share: &Share,
         now: Instant,
@@ -182,7 +182,7 @@ impl Pool {
         share: &Share,
         sources: &Sources,
         client: u64,
-        to: Destination,
+        to: DestinationKey,
         family: Family,
         now: Instant,
     ) -> Result<(), LeaseError> {
@@ -264,7 +264,7 @@ impl Pool {
     fn take(
         &self,
         source: &Candidate<'_>,
-        to: Destination,
+        to: DestinationKey,
         share: &Share,
         now: Instant,
     ) -> Option<(Arc<Book>, u16)> {
@@ -276,7 +276,7 @@ impl Pool {
         Some((book, port))
     }
 
-    fn in_use(&self, source: &Candidate<'_>, to: Destination) -> u16 {
+    fn in_use(&self, source: &Candidate<'_>, to: DestinationKey) -> u16 {
         match *source {
             Candidate::Listed(book) => book.in_use(to),
             Candidate::Derived(address) => self.ledger.find(address).map_or(0, |book| book.in_use(to)),

@@ -7,7 +7,7 @@
 //! only if it was there before and after each look, and in two comparisons in a row.
 
 use super::Pools;
-use super::account::Destination;
+use super::account::DestinationKey;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use crate::sys::sock_diag::{KernelSocket, TcpState};
 use ipnet::IpNet;
@@ -81,7 +81,7 @@ impl Report {
 struct Quad {
     source: SourceAddr,
     port: u16,
-    to: Destination,
+    to: DestinationKey,
 }
 
 impl Quad {
@@ -196,7 +196,7 @@ impl Reconciler {
                 unseen.extend(still.map(|(to, port)| Quad { source, port, to }));
             }
         }
-        let mut connections: HashMap<SourceAddr, Vec<(Destination, u16)>> = HashMap::new();
+        let mut connections: HashMap<SourceAddr, Vec<(DestinationKey, u16)>> = HashMap::new();
         for (quad, socket) in &listed {
             if matches!(what_remains(socket), Remains::Connection) {
                 connections.entry(quad.source).or_default().push((quad.to, quad.port));

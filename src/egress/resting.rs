@@ -1,6 +1,6 @@
 //! The queue of ports that come back by time.
 
-use super::account::Destination;
+use super::account::DestinationKey;
 use super::share::Share;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,7 +10,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Rested {
     pub(super) until: Instant,
-    pub(super) to: Destination,
+    pub(super) to: DestinationKey,
     pub(super) port: u16,
     /// Whose it was, and still counts for.
     pub(super) share: Share,
@@ -100,7 +100,7 @@ mod tests {
             rests in proptest::collection::vec(0u64..100, 0..80), now in 0u64..100
         ) {
             let start = crate::clock::now();
-            let to = Destination::default();
+            let to = DestinationKey::default();
             let mut resting = Resting::default();
             for (port, &after) in (0u16..).zip(&rests) {
                 let until = start + Duration::from_secs(after);

@@ -1,6 +1,6 @@
 //! A tenant's part of a pool that it shares with others.
 
-use super::account::Destination;
+use super::account::DestinationKey;
 use super::lease::LeaseError;
 use super::share_table::{Refusal, ShareTable};
 use crate::addr::{DialAddr, Family};
@@ -38,7 +38,7 @@ impl Share {
 
     /// Counts a port for the tenant before one is taken. Exactly one of [`Share::unclaim`] and, when the port is
     /// free again, [`Share::release`] follows.
-    pub(super) fn claim(&self, to: Destination, family: Family) -> Result<(), LeaseError> {
+    pub(super) fn claim(&self, to: DestinationKey, family: Family) -> Result<(), LeaseError> {
         let Some(seat) = &self.0 else { return Ok(()) };
         seat.table.claim(to, seat.tenant, family).map_err(|refusal| match refusal {
             Refusal::Ceiling => LeaseError::Ceiling,
@@ -53,12 +53,12 @@ impl Share {
     }
 
     /// Whether the counts say that there is a free port for the claim; not if there are none.
-    pub(super) fn is_backed(&self, to: Destination, family: Family) -> bool {
+    pub(super) fn is_backed(&self, to: DestinationKey, family: Family) -> bool {
         self.0.as_ref().is_some_and(|seat| seat.table.has_room(to, family))
     }
 
     /// No port could be had.
-    pub(super) fn unclaim(&self, to: Destination) {
+    pub(super) fn unclaim(&self, to: DestinationKey) {
         if let Some(seat) = &self.0 {
             seat.table.release(to, seat.tenant);
             seat.table.fell(to, 1);
@@ -67,7 +67,7 @@ impl Share {
 
     /// The tenant's port is free again, or about to be under the lock that is held. The account reports for itself
     /// that it has one busy port less.
-    pub(super) fn release(&self, to: Destination) {
+    pub(super) fn release(&self, to: DestinationKey) {
         if let Some(seat) = &self.0 {
             seat.table.release(to, seat.tenant);
         }

@@ -8,7 +8,7 @@
 //! here calls out.
 
 use super::ShareSpec;
-use super::account::Destination;
+use super::account::DestinationKey;
 use crate::addr::Family;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -31,7 +31,7 @@ pub(super) struct ShareTable {
 #[derive(Debug, Default)]
 struct Shard {
     terms: Arc<Terms>,
-    rows: HashMap<Destination, Row>,
+    rows: HashMap<DestinationKey, Row>,
 }
 
 /// What a configuration says, and what its addresses offer.
@@ -144,7 +144,7 @@ impl ShareTable {
     }
 
     /// A tenant's ports towards a destination.
-    pub(super) fn ports(&self, to: Destination, seat: u32) -> u32 {
+    pub(super) fn ports(&self, to: DestinationKey, seat: u32) -> u32 {
         self.shard(to).rows.get(&to).map_or(0, |row| row.ports(seat))
     }
 
@@ -195,7 +195,7 @@ impl ShareTable {
     }
 
     /// One port more for a tenant and one busy port more, if its ceiling and the others' floors allow it.
-    pub(super) fn claim(&self, to: Destination, seat: u32, family: Family) -> Result<(), Refusal> {
+    pub(super) fn claim(&self, to: DestinationKey, seat: u32, family: Family) -> Result<(), Refusal> {
         let mut shard = self.shard(to);
         let Shard { terms, rows } = &mut *shard;
         let (busy, met, ports) = rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(seat)));
@@ -219,7 +219,7 @@ impl ShareTable {
     }
 
     /// Whether all that is busy and claimed fits the listed addresses.
-    pub(super) fn has_room(&self, to: Destination, family: Family) -> bool {
+    pub(super) fn has_room(&self, to: DestinationKey, family: Family) -> bool {
         let shard = self.shard(to);
         let busy = shard.rows.get(&to).map_or(0, |row| row.busy);
         let capacity = shard.terms.capacity.of(family);
@@ -227,7 +227,7 @@ impl ShareTable {
     }
 
     /// One port less for a tenant.
-    pub(super) fn release(&self, to: Destination, seat: u32) {
+    pub(super) fn release(&self, to: DestinationKey, seat: u32) {
         let mut shard = self.shard(to);
         let Shard { terms, rows } = &mut *shard;
         if let Some(row) = rows.get_mut(&to) {
@@ -237,14 +237,14 @@ impl ShareTable {
     }
 
     /// An account has so many busy ports more.
-    pub(super) fn rose(&self, to: Destination, ports: u16) {
+    pub(super) fn rose(&self, to: DestinationKey, ports: u16) {
         if ports > 0 {
             self.shard(to).rows.entry(to).or_default().busy += u32::from(ports);
         }
     }
 
     /// An account has so many busy ports less.
-    pub(super) fn fell(&self, to: Destination, ports: u16) {
+    pub(super) fn fell(&self, to: DestinationKey, ports: u16) {
         let mut shard = self.shard(to);
         if let Some(row) = shard.rows.get_mut(&to) {
             row.busy = row.busy.saturating_sub(ports.into());
@@ -258,7 +258,7 @@ impl ShareTable {
         self.shards.iter().all(|shard| lock(shard).rows.is_empty())
     }
 
-    fn shard(&self, to: Destination) -> MutexGuard<'_, Shard> {
+    fn shard(&self, to: DestinationKey) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(to);
         lock(&self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)])
     }
@@ -266,7 +266,7 @@ impl ShareTable {
 
 impl Shard {
     /// Forgets a destination with nothing on it, and gives memory back once far less is in use than was.
-    fn tidy(&mut self, to: Destination) {
+    fn tidy(&mut self, to: DestinationKey) {
         if self.rows.get(&to).is_some_and(Row::is_empty) {
             self.rows.remove(&to);
             if self.rows.len() < self.rows.capacity() / 8 {

@@ -12,7 +12,7 @@ const MOST: usize = 256;
 
 /// A sample of them: bounded, shared by all workers.
 #[derive(Debug, Default)]
-pub struct Mismatches(Mutex<HashMap<Mismatch, Seen>>);
+pub struct Mismatches(Mutex<HashMap<Mismatch, Sightings>>);
 
 /// What a client asked for, and where it went.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -29,7 +29,7 @@ pub struct Mismatch {
 
 /// How often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct Sightings {
     /// Flows.
     pub flows: u64,
     /// When the last one was.
@@ -44,20 +44,20 @@ impl Mismatches {
             let oldest = seen.iter().min_by_key(|(_, seen)| seen.last).map(|(oldest, _)| oldest.clone());
             oldest.map(|oldest| seen.remove(&oldest));
         }
-        let entry = seen.entry(mismatch).or_insert(Seen { flows: 0, last: now });
+        let entry = seen.entry(mismatch).or_insert(Sightings { flows: 0, last: now });
         entry.flows += 1;
         entry.last = now;
     }
 
     /// All that are kept, the latest first.
-    pub fn sample(&self) -> Vec<(Mismatch, Seen)> {
+    pub fn sample(&self) -> Vec<(Mismatch, Sightings)> {
         let mut all: Vec<_> = self.lock().iter().map(|(mismatch, seen)| (mismatch.clone(), *seen)).collect();
         all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
         all
     }
 
     /// The map is whole between calls, whoever panicked.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Mismatch, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Mismatch, Sightings>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

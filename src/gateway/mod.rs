@@ -34,7 +34,7 @@ pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
 pub use intake::{Intake, MOST_WAITING};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
-pub use mismatches::{Mismatch, Mismatches, Seen};
+pub use mismatches::{Mismatch, Mismatches, Sightings};
 pub use recheck::Recheck;
 #[cfg(test)]
 pub(crate) use record::example_record;

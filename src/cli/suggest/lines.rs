@@ -2,7 +2,7 @@
 
 use super::logs::LogFile;
 use super::progress::Progress;
-use super::seen::{Line, Seen};
+use super::seen::{Line, TenantLog};
 use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -14,7 +14,7 @@ const BETWEEN_LOOKS: u32 = 4096;
 
 /// Reads one file, plain or gzip by its first bytes. A file that ends in the middle of its compression counts as far
 /// as it goes, and is told.
-pub(super) fn read(file: &LogFile, seen: &mut Seen, progress: &mut Progress) -> io::Result<()> {
+pub(super) fn read(file: &LogFile, seen: &mut TenantLog, progress: &mut Progress) -> io::Result<()> {
     let mut raw = BufReader::with_capacity(256 << 10, progress.count(file.open()?));
     seen.evidence.files += 1;
     if raw.fill_buf()?.starts_with(&GZIP) {
@@ -39,7 +39,7 @@ fn is_damage(error: &io::Error) -> bool {
     )
 }
 
-fn each_line(from: &mut dyn BufRead, seen: &mut Seen, progress: &mut Progress) -> io::Result<()> {
+fn each_line(from: &mut dyn BufRead, seen: &mut TenantLog, progress: &mut Progress) -> io::Result<()> {
     let mut line = Vec::with_capacity(LONGEST);
     let mut count = 0_u32;
     while next_line(from, &mut line)? {

@@ -1,6 +1,6 @@
 //! From what was seen to rules, each of which is tried on a copy of the policy before it is told.
 
-use super::seen::{Evidence, Seen, Tallies, Tally, What};
+use super::seen::{Evidence, Tallies, Tally, TenantLog, What};
 use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
@@ -98,10 +98,10 @@ impl Proposal {
     pub(super) fn new(
         spec: &TenantSpec,
         private: PrivateDestinations,
-        seen: Seen,
+        seen: TenantLog,
         all: bool,
     ) -> Result<Self, CompileError> {
-        let Seen { evidence, passed, denied, .. } = seen;
+        let TenantLog { evidence, passed, denied, .. } = seen;
         let today = compile(spec.clone(), private)?;
         let passed: BTreeMap<_, _> = passed.into_iter().collect();
         let (mut names, mut addresses, mut unanswered) = (BTreeMap::new(), Vec::new(), Vec::new());

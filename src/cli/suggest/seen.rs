@@ -93,7 +93,7 @@ pub(super) struct Evidence {
 pub(super) type Tallies = HashMap<(What, u16), Tally>;
 
 /// Everything that the log says of one tenant.
-pub(super) struct Seen {
+pub(super) struct TenantLog {
     tenant: String,
     since: Option<Timestamp>,
     pub(super) evidence: Evidence,
@@ -101,7 +101,7 @@ pub(super) struct Seen {
     pub(super) denied: Tallies,
 }
 
-impl Seen {
+impl TenantLog {
     pub(super) fn new(tenant: &str, since: Option<Timestamp>) -> Self {
         Self {
             tenant: tenant.to_owned(),
@@ -182,13 +182,13 @@ mod tests {
         )
     }
 
-    fn note(seen: &mut Seen, text: &str) {
+    fn note(seen: &mut TenantLog, text: &str) {
         seen.note(&serde_json::from_str(text).unwrap());
     }
 
     #[test]
     fn lines_count_as_what_they_are() {
-        let mut seen = Seen::new("acme", Some("2026-01-01T00:00:10Z".parse().unwrap()));
+        let mut seen = TenantLog::new("acme", Some("2026-01-01T00:00:10Z".parse().unwrap()));
         for (number, tenant, name, verdict) in [
             (9, "acme", r#""old.example""#, r#""allow""#),
             (10, "acme", r#""a.example""#, r#""allow""#),
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn names_without_end_take_no_memory_without_end() {
-        let mut seen = Seen::new("acme", None);
+        let mut seen = TenantLog::new("acme", None);
         for number in 0..MOST + 10 {
             let number = u32::try_from(number).unwrap();
             note(&mut seen, &line(0, "acme", &format!(r#""n{number}.example""#), r#""deny""#));

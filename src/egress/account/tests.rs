@@ -29,7 +29,7 @@ fn source() -> SourceAddr {
     SourceAddr::new([203, 0, 113, 1].into())
 }
 
-fn destination(n: u8) -> Destination {
+fn destination(n: u8) -> DestinationKey {
     DialAddr::new(([192, 0, 2, n], 443).into()).into()
 }
 
@@ -57,7 +57,7 @@ fn steps(reloads: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// `None`: live; else when it comes back.
-type Busy = BTreeMap<(Destination, u16), Option<Instant>>;
+type Busy = BTreeMap<(DestinationKey, u16), Option<Instant>>;
 
 struct Model {
     configuration: usize,
@@ -80,14 +80,14 @@ impl Model {
         self.busy.retain(|_, until| until.is_none_or(|until| until > now));
     }
     /// Live and held towards a destination, of the ports handed out now.
-    fn pair(&self, to: Destination) -> (usize, usize) {
+    fn pair(&self, to: DestinationKey) -> (usize, usize) {
         let here = || self.busy.iter().filter(|((d, port), _)| *d == to && self.hands_out(*port));
         (
             here().filter(|(_, until)| until.is_none()).count(),
             here().filter(|(_, until)| until.is_some()).count(),
         )
     }
-    fn live(&self) -> Vec<(Destination, u16)> {
+    fn live(&self) -> Vec<(DestinationKey, u16)> {
         self.busy.iter().filter(|(_, until)| until.is_none()).map(|(key, _)| *key).collect()
     }
 }
@@ -232,7 +232,7 @@ fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half
     // before it too. A pair with one flow has nothing else.
     let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
-    let growing = slots * (size_of::<(Destination, Pair)>() + 1) * 3 / 2;
+    let growing = slots * (size_of::<(DestinationKey, Pair)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");
     assert_eq!(account.hottest().count(), 0, "a million cold destinations are not looked at");
     assert!(account.pairs.values().all(|pair| matches!(pair.ports, PortSet::Inline(_))));

@@ -2,13 +2,13 @@
 
 use super::super::resting::Rested;
 use super::super::share::Share;
-use super::{Account, Destination};
+use super::{Account, DestinationKey};
 use std::time::{Duration, Instant};
 
 impl Account {
     /// Of these, the ports that could be leased.
-    pub(in crate::egress) fn free_of(&self, ports: &[(Destination, u16)]) -> Vec<(Destination, u16)> {
-        let is_free = |&&(to, port): &&(Destination, u16)| {
+    pub(in crate::egress) fn free_of(&self, ports: &[(DestinationKey, u16)]) -> Vec<(DestinationKey, u16)> {
+        let is_free = |&&(to, port): &&(DestinationKey, u16)| {
             let taken = |slot| self.pairs.get(&to).is_some_and(|pair| pair.ports.contains(slot));
             self.space.slot(port).is_some_and(|slot| !taken(slot))
         };
@@ -16,7 +16,7 @@ impl Account {
     }
 
     /// Every port that is live or held, and every one that is held.
-    pub(in crate::egress) fn busy_and_held(&self) -> [Vec<(Destination, u16)>; 2] {
+    pub(in crate::egress) fn busy_and_held(&self) -> [Vec<(DestinationKey, u16)>; 2] {
         let mut busy = Vec::with_capacity(self.live() + self.held());
         for (&to, pair) in &self.pairs {
             let slots = pair.ports.slots(self.space.capacity());
@@ -28,7 +28,7 @@ impl Account {
     }
 
     /// Holds a port that the kernel has in use, for as long as it says so. Whether the port was free.
-    pub(in crate::egress) fn pin(&mut self, to: Destination, port: u16) -> bool {
+    pub(in crate::egress) fn pin(&mut self, to: DestinationKey, port: u16) -> bool {
         let was_free = self.occupy(to, port);
         if was_free {
             self.pinned.insert((to, port));
@@ -37,7 +37,7 @@ impl Account {
     }
 
     /// The kernel has the port in use no more, or has said for how long it still will.
-    pub(in crate::egress) fn unpin(&mut self, to: Destination, port: u16, rest: Duration, now: Instant) {
+    pub(in crate::egress) fn unpin(&mut self, to: DestinationKey, port: u16, rest: Duration, now: Instant) {
         if self.pinned.remove(&(to, port)) {
             self.resting.push(Rested { until: now + rest, to, port, share: Share::NONE });
         }
@@ -46,7 +46,7 @@ impl Account {
     /// Holds a port for a time. Whether it was free.
     pub(in crate::egress) fn hold(
         &mut self,
-        to: Destination,
+        to: DestinationKey,
         port: u16,
         rest: Duration,
         now: Instant,
@@ -58,7 +58,7 @@ impl Account {
         was_free
     }
 
-    fn occupy(&mut self, to: Destination, port: u16) -> bool {
+    fn occupy(&mut self, to: DestinationKey, port: u16) -> bool {
         if self.free_of(&[(to, port)]).is_empty() {
             return false;
         }
