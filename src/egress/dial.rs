@@ -65,9 +65,13 @@ impl Dialler {
         loop {
             match upstream::connect(lease.source().socket(), to.socket(), self.user_timeout) {
                 Ok(socket) => return Ok((socket, lease)),
-                Err((Failure::PortTaken, _)) if exchanges < EXCHANGES => {
-                    exchanges += 1;
+                Err((Failure::PortTaken, error)) => {
+                    // Before it is given up: this one is left alone, too.
                     lease = lease.collided(client, clock::now()).map_err(DialError::NoPort)?;
+                    if exchanges == EXCHANGES {
+                        return Err(DialError::Failed(Failure::PortTaken, error));
+                    }
+                    exchanges += 1;
                 }
                 Err((failure, error)) => return Err(DialError::Failed(failure, error)),
             }
@@ -86,5 +90,52 @@ impl Dialler {
             Ok(None) => Ok(()),
             Ok(Some(error)) | Err(error) => Err(DialError::Failed(Failure::of_connect(&error), error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ledger, PoolSpec, Pools, Select, Share};
+    use super::*;
+    use crate::addr::{PortRange, SourceAddr};
+    use crate::sys::event_loop::EventLoop;
+    use std::collections::BTreeMap;
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+
+    /// A loopback address of this process's own, more or less, so that nobody else has a port of it.
+    fn source() -> IpAddr {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        Ipv4Addr::new(127, 77, high, low).into()
+    }
+
+    #[test]
+    fn every_port_that_turns_out_to_be_taken_is_counted_and_left_alone() {
+        let (source, ports) = (source(), 20000..=20011);
+        let _listeners: Vec<_> =
+            ports.clone().map(|port| TcpListener::bind((source, port)).unwrap()).collect();
+        let spec = PoolSpec {
+            name: "pool".into(),
+            addresses: vec![source.into()],
+            ports: PortRange::new(*ports.start(), *ports.end()).unwrap(),
+            select: Select::Paired,
+            drain: Vec::new(),
+            public: BTreeMap::new(),
+            rest: Duration::ZERO,
+            shares: Vec::new(),
+        };
+        let ledger = Arc::new(Ledger::new());
+        let pools = Pools::new(&[spec], &[], &ledger);
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = DialAddr::new(server.local_addr().unwrap());
+        let client = ClientAddr::new(([10, 0, 0, 1], 1).into());
+        let lease = pools.pool("pool").unwrap().lease(client, to, &Share::NONE, clock::now()).unwrap();
+        let dialler = Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None };
+        let error =
+            EventLoop::run(async |event_loop| dialler.start(client, to, lease, &event_loop).unwrap_err());
+        assert!(matches!(error.unwrap(), DialError::Failed(Failure::PortTaken, _)));
+        let pair = ledger.pair(SourceAddr::new(source), to, clock::now()).unwrap();
+        assert_eq!((pair.live, u32::from(pair.held)), (0, EXCHANGES + 1));
+        assert_eq!(ledger.collisions(), u64::from(EXCHANGES) + 1);
     }
 }

@@ -77,11 +77,11 @@ pub(super) async fn prove(
     client: Arc<ClientConfig>,
 ) -> Certificate {
     let unreachable = Certificate::Unknown("the server could not be reached");
+    if stream::reset_on_close(&socket).is_err() {
+        return unreachable;
+    }
     let Ok(socket) = TcpStream::from_std(socket) else { return unreachable };
-    if stream::reset_on_close(&socket).is_err()
-        || socket.writable().await.is_err()
-        || !matches!(socket.take_error(), Ok(None))
-    {
+    if socket.writable().await.is_err() || !matches!(socket.take_error(), Ok(None)) {
         return unreachable;
     }
     let Ok(server) = ServerName::try_from(name.as_str().to_owned()) else {
