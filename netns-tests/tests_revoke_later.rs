@@ -22,7 +22,8 @@ crate::trials! {
         requests_that_nobody_follows_end_where_names_come_to_matter,
         the_end_of_first_request_ends_what_it_let_out,
         a_flow_that_monitor_mode_let_out_and_is_allowed_now_goes_on_if_it_can_be_followed,
-        a_second_hello_that_monitor_mode_let_pass_ends_with_it
+        a_second_hello_that_monitor_mode_let_pass_ends_with_it,
+        what_monitor_mode_denies_at_first_it_denies_later
 }
 
 fn monitor(lab: &Lab, rules: &str) -> Config {
@@ -102,6 +103,20 @@ fn what_monitor_mode_let_pass_ends_with_it() {
         "{flow:#}"
     );
     request_passes(&stays, FIRST);
+}
+
+fn what_monitor_mode_denies_at_first_it_denies_later() {
+    let lab = Lab::new();
+    lab.server.ip("addr add 169.254.77.1/32 dev s0\n");
+    let gateway = lab.start_gateway(&monitor(&lab, "[[tenant.allow]]\ncidrs = [\"169.254.77.1/32\"]\n"));
+    let server = lab.server.run(|| Server::bind("169.254.77.1:80".parse().unwrap()));
+    let secret = EVIL.replace("denied.example.org", "secret.wild.example.org");
+    let mut client = lab.connect(Tenant::Alpha, server.address());
+    client.write_all(secret.as_bytes()).unwrap();
+    expect_http_denial(&client, 403, &["denied_by_rule"]);
+    let flow = kept(&lab, Tenant::Alpha, &server);
+    request_passes(&flow, EVIL);
+    request_is_denied(&gateway, flow, &secret, "denied_by_rule");
 }
 
 const UNFOLLOWED: &str = "it may ask for what nobody would judge";

@@ -90,7 +90,7 @@ impl<'w> Guard<'w> {
             Follower::Requests(requests) => Some(&requests.terms.whose),
             Follower::Hellos(_, whose) => whose.as_deref(),
         };
-        let waived = whose.is_some_and(Whose::waives);
+        let waived = whose.is_some_and(|whose| whose.waives(refused.outcome));
         self.is_free = waived;
         self.refused = Some(Box::new(Refused { waived, ..refused }));
         if waived { Next::Read } else { Next::Stop }

@@ -13,7 +13,7 @@ use crate::gateway::snapshot::Snapshot;
 use crate::gateway::worker::Worker;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, Decision, Destination, Permit, Seen};
+use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit, Seen};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -22,13 +22,14 @@ pub(super) struct Whose<'w> {
     worker: &'w Worker,
     client: ClientAddr,
     tenant: Arc<str>,
+    to: OriginalDestination,
     number: u64,
 }
 
 impl<'w> Whose<'w> {
     pub(super) fn of(worker: &'w Worker, flow: &Flow) -> Option<Self> {
-        let FlowRecord { flow: FlowId { number, .. }, client, ref tenant, .. } = flow.record;
-        Some(Self { worker, client, tenant: tenant.clone()?, number })
+        let FlowRecord { flow: FlowId { number, .. }, client, destination: to, ref tenant, .. } = flow.record;
+        Some(Self { worker, client, tenant: tenant.clone()?, to, number })
     }
 
     /// The rules that a new flow would be judged by.
@@ -41,10 +42,11 @@ impl<'w> Whose<'w> {
         self.ruling(&snapshot).is_some_and(|ruling| ruling.rules.mode.monitors(clock::timestamp()))
     }
 
-    /// Whether monitor mode lets pass what policy denies. If so the flow is followed no more, and whoever ends the mode ends
+    /// Whether monitor mode lets pass what is denied so. If so the flow is followed no more, and whoever ends the mode ends
     /// the flow.
-    pub(super) fn waives(&self) -> bool {
-        if !self.monitors() {
+    pub(super) fn waives(&self, outcome: Outcome) -> bool {
+        let denial = Denial { outcome, rule: None };
+        if denial.waived(self.to).is_err() || !self.monitors() {
             return false;
         }
         self.worker.gateway.table.unfollow(self.number);
@@ -57,7 +59,6 @@ impl<'w> Whose<'w> {
 pub(super) struct Terms<'w> {
     pub(super) whose: Whose<'w>,
     meters: Meters,
-    to: OriginalDestination,
     /// What the first asked for, which is permitted.
     first: AskedName,
     /// The address was chosen for that name, or found to be its own.
@@ -69,8 +70,7 @@ pub(super) struct Terms<'w> {
 impl<'w> Terms<'w> {
     /// For a flow that this permit lets out by its first request.
     pub(super) fn of(whose: Whose<'w>, first: AskedName, permit: &Permit, flow: &Flow) -> Self {
-        let (meters, to) = (flow.meters().clone(), flow.record.destination);
-        Self { whose, meters, to, first, bound: binds(permit), is_later: false }
+        Self { whose, meters: flow.meters().clone(), first, bound: binds(permit), is_later: false }
     }
 
     /// Whether a request may go where the flow goes.
@@ -93,7 +93,7 @@ impl<'w> Terms<'w> {
         let Some(ruling) = self.whose.ruling(snapshot) else {
             return Err(Refused::bare(Outcome::PolicyRevoked, Some(Revoked::OF_ANOTHER_TENANT.0)));
         };
-        let decision = ruling.rules.decide(asked, false, self.to);
+        let decision = ruling.rules.decide(asked, false, self.whose.to);
         let (outcome, rule) = match decision {
             // Nobody has asked whether the address is this name's, too.
             Decision::Permit(permit) if self.bound || binds(&permit) => {
@@ -125,7 +125,7 @@ impl<'w> Terms<'w> {
             AskedName::Valid(name) => Some(name),
             AskedName::Invalid(_) | AskedName::Absent => None,
         };
-        let shown = Shown { what: Subject::Request, time, client, destination: self.to, hostname };
+        let shown = Shown { what: Subject::Request, time, client, destination: self.whose.to, hostname };
         let leads = candidate.share_of(client).is_some();
         let change = candidate.note(Some(&tenant.policy), Some(&running), Some(&word), &shown, leads);
         self.meters.count(Counted::Candidate(change));
@@ -133,9 +133,9 @@ impl<'w> Terms<'w> {
 
     /// What one policy says of a request in the end.
     fn word(&self, rules: &policy::Tenant, seen: &Seen, time: Timestamp) -> Word {
-        let decision = rules.judge(seen, self.to, time);
+        let decision = rules.judge(seen, self.whose.to, time);
         let first = |asked: &Seen| matches!(asked, Seen::Asked { name, .. } if *name == self.first);
-        let bound = || match rules.decide(&self.first, false, self.to) {
+        let bound = || match rules.decide(&self.first, false, self.whose.to) {
             Decision::Permit(permit) => binds(&permit),
             Decision::Denial(_) => false,
         };
