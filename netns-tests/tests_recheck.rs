@@ -32,7 +32,8 @@ crate::trials! {
         nothing_is_asked_in_monitor_mode_or_where_flows_are_kept,
         what_a_canary_let_out_is_asked_when_it_ends,
         what_is_asked_less_of_meanwhile_is_found_no_more_than_asked,
-        a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone
+        a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone,
+        what_is_to_be_kept_is_asked_about_no_longer
 }
 
 const CUT: &str = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
@@ -269,6 +270,23 @@ fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
     expect_revoked(&gateway, first);
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     assert_eq!(expect_revoked(&gateway, second)["detail"], "the name has other addresses");
+}
+
+fn what_is_to_be_kept_is_asked_about_no_longer() {
+    let lab = Lab::new();
+    let keep = "on_reload = \"keep\"".to_owned();
+    let gateway = lab.start_gateway(&hasty(&lab, "original", "1s"));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
+    let flow = delivered(client, &server, NAME);
+    // Nobody answers.
+    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
+    gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
+    assert_eq!(unproved(&gateway, &Config { policy: keep, ..hasty(&lab, "verify", "1s") }), 0);
+    wait_for_rounds(&gateway, 1);
+    assert!(gateway.stderr().contains("proved=0 revoked=0"), "{}", gateway.stderr());
+    flow.assert_alive();
+    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
 }
 
 fn reloads_lose_no_flow_that_every_policy_checks() {

@@ -69,10 +69,13 @@ impl Gateway {
 }
 
 impl Snapshot {
-    /// Whether a flow that left under another policy may live on under this one: it would be the same tenant's, and would
+    /// Whether a flow that left under another policy may live on under this one: any may, or it would be the same tenant's, and would
     /// leave as well, to where it went. One whose client nobody listened to, or understood, has no name, and needs a rule
     /// that asks for none.
     pub(super) fn fate(&self, flow: &LiveFlow, now: Timestamp) -> Fate {
+        if !self.revokes {
+            return Fate::Stays;
+        }
         let Some(ruling) = self.ruling_of(flow) else { return Fate::Goes(Revoked::OF_ANOTHER_TENANT) };
         let permit = match permit(ruling.rules, flow, now) {
             Ok(permit) => permit,

@@ -157,7 +157,7 @@ fn list<'w>(
     let listed = worker.gateway.table.list(live(seen.clone()));
     let snapshot = worker.gateway.snapshot.load();
     // A candidate may have fallen back since, without a trace in the snapshot.
-    let out_of_date = snapshot.revokes && (record.canary || !snapshot.has(tenant));
+    let out_of_date = record.canary || !snapshot.has(tenant);
     if !out_of_date {
         return Ok(listed);
     }
