@@ -38,6 +38,7 @@ use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
 use candidate::Candidates;
+use control::ControlPlane;
 use file_watch::FileWatch;
 use forecast::Forecast;
 use in_force::{Built, InForce};
@@ -96,18 +97,25 @@ pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     result
 }
 
+/// What is shared by whoever looks at the running gateway and whoever changes it.
+#[derive(Clone)]
+struct Handles {
+    gateway: Arc<Gateway>,
+    in_force: Arc<InForce>,
+    ledger: Arc<Ledger>,
+    forecast: Forecast,
+    candidates: Candidates,
+}
+
 /// Their threads.
 type Workers = Vec<JoinHandle<io::Result<()>>>;
 
 struct App {
     /// `[gateway] drain`
     drain: Duration,
-    in_force: Arc<InForce>,
+    handles: Handles,
     reloads: Reloads,
     auditor: Auditor,
-    gateway: Arc<Gateway>,
-    ledger: Arc<Ledger>,
-    forecast: Forecast,
     readiness: Readiness,
     monitoring: Monitoring,
     stage: watch::Sender<Stage>,
@@ -178,40 +186,30 @@ impl App {
         };
         let reloads = reloader.start()?;
 
-        let forecast = Forecast::default();
+        let handles = Handles {
+            gateway: Arc::clone(&shared),
+            in_force,
+            ledger,
+            forecast: Forecast::default(),
+            candidates,
+        };
         let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let (metrics, ledger, in_force) =
-                (Arc::clone(&metrics), Arc::clone(&ledger), Arc::clone(&in_force));
-            let (forecast, gateway, candidates) = (forecast.clone(), Arc::clone(&shared), candidates.clone());
-            let last = truth.last();
-            let seen = ScrapeSources { metrics, ledger, in_force, forecast, last, gateway, candidates };
-            let render = Arc::new(move || seen.render());
-            let state = AdminState { readiness: readiness.clone(), render };
+            let sources = ScrapeSources { handles: handles.clone(), metrics, last: truth.last() };
+            let state =
+                AdminState { readiness: readiness.clone(), render: Arc::new(move || sources.render()) };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
         if let Some(socket) = control_socket {
-            let (gateway, in_force, ledger) =
-                (Arc::clone(&shared), Arc::clone(&in_force), Arc::clone(&ledger));
-            let (forecast, reloads, auditor) = (forecast.clone(), reloads.clone(), auditor.clone());
-            let (candidates, main) = (candidates.clone(), path.to_owned());
-            let told = control::ControlPlane {
-                gateway,
-                in_force,
-                ledger,
-                forecast,
-                reloads,
-                auditor,
-                candidates,
-                main,
-            };
-            tokio::spawn(admin::serve_control(socket, told.control()));
+            let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
+            let control = ControlPlane { handles, reloads, auditor, main: path.to_owned() }.control();
+            tokio::spawn(admin::serve_control(socket, control));
         }
         let (stage, _) = watch::channel(Stage::Running);
         let (workers, worker_ended) = start_workers(listeners, seats, &shared, settings, &stage)?;
         tracing::info!(
-            %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %in_force.current().version, "ready"
+            %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
         );
         auditor.started();
         readiness.advance(admin::Stage::Ready);
@@ -219,12 +217,9 @@ impl App {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
             drain,
-            in_force,
+            handles,
             reloads,
             auditor,
-            gateway: shared,
-            ledger,
-            forecast,
             readiness,
             monitoring: Monitoring::new(clock::timestamp()),
             stage,
@@ -275,12 +270,20 @@ impl App {
 
     fn keep_house(&mut self, second: u64) {
         let now = clock::now();
-        self.ledger.sweep(now);
-        self.monitoring.watch(&self.gateway.snapshot.load().policy, clock::timestamp(), &self.auditor);
-        self.forecast.observe(&self.in_force.current().pools, &self.gateway.table, now);
+        self.handles.ledger.sweep(now);
+        self.monitoring.watch(
+            &self.handles.gateway.snapshot.load().policy,
+            clock::timestamp(),
+            &self.auditor,
+        );
+        self.handles.forecast.observe(
+            &self.handles.in_force.current().pools,
+            &self.handles.gateway.table,
+            now,
+        );
         if second.is_multiple_of(5) {
             match addresses::assigned() {
-                Ok(assigned) => self.gateway.snapshot.load().own.reassign(assigned),
+                Ok(assigned) => self.handles.gateway.snapshot.load().own.reassign(assigned),
                 Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
             }
         }
@@ -291,10 +294,10 @@ impl App {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.advance(admin::Stage::Draining);
         self.stage.send_replace(Stage::Draining);
-        tracing::info!(flows = self.gateway.flows.taken(), drain = ?self.drain, "draining");
+        tracing::info!(flows = self.handles.gateway.flows.taken(), drain = ?self.drain, "draining");
         let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
-        while self.gateway.flows.taken() > 0 {
+        while self.handles.gateway.flows.taken() > 0 {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = sleep_until(deadline) => break,
@@ -304,7 +307,7 @@ impl App {
                 },
             }
         }
-        let left = self.gateway.flows.taken();
+        let left = self.handles.gateway.flows.taken();
         self.stage.send_replace(Stage::Stopping);
         let mut result = Ok(());
         for worker in self.workers {

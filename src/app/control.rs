@@ -1,10 +1,9 @@
 //! What the control API is told, and what it may change.
 
+use super::Handles;
 use super::audit::Auditor;
-use super::candidate::{Candidates, Desk};
+use super::candidate::Desk;
 use super::explain::{Facts, State};
-use super::forecast::Forecast;
-use super::in_force::InForce;
 use super::reload::Reloads;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
@@ -14,8 +13,8 @@ use crate::admin::{
 use crate::audit::{By, Peer, What};
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{HotRow, Ledger, PairUse, Pools, SourceState, SourceUsage};
-use crate::gateway::{Gateway, Mismatch, Sightings};
+use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
+use crate::gateway::{Mismatch, Sightings};
 use crate::hostname::Hostname;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -38,13 +37,9 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
 
 /// What the API reads and changes.
 pub(super) struct ControlPlane {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) in_force: Arc<InForce>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) forecast: Forecast,
+    pub(super) handles: Handles,
     pub(super) reloads: Reloads,
     pub(super) auditor: Auditor,
-    pub(super) candidates: Candidates,
     /// The main file in force.
     pub(super) main: PathBuf,
 }
@@ -53,9 +48,9 @@ impl ControlPlane {
     pub(super) fn control(self) -> Control {
         let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
         let candidate = Desk {
-            candidates: self.candidates.clone(),
+            candidates: self.handles.candidates.clone(),
             reloads: self.reloads.clone(),
-            in_force: Arc::clone(&self.in_force),
+            in_force: Arc::clone(&self.handles.in_force),
             main: self.main.clone(),
         };
         let ports = Arc::new(self);
@@ -75,7 +70,7 @@ impl ControlPlane {
     }
 
     fn pools(&self) -> Arc<Pools> {
-        Arc::clone(&self.in_force.current().pools)
+        Arc::clone(&self.handles.in_force.current().pools)
     }
 
     fn ports(&self, query: PortsQuery) -> Result<PortsReport, Refusal> {
@@ -84,24 +79,25 @@ impl ControlPlane {
         let usage = self.pools().usage(now);
         let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
         let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
-        let watched = self.forecast.rows(&self.pools(), now).into_iter();
+        let watched = self.handles.forecast.rows(&self.pools(), now).into_iter();
         let mut hot: Vec<Hot> = watched.map(|row| self.hot_row(&row)).collect();
         if let Some(DestinationFilter::Socket(to)) = query.destination {
             // Asked for by name, so to say: also where others are hotter.
             for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
                 let source = SourceAddr::new(row.source.addr());
                 let known = hot.iter().any(|row| row.source == source.ip() && row.destination == to);
-                let used = self.ledger.pair(source, DialAddr::new(to), now);
+                let used = self.handles.ledger.pair(source, DialAddr::new(to), now);
                 if let Some(used) = used.filter(|used| !known && used.in_use() > 0) {
                     hot.push(self.cool_row(pool, source, to, used));
                 }
             }
         }
-        Ok(admin::report(&query, sources, hot, &self.gateway.table))
+        Ok(admin::report(&query, sources, hot, &self.handles.gateway.table))
     }
 
     fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Refusal> {
-        let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load_full());
+        let (current, snapshot) =
+            (self.handles.in_force.current(), self.handles.gateway.snapshot.load_full());
         let facts = Facts {
             pools: &current.specs,
             policy: &snapshot.policy,
@@ -120,7 +116,7 @@ impl ControlPlane {
             return Err(Refusal(format!("no pool is called {name:?}")));
         }
         if let Some(name) = &query.tenant {
-            let snapshot = self.gateway.snapshot.load();
+            let snapshot = self.handles.gateway.snapshot.load();
             let tenant = snapshot.tenants.iter().find(|tenant| *tenant.policy.name == **name);
             let tenant = tenant.ok_or_else(|| Refusal(format!("no tenant is called {name:?}")))?;
             query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
@@ -133,7 +129,7 @@ impl ControlPlane {
             Ok(name) => name,
             Err(why) => return Err(Refusal(format!("{why}"))),
         };
-        let snapshot = self.gateway.snapshot.load();
+        let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
             let mut known: Vec<_> =
                 snapshot.verifiers().flat_map(|verifier| verifier.names().known(name)).collect();
@@ -158,7 +154,7 @@ impl ControlPlane {
             servers,
             known: snapshot.verifiers().map(|verifier| verifier.names().count()).sum(),
             addresses: name.as_ref().map(known_of),
-            mismatches: self.gateway.mismatches.sample().into_iter().filter(meant).map(row).collect(),
+            mismatches: self.handles.gateway.mismatches.sample().into_iter().filter(meant).map(row).collect(),
         })
     }
 

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What the metrics say of the configuration in force. Shared with whoever renders them.
+/// The configuration in force, and whether it is the one that was read last.
 pub(super) struct InForce {
     current: ArcSwap<Current>,
     reloaded: AtomicBool,
@@ -34,8 +34,8 @@ pub(super) struct Current {
 impl InForce {
     pub(super) fn new(built: &Built) -> Arc<Self> {
         let verifier = built.snapshot.verifier.as_deref();
-        verification::pin(verifier, &built.names, None);
-        Arc::new(Self { current: ArcSwap::from_pointee(built.current()), reloaded: AtomicBool::new(true) })
+        verification::pin(verifier, &built.current.names, None);
+        Arc::new(Self { current: ArcSwap::new(Arc::clone(&built.current)), reloaded: AtomicBool::new(true) })
     }
 
     pub(super) fn current(&self) -> Arc<Current> {
@@ -54,19 +54,15 @@ impl InForce {
 
     /// A reload took effect.
     pub(super) fn exchange(&self, built: &Built) {
-        self.current.store(Arc::new(built.current()));
+        self.current.store(Arc::clone(&built.current));
         self.reloaded.store(true, Ordering::Relaxed);
     }
 }
 
 /// What is made of a configuration, before it is in force.
 pub(super) struct Built {
-    pub(super) pools: Arc<Pools>,
-    pub(super) specs: Arc<[PoolSpec]>,
     pub(super) snapshot: Snapshot,
-    names: Arc<HashSet<Key>>,
-    pub(super) version: Arc<str>,
-    files: Arc<[ReadFile]>,
+    pub(super) current: Arc<Current>,
 }
 
 impl Built {
@@ -81,19 +77,13 @@ impl Built {
         let pools = truth::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
-        let names = verification::names(config, &pools).into();
-        let version = config.version().into();
-        let specs = config.pools.clone().into();
-        Ok(Self { pools, specs, snapshot, names, version, files: files.into() })
-    }
-
-    fn current(&self) -> Current {
-        Current {
-            pools: Arc::clone(&self.pools),
-            specs: Arc::clone(&self.specs),
-            version: Arc::clone(&self.version),
-            files: Arc::clone(&self.files),
-            names: Arc::clone(&self.names),
-        }
+        let current = Current {
+            specs: config.pools.clone().into(),
+            version: config.version().into(),
+            files: files.into(),
+            names: verification::names(config, &pools).into(),
+            pools,
+        };
+        Ok(Self { snapshot, current: current.into() })
     }
 }

@@ -1,13 +1,12 @@
 //! What is seen of a running gateway: the flow log and the metrics.
 
-use super::candidate::Candidates;
+use super::Handles;
 use super::forecast::Forecast;
-use super::in_force::InForce;
 use super::truth::LastReport;
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
-use crate::egress::{Ledger, Pools, Report};
-use crate::gateway::{Gateway, Snapshot};
+use crate::egress::{Pools, Report};
+use crate::gateway::Snapshot;
 use crate::policy::Mode;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
@@ -40,27 +39,24 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
 
 /// What a scrape looks at.
 pub(super) struct ScrapeSources {
+    pub(super) handles: Handles,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) in_force: Arc<InForce>,
-    pub(super) forecast: Forecast,
     pub(super) last: LastReport,
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) candidates: Candidates,
 }
 
 impl ScrapeSources {
     /// The text of one scrape.
     pub(super) fn render(&self) -> String {
-        let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());
+        let Handles { gateway, in_force, ledger, forecast, candidates } = &self.handles;
+        let (current, snapshot) = (in_force.current(), gateway.snapshot.load());
         let names = snapshot.verifiers().map(|verifier| verifier.names().count());
         let scrape = Scrape {
-            sources: usage(&current.pools, &self.forecast, &self.last.load()),
+            sources: usage(&current.pools, forecast, &self.last.load()),
             config_version: Arc::clone(&current.version),
-            config_reload_success: self.in_force.reloaded(),
-            hot: hot(&current.pools, &self.forecast),
-            port_collisions: self.ledger.collisions(),
-            candidate: self.candidates.info(),
+            config_reload_success: in_force.reloaded(),
+            hot: hot(&current.pools, forecast),
+            port_collisions: ledger.collisions(),
+            candidate: candidates.info(),
             monitored: monitored(&snapshot),
             names: names.reduce(|one, other| one + other),
         };

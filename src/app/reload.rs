@@ -233,7 +233,7 @@ impl Reloader {
         let mut built = Built::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
         drop(before);
         if promoted {
-            self.check_candidate(&built.version)?;
+            self.check_candidate(&built.current.version)?;
             built.snapshot.candidate = None;
         }
         config.tenants = Vec::new();

@@ -95,7 +95,7 @@ impl Asked<'_> {
         let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
         let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
         let (name, client) = (self.name.clone(), flow.record.client);
-        let (dialler, time) = (self.worker.dialler, self.worker.inspect_deadline);
+        let (dialler, time) = (self.worker.settings.dialler, self.worker.settings.inspect_deadline);
         spawn(async move {
             let _place = place;
             let (tenant, verification) = (&tenant, &verification);
@@ -107,7 +107,7 @@ impl Asked<'_> {
 
     fn prober(&self, flow: &Flow) -> Prober<'_> {
         let Self { worker, tenant, verification, name, .. } = *self;
-        Prober { tenant, verification, dialler: worker.dialler, client: flow.record.client, name }
+        Prober { tenant, verification, dialler: worker.settings.dialler, client: flow.record.client, name }
     }
 }
 

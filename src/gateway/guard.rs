@@ -3,7 +3,7 @@
 mod terms;
 
 use super::flow::Flow;
-use super::worker::Worker;
+use super::worker::{Settings, Worker};
 use crate::hostname::Hostname;
 use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
@@ -11,7 +11,6 @@ use crate::policy::Permit;
 use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 use terms::{Terms, Whose};
 
 /// Guards one flow.
@@ -57,21 +56,21 @@ impl<'w> Guard<'w> {
         flow: &Flow,
         monitors: bool,
     ) -> Option<Box<Guarded<Self>>> {
-        let bounds = worker.bounds;
+        let Settings { max_hello, inspect_deadline, .. } = worker.settings;
         let follower = match inspected.protocol {
             Protocol::Tls => {
                 let whose = if monitors { Whose::of(worker, flow).map(Box::new) } else { None };
-                Follower::Hellos(Hellos::after(inspected, bounds.max_hello), whose)
+                Follower::Hellos(Hellos::after(inspected, max_hello), whose)
             }
             Protocol::Http if permit.is_for_one_request() => {
                 let terms = Terms::of(Whose::of(worker, flow)?, inspected.name.clone(), permit, flow);
-                Follower::Requests(Box::new(Requests { exchange: Exchange::new(bounds.max_hello), terms }))
+                Follower::Requests(Box::new(Requests { exchange: Exchange::new(max_hello), terms }))
             }
             Protocol::Http | Protocol::Other => return None,
         };
         Some(Box::new(Guarded::new(
             Self { follower, is_free: false, requests: 0, refused: None },
-            bounds.patience,
+            inspect_deadline,
         )))
     }
 
@@ -95,13 +94,6 @@ impl<'w> Guard<'w> {
         self.refused = Some(Box::new(Refused { waived, ..refused }));
         if waived { Next::Read } else { Next::Stop }
     }
-}
-
-/// What holds for every hello and request head.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) max_hello: usize,
-    pub(super) patience: Duration,
 }
 
 impl Refused {

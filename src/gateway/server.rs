@@ -75,7 +75,7 @@ pub fn run(
 async fn tick(worker: Rc<Worker>) {
     loop {
         sleep(TICK).await;
-        worker.event_loop.keep_alive(clock::now(), &worker.liveness);
+        worker.event_loop.keep_alive(clock::now(), &worker.settings.liveness);
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn live<'a>(
         // In a box, which is gone when the flow is relayed: that is most of its life.
         let Open { place: _place, mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
         let end = {
-            let (scratch, silence) = (&worker.scratch, &worker.silence);
+            let (scratch, silence) = (&worker.scratch, &worker.settings.silence);
             let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
             upstream.listed.unless_revoked(relayed).await
         };

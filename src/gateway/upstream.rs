@@ -54,6 +54,7 @@ pub(super) fn dial<'w>(
         .map_err(|error| no_port(tenant, error))?;
     note_source(flow, &lease);
     let (socket, lease) = worker
+        .settings
         .dialler
         .start(flow.record.client, to, lease, &worker.event_loop)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
@@ -77,7 +78,7 @@ pub(super) async fn connect(
 ) -> Result<(), Ended> {
     let dialled_at = clock::now();
     let answered = {
-        let answer = pin!(worker.dialler.answered(&upstream.leg));
+        let answer = pin!(worker.settings.dialler.answered(&upstream.leg));
         let answer = pin!(unless_gone(client, answer));
         upstream.listed.unless_revoked(answer).await??
     };
@@ -90,7 +91,7 @@ pub(super) async fn connect(
 fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, flow: &mut Flow) {
     upstream.lease.connected();
     let now = clock::now();
-    upstream.leg.keep_alive_from(now + OF_AGE.min(worker.liveness.idle));
+    upstream.leg.keep_alive_from(now + OF_AGE.min(worker.settings.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
     flow.record.connect = Some(took.into());
     flow.meters().record(Timed::Connect, took);

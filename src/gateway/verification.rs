@@ -150,7 +150,7 @@ impl Asked<'_> {
         let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
         let verification = Arc::clone(self.verification);
         let (name, to, rule) = (self.name.clone(), permit.dial(), permit.rule().cloned());
-        let time = self.worker.inspect_deadline;
+        let time = self.worker.settings.inspect_deadline;
         spawn(async move {
             let _place = place;
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
@@ -206,7 +206,7 @@ impl Asked<'_> {
 
     /// Of the time that there is for inspection, what the client has left.
     pub(super) fn time_left(&self, flow: &Flow) -> Duration {
-        self.worker.inspect_deadline.saturating_sub(flow.age())
+        self.worker.settings.inspect_deadline.saturating_sub(flow.age())
     }
 }
 
@@ -260,13 +260,13 @@ async fn dial_first<'w>(
     let from = flow.record.client;
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
-        let (socket, lease) = worker.dialler.start(from, to, lease, &worker.event_loop)?;
+        let (socket, lease) = worker.settings.dialler.start(from, to, lease, &worker.event_loop)?;
         // Dropped before the lease: the port is free after the socket is.
         let leg = socket;
-        worker.dialler.answered(&leg).await?;
+        worker.settings.dialler.answered(&leg).await?;
         Ok((to, leg, lease))
     });
-    let race = pin!(timeout(worker.dialler.connect_timeout, race(attempts, STAGGER)));
+    let race = pin!(timeout(worker.settings.dialler.connect_timeout, race(attempts, STAGGER)));
     match upstream::unless_gone(client, race).await? {
         Ok(Some(Ok((to, leg, lease)))) => {
             upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)

@@ -3,7 +3,6 @@
 use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
 use super::flow_table::FlowTable;
-use super::guard::Bounds;
 use super::meters::{Meters, Seat, Seated, TenantMeters};
 use super::mismatches::Mismatches;
 use super::snapshot::Snapshot;
@@ -67,12 +66,8 @@ pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
     pub(super) event_loop: Rc<EventLoop>,
     pub(super) peeker: Peeker,
-    pub(super) inspect_deadline: Duration,
-    pub(super) bounds: Bounds,
-    pub(super) dialler: Dialler,
-    pub(super) liveness: Liveness,
+    pub(super) settings: Settings,
     pub(super) scratch: Scratch,
-    pub(super) silence: Silence,
     pub(super) epilogue: Rc<Epilogue>,
     /// Where it counts.
     pub(super) seat: Seated,
@@ -101,12 +96,8 @@ impl Worker {
             gateway,
             event_loop,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
-            inspect_deadline: settings.inspect_deadline,
-            bounds: Bounds { max_hello: settings.max_hello, patience: settings.inspect_deadline },
-            dialler: settings.dialler,
-            liveness: settings.liveness,
             scratch: Scratch::new(settings.most_pipes),
-            silence: settings.silence,
+            settings,
             epilogue: Rc::new(epilogue),
             complained: Cell::new(None),
         }
