@@ -261,9 +261,11 @@ mod tests {
         );
     }
 
+    type Change = fn(&mut Config);
+
     #[test]
     fn what_is_said_to_take_a_restart_is_what_a_reload_keeps() {
-        let changes: [(&str, fn(&mut Config)); 8] = [
+        let changes: [(&str, Change); 8] = [
             ("[gateway]", |config| config.gateway.drain *= 2),
             ("[steering]", |config| config.steering.mark += 1),
             ("[inspect]", |config| config.inspect.deadline *= 2),
