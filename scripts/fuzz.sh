@@ -10,7 +10,7 @@ seconds=${1:-20}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "usage: scripts/fuzz.sh [SECONDS] [TARGET…]" >&2; exit 2; }
 shift || true
 targets=("$@")
-[[ ${#targets[@]} -gt 0 ]] || targets=(client_hello http_head hostname exchange hellos)
+[[ ${#targets[@]} -gt 0 ]] || mapfile -t targets < <(ls fuzz/seeds)
 
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
     { echo "fuzz.sh: libFuzzer is C++: install a C++ compiler (apt install g++)" >&2; exit 2; }

@@ -47,3 +47,12 @@ fn a_reader_that_has_seen_enough_does_not_change_the_answer_and_a_full_disk_does
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
 }
+
+#[test]
+fn a_mistyped_level_of_messages_is_told() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    let output = command.args(["run", "--config", "/nonexistent"]).env("EGRET_LOG", "inof").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("\"inof\": write error, warn, info"), "{said}");
+}

@@ -25,15 +25,43 @@ fn the_demos_configuration_loads_without_a_warning() {
     assert_eq!(loaded.warnings, []);
 }
 
-#[test]
-fn links_between_documents_lead_somewhere() {
+/// The documents, here and in docs/.
+fn pages() -> Vec<PathBuf> {
     let pages = [root().to_owned(), root().join("docs")].into_iter().flat_map(|folder| {
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "md"))
     });
+    pages.collect()
+}
+
+#[test]
+fn files_that_documents_name_are_there() {
+    let mut checked = 0;
+    let mut missing = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        // Between two backticks is every other piece; what holds more than a path is a command.
+        for named in text.split('`').skip(1).step_by(2) {
+            let is_path = ["src/", "tests/", "netns-tests/", "scripts/", "fuzz/"]
+                .iter()
+                .any(|folder| named.starts_with(folder));
+            if is_path && !named.contains(char::is_whitespace) {
+                checked += 1;
+                if !root().join(named).exists() {
+                    missing.push(format!("{}: {named}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(checked > 20, "only {checked} paths found");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
     let mut checked = 0;
     let mut dead = Vec::new();
-    for page in pages.collect::<Vec<PathBuf>>() {
+    for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap();

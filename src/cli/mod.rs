@@ -46,7 +46,7 @@ enum Command {
     /// Run the gateway in the foreground, until SIGTERM or SIGINT
     ///
     /// Needs CAP_NET_ADMIN and no other privilege. SIGHUP reads the configuration and opens the logs anew, SIGUSR1 the logs alone. A second SIGTERM cuts the drain short.
-    /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug). Exit code 2: it could not start.
+    /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug, trace). Exit code 2: it could not start.
     Run(#[command(flatten)] ConfigPath),
     /// Validate the configuration and show everything that is wrong with it
     ///

@@ -4,16 +4,22 @@ use crate::{app, config};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 /// Could not start.
 const FAILED: u8 = 2;
 
 /// Runs the gateway.
 pub(super) fn run(path: &Path) -> ExitCode {
-    let level = EnvFilter::try_from_env("EGRET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = match level() {
+        Ok(level) => level,
+        Err(why) => {
+            eprintln!("egret: {why}");
+            return ExitCode::from(FAILED);
+        }
+    };
     tracing_subscriber::fmt()
-        .with_env_filter(level)
+        .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
@@ -34,5 +40,18 @@ pub(super) fn run(path: &Path) -> ExitCode {
             eprintln!("egret: {error}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// A word that is mistyped must not be found out when the messages are needed.
+fn level() -> Result<Level, String> {
+    let word = std::env::var_os("EGRET_LOG").unwrap_or_default();
+    match word.to_string_lossy().to_ascii_lowercase().as_str() {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "" | "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        _ => Err(format!("EGRET_LOG is {word:?}: write error, warn, info, debug or trace")),
     }
 }

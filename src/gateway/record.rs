@@ -71,7 +71,7 @@ pub struct FlowRecord {
     /// From accept to end, in milliseconds.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
-    /// From accept to the decision, in milliseconds; `null` if it was not inspected.
+    /// From accept to the end of the inspection, in milliseconds; `null` if it was not inspected.
     #[serde(rename = "inspect_ms")]
     pub inspect: Option<Took>,
     /// From the SYN to the server's answer, in milliseconds; `null` if it did not answer.
@@ -122,7 +122,7 @@ impl FlowRecord {
     }
 }
 
-/// A flow's name in logs: start of the process, worker and count, in hex. Unique over restarts.
+/// A flow's name in logs: the process's random number and a count, in hex. Unique over gateways and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId {
     /// Random, drawn once per process.
