@@ -45,8 +45,9 @@ pub(super) fn run(path: &Path) -> ExitCode {
 
 /// A word that is mistyped must not be found out when the messages are needed.
 fn level() -> Result<Level, String> {
-    let word = std::env::var_os("EGRET_LOG").unwrap_or_default();
-    match word.to_string_lossy().to_ascii_lowercase().as_str() {
+    let given = std::env::var_os("EGRET_LOG").unwrap_or_default();
+    let word = given.to_string_lossy();
+    match word.to_ascii_lowercase().as_str() {
         "error" => Ok(Level::ERROR),
         "warn" => Ok(Level::WARN),
         "" | "info" => Ok(Level::INFO),
