@@ -1,5 +1,7 @@
 //! What the documents say can be followed: the README's configuration loads, and links lead somewhere.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
