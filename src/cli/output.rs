@@ -9,7 +9,7 @@ pub(super) fn print(text: &str, code: u8) -> ExitCode {
     put(text, code).err().unwrap_or(ExitCode::from(code))
 }
 
-/// Prints; if no more can be printed, the error is the exit code, as of [`print`].
+/// Prints; if no more can be printed, the error is the exit code: that of [`print()`].
 pub(super) fn put(text: &str, code: u8) -> Result<(), ExitCode> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
