@@ -54,7 +54,7 @@ fn flow_log(c: &mut Criterion) {
     // what a worker pays; at this rate most are dropped, which costs about the same
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH, 1).0;
     let target = LogTarget::File("/dev/null".into());
-    let config = FlowLogConfig { target, queue: FlowLogConfig::DEFAULT_QUEUE };
+    let config = FlowLogConfig { target, queue: 16_384 };
     let (handle, thread) = FlowLog::start(config, metrics.gateway().flow_log.clone()).unwrap();
     group.throughput(Throughput::Elements(1));
     group.bench_function("submit", |b| {

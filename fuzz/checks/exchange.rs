@@ -29,13 +29,19 @@ pub(crate) fn exchange(turns: &[&[u8]], piece: usize, max_head: usize) -> Follow
     };
     let (mut passed, mut kept, mut then) = (Vec::new(), Vec::new(), Then::More);
     for (turn, bytes) in turns.iter().enumerate() {
-        for bytes in bytes.chunks(piece) {
+        let mut pieces = bytes.chunks(piece).peekable();
+        while let Some(bytes) = pieces.next() {
             if turn % 2 == 1 {
                 let free = usize::try_from(exchange.free_down()).unwrap_or(usize::MAX);
                 if free >= bytes.len() {
                     exchange.passed_down(bytes.len() as u64);
                 } else {
                     exchange.server(bytes);
+                }
+                // What waits for an answer goes to the server once this turn is over, in whatever pieces it comes: what else
+                // it says in the turn is no answer to that.
+                if pieces.peek().is_some() {
+                    continue;
                 }
             } else {
                 kept.extend_from_slice(bytes);

@@ -225,7 +225,7 @@ section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None
     PATH: LogTarget = LogTarget, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
         "Where lines go. A file is appended to, and opened anew on SIGUSR1 and SIGHUP.";
     QUEUE: Count = Count { min: 16, max: 16_777_216 }, "queue", Default("16384"), "16384",
-        "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait.";
+        "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait. The default bridges a disk that stalls for a second at sixteen thousand flows a second, in some 8 MiB.";
 }
 
 section! { audit, "[audit]", "One JSON line for each change of the gateway: reloads, drains, whatever the control socket is asked to change.", elsewhere |_| None;

@@ -24,11 +24,6 @@ pub struct FlowLogConfig {
     pub queue: usize,
 }
 
-impl FlowLogConfig {
-    /// Bridges a disk that stalls for a second at ten thousand flows a second, in some 8 MiB.
-    pub const DEFAULT_QUEUE: usize = 16_384;
-}
-
 /// The flow log; see [`FlowLog::start`].
 pub struct FlowLog;
 
