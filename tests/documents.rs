@@ -60,6 +60,16 @@ fn files_that_documents_name_are_there() {
 }
 
 #[test]
+fn nothing_in_documents_waits_to_be_merged() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let marks = ["<<<<<<<", "=======", ">>>>>>>"];
+        let left = text.lines().position(|line| marks.iter().any(|mark| line.starts_with(mark)));
+        assert_eq!(left, None, "{}, lines counted from 0", page.display());
+    }
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     let mut checked = 0;
     let mut dead = Vec::new();
