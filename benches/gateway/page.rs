@@ -132,6 +132,7 @@ fn crowded(group: &Group) -> String {
             row("GB/s", haproxy.rate(), egret.rate(), spread(egret.rate_ratio(&haproxy)));
             row("evenness (Jain's index)", haproxy.evenness(), egret.evenness(), "–".into());
         } else {
+            row("requests/s", haproxy.rate(), egret.rate(), spread(egret.rate_ratio(&haproxy)));
             row("p50 µs", haproxy.p50(), egret.p50(), "–".into());
             row("p99 µs", haproxy.p99(), egret.p99(), spread(egret.p99_ratio(&haproxy)));
         }
@@ -140,7 +141,10 @@ fn crowded(group: &Group) -> String {
     for scenario in &group.scenarios {
         let _ = writeln!(what, "- **{}**: {}", scenario.name, scenario.what);
     }
-    format!("\n## On one worker\n\nhaproxy with one thread, Egret with one worker.\n\n{what}\n{table}")
+    format!(
+        "\n## On one worker\n\nhaproxy with one thread, Egret with one worker. Latencies are of the \
+         requests that were answered: a peer that answers few may have a low median.\n\n{what}\n{table}"
+    )
 }
 
 fn memory(results: &Results) -> String {
