@@ -146,9 +146,7 @@ impl Facts<'_> {
             Decision::Denial(denial) => {
                 report.rule = denial.rule.as_ref().map(ToString::to_string);
                 report.outcome = Some(explained_outcome(denial.outcome));
-                if rules.mode.monitors(now)
-                    && let Ok(permit) = denial.waived(to)
-                {
+                if let Decision::Permit(permit) = rules.in_mode(denial, to, now) {
                     report.would_deny = report.outcome.take();
                     self.leave(report, tenant, client, permit.dial());
                 }

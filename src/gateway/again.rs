@@ -111,18 +111,21 @@ fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Result<Per
     let unknown = Seen::Unclear(Outcome::NoHostname);
     let seen = flow.seen.as_ref().unwrap_or(&unknown);
     let judge =
-        |to| match rules.decide_unseen(to).map_or_else(|| rules.judge(seen, to, now), Decision::Permit) {
-            Decision::Permit(permit) => Ok(permit),
-            Decision::Denial(denial) => Err(denial.outcome),
-        };
+        |to| granted(rules.decide_unseen(to).map_or_else(|| rules.judge(seen, to, now), Decision::Permit));
     let went_to = OriginalDestination::new(flow.destination.socket());
     let Some(asked) = flow.asked.as_deref() else { return judge(went_to) };
     let permit = judge(*asked)?;
     let (Destination::Resolve, Seen::Asked { name, .. }) = (permit.destination(), seen) else {
         return judge(went_to);
     };
-    rules.redirect(&permit, name, went_to.ip()).or_else(|outcome| {
-        let denial = Denial { outcome, rule: None };
-        if rules.mode.monitors(now) { denial.waived(went_to).map_err(|_| outcome) } else { Err(outcome) }
-    })
+    rules
+        .redirect(&permit, name, went_to.ip())
+        .or_else(|outcome| granted(rules.in_mode(Denial { outcome, rule: None }, went_to, now)))
+}
+
+fn granted(decision: Decision) -> Result<Permit, Outcome> {
+    match decision {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Denial(denial) => Err(denial.outcome),
+    }
 }

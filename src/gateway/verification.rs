@@ -16,7 +16,7 @@ use crate::clock;
 use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, Denial, Destination, Permit, Seen};
+use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit, Seen};
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::socket::Socket;
 use crate::verify::{Match, Trouble, Unresolved};
@@ -76,12 +76,9 @@ fn deny(rules: &policy::Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit,
     flow.record.verdict = None;
     flow.record.detail = ended.detail;
     let denial = Denial { outcome: ended.outcome, rule: flow.record.rule.clone() };
-    if !rules.mode.monitors(flow.record.time) {
-        return Err(session::deny(flow, denial));
-    }
-    match denial.waived(flow.record.destination) {
-        Ok(permit) => Ok(session::allow(flow, permit)),
-        Err(denial) => Err(session::deny(flow, denial)),
+    match rules.in_mode(denial, flow.record.destination, flow.record.time) {
+        Decision::Permit(permit) => Ok(session::allow(flow, permit)),
+        Decision::Denial(denial) => Err(session::deny(flow, denial)),
     }
 }
 

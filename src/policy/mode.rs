@@ -35,7 +35,7 @@ impl Denial {
     ///
     /// What a name may never lead to stays closed. Without a gateway, no packet to such an address would leave the
     /// client's host or link; here it would reach the *gateway's* metadata service and its neighbours.
-    pub fn waived(self, to: OriginalDestination) -> Result<Permit, Self> {
+    pub(super) fn waived(self, to: OriginalDestination) -> Result<Permit, Self> {
         if can_be_waived(self.outcome) && scope::of(to.ip()) != Scope::Never {
             Ok(Permit::in_spite_of(self, to))
         } else {

@@ -37,21 +37,23 @@ impl<'w> Whose<'w> {
         snapshot.lead(self.client, snapshot.still_of(self.client, &self.tenant)?)
     }
 
-    fn monitors(&self) -> bool {
+    /// Whether the mode in force waives what is denied so.
+    fn is_waived(&self, outcome: Outcome) -> bool {
         let snapshot = self.worker.gateway.snapshot.load();
-        self.ruling(&snapshot).is_some_and(|ruling| ruling.rules.mode.monitors(clock::timestamp()))
+        let Some(ruling) = self.ruling(&snapshot) else { return false };
+        let denial = Denial { outcome, rule: None };
+        matches!(ruling.rules.in_mode(denial, self.to, clock::timestamp()), Decision::Permit(_))
     }
 
     /// Whether monitor mode lets pass what is denied so. If so the flow is followed no more, and whoever ends the mode ends
     /// the flow.
     pub(super) fn waives(&self, outcome: Outcome) -> bool {
-        let denial = Denial { outcome, rule: None };
-        if denial.waived(self.to).is_err() || !self.monitors() {
+        if !self.is_waived(outcome) {
             return false;
         }
         self.worker.gateway.table.unfollow(self.number);
         // Whoever ended it before that has not seen it.
-        self.monitors()
+        self.is_waived(outcome)
     }
 }
 
