@@ -129,14 +129,20 @@ fn hasty(lab: &Lab, destination: &str, deadline: &str) -> Config {
     Config { inspect: format!("deadline = \"{deadline}\""), ..config(lab, destination, "") }
 }
 
+/// A gateway of so little patience that asks whether the address of a live flow is its name's, and the flow's server.
+fn asked_about<'l>(lab: &'l Lab, deadline: &str) -> (Gateway<'l>, Server, Flow) {
+    let gateway = lab.start_gateway(&hasty(lab, "original", deadline));
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let client = gateway.while_stopped(|| hello_to(lab, &server, NAME));
+    let flow = delivered(client, &server, NAME);
+    assert_eq!(unproved(&gateway, &hasty(lab, "verify", deadline)), 1);
+    (gateway, server, flow)
+}
+
 fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
     let lab = Lab::new();
     // Nobody answers there.
-    let gateway = lab.start_gateway(&hasty(&lab, "original", "700ms"));
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
-    let flow = delivered(client, &server, NAME);
-    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "700ms")), 1);
+    let (gateway, _server, flow) = asked_about(&lab, "700ms");
     flow.assert_alive();
     let flow = expect_revoked(&gateway, flow);
     assert_eq!(flow["detail"], "nobody could say in time whether the address is one of the name's");
@@ -144,11 +150,7 @@ fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
 
 fn an_answer_that_comes_late_is_in_time() {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&hasty(&lab, "original", "1s"));
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
-    let flow = delivered(client, &server, NAME);
-    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
+    let (gateway, server, flow) = asked_about(&lab, "1s");
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
     flow.assert_alive();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
@@ -275,12 +277,8 @@ fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
 fn what_is_to_be_kept_is_asked_about_no_longer() {
     let lab = Lab::new();
     let keep = "on_reload = \"keep\"".to_owned();
-    let gateway = lab.start_gateway(&hasty(&lab, "original", "1s"));
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let client = gateway.while_stopped(|| hello_to(&lab, &server, NAME));
-    let flow = delivered(client, &server, NAME);
     // Nobody answers.
-    assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
+    let (gateway, _server, flow) = asked_about(&lab, "1s");
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
     assert_eq!(unproved(&gateway, &Config { policy: keep, ..hasty(&lab, "verify", "1s") }), 0);
     wait_for_rounds(&gateway, 1);

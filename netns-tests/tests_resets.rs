@@ -22,11 +22,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
     for (count, greeted) in (1..).zip([true, false]) {
-        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-        if greeted {
-            pass(&client, &upstream, b"hello");
-            pass(&upstream, &client, b"welcome");
-        }
+        let Flow { client, upstream } = open(&lab, &server, greeted);
         // A client that is gone before the gateway has seen the connection come about has just left.
         wait_for_connects(&gateway, count);
         let local = client.local_addr().unwrap();
@@ -68,11 +64,7 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
     for (count, greeted) in (1..).zip([true, false]) {
-        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-        if greeted {
-            pass(&client, &upstream, b"hello");
-            pass(&upstream, &client, b"welcome");
-        }
+        let Flow { client, upstream } = open(&lab, &server, greeted);
         // A reset before the gateway has seen the connection come about would be a refusal.
         wait_for_connects(&gateway, count);
         reset(upstream);
@@ -86,6 +78,16 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     reset(upstream);
     expect_reset_while_sending(&client);
     gateway.expect_outcome(client.local_addr().unwrap(), "upstream_reset");
+}
+
+/// A flow in which each side has said something already, or neither.
+fn open(lab: &Lab, server: &Server, greeted: bool) -> Flow {
+    let flow = Flow::open(lab, Tenant::Alpha, server);
+    if greeted {
+        pass(&flow.client, &flow.upstream, b"hello");
+        pass(&flow.upstream, &flow.client, b"welcome");
+    }
+    flow
 }
 
 /// Waits until the gateway has seen that many of alpha's connections to servers come about.

@@ -1,0 +1,169 @@
+//! How relays end: by FIN, by reset, by silence.
+
+use super::*;
+
+#[test]
+fn a_half_closed_flow_goes_on_the_other_way() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(b"question").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert!(read_all(socket) == pattern(3_000_000, 7));
+        },
+        |mut socket| {
+            assert_eq!(read_all(&socket), b"question");
+            socket.write_all(&pattern(3_000_000, 7)).unwrap();
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+}
+
+#[test]
+fn a_server_that_finishes_first_is_noticed() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            assert_eq!(read_all(&socket), b"greeting");
+            socket.write_all(b"thanks").unwrap();
+        },
+        |mut socket| {
+            socket.write_all(b"greeting").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(socket), b"thanks");
+        },
+    );
+    assert!(matches!(result.end, End::Finished { first: Side::Upstream }), "{:?}", result.end);
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset_after_the_bytes_before_it() {
+    let result = run(
+        NEVER,
+        |socket| {
+            let mut all = Vec::new();
+            let error = (&socket).read_to_end(&mut all).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert!(all == pattern(300_000, 3), "{} bytes", all.len());
+        },
+        |mut socket| {
+            socket.write_all(&pattern(300_000, 3)).unwrap();
+            while stream::unacknowledged(&socket).unwrap() > 0 {
+                thread::yield_now();
+            }
+            stream::reset_on_close(&socket).unwrap();
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Upstream, Failure::Reset)));
+}
+
+#[test]
+fn a_reset_by_the_client_reaches_the_server() {
+    let result = run(
+        NEVER,
+        |mut socket| {
+            socket.write_all(b"x").unwrap();
+            socket.read_exact(&mut [0; 1]).unwrap();
+            stream::reset_on_close(&socket).unwrap();
+        },
+        |mut socket| {
+            socket.read_exact(&mut [0; 1]).unwrap();
+            socket.write_all(b"y").unwrap();
+            assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}
+
+#[test]
+fn an_idle_flow_ends_only_when_it_is_told_to() {
+    let idle = Silence { idle: Some(Duration::from_millis(80)), ..NEVER };
+    let wait_for_reset = |mut socket: std::net::TcpStream| {
+        assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    };
+    assert!(matches!(run(idle, wait_for_reset, wait_for_reset).end, End::Idle));
+}
+
+#[test]
+fn a_half_open_flow_has_a_time_out_of_its_own() {
+    let silence = Silence { half_open: Duration::from_millis(80), ..NEVER };
+    let (was_reset, client_was_reset) = std::sync::mpsc::channel();
+    let result = run(
+        silence,
+        move |mut socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            was_reset.send(()).unwrap();
+        },
+        move |mut socket| {
+            // A server that answers nothing and does not finish.
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+            client_was_reset.recv().unwrap();
+            assert_eq!(socket.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        },
+    );
+    assert!(matches!(result.end, End::HalfOpen), "{:?}", result.end);
+}
+
+#[test]
+fn nobody_waits_for_a_dead_peer_to_acknowledge() {
+    let (outer, inner) = pair();
+    EventLoop::run(async |event_loop| {
+        let socket = Socket::new(inner, &event_loop).unwrap();
+        while stream::write(&socket, &[0; 4096]).is_ok() {}
+        stream::reset_on_close(&outer).unwrap();
+        drop(outer);
+        let settled = timeout(Duration::from_secs(5), settle(&socket)).await;
+        assert!(settled.is_ok(), "{} bytes", stream::unacknowledged(&socket).unwrap());
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
+    let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    client_end.write_all(b"more of the upload").unwrap();
+    server_end.write_all(b"413 too large").unwrap();
+    while stream::unacknowledged(&server_end).unwrap() > 0 {
+        thread::yield_now();
+    }
+    stream::reset_on_close(&server_end).unwrap();
+    drop(server_end);
+    let end = EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
+        relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await
+    })
+    .unwrap();
+    assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));
+    let mut answer = [0; 13];
+    client_end.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"413 too large");
+    assert_eq!(client_end.read(&mut answer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_reset_after_a_half_close_is_passed_on_at_once() {
+    let (reset, client_has_reset) = std::sync::mpsc::channel();
+    let result = run(
+        NEVER,
+        move |mut socket| {
+            socket.shutdown(Shutdown::Write).unwrap();
+            socket.read_exact(&mut [0; 1]).unwrap();
+            stream::reset_on_close(&socket).unwrap();
+            drop(socket);
+            reset.send(crate::clock::now()).unwrap();
+        },
+        move |mut socket| {
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0);
+            socket.write_all(b"x").unwrap();
+            let at = client_has_reset.recv().unwrap();
+            // A server in CLOSE_WAIT reads end of file before and after: the error tells the difference.
+            while socket.take_error().unwrap().is_none() {
+                thread::yield_now();
+                assert!(at.elapsed() < SETTLE / 2, "the reset is late");
+            }
+        },
+    );
+    assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}
