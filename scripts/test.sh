@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project; installs with apt what is missing for them.
 #
-# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts deny docs test bench fuzz; all of them unless given
+# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts deny docs test boot bench fuzz; all of them unless given
 #
-# The network-namespace tests need user namespaces or root. Where neither is to be had they fail and say so.
+# The network-namespace tests need user namespaces or root, and the boot test root. Where they are not to be had they fail and say so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -24,10 +24,12 @@ lint() { cargo clippy --locked --all-targets -- -D warnings; }
 docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items; }
 # Unit, property, doc, generated-documents and network-namespace tests.
 test() { cargo test --locked; }
+# Installs and boots Egret in a Debian of its own, and does to it what happens to machines.
+boot() { scripts/boot-test.sh; }
 # Every benchmark once, so that none rots; nothing is measured.
 bench() { cargo test --locked --benches; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
-scripts() { shellcheck -x scripts/*.sh scripts/demo/*.sh .ci/run; }
+scripts() { shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run; }
 # The alerting rules, and what the metrics listener says, as Prometheus's own tool sees them.
 alerts() {
     promtool check rules --lint-fatal deploy/prometheus/egret-rules.yml
@@ -41,7 +43,7 @@ deny() {
 }
 
 steps=("$@")
-((${#steps[@]})) || steps=(format lint scripts alerts deny docs test bench fuzz)
+((${#steps[@]})) || steps=(format lint scripts alerts deny docs test boot bench fuzz)
 for step in "${steps[@]}"; do
     printf '\n== %s\n' "$step"
     start=$SECONDS

@@ -1,0 +1,221 @@
+# shellcheck shell=bash
+# The machine, and its surroundings: a client that dials out, a server that tells its clients who they seem to be, and
+# counts what reaches it from the client's own addresses. /run is a tmpfs of our own, so nothing here outlives us.
+#
+#   client 10.0.1.2, fd00:1::2 ── ens5 [machine] ens6 ── server 198.51.100.10, 2001:db8:51::a
+
+: "${here:?}" "${base:?}" "${built:?}" # set by inside.sh
+dir=/run/egret-boot
+root=$dir/root # the machine's root directory
+tree=$(cd "$here/../.." && pwd)
+
+while read -r variable; do unset "$variable"; done < <(compgen -e | grep -iE '_proxy$|^EGRET_[^B]|^EGRET$|^CURL|^SSL_|^OPENSSL|^LC_' || :)
+export LC_ALL=C.UTF-8 HOME=$dir
+
+wait_for() { # SECONDS WHAT COMMAND...: until the command succeeds
+    local patience=$1 what=$2 until=$((SECONDS + $1))
+    shift 2
+    while ((SECONDS < until)); do
+        if "$@" >/dev/null 2>&1; then return 0; fi
+        sleep 0.05
+    done
+    wrong "waited $patience s for $what"
+}
+# Ends the scenario.
+wrong() {
+    printf 'WRONG: %s\n' "$*"
+    machine journalctl -q -b --no-pager -o short-precise -n 40 -u 'egret*' 2>/dev/null | sed 's/^/  journal: /'
+    exit 1
+}
+expect() { # WHAT COMMAND...
+    local what=$1
+    shift
+    "$@" || wrong "$what"
+}
+# One that says what was printed instead.
+expect_line() { # PATTERN COMMAND...
+    local pattern=$1 printed
+    shift
+    printed=$("$@" 2>&1) || :
+    grep -qE -- "$pattern" <<<"$printed" || wrong "no line like /$pattern/ of \`$*\`, but: $printed"
+}
+
+client() { ip netns exec client "$@"; }
+server() { ip netns exec server "$@"; }
+
+make_surroundings() {
+    mkdir -p $dir/nginx $dir/upper $dir/work $root
+    sed "s|/run/egret-demo|$dir|" "$here/../demo/nginx.conf" >$dir/nginx.conf
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=boot \
+        -addext subjectAltName=DNS:api.example.org -keyout $dir/nginx/key.pem -out $dir/nginx/cert.pem 2>/dev/null
+    printf 'silent\nshow-error\nmax-time = 20\ncacert = %s\n' $dir/nginx/cert.pem >$dir/.curlrc
+    local name
+    for name in client server; do
+        ip netns add $name
+        ip -n $name link set lo up
+        ip netns exec $name sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
+    done
+    # What the server counts here was forwarded, and not sent by the gateway.
+    server nft -f - <<'RULES' || return
+table inet count {
+    chain in {
+        type filter hook prerouting priority raw;
+        ip saddr 10.0.1.0/24 counter
+        ip6 saddr fd00:1::/64 counter
+    }
+}
+RULES
+    server nginx -p $dir/nginx -e error.log -c $dir/nginx.conf &
+}
+
+# A network like that after a power-up: nothing of an earlier boot's rules, routes and settings.
+make_wires() {
+    ip netns del machine 2>/dev/null || :
+    wait_for 10 "the old links to go" no_links
+    ip netns add machine
+    ip -n machine link add ens5 type veth peer name c0
+    ip -n machine link add ens6 type veth peer name s0
+    ip -n machine link set c0 netns client
+    ip -n machine link set s0 netns server
+    ip -n client -batch - <<'IP'
+link set c0 up
+addr add 10.0.1.2/24 dev c0
+addr add fd00:1::2/64 dev c0 nodad
+route add default via 10.0.1.1
+route add default via fd00:1::1
+IP
+    # The server knows the way back to the clients: a packet that slips through is answered.
+    ip -n server -batch - <<'IP'
+link set s0 up
+addr add 198.51.100.10/24 dev s0
+addr add 2001:db8:51::a/64 dev s0 nodad
+route add 203.0.113.0/24 via 198.51.100.1
+route add 10.0.1.0/24 via 198.51.100.1
+route add 2001:db8:100::/56 via 2001:db8:51::1
+route add fd00:1::/64 via 2001:db8:51::1
+IP
+}
+no_links() { ! ip -n client link show c0 && ! ip -n server link show s0; }
+
+# A fresh Debian with two interfaces that systemd-networkd configures, as on a cloud's instance.
+unpack_machine() {
+    mount -t overlay overlay -o "lowerdir=$base,upperdir=$dir/upper,workdir=$dir/work" $root ||
+        mount_copy || return
+    mkdir -p $root/etc/systemd/network $root/opt/egret
+    network ens5 10.0.1.1/24 fd00:1::1/64
+    network ens6 198.51.100.1/24 2001:db8:51::1/64
+    echo machine >$root/etc/hostname
+    mkdir -p $root/etc/systemd/system/multi-user.target.wants $root/var/log/journal
+    ln -sf /lib/systemd/system/systemd-networkd.service $root/etc/systemd/system/multi-user.target.wants/
+    # Only what is of use here.
+    ln -sf /dev/null $root/etc/systemd/system/apt-daily.timer
+    ln -sf /dev/null $root/etc/systemd/system/apt-daily-upgrade.timer
+    ln -sf /dev/null $root/etc/systemd/system/systemd-networkd-wait-online.service
+    cp -r "$tree/scripts" "$tree/deploy" $root/opt/egret/
+    cp "$built" $root/opt/egret/egret
+    strip $root/opt/egret/egret 2>/dev/null || :
+}
+# Where an overlay is refused, as in some containers.
+mount_copy() { umount $root 2>/dev/null || :; cp -a "$base/." $root/; }
+network() { # INTERFACE ADDRESS ADDRESS
+    cat >$root/etc/systemd/network/10-"$1".network <<CONF
+[Match]
+Name=$1
+[Network]
+Address=$2
+IPv6AcceptRA=no
+LinkLocalAddressing=ipv6
+[Address]
+Address=$3
+DuplicateAddressDetection=none
+CONF
+}
+
+# Boots it, and yields when systemd has done what there was to do.
+boot() {
+    make_wires
+    SYSTEMD_NSPAWN_API_VFS_WRITABLE=network SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 \
+        systemd-nspawn --quiet --boot --directory=$root --network-namespace-path=/run/netns/machine --register=no \
+        --keep-unit --capability=CAP_NET_ADMIN --console=read-only </dev/null >$dir/console 2>&1 &
+    echo $! >$dir/nspawn
+    wait_for 60 "systemd to boot: $(tail -n 3 $dir/console)" booted
+}
+booted() {
+    local state
+    state=$(machine systemctl is-system-running 2>/dev/null)
+    [[ $state == running || $state == degraded ]]
+}
+# As orderly as a reboot's first half.
+shut_down() {
+    local nspawn
+    nspawn=$(cat $dir/nspawn)
+    machine systemctl poweroff --no-block
+    wait_for 60 "the machine to power off" is_gone "$nspawn"
+    rm $dir/nspawn
+}
+is_gone() { ! kill -0 "$1" 2>/dev/null; }
+reboot_machine() { shut_down && boot; }
+
+# The machine's first process, as seen here.
+leader() {
+    local status
+    for status in /proc/[0-9]*/status; do
+        if grep -qE '^NSpid:\s+[0-9]+\s+1$' "$status" 2>/dev/null; then
+            status=${status#/proc/}
+            echo "${status%/status}"
+            return 0
+        fi
+    done
+    return 1
+}
+machine() { # COMMAND...: in the machine
+    local pid
+    pid=$(leader) || return 125
+    nsenter --target "$pid" --all env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb HOME=/root "$@"
+}
+
+# --- asking
+
+# What the server says of a request for a name from the client.
+ask() { # -4|-6 URL [CURL OPTION...]
+    local family=$1 url=$2
+    shift 2
+    client curl "$family" --resolve "*:80:198.51.100.10,[2001:db8:51::a]" \
+        --resolve "*:443:198.51.100.10,[2001:db8:51::a]" "$@" "$url"
+}
+# The first judged flows: by name, in both families, over TLS too; and one that is denied.
+serves() {
+    expect_line '^nginx was asked for api.example.org by 203.0.113.1[6-9]$' ask -4 http://api.example.org/
+    expect_line '^nginx was asked for api.example.org by 203.0.113.1[6-9]$' ask -4 https://api.example.org/
+    expect_line '^nginx was asked for api.example.org by 2001:db8:100::' ask -6 http://api.example.org/
+    expect_line '^reason: not_allowed$' ask -4 http://evil.example.org/
+    expect_line '^reason: not_allowed$' ask -6 http://evil.example.org/
+}
+is_served() { ask "$1" http://api.example.org/ --max-time 2 | grep -q 'by \(203.0.113.1[6-9]\|2001:db8:100::\)'; }
+
+# Packets that have reached the server from the client's own addresses.
+leaked() { server nft list table inet count | awk '/counter/ { for (i = 1; i < NF; i++) if ($i == "packets") n += $(i + 1) } END { print n + 0 }'; }
+nothing_leaked() {
+    local packets
+    packets=$(leaked)
+    [[ $packets == 0 ]] || wrong "$packets packets of the client have reached the server uninspected"
+}
+# Dials out all the time, in both families, over TCP and UDP, until told to stop.
+start_storm() {
+    local target
+    for target in '-4 http://evil.example.org' '-6 http://evil.example.org' '-4 https://evil.example.org'; do
+        # shellcheck disable=SC2086 # two words
+        (while :; do ask $target --max-time 0.2 >/dev/null 2>&1; sleep 0.02; done) &
+        echo $! >>$dir/storm
+    done
+    for target in 198.51.100.10 2001:db8:51::a; do
+        # shellcheck disable=SC2016 # the inner shell's
+        client bash -c 'while :; do echo x >"/dev/udp/$1/443"; sleep 0.05; done' - $target 2>/dev/null &
+        echo $! >>$dir/storm
+    done
+}
+stop_storm() {
+    local pid
+    while read -r pid; do kill "$pid" 2>/dev/null; done <$dir/storm
+    rm -f $dir/storm
+}
