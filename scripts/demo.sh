@@ -43,8 +43,8 @@ fi
 egret=${EGRET:-}
 if [[ -z $egret ]]; then
     find_cargo
-    say "Building Egret (profile demo: optimised, without link-time optimisation)"
-    (cd "$here/.." && cargo build --quiet --locked --profile demo --bin egret)
+    say "Building Egret; the first time, with all that it is made of, that takes some minutes"
+    (cd "$here/.." && cargo build --locked --profile demo --bin egret)
     target=$(cd "$here/.." && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
     egret=$target/demo/egret
 fi

@@ -11,7 +11,7 @@ fail() {
 PATH=$PATH:/usr/sbin:/sbin
 export PATH
 
-# Installs with apt what is missing, and says what. Each argument is PROGRAM:PACKAGE.
+# Installs with apt what is missing. Each argument is PROGRAM:PACKAGE.
 install_missing() {
     local pair packages=()
     for pair in "$@"; do
@@ -19,8 +19,12 @@ install_missing() {
     done
     [[ ${#packages[@]} -gt 0 ]] || return 0
     mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+    install_packages "${packages[@]}"
+}
 
-    local as_root=()
+# Installs Debian packages with apt, as root or with sudo, and says which.
+install_packages() {
+    local packages=("$@") as_root=()
     if ! command -v apt-get >/dev/null; then
         fail "please install the equivalents of these Debian packages first: ${packages[*]}"
     fi
@@ -42,9 +46,27 @@ install_missing() {
     "${apt[@]}" install --no-install-recommends "${packages[@]}" >/dev/null || fail "apt could not install ${packages[*]}"
 }
 
-# Puts cargo into the PATH; it needs a linker.
+# The version of the cargo in the PATH, for example 1.95.0; nothing if there is none.
+cargo_version() { { cargo --version 2>/dev/null || :; } | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
+# Whether that cargo builds this project.
+cargo_is_new_enough() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
+    [[ -n $(cargo_version) ]] && printf '%s\n' "$wanted" "$(cargo_version)" | sort --version-sort --check=silent
+}
+
+# Puts a cargo that is new enough, and the linker it needs, into the PATH. Where there is none, Debian's security archive
+# has one: the toolchain that Debian builds its browsers with.
 find_cargo() {
     command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-    command -v cargo >/dev/null || fail "no cargo: install Rust (https://rustup.rs), or give a built binary: EGRET=PATH $0"
+    if ! cargo_is_new_enough; then
+        local present
+        present=$(cargo_version)
+        say "${present:+cargo $present is too old to build Egret. }Installing Debian's current Rust toolchain: cargo-web, rustc-web"
+        install_packages cargo-web rustc-web
+        PATH=/usr/bin:$PATH
+        cargo_is_new_enough ||
+            fail "cargo $(cargo_version) is the newest that apt has here, and too old: install a current Rust (https://rustup.rs)"
+    fi
     install_missing cc:build-essential
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project; installs with apt what is missing for them.
 #
-# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts deny docs test boot bench fuzz; all of them unless given
+# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts docs test boot bench fuzz; all of them unless given
 #
 # The network-namespace tests need user namespaces or root, and the boot test root. Where they are not to be had they fail and say so.
 set -euo pipefail
@@ -27,7 +27,7 @@ test() { cargo test --locked; }
 # Installs and boots Egret in a Debian of its own, and does to it what happens to machines.
 boot() { scripts/boot-test.sh; }
 # Every benchmark once, so that none rots; nothing is measured.
-bench() { cargo test --locked --benches; }
+bench() { cargo test --locked --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
 scripts() { shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run; }
 # The alerting rules, and what the metrics listener says, as Prometheus's own tool sees them.
@@ -36,14 +36,8 @@ alerts() {
     promtool test rules deploy/prometheus/egret-rules.test.yml
     cargo test --locked --test alerts -- --ignored
 }
-deny() {
-    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-    # The advisory database is on the network; a scheduled job asks it, so that no landing waits for the weather.
-    cargo deny --locked --log-level error check bans licenses sources
-}
-
 steps=("$@")
-((${#steps[@]})) || steps=(format lint scripts alerts deny docs test boot bench fuzz)
+((${#steps[@]})) || steps=(format lint scripts alerts docs test boot bench fuzz)
 for step in "${steps[@]}"; do
     printf '\n== %s\n' "$step"
     start=$SECONDS

@@ -111,7 +111,12 @@ because "The rules stay while Egret is down, and what they catch goes nowhere el
 trap - EXIT
 say
 if [[ -z $keep ]]; then
-    say "${bold}All as it should be.${plain}"
+    cat <<NEXT
+${bold}All as it should be.${plain} Next:
+    scripts/demo.sh --keep    the same lab with a shell, to try your own requests in
+    docs/install.md           put it on an instance, in monitor mode at first if you like (docs/modes.md)
+    docs/policy.md            write rules, ask why something is denied, test a policy in a pull request
+NEXT
     exit 0
 fi
 start_gateway
