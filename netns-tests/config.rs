@@ -15,6 +15,8 @@ pub struct Config {
     pub policy: String,
     /// More keys of `[inspect]`.
     pub inspect: String,
+    /// `[steering] interfaces`, a TOML array.
+    pub interfaces: String,
     /// `[steering] ports`.
     pub steering_ports: String,
     /// `ports` and `select` of alpha's pool.
@@ -38,6 +40,7 @@ impl Default for Config {
             policy: String::new(),
             // A minute for each wait that a test could mistake for an answer: nobody waits that long here.
             inspect: "deadline = \"60s\"".into(),
+            interfaces: "[\"c0\"]".into(),
             steering_ports: "\"all\"".into(),
             alpha_pool: "ports = \"1024-65535\"\nselect = \"paired\"".into(),
             alpha_addresses: "[\"203.0.113.16/30\", \"2001:db8:100::/120\"]".into(),
@@ -103,6 +106,7 @@ impl Config {
             gateway,
             policy,
             inspect,
+            interfaces,
             steering_ports,
             alpha_pool,
             alpha_addresses,
@@ -114,7 +118,7 @@ impl Config {
         let (flow_log, audit) = (flow_log.display(), audit.display());
         format!(
             "[gateway]\nlisten = \"[::]:15001\"\nworkers = {workers}\nmetrics = \"127.0.0.1:9915\"\ndrain = {drain}\n{gateway}\n\
-             [steering]\ninterfaces = [\"c0\"]\nports = {steering_ports}\n\
+             [steering]\ninterfaces = {interfaces}\nports = {steering_ports}\n\
              [inspect]\n{inspect}\n\
              [policy]\n{policy}\n\
              [flow_log]\npath = \"{flow_log}\"\n\

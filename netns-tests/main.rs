@@ -33,9 +33,11 @@ mod tests_canary;
 mod tests_canary_requests;
 mod tests_candidate;
 mod tests_certificates;
+mod tests_conflicts;
 mod tests_control;
 mod tests_dial;
 mod tests_dnssec;
+mod tests_errors;
 mod tests_explain;
 mod tests_fairness;
 mod tests_forecast;
@@ -125,6 +127,8 @@ fn main() -> ExitCode {
         tests_revoke_later::trials(),
         tests_recheck::trials(),
         tests_steering::trials(),
+        tests_errors::trials(),
+        tests_conflicts::trials(),
         tests_startup::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 mod monitoring;
 mod observe;
+mod privileged;
 mod recheck;
 mod reload;
 mod retired;
@@ -282,8 +283,8 @@ impl App {
             now,
         );
         if second.is_multiple_of(5) {
-            match addresses::assigned() {
-                Ok(assigned) => self.handles.gateway.snapshot.load().own.reassign(assigned),
+            match addresses::local() {
+                Ok(local) => self.handles.gateway.snapshot.load().own.reassign(local),
                 Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
             }
         }

@@ -11,6 +11,7 @@ pub mod addr;
 pub mod audit;
 pub mod count;
 pub mod hostname;
+pub mod interface;
 pub mod outcome;
 pub mod units;
 // floor 2

@@ -31,7 +31,7 @@ pub(super) fn build(
         })
         .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
-    let own = OwnAddresses::new(networks, addresses::assigned()?).into();
+    let own = OwnAddresses::new(networks, addresses::local()?).into();
     let candidate = before.and_then(|before| before.candidate.clone());
     Ok(Snapshot {
         policy: policy.into(),

@@ -4,6 +4,7 @@
 mod source_states;
 
 use super::in_force::InForce;
+use super::privileged::privileged;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
 use crate::clock;
 use crate::config::Config;
@@ -44,6 +45,15 @@ pub(super) struct Truth {
 /// The pools of a configuration, without the ports that other programs listen on.
 pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
     let mut reserved = config.reserved_ports();
+    let ranges: Vec<_> = config.pools.iter().map(|pool| pool.ports).collect();
+    let kept = privileged(&ranges);
+    if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
+        tracing::warn!(
+            "ports {first} to {last} of the pools are privileged on this machine, and are not used; \
+             set another range in [[pool]] ports"
+        );
+        reserved.extend(kept);
+    }
     let pools = Pools::new(&config.pools, &reserved, ledger);
     let listeners = match listeners_in_the_way(&pools) {
         Ok(listeners) if listeners.is_empty() => return Arc::new(pools),

@@ -3,13 +3,15 @@
 mod expectations;
 
 use super::output::{json_line, print};
+use super::{parameters, steering};
 use crate::app::Explainer;
-use crate::config::{self, Config, Diagnostic};
+use crate::config::{self, Config, Diagnostic, Severity};
 use expectations::Tested;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// What is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,7 +30,11 @@ pub struct Options {
 /// are tests that cannot be read.
 pub fn run(config: &Path, options: &Options) -> ExitCode {
     let (found, summary, loaded) = match config::load(config) {
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            // Tests are about a policy, and run anywhere.
+            if options.tests.is_empty() {
+                loaded.warnings.extend(of_machine(config, &loaded.config));
+            }
             let summary = summary(&loaded.config, loaded.warnings.len());
             (loaded.warnings, summary, Some(loaded.config))
         }
@@ -52,6 +58,21 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
     // A reader that has gone away does not change the verdict.
     let _ = io::stderr().lock().write_all(text.as_bytes());
     ExitCode::from(code)
+}
+
+/// What on this machine does not go with the configuration: on another than the gateway, nothing need.
+fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
+    let file: Arc<str> = path.display().to_string().into();
+    let warnings = steering::warnings(&parameters::steering(config)).into_iter();
+    let diagnostic = |(found, help)| Diagnostic {
+        severity: Severity::Warning,
+        file: Arc::clone(&file),
+        line: 0,
+        column: 0,
+        message: found,
+        help,
+    };
+    warnings.map(diagnostic).collect()
 }
 
 /// Runs the tests, if there are any, and adds what is to be told of them. Yields the exit code.

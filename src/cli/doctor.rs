@@ -39,7 +39,6 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
         kernel::files(doctor.wanted_flows),
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
-    found.extend(network::interfaces(&doctor.steering));
     found.extend(network::source_validation(&doctor.steering));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
@@ -71,7 +70,8 @@ fn number(name: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
-    use crate::steering::{Interface, Pool, Ports, Udp, default_ephemeral};
+    use crate::interface::Interface;
+    use crate::steering::{Pool, Ports, Udp, default_ephemeral};
 
     #[test]
     fn every_finding_that_is_not_ok_says_why_and_how_to_mend_it() {
@@ -79,13 +79,15 @@ mod tests {
             Pool { network: "192.0.2.1/32".parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
         let doctor = Doctor {
             steering: Params {
-                interfaces: vec![Interface::new("no-such-if").unwrap()],
+                interfaces: vec![Interface::parse("no-such-if").unwrap()],
+                sources: Vec::new(),
                 ports: Ports::All,
                 udp: Udp::Reject,
                 listen_port: 15001,
                 mark: 0x4000,
                 table: 4321,
                 pools: vec![pool],
+                resolvers: Vec::new(),
                 ephemeral: default_ephemeral(),
             },
             metrics: "127.0.0.1:1".parse().ok(),

@@ -4,14 +4,15 @@ use super::doctor::Doctor;
 use crate::addr::PortRange;
 use crate::app::ephemeral_ports;
 use crate::config::{self, Config};
-use crate::steering::{Interface, Params, Pool, Ports, Udp};
+use crate::steering::{Params, Pool, Ports, Udp};
 use ipnet::IpNet;
+use std::net::SocketAddr;
 
 /// What there is to steer.
 pub(super) fn steering(config: &Config) -> Params {
     let steering = &config.steering;
     Params {
-        interfaces: steering.interfaces.iter().filter_map(|name| Interface::new(name)).collect(),
+        interfaces: steering.interfaces.clone(),
         ports: match &steering.ports {
             config::Ports::All => Ports::All,
             config::Ports::Listed(ranges) => Ports::List(ranges.clone()),
@@ -23,9 +24,18 @@ pub(super) fn steering(config: &Config) -> Params {
         listen_port: config.gateway.listen.port(),
         mark: steering.mark,
         table: steering.table,
+        sources: sources(config),
         pools: steered(config.pools.iter().map(|pool| (pool.ports, &*pool.addresses))),
+        resolvers: config.resolver.servers.iter().flatten().map(SocketAddr::ip).collect(),
         ephemeral: ephemeral_ports(),
     }
+}
+
+/// The networks of all tenants, those that lie in others left out.
+fn sources(config: &Config) -> Vec<IpNet> {
+    let all: Vec<_> =
+        config.tenants.iter().flat_map(|tenant| tenant.sources.iter().map(IpNet::trunc)).collect();
+    IpNet::aggregate(&all)
 }
 
 /// The networks of all pools. Neighbours with the same ports are one: every packet of the host is compared with each.

@@ -2,7 +2,9 @@
 
 use super::findings::{Finding, report};
 use super::output;
-use crate::steering::{self, Difference, Format, Observed, Params, Plan, Ports};
+use crate::steering::{
+    self, Conflict, Difference, Format, Gravity, Machine, Observed, Params, Plan, Ports, Told,
+};
 use std::process::{Command, ExitCode};
 
 /// `egret steering print`: the script that puts steering in place. Yields 2 if there is nothing to steer.
@@ -11,7 +13,27 @@ pub fn print(params: &Params, format: Format) -> ExitCode {
         eprintln!("egret: {missing}, so there is nothing to steer");
         return ExitCode::from(2);
     }
+    // A pool that holds the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
+    let conflicts = steering::conflicts(params, &machine(params));
+    for Conflict { gravity, found, why, fix } in &conflicts {
+        let level = match gravity {
+            Gravity::Refused => "refused",
+            Gravity::Broken | Gravity::Doubtful => "warning",
+        };
+        eprintln!("egret: {level}: {found}; {why}; {fix}");
+    }
+    if conflicts.iter().any(|conflict| conflict.gravity == Gravity::Refused) {
+        return ExitCode::from(2);
+    }
     output::print(&plan(params, format).to_string(), 0)
+}
+
+/// What `egret check` warns of: what on this machine does not go with the configuration.
+pub(super) fn warnings(params: &Params) -> Vec<(String, String)> {
+    let machine = machine(params);
+    let missing = steering::missing_interfaces(params, &machine).into_iter();
+    let conflicts = missing.chain(steering::conflicts(params, &machine));
+    conflicts.map(|Conflict { found, why, fix, .. }| (format!("{found}: {why}"), fix)).collect()
 }
 
 /// `egret steering print --down`: the script that takes it away again, of either format. Needs no configuration.
@@ -34,7 +56,64 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
     let in_use = if observed.nftables.is_some() { Format::Nftables } else { Format::Iptables };
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
-    differences.into_iter().map(finding).collect()
+    let mut found = of_machine(params);
+    found.extend(differences.into_iter().map(finding));
+    found.push(counts(&observed, format));
+    found
+}
+
+/// Interfaces that are not there, and pools that hold what others have.
+fn of_machine(params: &Params) -> Vec<Finding> {
+    let machine = machine(params);
+    let finding = |check, Conflict { gravity, found, why, fix }| {
+        let level = match gravity {
+            Gravity::Refused | Gravity::Broken => Finding::fail,
+            Gravity::Doubtful => Finding::warn,
+        };
+        level(check, found, why, fix)
+    };
+    let missing = steering::missing_interfaces(params, &machine).into_iter();
+    let mut found: Vec<_> = missing.map(|conflict| finding("interface", conflict)).collect();
+    if found.is_empty() {
+        found.push(Finding::ok("interface", "every interface of [steering] exists"));
+    }
+    let conflicts = steering::conflicts(params, &machine).into_iter();
+    found.extend(conflicts.map(|conflict| finding("conflict", conflict)));
+    found
+}
+
+/// What steering has dropped and not intercepted since the rules were put in place.
+fn counts(observed: &Observed, format: Format) -> Finding {
+    let listed = match format {
+        Format::Iptables => [&observed.iptables, &observed.ip6tables]
+            .map(|saved| saved.as_deref().unwrap_or_default())
+            .concat(),
+        Format::Nftables => observed.nftables.clone().unwrap_or_default(),
+    };
+    let counts = steering::counts(&listed);
+    let shown: Vec<_> = counts.iter().map(|(kind, packets)| format!("{packets} {}", kind.fate())).collect();
+    let shown = if shown.is_empty() {
+        "no packets dropped, and none passed over".to_owned()
+    } else {
+        shown.join("; ")
+    };
+    Finding::ok("packets", shown)
+}
+
+/// Asks the machine what it has by read-only commands.
+fn machine(params: &Params) -> Machine {
+    let ip = |arguments: &[&str]| printed_by("ip", arguments).unwrap_or_default();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let told = Told {
+        addresses: ip(&["-j", "-d", "addr", "show"]),
+        routes: ["-4", "-6"].map(|family| ip(&["-j", family, "route", "show", "table", "all"])),
+        neighbours: ip(&["-j", "neigh", "show"]),
+        resolv_conf: read("/etc/resolv.conf"),
+        first_port: read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        bridges: ["iptables", "ip6tables"]
+            .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
+    };
+    Machine::read(&told, params.resolvers.iter().copied())
 }
 
 fn finding(difference: Difference) -> Finding {
@@ -44,7 +123,7 @@ fn finding(difference: Difference) -> Finding {
         _ => "traffic is refused instead of intercepted, or may pass by uninspected",
     };
     match difference.wrong {
-        None => Finding::ok(difference.what, "in place"),
+        None => Finding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),
         Some(wrong) => Finding::fail(difference.what, wrong, why, steering::REMEDY),
     }
 }
@@ -69,13 +148,25 @@ fn observe() -> Observed {
     let rules = |family| ip(family, &["rule", "show"]);
     let routes = |family| ip(family, &["route", "show", "table", "all", "type", "local"]);
     Observed {
-        iptables: printed_by("iptables-save", &[]),
-        ip6tables: printed_by("ip6tables-save", &[]),
+        iptables: printed_by("iptables-save", &["-c"]),
+        ip6tables: printed_by("ip6tables-save", &["-c"]),
+        other_backend: other_backend(),
         nftables: printed_by("nft", &["list", "table", "inet", "egret"]),
         rules: [rules("-4"), rules("-6")],
         routes: [routes("-4"), routes("-6")],
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
     }
+}
+
+/// What the tools list of the backend that `iptables` does not use.
+fn other_backend() -> Vec<(&'static str, String)> {
+    let nf_tables = printed_by("iptables", &["-V"]).is_some_and(|version| version.contains("nf_tables"));
+    let tools = if nf_tables {
+        ["iptables-legacy-save", "ip6tables-legacy-save"]
+    } else {
+        ["iptables-nft-save", "ip6tables-nft-save"]
+    };
+    tools.into_iter().filter_map(|tool| Some((tool, printed_by(tool, &[])?))).collect()
 }
 
 /// What a command printed, if it succeeded. An unprivileged shell's PATH often has no sbin.

@@ -170,7 +170,7 @@ section! { keepalive, "[gateway.keepalive]", "TCP keepalive on both legs of ever
 
 section! { steering, "[steering]", "The packet rules that bring traffic to the listener; `egret steering print` renders them.", elsewhere |_| None;
     INTERFACES: List<Interface> = List(Interface), "interfaces", Required, r#"["ens6"]"#,
-        "Where tenants' packets come in.";
+        "Where tenants' packets come in, by name or by how names begin: `\"veth*\"` covers interfaces that come later, too.";
     PORTS: Or<List<Port>> = Or("all", List(Port)), "ports", Default("[80, 443]"), r#"[80, 443, "8000-8100"]"#,
         "TCP destination ports that are intercepted.";
     UDP: Choice<Udp> = Choice { words: &[("reject", Udp::Reject), ("drop", Udp::Drop)], later: &["nat"] }, "udp", Default(r#""reject""#), r#""reject""#,
@@ -239,7 +239,7 @@ section! { pool, "[[pool]]", "Source addresses that flows leave from. No two poo
     ADDRESSES: List<Network> = List(Network), "addresses", Required, r#"["203.0.113.16/30", "2001:db8:100::/64"]"#,
         "Every address of a network is used, the first and last too. Without an IPv6 address the pool's tenants cannot reach IPv6 destinations, and the like for IPv4.";
     PORTS: Port = Port, "ports", Default(r#""1024-65535""#), r#""1024-65535""#,
-        "One range of source ports. The gateway's own ports are left out of it by themselves.";
+        "One range of source ports. The gateway's own ports and those below 1024, which are privileged, are left out of it.";
     SELECT: Choice<Select> = Choice { words: &[("paired", Select::Paired), ("least-used", Select::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
         "`\"paired\"`: a client keeps one address. `\"least-used\"`: the address with the fewest ports in use towards the destination. Either goes on to another address of the pool when one is full.";
     REST: Span = span(0, 600_000), "rest", Default(r#""0s""#), r#""1s""#,

@@ -40,6 +40,7 @@ pub use version::digest_of;
 
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
+use crate::interface::Interface;
 use crate::policy::{PrivateDestinations, TenantSpec};
 use crate::verify::{Anchors, Roots};
 use std::net::SocketAddr;
@@ -129,8 +130,8 @@ pub struct Keepalive {
 /// `[steering]`.
 #[derive(Debug, Clone)]
 pub struct Steering {
-    /// Where tenants' packets come in. At least one; letters, digits, `_`, `-`, `.` and `@` only.
-    pub interfaces: Vec<String>,
+    /// Where tenants' packets come in. At least one.
+    pub interfaces: Vec<Interface>,
     /// Which TCP destination ports are intercepted.
     pub ports: Ports,
     /// What happens to UDP towards the same ports.

@@ -5,6 +5,7 @@ use super::kinds::{Describe, Kind};
 use super::value::Value;
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
+use crate::interface::Interface as Named;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -139,27 +140,22 @@ impl Kind for ControlSocket {
     }
 }
 
-/// The name of a network interface, in characters that rule files take without quoting.
+/// A network interface, or a pattern of them.
 pub(super) struct Interface;
 
 impl Describe for Interface {
     fn describe(&self) -> String {
-        "interface name".to_owned()
+        "interface name, or pattern: `\"ens6\"`, `\"veth*\"`".to_owned()
     }
 }
 
 impl Kind for Interface {
-    type Value = String;
-    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<String> {
-        let text = value.text().unwrap_or_default();
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@');
-        // Linux: IFNAMSIZ is 16 with the NUL; `.` and `..` are refused by dev_valid_name().
-        if !(1..=15).contains(&text.len()) || matches!(text, "." | "..") || !text.bytes().all(fits) {
-            let help = "write it as `ip link` shows it: at most 15 letters, digits, \"_\", \"-\", \".\", \"@\"; \
-                        patterns are not taken";
-            return value.wrong(out, "not an interface name", help);
+    type Value = Named;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Named> {
+        match Named::parse(value.text().unwrap_or_default()) {
+            Ok(interface) => Some(interface),
+            Err(why) => value.wrong(out, "not an interface name", why.to_string()),
         }
-        Some(text.to_owned())
     }
 }
 

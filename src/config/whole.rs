@@ -8,6 +8,9 @@ use crate::addr::PortRange;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
+/// Below, a port takes `CAP_NET_BIND_SERVICE`, which the gateway does not have.
+const FIRST_PORT: u16 = 1024;
+
 /// Reports what is wrong.
 pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
     unique("pool", pools.iter().map(|pool| (&*pool.spec.name, pool.name_at)), out);
@@ -17,6 +20,15 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
         known_pool(tenant, pools, out);
     }
     for pool in pools {
+        if pool.spec.ports.first() < FIRST_PORT {
+            let message =
+                format!("`ports`: {} begins below {FIRST_PORT}, with privileged ports", pool.spec.ports);
+            out.warning(
+                pool.ports_at,
+                message,
+                format!("the gateway leaves them out; let it begin at {FIRST_PORT}"),
+            );
+        }
         if is_within(pool.spec.ports, reserved) {
             let message = format!("`ports`: {} are the gateway's own ports", pool.spec.ports);
             out.error(pool.ports_at, message, "none is left for flows; widen the range");
@@ -25,6 +37,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     shares::check(pools, tenants, reserved, out);
     pool_networks(pools, out);
     tenant_networks(tenants, out);
+    clients_in_pools(pools, tenants, out);
 }
 
 /// Warns of pools that nobody uses.
@@ -85,6 +98,25 @@ fn pool_networks(pools: &[PoolDraft], out: &mut Diagnostics) {
             out.show(outer_at)
         );
         out.error(inner_at, message, "an address belongs to one pool, and stands there once");
+    }
+}
+
+/// Pool addresses are local to the gateway, so no answer would ever reach a client there.
+fn clients_in_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
+    for tenant in tenants {
+        for (source, at) in tenant.spec.sources.iter().zip(&tenant.sources_at) {
+            let all =
+                pools.iter().flat_map(|pool| pool.spec.addresses.iter().map(move |network| (pool, network)));
+            let mut holding = all.filter(|(_, network)| network.contains(source));
+            if let Some((pool, network)) = holding.next() {
+                let message = format!("`sources`: {source} lies in {network} of pool {:?}", pool.spec.name);
+                out.error(
+                    *at,
+                    message,
+                    "pool addresses are the gateway's own, and no client's; take one of the two out",
+                );
+            }
+        }
     }
 }
 

@@ -52,19 +52,40 @@ impl Drop for Pass {
 /// Addresses that would lead a flow back into the gateway: its own, its pools', loopback.
 #[derive(Debug)]
 pub struct OwnAddresses {
-    assigned: ArcSwap<HashSet<IpAddr>>,
+    local: ArcSwap<Local>,
     pools: Vec<IpNet>,
 }
 
+/// What is local to the machine at some time.
+#[derive(Debug, Default)]
+struct Local {
+    single: HashSet<IpAddr>,
+    wide: Vec<IpNet>,
+}
+
+impl Local {
+    fn new(networks: Vec<IpNet>) -> Self {
+        let mut local = Self::default();
+        for network in networks {
+            if network.prefix_len() == network.max_prefix_len() {
+                local.single.insert(network.addr());
+            } else {
+                local.wide.push(network);
+            }
+        }
+        local
+    }
+}
+
 impl OwnAddresses {
-    /// The pools' networks, and what is assigned to interfaces now.
-    pub fn new(pools: Vec<IpNet>, assigned: Vec<IpAddr>) -> Self {
-        Self { assigned: ArcSwap::from_pointee(assigned.into_iter().collect()), pools }
+    /// The pools' networks, and what is local to the machine now.
+    pub fn new(pools: Vec<IpNet>, local: Vec<IpNet>) -> Self {
+        Self { local: ArcSwap::from_pointee(Local::new(local)), pools }
     }
 
-    /// Interfaces have changed.
-    pub fn reassign(&self, assigned: Vec<IpAddr>) {
-        self.assigned.store(Arc::new(assigned.into_iter().collect()));
+    /// Interfaces or routes have changed.
+    pub fn reassign(&self, local: Vec<IpNet>) {
+        self.local.store(Arc::new(Local::new(local)));
     }
 
     /// Whether a canonical address is one of them.
@@ -72,7 +93,10 @@ impl OwnAddresses {
         address.is_loopback()
             || address.is_unspecified()
             || self.pools.iter().any(|network| network.contains(&address))
-            || self.assigned.load().contains(&address)
+            || {
+                let local = self.local.load();
+                local.single.contains(&address) || local.wide.iter().any(|network| network.contains(&address))
+            }
     }
 }
 
@@ -95,12 +119,13 @@ mod tests {
 
     #[test]
     fn own_pool_and_loopback_addresses_are_own() {
+        let networks = |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect();
         let own =
-            OwnAddresses::new(vec!["203.0.113.16/30".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
+            OwnAddresses::new(networks(&["203.0.113.16/30"]), networks(&["10.0.0.1/32", "192.0.2.0/24"]));
         let contain = |address: &str| own.contain(address.parse().unwrap());
         assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
-        assert!(!contain("203.0.113.20") && !contain("10.0.0.2"));
-        own.reassign(vec!["10.0.0.2".parse().unwrap()]);
-        assert!(own.contain("10.0.0.2".parse().unwrap()) && !own.contain("10.0.0.1".parse().unwrap()));
+        assert!(contain("192.0.2.77") && !contain("203.0.113.20") && !contain("10.0.0.2"));
+        own.reassign(networks(&["10.0.0.2/32"]));
+        assert!(contain("10.0.0.2") && !contain("10.0.0.1") && !contain("192.0.2.77"));
     }
 }

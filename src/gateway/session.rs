@@ -90,7 +90,8 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     };
     let tenant = Arc::clone(tenant);
     flow.belongs_to(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
-    if snapshot.own.contain(flow.record.destination.ip()) {
+    // From an address of the gateway's own comes what it dialled itself, or somebody who forges it.
+    if snapshot.own.contain(flow.record.destination.ip()) || snapshot.own.contain(flow.record.client.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
     let place = tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?;

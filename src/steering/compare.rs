@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 /// What the read-only commands printed; `None` where a command could not be run or had nothing to list.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// `iptables-save`.
+    /// `iptables-save`, with or without `-c`.
     pub iptables: Option<String>,
-    /// `ip6tables-save`.
+    /// `ip6tables-save`, with or without `-c`.
     pub ip6tables: Option<String>,
+    /// The names of the same tools of the other backend, with what they printed.
+    pub other_backend: Vec<(&'static str, String)>,
     /// `nft list table inet egret`.
     pub nftables: Option<String>,
     /// `ip -N -4 rule show` and `ip -N -6 rule show`.
@@ -28,52 +30,101 @@ pub struct Difference {
     pub what: &'static str,
     /// What is wrong with it; `None` if nothing is.
     pub wrong: Option<String>,
+    /// What is to be known of it although it is not wrong.
+    pub note: Option<String>,
+}
+
+impl Difference {
+    fn new(what: &'static str, wrong: Option<String>) -> Self {
+        Self { what, wrong, note: None }
+    }
 }
 
 /// One entry for each part of the plan.
 pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     let mut found = Vec::new();
+    let mut exempt = Vec::new();
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
-            let wrong = iptables(v4, observed.iptables.as_deref());
-            found.push(Difference { what: "IPv4 packet rules", wrong });
-            let wrong = iptables(v6, observed.ip6tables.as_deref());
-            found.push(Difference { what: "IPv6 packet rules", wrong });
+            let wrong = iptables(v4, observed.iptables.as_deref(), &mut exempt);
+            found.push(Difference::new("IPv4 packet rules", wrong));
+            let wrong = iptables(v6, observed.ip6tables.as_deref(), &mut exempt);
+            found.push(Difference::new("IPv6 packet rules", wrong));
         }
         PacketRules::Nftables(table) => {
-            let wrong = nft(table, observed.nftables.as_deref());
-            found.push(Difference { what: "packet rules", wrong });
+            let wrong = nft(table, observed.nftables.as_deref(), &mut exempt);
+            found.push(Difference::new("packet rules", wrong));
         }
+    }
+    if !exempt.is_empty() {
+        let note = format!(
+            "{} rule(s) before Egret's let packets pass uninspected: {}",
+            exempt.len(),
+            exempt.join("; ")
+        );
+        found.push(Difference { what: "exemptions", wrong: None, note: Some(note) });
+    }
+    if let Some(left) = left_over(plan, observed) {
+        found.push(Difference::new("left-over rules", Some(left)));
     }
     let names = [["IPv4 mark rule", "IPv4 local routes"], ["IPv6 mark rule", "IPv6 local routes"]];
     for (index, routing) in plan.routing.iter().enumerate() {
         let wrong = mark_rule(routing, observed.rules[index].as_deref());
-        found.push(Difference { what: names[index][0], wrong });
+        found.push(Difference::new(names[index][0], wrong));
         let wrong = local_routes(routing, observed.routes[index].as_deref());
-        found.push(Difference { what: names[index][1], wrong });
+        found.push(Difference::new(names[index][1], wrong));
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
-    found.push(Difference { what: "reserved ports", wrong });
+    found.push(Difference::new("reserved ports", wrong));
     found
 }
 
+/// Rules of Egret's beside those that count: of the other format, or loaded before the backend of iptables changed.
+fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
+    let ours = |saved: &str| saved.lines().any(|line| line.starts_with(":EGRET_"));
+    if let Some((tool, _)) = observed.other_backend.iter().find(|(_, saved)| ours(saved)) {
+        return Some(format!("`{tool}` lists rules of Egret's too: the backend of iptables was changed"));
+    }
+    match &plan.packet_rules {
+        PacketRules::Iptables { .. } => {
+            observed.nftables.as_ref().map(|_| format!("nftables has a table {} too", nftables::TABLE))
+        }
+        PacketRules::Nftables(_) => {
+            let saved = [&observed.iptables, &observed.ip6tables];
+            saved
+                .into_iter()
+                .flatten()
+                .any(|saved| ours(saved))
+                .then(|| "iptables has chains EGRET_* too".to_owned())
+        }
+    }
+}
+
 /// Ours in the order that matters, table by table: the rules of each chain, and the first rule of each hooked chain.
-fn iptables(wanted: &str, saved: Option<&str>) -> Option<String> {
+/// Exemptions are added to the list of them.
+fn iptables(wanted: &str, saved: Option<&str>, exempt: &mut Vec<String>) -> Option<String> {
     let Some(saved) = saved else { return Some("cannot be listed (are you root?)".to_owned()) };
     if !saved.contains("EGRET_") {
         return Some("not in place".to_owned());
     }
+    let saved: Vec<_> = saved.lines().map(without_count).collect();
+    let saved = saved.join("\n");
     for (table, body) in tables(wanted) {
-        let actual = tables(saved).find(|(name, _)| *name == table).map_or("", |(_, body)| body);
+        let actual = tables(&saved).find(|(name, _)| *name == table).map_or("", |(_, body)| body);
         for line in body.lines() {
             if let Some(hook) = line.strip_prefix("-I ") {
                 let builtin = hook.split(' ').next().unwrap_or_default();
-                let first = actual.lines().find(|line| line.starts_with(&format!("-A {builtin} ")));
-                if first != Some(&format!("-A {hook}")) {
+                let rule = format!("-A {hook}");
+                let mut rules = actual.lines().filter(|line| line.starts_with(&format!("-A {builtin} ")));
+                // What comes before ours in INPUT lets nothing pass by: our rules there only accept.
+                if builtin == "INPUT" && !rules.any(|line| line == rule) {
+                    return Some(format!("`{hook}` is missing in table {table}"));
+                }
+                if builtin != "INPUT" && rules.next() != Some(rule.as_str()) {
                     return Some(format!("`{hook}` is not the first rule of {builtin} in table {table}"));
                 }
             } else if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next())
-                && let Some(difference) = sequence(&rules_of(body, chain), &rules_of(actual, chain))
+                && let Some(difference) = sequence(&rules_of(body, chain), &rules_of(actual, chain), exempt)
             {
                 return Some(format!("table {table}: {difference}"));
             }
@@ -82,33 +133,52 @@ fn iptables(wanted: &str, saved: Option<&str>) -> Option<String> {
     None
 }
 
+/// A line of `iptables-save -c` as `iptables-save` prints it.
+fn without_count(line: &str) -> &str {
+    line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rule)| rule)
+}
+
 /// `(name, body)` of each table in the format of `iptables-save`.
 fn tables(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let sections = text.split("\n*").map(|section| section.strip_prefix('*').unwrap_or(section));
     sections.filter_map(|section| section.split_once('\n'))
 }
 
+/// Without what only logs: steering does without where the kernel cannot.
 fn rules_of<'a>(body: &'a str, chain: &str) -> Vec<&'a str> {
     let prefix = format!("-A {chain} ");
-    body.lines().filter(|line| line.starts_with(&prefix)).collect()
+    body.lines().filter(|line| line.starts_with(&prefix) && !line.contains(" -j LOG ")).collect()
 }
 
-fn nft(wanted: &str, listed: Option<&str>) -> Option<String> {
+fn nft(wanted: &str, listed: Option<&str>, exempt: &mut Vec<String>) -> Option<String> {
     let Some(listed) = listed else {
         return Some("not in place, or cannot be listed (are you root?)".to_owned());
     };
     let start = format!("table {}", nftables::TABLE);
+    let counts_or_logs = |line: &str| line.starts_with("packets ") || line.contains(" log prefix ");
     let lines = |text: &str| -> Vec<String> {
         let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-        words.filter(|line| !line.is_empty()).skip_while(|line| *line != format!("{start} {{")).collect()
+        let told = words.filter(|line| !line.is_empty() && !counts_or_logs(line));
+        told.skip_while(|line| *line != format!("{start} {{")).collect()
     };
-    sequence(&lines(wanted), &lines(listed))
+    sequence(&lines(wanted), &lines(listed), exempt)
 }
 
-/// The first place where two sequences part.
-fn sequence<T: AsRef<str>>(wanted: &[T], actual: &[T]) -> Option<String> {
-    for index in 0..wanted.len().max(actual.len()) {
-        let [wanted, actual] = [wanted, actual].map(|side| side.get(index).map(AsRef::as_ref));
+/// The first place where two sequences part. Exemptions at the beginning of a chain are taken out of the second.
+fn sequence<T: AsRef<str>>(wanted: &[T], actual: &[T], exempt: &mut Vec<String>) -> Option<String> {
+    let mut others = Vec::new();
+    let mut at_start = true;
+    for line in actual.iter().map(AsRef::as_ref) {
+        let first = wanted.get(others.len()).map(AsRef::as_ref) == Some(line);
+        if at_start && !first && is_exemption(line) {
+            exempt.push(line.to_owned());
+            continue;
+        }
+        at_start = line.starts_with("type filter hook ");
+        others.push(line);
+    }
+    for index in 0..wanted.len().max(others.len()) {
+        let (wanted, actual) = (wanted.get(index).map(AsRef::as_ref), others.get(index).copied());
         match (wanted, actual) {
             (Some(wanted), Some(actual)) if wanted != actual => {
                 return Some(format!("`{actual}` where `{wanted}` should be"));
@@ -121,12 +191,28 @@ fn sequence<T: AsRef<str>>(wanted: &[T], actual: &[T]) -> Option<String> {
     None
 }
 
+/// Whether a rule that is not ours lets packets of, or to, certain addresses pass by (docs/steering.md).
+fn is_exemption(rule: &str) -> bool {
+    let narrow = [" -s ", " -d ", "saddr ", "daddr "].iter().any(|word| rule.contains(word));
+    let verdict = ["-j ACCEPT", "-j RETURN", " accept", " return"].iter().any(|word| rule.ends_with(word));
+    narrow && verdict && !rule.contains(" ! -s ") && !rule.contains(" ! -d ") && !rule.contains("addr != ")
+}
+
 fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let (mark, table) = (routing.mark, routing.table);
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    let whole_words = |line: &str| format!("{} ", line.trim_end()).contains(&format!(" {wanted} "));
-    (!shown.lines().any(whole_words)).then(|| format!("no rule `{wanted}`"))
+    let whole_words = |line: &&str| format!("{} ", line.trim_end()).contains(&format!(" {wanted} "));
+    let mut before = shown.lines().take_while(|line| !whole_words(line));
+    // The kernel's own rule for local addresses, and whatever others put as high.
+    let overtakes = before.find(|line| !line.starts_with("0:") && !line.contains(" fwmark "));
+    if !shown.lines().any(|line| whole_words(&line)) {
+        return Some(format!("no rule `{wanted}`"));
+    }
+    overtakes.map(|line| {
+        let rule = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
+    })
 }
 
 fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
@@ -165,92 +251,4 @@ fn parse_range(text: &str) -> Option<PortRange> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
-    use super::*;
-
-    fn saved(rendered: &str) -> String {
-        rendered.replace("-I ", "-A ")
-    }
-
-    fn in_place(plan: &Plan) -> Observed {
-        let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
-        let mut observed = Observed {
-            rules: [Some(rules.into()), Some(rules.into())],
-            routes: [
-                Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
-                Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
-            ],
-            reserved_ports: Some("53,1024-56903,61000-65535\n".into()),
-            ..Observed::default()
-        };
-        match &plan.packet_rules {
-            PacketRules::Iptables { v4, v6 } => {
-                (observed.iptables, observed.ip6tables) = (Some(saved(v4)), Some(saved(v6)));
-            }
-            PacketRules::Nftables(table) => observed.nftables = Some(table.clone()),
-        }
-        observed
-    }
-
-    fn wrong(plan: &Plan, observed: &Observed) -> Vec<String> {
-        compare(plan, observed).into_iter().filter_map(|difference| difference.wrong).collect()
-    }
-
-    #[test]
-    fn what_is_in_place_has_no_difference() {
-        for plan in [iptables_plan(&params()), nftables_plan(&params())] {
-            assert_eq!(wrong(&plan, &in_place(&plan)), Vec::<String>::new());
-        }
-    }
-
-    #[test]
-    fn an_empty_kernel_differs_everywhere() {
-        let plan = iptables_plan(&params());
-        let empty = String::new();
-        let observed = Observed {
-            iptables: Some(empty.clone()),
-            ip6tables: Some(empty.clone()),
-            rules: [Some(empty.clone()), Some(empty.clone())],
-            routes: [Some(empty.clone()), Some(empty.clone())],
-            reserved_ports: Some("\n".into()),
-            nftables: None,
-        };
-        assert_eq!(wrong(&plan, &observed).len(), compare(&plan, &observed).len());
-    }
-
-    #[test]
-    fn a_rule_that_somebody_took_away_or_overtook_is_found() {
-        let plan = iptables_plan(&params());
-        let good = in_place(&plan);
-        let edits = [
-            ("-A EGRET_REFUSE -p tcp -m tcp --dport 443 -j DROP\n", "", "should be"),
-            (
-                "-A FORWARD -j EGRET_FORWARD",
-                "-A FORWARD -j ACCEPT\n-A FORWARD -j EGRET_FORWARD",
-                "not the first",
-            ),
-            ("-A EGRET_DIVERT -j ACCEPT\n", "", "is missing"),
-            ("COMMIT\n*raw", "-A EGRET_FORWARD -j ACCEPT\nCOMMIT\n*raw", "was added"),
-        ];
-        for (from, to, expected) in edits {
-            let edited = good.iptables.as_ref().unwrap().replace(from, to);
-            let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
-            assert!(found.len() == 1 && found[0].contains(expected), "{from}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn tables_and_networks_are_compared_whole() {
-        let plan = iptables_plan(&params());
-        let good = in_place(&plan);
-        let rules = Some("100:\tfrom all fwmark 0x1/0x1 lookup 1000 proto 230\n".to_owned());
-        let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
-        assert_eq!(found, ["no rule `fwmark 0x1/0x1 lookup 100`"]);
-        let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
-        let found = wrong(&plan, &Observed { routes: [routes, good.routes[1].clone()], ..good.clone() });
-        assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);
-        let found = wrong(&plan, &Observed { reserved_ports: Some("1024-50000".into()), ..good });
-        assert_eq!(found, ["ports 1024-56903 of the pools are not reserved"]);
-    }
-}
+mod tests;

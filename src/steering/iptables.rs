@@ -2,7 +2,7 @@
 //!
 //! Written exactly as `iptables-save` prints them, so that `egret steering status` compares line by line.
 
-use super::{Params, Pool, Udp};
+use super::{Counted, LOG_PREFIX, Params, Pool, Udp};
 use crate::addr::PortRange;
 use std::fmt::Write as _;
 
@@ -15,6 +15,9 @@ pub(super) struct Family {
     /// Destinations that never are a tenant's: our own, and groups of hosts. A rule for each, because a list means
     /// "any of them" to IPv4 and "all of them at once" to IPv6 (`match_type6()` in `xt_addrtype.c`).
     not_steered: &'static [&'static str],
+    icmp: &'static str,
+    /// The errors that TCP acts on (`tcp_v4_err()`, `tcp_v6_err()`), as matches.
+    errors: &'static [&'static str],
 }
 
 /// For `iptables-restore`.
@@ -23,6 +26,12 @@ pub(super) const V4: Family = Family {
     any: "0.0.0.0",
     unreachable: "icmp-port-unreachable",
     not_steered: &["LOCAL", "BROADCAST", "MULTICAST"],
+    icmp: "icmp",
+    errors: &[
+        "-p icmp -m icmp --icmp-type 3", // destination unreachable, fragmentation needed among them
+        "-p icmp -m icmp --icmp-type 11", // time exceeded
+        "-p icmp -m icmp --icmp-type 12", // parameter problem
+    ],
 };
 /// For `ip6tables-restore`.
 pub(super) const V6: Family = Family {
@@ -30,12 +39,20 @@ pub(super) const V6: Family = Family {
     any: "::",
     unreachable: "icmp6-port-unreachable",
     not_steered: &["LOCAL", "MULTICAST"],
+    icmp: "ipv6-icmp",
+    errors: &[
+        "-p ipv6-icmp -m icmp6 --icmpv6-type 1", // destination unreachable
+        "-p ipv6-icmp -m icmp6 --icmpv6-type 2", // packet too big
+        "-p ipv6-icmp -m icmp6 --icmpv6-type 3", // time exceeded
+        "-p ipv6-icmp -m icmp6 --icmpv6-type 4", // parameter problem
+    ],
 };
 
 pub(super) fn render(params: &Params, family: Family) -> String {
     // The filter table comes first: each table is one transaction, and in between nothing may leak.
+    let hooks = [("FORWARD", "EGRET_FORWARD"), ("INPUT", "EGRET_INPUT")];
     let tables = [
-        table("filter", &[("FORWARD", "EGRET_FORWARD")], &filter(params, family)),
+        table("filter", &hooks, &filter(params, family)),
         table("raw", &[("PREROUTING", "EGRET_PREROUTING"), ("OUTPUT", "EGRET_OUTPUT")], &raw(params, family)),
         table("mangle", &[("PREROUTING", "EGRET_PREROUTING")], &mangle(params, family)),
     ];
@@ -62,27 +79,70 @@ fn table(name: &str, hooks: &[(&str, &str)], chains: &Chains) -> String {
     text + "COMMIT\n"
 }
 
-/// Whatever becomes of the other tables and routes, what should be intercepted is not forwarded.
+fn counted(counted: Counted) -> String {
+    format!("-m comment --comment {}", counted.as_str())
+}
+
+/// Whatever becomes of the other tables and routes, what should be intercepted is not forwarded: neither from the steered
+/// interfaces, nor from tenants whose packets come in elsewhere.
 fn filter(params: &Params, family: Family) -> Chains {
     let refused = match params.udp {
         Udp::Reject => format!("REJECT --reject-with {}", family.unreachable),
         Udp::Drop => "DROP".to_owned(),
     };
-    let mut refuse: Vec<_> =
-        destination_ports(params, "tcp").into_iter().map(|ports| format!("{ports} -j DROP")).collect();
-    refuse.extend(destination_ports(params, "udp").into_iter().map(|ports| format!("{ports} -j {refused}")));
-    let interfaces = &params.interfaces;
+    let comment = counted(Counted::NotForwarded);
+    let mut refuse: Vec<_> = destination_ports(params, "tcp")
+        .into_iter()
+        .map(|ports| format!("{ports} {comment} -j DROP"))
+        .collect();
+    refuse.extend(
+        destination_ports(params, "udp").into_iter().map(|ports| format!("{ports} {comment} -j {refused}")),
+    );
+    let interfaces = params.interfaces.iter().map(|i| format!("-i {} -j EGRET_REFUSE", i.iptables()));
+    let sources = params.sources.iter().filter(|source| source.addr().is_ipv4() == family.v4);
+    let sources = sources.map(|source| match source.prefix_len() {
+        0 => "-j EGRET_REFUSE".to_owned(),
+        _ => format!("-s {source} -j EGRET_REFUSE"),
+    });
     vec![
-        ("EGRET_FORWARD", interfaces.iter().map(|i| format!("-i {i} -j EGRET_REFUSE")).collect()),
+        ("EGRET_FORWARD", interfaces.chain(sources).collect()),
         ("EGRET_REFUSE", refuse),
+        ("EGRET_INPUT", input(params, family)),
+        ("EGRET_ERRORS", family.errors.iter().map(|error| format!("{error} -j ACCEPT")).collect()),
     ]
+}
+
+/// A firewall that lets in what conntrack knows drops what Egret keeps out of it: intercepted packets, and answers to
+/// the pools. New connections to the pools' addresses are left to the firewall.
+fn input(params: &Params, family: Family) -> Vec<String> {
+    let port = params.listen_port;
+    let mark = format!("-m mark --mark {0:#x}/{0:#x}", params.mark);
+    // The machine itself has nothing to ask of the listener but that it dial itself.
+    let mut rules = vec![format!("-i lo -p tcp -m tcp --dport {port} -j REJECT --reject-with tcp-reset")];
+    for interface in &params.interfaces {
+        for protocol in ["tcp", family.icmp] {
+            rules.push(format!("-i {} -p {protocol} {mark} -j ACCEPT", interface.iptables()));
+        }
+    }
+    for Pool { network, ports } in pools(params, family) {
+        let (network, ports) = (network.trunc(), colon(*ports));
+        rules.push(format!(
+            "-d {network} -p tcp -m tcp --dport {ports} ! --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT"
+        ));
+        rules.push(format!("-d {network} -p {} -j EGRET_ERRORS", family.icmp));
+    }
+    rules
+}
+
+fn pools(params: &Params, family: Family) -> impl Iterator<Item = &Pool> {
+    params.pools.iter().filter(move |pool| pool.network.addr().is_ipv4() == family.v4)
 }
 
 /// Flows of the gateway need no conntrack entries, and no NAT rule may touch a leased address or port.
 fn raw(params: &Params, family: Family) -> Chains {
     let mut incoming = Vec::new();
     let mut outgoing = Vec::new();
-    for interface in &params.interfaces {
+    for interface in params.interfaces.iter().map(crate::interface::Interface::iptables) {
         for ports in destination_ports(params, "tcp") {
             incoming.push(format!("-i {interface} {ports} -m addrtype ! --dst-type LOCAL -j CT --notrack"));
         }
@@ -90,9 +150,7 @@ fn raw(params: &Params, family: Family) -> Chains {
             outgoing.push(format!("-o {interface} {ports} -m addrtype ! --src-type LOCAL -j CT --notrack"));
         }
     }
-    for Pool { network, ports } in
-        params.pools.iter().filter(|pool| pool.network.addr().is_ipv4() == family.v4)
-    {
+    for Pool { network, ports } in pools(params, family) {
         let (network, ports) = (network.trunc(), colon(*ports));
         incoming.push(format!("-d {network} -p tcp -m tcp --dport {ports} -j CT --notrack"));
         outgoing.push(format!("-s {network} -p tcp -m tcp --sport {ports} -j CT --notrack"));
@@ -108,17 +166,46 @@ const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
 fn mangle(params: &Params, family: Family) -> Chains {
     let mark = format!("{0:#x}/{0:#x}", params.mark);
     let mut steer = vec![format!("{NOT_SYN} -m socket --transparent -j EGRET_DIVERT")];
+    // Errors about the clients' leg are addressed to the server's address.
+    steer
+        .extend(family.errors.iter().map(|error| format!("{error} -m socket --transparent -j EGRET_DIVERT")));
+    steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(Counted::OwnSource)));
     steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
+    let comment = counted(Counted::NoListener);
     for ports in destination_ports(params, "tcp") {
         let (port, any) = (params.listen_port, family.any);
         steer.push(format!("{ports} -j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {mark}"));
-        steer.push(format!("{ports} -j DROP"));
+        steer.push(format!("{ports} {comment} -j DROP"));
     }
+    steer.push("-j EGRET_UNSTEERED".to_owned());
+    let interfaces = params.interfaces.iter().map(|i| format!("-i {} -j EGRET_STEER", i.iptables()));
     vec![
-        ("EGRET_PREROUTING", params.interfaces.iter().map(|i| format!("-i {i} -j EGRET_STEER")).collect()),
+        ("EGRET_PREROUTING", interfaces.collect()),
         ("EGRET_STEER", steer),
         ("EGRET_DIVERT", vec![format!("-j MARK --set-xmark {mark}"), "-j ACCEPT".to_owned()]),
+        ("EGRET_UNSTEERED", unsteered(params, family)),
     ]
+}
+
+/// Counts what is not intercepted, and logs a sample. The kernel drops it, or forwards it if it may.
+fn unsteered(params: &Params, family: Family) -> Vec<String> {
+    let mut rules =
+        vec![format!("-m limit --limit 6/min -j LOG --log-prefix \"{LOG_PREFIX}\" --log-level 6")];
+    let mut count = |kind, matched: &str| {
+        let space = if matched.is_empty() { "" } else { " " };
+        rules.push(format!("{matched}{space}{} -j RETURN", counted(kind)));
+    };
+    count(Counted::Dns, "-p udp -m udp --dport 53");
+    count(Counted::Dns, "-p tcp -m tcp --dport 53");
+    count(Counted::Ntp, "-p udp -m udp --dport 123");
+    for ports in destination_ports(params, "udp") {
+        count(Counted::UdpRefused, &ports);
+    }
+    count(Counted::Tcp, "-p tcp");
+    count(Counted::Udp, "-p udp");
+    count(Counted::Icmp, &format!("-p {}", family.icmp));
+    count(Counted::Other, "");
+    rules
 }
 
 fn destination_ports(params: &Params, protocol: &str) -> Vec<String> {
@@ -144,12 +231,13 @@ mod tests {
     fn every_intercepted_port_is_dropped_in_forward_too() {
         for family in [V4, V6] {
             let text = render(&params(), family);
+            let [forward, listener] = [Counted::NotForwarded, Counted::NoListener].map(counted);
             for ports in ["80", "443", "8000:8010"] {
                 for rule in [
-                    format!("-A EGRET_REFUSE -p tcp -m tcp --dport {ports} -j DROP\n"),
-                    format!("-A EGRET_STEER -p tcp -m tcp --dport {ports} -j DROP\n"),
+                    format!("-A EGRET_REFUSE -p tcp -m tcp --dport {ports} {forward} -j DROP\n"),
+                    format!("-A EGRET_STEER -p tcp -m tcp --dport {ports} {listener} -j DROP\n"),
                     format!(
-                        "-A EGRET_REFUSE -p udp -m udp --dport {ports} -j REJECT --reject-with {}\n",
+                        "-A EGRET_REFUSE -p udp -m udp --dport {ports} {forward} -j REJECT --reject-with {}\n",
                         family.unreachable
                     ),
                 ] {
@@ -175,7 +263,10 @@ mod tests {
         let spared = text.find("-A EGRET_STEER -m addrtype --dst-type LOCAL -j RETURN").unwrap();
         let taken = text.find("-A EGRET_STEER -p tcp -j TPROXY --on-port 15001").unwrap();
         assert!(spared < taken);
-        assert!(text.contains("-A EGRET_REFUSE -p udp -j DROP\n"), "{text}");
+        assert!(
+            text.contains("-A EGRET_REFUSE -p udp -m comment --comment not_forwarded -j DROP\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -184,5 +275,29 @@ mod tests {
         assert!(v4.contains("-d 203.0.113.16/28 -p tcp -m tcp --dport 1024:65535 -j CT --notrack"), "{v4}");
         assert!(v6.contains("-s 2001:db8:100::/64 -p tcp -m tcp --sport 1024:65535 -j CT --notrack"), "{v6}");
         assert!(!v4.contains("2001:") && !v6.contains("203.0"));
+    }
+
+    #[test]
+    fn tenants_are_not_forwarded_from_any_interface() {
+        let (v4, v6) = (render(&params(), V4), render(&params(), V6));
+        assert!(v4.contains(
+            "-A EGRET_FORWARD -i veth+ -j EGRET_REFUSE\n-A EGRET_FORWARD -s 10.0.1.0/24 -j EGRET_REFUSE\n"
+        ));
+        assert!(v6.contains("-A EGRET_FORWARD -s fd00:1::7/128 -j EGRET_REFUSE\n"), "{v6}");
+        let everybody = Params { sources: vec!["0.0.0.0/0".parse().unwrap()], ..params() };
+        assert!(render(&everybody, V4).contains("-A EGRET_FORWARD -j EGRET_REFUSE\n"));
+    }
+
+    #[test]
+    fn errors_about_a_connection_reach_its_socket() {
+        for (family, types) in [(V4, &[3, 11, 12][..]), (V6, &[1, 2, 3, 4])] {
+            let text = render(&params(), family);
+            for kind in types {
+                let option = if family.v4 { "icmp-type" } else { "icmpv6-type" };
+                assert!(
+                    text.contains(&format!("--{option} {kind} -m socket --transparent -j EGRET_DIVERT\n"))
+                );
+            }
+        }
     }
 }

@@ -4,29 +4,41 @@
 //! should have been intercepted is dropped and never forwarded.
 
 mod compare;
+mod conflicts;
+mod counted;
 mod iptables;
+mod machine;
 mod nftables;
 mod reserve;
 mod script;
 
 pub use compare::{Difference, Observed, compare, not_reserved};
+pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
+pub use counted::{Counted, counts};
+pub use machine::{Machine, Told};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 
 use crate::addr::PortRange;
+use crate::interface::Interface;
 use ipnet::IpNet;
-use std::fmt;
+use std::net::IpAddr;
 
 /// What puts in place whatever is missing, on an installed machine and anywhere else. Restarting the unit takes nothing
 /// away in between, and unlike a reload puts exemptions back (docs/steering.md).
 pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret steering print | sh` \
                           (with your --config and --format)";
 
+/// How the kernel's log begins where it tells of packets that are not intercepted.
+const LOG_PREFIX: &str = "egret: not intercepted: ";
+
 /// What there is to steer, checked.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Where tenants' packets come in; not empty. Traffic of other interfaces is left alone.
+    /// Where tenants' packets come in; not empty. Traffic of other interfaces is not intercepted.
     pub interfaces: Vec<Interface>,
+    /// The networks of tenants. Whatever interface their packets come in by, intercepted ports are not forwarded.
+    pub sources: Vec<IpNet>,
     /// TCP destination ports that are intercepted.
     pub ports: Ports,
     /// What becomes of UDP to the same ports.
@@ -39,30 +51,10 @@ pub struct Params {
     pub table: u32,
     /// The source addresses of every pool, made local.
     pub pools: Vec<Pool>,
+    /// The DNS servers of the configuration, which must stay within reach.
+    pub resolvers: Vec<IpAddr>,
     /// The kernel's range of automatically chosen ports (`net.ipv4.ip_local_port_range`) on the gateway.
     pub ephemeral: PortRange,
-}
-
-/// The name of a network interface: 1 to 15 letters, digits, and `.`, `_`, `-`, `@`, `:`, not starting with `-`.
-///
-/// The kernel allows more (`dev_valid_name()`), but what is allowed here needs no quoting in a shell and means nothing to
-/// iptables or nft, where `+` and `*` are wildcards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface(String);
-
-impl Interface {
-    /// `None` where it is no interface name.
-    pub fn new(name: &str) -> Option<Self> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-@:".contains(c);
-        let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
-        (fits && !name.starts_with('-') && name.chars().all(plain)).then(|| Self(name.to_owned()))
-    }
-}
-
-impl fmt::Display for Interface {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// TCP destination ports that are intercepted.
@@ -126,6 +118,8 @@ impl Format {
 /// Everything that has to be in the kernel.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// The interfaces that are steered.
+    pub interfaces: Vec<Interface>,
     /// The rules that intercept and refuse.
     pub packet_rules: PacketRules,
     /// IPv4 and IPv6.
@@ -184,6 +178,7 @@ fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
     };
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     Plan {
+        interfaces: params.interfaces.clone(),
         packet_rules,
         routing: [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)],
         reserved_ports: reserved_ports(&pool_ports, params.ephemeral),
@@ -198,39 +193,16 @@ mod tests {
         let range = |a, b| PortRange::new(a, b).unwrap();
         let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
         Params {
-            interfaces: vec![Interface::new("ens6").unwrap(), Interface::new("br-a.7").unwrap()],
+            interfaces: ["ens6", "br-a.7", "veth*"].map(|name| Interface::parse(name).unwrap()).into(),
+            sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::7/128".parse().unwrap()],
             ports: Ports::List(vec![range(443, 443), range(80, 80), range(8000, 8010)]),
             udp: Udp::Reject,
             listen_port: 15001,
             mark: 1,
             table: 100,
             pools: vec![pool("203.0.113.17/28"), pool("2001:db8:100::/64"), pool("203.0.113.99/32")],
+            resolvers: Vec::new(),
             ephemeral: default_ephemeral(),
-        }
-    }
-
-    #[test]
-    fn an_interface_name_needs_no_quoting_anywhere() {
-        for good in ["ens6", "eth0.100", "br-lan", "veth@x", "e"] {
-            assert!(Interface::new(good).is_some(), "{good}");
-        }
-        for bad in [
-            "",
-            "sixteen-letters-",
-            "-i",
-            "eth+",
-            "e*",
-            "a b",
-            "a;b",
-            "$(x)",
-            "a\nb",
-            "a/b",
-            ".",
-            "..",
-            "é",
-            "'",
-        ] {
-            assert!(Interface::new(bad).is_none(), "{bad}");
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Written as `nft list` prints them, so that `egret steering status` compares line by line.
 
-use super::{Interface, Params, Pool, Udp};
+use super::{Counted, LOG_PREFIX, Params, Pool, Udp};
+use crate::interface::Interface;
+use ipnet::IpNet;
 use std::fmt::Write as _;
 
 /// The table that is ours.
@@ -11,13 +13,22 @@ pub(super) const TABLE: &str = "inet egret";
 pub(super) fn render(params: &Params) -> String {
     // Deleting fails where there is nothing, hence `add` before it.
     let mut text = format!("add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+    for counted in Counted::ALL {
+        let _ = writeln!(text, "\tcounter {} {{\n\t}}", counted.as_str());
+    }
     for (name, hook, rules) in [
-        ("untrack_in", "prerouting priority raw", untrack_in(params)),
-        ("untrack_out", "output priority raw", untrack_out(params)),
-        ("steer", "prerouting priority mangle", steer(params)),
-        ("refuse", "forward priority filter", refuse(params)),
+        ("untrack_in", Some("prerouting priority raw"), untrack_in(params)),
+        ("untrack_out", Some("output priority raw"), untrack_out(params)),
+        ("steer", Some("prerouting priority mangle"), steer(params)),
+        ("refuse", Some("forward priority filter"), refuse(params)),
+        ("input", Some("input priority filter"), input(params)),
+        ("refuse_ports", None, refuse_ports(params)),
+        ("unsteered", None, unsteered(params)),
     ] {
-        let _ = writeln!(text, "\tchain {name} {{\n\t\ttype filter hook {hook}; policy accept;");
+        let _ = writeln!(text, "\tchain {name} {{");
+        if let Some(hook) = hook {
+            let _ = writeln!(text, "\t\ttype filter hook {hook}; policy accept;");
+        }
         for rule in rules {
             let _ = writeln!(text, "\t\t{rule}");
         }
@@ -26,41 +37,98 @@ pub(super) fn render(params: &Params) -> String {
     text + "}\n"
 }
 
+/// The errors that TCP acts on (`tcp_v4_err()`, `tcp_v6_err()`), and that are about a connection of the listener's.
+const ERRORS: [&str; 2] = [
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
+];
+
 fn steer(params: &Params) -> Vec<String> {
     let tcp = destination_ports(params, "tcp");
     let mark = format!("meta mark set meta mark | {:#010x}", params.mark);
     let port = params.listen_port;
+    let ours = format!("socket transparent 1 socket wildcard 0 {mark} accept");
     vec![
-        format!("iifname != {} accept", names(&params.interfaces)),
-        format!("meta l4proto tcp socket transparent 1 socket wildcard 0 {mark} accept"),
+        format!("{} accept", other_interfaces(&params.interfaces)),
+        format!("meta l4proto tcp {ours}"),
+        // Errors about the clients' leg are addressed to the server's address.
+        format!("{} {ours}", ERRORS[0]),
+        format!("{} {ours}", ERRORS[1]),
+        format!("meta l4proto tcp fib saddr type local {} drop", counted(Counted::OwnSource)),
         "fib daddr type { local, broadcast, multicast } accept".to_owned(),
         format!("meta nfproto ipv4 {tcp} tproxy ip to :{port} {mark} accept"),
         format!("meta nfproto ipv6 {tcp} tproxy ip6 to :{port} {mark} accept"),
         // Without a listener `tproxy` does not match and the packet comes here. Without this line it would be forwarded.
-        format!("{tcp} drop"),
+        format!("{tcp} {} drop", counted(Counted::NoListener)),
+        "jump unsteered".to_owned(),
         format!("{} {}", destination_ports(params, "udp"), udp(params)),
     ]
 }
 
+/// Neither from the steered interfaces, nor from tenants whose packets come in elsewhere.
 fn refuse(params: &Params) -> Vec<String> {
+    let sources = params.sources.iter().map(|source| {
+        let v4 = source.addr().is_ipv4();
+        match (source.prefix_len(), v4) {
+            (0, true) => "meta nfproto ipv4".to_owned(),
+            (0, false) => "meta nfproto ipv6".to_owned(),
+            (_, true) => format!("ip saddr {}", as_listed(*source)),
+            (_, false) => format!("ip6 saddr {}", as_listed(*source)),
+        }
+    });
+    let matches = interfaces(&params.interfaces, "iifname").into_iter().chain(sources);
+    matches.map(|matched| format!("{matched} jump refuse_ports")).collect()
+}
+
+fn refuse_ports(params: &Params) -> Vec<String> {
+    let count = counted(Counted::NotForwarded);
     vec![
-        format!("iifname != {} accept", names(&params.interfaces)),
-        format!("{} drop", destination_ports(params, "tcp")),
-        format!("{} {}", destination_ports(params, "udp"), udp(params)),
+        format!("{} {count} drop", destination_ports(params, "tcp")),
+        format!("{} {count} {}", destination_ports(params, "udp"), udp(params)),
     ]
+}
+
+/// The machine itself has nothing to ask of the listener but that it dial itself.
+fn input(params: &Params) -> Vec<String> {
+    vec![format!("iifname \"lo\" tcp dport {} reject with tcp reset", params.listen_port)]
+}
+
+/// Counts what is not intercepted, and logs a sample. The kernel drops it, or forwards it if it may.
+fn unsteered(params: &Params) -> Vec<String> {
+    let udp = destination_ports(params, "udp");
+    let mut rules = vec![format!("limit rate 6/minute log prefix \"{LOG_PREFIX}\" level info")];
+    let counts = [
+        (Counted::Dns, "udp dport 53"),
+        (Counted::Dns, "tcp dport 53"),
+        (Counted::Ntp, "udp dport 123"),
+        (Counted::UdpRefused, &*udp),
+        (Counted::Tcp, "meta l4proto tcp"),
+        (Counted::Udp, "meta l4proto udp"),
+        (Counted::Icmp, "meta l4proto { icmp, ipv6-icmp }"),
+    ];
+    rules.extend(counts.map(|(kind, matched)| format!("{matched} {} return", counted(kind))));
+    rules.push(counted(Counted::Other));
+    rules
+}
+
+fn counted(counted: Counted) -> String {
+    format!("counter name \"{}\"", counted.as_str())
 }
 
 fn untrack_in(params: &Params) -> Vec<String> {
-    let (interfaces, ports) = (names(&params.interfaces), destination_ports(params, "tcp"));
-    let mut rules = vec![format!("iifname {interfaces} {ports} fib daddr type != local notrack")];
+    let ports = destination_ports(params, "tcp");
+    let steered = interfaces(&params.interfaces, "iifname").into_iter();
+    let mut rules: Vec<_> =
+        steered.map(|matched| format!("{matched} {ports} fib daddr type != local notrack")).collect();
     rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 'd'))));
     rules
 }
 
 fn untrack_out(params: &Params) -> Vec<String> {
-    let interfaces = names(&params.interfaces);
     let ports = destination_ports(params, "tcp").replace("tcp dport", "tcp sport");
-    let mut rules = vec![format!("oifname {interfaces} {ports} fib saddr type != local notrack")];
+    let steered = interfaces(&params.interfaces, "oifname").into_iter();
+    let mut rules: Vec<_> =
+        steered.map(|matched| format!("{matched} {ports} fib saddr type != local notrack")).collect();
     rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 's'))));
     rules
 }
@@ -69,9 +137,12 @@ fn untrack_out(params: &Params) -> Vec<String> {
 fn pool_match(pool: &Pool, side: char) -> String {
     let (network, ports) = (pool.network.trunc(), pool.ports);
     let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
+    format!("{family} {side}addr {} tcp {side}port {ports}", as_listed(network))
+}
+
+fn as_listed(network: IpNet) -> String {
     let single = network.prefix_len() == network.max_prefix_len();
-    let network = if single { network.addr().to_string() } else { network.to_string() };
-    format!("{family} {side}addr {network} tcp {side}port {ports}")
+    if single { network.addr().to_string() } else { network.to_string() }
 }
 
 fn udp(params: &Params) -> &'static str {
@@ -88,10 +159,29 @@ fn destination_ports(params: &Params, protocol: &str) -> String {
     }
 }
 
-fn names(interfaces: &[Interface]) -> String {
-    let mut quoted: Vec<_> = interfaces.iter().map(|name| format!("\"{name}\"")).collect();
-    quoted.sort_unstable();
-    set(&quoted)
+/// A match for each: names together, and patterns one by one, since nft before 1.0.2 takes none in a set.
+fn interfaces(interfaces: &[Interface], key: &str) -> Vec<String> {
+    let (patterns, names) = quoted(interfaces);
+    let names = (!names.is_empty()).then(|| format!("{key} {}", set(&names)));
+    patterns.into_iter().map(|pattern| format!("{key} {pattern}")).chain(names).collect()
+}
+
+/// Matches what comes in by none of them.
+fn other_interfaces(interfaces: &[Interface]) -> String {
+    let (patterns, names) = quoted(interfaces);
+    let names = (!names.is_empty()).then(|| format!("iifname != {}", set(&names)));
+    let others = patterns.into_iter().map(|pattern| format!("iifname != {pattern}")).chain(names);
+    others.collect::<Vec<_>>().join(" ")
+}
+
+/// Patterns and names, each in order.
+fn quoted(interfaces: &[Interface]) -> (Vec<String>, Vec<String>) {
+    let mut sorted: Vec<_> = interfaces.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let (patterns, names): (Vec<&Interface>, Vec<_>) = sorted.into_iter().partition(|one| one.is_pattern());
+    let quote = |some: Vec<&Interface>| some.iter().map(|one| format!("\"{one}\"")).collect();
+    (quote(patterns), quote(names))
 }
 
 /// One element needs no braces, and `nft list` prints none.
@@ -115,7 +205,9 @@ mod tests {
             let last = lines.iter().rposition(|line| line.contains("tproxy")).unwrap();
             assert!(lines[last + 1].ends_with(" drop"), "{text}");
             let forward = lines.iter().position(|line| line.contains("hook forward")).unwrap();
-            assert!(lines[forward + 2].ends_with(" drop"), "{text}");
+            assert!(lines[forward + 1].ends_with("iifname \"veth*\" jump refuse_ports"), "{text}");
+            let refused = lines.iter().position(|line| *line == "chain refuse_ports {").unwrap();
+            assert!(lines[refused + 1].ends_with(" drop"), "{text}");
         }
     }
 
@@ -126,7 +218,7 @@ mod tests {
             text.starts_with("add table inet egret\ndelete table inet egret\ntable inet egret {\n"),
             "{text}"
         );
-        assert!(text.contains("iifname != { \"br-a.7\", \"ens6\" } accept"), "{text}");
+        assert!(text.contains("iifname != \"veth*\" iifname != { \"br-a.7\", \"ens6\" } accept"), "{text}");
         assert!(text.contains("ip saddr 203.0.113.99 tcp sport 1024-65535 notrack"), "{text}");
     }
 }

@@ -58,14 +58,59 @@ has_ipv6() { [ -e /proc/net/if_inet6 ]; }
 can_route() { # -4|-6
     [ "$1" = -4 ] || { has_ipv6 && [ "$(cat /proc/sys/net/ipv6/conf/lo/disable_ipv6)" = 0 ]; }
 }
-mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table
-    want="from all fwmark $2/$2 lookup $3 proto $proto"
-    ip -N "$1" rule show | grep -qF "$want" ||
-        ip "$1" rule add pref $pref fwmark "$2/$2" lookup "$3" protocol $proto
+# What others use, looked at before anything is changed. The cures are keys of the configuration.
+must_be_free() { # -4|-6 MARK TABLE
+    can_route "$1" || return 0
+    foreign=$(ip -N "$1" route show table "$3" 2>/dev/null |
+        grep -v -e "proto $proto" -e '^2 default dev lo ' -e '^local default dev lo ' || :)
+    if [ -n "$foreign" ]; then
+        say "routing table $3 is in use: it has the route \`$(printf '%s\n' "$foreign" | head -n 1 | sed 's/ *$//')\`"
+        say "nothing was changed; choose a table that nobody uses: [steering] table, for example $((1000 + $3))"
+        exit 1
+    fi
     ip -N "$1" rule show | while read -r number rule; do
-        case $rule in "$want"*) continue ;; esac
+        case $rule in *"proto $proto"* | "not "* | *" lookup $3" | *" lookup $3 "*) continue ;; *" fwmark "*) ;; *) continue ;; esac
+        theirs=${rule##* fwmark }
+        theirs=${theirs%% *}
+        if [ $((${theirs%/*} & $2)) -ne 0 ]; then
+            say "firewall mark $2 is in use: the rule \`$rule\` at ${number%:} has a bit in common with it"
+            say "nothing was changed; choose a bit that nobody uses: [steering] mark, for example 0x200000"
+            exit 1
+        fi
+    done
+}
+no_rule_marks() { # MARK: no packet rule of others sets a bit of it
+    for tool in iptables iptables-legacy ip6tables ip6tables-legacy; do
+        if have "$tool-save"; then "$tool-save" 2>/dev/null | grep -v '^-A EGRET_' || :; fi
+    done | sed -n 's/.* --set-x*mark \(0x[0-9a-f]*\).*/\1/p' | sort -u | while read -r theirs; do
+        if [ $((theirs & $1)) -ne 0 ]; then
+            say "firewall mark $1 is in use: another rule of iptables sets $theirs, which has a bit in common with it"
+            say "nothing was changed; choose a bit that nobody uses: [steering] mark, for example 0x200000"
+            exit 1
+        fi
+    done
+}
+interfaces_exist() { # PATTERN...: says which match nothing. They may come later, and are steered then.
+    for wanted; do
+        for link in /proc/sys/net/ipv4/conf/*; do
+            link=${link##*/}
+            # shellcheck disable=SC2254 # a pattern is meant
+            case $link in all | default) ;; $wanted) continue 2 ;; esac
+        done
+        say "no interface is called $wanted: what comes in elsewhere is not intercepted; \`ip -br link\` lists the names"
+    done
+}
+mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, before any other rule is asked
+    want="from all fwmark $2/$2 lookup $3 proto $proto"
+    first=$(ip -N "$1" rule show | grep -v "proto $proto" | sed 's/:.*//' | awk '$1 > 0' | sort -n | head -n 1)
+    number=$pref
+    if [ -n "$first" ] && [ "$first" -le $pref ]; then number=$((first - 1)); fi
+    ip -N "$1" rule show | grep -q "^$number:[[:space:]]*$want" ||
+        ip "$1" rule add pref "$number" fwmark "$2/$2" lookup "$3" protocol $proto
+    ip -N "$1" rule show | while read -r at rule; do
+        case "$at $rule" in "$number: $want"*) continue ;; esac
         # shellcheck disable=SC2086 # what is shown are the arguments to delete it
-        case $rule in *"proto $proto"*) ip "$1" rule del pref "${number%:}" $rule ;; esac
+        case $rule in *"proto $proto"*) ip "$1" rule del pref "${at%:}" $rule ;; esac
     done
 }
 local_route() { # -4|-6 TABLE NETWORK: the table delivers the network locally, unless it does already
@@ -100,8 +145,10 @@ tables_of() { "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 
 # Each table of the rules on standard input is one transaction: our chains are replaced, and the jumps to them are put
 # first (again), so that no other rule lets a packet pass by.
-load_iptables() { # iptables|ip6tables
-    is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")"
+load_iptables() { # iptables|ip6tables ip|ip6
+    case $("$1" -V) in
+        *nf_tables*) is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")" ;;
+    esac
     # All of it is there before the tool starts: the legacy backend holds a lock while it reads, which -C would wait for.
     rules=$(
         while IFS= read -r line; do
@@ -115,10 +162,27 @@ load_iptables() { # iptables|ip6tables
             printf '%s\n' "$line"
         done
     )
+    if ! printf '%s\n' "$rules" | "$1-restore" -w --noflush --test >/dev/null 2>&1; then
+        without=$(printf '%s\n' "$rules" | grep -v -e ' -j LOG ')
+        if printf '%s\n' "$without" | "$1-restore" -w --noflush --test >/dev/null 2>&1; then
+            say "this kernel cannot log packets ($1 LOG): steering does without"
+            rules=$without
+        fi
+    fi
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
+    for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
-remove_iptables() { # iptables|ip6tables ip|ip6
-    if ! have "$1-save"; then return 0; fi
+# The tools of the backends that this tool does not use: rules that were loaded before the alternative changed.
+other_backends() { # iptables|ip6tables
+    case $("$1" -V) in *nf_tables*) other=$1-legacy ;; *) other=$1-nft ;; esac
+    if have "$other-save"; then echo "$other"; fi
+}
+remove_every_backend() { # iptables|ip6tables ip|ip6
+    if ! have "$1"; then return 0; fi
+    for tool in "$1" $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
+}
+remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
+    if ! have "$1-save" || ! "$1-save" | grep -q '^:EGRET_'; then return 0; fi
     "$1-save" | awk '
         /^\*/ { table = $0; declared = hooks = removed = "" }
         /^:EGRET_/ { declared = declared $0 "\n"; removed = removed "-X " substr($1, 2) "\n" }
@@ -127,13 +191,24 @@ remove_iptables() { # iptables|ip6tables ip|ip6
     ' | "$1-restore" -w --noflush
     # The nftables backend made tables for us. Those that nobody else uses by now go too.
     case $("$1" -V) in *nf_tables*) ;; *) return 0 ;; esac
-    if ! is_recorded "tables.$1" || ! have nft; then return 0; fi
+    known=tables.${1%-nft}
+    if ! is_recorded "$known" || ! have nft; then return 0; fi
     for table in $(tables_of "$1"); do
-        case " $(recorded "tables.$1")" in *" $table "*) continue ;; esac
+        case " $(recorded "$known")" in *" $table "*) continue ;; esac
         if ! "$1-save" -t "$table" | grep -qE '^-A |^:[^ ]+ (DROP|-) '; then nft delete table "$2" "$table"; fi
     done
 }
-load_nftables() { nft -f -; }
+load_nftables() {
+    rules=$(cat)
+    if ! printf '%s\n' "$rules" | nft -c -f - 2>/dev/null; then
+        without=$(printf '%s\n' "$rules" | grep -v -e ' log prefix ')
+        if printf '%s\n' "$without" | nft -c -f - 2>/dev/null; then
+            say "this kernel cannot log packets (nft log): steering does without"
+            rules=$without
+        fi
+    fi
+    printf '%s\n' "$rules" | nft -f -
+}
 remove_nftables() {
     if have nft && nft list table inet egret >/dev/null 2>&1; then nft delete table inet egret; fi
 }

@@ -19,6 +19,13 @@ impl fmt::Display for Plan {
         };
         header(f, "brings traffic to Egret; run as root; `egret steering print --down` undoes it")?;
         writeln!(f, "need ip iproute2\nneed {tool} {package}")?;
+        f.write_str("\n# Nothing is changed if others use what is to be Egret's.\n")?;
+        for Routing { family, mark, table, .. } in &self.routing {
+            writeln!(f, "must_be_free {family} {mark:#x} {table}")?;
+        }
+        writeln!(f, "no_rule_marks {:#x}", self.routing[0].mark)?;
+        let interfaces: Vec<_> = self.interfaces.iter().map(|name| format!("'{name}'")).collect();
+        writeln!(f, "interfaces_exist {}", interfaces.join(" "))?;
         f.write_str(
             "\n# Packet rules come first: if a later step fails, traffic is refused, not let out.\n",
         )?;
@@ -51,8 +58,8 @@ struct Down;
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         header(f, "no longer brings traffic to Egret; run as root")?;
-        f.write_str("need ip iproute2\n\nremove_iptables iptables ip\n")?;
-        f.write_str("if has_ipv6; then remove_iptables ip6tables ip6; fi\n")?;
+        f.write_str("need ip iproute2\n\nremove_every_backend iptables ip\n")?;
+        f.write_str("if has_ipv6; then remove_every_backend ip6tables ip6; fi\n")?;
         f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")
     }
 }
@@ -65,14 +72,14 @@ impl fmt::Display for PacketRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Iptables { v4, v6 } => {
-                write!(f, "load_iptables iptables <<'RULES'\n{v4}RULES\n")?;
-                write!(f, "if has_ipv6; then load_iptables ip6tables <<'RULES'\n{v6}RULES\nfi\n")?;
+                write!(f, "load_iptables iptables ip <<'RULES'\n{v4}RULES\n")?;
+                write!(f, "if has_ipv6; then load_iptables ip6tables ip6 <<'RULES'\n{v6}RULES\nfi\n")?;
                 f.write_str("remove_nftables # of the other format, if it was in use\n")
             }
             Self::Nftables(table) => {
                 write!(f, "load_nftables <<'RULES'\n{table}RULES\n")?;
-                f.write_str("remove_iptables iptables ip # of the other format, if it was in use\n")?;
-                f.write_str("if has_ipv6; then remove_iptables ip6tables ip6; fi\n")
+                f.write_str("remove_every_backend iptables ip # of the other format, if it was in use\n")?;
+                f.write_str("if has_ipv6; then remove_every_backend ip6tables ip6; fi\n")
             }
         }
     }
@@ -117,8 +124,8 @@ mod tests {
     fn the_script_does_packet_rules_before_anything_else() {
         let script = iptables(&params()).to_string();
         let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text} in\n{script}"));
-        assert!(at("load_iptables iptables <<") < at("load_iptables ip6tables <<"));
-        assert!(at("load_iptables ip6tables <<") < at("    mark_rule -4 0x1 100"));
+        assert!(at("load_iptables iptables ip <<") < at("load_iptables ip6tables ip6 <<"));
+        assert!(at("load_iptables ip6tables ip6 <<") < at("    mark_rule -4 0x1 100"));
         assert!(at("    local_route -4 255 203.0.113.16/28\n") < at("reserve_ports 1024-56903,61000-65535"));
         assert!(script.contains("    keep_routes -4 default@100 203.0.113.16/28@255 203.0.113.99@255\n"));
     }

@@ -6,7 +6,8 @@
 mod traffic;
 
 use egret::addr::PortRange;
-use egret::steering::{self, Format, Interface, Params, Plan, Pool, Ports, Udp};
+use egret::interface::Interface;
+use egret::steering::{self, Format, Params, Plan, Pool, Ports, Udp};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,8 @@ fn params() -> Params {
     let range = |first, last| PortRange::new(first, last).unwrap();
     let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
     Params {
-        interfaces: vec![Interface::new("c0").unwrap()],
+        interfaces: vec![Interface::parse("c0").unwrap()],
+        sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         ports: Ports::List(vec![range(80, 80), range(443, 443), range(8000, 8010)]),
         udp: Udp::Reject,
         listen_port: 15001,
@@ -27,6 +29,7 @@ fn params() -> Params {
             pool("2001:db8:100::/64"),
             pool("2001:db8:9::1/128"),
         ],
+        resolvers: Vec::new(),
         ephemeral: steering::default_ephemeral(),
     }
 }
@@ -190,7 +193,7 @@ fn a_changed_configuration_replaces_what_was_there() {
                 new = new.path().display()
             ),
         );
-        for gone in ["fwmark 0x1/0x1", "203.0.113", "2001:db8:100", "--dport 443", "tcp dport"] {
+        for gone in ["fwmark 0x1/0x1", "203.0.113", "2001:db8:100", "--dport 443", "tcp dport { 80"] {
             let ours = shown.lines().filter(|line| !line.contains("192.0.2.0/30"));
             let left: Vec<_> = ours.filter(|line| line.contains(gone)).collect();
             assert!(left.is_empty(), "{format}: {left:?}");
@@ -246,6 +249,7 @@ fn status_finds_everything_in_place_and_then_what_is_not() {
                 rules: [read("rules4"), read("rules6")],
                 routes: [read("routes4"), read("routes6")],
                 reserved_ports: read("reserved"),
+                other_backend: Vec::new(),
             };
             let wrong = |observed: &steering::Observed| -> Vec<_> {
                 let differences = steering::compare(&plan(format, &params), observed);

@@ -8,24 +8,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-pub(super) fn interfaces(params: &Params) -> Vec<Finding> {
-    // Not /sys/class/net, which is that of the namespace it was mounted in: `nsenter --net` would look elsewhere.
-    let missing = params
-        .interfaces
-        .iter()
-        .filter(|name| !std::path::Path::new(&format!("/proc/sys/net/ipv4/conf/{name}")).exists());
-    let missing: Vec<_> = missing.map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return vec![Finding::ok("interface", "every interface of [steering] exists")];
-    }
-    let why = "packets that come in elsewhere are not intercepted";
-    let mend = "name in [steering] interfaces what `ip -br link` lists";
-    missing
-        .into_iter()
-        .map(|name| Finding::fail("interface", format!("there is no {name}"), why, mend))
-        .collect()
-}
-
 /// With `src_valid_mark`, reverse-path filtering looks up the client by the mark too, finds it local, and drops the packet.
 pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
     const CHECK: &str = "rp_filter";

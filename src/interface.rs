@@ -1,0 +1,133 @@
+//! Names of network interfaces, and patterns of them.
+
+use std::fmt;
+
+/// `IFNAMSIZ` without the NUL: the longest name, and the longest pattern that packet filters take.
+const LONGEST: usize = 15;
+
+/// An interface by its name, or every interface whose name begins alike, also those that come later.
+///
+/// A name is 1 to 15 letters, digits, and `.`, `_`, `-`. The kernel allows more (`dev_valid_name()`), but what is
+/// allowed here needs no quoting in a shell and means nothing special to iptables or nft.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface {
+    stem: String,
+    pattern: bool,
+}
+
+/// Why something names no interface.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnInterface {
+    /// As `ip` lists an interface whose link has another end; the name is what stands before the `@`.
+    #[error("`ip` lists a link with its other end as NAME@PEER; the name is \"{0}\"")]
+    WithPeer(String),
+    /// A pattern without a beginning, or with the wildcard elsewhere than at its end.
+    #[error("a pattern is the beginning of a name and a \"*\", for example \"veth*\"")]
+    Pattern,
+    /// Too long, or of other characters.
+    #[error(
+        "write it as `ip -br link` lists it: at most 15 letters, digits, \"_\", \"-\", \".\"; \
+         or the beginning of a name and a \"*\", for example \"veth*\""
+    )]
+    Characters,
+}
+
+impl Interface {
+    /// Reads `ens6`, or `veth*`; `veth+`, as iptables writes it, is the same.
+    ///
+    /// # Errors
+    /// Says what would be right.
+    pub fn parse(text: &str) -> Result<Self, NotAnInterface> {
+        if let Some((name, _)) = text.split_once('@')
+            && Self::parse(name).is_ok()
+        {
+            return Err(NotAnInterface::WithPeer(name.to_owned()));
+        }
+        let stem = text.strip_suffix(['*', '+']);
+        let pattern = stem.is_some();
+        let stem = stem.unwrap_or(text);
+        if stem.contains(['*', '+']) || (pattern && stem.is_empty()) {
+            return Err(NotAnInterface::Pattern);
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let fits = !stem.is_empty() && text.len() <= LONGEST && stem.chars().all(plain);
+        if !fits || stem.starts_with('-') || (!pattern && matches!(stem, "." | "..")) {
+            return Err(NotAnInterface::Characters);
+        }
+        Ok(Self { stem: stem.to_owned(), pattern })
+    }
+
+    /// Whether it stands for more than one name.
+    pub fn is_pattern(&self) -> bool {
+        self.pattern
+    }
+
+    /// Whether it is, or covers, the interface of this name.
+    pub fn covers(&self, name: &str) -> bool {
+        if self.pattern { name.starts_with(&self.stem) } else { name == self.stem }
+    }
+
+    /// In iptables' spelling.
+    pub fn iptables(&self) -> String {
+        format!("{}{}", self.stem, if self.pattern { "+" } else { "" })
+    }
+}
+
+/// As the configuration and nft spell it.
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.stem, if self.pattern { "*" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_name_needs_no_quoting_anywhere() {
+        for good in ["ens6", "eth0.100", "br-lan", "e", "fifteen-letters"] {
+            assert_eq!(Interface::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "sixteen-letters-",
+            "-i",
+            "a b",
+            "a;b",
+            "$(x)",
+            "a\nb",
+            "a/b",
+            "a:b",
+            ".",
+            "..",
+            "é",
+            "'",
+            "@x",
+            "x y@z",
+        ] {
+            assert_eq!(Interface::parse(bad), Err(NotAnInterface::Characters), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_names_that_begin_alike() {
+        for text in ["br-*", "br-+"] {
+            let pattern = Interface::parse(text).unwrap();
+            assert!(pattern.is_pattern() && pattern.covers("br-1") && !pattern.covers("br0"), "{text}");
+            assert_eq!((pattern.to_string(), pattern.iptables()), ("br-*".into(), "br-+".into()));
+        }
+        let name = Interface::parse("br-1").unwrap();
+        assert!(name.covers("br-1") && !name.covers("br-11"));
+        for bad in ["*", "+", "a*b", "a**", "a+*"] {
+            assert_eq!(Interface::parse(bad), Err(NotAnInterface::Pattern), "{bad}");
+        }
+        assert!(Interface::parse("fourteen-lette*").is_ok() && Interface::parse("fifteen-letters*").is_err());
+    }
+
+    #[test]
+    fn a_name_with_its_peer_is_told_from_the_name() {
+        assert_eq!(Interface::parse("c0@if2"), Err(NotAnInterface::WithPeer("c0".into())));
+        assert_eq!(Interface::parse("eth0.7@eth0"), Err(NotAnInterface::WithPeer("eth0.7".into())));
+    }
+}

@@ -1,0 +1,141 @@
+//! Kernels that are as they should be, and others.
+
+use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
+use super::*;
+
+fn saved(rendered: &str) -> String {
+    rendered.replace("-I ", "-A ")
+}
+
+fn in_place(plan: &Plan) -> Observed {
+    let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
+    let mut observed = Observed {
+        rules: [Some(rules.into()), Some(rules.into())],
+        routes: [
+            Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
+            Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
+        ],
+        reserved_ports: Some("53,1024-56903,61000-65535\n".into()),
+        ..Observed::default()
+    };
+    match &plan.packet_rules {
+        PacketRules::Iptables { v4, v6 } => {
+            (observed.iptables, observed.ip6tables) = (Some(saved(v4)), Some(saved(v6)));
+        }
+        PacketRules::Nftables(table) => observed.nftables = Some(table.clone()),
+    }
+    observed
+}
+
+fn wrong(plan: &Plan, observed: &Observed) -> Vec<String> {
+    compare(plan, observed).into_iter().filter_map(|difference| difference.wrong).collect()
+}
+
+#[test]
+fn what_is_in_place_has_no_difference() {
+    for plan in [iptables_plan(&params()), nftables_plan(&params())] {
+        assert_eq!(wrong(&plan, &in_place(&plan)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_empty_kernel_differs_everywhere() {
+    let plan = iptables_plan(&params());
+    let empty = String::new();
+    let observed = Observed {
+        iptables: Some(empty.clone()),
+        ip6tables: Some(empty.clone()),
+        rules: [Some(empty.clone()), Some(empty.clone())],
+        routes: [Some(empty.clone()), Some(empty.clone())],
+        reserved_ports: Some("\n".into()),
+        ..Observed::default()
+    };
+    assert_eq!(wrong(&plan, &observed).len(), compare(&plan, &observed).len());
+}
+
+#[test]
+fn a_rule_that_somebody_took_away_or_overtook_is_found() {
+    let plan = iptables_plan(&params());
+    let good = in_place(&plan);
+    let edits = [
+        (
+            "-A EGRET_REFUSE -p tcp -m tcp --dport 443 -m comment --comment not_forwarded -j DROP\n",
+            "",
+            "should be",
+        ),
+        ("-A INPUT -j EGRET_INPUT\n", "", "is missing in table filter"),
+        ("-A EGRET_STEER -p icmp", "-A EGRET_STEER -j ACCEPT\n-A EGRET_STEER -p icmp", "should be"),
+        ("-A FORWARD -j EGRET_FORWARD", "-A FORWARD -j ACCEPT\n-A FORWARD -j EGRET_FORWARD", "not the first"),
+        ("-A EGRET_DIVERT -j ACCEPT\n", "", "is missing"),
+        ("COMMIT\n*raw", "-A EGRET_FORWARD -j ACCEPT\nCOMMIT\n*raw", "was added"),
+    ];
+    for (from, to, expected) in edits {
+        let edited = good.iptables.as_ref().unwrap().replace(from, to);
+        let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
+        assert!(found.len() == 1 && found[0].contains(expected), "{from}: {found:?}");
+    }
+}
+
+#[test]
+fn what_lets_certain_addresses_pass_is_named_and_nothing_wrong() {
+    let plan = iptables_plan(&params());
+    let mut observed = in_place(&plan);
+    let exemption = "-A EGRET_FORWARD -s 10.0.1.9/32 -d 198.51.100.7/32 -j ACCEPT";
+    let at = "-A EGRET_FORWARD -i ens6 ";
+    observed.iptables = observed.iptables.map(|saved| saved.replacen(at, &format!("{exemption}\n{at}"), 1));
+    assert_eq!(wrong(&plan, &observed), Vec::<String>::new());
+    let notes: Vec<_> = compare(&plan, &observed).into_iter().filter_map(|found| found.note).collect();
+    assert!(notes.len() == 1 && notes[0].ends_with(exemption), "{notes:?}");
+    let plan = nftables_plan(&params());
+    let mut observed = in_place(&plan);
+    let hook = "type filter hook prerouting priority mangle; policy accept;\n";
+    for (rule, differences) in [
+        ("ip saddr 10.0.1.9 ip daddr 198.51.100.7 accept", 0),
+        ("accept", 1),
+        ("ip saddr != 10.0.1.9 accept", 1),
+    ] {
+        let PacketRules::Nftables(table) = &plan.packet_rules else { unreachable!() };
+        observed.nftables = Some(table.replace(hook, &format!("{hook}\t\t{rule}\n")));
+        assert_eq!(wrong(&plan, &observed).len(), differences, "{rule}");
+    }
+}
+
+#[test]
+fn rules_that_another_backend_or_format_left_are_found() {
+    let (iptables, nftables) = (iptables_plan(&params()), nftables_plan(&params()));
+    let mut observed = in_place(&iptables);
+    observed.other_backend = vec![("ip6tables-legacy-save", "*raw\n:EGRET_OUTPUT - [0:0]\nCOMMIT\n".into())];
+    assert!(wrong(&iptables, &observed)[0].contains("`ip6tables-legacy-save`"));
+    observed.other_backend.clear();
+    observed.nftables = in_place(&nftables).nftables;
+    for plan in [&iptables, &nftables] {
+        let found = wrong(plan, &observed);
+        assert!(found.len() == 1 && found[0].ends_with(" too"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_overtakes_the_mark_rule_is_found() {
+    let plan = iptables_plan(&params());
+    let good = in_place(&plan);
+    let rules = "0:\tfrom all lookup 255\n50:\tfrom 10.0.1.0/24 lookup 50\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
+    let found = wrong(&plan, &Observed { rules: [Some(rules.into()), good.rules[1].clone()], ..good });
+    assert!(
+        found.len() == 1 && found[0].contains("`50: from 10.0.1.0/24 lookup 50` is asked before"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn tables_and_networks_are_compared_whole() {
+    let plan = iptables_plan(&params());
+    let good = in_place(&plan);
+    let rules = Some("100:\tfrom all fwmark 0x1/0x1 lookup 1000 proto 230\n".to_owned());
+    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+    assert_eq!(found, ["no rule `fwmark 0x1/0x1 lookup 100`"]);
+    let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
+    let found = wrong(&plan, &Observed { routes: [routes, good.routes[1].clone()], ..good.clone() });
+    assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);
+    let found = wrong(&plan, &Observed { reserved_ports: Some("1024-50000".into()), ..good });
+    assert_eq!(found, ["ports 1024-56903 of the pools are not reserved"]);
+}

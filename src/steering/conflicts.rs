@@ -1,0 +1,349 @@
+//! The machine beside the configuration: interfaces that are not there or lead elsewhere, and pools that hold what others
+//! have.
+
+use super::machine::{Link, Machine};
+use super::{Interface, Params};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// How bad a conflict is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gravity {
+    /// Steering must not be put in place: it would cut the machine off from what it needs.
+    Refused,
+    /// It can be put in place, and does not work.
+    Broken,
+    /// It may work, and is probably not what was meant.
+    Doubtful,
+}
+
+/// Something on the machine that does not go with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// How bad it is.
+    pub gravity: Gravity,
+    /// What was found, with names and addresses.
+    pub found: String,
+    /// Why it matters.
+    pub why: &'static str,
+    /// What to change.
+    pub fix: String,
+}
+
+/// Interfaces of the configuration that the machine does not have. Empty where the machine's are not known.
+pub fn missing_interfaces(params: &Params, machine: &Machine) -> Vec<Conflict> {
+    if machine.links.is_empty() {
+        return Vec::new();
+    }
+    let there = |one: &Interface| machine.links.iter().any(|link| one.covers(&link.ifname));
+    let missing = params.interfaces.iter().filter(|one| !there(one));
+    missing.map(|one| missing_interface(one, machine)).collect()
+}
+
+fn missing_interface(wanted: &Interface, machine: &Machine) -> Conflict {
+    const WHY: &str = "packets that come in elsewhere are not intercepted";
+    // Interfaces that a pattern covers may come later.
+    let gravity = if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken };
+    let other = machine.links.iter().find(|link| link.altnames.iter().any(|name| wanted.covers(name)));
+    if let Some(link) = other.filter(|_| !wanted.is_pattern()) {
+        return Conflict {
+            gravity,
+            found: format!("{wanted} is another name of {}, which packet filters do not know", link.ifname),
+            why: WHY,
+            fix: format!("write \"{}\" in [steering] interfaces", link.ifname),
+        };
+    }
+    let names: Vec<_> = machine.links.iter().map(|link| &*link.ifname).filter(|name| *name != "lo").collect();
+    Conflict {
+        gravity,
+        found: format!("no interface of this machine is called {wanted}"),
+        why: WHY,
+        fix: format!(
+            "name in [steering] interfaces what clients' packets come in by; there are: {}",
+            if names.is_empty() { "none yet".to_owned() } else { some(&names) }
+        ),
+    }
+}
+
+/// Steered interfaces that are bridges whose packets lose the listener on their way, or ports of bridges.
+fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
+    let mut found = Vec::new();
+    for wanted in &params.interfaces {
+        let covered: Vec<_> = machine.links.iter().filter(|link| wanted.covers(&link.ifname)).collect();
+        let bridge_of =
+            |link: &&Link| link.master.clone().filter(|_| link.linkinfo.kind_of_master == "bridge");
+        let masters: BTreeSet<_> = covered.iter().filter_map(bridge_of).collect();
+        if !masters.is_empty() && covered.iter().all(|link| bridge_of(link).is_some()) {
+            let masters: Vec<_> = masters.into_iter().collect();
+            found.push(Conflict {
+                gravity: if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken },
+                found: format!("{wanted} is a port of a bridge, whose packets come in by {}", some(&masters)),
+                why: "packets that come in elsewhere are not intercepted",
+                fix: format!("write {} in [steering] interfaces", some(&masters)),
+            });
+        }
+        for link in covered.iter().filter(|link| link.linkinfo.kind == "bridge") {
+            let name = &link.ifname;
+            let data = &link.linkinfo.data;
+            if machine.bridges_call_filters || data.nf_call_iptables != 0 || data.nf_call_ip6tables != 0 {
+                found.push(Conflict {
+                    gravity: Gravity::Broken,
+                    found: format!("{name} is a bridge, and br_netfilter hands its packets to iptables before they are received"),
+                    why: "the kernel forgets between bridge and IP which listener TPROXY found, and no connection comes about",
+                    fix: format!(
+                        "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0; \
+                         ip link set {name} type bridge nf_call_iptables 0 nf_call_ip6tables 0"
+                    ),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Interfaces whose packets come in by another, pools that hold what others have, and ports that the gateway may not use.
+pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
+    let mut found = bridges(params, machine);
+    let mut pools: Vec<_> = params.pools.iter().map(|pool| pool.network.trunc()).collect();
+    pools.dedup();
+    for pool in pools {
+        found.extend(of_pool(pool, params, machine));
+    }
+    let first_port = params.pools.iter().map(|pool| pool.ports.first()).min();
+    if first_port.is_some_and(|first| first < machine.first_port) {
+        found.push(Conflict {
+            gravity: Gravity::Doubtful,
+            found: format!(
+                "pools have ports below {}, which are privileged on this machine",
+                machine.first_port
+            ),
+            why: "the gateway leaves them out, so the pools are smaller than they seem",
+            fix: format!(
+                "let [[pool]] ports begin at {0}, or sysctl -w net.ipv4.ip_unprivileged_port_start=1024",
+                machine.first_port
+            ),
+        });
+    }
+    found
+}
+
+fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
+    const LOCAL: &str = "pool addresses are local to this machine: it could not reach the others any more";
+    let mut found = Vec::new();
+    let mut others = |gravity, what: &str, addresses: Vec<String>| {
+        if !addresses.is_empty() {
+            let (found_there, fix) = (some(&addresses), "take them out of [[pool]] addresses".to_owned());
+            let found_there = format!("pool addresses {pool} include {what}: {found_there}");
+            found.push(Conflict { gravity, found: found_there, why: LOCAL, fix });
+        }
+    };
+    let elsewhere = |address: &&IpAddr| pool.contains(*address) && !machine.has(**address);
+    let shown = |addresses: Vec<&IpAddr>| addresses.into_iter().map(ToString::to_string).collect();
+    others(
+        Gravity::Refused,
+        "the next hop of a route",
+        shown(machine.next_hops.iter().filter(elsewhere).collect()),
+    );
+    others(Gravity::Refused, "a DNS server", shown(machine.resolvers.iter().filter(elsewhere).collect()));
+    let neighbours = machine.neighbours.iter();
+    let neighbours =
+        neighbours.filter(|(address, _)| elsewhere(&address) && !machine.next_hops.contains(address));
+    others(
+        Gravity::Doubtful,
+        "hosts beside this machine",
+        neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect(),
+    );
+    let networks = machine.addresses().filter(|(_, own)| own.prefix_len() + 1 < own.max_prefix_len());
+    for (link, own) in networks {
+        let (name, network) = (&link.ifname, own.trunc());
+        if pool.contains(&network) {
+            others(
+                Gravity::Doubtful,
+                "a whole network beside this machine",
+                vec![format!("{network} on {name}")],
+            );
+        } else if own.addr().is_ipv4() && network.contains(&pool) {
+            let reserved = [(network.network(), "network"), (network.broadcast(), "broadcast")];
+            let reserved = reserved.iter().filter(|(address, _)| pool.contains(address));
+            let reserved = reserved
+                .map(|(address, kind)| format!("{address}, the {kind} address of {network} on {name}"));
+            others(Gravity::Doubtful, "what is no host's address", reserved.collect());
+        }
+    }
+    for (link, own) in machine.addresses().filter(|(_, own)| pool.contains(&own.addr())) {
+        let (name, address) = (&link.ifname, own.addr());
+        if params.interfaces.iter().any(|one| one.covers(name)) {
+            let on = format!(
+                "pool addresses {pool} include {address}, which is on {name}, where clients' packets come in"
+            );
+            let fix = "take it out of [[pool]] addresses".to_owned();
+            found.push(Conflict {
+                gravity: Gravity::Doubtful,
+                found: on,
+                why: "servers' answers may not find their way to it",
+                fix,
+            });
+        } else if machine.uplinks.contains(name) && is_first(link, address) {
+            let leaves = format!(
+                "pool addresses {pool} include {address}, which this machine's own connections leave from"
+            );
+            let fix = "give the pool an address of its own, or let the firewall accept untracked packets (docs/steering.md)";
+            let why = "conntrack does not see them, and a firewall by nftables that goes by its states drops the answers";
+            found.push(Conflict { gravity: Gravity::Doubtful, found: leaves, why, fix: fix.to_owned() });
+        }
+    }
+    found
+}
+
+/// Whether the kernel prefers the address as the source of what leaves by its link.
+fn is_first(link: &Link, address: IpAddr) -> bool {
+    let mut same =
+        link.addr_info.iter().filter(|one| one.local.is_some_and(|own| own.is_ipv4() == address.is_ipv4()));
+    address.is_ipv4() && same.find(|one| !one.secondary).is_some_and(|one| one.local == Some(address))
+}
+
+/// The first few of a list that may be long.
+fn some<T: AsRef<str>>(all: &[T]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<_> = all.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let more = all.len().saturating_sub(SHOWN);
+    shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::params;
+    use super::super::{Pool, Ports, Told};
+    use super::*;
+    use crate::addr::PortRange;
+
+    fn machine() -> Machine {
+        let told = Told {
+            addresses: r#"[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},
+                {"ifname":"ens5","altnames":["enp0s5"],"addr_info":[
+                    {"family":"inet","local":"198.51.100.1","prefixlen":24,"broadcast":"198.51.100.255"},
+                    {"family":"inet","local":"198.51.100.77","prefixlen":24,"secondary":true},
+                    {"family":"inet6","local":"2001:db8:51::1","prefixlen":64}]},
+                {"ifname":"ens6","addr_info":[{"family":"inet","local":"10.0.1.1","prefixlen":24}]},
+                {"ifname":"veth7"}]"#
+                .into(),
+            routes: [
+                r#"[{"dst":"default","gateway":"198.51.100.254","dev":"ens5"},
+                    {"dst":"192.0.2.0/24","nexthops":[{"gateway":"198.51.100.250","dev":"ens5"}]},
+                    {"dst":"10.0.1.0/24","dev":"ens6","scope":"link"}]"#
+                    .into(),
+                r#"[{"dst":"default","via":{"family":"inet6","host":"2001:db8:51::fe"},"dev":"ens5"}]"#
+                    .into(),
+            ],
+            neighbours:
+                r#"[{"dst":"198.51.100.254","dev":"ens5","lladdr":"00:00:00:00:00:01","state":["REACHABLE"]},
+                {"dst":"198.51.100.9","dev":"ens5","lladdr":"00:00:00:00:00:02","state":["STALE"]},
+                {"dst":"198.51.100.10","dev":"ens5","state":["INCOMPLETE"]}]"#
+                    .into(),
+            resolv_conf:
+                "# a comment\nnameserver 198.51.100.53\nnameserver fe80::1%ens5\nnameserver 127.0.0.53\n"
+                    .into(),
+            first_port: "1024\n".into(),
+            bridges: Default::default(),
+        };
+        Machine::read(&told, ["2001:db8:51::53".parse().unwrap()])
+    }
+
+    fn of(pool: &str) -> Vec<(bool, String)> {
+        let pool = Pool { network: pool.parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
+        let params = Params { pools: vec![pool], ports: Ports::All, ..params() };
+        let found = conflicts(&params, &machine()).into_iter();
+        found.map(|one| (one.gravity == Gravity::Refused, one.found)).collect()
+    }
+
+    #[test]
+    fn a_pool_of_the_machine_s_own_conflicts_with_nothing() {
+        for pool in [
+            "203.0.113.16/28",
+            "198.51.100.77/32",
+            "198.51.100.16/28",
+            "2001:db8:100::/64",
+            "2001:db8:51:1::/64",
+        ] {
+            assert_eq!(of(pool), [], "{pool}");
+        }
+    }
+
+    #[test]
+    fn a_pool_with_what_others_have_is_told_with_the_addresses() {
+        for (pool, refused, expected) in [
+            ("198.51.100.254/32", true, "the next hop of a route: 198.51.100.254"),
+            ("198.51.100.250/32", true, "the next hop of a route: 198.51.100.250"),
+            ("2001:db8:51::fe/128", true, "the next hop of a route: 2001:db8:51::fe"),
+            ("198.51.100.53/32", true, "a DNS server: 198.51.100.53"),
+            ("2001:db8:51::53/128", true, "a DNS server: 2001:db8:51::53"),
+            ("198.51.100.8/30", false, "hosts beside this machine: 198.51.100.9 on ens5"),
+            ("198.51.100.255/32", false, "198.51.100.255, the broadcast address of 198.51.100.0/24 on ens5"),
+            ("10.0.0.0/16", false, "a whole network beside this machine: 10.0.1.0/24 on ens6"),
+            ("10.0.1.1/32", false, "10.0.1.1, which is on ens6, where clients' packets come in"),
+            ("198.51.100.1/32", false, "198.51.100.1, which this machine's own connections leave from"),
+        ] {
+            let found = of(pool);
+            assert!(
+                found.iter().any(|(hard, found)| *hard == refused && found.ends_with(expected)),
+                "{pool}: {found:?}"
+            );
+        }
+        let whole = of("198.51.100.0/24");
+        assert_eq!(whole.iter().filter(|(refused, _)| *refused).count(), 2, "{whole:?}");
+        assert!(whole.len() >= 4, "{whole:?}");
+    }
+
+    #[test]
+    fn ports_that_the_machine_keeps_for_root_are_told() {
+        let machine = Machine { first_port: 2048, ..machine() };
+        let found = conflicts(&params(), &machine);
+        assert!(found.len() == 1 && found[0].found.contains("below 2048"), "{found:?}");
+    }
+
+    #[test]
+    fn bridges_that_lose_the_listener_are_told() {
+        let of = |name: &str, call: u8, all: &str| -> Vec<_> {
+            let addresses = format!(
+                r#"[{{"ifname":"br0","linkinfo":{{"info_kind":"bridge","info_data":{{"nf_call_iptables":{call}}}}}}},
+                    {{"ifname":"veth7","master":"br0","linkinfo":{{"info_kind":"veth","info_slave_kind":"bridge","info_data":{{}}}}}}]"#
+            );
+            let told = Told { addresses, bridges: [all.into(), String::new()], ..Told::default() };
+            let interfaces = vec![Interface::parse(name).unwrap()];
+            let found = conflicts(&Params { interfaces, ..params() }, &Machine::read(&told, [])).into_iter();
+            found.map(|one| (one.gravity, one.fix)).collect()
+        };
+        assert_eq!(of("br0", 0, "0"), []);
+        for found in [of("br0", 1, "0"), of("br*", 0, "1\n")] {
+            assert!(
+                found.len() == 1
+                    && found[0].0 == Gravity::Broken
+                    && found[0].1.contains("nf-call-iptables=0")
+            );
+        }
+        assert_eq!(of("veth7", 0, ""), [(Gravity::Broken, "write br0 in [steering] interfaces".to_owned())]);
+        assert_eq!(of("veth*", 0, "")[0].0, Gravity::Doubtful);
+    }
+
+    #[test]
+    fn interfaces_that_are_not_there_are_named() {
+        let told = |names: &[&str], machine: &Machine| -> Vec<String> {
+            let interfaces = names.iter().map(|name| Interface::parse(name).unwrap()).collect();
+            let missing = missing_interfaces(&Params { interfaces, ..params() }, machine);
+            missing.into_iter().map(|conflict| conflict.found + "; " + &conflict.fix).collect()
+        };
+        assert_eq!(told(&["ens6", "veth*"], &machine()), Vec::<String>::new());
+        let found = told(&["ens7", "br-*", "enp0s5"], &machine());
+        assert!(
+            found[0].contains("called ens7;") && found[0].ends_with("there are: ens5, ens6, veth7"),
+            "{found:?}"
+        );
+        assert!(found[1].contains("called br-*;"), "{found:?}");
+        assert!(
+            found[2].contains("another name of ens5") && found[2].contains("write \"ens5\""),
+            "{found:?}"
+        );
+        assert_eq!(told(&["ens7"], &Machine::default()), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,114 @@
+//! What steering counts: packets that it drops or refuses, and those that it does not intercept.
+
+/// Why a packet of a steered interface does not become a flow. The names are those of nftables' counters and the comments
+/// of iptables' rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// TCP from an address of the gateway's own: a loop, or forged.
+    OwnSource,
+    /// TCP to an intercepted port without a gateway that takes it.
+    NoListener,
+    /// To an intercepted port, and would have been forwarded past the gateway.
+    NotForwarded,
+    /// UDP to an intercepted port.
+    UdpRefused,
+    /// TCP and UDP port 53.
+    Dns,
+    /// UDP port 123.
+    Ntp,
+    /// TCP to other ports.
+    Tcp,
+    /// UDP to other ports.
+    Udp,
+    /// ICMP that is about no connection of the gateway's.
+    Icmp,
+    /// Other protocols.
+    Other,
+}
+
+impl Counted {
+    /// In the order of the rules.
+    pub const ALL: [Self; 10] = [
+        Self::OwnSource,
+        Self::NoListener,
+        Self::NotForwarded,
+        Self::UdpRefused,
+        Self::Dns,
+        Self::Ntp,
+        Self::Tcp,
+        Self::Udp,
+        Self::Icmp,
+        Self::Other,
+    ];
+
+    /// The counter's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OwnSource => "own_source",
+            Self::NoListener => "no_listener",
+            Self::NotForwarded => "not_forwarded",
+            Self::UdpRefused => "udp_refused",
+            Self::Dns => "unsteered_dns",
+            Self::Ntp => "unsteered_ntp",
+            Self::Tcp => "unsteered_tcp",
+            Self::Udp => "unsteered_udp",
+            Self::Icmp => "unsteered_icmp",
+            Self::Other => "unsteered_other",
+        }
+    }
+
+    /// What happens to these packets, in a few words.
+    pub fn fate(self) -> &'static str {
+        match self {
+            Self::OwnSource => "dropped: from the gateway's own addresses",
+            Self::NoListener => "dropped: the gateway did not run",
+            Self::NotForwarded => "refused instead of forwarded past the gateway",
+            Self::UdpRefused => "refused: UDP to intercepted ports (QUIC)",
+            Self::Dns => "not intercepted: DNS, port 53",
+            Self::Ntp => "not intercepted: NTP, UDP port 123",
+            Self::Tcp => "not intercepted: TCP to other ports",
+            Self::Udp => "not intercepted: UDP to other ports",
+            Self::Icmp => "not intercepted: ICMP",
+            Self::Other => "not intercepted: other protocols",
+        }
+    }
+}
+
+/// How many packets each was, most first and none that is zero, from `iptables-save -c` (both families, one after the
+/// other) or `nft list table`.
+pub fn counts(listed: &str) -> Vec<(Counted, u64)> {
+    let mut counts: Vec<_> = Counted::ALL.map(|counted| (counted, count(counted, listed))).into();
+    counts.retain(|(_, packets)| *packets > 0);
+    counts.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
+    counts
+}
+
+fn count(counted: Counted, listed: &str) -> u64 {
+    let comment = format!(" --comment {} ", counted.as_str());
+    let rules = listed.lines().filter(|line| line.contains(&comment));
+    let iptables: u64 =
+        rules.filter_map(|line| line.strip_prefix('[')?.split(':').next()?.parse::<u64>().ok()).sum();
+    let start = format!("\tcounter {} {{", counted.as_str());
+    let mut lines = listed.lines().skip_while(|line| *line != start);
+    let nft =
+        lines.nth(1).and_then(|line| line.trim().strip_prefix("packets ")?.split(' ').next()?.parse().ok());
+    iptables + nft.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_either_format() {
+        let iptables = "*mangle\n:EGRET_UNSTEERED - [0:0]\n\
+            [7:420] -A EGRET_UNSTEERED -p udp -m udp --dport 53 -m comment --comment unsteered_dns -j RETURN\n\
+            [2:120] -A EGRET_UNSTEERED -p tcp -m tcp --dport 53 -m comment --comment unsteered_dns -j RETURN\n\
+            [0:0] -A EGRET_UNSTEERED -p udp -m udp --dport 123 -m comment --comment unsteered_ntp -j RETURN\n\
+            [11:1] -A EGRET_UNSTEERED -m comment --comment unsteered_other -j RETURN\n";
+        assert_eq!(counts(iptables), [(Counted::Other, 11), (Counted::Dns, 9)]);
+        let nft = "table inet egret {\n\tcounter unsteered_dns {\n\t\tpackets 3 bytes 180\n\t}\n\n\tcounter unsteered_ntp {\n\t\tpackets 0 bytes 0\n\t}\n}\n";
+        assert_eq!(counts(nft), [(Counted::Dns, 3)]);
+        assert_eq!(counts(""), []);
+    }
+}

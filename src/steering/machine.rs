@@ -1,0 +1,162 @@
+//! What is on the machine, as `ip -j` tells it.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// What is on the machine, as `ip -j` and `/etc/resolv.conf` tell it.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Empty where `ip` cannot be asked.
+    pub(super) links: Vec<Link>,
+    pub(super) next_hops: BTreeSet<IpAddr>,
+    /// Where the machine's own connections leave: the interfaces of default routes.
+    pub(super) uplinks: BTreeSet<String>,
+    pub(super) neighbours: Vec<(IpAddr, String)>,
+    pub(super) resolvers: Vec<IpAddr>,
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub(super) first_port: u16,
+    /// `net.bridge.bridge-nf-call-iptables`, or the same of `ip6tables`.
+    pub(super) bridges_call_filters: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Link {
+    #[serde(default)]
+    pub(super) ifname: String,
+    #[serde(default)]
+    pub(super) altnames: Vec<String>,
+    #[serde(default)]
+    pub(super) addr_info: Vec<Address>,
+    pub(super) master: Option<String>,
+    #[serde(default)]
+    pub(super) linkinfo: LinkInfo,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LinkInfo {
+    #[serde(rename = "info_kind")]
+    pub(super) kind: String,
+    #[serde(rename = "info_slave_kind")]
+    pub(super) kind_of_master: String,
+    #[serde(rename = "info_data")]
+    pub(super) data: LinkData,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LinkData {
+    pub(super) nf_call_iptables: u8,
+    pub(super) nf_call_ip6tables: u8,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Address {
+    pub(super) local: Option<IpAddr>,
+    #[serde(default)]
+    prefixlen: u8,
+    #[serde(default)]
+    pub(super) secondary: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Route {
+    #[serde(default)]
+    dst: String,
+    #[serde(default)]
+    dev: String,
+    gateway: Option<IpAddr>,
+    via: Option<Via>,
+    #[serde(default)]
+    nexthops: Vec<Hop>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hop {
+    #[serde(default)]
+    dev: String,
+    gateway: Option<IpAddr>,
+    via: Option<Via>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Via {
+    host: Option<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Neighbour {
+    dst: Option<IpAddr>,
+    #[serde(default)]
+    dev: String,
+    lladdr: Option<String>,
+    #[serde(default)]
+    state: Vec<String>,
+}
+
+/// What the commands printed; empty where one could not be run.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// `ip -j -d addr show`.
+    pub addresses: String,
+    /// `ip -j -4 route show table all`, and `-6`.
+    pub routes: [String; 2],
+    /// `ip -j neigh show`.
+    pub neighbours: String,
+    /// `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
+    pub first_port: String,
+    /// `/proc/sys/net/bridge/bridge-nf-call-iptables`, and the same of `ip6tables`.
+    pub bridges: [String; 2],
+}
+
+impl Machine {
+    /// Reads what the commands printed; `resolvers` are those of the configuration.
+    pub fn read(told: &Told, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut machine = Self { links: list(&told.addresses), ..Self::default() };
+        for route in told.routes.iter().flat_map(|routes| list::<Route>(routes)) {
+            let host = |via: Option<Via>| via.and_then(|via| via.host);
+            machine.next_hops.extend(route.gateway.or(host(route.via)));
+            if route.dst == "default" && !route.dev.is_empty() && route.dev != "lo" {
+                machine.uplinks.insert(route.dev);
+            }
+            for hop in route.nexthops {
+                machine.next_hops.extend(hop.gateway.or(host(hop.via)));
+                if route.dst == "default" {
+                    machine.uplinks.insert(hop.dev);
+                }
+            }
+        }
+        // An entry without a link-layer address is a question that nobody has answered.
+        let neighbours = list::<Neighbour>(&told.neighbours).into_iter();
+        let answered =
+            neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
+        machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
+        let servers = told.resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+        let servers = servers.filter_map(|server| server.split('%').next()?.trim().parse().ok());
+        machine.resolvers = servers.chain(resolvers).collect();
+        machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
+        machine.bridges_call_filters = told.bridges.iter().any(|value| value.trim() == "1");
+        machine
+    }
+
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.addresses().any(|(_, own)| own.addr() == address)
+    }
+
+    /// Every address with its prefix, and the interface that has it.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&Link, IpNet)> {
+        self.links.iter().flat_map(|link| {
+            let networks = link.addr_info.iter().filter_map(|one| IpNet::new(one.local?, one.prefixlen).ok());
+            networks.map(move |network| (link, network))
+        })
+    }
+}
+
+fn list<T: for<'a> Deserialize<'a>>(json: &str) -> Vec<T> {
+    let values: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect()
+}
