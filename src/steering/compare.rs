@@ -58,7 +58,7 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     }
     if !exempt.is_empty() {
         let note = format!(
-            "{} rule(s) before Egret's let packets pass uninspected: {}",
+            "{} rules before Egret's let packets pass uninspected: {}",
             exempt.len(),
             exempt.join("; ")
         );
