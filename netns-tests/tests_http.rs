@@ -4,6 +4,7 @@ use crate::clients::{expect_http_denial, read_all};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::servers::Server;
 use crate::traffic::expect_delivery;
 use std::io::Write;
@@ -14,7 +15,8 @@ crate::trials! {
         a_request_for_another_host_is_denied_in_words,
         an_ambiguous_request_is_denied_in_words,
         a_request_without_a_host_is_let_out_by_a_cidr_rule_only,
-        a_request_head_in_single_bytes_arrives_whole;
+        a_request_head_in_single_bytes_arrives_whole,
+        a_denial_leads_to_its_rule;
     once:
 }
 
@@ -47,6 +49,41 @@ fn a_request_for_an_allowed_host_arrives_whole(family: Family) {
         assert_eq!(flow["hostname"], "allowed.example.org", "{flow:#}");
         assert_eq!(flow["hostname_from"], "http_host", "{flow:#}");
     }
+}
+
+/// From the refusal's flow ID to the rule that would have allowed it, as the person who was refused would go.
+fn a_denial_leads_to_its_rule(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config {
+        policy: "help = \"ask #net-egress\"".to_owned(),
+        gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
+        ..Config::default()
+    });
+    let server = lab.listen(Host::Named, family, 80);
+    let request = "GET / HTTP/1.1\r\nHost: new.example.org\r\n\r\n";
+    let client = lab.send(Tenant::Alpha, server.address(), request.as_bytes());
+    let page = String::from_utf8(read_all(&client)).unwrap();
+    assert!(page.ends_with("\nask #net-egress\n"), "{page}");
+    let id = page.lines().find_map(|line| line.strip_prefix("flow: ")).expect("the flow's ID");
+    let flow = gateway.flow_from(client.local_addr().unwrap());
+    assert_eq!(flow["flow"], id, "{flow:#}");
+
+    let why = gateway.egret(&["why", id]);
+    let said = text(&why);
+    assert!(why.status.success() && said.contains("outcome  not_allowed"), "{said}");
+    assert!(
+        said.contains(&format!("`egret allow {id}`")) && said.contains("help     ask #net-egress"),
+        "{said}"
+    );
+    let allow = gateway.egret(&["allow", id, "--write"]);
+    assert!(allow.status.success(), "{}", text(&allow));
+    let reload = gateway.egret(&["reload"]);
+    assert!(reload.status.success(), "{}", text(&reload));
+    let client = lab.send(Tenant::Alpha, server.address(), request.as_bytes());
+    expect_delivery(client, server.accept(), request.as_bytes());
+    let tests = gateway.flow_log().with_file_name("policy-tests.toml");
+    let check = gateway.egret(&["check", "--tests", tests.to_str().unwrap()]);
+    assert!(check.status.success() && text(&check).contains("tests: 1 passed"), "{}", text(&check));
 }
 
 fn a_request_for_another_host_is_denied_in_words(family: Family) {

@@ -234,7 +234,7 @@ fn a_question_that_makes_no_sense_is_refused() {
         ("192.0.2.1", &["--address", "192.0.2.2"][..], "an address already"),
         ("a..example", &[][..], "empty label"),
         ("a.example:0", &[], "not a number from 1 to 65535"),
-        ("https://a.example/", &[], "without scheme, path or prefix length"),
+        ("ftp://a.example/", &[], "the port of this URL's scheme is not known here"),
         ("*.a.example", &[], "write one that the wildcard covers"),
         ("a.example", &["--address", "10.0.0.0/8"], "a network, not an address"),
     ] {
@@ -244,6 +244,31 @@ fn a_question_that_makes_no_sense_is_refused() {
     files.write("egret.toml", "colour = 1\n");
     let output = files.explain("10.0.1.5", "a.example", &[]);
     assert!(output.status.code() == Some(2) && text(&output.stderr).contains("unknown key \"colour\""));
+}
+
+#[test]
+fn unsteered_ports_are_said_to_never_reach_egret() {
+    let files = Files::new();
+    files.write("egret.toml", &CONFIG.replacen("ports = \"all\"", "ports = [80, 443]", 1));
+    let output = files.explain("10.0.1.5", "api.stripe.com:22", &[]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("verdict  never reaches Egret") && said.contains("add 22 there"), "{said}");
+    for (verdict, code) in [("allow", 1), ("deny", 1), ("unsteered", 0)] {
+        let test =
+            format!("[[test]]\nfrom = \"10.0.1.5\"\nto = \"api.stripe.com:22\"\nverdict = \"{verdict}\"\n");
+        let tests = files.write("tests.toml", &test);
+        let output = files.egret("check", &["--tests", tests.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{verdict}: {output:?}");
+    }
+}
+
+#[test]
+fn urls_are_explained() {
+    let files = Files::new();
+    let output = files.explain("10.0.1.5", "https://api.stripe.com/v1/charges?limit=3", &["--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["hostname"], &told["port"]), (&"api.stripe.com".into(), &443.into()));
 }
 
 #[test]
@@ -323,8 +348,8 @@ fn tests_that_cannot_be_read_are_no_pass() {
         ("[[test]]\nfrom = \"10.0.1.500\"\n", "tests.toml:2:8: error: not an IP address"),
         ("[[test]]\nfrom = \"10.0.1.5\"\naddress = 5\n", "tests.toml:3:11: error: invalid type: integer"),
         (
-            "[[test]]\nfrom = \"10.0.1.5\"\nto = \"https://a.example/\"\n",
-            "write NAME[:PORT] or ADDRESS[:PORT] alone",
+            "[[test]]\nfrom = \"10.0.1.5\"\nto = \"198.51.100.0/24\"\n",
+            "write NAME[:PORT], ADDRESS[:PORT] or a URL",
         ),
         ("[[test]]\nfrom = \"10.0.1.5\"\nto = \"*.a.example\"\n", "write one that the wildcard covers"),
         ("[[test]]\nfrom = \"10.0.1.5\nto = \"a.example\"\n", "tests.toml:2:17: error: "),

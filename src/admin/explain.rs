@@ -38,14 +38,17 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotATarget {
     /// It is not a name.
-    #[error("neither NAME[:PORT] nor ADDRESS[:PORT]: {0}")]
+    #[error("neither NAME[:PORT] nor ADDRESS[:PORT] nor a URL: {0}")]
     Name(#[from] NotAHostname),
     /// It has a colon, and no port behind it.
     #[error("the port is not a number from 1 to 65535")]
     Port,
     /// It says more than where.
-    #[error("write NAME[:PORT] or ADDRESS[:PORT] alone, without scheme, path or prefix length")]
+    #[error("write NAME[:PORT], ADDRESS[:PORT] or a URL, without a prefix length")]
     More,
+    /// It is a URL whose scheme has no port here.
+    #[error("the port of this URL's scheme is not known here: write NAME:PORT")]
+    Scheme,
     /// It stands for many names.
     #[error("a flow asks for one name: write one that the wildcard covers")]
     Wildcard,
@@ -70,27 +73,44 @@ pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
 
 impl FromStr for Target {
     type Err = NotATarget;
+    /// Reads a name or an address with or without a port, or a URL (RFC 3986 §3), of which scheme, host and port count.
     fn from_str(s: &str) -> Result<Self, NotATarget> {
-        let bare = s.strip_prefix('[').and_then(|s| s.strip_suffix(']')).unwrap_or(s);
-        if let Ok(address) = bare.parse() {
-            return Ok(Self::Address(SocketAddr::new(address, DEFAULT_PORT)));
-        }
-        if let Ok(socket) = s.parse::<SocketAddr>() {
-            return if socket.port() == 0 { Err(NotATarget::Port) } else { Ok(Self::Address(socket)) };
-        }
-        if s.contains('/') {
-            return Err(NotATarget::More);
-        }
-        if s.contains('*') {
-            return Err(NotATarget::Wildcard);
-        }
-        let Some((name, port)) = s.rsplit_once(':') else {
-            return Ok(Self::Name(s.parse()?, DEFAULT_PORT));
+        let Some((scheme, rest)) = s.split_once("://") else { return host_and_port(s, DEFAULT_PORT) };
+        let default = match &*scheme.to_ascii_lowercase() {
+            "https" | "wss" => 443,
+            "http" | "ws" => 80,
+            _ => 0, // none: the URL has to name it
         };
-        match port.parse() {
-            Ok(port) if port != 0 => Ok(Self::Name(name.parse()?, port)),
-            _ => Err(NotATarget::Port),
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
+        match host_and_port(host.strip_suffix(':').unwrap_or(host), default)? {
+            Target::Name(_, 0) => Err(NotATarget::Scheme),
+            Target::Address(socket) if socket.port() == 0 => Err(NotATarget::Scheme),
+            target @ (Target::Name(..) | Target::Address(_)) => Ok(target),
         }
+    }
+}
+
+fn host_and_port(s: &str, default: u16) -> Result<Target, NotATarget> {
+    let bare = s.strip_prefix('[').and_then(|s| s.strip_suffix(']')).unwrap_or(s);
+    if let Ok(address) = bare.parse() {
+        return Ok(Target::Address(SocketAddr::new(address, default)));
+    }
+    if let Ok(socket) = s.parse::<SocketAddr>() {
+        return if socket.port() == 0 { Err(NotATarget::Port) } else { Ok(Target::Address(socket)) };
+    }
+    if s.contains('/') {
+        return Err(NotATarget::More);
+    }
+    if s.contains('*') {
+        return Err(NotATarget::Wildcard);
+    }
+    let Some((name, port)) = s.rsplit_once(':') else {
+        return Ok(Target::Name(s.parse()?, default));
+    };
+    match port.parse() {
+        Ok(port) if port != 0 => Ok(Target::Name(name.parse()?, port)),
+        _ => Err(NotATarget::Port),
     }
 }
 
@@ -139,6 +159,8 @@ pub struct ExplainReport {
     pub port: u16,
     /// It offers an encrypted ClientHello.
     pub ech: bool,
+    /// The packet rules bring the port to Egret; if not, the flow never reaches it, and nobody judges it.
+    pub steered: bool,
     /// Whether the client is listened to before the decision.
     pub inspected: bool,
     /// Every rule of the tenant, in the order of the file.
@@ -162,6 +184,8 @@ pub struct ExplainReport {
     pub would_deny: Option<ExplainedOutcome>,
     /// Why it would not leave; `null` if it would.
     pub outcome: Option<ExplainedOutcome>,
+    /// Where to find help, as `[policy] help` says; `null` if it would leave.
+    pub help: Option<String>,
     /// What it would leave from; `null` if policy denies it.
     pub pool: Option<ExplainedPool>,
     /// Flows that the tenant may have at once; `null`: no bound.
@@ -265,7 +289,16 @@ mod tests {
             ("a.example:0", Err(NotATarget::Port)),
             ("a.example:https", Err(NotATarget::Port)),
             ("a.example:", Err(NotATarget::Port)),
-            ("https://a.example/x", Err(NotATarget::More)),
+            ("https://a.example/x?q=1#f", name("a.example", 443)),
+            ("HTTP://A.example", name("a.example", 80)),
+            ("wss://a.example:8443/socket", name("a.example", 8443)),
+            ("https://user:secret@a.example:/", name("a.example", 443)),
+            ("http://[2001:db8::1]/x", address("[2001:db8::1]:80")),
+            ("https://192.0.2.1:8443/", address("192.0.2.1:8443")),
+            ("ftp://a.example:2121/x", name("a.example", 2121)),
+            ("ftp://a.example/x", Err(NotATarget::Scheme)),
+            ("git+ssh://192.0.2.1/x", Err(NotATarget::Scheme)),
+            ("https:///x", Err(NotATarget::Name(NotAHostname::Empty))),
             ("192.0.2.0/24", Err(NotATarget::More)),
             ("*.a.example:443", Err(NotATarget::Wildcard)),
             ("0x7f.1", Err(NotATarget::Name(NotAHostname::IpLiteral))),

@@ -102,6 +102,8 @@ impl ControlPlane {
             pools: &current.specs,
             policy: &snapshot.policy,
             own: &snapshot.own,
+            steered: &current.steered,
+            help: snapshot.help.as_deref(),
             state: State::Live(&snapshot),
         };
         facts.explain(query).map_err(|why| Refusal(why.to_string()))

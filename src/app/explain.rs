@@ -9,7 +9,7 @@ use crate::admin::{
     Target,
 };
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Ports};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{OwnAddresses, Ruling, Snapshot};
 use crate::hostname::AskedName;
@@ -50,7 +50,15 @@ impl<'c> Explainer<'c> {
     /// What would happen to the flow.
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
         let Self { config, policy, pools, own } = self;
-        Facts { pools: &config.pools, policy, own, state: State::Files(pools) }.explain(query)
+        let facts = Facts {
+            pools: &config.pools,
+            policy,
+            own,
+            steered: &config.steering.ports,
+            help: config.help.as_deref(),
+            state: State::Files(pools),
+        };
+        facts.explain(query)
     }
 }
 
@@ -59,6 +67,10 @@ pub(super) struct Facts<'a> {
     pub(super) pools: &'a [PoolSpec],
     pub(super) policy: &'a Policy,
     pub(super) own: &'a OwnAddresses,
+    /// TCP ports that the packet rules bring to the gateway.
+    pub(super) steered: &'a Ports,
+    /// `[policy] help`.
+    pub(super) help: Option<&'a str>,
     pub(super) state: State<'a>,
 }
 
@@ -88,13 +100,27 @@ struct Asked {
 }
 
 impl Facts<'_> {
+    /// With where to find help, if the flow would not leave.
     pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
+        let mut report = self.explained(query)?;
+        report.help = self.help.filter(|_| !report.allowed).map(ToOwned::to_owned);
+        Ok(report)
+    }
+
+    fn explained(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
         let asked = Asked::of(query)?;
         let mut report = blank(query, &asked);
         report.live = matches!(self.state, State::Live(_));
+        report.steered = self.steered.contain(asked.to.port());
+        if !report.steered {
+            report.outcome = None;
+        }
         let Some(tenant) = self.policy.tenant_of(asked.client) else { return Ok(report) };
         report.tenant = Some(tenant.name.to_string());
         report.max_flows = tenant.max_flows;
+        if !report.steered {
+            return Ok(report);
+        }
         let State::Live(snapshot) = self.state else {
             let ruling = Ruling { rules: tenant, verification: None };
             self.judge(&mut report, &asked, tenant, Some(ruling));
@@ -253,6 +279,7 @@ fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
         address: to.ip(),
         port: to.port(),
         ech: query.ech,
+        steered: true,
         inspected: false,
         rules: Vec::new(),
         allowed: false,
@@ -264,6 +291,7 @@ fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
         certificate_check: None,
         would_deny: None,
         outcome: Some(explained_outcome(Outcome::UnknownTenant)),
+        help: None,
         pool: None,
         max_flows: None,
         flows: None,

@@ -1,7 +1,7 @@
 //! The configuration in force: put there at the start, exchanged by a reload.
 
 use super::{StartError, snapshot, truth, verification};
-use crate::config::{Config, ReadFile};
+use crate::config::{Config, Ports, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
@@ -23,6 +23,8 @@ pub(super) struct Current {
     pub(super) pools: Arc<Pools>,
     /// The same as they are written.
     pub(super) specs: Arc<[PoolSpec]>,
+    /// TCP ports that are steered to the gateway.
+    pub(super) steered: Ports,
     /// [`Config::version`].
     pub(super) version: Arc<str>,
     /// What it was read from.
@@ -79,6 +81,7 @@ impl Built {
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
         let current = Current {
             specs: config.pools.clone().into(),
+            steered: config.steering.ports.clone(),
             version: config.version().into(),
             files: files.into(),
             names: verification::names(config, &pools).into(),

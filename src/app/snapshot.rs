@@ -40,6 +40,7 @@ pub(super) fn build(
         candidate,
         verifier,
         revokes: config.revoke,
+        help: config.help.clone(),
     })
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Run the tests in these files: `[[test]]` tables of who wants what (from, to, address, ech) and what is expected
-    /// (verdict, tenant, rule, outcome, destination, certificate)
+    /// (verdict: allow, deny or unsteered; tenant, rule, outcome, destination, certificate)
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub tests: Vec<PathBuf>,
     /// Print one JSON object a line

@@ -23,8 +23,8 @@ pub struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub from: IpAddr,
-    /// What the client wants: a name or an address, with a port unless it is 443
-    #[arg(long, value_name = "NAME[:PORT]|ADDRESS[:PORT]")]
+    /// What the client wants: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it
+    #[arg(long, value_name = "URL|NAME[:PORT]|ADDRESS[:PORT]")]
     pub to: Target,
     /// The address that the client dials for the name
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]

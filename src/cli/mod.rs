@@ -3,21 +3,25 @@
 //! Exit codes are part of the interface: 0 for yes or done, 1 for no (a check that failed, a flow that would be denied,
 //! something not in place), 2 for a question or a start that could not be carried out.
 
+pub mod allow;
 mod ask;
 pub mod candidate;
 pub mod check;
 pub mod doctor;
 pub mod explain;
 mod findings;
+mod flow_log;
 mod man;
 pub mod names;
 mod output;
 mod parameters;
 pub mod ports;
 pub mod reload;
+mod replace;
 mod run;
 pub mod steering;
 pub mod suggest;
+pub mod why;
 
 use crate::steering::Format;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -62,6 +66,25 @@ enum Command {
     /// From the files, or with --live as the running gateway sees it. Sends nothing to anybody else. Exit code 0: it would
     /// leave; 1: it would be denied; 2: no answer.
     Explain(#[command(flatten)] explain::Options),
+    /// Tell what became of a flow, from the flow log, and what the policy of today makes of it
+    ///
+    /// Exit code 1: the log has no such flow; 2: the log, or the configuration, cannot be read.
+    Why {
+        #[command(flatten)]
+        path: ConfigPath,
+        #[command(flatten)]
+        options: why::Options,
+    },
+    /// Print or write the rule that would allow a denied flow, and the policy test that keeps it
+    ///
+    /// The rule is the narrowest there is: one name or address, one port. Exit code 1: no rule can help, or the log has no such
+    /// flow; 2: something cannot be read or written.
+    Allow {
+        #[command(flatten)]
+        path: ConfigPath,
+        #[command(flatten)]
+        options: allow::Options,
+    },
     /// Suggest rules for what a tenant was seen to reach, from the flow log
     ///
     /// Rules are for names that passed: allowed, or let pass by monitor mode. What was denied is listed and never
@@ -139,6 +162,10 @@ pub fn main() -> ExitCode {
         Command::Run(path) => run::run(&path.config),
         Command::Check { path, options } => check::run(&path.config, &options),
         Command::Explain(options) => explain::run(&options),
+        Command::Why { path, options } => with(&path.config, |config| why::run(config, &options)),
+        Command::Allow { path, options } => {
+            with(&path.config, |config| allow::run(&path.config, config, &options))
+        }
         Command::Suggest { path, options } => with(&path.config, |config| suggest::run(config, &options)),
         Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(Steering::Print { path, format, .. }) => {

@@ -6,8 +6,8 @@ use super::host_kind::Host;
 use super::kinds::{Choice, Count, Describe, Flag, List, Nested, Or, Size, Span, Unsupported, seconds, span};
 use super::modes::Moment;
 use super::network_kinds::{
-    Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, LogTarget, Name, Network, Port,
-    RoutingTable, WordOrFile,
+    Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, Line, LogTarget, Name, Network,
+    Port, RoutingTable, WordOrFile,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
@@ -200,6 +200,8 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
         "What becomes of live flows when another configuration comes into force. `\"revoke\"`: each is judged again by what it was let out for, and reset (`policy_revoked`) if it would not be now; a permission that is taken back ends with the reload, not with the last connection that had it. `\"keep\"`: they go on until they end.";
     WATCH: Flag = Flag, "watch", Default("false"), "true",
         "Whether a change of the files is a reload by itself: of the main file, of `policy.d/` and of every hosts file. They are looked at each second, and read when they have rested for one. Replace files by renaming (as editors do), so that no half-written one is read.";
+    HELP: Line = Line, "help", Optional, r#""ask #net-egress in the chat""#,
+        "Where people who are denied find help. It is shown in the body of HTTP refusals, by `egret explain` and by `egret why`. Whoever can reach Egret can read it.";
 }
 
 /// Of all tenants, and of one.

@@ -46,6 +46,7 @@ use crate::verify::{Anchors, Roots};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the control socket is unless the configuration says otherwise.
@@ -70,6 +71,8 @@ pub struct Config {
     pub revoke: bool,
     /// Whether a change of the files is a reload.
     pub watch: bool,
+    /// Where people who are denied find help; one line.
+    pub help: Option<Arc<str>>,
     /// Where the flow log goes.
     pub flow_log: FlowLog,
     /// Where the audit log goes.
@@ -149,6 +152,16 @@ pub enum Ports {
     All,
     /// These; at least one.
     Listed(Vec<PortRange>),
+}
+
+impl Ports {
+    /// Whether TCP to this port is intercepted.
+    pub fn contain(&self, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(ranges) => ranges.iter().any(|range| range.contains(port)),
+        }
+    }
 }
 
 /// What happens to UDP towards intercepted ports, above all QUIC.

@@ -39,6 +39,30 @@ impl Kind for Name {
     }
 }
 
+/// A line of text for people.
+pub(super) struct Line;
+
+/// The longest [`Line`], in bytes: it is part of every refusal.
+const LONGEST_LINE: usize = 200;
+
+impl Describe for Line {
+    fn describe(&self) -> String {
+        format!("one line of text, at most {LONGEST_LINE} bytes")
+    }
+}
+
+impl Kind for Line {
+    type Value = Arc<str>;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Arc<str>> {
+        let text = value.text().unwrap_or_default();
+        if text.trim().is_empty() || text.len() > LONGEST_LINE || text.chars().any(char::is_control) {
+            let help = format!("write 1 to {LONGEST_LINE} bytes, without line breaks and control characters");
+            return value.wrong(out, "not a line of text", help);
+        }
+        Some(text.trim().into())
+    }
+}
+
 /// An address and port to listen on.
 pub(super) struct Address;
 

@@ -24,6 +24,7 @@ pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, E
     let revoke = policy.read(&policy::ON_RELOAD, out);
     let watch = policy.read(&policy::WATCH, out);
     let ech = policy.read(&policy::ECH, out);
+    let help = policy.read(&policy::HELP, out);
     let resolver = read_resolver(&file.section(&main_file::RESOLVER, out), out);
     let roots = read_roots(&file.section(&main_file::CERTIFICATES, out), out);
     let flow_log = read_flow_log(&file.section(&main_file::FLOW_LOG, out), out);
@@ -37,6 +38,7 @@ pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, E
         roots: roots?,
         revoke: revoke?,
         watch: watch?,
+        help,
         flow_log: flow_log?,
         audit: audit?,
         pools: Vec::new(),

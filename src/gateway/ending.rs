@@ -49,7 +49,7 @@ pub(super) async fn end_early(
         flow.record.verdict.get_or_insert(Verdict::Deny);
         let asked = flow.record.hostname.as_ref();
         // In a box, for flows are to be small.
-        Box::pin(refusal::answer(client, &flow.record, asked, outcome, &worker.scratch)).await;
+        Box::pin(refusal::answer(worker, client, &flow.record, asked, outcome)).await;
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn stop(
     match end {
         End::Stopped(Farewell::Answer) => {
             let asked = flow.record.denied_hostname.as_ref();
-            refusal::answer(client, &flow.record, asked, outcome, &worker.scratch).await;
+            refusal::answer(worker, client, &flow.record, asked, outcome).await;
         }
         End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
         // What the server has said so far is delivered before the reset.

@@ -38,7 +38,7 @@ pub use mismatches::{Mismatch, Mismatches, Sightings};
 pub use recheck::Recheck;
 #[cfg(test)]
 pub(crate) use record::example_record;
-pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, Verdict};
+pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, Verdict};
 pub use server::{Stage, run};
 pub use snapshot::{ResolveMeters, Snapshot, Tenant, Verification};
 pub use verification::address_refusal;

@@ -6,7 +6,9 @@ use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use serde::Serialize;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,9 +133,32 @@ pub struct FlowId {
     pub number: u64,
 }
 
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:x}", self.process, self.number)
+    }
+}
+
+impl FromStr for FlowId {
+    type Err = NotAFlowId;
+    fn from_str(text: &str) -> Result<Self, NotAFlowId> {
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let (process, number) =
+            text.split_once('-').and_then(|(a, b)| number(a).zip(number(b))).ok_or(NotAFlowId)?;
+        let id = Self { process: u32::try_from(process).map_err(|_| NotAFlowId)?, number };
+        // One spelling only: it is searched for as text.
+        if id.to_string() == text { Ok(id) } else { Err(NotAFlowId) }
+    }
+}
+
+/// The text is no [`FlowId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a flow's ID: it is as in 00c0ffee-1f, from the refusal or the key `flow` of the flow log")]
+pub struct NotAFlowId;
+
 impl Serialize for FlowId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:08x}-{:x}", self.process, self.number))
+        serializer.collect_str(self)
     }
 }
 
@@ -290,6 +315,17 @@ mod tests {
              \"bytes_up\":517,\"bytes_down\":1099511627776,\"duration_ms\":1234.567,\"inspect_ms\":0.789,\
              \"connect_ms\":null}"
         );
+    }
+
+    #[test]
+    fn a_flow_id_reads_back_in_one_spelling() {
+        let id = FlowId { process: 0x00c0_ffee, number: 0x1f };
+        assert_eq!("00c0ffee-1f".parse(), Ok(id));
+        for other in
+            ["", "-", "c0ffee-1f", "00C0FFEE-1f", "00c0ffee-01f", "00c0ffee", "100000000-1", "00c0ffee-+1"]
+        {
+            assert_eq!(other.parse::<FlowId>(), Err(NotAFlowId), "{other}");
+        }
     }
 
     #[test]

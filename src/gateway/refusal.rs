@@ -1,6 +1,7 @@
 //! What a refused client is told, so that a person can read it.
 
 use super::record::FlowRecord;
+use super::worker::Worker;
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
@@ -23,12 +24,13 @@ const INTERNAL_ERROR: u8 = 80;
 /// Answers in the client's own protocol, if it is known; else the drop of the leg resets it. `asked` is the name that was
 /// refused.
 pub(super) async fn answer(
+    worker: &Worker,
     client: &Socket,
     record: &FlowRecord,
     asked: Option<&Hostname>,
     outcome: Outcome,
-    scratch: &Scratch,
 ) {
+    let scratch = &worker.scratch;
     let ours =
         matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
     match record.protocol {
@@ -37,7 +39,9 @@ pub(super) async fn answer(
             relay::refuse(client, &alert(description), PATIENCE, scratch).await;
         }
         Some(Protocol::Http) => {
-            relay::refuse(client, http(record, asked, outcome, ours).as_bytes(), PATIENCE, scratch).await;
+            let help = worker.gateway.snapshot.load().help.clone();
+            let page = http(record, asked, outcome, ours, help.as_deref());
+            relay::refuse(client, page.as_bytes(), PATIENCE, scratch).await;
         }
         Some(Protocol::Other) | None => return,
     }
@@ -50,7 +54,13 @@ pub(super) async fn say_nothing(client: &Socket, scratch: &Scratch) {
     client.ended_well();
 }
 
-fn http(record: &FlowRecord, asked: Option<&Hostname>, outcome: Outcome, ours: bool) -> String {
+fn http(
+    record: &FlowRecord,
+    asked: Option<&Hostname>,
+    outcome: Outcome,
+    ours: bool,
+    help: Option<&str>,
+) -> String {
     let status = if ours { "503 Service Unavailable" } else { "403 Forbidden" };
     let tenant = record.tenant.as_deref().unwrap_or("unknown");
     let port = record.destination.port();
@@ -59,8 +69,10 @@ fn http(record: &FlowRecord, asked: Option<&Hostname>, outcome: Outcome, ours: b
         None => record.destination.to_string(),
     };
     let more = record.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let help = help.map(|help| format!("{help}\n")).unwrap_or_default();
     let body = format!(
-        "Egret, the egress gateway, refused this request.\ntenant: {tenant}\ndestination: {to}\nreason: {outcome}{more}\n{}\n",
+        "Egret, the egress gateway, refused this request.\ntenant: {tenant}\ndestination: {to}\nreason: {outcome}{more}\nflow: {}\n{}\n{help}",
+        record.flow,
         outcome.meaning(),
     );
     format!(

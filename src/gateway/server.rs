@@ -218,6 +218,7 @@ mod tests {
             candidate: None,
             verifier: None,
             revokes: true,
+            help: None,
         };
         let (records, taken) = mpsc::channel();
         let gateway = Gateway {

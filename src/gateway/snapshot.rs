@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub verifier: Option<Arc<Verifier>>,
     /// `[policy] on_reload`: whether live flows that it does not allow are reset when it comes into force.
     pub revokes: bool,
+    /// `[policy] help`: where people who are denied find help.
+    pub help: Option<Arc<str>>,
 }
 
 /// Resolves one tenant's meters.

@@ -4,10 +4,10 @@
 //! it replaces, synced, and renamed over it; what is replaced or taken away is kept.
 
 use crate::admin::{FileRead, FileSet};
+use crate::cli::replace::{Fresh, folder_of, sync_folder_of};
 use crate::config::{digest_of, policy_files};
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// Where what was replaced is kept, in the folder of the main file.
@@ -76,10 +76,6 @@ pub(super) fn write(running: &FileSet, candidate: &FileSet, now: jiff::Timestamp
     }
     let kept = folder.join(KEPT).join(now.strftime("%Y%m%dT%H%M%SZ").to_string());
     carry_out(prepare(steps, folder, &running.main, &kept)?, kept)
-}
-
-fn folder_of(main: &Path) -> &Path {
-    main.parent().unwrap_or(Path::new("/"))
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -212,50 +208,6 @@ impl Written {
     }
 }
 
-/// A file of our own making. Dropped, it is gone, unless it was said where it stays.
-struct Fresh(Option<PathBuf>);
-
-impl Fresh {
-    /// Writes it. The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
-    fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let fresh = Self(Some(path.to_owned()));
-        file.write_all(bytes)?;
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
-            chown(path, Some(model.uid()), Some(model.gid()))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
-        file.sync_all()?;
-        Ok(fresh)
-    }
-
-    fn take_the_place_of(mut self, path: &Path) -> io::Result<()> {
-        if let Some(own) = &self.0 {
-            fs::rename(own, path)?;
-            self.0 = None;
-        }
-        Ok(())
-    }
-
-    fn stays(mut self) -> PathBuf {
-        self.0.take().unwrap_or_default()
-    }
-}
-
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // What went wrong is being told already.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 /// Copies a file with its mode and owner.
 fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
     let folder = folder_of(to);
@@ -271,15 +223,7 @@ fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<Fresh, Er
     if !folder.exists() {
         fs::create_dir_all(folder).map_err(io_at(folder))?;
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = folder.join(format!(".{name}.new"));
-    let there = fs::metadata(path).ok();
-    Fresh::create(&fresh, bytes, there.as_ref().unwrap_or(model)).map_err(io_at(&fresh))
-}
-
-/// So that a rename survives a crash.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    File::open(folder_of(path))?.sync_all()
+    Fresh::beside(path, bytes, model).map_err(io_at(path))
 }
 
 #[cfg(test)]

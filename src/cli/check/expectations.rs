@@ -56,6 +56,8 @@ impl TryFrom<String> for Address {
 enum Verdict {
     Allow,
     Deny,
+    /// The port is not steered: nobody judges the flow.
+    Unsteered,
 }
 
 impl Verdict {
@@ -63,6 +65,7 @@ impl Verdict {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Unsteered => "unsteered",
         }
     }
 }
@@ -160,7 +163,11 @@ impl Test {
     fn differs(&self, got: &ExplainReport) -> Vec<String> {
         let mut wrong = Vec::new();
         // What monitor mode lets pass is denied all the same, as far as the policy goes.
-        let verdict = if got.allowed && got.would_deny.is_none() { Verdict::Allow } else { Verdict::Deny };
+        let verdict = match (got.steered, got.allowed && got.would_deny.is_none()) {
+            (false, _) => Verdict::Unsteered,
+            (true, true) => Verdict::Allow,
+            (true, false) => Verdict::Deny,
+        };
         let outcome = got.would_deny.as_ref().or(got.outcome.as_ref()).map(|outcome| &*outcome.name);
         if self.verdict != verdict {
             let why = match (&got.rule, outcome) {

@@ -119,8 +119,19 @@ fn of_certificate(report: &ExplainReport) -> String {
 fn write_verdict(text: &mut String, report: &ExplainReport) {
     let by = if report.live { ", by the gateway that runs" } else { "" };
     let _ = writeln!(text, "verdict  {}{by}", verdict_of(report));
+    if !report.steered {
+        let port = report.port;
+        let _ = writeln!(
+            text,
+            "         [steering] ports does not list TCP port {port}: the machine drops the packets, or forwards them unjudged\n         \
+             if Egret should judge them, add {port} there and apply steering again"
+        );
+    }
     if let Some(ExplainedOutcome { name, meaning, remedy }) = &report.outcome {
         let _ = writeln!(text, "outcome  {name}: {meaning}\n         {remedy}");
+    }
+    if let Some(help) = &report.help {
+        let _ = writeln!(text, "help     {help}");
     }
     if let Some(ExplainedCanary { in_force, .. }) = &report.canary {
         let why = in_force.outcome.as_ref().map(|why| format!(": {}", why.name)).unwrap_or_default();
@@ -129,6 +140,9 @@ fn write_verdict(text: &mut String, report: &ExplainReport) {
 }
 
 fn verdict_of(report: &ExplainReport) -> String {
+    if !report.steered {
+        return "never reaches Egret".to_owned();
+    }
     let mut verdict = if report.allowed { "allowed" } else { "denied" }.to_owned();
     if let Some(rule) = &report.rule {
         let _ = write!(verdict, " ({rule})");

@@ -1,5 +1,6 @@
 use super::*;
 use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use tempfile::TempDir;
 
 /// What a folder holds, by relative path.

@@ -1,6 +1,6 @@
 //! How far a long read is, on standard error.
 
-use super::logs::LogFile;
+use super::files::LogFile;
 use crate::clock;
 use crate::units::format_size;
 use std::cell::Cell;
@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Bytes read from the disk, and when they were last told.
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
+    command: &'static str,
     read: Rc<Cell<u64>>,
     total: u64,
     told: Instant,
@@ -18,14 +19,20 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(files: &[LogFile]) -> Self {
+    pub(in crate::cli) fn new(command: &'static str, files: &[LogFile]) -> Self {
         Self {
+            command,
             read: Rc::default(),
             total: files.iter().map(LogFile::size).sum(),
             told: clock::now(),
             on_screen: io::stderr().is_terminal(),
             drawn: false,
         }
+    }
+
+    /// The subcommand that reads, for messages.
+    pub(super) fn command(&self) -> &'static str {
+        self.command
     }
 
     /// Counts what is read through it.
@@ -50,10 +57,10 @@ impl Progress {
         };
         let (start, end) = if self.on_screen { ("\r\x1b[K", "") } else { ("", "\n") };
         // Nobody who watches standard error is no reason to stop.
-        let _ = write!(io::stderr(), "{start}egret suggest: {read}{of} read{end}");
+        let _ = write!(io::stderr(), "{start}egret {}: {read}{of} read{end}", self.command);
     }
 
-    pub(super) fn done(&self) {
+    pub(in crate::cli) fn done(&self) {
         if self.drawn {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }

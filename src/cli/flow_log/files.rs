@@ -11,7 +11,7 @@ use std::time::SystemTime;
 const OTHER_FORMS: [&str; 4] = ["zst", "xz", "bz2", "lz4"];
 
 /// One part of the log.
-pub(super) enum LogFile {
+pub(in crate::cli) enum LogFile {
     Stdin,
     Path(PathBuf),
 }

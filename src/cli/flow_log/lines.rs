@@ -1,10 +1,11 @@
 //! A log's lines, one by one, whatever is between them.
 
-use super::logs::LogFile;
+use super::LogError;
+use super::files::LogFile;
 use super::progress::Progress;
-use super::seen::{Line, TenantLog};
 use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 
 /// Of a line: more than any record has.
 const LONGEST: usize = 16 << 10;
@@ -12,24 +13,30 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Lines between two looks at the clock.
 const BETWEEN_LOOKS: u32 = 4096;
 
-/// Reads one file, plain or gzip by its first bytes. A file that ends in the middle of its compression counts as far
-/// as it goes, and is told.
-pub(super) fn read(file: &LogFile, seen: &mut TenantLog, progress: &mut Progress) -> io::Result<()> {
-    let mut raw = BufReader::with_capacity(256 << 10, progress.count(file.open()?));
-    seen.evidence.files += 1;
-    if raw.fill_buf()?.starts_with(&GZIP) {
+/// Hands each line of one file, plain or gzip by its first bytes, to `each`, until that breaks off. Blank lines are left out, and
+/// a line beyond 16 KiB is cut off there. False if the file ends in the middle of its compression, which is said; lines before that count.
+pub(in crate::cli) fn read(
+    file: &LogFile,
+    progress: &mut Progress,
+    each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<bool, LogError> {
+    let failed = |error| LogError::Read(file.to_string(), error);
+    let mut raw = BufReader::with_capacity(256 << 10, progress.count(file.open().map_err(failed)?));
+    if raw.fill_buf().map_err(failed)?.starts_with(&GZIP) {
         let mut plain = BufReader::with_capacity(256 << 10, MultiGzDecoder::new(raw));
-        match each_line(&mut plain, seen, progress) {
+        match each_line(&mut plain, progress, each) {
             Err(error) if is_damage(&error) => {
-                eprintln!("egret suggest: {file} is damaged: {error}; it counts as far as it goes");
-                seen.evidence.damaged_files += 1;
-                Ok(())
+                let command = progress.command();
+                eprintln!("egret {command}: {file} is damaged: {error}; it counts as far as it goes");
+                return Ok(false);
             }
             done => done,
         }
     } else {
-        each_line(&mut raw, seen, progress)
+        each_line(&mut raw, progress, each)
     }
+    .map_err(failed)?;
+    Ok(true)
 }
 
 fn is_damage(error: &io::Error) -> bool {
@@ -39,7 +46,11 @@ fn is_damage(error: &io::Error) -> bool {
     )
 }
 
-fn each_line(from: &mut dyn BufRead, seen: &mut TenantLog, progress: &mut Progress) -> io::Result<()> {
+fn each_line(
+    from: &mut dyn BufRead,
+    progress: &mut Progress,
+    each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut line = Vec::with_capacity(LONGEST);
     let mut count = 0_u32;
     while next_line(from, &mut line)? {
@@ -48,14 +59,8 @@ fn each_line(from: &mut dyn BufRead, seen: &mut TenantLog, progress: &mut Progre
             progress.tell();
         }
         let text = line.trim_ascii();
-        if text.is_empty() {
-            continue;
-        }
-        seen.evidence.lines += 1;
-        // A line that was cut off by its length is no JSON any more.
-        match serde_json::from_slice::<Line<'_>>(text) {
-            Ok(read) => seen.note(&read),
-            Err(_) => seen.evidence.unreadable += 1,
+        if !text.is_empty() && each(text).is_break() {
+            break;
         }
     }
     Ok(())

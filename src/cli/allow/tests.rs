@@ -1,0 +1,114 @@
+use super::*;
+use std::fs;
+
+const CONFIG: &str = r#"
+[steering]
+interfaces = ["ens6"]
+ports = [80, 443, 5432]
+[flow_log]
+path = "LOG"
+[[pool]]
+name = "p"
+addresses = ["203.0.113.16/30"]
+
+[[tenant]] # the first
+name = "acme"
+sources = ["10.0.1.0/24"]
+pool = "p"
+
+  [[tenant.deny]]
+  hosts = ["evil.example.org"]
+
+# the second
+[[tenant]]
+name = "beta"
+sources = ["10.0.2.0/24"]
+pool = "p"
+"#;
+
+/// A configuration, and a flow log with one denied flow.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(client: &str, hostname: &str, destination: &str, outcome: &str) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap() };
+        let log = site.path("flows.jsonl");
+        fs::write(site.main(), CONFIG.replace("LOG", log.to_str().unwrap())).unwrap();
+        let line = format!(
+            r#"{{"time":"2026-01-01T00:00:00.000000Z","flow":"00c0ffee-1f","tenant":"acme","client":"{client}:40000",
+            "destination":"{destination}","hostname":{hostname},"denied_hostname":null,"protocol":"tls","rule":null,"verdict":"deny",
+            "outcome":"{outcome}","detail":null,"source":null,"bytes_up":0,"bytes_down":0,"duration_ms":1.5}}"#
+        );
+        fs::write(log, format!("torn\n{}\n", line.replace('\n', ""))).unwrap();
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn main(&self) -> PathBuf {
+        self.path("egret.toml")
+    }
+
+    fn flow(&self) -> Flow {
+        let config = config::load(&self.main()).unwrap().config;
+        let options = LogFiles::default();
+        Flow::find(&config, "00c0ffee-1f".parse().unwrap(), &options, "allow").unwrap()
+    }
+
+    fn addition(&self) -> Result<Addition, String> {
+        addition(&config::load(&self.main()).unwrap().config, &self.flow())
+    }
+
+    /// What `--write` makes of the main file.
+    fn written(&self) -> String {
+        let flow = self.flow();
+        let file = write(&self.main(), &flow, &self.addition().unwrap(), &self.path(TESTS)).unwrap();
+        assert_eq!(file, self.main());
+        fs::read_to_string(file).unwrap()
+    }
+}
+
+#[test]
+fn rule_is_written_at_the_tenants_end() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
+    let text = site.written();
+    let rule = "[[tenant.allow]]\nhosts = [\"api.example.org\"]\nports = [443]\n\n# the second\n[[tenant]]";
+    assert!(text.contains(rule), "{text}");
+    let tests = fs::read_to_string(site.path(TESTS)).unwrap();
+    assert!(tests.contains("to = \"api.example.org:443\"\naddress = \"198.51.100.7\""), "{tests}");
+    assert!(site.flow().now.allowed);
+}
+
+#[test]
+fn last_tenants_rule_is_written_at_the_files_end() {
+    let site = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "no_hostname");
+    let text = site.written();
+    assert!(text.ends_with("[[tenant.allow]]\ncidrs = [\"198.51.100.7/32\"]\nports = [5432]\n"), "{text}");
+}
+
+#[test]
+fn private_destinations_are_allowed_by_name_and_address() {
+    let site = Site::new("10.0.1.5", r#""db.example.org""#, "10.9.9.9:443", "destination_private");
+    let text = site.written();
+    assert!(
+        text.contains("hosts = [\"db.example.org\"]\ncidrs = [\"10.9.9.9/32\"]\nports = [443]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn no_rule_is_offered_that_cannot_help() {
+    for (client, hostname, destination, why) in [
+        ("10.0.1.5", r#""evil.example.org""#, "198.51.100.7:443", "denied_by_rule"),
+        ("10.0.9.5", r#""api.example.org""#, "198.51.100.7:443", "no tenant"),
+        ("10.0.1.5", r#""api.example.org""#, "198.51.100.7:22", "not steered"),
+    ] {
+        let site = Site::new(client, hostname, destination, "not_allowed");
+        let refused = site.addition().err();
+        assert!(refused.as_ref().is_some_and(|refused| refused.contains(why)), "{refused:?}");
+    }
+}

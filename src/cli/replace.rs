@@ -1,0 +1,69 @@
+//! Replacing files whole: written beside the old one, synced, and renamed over it.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// A file of our own making. Dropped, it is gone, unless it was said where it stays.
+pub(super) struct Fresh(Option<PathBuf>);
+
+impl Fresh {
+    /// Writes it. The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
+    pub(super) fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let fresh = Self(Some(path.to_owned()));
+        file.write_all(bytes)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
+            chown(path, Some(model.uid()), Some(model.gid()))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
+        file.sync_all()?;
+        Ok(fresh)
+    }
+
+    /// Writes a hidden file beside `path`, with the mode and owner of what is there, else of `model`.
+    pub(super) fn beside(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let there = fs::metadata(path).ok();
+        Self::create(&folder_of(path).join(format!(".{name}.new")), bytes, there.as_ref().unwrap_or(model))
+    }
+
+    /// Renames it over `path`.
+    pub(super) fn take_the_place_of(mut self, path: &Path) -> io::Result<()> {
+        if let Some(own) = &self.0 {
+            fs::rename(own, path)?;
+            self.0 = None;
+        }
+        Ok(())
+    }
+
+    /// Keeps it where it is.
+    pub(super) fn stays(mut self) -> PathBuf {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // What went wrong is being told already.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// So that a rename survives a crash.
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
