@@ -141,7 +141,7 @@ fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
     for alert in alerts {
         let page = read(&format!("docs/runbooks/{alert}.md"));
         let headings: Vec<_> = page.lines().filter(|line| line.starts_with('#')).collect();
-        let wanted = [&*format!("# {alert}"), "## What it means", "## Look", "## Now", "## For good"];
+        let wanted = [&*format!("# {alert}"), "## What it means", "## Look", "## Now", "## Prevention"];
         assert_eq!(headings, wanted, "the headings of {alert}.md");
         assert!(page.contains("**Urgency:**"), "{alert}.md does not say how urgent it is");
     }

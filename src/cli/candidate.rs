@@ -46,7 +46,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Enforce the loaded candidate for another share of the clients; what it came to so far stays
+    /// Enforce the loaded candidate for another share of the clients; the counts so far are kept
     ///
     /// A candidate that has fallen back is enforced again. What counts against it counts anew.
     Share {

@@ -96,12 +96,12 @@ fn table(findings: &[Finding]) -> String {
             let _ = writeln!(text, "{:indent$}why:  {why}", "");
         }
         if let Some(mend) = mend {
-            let _ = writeln!(text, "{:indent$}mend: {mend}", "");
+            let _ = writeln!(text, "{:indent$}fix: {mend}", "");
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (ok, warn, fail) = (count(Level::Ok), count(Level::Warn), count(Level::Fail));
-    let _ = writeln!(text, "\n{ok} ok, {warn} to look at, {fail} failed");
+    let _ = writeln!(text, "\n{ok} ok, {warn} warnings, {fail} failed");
     text
 }
 
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(lines[0], "ok    kernel            6.1.0");
         assert_eq!(lines[1], "FAIL  file descriptors  1024");
         assert_eq!(lines[2], "                        why:  flows would be refused");
-        assert_eq!(lines[3], "                        mend: ulimit -n 1048576");
-        assert_eq!(lines[5], "1 ok, 0 to look at, 1 failed");
+        assert_eq!(lines[3], "                        fix: ulimit -n 1048576");
+        assert_eq!(lines[5], "1 ok, 0 warnings, 1 failed");
     }
 }

@@ -206,8 +206,8 @@ impl<T: Copy + Sync> Kind for Choice<T> {
             return value.unsupported(out, &format!("it takes {}", self.describe()));
         }
         match nearest(text, self.words.iter().map(|(word, _)| *word)) {
-            Some(meant) => value.wrong(out, "not one of its words", format!("did you mean {meant:?}?")),
-            None => value.wrong(out, "not one of its words", format!("it takes {}", self.describe())),
+            Some(meant) => value.wrong(out, "not a valid value", format!("did you mean {meant:?}?")),
+            None => value.wrong(out, "not a valid value", format!("it takes {}", self.describe())),
         }
     }
 }
@@ -228,7 +228,7 @@ impl<K: Kind> Kind for Or<K> {
             Some(text) if text == self.0 => Some(None),
             // A word, so the inner kind's advice would miss what was meant.
             Some(text) if text.bytes().all(|b| b.is_ascii_alphabetic()) => {
-                value.wrong(out, "not a word it knows", format!("it takes {}", self.describe()))
+                value.wrong(out, "not a valid value", format!("it takes {}", self.describe()))
             }
             _ => self.1.read(value, out).map(Some),
         }

@@ -163,7 +163,7 @@ impl<'a> Table<'a> {
         }
         if key.presence == Presence::Required {
             let message = format!("missing key `{}` in {}", key.name, self.section.header);
-            out.error(self.place(), message, format!("add `{} = {}`, say", key.name, key.example));
+            out.error(self.place(), message, format!("add it, for example `{} = {}`", key.name, key.example));
         }
         self.default(key, out)
     }

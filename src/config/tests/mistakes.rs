@@ -57,7 +57,7 @@ const OTHERS: &[Mistake] = &[
     ("[inspect]\nmax_hello = \"64kb\"", "+2:13: error: `max_hello`: \"64kb\" is not a size", "64KiB"),
     (
         "[policy]\nprivate_destinations = \"by-cdir\"",
-        "+2:24: error: `private_destinations`: \"by-cdir\" is not one of its words",
+        "+2:24: error: `private_destinations`: \"by-cdir\" is not a valid value",
         "did you mean \"by-cidr\"?",
     ),
     (

@@ -39,7 +39,7 @@ pub(super) const ALL: &[Mistake] = &[
     ),
     (
         "[[tenant]]\nname = \"u\"\nsources = [\"10.1.0.0/24\"]\npool = \"p\"\nmode = \"watch\"",
-        "+5:8: error: `mode`: \"watch\" is not one of its words",
+        "+5:8: error: `mode`: \"watch\" is not a valid value",
         "\"enforce\" or \"monitor\"",
     ),
     (
@@ -77,8 +77,8 @@ pub(super) const ALL: &[Mistake] = &[
         "+4:8: error: `http` cannot go with `inspect = \"none\"`",
         "remove one",
     ),
-    ("http = \"first\"", "+1:8: error: `http`: \"first\" is not one of its words", "first-request"),
-    ("inspect = \"off\"", "+1:11: error: `inspect`: \"off\" is not one of its words", "\"auto\" or \"none\""),
+    ("http = \"first\"", "+1:8: error: `http`: \"first\" is not a valid value", "first-request"),
+    ("inspect = \"off\"", "+1:11: error: `inspect`: \"off\" is not a valid value", "\"auto\" or \"none\""),
     (
         "name = \"a\"\n[[tenant.allow]]\nname = \"a\"\nhosts = [\"a.example\"]",
         "+3:8: error: rule \"a\" is there already, at egret.toml:12",
@@ -117,7 +117,7 @@ pub(super) const ALL: &[Mistake] = &[
         "copy it whole",
     ),
     // encrypted hellos
-    ("[policy]\nech = \"inner\"", "+2:7: error: `ech`: \"inner\" is not one of its words", "\"outer\""),
+    ("[policy]\nech = \"inner\"", "+2:7: error: `ech`: \"inner\" is not a valid value", "\"outer\""),
     (
         "[[tenant.allow]]\nhosts = [\"*.com.example\", \"cloudflare-ech.com\"]",
         "+2:9: warning: `hosts`: cloudflare-ech.com is what the SNI says",
