@@ -166,7 +166,7 @@ impl World {
         if scenario.storm == Some(second) {
             self.returning = (self.open.len(), 10);
             while !self.open.is_empty() {
-                self.close_one(Rest::TimeWait);
+                self.close_one(Rest::For(Duration::from_secs(66)));
             }
         }
         let t = f64::from(second);

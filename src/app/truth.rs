@@ -1,6 +1,7 @@
 //! Keeps the ledger true to the kernel: what an earlier process left behind, what other programs hold, which source
 //! addresses the machine has. docs/ports.md explains it.
 
+mod held_ports;
 mod source_states;
 
 use super::in_force::InForce;
@@ -8,7 +9,7 @@ use super::privileged::privileged;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Kernel, Ledger, Pools, Reconciler, Report};
+use crate::egress::{Kernel, Ledger, Pools, ReaperStop, Reconciler, Report};
 use crate::steering;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
 use arc_swap::ArcSwap;
@@ -38,8 +39,9 @@ pub(super) type LastReport = Arc<ArcSwap<Report>>;
 /// Compares until it is dropped.
 pub(super) struct Truth {
     last: LastReport,
-    /// The thread ends when this is gone.
+    /// The threads end when these are gone.
     _stop: Sender<()>,
+    _reaper: ReaperStop,
 }
 
 /// The pools of a configuration, without the ports that other programs listen on.
@@ -80,12 +82,8 @@ impl Truth {
         let mut kernel = LiveKernel::new();
         let mut reconciler = Reconciler::default();
         match reconciler.seed(&pools, &mut kernel, clock::now()) {
-            Ok(seeded) if seeded.for_a_time + seeded.while_listed > 0 => tracing::info!(
-                for_a_time = seeded.for_a_time,
-                while_listed = seeded.while_listed,
-                "ports that are in use in the kernel are held"
-            ),
-            Ok(_) => {}
+            Ok(0) => {}
+            Ok(ports) => tracing::info!(ports, "ports that are in use in the kernel are held"),
             Err(error) => tracing::warn!(
                 %error,
                 "cannot list the kernel's sockets, so what an earlier process left behind will collide"
@@ -110,7 +108,7 @@ impl Truth {
                 watch.tick(tick);
             }
         })?;
-        Ok(Self { last, _stop: stop })
+        Ok(Self { last, _stop: stop, _reaper: held_ports::reap(ledger)? })
     }
 
     pub(super) fn last(&self) -> LastReport {

@@ -5,6 +5,7 @@ mod truth;
 use super::book::PairUse;
 use super::busiest::Busiest;
 use super::hot::Hot;
+use super::lingering::Lingering;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
@@ -25,7 +26,7 @@ const PER_OPERATION: usize = 4;
 /// The books of one source address. Time is given, chance is given; nothing here locks or looks at a clock.
 ///
 /// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` says how many of them wait
-/// in `resting` or are `pinned`, the others are live.
+/// in `resting` or `lingering`, the others are live.
 #[derive(Debug)]
 pub(super) struct Account {
     space: Arc<PortSpace>,
@@ -33,9 +34,10 @@ pub(super) struct Account {
     pairs: HashMap<DestinationKey, Pair>,
     /// Live or held ports that a later configuration does not hand out any more.
     strays: HashSet<(DestinationKey, u16)>,
+    /// Held ports that come back by time.
     resting: Resting,
-    /// Held ports that come back when the kernel lets go of them, busy and in no way in `resting`.
-    pinned: HashSet<(DestinationKey, u16)>,
+    /// Held ports that come back when the kernel has let go of them.
+    lingering: Lingering,
     busiest: Busiest,
     hot: Hot,
     live: usize,
@@ -88,7 +90,7 @@ impl Account {
             pairs: HashMap::new(),
             strays: HashSet::new(),
             resting: Resting::default(),
-            pinned: HashSet::new(),
+            lingering: Lingering::default(),
             busiest: Busiest::default(),
             live: 0,
             standing: Standing::new(drained_by_config),
@@ -155,14 +157,18 @@ impl Account {
             let Some(Rested { to, port, share, .. }) = self.resting.pop_due(now) else {
                 return false;
             };
-            if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
-                pair.held -= 1;
-            }
-            // In this order: a free port that is not yet due to its tenant again could go to a neighbour.
-            share.release(to);
-            self.free(to, port);
+            self.release_held(to, port, &share);
         }
         true
+    }
+
+    fn release_held(&mut self, to: DestinationKey, port: u16, share: &Share) {
+        if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
+            pair.held -= 1;
+        }
+        // In this order: a free port that is not yet due to its tenant again could go to a neighbour.
+        share.release(to);
+        self.free(to, port);
     }
 
     /// Follows a newer configuration. Ports that it does not hand out stay busy until they come back, beside its
@@ -188,7 +194,7 @@ impl Account {
             self.mark_busy(to, port);
         }
         let resting = self.resting.iter().map(|rested| (rested.to, rested.port));
-        for (to, port) in resting.chain(self.pinned.iter().copied()) {
+        for (to, port) in resting.chain(self.lingering.iter()) {
             if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held += 1;
             }
@@ -225,9 +231,9 @@ impl Account {
         self.live
     }
 
-    /// Ports that rest or are pinned, towards all destinations.
+    /// Ports that rest or linger, towards all destinations.
     pub(super) fn held(&self) -> usize {
-        self.resting.len() + self.pinned.len()
+        self.resting.len() + self.lingering.len()
     }
 
     /// Live and held ports towards the destination that has most of them.
@@ -246,9 +252,7 @@ impl Account {
             self.pairs.shrink_to(self.pairs.len() * 2);
         }
         self.resting.shrink();
-        if self.pinned.len() < self.pinned.capacity() / 4 {
-            self.pinned.shrink_to(self.pinned.len() * 2);
-        }
+        self.lingering.shrink();
         self.busiest.shrink();
     }
 

@@ -1,11 +1,14 @@
 //! The account of one source address behind its lock.
 
 use super::account::{Account, DestinationKey};
+use super::lingering::Linger;
 use super::port_space::PortSpace;
+use super::reaper::Visits;
 use super::share::Share;
 use super::share_table::ShareTable;
 use super::state::SourceState;
 use crate::addr::SourceAddr;
+use crate::sys::sock_diag::Presence;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,11 +53,14 @@ pub(super) struct Totals {
 pub(super) struct Book {
     source: SourceAddr,
     account: Mutex<Account>,
+    /// Where the reaper is told to come.
+    visits: Arc<Visits>,
 }
 
 impl Book {
-    pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>) -> Self {
-        Self { source, account: Mutex::new(Account::new(Arc::clone(space), source)) }
+    pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>, visits: &Arc<Visits>) -> Self {
+        let account = Mutex::new(Account::new(Arc::clone(space), source));
+        Self { source, account, visits: Arc::clone(visits) }
     }
 
     pub(super) fn source(&self) -> SourceAddr {
@@ -88,6 +94,34 @@ impl Book {
         now: Instant,
     ) {
         self.lock().give_back(to, port, rest, share, now);
+    }
+
+    /// Ends a lease whose connection the kernel may still have.
+    pub(super) fn linger(&self, linger: Linger) {
+        let visit = self.lock().linger(linger);
+        self.is_visited(visit);
+    }
+
+    /// The reaper comes at a time that it was told: at most `most` ports to ask the kernel about.
+    /// [`Book::answer_lingering`] follows.
+    pub(super) fn ask_lingering(
+        &self,
+        visit: Instant,
+        now: Instant,
+        most: usize,
+    ) -> Vec<(DestinationKey, u16)> {
+        self.lock().ask_lingering(visit, now, most)
+    }
+
+    /// Frees the ports that the kernel has let go of. When the reaper is to come again.
+    pub(super) fn answer_lingering(&self, answers: &[Option<Presence>], now: Instant) -> Option<Instant> {
+        self.lock().answer_lingering(answers, now)
+    }
+
+    fn is_visited(&self, at: Option<Instant>) {
+        if let Some(at) = at {
+            self.visits.add(at, self.source);
+        }
     }
 
     pub(super) fn pair(&self, to: DestinationKey, now: Instant) -> PairUse {
@@ -169,29 +203,14 @@ impl Book {
         busy
     }
 
-    /// As [`Account::pin`], under the configuration of `space`.
-    pub(super) fn pin(&self, space: &Arc<PortSpace>, to: DestinationKey, port: u16) -> bool {
+    /// As [`Account::hold`], under the configuration of `space`. Whether the port was free.
+    pub(super) fn hold(&self, space: &Arc<PortSpace>, linger: Linger) -> bool {
         let mut account = self.lock();
         account.adopt(space, self.source);
-        account.pin(to, port)
-    }
-
-    pub(super) fn unpin(&self, to: DestinationKey, port: u16, rest: Duration, now: Instant) {
-        self.lock().unpin(to, port, rest, now);
-    }
-
-    /// As [`Account::hold`], under the configuration of `space`.
-    pub(super) fn hold(
-        &self,
-        space: &Arc<PortSpace>,
-        to: DestinationKey,
-        port: u16,
-        rest: Duration,
-        now: Instant,
-    ) -> bool {
-        let mut account = self.lock();
-        account.adopt(space, self.source);
-        account.hold(to, port, rest, now)
+        let (was_free, visit) = account.hold(linger);
+        drop(account);
+        self.is_visited(visit);
+        was_free
     }
 
     /// Brings back every held port that is due.

@@ -17,6 +17,10 @@ use std::time::Duration;
 /// counts.
 const EXCHANGES: u32 = 8;
 
+/// A port that cannot be bound is left alone for this long: who has bound it may have no connection that could be asked
+/// about.
+const OCCUPIED: Duration = Duration::from_secs(60);
+
 /// How upstream sockets are made.
 #[derive(Debug, Clone, Copy)]
 pub struct Dialler {
@@ -67,7 +71,9 @@ impl Dialler {
                 Ok(socket) => return Ok((socket, lease)),
                 Err((Failure::PortTaken, error)) => {
                     // Before it is given up: this one is left alone, too.
-                    lease = lease.collided(client, clock::now()).map_err(DialError::NoPort)?;
+                    let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    let at_least = if in_use { OCCUPIED } else { Duration::ZERO };
+                    lease = lease.collided(client, at_least, clock::now()).map_err(DialError::NoPort)?;
                     if exchanges == EXCHANGES {
                         return Err(DialError::Failed(Failure::PortTaken, error));
                     }

@@ -2,6 +2,7 @@
 
 use super::account::DestinationKey;
 use super::book::Book;
+use super::lingering::Linger;
 use super::pool::Pool;
 use super::rest::Rest;
 use super::share::Share;
@@ -10,7 +11,7 @@ use crate::outcome::Outcome;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Why a pool has no port for a flow.
@@ -52,8 +53,8 @@ impl LeaseError {
 
 /// One port of one source address towards one destination, for as long as this lives.
 ///
-/// Dropped, the port comes back, at once unless [`Lease::set_rest`] said otherwise: a connection that is reset, or never
-/// was, leaves nothing behind in the kernel. Drop it after the socket is closed, not before.
+/// Dropped, the port comes back, at once unless [`Lease::set_rest`] said otherwise: a connection that is reset before a FIN
+/// was sent, or never was, leaves nothing behind in the kernel. Drop it after the socket is closed, not before.
 pub struct Lease {
     pool: Arc<Pool>,
     book: Arc<Book>,
@@ -96,16 +97,22 @@ impl Lease {
         self.connected = true;
     }
 
-    /// What becomes of the port when this is dropped; see [`Rest::after`].
+    /// What becomes of the port when this is dropped.
     pub fn set_rest(&mut self, rest: Rest) {
         self.rest = rest;
     }
 
-    /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, leaves
-    /// the port alone for 66 s, and leases another for the same client's flow. Callers bound how often they try.
-    pub fn collided(mut self, client: ClientAddr, now: Instant) -> Result<Self, LeaseError> {
+    /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, holds the
+    /// port for `at_least` and until the socket that is in the way is gone, and leases another for the same client's flow.
+    /// Callers bound how often they try.
+    pub fn collided(
+        mut self,
+        client: ClientAddr,
+        at_least: Duration,
+        now: Instant,
+    ) -> Result<Self, LeaseError> {
         self.pool.ledger().count_collision(self.source(), self.to.into());
-        self.rest = Rest::TimeWait;
+        self.rest = Rest::UntilGone { first_look: at_least, timestamps: false };
         let share = self.share.clone();
         self.end(now);
         self.pool.lease_towards(client, self.to, Family::of(self.source().ip()), &share, now)
@@ -119,9 +126,14 @@ impl Lease {
     fn end(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.ended, true) {
             let share = std::mem::take(&mut self.share);
-            let least = if self.connected { Rest::For(self.pool.rest) } else { Rest::Free };
-            let rest = self.rest.duration().max(least.duration());
-            self.book.give_back(self.to, self.port, rest, share, now);
+            let own = if self.connected { Rest::For(self.pool.rest).least() } else { Duration::ZERO };
+            let least = self.rest.least().max(own);
+            match self.rest {
+                Rest::Free | Rest::For(_) => self.book.give_back(self.to, self.port, least, share, now),
+                Rest::UntilGone { timestamps, .. } => {
+                    self.book.linger(Linger::new((self.to, self.port), least, timestamps, share, now));
+                }
+            }
         }
     }
 }

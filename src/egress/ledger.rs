@@ -2,6 +2,7 @@
 
 use super::book::{Book, PairUse};
 use super::port_space::PortSpace;
+use super::reaper::Visits;
 use super::share_table::ShareTable;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub struct Ledger {
     generations: AtomicU64,
     /// By the name of the pool.
     shares: Mutex<HashMap<Arc<str>, Weak<ShareTable>>>,
+    visits: Arc<Visits>,
 }
 
 /// Collisions that are kept until somebody asks who was in the way.
@@ -50,6 +52,7 @@ impl Ledger {
             unexplained: Mutex::default(),
             generations: AtomicU64::new(0),
             shares: Mutex::default(),
+            visits: Arc::default(),
         }
     }
 
@@ -106,6 +109,11 @@ impl Ledger {
         table
     }
 
+    /// Where the reaper is told to come.
+    pub(super) fn visits(&self) -> &Visits {
+        &self.visits
+    }
+
     pub(super) fn count_collision(&self, source: LeasedSource, to: DialAddr) {
         self.collisions.fetch_add(1, Ordering::Relaxed);
         let mut unexplained = self.unexplained.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +129,7 @@ impl Ledger {
     /// The book of an address, opened with `space` if it is new.
     pub(super) fn open(&self, source: SourceAddr, space: &Arc<PortSpace>) -> Arc<Book> {
         let mut books = lock(self.shard(source));
-        Arc::clone(books.entry(source).or_insert_with(|| Arc::new(Book::new(source, space))))
+        Arc::clone(books.entry(source).or_insert_with(|| Arc::new(Book::new(source, space, &self.visits))))
     }
 
     /// Calls `each` for every book, with no lock held meanwhile.

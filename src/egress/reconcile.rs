@@ -8,6 +8,8 @@
 
 use super::Pools;
 use super::account::DestinationKey;
+use super::lingering::Linger;
+use super::share::Share;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use crate::sys::sock_diag::{KernelSocket, TcpState};
 use ipnet::IpNet;
@@ -17,10 +19,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// A timer of a minute is late by up to 512 ticks, which are 5.12 s at 100 ticks a second (kernel/time/timer.c).
-const TIMER_SLACK: Duration = Duration::from_secs(6);
-/// A list may miss a socket that lives: one that is in no list this many times in a row is gone.
-const LISTS_UNTIL_GONE: u8 = 2;
 /// Leases without a socket are not looked for on addresses with more busy ports than this: a look copies them all
 /// while it holds the lock, at some ten nanoseconds each.
 const MOST_LEASES: usize = 262_144;
@@ -43,19 +41,8 @@ pub trait Kernel {
 /// What the reconciler remembers from one look to the next.
 #[derive(Debug, Default)]
 pub struct Reconciler {
-    /// Ports that it has pinned, and how many lists in a row they were missing from.
-    pinned: HashMap<Quad, u8>,
     /// Leases without a socket in the last comparison.
     unseen: HashSet<Quad>,
-}
-
-/// What an earlier process, or another program, has in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seeded {
-    /// Ports held until a timer of the kernel ends.
-    pub for_a_time: usize,
-    /// Ports held until the kernel does not list their sockets any more.
-    pub while_listed: usize,
 }
 
 /// What ledger and kernel disagree on.
@@ -92,6 +79,11 @@ impl Quad {
             to: DialAddr::new(socket.destination).into(),
         }
     }
+
+    /// Nobody's port, of a connection of which it is not known whether it uses timestamps.
+    fn linger(self, first_look: Duration, now: Instant) -> Linger {
+        Linger::new((self.to, self.port), first_look, false, Share::NONE, now)
+    }
 }
 
 /// What the kernel has of the pools' addresses.
@@ -105,47 +97,40 @@ struct Look {
 }
 
 impl Reconciler {
-    /// Holds every port of the pools that the kernel has in use; to be called once, before the first lease.
-    pub fn seed(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Seeded> {
+    /// Holds every port of the pools that the kernel has in use, until it has not; to be called once, before the first
+    /// lease. How many there are.
+    pub fn seed(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<usize> {
         let own = Own::new(pools);
         let listed = unique(kernel.sockets(true, &|socket| own.has(socket.source.ip()))?);
-        let mut seeded = Seeded { for_a_time: 0, while_listed: 0 };
+        let mut held = 0;
         for (quad, socket) in listed {
             let Some((book, space)) = pools.open(quad.source) else { continue };
-            match what_remains(&socket) {
-                Remains::Nothing => {}
-                Remains::For(rest) => {
-                    seeded.for_a_time += usize::from(book.hold(space, quad.to, quad.port, rest, now));
-                }
-                Remains::Orphan | Remains::Connection => {
-                    if book.pin(space, quad.to, quad.port) {
-                        self.pinned.insert(quad, 0);
-                        seeded.while_listed += 1;
-                    }
-                }
-            }
+            let first_look = match what_remains(&socket) {
+                Remains::Nothing => continue,
+                Remains::For(left) => left,
+                Remains::Orphan | Remains::Connection => Duration::ZERO,
+            };
+            held += usize::from(book.hold(space, quad.linger(first_look, now)));
         }
-        Ok(seeded)
+        Ok(held)
     }
 
     /// Compares; to be called every few seconds, on a thread that may wait.
     pub fn compare(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Report> {
         let own = Own::new(pools);
-        let first = self.look(pools, &own, kernel, now)?;
-        self.let_go(pools, &first.listed, now);
+        let first = Self::look(pools, &own, kernel, now)?;
         if first.foreign.is_empty() && first.unseen.is_empty() {
             self.unseen.clear();
             return Ok(Report::default());
         }
         kernel.pause();
-        let second = self.look(pools, &own, kernel, now)?;
+        let second = Self::look(pools, &own, kernel, now)?;
         let cookie = |look: &Look, quad| look.listed.get(quad).map(|socket| socket.cookie);
         let mut report = Report::default();
         for quad in &second.foreign {
             let stayed = first.foreign.contains(quad) && cookie(&first, quad) == cookie(&second, quad);
             let Some((book, space)) = pools.open(quad.source).filter(|_| stayed) else { continue };
-            if book.pin(space, quad.to, quad.port) {
-                self.pinned.insert(*quad, 0);
+            if book.hold(space, quad.linger(Duration::ZERO, now)) {
                 report.foreign.extend(second.listed.get(quad));
             }
         }
@@ -160,7 +145,7 @@ impl Reconciler {
         Ok(report)
     }
 
-    fn look(&self, pools: &Pools, own: &Own, kernel: &mut impl Kernel, now: Instant) -> io::Result<Look> {
+    fn look(pools: &Pools, own: &Own, kernel: &mut impl Kernel, now: Instant) -> io::Result<Look> {
         let mut before = HashMap::new();
         if kernel.lists_bound() {
             pools.ledger().for_each(|book| {
@@ -170,11 +155,10 @@ impl Reconciler {
                 }
             });
         }
-        // A busy gateway leaves hundreds of thousands in TIME_WAIT. They are in nobody's way but that of pinned ports.
-        let listed = unique(kernel.sockets(!self.pinned.is_empty(), &|socket| {
+        // A busy gateway leaves hundreds of thousands in TIME_WAIT, and holds the ports of those that are in the way.
+        let listed = unique(kernel.sockets(false, &|socket| {
             let ip = socket.source.ip();
-            let ours = own.has(ip) || before.contains_key(&ip);
-            ours && (socket.state != TcpState::TimeWait || self.pinned.contains_key(&Quad::of(socket)))
+            own.has(ip) || before.contains_key(&ip)
         })?);
         // bound, and about to connect
         let bound: HashSet<_> = (listed.iter())
@@ -210,30 +194,6 @@ impl Reconciler {
         }
         Ok(Look { listed, foreign, unseen })
     }
-
-    /// Gives back pinned ports whose sockets are gone.
-    fn let_go(&mut self, pools: &Pools, listed: &Listed, now: Instant) {
-        self.pinned.retain(|quad, missing| {
-            let rest = match listed.get(quad).map_or(Remains::Nothing, what_remains) {
-                Remains::Connection | Remains::Orphan => {
-                    *missing = 0;
-                    return true;
-                }
-                Remains::For(rest) => rest,
-                Remains::Nothing => {
-                    *missing += 1;
-                    if *missing < LISTS_UNTIL_GONE {
-                        return true;
-                    }
-                    Duration::ZERO
-                }
-            };
-            if let Some(book) = pools.ledger().find(quad.source) {
-                book.unpin(quad.to, quad.port, rest, now);
-            }
-            false
-        });
-    }
 }
 
 /// Whether a new connection could have the four values of a socket.
@@ -251,7 +211,7 @@ enum Remains {
 fn what_remains(socket: &KernelSocket) -> Remains {
     match (socket.state, socket.expires) {
         (TcpState::Bound | TcpState::Listen, _) => Remains::Nothing,
-        (TcpState::TimeWait, left) => Remains::For(left.unwrap_or_default() + TIMER_SLACK),
+        (TcpState::TimeWait, left) => Remains::For(left.unwrap_or_default()),
         // its timer says when it is given up, but a late FIN turns it into a TIME_WAIT
         (TcpState::FinWait2, Some(_)) => Remains::Orphan,
         (

@@ -6,12 +6,12 @@ use super::record::Verdict;
 use super::refusal;
 use super::upstream::Upstream;
 use super::worker::Worker;
-use crate::egress::{Rest, UpstreamEnd};
+use crate::egress::Rest;
 use crate::outcome::Outcome;
 use crate::relay::{self, End, Farewell, Side};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
-use crate::sys::stream::{self, Closing};
+use crate::sys::stream;
 use std::io;
 
 /// A flow that ends before it is relayed.
@@ -53,7 +53,7 @@ pub(super) async fn end_early(
     }
 }
 
-/// Settles what the upstream port needs before it can be used again. Every way out but a good end resets the upstream
+/// Settles whether the kernel has to be asked about the upstream port. Every way out but a good end resets the upstream
 /// socket, and then its port is free at once: that is what a lease starts with, but see [`rest_after_reset`].
 pub(super) async fn finish(
     worker: &Worker,
@@ -108,31 +108,30 @@ pub(super) async fn stop(
     outcome
 }
 
-/// When Linux gives the 4-tuple back after both sides have finished.
+/// What is left of the upstream connection in the kernel when its socket is closed after both sides have finished. Our FIN
+/// was sent: `LAST_ACK` or `CLOSING` until it is acknowledged, and then nothing, or a `TIME_WAIT` if ours was the first.
 fn rest_after(first: Side, upstream: &Socket) -> Rest {
-    let Ok(connection) = stream::connection(upstream) else { return Rest::Unknown };
-    if connection.unsent {
-        // The socket lives on until a server that reads slowly, or not at all, has taken the rest.
-        return Rest::Unknown;
+    let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
+    let timestamps = connection.timestamps;
+    match first {
+        _ if !connection.over => {
+            Rest::UntilGone { first_look: connection.round_trip.saturating_mul(2), timestamps }
+        }
+        Side::Upstream => Rest::Free,
+        Side::Client => rest_after_own_end(timestamps),
     }
-    let end = match (first, connection.closing) {
-        // The relay found the client's end first, and the server's FIN was there all the same when ours was sent.
-        (Side::Upstream, _) | (Side::Client, Some(Closing::PeerFirst)) => UpstreamEnd::ServerFirst,
-        (Side::Client, Some(Closing::Crossed)) => UpstreamEnd::Crossed,
-        (Side::Client, None) => UpstreamEnd::GatewayFirst,
-    };
-    Rest::after(end, connection.timestamps, connection.round_trip)
 }
 
-/// When Linux gives the 4-tuple back of a flow that is broken off after the client's FIN was passed on: at once, by the
-/// reset. But if the server's has come too, what is left is a TIME_WAIT, of which the socket is no part any more.
+/// What is left of a flow that is broken off by a reset: nothing, unless our FIN had gone before. Then the server's may
+/// arrive up to the moment of the reset, and leave a `TIME_WAIT` that no reset ends.
 pub(super) fn rest_after_reset(upstream: &Socket) -> Rest {
-    let Ok(connection) = stream::connection(upstream) else { return Rest::Unknown };
-    let was_reset = || upstream.has_failed() || !matches!(upstream.take_error(), Ok(None));
-    if !connection.over || was_reset() {
-        return Rest::Free;
-    }
-    Rest::after(UpstreamEnd::GatewayFirst, connection.timestamps, connection.round_trip)
+    let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
+    rest_after_own_end(connection.timestamps)
+}
+
+/// At most a `TIME_WAIT` is left, which a new connection takes over if both ends use timestamps.
+fn rest_after_own_end(timestamps: bool) -> Rest {
+    if timestamps { Rest::Free } else { Rest::UNKNOWN }
 }
 
 fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
@@ -164,7 +163,6 @@ mod tests {
     use socket2::{SockFilter, SockRef};
     use std::future::poll_fn;
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
 
     /// A connection to a server that has finished.
     fn finished_by_the_server() -> (TcpStream, TcpStream) {
@@ -189,25 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn a_port_rests_long_where_the_server_has_yet_to_take_what_was_written() {
-        let (socket, _server) = finished_by_the_server();
-        while stream::write(&socket, &[0; 4096]).is_ok() {}
-        let rest = rest_of(socket, Side::Upstream);
-        assert!(rest.duration() > Duration::from_mins(1), "{rest:?}");
+    fn a_port_is_held_while_the_kernel_has_its_connection() {
+        for first in [Side::Upstream, Side::Client] {
+            for unsent in [false, true] {
+                let (socket, server) = finished_by_the_server();
+                let (source, to) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
+                // As if the way were long: nothing arrives any more, our FIN neither (`BPF_RET | BPF_K`, of 0 bytes).
+                let drop_all = SockFilter::new(0x06, 0, 0, 0);
+                SockRef::from(&server).attach_filter(&[drop_all]).unwrap();
+                while unsent && stream::write(&socket, &[0; 4096]).is_ok() {}
+                let rest = rest_of(socket, first);
+                assert!(matches!(rest, Rest::UntilGone { .. }), "{first:?}: the kernel still has the port");
+                let (failure, _) = upstream::connect(source, to, None).unwrap_err();
+                assert_eq!(failure, Failure::PortTaken);
+            }
+        }
     }
 
     #[test]
-    fn a_port_rests_until_its_last_ack_whoever_was_found_to_finish_first() {
-        for first in [Side::Upstream, Side::Client] {
-            let (socket, server) = finished_by_the_server();
-            let (source, to) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
-            // As if the way were long: nothing arrives any more, our FIN neither (`BPF_RET | BPF_K`, of 0 bytes).
-            let drop_all = SockFilter::new(0x06, 0, 0, 0);
-            SockRef::from(&server).attach_filter(&[drop_all]).unwrap();
-            let rest = rest_of(socket, first);
-            assert!(!rest.duration().is_zero(), "{first:?}: the kernel still has the port");
-            let (failure, _) = upstream::connect(source, to, None).unwrap_err();
-            assert_eq!(failure, Failure::PortTaken);
-        }
+    fn a_time_wait_holds_its_port_unless_both_ends_use_timestamps() {
+        assert_eq!(rest_after_own_end(true), Rest::Free);
+        assert_eq!(rest_after_own_end(false), Rest::UNKNOWN);
     }
 }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const BUFFER: usize = 32 * 1024;
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
+/// The sequence number in it; an answer has that of its question.
+const SEQUENCE: usize = 8;
 /// Messages start at multiples of this.
 const ALIGNMENT: usize = 4;
 /// `NLMSG_ERROR`, whose body begins with a negative errno or 0.
@@ -73,17 +75,55 @@ impl Netlink {
         }
     }
 
+    /// Asks about each of a few bodies in one system call, and calls `each` with its position and its answer: a message's
+    /// body, or the errno that the kernel refuses it with. After an error the socket is of no more use.
+    pub(super) fn ask_each(
+        &self,
+        kind: u16,
+        bodies: &[[u8; 56]],
+        deadline: Instant,
+        mut each: impl FnMut(usize, Result<&[u8], i32>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut messages = Vec::with_capacity(bodies.len() * (HEADER + 56));
+        for (number, body) in (0..).zip(bodies) {
+            let mut message = request(kind, REQUEST, body);
+            message[SEQUENCE..SEQUENCE + 4].copy_from_slice(&u32::to_ne_bytes(number));
+            messages.extend(message);
+        }
+        send(self.0.as_raw_fd(), &messages, MsgFlags::empty())?;
+        let mut buffer = [0; 1024];
+        for _ in bodies {
+            let length = self.receive(&mut buffer, deadline)?;
+            let message = buffer.get(..length).ok_or_else(malformed)?;
+            let number = u32_at(message, SEQUENCE).and_then(|number| usize::try_from(number).ok());
+            let number = number.filter(|&number| number < bodies.len()).ok_or_else(malformed)?;
+            match split(message).ok_or_else(malformed)? {
+                (ERROR, body, _) => match refusal(body) {
+                    Ok(()) => return Err(malformed()),
+                    Err(error) => each(number, Err(error.raw_os_error().unwrap_or(0)))?,
+                },
+                (answer, body, _) if answer == kind => each(number, Ok(body))?,
+                _ => return Err(malformed()),
+            }
+        }
+        Ok(())
+    }
+
     /// The true length of the next datagram.
     fn receive(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        // The kernel answers most questions before the call that asks them returns.
+        let mut flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
         loop {
             let left = deadline.saturating_duration_since(crate::clock::now());
             if left < Duration::from_millis(1) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            SockRef::from(&self.0).set_read_timeout(Some(left))?;
-            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+            if !flags.contains(MsgFlags::MSG_DONTWAIT) {
+                SockRef::from(&self.0).set_read_timeout(Some(left))?;
+            }
+            match recv(self.0.as_raw_fd(), buffer, flags) {
                 Ok(length) => return Ok(length),
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(Errno::EINTR | Errno::EAGAIN) => flags = MsgFlags::MSG_TRUNC,
                 Err(error) => return Err(error.into()),
             }
         }

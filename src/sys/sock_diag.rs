@@ -55,6 +55,74 @@ pub enum TcpState {
     Bound = 13,
 }
 
+/// What the kernel has of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing: the 4-tuple can be used at once.
+    Gone,
+    /// `TIME_WAIT`, or a `FIN_WAIT2` that no program has open, for this long unless another FIN comes.
+    Waiting(Duration),
+    /// A socket in any other state, a listener on the source address and port included.
+    Socket,
+}
+
+/// Exact questions about single connections.
+#[derive(Debug)]
+pub struct Inquirer(Netlink);
+
+/// Questions that one system call asks: their answers fit the smallest receive buffer.
+const AT_ONCE: usize = 32;
+/// `INET_DIAG_NOCOOKIE`
+const NO_COOKIE: [u8; 8] = [0xff; 8];
+
+impl Inquirer {
+    /// Opens a socket to ask on.
+    pub fn open() -> io::Result<Self> {
+        Netlink::open(SockProtocol::NetlinkSockDiag).map(Self)
+    }
+
+    /// What the kernel has of each connection, given as local and peer address, in their order. A look-up in the kernel's
+    /// hash table each, some microseconds. After an error open another.
+    pub fn ask(&self, pairs: &[(SocketAddr, SocketAddr)], patience: Duration) -> io::Result<Vec<Presence>> {
+        let deadline = crate::clock::now() + patience;
+        let mut found = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(AT_ONCE) {
+            let bodies: Vec<_> = pairs.iter().map(|&(source, to)| exact(source, to)).collect();
+            let base = found.len();
+            found.resize(base + pairs.len(), Presence::Socket);
+            self.0.ask_each(BY_FAMILY, &bodies, deadline, |number, answer| {
+                found[base + number] = match answer {
+                    Err(libc::ENOENT) => Presence::Gone,
+                    Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                    Ok(body) => match read(body)?.and_then(|socket| Some((socket.state, socket.expires?))) {
+                        Some((TcpState::TimeWait | TcpState::FinWait2, left)) => Presence::Waiting(left),
+                        Some(_) | None => Presence::Socket,
+                    },
+                };
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+}
+
+/// `struct inet_diag_req_v2` for one connection.
+fn exact(source: SocketAddr, to: SocketAddr) -> [u8; 56] {
+    let mut body = [0; 56];
+    body[0] = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    body[1] = libc::IPPROTO_TCP as u8;
+    body[8..10].copy_from_slice(&source.port().to_be_bytes());
+    body[10..12].copy_from_slice(&to.port().to_be_bytes());
+    for (at, ip) in [(12, source.ip()), (28, to.ip())] {
+        match ip {
+            IpAddr::V4(ip) => body[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => body[at..at + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+    body[48..56].copy_from_slice(&NO_COOKIE);
+    body
+}
+
 /// A set of states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct States(u32);
@@ -271,6 +339,42 @@ mod tests {
         socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
         drop(server);
         assert_eq!(once_past(TcpState::Established, from, to).state, TcpState::Bound);
+    }
+
+    #[test]
+    fn single_connections_are_followed_until_they_are_gone() {
+        let inquirer = Inquirer::open().unwrap();
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let to = listener.local_addr().unwrap();
+            let client = TcpStream::connect(to).unwrap();
+            let from = client.local_addr().unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let until = |wanted: fn(Presence) -> bool| {
+                let give_up = crate::clock::now() + PATIENCE;
+                // More questions than one system call asks.
+                while let found = inquirer.ask(&[(from, to); 70], PATIENCE).unwrap()
+                    && !found.iter().all(|&found| wanted(found))
+                {
+                    assert!(found.len() == 70 && crate::clock::now() < give_up, "{found:?}");
+                }
+            };
+            assert_eq!(inquirer.ask(&[(from, to), (to, to)], PATIENCE).unwrap(), [Presence::Socket; 2]);
+            drop(client);
+            until(|found| matches!(found, Presence::Waiting(_)));
+            drop(server);
+            until(|found| matches!(found, Presence::Waiting(left) if left > Duration::from_secs(50)));
+            let client = TcpStream::connect(to).unwrap();
+            let from = client.local_addr().unwrap();
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            assert_eq!(inquirer.ask(&[(from, to)], PATIENCE).unwrap(), [Presence::Gone]);
+            let mixed = [(to, to), (from, to), (to, to)];
+            assert_eq!(
+                inquirer.ask(&mixed, PATIENCE).unwrap(),
+                [Presence::Socket, Presence::Gone, Presence::Socket]
+            );
+        }
     }
 
     #[test]

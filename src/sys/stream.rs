@@ -42,23 +42,10 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
 pub struct Connection {
     /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not keep the 4-tuple from being used again.
     pub timestamps: bool,
-    /// Both ends have sent FIN, and ours is not acknowledged yet.
-    pub closing: Option<Closing>,
     /// It is over: reset, or in TIME_WAIT, or not even that is left of it.
     pub over: bool,
-    /// Bytes or our FIN wait for the peer's window, or for the network, to take them (`tcpi_notsent_bytes`).
-    pub unsent: bool,
     /// Smoothed round-trip time.
     pub round_trip: Duration,
-}
-
-/// How the FINs of both ends met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closing {
-    /// On the way (TCP_CLOSING).
-    Crossed,
-    /// The peer's was there before ours was sent (TCP_LAST_ACK).
-    PeerFirst,
 }
 
 /// Asks the kernel by `TCP_INFO`.
@@ -66,13 +53,7 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     let info = tcp_info(socket)?;
     Ok(Connection {
         timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
-        closing: match info.tcpi_state {
-            TCP_CLOSING => Some(Closing::Crossed),
-            TCP_LAST_ACK => Some(Closing::PeerFirst),
-            _ => None,
-        },
         over: info.tcpi_state == TCP_CLOSE,
-        unsent: info.tcpi_notsent_bytes > 0,
         round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
     })
 }
@@ -111,8 +92,6 @@ fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int>
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
 /// include/net/tcp_states.h
 const TCP_CLOSE: u8 = 7;
-const TCP_LAST_ACK: u8 = 9;
-const TCP_CLOSING: u8 = 11;
 
 #[expect(unsafe_code, reason = "getsockopt(TCP_INFO) has no safe wrapper among our dependencies")]
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
@@ -176,6 +155,6 @@ mod tests {
     fn loopback_connections_have_tcp_info() {
         let (client, _server) = pair();
         let info = connection(&client).unwrap();
-        assert!(info.closing.is_none() && info.round_trip > Duration::ZERO);
+        assert!(!info.over && info.round_trip > Duration::ZERO);
     }
 }

@@ -1,9 +1,9 @@
 //! The account held against the kernel.
 
-use super::super::resting::Rested;
-use super::super::share::Share;
+use super::super::lingering::Linger;
 use super::{Account, DestinationKey};
-use std::time::{Duration, Instant};
+use crate::sys::sock_diag::Presence;
+use std::time::Instant;
 
 impl Account {
     /// Of these, the ports that could be leased.
@@ -24,38 +24,46 @@ impl Account {
         }
         busy.extend(&self.strays);
         let resting = self.resting.iter().map(|rested| (rested.to, rested.port));
-        [busy, resting.chain(self.pinned.iter().copied()).collect()]
+        [busy, resting.chain(self.lingering.iter()).collect()]
     }
 
-    /// Holds a port that the kernel has in use, for as long as it says so. Whether the port was free.
-    pub(in crate::egress) fn pin(&mut self, to: DestinationKey, port: u16) -> bool {
-        let was_free = self.occupy(to, port);
-        if was_free {
-            self.pinned.insert((to, port));
+    /// Ends a lease whose connection the kernel may still have: the port counts for its tenant until that is gone. When the
+    /// reaper is to come, if that is sooner than it was told.
+    pub(in crate::egress) fn linger(&mut self, linger: Linger) -> Option<Instant> {
+        self.live -= 1;
+        if let Some(pair) = self.space.slot(linger.port).and_then(|_| self.pairs.get_mut(&linger.to)) {
+            pair.held += 1;
         }
-        was_free
+        self.lingering.push(linger)
     }
 
-    /// The kernel has the port in use no more, or has said for how long it still will.
-    pub(in crate::egress) fn unpin(&mut self, to: DestinationKey, port: u16, rest: Duration, now: Instant) {
-        if self.pinned.remove(&(to, port)) {
-            self.resting.push(Rested { until: now + rest, to, port, share: Share::NONE });
-        }
+    /// Holds a port that the kernel has in use, until it has not. Whether it was free, and when the reaper is to come.
+    pub(in crate::egress) fn hold(&mut self, linger: Linger) -> (bool, Option<Instant>) {
+        let was_free = self.occupy(linger.to, linger.port);
+        let visit = if was_free { self.lingering.push(linger) } else { None };
+        (was_free, visit)
     }
 
-    /// Holds a port for a time. Whether it was free.
-    pub(in crate::egress) fn hold(
+    /// Ports to ask the kernel about, if the reaper is expected now.
+    pub(in crate::egress) fn ask_lingering(
         &mut self,
-        to: DestinationKey,
-        port: u16,
-        rest: Duration,
+        visit: Instant,
         now: Instant,
-    ) -> bool {
-        let was_free = self.occupy(to, port);
-        if was_free {
-            self.resting.push(Rested { until: now + rest, to, port, share: Share::NONE });
+        most: usize,
+    ) -> Vec<(DestinationKey, u16)> {
+        if self.lingering.expects(visit) { self.lingering.ask(now, most) } else { Vec::new() }
+    }
+
+    /// Frees the ports that the kernel has let go of. When the reaper is to come again.
+    pub(in crate::egress) fn answer_lingering(
+        &mut self,
+        answers: &[Option<Presence>],
+        now: Instant,
+    ) -> Option<Instant> {
+        for Linger { to, port, share, .. } in self.lingering.answer(answers, now) {
+            self.release_held(to, port, &share);
         }
-        was_free
+        self.lingering.next_visit()
     }
 
     fn occupy(&mut self, to: DestinationKey, port: u16) -> bool {

@@ -77,7 +77,7 @@ impl Pools {
         Some((self.ledger.open(source, &pool.space), &pool.space))
     }
 
-    pub(in crate::egress) fn ledger(&self) -> &Ledger {
+    pub(in crate::egress) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 

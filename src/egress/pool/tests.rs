@@ -1,4 +1,5 @@
-use super::super::{PairUse, Rest, UpstreamEnd};
+use super::super::{PairUse, Reaper, Rest};
+use crate::sys::sock_diag::Presence;
 use super::*;
 use crate::addr::{LeasedSource, PortRange};
 use crate::outcome::Outcome;
@@ -154,40 +155,42 @@ fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
     assert!(pools.ledger().pair(preferred, server, now).is_some(), "forgotten while in use");
     let mut first = leases.swap_remove(0);
     drop(leases);
-    first.set_rest(Rest::TimeWait);
+    let held = Duration::from_secs(66);
+    first.set_rest(Rest::For(held));
     first.give_back(now);
     pools.ledger().sweep(now);
     assert_eq!(pools.ledger().pair(preferred, server, now).map(|p| p.held), Some(1), "forgotten while held");
-    let later = now + Rest::TimeWait.duration();
+    let later = now + held;
     pools.ledger().sweep(later);
     assert!(pools.ledger().pair(preferred, server, later).is_none(), "not forgotten");
 }
 
 #[test]
-fn a_port_comes_back_as_the_flow_ended() {
+fn a_port_comes_back_when_the_kernel_says_so() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
+    let pools = pools(&["203.0.113.1/32", "2001:db8:100::1/128"], (2000, 2000), Select::Paired);
     let pool = acme(&pools);
-    let milliseconds = Duration::from_millis;
-    let ends: [(&str, Rest, u64); 4] = [
-        ("unknown", Rest::Unknown, 131_000),
-        ("TIME_WAIT", Rest::after(UpstreamEnd::GatewayFirst, false, milliseconds(10)), 66_000),
-        ("LAST_ACK", Rest::after(UpstreamEnd::ServerFirst, false, milliseconds(40)), 80),
-        ("RST", Rest::after(UpstreamEnd::Reset, false, milliseconds(10)), 0),
-    ];
-    let mut now = now;
-    for (name, rest, held) in ends {
-        let mut lease = pool.lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
-        lease.set_rest(rest);
-        lease.give_back(now);
-        if held > 0 {
-            assert_eq!(pools.usage(now)[0].sources[0].held, 1, "{name}");
-            let early = now + milliseconds(held - 1);
-            assert!(pool.lease(client(1), dial(SERVER), &Share::NONE, early).is_err(), "{name}: too early");
+    let (mut reaper, _stop) = Reaper::new(pools.ledger());
+    for server in [SERVER, "[2001:db8::1]:443"] {
+        let lease = |now| pool.lease(client(1), dial(server), &Share::NONE, now);
+        let mut first = lease(now).unwrap();
+        let pair = (first.source().socket(), dial(server).socket());
+        first.set_rest(Rest::UntilGone { first_look: Duration::from_millis(80), timestamps: false });
+        first.give_back(now);
+        let waiting = Presence::Waiting(Duration::from_secs(60));
+        let mut said = vec![Some(Presence::Socket), None, Some(waiting), Some(Presence::Gone)];
+        let mut at = now;
+        while !said.is_empty() {
+            at += Duration::from_millis(10);
+            let left = said.len();
+            reaper.reap(at, |pairs| {
+                assert!(pairs == [pair] && at >= now + Duration::from_millis(80));
+                vec![said.remove(0)]
+            });
+            assert_eq!(lease(at).is_ok(), said.is_empty(), "{left} answers were left");
         }
-        now += milliseconds(held);
-        let next = pool.lease(client(1), dial(SERVER), &Share::NONE, now);
-        next.unwrap_or_else(|_| panic!("{name}: too late")).give_back(now); // never connected: free at once
+        assert!(at > now + Duration::from_secs(62), "it was asked when the TIME_WAIT was over");
+        lease(at).unwrap().give_back(at); // never connected: free at once
     }
 }
 
@@ -205,9 +208,10 @@ fn a_pools_own_rest_is_the_least_for_a_port_that_was_connected() {
     assert!(lease(now + own / 2).is_err(), "too early");
     let mut connected = lease(now + own).expect("the pool's rest is over");
     connected.connected();
-    connected.set_rest(Rest::TimeWait);
+    connected.set_rest(Rest::For(own * 2));
     connected.give_back(now + own);
-    assert!(lease(now + own * 2).is_err(), "Linux asks for more");
+    assert!(lease(now + own * 2).is_err(), "it asks for more");
+    assert!(lease(now + own * 3).is_ok());
 }
 
 #[test]
@@ -216,16 +220,20 @@ fn a_collision_is_counted_and_another_port_is_leased() {
     let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
     let lease = acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
     let source = lease.source();
-    let other = lease.collided(client(1), now).unwrap();
+    let other = lease.collided(client(1), Duration::ZERO, now).unwrap();
     assert_ne!(other.source(), source);
-    assert_eq!(other.collided(client(1), now).unwrap_err(), LeaseError::Exhausted);
+    assert_eq!(other.collided(client(1), Duration::ZERO, now).unwrap_err(), LeaseError::Exhausted);
     assert_eq!(pools.ledger().collisions(), 2);
     let address = SourceAddr::new(source.ip());
     assert_eq!(
         pools.ledger().pair(address, dial(SERVER), now),
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
-    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now + Duration::from_secs(66)).is_ok());
+    let later = now + Duration::from_secs(1);
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_err(), "the kernel has said nothing");
+    let (mut reaper, _stop) = Reaper::new(pools.ledger());
+    reaper.reap(later, |pairs| vec![Some(Presence::Gone); pairs.len()]);
+    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_ok());
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
-use crate::egress::{Lease, Ledger, PoolSpec, Rest, Select, Share, UpstreamEnd};
-use crate::sys::sock_diag;
+use crate::egress::{Lease, Ledger, PoolSpec, Reaper, Rest, Select, Share};
+use crate::sys::sock_diag::{self, Inquirer, Presence};
 use crate::sys::{limits, stream, upstream};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -83,8 +83,17 @@ fn used(pools: &Pools, now: Instant) -> (u16, u16, u16) {
     (pair.live, pair.held, pair.free())
 }
 
+/// The kernel has nothing of these ports any more, and the same as before of all others.
+fn let_go(reaper: &mut Reaper, gone: &[u16], now: Instant) {
+    reaper.reap(now, |pairs| {
+        let is_gone = |&(source, _): &(SocketAddr, _)| gone.contains(&source.port());
+        let of = |pair| Some(if is_gone(pair) { Presence::Gone } else { Presence::Socket });
+        pairs.iter().map(of).collect()
+    });
+}
+
 #[test]
-fn what_an_earlier_process_left_is_held_as_long_as_the_kernel_has_it() {
+fn ports_of_an_earlier_process_are_held_until_gone() {
     let (pools, start) = (small(), crate::clock::now());
     let at = |seconds| start + Duration::from_secs(seconds);
     let waiting = |port, left| {
@@ -93,39 +102,26 @@ fn what_an_earlier_process_left_is_held_as_long_as_the_kernel_has_it() {
     };
     let established = socket(1001, TcpState::Established, 1);
     let elsewhere = KernelSocket { source: (SOURCE, 999).into(), ..established };
-    let mut reconciler = Reconciler::default();
-    let mut kernel = Script::new([
-        vec![waiting(1000, 30), established, elsewhere, socket(1003, TcpState::Bound, 3)],
-        vec![established],
-        vec![waiting(1001, 60)],
-        vec![],
-    ]);
-    let seeded = reconciler.seed(&pools, &mut kernel, start).unwrap();
-    assert_eq!(seeded, Seeded { for_a_time: 1, while_listed: 1 });
+    let mut kernel = Script::new([vec![
+        waiting(1000, 30),
+        established,
+        elsewhere,
+        socket(1003, TcpState::Bound, 3),
+    ]]);
+    assert_eq!(Reconciler::default().seed(&pools, &mut kernel, start).unwrap(), 2);
     assert_eq!(used(&pools, start), (0, 2, 2));
-    assert_eq!(used(&pools, at(30)), (0, 2, 2));
-    assert_eq!(used(&pools, at(36)), (0, 1, 3));
-    for seconds in [40, 50] {
-        let report = reconciler.compare(&pools, &mut kernel, at(seconds)).unwrap();
-        assert_eq!(report.difference(IpAddr::V4(SOURCE).into()), 0);
-        assert_eq!(used(&pools, at(seconds)), (0, 1, 3));
+    let (mut reaper, _stop) = Reaper::new(pools.ledger());
+    let mut asked = Vec::new();
+    for seconds in [1, 29, 30, 90] {
+        reaper.reap(at(seconds), |pairs| {
+            asked.extend(pairs.iter().map(|(source, _)| (seconds, source.port())));
+            vec![Some(if seconds < 90 { Presence::Socket } else { Presence::Gone }); pairs.len()]
+        });
+        assert_eq!(used(&pools, at(seconds)).1, if seconds < 90 { 2 } else { 0 });
     }
-    // it was seen in TIME_WAIT, with 60 s to go
-    assert_eq!(used(&pools, at(115)), (0, 1, 3));
-    assert_eq!(used(&pools, at(116)), (0, 0, 4));
-}
-
-#[test]
-fn a_socket_that_is_in_no_list_twice_is_gone() {
-    let (pools, now) = (small(), crate::clock::now());
-    let mut reconciler = Reconciler::default();
-    let live = vec![socket(1002, TcpState::CloseWait, 1)];
-    let mut kernel = Script::new([live.clone(), vec![], live, vec![], vec![]]);
-    reconciler.seed(&pools, &mut kernel, now).unwrap();
-    for free in [3, 3, 3, 4] {
-        reconciler.compare(&pools, &mut kernel, now).unwrap();
-        assert_eq!(used(&pools, now).2, free);
-    }
+    let of = |port| asked.iter().filter(move |(_, asked)| *asked == port).map(|(seconds, _)| *seconds);
+    assert_eq!(of(1000).collect::<Vec<_>>(), [30, 90], "not before its time is over");
+    assert_eq!(of(1001).collect::<Vec<_>>(), [1, 29, 30, 90]);
 }
 
 #[test]
@@ -147,6 +143,12 @@ fn a_socket_on_a_free_port_is_believed_at_the_second_look_and_its_port_is_held()
     assert_eq!(used(&pools, now), (0, 1, 3));
     let report = reconciler.compare(&pools, &mut kernel, now).unwrap();
     assert_eq!(report.difference(network), 0, "the ledger knows it now");
+    let (mut reaper, _stop) = Reaper::new(pools.ledger());
+    for (gone, expected) in [(&[][..], (0, 1, 3)), (&[1000][..], (0, 0, 4))] {
+        let later = now + Duration::from_secs(1 + gone.len() as u64);
+        let_go(&mut reaper, gone, later);
+        assert_eq!(used(&pools, later), expected);
+    }
 }
 
 fn used_or_new(pools: &Pools, now: Instant) -> (u16, u16, u16) {
@@ -179,21 +181,20 @@ fn a_lease_without_a_socket_is_believed_the_second_time() {
 }
 
 #[test]
-fn a_smaller_range_keeps_pinned_ports_until_they_are_gone() {
+fn a_smaller_range_keeps_held_ports_until_gone() {
     let (ledger, now) = (Arc::new(Ledger::new()), crate::clock::now());
     let before = small_over(&ledger);
-    let mut reconciler = Reconciler::default();
     let sockets = vec![socket(1000, TcpState::Established, 1), socket(1003, TcpState::Established, 2)];
-    let mut kernel = Script::new([sockets.clone(), sockets, vec![], vec![]]);
-    reconciler.seed(&before, &mut kernel, now).unwrap();
+    Reconciler::default().seed(&before, &mut Script::new([sockets]), now).unwrap();
     let smaller = pools(SOURCE, PortRange::new(1000, 1001).unwrap(), &ledger);
     let total = |pools: &Pools| pools.usage(now)[0].sources[0].held;
     assert_eq!((total(&smaller), used(&smaller, now)), (2, (0, 1, 1)));
-    for held in [2, 2, 0] {
-        assert_eq!(reconciler.compare(&smaller, &mut kernel, now).unwrap().foreign, []);
-        assert_eq!(total(&smaller), held);
+    let (mut reaper, _stop) = Reaper::new(&ledger);
+    for (seconds, gone, left) in [(1, &[][..], (2, 1)), (2, &[1000][..], (1, 0)), (3, &[1003][..], (0, 0))] {
+        let now = now + Duration::from_secs(seconds);
+        let_go(&mut reaper, gone, now);
+        assert_eq!((total(&smaller), used(&smaller, now).1), left);
     }
-    assert_eq!(used(&smaller, now), (0, 0, 2));
 }
 
 /// The kernel of this machine.
@@ -261,8 +262,8 @@ fn a_restart_in_the_middle_of_many_flows_never_collides() {
     let mut reconciler = Reconciler::default();
     let started = crate::clock::now();
     let seeded = reconciler.seed(&after, &mut Real, now).unwrap();
-    println!("{seeded:?} of {flows} flows in {:?}", started.elapsed());
-    assert!(seeded.while_listed >= usize::from(flows / 10 * 7), "{seeded:?}");
+    println!("{seeded} of {flows} flows in {:?}", started.elapsed());
+    assert!(seeded >= usize::from(flows / 10 * 7), "{seeded}");
     let mut fresh = Vec::new();
     while let Some(lease) = lease(&after, to, now) {
         let stream = connect(&lease, to).unwrap_or_else(|| panic!("{lease:?} collided"));
@@ -308,6 +309,16 @@ fn ledger_and_kernel_agree_while_flows_come_and_go() {
             })
         })
         .collect();
+    let (mut reaper, reaper_stop) = Reaper::new(pools.ledger());
+    let reaper = thread::spawn(move || {
+        let inquirer = Inquirer::open().unwrap();
+        while reaper.wait() {
+            reaper.reap(crate::clock::now(), |pairs| {
+                let found = inquirer.ask(pairs, Duration::from_secs(30)).unwrap();
+                found.into_iter().map(Some).collect()
+            });
+        }
+    });
     let mut reconciler = Reconciler::default();
     let mut reports = Vec::new();
     while reports.len() < 4 || flows.load(Ordering::Relaxed) < 100 {
@@ -322,35 +333,39 @@ fn ledger_and_kernel_agree_while_flows_come_and_go() {
     }
     io::Write::write_all(&mut TcpStream::connect(to).unwrap(), b"q").unwrap();
     server.join().unwrap();
+    drop(reaper_stop);
+    reaper.join().unwrap();
     println!("{} flows", flows.load(Ordering::Relaxed));
     for report in reports {
         assert_eq!(report.difference(IpAddr::V4(source).into()), 0, "{report:?}");
     }
 }
 
-/// A flow that ends as `n` says, with the rest that its end asks for.
+/// A flow that ends as `n` says.
 fn one_flow(pools: &Pools, to: SocketAddr, n: u32) {
     let Some(mut lease) = lease(pools, to, crate::clock::now()) else { return };
-    let Some(mut stream) = connect(&lease, to) else { return lease.set_rest(Rest::TimeWait) };
+    let mut stream = connect(&lease, to).unwrap_or_else(|| panic!("{lease:?} collided"));
     let mut rest = Vec::new();
-    let end = match n % 3 {
+    match n % 3 {
         0 => {
             io::Write::write_all(&mut stream, b"s").unwrap();
             stream.read_to_end(&mut rest).unwrap();
-            UpstreamEnd::ServerFirst
         }
         1 => {
             io::Write::write_all(&mut stream, b"c").unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
             stream.read_to_end(&mut rest).unwrap();
-            UpstreamEnd::GatewayFirst
         }
         _ => {
             io::Write::write_all(&mut stream, b"c").unwrap();
             stream::reset_on_close(&stream).unwrap();
-            UpstreamEnd::Reset
         }
-    };
-    lease.set_rest(Rest::after(end, true, Duration::ZERO));
+    }
+    let timestamps = stream::connection(&stream).unwrap().timestamps;
+    lease.set_rest(match n % 3 {
+        0 => Rest::UntilGone { first_look: Duration::ZERO, timestamps },
+        1 if !timestamps => Rest::UNKNOWN,
+        _ => Rest::Free,
+    });
     drop(stream);
 }

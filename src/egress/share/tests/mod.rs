@@ -135,11 +135,12 @@ fn a_held_port_counts_for_its_tenant_until_it_is_free() {
     let pools = SETUPS[0].pools(&Arc::new(Ledger::new()));
     let (b, why) = leases(&pools, "b", now);
     assert_eq!((b.len(), why), (6, LeaseError::Ceiling));
+    let held = Duration::from_secs(66);
     for mut lease in b {
-        lease.set_rest(Rest::TimeWait);
+        lease.set_rest(Rest::For(held));
         lease.give_back(now);
     }
-    let free = now + Rest::TimeWait.duration();
+    let free = now + held;
     let early = free.checked_sub(Duration::from_millis(1)).unwrap();
     assert_eq!(lease(&pools, "b", early).unwrap_err(), LeaseError::Ceiling);
     assert!(lease(&pools, "b", free).is_ok());
@@ -151,9 +152,9 @@ fn a_collision_counts_for_the_tenant_whose_flow_met_it() {
     let pools = SETUPS[0].pools(&Arc::new(Ledger::new()));
     let mut flow = lease(&pools, "b", now).unwrap();
     for _ in 0..5 {
-        flow = flow.collided(client(b'b'), now).unwrap();
+        flow = flow.collided(client(b'b'), Duration::ZERO, now).unwrap();
     }
-    assert_eq!(flow.collided(client(b'b'), now).unwrap_err(), LeaseError::Ceiling);
+    assert_eq!(flow.collided(client(b'b'), Duration::ZERO, now).unwrap_err(), LeaseError::Ceiling);
 }
 
 #[test]

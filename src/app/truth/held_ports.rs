@@ -1,0 +1,66 @@
+//! The thread that frees held ports once the kernel has let go of them.
+
+use crate::clock;
+use crate::egress::{Ledger, Reaper, ReaperStop};
+use crate::sys::sock_diag::{Inquirer, Presence};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The kernel answers in microseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Failures are logged this often at most.
+const COMPLAIN: Duration = Duration::from_secs(60);
+
+/// Starts the thread; it ends when what this yields is dropped.
+pub(super) fn reap(ledger: &Arc<Ledger>) -> io::Result<ReaperStop> {
+    let (mut reaper, stop) = Reaper::new(ledger);
+    let mut questions = Questions::default();
+    thread::Builder::new().name("held-ports".to_owned()).spawn(move || {
+        while reaper.wait() {
+            reaper.reap(clock::now(), |pairs| questions.ask(pairs));
+        }
+    })?;
+    Ok(stop)
+}
+
+/// Asks on a socket that is opened anew after a failure.
+#[derive(Default)]
+struct Questions {
+    inquirer: Option<Inquirer>,
+    complained: Option<Instant>,
+}
+
+impl Questions {
+    fn ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> Vec<Option<Presence>> {
+        match self.try_ask(pairs) {
+            Ok(found) => found.into_iter().map(Some).collect(),
+            Err(error) => {
+                self.inquirer = None;
+                self.complain(&error);
+                vec![None; pairs.len()]
+            }
+        }
+    }
+
+    fn try_ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> io::Result<Vec<Presence>> {
+        if self.inquirer.is_none() {
+            self.inquirer = Some(Inquirer::open()?);
+        }
+        self.inquirer.as_ref().map_or_else(|| Ok(Vec::new()), |inquirer| inquirer.ask(pairs, PATIENCE))
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        let now = clock::now();
+        if self.complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN) {
+            self.complained = Some(now);
+            tracing::warn!(
+                %error,
+                "cannot ask the kernel whether closed connections are gone (sock_diag); their ports are held for two \
+                 minutes instead"
+            );
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Ports whose connections the kernel may still have. They are held until it says that nothing is left.
+
+use super::account::DestinationKey;
+use super::share::Share;
+use crate::sys::sock_diag::Presence;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+/// The kernel is asked about a port after this time at the earliest: most connections are gone by then, and a round of
+/// questions is worth its system calls.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// Pauses between two questions grow by half each time, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after a question that the kernel did not take.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// A port is given up on after so many failures in a row: 132 s, in which Linux ends `FIN_WAIT2` and `TIME_WAIT`.
+const MOST_FAILURES: u8 = 66;
+
+/// A port that the kernel is asked about.
+#[derive(Debug)]
+pub(super) struct Linger {
+    next: Instant,
+    pub(super) to: DestinationKey,
+    pub(super) port: u16,
+    /// Both ends used TCP timestamps: a new connection takes a `TIME_WAIT` over.
+    timestamps: bool,
+    failures: u8,
+    pause: Duration,
+    /// Whose it was, and still counts for.
+    pub(super) share: Share,
+}
+
+/// The lingering ports of one source address.
+#[derive(Debug, Default)]
+pub(super) struct Lingering {
+    queue: BinaryHeap<Reverse<Linger>>,
+    /// Being asked about, in the order of the questions.
+    asked: Vec<Linger>,
+    /// When the reaper comes next.
+    visit: Option<Instant>,
+}
+
+impl Linger {
+    /// A port to be asked about after `first_look`.
+    pub(super) fn new(
+        (to, port): (DestinationKey, u16),
+        first_look: Duration,
+        timestamps: bool,
+        share: Share,
+        now: Instant,
+    ) -> Self {
+        let next = now + first_look.max(FIRST_LOOK);
+        Self { next, to, port, timestamps, failures: 0, pause: FIRST_LOOK, share }
+    }
+
+    /// Takes in what the kernel has; `None` if it could not be asked. Whether the port is free.
+    fn is_freed_by(&mut self, found: Option<Presence>, now: Instant) -> bool {
+        self.failures = if found.is_none() { self.failures + 1 } else { 0 };
+        let pause = match found {
+            Some(Presence::Gone) => return true,
+            Some(Presence::Waiting(_)) if self.timestamps => return true,
+            Some(Presence::Waiting(left)) => left.max(FIRST_LOOK),
+            Some(Presence::Socket) => {
+                self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+                self.pause
+            }
+            None if self.failures >= MOST_FAILURES => return true,
+            None => AFTER_FAILURE,
+        };
+        self.next = now + pause;
+        false
+    }
+}
+
+impl Lingering {
+    /// Adds a port. When the reaper is to come, if that is sooner than it was told.
+    pub(super) fn push(&mut self, linger: Linger) -> Option<Instant> {
+        let next = linger.next;
+        self.queue.push(Reverse(linger));
+        let is_sooner = self.visit.is_none_or(|visit| next < visit);
+        is_sooner.then(|| *self.visit.insert(next))
+    }
+
+    /// Whether the reaper is expected at this time: it may have been told of a sooner one since.
+    pub(super) fn expects(&self, visit: Instant) -> bool {
+        self.visit == Some(visit)
+    }
+
+    /// At most `most` ports that are due, to be asked about. [`Lingering::answer`] follows.
+    pub(super) fn ask(&mut self, now: Instant, most: usize) -> Vec<(DestinationKey, u16)> {
+        while self.asked.len() < most && self.queue.peek().is_some_and(|Reverse(first)| first.next <= now) {
+            self.asked.extend(self.queue.pop().map(|Reverse(first)| first));
+        }
+        self.asked.iter().map(|linger| (linger.to, linger.port)).collect()
+    }
+
+    /// Takes in the answers, in the order of the questions. Those that are free.
+    pub(super) fn answer(&mut self, answers: &[Option<Presence>], now: Instant) -> Vec<Linger> {
+        let answers = answers.iter().copied().chain(std::iter::repeat(None));
+        let (mut freed, mut kept) = (Vec::new(), Vec::new());
+        for (mut linger, found) in self.asked.drain(..).zip(answers) {
+            if linger.is_freed_by(found, now) { freed.push(linger) } else { kept.push(Reverse(linger)) }
+        }
+        self.queue.extend(kept);
+        freed
+    }
+
+    /// When the reaper is to come again; `None` if nothing lingers.
+    pub(super) fn next_visit(&mut self) -> Option<Instant> {
+        self.visit = self.queue.peek().map(|Reverse(first)| first.next);
+        self.visit
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.asked.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (DestinationKey, u16)> {
+        let queued = self.queue.iter().map(|Reverse(linger)| linger);
+        queued.chain(&self.asked).map(|linger| (linger.to, linger.port))
+    }
+
+    /// Gives memory back once less than a quarter of it is in use.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.len() < self.queue.capacity() / 4 {
+            self.queue.shrink_to(self.queue.len() * 2);
+        }
+        self.asked.shrink_to(self.asked.len());
+    }
+}
+
+impl Ord for Linger {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.next, self.port, self.to).cmp(&(other.next, other.port, other.to))
+    }
+}
+
+impl PartialEq for Linger {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Linger {}
+
+impl PartialOrd for Linger {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(first_look: Duration, timestamps: bool, now: Instant) -> Linger {
+        Linger::new((DestinationKey::default(), 1), first_look, timestamps, Share::NONE, now)
+    }
+
+    /// What becomes of a port with one answer: when it is asked about next, `None` if it is free.
+    fn after(answer: Option<Presence>, timestamps: bool) -> Option<Duration> {
+        let now = crate::clock::now();
+        let mut lingering = Lingering::default();
+        lingering.push(port(Duration::ZERO, timestamps, now));
+        let now = now + FIRST_LOOK;
+        assert_eq!(lingering.ask(now, 9).len(), 1);
+        let freed = lingering.answer(&[answer], now);
+        let next = lingering.next_visit().map(|next| next.duration_since(now));
+        assert_eq!((freed.len(), lingering.len()), if next.is_none() { (1, 0) } else { (0, 1) });
+        next
+    }
+
+    #[test]
+    fn the_kernels_answer_decides() {
+        let left = Duration::from_secs(59);
+        for timestamps in [true, false] {
+            assert_eq!(after(Some(Presence::Gone), timestamps), None);
+            assert_eq!(after(Some(Presence::Socket), timestamps), Some(FIRST_LOOK * 3 / 2));
+            assert_eq!(after(None, timestamps), Some(AFTER_FAILURE));
+        }
+        assert_eq!(after(Some(Presence::Waiting(left)), true), None);
+        assert_eq!(after(Some(Presence::Waiting(left)), false), Some(left));
+    }
+
+    #[test]
+    fn a_socket_is_asked_about_ever_less_often() {
+        let mut now = crate::clock::now();
+        let mut port = port(Duration::ZERO, false, now);
+        let (start, mut questions) = (now, 0);
+        while now < start + Duration::from_mins(6) {
+            now = port.next;
+            assert!(!port.is_freed_by(Some(Presence::Socket), now));
+            questions += 1;
+        }
+        assert!((60..100).contains(&questions), "{questions}");
+    }
+
+    #[test]
+    fn without_answers_a_port_is_free_after_two_time_waits() {
+        let start = crate::clock::now();
+        let mut port = port(Duration::ZERO, false, start);
+        while !port.is_freed_by(None, port.next) {}
+        let held = port.next.duration_since(start);
+        assert!((Duration::from_secs(120)..Duration::from_secs(140)).contains(&held), "{held:?}");
+    }
+
+    #[test]
+    fn the_reaper_is_told_of_sooner_visits_only() {
+        let now = crate::clock::now();
+        let (soon, late) = (Duration::from_secs(1), Duration::from_secs(60));
+        let mut lingering = Lingering::default();
+        assert_eq!(lingering.push(port(late, false, now)), Some(now + late));
+        assert_eq!(lingering.push(port(late * 2, false, now)), None);
+        assert_eq!(lingering.push(port(soon, false, now)), Some(now + soon));
+        assert!(lingering.expects(now + soon) && !lingering.expects(now + late));
+        assert_eq!(lingering.ask(now, 9), []);
+        assert_eq!(lingering.ask(now + soon, 9).len(), 1);
+        assert_eq!((lingering.len(), lingering.iter().count()), (3, 3), "held while it is asked about");
+        assert_eq!(lingering.answer(&[Some(Presence::Gone)], now + soon).len(), 1);
+        assert_eq!(lingering.next_visit(), Some(now + late));
+    }
+}

@@ -1,0 +1,142 @@
+//! Frees held ports once the kernel has nothing left of their connections.
+
+use super::account::DestinationKey;
+use super::ledger::Ledger;
+use crate::addr::{DialAddr, SourceAddr};
+use crate::sys::sock_diag::Presence;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Questions of one round: of so many, workers have the lock of an account back after each.
+const PER_ROUND: usize = 1024;
+/// Between two rounds, so that each has some work.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// Source addresses with ports to be asked about, and when. Accounts add to it, the reaper takes from it.
+#[derive(Debug, Default)]
+pub(super) struct Visits {
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    visits: Vec<(Instant, SourceAddr)>,
+    closed: bool,
+}
+
+impl Visits {
+    /// The reaper is to look at an address.
+    pub(super) fn add(&self, at: Instant, source: SourceAddr) {
+        self.lock().visits.push((at, source));
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the kernel about the held ports of a ledger. One for each ledger, on a thread of its own.
+#[derive(Debug)]
+pub struct Reaper {
+    ledger: Arc<Ledger>,
+    due: BinaryHeap<Reverse<(Instant, SourceAddr)>>,
+}
+
+/// Ends the reaper of a ledger when dropped.
+#[derive(Debug)]
+pub struct ReaperStop(Arc<Ledger>);
+
+impl Drop for ReaperStop {
+    fn drop(&mut self) {
+        self.0.visits().lock().closed = true;
+        self.0.visits().changed.notify_one();
+    }
+}
+
+impl Reaper {
+    /// The reaper of a ledger, and what ends it.
+    pub fn new(ledger: &Arc<Ledger>) -> (Self, ReaperStop) {
+        let reaper = Self { ledger: Arc::clone(ledger), due: BinaryHeap::new() };
+        (reaper, ReaperStop(Arc::clone(ledger)))
+    }
+
+    /// Waits until a port is due. `false` when the reaper is to end.
+    pub fn wait(&mut self) -> bool {
+        let earliest = crate::clock::now() + BETWEEN;
+        loop {
+            let visits = self.ledger.visits();
+            let mut wanted = visits.lock();
+            if wanted.closed {
+                return false;
+            }
+            self.due.extend(wanted.visits.drain(..).map(Reverse));
+            let until = self.due.peek().map(|Reverse((at, _))| (*at).max(earliest));
+            let now = crate::clock::now();
+            match until.map(|until| until.saturating_duration_since(now)) {
+                Some(Duration::ZERO) => return true,
+                Some(left) => drop(visits.changed.wait_timeout(wanted, left)),
+                None => drop(visits.changed.wait(wanted)),
+            }
+        }
+    }
+
+    /// Asks about all ports that are due, and frees those that are gone. `ask` yields an answer for each connection, given
+    /// as local and peer address; `None` where it could not ask. It is called with no lock held.
+    pub fn reap(
+        &mut self,
+        now: Instant,
+        mut ask: impl FnMut(&[(SocketAddr, SocketAddr)]) -> Vec<Option<Presence>>,
+    ) {
+        self.due.extend(self.ledger.visits().lock().visits.drain(..).map(Reverse));
+        while let Some(round) = self.round(now) {
+            let found = ask(&round.pairs);
+            let mut answers = found.as_slice();
+            for (source, count) in round.asked {
+                let (own, rest) = answers.split_at(count.min(answers.len()));
+                answers = rest;
+                let Some(book) = self.ledger.find(source) else { continue };
+                let next = book.answer_lingering(own, now);
+                self.due.extend(next.map(|next| Reverse((next, source))));
+            }
+        }
+    }
+
+    /// Gathers questions that are due; `None` if there are none.
+    fn round(&mut self, now: Instant) -> Option<Round> {
+        let mut round = Round::default();
+        while round.pairs.len() < PER_ROUND
+            && let Some(&Reverse((at, source))) = self.due.peek()
+            && at <= now
+        {
+            self.due.pop();
+            let Some(book) = self.ledger.find(source) else { continue };
+            let questions = book.ask_lingering(at, now, PER_ROUND);
+            if !questions.is_empty() {
+                round.add(source, &questions);
+            }
+        }
+        (!round.pairs.is_empty()).then_some(round)
+    }
+}
+
+/// Questions of several addresses.
+#[derive(Default)]
+struct Round {
+    pairs: Vec<(SocketAddr, SocketAddr)>,
+    /// How many of them each address has.
+    asked: Vec<(SourceAddr, usize)>,
+}
+
+impl Round {
+    fn add(&mut self, source: SourceAddr, questions: &[(DestinationKey, u16)]) {
+        let pair =
+            |&(to, port): &_| (SocketAddr::new(source.ip(), port), DialAddr::from(to).socket());
+        self.pairs.extend(questions.iter().map(pair));
+        self.asked.push((source, questions.len()));
+    }
+}
