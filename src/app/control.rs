@@ -134,7 +134,7 @@ impl ControlPlane {
         let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
             let mut known: Vec<_> =
-                snapshot.verifiers().flat_map(|verifier| verifier.names().known(name)).collect();
+                snapshot.verifiers().flat_map(|verifier| verifier.names().known(name, None)).collect();
             known.sort_unstable();
             known.dedup();
             known

@@ -2,7 +2,7 @@
 
 use super::certificate::{self, Certificate};
 use super::flights::{Flight, Flights, Progress};
-use super::memory::Memory;
+use super::memory::{Memory, Owner};
 use super::places::{Asker, Pace, Place, Places};
 use crate::count::Counter;
 use crate::hostname::Hostname;
@@ -33,6 +33,9 @@ pub type Begun = (TcpStream, Box<dyn Any + Send>);
 /// A server and the name that it is to prove.
 type Key = (SocketAddr, Hostname);
 
+/// A probe under way, of one tenant: servers may treat the addresses of tenants differently.
+type Question = (Owner, Key);
+
 /// Counts probes by what came of them.
 pub struct ProbeMeters {
     /// The certificate is for the name.
@@ -48,10 +51,10 @@ pub struct ProbeMeters {
 pub struct Certificates(Arc<Inner>);
 
 struct Inner {
-    /// With when each stops to count.
+    /// With when each stops to count. That a server has proved a name counts for all; what else a tenant found, for itself.
     verdicts: Mutex<Memory<Key, (Certificate, Instant)>>,
     pace: Pace,
-    flights: Flights<Key>,
+    flights: Flights<Question>,
     places: Places,
     client: Arc<ClientConfig>,
     runtime: Handle,
@@ -88,13 +91,13 @@ impl Certificates {
         asker: &Asker,
         begin: impl Fn() -> Result<Begun, &'static str>,
     ) -> Certificate {
-        let key = (server, name.clone());
+        let question = (asker.owner, (server, name.clone()));
         loop {
-            let under_way = self.0.flights.join(&key);
-            if let Some(verdict) = self.verdict(&key) {
+            let under_way = self.0.flights.join(&question);
+            if let Some(verdict) = self.verdict(&question) {
                 return verdict;
             }
-            let mut progress = match under_way.map_or_else(|| self.probe(&key, asker, &begin), Ok) {
+            let mut progress = match under_way.map_or_else(|| self.probe(&question, asker, &begin), Ok) {
                 Ok(progress) => progress,
                 Err(why) => return Certificate::Unknown(why),
             };
@@ -103,26 +106,32 @@ impl Certificates {
         }
     }
 
-    /// The verdict that is kept, if one is. Asks nobody.
-    pub fn known(&self, name: &Hostname, server: SocketAddr) -> Option<Certificate> {
-        self.verdict(&(server, name.clone()))
+    /// The verdict that is kept for one who asks, if one is. Asks nobody.
+    pub fn known(&self, name: &Hostname, server: SocketAddr, asker: &Asker) -> Option<Certificate> {
+        self.verdict(&(asker.owner, (server, name.clone())))
     }
 
-    fn verdict(&self, key: &Key) -> Option<Certificate> {
+    /// The tenant's own verdict. That the server has proved the name to another outweighs only that it could not be asked.
+    fn verdict(&self, (owner, key): &Question) -> Option<Certificate> {
         let now = (self.0.now)();
         let mut verdicts = self.0.lock();
-        verdicts.get(key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict)
+        let mut of =
+            |owner| verdicts.get(owner, key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict);
+        match of(*owner) {
+            Some(known @ (Certificate::Valid | Certificate::Invalid(_))) => Some(known),
+            unknown @ (Some(Certificate::Unknown(_)) | None) => of(Owner::ALL).or(unknown),
+        }
     }
 
     fn probe(
         &self,
-        key: &Key,
+        question: &Question,
         asker: &Asker,
         begin: impl Fn() -> Result<Begun, &'static str>,
     ) -> Result<Progress, &'static str> {
         let place = self.0.places.take(asker).filter(|_| self.0.in_pace(asker));
         let place = place.ok_or("too many certificates were being asked for")?;
-        let (flight, progress) = match self.0.flights.begin(key) {
+        let (flight, progress) = match self.0.flights.begin(question) {
             Ok(new) => new,
             Err(under_way) => return Ok(under_way),
         };
@@ -142,24 +151,23 @@ impl Inner {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more may begin in this second. Who is too fast takes nothing of what all have together.
+    /// Whether one more may begin in this second.
     fn in_pace(&self, asker: &Asker) -> bool {
-        let now = (self.now)();
-        asker.pace.take(now, EACH_SECOND_OF_ONE) && self.pace.take(now, EACH_SECOND)
+        self.pace.take(asker, (self.now)(), EACH_SECOND_OF_ONE, EACH_SECOND)
     }
 }
 
 /// One probe under way. Dropped, it has ended, with what was found by then.
 struct Probe {
     inner: Arc<Inner>,
-    flight: Flight<Key>,
+    flight: Flight<Question>,
     verdict: Option<Certificate>,
     _place: Place,
 }
 
 impl Probe {
     async fn run(mut self, socket: TcpStream) {
-        let (_, name) = self.flight.key();
+        let (_, (_, name)) = self.flight.key();
         let proof = certificate::prove(socket, name, Arc::clone(&self.inner.client));
         self.verdict = timeout(PROBE, proof).await.ok();
     }
@@ -176,7 +184,12 @@ impl Drop for Probe {
         };
         meter.increment(1);
         let until = now() + counts;
-        self.inner.lock().insert(self.flight.key().clone(), (verdict, until));
+        let (owner, key) = self.flight.key();
+        let mut verdicts = self.inner.lock();
+        verdicts.insert(*owner, key.clone(), (verdict, until));
+        if verdict == Certificate::Valid {
+            verdicts.insert(Owner::ALL, key.clone(), (verdict, until));
+        }
     }
 }
 

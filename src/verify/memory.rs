@@ -1,57 +1,116 @@
-//! A map that forgets what has not been asked for lately.
+//! A map that several owners share fairly, and that forgets what has not been asked for lately.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::mem;
 
-/// Holds at most `2 * half` entries: when the younger half is full, the older one is forgotten whole. What is asked for
-/// is young again.
+/// Whose an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Owner(pub(super) u64);
+
+impl Owner {
+    /// No tenant's: everybody's.
+    pub(super) const ALL: Self = Self(0);
+}
+
+/// Holds at most `2 * half` entries of all owners. When it is full, the owner with the most entries loses the older half of
+/// its own: nobody with less than an equal share ever loses an entry to another. What is asked for is young again.
 #[derive(Debug)]
 pub(super) struct Memory<K, V> {
     half: usize,
+    owners: HashMap<Owner, Generations<K, V>>,
+}
+
+/// The entries of one owner.
+#[derive(Debug)]
+struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
 }
 
+impl<K, V> Default for Generations<K, V> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
 impl<K: Eq + Hash + Clone, V> Memory<K, V> {
     pub(super) fn new(half: usize) -> Self {
-        Self { half: half.max(1), young: HashMap::new(), old: HashMap::new() }
+        Self { half: half.max(1), owners: HashMap::new() }
     }
 
-    /// The entry, if it is there.
-    pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
-        if let Some(value) = self.old.remove(key) {
-            self.insert(key.clone(), value);
+    /// The owner's entry, if it is there.
+    pub(super) fn get(&mut self, owner: Owner, key: &K) -> Option<&mut V> {
+        if let Some(value) = self.owners.get_mut(&owner)?.old.remove(key) {
+            self.insert(owner, key.clone(), value);
         }
-        self.young.get_mut(key)
+        self.owners.get_mut(&owner)?.young.get_mut(key)
     }
 
-    /// The entry, made if it is not there.
-    pub(super) fn get_or_default(&mut self, key: &K) -> &mut V
+    /// The owner's entry; one that was everybody's, or a new one, if there is none.
+    pub(super) fn get_or_adopt(&mut self, owner: Owner, key: &K) -> &mut V
     where
         V: Default,
     {
-        if self.get(key).is_none() {
-            self.insert(key.clone(), V::default());
+        if self.get(owner, key).is_none() {
+            let adopted = self.owners.get_mut(&Owner::ALL).and_then(|all| all.remove(key));
+            self.insert(owner, key.clone(), adopted.unwrap_or_default());
         }
-        self.young.entry(key.clone()).or_default()
+        self.owners.entry(owner).or_default().young.entry(key.clone()).or_default()
     }
 
     /// Puts an entry in the place of what was there.
-    pub(super) fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= self.half && !self.young.contains_key(&key) {
-            self.old = mem::take(&mut self.young);
+    pub(super) fn insert(&mut self, owner: Owner, key: K, value: V) {
+        let half = self.half;
+        let own = self.owners.entry(owner).or_default();
+        own.remove(&key);
+        if own.young.len() >= half {
+            own.old = mem::take(&mut own.young);
         }
-        self.old.remove(&key);
-        self.young.insert(key, value);
+        if self.len() >= 2 * half {
+            self.make_room();
+        }
+        self.owners.entry(owner).or_default().young.insert(key, value);
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        self.young.remove(key).or_else(|| self.old.remove(key))
+    /// Takes all entries out whose keys are wanted.
+    pub(super) fn take(&mut self, wanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        let owners = self.owners.values_mut();
+        let generations = owners.flat_map(|own| [&mut own.young, &mut own.old]);
+        generations.flat_map(|entries| entries.extract_if(|key, _| wanted(key)).collect::<Vec<_>>()).collect()
+    }
+
+    /// The entries of all owners for a key.
+    pub(super) fn of_all<'a>(&'a self, key: &'a K) -> impl Iterator<Item = &'a V> {
+        self.owners.values().filter_map(|own| own.young.get(key).or_else(|| own.old.get(key)))
     }
 
     pub(super) fn len(&self) -> usize {
+        self.owners.values().map(Generations::len).sum()
+    }
+
+    fn make_room(&mut self) {
+        if let Some(largest) = self.owners.values_mut().max_by_key(|own| own.len()) {
+            if largest.old.is_empty() {
+                // None is known to be older than another.
+                let mut keeps = false;
+                largest.young.retain(|_, _| {
+                    keeps = !keeps;
+                    keeps
+                });
+            }
+            largest.old = HashMap::new();
+        }
+        self.owners.retain(|_, own| own.len() > 0);
+    }
+}
+
+impl<K: Eq + Hash, V> Generations<K, V> {
+    fn remove(&mut self, key: &K) -> Option<V> {
+        self.young.remove(key).or_else(|| self.old.remove(key))
+    }
+
+    fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 }
@@ -60,17 +119,48 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
 mod tests {
     use super::*;
 
+    const ONE: Owner = Owner(1);
+
     #[test]
     fn what_is_asked_for_stays_and_the_rest_is_forgotten() {
         let mut memory = Memory::new(10);
-        memory.insert("asked for", 0);
+        memory.insert(ONE, u32::MAX, 0);
         for n in 0..1000 {
-            memory.insert(Box::leak(format!("{n}").into_boxed_str()), n);
+            memory.insert(ONE, n, n);
             assert!(memory.len() <= 20, "{}", memory.len());
-            assert!(memory.get(&"asked for").is_some());
+            assert!(memory.get(ONE, &u32::MAX).is_some());
         }
-        assert!(memory.get(&"0").is_none() && memory.get(&"999").is_some());
-        assert_eq!(memory.remove(&"999"), Some(999));
-        assert!(memory.get(&"999").is_none());
+        assert!(memory.get(ONE, &0).is_none() && memory.get(ONE, &999).is_some());
+        assert_eq!(memory.take(|key| *key == 999), [(999, 999)]);
+        assert!(memory.get(ONE, &999).is_none());
+    }
+
+    #[test]
+    fn a_flood_of_one_owner_forgets_its_own_entries_only() {
+        for good_ones in [1_usize, 9] {
+            let mut memory = Memory::new(10);
+            for key in 0..good_ones {
+                memory.insert(ONE, key, "good");
+            }
+            for flood in 2..4 {
+                for key in 0..1000 {
+                    memory.insert(Owner(flood), key, "flood");
+                    assert!(memory.len() <= 20, "{}", memory.len());
+                }
+                let kept = (0..good_ones).filter(|key| memory.of_all(key).any(|value| *value == "good"));
+                let share = if flood == 2 { good_ones } else { good_ones.min(4) };
+                assert!(kept.count() >= share);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_everybodys_is_adopted_by_who_asks() {
+        let mut memory = Memory::new(10);
+        memory.insert(Owner::ALL, "name", 7);
+        assert_eq!(*memory.get_or_adopt(ONE, &"name"), 7);
+        assert_eq!(memory.len(), 1);
+        assert_eq!(*memory.get_or_adopt(ONE, &"other"), 0);
+        assert_eq!(*memory.get_or_adopt(Owner(2), &"name"), 0, "owners do not see each other's");
     }
 }

@@ -4,6 +4,7 @@ mod lookup;
 
 use super::flights::{Flights, Progress};
 use super::known::{Answer, End, Known};
+use super::memory::Owner;
 use super::places::{Asker, Places};
 use super::shards::{Key, Shards};
 use crate::addr::Family;
@@ -43,13 +44,17 @@ pub struct LookupMeters {
     pub duration: Histogram,
 }
 
+/// A name, and who asks for it. Tenants do not wait for each other's lookups, and remember names apart; those of rules are
+/// everybody's.
+type Question = (Owner, Key);
+
 /// What names are known by. A clone is the same memory.
 #[derive(Clone)]
 pub struct Names(Arc<Inner>);
 
 struct Inner {
     shards: Shards,
-    flights: Flights<Key>,
+    flights: Flights<Question>,
     places: Places,
     ask: Ask,
     grace: Duration,
@@ -142,7 +147,7 @@ impl Names {
         // Nothing is asked for under the lock: a lookup that ends at once takes it too.
         let read = || {
             let mut shard = inner.shards.of(key);
-            let known = shard.known(key);
+            let known = shard.known(asker.owner, key);
             (known.has(ip, inner.grace, now), known.end(now).is_some(), known.end_for_stranger(now))
         };
         let (has, counts, _) = read();
@@ -153,7 +158,7 @@ impl Names {
             }
             return Look::Known(Match::Yes);
         }
-        let under_way = inner.flights.join(key);
+        let under_way = inner.flights.join(&(asker.owner, key.clone()));
         let (has, _, end) = read();
         if has {
             return Look::Known(Match::Yes);
@@ -241,10 +246,10 @@ impl Names {
     fn look_up(&self, key: &Key, asker: &Asker) -> (Look<Result<Vec<IpAddr>, Unresolved>>, Vec<IpAddr>) {
         let inner = &self.0;
         let now = (inner.now)();
-        let under_way = inner.flights.join(key);
+        let under_way = inner.flights.join(&(asker.owner, key.clone()));
         let (addresses, end, fresh) = {
             let mut shard = inner.shards.of(key);
-            let known = shard.known(key);
+            let known = shard.known(asker.owner, key);
             (known.addresses(inner.grace, now), known.end(now), known.is_fresh(now))
         };
         let last_known = |trouble, addresses: Vec<IpAddr>| {
@@ -270,7 +275,7 @@ impl Names {
             self.0.meters.refused.increment(1);
             return Err(Trouble::Busy);
         };
-        let (flight, progress) = match self.0.flights.begin(key) {
+        let (flight, progress) = match self.0.flights.begin(&(asker.owner, key.clone())) {
             Ok(begun) => begun,
             Err(under_way) => return Ok(under_way),
         };
@@ -285,19 +290,19 @@ impl Names {
     /// Asks for a name that nobody waits for, unless what is known of it still counts. Until when to leave it alone.
     pub(super) async fn refresh(&self, key: &Key) -> Instant {
         let now = (self.0.now)();
-        let until = self.0.shards.of(key).known(key).until();
+        let until = self.0.shards.of(key).known(Owner::ALL, key).until();
         if let Some(until) = until.filter(|until| now < *until) {
             return until;
         }
-        if let Ok((flight, _)) = self.0.flights.begin(key) {
+        if let Ok((flight, _)) = self.0.flights.begin(&(Owner::ALL, key.clone())) {
             Lookup::new(self.clone(), flight, now).run().await;
         }
-        self.0.shards.of(key).known(key).until().unwrap_or(now)
+        self.0.shards.of(key).known(Owner::ALL, key).until().unwrap_or(now)
     }
 
     /// Until when what is known of a name counts.
     pub(super) fn until(&self, key: &Key) -> Option<Instant> {
-        self.0.shards.of(key).peek(key).and_then(Known::until)
+        self.0.shards.of(key).peek(Owner::ALL, key).and_then(Known::until)
     }
 
     /// These names are kept for as long as nobody says otherwise; all others only while flows ask for them.
@@ -314,11 +319,11 @@ impl Names {
         self.0.shards.count()
     }
 
-    /// Whether the address is the name's by what was found out last, for people; `None` if nothing was. Asks nobody.
-    pub fn judge(&self, name: &Hostname, ip: IpAddr) -> Option<Match> {
+    /// Whether the address is the name's by what a tenant found out last, for people; `None` if nothing was. Asks nobody.
+    pub fn judge(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Option<Match> {
         let key = Key { name: name.clone(), family: Family::of(ip) };
         let mut shard = self.0.shards.of(&key);
-        let known = shard.peek(&key)?;
+        let known = shard.peek(asker.owner, &key)?;
         if known.has(ip, self.0.grace, self.now()) {
             return Some(Match::Yes);
         }
@@ -329,15 +334,23 @@ impl Names {
         })
     }
 
-    /// The addresses that count for a name now, for people.
-    pub fn known(&self, name: &Hostname) -> Vec<IpAddr> {
-        let now = (self.0.now)();
-        let of = |family| {
+    /// The addresses that count for a name now, for people: to a tenant, or to any.
+    pub fn known(&self, name: &Hostname, asker: Option<&Asker>) -> Vec<IpAddr> {
+        let (now, grace) = ((self.0.now)(), self.0.grace);
+        let mut found: Vec<IpAddr> = Vec::new();
+        for family in [Family::V4, Family::V6] {
             let key = Key { name: name.clone(), family };
             let mut shard = self.0.shards.of(&key);
-            shard.peek(&key).map(|known| known.addresses(self.0.grace, now)).unwrap_or_default()
-        };
-        [of(Family::V4), of(Family::V6)].concat()
+            match asker {
+                Some(asker) => found.extend(
+                    shard.peek(asker.owner, &key).into_iter().flat_map(|known| known.addresses(grace, now)),
+                ),
+                None => found.extend(shard.of_all(&key).flat_map(|known| known.addresses(grace, now))),
+            }
+        }
+        let mut seen = HashSet::new();
+        found.retain(|ip| seen.insert(*ip));
+        found
     }
 }
 

@@ -1,5 +1,7 @@
 //! How many questions may be under way, and how many may begin in a second.
 
+use super::memory::Owner;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -9,6 +11,11 @@ const ALL: usize = 512;
 /// Of one tenant, so that one that makes names up does not stand in the others' way.
 const OF_ONE: usize = 128;
 
+/// One part in this many of what all have is kept for tenants that have little under way.
+const KEPT: u32 = 4;
+/// That much is little.
+const LITTLE: u32 = 8;
+
 /// The places of all tenants.
 #[derive(Debug)]
 pub(super) struct Places(Arc<Semaphore>);
@@ -16,6 +23,7 @@ pub(super) struct Places(Arc<Semaphore>);
 /// Who asks: one tenant. A clone is the same tenant.
 #[derive(Debug, Clone)]
 pub struct Asker {
+    pub(super) owner: Owner,
     places: Arc<Semaphore>,
     pub(super) pace: Arc<Pace>,
 }
@@ -39,13 +47,19 @@ impl Default for Places {
 
 impl Default for Asker {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(OF_ONE)), pace: Arc::default() }
+        static OWNERS: AtomicU64 = AtomicU64::new(Owner::ALL.0 + 1);
+        let owner = Owner(OWNERS.fetch_add(1, Ordering::Relaxed));
+        Self { owner, places: Arc::new(Semaphore::new(OF_ONE)), pace: Arc::default() }
     }
 }
 
 impl Places {
-    /// A place, if one is left.
+    /// A place, if one is left; of the last ones, if the tenant has few.
     pub(super) fn take(&self, asker: &Asker) -> Option<Place> {
+        let has = OF_ONE - asker.places.available_permits();
+        if has >= LITTLE as usize && self.0.available_permits() <= ALL / KEPT as usize {
+            return None;
+        }
         let of_one = Arc::clone(&asker.places).try_acquire_owned().ok()?;
         let of_all = Arc::clone(&self.0).try_acquire_owned().ok()?;
         Some(Place { _of_all: of_all, _of_one: of_one })
@@ -53,13 +67,56 @@ impl Places {
 }
 
 impl Pace {
-    /// Whether one more may begin, if `most` may in a second.
-    pub(super) fn take(&self, now: Instant, most: u32) -> bool {
+    /// Whether one more of a tenant may begin, if `most` of one and `most_of_all` may in a second. Who is too fast takes
+    /// nothing of what all have together, and the last of that is for those who have begun little.
+    pub(super) fn take(&self, asker: &Asker, now: Instant, most: u32, most_of_all: u32) -> bool {
+        let own = asker.pace.count(now);
+        if own >= most {
+            return false;
+        }
+        let all = self.count(now);
+        let kept = most_of_all - most_of_all / KEPT;
+        if all >= most_of_all || all >= kept && own >= LITTLE {
+            return false;
+        }
+        asker.pace.begin();
+        self.begin();
+        true
+    }
+
+    /// How many have begun in this second.
+    fn count(&self, now: Instant) -> u32 {
         let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pace.0.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             *pace = (Some(now), 0);
         }
-        pace.1 = pace.1.saturating_add(1);
-        pace.1 <= most
+        pace.1
+    }
+
+    fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_tenants_leave_places_to_a_good_one() {
+        let places = Places::default();
+        let flood = |asker: &Asker| (0..1000).filter_map(|_| places.take(asker)).collect::<Vec<_>>();
+        let hostile: Vec<_> = (0..10).map(|_| flood(&Asker::default())).collect();
+        assert!(hostile.iter().all(|taken| taken.len() >= LITTLE as usize), "each has some");
+        assert_eq!(flood(&Asker::default()).len(), LITTLE as usize);
+    }
+
+    #[test]
+    fn hostile_tenants_leave_a_good_one_its_pace() {
+        let (all, now) = (Pace::default(), crate::clock::now());
+        let begun = |asker: &Asker| (0..1000).filter(|_| all.take(asker, now, 50, 200)).count();
+        let of_hostile: usize = (0..5).map(|_| begun(&Asker::default())).sum();
+        assert!(of_hostile < 200, "{of_hostile}");
+        assert!(begun(&Asker::default()) >= LITTLE as usize);
     }
 }

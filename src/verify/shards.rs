@@ -1,7 +1,7 @@
 //! Where names are remembered: those of rules for good, those of flows as long as they are asked for.
 
 use super::known::Known;
-use super::memory::Memory;
+use super::memory::{Memory, Owner};
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Workers seldom meet in one, and a reload holds one for a fraction of the names only.
 const SHARDS: usize = 64;
-/// Names of flows that a shard remembers, at most twice as many: 65,536 in all. Each takes some 300 bytes.
+/// Names of flows that a shard remembers, at most twice as many: 65,536 in all, of all tenants together. Each takes some 300 bytes.
 const HALF: usize = 512;
 
 /// A name in one family.
@@ -63,11 +63,16 @@ impl Shards {
             let Shard { pinned, seen } = &mut *lock(shard);
             let mut before = std::mem::take(pinned);
             for key in keys {
-                let known = before.remove(key).or_else(|| seen.remove(key)).unwrap_or_default();
+                let known = before.remove(key).unwrap_or_default();
                 pinned.insert(key.clone(), known);
             }
+            for (key, known) in seen.take(|key| pinned.contains_key(key)) {
+                if let Some(place) = pinned.get_mut(&key).filter(|place| place.until() < known.until()) {
+                    *place = known;
+                }
+            }
             for (key, known) in before {
-                seen.insert(key, known);
+                seen.insert(Owner::ALL, key, known);
             }
         }
     }
@@ -82,18 +87,23 @@ impl Shards {
 }
 
 impl Shard {
-    /// What is known of a name; nothing yet, if it is new.
-    pub(super) fn known(&mut self, key: &Key) -> &mut Known {
+    /// What is known of a name to one who asks; nothing yet, if it is new.
+    pub(super) fn known(&mut self, owner: Owner, key: &Key) -> &mut Known {
         let Self { pinned, seen } = self;
         match pinned.get_mut(key) {
             Some(known) => known,
-            None => seen.get_or_default(key),
+            None => seen.get_or_adopt(owner, key),
         }
     }
 
     /// The same, for one who only looks.
-    pub(super) fn peek(&mut self, key: &Key) -> Option<&Known> {
-        self.pinned.get(key).or(self.seen.get(key).map(|known| &*known))
+    pub(super) fn peek(&mut self, owner: Owner, key: &Key) -> Option<&Known> {
+        self.pinned.get(key).or(self.seen.get(owner, key).map(|known| &*known))
+    }
+
+    /// What is known of a name to anybody.
+    pub(super) fn of_all<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Known> {
+        self.pinned.get(key).into_iter().chain(self.seen.of_all(key))
     }
 }
 

@@ -101,12 +101,18 @@ fn at_once(addresses: &[&str], ttl: u64) -> Says {
 
 const DEAD: Says = (0, None);
 
+/// The tenant that asks, where there is but one.
+fn asker() -> Asker {
+    thread_local!(static ONE: Asker = Asker::default());
+    ONE.with(Clone::clone)
+}
+
 async fn check(names: &Names, address: &str) -> Match {
-    names.check(&name(), ip(address), &Asker::default()).await
+    names.check(&name(), ip(address), &asker()).await
 }
 
 async fn resolve(names: &Names, families: &[Family]) -> Result<Vec<IpAddr>, Unresolved> {
-    names.resolve(&name(), families, &Asker::default()).await
+    names.resolve(&name(), families, &asker()).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,5 +260,21 @@ async fn made_up_names_are_forgotten_and_those_of_rules_are_not() {
         assert_eq!(names.check(&made_up, ip(ONE), &asker).await, Match::Yes);
     }
     assert!(names.count() <= 65_537, "{}", names.count());
-    assert_eq!(names.known(&name()), [ip(ONE)]);
+    assert_eq!(names.known(&name(), None), [ip(ONE)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_made_up_names_forget_no_others() {
+    let (names, script) = names(vec![at_once(&[ONE], 5)]);
+    let (good, hostile) = (Asker::default(), Asker::default());
+    assert_eq!(names.check(&name(), ip(ONE), &good).await, Match::Yes);
+    script.say(vec![at_once(&[TWO], 5)]);
+    advance(Duration::from_secs(6)).await;
+    for n in 0..75_000 {
+        let made_up = format!("n{n}.example.com").parse().unwrap();
+        assert_eq!(names.check(&made_up, ip(TWO), &hostile).await, Match::Yes);
+    }
+    assert!(names.count() <= 65_536, "{}", names.count());
+    assert_eq!(names.check(&name(), ip(ONE), &good).await, Match::Yes, "within the grace period");
+    assert_eq!(names.check(&name(), ip(ONE), &hostile).await, Match::No, "it never knew that address");
 }

@@ -2,11 +2,12 @@
 //! does, before it is turned away.
 
 use crate::admin::ExplainReport;
-use crate::gateway::{AddressCheck, CertificateCheck, Ruling, address_refusal, certificate_refusal};
+use crate::gateway::{
+    AddressCheck, CertificateCheck, Ruling, Verification, address_refusal, certificate_refusal,
+};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, Denial, Destination, Permit, Tenant};
-use crate::verify::Verifier;
 
 /// What would become of the permit.
 pub(super) fn checked(
@@ -23,29 +24,29 @@ pub(super) fn checked(
     if !permit.asks() {
         return Decision::Permit(permit);
     }
-    let (verifier, rule) = (&*verification.verifier, permit.rule().cloned());
-    let checked = address(report, verifier, ruling.rules, name, permit)
-        .and_then(|permits| certificate(report, verifier, name, permits));
+    let rule = permit.rule().cloned();
+    let checked = address(report, verification, ruling.rules, name, permit)
+        .and_then(|permits| certificate(report, verification, name, permits));
     checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
 }
 
 /// Where the flow would go, by what is known of the name's addresses; one at least.
 fn address(
     report: &mut ExplainReport,
-    verifier: &Verifier,
+    Verification { verifier, asker, .. }: &Verification,
     tenant: &Tenant,
     name: &Hostname,
     permit: Permit,
 ) -> Result<Vec<Permit>, Outcome> {
     let names = verifier.names();
     if permit.destination() != Destination::Original {
-        report.known_addresses = Some(names.known(name));
+        report.known_addresses = Some(names.known(name, Some(asker)));
     }
     match permit.destination() {
         Destination::Original => {}
         Destination::Observe | Destination::Verify if report.address_assumed => {}
         Destination::Observe | Destination::Verify => {
-            let found = names.judge(name, permit.dial().ip());
+            let found = names.judge(name, permit.dial().ip(), asker);
             report.address_check = found.map(|found| AddressCheck::from(found).as_str().to_owned());
             let refusal = found.and_then(address_refusal);
             if let Some((outcome, _)) = refusal.filter(|_| permit.destination() == Destination::Verify) {
@@ -68,7 +69,7 @@ fn address(
 /// Which of them it would go to, by what is known of their servers.
 fn certificate(
     report: &mut ExplainReport,
-    verifier: &Verifier,
+    Verification { verifier, asker, .. }: &Verification,
     name: &Hostname,
     permits: Vec<Permit>,
 ) -> Result<Permit, Outcome> {
@@ -78,7 +79,7 @@ fn certificate(
         if permit.certificate() == CertificateRule::Unasked || unknown {
             return Ok(permit);
         }
-        let found = verifier.certificates().known(name, permit.dial().socket());
+        let found = verifier.certificates().known(name, permit.dial().socket(), asker);
         report.certificate_check = found.map(|found| CertificateCheck::from(found).as_str().to_owned());
         match found.and_then(certificate_refusal) {
             Some((outcome, _)) if permit.certificate() == CertificateRule::Require => refused = Err(outcome),

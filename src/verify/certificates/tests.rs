@@ -82,9 +82,24 @@ impl Connector {
     }
 
     async fn check(&self, certificates: &Certificates, name: &str, to: SocketAddr) -> Certificate {
-        // Another tenant each time: what one may ask is another test's.
-        certificates.check(&name.parse().unwrap(), to, &Asker::default(), || self.begin(to)).await
+        self.check_for(&asker(), certificates, name, to).await
     }
+
+    async fn check_for(
+        &self,
+        asker: &Asker,
+        certificates: &Certificates,
+        name: &str,
+        to: SocketAddr,
+    ) -> Certificate {
+        certificates.check(&name.parse().unwrap(), to, asker, || self.begin(to)).await
+    }
+}
+
+/// The tenant that asks, where there is but one.
+fn asker() -> Asker {
+    thread_local!(static ONE: Asker = Asker::default());
+    ONE.with(Clone::clone)
 }
 
 /// A connection that nobody serves: it stands until its end.
@@ -107,7 +122,7 @@ async fn a_verdict_is_for_one_name_at_one_address() {
         assert_eq!(connector.check(&certificates, NAME, other).await, invalid);
     }
     assert_eq!(connector.0.get(), 3);
-    let known = |name: &str, at| certificates.known(&name.parse().unwrap(), at);
+    let known = |name: &str, at| certificates.known(&name.parse().unwrap(), at, &asker());
     assert_eq!((known(NAME, server), known(OTHER, server)), (Some(Certificate::Valid), Some(invalid)));
     assert_eq!(known(OTHER, other), None);
 }
@@ -163,6 +178,34 @@ async fn once<F: Future>(flow: F) -> Option<F::Output> {
 }
 
 #[tokio::test]
+async fn bad_verdicts_are_for_the_tenant_that_found_them() {
+    let authority = Authority::new();
+    let (certificates, server) = (authority.certificates(), authority.serve(NAME));
+    let (_listener, silent) = silent();
+    let [hostile, good] = [(); 2].map(|()| Asker::default());
+    let connector = Connector::default();
+    // As a server that answers one tenant's address with a reset.
+    let name = NAME.parse().unwrap();
+    for _ in 0..20 {
+        let verdict = certificates.check(&name, server, &hostile, || Err("reset")).await;
+        assert_eq!(verdict, Certificate::Unknown("reset"));
+    }
+    let found = connector.check_for(&hostile, &certificates, OTHER, server).await;
+    assert!(matches!(found, Certificate::Invalid(_)));
+    assert_eq!(certificates.known(&OTHER.parse().unwrap(), server, &good), None);
+    let valid = connector.check_for(&good, &certificates, NAME, server).await;
+    assert_eq!((valid, connector.0.get()), (Certificate::Valid, 2));
+    // What is proved is proved for all.
+    assert_eq!(connector.check_for(&hostile, &certificates, NAME, server).await, Certificate::Valid);
+    assert_eq!(connector.0.get(), 2);
+    // Nobody waits for a probe of another's.
+    let slow = std::pin::pin!(connector.check_for(&hostile, &certificates, NAME, silent));
+    assert!(once(slow).await.is_none());
+    let refused = certificates.check(&name, silent, &good, || Err("its own")).await;
+    assert_eq!(refused, Certificate::Unknown("its own"));
+}
+
+#[tokio::test]
 async fn a_connection_that_cannot_begin_leaves_no_verdict() {
     let certificates = Authority::new().certificates();
     let server = ([192, 0, 2, 1], 443).into();
@@ -172,7 +215,7 @@ async fn a_connection_that_cannot_begin_leaves_no_verdict() {
         let verdict = certificates.check(&name, server, &asker, || Err(why)).await;
         assert_eq!(verdict, Certificate::Unknown(why));
     }
-    assert_eq!(certificates.known(&name, server), None);
+    assert_eq!(certificates.known(&name, server, &asker), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,7 +250,7 @@ async fn fifty_probes_of_a_tenant_and_two_hundred_of_all_begin_in_a_second() {
             }
             of_each.push(begun.get() - before);
         }
-        assert_eq!(of_each, [50, 50, 50, 50, 0, 0]);
+        assert_eq!(of_each, [50, 50, 50, 8, 8, 8]);
         wait(Duration::from_secs(1));
     }
 }

@@ -2,8 +2,7 @@
 
 use super::super::flights::Flight;
 use super::super::known::End;
-use super::super::shards::Key;
-use super::{Inner, Names};
+use super::{Inner, Names, Question};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -13,24 +12,24 @@ const LOOKUP: Duration = Duration::from_secs(5);
 /// One lookup under way. Dropped, it has ended with what was said by then.
 pub(super) struct Lookup {
     names: Names,
-    flight: Flight<Key>,
+    flight: Flight<Question>,
     said: Vec<(End, Instant)>,
     begun: Instant,
 }
 
 impl Lookup {
-    pub(super) fn new(names: Names, flight: Flight<Key>, begun: Instant) -> Self {
+    pub(super) fn new(names: Names, flight: Flight<Question>, begun: Instant) -> Self {
         Self { names, flight, said: Vec::new(), begun }
     }
 
     pub(super) async fn run(mut self) {
-        let key = self.flight.key();
+        let (_, key) = self.flight.key();
         let mut answers = (self.names.0.ask)(&key.name, key.family);
         let take_in = async {
             while let Some(answer) = answers.recv().await {
                 let now = self.names.now();
-                let key = self.flight.key();
-                let said = self.names.0.shards.of(key).known(key).merge(&answer, now);
+                let (owner, key) = self.flight.key();
+                let said = self.names.0.shards.of(key).known(*owner, key).merge(&answer, now);
                 self.said.push(said);
                 self.flight.advance();
             }
@@ -43,8 +42,9 @@ impl Drop for Lookup {
     fn drop(&mut self) {
         let Inner { shards, meters, now, .. } = &*self.names.0;
         let now = now();
-        let mut shard = shards.of(self.flight.key());
-        let known = shard.known(self.flight.key());
+        let (owner, key) = self.flight.key();
+        let mut shard = shards.of(key);
+        let known = shard.known(*owner, key);
         known.conclude(&self.said, now);
         match known.end(now) {
             Some(End::Answered) => meters.answered.increment(1),
