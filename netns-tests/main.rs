@@ -42,12 +42,14 @@ mod tests_explain;
 mod tests_fairness;
 mod tests_forecast;
 mod tests_framing;
+mod tests_held_ports;
 mod tests_http;
 mod tests_lab;
 mod tests_large_reload;
 mod tests_memory;
 mod tests_modes;
 mod tests_names;
+mod tests_neighbours;
 mod tests_ports;
 mod tests_recheck;
 mod tests_relay;
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
         // those first that wait for the kernel: the others run meanwhile
         tests_ports::trials(),
         tests_truth::trials(),
+        tests_held_ports::trials(),
+        tests_neighbours::trials(),
         tests_forecast::trials(),
         tests_lab::trials(),
         tests_fairness::trials(),

@@ -120,7 +120,8 @@ const DENIES_THE_OTHERS: &str = "[[tenant.deny]]\nports = [7000]\ncidrs = [\"0.0
 
 impl<'lab> Crowd<'lab> {
     fn gather(lab: &'lab Lab, others: usize) -> Self {
-        let gateway = format!("max_flows = {}\nadmin = \"unix:{}\"", others + 1, lab.control_socket());
+        // One tenant may have seven eighths.
+        let gateway = format!("max_flows = {}\nadmin = \"unix:{}\"", others * 2, lab.control_socket());
         let config = Config { gateway, ..Config::default() };
         let gateway = lab.start_gateway(&config);
         let [stays, goes] = [7001, 7000].map(|port| Server::raw(lab, Family::V4, port));

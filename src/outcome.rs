@@ -179,8 +179,8 @@ outcomes! {
         => "`egret explain` names the rule.";
     NotAllowed = "not_allowed", Policy, Denied: "No allow rule covers this name, address and port."
         => "If it should leave, add an allow rule; `egret explain` shows what was considered.";
-    TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows."
-        => "Find the client that leaks connections, or raise the limit.";
+    TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows; or the gateway is nearly full, and the tenant has more than an equal part of it."
+        => "Find the client that leaks connections, or raise the limit: `limits.flows`; or LimitNOFILE of the service, if `detail` says that the gateway is nearly full.";
     GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow, or the kernel had no room for one more; the client was reset."
         => "Raise LimitNOFILE of the service, or add a gateway. If `detail` says what else there is none of, see the gateway's log for the errno.";
     NoSourceAddress = "no_source_address", Policy, Denied: "The tenant's pool has no address of the destination's family that gives out ports: none at all, or all are draining or withdrawn."

@@ -279,7 +279,7 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
 
 section! { limits, "[tenant.limits]", "Bounds on what a tenant may use, so that one does not starve the others.", elsewhere |_| None;
     FLOWS: Count = Count { min: 1, max: 10_000_000 }, "flows", Optional, "20000",
-        "Flows at once; further ones end as `tenant_flow_limit`.";
+        "Flows at once, those included that are being refused, and those whose last bytes are not acknowledged yet; further ones end as `tenant_flow_limit`. Whatever it says, the last eighth of `max_flows` is for tenants that have less than an equal part.";
     NEW_FLOWS: Unsupported = Unsupported("leave the key out"), "new_flows", Optional, r#""500/s""#, "New flows per second.";
     BANDWIDTH: Unsupported = Unsupported("leave the key out"), "bandwidth", Optional, r#""1Gbit/s""#, "Bits per second.";
     BYTES: Unsupported = Unsupported("leave the key out"), "bytes", Optional, r#""5TB/month""#, "Bytes per period.";

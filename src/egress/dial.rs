@@ -19,7 +19,7 @@ const EXCHANGES: u32 = 8;
 
 /// A port that cannot be bound is left alone for this long: who has bound it may have no connection that could be asked
 /// about.
-const OCCUPIED: Duration = Duration::from_secs(60);
+const OCCUPIED: Duration = Duration::from_mins(1);
 
 /// How upstream sockets are made.
 #[derive(Debug, Clone, Copy)]

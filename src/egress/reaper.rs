@@ -134,8 +134,7 @@ struct Round {
 
 impl Round {
     fn add(&mut self, source: SourceAddr, questions: &[(DestinationKey, u16)]) {
-        let pair =
-            |&(to, port): &_| (SocketAddr::new(source.ip(), port), DialAddr::from(to).socket());
+        let pair = |&(to, port): &_| (SocketAddr::new(source.ip(), port), DialAddr::from(to).socket());
         self.pairs.extend(questions.iter().map(pair));
         self.asked.push((source, questions.len()));
     }

@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// One part in this many of the places is kept for tenants that have less than their share.
+const KEPT: u32 = 8;
+
 /// A number of places. A [`Pass`] holds one and gives it back when dropped.
 #[derive(Debug)]
 pub struct Gate {
@@ -35,6 +38,14 @@ impl Gate {
         let more = |taken| (taken < most).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Pass(Arc::clone(self)))
+    }
+
+    /// Whether a flow of a tenant, which is counted in both gates already, is to leave: nearly all places are taken, and the
+    /// tenant has more than each of so many tenants would have if all had the same.
+    pub fn is_beyond_share(&self, tenant: &Self, tenants: usize) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        let share = most / u32::try_from(tenants).unwrap_or(u32::MAX).max(1);
+        self.taken() > most - most / KEPT && tenant.taken() > share
     }
 
     /// How many places are taken.
@@ -115,6 +126,22 @@ mod tests {
         assert!(gate.enter().is_some());
         gate.resize(1);
         assert!(gate.enter().is_none());
+    }
+
+    #[test]
+    fn the_last_places_are_for_tenants_below_their_share() {
+        let gateway = Gate::new(16);
+        let [hostile, good] = [(); 2].map(|()| Gate::new(u32::MAX));
+        let mut passes = Vec::new();
+        let mut enter = |tenant: &Arc<Gate>| {
+            let places = [gateway.enter().unwrap(), tenant.enter().unwrap()];
+            let enters = !gateway.is_beyond_share(tenant, 2);
+            passes.extend(enters.then_some(places));
+            enters
+        };
+        let entered = (0..100).filter(|_| enter(&hostile)).count();
+        assert_eq!(entered, 14, "all but the kept ones");
+        assert!(enter(&good) && enter(&good));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::flow::Flow;
 use super::flow_table::Revoked;
+use super::leftover;
 use super::record::Verdict;
 use super::refusal;
 use super::upstream::Upstream;
@@ -13,6 +14,7 @@ use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
+use std::pin::pin;
 
 /// A flow that ends before it is relayed.
 pub(super) struct Ended {
@@ -58,10 +60,23 @@ pub(super) async fn end_early(
 pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
-    Upstream { leg, lease, .. }: &mut Upstream<'_>,
-    end: End,
+    Upstream { leg, lease, listed }: &mut Upstream<'_>,
+    mut end: End,
     flow: &mut Flow,
 ) -> Outcome {
+    if matches!(end, End::Finished { .. }) && (leftover::is_left(client) || leftover::is_left(leg)) {
+        client.finish();
+        // In a box, for flows are to be small, and few end so.
+        let delivered = Box::pin(leftover::deliver(client, leg, worker.settings.silence.half_open));
+        match listed.unless_revoked(pin!(delivered)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(stopped)) => end = stopped,
+            Err(Revoked(why)) => {
+                flow.record.detail = Some(why);
+                return Outcome::PolicyRevoked;
+            }
+        }
+    }
     match end {
         End::Finished { first } => {
             lease.set_rest(rest_after(first, leg));

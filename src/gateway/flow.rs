@@ -2,6 +2,7 @@
 //!
 //! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
 
+use super::admission::Pass;
 use super::guard::{Guard, Refused};
 use super::meters::{Counted, Meters, Timed};
 use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, Verdict};
@@ -45,6 +46,8 @@ pub struct Flow {
     pub observed: Option<Rc<Observed>>,
     /// See [`LiveFlow::unfollowed`](super::flow_table::LiveFlow::unfollowed).
     pub unfollowed: bool,
+    /// Its place among its tenant's flows. It has it until all of it is over, an answer that refuses it included.
+    pub place: Option<Pass>,
     accepted: Instant,
     meters: Meters,
     worker: Rc<Epilogue>,
@@ -65,6 +68,7 @@ impl Flow {
             outcome: None,
             observed: None,
             unfollowed: false,
+            place: None,
             accepted: clock::now(),
             meters: nobody,
             worker,
@@ -141,6 +145,8 @@ impl Meter<Guard<'_>> for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
+        // Who reads the record may rely on the place being free.
+        self.place = None;
         let FlowRecord { time, flow, client, destination, .. } = self.record;
         let blank = FlowRecord::begin(time, flow, client, destination);
         let mut record = std::mem::replace(&mut self.record, blank);

@@ -7,7 +7,8 @@ use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Different ones that are kept; a new one takes the place of the one that was seen least lately.
+/// Different ones that are kept; a new one takes the place of the one that was seen least lately, of the tenant that has
+/// most of them.
 const MOST: usize = 256;
 
 /// A sample of them: bounded, shared by all workers.
@@ -41,7 +42,13 @@ impl Mismatches {
     pub fn note(&self, mismatch: Mismatch, now: SystemTime) {
         let mut seen = self.lock();
         if seen.len() >= MOST && !seen.contains_key(&mismatch) {
-            let oldest = seen.iter().min_by_key(|(_, seen)| seen.last).map(|(oldest, _)| oldest.clone());
+            let mut of_each: HashMap<&Arc<str>, usize> = HashMap::new();
+            for kept in seen.keys() {
+                *of_each.entry(&kept.tenant).or_default() += 1;
+            }
+            let most = of_each.into_iter().max_by_key(|(_, count)| *count).map(|(tenant, _)| tenant);
+            let of_most = seen.iter().filter(|(kept, _)| Some(&kept.tenant) == most);
+            let oldest = of_most.min_by_key(|(_, seen)| seen.last).map(|(oldest, _)| oldest.clone());
             oldest.map(|oldest| seen.remove(&oldest));
         }
         let entry = seen.entry(mismatch).or_insert(Sightings { flows: 0, last: now });
@@ -87,5 +94,24 @@ mod tests {
         assert_eq!(sample[0].0, of(1, 0));
         assert_eq!((&sample[1].0, sample[1].1.flows), (&of(0, 0), 2));
         assert!(!sample.iter().any(|(mismatch, _)| *mismatch == of(0, 1)), "the oldest is gone");
+    }
+
+    #[test]
+    fn a_hostile_tenants_mismatches_replace_its_own() {
+        let mismatches = Mismatches::default();
+        let of = |tenant: &str, n: u16| Mismatch {
+            tenant: tenant.into(),
+            rule: None,
+            name: "api.example.com".parse().unwrap(),
+            address: DialAddr::new(([192, 0, 2, 1], n).into()),
+        };
+        let start = SystemTime::UNIX_EPOCH;
+        mismatches.note(of("good", 0), start);
+        for n in 0..1000 {
+            mismatches.note(of("hostile", n), start + Duration::from_secs(1));
+        }
+        let sample = mismatches.sample();
+        assert_eq!(sample.len(), MOST);
+        assert!(sample.iter().any(|(mismatch, _)| *mismatch == of("good", 0)));
     }
 }

@@ -12,6 +12,7 @@ mod flow;
 mod flow_table;
 mod guard;
 mod intake;
+mod leftover;
 mod meters;
 mod mismatches;
 mod recheck;

@@ -21,7 +21,8 @@ const fn alert(description: u8) -> [u8; 7] {
 const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
-/// Answers in the client's own protocol, if it is known; else the drop of the leg resets it. `asked` is the name that was
+/// Answers in the client's own protocol, if it is known; else, and if it does not take the answer in time, the drop of the
+/// leg resets it. `asked` is the name that was
 /// refused.
 pub(super) async fn answer(
     worker: &Worker,
@@ -43,15 +44,13 @@ pub(super) async fn answer(
             let page = http(record, asked, outcome, ours, help.as_deref());
             relay::refuse(client, page.as_bytes(), PATIENCE, scratch).await;
         }
-        Some(Protocol::Other) | None => return,
+        Some(Protocol::Other) | None => {}
     }
-    client.ended_well();
 }
 
 /// Lets a client that has the server's last word read it, and close.
 pub(super) async fn say_nothing(client: &Socket, scratch: &Scratch) {
     relay::refuse(client, &[], PATIENCE, scratch).await;
-    client.ended_well();
 }
 
 fn http(

@@ -3,7 +3,6 @@
 //! Each step consumes what the one before it yielded, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
-use super::admission::Pass;
 use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
 use super::ending::{Ended, finish, stop};
@@ -34,7 +33,7 @@ pub(super) fn live<'a>(
 ) -> impl Future<Output = Result<Outcome, Ended>> + 'a {
     async move {
         // In a box, which is gone when the flow is relayed: that is most of its life.
-        let Open { place: _place, mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
+        let Open { mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
         let end = {
             let (scratch, silence) = (&worker.scratch, &worker.settings.silence);
             let relayed = pin!(relay::relay(client, &upstream.leg, scratch, silence, &mut *flow, &mut guard));
@@ -50,14 +49,13 @@ pub(super) fn live<'a>(
 
 /// A flow that has its server.
 struct Open<'w> {
-    place: Pass,
     upstream: Upstream<'w>,
     guard: MaybeGuarded<'w>,
 }
 
 /// From accept to the server's answer. Holds the tenant for no longer, and the tenant the configuration it came with.
 async fn open<'w>(worker: &'w Worker, client: &Socket, flow: &mut Flow) -> Result<Open<'w>, Ended> {
-    let Admitted { mut tenant, trial, place } = admit(worker, flow)?;
+    let Admitted { mut tenant, trial } = admit(worker, flow)?;
     let Allowed { permit, seen, trial, guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
         // In a box: flows that are not verified do not carry the room for it.
@@ -69,7 +67,7 @@ async fn open<'w>(worker: &'w Worker, client: &Socket, flow: &mut Flow) -> Resul
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;
     }
-    Ok(Open { place, upstream, guard })
+    Ok(Open { upstream, guard })
 }
 
 /// What a flow is let in with.
@@ -77,7 +75,6 @@ struct Admitted {
     tenant: Arc<Tenant>,
     /// If a candidate is loaded.
     trial: Option<Box<Trial>>,
-    place: Pass,
 }
 
 /// Finds the tenant, and a place for the flow.
@@ -94,8 +91,12 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     if snapshot.own.contain(flow.record.destination.ip()) || snapshot.own.contain(flow.record.client.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
-    let place = tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?;
-    Ok(Admitted { tenant, trial, place })
+    flow.place = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
+    if worker.gateway.flows.is_beyond_share(&tenant.flows, snapshot.tenants.len()) {
+        let detail = Some("the gateway is nearly full, and the tenant has its share of it");
+        return Err(Ended { outcome: Outcome::TenantFlowLimit, detail });
+    }
+    Ok(Admitted { tenant, trial })
 }
 
 /// What guards a flow while it is relayed; `None` where nobody needs to look.

@@ -31,7 +31,8 @@ pub(super) struct Upstream<'w> {
 
 impl Drop for Upstream<'_> {
     fn drop(&mut self) {
-        if self.leg.resets_after_its_end() {
+        // Where the server has reset, nothing is left.
+        if self.leg.resets_after_its_end() && !self.leg.has_failed() {
             self.lease.set_rest(rest_after_reset(&self.leg));
         }
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 /// What a refused client may still send before it is cut off.
 const MOST_DISCARDED: usize = 256 * 1024;
 
-/// Sends `answer`, then FIN, and waits for the client to finish, all of it for `patience` at most. What the client has
+/// Sends `answer`, then FIN, and waits for the client to finish, all of it for `patience` at most. A client that has not
+/// taken all of it by then is reset when the socket is dropped: the kernel would keep the rest for minutes. What the client has
 /// sent or still sends is thrown away: closing with unread bytes would send RST, and the answer would be lost with it.
 pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch: &Scratch) {
     let told = async {
@@ -21,6 +22,9 @@ pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch:
     };
     // At the deadline, or if it is gone, the socket is closed all the same.
     let _ = timeout(patience, told).await;
+    if stream::unacknowledged(client).is_ok_and(|bytes| bytes == 0) {
+        client.ended_well();
+    }
 }
 
 async fn write_all(client: &Socket, mut bytes: &[u8]) -> io::Result<()> {

@@ -72,6 +72,10 @@ pub struct Inquirer(Netlink);
 
 /// Questions that one system call asks: their answers fit the smallest receive buffer.
 const AT_ONCE: usize = 32;
+/// `AF_INET`, `AF_INET6` and `IPPROTO_TCP`, in the bytes that a question has for them.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+const TCP: u8 = 6;
 /// `INET_DIAG_NOCOOKIE`
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
@@ -109,8 +113,8 @@ impl Inquirer {
 /// `struct inet_diag_req_v2` for one connection.
 fn exact(source: SocketAddr, to: SocketAddr) -> [u8; 56] {
     let mut body = [0; 56];
-    body[0] = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
-    body[1] = libc::IPPROTO_TCP as u8;
+    body[0] = if source.is_ipv4() { INET } else { INET6 };
+    body[1] = TCP;
     body[8..10].copy_from_slice(&source.port().to_be_bytes());
     body[10..12].copy_from_slice(&to.port().to_be_bytes());
     for (at, ip) in [(12, source.ip()), (28, to.ip())] {

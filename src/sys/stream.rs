@@ -64,6 +64,12 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     if tcp_info(&socket)?.tcpi_state == TCP_CLOSE {
         return Ok(0);
     }
+    outstanding(socket)
+}
+
+/// Bytes written that the peer has yet to acknowledge, our FIN as one (`SIOCOUTQ`). The kernel goes on counting those of a
+/// connection that is gone.
+pub fn outstanding(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(ioctl_int(socket, libc::TIOCOUTQ)?).unwrap_or(0))
 }
 

@@ -158,7 +158,7 @@ catalogue! {
         reading: "A first flow to a name waits for the first answer that serves it. A second mode at 2 s or 5 s is a server that loses queries or is gone: the others answer for it, but a mismatch is only known when all have spoken.";
     RESOLVER_NAMES = "egret_resolver_names", Kind::Gauge, Count, [],
         help: "Names whose addresses are known, counted once for each family.",
-        reading: "Names of rules without a wildcard, and those that flows asked for lately, at most 65,536 of these. A number near that bound is clients that make names up under a wildcard.";
+        reading: "Names of rules without a wildcard, and those that flows asked for lately, at most 65,536 of these, of each tenant apart. A number near that bound is clients that make names up under a wildcard.";
     HTTP_REQUESTS = "egret_http_requests_total", Kind::Counter, Count, ["tenant"],
         help: "HTTP/1 requests that were judged and let through, later ones of a connection included.",
         reading: "Not in it: requests over TLS, under `http = \"first-request\"` and after an upgrade, which nobody sees; and under rules that go by network alone. Denied requests end their flow and are in `egret_denials_total`.";

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// The kernel answers in microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Failures are logged this often at most.
-const COMPLAIN: Duration = Duration::from_secs(60);
+const COMPLAIN: Duration = Duration::from_mins(1);
 
 /// Starts the thread; it ends when what this yields is dropped.
 pub(super) fn reap(ledger: &Arc<Ledger>) -> io::Result<ReaperStop> {

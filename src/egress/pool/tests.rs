@@ -1,8 +1,8 @@
 use super::super::{PairUse, Reaper, Rest};
-use crate::sys::sock_diag::Presence;
 use super::*;
 use crate::addr::{LeasedSource, PortRange};
 use crate::outcome::Outcome;
+use crate::sys::sock_diag::Presence;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{HashMap, HashSet};
@@ -177,7 +177,7 @@ fn a_port_comes_back_when_the_kernel_says_so() {
         let pair = (first.source().socket(), dial(server).socket());
         first.set_rest(Rest::UntilGone { first_look: Duration::from_millis(80), timestamps: false });
         first.give_back(now);
-        let waiting = Presence::Waiting(Duration::from_secs(60));
+        let waiting = Presence::Waiting(Duration::from_mins(1));
         let mut said = vec![Some(Presence::Socket), None, Some(waiting), Some(Presence::Gone)];
         let mut at = now;
         while !said.is_empty() {
@@ -230,7 +230,10 @@ fn a_collision_is_counted_and_another_port_is_leased() {
         Some(PairUse { capacity: 2, live: 0, held: 2 })
     );
     let later = now + Duration::from_secs(1);
-    assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_err(), "the kernel has said nothing");
+    assert!(
+        acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_err(),
+        "the kernel has said nothing"
+    );
     let (mut reaper, _stop) = Reaper::new(pools.ledger());
     reaper.reap(later, |pairs| vec![Some(Presence::Gone); pairs.len()]);
     assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_ok());

@@ -102,12 +102,8 @@ fn ports_of_an_earlier_process_are_held_until_gone() {
     };
     let established = socket(1001, TcpState::Established, 1);
     let elsewhere = KernelSocket { source: (SOURCE, 999).into(), ..established };
-    let mut kernel = Script::new([vec![
-        waiting(1000, 30),
-        established,
-        elsewhere,
-        socket(1003, TcpState::Bound, 3),
-    ]]);
+    let mut kernel =
+        Script::new([vec![waiting(1000, 30), established, elsewhere, socket(1003, TcpState::Bound, 3)]]);
     assert_eq!(Reconciler::default().seed(&pools, &mut kernel, start).unwrap(), 2);
     assert_eq!(used(&pools, start), (0, 2, 2));
     let (mut reaper, _stop) = Reaper::new(pools.ledger());

@@ -1,0 +1,113 @@
+//! Bytes that wait to be acknowledged when both ends of a flow have finished.
+//!
+//! A socket that is closed with such bytes is the kernel's for minutes, and counts for nobody. So the flow goes on, in its
+//! tenant's place, until they are delivered, or its peer has taken none of them for too long.
+
+use crate::relay::{End, Side};
+use crate::sys::event_loop::sleep;
+use crate::sys::socket::Socket;
+use crate::sys::stream;
+use std::io;
+use std::time::Duration;
+
+/// How long a peer may take nothing of what is left; `half_open_timeout`, if that is shorter.
+const STALLED: Duration = Duration::from_mins(5);
+/// `SIOCOUTQ` counts our FIN as one byte.
+const FIN: u32 = 1;
+
+/// Whether more than a FIN is left to be acknowledged.
+pub(super) fn is_left(socket: &Socket) -> bool {
+    stream::outstanding(socket).is_ok_and(|bytes| bytes > FIN)
+}
+
+/// Waits until both peers have acknowledged everything. The error is how the flow ends if they do not.
+pub(super) async fn deliver(client: &Socket, upstream: &Socket, half_open: Duration) -> Result<(), End> {
+    for (side, socket) in [(Side::Client, client), (Side::Upstream, upstream)] {
+        deliver_to(socket, half_open.min(STALLED)).await.map_err(|stopped| match stopped {
+            Stopped::Stalled => End::HalfOpen,
+            Stopped::Failed(error) => End::Failed { side, error },
+        })?;
+    }
+    Ok(())
+}
+
+/// Why bytes are not delivered.
+enum Stopped {
+    Stalled,
+    Failed(io::Error),
+}
+
+async fn deliver_to(socket: &Socket, patience: Duration) -> Result<(), Stopped> {
+    let (mut pause, mut waited) = (Duration::from_millis(1), Duration::ZERO);
+    let mut before = u32::MAX;
+    loop {
+        let left = stream::outstanding(socket).map_err(Stopped::Failed)?;
+        if left <= FIN {
+            return Ok(());
+        }
+        if stream::connection(socket).map_err(Stopped::Failed)?.over {
+            let error = socket.take_error().ok().flatten();
+            return Err(Stopped::Failed(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())));
+        }
+        if left < before {
+            (before, waited) = (left, Duration::ZERO);
+        }
+        if waited >= patience {
+            return Err(Stopped::Stalled);
+        }
+        // There is no event for "everything acknowledged", so this asks, ever less often.
+        sleep(pause).await;
+        waited += pause;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::event_loop::EventLoop;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::rc::Rc;
+
+    const MEBIBYTE: usize = 1 << 20;
+
+    /// A socket on which more was written than its peer has room for, and that peer.
+    fn loaded(event_loop: &Rc<EventLoop>) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&listener).set_recv_buffer_size(8192).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&stream).set_send_buffer_size(2 * MEBIBYTE).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[0; 4096]).is_ok() {}
+        stream::finish(&stream).unwrap();
+        let socket = Socket::new(stream, event_loop).unwrap();
+        assert!(is_left(&socket));
+        (socket, peer)
+    }
+
+    #[test]
+    fn bytes_are_waited_for_while_the_peer_takes_them() {
+        EventLoop::run(async |event_loop| {
+            let (socket, mut peer) = loaded(&event_loop);
+            let reader = std::thread::spawn(move || peer.read_to_end(&mut Vec::new()).unwrap());
+            assert!(deliver_to(&socket, Duration::from_secs(30)).await.is_ok());
+            assert!(!is_left(&socket) && reader.join().unwrap() > 0);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_or_resets_ends_the_wait() {
+        EventLoop::run(async |event_loop| {
+            let (socket, peer) = loaded(&event_loop);
+            let stopped = deliver_to(&socket, Duration::from_millis(20)).await;
+            assert!(matches!(stopped, Err(Stopped::Stalled)));
+            drop(peer); // with unread bytes: a reset
+            let stopped = deliver_to(&socket, Duration::from_secs(30)).await;
+            assert!(matches!(stopped, Err(Stopped::Failed(_))));
+        })
+        .unwrap();
+    }
+}
