@@ -108,6 +108,11 @@ fn longer_bursts_that_take_less_than_a_fifth_of_what_is_free_page_nobody() {
 #[test]
 fn a_reconnect_storm_within_the_capacity_pages_nobody() {
     let calm = Scenario::new("storm", 8192, 2400, |_| 0.4 * 8192.0);
-    let reports = quiet(&Scenario { storm: Some(900), duration: 600.0, rest: Rest::For(Duration::from_secs(66)), ..calm });
+    let reports = quiet(&Scenario {
+        storm: Some(900),
+        duration: 600.0,
+        rest: Rest::For(Duration::from_secs(66)),
+        ..calm
+    });
     assert!(reports.iter().all(|report| report.peak > 6000 && report.exhausted.is_none()));
 }
