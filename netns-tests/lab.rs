@@ -80,6 +80,11 @@ impl Tenant {
     }
 }
 
+/// An address as `ss` reads it in its filters.
+pub fn in_filter(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
 impl Host {
     pub fn ip(self, family: Family) -> IpAddr {
         match family {

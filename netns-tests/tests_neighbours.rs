@@ -4,7 +4,7 @@ use crate::clients::{expect_alert, expect_reset, read_all, reset};
 use crate::config::Config;
 use crate::flows::Flow;
 use crate::hello::Hello;
-use crate::lab::{Family, Host, Lab, Tenant};
+use crate::lab::{Family, Host, Lab, Tenant, in_filter};
 use crate::servers::Server;
 use crate::traffic::{receive, send};
 use crate::wait::wait_until;
@@ -84,7 +84,7 @@ fn undelivered_bytes_keep_their_tenants_place(family: Family) {
         });
         // The gateway has it all, and its own FIN behind it.
         let behind = || {
-            let filter = format!("ss -Htn state last-ack dst {} dport = {}", local.ip(), local.port());
+            let filter = format!("ss -Htn state last-ack dst {local}");
             !lab.gateway.shell(&filter).is_empty()
         };
         wait_until("the gateway to have the whole answer", behind);
@@ -106,14 +106,14 @@ fn a_server_that_never_reads_is_given_up(family: Family) {
     lab.server.sysctl("net/ipv4/tcp_rmem", SMALL);
     let server = Server::raw(&lab, family, 7000);
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-    let local = client.local_addr().unwrap();
+    let (local, source) = (client.local_addr().unwrap(), upstream.peer_addr().unwrap());
     send(&client, MUCH);
     upstream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&client), b"");
     client.shutdown(Shutdown::Write).unwrap();
     gateway.expect_outcome(local, "half_open_timeout");
     // Nothing is left of it in the kernel, and its port is free.
-    let left = || lab.gateway.shell(&format!("ss -Htn src {}", family.pool())).lines().count();
+    let left = || lab.gateway.shell(&format!("ss -Htn src {}", in_filter(source.ip()))).lines().count();
     wait_until("the kernel to have nothing left of it", || left() == 0);
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
     reset(upstream);

@@ -4,7 +4,7 @@ use crate::clients::reset;
 use crate::config::Config;
 use crate::flows::{End, Flow};
 use crate::gateway::{Files, Gateway, Rules};
-use crate::lab::{Family, Lab, Tenant};
+use crate::lab::{Family, Lab, Tenant, in_filter};
 use crate::servers::Server;
 use crate::traffic::pass;
 use crate::wait::{PATIENCE, wait_for, wait_within};
@@ -160,10 +160,7 @@ fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
 }
 
 fn kernel_has(lab: &Lab, family: Family) -> usize {
-    let source = match family.pool() {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
+    let source = in_filter(family.pool());
     lab.gateway.shell(&format!("ss -Hatn state connected src '{source}'")).lines().count()
 }
 

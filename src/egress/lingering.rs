@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// Pauses between two questions grow by half each time, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses while the kernel only waits for a timer double from the one to the other: a reset ends such a wait sooner.
+const WAITING_PAUSES: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(16));
 /// Pause after a question that the kernel did not take.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// A port is given up on after so many failures in a row: 132 s, in which Linux ends `FIN_WAIT2` and `TIME_WAIT`.
@@ -60,7 +62,11 @@ impl Linger {
         let pause = match found {
             Some(Presence::Gone) => return true,
             Some(Presence::Waiting(_)) if self.timestamps => return true,
-            Some(Presence::Waiting(left)) => left.max(FIRST_LOOK),
+            Some(Presence::Waiting(left)) => {
+                let (shortest, longest) = WAITING_PAUSES;
+                self.pause = (self.pause * 2).clamp(shortest, longest);
+                self.pause.min(left.max(FIRST_LOOK))
+            }
             Some(Presence::Socket) => {
                 self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
                 self.pause
@@ -180,7 +186,9 @@ mod tests {
             assert_eq!(after(None, timestamps), Some(AFTER_FAILURE));
         }
         assert_eq!(after(Some(Presence::Waiting(left)), true), None);
-        assert_eq!(after(Some(Presence::Waiting(left)), false), Some(left));
+        assert_eq!(after(Some(Presence::Waiting(left)), false), Some(WAITING_PAUSES.0));
+        let soon = Duration::from_millis(700);
+        assert_eq!(after(Some(Presence::Waiting(soon)), false), Some(soon));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How a flow ends: what its client is told, and how its upstream port rests.
 
 use super::flow::Flow;
-use super::flow_table::Revoked;
-use super::leftover;
+use super::flow_table::{Listed, Revoked};
+use super::leftover::{self, Stopped};
 use super::record::Verdict;
 use super::refusal;
 use super::upstream::Upstream;
@@ -61,24 +61,18 @@ pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
     Upstream { leg, lease, listed }: &mut Upstream<'_>,
-    mut end: End,
+    end: End,
     flow: &mut Flow,
 ) -> Outcome {
-    if matches!(end, End::Finished { .. }) && (leftover::is_left(client) || leftover::is_left(leg)) {
-        client.finish();
-        // In a box, for flows are to be small, and few end so.
-        let delivered = Box::pin(leftover::deliver(client, leg, worker.settings.silence.half_open));
-        match listed.unless_revoked(pin!(delivered)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(stopped)) => end = stopped,
-            Err(Revoked(why)) => {
-                flow.record.detail = Some(why);
-                return Outcome::PolicyRevoked;
-            }
-        }
-    }
     match end {
         End::Finished { first } => {
+            if leftover::is_left(client) || leftover::is_left(leg) {
+                // In a box, for flows are to be small, and few end so.
+                let delivered = Box::pin(deliver_rest(worker, client, leg, listed, flow)).await;
+                if let Err(outcome) = delivered {
+                    return outcome;
+                }
+            }
             lease.set_rest(rest_after(first, leg));
             client.ended_well();
             leg.ended_well();
@@ -97,6 +91,26 @@ pub(super) async fn finish(
             outcome
         }
     }
+}
+
+/// Waits, in the flow's place, until both ends have what was sent to them. The error is how the flow ends if they do not.
+async fn deliver_rest(
+    worker: &Worker,
+    client: &Socket,
+    leg: &Socket,
+    listed: &Listed<'_>,
+    flow: &mut Flow,
+) -> Result<(), Outcome> {
+    client.finish();
+    let delivered = pin!(leftover::deliver(client, leg, worker.settings.silence.half_open));
+    let (outcome, detail) = match listed.unless_revoked(delivered).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(Stopped::Stalled)) => (Outcome::HalfOpenTimeout, None),
+        Ok(Err(Stopped::Failed(side, error))) => failed(worker, side, &error),
+        Err(Revoked(why)) => (Outcome::PolicyRevoked, Some(why)),
+    };
+    flow.record.detail = detail.or(flow.record.detail);
+    Err(outcome)
 }
 
 /// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.

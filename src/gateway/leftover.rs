@@ -3,7 +3,7 @@
 //! A socket that is closed with such bytes is the kernel's for minutes, and counts for nobody. So the flow goes on, in its
 //! tenant's place, until they are delivered, or its peer has taken none of them for too long.
 
-use crate::relay::{End, Side};
+use crate::relay::Side;
 use crate::sys::event_loop::sleep;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
@@ -20,34 +20,33 @@ pub(super) fn is_left(socket: &Socket) -> bool {
     stream::outstanding(socket).is_ok_and(|bytes| bytes > FIN)
 }
 
-/// Waits until both peers have acknowledged everything. The error is how the flow ends if they do not.
-pub(super) async fn deliver(client: &Socket, upstream: &Socket, half_open: Duration) -> Result<(), End> {
-    for (side, socket) in [(Side::Client, client), (Side::Upstream, upstream)] {
-        deliver_to(socket, half_open.min(STALLED)).await.map_err(|stopped| match stopped {
-            Stopped::Stalled => End::HalfOpen,
-            Stopped::Failed(error) => End::Failed { side, error },
-        })?;
-    }
-    Ok(())
-}
-
 /// Why bytes are not delivered.
-enum Stopped {
+pub(super) enum Stopped {
+    /// The peer takes none of them.
     Stalled,
-    Failed(io::Error),
+    /// Its socket has failed.
+    Failed(Side, io::Error),
 }
 
-async fn deliver_to(socket: &Socket, patience: Duration) -> Result<(), Stopped> {
+/// Waits until both peers have acknowledged everything.
+pub(super) async fn deliver(client: &Socket, upstream: &Socket, half_open: Duration) -> Result<(), Stopped> {
+    let patience = half_open.min(STALLED);
+    deliver_to(client, Side::Client, patience).await?;
+    deliver_to(upstream, Side::Upstream, patience).await
+}
+
+async fn deliver_to(socket: &Socket, side: Side, patience: Duration) -> Result<(), Stopped> {
+    let failed = |error| Stopped::Failed(side, error);
     let (mut pause, mut waited) = (Duration::from_millis(1), Duration::ZERO);
     let mut before = u32::MAX;
     loop {
-        let left = stream::outstanding(socket).map_err(Stopped::Failed)?;
+        let left = stream::outstanding(socket).map_err(failed)?;
         if left <= FIN {
             return Ok(());
         }
-        if stream::connection(socket).map_err(Stopped::Failed)?.over {
+        if stream::connection(socket).map_err(failed)?.over {
             let error = socket.take_error().ok().flatten();
-            return Err(Stopped::Failed(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())));
+            return Err(failed(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())));
         }
         if left < before {
             (before, waited) = (left, Duration::ZERO);
@@ -92,7 +91,7 @@ mod tests {
         EventLoop::run(async |event_loop| {
             let (socket, mut peer) = loaded(&event_loop);
             let reader = std::thread::spawn(move || peer.read_to_end(&mut Vec::new()).unwrap());
-            assert!(deliver_to(&socket, Duration::from_secs(30)).await.is_ok());
+            assert!(deliver_to(&socket, Side::Upstream, Duration::from_secs(30)).await.is_ok());
             assert!(!is_left(&socket) && reader.join().unwrap() > 0);
         })
         .unwrap();
@@ -102,11 +101,11 @@ mod tests {
     fn a_peer_that_takes_nothing_or_resets_ends_the_wait() {
         EventLoop::run(async |event_loop| {
             let (socket, peer) = loaded(&event_loop);
-            let stopped = deliver_to(&socket, Duration::from_millis(20)).await;
+            let stopped = deliver_to(&socket, Side::Upstream, Duration::from_millis(20)).await;
             assert!(matches!(stopped, Err(Stopped::Stalled)));
             drop(peer); // with unread bytes: a reset
-            let stopped = deliver_to(&socket, Duration::from_secs(30)).await;
-            assert!(matches!(stopped, Err(Stopped::Failed(_))));
+            let stopped = deliver_to(&socket, Side::Upstream, Duration::from_secs(30)).await;
+            assert!(matches!(stopped, Err(Stopped::Failed(..))));
         })
         .unwrap();
     }
