@@ -148,6 +148,19 @@ impl<'lab> Gateway<'lab> {
         });
     }
 
+    pub fn config(&self) -> PathBuf {
+        self.files.config()
+    }
+
+    /// Whether it has kept this text for a start with a broken configuration.
+    pub fn keeps(&self, text: &str) -> bool {
+        ["started.json", "in-force.json"].iter().all(|name| {
+            let kept = fs::read(self.files.config().with_file_name(name)).unwrap_or_default();
+            let kept: Value = serde_json::from_slice(&kept).unwrap_or_default();
+            kept["files"][0]["text"] == text
+        })
+    }
+
     /// What it has said on stderr.
     pub fn stderr(&self) -> String {
         fs::read_to_string(self.files.stderr()).unwrap()
@@ -308,6 +321,7 @@ impl<'lab> Gateway<'lab> {
 
 fn spawn(lab: &Lab, files: &Files) -> Child {
     let mut command = unprivileged(",+net_admin", &["run"], &files.config());
+    command.env("STATE_DIRECTORY", files.dir.path());
     command.stderr(OpenOptions::new().create(true).append(true).open(files.stderr()).unwrap());
     lab.gateway.spawn(&mut command)
 }

@@ -42,6 +42,7 @@ mod tests_explain;
 mod tests_fairness;
 mod tests_forecast;
 mod tests_framing;
+mod tests_health;
 mod tests_held_ports;
 mod tests_http;
 mod tests_lab;

@@ -2,15 +2,18 @@
 # Installs Egret on this Debian or Ubuntu machine, or removes it. Can be run again: it replaces what it installed and
 # never a configuration that was edited. docs/install.md tells the whole story.
 set -eu
+# Root runs what is installed: nobody else may write there, whatever the caller's umask.
+umask 022
 
 usage() {
     cat <<'USAGE'
-usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR]
+usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR] [--force]
        install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
 
   --binary PATH  install this binary; default: the one that cargo build --release made here
   --prefix DIR   default: /usr
   --root DIR     install into a directory instead of this machine: no user, no owners, no systemd; needs no root
+  --force        install a binary that refuses the configuration in /etc/egret, too
   --uninstall    stop Egret, take steering down, remove what was installed; keep configuration and logs
   --purge        remove configuration, logs and the user egret too
 USAGE
@@ -26,6 +29,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 binary=${CARGO_TARGET_DIR:-$here/target}/release/egret
 prefix=/usr
 root=
+force=
 uninstall=
 purge=
 while [ $# -gt 0 ]; do
@@ -35,6 +39,7 @@ while [ $# -gt 0 ]; do
             case $1 in --binary) binary=$2 ;; --prefix) prefix=$2 ;; *) root=$2 ;; esac
             shift
             ;;
+        --force) force=yes ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         -h | --help) usage; exit 0 ;;
@@ -54,8 +59,13 @@ bin=$prefix/bin/egret
 lib=$prefix/lib/egret
 config=/etc/egret/egret.toml
 units=/etc/systemd/system
+unit_names=$(cd "$here/deploy" && ls -- *.service *.path 2>/dev/null) || :
 networkd=/etc/systemd/networkd.conf.d/50-egret.conf
 logrotate=/etc/logrotate.d/egret
+man=$prefix/share/man/man1
+bash_completion=$prefix/share/bash-completion/completions/egret
+zsh_completion=$prefix/share/zsh/vendor-completions/_egret
+fish_completion=$prefix/share/fish/vendor_completions.d/egret.fish
 
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
@@ -73,22 +83,63 @@ place_unit() { # NAME: with the paths of this installation
     mv "$root$units/$1.new" "$root$units/$1"
 }
 
-install_all() {
+# Before anything is replaced: does the binary run here, and does it take the configuration that is there?
+check_binary() {
     [ -f "$binary" ] || fail "there is no $binary: build it with cargo build --release (not as root), or give --binary PATH"
+    version=$("$binary" --version 2>&1) || fail "$binary does not run on this machine: ${version:-it failed without a word}"
+    case $version in "egret "*) ;; *) fail "$binary is not egret: it calls itself ${version:-nothing}" ;; esac
+    if [ ! -e "$root$config" ] || [ -n "$force" ]; then return 0; fi
+    found=$("$binary" check --config "$root$config" 2>&1) && return 0
+    printf '%s\n' "$found" >&2
+    fail "$version refuses the configuration in $root$config, as above; nothing was replaced. Fix it first, or install with --force"
+}
+
+make_user() {
+    # Apart from each other: a purge leaves a group that somebody else is in.
+    getent group egret >/dev/null || groupadd --system egret
+    if ! id egret >/dev/null 2>&1; then
+        useradd --system --gid egret --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin egret
+    fi
+}
+
+generate() { # FILE EGRET-ARGUMENT...: what the installed binary prints
+    file=$1
+    shift
+    mkdir -p "$(dirname "$root$file")"
+    "$root$bin" "$@" >"$root$file.new"
+    mv "$root$file.new" "$root$file"
+}
+
+# systemd-networkd reads networkd.conf when it starts, and at no other time; a restart keeps links and addresses.
+protect_routes() {
+    if [ -e "$root$networkd" ] && cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then return 0; fi
+    place 644 "$here/deploy/networkd.conf" "$networkd"
+    if ! has_systemd || ! systemctl --quiet is-active systemd-networkd.service; then return 0; fi
+    if systemctl restart systemd-networkd.service; then
+        say "systemd-networkd was restarted: from now on it leaves other programs' routes and rules alone ($networkd)"
+    else
+        say "systemd-networkd did not restart: until it does, it removes Egret's routes and rules when it reconfigures an interface"
+    fi
+}
+
+install_all() {
+    check_binary
     if [ -z "$root" ]; then
         command -v ip >/dev/null || fail "ip is missing: apt install iproute2"
         command -v iptables >/dev/null || command -v nft >/dev/null ||
             fail "a packet filter is missing: apt install iptables, or nftables (docs/install.md)"
-    fi
-    if [ -z "$root" ] && ! id egret >/dev/null 2>&1; then
-        useradd --system --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin egret
+        make_user
     fi
     place 755 "$binary" "$bin"
     place 755 "$here/scripts/steer.sh" "$lib/steer.sh"
-    place_unit egret.service
-    place_unit egret-steering.service
-    place 644 "$here/deploy/networkd.conf" "$networkd"
+    chmod 755 "$root$lib"
+    for unit in $unit_names; do place_unit "$unit"; done
     place 644 "$here/deploy/logrotate" "$logrotate"
+    mkdir -p "$root$man"
+    "$root$bin" man --dir "$root$man"
+    generate "$bash_completion" completions bash
+    generate "$zsh_completion" completions zsh
+    generate "$fish_completion" completions fish
     if [ -e "$root$config" ]; then
         place 644 "$here/deploy/egret.toml" "$config.example"
         say "kept $root$config as it is; the current template is $root$config.example"
@@ -96,17 +147,17 @@ install_all() {
         place 640 "$here/deploy/egret.toml" "$config"
     fi
     if [ -n "$root" ]; then
+        protect_routes
         say "installed into $root, as a trial: no user made, no owners set, systemd not told"
         return
     fi
-    # Rules may name what tenants may reach: not for everybody's eyes.
+    # Rules may name what tenants may reach: not for everybody's eyes. What is made in these directories belongs to the group
+    # too, so that the service can read it.
     chown -R root:egret /etc/egret
-    chmod 750 /etc/egret
+    find /etc/egret -type d -exec chmod 2750 {} +
     install -d -m 750 -o egret -g egret /var/log/egret
-    if has_systemd; then
-        systemctl daemon-reload
-        systemctl try-reload-or-restart systemd-networkd.service || :
-    fi
+    if has_systemd; then systemctl daemon-reload; fi
+    protect_routes
     cat <<NEXT
 
 Egret is installed. Next:
@@ -114,30 +165,44 @@ Egret is installed. Next:
   2. egret check --config $config
   3. systemctl enable --now egret-steering egret
   4. egret doctor --config $config
-After an upgrade: systemctl reload egret-steering; systemctl restart egret
+After an upgrade: systemctl restart egret-steering egret
 NEXT
 }
 
 uninstall_all() {
     if has_systemd; then
-        systemctl disable --now egret.service egret-steering.service 2>/dev/null || :
+        # shellcheck disable=SC2086 # each a word
+        systemctl disable --now $unit_names 2>/dev/null || :
+        # shellcheck disable=SC2086
+        systemctl reset-failed $unit_names 2>/dev/null || :
     fi
     if [ -z "$root" ] && [ -x "$lib/steer.sh" ] && [ -x "$bin" ]; then
         "$lib/steer.sh" down --egret "$bin" || fail "steering could not be taken down; nothing was removed"
     fi
-    for file in "$bin" "$lib/steer.sh" "$units/egret.service" "$units/egret-steering.service" "$networkd" "$logrotate" \
+    for unit in $unit_names; do rm -f "$root$units/$unit"; done
+    for file in "$bin" "$lib/steer.sh" "$networkd" "$logrotate" "$bash_completion" "$zsh_completion" "$fish_completion" \
         "$config.example"; do
         rm -f "$root$file"
     done
+    rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
+    rm -rf "$root/var/lib/egret-steering"
     rmdir "$root$lib" 2>/dev/null || :
     if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$purge" ]; then
-        say "removed Egret; kept $root/etc/egret and $root/var/log/egret (--purge removes them)"
+        say "removed Egret; kept $root/etc/egret, $root/var/lib/egret and $root/var/log/egret (--purge removes them)"
         return
     fi
-    rm -rf "$root/etc/egret" "$root/var/log/egret"
-    if [ -z "$root" ] && id egret >/dev/null 2>&1; then userdel egret; fi
+    rm -rf "$root/etc/egret" "$root/var/lib/egret" "$root/var/log/egret"
+    if [ -z "$root" ]; then remove_user; fi
     say "removed Egret, its configuration and its logs"
+}
+
+# The group outlives the user where operators were added to it.
+remove_user() {
+    if id egret >/dev/null 2>&1; then userdel egret || say "the user egret could not be removed"; fi
+    if getent group egret >/dev/null && ! groupdel egret; then
+        say "the group egret stays: it is somebody's primary group"
+    fi
 }
 
 if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi

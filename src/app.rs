@@ -6,7 +6,9 @@ mod control;
 mod explain;
 mod file_watch;
 mod forecast;
+mod health;
 mod in_force;
+mod last_good;
 mod limits;
 mod listeners;
 mod monitoring;
@@ -15,12 +17,16 @@ mod privileged;
 mod recheck;
 mod reload;
 mod retired;
+mod run;
 mod signals;
 mod snapshot;
 mod truth;
 mod verification;
+mod workers;
 
 pub use explain::{Explainer, Unanswerable};
+pub use last_good::LastGood;
+pub use run::{RunError, run};
 pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};
@@ -28,13 +34,10 @@ use crate::audit::By;
 use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{
-    self, FlowRecord, FlowTable, Gate, Gateway, Intake, Mismatches, Recheck, Seat, Settings, Sink, Stage,
-};
+use crate::gateway::{FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::addresses;
 use crate::sys::listener::Liveness;
-use crate::sys::memory;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
@@ -42,7 +45,9 @@ use candidate::Candidates;
 use control::ControlPlane;
 use file_watch::FileWatch;
 use forecast::Forecast;
+use health::Health;
 use in_force::{Built, InForce};
+use last_good::Fallback;
 use monitoring::Monitoring;
 use observe::ScrapeSources;
 use recheck::Rechecks;
@@ -53,11 +58,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use truth::Truth;
+use workers::Workers;
 
 /// Why the gateway does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -85,19 +90,6 @@ pub enum StartError {
 /// How long the flow log has to write what is queued at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the gateway with the configuration that was loaded from `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its flows have ended or the drain period is over.
-pub fn run(path: &Path, loaded: Loaded) -> Result<(), StartError> {
-    memory::give_large_blocks_back_at_once();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
-        let mut app = App::start(path, loaded)?;
-        app.run_until_stopped().await;
-        app.stop().await
-    });
-    runtime.shutdown_background();
-    result
-}
-
 /// What is shared by whoever looks at the running gateway and whoever changes it.
 #[derive(Clone)]
 struct Handles {
@@ -108,9 +100,6 @@ struct Handles {
     candidates: Candidates,
 }
 
-/// Their threads.
-type Workers = Vec<JoinHandle<io::Result<()>>>;
-
 struct App {
     /// `[gateway] drain`
     drain: Duration,
@@ -118,11 +107,10 @@ struct App {
     reloads: Reloads,
     auditor: Auditor,
     readiness: Readiness,
+    health: Health,
     monitoring: Monitoring,
     stage: watch::Sender<Stage>,
     workers: Workers,
-    /// A worker that ends by itself says so here.
-    worker_ended: mpsc::UnboundedReceiver<()>,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
     signals: Signals,
     /// Compares the ledger with the kernel for as long as it is here.
@@ -130,10 +118,18 @@ struct App {
 }
 
 impl App {
-    fn start(path: &Path, loaded: Loaded) -> Result<Self, StartError> {
-        let Loaded { mut config, files, read, .. } = loaded;
+    fn start(
+        path: &Path,
+        loaded: Loaded,
+        last_good: &LastGood,
+        fallback: Option<Fallback>,
+    ) -> Result<Self, StartError> {
+        let Loaded { mut config, files, read, texts, .. } = loaded;
+        // What was kept is kept already, and the files that are watched are those that were refused.
+        let started_with = fallback.is_none().then_some(texts);
+        let read = fallback.as_ref().map_or(read, |fallback| fallback.read.clone());
         let signals = Signals::new()?;
-        let worker_count = worker_count(&config);
+        let worker_count = workers::count(&config);
         let room = limits::room(worker_count, config.gateway.max_flows)?;
         let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
@@ -149,7 +145,7 @@ impl App {
         let settings = settings(&config, liveness, room.pipes);
         let outline = Outline::of(&config);
         let built = Built::new(&config, files, &ledger, &metrics, None)?;
-        let in_force = InForce::new(&built);
+        let in_force = InForce::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let truth = Truth::start(&config, &in_force, &ledger)?;
         let shared = Arc::new(Gateway {
@@ -184,6 +180,8 @@ impl App {
             candidates: candidates.clone(),
             rechecks: Rechecks::start(Arc::clone(&shared), how)?,
             files: FileWatch::new(read),
+            last_good: last_good.clone(),
+            started_with,
         };
         let reloads = reloader.start()?;
 
@@ -195,10 +193,14 @@ impl App {
             candidates,
         };
         let readiness = Readiness::new();
+        let noted = Arc::clone(&handles.in_force);
         if let Some(listener) = metrics_listener {
             let sources = ScrapeSources { handles: handles.clone(), metrics, last: truth.last() };
-            let state =
-                AdminState { readiness: readiness.clone(), render: Arc::new(move || sources.render()) };
+            let state = AdminState {
+                readiness: readiness.clone(),
+                notes: Arc::new(move || observe::notes(&noted)),
+                render: Arc::new(move || sources.render()),
+            };
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, state, std::future::pending()));
         }
@@ -208,7 +210,7 @@ impl App {
             tokio::spawn(admin::serve_control(socket, control));
         }
         let (stage, _) = watch::channel(Stage::Running);
-        let (workers, worker_ended) = start_workers(listeners, seats, &shared, settings, &stage)?;
+        let (workers, pulses) = Workers::start(listeners, seats, &shared, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
         );
@@ -221,11 +223,11 @@ impl App {
             handles,
             reloads,
             auditor,
+            health: Health::new(pulses, readiness.clone()),
             readiness,
             monitoring: Monitoring::new(clock::timestamp()),
             stage,
             workers,
-            worker_ended,
             flow_log,
             signals,
             _truth: truth,
@@ -253,7 +255,7 @@ impl App {
                         }
                     }
                 },
-                _ = self.worker_ended.recv() => {
+                () = self.workers.one_has_ended() => {
                     tracing::error!("a worker has ended by itself; stopping");
                     return;
                 }
@@ -270,6 +272,7 @@ impl App {
     }
 
     fn keep_house(&mut self, second: u64) {
+        self.health.look();
         let now = clock::now();
         self.handles.ledger.sweep(now);
         self.monitoring.watch(
@@ -298,9 +301,11 @@ impl App {
         tracing::info!(flows = self.handles.gateway.flows.taken(), drain = ?self.drain, "draining");
         let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
+        let mut seconds = interval(Duration::from_secs(1));
         while self.handles.gateway.flows.taken() > 0 {
             tokio::select! {
                 _ = looks.tick() => {}
+                _ = seconds.tick() => self.health.look(),
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,
@@ -310,14 +315,7 @@ impl App {
         }
         let left = self.handles.gateway.flows.taken();
         self.stage.send_replace(Stage::Stopping);
-        let mut result = Ok(());
-        for worker in self.workers {
-            match worker.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => result = Err(StartError::System(error)),
-                Err(_) => result = Err(StartError::Bug("a worker panicked".to_owned())),
-            }
-        }
+        let result = self.workers.join();
         if let Some((_, thread)) = self.flow_log
             && !thread.stop(FLOW_LOG_PATIENCE)
         {
@@ -331,49 +329,11 @@ impl App {
     }
 }
 
-fn worker_count(config: &Config) -> usize {
-    match config.gateway.workers {
-        Some(count) => count.get(),
-        None => thread::available_parallelism().map_or(1, usize::from),
-    }
-}
-
-/// With where each says that it has ended.
-fn start_workers(
-    listeners: Vec<std::net::TcpListener>,
-    seats: Vec<Seat>,
-    shared: &Arc<Gateway>,
-    settings: Settings,
-    stage: &watch::Sender<Stage>,
-) -> io::Result<(Workers, mpsc::UnboundedReceiver<()>)> {
-    let (ended, worker_ended) = mpsc::unbounded_channel();
-    let mut workers = Vec::new();
-    let intakes = Intake::of_workers(listeners.len());
-    for (number, ((listener, seat), intake)) in listeners.into_iter().zip(seats).zip(intakes).enumerate() {
-        let (shared, stage, ended) = (Arc::clone(shared), stage.subscribe(), ended.clone());
-        workers.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let _says_when_it_ends = EndNotice(ended);
-            gateway::run(shared, settings, seat, listener, intake, stage)
-        })?);
-    }
-    Ok((workers, worker_ended))
-}
-
 /// Where records go: to the flow log, if there is one.
 fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Sink {
     let Some((handle, _)) = flow_log else { return Arc::new(drop) };
     let handle = handle.clone();
     Arc::new(move |record: FlowRecord| handle.submit(record))
-}
-
-/// Tells the control thread that a worker's thread has ended, by panic too.
-struct EndNotice(mpsc::UnboundedSender<()>);
-
-impl Drop for EndNotice {
-    fn drop(&mut self) {
-        // Nobody listens any more when the gateway stops.
-        let _ = self.0.send(());
-    }
 }
 
 fn liveness(config: &Config) -> Liveness {

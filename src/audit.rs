@@ -66,6 +66,8 @@ words! {
     What {
         /// The gateway came up with a configuration.
         Start = "start",
+        /// The gateway came up with the last good configuration, because its files were refused: `subject` says why.
+        StartFallback = "start_fallback",
         /// The configuration was to be read anew.
         Reload = "reload",
         /// A source address was to take no new flows.

@@ -196,6 +196,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         port_collisions: 0,
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        config_fallback: false,
         names: None,
     };
     let mut promtool =

@@ -46,12 +46,24 @@ fn everything_is_put_in_its_place() {
         ("etc/egret/egret.toml", 0o640),
         ("etc/logrotate.d/egret", 0o644),
         ("etc/systemd/networkd.conf.d/50-egret.conf", 0o644),
-        ("etc/systemd/system/egret-steering.service", 0o644),
-        ("etc/systemd/system/egret.service", 0o644),
         ("usr/bin/egret", 0o755),
         ("usr/lib/egret/steer.sh", 0o755),
+        ("usr/share/bash-completion/completions/egret", 0o644),
+        ("usr/share/fish/vendor_completions.d/egret.fish", 0o644),
+        ("usr/share/zsh/vendor-completions/_egret", 0o644),
     ];
-    assert_eq!(files(root.path()), expected.map(|(name, mode)| (name.to_owned(), mode)).into());
+    let mut found = files(root.path());
+    // A page for each subcommand; that there are some is enough here.
+    let pages: BTreeSet<_> =
+        found.iter().filter(|(name, _)| name.starts_with("usr/share/man/man1/")).cloned().collect();
+    assert!(pages.contains(&("usr/share/man/man1/egret-reload.1".to_owned(), 0o644)), "{pages:?}");
+    found.retain(|file| !pages.contains(file));
+    let deployed = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")).unwrap();
+    let deployed = deployed.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let units = deployed.filter(|name| name.ends_with(".service") || name.ends_with(".path"));
+    let mut expected: BTreeSet<_> = expected.map(|(name, mode)| (name.to_owned(), mode)).into();
+    expected.extend(units.map(|name| (format!("etc/systemd/system/{name}"), 0o644)));
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -59,10 +71,11 @@ fn an_edited_configuration_survives_upgrade_and_uninstall() {
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("etc/egret/egret.toml");
     install(root.path());
-    fs::write(&config, "# mine\n").unwrap();
+    let mine = format!("# mine\n{}", fs::read_to_string(&config).unwrap());
+    fs::write(&config, &mine).unwrap();
     let said = install(root.path());
     assert!(said.contains("kept"), "{said}");
-    assert_eq!(fs::read_to_string(&config).unwrap(), "# mine\n");
+    assert_eq!(fs::read_to_string(&config).unwrap(), mine);
     assert!(run(root.path(), &["--uninstall"]).status.success());
     assert_eq!(files(root.path()), [("etc/egret/egret.toml".to_owned(), 0o640)].into());
     assert!(run(root.path(), &["--uninstall", "--purge"]).status.success());
@@ -85,6 +98,52 @@ fn without_binary_it_takes_what_cargo_built_or_says_how_to() {
     fs::copy(env!("CARGO_BIN_EXE_egret"), target.path().join("release/egret")).unwrap();
     assert!(run().status.success());
     assert!(root.path().join("usr/bin/egret").exists());
+}
+
+#[test]
+fn a_binary_is_checked_before_it_replaces_another() {
+    let root = tempfile::tempdir().unwrap();
+    install(root.path());
+    let before = files(root.path());
+    let stand_in = root.path().join("stand-in");
+    for (what, script, said) in [
+        ("one that fails", "exit 1", "does not run on this machine"),
+        ("another program", "echo other 1.0", "is not egret"),
+        ("one that does not start", "", "does not run on this machine"),
+    ] {
+        let text = if script.is_empty() { "\x7fELF".to_owned() } else { format!("#!/bin/sh\n{script}\n") };
+        fs::write(&stand_in, text).unwrap();
+        fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+        let refused = run(root.path(), &["--binary", stand_in.to_str().unwrap()]);
+        assert!(!refused.status.success(), "{what}");
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(message.contains(said), "{what}: {message}");
+        fs::remove_file(&stand_in).unwrap();
+        assert_eq!(files(root.path()), before, "{what}");
+    }
+    // The configuration that is there counts too.
+    fs::write(root.path().join("etc/egret/egret.toml"), "[steering]\nintrefaces = []\n").unwrap();
+    let refused = run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret")]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("intrefaces"), "{refused:?}");
+    assert!(run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret"), "--force"]).status.success());
+}
+
+#[test]
+fn the_callers_umask_opens_and_closes_nothing() {
+    for umask in ["000", "002", "077"] {
+        let root = tempfile::tempdir().unwrap();
+        let script = format!("umask {umask}; exec {INSTALL} --root \"$0\" --binary \"$1\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(root.path()).arg(env!("CARGO_BIN_EXE_egret"));
+        assert!(command.output().unwrap().status.success(), "umask {umask}");
+        for folder in
+            ["usr/lib/egret", "usr/bin", "etc/systemd/system", "etc/systemd/networkd.conf.d", "etc/egret"]
+        {
+            let mode = fs::metadata(root.path().join(folder)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o755, "umask {umask}: {folder} is {mode:o}");
+        }
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ impl Admin {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
-        let state = AdminState { readiness: readiness.clone(), render: Arc::new(render) };
+        let notes = Arc::new(|| vec!["note: all is well".to_owned()]);
+        let state = AdminState { readiness: readiness.clone(), notes, render: Arc::new(render) };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -95,6 +96,7 @@ fn scrape() -> Scrape {
         ],
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        config_fallback: false,
         names: Some(7),
     }
 }
@@ -238,6 +240,7 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
         now.hot.clear();
         now.config_version = "fedcba".into();
         now.config_reload_success = false;
+        now.config_fallback = true;
     }
     let (_, text) = admin.get("/metrics");
     assert!(!text.contains("203.0.113.16") && text.contains("2001:db8:100::1"));
@@ -249,6 +252,7 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
     }
     assert!(samples.contains_key("egret_would_deny_total{tenant=\"acme\",reason=\"not_allowed\"}"));
     assert_eq!(samples.get("egret_config_reload_success"), Some(&0.0));
+    assert_eq!(samples.get("egret_config_fallback"), Some(&1.0));
     assert_eq!(text.matches("egret_config_info{").count(), 1);
     assert!(text.contains("egret_config_info{version=\"fedcba\"} 1\n"));
 }

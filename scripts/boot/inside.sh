@@ -33,18 +33,19 @@ failed=0
 for name in "${scenarios[@]}"; do
     say "== ${name//_/ }"
     start=$SECONDS
-    if ("scenario_$name") 2>&1 | sed 's/^/   /'; then
+    if (trap stop_storm EXIT; "scenario_$name") 2>&1 | sed 's/^/   /'; then
         results+=("ok      ${name//_/ } ($((SECONDS - start)) s)")
     else
         results+=("FAILED  ${name//_/ } ($((SECONDS - start)) s)")
         failed=1
         # Nothing that follows means anything on a machine that never came up.
         [[ $name != install_and_boot ]] || break
+        (serve_again) >/dev/null 2>&1 || :
     fi
 done
 if [[ -n ${EGRET_BOOT_KEEP:-} ]]; then
     say "A shell in the surroundings; \`machine COMMAND\` runs something in the machine."
-    export -f machine leader
+    export -f machine leader client server ask
     bash
 fi
 say

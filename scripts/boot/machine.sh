@@ -24,6 +24,7 @@ wait_for() { # SECONDS WHAT COMMAND...: until the command succeeds
 # Ends the scenario.
 wrong() {
     printf 'WRONG: %s\n' "$*"
+    machine systemctl --failed --no-legend --plain 2>/dev/null | sed 's/^/  failed: /'
     machine journalctl -q -b --no-pager -o short-precise -n 40 -u 'egret*' 2>/dev/null | sed 's/^/  journal: /'
     exit 1
 }
@@ -45,7 +46,8 @@ server() { ip netns exec server "$@"; }
 
 make_surroundings() {
     mkdir -p $dir/nginx $dir/upper $dir/work $root
-    sed "s|/run/egret-demo|$dir|" "$here/../demo/nginx.conf" >$dir/nginx.conf
+    # On port 8080 too, which Egret is not asked to intercept.
+    sed "s|/run/egret-demo|$dir|; s|listen 80;|listen 80; listen 8080; listen [::]:8080;|" "$here/../demo/nginx.conf" >$dir/nginx.conf
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=boot \
         -addext subjectAltName=DNS:api.example.org -keyout $dir/nginx/key.pem -out $dir/nginx/cert.pem 2>/dev/null
     printf 'silent\nshow-error\nmax-time = 20\ncacert = %s\n' $dir/nginx/cert.pem >$dir/.curlrc
@@ -60,8 +62,8 @@ make_surroundings() {
 table inet count {
     chain in {
         type filter hook prerouting priority raw;
-        ip saddr 10.0.1.0/24 counter
-        ip6 saddr fd00:1::/64 counter
+        ip saddr 10.0.1.0/24 meta l4proto { tcp, udp } th dport { 80, 443 } counter
+        ip6 saddr fd00:1::/64 meta l4proto { tcp, udp } th dport { 80, 443 } counter
     }
 }
 RULES
@@ -138,7 +140,7 @@ boot() {
         systemd-nspawn --quiet --boot --directory=$root --network-namespace-path=/run/netns/machine --register=no \
         --keep-unit --capability=CAP_NET_ADMIN --console=read-only </dev/null >$dir/console 2>&1 &
     echo $! >$dir/nspawn
-    wait_for 60 "systemd to boot: $(tail -n 3 $dir/console)" booted
+    wait_for 60 "systemd to boot: $(tail -n 3 $dir/console 2>/dev/null)" booted
 }
 booted() {
     local state
@@ -171,8 +173,12 @@ leader() {
 machine() { # COMMAND...: in the machine
     local pid
     pid=$(leader) || return 125
-    nsenter --target "$pid" --all env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb HOME=/root "$@"
+    nsenter --target "$pid" --all env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb HOME=/root "$@" </dev/null
 }
+
+main_pid() { machine systemctl show --property=MainPID --value egret; }
+metric() { machine curl -s http://127.0.0.1:9915/metrics | sed -n "s/^$1 //p"; }
+metric_is() { [[ $(metric "$1") == "$2" ]]; }
 
 # --- asking
 
@@ -191,7 +197,9 @@ serves() {
     expect_line '^reason: not_allowed$' ask -4 http://evil.example.org/
     expect_line '^reason: not_allowed$' ask -6 http://evil.example.org/
 }
-is_served() { ask "$1" http://api.example.org/ --max-time 2 | grep -q 'by \(203.0.113.1[6-9]\|2001:db8:100::\)'; }
+# What passes by Egret because forwarding is on and the port is not intercepted.
+is_forwarded() { ask "$1" http://api.example.org:8080/ --resolve '*:8080:198.51.100.10,[2001:db8:51::a]' --max-time 1 2>/dev/null | grep 'by \(10.0.1.2\|fd00:1::2\)' >/dev/null; }
+is_served() { ask "$1" http://api.example.org/ --max-time 0.8 | grep 'by \(203.0.113.1[6-9]\|2001:db8:100::\)' >/dev/null; }
 
 # Packets that have reached the server from the client's own addresses.
 leaked() { server nft list table inet count | awk '/counter/ { for (i = 1; i < NF; i++) if ($i == "packets") n += $(i + 1) } END { print n + 0 }'; }
@@ -205,17 +213,35 @@ start_storm() {
     local target
     for target in '-4 http://evil.example.org' '-6 http://evil.example.org' '-4 https://evil.example.org'; do
         # shellcheck disable=SC2086 # two words
-        (while :; do ask $target --max-time 0.2 >/dev/null 2>&1; sleep 0.02; done) &
+        (while :; do ask $target --max-time 0.2; sleep 0.02; done) >/dev/null 2>&1 &
         echo $! >>$dir/storm
     done
     for target in 198.51.100.10 2001:db8:51::a; do
         # shellcheck disable=SC2016 # the inner shell's
-        client bash -c 'while :; do echo x >"/dev/udp/$1/443"; sleep 0.05; done' - $target 2>/dev/null &
+        ip netns exec client bash -c 'while :; do echo x >"/dev/udp/$1/443"; sleep 0.05; done' - $target >/dev/null 2>&1 &
         echo $! >>$dir/storm
     done
 }
 stop_storm() {
     local pid
+    [[ -e $dir/storm ]] || return 0
     while read -r pid; do kill "$pid" 2>/dev/null; done <$dir/storm
     rm -f $dir/storm
+}
+
+# A connection that stays open over what is done to the machine: `hold_flow`, then `flow_lives`.
+hold_flow() {
+    # shellcheck disable=SC2016 # the inner shell's
+    coproc FLOW { client bash -c 'exec 3<>/dev/tcp/198.51.100.10/80 && while read -r _; do
+        printf "GET / HTTP/1.1\r\nHost: api.example.org\r\n\r\n" >&3
+        while IFS= read -r -t 10 line <&3; do case $line in nginx*) echo "$line"; break ;; esac; done
+    done'; } 2>/dev/null
+    flow_lives
+}
+end_flow() { eval "exec ${FLOW[1]}>&-"; }
+flow_lives() {
+    local answer=
+    echo >&"${FLOW[1]}"
+    read -r -t 15 -u "${FLOW[0]}" answer || :
+    grep -q '^nginx was asked for api.example.org by 203.0.113.1[6-9]' <<<"$answer" || wrong "the flow that was open ended"
 }

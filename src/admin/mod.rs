@@ -46,6 +46,8 @@ use tokio::net::TcpListener;
 pub struct AdminState {
     /// Whether the gateway takes flows.
     pub readiness: Readiness,
+    /// What whoever asks for readiness should know, though the gateway is ready. One line each.
+    pub notes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Renders the metrics, in the Prometheus text format 0.0.4. Called for each scrape, on the control thread.
     pub render: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -72,24 +74,32 @@ fn router(state: AdminState) -> Router {
 }
 
 async fn index() -> &'static str {
-    "Egret\n\n/metrics  for Prometheus\n/healthz  200 while the process lives\n/readyz   200 while flows are taken, else 503\n"
+    "Egret\n\n/metrics  for Prometheus\n/healthz  200 while the gateway works, else 503\n/readyz   200 while flows are taken, else 503\n"
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (state.render)())
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+async fn healthz(State(AdminState { readiness, .. }): State<AdminState>) -> impl IntoResponse {
+    match readiness.problem() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
+    }
 }
 
-async fn readyz(State(AdminState { readiness, .. }): State<AdminState>) -> impl IntoResponse {
-    let stage = readiness.stage();
-    let status = match stage {
-        Stage::Ready => StatusCode::OK,
-        Stage::Starting | Stage::Draining => StatusCode::SERVICE_UNAVAILABLE,
+async fn readyz(State(AdminState { readiness, notes, .. }): State<AdminState>) -> impl IntoResponse {
+    let (stage, problem) = (readiness.stage(), readiness.problem());
+    let status = match (stage, &problem) {
+        (Stage::Ready, None) => StatusCode::OK,
+        (Stage::Ready, Some(_)) | (Stage::Starting | Stage::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, format!("{stage}\n"))
+    let mut text = problem.map_or_else(|| format!("{stage}\n"), |problem| format!("{problem}\n"));
+    for note in notes() {
+        text += &note;
+        text.push('\n');
+    }
+    (status, text)
 }
 
 /// A connection kept for the next scrape would take one of the few places meanwhile.

@@ -1,12 +1,19 @@
 //! Whether the gateway takes flows.
 
+use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Where the gateway is in its life. Shared: a clone is the same value.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicU8>);
+pub struct Readiness(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    stage: AtomicU8,
+    stalled: ArcSwapOption<String>,
+}
 
 /// A part of the gateway's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,16 +34,26 @@ impl Readiness {
 
     /// Moves on to a stage; there is no way back, so that a late `Ready` does not undo a `Draining`.
     pub fn advance(&self, stage: Stage) {
-        self.0.fetch_max(stage as u8, Ordering::AcqRel);
+        self.0.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
     /// The stage now.
     pub fn stage(&self) -> Stage {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.stage.load(Ordering::Acquire) {
             0 => Stage::Starting,
             1 => Stage::Ready,
             _ => Stage::Draining,
         }
+    }
+
+    /// Says that a part of the gateway does not work any more, or that all of it does.
+    pub fn stalled(&self, problem: Option<String>) {
+        self.0.stalled.store(problem.map(Arc::new));
+    }
+
+    /// What does not work any more.
+    pub fn problem(&self) -> Option<Arc<String>> {
+        self.0.stalled.load_full()
     }
 }
 

@@ -30,7 +30,10 @@ impl Auditor {
 
     /// The gateway has come up.
     pub(super) fn started(&self) {
-        self.log.record(Change { config_before: None, ..self.change(What::Start, By::Gateway) });
+        let fallback = self.in_force.fallback();
+        let what = if fallback.is_some() { What::StartFallback } else { What::Start };
+        let subject = fallback.map(|fallback| fallback.why.to_string());
+        self.log.record(Change { subject, config_before: None, ..self.change(what, By::Gateway) });
     }
 
     /// Something that leaves the configuration as it is was done to `subject`, or was refused with this reason.

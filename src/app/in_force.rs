@@ -1,12 +1,13 @@
 //! The configuration in force: put there at the start, exchanged by a reload.
 
+use super::last_good::Fallback;
 use super::{StartError, snapshot, truth, verification};
 use crate::config::{Config, Ports, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
 use crate::verify::Key;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct InForce {
     current: ArcSwap<Current>,
     reloaded: AtomicBool,
+    /// Until a reload takes effect.
+    fallback: ArcSwapOption<Fallback>,
 }
 
 /// One configuration in force.
@@ -34,17 +37,27 @@ pub(super) struct Current {
 }
 
 impl InForce {
-    pub(super) fn new(built: &Built) -> Arc<Self> {
+    /// What the gateway starts with: what its files say, or what was kept in place of it.
+    pub(super) fn new(built: &Built, fallback: Option<Fallback>) -> Arc<Self> {
         let verifier = built.snapshot.verifier.as_deref();
         verification::pin(verifier, &built.current.names, None);
-        Arc::new(Self { current: ArcSwap::new(Arc::clone(&built.current)), reloaded: AtomicBool::new(true) })
+        Arc::new(Self {
+            current: ArcSwap::new(Arc::clone(&built.current)),
+            reloaded: AtomicBool::new(fallback.is_none()),
+            fallback: ArcSwapOption::new(fallback.map(Arc::new)),
+        })
+    }
+
+    /// Why the last good configuration is in force instead of what the files say, if it is.
+    pub(super) fn fallback(&self) -> Option<Arc<Fallback>> {
+        self.fallback.load_full()
     }
 
     pub(super) fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
 
-    /// Whether the last reload, if there was any, took effect.
+    /// Whether the last load of the files took effect.
     pub(super) fn reloaded(&self) -> bool {
         self.reloaded.load(Ordering::Relaxed)
     }
@@ -58,6 +71,7 @@ impl InForce {
     pub(super) fn exchange(&self, built: &Built) {
         self.current.store(Arc::clone(&built.current));
         self.reloaded.store(true, Ordering::Relaxed);
+        self.fallback.store(None);
     }
 }
 

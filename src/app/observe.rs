@@ -2,6 +2,7 @@
 
 use super::Handles;
 use super::forecast::Forecast;
+use super::in_force::InForce;
 use super::truth::LastReport;
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
@@ -37,6 +38,18 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
+/// What is to be said to whoever asks for readiness.
+pub(super) fn notes(in_force: &InForce) -> Vec<String> {
+    let fallback = in_force.fallback();
+    let note = fallback.map(|fallback| {
+        format!(
+            "note: runs on the last good configuration, because the files were refused at the start: {}",
+            fallback.why
+        )
+    });
+    note.into_iter().collect()
+}
+
 /// What a scrape looks at.
 pub(super) struct ScrapeSources {
     pub(super) handles: Handles,
@@ -54,6 +67,7 @@ impl ScrapeSources {
             sources: usage(&current.pools, forecast, &self.last.load()),
             config_version: Arc::clone(&current.version),
             config_reload_success: in_force.reloaded(),
+            config_fallback: in_force.fallback().is_some(),
             hot: hot(&current.pools, forecast),
             port_collisions: ledger.collisions(),
             candidate: candidates.info(),

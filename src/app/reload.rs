@@ -6,13 +6,14 @@ use super::audit::Auditor;
 use super::candidate::{Candidates, NotTheCandidate};
 use super::file_watch::FileWatch;
 use super::in_force::{Built, InForce};
+use super::last_good::{Kept, LastGood};
 use super::recheck::Rechecks;
 use super::retired::Retired;
 use super::snapshot;
 use crate::admin::{Refusal, ReloadAnswer};
 use crate::audit::{By, Difference, What};
 use crate::clock;
-use crate::config::{self, Config, Diagnostic, Loaded, Outline};
+use crate::config::{self, Config, Diagnostic, Loaded, Outline, Texts};
 use crate::egress::Ledger;
 use crate::gateway::{Gateway, Judged};
 use crate::sys::{memory, priority};
@@ -95,6 +96,10 @@ pub(super) struct Reloader {
     pub(super) rechecks: Rechecks,
     /// Of the files that were read last.
     pub(super) files: FileWatch,
+    /// Where what comes into force is kept.
+    pub(super) last_good: LastGood,
+    /// What the gateway has started with, until it is kept; `None` if it was kept already.
+    pub(super) started_with: Option<Texts>,
 }
 
 /// A configuration that came into force.
@@ -133,6 +138,10 @@ impl Reloader {
     }
 
     fn serve(&mut self, ordered: &Receiver<Task>) {
+        if let Some(texts) = self.started_with.take() {
+            self.last_good.keep(Kept::Started, &texts);
+            self.last_good.keep(Kept::InForce, &texts);
+        }
         // What a start reads is as large as what a reload does, and gone by now.
         memory::give_back();
         loop {
@@ -222,7 +231,7 @@ impl Reloader {
     fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
-        let Loaded { mut config, warnings, files, .. } = loaded?;
+        let Loaded { mut config, warnings, files, texts, .. } = loaded?;
         let read = Outline::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
@@ -248,6 +257,7 @@ impl Reloader {
         self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
+        self.last_good.keep(Kept::InForce, &texts);
         Ok(Reloaded { difference, warnings, judged })
     }
 }

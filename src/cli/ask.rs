@@ -1,6 +1,6 @@
 //! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
-use super::DEFAULT_CONFIG;
+use super::{DEFAULT_CONFIG, journal};
 use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -64,12 +64,12 @@ impl Gateway {
         let socket = match self.socket() {
             Ok(socket) => socket,
             Err(why) => {
-                eprint!("{why}");
+                journal::error(&why);
                 return ExitCode::from(FAILED);
             }
         };
         ask(&socket).unwrap_or_else(|error| {
-            eprintln!("egret: {error}");
+            journal::error(&format!("egret: {error}"));
             ExitCode::from(FAILED)
         })
     }

@@ -1,7 +1,9 @@
 //! `egret check`: is this configuration what was meant?
 
 mod expectations;
+mod service_user;
 
+use super::DEFAULT_CONFIG;
 use super::output::{json_line, print};
 use super::{parameters, steering};
 use crate::app::Explainer;
@@ -34,13 +36,25 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
             // Tests are about a policy, and run anywhere.
             if options.tests.is_empty() {
                 loaded.warnings.extend(of_machine(config, &loaded.config));
+                let files = loaded.files.iter().map(|file| &*file.path);
+                let is_the_services = config == Path::new(DEFAULT_CONFIG);
+                loaded.warnings.extend(service_user::unreadable(config, is_the_services, files));
             }
-            let summary = summary(&loaded.config, loaded.warnings.len());
-            (loaded.warnings, summary, Some(loaded.config))
+            let found = loaded.warnings;
+            match found.iter().filter(|found| found.severity == Severity::Error).count() {
+                0 => {
+                    let summary = summary(&loaded.config, found.len());
+                    (found, summary, Some(loaded.config))
+                }
+                errors => {
+                    let summary = failed(errors, found.len() - errors);
+                    (found, summary, None)
+                }
+            }
         }
         Err(report) => {
             let (errors, warnings) = (report.errors(), report.warnings());
-            let summary = format!("failed: {}", counted(&[(errors, "error"), (warnings, "warning")]));
+            let summary = failed(errors, warnings);
             (report.diagnostics, summary, None)
         }
     };
@@ -113,6 +127,10 @@ fn lines(found: &[Diagnostic], summary: &str, json: bool) -> String {
         return found.iter().map(json_line).collect();
     }
     found.iter().map(|found| found.to_string() + "\n").collect::<String>() + summary + "\n"
+}
+
+fn failed(errors: usize, warnings: usize) -> String {
+    format!("failed: {}", counted(&[(errors, "error"), (warnings, "warning")]))
 }
 
 fn summary(config: &Config, warnings: usize) -> String {

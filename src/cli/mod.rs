@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod explain;
 mod findings;
 mod flow_log;
+mod journal;
 mod man;
 pub mod names;
 mod output;
@@ -51,7 +52,14 @@ enum Command {
     ///
     /// Needs CAP_NET_ADMIN and no other privilege. SIGHUP reads the configuration and opens the logs anew, SIGUSR1 the logs alone. A second SIGTERM cuts the drain short.
     /// Messages go to stderr; EGRET_LOG sets their level (error, warn, info, debug, trace). Exit code 2: it could not start.
-    Run(#[command(flatten)] ConfigPath),
+    /// With a configuration that it cannot start with, it goes by the last good one, and says so.
+    Run {
+        #[command(flatten)]
+        path: ConfigPath,
+        /// Keep the last good configuration there; without it, a broken configuration is not survived
+        #[arg(long, value_name = "FOLDER", env = "STATE_DIRECTORY")]
+        state: Option<PathBuf>,
+    },
     /// Validate the configuration and show everything that is wrong with it
     ///
     /// Exit code 1: it cannot be used, or a test fails; 2: the tests cannot be read.
@@ -159,7 +167,7 @@ enum Steering {
 /// Runs the command line and yields the process's exit code.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(path) => run::run(&path.config),
+        Command::Run { path, state } => run::run(&path.config, state),
         Command::Check { path, options } => check::run(&path.config, &options),
         Command::Explain(options) => explain::run(&options),
         Command::Why { path, options } => with(&path.config, |config| why::run(config, &options)),
@@ -195,7 +203,10 @@ fn with(path: &Path, act: impl FnOnce(&crate::config::Config) -> ExitCode) -> Ex
     match crate::config::load(path) {
         Ok(loaded) => act(&loaded.config),
         Err(report) => {
-            eprintln!("{report}");
+            journal::error(&report.to_string());
+            if steering::fallback().is_some() {
+                journal::error("egret: meanwhile steering runs on its last good rules");
+            }
             ExitCode::from(2)
         }
     }

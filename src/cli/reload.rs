@@ -4,6 +4,7 @@
 //! be asked, or has no answer yet.
 
 use super::ask::{Gateway, order};
+use super::journal;
 use super::output::{json_line, print};
 use crate::admin::ReloadAnswer;
 use std::path::Path;
@@ -32,7 +33,7 @@ fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
         json_line(answer)
     } else {
         for finding in &answer.findings {
-            eprintln!("{finding}");
+            journal::error(finding);
         }
         said("reloaded", answer)
     };

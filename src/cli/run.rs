@@ -1,45 +1,44 @@
 //! `egret run`
 
-use crate::{app, config};
+use super::journal;
+use crate::app::{self, LastGood};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing::Level;
 
 /// Could not start.
 const FAILED: u8 = 2;
 
-/// Runs the gateway.
-pub(super) fn run(path: &Path) -> ExitCode {
+/// Runs the gateway; the last good configuration is kept in `state`.
+pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     let level = match level() {
         Ok(level) => level,
         Err(why) => {
-            eprintln!("egret: {why}");
+            journal::error(&format!("egret: {why}"));
             return ExitCode::from(FAILED);
         }
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    let loaded = match config::load(path) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprintln!("{report}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    match app::run(path, loaded) {
+    log_messages(level);
+    match app::run(path, &LastGood::new(state, path)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("egret: {error}");
+            // Findings name their file; everything else is the gateway's own word.
+            let whose = if matches!(error, app::RunError::Config(_)) { "" } else { "egret: " };
+            journal::error(&format!("{whose}{error}"));
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// To standard error: for people with time and colour, for the journal with priorities, as it has a time of its own.
+fn log_messages(level: Level) {
+    let messages = tracing_subscriber::fmt().with_max_level(level).with_target(false);
+    if journal::is_stderr() {
+        messages.with_writer(journal::Prefixed).with_ansi(false).without_time().init();
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    } else {
+        messages.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     }
 }
 

@@ -1,7 +1,7 @@
 //! `egret steering`: prints the steering script; says whether it is in place.
 
 use super::findings::{Finding, report};
-use super::output;
+use super::{journal, output};
 use crate::steering::{
     self, Conflict, Difference, Format, Gravity, Machine, Observed, Params, Plan, Ports, Told,
 };
@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 /// `egret steering print`: the script that puts steering in place. Yields 2 if there is nothing to steer.
 pub fn print(params: &Params, format: Format) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
-        eprintln!("egret: {missing}, so there is nothing to steer");
+        journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
     // A pool that holds the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
@@ -20,7 +20,7 @@ pub fn print(params: &Params, format: Format) -> ExitCode {
             Gravity::Refused => "refused",
             Gravity::Broken | Gravity::Doubtful => "warning",
         };
-        eprintln!("egret: {level}: {found}; {why}; {fix}");
+        journal::error(&format!("egret: {level}: {found}; {why}; {fix}"));
     }
     if conflicts.iter().any(|conflict| conflict.gravity == Gravity::Refused) {
         return ExitCode::from(2);
@@ -44,7 +44,7 @@ pub fn print_down() -> ExitCode {
 /// `egret steering status`: yields 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
 pub fn status(params: &Params, format: Option<Format>, json: bool) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
-        eprintln!("egret: {missing}, so there is nothing to steer");
+        journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
     report(&findings(params, format), json)
@@ -58,8 +58,33 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
     let differences = steering::compare(&plan(params, format), &observed);
     let mut found = of_machine(params);
     found.extend(differences.into_iter().map(finding));
+    found.extend(fallback().map(|why| {
+        Finding::fail(
+            "steering's configuration",
+            format!("the last good rules are in force, because the configuration was refused: {why}"),
+            "what the configuration says now is not steered by",
+            "fix it, then `systemctl restart egret-steering`",
+        )
+    }));
+    if observed.rules.iter().flatten().any(|rules| rules.contains(GUARD)) {
+        found.push(Finding::fail(
+            "guard at boot",
+            "nothing is forwarded until steering has been put in place",
+            "steering has not been started since the boot, or could not be",
+            steering::REMEDY,
+        ));
+    }
     found.push(counts(&observed, format));
     found
+}
+
+/// On the rules of `steer.sh guard`.
+const GUARD: &str = "proto 231";
+
+/// Why steering runs on its last good rules, if it does. Root's alone to read.
+pub(super) fn fallback() -> Option<String> {
+    let said = std::fs::read_to_string("/run/egret-steering/fallback").ok()?;
+    said.lines().next().map(str::to_owned)
 }
 
 /// Interfaces that are not there, and pools that hold what others have.

@@ -1,9 +1,12 @@
 //! What is wrong with a configuration, said so that it can be found and mended.
 
 use super::footprint::Footprint;
+use super::load::{policy_files, policy_texts};
+use super::texts::Texts;
 use super::version::digest_of;
 use serde::Serialize;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,6 +120,9 @@ pub(super) struct Diagnostics {
     footprint: Footprint,
     files: Vec<Arc<str>>,
     read: Vec<ReadFile>,
+    texts: Texts,
+    /// Read instead of the disk.
+    kept: Option<Texts>,
     found: Vec<(Place, Severity, String, String)>,
 }
 
@@ -139,30 +145,67 @@ impl FileId {
 impl Diagnostics {
     /// Of a load of this main file.
     pub(super) fn new(main: &Path) -> Self {
-        Self { footprint: Footprint::new(main), files: Vec::new(), read: Vec::new(), found: Vec::new() }
+        Self::with(Footprint::new(main), None)
+    }
+
+    /// Of a load of these files, whatever the disk holds.
+    pub(super) fn of_texts(kept: Texts) -> Self {
+        Self::with(Footprint::default(), Some(kept))
+    }
+
+    fn with(footprint: Footprint, kept: Option<Texts>) -> Self {
+        Self {
+            footprint,
+            files: Vec::new(),
+            read: Vec::new(),
+            texts: Texts::default(),
+            kept,
+            found: Vec::new(),
+        }
+    }
+
+    /// The files of `policy.d` in the main file's folder.
+    pub(super) fn policy_files(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        self.kept.as_ref().map_or_else(|| policy_files(folder), |kept| Ok(policy_texts(folder, kept)))
     }
 
     /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
     /// files are read here.
-    pub(super) fn read(&mut self, path: &Path) -> (FileId, Option<Vec<u8>>) {
-        self.footprint.note(path);
+    pub(super) fn read(&mut self, path: &Path) -> (FileId, Option<Arc<[u8]>>) {
+        if self.kept.is_none() {
+            self.footprint.note(path);
+        }
         self.files.push(path.to_string_lossy().into());
         let file = FileId(self.files.len() - 1);
-        match std::fs::read(path) {
+        let bytes = match &self.kept {
+            Some(kept) => kept.read(path),
+            None => std::fs::read(path).map(Arc::from),
+        };
+        match bytes {
             Ok(bytes) => {
+                self.texts.insert(path.to_owned(), Arc::clone(&bytes));
                 self.read.push(ReadFile { path: path.to_owned(), digest: digest_of(&bytes) });
                 (file, Some(bytes))
             }
             Err(error) => {
-                self.error(file.whole(), format!("cannot be read: {error}"), "");
+                let help = match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        let path = path.display();
+                        format!(
+                            "let the service's group read it: `chgrp egret {path} && chmod g+r {path}`; its folder too (g+rx)"
+                        )
+                    }
+                    _ => String::new(),
+                };
+                self.error(file.whole(), format!("cannot be read: {error}"), help);
                 (file, None)
             }
         }
     }
 
-    /// Every file that was read so far.
-    pub(super) fn files_read(&mut self) -> Vec<ReadFile> {
-        std::mem::take(&mut self.read)
+    /// Every file that was read so far, and what they said.
+    pub(super) fn files_read(&mut self) -> (Vec<ReadFile>, Texts) {
+        (std::mem::take(&mut self.read), std::mem::take(&mut self.texts))
     }
 
     pub(super) fn error(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {

@@ -5,9 +5,11 @@ use super::diagnostic::{Diagnostics, Place, Report};
 use super::hosts_file::HostsFiles;
 use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
+use super::texts::Texts;
 use super::value::Table;
 use super::{Config, Loaded, dead_rules, ech_names, sections, shares, whole};
 use crate::policy::Ech;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -19,20 +21,32 @@ const POLICY_FOLDER: &str = "policy.d";
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
 /// that rules name. Relative paths start at the main file's folder.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
-    load_as(path, &path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+    load_as(path, &file_name(path))
 }
 
 /// Reads a configuration whose main file will be called `name`: rules without a name of their own are called by it.
 pub fn load_as(path: &Path, name: &str) -> Result<Loaded, Report> {
-    let mut out = Diagnostics::new(path);
+    load_by(path, name, Diagnostics::new(path))
+}
+
+/// Reads a configuration from what its files said once; nothing on the disk is looked at.
+pub fn load_texts(path: &Path, texts: Texts) -> Result<Loaded, Report> {
+    load_by(path, &file_name(path), Diagnostics::of_texts(texts))
+}
+
+fn load_by(path: &Path, name: &str, mut out: Diagnostics) -> Result<Loaded, Report> {
     let config = read(path, name, &mut out);
     let errors = out.errors();
-    let files = out.files_read();
+    let (files, texts) = out.files_read();
     let (diagnostics, read) = out.finish();
     match config {
-        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files, read }),
+        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files, read, texts }),
         _ => Err(Report { diagnostics, read }),
     }
+}
+
+fn file_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
 /// The control socket that a main file asks for; `None` if it is off. Reads nothing else, and puts up with anything else
@@ -73,7 +87,7 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
         sections::read(&table, out)
     });
     let mut readable = text.is_some();
-    let policies = policy_files(folder).unwrap_or_else(|error| {
+    let policies = out.policy_files(folder).unwrap_or_else(|error| {
         let folder = folder.join(POLICY_FOLDER);
         out.error(source.whole(), format!("{} cannot be listed: {error}", folder.display()), "");
         Vec::new()
@@ -144,12 +158,21 @@ pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     };
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
-            files.push(path);
-        }
+        files.push(entry?.path());
     }
+    files.retain(|path| is_policy_file(path));
     files.sort();
     Ok(files)
+}
+
+/// The same of what was kept.
+pub(super) fn policy_texts(folder: &Path, texts: &Texts) -> Vec<PathBuf> {
+    let mut files = texts.list(&folder.join(POLICY_FOLDER));
+    files.retain(|path| is_policy_file(path));
+    files
+}
+
+fn is_policy_file(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|extension| extension == "toml")
 }

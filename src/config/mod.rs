@@ -27,15 +27,17 @@ mod source_kinds;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod value;
 mod version;
 mod whole;
 
 pub use diagnostic::{Diagnostic, ReadFile, Report, Severity};
 pub use footprint::Footprint;
-pub use load::{control_socket, load, load_as, policy_files};
+pub use load::{control_socket, load, load_as, load_texts, policy_files};
 pub use outline::Outline;
 pub use reference::reference;
+pub use texts::Texts;
 pub use version::digest_of;
 
 use crate::addr::PortRange;
@@ -235,6 +237,8 @@ pub struct Loaded {
     pub files: Vec<ReadFile>,
     /// The files as they were before they were read.
     pub read: Footprint,
+    /// What they said.
+    pub texts: Texts,
 }
 
 impl Config {

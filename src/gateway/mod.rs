@@ -15,6 +15,7 @@ mod intake;
 mod leftover;
 mod meters;
 mod mismatches;
+mod pulse;
 mod recheck;
 mod record;
 mod refusal;
@@ -36,6 +37,7 @@ pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof
 pub use intake::{Intake, MOST_WAITING};
 pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
 pub use mismatches::{Mismatch, Mismatches, Sightings};
+pub use pulse::Pulse;
 pub use recheck::Recheck;
 #[cfg(test)]
 pub(crate) use record::example_record;

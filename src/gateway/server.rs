@@ -4,6 +4,7 @@ use super::admission::Pass;
 use super::flow::Flow;
 use super::intake::{Burden, Connection, Intake};
 use super::meters::Seat;
+use super::pulse::Pulse;
 use super::record::{FlowId, Verdict};
 use super::worker::{Gateway, Settings, Worker};
 use super::{ending, session};
@@ -48,11 +49,12 @@ pub fn run(
     listener: TcpListener,
     mut intake: Intake,
     mut stage: watch::Receiver<Stage>,
+    pulse: Pulse,
 ) -> io::Result<()> {
     EventLoop::run(async |event_loop| {
         let listener = Listener::new(listener, &event_loop)?;
         let worker = Rc::new(Worker::new(gateway, settings, seat, event_loop));
-        spawn(tick(Rc::clone(&worker)));
+        spawn(tick(Rc::clone(&worker), pulse));
         // A sender that is gone is a gateway that is gone.
         tokio::select! {
             never = accept(&worker, listener, &mut intake) => match never {},
@@ -71,10 +73,11 @@ pub fn run(
     })?
 }
 
-/// Sees to flows that have come of age.
-async fn tick(worker: Rc<Worker>) {
+/// Sees to flows that have come of age, and tells that the loop turns.
+async fn tick(worker: Rc<Worker>, pulse: Pulse) {
     loop {
         sleep(TICK).await;
+        pulse.beat();
         worker.event_loop.keep_alive(clock::now(), &worker.settings.liveness);
     }
 }

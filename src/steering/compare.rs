@@ -67,12 +67,17 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     if let Some(left) = left_over(plan, observed) {
         found.push(Difference::new("left-over rules", Some(left)));
     }
-    let names = [["IPv4 mark rule", "IPv4 local routes"], ["IPv6 mark rule", "IPv6 local routes"]];
+    let names = [
+        ["IPv4 mark rule", "IPv4 local routes", "IPv4 rules against forwarding"],
+        ["IPv6 mark rule", "IPv6 local routes", "IPv6 rules against forwarding"],
+    ];
     for (index, routing) in plan.routing.iter().enumerate() {
         let wrong = mark_rule(routing, observed.rules[index].as_deref());
         found.push(Difference::new(names[index][0], wrong));
         let wrong = local_routes(routing, observed.routes[index].as_deref());
         found.push(Difference::new(names[index][1], wrong));
+        let wrong = never_routed(routing, observed.rules[index].as_deref());
+        found.push(Difference::new(names[index][2], wrong));
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
     found.push(Difference::new("reserved ports", wrong));
@@ -213,6 +218,32 @@ fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
         let rule = line.split_whitespace().collect::<Vec<_>>().join(" ");
         format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
     })
+}
+
+fn never_routed(routing: &Routing, shown: Option<&str>) -> Option<String> {
+    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
+    let present: Vec<_> = shown.lines().map(in_words).collect();
+    // A pattern stands there as the interfaces that it covered when the rules were put in place.
+    let missing = |rule: &&String| {
+        !rule.contains('*') && !present.iter().any(|line| line.contains(&format!(" {rule} ")))
+    };
+    routing.refused.iter().find(missing).map(|rule| format!("no rule `{rule}`"))
+}
+
+/// A line of `ip -N rule show` with the words that `ip rule add` takes.
+fn in_words(line: &str) -> String {
+    let mut words = Vec::new();
+    for word in line.split_whitespace() {
+        words.push(match (words.last().copied(), word) {
+            (_, "[detached]") => continue,
+            (_, "ipproto-6") => "tcp",
+            (_, "ipproto-17") => "udp",
+            (before, "6") if before != Some("dport") => "blackhole",
+            (before, "8") if before != Some("dport") => "prohibit",
+            (_, other) => other,
+        });
+    }
+    words.join(" ") + " "
 }
 
 fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {

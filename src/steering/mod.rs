@@ -155,6 +155,8 @@ pub struct Routing {
     pub everything: &'static str,
     /// Networks of the pools, made local so that answers to them are received.
     pub pools: Vec<IpNet>,
+    /// What is never routed on, in the words of `ip rule`: what is intercepted. No flush of packet rules removes it.
+    pub refused: Vec<String>,
 }
 
 /// Steering with iptables.
@@ -168,13 +170,36 @@ pub fn nftables(params: &Params) -> Plan {
     plan(params, PacketRules::Nftables(nftables::render(params)))
 }
 
+/// Intercepted packets are marked, and have been delivered by the rule for the mark when these are asked.
+fn never_routed(params: &Params) -> Vec<String> {
+    let udp = match params.udp {
+        Udp::Reject => "prohibit",
+        Udp::Drop => "blackhole",
+    };
+    let mut rules = Vec::new();
+    for interface in &params.interfaces {
+        for (protocol, action) in [("tcp", "blackhole"), ("udp", udp)] {
+            match params.ports.ranges() {
+                None => rules.push(format!("iif {interface} ipproto {protocol} {action}")),
+                Some(ranges) => rules.extend(
+                    ranges
+                        .iter()
+                        .map(|ports| format!("iif {interface} ipproto {protocol} dport {ports} {action}")),
+                ),
+            }
+        }
+    }
+    rules
+}
+
 fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
     let routing = |family, everything, v4: bool| {
         let networks = params.pools.iter().map(|pool| pool.network.trunc());
         let mut pools: Vec<_> = networks.filter(|network| network.addr().is_ipv4() == v4).collect();
         pools.sort_unstable();
         pools.dedup();
-        Routing { family, mark: params.mark, table: params.table, everything, pools }
+        let refused = never_routed(params);
+        Routing { family, mark: params.mark, table: params.table, everything, pools, refused }
     };
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     Plan {

@@ -102,7 +102,7 @@ interfaces_exist() { # PATTERN...: says which match nothing. They may come later
 }
 mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, before any other rule is asked
     want="from all fwmark $2/$2 lookup $3 proto $proto"
-    first=$(ip -N "$1" rule show | grep -v "proto $proto" | sed 's/:.*//' | awk '$1 > 0' | sort -n | head -n 1)
+    first=$(ip -N "$1" rule show | grep -v "proto 23[01]" | sed 's/:.*//' | awk '$1 > 0' | sort -n | head -n 1)
     number=$pref
     if [ -n "$first" ] && [ "$first" -le $pref ]; then number=$((first - 1)); fi
     ip -N "$1" rule show | grep -q "^$number:[[:space:]]*$want" ||
@@ -110,9 +110,45 @@ mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, bef
     ip -N "$1" rule show | while read -r at rule; do
         case "$at $rule" in "$number: $want"*) continue ;; esac
         # shellcheck disable=SC2086 # what is shown are the arguments to delete it
-        case $rule in *"proto $proto"*) ip "$1" rule del pref "${at%:}" $rule ;; esac
+        case $rule in *fwmark*"proto $proto"*) ip "$1" rule del pref "${at%:}" $rule ;; esac
     done
 }
+never_route() { # -4|-6 RULE...: what matches and was not marked goes nowhere, whatever becomes of the packet rules
+    family=$1
+    shift
+    listed=$(ip "$family" rule show)
+    # A pattern is every interface that it covers now.
+    for rule; do
+        shift
+        name=${rule#iif }
+        name=${name%% *}
+        case $name in
+            *\*)
+                for link in /proc/sys/net/ipv4/conf/*; do
+                    link=${link##*/}
+                    # shellcheck disable=SC2254 # a pattern is meant
+                    case $link in all | default) ;; $name) set -- "$@" "iif $link ${rule#iif * }" ;; esac
+                done
+                ;;
+            *) set -- "$@" "$rule" ;;
+        esac
+    done
+    for rule in "$@"; do
+        case $(plain "$listed") in *" $rule proto"*) continue ;; esac
+        # shellcheck disable=SC2086 # word by word
+        ip "$family" rule add pref $((pref + 1)) $rule protocol $proto
+    done
+    plain "$listed" | while read -r number from all rule; do
+        case $rule in *fwmark*) continue ;; *"proto $proto"*) rule=${rule% proto*} ;; *) continue ;; esac
+        for wanted in "$@"; do
+            if [ "$wanted" = "$rule" ]; then continue 2; fi
+        done
+        # shellcheck disable=SC2086
+        ip "$family" rule del pref "${number%:}" "$from" "$all" $rule protocol $proto
+    done
+}
+# A rule whose interface is not there at the moment is listed as detached.
+plain() { printf '%s\n' "$1" | sed 's/ \[detached\]//'; }
 local_route() { # -4|-6 TABLE NETWORK: the table delivers the network locally, unless it does already
     [ -n "$(ip "$1" route show table "$2" type local exact "$3" 2>/dev/null)" ] ||
         ip "$1" route add local "$3" dev lo table "$2" proto $proto

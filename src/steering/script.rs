@@ -87,10 +87,15 @@ impl fmt::Display for PacketRules {
 
 impl fmt::Display for Routing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, mark, table, everything, pools } = self;
+        let Self { family, mark, table, everything, pools, refused } = self;
         writeln!(f, "if can_route {family}; then")?;
         writeln!(f, "    mark_rule {family} {mark:#x} {table}")?;
         writeln!(f, "    local_route {family} {table} {everything}")?;
+        write!(f, "    never_route {family}")?;
+        for rule in refused {
+            write!(f, " '{rule}'")?;
+        }
+        f.write_str("\n")?;
         for pool in pools {
             writeln!(f, "    local_route {family} {LOCAL_TABLE} {pool}")?;
         }

@@ -219,6 +219,10 @@ catalogue! {
         help: "Whether the last load of the configuration succeeded: 1, or 0 if it was refused.",
         reading: "At 0 the gateway runs on the configuration before; `egret check` shows what is wrong with the new one.",
         alerts: ["EgretConfigReloadFailed"];
+    CONFIG_FALLBACK = "egret_config_fallback", Kind::Gauge, Flag, [],
+        help: "Whether the gateway runs on the last good configuration, because it refused its files at the start.",
+        reading: "At 1 the files were refused when the gateway started, and what they say is not in force; `/readyz` and the log say why. A reload that takes effect ends it.",
+        alerts: ["EgretConfigReloadFailed", "EgretConfigFallback"];
     CONFIG_INFO = "egret_config_info", Kind::Gauge, Flag, ["version"],
         help: "Always 1; the label is the hash of the configuration in force.",
         reading: "Gateways that should behave alike show one version. A change is a reload that took effect.",

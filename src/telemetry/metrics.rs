@@ -66,6 +66,8 @@ pub struct Scrape {
     pub config_version: Arc<str>,
     /// Whether the last load of the configuration succeeded.
     pub config_reload_success: bool,
+    /// Whether the last good configuration is in force, because the files were refused at the start.
+    pub config_fallback: bool,
     /// Names known, in each family; `None` where no rule asks for any.
     pub names: Option<usize>,
 }
@@ -208,6 +210,7 @@ impl Metrics {
         }
         text.single(&catalogue::RESOLVER_NAMES, scrape.names);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
+        text.single(&catalogue::CONFIG_FALLBACK, Some(u8::from(scrape.config_fallback)));
         text.family(&catalogue::CONFIG_INFO);
         text.sample(&catalogue::CONFIG_INFO, &[&scrape.config_version], 1);
         text.family(&catalogue::BUILD_INFO);

@@ -120,7 +120,10 @@ fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
             ip rule del pref 100; ip -6 rule del pref 100
             echo mark rule lost; ask $nowhere $here
             up {format}; {lose_the_rules}
-            echo interception lost; ask $nowhere $here"#,
+            echo interception lost; ask $nowhere $here
+            for tool in iptables ip6tables; do for table in raw mangle filter; do $tool -t $table -F; done; done
+            nft flush ruleset
+            echo everything flushed; ask $nowhere $here"#,
             me = me.display()
         ),
     );
@@ -131,18 +134,25 @@ fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
              tcp 10.0.1.1:22 gateway\ntcp [fd00:1::1]:22 gateway\n"
         )
     };
+    // Between iptables' interception and its REJECT is a routing decision, which refuses too.
+    let udp = match format {
+        "iptables" => "udp 10.0.2.2:443 HostUnreachable\nudp [fd00:2::2]:443 PermissionDenied\n",
+        _ => "udp 10.0.2.2:443 ConnectionRefused\nudp [fd00:2::2]:443 ConnectionRefused\n",
+    };
     let expected = [
         "before\n",
         &dialled("server"),
         "gateway down\n",
         &dialled("TimedOut"),
-        "udp 10.0.2.2:443 ConnectionRefused\nudp [fd00:2::2]:443 ConnectionRefused\n",
+        udp,
         "gateway up\n",
         &dialled("intercepted"),
         "tcp 10.0.1.1:15001 intercepted\n",
         "mark rule lost\n",
         &dialled("TimedOut"),
         "interception lost\n",
+        &dialled("TimedOut"),
+        "everything flushed\n",
         &dialled("TimedOut"),
     ];
     assert_eq!(said, expected.concat());

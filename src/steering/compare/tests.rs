@@ -8,9 +8,17 @@ fn saved(rendered: &str) -> String {
 }
 
 fn in_place(plan: &Plan) -> Observed {
-    let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
+    let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n".to_owned();
+    let shown = |rule: &String| {
+        let numbered =
+            rule.replace("tcp", "ipproto-6").replace("udp", "ipproto-17").replace("blackhole", "6");
+        let numbered = numbered.replace("prohibit", "8").replace("ens6", "ens6 [detached]");
+        format!("101:\tfrom all {numbered} proto 230\n")
+    };
+    let refused = plan.routing[0].refused.iter().filter(|rule| !rule.contains('*'));
+    let rules = rules + &refused.map(shown).collect::<String>();
     let mut observed = Observed {
-        rules: [Some(rules.into()), Some(rules.into())],
+        rules: [Some(rules.clone()), Some(rules)],
         routes: [
             Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
             Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
@@ -118,8 +126,9 @@ fn rules_that_another_backend_or_format_left_are_found() {
 fn a_rule_that_overtakes_the_mark_rule_is_found() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
-    let rules = "0:\tfrom all lookup 255\n50:\tfrom 10.0.1.0/24 lookup 50\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n";
-    let found = wrong(&plan, &Observed { rules: [Some(rules.into()), good.rules[1].clone()], ..good });
+    let rules =
+        good.rules[0].as_ref().map(|text| text.replace("100:", "50:\tfrom 10.0.1.0/24 lookup 50\n100:"));
+    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good });
     assert!(
         found.len() == 1 && found[0].contains("`50: from 10.0.1.0/24 lookup 50` is asked before"),
         "{found:?}"
@@ -130,9 +139,12 @@ fn a_rule_that_overtakes_the_mark_rule_is_found() {
 fn tables_and_networks_are_compared_whole() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
-    let rules = Some("100:\tfrom all fwmark 0x1/0x1 lookup 1000 proto 230\n".to_owned());
+    let rules = good.rules[0].as_ref().map(|text| text.replace("lookup 100 ", "lookup 1000 "));
     let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
     assert_eq!(found, ["no rule `fwmark 0x1/0x1 lookup 100`"]);
+    let rules = good.rules[0].as_ref().map(|text| text.replace("dport 443 6", "dport 4430 6"));
+    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+    assert_eq!(found, ["no rule `iif ens6 ipproto tcp dport 443 blackhole`"]);
     let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
     let found = wrong(&plan, &Observed { routes: [routes, good.routes[1].clone()], ..good.clone() });
     assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);

@@ -1,0 +1,84 @@
+//! A gateway that does not work is not reported alive; one with a broken configuration works by its last good one.
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::traffic::pass;
+use crate::wait::{wait_until, wait_within};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+crate::trials! {
+    both families: a_broken_config_leaves_the_last_good_one_in_force;
+    once: a_stalled_worker_is_not_alive
+}
+
+fn number_of_thread(gateway: &Gateway<'_>, name: &str) -> String {
+    let tasks = fs::read_dir(gateway.proc("task")).unwrap().map(|task| task.unwrap().path());
+    let mut named =
+        tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name));
+    named.next().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn a_stalled_worker_is_not_alive() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    assert_eq!(gateway.get("/healthz").unwrap(), (200, "ok\n".to_owned()));
+    let worker = number_of_thread(&gateway, "worker-0");
+    // This thread alone is held in its next system call, for longer than the test looks.
+    let mut strace = Command::new("strace")
+        .args([
+            "-qq",
+            "-p",
+            &worker,
+            "-e",
+            "trace=epoll_wait",
+            "-e",
+            "inject=epoll_wait:delay_enter=600000000",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let is = |path: &str, status: u16| gateway.get(path).is_ok_and(|(found, _)| found == status);
+    wait_within(Duration::from_secs(30), "the stalled worker to be seen", || {
+        if is("/healthz", 503) && is("/readyz", 503) { Ok(()) } else { Err("it is reported alive") }
+    });
+    assert_eq!(gateway.get("/healthz").unwrap().1, "worker 0 stands still\n");
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));
+}
+
+fn a_broken_config_leaves_the_last_good_one_in_force(family: Family) {
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Raw, family, 7000);
+    let good = fs::read_to_string(gateway.config()).unwrap();
+    for (what, broken) in [
+        ("a key that is unknown", good.replacen("drain =", "drian =", 1)),
+        ("an address that is not ours", good.replacen("127.0.0.1:9915", "192.0.2.9:9915", 1)),
+        ("no file", String::new()),
+    ] {
+        wait_until("the good configuration to be kept", || gateway.keeps(&good));
+        if broken.is_empty() {
+            fs::remove_file(gateway.config()).unwrap();
+        } else {
+            assert_ne!(broken, good);
+            gateway.write(&broken);
+        }
+        gateway.kill();
+        gateway.start_again();
+        let client = lab.connect(Tenant::Alpha, server.address());
+        pass(&client, &server.accept(), b"service goes on");
+        assert_eq!(gateway.metric("egret_config_fallback", &[]), 1, "{what}");
+        assert_eq!(gateway.metric("egret_config_reload_success", &[]), 0, "{what}");
+        let (status, said) = gateway.get("/readyz").unwrap();
+        assert!(status == 200 && said.starts_with("ready\nnote: runs on the last good"), "{what}: {said}");
+        assert_eq!(gateway.changes().last().unwrap()["change"], "start_fallback", "{what}");
+        gateway.reload(&good);
+        gateway.wait_for_metric("egret_config_fallback", &[], |value| value == 0);
+        assert_eq!(gateway.get("/readyz").unwrap(), (200, "ready\n".to_owned()), "{what}");
+    }
+}

@@ -1,0 +1,187 @@
+//! The last good configuration: kept in the state directory, so that a start with a broken one does not end service.
+//!
+//! Two are kept, each whole in one file: the one that came into force last, and the one that the gateway has started with
+//! last. A reload leaves [gateway] and its like as they were, so what it brings into force has yet to prove that a
+//! gateway starts with it.
+
+use crate::config::{self, Footprint, Loaded, Report, Texts};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the last good configurations of one main file are kept, if anywhere.
+#[derive(Debug, Clone)]
+pub struct LastGood {
+    folder: Option<PathBuf>,
+    main: PathBuf,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The configuration that came into force last.
+    InForce,
+    /// The configuration that the gateway has started with last.
+    Started,
+}
+
+impl Kept {
+    const NEWEST_FIRST: [Self; 2] = [Self::InForce, Self::Started];
+
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force.json",
+            Self::Started => "started.json",
+        }
+    }
+}
+
+/// The gateway runs on a kept configuration, because its files were refused.
+#[derive(Debug, Clone)]
+pub(super) struct Fallback {
+    /// Why they were.
+    pub(super) why: Arc<str>,
+    /// The files that were refused: whoever watches them waits for another change.
+    pub(super) read: Footprint,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    main: Cow<'a, Path>,
+    files: Vec<StoredFile<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFile<'a> {
+    path: Cow<'a, Path>,
+    text: Cow<'a, str>,
+}
+
+impl LastGood {
+    /// Kept in `folder` for the configuration whose main file is `main`.
+    pub fn new(folder: Option<PathBuf>, main: &Path) -> Self {
+        Self { folder, main: main.to_owned() }
+    }
+
+    /// The kept configurations, the newest first, apart from what was refused just now, by its digest.
+    pub(super) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
+        let mut others: Vec<Texts> = Vec::new();
+        for kept in Kept::NEWEST_FIRST {
+            match self.read(kept) {
+                Ok(Some(texts)) if Some(texts.digest()) != refused && !others.contains(&texts) => {
+                    others.push(texts);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the last good configuration cannot be read ({})", kept.file_name());
+                }
+            }
+        }
+        others
+    }
+
+    /// Loads one of them.
+    pub(super) fn load(&self, texts: Texts) -> Result<Loaded, Report> {
+        config::load_texts(&self.main, texts)
+    }
+
+    /// Keeps one, whole or not at all. A failure is logged: service goes on.
+    pub(super) fn keep(&self, kept: Kept, texts: &Texts) {
+        let Some(folder) = &self.folder else { return };
+        let stored = Stored {
+            main: self.main.as_path().into(),
+            files: texts
+                .iter()
+                .map(|(path, text)| StoredFile { path: path.into(), text: String::from_utf8_lossy(text) })
+                .collect(),
+        };
+        if let Err(error) = write(&folder.join(kept.file_name()), &stored) {
+            tracing::error!(
+                %error,
+                "cannot keep the configuration in {}, for a start with one that is broken; let the gateway's user write there",
+                folder.display()
+            );
+        }
+    }
+
+    /// `None`: nothing is kept, or of another main file.
+    fn read(&self, kept: Kept) -> io::Result<Option<Texts>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let bytes = match fs::read(folder.join(kept.file_name())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let stored: Stored<'_> = serde_json::from_slice(&bytes)?;
+        if stored.main != self.main {
+            return Ok(None);
+        }
+        let mut texts = Texts::default();
+        for file in stored.files {
+            texts.insert(file.path.into_owned(), file.text.into_owned().into_bytes().into());
+        }
+        Ok(Some(texts))
+    }
+}
+
+/// Replaces the file, also if the power fails meanwhile.
+fn write(path: &Path, stored: &Stored<'_>) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+    let mut text = io::BufWriter::new(&mut file);
+    serde_json::to_writer(&mut text, stored)?;
+    text.flush()?;
+    drop(text);
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAIN: &str = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
+        [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n\
+        [[tenant.allow]]\nhosts_file = \"lists/names.txt\"\n";
+    const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
+
+    #[test]
+    fn what_was_kept_loads_without_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let main = at("egret.toml");
+        for sub in ["lists", "policy.d", "state"] {
+            fs::create_dir(at(sub)).unwrap();
+        }
+        fs::write(&main, MAIN).unwrap();
+        fs::write(at("lists/names.txt"), "a.example.org # \u{fc}\n").unwrap();
+        fs::write(at("policy.d/beta.toml"), BETA).unwrap();
+        let last_good = LastGood::new(Some(at("state")), &main);
+        assert_eq!(last_good.others_than(None), []);
+        let loaded = config::load(&main).unwrap();
+        last_good.keep(Kept::Started, &loaded.texts);
+        last_good.keep(Kept::InForce, &loaded.texts);
+        for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml"] {
+            fs::remove_file(at(gone)).unwrap();
+        }
+        // Both are the same, which is tried once.
+        let [kept] = &last_good.others_than(None)[..] else { panic!("not one") };
+        let again = last_good.load(kept.clone()).unwrap();
+        assert_eq!(again.config.version(), loaded.config.version());
+        assert_eq!(again.texts, loaded.texts);
+        // What was refused a moment ago is not tried again, and another main file's is none of ours.
+        assert_eq!(last_good.others_than(Some(loaded.texts.digest())), []);
+        assert_eq!(LastGood::new(Some(at("state")), &at("other.toml")).others_than(None), []);
+        // Half a file is no configuration.
+        fs::write(at("state/in-force.json"), "{\"main\": \"").unwrap();
+        fs::remove_file(at("state/started.json")).unwrap();
+        assert_eq!(last_good.others_than(None), []);
+        // Where nothing can be kept, service goes on.
+        LastGood::new(Some(at("nowhere")), &main).keep(Kept::Started, &loaded.texts);
+        LastGood::new(None, &main).keep(Kept::Started, &loaded.texts);
+    }
+}

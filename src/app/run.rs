@@ -1,0 +1,70 @@
+//! Starts the gateway with what its files say, or else with the last good configuration.
+
+use super::last_good::{Fallback, LastGood};
+use super::{App, StartError};
+use crate::config::{self, Loaded};
+use crate::sys::memory;
+use std::path::Path;
+
+/// Why the gateway does not run, or has not ended well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something is wrong with the files, and no earlier configuration is kept that does.
+    #[error(transparent)]
+    Config(#[from] config::Report),
+    /// It does not start, or a part of it has failed.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Runs the gateway with the configuration of `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its
+/// flows have ended or the drain period is over. If it cannot start with what the files say, it starts with the last good
+/// configuration.
+pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
+    memory::give_large_blocks_back_at_once();
+    let (refused, read, digest) = match config::load(path) {
+        Err(report) => {
+            let read = report.read.clone();
+            (RunError::Config(report), read, None)
+        }
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            let (read, digest) = (loaded.read.clone(), loaded.texts.digest());
+            match attempt(path, loaded, last_good, None) {
+                Ok(ended) => return Ok(ended?),
+                Err(error) => (RunError::Start(error), read, Some(digest)),
+            }
+        }
+    };
+    for texts in last_good.others_than(digest) {
+        let Ok(loaded) = last_good.load(texts) else { continue };
+        tracing::error!(
+            "{refused}\nthe gateway starts with the last good configuration instead; fix the files, then `egret reload`"
+        );
+        let fallback = Fallback { why: refused.to_string().into(), read: read.clone() };
+        match attempt(path, loaded, last_good, Some(fallback)) {
+            Ok(ended) => return Ok(ended?),
+            Err(error) => tracing::error!("it does not start with that either: {error}"),
+        }
+    }
+    Err(refused)
+}
+
+/// Starts the gateway and runs it to its end, which is the inner result; the outer one is that of the start.
+fn attempt(
+    path: &Path,
+    loaded: Loaded,
+    last_good: &LastGood,
+    fallback: Option<Fallback>,
+) -> Result<Result<(), StartError>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let mut app = App::start(path, loaded, last_good, fallback)?;
+        app.run_until_stopped().await;
+        Ok(app.stop().await)
+    });
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,81 @@
+//! Whether the service could read what root can: it runs as a user of its own.
+
+use crate::config::{Diagnostic, Severity};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// As scripts/install.sh makes it.
+const USER: &str = "egret";
+
+/// Prints which of its arguments may not be read, or entered where they are folders; a NUL after each. A folder that ends
+/// in `/.` is to be listed, too.
+const TEST: &str = r#"for f; do
+    { [ ! -d "$f" ] || [ -x "$f" ]; } && case $f in */.) [ -r "$f" ] ;; *) [ -d "$f" ] || [ -r "$f" ] ;; esac ||
+        printf '%s\0' "$f"
+done"#;
+
+/// A finding for each file or folder that keeps the service from reading the configuration; none unless root asks, and
+/// there is such a user. They are errors where the service runs by this configuration.
+pub(super) fn unreadable<'a>(
+    main: &Path,
+    is_the_services: bool,
+    files: impl Iterator<Item = &'a Path>,
+) -> Vec<Diagnostic> {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !is_root {
+        return Vec::new();
+    }
+    let Ok(main) = std::path::absolute(main) else { return Vec::new() };
+    let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+    for file in files.filter_map(|file| std::path::absolute(file).ok()) {
+        paths.extend(file.ancestors().map(Path::to_owned));
+    }
+    let policies = main.with_file_name("policy.d");
+    if policies.is_dir() {
+        paths.insert(policies.join("."));
+    }
+    let denied = denied(&paths);
+    // A folder that may not be entered hides what is in it.
+    let outermost =
+        denied.iter().filter(|path| !path.ancestors().skip(1).any(|above| denied.contains(above)));
+    let severity = if is_the_services { Severity::Error } else { Severity::Warning };
+    outermost.map(|path| finding(path, severity)).collect()
+}
+
+fn finding(path: &Path, severity: Severity) -> Diagnostic {
+    let shown = path.display();
+    let help = if path.is_dir() {
+        format!(
+            "`chgrp {USER} {shown} && chmod g+rxs {shown}`; what is made in it belongs to the group from then on"
+        )
+    } else {
+        format!("`chgrp {USER} {shown} && chmod g+r {shown}`")
+    };
+    Diagnostic {
+        severity,
+        file: path.to_string_lossy().into(),
+        line: 0,
+        column: 0,
+        message: format!("the service cannot read it, because it runs as the user {USER}"),
+        help,
+    }
+}
+
+/// The kernel's word on it, access control lists and all.
+fn denied(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
+    let output = Command::new("setpriv")
+        .args(user)
+        .args(["--init-groups", "--inh-caps=-all", "--", "sh", "-c", TEST, "sh"])
+        .args(paths)
+        .stderr(Stdio::null())
+        .output();
+    let Ok(output) = output else { return BTreeSet::new() };
+    let paths = output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+    paths.map(|path| Path::new(OsStr::from_bytes(path)).components().collect()).collect()
+}

@@ -1,0 +1,79 @@
+//! Messages for the journal carry their priority (sd-daemon(3)), and no time of their own.
+
+use nix::sys::stat::fstat;
+use std::io::{self, Write};
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// syslog(3): an error.
+const ERROR: u8 = 3;
+const WARNING: u8 = 4;
+const INFO: u8 = 6;
+const DEBUG: u8 = 7;
+
+/// Whether standard error is the journal: systemd says which file it has opened for it, and somebody may have opened
+/// another one since.
+pub(super) fn is_stderr() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    fstat(io::stderr()).is_ok_and(|found| *stream == *format!("{}:{}", found.st_dev, found.st_ino))
+}
+
+/// An error, line by line, to standard error.
+pub(super) fn error(text: &str) {
+    let mut lines = text.trim_end().to_owned() + "\n";
+    if is_stderr() {
+        lines = marked(ERROR, &lines);
+    }
+    // Nobody can be told that nobody can be told.
+    let _ = io::stderr().lock().write_all(lines.as_bytes());
+}
+
+/// Standard error, for whom each line of a message begins with the message's priority.
+pub(super) struct Prefixed;
+
+/// One message.
+pub(super) struct Message(u8);
+
+impl<'a> MakeWriter<'a> for Prefixed {
+    type Writer = Message;
+
+    fn make_writer(&'a self) -> Message {
+        Message(INFO)
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Message {
+        Message(match *about.level() {
+            Level::ERROR => ERROR,
+            Level::WARN => WARNING,
+            Level::INFO => INFO,
+            Level::DEBUG | Level::TRACE => DEBUG,
+        })
+    }
+}
+
+impl Write for Message {
+    /// Takes a whole message, as the formatter writes it.
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        io::stderr().lock().write_all(marked(self.0, &String::from_utf8_lossy(text)).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn marked(priority: u8, text: &str) -> String {
+    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_its_priority() {
+        assert_eq!(marked(ERROR, "not reloaded:\nline 3\n"), "<3>not reloaded:\n<3>line 3\n");
+        assert_eq!(marked(INFO, "ready\n"), "<6>ready\n");
+    }
+}
