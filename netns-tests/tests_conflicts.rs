@@ -16,6 +16,7 @@ crate::trials! {
     both families:
         no_tenant_passes_an_interface_that_is_misnamed,
         interfaces_that_come_later_are_steered_by_pattern,
+        a_bridge_is_steered_unless_filters_see_it_first,
         a_flow_from_the_gateway_itself_is_refused,
         exemptions_pass_and_are_named_by_status;
     once:
@@ -92,6 +93,46 @@ fn interfaces_that_come_later_are_steered_by_pattern(family: Family) {
             pass(&stream, &upstream, b"hello");
         }
         assert!(!check(&lab, &files).contains("is called"));
+    }
+}
+
+/// With br_netfilter, as Docker sets it, nothing comes about, and steering says why.
+fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
+    for rules in BOTH {
+        let lab = Lab::new();
+        let client = Namespace::new();
+        lab.gateway.join("p0", &client);
+        lab.gateway.ip("link add br0 type bridge\nlink set br0 up\nlink set p0 master br0\nlink set p0 up\n\
+             addr add 10.0.1.193/28 dev br0\naddr add fd00:1:0:0:d::1/80 dev br0 nodad\n");
+        client
+            .ip("link set p0 up\naddr add 10.0.1.194/28 dev p0\naddr add fd00:1:0:0:d::2/80 dev p0 nodad\n\
+             route add default via 10.0.1.193\nroute add default via fd00:1:0:0:d::1\n");
+        for namespace in [&lab.gateway, &client] {
+            namespace.wait_for_links();
+        }
+        let filters = |on: &str| {
+            for tool in ["iptables", "ip6tables"] {
+                lab.gateway.sysctl(&format!("net/bridge/bridge-nf-call-{tool}"), on);
+            }
+        };
+        let from: IpAddr =
+            if family == Family::V4 { "10.0.1.194" } else { "fd00:1:0:0:d::2" }.parse().unwrap();
+        let config = Config { interfaces: "[\"br0\"]".into(), ..Config::default() };
+        filters("0");
+        let gateway = lab.start_steered_gateway(&config, rules);
+        let server = lab.listen(Host::Raw, family, 7000);
+        let to = server.address();
+        let status = || text(&gateway.egret(&["steering", "status"]));
+        // The bridge may learn for a moment before it forwards.
+        let stream = client.run(|| connect_from(from, to, PATIENCE)).unwrap();
+        pass(&stream, &server.accept(), b"hello");
+        assert!(!status().contains("bridge"), "{}", status());
+        filters("1");
+        client.run(|| connect_from(from, to, BRIEF)).unwrap_err();
+        assert!(status().contains("br0 is a bridge") && status().contains("bridge-nf-call-iptables=0"));
+        server.assert_untouched();
+        let files = Files::new(&Config { interfaces: "[\"p0\"]".into(), ..Config::default() });
+        assert!(check(&lab, &files).contains("p0 is a port of a bridge, whose packets come in by br0"));
     }
 }
 
@@ -218,6 +259,16 @@ fn a_table_or_mark_in_use_changes_nothing() {
             "ip rule del fwmark 0x3/0xff",
         ),
         ("ip -6 rule add fwmark 1 lookup 200", ["fwmark 0x1 ", "[steering] mark"], "ip -6 rule del fwmark 1"),
+        (
+            "ip rule add from 10.9.0.0/16 lookup 100",
+            ["table 100", "[steering] table"],
+            "ip rule del from 10.9.0.0/16",
+        ),
+        (
+            "nft -f - <<'R'\ntable inet theirs {\nchain a {\ntype filter hook prerouting priority 0\nmeta mark set 0x11\n}\n}\nR",
+            ["nftables sets 0x00000011", "[steering] mark"],
+            "nft delete table inet theirs",
+        ),
         (
             "iptables -t mangle -A PREROUTING -p udp -j MARK --set-mark 1",
             ["sets 0x1", "[steering] mark"],

@@ -53,13 +53,31 @@ pub(super) struct RulePlaces {
     pub(super) ports: Place,
 }
 
+/// Addresses that packets to and from other machines never have: RFC 6890, RFC 4291.
+const NEVER_SOURCES: [&str; 9] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/127", // unspecified and loopback
+    "::ffff:0:0/96",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// Whether no address of the network is one of them.
+fn may_be_sources(network: &IpNet) -> bool {
+    let never = NEVER_SOURCES.iter().filter_map(|never| never.parse::<IpNet>().ok());
+    never.filter(|never| never.contains(network) || network.contains(never)).count() == 0
+}
+
 impl PoolDraft {
     /// What is wrong is reported, and stands in the draft as empty. Both keys that it cannot do without have defaults.
     pub(super) fn read(table: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
         let addresses = table.read(&pool::ADDRESSES, out).unwrap_or_default();
         for network in &addresses {
-            let first = network.value.addr();
-            if first.is_multicast() || first.is_unspecified() || network.value.broadcast().is_multicast() {
+            if !may_be_sources(&network.value) {
                 let message =
                     format!("`addresses`: {} holds addresses that cannot be a source", network.value);
                 out.error(network.at, message, "write addresses that are routed to this host");

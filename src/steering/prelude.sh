@@ -69,7 +69,18 @@ must_be_free() { # -4|-6 MARK TABLE
         exit 1
     fi
     ip -N "$1" rule show | while read -r number rule; do
-        case $rule in *"proto $proto"* | "not "* | *" lookup $3" | *" lookup $3 "*) continue ;; *" fwmark "*) ;; *) continue ;; esac
+        # The same rule as ours, put there by hand, does no harm.
+        case $rule in
+            *"proto $proto"* | "from all fwmark $2 lookup $3" | "from all fwmark $2/$2 lookup $3") continue ;;
+            *" lookup $3" | *" lookup $3 "*)
+                say "routing table $3 is in use: the rule \`$rule\` at ${number%:} looks packets up in it"
+                say "nothing was changed; choose a table that nobody uses: [steering] table, for example $((1000 + $3))"
+                exit 1
+                ;;
+            "not "*) continue ;;
+            *" fwmark "*) ;;
+            *) continue ;;
+        esac
         theirs=${rule##* fwmark }
         theirs=${theirs%% *}
         if [ $((${theirs%/*} & $2)) -ne 0 ]; then
@@ -80,11 +91,21 @@ must_be_free() { # -4|-6 MARK TABLE
     done
 }
 no_rule_marks() { # MARK: no packet rule of others sets a bit of it
-    for tool in iptables iptables-legacy ip6tables ip6tables-legacy; do
-        if have "$tool-save"; then "$tool-save" 2>/dev/null | grep -v '^-A EGRET_' || :; fi
-    done | sed -n 's/.* --set-x*mark \(0x[0-9a-f]*\).*/\1/p' | sort -u | while read -r theirs; do
+    {
+        for tool in iptables iptables-legacy ip6tables ip6tables-legacy; do
+            if have "$tool-save"; then "$tool-save" 2>/dev/null | grep -v '^-A EGRET_' || :; fi
+        done | sed -n 's/.* --set-x*mark \(0x[0-9a-f]*\).*/\1 iptables/p'
+        # What iptables puts into nf_tables, nft shows as a comment or in a way of its own: the tools above have told it.
+        if have nft; then
+            nft list ruleset 2>/dev/null | awk '
+                /^table / { theirs = $3 != "egret" && ($2 == "inet" || $3 !~ /^(mangle|filter|raw|nat|security)$/) }
+                theirs && match($0, /(^|[ \t])(meta )?mark set ((meta )?mark (\||or) )?0x[0-9a-f]+/) {
+                    found = substr($0, RSTART, RLENGTH); sub(/.*0x/, "0x", found); print found, "nftables"
+                }'
+        fi
+    } | sort -u | while read -r theirs tool; do
         if [ $((theirs & $1)) -ne 0 ]; then
-            say "firewall mark $1 is in use: another rule of iptables sets $theirs, which has a bit in common with it"
+            say "firewall mark $1 is in use: another rule of $tool sets $theirs, which has a bit in common with it"
             say "nothing was changed; choose a bit that nobody uses: [steering] mark, for example 0x200000"
             exit 1
         fi

@@ -45,6 +45,26 @@ pub(super) const ALL: &[Mistake] = &[
         "+3:14: error: `addresses`: 224.0.0.1/32 holds addresses that cannot be a source",
         "",
     ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\", \"127.0.0.1\"]",
+        "+3:27: error: `addresses`: 127.0.0.1/32 holds addresses that cannot be a source",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"fe80::1\"]",
+        "+3:14: error: `addresses`: fe80::1/128 holds addresses that cannot be a source",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"169.254.169.254\"]",
+        "+3:14: error: `addresses`: 169.254.169.254/32 holds addresses that cannot be a source",
+        "",
+    ),
+    (
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\nports = \"1000-2000\"",
+        "+4:9: warning: `ports`: 1000-2000 begins below 1024, with privileged ports",
+        "let it begin at 1024",
+    ),
     // drained and mapped addresses
     (
         "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\ndrain = [\"192.0.2.2\"]",

@@ -28,6 +28,11 @@ pub(super) const ALL: &[Mistake] = &[
         "remove one",
     ),
     (
+        "[[tenant]]\nname = \"u\"\nsources = [\"203.0.113.17\"]\npool = \"p\"",
+        "+3:12: error: `sources`: 203.0.113.17/32 lies in 203.0.113.16/30 of pool \"p\"",
+        "no client's",
+    ),
+    (
         "[[tenant]]\nname = \"u\"\nsources = [\"10.0.0.7\"]\npool = \"p\"",
         "+3:12: warning: `sources`: 10.0.0.7/32 lies in 10.0.0.0/24 of tenant \"t\"",
         "its clients belong to \"u\"",
