@@ -90,6 +90,7 @@ fn metrics(c: &mut Criterion) {
         hot: Vec::new(),
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        steering_packets: Vec::new(),
         names: None,
     };
     for number in 0..100 {

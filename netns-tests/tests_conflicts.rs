@@ -360,7 +360,7 @@ fn what_is_not_intercepted_is_counted() {
         let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
         let config = files.config();
         lab.must_steer("up", &config, rules);
-        let _gateway = Gateway::start(&lab, files);
+        let gateway = Gateway::start(&lab, files);
         for family in [Family::V4, Family::V6] {
             for port in [53, 123, 443, 9999] {
                 let from = SocketAddr::new(Tenant::Alpha.client(family), 0);
@@ -378,6 +378,10 @@ fn what_is_not_intercepted_is_counted() {
             "not intercepted: TCP to other ports",
         ] {
             assert!(status.contains(expected), "{rules:?}: no {expected:?} in\n{status}");
+        }
+        for kind in ["udp_refused", "unsteered_dns", "unsteered_ntp", "unsteered_udp"] {
+            let metric = gateway.metric("egret_steering_dropped_packets_total", &[("kind", kind)]);
+            assert_eq!(metric, 2, "{rules:?}: {kind}");
         }
     }
 }

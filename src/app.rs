@@ -20,6 +20,7 @@ mod retired;
 mod run;
 mod signals;
 mod snapshot;
+mod steering_counts;
 mod truth;
 mod verification;
 mod workers;

@@ -197,6 +197,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         config_version: "1f2e3d".into(),
         config_reload_success: true,
         config_fallback: false,
+        steering_packets: Vec::new(),
         names: None,
     };
     let mut promtool =

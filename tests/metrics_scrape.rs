@@ -97,6 +97,7 @@ fn scrape() -> Scrape {
         config_version: "1f2e3d".into(),
         config_reload_success: true,
         config_fallback: false,
+        steering_packets: vec![("unsteered_dns", 5)],
         names: Some(7),
     }
 }

@@ -72,6 +72,7 @@ impl ScrapeSources {
             port_collisions: ledger.collisions(),
             candidate: candidates.info(),
             monitored: monitored(&snapshot),
+            steering_packets: super::steering_counts::counts(),
             names: names.reduce(|one, other| one + other),
         };
         self.metrics.render(&scrape)

@@ -14,7 +14,7 @@ mod script;
 
 pub use compare::{Difference, Observed, compare, not_reserved};
 pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
-pub use counted::{Counted, counts};
+pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, Counted, counts};
 pub use machine::{Machine, Told};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};

@@ -7,6 +7,7 @@ pub mod limits;
 pub mod listener;
 pub mod memory;
 mod netlink;
+pub mod packet_counts;
 pub mod pipe;
 pub mod priority;
 pub mod sock_diag;

@@ -199,6 +199,9 @@ catalogue! {
         help: "Own ports that the kernel refused although the ledger had them free (EADDRNOTAVAIL, EADDRINUSE).",
         reading: "Stays 0. Anything else means that another program binds ports of a pool's range on a pool's address, or that Egret counts wrongly. The flow itself was given another port.",
         alerts: ["EgretPortCollisions"];
+    STEERING_DROPPED = "egret_steering_dropped_packets_total", Kind::Counter, Count, ["kind"],
+        help: "Packets that steering dropped or refused, or did not intercept, since its rules were put in place.",
+        reading: "Absent with the legacy iptables. `no_listener`: to intercepted ports while the gateway did not run. `not_forwarded`: past the gateway, so an interface or the mark rule is missing. `own_source`: from the gateway's own addresses. `udp_refused`: QUIC. `unsteered_dns`, `_ntp`, `_tcp`, `_udp`, `_icmp`, `_other`: what clients send that Egret does not judge; the kernel drops it, or forwards it with `ip_forward`. docs/steering.md.";
     FLOW_LOG_DROPPED = "egret_flow_log_dropped_total", Kind::Counter, Count, [],
         help: "Flow log lines lost because the writer's queue was full.",
         reading: "Workers never wait for the log. A rising count is a disk, or a reader of stdout, slower than the flows. Together with `egret_flow_log_errors_total` it is every line that is missing.",

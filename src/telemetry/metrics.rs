@@ -68,6 +68,8 @@ pub struct Scrape {
     pub config_reload_success: bool,
     /// Whether the last good configuration is in force, because the files were refused at the start.
     pub config_fallback: bool,
+    /// Packets that steering dropped or did not intercept, by kind; empty where they cannot be read.
+    pub steering_packets: Vec<(&'static str, u64)>,
     /// Names known, in each family; `None` where no rule asks for any.
     pub names: Option<usize>,
 }
@@ -207,6 +209,10 @@ impl Metrics {
         text.family(&catalogue::CANDIDATE_INFO);
         if let Some(CandidateInfo { version, state }) = &scrape.candidate {
             text.sample(&catalogue::CANDIDATE_INFO, &[version, state], 1);
+        }
+        text.family(&catalogue::STEERING_DROPPED);
+        for (kind, packets) in &scrape.steering_packets {
+            text.sample(&catalogue::STEERING_DROPPED, &[kind], packets);
         }
         text.single(&catalogue::RESOLVER_NAMES, scrape.names);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
