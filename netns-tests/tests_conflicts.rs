@@ -178,6 +178,8 @@ fn exemptions_pass_and_are_named_by_status(family: Family) {
                  done"
             ),
         });
+        let route = if family == Family::V4 { "-4" } else { "-6" };
+        lab.gateway.shell(&format!("ip {route} rule add pref 90 from {from} to {to} lookup main"));
         let server = lab.listen(Host::Web, family, 443);
         let client = lab.connect(Tenant::Alpha, server.address());
         let upstream = server.accept();

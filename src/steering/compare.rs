@@ -209,8 +209,10 @@ fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
     let whole_words = |line: &&str| format!("{} ", line.trim_end()).contains(&format!(" {wanted} "));
     let mut before = shown.lines().take_while(|line| !whole_words(line));
-    // The kernel's own rule for local addresses, and whatever others put as high.
-    let overtakes = before.find(|line| !line.starts_with("0:") && !line.contains(" fwmark "));
+    // Not the kernel's own rule for local addresses, nor exemptions of one destination, nor the guard at boot.
+    let harmless = [" fwmark ", " to ", " proto 231"];
+    let overtakes =
+        before.find(|line| !line.starts_with("0:") && !harmless.iter().any(|word| line.contains(word)));
     if !shown.lines().any(|line| whole_words(&line)) {
         return Some(format!("no rule `{wanted}`"));
     }
