@@ -90,6 +90,7 @@ fn metrics(c: &mut Criterion) {
         hot: Vec::new(),
         config_version: "1f2e3d".into(),
         config_reload_success: true,
+        config_fallback: false,
         steering_packets: Vec::new(),
         names: None,
     };

@@ -135,6 +135,7 @@ fn main() -> ExitCode {
         tests_errors::trials(),
         tests_conflicts::trials(),
         tests_startup::trials(),
+        tests_health::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
