@@ -194,16 +194,9 @@ impl App {
             candidates,
         };
         let readiness = Readiness::new();
-        let noted = Arc::clone(&handles.in_force);
         if let Some(listener) = metrics_listener {
             let sources = ScrapeSources { handles: handles.clone(), metrics, last: truth.last() };
-            let state = AdminState {
-                readiness: readiness.clone(),
-                notes: Arc::new(move || observe::notes(&noted)),
-                render: Arc::new(move || sources.render()),
-            };
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(admin::serve(listener, state, std::future::pending()));
+            serve_metrics(listener, &readiness, sources)?;
         }
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
@@ -328,6 +321,23 @@ impl App {
         tracing::info!(reset = left, "stopped");
         result
     }
+}
+
+/// Health, readiness and metrics.
+fn serve_metrics(
+    listener: std::net::TcpListener,
+    readiness: &Readiness,
+    sources: ScrapeSources,
+) -> io::Result<()> {
+    let in_force = Arc::clone(&sources.handles.in_force);
+    let state = AdminState {
+        readiness: readiness.clone(),
+        notes: Arc::new(move || observe::notes(&in_force)),
+        render: Arc::new(move || sources.render()),
+    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    tokio::spawn(admin::serve(listener, state, std::future::pending()));
+    Ok(())
 }
 
 /// Where records go: to the flow log, if there is one.

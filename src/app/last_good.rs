@@ -1,7 +1,7 @@
 //! The last good configuration: kept in the state directory, so that a start with a broken one does not end service.
 //!
 //! Two are kept, each whole in one file: the one that came into force last, and the one that the gateway has started with
-//! last. A reload leaves [gateway] and its like as they were, so what it brings into force has yet to prove that a
+//! last. A reload leaves `[gateway]` and its like as they were, so what it brings into force has yet to prove that a
 //! gateway starts with it.
 
 use crate::config::{self, Footprint, Loaded, Report, Texts};

@@ -188,15 +188,13 @@ impl Diagnostics {
                 (file, Some(bytes))
             }
             Err(error) => {
-                let help = match error.kind() {
-                    io::ErrorKind::PermissionDenied => {
-                        let path = path.display();
-                        format!(
-                            "let the service's group read it: `chgrp egret {path} && chmod g+r {path}`; its folder too (g+rx)"
-                        )
-                    }
-                    _ => String::new(),
-                };
+                let mut help = String::new();
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    let path = path.display();
+                    help = format!(
+                        "let the service's group read it: `chgrp egret {path} && chmod g+r {path}`; its folder too (g+rx)"
+                    );
+                }
                 self.error(file.whole(), format!("cannot be read: {error}"), help);
                 (file, None)
             }
