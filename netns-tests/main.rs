@@ -35,8 +35,10 @@ mod tests_candidate;
 mod tests_certificates;
 mod tests_conflicts;
 mod tests_control;
+mod tests_death;
 mod tests_dial;
 mod tests_dnssec;
+mod tests_dscp;
 mod tests_errors;
 mod tests_explain;
 mod tests_fairness;
@@ -51,7 +53,9 @@ mod tests_memory;
 mod tests_modes;
 mod tests_names;
 mod tests_neighbours;
+mod tests_outcomes;
 mod tests_ports;
+mod tests_real;
 mod tests_recheck;
 mod tests_relay;
 mod tests_reload;
@@ -69,6 +73,7 @@ mod tests_tls;
 mod tests_tls_names;
 mod tests_truth;
 mod tests_upgrades;
+mod tests_urgent;
 mod tests_verify;
 mod tests_web;
 mod tests_workers;
@@ -99,6 +104,7 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
+        tests_real::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),
@@ -111,6 +117,10 @@ fn main() -> ExitCode {
         tests_control::trials(),
         tests_relay::trials(),
         tests_resets::trials(),
+        tests_outcomes::trials(),
+        tests_death::trials(),
+        tests_urgent::trials(),
+        tests_dscp::trials(),
         tests_silence::trials(),
         tests_workers::trials(),
         tests_verify::trials(),

@@ -61,6 +61,14 @@ fn configuration(dir: &TempDir) -> String {
                 ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
                 default_type text/plain;
                 location / {{ return 200 \"from=$remote_addr host=$host\\n\"; }}
+                location = /large {{ root {dir}/www; }}
+                location = /repository.git/info/refs {{
+                    return 200 \"0123456789abcdef0123456789abcdef01234567\\trefs/heads/main\\n\";
+                }}
+                location = /repository.git/HEAD {{ return 200 \"ref: refs/heads/main\\n\"; }}
+                location = /api/v1/query {{
+                    return 200 '{{\"status\":\"success\",\"data\":{{\"resultType\":\"vector\",\"result\":[]}}}}';
+                }}
             }}
         }}"
     )

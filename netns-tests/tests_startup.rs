@@ -6,8 +6,12 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::servers::Server;
 use crate::traffic::pass;
+use nix::sys::stat::Mode;
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
+use tempfile::TempDir;
 
 crate::trials! {
     both families: ;
@@ -19,6 +23,7 @@ crate::trials! {
         one_capability_is_all_that_it_has,
         a_missing_capability_is_told,
         a_log_that_cannot_be_written_is_told,
+        a_log_that_is_no_file_is_told,
         too_few_descriptors_are_told,
         a_bad_command_line_is_told
 }
@@ -165,6 +170,32 @@ fn a_missing_capability_is_told() {
     let files = Files::with_text(&valid());
     let output = bounded(&lab, &mut unprivileged("", &["run"], &files.config()));
     assert_refused(&output, &["CAP_NET_ADMIN"], "no capability");
+}
+
+/// At once, however much time opening it would take.
+fn a_log_that_is_no_file_is_told() {
+    let lab = Lab::new();
+    let folder = TempDir::with_prefix("egret-logs-").unwrap();
+    let at = |name: &str| folder.path().join(name);
+    nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    for (name, words) in [
+        ("fifo", "it is a FIFO that nobody reads"),
+        ("folder", "it is a directory"),
+        ("socket", "it is a socket"),
+        ("missing/flows.jsonl", "create its directory"),
+    ] {
+        let path = at(name);
+        let flow_log =
+            Config::default().render(&path).replace(&at("audit.jsonl").display().to_string(), "/dev/null");
+        let audit_log = with("/dev/audit.jsonl", path.to_str().unwrap());
+        for (config, which) in [(flow_log, "flow log"), (audit_log, "audit log")] {
+            let (output, _) = run(&lab, &config);
+            let named = format!("cannot open the {which} {}", path.display());
+            assert_refused(&output, &[&named, words], name);
+        }
+    }
 }
 
 fn a_log_that_cannot_be_written_is_told() {

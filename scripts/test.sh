@@ -11,7 +11,11 @@ cd "$(dirname "$0")/.."
 
 find_cargo
 install_missing g++:g++ curl:curl openssl:openssl nginx:nginx dnsmasq:dnsmasq-base knotd:knot ldns-signzone:ldnsutils iptables:iptables nft:nftables ip:iproute2 \
-    ps:procps setpriv:util-linux unshare:util-linux haproxy:haproxy strace:strace shellcheck:shellcheck promtool:prometheus
+    ps:procps setpriv:util-linux unshare:util-linux haproxy:haproxy strace:strace shellcheck:shellcheck promtool:prometheus \
+    apache2:apache2-bin node:nodejs wget:wget git:git
+# The system's Python, whatever else is first in the PATH.
+/usr/bin/python3 -c 'import aiohttp, cheroot, requests' 2>/dev/null ||
+    install_missing aiohttp-module:python3-aiohttp cheroot-module:python3-cheroot requests-module:python3-requests
 
 # Seconds of fuzzing for each target.
 fuzz_seconds=${FUZZ_SECONDS:-20}

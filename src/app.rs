@@ -137,7 +137,8 @@ impl App {
         let flow_log = observe::open_flow_log(&config, &metrics)?;
         let audit_log = observe::open_audit_log(&config, &metrics)?;
         let liveness = liveness(&config);
-        let listeners = listeners::transparent(config.gateway.listen, worker_count, &liveness)?;
+        let (listen, keeps_class) = (config.gateway.listen, config.gateway.keeps_class);
+        let listeners = listeners::transparent(listen, worker_count, &liveness, keeps_class)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
         let control_socket = control::open(&config)?;
@@ -362,6 +363,7 @@ fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> Settings 
     Settings {
         max_hello: config.inspect.max_hello,
         inspect_deadline: config.inspect.deadline,
+        keeps_class: gateway.keeps_class,
         dialler: Dialler { connect_timeout: gateway.connect_timeout, user_timeout: gateway.user_timeout },
         liveness,
         silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },

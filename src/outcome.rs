@@ -100,6 +100,45 @@ the client behind the gateway, the upstream server or the path to it, the operat
 itself.
 ";
 
+const CLOSED: &str = "
+## What counts as closed
+
+Resets end many a flow that went well: servers and clients reset what still comes when they are done with a connection. So a flow is
+`closed` if **its answer was delivered in full, whatever reset came after**, and what cut an answer short is never `closed`, whatever it
+looked like.
+
+*Delivered* means that the client's host has acknowledged every byte. If the client reset, the last two segments may be unacknowledged:
+hosts delay acknowledgements, and a reset carries none that Linux takes note of.
+
+**HTTP/1 that is followed** (inspection.md) shows where answers end. The flow is `closed` if every request that passed has its whole
+answer, by `Content-Length`, by its chunks, or by the server's FIN where the answer ends with the connection. If not, it is not `closed` even
+if both sides finished: it is `upstream_reset` if the server finished first, else `client_reset`, and `detail` says so.
+
+**Everything else**, TLS included, shows only what TCP tells. The flow is `closed` if
+
+- both sides finished (FIN) and everything was delivered. A client that finished first and then refused more than 64 bytes by a reset has left its
+  download: `client_reset`;
+- the server finished, everything was delivered, and then either side reset;
+- the client finished and then reset what still came, if that was no more than 64 bytes (`close_notify`, or HTTP/2's GOAWAY), and the server finished or
+  reset as well within a second;
+- the client finished and then the server reset, having sent something before and nothing since that the client took;
+- the server's last bytes were TLS's `close_notify` (by the size of the record), all was delivered, and then either side reset;
+- the client reset, and the server finished within 50 ms with no more than 64 bytes.
+
+Any other reset is `client_reset` or `upstream_reset`, by who sent it.
+
+Some failures do not show. In TLS, and in HTTP whose answer ends with the connection, a server that dies finishes like one that is done (its kernel
+sends FIN). In TLS, a client that gives up waiting and closes looks like one that has its answer. Bytes that the client's host has
+acknowledged and its program never read count as delivered.
+
+The share of connections to servers that went well, over all tenants:
+
+```promql
+sum(rate(egret_flows_total{outcome=\"closed\"}[5m]))
+  / sum(rate(egret_flows_total{outcome=~\"closed|.*_reset|.*_lost|.*_timeout|upstream_.*|relay_failed|dial_failed\", outcome!=\"inspect_timeout\"}[5m]))
+```
+";
+
 /// docs/outcomes.md: for each outcome what it means, who caused it and what to do.
 pub fn reference() -> String {
     let mut text = INTRO.to_owned();
@@ -113,15 +152,15 @@ pub fn reference() -> String {
         text.push_str("| outcome | cause | meaning | what to do |\n|---|---|---|---|\n");
         text.extend(rows);
     }
-    text
+    text + CLOSED
 }
 
 outcomes! {
-    Closed = "closed", Client, Relayed: "Both sides finished sending and every byte was delivered."
+    Closed = "closed", Client, Relayed: "The answer was delivered in full, and the connection ended: by both sides' FIN, or by a reset after it. *What counts as closed* is below."
         => "Nothing: this is how a flow should end.";
-    ClientReset = "client_reset", Client, Relayed: "The client reset the connection; the reset was passed on to the server."
+    ClientReset = "client_reset", Client, Relayed: "The client reset the connection, or closed it, before its answer was delivered in full; the server was reset."
         => "Usual for clients that time out or are killed. Many at one destination: compare `duration_ms` with the client's own time-out.";
-    UpstreamReset = "upstream_reset", Upstream, Relayed: "The server, or something on the way to it, reset the connection; the reset was passed on to the client."
+    UpstreamReset = "upstream_reset", Upstream, Relayed: "The server, or something on the way to it, reset the connection before its answer was delivered, or finished in the middle of it (HTTP/1); the end was passed on to the client."
         => "Look at the server's log at that time, and for a middlebox with a shorter idle time-out than the client's.";
     ClientLost = "client_lost", Client, Relayed: "The client stopped answering: keepalive or unacknowledged data timed out, or its network is unreachable."
         => "The client's host went away without closing. Look at its instance and the route back to it.";

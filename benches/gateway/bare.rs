@@ -6,6 +6,7 @@
 use crate::poller::{CHANGES, Poller};
 use egret::sys::listener::{self, Liveness};
 use egret::sys::pipe::Pipe;
+use egret::sys::traffic_class::TrafficClass;
 use egret::sys::{stream, upstream};
 use nix::sys::epoll::EpollFlags;
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,9 @@ impl<'a> Relay<'a> {
             user_timeout: None,
         };
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, setup.port));
-        let listener = listener::open(address, 4096, &liveness)?;
+        let listener = listener::open(address, 4096, &liveness, false)?;
+        // A socket that is dropped at the end of its flow is closed.
+        stream::close_cleanly(&listener)?;
         let poller = Poller::new();
         poller.watch(&listener, LISTENER, CHANGES);
         let buffer = vec![0; COPY];
@@ -164,7 +167,9 @@ fn dial(setup: &Setup, number: usize, to: SocketAddr) -> io::Result<TcpStream> {
     let (first, last) = setup.source_ports;
     let port = usize::from(first) + number / sources.len() % usize::from(last - first + 1);
     let source = SocketAddr::new(sources[number % sources.len()], port as u16);
-    upstream::connect(source, to, None).map_err(|(_, error)| error)
+    let socket = upstream::connect(source, to, TrafficClass::default(), None).map_err(|(_, error)| error)?;
+    stream::close_cleanly(&socket)?;
+    Ok(socket)
 }
 
 impl Way {

@@ -39,6 +39,7 @@ pub(super) fn transparent(
     address: SocketAddr,
     workers: usize,
     liveness: &Liveness,
+    keeps_class: bool,
 ) -> Result<Vec<TcpListener>, ListenError> {
     match listener::is_taken(address) {
         Ok(false) => {}
@@ -47,7 +48,8 @@ pub(super) fn transparent(
     }
     (0..workers)
         .map(|_| {
-            listener::open(address, BACKLOG, liveness).map_err(|error| explain(address, "listen", error))
+            listener::open(address, BACKLOG, liveness, keeps_class)
+                .map_err(|error| explain(address, "listen", error))
         })
         .collect()
 }

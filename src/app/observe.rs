@@ -14,7 +14,10 @@ use crate::telemetry::{
     MonitoredTenant, Scrape, SourceUsage,
 };
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 pub(super) fn open_flow_log(
@@ -23,11 +26,25 @@ pub(super) fn open_flow_log(
 ) -> io::Result<Option<(FlowLogHandle, FlowLogThread)>> {
     let target = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
-        Wanted::Stdout => LogTarget::Stdout,
+        Wanted::Stdout => {
+            if is_the_journal(io::stdout()) {
+                tracing::info!(
+                    "flow log lines go to the journal, which drops those beyond its rate limit uncounted: keep LogRateLimitIntervalSec=0 in the unit, or set `[flow_log] path` to a file"
+                );
+            }
+            LogTarget::Stdout
+        }
         Wanted::File(path) => LogTarget::File(path.clone()),
     };
     let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
     FlowLog::start(flow_log, metrics.gateway().flow_log.clone()).map(Some)
+}
+
+/// Whether systemd has connected an output to the journal (`JOURNAL_STREAM` in systemd.exec(5)).
+fn is_the_journal(output: impl AsFd) -> bool {
+    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let output = output.as_fd().try_clone_to_owned().and_then(|output| File::from(output).metadata());
+    output.is_ok_and(|output| journal == *format!("{}:{}", output.dev(), output.ino()))
 }
 
 pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<AuditLog> {

@@ -155,6 +155,8 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
         "TCP keepalive towards client and server: see `[gateway.keepalive]`.";
     USER_TIMEOUT: Or<Span> = Or("off", span(1000, 3_600_000)), "user_timeout", Default(r#""off""#), r#""5m""#,
         "How long sent bytes may stay unacknowledged, or a reader's window closed, until the peer counts as lost (`TCP_USER_TIMEOUT`). It ends flows whose reader is merely slow, and overrules `keepalive.probes`, so it should not be shorter than `idle + interval × probes`. `\"off\"`: unacknowledged bytes are given up after some 15 minutes (`tcp_retries2`), and slow readers never.";
+    DSCP: Choice<bool> = Choice { words: &[("keep", true), ("clear", false)], later: &[] }, "dscp", Default(r#""keep""#), r#""clear""#,
+        "The class (DSCP) of the packets of both legs. `\"keep\"`: that of the client's SYN, as without a gateway; the server's own marks end at Egret, and what a client changes later is not followed. `\"clear\"`: none. Choose that where a network beyond the gateway gives precedence by DSCP, and clients are not to claim it.";
     MAX_FLOWS: Or<Count> = Or("auto", Count { min: 1, max: 10_000_000 }), "max_flows", Default(r#""auto""#), "100000",
         "Flows at once; further ones end as `gateway_full`. `\"auto\"` is what the limit on file descriptors allows.";
 }

@@ -108,6 +108,8 @@ pub struct Gateway {
     pub keepalive: Keepalive,
     /// `TCP_USER_TIMEOUT` on both legs: how long sent bytes may go unacknowledged. `None`: the kernel's own limits.
     pub user_timeout: Option<Duration>,
+    /// Whether both legs keep the traffic class (DSCP) of the client's SYN.
+    pub keeps_class: bool,
     /// `None`: as many as the file-descriptor limit allows.
     pub max_flows: Option<u32>,
 }

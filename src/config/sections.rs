@@ -76,6 +76,7 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
         half_open_timeout: table.read(&gateway::HALF_OPEN_TIMEOUT, out)?,
         keepalive: read_keepalive(&table.section(&gateway::KEEPALIVE, out), out)?,
         user_timeout: table.read(&gateway::USER_TIMEOUT, out)?,
+        keeps_class: table.read(&gateway::DSCP, out)?,
         max_flows: table.read(&gateway::MAX_FLOWS, out)?,
     };
     let Keepalive { idle, interval, probes } = gateway.keepalive;

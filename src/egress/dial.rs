@@ -6,6 +6,7 @@ use crate::clock;
 use crate::sys::event_loop::{EventLoop, timeout};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
+use crate::sys::traffic_class::TrafficClass;
 use crate::sys::upstream;
 use std::future::poll_fn;
 use std::io;
@@ -47,10 +48,11 @@ impl Dialler {
         &self,
         client: ClientAddr,
         to: DialAddr,
+        class: TrafficClass,
         lease: Lease,
         event_loop: &Rc<EventLoop>,
     ) -> Result<(Socket, Lease), DialError> {
-        let (socket, lease) = self.begin(client, to, lease)?;
+        let (socket, lease) = self.begin(client, to, class, lease)?;
         let socket =
             Socket::new(socket, event_loop).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
         Ok((socket, lease))
@@ -63,11 +65,12 @@ impl Dialler {
         &self,
         client: ClientAddr,
         to: DialAddr,
+        class: TrafficClass,
         mut lease: Lease,
     ) -> Result<(TcpStream, Lease), DialError> {
         let mut exchanges = 0;
         loop {
-            match upstream::connect(lease.source().socket(), to.socket(), self.user_timeout) {
+            match upstream::connect(lease.source().socket(), to.socket(), class, self.user_timeout) {
                 Ok(socket) => return Ok((socket, lease)),
                 Err((Failure::PortTaken, error)) => {
                     // Before it is given up: this one is left alone, too.
@@ -137,8 +140,9 @@ mod tests {
         let client = ClientAddr::new(([10, 0, 0, 1], 1).into());
         let lease = pools.pool("pool").unwrap().lease(client, to, &Share::NONE, clock::now()).unwrap();
         let dialler = Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None };
-        let error =
-            EventLoop::run(async |event_loop| dialler.start(client, to, lease, &event_loop).unwrap_err());
+        let error = EventLoop::run(async |event_loop| {
+            dialler.start(client, to, TrafficClass::default(), lease, &event_loop).unwrap_err()
+        });
         assert!(matches!(error.unwrap(), DialError::Failed(Failure::PortTaken, _)));
         let pair = ledger.pair(SourceAddr::new(source), to, clock::now()).unwrap();
         assert_eq!((pair.live, u32::from(pair.held)), (0, EXCHANGES + 1));

@@ -13,6 +13,7 @@ use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::policy::Permit;
 use crate::sys::event_loop::{spawn, timeout};
+use crate::sys::traffic_class::TrafficClass;
 use crate::verify::{Begun, Certificate};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,9 +47,8 @@ impl Prober<'_> {
         let Tenant { pool, share, .. } = self.tenant;
         let lease = pool.lease(self.client, to, share, clock::now());
         let lease = lease.map_err(|_| "the pool has no port left to ask the server from")?;
-        let begun =
-            self.dialler.begin(self.client, to, lease).map_err(|_| "the server could not be reached")?;
-        let (socket, mut lease) = begun;
+        let begun = self.dialler.begin(self.client, to, TrafficClass::default(), lease);
+        let (socket, mut lease) = begun.map_err(|_| "the server could not be reached")?;
         lease.connected();
         Ok((socket, Box::new(lease)))
     }

@@ -1,5 +1,6 @@
 //! How a flow ends: what its client is told, and how its upstream port rests.
 
+use super::delivery::{self, Delivery, Reset};
 use super::flow::Flow;
 use super::flow_table::{Listed, Revoked};
 use super::leftover::{self, Stopped};
@@ -56,38 +57,55 @@ pub(super) async fn end_early(
 }
 
 /// Settles whether the kernel has to be asked about the upstream port. Every way out but a good end resets the upstream
-/// socket, and then its port is free at once: that is what a lease starts with, but see [`rest_after_reset`].
+/// socket, and then its port is free at once: that is what a lease starts with, but see [`rest_after_reset`]. `answered` says
+/// whether every HTTP request has its answer, if that is known.
 pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
     Upstream { leg, lease, listed }: &mut Upstream<'_>,
     end: End,
+    answered: Option<bool>,
     flow: &mut Flow,
 ) -> Outcome {
     match end {
         End::Finished { first } => {
             if leftover::is_left(client) || leftover::is_left(leg) {
                 // In a box, for flows are to be small, and few end so.
-                let delivered = Box::pin(deliver_rest(worker, client, leg, listed, flow)).await;
-                if let Err(outcome) = delivered {
+                let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
+                if let Err(Delivery { outcome, detail }) = delivered {
+                    flow.record.detail = detail.or(flow.record.detail);
                     return outcome;
                 }
             }
-            lease.set_rest(rest_after(first, leg));
+            // One that was reset after its FIN has nothing to rest for.
+            if !leg.has_failed() {
+                lease.set_rest(rest_after(first, leg));
+                leg.ended_well();
+            }
+            let Delivery { outcome, detail } = delivery::at_the_end(first, answered);
             client.ended_well();
-            leg.ended_well();
-            Outcome::Closed
+            flow.record.detail = detail.or(flow.record.detail);
+            outcome
         }
         End::Idle => Outcome::IdleTimeout,
         End::HalfOpen => Outcome::HalfOpenTimeout,
         End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
-        End::Failed { side, error } => {
+        End::Failed { side, error, progress } => {
             let (outcome, detail) = failed(worker, side, &error);
             flow.ends(outcome);
             flow.record.detail = detail.or(flow.record.detail);
-            let other = if side == Side::Client { leg } else { client };
+            let scratch = &worker.scratch;
             // In a box, for flows are to be small, and few end so.
-            Box::pin(relay::settle(other)).await;
+            let delivery = Box::pin(async {
+                let other = if side == Side::Client { &*leg } else { client };
+                if !matches!(outcome, Outcome::ClientReset | Outcome::UpstreamReset) {
+                    relay::settle(other).await;
+                    return Delivery { outcome, detail };
+                }
+                delivery::at_reset(Reset { side, progress, answered }, client, leg, scratch).await
+            });
+            let Delivery { outcome, detail } = delivery.await;
+            flow.record.detail = detail.or(flow.record.detail);
             outcome
         }
     }
@@ -99,8 +117,8 @@ async fn deliver_rest(
     client: &Socket,
     leg: &Socket,
     listed: &Listed<'_>,
-    flow: &mut Flow,
-) -> Result<(), Outcome> {
+    answered: Option<bool>,
+) -> Result<(), Delivery> {
     client.finish();
     let delivered = pin!(leftover::deliver(client, leg, worker.settings.silence.half_open));
     let (outcome, detail) = match listed.unless_revoked(delivered).await {
@@ -109,8 +127,7 @@ async fn deliver_rest(
         Ok(Err(Stopped::Failed(side, error))) => failed(worker, side, &error),
         Err(Revoked(why)) => (Outcome::PolicyRevoked, Some(why)),
     };
-    flow.record.detail = detail.or(flow.record.detail);
-    Err(outcome)
+    delivery::after_the_end(Delivery { outcome, detail }, client, answered)
 }
 
 /// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
@@ -188,6 +205,7 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
 mod tests {
     use super::*;
     use crate::sys::event_loop::EventLoop;
+    use crate::sys::traffic_class::TrafficClass;
     use crate::sys::upstream;
     use socket2::{SockFilter, SockRef};
     use std::future::poll_fn;
@@ -197,7 +215,8 @@ mod tests {
     fn finished_by_the_server() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let socket = upstream::connect(any, listener.local_addr().unwrap(), None).unwrap();
+        let socket =
+            upstream::connect(any, listener.local_addr().unwrap(), TrafficClass::default(), None).unwrap();
         let (server, _) = listener.accept().unwrap();
         stream::finish(&server).unwrap();
         (socket, server)
@@ -227,7 +246,7 @@ mod tests {
                 while unsent && stream::write(&socket, &[0; 4096]).is_ok() {}
                 let rest = rest_of(socket, first);
                 assert!(matches!(rest, Rest::UntilGone { .. }), "{first:?}: the kernel still has the port");
-                let (failure, _) = upstream::connect(source, to, None).unwrap_err();
+                let (failure, _) = upstream::connect(source, to, TrafficClass::default(), None).unwrap_err();
                 assert_eq!(failure, Failure::PortTaken);
             }
         }

@@ -10,6 +10,7 @@ use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
 use crate::relay::Meter;
+use crate::sys::traffic_class::TrafficClass;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Flow {
     pub unfollowed: bool,
     /// Its place among its tenant's flows. It has it until all of it is over, an answer that refuses it included.
     pub place: Option<Pass>,
+    /// What its client asks the network for, on both legs.
+    pub class: TrafficClass,
     accepted: Instant,
     meters: Meters,
     worker: Rc<Epilogue>,
@@ -69,6 +72,7 @@ impl Flow {
             observed: None,
             unfollowed: false,
             place: None,
+            class: TrafficClass::default(),
             accepted: clock::now(),
             meters: nobody,
             worker,

@@ -208,6 +208,13 @@ impl relay::Guard for Guard<'_> {
         }
     }
 
+    fn is_answered(&self) -> Option<bool> {
+        match &self.follower {
+            Follower::Requests(requests) if !self.is_free => requests.exchange.is_answered(),
+            Follower::Requests(_) | Follower::Hellos(..) => None,
+        }
+    }
+
     fn is_over(&self) -> bool {
         match &self.follower {
             Follower::Requests(_) => false,

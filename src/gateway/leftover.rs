@@ -81,6 +81,7 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
         while stream.write(&[0; 4096]).is_ok() {}
         stream::finish(&stream).unwrap();
+        stream::prepare(&stream).unwrap();
         let socket = Socket::new(stream, event_loop).unwrap();
         assert!(is_left(&socket));
         (socket, peer)

@@ -7,6 +7,7 @@ mod admission;
 mod again;
 mod candidate;
 mod certification;
+mod delivery;
 mod ending;
 mod flow;
 mod flow_table;

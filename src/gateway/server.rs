@@ -14,6 +14,7 @@ use crate::outcome::Outcome;
 use crate::sys::event_loop::{EventLoop, sleep, spawn, yield_now};
 use crate::sys::listener::Listener;
 use crate::sys::socket::Socket;
+use crate::sys::traffic_class::TrafficClass;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -149,6 +150,11 @@ fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
         worker.nobody.clone(),
         Rc::clone(&worker.epilogue),
     );
+    if worker.settings.keeps_class {
+        flow.class = TrafficClass::of_client(&socket);
+        // It fails on a socket that is none.
+        let _ = flow.class.set_on(&socket, peer);
+    }
     let client = Socket::new(socket, &worker.event_loop).inspect_err(|_| {
         turn_away(&mut flow);
         flow.record.detail =
@@ -241,6 +247,7 @@ mod tests {
     const SETTINGS: Settings = Settings {
         max_hello: 1024,
         inspect_deadline: Duration::from_secs(1),
+        keeps_class: true,
         dialler: Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None },
         liveness: Liveness {
             idle: Duration::from_mins(1),

@@ -43,7 +43,8 @@ pub(super) fn live<'a>(
             // In a box, for flows are to be small, and few end so.
             return Ok(Box::pin(stop(worker, client, refused, end?, flow)).await);
         }
-        Ok(finish(worker, client, &mut upstream, end?, flow).await)
+        let answered = guard.and_then(|guarded| guarded.is_answered());
+        Ok(finish(worker, client, &mut upstream, end?, answered, flow).await)
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn dial<'w>(
     let (socket, lease) = worker
         .settings
         .dialler
-        .start(flow.record.client, to, lease, &worker.event_loop)
+        .start(flow.record.client, to, flow.class, lease, &worker.event_loop)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = socket;

@@ -254,10 +254,10 @@ async fn dial_first<'w>(
     flow.record.dialled = dials.first().copied();
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
     let started = clock::now();
-    let from = flow.record.client;
+    let (from, class) = (flow.record.client, flow.class);
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
-        let (socket, lease) = worker.settings.dialler.start(from, to, lease, &worker.event_loop)?;
+        let (socket, lease) = worker.settings.dialler.start(from, to, class, lease, &worker.event_loop)?;
         // Dropped before the lease: the port is free after the socket is.
         let leg = socket;
         worker.settings.dialler.answered(&leg).await?;

@@ -51,6 +51,8 @@ pub struct Settings {
     pub max_hello: usize,
     /// Time that a client has to send it.
     pub inspect_deadline: Duration,
+    /// Whether both legs keep the traffic class of the client's SYN.
+    pub keeps_class: bool,
     /// How upstreams are dialled.
     pub dialler: Dialler,
     /// When a peer that does not answer counts as dead.

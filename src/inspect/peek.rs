@@ -3,7 +3,6 @@
 use super::{Inspected, Malformed, Protocol, Verdict, inspect};
 use crate::sys::event_loop::timeout;
 use crate::sys::socket::Socket;
-use crate::sys::stream;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -92,16 +91,21 @@ impl Peeker {
     /// One look at the receive queue; `None` where it does not hold enough yet.
     fn look(&self, client: &Socket, progress: &mut Progress) -> io::Result<Option<Verdict>> {
         let Buffers { peeked, scratch } = &mut *self.buffers.borrow_mut();
-        let n = stream::peek(client, peeked)?;
-        if n < progress.need {
-            return Ok(None);
-        }
-        match inspect(&peeked[..n], peeked.len(), scratch) {
-            Verdict::NeedMore { at_least } => {
-                *progress = Progress { need: at_least, looks_like: first_impression(&peeked[..n]) };
-                Ok(None)
+        loop {
+            let n = client.peek(peeked)?;
+            if n >= progress.need {
+                match inspect(&peeked[..n], peeked.len(), scratch) {
+                    Verdict::NeedMore { at_least } => {
+                        *progress = Progress { need: at_least, looks_like: first_impression(&peeked[..n]) };
+                    }
+                    verdict @ (Verdict::Done(_) | Verdict::Malformed(_) | Verdict::TooLarge(_)) => {
+                        return Ok(Some(verdict));
+                    }
+                }
             }
-            verdict @ (Verdict::Done(_) | Verdict::Malformed(_) | Verdict::TooLarge(_)) => Ok(Some(verdict)),
+            if !(client.may_hold_back() && client.read_ahead(n)?) {
+                return Ok(None);
+            }
         }
     }
 }

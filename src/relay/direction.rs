@@ -2,7 +2,7 @@
 
 use super::guard::{Guard, Guarded, Passing};
 use super::pipes::Filled;
-use super::{COPY, Scratch, Side};
+use super::{COPY, Scratch, Side, close_notify};
 use crate::sys::event_loop::{give_way, has_turn};
 use crate::sys::socket::Socket;
 use crate::sys::stream;
@@ -36,6 +36,10 @@ pub(super) struct OneWay {
     splicing: bool,
     /// The other side's socket sends at once what it is given (`TCP_NODELAY`).
     prompt: bool,
+    /// The last bytes read were a TLS peer's word that it sends no more.
+    notified: bool,
+    /// The side's socket has failed.
+    broken: bool,
     moved: u64,
 }
 
@@ -76,6 +80,8 @@ impl OneWay {
             splicing: false,
             // Accepted sockets inherit it from the listener.
             prompt: side == Side::Upstream,
+            notified: false,
+            broken: false,
             moved: 0,
         }
     }
@@ -90,9 +96,19 @@ impl OneWay {
         self.state == State::Open && matches!(self.held, Held::Nothing)
     }
 
+    /// The side's socket has failed: reads end where its bytes do, whether a FIN had come or not.
+    pub(super) fn breaks(&mut self) {
+        self.broken = true;
+    }
+
     /// Bytes delivered so far.
     pub(super) fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Whether the last bytes read were TLS's `close_notify`, as far as its length tells.
+    pub(super) fn is_notified(&self) -> bool {
+        self.notified
     }
 
     fn other(&self) -> Side {
@@ -235,11 +251,15 @@ impl OneWay {
     /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
     /// (`tcp_read_sock` in net/ipv4/tcp.c).
     fn splice(&mut self, from: &Socket, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
+        if from.has_read_ahead() {
+            return Ok(0);
+        }
         let Some(pipe) = scratch.pipes.take() else { return Ok(0) };
         match pipe.fill(from, most) {
             Ok(n @ 1..) => {
                 // The sender has slowed down: what comes next may be small.
                 self.splicing = n >= COPY;
+                self.notified = false;
                 self.held = Held::Pipe(Filled::new(pipe, n));
                 Ok(n)
             }
@@ -265,7 +285,7 @@ impl OneWay {
         let Way { from, to } = way;
         let mut read = None;
         let result = from.try_read(|| {
-            let n = stream::read(from, &mut buffer)?;
+            let n = from.read(&mut buffer)?;
             read = Some(n);
             // A short read has emptied the socket: saying so clears the readiness and saves the read that would
             // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared. Only urgent data
@@ -282,10 +302,15 @@ impl OneWay {
             (None, _) => return Ok(()),
         };
         if n == 0 {
+            // A FIN counts for one byte.
+            if self.broken && stream::received(from).is_ok_and(|bytes| bytes <= self.moved) {
+                return Err((self.side, io::ErrorKind::ConnectionReset.into()));
+            }
             self.end(guard);
             return Ok(());
         }
         self.splicing = n == COPY;
+        self.notified = close_notify::ends_in(&buffer[..n]);
         let n = match guard.map(|guard| guard.look(self.side, &buffer[..n])) {
             None => n,
             Some(Passing::Read(0)) => return Ok(()),

@@ -23,6 +23,8 @@ pub trait Guard {
     /// The flow ends at the client's last bytes: whether it can be told so where it stands. Pending while the server has
     /// more to say first.
     fn farewell(&self) -> Poll<bool>;
+    /// Whether every request that passed has its whole answer, up to now or to the server's end; `None` where nobody can tell.
+    fn is_answered(&self) -> Option<bool>;
     /// Nothing needs to be looked at any more.
     fn is_over(&self) -> bool;
 }
@@ -114,6 +116,11 @@ impl<G: Guard> Guarded<G> {
     /// Whether it can go.
     pub(super) fn is_over(&self) -> bool {
         self.kept.is_empty() && self.guard.is_over()
+    }
+
+    /// See [`Guard::is_answered`].
+    pub fn is_answered(&self) -> Option<bool> {
+        self.guard.is_answered()
     }
 
     /// See [`Guard::farewell`].

@@ -4,6 +4,7 @@
 //! it, the direction switches to `splice(2)`. A flow holds a pipe only while bytes are in it, and an idle flow holds
 //! nothing but its two sockets.
 
+mod close_notify;
 mod direction;
 mod guard;
 mod pipes;
@@ -17,7 +18,7 @@ use crate::sys::stream;
 use direction::{OneWay, Way};
 pub use guard::{CutOff, Guard, Guarded, Next, Passage};
 use pipes::Pipes;
-pub use refuse::refuse;
+pub use refuse::{finishes, refuse};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -58,6 +59,8 @@ pub enum End {
         side: Side,
         /// What the kernel said.
         error: io::Error,
+        /// How far the flow had come.
+        progress: Progress,
     },
     /// [`Silence::idle`] passed.
     Idle,
@@ -65,6 +68,21 @@ pub enum End {
     HalfOpen,
     /// The guard has stopped it.
     Stopped(Farewell),
+}
+
+/// How far a flow had come when a socket failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which side had finished, with every byte of its delivered; never both.
+    pub finished: Option<Side>,
+    /// Bytes from the server that the client's socket took.
+    pub down: u64,
+    /// Those of them that it took after the client's FIN.
+    pub down_since: u64,
+    /// Bytes from the server wait for the client's socket.
+    pub holds: bool,
+    /// The server's last bytes were TLS's `close_notify`, as far as its length tells.
+    pub notified: bool,
 }
 
 /// How a client stands whose flow the guard has stopped.
@@ -82,7 +100,7 @@ impl End {
     /// What the failed socket says, if one failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
-            Self::Failed { side, error } => Some((*side, Failure::of(error))),
+            Self::Failed { side, error, progress: _ } => Some((*side, Failure::of(error))),
             Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
         }
     }
@@ -132,6 +150,7 @@ pub fn relay<'a, G: Guard>(
         down: OneWay::new(Side::Upstream),
         watch: Watch::new(silence),
         first: None,
+        down_before: 0,
         broken: None,
     };
     // No `async fn`: that would hold each argument twice, for as long as the flow lives.
@@ -161,6 +180,8 @@ struct Flow<'a> {
     down: OneWay,
     watch: Watch<'a>,
     first: Option<Side>,
+    /// Bytes delivered to the client before its FIN was found.
+    down_before: u64,
     broken: Option<Box<Broken>>,
 }
 
@@ -258,6 +279,7 @@ impl<'a> Flow<'a> {
             // upstream, perhaps before the server's arrived.
             (None, true, _) => {
                 self.first = Some(Side::Client);
+                self.down_before = self.down.moved();
                 self.upstream.finish();
             }
             (None, false, true) => {
@@ -317,6 +339,10 @@ impl<'a> Flow<'a> {
     ) -> Poll<End> {
         let guarded = guard.as_deref_mut();
         let (up, down) = self.ways();
+        match broken.side {
+            Side::Client => self.up.breaks(),
+            Side::Upstream => self.down.breaks(),
+        }
         let rest = match broken.side {
             Side::Client => self.up.poll(up, cx, scratch, guarded, |n| meter.up(n)),
             Side::Upstream => self.down.poll(down, cx, scratch, guarded, |n| meter.down(n)),
@@ -331,7 +357,26 @@ impl<'a> Flow<'a> {
             self.broken = Some(broken);
             return Poll::Pending;
         }
-        Poll::Ready(End::Failed { side: broken.side, error: broken.error })
+        self.pass_on_ends();
+        if let Some(first) = self.first
+            && self.up.is_done()
+            && self.down.is_done()
+        {
+            return Poll::Ready(End::Finished { first });
+        }
+        let Broken { side, error, until: _ } = *broken;
+        Poll::Ready(End::Failed { side, error, progress: self.progress() })
+    }
+
+    fn progress(&self) -> Progress {
+        let down = self.down.moved();
+        Progress {
+            finished: self.first,
+            down,
+            down_since: if self.first == Some(Side::Client) { down - self.down_before } else { 0 },
+            holds: !self.down.holds_nothing(),
+            notified: self.down.is_notified(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Answers a refused client so that it can read the answer.
+//! Answers a refused client so that it can read the answer; throws away what nobody is to get.
 
 use super::Scratch;
 use crate::sys::event_loop::timeout;
@@ -18,7 +18,7 @@ pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch:
     let told = async {
         write_all(client, answer).await?;
         client.finish();
-        discard(client, scratch).await
+        discard(client, MOST_DISCARDED, scratch).await.map(drop)
     };
     // At the deadline, or if it is gone, the socket is closed all the same.
     let _ = timeout(patience, told).await;
@@ -39,16 +39,22 @@ async fn write_all(client: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn discard(client: &Socket, scratch: &Scratch) -> io::Result<()> {
+/// Throws away what a peer still sends: whether it finishes, or resets, within `patience` and `most` bytes.
+pub async fn finishes(peer: &Socket, most: usize, patience: Duration, scratch: &Scratch) -> bool {
+    timeout(patience, discard(peer, most, scratch)).await.is_ok_and(|ended| ended.unwrap_or(true))
+}
+
+/// Reads more than `most` bytes, or to the end: which of them.
+async fn discard(peer: &Socket, most: usize, scratch: &Scratch) -> io::Result<bool> {
     let mut discarded = 0;
-    while discarded < MOST_DISCARDED {
-        poll_fn(|cx| client.poll_readable(cx)).await;
-        match client.try_read(|| stream::read(client, &mut scratch.buffer.borrow_mut())) {
-            Ok(0) => return Ok(()),
+    while discarded <= most {
+        poll_fn(|cx| peer.poll_readable(cx)).await;
+        match peer.try_read(|| stream::read(peer, &mut scratch.buffer.borrow_mut())) {
+            Ok(0) => return Ok(true),
             Ok(n) => discarded += n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(false)
 }

@@ -54,6 +54,9 @@ impl Guard for Nobody {
     fn farewell(&self) -> Poll<bool> {
         match *self {}
     }
+    fn is_answered(&self) -> Option<bool> {
+        match *self {}
+    }
     fn is_over(&self) -> bool {
         match *self {}
     }
@@ -69,6 +72,7 @@ fn pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let outer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let inner = listener.accept().unwrap().0;
     inner.set_nonblocking(true).unwrap();
+    stream::prepare(&inner).unwrap();
     (outer, inner)
 }
 
@@ -230,20 +234,20 @@ fn small_messages_need_no_pipe() {
 }
 
 #[test]
-fn urgent_data_does_not_end_a_splice() {
+fn a_splice_goes_on_past_urgent_data() {
     use nix::sys::socket::{MsgFlags, send};
     use std::os::fd::AsRawFd;
     let result = run(
         NEVER,
         |mut socket| {
             socket.write_all(&pattern(8_000_000, 4)).unwrap();
-            // Out of band: it is no part of the stream.
             send(socket.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
             socket.write_all(&pattern(8_000_000, 5)).unwrap();
         },
         |socket| {
             let all = read_all(socket);
-            assert!(all == [pattern(8_000_000, 4), pattern(8_000_000, 5)].concat(), "{} bytes", all.len());
+            let sent = [pattern(8_000_000, 4), b"!".to_vec(), pattern(8_000_000, 5)].concat();
+            assert!(all == sent, "{} bytes", all.len());
         },
     );
     assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
@@ -262,7 +266,7 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
     }
     server_end.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let server = thread::spawn(move || {
-        let mut received = [0; 11];
+        let mut received = [0; 12];
         let result = server_end.read_exact(&mut received);
         stream::reset_on_close(&server_end).unwrap();
         result.map(|()| received)
@@ -273,5 +277,5 @@ fn what_follows_urgent_data_does_not_wait_for_more() {
         relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await;
     })
     .unwrap();
-    assert_eq!(&server.join().unwrap().unwrap(), b"beforeafter");
+    assert_eq!(&server.join().unwrap().unwrap(), b"before!after");
 }

@@ -1,6 +1,7 @@
 //! The transparent listener.
 
 use super::event_loop::{EventLoop, Watched, told};
+use super::stream;
 use nix::sys::epoll::EpollFlags;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
@@ -34,10 +35,18 @@ impl Liveness {
 }
 
 /// Opens one worker's listener: transparent, on a port that it shares with the other workers (`SO_REUSEPORT`), for
-/// both families if `address` is `[::]`. Accepted sockets inherit transparency, keepalive and `TCP_NODELAY`.
+/// both families if `address` is `[::]`. Accepted sockets inherit transparency, keepalive, `TCP_NODELAY` and what
+/// [`stream::prepare`] sets.
+///
+/// `keeps_class`: [`TrafficClass::of_client`](super::traffic_class::TrafficClass::of_client) is to be told.
 ///
 /// Needs `CAP_NET_ADMIN` (or `CAP_NET_RAW`) in the network namespace's user namespace, else `EPERM`.
-pub fn open(address: SocketAddr, backlog: i32, liveness: &Liveness) -> io::Result<TcpListener> {
+pub fn open(
+    address: SocketAddr,
+    backlog: i32,
+    liveness: &Liveness,
+    keeps_class: bool,
+) -> io::Result<TcpListener> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     match address {
@@ -51,6 +60,10 @@ pub fn open(address: SocketAddr, backlog: i32, liveness: &Liveness) -> io::Resul
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    stream::prepare(&socket)?;
+    if keeps_class {
+        stream::save_syns(&socket)?;
+    }
     liveness.keep_alive(&socket)?;
     if let Some(timeout) = liveness.user_timeout {
         socket.set_tcp_user_timeout(Some(timeout))?;

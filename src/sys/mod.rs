@@ -13,4 +13,5 @@ pub mod priority;
 pub mod sock_diag;
 pub mod socket;
 pub mod stream;
+pub mod traffic_class;
 pub mod upstream;

@@ -3,18 +3,18 @@
 use super::event_loop::{EventLoop, Watched, told};
 use super::stream;
 use nix::sys::epoll::EpollFlags;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A non-blocking socket, registered edge-triggered. One task waits for all that it waits for.
 ///
-/// Dropped, it resets its peer, unless the stream has ended well. A task that panics or is dropped thus never looks like a
-/// clean end of file to anybody.
+/// Dropped, it resets its peer, unless the stream has ended well. Neither a task that panics or is dropped nor a process
+/// that dies thus looks like a clean end of file to anybody.
 #[derive(Debug)]
 pub struct Socket(Watched<Stream>);
 
@@ -23,17 +23,32 @@ struct Stream {
     socket: TcpStream,
     finished: Cell<bool>,
     ended_well: Cell<bool>,
+    /// Bytes that were read and are yet to be read by whoever relays.
+    ahead: RefCell<Option<Box<Ahead>>>,
 }
 
+#[derive(Debug, Default)]
+struct Ahead(Vec<u8>);
+
 impl Socket {
-    /// Registers a non-blocking socket with an event loop. One that cannot be registered resets its peer, too.
+    /// Registers a non-blocking socket with an event loop, which [`stream::prepare`] has prepared. One that cannot be
+    /// registered resets its peer, too.
     pub fn new(stream: TcpStream, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
         let events = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLPRI
             | EpollFlags::EPOLLET;
-        let stream = Stream { socket: stream, finished: Cell::default(), ended_well: Cell::default() };
+        debug_assert!(
+            !socket2::SockRef::from(&stream).linger().is_ok_and(|time| time != Some(Duration::ZERO)),
+            "a socket that was not prepared"
+        );
+        let stream = Stream {
+            socket: stream,
+            finished: Cell::default(),
+            ended_well: Cell::default(),
+            ahead: RefCell::default(),
+        };
         Watched::new(stream, events, event_loop).map(Self)
     }
 
@@ -46,6 +61,8 @@ impl Socket {
 
     /// Both directions have finished: dropping is a plain close.
     pub fn ended_well(&self) {
+        // It fails on a socket that is none.
+        let _ = stream::close_cleanly(self);
         self.stream().ended_well.set(true);
     }
 
@@ -94,6 +111,47 @@ impl Socket {
         self.0.attempt(told::WRITABLE, told::WRITE_CLOSED, write)
     }
 
+    /// Copies what comes next and leaves it there. It stops at urgent data: see [`Self::read_ahead`].
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let ahead = self.stream().ahead.borrow();
+        let Some(Ahead(ahead)) = ahead.as_deref() else { return stream::peek(self, buffer) };
+        let n = ahead.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&ahead[..n]);
+        Ok(n + stream::peek(self, &mut buffer[n..]).unwrap_or(0))
+    }
+
+    /// Has [`Self::peek`], which yielded `peeked` bytes, yield more if the rest waits behind urgent data. Whether it does.
+    pub fn read_ahead(&self, peeked: usize) -> io::Result<bool> {
+        let mut ahead = self.stream().ahead.borrow_mut();
+        let before = ahead.as_ref().map_or(0, |ahead| ahead.0.len());
+        let fresh = peeked.saturating_sub(before);
+        if fresh == 0 || stream::waiting(self)? <= fresh {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; fresh];
+        let read = stream::read(self, &mut bytes)?;
+        ahead.get_or_insert_default().0.extend_from_slice(&bytes[..read]);
+        Ok(true)
+    }
+
+    /// Reads; 0 is the end of the stream.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ahead = self.stream().ahead.borrow_mut();
+        let Some(Ahead(bytes)) = ahead.as_deref_mut() else { return stream::read(self, buffer) };
+        let n = bytes.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&bytes[..n]);
+        bytes.drain(..n);
+        if bytes.is_empty() {
+            *ahead = None;
+        }
+        Ok(n)
+    }
+
+    /// Whether bytes that were read ahead are to be read first.
+    pub fn has_read_ahead(&self) -> bool {
+        self.stream().ahead.borrow().is_some()
+    }
+
     /// Whether events have told that the peer has finished, or reset: what is left to read is the rest.
     pub fn is_read_closed(&self) -> bool {
         self.0.told(told::READ_CLOSED)
@@ -128,15 +186,6 @@ impl AsFd for Stream {
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if !self.ended_well.get() {
-            // It fails on a socket that is dead already, which needs no reset.
-            let _ = stream::reset_on_close(&self.socket);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,13 +196,13 @@ mod tests {
     use std::io::{ErrorKind, Read};
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
-    use std::time::Duration;
 
     fn pair(event_loop: &Rc<EventLoop>) -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
+        stream::prepare(&socket).unwrap();
         (peer, Socket::new(socket, event_loop).unwrap())
     }
 
@@ -186,6 +235,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (socket, _) = listener.accept().unwrap();
+            stream::prepare(&socket).unwrap();
             // epoll takes a descriptor once.
             let watched = Watched::new(&socket, EpollFlags::EPOLLIN, &event_loop).unwrap();
             std::mem::forget(watched);

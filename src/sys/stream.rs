@@ -32,6 +32,21 @@ pub fn finish(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).shutdown(std::net::Shutdown::Write)
 }
 
+/// Options of every socket of a flow from its beginning; accepted sockets inherit them from their listener.
+///
+/// `SO_LINGER` of 0: whatever closes the socket sends RST, the death of the process included, so that an answer that is cut
+/// off never ends in FIN. [`close_cleanly`] takes it back. `SO_OOBINLINE`: urgent data is read as part of the stream.
+pub fn prepare(socket: impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_out_of_band_inline(true)
+}
+
+/// Makes the coming `close` send what is not sent yet, then FIN, in the background.
+pub fn close_cleanly(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(None)
+}
+
 /// Makes the coming `close` send RST and drop what was not sent. Without effect on a socket that was reset already.
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
@@ -67,10 +82,41 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     outstanding(socket)
 }
 
+/// Bytes that wait to be read, those behind urgent data as well (`SIOCINQ`).
+pub fn waiting(socket: impl AsFd) -> io::Result<usize> {
+    Ok(usize::try_from(ioctl_int(socket, libc::FIONREAD)?).unwrap_or(0))
+}
+
+/// What a socket has sent, or is to send, that its peer has not acknowledged. Told of a connection that was reset, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Bytes, with one for a FIN.
+    pub bytes: u32,
+    /// Those that were never sent.
+    pub unsent: u32,
+    /// Bytes of the largest segment.
+    pub segment: u32,
+    /// The connection is over, so nothing more becomes of them.
+    pub over: bool,
+}
+
+/// Asks the kernel.
+pub fn undelivered(socket: impl AsFd) -> io::Result<Undelivered> {
+    let info = tcp_info(&socket)?;
+    let bytes = outstanding(socket)?;
+    let over = info.tcpi_state == TCP_CLOSE;
+    Ok(Undelivered { bytes, unsent: info.tcpi_notsent_bytes, segment: info.tcpi_snd_mss, over })
+}
+
 /// Bytes written that the peer has yet to acknowledge, our FIN as one (`SIOCOUTQ`). The kernel goes on counting those of a
 /// connection that is gone.
 pub fn outstanding(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(ioctl_int(socket, libc::TIOCOUTQ)?).unwrap_or(0))
+}
+
+/// Bytes that have arrived in order, with one for a FIN, read or not.
+pub fn received(socket: impl AsFd) -> io::Result<u64> {
+    Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
 /// Whether the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
@@ -81,10 +127,10 @@ pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
 /// include/uapi/asm-generic/sockios.h
 const SIOCATMARK: libc::Ioctl = 0x8905;
 
-/// Asks one of the two questions above; both are answered with an int.
+/// Asks one of the questions above; all are answered with an int.
 fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int> {
     let mut answer: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) and SIOCATMARK write one int through the pointer, which is valid
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ), SIOCINQ (as FIONREAD) and SIOCATMARK write one int through the pointer, which is valid
     // for the call's duration; the descriptor is borrowed, so it is open.
     #[expect(unsafe_code, reason = "ioctl has no safe wrapper")]
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut answer) };
@@ -92,6 +138,54 @@ fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int>
         return Err(io::Error::last_os_error());
     }
     Ok(answer)
+}
+
+/// Has a listener keep the headers of the SYNs that it takes, for [`saved_syn`].
+pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` is valid for reads of its size for the call's duration; the descriptor is borrowed, so it is open.
+    #[expect(unsafe_code, reason = "setsockopt(TCP_SAVE_SYN) has no safe wrapper among our dependencies")]
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVE_SYN,
+            (&raw const on).cast(),
+            SIZE_OF_INT,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it is 4")]
+const SIZE_OF_INT: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+
+/// IP and TCP headers at their longest, in IPv6 without extensions.
+const HEADERS: usize = 128;
+
+/// The first bytes of the IP header of the client's SYN. The kernel gives it away once. An error where it has none.
+pub fn saved_syn(accepted: impl AsFd, first: &mut [u8]) -> io::Result<()> {
+    let mut headers = [0u8; HEADERS];
+    let mut length = libc::socklen_t::try_from(headers.len()).unwrap_or(0);
+    // SAFETY: `headers` is valid for writes of `length` bytes and `length` for one socklen_t, both for the call's duration;
+    // the descriptor is borrowed, so it is open. The kernel writes at most `length` bytes.
+    #[expect(unsafe_code, reason = "getsockopt(TCP_SAVED_SYN) has no safe wrapper among our dependencies")]
+    let result = unsafe {
+        libc::getsockopt(
+            accepted.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let there =
+        headers.get(..usize::try_from(length).unwrap_or(0)).and_then(|there| there.get(..first.len()));
+    first.copy_from_slice(there.ok_or(io::ErrorKind::NotFound)?);
+    Ok(())
 }
 
 /// include/uapi/linux/tcp.h

@@ -1,6 +1,8 @@
 //! The upstream socket: bound to an explicit source address and port, then connected.
 
 use super::failure::Failure;
+use super::stream;
+use super::traffic_class::TrafficClass;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -17,9 +19,11 @@ use std::time::Duration;
 pub fn connect(
     source: SocketAddr,
     to: SocketAddr,
+    class: TrafficClass,
     user_timeout: Option<Duration>,
 ) -> Result<TcpStream, (Failure, io::Error)> {
-    let socket = bind(source, user_timeout).map_err(|error| (Failure::of(&error), error))?;
+    let bound = bind(source, user_timeout).and_then(|socket| class.set_on(&socket, to).map(|()| socket));
+    let socket = bound.map_err(|error| (Failure::of(&error), error))?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
             Err((Failure::of_connect(&error), error))
@@ -32,6 +36,7 @@ fn bind(source: SocketAddr, user_timeout: Option<Duration>) -> io::Result<Socket
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new_raw(Domain::for_address(source), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    stream::prepare(&socket)?;
     let frees = source.is_ipv6() && FREEBIND.load(Relaxed);
     if frees {
         socket.set_freebind_v6(true)?;

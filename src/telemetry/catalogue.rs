@@ -106,7 +106,7 @@ catalogue! {
         reading: "Includes flows that are still inspected or dialled. Steady growth at steady traffic is a client that leaks connections; compare it with the tenant's `limits.flows`.";
     FLOWS_TOTAL = "egret_flows_total", Kind::Counter, Count, ["tenant", "outcome"],
         help: "Flows that have ended, by outcome.",
-        reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate.",
+        reading: "Every accepted connection is counted once, when it ends. docs/outcomes.md says what each outcome means, who caused it and what to do. `rate()` over all outcomes is the flow rate; `closed` are those whose answer was delivered in full, and docs/outcomes.md has the query for the success rate.",
         alerts: ["EgretGatewayFull", "EgretInternalError", "EgretRelayFailed", "EgretDialFailed", "EgretDenialSurge", "EgretTenantFlowLimit", "EgretTenantPortCeiling", "EgretResolverUnavailable"];
     FLOW_BYTES = "egret_flow_bytes_total", Kind::Counter, Bytes, ["tenant", "direction"],
         help: "Payload bytes relayed; up is from client to server.",

@@ -2,11 +2,13 @@
 
 use crate::clock;
 use crate::count::Counter;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -94,19 +96,48 @@ fn open(name: &str, target: &LogTarget) -> io::Result<(File, bool)> {
         LogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
         LogTarget::Stderr => Ok((File::from(io::stderr().as_fd().try_clone_to_owned()?), false)),
         LogTarget::File(path) => {
-            let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-            let file = opened.map_err(|error| {
-                let remedy =
-                    "create its directory and let the gateway's user write to it, or set another path";
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot open the {name} {}: {error}; {remedy}", path.display()),
-                )
+            let file = open_file(path).map_err(|error| {
+                let why = why_not(path, &error);
+                io::Error::new(error.kind(), format!("cannot open the {name} {}: {why}", path.display()))
             })?;
             let regular = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
             Ok((file, regular && ends_within_a_line(path).unwrap_or(false)))
         }
     }
+}
+
+/// Never waits: not for the reader of a FIFO, nor for the line of a terminal. Writes do.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = options.open(path)?;
+    if file.metadata()?.file_type().is_block_device() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
+}
+
+/// What is wrong with a path that lines cannot go to, and what to do about it.
+fn why_not(path: &Path, error: &io::Error) -> String {
+    let Ok(there) = fs::metadata(path).map(|metadata| metadata.file_type()) else {
+        return format!(
+            "{error}; create its directory and let the gateway's user write to it, or set another path"
+        );
+    };
+    let what = if there.is_dir() {
+        "it is a directory; set the path of a file in it"
+    } else if there.is_fifo() && error.raw_os_error() == Some(Errno::ENXIO as i32) {
+        "it is a FIFO that nobody reads; start its reader before the gateway, or set another path"
+    } else if there.is_socket() {
+        "it is a socket, which cannot be written to as a file; set another path"
+    } else if there.is_block_device() {
+        "it is a block device, whose contents lines would overwrite; set another path"
+    } else {
+        return format!("{error}; let the gateway's user write to it, or set another path");
+    };
+    what.to_owned()
 }
 
 /// As a process leaves it that was killed, or had no room, in the middle of a line.
@@ -232,11 +263,11 @@ mod tests {
     fn a_file_left_within_a_line_is_continued_on_a_new_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
-        std::fs::write(&path, "{\"time\":").unwrap();
+        fs::write(&path, "{\"time\":").unwrap();
         let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::default()).unwrap();
         sink.push(&crate::gateway::example_record(1));
         sink.write();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         let (torn, line) = text.split_once('\n').unwrap();
         assert_eq!(torn, "{\"time\":");
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");

@@ -4,6 +4,7 @@ use super::*;
 use crate::addr::{ClientAddr, PortRange};
 use crate::egress::{Lease, Ledger, PoolSpec, Reaper, Rest, Select, Share};
 use crate::sys::sock_diag::{self, Inquirer, Presence};
+use crate::sys::traffic_class::TrafficClass;
 use crate::sys::{limits, stream, upstream};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -219,7 +220,7 @@ fn own_loopback(test: u8) -> Ipv4Addr {
 }
 
 fn connect(lease: &Lease, to: SocketAddr) -> Option<TcpStream> {
-    let stream = upstream::connect(lease.source().socket(), to, None).ok()?;
+    let stream = upstream::connect(lease.source().socket(), to, TrafficClass::default(), None).ok()?;
     stream.set_nonblocking(false).unwrap();
     Some(stream)
 }

@@ -45,8 +45,8 @@ enum At {
     Upgraded,
     /// It cannot be told which requests are answered.
     Lost,
-    /// The server has finished: it answers nothing more, and takes no upgrade.
-    Ended,
+    /// The server has finished: it answers nothing more, and takes no upgrade. Whether it had answered every request.
+    Ended(bool),
     /// An upgrade was asked for, and what became of it is not known, or not let through.
     NoUpgrade(&'static str),
 }
@@ -64,7 +64,7 @@ pub(super) enum Standing {
 
 impl Answers {
     pub(super) fn new(max_head: usize) -> Self {
-        let (end, head) = (HeadEnd::default(), Vec::new());
+        let (end, head) = (HeadEnd::of_answer(), Vec::new());
         Self { outstanding: VecDeque::new(), at: At::Head, end, head, max_head }
     }
 
@@ -72,7 +72,7 @@ impl Answers {
     pub(super) fn expect(&mut self, asked: Asked) {
         match self.at {
             At::Lost if asked.upgrade != Upgrade::No => self.at = At::NoUpgrade(UNKNOWN_UPGRADE),
-            At::Lost | At::Ended | At::NoUpgrade(_) => {}
+            At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
             At::Head | At::Body(_) | At::Chunked(_) | At::UntilClose | At::Upgraded => {
                 self.outstanding.push_back(asked);
             }
@@ -94,7 +94,19 @@ impl Answers {
         match self.at {
             At::Head => Some(self.outstanding.is_empty() && self.head.is_empty()),
             At::Body(_) | At::Chunked(_) | At::UntilClose => Some(false),
-            At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => None,
+            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => None,
+        }
+    }
+
+    /// The same at the end of a connection: an answer that ends with the stream is whole once that has ended.
+    pub(super) fn are_complete(&self) -> Option<bool> {
+        match self.at {
+            At::Head => Some(self.outstanding.is_empty()),
+            At::Body(_) | At::Chunked(_) => Some(false),
+            At::UntilClose if self.outstanding.is_empty() => None,
+            At::UntilClose => Some(false),
+            At::Ended(whole) => Some(whole),
+            At::Upgraded | At::Lost | At::NoUpgrade(_) => None,
         }
     }
 
@@ -108,7 +120,7 @@ impl Answers {
             At::Head => 0,
             At::Body(left) => *left,
             At::Chunked(chunks) => chunks.free(),
-            At::UntilClose | At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => u64::MAX,
+            At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => u64::MAX,
         }
     }
 
@@ -122,7 +134,7 @@ impl Answers {
                 }
             }
             At::Chunked(chunks) => chunks.passed(bytes),
-            At::Head | At::UntilClose | At::Upgraded | At::Lost | At::Ended | At::NoUpgrade(_) => {}
+            At::Head | At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
         }
     }
 
@@ -154,9 +166,11 @@ impl Answers {
 
     /// Nothing more comes.
     pub(super) fn finished(&mut self) {
+        let none_waits = self.outstanding.is_empty();
         match self.at {
-            At::Upgraded | At::Lost | At::NoUpgrade(_) => {}
-            At::Head | At::Body(_) | At::Chunked(_) | At::UntilClose | At::Ended => self.at = At::Ended,
+            At::Head | At::UntilClose => self.at = At::Ended(none_waits),
+            At::Body(_) | At::Chunked(_) => self.at = At::Ended(false),
+            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
         }
         self.outstanding = VecDeque::new();
         self.head = Vec::new();
@@ -196,6 +210,7 @@ impl Answers {
             }
         }
         self.head = Vec::new();
+        self.end = HeadEnd::of_answer();
         Ok(length - before)
     }
 }

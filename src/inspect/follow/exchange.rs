@@ -97,6 +97,12 @@ impl Exchange {
         }
     }
 
+    /// Whether every request that passed has its whole answer. `None`: that cannot be told, or an answer ends where the server
+    /// does.
+    pub fn is_answered(&self) -> Option<bool> {
+        self.answers.are_complete()
+    }
+
     /// After a request that may not pass: what the client is to get before the end.
     pub fn remainder(&self) -> Remainder {
         match self.answers.are_whole() {

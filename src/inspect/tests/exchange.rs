@@ -233,6 +233,21 @@ fn an_upgrade_holds_the_client_until_the_server_has_answered() {
 }
 
 #[test]
+fn answers_may_end_lines_in_lf_alone() {
+    let upgrade = upgrade_to("websocket");
+    let taken = follow(&[&upgrade, &SWITCH.replace('\r', ""), "\0\0 anything"]);
+    assert_eq!((taken.passed.len(), taken.then), (upgrade.len() + 11, Then::More));
+    let ok = "HTTP/1.0 200 OK\nContent-Length: 2\n\nok";
+    let followed = follow(&[&format!("{upgrade}{EVIL}"), ok]);
+    assert_eq!((followed.passed.len(), followed.then), (upgrade.len(), Then::Denied(())));
+    // Where the head ends is a guess if lines end one way and another.
+    for mixed in [SWITCH.replacen('\r', "", 1), SWITCH.replacen("x\r", "x", 1)] {
+        let followed = follow(&[&upgrade, &mixed, EVIL]);
+        assert!(matches!(followed.then, Then::Unclear(_)), "{mixed:?}: {followed:?}");
+    }
+}
+
+#[test]
 fn an_answers_body_is_no_answer() {
     let upgrade = upgrade_to("websocket");
     let hidden = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SWITCH}", SWITCH.len());
@@ -259,7 +274,7 @@ fn an_answers_body_is_no_answer() {
 fn an_upgrade_whose_answer_is_not_clear_lets_nothing_through() {
     let upgrade = upgrade_to("websocket");
     for (answer, reason) in [
-        ("HTTP/1.1 101 Switching\nUpgrade: x\n\n", "not known"),
+        ("HTTP/1.1 101 Switching\r\nUpgrade: x\n\n", "not known"),
         ("hello\r\n\r\n", "not known"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "not known"),
     ] {

@@ -1,6 +1,7 @@
 //! How relays end: by FIN, by reset, by silence.
 
 use super::*;
+use socket2::SockRef;
 
 #[test]
 fn a_half_closed_flow_goes_on_the_other_way() {
@@ -166,4 +167,52 @@ fn a_reset_after_a_half_close_is_passed_on_at_once() {
         },
     );
     assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
+}
+
+/// How a relay ends whose server said this and reset, before anybody looked.
+fn end_after_reset(said: &[u8], finishes: bool) -> End {
+    let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    server_end.write_all(said).unwrap();
+    while stream::unacknowledged(&server_end).unwrap() > 0 {
+        thread::yield_now();
+    }
+    if finishes {
+        server_end.shutdown(Shutdown::Write).unwrap();
+        // The kernel resets whoever writes to a socket that nobody reads from any more.
+        server_end.set_nonblocking(true).unwrap();
+        drop(server_end);
+        while stream::received(&inner_server).unwrap() <= said.len() as u64 {
+            thread::yield_now();
+        }
+        stream::write(&inner_server, b"late").unwrap();
+        while SockRef::from(&inner_server).take_error().unwrap().is_none() {
+            thread::yield_now();
+        }
+    } else {
+        stream::reset_on_close(&server_end).unwrap();
+        drop(server_end);
+    }
+    EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
+        let relayed = async {
+            let (scratch, mut tally) = (Scratch::new(4), Tally::default());
+            relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut unguarded()).await
+        };
+        // What the client says is what finds the reset, once the FIN was passed on.
+        (&client_end).write_all(b"x").unwrap();
+        timeout(Duration::from_secs(30), relayed).await.unwrap()
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_reset_is_told_from_the_fin_before_it() {
+    for (finishes, finished) in [(true, Some(Side::Upstream)), (false, None)] {
+        let End::Failed { side, progress, .. } = end_after_reset(b"an answer", finishes) else { panic!() };
+        assert_eq!((side, progress.finished, progress.down), (Side::Upstream, finished, 9));
+    }
+    let alert = b"\x15\x03\x03\0\x02\x01\0";
+    let End::Failed { progress, .. } = end_after_reset(alert, false) else { panic!() };
+    assert!(progress.notified);
 }

@@ -95,6 +95,10 @@ impl Guard for Script {
         if self.heard < self.farewell.0 { Poll::Pending } else { Poll::Ready(self.farewell.1) }
     }
 
+    fn is_answered(&self) -> Option<bool> {
+        None
+    }
+
     fn is_over(&self) -> bool {
         self.over
     }

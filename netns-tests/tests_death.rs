@@ -1,0 +1,80 @@
+//! When the gateway's process dies, what it was relaying is reset: nothing that is cut off looks whole.
+
+use crate::clients::{expect_reset, read_all};
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::requests::{FIRST, expect, opened};
+use crate::servers::Server;
+use crate::traffic::{self, pass};
+use nix::sys::signal::Signal;
+use std::io::Write;
+use std::net::Shutdown;
+use std::thread;
+
+crate::trials! {
+    both families:
+        a_death_resets_both_ends_of_every_flow,
+        a_death_cuts_off_nothing_that_had_ended;
+    once:
+}
+
+const MIB: usize = 1 << 20;
+
+fn a_death_resets_both_ends_of_every_flow(family: Family) {
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway(&Config::default());
+    let raw = Server::raw(&lab, family, 7000);
+    let named = lab.listen(Host::Named, family, 80);
+    for signal in [Signal::SIGKILL, Signal::SIGABRT, Signal::SIGSEGV] {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &raw);
+        pass(&client, &upstream, b"a question");
+        pass(&upstream, &client, b"half an answer");
+        // An answer that ends where the connection does, and one whose client has finished.
+        let (asking, mut answering) = opened(&lab, &named, FIRST);
+        expect(&answering, FIRST);
+        answering.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
+        expect(&asking, "HTTP/1.1 200 OK\r\n\r\nhalf");
+        let Flow { client: finished, upstream: to_finished } = Flow::open(&lab, Tenant::Alpha, &raw);
+        finished.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&to_finished), b"");
+        gateway.signal(signal);
+        if signal == Signal::SIGSEGV {
+            // Rust's own handler looks for a stack overflow first, and leaves the next to the kernel.
+            gateway.signal(signal);
+        }
+        gateway.wait_for_end();
+        for stream in [&client, &upstream, &asking, &answering, &finished] {
+            assert_eq!(expect_reset(stream), b"", "{signal}");
+        }
+        gateway.start_again();
+    }
+}
+
+fn a_death_cuts_off_nothing_that_had_ended(family: Family) {
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    // Neither end has read what is on its way when the flow is over.
+    let flows: Vec<_> = (0..2).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
+    for Flow { client, upstream } in &flows {
+        let [first, last] = [client, upstream];
+        traffic::send(first, MIB / 8);
+        first.shutdown(Shutdown::Write).unwrap();
+        traffic::send(last, MIB / 8);
+        last.shutdown(Shutdown::Write).unwrap();
+    }
+    gateway.wait_for_flows(flows.len());
+    gateway.signal(Signal::SIGKILL);
+    gateway.wait_for_end();
+    for Flow { client, upstream } in &flows {
+        thread::scope(|scope| {
+            for end in [client, upstream] {
+                scope.spawn(|| {
+                    traffic::receive(end, MIB / 8);
+                    assert_eq!(read_all(end), b"");
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,291 @@
+//! Whatever reset comes after it: a flow whose answer was delivered is `closed`, and no other is.
+
+use crate::clients::{expect_reset, read_all, reset};
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::gateway::Gateway;
+use crate::hello::Hello;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::requests::{FIRST, OK, expect, opened};
+use crate::servers::Server;
+use crate::traffic::pass;
+use crate::wait::wait_until;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+crate::trials! {
+    both families:
+        resets_after_a_whole_answer_are_no_failures,
+        what_breaks_an_answer_off_is_no_success,
+        http_answers_are_whole_by_their_framing,
+        a_client_that_leaves_its_download_has_reset;
+    once:
+}
+
+/// `close_notify` in TLS 1.3: a record of application data, by its header.
+const CLOSE_NOTIFY: &[u8] = b"\x17\x03\x03\0\x13nineteen bytes of a";
+const RECORD: &[u8] = b"\x17\x03\x03\0\x1ethirty bytes: part of an answe";
+
+/// What both ends do, told the client's and the server's.
+type Ending = fn(TcpStream, TcpStream);
+
+fn finish(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Bytes and FIN have been received and read.
+fn finished(from: &TcpStream, to: &TcpStream, said: &[u8]) {
+    pass(from, to, said);
+    finish(from);
+    assert_eq!(read_all(to), b"");
+}
+
+/// Writes until the kernel says that the peer has reset.
+fn is_reset(mut stream: &TcpStream) {
+    wait_until("a reset", || stream.write_all(b"more of the request").is_err());
+}
+
+const WHOLE: [(&str, Ending); 9] = [
+    ("the client resets after the server's FIN", |client, server| {
+        finished(&server, &client, b"an answer");
+        reset(client);
+        is_reset(&server);
+    }),
+    ("the client resets with close_notify unread", |client, server| {
+        pass(&server, &client, RECORD);
+        (&server).write_all(CLOSE_NOTIFY).unwrap();
+        client.peek(&mut [0]).unwrap();
+        reset(client);
+        finish(&server);
+        is_reset(&server);
+    }),
+    ("the server resets what comes after its FIN", |client, server| {
+        finished(&server, &client, b"an answer");
+        drop(server);
+        is_reset(&client);
+    }),
+    ("the server resets after its FIN with the client finished", |client, server| {
+        finished(&server, &client, b"an answer");
+        (&client).write_all(CLOSE_NOTIFY).unwrap();
+        finish(&client);
+        reset(server);
+    }),
+    ("the server resets after close_notify, without a FIN", |client, server| {
+        pass(&server, &client, RECORD);
+        (&client).write_all(b"unread").unwrap();
+        server.peek(&mut [0]).unwrap();
+        pass(&server, &client, CLOSE_NOTIFY);
+        drop(server);
+        expect_reset(&client);
+    }),
+    ("the server resets a client that has closed", |client, server| {
+        pass(&server, &client, RECORD);
+        (&client).write_all(CLOSE_NOTIFY).unwrap();
+        drop(client);
+        read_all(&server);
+        reset(server);
+    }),
+    ("close_notify comes to a client that has closed", |client, server| {
+        pass(&server, &client, RECORD);
+        drop(client);
+        assert_eq!(read_all(&server), b"");
+        (&server).write_all(CLOSE_NOTIFY).unwrap();
+    }),
+    ("close_notify comes to a client that has closed, and a reset", |client, server| {
+        pass(&server, &client, RECORD);
+        (&client).write_all(CLOSE_NOTIFY).unwrap();
+        drop(client);
+        server.peek(&mut [0]).unwrap();
+        (&server).write_all(CLOSE_NOTIFY).unwrap();
+        drop(server);
+    }),
+    ("both have finished", |client, server| {
+        finished(&client, &server, b"a question");
+        finished(&server, &client, b"an answer");
+        reset(client);
+        reset(server);
+    }),
+];
+
+fn resets_after_a_whole_answer_are_no_failures(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for (what, end) in WHOLE {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        expect_outcome(&gateway, what, (client, upstream), end, "closed");
+    }
+    // TLS that was inspected ends no other way.
+    let server = lab.listen(Host::Named, family, 443);
+    for (what, end) in WHOLE {
+        let hello = Hello::to("allowed.example.org").record();
+        let client = lab.send(Tenant::Alpha, server.address(), &hello);
+        let upstream = server.accept();
+        pass(&upstream, &client, RECORD);
+        let mut got = vec![0; hello.len()];
+        (&upstream).read_exact(&mut got).unwrap();
+        expect_outcome(&gateway, what, (client, upstream), end, "closed");
+    }
+    gateway.wait_for_metric("egret_flows_total", &[("outcome", "closed")], |count| {
+        count == 2 * WHOLE.len() as u64
+    });
+}
+
+fn what_breaks_an_answer_off_is_no_success(family: Family) {
+    let table: [(&str, &str, Ending); 7] = [
+        ("the server resets in its answer", "upstream_reset", |client, server| {
+            pass(&server, &client, RECORD);
+            reset(server);
+            assert_eq!(expect_reset(&client), b"");
+        }),
+        ("the server resets a client that waits for the rest", "upstream_reset", |client, server| {
+            finished(&client, &server, b"a question");
+            pass(&server, &client, b"half an answer");
+            reset(server);
+            assert_eq!(expect_reset(&client), b"");
+        }),
+        ("the server resets instead of answering", "upstream_reset", |client, server| {
+            finished(&client, &server, b"a question");
+            reset(server);
+            assert_eq!(expect_reset(&client), b"");
+        }),
+        ("the client resets in the answer", "client_reset", |client, server| {
+            pass(&server, &client, RECORD);
+            reset(client);
+            assert_eq!(expect_reset(&server), b"");
+        }),
+        ("the client resets after its FIN and half an answer", "client_reset", |client, server| {
+            finished(&client, &server, b"a question");
+            pass(&server, &client, b"half an answer");
+            reset(client);
+            is_reset(&server);
+        }),
+        (
+            "the client resets before it has all that came before the server's FIN",
+            "client_reset",
+            |client, server| {
+                std::thread::scope(|scope| {
+                    let sending = scope.spawn(|| {
+                        let sent = (&server).write_all(&vec![1; 16 << 20]);
+                        sent.and_then(|()| server.shutdown(Shutdown::Write))
+                    });
+                    (&client).read_exact(&mut vec![0; 1 << 20]).unwrap();
+                    reset(client);
+                    let _ = sending.join().unwrap();
+                });
+            },
+        ),
+        ("the client resets instead of answering", "client_reset", |client, server| {
+            pass(&client, &server, b"hello");
+            reset(client);
+            assert_eq!(expect_reset(&server), b"");
+        }),
+    ];
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for (what, outcome, end) in table {
+        let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        expect_outcome(&gateway, what, (client, upstream), end, outcome);
+    }
+}
+
+fn http_answers_are_whole_by_their_framing(family: Family) {
+    const POST: &str = "POST / HTTP/1.1\r\nHost: allowed.example.org\r\nContent-Length: 9\r\n\r\nunread";
+    const TOO_LARGE: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno\n";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
+    const ENDLESS: &str = "HTTP/1.1 200 OK\r\n\r\nok";
+    const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok";
+    let last = format!("{CHUNKED}0\r\n\r\n");
+    let ends: [(&str, fn(TcpStream, TcpStream)); 4] = [
+        ("client resets", |client, server| {
+            reset(client);
+            is_reset(&server);
+        }),
+        ("server resets", |client, server| {
+            reset(server);
+            expect_reset(&client);
+        }),
+        ("server finishes", |client, server| {
+            finish(&server);
+            read_all(&client);
+            drop(client);
+            assert_eq!(read_all(&server), b"");
+        }),
+        ("client finishes", |client, server| {
+            drop(client);
+            read_all(&server);
+        }),
+    ];
+    let whole = ["closed"; 4];
+    let cut = ["client_reset", "upstream_reset", "upstream_reset", "client_reset"];
+    let table: [(&str, &str, [&str; 4]); 7] = [
+        (FIRST, OK, whole),
+        (POST, TOO_LARGE, whole),
+        (FIRST, &last, whole),
+        (FIRST, HALF, cut),
+        (FIRST, CHUNKED, cut),
+        (FIRST, "", cut),
+        // All until the end, whatever the end looks like.
+        (FIRST, ENDLESS, ["client_reset", "upstream_reset", "closed", "closed"]),
+    ];
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    for (request, answer, outcomes) in table {
+        for ((what, end), outcome) in ends.iter().zip(outcomes) {
+            let (client, mut upstream) = opened(&lab, &server, request);
+            // One byte is left unread, so that a close is a reset.
+            expect(&upstream, &request[..request.len() - 1]);
+            upstream.peek(&mut [0]).unwrap();
+            if *what != "server resets" {
+                upstream.read_exact(&mut [0]).unwrap();
+            }
+            upstream.write_all(answer.as_bytes()).unwrap();
+            expect(&client, answer);
+            expect_outcome(&gateway, &format!("{answer:?}: {what}"), (client, upstream), *end, outcome);
+        }
+    }
+}
+
+/// Not by a reset, but by a FIN, as the kernel sends it if all that came was read.
+fn a_client_that_leaves_its_download_has_reset(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for goes_on in [true, false] {
+        let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        let local = client.local_addr().unwrap();
+        pass(&upstream, &client, b"half an answer");
+        drop(client);
+        assert_eq!(read_all(&upstream), b"");
+        let _ = upstream.write_all(&[1; 5000]);
+        if goes_on {
+            is_reset(&upstream);
+        } else {
+            drop(upstream);
+        }
+        gateway.expect_outcome(local, "client_reset");
+    }
+    // One that has only finished sending, and takes its time, has not.
+    let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    let local = client.local_addr().unwrap();
+    finished(&client, &upstream, b"a question");
+    upstream.write_all(&[1; 500_000]).unwrap();
+    drop(upstream);
+    assert_eq!(read_all(&client).len(), 500_000);
+    gateway.expect_outcome(local, "closed");
+}
+
+fn expect_outcome(
+    gateway: &Gateway,
+    what: &str,
+    (client, upstream): (TcpStream, TcpStream),
+    end: Ending,
+    outcome: &str,
+) {
+    let local = client.local_addr().unwrap();
+    end(client, upstream);
+    let flow = gateway.flow_from(local);
+    assert_eq!(flow["outcome"], outcome, "{what}: {flow:#}");
+}

@@ -1,0 +1,299 @@
+//! Real clients and real servers: the share of flows that the metrics call good is the one that clients do.
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab};
+use crate::namespace::text;
+use crate::nginx::Nginx;
+use crate::wait::{wait_for, wait_until, wait_within};
+use std::fmt::Write;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv6Addr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+crate::trials! {
+    both families:
+        what_clients_call_answered_is_closed,
+        what_clients_call_failed_is_a_reset;
+    once:
+}
+
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/programs");
+
+/// Requests of each client to each server, over HTTP and over HTTPS, in each of its ways.
+const REQUESTS: usize = 25;
+
+/// nginx, http.server, cheroot and Apache, over HTTP and HTTPS.
+const PORTS: [(u16, u16); 4] = [(80, 443), (8001, 8401), (8002, 8402), (8004, 8404)];
+
+/// Stopped when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct World<'lab> {
+    lab: &'lab Lab,
+    name: &'static str,
+    hosts: PathBuf,
+    certificate: PathBuf,
+    _servers: [Running; 2],
+    _nginx: Nginx,
+}
+
+impl<'lab> World<'lab> {
+    fn new(lab: &'lab Lab, family: Family) -> Self {
+        let nginx = Nginx::start(lab);
+        let certificate = nginx.certificate();
+        let folder = certificate.parent().unwrap();
+        let name = match family {
+            Family::V4 => "v4.wild.example.org",
+            Family::V6 => "v6.wild.example.org",
+        };
+        let hosts = folder.join("hosts");
+        fs::write(&hosts, format!("127.0.0.1 localhost\n{} {name}\n", Host::Web.ip(family))).unwrap();
+        fs::create_dir(folder.join("www")).unwrap();
+        fs::write(folder.join("www/small"), "an answer\n").unwrap();
+        fs::write(folder.join("www/large"), vec![b'x'; 100_000]).unwrap();
+        let servers = [apache(lab, folder), python(lab, folder)];
+        Self { lab, name, hosts, certificate, _servers: servers, _nginx: nginx }
+    }
+
+    fn urls(&self, path: &str) -> Vec<String> {
+        let all = PORTS.iter().flat_map(|(plain, tls)| [("http", plain), ("https", tls)]);
+        all.map(|(scheme, port)| format!("{scheme}://{}:{port}/{path}", self.name)).collect()
+    }
+
+    /// A program in the client's namespace that knows the servers' address by the name.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(&self.hosts).arg(program);
+        command.env("HOME", "/nonexistent").env("GIT_SSL_CAINFO", &self.certificate).env("no_proxy", "*");
+        command
+    }
+
+    /// Requests that a program of ours takes for answered, and for failed, which it prints.
+    fn ask(&self, program: &[&str], urls: &[String]) -> Told {
+        let mut command = self.command(program[0]);
+        command.args(&program[1..]).arg(REQUESTS.to_string()).arg(&self.certificate).args(urls);
+        let output = self.lab.client.output(&mut command);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let counts: Vec<usize> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [answered, failed] = counts[..] else { panic!("{program:?}: {}", text(&output)) };
+        Told { answered, failed, why: text(&output) }
+    }
+
+    /// One request for each run of a program, which fails with its exit code.
+    fn run(&self, requests: usize, program: &[&str], url: &str, then: &[&str]) -> Told {
+        let mut told = Told::default();
+        for _ in 0..requests {
+            let output =
+                self.lab.client.output(self.command(program[0]).args(&program[1..]).arg(url).args(then));
+            if output.status.success() {
+                told.answered += 1;
+            } else {
+                told.failed += 1;
+                told.why += &text(&output);
+            }
+        }
+        told
+    }
+
+    /// So many requests of curl's on one connection, or with `Connection: close` on one each.
+    fn curl(&self, url: &str, more: &[&str]) -> Told {
+        let ca = self.certificate.to_str().unwrap();
+        let range = format!("{url}?[1-{REQUESTS}]");
+        let arguments = ["curl", "-sS", "--cacert", ca, "--write-out", "%{stderr}code=%{exitcode} "];
+        let output = self.lab.client.output(
+            self.command(arguments[0]).args(&arguments[1..]).args(more).arg(&range).stdout(Stdio::null()),
+        );
+        let said = text(&output);
+        let answered = said.matches("code=0 ").count();
+        Told { answered, failed: REQUESTS - answered, why: said }
+    }
+}
+
+/// What a client says of its requests.
+#[derive(Default)]
+struct Told {
+    answered: usize,
+    failed: usize,
+    why: String,
+}
+
+fn apache(lab: &Lab, folder: &Path) -> Running {
+    // In a user namespace of its own it is not root, which it would refuse to stay.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=1000", "apache2", "-DFOREGROUND", "-f"]);
+    command.arg(format!("{PROGRAMS}/apache.conf")).env("DIR", folder);
+    let apache = Running(lab.server.spawn(&mut command));
+    wait_for("Apache to listen", || {
+        let connects = lab.server.run(|| TcpStream::connect((Ipv6Addr::LOCALHOST, 8404)).is_ok());
+        if connects { Ok(()) } else { Err(fs::read_to_string(folder.join("apache.log")).unwrap_or_default()) }
+    });
+    apache
+}
+
+fn python(lab: &Lab, folder: &Path) -> Running {
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(format!("{PROGRAMS}/servers.py")).arg(folder.join("cert.pem")).arg(folder.join("key.pem"));
+    let mut python = Running(lab.server.spawn(command.stdout(Stdio::piped())));
+    let mut ready = String::new();
+    BufReader::new(python.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    assert_eq!(ready, "ready\n", "python3-cheroot is missing, or it cannot listen");
+    python
+}
+
+/// Every name and port of the servers, and outcomes as soon as flows are over.
+fn config() -> Config {
+    let rule = "[[tenant.allow]]\nname = \"real\"\nhosts = [\"*.wild.example.org\"]\nports = [80, 443, \"8000-8999\"]\n";
+    Config { alpha_rules: rule.into(), ..Config::default() }
+}
+
+/// All that have ended, and those of them that went well, once none is left.
+fn ended(gateway: &Gateway) -> (usize, usize) {
+    let count =
+        |labels: &[(&str, &str)]| usize::try_from(gateway.metric("egret_flows_total", labels)).unwrap();
+    wait_until("the last flow to end", || gateway.metric("egret_flows", &[]) == 0);
+    (count(&[]), count(&[("outcome", "closed")]))
+}
+
+fn what_clients_call_answered_is_closed(family: Family) {
+    let lab = Lab::new();
+    let world = World::new(&lab, family);
+    let gateway = lab.start_gateway(&config());
+    let urls = [world.urls("small"), world.urls("large")].concat();
+    let ca = world.certificate.to_str().unwrap();
+    let [python, node, java] =
+        ["clients.py", "client.js", "Client.java"].map(|file| format!("{PROGRAMS}/{file}"));
+    let mut programs = vec![vec!["node", &node]];
+    for kind in ["urllib", "http.client", "requests", "aiohttp"] {
+        programs.push(vec!["/usr/bin/python3", &python, kind]);
+    }
+    // A runtime alone cannot compile.
+    if Command::new("javac").arg("-version").output().is_ok() {
+        programs.push(vec!["java", &java]);
+    }
+    let mut clients: Vec<(String, Told, usize)> = Vec::new();
+    let mut before = 0;
+    let mut seen = |client: &str, told: Told| {
+        let (all, closed) = ended(&gateway);
+        let failed_before: usize = clients.iter().map(|(_, _, failed)| failed).sum();
+        clients.push((client.into(), told, all - closed - failed_before));
+        before = all;
+    };
+    for program in &programs {
+        seen(&program.join(" "), world.ask(program, &urls));
+    }
+    for more in [&[][..], &["-H", "Connection: close"], &["--http1.0"]] {
+        for url in &urls {
+            seen(&format!("curl {more:?} {url}"), world.curl(url, more));
+        }
+    }
+    let wget_ca = format!("--ca-certificate={ca}");
+    let apt_ca = format!("Acquire::https::CaInfo={ca}");
+    let target = world.hosts.with_file_name("downloaded");
+    for url in world.urls("large") {
+        let wget = ["wget", "-q", "-O", "/dev/null", "--tries=1", &wget_ca];
+        seen(&format!("wget {url}"), world.run(5, &wget, &url, &[]));
+        let apt = ["/usr/lib/apt/apt-helper", "-o", &apt_ca, "-o", "Acquire::Retries=0", "download-file"];
+        seen(&format!("apt {url}"), world.run(5, &apt, &url, &[target.to_str().unwrap()]));
+    }
+    for (scheme, port) in [("http", 80), ("https", 443)] {
+        let url = format!("{scheme}://{}:{port}/", world.name);
+        seen(
+            &format!("git {url}"),
+            world.run(10, &["git", "ls-remote"], &format!("{url}repository.git"), &[]),
+        );
+    }
+    let go = ["promtool", "query", "instant", &format!("http://{}", world.name)];
+    seen("promtool", world.run(10, &go, "up", &[]));
+    let (all, closed) = ended(&gateway);
+    let mut report = String::new();
+    for (client, told, bad) in clients.iter().filter(|(_, told, bad)| told.failed + bad > 0) {
+        let Told { answered, failed, why } = told;
+        let _ = writeln!(
+            report,
+            "{client}: {answered} answered, {failed} failed; {bad} flows not closed: {why:.300}"
+        );
+    }
+    let failed: usize = clients.iter().map(|(_, told, _)| told.failed).sum();
+    let outcomes: Vec<_> =
+        gateway.flows().into_iter().filter(|flow| flow["outcome"] != "closed").take(3).collect();
+    assert_eq!(failed, 0, "{report}");
+    assert!((all - closed) * 1000 <= all, "{closed} of {all} flows are closed\n{report}\n{outcomes:#?}");
+    let answered: usize = clients.iter().map(|(_, told, _)| told.answered).sum();
+    assert!(answered > 4000 && all > 2000, "{answered} requests in {all} flows");
+}
+
+fn what_clients_call_failed_is_a_reset(family: Family) {
+    const EACH: usize = 10;
+    let lab = Lab::new();
+    let world = World::new(&lab, family);
+    let gateway = lab.start_gateway(&config());
+    let ca = world.certificate.to_str().unwrap();
+    let curl = ["curl", "-sS", "--cacert", ca, "-o", "/dev/null"];
+    let base = |scheme: &str, port: u16| format!("{scheme}://{}:{port}", world.name);
+    let mut resets = 0;
+    let mut are = |outcome: &str, what: &str| {
+        resets += EACH;
+        let (all, closed) = ended(&gateway);
+        assert_eq!((all, closed), (resets, 0), "{what}: {:#?}", gateway.flows().last());
+        let flows = gateway.wait_for_flows(all);
+        for flow in &flows[all - EACH..] {
+            assert_eq!(flow["outcome"], outcome, "{what}: {flow:#}");
+        }
+    };
+    // The server's process is killed in its answer; in TLS that shows only where it leaves something unread.
+    for path in ["length", "chunked"] {
+        let told = world.run(EACH, &curl, &format!("{}/{path}", base("http", 8003)), &[]);
+        assert_eq!(told.failed, EACH, "{}", told.why);
+        are("upstream_reset", path);
+    }
+    let upload = world.hosts.with_file_name("upload");
+    fs::write(&upload, vec![b'x'; 8 << 20]).unwrap();
+    let upload = format!("@{}", upload.display());
+    for (scheme, port) in [("http", 8003), ("https", 8403)] {
+        let post = ["-X", "POST", "-H", "Expect:", "--data-binary", &upload];
+        let told = world.run(EACH, &curl, &base(scheme, port), &post);
+        assert_eq!(told.failed, EACH, "{}", told.why);
+        are("upstream_reset", "an upload");
+    }
+    // The client gives up waiting.
+    let slow = format!("{}/slow", base("http", 8003));
+    thread::scope(|scope| {
+        for _ in 0..EACH {
+            scope.spawn(|| {
+                let told = world.run(1, &curl, &slow, &["--max-time", "1"]);
+                assert_eq!(told.failed, 1, "{}", told.why);
+            });
+        }
+    });
+    are("client_reset", "a time-out");
+    // The client's process is killed in its download.
+    for (scheme, port) in [("http", 8001), ("https", 8401)] {
+        for _ in 0..EACH {
+            let before = gateway.metric("egret_flow_bytes_total", &[("direction", "down")]);
+            let url = format!("{}/huge", base(scheme, port));
+            let slowly = ["--limit-rate", "100k"];
+            let mut client = lab.client.spawn(world.command(curl[0]).args(&curl[1..]).args(slowly).arg(url));
+            wait_within(Duration::from_secs(30), "the download to begin", || {
+                let now = gateway.metric("egret_flow_bytes_total", &[("direction", "down")]);
+                if now > before + 100_000 { Ok(()) } else { Err(now) }
+            });
+            client.kill().unwrap();
+            assert_eq!(client.wait().unwrap().signal(), Some(9));
+        }
+        are("client_reset", scheme);
+    }
+}
