@@ -19,6 +19,7 @@ mod knot;
 mod lab;
 mod namespace;
 mod nginx;
+mod old_resolver;
 mod process;
 mod requests;
 mod rollout;
@@ -53,8 +54,11 @@ mod tests_memory;
 mod tests_modes;
 mod tests_names;
 mod tests_neighbours;
+mod tests_old_resolver;
 mod tests_outcomes;
 mod tests_ports;
+mod tests_private;
+mod tests_probe_limits;
 mod tests_real;
 mod tests_recheck;
 mod tests_relay;
@@ -125,6 +129,9 @@ fn main() -> ExitCode {
         tests_workers::trials(),
         tests_verify::trials(),
         tests_resolver::trials(),
+        tests_old_resolver::trials(),
+        tests_private::trials(),
+        tests_probe_limits::trials(),
         tests_dnssec::trials(),
         tests_names::trials(),
         tests_certificates::trials(),

@@ -1,6 +1,7 @@
 //! A candidate is judged on live flows without effect, enforced for some clients first, and promoted.
 
 use crate::config::Config;
+use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
@@ -20,7 +21,9 @@ crate::trials! {
         a_canary_that_denies_too_much_is_enforced_no_longer,
         a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept,
         nothing_is_promoted_over_what_was_changed_meanwhile,
-        a_broken_candidate_is_told_with_its_places
+        a_broken_candidate_is_told_with_its_places,
+        special_files_are_no_candidates,
+        a_promotion_says_what_it_resets
 }
 
 fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
@@ -283,4 +286,53 @@ fn a_broken_candidate_is_told_with_its_places() {
         let refused = changes.iter().filter(|line| line["result"] == "refused").count();
         if refused == 2 { Ok(()) } else { Err(refused) }
     });
+}
+
+/// Whoever may give orders can neither hold up the gateway nor fill its memory with a file.
+fn special_files_are_no_candidates() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let folder = rollout.candidate_file().with_file_name("special");
+    fs::create_dir_all(folder.join("policy.d")).unwrap();
+    let at = |name: &str| folder.join(name).display().to_string();
+    nix::unistd::mkfifo(&folder.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&folder.join("policy.d/x.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::File::create(folder.join("sparse")).unwrap().set_len(1 << 36).unwrap();
+    fs::copy(rollout.gateway.flow_log().with_file_name("egret.toml"), folder.join("main")).unwrap();
+    let named = Rollout::config(&lab, "  [[tenant.allow]]\n  hosts_file = \"/dev/zero\"\n");
+    rollout.write(&named);
+    let candidate = rollout.candidate_file().display().to_string();
+    let before = rollout.gateway.resident_kib();
+    for (path, why) in [
+        (at("fifo"), "a FIFO"),
+        ("/dev/zero".to_owned(), "a device"),
+        (at("sparse"), "too large"),
+        (at("."), "a directory"),
+        (at("main"), "policy.d/x.toml: error: cannot be read: it is a FIFO"),
+        (candidate, "/dev/zero: error: cannot be read: it is a device"),
+    ] {
+        let output = rollout.ask(&["load", &path]);
+        assert!(output.status.code() == Some(1) && text(&output).contains(why), "{path}: {}", text(&output));
+    }
+    let grown = rollout.gateway.resident_kib().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB");
+    assert!(rollout.gateway.egret(&["reload"]).status.success());
+    let check = rollout.gateway.egret(&["check", "--config", &at("main")]);
+    assert!(text(&check).contains("it is a FIFO"), "{}", text(&check));
+}
+
+fn a_promotion_says_what_it_resets() {
+    let lab = Lab::new();
+    let rollout = Rollout::new(&lab);
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let hello = Hello::to("allowed.example.org").record();
+    let clients: Vec<_> = (0..3).map(|_| lab.send(Tenant::Alpha, server.address(), &hello)).collect();
+    let _upstreams: Vec<_> = clients.iter().map(|_| server.accept()).collect();
+    rollout.load(STRICTER, &[]);
+    let said = rollout.must(&["promote"]);
+    assert!(said.contains("this resets 3 live flows, which the candidate does not allow"), "{said}");
+    for client in &clients {
+        let local = client.local_addr().unwrap();
+        rollout.gateway.expect_outcome(local, "policy_revoked");
+    }
 }

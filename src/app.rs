@@ -37,8 +37,8 @@ use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
 use crate::gateway::{FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Settings, Sink, Stage};
 use crate::relay::Silence;
-use crate::sys::addresses;
 use crate::sys::listener::Liveness;
+use crate::sys::{addresses, connected};
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;
@@ -284,6 +284,10 @@ impl App {
             match addresses::local() {
                 Ok(local) => self.handles.gateway.snapshot.load().own.reassign(local),
                 Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
+            }
+            match connected::networks() {
+                Ok(networks) => self.handles.gateway.snapshot.load().connected.replace(networks),
+                Err(error) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
             }
         }
     }

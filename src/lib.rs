@@ -10,6 +10,7 @@ pub mod sys;
 pub mod addr;
 pub mod audit;
 pub mod count;
+pub mod files;
 pub mod hostname;
 pub mod interface;
 pub mod outcome;

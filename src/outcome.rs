@@ -195,7 +195,7 @@ outcomes! {
     CertificateInvalid = "certificate_invalid", Upstream, Denied: "The rule requires a certificate for the name, and the server at the address has none that is valid (`certificate = \"require\"`)."
         => "`detail` says why. Either the client claims a name that is not the server's, or the authority is not trusted: `[certificates] roots`. `openssl s_client -connect ADDRESS:PORT -servername NAME` shows the certificate.";
     CertificateUnavailable = "certificate_unavailable", Upstream, Denied: "The rule requires a certificate for the name, and the server could not be asked for one (`certificate = \"require\"`)."
-        => "`detail` says why: the server does not answer or speaks no TLS, the client speaks none, or too many servers were being asked.";
+        => "`detail` says why: the server does not answer or speaks no TLS, Egret cannot ask such a server though clients may (`certificate_check` is `unsupported`; docs/verify.md lists them: use `destination = \"resolve\"` or `cidrs` there instead), the client speaks no TLS, or too many servers were being asked.";
     InspectTimeout = "inspect_timeout", Client, Denied: "The client did not send a whole ClientHello or HTTP request head within `[inspect] deadline`."
         => "If the server speaks first on this port, allow it by a CIDR rule with `inspect = \"none\"`.";
     HelloTooLarge = "hello_too_large", Client, Denied: "The ClientHello or HTTP request head is larger than `[inspect] max_hello`."

@@ -40,7 +40,13 @@ fn assert_warned_in_time(scenario: &Scenario, most: u32) {
 fn quiet(scenario: &Scenario) -> Vec<Report> {
     let reports: Vec<_> = SEEDS.into_iter().map(|seed| play(scenario, seed)).collect();
     for report in &reports {
-        assert_eq!(report.pages, 0, "{}, of {} ports: {report:?}", scenario.name, scenario.capacity);
+        assert_eq!(
+            (report.pages, report.soon),
+            (0, 0),
+            "{}, of {} ports: {report:?}",
+            scenario.name,
+            scenario.capacity
+        );
     }
     reports
 }
@@ -61,6 +67,44 @@ fn leaks_are_foreseen() {
     // so slow that the flows beneath it, by chance, take the last ports well before the line does
     assert_warned_in_time(&Scenario::leak("a slow leak", 4096, 14_400.0), 150);
     assert_warned_in_time(&Scenario::leak("a leak in a small pool", 1000, 1200.0), 150);
+}
+
+#[test]
+fn straight_leaks_stay_announced() {
+    let mut announced = 0;
+    for (capacity, seeds) in [(200, 8_u32), (300, 8), (500, 6), (1000, 4), (4096, 1)] {
+        for part in [0.0, 1.0 / 3.0, 0.6] {
+            for over in [60.0, 90.0, 140.0, 196.0, 300.0, 600.0, 1200.0, 3600.0] {
+                for seed in 0..seeds {
+                    let start = 100.0 + f64::from(seed) * 37.0;
+                    let name = format!("a leak over {over} s from {part:.2}");
+                    let scenario = Scenario::leak_from(&name, capacity, part, start, over);
+                    let report = play(&scenario, seed.into());
+                    let what = format!("{name} of {capacity} ports, seed {seed}: {report:?}");
+                    assert!(report.exhausted.is_some() && report.unforeseen.is_empty(), "{what}");
+                    assert!(report.pages == 0 || report.taken_back.is_none(), "{what}");
+                    announced += u32::from(report.foreseen < report.exhausted);
+                }
+            }
+        }
+    }
+    assert!(announced > 450, "{announced} of 648");
+}
+
+#[test]
+fn ended_leaks_are_taken_back() {
+    for capacity in [200, 1000, 4096] {
+        for seed in SEEDS {
+            // from a third to two thirds, and no further
+            let all = f64::from(capacity);
+            let leak = move |t: f64| if (300.0..500.0).contains(&t) { all / 3.0 / 200.0 } else { 0.0 };
+            let steady = Scenario::new("a leak that ends", capacity, 2400, move |_| all / 3.0);
+            let report = play(&Scenario { leak: Box::new(leak), ..steady }, seed);
+            assert!(report.foreseen.is_some() && report.exhausted.is_none(), "{report:?}");
+            assert!(report.soon < 600, "{report:?}");
+            assert!(report.pages == 0 || report.taken_back.is_some(), "{report:?}");
+        }
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Net {
             addr add 198.51.100.1/24 dev s0\naddr add 2001:db8:51::1/64 dev s0 nodad\n\
             route add local 100.64.0.0/16 dev lo\nroute add local 2001:db8:64::/48 dev lo\n\
             route add 10.1.0.0/16 via 10.0.0.2\nroute add fd00:1::/64 via fd00::2\n\
+            route add default via 198.51.100.2\nroute add default via 2001:db8:51::2\n\
             rule add fwmark 1/1 lookup 100\nroute add local 0.0.0.0/0 dev lo table 100\n");
         net.gateway
             .shell("ip -6 rule add fwmark 1/1 lookup 100 && ip -6 route add local ::/0 dev lo table 100");

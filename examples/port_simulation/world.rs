@@ -53,9 +53,14 @@ impl Scenario {
 
     /// A third of the ports open, and from then on flows that never close, until all are, `over` seconds later.
     pub(crate) fn leak(name: &str, capacity: u16, over: f64) -> Self {
-        let (start, all) = (300.0, f64::from(capacity));
-        let leak = move |t: f64| if t < start { 0.0 } else { all * 2.0 / 3.0 / over };
-        let steady = Self::new(name, capacity, seconds(start + 1.2 * over + 300.0), move |_| all / 3.0);
+        Self::leak_from(name, capacity, 1.0 / 3.0, 300.0, over)
+    }
+
+    /// A part of the ports open, and from `start` on flows that never close, until all are, `over` seconds later.
+    pub(crate) fn leak_from(name: &str, capacity: u16, part: f64, start: f64, over: f64) -> Self {
+        let all = f64::from(capacity);
+        let leak = move |t: f64| if t < start { 0.0 } else { all * (1.0 - part) / over };
+        let steady = Self::new(name, capacity, seconds(start + 1.2 * over + 300.0), move |_| all * part);
         Self { leak: Box::new(leak), ..steady }
     }
 }
@@ -76,13 +81,21 @@ pub(crate) struct Report {
     pub(crate) levels: [Option<u32>; 3],
     /// Most ports in use.
     pub(crate) peak: u16,
+    /// When a time until the exhaustion was first given.
+    pub(crate) foreseen: Option<u32>,
+    /// Seconds between then and the exhaustion in which none was given.
+    pub(crate) unforeseen: Vec<u32>,
+    /// Seconds in which less than ten minutes were said to be left.
+    pub(crate) soon: u32,
+    /// When a warning was taken back before the exhaustion.
+    pub(crate) taken_back: Option<u32>,
 }
 
 /// Plays a scenario. The same seed gives the same report.
 pub(crate) fn play(scenario: &Scenario, seed: u64) -> Report {
     let mut world = World::new(scenario, StdRng::seed_from_u64(seed));
     let mut report = Report::default();
-    let (mut pages, mut refusals) = (Vec::new(), Vec::new());
+    let (mut pages, mut refusals, mut times) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..whole((scenario.open)(0.0)) {
         world.open(Some(scenario.duration));
     }
@@ -93,9 +106,12 @@ pub(crate) fn play(scenario: &Scenario, seed: u64) -> Report {
                 refusals.push(second);
             }
         }
-        for event in
-            world.forecaster.observe(&world.pools, world.now).into_iter().filter(|event| event.rising)
-        {
+        for event in world.forecaster.observe(&world.pools, world.now) {
+            if !event.rising {
+                let is_early = event.level == Level::ExhaustedSoon && report.exhausted.is_none();
+                report.taken_back = report.taken_back.or(is_early.then_some(second));
+                continue;
+            }
             match event.level {
                 Level::ExhaustedSoon => {
                     report.warned.get_or_insert((second, left(&event)));
@@ -109,12 +125,30 @@ pub(crate) fn play(scenario: &Scenario, seed: u64) -> Report {
         if let Some(row) = world.forecaster.rows(&world.pools, world.now).first() {
             report.peak = report.peak.max(row.live + row.held);
         }
+        times.push((
+            second,
+            world.forecaster.exhaustion().into_values().next().map(|left| left.as_secs_f64()),
+        ));
     }
+    report.judge(&times);
     let came = |&&page: &&u32| !refusals.iter().any(|&at| (page..=page + 1200).contains(&at));
     report.false_pages = count(pages.iter().filter(came).count());
     report.pages = count(pages.len());
     report.flows = world.opened;
     report
+}
+
+impl Report {
+    /// The time that was said to be left, for each second, beside what came.
+    fn judge(&mut self, times: &[(u32, Option<f64>)]) {
+        let is_soon = |left: &f64| *left < 600.0;
+        self.soon = count(times.iter().filter(|(_, left)| left.as_ref().is_some_and(is_soon)).count());
+        self.foreseen = times.iter().find(|(_, left)| left.is_some_and(|left| left > 0.0)).map(|at| at.0);
+        if let (Some(from), Some(end)) = (self.foreseen, self.exhausted) {
+            let between = times.iter().filter(|(second, _)| (from..end).contains(second));
+            self.unforeseen = between.filter(|(_, left)| left.is_none()).map(|at| at.0).collect();
+        }
+    }
 }
 
 struct World {

@@ -61,6 +61,7 @@ link set s0 up
 addr add 10.0.1.1/24 dev c0
 addr add 10.0.2.1/24 dev c0
 addr add 198.51.100.1/24 dev s0
+route add default via 198.51.100.10
 IP
     # It knows the way to the pools and none to the clients.
     ip -n server -batch - <<'IP'
@@ -73,6 +74,7 @@ IP
         ip -n client route add default via fd00:1::1
         ip -n gateway addr add fd00:1::1/64 dev c0 nodad
         ip -n gateway addr add 2001:db8:51::1/64 dev s0 nodad
+        ip -n gateway route add default via 2001:db8:51::a
         ip -n server addr add 2001:db8:51::a/64 dev s0 nodad
         ip -n server route add 2001:db8:100::/56 via 2001:db8:51::1
     fi

@@ -101,6 +101,12 @@ pub struct Promotion {
     pub candidate: FileSet,
     /// What the configuration in force was loaded from.
     pub running: FileSet,
+    /// Live flows that it would reset.
+    #[serde(default)]
+    pub revokes: u64,
+    /// Live flows that it would ask about first, and reset if their name cannot be verified.
+    #[serde(default)]
+    pub asks: u64,
 }
 
 /// The files of a configuration, by absolute paths.

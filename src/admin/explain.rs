@@ -165,6 +165,9 @@ pub struct ExplainReport {
     pub inspected: bool,
     /// Every rule of the tenant, in the order of the file.
     pub rules: Vec<ExplainedRule>,
+    /// Whose a public address is that rules by name do not lead to; `null` if it is private for everybody, or no such
+    /// rule is concerned.
+    pub private: Option<String>,
     /// Whether the flow would leave.
     pub allowed: bool,
     /// The rule that decides.

@@ -13,7 +13,7 @@ use crate::admin::{
 use crate::audit::{By, Difference, Peer, What};
 use crate::clock;
 use crate::config::{self, Diagnostic, Outline, ReadFile};
-use crate::gateway::{self, Candidate, Snapshot, Terms};
+use crate::gateway::{self, Candidate, Gateway, Judged, Snapshot, Terms};
 use crate::policy::Policy;
 use crate::telemetry::CandidateInfo;
 use crate::verify::Key;
@@ -38,6 +38,8 @@ struct Loaded {
     version: Arc<str>,
     time: Timestamp,
     told_of_its_fall: AtomicBool,
+    /// Its `[policy] on_reload`.
+    revokes: bool,
 }
 
 /// Why a candidate was not loaded.
@@ -71,6 +73,7 @@ pub(super) struct Desk {
     pub(super) candidates: Candidates,
     pub(super) reloads: Reloads,
     pub(super) in_force: Arc<InForce>,
+    pub(super) gateway: Arc<Gateway>,
     /// The main file in force.
     pub(super) main: PathBuf,
 }
@@ -95,7 +98,13 @@ impl Desk {
     fn promotion(&self) -> Result<Promotion, Refusal> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
         let running = file_set(&self.main, &self.in_force.current().files);
-        Ok(Promotion { candidate: loaded.files.clone(), running })
+        let judged = if loaded.revokes {
+            self.gateway.would_judge(&loaded.candidate, clock::timestamp())
+        } else {
+            Judged::default()
+        };
+        let candidate = loaded.files.clone();
+        Ok(Promotion { candidate, running, revokes: judged.revoked, asks: judged.unproved })
     }
 
     fn load(&self, peer: Peer, order: LoadOrder) -> Result<oneshot::Receiver<LoadAnswer>, Refusal> {
@@ -166,8 +175,8 @@ impl Reloader {
         let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
         let difference = self.outline.difference(&Outline::of(&config));
         config.keep_fixed(&self.running);
-        let policy = Policy::compile(&config.tenants, config.private_destinations)?;
         let snapshot = self.gateway.snapshot.load();
+        let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&snapshot.connected)))?;
         let verifier = verification::verifier(&config, &self.metrics, Some(&snapshot))?;
         let of_tenant =
             |tenant| verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, Some(&snapshot));
@@ -181,6 +190,7 @@ impl Reloader {
             version: config.version().into(),
             time: clock::timestamp(),
             told_of_its_fall: false.into(),
+            revokes: config.revoke,
         };
         let version = Arc::clone(&loaded.version);
         drop(snapshot);

@@ -51,6 +51,7 @@ impl ControlPlane {
             candidates: self.handles.candidates.clone(),
             reloads: self.reloads.clone(),
             in_force: Arc::clone(&self.handles.in_force),
+            gateway: Arc::clone(&self.handles.gateway),
             main: self.main.clone(),
         };
         let ports = Arc::new(self);

@@ -14,7 +14,7 @@ use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{OwnAddresses, Ruling, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CompileError, Decision, Explanation, Policy, Tenant};
+use crate::policy::{self, CompileError, Decision, Explanation, Finding, Policy, Tenant};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub struct Explainer<'c> {
 impl<'c> Explainer<'c> {
     /// Compiles the policy once, for any number of questions.
     pub fn new(config: &'c Config) -> Result<Self, CompileError> {
-        let policy = Policy::compile(&config.tenants, config.private_destinations)?;
+        let policy = Policy::compile(&config.tenants, config.private(Arc::default()))?;
         // Pools that nobody else uses, so that every port is free.
         let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
         let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
@@ -150,6 +150,9 @@ impl Facts<'_> {
         if let Some(Ruling { rules, .. }) = ruling {
             let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
             report.inspected = inspected;
+            if findings.iter().any(|rule| rule.finding == Finding::PrivateDestination) {
+                report.private = rules.owner_of(to.ip()).map(|owner| owner.to_string());
+            }
             report.rules = findings.into_iter().map(explained_rule).collect();
             report.mode = Some(if rules.mode.monitors(now) { "monitor" } else { "enforce" }.to_owned());
         }
@@ -286,6 +289,7 @@ fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
         rule: None,
         destination: None,
         certificate: None,
+        private: None,
         known_addresses: None,
         address_check: None,
         certificate_check: None,

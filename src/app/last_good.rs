@@ -111,7 +111,7 @@ impl LastGood {
     /// `None`: nothing is kept, or of another main file.
     fn read(&self, kept: Kept) -> io::Result<Option<Texts>> {
         let Some(folder) = &self.folder else { return Ok(None) };
-        let bytes = match fs::read(folder.join(kept.file_name())) {
+        let bytes = match crate::files::read(&folder.join(kept.file_name()), crate::files::NAMES * 2) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes?,
         };

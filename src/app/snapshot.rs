@@ -8,7 +8,7 @@ use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant, Verification};
 use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
-use crate::sys::addresses;
+use crate::sys::{addresses, connected};
 use crate::telemetry::Metrics;
 use std::sync::{Arc, LazyLock};
 
@@ -18,7 +18,9 @@ pub(super) fn build(
     metrics: &Arc<Metrics>,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, StartError> {
-    let policy = Policy::compile(&config.tenants, config.private_destinations)
+    let connected = before.map_or_else(Arc::default, |before| Arc::clone(&before.connected));
+    connected.replace(connected::networks()?);
+    let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&connected)))
         .map_err(|error| StartError::Bug(error.to_string()))?;
     let verifier = verification::verifier(config, metrics, before)?;
     let tenants: Result<_, _> = policy
@@ -37,6 +39,7 @@ pub(super) fn build(
         policy: policy.into(),
         tenants: tenants?,
         own,
+        connected,
         candidate,
         verifier,
         revokes: config.revoke,

@@ -169,7 +169,7 @@ fn write(main: &Path, flow: &Flow, addition: &Addition, tests: &Path) -> Result<
     let mut files = vec![main.to_owned()];
     files.extend(config::policy_files(super::replace::folder_of(main)).map_err(|error| error.to_string())?);
     let edited = files.iter().find_map(|file| {
-        let text = std::fs::read_to_string(file).ok()?;
+        let text = crate::files::read_text(file, crate::files::TEXT).ok()?;
         Some((file, edit::below_tenant(&text, &addition.tenant, &addition.rule)?, text))
     });
     let Some((file, after, before)) = edited else {

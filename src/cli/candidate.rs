@@ -13,6 +13,7 @@ use crate::admin::{
     CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer, ShareAnswer, ShareOrder,
 };
 use crate::clock;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
@@ -66,8 +67,13 @@ enum Action {
     /// Write the candidate's files over those of the running configuration, and put them in force
     ///
     /// Run it as a user who may write there. What is replaced is kept in the folder `replaced` beside the main file.
-    /// Nothing is written if a file has changed since it was loaded.
-    Promote,
+    /// Nothing is written if a file has changed since it was loaded. Says how many live flows it resets; at a terminal it asks
+    /// first, unless there is none.
+    Promote {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Judge the candidate no longer, and enforce it for nobody
     Drop,
 }
@@ -97,7 +103,7 @@ fn act(socket: &Path, action: &Action) -> Result<ExitCode, AskError> {
         }
         Action::Share { percent, max_denials } => share(socket, *percent, *max_denials),
         Action::Status { json } => status(socket, *json),
-        Action::Promote => promote(socket),
+        Action::Promote { yes } => promote(socket, *yes),
         Action::Drop => drop_it(socket),
     }
 }
@@ -165,8 +171,15 @@ fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
     Ok(print(&text, u8::from(!works)))
 }
 
-fn promote(socket: &Path) -> Result<ExitCode, AskError> {
-    let Promotion { candidate, running } = ask(socket, "GET", "/v1/candidate/files", "")?;
+fn promote(socket: &Path, yes: bool) -> Result<ExitCode, AskError> {
+    let Promotion { candidate, running, revokes, asks } = ask(socket, "GET", "/v1/candidate/files", "")?;
+    if revokes + asks > 0 {
+        eprintln!("{}", cost(revokes, asks));
+        if !yes && io::stdin().is_terminal() && !is_confirmed() {
+            eprintln!("egret: not promoted");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    }
     let written = match promote::write(&running, &candidate, clock::timestamp()) {
         Ok(written) => written,
         Err(why) => {
@@ -191,6 +204,27 @@ fn promote(socket: &Path) -> Result<ExitCode, AskError> {
         return Ok(ExitCode::from(REFUSED));
     }
     Ok(print(&(written.told() + &reload::said("promoted", &answer)), 0))
+}
+
+/// What a promotion does to live flows.
+fn cost(revokes: u64, asks: u64) -> String {
+    let flows = |n: u64| if n == 1 { "1 live flow".to_owned() } else { format!("{n} live flows") };
+    match (revokes, asks) {
+        (revokes, 0) => format!("this resets {}, which the candidate does not allow", flows(revokes)),
+        (0, asks) => format!("this resets those of {} whose name cannot be verified", flows(asks)),
+        (revokes, asks) => format!(
+            "this resets {}, which the candidate does not allow, and those of {} whose name cannot be verified",
+            flows(revokes),
+            flows(asks)
+        ),
+    }
+}
+
+fn is_confirmed() -> bool {
+    eprint!("promote? [y/N] ");
+    let mut answer = String::new();
+    // The end of the input is no.
+    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 fn drop_it(socket: &Path) -> Result<ExitCode, AskError> {

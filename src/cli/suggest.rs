@@ -21,6 +21,7 @@ use proposal::Proposal;
 use seen::{Line, TenantLog};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 const FAILED: u8 = 2;
@@ -87,7 +88,8 @@ fn suggest(config: &Config, options: &Options) -> Result<Proposal, SuggestError>
         seen.evidence.damaged_files += u64::from(!whole);
     }
     progress.done();
-    Ok(Proposal::new(tenant, config.private_destinations, seen, options.all)?)
+    let private = config.private(Arc::default()).and_sources_of(&config.tenants);
+    Ok(Proposal::new(tenant, &private, seen, options.all)?)
 }
 
 fn tenant<'c>(config: &'c Config, name: &str) -> Result<&'c TenantSpec, SuggestError> {

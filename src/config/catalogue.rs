@@ -196,6 +196,8 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
     PRIVATE_DESTINATIONS: Choice<PrivateDestinations> = Choice { words: &[("by-cidr", PrivateDestinations::ByCidr), ("allow", PrivateDestinations::Allow)], later: &[] },
         "private_destinations", Default(r#""by-cidr""#), r#""by-cidr""#,
         "Whether a rule without `cidrs` reaches private addresses. `\"by-cidr\"` means no, so that nobody gets to internal services by pointing a name at them. Loopback, link-local, metadata and multicast addresses are never reached by name.";
+    PRIVATE_NETWORKS: List<Network> = List(Network), "private_networks", Optional, r#"["2001:db8:40::/48", "198.51.100.0/24"]"#,
+        "Networks with public addresses that are your own, and count as private: by name they are reached under `private_destinations = \"allow\"` alone. Tenants' `sources`, the pools' `public` addresses and the networks of the gateway's own links count without being listed; list what lies behind a router, and public addresses that a cloud maps to hosts of yours.";
     ECH: Choice<Ech> = ECH_WORDS, "ech", Default(r#""outer""#), r#""outer""#,
         "What becomes of clients whose ClientHello carries an `encrypted_client_hello` extension. `\"outer\"`: they are judged by the name outside it, which with real ECH is that of the provider, not of the site. `\"deny\"`: they end as `ech_denied`, browsers too, since GREASE cannot be told from the real thing.";
     ON_RELOAD: Choice<bool> = Choice { words: &[("revoke", true), ("keep", false)], later: &[] }, "on_reload", Default(r#""revoke""#), r#""keep""#,

@@ -4,6 +4,7 @@ use super::footprint::Footprint;
 use super::load::{policy_files, policy_texts};
 use super::texts::Texts;
 use super::version::digest_of;
+use crate::files;
 use serde::Serialize;
 use std::fmt;
 use std::io;
@@ -123,7 +124,27 @@ pub(super) struct Diagnostics {
     texts: Texts,
     /// Read instead of the disk.
     kept: Option<Texts>,
+    left: Left,
     found: Vec<(Place, Severity, String, String)>,
+}
+
+/// Bytes that may still be read for one load, by kind: whoever may load a candidate must not fill the gateway's memory.
+#[derive(Debug)]
+struct Left {
+    text: u64,
+    names: u64,
+    keys: u64,
+}
+
+/// What a file of a configuration holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum FileKind {
+    /// TOML.
+    Text,
+    /// Hostnames, one a line.
+    Names,
+    /// Certificates or keys.
+    Keys,
 }
 
 /// Names one of the files of a load.
@@ -160,6 +181,7 @@ impl Diagnostics {
             read: Vec::new(),
             texts: Texts::default(),
             kept,
+            left: Left { text: files::TEXT, names: files::NAMES, keys: files::KEYS },
             found: Vec::new(),
         }
     }
@@ -171,7 +193,7 @@ impl Diagnostics {
 
     /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
     /// files are read here.
-    pub(super) fn read(&mut self, path: &Path) -> (FileId, Option<Arc<[u8]>>) {
+    pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> (FileId, Option<Arc<[u8]>>) {
         if self.kept.is_none() {
             self.footprint.note(path);
         }
@@ -179,7 +201,7 @@ impl Diagnostics {
         let file = FileId(self.files.len() - 1);
         let bytes = match &self.kept {
             Some(kept) => kept.read(path),
-            None => std::fs::read(path).map(Arc::from),
+            None => self.bytes(path, kind).map(Arc::from),
         };
         match bytes {
             Ok(bytes) => {
@@ -199,6 +221,25 @@ impl Diagnostics {
                 (file, None)
             }
         }
+    }
+
+    /// The bytes of a file, as long as all of its kind together are not too many.
+    pub(super) fn bytes(&mut self, path: &Path, kind: FileKind) -> io::Result<Vec<u8>> {
+        let (left, most) = match kind {
+            FileKind::Text => (&mut self.left.text, files::TEXT),
+            FileKind::Names => (&mut self.left.names, files::NAMES),
+            FileKind::Keys => (&mut self.left.keys, files::KEYS),
+        };
+        let bytes = files::read(path, *left).map_err(|error| {
+            if error.kind() != io::ErrorKind::FileTooLarge {
+                return error;
+            }
+            let most = most >> 20;
+            let message = format!("it is too large: at most {most} MiB are read of all such files together");
+            io::Error::new(error.kind(), message)
+        })?;
+        *left -= bytes.len() as u64;
+        Ok(bytes)
     }
 
     /// Every file that was read so far, and what they said.

@@ -1,6 +1,6 @@
 //! Files of names, one a line.
 
-use super::diagnostic::{Diagnostics, FileId, Place};
+use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
 use super::host_kind::{Doubt, Wrong, judge};
 use crate::hostname::HostPattern;
 use std::collections::HashMap;
@@ -8,30 +8,47 @@ use std::path::{Path, PathBuf};
 
 /// Findings of one file that are told singly; a file of another kind would fill the screen otherwise.
 const MAX_FINDINGS: usize = 20;
+/// Names in all rules together, counted again for each rule that names a file. A million take 250 MB.
+const MAX_NAMES: usize = 4_000_000;
 
 /// The files of one load, each read once however many rules name it.
 pub(super) struct HostsFiles {
     folder: PathBuf,
     /// `None`: it could not be read.
     read: HashMap<PathBuf, Option<Vec<HostPattern>>>,
+    /// Names that may still be given to rules.
+    left: usize,
+    is_exceeded: bool,
 }
 
 impl HostsFiles {
     /// Relative paths start at this folder.
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), read: HashMap::new() }
+        Self { folder: folder.to_owned(), read: HashMap::new(), left: MAX_NAMES, is_exceeded: false }
     }
 
-    /// The names in the file, in its order; none if the file cannot be read or used, which is reported.
-    pub(super) fn names(&mut self, path: &Path, out: &mut Diagnostics) -> Vec<HostPattern> {
+    /// The names in the file, in its order, for the rule that names it at `at`; none if the file cannot be read or used,
+    /// which is reported.
+    pub(super) fn names(&mut self, path: &Path, at: Place, out: &mut Diagnostics) -> Vec<HostPattern> {
         let path = self.folder.join(path);
         let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
-        names.clone().unwrap_or_default()
+        let Some(names) = names else { return Vec::new() };
+        if let Some(left) = self.left.checked_sub(names.len()) {
+            self.left = left;
+            return names.clone();
+        }
+        if !self.is_exceeded {
+            self.is_exceeded = true;
+            let message =
+                format!("hosts files give more than {MAX_NAMES} names to rules, all rules together");
+            out.error(at, message, "name fewer files in this rule and those after it, or use wildcards");
+        }
+        Vec::new()
     }
 }
 
 fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
-    let (file, bytes) = out.read(path);
+    let (file, bytes) = out.read(path, FileKind::Names);
     let bytes = bytes?;
     let errors_before = out.errors();
     let names = parse(&bytes, file, out);

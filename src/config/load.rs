@@ -17,6 +17,7 @@ use toml::de::DeTable;
 
 /// Beside the main file.
 const POLICY_FOLDER: &str = "policy.d";
+const MOST_POLICY_FILES: usize = 10_000;
 
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
 /// that rules name. Relative paths start at the main file's folder.
@@ -159,6 +160,9 @@ pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         files.push(entry?.path());
+        if files.len() > MOST_POLICY_FILES {
+            return Err(io::Error::other(format!("it holds more than {MOST_POLICY_FILES} files")));
+        }
     }
     files.retain(|path| is_policy_file(path));
     files.sort();

@@ -43,8 +43,9 @@ pub use version::digest_of;
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::interface::Interface;
-use crate::policy::{PrivateDestinations, TenantSpec};
+use crate::policy::{ConnectedNetworks, PrivateDestinations, PrivateNetworks, TenantSpec};
 use crate::verify::{Anchors, Roots};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub struct Config {
     pub inspect: Inspect,
     /// What rules that go by name may reach.
     pub private_destinations: PrivateDestinations,
+    /// Networks with public addresses that are the operator's own.
+    pub private_networks: Vec<IpNet>,
     /// Who is asked for the addresses of names.
     pub resolver: Resolver,
     /// Whose word counts for certificates.
@@ -247,5 +250,15 @@ impl Config {
     /// Ports that the gateway itself listens on: never to be leased, since a wildcard listener blocks the bind.
     pub fn reserved_ports(&self) -> Vec<u16> {
         std::iter::once(self.gateway.listen.port()).chain(self.gateway.metrics.map(|m| m.port())).collect()
+    }
+
+    /// What rules that go by name do not lead to, beside the tenants' sources.
+    pub fn private(&self, connected: Arc<ConnectedNetworks>) -> PrivateNetworks {
+        PrivateNetworks {
+            destinations: self.private_destinations,
+            listed: self.private_networks.clone(),
+            public: self.pools.iter().flat_map(|pool| pool.public.values().copied()).collect(),
+            connected,
+        }
     }
 }

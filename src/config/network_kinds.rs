@@ -1,6 +1,6 @@
 //! The forms of addresses, ports and paths.
 
-use super::diagnostic::Diagnostics;
+use super::diagnostic::{Diagnostics, FileKind};
 use super::kinds::{Describe, Kind};
 use super::value::Value;
 use super::{AuditTarget as Audited, FlowLogTarget};
@@ -134,7 +134,7 @@ impl<T> Kind for WordOrFile<T> {
                 return value.wrong(out, &why, format!("it takes {}", self.describe()));
             }
         };
-        match std::fs::read(path).map(|content| (self.read)(&content)) {
+        match out.bytes(Path::new(path), FileKind::Keys).map(|content| (self.read)(&content)) {
             Ok(Ok(found)) => Some(Some(found)),
             Ok(Err(why)) => value.wrong(out, &format!("no {}", self.file), why),
             Err(error) => value.wrong(out, "a file that cannot be read", error.to_string()),

@@ -21,6 +21,7 @@ pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, E
     let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
     let policy = file.section(&main_file::POLICY, out);
     let private_destinations = policy.read(&policy::PRIVATE_DESTINATIONS, out);
+    let private_networks = policy.read(&policy::PRIVATE_NETWORKS, out);
     let revoke = policy.read(&policy::ON_RELOAD, out);
     let watch = policy.read(&policy::WATCH, out);
     let ech = policy.read(&policy::ECH, out);
@@ -34,6 +35,7 @@ pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, E
         steering: steering?,
         inspect: inspect?,
         private_destinations: private_destinations?,
+        private_networks: values(private_networks.unwrap_or_default()),
         resolver: resolver?,
         roots: roots?,
         revoke: revoke?,

@@ -1,6 +1,6 @@
 //! A configuration file in memory, and where in it something stands.
 
-use super::diagnostic::{Diagnostics, FileId, Place};
+use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Source {
 impl Source {
     /// `None` if it cannot be read, which is reported.
     pub(super) fn open(path: &Path, label: &str, out: &mut Diagnostics) -> Option<Self> {
-        let (id, bytes) = out.read(path);
+        let (id, bytes) = out.read(path, FileKind::Text);
         let bytes = bytes?;
         let valid = std::str::from_utf8(&bytes).map_or_else(|error| error.valid_up_to(), str::len);
         let whole = valid == bytes.len();

@@ -226,6 +226,13 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
         let message = "`certificate` goes with names: without one there is nothing to prove";
         out.error(table.place_of(&allow::CERTIFICATE), message, "add `hosts` or `hosts_file`, or remove it");
     }
+    let asks_dns = matches!(rule.destination, Destination::Verify | Destination::Resolve);
+    if rule.certificate == CertificateRule::Require && by_name && !asks_dns && !table.has(ALLOW.cidrs) {
+        let message = "`certificate = \"require\"` by itself does not tell a name's server from one that relays Egret's \
+                       probe to it";
+        let help = "add `destination = \"verify\"` or \"resolve\", or `cidrs`, so that clients cannot choose the address";
+        out.warning(table.place_of(&allow::CERTIFICATE), message, help);
+    }
     if rule.destination != Destination::Original && !by_name {
         let message =
             "`destination` goes with names: without one there is nothing to compare an address with";
@@ -288,7 +295,7 @@ fn read_rule(
 ) -> (RuleSpec, RulePlaces) {
     let mut hosts = values(table.read(keys.hosts, out).unwrap_or_default());
     if let Some(path) = table.read(keys.hosts_file, out) {
-        hosts.extend(files.names(&path, out));
+        hosts.extend(files.names(&path, table.place_of(keys.hosts_file), out));
     }
     let label = table.read(keys.name, out).unwrap_or_else(|| table.label().into());
     let rule = RuleSpec {

@@ -1,6 +1,7 @@
 //! Which destinations will run out of ports, and when. docs/ports.md explains it.
 
 mod alarm;
+mod outlook;
 mod trend;
 
 pub use alarm::Level;
@@ -11,12 +12,13 @@ use super::pool::Pools;
 use crate::addr::{DialAddr, SourceAddr};
 use alarm::{Alarm, State};
 use ipnet::IpNet;
+use outlook::Forecast;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use trend::Trend;
+use trend::chance_of;
 
 /// Rows for each source address.
 const ROWS: usize = 5;
@@ -100,9 +102,11 @@ struct Followed {
     pool: Arc<str>,
     network: IpNet,
     used: PairUse,
-    trend: Trend,
+    past: Forecast,
     /// Growth per second.
     growth: f32,
+    /// No port was free, and few have been since.
+    is_full: bool,
     exhausted_in: Option<Duration>,
     alarm: Alarm,
 }
@@ -179,7 +183,7 @@ impl Forecaster {
                 return false;
             };
             followed.count(used, passed);
-            followed.alarm.is_raised() || used.in_use() >= hot::threshold(used.capacity).div_ceil(2)
+            followed.is_pending() || used.in_use() >= hot::threshold(used.capacity).div_ceil(2)
         });
     }
 
@@ -196,19 +200,19 @@ impl Forecaster {
         }
     }
 
-    /// Keeps the hottest of each address, and whatever has a level to leave.
+    /// Keeps the hottest of each address, and whatever is pending.
     fn give_way(&mut self) {
         let mut others: Vec<_> = (self.followed.iter())
-            .filter(|(_, followed)| !followed.alarm.is_raised())
+            .filter(|(_, followed)| !followed.is_pending())
             .map(|(&(source, to), followed)| (source, Reverse(followed.used.in_use()), to))
             .collect();
         others.sort_unstable();
-        let mut raised: HashMap<SourceAddr, usize> = HashMap::new();
-        for ((source, _), _) in self.followed.iter().filter(|(_, followed)| followed.alarm.is_raised()) {
-            *raised.entry(*source).or_default() += 1;
+        let mut pending: HashMap<SourceAddr, usize> = HashMap::new();
+        for ((source, _), _) in self.followed.iter().filter(|(_, followed)| followed.is_pending()) {
+            *pending.entry(*source).or_default() += 1;
         }
         for (source, _, to) in others {
-            let place = raised.entry(source).or_default();
+            let place = pending.entry(source).or_default();
             *place += 1;
             if *place > FOLLOWED {
                 self.followed.remove(&(source, to));
@@ -219,27 +223,34 @@ impl Forecaster {
 
 impl Followed {
     fn new(pool: Arc<str>, network: IpNet, used: PairUse) -> Self {
-        let mut trend = Trend::default();
-        trend.push(f32::from(used.in_use()));
-        Self { pool, network, used, trend, growth: 0.0, exhausted_in: None, alarm: Alarm::default() }
+        let mut past = Forecast::default();
+        past.push(f32::from(used.in_use()));
+        let alarm = Alarm::default();
+        Self { pool, network, used, past, growth: 0.0, is_full: false, exhausted_in: None, alarm }
     }
 
     fn count(&mut self, used: PairUse, passed: u16) {
         let (before, after) = (f32::from(self.used.in_use()), f32::from(used.in_use()));
         if passed > LONGEST_GAP {
-            self.trend = Trend::default();
-            self.trend.push(after);
+            self.past.resume(after, passed);
         } else {
             let each = (after - before) / f32::from(passed);
-            (1..=passed).for_each(|n| self.trend.push(before + each * f32::from(n)));
+            (1..=passed).for_each(|n| self.past.push(before + each * f32::from(n)));
         }
         self.used = used;
-        let outlook = self.trend.outlook(used.free());
+        let outlook = self.past.outlook(used.in_use(), used.free());
         self.growth = outlook.map_or(0.0, |outlook| outlook.growth);
+        // A pool that was full stays it until more is free than what comes and goes by chance.
+        self.is_full = used.free() == 0 || self.is_full && f32::from(used.free()) <= chance_of(after);
         self.exhausted_in = match outlook {
-            _ if used.free() == 0 => Some(Duration::ZERO),
+            _ if self.is_full => Some(Duration::ZERO),
             outlook => outlook.map(|outlook| outlook.exhausted_in),
         };
+    }
+
+    /// Whether a level or growth has not ended yet, so that it must be followed on.
+    fn is_pending(&self) -> bool {
+        self.alarm.is_raised() || self.past.holds()
     }
 
     fn judge(&mut self, source: SourceAddr, to: DialAddr, now: Instant, events: &mut Vec<Event>) {

@@ -1,5 +1,6 @@
 //! A live flow, and another policy than the one that let it out: may it go on?
 
+use super::candidate::{Candidate, Ruling};
 use super::certification::NO_TLS;
 use super::flow_table::{LiveFlow, Proof, Revoked};
 use super::snapshot::Snapshot;
@@ -50,6 +51,20 @@ impl Gateway {
         self.judge(now, |flow| flow.canary || flow.unfollowed)
     }
 
+    /// How many live flows would be revoked, or be asked about, if the candidate's rules came into force now.
+    pub fn would_judge(&self, candidate: &Candidate, now: Timestamp) -> Judged {
+        let mut judged = Judged::default();
+        self.table.each(|flow| {
+            let ruling = candidate.tenant_of(flow.client).filter(|ruling| *ruling.rules.name == *flow.tenant);
+            match fate(ruling, flow, now) {
+                Fate::Goes(_) => judged.revoked += 1,
+                Fate::Unproved(_) => judged.unproved += 1,
+                Fate::Stays => {}
+            }
+        });
+        judged
+    }
+
     fn judge(&self, now: Timestamp, concerns: impl Fn(&LiveFlow) -> bool) -> Judged {
         let snapshot = self.snapshot.load_full();
         if !snapshot.revokes {
@@ -76,33 +91,38 @@ impl Snapshot {
         if !self.revokes {
             return Fate::Stays;
         }
-        let Some(ruling) = self.ruling_of(flow) else { return Fate::Goes(Revoked::OF_ANOTHER_TENANT) };
-        let permit = match permit(ruling.rules, flow, now) {
-            Ok(permit) => permit,
-            Err(_) if flow.seen.is_none() => return Fate::Goes(Revoked(UNHEARD)),
-            Err(outcome) => return Fate::Goes(Revoked(outcome.as_str())),
-        };
-        if ruling.rules.mode.monitors(now) {
-            return Fate::Stays;
-        }
-        if flow.unfollowed && (flow.tls || permit.is_for_one_request()) {
-            return Fate::Goes(Revoked(UNFOLLOWED));
-        }
-        let certificate = permit.certificate() == CertificateRule::Require;
-        let address = match permit.destination() {
-            Destination::Original | Destination::Observe => false,
-            // If it is the name's, a new flow could be resolved to it.
-            Destination::Verify | Destination::Resolve => true,
-        };
-        let missing = Proof {
-            address: address && !flow.proof.address,
-            certificate: certificate && !flow.proof.certificate,
-        };
-        if missing == Proof::default() {
-            return Fate::Stays;
-        }
-        if missing.certificate && !flow.tls { Fate::Goes(Revoked(NO_TLS)) } else { Fate::Unproved(missing) }
+        fate(self.ruling_of(flow), flow, now)
     }
+}
+
+/// What becomes of a live flow by the rules for its client; `None`: it would be another tenant's.
+fn fate(ruling: Option<Ruling<'_>>, flow: &LiveFlow, now: Timestamp) -> Fate {
+    let Some(ruling) = ruling else { return Fate::Goes(Revoked::OF_ANOTHER_TENANT) };
+    let permit = match permit(ruling.rules, flow, now) {
+        Ok(permit) => permit,
+        Err(_) if flow.seen.is_none() => return Fate::Goes(Revoked(UNHEARD)),
+        Err(outcome) => return Fate::Goes(Revoked(outcome.as_str())),
+    };
+    if ruling.rules.mode.monitors(now) {
+        return Fate::Stays;
+    }
+    if flow.unfollowed && (flow.tls || permit.is_for_one_request()) {
+        return Fate::Goes(Revoked(UNFOLLOWED));
+    }
+    let certificate = permit.certificate() == CertificateRule::Require;
+    let address = match permit.destination() {
+        Destination::Original | Destination::Observe => false,
+        // If it is the name's, a new flow could be resolved to it.
+        Destination::Verify | Destination::Resolve => true,
+    };
+    let missing = Proof {
+        address: address && !flow.proof.address,
+        certificate: certificate && !flow.proof.certificate,
+    };
+    if missing == Proof::default() {
+        return Fate::Stays;
+    }
+    if missing.certificate && !flow.tls { Fate::Goes(Revoked(NO_TLS)) } else { Fate::Unproved(missing) }
 }
 
 /// What the rules give a flow for the address that it went to, if they would let it out for what its client dialled; or how

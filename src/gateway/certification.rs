@@ -116,7 +116,9 @@ pub fn certificate_refusal(found: Certificate) -> Option<(Outcome, &'static str)
     match found {
         Certificate::Valid => None,
         Certificate::Invalid(why) => Some((Outcome::CertificateInvalid, why)),
-        Certificate::Unknown(why) => Some((Outcome::CertificateUnavailable, why)),
+        Certificate::Unsupported(why) | Certificate::Unknown(why) => {
+            Some((Outcome::CertificateUnavailable, why))
+        }
     }
 }
 
@@ -125,6 +127,7 @@ impl From<Certificate> for CertificateCheck {
         match found {
             Certificate::Valid => Self::Valid,
             Certificate::Invalid(_) => Self::Invalid,
+            Certificate::Unsupported(_) => Self::Unsupported,
             Certificate::Unknown(_) => Self::Unknown,
         }
     }

@@ -5,9 +5,9 @@ mod terms;
 use super::flow::Flow;
 use super::worker::{Settings, Worker};
 use crate::hostname::Hostname;
-use crate::inspect::{Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
+use crate::inspect::{Changed, Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::Permit;
+use crate::policy::{CertificateRule, Permit};
 use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
 use std::sync::Arc;
 use std::task::Poll;
@@ -60,7 +60,9 @@ impl<'w> Guard<'w> {
         let follower = match inspected.protocol {
             Protocol::Tls => {
                 let whose = if monitors { Whose::of(worker, flow).map(Box::new) } else { None };
-                Follower::Hellos(Hellos::after(inspected, max_hello), whose)
+                let proved = permit.certificate() == CertificateRule::Require;
+                let hellos = Hellos::after(inspected, max_hello).needing_server_hello(proved);
+                Follower::Hellos(hellos, whose)
             }
             Protocol::Http if permit.is_for_one_request() => {
                 let terms = Terms::of(Whose::of(worker, flow)?, inspected.name.clone(), permit, flow);
@@ -156,9 +158,13 @@ impl relay::Guard for Guard<'_> {
                 self.requests += 1;
                 Ok(())
             }),
-            Follower::Hellos(hellos, _) => {
-                hellos.client(bytes, |changed| Refused::bare(Outcome::HelloChanged, Some(changed.as_str())))
-            }
+            Follower::Hellos(hellos, _) => hellos.client(bytes, |changed| {
+                let outcome = match changed {
+                    Changed::Name | Changed::Ech => Outcome::HelloChanged,
+                    Changed::NoHandshake => Outcome::CertificateInvalid,
+                };
+                Refused::bare(outcome, Some(changed.as_str()))
+            }),
         };
         let refused = match then {
             Then::More => return Passage { bytes, next: Next::Read },

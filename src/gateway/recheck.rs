@@ -228,7 +228,7 @@ async fn ask(snapshot: &Snapshot, flow: &LiveFlow, missing: Proof, dialler: Dial
         match prober.check(to).await {
             Certificate::Valid => {}
             Certificate::Invalid(why) => return Some(Found::Wrong(Revoked(why))),
-            Certificate::Unknown(_) => return None,
+            Certificate::Unsupported(_) | Certificate::Unknown(_) => return None,
         }
     }
     Some(Found::Proof(missing))

@@ -247,6 +247,8 @@ checks! {
     Valid = "valid",
     /// It has none.
     Invalid = "invalid",
+    /// Egret cannot ask such a server, though clients may.
+    Unsupported = "unsupported",
     /// It could not be asked.
     Unknown = "unknown",
 }

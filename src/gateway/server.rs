@@ -224,6 +224,7 @@ mod tests {
             policy: policy.into(),
             tenants: Vec::new(),
             own: OwnAddresses::new(Vec::new(), Vec::new()).into(),
+            connected: Arc::default(),
             candidate: None,
             verifier: None,
             revokes: true,

@@ -7,7 +7,7 @@ use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::count::Counter;
 use crate::egress::{Pool, Share};
-use crate::policy::{self, Policy};
+use crate::policy::{self, ConnectedNetworks, Policy};
 use crate::verify::{Asker, Verifier};
 use std::sync::{Arc, LazyLock};
 
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub tenants: Vec<Arc<Tenant>>,
     /// Addresses that nobody may dial.
     pub own: Arc<OwnAddresses>,
+    /// Networks of the machine's own links, for the policies of this snapshot and of those after it.
+    pub connected: Arc<ConnectedNetworks>,
     /// Judged beside the policy, if one is loaded.
     pub candidate: Option<Arc<Candidate>>,
     /// There if a rule of any tenant asks whether addresses are those of names.

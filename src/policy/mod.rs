@@ -9,6 +9,7 @@ mod judge;
 mod mode;
 mod names;
 mod networks;
+mod reach;
 mod scope;
 mod spec;
 mod tenant;
@@ -18,11 +19,13 @@ mod tests;
 pub use decision::{Decision, Denial, Permit};
 pub use judge::Seen;
 pub use mode::{Mode, can_be_waived};
+pub use reach::{ConnectedNetworks, Owner, PrivateNetworks};
 pub use spec::{CertificateRule, Destination, Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::{Explanation, Finding, RuleFinding, Tenant};
 
 use crate::addr::ClientAddr;
 use networks::NetworkMap;
+use reach::Reach;
 use std::sync::Arc;
 use tenant::Places;
 
@@ -57,7 +60,11 @@ pub enum CompileError {
 
 impl Policy {
     /// Compiles checked tenants. Takes linear time in names and networks.
-    pub fn compile(tenants: &[TenantSpec], private: PrivateDestinations) -> Result<Self, CompileError> {
+    pub fn compile(
+        tenants: &[TenantSpec],
+        private: impl Into<PrivateNetworks>,
+    ) -> Result<Self, CompileError> {
+        let reach = Arc::new(Reach::new(&private.into(), tenants));
         let mut sources = NetworkMap::default();
         let mut places = Places::default();
         let mut compiled = Vec::with_capacity(tenants.len());
@@ -68,7 +75,7 @@ impl Policy {
                     return Err(CompileError::SourceTwice { network, first, second });
                 }
             }
-            compiled.push(Arc::new(Tenant::compile(spec, index, private, &mut places)?));
+            compiled.push(Arc::new(Tenant::compile(spec, index, &reach, &mut places)?));
         }
         Ok(Self { tenants: compiled.into(), sources })
     }

@@ -51,15 +51,15 @@ const V6: &[(Ipv6Net, Scope)] = &[
     (v6(0x2000, 0, 0, 0, 0, 3), Scope::Public),
 ];
 
-/// The scope of a canonical address. One that carries an IPv4 address is judged by that too.
+/// The scope of a canonical address. One that carries an IPv4 address is judged by that.
 pub(super) fn of(address: IpAddr) -> Scope {
     match address {
         IpAddr::V4(address) => of_v4(address),
-        IpAddr::V6(address) => embedded(address).unwrap_or_else(|| {
-            V6.iter()
-                .find(|(network, _)| network.contains(&address))
-                .map_or(Scope::Never, |&(_, scope)| scope)
-        }),
+        IpAddr::V6(v6) => {
+            let carried = carried(address).into_iter().flatten().map(of_v4).max();
+            let of_v6 = || V6.iter().find(|(network, _)| network.contains(&v6)).map(|&(_, scope)| scope);
+            carried.or_else(of_v6).unwrap_or(Scope::Never)
+        }
     }
 }
 
@@ -67,22 +67,22 @@ fn of_v4(address: Ipv4Addr) -> Scope {
     V4.iter().find(|(network, _)| network.contains(&address)).map_or(Scope::Public, |&(_, scope)| scope)
 }
 
-/// The scope of the IPv4 address that a translator or tunnel would take the packets to. The local NAT64 prefix
+/// The IPv4 addresses that a translator or tunnel would take the packets of an IPv6 address to. The local NAT64 prefix
 /// `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: where it carries the IPv4 address depends
 /// on a prefix length that only its operator knows.
-fn embedded(address: Ipv6Addr) -> Option<Scope> {
-    let s = address.segments();
-    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    match s {
+pub(super) fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 2] {
+    let IpAddr::V6(address) = address else { return [None, None] };
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match address.segments() {
         // ::a.b.c.d, RFC 4291 §2.5.5.1, and with it `::` and `::1`; NAT64, RFC 6052; 6to4, RFC 3056
         [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            Some(of_v4(v4(high, low)))
+            [v4(high, low), None]
         }
         // Teredo, RFC 4380 §4: the server, and the client's address with every bit inverted
         [0x2001, 0, high, low, _, _, client_high, client_low] => {
-            Some(of_v4(v4(high, low)).max(of_v4(v4(!client_high, !client_low))))
+            [v4(high, low), v4(!client_high, !client_low)]
         }
-        _ => None,
+        _ => [None, None],
     }
 }
 

@@ -7,10 +7,8 @@ pub use explain::{Explanation, Finding, RuleFinding};
 use super::decision::{Decision, Denial, Permit};
 use super::names::{Chain, Chains, NameIndex, TooLarge};
 use super::networks::{ANYWHERE, NetworkMap};
-use super::scope::{self, Scope};
-use super::{
-    CertificateRule, CompileError, Destination, Ech, Effect, Mode, PrivateDestinations, RuleSpec, TenantSpec,
-};
+use super::reach::{Owner, Reach};
+use super::{CertificateRule, CompileError, Destination, Ech, Effect, Mode, RuleSpec, TenantSpec};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -43,7 +41,7 @@ struct Rules {
     ranked: Box<[Rule]>,
     /// Ranks below are deny rules; `denies <= ranked.len()`.
     denies: u32,
-    private: PrivateDestinations,
+    reach: Arc<Reach>,
     chains: Chains,
     /// The rules with hosts.
     by_name: NameIndex,
@@ -93,10 +91,10 @@ impl Tenant {
     pub(super) fn compile<'s>(
         spec: &'s TenantSpec,
         index: usize,
-        private: PrivateDestinations,
+        reach: &Arc<Reach>,
         places: &mut Places<'s>,
     ) -> Result<Self, CompileError> {
-        let rules = Rules::compile(&spec.rules, private, places)
+        let rules = Rules::compile(&spec.rules, reach, places)
             .map_err(|TooLarge| CompileError::TooLarge { tenant: spec.name.clone() })?;
         let TenantSpec { name, pool, mode, max_flows, ech, .. } = spec;
         let (name, pool) = (name.clone(), pool.clone());
@@ -127,8 +125,8 @@ impl Tenant {
     /// - A name that is no hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because
     ///   nobody can say that the rule does not mean it. An absent name is no such name: it is not denied by name.
     /// - An allow rule that covers it: permitted. Without hosts, it does so whatever the name is.
-    /// - An allow rule with hosts and without networks covers public addresses only, private ones too under
-    ///   [`PrivateDestinations::Allow`]; loopback, link-local, metadata, multicast and the like never. If such a rule
+    /// - An allow rule with hosts and without networks covers public addresses that are not the operator's own; private
+    ///   ones too under [`PrivateDestinations::Allow`](super::PrivateDestinations::Allow); loopback, link-local, metadata, multicast and the like never. If such a rule
     ///   alone would cover the flow: `DestinationPrivate`.
     /// - Nothing covers it: `InvalidHostname` if the name is no hostname; `NoHostname` if there is none and a name could
     ///   have let it out to this address and port; else `NotAllowed`.
@@ -158,6 +156,12 @@ impl Tenant {
 }
 
 impl Tenant {
+    /// Whose a public address is, so that rules that go by name do not lead to it; `None` if it is not known to be the
+    /// operator's.
+    pub fn owner_of(&self, ip: IpAddr) -> Option<Owner> {
+        self.rules.reach.owner(ip)
+    }
+
     /// The same leave for an address that the name was resolved to; else why it does not lead there: a deny rule covers
     /// the address, the rule's networks do not hold it, or it is not public and the rule goes by name alone.
     pub fn redirect(&self, permit: &Permit, name: &AskedName, ip: IpAddr) -> Result<Permit, Outcome> {
@@ -175,7 +179,7 @@ impl Tenant {
         if !rule.place.covers(to) {
             return Err(Outcome::NotAllowed);
         }
-        if rule.goes_by_name_alone() && !named_reach(to.ip(), rules.private) {
+        if rule.goes_by_name_alone() && !rules.reach.by_name(to.ip()) {
             return Err(Outcome::DestinationPrivate);
         }
         Ok(rules.permit(permit.rank, to))
@@ -198,7 +202,7 @@ fn keep_least(least: &mut Option<u32>, rank: u32) {
 impl Rules {
     fn compile<'s>(
         specs: &'s [RuleSpec],
-        private: PrivateDestinations,
+        reach: &Arc<Reach>,
         places: &mut Places<'s>,
     ) -> Result<Self, TooLarge> {
         let of = |effect| specs.iter().filter(move |rule| rule.effect == effect);
@@ -251,7 +255,8 @@ impl Rules {
             places.into_boxed_slice()
         });
         let ranked = ranked.into();
-        Ok(Self { ranked, denies, private, chains, by_name, by_address, named_allow, named_deny })
+        let reach = Arc::clone(reach);
+        Ok(Self { ranked, denies, reach, chains, by_name, by_address, named_allow, named_deny })
     }
 
     fn find(&self, asked: &AskedName, to: OriginalDestination) -> Found {
@@ -271,7 +276,7 @@ impl Rules {
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && rule.takes_the_clients_word() && !named_reach(to.ip(), self.private) {
+        if rank >= self.denies && rule.takes_the_clients_word() && !self.reach.by_name(to.ip()) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -290,15 +295,6 @@ impl Rules {
         let by_name = || rule.named || any_covers(&self.named_deny, to);
         let every_request = !rule.uninspected && !rule.first_request_only && by_name();
         Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)
-    }
-}
-
-/// Whether a rule that goes by name alone may lead to the address.
-pub(super) fn named_reach(address: IpAddr, private: PrivateDestinations) -> bool {
-    match scope::of(address) {
-        Scope::Public => true,
-        Scope::Private => private == PrivateDestinations::Allow,
-        Scope::Never => false,
     }
 }
 

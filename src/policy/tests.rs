@@ -343,10 +343,11 @@ proptest! {
         ),
     ) {
         let spec = TenantSpec { ech, ..tenant_spec("acme", &[], rules) };
-        let tenant = Tenant::compile(&spec, 0, private, &mut Places::default()).unwrap();
+        let reach = Arc::new(Reach::new(&private.into(), std::slice::from_ref(&spec)));
+        let tenant = Tenant::compile(&spec, 0, &reach, &mut Places::default()).unwrap();
         for (name, address, port) in flows {
             let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
-            let explained = oracle::explain(&spec, private, &asked, offered, to);
+            let explained = oracle::explain(&spec, &reach, &asked, offered, to);
             prop_assert_eq!(&tenant.explain(&asked, offered, to), &explained);
             let unseen = tenant.decide_unseen(to);
             prop_assert_eq!(unseen.is_some(), !explained.inspected);

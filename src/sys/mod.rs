@@ -1,6 +1,7 @@
 //! The only floor with `unsafe`: Linux's socket calls, safe, typed and documented.
 
 pub mod addresses;
+pub mod connected;
 pub mod event_loop;
 pub mod failure;
 pub mod limits;

@@ -145,10 +145,10 @@ catalogue! {
         reading: "`match`: it is. `mismatch`: the name has others; under `destination = \"observe\"` that is what `verify` would deny, and `egret names` has samples. `absent`: the name has no address of that family. `unknown`: no server said so in time. `resolved`: Egret chose the address itself. No series for tenants without such rules.";
     CERTIFICATE_CHECKS = "egret_certificate_checks_total", Kind::Counter, Count, ["tenant", "result"],
         help: "Flows of rules that ask for the server's certificate, by what was found.",
-        reading: "`valid`: it is one for the name. `invalid`: the server has none that is; under `certificate = \"observe\"` that is what `require` would deny. `unknown`: the server could not be asked. Many flows share one probe, see `egret_certificate_probes_total`.";
+        reading: "`valid`: it is one for the name. `invalid`: the server has none that is. `unsupported`: Egret's probe cannot ask such a server, or verify such a certificate, though clients may (docs/verify.md lists them). `unknown`: the server could not be asked. Under `certificate = \"observe\"` the last three are what `require` would deny. Many flows share one probe, see `egret_certificate_probes_total`.";
     CERTIFICATE_PROBES = "egret_certificate_probes_total", Kind::Counter, Count, ["result"],
         help: "TLS handshakes of Egret's own, by result.",
-        reading: "A verdict counts for an hour if it is `valid`, a minute if `invalid`, five seconds if `unknown`, and at most 100 are begun in a second. Each takes a port of the tenant's pool for its time.";
+        reading: "A verdict counts for an hour if it is `valid`, a minute if `invalid` or `unsupported`, five seconds if `unknown`, and at most 200 are begun in a second, 50 of them for one tenant. Each takes a port of the tenant's pool for its time.";
     RESOLVER_LOOKUPS = "egret_resolver_lookups_total", Kind::Counter, Count, ["result"],
         help: "DNS lookups by result; one asks all servers for the addresses of one name in one family.",
         reading: "`answered`, `absent` (the name has none), `failed` (no server answered), `refused` (not made: 512 were under way, or 128 of one tenant). `failed` hurts only where nothing is known from before. No series while no rule asks.",

@@ -182,7 +182,12 @@ impl Metrics {
     /// How probes of certificates are counted.
     pub fn probes(&self) -> ProbeMeters {
         let result = |result| self.registry.counter(&catalogue::CERTIFICATE_PROBES, &[result]);
-        ProbeMeters { valid: result("valid"), invalid: result("invalid"), unknown: result("unknown") }
+        ProbeMeters {
+            valid: result("valid"),
+            invalid: result("invalid"),
+            unsupported: result("unsupported"),
+            unknown: result("unknown"),
+        }
     }
 
     /// How DNS lookups are counted.

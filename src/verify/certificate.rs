@@ -4,7 +4,7 @@ use crate::hostname::Hostname;
 use crate::sys::stream;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -53,9 +53,15 @@ pub enum Certificate {
     Valid,
     /// It has none; in a few words, why.
     Invalid(&'static str),
+    /// Egret's probe cannot ask such a server, or verify such a certificate, though clients may; in a few words, why.
+    Unsupported(&'static str),
     /// Nobody can say; in a few words, why.
     Unknown(&'static str),
 }
+
+/// TLS 1.0 and 1.1, CBC, DHE, RSA key exchange. Servers give the same answer where they have nothing for the name.
+const NOTHING_IN_COMMON: &str = "the server refuses what Egret's probe offers: TLS 1.2 or 1.3 with ECDHE and AEAD, \
+                                 no client certificate";
 
 /// Verifies against these roots, with what TLS 1.2 and 1.3 have in common with every server.
 pub(super) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
@@ -95,15 +101,56 @@ pub(super) async fn prove(
 
 fn judge(error: &io::Error) -> Certificate {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    if let Some(Error::InvalidCertificate(why)) = inner {
-        return Certificate::Invalid(flaw(why));
+    match inner {
+        Some(Error::InvalidCertificate(why)) => flaw(why),
+        Some(Error::AlertReceived(alert)) => refusal(*alert),
+        Some(Error::PeerIncompatible(_)) => Certificate::Unsupported(NOTHING_IN_COMMON),
+        _ => Certificate::Unknown("the server did not complete a TLS handshake"),
     }
-    Certificate::Unknown("the server did not complete a TLS handshake")
 }
 
+/// A server that refuses the probe says little; what it says is no word against its certificate.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "some thirty alerts, most of which no server has cause to send"
+)]
+fn refusal(alert: AlertDescription) -> Certificate {
+    match alert {
+        AlertDescription::HandshakeFailure
+        | AlertDescription::ProtocolVersion
+        | AlertDescription::InsufficientSecurity => Certificate::Unsupported(NOTHING_IN_COMMON),
+        AlertDescription::CertificateRequired
+        | AlertDescription::BadCertificate
+        | AlertDescription::AccessDenied => {
+            Certificate::Unsupported("the server asks for a client certificate, and Egret has none")
+        }
+        AlertDescription::UnrecognisedName => {
+            Certificate::Unknown("the server says that it does not know the name")
+        }
+        _ => Certificate::Unknown("the server did not complete a TLS handshake"),
+    }
+}
+
+/// What is wrong with the certificate, or why Egret cannot tell.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells of some twenty, and may of more")]
-fn flaw(why: &CertificateError) -> &'static str {
-    match why {
+fn flaw(why: &CertificateError) -> Certificate {
+    let invalid = match why {
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            return Certificate::Unsupported(
+                "the certificate has no subject alternative name, and Egret does not go by the common name",
+            );
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            return Certificate::Unsupported(
+                "Egret cannot verify signatures of this kind (SHA-1 and the like)",
+            );
+        }
+        CertificateError::BadEncoding
+        | CertificateError::UnhandledCriticalExtension
+        | CertificateError::Other(_) => {
+            return Certificate::Unsupported("Egret cannot read a certificate of this kind");
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the certificate is for another name"
         }
@@ -112,7 +159,10 @@ fn flaw(why: &CertificateError) -> &'static str {
             "the certificate is not valid yet"
         }
         CertificateError::UnknownIssuer => "no authority that is trusted signed the certificate",
-        CertificateError::BadSignature => "the server does not have the certificate's key",
+        CertificateError::BadSignature => {
+            "a signature does not fit the certificate's key (or that is RSA below 2048 bits)"
+        }
         _ => "the certificate is not valid",
-    }
+    };
+    Certificate::Invalid(invalid)
 }

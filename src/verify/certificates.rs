@@ -42,6 +42,8 @@ pub struct ProbeMeters {
     pub valid: Counter,
     /// It is not.
     pub invalid: Counter,
+    /// Egret cannot ask such a server.
+    pub unsupported: Counter,
     /// Nobody could say.
     pub unknown: Counter,
 }
@@ -180,6 +182,7 @@ impl Drop for Probe {
         let (meter, counts) = match verdict {
             Certificate::Valid => (&meters.valid, VALID),
             Certificate::Invalid(_) => (&meters.invalid, INVALID),
+            Certificate::Unsupported(_) => (&meters.unsupported, INVALID),
             Certificate::Unknown(_) => (&meters.unknown, UNKNOWN),
         };
         meter.increment(1);

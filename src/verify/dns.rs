@@ -1,23 +1,24 @@
 //! The DNS servers, each asked by itself: their answers add up.
 
+mod server;
+
 use super::anchors::Anchors;
 use super::known::Answer;
 use crate::addr::Family;
+use crate::files;
 use crate::hostname::Hostname;
-use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
+use hickory_resolver::{TokioResolver, system_conf};
+use server::Server;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// For the answer to one query; it is sent twice.
-const QUERY: Duration = Duration::from_secs(2);
 /// What a negative answer counts for if it does not say itself.
 const NEGATIVE_TTL: Duration = Duration::from_secs(10);
 /// Names that are followed from one to the next (CNAME), the first among them.
@@ -26,7 +27,7 @@ const MOST_ALIASES: usize = 16;
 /// Servers to ask.
 #[derive(Clone)]
 pub(super) struct Dns {
-    servers: Arc<[TokioResolver]>,
+    servers: Arc<[Server]>,
     /// `None`: answers count as they come.
     anchors: Option<Arc<Anchors>>,
 }
@@ -36,7 +37,7 @@ impl Dns {
     pub(super) fn new(servers: &[SocketAddr], anchors: Option<Anchors>) -> Result<Self, NetError> {
         let anchors = anchors.map(Arc::new);
         let servers: Result<_, _> =
-            servers.iter().map(|server| resolver(*server, anchors.as_deref())).collect();
+            servers.iter().map(|server| Server::new(*server, anchors.as_deref())).collect();
         Ok(Self { servers: servers?, anchors })
     }
 
@@ -58,11 +59,21 @@ impl Dns {
 
     async fn query(&self, server: usize, name: &str, family: Family) -> Option<Answer> {
         let kind = if family == Family::V4 { RecordType::A } else { RecordType::AAAA };
-        let lookup = match self.servers[server].lookup(name, kind).await {
-            Ok(lookup) => lookup,
-            Err(error) => return absence(error),
-        };
-        said(lookup.query().name(), family, lookup.answers(), self.anchors.as_deref())
+        let server = &self.servers[server];
+        server.ask(|resolver| self.query_by(resolver, name, family, kind)).await
+    }
+
+    async fn query_by(
+        &self,
+        resolver: &TokioResolver,
+        name: &str,
+        family: Family,
+        kind: RecordType,
+    ) -> Option<Answer> {
+        match resolver.lookup(name, kind).await {
+            Ok(found) => said(found.query().name(), family, found.answers(), self.anchors.as_deref()),
+            Err(error) => absence(error),
+        }
     }
 }
 
@@ -117,37 +128,13 @@ fn absence(error: NetError) -> Option<Answer> {
     }
 }
 
-fn resolver(server: SocketAddr, anchors: Option<&Anchors>) -> Result<TokioResolver, NetError> {
-    let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
-    for connection in &mut name_server.connections {
-        connection.port = server.port();
-    }
-    let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server]);
-    let mut options = ResolverOpts::default();
-    options.timeout = QUERY;
-    // tries after the first
-    options.attempts = 1;
-    // An answer is followed from alias to alias.
-    options.preserve_intermediates = true;
-    // Answers are kept here alone, where their age shows.
-    options.cache_size = 0;
-    // What counts is what DNS says, to clients too.
-    options.use_hosts_file = ResolveHosts::Never;
-    options.max_active_requests = 1024;
-    let mut builder =
-        Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
-    if let Some(anchors) = anchors {
-        builder = builder.with_trust_anchor(Arc::new(anchors.store()));
-    }
-    builder.build()
-}
-
 /// The servers that the machine itself asks: those of `/etc/resolv.conf`.
 pub fn system_servers() -> Result<Vec<SocketAddr>, String> {
     let wrong = |why: &dyn std::fmt::Display| {
         format!("/etc/resolv.conf names no DNS server ({why}); write some in `[resolver] servers`")
     };
-    let (config, _) = hickory_resolver::system_conf::read_system_conf().map_err(|error| wrong(&error))?;
+    let content = files::read(Path::new("/etc/resolv.conf"), files::TEXT).map_err(|error| wrong(&error))?;
+    let (config, _) = system_conf::parse_resolv_conf(content).map_err(|error| wrong(&error))?;
     let servers = config.name_servers.iter().map(|server| {
         let port = server.connections.first().map_or(53, |connection| connection.port);
         SocketAddr::new(server.ip, port)

@@ -113,6 +113,7 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
         rule: None,
         destination: None,
         certificate: None,
+        private: None,
         known_addresses: None,
         address_check: None,
         certificate_check: None,

@@ -6,6 +6,7 @@
 use crate::admin::{FileRead, FileSet};
 use crate::cli::replace::{Fresh, folder_of, sync_folder_of};
 use crate::config::{digest_of, policy_files};
+use crate::files;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -86,7 +87,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// Every file is what it was, and no file has come that would be read too.
 fn check(set: &FileSet, changed: fn(PathBuf) -> Error) -> Result<(), Error> {
     for FileRead { path, digest } in &set.files {
-        let is_same = fs::read(path).is_ok_and(|bytes| digest_of(&bytes) == *digest);
+        let is_same = files::read(path, files::NAMES).is_ok_and(|bytes| digest_of(&bytes) == *digest);
         if !is_same {
             return Err(changed(path.clone()));
         }
@@ -108,10 +109,10 @@ fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Ste
     for file in &candidate.files {
         let Ok(relative) = file.path.strip_prefix(source) else { continue };
         let relative = if file.path == candidate.main { main } else { relative };
-        let bytes = fs::read(&file.path).map_err(io_at(&file.path))?;
+        let bytes = files::read(&file.path, files::NAMES).map_err(io_at(&file.path))?;
         let there = folder.join(relative);
         wanted.push(there.clone());
-        if fs::read(&there).is_ok_and(|there| there == bytes) {
+        if files::read(&there, files::NAMES).is_ok_and(|there| there == bytes) {
             continue;
         }
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
@@ -213,7 +214,7 @@ fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
     let folder = folder_of(to);
     fs::create_dir_all(folder).map_err(io_at(folder))?;
     let model = fs::metadata(path).map_err(io_at(path))?;
-    let bytes = fs::read(path).map_err(io_at(path))?;
+    let bytes = files::read(path, files::NAMES).map_err(io_at(path))?;
     Fresh::create(to, &bytes, &model).map_err(io_at(to))
 }
 

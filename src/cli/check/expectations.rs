@@ -4,10 +4,10 @@ use crate::admin::{ExplainQuery, ExplainReport, NotAnAddress, Target, parse_addr
 use crate::app::Explainer;
 use crate::cli::explain::show;
 use crate::config::{Diagnostic, Severity};
+use crate::files;
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Destination};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use toml::Spanned;
@@ -123,8 +123,8 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
         let ((line, column), severity) = (place.unwrap_or_default(), Severity::Error);
         Diagnostic { severity, file: shown.as_str().into(), line, column, message, help: help.to_owned() }
     };
-    let content =
-        fs::read_to_string(path).map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
+    let content = files::read_text(path, files::TEXT)
+        .map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
     let File { test } = toml::from_str(&content).map_err(|error| {
         let message = error.message().to_owned();
         // `[test]` is one table, and a file has many.

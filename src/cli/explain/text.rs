@@ -67,6 +67,9 @@ fn write_rules(text: &mut String, report: &ExplainReport) {
         let heading = if at == 0 { "rules" } else { "" };
         let _ = writeln!(text, "{heading:<8} {effect:<5}  {rule:<width$}  {why}");
     }
+    if let Some(owner) = &report.private {
+        let _ = writeln!(text, "private  {} counts as private: it is {owner}", report.address);
+    }
     if report.mode.is_some() && report.rules.is_empty() {
         text.push_str("rules    none: the tenant may reach nothing\n");
     }

@@ -1,11 +1,17 @@
 //! Which files a flow log is made of, once it has been rotated.
 
+use crate::files;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// Whether the path names an open descriptor of this process, as `<(zcat …)` in a shell does.
+fn is_descriptor(path: &Path) -> bool {
+    path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin")
+}
 
 /// Compressed in ways that are not read here.
 const OTHER_FORMS: [&str; 4] = ["zst", "xz", "bz2", "lz4"];
@@ -25,7 +31,8 @@ impl LogFile {
     pub(super) fn open(&self) -> io::Result<Box<dyn Read>> {
         Ok(match self {
             Self::Stdin => Box::new(io::stdin().lock()),
-            Self::Path(path) => Box::new(File::open(path)?),
+            Self::Path(path) if is_descriptor(path) => Box::new(File::open(path)?),
+            Self::Path(path) => Box::new(files::open(path)?),
         })
     }
 

@@ -45,6 +45,8 @@ fn remedy(file: &str, error: &io::Error) -> String {
         format!("; run this as root or as one of the group that `ls -l {file}` shows")
     } else if kind == io::ErrorKind::NotFound {
         "; if the log was rotated just now, ask again".to_owned()
+    } else if kind == io::ErrorKind::InvalidInput {
+        "; feed it to `--log -`".to_owned()
     } else {
         String::new()
     }

@@ -4,9 +4,7 @@ use super::seen::{Evidence, Tallies, Tally, TenantLog, What};
 use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{
-    CompileError, Decision, Effect, Policy, PrivateDestinations, RuleSpec, Tenant, TenantSpec,
-};
+use crate::policy::{CompileError, Decision, Effect, Policy, PrivateNetworks, RuleSpec, Tenant, TenantSpec};
 use jiff::Timestamp;
 use psl::{List, Psl as _};
 use serde::Serialize;
@@ -97,7 +95,7 @@ impl Proposal {
     /// `all`: also what the policy allows already.
     pub(super) fn new(
         spec: &TenantSpec,
-        private: PrivateDestinations,
+        private: &PrivateNetworks,
         seen: TenantLog,
         all: bool,
     ) -> Result<Self, CompileError> {
@@ -159,9 +157,9 @@ impl Row {
     }
 }
 
-fn compile(spec: TenantSpec, private: PrivateDestinations) -> Result<Arc<Tenant>, CompileError> {
+fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<Tenant>, CompileError> {
     let spec = TenantSpec { sources: Vec::new(), ..spec };
-    Ok(Arc::clone(&Policy::compile(&[spec], private)?.tenants()[0]))
+    Ok(Arc::clone(&Policy::compile(&[spec], private.clone())?.tenants()[0]))
 }
 
 fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {

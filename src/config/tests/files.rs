@@ -85,3 +85,39 @@ fn one_hosts_file_of_many_rules_is_read_and_told_once() {
     let found = findings(&[("egret.toml", &text), ("x.txt", "a b\n")]);
     assert_eq!(found.len(), 1, "{found:?}");
 }
+
+#[test]
+fn special_files_are_refused_wherever_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let fifo = |name: &str| nix::unistd::mkfifo(&at(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::create_dir(at("policy.d")).unwrap();
+    fifo("policy.d/x.toml");
+    fifo("names.txt");
+    fifo("root.pem");
+    fifo("zone.key");
+    let certificates = format!("[certificates]\nroots = [\"{}\"]\n", at("root.pem").display());
+    let resolver = format!("[resolver]\ntrust_anchors = [\"{}\"]\n", at("zone.key").display());
+    let text = format!(
+        "{certificates}{resolver}{GOOD}hosts_file = \"names.txt\"\n[[tenant.allow]]\nhosts_file = \"/dev/zero\"\n"
+    );
+    std::fs::write(at("egret.toml"), text).unwrap();
+    let report = load(&at("egret.toml")).unwrap_err().to_string();
+    assert_eq!(report.matches("a FIFO").count(), 4, "{report}");
+    assert_eq!(report.matches("a device").count(), 1, "{report}");
+    fifo("main.toml");
+    assert!(load(&at("main.toml")).unwrap_err().to_string().contains("a FIFO"));
+}
+
+#[test]
+fn the_files_of_a_configuration_are_bounded_together() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy.d")).unwrap();
+    let comment = format!("#{}\n", "x".repeat(6 << 20));
+    std::fs::write(folder.path().join("egret.toml"), format!("{GOOD}{comment}")).unwrap();
+    for name in ["a", "b"] {
+        std::fs::write(folder.path().join(format!("policy.d/{name}.toml")), &comment).unwrap();
+    }
+    let report = load(&folder.path().join("egret.toml")).unwrap_err().to_string();
+    assert!(report.contains("b.toml: error: cannot be read: it is too large: at most 16 MiB"), "{report}");
+}

@@ -92,13 +92,13 @@ const OTHERS: &[Mistake] = &[
         "",
     ),
     (
-        "[certificates]\nroots = [\"/dev/null\"]",
-        "+2:10: error: `roots`: \"/dev/null\" is no PEM file",
+        "[certificates]\nroots = [\"/etc/passwd\"]",
+        "+2:10: error: `roots`: \"/etc/passwd\" is no PEM file",
         "BEGIN CERTIFICATE",
     ),
     (
-        "[resolver]\ndnssec = \"require\"\ntrust_anchors = [\"/dev/null\"]",
-        "+3:18: error: `trust_anchors`: \"/dev/null\" is no file of DNSKEY records",
+        "[resolver]\ndnssec = \"require\"\ntrust_anchors = [\"/etc/passwd\"]",
+        "+3:18: error: `trust_anchors`: \"/etc/passwd\" is no file of DNSKEY records",
         "dig",
     ),
     (

@@ -22,6 +22,8 @@ pub struct Hellos {
     /// Bytes of the client's that may pass unseen: the first hello, or the rest of a record that holds none.
     free: u64,
     server: Server,
+    /// Nothing but a ServerHello may answer: the rule takes the server's certificate for its word.
+    needs_server_hello: bool,
 }
 
 /// How a later ClientHello differs from the first.
@@ -31,6 +33,8 @@ pub enum Changed {
     Name,
     /// It carries an encrypted hello, and the first did not.
     Ech,
+    /// The handshake was dropped: the server has answered something else, or the client has gone on to something else.
+    NoHandshake,
 }
 
 impl Changed {
@@ -39,6 +43,7 @@ impl Changed {
         match self {
             Self::Name => "another server name",
             Self::Ech => "an encrypted hello that the first did not have",
+            Self::NoHandshake => "client and server did not go on with the TLS handshake",
         }
     }
 }
@@ -52,17 +57,34 @@ impl Hellos {
             max_hello,
             free: first.length as u64,
             server: Server::default(),
+            needs_server_hello: false,
         }
+    }
+
+    /// For one whose server must go on with the handshake, because it proved the name in another.
+    #[must_use]
+    pub fn needing_server_hello(self, needs: bool) -> Self {
+        Self { needs_server_hello: needs, ..self }
+    }
+
+    fn is_dropped(&self) -> bool {
+        self.needs_server_hello && self.server.decided && !self.server.greeted
     }
 
     /// Whether no further hello can count.
     pub fn are_over(&self) -> bool {
-        self.server.decided
+        self.server.decided && !self.is_dropped()
     }
 
     /// How many of the client's next bytes may pass unseen.
     pub fn free_up(&self) -> u64 {
-        if self.are_over() { u64::MAX } else { self.free }
+        if self.is_dropped() {
+            0
+        } else if self.are_over() {
+            u64::MAX
+        } else {
+            self.free
+        }
     }
 
     /// So many of the client's bytes passed unseen, at most [`Self::free_up`].
@@ -80,6 +102,9 @@ impl Hellos {
     pub fn client<D>(&mut self, bytes: &[u8], denied: impl Fn(Changed) -> D) -> (usize, Then<D>) {
         let mut passed = 0;
         while passed < bytes.len() {
+            if self.is_dropped() {
+                return (passed, Then::Denied(denied(Changed::NoHandshake)));
+            }
             let rest = &bytes[passed..];
             let free = usize::try_from(self.free_up()).unwrap_or(usize::MAX).min(rest.len());
             if free > 0 {
@@ -138,6 +163,8 @@ const RETRY: [u8; 32] = [
 struct Server {
     /// It has sent a ServerHello that is no HelloRetryRequest, or what is not TLS.
     decided: bool,
+    /// That was a ServerHello.
+    greeted: bool,
     header: [u8; RECORD_HEADER],
     /// Bytes of `header` that are there, while `left` is 0.
     headed: usize,
@@ -153,7 +180,7 @@ struct Server {
 impl Default for Server {
     fn default() -> Self {
         let (header, start) = ([0; RECORD_HEADER], [0; START]);
-        Self { decided: false, header, headed: 0, left: 0, start, started: 0, skip: 0 }
+        Self { decided: false, greeted: false, header, headed: 0, left: 0, start, started: 0, skip: 0 }
     }
 }
 
@@ -197,6 +224,7 @@ impl Server {
             self.skip = u32::from_be_bytes([0, a, b, c]).saturating_sub(2 + 32);
             self.started = 0;
             self.decided = self.start[START - RETRY.len()..] != RETRY;
+            self.greeted = self.decided;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rule by rule, why a flow may leave or not.
 
-use super::{Place, Rule, Tenant, named_reach};
+use super::{Place, Rule, Tenant};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -150,10 +150,7 @@ impl Tenant {
         if let Some(elsewhere) = elsewhere {
             return elsewhere;
         }
-        if effect == Effect::Allow
-            && rule.takes_the_clients_word()
-            && !named_reach(to.ip(), self.rules.private)
-        {
+        if effect == Effect::Allow && rule.takes_the_clients_word() && !self.rules.reach.by_name(to.ip()) {
             return Finding::PrivateDestination;
         }
         Finding::Covers

@@ -4,21 +4,19 @@ use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use crate::policy::networks::canonical;
-use crate::policy::tenant::named_reach;
-use crate::policy::{
-    Destination, Ech, Effect, Explanation, Finding, PrivateDestinations, RuleFinding, RuleSpec, TenantSpec,
-};
+use crate::policy::reach::Reach;
+use crate::policy::{Destination, Ech, Effect, Explanation, Finding, RuleFinding, RuleSpec, TenantSpec};
 
 /// Says for every rule of the tenant what it makes of the flow.
 pub(super) fn explain(
     tenant: &TenantSpec,
-    private: PrivateDestinations,
+    reach: &Reach,
     asked: &AskedName,
     ech: bool,
     to: OriginalDestination,
 ) -> Explanation {
     let rules = &tenant.rules;
-    let mut found: Vec<Finding> = rules.iter().map(|rule| examine(rule, private, asked, to)).collect();
+    let mut found: Vec<Finding> = rules.iter().map(|rule| examine(rule, reach, asked, to)).collect();
     let first = |wanted: Finding, is: &dyn Fn(&RuleSpec) -> bool| {
         rules.iter().zip(&found).position(|(rule, &finding)| finding == wanted && is(rule))
     };
@@ -65,12 +63,7 @@ pub(super) fn explain(
 }
 
 /// What a rule says, as if it were alone: `Covers`, or why it does not.
-fn examine(
-    rule: &RuleSpec,
-    private: PrivateDestinations,
-    asked: &AskedName,
-    to: OriginalDestination,
-) -> Finding {
+fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestination) -> Finding {
     let elsewhere = out_of_place(rule, to);
     if !rule.hosts.is_empty() {
         match asked {
@@ -90,7 +83,7 @@ fn examine(
     }
     let resolves = rule.destination == Destination::Resolve;
     let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty() && !resolves;
-    if rule.effect == Effect::Allow && name_alone && !named_reach(to.ip(), private) {
+    if rule.effect == Effect::Allow && name_alone && !reach.by_name(to.ip()) {
         return Finding::PrivateDestination;
     }
     Finding::Covers

@@ -42,7 +42,8 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let counter = Counter::default;
-        let meters = ProbeMeters { valid: counter(), invalid: counter(), unknown: counter() };
+        let meters =
+            ProbeMeters { valid: counter(), invalid: counter(), unsupported: counter(), unknown: counter() };
         Certificates::new(roots, Handle::current(), now, meters)
     }
 

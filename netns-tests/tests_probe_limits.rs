@@ -1,0 +1,118 @@
+//! Servers that OpenSSL's clients reach and Egret's probe cannot ask: refused, and not accused.
+
+use crate::config::Config;
+use crate::lab::{Family, Host, Lab};
+use crate::verified::denied;
+use crate::wait::wait_until;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+crate::trials! {
+    both families: ;
+    once:
+        servers_egret_cannot_ask_are_not_accused
+}
+
+const NAME: &str = "old.example.org";
+
+/// `openssl s_server`, until it is dropped.
+struct OldServer(Child);
+
+impl Drop for OldServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn openssl(dir: &Path, arguments: &str) {
+    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An authority, and from it a certificate with the name as it should be, by its common name alone, and signed with SHA-1.
+fn certificates() -> TempDir {
+    let dir = TempDir::with_prefix("egret-old-").unwrap();
+    let at = dir.path();
+    openssl(at, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority");
+    openssl(at, &format!("req -newkey rsa:2048 -nodes -keyout key.pem -out request -subj /CN={NAME}"));
+    fs::write(at.join("names"), format!("subjectAltName=DNS:{NAME}\n")).unwrap();
+    fs::write(at.join("none"), "basicConstraints=CA:FALSE\n").unwrap();
+    for (file, extensions, digest) in
+        [("named", "names", "sha256"), ("common", "none", "sha256"), ("sha1", "names", "sha1")]
+    {
+        openssl(
+            at,
+            &format!(
+                "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -{digest} \
+                 -extfile {extensions} -out {file}.pem"
+            ),
+        );
+    }
+    dir
+}
+
+fn serve(lab: &Lab, dir: &Path, address: SocketAddr, certificate: &str, options: &[&str]) -> OldServer {
+    let mut command = Command::new("openssl");
+    command.args(["s_server", "-quiet", "-accept", &address.to_string(), "-key", "key.pem"]);
+    command.args(["-cert", &format!("{certificate}.pem")]).args(options).current_dir(dir);
+    OldServer(lab.server.spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null())))
+}
+
+/// Whether OpenSSL's client takes the server for the name's.
+fn is_reached(lab: &Lab, dir: &Path, address: SocketAddr, options: &[&str]) -> bool {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-servername", NAME, "-CAfile", "ca.pem"]);
+    command.args(["-verify_return_error", "-verify_hostname", NAME]).args(options).current_dir(dir);
+    lab.server.output(command.stdin(Stdio::null())).status.success()
+}
+
+fn servers_egret_cannot_ask_are_not_accused() {
+    let lab = Lab::new();
+    let dir = certificates();
+    let root = dir.path().join("ca.pem").display().to_string();
+    let gateway = lab.start_gateway(&Config {
+        alpha_rules: format!("[[tenant.allow]]\nhosts = [\"{NAME}\"]\ncertificate = \"require\"\n"),
+        more: format!("[certificates]\nroots = [\"{root}\"]\n"),
+        ..Config::default()
+    });
+    let old = "DEFAULT:@SECLEVEL=0";
+    let cases: [(&str, &[&str], &[&str], &str); 6] = [
+        ("named", &["-tls1_2", "-cipher", "AES128-SHA"], &["-tls1_2"], "refuses what Egret's probe offers"),
+        (
+            "named",
+            &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-SHA"],
+            &["-tls1_2"],
+            "refuses what Egret's probe offers",
+        ),
+        (
+            "named",
+            &["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"],
+            &["-tls1_2"],
+            "refuses what Egret's probe offers",
+        ),
+        (
+            "named",
+            &["-tls1_1", "-cipher", old],
+            &["-tls1_1", "-cipher", old],
+            "refuses what Egret's probe offers",
+        ),
+        ("common", &[], &[], "no subject alternative name"),
+        ("sha1", &["-cipher", old], &["-cipher", old], "Egret cannot verify signatures of this kind"),
+    ];
+    for (port, (certificate, server, client, detail)) in (8441..).zip(cases) {
+        let address = Host::Named.at(Family::V4, port);
+        let _server = serve(&lab, dir.path(), address, certificate, server);
+        wait_until("OpenSSL's client to reach it", || is_reached(&lab, dir.path(), address, client));
+        let flow = denied(&lab, &gateway, address, NAME, "certificate_unavailable");
+        assert!(flow["detail"].as_str().unwrap().contains(detail), "{server:?}: {flow:#}");
+        assert_eq!(flow["certificate_check"], "unsupported", "{flow:#}");
+    }
+    let counted = |name, labels: &[(&str, &str)]| gateway.metric(name, labels);
+    assert_eq!(counted("egret_certificate_probes_total", &[("result", "unsupported")]), 6);
+    let checks = [("tenant", "alpha"), ("result", "unsupported")];
+    assert_eq!(counted("egret_certificate_checks_total", &checks), 6);
+}

@@ -1,0 +1,235 @@
+//! How long the free ports last at the growth that is seen. docs/ports.md has the rules and their reasons.
+//!
+//! Growth is believed once it is certain, and from then on until it is as certain that it has ended: noise grows with the
+//! count, so that a straight line to the last port would lose its certainty on the way.
+
+use super::trend::{Reading, Trend, WINDOWS, chance_of};
+use std::time::Duration;
+
+/// A trend is carried no further than so many times the window that it was seen in.
+const CARRIED: f32 = 3.0;
+/// Growth has ended when it is slower than this part of what it was when it was last certain.
+const ENDED: f32 = 0.5;
+/// By how many standard deviations of chance it must be slower.
+const SURELY: f32 = 3.0;
+/// Held growth is carried at no more than this multiple of what it was when it was last certain.
+const FASTEST: f32 = 1.5;
+
+/// Growth and what it leads to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Outlook {
+    /// Ports per second; `> 0`
+    pub(super) growth: f32,
+    /// Until nothing is free any more.
+    pub(super) exhausted_in: Duration,
+}
+
+/// The past of one count, and the growth found in it.
+#[derive(Debug, Default)]
+pub(super) struct Forecast {
+    trend: Trend,
+    /// For each window the growth that it was once certain of, and that has not ended since.
+    held: [Option<Held>; WINDOWS],
+    /// Seconds so far, those without a sample too.
+    clock: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// The count at the beginning of the growth, as far as the window reached.
+    origin: f32,
+    /// On [`Forecast::clock`].
+    since: u32,
+    /// Ports per second, when it was last certain.
+    pace: f32,
+}
+
+impl Forecast {
+    /// The count, one second after the one before.
+    pub(super) fn push(&mut self, count: f32) {
+        self.clock = self.clock.saturating_add(1);
+        self.trend.push(count);
+    }
+
+    /// The first count after `seconds` without one. Windows fill anew; growth that is held stays.
+    pub(super) fn resume(&mut self, count: f32, seconds: u16) {
+        self.clock = self.clock.saturating_add(seconds.into());
+        self.trend = Trend::default();
+        self.trend.push(count);
+    }
+
+    /// Whether growth was certain and has not ended.
+    pub(super) fn holds(&self) -> bool {
+        self.held.iter().any(Option::is_some)
+    }
+
+    /// The earliest exhaustion that a window has grounds for, or had and has not lost. To be called once for each second.
+    pub(super) fn outlook(&mut self, used: u16, free: u16) -> Option<Outlook> {
+        let readings = self.trend.readings();
+        let (used, free) = (f32::from(used), f32::from(free));
+        let fastest = (0..WINDOWS).map(|n| self.growth(n, &readings, used, free)).fold(0.0, f32::max);
+        let exhausted_in = Duration::try_from_secs_f32(free / fastest).ok()?;
+        Some(Outlook { growth: fastest, exhausted_in })
+    }
+
+    /// Ports per second that window *n* vouches for; 0 if it does not.
+    fn growth(&mut self, n: usize, readings: &[Option<Reading>; WINDOWS], used: f32, free: f32) -> f32 {
+        if let Some(reading) = &readings[n]
+            && reading.certain > 0.0
+            && free <= reading.certain * CARRIED
+        {
+            let pace = reading.certain / reading.length;
+            self.hold(n, reading, pace);
+            return pace;
+        }
+        let Some(held) = self.held[n] else { return 0.0 };
+        // Nothing grows into a full pool. Where chance can take the last ports, growth cannot be seen to have ended.
+        let age = seconds(self.clock - held.since);
+        // Windows that lie within the growth.
+        let within = |m: &usize| {
+            readings[*m].filter(|reading| reading.length <= age + 1.0).map(|reading| (*m, reading))
+        };
+        let within: Vec<(usize, Reading)> = (n..WINDOWS).filter_map(|m| within(&m)).collect();
+        if free > chance_of(used) {
+            if readings[n].map_or(used, |reading| reading.lately.max(used)) < held.origin {
+                self.held[n] = None;
+                return 0.0;
+            }
+            if let Some((m, _)) = within.iter().find(|(_, reading)| held.is_slower(reading)) {
+                self.held[n] = None;
+                self.hold_rest(*m, readings, free);
+                return 0.0;
+            }
+        }
+        let lately = within.iter().map(|(_, reading)| reading.at_most()).fold(f32::INFINITY, f32::min);
+        held.growth(self.clock, self.trend.newest(n), lately)
+    }
+
+    /// What has become slower may still go on: the window that saw it vouches for the slower pace.
+    fn hold_rest(&mut self, m: usize, readings: &[Option<Reading>; WINDOWS], free: f32) {
+        if let Some(reading) = &readings[m]
+            && self.held[m].is_none()
+            && reading.grown >= reading.noise
+            && free <= reading.grown * CARRIED
+        {
+            self.hold(m, reading, reading.grown / reading.length);
+        }
+    }
+
+    fn hold(&mut self, n: usize, reading: &Reading, pace: f32) {
+        let (origin, age) = reading.first;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most some hours")]
+        let since = self.clock.saturating_sub(age.round() as u32);
+        self.held[n] = Some(Held { origin, since, pace });
+    }
+}
+
+impl Held {
+    /// Whether a window that lies within the growth shows, beyond chance, less than a part of its pace.
+    fn is_slower(&self, reading: &Reading) -> bool {
+        reading.grown + SURELY * reading.noise < ENDED * self.pace * reading.length
+    }
+
+    /// The average since its beginning, as far as it went on lately, and not below what has not been ruled out.
+    fn growth(&self, clock: u32, newest: Option<(f32, f32)>, lately: f32) -> f32 {
+        let average = newest.map_or(self.pace, |(count, age)| {
+            (count - self.origin) / (seconds(clock - self.since) - age).max(1.0)
+        });
+        average.min(lately).clamp(ENDED * self.pace, FASTEST * self.pace)
+    }
+}
+
+impl Reading {
+    /// Ports per second by the median slope, and one standard deviation of chance more.
+    fn at_most(&self) -> f32 {
+        (self.grown + self.noise) / self.length
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "whole up to half a year, and then still close")]
+fn seconds(count: u32) -> f32 {
+    count as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said at the end, of a pool of so many ports that was looked at once a second.
+    fn after(counts: impl IntoIterator<Item = f32>, capacity: u16) -> Option<Outlook> {
+        let (mut forecast, mut said) = (Forecast::default(), None);
+        for count in counts {
+            forecast.push(count);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a test")]
+            let used = (count as u16).min(capacity);
+            said = forecast.outlook(used, capacity - used);
+        }
+        said
+    }
+
+    fn seconds(n: u16) -> impl Iterator<Item = f32> {
+        (0..n).map(f32::from)
+    }
+
+    #[test]
+    fn straight_lines_are_carried_to_their_end() {
+        let outlook = after(seconds(600).map(|t| 1000.0 + 40.0 * t), 34_960).unwrap();
+        assert!((outlook.growth - 40.0).abs() < 0.1, "{outlook:?}");
+        assert!((outlook.exhausted_in.as_secs_f32() - 250.0).abs() < 1.0, "{outlook:?}");
+    }
+
+    #[test]
+    fn trends_are_carried_three_windows() {
+        // 33 points fill the window of 16 s, not that of 32 s
+        let line = || seconds(32).map(|t| 500.0 * t);
+        assert!(after(line(), 500 * (31 + 48)).is_some());
+        assert_eq!(after(line(), 500 * (31 + 49)), None);
+    }
+
+    #[test]
+    fn still_falling_and_jumping_counts_have_no_outlook() {
+        let still = seconds(600).map(|_| 30_000.0);
+        let falling = seconds(600).map(|t| 30_000.0 - 20.0 * t);
+        // 30,000 more within eleven seconds, looked at at every moment of it and after
+        let jumping =
+            |until: u16| seconds(until).map(|t| 1000.0 + 30_000.0 * ((t - 300.0) / 11.0).clamp(0.0, 1.0));
+        assert_eq!(after(still, 31_000), None);
+        assert_eq!(after(falling, 31_000), None);
+        for until in 300..700 {
+            assert_eq!(after(jumping(until), 65_000), None, "after {until} s");
+        }
+    }
+
+    #[test]
+    fn ended_growth_is_forgotten_within_its_length() {
+        let outlook = |until| after(seconds(until).map(|t| 1000.0 + 100.0 * t.clamp(200.0, 400.0)), 61_000);
+        assert!(outlook(400).is_some());
+        assert_eq!(outlook(600), None);
+    }
+
+    #[test]
+    fn lost_growth_ends_within_a_quarter() {
+        // the client that leaked is restarted at second 600, and takes all its flows along
+        let outlook =
+            |until| after(seconds(until).map(|t| 1000.0 + if t < 600.0 { 20.0 * t } else { 0.0 }), 20_000);
+        assert!(outlook(600).is_some());
+        assert_eq!(outlook(600 + 512 / 4 + 64), None);
+    }
+
+    #[test]
+    fn slower_growth_is_carried_on() {
+        // a third of the pace from second 600 on, with 7,000 of 20,000 ports left
+        let count = |t: f32| 1000.0 + 20.0 * t.min(600.0) + 20.0 / 3.0 * (t - 600.0).max(0.0);
+        for until in (600..1600).step_by(10) {
+            let outlook =
+                after(seconds(until).map(count), 20_000).unwrap_or_else(|| panic!("none at {until}"));
+            let real = (20_000.0 - count(f32::from(until))) * 3.0 / 20.0;
+            assert!(outlook.exhausted_in.as_secs_f32() < real * 1.1, "{outlook:?} at {until}");
+        }
+    }
+
+    #[test]
+    fn small_counts_have_no_outlook() {
+        assert_eq!(after(seconds(16), 16), None, "16 ports, one more each second");
+    }
+}

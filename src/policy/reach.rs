@@ -1,0 +1,187 @@
+//! Which addresses a rule that goes by name alone may lead to.
+//!
+//! Ranges that are private for everybody are in `scope`. Hosts of IPv6 networks, and of IPv4 networks with addresses of
+//! their own, have global ones: what belongs to the operator is known by where it stands.
+
+use super::networks::NetworkMap;
+use super::scope::{self, Scope};
+use super::{PrivateDestinations, TenantSpec};
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Networks wider than these are nobody's own: tenants have `0.0.0.0/0` for sources, tunnels `2000::/3` for a route.
+const WIDEST_V4: u8 = 8;
+const WIDEST_V6: u8 = 16;
+
+/// What counts as private beside the ranges that do for everybody.
+#[derive(Debug, Clone, Default)]
+pub struct PrivateNetworks {
+    /// Whether rules that go by name reach private addresses at all.
+    pub destinations: PrivateDestinations,
+    /// As the operator lists them.
+    pub listed: Vec<IpNet>,
+    /// Public addresses that the pools' are mapped to.
+    pub public: Vec<IpAddr>,
+    /// Networks of the machine's own links, but for that of the default route's router.
+    pub connected: Arc<ConnectedNetworks>,
+}
+
+impl From<PrivateDestinations> for PrivateNetworks {
+    fn from(destinations: PrivateDestinations) -> Self {
+        Self { destinations, ..Self::default() }
+    }
+}
+
+impl PrivateNetworks {
+    /// With the source networks of these tenants, for a policy that is compiled without them.
+    #[must_use]
+    pub fn and_sources_of(mut self, tenants: &[TenantSpec]) -> Self {
+        self.listed.extend(tenants.iter().flat_map(|tenant| &tenant.sources).copied().filter(is_somebodys));
+        self
+    }
+}
+
+/// The networks that are reached without a router, as they are now; shared by every policy of the gateway.
+#[derive(Debug, Default)]
+pub struct ConnectedNetworks(ArcSwap<NetworkMap<IpNet>>);
+
+impl ConnectedNetworks {
+    /// Routes have changed.
+    pub fn replace(&self, networks: impl IntoIterator<Item = IpNet>) {
+        let mut map = NetworkMap::default();
+        for network in networks.into_iter().filter(is_somebodys) {
+            map.insert(network, network);
+        }
+        self.0.store(Arc::new(map));
+    }
+}
+
+/// Why a public address counts as private.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// In a source network of a tenant.
+    Tenant(Arc<str>, IpNet),
+    /// In `private_networks`.
+    Listed(IpNet),
+    /// What a pool's address is mapped to.
+    PoolPublic(IpNet),
+    /// On a link of the gateway's.
+    Connected(IpNet),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(name, network) => write!(f, "in {network}, a source network of tenant {name}"),
+            Self::Listed(network) => write!(f, "in {network}, which `[policy] private_networks` lists"),
+            Self::PoolPublic(network) => write!(f, "{}, the public address of a pool", network.addr()),
+            Self::Connected(network) => {
+                write!(f, "in {network}, a network of one of the gateway's own links")
+            }
+        }
+    }
+}
+
+/// Where rules that go by name may lead.
+#[derive(Debug)]
+pub(super) struct Reach {
+    destinations: PrivateDestinations,
+    owned: NetworkMap<Owner>,
+    connected: Arc<ConnectedNetworks>,
+}
+
+impl Reach {
+    pub(super) fn new(private: &PrivateNetworks, tenants: &[TenantSpec]) -> Self {
+        let mut owned = NetworkMap::default();
+        for &network in &private.listed {
+            owned.insert(network, Owner::Listed(network));
+        }
+        for &address in &private.public {
+            owned.insert(address.into(), Owner::PoolPublic(address.into()));
+        }
+        for tenant in tenants {
+            for &network in tenant.sources.iter().filter(|network| is_somebodys(network)) {
+                owned.insert(network, Owner::Tenant(Arc::clone(&tenant.name), network));
+            }
+        }
+        Self { destinations: private.destinations, owned, connected: Arc::clone(&private.connected) }
+    }
+
+    /// Whether a rule that goes by name alone may lead to a canonical address.
+    pub(super) fn by_name(&self, address: IpAddr) -> bool {
+        match scope::of(address) {
+            Scope::Never => false,
+            Scope::Private => self.destinations == PrivateDestinations::Allow,
+            Scope::Public => self.destinations == PrivateDestinations::Allow || self.owner(address).is_none(),
+        }
+    }
+
+    /// Whose a public address is, or an IPv4 address that it carries; `None` if it is not known to be the operator's.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
+        let carried = scope::carried(address).into_iter().flatten().map(IpAddr::V4);
+        std::iter::once(address).chain(carried).find_map(|address| {
+            let connected = || self.connected.0.load().longest(address).copied().map(Owner::Connected);
+            self.owned.longest(address).cloned().or_else(connected)
+        })
+    }
+}
+
+fn is_somebodys(network: &IpNet) -> bool {
+    network.prefix_len() >= if matches!(network, IpNet::V4(_)) { WIDEST_V4 } else { WIDEST_V6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(destinations: PrivateDestinations) -> (Reach, Arc<ConnectedNetworks>) {
+        let mut tenant = TenantSpec::new("beta", "pool");
+        tenant.sources = ["2001:db8:b::/64", "198.51.100.0/24", "0.0.0.0/0", "2000::/3"]
+            .map(|network| network.parse().unwrap())
+            .to_vec();
+        let private = PrivateNetworks {
+            listed: vec!["2001:db8:aaaa::/48".parse().unwrap()],
+            public: vec!["192.0.2.7".parse().unwrap()],
+            ..destinations.into()
+        };
+        (Reach::new(&private, &[tenant]), private.connected)
+    }
+
+    #[test]
+    fn the_operators_own_networks_are_private() {
+        let (reach, connected) = reach(PrivateDestinations::ByCidr);
+        connected.replace(["2001:db8:c::/64", "2000::/3", "0.0.0.0/1"].map(|n| n.parse().unwrap()));
+        for (address, why) in [
+            ("2001:db8:b::5", Some("a source network of tenant beta")),
+            ("198.51.100.5", Some("a source network of tenant beta")),
+            ("2001:db8:aaaa:1::5", Some("private_networks")),
+            ("192.0.2.7", Some("the public address of a pool")),
+            ("2001:db8:c::5", Some("own links")),
+            // IPv4 addresses of theirs, behind a translator or a tunnel
+            ("64:ff9b::198.51.100.5", Some("tenant beta")),
+            ("2002:c000:207::1", Some("the public address of a pool")),
+            ("192.0.2.8", None),
+            ("2001:db8:d::5", None),
+            ("203.0.113.9", None),
+        ] {
+            let ip: IpAddr = address.parse().unwrap();
+            let owner = reach.owner(ip).map(|owner| owner.to_string());
+            assert_eq!(owner.is_some(), why.is_some(), "{address}: {owner:?}");
+            assert!(owner.unwrap_or_default().contains(why.unwrap_or_default()), "{address}");
+            assert_eq!(reach.by_name(ip), why.is_none(), "{address}");
+        }
+        connected.replace([]);
+        assert!(reach.by_name("2001:db8:c::5".parse().unwrap()), "the link is gone");
+    }
+
+    #[test]
+    fn allow_reaches_all_but_scopes_never_reached() {
+        let (reach, _) = reach(PrivateDestinations::Allow);
+        assert!(reach.by_name("2001:db8:b::5".parse().unwrap()));
+        assert!(reach.by_name("10.0.0.1".parse().unwrap()));
+        assert!(!reach.by_name("169.254.169.254".parse().unwrap()));
+    }
+}

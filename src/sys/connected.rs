@@ -1,0 +1,128 @@
+//! The networks that this machine reaches without a router.
+
+use super::netlink::{Netlink, Want, array_at, malformed};
+use ipnet::IpNet;
+use nix::sys::socket::SockProtocol;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long the kernel may take to list its routes.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// `struct rtmsg`
+const HEADER: usize = 12;
+/// A router with the routes of the whole internet has a million; those of links are few.
+const MOST: usize = 10_000;
+/// Attributes that say that somebody else passes the packets on; `RTA_VIA` is of linux/rtnetlink.h.
+const BY_ROUTER: [u16; 3] = [libc::RTA_GATEWAY, libc::RTA_MULTIPATH, 18];
+
+/// Unicast routes without a router, of every table: those of assigned addresses, of router advertisements, and of hand.
+/// Not the default route, and not the network that its router is in: that is the provider's, and not the machine's own.
+pub fn networks() -> io::Result<Vec<IpNet>> {
+    let (mut links, mut routers) = (Vec::new(), Vec::new());
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
+        request.resize(HEADER, 0);
+        let deadline = crate::clock::now() + PATIENCE;
+        let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+        netlink.ask(libc::RTM_GETROUTE, Want::List, &request, deadline, |kind, body| {
+            match if kind == libc::RTM_NEWROUTE { route(body)? } else { None } {
+                Some(Route::Link(network)) if links.len() < MOST => links.push(network),
+                Some(Route::Default(router)) if routers.len() < MOST => routers.push(router),
+                Some(Route::Link(_) | Route::Default(_)) | None => {}
+            }
+            Ok(())
+        })?;
+    }
+    links.retain(|network| !routers.iter().any(|router| network.contains(router)));
+    links.sort_unstable();
+    links.dedup();
+    Ok(links)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    /// To hosts on a link.
+    Link(IpNet),
+    /// To everywhere, by this router.
+    Default(IpAddr),
+}
+
+fn route(body: &[u8]) -> io::Result<Option<Route>> {
+    let header: [u8; HEADER] = array_at(body, 0).ok_or_else(malformed)?;
+    let (length, kind) = (header[1], header[7]);
+    if kind != libc::RTN_UNICAST {
+        return Ok(None);
+    }
+    let (mut rest, mut to, mut router, mut by_router) = (&body[HEADER..], None, None, false);
+    while let (Some(size), Some(kind)) = (array_at(rest, 0), array_at(rest, 2)) {
+        let (size, kind) = (usize::from(u16::from_ne_bytes(size)), u16::from_ne_bytes(kind));
+        let value = rest.get(4..size).ok_or_else(malformed)?;
+        by_router |= BY_ROUTER.contains(&kind);
+        match kind {
+            libc::RTA_DST => to = address(value),
+            libc::RTA_GATEWAY => router = address(value),
+            _ => {}
+        }
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    if length == 0 {
+        return Ok(router.map(Route::Default));
+    }
+    if by_router {
+        return Ok(None);
+    }
+    let network = IpNet::new(to.ok_or_else(malformed)?, length).map_err(io::Error::other)?;
+    Ok(Some(Route::Link(network)))
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    if value.len() == 4 {
+        array_at::<4>(value, 0).map(IpAddr::from)
+    } else {
+        array_at::<16>(value, 0).map(IpAddr::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u8, kind: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut route = vec![2, length, 0, 0, 254, 2, 0, kind, 0, 0, 0, 0];
+        for (kind, value) in attributes {
+            route.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
+            route.extend(kind.to_ne_bytes());
+            route.extend(*value);
+            route.resize(route.len().next_multiple_of(4), 0);
+        }
+        route
+    }
+
+    #[test]
+    fn routes_of_links_are_told_from_others() {
+        let (to, oif) = ((libc::RTA_DST, &[192, 0, 2, 0][..]), (libc::RTA_OIF, &[3, 0, 0, 0][..]));
+        let (router, unicast) = (&[198, 51, 100, 1][..], libc::RTN_UNICAST);
+        let told = |message: &[u8]| route(message).unwrap();
+        let network = Route::Link("192.0.2.0/24".parse().unwrap());
+        assert_eq!(told(&message(24, unicast, &[to, oif])), Some(network));
+        for by_router in BY_ROUTER {
+            assert_eq!(told(&message(24, unicast, &[to, (by_router, router), oif])), None);
+        }
+        assert_eq!(told(&message(24, libc::RTN_LOCAL, &[to, oif])), None);
+        assert_eq!(told(&message(0, unicast, &[oif])), None, "a default route to a link");
+        let default = Route::Default("198.51.100.1".parse().unwrap());
+        assert_eq!(told(&message(0, unicast, &[(libc::RTA_GATEWAY, router), oif])), Some(default));
+        assert!(route(&message(24, unicast, &[oif])).is_err());
+        let cut = message(24, unicast, &[to, oif]);
+        for length in 0..cut.len() {
+            let _ = route(&cut[..length]); // and never reads past its end
+        }
+    }
+
+    #[test]
+    fn the_kernel_lists_its_links() {
+        let found = networks().unwrap();
+        assert!(found.iter().all(|network| network.prefix_len() > 0), "{found:?}");
+    }
+}

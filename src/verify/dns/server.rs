@@ -1,0 +1,160 @@
+//! One DNS server, asked with EDNS and without: old servers, and what stands before them, refuse or drop queries with it.
+
+use super::super::anchors::Anchors;
+use super::super::known::Answer;
+use crate::clock;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{Resolver, TokioResolver};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// For the answer to one query; it is sent twice.
+const QUERY: Duration = Duration::from_secs(2);
+/// Without an answer for so long, the other way is tried beside the first.
+const HEDGE: Duration = Duration::from_secs(1);
+/// How long a server that answered without EDNS alone is asked so first.
+const PLAIN: Duration = Duration::from_mins(10);
+
+/// A server, and two ways to ask it.
+pub(super) struct Server {
+    address: SocketAddr,
+    with_edns: TokioResolver,
+    /// `None` under DNSSEC, which needs EDNS.
+    without_edns: Option<TokioResolver>,
+    /// Until when it is asked without EDNS first.
+    plain_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edns {
+    On,
+    Off,
+}
+
+impl Server {
+    pub(super) fn new(address: SocketAddr, anchors: Option<&Anchors>) -> Result<Self, NetError> {
+        let plain = anchors.is_none().then(|| resolver(address, None, Edns::Off));
+        Ok(Self {
+            address,
+            with_edns: resolver(address, anchors, Edns::On)?,
+            without_edns: plain.transpose()?,
+            plain_until: Mutex::default(),
+        })
+    }
+
+    /// Asks in the way that this server answered last, and in the other if that fails or takes long (RFC 6891 §6.2.2,
+    /// §7). The first answer counts.
+    pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<Answer>
+    where
+        F: Future<Output = Option<Answer>>,
+    {
+        let with_edns = &self.with_edns;
+        let Some(without_edns) = &self.without_edns else { return ask(with_edns).await };
+        let prefers_plain = self.prefers_plain();
+        let (first, second) =
+            if prefers_plain { (without_edns, with_edns) } else { (with_edns, without_edns) };
+        let (answer, is_second) = hedged(ask(first), ask(second)).await;
+        if answer.is_some() && is_second {
+            self.prefer_plain(!prefers_plain);
+        }
+        answer
+    }
+
+    fn prefers_plain(&self) -> bool {
+        self.lock().is_some_and(|until| clock::now() < until)
+    }
+
+    fn prefer_plain(&self, plain: bool) {
+        let until = plain.then(|| clock::now() + PLAIN);
+        let before = std::mem::replace(&mut *self.lock(), until);
+        if plain && before.is_none() {
+            tracing::info!(server = %self.address, "a DNS server answers without EDNS and not with it: asked without");
+        }
+    }
+
+    /// One value, whole whoever panicked.
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.plain_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first answer, and whether it is the second's. The second begins when the first has failed, or takes long.
+async fn hedged<T>(
+    first: impl Future<Output = Option<T>>,
+    second: impl Future<Output = Option<T>>,
+) -> (Option<T>, bool) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    match timeout(HEDGE, &mut first).await {
+        Ok(None) => (second.await, true),
+        Ok(answer) => (answer, false),
+        Err(_) => {
+            tokio::select! {
+                answer = &mut first => match answer {
+                    None => (second.await, true),
+                    answer => (answer, false),
+                },
+                answer = &mut second => match answer {
+                    None => (first.await, false),
+                    answer => (answer, true),
+                },
+            }
+        }
+    }
+}
+
+fn resolver(server: SocketAddr, anchors: Option<&Anchors>, edns: Edns) -> Result<TokioResolver, NetError> {
+    let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
+    for connection in &mut name_server.connections {
+        connection.port = server.port();
+    }
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server]);
+    let mut options = ResolverOpts::default();
+    options.timeout = QUERY;
+    options.edns0 = edns == Edns::On;
+    // tries after the first
+    options.attempts = 1;
+    // An answer is followed from alias to alias.
+    options.preserve_intermediates = true;
+    // Answers are kept here alone, where their age shows.
+    options.cache_size = 0;
+    // What counts is what DNS says, to clients too.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.max_active_requests = 1024;
+    let mut builder =
+        Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+    if let Some(anchors) = anchors {
+        builder = builder.with_trust_anchor(Arc::new(anchors.store()));
+    }
+    builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use tokio::time::{Instant, sleep};
+
+    async fn after(millis: u64, answer: Option<u8>) -> Option<u8> {
+        sleep(Duration::from_millis(millis)).await;
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_way_is_tried_after_failure_or_a_second() {
+        let start = Instant::now();
+        assert_eq!(hedged(ready(Some(1)), ready(Some(2))).await, (Some(1), false));
+        assert_eq!(hedged(ready(None), ready(Some(2))).await, (Some(2), true));
+        assert_eq!(hedged(ready(None), ready(None::<u8>)).await, (None, true));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(hedged(pending(), ready(Some(2))).await, (Some(2), true));
+        assert_eq!(start.elapsed(), HEDGE);
+        assert_eq!(hedged(after(1500, Some(1)), after(900, Some(2))).await, (Some(1), false));
+        assert_eq!(hedged(after(1500, None), after(900, Some(2))).await, (Some(2), true));
+        assert_eq!(hedged(after(1500, Some(1)), ready(None)).await, (Some(1), false));
+    }
+}
