@@ -71,38 +71,43 @@ fn leaks_are_foreseen() {
 
 #[test]
 fn straight_leaks_stay_announced() {
-    let mut announced = 0;
-    for (capacity, seeds) in [(200, 8_u32), (300, 8), (500, 6), (1000, 4), (4096, 1)] {
+    let (mut leaks, mut announced) = (0, 0);
+    for (capacity, seeds, longest) in
+        [(200, 4_u32, 3600.0), (300, 4, 3600.0), (500, 3, 3600.0), (1000, 2, 1200.0), (4096, 1, 600.0)]
+    {
         for part in [0.0, 1.0 / 3.0, 0.6] {
-            for over in [60.0, 90.0, 140.0, 196.0, 300.0, 600.0, 1200.0, 3600.0] {
+            let slopes = [60.0, 90.0, 140.0, 196.0, 300.0, 600.0, 1200.0, 3600.0];
+            for over in slopes.into_iter().filter(|over| *over <= longest) {
                 for seed in 0..seeds {
                     let start = 100.0 + f64::from(seed) * 37.0;
                     let name = format!("a leak over {over} s from {part:.2}");
-                    let scenario = Scenario::leak_from(&name, capacity, part, start, over);
-                    let report = play(&scenario, seed.into());
+                    let report = play(&Scenario::leak_from(&name, capacity, part, start, over), seed.into());
                     let what = format!("{name} of {capacity} ports, seed {seed}: {report:?}");
                     assert!(report.exhausted.is_some() && report.unforeseen.is_empty(), "{what}");
-                    assert!(report.pages == 0 || report.taken_back.is_none(), "{what}");
-                    announced += u32::from(report.foreseen < report.exhausted);
+                    // A small pool may be full for a moment by chance, long before.
+                    let is_before = |back| report.foreseen.is_none_or(|from| back < from);
+                    assert!(report.taken_back.is_none_or(is_before), "{what}");
+                    leaks += 1;
+                    announced += u32::from(report.foreseen.is_some() && report.foreseen < report.exhausted);
                 }
             }
         }
     }
-    assert!(announced > 450, "{announced} of 648");
+    assert!(announced * 3 > leaks * 2, "{announced} of {leaks} were announced");
 }
 
 #[test]
 fn ended_leaks_are_taken_back() {
-    for capacity in [200, 1000, 4096] {
+    for capacity in [1000, 4096] {
         for seed in SEEDS {
             // from a third to two thirds, and no further
             let all = f64::from(capacity);
             let leak = move |t: f64| if (300.0..500.0).contains(&t) { all / 3.0 / 200.0 } else { 0.0 };
-            let steady = Scenario::new("a leak that ends", capacity, 2400, move |_| all / 3.0);
+            let steady = Scenario::new("a leak that ends", capacity, 1800, move |_| all / 3.0);
             let report = play(&Scenario { leak: Box::new(leak), ..steady }, seed);
             assert!(report.foreseen.is_some() && report.exhausted.is_none(), "{report:?}");
-            assert!(report.soon < 600, "{report:?}");
-            assert!(report.pages == 0 || report.taken_back.is_some(), "{report:?}");
+            assert!(report.soon > 0 && report.soon < 600, "{report:?}");
+            assert!(report.taken_back.is_some(), "{report:?}");
         }
     }
 }
