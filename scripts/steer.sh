@@ -149,6 +149,7 @@ up() {
     mkdir -p "${state%/*}"
     scratch=${state%/*}/new.$$
     trap 'rm -f "$scratch"' EXIT
+    trap 'exit 143' INT TERM HUP
     if attempt "$egret" steering print --config "$config" --format "${format:-iptables}"; then
         in_place
         rm -f "$fallback"
@@ -180,7 +181,7 @@ case $command in
         script=$("$egret" steering print --down)
         printf '%s\n' "$script" | sh -s
         lift_guard
-        rm -f "$marker" "$fallback"
+        rm -f "$marker" "$fallback" "${state%/*}"/new.*
         rmdir "${state%/*}" 2>/dev/null || :
         ;;
     status)
