@@ -46,7 +46,7 @@ impl Health {
                 stalled.get_or_insert(number);
             }
         }
-        self.readiness.stalled(stalled.map(|number| format!("worker {number} stands still").into()));
+        self.readiness.stalled(stalled.map(|number| format!("worker {number} stands still")));
         stalled.is_none()
     }
 }

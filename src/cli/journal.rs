@@ -64,7 +64,8 @@ impl Write for Message {
 }
 
 fn marked(priority: u8, text: &str) -> String {
-    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
+    let priority = priority.to_string();
+    text.lines().flat_map(|line| ["<", &*priority, ">", line, "\n"]).collect()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub(super) struct Way<'a> {
 }
 
 /// Bytes from one socket to the other, in order, none lost: `held` is taken before more is read.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a direction, in a byte each")]
 pub(super) struct OneWay {
     /// Whose bytes these are: the side that they come from.
     side: Side,

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long the kernel may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type, with `NFT_MSG_GETOBJ` and `NFT_MSG_GETRULE`.
-const GET_OBJECTS: u16 = 10 << 8 | 19;
+const GET_OBJECTS: u16 = (10 << 8) + 19;
 const GET_RULES: u16 = 10 << 8 | 7;
 /// `struct nfgenmsg`: family, version, resource.
 const HEADER: usize = 4;

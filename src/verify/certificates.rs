@@ -121,7 +121,9 @@ impl Certificates {
             |owner| verdicts.get(owner, key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict);
         match of(*owner) {
             Some(known @ (Certificate::Valid | Certificate::Invalid(_))) => Some(known),
-            unknown @ (Some(Certificate::Unknown(_)) | None) => of(Owner::ALL).or(unknown),
+            unknown @ (Some(Certificate::Unsupported(_) | Certificate::Unknown(_)) | None) => {
+                of(Owner::ALL).or(unknown)
+            }
         }
     }
 

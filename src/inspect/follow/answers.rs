@@ -102,9 +102,8 @@ impl Answers {
     pub(super) fn are_complete(&self) -> Option<bool> {
         match self.at {
             At::Head => Some(self.outstanding.is_empty()),
-            At::Body(_) | At::Chunked(_) => Some(false),
             At::UntilClose if self.outstanding.is_empty() => None,
-            At::UntilClose => Some(false),
+            At::Body(_) | At::Chunked(_) | At::UntilClose => Some(false),
             At::Ended(whole) => Some(whole),
             At::Upgraded | At::Lost | At::NoUpgrade(_) => None,
         }
