@@ -190,6 +190,9 @@ fn what_breaks_an_answer_off_is_no_success(family: Family) {
     }
 }
 
+/// How client and server end a flow.
+type Ends = fn(TcpStream, TcpStream);
+
 fn http_answers_are_whole_by_their_framing(family: Family) {
     const POST: &str = "POST / HTTP/1.1\r\nHost: allowed.example.org\r\nContent-Length: 9\r\n\r\nunread";
     const TOO_LARGE: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno\n";
@@ -197,7 +200,7 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
     const ENDLESS: &str = "HTTP/1.1 200 OK\r\n\r\nok";
     const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok";
     let last = format!("{CHUNKED}0\r\n\r\n");
-    let ends: [(&str, fn(TcpStream, TcpStream)); 4] = [
+    let ends: [(&str, Ends); 4] = [
         ("client resets", |client, server| {
             reset(client);
             is_reset(&server);
@@ -271,7 +274,7 @@ fn a_client_that_leaves_its_download_has_reset(family: Family) {
     let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
     let local = client.local_addr().unwrap();
     finished(&client, &upstream, b"a question");
-    upstream.write_all(&[1; 500_000]).unwrap();
+    upstream.write_all(&vec![1; 500_000]).unwrap();
     drop(upstream);
     assert_eq!(read_all(&client).len(), 500_000);
     gateway.expect_outcome(local, "closed");

@@ -79,7 +79,7 @@ fn urgent_data_in_bulk_loses_nothing(family: Family) {
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-    let piece: Vec<u8> = (0..PIECE).map(|n| (n % 251) as u8).collect();
+    let piece: Vec<u8> = (0..251).cycle().take(PIECE).collect();
     let bulk = |mut stream: &TcpStream| {
         for _ in 0..8 {
             stream.write_all(&piece).unwrap();
