@@ -60,7 +60,8 @@ fn everything_is_put_in_its_place() {
     found.retain(|file| !pages.contains(file));
     let deployed = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")).unwrap();
     let deployed = deployed.map(|file| file.unwrap().file_name().into_string().unwrap());
-    let units = deployed.filter(|name| name.ends_with(".service") || name.ends_with(".path"));
+    let units = deployed
+        .filter(|name| name.rsplit_once('.').is_some_and(|(_, kind)| matches!(kind, "service" | "path")));
     let mut expected: BTreeSet<_> = expected.map(|(name, mode)| (name.to_owned(), mode)).into();
     expected.extend(units.map(|name| (format!("etc/systemd/system/{name}"), 0o644)));
     assert_eq!(found, expected);
