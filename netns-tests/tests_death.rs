@@ -7,6 +7,7 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::requests::{FIRST, expect, opened};
 use crate::servers::Server;
 use crate::traffic::{self, pass};
+use crate::wait::wait_until;
 use nix::sys::signal::Signal;
 use std::io::Write;
 use std::net::Shutdown;
@@ -19,7 +20,8 @@ crate::trials! {
     once:
 }
 
-const MIB: usize = 1 << 20;
+/// Less than a socket has room for that nobody reads from: its host acknowledges all of it.
+const UNREAD: usize = 16 * 1024;
 
 fn a_death_resets_both_ends_of_every_flow(family: Family) {
     let lab = Lab::new();
@@ -38,11 +40,11 @@ fn a_death_resets_both_ends_of_every_flow(family: Family) {
         let Flow { client: finished, upstream: to_finished } = Flow::open(&lab, Tenant::Alpha, &raw);
         finished.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&to_finished), b"");
-        gateway.signal(signal);
-        if signal == Signal::SIGSEGV {
-            // Rust's own handler looks for a stack overflow first, and leaves the next to the kernel.
+        // Rust's own handler of SIGSEGV looks for a stack overflow first, and leaves the next to the kernel.
+        wait_until("the gateway to die", || {
             gateway.signal(signal);
-        }
+            gateway.status("State") == "Z"
+        });
         gateway.wait_for_end();
         for stream in [&client, &upstream, &asking, &answering, &finished] {
             assert_eq!(expect_reset(stream), b"", "{signal}");
@@ -59,9 +61,9 @@ fn a_death_cuts_off_nothing_that_had_ended(family: Family) {
     let flows: Vec<_> = (0..2).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
     for Flow { client, upstream } in &flows {
         let [first, last] = [client, upstream];
-        traffic::send(first, MIB / 8);
+        traffic::send(first, UNREAD);
         first.shutdown(Shutdown::Write).unwrap();
-        traffic::send(last, MIB / 8);
+        traffic::send(last, UNREAD);
         last.shutdown(Shutdown::Write).unwrap();
     }
     gateway.wait_for_flows(flows.len());
@@ -71,7 +73,7 @@ fn a_death_cuts_off_nothing_that_had_ended(family: Family) {
         thread::scope(|scope| {
             for end in [client, upstream] {
                 scope.spawn(|| {
-                    traffic::receive(end, MIB / 8);
+                    traffic::receive(end, UNREAD);
                     assert_eq!(read_all(end), b"");
                 });
             }
