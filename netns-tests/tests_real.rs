@@ -164,7 +164,7 @@ fn config() -> Config {
 fn ended(gateway: &Gateway) -> (usize, usize) {
     let count =
         |labels: &[(&str, &str)]| usize::try_from(gateway.metric("egret_flows_total", labels)).unwrap();
-    wait_until("the last flow to end", || gateway.metric("egret_flows", &[]) == 0);
+    wait_until("the last flow to end", || gateway.metric("egret_flows_active", &[]) == 0);
     (count(&[]), count(&[("outcome", "closed")]))
 }
 

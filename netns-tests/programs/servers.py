@@ -41,11 +41,11 @@ class Dies(Answers):
         self.send_response(200)
         if self.path == "/chunked":
             self.send_header("Transfer-Encoding", "chunked")
-        elif self.path != "/slow":
+        else:
             self.send_header("Content-Length", "1000")
         self.end_headers()
         if self.path == "/slow":
-            time.sleep(30)
+            time.sleep(3)
         self.wfile.write(b"9\r\nhalf of i\r\n" if self.path == "/chunked" else b"half of it")
         os.kill(os.getpid(), signal.SIGKILL)
 
