@@ -14,7 +14,11 @@ pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
     let setting = |interface: &str, name: &str| {
         number(&format!("net/ipv4/conf/{interface}/{name}")).unwrap_or_default()
     };
-    let trapped = params.interfaces.iter().map(ToString::to_string).filter(|name| {
+    let covered = |name: &String| params.interfaces.iter().any(|one| one.covers(name));
+    // Those of this network namespace, whichever one /sys was mounted in.
+    let there = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let there = there.filter_map(|entry| entry.file_name().into_string().ok());
+    let trapped = there.filter(covered).filter(|name| {
         drops_marked(
             [setting("all", "rp_filter"), setting(name, "rp_filter")],
             [setting("all", "src_valid_mark"), setting(name, "src_valid_mark")],
