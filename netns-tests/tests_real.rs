@@ -26,7 +26,7 @@ crate::trials! {
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/programs");
 
 /// Requests of each client to each server, over HTTP and over HTTPS, in each of its ways.
-const REQUESTS: usize = 25;
+const REQUESTS: usize = 10;
 
 /// nginx, http.server, cheroot and Apache, over HTTP and HTTPS.
 const PORTS: [(u16, u16); 4] = [(80, 443), (8001, 8401), (8002, 8402), (8004, 8404)];
@@ -233,7 +233,7 @@ fn what_clients_call_answered_is_closed(family: Family) {
     assert_eq!(failed, 0, "{report}");
     assert!((all - closed) * 1000 <= all, "{closed} of {all} flows are closed\n{report}\n{outcomes:#?}");
     let answered: usize = clients.iter().map(|(_, told, _)| told.answered).sum();
-    assert!(answered > 4000 && all > 2000, "{answered} requests in {all} flows");
+    assert!(answered > 1500 && all > 700, "{answered} requests in {all} flows");
 }
 
 fn what_clients_call_failed_is_a_reset(family: Family) {
