@@ -204,7 +204,10 @@ tables_of() { "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 # first (again), so that no other rule lets a packet pass by.
 load_iptables() { # iptables|ip6tables ip|ip6
     case $("$1" -V) in
-        *nf_tables*) is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")" ;;
+        *nf_tables*)
+            is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")"
+            is_recorded "input.$1" || record "input.$1" "$(has_input "$2")"
+            ;;
     esac
     # All of it is there before the tool starts: the legacy backend holds a lock while it reads, which -C would wait for.
     rules=$(
@@ -229,6 +232,9 @@ load_iptables() { # iptables|ip6tables ip|ip6
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
     for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
+has_input() { # ip|ip6: whether the table has the chain; the nftables backend makes it when somebody uses it
+    if have nft && nft list chain "$1" filter INPUT >/dev/null 2>&1; then echo yes; else echo no; fi
+}
 # The tools of the backends that this tool does not use: rules that were loaded before the alternative changed.
 other_backends() { # iptables|ip6tables
     case $("$1" -V) in *nf_tables*) other=$1-legacy ;; *) other=$1-nft ;; esac
@@ -250,6 +256,9 @@ remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
     case $("$1" -V) in *nf_tables*) ;; *) return 0 ;; esac
     known=tables.${1%-nft}
     if ! is_recorded "$known" || ! have nft; then return 0; fi
+    if [ "$(recorded "input.${1%-nft}")" = no ] && ! "$1-save" -t filter | grep -qE '^-A INPUT |^:INPUT DROP '; then
+        nft delete chain "$2" filter INPUT 2>/dev/null || :
+    fi
     for table in $(tables_of "$1"); do
         case " $(recorded "$known")" in *" $table "*) continue ;; esac
         if ! "$1-save" -t "$table" | grep -qE '^-A |^:[^ ]+ (DROP|-) '; then nft delete table "$2" "$table"; fi
