@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Questions of one round: of so many, workers have the lock of an account back after each.
+/// Questions of one round.
 const PER_ROUND: usize = 1024;
+/// Those of one address: its workers wait for its lock while the answers are taken in.
+const PER_ADDRESS: usize = 256;
 /// Between two rounds, so that each has some work.
 const BETWEEN: Duration = Duration::from_millis(10);
 
@@ -115,7 +117,7 @@ impl Reaper {
         {
             self.due.pop();
             let Some(book) = self.ledger.find(source) else { continue };
-            let questions = book.ask_lingering(at, now, PER_ROUND);
+            let questions = book.ask_lingering(at, now, PER_ADDRESS);
             if !questions.is_empty() {
                 round.add(source, &questions);
             }
