@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::flows::Flow;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Lab, Tenant, in_filter};
+use crate::namespace::Namespace;
 use crate::servers::Server;
 use crate::wait::{PATIENCE, wait_within};
 use std::io::{Read, Write};
@@ -157,18 +158,18 @@ fn lossy_paths_collide_with_nothing(family: Family) {
 
 fn servers_without_timestamps_collide_with_nothing(family: Family) {
     let lab = Lab::new();
-    lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
-    without_timestamps(&lab, family);
+    without_timestamps(&lab, &lab.server, family);
 }
 
 fn a_gateway_without_timestamps_collides_with_nothing(family: Family) {
     let lab = Lab::new();
-    lab.gateway.sysctl("net/ipv4/tcp_timestamps", "0");
-    without_timestamps(&lab, family);
+    without_timestamps(&lab, &lab.gateway, family);
 }
 
-fn without_timestamps(lab: &Lab, family: Family) {
+fn without_timestamps(lab: &Lab, side: &Namespace, family: Family) {
     let gateway = lab.start_gateway(&config("40000-41999"));
+    // Steering has switched them on.
+    side.sysctl("net/ipv4/tcp_timestamps", "0");
     let server = Server::raw(lab, family, 7000);
     let good = storm(lab, &server, family, 4000);
     assert!(good > 2000, "{good} flows");
