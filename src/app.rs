@@ -20,6 +20,7 @@ mod retired;
 mod run;
 mod signals;
 mod snapshot;
+mod steered;
 mod steering_counts;
 mod truth;
 mod verification;
@@ -28,6 +29,7 @@ mod workers;
 pub use explain::{Explainer, Unanswerable};
 pub use last_good::LastGood;
 pub use run::{RunError, run};
+pub use steered::steering_params;
 pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};

@@ -6,6 +6,8 @@ mod process;
 
 use super::findings::{Finding, report};
 use crate::addr::PortRange;
+use crate::app::steering_params;
+use crate::config::Config;
 use crate::steering::Params;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,6 +21,17 @@ pub struct Doctor {
     pub metrics: Option<SocketAddr>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u64,
+}
+
+impl Doctor {
+    /// What is to be looked at.
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            steering: steering_params(config),
+            metrics: config.gateway.metrics,
+            wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
+        }
+    }
 }
 
 /// Looks at everything and changes nothing. Yields 1 if something is broken, else 0.
@@ -69,7 +82,6 @@ fn number(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::PortRange;
     use crate::interface::Interface;
     use crate::steering::{Pool, Ports, Udp, default_ephemeral};
 

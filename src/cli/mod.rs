@@ -15,7 +15,6 @@ mod journal;
 mod man;
 pub mod names;
 mod output;
-mod parameters;
 pub mod ports;
 pub mod reload;
 mod replace;
@@ -24,6 +23,7 @@ pub mod steering;
 pub mod suggest;
 pub mod why;
 
+use crate::app;
 use crate::steering::Format;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -177,17 +177,17 @@ pub fn main() -> ExitCode {
         Command::Suggest { path, options } => with(&path.config, |config| suggest::run(config, &options)),
         Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(Steering::Print { path, format, .. }) => {
-            with(&path.config, |config| steering::print(&parameters::steering(config), format))
+            with(&path.config, |config| steering::print(&app::steering_params(config), format))
         }
         Command::Steering(Steering::Status { path, format, json }) => {
-            with(&path.config, |config| steering::status(&parameters::steering(config), format, json))
+            with(&path.config, |config| steering::status(&app::steering_params(config), format, json))
         }
         Command::Ports(options) => ports::run(&options),
         Command::Reload(options) => reload::run(&options),
         Command::Candidate(options) => candidate::run(&options),
         Command::Names(options) => names::run(&options),
         Command::Doctor { path, json } => {
-            with(&path.config, |config| doctor::doctor(&parameters::doctor(config), json))
+            with(&path.config, |config| doctor::doctor(&doctor::Doctor::of(config), json))
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();

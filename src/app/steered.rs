@@ -1,15 +1,14 @@
-//! What the checked configuration means for the rooms that do not know it.
+//! What the checked configuration means for steering, which does not know it.
 
-use super::doctor::Doctor;
+use super::ephemeral_ports;
 use crate::addr::PortRange;
-use crate::app::ephemeral_ports;
 use crate::config::{self, Config};
 use crate::steering::{Params, Pool, Ports, Udp};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
 /// What there is to steer.
-pub(super) fn steering(config: &Config) -> Params {
+pub fn steering_params(config: &Config) -> Params {
     let steering = &config.steering;
     Params {
         interfaces: steering.interfaces.clone(),
@@ -51,15 +50,6 @@ fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Poo
         IpNet::aggregate(&networks).into_iter().map(move |network| Pool { network, ports })
     };
     by_ports.into_iter().flat_map(merged).collect()
-}
-
-/// What is to be looked at.
-pub(super) fn doctor(config: &Config) -> Doctor {
-    Doctor {
-        steering: steering(config),
-        metrics: config.gateway.metrics,
-        wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
-    }
 }
 
 #[cfg(test)]
