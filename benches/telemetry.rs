@@ -8,7 +8,7 @@ use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, Timed, Verdict};
 use egret::inspect::Protocol;
 use egret::outcome::Outcome;
-use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape};
+use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, Steering};
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
@@ -93,6 +93,7 @@ fn metrics(c: &mut Criterion) {
         config_fallback: false,
         steering_packets: Vec::new(),
         names: None,
+        steering: Steering::default(),
     };
     for number in 0..100 {
         metrics.tenant(&format!("tenant-{number}"), Some("shared"), false).of(&worker);

@@ -17,6 +17,8 @@ pub struct Config {
     pub inspect: String,
     /// `[steering] interfaces`, a TOML array.
     pub interfaces: String,
+    /// More keys of `[steering]`.
+    pub steering: String,
     /// `[steering] ports`.
     pub steering_ports: String,
     /// `ports` and `select` of alpha's pool.
@@ -41,6 +43,7 @@ impl Default for Config {
             // A minute for each wait that a test could mistake for an answer: nobody waits that long here.
             inspect: "deadline = \"60s\"".into(),
             interfaces: "[\"c0\"]".into(),
+            steering: String::new(),
             steering_ports: "\"all\"".into(),
             alpha_pool: "ports = \"1024-65535\"\nselect = \"paired\"".into(),
             alpha_addresses: "[\"203.0.113.16/30\", \"2001:db8:100::/120\"]".into(),
@@ -107,6 +110,7 @@ impl Config {
             policy,
             inspect,
             interfaces,
+            steering,
             steering_ports,
             alpha_pool,
             alpha_addresses,
@@ -118,7 +122,7 @@ impl Config {
         let (flow_log, audit) = (flow_log.display(), audit.display());
         format!(
             "[gateway]\nlisten = \"[::]:15001\"\nworkers = {workers}\nmetrics = \"127.0.0.1:9915\"\ndrain = {drain}\n{gateway}\n\
-             [steering]\ninterfaces = {interfaces}\nports = {steering_ports}\n\
+             [steering]\ninterfaces = {interfaces}\nports = {steering_ports}\n{steering}\n\
              [inspect]\n{inspect}\n\
              [policy]\n{policy}\n\
              [flow_log]\npath = \"{flow_log}\"\n\

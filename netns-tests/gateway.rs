@@ -12,6 +12,7 @@ use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::str::FromStr;
@@ -26,12 +27,14 @@ const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9915);
 pub enum Rules {
     Iptables,
     Nftables,
+    /// iptables with its own backend instead of that of nftables.
+    Legacy,
 }
 
 impl Rules {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Iptables => "iptables",
+            Self::Iptables | Self::Legacy => "iptables",
             Self::Nftables => "nftables",
         }
     }
@@ -95,8 +98,25 @@ impl Lab {
     pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
         let mut command = Command::new(STEER);
         command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
+        if rules == Rules::Legacy {
+            command.env("PATH", self.legacy_first());
+        }
         command.arg(action).arg("--config").arg(config).args(["--egret", EGRET, "--format", rules.as_str()]);
         self.gateway.output(&mut command)
+    }
+
+    /// A PATH that finds the legacy backend where `iptables` is asked for.
+    fn legacy_first(&self) -> String {
+        let dir = self.run.path().join("legacy");
+        if fs::create_dir(&dir).is_ok() {
+            for program in ["iptables", "ip6tables"] {
+                for tool in ["", "-save", "-restore"] {
+                    let legacy = format!("/usr/sbin/{program}-legacy{tool}");
+                    symlink(legacy, dir.join(format!("{program}{tool}"))).unwrap();
+                }
+            }
+        }
+        format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
     }
 
     /// `steer.sh` on the gateway; it must succeed.
@@ -129,6 +149,21 @@ impl<'lab> Gateway<'lab> {
     /// Runs the gateway until it is ready; steering is the caller's.
     pub fn start(lab: &'lab Lab, files: Files) -> Self {
         let mut gateway = Self { lab, child: spawn(lab, &files), files };
+        gateway.wait_until_ready();
+        gateway
+    }
+
+    /// Runs the gateway until it answers, which may be that it is not ready.
+    pub fn start_unready(lab: &'lab Lab, files: Files) -> Self {
+        let gateway = Self { lab, child: spawn(lab, &files), files };
+        wait_until("the gateway to answer", || gateway.get("/healthz").is_ok());
+        gateway
+    }
+
+    /// Runs it where sockets of IPv6 cannot be made, as after a boot with `ipv6.disable=1`.
+    pub fn start_without_ipv6(lab: &'lab Lab, files: Files) -> Self {
+        let run = without_ipv6(&unprivileged(",+net_admin", &["run"], &files.config()));
+        let mut gateway = Self { lab, child: spawn_as(lab, &files, run), files };
         gateway.wait_until_ready();
         gateway
     }
@@ -319,8 +354,31 @@ impl<'lab> Gateway<'lab> {
     }
 }
 
+/// The command where `socket(AF_INET6, …)` fails with `EAFNOSUPPORT`, by a seccomp filter that it inherits.
+pub fn without_ipv6(command: &Command) -> Command {
+    const REFUSE: &str = r"
+import ctypes, os, platform, struct, sys
+number = {'x86_64': 41, 'aarch64': 198}[platform.machine()]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, 10),
+         (0x06, 0, 0, 0x50000 | 97), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('steps', ctypes.c_void_p)]
+program = Program(len(steps), ctypes.addressof(code))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(program), 0, 0) == 0, ctypes.get_errno()
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+    let mut wrapped = Command::new("python3");
+    wrapped.args(["-c", REFUSE]).arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
 fn spawn(lab: &Lab, files: &Files) -> Child {
-    let mut command = unprivileged(",+net_admin", &["run"], &files.config());
+    spawn_as(lab, files, unprivileged(",+net_admin", &["run"], &files.config()))
+}
+
+fn spawn_as(lab: &Lab, files: &Files, mut command: Command) -> Child {
     command.env("STATE_DIRECTORY", files.dir.path());
     command.stderr(OpenOptions::new().create(true).append(true).open(files.stderr()).unwrap());
     lab.gateway.spawn(&mut command)

@@ -13,6 +13,7 @@ mod config;
 mod dns;
 mod flows;
 mod gateway;
+mod healer;
 mod hello;
 mod hello_forms;
 mod knot;
@@ -43,6 +44,7 @@ mod tests_dscp;
 mod tests_errors;
 mod tests_explain;
 mod tests_fairness;
+mod tests_families;
 mod tests_forecast;
 mod tests_framing;
 mod tests_health;
@@ -79,6 +81,7 @@ mod tests_truth;
 mod tests_upgrades;
 mod tests_urgent;
 mod tests_verify;
+mod tests_watch;
 mod tests_web;
 mod tests_workers;
 
@@ -151,6 +154,8 @@ fn main() -> ExitCode {
         tests_steering::trials(),
         tests_errors::trials(),
         tests_conflicts::trials(),
+        tests_watch::trials(),
+        tests_families::trials(),
         tests_startup::trials(),
         tests_health::trials(),
     ];

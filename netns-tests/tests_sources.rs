@@ -1,9 +1,8 @@
 //! Which address and port a flow leaves from, and what happens when there is none left.
 
-use crate::clients::{INTERNAL_ERROR, connect_from, expect_alert};
+use crate::clients::connect_from;
 use crate::config::Config;
 use crate::flows::{End, Flow};
-use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::servers::Server;
 use crate::traffic::pass;
@@ -22,7 +21,6 @@ crate::trials! {
         a_drained_address_gives_out_no_port_and_a_mapped_one_is_told,
         a_port_is_used_towards_many_destinations_at_once;
     once:
-        a_pool_without_the_family_is_told_to_the_client
 }
 
 fn no_flow_leaves_from_another_tenants_source(family: Family) {
@@ -213,18 +211,4 @@ fn a_port_is_used_towards_many_destinations_at_once(family: Family) {
     for flow in gateway.wait_for_flows(40) {
         assert_eq!(flow["outcome"], "closed", "{flow:#}");
     }
-}
-
-fn a_pool_without_the_family_is_told_to_the_client() {
-    let lab = Lab::new();
-    let gateway =
-        lab.start_gateway(&Config { alpha_addresses: "[\"203.0.113.16/30\"]".into(), ..Config::default() });
-    let server = lab.listen(Host::Named, Family::V6, 443);
-    let mut client = lab.connect(Tenant::Alpha, server.address());
-    client.write_all(&Hello::to("allowed.example.org").record()).unwrap();
-    expect_alert(&client, INTERNAL_ERROR);
-    let local = client.local_addr().unwrap();
-    drop(client);
-    gateway.expect_outcome(local, "no_source_address");
-    server.assert_untouched();
 }

@@ -1,13 +1,16 @@
 //! What a gateway needs, which is little; one that cannot do its work says so once, and does not start.
 
 use crate::config::Config;
-use crate::gateway::{Files, unprivileged};
+use crate::flows::Flow;
+use crate::gateway::{Files, Gateway, Rules, unprivileged, without_ipv6};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::servers::Server;
 use crate::traffic::pass;
+use crate::wait::PATIENCE;
 use nix::sys::stat::Mode;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
@@ -19,6 +22,7 @@ crate::trials! {
         a_wrong_config_is_refused_with_its_line_and_column,
         every_error_of_a_config_is_told_at_once,
         a_missing_config_is_told,
+        a_host_without_ipv6_is_served_by_ipv4_alone,
         a_taken_port_is_told,
         one_capability_is_all_that_it_has,
         a_missing_capability_is_told,
@@ -228,4 +232,22 @@ fn a_bad_command_line_is_told() {
         let output = bounded(&lab, &mut unprivileged("", arguments, &files.config()));
         assert_refused(&output, &["Usage"], "a bad command line");
     }
+}
+
+fn a_host_without_ipv6_is_served_by_ipv4_alone() {
+    let lab = Lab::new();
+    let files = Files::new(&Config::default());
+    let config = files.config();
+    lab.must_steer("up", &config, Rules::Iptables);
+    let gateway = Gateway::start_without_ipv6(&lab, files);
+    let said = gateway.stderr();
+    assert!(said.contains("no IPv6") && said.contains("0.0.0.0:15001"), "{said}");
+    Flow::open(&lab, Tenant::Alpha, &Server::raw(&lab, Family::V4, 7000)).assert_alive();
+    // Clients that have both are not left to wait for the other one.
+    let refused = lab.try_connect(Tenant::Alpha, Host::Raw.at(Family::V6, 7000), PATIENCE).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let doctor = without_ipv6(&unprivileged(",+net_admin", &["doctor"], &config));
+    let doctor = lab.gateway.output(&mut { doctor });
+    let said = text(&doctor);
+    assert!(doctor.status.success() && said.contains("IPv4 alone"), "{said}");
 }

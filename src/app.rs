@@ -12,6 +12,7 @@ mod last_good;
 mod limits;
 mod listeners;
 mod monitoring;
+mod network;
 mod observe;
 mod privileged;
 mod recheck;
@@ -52,6 +53,7 @@ use health::Health;
 use in_force::{Built, InForce};
 use last_good::Fallback;
 use monitoring::Monitoring;
+use network::{Expected, Network};
 use observe::ScrapeSources;
 use recheck::Rechecks;
 use reload::{Reloader, Reloads};
@@ -118,6 +120,8 @@ struct App {
     signals: Signals,
     /// Compares the ledger with the kernel for as long as it is here.
     _truth: Truth,
+    /// Watches steering for as long as it is here.
+    _network: Network,
 }
 
 impl App {
@@ -139,7 +143,7 @@ impl App {
         let flow_log = observe::open_flow_log(&config, &metrics)?;
         let audit_log = observe::open_audit_log(&config, &metrics)?;
         let liveness = liveness(&config);
-        let (listen, keeps_class) = (config.gateway.listen, config.gateway.keeps_class);
+        let (listen, keeps_class) = (listeners::usable(config.gateway.listen), config.gateway.keeps_class);
         let listeners = listeners::transparent(listen, worker_count, &liveness, keeps_class)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
@@ -148,6 +152,7 @@ impl App {
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let outline = Outline::of(&config);
+        let expected = Expected::of(&config);
         let built = Built::new(&config, files, &ledger, &metrics, None)?;
         let in_force = InForce::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
@@ -164,10 +169,13 @@ impl App {
             count: AtomicU64::new(0),
         });
 
+        let readiness = Readiness::new();
+        let network = Network::start(&shared, &in_force, expected, listen.is_ipv6(), &readiness)?;
+
         let (tenants, pools) = (config.tenants.len(), config.pools.len());
         config.tenants = Vec::new();
         config.pools = Vec::new();
-        let (drain, listen) = (config.gateway.drain, config.gateway.listen);
+        let drain = config.gateway.drain;
         let candidates = Candidates::default();
         // As if a new flow had asked twelve times: a minute, unless the operator is of another mind.
         let how = Recheck { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
@@ -186,6 +194,7 @@ impl App {
             files: FileWatch::new(read),
             last_good: last_good.clone(),
             started_with,
+            network: network.clone(),
         };
         let reloads = reloader.start()?;
 
@@ -196,9 +205,9 @@ impl App {
             forecast: Forecast::default(),
             candidates,
         };
-        let readiness = Readiness::new();
         if let Some(listener) = metrics_listener {
-            let sources = ScrapeSources { handles: handles.clone(), metrics, last: truth.last() };
+            let (last, steering) = (truth.last(), network.last());
+            let sources = ScrapeSources { handles: handles.clone(), metrics, last, steering };
             serve_metrics(listener, &readiness, sources)?;
         }
         if let Some(socket) = control_socket {
@@ -228,6 +237,7 @@ impl App {
             flow_log,
             signals,
             _truth: truth,
+            _network: network,
         })
     }
 
@@ -235,13 +245,9 @@ impl App {
     async fn run_until_stopped(&mut self) {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut second = 0_u64;
         loop {
             tokio::select! {
-                _ = seconds.tick() => {
-                    second += 1;
-                    self.keep_house(second);
-                }
+                _ = seconds.tick() => self.keep_house(),
                 order = self.signals.next() => match order {
                     Order::Stop => return,
                     Order::Reopen => self.reopen_logs(),
@@ -268,7 +274,7 @@ impl App {
         self.auditor.reopen();
     }
 
-    fn keep_house(&mut self, second: u64) {
+    fn keep_house(&mut self) {
         self.health.look();
         let now = clock::now();
         self.handles.ledger.sweep(now);
@@ -282,16 +288,6 @@ impl App {
             &self.handles.gateway.table,
             now,
         );
-        if second.is_multiple_of(5) {
-            match addresses::local() {
-                Ok(local) => self.handles.gateway.snapshot.load().own.reassign(local),
-                Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
-            }
-            match connected::networks() {
-                Ok(networks) => self.handles.gateway.snapshot.load().connected.replace(networks),
-                Err(error) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
-            }
-        }
     }
 
     /// Lets flows finish for the drain period, or until told again, then resets what is left.

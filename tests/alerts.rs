@@ -4,7 +4,7 @@
 
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
-use egret::telemetry::{Metrics, Scrape, UNKNOWN_TENANT};
+use egret::telemetry::{Metrics, Scrape, Steering, UNKNOWN_TENANT};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -199,6 +199,7 @@ fn the_exposition_is_without_a_finding_of_promtool() {
         config_fallback: false,
         steering_packets: Vec::new(),
         names: None,
+        steering: Steering { parts: vec![("mark_rule", true)], ..Steering::default() },
     };
     let mut promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();

@@ -7,7 +7,7 @@ use egret::gateway::{Counted, Timed};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
 use egret::telemetry::{
-    CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, UNKNOWN_TENANT,
+    CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, Steering, UNKNOWN_TENANT,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +99,11 @@ fn scrape() -> Scrape {
         config_fallback: false,
         steering_packets: vec![("unsteered_dns", 5)],
         names: Some(7),
+        steering: Steering {
+            parts: vec![("packet_rules", true), ("mark_rule", false)],
+            repairs: 4,
+            refused: [0, 5],
+        },
     }
 }
 

@@ -89,7 +89,9 @@ async fn healthz(State(AdminState { readiness, .. }): State<AdminState>) -> impl
 }
 
 async fn readyz(State(AdminState { readiness, notes, .. }): State<AdminState>) -> impl IntoResponse {
-    let (stage, problem) = (readiness.stage(), readiness.problem());
+    let stage = readiness.stage();
+    let unsteered = || readiness.unsteered().filter(|_| stage == Stage::Ready);
+    let problem = readiness.problem().or_else(unsteered);
     let status = match (stage, &problem) {
         (Stage::Ready, None) => StatusCode::OK,
         (Stage::Ready, Some(_)) | (Stage::Starting | Stage::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,

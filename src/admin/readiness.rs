@@ -13,6 +13,7 @@ pub struct Readiness(Arc<State>);
 struct State {
     stage: AtomicU8,
     stalled: ArcSwapOption<String>,
+    unsteered: ArcSwapOption<String>,
 }
 
 /// A part of the gateway's life.
@@ -49,6 +50,16 @@ impl Readiness {
     /// Says that a part of the gateway does not work any more, or that all of it does.
     pub fn stalled(&self, problem: Option<String>) {
         self.0.stalled.store(problem.map(Arc::new));
+    }
+
+    /// No traffic comes here, for this reason; `None`: it does.
+    pub fn set_unsteered(&self, why: Option<String>) {
+        self.0.unsteered.store(why.map(Arc::new));
+    }
+
+    /// Why no traffic comes here.
+    pub fn unsteered(&self) -> Option<Arc<String>> {
+        self.0.unsteered.load_full()
     }
 
     /// What does not work any more.

@@ -18,6 +18,9 @@ pub struct ReloadAnswer {
     /// Live flows that go on only if their address, or their server's certificate, is found to be their name's: nobody had
     /// asked for that before, and now the rules do.
     pub unproved: u64,
+    /// What became of the packet rules and routes, or is to be done for them: one sentence; `null` if they are as they were.
+    #[serde(default)]
+    pub steering: Option<String>,
     /// What is to be said of the files, as `egret check` says it: errors if it was not reloaded, else warnings.
     pub findings: Vec<String>,
 }

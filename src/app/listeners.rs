@@ -3,7 +3,7 @@
 use crate::sys::failure::Failure;
 use crate::sys::listener::{self, Liveness};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Connections that wait for accept; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -32,6 +32,16 @@ pub enum ListenError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// The address to listen on: where the machine has no IPv6, both families' is that of IPv4 alone.
+pub(super) fn usable(address: SocketAddr) -> SocketAddr {
+    if address.is_ipv4() || listener::has_ipv6() {
+        return address;
+    }
+    let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    tracing::warn!("this machine has no IPv6: listening on {instead} in place of {address}, for IPv4 alone");
+    instead
 }
 
 /// One transparent listener for each worker, all on the same port.

@@ -3,15 +3,17 @@
 use super::Handles;
 use super::forecast::Forecast;
 use super::in_force::InForce;
+use super::network::{LastLook, Seen};
 use super::truth::LastReport;
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
 use crate::egress::{Pools, Report};
 use crate::gateway::Snapshot;
 use crate::policy::Mode;
+use crate::steering::Part;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
-    MonitoredTenant, Scrape, SourceUsage,
+    MonitoredTenant, Scrape, SourceUsage, Steering,
 };
 use std::collections::HashSet;
 use std::fs::File;
@@ -72,6 +74,7 @@ pub(super) struct ScrapeSources {
     pub(super) handles: Handles,
     pub(super) metrics: Arc<Metrics>,
     pub(super) last: LastReport,
+    pub(super) steering: LastLook,
 }
 
 impl ScrapeSources {
@@ -91,9 +94,16 @@ impl ScrapeSources {
             monitored: monitored(&snapshot),
             steering_packets: super::steering_counts::counts(),
             names: names.reduce(|one, other| one + other),
+            steering: steering(&self.steering.load()),
         };
         self.metrics.render(&scrape)
     }
+}
+
+fn steering(seen: &Seen) -> Steering {
+    let part = |part: Part| (part.as_str(), seen.lost.as_ref().map(|lost| !lost.contains(&part)));
+    let parts = Part::ALL.map(part).into_iter().filter_map(|(part, intact)| Some((part, intact?)));
+    Steering { parts: parts.collect(), repairs: seen.repairs, refused: seen.refused }
 }
 
 fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {

@@ -7,6 +7,7 @@ use super::candidate::{Candidates, NotTheCandidate};
 use super::file_watch::FileWatch;
 use super::in_force::{Built, InForce};
 use super::last_good::{Kept, LastGood};
+use super::network::{Expected, Network, Renewal};
 use super::recheck::Rechecks;
 use super::retired::Retired;
 use super::snapshot;
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline, Texts};
 use crate::egress::Ledger;
 use crate::gateway::{Gateway, Judged};
+use crate::steering::REMEDY;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -100,11 +102,13 @@ pub(super) struct Reloader {
     pub(super) last_good: LastGood,
     /// What the gateway has started with, until it is kept; `None` if it was kept already.
     pub(super) started_with: Option<Texts>,
+    pub(super) network: Network,
 }
 
 /// A configuration that came into force.
 struct Reloaded {
     difference: Difference,
+    steering: Renewal,
     warnings: Vec<Diagnostic>,
     judged: Judged,
 }
@@ -237,6 +241,7 @@ impl Reloader {
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
+        let expected = Expected::of(&config);
         config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
         let mut built = Built::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
@@ -258,17 +263,23 @@ impl Reloader {
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
         self.last_good.keep(Kept::InForce, &texts);
-        Ok(Reloaded { difference, warnings, judged })
+        let steering = self.network.expect(expected);
+        Ok(Reloaded { difference, steering, warnings, judged })
     }
 }
 
 fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
     match result {
-        Ok(Reloaded { difference, warnings, judged: Judged { revoked, unproved } }) => {
+        Ok(Reloaded { difference, steering, warnings, judged: Judged { revoked, unproved } }) => {
             for warning in warnings {
                 tracing::warn!("{warning}");
             }
             tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
+            match (steering, said_of_steering(*steering)) {
+                (Renewal::Unneeded, _) | (_, None) => {}
+                (Renewal::Renewed, Some(said)) => tracing::info!("{said}"),
+                (Renewal::Pending | Renewal::ByHand, Some(said)) => tracing::warn!("{said}"),
+            }
         }
         Err(error) => {
             tracing::error!("the configuration was not reloaded, the one before stays in force:\n{error}");
@@ -295,10 +306,25 @@ fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u
     }
 }
 
+/// What became of packet rules and routes, and what is to be done.
+fn said_of_steering(renewal: Renewal) -> Option<String> {
+    match renewal {
+        Renewal::Unneeded => None,
+        Renewal::Renewed => Some("steering was renewed for it".to_owned()),
+        Renewal::Pending => Some(format!(
+            "steering has to be renewed for it and is not yet; see `egret steering status`, or run {REMEDY}"
+        )),
+        Renewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
+    }
+}
+
 fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer {
     let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
+    let steering = result.as_ref().ok().and_then(|reloaded| said_of_steering(reloaded.steering));
     let (difference, Judged { revoked, unproved }, findings) = match result {
-        Ok(Reloaded { difference, warnings, judged }) => (Some(difference.clone()), *judged, lines(warnings)),
+        Ok(Reloaded { difference, warnings, judged, .. }) => {
+            (Some(difference.clone()), *judged, lines(warnings))
+        }
         Err(ReloadError::Config(report)) => (None, Judged::default(), lines(&report.diagnostics)),
         Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
             (None, Judged::default(), vec![error.to_string()])
@@ -310,6 +336,7 @@ fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer 
         difference,
         revoked,
         unproved,
+        steering,
         findings,
     }
 }

@@ -1,8 +1,7 @@
-//! Keeps the ledger true to the kernel: what an earlier process left behind, what other programs hold, which source
-//! addresses the machine has. docs/ports.md explains it.
+//! Keeps the ledger true to the kernel: what an earlier process left behind, what other programs hold, who is in
+//! the way. docs/ports.md explains it.
 
 mod held_ports;
-mod source_states;
 
 use super::in_force::InForce;
 use super::privileged::privileged;
@@ -13,7 +12,6 @@ use crate::egress::{Kernel, Ledger, Pools, ReaperStop, Reconciler, Report};
 use crate::steering;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
 use arc_swap::ArcSwap;
-use source_states::SourceStates;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +20,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// How often addresses are looked for and collisions explained.
+/// How often collisions are explained.
 const TICK: Duration = Duration::from_secs(2);
 /// The ledger is compared with the kernel every fifth tick.
 const TICKS_PER_COMPARISON: u64 = 5;
@@ -92,13 +90,11 @@ impl Truth {
         let mut watch = Watch {
             kernel,
             reconciler,
-            states: SourceStates::new(&pools),
             listeners: BTreeSet::new(),
             in_force: Arc::clone(in_force),
             ledger: Arc::clone(ledger),
             last: LastReport::default(),
         };
-        watch.states.check(&pools);
         let last = Arc::clone(&watch.last);
         let (stop, stopped) = mpsc::channel::<()>();
         thread::Builder::new().name("truth".to_owned()).spawn(move || {
@@ -120,7 +116,6 @@ impl Truth {
 struct Watch {
     kernel: LiveKernel,
     reconciler: Reconciler,
-    states: SourceStates,
     /// Those that were reported.
     listeners: BTreeSet<SocketAddr>,
     in_force: Arc<InForce>,
@@ -131,7 +126,6 @@ struct Watch {
 impl Watch {
     fn tick(&mut self, tick: u64) {
         let pools = Arc::clone(&self.in_force.current().pools);
-        self.states.check(&pools);
         let collisions = self.ledger.take_collisions();
         if !collisions.is_empty() {
             explain(&collisions);
@@ -260,7 +254,7 @@ fn listeners_in_the_way(pools: &Pools) -> io::Result<BTreeSet<SocketAddr>> {
 }
 
 /// The first few, and how many there are besides.
-fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) -> String {
+pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) -> String {
     let items = items.into_iter();
     let more = items.len().saturating_sub(LOGGED);
     let mut words: Vec<_> = items.take(LOGGED).map(|item| item.to_string()).collect();

@@ -1,5 +1,6 @@
 //! `egret doctor`: everything on this machine that Egret needs, one finding each, with what mends it.
 
+mod families;
 mod kernel;
 mod network;
 mod process;
@@ -19,6 +20,8 @@ pub struct Doctor {
     pub steering: Params,
     /// Where the metrics listener is asked for `/readyz`, if there is one.
     pub metrics: Option<SocketAddr>,
+    /// The pools that tenants leave from.
+    pools: Vec<families::UsedPool>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u64,
 }
@@ -29,6 +32,7 @@ impl Doctor {
         Self {
             steering: steering_params(config),
             metrics: config.gateway.metrics,
+            pools: families::used_pools(config),
             wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
         }
     }
@@ -53,6 +57,7 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(network::source_validation(&doctor.steering));
+    found.extend(families::families(&doctor.pools));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
         None => found.extend(super::steering::findings(&doctor.steering, None)),
@@ -103,6 +108,7 @@ mod tests {
                 ephemeral: default_ephemeral(),
             },
             metrics: "127.0.0.1:1".parse().ok(),
+            pools: Vec::new(),
             wanted_flows: u64::MAX / 8,
         };
         let found = findings(&doctor);

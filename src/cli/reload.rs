@@ -42,7 +42,7 @@ fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
 
 /// What came of an exchange of the configuration, which is what was `done`.
 pub(super) fn said(done: &str, answer: &ReloadAnswer) -> String {
-    let ReloadAnswer { config, difference, revoked, unproved, .. } = answer;
+    let ReloadAnswer { config, difference, revoked, unproved, steering, .. } = answer;
     let Some(difference) = difference else {
         return format!("refused: configuration {config} stays in force\n");
     };
@@ -60,7 +60,8 @@ pub(super) fn said(done: &str, answer: &ReloadAnswer) -> String {
             )
         }
     };
-    format!("{done}: {difference}{revoked}{unproved}\nconfiguration {config} is in force\n")
+    let steering = steering.as_ref().map(|said| format!("{said}\n")).unwrap_or_default();
+    format!("{done}: {difference}{revoked}{unproved}\n{steering}configuration {config} is in force\n")
 }
 
 #[cfg(test)]
@@ -77,6 +78,7 @@ mod tests {
             difference: Some(Difference { names, ..Difference::default() }),
             revoked: 0,
             unproved: 0,
+            steering: None,
             findings: Vec::new(),
         };
         assert_eq!(
@@ -94,6 +96,8 @@ mod tests {
             "{}",
             said("reloaded", &answer)
         );
+        answer.steering = Some("steering was renewed for it".into());
+        assert!(said("reloaded", &answer).contains("\nsteering was renewed for it\nconfiguration "));
         (answer.reloaded, answer.difference) = (false, None);
         assert_eq!(said("reloaded", &answer), "refused: configuration 00c0ffee00c0ffee stays in force\n");
     }

@@ -57,7 +57,7 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
     let mut found = of_machine(params);
-    found.extend(differences.into_iter().map(finding));
+    found.extend(differences.into_iter().map(if steering::has_ipv6() { finding } else { without_ipv6 }));
     found.extend(fallback().map(|why| {
         Finding::fail(
             "steering's configuration",
@@ -139,6 +139,14 @@ fn machine(params: &Params) -> Machine {
             .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
     };
     Machine::read(&told, params.resolvers.iter().copied())
+}
+
+/// Steering leaves a family out that the kernel does not have.
+fn without_ipv6(difference: Difference) -> Finding {
+    match difference.what {
+        what if what.starts_with("IPv6") => Finding::ok(what, "not needed: this machine has no IPv6"),
+        _ => finding(difference),
+    }
 }
 
 fn finding(difference: Difference) -> Finding {

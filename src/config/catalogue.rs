@@ -7,7 +7,7 @@ use super::kinds::{Choice, Count, Describe, Flag, List, Nested, Or, Size, Span, 
 use super::modes::Moment;
 use super::network_kinds::{
     Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, Line, LogTarget, Name, Network,
-    Port, RoutingTable, WordOrFile,
+    Port, RequestFile, RoutingTable, WordOrFile,
 };
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
@@ -181,6 +181,10 @@ section! { steering, "[steering]", "The packet rules that bring traffic to the l
         "The firewall mark of intercepted packets. Change it if something else on the host uses it.";
     TABLE: RoutingTable = RoutingTable, "table", Default("100"), "100",
         "The routing table that delivers marked packets to the listener. Change it if something else on the host uses it.";
+    WATCH: Flag = Flag, "watch", Default("true"), "true",
+        "Whether the gateway watches its packet rules, routes and interfaces. While something is missing `/readyz` answers 503, `egret_steering_intact` is 0, and repair is asked for. `false` is for those who bring traffic here by rules of their own.";
+    REPAIR: Or<RequestFile> = Or("off", RequestFile), "repair", Default(r#""/run/egret/repair-steering""#), r#""/run/egret/repair-steering""#,
+        "The file that the gateway makes when steering has to be put in place (again). `egret-steering-heal.path` waits for the default one, and restarts `egret-steering`. The gateway has no right to do that itself.";
 }
 
 section! { inspect, "[inspect]", "Bounds on finding out which name a client asks for.", elsewhere |_| None;

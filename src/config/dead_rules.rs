@@ -18,6 +18,9 @@ pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Por
         let message = format!("tenant {:?} has no allow rule: everything is denied", tenant.spec.name);
         out.warning(tenant.name_at, message, "add [[tenant.allow]]");
     }
+    if let Some(pool) = pool {
+        missing_families(tenant, pool, out);
+    }
     let coverage = Coverage::new(rules);
     for (number, (rule, at)) in rules.iter().zip(&tenant.rules_at).enumerate() {
         unsteered_ports(rule, *at, steered, out);
@@ -30,6 +33,23 @@ pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Por
         }
         if let Some(winner) = coverage.winner(number) {
             never_matches(rule, *at, &rules[winner], tenant.rules_at[winner].rule, out);
+        }
+    }
+}
+
+/// Their connections are refused before the handshake; clients that have both families go on with the other one.
+fn missing_families(tenant: &TenantDraft, pool: &PoolSpec, out: &mut Diagnostics) {
+    for (family, other, v4) in [("IPv4", "IPv6", true), ("IPv6", "IPv4", false)] {
+        let has = |networks: &[IpNet]| networks.iter().any(|network| network.addr().is_ipv4() == v4);
+        if has(&tenant.spec.sources) && !has(&pool.addresses) {
+            let message = format!(
+                "tenant {:?} has {family} clients, and pool {:?} no {family} address: their {family} connections are \
+                 refused at once, and those that have {other} too fall back to it",
+                tenant.spec.name, pool.name
+            );
+            let help =
+                format!("add an {family} address to the pool, or have DNS give these clients {other} alone");
+            out.warning(tenant.name_at, message, help);
         }
     }
 }

@@ -150,6 +150,10 @@ pub struct Steering {
     pub mark: u32,
     /// The routing table that delivers marked packets locally; never 0 or 253 to 255.
     pub table: u32,
+    /// Whether the running gateway sees to it that all of this is in place.
+    pub watch: bool,
+    /// The file that it makes to have it put in place again; absolute. `None`: it asks nobody.
+    pub repair: Option<PathBuf>,
 }
 
 /// Which TCP destination ports are intercepted.

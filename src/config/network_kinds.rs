@@ -299,6 +299,25 @@ impl Kind for LogTarget {
     }
 }
 
+/// A file that is made to ask somebody for something.
+pub(super) struct RequestFile;
+
+impl Describe for RequestFile {
+    fn describe(&self) -> String {
+        "absolute path".to_owned()
+    }
+}
+
+impl Kind for RequestFile {
+    type Value = PathBuf;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
+        match value.text().filter(|path| is_a_file(path)) {
+            Some(path) => Some(path.into()),
+            None => value.wrong(out, "not an absolute path", "write it as in \"/run/egret/repair-steering\""),
+        }
+    }
+}
+
 /// Where the audit log goes. It cannot be turned off.
 pub(super) struct AuditTarget;
 

@@ -29,13 +29,12 @@ struct Tenant {
 }
 
 /// What only a restart can change.
-const FIXED: [&str; 5] = ["[gateway]", "[steering]", "[inspect]", "[flow_log]", "[audit]"];
+const FIXED: [&str; 4] = ["[gateway]", "[inspect]", "[flow_log]", "[audit]"];
 
 impl Config {
     /// What only a restart can change is as in `running`.
     pub fn keep_fixed(&mut self, running: &Self) {
         self.gateway = running.gateway.clone();
-        self.steering = running.steering.clone();
         self.inspect = running.inspect;
         self.flow_log = running.flow_log.clone();
         self.audit = running.audit.clone();

@@ -113,6 +113,8 @@ fn read_steering(table: &Table<'_>, out: &mut Diagnostics) -> Option<Steering> {
         udp: table.read(&steering::UDP, out)?,
         mark: table.read(&steering::MARK, out)?,
         table: table.read(&steering::TABLE, out)?,
+        watch: table.read(&steering::WATCH, out)?,
+        repair: table.read(&steering::REPAIR, out)?,
     })
 }
 

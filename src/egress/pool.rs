@@ -138,6 +138,11 @@ impl Pool {
         }
     }
 
+    /// An address of the family that gives out ports, whoever asks; `None` if there is none.
+    pub fn any_source(&self, family: Family) -> Option<SourceAddr> {
+        self.sources(family).preferred(0)
+    }
+
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
     }

@@ -1,4 +1,4 @@
-//! Renders the packet rules and routes that bring traffic to the listener. Runs nothing.
+//! Renders the packet rules and routes that bring traffic to the listener, and sees whether they are there. Changes nothing.
 //!
 //! `docs/steering.md` explains every rule. What is rendered fails closed: whatever part of it is missing, a packet that
 //! should have been intercepted is dropped and never forwarded.
@@ -11,6 +11,7 @@ mod machine;
 mod nftables;
 mod reserve;
 mod script;
+mod watched;
 
 pub use compare::{Difference, Observed, compare, not_reserved};
 pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
@@ -18,6 +19,7 @@ pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, Counted, counts};
 pub use machine::{Machine, Told};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
+pub use watched::{Look, Lost, Part, Watched, has_ipv6};
 
 use crate::addr::PortRange;
 use crate::interface::Interface;

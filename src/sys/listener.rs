@@ -115,6 +115,13 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((socket.into(), peer))
 }
 
+/// Whether this machine has IPv6 at all: not if it was booted with `ipv6.disable=1`, or the process may not use it
+/// (`RestrictAddressFamilies=`). Turned off by sysctl it is still there.
+pub fn has_ipv6() -> bool {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
+    !socket.is_err_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
+}
+
 /// Whether somebody else already listens on the address: `SO_REUSEPORT` would silently share the port with another
 /// process of the same user, and half of the flows would go there.
 pub fn is_taken(address: SocketAddr) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! The only floor with `unsafe`: Linux's socket calls, safe, typed and documented.
 
 pub mod addresses;
+pub mod changes;
 pub mod connected;
 pub mod event_loop;
 pub mod failure;
@@ -9,8 +10,11 @@ pub mod listener;
 pub mod memory;
 mod netlink;
 pub mod packet_counts;
+pub mod packet_rules;
 pub mod pipe;
 pub mod priority;
+pub mod refusals;
+pub mod routing;
 pub mod sock_diag;
 pub mod socket;
 pub mod stream;

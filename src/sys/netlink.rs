@@ -1,12 +1,15 @@
 //! Questions to the kernel over netlink (RFC 3549), and its answers message by message.
 //!
-//! Two fixed requests and two fixed answers are read here, so that byte offsets do, and no library is needed.
+//! What is asked and read is a handful of fixed structures and attributes, so that byte offsets do, and no library is needed.
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
 use socket2::SockRef;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The kernel fills no larger buffer with one part of an answer.
@@ -15,12 +18,16 @@ const BUFFER: usize = 32 * 1024;
 const HEADER: usize = 16;
 /// The sequence number in it; an answer has that of its question.
 const SEQUENCE: usize = 8;
-/// Messages start at multiples of this.
+/// `struct nlattr`: length, kind.
+const ATTRIBUTE: usize = 4;
+/// Messages and attributes start at multiples of this.
 const ALIGNMENT: usize = 4;
 /// `NLMSG_ERROR`, whose body begins with a negative errno or 0.
 const ERROR: u16 = 2;
 /// `NLMSG_DONE`, which ends a list, and says in the same way whether it is whole.
 const DONE: u16 = 3;
+/// Messages that are taken in one go; who says more is heard the next time.
+const MOST_AT_ONCE: usize = 100_000;
 /// `NLM_F_REQUEST`
 const REQUEST: u16 = 1;
 /// `NLM_F_ROOT | NLM_F_MATCH`: all entries, not one.
@@ -42,6 +49,69 @@ pub(super) struct Netlink(OwnedFd);
 impl Netlink {
     pub(super) fn open(service: SockProtocol) -> io::Result<Self> {
         Ok(Self(socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, service)?))
+    }
+
+    /// Hears what the service tells these groups, one bit each, and is never to be asked.
+    pub(super) fn listen(service: SockProtocol, groups: u32) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let netlink = Self(socket(AddressFamily::Netlink, SockType::Datagram, flags, service)?);
+        bind(netlink.0.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(netlink)
+    }
+
+    /// Sends messages (type, flags, body) that nf_tables is to do all of, or none (`nfnetlink_rcv_batch()`).
+    pub(super) fn transact(&self, messages: Vec<(u16, u16, Vec<u8>)>, deadline: Instant) -> io::Result<()> {
+        const BEGIN: u16 = 0x10; // NFNL_MSG_BATCH_BEGIN
+        const END: u16 = 0x11;
+        const ACKNOWLEDGE: u16 = 4; // NLM_F_ACK
+        // struct nfgenmsg: no family, version 0, NFNL_SUBSYS_NFTABLES
+        let frame = [0, 0, 0, 10];
+        let last = messages.len().saturating_sub(1);
+        let mut batch = padded(request(BEGIN, REQUEST, &frame));
+        for (number, (kind, flags, body)) in messages.into_iter().enumerate() {
+            let acknowledge = if number == last { ACKNOWLEDGE } else { 0 };
+            batch.extend(padded(request(kind, REQUEST | flags | acknowledge, &body)));
+        }
+        batch.extend(padded(request(END, REQUEST, &frame)));
+        // What came before is nobody's answer any more.
+        self.forget_what_was_said()?;
+        // Beyond net.core.wmem_max it takes a right that root of a container may not have; most batches need neither.
+        let room = batch.len() + BUFFER;
+        if setsockopt(&self.0, sockopt::SndBufForce, &room).is_err() {
+            setsockopt(&self.0, sockopt::SndBuf, &room)?;
+        }
+        send(self.0.as_raw_fd(), &batch, MsgFlags::empty())?;
+        let mut buffer = vec![0; BUFFER];
+        let length = self.receive(&mut buffer, deadline)?;
+        match split(buffer.get(..length).ok_or_else(malformed)?).ok_or_else(malformed)? {
+            (ERROR, body, _) => refusal(body),
+            _ => Err(malformed()),
+        }
+    }
+
+    /// Has lists hold what the request's fields say, and nothing else.
+    pub(super) fn filter_strictly(&self) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the option takes an int, which `on` is; it outlives the call.
+        #[expect(unsafe_code, reason = "nix has no NETLINK_GET_STRICT_CHK")]
+        let result = unsafe {
+            let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default();
+            let option = libc::NETLINK_GET_STRICT_CHK;
+            libc::setsockopt(self.0.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), size)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Takes everything that waits to be read, and what got lost because nobody did.
+    pub(super) fn forget_what_was_said(&self) -> io::Result<()> {
+        for _ in 0..MOST_AT_ONCE {
+            match recv(self.0.as_raw_fd(), &mut [0; 16], MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Asks, and calls `each` with type and body of every message of the answer, until it is whole or `each` fails.
@@ -130,6 +200,17 @@ impl Netlink {
     }
 }
 
+fn padded(mut message: Vec<u8>) -> Vec<u8> {
+    message.resize(message.len().next_multiple_of(ALIGNMENT), 0);
+    message
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + body.len());
@@ -155,6 +236,32 @@ fn refusal(body: &[u8]) -> io::Result<()> {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(-errno)),
     }
+}
+
+/// An attribute (`struct nlattr`), with the padding behind it.
+pub(super) fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
+    let mut attribute = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    attribute.extend(value);
+    attribute.resize(attribute.len().next_multiple_of(ALIGNMENT), 0);
+    attribute
+}
+
+/// Kind and value of each attribute; ends where they are not understood.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(array_at(bytes, 0)?));
+        // the upper bits say how the value is written
+        let kind = u16::from_ne_bytes(array_at(bytes, 2)?) & 0x3fff;
+        let value = bytes.get(ATTRIBUTE..length)?;
+        bytes = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The first attribute of a kind.
+pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// In the machine's byte order.
@@ -188,6 +295,19 @@ mod tests {
         let mut short = request(7, 0, &[]);
         short[0] = 3; // shorter than its own header
         assert_eq!(split(&short), None);
+    }
+
+    #[test]
+    fn attributes_are_read_as_they_are_written() {
+        let mut bytes = [attribute_of(1, b"abc"), attribute_of(0x8002, &[])].concat();
+        assert_eq!(attributes(&bytes).collect::<Vec<_>>(), [(1, &b"abc"[..]), (2, &[])]);
+        assert_eq!(attribute(&bytes, 1), Some(&b"abc"[..]));
+        assert_eq!(attribute(&bytes, 3), None);
+        for cut in 0..7 {
+            assert_eq!(attribute(&bytes[..cut], 1), None, "{cut}");
+        }
+        bytes[0] = 3; // shorter than its own header
+        assert_eq!(attributes(&bytes).next(), None);
     }
 
     #[test]

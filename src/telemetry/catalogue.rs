@@ -218,6 +218,20 @@ catalogue! {
         help: "Failures of accept(2) after which a worker waited before it accepted again.",
         reading: "The process or the host is out of file descriptors or memory. Connections wait in the listener's backlog meanwhile, and are lost when that is full. Compare `process_open_fds` with `process_max_fds`.",
         alerts: ["EgretAcceptErrors"];
+    STEERING_INTACT = "egret_steering_intact", Kind::Gauge, Flag, [],
+        help: "Whether the packet rules, marks, routes and interfaces that bring traffic here are in place: 1, or 0 if not.",
+        reading: "Looked at whenever the kernel tells of a change, and every 2 s. At 0 connections hang, or pass by uninspected where the machine forwards; `/readyz` and the log say what is missing. Absent with `[steering] watch = false`.",
+        alerts: ["EgretSteeringLost"];
+    STEERING_PART_INTACT = "egret_steering_part_intact", Kind::Gauge, Flag, ["part"],
+        help: "The same for each part: packet_rules, mark_rule, steering_table, local_routes, interfaces.",
+        reading: "`local_routes` are the pools' addresses: without them answers do not come back.";
+    STEERING_REPAIRS = "egret_steering_repairs_total", Kind::Counter, Count, [],
+        help: "Requests to put steering in place again, because something was missing.",
+        reading: "Each is a line in the log. Growth means that something on the host removes rules or routes again and again: a firewall that is reloaded, a network manager.",
+        alerts: ["EgretSteeringRepaired"];
+    REFUSED_FAMILY = "egret_refused_families_total", Kind::Counter, Count, ["family"],
+        help: "Connections refused at their SYN, because flows of that family cannot leave while those of the other one can.",
+        reading: "No flow, and in no log: the client falls back to its other address at once. Clients that ask again count again. `egret check` and `egret doctor` name the pools and routes.";
     CONFIG_RELOAD_SUCCESS = "egret_config_reload_success", Kind::Gauge, Flag, [],
         help: "Whether the last load of the configuration succeeded: 1, or 0 if it was refused.",
         reading: "At 0 the gateway runs on the configuration before; `egret check` shows what is wrong with the new one.",

@@ -70,8 +70,21 @@ pub struct Scrape {
     pub config_fallback: bool,
     /// Packets that steering dropped or did not intercept, by kind; empty where they cannot be read.
     pub steering_packets: Vec<(&'static str, u64)>,
+    /// What is watched of the steering.
+    pub steering: Steering,
     /// Names known, in each family; `None` where no rule asks for any.
     pub names: Option<usize>,
+}
+
+/// What was last seen of the steering.
+#[derive(Debug, Clone, Default)]
+pub struct Steering {
+    /// Whether each part is in place; none if nobody looks.
+    pub parts: Vec<(&'static str, bool)>,
+    /// Requests for repair since the start.
+    pub repairs: u64,
+    /// Connections refused at their SYN since the start, IPv4 and IPv6.
+    pub refused: [u64; 2],
 }
 
 /// A loaded candidate.
@@ -219,6 +232,7 @@ impl Metrics {
         for (kind, packets) in &scrape.steering_packets {
             text.sample(&catalogue::STEERING_DROPPED, &[kind], packets);
         }
+        write_steering(&mut text, &scrape.steering);
         text.single(&catalogue::RESOLVER_NAMES, scrape.names);
         text.single(&catalogue::CONFIG_RELOAD_SUCCESS, Some(u8::from(scrape.config_reload_success)));
         text.single(&catalogue::CONFIG_FALLBACK, Some(u8::from(scrape.config_fallback)));
@@ -286,6 +300,21 @@ fn write_hot(text: &mut Exposition, hot: &[HotDestination]) {
     for row in hot {
         let labels = [&*row.pool, &label_of(row.source), &row.destination.to_string()];
         text.sample(&catalogue::POOL_HOT_DESTINATION, &labels, row.ports);
+    }
+}
+
+fn write_steering(text: &mut Exposition, steering: &Steering) {
+    let is_watched = !steering.parts.is_empty();
+    let intact = is_watched.then(|| u8::from(steering.parts.iter().all(|(_, intact)| *intact)));
+    text.single(&catalogue::STEERING_INTACT, intact);
+    text.family(&catalogue::STEERING_PART_INTACT);
+    for (part, intact) in &steering.parts {
+        text.sample(&catalogue::STEERING_PART_INTACT, &[part], u8::from(*intact));
+    }
+    text.single(&catalogue::STEERING_REPAIRS, Some(steering.repairs));
+    text.family(&catalogue::REFUSED_FAMILY);
+    for (family, refused) in ["ipv4", "ipv6"].into_iter().zip(steering.refused) {
+        text.sample(&catalogue::REFUSED_FAMILY, &[family], refused);
     }
 }
 

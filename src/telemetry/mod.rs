@@ -14,6 +14,6 @@ pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
 pub use metrics::{
     CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,
-    Scrape, SourceUsage, UNKNOWN_TENANT,
+    Scrape, SourceUsage, Steering, UNKNOWN_TENANT,
 };
 pub use sink::LogTarget;

@@ -88,6 +88,7 @@ pub fn refused() -> ReloadAnswer {
         difference: None,
         revoked: 0,
         unproved: 0,
+        steering: None,
         findings: vec!["egret.toml:3:1: error: unknown key".into()],
     }
 }

@@ -38,6 +38,10 @@ pub(super) fn transparent_sockets() -> Finding {
         (Ok(()), Ok(())) => {
             Finding::ok(CHECK, "IP_TRANSPARENT, IPV6_TRANSPARENT and SO_REUSEPORT can be set")
         }
+        (Ok(()), Err(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Finding::ok(
+            CHECK,
+            "IP_TRANSPARENT and SO_REUSEPORT can be set; this machine has no IPv6, so Egret serves IPv4 alone",
+        ),
         (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::PermissionDenied => Finding::warn(
             CHECK,
             "not tried: this shell has no CAP_NET_ADMIN",
@@ -54,7 +58,7 @@ pub(super) fn transparent_sockets() -> Finding {
             CHECK,
             format!("IPv6: {error}"),
             "the listener is dual-stack, and must accept connections to other hosts' addresses",
-            "do not disable IPv6 at boot: remove ipv6.disable=1 from the kernel command line",
+            "use a kernel with IPv6 and TPROXY support, or one without IPv6",
         ),
     }
 }

@@ -1,9 +1,10 @@
 //! Which of the pools' addresses the machine has.
 
 use crate::addr::SourceAddr;
+use crate::app::truth::list;
 use crate::egress::{Pools, SourceState};
 use crate::steering::REMEDY;
-use crate::sys::addresses;
+use crate::sys::routing::LocalTable;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ impl SourceStates {
         Self { pools: Arc::clone(pools), withdrawn: BTreeSet::new(), cursor: 0 }
     }
 
-    pub(super) fn check(&mut self, pools: &Arc<Pools>) {
+    /// `thorough`: those that are withdrawn are looked up as all tables have them, and not in the local table alone.
+    pub(super) fn check(&mut self, pools: &Arc<Pools>, thorough: bool) {
         if !Arc::ptr_eq(&self.pools, pools) {
             // an address that the configuration before did not list has begun anew
             self.withdrawn.retain(|&source| pools.set_state(source, SourceState::Withdrawn).is_some());
@@ -34,8 +36,18 @@ impl SourceStates {
         let from = if self.cursor < listed.len() { self.cursor } else { 0 };
         let mut lost = Vec::new();
         let mut found = Vec::new();
+        let table = match LocalTable::read() {
+            Ok(table) => table,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask the routing table for source addresses");
+                return;
+            }
+        };
         for &source in listed.iter().skip(from).take(PER_CHECK) {
-            match addresses::is_local(source.ip()) {
+            if !thorough && self.withdrawn.contains(&source) && !table.lists(source.ip()) {
+                continue;
+            }
+            match table.is_local(source.ip()) {
                 Ok(true) if self.withdrawn.remove(&source) => {
                     pools.set_state(source, SourceState::Available);
                     found.push(source);
@@ -54,13 +66,13 @@ impl SourceStates {
         self.cursor = from + PER_CHECK;
         if !lost.is_empty() {
             tracing::warn!(
-                addresses = %super::list(&lost),
+                addresses = %list(&lost),
                 "source addresses are not local to this machine, so no flow leaves from them until they return; \
                  assign them, or run {REMEDY}"
             );
         }
         if !found.is_empty() {
-            tracing::info!(addresses = %super::list(&found), "source addresses have returned");
+            tracing::info!(addresses = %list(&found), "source addresses have returned");
         }
     }
 }

@@ -1,0 +1,238 @@
+//! A family that cannot leave is refused before the handshake, so that clients with both go on with the other one.
+
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::gateway::{Gateway, Rules};
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::nginx::Nginx;
+use crate::servers::Server;
+use crate::wait::{PATIENCE, wait_for, wait_until};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+crate::trials! {
+    both families:
+        real_clients_fall_back_where_the_pool_lacks_the_family,
+        real_clients_fall_back_where_no_route_leads_out,
+        withdrawn_addresses_are_refused_beside_those_of_the_other_family,
+        a_route_to_some_places_is_not_refused,
+        the_gateways_own_addresses_and_other_ports_stay;
+    once:
+        a_reload_that_adds_the_family_ends_it,
+        a_pool_that_nothing_can_leave_answers_as_ever,
+        check_and_doctor_name_the_family
+}
+
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
+/// Alpha's pool without one family.
+fn without(family: Family) -> Config {
+    let alpha_addresses = match family {
+        Family::V4 => "[\"2001:db8:100::/120\"]",
+        Family::V6 => "[\"203.0.113.16/30\"]",
+    };
+    Config { alpha_addresses: alpha_addresses.into(), ..Config::default() }
+}
+
+/// A program of the client's that finds two addresses for `allowed.example.org`, first of the one family and then of the
+/// other: in a mount namespace of its own with `/etc/hosts`, and with an address selection (RFC 6724) that prefers it.
+fn run(lab: &Lab, first: Family, program: &str) -> Output {
+    let dir = TempDir::with_prefix("egret-client-").unwrap();
+    let hosts: Vec<_> =
+        [first, other(first)].map(|family| format!("{} allowed.example.org", Host::Web.ip(family))).into();
+    fs::write(dir.path().join("hosts"), hosts.join("\n") + "\n").unwrap();
+    let v4 = if first == Family::V4 { 100 } else { 10 };
+    let gai = format!(
+        "label ::/0 1\nlabel ::ffff:0:0/96 4\nprecedence ::/0 40\nprecedence ::ffff:0:0/96 {v4}\n\
+         scopev4 ::ffff:0.0.0.0/96 14\n"
+    );
+    fs::write(dir.path().join("gai.conf"), gai).unwrap();
+    let mounts = "for file in hosts gai.conf; do [ -e /etc/$file ] || : >/etc/$file; \
+                  mount --bind $dir/$file /etc/$file; done";
+    let script = format!("dir={}; {mounts}; unset http_proxy https_proxy; {program}", dir.path().display());
+    lab.client.output(Command::new("unshare").args(["--mount", "sh", "-ec", &script]))
+}
+
+const PYTHON: &str = "import urllib.request as u; \
+    print(u.build_opener(u.ProxyHandler({})).open('http://allowed.example.org/', timeout=20).read().decode())";
+const NODE: &str = "require('http').get('http://allowed.example.org/', r => r.on('data', d => console.log(`${d}`)))\
+    .on('error', e => { console.error(e); process.exit(1) })";
+
+/// curl, wget, Python and node get the page by the other family.
+fn clients_fall_back(lab: &Lab, dead: Family) {
+    let programs = [
+        "curl --noproxy '*' -sS --max-time 20 http://allowed.example.org/".to_owned(),
+        "curl --noproxy '*' -sS --max-time 20 -k https://allowed.example.org/".to_owned(),
+        "wget -nv -T 20 -t 1 -O - http://allowed.example.org/".to_owned(),
+        format!("python3 -c \"{PYTHON}\""),
+        format!("node -e \"{}\"", NODE.replace('`', "\\`").replace('$', "\\$")),
+    ];
+    let alive = other(dead);
+    for program in programs {
+        let start = Instant::now();
+        let output = run(lab, dead, &program);
+        let (took, said) = (start.elapsed(), text(&output));
+        assert!(output.status.success(), "{program}: {said}");
+        let from = said.split("from=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let from = from.unwrap_or_else(|| panic!("{program}: {said}")).parse().unwrap();
+        assert!(Tenant::Alpha.owns_source(from), "{program}: {said}");
+        assert_eq!(from.is_ipv4(), alive == Family::V4, "{program}: {said}");
+        println!("{:?} by {alive:?}: {}", took, program.split(' ').next().unwrap());
+    }
+}
+
+fn connects(lab: &Lab, to: SocketAddr) -> Result<(), ErrorKind> {
+    lab.try_connect(Tenant::Alpha, to, PATIENCE).map(drop).map_err(|error| error.kind())
+}
+
+fn wait_until_refused(lab: &Lab, to: SocketAddr) {
+    wait_for("it to be refused", || match connects(lab, to) {
+        Err(ErrorKind::ConnectionRefused) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+fn real_clients_fall_back_where_the_pool_lacks_the_family(family: Family) {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        let _web = Nginx::start(&lab);
+        let gateway = lab.start_steered_gateway(&without(family), rules);
+        clients_fall_back(&lab, family);
+        // At once, in the kernel: no flow, and counted.
+        let start = Instant::now();
+        assert_eq!(connects(&lab, Host::Web.at(family, 443)), Err(ErrorKind::ConnectionRefused));
+        assert!(start.elapsed() < Duration::from_secs(1), "a SYN that is lost is sent again after a second");
+        let label = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        gateway.wait_for_metric("egret_refused_families_total", &[("family", label)], |refused| refused >= 2);
+        assert_eq!(gateway.flows().iter().filter(|flow| flow["outcome"] == "no_source_address").count(), 0);
+        assert!(gateway.stderr().contains("connections are refused at once"), "{}", gateway.stderr());
+    }
+}
+
+fn real_clients_fall_back_where_no_route_leads_out(family: Family) {
+    let lab = Lab::new();
+    let _web = Nginx::start(&lab);
+    let gateway = lab.start_gateway(&Config::default());
+    let (version, own) = match family {
+        Family::V4 => ("-4", "198.51.100.1/24"),
+        Family::V6 => ("-6", "2001:db8:51::1/64"),
+    };
+    lab.gateway.shell(&format!("ip addr del {own} dev s0; ip {version} route del default 2>&1 || :"));
+    wait_until_refused(&lab, Host::Web.at(family, 80));
+    clients_fall_back(&lab, family);
+    let web = Host::Web.ip(family);
+    let nodad = if family == Family::V4 { "" } else { "nodad" };
+    lab.gateway.shell(&format!("ip addr add {own} dev s0 {nodad}; ip {version} route add default via {web}"));
+    wait_until("it to be let out again", || connects(&lab, Host::Web.at(family, 80)).is_ok());
+    let can = "connections can leave again";
+    wait_until("it to be told", || gateway.stderr().contains(can));
+}
+
+fn withdrawn_addresses_are_refused_beside_those_of_the_other_family(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+    let (dead, alive) = (Server::raw(&lab, family, 7000), Server::raw(&lab, other(family), 7000));
+    Flow::open(&lab, Tenant::Alpha, &dead).assert_alive();
+    let network = if family == Family::V4 { "203.0.113.16/30" } else { "2001:db8:100::/120" };
+    lab.gateway.ip(&format!("route del local {network} dev lo table local"));
+    wait_until_refused(&lab, dead.address());
+    Flow::open(&lab, Tenant::Alpha, &alive).assert_alive();
+    // Another tenant has another pool.
+    Flow::open(&lab, Tenant::Beta, &dead).assert_alive();
+    lab.gateway.ip(&format!("route add local {network} dev lo table local"));
+    wait_until("it to be let out again", || connects(&lab, dead.address()).is_ok());
+    drop(gateway);
+    // Without the gateway nothing is refused in its name any more.
+    assert_eq!(
+        lab.try_connect(Tenant::Alpha, dead.address(), Duration::from_millis(300))
+            .map(drop)
+            .unwrap_err()
+            .kind(),
+        ErrorKind::TimedOut
+    );
+}
+
+/// There is no default route; the server's own network has one all the same.
+fn a_route_to_some_places_is_not_refused(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    let (version, far) = match family {
+        Family::V4 => ("-4", "192.0.2.9:443"),
+        Family::V6 => ("-6", "[2001:db8:99::9]:443"),
+    };
+    lab.gateway.shell(&format!("ip {version} route del default"));
+    wait_until_refused(&lab, far.parse().unwrap());
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    assert!(gateway.stderr().contains("route out"), "{}", gateway.stderr());
+}
+
+fn the_gateways_own_addresses_and_other_ports_stay(family: Family) {
+    let lab = Lab::new();
+    lab.gateway.set_forwarding(true);
+    let _gateway =
+        lab.start_gateway(&Config { steering_ports: "[443, \"8000-8100\"]".into(), ..without(family) });
+    for port in [443, 8000, 8050, 8100] {
+        wait_until_refused(&lab, Host::Elsewhere.at(family, port));
+    }
+    let own = lab.gateway.run(|| Server::bind(SocketAddr::new(family.gateway(), 443)));
+    assert_eq!(connects(&lab, own.address()), Ok(()));
+    for port in [442, 444, 7999, 8101] {
+        let other = lab.listen(Host::Elsewhere, family, port);
+        assert_eq!(connects(&lab, other.address()), Ok(()), "port {port} is not steered");
+    }
+}
+
+fn a_reload_that_adds_the_family_ends_it() {
+    let lab = Lab::new();
+    let server = Server::raw(&lab, Family::V6, 7000);
+    let gateway = lab.start_gateway(&without(Family::V6));
+    assert_eq!(connects(&lab, server.address()), Err(ErrorKind::ConnectionRefused));
+    gateway.reload(&Config::default().render(&gateway.flow_log()));
+    lab.gateway.ip("route add local 2001:db8:100::/120 dev lo table local");
+    wait_until("it to be let out", || connects(&lab, server.address()).is_ok());
+    assert!(gateway.metric("egret_refused_families_total", &[("family", "ipv6")]) >= 1);
+}
+
+fn a_pool_that_nothing_can_leave_answers_as_ever() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+    lab.gateway.ip("route del local 203.0.113.16/30 dev lo table local\n\
+                    route del local 2001:db8:100::/120 dev lo table local");
+    let server = Server::raw(&lab, Family::V4, 7000);
+    let withdrawn = [("pool", "alpha"), ("state", "available")];
+    gateway.wait_for_metric("egret_pool_source_state", &withdrawn, |available| available == 0);
+    wait_until("it to be taken", || connects(&lab, server.address()).is_ok());
+    wait_for("it to be told", || match lab.dial(Tenant::Alpha, server.address()) {
+        Err(client) => Ok(gateway.expect_outcome(client, "no_source_address")),
+        Ok(_) => Err("it was let out"),
+    });
+    assert_only(&gateway, "no_source_address");
+}
+
+fn assert_only(gateway: &Gateway<'_>, outcome: &str) {
+    for flow in gateway.flows() {
+        assert_eq!(flow["outcome"], outcome, "{flow:#}");
+    }
+}
+
+fn check_and_doctor_name_the_family() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&without(Family::V6));
+    let check = gateway.egret(&["check"]);
+    let said = text(&check);
+    assert!(check.status.success() && said.contains("no IPv6 address"), "{said}");
+    let doctor = gateway.egret(&["doctor"]);
+    let said = text(&doctor);
+    assert!(!doctor.status.success() && said.contains("pool alpha has no IPv6 address"), "{said}");
+}

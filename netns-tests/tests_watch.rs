@@ -1,0 +1,293 @@
+//! The gateway watches its steering: it says what is lost, asks for repair, and hears of changes at once.
+
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::gateway::{Files, Gateway, Rules};
+use crate::healer::{Healer, Ward, asks_for_repair, request};
+use crate::lab::{Family, Lab, Tenant};
+use crate::namespace::text;
+use crate::servers::Server;
+use crate::wait::{wait_for, wait_until};
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+crate::trials! {
+    both families:
+        an_address_that_goes_is_heard_of_at_once,
+        a_reload_has_new_addresses_steered;
+    once:
+        lost_iptables_rules_are_told_and_put_back,
+        lost_nftables_rules_are_told_and_put_back,
+        lost_legacy_rules_are_told_and_put_back,
+        lost_routes_and_marks_are_told_and_put_back,
+        a_gateway_that_was_never_steered_says_so,
+        nobody_is_asked_where_nobody_listens,
+        exemptions_are_nothing_lost,
+        a_gateway_that_is_not_to_watch_does_not,
+        a_reload_without_a_helper_says_what_to_run
+}
+
+fn config(lab: &Lab) -> Config {
+    Config { steering: asks_for_repair(lab), ..Config::default() }
+}
+
+/// What `/readyz` says, once it is not ready.
+fn complaint(gateway: &Gateway<'_>) -> String {
+    wait_for("the gateway to complain", || match gateway.get("/readyz").unwrap() {
+        (503, said) => Ok(said),
+        other => Err(format!("{other:?}")),
+    })
+}
+
+fn wait_until_well(gateway: &Gateway<'_>) {
+    wait_for("the gateway to be well", || match gateway.get("/readyz").unwrap() {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}\n{}", gateway.stderr())),
+    });
+    assert_eq!(gateway.metric("egret_steering_intact", &[]), 1);
+}
+
+/// Each damage is told, with words of its own and by its part of the metric, and is gone once the helper works.
+fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
+    let lab = Lab::new();
+    let files = Files::new(&config(&lab));
+    let path = files.config();
+    lab.must_steer("up", &path, rules);
+    let gateway = Gateway::start(&lab, files);
+    wait_until_well(&gateway);
+    for (done, (damage, part, words)) in damages.iter().enumerate() {
+        lab.gateway.shell(damage);
+        let said = complaint(&gateway);
+        assert!(
+            said.contains(words) && said.contains("systemctl restart egret-steering"),
+            "{damage}: {said}"
+        );
+        wait_for("the part to be lost", || {
+            match gateway.metric("egret_steering_part_intact", &[("part", part)]) {
+                0 => Ok(()),
+                other => Err(format!("{damage}: it is {other}")),
+            }
+        });
+        assert_eq!(gateway.metric("egret_steering_intact", &[]), 0, "{damage}");
+        assert!(gateway.stderr().contains(words), "{damage}: {}", gateway.stderr());
+        // A test does not wait until the gateway would ask again: it is asked in its place.
+        if done > 0 {
+            fs::write(request(&lab), "").unwrap();
+        }
+        let ward = Ward::default();
+        thread::scope(|scope| {
+            let healer = Healer::start(scope, &ward, &lab, &path, rules);
+            wait_until_well(&gateway);
+            wait_until("the repair to end", || healer.repairs() > 0);
+        });
+        for family in [Family::V4, Family::V6] {
+            let server = Server::raw(&lab, family, 7000);
+            assert!(Tenant::Alpha.owns_source(Flow::open(&lab, Tenant::Alpha, &server).source().ip()));
+        }
+    }
+    let told = gateway.stderr().matches("steering is in place again").count();
+    assert_eq!(told, damages.len(), "{}", gateway.stderr());
+    assert!(gateway.metric("egret_steering_repairs_total", &[]) > 0);
+}
+
+fn lost_iptables_rules_are_told_and_put_back() {
+    is_told_and_put_back(
+        Rules::Iptables,
+        &[
+            ("nft flush ruleset", "packet_rules", "none of Egret's packet rules"),
+            ("iptables -w -t mangle -F EGRET_STEER", "packet_rules", "EGRET_STEER has 0 rules"),
+            ("ip6tables -w -t mangle -F PREROUTING", "packet_rules", "IPv6 table mangle: PREROUTING"),
+            ("iptables -w -I FORWARD -j ACCEPT", "packet_rules", "FORWARD does not begin with a jump"),
+            ("iptables -w -t mangle -R EGRET_STEER 2 -j ACCEPT", "packet_rules", "removed or replaced"),
+        ],
+    );
+}
+
+fn lost_nftables_rules_are_told_and_put_back() {
+    is_told_and_put_back(
+        Rules::Nftables,
+        &[
+            ("nft flush ruleset", "packet_rules", "none of Egret's packet rules"),
+            ("nft flush chain inet egret refuse", "packet_rules", "chain refuse has 0 rules"),
+            ("nft delete chain inet egret steer", "packet_rules", "chain steer is gone"),
+        ],
+    );
+}
+
+fn lost_legacy_rules_are_told_and_put_back() {
+    is_told_and_put_back(
+        Rules::Legacy,
+        &[
+            ("iptables-legacy -w -t mangle -F", "packet_rules", "IPv4 table mangle"),
+            ("ip6tables-legacy -w -F FORWARD", "packet_rules", "IPv6 table filter: FORWARD"),
+            (
+                "iptables-legacy -w -t raw -D EGRET_OUTPUT 1",
+                "packet_rules",
+                "IPv4 table raw: chain EGRET_OUTPUT",
+            ),
+        ],
+    );
+}
+
+fn lost_routes_and_marks_are_told_and_put_back() {
+    is_told_and_put_back(
+        Rules::Iptables,
+        &[
+            ("ip link set lo down; ip link set lo up", "steering_table", "does not deliver packets locally"),
+            (
+                "for to in 1 0; do echo $to >/proc/sys/net/ipv6/conf/all/disable_ipv6; done; \
+                 ip addr add fd00:1::1/64 dev c0 nodad; ip addr add 2001:db8:51::1/64 dev s0 nodad; \
+                 ip -6 route add default via 2001:db8:51::a",
+                "steering_table",
+                "IPv6: routing table 100",
+            ),
+            ("ip rule del fwmark 1/1", "mark_rule", "IPv4: there is no rule `fwmark 0x1/0x1 lookup 100`"),
+            ("ip -6 route flush table 100", "steering_table", "IPv6: routing table 100"),
+            ("ip route del local 203.0.113.16/30 dev lo", "local_routes", "203.0.113.16/30 of the pools"),
+        ],
+    );
+}
+
+fn a_gateway_that_was_never_steered_says_so() {
+    let lab = Lab::new();
+    let files = Files::new(&config(&lab));
+    let path = files.config();
+    let gateway = Gateway::start_unready(&lab, files);
+    let said = complaint(&gateway);
+    for words in ["none of Egret's packet rules", "there is no rule `fwmark 0x1/0x1", "203.0.113.16/30"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("interface"), "{said}");
+    wait_until("repair to be asked for", || request(&lab).exists());
+    // By hand, and not by the helper: then the request is out of date.
+    lab.must_steer("up", &path, Rules::Nftables);
+    wait_until_well(&gateway);
+    wait_until("the request to be withdrawn", || !request(&lab).exists());
+}
+
+fn nobody_is_asked_where_nobody_listens() {
+    let lab = Lab::new();
+    let nowhere = "repair = \"/run/no/such/folder/request\"".into();
+    let gateway = lab.start_gateway(&Config { steering: nowhere, ..Config::default() });
+    lab.gateway.shell("nft flush ruleset");
+    complaint(&gateway);
+    let words = "systemctl start egret-steering-heal.path";
+    wait_until("it to say who would do it", || gateway.stderr().contains(words));
+    assert_eq!(gateway.metric("egret_steering_repairs_total", &[]), 0);
+    // An interface that is gone is told, and nothing can be asked for.
+    let off = Config { steering: "repair = \"off\"".into(), ..Config::default() };
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&off);
+    lab.gateway.shell("ip link set c0 down; ip link set c0 name c9");
+    assert!(complaint(&gateway).contains("there is no interface c0"));
+    assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "interfaces")]), 0);
+}
+
+fn exemptions_are_nothing_lost() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        let gateway = lab.start_steered_gateway(&config(&lab), rules);
+        wait_until_well(&gateway);
+        lab.gateway.shell(match rules {
+            Rules::Nftables => "nft insert rule inet egret steer ip saddr 10.0.3.2 accept",
+            Rules::Iptables | Rules::Legacy => {
+                "iptables -w -t mangle -I EGRET_STEER -s 10.0.3.2 -j ACCEPT; iptables -w -A FORWARD -j DROP"
+            }
+        });
+        // Whatever it looks at next, it has seen that before.
+        lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
+        let said = complaint(&gateway);
+        assert!(said.contains("203.0.113.32/30") && !said.contains("table"), "{said}");
+    }
+}
+
+fn a_gateway_that_is_not_to_watch_does_not() {
+    let lab = Lab::new();
+    let files = Files::new(&Config { steering: "watch = false".into(), ..Config::default() });
+    let gateway = Gateway::start(&lab, files);
+    assert_eq!(gateway.gauges("egret_steering_intact", &[]), [0.0; 0]);
+}
+
+/// By events: a look every two seconds would take one on average.
+fn an_address_that_goes_is_heard_of_at_once(family: Family) {
+    let lab = Lab::new();
+    let files = Files::new(&Config { steering: "watch = false".into(), ..Config::default() });
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let gateway = Gateway::start(&lab, files);
+    let address = family.pool();
+    let network = if family == Family::V4 { "203.0.113.16/30" } else { "2001:db8:100::/120" };
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        for (order, state) in [("del", "withdrawn"), ("add", "available")] {
+            lab.gateway.ip(&format!("route {order} local {network} dev lo table local"));
+            let start = Instant::now();
+            let labels = [("source", &*address.to_string()), ("state", state)];
+            gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
+            took.push(start.elapsed());
+        }
+    }
+    took.sort_unstable();
+    eprintln!("heard after {:?} (median), {:?} (last)", took[9], took[17]);
+    assert!(took[9] < Duration::from_millis(250), "{took:?}");
+}
+
+/// Another address, of a network that nobody has steered.
+fn grown(lab: &Lab) -> Config {
+    Config {
+        alpha_addresses:
+            "[\"203.0.113.16/30\", \"203.0.113.20\", \"2001:db8:100::/120\", \"2001:db8:100::100\"]".into(),
+        gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
+        ..config(lab)
+    }
+}
+
+fn new_address(family: Family) -> &'static str {
+    if family == Family::V4 { "203.0.113.20" } else { "2001:db8:100::100" }
+}
+
+fn a_reload_has_new_addresses_steered(family: Family) {
+    let lab = Lab::new();
+    let before = Config { gateway: grown(&lab).gateway, ..config(&lab) };
+    let files = Files::new(&before);
+    let path = files.config();
+    lab.must_steer("up", &path, Rules::Iptables);
+    let gateway = Gateway::start(&lab, files);
+    gateway.write(&grown(&lab).render(&gateway.flow_log()));
+    let ward = Ward::default();
+    thread::scope(|scope| {
+        let _healer = Healer::start(scope, &ward, &lab, &path, Rules::Iptables);
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("steering was renewed") && said.contains("is in force"), "{said}");
+        let labels = [("source", new_address(family)), ("state", "available")];
+        gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
+        // Ports that are steered can change too, and nothing else needs to be asked for.
+        let ports = Config { steering_ports: "[7000]".into(), ..grown(&lab) };
+        gateway.write(&ports.render(&gateway.flow_log()));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("[steering] changed") && said.contains("steering was renewed"), "{said}");
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(!said.contains("renewed"), "{said}");
+    });
+    let server = Server::raw(&lab, family, 7000);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    lab.must_steer("status", &path, Rules::Iptables);
+}
+
+fn a_reload_without_a_helper_says_what_to_run() {
+    let lab = Lab::new();
+    let off = |config: Config| Config { steering: "repair = \"off\"".into(), ..config };
+    let before = off(Config { gateway: grown(&lab).gateway, ..Config::default() });
+    let gateway = lab.start_gateway(&before);
+    gateway.write(&off(grown(&lab)).render(&gateway.flow_log()));
+    let said = text(&gateway.egret(&["reload"]));
+    let remedy = said.split("or as root `").nth(1).and_then(|rest| rest.split('`').next());
+    let remedy = remedy.unwrap_or_else(|| panic!("no remedy: {said}"));
+    complaint(&gateway);
+    lab.carry_out(remedy, &gateway.flow_log().with_file_name("egret.toml"));
+    wait_until_well(&gateway);
+    for family in [Family::V4, Family::V6] {
+        let labels = [("source", new_address(family)), ("state", "available")];
+        gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
+    }
+}

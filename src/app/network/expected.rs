@@ -1,0 +1,61 @@
+//! What a configuration expects of the machine's network.
+
+use super::families::Client;
+use crate::addr::PortRange;
+use crate::app::steered::steering_params;
+use crate::config::{Config, Ports};
+use crate::steering::{self, Params, Watched};
+use crate::sys::refusals::Scope;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a configuration expects of the machine's network.
+pub(in crate::app) struct Expected {
+    pub(super) params: Params,
+    /// `[steering] watch`
+    pub(super) watch: bool,
+    /// `[steering] repair`
+    pub(super) repair: Option<PathBuf>,
+    /// The clients' networks.
+    pub(super) clients: Vec<Client>,
+    ports: Option<Vec<(u16, u16)>>,
+}
+
+impl Expected {
+    /// Of the configuration as its files say it, with pools and tenants.
+    pub(in crate::app) fn of(config: &Config) -> Self {
+        let clients = config
+            .tenants
+            .iter()
+            .flat_map(|tenant| tenant.sources.iter().map(|network| (*network, Arc::from(&*tenant.pool))));
+        let ports = match &config.steering.ports {
+            Ports::All => None,
+            Ports::Listed(ranges) => {
+                let merged = PortRange::merged(ranges).into_iter();
+                Some(merged.map(|range| (range.first(), range.last())).collect())
+            }
+        };
+        Self {
+            params: steering_params(config),
+            watch: config.steering.watch,
+            repair: config.steering.repair.clone(),
+            clients: clients.collect(),
+            ports,
+        }
+    }
+
+    /// All that is put in place, as a script.
+    pub(super) fn script(&self) -> String {
+        steering::iptables(&self.params).to_string()
+    }
+
+    pub(super) fn watched(&self) -> Option<Watched> {
+        self.watch.then(|| Watched::new(&self.params))
+    }
+
+    /// The packets that are intercepted.
+    pub(super) fn scope(&self) -> Scope {
+        let interfaces = self.params.interfaces.iter().map(ToString::to_string).collect();
+        Scope { interfaces, ports: self.ports.clone() }
+    }
+}

@@ -1,0 +1,250 @@
+//! Families that cannot leave: their connections are refused at the SYN, so that clients that have both go on with the
+//! other one (RFC 8305) instead of ending up with a connection that leads nowhere.
+//!
+//! Only where the other family can leave. Where none can, connections are taken and refused with a reason, as ever.
+
+use crate::addr::Family;
+use crate::egress::{Pool, Pools};
+use crate::sys::refusals::{Refusals, Refused, Scope};
+use crate::sys::routing::{self, IpFamily, Way};
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// Whether flows of a family can leave a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Yes,
+    /// There is no default route; there may be others.
+    Unrouted,
+    /// No address of the family gives out ports, or the gateway does not take it.
+    No,
+}
+
+/// A client network, and the pool that its flows leave from.
+pub(super) type Client = (IpNet, Arc<str>);
+
+/// Has the kernel refuse what cannot leave.
+pub(super) struct Families {
+    refusals: Option<Refusals>,
+    scope: Scope,
+    clients: Vec<Client>,
+    /// Whether anybody listens for IPv6 connections.
+    takes_ipv6: bool,
+    /// What the kernel refuses; `None` if it is not known.
+    put: Option<(Scope, [Refused; 2])>,
+    /// By pool, as it was said.
+    said: BTreeMap<Arc<str>, [Leaves; 2]>,
+    /// It was said that the kernel cannot.
+    unable: bool,
+}
+
+impl Families {
+    pub(super) fn new(scope: Scope, clients: Vec<Client>, takes_ipv6: bool) -> Self {
+        Self { refusals: None, scope, clients, takes_ipv6, put: None, said: BTreeMap::new(), unable: false }
+    }
+
+    /// Other clients are in force.
+    pub(super) fn expect(&mut self, scope: Scope, clients: Vec<Client>) {
+        (self.scope, self.clients) = (scope, clients);
+    }
+
+    /// Looks which families can leave which pool.
+    pub(super) fn check(&mut self, pools: &Pools) {
+        let mut states = BTreeMap::new();
+        for (_, name) in &self.clients {
+            if let Some(pool) = pools.pool(name).filter(|_| !states.contains_key(name)) {
+                states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
+            }
+        }
+        self.say(&states);
+        let of = |v4| refused(&self.clients, &states, v4);
+        let wanted = (self.scope.clone(), [of(true), of(false)]);
+        self.said = states;
+        if self.put.as_ref() == Some(&wanted) {
+            return;
+        }
+        match self.put(&wanted) {
+            Ok(()) => (self.put, self.unable) = (Some(wanted), false),
+            Err(error) if !std::mem::replace(&mut self.unable, true) => tracing::warn!(
+                %error,
+                "cannot refuse connections of families that cannot leave before their handshake, which takes \
+                 Linux 5.12 with nf_tables; clients may not fall back to the other family"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Connections refused since the start, of each family.
+    pub(super) fn counted(&self) -> [u64; 2] {
+        self.refusals.as_ref().and_then(|refusals| refusals.counted().ok()).unwrap_or_default()
+    }
+
+    fn put(&mut self, (scope, [v4, v6]): &(Scope, [Refused; 2])) -> io::Result<()> {
+        if self.refusals.is_none() {
+            if *v4 == Refused::default() && *v6 == Refused::default() {
+                return Ok(());
+            }
+            self.refusals = Some(Refusals::new()?);
+        }
+        self.refusals.as_mut().map_or(Ok(()), |refusals| refusals.put(scope, [v4, v6]))
+    }
+
+    fn say(&self, states: &BTreeMap<Arc<str>, [Leaves; 2]>) {
+        for (pool, now) in states {
+            let before = self.said.get(pool).copied().unwrap_or([Leaves::Yes; 2]);
+            for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+                match (before[index], now[index]) {
+                    (before, now) if before == now => {}
+                    (_, Leaves::Yes) => tracing::info!(%pool, "{family} connections can leave again"),
+                    (_, Leaves::Unrouted) => tracing::warn!(
+                        %pool,
+                        "there is no {family} route out: {family} connections are refused at once, so that clients \
+                         fall back to the other family"
+                    ),
+                    (_, Leaves::No) => tracing::warn!(
+                        %pool,
+                        "no {family} address gives out ports, or {family} is not served here: {family} connections are refused at once, so that clients \
+                         fall back to the other family"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+/// Of IPv4 and IPv6. A family is only missing beside another one.
+fn leaves(pool: &Pool, takes_ipv6: bool) -> [Leaves; 2] {
+    let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
+        let taken = takes_ipv6 || family == Family::V4;
+        let Some(source) = pool.any_source(family).filter(|_| taken) else { return Leaves::No };
+        match routing::way(of.far(), Some(source.ip()), None) {
+            Ok(Way::Nowhere) => Leaves::Unrouted,
+            // what is not known is left alone
+            Ok(Way::Out | Way::Local) | Err(_) => Leaves::Yes,
+        }
+    });
+    if states.contains(&Leaves::Yes) { states } else { [Leaves::Yes; 2] }
+}
+
+/// The clients whose connections of their own family cannot leave.
+fn refused(clients: &[Client], states: &BTreeMap<Arc<str>, [Leaves; 2]>, v4: bool) -> Refused {
+    let mut networks = Vec::new();
+    for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
+        let state = states.get(pool).map_or(Leaves::Yes, |states| states[usize::from(!v4)]);
+        networks.push((number(network.network()), number(network.broadcast()), state));
+    }
+    let mut refused = Refused::default();
+    for (first, last, state) in flattened(networks) {
+        let range = (address(first, v4), address(last, v4));
+        match state {
+            Leaves::Yes => {}
+            Leaves::Unrouted => refused.unrouted.push(range),
+            Leaves::No => refused.everywhere.push(range),
+        }
+    }
+    refused
+}
+
+/// Networks that lie in each other as ranges that do not: the longest prefix counts. In order; neighbours are one.
+fn flattened(mut networks: Vec<(u128, u128, Leaves)>) -> Vec<(u128, u128, Leaves)> {
+    networks.sort_by_key(|(first, last, _)| (*first, Reverse(*last)));
+    let mut ranges: Vec<(u128, u128, Leaves)> = Vec::new();
+    let mut open: Vec<(u128, Leaves)> = Vec::new();
+    // where the part begins that no range has yet; nothing is left behind the last address there is
+    let mut at = Some(0);
+    let mut put = |from: Option<u128>, to: u128, state: Leaves| {
+        let Some(from) = from.filter(|from| *from <= to) else { return };
+        match ranges.last_mut() {
+            Some((_, last, before)) if *before == state && last.checked_add(1) == Some(from) => *last = to,
+            _ => ranges.push((from, to, state)),
+        }
+    };
+    for (first, last, state) in networks {
+        while let Some((end, around)) = open.last().copied().filter(|(end, _)| *end < first) {
+            put(at, end, around);
+            at = end.checked_add(1);
+            open.pop();
+        }
+        if let (Some((_, around)), Some(before)) = (open.last(), first.checked_sub(1)) {
+            put(at, before, *around);
+        }
+        at = Some(first);
+        open.push((last, state));
+    }
+    while let Some((end, around)) = open.pop() {
+        put(at, end, around);
+        at = at.and_then(|at| end.checked_add(1).map(|behind| behind.max(at)));
+    }
+    ranges
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn address(number: u128, v4: bool) -> IpAddr {
+    match u32::try_from(number) {
+        Ok(number) if v4 => Ipv4Addr::from(number).into(),
+        _ => Ipv6Addr::from(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(clients: &[(&str, &str)], v4: bool) -> Refused {
+        let states = [
+            ("both", [Leaves::Yes, Leaves::Yes]),
+            ("old", [Leaves::Yes, Leaves::No]),
+            ("new", [Leaves::No, Leaves::Unrouted]),
+        ];
+        let states = states.into_iter().map(|(name, states)| (Arc::from(name), states)).collect();
+        let clients: Vec<_> =
+            clients.iter().map(|(network, pool)| (network.parse().unwrap(), Arc::from(*pool))).collect();
+        refused(&clients, &states, v4)
+    }
+
+    fn shown(ranges: &[(IpAddr, IpAddr)]) -> Vec<String> {
+        ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
+    }
+
+    #[test]
+    fn the_longest_prefix_says_what_is_refused() {
+        let clients = [
+            ("2001:db8::/32", "old"),
+            ("2001:db8:1::/48", "both"),
+            ("2001:db8:1:1::/64", "old"),
+            ("2001:db9::/32", "old"),
+            ("2001:dba::/32", "new"),
+            ("10.0.0.0/8", "new"),
+            ("10.0.0.0/9", "both"),
+        ];
+        let v6 = ranges(&clients, false);
+        assert_eq!(
+            shown(&v6.everywhere),
+            [
+                "2001:db8::-2001:db8:0:ffff:ffff:ffff:ffff:ffff",
+                "2001:db8:1:1::-2001:db8:1:1:ffff:ffff:ffff:ffff",
+                "2001:db8:2::-2001:db9:ffff:ffff:ffff:ffff:ffff:ffff"
+            ]
+        );
+        assert_eq!(shown(&v6.unrouted), ["2001:dba::-2001:dba:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        assert_eq!(shown(&ranges(&clients, true).everywhere), ["10.128.0.0-10.255.255.255"]);
+    }
+
+    #[test]
+    fn ranges_reach_to_the_last_address() {
+        let all = ranges(&[("::/0", "old"), ("ffff::/16", "both"), ("0.0.0.0/0", "new")], false);
+        assert_eq!(shown(&all.everywhere), ["::-fffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        let all = ranges(&[("::/0", "old"), ("0.0.0.0/0", "new"), ("255.255.255.255/32", "new")], true);
+        assert_eq!(shown(&all.everywhere), ["0.0.0.0-255.255.255.255"]);
+    }
+}

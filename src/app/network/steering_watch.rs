@@ -1,0 +1,174 @@
+//! Says when steering is not in place, and has it put in place again.
+
+use super::expected::Expected;
+use super::repairs::Repairs;
+use crate::admin::Readiness;
+use crate::steering::{Look, Lost, Part, REMEDY, Watched};
+use std::collections::BTreeSet;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+/// While somebody waits for steering to be renewed.
+const OFTEN: Duration = Duration::from_millis(100);
+
+/// What came of a change of what is steered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::app) enum Renewal {
+    /// What was in place still does.
+    Unneeded,
+    /// It is in place.
+    Renewed,
+    /// Asked for, and not yet in place.
+    Pending,
+    /// Nobody can be asked.
+    ByHand,
+}
+
+/// Somebody waits for another steering to be in place.
+struct Renewing {
+    reply: SyncSender<Renewal>,
+    deadline: Instant,
+    /// What there was before.
+    rules: BTreeSet<u64>,
+    /// Something was missing since.
+    lost: bool,
+}
+
+pub(super) struct SteeringWatch {
+    expected: Expected,
+    /// `None`: it is not to be watched.
+    watched: Option<Watched>,
+    repairs: Repairs,
+    requests: u64,
+    /// At the last look.
+    look: Look,
+    renewing: Option<Renewing>,
+    /// It was said that the kernel does not answer.
+    blind: bool,
+    readiness: Readiness,
+}
+
+impl SteeringWatch {
+    pub(super) fn new(expected: Expected, readiness: Readiness) -> Self {
+        Self {
+            watched: expected.watched(),
+            repairs: Repairs::new(expected.repair.clone()),
+            requests: 0,
+            expected,
+            look: Look::default(),
+            renewing: None,
+            blind: false,
+            readiness,
+        }
+    }
+
+    /// When it has to look again although nothing is heard.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.renewing {
+            Some(renewing) => Some(crate::clock::now().min(renewing.deadline) + OFTEN),
+            None => self.repairs.due().filter(|_| self.can_be_repaired()),
+        }
+    }
+
+    /// Another steering is in force from now on. What came of it is told by the deadline.
+    pub(super) fn expect(&mut self, expected: Expected, reply: SyncSender<Renewal>, deadline: Instant) {
+        let another = expected.script() != self.expected.script();
+        if expected.repair != self.expected.repair {
+            self.repairs = Repairs::new(expected.repair.clone());
+        }
+        match (&mut self.watched, expected.watch) {
+            (Some(watched), true) => watched.expect(&expected.params),
+            (watched, _) => *watched = expected.watched(),
+        }
+        self.expected = expected;
+        let now = crate::clock::now();
+        let answer = if !another && !self.can_be_repaired() {
+            Renewal::Unneeded
+        } else if self.watched.is_none() || !self.repairs.ask_now(now) {
+            Renewal::ByHand
+        } else {
+            let rules = self.look.rules.clone();
+            self.renewing = Some(Renewing { reply, deadline, rules, lost: self.can_be_repaired() });
+            return;
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    /// Requests for repair since the start.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Looks, tells, and asks for repair where it helps. Yields the parts that are lost; `None` if that is not known.
+    pub(super) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
+        let Some(watched) = &mut self.watched else {
+            self.look = Look::default();
+            self.readiness.set_unsteered(None);
+            return None;
+        };
+        match watched.look() {
+            Ok(look) => {
+                self.blind = false;
+                let before = std::mem::replace(&mut self.look, look);
+                self.say(&before.lost);
+                self.renew(now);
+                if self.can_be_repaired() {
+                    let asks = self.renewing.is_none() && self.repairs.ask(now);
+                    self.requests += u64::from(asks);
+                } else if self.renewing.is_none() {
+                    self.repairs.rest(now);
+                }
+                let lost = &self.look.lost;
+                let why = || format!("steering is not in place: {}\nfix: {REMEDY}", list(lost));
+                self.readiness.set_unsteered((!lost.is_empty()).then(why));
+                Some(lost.iter().map(|lost| lost.part).collect())
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.blind, true) {
+                    tracing::warn!(%error, "cannot ask the kernel whether steering is in place");
+                }
+                None
+            }
+        }
+    }
+
+    fn can_be_repaired(&self) -> bool {
+        self.look.lost.iter().any(|lost| lost.part.can_be_repaired())
+    }
+
+    fn renew(&mut self, now: Instant) {
+        let (lost, taken) = (self.can_be_repaired(), self.repairs.is_taken());
+        let Some(renewing) = &mut self.renewing else { return };
+        renewing.lost |= lost;
+        let is_new = renewing.lost || renewing.rules != self.look.rules;
+        let answer = match (taken && !lost && is_new, now >= renewing.deadline) {
+            (true, _) => Renewal::Renewed,
+            (false, true) => Renewal::Pending,
+            (false, false) => return,
+        };
+        let _ = renewing.reply.send(answer);
+        self.renewing = None;
+    }
+
+    fn say(&self, before: &[Lost]) {
+        let lost = &self.look.lost;
+        if *lost == before {
+            return;
+        }
+        if lost.is_empty() {
+            tracing::info!("steering is in place again");
+        } else {
+            tracing::error!(
+                "steering is not in place: {}; connections hang, or pass uninspected where this machine forwards; \
+                 fix: {}",
+                list(lost),
+                if self.can_be_repaired() { REMEDY } else { "name in [steering] interfaces what is there" }
+            );
+        }
+    }
+}
+
+fn list(lost: &[Lost]) -> String {
+    lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

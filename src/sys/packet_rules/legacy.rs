@@ -1,0 +1,175 @@
+//! The legacy iptables: a table is one block of entries, which `getsockopt` copies out (`net/ipv4/netfilter/ip_tables.c`).
+
+use super::{Chain, Rule, TableFamily};
+use crate::sys::netlink::{array_at, malformed, u32_at};
+use socket2::{Domain, Socket, Type};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`; IPv6's have the same numbers.
+const GET_INFO: i32 = 64;
+const GET_ENTRIES: i32 = 65;
+/// `struct ipt_getinfo`: name, valid hooks, five hook entries, five underflows, number and size of entries.
+const INFO: usize = 84;
+/// `struct ipt_get_entries` before the entries: name and size, padded for the counters' sake.
+const ENTRIES: usize = 40;
+/// No table that anybody loads is larger.
+const MOST: u32 = 64 * 1024 * 1024;
+/// The names of the hooks by their numbers.
+const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+/// `struct xt_entry_target`: size, then name and revision; its data after it.
+const TARGET: usize = 32;
+
+/// Where the parts of an entry are: `struct ipt_entry`, `struct ip6t_entry`.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Bytes that say which addresses and interfaces it matches; first.
+    addresses: usize,
+    /// Where matches and target begin, behind the counters.
+    matches: usize,
+}
+
+const V4: Form = Form { addresses: 84, matches: 112 };
+const V6: Form = Form { addresses: 136, matches: 168 };
+
+/// Whether the legacy iptables are in the kernel.
+pub fn is_loaded(family: TableFamily) -> bool {
+    let list = match family {
+        TableFamily::Ip => "/proc/net/ip_tables_names",
+        TableFamily::Ip6 => "/proc/net/ip6_tables_names",
+        TableFamily::Inet => return false,
+    };
+    Path::new(list).exists()
+}
+
+pub(super) fn chain(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
+    let (domain, level, form) = match family {
+        TableFamily::Ip => (Domain::IPV4, libc::IPPROTO_IP, V4),
+        TableFamily::Ip6 => (Domain::IPV6, libc::IPPROTO_IPV6, V6),
+        TableFamily::Inet => return Ok(None),
+    };
+    let socket: OwnedFd = match Socket::new(domain, Type::DGRAM, None) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+        other => other?.into(),
+    };
+    let mut name = [0; 32];
+    let room = name.get_mut(..table.len()).filter(|room| room.len() < 32).ok_or_else(malformed)?;
+    room.copy_from_slice(table.as_bytes());
+    let mut info = vec![0; INFO];
+    info[..32].copy_from_slice(&name);
+    match get(&socket, level, GET_INFO, &mut info) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => {
+            return Ok(None);
+        }
+        other => other?,
+    }
+    let size = u32_at(&info, 80).filter(|size| *size <= MOST).ok_or_else(malformed)?;
+    let mut entries = vec![0; ENTRIES + size as usize];
+    entries[..32].copy_from_slice(&name);
+    entries[32..36].copy_from_slice(&size.to_ne_bytes());
+    get(&socket, level, GET_ENTRIES, &mut entries)?;
+    let hooks: [Option<usize>; 5] = std::array::from_fn(|hook| {
+        let is_there = u32_at(&info, 32).is_some_and(|valid| valid >> hook & 1 == 1);
+        u32_at(&info, 36 + 4 * hook).filter(|_| is_there).map(|at| at as usize)
+    });
+    Ok(Table { entries: &entries[ENTRIES..], form, hooks }.chain(chain))
+}
+
+struct Table<'a> {
+    entries: &'a [u8],
+    form: Form,
+    /// Where the built-in chains begin.
+    hooks: [Option<usize>; 5],
+}
+
+/// One entry: where it is, and where the next one is.
+struct Entry<'a> {
+    at: usize,
+    bytes: &'a [u8],
+    target: &'a [u8],
+}
+
+impl Table<'_> {
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let rest = self.entries.get(at..)?;
+            // after the addresses: cache bits, offset of the target, offset of the next entry
+            let target: [u8; 2] = array_at(rest, self.form.addresses + 4)?;
+            let next: [u8; 2] = array_at(rest, self.form.addresses + 6)?;
+            let (target, next) = (u16::from_ne_bytes(target).into(), usize::from(u16::from_ne_bytes(next)));
+            let bytes = rest.get(..next).filter(|bytes| !bytes.is_empty())?;
+            let entry = Entry { at, bytes, target: bytes.get(target..)? };
+            at += next;
+            Some(entry)
+        })
+    }
+
+    /// Where a chain's first rule is: a built-in one's is told, others begin behind an entry that has their name.
+    fn start(&self, chain: &str) -> Option<usize> {
+        match HOOKS.iter().position(|hook| *hook == chain) {
+            Some(hook) => self.hooks[hook],
+            None => self
+                .entries()
+                .find(|entry| entry.chain().as_deref() == Some(chain))
+                .map(|entry| entry.at + entry.bytes.len()),
+        }
+    }
+
+    /// Every chain ends with an entry that is no rule: the policy, or the return to where it was called from.
+    fn chain(&self, chain: &str) -> Option<Chain> {
+        let start = self.start(chain)?;
+        let ends = |entry: &Entry<'_>| {
+            entry.chain().is_some() || self.hooks.contains(&Some(entry.at)) && entry.at != start
+        };
+        let body = self.entries().skip_while(|entry| entry.at < start).take_while(|entry| !ends(entry));
+        let mut rules: Vec<_> = body.map(|entry| self.rule(&entry)).collect();
+        rules.pop();
+        Some(Chain { hook: None, rules })
+    }
+
+    fn rule(&self, entry: &Entry<'_>) -> Rule {
+        let mut digest = DefaultHasher::new();
+        // without the counters, and where packets came from
+        (entry.bytes.get(..self.form.addresses), entry.bytes.get(self.form.matches..)).hash(&mut digest);
+        let jump = entry.jump().and_then(|to| {
+            let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
+            before.chain()
+        });
+        Rule { id: digest.finish(), target: jump }
+    }
+}
+
+impl Entry<'_> {
+    /// The name of the chain that begins behind it.
+    fn chain(&self) -> Option<String> {
+        (self.target_name() == "ERROR").then(|| text(self.target.get(TARGET..).unwrap_or_default()))
+    }
+
+    /// The offset that the standard target goes on at; verdicts are negative.
+    fn jump(&self) -> Option<usize> {
+        let verdict = i32::from_ne_bytes(array_at(self.target, TARGET)?);
+        self.target_name().is_empty().then(|| usize::try_from(verdict).ok())?
+    }
+
+    fn target_name(&self) -> String {
+        text(self.target.get(2..TARGET - 1).unwrap_or_default())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn get(socket: &OwnedFd, level: i32, option: i32, value: &mut [u8]) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes, which is what `value` has; both outlive the call.
+    #[expect(unsafe_code, reason = "no crate has these options")]
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,206 @@
+//! Connections that are refused at their SYN, by a table of nf_tables that belongs to this process: it is gone when the
+//! process is, and `nft flush ruleset` leaves it alone (`NFT_TABLE_F_OWNER`, Linux 5.12).
+//!
+//! Needs `CAP_NET_ADMIN`, and nothing else.
+
+use super::netlink::{Netlink, attribute_of};
+use super::packet_rules::{NF_TABLES, TableFamily, name};
+use super::routing::IpFamily;
+use expressions::{Rule, number};
+use nix::sys::socket::SockProtocol;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+mod expressions;
+
+/// How long the kernel may take for a transaction.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The table.
+const TABLE: &str = "egret_families";
+/// `NFT_MSG_NEWTABLE` and so on.
+const NEW_TABLE: u16 = NF_TABLES;
+const DELETE_TABLE: u16 = NF_TABLES | 2;
+const NEW_CHAIN: u16 = NF_TABLES | 3;
+const NEW_RULE: u16 = NF_TABLES | 6;
+const NEW_SET: u16 = NF_TABLES | 9;
+const NEW_ELEMENTS: u16 = NF_TABLES | 0xc;
+/// `NFT_TABLE_F_OWNER`
+const OWNED: u32 = 2;
+/// Before the rules that intercept (`NF_IP_PRI_MANGLE` is -150), behind those that turn connection tracking off.
+const PRIORITY: i32 = -151;
+/// Elements of a set in one message, whose attributes are 64 KiB at most.
+const ELEMENTS: usize = 1000;
+
+/// Which packets the refusals are about: those that steering intercepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Names of interfaces; one that ends in `+` or `*` is the beginning of names.
+    pub interfaces: Vec<String>,
+    /// First and last port of each range; `None`: every port.
+    pub ports: Option<Vec<(u16, u16)>>,
+}
+
+/// Clients whose connections of one family are refused: addresses from the first to the last, in order, none twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Wherever they go.
+    pub everywhere: Vec<(IpAddr, IpAddr)>,
+    /// Where the machine's routing table knows no way to.
+    pub unrouted: Vec<(IpAddr, IpAddr)>,
+}
+
+impl Refused {
+    fn is_empty(&self) -> bool {
+        self.everywhere.is_empty() && self.unrouted.is_empty()
+    }
+}
+
+/// The table, while this lives.
+#[derive(Debug)]
+pub struct Refusals {
+    netlink: Netlink,
+    in_place: bool,
+    /// Refused by tables that were there before.
+    counted: [u64; 2],
+}
+
+impl Refusals {
+    /// Refuses nothing yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open(SockProtocol::NetlinkNetFilter)?, in_place: false, counted: [0; 2] })
+    }
+
+    /// Refuses these from now on, IPv4 first, and no others. An error leaves what was.
+    pub fn put(&mut self, scope: &Scope, refused: [&Refused; 2]) -> io::Result<()> {
+        let counted = self.counted()?;
+        let mut batch = Batch::default();
+        if self.in_place {
+            batch.add(DELETE_TABLE, 0, &name(1, TABLE));
+        }
+        let any = refused.iter().any(|refused| !refused.is_empty());
+        if any {
+            batch.table(scope, refused);
+        }
+        if any || self.in_place {
+            self.netlink.transact(batch.messages, crate::clock::now() + PATIENCE)?;
+        }
+        (self.in_place, self.counted) = (any, counted);
+        Ok(())
+    }
+
+    /// Connections that were refused since the start, of each family. Retries of a client count.
+    pub fn counted(&self) -> io::Result<[u64; 2]> {
+        let mut counted = self.counted;
+        if self.in_place {
+            for (rule, chain) in ["refuse4", "refuse6"].into_iter().enumerate() {
+                counted[rule] += super::packet_rules::counted(TableFamily::Inet, TABLE, chain)?;
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// Messages of one transaction.
+#[derive(Debug, Default)]
+struct Batch {
+    messages: Vec<(u16, u16, Vec<u8>)>,
+}
+
+/// `NLM_F_CREATE`, and `NLM_F_APPEND` for rules.
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+impl Batch {
+    fn add(&mut self, kind: u16, flags: u16, attributes: &[u8]) {
+        let mut body = vec![TableFamily::Inet as u8, 0, 0, 0];
+        body.extend(attributes);
+        self.messages.push((kind, flags, body));
+    }
+
+    fn table(&mut self, scope: &Scope, refused: [&Refused; 2]) {
+        self.add(NEW_TABLE, CREATE, &[name(1, TABLE), number(2, OWNED)].concat());
+        for chain in ["steered", "dialled", "refuse4", "refuse6"] {
+            self.add(NEW_CHAIN, CREATE, &[name(1, TABLE), name(3, chain)].concat());
+        }
+        let hook = attribute_of(4, &[number(1, 0), number(2, PRIORITY.cast_unsigned())].concat());
+        let base = [name(1, TABLE), name(3, "arrived"), hook, number(5, 1), name(7, "filter")];
+        self.add(NEW_CHAIN, CREATE, &base.concat());
+
+        for interface in &scope.interfaces {
+            self.rule("arrived", &Rule::default().arriving_by(interface).jump("steered"));
+        }
+        match &scope.ports {
+            None => self.rule("steered", &Rule::default().tcp().jump("dialled")),
+            Some(ranges) => {
+                for (first, last) in ranges {
+                    self.rule("steered", &Rule::default().tcp().ports(*first, *last).jump("dialled"));
+                }
+            }
+        }
+        for (chain, family) in [("refuse4", IpFamily::V4), ("refuse6", IpFamily::V6)] {
+            self.rule("dialled", &Rule::default().syn().family(family).for_others().jump(chain));
+        }
+        for (family, refused) in IpFamily::ALL.into_iter().zip(refused) {
+            let (chain, v) = match family {
+                IpFamily::V4 => ("refuse4", '4'),
+                IpFamily::V6 => ("refuse6", '6'),
+            };
+            for (set, clients, unrouted) in [
+                (format!("everywhere{v}"), &refused.everywhere, false),
+                (format!("unrouted{v}"), &refused.unrouted, true),
+            ] {
+                if clients.is_empty() {
+                    continue;
+                }
+                self.set(&set, family, clients);
+                let rule = Rule::default().from_set(family, &set);
+                let rule = if unrouted { rule.without_route() } else { rule };
+                self.rule(chain, &rule.count().reset());
+            }
+        }
+    }
+
+    fn rule(&mut self, chain: &str, rule: &Rule) {
+        let body = [name(1, TABLE), name(2, chain), attribute_of(4, &rule.expressions())].concat();
+        self.add(NEW_RULE, CREATE | APPEND, &body);
+    }
+
+    fn set(&mut self, set: &str, family: IpFamily, clients: &[(IpAddr, IpAddr)]) {
+        const INTERVAL: u32 = 4;
+        // how `nft list` shows the elements: its ipv4_addr and ipv6_addr
+        let (shown, length) = match family {
+            IpFamily::V4 => (7, 4),
+            IpFamily::V6 => (8, 16),
+        };
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        let keys = [number(3, INTERVAL), number(4, shown), number(5, length), number(10, id)].concat();
+        self.add(NEW_SET, CREATE, &[name(1, TABLE), name(2, set), keys].concat());
+        let elements: Vec<_> = clients.iter().flat_map(|(first, last)| interval(*first, *last)).collect();
+        for chunk in elements.chunks(ELEMENTS) {
+            let body = [name(1, TABLE), name(2, set), attribute_of(3, &chunk.concat())].concat();
+            self.add(NEW_ELEMENTS, CREATE, &body);
+        }
+    }
+}
+
+/// `NFT_SET_ELEM_INTERVAL_END`
+const INTERVAL_END: u32 = 1;
+
+/// An element where it begins, and one behind its end, unless it ends with the last address there is.
+fn interval(first: IpAddr, last: IpAddr) -> impl Iterator<Item = Vec<u8>> {
+    let end = match last {
+        IpAddr::V4(last) => u32::from(last).checked_add(1).map(|end| end.to_be_bytes().to_vec()),
+        IpAddr::V6(last) => u128::from(last).checked_add(1).map(|end| end.to_be_bytes().to_vec()),
+    };
+    let first = match first {
+        IpAddr::V4(first) => first.octets().to_vec(),
+        IpAddr::V6(first) => first.octets().to_vec(),
+    };
+    let element = |key: Vec<u8>, flags: u32| {
+        let key = attribute_of(1, &attribute_of(1, &key));
+        let flags = if flags == 0 { Vec::new() } else { number(3, flags) };
+        attribute_of(1, &[key, flags].concat())
+    };
+    std::iter::once(element(first, 0)).chain(end.map(|end| element(end, INTERVAL_END)))
+}

@@ -1,0 +1,133 @@
+//! The expressions of a rule, as nf_tables takes them (`linux/netfilter/nf_tables.h`).
+
+use crate::sys::netlink::attribute_of;
+use crate::sys::packet_rules::name;
+use crate::sys::routing::IpFamily;
+
+/// The one register that values go through.
+const REGISTER: u32 = 1;
+/// `NFT_META_IIFNAME`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`
+const META_INTERFACE: u32 = 6;
+const META_FAMILY: u32 = 15;
+const META_PROTOCOL: u32 = 16;
+/// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// `NFT_CMP_EQ` and so on.
+const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
+const AT_MOST: u32 = 3;
+const AT_LEAST: u32 = 5;
+
+/// Conditions, and what is done where all of them hold.
+#[derive(Debug, Default)]
+pub(super) struct Rule(Vec<u8>);
+
+impl Rule {
+    /// On the interface, or one whose name begins so.
+    pub(super) fn arriving_by(self, interface: &str) -> Self {
+        let prefix = interface.trim_end_matches(['+', '*']);
+        let mut name = prefix.as_bytes().to_vec();
+        if prefix.len() == interface.len() {
+            name.resize(16, 0); // IFNAMSIZ
+        }
+        self.meta(META_INTERFACE).compare(EQUAL, &name)
+    }
+
+    pub(super) fn tcp(self) -> Self {
+        self.meta(META_PROTOCOL).compare(EQUAL, &[6])
+    }
+
+    /// SYN, and of FIN, RST and ACK none.
+    pub(super) fn syn(self) -> Self {
+        let zero = [0];
+        let mask = [number(1, REGISTER), number(2, REGISTER), number(3, 1), data(4, &[0x17]), data(5, &zero)];
+        self.payload(TRANSPORT, 13, 1).expression("bitwise", &mask.concat()).compare(EQUAL, &[0x02])
+    }
+
+    pub(super) fn ports(self, first: u16, last: u16) -> Self {
+        self.payload(TRANSPORT, 2, 2)
+            .compare(AT_LEAST, &first.to_be_bytes())
+            .compare(AT_MOST, &last.to_be_bytes())
+    }
+
+    pub(super) fn family(self, family: IpFamily) -> Self {
+        let number = match family {
+            IpFamily::V4 => 2, // NFPROTO_IPV4
+            IpFamily::V6 => 10,
+        };
+        self.meta(META_FAMILY).compare(EQUAL, &[number])
+    }
+
+    /// Not for this machine.
+    pub(super) fn for_others(self) -> Self {
+        // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR; RTN_LOCAL in the machine's byte order
+        self.fib(3, 2).compare(UNEQUAL, &2_u32.to_ne_bytes())
+    }
+
+    /// The routing table has no way to where it goes.
+    pub(super) fn without_route(self) -> Self {
+        // whether (NFTA_FIB_F_PRESENT) there is an NFT_FIB_RESULT_OIF
+        self.fib(1, 2 | 32).compare(EQUAL, &[0])
+    }
+
+    /// From a client of a set.
+    pub(super) fn from_set(self, family: IpFamily, set: &str) -> Self {
+        let source = match family {
+            IpFamily::V4 => self.payload(NETWORK, 12, 4),
+            IpFamily::V6 => self.payload(NETWORK, 8, 16),
+        };
+        source.expression("lookup", &[name(1, set), number(2, REGISTER)].concat())
+    }
+
+    pub(super) fn count(self) -> Self {
+        self.expression("counter", &[])
+    }
+
+    /// By a TCP reset (`NFT_REJECT_TCP_RST`).
+    pub(super) fn reset(self) -> Self {
+        self.expression("reject", &[number(1, 1), attribute_of(2, &[0])].concat())
+    }
+
+    pub(super) fn jump(self, chain: &str) -> Self {
+        const JUMP: i32 = -3; // NFT_JUMP
+        let verdict = attribute_of(2, &[number(1, JUMP.cast_unsigned()), name(2, chain)].concat());
+        self.expression("immediate", &[number(1, 0), attribute_of(2, &verdict)].concat())
+    }
+
+    pub(super) fn expressions(&self) -> Vec<u8> {
+        self.0.clone()
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.expression("meta", &[number(1, REGISTER), number(2, key)].concat())
+    }
+
+    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+        let body = [number(1, REGISTER), number(2, base), number(3, offset), number(4, length)];
+        self.expression("payload", &body.concat())
+    }
+
+    fn fib(self, result: u32, flags: u32) -> Self {
+        self.expression("fib", &[number(1, REGISTER), number(2, result), number(3, flags)].concat())
+    }
+
+    fn compare(self, how: u32, value: &[u8]) -> Self {
+        self.expression("cmp", &[number(1, REGISTER), number(2, how), data(3, value)].concat())
+    }
+
+    fn expression(mut self, kind: &str, body: &[u8]) -> Self {
+        self.0.extend(attribute_of(1, &[name(1, kind), attribute_of(2, body)].concat()));
+        self
+    }
+}
+
+/// In network byte order, as nf_tables has all numbers.
+pub(super) fn number(kind: u16, number: u32) -> Vec<u8> {
+    attribute_of(kind, &number.to_be_bytes())
+}
+
+/// A value to compare with (`NFTA_DATA_VALUE`).
+fn data(kind: u16, value: &[u8]) -> Vec<u8> {
+    attribute_of(kind, &attribute_of(1, value))
+}

@@ -1,0 +1,266 @@
+//! Rules and routes of this network namespace, as rtnetlink lists them. No capability is needed.
+
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed, u32_at};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+use prefix_trie::PrefixMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// How long the kernel may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// `FRA_FWMARK`, `FRA_TABLE`, `FRA_FWMASK` of linux/fib_rules.h
+const RULE_MARK: u16 = 10;
+const RULE_TABLE: u16 = 15;
+const RULE_MASK: u16 = 16;
+/// `struct fib_rule_hdr` and `struct rtmsg`: the family first, then lengths and the like.
+const HEADER: usize = 12;
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// As people call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// Where the way out of a machine leads: a root server's address. Nothing is ever sent there.
+    pub fn far(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 41, 0, 4).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 0x2, 0x30).into(),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+}
+
+/// Whether a rule looks packets with these mark bits, and no others needed, up in the table.
+pub fn has_mark_rule(family: IpFamily, mark: u32, table: u32) -> io::Result<bool> {
+    let mut found = false;
+    list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
+        let number =
+            |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind).and_then(|v| u32_at(v, 0));
+        // The header has one byte for the table; larger numbers are an attribute alone.
+        let looked_up = number(RULE_TABLE).or_else(|| body.get(4).map(|table| u32::from(*table)));
+        found |= number(RULE_MARK) == Some(mark)
+            && number(RULE_MASK).unwrap_or(u32::MAX) == mark
+            && looked_up == Some(table);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The networks that a table delivers locally, in no order.
+pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
+    let mut found = Vec::new();
+    routes(family, table, libc::RTN_LOCAL, |network, _| found.push(network))?;
+    Ok(found)
+}
+
+/// The kernel's `local` table.
+const LOCAL_TABLE: u32 = 255;
+
+/// What is local to this machine, for many questions.
+#[derive(Debug)]
+pub struct LocalTable {
+    v4: PrefixMap<Ipv4Net, bool>,
+    v6: PrefixMap<Ipv6Net, bool>,
+}
+
+impl LocalTable {
+    /// As it is now.
+    pub fn read() -> io::Result<Self> {
+        let mut table = Self { v4: PrefixMap::new(), v6: PrefixMap::new() };
+        for family in IpFamily::ALL {
+            routes(family, LOCAL_TABLE, libc::RTN_UNSPEC, |network, local| {
+                match network {
+                    IpNet::V4(network) => table.v4.insert(network, local),
+                    IpNet::V6(network) => table.v6.insert(network, local),
+                };
+            })?;
+        }
+        Ok(table)
+    }
+
+    /// Whether packets to an address are for this machine: [`super::addresses::is_local`].
+    pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
+        // what is not in this table may be in another one
+        if self.lists(address) { Ok(true) } else { super::addresses::is_local(address) }
+    }
+
+    /// Whether this table says so.
+    pub fn lists(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&address.into()).is_some_and(|(_, local)| *local),
+            IpAddr::V6(address) => self.v6.get_lpm(&address.into()).is_some_and(|(_, local)| *local),
+        }
+    }
+}
+
+/// Calls `each` with every network of a table that has routes of a kind (0: of any), and whether it is delivered locally.
+fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bool)) -> io::Result<()> {
+    let mut request = header(family, 0, 0);
+    request[7] = kind;
+    request.extend(attribute_of(libc::RTA_TABLE, &table.to_ne_bytes()));
+    let listed = list(libc::RTM_GETROUTE, &request, |body| {
+        let (length, kind) = (body.get(1).ok_or_else(malformed)?, body.get(7).ok_or_else(malformed)?);
+        let to = attribute(body.get(HEADER..).unwrap_or_default(), libc::RTA_DST);
+        let address = match (family, to) {
+            (IpFamily::V4, Some(to)) => array_at::<4>(to, 0).map(IpAddr::from),
+            (IpFamily::V6, Some(to)) => array_at::<16>(to, 0).map(IpAddr::from),
+            (IpFamily::V4, None) => Some(IpAddr::from([0; 4])),
+            (IpFamily::V6, None) => Some(IpAddr::from([0; 16])),
+        };
+        let network = IpNet::new(address.ok_or_else(malformed)?, *length).map_err(io::Error::other)?;
+        each(network, *kind == libc::RTN_LOCAL);
+        Ok(())
+    });
+    match listed {
+        // A table without routes is none, and neither is that of a family that the kernel does not have.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To this machine itself.
+    Local,
+    /// Out of it.
+    Out,
+    /// Nowhere: there is no route, or one that refuses.
+    Nowhere,
+}
+
+/// What the routing tables say of a packet that this machine sends: with a mark, or from a source address.
+pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<Way> {
+    let family = IpFamily::of(to);
+    let mut request = header(family, bits(to), from.map_or(0, bits));
+    request.extend(attribute_of(libc::RTA_DST, &octets(to)));
+    if let Some(from) = from {
+        request.extend(attribute_of(libc::RTA_SRC, &octets(from)));
+    }
+    if let Some(mark) = mark {
+        request.extend(attribute_of(libc::RTA_MARK, &mark.to_ne_bytes()));
+    }
+    let mut kind = None;
+    let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+    let deadline = crate::clock::now() + PATIENCE;
+    let answer = netlink.ask(libc::RTM_GETROUTE, Want::One, &request, deadline, |_, body| {
+        kind = Some(*body.get(7).ok_or_else(malformed)?);
+        Ok(())
+    });
+    match answer {
+        Ok(()) if kind == Some(libc::RTN_LOCAL) => Ok(Way::Local),
+        Ok(()) if kind == Some(libc::RTN_UNICAST) => Ok(Way::Out),
+        Ok(()) => Ok(Way::Nowhere),
+        Err(error) if is_unroutable(&error) => Ok(Way::Nowhere),
+        Err(error) => Err(error),
+    }
+}
+
+/// No route, or one that refuses: unreachable, prohibit, blackhole; or the kernel knows nothing of the family.
+fn is_unroutable(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(
+            Errno::ENETUNREACH
+                | Errno::EHOSTUNREACH
+                | Errno::EACCES
+                | Errno::EINVAL
+                | Errno::ESRCH
+                | Errno::EAFNOSUPPORT
+                | Errno::EOPNOTSUPP
+        )
+    )
+}
+
+/// The names of the interfaces.
+pub fn interfaces() -> io::Result<Vec<String>> {
+    let all = nix::net::if_::if_nameindex()?;
+    Ok(all.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
+}
+
+fn list(kind: u16, request: &[u8], mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+    // Without it the kernel lists every route of every table, however many there are.
+    netlink.filter_strictly()?;
+    let deadline = crate::clock::now() + PATIENCE;
+    netlink.ask(kind, Want::List, request, deadline, |_, body| each(body))
+}
+
+/// `struct rtmsg`, and where all but the family is 0 `struct fib_rule_hdr`: family, lengths of destination and source.
+fn header(family: IpFamily, to: u8, from: u8) -> Vec<u8> {
+    let mut header = vec![family.number(), to, from];
+    header.resize(HEADER, 0);
+    header
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_a_local_route_and_nobody_looks_up_marks_of_ours() {
+        let local = local_routes(IpFamily::V4, 255).unwrap();
+        assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
+        assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);
+        assert!(!has_mark_rule(IpFamily::V4, 0x7000_0000, 987_654).unwrap());
+        assert!(interfaces().unwrap().contains(&"lo".to_owned()));
+        let table = LocalTable::read().unwrap();
+        for (address, local) in [
+            ("127.0.0.1", true),
+            ("127.255.255.255", false),
+            ("192.0.2.77", false),
+            ("2001:db8:ffff::77", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(table.is_local(address).unwrap(), local, "{address}");
+            assert_eq!(crate::sys::addresses::is_local(address).unwrap(), local, "{address}");
+        }
+        assert_eq!(way("127.0.0.1".parse().unwrap(), None, None).unwrap(), Way::Local);
+    }
+}
