@@ -5,7 +5,7 @@
 
 use super::{PacketRules, Params, Routing};
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, Way};
+use crate::sys::routing::{self, IpFamily, Rule, Way};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +21,8 @@ const MUST_BE_FIRST: [&str; 2] = ["PREROUTING", "FORWARD"];
 const NFT_TABLE: &str = "egret";
 /// The kernel's `local` table.
 const LOCAL_TABLE: u32 = 255;
+/// The protocol number that Egret's own rules have (prelude.sh).
+const PROTOCOL: u8 = 230;
 /// Rules may change while they are listed; then they are listed again, this often.
 const ATTEMPTS: usize = 3;
 
@@ -31,6 +33,8 @@ pub enum Part {
     PacketRules,
     /// The rule that looks marked packets up in the steering table.
     MarkRule,
+    /// The rules by which intercepted ports are not routed on.
+    PortRules,
     /// The steering table's one route.
     SteeringTable,
     /// The routes that make the pools' addresses local.
@@ -41,14 +45,21 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::PacketRules, Self::MarkRule, Self::SteeringTable, Self::LocalRoutes, Self::Interfaces];
+    pub const ALL: [Self; 6] = [
+        Self::PacketRules,
+        Self::MarkRule,
+        Self::PortRules,
+        Self::SteeringTable,
+        Self::LocalRoutes,
+        Self::Interfaces,
+    ];
 
     /// As the metric's label has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PacketRules => "packet_rules",
             Self::MarkRule => "mark_rule",
+            Self::PortRules => "port_rules",
             Self::SteeringTable => "steering_table",
             Self::LocalRoutes => "local_routes",
             Self::Interfaces => "interfaces",
@@ -58,7 +69,11 @@ impl Part {
     /// Whether putting steering in place anew brings it back.
     pub fn can_be_repaired(self) -> bool {
         match self {
-            Self::PacketRules | Self::MarkRule | Self::SteeringTable | Self::LocalRoutes => true,
+            Self::PacketRules
+            | Self::MarkRule
+            | Self::PortRules
+            | Self::SteeringTable
+            | Self::LocalRoutes => true,
             Self::Interfaces => false,
         }
     }
@@ -148,12 +163,12 @@ impl Watched {
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
     pub fn look(&mut self) -> io::Result<Look> {
         let mut look = self.packet_rules()?;
+        let present = routing::interfaces()?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
             if routes_can_be(family) {
-                self.routing(index, family, &mut look.lost)?;
+                self.routing(index, family, &present, &mut look.lost)?;
             }
         }
-        let present = routing::interfaces()?;
         for name in self.interfaces.iter().filter(|name| !is_present(name, &present)) {
             let what = format!("there is no interface {name}, so nothing comes in there");
             look.lost.push(Lost { part: Part::Interfaces, what });
@@ -161,7 +176,13 @@ impl Watched {
         Ok(look)
     }
 
-    fn routing(&self, index: usize, family: IpFamily, lost: &mut Vec<Lost>) -> io::Result<()> {
+    fn routing(
+        &self,
+        index: usize,
+        family: IpFamily,
+        present: &[String],
+        lost: &mut Vec<Lost>,
+    ) -> io::Result<()> {
         let routing = &self.routing[index];
         let (mark, table, called) = (routing.mark, routing.table, family.as_str());
         let mut tell = |part, what| lost.push(Lost { part, what });
@@ -170,7 +191,8 @@ impl Watched {
             let what = format!("{called}: routing table {table} does not deliver packets locally");
             tell(Part::SteeringTable, what);
         }
-        if !routing::has_mark_rule(family, mark, table)? {
+        let rules = routing::rules(family)?;
+        if !rules.iter().any(|rule| rule.mark == Some((mark, mark)) && rule.table == table) {
             tell(
                 Part::MarkRule,
                 format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`"),
@@ -178,6 +200,18 @@ impl Watched {
         } else if delivers && routing::way(elsewhere(family), None, Some(mark))? != Way::Local {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             tell(Part::MarkRule, what);
+        }
+        for (interface, wanted) in refused_by_interface(routing) {
+            for name in present.iter().filter(|name| covers(interface, name)) {
+                let ours = |rule: &&Rule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
+                let there = rules.iter().filter(ours).count();
+                if there < wanted {
+                    let what = format!(
+                        "{called}: {there} of {wanted} rules keep intercepted ports of {name} from being routed on"
+                    );
+                    tell(Part::PortRules, what);
+                }
+            }
         }
         let local: BTreeSet<IpNet> = routing::local_routes(family, LOCAL_TABLE)?.into_iter().collect();
         let mut missing = routing.pools.iter().filter(|pool| !local.contains(pool));
@@ -385,6 +419,24 @@ fn elsewhere(family: IpFamily) -> IpAddr {
     match family {
         IpFamily::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+    }
+}
+
+/// How many rules refuse to route what comes in by each interface, or pattern of them.
+fn refused_by_interface(routing: &Routing) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for rule in &routing.refused {
+        if let Some(interface) = rule.strip_prefix("iif ").and_then(|rest| rest.split(' ').next()) {
+            *counts.entry(interface).or_default() += 1;
+        }
+    }
+    counts
+}
+
+fn covers(interface: &str, name: &str) -> bool {
+    match interface.strip_suffix(['*', '+']) {
+        Some(stem) => name.starts_with(stem),
+        None => name == interface,
     }
 }
 

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 /// How long the kernel may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// `FRA_FWMARK`, `FRA_TABLE`, `FRA_FWMASK` of linux/fib_rules.h
+/// `FRA_IIFNAME`, `FRA_FWMARK`, `FRA_TABLE`, `FRA_FWMASK`, `FRA_PROTOCOL` of linux/fib_rules.h
+const RULE_INTERFACE: u16 = 3;
 const RULE_MARK: u16 = 10;
 const RULE_TABLE: u16 = 15;
 const RULE_MASK: u16 = 16;
+const RULE_PROTOCOL: u16 = 21;
 /// `struct fib_rule_hdr` and `struct rtmsg`: the family first, then lengths and the like.
 const HEADER: usize = 12;
 
@@ -60,20 +62,39 @@ impl IpFamily {
     }
 }
 
-/// Whether a rule looks packets with these mark bits, and no others needed, up in the table.
-pub fn has_mark_rule(family: IpFamily, mark: u32, table: u32) -> io::Result<bool> {
-    let mut found = false;
+/// A rule of policy routing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The interface that packets come in by, if that matters.
+    pub interface: Option<String>,
+    /// The mark and its mask, if that matters.
+    pub mark: Option<(u32, u32)>,
+    /// The table that packets are looked up in; 0 if the rule itself says what becomes of them.
+    pub table: u32,
+    /// Who has put it there.
+    pub protocol: u8,
+}
+
+/// Every rule of a family.
+pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
+    let mut rules = Vec::new();
     list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
-        let number =
-            |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind).and_then(|v| u32_at(v, 0));
-        // The header has one byte for the table; larger numbers are an attribute alone.
-        let looked_up = number(RULE_TABLE).or_else(|| body.get(4).map(|table| u32::from(*table)));
-        found |= number(RULE_MARK) == Some(mark)
-            && number(RULE_MASK).unwrap_or(u32::MAX) == mark
-            && looked_up == Some(table);
+        let value = |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind);
+        let number = |kind| value(kind).and_then(|value| u32_at(value, 0));
+        let name = |value: &[u8]| {
+            let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+            String::from_utf8_lossy(&value[..end]).into_owned()
+        };
+        rules.push(Rule {
+            interface: value(RULE_INTERFACE).map(name),
+            mark: number(RULE_MARK).map(|mark| (mark, number(RULE_MASK).unwrap_or(u32::MAX))),
+            // The header has one byte for the table; larger numbers are an attribute alone.
+            table: number(RULE_TABLE).or(body.get(4).copied().map(u32::from)).unwrap_or_default(),
+            protocol: value(RULE_PROTOCOL).and_then(|value| value.first().copied()).unwrap_or_default(),
+        });
         Ok(())
     })?;
-    Ok(found)
+    Ok(rules)
 }
 
 /// The networks that a table delivers locally, in no order.
@@ -248,7 +269,7 @@ mod tests {
         let local = local_routes(IpFamily::V4, 255).unwrap();
         assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
         assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);
-        assert!(!has_mark_rule(IpFamily::V4, 0x7000_0000, 987_654).unwrap());
+        assert!(rules(IpFamily::V4).unwrap().iter().any(|rule| rule.table == 255 && rule.mark.is_none()));
         assert!(interfaces().unwrap().contains(&"lo".to_owned()));
         let table = LocalTable::read().unwrap();
         for (address, local) in [

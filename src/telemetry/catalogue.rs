@@ -223,7 +223,7 @@ catalogue! {
         reading: "Looked at whenever the kernel tells of a change, and every 2 s. At 0 connections hang, or pass by uninspected where the machine forwards; `/readyz` and the log say what is missing. Absent with `[steering] watch = false`.",
         alerts: ["EgretSteeringLost"];
     STEERING_PART_INTACT = "egret_steering_part_intact", Kind::Gauge, Flag, ["part"],
-        help: "The same for each part: packet_rules, mark_rule, steering_table, local_routes, interfaces.",
+        help: "The same for each part: packet_rules, mark_rule, port_rules, steering_table, local_routes, interfaces.",
         reading: "`local_routes` are the pools' addresses: without them answers do not come back.";
     STEERING_REPAIRS = "egret_steering_repairs_total", Kind::Counter, Count, [],
         help: "Requests to put steering in place again, because something was missing.",
