@@ -41,7 +41,6 @@ use crate::egress::{Dialler, Ledger};
 use crate::gateway::{FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Settings, Sink, Stage};
 use crate::relay::Silence;
 use crate::sys::listener::Liveness;
-use crate::sys::{addresses, connected};
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;

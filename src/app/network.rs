@@ -171,9 +171,11 @@ impl Watch {
             Ok(local) => self.gateway.snapshot.load().own.reassign(local),
             Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
         }
-        match connected::networks() {
-            Ok(networks) => self.gateway.snapshot.load().connected.replace(networks),
-            Err(error) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
+        // Lists every route of the machine, which may be a million.
+        match thorough.then(connected::networks) {
+            Some(Ok(networks)) => self.gateway.snapshot.load().connected.replace(networks),
+            Some(Err(error)) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
+            None => {}
         }
         let lost = self.steering.look(clock::now());
         let (repairs, refused) = (self.steering.requests(), self.families.counted());
