@@ -5,8 +5,8 @@ mod service_user;
 
 use super::DEFAULT_CONFIG;
 use super::output::{json_line, print};
-use super::{parameters, steering};
-use crate::app::Explainer;
+use super::steering;
+use crate::app::{Explainer, steering_params};
 use crate::config::{self, Config, Diagnostic, Severity};
 use expectations::Tested;
 use std::fmt::Write as _;
@@ -77,7 +77,7 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
 /// What on this machine does not go with the configuration: on another than the gateway, nothing need.
 fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let file: Arc<str> = path.display().to_string().into();
-    let warnings = steering::warnings(&parameters::steering(config)).into_iter();
+    let warnings = steering::warnings(&steering_params(config)).into_iter();
     let diagnostic = |(found, help)| Diagnostic {
         severity: Severity::Warning,
         file: Arc::clone(&file),
