@@ -246,8 +246,8 @@ fn a_host_without_ipv6_is_served_by_ipv4_alone() {
     // Clients that have both are not left to wait for the other one.
     let refused = lab.try_connect(Tenant::Alpha, Host::Raw.at(Family::V6, 7000), PATIENCE).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    let doctor = without_ipv6(&unprivileged(",+net_admin", &["doctor"], &config));
-    let doctor = lab.gateway.output(&mut { doctor });
+    let mut doctor = without_ipv6(&unprivileged(",+net_admin", &["doctor"], &config));
+    let doctor = lab.gateway.output(&mut doctor);
     let said = text(&doctor);
     assert!(doctor.status.success() && said.contains("IPv4 alone"), "{said}");
 }

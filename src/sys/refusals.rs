@@ -154,7 +154,7 @@ impl Batch {
                     continue;
                 }
                 self.set(&set, family, clients);
-                let rule = Rule::default().from_set(family, &set);
+                let rule = Rule::default().client_in(family, &set);
                 let rule = if unrouted { rule.without_route() } else { rule };
                 self.rule(chain, &rule.count().reset());
             }

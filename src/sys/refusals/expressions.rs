@@ -72,7 +72,7 @@ impl Rule {
     }
 
     /// From a client of a set.
-    pub(super) fn from_set(self, family: IpFamily, set: &str) -> Self {
+    pub(super) fn client_in(self, family: IpFamily, set: &str) -> Self {
         let source = match family {
             IpFamily::V4 => self.payload(NETWORK, 12, 4),
             IpFamily::V6 => self.payload(NETWORK, 8, 16),
