@@ -167,7 +167,7 @@ fn exemptions_pass_and_are_named_by_status(family: Family) {
         let files = Files::new(&Config::default());
         lab.must_steer("up", &files.config(), rules);
         lab.gateway.shell(&match rules {
-            Rules::Iptables => format!(
+            Rules::Iptables | Rules::Legacy => format!(
                 "for at in 'raw EGRET_PREROUTING' 'mangle EGRET_STEER' 'filter EGRET_FORWARD'; do
                      {tool} -w -t ${{at% *}} -I ${{at#* }} -s {from} -d {to} -j ACCEPT
                  done"
