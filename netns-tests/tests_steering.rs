@@ -95,9 +95,7 @@ fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
 }
 
 fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
-    for (rules, forwarding) in
-        [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables | Rules::Legacy, true)]
-    {
+    for (rules, forwarding) in [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables, true)] {
         let told = send_to_udp_443(family, rules, forwarding, PATIENCE);
         // Between iptables' interception and its REJECT is a routing decision, which refuses too.
         let wanted = match (rules, family) {
