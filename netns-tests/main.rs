@@ -1,7 +1,7 @@
 //! The gateway among real clients and servers in network namespaces: real packet rules, real sockets, both families.
 //!
 //! Run with `cargo test --test netns [FILTER]`. No real root is needed: the process enters a user namespace of its own.
-//! Needs iproute2, iptables, nftables, nginx, dnsmasq, knot, ldnsutils, curl, openssl and util-linux.
+//! Needs iproute2, iptables, nftables, nginx, dnsmasq, knot, ldnsutils, curl, openssl, gnutls-bin and util-linux.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "not a public interface")]
@@ -61,6 +61,7 @@ mod tests_outcomes;
 mod tests_ports;
 mod tests_private;
 mod tests_probe_limits;
+mod tests_protocols;
 mod tests_real;
 mod tests_recheck;
 mod tests_relay;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),
+        tests_protocols::trials(),
         tests_http::trials(),
         tests_requests::trials(),
         tests_framing::trials(),

@@ -148,6 +148,7 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> String {
         "dnsmasq" => "dnsmasq-base",
         "knotd" => "knot",
         "ldns-keygen" | "ldns-signzone" => "ldnsutils",
+        "gnutls-serv" => "gnutls-bin",
         "setpriv" | "prlimit" => "util-linux",
         other => other,
     };

@@ -12,7 +12,8 @@ use std::thread;
 crate::trials! {
     both families:
         a_request_after_a_body_is_judged_however_long_the_body,
-        a_second_request_that_could_be_read_in_two_ways_is_denied;
+        a_second_request_that_could_be_read_in_two_ways_is_denied,
+        trailers_carry_no_request_and_no_host;
     once:
         a_first_request_that_could_be_read_in_two_ways_reaches_nobody,
         a_head_that_stops_half_way_is_denied_at_the_deadline
@@ -113,6 +114,35 @@ fn a_second_request_that_could_be_read_in_two_ways_is_denied(family: Family) {
         let passed = expect_reset(&upstream);
         assert!(chunks.as_bytes().starts_with(&passed), "{}", passed.escape_ascii());
         expect_record(&gateway, client.local_addr().unwrap(), "malformed_http", 1);
+    }
+}
+
+fn trailers_carry_no_request_and_no_host(family: Family) {
+    let lab = Lab::new();
+    let config = Config { inspect: "deadline = \"300ms\"".into(), ..Config::default() };
+    let gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Named, family, 80);
+    let head = "POST / HTTP/1.1\r\nHost: allowed.example.org\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+    let long = format!("A: {}\r\n\r\n", "x".repeat(9000));
+    for (trailers, outcome) in [
+        (EVIL, "malformed_http"),
+        ("Digest: x\r\nHost: denied.example.org\r\n\r\n", "malformed_http"),
+        ("content_length: 100\r\n\r\n", "malformed_http"),
+        ("Transfer-Encoding: chunked\r\n\r\n", "malformed_http"),
+        ("GET: http://denied.example.org/ HTTP/1.1\r\n\r\n", "malformed_http"),
+        ("xx\r\n\r\n", "malformed_http"),
+        ("A: b\r\n c\r\n\r\n", "malformed_http"),
+        ("A: b\rC: d\r\n\r\n", "malformed_http"),
+        ("A: b\n\n", "malformed_http"),
+        (&long, "malformed_http"),
+        ("Digest: x\r\n", "inspect_timeout"),
+    ] {
+        let client = gateway.while_stopped(|| asking(&lab, &server, &format!("{head}{trailers}")));
+        let upstream = server.accept();
+        expect(&upstream, head);
+        assert_eq!(expect_reset(&client), b"", "{trailers:?}");
+        assert_eq!(expect_reset(&upstream), b"", "{trailers:?}");
+        expect_record(&gateway, client.local_addr().unwrap(), outcome, 1);
     }
 }
 

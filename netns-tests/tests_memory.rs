@@ -4,6 +4,7 @@ use crate::clients::{connect_from, read_all};
 use crate::config::Config;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::requests::FIRST;
 use crate::servers::Server;
 use crate::wait::PATIENCE;
 use std::io::{Read, Write};
@@ -11,7 +12,9 @@ use std::net::TcpStream;
 
 crate::trials! {
     both families: ;
-    once: memory_stays_as_it_is_over_waves_of_flows
+    once:
+        memory_stays_as_it_is_over_waves_of_flows,
+        answer_heads_that_never_end_take_no_memory
 }
 
 /// Flows that are open at the same time.
@@ -57,5 +60,48 @@ fn wave(lab: &Lab, server: &Server) {
     drop(upstreams);
     for client in &clients {
         assert_eq!(read_all(client), b"answer");
+    }
+}
+
+/// Sixty kilobytes of each head have come, and been delivered: kept, they would be 24 MB.
+fn answer_heads_that_never_end_take_no_memory() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let from = Tenant::Alpha.client(Family::V4);
+    let wave = |answer: &str| {
+        let open = || {
+            let mut client = connect_from(from, server.address(), PATIENCE).unwrap();
+            client.write_all(FIRST.as_bytes()).unwrap();
+            client
+        };
+        let clients: Vec<TcpStream> = lab.client.run(|| (0..WAVE).map(|_| open()).collect());
+        let upstreams: Vec<TcpStream> = clients.iter().map(|_| server.accept()).collect();
+        for mut upstream in &upstreams {
+            upstream.read_exact(&mut vec![0; FIRST.len()]).unwrap();
+            upstream.write_all(answer.as_bytes()).unwrap();
+        }
+        for mut client in &clients {
+            client.read_exact(&mut vec![0; answer.len()]).unwrap();
+        }
+        (gateway.resident_kib(), clients, upstreams)
+    };
+    let body = "x".repeat(60_000);
+    let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    drop(wave(&whole)); // after this, every buffer and table has its size
+    gateway.wait_for_metric("egret_flows_active", &[], |active| active == 0);
+    let (after_answers, ..) = wave(&whole);
+    gateway.wait_for_metric("egret_flows_active", &[], |active| active == 0);
+    for endless in [
+        format!("HTTP/1.1 200 OK\r\nX: {body}"),
+        format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(200)),
+        "HTTP/1.1 100 Continue\r\n\r\n".repeat(2000),
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;{body}"),
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: {body}"),
+    ] {
+        let (in_heads, ..) = wave(&endless);
+        gateway.wait_for_metric("egret_flows_active", &[], |active| active == 0);
+        let each = in_heads.saturating_sub(after_answers) * 1024 / WAVE as u64;
+        assert!(each < 4096, "{each} bytes more for each flow with {:?}…", &endless[..40]);
     }
 }

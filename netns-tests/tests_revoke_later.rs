@@ -128,7 +128,7 @@ fn by_address(lab: &Lab, rules: &str) -> Config {
 }
 
 fn requests_that_nobody_follows_end_where_names_come_to_matter() {
-    const ADDRESS: &str = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
+    const ADDRESS: &str = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\nother_protocols = \"allow\"\n";
     const NAME: &str = "[[tenant.allow]]\nhosts = [\"allowed.example.org\"]\n";
     const DENY: &str = "[[tenant.deny]]\nhosts = [\"denied.example.org\"]\n";
     let lab = Lab::new();

@@ -3,14 +3,15 @@
 use crate::clients::{expect_reset, read_all};
 use crate::config::Config;
 use crate::lab::{Family, Host, Lab};
-use crate::requests::{EVIL, FIRST, OK, expect, expect_denial_after, expect_record, opened};
+use crate::requests::{EVIL, FIRST, OK, asking, expect, expect_denial_after, expect_record, opened};
 use crate::traffic;
 use std::io::Write;
 use std::net::Shutdown;
 
 crate::trials! {
     both families:
-        what_follows_an_upgrade_that_the_server_took_passes_unseen;
+        what_follows_an_upgrade_that_the_server_took_passes_unseen,
+        an_offer_of_http_2_does_not_reach_the_server;
     once:
         an_upgrade_that_the_server_declined_opens_nothing,
         what_waits_for_an_answer_does_so_for_as_long_as_one_can_come
@@ -45,25 +46,51 @@ fn an_upgrade_that_the_server_declined_opens_nothing() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);
-    for protocol in ["websocket", "h2c"] {
-        let upgrade = format!(
-            "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"
-        );
-        let (client, mut upstream) = opened(&lab, &server, &format!("{upgrade}{FIRST}{EVIL}"));
-        expect(&upstream, &upgrade);
+    let upgrade =
+        "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let (client, mut upstream) = opened(&lab, &server, &format!("{upgrade}{FIRST}{EVIL}"));
+    expect(&upstream, upgrade);
+    upstream.write_all(OK.as_bytes()).unwrap();
+    expect(&upstream, FIRST);
+    upstream.write_all(OK.as_bytes()).unwrap();
+    expect_denial_after(&client, &OK.repeat(2), "not_allowed");
+    let local = client.local_addr().unwrap();
+    drop(client);
+    assert_eq!(expect_reset(&upstream), b"");
+    expect_record(&gateway, local, "not_allowed", 2);
+}
+
+/// As Java's client sends it by default: with each first request of a connection.
+fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    let offer = |connection: &str, upgrade: &str, settings: &str| {
+        format!(
+            "GET /first HTTP/1.1\r\nConnection: {connection}\r\nHost: allowed.example.org\r\n\
+             {settings}: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n{upgrade}: h2c\r\nUser-Agent: Java\r\n\r\n"
+        )
+    };
+    let sent = offer("Upgrade, HTTP2-Settings", "Upgrade", "HTTP2-Settings");
+    let passed = offer("Ignored, Ignored-Header", "Ignored", "Ignored-Header");
+    // In pieces too, and with more behind it.
+    for pieces in [vec![&sent[..], EVIL], vec![&sent[..40], &sent[40..], EVIL]] {
+        let client = asking(&lab, &server, pieces[0]);
+        for piece in &pieces[1..] {
+            (&client).write_all(piece.as_bytes()).unwrap();
+        }
+        let mut upstream = server.accept();
+        expect(&upstream, &passed);
         upstream.write_all(OK.as_bytes()).unwrap();
-        expect(&upstream, FIRST);
-        upstream.write_all(OK.as_bytes()).unwrap();
-        expect_denial_after(&client, &OK.repeat(2), "not_allowed");
+        expect_denial_after(&client, OK, "not_allowed");
         let local = client.local_addr().unwrap();
         drop(client);
         assert_eq!(expect_reset(&upstream), b"");
-        expect_record(&gateway, local, "not_allowed", 2);
+        expect_record(&gateway, local, "not_allowed", 1);
     }
-    // HTTP/2 without TLS may be offered, but nobody would see its requests.
-    let upgrade = "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nUpgrade: h2c\r\n\r\n";
-    let (mut client, mut upstream) = opened(&lab, &server, upgrade);
-    expect(&upstream, upgrade);
+    // A server that takes what it was not offered gets nothing more without judgement.
+    let (mut client, mut upstream) = opened(&lab, &server, &sent);
+    expect(&upstream, &passed);
     upstream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").unwrap();
     expect(&client, "HTTP/1.1 101 Switching Protocols\r\n\r\n");
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();

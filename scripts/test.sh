@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 find_cargo
-install_missing g++:g++ curl:curl openssl:openssl nginx:nginx dnsmasq:dnsmasq-base knotd:knot ldns-signzone:ldnsutils iptables:iptables nft:nftables ip:iproute2 \
+install_missing g++:g++ curl:curl openssl:openssl gnutls-serv:gnutls-bin nginx:nginx dnsmasq:dnsmasq-base knotd:knot ldns-signzone:ldnsutils iptables:iptables nft:nftables ip:iproute2 \
     ps:procps setpriv:util-linux unshare:util-linux haproxy:haproxy strace:strace shellcheck:shellcheck promtool:prometheus \
     apache2:apache2-bin node:nodejs wget:wget git:git
 # The system's Python, whatever else is first in the PATH.

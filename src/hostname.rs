@@ -2,7 +2,8 @@
 //!
 //! What two spellings have in common is decided here, before any matching: ASCII lower case, one trailing dot
 //! stripped, labels of letters, digits, hyphen and underscore (RFC 1123, plus the underscore that service names
-//! use). Whatever is left over, above all an IP address in any notation, is not a hostname.
+//! use, and hyphens at either end of a label, which DNS and clients take). Whatever is left over, above all an IP
+//! address in any notation, is not a hostname.
 //!
 //! Internationalised names go by their A-labels (`xn--…`), byte for byte, as in the DNS: an A-label that is no valid
 //! Punycode is a name like any other, and equals only itself. What a client sends outside ASCII is refused; what an
@@ -34,8 +35,6 @@ pub enum NotAHostname {
     EmptyLabel,
     /// A label of more than 63 characters.
     LabelTooLong,
-    /// A label that starts or ends with a hyphen.
-    Hyphen,
     /// A zero byte, where C programs see the end of the name.
     Nul,
     /// A byte outside ASCII.
@@ -57,7 +56,6 @@ impl NotAHostname {
             Self::TooLong => "the name is longer than 253 characters",
             Self::EmptyLabel => "the name has an empty label",
             Self::LabelTooLong => "a label is longer than 63 characters",
-            Self::Hyphen => "a label starts or ends with a hyphen",
             Self::Nul => "the name has a zero byte in it",
             Self::NonAscii => "the name has characters outside ASCII",
             Self::Character => "the name has a character that hostnames do not have",
@@ -127,14 +125,11 @@ fn to_ascii(name: &str) -> Result<std::borrow::Cow<'_, str>, NotAHostname> {
 }
 
 fn check_label(label: &[u8], name: &[u8]) -> Result<(), NotAHostname> {
-    let (Some(first), Some(last)) = (label.first(), label.last()) else {
+    if label.is_empty() {
         return Err(NotAHostname::EmptyLabel);
-    };
+    }
     if !label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
         return Err(wrong_character(name));
-    }
-    if *first == b'-' || *last == b'-' {
-        return Err(NotAHostname::Hyphen);
     }
     if label.len() > MAX_LABEL {
         return Err(NotAHostname::LabelTooLong);
@@ -190,8 +185,10 @@ impl fmt::Display for Hostname {
 /// The name a client asked for, as far as it could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AskedName {
-    /// It sent none, or speaks a protocol that has none.
+    /// It sent none.
     Absent,
+    /// It speaks a protocol in which no name is read.
+    Unread,
     /// It sent something that is not a hostname.
     Invalid(NotAHostname),
     /// It sent this one.
@@ -260,6 +257,12 @@ mod tests {
             "_dmarc.xn--bcher-kva.example".parse::<Hostname>().unwrap().as_str(),
             "_dmarc.xn--bcher-kva.example"
         );
+        for spelling in ["foo-.Wild.example.org", "-foo.wild.example.org", "a.-.example", "---.example"] {
+            assert_eq!(spelling.parse::<Hostname>().unwrap().as_str(), spelling.to_ascii_lowercase());
+            assert!(
+                "*.example.org".parse::<HostPattern>().is_ok() && spelling.parse::<HostPattern>().is_ok()
+            );
+        }
     }
 
     #[test]
@@ -287,8 +290,6 @@ mod tests {
             ("example\u{3002}com".as_bytes(), NonAscii),
             ("\u{ff11}0.0.0.1".as_bytes(), NonAscii),
             (b"*.example.com", Character),
-            (b"-a.example", Hyphen),
-            (b"a-.example", Hyphen),
             (long_label.as_bytes(), LabelTooLong),
             (long_name.as_bytes(), TooLong),
             (b"10.0.0.1", IpLiteral),
@@ -387,7 +388,7 @@ mod tests {
         }
 
         #[test]
-        fn case_and_one_trailing_dot_never_matter(name in "[a-z0-9_]{1,10}(\\.[a-z0-9_]{1,10}){0,4}\\.[a-z]{2,5}", dot in any::<bool>()) {
+        fn case_and_one_trailing_dot_never_matter(name in "[a-z0-9_-]{1,10}(\\.[a-z0-9_-]{1,10}){0,4}\\.[a-z]{2,5}", dot in any::<bool>()) {
             let mut shouted = name.to_ascii_uppercase();
             if dot { shouted.push('.'); }
             let heard = shouted.parse::<Hostname>().unwrap();

@@ -151,6 +151,32 @@ fn the_verdict_is_told_with_its_outcome() {
     assert!(text(&output.stdout).contains("outcome  ech_denied: "), "{}", text(&output.stdout));
 }
 
+#[test]
+fn another_protocol_is_judged_without_a_name() {
+    let files = Files::new();
+    let rule = "[[tenant]]\nname = \"nets\"\nsources = [\"10.0.4.0/24\"]\npool = \"edge\"\n\
+                [[tenant.allow]]\nname = \"net\"\ncidrs = [\"198.51.100.0/24\"]\n\
+                [[tenant.deny]]\nname = \"bad\"\nhosts = [\"bad.example\"]\n";
+    for (key, code, finding) in [
+        ("", 1, "net   allows TLS and HTTP alone, for a deny rule goes by name here"),
+        ("other_protocols = \"allow\"\n", 0, "net   covers the flow and decides"),
+    ] {
+        let rule = rule.replace("[[tenant.deny]]", &format!("{key}[[tenant.deny]]"));
+        files.write("egret.toml", &format!("{CONFIG}{rule}"));
+        let output = files.explain("10.0.4.5", "198.51.100.7:22", &["--other-protocol"]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("to       198.51.100.7:22, in neither TLS nor HTTP\n"), "{said}");
+        assert!(said.contains(&finding.replace("net   ", "net  ")), "{said}");
+        assert_eq!(said.contains("outcome  unknown_protocol: "), code == 1, "{said}");
+    }
+    let output = files.explain("10.0.4.5", "198.51.100.7:22", &[]);
+    assert_eq!(output.status.code(), Some(0), "TLS or HTTP without a name passes");
+    let output = files.explain("10.0.4.5", "a.example", &["--other-protocol"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("asks for no name"), "{}", text(&output.stderr));
+}
+
 /// A tenant whose rules ask about the name.
 const ASKING: &str = r#"
 [[tenant]]

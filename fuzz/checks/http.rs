@@ -6,9 +6,13 @@ use super::{AskedName, Hostname, Inspected, Protocol, Verdict};
 /// find, written in no more than one place.
 pub(crate) fn same_host_as_httparse(bytes: &[u8], verdict: &Verdict) {
     let Verdict::Done(Inspected { protocol: Protocol::Http, name, .. }) = verdict else { return };
+    // Bytes outside ASCII may stand in a target, where httparse takes UTF-8 alone.
+    let line = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
+    let mut plain = bytes.to_vec();
+    plain[..line].iter_mut().filter(|b| !b.is_ascii()).for_each(|b| *b = b'x');
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else {
+    let Ok(httparse::Status::Complete(length)) = request.parse(&plain) else {
         panic!("httparse refuses what yielded {name:?}");
     };
     let head = &bytes[..length];
@@ -21,10 +25,11 @@ pub(crate) fn same_host_as_httparse(bytes: &[u8], verdict: &Verdict) {
         }
     }
     let hosts: Vec<_> = request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case("host")).collect();
-    let authority = match (hosts.as_slice(), request.path.unwrap_or_default().get(..7)) {
+    let target = bytes.split(|&b| b == b' ').nth(1).unwrap_or_default();
+    let authority = match (hosts.as_slice(), target.get(..7)) {
         ([host], _) => host.value,
-        ([], Some(scheme)) if scheme.eq_ignore_ascii_case("http://") => {
-            let rest = &request.path.unwrap_or_default().as_bytes()[7..];
+        ([], Some(scheme)) if scheme.eq_ignore_ascii_case(b"http://") => {
+            let rest = &target[7..];
             &rest[..rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len())]
         }
         ([], _) => return assert_eq!(*name, AskedName::Absent),

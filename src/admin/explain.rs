@@ -23,6 +23,9 @@ pub struct ExplainQuery {
     /// It offers an encrypted ClientHello.
     #[serde(default)]
     pub ech: bool,
+    /// It speaks neither TLS nor HTTP, so that no name is read.
+    #[serde(default)]
+    pub other_protocol: bool,
 }
 
 /// What a client wants: a name on a port, or an address without a name.
@@ -161,6 +164,8 @@ pub struct ExplainReport {
     pub ech: bool,
     /// The packet rules bring the port to Egret; if not, the flow never reaches it, and nobody judges it.
     pub steered: bool,
+    /// It speaks neither TLS nor HTTP.
+    pub other_protocol: bool,
     /// Whether the client is listened to before the decision.
     pub inspected: bool,
     /// Every rule of the tenant, in the order of the file.

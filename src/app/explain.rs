@@ -27,6 +27,9 @@ pub enum Unanswerable {
     /// Both the target and the address are addresses.
     #[error("the target is an address already; an address beside it goes with a name")]
     TwoAddresses,
+    /// A name is asked for in a protocol in which none is read.
+    #[error("a client that speaks neither TLS nor HTTP asks for no name; give the address")]
+    NameUnread,
 }
 
 /// Explains by files alone.
@@ -256,6 +259,8 @@ impl Asked {
     fn of(query: &ExplainQuery) -> Result<Self, Unanswerable> {
         let (name, socket) = match (&query.to, query.address) {
             (Target::Address(_), Some(_)) => return Err(Unanswerable::TwoAddresses),
+            (Target::Name(..), _) if query.other_protocol => return Err(Unanswerable::NameUnread),
+            (Target::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
             (Target::Address(socket), None) => (AskedName::Absent, *socket),
             (Target::Name(name, port), address) => (
                 AskedName::Valid(name.clone()),
@@ -283,6 +288,7 @@ fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
         port: to.port(),
         ech: query.ech,
         steered: true,
+        other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),
         allowed: false,

@@ -18,6 +18,7 @@ pub(super) use text::show;
 const FAILED: u8 = 2;
 
 /// What is asked.
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of a command line")]
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The client's address
@@ -32,6 +33,9 @@ pub struct Options {
     /// The client offers an encrypted ClientHello, or GREASE that looks like one
     #[arg(long)]
     pub ech: bool,
+    /// The client speaks neither TLS nor HTTP; `--to` is an address then
+    #[arg(long)]
+    pub other_protocol: bool,
     /// Ask the running gateway, rather than the files: by the policy in force, or by the candidate where that is enforced for the client, with ports, limits and addresses as they are now
     #[arg(long)]
     pub live: bool,
@@ -44,8 +48,8 @@ pub struct Options {
 
 /// Prints what would happen to the flow, and yields the exit code.
 pub fn run(options: &Options) -> ExitCode {
-    let Options { from, to, address, ech, .. } = options.clone();
-    let query = ExplainQuery { from, to, address, ech };
+    let Options { from, to, address, ech, other_protocol, .. } = options.clone();
+    let query = ExplainQuery { from, to, address, ech, other_protocol };
     let told = if options.live {
         of_the_gateway(&options.gateway, &query)
     } else {
@@ -74,7 +78,8 @@ fn of_the_gateway(gateway: &Gateway, query: &ExplainQuery) -> Result<ExplainRepo
     let (from, to) = (query.from.to_string(), query.to.to_string());
     let address = query.address.map(|address| address.to_string());
     let given = [("from", Some(&*from)), ("to", Some(&*to)), ("address", address.as_deref())];
-    let ech = query.ech.then_some(("ech", "true"));
-    let pairs = given.into_iter().filter_map(|(key, value)| Some((key, value?))).chain(ech);
+    let flags = [("ech", query.ech), ("other_protocol", query.other_protocol)];
+    let flags = flags.into_iter().filter_map(|(key, is)| is.then_some((key, "true")));
+    let pairs = given.into_iter().filter_map(|(key, value)| Some((key, value?))).chain(flags);
     ask(&socket, "GET", &ask::with_query("/v1/explain", pairs), "").map_err(|error| error.to_string())
 }

@@ -306,6 +306,8 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
         "The destination ports. Without it, every port that is steered.";
     INSPECT: Choice<bool> = Choice { words: &[("auto", true), ("none", false)], later: &[] }, "inspect", Default(r#""auto""#), r#""none""#,
         "`\"none\"` lets flows through before the client has said anything, for servers that speak first. It needs `cidrs` and takes no names.";
+    OTHER_PROTOCOLS: Choice<bool> = Choice { words: &[("auto", false), ("allow", true)], later: &[] }, "other_protocols", Default(r#""auto""#), r#""allow""#,
+        "What becomes of clients that speak neither TLS nor HTTP. `\"auto\"`: they pass, except where a deny rule with names covers address and port; there they end as `unknown_protocol`, since a server may read a name where Egret does not. `\"allow\"`: they pass there too, unjudged; TLS and HTTP are judged as before. It takes no names; docs/inspection.md.";
     DESTINATION: Choice<Destination> = Choice { words: &[("original", Destination::Original), ("observe", Destination::Observe), ("verify", Destination::Verify), ("resolve", Destination::Resolve)], later: &[] },
         "destination", Default(r#""original""#), r#""verify""#,
         "Which address is dialled. `\"original\"`: the one that the client dialled. `\"observe\"`: the same, and the flow log and `egret_verify_total` say whether it is one of the name's. `\"verify\"`: only if it is, else `destination_mismatch`. `\"resolve\"`: one that Egret resolves the name to, whatever the client dialled. All but `\"original\"` need names, and ask the servers of `[resolver]`; docs/verify.md says what each promises.";
@@ -317,7 +319,7 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
 }
 
 section! { deny, "[[tenant.deny]]", "One deny rule. It needs one key at least beside `name`; what is covered is as with `[[tenant.allow]]`.",
-    elsewhere |key| matches!(key, "inspect" | "destination" | "certificate" | "http").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
+    elsewhere |key| matches!(key, "inspect" | "other_protocols" | "destination" | "certificate" | "http").then_some("deny rules only deny; the key belongs to [[tenant.allow]]");
     NAME: Name = Name, "name", Optional, r#""no-mail""#,
         "How the flow log calls the rule. Without it, by `file:line`.";
     HOSTS: List<Host> = List(Host), "hosts", Optional, r#"["admin.example.com"]"#,

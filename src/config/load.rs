@@ -7,7 +7,7 @@ use super::source::Source;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
 use super::value::Table;
-use super::{Config, Loaded, dead_rules, ech_names, sections, shares, whole};
+use super::{Config, Loaded, dead_rules, ech_names, other_protocols, sections, shares, whole};
 use crate::policy::Ech;
 use std::borrow::Cow;
 use std::io;
@@ -125,6 +125,7 @@ fn finish(
         ech_names::check(&tenant, out);
         let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
         dead_rules::check(&tenant, pool, &config.steering.ports, out);
+        other_protocols::check(&tenant, &config.steering.ports, out);
         config.tenants.push(tenant.spec);
     }
     Some(config)

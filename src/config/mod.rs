@@ -2,7 +2,7 @@
 //!
 //! Reading goes in three steps. `catalogue` states every table and key once: name, form, default, meaning; the reader
 //! can only ask for keys that are stated there, and docs/config.md is printed from it. `sections` and `tenants` read
-//! the tables by it. `whole` and `dead_rules` look at what only shows when all files are read. Findings are collected,
+//! the tables by it. `whole`, `dead_rules` and `other_protocols` look at what only shows when all files are read. Findings are collected,
 //! never thrown: one run shows all of them, with file, line and column.
 
 mod catalogue;
@@ -17,6 +17,7 @@ mod load;
 mod modes;
 mod nearest;
 mod network_kinds;
+mod other_protocols;
 mod outline;
 mod public_suffix;
 mod reference;

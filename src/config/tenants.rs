@@ -51,6 +51,8 @@ pub(super) struct RulePlaces {
     pub(super) hosts: Place,
     pub(super) cidrs: Place,
     pub(super) ports: Place,
+    /// It says what becomes of other protocols.
+    pub(super) says_protocols: bool,
 }
 
 /// Addresses that packets to and from other machines never have: RFC 6890, RFC 4291.
@@ -208,7 +210,7 @@ fn read_rules(
 }
 
 fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
-    let (mut rule, places) = read_rule(Effect::Allow, &ALLOW, table, files, out);
+    let (mut rule, mut places) = read_rule(Effect::Allow, &ALLOW, table, files, out);
     let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
     rule.destination = table.read(&allow::DESTINATION, out).unwrap_or_default();
     let by_name = ALLOW.names_hosts(table);
@@ -242,7 +244,20 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
         let message = "`http` cannot go with `inspect = \"none\"`: no request is read";
         out.error(table.place_of(&allow::HTTP), message, "remove one of the two");
     }
+    places.says_protocols = table.has(&allow::OTHER_PROTOCOLS);
+    if places.says_protocols && (by_name || !inspected) {
+        let (message, help) = if by_name {
+            ("`other_protocols` cannot go with names: other protocols have none", "remove one of the two")
+        } else {
+            (
+                "`other_protocols` cannot go with `inspect = \"none\"`: every protocol passes",
+                "remove one of the two",
+            )
+        };
+        out.error(table.place_of(&allow::OTHER_PROTOCOLS), message, help);
+    }
     rule.uninspected = !inspected;
+    rule.other_protocols = table.read(&allow::OTHER_PROTOCOLS, out).unwrap_or_default();
     rule.first_request_only = table.read(&allow::HTTP, out).unwrap_or_default();
     (rule, places)
 }
@@ -312,6 +327,7 @@ fn read_rule(
         hosts: names_at,
         cidrs: table.place_of(keys.cidrs),
         ports: table.place_of(keys.ports),
+        says_protocols: false,
     };
     (rule, places)
 }

@@ -150,7 +150,7 @@ impl relay::Guard for Guard<'_> {
         }
     }
 
-    fn judge(&mut self, bytes: &[u8]) -> Passage {
+    fn judge(&mut self, bytes: &mut [u8]) -> Passage {
         let all = bytes.len();
         let (bytes, then) = match &mut self.follower {
             Follower::Requests(followed) => followed.exchange.client(bytes, |asked| {

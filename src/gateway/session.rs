@@ -252,6 +252,6 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
             };
         }
         AskedName::Invalid(why) => record.detail = Some(why.as_str()),
-        AskedName::Absent => {}
+        AskedName::Absent | AskedName::Unread => {}
     }
 }

@@ -58,10 +58,10 @@ fn check_ipv6(raw: &[u8]) -> Result<(), &'static str> {
     address.map(|_| ()).ok_or("the host has brackets around something that is not an IPv6 address")
 }
 
-/// What follows the host: nothing, or a colon and 1 to 65535 in at most five digits.
+/// What follows the host: nothing, or a colon and nothing (RFC 3986 §3.2.3), or 1 to 65535 in at most five digits.
 fn parse_port(raw: &[u8]) -> Result<u16, &'static str> {
     let digits = match raw {
-        [] => return Ok(DEFAULT_PORT),
+        [] | [b':'] => return Ok(DEFAULT_PORT),
         [b':', digits @ ..] if (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
             digits
         }
@@ -88,6 +88,7 @@ mod tests {
             ("api.example.com:1", 1),
             ("api.example.com:65535", 65535),
             ("api.example.com:00080", 80),
+            ("api.example.com:", 80),
         ] {
             assert_eq!(parse(raw), Ok((name.clone(), port)), "{raw}");
         }
@@ -98,6 +99,8 @@ mod tests {
         for (raw, why) in [
             ("", NotAHostname::Empty),
             (":80", NotAHostname::Empty),
+            (":", NotAHostname::Empty),
+            ("[::1]:", NotAHostname::IpLiteral),
             ("10.0.0.1:80", NotAHostname::IpLiteral),
             ("[::1]", NotAHostname::IpLiteral),
             ("[2001:db8::1]:8080", NotAHostname::IpLiteral),
@@ -123,7 +126,6 @@ mod tests {
             "a.example#b",
             "a.example b.example",
             "a.example\tb.example",
-            "a.example:",
             "a.example:80x",
             "a.example:x",
             "a.example:+80",
@@ -134,7 +136,6 @@ mod tests {
             "::1",
             "[::1",
             "[::1]80",
-            "[::1]:",
             "[::1].a.example",
             "[a.example]",
             "[]",
@@ -149,7 +150,7 @@ mod tests {
         let agree = |a: &'static str, b: &'static str| {
             Authority::parse(a.as_bytes()).unwrap().agrees_with(&Authority::parse(b.as_bytes()).unwrap())
         };
-        assert!(agree("a.example", "A.Example.:80") && agree("[::1]:8080", "[::1]:8080"));
+        assert!(agree("a.example:", "A.Example.:80") && agree("[::1]:8080", "[::1]:8080"));
         assert!(!agree("a.example", "b.example") && !agree("a.example", "a.example:8080"));
         assert!(!agree("10.0.0.1", "10.0.0.2") && !agree("a.example", "10.0.0.1"));
     }

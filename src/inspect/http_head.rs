@@ -2,6 +2,7 @@
 
 use super::authority::Authority;
 use super::follow::framing::{self, Body};
+use super::spoken::is_token;
 use super::{Inspected, Malformed, Protocol, Verdict};
 use crate::hostname::AskedName;
 use httparse::Header;
@@ -45,8 +46,9 @@ pub(super) struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Upgrade {
     No,
-    /// HTTP/2, whose requests nobody would judge; clients offer it that do not depend on it.
-    Http2,
+    /// Another version of HTTP, or TLS (RFC 2817): nobody would judge the names that are asked for then. Clients offer
+    /// them that do not depend on it.
+    Unjudged,
     Other,
 }
 
@@ -94,19 +96,33 @@ struct RequestLine<'a> {
 }
 
 fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
+    const NOT_ONE: &str = "the request line is not one of HTTP/1";
+    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     match line {
-        b"\r\n" => return Err("an empty line instead of a request"),
-        b"PRI * HTTP/2.0\r\n" => return Err("HTTP/2 without TLS"),
+        b"" => return Err("an empty line instead of a request"),
+        b"PRI * HTTP/2.0" => return Err("HTTP/2 without TLS"),
         _ => {}
     }
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse(line) {
-        Ok(_) => {}
-        Err(httparse::Error::Version) => return Err("the version is not HTTP/1.0 or HTTP/1.1"),
-        Err(_) => return Err("the request line is not one of HTTP/1"),
+    let mut words = line.split(|&b| b == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(NOT_ONE);
+    };
+    let method = std::str::from_utf8(method).map_err(|_| NOT_ONE)?;
+    // Bytes outside ASCII are no part of a URI (RFC 3986), and servers take them all the same.
+    if method.is_empty()
+        || !method.bytes().all(is_token)
+        || target.is_empty()
+        || target.iter().any(u8::is_ascii_control)
+    {
+        return Err(NOT_ONE);
     }
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
-        return Err("the request line is not one of HTTP/1");
+    let minor = match version {
+        b"HTTP/1.1" => 1,
+        b"HTTP/1.0" => 0,
+        _ if version.iter().any(u8::is_ascii_control) => return Err(NOT_ONE),
+        _ => return Err("the version is not HTTP/1.0 or HTTP/1.1"),
     };
     // Methods are told apart by case (RFC 9110 §9.1), but not by every server; what follows these depends on it.
     if FRAMING_METHODS.iter().any(|known| known.eq_ignore_ascii_case(method) && *known != method) {
@@ -114,21 +130,22 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
     }
     let target = match (method, target) {
         ("CONNECT", _) => return Err("CONNECT is for forward proxies"),
-        ("OPTIONS", "*") => None,
-        (_, target) if target.starts_with('/') => None,
+        ("OPTIONS", b"*") | (_, [b'/', ..]) => None,
         (_, target) => Some(absolute(target)?),
     };
     Ok(RequestLine { method, target, minor })
 }
 
 /// The authority of `http://authority/…`. Its end is where RFC 3986 §3.2 puts it.
-fn absolute(target: &str) -> Result<Authority<'_>> {
-    let (scheme, rest) = target.split_once("://").ok_or("the target is neither a path nor a URL")?;
-    if !scheme.eq_ignore_ascii_case("http") {
+fn absolute(target: &[u8]) -> Result<Authority<'_>> {
+    let scheme =
+        target.windows(3).position(|w| w == b"://").ok_or("the target is neither a path nor a URL")?;
+    let (scheme, rest) = (&target[..scheme], &target[scheme + 3..]);
+    if !scheme.eq_ignore_ascii_case(b"http") {
         return Err("the target's scheme is not http");
     }
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let authority = Authority::parse(&rest.as_bytes()[..end])?;
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let authority = Authority::parse(&rest[..end])?;
     if authority.is_hostless() { Err("the target has no host") } else { Ok(authority) }
 }
 
@@ -157,15 +174,46 @@ fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
     Authority::parse(host.value).map(Some)
 }
 
-/// A server may take any of the protocols offered, so one that is HTTP/2 counts.
+/// A server may take any of the protocols offered, so one that is not judged counts.
 fn upgrade(headers: &[Header<'_>]) -> Upgrade {
     let mut upgrade = Upgrade::No;
     for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("upgrade")) {
-        let mut offered = header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
-        if offered.any(|protocol| protocol.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"))) {
-            return Upgrade::Http2;
+        let unjudged = |protocol: &[u8]| {
+            ["h2", "http/", "tls/"].iter().any(|start| {
+                protocol.get(..start.len()).is_some_and(|word| word.eq_ignore_ascii_case(start.as_bytes()))
+            })
+        };
+        if header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii).any(unjudged) {
+            return Upgrade::Unjudged;
         }
         upgrade = Upgrade::Other;
     }
     upgrade
+}
+
+/// Fields that make an offer (RFC 9110 §7.8, RFC 7540 §3.2.1), and names as long that mean nothing.
+const OFFERS: [(&[u8], &[u8]); 2] = [(b"upgrade", b"Ignored"), (b"http2-settings", b"Ignored-Header")];
+
+/// Renames the fields of a whole head that offer another protocol, also where `Connection` lists them: a server ignores
+/// them then, and a proxy removes them.
+pub(super) fn withhold_upgrade(head: &mut [u8]) {
+    for line in head.split_mut(|&b| b == b'\n').skip(1) {
+        let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
+        let (name, value) = line.split_at_mut(colon);
+        if name.eq_ignore_ascii_case(b"connection") {
+            for option in value[1..].split_mut(|&b| b == b',') {
+                let start = option.len() - option.trim_ascii_start().len();
+                let length = option.trim_ascii().len();
+                rename(&mut option[start..start + length]);
+            }
+        } else {
+            rename(name);
+        }
+    }
+}
+
+fn rename(name: &mut [u8]) {
+    if let Some((_, other)) = OFFERS.iter().find(|(offer, _)| name.eq_ignore_ascii_case(offer)) {
+        name.copy_from_slice(other);
+    }
 }

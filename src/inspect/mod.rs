@@ -67,7 +67,11 @@ pub struct Inspected {
 
 impl Inspected {
     fn nothing(protocol: Protocol) -> Self {
-        let (name, alpn) = (AskedName::Absent, Box::default());
+        let name = match protocol {
+            Protocol::Tls | Protocol::Http => AskedName::Absent,
+            Protocol::Other => AskedName::Unread,
+        };
+        let alpn = Box::default();
         Self { protocol, name, alpn, ech: false, length: 0, unframed: None }
     }
 }

@@ -119,7 +119,7 @@ struct Progress {
 /// What an unfinished hello would have become, for the answer to its sender.
 fn first_impression(bytes: &[u8]) -> Protocol {
     match bytes.first() {
-        Some(22) => Protocol::Tls,
+        Some(20..=24) => Protocol::Tls,
         Some(b'A'..=b'Z') => Protocol::Http,
         _ => Protocol::Other,
     }

@@ -6,6 +6,10 @@ use std::ops::Range;
 pub(super) const HANDSHAKE: u8 = 22;
 /// The content type of alert records.
 pub(super) const ALERT: u8 = 21;
+/// The content type of change_cipher_spec records, the least.
+pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+/// The content type of heartbeat records (RFC 6520), the greatest.
+pub(super) const HEARTBEAT: u8 = 24;
 /// The first byte of every record version from SSL 3.0 to TLS 1.3.
 pub(super) const MAJOR_VERSION: u8 = 3;
 

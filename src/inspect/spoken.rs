@@ -4,7 +4,7 @@
 //! read as TLS or HTTP is TLS or HTTP here, to be judged or refused, even where no honest client begins so.
 
 use super::Protocol;
-use super::records::{ALERT, CLIENT_HELLO, HANDSHAKE, MAJOR_VERSION};
+use super::records::{ALERT, CHANGE_CIPHER_SPEC, CLIENT_HELLO, HANDSHAKE, HEARTBEAT, MAJOR_VERSION};
 
 /// The longest method of which capital letters and a space are enough. The longest registered one
 /// (`UPDATEREDIRECTREF`, RFC 4437) has 17 letters.
@@ -17,17 +17,22 @@ const MIN_METHOD: usize = 3;
 pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
         [HANDSHAKE, MAJOR_VERSION, ..] => Some(Protocol::Tls),
-        [HANDSHAKE | ALERT, ..] => odd_record(bytes),
+        [CHANGE_CIPHER_SPEC..=HEARTBEAT, ..] => odd_record(bytes),
         _ => http(bytes),
     }
 }
 
-/// Go's TLS server takes a first record of any version below 16, and skips alerts before the ClientHello. Six bytes tell
-/// such records from a length in front of something else.
+/// A first record that is no handshake of TLS, which some server takes all the same: OpenSSL skips a change_cipher_spec and
+/// records without content, GnuTLS a change_cipher_spec and heartbeats, Go alerts; Go takes any version below 16. Six bytes
+/// tell such records from a length in front of something else. An SSLv2 hello is none of them: there is no name in it.
 fn odd_record(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
         [_, 16..=u8::MAX, ..] => Some(Protocol::Other),
-        [HANDSHAKE, _, _, _, _, CLIENT_HELLO, ..] | [ALERT, _, _, 0, 2, 1 | 2, ..] => Some(Protocol::Tls),
+        [_, _, _, 0, 0, CHANGE_CIPHER_SPEC..=HEARTBEAT, ..]
+        | [HANDSHAKE, _, _, _, _, CLIENT_HELLO, ..]
+        | [CHANGE_CIPHER_SPEC, _, _, 0, 1, 1, ..]
+        | [ALERT, _, _, 0, 1..=4, 1 | 2, ..]
+        | [HEARTBEAT, MAJOR_VERSION, 1..=4, _, _, 1 | 2, ..] => Some(Protocol::Tls),
         [_, _, _, _, _, _, ..] => Some(Protocol::Other),
         _ => None,
     }
@@ -74,7 +79,7 @@ fn is_capital(word: &[u8]) -> bool {
     word.len() <= MAX_METHOD && word.iter().all(capital) && word.first().is_some_and(|&b| b != b'-')
 }
 
-/// What a method is made of (RFC 9110 §5.6.2).
-fn is_token(byte: u8) -> bool {
+/// What methods and names of fields are made of (RFC 9110 §5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

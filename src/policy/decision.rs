@@ -51,7 +51,7 @@ pub struct Permit {
 /// Why a flow may not leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Of policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname` or `DestinationPrivate`. Of the
+    /// Of policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname`, `UnknownProtocol` or `DestinationPrivate`. Of the
     /// inspection: why policy could not be asked. Of the verification: why the address is not taken
     /// for the name's.
     pub outcome: Outcome,

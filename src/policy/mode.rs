@@ -62,6 +62,7 @@ pub fn can_be_waived(outcome: Outcome) -> bool {
         | Outcome::EchDenied
         | Outcome::HelloChanged
         | Outcome::InvalidHostname
+        | Outcome::UnknownProtocol
         | Outcome::NoHostname
         | Outcome::DeniedByRule
         | Outcome::NotAllowed => true,

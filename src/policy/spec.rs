@@ -64,6 +64,9 @@ pub struct RuleSpec {
     pub uninspected: bool,
     /// `http = "first-request"`: after a request that it allows, others of the same connection are not judged.
     pub first_request_only: bool,
+    /// `other_protocols = "allow"`: what is neither TLS nor HTTP passes also where a deny rule goes by name. Only without
+    /// `hosts`.
+    pub other_protocols: bool,
     /// Which address its flows go to. Other than `Original` only with `hosts`.
     pub destination: Destination,
     /// What its flows' servers have to prove. Other than `Unasked` only with `hosts`.
@@ -81,6 +84,7 @@ impl RuleSpec {
             ports: Vec::new(),
             uninspected: false,
             first_request_only: false,
+            other_protocols: false,
             destination: Destination::default(),
             certificate: CertificateRule::default(),
         }

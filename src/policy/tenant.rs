@@ -56,7 +56,7 @@ struct Rules {
 struct Rule {
     label: Arc<str>,
     place: Arc<Place>,
-    uninspected: bool,
+    inspects: Inspects,
     destination: Destination,
     certificate: CertificateRule,
     first_request_only: bool,
@@ -64,6 +64,27 @@ struct Rule {
     named: bool,
     /// Its place in the file.
     order: u32,
+}
+
+/// What a rule has to know of a client before it lets it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inspects {
+    /// Nothing: nobody listens.
+    Nothing,
+    /// Whether it is TLS or HTTP that a deny rule names; other protocols pass.
+    Names,
+    /// The same; other protocols pass where no deny rule goes by name.
+    Protocols,
+}
+
+impl Inspects {
+    fn of(rule: &RuleSpec) -> Self {
+        match (rule.uninspected, rule.other_protocols) {
+            (true, _) => Self::Nothing,
+            (false, true) => Self::Names,
+            (false, false) => Self::Protocols,
+        }
+    }
 }
 
 impl Rule {
@@ -110,7 +131,7 @@ impl Tenant {
         let Rules { ranked, denies, .. } = &self.rules;
         let mut first = u32::MAX;
         self.rules.each_by_address(to.ip(), |rank| {
-            let counts = rank < *denies || ranked[rank as usize].uninspected;
+            let counts = rank < *denies || ranked[rank as usize].inspects == Inspects::Nothing;
             if counts && rank < first && ranked[rank as usize].place.covers(to) {
                 first = rank;
             }
@@ -125,6 +146,8 @@ impl Tenant {
     /// - A name that is no hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because
     ///   nobody can say that the rule does not mean it. An absent name is no such name: it is not denied by name.
     /// - An allow rule that covers it: permitted. Without hosts, it does so whatever the name is.
+    /// - A protocol in which no name is read, where a deny rule with hosts covers address and port: only a rule that lets
+    ///   other protocols out covers it, for it may be TLS or HTTP to its server. If another alone would: `UnknownProtocol`.
     /// - An allow rule with hosts and without networks covers public addresses that are not the operator's own; private
     ///   ones too under [`PrivateDestinations::Allow`](super::PrivateDestinations::Allow); loopback, link-local, metadata, multicast and the like never. If such a rule
     ///   alone would cover the flow: `DestinationPrivate`.
@@ -135,7 +158,7 @@ impl Tenant {
             return Decision::Denial(Denial { outcome: Outcome::EchDenied, rule: None });
         }
         let rules = &self.rules;
-        let Found { first, private } = rules.find(asked, to);
+        let Found { first, private, unread, .. } = rules.find(asked, to);
         let deny = |outcome, rank: Option<u32>| {
             let rule = rank.map(|rank| rules.ranked[rank as usize].label.clone());
             Decision::Denial(Denial { outcome, rule })
@@ -145,9 +168,12 @@ impl Tenant {
             Some(rank) if rank < rules.denies => deny(Outcome::DeniedByRule, first),
             _ if invalid && any_covers(&rules.named_deny, to) => deny(Outcome::InvalidHostname, None),
             Some(rank) => Decision::Permit(rules.permit(rank, to)),
+            None if unread.is_some() => deny(Outcome::UnknownProtocol, unread),
             None if private.is_some() => deny(Outcome::DestinationPrivate, private),
             None if invalid => deny(Outcome::InvalidHostname, None),
-            None if *asked == AskedName::Absent && any_covers(&rules.named_allow, to) => {
+            None if matches!(asked, AskedName::Absent | AskedName::Unread)
+                && any_covers(&rules.named_allow, to) =>
+            {
                 deny(Outcome::NoHostname, None)
             }
             None => deny(Outcome::NotAllowed, None),
@@ -193,6 +219,10 @@ struct Found {
     first: Option<u32>,
     /// But for its address being private.
     private: Option<u32>,
+    /// But for its protocol being unknown.
+    unread: Option<u32>,
+    /// Its protocol is unknown, and a deny rule could be about it.
+    needs_name: bool,
 }
 
 fn keep_least(least: &mut Option<u32>, rank: u32) {
@@ -218,12 +248,13 @@ impl Rules {
             if !rule.hosts.is_empty() {
                 named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
             }
-            let RuleSpec { uninspected, destination, certificate, first_request_only, .. } = *rule;
+            let RuleSpec { destination, certificate, first_request_only, .. } = *rule;
+            let inspects = Inspects::of(rule);
             let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
             ranked.push(Rule {
                 label,
                 place,
-                uninspected,
+                inspects,
                 destination,
                 certificate,
                 first_request_only,
@@ -260,7 +291,7 @@ impl Rules {
     }
 
     fn find(&self, asked: &AskedName, to: OriginalDestination) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { needs_name: self.needs_name(asked, to), ..Found::default() };
         self.each_by_address(to.ip(), |rank| self.weigh(rank, to, &mut found));
         if let AskedName::Valid(name) = asked {
             self.by_name.each_covering(name, |chain| {
@@ -270,13 +301,20 @@ impl Rules {
         found
     }
 
+    /// Whether a deny rule goes by a name that cannot be read.
+    fn needs_name(&self, asked: &AskedName, to: OriginalDestination) -> bool {
+        *asked == AskedName::Unread && any_covers(&self.named_deny, to)
+    }
+
     /// Takes note of a rule that covers the flow but perhaps for its address and port.
     fn weigh(&self, rank: u32, to: OriginalDestination, found: &mut Found) {
         let rule = &self.ranked[rank as usize];
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && rule.takes_the_clients_word() && !self.reach.by_name(to.ip()) {
+        if rank >= self.denies && found.needs_name && rule.inspects == Inspects::Protocols {
+            keep_least(&mut found.unread, rank);
+        } else if rank >= self.denies && rule.takes_the_clients_word() && !self.reach.by_name(to.ip()) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -293,7 +331,7 @@ impl Rules {
         let rule = &self.ranked[rank as usize];
         // Where no rule goes by name, every other request would be permitted too.
         let by_name = || rule.named || any_covers(&self.named_deny, to);
-        let every_request = !rule.uninspected && !rule.first_request_only && by_name();
+        let every_request = rule.inspects != Inspects::Nothing && !rule.first_request_only && by_name();
         Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)
     }
 }

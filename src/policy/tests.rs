@@ -46,9 +46,13 @@ fn to(socket: &str) -> OriginalDestination {
     OriginalDestination::new(socket.parse().unwrap())
 }
 
-/// What was asked: `-` for no name, else what the client sent.
+/// What was asked: `-` for no name, `?` for another protocol, else what the client sent.
 fn asked(name: &str) -> AskedName {
-    if name == "-" { AskedName::Absent } else { AskedName::from_bytes(name.as_bytes()) }
+    match name {
+        "-" => AskedName::Absent,
+        "?" => AskedName::Unread,
+        name => AskedName::from_bytes(name.as_bytes()),
+    }
 }
 
 /// `rule`, or `outcome`, or `outcome rule`.
@@ -149,6 +153,49 @@ fn a_missing_name_and_a_name_that_is_none_say_so() {
         ],
     );
     check(&self::tenant(vec![], PrivateDestinations::Allow), &[("a.example", "8.8.8.8:443", "not_allowed")]);
+}
+
+#[test]
+fn what_no_name_is_read_of_needs_a_key_where_a_deny_rule_goes_by_name() {
+    let any_protocol =
+        |label, cidrs: &[&str]| RuleSpec { other_protocols: true, ..allow(label, &[], cidrs, &[]) };
+    let rules = vec![
+        allow("net", &[], &["192.0.2.0/24"], &[]),
+        any_protocol("any", &["192.0.2.128/25", "198.51.100.0/24"]),
+        allow("name", &["a.example"], &[], &[(443, 443)]),
+    ];
+    let open = tenant(rules.clone(), PrivateDestinations::ByCidr);
+    check(
+        &open,
+        &[
+            ("?", "192.0.2.1:22", "net"),
+            ("?", "192.0.2.200:22", "net"),
+            ("?", "8.8.8.8:443", "no_hostname"),
+            ("?", "8.8.8.8:22", "not_allowed"),
+        ],
+    );
+    let rules = [
+        rules,
+        vec![
+            deny("bad", &["*.bad.example"], &[], &[(1, 1024)]),
+            deny("worse", &["worse.example"], &["192.0.2.7/32"], &[]),
+            deny("mail", &[], &[], &[(25, 25)]),
+        ],
+    ];
+    check(
+        &tenant(rules.concat(), PrivateDestinations::ByCidr),
+        &[
+            ("?", "192.0.2.1:22", "unknown_protocol net"),
+            ("?", "192.0.2.1:2222", "net"),
+            ("?", "192.0.2.7:2222", "unknown_protocol net"),
+            ("?", "192.0.2.200:22", "any"),
+            ("?", "198.51.100.1:22", "any"),
+            ("?", "198.51.100.1:25", "denied_by_rule mail"),
+            ("?", "8.8.8.8:443", "no_hostname"),
+            ("x.bad.example", "198.51.100.1:443", "denied_by_rule bad"),
+            ("-", "192.0.2.1:443", "net"),
+        ],
+    );
 }
 
 #[test]
@@ -318,11 +365,16 @@ fn any_rule() -> impl Strategy<Value = RuleSpec> {
     let networks = prop_oneof![Just(vec![]), subsequence(&NETWORKS[..], 0..4)];
     let ports = prop_oneof![Just(vec![]), subsequence(&PORTS[..], 0..4).prop_shuffle()];
     let effect = prop_oneof![3 => Just(Effect::Allow), 1 => Just(Effect::Deny)];
-    (effect, hosts, networks, ports, any::<bool>(), 0..1000_u32).prop_map(
-        |(effect, hosts, networks, ports, unseen, label)| {
+    (effect, hosts, networks, ports, any::<bool>(), any::<bool>(), 0..1000_u32).prop_map(
+        |(effect, hosts, networks, ports, unseen, other, label)| {
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let uninspected = unseen && hosts.is_empty() && effect == Effect::Allow;
-            RuleSpec { uninspected, ..rule(effect, &label.to_string(), &hosts, &networks, &ports) }
+            let other_protocols = other && hosts.is_empty() && effect == Effect::Allow;
+            RuleSpec {
+                uninspected,
+                other_protocols,
+                ..rule(effect, &label.to_string(), &hosts, &networks, &ports)
+            }
         },
     )
 }
@@ -337,7 +389,7 @@ proptest! {
         ech in select(vec![Ech::Outer, Ech::Deny]),
         offered in any::<bool>(),
         flows in prop::collection::vec(
-            (select([&NAMES[..], &["z.test", "d.c.b.a.test", "-", "a..b"]].concat()), select(&ADDRESSES[..]),
+            (select([&NAMES[..], &["z.test", "d.c.b.a.test", "-", "?", "a..b"]].concat()), select(&ADDRESSES[..]),
                 select(vec![1, 80, 81, 443, 450, 65535])),
             16,
         ),
@@ -371,7 +423,7 @@ proptest! {
         rules in prop::collection::vec(any_rule(), 0..6),
         more in any_rule(),
         at in 0..7_usize,
-        name in select([&NAMES[..], &["-", "a..b"]].concat()),
+        name in select([&NAMES[..], &["-", "?", "a..b"]].concat()),
         address in select(&ADDRESSES[..]),
     ) {
         let mut longer = rules.clone();

@@ -312,7 +312,7 @@ impl OneWay {
         }
         self.splicing = n == COPY;
         self.notified = close_notify::ends_in(&buffer[..n]);
-        let n = match guard.map(|guard| guard.look(self.side, &buffer[..n])) {
+        let n = match guard.map(|guard| guard.look(self.side, &mut buffer[..n])) {
             None => n,
             Some(Passing::Read(0)) => return Ok(()),
             Some(Passing::Read(passing)) => passing,

@@ -12,8 +12,9 @@ pub trait Guard {
     fn free(&self, side: Side) -> u64;
     /// So many of a side's bytes pass unseen, at most [`Self::free`].
     fn passes(&mut self, side: Side, bytes: usize);
-    /// Judges the client's next bytes. Those that do not pass are shown again, with what follows them.
-    fn judge(&mut self, bytes: &[u8]) -> Passage;
+    /// Judges the client's next bytes, and may write others over those that pass. Those that do not pass are shown again, with
+    /// what follows them.
+    fn judge(&mut self, bytes: &mut [u8]) -> Passage;
     /// Takes note of the server's next bytes, which always pass.
     fn heed(&mut self, bytes: &[u8]);
     /// The server has finished: it says nothing more.
@@ -115,7 +116,7 @@ impl<G: Guard> Guarded<G> {
 
     /// Whether it can go.
     pub(super) fn is_over(&self) -> bool {
-        self.kept.is_empty() && self.guard.is_over()
+        self.kept.is_empty() && !self.is_stopped() && self.guard.is_over()
     }
 
     /// See [`Guard::is_answered`].
@@ -129,7 +130,7 @@ impl<G: Guard> Guarded<G> {
     }
 
     /// What of the bytes just read from a side may pass.
-    pub(super) fn look(&mut self, side: Side, read: &[u8]) -> Passing {
+    pub(super) fn look(&mut self, side: Side, read: &mut [u8]) -> Passing {
         if !read.is_empty() && self.free(side) >= read.len() as u64 {
             self.guard.passes(side, read.len());
             return Passing::Read(read.len());
@@ -143,14 +144,18 @@ impl<G: Guard> Guarded<G> {
             self.guard.judge(read)
         } else {
             self.kept.extend_from_slice(read);
-            self.guard.judge(&self.kept)
+            self.guard.judge(&mut self.kept)
         };
         self.next = passage.next;
-        let passing = if fresh {
+        let passing = if fresh && self.is_stopped() {
+            Passing::Read(passage.bytes)
+        } else if fresh {
             self.kept = read[passage.bytes..].to_vec();
             Passing::Read(passage.bytes)
         } else {
             let rest = self.kept.split_off(passage.bytes);
+            // What never passes takes no memory while the client is told so.
+            let rest = if self.is_stopped() { Vec::new() } else { rest };
             Passing::Kept(std::mem::replace(&mut self.kept, rest).into())
         };
         if passage.bytes > 0 || self.kept.is_empty() || self.next != Next::Read {
@@ -165,7 +170,7 @@ impl<G: Guard> Guarded<G> {
             return None;
         }
         if self.waits() || self.guard.is_over() {
-            if let Passing::Kept(bytes) = self.look(Side::Client, &[])
+            if let Passing::Kept(bytes) = self.look(Side::Client, &mut [])
                 && !bytes.is_empty()
             {
                 return Some(bytes);
@@ -191,6 +196,7 @@ impl<G: Guard> Guarded<G> {
     fn cut_off(&mut self, how: CutOff) -> Option<Box<[u8]>> {
         self.late = None;
         self.next = self.guard.cut_off(how);
-        (self.next == Next::Read).then(|| std::mem::take(&mut self.kept).into())
+        let kept = std::mem::take(&mut self.kept);
+        (self.next == Next::Read).then(|| kept.into())
     }
 }

@@ -39,7 +39,7 @@ impl Guard for Nobody {
     fn passes(&mut self, _: Side, _: usize) {
         match *self {}
     }
-    fn judge(&mut self, _: &[u8]) -> Passage {
+    fn judge(&mut self, _: &mut [u8]) -> Passage {
         match *self {}
     }
     fn heed(&mut self, _: &[u8]) {

@@ -108,6 +108,7 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
         port,
         ech: query.ech,
         steered: true,
+        other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),
         allowed: false,

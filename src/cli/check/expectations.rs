@@ -31,6 +31,8 @@ struct Test {
     address: Option<Address>,
     #[serde(default)]
     ech: bool,
+    #[serde(default)]
+    other_protocol: bool,
     verdict: Verdict,
     tenant: Option<String>,
     rule: Option<String>,
@@ -142,7 +144,7 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
         let test = test.into_inner();
         let (from, to, address) = (test.from.0, test.to.clone(), test.address.map(|address| address.0));
         let name = test.name.clone().unwrap_or_else(|| format!("{from} to {to}"));
-        let query = ExplainQuery { from, to, address, ech: test.ech };
+        let query = ExplainQuery { from, to, address, ech: test.ech, other_protocol: test.other_protocol };
         let got = explainer.explain(&query).map_err(|error| found(Some(place), error.to_string(), ""))?;
         let wrong = test.differs(&got);
         let (file, line, passed) = (shown.clone(), place.0, wrong.is_empty());

@@ -32,6 +32,9 @@ fn write_question(text: &mut String, report: &ExplainReport) {
     let ech = if report.ech { ", with an encrypted ClientHello" } else { "" };
     let to = match &report.hostname {
         Some(name) => format!("{name}, port {}", report.port),
+        None if report.other_protocol => {
+            format!("{}, in neither TLS nor HTTP", SocketAddr::new(report.address, report.port))
+        }
         None => format!("{}, without a name", SocketAddr::new(report.address, report.port)),
     };
     let _ = writeln!(text, "to       {to}{ech}");

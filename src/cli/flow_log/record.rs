@@ -66,7 +66,8 @@ impl Recorded {
             Some(name) => (Target::Name(name, self.destination.port()), Some(self.destination.ip())),
             None => (Target::Address(self.destination), None),
         };
-        ExplainQuery { from: self.client.ip(), to, address, ech: self.ech }
+        let other_protocol = address.is_none() && self.protocol.as_deref() == Some("other");
+        ExplainQuery { from: self.client.ip(), to, address, ech: self.ech, other_protocol }
     }
 }
 

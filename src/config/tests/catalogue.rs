@@ -13,7 +13,7 @@ fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {
         "[steering]" => format!("{pool}{tenant}{steering}"),
         "[[pool]]" => format!("{steering}{tenant}{pool}"),
         "[[tenant]]" => format!("{steering}{pool}{tenant}"),
-        "[[tenant.allow]]" if key.name() == "inspect" => {
+        "[[tenant.allow]]" if matches!(key.name(), "inspect" | "other_protocols") => {
             format!("{steering}{pool}{tenant}{}\ncidrs = [\"192.0.2.1\"]\n", section.header)
         }
         "[[tenant.allow]]" | "[[tenant.deny]]" => {

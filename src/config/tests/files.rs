@@ -16,7 +16,7 @@ fn all_errors_of_all_files_are_told_at_once_in_their_order() {
         ),
         ("policy.d/.hidden.toml", "="),
         ("policy.d/notes.txt", "="),
-        ("a.txt", "good.example\n\n  bad_.-example # no\n*.com\n\u{fffd}\n"),
+        ("a.txt", "good.example\n\n  bad_.ex~ample # no\n*.com\n\u{fffd}\n"),
     ]);
     let places: Vec<_> =
         found.iter().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" ")).collect();

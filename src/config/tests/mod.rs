@@ -4,6 +4,7 @@ mod catalogue;
 mod dead_rules;
 mod files;
 mod mistakes;
+mod other_protocols;
 mod soup;
 
 use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};

@@ -81,6 +81,7 @@ mod tests {
             uninspected: false,
             destination,
             first_request_only: false,
+            other_protocols: false,
             certificate,
         };
         let tenant = TenantSpec {

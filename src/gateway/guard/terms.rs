@@ -107,7 +107,7 @@ impl<'w> Terms<'w> {
         let (hostname, detail) = match asked {
             AskedName::Valid(name) => (Some(name.clone()), None),
             AskedName::Invalid(why) => (None, Some(why.as_str())),
-            AskedName::Absent => (None, None),
+            AskedName::Absent | AskedName::Unread => (None, None),
         };
         Err(Refused { outcome, detail, rule, hostname, waived: false })
     }
@@ -125,7 +125,7 @@ impl<'w> Terms<'w> {
         };
         let hostname = match asked {
             AskedName::Valid(name) => Some(name),
-            AskedName::Invalid(_) | AskedName::Absent => None,
+            AskedName::Invalid(_) | AskedName::Absent | AskedName::Unread => None,
         };
         let shown = Shown { what: Subject::Request, time, client, destination: self.whose.to, hostname };
         let leads = candidate.share_of(client).is_some();

@@ -3,14 +3,10 @@
 //! Nothing that a server sends is held back or refused. An answer that cannot be followed only means that it is not
 //! known any more which requests are answered.
 
+use super::answer_head::{AnswerHead, Section};
 use super::chunked::Chunks;
-use super::framing::{self, Body};
-use super::head_end::HeadEnd;
-use crate::inspect::http_head::Upgrade;
+use super::framing::{self, Body, Declared};
 use std::collections::VecDeque;
-
-/// Headers of one answer.
-const MAX_HEADERS: usize = 256;
 
 /// Requests that may wait for their answers before the next is taken from the client.
 const MAX_OUTSTANDING: usize = 128;
@@ -21,9 +17,8 @@ pub(super) struct Answers {
     /// Requests without a whole answer, the oldest first, but for the one whose body is being read.
     outstanding: VecDeque<Asked>,
     at: At,
-    end: HeadEnd,
-    /// What has come of a head that is not whole.
-    head: Vec<u8>,
+    /// What has come of a head, or of trailers.
+    head: AnswerHead,
     max_head: usize,
 }
 
@@ -31,7 +26,8 @@ pub(super) struct Answers {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) by_head: bool,
-    pub(super) upgrade: Upgrade,
+    /// Whether it offers the server to go on with another protocol.
+    pub(super) upgrade: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +35,8 @@ enum At {
     Head,
     Body(u64),
     Chunked(Chunks),
+    /// After the last chunk.
+    Trailers,
     /// The answer ends with the stream.
     UntilClose,
     /// The server took an upgrade: what follows is not HTTP.
@@ -47,8 +45,8 @@ enum At {
     Lost,
     /// The server has finished: it answers nothing more, and takes no upgrade. Whether it had answered every request.
     Ended(bool),
-    /// An upgrade was asked for, and what became of it is not known, or not let through.
-    NoUpgrade(&'static str),
+    /// An upgrade was asked for, and what became of it is not known.
+    NoUpgrade,
 }
 
 /// What the server's answers mean for the client's next request.
@@ -64,16 +62,15 @@ pub(super) enum Standing {
 
 impl Answers {
     pub(super) fn new(max_head: usize) -> Self {
-        let (end, head) = (HeadEnd::of_answer(), Vec::new());
-        Self { outstanding: VecDeque::new(), at: At::Head, end, head, max_head }
+        Self { outstanding: VecDeque::new(), at: At::Head, head: AnswerHead::new(), max_head }
     }
 
     /// A request has gone to the server.
     pub(super) fn expect(&mut self, asked: Asked) {
         match self.at {
-            At::Lost if asked.upgrade != Upgrade::No => self.at = At::NoUpgrade(UNKNOWN_UPGRADE),
-            At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
-            At::Head | At::Body(_) | At::Chunked(_) | At::UntilClose | At::Upgraded => {
+            At::Lost if asked.upgrade => self.at = At::NoUpgrade,
+            At::Lost | At::Ended(_) | At::NoUpgrade => {}
+            At::Head | At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose | At::Upgraded => {
                 self.outstanding.push_back(asked);
             }
         }
@@ -81,20 +78,20 @@ impl Answers {
 
     /// Whether another request may go to the server now.
     pub(super) fn standing(&self) -> Standing {
-        if let At::NoUpgrade(why) = self.at {
-            return Standing::Closed(why);
+        if let At::NoUpgrade = self.at {
+            return Standing::Closed("it is not known whether the server took the upgrade");
         }
         // Only the last can be one for an upgrade, because it holds up those behind it.
-        let upgrading = self.outstanding.back().is_some_and(|asked| asked.upgrade != Upgrade::No);
+        let upgrading = self.outstanding.back().is_some_and(|asked| asked.upgrade);
         if upgrading || self.outstanding.len() >= MAX_OUTSTANDING { Standing::Wait } else { Standing::Open }
     }
 
     /// Whether every request has its whole answer; `None` if nobody knows.
     pub(super) fn are_whole(&self) -> Option<bool> {
         match self.at {
-            At::Head => Some(self.outstanding.is_empty() && self.head.is_empty()),
-            At::Body(_) | At::Chunked(_) | At::UntilClose => Some(false),
-            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => None,
+            At::Head => Some(self.outstanding.is_empty() && self.head.is_at_start()),
+            At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
+            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => None,
         }
     }
 
@@ -103,9 +100,9 @@ impl Answers {
         match self.at {
             At::Head => Some(self.outstanding.is_empty()),
             At::UntilClose if self.outstanding.is_empty() => None,
-            At::Body(_) | At::Chunked(_) | At::UntilClose => Some(false),
+            At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
             At::Ended(whole) => Some(whole),
-            At::Upgraded | At::Lost | At::NoUpgrade(_) => None,
+            At::Upgraded | At::Lost | At::NoUpgrade => None,
         }
     }
 
@@ -116,10 +113,10 @@ impl Answers {
     /// Bytes that may go by unseen.
     pub(super) fn free(&self) -> u64 {
         match &self.at {
-            At::Head => 0,
+            At::Head | At::Trailers => 0,
             At::Body(left) => *left,
             At::Chunked(chunks) => chunks.free(),
-            At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => u64::MAX,
+            At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => u64::MAX,
         }
     }
 
@@ -133,7 +130,13 @@ impl Answers {
                 }
             }
             At::Chunked(chunks) => chunks.passed(bytes),
-            At::Head | At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
+            At::Head
+            | At::Trailers
+            | At::UntilClose
+            | At::Upgraded
+            | At::Lost
+            | At::Ended(_)
+            | At::NoUpgrade => {}
         }
     }
 
@@ -149,7 +152,7 @@ impl Answers {
             let used = if let At::Chunked(chunks) = &mut self.at {
                 chunks.read(bytes).map(|(used, ended)| {
                     if ended {
-                        self.at = At::Head;
+                        (self.at, self.head) = (At::Trailers, AnswerHead::trailers());
                     }
                     used
                 })
@@ -168,74 +171,49 @@ impl Answers {
         let none_waits = self.outstanding.is_empty();
         match self.at {
             At::Head | At::UntilClose => self.at = At::Ended(none_waits),
-            At::Body(_) | At::Chunked(_) => self.at = At::Ended(false),
-            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade(_) => {}
+            At::Body(_) | At::Chunked(_) | At::Trailers => self.at = At::Ended(false),
+            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => {}
         }
         self.outstanding = VecDeque::new();
-        self.head = Vec::new();
     }
 
     fn lose_track(&mut self) {
-        let upgrading = self.outstanding.iter().any(|asked| asked.upgrade != Upgrade::No);
-        self.at = if upgrading { At::NoUpgrade(UNKNOWN_UPGRADE) } else { At::Lost };
+        let upgrading = self.outstanding.iter().any(|asked| asked.upgrade);
+        self.at = if upgrading { At::NoUpgrade } else { At::Lost };
         self.outstanding = VecDeque::new();
-        self.head = Vec::new();
     }
 
-    /// How many bytes belong to the head that is being read.
+    /// How many bytes belong to the head, or the trailers, that are being read.
     fn read_head(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
-        let before = self.head.len();
-        if before > 0 {
-            self.head.extend_from_slice(bytes);
-        }
-        let head = if before > 0 { &self.head } else { bytes };
-        // What lies beyond the bound is not looked at, or it would matter in which pieces an answer comes.
-        let Some(length) = self.end.find(&head[..head.len().min(self.max_head)])? else {
-            if head.len() >= self.max_head {
-                return Err("a head that is too large");
-            }
-            if before == 0 {
-                self.head.extend_from_slice(bytes);
-            }
-            return Ok(bytes.len());
-        };
-        // Some servers end a body with an empty line that no length counts.
-        if length > 2 {
-            let asked = *self.outstanding.front().ok_or("an answer that nobody asked for")?;
-            let (after, is_final) = read(&head[..length], asked)?;
-            self.at = after;
-            if is_final {
-                self.outstanding.pop_front();
+        let (used, section) = self.head.read(bytes, self.max_head)?;
+        let Some(section) = section else { return Ok(used) };
+        self.head = AnswerHead::new();
+        match section {
+            Section::Blank => {}
+            Section::Head { .. } if matches!(self.at, At::Trailers) => self.at = At::Head,
+            Section::Head { status, declared } => {
+                let asked = *self.outstanding.front().ok_or("an answer that nobody asked for")?;
+                self.at = after(status, declared, asked)?;
+                if status >= 200 || status == 101 {
+                    self.outstanding.pop_front();
+                }
             }
         }
-        self.head = Vec::new();
-        self.end = HeadEnd::of_answer();
-        Ok(length - before)
+        Ok(used)
     }
 }
 
-const UNKNOWN_UPGRADE: &str = "it is not known whether the server took the upgrade";
-
-/// What follows a head, and whether no other head answers the same request.
-fn read(head: &[u8], asked: Asked) -> Result<(At, bool), &'static str> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut answer = httparse::Response::new(&mut headers);
-    match answer.parse(head) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) | Err(_) => return Err("an answer that is not one of HTTP/1"),
-    }
-    let status = answer.code.ok_or("an answer without a status")?;
+/// What follows a head.
+fn after(status: u16, declared: Result<Declared, &'static str>, asked: Asked) -> Result<At, &'static str> {
     match (status, asked.upgrade) {
-        (101, Upgrade::Other) => return Ok((At::Upgraded, true)),
-        (101, Upgrade::Http2) => return Ok((At::NoUpgrade("HTTP/2 without TLS"), true)),
-        (101, Upgrade::No) => return Err("an upgrade that nobody asked for"),
+        (101, true) => return Ok(At::Upgraded),
+        (101, false) => return Err("an upgrade that nobody asked for"),
         _ => {}
     }
-    let after = match framing::of_answer(status, asked.by_head, answer.headers)? {
+    Ok(match framing::of_answer(status, asked.by_head, declared)? {
         Body::Empty => At::Head,
         Body::Length(length) => At::Body(length),
         Body::Chunked => At::Chunked(Chunks::new()),
         Body::UntilClose => At::UntilClose,
-    };
-    Ok((after, status >= 200))
+    })
 }

@@ -1,6 +1,7 @@
-//! A chunked body (RFC 9112 §7.1), byte by byte, so that nothing of it has to be kept.
+//! The chunks of a chunked body (RFC 9112 §7.1), byte by byte, so that nothing of them has to be kept. The trailer
+//! section that follows the last one is read elsewhere.
 
-/// How many bytes extensions of one chunk, or all trailers together, may have.
+/// How many bytes the extensions of one chunk may have.
 const MAX_ASIDE: u16 = 8 * 1024;
 /// 15 hexadecimal digits fit any integer that a server may keep the size in.
 const MAX_DIGITS: u8 = 15;
@@ -9,26 +10,18 @@ const MAX_DIGITS: u8 = 15;
 #[derive(Debug)]
 pub(super) struct Chunks {
     at: At,
-    /// Bytes of the extension or the trailers so far.
+    /// Bytes of the extension so far.
     aside: u16,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum At {
-    Size {
-        size: u64,
-        digits: u8,
-    },
+    Size { size: u64, digits: u8 },
     Extension(u64),
     SizeLf(u64),
     Data(u64),
     DataCr,
     DataLf,
-    /// The first byte of a trailer line, or of the empty line.
-    TrailerStart,
-    Trailer,
-    TrailerLf,
-    LastLf,
 }
 
 const SIZE: At = At::Size { size: 0, digits: 0 };
@@ -54,7 +47,7 @@ impl Chunks {
         }
     }
 
-    /// Reads on: how many of the bytes belong to the body, and whether it ends with them.
+    /// Reads on: how many of the bytes belong to chunks, and whether the last chunk's line ends with them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), &'static str> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
@@ -76,7 +69,7 @@ impl Chunks {
         Ok((used, false))
     }
 
-    /// What comes after `byte`; `None` at the end of the body.
+    /// What comes after `byte`; `None` after the last chunk's line.
     fn step(&mut self, byte: u8) -> Result<Option<At>, &'static str> {
         Ok(Some(match (self.at, byte) {
             (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
@@ -92,35 +85,25 @@ impl Chunks {
             }
             (At::Size { size, digits: 1.. } | At::Extension(size), b'\r') => At::SizeLf(size),
             (At::Extension(size), byte) if self.is_aside(byte)? => At::Extension(size),
-            (At::SizeLf(0), b'\n') => {
-                self.aside = 0;
-                At::TrailerStart
-            }
+            (At::SizeLf(0), b'\n') => return Ok(None),
             (At::SizeLf(size), b'\n') => At::Data(size),
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => SIZE,
-            (At::TrailerStart, b'\r') => At::LastLf,
-            (At::TrailerStart, b' ' | b'\t') => return Err("a folded trailer line"),
-            (At::TrailerStart | At::Trailer, byte) if self.is_aside(byte)? => At::Trailer,
-            (At::Trailer, b'\r') => At::TrailerLf,
-            (At::TrailerLf, b'\n') => At::TrailerStart,
-            (At::LastLf, b'\n') => return Ok(None),
             (At::Size { .. }, _) => return Err("a chunk size that is not a number"),
             (At::DataCr | At::DataLf, _) => return Err("a chunk longer than its size"),
-            (At::Extension(_) | At::SizeLf(_), _) => return Err("a chunk's line with a control byte"),
-            (At::TrailerStart | At::Trailer | At::TrailerLf | At::LastLf | At::Data(_), _) => {
-                return Err("a trailer line with a control byte");
+            (At::Extension(_) | At::SizeLf(_) | At::Data(_), _) => {
+                return Err("a chunk's line with a control byte");
             }
         }))
     }
 
-    /// Whether a byte may stand in an extension or a trailer, where it is counted.
+    /// Whether a byte may stand in an extension, where it is counted.
     fn is_aside(&mut self, byte: u8) -> Result<bool, &'static str> {
         if byte.is_ascii_control() && byte != b'\t' {
             return Ok(false);
         }
         if self.aside == MAX_ASIDE {
-            return Err("chunk extensions or trailers that are too long");
+            return Err("chunk extensions that are too long");
         }
         self.aside += 1;
         Ok(true)

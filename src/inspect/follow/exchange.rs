@@ -4,6 +4,7 @@ use super::answers::{Answers, Asked, Standing};
 use super::requests::{Requests, Step, malformed};
 use super::{Remainder, Then};
 use crate::hostname::AskedName;
+use crate::inspect::http_head::{self, Upgrade};
 
 /// Follows requests and answers from the first byte of a connection on.
 ///
@@ -53,14 +54,17 @@ impl Exchange {
 
     /// How many of the client's next bytes may pass, and what then. `permit` is asked once for each request, by the name
     /// it asks for. Bytes that may not pass are to be given again, with those that follow.
+    ///
+    /// An offer to go on with HTTP/2 or TLS, where nobody would see the names that are asked for next, does not reach the
+    /// server: the fields that make it are renamed in `bytes`. A server may ignore any offer (RFC 9110 §7.8).
     pub fn client<D>(
         &mut self,
-        bytes: &[u8],
+        bytes: &mut [u8],
         mut permit: impl FnMut(&AskedName) -> Result<(), D>,
     ) -> (usize, Then<D>) {
         let mut passed = 0;
         while passed < bytes.len() {
-            match self.step(&bytes[passed..], &mut permit) {
+            match self.step(&mut bytes[passed..], &mut permit) {
                 Ok(n @ 1..) => passed += n,
                 Ok(0) => return (passed, Then::More),
                 Err(then) => return (passed, then),
@@ -71,7 +75,7 @@ impl Exchange {
 
     fn step<D>(
         &mut self,
-        bytes: &[u8],
+        bytes: &mut [u8],
         permit: &mut impl FnMut(&AskedName) -> Result<(), D>,
     ) -> Result<usize, Then<D>> {
         if self.answers.is_upgraded() {
@@ -91,7 +95,11 @@ impl Exchange {
                 let body = request.body.map_err(|why| Then::Unclear(malformed(why)))?;
                 permit(&request.name).map_err(Then::Denied)?;
                 self.requests.begin(body);
-                self.answers.expect(Asked { by_head: request.by_head, upgrade: request.upgrade });
+                if request.upgrade == Upgrade::Unjudged {
+                    http_head::withhold_upgrade(&mut bytes[..length]);
+                }
+                let upgrade = request.upgrade == Upgrade::Other;
+                self.answers.expect(Asked { by_head: request.by_head, upgrade });
                 Ok(length)
             }
         }

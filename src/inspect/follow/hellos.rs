@@ -8,7 +8,7 @@
 
 use super::Then;
 use crate::hostname::AskedName;
-use crate::inspect::records::{HANDSHAKE, RECORD_HEADER};
+use crate::inspect::records::{CHANGE_CIPHER_SPEC, HANDSHAKE, HEARTBEAT, RECORD_HEADER};
 use crate::inspect::{Inspected, Verdict, client_hello};
 use crate::inspect::{Protocol, Unclear};
 use std::ops::RangeInclusive;
@@ -146,7 +146,7 @@ impl Hellos {
 }
 
 /// From change_cipher_spec to heartbeat (RFC 8446 §5.1, RFC 6520).
-const TLS_RECORDS: RangeInclusive<u8> = 20..=24;
+const TLS_RECORDS: RangeInclusive<u8> = CHANGE_CIPHER_SPEC..=HEARTBEAT;
 
 /// Type, length, version and random of a ServerHello.
 const START: usize = 4 + 2 + 32;

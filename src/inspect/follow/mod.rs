@@ -4,6 +4,7 @@
 //! bytes were cut into pieces. Only bytes that cannot be judged yet, the start of a head or of a hello, are the caller's
 //! to keep.
 
+mod answer_head;
 mod answers;
 mod chunked;
 mod exchange;
@@ -11,6 +12,7 @@ pub(super) mod framing;
 mod head_end;
 mod hellos;
 mod requests;
+mod trailers;
 
 use super::Unclear;
 pub use exchange::Exchange;

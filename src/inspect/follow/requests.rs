@@ -3,6 +3,7 @@
 use super::chunked::Chunks;
 use super::framing::Body;
 use super::head_end::HeadEnd;
+use super::trailers::{self, MAX_TRAILERS};
 use crate::inspect::http_head::{self, Request};
 use crate::inspect::{Malformed, Protocol, Unclear};
 
@@ -21,6 +22,8 @@ enum At {
     Head,
     Body(u64),
     Chunked(Chunks),
+    /// After the last chunk.
+    Trailers,
 }
 
 /// What the bytes at hand start with.
@@ -30,7 +33,7 @@ pub(super) enum Step {
     Passes(usize),
     /// A whole head of so many bytes.
     Head(Request, usize),
-    /// The start of a head.
+    /// The start of a head, or of trailers.
     NeedMore,
 }
 
@@ -47,7 +50,7 @@ impl Requests {
     /// Bytes of a body before the reader has to look again.
     pub(super) fn free(&self) -> u64 {
         match &self.at {
-            At::Head => 0,
+            At::Head | At::Trailers => 0,
             At::Body(left) => *left,
             At::Chunked(chunks) => chunks.free(),
         }
@@ -56,7 +59,7 @@ impl Requests {
     /// At most [`Self::free`] bytes went by unseen.
     pub(super) fn passed(&mut self, bytes: u64) {
         match &mut self.at {
-            At::Head => {}
+            At::Head | At::Trailers => {}
             At::Body(left) => {
                 *left -= bytes;
                 if *left == 0 {
@@ -79,10 +82,11 @@ impl Requests {
             At::Chunked(chunks) => {
                 let (used, ended) = chunks.read(bytes).map_err(malformed)?;
                 if ended {
-                    self.at = At::Head;
+                    self.at = At::Trailers;
                 }
                 Ok(Step::Passes(used))
             }
+            At::Trailers => self.read_trailers(bytes),
         }
     }
 
@@ -102,6 +106,21 @@ impl Requests {
         match http_head::read(&bytes[..length]).map_err(malformed)? {
             Some(request) => Ok(Step::Head(request, length)),
             None => Err(malformed("an empty line instead of a request")),
+        }
+    }
+
+    /// Trailers pass as a whole, for one line can make others mean something else.
+    fn read_trailers(&mut self, bytes: &[u8]) -> Result<Step, Unclear> {
+        let bound = self.max_head.min(MAX_TRAILERS);
+        let seen = &bytes[..bytes.len().min(bound)];
+        match self.end.find(seen).map_err(malformed)? {
+            Some(length) => {
+                trailers::check(&bytes[..length]).map_err(malformed)?;
+                self.at = At::Head;
+                Ok(Step::Passes(length))
+            }
+            None if seen.len() < bound => Ok(Step::NeedMore),
+            None => Err(malformed("trailers that are too long")),
         }
     }
 

@@ -21,10 +21,29 @@ fn the_host_is_read() {
         "GET http://api.example.com HTTP/1.1\r\nHost: API.example.com:80\r\n\r\n",
         "GET HTTP://api.example.com:8080/x?y HTTP/1.1\r\nHost: api.example.com:8080\r\n\r\n",
         "GET http://api.example.com?@evil.example HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: api.example.com:\r\n\r\n",
+        "GET http://api.example.com:/ HTTP/1.1\r\nHost: api.example.com:80\r\n\r\n",
+        "GET / HTTP/1.1\r\nX_Y.z~: \u{e9}\t\u{e9}\r\nHost: api.example.com\r\nEmpty:\r\n\r\n",
+        "GET /\"<>|{}^`\\?[#\u{e9} HTTP/1.1\r\nHost: api.example.com\r\n\r\n",
         "GET / HTTP/1.1\r\nX-Host: evil.example\r\nHost: api.example.com\r\nHosts: evil.example\r\n\r\n",
     ] {
         assert_eq!(asked(head), name("api.example.com"), "{head:?}");
     }
+}
+
+#[test]
+fn a_target_may_have_any_byte_that_is_no_control() {
+    for byte in (0x21..=0xff).filter(|&b| b != 0x7f) {
+        for head in [&b"GET /caf"[..], b"GET http://api.example.com/?q="] {
+            let head = [head, &[byte], b" HTTP/1.1\r\nHost: api.example.com\r\n\r\n"].concat();
+            let Verdict::Done(inspected) = verdict(&head) else { panic!("{}", head.escape_ascii()) };
+            assert_eq!(inspected.name, name("api.example.com"));
+            checks::same_host_as_httparse(&head, &Verdict::Done(inspected));
+        }
+    }
+    let authority = b"GET http://api.example.com\xa0/ HTTP/1.1\r\n\r\n";
+    let Verdict::Done(inspected) = verdict(authority) else { panic!("{:?}", verdict(authority)) };
+    assert_eq!(inspected.name, AskedName::Invalid(NotAHostname::NonAscii));
 }
 
 #[test]
@@ -50,7 +69,7 @@ fn what_two_readers_could_read_differently_is_refused() {
         ("GET / HTTP/1.1\r\nHost: a.example, b.example\r\n\r\n", "could hide"),
         ("GET / HTTP/1.1\r\nHost: a@b.example\r\n\r\n", "could hide"),
         ("GET / HTTP/1.1\r\nHost: a.example:80x\r\n\r\n", "not a port"),
-        ("GET / HTTP/1.1\r\nHost: a.example:\r\n\r\n", "not a port"),
+        ("GET / HTTP/1.1\r\nHost: a.example::\r\n\r\n", "not a port"),
         ("GET / HTTP/1.1\r\nHost: a.example\0\r\n\r\n", "header line"),
         ("GET / HTTP/1.1\r\nHost: a.example\rHost: b.example\r\n\r\n", "header line"),
         ("GET / HTTP/1.1\r\nHost : a.example\r\n\r\n", "header line"),

@@ -72,7 +72,10 @@ fn another_protocol_is_known_by_its_first_bytes() {
         (b"\x15\x01\x00\x00\x02\x00\x00\x00", 6), // MongoDB: a length of 277
         (b"\x16\x01\x00\x00\x01\x00\x00\x00", 6),
         (b"\x16\x10\x00\x00\x2e", 2),
-        (b"\x17\x03\x03\x00\x02", 1),
+        (b"\x17\x03\x03\x00\x02\x01", 6),
+        (b"\x14\x03\x00\x00\x01\x00\x00\x00", 6), // MongoDB: a length of 788
+        (b"\x18\x03\x00\x00\x13\x01\x00\x00", 6),
+        (b"\x14\x10\x00\x00\x01\x01", 2),
         (b"get key\r\n", 9),
         (b"57 <34>1 2026-01-01T00:00:00Z host app - - - no end of line", 4), // RFC 6587
         (b"get / HTTP/1.1\0\r\n", 15),
@@ -90,7 +93,7 @@ fn another_protocol_is_known_by_its_first_bytes() {
     ];
     for (bytes, decisive) in cases {
         let Verdict::Done(inspected) = verdict(bytes) else { panic!("{}", bytes.escape_ascii()) };
-        assert_eq!((inspected.protocol, inspected.name), (Protocol::Other, AskedName::Absent));
+        assert_eq!((inspected.protocol, inspected.name), (Protocol::Other, AskedName::Unread));
         for length in 0..*decisive {
             assert_eq!(verdict(&bytes[..length]), Verdict::NeedMore { at_least: length + 1 });
         }
@@ -109,6 +112,24 @@ fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
         let first = [&alert[..], &hello].concat();
         assert_eq!(reason(&first), "another record before the ClientHello is whole");
     }
+    for record in [
+        &b"\x14\x03\x01\x00\x00"[..],
+        b"\x14\x03\x01\x00\x01\x01",
+        b"\x14\x02\x00\x00\x01\x01",
+        b"\x15\x03\x03\x00\x00",
+        b"\x15\x03\x03\x00\x01\x01\x15\x03\x03\x00\x01\x00",
+        b"\x15\x03\x03\x00\x04\x01\x00\x01\x00",
+        b"\x17\x03\x03\x00\x00",
+        b"\x18\x03\x03\x00\x00",
+        b"\x18\x03\x03\x00\x13\x01\x00\x00xxxxxxxxxxxxxxxx",
+    ] {
+        for twice in [record.to_vec(), record.repeat(2)] {
+            let first = [&twice[..], &hello].concat();
+            assert_eq!(reason(&first), "another record before the ClientHello is whole");
+        }
+    }
+    let empty = [b"\x16\x03\x01\x00\x00", &hello[..]].concat();
+    assert_eq!(reason(&empty), "a handshake record without content");
     for empty in ["\r\n", "\n", "\r\n\r\n\r\n"] {
         let first = format!("{empty}GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
         reason(first.as_bytes());
@@ -168,7 +189,7 @@ fn a_bound_of_a_few_bytes_is_kept() {
 proptest! {
     #[test]
     fn any_bytes_have_a_stable_verdict(
-        start in prop::sample::select(vec![&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x01\x01", b"\x16\x04", b"\x15\x03\x01\x00\x02", b"\r\n", b"\x0b", b"get ", b"get\r", b"GET ", b"GET\x1c", b"GET / HTTP/1.1\r\n"]),
+        start in prop::sample::select(vec![&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x01\x01", b"\x16\x04", b"\x15\x03\x01\x00\x02", b"\x14\x03\x01\x00", b"\x18\x03\x03", b"\r\n", b"\x0b", b"get ", b"get\r", b"GET ", b"GET\x1c", b"GET / HTTP/1.1\r\n"]),
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         max in 0_usize..300,
     ) {

@@ -33,6 +33,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("client_hello/nameless", Hello::nameless().record()),
         ("client_hello/ech_grease", hello.clone().with(0xfe0d, &[0; 32]).with(0x2a2a, &[]).record()),
         ("client_hello/two_names", hello.clone().named(b"b.example").record()),
+        ("client_hello/ccs_first", [b"\x14\x03\x01\x00\x01\x01", &hello.record()[..]].concat()),
         ("client_hello/early_data", [hello.record(), b"\x17\x03\x03\x00\x02zz".to_vec()].concat()),
     ];
     for (name, head) in [
@@ -47,10 +48,12 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("http_head/folded", "GET / HTTP/1.1\r\nHost:\r\n a.example\r\n\r\n"),
         ("http_head/connect", "CONNECT a.example:443 HTTP/1.1\r\n\r\n"),
         ("http_head/h2c", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("http_head/latin", "GET http://a.example:/caf\u{e9} HTTP/1.1\r\nHost: a.example\r\n\r\n"),
         ("http_head/ssh", "SSH-2.0-OpenSSH_9.6\r\n"),
         ("hostname/plain", "api.example.com"),
         ("hostname/loud_dot", "API.Example.COM."),
         ("hostname/service", "_dmarc.xn--bcher-kva.example"),
+        ("hostname/hyphens", "-a.b-.example"),
         ("hostname/ipv4", "0x7f.0.0.01"),
         ("hostname/ipv6", "[::1]"),
         ("hostname/nul", "a.example\0.b.example"),
@@ -60,6 +63,9 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     }
     let get = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
     let chunked = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nB: c\r\n\r\n";
+    let chunked_host = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nHost: evil.example\r\n\r\n";
+    let h2c = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n";
+    let chunked_answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n";
     let length = "PUT / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
     let upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: x\r\n\r\n";
     let evil = "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
@@ -68,6 +74,9 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     for (name, turns) in [
         ("exchange/pipelined", &[get, chunked, length, get, evil][..]),
         ("exchange/upgraded", &[upgrade, "\u{ff}", taken, "\u{ff}", evil]),
+        ("exchange/trailers", &[chunked_host, "\u{ff}", answer, "\u{ff}", get]),
+        ("exchange/h2c", &[h2c, evil, "\u{ff}", taken]),
+        ("exchange/answers", &[get, get, "\u{ff}", chunked_answer, answer, "\u{ff}", upgrade]),
         ("exchange/declined", &[upgrade, evil, "\u{ff}", answer, "\u{ff}", get]),
     ] {
         let turns = turns.iter().map(|turn| if *turn == "\u{ff}" { b"\xff" } else { turn.as_bytes() });

@@ -1,6 +1,6 @@
 //! Rule by rule, why a flow may leave or not.
 
-use super::{Place, Rule, Tenant};
+use super::{Inspects, Place, Rule, Tenant};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -45,8 +45,11 @@ pub enum Finding {
     NoHostname,
     /// It goes by name, and what the client sent is no hostname.
     InvalidHostname,
-    /// It denies by name, and what the client sent is no hostname: nobody can say that it does not mean this flow.
+    /// It denies by name, and what the client sent is no hostname, or of a protocol in which none is read: nobody can say
+    /// that it does not mean this flow.
     CannotBeJudged,
+    /// It allows TLS and HTTP alone, because a deny rule goes by name here, and this is neither.
+    OtherProtocol,
     /// None of its hosts is the name asked for.
     OtherHostname,
     /// None of its networks holds the address.
@@ -67,6 +70,7 @@ impl Finding {
             Self::NoHostname => "no_hostname",
             Self::InvalidHostname => "invalid_hostname",
             Self::CannotBeJudged => "cannot_be_judged",
+            Self::OtherProtocol => "other_protocol",
             Self::OtherHostname => "other_hostname",
             Self::OtherAddress => "other_address",
             Self::OtherPort => "other_port",
@@ -82,7 +86,8 @@ impl Finding {
             Self::NotReached => "not reached: the flow leaves before a name is read",
             Self::NoHostname => "goes by name, and there is none",
             Self::InvalidHostname => "goes by name, and this is no hostname",
-            Self::CannotBeJudged => "denies by name, and this is no hostname: it might be meant",
+            Self::CannotBeJudged => "denies by name, and no hostname can be read: it might be meant",
+            Self::OtherProtocol => "allows TLS and HTTP alone, for a deny rule goes by name here",
             Self::OtherHostname => "no: another hostname",
             Self::OtherAddress => "no: another address",
             Self::OtherPort => "no: another port",
@@ -138,10 +143,12 @@ impl Tenant {
         let elsewhere = rule.place.misses(to);
         if rule.named {
             match asked {
-                AskedName::Absent => return Finding::NoHostname,
-                AskedName::Invalid(_) if effect == Effect::Deny && elsewhere.is_none() => {
+                AskedName::Invalid(_) | AskedName::Unread
+                    if effect == Effect::Deny && elsewhere.is_none() =>
+                {
                     return Finding::CannotBeJudged;
                 }
+                AskedName::Absent | AskedName::Unread => return Finding::NoHostname,
                 AskedName::Invalid(_) => return Finding::InvalidHostname,
                 AskedName::Valid(_) if !named => return Finding::OtherHostname,
                 AskedName::Valid(_) => {}
@@ -149,6 +156,10 @@ impl Tenant {
         }
         if let Some(elsewhere) = elsewhere {
             return elsewhere;
+        }
+        if effect == Effect::Allow && rule.inspects == Inspects::Protocols && self.rules.needs_name(asked, to)
+        {
+            return Finding::OtherProtocol;
         }
         if effect == Effect::Allow && rule.takes_the_clients_word() && !self.rules.reach.by_name(to.ip()) {
             return Finding::PrivateDestination;

@@ -17,6 +17,15 @@ pub(super) fn explain(
 ) -> Explanation {
     let rules = &tenant.rules;
     let mut found: Vec<Finding> = rules.iter().map(|rule| examine(rule, reach, asked, to)).collect();
+    let meant = rules.iter().zip(&found).any(|(_, &finding)| finding == Finding::CannotBeJudged);
+    if *asked == AskedName::Unread && meant {
+        for (rule, finding) in rules.iter().zip(&mut found) {
+            let passes = rule.uninspected || rule.other_protocols;
+            if *finding == Finding::Covers && rule.effect == Effect::Allow && !passes {
+                *finding = Finding::OtherProtocol;
+            }
+        }
+    }
     let first = |wanted: Finding, is: &dyn Fn(&RuleSpec) -> bool| {
         rules.iter().zip(&found).position(|(rule, &finding)| finding == wanted && is(rule))
     };
@@ -30,10 +39,12 @@ pub(super) fn explain(
         (Some(Outcome::EchDenied), None)
     } else if let Some(rule) = first(Finding::Covers, &says_no) {
         (Some(Outcome::DeniedByRule), Some(rule))
-    } else if first(Finding::CannotBeJudged, &says_no).is_some() {
+    } else if first(Finding::CannotBeJudged, &says_no).is_some() && *asked != AskedName::Unread {
         (Some(Outcome::InvalidHostname), None)
     } else if let Some(rule) = first(Finding::Covers, &says_yes) {
         (None, Some(rule))
+    } else if let Some(rule) = first(Finding::OtherProtocol, &says_yes) {
+        (Some(Outcome::UnknownProtocol), Some(rule))
     } else if let Some(rule) = first(Finding::PrivateDestination, &says_yes) {
         (Some(Outcome::DestinationPrivate), Some(rule))
     } else if matches!(asked, AskedName::Invalid(_)) {
@@ -67,10 +78,12 @@ fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestin
     let elsewhere = out_of_place(rule, to);
     if !rule.hosts.is_empty() {
         match asked {
-            AskedName::Absent => return Finding::NoHostname,
-            AskedName::Invalid(_) if rule.effect == Effect::Deny && elsewhere.is_none() => {
+            AskedName::Invalid(_) | AskedName::Unread
+                if rule.effect == Effect::Deny && elsewhere.is_none() =>
+            {
                 return Finding::CannotBeJudged;
             }
+            AskedName::Absent | AskedName::Unread => return Finding::NoHostname,
             AskedName::Invalid(_) => return Finding::InvalidHostname,
             AskedName::Valid(name) if !rule.hosts.iter().any(|pattern| pattern.matches(name)) => {
                 return Finding::OtherHostname;

@@ -47,7 +47,7 @@ impl Guard for Script {
         self.body = self.body.saturating_sub(bytes as u64);
     }
 
-    fn judge(&mut self, bytes: &[u8]) -> Passage {
+    fn judge(&mut self, bytes: &mut [u8]) -> Passage {
         self.shown = self.shown.max(bytes.len());
         let mut passed = 0;
         let next = loop {
@@ -105,7 +105,7 @@ impl Guard for Script {
 }
 
 fn look(guarded: &mut Guarded<Script>, read: &[u8]) -> Vec<u8> {
-    match guarded.look(Side::Client, read) {
+    match guarded.look(Side::Client, &mut read.to_vec()) {
         Passing::Read(n) => read[..n].into(),
         Passing::Kept(bytes) => bytes.into(),
     }
@@ -118,7 +118,7 @@ fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<Script>) {
     for piece in pieces {
         passed.extend(look(&mut guarded, piece));
         while guarded.waits() {
-            guarded.look(Side::Upstream, b"go on");
+            guarded.look(Side::Upstream, &mut b"go on".to_vec());
             let kept = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
             passed.extend(kept.unwrap_or_default());
         }
@@ -167,7 +167,7 @@ fn a_piece_of_a_line_holds_up_what_would_pass_unseen() {
     assert_eq!(guarded.free(Side::Client), 2);
     guarded.passes(Side::Client, 2);
     assert_eq!(look(&mut guarded, b"switch\nmore"), b"switch\n");
-    guarded.look(Side::Upstream, b"yes");
+    guarded.look(Side::Upstream, &mut b"yes".to_vec());
     assert_eq!(guarded.free(Side::Client), 0, "what was kept comes first");
     let kept = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
     assert_eq!((kept.as_deref(), guarded.free(Side::Client)), (Some(&b"more"[..]), u64::MAX));
@@ -202,7 +202,7 @@ fn a_piece_that_is_left_once_the_server_has_spoken_has_that_time_too() {
         let mut guarded = Guarded::new(Script::default(), PATIENCE);
         assert_eq!(look(&mut guarded, b"ask\na li"), b"ask\n");
         assert!(guarded.waits());
-        guarded.look(Side::Upstream, b"go on");
+        guarded.look(Side::Upstream, &mut b"go on".to_vec());
         let mut poll = || {
             assert_eq!(guarded.poll_kept(&mut Context::from_waker(Waker::noop())), None);
             guarded.is_stopped()

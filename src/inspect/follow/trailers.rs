@@ -1,0 +1,145 @@
+//! The trailer section of a request (RFC 9112 §7.1.2). Some servers merge it into the headers, others leave it to be read
+//! as the next request; so what passes is neither: fields that decide nothing, on lines that no server takes for a request's.
+
+/// Bytes of a section, the empty line included.
+pub(super) const MAX_TRAILERS: usize = 8 * 1024;
+const MAX_FIELDS: usize = 128;
+
+/// Fields that a sender must not put there (RFC 9110 §6.5.1): of framing, connection, routing, authentication, and those that
+/// change what a request means. Also those by which servers behind a proxy take another host, target or client for the real one.
+const FORBIDDEN: &[&str] = &[
+    "authorization",
+    "cache-control",
+    "client-ip",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "front-end-https",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "method-override",
+    "origin",
+    "pragma",
+    "proxy",
+    "range",
+    "referer",
+    "sec-websocket-key",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "true-client-ip",
+    "upgrade",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-rewrite-url",
+];
+
+/// The same, by how they begin: conditions, and what proxies say.
+const FORBIDDEN_PREFIXES: &[&str] = &["if-", "proxy-", "x-forwarded", "x-proxy"];
+
+/// Whether a whole section may pass, its empty line included.
+pub(super) fn check(section: &[u8]) -> Result<(), &'static str> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let fields = match httparse::parse_headers(section, &mut fields) {
+        Ok(httparse::Status::Complete((length, fields))) if length == section.len() => fields,
+        Err(httparse::Error::TooManyHeaders) => return Err("too many trailers"),
+        Ok(_) | Err(_) => return Err("a trailer line is not `name: value`"),
+    };
+    for field in fields {
+        if is_forbidden(field.name) {
+            return Err("a trailer that belongs into the head");
+        }
+        // `Name: http://host/ HTTP/1.1`, to a server that takes any word for a method.
+        let last = field.value.trim_ascii().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+        if last.first_chunk::<5>().is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/")) {
+            return Err("a trailer that ends like a request line");
+        }
+    }
+    Ok(())
+}
+
+/// Servers that hand fields on as variables make one of `-` and `_` (RFC 3875 §4.1.18).
+fn is_forbidden(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    FORBIDDEN.contains(&&*name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_decide_nothing_pass() {
+        for section in [
+            "\r\n",
+            "A: b\r\n\r\n",
+            "Digest:x\r\nX-Checksum: \t y z \r\nEmpty:\r\n\r\n",
+            "A: caf\u{e9}\r\n\r\n",
+        ] {
+            assert_eq!(check(section.as_bytes()), Ok(()), "{section:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_are_no_fields_do_not_pass() {
+        for section in [
+            "GET /evil HTTP/1.1\r\n\r\n",
+            "xx\r\n\r\n",
+            "A : b\r\n\r\n",
+            ": b\r\n\r\n",
+            "A: b\r\n c\r\n\r\n",
+            " A: b\r\n\r\n",
+            "A: b\rHost: c\r\n\r\n",
+            "A: \0\r\n\r\n",
+            "A\0: b\r\n\r\n",
+            "A: \u{1}\r\n\r\n",
+            "A: b\r\n\r\nC: d\r\n\r\n",
+            "A: b\r\n",
+        ] {
+            assert_eq!(check(section.as_bytes()), Err("a trailer line is not `name: value`"), "{section:?}");
+        }
+        assert_eq!(check(format!("{}\r\n", "A: b\r\n".repeat(129)).as_bytes()), Err("too many trailers"));
+    }
+
+    #[test]
+    fn fields_that_decide_something_do_not_pass() {
+        for name in FORBIDDEN.iter().chain(&[
+            "If-Match",
+            "Proxy-Authorization",
+            "X-Forwarded-Host",
+            "X_FORWARDED_FOR",
+        ]) {
+            for name in [(*name).to_owned(), name.to_ascii_uppercase(), name.replace('-', "_")] {
+                let section = format!("Digest: x\r\n{name}: y\r\n\r\n");
+                assert_eq!(check(section.as_bytes()), Err("a trailer that belongs into the head"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_trailer_is_a_request_line_to_a_server_that_takes_any_method() {
+        for value in ["/evil HTTP/1.1", "http://evil.example/ http/1.0 \t", "/\tHTTP/1.1", "HTTP/1.1"] {
+            let section = format!("GET: {value}\r\n\r\n");
+            assert_eq!(check(section.as_bytes()), Err("a trailer that ends like a request line"), "{value}");
+        }
+    }
+}
