@@ -1,8 +1,10 @@
-//! `egret doctor`: everything on this machine that Egret needs, one finding each, with what mends it.
+//! `egret doctor`: everything on this machine that Egret needs, one finding each, with its cure; and whether real packets
+//! come through.
 
 mod families;
 mod kernel;
 mod network;
+mod packets;
 mod process;
 
 use super::findings::{Finding, report};
@@ -10,7 +12,9 @@ use crate::addr::PortRange;
 use crate::app::steering_params;
 use crate::config::Config;
 use crate::steering::Params;
-use std::net::SocketAddr;
+use ipnet::IpNet;
+use packets::Question;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 /// What the configuration says that doctor needs to know.
@@ -24,6 +28,8 @@ pub struct Doctor {
     pools: Vec<families::UsedPool>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u64,
+    /// Whose clients' packets are tried.
+    pub tenants: Vec<Tenant>,
 }
 
 impl Doctor {
@@ -34,17 +40,60 @@ impl Doctor {
             metrics: config.gateway.metrics,
             pools: families::used_pools(config),
             wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
+            tenants: config
+                .tenants
+                .iter()
+                .map(|tenant| Tenant { name: tenant.name.to_string(), sources: tenant.sources.clone() })
+                .collect(),
         }
     }
 }
 
-/// Looks at everything and changes nothing. Yields 1 if something is broken, else 0.
-pub fn doctor(doctor: &Doctor, json: bool) -> ExitCode {
-    report(&findings(doctor), json)
+/// Clients of one tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// As in the configuration.
+    pub name: String,
+    /// Where its clients are.
+    pub sources: Vec<IpNet>,
+}
+
+/// The options of `egret doctor`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Try one client's packets to one destination, and nothing else
+    #[arg(long, requires_all = ["from", "to"])]
+    packet: bool,
+    /// The client, with --packet
+    #[arg(long, value_name = "CLIENT", requires = "packet")]
+    from: Option<IpAddr>,
+    /// The destination, with --packet: a name or an address; port 443 unless given
+    #[arg(long, value_name = "DEST[:PORT]", requires = "packet")]
+    to: Option<String>,
+    /// Look at settings only and send no packets
+    #[arg(long, conflicts_with = "packet")]
+    no_packets: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks at everything, sends packets of its own, and leaves the machine as it was. Yields 1 if something is broken, else 0.
+pub fn doctor(doctor: &Doctor, options: &Options) -> ExitCode {
+    let found = if let (Some(from), Some(to)) = (options.from, &options.to) {
+        packets::ask(doctor, &Question { from: from.to_canonical(), to: to.clone() })
+    } else {
+        let mut found = findings(doctor);
+        if !options.no_packets {
+            found.extend(packets::findings(doctor));
+        }
+        found
+    };
+    report(&found, options.json)
 }
 
 fn findings(doctor: &Doctor) -> Vec<Finding> {
-    let service = process::service();
+    let service = process::service(doctor.steering.listen_port);
     let mut found =
         vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
     found.extend(process::capability(service.as_ref()));
@@ -110,6 +159,7 @@ mod tests {
             metrics: "127.0.0.1:1".parse().ok(),
             pools: Vec::new(),
             wanted_flows: u64::MAX / 8,
+            tenants: Vec::new(),
         };
         let found = findings(&doctor);
         for finding in &found {

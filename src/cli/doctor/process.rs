@@ -15,16 +15,41 @@ pub(super) struct Service {
     limits: String,
 }
 
-/// Finds the gateway among the processes; `None` if it does not run or is hidden from us.
-pub(super) fn service() -> Option<Service> {
+/// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us.
+pub(super) fn service(listen_port: u16) -> Option<Service> {
     let processes = std::fs::read_dir("/proc").ok()?;
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| read(&format!("/proc/{pid}/cmdline")).is_some_and(|line| is_gateway(&line))).find_map(
         |pid| {
             let status = read(&format!("/proc/{pid}/status"))?;
-            Some(Service { pid, status, limits: read(&format!("/proc/{pid}/limits")).unwrap_or_default() })
+            let here = is_in_our_network(pid).unwrap_or_else(|| listens_here(&status, listen_port));
+            let limits = read(&format!("/proc/{pid}/limits")).unwrap_or_default();
+            here.then_some(Service { pid, status, limits })
         },
     )
+}
+
+/// Whether a process shares our network namespace; `None` where we may not know.
+fn is_in_our_network(pid: u32) -> Option<bool> {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    Some(namespace(&pid.to_string())? == namespace("self")?)
+}
+
+/// Whether the process's user has a listener on the port in our network namespace.
+fn listens_here(status: &str, port: u16) -> bool {
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());
+    user.is_some_and(|user| tables.iter().any(|table| has_listener(table, user, port)))
+}
+
+/// In the format of /proc/net/tcp: state 0A listens; the user is the eighth word.
+fn has_listener(table: &str, user: &str, port: u16) -> bool {
+    table.lines().skip(1).any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let local = words.get(1).and_then(|local| local.rsplit_once(':'));
+        let own = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok()) == Some(port);
+        own && words.get(3) == Some(&"0A") && words.get(7) == Some(&user)
+    })
 }
 
 /// Arguments are separated by NUL in /proc/PID/cmdline.
@@ -63,22 +88,52 @@ fn has_net_admin(status: &str) -> bool {
 }
 
 pub(super) fn descriptors(service: Option<&Service>, wanted_flows: u64) -> Finding {
+    let running = service.and_then(|service| Some((open_files(&service.limits)?, service.pid)));
+    enough_descriptors(running, unit_open_files(), wanted_flows)
+}
+
+/// `running`: the process's limit, and its number; `unit`: that of egret.service where it is installed.
+fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flows: u64) -> Finding {
     const CHECK: &str = "file descriptors";
     let wanted = descriptors_for(wanted_flows);
-    let (limit, whose) = match service.and_then(|service| Some((open_files(&service.limits)?, service.pid))) {
-        Some((limit, pid)) => (limit, format!("process {pid}")),
-        None => (getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), "this shell".to_owned()),
+    let (limit, whose) = match (running, unit) {
+        (Some((limit, pid)), _) => (limit, format!("process {pid}")),
+        (None, Some(limit)) => (limit, "egret.service, which does not run".to_owned()),
+        (None, None) => {
+            (getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), "this shell".to_owned())
+        }
     };
     let found = format!("{limit} in {whose}, {wanted} wanted for {wanted_flows} flows");
     if limit >= wanted {
         return Finding::ok(CHECK, found);
     }
     let why = "connections beyond the limit are refused as gateway_full";
-    let mend = format!(
-        "set LimitNOFILE={wanted} in egret.service, then: systemctl daemon-reload; systemctl restart egret"
-    );
+    let mend = match unit {
+        Some(unit) if unit >= wanted => "systemctl restart egret: its unit allows enough".to_owned(),
+        Some(_) => format!(
+            "systemctl edit egret: [Service] LimitNOFILE={}; systemctl restart egret",
+            wanted.max(UNIT_OPEN_FILES)
+        ),
+        None => format!("ulimit -n {} in the shell that starts egret", wanted.max(UNIT_OPEN_FILES)),
+    };
     // The gateway goes on with what fits.
     Finding::warn(CHECK, found, why, mend)
+}
+
+/// `LimitNOFILE=` of deploy/egret.service.
+const UNIT_OPEN_FILES: u64 = 1_048_576;
+
+/// The limit that systemd gives egret.service, if it knows such a unit.
+fn unit_open_files() -> Option<u64> {
+    let arguments = ["show", "egret.service", "-p", "LoadState", "-p", "LimitNOFILE"];
+    let output = std::process::Command::new("systemctl").args(arguments).output().ok()?;
+    shown_open_files(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn shown_open_files(shown: &str) -> Option<u64> {
+    let value = |key| shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let limit = value("LimitNOFILE").filter(|_| value("LoadState") == Some("loaded"))?;
+    if limit == "infinity" { Some(u64::MAX) } else { limit.parse().ok() }
 }
 
 /// Two sockets a flow, a pipe's two ends while one in two is busy, and some for the gateway itself.
@@ -122,5 +177,28 @@ mod tests {
         assert_eq!(open_files(limits), Some(1024));
         assert_eq!(open_files("Max open files            unlimited  unlimited  files"), Some(u64::MAX));
         assert_eq!(open_files(""), None);
+    }
+
+    #[test]
+    fn advice_about_descriptors_fits_the_unit() {
+        let advice = |running, unit, flows| enough_descriptors(running, unit, flows).mend.unwrap_or_default();
+        assert!(
+            advice(Some((1024, 7)), Some(UNIT_OPEN_FILES), 10_000).starts_with("systemctl restart egret")
+        );
+        assert!(advice(Some((1024, 7)), Some(1024), 10_000).contains("LimitNOFILE=1048576"));
+        assert!(advice(Some((1024, 7)), None, 1_000_000).contains("ulimit -n 3000256"));
+        assert_eq!(advice(None, Some(UNIT_OPEN_FILES), 10_000), "");
+        assert_eq!(shown_open_files("LimitNOFILE=524288\nLoadState=not-found\n"), None);
+        assert_eq!(shown_open_files("LimitNOFILE=1048576\nLoadState=loaded\n"), Some(UNIT_OPEN_FILES));
+        assert_eq!(shown_open_files("LimitNOFILE=infinity\nLoadState=loaded\n"), Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_listener_belongs_to_its_user() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 00000000:3A99 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 12345 1\n";
+        assert!(has_listener(table, "998", 15001));
+        assert!(!has_listener(table, "0", 15001) && !has_listener(table, "998", 443));
+        assert!(!listens_here("Name:\tegret\n", 15001));
     }
 }

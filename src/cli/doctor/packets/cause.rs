@@ -1,0 +1,292 @@
+//! From what was seen of a packet that got lost to the hook that took it, and the cure.
+
+use super::command::output;
+use super::counters::Counters;
+use super::cure::{Cure, End, Hook};
+use super::owner::Owner;
+use super::probe::Spot;
+use super::trace::{Event, Kind};
+use crate::cli::doctor::number;
+use crate::steering::REMEDY;
+
+/// What was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    Handshake,
+    Data,
+    /// An ICMP error.
+    TooBig,
+}
+
+impl Lost {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "the handshake",
+            Self::Data => "data",
+            Self::TooBig => "ICMP \"packet too big\"",
+        }
+    }
+}
+
+/// What was seen while a connection was tried.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    /// `None` without nft.
+    pub(super) events: Option<Vec<Event>>,
+    pub(super) before: Counters,
+    pub(super) after: Counters,
+    /// Whether the probe's host found the machine's link address.
+    pub(super) found_gateway: bool,
+}
+
+/// Why packets got lost.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) found: String,
+    pub(super) cure: String,
+}
+
+impl Evidence {
+    pub(super) fn cause(&self, lost: Lost, spot: &Spot, cure: &Cure<'_>) -> Cause {
+        self.by_trace(lost, cure)
+            .or_else(|| self.by_counters(lost, cure))
+            .or_else(|| self.by_kernel(lost, spot, cure))
+            .unwrap_or_else(|| self.unknown(lost, spot))
+    }
+
+    /// The first verdict that ended such a packet.
+    fn by_trace(&self, lost: Lost, cure: &Cure<'_>) -> Option<Cause> {
+        let events = self.events.as_deref()?;
+        let (end, packet) =
+            events.iter().enumerate().filter(|(_, event)| event.is_end()).find_map(|(at, end)| {
+                let entered = events[..at].iter().rev();
+                let packet =
+                    entered.clone().find(|event| event.id == end.id && event.kind == Kind::Packet)?;
+                let icmp = packet.text.contains("icmp");
+                let asked = lost == Lost::Handshake && !self.found_gateway;
+                (icmp == (lost == Lost::TooBig) || asked).then_some((end, packet))
+            })?;
+        let before: Vec<_> = events.iter().filter(|event| event.id == end.id).collect();
+        let owner = Owner::of(&end.family, &end.table, &end.chain, &before);
+        let hook = Hook::of(&packet.family, &packet.table, &packet.chain);
+        let what = packet_name(&packet.text);
+        let found = format!(
+            "{what} ends at {}: table {} {}, chain {}, rule `{}` ({})",
+            hook.as_str(),
+            end.family,
+            end.table,
+            end.chain,
+            end.rule(),
+            owner.as_str()
+        );
+        if owner == Owner::Egret {
+            return Some(Cause { found, cure: eaten_by_egret(&end.chain, cure) });
+        }
+        let marked = before.iter().any(|event| {
+            let steers = event.chain.starts_with("EGRET_") || event.table == "egret";
+            steers && event.text.contains("(verdict accept)")
+        });
+        let chain = if end.family == "ip" || end.family == "ip6" || end.family == "inet" {
+            &packet.chain
+        } else {
+            &end.chain
+        };
+        let end = End { family: &end.family, table: &end.table, chain, hook, owner, marked };
+        Some(Cause { found, cure: cure.accept(&end) })
+    }
+
+    fn by_counters(&self, lost: Lost, cure: &Cure<'_>) -> Option<Cause> {
+        let rule = self.after.ended(&self.before)?;
+        let family = if cure.v4 { "ip" } else { "ip6" };
+        let owner = Owner::of(family, &rule.table, &rule.chain, &[]);
+        let found = format!(
+            "{} is lost where iptables' counters rose: table {}, chain {}, rule `{}` ({})",
+            lost.as_str(),
+            rule.table,
+            rule.chain,
+            rule.rule,
+            owner.as_str()
+        );
+        if owner == Owner::Egret {
+            return Some(Cause { found, cure: eaten_by_egret(&rule.chain, cure) });
+        }
+        let hook = Hook::of_iptables(&rule.table, &rule.chain);
+        let end = End {
+            family,
+            table: &rule.table,
+            chain: hook.builtin(),
+            hook,
+            owner,
+            marked: hook != Hook::Prerouting,
+        };
+        Some(Cause { found, cure: cure.accept(&end) })
+    }
+
+    /// Everything that drops packets outside the packet filter.
+    fn by_kernel(&self, lost: Lost, spot: &Spot, cure: &Cure<'_>) -> Option<Cause> {
+        if lost == Lost::TooBig {
+            let found = "an ICMP error about the connection does not reach its socket".to_owned();
+            return Some(Cause { found, cure: REMEDY.to_owned() });
+        }
+        let device = &spot.enters.name;
+        if !self.found_gateway {
+            return Some(unresolved(spot));
+        }
+        if self.after.rose(&self.before, "TcpIPReversePathFilter") {
+            return Some(reverse_path(spot));
+        }
+        if let Some(cause) = bridge_filter(spot, cure.v4) {
+            return Some(cause);
+        }
+        let overflows = ["TcpListenOverflows", "TcpListenDrops"];
+        if overflows.iter().any(|name| self.after.rose(&self.before, name)) {
+            let found = "the listener's queue is full: the gateway accepts too slowly".to_owned();
+            return Some(Cause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
+        }
+        let mut answers =
+            self.events.as_deref().unwrap_or_default().iter().filter(|event| event.kind == Kind::Packet);
+        let out = answers.find_map(|event| event.text.split("oif \"").nth(1)?.split('"').next());
+        let elsewhere = out.filter(|out| *out != spot.leaves.name)?;
+        let found =
+            format!("answers to {} leave by {elsewhere}, though packets come in by {device}", spot.address);
+        let cure =
+            format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address);
+        Some(Cause { found, cure })
+    }
+
+    fn unknown(&self, lost: Lost, spot: &Spot) -> Cause {
+        let device = &spot.enters.name;
+        let seen =
+            self.events.as_deref().unwrap_or_default().iter().rev().find(|event| event.kind == Kind::Packet);
+        let found = match seen {
+            Some(Event { family, table, chain, .. }) => {
+                format!(
+                    "{} is lost behind table {family} {table}, chain {chain}; no rule of the packet filter dropped it",
+                    lost.as_str()
+                )
+            }
+            None => format!("{} is lost, and the packet filter did not see it", lost.as_str()),
+        };
+        let cure = match self.events {
+            None => "install nftables (apt install nftables) and run doctor again: it will name the rule"
+                .to_owned(),
+            Some(_) => format!(
+                "look for what takes packets before or behind the packet filter: tc -s filter show dev {device} ingress; ip link show dev {device} (xdp); nstat -az | grep -i drop"
+            ),
+        };
+        Cause { found, cure }
+    }
+}
+
+fn packet_name(text: &str) -> &'static str {
+    if text.contains("icmp") {
+        return if text.contains("nd-neighbor") { "neighbour discovery" } else { "an ICMP error" };
+    }
+    let flags = text.split("flags == ").nth(1).unwrap_or_default();
+    if flags.starts_with("syn | ack") || flags.starts_with("0x12") || flags.starts_with("syn|ack") {
+        "the SYN-ACK"
+    } else if flags.starts_with("syn") || flags.starts_with("0x2 ") || flags.starts_with("0x02") {
+        "the SYN"
+    } else {
+        "a packet of the connection"
+    }
+}
+
+/// Egret's rules end packets that the gateway or the routes do not take.
+fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> String {
+    let forwarded = ["EGRET_REFUSE", "EGRET_FORWARD", "refuse"].contains(&chain);
+    if !forwarded && !has_listener(cure.params.listen_port) {
+        return format!(
+            "nothing listens on port {}: systemctl start egret; journalctl -u egret",
+            cure.params.listen_port
+        );
+    }
+    REMEDY.to_owned()
+}
+
+/// Whether anything listens on the port in this namespace.
+pub(super) fn has_listener(port: u16) -> bool {
+    output(&format!("ss -ltnH sport = :{port}")).is_ok_and(|sockets| !sockets.trim().is_empty())
+}
+
+/// The larger of the interface's setting and that for all of them counts.
+fn setting(device: &str, name: &str) -> u64 {
+    let of = |scope: &str| number(&format!("net/ipv4/conf/{scope}/{name}")).unwrap_or_default();
+    of("all").max(of(device))
+}
+
+fn unresolved(spot: &Spot) -> Cause {
+    let (address, device) = (spot.address, &spot.enters.name);
+    let own = spot.gateway.map(|own| own.to_string()).unwrap_or_default();
+    if address.is_ipv6() {
+        let found = format!("{address} gets no neighbour advertisement for {own} on {device}");
+        return Cause {
+            found,
+            cure: "let ICMPv6 135 and 136 in and out (RFC 4890): ip6tables -I INPUT -p ipv6-icmp -j ACCEPT"
+                .to_owned(),
+        };
+    }
+    for name in ["arp_ignore", "arp_filter"] {
+        let value = setting(device, name);
+        if value > 0 {
+            let found = format!("{address} gets no ARP answer for {own} on {device}: {name}={value}");
+            let cure = format!(
+                "sysctl -w net.ipv4.conf.all.{name}=0 net.ipv4.conf.{device}.{name}=0, and in /etc/sysctl.d"
+            );
+            return Cause { found, cure };
+        }
+    }
+    let found = format!("{address} gets no ARP answer for {own} on {device}");
+    Cause {
+        found,
+        cure: format!("see `ip link show dev {device}` (NOARP), `nft list tables arp`, `arptables -L`"),
+    }
+}
+
+fn reverse_path(spot: &Spot) -> Cause {
+    let device = &spot.enters.name;
+    let strict = setting(device, "rp_filter");
+    let marked = setting(device, "src_valid_mark");
+    let found = format!("rp_filter drops it: {strict} on {device}, src_valid_mark {marked}");
+    let cure = if marked > 0 {
+        format!(
+            "sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{device}.src_valid_mark=0, and in /etc/sysctl.d"
+        )
+    } else {
+        format!(
+            "the route to {} does not lead to {device}: add that route, or sysctl -w net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=2, and in /etc/sysctl.d",
+            spot.address
+        )
+    };
+    Cause { found, cure }
+}
+
+/// With `bridge-nf-call-iptables` the packet filter sees packets on their way through the bridge, and the kernel then
+/// forgets the socket that TPROXY gave them.
+fn bridge_filter(spot: &Spot, v4: bool) -> Option<Cause> {
+    let name = if v4 { "bridge-nf-call-iptables" } else { "bridge-nf-call-ip6tables" };
+    let on = spot.enters.is_bridge() && number(&format!("net/bridge/{name}")).is_some_and(|value| value != 0);
+    on.then(|| Cause {
+        found: format!(
+            "{} is a bridge and net.bridge.{name}=1: packets lose TPROXY's socket between bridge and IP",
+            spot.enters.name
+        ),
+        cure: format!(
+            "sysctl -w net.bridge.{name}=0, and in /etc/sysctl.d (Docker sets it to 1 when it starts)"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_have_names() {
+        assert_eq!(packet_name("tcp sport 61000 tcp dport 80 tcp flags == syn tcp window 64240"), "the SYN");
+        assert_eq!(packet_name("tcp flags == 0x12 tcp window"), "the SYN-ACK");
+        assert_eq!(packet_name("tcp flags == ack"), "a packet of the connection");
+        assert_eq!(packet_name("ip protocol icmp icmp type destination-unreachable"), "an ICMP error");
+        assert_eq!(packet_name("icmpv6 type nd-neighbor-solicit"), "neighbour discovery");
+    }
+}

@@ -1,0 +1,260 @@
+//! The commands that let Egret's packets pass where somebody's rule ends them.
+
+use super::command::output;
+use super::owner::Owner;
+use crate::addr::PortRange;
+use crate::steering::{Params, Ports};
+use ipnet::IpNet;
+
+/// Where in the packet filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Ingress,
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Hook {
+    const ALL: [Self; 6] =
+        [Self::Ingress, Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+
+    /// That of a base chain.
+    pub(super) fn of(family: &str, table: &str, chain: &str) -> Self {
+        let builtin = Self::ALL.into_iter().find(|hook| hook.builtin() == chain);
+        builtin.unwrap_or_else(|| {
+            let text = output(&format!("nft list chain {family} {table} {chain}")).unwrap_or_default();
+            Self::ALL
+                .into_iter()
+                .find(|hook| text.contains(&format!("hook {} ", hook.as_str())))
+                .unwrap_or(Self::Input)
+        })
+    }
+
+    /// That of a chain of iptables; chains of an administrator's are mostly INPUT's.
+    pub(super) fn of_iptables(table: &str, chain: &str) -> Self {
+        let builtin = Self::ALL.into_iter().find(|hook| hook.builtin() == chain);
+        let by_table = if table == "filter" { Self::Input } else { Self::Prerouting };
+        builtin.unwrap_or(by_table)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+
+    /// The name of iptables' chain.
+    pub(super) fn builtin(self) -> &'static str {
+        match self {
+            Self::Ingress => "INGRESS",
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
+        }
+    }
+}
+
+/// Which connections are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leg {
+    /// Of clients to the gateway.
+    Client,
+    /// Of the gateway to servers, from pool addresses.
+    Pool,
+}
+
+/// Where packets end.
+#[derive(Debug)]
+pub(super) struct End<'a> {
+    pub(super) family: &'a str,
+    pub(super) table: &'a str,
+    /// The base chain, or for iptables the builtin one.
+    pub(super) chain: &'a str,
+    pub(super) hook: Hook,
+    pub(super) owner: Owner,
+    /// Whether the packet had Egret's mark by then.
+    pub(super) marked: bool,
+}
+
+/// What cures need to know.
+#[derive(Debug)]
+pub(super) struct Cure<'a> {
+    pub(super) params: &'a Params,
+    pub(super) leg: Leg,
+    pub(super) v4: bool,
+    /// The device that tenants' or servers' packets come in by.
+    pub(super) device: &'a str,
+    /// Of tenants.
+    pub(super) sources: &'a [IpNet],
+}
+
+impl Cure<'_> {
+    /// Accepts both kinds of Egret's packets in input, for one is of no use without the other; else what is needed.
+    pub(super) fn accept(&self, end: &End<'_>) -> String {
+        let builtin = ["ip", "ip6"].contains(&end.family) && end.chain == end.hook.builtin();
+        let rules = if end.owner == Owner::Firewalld {
+            self.firewalld(end)
+        } else if builtin {
+            self.iptables(end)
+        } else {
+            self.nft(end)
+        };
+        let lasting = end.owner.lasting();
+        format!("{}; {lasting}", rules.join("; "))
+    }
+
+    fn pools(&self, both: bool) -> impl Iterator<Item = IpNet> {
+        let all = self.params.pools.iter().map(|pool| pool.network.trunc());
+        all.filter(move |network| both || network.addr().is_ipv4() == self.v4)
+    }
+
+    fn iptables(&self, end: &End<'_>) -> Vec<String> {
+        let (tool, too_big) = if self.v4 {
+            ("iptables", "-p icmp -m icmp --icmp-type fragmentation-needed")
+        } else {
+            ("ip6tables", "-p ipv6-icmp -m icmp6 --icmpv6-type packet-too-big")
+        };
+        let table = if end.table == "filter" { String::new() } else { format!(" -t {}", end.table) };
+        // Behind the jump to Egret's own rules, which stands first.
+        let place = if end.table == "filter" { "" } else { " 2" };
+        let insert = format!("{tool}{table} -I {}{place}", end.hook.builtin());
+        let (mark, device) = (self.params.mark, self.device);
+        let untracked = "-m conntrack --ctstate UNTRACKED -j ACCEPT";
+        let input = end.hook == Hook::Input;
+        let client = match end.hook {
+            Hook::Output | Hook::Postrouting => format!("{insert} -o {device} -p tcp {untracked}"),
+            Hook::Input | Hook::Forward | Hook::Ingress => {
+                format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT")
+            }
+            Hook::Prerouting if end.marked => {
+                format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT")
+            }
+            Hook::Prerouting => format!("{insert} -i {device} -p tcp -j ACCEPT"),
+        };
+        let mut rules = Vec::new();
+        if self.leg == Leg::Client || input {
+            rules.push(client);
+        }
+        if self.leg == Leg::Pool || input {
+            for pool in self.pools(false) {
+                rules.push(match end.hook {
+                    Hook::Output | Hook::Postrouting => format!("{insert} -s {pool} -p tcp {untracked}"),
+                    Hook::Prerouting => format!("{insert} -d {pool} -p tcp -j ACCEPT"),
+                    Hook::Input | Hook::Forward | Hook::Ingress => {
+                        format!("{insert} -d {pool} -p tcp ! --syn {untracked}")
+                    }
+                });
+                if input {
+                    rules.push(format!("{insert} -d {pool} {too_big} -j ACCEPT"));
+                }
+            }
+        }
+        rules
+    }
+
+    fn nft(&self, end: &End<'_>) -> Vec<String> {
+        let insert = format!("nft insert rule {} {} {}", end.family, end.table, end.chain);
+        let both = !["ip", "ip6"].contains(&end.family);
+        let (mark, device) = (self.params.mark, self.device);
+        let input = end.hook == Hook::Input;
+        let marked = format!("meta mark and {mark:#x} == {mark:#x}");
+        let client = match end.hook {
+            Hook::Output | Hook::Postrouting => {
+                format!("oifname {device} meta l4proto tcp ct state untracked")
+            }
+            Hook::Ingress => "meta l4proto tcp".to_owned(),
+            Hook::Prerouting if !end.marked => format!("iifname {device} meta l4proto tcp"),
+            Hook::Prerouting | Hook::Input | Hook::Forward => marked,
+        };
+        let mut rules = Vec::new();
+        if self.leg == Leg::Client || input {
+            rules.push(format!("{insert} {client} accept"));
+        }
+        if self.leg == Leg::Pool || input {
+            for pool in self.pools(both) {
+                let (ip, too_big) = if pool.addr().is_ipv4() {
+                    ("ip", "icmp type destination-unreachable icmp code frag-needed")
+                } else {
+                    ("ip6", "icmpv6 type packet-too-big")
+                };
+                let pool = single(pool);
+                rules.push(match end.hook {
+                    Hook::Output | Hook::Postrouting => {
+                        format!("{insert} {ip} saddr {pool} meta l4proto tcp ct state untracked accept")
+                    }
+                    Hook::Ingress | Hook::Prerouting => {
+                        format!("{insert} {ip} daddr {pool} meta l4proto tcp accept")
+                    }
+                    Hook::Input | Hook::Forward => {
+                        format!("{insert} '{ip} daddr {pool} {NOT_SYN} ct state untracked accept'")
+                    }
+                });
+                if input {
+                    rules.push(format!("{insert} {ip} daddr {pool} {too_big} accept"));
+                }
+            }
+        }
+        rules
+    }
+
+    /// Its table is its own: rules come by its command.
+    fn firewalld(&self, end: &End<'_>) -> Vec<String> {
+        if end.hook == Hook::Prerouting {
+            let file = "/etc/firewalld/firewalld.conf";
+            return vec![
+                format!("sed -i s/^IPv6_rpfilter=.*/IPv6_rpfilter=no/ {file}"),
+                "firewall-cmd --reload".to_owned(),
+            ];
+        }
+        let device = self.device;
+        let zone = format!(
+            "--zone=$(firewall-cmd --get-zone-of-interface={device} 2>/dev/null || firewall-cmd --get-default-zone)"
+        );
+        let family = |net: &IpNet| if net.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+        let mut rules = Vec::new();
+        // Each leg has the zone of its own device.
+        for source in self.sources.iter().filter(|_| self.leg == Leg::Client) {
+            let family = family(source);
+            for ports in self.rich_ports() {
+                rules.push(format!("firewall-cmd {zone} --add-rich-rule='rule family={family} source address={source} {ports} accept'"));
+            }
+        }
+        for pool in self.pools(true).filter(|_| self.leg == Leg::Pool) {
+            let family = family(&pool);
+            rules.push(format!("firewall-cmd {zone} --add-rich-rule='rule family={family} destination address={pool} protocol value=tcp accept'"));
+        }
+        rules
+    }
+
+    fn rich_ports(&self) -> Vec<String> {
+        match &self.params.ports {
+            Ports::All => vec!["protocol value=tcp".to_owned()],
+            Ports::List(ranges) => PortRange::merged(ranges)
+                .iter()
+                .map(|range| format!("port port={range} protocol=tcp"))
+                .collect(),
+        }
+    }
+}
+
+/// A pool is for answers, not for new connections.
+const NOT_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
+
+/// nft takes a single address without its prefix length.
+fn single(network: IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
+    }
+}

@@ -1,0 +1,191 @@
+//! One TCP connection: handshake, an ICMP error about it, data both ways.
+
+use super::command::output;
+use super::icmp;
+use super::probe::Probe;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+/// For a handshake: the SYN, and the one that TCP sends anew after a second.
+const HANDSHAKE: Duration = Duration::from_millis(1700);
+/// For each step of the answer.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Of an answer that is read on.
+const MOST: usize = 1 << 20;
+
+/// How far a connection came.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) handshake: io::Result<()>,
+    pub(super) too_big: TooBig,
+    /// Bytes sent, and what came back; an error without a single byte.
+    pub(super) sent: usize,
+    pub(super) answer: io::Result<Vec<u8>>,
+}
+
+/// What became of an ICMP error about the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TooBig {
+    NotTried,
+    /// The sender's path MTU is what the error said.
+    Heeded,
+    Lost,
+}
+
+/// Both ends of a connection that is tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) client: SocketAddr,
+    pub(super) server: SocketAddr,
+}
+
+/// The probe's raw sockets.
+struct Raw {
+    tcp: Socket,
+    icmp: Socket,
+}
+
+fn raw(probe: &Probe, address: SocketAddr) -> io::Result<Raw> {
+    let (domain, protocol) =
+        if address.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
+    probe.run(|| {
+        let tcp = Socket::new(domain, Type::RAW, Some(Protocol::TCP))?;
+        tcp.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(Raw { tcp, icmp: Socket::new(domain, Type::RAW, Some(protocol))? })
+    })
+}
+
+impl Exchange {
+    fn unanswered(error: io::Error) -> Self {
+        let answer = Err(io::ErrorKind::NotConnected.into());
+        Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, answer }
+    }
+
+    /// From the probe's host to a server behind the machine.
+    pub(super) fn from_client(probe: &Probe, ends: Ends, request: &[u8], tell_too_big: bool) -> Self {
+        let raw = if tell_too_big { raw(probe, ends.client).ok() } else { None };
+        let socket = probe.run(|| bound(ends.client, false));
+        // The machine's end is the server's: it hears that its packets are too big for the probe.
+        let told = Ends { client: ends.server, server: ends.client };
+        Self::run(socket, ends, request, raw.as_ref().map(|raw| (raw, told)))
+    }
+
+    /// From one of the machine's own addresses to the probe's host.
+    pub(super) fn from_machine(probe: &Probe, ends: Ends, request: &[u8]) -> Self {
+        let raw = raw(probe, ends.server).ok();
+        Self::run(bound(ends.client, true), ends, request, raw.as_ref().map(|raw| (raw, ends)))
+    }
+
+    /// `told` are the ends as the machine has them: its own first.
+    fn run(socket: io::Result<Socket>, ends: Ends, request: &[u8], told: Option<(&Raw, Ends)>) -> Self {
+        let connected = socket.and_then(|socket| {
+            socket.connect_timeout(&SockAddr::from(ends.server), HANDSHAKE)?;
+            socket.set_read_timeout(Some(SILENCE))?;
+            socket.set_write_timeout(Some(SILENCE))?;
+            Ok(socket)
+        });
+        let mut socket = match connected {
+            Ok(socket) => socket,
+            Err(error) => return Self::unanswered(error),
+        };
+        let too_big = told.map_or(TooBig::NotTried, |(raw, told)| raw.tell_too_big(told));
+        let sent = socket.write_all(request).map(|()| request.len());
+        let answer = match &sent {
+            Ok(_) => read_answer(&mut socket),
+            Err(error) => Err(error.kind().into()),
+        };
+        Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), answer }
+    }
+}
+
+/// A socket with this address; `shared`: the gateway may use the same port towards another destination.
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if shared {
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        if address.is_ipv4() { socket.set_freebind_v4(true)? } else { socket.set_freebind_v6(true)? }
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+impl Raw {
+    /// Tells the machine that its segments are too big, as a router would, and looks whether it believes it.
+    fn tell_too_big(&self, ends: Ends) -> TooBig {
+        const POLLS: u32 = 12;
+        let Some(sequence) = self.sequence(ends) else { return TooBig::NotTried };
+        match path_mtu(ends) {
+            Some(before) if before > u32::from(icmp::MTU) => {}
+            Some(_) | None => return TooBig::NotTried,
+        }
+        let message = icmp::too_big(ends.client, ends.server, sequence);
+        // To the source of the packet that was too big, as all ICMP errors. A raw socket's port is 0.
+        let to = SockAddr::from(SocketAddr::new(ends.client.ip(), 0));
+        if self.icmp.send_to(&message, &to).is_err() {
+            return TooBig::NotTried;
+        }
+        for _ in 0..POLLS {
+            if path_mtu(ends) == Some(u32::from(icmp::MTU)) {
+                return TooBig::Heeded;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        TooBig::Lost
+    }
+
+    /// The number of the next byte that the machine's end will send: one after that of its SYN.
+    fn sequence(&self, ends: Ends) -> Option<u32> {
+        const SYN: u8 = 2;
+        let mut buffer = [0; 256];
+        for _ in 0..16 {
+            let length = (&self.tcp).read(&mut buffer).ok()?;
+            // IPv4 raw sockets are given the IP header, IPv6 ones are not.
+            let skip = if ends.client.is_ipv4() { usize::from(buffer[0] & 0xf) * 4 } else { 0 };
+            let Some(tcp) = buffer.get(skip..length).filter(|tcp| tcp.len() >= 20) else { continue };
+            let port = |at| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+            let number = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+            if port(0) == ends.client.port() && port(2) == ends.server.port() && tcp[13] & SYN != 0 {
+                return Some(number.wrapping_add(1));
+            }
+        }
+        None
+    }
+}
+
+/// Path MTU of the machine's socket with these ends.
+fn path_mtu(ends: Ends) -> Option<u32> {
+    let (own, peer) = (ends.client.port(), ends.server.port());
+    let sockets = output(&format!("ss -tinHO sport = :{own} and dport = :{peer}")).ok()?;
+    let peer = ends.server.ip().to_string();
+    let line = sockets.lines().find(|line| line.contains(&peer))?;
+    line.split_whitespace().find_map(|word| word.strip_prefix("pmtu:"))?.parse().ok()
+}
+
+/// Everything up to the end of the answer, or to a silence.
+fn read_answer(socket: &mut Socket) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(answer),
+            Ok(length) => {
+                answer.extend(buffer.get(..length).unwrap_or_default());
+                if answer.len() >= MOST || is_tls_record(&answer) {
+                    return Ok(answer);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if answer.is_empty() => return Err(error),
+            Err(_) => return Ok(answer),
+        }
+    }
+}
+
+/// The first record tells an alert from a hello, and no more is needed of a handshake.
+fn is_tls_record(answer: &[u8]) -> bool {
+    matches!(answer, [0x14..=0x17, 3, _, _, _, _, ..])
+}

@@ -1,0 +1,376 @@
+//! The two legs of a flow, each tried by one connection that carries many full packets.
+
+use super::cause::{Cause, Evidence, Lost};
+use super::counters::Counters;
+use super::cure::{Cure, Leg};
+use super::exchange::{Ends, Exchange, TooBig};
+use super::probe::{Probe, ProbePorts, Spot};
+use super::request::{Language, PROBE_NAME, http, told};
+use super::stand_in::{BODY, StandIn};
+use super::trace::Trace;
+use super::{POOL_ADDRESSES, family_name, icmp, names, spot};
+use crate::cli::doctor::Tenant;
+use crate::cli::findings::Finding;
+use crate::steering::{Params, Pool, Ports};
+use ipnet::IpNet;
+use rand::RngExt as _;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+/// Above the ports that Linux chooses by itself, so that no real client has a connection with them.
+const CLIENT_PORTS: std::ops::Range<u16> = 61_008..65_008;
+/// Attempts have a port each.
+pub(super) const ATTEMPTS: u16 = 16;
+/// Long PMTU entries are for addresses that nobody has.
+const TOO_BIG_WHY: &str = "where a hop on the way takes smaller packets only, large answers hang";
+
+/// Connections of a tenant's clients to the gateway.
+pub(super) struct ClientLeg<'a> {
+    pub(super) params: &'a Params,
+    pub(super) tenant: &'a Tenant,
+    pub(super) v4: bool,
+    pub(super) steered: &'a [String],
+}
+
+/// Connections from pool addresses to a server.
+pub(super) struct PoolLeg<'a> {
+    pub(super) params: &'a Params,
+    pub(super) v4: bool,
+}
+
+/// A probe that plays the client, and how often it has.
+pub(super) struct Caller {
+    pub(super) spot: Spot,
+    probe: Probe,
+    base: u16,
+    attempts: u16,
+}
+
+impl Caller {
+    pub(super) fn new(spot: Spot) -> Result<Self, String> {
+        let base = rand::rng().random_range(CLIENT_PORTS) & !(ATTEMPTS - 1);
+        let probe = Probe::attach(&spot, ProbePorts { base, mask: !(ATTEMPTS - 1) })?;
+        Ok(Self { spot, probe, base, attempts: 0 })
+    }
+
+    pub(super) fn call(&mut self, server: SocketAddr, request: &[u8]) -> Exchange {
+        let client = SocketAddr::new(self.spot.address, self.base + self.attempts % ATTEMPTS);
+        self.attempts += 1;
+        // What the machine believes of a real client's path would slow the client down.
+        let tell_too_big = self.spot.mac.is_none() || !self.spot.shared;
+        Exchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big)
+    }
+
+    /// Calls again, and looks where it gets lost.
+    pub(super) fn watch(&mut self, server: SocketAddr, request: &[u8]) -> (Exchange, Evidence) {
+        let spot = self.spot.clone();
+        let port = spot.shared.then_some((self.base, ATTEMPTS));
+        let (exchange, mut evidence) = watched(&spot, port, || self.call(server, request));
+        evidence.found_gateway = self.probe.found_gateway(&spot);
+        (exchange, evidence)
+    }
+}
+
+/// An attempt, and everything that was seen meanwhile of packets from and to the probe.
+fn watched(
+    spot: &Spot,
+    port: Option<(u16, u16)>,
+    attempt: impl FnOnce() -> Exchange,
+) -> (Exchange, Evidence) {
+    let address = spot.address;
+    let ip = if address.is_ipv4() { "ip" } else { "ip6" };
+    let ports = |side: &str| {
+        port.map(|(base, count)| format!(" tcp {side} {base}-{}", base + count - 1)).unwrap_or_default()
+    };
+    let (from, to) = (
+        format!("{ip} saddr {address}{}", ports("sport")),
+        format!("{ip} daddr {address}{}", ports("dport")),
+    );
+    let trace = Trace::start(&from, &to, &spot.enters.name);
+    let before = Counters::read(address.is_ipv4());
+    let exchange = attempt();
+    let after = Counters::read(address.is_ipv4());
+    let events = trace.map(Trace::finish);
+    (exchange, Evidence { events, before, after, found_gateway: true })
+}
+
+/// What got lost, if anything did.
+pub(super) fn lost(exchange: &Exchange) -> Option<Lost> {
+    let silent =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    if exchange.handshake.is_err() {
+        Some(Lost::Handshake)
+    } else if exchange.answer.as_ref().is_err_and(silent) {
+        Some(Lost::Data)
+    } else {
+        (exchange.too_big == TooBig::Lost).then_some(Lost::TooBig)
+    }
+}
+
+/// A connection that went well, in words.
+pub(super) fn success(exchange: &Exchange) -> String {
+    let answer = match &exchange.answer {
+        Ok(answer) => told(answer),
+        Err(error) => format!("then ended: {error}"),
+    };
+    let too_big = match exchange.too_big {
+        TooBig::Heeded => format!(", path MTU {} heeded", icmp::MTU),
+        TooBig::NotTried | TooBig::Lost => String::new(),
+    };
+    format!("handshake, {} bytes sent, {answer}{too_big}", exchange.sent)
+}
+
+/// The finding for a connection that lost something.
+pub(super) fn failure(leg: Leg, lost: Lost, who: &str, cause: Cause) -> Finding {
+    let Cause { found, cure } = cause;
+    match lost {
+        Lost::Handshake | Lost::Data => {
+            Finding::fail(leg.check(), format!("{who}: {found}"), leg.why(), cure)
+        }
+        Lost::TooBig => Finding::warn(leg.check(), format!("{who}: {found}"), TOO_BIG_WHY, cure),
+    }
+}
+
+/// A server on the way out, for the case that policy lets the probe's request pass.
+fn backstop(address: IpAddr, port: u16) -> Option<(Probe, StandIn)> {
+    let spot = spot::server(address, None).ok()?;
+    let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX }).ok()?;
+    let server = StandIn::start(&probe, SocketAddr::new(address, port)).ok()?;
+    Some((probe, server))
+}
+
+/// The port that answers most readably.
+pub(super) fn steered_port(ports: &Ports) -> u16 {
+    match ports {
+        Ports::All => 80,
+        Ports::List(ranges) => {
+            let usual =
+                [80, 8080, 443].into_iter().find(|port| ranges.iter().any(|range| range.contains(*port)));
+            usual.or_else(|| ranges.first().map(|range| range.first())).unwrap_or(80)
+        }
+    }
+}
+
+impl ClientLeg<'_> {
+    pub(super) fn try_it(&self) -> Finding {
+        let family = family_name(self.v4);
+        let name = &self.tenant.name;
+        let spot = match spot::tenant_client(&self.tenant.sources, self.v4, self.steered) {
+            Ok(spot) => spot,
+            Err(error) => {
+                return self.no_way(&format!("{name}, {family}: no client can be stood in for: {error}"));
+            }
+        };
+        let mut caller = match Caller::new(spot) {
+            Ok(caller) => caller,
+            Err(error) => {
+                return self.no_way(&format!("{name}, {family}: no probe could be set up: {error}"));
+            }
+        };
+        let port = steered_port(&self.params.ports);
+        let request = Language::of_port(port).request(PROBE_NAME).unwrap_or_else(|_| http(PROBE_NAME, 0));
+        let mut destinations = spot::destinations(self.v4, self.params);
+        if destinations.is_empty() {
+            destinations.push(if self.v4 {
+                [192, 0, 2, 80].into()
+            } else {
+                [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x80].into()
+            });
+        }
+        let mut who = String::new();
+        for destination in &destinations {
+            let _server = backstop(*destination, port);
+            let server = SocketAddr::new(*destination, port);
+            who = format!("{name}, {} to {server} by {}", caller.spot.address, caller.spot.enters.name);
+            let exchange = caller.call(server, &request);
+            match lost(&exchange) {
+                None => return Finding::ok(Leg::Client.check(), format!("{who}: {}", success(&exchange))),
+                Some(Lost::TooBig) => break,
+                Some(Lost::Handshake | Lost::Data) => {}
+            }
+        }
+        let server = SocketAddr::new(destinations[0], port);
+        let _server = backstop(destinations[0], port);
+        let (exchange, evidence) = caller.watch(server, &request);
+        let Some(lost) = lost(&exchange) else {
+            return Finding::ok(
+                Leg::Client.check(),
+                format!("{who}: {}, at the second attempt", success(&exchange)),
+            );
+        };
+        let device = caller.spot.enters.name.clone();
+        let cure = Cure {
+            params: self.params,
+            leg: Leg::Client,
+            v4: self.v4,
+            device: &device,
+            sources: &self.tenant.sources,
+        };
+        failure(Leg::Client, lost, &who, evidence.cause(lost, &caller.spot, &cure))
+    }
+
+    fn no_way(&self, found: &str) -> Finding {
+        let why = "whether such clients' packets pass is not known";
+        let cure = format!(
+            "a route to the tenant's network by {}; or name a client: egret doctor --packet --from CLIENT --to DEST",
+            names(&self.params.interfaces)
+        );
+        Finding::warn(Leg::Client.check(), found, why, cure)
+    }
+}
+
+impl PoolLeg<'_> {
+    pub(super) fn try_it(&self) -> Finding {
+        let family = family_name(self.v4);
+        let destinations = spot::destinations(self.v4, self.params);
+        let Some(first) = destinations.first() else {
+            let found = format!("{family}: there is no default route by a router, and so no way out");
+            let cure = if self.v4 {
+                "ip route add default via ROUTER"
+            } else {
+                "ip -6 route add default via ROUTER; or take IPv6 out of the pools"
+            };
+            return Finding::warn(Leg::Pool.check(), found, Leg::Pool.why(), cure);
+        };
+        let sources = self.sources();
+        let mut words = String::new();
+        for (pool, source) in &sources {
+            let mut error = None;
+            let passed = destinations.iter().find_map(|destination| {
+                let attempt = self.attempt(*source, pool, *destination, false);
+                let (exchange, ..) = attempt.map_err(|failed| error = Some(failed)).ok()?;
+                lost(&exchange).is_none().then(|| success(&exchange))
+            });
+            match passed {
+                Some(success) => words = success,
+                None => {
+                    if let Some(finding) = self.diagnose(*source, pool, *first, error) {
+                        return finding;
+                    }
+                }
+            }
+        }
+        let tried: Vec<_> = sources.iter().take(3).map(|(_, source)| source.to_string()).collect();
+        let more = if sources.len() > 3 { format!(" and {} more", sources.len() - 3) } else { String::new() };
+        Finding::ok(
+            Leg::Pool.check(),
+            format!("{family}, {}{more} to {first}:{}: {words}", tried.join(", "), self.port()),
+        )
+    }
+
+    /// The first addresses of each network, and of all networks before the second ones.
+    fn sources(&self) -> Vec<(Pool, IpAddr)> {
+        let pools = self.params.pools.iter().filter(|pool| pool.network.addr().is_ipv4() == self.v4);
+        let mut all: Vec<_> = pools
+            .flat_map(|pool| {
+                addresses(pool.network).take(3).enumerate().map(|(place, address)| (place, *pool, address))
+            })
+            .collect();
+        all.sort_by_key(|(place, _, _)| *place);
+        all.into_iter().take(POOL_ADDRESSES).map(|(_, pool, address)| (pool, address)).collect()
+    }
+
+    fn port(&self) -> u16 {
+        steered_port(&self.params.ports)
+    }
+
+    fn attempt(
+        &self,
+        source: IpAddr,
+        pool: &Pool,
+        destination: IpAddr,
+        watch: bool,
+    ) -> Result<(Exchange, Spot, Option<Evidence>), String> {
+        let spot = spot::server(destination, Some(source)).or_else(|_| spot::server(destination, None))?;
+        let port = self.port();
+        let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX })?;
+        let server = SocketAddr::new(destination, port);
+        let _server = StandIn::start(&probe, server).map_err(|error| error.to_string())?;
+        let request = http(PROBE_NAME, BODY);
+        let call = || {
+            let port = rand::rng().random_range(pool.ports.first()..=pool.ports.last());
+            let client = SocketAddr::new(source, port);
+            Exchange::from_machine(&probe, Ends { client, server }, &request)
+        };
+        if watch {
+            let (exchange, evidence) = watched(&spot, None, call);
+            return Ok((exchange, spot, Some(evidence)));
+        }
+        Ok((call(), spot, None))
+    }
+
+    /// `None` if it passes after all.
+    fn diagnose(
+        &self,
+        source: IpAddr,
+        pool: &Pool,
+        destination: IpAddr,
+        error: Option<String>,
+    ) -> Option<Finding> {
+        let who = format!("{source} to {destination}:{}", self.port());
+        if let Some(error) = error {
+            let cure = "ip route get, with the addresses above; ip neigh; docs/install.md";
+            return Some(Finding::fail(Leg::Pool.check(), format!("{who}: {error}"), Leg::Pool.why(), cure));
+        }
+        let (exchange, spot, evidence) = self.attempt(source, pool, destination, true).ok()?;
+        let (lost, evidence) = (lost(&exchange)?, evidence?);
+        let unusable = |error: &io::Error| {
+            use io::ErrorKind::{AddrNotAvailable, InvalidInput, NetworkUnreachable};
+            matches!(error.kind(), AddrNotAvailable | InvalidInput | NetworkUnreachable)
+        };
+        if exchange.handshake.as_ref().is_err_and(unusable) {
+            let found = format!("{who}: the address is not local to this machine, or has no route");
+            return Some(Finding::fail(Leg::Pool.check(), found, Leg::Pool.why(), crate::steering::REMEDY));
+        }
+        let cure = Cure {
+            params: self.params,
+            leg: Leg::Pool,
+            v4: self.v4,
+            device: &spot.enters.name,
+            sources: &[],
+        };
+        Some(failure(Leg::Pool, lost, &who, evidence.cause(lost, &spot, &cure)))
+    }
+}
+
+/// Every address of a network.
+fn addresses(network: IpNet) -> impl Iterator<Item = IpAddr> {
+    let first = network.network();
+    (0..8u8).map_while(move |offset| {
+        let address = match first {
+            IpAddr::V4(first) => {
+                IpAddr::from(std::net::Ipv4Addr::from(u32::from(first).checked_add(offset.into())?))
+            }
+            IpAddr::V6(first) => {
+                IpAddr::from(std::net::Ipv6Addr::from(u128::from(first).checked_add(offset.into())?))
+            }
+        };
+        network.contains(&address).then_some(address)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::PortRange;
+
+    #[test]
+    fn pool_addresses_are_those_of_the_network() {
+        let shown = |net: &str| addresses(net.parse().unwrap()).map(|a| a.to_string()).collect::<Vec<_>>();
+        assert_eq!(shown("203.0.113.17/32"), ["203.0.113.17"]);
+        assert_eq!(shown("203.0.113.16/31"), ["203.0.113.16", "203.0.113.17"]);
+        assert_eq!(shown("2001:db8::/64").len(), 8);
+        assert_eq!(shown("255.255.255.255/32"), ["255.255.255.255"]);
+    }
+
+    #[test]
+    fn a_port_is_steered() {
+        let list = |ports: &[(u16, u16)]| {
+            Ports::List(ports.iter().map(|(a, b)| PortRange::new(*a, *b).unwrap()).collect())
+        };
+        assert_eq!(steered_port(&Ports::All), 80);
+        assert_eq!(steered_port(&list(&[(443, 443), (80, 80)])), 80);
+        assert_eq!(steered_port(&list(&[(400, 500)])), 443);
+        assert_eq!(steered_port(&list(&[(7000, 7010)])), 7000);
+    }
+}

@@ -1,0 +1,197 @@
+//! `egret doctor --packet`: one client's packets to one destination, station by station.
+
+use super::cause::Lost;
+use super::cure::{Cure, Leg};
+use super::exchange::{Exchange, TooBig};
+use super::legs::{Caller, failure, lost, steered_port};
+use super::request::{Language, told};
+use super::{cause, impossible, no_listener, spot};
+use crate::cli::doctor::Doctor;
+use crate::cli::findings::Finding;
+use crate::steering::Ports;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+
+/// Whose packets, and where to.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) from: IpAddr,
+    /// A name or an address, with a port or without.
+    pub(crate) to: String,
+}
+
+/// A destination as a client would dial it.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    /// What the client asks for: the name, or the address itself.
+    name: String,
+    port: Option<u16>,
+}
+
+impl Target {
+    fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Some(Self { name: address.ip().to_string(), port: Some(address.port()) });
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Some(Self { name: text.to_owned(), port: None });
+        }
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) => (name, Some(port.parse().ok()?)),
+            None => (text, None),
+        };
+        (!name.is_empty() && !name.contains(':')).then(|| Self { name: name.to_owned(), port })
+    }
+}
+
+/// The stations of one connection, each with its result.
+pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
+    let params = &doctor.steering;
+    if let Some(finding) = impossible() {
+        return vec![finding];
+    }
+    if !cause::has_listener(params.listen_port) {
+        return vec![no_listener(params)];
+    }
+    let v4 = question.from.is_ipv4();
+    let Some(Target { name, port }) = Target::parse(&question.to) else {
+        return vec![wrong(
+            "destination",
+            format!("{} is no NAME, ADDRESS, or either with :PORT", question.to),
+        )];
+    };
+    let port = port
+        .unwrap_or_else(|| if is_steered(&params.ports, 443) { 443 } else { steered_port(&params.ports) });
+    if !is_steered(&params.ports, port) {
+        return vec![wrong(
+            "destination",
+            format!("port {port} is not of [steering] ports: such packets never reach Egret"),
+        )];
+    }
+    let server =
+        (name.as_str(), port).to_socket_addrs().ok().and_then(|mut all| all.find(|to| to.is_ipv4() == v4));
+    let Some(server) = server else {
+        return vec![wrong("destination", format!("{name} has no address of the client's family"))];
+    };
+    let mut found = vec![Finding::ok("destination", format!("{name} is {server}"))];
+    let tenant =
+        doctor.tenants.iter().find(|tenant| tenant.sources.iter().any(|net| net.contains(&question.from)));
+    let steered = spot::steered(params);
+    let mut caller = match spot::client(question.from, &steered, false).and_then(Caller::new) {
+        Ok(caller) => caller,
+        Err(error) => {
+            found.push(wrong("way in", error));
+            return found;
+        }
+    };
+    found.push(way_in(&caller, tenant.map_or("no tenant", |tenant| &tenant.name)));
+    let request = Language::of_port(port).request(&name);
+    let request = request.unwrap_or_else(|_| super::request::http(&name, 0));
+    let exchange = caller.call(server, &request);
+    let Some(first) = lost(&exchange) else {
+        found.extend(stations(&exchange, None));
+        return found;
+    };
+    let (exchange, evidence) = caller.watch(server, &request);
+    let Some(lost) = lost(&exchange) else {
+        found.extend(stations(&exchange, None));
+        found.push(Finding::ok(
+            "attempts",
+            format!("{} at the first, passed at the second", lost_name(first)),
+        ));
+        return found;
+    };
+    found.extend(stations(&exchange, Some(lost)));
+    let device = caller.spot.enters.name.clone();
+    let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
+    let cure = Cure { params, leg: Leg::Client, v4, device: &device, sources };
+    let who = format!("{} to {server}", question.from);
+    found.push(failure(Leg::Client, lost, &who, evidence.cause(lost, &caller.spot, &cure)));
+    found
+}
+
+fn way_in(caller: &Caller, tenant: &str) -> Finding {
+    let spot = &caller.spot;
+    let kind = match (&spot.mac, spot.shared) {
+        (None, _) => "nobody has the address".to_owned(),
+        (Some(mac), true) => {
+            format!("answers go to {mac}; a probe takes the client's place for this connection")
+        }
+        (Some(mac), false) => format!("answers go by the router {mac}"),
+    };
+    let found = format!("{} of {tenant}, by {}; {kind}", spot.address, spot.enters.name);
+    if spot.enters.name == spot.leaves.name {
+        return Finding::ok("way in", found);
+    }
+    let why = "answers that leave elsewhere are dropped by strict reverse-path filters on the way";
+    let cure = format!("a route to the client by {}", spot.enters.name);
+    Finding::warn("way in", format!("{found}; answers leave by {}", spot.leaves.name), why, cure)
+}
+
+/// What is known of each station; the one where something got lost is left to the finding that names the cause.
+fn stations(exchange: &Exchange, lost: Option<Lost>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if exchange.handshake.is_ok() {
+        found.push(Finding::ok("handshake", "SYN, SYN-ACK and ACK passed"));
+    }
+    if exchange.too_big == TooBig::Heeded {
+        found.push(Finding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
+    }
+    if exchange.handshake.is_err() || lost == Some(Lost::Data) {
+        return found;
+    }
+    found.push(Finding::ok("request", format!("{} bytes sent", exchange.sent)));
+    found.push(match &exchange.answer {
+        Ok(answer) if answer.is_empty() => no_answer("closed without an answer"),
+        Ok(answer) => Finding::ok("answer", told(answer)),
+        Err(error) => no_answer(&format!("the gateway ended the connection: {error}")),
+    });
+    found
+}
+
+fn no_answer(found: &str) -> Finding {
+    let why = "packets pass both ways, and the flow is refused or its server fails";
+    Finding::warn(
+        "answer",
+        found,
+        why,
+        "see the flow's outcome in the flow log: docs/outcomes.md; egret explain",
+    )
+}
+
+fn is_steered(ports: &Ports, port: u16) -> bool {
+    match ports {
+        Ports::All => true,
+        Ports::List(ranges) => ranges.iter().any(|range| range.contains(port)),
+    }
+}
+
+fn lost_name(lost: Lost) -> &'static str {
+    match lost {
+        Lost::Handshake => "the handshake was lost",
+        Lost::Data => "data was lost",
+        Lost::TooBig => "an ICMP error was lost",
+    }
+}
+
+fn wrong(check: &'static str, found: String) -> Finding {
+    let cure = "egret doctor --packet --from CLIENT --to DEST[:PORT]";
+    Finding::fail(check, found, "no packet was sent", cure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_come_in_every_form() {
+        let target = |name: &str, port| Some(Target { name: name.to_owned(), port });
+        assert_eq!(Target::parse("example.org"), target("example.org", None));
+        assert_eq!(Target::parse("example.org:8443"), target("example.org", Some(8443)));
+        assert_eq!(Target::parse("192.0.2.1:80"), target("192.0.2.1", Some(80)));
+        assert_eq!(Target::parse("[2001:db8::1]:80"), target("2001:db8::1", Some(80)));
+        assert_eq!(Target::parse("2001:db8::1"), target("2001:db8::1", None));
+        for wrong in ["", ":80", "example.org:http", "example.org:0x50"] {
+            assert_eq!(Target::parse(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A server on a probe's host, in place of one outside: takes a request, and sends an answer of many packets.
+
+use super::probe::Probe;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Bytes of an answer's body: some 180 full packets.
+pub(super) const BODY: usize = 256 * 1024;
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The alert `handshake_failure`.
+const TLS_ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
+
+/// Serves until dropped.
+#[derive(Debug)]
+pub(super) struct StandIn {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StandIn {
+    pub(super) fn start(probe: &Probe, address: SocketAddr) -> io::Result<Self> {
+        let listener = probe.run(|| {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.bind(&address.into())?;
+            socket.listen(64)?;
+            socket.set_nonblocking(true)?;
+            Ok(std::net::TcpListener::from(socket))
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // A client that goes away is the client's affair.
+                    Ok((client, _)) => drop(serve(client)),
+                    Err(_) => thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut client: TcpStream) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        let length = client.read(&mut buffer)?;
+        request.extend(buffer.get(..length).unwrap_or_default());
+        if request.first() == Some(&0x16) {
+            return client.write_all(&TLS_ALERT);
+        }
+        if length == 0 || request.len() > 2 * BODY {
+            return Ok(());
+        }
+    }
+    write!(client, "HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\nConnection: close\r\n\r\n")?;
+    client.write_all(&vec![b'.'; BODY])
+}

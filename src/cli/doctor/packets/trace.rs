@@ -1,0 +1,218 @@
+//! The way of a probe's packets through the packet filter, as `nft monitor trace` tells it.
+//!
+//! Covers everything that nf_tables runs: native tables and those of iptables-nft. Tables of iptables-legacy do not
+//! trace; [`super::counters`] looks at them.
+
+use super::command::{CleanUp, feed, output, tool};
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// One line of a trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Of the packet.
+    pub(super) id: String,
+    pub(super) family: String,
+    pub(super) table: String,
+    pub(super) chain: String,
+    pub(super) kind: Kind,
+    pub(super) text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The packet enters a base chain.
+    Packet,
+    /// A rule matched.
+    Rule,
+    /// The policy of a base chain decided.
+    Policy,
+    /// A verdict without a rule.
+    Verdict,
+}
+
+impl Event {
+    fn parse(line: &str) -> Option<Self> {
+        let rest = line.strip_prefix("trace id ")?;
+        let mut words = rest.splitn(6, ' ');
+        let mut next = || words.next().map(str::to_owned);
+        let (id, family, table, chain, kind, text) = (next()?, next()?, next()?, next()?, next()?, next()?);
+        let kind = match kind.as_str() {
+            "packet:" => Kind::Packet,
+            "rule" => Kind::Rule,
+            "policy" => Kind::Policy,
+            _ => Kind::Verdict,
+        };
+        Some(Self { id, family, table, chain, kind, text: text.trim().to_owned() })
+    }
+
+    /// Whether the packet ends here: dropped, rejected, or in the hands of a program.
+    pub(super) fn is_end(&self) -> bool {
+        let ends = |verdict: &str| self.text.contains(&format!("(verdict {verdict}"));
+        match self.kind {
+            Kind::Policy => self.text.starts_with("drop"),
+            Kind::Rule => ends("drop") || ends("stolen") || ends("queue"),
+            Kind::Packet | Kind::Verdict => false,
+        }
+    }
+
+    /// The rule without its verdict and counters, or the policy.
+    pub(super) fn rule(&self) -> String {
+        let rule = self.text.split(" (verdict").next().unwrap_or_default();
+        match self.kind {
+            Kind::Policy => format!("policy {}", rule.split(' ').next().unwrap_or_default()),
+            Kind::Rule | Kind::Packet | Kind::Verdict => without_counters(rule),
+        }
+    }
+}
+
+fn without_counters(rule: &str) -> String {
+    let words: Vec<_> = rule.split(' ').collect();
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        // counter packets N bytes M
+        if *word == "counter" && words.get(at + 1) == Some(&"packets") {
+            at += 5;
+        } else {
+            kept.push(*word);
+            at += 1;
+        }
+    }
+    kept.join(" ")
+}
+
+/// A trace that runs.
+#[derive(Debug)]
+pub(super) struct Trace {
+    monitor: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+    clean_up: Option<CleanUp>,
+}
+
+impl Trace {
+    /// Traces packets that match, to and from the probe: nft expressions. `None` without nft.
+    pub(super) fn start(from: &str, to: &str, device: &str) -> Option<Self> {
+        output("nft --version").ok()?;
+        let table = format!("egret_doctor_{}", std::process::id());
+        let mut trace = Self::listen(&table)?;
+        let chain = |name, hook: &str, matches: &str| {
+            format!("chain {name} {{ type filter hook {hook} priority -450; {matches} meta nftrace set 1; }}")
+        };
+        let (incoming, outgoing) = (chain("incoming", "prerouting", from), chain("outgoing", "output", to));
+        let both = format!("table inet {table} {{\n{incoming}\n{outgoing}\n}}\n");
+        if feed("nft -f -", &both).is_err() {
+            trace.stop();
+            return None;
+        }
+        // Hooks before those of IP; kernels without them have nothing there that could drop.
+        let early = chain("incoming", &format!("ingress device \"{device}\""), from);
+        let _ = feed("nft -f -", &format!("table netdev {table} {{\n{early}\n}}\n"));
+        let _ = feed("nft -f -", &format!("table bridge {table} {{\n{incoming}\n}}\n"));
+        Some(trace)
+    }
+
+    /// Starts to listen, and what ends it and removes the tables, also if this process is killed.
+    fn listen(table: &str) -> Option<Self> {
+        let before = listeners();
+        let mut command = tool("nft");
+        command.args(["monitor", "trace"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut monitor = command.spawn().ok()?;
+        let mut script = format!("kill {}\n", monitor.id());
+        for family in ["inet", "netdev", "bridge"] {
+            let _ = writeln!(script, "nft delete table {family} {table}");
+        }
+        let clean_up = CleanUp::new(&script);
+        let (Ok(clean_up), Some(stdout)) = (clean_up, monitor.stdout.take()) else {
+            let _ = monitor.kill();
+            let _ = monitor.wait();
+            return None;
+        };
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        for _ in 0..40 {
+            if listeners() > before {
+                break;
+            }
+            thread::sleep(Duration::from_millis(25));
+        }
+        Some(Self { monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
+    }
+
+    /// What was traced, when no more comes.
+    pub(super) fn finish(mut self) -> Vec<Event> {
+        let count = || self.lines.lock().unwrap_or_else(PoisonError::into_inner).len();
+        for _ in 0..20 {
+            let before = count();
+            thread::sleep(Duration::from_millis(100));
+            if count() == before {
+                break;
+            }
+        }
+        self.stop();
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = lines.iter().filter_map(|line| Event::parse(line));
+        events.filter(|event| !event.table.starts_with("egret_doctor_")).collect()
+    }
+
+    fn stop(&mut self) {
+        drop(self.clean_up.take());
+        let _ = self.monitor.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Netfilter sockets that have joined a group.
+fn listeners() -> usize {
+    const NETFILTER: &str = "12";
+    let sockets = std::fs::read_to_string("/proc/net/netlink").unwrap_or_default();
+    let joined = sockets.lines().filter(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.get(1) == Some(&NETFILTER) && words.get(3).is_some_and(|groups| *groups != "00000000")
+    });
+    joined.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_trace_are_understood() {
+        let rule = "trace id b1a3be0f ip filter INPUT rule counter packets 0 bytes 0 reject with icmp type host-prohibited (verdict drop)";
+        let event = Event::parse(rule).unwrap();
+        assert_eq!((&*event.family, &*event.table, &*event.chain), ("ip", "filter", "INPUT"));
+        assert!(event.is_end());
+        assert_eq!(event.rule(), "reject with icmp type host-prohibited");
+        let event = Event::parse("trace id 1 inet filter input policy drop meta mark 0x00000001 ").unwrap();
+        assert!(event.is_end());
+        assert_eq!(event.rule(), "policy drop");
+        for passes in [
+            "trace id 1 ip raw PREROUTING policy accept ",
+            "trace id 1 inet t c rule tcp dport 22 accept (verdict accept)",
+            "trace id 1 inet t c packet: iif \"c0\" tcp flags == syn",
+            "trace id 1 inet t c verdict continue ",
+        ] {
+            assert!(!Event::parse(passes).unwrap().is_end(), "{passes}");
+        }
+        assert_eq!(Event::parse("something else"), None);
+    }
+}
