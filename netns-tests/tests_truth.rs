@@ -129,7 +129,9 @@ fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
     let before = Flow::open_many(&lab, Tenant::Alpha, &server, HALF);
     let busy: HashSet<SocketAddr> = before.iter().map(Flow::source).collect();
     // Flows that live when a process dies are reset; those that its clients have ended are in `TIME_WAIT`.
-    before.into_iter().for_each(|flow| flow.end(End::ClientFirst));
+    for flow in before {
+        flow.end(End::ClientFirst);
+    }
     gateway.wait_for_flows(HALF);
     gateway.kill();
     gateway.start_again();
