@@ -346,6 +346,7 @@ policy allows, and at most five at a time for each source address.
 | `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn`; of a candidate: `observing`, `canary` (enforced for a share of clients) or `fell_back` |
 | `part` | a part of the steering: `packet_rules`, `mark_rule`, `port_rules`, `steering_table`, `local_routes`, `interfaces` |
 | `family` | `ipv4` or `ipv6` |
+| `kind` | of packets that steering drops: docs/steering.md lists them |
 | `version` | of Egret, or the hash of the configuration |
 
 ## When series come and go

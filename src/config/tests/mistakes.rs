@@ -37,7 +37,7 @@ const OTHERS: &[Mistake] = &[
     ("[gateway]\ndrain = \"2h\"", "+2:9: error: `drain`: \"2h\" is out of range", "\"0s\" to \"1h\""),
     (
         "[gateway]\nidle_timeout = \"never\"",
-        "+2:16: error: `idle_timeout`: \"never\" is not a word",
+        "+2:16: error: `idle_timeout`: \"never\" is not a valid value",
         "\"off\" or duration",
     ),
     ("[gateway]\nidle_timeout = \"0s\"", "+2:16: error: `idle_timeout`: \"0s\" is out of range", "\"1s\" to"),
