@@ -121,7 +121,7 @@ fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
         if passes {
             expect(&upstream, second);
             drop((client, upstream));
-            gateway.expect_outcome(local, "closed");
+            gateway.expect_outcome(local, "upstream_reset");
         } else {
             assert_eq!(read_all(&client), b"");
             drop(client);
