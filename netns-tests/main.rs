@@ -112,7 +112,8 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        tests_real::trials(),
+        // for when they are asked for (--ignored): some clients and servers refuse each other without a gateway, too
+        tests_real::trials().into_iter().map(|trial| trial.with_ignored_flag(true)).collect(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),

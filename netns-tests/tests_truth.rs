@@ -9,7 +9,6 @@ use crate::traffic::pass;
 use crate::wait::{PATIENCE, wait_for, wait_within};
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -351,7 +350,7 @@ fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family)
             said => Err(said),
         });
     }
-    // Without any address there is no other way out but the other family, which clients are to take at once.
+    // Without any address there is no other way out, by the other family neither: the tenant's pool has none of that.
     for address in [lost, kept] {
         lab.gateway.ip(&format!("route del local {address} dev lo table local"));
         wait_for("it to be withdrawn", || match state(address, "withdrawn") {
@@ -359,9 +358,7 @@ fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family)
             other => Err(format!("it is {other}")),
         });
     }
-    wait_for("it to be refused", || match lab.try_connect(Tenant::Alpha, server.address(), PATIENCE) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
+    gateway.expect_outcome(refused, "no_source_address");
     server.assert_untouched();
 }

@@ -40,7 +40,10 @@ fn say(mut from: &TcpStream, to: &TcpStream, pieces: &[&[u8]], mut is_urgent: bo
 
 fn urgent_data_is_part_of_the_stream(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&Config {
+        alpha_rules: "other_protocols = \"allow\"".into(), // of the rule by address
+        ..Config::default()
+    });
     for host in [Host::Raw, Host::Inspected] {
         let server = lab.listen(host, family, 7000);
         for first in [false, true] {
