@@ -1,6 +1,7 @@
 //! A candidate is judged on live flows without effect, enforced for some clients first, and promoted.
 
 use crate::config::Config;
+use crate::gateway::unprivileged;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 crate::trials! {
     both families:
@@ -317,7 +319,7 @@ fn special_files_are_no_candidates() {
     let grown = rollout.gateway.resident_kib().saturating_sub(before);
     assert!(grown < 64 << 10, "{grown} KiB");
     assert!(rollout.gateway.egret(&["reload"]).status.success());
-    let check = rollout.gateway.egret(&["check", "--config", &at("main")]);
+    let check = rollout.lab.gateway.output(&mut unprivileged("", &["check"], Path::new(&at("main"))));
     assert!(text(&check).contains("it is a FIFO"), "{}", text(&check));
 }
 
