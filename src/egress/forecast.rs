@@ -25,7 +25,7 @@ const ROWS: usize = 5;
 /// Destinations that are followed for each source address. More than there are rows, so that one that grows has a past
 /// by the time it is among the hottest.
 const FOLLOWED: usize = 16;
-/// Destinations that are followed in all: 4 MB.
+/// Destinations that are followed in all: 5 MB.
 const MOST: usize = 4096;
 /// Seconds without a look after which the past is forgotten, as after a machine was suspended.
 const LONGEST_GAP: u16 = 10;

@@ -103,3 +103,20 @@ fn rules_that_never_match_are_told() {
         }
     }
 }
+
+#[test]
+fn required_certificates_ask_for_a_second_leg() {
+    let rule =
+        |more: &str| format!("[[tenant.allow]]\nhosts = [\"a.example\"]\ncertificate = \"require\"\n{more}");
+    for (more, warned) in [
+        ("", true),
+        ("destination = \"observe\"\n", true),
+        ("destination = \"verify\"\n", false),
+        ("destination = \"resolve\"\n", false),
+        ("cidrs = [\"198.51.100.0/24\"]\n", false),
+    ] {
+        let found = findings_below(&rule(more));
+        let told = found.iter().any(|line| line.contains("warning: `certificate = \"require\"` by itself"));
+        assert_eq!(told, warned, "{more}: {found:?}");
+    }
+}

@@ -10,7 +10,7 @@ const CERTAIN: f32 = 5.0;
 /// From a median absolute deviation to the standard deviation of a normal distribution.
 const SIGMA_PER_MAD: f32 = 1.4826;
 
-/// The past of one count, sampled once a second: the last seconds finely, the last hours coarsely, in 900 bytes.
+/// The past of one count, sampled once a second: the last seconds finely, the last hours coarsely, in 1 KB.
 #[derive(Debug, Default)]
 pub(super) struct Trend {
     windows: [Window; WINDOWS],

@@ -48,6 +48,27 @@ fn a_server_hello_ends_the_watch() {
 }
 
 #[test]
+fn proved_servers_go_on_with_the_handshake() {
+    let (hello, secret) = (first(), b"what the two agree on".to_vec());
+    let strict = |turns: &[&[u8]]| {
+        let relay = |piece| {
+            let hellos = Hellos::after(&inspected(turns[0]), MAX).needing_server_hello(true);
+            checks::hellos(hellos, turns, piece)
+        };
+        let (passed, then, _) = same_in_any_pieces(relay);
+        (passed.len(), then)
+    };
+    let dropped = (hello.len(), Then::Denied(Changed::NoHandshake));
+    for answer in [b"SSH-2.0-x\r\n".to_vec(), record(&[11, 0, 0, 0]), b"\x16\x03\x03 whatever".to_vec()] {
+        assert_eq!(strict(&[&hello, &answer, &secret]), dropped, "{answer:02x?}");
+    }
+    assert_eq!(strict(&[&hello, b"", &secret]), dropped, "the client went on to something else");
+    for answer in [server_hello(false), [WARNING, &server_hello(false)].concat()] {
+        assert_eq!(strict(&[&hello, &answer, &secret]), (hello.len() + secret.len(), Then::More));
+    }
+}
+
+#[test]
 fn a_second_hello_carries_the_same_name() {
     let (hello, retry) = (first(), server_hello(true));
     let same = Hello::to("A.Example.").with(44, &[0, 2, 7, 7]);
