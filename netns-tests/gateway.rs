@@ -18,7 +18,7 @@ use std::process::{Child, Command, ExitStatus, Output};
 use std::str::FromStr;
 use tempfile::TempDir;
 
-const EGRET: &str = env!("CARGO_BIN_EXE_egret");
+pub const EGRET: &str = env!("CARGO_BIN_EXE_egret");
 const STEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9915);
 

@@ -40,6 +40,7 @@ mod tests_control;
 mod tests_death;
 mod tests_dial;
 mod tests_dnssec;
+mod tests_doctor;
 mod tests_dscp;
 mod tests_errors;
 mod tests_explain;
@@ -155,6 +156,7 @@ fn main() -> ExitCode {
         tests_revoke_later::trials(),
         tests_recheck::trials(),
         tests_steering::trials(),
+        tests_doctor::trials(),
         tests_errors::trials(),
         tests_conflicts::trials(),
         tests_watch::trials(),

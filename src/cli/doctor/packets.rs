@@ -131,7 +131,7 @@ impl Leg {
         }
     }
 
-    /// What it means that packets of the leg get lost.
+    /// Effect of lost packets of this leg.
     fn why(self) -> &'static str {
         match self {
             Self::Client => "every connection of such clients hangs",

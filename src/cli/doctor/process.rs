@@ -29,13 +29,13 @@ pub(super) fn service(listen_port: u16) -> Option<Service> {
     )
 }
 
-/// Whether a process shares our network namespace; `None` where we may not know.
+/// True if a process shares our network namespace; `None` where we may not know.
 fn is_in_our_network(pid: u32) -> Option<bool> {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     Some(namespace(&pid.to_string())? == namespace("self")?)
 }
 
-/// Whether the process's user has a listener on the port in our network namespace.
+/// True if the process's user has a listener on the port in our network namespace.
 fn listens_here(status: &str, port: u16) -> bool {
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());

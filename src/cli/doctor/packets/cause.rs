@@ -2,14 +2,14 @@
 
 use super::command::output;
 use super::counters::Counters;
-use super::cure::{Cure, End, Hook};
+use super::cure::{Cure, End, Hook, Leg};
 use super::owner::Owner;
 use super::probe::Spot;
 use super::trace::{Event, Kind};
 use crate::cli::doctor::number;
 use crate::steering::REMEDY;
 
-/// What was lost.
+/// The part of a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
     Handshake,
@@ -28,14 +28,14 @@ impl Lost {
     }
 }
 
-/// What was seen while a connection was tried.
+/// Observations while a connection was tried.
 #[derive(Debug)]
 pub(super) struct Evidence {
     /// `None` without nft.
     pub(super) events: Option<Vec<Event>>,
     pub(super) before: Counters,
     pub(super) after: Counters,
-    /// Whether the probe's host found the machine's link address.
+    /// False where the probe's host did not find the machine's link address.
     pub(super) found_gateway: bool,
 }
 
@@ -132,7 +132,13 @@ impl Evidence {
         if !self.found_gateway {
             return Some(unresolved(spot));
         }
-        if self.after.rose(&self.before, "TcpIPReversePathFilter") {
+        if lost == Lost::Handshake && cure.leg == Leg::Client && self.was_not_steered() {
+            let found = "Egret's own packet rules did not see the SYN".to_owned();
+            return Some(Cause { found, cure: REMEDY.to_owned() });
+        }
+        // A source that the mark makes local is a "martian", and not counted as reverse path.
+        let martian = cure.v4 && ["src_valid_mark", "rp_filter"].iter().all(|name| setting(device, name) > 0);
+        if martian || self.after.rose(&self.before, "TcpIPReversePathFilter") {
             return Some(reverse_path(spot));
         }
         if let Some(cause) = bridge_filter(spot, cure.v4) {
@@ -152,6 +158,12 @@ impl Evidence {
         let cure =
             format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address);
         Some(Cause { found, cure })
+    }
+
+    /// True if packets were traced, and none of them met a rule of Egret's.
+    fn was_not_steered(&self) -> bool {
+        let own = |event: &Event| event.table == "egret" || event.chain.starts_with("EGRET_");
+        self.events.as_deref().is_some_and(|events| !events.is_empty() && !events.iter().any(own))
     }
 
     fn unknown(&self, lost: Lost, spot: &Spot) -> Cause {
@@ -204,7 +216,7 @@ fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> String {
     REMEDY.to_owned()
 }
 
-/// Whether anything listens on the port in this namespace.
+/// True if anything listens on the port in this namespace.
 pub(super) fn has_listener(port: u16) -> bool {
     output(&format!("ss -ltnH sport = :{port}")).is_ok_and(|sockets| !sockets.trim().is_empty())
 }

@@ -38,7 +38,7 @@ impl Counters {
         Self { rules, kernel }
     }
 
-    /// Whether the kernel has counted this up since.
+    /// True if the kernel has counted this up since.
     pub(super) fn rose(&self, since: &Self, name: &str) -> bool {
         let count = |counters: &Self| counters.kernel.get(name).copied().unwrap_or_default();
         count(self) > count(since)

@@ -82,11 +82,11 @@ pub(super) struct End<'a> {
     pub(super) chain: &'a str,
     pub(super) hook: Hook,
     pub(super) owner: Owner,
-    /// Whether the packet had Egret's mark by then.
+    /// True if the packet had Egret's mark by then.
     pub(super) marked: bool,
 }
 
-/// What cures need to know.
+/// Facts that cures depend on.
 #[derive(Debug)]
 pub(super) struct Cure<'a> {
     pub(super) params: &'a Params,

@@ -26,7 +26,7 @@ pub(super) struct Exchange {
     pub(super) answer: io::Result<Vec<u8>>,
 }
 
-/// What became of an ICMP error about the connection.
+/// Fate of an ICMP error about the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TooBig {
     NotTried,

@@ -94,7 +94,7 @@ fn watched(
     (exchange, Evidence { events, before, after, found_gateway: true })
 }
 
-/// What got lost, if anything did.
+/// The part that got lost, if any.
 pub(super) fn lost(exchange: &Exchange) -> Option<Lost> {
     let silent =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
@@ -177,11 +177,12 @@ impl ClientLeg<'_> {
                 [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x80].into()
             });
         }
-        let mut who = String::new();
+        let (from, device) = (caller.spot.address, caller.spot.enters.name.clone());
+        let who = |server: SocketAddr| format!("{name}, {from} to {server} by {device}");
         for destination in &destinations {
             let _server = backstop(*destination, port);
             let server = SocketAddr::new(*destination, port);
-            who = format!("{name}, {} to {server} by {}", caller.spot.address, caller.spot.enters.name);
+            let who = who(server);
             let exchange = caller.call(server, &request);
             match lost(&exchange) {
                 None => return Finding::ok(Leg::Client.check(), format!("{who}: {}", success(&exchange))),
@@ -191,6 +192,7 @@ impl ClientLeg<'_> {
         }
         let server = SocketAddr::new(destinations[0], port);
         let _server = backstop(destinations[0], port);
+        let who = who(server);
         let (exchange, evidence) = caller.watch(server, &request);
         let Some(lost) = lost(&exchange) else {
             return Finding::ok(
@@ -198,7 +200,6 @@ impl ClientLeg<'_> {
                 format!("{who}: {}, at the second attempt", success(&exchange)),
             );
         };
-        let device = caller.spot.enters.name.clone();
         let cure = Cure {
             params: self.params,
             leg: Leg::Client,

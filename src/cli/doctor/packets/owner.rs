@@ -2,7 +2,7 @@
 
 use super::trace::Event;
 
-/// Whose a rule is.
+/// Program that a rule belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     Egret,
@@ -65,7 +65,7 @@ impl Owner {
         }
     }
 
-    /// What makes rules last that were given to iptables or nft.
+    /// Makes rules last that were given to iptables or nft.
     pub(super) fn lasting(self) -> &'static str {
         match self {
             Self::Ufw => {

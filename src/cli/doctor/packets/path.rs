@@ -131,10 +131,12 @@ pub(super) fn link_address(of: IpAddr, device: &str) -> Option<String> {
         if poll == 0 {
             provoke(of);
         } else if failed {
-            return None;
+            break;
         }
         thread::sleep(Duration::from_millis(50));
     }
+    // A question that is still asked would tell the probe, which answers it, what it has to find out itself.
+    let _ = output(&format!("ip neigh del {of} dev {device}"));
     None
 }
 

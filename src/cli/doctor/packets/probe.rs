@@ -89,7 +89,7 @@ impl Probe {
         self.namespace.run(work)
     }
 
-    /// Whether the host has found the machine's link address.
+    /// True if the host has found the machine's link address, or needs none.
     pub(super) fn found_gateway(&self, spot: &Spot) -> bool {
         let Some(gateway) = spot.gateway else { return true };
         let command = format!("ip neigh show to {gateway}");

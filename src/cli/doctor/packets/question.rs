@@ -11,7 +11,7 @@ use crate::cli::findings::Finding;
 use crate::steering::Ports;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
-/// Whose packets, and where to.
+/// A client, and the destination of its packets.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     pub(crate) from: IpAddr,
@@ -22,7 +22,7 @@ pub(crate) struct Question {
 /// A destination as a client would dial it.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
-    /// What the client asks for: the name, or the address itself.
+    /// The name that the client asks for, or the address itself.
     name: String,
     port: Option<u16>,
 }
@@ -84,8 +84,10 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
         }
     };
     found.push(way_in(&caller, tenant.map_or("no tenant", |tenant| &tenant.name)));
-    let request = Language::of_port(port).request(&name);
-    let request = request.unwrap_or_else(|_| super::request::http(&name, 0));
+    // An IPv6 address is in brackets where a name may stand.
+    let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
+    let request = Language::of_port(port).request(&asked);
+    let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
     let exchange = caller.call(server, &request);
     let Some(first) = lost(&exchange) else {
         found.extend(stations(&exchange, None));
@@ -127,7 +129,7 @@ fn way_in(caller: &Caller, tenant: &str) -> Finding {
     Finding::warn("way in", format!("{found}; answers leave by {}", spot.leaves.name), why, cure)
 }
 
-/// What is known of each station; the one where something got lost is left to the finding that names the cause.
+/// Results of each station; the one where something got lost is left to the finding that names the cause.
 fn stations(exchange: &Exchange, lost: Option<Lost>) -> Vec<Finding> {
     let mut found = Vec::new();
     if exchange.handshake.is_ok() {

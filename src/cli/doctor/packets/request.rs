@@ -1,4 +1,4 @@
-//! What probes ask for, and what an answer says.
+//! Requests of probes, and answers in words.
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -43,6 +43,7 @@ fn client_hello(name: &str) -> io::Result<Vec<u8>> {
         .map_err(io::Error::other)?
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
+    let name = name.trim_matches(['[', ']']);
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let mut hello = Vec::new();
@@ -50,7 +51,7 @@ fn client_hello(name: &str) -> io::Result<Vec<u8>> {
     Ok(hello)
 }
 
-/// Who answered, and what, in words.
+/// An answer in words, and the one who gave it.
 pub(super) fn told(answer: &[u8]) -> String {
     let line = answer.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);

@@ -50,7 +50,7 @@ impl Event {
         Some(Self { id, family, table, chain, kind, text: text.trim().to_owned() })
     }
 
-    /// Whether the packet ends here: dropped, rejected, or in the hands of a program.
+    /// True where the packet ends: dropped, rejected, or in the hands of a program.
     pub(super) fn is_end(&self) -> bool {
         let ends = |verdict: &str| self.text.contains(&format!("(verdict {verdict}"));
         match self.kind {
@@ -149,7 +149,7 @@ impl Trace {
         Some(Self { monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
     }
 
-    /// What was traced, when no more comes.
+    /// Events so far, when no more come.
     pub(super) fn finish(mut self) -> Vec<Event> {
         let count = || self.lines.lock().unwrap_or_else(PoisonError::into_inner).len();
         for _ in 0..20 {
