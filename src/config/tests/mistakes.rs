@@ -68,7 +68,7 @@ const OTHERS: &[Mistake] = &[
     // names and addresses
     (
         "destination = \"verfy\"",
-        "+1:15: error: `destination`: \"verfy\" is not one",
+        "+1:15: error: `destination`: \"verfy\" is not a valid value",
         "did you mean \"verify\"?",
     ),
     (
