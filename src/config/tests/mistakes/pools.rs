@@ -4,7 +4,11 @@ use super::Mistake;
 
 pub(super) const ALL: &[Mistake] = &[
     ("[[pool]]\nname = \"q\"\naddresses = []", "+3:13: error: `addresses`: a list is empty", ""),
-    ("[[pool]]\nname = \"q\"", "+1:1: error: missing key `addresses` in [[pool]]", "add it, for example `addresses = "),
+    (
+        "[[pool]]\nname = \"q\"",
+        "+1:1: error: missing key `addresses` in [[pool]]",
+        "add it, for example `addresses = ",
+    ),
     (
         "[[pool]]\nname = \"Q!\"\naddresses = [\"192.0.2.1\"]",
         "+2:8: error: `name`: \"Q!\" is not a name",
