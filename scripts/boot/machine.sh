@@ -105,7 +105,7 @@ unpack_machine() {
         mount_copy || return
     mkdir -p $root/etc/systemd/network $root/opt/egret
     network ens5 10.0.1.1/24 fd00:1::1/64
-    network ens6 198.51.100.1/24 2001:db8:51::1/64
+    network ens6 198.51.100.1/24 2001:db8:51::1/64 198.51.100.10 2001:db8:51::a
     echo machine >$root/etc/hostname
     mkdir -p $root/etc/systemd/system/multi-user.target.wants $root/var/log/journal
     ln -sf /lib/systemd/system/systemd-networkd.service $root/etc/systemd/system/multi-user.target.wants/
@@ -119,8 +119,10 @@ unpack_machine() {
 }
 # Where an overlay is refused, as in some containers.
 mount_copy() { umount $root 2>/dev/null || :; cp -a "$base/." $root/; }
-network() { # INTERFACE ADDRESS ADDRESS
-    cat >$root/etc/systemd/network/10-"$1".network <<CONF
+# The server's side is the way to everywhere: networks without a way out count as private.
+network() { # INTERFACE ADDRESS ADDRESS [ROUTER...]
+    local file=$root/etc/systemd/network/10-$1.network router
+    cat >"$file" <<CONF
 [Match]
 Name=$1
 [Network]
@@ -131,6 +133,7 @@ LinkLocalAddressing=ipv6
 Address=$3
 DuplicateAddressDetection=none
 CONF
+    for router in "${@:4}"; do printf '[Route]\nGateway=%s\n' "$router" >>"$file"; done
 }
 
 # Boots it, and yields when systemd has done what there was to do.
