@@ -243,8 +243,9 @@ scenario_flushed_rules() {
         nothing_leaked
         # Where nobody watches the rules, whoever flushed them has to put them back.
         [[ -e $root/etc/systemd/system/egret-steering-heal.path ]] || machine systemctl restart egret-steering
-        wait_for 10 "service after: $flush" is_served -4
-        wait_for 10 "service over IPv6 after: $flush" is_served -6
+        # The gateway asks for repair less and less often, the more often in a row it had to.
+        wait_for 60 "service after: $flush" is_served -4
+        wait_for 60 "service over IPv6 after: $flush" is_served -6
         nothing_leaked
     done
     stop_storm
