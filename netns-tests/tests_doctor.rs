@@ -7,6 +7,7 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::traffic::pass;
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -377,8 +378,10 @@ fn bridge_netfilter_is_named() {
         "link add br0 type bridge\nlink set br0 up\naddr flush dev c0\nlink set c0 master br0\n",
     );
     for tenant in [1, 2, 3, 9] {
-        commands +=
-            &format!("addr add 10.0.{tenant}.1/24 dev br0\naddr add fd00:{tenant}::1/64 dev br0 nodad\n");
+        let _ = writeln!(
+            commands,
+            "addr add 10.0.{tenant}.1/24 dev br0\naddr add fd00:{tenant}::1/64 dev br0 nodad"
+        );
     }
     lab.gateway.ip(&commands);
     for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
