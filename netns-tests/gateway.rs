@@ -187,7 +187,7 @@ impl<'lab> Gateway<'lab> {
         self.files.config()
     }
 
-    /// Whether it has kept this text for a start with a broken configuration.
+    /// True if it has kept this text for a start with a broken configuration.
     pub fn keeps(&self, text: &str) -> bool {
         ["started.json", "in-force.json"].iter().all(|name| {
             let kept = fs::read(self.files.config().with_file_name(name)).unwrap_or_default();

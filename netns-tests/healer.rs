@@ -25,7 +25,7 @@ pub struct Healer<'scope> {
     thread: Option<ScopedJoinHandle<'scope, ()>>,
 }
 
-/// What a healer and its test share.
+/// State shared by a healer and its test.
 #[derive(Default)]
 pub struct Ward {
     stop: AtomicBool,

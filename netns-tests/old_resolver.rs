@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What becomes of queries with EDNS.
+/// Behaviour of the old resolver towards queries with EDNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refuses {
     /// An answer with this response code.

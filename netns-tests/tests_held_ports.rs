@@ -102,7 +102,7 @@ fn one_flow(from: IpAddr, to: SocketAddr, how: u8) -> std::io::Result<()> {
     Ok(())
 }
 
-/// So many flows by several clients at once. How many came to their end as wanted.
+/// Opens this many flows by several clients at once, and returns how many ended as expected.
 fn storm(lab: &Lab, server: &Server, family: Family, flows: usize) -> usize {
     let (to, from) = (server.address(), Tenant::Alpha.client(family));
     let (next, good) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -26,7 +26,7 @@ crate::trials! {
 const CLOSE_NOTIFY: &[u8] = b"\x17\x03\x03\0\x13nineteen bytes of a";
 const RECORD: &[u8] = b"\x17\x03\x03\0\x1ethirty bytes: part of an answe";
 
-/// What both ends do, told the client's and the server's.
+/// Actions of both ends, given the client's and the server's stream.
 type Ending = fn(TcpStream, TcpStream);
 
 fn finish(stream: &TcpStream) {

@@ -52,7 +52,7 @@ fn config(lab: &Lab) -> Config {
     Config { gateway: format!("admin = \"unix:{}\"", lab.control_socket()), ..Config::default() }
 }
 
-/// What `egret explain --live` says of the address.
+/// The answer of `egret explain --live` for the address.
 fn explained(gateway: &Gateway, family: Family, to: SocketAddr) -> Value {
     let (from, address) = (Tenant::Alpha.client(family).to_string(), to.ip().to_string());
     let arguments = ["explain", "--live", "--json", "--from", &from, "--to", NAME, "--address", &address];
