@@ -92,14 +92,15 @@ impl LastGood {
     /// Keeps one, whole or not at all. A failure is logged: service goes on.
     pub(super) fn keep(&self, kept: Kept, texts: &Texts) {
         let Some(folder) = &self.folder else { return };
-        let stored = Stored {
-            main: self.main.as_path().into(),
-            files: texts
-                .iter()
-                .map(|(path, text)| StoredFile { path: path.into(), text: String::from_utf8_lossy(text) })
-                .collect(),
-        };
-        if let Err(error) = write(&folder.join(kept.file_name()), &stored) {
+        let files: io::Result<_> = texts
+            .iter()
+            .map(|file| {
+                file.map(|(path, text)| StoredFile { path: path.into(), text: into_text(text).into() })
+            })
+            .collect();
+        let main = self.main.as_path().into();
+        let kept = files.and_then(|files| write(&folder.join(kept.file_name()), &Stored { main, files }));
+        if let Err(error) = kept {
             tracing::error!(
                 %error,
                 "cannot keep the configuration in {}, for a start with one that is broken; let the gateway's user write there",
@@ -121,10 +122,15 @@ impl LastGood {
         }
         let mut texts = Texts::default();
         for file in stored.files {
-            texts.insert(file.path.into_owned(), file.text.into_owned().into_bytes().into());
+            texts.insert(file.path.into_owned(), file.text.as_bytes())?;
         }
         Ok(Some(texts))
     }
+}
+
+/// A byte that is not UTF-8 stands in a comment: a configuration with another is refused.
+fn into_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// Replaces the file, also if the power fails meanwhile.

@@ -193,7 +193,7 @@ impl Diagnostics {
 
     /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
     /// files are read here.
-    pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> (FileId, Option<Arc<[u8]>>) {
+    pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> (FileId, Option<Vec<u8>>) {
         if self.kept.is_none() {
             self.footprint.note(path);
         }
@@ -201,11 +201,10 @@ impl Diagnostics {
         let file = FileId(self.files.len() - 1);
         let bytes = match &self.kept {
             Some(kept) => kept.read(path),
-            None => self.bytes(path, kind).map(Arc::from),
+            None => self.bytes(path, kind),
         };
-        match bytes {
+        match bytes.and_then(|bytes| self.texts.insert(path.to_owned(), &bytes).map(|()| bytes)) {
             Ok(bytes) => {
-                self.texts.insert(path.to_owned(), Arc::clone(&bytes));
                 self.read.push(ReadFile { path: path.to_owned(), digest: digest_of(&bytes) });
                 (file, Some(bytes))
             }
