@@ -1,7 +1,7 @@
-//! Whether the answer was delivered when a flow ended: if it was, the flow is `closed`, whatever reset came after.
+//! The outcome of a relayed flow: `closed` if the answer was delivered before the end, whatever reset came after.
 //!
-//! Of HTTP/1 that is followed it is known which requests have their answers. Of everything else only what TCP tells: whose
-//! FIN had come, what is acknowledged, and how much came after.
+//! For HTTP/1 whose messages are followed, the framing tells which requests have their answers. For everything else only
+//! TCP tells: FINs, acknowledged bytes, and bytes that came later.
 
 use crate::outcome::Outcome;
 use crate::relay::{self, Progress, Scratch, Side};
@@ -16,25 +16,26 @@ pub(super) struct Delivery {
     pub(super) detail: Option<&'static str>,
 }
 
-/// One end has reset.
+/// A reset by one side, with what is known of the flow.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reset {
     pub(super) side: Side,
     pub(super) progress: Progress,
-    /// Whether every HTTP request has its whole answer; `None` where nobody can tell.
+    /// True if every HTTP request has its whole answer; `None` if that is not known.
     pub(super) answered: Option<bool>,
 }
 
-/// What a server may still say to a client that has closed: TLS's `close_notify`, and HTTP/2's GOAWAY before it.
+/// Most bytes that a server may send to a client that has closed without changing the outcome: an HTTP/2 GOAWAY and TLS's
+/// `close_notify`.
 const LAST_WORDS: u32 = 64;
 
-/// Full segments that a receiver may have without having acknowledged them (RFC 9293 §3.8.6.3), when it resets.
+/// Full segments that a receiver may have received and not acknowledged (RFC 9293 §3.8.6.3).
 const UNACKNOWLEDGED: u32 = 2;
 
-/// How long a server has to finish whose client has finished and then reset.
+/// Time for the server to finish after a client that sent FIN and then reset.
 const AFTER_FIN: Duration = Duration::from_secs(1);
 
-/// How long a server has whose client has reset without a FIN: it was about to finish, or is not.
+/// Time for the server to finish after a client that reset without a FIN: only a server that was about to finish does.
 const WITHOUT_FIN: Duration = Duration::from_millis(50);
 
 const CUT_SHORT: Delivery = Delivery {
@@ -52,7 +53,7 @@ impl From<Outcome> for Delivery {
     }
 }
 
-/// The outcome after the FINs of both sides, `first`'s before the other's, with everything delivered.
+/// The outcome after FINs of both sides, `first` being the side of the first one, with everything delivered.
 pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
     match (answered, first) {
         (Some(false), Side::Upstream) => CUT_SHORT,
@@ -61,9 +62,9 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
     }
 }
 
-/// The same where not everything could be delivered, and `why`. A client that has closed, and not just finished sending,
-/// answers what still comes by a reset: nothing is wrong if that was a server's last words. Nor if the server did so: it has had its
-/// say.
+/// The outcome after FINs of both sides if not everything could be delivered, because of `why`; `Ok` if that is no failure. A
+/// client that has closed its socket resets on late bytes, which is harmless if they were the server's last words. So is
+/// a reset by the server, which has sent its whole answer.
 pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<bool>) -> Result<(), Delivery> {
     let has_all = || stream::outstanding(client).is_ok_and(|left| left <= last_words(answered));
     if why.outcome == Outcome::UpstreamReset || why.outcome == Outcome::ClientReset && has_all() {
@@ -72,7 +73,7 @@ pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<boo
     Err(if why.outcome == Outcome::ClientReset { LEFT } else { why })
 }
 
-/// The outcome of a flow of which one end has reset. Returns when the other has taken what was sent before.
+/// The outcome after a reset by one side. Returns once the other side has received what was sent before it.
 pub(super) async fn at_reset(
     reset: Reset,
     client: &Socket,
@@ -91,8 +92,8 @@ pub(super) async fn at_reset(
         }
         (Some(false), Some(Side::Client) | None) => false,
         (Some(true) | None, _) => match side {
-            Side::Client => reset.by_client_is_late(client, upstream, scratch).await,
-            Side::Upstream => reset.by_server_is_late(client),
+            Side::Client => reset.client_had_its_answer(client, upstream, scratch).await,
+            Side::Upstream => reset.server_had_answered(client),
         },
     };
     if side == Side::Client {
@@ -106,8 +107,8 @@ pub(super) async fn at_reset(
 }
 
 impl Reset {
-    /// Whether a client had its answer when it reset.
-    async fn by_client_is_late(&self, client: &Socket, upstream: &Socket, scratch: &Scratch) -> bool {
+    /// True if the client had its answer when it reset.
+    async fn client_had_its_answer(&self, client: &Socket, upstream: &Socket, scratch: &Scratch) -> bool {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
         if progress.holds {
@@ -115,25 +116,25 @@ impl Reset {
         }
         let (has_all, patience) = match progress.finished {
             Some(Side::Upstream) => return is_delivered(left),
-            // It had closed: all that could reach it is what came before.
+            // The client had closed: only what came before could reach it.
             Some(Side::Client) => (left.bytes <= last_words(answered), AFTER_FIN),
             None => (is_delivered(left), WITHOUT_FIN),
         };
         if !has_all || progress.down == 0 {
             return false;
         }
-        // With nothing more to say, the server finishes, too.
+        // Otherwise the answer was whole if the server finishes now.
         answered == Some(true)
             || progress.notified
             || relay::finishes(upstream, LAST_WORDS as usize, patience, scratch).await
     }
 
-    /// Whether a server had delivered its answer when it reset.
-    fn by_server_is_late(&self, client: &Socket) -> bool {
+    /// True if the server had delivered its answer when it reset.
+    fn server_had_answered(&self, client: &Socket) -> bool {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
         match (progress.finished, answered) {
-            // A client that has closed takes nothing more.
+            // A client that has closed takes nothing that came after.
             (Some(Side::Client), None) if progress.down_since > 0 => {
                 left.bytes <= LAST_WORDS && (left.over || progress.notified)
             }
@@ -144,12 +145,12 @@ impl Reset {
     }
 }
 
-/// Bytes that may remain undelivered to a client that has finished, with one for a FIN: in HTTP/1 there are no last words.
+/// Most bytes that may be undelivered to a client that has finished, a FIN included. HTTP/1 has no last words.
 fn last_words(answered: Option<bool>) -> u32 {
     if answered.is_some() { 1 } else { LAST_WORDS + 1 }
 }
 
-/// Whether the client has, or may have and not acknowledged when it reset, all that was sent to it. The FIN counts for one.
+/// True if the client has, or may have received without acknowledging, everything that was sent to it. The FIN counts as a byte.
 fn is_delivered(left: Undelivered) -> bool {
     left.bytes <= 1 || left.over && left.unsent == 0 && left.bytes <= UNACKNOWLEDGED * left.segment + 1
 }

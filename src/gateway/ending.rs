@@ -10,7 +10,7 @@ use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::egress::Rest;
 use crate::outcome::Outcome;
-use crate::relay::{self, End, Farewell, Side};
+use crate::relay::{self, End, Farewell, Side, SocketFailure};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
@@ -69,7 +69,7 @@ pub(super) async fn finish(
 ) -> Outcome {
     match end {
         End::Finished { first } => {
-            if leftover::is_left(client) || leftover::is_left(leg) {
+            if leftover::has_unacknowledged(client) || leftover::has_unacknowledged(leg) {
                 // In a box, for flows are to be small, and few end so.
                 let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
                 if let Err(Delivery { outcome, detail }) = delivered {
@@ -90,7 +90,8 @@ pub(super) async fn finish(
         End::Idle => Outcome::IdleTimeout,
         End::HalfOpen => Outcome::HalfOpenTimeout,
         End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
-        End::Failed { side, error, progress } => {
+        End::Failed(failure) => {
+            let SocketFailure { side, error, progress } = *failure;
             let (outcome, detail) = failed(worker, side, &error);
             flow.ends(outcome);
             flow.record.detail = detail.or(flow.record.detail);
@@ -145,11 +146,9 @@ pub(super) async fn stop(
         }
         End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
         // What the server has said so far is delivered before the reset.
-        End::Stopped(Farewell::Reset)
-        | End::Finished { .. }
-        | End::Failed { .. }
-        | End::Idle
-        | End::HalfOpen => relay::settle(client).await,
+        End::Stopped(Farewell::Reset) | End::Finished { .. } | End::Failed(_) | End::Idle | End::HalfOpen => {
+            relay::settle(client).await
+        }
     }
     outcome
 }

@@ -1,7 +1,7 @@
-//! Bytes that wait to be acknowledged when both ends of a flow have finished.
+//! Unacknowledged bytes after both sides of a flow have finished.
 //!
-//! A socket that is closed with such bytes is the kernel's for minutes, and counts for nobody. So the flow goes on, in its
-//! tenant's place, until they are delivered, or its peer has taken none of them for too long.
+//! A socket that is closed with such bytes stays in the kernel for minutes and counts towards no tenant's limit. So the
+//! flow goes on, and counts, until they are delivered or the peer has taken none of them for too long.
 
 use crate::relay::Side;
 use crate::sys::event_loop::sleep;
@@ -10,21 +10,21 @@ use crate::sys::stream;
 use std::io;
 use std::time::Duration;
 
-/// How long a peer may take nothing of what is left; `half_open_timeout`, if that is shorter.
+/// Longest time without progress, unless `half_open_timeout` is shorter.
 const STALLED: Duration = Duration::from_mins(5);
 /// `SIOCOUTQ` counts our FIN as one byte.
 const FIN: u32 = 1;
 
-/// Whether more than a FIN is left to be acknowledged.
-pub(super) fn is_left(socket: &Socket) -> bool {
+/// True if more than a FIN is unacknowledged.
+pub(super) fn has_unacknowledged(socket: &Socket) -> bool {
     stream::outstanding(socket).is_ok_and(|bytes| bytes > FIN)
 }
 
-/// Why bytes are not delivered.
+/// The reason why bytes were not delivered.
 pub(super) enum Stopped {
-    /// The peer takes none of them.
+    /// The peer took none of them for too long.
     Stalled,
-    /// Its socket has failed.
+    /// The socket of a side has failed.
     Failed(Side, io::Error),
 }
 
@@ -54,7 +54,7 @@ async fn deliver_to(socket: &Socket, side: Side, patience: Duration) -> Result<(
         if waited >= patience {
             return Err(Stopped::Stalled);
         }
-        // There is no event for "everything acknowledged", so this asks, ever less often.
+        // No event tells that everything is acknowledged, so this polls with a growing pause.
         sleep(pause).await;
         waited += pause;
         pause = (pause * 2).min(Duration::from_millis(250));
@@ -71,7 +71,7 @@ mod tests {
 
     const MEBIBYTE: usize = 1 << 20;
 
-    /// A socket on which more was written than its peer has room for, and that peer.
+    /// A socket with more written than its peer has room for, and that peer.
     fn loaded(event_loop: &Rc<EventLoop>) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         socket2::SockRef::from(&listener).set_recv_buffer_size(8192).unwrap();
@@ -83,7 +83,7 @@ mod tests {
         stream::finish(&stream).unwrap();
         stream::prepare(&stream).unwrap();
         let socket = Socket::new(stream, event_loop).unwrap();
-        assert!(is_left(&socket));
+        assert!(has_unacknowledged(&socket));
         (socket, peer)
     }
 
@@ -93,7 +93,7 @@ mod tests {
             let (socket, mut peer) = loaded(&event_loop);
             let reader = std::thread::spawn(move || peer.read_to_end(&mut Vec::new()).unwrap());
             assert!(deliver_to(&socket, Side::Upstream, Duration::from_secs(30)).await.is_ok());
-            assert!(!is_left(&socket) && reader.join().unwrap() > 0);
+            assert!(!has_unacknowledged(&socket) && reader.join().unwrap() > 0);
         })
         .unwrap();
     }

@@ -1,7 +1,7 @@
-//! Recognises the alert by which a TLS peer says that it sends no more (RFC 8446 §6.1).
+//! Recognises TLS's `close_notify` alert, by which a peer ends its data (RFC 8446 §6.1).
 
-/// Lengths of an encrypted alert record's payload, by the type in its header. TLS 1.3 hides the type: two bytes, the real
-/// type and the tag of its cipher. TLS 1.2 and before show it: with the nonce or IV, and the MAC and padding, of theirs.
+/// Payload lengths of an alert record, with the content type in its header. An alert is two bytes. TLS 1.3 hides the type and
+/// adds it and the cipher's tag to the payload; TLS 1.2 and before show it, and add nonce or IV, MAC and padding.
 const PAYLOADS: [(u8, u8); 9] = [
     (APPLICATION_DATA, 19), // AES-GCM, ChaCha20
     (APPLICATION_DATA, 11), // AES-CCM-8
@@ -20,8 +20,7 @@ const APPLICATION_DATA: u8 = 23;
 /// Content type, version, length.
 const HEADER: usize = 5;
 
-/// Whether bytes end in a record that is an alert, by its type or its size. Two bytes of application data look the same in TLS
-/// 1.3.
+/// True if the bytes end in a record that is an alert by type and length. In TLS 1.3 two bytes of application data look the same.
 pub(super) fn ends_in(bytes: &[u8]) -> bool {
     PAYLOADS.iter().any(|&(kind, length)| {
         let start = bytes.len().checked_sub(HEADER + usize::from(length));

@@ -54,20 +54,24 @@ pub enum End {
         first: Side,
     },
     /// A socket failed; the other one is to be reset.
-    Failed {
-        /// Whose socket.
-        side: Side,
-        /// What the kernel said.
-        error: io::Error,
-        /// How far the flow had come.
-        progress: Progress,
-    },
+    Failed(Box<SocketFailure>),
     /// [`Silence::idle`] passed.
     Idle,
     /// [`Silence::half_open`] passed.
     HalfOpen,
     /// The guard has stopped it.
     Stopped(Farewell),
+}
+
+/// A failed socket, and the state of its flow at that moment.
+#[derive(Debug)]
+pub struct SocketFailure {
+    /// The side of the socket.
+    pub side: Side,
+    /// The error that the kernel reported.
+    pub error: io::Error,
+    /// How far the flow had come.
+    pub progress: Progress,
 }
 
 /// How far a flow had come when a socket failed.
@@ -100,7 +104,7 @@ impl End {
     /// What the failed socket says, if one failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
-            Self::Failed { side, error, progress: _ } => Some((*side, Failure::of(error))),
+            Self::Failed(failed) => Some((failed.side, Failure::of(&failed.error))),
             Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
         }
     }
@@ -365,7 +369,7 @@ impl<'a> Flow<'a> {
             return Poll::Ready(End::Finished { first });
         }
         let Broken { side, error, until: _ } = *broken;
-        Poll::Ready(End::Failed { side, error, progress: self.progress() })
+        Poll::Ready(End::Failed(Box::new(SocketFailure { side, error, progress: self.progress() })))
     }
 
     fn progress(&self) -> Progress {

@@ -3,7 +3,7 @@
 use super::event_loop::{EventLoop, Watched, told};
 use super::stream;
 use nix::sys::epoll::EpollFlags;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,12 +23,9 @@ struct Stream {
     socket: TcpStream,
     finished: Cell<bool>,
     ended_well: Cell<bool>,
-    /// Bytes that were read and are yet to be read by whoever relays.
-    ahead: RefCell<Option<Box<Ahead>>>,
+    /// Bytes that were read and that the next reader gets first. Rare, so that it takes one pointer here.
+    ahead: OnceCell<Box<RefCell<Vec<u8>>>>,
 }
-
-#[derive(Debug, Default)]
-struct Ahead(Vec<u8>);
 
 impl Socket {
     /// Registers a non-blocking socket with an event loop, which [`stream::prepare`] has prepared. One that cannot be
@@ -47,7 +44,7 @@ impl Socket {
             socket: stream,
             finished: Cell::default(),
             ended_well: Cell::default(),
-            ahead: RefCell::default(),
+            ahead: OnceCell::new(),
         };
         Watched::new(stream, events, event_loop).map(Self)
     }
@@ -113,8 +110,8 @@ impl Socket {
 
     /// Copies what comes next and leaves it there. It stops at urgent data: see [`Self::read_ahead`].
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let ahead = self.stream().ahead.borrow();
-        let Some(Ahead(ahead)) = ahead.as_deref() else { return stream::peek(self, buffer) };
+        let Some(ahead) = self.ahead() else { return stream::peek(self, buffer) };
+        let ahead = ahead.borrow();
         let n = ahead.len().min(buffer.len());
         buffer[..n].copy_from_slice(&ahead[..n]);
         Ok(n + stream::peek(self, &mut buffer[n..]).unwrap_or(0))
@@ -122,34 +119,34 @@ impl Socket {
 
     /// Has [`Self::peek`], which yielded `peeked` bytes, yield more if the rest waits behind urgent data. Whether it does.
     pub fn read_ahead(&self, peeked: usize) -> io::Result<bool> {
-        let mut ahead = self.stream().ahead.borrow_mut();
-        let before = ahead.as_ref().map_or(0, |ahead| ahead.0.len());
-        let fresh = peeked.saturating_sub(before);
+        let fresh = peeked.saturating_sub(self.ahead().map_or(0, |ahead| ahead.borrow().len()));
         if fresh == 0 || stream::waiting(self)? <= fresh {
             return Ok(false);
         }
         let mut bytes = vec![0; fresh];
         let read = stream::read(self, &mut bytes)?;
-        ahead.get_or_insert_default().0.extend_from_slice(&bytes[..read]);
+        self.stream().ahead.get_or_init(Box::default).borrow_mut().extend_from_slice(&bytes[..read]);
         Ok(true)
     }
 
     /// Reads; 0 is the end of the stream.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut ahead = self.stream().ahead.borrow_mut();
-        let Some(Ahead(bytes)) = ahead.as_deref_mut() else { return stream::read(self, buffer) };
-        let n = bytes.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&bytes[..n]);
-        bytes.drain(..n);
-        if bytes.is_empty() {
-            *ahead = None;
-        }
+        let Some(ahead) = self.ahead() else { return stream::read(self, buffer) };
+        let mut ahead = ahead.borrow_mut();
+        let n = ahead.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&ahead[..n]);
+        ahead.drain(..n);
         Ok(n)
     }
 
     /// Whether bytes that were read ahead are to be read first.
     pub fn has_read_ahead(&self) -> bool {
-        self.stream().ahead.borrow().is_some()
+        self.ahead().is_some()
+    }
+
+    /// Bytes that were read ahead, if there are any.
+    fn ahead(&self) -> Option<&RefCell<Vec<u8>>> {
+        self.stream().ahead.get().map(Box::as_ref).filter(|ahead| !ahead.borrow().is_empty())
     }
 
     /// Whether events have told that the peer has finished, or reset: what is left to read is the rest.

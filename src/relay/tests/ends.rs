@@ -209,10 +209,11 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
 #[test]
 fn a_reset_is_told_from_the_fin_before_it() {
     for (finishes, finished) in [(true, Some(Side::Upstream)), (false, None)] {
-        let End::Failed { side, progress, .. } = end_after_reset(b"an answer", finishes) else { panic!() };
+        let End::Failed(failure) = end_after_reset(b"an answer", finishes) else { panic!() };
+        let SocketFailure { side, progress, .. } = *failure;
         assert_eq!((side, progress.finished, progress.down), (Side::Upstream, finished, 9));
     }
     let alert = b"\x15\x03\x03\0\x02\x01\0";
-    let End::Failed { progress, .. } = end_after_reset(alert, false) else { panic!() };
-    assert!(progress.notified);
+    let End::Failed(failure) = end_after_reset(alert, false) else { panic!() };
+    assert!(failure.progress.notified);
 }
