@@ -1,7 +1,8 @@
-//! What steering has dropped and not intercepted, for the metrics.
+//! Packets that steering has dropped or not intercepted, for the metrics.
 
 use crate::steering::{COUNTED_CHAINS, COUNTED_TABLE, Counted};
-use crate::sys::packet_counts::{TableFamily, of_chain, of_table};
+use crate::sys::packet_rules::TableFamily;
+use crate::sys::packet_rules::counts::{of_chain, of_table};
 
 /// Packets of each kind; empty where the rules are not in nf_tables, or may not be read.
 pub(super) fn counts() -> Vec<(&'static str, u64)> {

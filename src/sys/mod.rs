@@ -9,7 +9,6 @@ pub mod limits;
 pub mod listener;
 pub mod memory;
 mod netlink;
-pub mod packet_counts;
 pub mod packet_rules;
 pub mod pipe;
 pub mod priority;

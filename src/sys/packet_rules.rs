@@ -1,8 +1,9 @@
-//! The packet rules of this network namespace, chain by chain: those of nf_tables (nft, and iptables with the nft
+//! Reads the packet rules of this network namespace, chain by chain: those of nf_tables (nft, and iptables with the nft
 //! backend) over netlink, those of the legacy iptables by socket options.
 //!
-//! Needs `CAP_NET_ADMIN`, and nothing else. Only what is asked for is listed, however many rules others have.
+//! Needs `CAP_NET_ADMIN` alone. With nf_tables the cost does not depend on the number of other programs' rules.
 
+pub mod counts;
 mod legacy;
 
 use super::netlink::{Netlink, Want, attribute, attribute_of, attributes, malformed};
@@ -11,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::Duration;
 
-/// How long the kernel may take for one answer.
+/// Longest wait for one answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type.
 pub(super) const NF_TABLES: u16 = 10 << 8;
@@ -23,7 +24,7 @@ const GET_GENERATION: u16 = NF_TABLES | 16;
 /// `struct nfgenmsg`: family, version, resource.
 const HEADER: usize = 4;
 
-/// Which packets a table is about.
+/// The family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum TableFamily {
@@ -35,7 +36,7 @@ pub enum TableFamily {
     Ip6 = 10,
 }
 
-/// Who keeps the rules.
+/// The packet filter that holds the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// nf_tables.
@@ -47,7 +48,7 @@ pub enum Backend {
 /// The rules of a chain, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Where packets enter it, as the kernel numbers hooks and priorities; `None` for a chain that others jump to.
+    /// Hook and priority, as the kernel numbers them; `None` for a chain that is only jumped to.
     pub hook: Option<(u32, i32)>,
     /// Its rules.
     pub rules: Vec<Rule>,
@@ -56,14 +57,13 @@ pub struct Chain {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Tells it from the table's others, from the one that it replaced, and, but for the legacy iptables, from the same rule
-    /// put in place anew.
+    /// A digest of the rule's content, and of its handle in nf_tables: there, a rule that is loaded again has another digest.
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub target: Option<String>,
 }
 
-/// Rises with every change of the rules of nf_tables. An error where the kernel has no nf_tables.
+/// The ruleset's generation, which each change of nf_tables increments. Fails where the kernel has no nf_tables.
 pub fn generation() -> io::Result<u32> {
     let mut generation = 0;
     ask(GET_GENERATION, Want::One, 0, &[], |body| {
@@ -73,12 +73,12 @@ pub fn generation() -> io::Result<u32> {
     Ok(generation)
 }
 
-/// Whether nf_tables has such a table.
+/// True if nf_tables has the table.
 pub fn has_table(family: TableFamily, table: &str) -> io::Result<bool> {
     Ok(found(ask(GET_TABLE, Want::One, family as u8, &name(1, table), |_| Ok(())))?.is_some())
 }
 
-/// A chain, if there is one.
+/// Reads a chain; `None` if there is none of that name.
 pub fn chain(backend: Backend, family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
     match backend {
         Backend::NfTables => chain_of_nf_tables(family, table, chain),
@@ -86,7 +86,7 @@ pub fn chain(backend: Backend, family: TableFamily, table: &str, chain: &str) ->
     }
 }
 
-/// Whether the legacy iptables are in the kernel at all: without them nobody should ask, for asking makes tables.
+/// True if the legacy iptables are loaded. Otherwise their chains must not be read: reading a table creates it.
 pub use legacy::is_loaded as legacy_is_loaded;
 
 fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
@@ -106,7 +106,7 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
     let mut rules = Vec::new();
     let request = [name(1, table), name(2, chain)].concat();
     let listed = ask(GET_RULE, Want::List, family as u8, &request, |body| {
-        // kernels list the chain that was asked for; one that lists more is not misread
+        // Kernels list the chain that was asked for; one that lists more is not misread.
         if attribute(body, 2).map(text) == Some(chain.to_owned()) {
             rules.push(Rule { id: identity(body), target: target(body) });
         }
@@ -115,10 +115,10 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
     Ok(found(listed)?.map(|()| Chain { hook, rules }))
 }
 
-/// Expressions whose values change with every packet.
+/// Expressions with a state that packets change; it is left out of the digest.
 const COUNTING: [&str; 5] = ["counter", "quota", "limit", "connlimit", "last"];
 
-/// A digest of the rule's handle and of what it says: one that replaces another takes its handle over.
+/// A digest of handle and expressions. The handle alone does not do: a replacement inherits it.
 fn identity(rule: &[u8]) -> u64 {
     let mut digest = DefaultHasher::new();
     attribute(rule, 3).hash(&mut digest);
@@ -130,22 +130,7 @@ fn identity(rule: &[u8]) -> u64 {
     digest.finish()
 }
 
-/// Packets that the rules of a chain have counted.
-pub(super) fn counted(family: TableFamily, table: &str, chain: &str) -> io::Result<u64> {
-    let mut packets = 0;
-    let request = [name(1, table), name(2, chain)].concat();
-    ask(GET_RULE, Want::List, family as u8, &request, |body| {
-        let rule = attributes(attribute(body, 4).unwrap_or_default());
-        let counters = rule.filter(|(_, e)| attribute(e, 1).is_some_and(|name| text(name) == "counter"));
-        // NFTA_EXPR_DATA, NFTA_COUNTER_PACKETS
-        let counts = counters.filter_map(|(_, e)| attribute(attribute(e, 2)?, 2)?.first_chunk().copied());
-        packets += counts.map(u64::from_be_bytes).sum::<u64>();
-        Ok(())
-    })?;
-    Ok(packets)
-}
-
-/// Of the rule's expressions, the verdict that names a chain.
+/// The chain that the rule's verdict jumps or goes to.
 fn target(rule: &[u8]) -> Option<String> {
     attributes(attribute(rule, 4)?).find_map(|(_, expression)| {
         if text(attribute(expression, 1)?) != "immediate" {
@@ -171,7 +156,7 @@ fn ask(
     netlink.ask(kind, want, &request, deadline, |_, body| each(body.get(HEADER..).ok_or_else(malformed)?))
 }
 
-/// `None` for what is not there.
+/// Turns `ENOENT` into `None`.
 fn found(asked: io::Result<()>) -> io::Result<Option<()>> {
     match asked {
         Ok(()) => Ok(Some(())),

@@ -1,7 +1,7 @@
-//! Connections that are refused at their SYN, by a table of nf_tables that belongs to this process: it is gone when the
-//! process is, and `nft flush ruleset` leaves it alone (`NFT_TABLE_F_OWNER`, Linux 5.12).
+//! Refusal of connections at the SYN, by an nf_tables table that this process owns: the kernel removes it when the process
+//! ends, and `nft flush ruleset` leaves it alone (`NFT_TABLE_F_OWNER`, Linux 5.12).
 //!
-//! Needs `CAP_NET_ADMIN`, and nothing else.
+//! Needs `CAP_NET_ADMIN` alone.
 
 use super::netlink::{Netlink, attribute_of};
 use super::packet_rules::{NF_TABLES, TableFamily, name};
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 mod expressions;
 
-/// How long the kernel may take for a transaction.
+/// Longest wait for a transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The table.
+/// Name of the table.
 const TABLE: &str = "egret_families";
 /// `NFT_MSG_NEWTABLE` and so on.
 const NEW_TABLE: u16 = NF_TABLES;
@@ -27,26 +27,26 @@ const NEW_SET: u16 = NF_TABLES | 9;
 const NEW_ELEMENTS: u16 = NF_TABLES | 0xc;
 /// `NFT_TABLE_F_OWNER`
 const OWNED: u32 = 2;
-/// Before the rules that intercept (`NF_IP_PRI_MANGLE` is -150), behind those that turn connection tracking off.
+/// Before the rules that intercept (`NF_IP_PRI_MANGLE` is -150), after those that turn connection tracking off.
 const PRIORITY: i32 = -151;
-/// Elements of a set in one message, whose attributes are 64 KiB at most.
+/// Most elements of a set in one message: an attribute is limited to 64 KiB.
 const ELEMENTS: usize = 1000;
 
-/// Which packets the refusals are about: those that steering intercepts.
+/// The packets that may be refused: those that steering intercepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// Names of interfaces; one that ends in `+` or `*` is the beginning of names.
+    /// Names of interfaces, or prefixes of names with a `+` or `*` at the end.
     pub interfaces: Vec<String>,
-    /// First and last port of each range; `None`: every port.
+    /// First and last port of each range; `None` for every port.
     pub ports: Option<Vec<(u16, u16)>>,
 }
 
-/// Clients whose connections of one family are refused: addresses from the first to the last, in order, none twice.
+/// Clients whose connections of one family are refused: disjoint address ranges (first, last) in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refused {
-    /// Wherever they go.
+    /// Refused whatever the destination.
     pub everywhere: Vec<(IpAddr, IpAddr)>,
-    /// Where the machine's routing table knows no way to.
+    /// Refused if there is no route to the destination.
     pub unrouted: Vec<(IpAddr, IpAddr)>,
 }
 
@@ -56,22 +56,22 @@ impl Refused {
     }
 }
 
-/// The table, while this lives.
+/// Owner of the table, which the kernel removes when this is dropped.
 #[derive(Debug)]
 pub struct Refusals {
     netlink: Netlink,
     in_place: bool,
-    /// Refused by tables that were there before.
+    /// Connections that earlier tables refused.
     counted: [u64; 2],
 }
 
 impl Refusals {
-    /// Refuses nothing yet.
+    /// Refuses nothing until [`Refusals::put`] is called.
     pub fn new() -> io::Result<Self> {
         Ok(Self { netlink: Netlink::open(SockProtocol::NetlinkNetFilter)?, in_place: false, counted: [0; 2] })
     }
 
-    /// Refuses these from now on, IPv4 first, and no others. An error leaves what was.
+    /// Replaces the refusals, given for IPv4 and IPv6, in one transaction. After an error the former ones are in place.
     pub fn put(&mut self, scope: &Scope, refused: [&Refused; 2]) -> io::Result<()> {
         let counted = self.counted()?;
         let mut batch = Batch::default();
@@ -89,19 +89,19 @@ impl Refusals {
         Ok(())
     }
 
-    /// Connections that were refused since the start, of each family. Retries of a client count.
+    /// SYNs refused since the start, of IPv4 and IPv6; retries count.
     pub fn counted(&self) -> io::Result<[u64; 2]> {
         let mut counted = self.counted;
         if self.in_place {
             for (rule, chain) in ["refuse4", "refuse6"].into_iter().enumerate() {
-                counted[rule] += super::packet_rules::counted(TableFamily::Inet, TABLE, chain)?;
+                counted[rule] += super::packet_rules::counts::total(TableFamily::Inet, TABLE, chain)?;
             }
         }
         Ok(counted)
     }
 }
 
-/// Messages of one transaction.
+/// The messages of one transaction.
 #[derive(Debug, Default)]
 struct Batch {
     messages: Vec<(u16, u16, Vec<u8>)>,
@@ -168,7 +168,7 @@ impl Batch {
 
     fn set(&mut self, set: &str, family: IpFamily, clients: &[(IpAddr, IpAddr)]) {
         const INTERVAL: u32 = 4;
-        // how `nft list` shows the elements: its ipv4_addr and ipv6_addr
+        // nft's numbers of the types ipv4_addr and ipv6_addr, for `nft list`, and the length of a key
         let (shown, length) = match family {
             IpFamily::V4 => (7, 4),
             IpFamily::V6 => (8, 16),
@@ -187,7 +187,7 @@ impl Batch {
 /// `NFT_SET_ELEM_INTERVAL_END`
 const INTERVAL_END: u32 = 1;
 
-/// An element where it begins, and one behind its end, unless it ends with the last address there is.
+/// The elements of an interval: its start, and an end marker behind it unless it reaches to the family's last address.
 fn interval(first: IpAddr, last: IpAddr) -> impl Iterator<Item = Vec<u8>> {
     let end = match last {
         IpAddr::V4(last) => u32::from(last).checked_add(1).map(|end| end.to_be_bytes().to_vec()),

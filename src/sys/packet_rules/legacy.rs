@@ -1,4 +1,4 @@
-//! The legacy iptables: a table is one block of entries, which `getsockopt` copies out (`net/ipv4/netfilter/ip_tables.c`).
+//! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
 use super::{Chain, Rule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, u32_at};
@@ -15,26 +15,26 @@ const GET_ENTRIES: i32 = 65;
 const INFO: usize = 84;
 /// `struct ipt_get_entries` before the entries: name and size, padded for the counters' sake.
 const ENTRIES: usize = 40;
-/// No table that anybody loads is larger.
+/// Bound on the size of a table.
 const MOST: u32 = 64 * 1024 * 1024;
 /// The names of the hooks by their numbers.
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// `struct xt_entry_target`: size, then name and revision; its data after it.
 const TARGET: usize = 32;
 
-/// Where the parts of an entry are: `struct ipt_entry`, `struct ip6t_entry`.
+/// Layout of an entry: `struct ipt_entry`, `struct ip6t_entry`.
 #[derive(Clone, Copy)]
 struct Form {
-    /// Bytes that say which addresses and interfaces it matches; first.
+    /// Size of the part that matches addresses and interfaces, which comes first.
     addresses: usize,
-    /// Where matches and target begin, behind the counters.
+    /// Offset of matches and target, behind the counters.
     matches: usize,
 }
 
 const V4: Form = Form { addresses: 84, matches: 112 };
 const V6: Form = Form { addresses: 136, matches: 168 };
 
-/// Whether the legacy iptables are in the kernel.
+/// True if the legacy iptables are loaded for the family.
 pub fn is_loaded(family: TableFamily) -> bool {
     let list = match family {
         TableFamily::Ip => "/proc/net/ip_tables_names",
@@ -80,11 +80,11 @@ pub(super) fn chain(family: TableFamily, table: &str, chain: &str) -> io::Result
 struct Table<'a> {
     entries: &'a [u8],
     form: Form,
-    /// Where the built-in chains begin.
+    /// Offsets of the built-in chains.
     hooks: [Option<usize>; 5],
 }
 
-/// One entry: where it is, and where the next one is.
+/// An entry of a table.
 struct Entry<'a> {
     at: usize,
     bytes: &'a [u8],
@@ -107,7 +107,7 @@ impl Table<'_> {
         })
     }
 
-    /// Where a chain's first rule is: a built-in one's is told, others begin behind an entry that has their name.
+    /// Offset of a chain's first rule. A user-defined chain begins behind an entry that holds its name.
     fn start(&self, chain: &str) -> Option<usize> {
         match HOOKS.iter().position(|hook| *hook == chain) {
             Some(hook) => self.hooks[hook],
@@ -118,7 +118,7 @@ impl Table<'_> {
         }
     }
 
-    /// Every chain ends with an entry that is no rule: the policy, or the return to where it was called from.
+    /// The rules of a chain, without the last entry, which is the policy or the implicit return.
     fn chain(&self, chain: &str) -> Option<Chain> {
         let start = self.start(chain)?;
         let ends = |entry: &Entry<'_>| {
@@ -132,7 +132,7 @@ impl Table<'_> {
 
     fn rule(&self, entry: &Entry<'_>) -> Rule {
         let mut digest = DefaultHasher::new();
-        // without the counters, and where packets came from
+        // without the counters and the mask of hooks, which the kernel writes
         (entry.bytes.get(..self.form.addresses), entry.bytes.get(self.form.matches..)).hash(&mut digest);
         let jump = entry.jump().and_then(|to| {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
@@ -143,12 +143,12 @@ impl Table<'_> {
 }
 
 impl Entry<'_> {
-    /// The name of the chain that begins behind it.
+    /// The name of the chain that begins behind this entry, if one does.
     fn chain(&self) -> Option<String> {
         (self.target_name() == "ERROR").then(|| text(self.target.get(TARGET..).unwrap_or_default()))
     }
 
-    /// The offset that the standard target goes on at; verdicts are negative.
+    /// The offset that the standard target jumps to, unless it is a verdict, which is negative.
     fn jump(&self) -> Option<usize> {
         let verdict = i32::from_ne_bytes(array_at(self.target, TARGET)?);
         self.target_name().is_empty().then(|| usize::try_from(verdict).ok())?

@@ -1,10 +1,10 @@
-//! The expressions of a rule, as nf_tables takes them (`linux/netfilter/nf_tables.h`).
+//! Builds the expressions of an nf_tables rule (`linux/netfilter/nf_tables.h`).
 
 use crate::sys::netlink::attribute_of;
 use crate::sys::packet_rules::name;
 use crate::sys::routing::IpFamily;
 
-/// The one register that values go through.
+/// The register that every value is loaded into.
 const REGISTER: u32 = 1;
 /// `NFT_META_IIFNAME`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`
 const META_INTERFACE: u32 = 6;
@@ -19,12 +19,12 @@ const UNEQUAL: u32 = 1;
 const AT_MOST: u32 = 3;
 const AT_LEAST: u32 = 5;
 
-/// Conditions, and what is done where all of them hold.
+/// Matches, and the statements that run if all of them match.
 #[derive(Debug, Default)]
 pub(super) struct Rule(Vec<u8>);
 
 impl Rule {
-    /// On the interface, or one whose name begins so.
+    /// Matches the input interface, by name or prefix.
     pub(super) fn arriving_by(self, interface: &str) -> Self {
         let prefix = interface.trim_end_matches(['+', '*']);
         let mut name = prefix.as_bytes().to_vec();
@@ -38,7 +38,7 @@ impl Rule {
         self.meta(META_PROTOCOL).compare(EQUAL, &[6])
     }
 
-    /// SYN, and of FIN, RST and ACK none.
+    /// Matches SYN without FIN, RST and ACK.
     pub(super) fn syn(self) -> Self {
         let zero = [0];
         let mask = [number(1, REGISTER), number(2, REGISTER), number(3, 1), data(4, &[0x17]), data(5, &zero)];
@@ -59,19 +59,19 @@ impl Rule {
         self.meta(META_FAMILY).compare(EQUAL, &[number])
     }
 
-    /// Not for this machine.
+    /// Matches destinations that are not local to this machine.
     pub(super) fn for_others(self) -> Self {
         // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR; RTN_LOCAL in the machine's byte order
         self.fib(3, 2).compare(UNEQUAL, &2_u32.to_ne_bytes())
     }
 
-    /// The routing table has no way to where it goes.
+    /// Matches destinations without a route.
     pub(super) fn without_route(self) -> Self {
         // whether (NFTA_FIB_F_PRESENT) there is an NFT_FIB_RESULT_OIF
         self.fib(1, 2 | 32).compare(EQUAL, &[0])
     }
 
-    /// From a client of a set.
+    /// Matches source addresses in a set.
     pub(super) fn client_in(self, family: IpFamily, set: &str) -> Self {
         let source = match family {
             IpFamily::V4 => self.payload(NETWORK, 12, 4),
@@ -84,7 +84,7 @@ impl Rule {
         self.expression("counter", &[])
     }
 
-    /// By a TCP reset (`NFT_REJECT_TCP_RST`).
+    /// Rejects by a TCP reset (`NFT_REJECT_TCP_RST`).
     pub(super) fn reset(self) -> Self {
         self.expression("reject", &[number(1, 1), attribute_of(2, &[0])].concat())
     }
@@ -122,12 +122,12 @@ impl Rule {
     }
 }
 
-/// In network byte order, as nf_tables has all numbers.
+/// A numeric attribute: nf_tables takes numbers in network byte order.
 pub(super) fn number(kind: u16, number: u32) -> Vec<u8> {
     attribute_of(kind, &number.to_be_bytes())
 }
 
-/// A value to compare with (`NFTA_DATA_VALUE`).
+/// An attribute with a value to compare with (`NFTA_DATA_VALUE`).
 fn data(kind: u16, value: &[u8]) -> Vec<u8> {
     attribute_of(kind, &attribute_of(1, value))
 }
