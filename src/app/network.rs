@@ -1,5 +1,5 @@
-//! Looks at what the gateway relies on in the machine's network, whenever the kernel says that something has changed:
-//! its own addresses, those of the pools, the ways out, and the steering that brings traffic to it.
+//! The `network` thread: follows changes of the machine's network that matter to the gateway, which are its own addresses,
+//! those of the pools, the routes out, and steering.
 
 mod expected;
 mod families;
@@ -29,22 +29,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 use steering_watch::SteeringWatch;
 
-/// It looks this often though nothing was heard: the legacy iptables say nothing when they change.
+/// Longest time between two looks: the legacy iptables send no notification of a change.
 const TICK: Duration = Duration::from_secs(2);
-/// From one look to the next at least, and this many times as long as the look took: where routes change all the time
-/// it costs a tenth of a core.
+/// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Least ratio of the pause to the look before it: where routes change all the time, looks take a tenth of a core.
 const PAUSE_PER_LOOK: u32 = 9;
-/// How long a reload waits for steering to be renewed.
+/// Longest time that a reload waits for steering to be renewed.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-/// What the last look found. Shared with whoever renders the metrics.
+/// The findings of the last look, shared with the metrics.
 pub(super) type LastLook = Arc<ArcSwap<Seen>>;
 
-/// What a look found.
+/// The findings of one look.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// The parts of steering that are not in place; `None` if nobody looks, or the kernel does not say.
+    /// The parts of steering that are not in place; `None` if steering is not watched or could not be read.
     pub(super) lost: Option<BTreeSet<Part>>,
     /// Requests for repair since the start.
     pub(super) repairs: u64,
@@ -52,7 +52,7 @@ pub(super) struct Seen {
     pub(super) refused: [u64; 2],
 }
 
-/// Watches until the last of these is dropped.
+/// A handle to the thread, which ends when the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Network {
     orders: Sender<Order>,
@@ -60,7 +60,7 @@ pub(super) struct Network {
     alive: Arc<Alive>,
 }
 
-/// The thread ends when this is gone.
+/// Ends the thread when dropped.
 struct Alive {
     stop: Arc<AtomicBool>,
     waker: Waker,
@@ -73,14 +73,14 @@ impl Drop for Alive {
     }
 }
 
-/// Another steering is in force.
+/// The steering of a newly loaded configuration, for the thread to watch from now on.
 struct Order {
     expected: Expected,
     reply: SyncSender<Renewal>,
 }
 
 impl Network {
-    /// Looks once before it yields, so that readiness is true from the first moment on.
+    /// Starts the thread. The first look is over when this returns, so that readiness is right from the start.
     pub(super) fn start(
         gateway: &Arc<Gateway>,
         in_force: &Arc<InForce>,
@@ -98,6 +98,7 @@ impl Network {
             steering: SteeringWatch::new(expected, readiness.clone()),
             last: Arc::clone(&last),
             thorough: None,
+            has_changed: true,
             gateway: Arc::clone(gateway),
             in_force: Arc::clone(in_force),
         };
@@ -115,8 +116,8 @@ impl Network {
         Arc::clone(&self.last)
     }
 
-    /// Has another steering watched, and asks for it to be put in place if it is another one indeed; what has come of
-    /// that after some seconds.
+    /// Has the steering of a newly loaded configuration watched. If it differs from the one before, asks for it to be put in
+    /// place, and waits some seconds for that.
     pub(super) fn expect(&self, expected: Expected) -> Renewal {
         let (reply, renewal) = mpsc::sync_channel(1);
         if self.orders.send(Order { expected, reply }).is_err() {
@@ -128,14 +129,16 @@ impl Network {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Watch {
     states: SourceStates,
     families: Families,
     steering: SteeringWatch,
     last: LastLook,
-    /// When every source address was looked up the hard way.
+    /// The time of the last thorough look.
     thorough: Option<Instant>,
+    /// Links, addresses or routes may have changed since the last thorough look.
+    has_changed: bool,
     gateway: Arc<Gateway>,
     in_force: Arc<InForce>,
 }
@@ -145,9 +148,13 @@ impl Watch {
     fn next(&mut self, changes: &Changes, ordered: &Receiver<Order>) {
         let now = clock::now();
         let wait = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
-        if let Err(error) = changes.wait(wait) {
-            tracing::warn!(%error, "cannot hear of changes of the network; looking all the same");
-            thread::sleep(TICK);
+        match changes.wait(wait) {
+            Ok(has_changed) => self.has_changed |= has_changed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive notifications of network changes; checking every two seconds instead");
+                thread::sleep(TICK);
+                self.has_changed = true;
+            }
         }
         for Order { expected, reply } in ordered.try_iter() {
             self.families.expect(expected.scope(), expected.clients.clone());
@@ -171,14 +178,22 @@ impl Watch {
             Ok(local) => self.gateway.snapshot.load().own.reassign(local),
             Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
         }
-        // Lists every route of the machine, which may be a million.
-        match thorough.then(connected::networks) {
-            Some(Ok(networks)) => self.gateway.snapshot.load().connected.replace(networks),
-            Some(Err(error)) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
-            None => {}
+        if thorough && self.has_changed {
+            self.read_connected();
         }
         let lost = self.steering.look(clock::now());
         let (repairs, refused) = (self.steering.requests(), self.families.counted());
         self.last.store(Arc::new(Seen { lost, repairs, refused }));
+    }
+
+    /// Reads the networks of the machine's links, out of all of its routes, of which there may be a million.
+    fn read_connected(&mut self) {
+        match connected::networks() {
+            Ok(networks) => {
+                self.gateway.snapshot.load().connected.replace(networks);
+                self.has_changed = false;
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
+        }
     }
 }

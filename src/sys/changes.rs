@@ -1,4 +1,4 @@
-//! Hears when something changes in this network namespace: rules, routes, links, addresses, packet rules.
+//! Notifications of changes in this network namespace: links, addresses, routes, policy routing, packet rules.
 
 use super::netlink::Netlink;
 use nix::errno::Errno;
@@ -15,57 +15,60 @@ const NETWORK: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x4_0000;
 /// The bit of `NFNLGRP_NFTABLES`. It takes `CAP_NET_ADMIN`.
 const PACKET_RULES: u32 = 0x40;
 
-/// Where changes are heard.
+/// A subscription to such notifications.
 #[derive(Debug)]
 pub struct Changes {
     epoll: Epoll,
-    sockets: Vec<Netlink>,
+    network: Netlink,
+    /// `None` where the kernel has no nf_tables, or the capability is missing.
+    packet_rules: Option<Netlink>,
     waker: Waker,
 }
 
-/// Ends somebody's wait.
+/// Wakes a thread that waits in [`Changes::wait`].
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<EventFd>);
 
 impl Waker {
-    /// Has a wait end, or the next one.
+    /// Ends the current wait, or the next one if nobody waits now.
     pub fn wake(&self) {
-        // It cannot be full: the one who waits empties it.
+        // The counter cannot overflow: each wait resets it.
         let _ = self.0.write(1);
     }
 }
 
 impl Changes {
-    /// Begins to listen. Where the kernel has no nf_tables, or the capability is missing, packet rules are not heard of.
+    /// Subscribes. Where the kernel has no nf_tables, or the capability is missing, changes of packet rules go unnoticed.
     pub fn listen() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&waker, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        let mut sockets = vec![Netlink::listen(SockProtocol::NetlinkRoute, NETWORK)?];
-        sockets.extend(Netlink::listen(SockProtocol::NetlinkNetFilter, PACKET_RULES).ok());
-        for socket in &sockets {
+        let network = Netlink::listen(SockProtocol::NetlinkRoute, NETWORK)?;
+        let packet_rules = Netlink::listen(SockProtocol::NetlinkNetFilter, PACKET_RULES).ok();
+        for socket in [&network].into_iter().chain(&packet_rules) {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         }
-        Ok(Self { epoll, sockets, waker: Waker(Arc::new(waker)) })
+        Ok(Self { epoll, network, packet_rules, waker: Waker(Arc::new(waker)) })
     }
 
-    /// By which others end a wait.
+    /// A handle that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Waits for a change, or for this long. All that was heard is behind then; what comes later ends the next wait.
-    pub fn wait(&self, patience: Duration) -> io::Result<()> {
+    /// Waits for a change of any kind, for a wake-up, or for the time-out. True if anything but packet rules may have
+    /// changed since the last call. Changes from here on end the next wait.
+    pub fn wait(&self, patience: Duration) -> io::Result<bool> {
         let patience = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::MAX);
         match self.epoll.wait(&mut [EpollEvent::empty()], patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let _ = self.waker.0.read();
-        for socket in &self.sockets {
-            socket.forget_what_was_said()?;
+        if let Some(packet_rules) = &self.packet_rules {
+            packet_rules.discard_pending()?;
         }
-        Ok(())
+        self.network.discard_pending()
     }
 }
 
@@ -75,7 +78,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn a_wait_ends_when_it_is_woken_and_when_it_is_over() {
+    fn wake_ups_and_time_outs_end_a_wait() {
         let changes = Changes::listen().unwrap();
         let waker = changes.waker();
         let start = clock::now();

@@ -1,4 +1,4 @@
-//! The networks that this machine reaches without a router.
+//! Networks on this machine's own links, reached without a router.
 
 use super::netlink::{Netlink, Want, array_at, malformed};
 use ipnet::IpNet;
@@ -7,17 +7,17 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long the kernel may take to list its routes.
+/// Longest wait for the list of routes.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `struct rtmsg`
 const HEADER: usize = 12;
-/// A router with the routes of the whole internet has a million; those of links are few.
+/// Bound on the networks that are kept. A full internet routing table has a million routes, but few to links.
 const MOST: usize = 10_000;
-/// Attributes that say that somebody else passes the packets on; `RTA_VIA` is of linux/rtnetlink.h.
+/// Attributes of routes with a next hop; 18 is `RTA_VIA` of linux/rtnetlink.h.
 const BY_ROUTER: [u16; 3] = [libc::RTA_GATEWAY, libc::RTA_MULTIPATH, 18];
 
-/// Unicast routes without a router, of every table: those of assigned addresses, of router advertisements, and of hand.
-/// Not the default route, and not the network that its router is in: that is the provider's, and not the machine's own.
+/// Lists the destinations of unicast routes without a next hop, of every table and origin, except the default route and the
+/// network of its router, which belongs to the provider.
 pub fn networks() -> io::Result<Vec<IpNet>> {
     let (mut links, mut routers) = (Vec::new(), Vec::new());
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -42,9 +42,9 @@ pub fn networks() -> io::Result<Vec<IpNet>> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Route {
-    /// To hosts on a link.
+    /// A network on a link.
     Link(IpNet),
-    /// To everywhere, by this router.
+    /// The default route, by this router.
     Default(IpAddr),
 }
 

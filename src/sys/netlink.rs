@@ -73,8 +73,8 @@ impl Netlink {
             batch.extend(padded(request(kind, REQUEST | flags | acknowledge, &body)));
         }
         batch.extend(padded(request(END, REQUEST, &frame)));
-        // What came before is nobody's answer any more.
-        self.forget_what_was_said()?;
+        // Answers to an earlier batch that was given up on.
+        self.discard_pending()?;
         // Beyond net.core.wmem_max it takes a right that root of a container may not have; most batches need neither.
         let room = batch.len() + BUFFER;
         if setsockopt(&self.0, sockopt::SndBufForce, &room).is_err() {
@@ -102,16 +102,18 @@ impl Netlink {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Takes everything that waits to be read, and what got lost because nobody did.
-    pub(super) fn forget_what_was_said(&self) -> io::Result<()> {
+    /// Discards the messages that wait to be read. True if there were any, or if some were lost (`ENOBUFS`).
+    pub(super) fn discard_pending(&self) -> io::Result<bool> {
+        let mut any = false;
         for _ in 0..MOST_AT_ONCE {
             match recv(self.0.as_raw_fd(), &mut [0; 16], MsgFlags::MSG_DONTWAIT) {
-                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
+                Ok(_) | Err(Errno::ENOBUFS) => any = true,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Asks, and calls `each` with type and body of every message of the answer, until it is whole or `each` fails.
