@@ -1,48 +1,43 @@
 //! `egret allow`: the rule that would allow a denied flow, and the policy test that keeps it.
 //!
-//! Exit codes, stable: 0 told or written, 1 no rule can help or the flow is not in the log, 2 something could not be read or
-//! written.
+//! Exit codes, stable: 0 printed or written, 1 no rule can help or the flow is not in the log, 2 something could not be read
+//! or written.
 
 mod edit;
 
-use super::flow_log::LogFiles;
 use super::output::print;
-use super::why::{FAILED, Flow};
+use super::past_flow::{FAILED, FlowOptions, PastFlow};
 use crate::app::Explainer;
 use crate::config::{self, Config};
-use crate::gateway::FlowId;
 use crate::hostname::{HostPattern, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{Effect, RuleSpec};
-use std::net::IpAddr;
+use ipnet::IpNet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Beside the configuration, unless --tests says otherwise.
+/// Default name of the file of policy tests, beside the configuration.
 const TESTS: &str = "policy-tests.toml";
 
-/// Which flow, and where to.
+/// Arguments of `egret allow`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The flow's ID: `flow` in a refusal and in the flow log, for example 00c0ffee-1f
-    #[arg(value_name = "ID")]
-    flow: FlowId,
     #[command(flatten)]
-    log: LogFiles,
-    /// Write the rule into the file that has the tenant, and the test into the file of tests; else both are printed
+    flow: FlowOptions,
+    /// Write the rule into the tenant's file and the test into the file of policy tests, instead of printing both
     #[arg(long)]
     write: bool,
-    /// The file of policy tests; policy-tests.toml beside the configuration unless given
+    /// The file of policy tests [default: policy-tests.toml beside the configuration]
     #[arg(long, value_name = "FILE", requires = "write")]
     tests: Option<PathBuf>,
 }
 
-/// A denial that a further allow rule lifts.
+/// True if a further allow rule can lift the denial.
 pub(super) fn can_help(denied: Outcome) -> bool {
     matches!(denied, Outcome::NotAllowed | Outcome::NoHostname | Outcome::DestinationPrivate)
 }
 
-/// What is to be added.
+/// The TOML to add.
 struct Addition {
     tenant: String,
     rule: String,
@@ -51,13 +46,13 @@ struct Addition {
 
 /// Prints the addition, or writes it.
 pub fn run(main: &Path, config: &Config, options: &Options) -> ExitCode {
-    let flow = match Flow::find(config, options.flow, &options.log, "allow") {
+    let flow = match PastFlow::find(config, &options.flow, "allow") {
         Ok(flow) => flow,
-        Err(error) => return error.tell("allow"),
+        Err(error) => return error.report("allow"),
     };
     if flow.now.allowed && flow.now.would_deny.is_none() {
         return print(
-            "The configuration allows this flow already; if it is still denied, reload the gateway.\n",
+            "The configuration already allows this flow. If the gateway still denies it, run `egret reload`.\n",
             0,
         );
     }
@@ -93,50 +88,27 @@ pub fn run(main: &Path, config: &Config, options: &Options) -> ExitCode {
     }
 }
 
-/// The narrowest rule that lets the flow out; or why no rule can.
-fn addition(config: &Config, flow: &Flow) -> Result<Addition, String> {
-    let Flow { record, now, .. } = flow;
+/// The narrowest rule that lets the flow out. The error says why no rule can.
+fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
+    let PastFlow { record, now, .. } = flow;
     let Some(tenant) = now.tenant.clone() else {
         return Err(format!(
             "{} belongs to no tenant: add its address to a tenant's `sources` first",
             record.client.ip()
         ));
     };
-    let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
-    let denied = Outcome::ALL
-        .iter()
-        .copied()
-        .find(|outcome| denied.is_some_and(|denied| denied.name == outcome.as_str()));
-    match denied {
-        Some(denied) if can_help(denied) => {}
-        Some(denied) => {
-            let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
-            return Err(format!("an allow rule does not help against {denied}{by}: {}", denied.remedy()));
-        }
-        None => {
-            return Err(format!(
-                "port {} is not steered to Egret, so no rule decides",
-                record.destination.port()
-            ));
-        }
-    }
+    let denied = liftable_denial(flow)?;
     let (address, port) = (record.destination.ip(), record.destination.port());
-    let only = match address {
-        IpAddr::V4(_) => format!("{address}/32"),
-        IpAddr::V6(_) => format!("{address}/128"),
-    };
     let name = record.name();
-    let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
     let by_address = match &name {
         Some(name) => !reaches_by_name(config, flow, &tenant, name)?,
         None => true,
     };
-    let cidrs = if by_address { format!("cidrs = [\"{only}\"]\n") } else { String::new() };
+    let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
+    let cidrs = if by_address { format!("cidrs = [\"{}\"]\n", IpNet::from(address)) } else { String::new() };
     let rule = format!(
-        "# For flow {}, denied on {:.0} as {}.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n",
-        record.flow,
-        record.time,
-        denied.map_or("", Outcome::as_str)
+        "# For flow {}, denied on {:.0} as {denied}.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n",
+        record.flow, record.time
     );
     let to = match &name {
         Some(name) => format!("to = \"{name}:{port}\"\naddress = \"{address}\"\n"),
@@ -150,8 +122,24 @@ fn addition(config: &Config, flow: &Flow) -> Result<Addition, String> {
     Ok(Addition { tenant, rule, test })
 }
 
-/// Whether a rule by name alone would let the flow out: private addresses take a rule that names them.
-fn reaches_by_name(config: &Config, flow: &Flow, tenant: &str, name: &Hostname) -> Result<bool, String> {
+/// The reason for which the flow is denied now, if an allow rule lifts it. The error says what to do instead.
+fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, String> {
+    let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
+    let outcome = |name: &str| Outcome::ALL.iter().copied().find(|outcome| name == outcome.as_str());
+    match denied.and_then(|denied| outcome(&denied.name)) {
+        Some(denied) if can_help(denied) => Ok(denied),
+        Some(denied) => {
+            let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
+            Err(format!("an allow rule does not help against {denied}{by}: {}", denied.remedy()))
+        }
+        None => {
+            Err(format!("port {} is not steered to Egret, so no rule decides", record.destination.port()))
+        }
+    }
+}
+
+/// True if a rule by name alone lets the flow out. Private addresses take a rule that lists them.
+fn reaches_by_name(config: &Config, flow: &PastFlow, tenant: &str, name: &Hostname) -> Result<bool, String> {
     let mut config = config.clone();
     for spec in config.tenants.iter_mut().filter(|spec| *spec.name == *tenant) {
         let mut rule = RuleSpec::new("added", Effect::Allow);
@@ -164,8 +152,8 @@ fn reaches_by_name(config: &Config, flow: &Flow, tenant: &str, name: &Hostname) 
     Ok(denied.is_none_or(|denied| denied.name != Outcome::DestinationPrivate.as_str()))
 }
 
-/// Writes rule and test, and yields the file that has the rule. What then does not allow the flow is taken back.
-fn write(main: &Path, flow: &Flow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
+/// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.
+fn write(main: &Path, flow: &PastFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
     let mut files = vec![main.to_owned()];
     files.extend(config::policy_files(super::replace::folder_of(main)).map_err(|error| error.to_string())?);
     let edited = files.iter().find_map(|file| {
@@ -174,7 +162,7 @@ fn write(main: &Path, flow: &Flow, addition: &Addition, tests: &Path) -> Result<
     });
     let Some((file, after, before)) = edited else {
         return Err(format!(
-            "no file has tenant {} as a [[tenant]] table; add the rule by hand:\n{}",
+            "no configuration file has a [[tenant]] table for {}; add the rule by hand:\n{}",
             addition.tenant, addition.rule
         ));
     };
@@ -182,20 +170,23 @@ fn write(main: &Path, flow: &Flow, addition: &Addition, tests: &Path) -> Result<
     if let Err(why) = allows_now(main, flow) {
         edit::replace(file, &before)?;
         return Err(format!(
-            "{}: with the rule added, {why}; nothing was changed. Add by hand:\n{}",
+            "with the rule added to {}, {why}. Nothing was changed; add the rule by hand:\n{}",
             file.display(),
             addition.rule
         ));
     }
     let known = std::fs::read_to_string(tests).unwrap_or_default();
     if let Err(why) = edit::replace(tests, &edit::appended(&known, &addition.test)) {
-        return Err(format!("the rule is in {}, but not its test: {why}", file.display()));
+        return Err(format!(
+            "the rule was written into {}, but its test was not written: {why}",
+            file.display()
+        ));
     }
     Ok(file.clone())
 }
 
-fn allows_now(main: &Path, flow: &Flow) -> Result<(), String> {
-    let loaded = config::load(main).map_err(|report| format!("it is refused:\n{report}"))?;
+fn allows_now(main: &Path, flow: &PastFlow) -> Result<(), String> {
+    let loaded = config::load(main).map_err(|report| format!("the configuration is refused:\n{report}"))?;
     let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
     let now = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
     if now.allowed && now.would_deny.is_none() { Ok(()) } else { Err("the flow is still denied".to_owned()) }

@@ -15,6 +15,7 @@ mod journal;
 mod man;
 pub mod names;
 mod output;
+mod past_flow;
 pub mod ports;
 pub mod reload;
 mod replace;

@@ -1,4 +1,4 @@
-//! Adding tables to TOML files, with every other byte left as it is.
+//! Adds tables to TOML files, and leaves every other byte as it is.
 
 use crate::cli::replace::{Fresh, folder_of, sync_folder_of};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use toml::Spanned;
 
-/// As much of a file as is needed to find a tenant.
+/// The part of a configuration file that locates its tenants.
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -18,8 +18,8 @@ struct Tenant {
     name: String,
 }
 
-/// The text with a table of the tenant's at the end of its part, that is before the next `[[tenant]]` and the comment above
-/// that. `None` if the tenant is not in it.
+/// The text with a table added at the end of the tenant's part, before the next `[[tenant]]` and the comment above it.
+/// `None` if the text has no such tenant.
 pub(super) fn below_tenant(text: &str, tenant: &str, table: &str) -> Option<String> {
     let File { tenant: tenants } = toml::from_str(text).ok()?;
     let at = tenants.iter().position(|known| known.get_ref().name == tenant)?;
@@ -33,7 +33,7 @@ pub(super) fn below_tenant(text: &str, tenant: &str, table: &str) -> Option<Stri
     Some(edited)
 }
 
-/// The text with a table behind it, after a blank line.
+/// The text with a table appended after a blank line.
 pub(super) fn appended(text: &str, table: &str) -> String {
     match text.trim_end() {
         "" => table.to_owned(),
@@ -41,7 +41,7 @@ pub(super) fn appended(text: &str, table: &str) -> String {
     }
 }
 
-/// Where the line that holds `offset` begins, with the comment lines right above it.
+/// The start of the line that holds `offset`, or of the comment lines right above it.
 fn start_of_block(text: &str, offset: usize) -> usize {
     let line_start = |end: usize| text[..end].rfind('\n').map_or(0, |newline| newline + 1);
     let mut start = line_start(offset);

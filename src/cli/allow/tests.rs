@@ -1,4 +1,5 @@
 use super::*;
+use crate::cli::flow_log::LogFiles;
 use std::fs;
 
 const CONFIG: &str = r#"
@@ -53,17 +54,17 @@ impl Site {
         self.path("egret.toml")
     }
 
-    fn flow(&self) -> Flow {
+    fn flow(&self) -> PastFlow {
         let config = config::load(&self.main()).unwrap().config;
-        let options = LogFiles::default();
-        Flow::find(&config, "00c0ffee-1f".parse().unwrap(), &options, "allow").unwrap()
+        let options = FlowOptions { flow: "00c0ffee-1f".parse().unwrap(), log: LogFiles::default() };
+        PastFlow::find(&config, &options, "allow").unwrap()
     }
 
     fn addition(&self) -> Result<Addition, String> {
         addition(&config::load(&self.main()).unwrap().config, &self.flow())
     }
 
-    /// What `--write` makes of the main file.
+    /// The main file after `--write`.
     fn written(&self) -> String {
         let flow = self.flow();
         let file = write(&self.main(), &flow, &self.addition().unwrap(), &self.path(TESTS)).unwrap();

@@ -1,0 +1,77 @@
+//! A flow that has ended, out of the flow log, and the policy's answer to the same flow now.
+
+use super::flow_log::{LogError, LogFiles, Recorded, find};
+use crate::admin::ExplainReport;
+use crate::app::Explainer;
+use crate::config::Config;
+use crate::gateway::FlowId;
+use serde::Serialize;
+use serde_json::Value;
+use std::process::ExitCode;
+
+/// The exit code if something could not be read or written.
+pub(super) const FAILED: u8 = 2;
+
+/// Arguments that select a flow.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct FlowOptions {
+    /// The flow's ID: `flow` in a refusal and in the flow log, for example 00c0ffee-1f
+    #[arg(value_name = "ID")]
+    pub(super) flow: FlowId,
+    #[command(flatten)]
+    pub(super) log: LogFiles,
+}
+
+/// A reason why the flow cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PastFlowError {
+    #[error(
+        "no flow {0} in the flow log: a flow is written there when it ends; to read an older log, give --log FILE"
+    )]
+    NotFound(FlowId),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot judge the flow: {0}")]
+    Policy(#[from] crate::policy::CompileError),
+    #[error("cannot judge the flow: {0}")]
+    Question(#[from] crate::app::Unanswerable),
+}
+
+impl PastFlowError {
+    /// Prints the error, and returns the exit code.
+    pub(super) fn report(&self, command: &str) -> ExitCode {
+        eprintln!("egret {command}: {self}");
+        ExitCode::from(match self {
+            Self::NotFound(_) => 1,
+            Self::Log(_) | Self::Policy(_) | Self::Question(_) => FAILED,
+        })
+    }
+}
+
+/// A flow out of the log, judged anew.
+#[derive(Serialize)]
+pub(super) struct PastFlow {
+    /// Its line of the flow log.
+    #[serde(rename = "flow")]
+    raw: Value,
+    #[serde(skip)]
+    pub(super) record: Recorded,
+    /// The judgement by the configuration files as they are now.
+    pub(super) now: ExplainReport,
+}
+
+impl PastFlow {
+    /// Looks the flow up, the newest log file first.
+    pub(super) fn find(
+        config: &Config,
+        options: &FlowOptions,
+        command: &'static str,
+    ) -> Result<Self, PastFlowError> {
+        let mut files = options.log.of(config, None)?;
+        files.reverse();
+        let found = find(&files, options.flow, command)?;
+        let (record, raw) = found.ok_or(PastFlowError::NotFound(options.flow))?;
+        let now = Explainer::new(config)?.explain(&record.question())?;
+        Ok(Self { raw, record, now })
+    }
+}
