@@ -1,50 +1,49 @@
-//! Ports whose connections the kernel may still have. They are held until it says that nothing is left.
+//! Ports that are held until the kernel has nothing left of their connections.
 
 use super::account::DestinationKey;
+use super::due::{self, Due, EarliestFirst};
 use super::share::Share;
 use crate::sys::sock_diag::Presence;
-use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-/// The kernel is asked about a port after this time at the earliest: most connections are gone by then, and a round of
-/// questions is worth its system calls.
+/// Shortest time before the first query about a port: most connections are gone by then, and one batch covers many ports.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
-/// Pauses between two questions grow by half each time, up to this.
+/// Longest pause between two queries, which grows by half each time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Pauses while the kernel only waits for a timer double from the one to the other: a reset ends such a wait sooner.
+/// Shortest and longest pause while the kernel waits for a timer alone, which a reset can end early. It doubles each time.
 const WAITING_PAUSES: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(16));
-/// Pause after a question that the kernel did not take.
+/// Pause after a query that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// A port is given up on after so many failures in a row: 132 s, in which Linux ends `FIN_WAIT2` and `TIME_WAIT`.
+/// Failures in a row after which a port counts as free: 132 s, in which Linux ends `FIN_WAIT2` and `TIME_WAIT`.
 const MOST_FAILURES: u8 = 66;
 
-/// A port that the kernel is asked about.
+/// A held port, with the schedule of queries about it.
 #[derive(Debug)]
 pub(super) struct Linger {
     next: Instant,
     pub(super) to: DestinationKey,
     pub(super) port: u16,
-    /// Both ends used TCP timestamps: a new connection takes a `TIME_WAIT` over.
+    /// Both ends used TCP timestamps, so that a new connection may reuse a socket in `TIME_WAIT`.
     timestamps: bool,
     failures: u8,
     pause: Duration,
-    /// Whose it was, and still counts for.
+    /// The share that the port counts towards while it is held.
     pub(super) share: Share,
 }
 
 /// The lingering ports of one source address.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
-    queue: BinaryHeap<Reverse<Linger>>,
-    /// Being asked about, in the order of the questions.
+    queue: BinaryHeap<EarliestFirst<Linger>>,
+    /// Ports of the current batch of queries, in its order.
     asked: Vec<Linger>,
-    /// When the reaper comes next.
+    /// Time of the reaper's next visit.
     visit: Option<Instant>,
 }
 
 impl Linger {
-    /// A port to be asked about after `first_look`.
+    /// A port with its first query after `first_look`.
     pub(super) fn new(
         (to, port): (DestinationKey, u16),
         first_look: Duration,
@@ -56,7 +55,7 @@ impl Linger {
         Self { next, to, port, timestamps, failures: 0, pause: FIRST_LOOK, share }
     }
 
-    /// Takes in what the kernel has; `None` if it could not be asked. Whether the port is free.
+    /// Takes the answer to a query, `None` if the query failed. True if the port is free.
     fn is_freed_by(&mut self, found: Option<Presence>, now: Instant) -> bool {
         self.failures = if found.is_none() { self.failures + 1 } else { 0 };
         let pause = match found {
@@ -80,41 +79,43 @@ impl Linger {
 }
 
 impl Lingering {
-    /// Adds a port. When the reaper is to come, if that is sooner than it was told.
+    /// Adds a port. Returns the time of the reaper's next visit if that is sooner than before.
     pub(super) fn push(&mut self, linger: Linger) -> Option<Instant> {
         let next = linger.next;
-        self.queue.push(Reverse(linger));
+        self.queue.push(EarliestFirst(linger));
         let is_sooner = self.visit.is_none_or(|visit| next < visit);
         is_sooner.then(|| *self.visit.insert(next))
     }
 
-    /// Whether the reaper is expected at this time: it may have been told of a sooner one since.
+    /// True if the next visit is at this time. A visit that was replaced by a sooner one is not.
     pub(super) fn expects(&self, visit: Instant) -> bool {
         self.visit == Some(visit)
     }
 
-    /// At most `most` ports that are due, to be asked about. [`Lingering::answer`] follows.
+    /// Starts a batch of at most `most` due ports. [`Lingering::answer`] must follow.
     pub(super) fn ask(&mut self, now: Instant, most: usize) -> Vec<(DestinationKey, u16)> {
-        while self.asked.len() < most && self.queue.peek().is_some_and(|Reverse(first)| first.next <= now) {
-            self.asked.extend(self.queue.pop().map(|Reverse(first)| first));
+        while self.asked.len() < most
+            && self.queue.peek().is_some_and(|EarliestFirst(first)| first.next <= now)
+        {
+            self.asked.extend(self.queue.pop().map(|EarliestFirst(first)| first));
         }
         self.asked.iter().map(|linger| (linger.to, linger.port)).collect()
     }
 
-    /// Takes in the answers, in the order of the questions. Those that are free.
+    /// Takes the answers to the batch, in its order. Returns the ports that are free.
     pub(super) fn answer(&mut self, answers: &[Option<Presence>], now: Instant) -> Vec<Linger> {
         let answers = answers.iter().copied().chain(std::iter::repeat(None));
         let (mut freed, mut kept) = (Vec::new(), Vec::new());
         for (mut linger, found) in self.asked.drain(..).zip(answers) {
-            if linger.is_freed_by(found, now) { freed.push(linger) } else { kept.push(Reverse(linger)) }
+            if linger.is_freed_by(found, now) { freed.push(linger) } else { kept.push(EarliestFirst(linger)) }
         }
         self.queue.extend(kept);
         freed
     }
 
-    /// When the reaper is to come again; `None` if nothing lingers.
+    /// Time of the reaper's next visit; `None` if no port lingers.
     pub(super) fn next_visit(&mut self) -> Option<Instant> {
-        self.visit = self.queue.peek().map(|Reverse(first)| first.next);
+        self.visit = self.queue.peek().map(|EarliestFirst(first)| first.next);
         self.visit
     }
 
@@ -123,36 +124,20 @@ impl Lingering {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (DestinationKey, u16)> {
-        let queued = self.queue.iter().map(|Reverse(linger)| linger);
+        let queued = self.queue.iter().map(|EarliestFirst(linger)| linger);
         queued.chain(&self.asked).map(|linger| (linger.to, linger.port))
     }
 
     /// Gives memory back once less than a quarter of it is in use.
     pub(super) fn shrink(&mut self) {
-        if self.queue.len() < self.queue.capacity() / 4 {
-            self.queue.shrink_to(self.queue.len() * 2);
-        }
+        due::shrink(&mut self.queue);
         self.asked.shrink_to(self.asked.len());
     }
 }
 
-impl Ord for Linger {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.next, self.port, self.to).cmp(&(other.next, other.port, other.to))
-    }
-}
-
-impl PartialEq for Linger {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Linger {}
-
-impl PartialOrd for Linger {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Due for Linger {
+    fn due(&self) -> Instant {
+        self.next
     }
 }
 
@@ -164,7 +149,7 @@ mod tests {
         Linger::new((DestinationKey::default(), 1), first_look, timestamps, Share::NONE, now)
     }
 
-    /// What becomes of a port with one answer: when it is asked about next, `None` if it is free.
+    /// Time to the next query about a port after one answer; `None` if the port is free.
     fn after(answer: Option<Presence>, timestamps: bool) -> Option<Duration> {
         let now = crate::clock::now();
         let mut lingering = Lingering::default();

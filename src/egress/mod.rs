@@ -10,6 +10,7 @@ mod bitmap;
 mod book;
 mod busiest;
 mod dial;
+mod due;
 mod forecast;
 mod hot;
 mod lease;

@@ -1,50 +1,50 @@
-//! The queue of ports that come back by time.
+//! The queue of ports that are held for a fixed time.
 
 use super::account::DestinationKey;
+use super::due::{self, Due, EarliestFirst};
 use super::share::Share;
-use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
 
-/// A port on its way back.
+/// A port that is held until a time.
 #[derive(Debug)]
 pub(super) struct Rested {
     pub(super) until: Instant,
     pub(super) to: DestinationKey,
     pub(super) port: u16,
-    /// Whose it was, and still counts for.
+    /// The share that the port counts towards while it is held.
     pub(super) share: Share,
 }
 
-/// Held ports in the order in which they come back.
+/// Ports in the order in which they become free.
 ///
-/// Nearly all rest equally long, so that they come back in the order in which they came: a plain queue, at a cost that
-/// does not grow with it. Only those that are due before the queue's last go into a heap.
+/// Nearly all are held equally long and become free in the order in which they came, so that a FIFO queue does. Only a
+/// port that is due before the last in the queue goes into a heap.
 #[derive(Debug, Default)]
 pub(super) struct Resting {
-    /// `until` never descends.
+    /// In ascending order of `until`.
     in_order: VecDeque<Rested>,
-    earlier: BinaryHeap<Reverse<Rested>>,
+    earlier: BinaryHeap<EarliestFirst<Rested>>,
 }
 
 impl Resting {
     pub(super) fn push(&mut self, rested: Rested) {
         if self.in_order.back().is_some_and(|last| rested.until < last.until) {
-            self.earlier.push(Reverse(rested));
+            self.earlier.push(EarliestFirst(rested));
         } else {
             self.in_order.push_back(rested);
         }
     }
 
-    /// The next port whose time has come.
+    /// Removes the next port that is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Rested> {
         let due = |rested: &&Rested| rested.until <= now;
         let queued = self.in_order.front().filter(due);
-        let heaped = self.earlier.peek().map(|Reverse(rested)| rested).filter(due);
+        let heaped = self.earlier.peek().map(|EarliestFirst(rested)| rested).filter(due);
         match (queued, heaped) {
             (None, None) => None,
-            (Some(q), Some(h)) if h.until < q.until => self.earlier.pop().map(|Reverse(rested)| rested),
-            (None, Some(_)) => self.earlier.pop().map(|Reverse(rested)| rested),
+            (Some(q), Some(h)) if h.until < q.until => self.earlier.pop().map(|EarliestFirst(rested)| rested),
+            (None, Some(_)) => self.earlier.pop().map(|EarliestFirst(rested)| rested),
             (Some(_), _) => self.in_order.pop_front(),
         }
     }
@@ -54,7 +54,7 @@ impl Resting {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rested> {
-        self.in_order.iter().chain(self.earlier.iter().map(|Reverse(rested)| rested))
+        self.in_order.iter().chain(self.earlier.iter().map(|EarliestFirst(rested)| rested))
     }
 
     /// Gives memory back once less than a quarter of it is in use.
@@ -62,29 +62,13 @@ impl Resting {
         if self.in_order.len() < self.in_order.capacity() / 4 {
             self.in_order.shrink_to(self.in_order.len() * 2);
         }
-        if self.earlier.len() < self.earlier.capacity() / 4 {
-            self.earlier.shrink_to(self.earlier.len() * 2);
-        }
+        due::shrink(&mut self.earlier);
     }
 }
 
-impl Ord for Rested {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.until, self.port, self.to).cmp(&(other.until, other.port, other.to))
-    }
-}
-
-impl PartialEq for Rested {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Rested {}
-
-impl PartialOrd for Rested {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl Due for Rested {
+    fn due(&self) -> Instant {
+        self.until
     }
 }
 
