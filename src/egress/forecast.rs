@@ -1,4 +1,4 @@
-//! Which destinations will run out of ports, and when. docs/ports.md explains it.
+//! Forecast of port exhaustion for each destination. docs/ports.md explains it.
 
 mod alarm;
 mod outlook;
@@ -22,12 +22,13 @@ use trend::chance_of;
 
 /// Rows for each source address.
 const ROWS: usize = 5;
-/// Destinations that are followed for each source address. More than there are rows, so that one that grows has a past
-/// by the time it is among the hottest.
+/// Destinations that are followed for each source address. More than there are rows, so that a growing destination has a
+/// history by the time it is among the hottest.
 const FOLLOWED: usize = 16;
 /// Destinations that are followed in all: 5 MB.
 const MOST: usize = 4096;
-/// Seconds without a look after which the past is forgotten, as after a machine was suspended.
+/// Longest gap between two observations, in seconds, that is filled in. After a longer one, such as a suspended machine,
+/// the history starts anew.
 const LONGEST_GAP: u16 = 10;
 
 /// Watches the hottest destinations of every source address, without a clock or a thread of its own.
@@ -36,7 +37,7 @@ pub struct Forecaster {
     followed: BTreeMap<(SourceAddr, DialAddr), Followed>,
     /// Where the search among derived addresses goes on.
     cursor: usize,
-    /// When counts were last taken, in whole seconds from the first time.
+    /// Time of the last observation, in whole seconds from the first one.
     looked: Option<Instant>,
 }
 
@@ -64,10 +65,10 @@ pub struct HotRow {
     pub exhausted_in: Option<Duration>,
 }
 
-/// A destination came near to the end of its ports, or is out of danger again. Each crossing is told once.
+/// A level that a destination crossed, towards exhaustion or away from it.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// What was crossed.
+    /// The level.
     pub level: Level,
     /// The pool's name.
     pub pool: Arc<str>,
@@ -83,7 +84,7 @@ pub struct Event {
     pub growth: f64,
     /// Until no port is free, at that growth; `None` without a trend.
     pub exhausted_in: Option<Duration>,
-    /// Towards the end; otherwise away from it.
+    /// True if towards exhaustion.
     pub rising: bool,
 }
 
@@ -105,7 +106,7 @@ struct Followed {
     past: Forecast,
     /// Growth per second.
     growth: f32,
-    /// No port was free, and few have been since.
+    /// No port was free, and no more than chance explains have been since.
     is_full: bool,
     exhausted_in: Option<Duration>,
     alarm: Alarm,
@@ -117,7 +118,7 @@ impl Forecaster {
         Self::default()
     }
 
-    /// Takes the counts and says what was crossed. To be called once a second; a second that was missed is filled in.
+    /// Samples the counts and returns the levels that were crossed. To be called once a second; missed seconds are filled in.
     /// Locks one account after the other, each for a look at its hottest destinations.
     pub fn observe(&mut self, pools: &Pools, now: Instant) -> Vec<Event> {
         let passed = match self.looked {
@@ -135,7 +136,7 @@ impl Forecaster {
         let found = pools.hottest(FOLLOWED, &mut self.cursor);
         self.recount(pools, passed, now);
         self.follow(found);
-        self.give_way();
+        self.evict();
         let mut events = Vec::new();
         for (&(source, to), followed) in &mut self.followed {
             followed.judge(source, to, now, &mut events);
@@ -176,7 +177,7 @@ impl Forecaster {
         soonest
     }
 
-    /// Counts those that are followed; lets go of those that are cold again, or of no pool any more.
+    /// Samples the followed destinations, and drops those that are cold again or belong to no pool any more.
     fn recount(&mut self, pools: &Pools, passed: u16, now: Instant) {
         self.followed.retain(|&(source, to), followed| {
             let Some(used) = pools.pair(&followed.pool, source, to, now) else {
@@ -200,8 +201,8 @@ impl Forecaster {
         }
     }
 
-    /// Keeps the hottest of each address, and whatever is pending.
-    fn give_way(&mut self) {
+    /// Drops all but the hottest destinations of each address and those with a pending level or growth.
+    fn evict(&mut self) {
         let mut others: Vec<_> = (self.followed.iter())
             .filter(|(_, followed)| !followed.is_pending())
             .map(|(&(source, to), followed)| (source, Reverse(followed.used.in_use()), to))
@@ -248,7 +249,7 @@ impl Followed {
         };
     }
 
-    /// Whether a level or growth has not ended yet, so that it must be followed on.
+    /// True while a level or growth has not ended, so that the destination must be followed.
     fn is_pending(&self) -> bool {
         self.alarm.is_raised() || self.past.holds()
     }

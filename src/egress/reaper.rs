@@ -1,4 +1,4 @@
-//! Frees held ports once the kernel has nothing left of their connections.
+//! The reaper: frees held ports once the kernel has nothing left of their connections.
 
 use super::account::DestinationKey;
 use super::ledger::Ledger;
@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Questions of one round.
+/// Most queries in one round.
 const PER_ROUND: usize = 1024;
-/// Those of one address: its workers wait for its lock while the answers are taken in.
+/// Most queries about one address in a round: workers wait for its lock while the answers are processed.
 const PER_ADDRESS: usize = 256;
-/// Between two rounds, so that each has some work.
+/// Shortest time between two rounds, so that each has some work.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// Source addresses with ports to be asked about, and when. Accounts add to it, the reaper takes from it.
+/// Scheduled visits of the reaper to source addresses. Accounts add to it, the reaper takes from it.
 #[derive(Debug, Default)]
 pub(super) struct Visits {
     wanted: Mutex<Wanted>,
@@ -31,7 +31,7 @@ struct Wanted {
 }
 
 impl Visits {
-    /// The reaper is to look at an address.
+    /// Schedules a visit to an address.
     pub(super) fn add(&self, at: Instant, source: SourceAddr) {
         self.lock().visits.push((at, source));
         self.changed.notify_one();
@@ -42,7 +42,7 @@ impl Visits {
     }
 }
 
-/// Asks the kernel about the held ports of a ledger. One for each ledger, on a thread of its own.
+/// Queries the kernel about the held ports of a ledger. One for each ledger, on a thread of its own.
 #[derive(Debug)]
 pub struct Reaper {
     ledger: Arc<Ledger>,
@@ -61,13 +61,13 @@ impl Drop for ReaperStop {
 }
 
 impl Reaper {
-    /// The reaper of a ledger, and what ends it.
+    /// The reaper of a ledger, and the guard that ends it.
     pub fn new(ledger: &Arc<Ledger>) -> (Self, ReaperStop) {
         let reaper = Self { ledger: Arc::clone(ledger), due: BinaryHeap::new() };
         (reaper, ReaperStop(Arc::clone(ledger)))
     }
 
-    /// Waits until a port is due. `false` when the reaper is to end.
+    /// Waits until a visit is due. False if the reaper is to end.
     pub fn wait(&mut self) -> bool {
         let earliest = crate::clock::now() + BETWEEN;
         loop {
@@ -87,8 +87,8 @@ impl Reaper {
         }
     }
 
-    /// Asks about all ports that are due, and frees those that are gone. `ask` yields an answer for each connection, given
-    /// as local and peer address; `None` where it could not ask. It is called with no lock held.
+    /// Queries all ports that are due, and frees those that are gone. `ask` returns an answer for each connection (local and
+    /// peer address), `None` where the query failed. It is called with no lock held.
     pub fn reap(
         &mut self,
         now: Instant,
@@ -108,7 +108,7 @@ impl Reaper {
         }
     }
 
-    /// Gathers questions that are due; `None` if there are none.
+    /// Collects the queries of a round; `None` if none is due.
     fn round(&mut self, now: Instant) -> Option<Round> {
         let mut round = Round::default();
         while round.pairs.len() < PER_ROUND
@@ -126,11 +126,11 @@ impl Reaper {
     }
 }
 
-/// Questions of several addresses.
+/// The queries of one round.
 #[derive(Default)]
 struct Round {
     pairs: Vec<(SocketAddr, SocketAddr)>,
-    /// How many of them each address has.
+    /// The number of queries about each address, in order.
     asked: Vec<(SourceAddr, usize)>,
 }
 

@@ -1,8 +1,8 @@
-//! Levels that are crossed once, however the count trembles about them.
+//! Alarm levels with hysteresis: each crossing is reported once, however the count fluctuates around it.
 
 use std::time::{Duration, Instant};
 
-/// What a destination's ports can come near to.
+/// A level of a destination's port usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
     /// 70 % in use.
@@ -11,18 +11,18 @@ pub enum Level {
     Percent85,
     /// 95 % in use.
     Percent95,
-    /// At the current trend, none is free in less than ten minutes.
+    /// At the current trend, no port is free in less than ten minutes.
     ExhaustedSoon,
 }
 
 const SOON: Duration = Duration::from_mins(10);
-/// From here on it is not soon any more.
+/// Time to exhaustion above which [`Level::ExhaustedSoon`] ends.
 const LATER: Duration = Duration::from_mins(20);
-/// How far below a level it ends, in points of a hundred.
+/// Percentage points below a level at which it ends.
 const MARGIN: u32 = 5;
-/// How long a count must stay below a level's end.
+/// Time that a count must stay below a level's end.
 const CALM_BELOW: Duration = Duration::from_mins(1);
-/// How long nothing must point to an exhaustion.
+/// Time without signs of exhaustion after which [`Level::ExhaustedSoon`] ends.
 const CALM_OUTLOOK: Duration = Duration::from_mins(2);
 
 impl Level {
@@ -39,7 +39,7 @@ impl Level {
         }
     }
 
-    /// In use, of a hundred.
+    /// The percentage in use, for levels that have one.
     fn percent(self) -> Option<u32> {
         match self {
             Self::Percent70 => Some(70),
@@ -56,7 +56,7 @@ impl Level {
         }
     }
 
-    /// Whether nothing is left of it. A pool that is nearly full has no trend, and is no nearer to its end for that.
+    /// True if the usage is clear of the level. A pool that is nearly full cannot grow, which must not end the alarm.
     fn is_left(self, state: &State) -> bool {
         match self.percent() {
             Some(percent) => !state.percent_reached(percent - MARGIN),
@@ -69,7 +69,7 @@ impl Level {
     }
 }
 
-/// What the levels are held against.
+/// The usage that is compared with the levels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct State {
     pub(super) used: u16,
@@ -83,7 +83,7 @@ impl State {
     }
 }
 
-/// Which levels one destination has reached.
+/// The state of every level for one destination.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     levels: [Phase; Level::ALL.len()],
@@ -94,12 +94,12 @@ enum Phase {
     #[default]
     Clear,
     Raised,
-    /// Raised still, and left since then.
+    /// Still raised, and clear of the level since then.
     Calming(Instant),
 }
 
 impl Alarm {
-    /// The levels that are crossed now, and whether upwards.
+    /// Updates the levels and returns those that were crossed; true if upwards.
     pub(super) fn crossed(&mut self, state: &State, now: Instant) -> impl Iterator<Item = (Level, bool)> {
         let phases = self.levels.iter_mut().zip(Level::ALL);
         phases.filter_map(move |(phase, level)| {
@@ -117,7 +117,7 @@ impl Alarm {
         })
     }
 
-    /// Whether a level is reached and not yet left.
+    /// True while any level is raised.
     pub(super) fn is_raised(&self) -> bool {
         self.levels.iter().any(|phase| *phase != Phase::Clear)
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_crossed_once_and_left_after_a_calm_minute_below_its_end() {
+    fn a_level_ends_after_a_calm_minute() {
         let mut alarm = Alarm::default();
         let start = crate::clock::now();
         let mut seen = Vec::new();

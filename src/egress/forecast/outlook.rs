@@ -1,36 +1,36 @@
-//! How long the free ports last at the growth that is seen. docs/ports.md has the rules and their reasons.
+//! Time to exhaustion at the observed growth. docs/ports.md has the rules and their reasons.
 //!
-//! Growth is believed once it is certain, and from then on until it is as certain that it has ended: noise grows with the
-//! count, so that a straight line to the last port would lose its certainty on the way.
+//! Growth counts once it is significant, and then until its end is as significant. Noise grows with the count, so that
+//! steady growth to the last port would lose its significance on the way.
 
 use super::trend::{Reading, Trend, WINDOWS, chance_of};
 use std::time::Duration;
 
-/// A trend is carried no further than so many times the window that it was seen in.
+/// A trend is extrapolated no further than this multiple of its window.
 const CARRIED: f32 = 3.0;
-/// Growth has ended when it is slower than this part of what it was when it was last certain.
+/// Growth has ended when it is slower than this fraction of its last significant pace.
 const ENDED: f32 = 0.5;
-/// By how many standard deviations of chance it must be slower.
+/// Standard deviations of chance by which it must be slower.
 const SURELY: f32 = 3.0;
-/// Held growth is carried at no more than this multiple of what it was when it was last certain.
+/// Held growth is extrapolated at no more than this multiple of its last significant pace.
 const FASTEST: f32 = 1.5;
 
-/// Growth and what it leads to.
+/// Growth, and the time to exhaustion that follows from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Outlook {
     /// Ports per second; `> 0`
     pub(super) growth: f32,
-    /// Until nothing is free any more.
+    /// Until no port is free.
     pub(super) exhausted_in: Duration,
 }
 
-/// The past of one count, and the growth found in it.
+/// The history of one count, and the growth found in it.
 #[derive(Debug, Default)]
 pub(super) struct Forecast {
     trend: Trend,
-    /// For each window the growth that it was once certain of, and that has not ended since.
+    /// For each window, significant growth that has not ended since.
     held: [Option<Held>; WINDOWS],
-    /// Seconds so far, those without a sample too.
+    /// Seconds so far, including those without a sample.
     clock: u32,
 }
 
@@ -38,32 +38,32 @@ pub(super) struct Forecast {
 struct Held {
     /// The count at the beginning of the growth, as far as the window reached.
     origin: f32,
-    /// On [`Forecast::clock`].
+    /// Start of the growth on [`Forecast::clock`].
     since: u32,
-    /// Ports per second, when it was last certain.
+    /// Last significant pace, in ports per second.
     pace: f32,
 }
 
 impl Forecast {
-    /// The count, one second after the one before.
+    /// Adds the count of the next second.
     pub(super) fn push(&mut self, count: f32) {
         self.clock = self.clock.saturating_add(1);
         self.trend.push(count);
     }
 
-    /// The first count after `seconds` without one. Windows fill anew; growth that is held stays.
+    /// Adds the first count after `seconds` without one. Windows start anew; held growth stays.
     pub(super) fn resume(&mut self, count: f32, seconds: u16) {
         self.clock = self.clock.saturating_add(seconds.into());
         self.trend = Trend::default();
         self.trend.push(count);
     }
 
-    /// Whether growth was certain and has not ended.
+    /// True while significant growth has not ended.
     pub(super) fn holds(&self) -> bool {
         self.held.iter().any(Option::is_some)
     }
 
-    /// The earliest exhaustion that a window has grounds for, or had and has not lost. To be called once for each second.
+    /// The earliest exhaustion by the growth of any window, current or held. To be called once for each second.
     pub(super) fn outlook(&mut self, used: u16, free: u16) -> Option<Outlook> {
         let readings = self.trend.readings();
         let (used, free) = (f32::from(used), f32::from(free));
@@ -72,7 +72,7 @@ impl Forecast {
         Some(Outlook { growth: fastest, exhausted_in })
     }
 
-    /// Ports per second that window *n* vouches for; 0 if it does not.
+    /// Growth by window *n*, current or held, in ports per second; 0 without any.
     fn growth(&mut self, n: usize, readings: &[Option<Reading>; WINDOWS], used: f32, free: f32) -> f32 {
         if let Some(reading) = &readings[n]
             && reading.certain > 0.0
@@ -83,7 +83,7 @@ impl Forecast {
             return pace;
         }
         let Some(held) = self.held[n] else { return 0.0 };
-        // Nothing grows into a full pool. Where chance can take the last ports, growth cannot be seen to have ended.
+        // A full pool cannot grow: where chance can take the last ports, slower growth is no sign of its end.
         let age = seconds(self.clock - held.since);
         // Windows that lie within the growth.
         let within = |m: &usize| {
@@ -105,7 +105,7 @@ impl Forecast {
         held.growth(self.clock, self.trend.newest(n), lately)
     }
 
-    /// What has become slower may still go on: the window that saw it vouches for the slower pace.
+    /// Holds growth that has become slower at its new pace, by the window that measured it.
     fn hold_rest(&mut self, m: usize, readings: &[Option<Reading>; WINDOWS], free: f32) {
         if let Some(reading) = &readings[m]
             && self.held[m].is_none()
@@ -125,12 +125,12 @@ impl Forecast {
 }
 
 impl Held {
-    /// Whether a window that lies within the growth shows, beyond chance, less than a part of its pace.
+    /// True if a window within the growth shows significantly less than half of its pace.
     fn is_slower(&self, reading: &Reading) -> bool {
         reading.grown + SURELY * reading.noise < ENDED * self.pace * reading.length
     }
 
-    /// The average since its beginning, as far as it went on lately, and not below what has not been ruled out.
+    /// The average since its start, limited by recent growth, and by the bounds for held growth.
     fn growth(&self, clock: u32, newest: Option<(f32, f32)>, lately: f32) -> f32 {
         let average = newest.map_or(self.pace, |(count, age)| {
             (count - self.origin) / (seconds(clock - self.since) - age).max(1.0)
@@ -140,7 +140,7 @@ impl Held {
 }
 
 impl Reading {
-    /// Ports per second by the median slope, and one standard deviation of chance more.
+    /// Upper estimate of the pace: the median slope and one standard deviation of chance.
     fn at_most(&self) -> f32 {
         (self.grown + self.noise) / self.length
     }
@@ -155,7 +155,7 @@ fn seconds(count: u32) -> f32 {
 mod tests {
     use super::*;
 
-    /// What is said at the end, of a pool of so many ports that was looked at once a second.
+    /// The outlook after these counts, one each second, of a pool with `capacity` ports.
     fn after(counts: impl IntoIterator<Item = f32>, capacity: u16) -> Option<Outlook> {
         let (mut forecast, mut said) = (Forecast::default(), None);
         for count in counts {

@@ -1,16 +1,16 @@
-//! Whether a count grows, how fast, and how far that may be carried. docs/ports.md has the formula and its reasons.
+//! Growth of a count over windows of several lengths, with its significance. docs/ports.md has the formula and its reasons.
 
 /// Points of a window: sixteen steps, four in each quarter.
 const POINTS: usize = 17;
 const STEPS: f32 = 16.0;
-/// Windows of 16 s, 32 s … 8,192 s.
+/// Number of windows: 16 s, 32 s … 8,192 s.
 pub(super) const WINDOWS: usize = 10;
-/// How many standard deviations of chance the growth over a window must exceed.
+/// Standard deviations of chance that significant growth over a window exceeds.
 const CERTAIN: f32 = 5.0;
 /// From a median absolute deviation to the standard deviation of a normal distribution.
 const SIGMA_PER_MAD: f32 = 1.4826;
 
-/// The past of one count, sampled once a second: the last seconds finely, the last hours coarsely, in 1 KB.
+/// The history of one count, sampled once a second: the last seconds finely, the last hours coarsely, in 1 KB.
 #[derive(Debug, Default)]
 pub(super) struct Trend {
     windows: [Window; WINDOWS],
@@ -21,34 +21,34 @@ pub(super) struct Trend {
 /// Window *n*: means over 2ⁿ seconds each.
 #[derive(Debug, Default)]
 struct Window {
-    /// The oldest first; those from `len` on are unused.
+    /// Oldest first; unused from `len` on.
     points: [f32; POINTS],
     /// `<= POINTS`
     len: usize,
-    /// A point that waits for the next, to be one point together in the window above.
+    /// A point that will be averaged with the next one, for the next longer window.
     waiting: Option<f32>,
     growth: Growth,
 }
 
-/// How the count grew from the first point of a full window to its last; all zero before the window is full.
+/// Growth of the count from the first to the last point of a full window; all zero before the window is full.
 #[derive(Debug, Clone, Copy, Default)]
 struct Growth {
     /// By the median slope.
     whole: f32,
-    /// What may be carried on: 0 unless the growth is even and larger than chance.
+    /// Growth to extrapolate: 0 unless it is even and significant.
     certain: f32,
     /// Standard deviation of the growth that chance alone causes.
     noise: f32,
 }
 
-/// What one full window says, in seconds and in ports over its whole length.
+/// The statistics of one full window, in seconds and in ports over its whole length.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     /// From the first point to the last.
     pub(super) length: f32,
-    /// By the median slope, whether by chance or not.
+    /// Growth by the median slope, significant or not.
     pub(super) grown: f32,
-    /// As far as it is certain and even; otherwise 0.
+    /// Growth if it is significant and even; otherwise 0.
     pub(super) certain: f32,
     /// Standard deviation of the growth that chance alone causes.
     pub(super) noise: f32,
@@ -59,7 +59,7 @@ pub(super) struct Reading {
 }
 
 impl Trend {
-    /// The count, one second after the one before.
+    /// Adds the count of the next second.
     pub(super) fn push(&mut self, count: f32) {
         self.seconds = self.seconds.saturating_add(1);
         let mut point = count;
@@ -129,13 +129,13 @@ fn growth(points: &[f32; POINTS]) -> Growth {
     // half of the pace, over four steps
     let even = points.windows(5).step_by(4).all(|quarter| quarter[4] - quarter[0] >= 2.0 * step);
     let is_certain = step > 0.0 && even && whole >= CERTAIN * noise;
-    // what slows down is not carried on at the pace that it had
+    // growth that slows down is extrapolated at its newer pace
     let carried = || step.min(median_slope(&points[POINTS / 2..])).max(0.0) * STEPS;
     Growth { whole, certain: if is_certain { carried() } else { 0.0 }, noise }
 }
 
-/// The standard deviation of the growth over a window in which nothing changes: what independent flows that come and
-/// go amount to (the difference of two Poisson counts), or what the steps show, if that is more.
+/// The standard deviation of the growth over a window without a trend: that of independent flows that come and go (the
+/// difference of two Poisson counts), or that of the steps, if it is larger.
 fn chance(points: &[f32; POINTS]) -> f32 {
     let mut steps: Vec<f32> = points.windows(2).map(|two| two[1] - two[0]).collect();
     let middle = median(&mut steps);
