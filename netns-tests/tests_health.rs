@@ -45,7 +45,7 @@ fn a_stalled_worker_is_not_alive() {
     wait_within(Duration::from_secs(30), "the stalled worker to be seen", || {
         if is("/healthz", 503) && is("/readyz", 503) { Ok(()) } else { Err("it is reported alive") }
     });
-    assert_eq!(gateway.get("/healthz").unwrap().1, "worker 0 stands still\n");
+    assert_eq!(gateway.get("/healthz").unwrap().1, "the event loop of worker 0 has stalled\n");
     strace.kill().unwrap();
     strace.wait().unwrap();
     wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));

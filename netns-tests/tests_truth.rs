@@ -344,7 +344,7 @@ fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family)
         assert_eq!(state(lost, "withdrawn"), 0);
         assert_eq!(sources(), [lost, kept].into());
     }
-    for told in ["are not local to this machine", "have returned"] {
+    for told in ["are not local to this machine", "are local again"] {
         wait_for("each change to be told once", || match gateway.stderr() {
             said if said.matches(told).count() == 2 => Ok(()),
             said => Err(said),

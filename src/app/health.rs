@@ -1,13 +1,13 @@
-//! Whether the workers' event loops turn; tells the supervisor's watchdog while they do.
+//! Liveness of the workers' event loops, reported to the supervisor's watchdog and to readiness.
 
 use crate::admin::Readiness;
 use crate::gateway::Pulse;
 
-/// Looks in a row, a second apart, without a beat of a worker (four a second) until it counts as stalled. Looks and not
-/// seconds: a process that was stopped as a whole goes on where it was.
+/// Checks in a row, a second apart, without a heartbeat (four a second) after which a worker counts as stalled. Checks and
+/// not seconds, because a process that was stopped as a whole must not count as stalled when it goes on.
 const PATIENCE: u32 = 5;
 
-/// Compares each look with the one before.
+/// The heartbeats of all workers at the last check.
 pub(super) struct Health {
     workers: Vec<Worker>,
     readiness: Readiness,
@@ -25,10 +25,10 @@ impl Health {
         Self { workers, readiness }
     }
 
-    /// Once a second. systemd ends and starts a gateway anew that has not called for `WatchdogSec=`.
+    /// Checks all workers; to be called once a second. systemd restarts a gateway that sends no keep-alive for `WatchdogSec=`.
     pub(super) fn look(&mut self) {
         if self.all_turn() {
-            // Without a supervisor that listens, this says nothing to nobody.
+            // Fails without effect where no supervisor listens.
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }
@@ -40,13 +40,14 @@ impl Health {
             worker.missed = if count == worker.count { worker.missed + 1 } else { 0 };
             worker.count = count;
             if worker.missed == PATIENCE {
-                tracing::error!("worker {number} stands still; its flows do too");
+                tracing::error!("the event loop of worker {number} has stalled, and its flows with it");
             }
             if worker.missed >= PATIENCE {
                 stalled.get_or_insert(number);
             }
         }
-        self.readiness.stalled(stalled.map(|number| format!("worker {number} stands still")));
+        self.readiness
+            .stalled(stalled.map(|number| format!("the event loop of worker {number} has stalled")));
         stalled.is_none()
     }
 }
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_worker_that_stands_still_is_seen() {
+    fn a_stalled_worker_is_detected() {
         let pulses = [Pulse::default(), Pulse::default()];
         let readiness = Readiness::new();
         let mut health = Health::new(pulses.to_vec(), readiness.clone());

@@ -1,8 +1,7 @@
-//! The last good configuration: kept in the state directory, so that a start with a broken one does not end service.
+//! The last good configuration, kept in the state directory as a fallback for a start with a broken one.
 //!
-//! Two are kept, each whole in one file: the one that came into force last, and the one that the gateway has started with
-//! last. A reload leaves `[gateway]` and its like as they were, so what it brings into force has yet to prove that a
-//! gateway starts with it.
+//! Two are kept, each whole in one file: the last one that came into force, and the last one that the gateway started
+//! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
 
 use crate::config::{self, Footprint, Loaded, Report, Texts};
 use serde::{Deserialize, Serialize};
@@ -13,19 +12,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the last good configurations of one main file are kept, if anywhere.
+/// The store of the last good configurations of one main file.
 #[derive(Debug, Clone)]
 pub struct LastGood {
+    /// `None` if nothing is kept.
     folder: Option<PathBuf>,
     main: PathBuf,
 }
 
-/// What is kept.
+/// The reason for which a configuration is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// The configuration that came into force last.
+    /// It was the last to come into force.
     InForce,
-    /// The configuration that the gateway has started with last.
+    /// It was the last that the gateway started with.
     Started,
 }
 
@@ -40,12 +40,12 @@ impl Kept {
     }
 }
 
-/// The gateway runs on a kept configuration, because its files were refused.
+/// Present while the gateway runs on a kept configuration because its files were refused.
 #[derive(Debug, Clone)]
 pub(super) struct Fallback {
-    /// Why they were.
+    /// The report of the refusal.
     pub(super) why: Arc<str>,
-    /// The files that were refused: whoever watches them waits for another change.
+    /// The refused files. A change of them is a reason to try again.
     pub(super) read: Footprint,
 }
 
@@ -62,12 +62,12 @@ struct StoredFile<'a> {
 }
 
 impl LastGood {
-    /// Kept in `folder` for the configuration whose main file is `main`.
+    /// A store in `folder` for the configuration whose main file is `main`.
     pub fn new(folder: Option<PathBuf>, main: &Path) -> Self {
         Self { folder, main: main.to_owned() }
     }
 
-    /// The kept configurations, the newest first, apart from what was refused just now, by its digest.
+    /// The kept configurations, the newest first, without the one that was just refused, which its digest identifies.
     pub(super) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
         let mut others: Vec<Texts> = Vec::new();
         for kept in Kept::NEWEST_FIRST {
@@ -77,19 +77,19 @@ impl LastGood {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the last good configuration cannot be read ({})", kept.file_name());
+                    tracing::warn!(%error, "cannot read the kept configuration {}; it is not available as a fallback", kept.file_name());
                 }
             }
         }
         others
     }
 
-    /// Loads one of them.
+    /// Parses and checks a kept configuration.
     pub(super) fn load(&self, texts: Texts) -> Result<Loaded, Report> {
         config::load_texts(&self.main, texts)
     }
 
-    /// Keeps one, whole or not at all. A failure is logged: service goes on.
+    /// Stores a configuration atomically. A failure is logged only.
     pub(super) fn keep(&self, kept: Kept, texts: &Texts) {
         let Some(folder) = &self.folder else { return };
         let files: io::Result<_> = texts
@@ -103,13 +103,13 @@ impl LastGood {
         if let Err(error) = kept {
             tracing::error!(
                 %error,
-                "cannot keep the configuration in {}, for a start with one that is broken; let the gateway's user write there",
+                "cannot keep the configuration in {} as a fallback for the next start; let the gateway's user write there",
                 folder.display()
             );
         }
     }
 
-    /// `None`: nothing is kept, or of another main file.
+    /// `None` if nothing is kept, or for another main file.
     fn read(&self, kept: Kept) -> io::Result<Option<Texts>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         let bytes = match crate::files::read(&folder.join(kept.file_name()), crate::files::NAMES * 2) {
@@ -128,12 +128,12 @@ impl LastGood {
     }
 }
 
-/// A byte that is not UTF-8 stands in a comment: a configuration with another is refused.
+/// Replaces bytes that are not UTF-8. They can only be in comments, since a configuration with others is refused.
 fn into_text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// Replaces the file, also if the power fails meanwhile.
+/// Replaces the file atomically, and durably over a power failure.
 fn write(path: &Path, stored: &Stored<'_>) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
@@ -156,7 +156,7 @@ mod tests {
     const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
 
     #[test]
-    fn what_was_kept_loads_without_its_files() {
+    fn a_kept_configuration_loads_without_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let main = at("egret.toml");

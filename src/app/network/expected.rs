@@ -1,4 +1,4 @@
-//! What a configuration expects of the machine's network.
+//! The state of the machine's network that a configuration needs.
 
 use super::families::Client;
 use crate::addr::PortRange;
@@ -9,7 +9,7 @@ use crate::sys::refusals::Scope;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a configuration expects of the machine's network.
+/// The state of the machine's network that a configuration needs.
 pub(in crate::app) struct Expected {
     pub(super) params: Params,
     /// `[steering] watch`
@@ -22,7 +22,7 @@ pub(in crate::app) struct Expected {
 }
 
 impl Expected {
-    /// Of the configuration as its files say it, with pools and tenants.
+    /// For a configuration as read from its files, with pools and tenants.
     pub(in crate::app) fn of(config: &Config) -> Self {
         let clients = config
             .tenants
@@ -44,7 +44,7 @@ impl Expected {
         }
     }
 
-    /// All that is put in place, as a script.
+    /// The script that puts steering in place.
     pub(super) fn script(&self) -> String {
         steering::iptables(&self.params).to_string()
     }

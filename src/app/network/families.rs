@@ -1,7 +1,7 @@
-//! Families that cannot leave: their connections are refused at the SYN, so that clients that have both go on with the
-//! other one (RFC 8305) instead of ending up with a connection that leads nowhere.
+//! Early refusal of address families that have no way out: their connections are reset at the SYN, so that dual-stack
+//! clients fall back to the other family (Happy Eyeballs, RFC 8305).
 //!
-//! Only where the other family can leave. Where none can, connections are taken and refused with a reason, as ever.
+//! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
 
 use crate::addr::Family;
 use crate::egress::{Pool, Pools};
@@ -14,45 +14,53 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-/// Whether flows of a family can leave a pool.
+/// Ability of a pool to send out flows of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     Yes,
-    /// There is no default route; there may be others.
+    /// There is no default route, though there may be routes to some networks.
     Unrouted,
-    /// No address of the family gives out ports, or the gateway does not take it.
+    /// No address of the family hands out ports, or the gateway does not listen for the family.
     No,
 }
 
 /// A client network, and the pool that its flows leave from.
 pub(super) type Client = (IpNet, Arc<str>);
 
-/// Has the kernel refuse what cannot leave.
+/// Keeps the kernel's table of refusals in step with routes and pools.
 pub(super) struct Families {
     refusals: Option<Refusals>,
     scope: Scope,
     clients: Vec<Client>,
-    /// Whether anybody listens for IPv6 connections.
+    /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
-    /// What the kernel refuses; `None` if it is not known.
-    put: Option<(Scope, [Refused; 2])>,
-    /// By pool, as it was said.
-    said: BTreeMap<Arc<str>, [Leaves; 2]>,
-    /// It was said that the kernel cannot.
-    unable: bool,
+    /// The refusals in the kernel; `None` before the first, and after a failure.
+    in_kernel: Option<(Scope, [Refused; 2])>,
+    /// The states that were last logged, by pool.
+    logged: BTreeMap<Arc<str>, [Leaves; 2]>,
+    /// The warning that the kernel cannot do this has been logged.
+    is_unsupported: bool,
 }
 
 impl Families {
     pub(super) fn new(scope: Scope, clients: Vec<Client>, takes_ipv6: bool) -> Self {
-        Self { refusals: None, scope, clients, takes_ipv6, put: None, said: BTreeMap::new(), unable: false }
+        Self {
+            refusals: None,
+            scope,
+            clients,
+            takes_ipv6,
+            in_kernel: None,
+            logged: BTreeMap::new(),
+            is_unsupported: false,
+        }
     }
 
-    /// Other clients are in force.
+    /// Replaces scope and clients after a reload.
     pub(super) fn expect(&mut self, scope: Scope, clients: Vec<Client>) {
         (self.scope, self.clients) = (scope, clients);
     }
 
-    /// Looks which families can leave which pool.
+    /// Finds the families that can leave each pool, and updates the kernel's table.
     pub(super) fn check(&mut self, pools: &Pools) {
         let mut states = BTreeMap::new();
         for (_, name) in &self.clients {
@@ -60,19 +68,19 @@ impl Families {
                 states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
             }
         }
-        self.say(&states);
+        self.log_changes(&states);
         let of = |v4| refused(&self.clients, &states, v4);
         let wanted = (self.scope.clone(), [of(true), of(false)]);
-        self.said = states;
-        if self.put.as_ref() == Some(&wanted) {
+        self.logged = states;
+        if self.in_kernel.as_ref() == Some(&wanted) {
             return;
         }
-        match self.put(&wanted) {
-            Ok(()) => (self.put, self.unable) = (Some(wanted), false),
-            Err(error) if !std::mem::replace(&mut self.unable, true) => tracing::warn!(
+        match self.apply(&wanted) {
+            Ok(()) => (self.in_kernel, self.is_unsupported) = (Some(wanted), false),
+            Err(error) if !std::mem::replace(&mut self.is_unsupported, true) => tracing::warn!(
                 %error,
-                "cannot refuse connections of families that cannot leave before their handshake, which takes \
-                 Linux 5.12 with nf_tables; clients may not fall back to the other family"
+                "cannot refuse connections of an address family without a route out before the handshake (this needs \
+                 Linux 5.12 and nf_tables); dual-stack clients may hang instead of falling back to the other family"
             ),
             Err(_) => {}
         }
@@ -83,7 +91,7 @@ impl Families {
         self.refusals.as_ref().and_then(|refusals| refusals.counted().ok()).unwrap_or_default()
     }
 
-    fn put(&mut self, (scope, [v4, v6]): &(Scope, [Refused; 2])) -> io::Result<()> {
+    fn apply(&mut self, (scope, [v4, v6]): &(Scope, [Refused; 2])) -> io::Result<()> {
         if self.refusals.is_none() {
             if *v4 == Refused::default() && *v6 == Refused::default() {
                 return Ok(());
@@ -93,22 +101,24 @@ impl Families {
         self.refusals.as_mut().map_or(Ok(()), |refusals| refusals.put(scope, [v4, v6]))
     }
 
-    fn say(&self, states: &BTreeMap<Arc<str>, [Leaves; 2]>) {
+    fn log_changes(&self, states: &BTreeMap<Arc<str>, [Leaves; 2]>) {
         for (pool, now) in states {
-            let before = self.said.get(pool).copied().unwrap_or([Leaves::Yes; 2]);
+            let before = self.logged.get(pool).copied().unwrap_or([Leaves::Yes; 2]);
             for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
                 match (before[index], now[index]) {
                     (before, now) if before == now => {}
-                    (_, Leaves::Yes) => tracing::info!(%pool, "{family} connections can leave again"),
+                    (_, Leaves::Yes) => {
+                        tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted")
+                    }
                     (_, Leaves::Unrouted) => tracing::warn!(
                         %pool,
-                        "there is no {family} route out: {family} connections are refused at once, so that clients \
-                         fall back to the other family"
+                        "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients \
+                         fall back to the other family; add a default route"
                     ),
                     (_, Leaves::No) => tracing::warn!(
                         %pool,
-                        "no {family} address gives out ports, or {family} is not served here: {family} connections are refused at once, so that clients \
-                         fall back to the other family"
+                        "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} \
+                         connections are refused at once, so that clients fall back to the other family"
                     ),
                 }
             }
@@ -116,21 +126,21 @@ impl Families {
     }
 }
 
-/// Of IPv4 and IPv6. A family is only missing beside another one.
+/// The states of IPv4 and IPv6. If neither can leave, both count as able to: see the head of this file.
 fn leaves(pool: &Pool, takes_ipv6: bool) -> [Leaves; 2] {
     let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
         let Some(source) = pool.any_source(family).filter(|_| taken) else { return Leaves::No };
         match routing::way(of.far(), Some(source.ip()), None) {
             Ok(Way::Nowhere) => Leaves::Unrouted,
-            // what is not known is left alone
+            // no refusals on uncertain grounds
             Ok(Way::Out | Way::Local) | Err(_) => Leaves::Yes,
         }
     });
     if states.contains(&Leaves::Yes) { states } else { [Leaves::Yes; 2] }
 }
 
-/// The clients whose connections of their own family cannot leave.
+/// The clients of one family whose connections cannot leave.
 fn refused(clients: &[Client], states: &BTreeMap<Arc<str>, [Leaves; 2]>, v4: bool) -> Refused {
     let mut networks = Vec::new();
     for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
@@ -149,12 +159,12 @@ fn refused(clients: &[Client], states: &BTreeMap<Arc<str>, [Leaves; 2]>, v4: boo
     refused
 }
 
-/// Networks that lie in each other as ranges that do not: the longest prefix counts. In order; neighbours are one.
+/// Nested networks as disjoint ranges, in order: the longest prefix wins, and adjacent ranges of one state are merged.
 fn flattened(mut networks: Vec<(u128, u128, Leaves)>) -> Vec<(u128, u128, Leaves)> {
     networks.sort_by_key(|(first, last, _)| (*first, Reverse(*last)));
     let mut ranges: Vec<(u128, u128, Leaves)> = Vec::new();
     let mut open: Vec<(u128, Leaves)> = Vec::new();
-    // where the part begins that no range has yet; nothing is left behind the last address there is
+    // first address that is in no range yet; `None` past the last address of the family
     let mut at = Some(0);
     let mut put = |from: Option<u128>, to: u128, state: Leaves| {
         let Some(from) = from.filter(|from| *from <= to) else { return };

@@ -1,5 +1,5 @@
-//! Asks root to put steering in place again. The gateway may not do that itself: it makes a file, which a systemd unit
-//! waits for (deploy/egret-steering-heal.path).
+//! Requests for the repair of steering. The gateway lacks the rights to repair it: it creates a file, which a systemd path
+//! unit waits for (deploy/egret-steering-heal.path).
 
 use crate::steering::REMEDY;
 use std::fs::{self, OpenOptions};
@@ -7,46 +7,46 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// After the first request; twice as long after each further one.
+/// Pause after the first request. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// What has been in place for this long has been repaired; the next loss is another one.
-const WHOLE: Duration = Duration::from_mins(1);
+/// After this time in place, the back-off starts anew.
+const STABLE: Duration = Duration::from_mins(1);
 
-/// Requests, each later than the one before.
+/// Repair requests with exponential back-off.
 #[derive(Debug)]
 pub(super) struct Repairs {
-    /// `None`: nobody is asked.
+    /// The file to create; `None` if `[steering] repair` is off.
     request: Option<PathBuf>,
-    /// Since steering was whole for long.
+    /// Requests since steering was last stable.
     asked: u32,
-    /// No earlier than this.
+    /// Earliest time of the next request.
     next: Option<Instant>,
-    whole_since: Option<Instant>,
-    /// It was said that nobody listens.
-    said: bool,
+    intact_since: Option<Instant>,
+    /// The error that requests go unanswered has been logged.
+    is_reported: bool,
 }
 
 impl Repairs {
     pub(super) fn new(request: Option<PathBuf>) -> Self {
-        let repairs = Self { request, asked: 0, next: None, whole_since: None, said: false };
+        let repairs = Self { request, asked: 0, next: None, intact_since: None, is_reported: false };
         repairs.withdraw();
         repairs
     }
 
-    /// When it would ask next.
+    /// Time of the next request, if steering is not repaired before.
     pub(super) fn due(&self) -> Option<Instant> {
         self.request.as_ref().and(self.next)
     }
 
-    /// Whether root has taken the request, or there is none.
+    /// True if no request is waiting: the repair unit removes the file when it starts.
     pub(super) fn is_taken(&self) -> bool {
         self.request.as_ref().is_none_or(|request| fs::symlink_metadata(request).is_err())
     }
 
-    /// Asks, if it is time. Whether it did.
+    /// Makes a request unless the back-off forbids it. True if it did.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
-        self.whole_since = None;
+        self.intact_since = None;
         if self.next.is_some_and(|next| now < next) {
             return false;
         }
@@ -54,48 +54,48 @@ impl Repairs {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.asked.min(10)).min(LONGEST_PAUSE);
         self.next = Some(now + pause);
         if self.asked > 0 && fs::symlink_metadata(request).is_ok() {
-            self.say_that_nobody_listens("nobody has taken the request");
+            self.report_unanswered("no unit has picked up the request");
             return false;
         }
         if let Err(error) = make(request) {
-            self.say_that_nobody_listens(&error.to_string());
+            self.report_unanswered(&error.to_string());
             return false;
         }
         self.asked += 1;
-        tracing::warn!(request = %request.display(), attempt = self.asked, "asked for steering to be put in place");
+        tracing::warn!(request = %request.display(), attempt = self.asked, "requested the repair of steering");
         true
     }
 
-    /// Asks at once, however often it has asked: by an operator's order.
+    /// Makes a request regardless of the back-off, when an operator reloads.
     pub(super) fn ask_now(&mut self, now: Instant) -> bool {
         self.next = None;
         self.ask(now)
     }
 
-    /// Everything is in place.
-    pub(super) fn rest(&mut self, now: Instant) {
-        let since = *self.whole_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= WHOLE {
-            (self.asked, self.next, self.said) = (0, None, false);
+    /// Notes that everything is in place.
+    pub(super) fn note_intact(&mut self, now: Instant) {
+        let since = *self.intact_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= STABLE {
+            (self.asked, self.next, self.is_reported) = (0, None, false);
         }
         self.withdraw();
     }
 
-    /// A request that nobody took is out of date.
+    /// Removes a request that was not picked up.
     fn withdraw(&self) {
         if let Some(request) = &self.request {
             let _ = fs::remove_file(request);
         }
     }
 
-    fn say_that_nobody_listens(&mut self, why: &str) {
-        if std::mem::replace(&mut self.said, true) {
+    fn report_unanswered(&mut self, why: &str) {
+        if std::mem::replace(&mut self.is_reported, true) {
             return;
         }
         let request = self.request.as_deref().unwrap_or(Path::new("")).display();
         tracing::error!(
-            "cannot have steering put in place ({request}: {why}); start what does it: \
-             `systemctl start egret-steering-heal.path`, or do it by hand: {REMEDY}"
+            "steering cannot be repaired automatically ({request}: {why}); start the repair unit with \
+             `systemctl start egret-steering-heal.path`, or repair by hand: {REMEDY}"
         );
     }
 }
@@ -110,7 +110,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn requests_come_less_and_less_often_until_all_is_well_for_long() {
+    fn requests_back_off_until_steering_is_stable() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("request");
         let mut repairs = Repairs::new(Some(file.clone()));
@@ -123,24 +123,24 @@ mod tests {
             }
         }
         assert_eq!(asked, [0, 4, 12, 28, 60, 124, 252, 508, 808]);
-        // whole for a moment alone: it goes on as before
+        // intact for a moment only: the back-off goes on
         let at = |second| start + Duration::from_secs(second);
-        repairs.rest(at(1000));
+        repairs.note_intact(at(1000));
         assert!(!repairs.ask(at(1010)));
-        repairs.rest(at(1011));
-        repairs.rest(at(1072));
+        repairs.note_intact(at(1011));
+        repairs.note_intact(at(1072));
         assert!(repairs.ask(at(1073)));
     }
 
     #[test]
-    fn a_request_that_nobody_takes_is_not_made_again_and_is_withdrawn() {
+    fn an_unanswered_request_is_withdrawn_once_intact() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("request");
         let mut repairs = Repairs::new(Some(file.clone()));
         let start = clock::now();
         assert!(repairs.ask(start) && !repairs.is_taken());
         assert!(!repairs.ask(start + Duration::from_mins(1)));
-        repairs.rest(start + Duration::from_mins(2));
+        repairs.note_intact(start + Duration::from_mins(2));
         assert!(repairs.is_taken() && !file.exists());
         let mut nowhere = Repairs::new(Some(dir.path().join("no/such/folder")));
         assert!(!nowhere.ask(start));

@@ -1,4 +1,4 @@
-//! Which of the pools' addresses the machine has.
+//! Presence of the pools' addresses on this machine.
 
 use crate::addr::SourceAddr;
 use crate::app::truth::list;
@@ -8,13 +8,12 @@ use crate::sys::routing::LocalTable;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Addresses that one check looks at, at most: the routing table answers within some microseconds each. It goes on
-/// from there the next time.
+/// Most addresses in one check; the next check goes on from there. Each lookup in the routing table takes microseconds.
 const PER_CHECK: usize = 4096;
 
-/// Takes addresses out of use that the machine does not have, and puts them back.
+/// Withdraws addresses that are not local to the machine, and restores them when they are again.
 pub(super) struct SourceStates {
-    /// Those that the last checks were about.
+    /// The pools of the last check.
     pools: Arc<Pools>,
     withdrawn: BTreeSet<SourceAddr>,
     cursor: usize,
@@ -25,10 +24,10 @@ impl SourceStates {
         Self { pools: Arc::clone(pools), withdrawn: BTreeSet::new(), cursor: 0 }
     }
 
-    /// `thorough`: those that are withdrawn are looked up as all tables have them, and not in the local table alone.
+    /// Checks the next addresses. `thorough` looks up withdrawn ones in every routing table, not in the local table alone.
     pub(super) fn check(&mut self, pools: &Arc<Pools>, thorough: bool) {
         if !Arc::ptr_eq(&self.pools, pools) {
-            // an address that the configuration before did not list has begun anew
+            // an address that is in no pool any more is forgotten
             self.withdrawn.retain(|&source| pools.set_state(source, SourceState::Withdrawn).is_some());
             self.pools = Arc::clone(pools);
         }
@@ -39,7 +38,7 @@ impl SourceStates {
         let table = match LocalTable::read() {
             Ok(table) => table,
             Err(error) => {
-                tracing::warn!(%error, "cannot ask the routing table for source addresses");
+                tracing::warn!(%error, "cannot read the local routing table; the states of source addresses stay as they were");
                 return;
             }
         };
@@ -58,7 +57,7 @@ impl SourceStates {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%source, %error, "cannot ask the routing table for a source address");
+                    tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
                     break;
                 }
             }
@@ -67,12 +66,12 @@ impl SourceStates {
         if !lost.is_empty() {
             tracing::warn!(
                 addresses = %list(&lost),
-                "source addresses are not local to this machine, so no flow leaves from them until they return; \
-                 assign them, or run {REMEDY}"
+                "source addresses are not local to this machine and are withdrawn until they are; \
+                 assign them to an interface, or run {REMEDY}"
             );
         }
         if !found.is_empty() {
-            tracing::info!(addresses = %list(&found), "source addresses have returned");
+            tracing::info!(addresses = %list(&found), "source addresses are local again and back in use");
         }
     }
 }

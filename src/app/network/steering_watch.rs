@@ -1,4 +1,4 @@
-//! Says when steering is not in place, and has it put in place again.
+//! Watches steering: readiness, log, and requests for repair.
 
 use super::expected::Expected;
 use super::repairs::Repairs;
@@ -8,43 +8,43 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-/// While somebody waits for steering to be renewed.
+/// Time between looks while a reload waits for steering to be renewed.
 const OFTEN: Duration = Duration::from_millis(100);
 
-/// What came of a change of what is steered.
+/// Result of a change of steering by a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::app) enum Renewal {
-    /// What was in place still does.
+    /// The steering in place fits the new configuration.
     Unneeded,
-    /// It is in place.
+    /// The new steering is in place.
     Renewed,
-    /// Asked for, and not yet in place.
+    /// Requested, and not in place by the deadline.
     Pending,
-    /// Nobody can be asked.
+    /// It cannot be requested: an operator has to put it in place.
     ByHand,
 }
 
-/// Somebody waits for another steering to be in place.
+/// A reload that waits for its steering to be in place.
 struct Renewing {
     reply: SyncSender<Renewal>,
     deadline: Instant,
-    /// What there was before.
+    /// The rules before the request.
     rules: BTreeSet<u64>,
-    /// Something was missing since.
+    /// A part was missing since the request.
     lost: bool,
 }
 
 pub(super) struct SteeringWatch {
     expected: Expected,
-    /// `None`: it is not to be watched.
+    /// `None` if `[steering] watch` is off.
     watched: Option<Watched>,
     repairs: Repairs,
     requests: u64,
-    /// At the last look.
+    /// The findings of the last look.
     look: Look,
     renewing: Option<Renewing>,
-    /// It was said that the kernel does not answer.
-    blind: bool,
+    /// The warning that the kernel cannot be asked has been logged.
+    is_blind: bool,
     readiness: Readiness,
 }
 
@@ -57,12 +57,12 @@ impl SteeringWatch {
             expected,
             look: Look::default(),
             renewing: None,
-            blind: false,
+            is_blind: false,
             readiness,
         }
     }
 
-    /// When it has to look again although nothing is heard.
+    /// Time of the next look that is due without a notification.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.renewing {
             Some(renewing) => Some(crate::clock::now().min(renewing.deadline) + OFTEN),
@@ -70,7 +70,7 @@ impl SteeringWatch {
         }
     }
 
-    /// Another steering is in force from now on. What came of it is told by the deadline.
+    /// Watches the steering of a new configuration. The result is sent by the deadline.
     pub(super) fn expect(&mut self, expected: Expected, reply: SyncSender<Renewal>, deadline: Instant) {
         let another = expected.script() != self.expected.script();
         if expected.repair != self.expected.repair {
@@ -91,7 +91,7 @@ impl SteeringWatch {
             self.renewing = Some(Renewing { reply, deadline, rules, lost: self.can_be_repaired() });
             return;
         };
-        // Whoever asked may have gone.
+        // The receiver may have given up.
         let _ = reply.send(answer);
     }
 
@@ -100,7 +100,8 @@ impl SteeringWatch {
         self.requests
     }
 
-    /// Looks, tells, and asks for repair where it helps. Yields the parts that are lost; `None` if that is not known.
+    /// Looks, logs changes, sets readiness, and requests a repair where that helps. Returns the missing parts; `None` if
+    /// they are not known.
     pub(super) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
         let Some(watched) = &mut self.watched else {
             self.look = Look::default();
@@ -109,15 +110,15 @@ impl SteeringWatch {
         };
         match watched.look() {
             Ok(look) => {
-                self.blind = false;
+                self.is_blind = false;
                 let before = std::mem::replace(&mut self.look, look);
-                self.say(&before.lost);
+                self.log_change(&before.lost);
                 self.renew(now);
                 if self.can_be_repaired() {
                     let asks = self.renewing.is_none() && self.repairs.ask(now);
                     self.requests += u64::from(asks);
                 } else if self.renewing.is_none() {
-                    self.repairs.rest(now);
+                    self.repairs.note_intact(now);
                 }
                 let lost = &self.look.lost;
                 let why = || format!("steering is not in place: {}\nfix: {REMEDY}", list(lost));
@@ -125,8 +126,8 @@ impl SteeringWatch {
                 Some(lost.iter().map(|lost| lost.part).collect())
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.blind, true) {
-                    tracing::warn!(%error, "cannot ask the kernel whether steering is in place");
+                if !std::mem::replace(&mut self.is_blind, true) {
+                    tracing::warn!(%error, "cannot read rules and routes from the kernel, so it is not known whether steering is in place");
                 }
                 None
             }
@@ -151,7 +152,7 @@ impl SteeringWatch {
         self.renewing = None;
     }
 
-    fn say(&self, before: &[Lost]) {
+    fn log_change(&self, before: &[Lost]) {
         let lost = &self.look.lost;
         if *lost == before {
             return;
@@ -163,7 +164,7 @@ impl SteeringWatch {
                 "steering is not in place: {}; connections hang, or pass uninspected where this machine forwards; \
                  fix: {}",
                 list(lost),
-                if self.can_be_repaired() { REMEDY } else { "name in [steering] interfaces what is there" }
+                if self.can_be_repaired() { REMEDY } else { "correct [steering] interfaces" }
             );
         }
     }
