@@ -132,7 +132,10 @@ fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
         assert!(status().contains("br0 is a bridge") && status().contains("bridge-nf-call-iptables=0"));
         server.assert_untouched();
         let files = Files::new(&Config { interfaces: "[\"p0\"]".into(), ..Config::default() });
-        assert!(check(&lab, &files).contains("p0 is a port of a bridge, whose packets come in by br0"));
+        assert!(
+            check(&lab, &files)
+                .contains("p0 is a port of a bridge: to packet filters its packets arrive on br0")
+        );
     }
 }
 

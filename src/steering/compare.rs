@@ -1,10 +1,10 @@
-//! What is in the kernel, against what should be.
+//! Compares the rules and routes in the kernel with the plan.
 
 use super::{PacketRules, Plan, Routing, nftables, script};
 use crate::addr::PortRange;
 use std::collections::BTreeSet;
 
-/// What the read-only commands printed; `None` where a command could not be run or had nothing to list.
+/// Output of the read-only commands; `None` where a command failed or had nothing to list.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// `iptables-save`, with or without `-c`.
@@ -23,14 +23,14 @@ pub struct Observed {
     pub reserved_ports: Option<String>,
 }
 
-/// Something that is not as it should be, or that is.
+/// The result for one part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// What was looked at.
+    /// Name of the part.
     pub what: &'static str,
-    /// What is wrong with it; `None` if nothing is.
+    /// The difference; `None` if there is none.
     pub wrong: Option<String>,
-    /// What is to be known of it although it is not wrong.
+    /// A remark on something that is not wrong.
     pub note: Option<String>,
 }
 
@@ -84,11 +84,11 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     found
 }
 
-/// Rules of Egret's beside those that count: of the other format, or loaded before the backend of iptables changed.
+/// Rules of Egret's that are left from the other format, or from another backend of iptables.
 fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
     let ours = |saved: &str| saved.lines().any(|line| line.starts_with(":EGRET_"));
     if let Some((tool, _)) = observed.other_backend.iter().find(|(_, saved)| ours(saved)) {
-        return Some(format!("`{tool}` lists rules of Egret's too: the backend of iptables was changed"));
+        return Some(format!("`{tool}` lists Egret's rules too: the backend of iptables was changed"));
     }
     match &plan.packet_rules {
         PacketRules::Iptables { .. } => {
@@ -105,8 +105,7 @@ fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
     }
 }
 
-/// Ours in the order that matters, table by table: the rules of each chain, and the first rule of each hooked chain.
-/// Exemptions are added to the list of them.
+/// Compares Egret's chains table by table: their rules in order, and the rules that jump to them. Adds exemptions to the list.
 fn iptables(wanted: &str, saved: Option<&str>, exempt: &mut Vec<String>) -> Option<String> {
     let Some(saved) = saved else { return Some("cannot be listed (are you root?)".to_owned()) };
     if !saved.contains("EGRET_") {
@@ -196,7 +195,7 @@ fn sequence<T: AsRef<str>>(wanted: &[T], actual: &[T], exempt: &mut Vec<String>)
     None
 }
 
-/// Whether a rule that is not ours lets packets of, or to, certain addresses pass by (docs/steering.md).
+/// True if another program's rule exempts packets from or to certain addresses (docs/steering.md).
 fn is_exemption(rule: &str) -> bool {
     let narrow = [" -s ", " -d ", "saddr ", "daddr "].iter().any(|word| rule.contains(word));
     let verdict = ["-j ACCEPT", "-j RETURN", " accept", " return"].iter().any(|word| rule.ends_with(word));
@@ -267,7 +266,7 @@ fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
     routing.pools.iter().find(missing).map(|pool| format!("{pool} is not local: answers to it would be lost"))
 }
 
-/// What is wrong with `net.ipv4.ip_local_reserved_ports`, if anything is.
+/// The ports missing in `net.ipv4.ip_local_reserved_ports`, if any.
 pub fn not_reserved(wanted: &[PortRange], present: Option<&str>) -> Option<String> {
     let Some(present) = present else { return Some("cannot be read".to_owned()) };
     let present: Vec<_> = present.trim().split(',').filter_map(parse_range).collect();

@@ -1,5 +1,5 @@
-//! The machine beside the configuration: interfaces that are not there or lead elsewhere, and pools that hold what others
-//! have.
+//! Conflicts between configuration and machine: interfaces that are missing or whose packets arrive on another one, and pool
+//! addresses that other hosts have.
 
 use super::machine::{Link, Machine};
 use super::{Interface, Params};
@@ -7,31 +7,31 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// How bad a conflict is.
+/// Severity of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gravity {
-    /// Steering must not be put in place: it would cut the machine off from what it needs.
+    /// Steering must not be put in place: it would cut the machine off from hosts that it needs.
     Refused,
-    /// It can be put in place, and does not work.
+    /// It can be put in place but does not work.
     Broken,
-    /// It may work, and is probably not what was meant.
+    /// It may work but is probably a mistake.
     Doubtful,
 }
 
-/// Something on the machine that does not go with the configuration.
+/// A conflict, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// How bad it is.
+    /// Its severity.
     pub gravity: Gravity,
-    /// What was found, with names and addresses.
+    /// The finding, with names and addresses.
     pub found: String,
-    /// Why it matters.
+    /// Its consequence.
     pub why: &'static str,
-    /// What to change.
+    /// Its remedy.
     pub fix: String,
 }
 
-/// Interfaces of the configuration that the machine does not have. Empty where the machine's are not known.
+/// Configured interfaces that the machine does not have. Empty if the machine's are not known.
 pub fn missing_interfaces(params: &Params, machine: &Machine) -> Vec<Conflict> {
     if machine.links.is_empty() {
         return Vec::new();
@@ -42,14 +42,17 @@ pub fn missing_interfaces(params: &Params, machine: &Machine) -> Vec<Conflict> {
 }
 
 fn missing_interface(wanted: &Interface, machine: &Machine) -> Conflict {
-    const WHY: &str = "packets that come in elsewhere are not intercepted";
-    // Interfaces that a pattern covers may come later.
+    const WHY: &str = "packets that arrive on other interfaces are not intercepted";
+    // Interfaces that match a pattern may appear later.
     let gravity = if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken };
     let other = machine.links.iter().find(|link| link.altnames.iter().any(|name| wanted.covers(name)));
     if let Some(link) = other.filter(|_| !wanted.is_pattern()) {
         return Conflict {
             gravity,
-            found: format!("{wanted} is another name of {}, which packet filters do not know", link.ifname),
+            found: format!(
+                "{wanted} is an alternative name of {}, which packet filters do not accept",
+                link.ifname
+            ),
             why: WHY,
             fix: format!("write \"{}\" in [steering] interfaces", link.ifname),
         };
@@ -60,13 +63,13 @@ fn missing_interface(wanted: &Interface, machine: &Machine) -> Conflict {
         found: format!("no interface of this machine is called {wanted}"),
         why: WHY,
         fix: format!(
-            "name in [steering] interfaces what clients' packets come in by; there are: {}",
+            "list in [steering] interfaces those that clients' packets arrive on; there are: {}",
             if names.is_empty() { "none yet".to_owned() } else { some(&names) }
         ),
     }
 }
 
-/// Steered interfaces that are bridges whose packets lose the listener on their way, or ports of bridges.
+/// Steered interfaces that are ports of bridges, or bridges with br_netfilter.
 fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
     let mut found = Vec::new();
     for wanted in &params.interfaces {
@@ -78,8 +81,11 @@ fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
             let masters: Vec<_> = masters.into_iter().collect();
             found.push(Conflict {
                 gravity: if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken },
-                found: format!("{wanted} is a port of a bridge, whose packets come in by {}", some(&masters)),
-                why: "packets that come in elsewhere are not intercepted",
+                found: format!(
+                    "{wanted} is a port of a bridge: to packet filters its packets arrive on {}",
+                    some(&masters)
+                ),
+                why: "packets that arrive on other interfaces are not intercepted",
                 fix: format!("write {} in [steering] interfaces", some(&masters)),
             });
         }
@@ -89,8 +95,8 @@ fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
             if machine.bridges_call_filters || data.nf_call_iptables != 0 || data.nf_call_ip6tables != 0 {
                 found.push(Conflict {
                     gravity: Gravity::Broken,
-                    found: format!("{name} is a bridge, and br_netfilter hands its packets to iptables before they are received"),
-                    why: "the kernel forgets between bridge and IP which listener TPROXY found, and no connection comes about",
+                    found: format!("{name} is a bridge, and br_netfilter hands bridged packets to iptables"),
+                    why: "between bridge and IP layer the kernel loses the listener that TPROXY assigned, so no connection is accepted",
                     fix: format!(
                         "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0; \
                          ip link set {name} type bridge nf_call_iptables 0 nf_call_ip6tables 0"
@@ -102,7 +108,7 @@ fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
     found
 }
 
-/// Interfaces whose packets come in by another, pools that hold what others have, and ports that the gateway may not use.
+/// All conflicts except missing interfaces: bridges, pool addresses of other hosts, and ports that the gateway may not use.
 pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
     let mut found = bridges(params, machine);
     let mut pools: Vec<_> = params.pools.iter().map(|pool| pool.network.trunc()).collect();
@@ -118,7 +124,7 @@ pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
                 "pools have ports below {}, which are privileged on this machine",
                 machine.first_port
             ),
-            why: "the gateway leaves them out, so the pools are smaller than they seem",
+            why: "the gateway does not use them, so the pools are smaller than configured",
             fix: format!(
                 "let [[pool]] ports begin at {0}, or sysctl -w net.ipv4.ip_unprivileged_port_start=1024",
                 machine.first_port
@@ -129,11 +135,12 @@ pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
 }
 
 fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
-    const LOCAL: &str = "pool addresses are local to this machine: it could not reach the others any more";
+    const LOCAL: &str =
+        "pool addresses are local to this machine, so it could not reach those hosts any more";
     let mut found = Vec::new();
     let mut others = |gravity, what: &str, addresses: Vec<String>| {
         if !addresses.is_empty() {
-            let (found_there, fix) = (some(&addresses), "take them out of [[pool]] addresses".to_owned());
+            let (found_there, fix) = (some(&addresses), "remove them from [[pool]] addresses".to_owned());
             let found_there = format!("pool addresses {pool} include {what}: {found_there}");
             found.push(Conflict { gravity, found: found_there, why: LOCAL, fix });
         }
@@ -151,37 +158,33 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
         neighbours.filter(|(address, _)| elsewhere(&address) && !machine.next_hops.contains(address));
     others(
         Gravity::Doubtful,
-        "hosts beside this machine",
+        "other hosts on a link",
         neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect(),
     );
     let networks = machine.addresses().filter(|(_, own)| own.prefix_len() + 1 < own.max_prefix_len());
     for (link, own) in networks {
         let (name, network) = (&link.ifname, own.trunc());
         if pool.contains(&network) {
-            others(
-                Gravity::Doubtful,
-                "a whole network beside this machine",
-                vec![format!("{network} on {name}")],
-            );
+            others(Gravity::Doubtful, "a whole network of a link", vec![format!("{network} on {name}")]);
         } else if own.addr().is_ipv4() && network.contains(&pool) {
             let reserved = [(network.network(), "network"), (network.broadcast(), "broadcast")];
             let reserved = reserved.iter().filter(|(address, _)| pool.contains(address));
             let reserved = reserved
                 .map(|(address, kind)| format!("{address}, the {kind} address of {network} on {name}"));
-            others(Gravity::Doubtful, "what is no host's address", reserved.collect());
+            others(Gravity::Doubtful, "an address that is not a host's", reserved.collect());
         }
     }
     for (link, own) in machine.addresses().filter(|(_, own)| pool.contains(&own.addr())) {
         let (name, address) = (&link.ifname, own.addr());
         if params.interfaces.iter().any(|one| one.covers(name)) {
             let on = format!(
-                "pool addresses {pool} include {address}, which is on {name}, where clients' packets come in"
+                "pool addresses {pool} include {address}, which is on {name}, where clients' packets arrive"
             );
-            let fix = "take it out of [[pool]] addresses".to_owned();
+            let fix = "remove it from [[pool]] addresses".to_owned();
             found.push(Conflict {
                 gravity: Gravity::Doubtful,
                 found: on,
-                why: "servers' answers may not find their way to it",
+                why: "servers' answers may not reach it",
                 fix,
             });
         } else if machine.uplinks.contains(name) && is_first(link, address) {
@@ -189,21 +192,21 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
                 "pool addresses {pool} include {address}, which this machine's own connections leave from"
             );
             let fix = "give the pool an address of its own, or let the firewall accept untracked packets (docs/steering.md)";
-            let why = "conntrack does not see them, and a firewall by nftables that goes by its states drops the answers";
+            let why = "Egret's flows are not tracked by conntrack, and a stateful nftables firewall drops their answers";
             found.push(Conflict { gravity: Gravity::Doubtful, found: leaves, why, fix: fix.to_owned() });
         }
     }
     found
 }
 
-/// Whether the kernel prefers the address as the source of what leaves by its link.
+/// True if the kernel prefers the address as the source of packets on its link.
 fn is_first(link: &Link, address: IpAddr) -> bool {
     let mut same =
         link.addr_info.iter().filter(|one| one.local.is_some_and(|own| own.is_ipv4() == address.is_ipv4()));
     address.is_ipv4() && same.find(|one| !one.secondary).is_some_and(|one| one.local == Some(address))
 }
 
-/// The first few of a list that may be long.
+/// The first few elements of a list.
 fn some<T: AsRef<str>>(all: &[T]) -> String {
     const SHOWN: usize = 4;
     let shown: Vec<_> = all.iter().take(SHOWN).map(AsRef::as_ref).collect();
@@ -278,10 +281,10 @@ mod tests {
             ("2001:db8:51::fe/128", true, "the next hop of a route: 2001:db8:51::fe"),
             ("198.51.100.53/32", true, "a DNS server: 198.51.100.53"),
             ("2001:db8:51::53/128", true, "a DNS server: 2001:db8:51::53"),
-            ("198.51.100.8/30", false, "hosts beside this machine: 198.51.100.9 on ens5"),
+            ("198.51.100.8/30", false, "other hosts on a link: 198.51.100.9 on ens5"),
             ("198.51.100.255/32", false, "198.51.100.255, the broadcast address of 198.51.100.0/24 on ens5"),
-            ("10.0.0.0/16", false, "a whole network beside this machine: 10.0.1.0/24 on ens6"),
-            ("10.0.1.1/32", false, "10.0.1.1, which is on ens6, where clients' packets come in"),
+            ("10.0.0.0/16", false, "a whole network of a link: 10.0.1.0/24 on ens6"),
+            ("10.0.1.1/32", false, "10.0.1.1, which is on ens6, where clients' packets arrive"),
             ("198.51.100.1/32", false, "198.51.100.1, which this machine's own connections leave from"),
         ] {
             let found = of(pool);
@@ -341,7 +344,7 @@ mod tests {
         );
         assert!(found[1].contains("called br-*;"), "{found:?}");
         assert!(
-            found[2].contains("another name of ens5") && found[2].contains("write \"ens5\""),
+            found[2].contains("alternative name of ens5") && found[2].contains("write \"ens5\""),
             "{found:?}"
         );
         assert_eq!(told(&["ens7"], &Machine::default()), Vec::<String>::new());

@@ -1,7 +1,7 @@
-//! What steering counts: packets that it drops or refuses, and those that it does not intercept.
+//! The packets that steering counts: those that it drops or refuses, and those that it does not intercept.
 
-/// Why a packet of a steered interface does not become a flow. The names are those of nftables' counters and the comments
-/// of iptables' rules.
+/// The reason why a packet on a steered interface does not become part of a flow. The names are those of the counters in
+/// nftables and the comments in iptables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counted {
     /// TCP from an address of the gateway's own: a loop, or forged.
@@ -64,11 +64,11 @@ impl Counted {
         }
     }
 
-    /// What happens to these packets, in a few words.
+    /// A short description of the packets and their treatment.
     pub fn fate(self) -> &'static str {
         match self {
             Self::OwnSource => "dropped: from the gateway's own addresses",
-            Self::NoListener => "dropped: the gateway did not run",
+            Self::NoListener => "dropped: the gateway was not running",
             Self::NotForwarded => "refused instead of forwarded past the gateway",
             Self::UdpRefused => "refused: UDP to intercepted ports (QUIC)",
             Self::Dns => "not intercepted: DNS, port 53",
@@ -81,8 +81,7 @@ impl Counted {
     }
 }
 
-/// How many packets each was, most first and none that is zero, from `iptables-save -c` (both families, one after the
-/// other) or `nft list table`.
+/// The counts that are not zero, largest first, from `iptables-save -c` (of both families, concatenated) or `nft list table`.
 pub fn counts(listed: &str) -> Vec<(Counted, u64)> {
     let mut counts: Vec<_> = Counted::ALL.map(|counted| (counted, count(counted, listed))).into();
     counts.retain(|(_, packets)| *packets > 0);

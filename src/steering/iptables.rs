@@ -6,13 +6,13 @@ use super::{Counted, LOG_PREFIX, Params, Pool, Udp};
 use crate::addr::PortRange;
 use std::fmt::Write as _;
 
-/// What differs between the families.
+/// The differences between the families.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Family {
     v4: bool,
     any: &'static str,
     unreachable: &'static str,
-    /// Destinations that never are a tenant's: our own, and groups of hosts. A rule for each, because a list means
+    /// Types of destinations that are not steered: our own, and groups of hosts. A rule for each, because a list means
     /// "any of them" to IPv4 and "all of them at once" to IPv6 (`match_type6()` in `xt_addrtype.c`).
     not_steered: &'static [&'static str],
     icmp: &'static str,
@@ -62,7 +62,7 @@ pub(super) fn render(params: &Params, family: Family) -> String {
 /// The chains of one table, each with its rules.
 type Chains = Vec<(&'static str, Vec<String>)>;
 
-/// Declaring a chain empties it; the hooks come last, when the chains are whole.
+/// The input for one table. Declaring a chain empties it; the hooks come last, when the chains are complete.
 fn table(name: &str, hooks: &[(&str, &str)], chains: &Chains) -> String {
     let mut text = format!("*{name}\n");
     for (chain, _) in chains {
@@ -83,8 +83,8 @@ fn counted(counted: Counted) -> String {
     format!("-m comment --comment {}", counted.as_str())
 }
 
-/// Whatever becomes of the other tables and routes, what should be intercepted is not forwarded: neither from the steered
-/// interfaces, nor from tenants whose packets come in elsewhere.
+/// Keeps what should be intercepted from being forwarded, without relying on the other tables and routes: neither from the
+/// steered interfaces, nor from tenants whose packets arrive on others.
 fn filter(params: &Params, family: Family) -> Chains {
     let refused = match params.udp {
         Udp::Reject => format!("REJECT --reject-with {}", family.unreachable),
@@ -112,12 +112,12 @@ fn filter(params: &Params, family: Family) -> Chains {
     ]
 }
 
-/// A firewall that lets in what conntrack knows drops what Egret keeps out of it: intercepted packets, and answers to
-/// the pools. New connections to the pools' addresses are left to the firewall.
+/// Accepts intercepted packets and answers to the pools, which conntrack does not track and a stateful firewall would drop.
+/// New connections to the pools' addresses are left to the firewall.
 fn input(params: &Params, family: Family) -> Vec<String> {
     let port = params.listen_port;
     let mark = format!("-m mark --mark {0:#x}/{0:#x}", params.mark);
-    // The machine itself has nothing to ask of the listener but that it dial itself.
+    // A connection of the machine's own to the listener could only make the gateway dial itself.
     let mut rules = vec![format!("-i lo -p tcp -m tcp --dport {port} -j REJECT --reject-with tcp-reset")];
     for interface in &params.interfaces {
         for protocol in ["tcp", family.icmp] {
@@ -158,15 +158,15 @@ fn raw(params: &Params, family: Family) -> Chains {
     vec![("EGRET_PREROUTING", incoming), ("EGRET_OUTPUT", outgoing)]
 }
 
-/// The first packet of a connection is for TPROXY alone: to the socket match, the TIME_WAIT that an earlier connection
-/// from the same client port has left is a connection too. It would take the SYN, which then finds no listener on the
-/// port that the client dialled; TPROXY gives it to ours (`tproxy_handle_time_wait4` in nf_tproxy_ipv4.c).
+/// Excludes SYNs from the socket match, which also finds a socket in TIME_WAIT that an earlier connection from the same client
+/// port has left. It would take the SYN, which then finds no listener on the port that the client dialled. TPROXY hands it
+/// to ours (`tproxy_handle_time_wait4` in nf_tproxy_ipv4.c).
 const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
 
 fn mangle(params: &Params, family: Family) -> Chains {
     let mark = format!("{0:#x}/{0:#x}", params.mark);
     let mut steer = vec![format!("{NOT_SYN} -m socket --transparent -j EGRET_DIVERT")];
-    // Errors about the clients' leg are addressed to the server's address.
+    // ICMP errors about the client's leg have the server's address as destination.
     steer
         .extend(family.errors.iter().map(|error| format!("{error} -m socket --transparent -j EGRET_DIVERT")));
     steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(Counted::OwnSource)));

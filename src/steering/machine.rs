@@ -1,17 +1,17 @@
-//! What is on the machine, as `ip -j` tells it.
+//! The machine's interfaces, addresses, routes and neighbours, as `ip -j` lists them.
 
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// What is on the machine, as `ip -j` and `/etc/resolv.conf` tell it.
+/// The machine's network, read from the output of `ip -j` and from files.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    /// Empty where `ip` cannot be asked.
+    /// Empty if `ip` failed.
     pub(super) links: Vec<Link>,
     pub(super) next_hops: BTreeSet<IpAddr>,
-    /// Where the machine's own connections leave: the interfaces of default routes.
+    /// The interfaces of default routes, by which the machine's own connections leave.
     pub(super) uplinks: BTreeSet<String>,
     pub(super) neighbours: Vec<(IpAddr, String)>,
     pub(super) resolvers: Vec<IpAddr>,
@@ -96,7 +96,7 @@ struct Neighbour {
     state: Vec<String>,
 }
 
-/// What the commands printed; empty where one could not be run.
+/// The output of the commands and the text of the files; empty where one failed.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     /// `ip -j -d addr show`.
@@ -114,7 +114,7 @@ pub struct Told {
 }
 
 impl Machine {
-    /// Reads what the commands printed; `resolvers` are those of the configuration.
+    /// Parses them; `resolvers` are those of the configuration.
     pub fn read(told: &Told, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
         let mut machine = Self { links: list(&told.addresses), ..Self::default() };
         for route in told.routes.iter().flat_map(|routes| list::<Route>(routes)) {
@@ -130,7 +130,7 @@ impl Machine {
                 }
             }
         }
-        // An entry without a link-layer address is a question that nobody has answered.
+        // An entry without a link-layer address is an unanswered query.
         let neighbours = list::<Neighbour>(&told.neighbours).into_iter();
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));

@@ -1,7 +1,8 @@
-//! Renders the packet rules and routes that bring traffic to the listener, and sees whether they are there. Changes nothing.
+//! Renders the packet rules and routes that bring traffic to the listener, and checks that they are in place. Changes nothing
+//! itself.
 //!
-//! `docs/steering.md` explains every rule. What is rendered fails closed: whatever part of it is missing, a packet that
-//! should have been intercepted is dropped and never forwarded.
+//! `docs/steering.md` explains every rule. The rules fail closed: whichever part of them is missing, a packet that should
+//! have been intercepted is dropped and never forwarded.
 
 mod compare;
 mod conflicts;
@@ -26,24 +27,24 @@ use crate::interface::Interface;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// What puts in place whatever is missing, on an installed machine and anywhere else. Restarting the unit takes nothing
-/// away in between, and unlike a reload puts exemptions back (docs/steering.md).
+/// The remedy for missing parts, on an installed machine and elsewhere. Restarting the unit removes nothing meanwhile, and
+/// unlike a reload restores exemptions (docs/steering.md).
 pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret steering print | sh` \
                           (with your --config and --format)";
 
-/// How the kernel's log begins where it tells of packets that are not intercepted.
+/// The prefix of the kernel's log messages about packets that are not intercepted.
 const LOG_PREFIX: &str = "egret: not intercepted: ";
 
-/// What there is to steer, checked.
+/// The parameters of steering, checked.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Where tenants' packets come in; not empty. Traffic of other interfaces is not intercepted.
+    /// The interfaces that tenants' packets arrive on; not empty. Traffic of others is not intercepted.
     pub interfaces: Vec<Interface>,
-    /// The networks of tenants. Whatever interface their packets come in by, intercepted ports are not forwarded.
+    /// The networks of tenants. Their packets to intercepted ports are not forwarded, whichever interface they arrive on.
     pub sources: Vec<IpNet>,
     /// TCP destination ports that are intercepted.
     pub ports: Ports,
-    /// What becomes of UDP to the same ports.
+    /// The treatment of UDP to the same ports.
     pub udp: Udp,
     /// The transparent listener's port.
     pub listen_port: u16,
@@ -51,9 +52,9 @@ pub struct Params {
     pub mark: u32,
     /// The routing table that delivers marked packets locally; 1 to 252, or above 255.
     pub table: u32,
-    /// The source addresses of every pool, made local.
+    /// The source addresses of every pool, which become local.
     pub pools: Vec<Pool>,
-    /// The DNS servers of the configuration, which must stay within reach.
+    /// The DNS servers of the configuration, which must stay reachable.
     pub resolvers: Vec<IpAddr>,
     /// The kernel's range of automatically chosen ports (`net.ipv4.ip_local_port_range`) on the gateway.
     pub ephemeral: PortRange,
@@ -62,14 +63,14 @@ pub struct Params {
 /// TCP destination ports that are intercepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
-    /// Every one.
+    /// Every port.
     All,
-    /// These; not empty.
+    /// The ports in these ranges; not empty.
     List(Vec<PortRange>),
 }
 
 impl Ports {
-    /// `None` stands for every port; ranges come in order, overlapping and adjacent ones as one, as nft lists them.
+    /// The ranges in order, with overlapping and adjacent ones merged, as nft lists them; `None` for every port.
     fn ranges(&self) -> Option<Vec<PortRange>> {
         match self {
             Self::All => None,
@@ -78,13 +79,13 @@ impl Ports {
     }
 }
 
-/// What becomes of UDP to the intercepted ports.
+/// The treatment of UDP to the intercepted ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Udp {
     /// ICMP port unreachable: QUIC clients fall back to TCP at once.
     #[default]
     Reject,
-    /// Silence: QUIC clients fall back when they lose patience.
+    /// Silently dropped: QUIC clients fall back after their time-out.
     Drop,
 }
 
@@ -97,7 +98,7 @@ pub struct Pool {
     pub ports: PortRange,
 }
 
-/// Whose packet rules are rendered.
+/// The packet filter that rules are rendered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
     /// `iptables-restore` and `ip6tables-restore`, with either backend.
@@ -108,7 +109,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// As on the command line.
+    /// The value on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Iptables => "iptables",
@@ -117,16 +118,16 @@ impl Format {
     }
 }
 
-/// Everything that has to be in the kernel.
+/// Everything that steering puts into the kernel.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The interfaces that are steered.
+    /// The steered interfaces.
     pub interfaces: Vec<Interface>,
     /// The rules that intercept and refuse.
     pub packet_rules: PacketRules,
     /// IPv4 and IPv6.
     pub routing: [Routing; 2],
-    /// What the kernel must not choose by itself, merged into `net.ipv4.ip_local_reserved_ports`.
+    /// Ports that the kernel must not choose by itself, merged into `net.ipv4.ip_local_reserved_ports`.
     pub reserved_ports: Vec<PortRange>,
 }
 
@@ -149,15 +150,15 @@ pub enum PacketRules {
 pub struct Routing {
     /// `-4` or `-6`, for `ip`.
     pub family: &'static str,
-    /// Packets with these mark bits …
+    /// The mark bits of packets that are looked up in `table`.
     pub mark: u32,
-    /// … are looked up in this table, whose one route delivers them locally.
+    /// The table whose only route delivers everything locally.
     pub table: u32,
-    /// Everything, in the family's notation.
+    /// The prefix of length 0, in the family's notation.
     pub everything: &'static str,
     /// Networks of the pools, made local so that answers to them are received.
     pub pools: Vec<IpNet>,
-    /// What is never routed on, in the words of `ip rule`: what is intercepted. No flush of packet rules removes it.
+    /// Rules, in the syntax of `ip rule`, that keep intercepted traffic from being forwarded if packet rules are flushed.
     pub refused: Vec<String>,
 }
 
@@ -172,7 +173,7 @@ pub fn nftables(params: &Params) -> Plan {
     plan(params, PacketRules::Nftables(nftables::render(params)))
 }
 
-/// Intercepted packets are marked, and have been delivered by the rule for the mark when these are asked.
+/// Rules against forwarding. Intercepted packets are marked and match the rule for the mark first.
 fn never_routed(params: &Params) -> Vec<String> {
     let udp = match params.udp {
         Udp::Reject => "prohibit",

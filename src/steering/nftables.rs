@@ -7,7 +7,7 @@ use crate::interface::Interface;
 use ipnet::IpNet;
 use std::fmt::Write as _;
 
-/// The table that is ours.
+/// Family and name of our table.
 pub(super) const TABLE: &str = "inet egret";
 
 pub(super) fn render(params: &Params) -> String {
@@ -37,7 +37,7 @@ pub(super) fn render(params: &Params) -> String {
     text + "}\n"
 }
 
-/// The errors that TCP acts on (`tcp_v4_err()`, `tcp_v6_err()`), and that are about a connection of the listener's.
+/// Matches for the ICMP errors that TCP acts on (`tcp_v4_err()`, `tcp_v6_err()`).
 const ERRORS: [&str; 2] = [
     "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
     "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
@@ -51,21 +51,22 @@ fn steer(params: &Params) -> Vec<String> {
     vec![
         format!("{} accept", other_interfaces(&params.interfaces)),
         format!("meta l4proto tcp {ours}"),
-        // Errors about the clients' leg are addressed to the server's address.
+        // ICMP errors about the client's leg have the server's address as destination.
         format!("{} {ours}", ERRORS[0]),
         format!("{} {ours}", ERRORS[1]),
         format!("meta l4proto tcp fib saddr type local {} drop", counted(Counted::OwnSource)),
         "fib daddr type { local, broadcast, multicast } accept".to_owned(),
         format!("meta nfproto ipv4 {tcp} tproxy ip to :{port} {mark} accept"),
         format!("meta nfproto ipv6 {tcp} tproxy ip6 to :{port} {mark} accept"),
-        // Without a listener `tproxy` does not match and the packet comes here. Without this line it would be forwarded.
+        // Without a listener `tproxy` does not match. Without this rule the packet would be forwarded.
         format!("{tcp} {} drop", counted(Counted::NoListener)),
         "jump unsteered".to_owned(),
         format!("{} {}", destination_ports(params, "udp"), udp(params)),
     ]
 }
 
-/// Neither from the steered interfaces, nor from tenants whose packets come in elsewhere.
+/// Keeps what should be intercepted from being forwarded: neither from the steered interfaces, nor from tenants whose packets
+/// arrive on others.
 fn refuse(params: &Params) -> Vec<String> {
     let sources = params.sources.iter().map(|source| {
         let v4 = source.addr().is_ipv4();
@@ -88,7 +89,7 @@ fn refuse_ports(params: &Params) -> Vec<String> {
     ]
 }
 
-/// The machine itself has nothing to ask of the listener but that it dial itself.
+/// Rejects connections of the machine's own to the listener: they could only make the gateway dial itself.
 fn input(params: &Params) -> Vec<String> {
     vec![format!("iifname \"lo\" tcp dport {} reject with tcp reset", params.listen_port)]
 }
@@ -133,7 +134,7 @@ fn untrack_out(params: &Params) -> Vec<String> {
     rules
 }
 
-/// `side` is `d`estination or `s`ource. A single address is listed without its prefix length.
+/// Matches a pool as destination (`side` is `d`) or source (`s`).
 fn pool_match(pool: &Pool, side: char) -> String {
     let (network, ports) = (pool.network.trunc(), pool.ports);
     let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
@@ -159,14 +160,14 @@ fn destination_ports(params: &Params, protocol: &str) -> String {
     }
 }
 
-/// A match for each: names together, and patterns one by one, since nft before 1.0.2 takes none in a set.
+/// One match for all names, and one for each pattern, since nft before 1.0.2 allows no patterns in a set.
 fn interfaces(interfaces: &[Interface], key: &str) -> Vec<String> {
     let (patterns, names) = quoted(interfaces);
     let names = (!names.is_empty()).then(|| format!("{key} {}", set(&names)));
     patterns.into_iter().map(|pattern| format!("{key} {pattern}")).chain(names).collect()
 }
 
-/// Matches what comes in by none of them.
+/// Matches packets that arrive on none of them.
 fn other_interfaces(interfaces: &[Interface]) -> String {
     let (patterns, names) = quoted(interfaces);
     let names = (!names.is_empty()).then(|| format!("iifname != {}", set(&names)));
@@ -184,7 +185,7 @@ fn quoted(interfaces: &[Interface]) -> (Vec<String>, Vec<String>) {
     (quote(patterns), quote(names))
 }
 
-/// One element needs no braces, and `nft list` prints none.
+/// An nft set; a single element without braces, as `nft list` prints it.
 fn set<T: ToString>(elements: &[T]) -> String {
     match elements {
         [one] => one.to_string(),

@@ -1,22 +1,22 @@
-//! Which ports the kernel must not choose by itself.
+//! Ports that the kernel must not choose by itself.
 
 use crate::addr::PortRange;
 
-/// What `net.ipv4.ip_local_port_range` holds if nobody changed it: 32768 to 60999.
+/// The default of `net.ipv4.ip_local_port_range`: 32768 to 60999.
 #[expect(clippy::missing_panics_doc, reason = "the range is not empty")]
 pub fn default_ephemeral() -> PortRange {
     PortRange::new(32768, 60999).expect("not empty")
 }
 
-/// The gateway's own programs keep this many ports at the upper end of the ephemeral range.
+/// Ports at the upper end of the ephemeral range that stay free for the machine's own programs.
 const HOST_PORTS: u16 = 4096;
 
-/// The pools' ports without the ones that the host keeps for itself; in order, none twice.
+/// The pools' ports without the host's own; disjoint ranges in order.
 ///
-/// Automatic choice passes over every port that is bound explicitly, whatever the addresses, so it gets slow and fails
-/// where pools are busy: those ports are reserved. A pool of 1024 to 65535 would reserve everything, and then the host
-/// could not even ask its DNS server: hence the rest that it keeps. Pools still hand that rest out. Nothing collides
-/// there, because the host's sockets have other addresses.
+/// Automatic choice skips every port that is bound explicitly on any address, so that it is slow and fails where pools are
+/// busy: those ports are reserved. A pool of 1024 to 65535 would reserve everything, and the host could not even query its
+/// DNS server: hence its own ports. Pools hand those out too, without collisions, because the host's sockets have other
+/// addresses.
 pub fn reserved_ports(pools: &[PortRange], ephemeral: PortRange) -> Vec<PortRange> {
     let host_first = ephemeral.last().saturating_sub(HOST_PORTS - 1).max(ephemeral.first());
     let mut reserved = Vec::new();

@@ -2,6 +2,7 @@
 
 use super::{PacketRules, Plan, Routing};
 use crate::addr::PortRange;
+use crate::sys::routing::LOCAL_TABLE;
 use ipnet::IpNet;
 use std::fmt;
 
@@ -10,7 +11,7 @@ const PRELUDE: &str = include_str!("prelude.sh");
 /// Longer accept queues cost nothing until they fill; each listener asks for as much as this lets it have.
 pub const SOMAXCONN: u32 = 16384;
 
-/// Displays as the script that puts everything in place. Running it again changes nothing.
+/// Displays as the script that puts everything in place. The script is idempotent.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tool, package) = match self.packet_rules {
@@ -106,9 +107,6 @@ impl fmt::Display for Routing {
         f.write_str("\nfi\n")
     }
 }
-
-/// The kernel's `local` table, by number.
-const LOCAL_TABLE: u32 = 255;
 
 /// A network as `ip route` shows it: a single address has no prefix length.
 pub(super) fn as_shown(network: IpNet) -> String {

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// How long the kernel may take for one answer.
+/// Longest wait for one answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `FRA_IIFNAME`, `FRA_FWMARK`, `FRA_TABLE`, `FRA_FWMASK`, `FRA_PROTOCOL` of linux/fib_rules.h
 const RULE_INTERFACE: u16 = 3;
@@ -38,7 +38,7 @@ impl IpFamily {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// As people call it.
+    /// The family's usual name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -46,7 +46,7 @@ impl IpFamily {
         }
     }
 
-    /// Where the way out of a machine leads: a root server's address. Nothing is ever sent there.
+    /// An address that only a default route covers, for route lookups: that of a root server. Nothing is ever sent there.
     pub fn far(self) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::new(198, 41, 0, 4).into(),
@@ -65,17 +65,17 @@ impl IpFamily {
 /// A rule of policy routing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The interface that packets come in by, if that matters.
+    /// The input interface that the rule matches, if any.
     pub interface: Option<String>,
-    /// The mark and its mask, if that matters.
+    /// The mark that the rule matches and its mask, if any.
     pub mark: Option<(u32, u32)>,
-    /// The table that packets are looked up in; 0 if the rule itself says what becomes of them.
+    /// The table to look packets up in; 0 if the rule has another action.
     pub table: u32,
-    /// Who has put it there.
+    /// The origin of the rule (`FRA_PROTOCOL`).
     pub protocol: u8,
 }
 
-/// Every rule of a family.
+/// Lists every rule of a family.
 pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
@@ -97,7 +97,7 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// The networks that a table delivers locally, in no order.
+/// Lists the networks that a table delivers locally, in no order.
 pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
     routes(family, table, libc::RTN_LOCAL, |network, _| found.push(network))?;
@@ -105,9 +105,9 @@ pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
 }
 
 /// The kernel's `local` table.
-const LOCAL_TABLE: u32 = 255;
+pub const LOCAL_TABLE: u32 = 255;
 
-/// What is local to this machine, for many questions.
+/// A copy of the kernel's `local` table, for many lookups.
 #[derive(Debug)]
 pub struct LocalTable {
     v4: PrefixMap<Ipv4Net, bool>,
@@ -115,7 +115,7 @@ pub struct LocalTable {
 }
 
 impl LocalTable {
-    /// As it is now.
+    /// Copies the table.
     pub fn read() -> io::Result<Self> {
         let mut table = Self { v4: PrefixMap::new(), v6: PrefixMap::new() };
         for family in IpFamily::ALL {
@@ -129,13 +129,13 @@ impl LocalTable {
         Ok(table)
     }
 
-    /// Whether packets to an address are for this machine: [`super::addresses::is_local`].
+    /// True if packets to the address are for this machine: [`super::addresses::is_local`].
     pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
-        // what is not in this table may be in another one
+        // another table may make it local
         if self.lists(address) { Ok(true) } else { super::addresses::is_local(address) }
     }
 
-    /// Whether this table says so.
+    /// True if the `local` table delivers the address locally.
     pub fn lists(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into()).is_some_and(|(_, local)| *local),
@@ -144,7 +144,7 @@ impl LocalTable {
     }
 }
 
-/// Calls `each` with every network of a table that has routes of a kind (0: of any), and whether it is delivered locally.
+/// Calls `each` for every route of a kind (0: of any kind) in a table, with its network and whether it delivers locally.
 fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bool)) -> io::Result<()> {
     let mut request = header(family, 0, 0);
     request[7] = kind;
@@ -163,7 +163,7 @@ fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bo
         Ok(())
     });
     match listed {
-        // A table without routes is none, and neither is that of a family that the kernel does not have.
+        // The kernel has no table without routes, and none of a family that it does not support.
         Err(error)
             if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
         {
@@ -173,18 +173,18 @@ fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bo
     }
 }
 
-/// Where packets to an address go.
+/// Result of a route lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// To this machine itself.
+    /// Delivered to this machine.
     Local,
-    /// Out of it.
+    /// Sent out of this machine.
     Out,
-    /// Nowhere: there is no route, or one that refuses.
+    /// Not sent: there is no route, or one that refuses.
     Nowhere,
 }
 
-/// What the routing tables say of a packet that this machine sends: with a mark, or from a source address.
+/// Looks up the route of a packet that this machine sends, from a source address or with a mark.
 pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<Way> {
     let family = IpFamily::of(to);
     let mut request = header(family, bits(to), from.map_or(0, bits));
@@ -211,7 +211,7 @@ pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<Wa
     }
 }
 
-/// No route, or one that refuses: unreachable, prohibit, blackhole; or the kernel knows nothing of the family.
+/// True if there is no route, or one that refuses (unreachable, prohibit, blackhole), or no support for the family.
 fn is_unroutable(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
@@ -236,13 +236,13 @@ pub fn interfaces() -> io::Result<Vec<String>> {
 
 fn list(kind: u16, request: &[u8], mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
-    // Without it the kernel lists every route of every table, however many there are.
+    // Otherwise the kernel ignores the filter and lists every route of every table.
     netlink.filter_strictly()?;
     let deadline = crate::clock::now() + PATIENCE;
     netlink.ask(kind, Want::List, request, deadline, |_, body| each(body))
 }
 
-/// `struct rtmsg`, and where all but the family is 0 `struct fib_rule_hdr`: family, lengths of destination and source.
+/// `struct rtmsg` with family and prefix lengths; with lengths of 0 also `struct fib_rule_hdr`.
 fn header(family: IpFamily, to: u8, from: u8) -> Vec<u8> {
     let mut header = vec![family.number(), to, from];
     header.resize(HEADER, 0);
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_a_local_route_and_nobody_looks_up_marks_of_ours() {
+    fn the_kernel_lists_local_routes_and_rules() {
         let local = local_routes(IpFamily::V4, 255).unwrap();
         assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
         assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);
