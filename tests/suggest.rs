@@ -341,7 +341,10 @@ fn what_cannot_be_done_is_said() {
         (log.suggest(&[]), "flows.jsonl: has the gateway run with this configuration?"),
         (log.suggest(&["--log", "/nonexistent"]), "cannot read /nonexistent: No such file"),
         (log.suggest(&["--log", "/"]), "cannot read /: it is a directory"),
-        (log.suggest(&["--log", "flows.jsonl.3.zst"]), "not by gzip: give it by --log -, uncompressed"),
+        (
+            log.suggest(&["--log", "flows.jsonl.3.zst"]),
+            "other than gzip: decompress it and pipe it in with --log -",
+        ),
         (log.suggest(&["--since", "yesterday"]), "as in \"500ms\""),
         (suggest(&stdout, &[]), "pipe it in with --log -, for example from `journalctl -u egret -o cat`"),
         (other(&["--tenant", "nobody"]), "there is no tenant \"nobody\"; there are acme"),

@@ -1,4 +1,4 @@
-//! Messages for the journal carry their priority (sd-daemon(3)), and no time of their own.
+//! Log messages in the journal's form: with their priority (sd-daemon(3)), and without a time of their own.
 
 use nix::sys::stat::fstat;
 use std::io::{self, Write};
@@ -11,27 +11,27 @@ const WARNING: u8 = 4;
 const INFO: u8 = 6;
 const DEBUG: u8 = 7;
 
-/// Whether standard error is the journal: systemd says which file it has opened for it, and somebody may have opened
-/// another one since.
+/// True if standard error is the journal. `JOURNAL_STREAM` names the file that systemd opened for it, which a redirection may
+/// have replaced.
 pub(super) fn is_stderr() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
     fstat(io::stderr()).is_ok_and(|found| *stream == *format!("{}:{}", found.st_dev, found.st_ino))
 }
 
-/// An error, line by line, to standard error.
+/// Prints an error to standard error, with a priority for each line if that is the journal.
 pub(super) fn error(text: &str) {
     let mut lines = text.trim_end().to_owned() + "\n";
     if is_stderr() {
         lines = marked(ERROR, &lines);
     }
-    // Nobody can be told that nobody can be told.
+    // There is nowhere to report a failure to.
     let _ = io::stderr().lock().write_all(lines.as_bytes());
 }
 
-/// Standard error, for whom each line of a message begins with the message's priority.
+/// Standard error, with the priority of a message before each of its lines.
 pub(super) struct Prefixed;
 
-/// One message.
+/// Writer of one message with this priority.
 pub(super) struct Message(u8);
 
 impl<'a> MakeWriter<'a> for Prefixed {
@@ -52,7 +52,7 @@ impl<'a> MakeWriter<'a> for Prefixed {
 }
 
 impl Write for Message {
-    /// Takes a whole message, as the formatter writes it.
+    /// Writes a whole message; the formatter calls this once for each.
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         io::stderr().lock().write_all(marked(self.0, &String::from_utf8_lossy(text)).as_bytes())?;
         Ok(text.len())

@@ -1,4 +1,4 @@
-//! Which files a flow log is made of, once it has been rotated.
+//! The files of a flow log, rotated ones included.
 
 use crate::files;
 use std::ffi::OsStr;
@@ -8,13 +8,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Whether the path names an open descriptor of this process, as `<(zcat …)` in a shell does.
+/// True if the path names an open descriptor of this process, as `<(zcat …)` in a shell does.
 fn is_descriptor(path: &Path) -> bool {
     path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin")
 }
 
-/// Compressed in ways that are not read here.
-const OTHER_FORMS: [&str; 4] = ["zst", "xz", "bz2", "lz4"];
+/// Endings of compressed files that cannot be read here.
+const UNREADABLE: [&str; 4] = ["zst", "xz", "bz2", "lz4"];
 
 /// One part of the log.
 pub(in crate::cli) enum LogFile {
@@ -23,7 +23,7 @@ pub(in crate::cli) enum LogFile {
 }
 
 impl LogFile {
-    /// As it was given on the command line.
+    /// The file for an argument of the command line.
     pub(super) fn given(path: &Path) -> Self {
         if path == Path::new("-") { Self::Stdin } else { Self::Path(path.to_owned()) }
     }
@@ -36,7 +36,7 @@ impl LogFile {
         })
     }
 
-    /// In bytes on the disk; 0 if nobody knows.
+    /// Size on the disk in bytes; 0 if it is not known.
     pub(super) fn size(&self) -> u64 {
         match self {
             Self::Stdin => 0,
@@ -54,8 +54,8 @@ impl fmt::Display for LogFile {
     }
 }
 
-/// The log and what was rotated away from it (`.1`, `.2.gz`, `-20260131.gz`), and the siblings that cannot be read for
-/// their compression. Files last written before `since` are left out.
+/// The log and its rotated files (`.1`, `.2.gz`, `-20260131.gz`), and those whose compression cannot be read. Files last
+/// written before `since` are left out.
 pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec<LogFile>, Vec<PathBuf>)> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let base = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -68,11 +68,11 @@ pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec
         if !about.is_file() || since.is_some_and(|since| about.modified().is_ok_and(|last| last < since)) {
             continue;
         }
-        // Being compressed just now: both are there, and the plain one is whole.
+        // While logrotate compresses a file both are there, and the plain one is complete.
         if name.strip_suffix(".gz").is_some_and(|plain| folder.join(plain).exists()) {
             continue;
         }
-        let list = if is_in_other_form(Path::new(name)) { &mut unread } else { &mut files };
+        let list = if is_unreadable(Path::new(name)) { &mut unread } else { &mut files };
         list.push(entry.path());
     }
     files.sort();
@@ -83,9 +83,9 @@ pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec
     Ok((files.into_iter().map(LogFile::Path).collect(), unread))
 }
 
-/// Whether the name says that nobody here can read it.
-pub(super) fn is_in_other_form(path: &Path) -> bool {
-    path.extension().and_then(OsStr::to_str).is_some_and(|form| OTHER_FORMS.contains(&form))
+/// True if the name's ending says that the file cannot be read here.
+pub(super) fn is_unreadable(path: &Path) -> bool {
+    path.extension().and_then(OsStr::to_str).is_some_and(|form| UNREADABLE.contains(&form))
 }
 
 fn is_part(name: &str, base: &str) -> bool {

@@ -1,4 +1,4 @@
-//! A log's lines, one by one, whatever is between them.
+//! Reads a log line by line, in bounded memory.
 
 use super::LogError;
 use super::files::LogFile;
@@ -7,14 +7,14 @@ use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
-/// Of a line: more than any record has.
+/// Most bytes kept of a line; no record is longer.
 const LONGEST: usize = 16 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Lines between two looks at the clock.
 const BETWEEN_LOOKS: u32 = 4096;
 
-/// Hands each line of one file, plain or gzip by its first bytes, to `each`, until that breaks off. Blank lines are left out, and
-/// a line beyond 16 KiB is cut off there. False if the file ends in the middle of its compression, which is said; lines before that count.
+/// Calls `each` for every line of a file, plain or gzip by its first bytes, until it breaks. Blank lines are skipped, longer
+/// lines cut at 16 KiB. False if the compressed data is damaged, after a message; the lines before the damage count.
 pub(in crate::cli) fn read(
     file: &LogFile,
     progress: &mut Progress,
@@ -27,7 +27,7 @@ pub(in crate::cli) fn read(
         match each_line(&mut plain, progress, each) {
             Err(error) if is_damage(&error) => {
                 let command = progress.command();
-                eprintln!("egret {command}: {file} is damaged: {error}; it counts as far as it goes");
+                eprintln!("egret {command}: {file} is damaged: {error}; using the lines before the damage");
                 return Ok(false);
             }
             done => done,

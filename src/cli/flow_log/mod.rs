@@ -1,4 +1,4 @@
-//! Reading flow logs back: which files one is made of, their lines, and one flow's record.
+//! Reads flow logs: their files, lines, and single records.
 
 mod files;
 mod lines;
@@ -14,27 +14,29 @@ use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// Where to read.
+/// Arguments that select the flow log.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct LogFiles {
-    /// Flow logs, plain or gzip, or `-` for standard input; the configured one and its rotated siblings unless given
+    /// Flow logs, plain or gzip, or `-` for standard input [default: the configured log and its rotated files]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     log: Vec<PathBuf>,
 }
 
-/// Why a flow log cannot be read. Each says what to do.
+/// A reason why a flow log cannot be read, with its remedy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
     #[error(
         "the flow log goes to standard output: pipe it in with --log -, for example from `journalctl -u egret -o cat`"
     )]
     Stdout,
-    #[error("the flow log is off: set [flow_log] path, or give a log by --log")]
+    #[error("the flow log is off: set [flow_log] path, or give a log with --log")]
     Off,
-    #[error("there is no {0}: has the gateway run with this configuration? --log reads another flow log")]
+    #[error(
+        "there is no flow log {0}: has the gateway run with this configuration? To read another log, give --log FILE"
+    )]
     NoLog(String),
-    #[error("{0} is compressed, and not by gzip: give it by --log -, uncompressed")]
-    OtherForm(String),
+    #[error("{0} is compressed in a format other than gzip: decompress it and pipe it in with --log -")]
+    Unreadable(String),
     #[error("cannot read {0}: {1}{remedy}", remedy = remedy(.0, .1))]
     Read(String, io::Error),
 }
@@ -42,22 +44,22 @@ pub(super) enum LogError {
 fn remedy(file: &str, error: &io::Error) -> String {
     let kind = error.kind();
     if kind == io::ErrorKind::PermissionDenied {
-        format!("; run this as root or as one of the group that `ls -l {file}` shows")
+        format!("; run this as root, or as a member of the group that `ls -l {file}` shows")
     } else if kind == io::ErrorKind::NotFound {
-        "; if the log was rotated just now, ask again".to_owned()
+        "; if the log was being rotated, run the command again".to_owned()
     } else if kind == io::ErrorKind::InvalidInput {
-        "; feed it to `--log -`".to_owned()
+        "; pipe it in with `--log -`".to_owned()
     } else {
         String::new()
     }
 }
 
 impl LogFiles {
-    /// Those given, else the configured log and what was rotated away from it, last written after `since`.
+    /// The files given, else the configured log and its rotated files that were last written after `since`.
     pub(super) fn of(&self, config: &Config, since: Option<SystemTime>) -> Result<Vec<LogFile>, LogError> {
         if !self.log.is_empty() {
-            return match self.log.iter().find(|path| files::is_in_other_form(path)) {
-                Some(path) => Err(LogError::OtherForm(path.display().to_string())),
+            return match self.log.iter().find(|path| files::is_unreadable(path)) {
+                Some(path) => Err(LogError::Unreadable(path.display().to_string())),
                 None => Ok(self.log.iter().map(|path| LogFile::given(path)).collect()),
             };
         }
@@ -74,7 +76,7 @@ impl LogFiles {
             found => found.map_err(|error| LogError::Read(shown, error))?,
         };
         for path in unread {
-            eprintln!("egret: {} is left out: give it by --log -, uncompressed", path.display());
+            eprintln!("egret: skipping {}: decompress it and pipe it in with --log -", path.display());
         }
         Ok(files)
     }

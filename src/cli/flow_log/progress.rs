@@ -1,4 +1,4 @@
-//! How far a long read is, on standard error.
+//! Progress of a long read, on standard error.
 
 use super::files::LogFile;
 use crate::clock;
@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Bytes read from the disk, and when they were last told.
+/// Bytes read so far, and the time of the last message about them.
 pub(in crate::cli) struct Progress {
     command: &'static str,
     read: Rc<Cell<u64>>,
@@ -30,17 +30,17 @@ impl Progress {
         }
     }
 
-    /// The subcommand that reads, for messages.
+    /// Name of the subcommand, for messages.
     pub(super) fn command(&self) -> &'static str {
         self.command
     }
 
-    /// Counts what is read through it.
+    /// A reader that counts the bytes read through it.
     pub(super) fn count(&self, inner: Box<dyn Read>) -> Counted {
         Counted { inner, read: Rc::clone(&self.read) }
     }
 
-    /// Now and then, says how far it is: in place on a terminal, else a line every ten seconds.
+    /// Prints the progress if that is due: in place each second on a terminal, else as a line every ten seconds.
     pub(super) fn tell(&mut self) {
         let now = clock::now();
         let pause = if self.on_screen { Duration::from_secs(1) } else { Duration::from_secs(10) };
@@ -56,7 +56,7 @@ impl Progress {
             String::new()
         };
         let (start, end) = if self.on_screen { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Nobody who watches standard error is no reason to stop.
+        // A closed standard error is no reason to stop.
         let _ = write!(io::stderr(), "{start}egret {}: {read}{of} read{end}", self.command);
     }
 

@@ -1,4 +1,4 @@
-//! One flow's record, read back from the log.
+//! A flow's record, read from the log.
 
 use super::{LogError, LogFile, Progress, read};
 use crate::admin::{ExplainQuery, Target};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 
-/// What people are told of a flow that has ended. Keys that are not here are skipped.
+/// The keys of a record that commands show; others are ignored.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Recorded {
     pub(in crate::cli) time: Timestamp,
@@ -39,28 +39,28 @@ pub(in crate::cli) struct Recorded {
 }
 
 impl Recorded {
-    /// The name that decided: that of the request it was ended for, else the first one.
+    /// The name that the verdict is about: that of the request for which the flow was ended, else the first one.
     pub(in crate::cli) fn name(&self) -> Option<Hostname> {
         self.denied_hostname.as_ref().or(self.hostname.as_ref())?.parse().ok()
     }
 
-    /// How it ended; `None` for a word of another version.
+    /// The outcome; `None` for one that this version does not know.
     pub(in crate::cli) fn outcome(&self) -> Option<Outcome> {
         known(&self.outcome)
     }
 
-    /// As the log has it.
+    /// The outcome as the log has it.
     pub(in crate::cli) fn outcome_word(&self) -> &str {
         &self.outcome
     }
 
-    /// Why policy denied it, also where monitor mode let it pass.
+    /// The reason of the denial, also where monitor mode let the flow pass.
     pub(in crate::cli) fn denied_as(&self) -> Option<Outcome> {
         let denied = self.would_deny.as_deref().and_then(known);
         denied.or(self.outcome().filter(|outcome| outcome.is_denial()))
     }
 
-    /// The same flow, asked about anew.
+    /// The query that has the same flow explained.
     pub(in crate::cli) fn question(&self) -> ExplainQuery {
         let (to, address) = match self.name() {
             Some(name) => (Target::Name(name, self.destination.port()), Some(self.destination.ip())),
@@ -75,7 +75,7 @@ fn known(word: &str) -> Option<Outcome> {
     Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == word)
 }
 
-/// Looks for a flow's record, in the newest file first: as it is read, and as it stands there.
+/// Finds a flow's record, in the order of the files: parsed, and as it is written.
 pub(in crate::cli) fn find(
     files: &[LogFile],
     flow: FlowId,
@@ -86,7 +86,7 @@ pub(in crate::cli) fn find(
     let mut found = None;
     for file in files {
         read(file, &mut progress, &mut |line| {
-            // Most lines are not it, and need not be parsed.
+            // Avoids parsing most lines.
             if !std::str::from_utf8(line).is_ok_and(|line| line.contains(&wanted)) {
                 return ControlFlow::Continue(());
             }
