@@ -1,18 +1,18 @@
-//! Reads files whose paths others choose: regular files only, of bounded size, and without waiting for anybody.
+//! Reads files at configured paths: regular files only, of bounded size, and without blocking on a FIFO or a lease.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Most bytes of TOML, in one file or in all of one configuration.
+/// Most bytes of TOML in one file, and in all files of one configuration.
 pub const TEXT: u64 = 16 << 20;
 /// Most bytes of lists of hostnames: some million of them.
 pub const NAMES: u64 = 64 << 20;
 /// Most bytes of certificates and keys.
 pub const KEYS: u64 = 16 << 20;
 
-/// The bytes of a regular file that is no larger than `largest`.
+/// Reads a regular file of at most `largest` bytes.
 pub fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
@@ -20,12 +20,12 @@ pub fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
         return Err(too_large(largest));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    // It may grow while it is read, and what /proc makes up has no size at all.
+    // The file may grow meanwhile, and files of /proc have no size.
     file.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest { Err(too_large(largest)) } else { Ok(bytes) }
 }
 
-/// As [`read`], of UTF-8 text.
+/// Reads a regular file of UTF-8 text, as [`read`] does.
 pub fn read_text(path: &Path, largest: u64) -> io::Result<String> {
     let not_text =
         |_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8; save it as UTF-8 text");
@@ -33,7 +33,7 @@ pub fn read_text(path: &Path, largest: u64) -> io::Result<String> {
 }
 
 /// Opens a regular file for reading. Anything else is refused before it is opened: opening a FIFO waits for a writer, and
-/// opening a device may set it off.
+/// opening a device may have effects.
 pub fn open(path: &Path) -> io::Result<File> {
     let expect_regular = |about: fs::Metadata| {
         if about.is_file() { Ok(()) } else { Err(not_regular(about.file_type())) }
@@ -62,11 +62,11 @@ fn not_regular(kind: fs::FileType) -> io::Error {
     } else {
         "a device"
     };
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and only regular files are read"))
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; only regular files can be read"))
 }
 
 fn too_large(largest: u64) -> io::Error {
-    let message = format!("it is larger than {} MiB, the most that is read of such a file", largest >> 20);
+    let message = format!("it is larger than {} MiB, the limit for such a file", largest >> 20);
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 

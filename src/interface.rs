@@ -5,38 +5,38 @@ use std::fmt;
 /// `IFNAMSIZ` without the NUL: the longest name, and the longest pattern that packet filters take.
 const LONGEST: usize = 15;
 
-/// An interface by its name, or every interface whose name begins alike, also those that come later.
+/// A name of one interface, or a pattern of names, which also covers interfaces that appear later.
 ///
-/// A name is 1 to 15 letters, digits, and `.`, `_`, `-`. The kernel allows more (`dev_valid_name()`), but what is
-/// allowed here needs no quoting in a shell and means nothing special to iptables or nft.
+/// A name is 1 to 15 letters, digits, and `.`, `_`, `-`. The kernel allows more characters (`dev_valid_name()`), but these
+/// need no quoting in a shell and have no special meaning to iptables or nft.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interface {
     stem: String,
     pattern: bool,
 }
 
-/// Why something names no interface.
+/// The reason why a text is no name or pattern of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnInterface {
-    /// As `ip` lists an interface whose link has another end; the name is what stands before the `@`.
+    /// `ip`'s form for one end of a link with two ends, in which the name comes before the `@`.
     #[error("`ip` lists a link with its other end as NAME@PEER; the name is \"{0}\"")]
     WithPeer(String),
-    /// A pattern without a beginning, or with the wildcard elsewhere than at its end.
-    #[error("a pattern is the beginning of a name and a \"*\", for example \"veth*\"")]
+    /// A pattern without a prefix, or with the wildcard elsewhere than at its end.
+    #[error("a pattern is a prefix of names followed by \"*\", for example \"veth*\"")]
     Pattern,
-    /// Too long, or of other characters.
+    /// Too long, or with other characters.
     #[error(
         "write it as `ip -br link` lists it: at most 15 letters, digits, \"_\", \"-\", \".\"; \
-         or the beginning of a name and a \"*\", for example \"veth*\""
+         or a prefix followed by \"*\", for example \"veth*\""
     )]
     Characters,
 }
 
 impl Interface {
-    /// Reads `ens6`, or `veth*`; `veth+`, as iptables writes it, is the same.
+    /// Parses a name such as `ens6` or a pattern such as `veth*`, or `veth+` as iptables writes it.
     ///
     /// # Errors
-    /// Says what would be right.
+    /// The text is neither; the error says what is accepted.
     pub fn parse(text: &str) -> Result<Self, NotAnInterface> {
         if let Some((name, _)) = text.split_once('@')
             && Self::parse(name).is_ok()
@@ -57,23 +57,23 @@ impl Interface {
         Ok(Self { stem: stem.to_owned(), pattern })
     }
 
-    /// Whether it stands for more than one name.
+    /// True for a pattern.
     pub fn is_pattern(&self) -> bool {
         self.pattern
     }
 
-    /// Whether it is, or covers, the interface of this name.
+    /// True if the name or pattern matches the interface of this name.
     pub fn covers(&self, name: &str) -> bool {
         if self.pattern { name.starts_with(&self.stem) } else { name == self.stem }
     }
 
-    /// In iptables' spelling.
+    /// The spelling of iptables.
     pub fn iptables(&self) -> String {
         format!("{}{}", self.stem, if self.pattern { "+" } else { "" })
     }
 }
 
-/// As the configuration and nft spell it.
+/// The spelling of the configuration and of nft.
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.stem, if self.pattern { "*" } else { "" })

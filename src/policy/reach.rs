@@ -1,7 +1,7 @@
-//! Which addresses a rule that goes by name alone may lead to.
+//! Addresses that a rule by name alone may lead to.
 //!
-//! Ranges that are private for everybody are in `scope`. Hosts of IPv6 networks, and of IPv4 networks with addresses of
-//! their own, have global ones: what belongs to the operator is known by where it stands.
+//! Ranges that are private everywhere are in `scope`. An operator's own hosts may have global addresses, in IPv6 and in
+//! IPv4: those networks are private because of the place where they are configured.
 
 use super::networks::NetworkMap;
 use super::scope::{self, Scope};
@@ -12,20 +12,21 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Networks wider than these are nobody's own: tenants have `0.0.0.0/0` for sources, tunnels `2000::/3` for a route.
+/// Shortest prefix of a network that counts as the operator's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as the
+/// route of a tunnel is not.
 const WIDEST_V4: u8 = 8;
 const WIDEST_V6: u8 = 16;
 
-/// What counts as private beside the ranges that do for everybody.
+/// Private networks beside the ranges that are private everywhere.
 #[derive(Debug, Clone, Default)]
 pub struct PrivateNetworks {
-    /// Whether rules that go by name reach private addresses at all.
+    /// The setting for rules by name that lead to private addresses.
     pub destinations: PrivateDestinations,
-    /// As the operator lists them.
+    /// `[policy] private_networks`.
     pub listed: Vec<IpNet>,
-    /// Public addresses that the pools' are mapped to.
+    /// Public addresses that pool addresses are mapped to.
     pub public: Vec<IpAddr>,
-    /// Networks of the machine's own links, but for that of the default route's router.
+    /// Networks of the machine's own links, except that of the default route's router.
     pub connected: Arc<ConnectedNetworks>,
 }
 
@@ -39,36 +40,36 @@ impl PrivateNetworks {
     /// With the source networks of these tenants, for a policy that is compiled without them.
     #[must_use]
     pub fn and_sources_of(mut self, tenants: &[TenantSpec]) -> Self {
-        self.listed.extend(tenants.iter().flat_map(|tenant| &tenant.sources).copied().filter(is_somebodys));
+        self.listed.extend(tenants.iter().flat_map(|tenant| &tenant.sources).copied().filter(is_specific));
         self
     }
 }
 
-/// The networks that are reached without a router, as they are now; shared by every policy of the gateway.
+/// The networks of the machine's own links at present; shared by every policy of the gateway.
 #[derive(Debug, Default)]
 pub struct ConnectedNetworks(ArcSwap<NetworkMap<IpNet>>);
 
 impl ConnectedNetworks {
-    /// Routes have changed.
+    /// Replaces them after a change of routes.
     pub fn replace(&self, networks: impl IntoIterator<Item = IpNet>) {
         let mut map = NetworkMap::default();
-        for network in networks.into_iter().filter(is_somebodys) {
+        for network in networks.into_iter().filter(is_specific) {
             map.insert(network, network);
         }
         self.0.store(Arc::new(map));
     }
 }
 
-/// Why a public address counts as private.
+/// The reason why a public address counts as private.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// In a source network of a tenant.
+    /// It is in a source network of a tenant.
     Tenant(Arc<str>, IpNet),
-    /// In `private_networks`.
+    /// It is in `[policy] private_networks`.
     Listed(IpNet),
-    /// What a pool's address is mapped to.
+    /// It is the public address of a pool.
     PoolPublic(IpNet),
-    /// On a link of the gateway's.
+    /// It is on one of the gateway's links.
     Connected(IpNet),
 }
 
@@ -85,7 +86,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Where rules that go by name may lead.
+/// The addresses that rules by name may lead to.
 #[derive(Debug)]
 pub(super) struct Reach {
     destinations: PrivateDestinations,
@@ -103,14 +104,14 @@ impl Reach {
             owned.insert(address.into(), Owner::PoolPublic(address.into()));
         }
         for tenant in tenants {
-            for &network in tenant.sources.iter().filter(|network| is_somebodys(network)) {
+            for &network in tenant.sources.iter().filter(|network| is_specific(network)) {
                 owned.insert(network, Owner::Tenant(Arc::clone(&tenant.name), network));
             }
         }
         Self { destinations: private.destinations, owned, connected: Arc::clone(&private.connected) }
     }
 
-    /// Whether a rule that goes by name alone may lead to a canonical address.
+    /// True if a rule by name alone may lead to a canonical address.
     pub(super) fn by_name(&self, address: IpAddr) -> bool {
         match scope::of(address) {
             Scope::Never => false,
@@ -119,7 +120,7 @@ impl Reach {
         }
     }
 
-    /// Whose a public address is, or an IPv4 address that it carries; `None` if it is not known to be the operator's.
+    /// The owner of a public address, or of an IPv4 address embedded in it; `None` if it is not known to be the operator's.
     pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
         let carried = scope::carried(address).into_iter().flatten().map(IpAddr::V4);
         std::iter::once(address).chain(carried).find_map(|address| {
@@ -129,7 +130,7 @@ impl Reach {
     }
 }
 
-fn is_somebodys(network: &IpNet) -> bool {
+fn is_specific(network: &IpNet) -> bool {
     network.prefix_len() >= if matches!(network, IpNet::V4(_)) { WIDEST_V4 } else { WIDEST_V6 }
 }
 
@@ -160,7 +161,7 @@ mod tests {
             ("2001:db8:aaaa:1::5", Some("private_networks")),
             ("192.0.2.7", Some("the public address of a pool")),
             ("2001:db8:c::5", Some("own links")),
-            // IPv4 addresses of theirs, behind a translator or a tunnel
+            // such IPv4 addresses behind a translator or a tunnel
             ("64:ff9b::198.51.100.5", Some("tenant beta")),
             ("2002:c000:207::1", Some("the public address of a pool")),
             ("192.0.2.8", None),
