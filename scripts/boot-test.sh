@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs Egret in a Debian with systemd as its first process, boots it between a client and a server, and does to it what
-# operators and fate do: typing errors, reboots, flushed rules, kills, upgrades, removal. Each scenario asks whether service
-# goes on, and whether anything of the client reaches the server uninspected.
+# Installs Egret in a Debian that boots with systemd between a client and a server, and subjects it to typing errors,
+# reboots, flushed rules, kills, upgrades and removal. Each scenario checks that service goes on, and that no packet of the
+# client reaches the server uninspected.
 #
 # Everything it makes lives in one process tree with private mounts and ends with it; only the downloaded Debian stays, in
 # target/boot.
@@ -32,16 +32,7 @@ install_missing debootstrap:debootstrap systemd-nspawn:systemd-container curl:cu
 enter=(unshare --net --mount --pid --fork --kill-child)
 if ! refused=$("${enter[@]}" true 2>&1); then fail "namespaces are refused here, even to root ($refused)"; fi
 
-egret=${EGRET:-}
-if [[ -z $egret ]]; then
-    find_cargo
-    say "Building Egret"
-    (cd "$here/.." && cargo build --quiet --locked --bin egret)
-    target=$(cd "$here/.." && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    egret=$target/debug/egret
-fi
-[[ -x $egret ]] || fail "there is no program $egret"
-egret=$(realpath "$egret")
+find_egret dev "Building Egret" --quiet
 
 # The Debian that is booted: made once, and never written to afterwards.
 wanted=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,logrotate,curl,man-db
@@ -58,17 +49,4 @@ if [[ ! -e $base.complete ]]; then
 fi
 base=$(realpath "$base")
 
-# In the background, because bash runs its traps only between foreground commands. --pdeathsig: also if this script
-# is killed without a chance to run them.
-setpriv --pdeathsig KILL "${enter[@]}" "$here/boot/inside.sh" "$base" "$egret" "$@" <&0 &
-inside=$!
-stop() {
-    trap - INT TERM HUP
-    kill -KILL "$inside" 2>/dev/null || :
-    wait "$inside" 2>/dev/null || :
-    exit "$1"
-}
-trap 'stop 130' INT
-trap 'stop 143' TERM
-trap 'stop 129' HUP
-wait "$inside"
+run_inside "${enter[@]}" "$here/boot/inside.sh" "$base" "$egret" "$@"

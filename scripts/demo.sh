@@ -40,29 +40,6 @@ if ! refused=$("${enter[@]}" true 2>&1); then
   cargo build --profile demo && sudo EGRET=target/demo/egret scripts/demo.sh"
 fi
 
-egret=${EGRET:-}
-if [[ -z $egret ]]; then
-    find_cargo
-    say "Building Egret; the first time, with all that it is made of, that takes some minutes"
-    (cd "$here/.." && cargo build --locked --profile demo --bin egret)
-    target=$(cd "$here/.." && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    egret=$target/demo/egret
-fi
-[[ -x $egret ]] || fail "there is no program $egret"
-egret=$(realpath "$egret")
+find_egret demo "Building Egret and its dependencies; the first time takes some minutes"
 
-# In the background, because bash runs its traps only between foreground commands. --pdeathsig: also if this script
-# is killed without a chance to run them.
-setpriv --pdeathsig KILL "${enter[@]}" "$here/demo/inside.sh" "$egret" "$keep" <&0 &
-inside=$!
-stop() {
-    trap - INT TERM HUP
-    kill -KILL "$inside" 2>/dev/null || :
-    wait "$inside" 2>/dev/null || :
-    printf '\n%s\n' "Stopped; nothing is left." >&2
-    exit "$1"
-}
-trap 'stop 130' INT
-trap 'stop 143' TERM
-trap 'stop 129' HUP
-wait "$inside"
+run_inside "${enter[@]}" "$here/demo/inside.sh" "$egret" "$keep"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/bench.sh, scripts/demo.sh and scripts/test.sh share. Sourced, not run.
+# Functions of the other scripts. Sourced, not run.
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -48,7 +48,7 @@ install_packages() {
 
 # The version of the cargo in the PATH, for example 1.95.0; nothing if there is none.
 cargo_version() { { cargo --version 2>/dev/null || :; } | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
-# Whether that cargo builds this project.
+# Succeeds if that cargo can build this project.
 cargo_is_new_enough() {
     local wanted
     wanted=$(sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
@@ -69,4 +69,40 @@ find_cargo() {
             fail "cargo $(cargo_version) is the newest that apt has here, and too old: install a current Rust (https://rustup.rs)"
     fi
     install_missing cc:build-essential
+}
+
+# Sets `egret` to the binary that EGRET names, or to one built with a cargo profile.
+find_egret() { # PROFILE MESSAGE [CARGO OPTION...]
+    egret=${EGRET:-}
+    if [[ -z $egret ]]; then
+        local profile=$1 top target
+        top=$(dirname "${BASH_SOURCE[0]}")/..
+        find_cargo
+        say "$2"
+        shift 2
+        (cd "$top" && cargo build --locked --profile "$profile" --bin egret "$@")
+        target=$(cd "$top" && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+        egret=$target/${profile/#dev/debug}/egret
+    fi
+    [[ -x $egret ]] || fail "there is no program $egret"
+    egret=$(realpath "$egret")
+}
+
+# Runs `unshare ... COMMAND` and returns its exit code. Everything inside ends when this script is stopped or killed.
+run_inside() { # COMMAND...
+    # --pdeathsig is for a script that is killed. The command runs in the background because bash runs traps only between
+    # foreground commands.
+    setpriv --pdeathsig KILL "$@" <&0 &
+    inside=$!
+    trap 'stop_inside 130' INT
+    trap 'stop_inside 143' TERM
+    trap 'stop_inside 129' HUP
+    wait "$inside"
+}
+stop_inside() { # EXIT-CODE
+    trap - INT TERM HUP
+    kill -KILL "$inside" 2>/dev/null || :
+    wait "$inside" 2>/dev/null || :
+    printf '\n%s\n' "Stopped; nothing is left running." >&2
+    exit "$1"
 }
