@@ -26,7 +26,7 @@ while [[ $# -gt 0 ]]; do
     case $1 in
         --quick) whole= ;;
         --only | --rounds)
-            [[ $# -ge 2 ]] || fail "$1 wants a value"
+            [[ $# -ge 2 ]] || fail "$1 needs a value"
             if [[ $1 = --only ]]; then whole=; fi
             shift
             ;;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs Egret on this Debian or Ubuntu machine, or removes it. Can be run again: it replaces what it installed and
-# never a configuration that was edited. docs/install.md tells the whole story.
+# never an existing configuration. See docs/install.md.
 set -eu
 # Root runs what is installed: nobody else may write there, whatever the caller's umask.
 umask 022
@@ -13,7 +13,7 @@ usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR] [--force]
   --binary PATH  install this binary; default: the one that cargo build --release made here
   --prefix DIR   default: /usr
   --root DIR     install into a directory instead of this machine: no user, no owners, no systemd; needs no root
-  --force        install a binary that refuses the configuration in /etc/egret, too
+  --force        install even if the binary refuses the configuration in /etc/egret
   --uninstall    stop Egret, take steering down, remove what was installed; keep configuration and logs
   --purge        remove configuration, logs and the user egret too
 USAGE
@@ -35,7 +35,7 @@ purge=
 while [ $# -gt 0 ]; do
     case $1 in
         --binary | --prefix | --root)
-            [ $# -ge 2 ] || fail "$1 wants a value"
+            [ $# -ge 2 ] || fail "$1 needs a value"
             case $1 in --binary) binary=$2 ;; --prefix) prefix=$2 ;; *) root=$2 ;; esac
             shift
             ;;
@@ -47,10 +47,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -z "$purge" ] || [ -n "$uninstall" ] || fail "--purge goes with --uninstall"
-case $prefix in /*) ;; *) fail "--prefix is an absolute path" ;; esac
-# The prefix is written into the units by sed, and is nobody's word but the administrator's.
-case $prefix in *[!A-Za-z0-9/._-]*) fail "--prefix holds a character other than letters, digits, / . _ -" ;; esac
+[ -z "$purge" ] || [ -n "$uninstall" ] || fail "--purge needs --uninstall"
+case $prefix in /*) ;; *) fail "--prefix must be an absolute path" ;; esac
+# The prefix is written into the units by sed.
+case $prefix in *[!A-Za-z0-9/._-]*) fail "--prefix may only contain letters, digits, / . _ -" ;; esac
 prefix=${prefix%/}
 root=${root%/}
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then fail "run as root, or with --root DIR to try it out"; fi
@@ -69,24 +69,24 @@ fish_completion=$prefix/share/fish/vendor_completions.d/egret.fish
 
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
-# Whole or not at all, and never written into a running program.
+# Replaces the file atomically, without writing into a running program.
 place() { # MODE FROM TO
     mkdir -p "$(dirname "$root$3")"
     cp "$2" "$root$3.new"
     chmod "$1" "$root$3.new"
     mv "$root$3.new" "$root$3"
 }
-place_unit() { # NAME: with the paths of this installation
+place_unit() { # NAME. Puts the paths of this installation into it
     mkdir -p "$root$units"
     sed "s|/usr/bin/egret|$bin|g; s|/usr/lib/egret/|$lib/|g" "$here/deploy/$1" >"$root$units/$1.new"
     chmod 644 "$root$units/$1.new"
     mv "$root$units/$1.new" "$root$units/$1"
 }
 
-# Before anything is replaced: does the binary run here, and does it take the configuration that is there?
+# Checks, before anything is replaced, that the binary runs here and accepts the existing configuration.
 check_binary() {
     [ -f "$binary" ] || fail "there is no $binary: build it with cargo build --release (not as root), or give --binary PATH"
-    version=$("$binary" --version 2>&1) || fail "$binary does not run on this machine: ${version:-it failed without a word}"
+    version=$("$binary" --version 2>&1) || fail "$binary does not run on this machine: ${version:-it failed without a message}"
     case $version in "egret "*) ;; *) fail "$binary is not egret: it calls itself ${version:-nothing}" ;; esac
     if [ ! -e "$root$config" ] || [ -n "$force" ]; then return 0; fi
     found=$("$binary" check --config "$root$config" 2>&1) && return 0
@@ -102,7 +102,7 @@ make_user() {
     fi
 }
 
-generate() { # FILE EGRET-ARGUMENT...: what the installed binary prints
+generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
     file=$1
     shift
     mkdir -p "$(dirname "$root$file")"
@@ -110,7 +110,7 @@ generate() { # FILE EGRET-ARGUMENT...: what the installed binary prints
     mv "$root$file.new" "$root$file"
 }
 
-# systemd-networkd reads networkd.conf when it starts, and at no other time; a restart keeps links and addresses.
+# systemd-networkd reads networkd.conf only when it starts. A restart keeps links and addresses.
 protect_routes() {
     if [ -e "$root$networkd" ] && cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then return 0; fi
     place 644 "$here/deploy/networkd.conf" "$networkd"
@@ -148,11 +148,10 @@ install_all() {
     fi
     if [ -n "$root" ]; then
         protect_routes
-        say "installed into $root, as a trial: no user made, no owners set, systemd not told"
+        say "installed into $root: no user created, no owners set, systemd not reloaded"
         return
     fi
-    # Rules may name what tenants may reach: not for everybody's eyes. What is made in these directories belongs to the group
-    # too, so that the service can read it.
+    # The rules are confidential. New files in these directories inherit the group, so that the service can read them.
     chown -R root:egret /etc/egret
     find /etc/egret -type d -exec chmod 2750 {} +
     install -d -m 750 -o egret -g egret /var/log/egret

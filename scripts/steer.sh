@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts Egret's packet rules, routes and kernel settings in place (up), takes them away (down), or says how they are
-# (status). Run as root. docs/steering.md explains what they are.
+# Puts Egret's packet rules, routes and kernel settings in place (up), removes them (down), or checks them (status). Run as
+# root. docs/steering.md explains what they are.
 set -eu
 
 usage() {
@@ -8,18 +8,18 @@ usage() {
 usage: steer.sh up|guard|down|status [--config FILE] [--egret PATH] [--format iptables|nftables] [--keep FOLDER]
 
   up       put everything in place; run it again after a change of the configuration
-  guard    until `up` has succeeded, forward nothing; does nothing if it has since the boot. Needs no configuration
-  down     take everything away and restore what was there before; needs no configuration
+  guard    block forwarding until `up` has succeeded; no effect if it has since the boot. Needs no configuration
+  down     remove everything and restore the settings from before; needs no configuration
   status   exit 0 if everything is in place, else 1
 
   --config FILE   default: $EGRET_CONFIG, else /etc/egret/egret.toml
   --egret PATH    the egret binary; default: $EGRET, then PATH, then target/release and target/debug beside this script
   --format NAME   iptables (default) or nftables; `up` replaces the other one, `status` finds out by itself
-  --keep FOLDER   `up` keeps the rules there once they are in place. If the configuration cannot be used later, it puts these
-                  in place instead, says so, and exits with 1. Root's alone: what is kept there is run as root
+  --keep FOLDER   `up` keeps a copy of the rules there once they are in place, and uses it, with a message and exit code 1,
+                  if the configuration is broken later. Only root may write there: the copy is run as root
 
-Exit code 2: nothing was put in place. GUARD_INTERFACES in the environment names the interfaces that `guard` is for,
-separated by spaces; all of them unless given.
+Exit code 2: nothing was put in place. The environment variable GUARD_INTERFACES limits `guard` to these interfaces,
+separated by spaces.
 USAGE
 }
 
@@ -46,9 +46,9 @@ format=
 kept=
 while [ $# -gt 0 ]; do
     case $1 in
-        up | guard | down | status) [ -z "$command" ] || fail "one of up, guard, down, status, please"; command=$1 ;;
+        up | guard | down | status) [ -z "$command" ] || fail "give only one of up, guard, down, status"; command=$1 ;;
         --config | --egret | --format | --keep)
-            [ $# -ge 2 ] || fail "$1 wants a value"
+            [ $# -ge 2 ] || fail "$1 needs a value"
             case $1 in --config) config=$2 ;; --egret) egret=$2 ;; --keep) kept=$2/steering.sh ;; *) format=$2 ;; esac
             shift
             ;;
@@ -75,16 +75,16 @@ find_egret() {
 PATH=$PATH:/usr/sbin:/sbin
 export PATH
 
-# What `up` records of this boot; root's alone.
+# Record of what `up` changed since the boot; only root may write there.
 state=${EGRET_STEERING_STATE:-/run/egret-steering/state}
-# Is there while `up` has succeeded since the boot.
+# Exists if `up` has succeeded since the boot.
 marker=${state%/*}/up
-# Says why the last good rules are in force, if they are.
+# Exists while the last good rules are in force, and holds the reason.
 fallback=${state%/*}/fallback
 
-# --- forwarding, until there are rules
-# Rules of policy routing and not packet rules: nobody's `flush ruleset` removes them, they need no packet filter, and
-# exist before the interfaces do. Right after the local table, so that the machine itself stays reachable.
+# --- the guard: blocks forwarding until there are rules
+# By policy routing and not packet rules: `nft flush ruleset` does not remove it, it needs no packet filter, and it works for
+# interfaces that do not exist yet. Right after the local table, so that the machine itself stays reachable.
 
 guard_protocol=231 # tells them from the rules of `up`
 
@@ -101,12 +101,12 @@ guard() {
         fi
     done
 }
-# Unless it is refused already: there is no moment in between.
+# Adding a rule that exists fails, which is fine: it is never absent in between.
 refuse() { # -4|-6 WHAT...
     family=$1
     shift
     if ! said=$(ip "$family" rule add pref 1 "$@" blackhole protocol $guard_protocol 2>&1); then
-        case $said in *"File exists"*) ;; *) fail "forwarding cannot be stopped: $said" ;; esac
+        case $said in *"File exists"*) ;; *) fail "cannot block forwarding: $said" ;; esac
     fi
 }
 is_guarded() { ip rule show | grep "proto $guard_protocol" >/dev/null; }
@@ -114,7 +114,7 @@ lift_guard() { for family in $(families); do ip "$family" rule flush protocol $g
 
 # --- up
 
-# The whole script is there before any of it runs: if egret fails, nothing has changed. Yields what was said, if it fails.
+# Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure.
 attempt() { # WHAT COMMAND...
     if ! said=$("$@" 2>&1 >"$scratch"); then
         why=${said:-"$1 failed"}
@@ -130,12 +130,12 @@ run_script() { # FILE
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
 }
-# Whole or not at all, also if the power fails.
+# Replaces the kept rules atomically, and durably over a power failure.
 keep() {
     if [ -z "$kept" ]; then return 0; fi
     if ! { mkdir -p "${kept%/*}" && chmod 700 "${kept%/*}" && cp "$scratch" "$kept.new" && sync "$kept.new" &&
         mv "$kept.new" "$kept"; }; then
-        printf 'steer.sh: the rules could not be kept in %s for the case that the configuration breaks\n' "${kept%/*}" | tell 3
+        printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3
     fi
 }
 in_place() {
@@ -160,7 +160,7 @@ up() {
     refused=$why
     if [ -z "$kept" ] || [ ! -f "$kept" ]; then
         is_guarded && guarded="; until it is, nothing is forwarded (\`steer.sh down\` lifts that)"
-        fail "no steering was put in place${kept:+, and no earlier rules are kept}${guarded:-}"
+        fail "steering was not put in place${kept:+, and there are no kept rules to fall back to}${guarded:-}"
     fi
     if ! run_script "$kept"; then
         printf '%s\n' "$why" | tell 3

@@ -28,13 +28,13 @@ lint() { cargo clippy --locked --all-targets -- -D warnings; }
 docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items; }
 # Unit, property, doc, generated-documents and network-namespace tests.
 test() { cargo test --locked; }
-# Installs and boots Egret in a Debian of its own, and does to it what happens to machines.
+# Installs and boots Egret in a Debian of its own; see scripts/boot/scenarios.sh.
 boot() { scripts/boot-test.sh; }
 # Every benchmark once, so that none rots; nothing is measured.
 bench() { cargo test --locked --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
 scripts() { shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run; }
-# The alerting rules, and what the metrics listener says, as Prometheus's own tool sees them.
+# Checks the alerting rules and the metrics with Prometheus's own tool.
 alerts() {
     promtool check rules --lint-fatal deploy/prometheus/egret-rules.yml
     promtool test rules deploy/prometheus/egret-rules.test.yml

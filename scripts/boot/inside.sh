@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The inner half of scripts/boot-test.sh, which runs it as the first process of new network, mount and process namespaces:
-# goes through the scenarios and says of each how it ended.
+# The inner half of scripts/boot-test.sh, which runs it as the first process of new network, mount and process namespaces.
+# Runs the scenarios and prints the result of each.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 base=$1

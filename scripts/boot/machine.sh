@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The machine, and its surroundings: a client that dials out, a server that tells its clients who they seem to be, and
-# counts what reaches it from the client's own addresses. /run is a tmpfs of our own, so nothing here outlives us.
+# The machine under test with a client and a server. The server tells its clients their source address, and counts packets
+# that reach it from the client's own addresses. /run is a private tmpfs, so that nothing here stays behind.
 #
 #   client 10.0.1.2, fd00:1::2 ── ens5 [machine] ens6 ── server 198.51.100.10, 2001:db8:51::a
 
@@ -33,7 +33,7 @@ expect() { # WHAT COMMAND...
     shift
     "$@" || wrong "$what"
 }
-# One that says what was printed instead.
+# Expects a line like the pattern in the output of a command, and prints the output otherwise.
 expect_line() { # PATTERN COMMAND...
     local pattern=$1 printed
     shift
@@ -46,7 +46,7 @@ server() { ip netns exec server "$@"; }
 
 make_surroundings() {
     mkdir -p $dir/nginx $dir/upper $dir/work $root
-    # On port 8080 too, which Egret is not asked to intercept.
+    # Listens on port 8080 too, which is not intercepted.
     sed "s|/run/egret-demo|$dir|; s|listen 80;|listen 80; listen 8080; listen [::]:8080;|" "$here/../demo/nginx.conf" >$dir/nginx.conf
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=boot \
         -addext subjectAltName=DNS:api.example.org -keyout $dir/nginx/key.pem -out $dir/nginx/cert.pem 2>/dev/null
@@ -57,7 +57,7 @@ make_surroundings() {
         ip -n $name link set lo up
         ip netns exec $name sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
     done
-    # What the server counts here was forwarded, and not sent by the gateway.
+    # Packets from the client's addresses were forwarded, and not sent by the gateway.
     server nft -f - <<'RULES' || return
 table inet count {
     chain in {
@@ -70,7 +70,7 @@ RULES
     server nginx -p $dir/nginx -e error.log -c $dir/nginx.conf &
 }
 
-# A network like that after a power-up: nothing of an earlier boot's rules, routes and settings.
+# Makes a fresh network namespace, without the rules, routes and settings of an earlier boot.
 make_wires() {
     ip netns del machine 2>/dev/null || :
     wait_for 10 "the old links to go" no_links
@@ -86,7 +86,7 @@ addr add fd00:1::2/64 dev c0 nodad
 route add default via 10.0.1.1
 route add default via fd00:1::1
 IP
-    # The server knows the way back to the clients: a packet that slips through is answered.
+    # The server has a route back to the clients, so that a leaked packet is answered.
     ip -n server -batch - <<'IP'
 link set s0 up
 addr add 198.51.100.10/24 dev s0
@@ -109,7 +109,7 @@ unpack_machine() {
     echo machine >$root/etc/hostname
     mkdir -p $root/etc/systemd/system/multi-user.target.wants $root/var/log/journal
     ln -sf /lib/systemd/system/systemd-networkd.service $root/etc/systemd/system/multi-user.target.wants/
-    # Only what is of use here.
+    # Units that are of no use here.
     ln -sf /dev/null $root/etc/systemd/system/apt-daily.timer
     ln -sf /dev/null $root/etc/systemd/system/apt-daily-upgrade.timer
     ln -sf /dev/null $root/etc/systemd/system/systemd-networkd-wait-online.service
@@ -117,9 +117,9 @@ unpack_machine() {
     cp "$built" $root/opt/egret/egret
     strip $root/opt/egret/egret 2>/dev/null || :
 }
-# Where an overlay is refused, as in some containers.
+# The fallback where overlayfs is refused, as in some containers.
 mount_copy() { umount $root 2>/dev/null || :; cp -a "$base/." $root/; }
-# The server's side is the way to everywhere: networks without a way out count as private.
+# ROUTER makes the interface a default route.
 network() { # INTERFACE ADDRESS ADDRESS [ROUTER...]
     local file=$root/etc/systemd/network/10-$1.network router
     cat >"$file" <<CONF
@@ -136,7 +136,7 @@ CONF
     for router in "${@:4}"; do printf '[Route]\nGateway=%s\n' "$router" >>"$file"; done
 }
 
-# Boots it, and yields when systemd has done what there was to do.
+# Boots the machine, and returns when systemd has finished.
 boot() {
     make_wires
     SYSTEMD_NSPAWN_API_VFS_WRITABLE=network SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 \
@@ -150,7 +150,7 @@ booted() {
     state=$(machine systemctl is-system-running 2>/dev/null)
     [[ $state == running || $state == degraded ]]
 }
-# As orderly as a reboot's first half.
+# Shuts the machine down in order.
 shut_down() {
     local nspawn
     nspawn=$(cat $dir/nspawn)
@@ -185,7 +185,7 @@ metric_is() { [[ $(metric "$1") == "$2" ]]; }
 
 # --- asking
 
-# What the server says of a request for a name from the client.
+# Requests a URL from the client and prints the server's answer.
 ask() { # -4|-6 URL [CURL OPTION...]
     local family=$1 url=$2
     shift 2
@@ -200,18 +200,18 @@ serves() {
     expect_line '^reason: not_allowed$' ask -4 http://evil.example.org/
     expect_line '^reason: not_allowed$' ask -6 http://evil.example.org/
 }
-# What passes by Egret because forwarding is on and the port is not intercepted.
+# Succeeds if a request to a port that is not intercepted is forwarded.
 is_forwarded() { ask "$1" http://api.example.org:8080/ --resolve '*:8080:198.51.100.10,[2001:db8:51::a]' --max-time 1 2>/dev/null | grep 'by \(10.0.1.2\|fd00:1::2\)' >/dev/null; }
 is_served() { ask "$1" http://api.example.org/ --max-time 0.8 | grep 'by \(203.0.113.1[6-9]\|2001:db8:100::\)' >/dev/null; }
 
-# Packets that have reached the server from the client's own addresses.
+# Prints the number of packets that reached the server from the client's own addresses.
 leaked() { server nft list table inet count | awk '/counter/ { for (i = 1; i < NF; i++) if ($i == "packets") n += $(i + 1) } END { print n + 0 }'; }
 nothing_leaked() {
     local packets
     packets=$(leaked)
     [[ $packets == 0 ]] || wrong "$packets packets of the client have reached the server uninspected"
 }
-# Dials out all the time, in both families, over TCP and UDP, until told to stop.
+# Sends requests all the time, in both families, over TCP and UDP, until stop_storm.
 start_storm() {
     local target
     for target in '-4 http://evil.example.org' '-6 http://evil.example.org' '-4 https://evil.example.org'; do
@@ -232,7 +232,7 @@ stop_storm() {
     rm -f $dir/storm
 }
 
-# A connection that stays open over what is done to the machine: `hold_flow`, then `flow_lives`.
+# Holds a connection open during a change of the machine: `hold_flow`, then `flow_lives`, then `end_flow`.
 hold_flow() {
     # shellcheck disable=SC2016 # the inner shell's
     coproc FLOW { client bash -c 'exec 3<>/dev/tcp/198.51.100.10/80 && while read -r _; do

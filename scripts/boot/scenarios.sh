@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is done to the machine. A scenario finds Egret installed and serving, and leaves it so.
+# The scenarios. Each finds Egret installed and serving, and leaves it so.
 
 # shellcheck disable=SC2034 # inside.sh reads it
 all_scenarios=(
