@@ -134,6 +134,7 @@ pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
     found
 }
 
+/// Pool addresses that are, or may be, those of others: of next hops, DNS servers, neighbours, networks.
 fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
     const LOCAL: &str =
         "pool addresses are local to this machine, so it could not reach those hosts any more";
@@ -174,6 +175,13 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
             others(Gravity::Doubtful, "an address that is not a host's", reserved.collect());
         }
     }
+    found.extend(own_addresses(pool, params, machine));
+    found
+}
+
+/// Pool addresses that the machine has on an interface.
+fn own_addresses(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
+    let mut found = Vec::new();
     for (link, own) in machine.addresses().filter(|(_, own)| pool.contains(&own.addr())) {
         let (name, address) = (&link.ifname, own.addr());
         if params.interfaces.iter().any(|one| one.covers(name)) {
