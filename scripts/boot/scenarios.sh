@@ -279,7 +279,7 @@ scenario_upgrade() {
     hold_flow
     expect "install.sh failed over a running gateway" install
     flow_lives
-    # What is no binary, or refuses what is there, replaces nothing.
+    # A file that is not egret, or a binary that refuses the configuration, is not installed.
     printf '#!/bin/sh\nexit 1\n' >"$root"/opt/egret/broken
     printf '#!/bin/sh\necho other 1.0\n' >"$root"/opt/egret/other
     chmod 755 "$root"/opt/egret/broken "$root"/opt/egret/other

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How the demo shows its steps, and holds each result against what it should be.
+# Prints the steps of the demo, and compares each result with the expected one.
 
 : "${outside:?}" "${dir:?}" "${log:?}" "${config:?}" "${steer:?}" "${users:?}" # set by inside.sh and lab.sh
 
