@@ -147,7 +147,7 @@ pub(super) async fn stop(
         End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
         // What the server has said so far is delivered before the reset.
         End::Stopped(Farewell::Reset) | End::Finished { .. } | End::Failed(_) | End::Idle | End::HalfOpen => {
-            relay::settle(client).await
+            relay::settle(client).await;
         }
     }
     outcome

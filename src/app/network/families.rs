@@ -108,7 +108,7 @@ impl Families {
                 match (before[index], now[index]) {
                     (before, now) if before == now => {}
                     (_, Leaves::Yes) => {
-                        tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted")
+                        tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
                     }
                     (_, Leaves::Unrouted) => tracing::warn!(
                         %pool,

@@ -5,7 +5,7 @@ use crate::sys::netlink::{Want, attribute, attributes};
 use std::io;
 
 /// `NFT_MSG_GETOBJ`
-const GET_OBJECT: u16 = NF_TABLES | 19;
+const GET_OBJECT: u16 = NF_TABLES | 0x13;
 
 /// The named counters of a table, with their packets.
 pub fn of_table(family: TableFamily, table: &str) -> io::Result<Vec<(String, u64)>> {
