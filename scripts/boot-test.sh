@@ -35,17 +35,17 @@ if ! refused=$("${enter[@]}" true 2>&1); then fail "namespaces are refused here,
 find_egret dev "Building Egret" --quiet
 
 # The Debian that is booted: made once, and never written to afterwards.
-wanted=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,logrotate,curl,man-db
+wanted=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,logrotate,curl,jq,man-db,procps
 cache=$here/../target/boot
 base=$cache/$suite
-if [[ ! -e $base.complete ]]; then
+if [[ $(cat "$base.complete" 2>/dev/null) != "$wanted" ]]; then
     say "Downloading Debian ($suite) into target/boot; takes a minute or two"
     rm -rf "$base"
     mkdir -p "$base"
     debootstrap --variant=minbase --include="$wanted" "$suite" "$base" >"$cache/$suite.log" 2>&1 ||
         fail "debootstrap failed: $(tail -n 3 "$cache/$suite.log")"
     rm -rf "$base"/var/cache/apt/archives/*.deb "$base"/var/lib/apt/lists/*
-    touch "$base.complete"
+    echo "$wanted" >"$base.complete"
 fi
 base=$(realpath "$base")
 

@@ -161,9 +161,9 @@ install_all() {
 
 Egret is installed. Next:
   1. edit $config           (interfaces, pool, tenants)
-  2. egret check --config $config
+  2. egret check
   3. systemctl enable --now egret-steering egret
-  4. egret doctor --config $config
+  4. egret doctor
 After an upgrade: systemctl restart egret-steering egret
 NEXT
 }

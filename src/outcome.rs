@@ -219,7 +219,7 @@ outcomes! {
     DeniedByRule = "denied_by_rule", Policy, Denied: "A deny rule names this destination."
         => "`egret explain` names the rule.";
     NotAllowed = "not_allowed", Policy, Denied: "No allow rule covers this name, address and port."
-        => "If it should leave, add an allow rule; `egret explain` shows what was considered.";
+        => "If it should leave, add an allow rule: `egret allow` with the ID of a denied flow writes it.";
     TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows; or the gateway is nearly full, and the tenant has more than an equal part of it."
         => "Find the client that leaks connections, or raise the limit: `limits.flows`; or LimitNOFILE of the service, if `detail` says that the gateway is nearly full.";
     GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow, or the kernel had no room for one more; the client was reset."

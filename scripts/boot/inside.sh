@@ -16,6 +16,10 @@ mount -t tmpfs -o mode=755 tmpfs /run
 . "$here/machine.sh"
 # shellcheck source=scripts/boot/scenarios.sh
 . "$here/scenarios.sh"
+# shellcheck source=scripts/boot/docs.sh
+. "$here/docs.sh"
+# shellcheck source=scripts/boot/runbooks.sh
+. "$here/runbooks.sh"
 
 scenarios=(install_and_boot)
 if (($#)); then

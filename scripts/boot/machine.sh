@@ -49,7 +49,7 @@ make_surroundings() {
     # Listens on port 8080 too, which is not intercepted.
     sed "s|/run/egret-demo|$dir|; s|listen 80;|listen 80; listen 8080; listen [::]:8080;|" "$here/../demo/nginx.conf" >$dir/nginx.conf
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=boot \
-        -addext subjectAltName=DNS:api.example.org -keyout $dir/nginx/key.pem -out $dir/nginx/cert.pem 2>/dev/null
+        -addext subjectAltName=DNS:api.example.org,DNS:deb.debian.org -keyout $dir/nginx/key.pem -out $dir/nginx/cert.pem 2>/dev/null
     printf 'silent\nshow-error\nmax-time = 20\ncacert = %s\n' $dir/nginx/cert.pem >$dir/.curlrc
     local name
     for name in client server; do

@@ -15,6 +15,8 @@ all_scenarios=(
     stopped_gateway
     upgrade
     purge_and_install_again
+    documents
+    runbooks
 )
 
 : "${root:?}" # set by machine.sh

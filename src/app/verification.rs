@@ -33,15 +33,21 @@ pub(super) fn verifier(
     };
     let (dnssec, grace, roots) =
         (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
+    let asks_servers = rules().any(|rule| rule.certificate != CertificateRule::Unasked);
     let settings = Settings { servers, dnssec, grace, roots };
     let candidate = before.and_then(|before| before.candidate.as_ref());
     let known = [
         before.and_then(|before| before.verifier.as_ref()),
         candidate.and_then(|candidate| candidate.verifier()),
     ];
-    let same = |verifier: &&Arc<Verifier>| *verifier.settings() == settings;
+    let same = |verifier: &&Arc<Verifier>| {
+        *verifier.settings() == settings && (verifier.trusts_somebody() || !asks_servers)
+    };
     if let Some(verifier) = known.into_iter().flatten().find(same) {
         return Ok(Some(Arc::clone(verifier)));
+    }
+    if asks_servers {
+        settings.roots.store()?; // or says what is missing
     }
     Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
 }

@@ -101,7 +101,8 @@ fn table(findings: &[Finding]) -> String {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (ok, warn, fail) = (count(Level::Ok), count(Level::Warn), count(Level::Fail));
-    let _ = writeln!(text, "\n{ok} ok, {warn} warnings, {fail} failed");
+    let warnings = if warn == 1 { "warning" } else { "warnings" };
+    let _ = writeln!(text, "\n{ok} ok, {warn} {warnings}, {fail} failed");
     text
 }
 

@@ -22,7 +22,9 @@ impl Fresh {
         if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
             chown(path, Some(model.uid()), Some(model.gid()))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(model.mode() & 0o777))?;
+        // A folder's mode has the right to search it, which would make a program of a file.
+        let kept = if model.is_dir() { 0o666 } else { 0o777 };
+        file.set_permissions(fs::Permissions::from_mode(model.mode() & kept))?;
         file.sync_all()?;
         Ok(fresh)
     }

@@ -69,7 +69,10 @@ fn write_outcome(text: &mut String, record: &Recorded) {
             );
         }
         Some(denied) => {
-            let _ = writeln!(text, "         {}", denied.remedy());
+            // Its remedy is the line after it.
+            if denied != Outcome::NotAllowed {
+                let _ = writeln!(text, "         {}", denied.remedy());
+            }
             if super::allow::can_help(denied) {
                 let _ = writeln!(
                     text,

@@ -7,7 +7,7 @@ const INTRO: &str = r#"# Configuration
 
 <!-- Generated from src/config/catalogue.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test generated_docs`. -->
 
-One TOML file, usually `/etc/egret/egret.toml`. `egret check FILE` says what is wrong with it, with file, line and
+One TOML file, usually `/etc/egret/egret.toml`. `egret check` says what is wrong with it, with file, line and
 column, and exits with 1 if it cannot be used. A key that is not listed here is an error. A key that is listed as *not
 supported yet* is an error too: Egret never ignores what it is told.
 

@@ -181,6 +181,23 @@ fn no_port(tenant: &Tenant, why: LeaseError) -> Ended {
     Ended { outcome: why.outcome(), detail: why.detail() }
 }
 
+fn why_no_socket(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::NoResources => Some("the gateway is out of descriptors, memory or buffers"),
+        Failure::NotPermitted => Some(
+            "the kernel does not permit it: a rule of `ip rule` or of a packet filter, or no CAP_NET_ADMIN",
+        ),
+        Failure::Aborted => Some("somebody on the gateway ended the socket"),
+        Failure::Refused
+        | Failure::Reset
+        | Failure::Unreachable
+        | Failure::TimedOut
+        | Failure::PortTaken
+        | Failure::NotOurAddress
+        | Failure::Other => None,
+    }
+}
+
 pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
     match error {
         DialError::NoPort(why) => no_port(tenant, *why),
@@ -201,7 +218,7 @@ pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -
             }
             Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
                 worker.complain("cannot dial", error);
-                Outcome::DialFailed.into()
+                Ended { outcome: Outcome::DialFailed, detail: why_no_socket(*failure) }
             }
         },
     }

@@ -31,7 +31,7 @@ impl Roots {
     }
 
     /// Fails if nobody is trusted.
-    pub(super) fn store(&self) -> io::Result<RootCertStore> {
+    pub fn store(&self) -> io::Result<RootCertStore> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(self.given.iter().cloned());
         if self.system {

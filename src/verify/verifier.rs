@@ -8,6 +8,7 @@ use super::names::{LookupMeters, Names};
 use super::refresh;
 use super::shards::Key;
 use crate::clock;
+use rustls::RootCertStore;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ pub struct Verifier {
     names: Names,
     certificates: Certificates,
     settings: Settings,
+    trusts_somebody: bool,
     pins: mpsc::UnboundedSender<HashSet<Key>>,
     /// The thread ends when this is gone.
     _stop: oneshot::Sender<()>,
@@ -45,8 +47,10 @@ impl Verifier {
         let dns = Dns::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
         let ask = Box::new(move |name: &_, family| dns.ask(name, family));
         let names = Names::new(ask, settings.grace, runtime.handle().clone(), clock::now, lookups);
-        let certificates =
-            Certificates::new(settings.roots.store()?, runtime.handle().clone(), clock::now, probes);
+        let roots = settings.roots.store();
+        let trusts_somebody = roots.is_ok();
+        let roots = roots.unwrap_or_else(|_| RootCertStore::empty());
+        let certificates = Certificates::new(roots, runtime.handle().clone(), clock::now, probes);
         let (pins, pinned) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let refreshing = refresh::run(names.clone(), pinned);
@@ -58,12 +62,17 @@ impl Verifier {
                 }
             });
         })?;
-        Ok(Self { names, certificates, settings, pins, _stop: stop })
+        Ok(Self { names, certificates, settings, trusts_somebody, pins, _stop: stop })
     }
 
     /// What it was started with.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// False if there was no root certificate when it was started: then no server can prove a name.
+    pub fn trusts_somebody(&self) -> bool {
+        self.trusts_somebody
     }
 
     /// What names are known by.

@@ -30,7 +30,7 @@ pub(super) fn render(report: &PortsReport, extent: &Extent) -> String {
     sources(&mut text, &report.sources, extent.sources);
     text.push('\n');
     if report.hot.is_empty() {
-        text.push_str("Nothing hot: no destination that is asked for has more than 1 % of the ports of a source address (looked at once a second).\n");
+        text.push_str("No destination is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n");
         return text;
     }
     text.push_str("HOTTEST DESTINATIONS\n");
@@ -255,6 +255,6 @@ HOTTEST DESTINATIONS
     #[test]
     fn a_quiet_gateway_says_so() {
         let text = render(&PortsReport { sources: vec![source("a", 0)], hot: Vec::new() }, &Extent::WHOLE);
-        assert!(text.ends_with("Nothing hot: no destination that is asked for has more than 1 % of the ports of a source address (looked at once a second).\n"));
+        assert!(text.ends_with("No destination is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n"));
     }
 }
