@@ -17,6 +17,8 @@ crate::trials! {
 }
 
 const NAME: &str = "old.example.org";
+/// OpenSSL takes a hyphen at the edge of a label.
+const EDGE: &str = "old-.example.org";
 
 /// `openssl s_server`, until it is dropped.
 struct OldServer(Child);
@@ -33,21 +35,28 @@ fn openssl(dir: &Path, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, and from it a certificate with the name as it should be, by its common name alone, and signed with SHA-1.
+/// An authority, and from it a certificate with the name as it should be, by its common name alone, signed with SHA-1, for the
+/// name with the hyphen, and for a key of 1024 bits.
 fn certificates() -> TempDir {
     let dir = TempDir::with_prefix("egret-old-").unwrap();
     let at = dir.path();
     openssl(at, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority");
     openssl(at, &format!("req -newkey rsa:2048 -nodes -keyout key.pem -out request -subj /CN={NAME}"));
     fs::write(at.join("names"), format!("subjectAltName=DNS:{NAME}\n")).unwrap();
+    fs::write(at.join("edge"), format!("subjectAltName=DNS:{EDGE}\n")).unwrap();
     fs::write(at.join("none"), "basicConstraints=CA:FALSE\n").unwrap();
-    for (file, extensions, digest) in
-        [("named", "names", "sha256"), ("common", "none", "sha256"), ("sha1", "names", "sha1")]
-    {
+    openssl(at, &format!("req -newkey rsa:1024 -nodes -keyout weak.key -out weak -subj /CN={NAME}"));
+    for (file, request, extensions, digest) in [
+        ("named", "request", "names", "sha256"),
+        ("common", "request", "none", "sha256"),
+        ("sha1", "request", "names", "sha1"),
+        ("hyphen", "request", "edge", "sha256"),
+        ("short", "weak", "names", "sha256"),
+    ] {
         openssl(
             at,
             &format!(
-                "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -{digest} \
+                "x509 -req -in {request} -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -{digest} \
                  -extfile {extensions} -out {file}.pem"
             ),
         );
@@ -63,10 +72,10 @@ fn serve(lab: &Lab, dir: &Path, address: SocketAddr, certificate: &str, options:
 }
 
 /// Whether OpenSSL's client takes the server for the name's.
-fn is_reached(lab: &Lab, dir: &Path, address: SocketAddr, options: &[&str]) -> bool {
+fn is_reached(lab: &Lab, dir: &Path, address: SocketAddr, name: &str, options: &[&str]) -> bool {
     let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &address.to_string(), "-servername", NAME, "-CAfile", "ca.pem"]);
-    command.args(["-verify_return_error", "-verify_hostname", NAME]).args(options).current_dir(dir);
+    command.args(["s_client", "-connect", &address.to_string(), "-servername", name, "-CAfile", "ca.pem"]);
+    command.args(["-verify_return_error", "-verify_hostname", name]).args(options).current_dir(dir);
     lab.server.output(command.stdin(Stdio::null())).status.success()
 }
 
@@ -75,12 +84,14 @@ fn servers_egret_cannot_ask_are_not_accused() {
     let dir = certificates();
     let root = dir.path().join("ca.pem").display().to_string();
     let gateway = lab.start_gateway(&Config {
-        alpha_rules: format!("[[tenant.allow]]\nhosts = [\"{NAME}\"]\ncertificate = \"require\"\n"),
+        alpha_rules: format!(
+            "[[tenant.allow]]\nhosts = [\"{NAME}\", \"{EDGE}\"]\ncertificate = \"require\"\n"
+        ),
         more: format!("[certificates]\nroots = [\"{root}\"]\n"),
         ..Config::default()
     });
     let old = "DEFAULT:@SECLEVEL=0";
-    let cases: [(&str, &[&str], &[&str], &str); 6] = [
+    let cases: [(&str, &[&str], &[&str], &str); 8] = [
         ("named", &["-tls1_2", "-cipher", "AES128-SHA"], &["-tls1_2"], "refuses what Egret's probe offers"),
         (
             "named",
@@ -102,17 +113,20 @@ fn servers_egret_cannot_ask_are_not_accused() {
         ),
         ("common", &[], &[], "no subject alternative name"),
         ("sha1", &["-cipher", old], &["-cipher", old], "Egret cannot verify signatures of this kind"),
+        ("short", &["-key", "weak.key", "-cipher", old], &["-cipher", old], "RSA below 2048 bits"),
+        ("hyphen", &[], &[], "a hyphen at the edge of a label"),
     ];
     for (port, (certificate, server, client, detail)) in (8441..).zip(cases) {
         let address = Host::Named.at(Family::V4, port);
+        let name = if certificate == "hyphen" { EDGE } else { NAME };
         let _server = serve(&lab, dir.path(), address, certificate, server);
-        wait_until("OpenSSL's client to reach it", || is_reached(&lab, dir.path(), address, client));
-        let flow = denied(&lab, &gateway, address, NAME, "certificate_unavailable");
+        wait_until("OpenSSL's client to reach it", || is_reached(&lab, dir.path(), address, name, client));
+        let flow = denied(&lab, &gateway, address, name, "certificate_unavailable");
         assert!(flow["detail"].as_str().unwrap().contains(detail), "{server:?}: {flow:#}");
         assert_eq!(flow["certificate_check"], "unsupported", "{flow:#}");
     }
     let counted = |name, labels: &[(&str, &str)]| gateway.metric(name, labels);
-    assert_eq!(counted("egret_certificate_probes_total", &[("result", "unsupported")]), 6);
+    assert_eq!(counted("egret_certificate_probes_total", &[("result", "unsupported")]), 8);
     let checks = [("tenant", "alpha"), ("result", "unsupported")];
-    assert_eq!(counted("egret_certificate_checks_total", &checks), 6);
+    assert_eq!(counted("egret_certificate_checks_total", &checks), 8);
 }

@@ -155,7 +155,7 @@ impl App {
         let built = Built::new(&config, files, &ledger, &metrics, None)?;
         let in_force = InForce::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
-        let truth = Truth::start(&config, &in_force, &ledger)?;
+        let truth = Truth::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
         let shared = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(built.snapshot),
             flows: Gate::new(room.flows),

@@ -36,6 +36,7 @@ struct Log {
 struct Flow<'a> {
     tenant: &'a str,
     name: Option<&'a str>,
+    protocol: &'a str,
     to: &'a str,
     verdict: Option<&'a str>,
     would_deny: Option<&'a str>,
@@ -49,6 +50,7 @@ impl Flow<'_> {
         Flow {
             tenant: "acme",
             name: Some(name),
+            protocol: "tls",
             to,
             verdict: Some("allow"),
             would_deny: None,
@@ -82,7 +84,7 @@ impl Log {
         let line = serde_json::json!({
             "time": format!("2026-01-31T{:02}:{:02}:00.000000Z", minutes / 60, minutes % 60),
             "flow": "0-1", "tenant": flow.tenant, "client": "10.0.1.7:40000", "destination": flow.to,
-            "hostname": flow.name, "hostname_from": "sni", "protocol": "tls", "alpn": null, "ech": false,
+            "hostname": flow.name, "hostname_from": "sni", "protocol": flow.protocol, "alpn": null, "ech": false,
             "rule": null, "verdict": flow.verdict, "would_deny": flow.would_deny, "outcome": flow.outcome, "detail": null, "source": null,
             "bytes_up": 1, "bytes_down": 2, "duration_ms": 1.0, "inspect_ms": 0.5,
             "connect_ms": flow.answered.then_some(1.25),
@@ -353,4 +355,28 @@ fn what_cannot_be_done_is_said() {
         assert!(output.status.code() == Some(2) && stderr.contains(said), "wanted {said:?}: {output:?}");
         assert!(output.stdout.is_empty());
     }
+}
+
+/// Where the tenant denies names, only what is neither TLS nor HTTP takes the key.
+#[test]
+fn other_protocols_are_suggested_with_their_key() {
+    let mut log = Log::new();
+    let to = |to, protocol| Flow {
+        name: None,
+        protocol,
+        to,
+        would_deny: Some("no_hostname"),
+        ..Flow::to("a.example.org")
+    };
+    log.write(
+        "flows.jsonl",
+        &[to("198.51.100.1:5432", "other"), to("198.51.100.2:5432", "tls"), to("198.51.100.3:22", "other")],
+    );
+    let proposal = log.json(&[]);
+    let rules = proposal["by_address"].as_array().unwrap().iter();
+    let told: Vec<_> = rules.map(|rule| format!("{} {}", rule["port"], rule["other_protocols"])).collect();
+    assert_eq!(told, ["22 true", "5432 false", "5432 true"]);
+    let output = log.suggest(&[]);
+    let page = text(&output.stdout);
+    assert!(page.contains("# ports = [22]\n# other_protocols = \"allow\""), "{page}");
 }

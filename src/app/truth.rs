@@ -8,9 +8,11 @@ use super::privileged::privileged;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
 use crate::clock;
 use crate::config::Config;
+use crate::count::Counter;
 use crate::egress::{Kernel, Ledger, Pools, ReaperStop, Reconciler, Report};
 use crate::steering;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
+use crate::telemetry::SockDiagMeters;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::io;
@@ -74,7 +76,12 @@ pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
 
 impl Truth {
     /// Seeds the ledger, before anybody leases from it, and goes on comparing on a thread of its own.
-    pub(super) fn start(config: &Config, in_force: &Arc<InForce>, ledger: &Arc<Ledger>) -> io::Result<Self> {
+    pub(super) fn start(
+        config: &Config,
+        in_force: &Arc<InForce>,
+        ledger: &Arc<Ledger>,
+        meters: &SockDiagMeters,
+    ) -> io::Result<Self> {
         warn_of_ports_not_reserved(config);
         let pools = Arc::clone(&in_force.current().pools);
         let mut kernel = LiveKernel::new();
@@ -94,6 +101,7 @@ impl Truth {
             in_force: Arc::clone(in_force),
             ledger: Arc::clone(ledger),
             last: LastReport::default(),
+            failures: meters.comparison.clone(),
         };
         let last = Arc::clone(&watch.last);
         let (stop, stopped) = mpsc::channel::<()>();
@@ -104,7 +112,7 @@ impl Truth {
                 watch.tick(tick);
             }
         })?;
-        Ok(Self { last, _stop: stop, _reaper: held_ports::reap(ledger)? })
+        Ok(Self { last, _stop: stop, _reaper: held_ports::reap(ledger, meters.held_ports.clone())? })
     }
 
     pub(super) fn last(&self) -> LastReport {
@@ -121,6 +129,8 @@ struct Watch {
     in_force: Arc<InForce>,
     ledger: Arc<Ledger>,
     last: LastReport,
+    /// Comparisons that could not be made.
+    failures: Counter,
 }
 
 impl Watch {
@@ -142,7 +152,10 @@ impl Watch {
                 log(&report);
                 self.last.store(Arc::new(report));
             }
-            Err(error) => tracing::warn!(%error, "cannot compare the port ledger with the kernel"),
+            Err(error) => {
+                self.failures.increment(1);
+                tracing::warn!(%error, "cannot compare the port ledger with the kernel");
+            }
         }
     }
 

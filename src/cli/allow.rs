@@ -9,7 +9,7 @@ use super::output::print;
 use super::past_flow::{FAILED, FlowOptions, PastFlow};
 use crate::app::Explainer;
 use crate::config::{self, Config};
-use crate::hostname::{HostPattern, Hostname};
+use crate::hostname::HostPattern;
 use crate::outcome::Outcome;
 use crate::policy::{Effect, RuleSpec};
 use ipnet::IpNet;
@@ -18,6 +18,10 @@ use std::process::ExitCode;
 
 /// Default name of the file of policy tests, beside the configuration.
 const TESTS: &str = "policy-tests.toml";
+
+/// The key that lets other protocols pass beside a deny rule by name, with its reason.
+const OTHER_PROTOCOLS: &str = "# A deny rule goes by name here: with this key, what is neither TLS nor HTTP passes all the same.\n\
+                               other_protocols = \"allow\"\n";
 
 /// Arguments of `egret allow`.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,7 +38,10 @@ pub struct Options {
 
 /// True if a further allow rule can lift the denial.
 pub(super) fn can_help(denied: Outcome) -> bool {
-    matches!(denied, Outcome::NotAllowed | Outcome::NoHostname | Outcome::DestinationPrivate)
+    matches!(
+        denied,
+        Outcome::NotAllowed | Outcome::NoHostname | Outcome::DestinationPrivate | Outcome::UnknownProtocol
+    )
 }
 
 /// The TOML to add.
@@ -101,13 +108,23 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
     let (address, port) = (record.destination.ip(), record.destination.port());
     let name = record.name();
     let by_address = match &name {
-        Some(name) => !reaches_by_name(config, flow, &tenant, name)?,
+        Some(name) => {
+            let hosts = vec![HostPattern::Exact(name.clone())];
+            let rule = RuleSpec { hosts, ..RuleSpec::new("added", Effect::Allow) };
+            denied_with(config, flow, &tenant, rule)? == Some(Outcome::DestinationPrivate)
+        }
         None => true,
     };
+    let is_other = record.question().other_protocol;
+    let takes_key = is_other && {
+        let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", Effect::Allow) };
+        denied_with(config, flow, &tenant, rule)? == Some(Outcome::UnknownProtocol)
+    };
+    let key = if takes_key { OTHER_PROTOCOLS } else { "" };
     let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
     let cidrs = if by_address { format!("cidrs = [\"{}\"]\n", IpNet::from(address)) } else { String::new() };
     let rule = format!(
-        "# For flow {}, denied on {:.0} as {denied}.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n",
+        "# For flow {}, denied on {:.0} as {denied}.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n{key}",
         record.flow, record.time
     );
     let to = match &name {
@@ -116,8 +133,9 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
     };
     let what = name.as_ref().map_or_else(|| address.to_string(), ToString::to_string);
     let test = format!(
-        "[[test]]\nname = \"{tenant} reaches {what} on port {port}\"\nfrom = \"{}\"\n{to}verdict = \"allow\"\ntenant = \"{tenant}\"\n",
-        record.client.ip()
+        "[[test]]\nname = \"{tenant} reaches {what} on port {port}\"\nfrom = \"{}\"\n{to}{}verdict = \"allow\"\ntenant = \"{tenant}\"\n",
+        record.client.ip(),
+        if is_other { "other_protocol = true\n" } else { "" }
     );
     Ok(Addition { tenant, rule, test })
 }
@@ -138,18 +156,22 @@ fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, S
     }
 }
 
-/// True if a rule by name alone lets the flow out. Private addresses take a rule that lists them.
-fn reaches_by_name(config: &Config, flow: &PastFlow, tenant: &str, name: &Hostname) -> Result<bool, String> {
+/// The reason for which the flow would be denied if its tenant had one more rule. Private addresses take a rule that lists
+/// them, and other protocols a key where a deny rule goes by name.
+fn denied_with(
+    config: &Config,
+    flow: &PastFlow,
+    tenant: &str,
+    rule: RuleSpec,
+) -> Result<Option<Outcome>, String> {
     let mut config = config.clone();
     for spec in config.tenants.iter_mut().filter(|spec| *spec.name == *tenant) {
-        let mut rule = RuleSpec::new("added", Effect::Allow);
-        rule.hosts.push(HostPattern::Exact(name.clone()));
-        spec.rules.push(rule);
+        spec.rules.push(rule.clone());
     }
     let explainer = Explainer::new(&config).map_err(|error| error.to_string())?;
     let told = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
     let denied = told.would_deny.or(told.outcome);
-    Ok(denied.is_none_or(|denied| denied.name != Outcome::DestinationPrivate.as_str()))
+    Ok(denied.and_then(|denied| Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == denied.name)))
 }
 
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.

@@ -80,9 +80,12 @@ const TCP: u8 = 6;
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 impl Inquirer {
-    /// Opens a socket to ask on.
-    pub fn open() -> io::Result<Self> {
-        Netlink::open(SockProtocol::NetlinkSockDiag).map(Self)
+    /// Opens a socket to ask on, where the kernel can tell: without its part for TCP (the module `tcp_diag`) every question
+    /// would be refused with the very errno that means "no such connection".
+    pub fn open(patience: Duration) -> io::Result<Self> {
+        let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
+        can_tell(&netlink, TCP, patience)?;
+        Ok(Self(netlink))
     }
 
     /// What the kernel has of each connection, given as local and peer address, in their order. A look-up in the kernel's
@@ -108,6 +111,24 @@ impl Inquirer {
         }
         Ok(found)
     }
+}
+
+/// An error unless the kernel lists sockets of a protocol: it is asked for those in no state, in both families.
+fn can_tell(netlink: &Netlink, protocol: u8, patience: Duration) -> io::Result<()> {
+    let deadline = crate::clock::now() + patience;
+    for family in [INET, INET6] {
+        let mut request = [0; 56];
+        (request[0], request[1]) = (family, protocol);
+        let answer = netlink.ask(BY_FAMILY, Want::List, &request, deadline, |_, _| Ok(()));
+        answer.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOENT) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel lists no TCP sockets; load the modules inet_diag and tcp_diag",
+            ),
+            _ => error,
+        })?;
+    }
+    Ok(())
 }
 
 /// `struct inet_diag_req_v2` for one connection.
@@ -347,7 +368,7 @@ mod tests {
 
     #[test]
     fn single_connections_are_followed_until_they_are_gone() {
-        let inquirer = Inquirer::open().unwrap();
+        let inquirer = Inquirer::open(PATIENCE).unwrap();
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(host).unwrap();
             let to = listener.local_addr().unwrap();
@@ -379,6 +400,15 @@ mod tests {
                 [Presence::Socket, Presence::Gone, Presence::Socket]
             );
         }
+    }
+
+    /// A protocol without such a part: RFC 3692's 253.
+    #[test]
+    fn a_kernel_that_cannot_tell_is_no_free_port() {
+        let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
+        let error = can_tell(&netlink, 253, PATIENCE).unwrap_err();
+        assert!(error.to_string().contains("tcp_diag"), "{error}");
+        assert!(can_tell(&Netlink::open(SockProtocol::NetlinkSockDiag).unwrap(), TCP, PATIENCE).is_ok());
     }
 
     #[test]

@@ -199,6 +199,10 @@ catalogue! {
         help: "Own ports that the kernel refused although the ledger had them free (EADDRNOTAVAIL, EADDRINUSE).",
         reading: "Stays 0. Anything else means that another program binds ports of a pool's range on a pool's address, or that Egret counts wrongly. The flow itself was given another port.",
         alerts: ["EgretPortCollisions"];
+    SOCK_DIAG_FAILURES = "egret_sock_diag_failures_total", Kind::Counter, Count, ["question"],
+        help: "Questions to the kernel about its TCP sockets (sock_diag) that had no answer.",
+        reading: "Stays 0. `held_ports`: whether closed connections are gone; without an answer their ports are held for 132 s, so busy destinations run out of ports sooner. `comparison`: of the ledger with the kernel, so ports of other programs go unnoticed. The gateway's log has the reason.",
+        alerts: ["EgretSockDiagFailing"];
     STEERING_DROPPED = "egret_steering_dropped_packets_total", Kind::Counter, Count, ["kind"],
         help: "Packets that steering dropped or refused, or did not intercept, since its rules were put in place.",
         reading: "Absent with the legacy iptables. `no_listener`: to intercepted ports while the gateway did not run. `not_forwarded`: past the gateway, so an interface or the mark rule is missing. `own_source`: from the gateway's own addresses. `udp_refused`: QUIC. `unsteered_dns`, `_ntp`, `_tcp`, `_udp`, `_icmp`, `_other`: what clients send that Egret does not judge; the kernel drops it, or forwards it with `ip_forward`. docs/steering.md.";
@@ -343,6 +347,7 @@ policy allows, and at most five at a time for each source address.
 | `pool` | name of the pool |
 | `source` | source address of the pool |
 | `destination` | address and port of a server |
+| `question` | what the kernel was asked for: `held_ports` or `comparison` |
 | `state` | of ports: `live` or `held`; of a source address: `available`, `draining` or `withdrawn`; of a candidate: `observing`, `canary` (enforced for a share of clients) or `fell_back` |
 | `part` | a part of the steering: `packet_rules`, `mark_rule`, `port_rules`, `steering_table`, `local_routes`, `interfaces` |
 | `family` | `ipv4` or `ipv6` |

@@ -1,10 +1,12 @@
 //! The flow log: one JSON line per flow, written by a thread of its own, so that no worker ever waits for a disk.
 //!
-//! Workers hand records over through a bounded queue; what does not fit is dropped and counted. The thread turns
+//! Workers hand records over through a bounded queue; what does not fit is dropped and counted, first of the tenants that
+//! have most of it. The thread turns
 //! what is queued into lines and writes them at once. A write that fails costs the lines it held, which are counted;
 //! the next batch is tried as if nothing had been, on a line of its own.
 
 use super::metrics::FlowLogMeters;
+use super::queue_share::QueueShares;
 use super::sink::{LogTarget, Sink};
 use crate::count::Counter;
 use crate::gateway::FlowRecord;
@@ -31,12 +33,19 @@ impl FlowLog {
     /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
     pub fn start(config: FlowLogConfig, meters: FlowLogMeters) -> io::Result<(FlowLogHandle, FlowLogThread)> {
         let sink = Sink::open("flow log", config.target, meters.errors)?;
-        let (queue, queued) = mpsc::sync_channel(config.queue.max(1));
+        let room = config.queue.max(1);
+        let (queue, queued) = mpsc::sync_channel(room);
+        let shares = Arc::new(QueueShares::new(room));
         let (ended, end) = mpsc::channel();
         let orders = Arc::new(Orders::default());
-        let handle = FlowLogHandle { queue, orders: Arc::clone(&orders), dropped: meters.dropped };
+        let handle = FlowLogHandle {
+            queue,
+            orders: Arc::clone(&orders),
+            shares: Arc::clone(&shares),
+            dropped: meters.dropped,
+        };
         thread::Builder::new().name("flow-log".to_owned()).spawn(move || {
-            write_until_stopped(&queued, &orders, sink);
+            write_until_stopped(&queued, &orders, &shares, sink);
             let _ = ended.send(()); // nobody waits any more if the patience of `stop` ran out
         })?;
         Ok((handle.clone(), FlowLogThread { handle, end }))
@@ -48,6 +57,7 @@ impl FlowLog {
 pub struct FlowLogHandle {
     queue: SyncSender<Message>,
     orders: Arc<Orders>,
+    shares: Arc<QueueShares>,
     dropped: Counter,
 }
 
@@ -66,9 +76,15 @@ enum Message {
 }
 
 impl FlowLogHandle {
-    /// Queues a record. Never blocks and never allocates; if the queue is full, the record is dropped and counted.
+    /// Queues a record. Never blocks and never allocates; if the queue is full, or its tenant's share of it, the record is
+    /// dropped and counted.
     pub fn submit(&self, record: FlowRecord) {
-        if self.queue.try_send(Message::Record(record)).is_err() {
+        let tenant = record.tenant.clone();
+        let tenant = tenant.as_deref();
+        if !self.shares.enter(tenant) {
+            self.dropped.increment(1);
+        } else if self.queue.try_send(Message::Record(record)).is_err() {
+            self.shares.leave(tenant);
             self.dropped.increment(1);
         }
     }
@@ -110,7 +126,7 @@ const BATCH: usize = 1024;
 /// How long the writer lets records gather after a batch: while it sleeps, a worker's submit need not wake it.
 const GATHER: Duration = Duration::from_millis(10);
 
-fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, mut sink: Sink) {
+fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, shares: &QueueShares, mut sink: Sink) {
     let mut first = None;
     loop {
         // Read before the queue is: an order that comes later finds the queue empty, so that its wake-up fits, or
@@ -121,7 +137,10 @@ fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, mut sink: Si
         for message in first.take().into_iter().chain(queued.try_iter()).take(BATCH) {
             taken += 1;
             match message {
-                Message::Record(record) => sink.push(&record),
+                Message::Record(record) => {
+                    shares.leave(record.tenant.as_deref());
+                    sink.push(&record);
+                }
                 Message::Wake => {}
             }
         }
@@ -256,6 +275,37 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&line).unwrap();
         }
         assert_eq!(errors.value(), 0);
+    }
+
+    #[test]
+    fn a_flood_of_one_tenant_drops_its_own_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut filler = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        while filler.write(&[b'\n'; 4096]).is_ok() {}
+        drop(filler);
+        let (meters, dropped, _) = meters();
+        let (handle, _thread) = start(LogTarget::File(path), 64, meters);
+        let submit = |tenant: &str, number| {
+            let tenant = Some(tenant.into());
+            handle.submit(FlowRecord { tenant, ..example_record(number) });
+        };
+        submit("good", 0);
+        // Until the writer has taken what it takes, and waits for the reader.
+        let mut number = 1;
+        while dropped.value() < 100 {
+            assert!(number < 100_000, "a full queue drops nothing");
+            submit("hostile", number);
+            number += 1;
+        }
+        let before = dropped.value();
+        for number in 0..8 {
+            submit("good", 1_000_000 + number);
+        }
+        assert_eq!(dropped.value(), before, "the flood is dropped, and not its neighbour's records");
+        drop(reader);
     }
 
     #[test]

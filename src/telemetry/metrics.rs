@@ -38,6 +38,17 @@ pub struct GatewayMeters {
     pub audit_log_errors: Counter,
     /// What the flow log counts.
     pub flow_log: FlowLogMeters,
+    /// `egret_sock_diag_failures_total`
+    pub sock_diag: SockDiagMeters,
+}
+
+/// Questions to the kernel about its sockets that had no answer, by what they were for.
+#[derive(Clone)]
+pub struct SockDiagMeters {
+    /// Whether closed connections are gone.
+    pub held_ports: Counter,
+    /// The comparison of the ledger with the kernel.
+    pub comparison: Counter,
 }
 
 /// What the flow log counts, in lines.
@@ -154,6 +165,10 @@ impl Metrics {
             flow_log: FlowLogMeters {
                 dropped: registry.counter(&catalogue::FLOW_LOG_DROPPED, &[]),
                 errors: registry.counter(&catalogue::FLOW_LOG_ERRORS, &[]),
+            },
+            sock_diag: SockDiagMeters {
+                held_ports: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["held_ports"]),
+                comparison: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
             },
         };
         (Self { registry, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))

@@ -6,6 +6,7 @@ mod exposition;
 pub mod flow_log;
 pub mod metrics;
 mod process;
+mod queue_share;
 mod registry;
 mod sink;
 mod tenants;
@@ -14,6 +15,6 @@ pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
 pub use metrics::{
     CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,
-    Scrape, SourceUsage, Steering, UNKNOWN_TENANT,
+    Scrape, SockDiagMeters, SourceUsage, Steering, UNKNOWN_TENANT,
 };
 pub use sink::LogTarget;

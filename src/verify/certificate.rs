@@ -91,7 +91,9 @@ pub(super) async fn prove(
         return unreachable;
     }
     let Ok(server) = ServerName::try_from(name.as_str().to_owned()) else {
-        return Certificate::Invalid("no certificate can be for such a name");
+        return Certificate::Unsupported(
+            "Egret cannot verify certificates for a name with a hyphen at the edge of a label",
+        );
     };
     match TlsConnector::from(client).connect(server, socket).await {
         Ok(_) => Certificate::Valid,
@@ -146,6 +148,12 @@ fn flaw(why: &CertificateError) -> Certificate {
                 "Egret cannot verify signatures of this kind (SHA-1 and the like)",
             );
         }
+        // What the library says of RSA keys below 2048 bits, too.
+        CertificateError::BadSignature => {
+            return Certificate::Unsupported(
+                "Egret cannot verify a signature: the key is RSA below 2048 bits, or not the one that signed",
+            );
+        }
         CertificateError::BadEncoding
         | CertificateError::UnhandledCriticalExtension
         | CertificateError::Other(_) => {
@@ -159,9 +167,6 @@ fn flaw(why: &CertificateError) -> Certificate {
             "the certificate is not valid yet"
         }
         CertificateError::UnknownIssuer => "no authority that is trusted signed the certificate",
-        CertificateError::BadSignature => {
-            "a signature does not fit the certificate's key (or that is RSA below 2048 bits)"
-        }
         _ => "the certificate is not valid",
     };
     Certificate::Invalid(invalid)

@@ -1,6 +1,7 @@
 //! The thread that frees held ports once the kernel has let go of them.
 
 use crate::clock;
+use crate::count::Counter;
 use crate::egress::{Ledger, Reaper, ReaperStop};
 use crate::sys::sock_diag::{Inquirer, Presence};
 use std::io;
@@ -14,10 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Failures are logged this often at most.
 const COMPLAIN: Duration = Duration::from_mins(1);
 
-/// Starts the thread; it ends when what this yields is dropped.
-pub(super) fn reap(ledger: &Arc<Ledger>) -> io::Result<ReaperStop> {
+/// Starts the thread; it ends when what this yields is dropped. `failures` counts rounds of questions without answers.
+pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<ReaperStop> {
     let (mut reaper, stop) = Reaper::new(ledger);
-    let mut questions = Questions::default();
+    let mut questions = Questions { inquirer: None, failures, complained: None };
     thread::Builder::new().name("held-ports".to_owned()).spawn(move || {
         while reaper.wait() {
             reaper.reap(clock::now(), |pairs| questions.ask(pairs));
@@ -27,9 +28,9 @@ pub(super) fn reap(ledger: &Arc<Ledger>) -> io::Result<ReaperStop> {
 }
 
 /// Asks on a socket that is opened anew after a failure.
-#[derive(Default)]
 struct Questions {
     inquirer: Option<Inquirer>,
+    failures: Counter,
     complained: Option<Instant>,
 }
 
@@ -39,6 +40,7 @@ impl Questions {
             Ok(found) => found.into_iter().map(Some).collect(),
             Err(error) => {
                 self.inquirer = None;
+                self.failures.increment(1);
                 self.complain(&error);
                 vec![None; pairs.len()]
             }
@@ -47,7 +49,7 @@ impl Questions {
 
     fn try_ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> io::Result<Vec<Presence>> {
         if self.inquirer.is_none() {
-            self.inquirer = Some(Inquirer::open()?);
+            self.inquirer = Some(Inquirer::open(PATIENCE)?);
         }
         self.inquirer.as_ref().map_or_else(|| Ok(Vec::new()), |inquirer| inquirer.ask(pairs, PATIENCE))
     }

@@ -101,6 +101,26 @@ fn private_destinations_are_allowed_by_name_and_address() {
     );
 }
 
+/// Acme denies a name everywhere, so it takes the key; beta denies none.
+#[test]
+fn other_protocols_take_a_key_beside_a_deny_by_name() {
+    for (client, destination, denied) in [
+        ("10.0.1.5", "198.51.100.7:5432", "no_hostname"),
+        ("10.0.1.5", "[2001:db8:51::7]:5432", "unknown_protocol"),
+        ("10.0.2.5", "198.51.100.7:5432", "not_allowed"),
+    ] {
+        let site = Site::new(client, "null", destination, denied);
+        let log = fs::read_to_string(site.path("flows.jsonl")).unwrap();
+        fs::write(site.path("flows.jsonl"), log.replace(r#""tls""#, r#""other""#)).unwrap();
+        let key = "other_protocols = \"allow\"\n";
+        let text = site.written();
+        assert_eq!(text.contains(key), client == "10.0.1.5", "{text}");
+        assert!(site.flow().now.allowed, "{text}");
+        let tests = fs::read_to_string(site.path(TESTS)).unwrap();
+        assert!(tests.contains("other_protocol = true\n"), "{tests}");
+    }
+}
+
 #[test]
 fn no_rule_is_offered_that_cannot_help() {
     for (client, hostname, destination, why) in [

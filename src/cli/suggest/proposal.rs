@@ -72,6 +72,8 @@ pub(super) struct Wildcard {
 #[derive(Debug, Serialize)]
 pub(super) struct AddressRule {
     pub(super) port: u16,
+    /// What is spoken there is neither TLS nor HTTP, and a deny rule goes by name: it takes `other_protocols = "allow"`.
+    pub(super) other_protocols: bool,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) flows: u64,
     pub(super) last: Timestamp,
@@ -143,7 +145,7 @@ impl Proposal {
             private: out_of_reach,
             denied_now,
             unanswered,
-            by_address: by_address(addresses),
+            by_address: by_address(addresses, &*compile(everywhere(spec), private)?),
             denied: still_denied(&trial, denied),
         })
     }
@@ -165,6 +167,7 @@ fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<Tenant>, C
 fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {
     let asked = match what {
         What::Name(name) => AskedName::Valid(name.clone()),
+        What::Address(_) if tally.other_protocol => AskedName::Unread,
         What::Address(_) => AskedName::Absent,
     };
     tenant.decide_unseen(tally.to).is_some()
@@ -279,11 +282,24 @@ impl<'n> Surroundings<'n> {
     }
 }
 
-fn by_address(seen: Vec<(IpAddr, u16, Tally)>) -> Vec<AddressRule> {
-    let mut rules: BTreeMap<u16, AddressRule> = BTreeMap::new();
+/// The tenant with an allow rule for every address.
+fn everywhere(spec: &TenantSpec) -> TenantSpec {
+    let mut spec = spec.clone();
+    spec.rules.push(RuleSpec::new("everywhere", Effect::Allow));
+    spec
+}
+
+/// `everywhere`: the tenant with a rule by address that covers all of them.
+fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &Tenant) -> Vec<AddressRule> {
+    let takes_key = |tally: &Tally| {
+        let decision = everywhere.decide(&AskedName::Unread, false, tally.to);
+        tally.other_protocol && decision.denies_for() == Some(Outcome::UnknownProtocol)
+    };
+    let mut rules: BTreeMap<(u16, bool), AddressRule> = BTreeMap::new();
     for (address, port, tally) in seen {
-        let new = AddressRule { port, addresses: Vec::new(), flows: 0, last: tally.last };
-        let rule = rules.entry(port).or_insert(new);
+        let other_protocols = takes_key(&tally);
+        let new = AddressRule { port, other_protocols, addresses: Vec::new(), flows: 0, last: tally.last };
+        let rule = rules.entry((port, other_protocols)).or_insert(new);
         rule.addresses.push(address);
         rule.flows += tally.flows;
         rule.last = rule.last.max(tally.last);

@@ -22,6 +22,8 @@ pub(super) struct Line<'l> {
     destination: SocketAddr,
     #[serde(borrow)]
     hostname: Option<Cow<'l, str>>,
+    #[serde(default, borrow)]
+    protocol: Option<Cow<'l, str>>,
     #[serde(borrow)]
     verdict: Option<Cow<'l, str>>,
     /// Monitor mode's key.
@@ -62,6 +64,8 @@ pub(super) struct Tally {
     pub(super) to: OriginalDestination,
     /// How the last one ended.
     pub(super) outcome: Option<Outcome>,
+    /// One of them was neither TLS nor HTTP.
+    pub(super) other_protocol: bool,
 }
 
 /// How much was read, and what it was good for.
@@ -153,10 +157,19 @@ impl TenantLog {
             evidence.beyond_bound += 1;
             return;
         }
-        let new = Tally { flows: 0, answered: 0, would_deny: 0, last: line.time, to, outcome: None };
+        let new = Tally {
+            flows: 0,
+            answered: 0,
+            would_deny: 0,
+            last: line.time,
+            to,
+            outcome: None,
+            other_protocol: false,
+        };
         let tally = tallies.entry(key).or_insert(new);
         tally.flows += 1;
         tally.answered += u64::from(line.connect_ms.is_some());
+        tally.other_protocol |= line.protocol.as_deref() == Some("other");
         tally.would_deny += u64::from(line.would_deny.is_some());
         if line.time >= tally.last {
             tally.last = line.time;

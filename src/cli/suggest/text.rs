@@ -136,9 +136,14 @@ fn write_by_address(text: &mut String, proposal: &Proposal) {
         let addresses: Vec<_> = rule.addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let _ = writeln!(
             text,
-            "# [[tenant.allow]]\n# cidrs = [{}]\n# ports = [{}]",
+            "# [[tenant.allow]]\n# cidrs = [{}]\n# ports = [{}]{}",
             addresses.join(", "),
-            rule.port
+            rule.port,
+            if rule.other_protocols {
+                "\n# other_protocols = \"allow\"  # because a deny rule goes by name"
+            } else {
+                ""
+            }
         );
     }
 }

@@ -308,7 +308,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go() {
         .collect();
     let (mut reaper, reaper_stop) = Reaper::new(pools.ledger());
     let reaper = thread::spawn(move || {
-        let inquirer = Inquirer::open().unwrap();
+        let inquirer = Inquirer::open(Duration::from_secs(10)).unwrap();
         while reaper.wait() {
             reaper.reap(crate::clock::now(), |pairs| {
                 let found = inquirer.ask(pairs, Duration::from_secs(30)).unwrap();
