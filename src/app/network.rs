@@ -3,6 +3,7 @@
 
 mod expected;
 mod families;
+mod pace;
 mod repairs;
 mod source_states;
 mod steering_watch;
@@ -19,6 +20,7 @@ use crate::sys::changes::{Changes, Waker};
 use crate::sys::{addresses, connected};
 use arc_swap::ArcSwap;
 use families::Families;
+use pace::Pace;
 use source_states::SourceStates;
 use std::collections::BTreeSet;
 use std::io;
@@ -31,10 +33,6 @@ use steering_watch::SteeringWatch;
 
 /// Longest time between two looks: the legacy iptables send no notification of a change.
 const TICK: Duration = Duration::from_secs(2);
-/// Shortest pause between two looks.
-const PAUSE: Duration = Duration::from_millis(10);
-/// Least ratio of the pause to the look before it: where routes change all the time, looks take a tenth of a core.
-const PAUSE_PER_LOOK: u32 = 9;
 /// Longest time that a reload waits for steering to be renewed.
 const RENEWAL: Duration = Duration::from_secs(5);
 
@@ -98,6 +96,7 @@ impl Network {
             steering: SteeringWatch::new(expected, readiness.clone()),
             last: Arc::clone(&last),
             thorough: None,
+            pace: Pace::new(clock::now()),
             has_changed: true,
             gateway: Arc::clone(gateway),
             in_force: Arc::clone(in_force),
@@ -137,6 +136,7 @@ struct Watch {
     last: LastLook,
     /// The time of the last thorough look.
     thorough: Option<Instant>,
+    pace: Pace,
     /// Links, addresses or routes may have changed since the last thorough look.
     has_changed: bool,
     gateway: Arc<Gateway>,
@@ -147,7 +147,8 @@ impl Watch {
     /// Waits for a change and looks.
     fn next(&mut self, changes: &Changes, ordered: &Receiver<Order>) {
         let now = clock::now();
-        let wait = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
+        let due = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
+        let wait = if self.states.is_behind() { Duration::ZERO } else { due };
         match changes.wait(wait) {
             Ok(has_changed) => self.has_changed |= has_changed,
             Err(error) => {
@@ -162,7 +163,7 @@ impl Watch {
         }
         let start = clock::now();
         self.look();
-        thread::sleep(PAUSE.max((clock::now() - start) * PAUSE_PER_LOOK));
+        thread::sleep(self.pace.pause(start, clock::now()));
     }
 
     fn look(&mut self) {

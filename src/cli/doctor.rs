@@ -100,6 +100,7 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
     found.push(process::descriptors(service.as_ref(), doctor.wanted_flows));
     found.extend([
         kernel::timestamps(),
+        kernel::socket_list(),
         kernel::accept_queue(),
         kernel::pipes(),
         kernel::files(doctor.wanted_flows),

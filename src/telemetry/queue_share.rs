@@ -38,8 +38,9 @@ impl QueueShares {
             self.tenants.fetch_add(1, Ordering::Relaxed);
         }
         let share = (self.room / self.tenants.load(Ordering::Relaxed).max(1)).max(1);
-        let is_scarce = self.waiting.load(Ordering::Relaxed) >= self.room - self.room / KEPT;
-        if is_scarce && cell.waiting.load(Ordering::Relaxed) >= share {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let is_scarce = waiting >= self.room - self.room / KEPT;
+        if waiting >= self.room || is_scarce && cell.waiting.load(Ordering::Relaxed) >= share {
             return false;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);

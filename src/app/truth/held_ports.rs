@@ -18,7 +18,7 @@ const COMPLAIN: Duration = Duration::from_mins(1);
 /// Starts the thread; it ends when what this yields is dropped. `failures` counts rounds of questions without answers.
 pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<ReaperStop> {
     let (mut reaper, stop) = Reaper::new(ledger);
-    let mut questions = Questions { inquirer: None, failures, complained: None };
+    let mut questions = Questions { open: Inquirer::open, inquirer: None, failures, complained: None };
     thread::Builder::new().name("held-ports".to_owned()).spawn(move || {
         while reaper.wait() {
             reaper.reap(clock::now(), |pairs| questions.ask(pairs));
@@ -29,6 +29,7 @@ pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<Reaper
 
 /// Asks on a socket that is opened anew after a failure.
 struct Questions {
+    open: fn(Duration) -> io::Result<Inquirer>,
     inquirer: Option<Inquirer>,
     failures: Counter,
     complained: Option<Instant>,
@@ -49,7 +50,7 @@ impl Questions {
 
     fn try_ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> io::Result<Vec<Presence>> {
         if self.inquirer.is_none() {
-            self.inquirer = Some(Inquirer::open(PATIENCE)?);
+            self.inquirer = Some((self.open)(PATIENCE)?);
         }
         self.inquirer.as_ref().map_or_else(|| Ok(Vec::new()), |inquirer| inquirer.ask(pairs, PATIENCE))
     }
@@ -64,5 +65,23 @@ impl Questions {
                  minutes instead"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_answer_is_counted() {
+        let failures = Counter::default();
+        let open = |_| Err(io::ErrorKind::Unsupported.into());
+        let mut questions = Questions { open, inquirer: None, failures: failures.clone(), complained: None };
+        let pairs = [("192.0.2.1:5000".parse().unwrap(), "198.51.100.1:443".parse().unwrap()); 3];
+        assert_eq!(questions.ask(&pairs), [None; 3], "and no port is free");
+        assert_eq!((failures.value(), questions.complained.is_some()), (1, true));
+        questions.open = Inquirer::open;
+        assert_eq!(questions.ask(&pairs), [Some(Presence::Gone); 3]);
+        assert_eq!(failures.value(), 1);
     }
 }

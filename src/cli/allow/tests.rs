@@ -106,7 +106,7 @@ fn private_destinations_are_allowed_by_name_and_address() {
 fn other_protocols_take_a_key_beside_a_deny_by_name() {
     for (client, destination, denied) in [
         ("10.0.1.5", "198.51.100.7:5432", "no_hostname"),
-        ("10.0.1.5", "[2001:db8:51::7]:5432", "unknown_protocol"),
+        ("10.0.1.5", "198.51.100.8:5432", "unknown_protocol"),
         ("10.0.2.5", "198.51.100.7:5432", "not_allowed"),
     ] {
         let site = Site::new(client, "null", destination, denied);

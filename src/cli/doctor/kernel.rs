@@ -2,8 +2,10 @@
 
 use super::{number, read};
 use crate::cli::findings::Finding;
+use crate::sys::sock_diag::Inquirer;
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
+use std::time::Duration;
 
 /// nft's `socket wildcard` and everything else that Egret needs is there from 5.10 on.
 const OLDEST: (u32, u32) = (5, 10);
@@ -104,6 +106,19 @@ pub(super) fn migration() -> Finding {
         Some(1) => Finding::ok(CHECK, "1"),
         Some(_) => Finding::warn(CHECK, "0", why, "sysctl -w net.ipv4.tcp_migrate_req=1"),
         None => Finding::warn(CHECK, "unknown to this kernel", why, "boot a kernel of 5.14 or later"),
+    }
+}
+
+pub(super) fn socket_list() -> Finding {
+    const CHECK: &str = "sock_diag";
+    match Inquirer::open(Duration::from_secs(2)) {
+        Ok(_) => Finding::ok(CHECK, "the kernel lists TCP sockets"),
+        Err(error) => Finding::fail(
+            CHECK,
+            error.to_string(),
+            "whether closed connections are gone is not known, so their ports are held for 132 s",
+            "modprobe -a inet_diag tcp_diag; see docs/runbooks/EgretSockDiagFailing.md",
+        ),
     }
 }
 
