@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn many_lost_addresses_take_several_checks() {
-        let pools = pools(&["192.0.0.0/20", "192.0.16.0/20"]);
+        let pools = pools(&["198.51.96.0/20", "198.51.112.0/20"]);
         let mut states = SourceStates::new(&pools);
         let all = pools.listed().count();
         assert!(all > PER_CHECK && all <= 2 * PER_CHECK, "{all}");
