@@ -5,7 +5,7 @@
 : "${tree:?}" "${problems:?}" # set by machine.sh and docs.sh
 
 # Each runbook has its function here. These have no situation: it takes a fault of the machine or of Egret.
-ordinary=(EgretConfigVersionsDiffer EgretFlowLogDropped EgretInternalError)
+ordinary=(EgretConfigVersionsDiffer EgretFlowLogDropped EgretInternalError EgretSockDiagFailing)
 # This one's are Prometheus's.
 without_commands=(EgretAbsent EgretResolverFailing)
 
