@@ -154,8 +154,14 @@ fn raw(params: &Params, family: Family) -> Chains {
         let (network, ports) = (network.trunc(), colon(*ports));
         incoming.push(format!("-d {network} -p tcp -m tcp --dport {ports} -j CT --notrack"));
         outgoing.push(format!("-s {network} -p tcp -m tcp --sport {ports} -j CT --notrack"));
+        incoming.push(format!("-d {network} -p {} -j EGRET_ERRORS", family.icmp));
     }
-    vec![("EGRET_PREROUTING", incoming), ("EGRET_OUTPUT", outgoing)]
+    // Conntrack calls an error about what it does not know invalid, which many firewalls drop.
+    let of_clients =
+        family.errors.iter().map(|error| format!("{error} -m socket --transparent -j CT --notrack"));
+    incoming.extend(of_clients);
+    let errors = family.errors.iter().map(|error| format!("{error} -m socket -j CT --notrack")).collect();
+    vec![("EGRET_PREROUTING", incoming), ("EGRET_OUTPUT", outgoing), ("EGRET_ERRORS", errors)]
 }
 
 /// Excludes SYNs from the socket match, which also finds a socket in TIME_WAIT that an earlier connection from the same client

@@ -122,6 +122,13 @@ fn untrack_in(params: &Params) -> Vec<String> {
     let mut rules: Vec<_> =
         steered.map(|matched| format!("{matched} {ports} fib daddr type != local notrack")).collect();
     rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 'd'))));
+    // Conntrack calls an error about what it does not know invalid, which many firewalls drop.
+    rules.extend(ERRORS.map(|errors| format!("{errors} socket transparent 1 socket wildcard 0 notrack")));
+    rules.extend(params.pools.iter().map(|pool| {
+        let network = pool.network.trunc();
+        let (family, errors) = if network.addr().is_ipv4() { ("ip", ERRORS[0]) } else { ("ip6", ERRORS[1]) };
+        format!("{family} daddr {} {errors} socket wildcard 0 notrack", as_listed(network))
+    }));
     rules
 }
 
