@@ -1,8 +1,11 @@
 //! Compares the rules and routes in the kernel with the plan.
 
+use super::ahead::{self, Place};
 use super::{PacketRules, Plan, Routing, nftables, script};
 use crate::addr::PortRange;
+use crate::interface::Interface;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 /// Output of the read-only commands; `None` where a command failed or had nothing to list.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +49,9 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     let mut exempt = Vec::new();
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
-            let wrong = iptables(v4, observed.iptables.as_deref(), &mut exempt);
+            let wrong = iptables(v4, observed.iptables.as_deref(), &plan.interfaces, &mut exempt);
             found.push(Difference::new("IPv4 packet rules", wrong));
-            let wrong = iptables(v6, observed.ip6tables.as_deref(), &mut exempt);
+            let wrong = iptables(v6, observed.ip6tables.as_deref(), &plan.interfaces, &mut exempt);
             found.push(Difference::new("IPv6 packet rules", wrong));
         }
         PacketRules::Nftables(table) => {
@@ -106,7 +109,12 @@ fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
 }
 
 /// Compares Egret's chains table by table: their rules in order, and the rules that jump to them. Adds exemptions to the list.
-fn iptables(wanted: &str, saved: Option<&str>, exempt: &mut Vec<String>) -> Option<String> {
+fn iptables(
+    wanted: &str,
+    saved: Option<&str>,
+    steered: &[Interface],
+    exempt: &mut Vec<String>,
+) -> Option<String> {
     let Some(saved) = saved else { return Some("cannot be listed (are you root?)".to_owned()) };
     if !saved.contains("EGRET_") {
         return Some("not in place".to_owned());
@@ -119,13 +127,18 @@ fn iptables(wanted: &str, saved: Option<&str>, exempt: &mut Vec<String>) -> Opti
             if let Some(hook) = line.strip_prefix("-I ") {
                 let builtin = hook.split(' ').next().unwrap_or_default();
                 let rule = format!("-A {hook}");
-                let mut rules = actual.lines().filter(|line| line.starts_with(&format!("-A {builtin} ")));
-                // What comes before ours in INPUT lets nothing pass by: our rules there only accept.
-                if builtin == "INPUT" && !rules.any(|line| line == rule) {
+                let rules = rules_of(actual, builtin);
+                let Some(at) = rules.iter().position(|line| **line == rule) else {
                     return Some(format!("`{hook}` is missing in table {table}"));
-                }
-                if builtin != "INPUT" && rules.next() != Some(rule.as_str()) {
-                    return Some(format!("`{hook}` is not the first rule of {builtin} in table {table}"));
+                };
+                // What comes before ours in INPUT lets nothing pass by: our rules there only accept.
+                let overtaker = |rule: &&&str| {
+                    builtin != "INPUT" && takes(rule, Place { table, builtin, steered }, actual)
+                };
+                if let Some(overtaker) = rules[..at].iter().find(overtaker) {
+                    return Some(format!(
+                        "`{hook}` is not the first rule of {builtin} in table {table}: `{overtaker}` may take its packets"
+                    ));
                 }
             } else if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next())
                 && let Some(difference) = sequence(&rules_of(body, chain), &rules_of(actual, chain), exempt)
@@ -135,6 +148,16 @@ fn iptables(wanted: &str, saved: Option<&str>, exempt: &mut Vec<String>) -> Opti
         }
     }
     None
+}
+
+/// True if a rule of the built-in chain may take packets from the rules behind it; `body`: the whole table.
+fn takes(rule: &str, place: Place<'_>, body: &str) -> bool {
+    let is_chain = |name: &str| body.lines().any(|line| line.starts_with(&format!(":{name} -")));
+    let parsed = |line: &&str| ahead::parse(line, is_chain);
+    let mut chain =
+        |name: &str| Ok::<_, Infallible>(rules_of(body, name).iter().map(parsed).collect::<Vec<_>>());
+    let Ok(takes) = ahead::takes(&parsed(&rule), place, &mut chain);
+    takes && !rule.contains(" -j EGRET_")
 }
 
 /// A line of `iptables-save -c` as `iptables-save` prints it.
@@ -206,18 +229,39 @@ fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let (mark, table) = (routing.mark, routing.table);
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    let whole_words = |line: &&str| format!("{} ", line.trim_end()).contains(&format!(" {wanted} "));
-    let mut before = shown.lines().take_while(|line| !whole_words(line));
-    // Not the kernel's own rule for local addresses, nor exemptions of one destination, nor the guard at boot.
-    let harmless = [" fwmark ", " to ", " proto 231"];
-    let overtakes =
-        before.find(|line| !line.starts_with("0:") && !harmless.iter().any(|word| line.contains(word)));
-    if !shown.lines().any(|line| whole_words(&line)) {
+    if !shown.lines().any(|line| has_words(line, &wanted)) {
         return Some(format!("no rule `{wanted}`"));
     }
-    overtakes.map(|line| {
-        let rule = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    before_mark_rule(shown, mark, table).map(|rule| {
         format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
+    })
+}
+
+fn has_words(line: &str, words: &str) -> bool {
+    format!("{} ", line.trim_end()).contains(&format!(" {words} "))
+}
+
+/// The rule of `ip -N rule show` that packets with our mark meet before ours, and may go by.
+pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
+    let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
+    let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
+    // Not the kernel's own rule for local addresses, nor exemptions of one destination, nor the guard at boot, nor what is
+    // for packets of a VRF alone.
+    let harmless = |line: &str| {
+        let own = line.starts_with("0:") && line.trim_end().ends_with("lookup 255");
+        own || [" to ", " proto 231", "l3mdev"].iter().any(|word| line.contains(word))
+    };
+    let overtakes = before.find(|line| !harmless(line) && !is_of_other_mark(line, mark))?;
+    Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// True if a line of `ip rule` is for marks that a packet with ours alone does not have.
+fn is_of_other_mark(line: &str, mark: u32) -> bool {
+    let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let mut words = line.split_whitespace().skip_while(|word| *word != "fwmark");
+    words.nth(1).is_some_and(|word| {
+        let (value, mask) = word.split_once('/').unwrap_or((word, "0xffffffff"));
+        number(value).zip(number(mask)).is_none_or(|(value, mask)| mark & mask != value)
     })
 }
 

@@ -4,6 +4,7 @@
 //! `docs/steering.md` explains every rule. The rules fail closed: whichever part of them is missing, a packet that should
 //! have been intercepted is dropped and never forwarded.
 
+mod ahead;
 mod compare;
 mod conflicts;
 mod counted;
@@ -14,7 +15,7 @@ mod reserve;
 mod script;
 mod watched;
 
-pub use compare::{Difference, Observed, compare, not_reserved};
+pub use compare::{Difference, Observed, before_mark_rule, compare, not_reserved};
 pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, Counted, counts};
 pub use machine::{Machine, Told};

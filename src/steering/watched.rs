@@ -3,7 +3,10 @@
 //! It looks for the tables, chains, hooks and rules of the plan by name and number. `egret steering status` compares
 //! them word by word, which takes root and the tools of the packet filter.
 
+mod tables;
+
 use super::{PacketRules, Params, Routing};
+use crate::interface::Interface;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
 use crate::sys::routing::{self, IpFamily, Rule, Way};
 use ipnet::IpNet;
@@ -12,13 +15,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use tables::{Found, Key, NFT_TABLE, Table, table_of_nftables, tables_of_iptables};
 
-/// How chains of ours begin in the tables of iptables, which others use too.
-const PREFIX: &str = "EGRET_";
-/// Where a rule that comes before ours could let a packet pass by. In the others it does no more than they were put in for.
-const MUST_BE_FIRST: [&str; 2] = ["PREROUTING", "FORWARD"];
-/// Our own table of nftables, of the family `inet`.
-const NFT_TABLE: &str = "egret";
 /// The kernel's `local` table.
 const LOCAL_TABLE: u32 = 255;
 /// The protocol number that Egret's own rules have (prelude.sh).
@@ -94,26 +92,6 @@ impl fmt::Display for Lost {
     }
 }
 
-/// A table of the plan.
-#[derive(Debug)]
-struct Table {
-    family: TableFamily,
-    name: String,
-    chains: Vec<OwnChain>,
-    /// Built-in chains, and which of ours they jump to before anything else.
-    hooks: Vec<(String, String)>,
-}
-
-/// A chain of the plan.
-#[derive(Debug)]
-struct OwnChain {
-    name: String,
-    /// Packets enter it, not only by jumps.
-    hooked: bool,
-    /// There are more where somebody has added exemptions.
-    rules: usize,
-}
-
 /// What there should be, and which rules were there at the last look.
 #[derive(Debug)]
 pub struct Watched {
@@ -121,6 +99,7 @@ pub struct Watched {
     nftables: Vec<Table>,
     routing: [Routing; 2],
     interfaces: Vec<String>,
+    steered: Vec<Interface>,
     seen: BTreeMap<Key, BTreeSet<u64>>,
 }
 
@@ -149,6 +128,7 @@ impl Watched {
             iptables: tables_of(&plan.packet_rules),
             nftables: tables_of(&super::nftables(params).packet_rules),
             interfaces: params.interfaces.iter().map(ToString::to_string).collect(),
+            steered: params.interfaces.clone(),
             routing: plan.routing,
             seen: BTreeMap::new(),
         }
@@ -258,7 +238,7 @@ impl Watched {
     /// The tables of the format in use.
     fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<Found>> {
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
-            return self.nftables.iter().map(|table| Ok(table.look(Backend::NfTables)?.0)).collect();
+            return self.nftables.iter().map(|table| Ok(table.look(Backend::NfTables, &[])?.0)).collect();
         }
         let mut all = Vec::new();
         for family in [TableFamily::Ip, TableFamily::Ip6] {
@@ -272,7 +252,8 @@ impl Watched {
             let mut present = false;
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
-                let found: Vec<_> = tables.map(|table| table.look(backend)).collect::<io::Result<_>>()?;
+                let found: Vec<_> =
+                    tables.map(|table| table.look(backend, &self.steered)).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;
                     all.extend(found.into_iter().map(|(found, _)| found));
@@ -287,131 +268,6 @@ impl Watched {
         }
         Ok(all)
     }
-}
-
-/// A table of the kernel's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    family: TableFamily,
-    table: String,
-}
-
-impl Key {
-    fn called(&self) -> String {
-        let family = match self.family {
-            TableFamily::Inet => "",
-            TableFamily::Ip => "IPv4",
-            TableFamily::Ip6 => "IPv6",
-        };
-        match (family, &*self.table) {
-            ("", table) => format!("table inet {table}"),
-            (family, "") => family.to_owned(),
-            (family, table) => format!("{family} table {table}"),
-        }
-    }
-}
-
-/// What is in the kernel of one table.
-struct Found {
-    key: Key,
-    /// The first thing that is not as it should be.
-    wrong: Option<String>,
-    /// Those of Egret's rules that are there.
-    rules: BTreeSet<u64>,
-    /// Rules have numbers of their own, so that one that was replaced can be told.
-    replaced_whole: bool,
-}
-
-impl Table {
-    /// And whether any chain of ours is there.
-    fn look(&self, backend: Backend) -> io::Result<(Found, bool)> {
-        let key = Key { family: self.family, table: self.name.clone() };
-        let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
-        let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
-        for OwnChain { name, hooked, rules: wanted } in &self.chains {
-            let Some(chain) = read(name)? else {
-                wrong.get_or_insert_with(|| format!("chain {name} is gone"));
-                continue;
-            };
-            present = true;
-            rules.extend(chain.rules.iter().map(|rule| rule.id));
-            if chain.rules.len() < *wanted {
-                wrong.get_or_insert_with(|| {
-                    format!("chain {name} has {} rules instead of {wanted}", chain.rules.len())
-                });
-            }
-            if *hooked && chain.hook.is_none() {
-                wrong.get_or_insert_with(|| format!("no packet enters chain {name}"));
-            }
-        }
-        for (builtin, ours) in &self.hooks {
-            let chain = read(builtin)?.unwrap_or_default();
-            let is_ours = |rule: &packet_rules::Rule| {
-                rule.target.as_ref().is_some_and(|target| target.starts_with(PREFIX))
-            };
-            let hook = chain.rules.iter().position(|rule| rule.target.as_ref() == Some(ours));
-            let overtaken =
-                |at| MUST_BE_FIRST.contains(&&**builtin) && !chain.rules.iter().take(at).all(is_ours);
-            match hook {
-                Some(at) if !overtaken(at) => _ = rules.insert(chain.rules[at].id),
-                Some(_) | None => {
-                    wrong.get_or_insert_with(|| format!("{builtin} does not begin with a jump to {ours}"));
-                }
-            }
-        }
-        let wrong = wrong.map(|wrong| format!("{}: {wrong}", key.called()));
-        Ok((Found { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
-    }
-}
-
-/// From what `iptables-restore` takes.
-fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<Table> {
-    let mut tables: Vec<Table> = Vec::new();
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix('*') {
-            let (chains, hooks) = (Vec::new(), Vec::new());
-            tables.push(Table { family, name: name.to_owned(), chains, hooks });
-        }
-        let Some(table) = tables.last_mut() else { continue };
-        let words: Vec<_> = line.split(' ').collect();
-        match words[..] {
-            ["-A", chain, ..] => {
-                table.chains.iter_mut().filter(|own| own.name == chain).for_each(|own| own.rules += 1);
-            }
-            ["-I", builtin, .., ours] => table.hooks.push((builtin.to_owned(), ours.to_owned())),
-            [declared, ..] => {
-                if let Some(name) = declared.strip_prefix(':') {
-                    table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
-                }
-            }
-            [] => {}
-        }
-    }
-    tables
-}
-
-/// From what `nft -f` takes.
-fn table_of_nftables(text: &str) -> Table {
-    let (chains, hooks) = (Vec::new(), Vec::new());
-    let mut table = Table { family: TableFamily::Inet, name: NFT_TABLE.to_owned(), chains, hooks };
-    let mut in_chain = false;
-    for line in text.lines().map(str::trim) {
-        if let Some(opened) = line.strip_suffix(" {") {
-            in_chain = opened.starts_with("chain ");
-            if let Some(name) = opened.strip_prefix("chain ") {
-                table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
-            }
-        } else if line == "}" {
-            in_chain = false;
-        } else if let Some(chain) = table.chains.last_mut().filter(|_| in_chain && !line.is_empty()) {
-            if line.starts_with("type ") {
-                chain.hooked = true;
-            } else {
-                chain.rules += 1;
-            }
-        }
-    }
-    table
 }
 
 /// A documentation address, which is nobody's own.
@@ -458,30 +314,7 @@ fn routes_can_be(family: IpFamily) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::params;
     use super::*;
-
-    #[test]
-    fn the_plan_is_read_chain_by_chain() {
-        let watched = Watched::new(&params());
-        let names = |tables: &[Table]| tables.iter().map(|table| table.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&watched.iptables), ["filter", "raw", "mangle", "filter", "raw", "mangle"]);
-        assert_eq!(format!("inet {NFT_TABLE}"), super::super::nftables::TABLE);
-        assert_eq!(names(&watched.nftables), [NFT_TABLE]);
-        let [v4, .., v6] = &watched.iptables[..] else { panic!("{watched:?}") };
-        assert_eq!((v4.family, v6.family), (TableFamily::Ip, TableFamily::Ip6));
-        for table in &watched.iptables {
-            assert!(!table.hooks.is_empty(), "{table:?}");
-            for chain in &table.chains {
-                assert!(chain.name.starts_with(PREFIX) && chain.rules > 0, "{chain:?}");
-            }
-            for (_, ours) in &table.hooks {
-                assert!(table.chains.iter().any(|chain| chain.name == *ours), "{table:?}");
-            }
-        }
-        let steer = watched.nftables[0].chains.iter().find(|chain| chain.name == "steer").unwrap();
-        assert!(steer.hooked && steer.rules > 5, "{steer:?}");
-    }
 
     #[test]
     fn an_interface_is_there_by_its_whole_name() {

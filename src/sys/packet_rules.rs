@@ -6,7 +6,7 @@
 pub mod counts;
 mod legacy;
 
-use super::netlink::{Netlink, Want, attribute, attribute_of, attributes, malformed};
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, u32_at};
 use nix::sys::socket::SockProtocol;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -61,6 +61,48 @@ pub struct Rule {
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub target: Option<String>,
+    /// Its effect; for the legacy iptables, the worst there is.
+    pub ahead: Ahead,
+}
+
+/// The effect of a rule on a packet that it matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// It goes on to the next rule, marked or counted perhaps.
+    None,
+    /// It goes through the chain.
+    Jump(String),
+    /// It goes back to where the chain was jumped to from.
+    Return,
+    /// It ends here, and does not get through.
+    Drop,
+    /// It gets through without meeting the rules that follow, or is changed.
+    Take,
+}
+
+/// A rule, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// The one interface that it is about, or the pattern of them.
+    pub comes_by: Option<String>,
+    /// It is about connections that conntrack knows, or about packets that somebody has marked.
+    pub known_only: bool,
+    /// It is also about what conntrack calls invalid.
+    pub invalid_too: bool,
+    /// On packets that it matches.
+    pub effect: Effect,
+}
+
+impl Effect {
+    /// That of a target of iptables', which is no chain.
+    pub fn of_target(target: &str) -> Self {
+        match target {
+            "MARK" | "CONNMARK" | "LOG" | "NFLOG" | "TRACE" | "TCPMSS" | "DSCP" | "CLASSIFY" => Self::None,
+            "RETURN" => Self::Return,
+            "DROP" | "REJECT" => Self::Drop,
+            _ => Self::Take,
+        }
+    }
 }
 
 /// The ruleset's generation, which each change of nf_tables increments. Fails where the kernel has no nf_tables.
@@ -108,7 +150,12 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
     let listed = ask(GET_RULE, Want::List, family as u8, &request, |body| {
         // Kernels list the chain that was asked for; one that lists more is not misread.
         if attribute(body, 2).map(text) == Some(chain.to_owned()) {
-            rules.push(Rule { id: identity(body), target: target(body) });
+            let ahead = ahead(body);
+            let target = match &ahead.effect {
+                Effect::Jump(chain) => Some(chain.clone()),
+                Effect::None | Effect::Return | Effect::Drop | Effect::Take => None,
+            };
+            rules.push(Rule { id: identity(body), target, ahead });
         }
         Ok(())
     });
@@ -130,15 +177,78 @@ fn identity(rule: &[u8]) -> u64 {
     digest.finish()
 }
 
-/// The chain that the rule's verdict jumps or goes to.
-fn target(rule: &[u8]) -> Option<String> {
-    attributes(attribute(rule, 4)?).find_map(|(_, expression)| {
-        if text(attribute(expression, 1)?) != "immediate" {
-            return None;
+/// The rule's effect, and on whose packets, as far as its expressions tell.
+fn ahead(rule: &[u8]) -> Ahead {
+    // NFTA_META_KEY: the mark, the interface's name
+    const MARK: u32 = 3;
+    const BY_NAME: u32 = 6;
+    let mut found = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::None };
+    let mut loaded = None;
+    for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
+        let kind = attribute(expression, 1).map(text).unwrap_or_default();
+        let data = attribute(expression, 2).unwrap_or_default();
+        let number = |kind| attribute(data, kind).and_then(|value| be32(value).ok());
+        let name = || attribute(data, 1).map(text).unwrap_or_default();
+        let before = std::mem::take(&mut loaded);
+        match &*kind {
+            "meta" => loaded = number(2),
+            "bitwise" => loaded = before,
+            // NFTA_CMP_OP: equal
+            "cmp" if number(2) == Some(0) => {
+                let value = attribute(data, 3).and_then(|data| attribute(data, 1)).unwrap_or_default();
+                match before {
+                    Some(MARK) => found.known_only |= value.iter().any(|byte| *byte != 0),
+                    Some(BY_NAME) => {
+                        let pattern = if value.contains(&0) { "" } else { "*" };
+                        found.comes_by = Some(text(value) + pattern);
+                    }
+                    Some(_) | None => {}
+                }
+            }
+            "match" => {
+                let (known, invalid) = is_of_known(&name(), attribute(data, 3).unwrap_or_default());
+                found.known_only |= known;
+                found.invalid_too |= invalid;
+            }
+            "immediate" => found.effect = verdict(data).unwrap_or(found.effect),
+            "target" => found.effect = Effect::of_target(&name()),
+            "reject" => found.effect = Effect::Drop,
+            "nat" | "masq" | "redir" | "tproxy" | "notrack" | "queue" | "fwd" | "synproxy" => {
+                found.effect = Effect::Take;
+            }
+            _ => {}
         }
-        // NFTA_EXPR_DATA, NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN
-        let verdict = attribute(attribute(attribute(expression, 2)?, 2)?, 2)?;
-        attribute(verdict, 2).map(text)
+    }
+    found
+}
+
+/// Of a match of iptables' (`struct xt_conntrack_mtinfo3`, `struct xt_mark_mtinfo1`): whether it is about what is known or
+/// marked, and about what is invalid.
+fn is_of_known(name: &str, info: &[u8]) -> (bool, bool) {
+    // XT_CONNTRACK_STATE, XT_CONNTRACK_STATE_INVALID, XT_CONNTRACK_STATE_UNTRACKED
+    const STATE: u16 = 1;
+    const INVALID: u16 = 1;
+    const UNTRACKED: u16 = 1 << 8;
+    let half = |at| array_at(info, at).map(u16::from_ne_bytes).unwrap_or_default();
+    match name {
+        "conntrack" => {
+            let by_state = half(146) & !half(148) & STATE != 0;
+            (by_state && half(150) & UNTRACKED == 0, by_state && half(150) & INVALID != 0)
+        }
+        "mark" => (u32_at(info, 0).is_some_and(|mark| mark != 0) && info.get(8) == Some(&0), false),
+        _ => (false, false),
+    }
+}
+
+/// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
+fn verdict(data: &[u8]) -> Option<Effect> {
+    let verdict = attribute(attribute(data, 2)?, 2)?;
+    Some(match be32(attribute(verdict, 1)?).ok()?.cast_signed() {
+        -1 => Effect::None,
+        -3 | -4 => Effect::Jump(attribute(verdict, 2).map(text)?),
+        -5 => Effect::Return,
+        0 => Effect::Drop,
+        _ => Effect::Take,
     })
 }
 

@@ -74,6 +74,11 @@ fn a_rule_that_somebody_took_away_or_overtook_is_found() {
         ("-A INPUT -j EGRET_INPUT\n", "", "is missing in table filter"),
         ("-A EGRET_STEER -p icmp", "-A EGRET_STEER -j ACCEPT\n-A EGRET_STEER -p icmp", "should be"),
         ("-A FORWARD -j EGRET_FORWARD", "-A FORWARD -j ACCEPT\n-A FORWARD -j EGRET_FORWARD", "not the first"),
+        (
+            "-A FORWARD -j EGRET_FORWARD",
+            "-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j ACCEPT\n-A FORWARD -j EGRET_FORWARD\n:DOCKER-USER - [0:0]",
+            "`-A FORWARD -j DOCKER-USER` may take its packets",
+        ),
         ("-A EGRET_DIVERT -j ACCEPT\n", "", "is missing"),
         ("COMMIT\n*raw", "-A EGRET_FORWARD -j ACCEPT\nCOMMIT\n*raw", "was added"),
     ];
@@ -81,6 +86,22 @@ fn a_rule_that_somebody_took_away_or_overtook_is_found() {
         let edited = good.iptables.as_ref().unwrap().replace(from, to);
         let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
         assert!(found.len() == 1 && found[0].contains(expected), "{from}: {found:?}");
+    }
+}
+
+#[test]
+fn rules_before_ours_that_take_nothing_may_stay() {
+    let plan = iptables_plan(&params());
+    let good = in_place(&plan);
+    let ours = "-A FORWARD -j EGRET_FORWARD";
+    for before in [
+        ":DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN",
+        "-A FORWARD -i docker0 -j ACCEPT",
+        "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    ] {
+        let edited = good.iptables.as_ref().unwrap().replace(ours, &format!("{before}\n{ours}"));
+        let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
+        assert_eq!(found, Vec::<String>::new(), "{before}");
     }
 }
 
@@ -128,11 +149,21 @@ fn a_rule_that_overtakes_the_mark_rule_is_found() {
     let good = in_place(&plan);
     let rules =
         good.rules[0].as_ref().map(|text| text.replace("100:", "50:\tfrom 10.0.1.0/24 lookup 50\n100:"));
-    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good });
+    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
     assert!(
         found.len() == 1 && found[0].contains("`50: from 10.0.1.0/24 lookup 50` is asked before"),
         "{found:?}"
     );
+    for (rule, overtakes) in [
+        ("0:\tfrom all lookup 254", true),
+        ("1:\tfrom all fwmark 0x1/0x1 lookup 254", true),
+        ("1:\tfrom all fwmark 0x8/0x8 lookup 254", false),
+        ("1000:\tfrom all lookup [l3mdev-table]", false),
+    ] {
+        let rules = good.rules[0].as_ref().map(|text| text.replace("100:", &format!("{rule}\n100:")));
+        let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+        assert_eq!(found.len(), usize::from(overtakes), "{rule}: {found:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
-use super::{Chain, Rule, TableFamily};
+use super::{Ahead, Chain, Effect, Rule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, u32_at};
 use socket2::{Domain, Socket, Type};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -138,7 +138,8 @@ impl Table<'_> {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
             before.chain()
         });
-        Rule { id: digest.finish(), target: jump }
+        let ahead = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::Take };
+        Rule { id: digest.finish(), target: jump, ahead }
     }
 }
 

@@ -1,0 +1,164 @@
+//! Rules of others that stand before Egret's in a built-in chain of iptables: they may stay where they do nothing to
+//! Egret's packets, as many of Docker's, Kubernetes' and Calico's do.
+
+use crate::interface::Interface;
+use crate::sys::packet_rules::{Ahead, Effect};
+
+/// Jumps that are followed.
+const DEPTH: u8 = 12;
+
+/// Where the rule stands, and before whose rules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) table: &'a str,
+    /// The built-in chain.
+    pub(super) builtin: &'a str,
+    pub(super) steered: &'a [Interface],
+}
+
+/// True if the rule may take from Egret what is its own. `chain` lists the rules of a chain by its name.
+pub(super) fn takes<E>(
+    rule: &Ahead,
+    place: Place<'_>,
+    chain: &mut impl FnMut(&str) -> Result<Vec<Ahead>, E>,
+) -> Result<bool, E> {
+    taken(rule, place, chain, 0)
+}
+
+fn taken<E>(
+    rule: &Ahead,
+    place: Place<'_>,
+    chain: &mut impl FnMut(&str) -> Result<Vec<Ahead>, E>,
+    depth: u8,
+) -> Result<bool, E> {
+    // The raw table comes before conntrack, and to its rules every packet is invalid.
+    let known_only = rule.known_only && !(rule.invalid_too && place.table == "raw");
+    if known_only || rule.comes_by.as_ref().is_some_and(|name| !overlaps(name, place.steered)) {
+        return Ok(false);
+    }
+    match &rule.effect {
+        Effect::None => Ok(false),
+        // Egret's rules there refuse what would be forwarded, and drop it too.
+        Effect::Drop => Ok(place.builtin != "FORWARD"),
+        Effect::Return => Ok(depth == 0),
+        Effect::Take => Ok(true),
+        Effect::Jump(_) if depth == DEPTH => Ok(true),
+        Effect::Jump(name) => {
+            for rule in chain(name)? {
+                if taken(&rule, place, chain, depth + 1)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// True if an interface may have both names.
+fn overlaps(name: &str, steered: &[Interface]) -> bool {
+    steered.iter().any(|one| match name.strip_suffix(['+', '*']) {
+        None => one.covers(name),
+        Some(stem) => {
+            let own = one.to_string();
+            let own = own.trim_end_matches('*');
+            own.starts_with(stem) || (one.is_pattern() && stem.starts_with(own))
+        }
+    })
+}
+
+/// Reads a line of `iptables-save`; `is_chain` knows the names of chains.
+pub(super) fn parse(line: &str, is_chain: impl Fn(&str) -> bool) -> Ahead {
+    let words: Vec<_> = line.split(' ').collect();
+    let after = |option: &str| {
+        let at = words.iter().position(|word| *word == option)?;
+        (at == 0 || words[at - 1] != "!").then(|| words.get(at + 1).copied()).flatten()
+    };
+    let states = after("--ctstate").or_else(|| after("--state"));
+    let has = |wanted| states.is_some_and(|states| states.split(',').any(|state| state == wanted));
+    let tracked = states.is_some() && !has("UNTRACKED");
+    let marked = after("--mark").is_some_and(|mark| !mark.starts_with("0x0"));
+    let target = after("-j").or_else(|| after("-g"));
+    let effect = match target {
+        None => Effect::None,
+        Some(target) if is_chain(target) => Effect::Jump(target.to_owned()),
+        Some(target) => Effect::of_target(target),
+    };
+    Ahead {
+        comes_by: after("-i").map(str::to_owned),
+        known_only: tracked || marked,
+        invalid_too: has("INVALID"),
+        effect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    /// Of the first rule of a built-in chain, in the format of `iptables-save`.
+    fn first_takes(builtin: &str, saved: &[&str]) -> bool {
+        takes_in("mangle", builtin, saved)
+    }
+
+    fn takes_in(table: &str, builtin: &str, saved: &[&str]) -> bool {
+        let steered = ["ens6", "veth*"].map(|name| Interface::parse(name).unwrap());
+        let of = |chain: &str| -> Vec<Ahead> {
+            let rules = saved.iter().filter(|line| line.starts_with(&format!("-A {chain} ")));
+            let is_chain = |name: &str| saved.iter().any(|line| line.starts_with(&format!("-A {name} ")));
+            rules.map(|line| parse(line, is_chain)).collect()
+        };
+        let first = of(builtin).remove(0);
+        let place = Place { table, builtin, steered: &steered };
+        takes(&first, place, &mut |chain| Ok::<_, Infallible>(of(chain))).unwrap()
+    }
+
+    #[test]
+    fn rules_that_do_nothing_to_packets_of_egret_may_stay() {
+        let docker = [
+            "-A FORWARD -j DOCKER-FORWARD",
+            "-A DOCKER-FORWARD -j DOCKER-CT",
+            "-A DOCKER-FORWARD -i docker0 -j ACCEPT",
+            "-A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-A DOCKER-FORWARD -j DOCKER",
+            "-A DOCKER ! -i docker0 -o docker0 -j DROP",
+            "-A DOCKER-FORWARD -j RETURN",
+        ];
+        assert!(!first_takes("FORWARD", &docker));
+        let kubernetes = [
+            "-A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD",
+            "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+            "-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT",
+        ];
+        assert!(!first_takes("FORWARD", &kubernetes));
+        let calico = [
+            "-A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\" -j cali-PREROUTING",
+            "-A cali-PREROUTING -i cali+ -m rpfilter --validmark --invert -j DROP",
+            "-A cali-PREROUTING -i cali+ -j MARK --set-xmark 0x40000/0x40000",
+            "-A cali-PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ];
+        assert!(!first_takes("PREROUTING", &calico));
+    }
+
+    #[test]
+    fn rules_that_take_packets_of_egret_are_known() {
+        for rule in [
+            "-A PREROUTING -j ACCEPT",
+            "-A PREROUTING -i ens+ -p tcp -j DROP",
+            "-A PREROUTING -i veth12 -j RETURN",
+            "-A PREROUTING ! -i docker0 -j ACCEPT",
+            "-A PREROUTING -m conntrack --ctstate NEW,UNTRACKED -j ACCEPT",
+            "-A PREROUTING -m conntrack ! --ctstate ESTABLISHED -j ACCEPT",
+            "-A PREROUTING -m mark ! --mark 0x1/0x1 -j ACCEPT",
+            "-A PREROUTING -j CT --zone 5",
+        ] {
+            assert!(first_takes("PREROUTING", &[rule]), "{rule}");
+        }
+        assert!(first_takes("FORWARD", &["-A FORWARD -j ACCEPT"]));
+        let invalid = ["-A PREROUTING -m conntrack --ctstate INVALID -j DROP"];
+        assert!(takes_in("raw", "PREROUTING", &invalid) && !takes_in("mangle", "PREROUTING", &invalid));
+        assert!(!first_takes("FORWARD", &["-A FORWARD -p tcp -j REJECT"]));
+        assert!(first_takes("FORWARD", &["-A FORWARD -j A", "-A A -j B", "-A B -s 10.0.0.0/8 -j ACCEPT"]));
+        assert!(first_takes("FORWARD", &["-A FORWARD -j A", "-A A -j A"]));
+    }
+}

@@ -1,0 +1,209 @@
+//! The tables of packet rules: as the plan has them, and as they are in the kernel.
+
+use crate::interface::Interface;
+use crate::steering::ahead::{self, Place};
+use crate::sys::packet_rules::{self, Ahead, Backend, TableFamily};
+use std::collections::BTreeSet;
+use std::io;
+
+/// How chains of ours begin in the tables of iptables, which others use too.
+pub(super) const PREFIX: &str = "EGRET_";
+/// Where a rule that comes before ours could let a packet pass by. In the others it does no more than they were put in for.
+const MUST_BE_FIRST: [&str; 2] = ["PREROUTING", "FORWARD"];
+/// Our own table of nftables, of the family `inet`.
+pub(super) const NFT_TABLE: &str = "egret";
+
+/// A table of the plan.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) family: TableFamily,
+    pub(super) name: String,
+    pub(super) chains: Vec<OwnChain>,
+    /// Built-in chains, and which of ours they jump to before anything else.
+    pub(super) hooks: Vec<(String, String)>,
+}
+
+/// A chain of the plan.
+#[derive(Debug)]
+pub(super) struct OwnChain {
+    pub(super) name: String,
+    /// Packets enter it, not only by jumps.
+    pub(super) hooked: bool,
+    /// There are more where somebody has added exemptions.
+    pub(super) rules: usize,
+}
+
+/// A table of the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) family: TableFamily,
+    pub(super) table: String,
+}
+
+impl Key {
+    pub(super) fn called(&self) -> String {
+        let family = match self.family {
+            TableFamily::Inet => "",
+            TableFamily::Ip => "IPv4",
+            TableFamily::Ip6 => "IPv6",
+        };
+        match (family, &*self.table) {
+            ("", table) => format!("table inet {table}"),
+            (family, "") => family.to_owned(),
+            (family, table) => format!("{family} table {table}"),
+        }
+    }
+}
+
+/// What is in the kernel of one table.
+pub(super) struct Found {
+    pub(super) key: Key,
+    /// The first thing that is not as it should be.
+    pub(super) wrong: Option<String>,
+    /// Those of Egret's rules that are there.
+    pub(super) rules: BTreeSet<u64>,
+    /// Rules have numbers of their own, so that one that was replaced can be told.
+    pub(super) replaced_whole: bool,
+}
+
+impl Table {
+    /// And whether any chain of ours is there.
+    pub(super) fn look(&self, backend: Backend, steered: &[Interface]) -> io::Result<(Found, bool)> {
+        let key = Key { family: self.family, table: self.name.clone() };
+        let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
+        let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
+        for OwnChain { name, hooked, rules: wanted } in &self.chains {
+            let Some(chain) = read(name)? else {
+                wrong.get_or_insert_with(|| format!("chain {name} is gone"));
+                continue;
+            };
+            present = true;
+            rules.extend(chain.rules.iter().map(|rule| rule.id));
+            if chain.rules.len() < *wanted {
+                wrong.get_or_insert_with(|| {
+                    format!("chain {name} has {} rules instead of {wanted}", chain.rules.len())
+                });
+            }
+            if *hooked && chain.hook.is_none() {
+                wrong.get_or_insert_with(|| format!("no packet enters chain {name}"));
+            }
+        }
+        for (builtin, ours) in &self.hooks {
+            let chain = read(builtin)?.unwrap_or_default();
+            let Some(at) = chain.rules.iter().position(|rule| rule.target.as_ref() == Some(ours)) else {
+                wrong.get_or_insert_with(|| format!("{builtin} does not begin with a jump to {ours}"));
+                continue;
+            };
+            rules.insert(chain.rules[at].id);
+            if let Some(number) =
+                overtaker(Place { table: &self.name, builtin, steered }, &chain.rules[..at], read)?
+            {
+                wrong.get_or_insert_with(|| {
+                    format!("{builtin} does not begin with a jump to {ours}: rule {number} there takes packets first")
+                });
+            }
+        }
+        let wrong = wrong.map(|wrong| format!("{}: {wrong}", key.called()));
+        Ok((Found { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
+    }
+}
+
+/// The number of the first rule before ours that may take packets of ours.
+fn overtaker(
+    place: Place<'_>,
+    before: &[packet_rules::Rule],
+    read: impl Fn(&str) -> io::Result<Option<packet_rules::Chain>>,
+) -> io::Result<Option<usize>> {
+    if !MUST_BE_FIRST.contains(&place.builtin) {
+        return Ok(None);
+    }
+    let mut chain = |name: &str| -> io::Result<Vec<Ahead>> {
+        Ok(read(name)?.unwrap_or_default().rules.into_iter().map(|rule| rule.ahead).collect())
+    };
+    for (rule, number) in before.iter().zip(1..) {
+        let ours = rule.target.as_ref().is_some_and(|target| target.starts_with(PREFIX));
+        if !ours && ahead::takes(&rule.ahead, place, &mut chain)? {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// From what `iptables-restore` takes.
+pub(super) fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            let (chains, hooks) = (Vec::new(), Vec::new());
+            tables.push(Table { family, name: name.to_owned(), chains, hooks });
+        }
+        let Some(table) = tables.last_mut() else { continue };
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["-A", chain, ..] => {
+                table.chains.iter_mut().filter(|own| own.name == chain).for_each(|own| own.rules += 1);
+            }
+            ["-I", builtin, .., ours] => table.hooks.push((builtin.to_owned(), ours.to_owned())),
+            [declared, ..] => {
+                if let Some(name) = declared.strip_prefix(':') {
+                    table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
+                }
+            }
+            [] => {}
+        }
+    }
+    tables
+}
+
+/// From what `nft -f` takes.
+pub(super) fn table_of_nftables(text: &str) -> Table {
+    let (chains, hooks) = (Vec::new(), Vec::new());
+    let mut table = Table { family: TableFamily::Inet, name: NFT_TABLE.to_owned(), chains, hooks };
+    let mut in_chain = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(opened) = line.strip_suffix(" {") {
+            in_chain = opened.starts_with("chain ");
+            if let Some(name) = opened.strip_prefix("chain ") {
+                table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
+            }
+        } else if line == "}" {
+            in_chain = false;
+        } else if let Some(chain) = table.chains.last_mut().filter(|_| in_chain && !line.is_empty()) {
+            if line.starts_with("type ") {
+                chain.hooked = true;
+            } else {
+                chain.rules += 1;
+            }
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Watched;
+    use super::*;
+    use crate::steering::tests::params;
+
+    #[test]
+    fn the_plan_is_read_chain_by_chain() {
+        let watched = Watched::new(&params());
+        let names = |tables: &[Table]| tables.iter().map(|table| table.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&watched.iptables), ["filter", "raw", "mangle", "filter", "raw", "mangle"]);
+        assert_eq!(format!("inet {NFT_TABLE}"), crate::steering::nftables::TABLE);
+        assert_eq!(names(&watched.nftables), [NFT_TABLE]);
+        let [v4, .., v6] = &watched.iptables[..] else { panic!("{watched:?}") };
+        assert_eq!((v4.family, v6.family), (TableFamily::Ip, TableFamily::Ip6));
+        for table in &watched.iptables {
+            assert!(!table.hooks.is_empty(), "{table:?}");
+            for chain in &table.chains {
+                assert!(chain.name.starts_with(PREFIX) && chain.rules > 0, "{chain:?}");
+            }
+            for (_, ours) in &table.hooks {
+                assert!(table.chains.iter().any(|chain| chain.name == *ours), "{table:?}");
+            }
+        }
+        let steer = watched.nftables[0].chains.iter().find(|chain| chain.name == "steer").unwrap();
+        assert!(steer.hooked && steer.rules > 5, "{steer:?}");
+    }
+}
