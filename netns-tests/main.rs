@@ -11,6 +11,7 @@
 mod clients;
 mod config;
 mod dns;
+mod doctor;
 mod flows;
 mod gateway;
 mod healer;
@@ -41,6 +42,8 @@ mod tests_death;
 mod tests_dial;
 mod tests_dnssec;
 mod tests_doctor;
+mod tests_doctor_kernel;
+mod tests_doctor_rules;
 mod tests_dscp;
 mod tests_errors;
 mod tests_explain;
@@ -157,6 +160,8 @@ fn main() -> ExitCode {
         tests_recheck::trials(),
         tests_steering::trials(),
         tests_doctor::trials(),
+        tests_doctor_kernel::trials(),
+        tests_doctor_rules::trials(),
         tests_errors::trials(),
         tests_conflicts::trials(),
         tests_watch::trials(),

@@ -260,8 +260,8 @@ fn is_of_other_mark(line: &str, mark: u32) -> bool {
     let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let mut words = line.split_whitespace().skip_while(|word| *word != "fwmark");
     words.nth(1).is_some_and(|word| {
-        let (value, mask) = word.split_once('/').unwrap_or((word, "0xffffffff"));
-        number(value).zip(number(mask)).is_none_or(|(value, mask)| mark & mask != value)
+        let (value, bits) = word.split_once('/').unwrap_or((word, "0xffffffff"));
+        number(value).zip(number(bits)).is_none_or(|(value, bits)| mark & bits != value)
     })
 }
 

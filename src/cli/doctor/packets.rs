@@ -23,63 +23,110 @@ mod trace;
 
 pub(super) use question::{Question, ask};
 
-use super::Doctor;
+use super::{Doctor, Tenant, process};
 use crate::cli::findings::{Finding, Level};
 use crate::interface::Interface;
 use crate::steering::Params;
 use command::output;
 use cure::Leg;
-use legs::{ClientLeg, PoolLeg};
+use exchange::User;
+use ipnet::IpNet;
+use legs::{ClientLeg, Outside, PoolLeg, Tried};
 use namespace::Namespace;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 
 /// Tenants, and addresses of pools, that are tried; the packet filter rarely tells more of them apart.
 const TENANTS: usize = 12;
 const POOL_ADDRESSES: usize = 6;
 
-/// One finding for each tenant and family, and for each family of the pools.
+/// One finding for each tenant and family, and for each family of the pools. They are tried side by side.
 pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
     if let Some(finding) = impossible() {
         return vec![finding];
     }
     let params = &doctor.steering;
     let steered = spot::steered(params);
+    let listens = cause::has_listener(params.listen_port);
+    let service = process::service(params.listen_port);
+    let user = service.as_ref().and_then(process::Service::user);
     let mut found = Vec::new();
-    if !cause::has_listener(params.listen_port) {
+    if !listens {
         found.push(no_listener(params));
-    } else if !steered.is_empty() {
-        // What loses one tenant's packets mostly loses those of the others.
-        let mut failed = [false, false];
-        for tenant in doctor.tenants.iter().take(TENANTS) {
-            for v4 in families(tenant.sources.iter().map(ipnet::IpNet::addr)) {
-                let failed = &mut failed[usize::from(v4)];
-                if *failed {
-                    found.push(not_tried(&tenant.name, v4));
-                    continue;
-                }
-                let finding = ClientLeg { params, tenant, v4, steered: &steered }.try_it();
-                *failed = finding.level == Level::Fail;
-                found.push(finding);
-            }
-        }
-        if doctor.tenants.len() > TENANTS {
-            let rest = doctor.tenants.len() - TENANTS;
-            found.push(Finding::ok(
-                "packets in",
-                format!("{rest} more tenants not tried; see egret doctor --packet --from CLIENT --to DEST"),
-            ));
-        }
     }
-    for v4 in families(params.pools.iter().map(|pool| pool.network.addr())) {
-        found.push(PoolLeg { params, v4 }.try_it());
+    let tenants = if listens && !steered.is_empty() { &*doctor.tenants } else { &[] };
+    found.extend(thread::scope(|scope| {
+        let families = [true, false].map(|v4| {
+            let tenants: Vec<_> = tenants
+                .iter()
+                .take(TENANTS)
+                .filter(|tenant| has(v4, tenant.sources.iter().map(IpNet::addr)))
+                .collect();
+            let steered = &steered;
+            scope.spawn(move || family(params, &tenants, steered, v4, user))
+        });
+        let all: Vec<_> = families.into_iter().flat_map(joined).collect();
+        all
+    }));
+    if tenants.len() > TENANTS {
+        let rest = tenants.len() - TENANTS;
+        found.push(Finding::ok(
+            "packets in",
+            format!("{rest} more tenants not tried; see egret doctor --packet --from CLIENT --to DEST"),
+        ));
     }
+    found.sort_by_key(|finding| finding.check);
     found
 }
 
-/// Of the two, those that there are addresses of.
-fn families(addresses: impl Iterator<Item = IpAddr> + Clone) -> impl Iterator<Item = bool> {
-    let there = move |v4: &bool| addresses.clone().any(|address| address.is_ipv4() == *v4);
-    [true, false].into_iter().filter(there)
+/// Both legs in one family.
+fn family(
+    params: &Params,
+    tenants: &[&Tenant],
+    steered: &[String],
+    v4: bool,
+    user: Option<User>,
+) -> Vec<Finding> {
+    let pooled = has(v4, params.pools.iter().map(|pool| pool.network.addr()));
+    if !pooled && tenants.is_empty() {
+        return Vec::new();
+    }
+    let destinations = spot::destinations(v4, params);
+    let outside = Outside::all(&destinations, params);
+    let (destinations, outside) = (&*destinations, &*outside);
+    thread::scope(|scope| {
+        let pool = PoolLeg { params, v4, destinations, outside, user };
+        let pool = pooled.then(|| scope.spawn(move || pool.try_it()));
+        let legs = tenants.iter().map(|tenant| ClientLeg { params, tenant, v4, steered, destinations });
+        let legs: Vec<_> = legs.map(|leg| scope.spawn(move || (leg.try_it(), leg))).collect();
+        let mut found = Vec::new();
+        let mut failed = false;
+        // All of the first attempts are over before one is watched.
+        let tried: Vec<_> = legs.into_iter().map(joined).collect();
+        for (tried, leg) in tried {
+            let finding = match tried {
+                Tried::Done(finding) => finding,
+                Tried::Lost(_) if failed => leg.not_watched(),
+                Tried::Lost(mut caller) => {
+                    let finding = leg.watch(&mut caller);
+                    failed = finding.level != Level::Ok;
+                    finding
+                }
+            };
+            found.push(finding);
+        }
+        found.extend(pool.map(joined));
+        found
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn has(v4: bool, mut addresses: impl Iterator<Item = IpAddr>) -> bool {
+    addresses.any(|address| address.is_ipv4() == v4)
 }
 
 /// Why nothing can be sent.
@@ -92,17 +139,6 @@ fn impossible() -> Option<Finding> {
     }
     let missing = ["ip -V", "tc -V", "ss -V"].into_iter().find_map(|command| output(command).err())?;
     Some(Finding::warn(CHECK, format!("not sent: {missing}"), why, "apt install iproute2"))
-}
-
-fn not_tried(tenant: &str, v4: bool) -> Finding {
-    let family = family_name(v4);
-    let why = "what loses one tenant's packets mostly loses those of the others";
-    Finding::warn(
-        "packets in",
-        format!("{tenant}, {family}: not tried"),
-        why,
-        format!("cure what fails for {family}, then egret doctor"),
-    )
 }
 
 fn no_listener(params: &Params) -> Finding {

@@ -15,6 +15,18 @@ pub(super) struct Service {
     limits: String,
 }
 
+impl Service {
+    /// User and group that its sockets belong to.
+    pub(super) fn user(&self) -> Option<(u32, u32)> {
+        let of = |key| {
+            self.status
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.split_whitespace().nth(3)?.parse().ok())
+        };
+        Some((of("Uid:")?, of("Gid:")?))
+    }
+}
+
 /// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us.
 pub(super) fn service(listen_port: u16) -> Option<Service> {
     let processes = std::fs::read_dir("/proc").ok()?;

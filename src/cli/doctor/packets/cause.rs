@@ -3,11 +3,12 @@
 use super::command::output;
 use super::counters::Counters;
 use super::cure::{Cure, End, Hook, Leg};
+use super::family_name;
 use super::owner::Owner;
 use super::probe::Spot;
 use super::trace::{Event, Kind};
 use crate::cli::doctor::number;
-use crate::steering::REMEDY;
+use crate::steering::{Part, REMEDY, Watched, before_mark_rule};
 
 /// The part of a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +63,14 @@ impl Evidence {
                 let entered = events[..at].iter().rev();
                 let packet =
                     entered.clone().find(|event| event.id == end.id && event.kind == Kind::Packet)?;
-                let icmp = packet.text.contains("icmp");
+                let icmp = first(events, end).contains("icmp");
                 let asked = lost == Lost::Handshake && !self.found_gateway;
                 (icmp == (lost == Lost::TooBig) || asked).then_some((end, packet))
             })?;
         let before: Vec<_> = events.iter().filter(|event| event.id == end.id).collect();
         let owner = Owner::of(&end.family, &end.table, &end.chain, &before);
         let hook = Hook::of(&packet.family, &packet.table, &packet.chain);
-        let what = packet_name(&packet.text);
+        let what = packet_name(first(events, end));
         let found = format!(
             "{what} ends at {}: table {} {}, chain {}, rule `{}` ({})",
             hook.as_str(),
@@ -136,6 +137,12 @@ impl Evidence {
             let found = "Egret's own packet rules did not see the SYN".to_owned();
             return Some(Cause { found, cure: REMEDY.to_owned() });
         }
+        if lost == Lost::Handshake
+            && cure.leg == Leg::Client
+            && let Some(cause) = routed_elsewhere(cure)
+        {
+            return Some(cause);
+        }
         // A source that the mark makes local is a "martian", and not counted as reverse path.
         let martian = cure.v4 && ["src_valid_mark", "rp_filter"].iter().all(|name| setting(device, name) > 0);
         if martian || self.after.rose(&self.before, "TcpIPReversePathFilter") {
@@ -190,6 +197,12 @@ impl Evidence {
     }
 }
 
+/// The first line about the packet of an event: those of later hooks may know less of it.
+fn first<'a>(events: &'a [Event], of: &Event) -> &'a str {
+    let of_packet = |event: &&Event| event.id == of.id && event.kind == Kind::Packet;
+    events.iter().find(of_packet).map_or("", |event| &event.text)
+}
+
 fn packet_name(text: &str) -> &'static str {
     if text.contains("icmp") {
         return if text.contains("nd-neighbor") { "neighbour discovery" } else { "an ICMP error" };
@@ -225,6 +238,26 @@ pub(super) fn has_listener(port: u16) -> bool {
 fn setting(device: &str, name: &str) -> u64 {
     let of = |scope: &str| number(&format!("net/ipv4/conf/{scope}/{name}")).unwrap_or_default();
     of("all").max(of(device))
+}
+
+/// The rule of policy routing that marked packets meet before Egret's, or what is missing there.
+fn routed_elsewhere(cure: &Cure<'_>) -> Option<Cause> {
+    let (mark, table) = (cure.params.mark, cure.params.table);
+    let look = Watched::new(cure.params).look().ok()?;
+    let family = family_name(cure.v4);
+    let what = look.lost.into_iter().find_map(|lost| {
+        let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
+        (of_routing && lost.what.starts_with(family)).then_some(lost.what)
+    })?;
+    let ip = if cure.v4 { "ip -4" } else { "ip -6" };
+    let rules = output(&format!("{ip} -N rule show")).unwrap_or_default();
+    Some(match before_mark_rule(&rules, mark, table) {
+        None => Cause { found: what, cure: REMEDY.to_owned() },
+        Some(rule) => Cause {
+            found: format!("{what}: `{rule}`"),
+            cure: format!("{ip} rule del pref {}", rule.replacen(':', "", 1)),
+        },
+    })
 }
 
 fn unresolved(spot: &Spot) -> Cause {

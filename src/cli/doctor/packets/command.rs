@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 /// A tool by name. An unprivileged shell's PATH often has no sbin.
 pub(super) fn tool(program: &str) -> Command {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let mut command = Command::new("env");
-    command.arg(program).env("PATH", path).env("LC_ALL", "C").stdin(Stdio::null());
+    let mut command = Command::new(program);
+    command.env("PATH", path).env("LC_ALL", "C").stdin(Stdio::null());
     command
 }
 

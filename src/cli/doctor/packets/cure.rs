@@ -3,7 +3,7 @@
 use super::command::output;
 use super::owner::Owner;
 use crate::addr::PortRange;
-use crate::steering::{Params, Ports};
+use crate::steering::{Params, Ports, REMEDY};
 use ipnet::IpNet;
 
 /// Where in the packet filter.
@@ -15,11 +15,19 @@ pub(super) enum Hook {
     Forward,
     Output,
     Postrouting,
+    Egress,
 }
 
 impl Hook {
-    const ALL: [Self; 6] =
-        [Self::Ingress, Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+    const ALL: [Self; 7] = [
+        Self::Ingress,
+        Self::Prerouting,
+        Self::Input,
+        Self::Forward,
+        Self::Output,
+        Self::Postrouting,
+        Self::Egress,
+    ];
 
     /// That of a base chain.
     pub(super) fn of(family: &str, table: &str, chain: &str) -> Self {
@@ -48,6 +56,7 @@ impl Hook {
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
+            Self::Egress => "egress",
         }
     }
 
@@ -60,6 +69,7 @@ impl Hook {
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
             Self::Postrouting => "POSTROUTING",
+            Self::Egress => "EGRESS",
         }
     }
 }
@@ -125,14 +135,18 @@ impl Cure<'_> {
             ("ip6tables", "-p ipv6-icmp -m icmp6 --icmpv6-type packet-too-big")
         };
         let table = if end.table == "filter" { String::new() } else { format!(" -t {}", end.table) };
-        // Behind the jump to Egret's own rules, which stands first.
-        let place = if end.table == "filter" { "" } else { " 2" };
+        let (mut rules, place) = match end.table {
+            "filter" => (Vec::new(), ""),
+            table => behind_ours(tool, table, end.hook.builtin()),
+        };
         let insert = format!("{tool}{table} -I {}{place}", end.hook.builtin());
         let (mark, device) = (self.params.mark, self.device);
         let untracked = "-m conntrack --ctstate UNTRACKED -j ACCEPT";
         let input = end.hook == Hook::Input;
         let client = match end.hook {
-            Hook::Output | Hook::Postrouting => format!("{insert} -o {device} -p tcp {untracked}"),
+            Hook::Output | Hook::Postrouting | Hook::Egress => {
+                format!("{insert} -o {device} -p tcp {untracked}")
+            }
             Hook::Input | Hook::Forward | Hook::Ingress => {
                 format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT")
             }
@@ -141,14 +155,15 @@ impl Cure<'_> {
             }
             Hook::Prerouting => format!("{insert} -i {device} -p tcp -j ACCEPT"),
         };
-        let mut rules = Vec::new();
         if self.leg == Leg::Client || input {
             rules.push(client);
         }
         if self.leg == Leg::Pool || input {
             for pool in self.pools(false) {
                 rules.push(match end.hook {
-                    Hook::Output | Hook::Postrouting => format!("{insert} -s {pool} -p tcp {untracked}"),
+                    Hook::Output | Hook::Postrouting | Hook::Egress => {
+                        format!("{insert} -s {pool} -p tcp {untracked}")
+                    }
                     Hook::Prerouting => format!("{insert} -d {pool} -p tcp -j ACCEPT"),
                     Hook::Input | Hook::Forward | Hook::Ingress => {
                         format!("{insert} -d {pool} -p tcp ! --syn {untracked}")
@@ -172,7 +187,7 @@ impl Cure<'_> {
             Hook::Output | Hook::Postrouting => {
                 format!("oifname {device} meta l4proto tcp ct state untracked")
             }
-            Hook::Ingress => "meta l4proto tcp".to_owned(),
+            Hook::Ingress | Hook::Egress => "meta l4proto tcp".to_owned(),
             Hook::Prerouting if !end.marked => format!("iifname {device} meta l4proto tcp"),
             Hook::Prerouting | Hook::Input | Hook::Forward => marked,
         };
@@ -192,6 +207,7 @@ impl Cure<'_> {
                     Hook::Output | Hook::Postrouting => {
                         format!("{insert} {ip} saddr {pool} meta l4proto tcp ct state untracked accept")
                     }
+                    Hook::Egress => format!("{insert} {ip} saddr {pool} meta l4proto tcp accept"),
                     Hook::Ingress | Hook::Prerouting => {
                         format!("{insert} {ip} daddr {pool} meta l4proto tcp accept")
                     }
@@ -244,6 +260,17 @@ impl Cure<'_> {
                 .map(|range| format!("port port={range} protocol=tcp"))
                 .collect(),
         }
+    }
+}
+
+/// The place behind the jump to Egret's own rules, and the command that brings that to the beginning if it is not there.
+fn behind_ours(tool: &str, table: &str, builtin: &str) -> (Vec<String>, &'static str) {
+    let saved = output(&format!("{tool}-save -t {table}")).unwrap_or_default();
+    let start = format!("-A {builtin} ");
+    match saved.lines().filter(|line| line.starts_with(&start)).position(|line| line.contains(" -j EGRET_")) {
+        None => (Vec::new(), ""),
+        Some(0) => (Vec::new(), " 2"),
+        Some(_) => (vec![REMEDY.to_owned()], " 2"),
     }
 }
 

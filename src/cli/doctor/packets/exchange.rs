@@ -3,16 +3,31 @@
 use super::command::output;
 use super::icmp;
 use super::probe::Probe;
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-/// For a handshake: the SYN, and the one that TCP sends anew after a second.
-const HANDSHAKE: Duration = Duration::from_millis(1700);
-/// For each step of the answer.
-const SILENCE: Duration = Duration::from_secs(4);
+/// The deadlines of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    handshake: Duration,
+    /// For each step of the answer.
+    silence: Duration,
+}
+
+impl Patience {
+    /// For a first attempt, which nothing is concluded from when it fails.
+    pub(super) const SHORT: Self =
+        Self { handshake: Duration::from_millis(700), silence: Duration::from_millis(1500) };
+    /// For the attempt that decides: the SYN and the one that TCP sends anew after a second, and several of its
+    /// retransmissions of data.
+    pub(super) const LONG: Self =
+        Self { handshake: Duration::from_millis(1700), silence: Duration::from_millis(2500) };
+}
+
 /// Of an answer that is read on.
 const MOST: usize = 1 << 20;
 
@@ -30,8 +45,8 @@ pub(super) struct Exchange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TooBig {
     NotTried,
-    /// The sender's path MTU is what the error said.
-    Heeded,
+    /// The sender's path MTU is this, as the error said.
+    Heeded(u16),
     Lost,
 }
 
@@ -65,26 +80,45 @@ impl Exchange {
     }
 
     /// From the probe's host to a server behind the machine.
-    pub(super) fn from_client(probe: &Probe, ends: Ends, request: &[u8], tell_too_big: bool) -> Self {
+    pub(super) fn from_client(
+        probe: &Probe,
+        ends: Ends,
+        request: &[u8],
+        tell_too_big: bool,
+        patience: Patience,
+    ) -> Self {
         let raw = if tell_too_big { raw(probe, ends.client).ok() } else { None };
         let socket = probe.run(|| bound(ends.client, false));
         // The machine's end is the server's: it hears that its packets are too big for the probe.
         let told = Ends { client: ends.server, server: ends.client };
-        Self::run(socket, ends, request, raw.as_ref().map(|raw| (raw, told)))
+        Self::run(socket, ends, request, raw.as_ref().map(|raw| (raw, told)), patience)
     }
 
-    /// From one of the machine's own addresses to the probe's host.
-    pub(super) fn from_machine(probe: &Probe, ends: Ends, request: &[u8]) -> Self {
+    /// From one of the machine's own addresses to the probe's host, by a socket of the user's.
+    pub(super) fn from_machine(
+        probe: &Probe,
+        ends: Ends,
+        request: &[u8],
+        user: Option<User>,
+        patience: Patience,
+    ) -> Self {
         let raw = raw(probe, ends.server).ok();
-        Self::run(bound(ends.client, true), ends, request, raw.as_ref().map(|raw| (raw, ends)))
+        let socket = as_user(user, || bound(ends.client, true));
+        Self::run(socket, ends, request, raw.as_ref().map(|raw| (raw, ends)), patience)
     }
 
     /// `told` are the ends as the machine has them: its own first.
-    fn run(socket: io::Result<Socket>, ends: Ends, request: &[u8], told: Option<(&Raw, Ends)>) -> Self {
+    fn run(
+        socket: io::Result<Socket>,
+        ends: Ends,
+        request: &[u8],
+        told: Option<(&Raw, Ends)>,
+        patience: Patience,
+    ) -> Self {
         let connected = socket.and_then(|socket| {
-            socket.connect_timeout(&SockAddr::from(ends.server), HANDSHAKE)?;
-            socket.set_read_timeout(Some(SILENCE))?;
-            socket.set_write_timeout(Some(SILENCE))?;
+            socket.connect_timeout(&SockAddr::from(ends.server), patience.handshake)?;
+            socket.set_read_timeout(Some(patience.silence))?;
+            socket.set_write_timeout(Some(patience.silence))?;
             Ok(socket)
         });
         let mut socket = match connected {
@@ -99,6 +133,19 @@ impl Exchange {
         };
         Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), answer }
     }
+}
+
+/// User and group that a socket belongs to, as far as the packet filter and routing rules tell.
+pub(super) type User = (u32, u32);
+
+/// Runs `work` as the user, as far as files and sockets are concerned. A thread has its own.
+fn as_user<T>(user: Option<User>, work: impl FnOnce() -> T) -> T {
+    let Some((user, group)) = user else { return work() };
+    let before = (setfsgid(Gid::from_raw(group)), setfsuid(Uid::from_raw(user)));
+    let result = work();
+    setfsuid(before.1);
+    setfsgid(before.0);
+    result
 }
 
 /// A socket with this address; `shared`: the gateway may use the same port towards another destination.
@@ -118,19 +165,16 @@ impl Raw {
     fn tell_too_big(&self, ends: Ends) -> TooBig {
         const POLLS: u32 = 12;
         let Some(sequence) = self.sequence(ends) else { return TooBig::NotTried };
-        match path_mtu(ends) {
-            Some(before) if before > u32::from(icmp::MTU) => {}
-            Some(_) | None => return TooBig::NotTried,
-        }
-        let message = icmp::too_big(ends.client, ends.server, sequence);
+        let Some(mtu) = path_mtu(ends).and_then(icmp::smaller) else { return TooBig::NotTried };
+        let message = icmp::too_big(ends.client, ends.server, sequence, mtu);
         // To the source of the packet that was too big, as all ICMP errors. A raw socket's port is 0.
         let to = SockAddr::from(SocketAddr::new(ends.client.ip(), 0));
         if self.icmp.send_to(&message, &to).is_err() {
             return TooBig::NotTried;
         }
         for _ in 0..POLLS {
-            if path_mtu(ends) == Some(u32::from(icmp::MTU)) {
-                return TooBig::Heeded;
+            if path_mtu(ends) == Some(u32::from(mtu)) {
+                return TooBig::Heeded(mtu);
             }
             thread::sleep(Duration::from_millis(50));
         }

@@ -2,27 +2,34 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// A smaller MTU than any device's that is tried; IPv6 allows no less than 1280.
-pub(super) const MTU: u16 = 1300;
+/// A smaller MTU than any device's that is tried, and the least that IPv6 allows.
+const MTU: u16 = 1300;
+const LEAST: u16 = 1280;
 const TCP: u8 = 6;
 
+/// An MTU below the one that is believed, which the kernel remembers for minutes; `None` if none is left to tell.
+pub(super) fn smaller(believed: u32) -> Option<u16> {
+    let believed = u16::try_from(believed).unwrap_or(u16::MAX);
+    (believed > LEAST).then(|| if believed > MTU { MTU } else { believed - 1 })
+}
+
 /// "Fragmentation needed" (RFC 1191), or "packet too big" (RFC 8201): about a segment of `sender`'s to `receiver`.
-pub(super) fn too_big(sender: SocketAddr, receiver: SocketAddr, sequence: u32) -> Vec<u8> {
+pub(super) fn too_big(sender: SocketAddr, receiver: SocketAddr, sequence: u32, mtu: u16) -> Vec<u8> {
     let mut tcp = Vec::from(sender.port().to_be_bytes());
     tcp.extend(receiver.port().to_be_bytes());
     tcp.extend(sequence.to_be_bytes());
     // The rest of a TCP header: acknowledgement, 20 bytes, ACK, a window.
     tcp.extend([0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
     match (sender.ip(), receiver.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => v4(from, to, &tcp),
-        (IpAddr::V6(from), IpAddr::V6(to)) => v6(from, to, &tcp),
+        (IpAddr::V4(from), IpAddr::V4(to)) => v4(from, to, &tcp, mtu),
+        (IpAddr::V6(from), IpAddr::V6(to)) => v6(from, to, &tcp, mtu),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Vec::new(),
     }
 }
 
-fn v4(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8]) -> Vec<u8> {
+fn v4(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8], mtu: u16) -> Vec<u8> {
     let mut message = vec![3, 4, 0, 0, 0, 0];
-    message.extend(MTU.to_be_bytes());
+    message.extend(mtu.to_be_bytes());
     // Version and length, service, 1500 bytes in all, identification, "don't fragment", TTL, protocol, checksum.
     let mut header = vec![0x45, 0, 0x05, 0xdc, 0, 1, 0x40, 0, 63, TCP, 0, 0];
     header.extend(from.octets());
@@ -37,9 +44,9 @@ fn v4(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8]) -> Vec<u8> {
 }
 
 /// The kernel fills in the checksum, which covers addresses.
-fn v6(from: Ipv6Addr, to: Ipv6Addr, tcp: &[u8]) -> Vec<u8> {
+fn v6(from: Ipv6Addr, to: Ipv6Addr, tcp: &[u8], mtu: u16) -> Vec<u8> {
     let mut message = vec![2, 0, 0, 0, 0, 0];
-    message.extend(MTU.to_be_bytes());
+    message.extend(mtu.to_be_bytes());
     message.extend([0x60, 0, 0, 0, 0x05, 0xb4, TCP, 63]);
     message.extend(from.octets());
     message.extend(to.octets());
@@ -62,14 +69,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_mtu_told_is_smaller_than_the_last() {
+        assert_eq!([1500, 9000, 1300, 1281].map(smaller), [Some(1300), Some(1300), Some(1299), Some(1280)]);
+        assert_eq!(smaller(1280), None);
+    }
+
+    #[test]
     fn checksums_hold() {
         let (a, b) = ("192.0.2.80:80".parse().unwrap(), "10.0.1.254:61000".parse().unwrap());
-        let message = too_big(a, b, 7);
+        let message = too_big(a, b, 7, MTU);
         assert_eq!(checksum(&message), 0);
         assert_eq!(checksum(&message[8..28]), 0);
         assert_eq!(message.len(), 8 + 20 + 20);
         let (a, b) = ("[2001:db8::1]:80".parse().unwrap(), "[fd00::1]:61000".parse().unwrap());
-        assert_eq!(too_big(a, b, 7).len(), 8 + 40 + 20);
-        assert!(too_big(a, "10.0.0.1:1".parse().unwrap(), 7).is_empty());
+        assert_eq!(too_big(a, b, 7, MTU).len(), 8 + 40 + 20);
+        assert!(too_big(a, "10.0.0.1:1".parse().unwrap(), 7, MTU).is_empty());
     }
 }

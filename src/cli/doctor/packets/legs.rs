@@ -3,12 +3,12 @@
 use super::cause::{Cause, Evidence, Lost};
 use super::counters::Counters;
 use super::cure::{Cure, Leg};
-use super::exchange::{Ends, Exchange, TooBig};
+use super::exchange::{Ends, Exchange, Patience, TooBig, User};
 use super::probe::{Probe, ProbePorts, Spot};
 use super::request::{Language, PROBE_NAME, http, told};
 use super::stand_in::{BODY, StandIn};
 use super::trace::Trace;
-use super::{POOL_ADDRESSES, family_name, icmp, names, spot};
+use super::{POOL_ADDRESSES, family_name, names, spot};
 use crate::cli::doctor::Tenant;
 use crate::cli::findings::Finding;
 use crate::steering::{Params, Pool, Ports};
@@ -30,12 +30,17 @@ pub(super) struct ClientLeg<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) v4: bool,
     pub(super) steered: &'a [String],
+    pub(super) destinations: &'a [IpAddr],
 }
 
 /// Connections from pool addresses to a server.
 pub(super) struct PoolLeg<'a> {
     pub(super) params: &'a Params,
     pub(super) v4: bool,
+    pub(super) destinations: &'a [IpAddr],
+    pub(super) outside: &'a [Outside],
+    /// That of the gateway, if it runs.
+    pub(super) user: Option<User>,
 }
 
 /// A probe that plays the client, and how often it has.
@@ -53,27 +58,29 @@ impl Caller {
         Ok(Self { spot, probe, base, attempts: 0 })
     }
 
-    pub(super) fn call(&mut self, server: SocketAddr, request: &[u8]) -> Exchange {
+    pub(super) fn call(&mut self, server: SocketAddr, request: &[u8], patience: Patience) -> Exchange {
         let client = SocketAddr::new(self.spot.address, self.base + self.attempts % ATTEMPTS);
         self.attempts += 1;
         // What the machine believes of a real client's path would slow the client down.
         let tell_too_big = self.spot.mac.is_none() || !self.spot.shared;
-        Exchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big)
+        Exchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big, patience)
     }
 
     /// Calls again, and looks where it gets lost.
     pub(super) fn watch(&mut self, server: SocketAddr, request: &[u8]) -> (Exchange, Evidence) {
         let spot = self.spot.clone();
         let port = spot.shared.then_some((self.base, ATTEMPTS));
-        let (exchange, mut evidence) = watched(&spot, port, || self.call(server, request));
+        let (exchange, mut evidence) =
+            watched(&spot, &[spot.address], port, || self.call(server, request, Patience::LONG));
         evidence.found_gateway = self.probe.found_gateway(&spot);
         (exchange, evidence)
     }
 }
 
-/// An attempt, and everything that was seen meanwhile of packets from and to the probe.
+/// An attempt, and everything that was seen meanwhile of packets from and to the probe, with all these addresses.
 fn watched(
     spot: &Spot,
+    addresses: &[IpAddr],
     port: Option<(u16, u16)>,
     attempt: impl FnOnce() -> Exchange,
 ) -> (Exchange, Evidence) {
@@ -90,7 +97,7 @@ fn watched(
     let before = Counters::read(address.is_ipv4());
     let exchange = attempt();
     let after = Counters::read(address.is_ipv4());
-    let events = trace.map(Trace::finish);
+    let events = trace.map(|trace| trace.finish(addresses));
     (exchange, Evidence { events, before, after, found_gateway: true })
 }
 
@@ -114,7 +121,7 @@ pub(super) fn success(exchange: &Exchange) -> String {
         Err(error) => format!("then ended: {error}"),
     };
     let too_big = match exchange.too_big {
-        TooBig::Heeded => format!(", path MTU {} heeded", icmp::MTU),
+        TooBig::Heeded(mtu) => format!(", path MTU {mtu} heeded"),
         TooBig::NotTried | TooBig::Lost => String::new(),
     };
     format!("handshake, {} bytes sent, {answer}{too_big}", exchange.sent)
@@ -131,12 +138,32 @@ pub(super) fn failure(leg: Leg, lost: Lost, who: &str, cause: Cause) -> Finding 
     }
 }
 
-/// A server on the way out, for the case that policy lets the probe's request pass.
-fn backstop(address: IpAddr, port: u16) -> Option<(Probe, StandIn)> {
-    let spot = spot::server(address, None).ok()?;
-    let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX }).ok()?;
-    let server = StandIn::start(&probe, SocketAddr::new(address, port)).ok()?;
-    Some((probe, server))
+/// A server on the way out: that of the pools' connections, and of clients' where policy lets a probe's request pass.
+pub(super) struct Outside {
+    spot: Spot,
+    probe: Probe,
+    _server: StandIn,
+}
+
+impl Outside {
+    pub(super) fn new(spot: Spot, port: u16) -> Result<Self, String> {
+        let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX })?;
+        let server = SocketAddr::new(spot.address, port);
+        let server = StandIn::start(&probe, server).map_err(|error| error.to_string())?;
+        Ok(Self { spot, probe, _server: server })
+    }
+
+    /// One at each destination that can be had.
+    pub(super) fn all(destinations: &[IpAddr], params: &Params) -> Vec<Self> {
+        let port = steered_port(&params.ports);
+        let spots = destinations.iter().filter_map(|destination| spot::server(*destination, None).ok());
+        spots.filter_map(|spot| Self::new(spot, port).ok()).collect()
+    }
+
+    fn is_at(&self, spot: &Spot) -> bool {
+        (self.spot.address, &self.spot.enters.name, &self.spot.mac)
+            == (spot.address, &spot.enters.name, &spot.mac)
+    }
 }
 
 /// The port that answers most readably.
@@ -151,63 +178,90 @@ pub(super) fn steered_port(ports: &Ports) -> u16 {
     }
 }
 
+/// A first attempt.
+pub(super) enum Tried {
+    Done(Finding),
+    /// Has to be tried again and watched.
+    Lost(Box<Caller>),
+}
+
 impl ClientLeg<'_> {
-    pub(super) fn try_it(&self) -> Finding {
-        let family = family_name(self.v4);
-        let name = &self.tenant.name;
+    pub(super) fn try_it(&self) -> Tried {
+        let (name, family) = (&self.tenant.name, family_name(self.v4));
         let spot = match spot::tenant_client(&self.tenant.sources, self.v4, self.steered) {
             Ok(spot) => spot,
             Err(error) => {
-                return self.no_way(&format!("{name}, {family}: no client can be stood in for: {error}"));
+                let found = format!("{name}, {family}: no client can be stood in for: {error}");
+                return Tried::Done(self.no_way(&found));
             }
         };
         let mut caller = match Caller::new(spot) {
             Ok(caller) => caller,
             Err(error) => {
-                return self.no_way(&format!("{name}, {family}: no probe could be set up: {error}"));
+                let found = format!("{name}, {family}: no probe could be set up: {error}");
+                return Tried::Done(self.no_way(&found));
             }
         };
-        let port = steered_port(&self.params.ports);
-        let request = Language::of_port(port).request(PROBE_NAME).unwrap_or_else(|_| http(PROBE_NAME, 0));
-        let mut destinations = spot::destinations(self.v4, self.params);
-        if destinations.is_empty() {
-            destinations.push(if self.v4 {
-                [192, 0, 2, 80].into()
-            } else {
-                [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x80].into()
-            });
-        }
-        let (from, device) = (caller.spot.address, caller.spot.enters.name.clone());
-        let who = |server: SocketAddr| format!("{name}, {from} to {server} by {device}");
-        for destination in &destinations {
-            let _server = backstop(*destination, port);
-            let server = SocketAddr::new(*destination, port);
-            let who = who(server);
-            let exchange = caller.call(server, &request);
+        for destination in self.destinations() {
+            let (server, request) = self.request(destination);
+            let exchange = caller.call(server, &request, Patience::SHORT);
             match lost(&exchange) {
-                None => return Finding::ok(Leg::Client.check(), format!("{who}: {}", success(&exchange))),
+                None => {
+                    let found = format!("{}: {}", self.who(&caller, server), success(&exchange));
+                    return Tried::Done(Finding::ok(Leg::Client.check(), found));
+                }
                 Some(Lost::TooBig) => break,
                 Some(Lost::Handshake | Lost::Data) => {}
             }
         }
-        let server = SocketAddr::new(destinations[0], port);
-        let _server = backstop(destinations[0], port);
-        let who = who(server);
+        Tried::Lost(Box::new(caller))
+    }
+
+    /// The attempt that decides, and names what takes the packets.
+    pub(super) fn watch(&self, caller: &mut Caller) -> Finding {
+        let destination = self.destinations().next().unwrap_or(spot::nowhere(self.v4));
+        let (server, request) = self.request(destination);
+        let who = self.who(caller, server);
         let (exchange, evidence) = caller.watch(server, &request);
         let Some(lost) = lost(&exchange) else {
-            return Finding::ok(
-                Leg::Client.check(),
-                format!("{who}: {}, at the second attempt", success(&exchange)),
-            );
+            let found = format!("{who}: {}, at the second attempt", success(&exchange));
+            return Finding::ok(Leg::Client.check(), found);
         };
         let cure = Cure {
             params: self.params,
             leg: Leg::Client,
             v4: self.v4,
-            device: &device,
+            device: &caller.spot.enters.name,
             sources: &self.tenant.sources,
         };
         failure(Leg::Client, lost, &who, evidence.cause(lost, &caller.spot, &cure))
+    }
+
+    /// For one whose first attempt got lost, as another tenant's did that was watched.
+    pub(super) fn not_watched(&self) -> Finding {
+        let family = family_name(self.v4);
+        Finding::warn(
+            Leg::Client.check(),
+            format!("{}, {family}: packets get lost, and were not traced", self.tenant.name),
+            "what loses one tenant's packets mostly loses those of the others",
+            format!("cure what fails for {family}, then egret doctor"),
+        )
+    }
+
+    fn destinations(&self) -> impl Iterator<Item = IpAddr> {
+        let none = self.destinations.is_empty().then(|| spot::nowhere(self.v4));
+        self.destinations.iter().copied().chain(none)
+    }
+
+    fn request(&self, destination: IpAddr) -> (SocketAddr, Vec<u8>) {
+        let port = steered_port(&self.params.ports);
+        let request = Language::of_port(port).request(PROBE_NAME).unwrap_or_else(|_| http(PROBE_NAME, 0));
+        (SocketAddr::new(destination, port), request)
+    }
+
+    fn who(&self, caller: &Caller, server: SocketAddr) -> String {
+        let Spot { address, enters, .. } = &caller.spot;
+        format!("{}, {address} to {server} by {}", self.tenant.name, enters.name)
     }
 
     fn no_way(&self, found: &str) -> Finding {
@@ -223,8 +277,7 @@ impl ClientLeg<'_> {
 impl PoolLeg<'_> {
     pub(super) fn try_it(&self) -> Finding {
         let family = family_name(self.v4);
-        let destinations = spot::destinations(self.v4, self.params);
-        let Some(first) = destinations.first() else {
+        let Some(first) = self.destinations.first() else {
             let found = format!("{family}: there is no default route by a router, and so no way out");
             let cure = if self.v4 {
                 "ip route add default via ROUTER"
@@ -237,7 +290,7 @@ impl PoolLeg<'_> {
         let mut words = String::new();
         for (pool, source) in &sources {
             let mut error = None;
-            let passed = destinations.iter().find_map(|destination| {
+            let passed = self.destinations.iter().find_map(|destination| {
                 let attempt = self.attempt(*source, pool, *destination, false);
                 let (exchange, ..) = attempt.map_err(|failed| error = Some(failed)).ok()?;
                 lost(&exchange).is_none().then(|| success(&exchange))
@@ -253,10 +306,9 @@ impl PoolLeg<'_> {
         }
         let tried: Vec<_> = sources.iter().take(3).map(|(_, source)| source.to_string()).collect();
         let more = if sources.len() > 3 { format!(" and {} more", sources.len() - 3) } else { String::new() };
-        Finding::ok(
-            Leg::Pool.check(),
-            format!("{family}, {}{more} to {first}:{}: {words}", tried.join(", "), self.port()),
-        )
+        let server = SocketAddr::new(*first, self.port());
+        let found = format!("{family}, {}{more} to {server}: {words}", tried.join(", "));
+        Finding::ok(Leg::Pool.check(), found)
     }
 
     /// The first addresses of each network, and of all networks before the second ones.
@@ -283,21 +335,25 @@ impl PoolLeg<'_> {
         watch: bool,
     ) -> Result<(Exchange, Spot, Option<Evidence>), String> {
         let spot = spot::server(destination, Some(source)).or_else(|_| spot::server(destination, None))?;
-        let port = self.port();
-        let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX })?;
-        let server = SocketAddr::new(destination, port);
-        let _server = StandIn::start(&probe, server).map_err(|error| error.to_string())?;
+        let server = SocketAddr::new(destination, self.port());
+        let own;
+        let outside = if let Some(outside) = self.outside.iter().find(|outside| outside.is_at(&spot)) {
+            outside
+        } else {
+            own = Outside::new(spot.clone(), server.port())?;
+            &own
+        };
         let request = http(PROBE_NAME, BODY);
-        let call = || {
+        let call = |patience| {
             let port = rand::rng().random_range(pool.ports.first()..=pool.ports.last());
             let client = SocketAddr::new(source, port);
-            Exchange::from_machine(&probe, Ends { client, server }, &request)
+            Exchange::from_machine(&outside.probe, Ends { client, server }, &request, self.user, patience)
         };
         if watch {
-            let (exchange, evidence) = watched(&spot, None, call);
+            let (exchange, evidence) = watched(&spot, &[destination, source], None, || call(Patience::LONG));
             return Ok((exchange, spot, Some(evidence)));
         }
-        Ok((call(), spot, None))
+        Ok((call(Patience::SHORT), spot, None))
     }
 
     /// `None` if it passes after all.

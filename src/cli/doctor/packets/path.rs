@@ -120,9 +120,11 @@ pub(super) fn bridge_port(bridge: &str, mac: Option<&str>) -> Option<String> {
 
 /// The link address of a neighbour, asked for if it is not known; `None` if nobody answers.
 pub(super) fn link_address(of: IpAddr, device: &str) -> Option<String> {
-    const POLLS: u32 = 24;
+    /// The kernel asks again after a second; a machine that is loaded is slow to answer.
+    const WAITS: [u64; 9] = [0, 20, 40, 80, 160, 200, 200, 250, 250];
     let command = format!("ip -j neigh show to {of} dev {device}");
-    for poll in 0..POLLS {
+    for (poll, wait) in WAITS.into_iter().enumerate() {
+        thread::sleep(Duration::from_millis(wait));
         let known = first::<Neighbour>(&command).ok();
         let failed = known.as_ref().is_some_and(|entry| entry.state.iter().any(|state| state == "FAILED"));
         if let Some(mac) = known.and_then(|entry| entry.lladdr).filter(|_| !failed) {
@@ -133,7 +135,6 @@ pub(super) fn link_address(of: IpAddr, device: &str) -> Option<String> {
         } else if failed {
             break;
         }
-        thread::sleep(Duration::from_millis(50));
     }
     // A question that is still asked would tell the probe, which answers it, what it has to find out itself.
     let _ = output(&format!("ip neigh del {of} dev {device}"));

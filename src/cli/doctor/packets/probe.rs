@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -43,10 +43,17 @@ pub(super) struct ProbePorts {
 #[derive(Debug)]
 pub(super) struct Probe {
     namespace: Namespace,
-    _clean_up: CleanUp,
+    clean_up: Option<CleanUp>,
 }
 
-/// Devices that got a clsact qdisc from us: it goes with the last filter.
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _turn = turn();
+        self.clean_up = None;
+    }
+}
+
+/// Devices that got a clsact qdisc from us: it goes with the last filter. Filters come and go one probe at a time.
 static EQUIPPED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -55,33 +62,50 @@ impl Probe {
         let namespace = Namespace::new().map_err(|error| format!("unshare(CLONE_NEWNET): {error}"))?;
         let (inject, catch) = (wire(&spot.enters, spot)?, wire(&spot.leaves, spot)?);
         let name = format!("egp{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let equip = equip(&catch)?;
+        let mut turn = turn();
+        let equip = equip(&catch, &mut turn)?;
         let filters = catching(spot, ports, &catch, &name)?;
-        let clean_up = CleanUp::new(&undo(spot, &name, &catch, equip.is_some(), &filters))?;
+        let clean_up = Some(CleanUp::new(&undo(spot, &name, &catch, turn.contains(&catch), &filters))?);
+        let probe = Self { namespace, clean_up };
+        let added = probe.add(spot, &name, &inject, &catch, equip, &filters);
+        drop(turn);
+        added?;
+        probe.namespace.run(|| furnish(spot)).map_err(|error| error.to_string())?;
+        wait_until_up(&name);
+        Ok(probe)
+    }
+
+    /// The veth pair and the filters.
+    fn add(
+        &self,
+        spot: &Spot,
+        name: &str,
+        inject: &str,
+        catch: &str,
+        equip: Option<String>,
+        filters: &[Filter],
+    ) -> Result<(), String> {
         // The same link address as the device's: frames to it count as the machine's own.
-        let peer = spot.mac.clone().unwrap_or_else(|| vacant_mac(&name));
+        let peer = spot.mac.clone().unwrap_or_else(|| vacant_mac(name));
         let (mac, mtu) = (&spot.enters.mac, spot.enters.mtu);
         feed(
             "ip -batch -",
             &format!(
                 "link add {name} address {mac} mtu {mtu} type veth peer name probe address {peer} mtu {mtu} index 1000003 netns {}\n\
              link set {name} addrgenmode none\nlink set {name} up\n",
-                namespace.path()
+                self.namespace.path()
             ),
         )?;
-        output(&format!("tc qdisc add dev {name} clsact"))?;
-        for (pref, filter) in (1..).zip(injecting(spot, &inject)) {
-            output(&format!("tc filter add dev {name} ingress pref {pref} {filter}"))?;
+        let mut commands = format!("qdisc add dev {name} clsact\n");
+        for (pref, filter) in (1..).zip(injecting(spot, inject)) {
+            let _ = writeln!(commands, "filter add dev {name} ingress pref {pref} {filter}");
         }
-        if let Some(command) = equip {
-            output(&command)?;
+        commands.extend(equip);
+        for Filter { pref, protocol, rest } in filters {
+            let _ =
+                writeln!(commands, "filter add dev {catch} egress pref {pref} protocol {protocol} {rest}");
         }
-        for Filter { pref, protocol, rest } in &filters {
-            output(&format!("tc filter add dev {catch} egress pref {pref} protocol {protocol} {rest}"))?;
-        }
-        namespace.run(|| furnish(spot)).map_err(|error| error.to_string())?;
-        wait_until_up(&name);
-        Ok(Self { namespace, _clean_up: clean_up })
+        feed("tc -batch -", &commands).map(drop)
     }
 
     /// Runs `work` on a thread of the probe's host.
@@ -107,18 +131,21 @@ fn wire(link: &Link, spot: &Spot) -> Result<String, String> {
         .ok_or_else(|| format!("the bridge {} has no port that is up", link.name))
 }
 
+fn turn() -> MutexGuard<'static, BTreeSet<String>> {
+    EQUIPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The command that gives the device room for filters, unless it has it.
-fn equip(device: &str) -> Result<Option<String>, String> {
+fn equip(device: &str, equipped: &mut BTreeSet<String>) -> Result<Option<String>, String> {
     let qdiscs = output(&format!("tc qdisc show dev {device}"))?;
-    let mut equipped = EQUIPPED.lock().unwrap_or_else(PoisonError::into_inner);
     if qdiscs.contains("qdisc clsact") {
-        return Ok(equipped.contains(device).then(|| "true".to_owned()));
+        return Ok(None);
     }
     if qdiscs.contains("qdisc ingress") {
         return Err(format!("{device} has an ingress qdisc, which leaves no place for egress filters"));
     }
     equipped.insert(device.to_owned());
-    Ok(Some(format!("tc qdisc add dev {device} clsact")))
+    Ok(Some(format!("qdisc add dev {device} clsact\n")))
 }
 
 struct Filter {

@@ -2,7 +2,7 @@
 
 use super::cause::Lost;
 use super::cure::{Cure, Leg};
-use super::exchange::{Exchange, TooBig};
+use super::exchange::{Exchange, Patience, TooBig};
 use super::legs::{Caller, failure, lost, steered_port};
 use super::request::{Language, told};
 use super::{cause, impossible, no_listener, spot};
@@ -88,7 +88,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
     let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let request = Language::of_port(port).request(&asked);
     let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
-    let exchange = caller.call(server, &request);
+    let exchange = caller.call(server, &request, Patience::LONG);
     let Some(first) = lost(&exchange) else {
         found.extend(stations(&exchange, None));
         return found;
@@ -135,7 +135,7 @@ fn stations(exchange: &Exchange, lost: Option<Lost>) -> Vec<Finding> {
     if exchange.handshake.is_ok() {
         found.push(Finding::ok("handshake", "SYN, SYN-ACK and ACK passed"));
     }
-    if exchange.too_big == TooBig::Heeded {
+    if matches!(exchange.too_big, TooBig::Heeded(_)) {
         found.push(Finding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
     }
     if exchange.handshake.is_err() || lost == Some(Lost::Data) {

@@ -130,6 +130,11 @@ fn from_the_end(network: IpNet, number: u32) -> Option<IpAddr> {
     }
 }
 
+/// A destination where no default route leads.
+pub(super) fn nowhere(v4: bool) -> IpAddr {
+    if v4 { [192, 0, 2, 80].into() } else { [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x80].into() }
+}
+
 /// Servers outside that a probe stands in for: documentation addresses, and an address of IANA's should a filter drop those.
 pub(super) fn destinations(v4: bool, params: &Params) -> Vec<IpAddr> {
     let candidates: [&str; 4] = if v4 {

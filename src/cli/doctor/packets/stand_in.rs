@@ -36,8 +36,8 @@ impl StandIn {
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    // A client that goes away is the client's affair.
-                    Ok((client, _)) => drop(serve(client)),
+                    // Each on its own: one that hangs ends by its deadline. A client that goes away is the client's affair.
+                    Ok((client, _)) => drop(thread::spawn(|| serve(client))),
                     Err(_) => thread::sleep(Duration::from_millis(10)),
                 }
             }

@@ -4,9 +4,12 @@
 //! trace; [`super::counters`] looks at them.
 
 use super::command::{CleanUp, feed, output, tool};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -70,6 +73,21 @@ impl Event {
     }
 }
 
+/// Those of packets whose lines name all of the addresses wherever they name addresses of IP.
+fn of_addresses(events: &[Event], addresses: &[IpAddr]) -> Vec<Event> {
+    let names = |event: &Event, address: &IpAddr| {
+        ["saddr", "daddr"].iter().any(|side| event.text.contains(&format!("{side} {address} ")))
+    };
+    let others: BTreeSet<&str> = events
+        .iter()
+        .filter(|event| event.kind == Kind::Packet)
+        .filter(|event| event.text.contains("ip saddr ") || event.text.contains("ip6 saddr "))
+        .filter(|event| !addresses.iter().all(|one| names(event, one)))
+        .map(|event| &*event.id)
+        .collect();
+    events.iter().filter(|event| !others.contains(&*event.id)).cloned().collect()
+}
+
 fn without_counters(rule: &str) -> String {
     let words: Vec<_> = rule.split(' ').collect();
     let mut kept = Vec::new();
@@ -86,6 +104,12 @@ fn without_counters(rule: &str) -> String {
     kept.join(" ")
 }
 
+/// Before every chain of others.
+const FIRST: i32 = -2_000_000_000;
+
+/// Traces that were started.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// A trace that runs.
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -99,10 +123,12 @@ impl Trace {
     /// Traces packets that match, to and from the probe: nft expressions. `None` without nft.
     pub(super) fn start(from: &str, to: &str, device: &str) -> Option<Self> {
         output("nft --version").ok()?;
-        let table = format!("egret_doctor_{}", std::process::id());
+        let table = format!("egret_doctor_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut trace = Self::listen(&table)?;
         let chain = |name, hook: &str, matches: &str| {
-            format!("chain {name} {{ type filter hook {hook} priority -450; {matches} meta nftrace set 1; }}")
+            format!(
+                "chain {name} {{ type filter hook {hook} priority {FIRST}; {matches} meta nftrace set 1; }}"
+            )
         };
         let (incoming, outgoing) = (chain("incoming", "prerouting", from), chain("outgoing", "output", to));
         let both = format!("table inet {table} {{\n{incoming}\n{outgoing}\n}}\n");
@@ -119,7 +145,6 @@ impl Trace {
 
     /// Starts to listen, and what ends it and removes the tables, also if this process is killed.
     fn listen(table: &str) -> Option<Self> {
-        let before = listeners();
         let mut command = tool("nft");
         command.args(["monitor", "trace"]).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut monitor = command.spawn().ok()?;
@@ -141,7 +166,7 @@ impl Trace {
             }
         });
         for _ in 0..40 {
-            if listeners() > before {
+            if listens(monitor.id()) {
                 break;
             }
             thread::sleep(Duration::from_millis(25));
@@ -149,8 +174,8 @@ impl Trace {
         Some(Self { monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
     }
 
-    /// Events so far, when no more come.
-    pub(super) fn finish(mut self) -> Vec<Event> {
+    /// Events so far of packets with these addresses, when no more come; other traces may run beside this one.
+    pub(super) fn finish(mut self, addresses: &[IpAddr]) -> Vec<Event> {
         let count = || self.lines.lock().unwrap_or_else(PoisonError::into_inner).len();
         for _ in 0..20 {
             let before = count();
@@ -162,7 +187,8 @@ impl Trace {
         self.stop();
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let events = lines.iter().filter_map(|line| Event::parse(line));
-        events.filter(|event| !event.table.starts_with("egret_doctor_")).collect()
+        let events: Vec<_> = events.filter(|event| !event.table.starts_with("egret_doctor_")).collect();
+        of_addresses(&events, addresses)
     }
 
     fn stop(&mut self) {
@@ -180,20 +206,40 @@ impl Drop for Trace {
     }
 }
 
-/// Netfilter sockets that have joined a group.
-fn listeners() -> usize {
+/// True if the process has a netfilter socket that has joined a group. The kernel calls a process's first socket by the
+/// number of the process.
+fn listens(process: u32) -> bool {
     const NETFILTER: &str = "12";
     let sockets = std::fs::read_to_string("/proc/net/netlink").unwrap_or_default();
-    let joined = sockets.lines().filter(|line| {
+    let process = process.to_string();
+    sockets.lines().any(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
-        words.get(1) == Some(&NETFILTER) && words.get(3).is_some_and(|groups| *groups != "00000000")
-    });
-    joined.count()
+        words.get(1) == Some(&NETFILTER)
+            && words.get(2) == Some(&&*process)
+            && words.get(3).is_some_and(|groups| *groups != "00000000")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_packets_are_left_out() {
+        let lines = [
+            "trace id 1 ip t c packet: iif \"c0\" ip saddr 10.0.1.254 ip daddr 192.0.2.80 tcp flags == syn",
+            "trace id 1 ip t c policy drop ",
+            "trace id 2 ip t c packet: iif \"c0\" ip saddr 10.0.1.25 ip daddr 192.0.2.80 tcp flags == syn",
+            "trace id 3 netdev t c packet: oif \"c0\" @nh,0,160 0x4500003c",
+        ];
+        let events: Vec<_> = lines.iter().filter_map(|line| Event::parse(line)).collect();
+        let ids = |addresses: &[&str]| {
+            let addresses: Vec<_> = addresses.iter().map(|one| one.parse().unwrap()).collect();
+            of_addresses(&events, &addresses).iter().map(|event| event.id.clone()).collect::<String>()
+        };
+        assert_eq!(ids(&["10.0.1.254"]), "113");
+        assert_eq!(ids(&["10.0.1.25", "192.0.2.80"]), "23");
+    }
 
     #[test]
     fn lines_of_a_trace_are_understood() {

@@ -1,0 +1,122 @@
+//! `egret doctor` on the lab's gateway: its findings about packets, against real traffic.
+
+use crate::config::Config;
+use crate::gateway::{EGRET, Rules};
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::traffic::pass;
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// For connections that must not come about.
+const BRIEF: Duration = Duration::from_millis(300);
+
+/// One whose flows fit every machine's limits.
+pub fn config() -> Config {
+    Config { gateway: "max_flows = 1000".into(), ..Config::default() }
+}
+
+pub fn doctor(lab: &Lab, config: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(EGRET);
+    lab.gateway.output(command.args(["doctor", "--json"]).args(more).arg("--config").arg(config))
+}
+
+/// Findings of the packets and whatever fails, and whether all is well.
+pub fn packets(lab: &Lab, config: &Path) -> (bool, Vec<Value>) {
+    let output = doctor(lab, config, &[]);
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+    let all = report["findings"].as_array().unwrap();
+    let mut found = all.clone();
+    found.retain(|finding| {
+        finding["level"] == "fail" || finding["check"].as_str().unwrap().starts_with("packets")
+    });
+    (report["ok"] == true, found)
+}
+
+pub fn failed(found: &[Value]) -> Vec<&Value> {
+    found.iter().filter(|finding| finding["level"] == "fail").collect()
+}
+
+/// Traffic passes in both families, and doctor says so.
+pub fn assert_passes(lab: &Lab, config: &Path) {
+    assert_passes_by(lab, &packets(lab, config));
+}
+
+fn assert_passes_by(lab: &Lab, (ok, found): &(bool, Vec<Value>)) {
+    for family in [Family::V4, Family::V6] {
+        let server = lab.listen(Host::Raw, family, 7000);
+        let client = lab.connect(Tenant::Alpha, server.address());
+        pass(&client, &server.accept(), b"hello");
+    }
+    assert!(*ok && failed(found).is_empty(), "{found:#?}");
+    let tried = |check: &str| found.iter().filter(|finding| finding["check"] == check).count();
+    assert!(tried("packets in") >= 2 && tried("packets out") >= 2, "{found:#?}");
+    assert!(found.iter().any(|f| f["found"].as_str().unwrap().contains("reason not_allowed")), "{found:#?}");
+}
+
+/// Doctor says all of these words, and its cures cure it.
+pub fn assert_named(lab: &Lab, config: &Path, words: &[&str]) {
+    let mut said = packets(lab, config);
+    for word in words {
+        let named = |finding: &&Value| finding["found"].as_str().unwrap().contains(word);
+        assert!(failed(&said.1).iter().any(named), "no {word:?}: {:#?}", said.1);
+    }
+    // A cure for one hook may show what the next one does.
+    for _ in 0..3 {
+        let red = failed(&said.1);
+        if red.is_empty() {
+            break;
+        }
+        for finding in red {
+            apply(lab, finding["mend"].as_str().unwrap());
+        }
+        said = packets(lab, config);
+    }
+    assert_passes_by(lab, &said);
+}
+
+/// The commands of a cure.
+fn apply(lab: &Lab, cure: &str) {
+    const TOOLS: [&str; 4] = ["iptables ", "ip6tables ", "nft ", "sysctl "];
+    for command in cure.split("; ").map(|part| part.split(", and in /etc").next().unwrap()) {
+        if TOOLS.iter().any(|tool| command.starts_with(tool)) {
+            lab.gateway.shell(command);
+        }
+    }
+}
+
+/// True if a flow of alpha's gets to its server.
+pub fn passes(lab: &Lab, family: Family) -> bool {
+    let to = Host::Raw.at(family, 7000);
+    let server = lab.server.run(|| TcpListener::bind(to)).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let Ok(_client) = lab.try_connect(Tenant::Alpha, to, BRIEF) else { return false };
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        if server.accept().is_ok() {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    false
+}
+
+/// Doctor is red where traffic does not pass, and green where it does. Steering by iptables lets its own packets pass
+/// by other rules of iptables; with nftables no table can.
+pub fn obstacle(put: &str, words: &[&str]) {
+    for rules in [Rules::Nftables, Rules::Iptables] {
+        let lab = Lab::new();
+        let gateway = lab.start_steered_gateway(&config(), rules);
+        lab.gateway.shell(put);
+        if passes(&lab, Family::V4) && passes(&lab, Family::V6) {
+            assert_eq!(rules, Rules::Iptables, "it is no obstacle");
+            assert_passes(&lab, &gateway.config());
+        } else {
+            assert_named(&lab, &gateway.config(), words);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Doctor among settings and routes of the kernel that take packets, and where steering is gone.
+
+use crate::doctor::{assert_named, assert_passes, config, failed, obstacle, packets, passes};
+use crate::gateway::{Files, Gateway, Rules};
+use crate::lab::{Family, Lab};
+use crate::wait::wait_until;
+use std::fmt::Write as _;
+
+crate::trials! {
+    both families: ;
+    once:
+        source_validation_by_mark_is_named,
+        arp_ignore_is_named,
+        lost_steering_is_named,
+        bridge_netfilter_is_named,
+        routing_rule_before_ours_is_named
+}
+
+fn source_validation_by_mark_is_named() {
+    obstacle(
+        "for scope in all c0; do
+             echo 1 >/proc/sys/net/ipv4/conf/$scope/rp_filter; echo 1 >/proc/sys/net/ipv4/conf/$scope/src_valid_mark
+         done",
+        &["rp_filter drops it: 1 on c0, src_valid_mark 1"],
+    );
+}
+
+fn arp_ignore_is_named() {
+    obstacle(
+        "echo 8 >/proc/sys/net/ipv4/conf/c0/arp_ignore",
+        &["gets no ARP answer for 10.0.2.1 on c0: arp_ignore=8"],
+    );
+}
+
+fn lost_steering_is_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_steered_gateway(&config(), Rules::Nftables);
+    let config = gateway.config();
+    // A chain that lets the trace see the packets.
+    lab.gateway.shell(
+        "nft -f - <<'RULES'
+flush ruleset
+table inet theirs {
+  chain pre {
+    type filter hook prerouting priority 0; policy accept;
+  }
+}
+RULES",
+    );
+    let (_, found) = packets(&lab, &config);
+    let named =
+        failed(&found).into_iter().find(|f| f["found"].as_str().unwrap().contains("did not see the SYN"));
+    assert!(named.unwrap()["mend"].as_str().unwrap().contains("egret steering print | sh"), "{found:#?}");
+    lab.must_steer("up", &config, Rules::Nftables);
+    assert_passes(&lab, &config);
+}
+
+fn bridge_netfilter_is_named() {
+    let lab = Lab::new();
+    let mut commands = String::from(
+        "link add br0 type bridge\nlink set br0 up\naddr flush dev c0\nlink set c0 master br0\n",
+    );
+    for tenant in [1, 2, 3, 9] {
+        let _ = writeln!(
+            commands,
+            "addr add 10.0.{tenant}.1/24 dev br0\naddr add fd00:{tenant}::1/64 dev br0 nodad"
+        );
+    }
+    lab.gateway.ip(&commands);
+    for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        lab.gateway.sysctl(&format!("net/bridge/{name}"), "1");
+    }
+    let rendered = config().render("/dev/null".as_ref()).replace("[\"c0\"]", "[\"br0\"]");
+    let files = Files::with_text(&rendered.replace("/dev/audit.jsonl", "/dev/null"));
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let gateway = Gateway::start(&lab, files);
+    if passes(&lab, Family::V4) && passes(&lab, Family::V6) {
+        assert_passes(&lab, &gateway.config());
+    } else {
+        let words = ["net.bridge.bridge-nf-call-iptables=1", "net.bridge.bridge-nf-call-ip6tables=1"];
+        assert_named(&lab, &gateway.config(), &words);
+    }
+}
+
+fn routing_rule_before_ours_is_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    let config = gateway.config();
+    // For packets of VRFs alone, and for a mark that ours do not have.
+    lab.gateway.shell(
+        "for f in -4 -6; do ip $f rule add pref 1 l3mdev; ip $f rule add pref 2 fwmark 8/8 lookup main; done",
+    );
+    assert_passes(&lab, &config);
+    for rule in ["pref 0 from all lookup main", "pref 3 fwmark 1/1 lookup main"] {
+        lab.gateway.shell(&format!("for f in -4 -6; do ip $f rule add {rule}; done"));
+        assert!(!passes(&lab, Family::V4) && !passes(&lab, Family::V6), "{rule} is no obstacle");
+        let (_, found) = packets(&lab, &config);
+        for family in ["IPv4: another rule", "IPv6: another rule"] {
+            let named = |finding: &&serde_json::Value| finding["found"].as_str().unwrap().contains(family);
+            let finding = failed(&found).into_iter().find(named);
+            let cure = finding.unwrap_or_else(|| panic!("{family}: {found:#?}"))["mend"].as_str().unwrap();
+            assert!(cure.contains("rule del pref"), "{cure}");
+        }
+        lab.gateway.shell(&format!("for f in -4 -6; do ip $f rule del {rule}; done"));
+        wait_until("the gateway to see it", || gateway.metric("egret_steering_intact", &[]) == 1);
+        assert_passes(&lab, &config);
+    }
+}

@@ -1,0 +1,309 @@
+//! Doctor among other programs' packet rules: the rule that takes packets is named, with a cure that works.
+
+use crate::doctor::{assert_passes, config, obstacle, packets};
+use crate::gateway::Rules;
+use crate::lab::Lab;
+use crate::wait::{wait_for, wait_until};
+
+crate::trials! {
+    both families: ;
+    once:
+        cloud_image_input_rules_are_named,
+        ufw_rules_are_named,
+        nftables_service_table_is_named,
+        reverse_path_rule_in_later_hook_is_named,
+        output_firewall_is_named,
+        stateful_firewall_before_pools_is_named,
+        early_hooks_are_named,
+        rule_before_steering_is_named,
+        egress_hook_is_named,
+        path_mtu_passes_stateful_firewalls,
+        lost_icmp_errors_are_told_every_time,
+        container_rules_before_ours_take_nothing
+}
+
+fn cloud_image_input_rules_are_named() {
+    obstacle(
+        "for t in iptables ip6tables; do
+             $t -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+             $t -A INPUT -i lo -j ACCEPT
+             $t -A INPUT -p tcp -m conntrack --ctstate NEW -m tcp --dport 22 -j ACCEPT
+         done
+         iptables -A INPUT -p icmp -j ACCEPT
+         ip6tables -A INPUT -p ipv6-icmp -j ACCEPT
+         iptables -A INPUT -j REJECT --reject-with icmp-host-prohibited
+         ip6tables -A INPUT -j REJECT --reject-with icmp6-adm-prohibited",
+        &[
+            "the SYN ends at input: table ip filter, chain INPUT, rule `reject",
+            "table ip6 filter",
+            "the SYN-ACK ends at input",
+        ],
+    );
+}
+
+fn ufw_rules_are_named() {
+    obstacle(
+        "for t in iptables ip6tables; do
+             p=ufw; [ $t = iptables ] || p=ufw6
+             for chain in before-input not-local user-input skip-to-policy-input; do $t -N $p-$chain; done
+             $t -P INPUT DROP; $t -P FORWARD DROP
+             $t -A INPUT -j $p-before-input
+             $t -A $p-before-input -i lo -j ACCEPT
+             $t -A $p-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+             $t -A $p-before-input -m conntrack --ctstate INVALID -j DROP
+             [ $t = iptables ] || $t -A $p-before-input -p ipv6-icmp -j ACCEPT
+             $t -A $p-before-input -j $p-not-local
+             $t -A $p-not-local -m addrtype --dst-type LOCAL -j RETURN
+             $t -A $p-not-local -m addrtype --dst-type MULTICAST -j RETURN
+             $t -A $p-not-local -j DROP
+             $t -A $p-before-input -j $p-user-input
+             $t -A $p-user-input -p tcp --dport 22 -j ACCEPT
+         done",
+        &["chain ufw-not-local", "(ufw's)", "chain ufw6-not-local", "policy drop"],
+    );
+}
+
+fn nftables_service_table_is_named() {
+    obstacle(
+        "nft -f - <<'RULES'
+table inet filter {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iif lo accept
+    ct state established,related accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    tcp dport 22 accept
+  }
+}
+RULES",
+        &["table inet filter, chain input, rule `policy drop` (nftables.service's, /etc/nftables.conf)"],
+    );
+}
+
+fn reverse_path_rule_in_later_hook_is_named() {
+    obstacle(
+        "nft -f - <<'RULES'
+table inet guard {
+  chain pre {
+    type filter hook prerouting priority mangle + 10; policy accept;
+    fib saddr . mark . iif oif missing drop
+  }
+}
+RULES",
+        &["the SYN ends at prerouting: table inet guard, chain pre, rule `fib saddr . mark . iif oif"],
+    );
+}
+
+fn output_firewall_is_named() {
+    obstacle(
+        "iptables -A OUTPUT -o lo -j ACCEPT
+         iptables -A OUTPUT -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT
+         iptables -P OUTPUT DROP",
+        &[
+            "the SYN-ACK ends at output: table ip filter, chain OUTPUT, rule `policy drop`",
+            "the SYN ends at output",
+        ],
+    );
+}
+
+fn stateful_firewall_before_pools_is_named() {
+    obstacle(
+        "iptables -A INPUT -i s0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+         iptables -A INPUT -i s0 -j DROP",
+        &["the SYN-ACK ends at input"],
+    );
+}
+
+fn early_hooks_are_named() {
+    obstacle(
+        "nft -f - <<'RULES'
+table inet early {
+  chain pre {
+    type filter hook prerouting priority -500; policy accept;
+    iif c0 meta l4proto tcp drop
+  }
+}
+table netdev early {
+  chain wire {
+    type filter hook ingress device s0 priority -500; policy accept;
+    meta l4proto tcp drop
+  }
+}
+RULES",
+        &[
+            "the SYN ends at prerouting: table inet early, chain pre",
+            "the SYN-ACK ends at ingress: table netdev early, chain wire",
+        ],
+    );
+}
+
+fn rule_before_steering_is_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    let config = gateway.config();
+    let change = |how: &str| {
+        let rule = format!("$t -t raw {how} PREROUTING ! -i lo -p tcp -j DROP");
+        lab.gateway.shell(&format!("for t in iptables ip6tables; do {rule}; done"));
+    };
+    change("-I");
+    let (_, found) = packets(&lab, &config);
+    for words in [
+        "the SYN ends at prerouting: table ip raw, chain PREROUTING",
+        "the SYN-ACK ends at prerouting: table ip6 raw, chain PREROUTING",
+    ] {
+        let finding = found.iter().find(|finding| finding["found"].as_str().unwrap().contains(words));
+        let cure = finding.unwrap_or_else(|| panic!("{words}: {found:#?}"))["mend"].as_str().unwrap();
+        // Steering comes to the beginning again, and the rule that accepts behind it.
+        assert!(cure.contains("restart egret-steering") && cure.contains("-I PREROUTING 2 "), "{cure}");
+    }
+    change("-D");
+    wait_until("the gateway to see it", || gateway.metric("egret_steering_intact", &[]) == 1);
+    assert_passes(&lab, &config);
+}
+
+fn egress_hook_is_named() {
+    obstacle(
+        "nft -f - <<'RULES'
+table netdev late {
+  chain wire {
+    type filter hook egress device c0 priority 0; policy accept;
+    meta l4proto tcp drop
+  }
+}
+RULES",
+        &["the SYN-ACK ends at egress: table netdev late, chain wire"],
+    );
+}
+
+/// Conntrack does not know the connections, and calls errors about them invalid unless they are kept out of it.
+fn path_mtu_passes_stateful_firewalls() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        let gateway = lab.start_steered_gateway(&config(), rules);
+        let before = "type filter hook HOOK priority -10; policy accept;
+             ct state established,related accept
+             ct state invalid drop";
+        let [input, forward] = ["input", "forward"].map(|hook| before.replace("HOOK", hook));
+        lab.gateway.shell(&format!(
+            "nft -f - <<'RULES'\ntable inet fw {{\nchain input {{\n{input}\n}}\nchain forward {{\n{forward}\n}}\n}}\nRULES\n
+             for t in iptables ip6tables; do $t -I INPUT -m conntrack --ctstate INVALID -j DROP; done"
+        ));
+        let (ok, found) = packets(&lab, &gateway.config());
+        let heeded = |check: &str| {
+            found.iter().all(|f| f["check"] != check || f["found"].as_str().unwrap().contains("path MTU"))
+        };
+        assert!(ok && heeded("packets in") && heeded("packets out"), "{rules:?}: {found:#?}");
+        assert_eq!(
+            found.iter().filter(|finding| finding["level"] == "ok").count(),
+            found.len(),
+            "{found:#?}"
+        );
+    }
+}
+
+/// The kernel remembers a smaller MTU for minutes: what was believed once must not hide that it is lost now.
+fn lost_icmp_errors_are_told_every_time() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    assert_passes(&lab, &gateway.config());
+    lab.gateway.shell(
+        "nft -f - <<'RULES'
+table inet early {
+  chain pre {
+    type filter hook prerouting priority -350; policy accept;
+    icmp type destination-unreachable drop
+    icmpv6 type packet-too-big drop
+  }
+}
+RULES",
+    );
+    let (_, found) = packets(&lab, &gateway.config());
+    for (check, family) in
+        [("packets in", "."), ("packets in", "::"), ("packets out", "."), ("packets out", "::")]
+    {
+        let named = found.iter().any(|finding| {
+            let said = finding["found"].as_str().unwrap();
+            finding["check"] == check
+                && said.contains(family)
+                && said.contains("ends at prerouting: table inet early")
+        });
+        assert!(named, "{check} {family}: {found:#?}");
+    }
+}
+
+/// As Docker, Kubernetes, containerd's CNI plug-ins and Calico put them, some before Egret's.
+const CONTAINERS: &str = "
+for t in iptables ip6tables; do
+    $t-restore --noflush <<'RULES'
+*raw
+:cali-PREROUTING - [0:0]
+-I PREROUTING -j cali-PREROUTING
+-A cali-PREROUTING -i cali+ -j MARK --set-xmark 0x40000/0x40000
+-A cali-PREROUTING -i cali+ -m rpfilter --validmark --invert -j DROP
+COMMIT
+*mangle
+:cali-PREROUTING - [0:0]
+-I PREROUTING -j cali-PREROUTING
+-A cali-PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A cali-PREROUTING -m mark --mark 0x10000/0x10000 -j ACCEPT
+COMMIT
+*filter
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+:DOCKER-FORWARD - [0:0]
+:KUBE-FORWARD - [0:0]
+:CNI-FORWARD - [0:0]
+:CNI-ADMIN - [0:0]
+-I FORWARD -j CNI-FORWARD
+-I FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD
+-I FORWARD -j DOCKER-FORWARD
+-I FORWARD -j DOCKER-USER
+-A DOCKER-USER -j RETURN
+-A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -o docker0 -j DOCKER
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A CNI-FORWARD -j CNI-ADMIN
+-A CNI-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+:CNI-HOSTPORT-MASQ - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A POSTROUTING -j CNI-HOSTPORT-MASQ
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-SERVICES -p tcp -m tcp --dport 6443 -j KUBE-MARK-MASQ
+-A CNI-HOSTPORT-DNAT -p tcp -m tcp --dport 8081 -j KUBE-MARK-MASQ
+-A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
+COMMIT
+RULES
+done";
+
+fn container_rules_before_ours_take_nothing() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    lab.gateway.shell(CONTAINERS);
+    assert_passes(&lab, &gateway.config());
+    let intact = || gateway.metric("egret_steering_intact", &[]);
+    // One after the other comes before them, and goes: the gateway has looked at all of them when it is well again.
+    for (harm, table, chain) in [
+        ("-p tcp -j ACCEPT", "filter", "FORWARD"),
+        ("-m conntrack --ctstate UNTRACKED -j ACCEPT", "mangle", "PREROUTING"),
+        ("-i c+ -j ACCEPT", "raw", "PREROUTING"),
+    ] {
+        lab.gateway.shell(&format!("iptables -t {table} -I {chain} {harm}"));
+        wait_for("the rule to be told", || {
+            let told = gateway.stderr().contains(&format!("IPv4 table {table}: {chain} does not begin"));
+            if told && intact() == 0 { Ok(()) } else { Err(gateway.stderr()) }
+        });
+        assert!(gateway.stderr().contains("rule 1 there takes packets first"), "{}", gateway.stderr());
+        lab.gateway.shell(&format!("iptables -t {table} -D {chain} {harm}"));
+        wait_for("steering to be intact", || if intact() == 1 { Ok(()) } else { Err(gateway.stderr()) });
+    }
+}
