@@ -258,7 +258,10 @@ mod tests {
     fn a_connection_from_a_port_used_a_moment_ago_is_new() {
         for family in [V4, V6] {
             let text = render(&params(), family);
-            let socket_match = text.lines().find(|line| line.contains("-m socket")).unwrap();
+            let socket_match = text
+                .lines()
+                .find(|line| line.starts_with("-A EGRET_STEER") && line.contains("-m socket"))
+                .unwrap();
             assert!(socket_match.contains("! --tcp-flags FIN,SYN,RST,ACK SYN"), "{socket_match}");
         }
     }
