@@ -23,6 +23,7 @@ mod namespace;
 mod nginx;
 mod old_resolver;
 mod process;
+mod prometheus;
 mod requests;
 mod rollout;
 mod sandbox;
@@ -116,8 +117,7 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        // for when they are asked for (--ignored): some clients and servers refuse each other without a gateway, too
-        tests_real::trials().into_iter().map(|trial| trial.with_ignored_flag(true)).collect(),
+        tests_real::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),

@@ -18,6 +18,8 @@ crate::trials! {
         resets_after_a_whole_answer_are_no_failures,
         what_breaks_an_answer_off_is_no_success,
         http_answers_are_whole_by_their_framing,
+        requests_that_a_server_never_took_are_no_failures,
+        a_download_is_left_however_late_it_is_found,
         a_client_that_leaves_its_download_has_reset;
     once:
 }
@@ -200,7 +202,12 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
     const ENDLESS: &str = "HTTP/1.1 200 OK\r\n\r\nok";
     const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok";
     let last = format!("{CHUNKED}0\r\n\r\n");
-    let ends: [(&str, Ends); 4] = [
+    let trailed = format!("{CHUNKED}0\r\nDigest: none\r\n\r\n");
+    let continued = format!("HTTP/1.1 100 Continue\r\n\r\n{OK}");
+    let head = FIRST.replacen("GET", "HEAD", 1);
+    let two = FIRST.repeat(2);
+    let (one_of_two, half_of_two, two_of_two) = (OK.to_owned(), format!("{OK}{HALF}"), OK.repeat(2));
+    let ends: [(&str, Ends); 6] = [
         ("client resets", |client, server| {
             reset(client);
             is_reset(&server);
@@ -219,18 +226,40 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
             drop(client);
             read_all(&server);
         }),
+        ("server finishes, then resets", |client, server| {
+            finish(&server);
+            read_all(&client);
+            reset(server);
+        }),
+        ("server resets a client that has finished", |client, server| {
+            finish(&client);
+            read_all(&server);
+            reset(server);
+            expect_reset(&client);
+        }),
     ];
-    let whole = ["closed"; 4];
-    let cut = ["client_reset", "upstream_reset", "upstream_reset", "client_reset"];
-    let table: [(&str, &str, [&str; 4]); 7] = [
+    let whole = ["closed"; 6];
+    let [left, broken] = ["client_reset", "upstream_reset"];
+    let cut = [left, broken, broken, left, broken, broken];
+    let table: [(&str, &str, [&str; 6]); 17] = [
         (FIRST, OK, whole),
         (POST, TOO_LARGE, whole),
         (FIRST, &last, whole),
         (FIRST, HALF, cut),
         (FIRST, CHUNKED, cut),
         (FIRST, "", cut),
+        (FIRST, &trailed, whole),
+        (FIRST, &continued, whole),
+        (FIRST, "HTTP/1.1 100 Continue\r\n\r\n", cut),
+        (FIRST, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", whole),
+        (FIRST, "HTTP/1.1 204 No Content\r\n\r\n", whole),
+        (FIRST, "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", whole),
+        (&head, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", whole),
+        (&two, &one_of_two, cut),
+        (&two, &half_of_two, cut),
+        (&two, &two_of_two, whole),
         // All until the end, whatever the end looks like.
-        (FIRST, ENDLESS, ["client_reset", "upstream_reset", "closed", "closed"]),
+        (FIRST, ENDLESS, [left, broken, "closed", "closed", "closed", "closed"]),
     ];
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -248,6 +277,88 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
             expect(&client, answer);
             expect_outcome(&gateway, &format!("{answer:?}: {what}"), (client, upstream), *end, outcome);
         }
+    }
+}
+
+/// A server closes a connection that it has kept open, while the client's next request is on its way: the client repeats it on
+/// another (RFC 9112 §9.3.1).
+fn requests_that_a_server_never_took_are_no_failures(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    // Requests do not arrive; handshakes and acknowledgements do.
+    let lose = |action: &str| {
+        let matching = "INPUT -p tcp --dport 80 -m length --length 100:65535 -j DROP";
+        lab.server.shell(&format!("{tool} -{action} {matching}"));
+    };
+    let answered = || {
+        let (client, mut upstream) = opened(&lab, &server, FIRST);
+        expect(&upstream, FIRST);
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect(&client, OK);
+        (client, upstream)
+    };
+    let up = || gateway.metric("egret_flow_bytes_total", &[("direction", "up")]);
+    // A reset does not tell how much its sender had taken.
+    let closings: [(fn(TcpStream), &str); 2] = [(drop, "closed"), (reset, "upstream_reset")];
+    for (closes, lost) in closings {
+        // Both are found at once.
+        let (mut client, upstream) = answered();
+        let local = client.local_addr().unwrap();
+        gateway.while_stopped(|| {
+            client.write_all(FIRST.as_bytes()).unwrap();
+            closes(upstream);
+        });
+        gateway.expect_outcome(local, "closed");
+        // The request is sent first, and lost.
+        let (mut client, upstream) = answered();
+        let local = client.local_addr().unwrap();
+        let before = up();
+        lose("I");
+        client.write_all(FIRST.as_bytes()).unwrap();
+        wait_until("the request to pass", || up() == before + FIRST.len() as u64);
+        closes(upstream);
+        let _ = client.read(&mut [0]);
+        drop(client);
+        lose("D");
+        gateway.expect_outcome(local, lost);
+        // It arrives, and the server closes without an answer.
+        let (mut client, mut upstream) = answered();
+        let local = client.local_addr().unwrap();
+        client.write_all(FIRST.as_bytes()).unwrap();
+        upstream.read_exact(&mut [0; FIRST.len()]).unwrap();
+        closes(upstream);
+        let _ = client.read(&mut [0]);
+        drop(client);
+        gateway.expect_outcome(local, "upstream_reset");
+        // No client repeats the first of a connection.
+        lose("I");
+        let (mut client, upstream) = opened(&lab, &server, FIRST);
+        let local = client.local_addr().unwrap();
+        closes(upstream);
+        let _ = client.read(&mut [0]);
+        drop(client);
+        lose("D");
+        gateway.expect_outcome(local, "upstream_reset");
+    }
+}
+
+/// What the gateway has read, and cannot write any more, is as undelivered as what it has not read.
+fn a_download_is_left_however_late_it_is_found(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    for (rest, outcome) in [(&[1; 5000][..], "client_reset"), (CLOSE_NOTIFY, "closed")] {
+        let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+        let local = client.local_addr().unwrap();
+        pass(&upstream, &client, RECORD);
+        gateway.while_stopped(|| {
+            upstream.write_all(rest).unwrap();
+            finish(&upstream);
+            reset(client);
+        });
+        gateway.expect_outcome(local, outcome);
     }
 }
 

@@ -114,6 +114,10 @@ hosts delay acknowledgements, and a reset carries none that Linux takes note of.
 answer, by `Content-Length`, by its chunks, or by the server's FIN where the answer ends with the connection. If not, it is not `closed` even
 if both sides finished: it is `upstream_reset` if the server finished first, else `client_reset`, and `detail` says so.
 
+A server may close a connection that it has kept open just when the next request is on its way. Clients know that, and repeat the request on
+another connection (RFC 9112 §9.3.1). So a request does not count if there was an answer before it, and the server's FIN acknowledged none of it.
+The client's second try is a flow of its own, with its own outcome. Of a reset nobody can tell whether the request had arrived: it counts.
+
 **Everything else**, TLS included, shows only what TCP tells. The flow is `closed` if
 
 - both sides finished (FIN) and everything was delivered. A client that finished first and then refused more than 64 bytes by a reset has left its
@@ -131,13 +135,26 @@ Some failures do not show. In TLS, and in HTTP whose answer ends with the connec
 sends FIN). In TLS, a client that gives up waiting and closes looks like one that has its answer. Bytes that the client's host has
 acknowledged and its program never read count as delivered.
 
-The share of connections to servers that went well, over all tenants:
+The share of connections to servers that went well, over all tenants. `tenant:egret_flows_closed:ratio_rate5m` of
+deploy/prometheus/egret-rules.yml is the same for each tenant. Both count connections, not requests, and leave out those that were denied, and
+those that a reload or the gateway's stop has ended.
 
 ```promql
-sum(rate(egret_flows_total{outcome=\"closed\"}[5m]))
-  / sum(rate(egret_flows_total{outcome=~\"closed|.*_reset|.*_lost|.*_timeout|upstream_.*|relay_failed|dial_failed\", outcome!=\"inspect_timeout\"}[5m]))
-```
 ";
+
+/// The share of `closed` among the flows that were let out and that no operator has ended.
+fn success_query() -> String {
+    let counts = |outcome: &Outcome| match outcome.phase() {
+        Phase::Early | Phase::Denied => false,
+        Phase::Dial | Phase::Relayed => !matches!(outcome, Outcome::Drained | Outcome::PolicyRevoked),
+    };
+    let counted: Vec<_> =
+        Outcome::ALL.iter().filter(|outcome| counts(outcome)).map(|outcome| outcome.as_str()).collect();
+    format!(
+        "sum(rate(egret_flows_total{{outcome=\"closed\"}}[5m]))\n  / sum(rate(egret_flows_total{{outcome=~\"{}\"}}[5m]))\n",
+        counted.join("|")
+    )
+}
 
 /// docs/outcomes.md: for each outcome what it means, who caused it and what to do.
 pub fn reference() -> String {
@@ -152,7 +169,7 @@ pub fn reference() -> String {
         text.push_str("| outcome | cause | meaning | what to do |\n|---|---|---|---|\n");
         text.extend(rows);
     }
-    text + CLOSED
+    text + CLOSED + &success_query() + "```\n"
 }
 
 outcomes! {

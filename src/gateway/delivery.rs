@@ -27,7 +27,10 @@ pub(super) struct Reset {
 
 /// Most bytes that a server may send to a client that has closed without changing the outcome: an HTTP/2 GOAWAY and TLS's
 /// `close_notify`.
-const LAST_WORDS: u32 = 64;
+const LAST_WORDS: usize = 64;
+
+/// The kernel counts one for a FIN that is not acknowledged.
+const FIN: usize = 1;
 
 /// Full segments that a receiver may have received and not acknowledged (RFC 9293 §3.8.6.3).
 const UNACKNOWLEDGED: u32 = 2;
@@ -66,7 +69,8 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
 /// client that has closed its socket resets on late bytes, which is harmless if they were the server's last words. So is
 /// a reset by the server, which has sent its whole answer.
 pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<bool>) -> Result<(), Delivery> {
-    let has_all = || stream::outstanding(client).is_ok_and(|left| left <= last_words(answered));
+    let most = last_words(answered) + FIN;
+    let has_all = || stream::outstanding(client).is_ok_and(|left| left as usize <= most);
     if why.outcome == Outcome::UpstreamReset || why.outcome == Outcome::ClientReset && has_all() {
         return Ok(());
     }
@@ -111,13 +115,12 @@ impl Reset {
     async fn client_had_its_answer(&self, client: &Socket, upstream: &Socket, scratch: &Scratch) -> bool {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
-        if progress.holds {
-            return false;
-        }
+        // What was read and could not be written is like what still waits to be read.
+        let Some(more) = last_words(answered).checked_sub(progress.held as usize) else { return false };
         let (has_all, patience) = match progress.finished {
             Some(Side::Upstream) => return is_delivered(left),
             // The client had closed: only what came before could reach it.
-            Some(Side::Client) => (left.bytes <= last_words(answered), AFTER_FIN),
+            Some(Side::Client) => (left.bytes as usize <= more + FIN, AFTER_FIN),
             None => (is_delivered(left), WITHOUT_FIN),
         };
         if !has_all || progress.down == 0 {
@@ -126,17 +129,20 @@ impl Reset {
         // Otherwise the answer was whole if the server finishes now.
         answered == Some(true)
             || progress.notified
-            || relay::finishes(upstream, LAST_WORDS as usize, patience, scratch).await
+            || relay::finishes(upstream, more, patience, scratch).await
     }
 
     /// True if the server had delivered its answer when it reset.
     fn server_had_answered(&self, client: &Socket) -> bool {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
+        if progress.held > 0 {
+            return false;
+        }
         match (progress.finished, answered) {
             // A client that has closed takes nothing that came after.
             (Some(Side::Client), None) if progress.down_since > 0 => {
-                left.bytes <= LAST_WORDS && (left.over || progress.notified)
+                left.bytes as usize <= LAST_WORDS && (left.over || progress.notified)
             }
             (Some(Side::Client), None) => progress.down > 0 && is_delivered(left),
             (Some(Side::Upstream), _) | (Some(Side::Client) | None, Some(_)) => is_delivered(left),
@@ -145,9 +151,9 @@ impl Reset {
     }
 }
 
-/// Most bytes that may be undelivered to a client that has finished, a FIN included. HTTP/1 has no last words.
-fn last_words(answered: Option<bool>) -> u32 {
-    if answered.is_some() { 1 } else { LAST_WORDS + 1 }
+/// Most bytes that may be undelivered to a client that has finished. HTTP/1 has no last words.
+fn last_words(answered: Option<bool>) -> usize {
+    if answered.is_some() { 0 } else { LAST_WORDS }
 }
 
 /// True if the client has, or may have received without acknowledging, everything that was sent to it. The FIN counts as a byte.

@@ -183,9 +183,9 @@ impl relay::Guard for Guard<'_> {
         }
     }
 
-    fn server_finished(&mut self) {
+    fn server_finished(&mut self, taken: u64) {
         match &mut self.follower {
-            Follower::Requests(requests) => requests.exchange.server_finished(),
+            Follower::Requests(requests) => requests.exchange.server_finished(taken),
             // Its hellos wait for nothing.
             Follower::Hellos(..) => {}
         }

@@ -124,6 +124,15 @@ impl OneWay {
         matches!(self.held, Held::Nothing)
     }
 
+    /// Bytes that were read and wait to be delivered.
+    pub(super) fn held(&self) -> usize {
+        match &self.held {
+            Held::Nothing => 0,
+            Held::Bytes(rest) => rest.len(),
+            Held::Pipe(filled) => filled.bytes(),
+        }
+    }
+
     /// Moves what can be moved and may pass; ready when that was all. The FIN that is to follow is the caller's.
     pub(super) fn poll<G: Guard>(
         &mut self,
@@ -307,7 +316,7 @@ impl OneWay {
             if self.broken && stream::received(from).is_ok_and(|bytes| bytes <= self.moved) {
                 return Err((self.side, io::ErrorKind::ConnectionReset.into()));
             }
-            self.end(guard);
+            self.end(from, guard);
             return Ok(());
         }
         self.splicing = n == COPY;
@@ -325,7 +334,11 @@ impl OneWay {
         let sent = match to.try_write(|| stream::write(to, &buffer[..n])) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err((self.other(), error)),
+            Err(error) => {
+                // Undelivered, which is to be known: see `Progress::held`.
+                self.hold(buffer[..n].into());
+                return Err((self.other(), error));
+            }
         };
         self.moved += sent as u64;
         delivered(sent);
@@ -336,13 +349,13 @@ impl OneWay {
     }
 
     /// The side has finished.
-    fn end<G: Guard>(&mut self, guard: Option<&mut Guarded<G>>) {
+    fn end<G: Guard>(&mut self, from: &Socket, guard: Option<&mut Guarded<G>>) {
         match (self.side, guard) {
             (Side::Client, Some(guard)) => {
                 let Some(rest) = guard.finish() else { return };
                 self.hold(rest);
             }
-            (Side::Upstream, Some(guard)) => guard.server_finished(),
+            (Side::Upstream, Some(guard)) => guard.server_finished(from),
             (Side::Client | Side::Upstream, None) => {}
         }
         self.state = State::Ending;

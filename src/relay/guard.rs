@@ -2,6 +2,8 @@
 
 use super::Side;
 use crate::sys::event_loop::{Sleep, sleep};
+use crate::sys::socket::Socket;
+use crate::sys::stream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,8 +19,8 @@ pub trait Guard {
     fn judge(&mut self, bytes: &mut [u8]) -> Passage;
     /// Takes note of the server's next bytes, which always pass.
     fn heed(&mut self, bytes: &[u8]);
-    /// The server has finished: it says nothing more.
-    fn server_finished(&mut self);
+    /// The server has finished: it says nothing more. By then its host had taken so many of the client's bytes.
+    fn server_finished(&mut self, taken: u64);
     /// Bytes that could not be judged without more: no more came. What becomes of them.
     fn cut_off(&mut self, how: CutOff) -> Next;
     /// The flow ends at the client's last bytes: whether it can be told so where it stands. Pending while the server has
@@ -184,8 +186,13 @@ impl<G: Guard> Guarded<G> {
     }
 
     /// The server has finished. What waits for it is judged when it is asked about next.
-    pub(super) fn server_finished(&mut self) {
-        self.guard.server_finished();
+    pub(super) fn server_finished(&mut self, server: &Socket) {
+        // Asked only where it matters.
+        let taken = match self.guard.is_answered() {
+            Some(false) => stream::acknowledged(server).unwrap_or(u64::MAX),
+            Some(true) | None => u64::MAX,
+        };
+        self.guard.server_finished(taken);
     }
 
     /// The client has finished: what is to be passed on before its end; `None` if the flow ends instead.

@@ -83,8 +83,8 @@ pub struct Progress {
     pub down: u64,
     /// Those of them that it took after the client's FIN.
     pub down_since: u64,
-    /// Bytes from the server wait for the client's socket.
-    pub holds: bool,
+    /// Bytes from the server that were read and that the client's socket has not taken.
+    pub held: usize,
     /// The server's last bytes were TLS's `close_notify`, as far as its length tells.
     pub notified: bool,
 }
@@ -238,15 +238,20 @@ impl<'a> Flow<'a> {
         guard: &mut Option<Box<Guarded<G>>>,
     ) -> Poll<End> {
         let (up, down) = self.ways();
-        let mut moved = self.up.poll(up, cx, scratch, guard.as_deref_mut(), |n| meter.up(n));
+        // The server's first: what it has said may be what the client's bytes wait for, and its end, if that has come, came
+        // before any request that has not passed. But nothing is read for a client that has reset.
+        let reset = self.client.has_failed();
+        let mut moved = Poll::Pending;
+        if !reset {
+            moved = self.down.poll(down, cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
+        }
         if !matches!(moved, Poll::Ready(Err(_))) {
+            moved = self.up.poll(up, cx, scratch, guard.as_deref_mut(), |n| meter.up(n));
+        }
+        if reset && !matches!(moved, Poll::Ready(Err(_))) {
             moved = self.down.poll(down, cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
         }
         if let Some(guarded) = guard {
-            // What the server has just said may be what the client's bytes waited for.
-            if guarded.waits() && !matches!(moved, Poll::Ready(Err(_))) {
-                moved = self.up.poll(up, cx, scratch, Some(guarded), |n| meter.up(n));
-            }
             meter.looked(guarded.guard());
         }
         if let Poll::Ready(Err((side, error))) = moved {
@@ -378,7 +383,7 @@ impl<'a> Flow<'a> {
             finished: self.first,
             down,
             down_since: if self.first == Some(Side::Client) { down - self.down_before } else { 0 },
-            holds: !self.down.holds_nothing(),
+            held: self.down.held(),
             notified: self.down.is_notified(),
         }
     }

@@ -118,6 +118,11 @@ impl Filled {
         Self { pipe, bytes }
     }
 
+    /// Bytes in it.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Moves what the socket takes; tell [`Self::delivered`] how much it was.
     pub(super) fn drain(&self, socket: impl AsFd) -> io::Result<usize> {
         self.pipe.pipe.drain(socket, self.bytes)

@@ -45,7 +45,7 @@ impl Guard for Nobody {
     fn heed(&mut self, _: &[u8]) {
         match *self {}
     }
-    fn server_finished(&mut self) {
+    fn server_finished(&mut self, _: u64) {
         match *self {}
     }
     fn cut_off(&mut self, _: CutOff) -> Next {

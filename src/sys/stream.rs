@@ -119,6 +119,13 @@ pub fn received(socket: impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
 
+/// Bytes of ours that the peer's host has acknowledged on a connection that we opened. A FIN acknowledges all that came before
+/// it, a reset nothing.
+pub fn acknowledged(socket: impl AsFd) -> io::Result<u64> {
+    // Our SYN counts for one (`tcp_ack` in net/ipv4/tcp_input.c).
+    Ok(tcp_info(socket)?.tcpi_bytes_acked.saturating_sub(1))
+}
+
 /// Whether the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
 pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
     Ok(ioctl_int(socket, SIOCATMARK)? != 0)

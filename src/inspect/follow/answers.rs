@@ -26,6 +26,8 @@ pub(super) struct Answers {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) by_head: bool,
+    /// Where it starts in what the client has sent.
+    pub(super) start: u64,
     /// Whether it offers the server to go on with another protocol.
     pub(super) upgrade: bool,
 }
@@ -69,6 +71,8 @@ impl Answers {
     pub(super) fn expect(&mut self, asked: Asked) {
         match self.at {
             At::Lost if asked.upgrade => self.at = At::NoUpgrade,
+            // Its client has no reason to repeat the first of a connection.
+            At::Ended(_) if asked.start == 0 => self.at = At::Ended(false),
             At::Lost | At::Ended(_) | At::NoUpgrade => {}
             At::Head | At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose | At::Upgraded => {
                 self.outstanding.push_back(asked);
@@ -166,9 +170,10 @@ impl Answers {
         }
     }
 
-    /// Nothing more comes.
-    pub(super) fn finished(&mut self) {
-        let none_waits = self.outstanding.is_empty();
+    /// Nothing more comes. Requests of which the server's host has not taken a byte wait for no answer: clients repeat them on
+    /// another connection (RFC 9112 §9.3.1), but for the first.
+    pub(super) fn finished(&mut self, taken: u64) {
+        let none_waits = self.outstanding.front().is_none_or(|oldest| oldest.start >= taken.max(1));
         match self.at {
             At::Head | At::UntilClose => self.at = At::Ended(none_waits),
             At::Body(_) | At::Chunked(_) | At::Trailers => self.at = At::Ended(false),

@@ -14,12 +14,14 @@ use crate::inspect::http_head::{self, Upgrade};
 pub struct Exchange {
     requests: Requests,
     answers: Answers,
+    /// The client's bytes that have passed.
+    passed: u64,
 }
 
 impl Exchange {
     /// Heads of requests, and of answers, may have `max_head` bytes.
     pub fn new(max_head: usize) -> Self {
-        Self { requests: Requests::new(max_head), answers: Answers::new(max_head) }
+        Self { requests: Requests::new(max_head), answers: Answers::new(max_head), passed: 0 }
     }
 
     /// How many of the client's next bytes may pass unseen.
@@ -35,6 +37,7 @@ impl Exchange {
     /// So many of the client's bytes passed unseen, at most [`Self::free_up`].
     pub fn passed_up(&mut self, bytes: u64) {
         self.requests.passed(bytes);
+        self.passed += bytes;
     }
 
     /// So many of the server's bytes passed unseen, at most [`Self::free_down`].
@@ -47,9 +50,10 @@ impl Exchange {
         self.answers.read(bytes);
     }
 
-    /// The server says nothing more: what waited for it waits no longer.
-    pub fn server_finished(&mut self) {
-        self.answers.finished();
+    /// The server says nothing more: what waited for it waits no longer. By then its host had taken so many of the client's
+    /// bytes.
+    pub fn server_finished(&mut self, taken: u64) {
+        self.answers.finished(taken);
     }
 
     /// How many of the client's next bytes may pass, and what then. `permit` is asked once for each request, by the name
@@ -65,7 +69,10 @@ impl Exchange {
         let mut passed = 0;
         while passed < bytes.len() {
             match self.step(&mut bytes[passed..], &mut permit) {
-                Ok(n @ 1..) => passed += n,
+                Ok(n @ 1..) => {
+                    passed += n;
+                    self.passed += n as u64;
+                }
                 Ok(0) => return (passed, Then::More),
                 Err(then) => return (passed, then),
             }
@@ -99,7 +106,8 @@ impl Exchange {
                     http_head::withhold_upgrade(&mut bytes[..length]);
                 }
                 let upgrade = request.upgrade == Upgrade::Other;
-                self.answers.expect(Asked { by_head: request.by_head, upgrade });
+                let start = self.passed;
+                self.answers.expect(Asked { by_head: request.by_head, upgrade, start });
                 Ok(length)
             }
         }

@@ -94,7 +94,7 @@ fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
             let (passed, then) = exchange.client(&mut sent, permit);
             assert_eq!(then, Then::Wait);
             exchange.server(answered.as_bytes());
-            exchange.server_finished();
+            exchange.server_finished(u64::MAX);
             let rest = &mut sent[passed..];
             let (passed, then) = exchange.client(rest, permit);
             let judged =
@@ -105,8 +105,53 @@ fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
     let mut exchange = Exchange::new(MAX);
     let _ = exchange.client(&mut upgrade_to("x").into_bytes(), |_| Ok::<(), ()>(()));
     exchange.server(SWITCH.as_bytes());
-    exchange.server_finished();
+    exchange.server_finished(u64::MAX);
     assert_eq!(exchange.free_up(), u64::MAX, "what was taken is taken");
+}
+
+#[test]
+fn a_request_counts_once_its_first_byte_arrived() {
+    let [ok, one] = [OK.len(), GET.len()];
+    let until_close = "HTTP/1.1 200 OK\r\n\r\nall";
+    for (sent, said, taken, answered) in [
+        (GET.repeat(2), OK, one, Some(true)),
+        (GET.repeat(2), OK, one + 1, Some(false)),
+        (GET.repeat(3), OK, one, Some(true)),
+        (GET.repeat(3), OK, 2 * one, Some(false)),
+        (GET.repeat(2), &OK[..ok - 1], one, Some(false)),
+        (format!("{}{GET}", post("Content-Length: 5", "hello")), OK, one, Some(true)),
+        // nobody repeats the first of a connection
+        (GET.repeat(2), "", 0, Some(false)),
+        (GET.to_owned(), "", 0, Some(false)),
+    ] {
+        let mut exchange = Exchange::new(MAX);
+        let (passed, _) = exchange.client(&mut sent.clone().into_bytes(), |_| Ok::<(), ()>(()));
+        assert_eq!(passed, sent.len());
+        exchange.server(said.as_bytes());
+        let taken = if sent.starts_with("POST") { (sent.len() - one) as u64 } else { taken as u64 };
+        exchange.server_finished(taken);
+        assert_eq!(exchange.is_answered(), answered, "{sent:?} {said:?}");
+    }
+    // The server finishes before a request has passed.
+    for (before, answered) in [("", Some(false)), (GET, Some(true))] {
+        let mut exchange = Exchange::new(MAX);
+        let pass = |exchange: &mut Exchange, sent: &str| {
+            let _ = exchange.client(&mut sent.as_bytes().to_vec(), |_| Ok::<(), ()>(()));
+        };
+        pass(&mut exchange, before);
+        exchange.server(if before.is_empty() { b"" } else { OK.as_bytes() });
+        exchange.server_finished(u64::MAX);
+        pass(&mut exchange, GET);
+        assert_eq!(exchange.is_answered(), answered, "{before:?}");
+    }
+    // An answer that ends with the connection.
+    for (taken, answered) in [(one, Some(true)), (2 * one, Some(false))] {
+        let mut exchange = Exchange::new(MAX);
+        let _ = exchange.client(&mut GET.repeat(2).into_bytes(), |_| Ok::<(), ()>(()));
+        exchange.server(until_close.as_bytes());
+        exchange.server_finished(taken as u64);
+        assert_eq!(exchange.is_answered(), answered);
+    }
 }
 
 #[test]

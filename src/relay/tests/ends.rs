@@ -217,3 +217,22 @@ fn a_reset_is_told_from_the_fin_before_it() {
     let End::Failed(failure) = end_after_reset(alert, false) else { panic!() };
     assert!(failure.progress.notified);
 }
+
+#[test]
+fn what_a_reset_client_does_not_take_is_counted() {
+    let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
+    server_end.write_all(b"half an answer").unwrap();
+    let end = EventLoop::run(async |event_loop| {
+        let client = Socket::new(inner_client, &event_loop).unwrap();
+        let upstream = Socket::new(inner_server, &event_loop).unwrap();
+        let (scratch, mut tally, mut nobody) = (Scratch::new(4), Tally::default(), unguarded());
+        poll_fn(|cx| upstream.poll_readable(cx)).await;
+        // No event has told of it when the server's bytes are read.
+        stream::reset_on_close(&client_end).unwrap();
+        drop(client_end);
+        relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut nobody).await
+    })
+    .unwrap();
+    let End::Failed { side, progress, .. } = end else { panic!("{end:?}") };
+    assert_eq!((side, progress.down, progress.held), (Side::Client, 0, 14));
+}

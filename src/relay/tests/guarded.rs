@@ -83,7 +83,7 @@ impl Guard for Script {
         self.over |= self.switches;
     }
 
-    fn server_finished(&mut self) {
+    fn server_finished(&mut self, _: u64) {
         self.waits = false;
     }
 
