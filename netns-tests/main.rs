@@ -39,6 +39,7 @@ mod tests_candidate;
 mod tests_certificates;
 mod tests_conflicts;
 mod tests_control;
+mod tests_crossings;
 mod tests_death;
 mod tests_dial;
 mod tests_dnssec;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
         tests_relay::trials(),
         tests_resets::trials(),
         tests_outcomes::trials(),
+        tests_crossings::trials(),
         tests_death::trials(),
         tests_urgent::trials(),
         tests_dscp::trials(),

@@ -18,20 +18,18 @@ crate::trials! {
         resets_after_a_whole_answer_are_no_failures,
         what_breaks_an_answer_off_is_no_success,
         http_answers_are_whole_by_their_framing,
-        requests_that_a_server_never_took_are_no_failures,
-        a_download_is_left_however_late_it_is_found,
         a_client_that_leaves_its_download_has_reset;
     once:
 }
 
 /// `close_notify` in TLS 1.3: a record of application data, by its header.
-const CLOSE_NOTIFY: &[u8] = b"\x17\x03\x03\0\x13nineteen bytes of a";
-const RECORD: &[u8] = b"\x17\x03\x03\0\x1ethirty bytes: part of an answe";
+pub const CLOSE_NOTIFY: &[u8] = b"\x17\x03\x03\0\x13nineteen bytes of a";
+pub const RECORD: &[u8] = b"\x17\x03\x03\0\x1ethirty bytes: part of an answe";
 
 /// Actions of both ends, given the client's and the server's stream.
 type Ending = fn(TcpStream, TcpStream);
 
-fn finish(stream: &TcpStream) {
+pub fn finish(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
 }
 
@@ -277,88 +275,6 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
             expect(&client, answer);
             expect_outcome(&gateway, &format!("{answer:?}: {what}"), (client, upstream), *end, outcome);
         }
-    }
-}
-
-/// A server closes a connection that it has kept open, while the client's next request is on its way: the client repeats it on
-/// another (RFC 9112 §9.3.1).
-fn requests_that_a_server_never_took_are_no_failures(family: Family) {
-    let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
-    let server = lab.listen(Host::Named, family, 80);
-    let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
-    // Requests do not arrive; handshakes and acknowledgements do.
-    let lose = |action: &str| {
-        let matching = "INPUT -p tcp --dport 80 -m length --length 100:65535 -j DROP";
-        lab.server.shell(&format!("{tool} -{action} {matching}"));
-    };
-    let answered = || {
-        let (client, mut upstream) = opened(&lab, &server, FIRST);
-        expect(&upstream, FIRST);
-        upstream.write_all(OK.as_bytes()).unwrap();
-        expect(&client, OK);
-        (client, upstream)
-    };
-    let up = || gateway.metric("egret_flow_bytes_total", &[("direction", "up")]);
-    // A reset does not tell how much its sender had taken.
-    let closings: [(fn(TcpStream), &str); 2] = [(drop, "closed"), (reset, "upstream_reset")];
-    for (closes, lost) in closings {
-        // Both are found at once.
-        let (mut client, upstream) = answered();
-        let local = client.local_addr().unwrap();
-        gateway.while_stopped(|| {
-            client.write_all(FIRST.as_bytes()).unwrap();
-            closes(upstream);
-        });
-        gateway.expect_outcome(local, "closed");
-        // The request is sent first, and lost.
-        let (mut client, upstream) = answered();
-        let local = client.local_addr().unwrap();
-        let before = up();
-        lose("I");
-        client.write_all(FIRST.as_bytes()).unwrap();
-        wait_until("the request to pass", || up() == before + FIRST.len() as u64);
-        closes(upstream);
-        let _ = client.read(&mut [0]);
-        drop(client);
-        lose("D");
-        gateway.expect_outcome(local, lost);
-        // It arrives, and the server closes without an answer.
-        let (mut client, mut upstream) = answered();
-        let local = client.local_addr().unwrap();
-        client.write_all(FIRST.as_bytes()).unwrap();
-        upstream.read_exact(&mut [0; FIRST.len()]).unwrap();
-        closes(upstream);
-        let _ = client.read(&mut [0]);
-        drop(client);
-        gateway.expect_outcome(local, "upstream_reset");
-        // No client repeats the first of a connection.
-        lose("I");
-        let (mut client, upstream) = opened(&lab, &server, FIRST);
-        let local = client.local_addr().unwrap();
-        closes(upstream);
-        let _ = client.read(&mut [0]);
-        drop(client);
-        lose("D");
-        gateway.expect_outcome(local, "upstream_reset");
-    }
-}
-
-/// What the gateway has read, and cannot write any more, is as undelivered as what it has not read.
-fn a_download_is_left_however_late_it_is_found(family: Family) {
-    let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
-    let server = Server::raw(&lab, family, 7000);
-    for (rest, outcome) in [(&[1; 5000][..], "client_reset"), (CLOSE_NOTIFY, "closed")] {
-        let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-        let local = client.local_addr().unwrap();
-        pass(&upstream, &client, RECORD);
-        gateway.while_stopped(|| {
-            upstream.write_all(rest).unwrap();
-            finish(&upstream);
-            reset(client);
-        });
-        gateway.expect_outcome(local, outcome);
     }
 }
 

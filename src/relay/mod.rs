@@ -84,7 +84,7 @@ pub struct Progress {
     /// Those of them that it took after the client's FIN.
     pub down_since: u64,
     /// Bytes from the server that were read and that the client's socket has not taken.
-    pub held: usize,
+    pub held: u32,
     /// The server's last bytes were TLS's `close_notify`, as far as its length tells.
     pub notified: bool,
 }
@@ -383,7 +383,7 @@ impl<'a> Flow<'a> {
             finished: self.first,
             down,
             down_since: if self.first == Some(Side::Client) { down - self.down_before } else { 0 },
-            held: self.down.held(),
+            held: u32::try_from(self.down.held()).unwrap_or(u32::MAX),
             notified: self.down.is_notified(),
         }
     }
