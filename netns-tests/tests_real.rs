@@ -253,9 +253,13 @@ fn what_clients_call_answered_is_closed(family: Family) {
     for url in world.urls("large") {
         let wget = ["wget", "-q", "-O", "/dev/null", "--tries=1", &wget_ca];
         seen(&format!("wget {url}"), world.run(3, &wget, &url, &[]));
-        // Root is the only user of the namespace.
-        let as_root = ["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0"];
-        let apt = [&["/usr/lib/apt/apt-helper", "-o", &apt_ca][..], &as_root, &["download-file"]].concat();
+        // Root is the only user of the namespace, and no DNS server is there to be asked for SRV records.
+        let mut apt = vec!["/usr/lib/apt/apt-helper"];
+        let no_srv = "Acquire::EnableSrvRecords=false";
+        for option in [&apt_ca, "Acquire::Retries=0", "APT::Sandbox::User=root", no_srv] {
+            apt.extend(["-o", option]);
+        }
+        apt.push("download-file");
         seen(&format!("apt {url}"), world.run(3, &apt, &url, &[target.to_str().unwrap()]));
     }
     for (scheme, port) in [("http", 80), ("https", 443)] {
