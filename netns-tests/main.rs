@@ -118,7 +118,15 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        tests_real::trials(),
+        // One is for when it is asked for (--ignored): on a machine that is far too busy, a server's end is found late, and
+        // with it one flow in 500 taken for a failure that its client knows nothing of.
+        tests_real::trials()
+            .into_iter()
+            .map(|trial| {
+                let ignored = trial.name().starts_with("what_clients_call_answered");
+                trial.with_ignored_flag(ignored)
+            })
+            .collect(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),
