@@ -233,6 +233,7 @@ fn what_a_reset_client_does_not_take_is_counted() {
         relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut nobody).await
     })
     .unwrap();
-    let End::Failed { side, progress, .. } = end else { panic!("{end:?}") };
-    assert_eq!((side, progress.down, progress.held), (Side::Client, 0, 14));
+    let End::Failed(failed) = end else { panic!("{end:?}") };
+    let Progress { down, held, .. } = failed.progress;
+    assert_eq!((failed.side, down, held), (Side::Client, 0, 14));
 }
