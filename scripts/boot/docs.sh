@@ -105,6 +105,8 @@ run_block() { # PAGE BLOCK machine|client
 '"$body" 2>&1)
     printed+=$output$'\n'
     while read -r _ code number; do
+        # SIGPIPE: `head` has seen enough.
+        ((code != 141)) || continue
         line=$((start + number - 1))
         command=$(sed "${line}q;d" "$tree/$page")
         command=${command#"${command%%[! ]*}"}

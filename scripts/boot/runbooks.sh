@@ -245,7 +245,7 @@ situation_EgretSteeringRepaired() {
     wait_for 5 "the gateway to notice" not_ready
     wait_for 20 "the repair" ready
     wait_for 20 "service" is_served -4
-    look EgretSteeringRepaired 'chain EGRET_PREROUTING is gone' 'Active: active'
+    look EgretSteeringRepaired 'ERROR steering is not in place: ' 'Active: active'
 }
 
 situation_EgretTenantFlowLimit() {
