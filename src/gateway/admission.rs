@@ -1,4 +1,4 @@
-//! Who is let in: counted places, and the addresses that nobody may dial.
+//! Admission: limits on flows, and the addresses that no flow may dial.
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -7,32 +7,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// One part in this many of the places is kept for tenants that have less than their share.
+/// One slot in this many is reserved for tenants below their share.
 const KEPT: u32 = 8;
 
-/// A number of places. A [`Pass`] holds one and gives it back when dropped.
+/// A limit. A [`Pass`] holds one slot and frees it when dropped.
 #[derive(Debug)]
 pub struct Gate {
     most: AtomicU32,
     taken: AtomicU32,
 }
 
-/// One place taken.
+/// A slot that is taken.
 #[derive(Debug)]
 pub struct Pass(Arc<Gate>);
 
 impl Gate {
-    /// `most` places.
+    /// Creates a limit of `most` slots.
     pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most: AtomicU32::new(most), taken: AtomicU32::new(0) })
     }
 
-    /// From now on there are `most` places; those who are in stay in.
+    /// Changes the limit; slots that are taken stay taken.
     pub fn resize(&self, most: u32) {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Takes a place, if one is left.
+    /// Takes a slot, if one is free.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
         let most = self.most.load(Ordering::Relaxed);
         let more = |taken| (taken < most).then_some(taken + 1);
@@ -40,15 +40,15 @@ impl Gate {
         Some(Pass(Arc::clone(self)))
     }
 
-    /// Whether a flow of a tenant, which is counted in both gates already, is to leave: nearly all places are taken, and the
-    /// tenant has more than each of so many tenants would have if all had the same.
+    /// True if a flow of a tenant, which already counts in both limits, has to leave: nearly all slots are taken, and
+    /// the tenant has more than an equal share of them.
     pub fn is_beyond_share(&self, tenant: &Self, tenants: usize) -> bool {
         let most = self.most.load(Ordering::Relaxed);
         let share = most / u32::try_from(tenants).unwrap_or(u32::MAX).max(1);
         self.taken() > most - most / KEPT && tenant.taken() > share
     }
 
-    /// How many places are taken.
+    /// Number of slots taken.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)
     }
@@ -60,14 +60,14 @@ impl Drop for Pass {
     }
 }
 
-/// Addresses that would lead a flow back into the gateway: its own, its pools', loopback.
+/// Addresses that would loop a flow back into the gateway: its own, its pools', loopback.
 #[derive(Debug)]
 pub struct OwnAddresses {
     local: ArcSwap<Local>,
     pools: Vec<IpNet>,
 }
 
-/// What is local to the machine at some time.
+/// Networks that are local to the machine.
 #[derive(Debug, Default)]
 struct Local {
     single: HashSet<IpAddr>,
@@ -89,17 +89,17 @@ impl Local {
 }
 
 impl OwnAddresses {
-    /// The pools' networks, and what is local to the machine now.
+    /// Creates it from the pools' networks, and those local to the machine now.
     pub fn new(pools: Vec<IpNet>, local: Vec<IpNet>) -> Self {
         Self { local: ArcSwap::from_pointee(Local::new(local)), pools }
     }
 
-    /// Interfaces or routes have changed.
+    /// Replaces the local networks after a change of interfaces or routes.
     pub fn reassign(&self, local: Vec<IpNet>) {
         self.local.store(Arc::new(Local::new(local)));
     }
 
-    /// Whether a canonical address is one of them.
+    /// True if a canonical address is one of them.
     pub fn contain(&self, address: IpAddr) -> bool {
         address.is_loopback()
             || address.is_unspecified()

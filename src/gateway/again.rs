@@ -1,4 +1,4 @@
-//! A live flow, and another policy than the one that let it out: may it go on?
+//! Re-evaluates live flows under another policy than the one that let them out.
 
 use super::candidate::{Candidate, Ruling};
 use super::certification::NO_TLS;
@@ -11,47 +11,47 @@ use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit
 use jiff::Timestamp;
 use std::cell::Cell;
 
-/// What a new flow might ask for, nobody knows of this one.
+/// Detail for a flow that was not inspected, and that no rule allows without.
 const UNHEARD: &str = "no rule lets it out without listening to its client";
 
-/// Names matter, and what else it asks for would pass whatever the name.
+/// Detail for a flow whose further requests are not judged, although names matter.
 const UNFOLLOWED: &str = "it may ask for what nobody would judge";
 
-/// What becomes of a live flow.
+/// Result of re-evaluating a live flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It goes on.
+    /// It continues.
     Stays,
     /// It is reset.
     Goes(Revoked),
-    /// It goes on if this is found out, of which nobody has asked before.
+    /// It continues if these checks succeed, which were not made before.
     Unproved(Proof),
 }
 
-/// What came of judging live flows again.
+/// Result of re-evaluating all live flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// Those that were reset.
+    /// Flows that were reset.
     pub revoked: u64,
-    /// Those that go on if their address, or their server's certificate, is found to be their name's.
+    /// Flows that continue if their address, or their server's certificate, is found to be their name's.
     pub unproved: u64,
 }
 
 impl Gateway {
-    /// Judges every live flow by the snapshot in force, if that is to be, and revokes those that it does not allow.
+    /// Re-evaluates all live flows under the snapshot in force, if it revokes, and resets those that it does not allow.
     ///
-    /// A flow that was judged by a snapshot before, and is listed later than this looks for it, finds that by itself.
+    /// A flow that was judged by an earlier snapshot, and is listed too late to be seen here, re-evaluates itself.
     pub fn judge_again(&self, now: Timestamp) -> Judged {
         self.judge(now, |_| true)
     }
 
-    /// The same for those flows alone that a candidate let out, or has let ask for anything in monitor mode: it holds no
-    /// longer, or for fewer clients.
+    /// The same for those flows only that a candidate let out, or that are not judged any more in monitor mode: the
+    /// canary was rolled back, or its share reduced.
     pub fn judge_canaries_again(&self, now: Timestamp) -> Judged {
         self.judge(now, |flow| flow.canary || flow.unfollowed)
     }
 
-    /// How many live flows would be revoked, or be asked about, if the candidate's rules came into force now.
+    /// Counts the live flows that would be reset, or need a check, if the candidate's rules came into force now.
     pub fn would_judge(&self, candidate: &Candidate, now: Timestamp) -> Judged {
         let mut judged = Judged::default();
         self.table.each(|flow| {
@@ -84,9 +84,9 @@ impl Gateway {
 }
 
 impl Snapshot {
-    /// Whether a flow that left under another policy may live on under this one: any may, or it would be the same tenant's, and would
-    /// leave as well, to where it went. One whose client nobody listened to, or understood, has no name, and needs a rule
-    /// that asks for none.
+    /// Re-evaluates a flow that another policy let out. It continues if this one does not revoke, or if it would belong
+    /// to the same tenant and be allowed to go where it went. A flow that was not inspected, or not understood, has no
+    /// name, and needs a rule that requires none.
     pub(super) fn fate(&self, flow: &LiveFlow, now: Timestamp) -> Fate {
         if !self.revokes {
             return Fate::Stays;
@@ -95,7 +95,7 @@ impl Snapshot {
     }
 }
 
-/// What becomes of a live flow by the rules for its client; `None`: it would be another tenant's.
+/// Re-evaluates a live flow by the rules for its client; `None`: the client belongs to another tenant.
 fn fate(ruling: Option<Ruling<'_>>, flow: &LiveFlow, now: Timestamp) -> Fate {
     let Some(ruling) = ruling else { return Fate::Goes(Revoked::OF_ANOTHER_TENANT) };
     let permit = match permit(ruling.rules, flow, now) {
@@ -112,7 +112,7 @@ fn fate(ruling: Option<Ruling<'_>>, flow: &LiveFlow, now: Timestamp) -> Fate {
     let certificate = permit.certificate() == CertificateRule::Require;
     let address = match permit.destination() {
         Destination::Original | Destination::Observe => false,
-        // If it is the name's, a new flow could be resolved to it.
+        // If it is one of the name's, a new flow could be resolved to it.
         Destination::Verify | Destination::Resolve => true,
     };
     let missing = Proof {
@@ -125,8 +125,8 @@ fn fate(ruling: Option<Ruling<'_>>, flow: &LiveFlow, now: Timestamp) -> Fate {
     if missing.certificate && !flow.tls { Fate::Goes(Revoked(NO_TLS)) } else { Fate::Unproved(missing) }
 }
 
-/// What the rules give a flow for the address that it went to, if they would let it out for what its client dialled; or how
-/// a new one would end.
+/// Permit for the address that the flow went to, if the rules also permit the address that its client dialled; or the
+/// outcome of a new flow.
 fn permit(rules: &policy::Tenant, flow: &LiveFlow, now: Timestamp) -> Result<Permit, Outcome> {
     let unknown = Seen::Unclear(Outcome::NoHostname);
     let seen = flow.seen.as_ref().unwrap_or(&unknown);

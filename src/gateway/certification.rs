@@ -1,4 +1,4 @@
-//! Does the server prove the name? What rules ask of certificates. docs/verify.md says what each answer promises.
+//! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
 use super::ending::Ended;
 use super::flow::{Flow, Observed};
@@ -19,10 +19,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why there is nothing to be proved.
+/// Detail of a certificate check without TLS.
 pub(super) const NO_TLS: &str = "the client does not speak TLS";
 
-/// What asks a server for its certificate, from an address and port of the tenant's.
+/// Asks a server for its certificate, from a source address and port of the tenant's.
 pub(super) struct Prober<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) verification: &'a Verification,
@@ -32,7 +32,7 @@ pub(super) struct Prober<'a> {
 }
 
 impl Prober<'_> {
-    /// Never an error. Bound the time.
+    /// Checks the certificate; never fails. The caller bounds the time.
     pub(super) async fn check(&self, to: DialAddr) -> Certificate {
         let Verification { verifier, asker, .. } = self.verification;
         verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to)).await
@@ -53,7 +53,7 @@ impl Prober<'_> {
         Ok((socket, Box::new(lease)))
     }
 
-    /// Counts what was found, and yields it as the flow log says it.
+    /// Counts the result, and returns it as the flow log has it.
     fn count(&self, found: Certificate) -> CertificateCheck {
         let check = CertificateCheck::from(found);
         self.verification.certificate_checks[check as usize].increment(1);
@@ -62,7 +62,7 @@ impl Prober<'_> {
 }
 
 impl Asked<'_> {
-    /// The first of the addresses whose server proves the name.
+    /// Returns the first of the addresses whose server proves the name.
     pub(super) async fn certified(
         &self,
         permits: Vec<Permit>,
@@ -79,7 +79,7 @@ impl Asked<'_> {
                 flow.record.certificate_check = Some(self.prober(flow).count(last));
                 return Ok(vec![permit]);
             };
-            // That one is wrong says more than that another did not answer.
+            // A wrong certificate says more than another server's silence.
             if refused.is_none() || outcome == Outcome::CertificateInvalid {
                 refused = Some(Ended { outcome, detail: Some(why) });
             }
@@ -88,7 +88,7 @@ impl Asked<'_> {
         Err(refused.unwrap_or_else(|| unavailable("there is no address to ask")))
     }
 
-    /// Finds out beside the flow, which does not wait for it.
+    /// Checks the certificate in the background; the flow does not wait for it.
     pub(super) fn observe_certificate(&self, flow: &mut Flow) {
         let (true, Some(to)) = (speaks_tls(flow), flow.record.dialled) else { return };
         let Some(place) = self.tenant.inspections.enter() else { return };
@@ -111,7 +111,7 @@ impl Asked<'_> {
     }
 }
 
-/// How a flow ends whose server has to prove the name, and more on that; `None` if it does.
+/// Outcome and detail of a flow whose server has to prove the name; `None` if it does.
 pub fn certificate_refusal(found: Certificate) -> Option<(Outcome, &'static str)> {
     match found {
         Certificate::Valid => None,

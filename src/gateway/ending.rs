@@ -1,4 +1,4 @@
-//! How a flow ends: what its client is told, and how its upstream port rests.
+//! The end of a flow: the answer to its client, and whether its upstream port is held.
 
 use super::delivery::{self, Delivery, Reset};
 use super::flow::Flow;
@@ -17,7 +17,7 @@ use crate::sys::stream;
 use std::io;
 use std::pin::pin;
 
-/// A flow that ends before it is relayed.
+/// Outcome of a flow that ended before it was relayed.
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
@@ -35,8 +35,8 @@ impl From<Revoked> for Ended {
     }
 }
 
-/// Answers the client of a flow that ended before it was relayed. One that is revoked before it could be told that it was
-/// refused ends as refused.
+/// Answers the client of a flow that ended before it was relayed. One that is revoked before its refusal was sent ends
+/// as refused.
 pub(super) async fn end_early(
     worker: &Worker,
     client: &Socket,
@@ -51,14 +51,14 @@ pub(super) async fn end_early(
     if outcome.is_denial() {
         flow.record.verdict.get_or_insert(Verdict::Deny);
         let asked = flow.record.hostname.as_ref();
-        // In a box, for flows are to be small.
+        // Boxed, to keep flows small.
         Box::pin(refusal::answer(worker, client, &flow.record, asked, outcome)).await;
     }
 }
 
-/// Settles whether the kernel has to be asked about the upstream port. Every way out but a good end resets the upstream
-/// socket, and then its port is free at once: that is what a lease starts with, but see [`rest_after_reset`]. `answered` says
-/// whether every HTTP request has its answer, if that is known.
+/// Ends a relayed flow, and sets whether the kernel has to be asked about the upstream port. Every end but a clean one
+/// resets the upstream socket, which frees the port at once: a lease's default, but see [`rest_after_reset`].
+/// `answered` is true if every HTTP request has its answer; `None` if that is not known.
 pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
@@ -70,14 +70,14 @@ pub(super) async fn finish(
     match end {
         End::Finished { first } => {
             if leftover::has_unacknowledged(client) || leftover::has_unacknowledged(leg) {
-                // In a box, for flows are to be small, and few end so.
+                // Boxed, to keep flows small: few end so.
                 let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
                 if let Err(Delivery { outcome, detail }) = delivered {
                     flow.record.detail = detail.or(flow.record.detail);
                     return outcome;
                 }
             }
-            // One that was reset after its FIN has nothing to rest for.
+            // A leg that was reset after its FIN leaves nothing to hold the port for.
             if !leg.has_failed() {
                 lease.set_rest(rest_after(first, leg));
                 leg.ended_well();
@@ -96,7 +96,7 @@ pub(super) async fn finish(
             flow.ends(outcome);
             flow.record.detail = detail.or(flow.record.detail);
             let scratch = &worker.scratch;
-            // In a box, for flows are to be small, and few end so.
+            // Boxed, to keep flows small: few end so.
             let delivery = Box::pin(async {
                 let other = if side == Side::Client { &*leg } else { client };
                 if !matches!(outcome, Outcome::ClientReset | Outcome::UpstreamReset) {
@@ -112,7 +112,7 @@ pub(super) async fn finish(
     }
 }
 
-/// Waits, in the flow's place, until both ends have what was sent to them. The error is how the flow ends if they do not.
+/// Waits until both ends have what was sent to them; the flow still counts. The error is its outcome if they do not.
 async fn deliver_rest(
     worker: &Worker,
     client: &Socket,
@@ -131,7 +131,7 @@ async fn deliver_rest(
     delivery::after_the_end(Delivery { outcome, detail }, client, answered)
 }
 
-/// Ends a flow whose client sent what may not pass. Dropping the server's leg resets it.
+/// Ends a flow that the guard stopped. Dropping the server's leg resets it.
 pub(super) async fn stop(
     worker: &Worker,
     client: &Socket,
@@ -145,7 +145,7 @@ pub(super) async fn stop(
             refusal::answer(worker, client, &flow.record, asked, outcome).await;
         }
         End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
-        // What the server has said so far is delivered before the reset.
+        // What the server has sent so far is delivered before the reset.
         End::Stopped(Farewell::Reset) | End::Finished { .. } | End::Failed(_) | End::Idle | End::HalfOpen => {
             relay::settle(client).await;
         }
@@ -153,8 +153,9 @@ pub(super) async fn stop(
     outcome
 }
 
-/// What is left of the upstream connection in the kernel when its socket is closed after both sides have finished. Our FIN
-/// was sent: `LAST_ACK` or `CLOSING` until it is acknowledged, and then nothing, or a `TIME_WAIT` if ours was the first.
+/// State that the kernel keeps of the upstream connection when its socket is closed after both sides have finished. Our
+/// FIN was sent: `LAST_ACK` or `CLOSING` until it is acknowledged, then nothing, or a `TIME_WAIT` if ours was the
+/// first.
 fn rest_after(first: Side, upstream: &Socket) -> Rest {
     let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
     let timestamps = connection.timestamps;
@@ -167,8 +168,8 @@ fn rest_after(first: Side, upstream: &Socket) -> Rest {
     }
 }
 
-/// What is left of a flow that is broken off by a reset: nothing, unless our FIN had gone before. Then the server's may
-/// arrive up to the moment of the reset, and leave a `TIME_WAIT` that no reset ends.
+/// State that the kernel keeps after a reset: none, unless our FIN was sent before. Then the server's may arrive up to
+/// the moment of the reset, and leave a `TIME_WAIT` that no reset ends.
 pub(super) fn rest_after_reset(upstream: &Socket) -> Rest {
     let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
     rest_after_own_end(connection.timestamps)
@@ -221,7 +222,7 @@ mod tests {
         (socket, server)
     }
 
-    /// How its port rests once the gateway has finished too; the connection is closed by then.
+    /// Hold on its port once the gateway has finished too and closed the connection.
     fn rest_of(socket: TcpStream, first: Side) -> Rest {
         let rest = EventLoop::run(async |event_loop| {
             let upstream = Socket::new(socket, &event_loop).unwrap();
@@ -239,7 +240,7 @@ mod tests {
             for unsent in [false, true] {
                 let (socket, server) = finished_by_the_server();
                 let (source, to) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
-                // As if the way were long: nothing arrives any more, our FIN neither (`BPF_RET | BPF_K`, of 0 bytes).
+                // Simulates a long path: nothing arrives any more, not even our FIN (`BPF_RET | BPF_K`, of 0 bytes).
                 let drop_all = SockFilter::new(0x06, 0, 0, 0);
                 SockRef::from(&server).attach_filter(&[drop_all]).unwrap();
                 while unsent && stream::write(&socket, &[0; 4096]).is_ok() {}

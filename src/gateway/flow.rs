@@ -1,6 +1,6 @@
-//! One flow: what is known of it while it lives, and the record that it leaves behind.
+//! One flow: its state while it lives, and its record.
 //!
-//! A [`Flow`] is born at accept and leaves exactly one [`FlowRecord`] when it is dropped, however that comes about.
+//! A [`Flow`] is created at accept and leaves exactly one [`FlowRecord`] when it is dropped, for whatever reason.
 
 use super::admission::Pass;
 use super::guard::{Guard, Refused};
@@ -19,37 +19,37 @@ use std::time::{Duration, Instant};
 /// Takes the records of flows that have ended; never blocks.
 pub type Sink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
 
-/// What a worker's flows do when they end.
+/// Receiver of a worker's records, and the outcome of flows that are cut off.
 pub struct Epilogue {
-    /// Where records go.
+    /// Receiver of the records.
     pub sink: Sink,
     /// The outcome of a flow whose task was dropped before it had one: [`Outcome::InternalError`], or
     /// [`Outcome::Drained`] while the gateway stops.
     pub cut_off: Cell<Outcome>,
 }
 
-/// What is found out beside a flow.
+/// Results of a flow's background checks.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// Of its address.
+    /// Result of the address check.
     pub address: Cell<Option<AddressCheck>>,
-    /// Of the server's certificate.
+    /// Result of the certificate check.
     pub certificate: Cell<Option<CertificateCheck>>,
 }
 
-/// A flow that lives. Dropping it ends it.
+/// A live flow. Dropping it ends it.
 pub struct Flow {
-    /// What is known so far. Outcome and duration are filled in at the end.
+    /// Record so far. Outcome and duration are set at the end.
     pub record: FlowRecord,
-    /// How it ended, once that is known.
+    /// Outcome, once known.
     outcome: Option<Outcome>,
-    /// What is found out while it goes on.
+    /// Results of background checks, if there are any.
     pub observed: Option<Rc<Observed>>,
     /// See [`LiveFlow::unfollowed`](super::flow_table::LiveFlow::unfollowed).
     pub unfollowed: bool,
-    /// Its place among its tenant's flows. It has it until all of it is over, an answer that refuses it included.
+    /// Slot in the tenant's flow limit; held until all is over, an answer that refuses the flow included.
     pub place: Option<Pass>,
-    /// What its client asks the network for, on both legs.
+    /// Traffic class of the client's SYN, for both legs.
     pub class: TrafficClass,
     accepted: Instant,
     meters: Meters,
@@ -57,7 +57,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// A flow that was accepted now, with the meters of no tenant.
+    /// Creates a flow that was accepted now, with the meters of no tenant.
     pub fn begin(
         id: FlowId,
         client: ClientAddr,
@@ -79,7 +79,7 @@ impl Flow {
         }
     }
 
-    /// The flow is this tenant's, and counts there from now on.
+    /// Assigns the flow to a tenant, whose meters count it from now on.
     pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Meters) {
         self.meters.leave();
         meters.enter();
@@ -87,17 +87,17 @@ impl Flow {
         self.record.tenant = Some(tenant);
     }
 
-    /// How it ends, whatever becomes of its task.
+    /// Sets the outcome, which holds even if the task is dropped.
     pub fn ends(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
 
-    /// How it ends, if that is known.
+    /// Outcome, if known.
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
     }
 
-    /// Its client sent what may not pass.
+    /// Records what the guard refused.
     fn is_refused(&mut self, Refused { outcome, detail, rule, hostname, waived }: Refused) {
         let record = &mut self.record;
         if waived && record.would_deny.is_some() {
@@ -149,7 +149,7 @@ impl Meter<Guard<'_>> for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        // Who reads the record may rely on the place being free.
+        // Readers of the record may rely on the slot being free.
         self.place = None;
         let FlowRecord { time, flow, client, destination, .. } = self.record;
         let blank = FlowRecord::begin(time, flow, client, destination);
@@ -175,7 +175,7 @@ mod tests {
     use super::super::meters::{Seat, TenantMeters};
     use super::*;
 
-    /// What a flow's record says after `live` had it.
+    /// Outcomes recorded of a flow after `live` had it.
     fn outcomes_of(live: impl FnOnce(&Rc<Epilogue>, Flow)) -> Vec<Outcome> {
         let records = Arc::new(std::sync::Mutex::new(Vec::new()));
         let sink: Sink = {

@@ -1,4 +1,4 @@
-//! The flows that hold a port now: who they belong to, where they leave from and where they go; and the way to end one.
+//! Table of the flows that hold a port: tenant, client, source and destination of each; and their revocation.
 //!
 //! A flow is listed while it has a lease: from when its SYN is sent until its socket is closed. The workers write, the
 //! control plane reads and revokes; a lock is held for one entry by a worker, and for one shard by the control plane.
@@ -20,52 +20,52 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// Flow numbers are handed out one by one, so shards fill evenly, and workers seldom meet in one. With a million flows
-/// a reader holds a lock for a thousand entries.
+/// Flow numbers are sequential, so shards fill evenly, and workers seldom contend for one. With a million flows a
+/// reader holds a lock for a thousand entries.
 const SHARDS: usize = 1024;
 /// Flows that are woken at once to be reset; each takes its worker some ten microseconds.
 const BATCH: usize = 128;
-/// How often is looked whether they are gone before the next are woken, and how many times at most.
+/// Interval and most polls for the end of a batch, before the next is woken.
 const LOOK: Duration = Duration::from_millis(1);
 const LOOKS: usize = 20;
 
-/// Every flow that holds a lease.
+/// Table of all flows that hold a lease.
 #[derive(Debug)]
 pub struct FlowTable {
     shards: Box<[Shard]>,
-    /// Counts the times that flows were revoked: a flow looks whether it was one of them when this has changed.
+    /// Number of revocations so far: a flow looks at its entry when this has changed.
     revocations: AtomicU32,
 }
 
 /// A flow that holds a lease.
 #[derive(Debug, Clone)]
 pub struct LiveFlow {
-    /// Its name in the flow log.
+    /// ID in the flow log.
     pub id: FlowId,
-    /// Whose it is.
+    /// Tenant that it belongs to.
     pub tenant: Arc<str>,
-    /// Who opened it.
+    /// Client's address.
     pub client: ClientAddr,
-    /// The source address and port it leaves from.
+    /// Source address and port.
     pub source: LeasedSource,
-    /// The address dialled.
+    /// Address dialled.
     pub destination: DialAddr,
-    /// What its client dialled, if that is another address.
+    /// Address that its client dialled, if that is another.
     pub asked: Option<Box<OriginalDestination>>,
-    /// What came of listening to its client; `None` if nobody did.
+    /// Result of the inspection; `None` if there was none.
     pub seen: Option<Seen>,
-    /// Whether a candidate let it out.
+    /// True if a candidate let it out.
     pub canary: bool,
-    /// Whether its client speaks TLS.
+    /// True if its client speaks TLS.
     pub tls: bool,
-    /// What its client may ask for after the first, or has asked for, nobody judges: requests of HTTP where no name matters,
-    /// and whatever follows something that monitor mode has let pass.
+    /// True if further requests are not judged: HTTP where no name matters, and everything after a denial that monitor
+    /// mode waived.
     pub unfollowed: bool,
-    /// What was found out of it.
+    /// Checks that succeeded.
     pub proof: Proof,
 }
 
-/// What was found out of a flow beyond its name and address, or is still to be.
+/// Checks of a flow beyond its name and address: those that succeeded, or those still missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Proof {
     /// The address dialled is one of its name's.
@@ -74,16 +74,16 @@ pub struct Proof {
     pub certificate: bool,
 }
 
-/// Why a live flow is reset, when another policy is in force than let it out: in a few words, for the flow log.
+/// Reason why a live flow is reset under another policy than the one that let it out: a few words for the flow log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revoked(pub &'static str);
 
 impl Revoked {
-    /// Its tenant has it no more.
+    /// The client no longer belongs to its tenant.
     pub(super) const OF_ANOTHER_TENANT: Self = Self("the client is another tenant's now, or nobody's");
 }
 
-/// A flow's entry; dropped, it is gone from the table.
+/// A flow's entry, removed from the table when dropped.
 #[derive(Debug)]
 pub struct Listed<'a> {
     table: &'a FlowTable,
@@ -100,12 +100,12 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    /// Wakes the flow's task; there from when it first waits.
+    /// Waker of the flow's task; `None` until it first waits.
     Lives(Option<Waker>),
     Revoked(Revoked),
 }
 
-/// Flows by number, each in a box: a map has up to twice the room that it needs.
+/// Flows by number, boxed: a map has up to twice the room that it needs.
 type Entries = HashMap<u64, Box<Entry>>;
 
 /// On a cache line of its own: neighbours are written by other workers.
@@ -114,7 +114,7 @@ type Entries = HashMap<u64, Box<Entry>>;
 struct Shard(Mutex<Entries>);
 
 impl Shard {
-    /// The map is whole between calls, whoever panicked.
+    /// Ignores poisoning: the map is consistent between calls.
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +132,7 @@ impl Default for FlowTable {
 }
 
 impl FlowTable {
-    /// Lists a flow until what this yields is dropped.
+    /// Lists a flow until the returned entry is dropped.
     pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
         let number = flow.id.number;
         let entry = Box::new(Entry { flow, state: State::Lives(None) });
@@ -145,9 +145,9 @@ impl FlowTable {
         &self.shards[number as usize % SHARDS]
     }
 
-    /// Revokes every flow for which there is a reason, and yields how many. Flows that are listed meanwhile may go unseen.
+    /// Revokes every flow for which there is a reason, and returns their number. Flows listed meanwhile may be missed.
     ///
-    /// Judges without a lock, and wakes flows so slowly that their workers have time for the others.
+    /// Judges without a lock, and wakes flows in batches, so that their workers have time for the others.
     pub fn revoke(&self, why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
         let mut revoked = 0;
         let mut wakers = Vec::new();
@@ -165,23 +165,23 @@ impl FlowTable {
         revoked
     }
 
-    /// Looks at every flow, without a lock.
+    /// Calls `look` for a copy of every flow, without a lock.
     pub(super) fn each(&self, mut look: impl FnMut(&LiveFlow)) {
         for shard in &*self.shards {
             shard.flows().iter().for_each(&mut look);
         }
     }
 
-    /// From here on nobody judges what its client asks for.
+    /// Notes that the client's further requests are not judged any more.
     pub(super) fn unfollow(&self, number: u64) {
         if let Some(entry) = self.shard(number).lock().get_mut(&number) {
             entry.flow.unfollowed = true;
         }
     }
 
-    /// Has those that were revoked look at their entries.
+    /// Wakes flows that were revoked, which then look at their entries.
     fn wake(&self, wakers: &[(u64, Waker)]) {
-        // A flow that finds the count as it was has been asleep, or listed, since: it will be woken, or look.
+        // A flow that sees the old count has left its waker, or has not looked yet: it is woken, or will look.
         self.revocations.fetch_add(1, Ordering::Release);
         for batch in wakers.chunks(BATCH) {
             for (_, waker) in batch {
@@ -193,7 +193,7 @@ impl FlowTable {
         }
     }
 
-    /// Until these flows are gone, so that no worker has more than one batch before its other flows.
+    /// Waits until these flows are gone, so that no worker has more than one batch before its other flows.
     fn wait_for_end(&self, batch: &[(u64, Waker)]) {
         for _ in 0..LOOKS {
             std::thread::sleep(LOOK);
@@ -204,7 +204,7 @@ impl FlowTable {
     }
 }
 
-/// Marks a flow as revoked, and yields how many that are: one that is there, and is not marked.
+/// Marks a flow as revoked. Returns 1, or 0 if it is gone or was marked before.
 fn mark(entries: &mut Entries, number: u64, why: Revoked, wakers: &mut Vec<(u64, Waker)>) -> u64 {
     let Some(entry) = entries.get_mut(&number) else { return 0 };
     let State::Lives(waker) = &mut entry.state else { return 0 };
@@ -214,7 +214,7 @@ fn mark(entries: &mut Entries, number: u64, why: Revoked, wakers: &mut Vec<(u64,
 }
 
 impl Listed<'_> {
-    /// What `life` comes to, unless the flow is revoked before. Costs a look at one number each time it is polled.
+    /// Runs `life` to completion, unless the flow is revoked before. Costs one atomic load for each poll.
     pub fn unless_revoked<T>(
         &self,
         mut life: Pin<&mut impl Future<Output = T>>,
@@ -226,7 +226,7 @@ impl Listed<'_> {
     }
 
     fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<Revoked> {
-        // Read before the entry is: what is revoked later changes it, and wakes the flow.
+        // Read before the entry: a later revocation changes the count, and wakes the flow.
         let revocations = Some(self.table.revocations.load(Ordering::Acquire));
         if self.looked.replace(revocations) == revocations {
             return Poll::Pending;
@@ -238,7 +238,7 @@ impl Listed<'_> {
                 Poll::Pending
             }
             Some(State::Revoked(why)) => Poll::Ready(*why),
-            // It is there as long as this is.
+            // Unreachable: the entry exists as long as this does.
             None => Poll::Ready(Revoked("it is not listed")),
         }
     }

@@ -1,4 +1,4 @@
-//! What is looked at while a flow is relayed: the requests of an HTTP/1 connection, a second hello of a TLS one.
+//! Inspection of relayed flows: the requests of an HTTP/1 connection, a second hello of a TLS one.
 
 mod terms;
 
@@ -16,17 +16,17 @@ use terms::{Terms, Whose};
 /// Guards one flow.
 pub(super) struct Guard<'w> {
     follower: Follower<'w>,
-    /// Monitor mode has let something pass, and with it all that follows.
+    /// True once monitor mode has waived a denial: all that follows passes too.
     is_free: bool,
-    /// Requests that were let through, and what was refused, since it was last asked.
+    /// Requests let through, and the refusal, since they were last taken.
     requests: u32,
     refused: Option<Box<Refused>>,
 }
 
 enum Follower<'w> {
-    /// In a box, for it is three times as large, and most flows speak TLS.
+    /// Boxed: it is three times as large, and most flows speak TLS.
     Requests(Box<Requests<'w>>),
-    /// With whose they are, if that tenant was in monitor mode: one that enforced then does so to the end, which is near.
+    /// With the flow's owner if its tenant was in monitor mode. One that enforced then does so to the handshake's end.
     Hellos(Hellos, Option<Box<Whose<'w>>>),
 }
 
@@ -35,7 +35,7 @@ struct Requests<'w> {
     terms: Terms<'w>,
 }
 
-/// Why a flow that was let out ends all the same.
+/// Reason why a permitted flow ends while it is relayed.
 pub(super) struct Refused {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
@@ -43,12 +43,12 @@ pub(super) struct Refused {
     pub(super) rule: Option<Arc<str>>,
     /// The name that a later request asked for.
     pub(super) hostname: Option<Hostname>,
-    /// In monitor mode: it passed, with all that followed.
+    /// True if monitor mode waived it: it passed, with all that followed.
     pub(super) waived: bool,
 }
 
 impl<'w> Guard<'w> {
-    /// What a flow needs that was inspected and permitted.
+    /// Returns the guard for a flow that was inspected and permitted, if it needs one.
     pub(super) fn of(
         inspected: &Inspected,
         permit: &Permit,
@@ -76,12 +76,12 @@ impl<'w> Guard<'w> {
         )))
     }
 
-    /// Requests that it has let through since it was last asked.
+    /// Takes the number of requests let through since the last call.
     pub(super) fn take_requests(&mut self) -> u32 {
         std::mem::take(&mut self.requests)
     }
 
-    /// What it has not let pass since, or has let pass in monitor mode.
+    /// Takes the refusal since the last call, waived or not.
     pub(super) fn take_refused(&mut self) -> Option<Box<Refused>> {
         self.refused.take()
     }
@@ -111,7 +111,7 @@ impl From<Unclear> for Refused {
     }
 }
 
-/// How a flow ends where it is not clear what the client wants.
+/// Outcome and detail of a flow whose inspection failed.
 pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
     match unclear {
         Unclear::ClientLeft => (Outcome::ClientLeft, None),
@@ -209,7 +209,7 @@ impl relay::Guard for Guard<'_> {
                 Remainder::Answer => Poll::Ready(true),
                 Remainder::Nothing => Poll::Ready(false),
             },
-            // In the middle of a handshake the client takes no word of ours for the server's.
+            // In the middle of a handshake the client does not accept a message of ours as the server's.
             Follower::Hellos(..) => Poll::Ready(false),
         }
     }

@@ -1,8 +1,8 @@
-//! Shares connections out among workers.
+//! Balances connections among workers.
 //!
-//! The kernel does it first, by a hash (`SO_REUSEPORT`) that knows nothing of how busy a worker is: of sixteen long flows
-//! one of two workers may get eleven, and one whose core has other work to do gets as many as ever. So a worker passes a
-//! connection on, before it is a flow, to one that has notably fewer.
+//! The kernel distributes them by a hash (`SO_REUSEPORT`) that ignores load: of sixteen long flows one of two workers
+//! may get eleven, and one whose core has other work to do gets as many as any. So a worker passes a connection on,
+//! before it is a flow, to one that has notably fewer.
 
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpStream};
@@ -10,20 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Connections that may wait for one worker, with a descriptor each; if it does not come to fetch them, others keep theirs.
+/// Most connections, with a descriptor each, that may wait for one worker; beyond that, others keep theirs.
 pub const MOST_WAITING: usize = 64;
 
-/// A worker takes its connections from here.
+/// A worker's source of connections.
 #[derive(Debug)]
 pub struct Intake {
     load: Arc<Load>,
     passed_on: Receiver<Connection>,
     others: Vec<Other>,
-    /// Whom of the others it looks at next.
+    /// Index of the other worker to compare with next.
     next: Cell<usize>,
 }
 
-/// How many connections a worker has. In a cache line of its own, for it changes all the time.
+/// Number of a worker's connections. On a cache line of its own, as it changes often.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Load(AtomicU32);
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     pub(super) burden: Burden,
 }
 
-/// One connection of a worker's, for as long as this lives.
+/// Counts as one connection of a worker until it is dropped.
 #[derive(Debug)]
 pub(super) struct Burden(Arc<Load>);
 
@@ -66,7 +66,7 @@ impl Load {
 }
 
 impl Intake {
-    /// One for each of so many workers.
+    /// Creates one for each of `count` workers.
     pub fn of_workers(count: usize) -> Vec<Self> {
         let loads: Vec<Arc<Load>> = (0..count).map(|_| Arc::default()).collect();
         let (doors, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MOST_WAITING)).unzip();
@@ -75,7 +75,7 @@ impl Intake {
                 .iter()
                 .zip(&doors)
                 .map(|(load, door)| Other { load: Arc::clone(load), door: door.clone() });
-            // Each begins with another one.
+            // Each begins with a different one.
             let mut others: Vec<_> = all.collect();
             others.rotate_left(me);
             others.remove(0);
@@ -90,7 +90,7 @@ impl Intake {
         receivers.into_iter().enumerate().map(of_one).collect()
     }
 
-    /// Passes a connection that this worker has accepted on to another; yields it if it is to stay.
+    /// Passes a connection that this worker has accepted on to another; returns it if it stays here.
     pub(super) fn share(&self, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
         let own = |socket| Connection { socket, peer, burden: Burden::on(&self.load) };
         let Some(other) = self.others.get(self.next.get()) else { return Some(own(socket)) };
@@ -99,7 +99,7 @@ impl Intake {
             return Some(own(socket));
         }
         let passed_on = Connection { socket, peer, burden: Burden::on(&other.load) };
-        // It is full, or gone.
+        // The other's queue is full or closed.
         other.door.try_send(passed_on).err().map(|error| own(error.into_inner().socket))
     }
 
@@ -107,24 +107,24 @@ impl Intake {
     pub(super) async fn passed_on(&mut self) -> Connection {
         match self.passed_on.recv().await {
             Some(connection) => connection,
-            // There are no others.
+            // There are no other workers.
             None => std::future::pending().await,
         }
     }
 
-    /// Takes no more from others.
+    /// Accepts no more from other workers.
     pub(super) fn close(&mut self) {
         self.passed_on.close();
     }
 
-    /// The next of those that were passed on before it closed; `None` once there are no more, and can be none: another
-    /// worker may be about to put one in.
+    /// Returns the next connection that was passed on before the close; `None` once there can be no more. Waits for a
+    /// worker that is about to pass one on.
     pub(super) async fn left(&mut self) -> Option<Connection> {
         self.passed_on.recv().await
     }
 }
 
-/// What a move costs, two wakes and a cold cache, is to be worth it.
+/// True if the difference is worth a move, which costs two wakes and a cold cache.
 fn is_notably_fewer(theirs: u32, ours: u32) -> bool {
     ours > theirs + theirs / 8 + 1
 }

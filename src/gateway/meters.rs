@@ -1,8 +1,8 @@
-//! What flows count. Each worker counts on cells that no other writes to; a scrape reads those of all and adds them up.
+//! Counters of flows. Each worker has cells that no other writes to; a scrape adds up those of all workers.
 //!
 //! A cell with one writer needs no atomic read-modify-write: a load and a store are two plain moves, and the cache line
-//! stays where it is. That there is one writer is held by the types: [`Seat`]s are handed out once, a worker's thread
-//! [takes](Seat::take) its own, and the [`Meters`] that come of it cannot leave the thread.
+//! stays where it is. The types guarantee the one writer: [`Seat`]s are handed out once, a worker's thread
+//! [takes](Seat::take) its own, and the [`Meters`] made from it cannot leave the thread.
 
 use super::candidate::Change;
 use crate::count::{BUCKETS, Bounds, Counter, Distribution, bucket_of};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// What flows count, for their tenant.
+/// Counters of a tenant's flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
     /// Bytes from client to server.
@@ -23,18 +23,18 @@ pub enum Counted {
     Ech,
     /// HTTP/1 requests that were judged and let through.
     Requests,
-    /// Flows for which a candidate would change this.
+    /// Flows, and later requests, by the change that a candidate would make.
     Candidate(Change),
-    /// Flows that ended so.
+    /// Flows that ended with this outcome.
     Ended(Outcome),
-    /// Flows that only monitor mode let out.
+    /// Flows for which monitor mode waived a denial with this outcome.
     WouldDeny(Outcome),
 }
 
 const OUTCOMES: usize = Outcome::ALL.len();
 const TIMED: [Timed; 3] = [Timed::Inspect, Timed::Connect, Timed::Flow];
 
-// The cells of one worker and tenant. The first is the number of flows that live.
+// The cells of one worker and tenant. The first is the number of live flows.
 const ACTIVE: usize = 0;
 const CANDIDATE: usize = 5;
 const ENDED: usize = CANDIDATE + Change::ALL.len();
@@ -56,10 +56,10 @@ impl Counted {
     }
 }
 
-/// What of flows is timed, for their tenant.
+/// Durations measured of a tenant's flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timed {
-    /// From accept until the client has said what it wants.
+    /// From accept to the end of the inspection.
     Inspect,
     /// From the SYN to the server's answer.
     Connect,
@@ -107,7 +107,7 @@ impl Timed {
     }
 }
 
-/// On cache lines of its own; 128 bytes, for processors fetch lines in pairs.
+/// On cache lines of its own; 128 bytes, as processors fetch lines in pairs.
 #[repr(align(128))]
 struct Cells([AtomicU64; CELLS]);
 
@@ -117,17 +117,17 @@ impl Default for Cells {
     }
 }
 
-/// A worker's right to count, on its way to the worker's thread.
+/// A worker's right to count, until the worker's thread takes it.
 #[derive(Debug)]
 pub struct Seat(usize);
 
 impl Seat {
-    /// One for each worker. Whoever makes [`TenantMeters`] for so many workers calls it once.
+    /// One for each worker. To be called once for each number of workers that [`TenantMeters`] are made for.
     pub fn all(workers: usize) -> Vec<Self> {
         (0..workers).map(Self).collect()
     }
 
-    /// This thread counts by it from now on.
+    /// Binds the right to this thread.
     pub fn take(self) -> Seated {
         Seated { index: self.0, stays: PhantomData }
     }
@@ -140,29 +140,29 @@ pub struct Seated {
     stays: PhantomData<*const ()>,
 }
 
-/// One tenant's numbers; flows of no tenant share those of `unknown`. A clone is the same numbers.
+/// One tenant's counters; flows of no tenant share those of `unknown`. Clones share the counters.
 #[derive(Clone)]
 pub struct TenantMeters {
-    /// By the worker's index; there from the worker's first flow of the tenant.
+    /// By the worker's index; created with the worker's first flow of the tenant.
     workers: Arc<[OnceLock<Arc<Cells>>]>,
     /// `egret_port_allocation_failures_total` of the tenant's pool.
     pub port_allocation_failures: Counter,
 }
 
 impl TenantMeters {
-    /// All 0, for so many workers.
+    /// Creates counters for so many workers, all 0.
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers).map(|_| OnceLock::new()).collect();
         Self { workers, port_allocation_failures: Counter::default() }
     }
 
-    /// The same numbers, where ports that cannot be had count elsewhere: they are counted by tenant and pool.
+    /// The same counters, but for failed port allocations, which are counted by tenant and pool.
     #[must_use]
     pub fn with_failures(self, port_allocation_failures: Counter) -> Self {
         Self { port_allocation_failures, ..self }
     }
 
-    /// Where a worker counts.
+    /// Returns the meters of one worker.
     pub fn of(&self, seat: &Seated) -> Meters {
         let cells = self.workers[seat.index].get_or_init(Arc::default);
         Meters { cells: Arc::clone(cells), stays: PhantomData }
@@ -180,7 +180,7 @@ impl TenantMeters {
     }
 }
 
-/// Where one worker counts what one tenant's flows do. It stays on the worker's thread.
+/// One worker's counters of one tenant's flows. They stay on the worker's thread.
 ///
 /// ```compile_fail,E0277
 /// let seat = egret::gateway::Seat::all(1).remove(0).take();
@@ -194,27 +194,27 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// A flow lives.
+    /// Counts a live flow.
     pub fn enter(&self) {
         self.change(ACTIVE, 1);
     }
 
-    /// A flow that had entered lives no more, or elsewhere.
+    /// Removes a live flow, which ended or is counted elsewhere.
     pub fn leave(&self) {
         self.change(ACTIVE, 1_u64.wrapping_neg());
     }
 
-    /// One more.
+    /// Adds one.
     pub fn count(&self, what: Counted) {
         self.add(what, 1);
     }
 
-    /// So many more.
+    /// Adds `by`.
     pub fn add(&self, what: Counted, by: u64) {
         self.change(what.cell(), by);
     }
 
-    /// Something took so long.
+    /// Records a duration.
     pub fn record(&self, what: Timed, took: Duration) {
         let (bucket, micros) = bucket_of(took, what.bounds());
         self.change(what.cell(), micros);
@@ -222,27 +222,27 @@ impl Meters {
     }
 
     fn change(&self, cell: usize, by: u64) {
-        // not `fetch_add`: nobody else writes to it
+        // no `fetch_add`: nobody else writes to it
         let cell = &self.cells.0[cell];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
 }
 
-/// One tenant's numbers at a moment.
+/// One tenant's totals at one moment.
 pub struct Totals([u64; CELLS]);
 
 impl Totals {
-    /// Flows that live.
+    /// Live flows.
     pub fn active(&self) -> u64 {
         self.0[ACTIVE]
     }
 
-    /// How many there have been.
+    /// Value of a counter.
     pub fn count(&self, what: Counted) -> u64 {
         self.0[what.cell()]
     }
 
-    /// How long it took.
+    /// Distribution of a duration.
     pub fn durations(&self, what: Timed) -> Distribution {
         let buckets = std::array::from_fn(|bucket| self.0[what.cell() + 1 + bucket]);
         Distribution { bounds: what.bounds(), buckets, micros: self.0[what.cell()] }

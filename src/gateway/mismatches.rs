@@ -1,4 +1,4 @@
-//! Flows whose address was none of their name's: what an operator looks at before verification is enforced.
+//! Sample of flows whose address was not one of their name's, to be read before verification is enforced.
 
 use crate::addr::DialAddr;
 use crate::hostname::Hostname;
@@ -7,38 +7,37 @@ use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// Different ones that are kept; a new one takes the place of the one that was seen least lately, of the tenant that has
-/// most of them.
+/// Most different mismatches that are kept; a new one replaces the least recently seen of the tenant that has most.
 const MOST: usize = 256;
 
-/// A sample of them: bounded, shared by all workers.
+/// Bounded sample of mismatches, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Mismatches(Mutex<HashMap<Mismatch, Sightings>>);
 
-/// What a client asked for, and where it went.
+/// A name that a client asked for, and the address that it dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Mismatch {
-    /// Whose client it was.
+    /// Tenant of the client.
     pub tenant: Arc<str>,
     /// The rule that allows the name.
     pub rule: Option<Arc<str>>,
     /// The name.
     pub name: Hostname,
-    /// The address, which is none of the name's.
+    /// The address, which is not one of the name's.
     pub address: DialAddr,
 }
 
-/// How often.
+/// Number of flows with a mismatch, and the time of the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sightings {
-    /// Flows.
+    /// Number of flows.
     pub flows: u64,
-    /// When the last one was.
+    /// Time of the last one.
     pub last: SystemTime,
 }
 
 impl Mismatches {
-    /// Another one.
+    /// Counts a mismatch.
     pub fn note(&self, mismatch: Mismatch, now: SystemTime) {
         let mut seen = self.lock();
         if seen.len() >= MOST && !seen.contains_key(&mismatch) {
@@ -56,14 +55,14 @@ impl Mismatches {
         entry.last = now;
     }
 
-    /// All that are kept, the latest first.
+    /// Returns all that are kept, the latest first.
     pub fn sample(&self) -> Vec<(Mismatch, Sightings)> {
         let mut all: Vec<_> = self.lock().iter().map(|(mismatch, seen)| (mismatch.clone(), *seen)).collect();
         all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
         all
     }
 
-    /// The map is whole between calls, whoever panicked.
+    /// Ignores poisoning: the map is consistent between calls.
     fn lock(&self) -> MutexGuard<'_, HashMap<Mismatch, Sightings>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! Finds out of live flows what the policy in force asks of them and nobody has asked before: beside them, and in a bounded
-//! time, after which what is not known counts as wrong.
+//! Makes the checks that the policy in force requires of live flows and that were not made before: in the background,
+//! and within a bounded time, after which a check without result counts as failed.
 
 use super::again::Fate;
 use super::certification::Prober;
@@ -21,21 +21,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Questions under way; each is bounded elsewhere too, with those of new flows.
+/// Most checks in progress; each is bounded elsewhere too, with those of new flows.
 const AT_ONCE: usize = 64;
-/// A question is asked anew after this long, if nobody could say.
+/// Delay until a check without result is repeated.
 const BETWEEN: Duration = Duration::from_secs(2);
 
-/// How live flows are asked about.
+/// Settings of the checks of live flows.
 #[derive(Debug, Clone, Copy)]
 pub struct Recheck {
-    /// For certificates.
+    /// Dialler of the certificate checks.
     pub dialler: Dialler,
-    /// How long it may take until a flow of which nothing is known is reset.
+    /// Time after which a flow without result is reset.
     pub patience: Duration,
 }
 
-/// What flows have in common that share an answer.
+/// Key of a check: flows that have it in common share the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Question {
     tenant: Arc<str>,
@@ -45,17 +45,17 @@ struct Question {
     missing: Proof,
 }
 
-/// What came of a question.
+/// Result of a check.
 enum Found {
-    /// This, which is all that was missing of the flow that was asked about.
+    /// Success: these are all the checks that the flow was missing.
     Proof(Proof),
-    /// The flow is not to go on.
+    /// Failure: the flow is to be reset.
     Wrong(Revoked),
-    /// Nobody asks for it any more, of that flow.
+    /// The policy in force no longer requires it of that flow.
     Needless,
 }
 
-/// Why a flow ends of which this was not found in time.
+/// Reason to reset a flow whose checks had no result in time.
 fn too_late(missing: Proof) -> Revoked {
     Revoked(match (missing.address, missing.certificate) {
         (true, false) => "nobody could say in time whether the address is one of the name's",
@@ -64,11 +64,11 @@ fn too_late(missing: Proof) -> Revoked {
     })
 }
 
-/// Flows that wait for an answer, by number.
+/// Numbers of the flows that wait for each check.
 type Waiting = HashMap<Question, Vec<u64>>;
 
 impl Gateway {
-    /// Looks at all live flows at each order, until nobody can order it any more.
+    /// Rechecks all live flows at each order, until the channel is closed.
     pub async fn recheck(self: Arc<Self>, how: Recheck, mut orders: mpsc::Receiver<()>) {
         let (mut queue, mut waiting) = (VecDeque::new(), Waiting::new());
         let (mut proved, mut revoked) = (0, 0);
@@ -99,7 +99,7 @@ impl Gateway {
             };
             let Some((question, deadline)) = asked.remove(&id) else { continue };
             let flows = waiting.remove(&question).unwrap_or_default();
-            // Whoever panics has found nothing.
+            // A check that panicked has no result.
             match found.unwrap_or(Found::Wrong(too_late(question.missing))) {
                 Found::Proof(proof) => {
                     proved += flows.len() as u64;
@@ -120,7 +120,7 @@ impl Gateway {
         }
     }
 
-    /// Notes which flows wait for which answer, and yields the questions that are new, each with one of its flows.
+    /// Notes the flows that wait for each check, and returns the new checks, each with one of its flows.
     fn collect(
         &self,
         waiting: &mut Waiting,
@@ -154,8 +154,8 @@ impl Gateway {
         new
     }
 
-    /// What is still to be asked of flows whose question was answered: another policy may be in force since, that asks
-    /// something else of some of them, or nothing of the one that it was answered by. They wait no longer for that.
+    /// Returns the checks that flows still need after one is done: another policy may be in force since, which requires
+    /// another of some of them, or none of the one that was checked. Their deadline stays the same.
     fn left_over(
         &self,
         waiting: &mut Waiting,
@@ -166,10 +166,10 @@ impl Gateway {
         new.into_iter().map(move |(question, flow)| (question, flow, deadline))
     }
 
-    /// What is found within the time.
+    /// Repeats a check until it has a result, or the deadline has passed.
     async fn ask_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Found {
         loop {
-            // Always by what is in force: it may have been exchanged, and ask elsewhere.
+            // Always by the current snapshot: it may have been replaced, and require another check.
             let snapshot = self.snapshot.load_full();
             let Fate::Unproved(missing) = snapshot.fate(flow, clock::timestamp()) else {
                 return Found::Needless;
@@ -187,7 +187,7 @@ impl Gateway {
         }
     }
 
-    /// What is in force may ask for less since.
+    /// Revokes the flows, except those that the policy now in force allows without the check.
     fn revoke_unproved(&self, flows: &[u64], why: Revoked) -> u64 {
         let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
         self.table.revoke_of(flows, |flow| match snapshot.fate(flow, now) {
@@ -203,7 +203,7 @@ fn question(flow: &LiveFlow, missing: Proof) -> Option<Question> {
     Some(Question { tenant, canary, name: name_of(flow)?.clone(), to: flow.destination, missing })
 }
 
-/// Rules that ask go by name.
+/// Name of the flow; rules with checks match by name.
 fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
     match &flow.seen {
         Some(Seen::Asked { name: AskedName::Valid(name), .. }) => Some(name),
@@ -211,7 +211,7 @@ fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
     }
 }
 
-/// What is found; `None` if nobody can say.
+/// Makes a check; `None` if it has no result.
 async fn ask(snapshot: &Snapshot, flow: &LiveFlow, missing: Proof, dialler: Dialler) -> Option<Found> {
     let verification: &Verification = snapshot.ruling_of(flow)?.verification?;
     let (name, to) = (name_of(flow)?, flow.destination);

@@ -1,4 +1,4 @@
-//! The record that a flow leaves behind: one line of the flow log. docs/flow-log.md explains its keys.
+//! The record of a flow: one line of the flow log. docs/flow-log.md explains its keys.
 
 use super::candidate::Change;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
@@ -12,59 +12,59 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is known of a flow when it has ended: one line of the flow log. Field names are the log's keys.
+/// Record of a flow that has ended: one line of the flow log. Field names are the log's keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct FlowRecord {
-    /// When it was accepted, RFC 3339 in UTC with microseconds.
+    /// Time of accept, RFC 3339 in UTC with microseconds.
     #[serde(serialize_with = "crate::clock::microseconds")]
     pub time: jiff::Timestamp,
     /// Unique over all gateways and restarts.
     pub flow: FlowId,
-    /// Whose it was; `null` if nobody's.
+    /// Tenant of the client; `null` if it has none.
     pub tenant: Option<Arc<str>>,
-    /// Who opened it.
+    /// Client's address.
     pub client: ClientAddr,
-    /// What the client dialled.
+    /// Address that the client dialled.
     pub destination: OriginalDestination,
     /// The name the client asked for, canonical.
     pub hostname: Option<Hostname>,
     /// The name of a later HTTP request on the same connection, for which the flow was ended.
     pub denied_hostname: Option<Hostname>,
-    /// Where the name came from.
+    /// Source of the name.
     pub hostname_from: Option<NameSource>,
-    /// What the client spoke: `tls`, `http`, `other`; `null` if it was not inspected.
+    /// Protocol of the client: `tls`, `http`, `other`; `null` if it was not inspected.
     pub protocol: Option<Protocol>,
     /// HTTP: requests that were judged and let through; `null` where they were not followed.
     pub requests: Option<u32>,
     /// TLS: the application protocols offered, comma-separated.
     pub alpn: Option<Box<str>>,
-    /// TLS: whether an `encrypted_client_hello` extension was there.
+    /// TLS: true if there was an `encrypted_client_hello` extension.
     pub ech: bool,
     /// The rule that decided: its name, else `file:line`.
     pub rule: Option<Arc<str>>,
-    /// What policy said; `null` where it was never asked.
+    /// Verdict of the policy; `null` where it was never asked.
     pub verdict: Option<Verdict>,
-    /// Why it would have been denied, had its tenant not been in monitor mode.
+    /// Reason of the denial that monitor mode waived.
     pub would_deny: Option<Outcome>,
-    /// What the candidate that was loaded would have changed.
+    /// Change that the loaded candidate would have made.
     pub candidate: Option<Change>,
-    /// Whether the candidate decided, its client being of the share that it is enforced for.
+    /// True if the candidate decided, as the client is in the share that it is enforced for.
     pub canary: bool,
-    /// Whether the address is the name's; `null` where the rule does not ask.
+    /// Result of the address check; `null` where the rule has none.
     pub address_check: Option<AddressCheck>,
-    /// Whether the server has a certificate for the name; `null` where the rule does not ask.
+    /// Result of the certificate check; `null` where the rule has none.
     pub certificate_check: Option<CertificateCheck>,
-    /// How it ended.
+    /// Outcome.
     pub outcome: Outcome,
-    /// More on the outcome, or on why it would have been denied, where there is more to say.
+    /// More on the outcome, or on the waived denial, where there is more to say.
     pub detail: Option<&'static str>,
-    /// The source address and port it left from.
+    /// Source address and port.
     pub source: Option<LeasedSource>,
-    /// The public address that the source address is mapped to, as the pool notes it.
+    /// Public address that the source address is mapped to, as noted in the pool.
     pub public: Option<IpAddr>,
-    /// The pool that the source belongs to.
+    /// Pool of the source address.
     pub pool: Option<Arc<str>>,
-    /// The address dialled.
+    /// Address dialled.
     pub dialled: Option<DialAddr>,
     /// Payload bytes from client to server.
     pub bytes_up: u64,
@@ -82,7 +82,7 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
-    /// Of a flow of which no more is known yet.
+    /// Record of a flow of which no more is known yet.
     pub fn begin(
         time: jiff::Timestamp,
         flow: FlowId,
@@ -124,12 +124,12 @@ impl FlowRecord {
     }
 }
 
-/// A flow's name in logs: the process's random number and a count, in hex. Unique over gateways and restarts.
+/// A flow's ID in logs: the process's random number and a count, in hex. Unique over gateways and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId {
     /// Random, drawn once per process.
     pub process: u32,
-    /// Counted up per process.
+    /// Sequence number in the process.
     pub number: u64,
 }
 
@@ -146,12 +146,12 @@ impl FromStr for FlowId {
         let (process, number) =
             text.split_once('-').and_then(|(a, b)| number(a).zip(number(b))).ok_or(NotAFlowId)?;
         let id = Self { process: u32::try_from(process).map_err(|_| NotAFlowId)?, number };
-        // One spelling only: it is searched for as text.
+        // Only the canonical spelling: IDs are searched for as text.
         if id.to_string() == text { Ok(id) } else { Err(NotAFlowId) }
     }
 }
 
-/// The text is no [`FlowId`].
+/// The text is not a [`FlowId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a flow's ID: it is as in 00c0ffee-1f, from the refusal or the key `flow` of the flow log")]
 pub struct NotAFlowId;
@@ -162,8 +162,8 @@ impl Serialize for FlowId {
     }
 }
 
-/// How long a step took, to the microsecond and up to 71 minutes: half the size of a [`Duration`], of which every flow
-/// has several.
+/// Duration of a step, to the microsecond and up to 71 minutes: half the size of a [`Duration`], and every flow has
+/// several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Took(u32);
 
@@ -179,7 +179,7 @@ impl Serialize for Took {
     }
 }
 
-/// Where a hostname was read.
+/// Source of a hostname.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NameSource {
@@ -189,13 +189,13 @@ pub enum NameSource {
     HttpHost,
 }
 
-/// What policy said of a flow.
+/// Verdict of the policy on a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It may leave.
+    /// It is allowed.
     Allow,
-    /// It may not.
+    /// It is denied.
     Deny,
 }
 
@@ -208,7 +208,7 @@ macro_rules! checks {
         }
 
         impl $name {
-            /// Every one; `check as usize` is its index here.
+            /// All variants; `check as usize` is the index here.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The word in the flow log and the metric label.
@@ -226,28 +226,28 @@ macro_rules! checks {
 }
 
 checks! {
-    /// What came of asking whether the address is the name's.
+    /// Result of checking whether the address is one of the name's.
     AddressCheck:
     /// The address is one of the name's.
     Match = "match",
-    /// The name has others.
+    /// The name has other addresses.
     Mismatch = "mismatch",
-    /// The name has none of that family.
+    /// The name has no address of that family.
     Absent = "absent",
-    /// Nobody could say.
+    /// No answer.
     Unknown = "unknown",
     /// Egret resolved the name itself.
     Resolved = "resolved",
 }
 
 checks! {
-    /// What came of asking the server for a certificate.
+    /// Result of checking the server's certificate.
     CertificateCheck:
     /// It has one for the name.
     Valid = "valid",
     /// It has none.
     Invalid = "invalid",
-    /// Egret cannot ask such a server, though clients may.
+    /// Egret cannot check such a server, though clients may.
     Unsupported = "unsupported",
     /// It could not be asked.
     Unknown = "unknown",

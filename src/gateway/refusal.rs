@@ -1,4 +1,4 @@
-//! What a refused client is told, so that a person can read it.
+//! Answers to refused clients, which people can read.
 
 use super::record::FlowRecord;
 use super::worker::Worker;
@@ -9,7 +9,7 @@ use crate::relay::{self, Scratch};
 use crate::sys::socket::Socket;
 use std::time::Duration;
 
-/// How long a refused client has to read its answer and close.
+/// Time for a refused client to read its answer and close.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A fatal TLS alert (RFC 8446 §6): record type 21, version 3.3, two bytes, level 2.
@@ -21,9 +21,8 @@ const fn alert(description: u8) -> [u8; 7] {
 const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
-/// Answers in the client's own protocol, if it is known; else, and if it does not take the answer in time, the drop of the
-/// leg resets it. `asked` is the name that was
-/// refused.
+/// Answers in the client's protocol, if it is known. Otherwise, or if the client does not take the answer in time,
+/// dropping the leg resets it. `asked` is the name that was refused.
 pub(super) async fn answer(
     worker: &Worker,
     client: &Socket,
@@ -48,7 +47,7 @@ pub(super) async fn answer(
     }
 }
 
-/// Lets a client that has the server's last word read it, and close.
+/// Lets a client that has the server's last bytes read them and close; adds no answer.
 pub(super) async fn say_nothing(client: &Socket, scratch: &Scratch) {
     relay::refuse(client, &[], PATIENCE, scratch).await;
 }

@@ -1,4 +1,4 @@
-//! A worker's thread: an event loop and a listener of its own. A flow lives and dies on the worker that took it in.
+//! A worker's thread: an event loop and a listener of its own. A flow stays on the worker that took it in.
 
 use super::admission::Pass;
 use super::flow::Flow;
@@ -25,24 +25,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How far the gateway's stop has come.
+/// Phase of the gateway's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It runs.
+    /// Normal operation.
     Running,
-    /// It takes no new flows; those that live may finish.
+    /// No new flows; live ones may finish.
     Draining,
-    /// It resets what still lives.
+    /// Live flows are reset.
     Stopping,
 }
 
-/// Connections that are taken in before the flows that live get their turn.
+/// Most connections accepted before live flows get their turn.
 const BATCH: usize = 32;
 
-/// After `accept` has failed for want of descriptors or memory.
+/// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Runs a worker on this thread until `stage` says stop, and its flows are gone.
+/// Runs a worker on this thread until `stage` stops it and its flows are gone.
 pub fn run(
     gateway: Arc<Gateway>,
     settings: Settings,
@@ -56,7 +56,7 @@ pub fn run(
         let listener = Listener::new(listener, &event_loop)?;
         let worker = Rc::new(Worker::new(gateway, settings, seat, event_loop));
         spawn(tick(Rc::clone(&worker), pulse));
-        // A sender that is gone is a gateway that is gone.
+        // If the sender is gone, so is the gateway.
         tokio::select! {
             never = accept(&worker, listener, &mut intake) => match never {},
             _ = stage.wait_for(|stage| *stage != Stage::Running) => {}
@@ -65,16 +65,16 @@ pub fn run(
         while let Some(connection) = intake.left().await {
             take_in(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
         }
-        // Those that live may finish.
+        // Live flows may finish.
         let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
-        // What still lives is dropped with the loop, and both its ends are reset: a plain exit would look like a clean
-        // end of file to the client.
+        // Flows that still live are dropped with the loop, and both their ends are reset: a plain exit would look like
+        // a clean end of file to the client.
         worker.epilogue.cut_off.set(Outcome::Drained);
         Ok(())
     })?
 }
 
-/// Sees to flows that have come of age, and tells that the loop turns.
+/// Turns on keepalive where it is due, and sends the heartbeat.
 async fn tick(worker: Rc<Worker>, pulse: Pulse) {
     loop {
         sleep(TICK).await;
@@ -85,7 +85,7 @@ async fn tick(worker: Rc<Worker>, pulse: Pulse) {
 
 const TICK: Duration = Duration::from_millis(250);
 
-/// Takes flows in, for ever.
+/// Accepts connections, for ever.
 async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) -> Infallible {
     let mut passed_on = 0;
     loop {
@@ -97,7 +97,7 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) ->
             () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, intake),
         };
         match taken {
-            // Those that were taken in get their turn.
+            // The new flows get their turn.
             Ok(true) => yield_now().await,
             Ok(false) => {}
             Err(error) => pause_after(worker, &error).await,
@@ -105,7 +105,7 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) ->
     }
 }
 
-/// Takes in as many as wait, up to [`BATCH`]. Whether more may wait.
+/// Accepts waiting connections, up to [`BATCH`]. True if more may wait.
 fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::Result<bool> {
     for _ in 0..BATCH {
         let (socket, peer) = match listener.accept() {
@@ -120,8 +120,8 @@ fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::
     Ok(true)
 }
 
-/// A connection that died in the queue is nobody's fault. Anything else is counted, said, and not asked for again
-/// at once: the queue stays ready, and the loop would spin.
+/// Counts and logs an error of accept, and pauses: the queue stays ready, and the loop would spin. A connection that
+/// was aborted in the queue is no error.
 async fn pause_after(worker: &Worker, error: &io::Error) {
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
@@ -135,12 +135,12 @@ fn complain(worker: &Worker, error: &io::Error) {
     worker.complain("cannot accept connections", error);
 }
 
-/// Makes a flow of a connection. An error is the machine's; the flow has ended with it.
+/// Starts a flow on a connection. An error is the machine's; the flow has ended with it.
 fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
     let Connection { socket, peer, burden } = connection;
     let gateway = &worker.gateway;
     let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
-    // Under TPROXY the local address is what the client dialled. It can only fail on a socket that is none.
+    // Under TPROXY the local address is the one that the client dialled. Fails only if this is not a socket.
     let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
     // Dropped after the socket.
     let mut flow = Flow::begin(
@@ -152,7 +152,7 @@ fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
     );
     if worker.settings.keeps_class {
         flow.class = TrafficClass::of_client(&socket);
-        // It fails on a socket that is none.
+        // Fails only if this is not a socket.
         let _ = flow.class.set_on(&socket, peer);
     }
     let client = Socket::new(socket, &worker.event_loop).inspect_err(|_| {
@@ -174,13 +174,13 @@ fn turn_away(flow: &mut Flow) {
     flow.ends(Outcome::GatewayFull);
 }
 
-/// What a flow takes up: a place of the gateway's, and of its worker's attention.
+/// A flow's slot in the gateway's limit, and its part in the worker's load.
 struct Place {
     _pass: Pass,
     _burden: Burden,
 }
 
-/// What a flow is while it lives. A gateway holds as many of these as it has flows, so they are small.
+/// Runs a whole flow. A gateway holds one of these futures for each flow, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
 fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) -> impl Future<Output = ()> {
     async move {
@@ -188,7 +188,7 @@ fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) 
             Ok(outcome) => flow.ends(outcome),
             Err(ended) => ending::end_early(&worker, &client, &mut flow, ended).await,
         }
-        // The socket first: who reads the record may rely on the flow being over.
+        // The socket first: readers of the record may rely on the flow being over.
         drop(client);
         drop(place);
     }
@@ -217,7 +217,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// A worker's surroundings, with no tenant; and where its records go.
+    /// A gateway without tenants, and the receiver of its records.
     fn gateway() -> (Arc<Gateway>, mpsc::Receiver<FlowRecord>) {
         let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
         let snapshot = Snapshot {
@@ -284,6 +284,6 @@ mod tests {
         assert!(size <= MOST, "{size} bytes");
     }
 
-    /// Bytes. An idle flow is to cost 1.5 KiB with all that it holds.
+    /// Bytes. An idle flow shall cost 1.5 KiB with all that it holds.
     const MOST: usize = 840;
 }

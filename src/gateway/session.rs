@@ -1,6 +1,6 @@
 //! One flow's life, top to bottom.
 //!
-//! Each step consumes what the one before it yielded, and none calls back. A step that ends the flow returns the
+//! Each step consumes the result of the one before it, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
 use super::candidate::word::Word;
@@ -24,7 +24,8 @@ use crate::sys::socket::Socket;
 use std::pin::pin;
 use std::sync::Arc;
 
-/// Lives one flow, and yields how it ended; a flow that was refused is [`Ended`] early, and is yet to be told so.
+/// Runs one flow to completion, and returns its outcome. [`Ended`]: it ended before it was relayed, and the caller
+/// still has to answer the client.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
 pub(super) fn live<'a>(
     worker: &'a Worker,
@@ -32,7 +33,7 @@ pub(super) fn live<'a>(
     flow: &'a mut Flow,
 ) -> impl Future<Output = Result<Outcome, Ended>> + 'a {
     async move {
-        // In a box, which is gone when the flow is relayed: that is most of its life.
+        // Boxed, and freed before the flow is relayed: that is most of its life.
         let Open { mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
         let end = {
             let (scratch, silence) = (&worker.scratch, &worker.settings.silence);
@@ -40,7 +41,7 @@ pub(super) fn live<'a>(
             upstream.listed.unless_revoked(relayed).await
         };
         if let Some(refused) = flow.outcome() {
-            // In a box, for flows are to be small, and few end so.
+            // Boxed, to keep flows small: few end so.
             return Ok(Box::pin(stop(worker, client, refused, end?, flow)).await);
         }
         let answered = guard.and_then(|guarded| guarded.is_answered());
@@ -48,18 +49,18 @@ pub(super) fn live<'a>(
     }
 }
 
-/// A flow that has its server.
+/// A flow that is connected to its server.
 struct Open<'w> {
     upstream: Upstream<'w>,
     guard: MaybeGuarded<'w>,
 }
 
-/// From accept to the server's answer. Holds the tenant for no longer, and the tenant the configuration it came with.
+/// Runs a flow from accept to the server's answer. Then lets go of the tenant, which keeps its configuration alive.
 async fn open<'w>(worker: &'w Worker, client: &Socket, flow: &mut Flow) -> Result<Open<'w>, Ended> {
     let Admitted { mut tenant, trial } = admit(worker, flow)?;
     let Allowed { permit, seen, trial, guard } = decide(worker, &mut tenant, trial, client, flow).await?;
     let mut upstream = if permit.asks() {
-        // In a box: flows that are not verified do not carry the room for it.
+        // Boxed: flows that are not verified do not carry the room for it.
         Box::pin(verification::dial(worker, &tenant, trial, client, permit, seen, flow)).await?
     } else {
         drop(trial);
@@ -71,14 +72,14 @@ async fn open<'w>(worker: &'w Worker, client: &Socket, flow: &mut Flow) -> Resul
     Ok(Open { upstream, guard })
 }
 
-/// What a flow is let in with.
+/// An admitted flow's tenant and candidate.
 struct Admitted {
     tenant: Arc<Tenant>,
-    /// If a candidate is loaded.
+    /// `None` if no candidate is loaded.
     trial: Option<Box<Trial>>,
 }
 
-/// Finds the tenant, and a place for the flow.
+/// Finds the tenant, and takes a slot for the flow.
 fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     let snapshot = worker.gateway.snapshot.load();
     let trial = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.trial(flow.record.client)));
@@ -88,7 +89,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     };
     let tenant = Arc::clone(tenant);
     flow.belongs_to(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
-    // From an address of the gateway's own comes what it dialled itself, or somebody who forges it.
+    // A client with an address of the gateway's own is a loop, or forged.
     if snapshot.own.contain(flow.record.destination.ip()) || snapshot.own.contain(flow.record.client.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
@@ -100,19 +101,19 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<Admitted, Ended> {
     Ok(Admitted { tenant, trial })
 }
 
-/// What guards a flow while it is relayed; `None` where nobody needs to look.
+/// Guard of a flow while it is relayed; `None` if it needs none.
 type MaybeGuarded<'w> = Option<Box<Guarded<Guard<'w>>>>;
 
-/// What a flow may do, and what for.
+/// A permitted flow, and what it was decided by.
 struct Allowed<'w> {
     permit: Permit,
-    /// `None` if nobody listened to its client.
+    /// `None` if it was not inspected.
     seen: Option<Seen>,
     trial: Option<Box<Trial>>,
     guard: MaybeGuarded<'w>,
 }
 
-/// Learns what the client wants, and whether it may have it.
+/// Inspects the client's first bytes where rules need them, and decides.
 async fn decide<'w>(
     worker: &'w Worker,
     tenant: &mut Arc<Tenant>,
@@ -130,7 +131,7 @@ async fn decide<'w>(
         let decision = lead(tenant, trial.as_deref(), flow)?.rules.judge(&seen, to, time);
         (Some(seen), inspected, decision)
     };
-    // What is asked about names is part of the word, and is found out later.
+    // Checks of names count in the comparison, and are made later.
     let asks = matches!(&decision, Decision::Permit(permit) if permit.asks());
     if let Some(trial) = trial.as_ref().filter(|_| !asks) {
         trial.compare(Some(&tenant.policy), flow, seen.as_ref(), Word::from(&decision));
@@ -150,7 +151,7 @@ async fn decide<'w>(
     Ok(Allowed { permit: allow(flow, permit), seen, trial, guard })
 }
 
-/// The rules that hold for the flow: the tenant's, or the candidate's.
+/// Rules enforced for the flow: the tenant's, or the candidate's.
 pub(super) fn lead<'a>(
     tenant: &'a Tenant,
     trial: Option<&'a Trial>,
@@ -163,7 +164,7 @@ pub(super) fn lead<'a>(
     })
 }
 
-/// The configuration may have been exchanged while the client was listened to: from here on the new one holds.
+/// Switches to the current configuration, which may have been replaced during the inspection.
 fn keep_up(
     worker: &Worker,
     tenant: &mut Arc<Tenant>,
@@ -181,7 +182,7 @@ fn keep_up(
     Ok(())
 }
 
-/// Refuses a flow whose client nobody needs to listen to.
+/// Denies a flow that needs no inspection.
 fn denied(tenant: Option<&Tenant>, trial: Option<&Trial>, flow: &mut Flow, denial: Denial) -> Ended {
     let decision = Decision::Denial(denial.clone());
     if let Some(trial) = trial {
@@ -202,7 +203,7 @@ pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
     permit
 }
 
-/// Listens to the client: what comes of it, and what it wants if that is clear.
+/// Inspects the client's first bytes. Returns the result for policy, and its details if they are clear.
 async fn inspect(
     worker: &Worker,
     tenant: &Tenant,
@@ -232,7 +233,7 @@ async fn inspect(
     }
 }
 
-/// Notes in the record what the client wants.
+/// Notes the result of the inspection in the record.
 fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if inspected.ech {
         flow.meters().count(Counted::Ech);

@@ -1,4 +1,4 @@
-//! What the workers go by, swapped as a whole: tenants with all that their flows touch.
+//! Immutable configuration snapshot read by workers, replaced as a whole: tenants with all that their flows use.
 
 use super::admission::{Gate, OwnAddresses};
 use super::candidate::{Candidate, Ruling};
@@ -14,19 +14,19 @@ use std::sync::{Arc, LazyLock};
 /// The running configuration, as far as flows see it.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// Whose a flow is.
+    /// Tenants by client address, and their rules.
     pub policy: Arc<Policy>,
     /// By [`policy::Tenant::index`].
     pub tenants: Vec<Arc<Tenant>>,
-    /// Addresses that nobody may dial.
+    /// Addresses that no flow may dial.
     pub own: Arc<OwnAddresses>,
     /// Networks of the machine's own links, for the policies of this snapshot and of those after it.
     pub connected: Arc<ConnectedNetworks>,
-    /// Judged beside the policy, if one is loaded.
+    /// Evaluated beside the policy, if one is loaded.
     pub candidate: Option<Arc<Candidate>>,
-    /// There if a rule of any tenant asks whether addresses are those of names.
+    /// Present if any tenant has a rule with checks of names.
     pub verifier: Option<Arc<Verifier>>,
-    /// `[policy] on_reload`: whether live flows that it does not allow are reset when it comes into force.
+    /// `[policy] on_reload`: true if live flows that it does not allow are reset when it comes into force.
     pub revokes: bool,
     /// `[policy] help`: where people who are denied find help.
     pub help: Option<Arc<str>>,
@@ -35,13 +35,13 @@ pub struct Snapshot {
 /// Resolves one tenant's meters.
 pub type ResolveMeters = Box<dyn FnOnce() -> TenantMeters + Send>;
 
-/// One tenant, with handles to everything that its flows touch.
+/// One tenant, with handles to all that its flows use.
 pub struct Tenant {
     /// Its rules.
     pub policy: Arc<policy::Tenant>,
-    /// Where its flows leave from.
+    /// Pool that its flows leave from.
     pub pool: Arc<Pool>,
-    /// In whose name they lease their ports.
+    /// Its share of the ports.
     pub share: Share,
     /// Its metrics, resolved with its first flow: a tenant without flows has no series.
     pub meters: LazyLock<TenantMeters, ResolveMeters>,
@@ -49,15 +49,15 @@ pub struct Tenant {
     pub flows: Arc<Gate>,
     /// `[inspect] max_pending`
     pub inspections: Arc<Gate>,
-    /// There if a rule of the tenant asks whether addresses are those of names.
+    /// Present if the tenant has a rule with checks of names.
     pub verification: Option<Arc<Verification>>,
 }
 
-/// What a tenant's flows need to find out whether addresses are those of names.
+/// Handles that a tenant's flows need for checks of names.
 pub struct Verification {
-    /// Knows the names.
+    /// Looks up names and probes certificates.
     pub verifier: Arc<Verifier>,
-    /// In whose name they are looked up.
+    /// Tenant that lookups are made for.
     pub asker: Asker,
     /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
     pub address_checks: Box<[Counter]>,
@@ -66,17 +66,17 @@ pub struct Verification {
 }
 
 impl Snapshot {
-    /// By the longest prefix of the client's address.
+    /// Returns the tenant by the longest matching prefix of the client's address.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
         self.policy.tenant_of(client).map(|tenant| &self.tenants[tenant.index])
     }
 
-    /// Whether the tenant is as this snapshot has it, and not as one before.
+    /// True if the tenant is the one of this snapshot, not of an earlier one.
     pub fn has(&self, tenant: &Tenant) -> bool {
         self.tenants.get(tenant.policy.index).is_some_and(|own| std::ptr::eq(&raw const **own, tenant))
     }
 
-    /// What looks names up: for the policy in force, and for the candidate if that has one of its own.
+    /// Verifiers of the policy in force, and of the candidate if it has one of its own.
     pub fn verifiers(&self) -> impl Iterator<Item = &Arc<Verifier>> {
         let own = self.verifier.as_ref();
         let candidates = self.candidate.as_ref().and_then(|candidate| candidate.verifier());
@@ -84,13 +84,13 @@ impl Snapshot {
         own.into_iter().chain(other)
     }
 
-    /// The tenant of this name, if a client is still its.
+    /// Returns the tenant of this name, if the client still belongs to it.
     pub(super) fn still_of(&self, client: ClientAddr, tenant: &str) -> Option<&Arc<Tenant>> {
         self.tenant_of(client).filter(|now| *now.policy.name == *tenant)
     }
 
-    /// The rules that hold for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's do, and it
-    /// knows no tenant for the client.
+    /// Rules enforced for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's are, and it
+    /// has no tenant for the client.
     pub(super) fn lead<'a>(&'a self, client: ClientAddr, tenant: &'a Tenant) -> Option<Ruling<'a>> {
         match self.candidate.as_deref().filter(|candidate| candidate.share_of(client).is_some()) {
             Some(candidate) => candidate.tenant_of(client),
@@ -98,8 +98,8 @@ impl Snapshot {
         }
     }
 
-    /// The rules that a live flow is judged by: those of the policy in force; the candidate's, if that let it out and would
-    /// be asked again.
+    /// Rules that a live flow is judged by: those of the policy in force, or the candidate's if it let the flow out and
+    /// is still enforced for the client.
     pub(super) fn ruling_of<'a>(&'a self, flow: &LiveFlow) -> Option<Ruling<'a>> {
         let tenant = self.still_of(flow.client, &flow.tenant)?;
         if flow.canary { self.lead(flow.client, tenant) } else { Some(tenant.ruling()) }
@@ -107,7 +107,7 @@ impl Snapshot {
 }
 
 impl Tenant {
-    /// Its own rules.
+    /// The tenant's own rules.
     pub fn ruling(&self) -> Ruling<'_> {
         Ruling { rules: &self.policy, verification: self.verification.as_ref() }
     }

@@ -1,4 +1,4 @@
-//! The way to the server: a source port, the SYN, and the answer.
+//! Connecting to the server: a source port, the SYN, and the answer.
 
 use super::again::Fate;
 use super::certification::speaks_tls;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// The upstream socket, and the lease of its port. Fields drop in this order: the port is free after the socket is.
+/// The upstream socket, and the lease of its port. Fields drop in this order: the port is freed after the socket is.
 pub(super) struct Upstream<'w> {
     pub(super) leg: Socket,
     pub(super) lease: Lease,
@@ -31,7 +31,7 @@ pub(super) struct Upstream<'w> {
 
 impl Drop for Upstream<'_> {
     fn drop(&mut self) {
-        // Where the server has reset, nothing is left.
+        // After a reset by the server the kernel keeps nothing.
         if self.leg.resets_after_its_end() && !self.leg.has_failed() {
             self.lease.set_rest(rest_after_reset(&self.leg));
         }
@@ -66,10 +66,10 @@ pub(super) fn dial<'w>(
     Ok(Upstream { leg, lease, listed })
 }
 
-/// A flow that lives for this long may live for days, and needs keepalive.
+/// Age at which a connection gets keepalive: one that lives for this long may live for days.
 const OF_AGE: Duration = Duration::from_secs(5);
 
-/// Waits until the server has taken the connection.
+/// Waits until the server has accepted the connection.
 pub(super) async fn connect(
     worker: &Worker,
     tenant: &Tenant,
@@ -88,7 +88,7 @@ pub(super) async fn connect(
     Ok(())
 }
 
-/// The server has answered.
+/// Notes the server's answer: in the lease, for keepalive, and as connect time.
 fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, flow: &mut Flow) {
     upstream.lease.connected();
     let now = clock::now();
@@ -98,7 +98,7 @@ fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, 
     flow.meters().record(Timed::Connect, took);
 }
 
-/// The upstream of the attempt that was answered first, of several that began at `dialled_at`.
+/// Returns the upstream of the attempt that was answered first, of several that began at `dialled_at`.
 pub(super) fn answered<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
@@ -116,8 +116,7 @@ pub(super) fn answered<'w>(
     Ok(upstream)
 }
 
-/// Waits for something, but not beyond the client. One that resets needs it no more; one that has only finished sending
-/// still does.
+/// Runs `work` unless the client resets before. One that has only finished sending still waits for the result.
 pub(super) fn unless_gone<F: Future>(
     client: &Socket,
     mut work: Pin<&mut F>,
@@ -128,8 +127,8 @@ pub(super) fn unless_gone<F: Future>(
     })
 }
 
-/// Lists the flow: from here on whoever exchanges the configuration judges it again. Who did so before, after the flow was
-/// judged, has not seen it, so that is made up for here.
+/// Lists the flow, so that a reload re-evaluates it from now on. A reload between its decision and this has missed it,
+/// so it is re-evaluated here.
 fn list<'w>(
     worker: &'w Worker,
     tenant: &Tenant,
@@ -158,7 +157,7 @@ fn list<'w>(
     };
     let listed = worker.gateway.table.list(live(seen.clone()));
     let snapshot = worker.gateway.snapshot.load();
-    // A candidate may have fallen back since, without a trace in the snapshot.
+    // A canary may have been rolled back since, which leaves no trace in the snapshot.
     let out_of_date = record.canary || !snapshot.has(tenant);
     if !out_of_date {
         return Ok(listed);
@@ -166,7 +165,7 @@ fn list<'w>(
     match snapshot.fate(&live(seen), record.time) {
         Fate::Stays => Ok(listed),
         Fate::Goes(why) => Err(why.into()),
-        // Nobody else would find out.
+        // Nothing else would make the missing checks.
         Fate::Unproved(_) => Err(Revoked("the policy asks more of it since it was judged").into()),
     }
 }
@@ -204,7 +203,7 @@ pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
         DialError::Failed(failure, error) => match failure {
             Failure::Refused => Outcome::UpstreamRefused.into(),
-            // Its SYN-ACK had come: it took the connection, and then reset it.
+            // Its SYN-ACK had arrived: it accepted the connection, and then reset it.
             Failure::Reset => Outcome::UpstreamReset.into(),
             Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
             Failure::TimedOut => Outcome::ConnectTimeout.into(),

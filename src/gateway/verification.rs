@@ -1,5 +1,5 @@
-//! Is the address the name's? What rules ask beyond name, address and port, and the dialling of addresses that Egret
-//! resolved itself. docs/verify.md says what each answer promises.
+//! Address checks (is the address one of the name's?), and the dialling of addresses that Egret resolved itself.
+//! docs/verify.md says what each result guarantees.
 
 use super::candidate::word::Word;
 use super::candidate::{Ruling, Trial};
@@ -26,12 +26,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of a name's addresses, so many are tried.
+/// Most addresses of a name that are tried.
 pub(super) const MOST_TRIED: usize = 8;
 /// RFC 8305 §5: the recommended delay between attempts.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Finds out what the rule asks for, and dials.
+/// Makes the checks that the rule requires, and dials.
 pub(super) async fn dial<'w>(
     worker: &'w Worker,
     tenant: &Arc<Tenant>,
@@ -42,7 +42,7 @@ pub(super) async fn dial<'w>(
     flow: &mut Flow,
 ) -> Result<Upstream<'w>, Ended> {
     let Ruling { rules, verification } = session::lead(tenant, trial.as_deref(), flow)?;
-    // Rules that ask go by name, and never without this part of their tenant.
+    // Rules with checks match by name, and their tenant always has a verification.
     let (Some(name), Some(verification)) = (flow.record.hostname.clone(), verification) else {
         return Err(Outcome::ResolverUnavailable.into());
     };
@@ -68,7 +68,7 @@ pub(super) async fn dial<'w>(
     Ok(upstream)
 }
 
-/// Refuses a flow that the rules had let out, unless monitor mode waives that.
+/// Denies a flow that the rules had permitted and a check has not, unless monitor mode waives that.
 fn deny(rules: &policy::Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended> {
     if !ended.outcome.is_denial() {
         return Err(ended);
@@ -82,18 +82,18 @@ fn deny(rules: &policy::Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit,
     }
 }
 
-/// A flow's name, with what there is to ask about it.
+/// A flow's name, with what its checks need.
 pub(super) struct Asked<'a> {
     pub(super) worker: &'a Worker,
     pub(super) tenant: &'a Arc<Tenant>,
-    /// Those that let the flow out: the tenant's, or a candidate's.
+    /// The rules that permitted the flow: the tenant's, or a candidate's.
     pub(super) rules: &'a policy::Tenant,
     pub(super) verification: &'a Arc<Verification>,
     pub(super) name: &'a Hostname,
 }
 
 impl Asked<'_> {
-    /// Where the flow may go, in the order in which it is tried; one address at least.
+    /// Makes the checks. Returns the permits to dial, in their order; at least one.
     async fn route(&self, client: &Socket, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
         let required = permit.certificate() == CertificateRule::Require;
         let permits = match permit.destination() {
@@ -114,13 +114,13 @@ impl Asked<'_> {
         Ok(permits)
     }
 
-    /// Waits among the tenant's flows in inspection, and no longer than the client is there.
+    /// Runs a check, which counts as one of the tenant's inspections, unless the client resets before.
     async fn patiently<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, Ended> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
         upstream::unless_gone(client, pin!(asking)).await
     }
 
-    /// Whether the address is the name's; never an error, and within the time.
+    /// Checks the address, within the time; never fails.
     async fn check(&self, to: DialAddr, time: Duration) -> Match {
         let Verification { verifier, asker, .. } = &**self.verification;
         let asking = verifier.names().check(self.name, to.ip(), asker);
@@ -137,7 +137,7 @@ impl Asked<'_> {
         Err(Ended { outcome, detail: Some(detail) })
     }
 
-    /// Finds out beside the flow, which does not wait for it.
+    /// Checks the address in the background; the flow does not wait for it.
     fn observe(&self, permit: &Permit, flow: &mut Flow) {
         let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
         let Some(place) = self.tenant.inspections.enter() else {
@@ -159,7 +159,7 @@ impl Asked<'_> {
         });
     }
 
-    /// The addresses that the name is resolved to and policy lets it lead to; one at least.
+    /// Resolves the name. Returns permits for those of its addresses that policy allows; at least one.
     async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
         let Verification { verifier, asker, .. } = &**self.verification;
         let families = self.tenant.pool.families();
@@ -179,7 +179,7 @@ impl Asked<'_> {
         let asked = AskedName::Valid(self.name.clone());
         let snapshot = self.worker.gateway.snapshot.load();
         let leads_to = |ip: IpAddr| {
-            // An IPv4 address in disguise is that address to the kernel.
+            // To the kernel an IPv4-mapped address is the IPv4 address.
             let ip = ip.to_canonical();
             if snapshot.own.contain(ip) {
                 return Err(Outcome::DestinationLocal);
@@ -201,7 +201,7 @@ impl Asked<'_> {
         Ok(permits)
     }
 
-    /// Of the time that there is for inspection, what the client has left.
+    /// Time left until the inspection's deadline.
     pub(super) fn time_left(&self, flow: &Flow) -> Duration {
         self.worker.settings.inspect_deadline.saturating_sub(flow.age())
     }
@@ -218,14 +218,14 @@ impl From<Match> for AddressCheck {
     }
 }
 
-/// Counts what was found, and yields it as the flow log says it.
+/// Counts the result, and returns it as the flow log has it.
 fn count(verification: &Verification, found: Match) -> AddressCheck {
     let check = AddressCheck::from(found);
     verification.address_checks[check as usize].increment(1);
     check
 }
 
-/// How a flow ends that may only go to an address of the name's, and more on that; `None` if it is one.
+/// Outcome and detail of a flow that may only go to an address of the name's; `None` if it is one.
 pub fn address_refusal(found: Match) -> Option<(Outcome, &'static str)> {
     match found {
         Match::Yes => None,
@@ -240,7 +240,7 @@ fn note(gateway: &Gateway, tenant: &Tenant, rule: Option<Arc<str>>, name: &Hostn
     gateway.mismatches.note(Mismatch { tenant, rule, name: name.clone(), address }, clock::wall());
 }
 
-/// Dials the addresses in their order, a little apart, and takes the first that answers.
+/// Happy Eyeballs (RFC 8305 §5): dials the addresses in their order, staggered, and takes the first that answers.
 async fn dial_first<'w>(
     worker: &'w Worker,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! What workers share, and what the flows of one worker share.
+//! State shared by all workers, and state shared by the flows of one worker.
 
 use super::admission::Gate;
 use super::flow::{Epilogue, Sink};
@@ -22,21 +22,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// What all workers share.
+/// State shared by all workers.
 pub struct Gateway {
     /// The running configuration.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Places for flows, as many as descriptors allow.
+    /// Limit on flows, as many as descriptors allow.
     pub flows: Arc<Gate>,
     /// The flows that hold a port.
     pub table: FlowTable,
-    /// Meters of flows that are nobody's.
+    /// Meters of flows of no tenant.
     pub nobody: TenantMeters,
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
-    /// Flows whose address was none of their name's.
+    /// Sample of flows whose address was not one of their name's.
     pub mismatches: Mismatches,
-    /// Takes the records of ended flows.
+    /// Receiver of the records of ended flows.
     pub sink: Sink,
     /// Drawn once per process: the first part of flow ids.
     pub process: u32,
@@ -44,26 +44,26 @@ pub struct Gateway {
     pub count: AtomicU64,
 }
 
-/// How a worker treats its flows.
+/// Settings of a worker's flows.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Bytes that a hello may have.
+    /// Most bytes of a hello.
     pub max_hello: usize,
-    /// Time that a client has to send it.
+    /// Time for the client to send it.
     pub inspect_deadline: Duration,
-    /// Whether both legs keep the traffic class of the client's SYN.
+    /// True if both legs keep the traffic class of the client's SYN.
     pub keeps_class: bool,
-    /// How upstreams are dialled.
+    /// Dialler of upstream connections.
     pub dialler: Dialler,
-    /// When a peer that does not answer counts as dead.
+    /// Keepalive: when a peer that does not answer counts as dead.
     pub liveness: Liveness,
-    /// How long flows may be silent.
+    /// Idle and half-open timeouts.
     pub silence: Silence,
-    /// Pipes that one worker may have open.
+    /// Most pipes that one worker may have open.
     pub most_pipes: usize,
 }
 
-/// What the flows of one worker share.
+/// State shared by the flows of one worker.
 pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
     pub(super) event_loop: Rc<EventLoop>,
@@ -71,15 +71,15 @@ pub(super) struct Worker {
     pub(super) settings: Settings,
     pub(super) scratch: Scratch,
     pub(super) epilogue: Rc<Epilogue>,
-    /// Where it counts.
+    /// Its right to count.
     pub(super) seat: Seated,
-    /// Counts the flows that are nobody's.
+    /// Meters of flows of no tenant.
     pub(super) nobody: Meters,
     complained: Cell<Option<Instant>>,
 }
 
-/// A worker says what is wrong with the machine at most this often: it may go wrong for every flow, and who reads
-/// stderr may be slow.
+/// Shortest interval between a worker's log lines about the machine: an error may hit every flow, and stderr may be
+/// read slowly.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -105,7 +105,7 @@ impl Worker {
         }
     }
 
-    /// Logs an error of the machine's, unless one was logged a moment ago. The flow's record has its outcome anyway.
+    /// Logs an error of the machine, rate-limited. The flow's record has its outcome anyway.
     pub(super) fn complain(&self, what: &'static str, error: &io::Error) {
         let now = clock::now();
         let due = self.complained.get().is_none_or(|last| now.duration_since(last) >= BETWEEN_COMPLAINTS);

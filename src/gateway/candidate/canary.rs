@@ -1,34 +1,34 @@
-//! Enforcing a candidate for a share of clients first, and no longer than it does well.
+//! Canary: enforces a candidate for a share of clients first, and rolls back if it denies too much.
 
 use crate::addr::ClientAddr;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Over which denials are compared.
+/// Period over which denials are compared.
 pub const WINDOW: Duration = Duration::from_secs(SLOTS as u64 * SLOT.as_secs());
-/// So many flows must have been denied that the policy in force allows: less is chance, whatever share it is.
+/// Fewest newly denied flows for a rollback: fewer are chance, whatever their share.
 pub const FEWEST: u32 = 5;
 
 const SLOT: Duration = Duration::from_secs(30);
 const SLOTS: usize = 10;
 
-/// What an operator asks for.
+/// Terms of a canary, as set by an operator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Terms {
     /// Share of clients, 1 to 100.
     pub percent: u8,
     /// Most flows of these clients, in percent, that the candidate may deny and the policy in force allows, within
-    /// [`WINDOW`]. 100: whatever it denies.
+    /// [`WINDOW`]. 100: no limit.
     pub max_denials: f64,
 }
 
-/// Whether a client is of the share of so many percent. A client stays what it is, over restarts and for every candidate;
-/// one of a smaller share is of every larger one.
+/// True if a client belongs to the share of so many percent. This is the same over restarts and for every candidate; a
+/// smaller share is part of every larger one.
 pub(super) fn covers(percent: u8, client: ClientAddr) -> bool {
     place(client.ip()) % 100 < u64::from(percent)
 }
 
-/// FNV-1a of the address, stirred (splitmix64): its low bits alone follow the last byte of the address.
+/// FNV-1a of the address, mixed (splitmix64): its low bits alone follow the last byte of the address.
 fn place(address: IpAddr) -> u64 {
     let fold = |bytes: &[u8]| {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
@@ -44,7 +44,7 @@ fn place(address: IpAddr) -> u64 {
     hash ^ hash >> 31
 }
 
-/// Flows of the share's clients, and how many of them only the candidate denied, over the last [`WINDOW`].
+/// Sliding window: flows of the canary's clients over the last [`WINDOW`], and those that only the candidate denied.
 #[derive(Debug)]
 pub(super) struct Watch {
     started: Instant,
@@ -53,7 +53,7 @@ pub(super) struct Watch {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    /// Which stretch of [`SLOT`] since the start it counts.
+    /// Index of its [`SLOT`] since the start.
     number: u64,
     flows: u32,
     denied: u32,
@@ -64,7 +64,7 @@ impl Watch {
         Self { started: now, slots: [Slot::default(); SLOTS] }
     }
 
-    /// Counts a flow; yields what was too much, if that is so now: flows denied, and flows in all.
+    /// Counts a flow. Returns the numbers of denied and of all flows if there are now too many denials.
     pub(super) fn note(&mut self, newly_denied: bool, now: Instant, max_denials: f64) -> Option<(u32, u32)> {
         let number = now.saturating_duration_since(self.started).as_secs() / SLOT.as_secs();
         let slot = &mut self.slots[usize::try_from(number % SLOTS as u64).unwrap_or(0)];
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(share(100).len(), 10_000);
         let larger = share(30);
         assert!(share(10).iter().all(|number| larger.binary_search(number).is_ok()));
-        // neighbours are not of one mind: of each network of 256 about a tenth is there
+        // neighbours are spread: of each network of 256 about a tenth is there
         assert!((0..39).all(|net| share(10).iter().any(|number| number / 256 == net)));
     }
 

@@ -1,4 +1,5 @@
-//! A second policy, judged on every flow beside the one in force, and enforced for a share of clients if that is wanted.
+//! Candidate policy: evaluated on every flow as a shadow of the one in force, and enforced for a share of clients on
+//! request.
 
 mod canary;
 mod tally;
@@ -23,22 +24,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use word::Word;
 
-/// What a candidate would change for a flow.
+/// Change that a candidate would make for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// Nothing: both let it out, or neither does.
+    /// None: both let it out, or both deny it.
     Same,
-    /// It leaves, and the candidate would deny it.
+    /// It is let out, and the candidate would deny it.
     WouldDeny,
     /// It is denied, and the candidate would let it out.
     WouldAllow,
-    /// Nobody can say: the one policy decides before the client has said anything, and the other would listen.
+    /// Unknown: one policy decides without inspection, which the other needs.
     Unjudged,
 }
 
 impl Change {
-    /// Each; `change as usize` is its index here.
+    /// All variants; `change as usize` is the index here.
     pub const ALL: [Self; 4] = [Self::Same, Self::WouldDeny, Self::WouldAllow, Self::Unjudged];
 
     /// The word in the flow log and the metric label.
@@ -52,12 +53,12 @@ impl Change {
     }
 }
 
-/// A loaded candidate. Its pools and limits mean nothing here: flows leave from those in force.
+/// A loaded candidate. Its pools and limits are not used: flows leave from those in force.
 pub struct Candidate {
     policy: Policy,
-    /// What the rules of its tenants need that ask about names, by the tenant's index.
+    /// Handles for its tenants' checks of names, by the tenant's index; `None` without such rules.
     verifications: Box<[Option<Arc<Verification>>]>,
-    /// Percent of the clients that are the candidate's now; 0 without terms, and when it has fallen back.
+    /// Percentage of clients that it is enforced for; 0 without terms, and after a rollback.
     share: AtomicU8,
     state: Mutex<State>,
 }
@@ -69,19 +70,19 @@ struct State {
     fell_back: Option<FellBack>,
 }
 
-/// Why a candidate is no longer enforced for anybody.
+/// Rollback of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FellBack {
-    /// When.
+    /// Time of the rollback.
     pub time: Timestamp,
-    /// Flows of the share's clients that only the candidate denied, within [`WINDOW`].
+    /// Flows of the canary's clients that only the candidate denied, within [`WINDOW`].
     pub denied: u32,
-    /// Flows of the share's clients in all.
+    /// Flows of the canary's clients in all.
     pub flows: u32,
 }
 
 impl Candidate {
-    /// Enforced for nobody yet; with what its tenants' rules need that ask about names, in the tenants' order.
+    /// Creates a candidate that is not enforced; with the handles for its tenants' checks, in the tenants' order.
     pub fn new(policy: Policy, verifications: Vec<Option<Arc<Verification>>>) -> Self {
         let watch = Watch::new(clock::now());
         let state = State { terms: None, tally: Tally::default(), watch, fell_back: None };
@@ -89,58 +90,58 @@ impl Candidate {
         Self { policy, verifications, share: AtomicU8::new(0), state }
     }
 
-    /// From now on it is enforced by these terms, for nobody if there are none. What it came to so far stays; what holds
-    /// against it counts anew.
+    /// Enforces it by these terms from now on; for nobody if `None`. Keeps the tally, and restarts the window of
+    /// denials.
     pub fn enforce(&self, terms: Option<Terms>) {
         let mut state = self.state();
         (state.terms, state.fell_back, state.watch) = (terms, None, Watch::new(clock::now()));
         self.share.store(terms.map_or(0, |terms| terms.percent), Ordering::Relaxed);
     }
 
-    /// Looks up what its rules ask about names; there if one of them asks.
+    /// Verifier of its rules' checks; `None` if they have none.
     pub fn verifier(&self) -> Option<&Arc<Verifier>> {
         self.verifications.iter().flatten().map(|verification| &verification.verifier).next()
     }
 
-    /// Whether something is being looked up for its rules: whoever drops it then leaves the names to a worker to drop.
+    /// True while a lookup for its rules runs: if the candidate is dropped then, a worker drops the names.
     pub fn is_asking(&self) -> bool {
         self.verifications.iter().flatten().any(|verification| Arc::strong_count(verification) > 1)
     }
 
-    /// How it is to be enforced.
+    /// Terms that it is enforced by.
     pub fn terms(&self) -> Option<Terms> {
         self.state().terms
     }
 
-    /// Whether it is enforced for anybody now.
+    /// True if it is enforced for any client now.
     pub fn leads(&self) -> bool {
         self.share.load(Ordering::Relaxed) > 0
     }
 
-    /// What it came to so far. Copied while flows wait, which is why what is kept is bounded.
+    /// Returns a copy of the tally. Flows wait meanwhile, which is why its size is bounded.
     pub fn tally(&self) -> Tally {
         self.state().tally.clone()
     }
 
-    /// Why it is enforced no longer.
+    /// Its rollback, if it was rolled back.
     pub fn fell_back(&self) -> Option<FellBack> {
         self.state().fell_back
     }
 
-    /// The share of clients that its word holds for now, if a client is one of them.
+    /// Percentage of clients that it is enforced for now, if the client is one of them.
     pub fn share_of(&self, client: ClientAddr) -> Option<u8> {
         let share = self.share.load(Ordering::Relaxed);
         canary::covers(share, client).then_some(share)
     }
 
-    /// Whose a client is by the candidate, with what its rules need that ask about names.
+    /// The candidate's rules for a client, with the handles for their checks.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<Ruling<'_>> {
         let rules = self.policy.tenant_of(client)?;
         let verification = self.verifications.get(rules.index).and_then(Option::as_ref);
         Some(Ruling { rules, verification })
     }
 
-    /// Its part in the flows of a client.
+    /// Evaluation of the candidate for a client's flow.
     pub(super) fn trial(self: &Arc<Self>, client: ClientAddr) -> Trial {
         let (tenant, verification) = match self.tenant_of(client) {
             Some(Ruling { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
@@ -149,36 +150,36 @@ impl Candidate {
         Trial { leads: self.share_of(client).is_some(), candidate: Arc::clone(self), tenant, verification }
     }
 
-    /// Nobody panics while holding it.
+    /// Ignores poisoning: nothing panics while holding the lock.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The rules that hold for a flow, and what finds out what they ask about names; there if one of them asks.
+/// Rules for a flow, with the handles for their checks.
 #[derive(Clone, Copy)]
 pub struct Ruling<'a> {
     /// The rules.
     pub rules: &'a Arc<Tenant>,
-    /// What finds out.
+    /// Present if a rule has checks of names.
     pub verification: Option<&'a Arc<Verification>>,
 }
 
-/// A candidate's part in one flow.
+/// Evaluation of a candidate for one flow.
 pub(super) struct Trial {
     candidate: Arc<Candidate>,
-    /// Whose the client is by the candidate.
+    /// The candidate's tenant for the client.
     tenant: Option<Arc<Tenant>>,
     verification: Option<Arc<Verification>>,
-    /// Its word holds for this flow, and the policy in force is judged beside it.
+    /// True if it is enforced for this flow, and the policy in force is only compared.
     leads: bool,
 }
 
-/// The tenant in force of a client that belongs to none.
+/// Tenant name of clients that belong to none in force.
 const NOBODY: &str = "unknown";
 
 impl Trial {
-    /// Whose rules hold for the flow; `None` if the candidate's do and it knows no tenant for the client.
+    /// Rules enforced for the flow; `None` if the candidate's are and it has no tenant for the client.
     pub(super) fn lead<'a>(&'a self, in_force: Ruling<'a>) -> Option<Ruling<'a>> {
         if !self.leads {
             return Some(in_force);
@@ -187,8 +188,8 @@ impl Trial {
         Some(Ruling { rules, verification: self.verification.as_ref() })
     }
 
-    /// Notes what the candidate would change, of a flow whose fate was just decided by what was `seen`: nothing, where
-    /// that was before the client had said anything.
+    /// Records what the candidate would change for a flow that was just decided by what was `seen`; `None` if it was
+    /// not inspected.
     pub(super) fn compare(
         &self,
         in_force: Option<&Tenant>,
@@ -197,7 +198,7 @@ impl Trial {
         decided: Word,
     ) {
         let (to, time) = (flow.record.destination, flow.record.time);
-        // Without a tenant there is no pool to leave from: then its word cannot hold.
+        // Without a tenant in force there is no pool to leave from, so the candidate cannot be enforced.
         let leads = self.leads && in_force.is_some();
         let other = if leads { in_force } else { self.tenant.as_deref() };
         let other = match other {
@@ -222,8 +223,7 @@ impl Trial {
 }
 
 impl Candidate {
-    /// Counts what the two policies say of a flow, or of a later request, the candidate's word being the one that holds if
-    /// it `leads`.
+    /// Counts the two policies' decisions on a flow, or on a later request; `leads` if the candidate's is enforced.
     pub(super) fn note(
         &self,
         in_force: Option<&Tenant>,
@@ -243,10 +243,10 @@ impl Candidate {
             state.tally.count(&tenant, change, shown.what);
         }
         if leads {
-            // Where nobody can say what the policy in force would have done, it is taken to have let the flow out.
+            // If the decision of the policy in force is unknown, it counts as a permit.
             let denies = |word: Option<&Word>| word.is_some_and(|word| word.denied.is_some());
             let newly_denied = denies(candidate) && !denies(running);
-            // A request that is denied ends its flow; those that pass were counted with it.
+            // A denied request ends its flow; requests that pass were counted with the flow.
             if newly_denied || shown.what == Subject::Flow {
                 self.watch(&mut state, newly_denied, shown.time);
             }
@@ -254,7 +254,7 @@ impl Candidate {
         change
     }
 
-    /// Counts a flow of the share's clients, and steps back if that was one denial too many.
+    /// Counts a flow of the canary's clients, and rolls back if there are now too many denials.
     fn watch(&self, state: &mut State, newly_denied: bool, time: Timestamp) {
         let Some(terms) = state.terms.filter(|_| self.leads()) else { return };
         if let Some((denied, flows)) = state.watch.note(newly_denied, clock::now(), terms.max_denials) {

@@ -1,4 +1,4 @@
-//! What a candidate would change, counted and shown by example.
+//! Changes that a candidate would make: counts and examples.
 
 use super::Change;
 use crate::addr::{ClientAddr, OriginalDestination};
@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Kinds of change that are kept apart; they are as many as pairs of rules, so a large policy has more. What comes
-/// later is counted for its tenant all the same.
+/// Most kinds of change that are kept apart. There can be one for each pair of rules, so a large policy has more; flows
+/// of further kinds are still counted for their tenant.
 const MOST_KINDS: usize = 200;
-/// Examples of each kind; a new one takes the place of the one not seen for longest.
+/// Most examples of each kind; a new one replaces the least recently seen.
 const MOST_EXAMPLES: usize = 10;
 
 /// Counts since the candidate was loaded.
@@ -20,13 +20,13 @@ const MOST_EXAMPLES: usize = 10;
 pub struct Tally {
     /// By the tenant in force.
     pub tenants: BTreeMap<Arc<str>, Changes>,
-    /// Of what changes.
+    /// Changed flows by kind.
     pub kinds: HashMap<Kind, Kept>,
-    /// Changed flows, and later requests, of kinds that found no place in `kinds`.
+    /// Changed flows, and later requests, of kinds for which `kinds` has no room.
     pub beyond: u64,
 }
 
-/// What became of one tenant's, by [`Change`] as an index.
+/// Counts of one tenant, by [`Change`] as an index.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Changes {
     /// Its flows.
@@ -45,7 +45,7 @@ impl Changes {
     }
 }
 
-/// What both policies were asked about.
+/// Subject of a comparison of both policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::gateway) enum Subject {
     /// A new flow.
@@ -54,7 +54,7 @@ pub(in crate::gateway) enum Subject {
     Request,
 }
 
-/// How often.
+/// Number of flows and of later requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
     /// Flows.
@@ -72,27 +72,27 @@ impl Times {
     }
 }
 
-/// What makes changed flows alike.
+/// Key that groups changed flows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Kind {
     /// The tenant in force.
     pub tenant: Arc<str>,
-    /// What changes.
+    /// Change that the candidate makes.
     pub change: Change,
-    /// Of the one policy that denies: why.
+    /// Reason of the one policy that denies.
     pub reason: Outcome,
-    /// The rule in force that decides, if one does.
+    /// Rule in force that decides, if any.
     pub rule: Option<Arc<str>>,
-    /// The candidate's rule that decides, if one does.
+    /// The candidate's rule that decides, if any.
     pub candidate_rule: Option<Arc<str>>,
 }
 
 /// Flows of a kind.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// How many.
+    /// Their number.
     pub times: Times,
-    /// By target, at most a few, in no order.
+    /// Examples by target: at most a few, unordered.
     pub examples: Vec<Example>,
 }
 
@@ -101,13 +101,13 @@ pub struct Kept {
 pub struct Example {
     /// The name asked for.
     pub hostname: Option<Hostname>,
-    /// The last one's.
+    /// Destination of the last one.
     pub destination: OriginalDestination,
-    /// The last one's.
+    /// Client of the last one.
     pub client: IpAddr,
-    /// How many, since the example took its place.
+    /// Their number since the example was added.
     pub times: Times,
-    /// When the last one came.
+    /// Time of the last one.
     pub last: Timestamp,
 }
 
@@ -121,7 +121,7 @@ pub(in crate::gateway) struct Shown<'a> {
 }
 
 impl Tally {
-    /// Counts a flow that both policies decide alike, or that the other one cannot judge.
+    /// Counts a flow that both policies decide alike, or that one of them cannot judge.
     pub(super) fn count(&mut self, tenant: &Arc<str>, change: Change, what: Subject) {
         if let Some(counts) = self.tenants.get_mut(tenant) {
             counts.count(what, change);

@@ -1,15 +1,15 @@
-//! What one policy says of a flow in the end, as far as another's word is held against it.
+//! Effective decision of one policy, for comparison with another's.
 
 use super::Change;
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, Destination, Permit};
 use std::sync::Arc;
 
-/// May it leave, and which rule says so.
+/// Effective decision on a flow: the deciding rule, and the reason if it denies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::gateway) struct Word {
     pub(in crate::gateway) rule: Option<Arc<str>>,
-    /// Why not.
+    /// Reason of a denial; `None` if permitted.
     pub(in crate::gateway) denied: Option<Outcome>,
 }
 
@@ -28,8 +28,8 @@ impl Word {
         Self { rule: None, denied: Some(outcome) }
     }
 
-    /// The word of a policy for which nothing was looked up, beside one for which that was done: what was found out for
-    /// that one holds for this one too, where it asks the same.
+    /// Effective decision of a policy whose checks were not made, beside one whose checks were: a check that failed
+    /// there fails here too, if this policy requires the same.
     pub(super) fn beside(decision: &Decision, found: &Self) -> Self {
         let word = Self::from(decision);
         match (decision, found.denied) {
@@ -41,7 +41,7 @@ impl Word {
     }
 }
 
-/// Whether a flow that another rule's check stopped so is stopped by what this permit asks, too.
+/// True if the check that failed with this outcome under another rule is one that this permit requires, too.
 fn is_stopped(permit: &Permit, outcome: Outcome) -> bool {
     let verifies = permit.destination() == Destination::Verify;
     let looks_up = verifies || permit.destination() == Destination::Resolve;
@@ -53,7 +53,7 @@ fn is_stopped(permit: &Permit, outcome: Outcome) -> bool {
             && is(&[Outcome::CertificateInvalid, Outcome::CertificateUnavailable, Outcome::InspectionBusy])
 }
 
-/// What changes from the one to the other; and why the one that denies does, if the other does not.
+/// Change from the one decision to the other; and the reason of the one that denies, if the other does not.
 pub(super) fn difference(running: Option<&Word>, candidate: Option<&Word>) -> (Change, Option<Outcome>) {
     let (Some(running), Some(candidate)) = (running, candidate) else { return (Change::Unjudged, None) };
     match (running.denied, candidate.denied) {
@@ -70,7 +70,7 @@ mod tests {
     use crate::policy::{Denial, Ech, Effect, Mode, Policy, PrivateDestinations, RuleSpec, Seen, TenantSpec};
     use jiff::Timestamp;
 
-    /// What a rule that asks so says of a flow to its name.
+    /// Decision of a rule with these checks on a flow to its name.
     fn decision(destination: Destination, certificate: CertificateRule) -> Decision {
         let rule = RuleSpec {
             label: "asks".into(),
@@ -120,7 +120,7 @@ mod tests {
                     Outcome::InspectionBusy,
                 ],
             ),
-            // it goes elsewhere than the client wanted
+            // it does not dial the client's address
             (
                 Resolve,
                 Unasked,

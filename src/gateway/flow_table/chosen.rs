@@ -1,15 +1,15 @@
-//! What is done to some of the flows, by their numbers. Those that have ended meanwhile are left out.
+//! Operations on some of the flows, by their numbers. Flows that have ended meanwhile are left out.
 
 use super::{FlowTable, LiveFlow, Proof, Revoked, mark};
 
 impl FlowTable {
-    /// Looks at these flows, without a lock.
+    /// Calls `look` for a copy of each of these flows, without a lock.
     pub(in crate::gateway) fn each_of(&self, numbers: &[u64], mut look: impl FnMut(&LiveFlow)) {
         let copy = |number: &u64| self.shard(*number).lock().get(number).map(|entry| entry.flow.clone());
         numbers.iter().filter_map(copy).for_each(|flow| look(&flow));
     }
 
-    /// Revokes those of these flows for which there is a reason, and yields how many.
+    /// Revokes those of these flows for which there is a reason, and returns their number.
     pub(in crate::gateway) fn revoke_of(
         &self,
         numbers: &[u64],
@@ -29,7 +29,7 @@ impl FlowTable {
         revoked
     }
 
-    /// This was found out of these flows.
+    /// Notes checks that succeeded for these flows.
     pub(in crate::gateway) fn prove(&self, numbers: &[u64], proof: Proof) {
         for &number in numbers {
             if let Some(entry) = self.shard(number).lock().get_mut(&number) {

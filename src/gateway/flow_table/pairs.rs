@@ -1,4 +1,4 @@
-//! Who holds the ports of a source address towards a destination.
+//! Holders of the ports of a source address towards a destination.
 
 use super::{FlowTable, LiveFlow};
 use crate::addr::SourceAddr;
@@ -10,14 +10,14 @@ use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Who holds ports of a pair.
+/// A client that holds ports of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Whose flows they are.
+    /// Tenant of the flows.
     pub tenant: Arc<str>,
-    /// Who opened them.
+    /// Client's address.
     pub client: IpAddr,
-    /// How many.
+    /// Number of ports.
     pub ports: u32,
 }
 
@@ -36,8 +36,8 @@ pub struct PairFlows {
 pub type Pair = (SourceAddr, SocketAddr);
 
 impl FlowTable {
-    /// The flows of each pair, with at most `most` tenants and clients each, in one visit to every live flow. With a
-    /// tenant, as if there were only its flows. What it gathers is bounded by the ports of the pairs.
+    /// Returns the flows of each pair, with at most `most` tenants and clients each, in one pass over all live flows;
+    /// with a tenant, only its flows. Memory is bounded by the ports of the pairs.
     pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
         let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
         for shard in &*self.shards {
@@ -54,7 +54,7 @@ impl FlowTable {
     }
 }
 
-/// What one pair's flows amount to.
+/// Counts of one pair's flows.
 #[derive(Debug, Default)]
 struct Tally {
     tenants: HashMap<Arc<str>, u32>,

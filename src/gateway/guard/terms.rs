@@ -1,4 +1,4 @@
-//! What the later requests of an HTTP/1 connection are judged by: what is in force when they come.
+//! Judges the later requests of an HTTP/1 connection, by the rules in force when they arrive.
 
 use super::Refused;
 use crate::addr::{ClientAddr, OriginalDestination};
@@ -17,7 +17,7 @@ use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// Whose a flow is, to ask what is in force for it now.
+/// Owner of a flow, to find the rules in force for it now.
 pub(super) struct Whose<'w> {
     worker: &'w Worker,
     client: ClientAddr,
@@ -37,7 +37,7 @@ impl<'w> Whose<'w> {
         snapshot.lead(self.client, snapshot.still_of(self.client, &self.tenant)?)
     }
 
-    /// Whether the mode in force waives what is denied so.
+    /// True if the mode in force waives a denial with this outcome.
     fn is_waived(&self, outcome: Outcome) -> bool {
         let snapshot = self.worker.gateway.snapshot.load();
         let Some(ruling) = self.ruling(&snapshot) else { return false };
@@ -45,41 +45,41 @@ impl<'w> Whose<'w> {
         matches!(ruling.rules.in_mode(denial, self.to, clock::timestamp()), Decision::Permit(_))
     }
 
-    /// Whether monitor mode lets pass what is denied so. If so the flow is followed no more, and whoever ends the mode ends
-    /// the flow.
+    /// True if monitor mode waives a denial with this outcome. The flow is then not judged any more, and ends with the
+    /// mode.
     pub(super) fn waives(&self, outcome: Outcome) -> bool {
         if !self.is_waived(outcome) {
             return false;
         }
         self.worker.gateway.table.unfollow(self.number);
-        // Whoever ended it before that has not seen it.
+        // A mode that ended before the entry was marked did not see the mark.
         self.is_waived(outcome)
     }
 }
 
-/// What the requests of a flow are judged by.
+/// State that the requests of a flow are judged by.
 pub(super) struct Terms<'w> {
     pub(super) whose: Whose<'w>,
     meters: Meters,
-    /// What the first asked for, which is permitted.
+    /// Name of the first request, which is permitted.
     first: AskedName,
-    /// The address was chosen for that name, or found to be its own.
+    /// True if the address was resolved from that name, or found to be its own.
     bound: bool,
-    /// The first was judged.
+    /// True once the first request was judged.
     is_later: bool,
 }
 
 impl<'w> Terms<'w> {
-    /// For a flow that this permit lets out by its first request.
+    /// State of a flow that this permit lets out by its first request.
     pub(super) fn of(whose: Whose<'w>, first: AskedName, permit: &Permit, flow: &Flow) -> Self {
         Self { whose, meters: flow.meters().clone(), first, bound: binds(permit), is_later: false }
     }
 
-    /// Whether a request may go where the flow goes.
+    /// Checks that a request may go where the flow goes.
     pub(super) fn judge(&mut self, asked: &AskedName) -> Result<(), Refused> {
         let snapshot = self.whose.worker.gateway.snapshot.load();
         let decided = self.decide(&snapshot, asked);
-        // The first was compared with its flow.
+        // The first request was compared with its flow.
         if std::mem::replace(&mut self.is_later, true)
             && let Some(candidate) = &snapshot.candidate
         {
@@ -97,7 +97,7 @@ impl<'w> Terms<'w> {
         };
         let decision = ruling.rules.decide(asked, false, self.whose.to);
         let (outcome, rule) = match decision {
-            // Nobody has asked whether the address is this name's, too.
+            // The address was not checked for this name.
             Decision::Permit(permit) if self.bound || binds(&permit) => {
                 (Outcome::DestinationMismatch, permit.rule().cloned())
             }
@@ -112,7 +112,7 @@ impl<'w> Terms<'w> {
         Err(Refused { outcome, detail, rule, hostname, waived: false })
     }
 
-    /// Notes what a candidate would change for a request.
+    /// Records what a candidate would change for a request.
     fn compare(&self, snapshot: &Snapshot, candidate: &Candidate, asked: &AskedName) {
         let client = self.whose.client;
         let Some(tenant) = snapshot.still_of(client, &self.whose.tenant) else { return };
@@ -133,7 +133,7 @@ impl<'w> Terms<'w> {
         self.meters.count(Counted::Candidate(change));
     }
 
-    /// What one policy says of a request in the end.
+    /// Effective decision of one policy on a request, checks included.
     fn word(&self, rules: &policy::Tenant, seen: &Seen, time: Timestamp) -> Word {
         let decision = rules.judge(seen, self.whose.to, time);
         let first = |asked: &Seen| matches!(asked, Seen::Asked { name, .. } if *name == self.first);
@@ -151,7 +151,7 @@ impl<'w> Terms<'w> {
     }
 }
 
-/// Whether the address that the flow goes to is one for its name alone.
+/// True if the flow's address is permitted for its name alone.
 fn binds(permit: &Permit) -> bool {
     let by_certificate = permit.certificate() == CertificateRule::Require;
     match permit.destination() {
