@@ -9,37 +9,37 @@ use crate::sys::stream;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-/// What a direction moves in one poll, and at most a pipe more, before others get their turn. Large enough that bulk does
-/// not pay for the turn-taking; what is short waits for one such turn at most, half a millisecond or so.
+/// Most bytes that a direction moves in one poll, and at most a pipe more, before others get their turn. Large enough
+/// that bulk pays little for yielding; short messages wait for one such turn at most, half a millisecond or so.
 const TURN: usize = 512 * 1024;
 
-/// What one splice asks for; a pipe holds no more.
+/// Bytes requested by one splice; a pipe holds no more.
 const SPLICE: usize = 512 * 1024;
 
-/// What any path takes in one segment: the least MTU of IPv6, less headers and options.
+/// Bytes that any path takes in one segment: the least MTU of IPv6, less headers and options.
 const ONE_SEGMENT: usize = 1280 - 40 - 60;
 
-/// Where a direction's bytes come from, and where they go.
+/// The two sockets of a direction.
 #[derive(Clone, Copy)]
 pub(super) struct Way<'a> {
     pub(super) from: &'a Socket,
     pub(super) to: &'a Socket,
 }
 
-/// Bytes from one socket to the other, in order, none lost: `held` is taken before more is read.
+/// One direction: bytes in order, none lost. `held` is delivered before more is read.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of a direction, in a byte each")]
 pub(super) struct OneWay {
-    /// Whose bytes these are: the side that they come from.
+    /// Side that the bytes come from.
     side: Side,
     held: Held,
     state: State,
-    /// Whether reads splice instead of copying.
+    /// True if reads splice instead of copying.
     splicing: bool,
-    /// The other side's socket sends at once what it is given (`TCP_NODELAY`).
+    /// True if the other side's socket sends at once what it is given (`TCP_NODELAY`).
     prompt: bool,
-    /// The last bytes read were a TLS peer's word that it sends no more.
+    /// True if the last bytes read were a TLS peer's `close_notify`.
     notified: bool,
-    /// The side's socket has failed.
+    /// True if the side's socket has failed.
     broken: bool,
     moved: u64,
 }
@@ -60,10 +60,10 @@ enum State {
     Done,
 }
 
-/// Whose socket failed, and how.
+/// Side of the failed socket, and its error.
 type Failed = (Side, io::Error);
 
-/// Ready if something is left of the turn; otherwise there will be another.
+/// Ready while the turn is not used up; otherwise yields to other tasks until the next.
 fn poll_turn(left: usize) -> Poll<()> {
     if left > 0 {
         return Poll::Ready(());
@@ -87,17 +87,17 @@ impl OneWay {
         }
     }
 
-    /// Whether the side has finished and every byte was delivered.
+    /// True if the side has finished and every byte was delivered.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Whether a read is what this direction waits for, which finds any end of the side.
+    /// True if this direction waits for a read, which finds any end of the side.
     pub(super) fn is_reading(&self) -> bool {
         self.state == State::Open && matches!(self.held, Held::Nothing)
     }
 
-    /// The side's socket has failed: reads end where its bytes do, whether a FIN had come or not.
+    /// Notes that the side's socket has failed: reads end where its bytes do, with or without a FIN.
     pub(super) fn breaks(&mut self) {
         self.broken = true;
     }
@@ -107,7 +107,7 @@ impl OneWay {
         self.moved
     }
 
-    /// Whether the last bytes read were TLS's `close_notify`, as far as its length tells.
+    /// True if the last bytes read were TLS's `close_notify`, judged by length.
     pub(super) fn is_notified(&self) -> bool {
         self.notified
     }
@@ -119,7 +119,7 @@ impl OneWay {
         }
     }
 
-    /// Whether nothing that was read waits to be delivered.
+    /// True if no bytes wait to be delivered.
     pub(super) fn holds_nothing(&self) -> bool {
         matches!(self.held, Held::Nothing)
     }
@@ -142,10 +142,10 @@ impl OneWay {
         mut guard: Option<&mut Guarded<G>>,
         mut delivered: impl FnMut(usize),
     ) -> Poll<Result<(), Failed>> {
-        // Bulk waits for its turn. Small messages do not wait, and what begins may be either.
+        // Bulk waits for its turn. Small messages do not, and a new direction may be either.
         let mut turn = if self.splicing && !has_turn() { 0 } else { TURN };
         while self.state != State::Done {
-            // Drain before you fill.
+            // Deliver before reading more.
             if !self.holds_nothing() {
                 ready!(way.to.poll_writable(cx));
                 ready!(poll_turn(turn));
@@ -180,8 +180,8 @@ impl OneWay {
         Poll::Ready(Ok(()))
     }
 
-    /// Sets `TCP_NODELAY` before it makes a difference: what fits one segment leaves at once as long as nothing before
-    /// it waits for its acknowledgement (RFC 9293 §3.7.4).
+    /// Sets `TCP_NODELAY` before it makes a difference: data that fits one segment is sent at once as long as nothing
+    /// before it is unacknowledged (RFC 9293 §3.7.4).
     fn be_prompt(&mut self, to: &Socket, bytes: usize) {
         if !self.prompt && (self.moved > 0 || bytes > ONE_SEGMENT) {
             self.prompt = true;
@@ -257,9 +257,9 @@ impl OneWay {
         self.copy(way, scratch, guard, delivered)
     }
 
-    /// Fills a pipe with `most` bytes. 0: there is no pipe to be had, or nothing to splice, and copying is to tell why: the socket
-    /// is empty, at its end, or at urgent data, before which splice stops as if it were one of the two
-    /// (`tcp_read_sock` in net/ipv4/tcp.c).
+    /// Fills a pipe with up to `most` bytes. Returns 0 without a pipe, or with nothing to splice: copying then finds
+    /// whether the socket is empty, at its end, or at urgent data, before which splice stops as if it were one of the
+    /// two (`tcp_read_sock` in net/ipv4/tcp.c).
     fn splice(&mut self, from: &Socket, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
         if from.has_read_ahead() {
             return Ok(0);
@@ -267,7 +267,7 @@ impl OneWay {
         let Some(pipe) = scratch.pipes.take() else { return Ok(0) };
         match pipe.fill(from, most) {
             Ok(n @ 1..) => {
-                // The sender has slowed down: what comes next may be small.
+                // The sender has slowed down: the next bytes may be few.
                 self.splicing = n >= COPY;
                 self.notified = false;
                 self.held = Held::Pipe(Filled::new(pipe, n));
@@ -283,7 +283,7 @@ impl OneWay {
         }
     }
 
-    /// Reads into the worker's buffer and writes what was read; what the other side does not take is held.
+    /// Reads into the worker's buffer and writes the bytes on; those that the other side does not take are held.
     fn copy<G: Guard>(
         &mut self,
         way: Way<'_>,
@@ -297,9 +297,9 @@ impl OneWay {
         let result = from.try_read(|| {
             let n = from.read(&mut buffer)?;
             read = Some(n);
-            // A short read has emptied the socket: saying so clears the readiness and saves the read that would
-            // say EAGAIN. What comes later is a new edge; FIN and RST stay ready whatever is cleared. Only urgent data
-            // stops a read before the end.
+            // A short read has emptied the socket: reporting that clears the readiness and saves the read that would
+            // return EAGAIN. Later bytes are a new edge; FIN and RST stay ready in any case. Only urgent data stops a
+            // read before the end.
             let held_back = from.may_hold_back() && stream::is_at_urgent_mark(from)?;
             let emptied = n != 0 && n < COPY && !held_back;
             if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -312,7 +312,7 @@ impl OneWay {
             (None, _) => return Ok(()),
         };
         if n == 0 {
-            // A FIN counts for one byte.
+            // A FIN counts as one byte.
             if self.broken && stream::received(from).is_ok_and(|bytes| bytes <= self.moved) {
                 return Err((self.side, io::ErrorKind::ConnectionReset.into()));
             }

@@ -1,4 +1,4 @@
-//! Looks at what a client sends before it passes, for as long as somebody wants to.
+//! Inspects a client's bytes before they pass, for as long as a guard needs to.
 
 use super::Side;
 use crate::sys::event_loop::{Sleep, sleep};
@@ -8,51 +8,51 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Says what of a flow may pass. It sees the bytes of both sides in order, but for those that it lets pass unseen.
+/// Decides which bytes of a flow may pass. Sees the bytes of both sides in order, except those that it lets pass
+/// unseen.
 pub trait Guard {
-    /// How many of a side's next bytes may pass unseen.
+    /// Number of a side's next bytes that may pass unseen.
     fn free(&self, side: Side) -> u64;
-    /// So many of a side's bytes pass unseen, at most [`Self::free`].
+    /// Notes that so many of a side's bytes pass unseen, at most [`Self::free`].
     fn passes(&mut self, side: Side, bytes: usize);
-    /// Judges the client's next bytes, and may write others over those that pass. Those that do not pass are shown again, with
-    /// what follows them.
+    /// Judges the client's next bytes, and may overwrite those that pass. Those that do not pass are shown again,
+    /// together with those that follow.
     fn judge(&mut self, bytes: &mut [u8]) -> Passage;
-    /// Takes note of the server's next bytes, which always pass.
+    /// Observes the server's next bytes, which always pass.
     fn heed(&mut self, bytes: &[u8]);
     /// The server has finished: it says nothing more. By then its host had taken so many of the client's bytes.
     fn server_finished(&mut self, taken: u64);
     /// Bytes that could not be judged without more: no more came. What becomes of them.
     fn cut_off(&mut self, how: CutOff) -> Next;
-    /// The flow ends at the client's last bytes: whether it can be told so where it stands. Pending while the server has
-    /// more to say first.
+    /// True if a flow that is stopped can be answered at this point. Pending while the server has more to send first.
     fn farewell(&self) -> Poll<bool>;
-    /// Whether every request that passed has its whole answer, up to now or to the server's end; `None` where nobody can tell.
+    /// True if every request that passed has its whole answer, up to now or to the server's end; `None` if unknown.
     fn is_answered(&self) -> Option<bool>;
-    /// Nothing needs to be looked at any more.
+    /// True if nothing needs to be inspected any more.
     fn is_over(&self) -> bool;
 }
 
-/// What of the client's bytes may pass.
+/// The part of the client's bytes that may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passage {
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: usize,
-    /// What after them.
+    /// Next step after them.
     pub next: Next,
 }
 
-/// What comes after the bytes that may pass.
+/// Next step after the bytes that may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Those that are left over can be judged once there are more.
+    /// The remaining bytes can be judged once there are more.
     Read,
-    /// Those that are left over can be judged once the server has said more.
+    /// The remaining bytes can be judged once the server has sent more.
     Wait,
-    /// Nothing. The flow ends.
+    /// The flow ends.
     Stop,
 }
 
-/// Why no more came.
+/// Reason why no more bytes come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CutOff {
     /// It took too long.
@@ -61,62 +61,62 @@ pub enum CutOff {
     Finished,
 }
 
-/// A guard, and the bytes that it has not let pass.
+/// A guard, and the bytes that it has held back.
 pub struct Guarded<G> {
     guard: G,
-    /// Read, and not judged: empty unless a head or a hello comes in pieces or has to wait.
+    /// Bytes read and not judged: empty unless a head or a hello comes in pieces or has to wait.
     kept: Vec<u8>,
     next: Next,
     patience: Duration,
-    /// When patience with what is kept ends.
+    /// Deadline for `kept`.
     late: Option<Sleep>,
 }
 
 /// Bytes of a read that may pass.
 pub(super) enum Passing {
-    /// So many, as they were read.
+    /// So many, unchanged from the read.
     Read(usize),
-    /// These, the first of which were read before.
+    /// These bytes, which begin with ones read before.
     Kept(Box<[u8]>),
 }
 
 impl<G: Guard> Guarded<G> {
-    /// What cannot be judged without more gets so much time to be whole.
+    /// Bytes that cannot be judged without more have `patience` to be completed.
     pub fn new(guard: G, patience: Duration) -> Self {
         Self { guard, kept: Vec::new(), next: Next::Read, patience, late: None }
     }
 
-    /// What looks on.
+    /// The guard itself.
     pub(super) fn guard(&mut self) -> &mut G {
         &mut self.guard
     }
 
-    /// How many of a side's next bytes may be moved without being seen.
+    /// Number of a side's next bytes that may be moved unseen.
     pub(super) fn free(&self, side: Side) -> u64 {
         if side == Side::Client && !self.kept.is_empty() { 0 } else { self.guard.free(side) }
     }
 
-    /// So many were, at most [`Self::free`].
+    /// Notes that so many were moved unseen, at most [`Self::free`].
     pub(super) fn passes(&mut self, side: Side, bytes: usize) {
         self.guard.passes(side, bytes);
     }
 
-    /// Whether nothing may be read from the client now.
+    /// True if nothing may be read from the client now.
     pub(super) fn is_closed(&self) -> bool {
         self.next != Next::Read
     }
 
-    /// Whether it is the server's turn to say something before more of the client's may pass.
+    /// True if the server has to send something before more of the client's bytes may pass.
     pub(super) fn waits(&self) -> bool {
         self.next == Next::Wait
     }
 
-    /// Whether the client's part has ended.
+    /// True if no more of the client's bytes may pass.
     pub(super) fn is_stopped(&self) -> bool {
         self.next == Next::Stop
     }
 
-    /// Whether it can go.
+    /// True if the guard can be removed.
     pub(super) fn is_over(&self) -> bool {
         self.kept.is_empty() && !self.is_stopped() && self.guard.is_over()
     }
@@ -131,7 +131,7 @@ impl<G: Guard> Guarded<G> {
         self.guard.farewell()
     }
 
-    /// What of the bytes just read from a side may pass.
+    /// Returns the part of the bytes just read from a side that may pass.
     pub(super) fn look(&mut self, side: Side, read: &mut [u8]) -> Passing {
         if !read.is_empty() && self.free(side) >= read.len() as u64 {
             self.guard.passes(side, read.len());
@@ -156,7 +156,7 @@ impl<G: Guard> Guarded<G> {
             Passing::Read(passage.bytes)
         } else {
             let rest = self.kept.split_off(passage.bytes);
-            // What never passes takes no memory while the client is told so.
+            // Bytes that never pass take no memory while the client is answered.
             let rest = if self.is_stopped() { Vec::new() } else { rest };
             Passing::Kept(std::mem::replace(&mut self.kept, rest).into())
         };
@@ -166,7 +166,7 @@ impl<G: Guard> Guarded<G> {
         passing
     }
 
-    /// What of the bytes kept may pass now that time has passed, or that the server has said more.
+    /// Returns held bytes that may pass now, as time has passed or the server has sent more.
     pub(super) fn poll_kept(&mut self, cx: &mut Context<'_>) -> Option<Box<[u8]>> {
         if self.kept.is_empty() || self.is_stopped() {
             return None;
@@ -195,7 +195,7 @@ impl<G: Guard> Guarded<G> {
         self.guard.server_finished(taken);
     }
 
-    /// The client has finished: what is to be passed on before its end; `None` if the flow ends instead.
+    /// Ends the client's side. Returns the bytes to deliver before its FIN; `None` if the flow ends instead.
     pub(super) fn finish(&mut self) -> Option<Box<[u8]>> {
         if self.kept.is_empty() { Some(Box::default()) } else { self.cut_off(CutOff::Finished) }
     }

@@ -1,4 +1,4 @@
-//! Moves bytes both ways between two sockets, until both sides have finished or something ends the flow.
+//! Relays bytes both ways between two sockets, until both sides have finished or something ends the flow.
 //!
 //! FIN is passed on as FIN after all bytes, RST as RST. Small reads go through the worker's buffer; when a read fills
 //! it, the direction switches to `splice(2)`. A flow holds a pipe only while bytes are in it, and an idle flow holds
@@ -27,7 +27,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use watch::Watch;
 
-/// How long a flow may be silent.
+/// Idle and half-open timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
     /// No byte either way for this long ends the flow. `None`: never; keepalive finds dead peers.
@@ -45,12 +45,12 @@ pub enum Side {
     Upstream,
 }
 
-/// How a relay ended.
+/// The end of a relay.
 #[derive(Debug)]
 pub enum End {
     /// Both sides finished and every byte was delivered.
     Finished {
-        /// Whose FIN was found first: if the server's, its 4-tuple never enters TIME_WAIT here.
+        /// Side of the FIN found first: if the server's, its 4-tuple never enters TIME_WAIT here.
         first: Side,
     },
     /// A socket failed; the other one is to be reset.
@@ -70,18 +70,18 @@ pub struct SocketFailure {
     pub side: Side,
     /// The error that the kernel reported.
     pub error: io::Error,
-    /// How far the flow had come.
+    /// Progress of the flow.
     pub progress: Progress,
 }
 
-/// How far a flow had come when a socket failed.
+/// Progress of a flow when a socket failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Which side had finished, with every byte of its delivered; never both.
+    /// Side that had finished, with every byte of its delivered; never both.
     pub finished: Option<Side>,
     /// Bytes from the server that the client's socket took.
     pub down: u64,
-    /// Those of them that it took after the client's FIN.
+    /// Those of `down` that it took after the client's FIN.
     pub down_since: u64,
     /// Bytes from the server that were read and that the client's socket has not taken.
     pub held: u32,
@@ -89,19 +89,19 @@ pub struct Progress {
     pub notified: bool,
 }
 
-/// How a client stands whose flow the guard has stopped.
+/// State of a client whose flow the guard has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
-    /// It can be told why.
+    /// It can receive an answer.
     Answer,
-    /// It has the server's last word, and its FIN.
+    /// It has all of the server's bytes, and its FIN.
     Finished,
-    /// It is in the middle of something.
+    /// It is in the middle of a message, so only a reset is left.
     Reset,
 }
 
 impl End {
-    /// What the failed socket says, if one failed.
+    /// Side and cause of the failure, if a socket failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
             Self::Failed(failed) => Some((failed.side, Failure::of(&failed.error))),
@@ -116,11 +116,11 @@ pub trait Meter<G> {
     fn up(&mut self, bytes: usize);
     /// `bytes` from the server were taken by the client's socket.
     fn down(&mut self, bytes: usize);
-    /// The guard may have found something. What it has is taken now: nobody asks it again if the flow is cut off.
+    /// Called after the guard may have found something, which has to be taken now: there may be no later call.
     fn looked(&mut self, guard: &mut G);
 }
 
-/// What the flows of a worker share. Its buffer is used within a poll only; nothing is in it between polls.
+/// Shared by the flows of a worker. The buffer is used within a poll only; nothing is in it between polls.
 #[derive(Debug)]
 pub struct Scratch {
     buffer: RefCell<Box<[u8]>>,
@@ -134,11 +134,11 @@ impl Scratch {
     }
 }
 
-/// A read of this size says that there is more to come, and that splicing pays.
+/// Size of the copy buffer. A read that fills it suggests that more follows, and that splicing pays.
 const COPY: usize = 16 * 1024;
 
-/// Relays until the flow's end. Dropping the future leaves both sockets as they are. The guard is gone once it is over,
-/// and otherwise still there at the end.
+/// Relays until the flow's end. Dropping the future leaves both sockets as they are. The guard is removed once it is
+/// over; otherwise it is still there at the end.
 pub fn relay<'a, G: Guard>(
     client: &'a Socket,
     upstream: &'a Socket,
@@ -161,15 +161,15 @@ pub fn relay<'a, G: Guard>(
     poll_fn(move |cx| flow.poll(cx, scratch, meter, guard))
 }
 
-/// How long bytes that were sent before a reset have to reach the other end, before the reset follows them.
+/// Time for bytes that were sent before a reset to reach the other end, before it is reset too.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Waits until the peer has acknowledged all that was written to the socket, for [`SETTLE`] at most: the reset that
-/// the caller is about to send would throw the rest away.
+/// the caller is about to send would discard the rest.
 pub async fn settle(socket: &Socket) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
-    // There is no event for "everything acknowledged", so this asks, ever less often.
+    // There is no event for "everything acknowledged", so this polls with a growing pause.
     while waited < SETTLE && stream::unacknowledged(socket).is_ok_and(|bytes| bytes > 0) {
         sleep(pause).await;
         waited += pause;
@@ -189,11 +189,11 @@ struct Flow<'a> {
     broken: Option<Box<Broken>>,
 }
 
-/// A socket that has failed. What it had sent before is still to be delivered.
+/// A socket that has failed. Bytes that it sent before are still to be delivered.
 struct Broken {
     side: Side,
     error: io::Error,
-    /// How long the other end has to take it.
+    /// Deadline for the other end to take them.
     until: Sleep,
 }
 
@@ -278,10 +278,10 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Sends the FINs that are due. A peer that has reset in between is found by its own direction.
+    /// Sends the FINs that are due. If a peer has reset in between, its own direction finds that.
     ///
-    /// Upstream it is sent as such even if it is the last thing that happens here, because what the socket says then
-    /// tells how its port is to rest; to a client that has finished too, the close says it.
+    /// Upstream a FIN is sent even if it is the last step here, because the socket's state after it tells whether its
+    /// port is held; to a client that has finished too, closing the socket sends it.
     fn pass_on_ends(&mut self) {
         match (self.first, self.up.is_done(), self.down.is_done()) {
             // If both ends are found in one poll, the client's counts as the first: by then ours has followed it
@@ -302,8 +302,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Ready when a socket has failed from which nothing is read, because its bytes wait for the other end, or it has
-    /// finished, or the guard has closed: no read would find it, so it is waited for by itself.
+    /// Ready when a socket has failed that is not being read, because its bytes wait for the other end, or it has
+    /// finished, or the guard has closed: no read would find the failure.
     fn poll_failure(&self, cx: &Context<'_>, closed: bool) -> Poll<(Side, io::Error)> {
         if self.up.is_reading() && self.down.is_reading() && !closed {
             return Poll::Pending;
@@ -321,7 +321,7 @@ impl<'a> Flow<'a> {
         Poll::Ready((side, error))
     }
 
-    /// Waits for what the server still has to say to a client whose next bytes may not pass.
+    /// Waits for the rest of the server's bytes to a client whose next bytes the guard refused.
     fn poll_farewell<G: Guard>(&mut self, cx: &mut Context<'_>, guard: &Guarded<G>) -> Poll<Farewell> {
         if self.down.is_done() {
             return Poll::Ready(Farewell::Finished);
@@ -336,8 +336,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Goes on in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
-    /// because it will not read the rest. Whoever still writes to it must not lose the answer.
+    /// Continues in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
+    /// because it will not read the rest. A client that is still writing must not lose the answer.
     fn poll_broken<G: Guard>(
         &mut self,
         mut broken: Box<Broken>,
@@ -356,7 +356,7 @@ impl<'a> Flow<'a> {
             Side::Client => self.up.poll(up, cx, scratch, guarded, |n| meter.up(n)),
             Side::Upstream => self.down.poll(down, cx, scratch, guarded, |n| meter.down(n)),
         };
-        // Of what a client left behind, nothing more passes once the guard has closed.
+        // Once the guard has closed, no more of a failed client's bytes pass.
         let mut closed = false;
         if let Some(guarded) = guard {
             meter.looked(guarded.guard());

@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-/// Empty pipes of the usual size that are kept for use: enough for the flows that are in the middle of a splice at once.
+/// Most empty pipes of the usual size that are kept: enough for the flows that are in the middle of a splice at once.
 const IDLE: usize = 64;
 
-/// Pipes of a worker that are large, and what such a pipe holds. A gigabyte through large ones takes a third less of a
-/// worker's time, and its receiver is woken less often; but an unprivileged user may have 64 MiB of pipes only
-/// (`fs.pipe-user-pages-soft`), past which new ones are small. All that are needed at once are seldom more.
+/// Number of a worker's large pipes, and their size. A gigabyte through large ones takes a third less of a worker's
+/// time, and its receiver is woken less often; but an unprivileged user may have 64 MiB of pipes only
+/// (`fs.pipe-user-pages-soft`), beyond which new ones are small. More are seldom needed at once.
 const LARGE: usize = 16;
 const LARGE_SIZE: i32 = 512 * 1024;
 
@@ -26,7 +26,7 @@ pub(super) struct Pipes {
 #[derive(Debug)]
 struct Kind {
     idle: RefCell<Vec<CountedPipe>>,
-    /// Those that are kept when they come back.
+    /// Most idle pipes that are kept.
     most_idle: usize,
     /// `open <= most`
     open: Rc<Cell<usize>>,
@@ -38,7 +38,7 @@ struct Kind {
 #[derive(Debug)]
 pub(super) struct CountedPipe {
     pipe: Pipe,
-    /// Of its kind.
+    /// Number of open pipes of its kind.
     open: Rc<Cell<usize>>,
 }
 
@@ -58,8 +58,7 @@ impl Pipes {
         }
     }
 
-    /// An empty pipe; `None` where the bound is reached, or descriptors or memory are out, and the caller copies
-    /// instead.
+    /// Takes an empty pipe; `None` if the bound is reached, or descriptors or memory are out: the caller then copies.
     pub(super) fn take(&self) -> Option<CountedPipe> {
         self.large.take().or_else(|| self.usual.take())
     }
@@ -128,7 +127,7 @@ impl Filled {
         self.pipe.pipe.drain(socket, self.bytes)
     }
 
-    /// `n` bytes have left; the pipe itself, as the error, once it is empty.
+    /// Subtracts `n` delivered bytes; the error is the pipe itself, once it is empty.
     pub(super) fn delivered(self, n: usize) -> Result<Self, CountedPipe> {
         match self.bytes.checked_sub(n) {
             Some(bytes @ 1..) => Ok(Self { pipe: self.pipe, bytes }),

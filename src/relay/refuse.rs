@@ -1,4 +1,4 @@
-//! Answers a refused client so that it can read the answer; throws away what nobody is to get.
+//! Answers a refused client so that it can read the answer; discards bytes that are not to be delivered.
 
 use super::Scratch;
 use crate::sys::event_loop::timeout;
@@ -8,12 +8,12 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
-/// What a refused client may still send before it is cut off.
+/// Most bytes that a refused client may still send before it is cut off.
 const MOST_DISCARDED: usize = 256 * 1024;
 
-/// Sends `answer`, then FIN, and waits for the client to finish, all of it for `patience` at most. A client that has not
-/// taken all of it by then is reset when the socket is dropped: the kernel would keep the rest for minutes. What the client has
-/// sent or still sends is thrown away: closing with unread bytes would send RST, and the answer would be lost with it.
+/// Sends `answer`, then FIN, and waits for the client to finish, for `patience` in all. A client that has not taken all
+/// of it by then is reset when the socket is dropped: the kernel would keep the rest for minutes. Bytes that the client
+/// has sent or still sends are discarded: closing with unread bytes would send RST, and the answer would be lost.
 pub async fn refuse(client: &Socket, answer: &[u8], patience: Duration, scratch: &Scratch) {
     let told = async {
         write_all(client, answer).await?;
@@ -39,12 +39,12 @@ async fn write_all(client: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Throws away what a peer still sends: whether it finishes, or resets, within `patience` and `most` bytes.
+/// Discards the bytes that a peer still sends. True if it finishes, or resets, within `patience` and `most` bytes.
 pub async fn finishes(peer: &Socket, most: usize, patience: Duration, scratch: &Scratch) -> bool {
     timeout(patience, discard(peer, most, scratch)).await.is_ok_and(|ended| ended.unwrap_or(true))
 }
 
-/// Reads more than `most` bytes, or to the end: which of them.
+/// Reads and discards up to the end, or until more than `most` bytes were read. True at the end.
 async fn discard(peer: &Socket, most: usize, scratch: &Scratch) -> io::Result<bool> {
     let mut discarded = 0;
     while discarded <= most {

@@ -29,7 +29,7 @@ impl<G> Meter<G> for Tally {
     fn looked(&mut self, _: &mut G) {}
 }
 
-/// A guard that is never there.
+/// A guard that is never present.
 enum Nobody {}
 
 impl Guard for Nobody {
@@ -115,7 +115,7 @@ fn run(
     result
 }
 
-/// Says whose bytes were delivered, in their order.
+/// Records the sides whose bytes were delivered, in order.
 #[derive(Clone)]
 struct Diary(&'static str, Rc<RefCell<Vec<&'static str>>>);
 
@@ -129,7 +129,7 @@ impl<G> Meter<G> for Diary {
     fn looked(&mut self, _: &mut G) {}
 }
 
-/// Bytes that differ from place to place, so that loss, doubling and swapping show.
+/// Bytes that vary by position, so that loss, duplication and reordering show.
 fn pattern(length: usize, seed: u8) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     std::iter::repeat_with(|| {

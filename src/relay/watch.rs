@@ -1,7 +1,7 @@
-//! Ends flows that are silent for too long.
+//! Idle timer: ends flows that are silent for too long.
 //!
-//! Reads and writes do not touch a timer: a slow tick compares the bytes moved with those at the tick before. A flow
-//! without an idle time-out has no timer until one side has finished.
+//! Reads and writes do not touch the timer: a slow tick compares the bytes moved with those at the last tick. A flow
+//! without an idle timeout has no timer until one side has finished.
 
 use super::{End, Silence};
 use crate::sys::event_loop::{Sleep, sleep};
@@ -15,7 +15,7 @@ const TICKS: u32 = 4;
 pub(super) struct Watch<'a> {
     silence: &'a Silence,
     tick: Option<Sleep>,
-    /// How long the tick that runs is.
+    /// Length of the current tick.
     length: Duration,
     half_open: bool,
     /// Ticks in a row without a byte.
@@ -32,7 +32,7 @@ impl<'a> Watch<'a> {
     /// Ready when the flow was silent for the period that applies; `moved` is any count that grows with each byte.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, moved: u64, half_open: bool) -> Poll<End> {
         if half_open != self.half_open {
-            // The half-open period starts now. The tick that runs proves no silence; it goes on if it ends soon enough.
+            // The half-open period starts now. The current tick proves no silence; it continues if it ends soon enough.
             self.half_open = half_open;
             self.silent = 0;
             self.moved = moved.wrapping_sub(1);
@@ -58,7 +58,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// How long the next tick is to be; `None`: there is nothing to wait for.
+    /// Length of the next tick; `None` without a timeout.
     fn next(&self) -> Option<Duration> {
         let period = match (self.half_open, self.silence.idle) {
             (true, Some(idle)) => Some(idle.min(self.silence.half_open)),

@@ -1,4 +1,4 @@
-//! How relays end: by FIN, by reset, by silence.
+//! Ends of relays: by FIN, by reset, by timeout.
 
 use super::*;
 use socket2::SockRef;
@@ -169,7 +169,7 @@ fn a_reset_after_a_half_close_is_passed_on_at_once() {
     assert_eq!(result.end.failure(), Some((Side::Client, Failure::Reset)));
 }
 
-/// How a relay ends whose server said this and reset, before anybody looked.
+/// End of a relay whose server sent this and reset before the relay read it.
 fn end_after_reset(said: &[u8], finishes: bool) -> End {
     let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
     server_end.write_all(said).unwrap();
@@ -178,7 +178,7 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
     }
     if finishes {
         server_end.shutdown(Shutdown::Write).unwrap();
-        // The kernel resets whoever writes to a socket that nobody reads from any more.
+        // The kernel resets a peer that writes to a socket that is not read any more.
         server_end.set_nonblocking(true).unwrap();
         drop(server_end);
         while stream::received(&inner_server).unwrap() <= said.len() as u64 {
@@ -199,7 +199,7 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
             let (scratch, mut tally) = (Scratch::new(4), Tally::default());
             relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut unguarded()).await
         };
-        // What the client says is what finds the reset, once the FIN was passed on.
+        // The client's bytes make the relay find the reset, once the FIN was passed on.
         (&client_end).write_all(b"x").unwrap();
         timeout(Duration::from_secs(30), relayed).await.unwrap()
     })

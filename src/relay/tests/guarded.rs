@@ -1,4 +1,4 @@
-//! A relay that is looked at, with a guard that does as the client's own lines say.
+//! Guarded relays, with a guard that follows the client's own lines.
 
 use super::*;
 use crate::relay::guard::Passing;
@@ -8,20 +8,20 @@ use std::task::Waker;
 const PATIENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(1);
 
-/// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: nothing more before the
-/// server has said something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
+/// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: no more until the server
+/// has sent something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
 /// itself.
 struct Script {
     body: u64,
     waits: bool,
     switches: bool,
     over: bool,
-    /// What becomes of the piece of a line that does not go on.
+    /// Decision about an incomplete line.
     cut_off: Next,
-    /// Whether the client can be told, once the server has said so many bytes.
+    /// Result of `farewell`, once the server has sent so many bytes.
     farewell: (usize, bool),
     heard: usize,
-    /// The most bytes that were shown at once.
+    /// Most bytes that were shown at once.
     shown: usize,
     /// Lines that were let pass.
     requests: usize,
@@ -111,7 +111,7 @@ fn look(guarded: &mut Guarded<Script>, read: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What passes of the pieces, by a server that answers whenever that is waited for.
+/// Bytes of the pieces that pass, with a server that answers whenever it is waited for.
 fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<Script>) {
     let mut guarded = Guarded::new(Script::default(), PATIENCE);
     let mut passed = Vec::new();
@@ -237,7 +237,7 @@ fn what_is_cut_off_passes_only_if_the_guard_says_so() {
     .unwrap();
 }
 
-/// Relays with a guard, and yields how it ended, what is left of the guard, and how many pipes were used.
+/// Relays with a guard. Returns the end, the guard if it is left, and the number of pipes used.
 fn relayed(
     script: Script,
     client: impl FnOnce(std::net::TcpStream) + Send + 'static,
@@ -255,7 +255,7 @@ fn relayed(
         let (scratch, mut tally) = (Scratch::new(4), Tally::default());
         let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
         let end = relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut guard).await;
-        // What becomes of the sockets is no matter here, and plain closes are the least in the way.
+        // The end of the sockets does not matter here; plain closes disturb least.
         client.ended_well();
         upstream.ended_well();
         (end, guard.map(|mut guarded| std::mem::take(guarded.guard())), scratch.pipes.idle())
