@@ -1,21 +1,21 @@
-//! What policy says of a flow, as values that the next step consumes.
+//! Decisions on flows, as values that the next step consumes.
 
 use super::{CertificateRule, Destination};
 use crate::addr::{DialAddr, OriginalDestination};
 use crate::outcome::Outcome;
 use std::sync::Arc;
 
-/// May the flow leave?
+/// Decision on a flow.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Yes.
+    /// It may leave.
     Permit(Permit),
-    /// No.
+    /// It may not.
     Denial(Denial),
 }
 
 impl Decision {
-    /// The label of the rule that decides, if one does.
+    /// Label of the rule that decides, if one does.
     pub fn rule(&self) -> Option<&Arc<str>> {
         match self {
             Self::Permit(permit) => permit.rule(),
@@ -25,7 +25,7 @@ impl Decision {
 }
 
 impl Decision {
-    /// Why the flow may not leave, or would not in another mode.
+    /// Reason of a denial, including one that monitor mode has waived.
     pub fn denies_for(&self) -> Option<Outcome> {
         match self {
             Self::Permit(permit) => permit.would_deny,
@@ -34,7 +34,7 @@ impl Decision {
     }
 }
 
-/// Leave to dial one address, once. Only this room makes one, and dialling consumes it.
+/// Permission to dial one address, once. Only this room makes one, and dialling consumes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is there to be dialled"]
 pub struct Permit {
@@ -44,23 +44,23 @@ pub struct Permit {
     would_deny: Option<Outcome>,
     destination: Destination,
     certificate: CertificateRule,
-    /// The rule's, in the tenant that gave it; of no rule in monitor mode.
+    /// Rank of the rule in its tenant; that of no rule in monitor mode.
     pub(super) rank: u32,
 }
 
-/// Why a flow may not leave.
+/// Denial of a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Of policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname`, `UnknownProtocol` or `DestinationPrivate`. Of the
-    /// inspection: why policy could not be asked. Of the verification: why the address is not taken
-    /// for the name's.
+    /// From policy: `DeniedByRule`, `NotAllowed`, `EchDenied`, `NoHostname`, `InvalidHostname`, `UnknownProtocol` or
+    /// `DestinationPrivate`. From inspection: the reason why there is nothing to decide on. From verification: the
+    /// reason why the address does not count as the name's.
     pub outcome: Outcome,
     /// The deny rule, or the allow rule that would have let it out to a public address; `None` where no rule decided.
     pub rule: Option<Arc<str>>,
 }
 
 impl Permit {
-    /// The client's own choice of address is the one dialled.
+    /// Permits the address that the client dialled.
     pub(super) fn new(
         rule: &Arc<str>,
         rank: u32,
@@ -79,23 +79,23 @@ impl Permit {
         }
     }
 
-    /// Whether anything is to be asked before the flow is dialled.
+    /// True if a check is needed before the flow is dialled.
     pub fn asks(&self) -> bool {
         self.destination != Destination::Original || self.certificate != CertificateRule::Unasked
     }
 
-    /// What the server has to prove.
+    /// Certificate check of the server.
     pub fn certificate(&self) -> CertificateRule {
         self.certificate
     }
 
-    /// Which address the flow goes to. With `Resolve`, [`Tenant::redirect`](super::Tenant::redirect) says which of them
-    /// it may; with `Verify`, not before it is known to be the name's.
+    /// Choice of the address to dial. With `Resolve`, [`Tenant::redirect`](super::Tenant::redirect) decides about each
+    /// resolved address; with `Verify`, the address has to be checked first.
     pub fn destination(&self) -> Destination {
         self.destination
     }
 
-    /// As if there were no gateway.
+    /// Permit for a denial that monitor mode waives, as if there were no gateway.
     pub(super) fn in_spite_of(denial: Denial, to: OriginalDestination) -> Self {
         Self {
             rule: denial.rule,
@@ -108,27 +108,27 @@ impl Permit {
         }
     }
 
-    /// The label of the rule that lets the flow out; in monitor mode, that of the rule that would not have.
+    /// Label of the rule that lets the flow out; in monitor mode, of the rule that denies.
     pub fn rule(&self) -> Option<&Arc<str>> {
         self.rule.as_ref()
     }
 
-    /// Why the flow leaves in monitor mode alone.
+    /// Reason of the denial that monitor mode waives.
     pub fn would_deny(&self) -> Option<Outcome> {
         self.would_deny
     }
 
-    /// What it is good for, to choose a source address and port by.
+    /// Address that may be dialled, to choose a source address and port by.
     pub fn dial(&self) -> DialAddr {
         self.dial
     }
 
-    /// Whether it is for one HTTP request, and the next of the same connection is to be judged by itself.
+    /// True if it is for one HTTP request, and the next on the connection is judged by itself.
     pub fn is_for_one_request(&self) -> bool {
         self.every_request
     }
 
-    /// Uses it up.
+    /// Consumes the permit.
     pub fn into_dial(self) -> DialAddr {
         self.dial
     }

@@ -1,4 +1,4 @@
-//! The whole word of policy on a flow: what was seen of it, the rules, and the tenant's mode.
+//! Effective decision of a policy: from the inspection's result, the rules, and the tenant's mode.
 
 use super::decision::{Decision, Denial};
 use super::tenant::Tenant;
@@ -7,24 +7,24 @@ use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use jiff::Timestamp;
 
-/// What came of listening to a client.
+/// Result of inspecting a client's first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// It is clear what it asks for.
+    /// They were understood.
     Asked {
         /// The name, if any.
         name: AskedName,
-        /// Whether it offered an encrypted ClientHello.
+        /// True if it offered an encrypted ClientHello.
         ech: bool,
-        /// Whether it is an HTTP request of which nobody can tell where it ends, so that none after it can be judged.
+        /// True if it is an HTTP request without a clear end, so that none after it can be judged.
         unframed: bool,
     },
-    /// It is not, which is denied as this.
+    /// They were not, which is denied with this outcome.
     Unclear(Outcome),
 }
 
 impl Tenant {
-    /// What becomes of a flow whose client was listened to. A denial that monitor mode waives is a permit.
+    /// Decides on an inspected flow. A denial that monitor mode waives is a permit.
     pub fn judge(&self, seen: &Seen, to: OriginalDestination, now: Timestamp) -> Decision {
         let denial = match seen {
             Seen::Asked { name, ech, unframed } => match self.decide(name, *ech, to) {
@@ -39,8 +39,8 @@ impl Tenant {
         self.in_mode(denial, to, now)
     }
 
-    /// What would have become of a flow that another policy decided by what was seen; `None` if these rules would have
-    /// listened to the client, the other ones did not, and it matters what it would have said.
+    /// Decides on a flow that another policy decided by what was `seen`. `None` if these rules need an inspection that
+    /// the other did not make.
     pub fn judge_aside(
         &self,
         seen: Option<&Seen>,
@@ -53,7 +53,7 @@ impl Tenant {
         if let Some(seen) = seen {
             return Some(self.judge(seen, to, now));
         }
-        // Without a name: denied for want of one, or denied whatever the name.
+        // Without a name: denied for lack of one, or denied whatever the name.
         match self.decide(&AskedName::Absent, false, to) {
             Decision::Denial(denial) if denial.outcome != Outcome::NoHostname => {
                 Some(self.in_mode(denial, to, now))
@@ -62,7 +62,7 @@ impl Tenant {
         }
     }
 
-    /// What the tenant's mode makes of a denial: a permit, where monitor mode waives it.
+    /// Applies the tenant's mode to a denial: a permit, where monitor mode waives it.
     pub fn in_mode(&self, denial: Denial, to: OriginalDestination, now: Timestamp) -> Decision {
         if !self.mode.monitors(now) {
             return Decision::Denial(denial);
@@ -99,7 +99,7 @@ mod tests {
         OriginalDestination::new(address.parse().unwrap())
     }
 
-    /// `allow`, a denial's word, or `unknown`.
+    /// `allow`, a denial's outcome, or `unknown`.
     fn aside(tenant: &Tenant, seen: Option<&Seen>, to: OriginalDestination) -> &'static str {
         match tenant.judge_aside(seen, to, Timestamp::UNIX_EPOCH) {
             None => "unknown",

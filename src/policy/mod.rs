@@ -1,8 +1,8 @@
-//! Tenants and rules: may this flow leave? Pure, no clock, no I/O, so that it can run again on reload.
+//! Tenants and rules: decides whether a flow may leave. Pure, no clock, no I/O, so that it can run again on reload.
 //!
 //! Deny rules win over allow rules; within each, the first in the order of the file that covers the flow decides.
-//! A rule covers a flow if its hosts, its networks and its ports all do; what it leaves out covers anything.
-//! [`Tenant::decide`] says what happens at the edges: a name that is missing or no name, a private address.
+//! A rule covers a flow if its hosts, its networks and its ports all do; an empty list covers anything.
+//! [`Tenant::decide`] lists the edge cases: an absent or invalid name, a private address.
 
 mod decision;
 mod judge;
@@ -29,7 +29,7 @@ use reach::Reach;
 use std::sync::Arc;
 use tenant::Places;
 
-/// Every tenant, compiled: what a worker asks about each flow. Never changes; a reload makes a new one.
+/// All tenants, compiled. Immutable; a reload makes a new one.
 #[derive(Debug)]
 pub struct Policy {
     tenants: Box<[Arc<Tenant>]>,
@@ -37,23 +37,23 @@ pub struct Policy {
     sources: NetworkMap<usize>,
 }
 
-/// Why tenants cannot be compiled.
+/// Reason why tenants cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// A client would belong to two tenants.
     #[error("the source network {network} belongs to both `{first}` and `{second}`")]
     SourceTwice {
-        /// The network that both state.
+        /// Network of both tenants.
         network: ipnet::IpNet,
-        /// The tenant that states it first.
+        /// First tenant in the file.
         first: Arc<str>,
-        /// The other one; the same again if it states it twice.
+        /// The other tenant; the same again if it has the network twice.
         second: Arc<str>,
     },
     /// More than 4 GiB of distinct names, or 2^32 mentions of a name or network.
     #[error("tenant `{tenant}` has too many names: more than 4 GiB of them")]
     TooLarge {
-        /// Whose rules they are.
+        /// Tenant of the rules.
         tenant: Arc<str>,
     },
 }
@@ -80,12 +80,12 @@ impl Policy {
         Ok(Self { tenants: compiled.into(), sources })
     }
 
-    /// Whose a client is: the tenant with the longest source network that holds its address.
+    /// Returns a client's tenant: the one with the longest source network that contains its address.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
         self.sources.longest(client.ip()).map(|&index| &self.tenants[index])
     }
 
-    /// Every tenant, by its `index`.
+    /// All tenants, by `index`.
     pub fn tenants(&self) -> &[Arc<Tenant>] {
         &self.tenants
     }

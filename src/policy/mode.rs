@@ -1,4 +1,4 @@
-//! Whether a tenant's policy is enforced, or only watched.
+//! Enforce and monitor mode of a tenant.
 
 use super::decision::{Denial, Permit};
 use super::scope::{self, Scope};
@@ -6,21 +6,21 @@ use crate::addr::OriginalDestination;
 use crate::outcome::Outcome;
 use jiff::Timestamp;
 
-/// What is made of a denial.
+/// Treatment of denials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// The flow is refused.
     #[default]
     Enforce,
-    /// The flow leaves all the same, and the denial is recorded.
+    /// The flow is let out, and the denial is recorded.
     Monitor {
-        /// From then on the tenant is one that enforces; `None`: until the configuration says so.
+        /// Time from which on the tenant enforces; `None`: not before the configuration says so.
         until: Option<Timestamp>,
     },
 }
 
 impl Mode {
-    /// Whether denials are only recorded at this time.
+    /// True if denials are only recorded at this time.
     pub fn monitors(self, now: Timestamp) -> bool {
         match self {
             Self::Enforce => false,
@@ -30,11 +30,11 @@ impl Mode {
 }
 
 impl Denial {
-    /// What monitor mode makes of it: leave to dial what the client dialled; or the denial itself, where it stands in
-    /// any mode.
+    /// Applies monitor mode: a permit for the address that the client dialled; or the denial itself, if it holds in any
+    /// mode.
     ///
-    /// What a name may never lead to stays closed. Without a gateway, no packet to such an address would leave the
-    /// client's host or link; here it would reach the *gateway's* metadata service and its neighbours.
+    /// Addresses that a name may never lead to stay denied. Without a gateway, no packet to such an address would leave
+    /// the client's host or link; here it would reach the *gateway's* metadata service and its neighbours.
     pub(super) fn waived(self, to: OriginalDestination) -> Result<Permit, Self> {
         if can_be_waived(self.outcome) && scope::of(to.ip()) != Scope::Never {
             Ok(Permit::in_spite_of(self, to))
@@ -44,8 +44,8 @@ impl Denial {
     }
 }
 
-/// Whether the flow would have come about without a gateway, and can come about with this one: what policy denies, and
-/// what the client sent that could not be judged. Limits, ports and loops bind in any mode.
+/// True if the flow would have been possible without a gateway, and is possible with this one: denials by policy, and
+/// clients whose first bytes could not be judged. Limits, ports and loops hold in any mode.
 pub fn can_be_waived(outcome: Outcome) -> bool {
     match outcome {
         Outcome::DestinationPrivate

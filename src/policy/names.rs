@@ -1,4 +1,4 @@
-//! Which rules name a hostname, at a million names.
+//! Index from hostnames to the rules that name them, for a million names.
 
 use crate::hostname::{HostPattern, Hostname};
 use hashbrown::DefaultHashBuilder;
@@ -9,8 +9,8 @@ use std::hash::BuildHasher;
 #[derive(Debug, Default)]
 pub(super) struct Chains(Vec<Link>);
 
-/// A list of rules. Most names stand in one rule, which is then the list: below [`LINK`] it is that rule, from there on
-/// the place of its first link in [`Chains`].
+/// A list of rules. Most names are in one rule, which is then the list: a value below [`LINK`] is that rule, others
+/// are the position of its first link in [`Chains`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain(u32);
 
@@ -22,7 +22,7 @@ struct Link {
     next: Chain,
 }
 
-/// Something has outgrown 32 bits.
+/// A count has outgrown 32 bits.
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
@@ -32,7 +32,7 @@ impl Chain {
 }
 
 impl Chains {
-    /// Puts a rule in front. Rules come in descending order; one that is in front already is not put there twice.
+    /// Puts a rule in front. Rules come in descending order; a rule that is in front already is not added again.
     pub(super) fn prepend(&mut self, chain: &mut Chain, rule: u32) -> Result<(), TooLarge> {
         if rule >= LINK {
             return Err(TooLarge);
@@ -57,7 +57,7 @@ impl Chains {
             if chain.0 < LINK {
                 return Some(std::mem::replace(&mut chain, Chain::EMPTY).0);
             }
-            // EMPTY is beyond the last link.
+            // `EMPTY` is beyond the last link.
             let link = self.0.get((chain.0 - LINK) as usize)?;
             chain = link.next;
             Some(link.rule)
@@ -69,22 +69,22 @@ impl Chains {
     }
 }
 
-/// Names to the rules that name them or their subdomains. A name costs its own bytes once, 16 bytes and a slot of the
-/// table, and 8 bytes for each rule beyond the first: no allocation of its own.
+/// Maps names to the rules that name them or their subdomains. A name costs its own bytes once, 16 bytes and a slot of
+/// the table, and 8 bytes for each rule beyond the first: no allocation of its own.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex {
     table: HashTable<Named>,
-    /// How many labels the names have whose rules name them, and those whose rules name their subdomains: at a million
-    /// names each look-up waits for memory, and most need not be made.
+    /// Label counts of the names in exact patterns, and of those in subdomain patterns: at a million names each look-up
+    /// waits for memory, and these spare most of them.
     exact: Depths,
     subdomains: Depths,
-    /// Every name, one after the other.
+    /// All names, concatenated.
     text: String,
-    /// Keyed at random for each index, so that nobody can choose names that collide.
+    /// Keyed at random for each index, so that names that collide cannot be chosen.
     hasher: DefaultHashBuilder,
 }
 
-/// A set of numbers of labels. A name of 253 characters has 127 at most.
+/// A set of label counts. A name of 253 characters has at most 127 labels.
 #[derive(Debug, Default, Clone, Copy)]
 struct Depths(u128);
 
@@ -118,12 +118,12 @@ impl Named {
 }
 
 impl NameIndex {
-    /// With room for so many patterns.
+    /// Creates an index with room for so many patterns.
     pub(super) fn with_capacity(patterns: usize) -> Self {
         Self { table: HashTable::with_capacity(patterns), ..Self::default() }
     }
 
-    /// Notes that a rule has the pattern. Rules come in descending order.
+    /// Adds a rule's pattern. Rules come in descending order.
     pub(super) fn insert(
         &mut self,
         pattern: &HostPattern,
@@ -152,7 +152,7 @@ impl NameIndex {
         chains.prepend(if exact { &mut named.exact } else { &mut named.subdomains }, rule)
     }
 
-    /// The lists of the rules that have a pattern for the name: for itself, and for each of its parents.
+    /// Calls `each` with the rules that have a pattern for the name: for itself, and for each of its parents.
     pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(Chain)) {
         let name = name.as_str();
         // From the right, so that one pass finds the parents and counts the labels.
@@ -176,7 +176,7 @@ impl NameIndex {
         self.table.find(self.hasher.hash_one(name), |named| named.of(&self.text) == name)
     }
 
-    /// Gives back what was reserved and is not used.
+    /// Frees reserved memory that is not used.
     pub(super) fn shrink(&mut self) {
         let Self { text, table, hasher, .. } = self;
         text.shrink_to_fit();

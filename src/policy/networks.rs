@@ -23,7 +23,7 @@ impl<T> Default for NetworkMap<T> {
 }
 
 impl<T> NetworkMap<T> {
-    /// What the network held before, if anything.
+    /// Sets the network's value; returns the one before, if any.
     pub(super) fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
         match canonical(network) {
             IpNet::V4(network) => self.v4.insert(network, value),
@@ -31,7 +31,7 @@ impl<T> NetworkMap<T> {
         }
     }
 
-    /// The value of exactly this network, put there first if it is not.
+    /// Returns the value of exactly this network, inserted first if it is absent.
     pub(super) fn or_insert(&mut self, network: IpNet, value: T) -> &mut T {
         match canonical(network) {
             IpNet::V4(network) => self.v4.entry(network).or_insert(value),
@@ -39,7 +39,7 @@ impl<T> NetworkMap<T> {
         }
     }
 
-    /// The value of the longest network that holds the address.
+    /// Returns the value of the longest network that contains the address.
     pub(super) fn longest(&self, address: IpAddr) -> Option<&T> {
         match address {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, value)| value),
@@ -47,7 +47,7 @@ impl<T> NetworkMap<T> {
         }
     }
 
-    /// Every value whose network holds the address, shortest network first.
+    /// Calls `each` with every value whose network contains the address, shortest network first.
     pub(super) fn each_covering(&self, address: IpAddr, each: impl FnMut(&T)) {
         match address {
             IpAddr::V4(address) => self.v4.cover_values(&address.into()).for_each(each),

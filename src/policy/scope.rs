@@ -1,14 +1,14 @@
-//! How far an address reaches, so that a name cannot be made to point into the operator's own network (DNS rebinding).
+//! Scope of addresses, so that a name cannot be made to point into the operator's own network (DNS rebinding).
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether a name alone may lead to an address.
+/// Scope of an address: whether a name alone may lead to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scope {
-    /// The internet. Documentation ranges count: nothing of anybody's is there.
+    /// The internet, documentation ranges included, as nobody uses those.
     Public,
-    /// A network of somebody's own: only if the operator says so.
+    /// A private network: only if the operator allows it.
     Private,
     /// The host itself, the link, a cloud's metadata service, more than one receiver, or nowhere: never.
     Never,
@@ -22,7 +22,7 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, last: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, last), prefix)
 }
 
-/// The first that holds the address decides; none: public. From the IANA special-purpose registry (RFC 6890).
+/// The first that contains the address decides; none: public. From the IANA special-purpose registry (RFC 6890).
 const V4: &[(Ipv4Net, Scope)] = &[
     (v4(0, 0, 0, 0, 8), Scope::Never), // "this host"; Linux takes 0.0.0.0 for loopback
     (v4(127, 0, 0, 0, 8), Scope::Never), // loopback
@@ -41,7 +41,7 @@ const V4: &[(Ipv4Net, Scope)] = &[
     (v4(240, 0, 0, 0, 4), Scope::Private), // RFC 1112, reserved; some use it within their walls
 ];
 
-/// The first that holds the address decides; none: never, because only `2000::/3` is given out as global unicast.
+/// The first that contains the address decides; none: never, because only `2000::/3` is assigned as global unicast.
 const V6: &[(Ipv6Net, Scope)] = &[
     (v6(0xfd00, 0xec2, 0, 0, 0, 32), Scope::Never), // AWS: metadata, DNS, time, credentials
     (v6(0xfd20, 0xce, 0, 0, 0x254, 128), Scope::Never), // Google Cloud's metadata
@@ -51,7 +51,7 @@ const V6: &[(Ipv6Net, Scope)] = &[
     (v6(0x2000, 0, 0, 0, 0, 3), Scope::Public),
 ];
 
-/// The scope of a canonical address. One that carries an IPv4 address is judged by that.
+/// Returns the scope of a canonical address. One that embeds an IPv4 address has the scope of that.
 pub(super) fn of(address: IpAddr) -> Scope {
     match address {
         IpAddr::V4(address) => of_v4(address),
@@ -67,9 +67,9 @@ fn of_v4(address: Ipv4Addr) -> Scope {
     V4.iter().find(|(network, _)| network.contains(&address)).map_or(Scope::Public, |&(_, scope)| scope)
 }
 
-/// The IPv4 addresses that a translator or tunnel would take the packets of an IPv6 address to. The local NAT64 prefix
-/// `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: where it carries the IPv4 address depends
-/// on a prefix length that only its operator knows.
+/// IPv4 addresses that a translator or tunnel would send the packets of an IPv6 address to. The local NAT64 prefix
+/// `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: the position of the IPv4 address in it
+/// depends on a prefix length that only its operator knows.
 pub(super) fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 2] {
     let IpAddr::V6(address) = address else { return [None, None] };
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));

@@ -1,4 +1,4 @@
-//! Tenants and rules as the configuration states them, checked.
+//! Tenants and rules of the configuration, checked.
 
 use super::Mode;
 use crate::addr::PortRange;
@@ -6,32 +6,32 @@ use crate::hostname::HostPattern;
 use ipnet::IpNet;
 use std::sync::Arc;
 
-/// A tenant as the configuration states it, checked.
+/// A tenant of the configuration, checked.
 #[derive(Debug, Clone)]
 pub struct TenantSpec {
     /// Unique; a metric label.
     pub name: Arc<str>,
-    /// Whose flows are the tenant's. No other tenant has an equal network; nested ones go to the longest prefix.
+    /// Source networks of its clients. No other tenant has an equal network; nested ones go to the longest prefix.
     pub sources: Vec<IpNet>,
-    /// The name of the pool its flows leave from.
+    /// Name of the pool that its flows leave from.
     pub pool: Arc<str>,
-    /// Whether its rules are enforced.
+    /// Enforce or monitor mode.
     pub mode: Mode,
-    /// What becomes of clients that offer an encrypted ClientHello.
+    /// Treatment of clients that offer an encrypted ClientHello.
     pub ech: Ech,
-    /// At most this many flows at once.
+    /// Most flows at once.
     pub max_flows: Option<u32>,
-    /// Ports towards each destination that the pool's other tenants leave to it.
+    /// Ports towards each destination that are reserved for it in the pool.
     pub ports_floor: Option<u32>,
-    /// Ports towards each destination that it never has more of; at least the floor.
+    /// Most ports towards each destination; at least the floor.
     pub ports_ceiling: Option<u32>,
     /// Its rules in the order of the file. Deny rules win over allow rules; among allow rules the first that covers a
-    /// flow names it.
+    /// flow decides.
     pub rules: Vec<RuleSpec>,
 }
 
 impl TenantSpec {
-    /// A tenant of nobody's that may reach nothing, with what a file that says no more means by it.
+    /// Creates a tenant without clients or rules, with the defaults of the configuration.
     pub fn new(name: impl Into<Arc<str>>, pool: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -47,12 +47,12 @@ impl TenantSpec {
     }
 }
 
-/// One allow or deny line.
+/// One allow or deny rule.
 #[derive(Debug, Clone)]
 pub struct RuleSpec {
-    /// How people find it again: its `name`, else `file:line`.
+    /// Label for people: its `name`, else `file:line`.
     pub label: Arc<str>,
-    /// What it says.
+    /// Allow or deny.
     pub effect: Effect,
     /// Names it covers. Empty: any name, or none.
     pub hosts: Vec<HostPattern>,
@@ -60,21 +60,21 @@ pub struct RuleSpec {
     pub cidrs: Vec<IpNet>,
     /// Destination ports it covers. Empty: any.
     pub ports: Vec<PortRange>,
-    /// `inspect = "none"`: flows that it covers are relayed before the client says anything. Only without `hosts`.
+    /// `inspect = "none"`: flows that it covers are relayed without inspection. Only without `hosts`.
     pub uninspected: bool,
     /// `http = "first-request"`: after a request that it allows, others of the same connection are not judged.
     pub first_request_only: bool,
-    /// `other_protocols = "allow"`: what is neither TLS nor HTTP passes also where a deny rule goes by name. Only without
-    /// `hosts`.
+    /// `other_protocols = "allow"`: protocols other than TLS and HTTP pass even where a deny rule goes by name. Only
+    /// without `hosts`.
     pub other_protocols: bool,
-    /// Which address its flows go to. Other than `Original` only with `hosts`.
+    /// Choice of the address to dial. Other than `Original` only with `hosts`.
     pub destination: Destination,
-    /// What its flows' servers have to prove. Other than `Unasked` only with `hosts`.
+    /// Certificate check of its flows' servers. Other than `Unasked` only with `hosts`.
     pub certificate: CertificateRule,
 }
 
 impl RuleSpec {
-    /// A rule that covers everything, with what a file that says no more means by it.
+    /// Creates a rule that covers everything, with the defaults of the configuration.
     pub fn new(label: impl Into<Arc<str>>, effect: Effect) -> Self {
         Self {
             label: label.into(),
@@ -91,15 +91,15 @@ impl RuleSpec {
     }
 }
 
-/// What is made of a server's certificate.
+/// Certificate check of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum CertificateRule {
-    /// Nobody asks for it.
+    /// None.
     #[default]
     Unasked,
-    /// Egret asks, and records whether it is one for the name.
+    /// Egret checks whether it is one for the name, and records the result.
     Observe,
-    /// Egret asks, and lets the flow go only if it is.
+    /// Egret checks, and lets the flow out only if it is.
     Require,
 }
 
@@ -117,17 +117,17 @@ impl CertificateRule {
     }
 }
 
-/// Which address a flow goes to, and whether that must be the name's.
+/// Choice of the address to dial, and whether it must be one of the name's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Destination {
-    /// The one that the client dialled.
+    /// The address that the client dialled.
     #[default]
     Original,
-    /// The same; whether it is the name's is found out and recorded.
+    /// The same; Egret checks whether it is one of the name's, and records the result.
     Observe,
-    /// The same, if it is the name's.
+    /// The same, if it is one of the name's.
     Verify,
-    /// One that Egret resolves the name to, whatever the client dialled.
+    /// An address that Egret resolves the name to, whatever the client dialled.
     Resolve,
 }
 
@@ -146,12 +146,12 @@ impl Destination {
     }
 }
 
-/// What a rule says of the flows it covers.
+/// Effect of a rule on the flows that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// They may leave.
     Allow,
-    /// They may not, whatever another rule says.
+    /// They may not, even if another rule allows them.
     Deny,
 }
 
@@ -165,7 +165,7 @@ impl Effect {
     }
 }
 
-/// What a rule that goes by name may reach.
+/// Private destinations of rules that go by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrivateDestinations {
     /// Private ranges are reached by CIDR rules only.
@@ -175,13 +175,13 @@ pub enum PrivateDestinations {
     Allow,
 }
 
-/// What becomes of a client whose ClientHello carries an `encrypted_client_hello` extension (RFC 9849). Whether there is
-/// another name in it, or nothing (GREASE), cannot be told: that is its purpose.
+/// Treatment of a client whose ClientHello carries an `encrypted_client_hello` extension (RFC 9849). It cannot be told
+/// whether that hides another name or nothing (GREASE), by design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ech {
-    /// It is judged by the name outside.
+    /// It is judged by the outer name.
     #[default]
     Outer,
-    /// It is denied, whatever the name outside is.
+    /// It is denied, whatever the outer name.
     Deny,
 }

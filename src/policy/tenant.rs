@@ -17,25 +17,25 @@ use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// A tenant, and what it may reach.
+/// A tenant, and its compiled rules.
 #[derive(Debug)]
 pub struct Tenant {
     /// Unique; a metric label.
     pub name: Arc<str>,
-    /// Its place in [`Policy::tenants`](super::Policy::tenants).
+    /// Index in [`Policy::tenants`](super::Policy::tenants).
     pub index: usize,
-    /// The name of the pool its flows leave from.
+    /// Name of the pool that its flows leave from.
     pub pool: Arc<str>,
-    /// Whether its rules are enforced. Decisions do not look at it: it says what becomes of a denial.
+    /// Enforce or monitor mode. Rules are evaluated without it: it only applies to a denial.
     pub mode: Mode,
-    /// At most this many flows at once.
+    /// Most flows at once.
     pub max_flows: Option<u32>,
     ech: Ech,
     rules: Rules,
 }
 
-/// A rule is known by its rank: all deny rules, then all allow rules, each in the order of the file. So the least rank
-/// among the rules that cover a flow is the one that decides.
+/// Rules by rank: all deny rules, then all allow rules, each in the order of the file. So the lowest rank among the
+/// rules that cover a flow is the one that decides.
 #[derive(Debug)]
 struct Rules {
     ranked: Box<[Rule]>,
@@ -47,7 +47,7 @@ struct Rules {
     by_name: NameIndex,
     /// The rules without hosts; `None` if there are none.
     by_address: Option<NetworkMap<Chain>>,
-    /// Where rules with hosts apply, by effect; each once.
+    /// Networks and ports of rules with hosts, by effect; each once.
     named_allow: Box<[Arc<Place>]>,
     named_deny: Box<[Arc<Place>]>,
 }
@@ -60,18 +60,18 @@ struct Rule {
     destination: Destination,
     certificate: CertificateRule,
     first_request_only: bool,
-    /// It has hosts.
+    /// True if it has hosts.
     named: bool,
-    /// Its place in the file.
+    /// Position in the file.
     order: u32,
 }
 
-/// What a rule has to know of a client before it lets it out.
+/// Inspection that a rule needs before it lets a client out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inspects {
-    /// Nothing: nobody listens.
+    /// None.
     Nothing,
-    /// Whether it is TLS or HTTP that a deny rule names; other protocols pass.
+    /// To tell TLS or HTTP that a deny rule names; other protocols pass.
     Names,
     /// The same; other protocols pass where no deny rule goes by name.
     Protocols,
@@ -88,12 +88,12 @@ impl Inspects {
 }
 
 impl Rule {
-    /// It has hosts and no networks, so the address is only as good as the name.
+    /// True if it has hosts and no networks, so that only the name vouches for the address.
     fn goes_by_name_alone(&self) -> bool {
         self.named && self.place.networks.is_none()
     }
 
-    /// The same, and it is the address that is dialled.
+    /// True if it also dials the address that the client dialled.
     fn takes_the_clients_word(&self) -> bool {
         self.goes_by_name_alone() && self.destination != Destination::Resolve
     }
@@ -104,7 +104,7 @@ impl Rule {
 pub(super) struct Place {
     /// `None`: any.
     networks: Option<NetworkMap<()>>,
-    /// Ascending and apart. Empty: any.
+    /// Ascending and disjoint. Empty: any.
     ports: Box<[PortRange]>,
 }
 
@@ -122,11 +122,12 @@ impl Tenant {
         Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, ech: *ech, rules })
     }
 
-    /// May the flow leave before the client has said anything? `Some` only if an uninspected allow rule covers the
-    /// destination and no deny rule without hosts does. Deny rules with hosts do not stop it, because nobody will ever
-    /// read a name: that is what `inspect = "none"` means.
+    /// Permits a flow without inspection. `Some` only if an uninspected allow rule covers the destination and no deny
+    /// rule without hosts does. Deny rules with hosts do not stop it, because no name will ever be read: that is the
+    /// meaning of
+    /// `inspect = "none"`.
     ///
-    /// Asked first for every flow; `None` means that [`decide`](Self::decide) has to be asked with a name.
+    /// Called first for every flow; `None` means that [`decide`](Self::decide) has to be called with a name.
     pub fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
         let Rules { ranked, denies, .. } = &self.rules;
         let mut first = u32::MAX;
@@ -139,19 +140,20 @@ impl Tenant {
         (first != u32::MAX && first >= *denies).then(|| self.rules.permit(first, to))
     }
 
-    /// May the flow leave, given the name that the client asked for, and whether it offered an encrypted ClientHello?
+    /// Decides on a flow, by the name that the client asked for and whether it offered an encrypted ClientHello:
     ///
-    /// - It did, and the tenant's [`Ech`] is to deny: `EchDenied`.
-    /// - A deny rule that covers it: `DeniedByRule`.
-    /// - A name that is no hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because
-    ///   nobody can say that the rule does not mean it. An absent name is no such name: it is not denied by name.
-    /// - An allow rule that covers it: permitted. Without hosts, it does so whatever the name is.
-    /// - A protocol in which no name is read, where a deny rule with hosts covers address and port: only a rule that lets
-    ///   other protocols out covers it, for it may be TLS or HTTP to its server. If another alone would: `UnknownProtocol`.
+    /// - An encrypted ClientHello where the tenant's [`Ech`] is to deny: `EchDenied`.
+    /// - A deny rule covers it: `DeniedByRule`.
+    /// - An invalid hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because the rule
+    ///   might be meant for it. An absent name is not invalid: it is not denied by name.
+    /// - An allow rule covers it: permitted. Without hosts, a rule covers any name.
+    /// - A protocol in which no name is read, where a deny rule with hosts covers address and port: only a rule that
+    ///   allows other protocols covers it, as it may be TLS or HTTP to its server. If only another would:
+    ///   `UnknownProtocol`.
     /// - An allow rule with hosts and without networks covers public addresses that are not the operator's own; private
-    ///   ones too under [`PrivateDestinations::Allow`](super::PrivateDestinations::Allow); loopback, link-local, metadata, multicast and the like never. If such a rule
-    ///   alone would cover the flow: `DestinationPrivate`.
-    /// - Nothing covers it: `InvalidHostname` if the name is no hostname; `NoHostname` if there is none and a name could
+    ///   ones too under [`PrivateDestinations::Allow`](super::PrivateDestinations::Allow); loopback, link-local,
+    ///   metadata, multicast and the like never. If only such a rule would cover the flow: `DestinationPrivate`.
+    /// - Nothing covers it: `InvalidHostname` if the name is invalid; `NoHostname` if there is none and a name could
     ///   have let it out to this address and port; else `NotAllowed`.
     pub fn decide(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Decision {
         if ech && self.ech == Ech::Deny {
@@ -182,19 +184,19 @@ impl Tenant {
 }
 
 impl Tenant {
-    /// Whose a public address is, so that rules that go by name do not lead to it; `None` if it is not known to be the
+    /// Owner of a public address, which rules by name then do not lead to; `None` if it is not known to be the
     /// operator's.
     pub fn owner_of(&self, ip: IpAddr) -> Option<Owner> {
         self.rules.reach.owner(ip)
     }
 
-    /// The same leave for an address that the name was resolved to; else why it does not lead there: a deny rule covers
-    /// the address, the rule's networks do not hold it, or it is not public and the rule goes by name alone.
+    /// Returns the same permit for a resolved address; or the reason why there is none: a deny rule covers the address,
+    /// the rule's networks do not contain it, or it is not public and the rule goes by name alone.
     pub fn redirect(&self, permit: &Permit, name: &AskedName, ip: IpAddr) -> Result<Permit, Outcome> {
         let rules = &self.rules;
         // As if the client had dialled it.
         let to = OriginalDestination::new(SocketAddr::new(ip, permit.dial().port()));
-        // Leave that another policy gave is none here.
+        // A permit of another policy does not count here.
         let own = |rule: &&Rule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
         let Some(rule) = rules.ranked.get(permit.rank as usize).filter(own) else {
             return Err(Outcome::NotAllowed);
@@ -212,16 +214,16 @@ impl Tenant {
     }
 }
 
-/// The rules of least rank that cover a flow.
+/// Lowest-ranked rules that cover a flow.
 #[derive(Default)]
 struct Found {
-    /// Wholly.
+    /// Covers it.
     first: Option<u32>,
-    /// But for its address being private.
+    /// Would cover it if its address were not private.
     private: Option<u32>,
-    /// But for its protocol being unknown.
+    /// Would cover it if its protocol were not unknown.
     unread: Option<u32>,
-    /// Its protocol is unknown, and a deny rule could be about it.
+    /// True if its protocol is unknown, and a deny rule could be meant for it.
     needs_name: bool,
 }
 
@@ -301,12 +303,12 @@ impl Rules {
         found
     }
 
-    /// Whether a deny rule goes by a name that cannot be read.
+    /// True if a deny rule goes by a name that cannot be read.
     fn needs_name(&self, asked: &AskedName, to: OriginalDestination) -> bool {
         *asked == AskedName::Unread && any_covers(&self.named_deny, to)
     }
 
-    /// Takes note of a rule that covers the flow but perhaps for its address and port.
+    /// Considers a rule that covers the flow except perhaps for its address and port.
     fn weigh(&self, rank: u32, to: OriginalDestination, found: &mut Found) {
         let rule = &self.ranked[rank as usize];
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
@@ -329,7 +331,7 @@ impl Rules {
 
     fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
         let rule = &self.ranked[rank as usize];
-        // Where no rule goes by name, every other request would be permitted too.
+        // Where no rule goes by name, every later request would be permitted too.
         let by_name = || rule.named || any_covers(&self.named_deny, to);
         let every_request = rule.inspects != Inspects::Nothing && !rule.first_request_only && by_name();
         Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)

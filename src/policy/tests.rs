@@ -46,7 +46,7 @@ fn to(socket: &str) -> OriginalDestination {
     OriginalDestination::new(socket.parse().unwrap())
 }
 
-/// What was asked: `-` for no name, `?` for another protocol, else what the client sent.
+/// Name asked for: `-` for none, `?` for another protocol, else the bytes that the client sent.
 fn asked(name: &str) -> AskedName {
     match name {
         "-" => AskedName::Absent,
@@ -222,7 +222,7 @@ fn a_name_leads_to_public_addresses_only_unless_the_operator_names_the_address()
     ];
     let by_cidr = tenant(rules.clone(), PrivateDestinations::ByCidr);
     check(&by_cidr, &never);
-    // what one name may reach says nothing for another
+    // one name's permission does not extend to another
     check(&by_cidr, &[("a.example", "10.9.0.1:443", "destination_private name")]);
     check(&by_cidr, &[("a.example", "[fd00::1]:443", "destination_private name")]);
     let allowed = tenant(rules, PrivateDestinations::Allow);
@@ -411,7 +411,7 @@ proptest! {
                 Decision::Denial(denial) => (Some(denial.outcome), denial.rule),
             };
             prop_assert_eq!((denied, rule), (explained.denied, explained.rule), "{:?} {:?} {}", spec.rules, asked, to);
-            // and what decides is itself said to decide
+            // and the deciding rule is reported as such
             let deciding = explained.rules.iter().filter(|rule| rule.finding == Finding::Decides).count();
             let by_rule = explained.denied.is_none() || explained.denied == Some(Outcome::DeniedByRule);
             prop_assert_eq!(deciding, usize::from(by_rule));

@@ -1,4 +1,4 @@
-//! Rule by rule, why a flow may leave or not.
+//! Explains rule by rule why a flow may leave or not.
 
 use super::{Inspects, Place, Rule, Tenant};
 use crate::addr::OriginalDestination;
@@ -7,32 +7,32 @@ use crate::outcome::Outcome;
 use crate::policy::{Decision, Denial, Effect};
 use std::sync::Arc;
 
-/// What every rule of a tenant says of one flow, and what follows.
+/// Findings of all rules of a tenant on one flow, and the decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether the client is listened to before the decision.
+    /// True if the flow is inspected before the decision.
     pub inspected: bool,
-    /// Every rule in the order of the file.
+    /// All rules in the order of the file.
     pub rules: Vec<RuleFinding>,
-    /// Why it may not leave; `None` if it may.
+    /// Reason of the denial; `None` if permitted.
     pub denied: Option<Outcome>,
-    /// The rule that decides, if one does.
+    /// Rule that decides, if one does.
     pub rule: Option<Arc<str>>,
 }
 
-/// What one rule says of the flow.
+/// Finding of one rule on the flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleFinding {
     /// The rule's label.
     pub rule: Arc<str>,
     /// Allow or deny.
     pub effect: Effect,
-    /// What it comes to.
+    /// The finding.
     pub finding: Finding,
 }
 
-/// Why a rule covers a flow or not. Hosts are looked at before networks, networks before ports; the first that does not
-/// fit is told.
+/// Reason why a rule covers a flow or not. Hosts are tested before networks, networks before ports; the first that does
+/// not match is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     /// It covers the flow and decides.
@@ -45,14 +45,14 @@ pub enum Finding {
     NoHostname,
     /// It goes by name, and what the client sent is no hostname.
     InvalidHostname,
-    /// It denies by name, and what the client sent is no hostname, or of a protocol in which none is read: nobody can say
-    /// that it does not mean this flow.
+    /// It denies by name, and the client sent no valid hostname, or speaks a protocol in which none is read: the rule
+    /// might be meant for this flow.
     CannotBeJudged,
-    /// It allows TLS and HTTP alone, because a deny rule goes by name here, and this is neither.
+    /// It allows only TLS and HTTP, because a deny rule goes by name here, and this is neither.
     OtherProtocol,
     /// None of its hosts is the name asked for.
     OtherHostname,
-    /// None of its networks holds the address.
+    /// None of its networks contains the address.
     OtherAddress,
     /// None of its ports is the one dialled.
     OtherPort,
@@ -61,7 +61,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// A word for programs.
+    /// Identifier for programs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decides => "decides",
@@ -78,7 +78,7 @@ impl Finding {
         }
     }
 
-    /// A clause for people that follows the rule's label.
+    /// Clause for people, to follow the rule's label.
     pub fn text(self) -> &'static str {
         match self {
             Self::Decides => "covers the flow and decides",
@@ -97,7 +97,7 @@ impl Finding {
 }
 
 impl Tenant {
-    /// Says for every rule what it makes of the flow.
+    /// Evaluates every rule on the flow, and the decision.
     pub fn explain(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Explanation {
         let rules = &self.rules;
         let mut named = vec![false; rules.ranked.len()];
@@ -131,7 +131,7 @@ impl Tenant {
         Explanation { inspected, rules: found.into_iter().map(|(_, rule)| rule).collect(), denied, rule }
     }
 
-    /// What a rule says, as if it were alone: `Covers`, or why it does not. `named`: it has a pattern for the name.
+    /// Finding of a rule by itself: `Covers`, or the reason why it does not. `named`: it has a pattern for the name.
     fn examine(
         &self,
         rule: &Rule,
@@ -169,7 +169,7 @@ impl Tenant {
 }
 
 impl Place {
-    /// Why it is not where the flow goes.
+    /// Reason why it does not cover the flow's address and port; `None` if it does.
     fn misses(&self, to: OriginalDestination) -> Option<Finding> {
         if !self.has_address(to.ip()) {
             Some(Finding::OtherAddress)

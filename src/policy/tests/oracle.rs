@@ -1,4 +1,4 @@
-//! The rules as they are written, read one after the other without any index: what the compiled tenant is tested against.
+//! Oracle: reads the rules as written, one after the other and without an index, to test the compiled tenant against.
 
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
@@ -7,7 +7,7 @@ use crate::policy::networks::canonical;
 use crate::policy::reach::Reach;
 use crate::policy::{Destination, Ech, Effect, Explanation, Finding, RuleFinding, RuleSpec, TenantSpec};
 
-/// Says for every rule of the tenant what it makes of the flow.
+/// Evaluates every rule of the tenant on the flow.
 pub(super) fn explain(
     tenant: &TenantSpec,
     reach: &Reach,
@@ -73,7 +73,7 @@ pub(super) fn explain(
     }
 }
 
-/// What a rule says, as if it were alone: `Covers`, or why it does not.
+/// Finding of a rule by itself: `Covers`, or the reason why it does not.
 fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestination) -> Finding {
     let elsewhere = out_of_place(rule, to);
     if !rule.hosts.is_empty() {
@@ -102,7 +102,7 @@ fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestin
     Finding::Covers
 }
 
-/// Why a rule does not apply to the address and port; `None` if it does.
+/// Reason why a rule does not apply to the address and port; `None` if it does.
 fn out_of_place(rule: &RuleSpec, to: OriginalDestination) -> Option<Finding> {
     if !rule.cidrs.is_empty() && !rule.cidrs.iter().any(|&network| canonical(network).contains(&to.ip())) {
         return Some(Finding::OtherAddress);
