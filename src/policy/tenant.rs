@@ -124,8 +124,7 @@ impl Tenant {
 
     /// Permits a flow without inspection. `Some` only if an uninspected allow rule covers the destination and no deny
     /// rule without hosts does. Deny rules with hosts do not stop it, because no name will ever be read: that is the
-    /// meaning of
-    /// `inspect = "none"`.
+    /// meaning of `inspect = "none"`.
     ///
     /// Called first for every flow; `None` means that [`decide`](Self::decide) has to be called with a name.
     pub fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
