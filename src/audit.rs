@@ -1,39 +1,39 @@
-//! What changes the gateway, as the audit log tells it: one [`Change`], one line. docs/audit.md explains the keys.
+//! Changes to the gateway for the audit log: one [`Change`], one line. docs/audit.md explains the keys.
 
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-/// Somebody changed something, or wanted to.
+/// A change, made or attempted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Change {
-    /// When the result was known, RFC 3339 in UTC with microseconds.
+    /// Time at which the result was known, RFC 3339 in UTC with microseconds.
     #[serde(serialize_with = "crate::clock::microseconds")]
     pub time: jiff::Timestamp,
-    /// What was to be done.
+    /// Kind of change.
     pub change: What,
-    /// Who wanted it.
+    /// Originator.
     #[serde(flatten)]
     pub by: By,
-    /// To what, where that is one thing: a source address, a file; `null` where it is the configuration.
+    /// Its object, if it is a single one: a source address, a file; `null` where it is the configuration.
     pub subject: Option<String>,
-    /// Whether it was done.
+    /// Its result.
     pub result: Verdict,
-    /// Why not; `null` if it was.
+    /// Reason of a refusal; `null` if it was done.
     pub why: Option<String>,
-    /// The hash of the configuration in force before.
+    /// Hash of the configuration in force before.
     pub config_before: Option<Arc<str>>,
-    /// And after: the same unless it was exchanged.
+    /// Hash of the one in force after: the same unless it was replaced.
     pub config_after: Arc<str>,
-    /// How the two differ; `null` if no other configuration came into force. With a candidate that was loaded: how that
-    /// differs from the configuration in force.
+    /// Difference between the two; `null` if no other configuration came into force. For a candidate that was loaded:
+    /// its difference from the configuration in force.
     pub difference: Option<Difference>,
-    /// The hash that the configuration of the candidate will have that was loaded, changed or dropped.
+    /// Configuration hash of the candidate that was loaded, changed or dropped.
     pub candidate: Option<Arc<str>>,
-    /// The share of clients that it is enforced for from now on.
+    /// Percentage of clients that it is enforced for from now on.
     pub percent: Option<u8>,
-    /// Live flows that were reset, because the configuration does not allow them any more.
+    /// Live flows that were reset, because the configuration no longer allows them.
     pub revoked: u64,
 }
 
@@ -62,54 +62,54 @@ macro_rules! words {
 }
 
 words! {
-    /// What was to be done.
+    /// Kind of change.
     What {
-        /// The gateway came up with a configuration.
+        /// The gateway started with a configuration.
         Start = "start",
-        /// The gateway came up with the last good configuration, because its files were refused: `subject` says why.
+        /// The gateway started with the last good configuration, because its files were refused: `subject` says why.
         StartFallback = "start_fallback",
-        /// The configuration was to be read anew.
+        /// Reload the configuration.
         Reload = "reload",
-        /// A source address was to take no new flows.
+        /// Give a source address no new flows.
         Drain = "drain",
-        /// A drain was to end.
+        /// End a drain.
         Undrain = "undrain",
-        /// A candidate was to be judged beside the policy in force: `subject` is its file.
+        /// Evaluate a candidate beside the policy in force: `subject` is its file.
         CandidateLoad = "candidate_load",
-        /// The candidate was to be enforced for another share of the clients.
+        /// Enforce the candidate for another share of the clients.
         CandidateShare = "candidate_share",
-        /// The candidate was to come into force.
+        /// Put the candidate into force.
         CandidatePromote = "candidate_promote",
-        /// The candidate was to be judged no longer.
+        /// Drop the candidate.
         CandidateDrop = "candidate_drop",
-        /// A candidate that was enforced for a share of clients denied too much, and is enforced no longer.
+        /// A canary was rolled back, because it denied too much.
         CandidateFallBack = "candidate_fall_back",
-        /// A tenant's `monitor_until` came: `subject` is the tenant, which enforces.
+        /// A tenant's `monitor_until` has passed: `subject` is the tenant, which now enforces.
         MonitorEnd = "monitor_end",
-        /// Somebody gave an order who may not: `subject` is the order.
+        /// An order without permission: `subject` is the order.
         Forbidden = "forbidden",
     }
 }
 
 words! {
-    /// Whether it was done.
+    /// Result of a change.
     Verdict {
-        /// Yes.
+        /// It was done.
         Done = "done",
-        /// No: `why` says why.
+        /// It was not done: `why` gives the reason.
         Refused = "refused",
     }
 }
 
-/// Who wanted a change.
+/// Originator of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum By {
-    /// A process, over the control socket; by the credentials that the kernel vouches for.
+    /// A process, over the control socket; with the credentials that the kernel reports.
     Control(Peer),
-    /// Whoever sent SIGHUP: root, or the gateway's own user. The kernel does not say which.
+    /// A sender of SIGHUP: root, or the gateway's own user. The kernel does not report which.
     Signal,
-    /// Whoever changed a watched file.
+    /// A change of a watched file.
     Watch,
     /// The gateway itself.
     Gateway,
@@ -118,50 +118,50 @@ pub enum By {
 /// The process at the other end of the control socket (SO_PEERCRED).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Peer {
-    /// Its user when it connected; `null` if the kernel did not say.
+    /// Its user when it connected; `null` if the kernel did not report it.
     pub uid: Option<u32>,
-    /// Its primary group then.
+    /// Its primary group at that time.
     pub gid: Option<u32>,
-    /// Its number, as the gateway sees it.
+    /// Its process ID, as the gateway sees it.
     pub pid: Option<i32>,
 }
 
-/// How one configuration differs from another.
+/// Difference between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// By name.
     pub tenants: Named,
     /// By name.
     pub pools: Named,
-    /// Rules of tenants that were there and are; a rule is what it says, apart from its hosts, and not what it is called.
+    /// Rules of tenants in both. A rule is identified by its content, without its hosts and its name.
     pub rules: Counted,
-    /// The hosts of such tenants' rules, each once for each effect.
+    /// Hosts of such tenants' rules, each once for each effect.
     pub names: Counted,
-    /// The tables that stand once and are different, as `[policy]`.
+    /// Tables that occur once and differ, as `[policy]`.
     pub settings: Vec<String>,
     /// Such tables whose difference takes effect at the next restart.
     pub restart: Vec<String>,
 }
 
-/// Things that have a name.
+/// Differences of named items.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
-    /// How many are new.
+    /// Number of new ones.
     pub added: usize,
-    /// How many are gone.
+    /// Number of removed ones.
     pub removed: usize,
-    /// How many are called as before and are different.
+    /// Number of those with the same name and different content.
     pub changed: usize,
     /// The first of them, marked `+`, `-` and `~`.
     pub first: Vec<String>,
 }
 
-/// Things that have none, or too many.
+/// Differences of items without names, or with too many to list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
-    /// How many are new.
+    /// Number of new ones.
     pub added: usize,
-    /// How many are gone.
+    /// Number of removed ones.
     pub removed: usize,
 }
 
@@ -173,7 +173,7 @@ impl AddAssign for Counted {
 }
 
 impl Named {
-    /// So many are named one by one.
+    /// Most names that are listed.
     pub const MOST: usize = 20;
 }
 
