@@ -1,9 +1,9 @@
-//! How a flow ended: one closed enum that the flow log, the metric label and docs/outcomes.md share.
+//! Outcomes of flows: one closed enum that the flow log, the metric label and docs/outcomes.md share.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Who brought an outcome about, and so who is to look into it.
+/// Party that caused an outcome, and so has to look into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The client behind the gateway.
@@ -30,33 +30,33 @@ impl Cause {
 
 macro_rules! outcomes {
     ($($(#[$group:meta])* $variant:ident = $name:literal, $cause:ident, $kind:ident: $meaning:literal => $remedy:literal;)+) => {
-        /// How a flow ended. Every accepted connection ends in exactly one of these.
+        /// Outcome of a flow. Every accepted connection ends in exactly one of these.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Outcome {
             $(#[doc = $meaning] $(#[$group])* $variant,)+
         }
 
         impl Outcome {
-            /// Every outcome, in the order of the docs; `outcome as usize` is its index here.
+            /// All outcomes, in the order of the docs; `outcome as usize` is the index here.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The word in the flow log and the metric label.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
-            /// What it means, in a sentence.
+            /// Meaning, in a sentence.
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)+ }
             }
-            /// What to do about it.
+            /// Remedy, in a sentence or two.
             pub fn remedy(self) -> &'static str {
                 match self { $(Self::$variant => $remedy,)+ }
             }
-            /// Who brought it about.
+            /// Party that caused it.
             pub fn cause(self) -> Cause {
                 match self { $(Self::$variant => Cause::$cause,)+ }
             }
-            /// When in a flow's life it happens.
+            /// Phase of the flow in which it happens.
             pub fn phase(self) -> Phase {
                 match self { $(Self::$variant => Phase::$kind,)+ }
             }
@@ -64,10 +64,10 @@ macro_rules! outcomes {
     };
 }
 
-/// When in a flow's life an outcome happens.
+/// Phase of a flow in which an outcome happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Before a decision was possible, and nobody was denied: the client left.
+    /// Before a decision was possible, and without a denial: the client left.
     Early,
     /// The flow was refused; counted in `egret_denials_total`.
     Denied,
@@ -258,7 +258,7 @@ outcomes! {
 }
 
 impl Outcome {
-    /// Whether the flow was refused.
+    /// True if the flow was refused.
     pub fn is_denial(self) -> bool {
         self.phase() == Phase::Denied
     }
