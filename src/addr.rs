@@ -1,6 +1,6 @@
-//! A newtype for every role an address plays, so that two of them cannot be swapped by mistake.
+//! A newtype for every role of an address, so that two of them cannot be swapped by mistake.
 //!
-//! One dual-stack listener serves both families, so the kernel hands out IPv4 peers as `::ffff:a.b.c.d`. Every
+//! One dual-stack listener serves both families, so the kernel returns IPv4 peers as `::ffff:a.b.c.d`. Every
 //! constructor here canonicalises such an address to IPv4; nothing above this floor ever sees a mapped one.
 
 use serde::{Serialize, Serializer};
@@ -12,13 +12,13 @@ macro_rules! socket_role {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name {
-            // Apart, they take 20 bytes; a SocketAddr takes 32. A flow has several.
+            // As two fields they take 20 bytes; a SocketAddr takes 32. A flow has several.
             ip: IpAddr,
             port: u16,
         }
 
         impl $name {
-            /// An IPv4-mapped IPv6 address becomes IPv4.
+            /// Creates it; an IPv4-mapped IPv6 address becomes IPv4.
             pub fn new(address: SocketAddr) -> Self {
                 Self { ip: address.ip().to_canonical(), port: address.port() }
             }
@@ -51,15 +51,15 @@ macro_rules! socket_role {
 }
 
 socket_role! {
-    /// Who opened the flow: the peer of the accepted socket.
+    /// Client's address: the peer of the accepted socket.
     ClientAddr
 }
 socket_role! {
-    /// What the client dialled: the local address of the accepted socket under TPROXY.
+    /// Address that the client dialled: the local address of the accepted socket under TPROXY.
     OriginalDestination
 }
 socket_role! {
-    /// What Egret dials for the flow.
+    /// Address that Egret dials for the flow.
     DialAddr
 }
 socket_role! {
@@ -77,7 +77,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// That of an address.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -88,7 +88,7 @@ impl Family {
 pub struct SourceAddr(IpAddr);
 
 impl SourceAddr {
-    /// An IPv4-mapped IPv6 address becomes IPv4.
+    /// Creates it; an IPv4-mapped IPv6 address becomes IPv4.
     pub fn new(address: IpAddr) -> Self {
         Self(address.to_canonical())
     }
@@ -112,11 +112,11 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// `None` where the range is empty or holds port 0.
+    /// Creates a range; `None` if it is empty or contains port 0.
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (first != 0 && first <= last).then_some(Self { first, last })
     }
-    /// The same ports in ascending ranges that do not touch.
+    /// Merges ranges: the same ports in ascending ranges that do not touch.
     pub fn merged(ranges: &[Self]) -> Vec<Self> {
         let mut sorted = ranges.to_vec();
         sorted.sort_unstable_by_key(|range| range.first);
@@ -137,11 +137,11 @@ impl PortRange {
     pub fn last(self) -> u16 {
         self.last
     }
-    /// Whether the port lies in the range.
+    /// True if the range contains the port.
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
-    /// How many ports the range holds, 1 to 65,535.
+    /// Number of ports in the range, 1 to 65,535.
     pub fn count(self) -> u32 {
         u32::from(self.last) - u32::from(self.first) + 1
     }

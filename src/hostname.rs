@@ -1,13 +1,12 @@
-//! Names in the one spelling that policy compares.
+//! Hostnames in canonical form, as policy compares them.
 //!
-//! What two spellings have in common is decided here, before any matching: ASCII lower case, one trailing dot
-//! stripped, labels of letters, digits, hyphen and underscore (RFC 1123, plus the underscore that service names
-//! use, and hyphens at either end of a label, which DNS and clients take). Whatever is left over, above all an IP
-//! address in any notation, is not a hostname.
+//! Spellings are unified here, before any matching: ASCII lower case, one trailing dot stripped, labels of letters,
+//! digits, hyphen and underscore (RFC 1123, plus the underscore that service names use, and hyphens at either end of a
+//! label, which DNS and clients accept). Anything else, above all an IP address in any notation, is not a hostname.
 //!
-//! Internationalised names go by their A-labels (`xn--…`), byte for byte, as in the DNS: an A-label that is no valid
-//! Punycode is a name like any other, and equals only itself. What a client sends outside ASCII is refused; what an
-//! operator writes so ([`FromStr`]) is converted (UTS 46, non-transitional).
+//! Internationalised names are compared by their A-labels (`xn--…`), byte for byte, as in the DNS: an A-label that is
+//! not valid Punycode is a name like any other, and equals only itself. Bytes outside ASCII are refused from a client;
+//! from an operator ([`FromStr`]) they are converted (UTS 46, non-transitional).
 
 use serde::Serialize;
 use std::fmt;
@@ -24,10 +23,10 @@ const MAX_LABEL: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Hostname(Arc<str>);
 
-/// Why a string is not a hostname.
+/// Reason why a string is not a hostname.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotAHostname {
-    /// Nothing is there, or a lone dot.
+    /// Empty, or a lone dot.
     Empty,
     /// More than 253 characters.
     TooLong,
@@ -39,17 +38,17 @@ pub enum NotAHostname {
     Nul,
     /// A byte outside ASCII.
     NonAscii,
-    /// Another byte that is no letter, digit, hyphen, underscore or dot: space, `:`, `[`, `%`, `*` …
+    /// Another byte that is not a letter, digit, hyphen, underscore or dot: space, `:`, `[`, `%`, `*` …
     Character,
-    /// An IPv4 address in any notation that a resolver would take (the last label is a number: decimal, octal, hex), or
-    /// an IPv6 address with or without brackets and zone.
+    /// An IPv4 address in any notation that a resolver accepts (the last label is a number: decimal, octal, hex), or an
+    /// IPv6 address with or without brackets and zone.
     IpLiteral,
     /// Written outside ASCII, and not a valid internationalised name.
     Internationalised,
 }
 
 impl NotAHostname {
-    /// In a few words, for people.
+    /// Short text for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "the name is empty",
@@ -74,7 +73,7 @@ impl fmt::Display for NotAHostname {
 impl std::error::Error for NotAHostname {}
 
 impl Hostname {
-    /// Canonicalises what a client sent.
+    /// Canonicalises the bytes that a client sent.
     pub fn canonicalize(raw: &[u8]) -> Result<Self, NotAHostname> {
         let raw = raw.strip_suffix(b".").unwrap_or(raw);
         if raw.is_empty() {
@@ -98,7 +97,7 @@ impl Hostname {
         Ok(Self(name.into()))
     }
 
-    /// Whether each of its `xn--` labels stands for an international one. Browsers and resolvers produce no others.
+    /// True if each of its `xn--` labels is a valid A-label. Browsers and resolvers produce no others.
     pub fn has_valid_a_labels(&self) -> bool {
         !self.0.contains("xn--") || to_ascii(&self.0).is_ok_and(|same| same == *self.0)
     }
@@ -108,7 +107,7 @@ impl Hostname {
         &self.0
     }
 
-    /// The name's parents, nearest first: `a.b.c` yields `b.c`, `c`.
+    /// Returns the name's parents, nearest first: `a.b.c` yields `b.c`, `c`.
     pub fn parents(&self) -> impl Iterator<Item = &str> {
         let mut rest = self.as_str();
         std::iter::from_fn(move || {
@@ -118,7 +117,7 @@ impl Hostname {
     }
 }
 
-/// The ASCII form of a name in any script. What is no hostname in other ways may pass.
+/// Returns the ASCII form of a name in any script. It may still be invalid as a hostname.
 fn to_ascii(name: &str) -> Result<std::borrow::Cow<'_, str>, NotAHostname> {
     idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
         .map_err(|_| NotAHostname::Internationalised)
@@ -137,7 +136,7 @@ fn check_label(label: &[u8], name: &[u8]) -> Result<(), NotAHostname> {
     Ok(())
 }
 
-/// Why a name cannot be one, if some of its characters cannot be part of one.
+/// Returns the error for a name with a character that hostnames do not have.
 fn wrong_character(name: &[u8]) -> NotAHostname {
     let bare = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
     let address = bare.split(|&b| b == b'%').next().and_then(|address| std::str::from_utf8(address).ok());
@@ -152,7 +151,7 @@ fn wrong_character(name: &[u8]) -> NotAHostname {
     }
 }
 
-/// Whether a last label makes the whole an IPv4 address to the resolvers that accept short, octal and hex forms
+/// True if a last label makes the whole an IPv4 address to the resolvers that accept short, octal and hex forms
 /// (`inet_aton(3)`; the WHATWG URL standard's "ends in a number"). No top-level domain is a number.
 fn is_number(label: &[u8]) -> bool {
     if label.iter().all(u8::is_ascii_digit) {
@@ -164,7 +163,7 @@ fn is_number(label: &[u8]) -> bool {
     }
 }
 
-/// Reads what an operator wrote, in any script.
+/// Parses a name written by an operator, in any script.
 impl FromStr for Hostname {
     type Err = NotAHostname;
     fn from_str(s: &str) -> Result<Self, NotAHostname> {
@@ -196,7 +195,7 @@ pub enum AskedName {
 }
 
 impl AskedName {
-    /// Canonicalises what the client sent.
+    /// Canonicalises the bytes that the client sent.
     pub fn from_bytes(raw: &[u8]) -> Self {
         match Hostname::canonicalize(raw) {
             Ok(name) => Self::Valid(name),
@@ -205,7 +204,7 @@ impl AskedName {
     }
 }
 
-/// What a rule says of names: one name, or every subdomain of one.
+/// Pattern of a rule's names: one name, or every subdomain of one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Exactly this name.
@@ -215,7 +214,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Whether the pattern covers the name.
+    /// True if the pattern covers the name.
     pub fn matches(&self, name: &Hostname) -> bool {
         match self {
             Self::Exact(exact) => exact == name,
