@@ -1,11 +1,11 @@
-//! Quantities as people write them: `5s`, `64KiB`. Each has one spelling to read and one to print.
+//! Durations and sizes as people write them: `5s`, `64KiB`.
 
 use std::time::Duration;
 
-/// Why a string is not a duration.
+/// Reason why a string is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotADuration {
-    /// No digits in front, a fraction, a sign, or a unit that is not one of ours (or none).
+    /// No leading digits, a fraction, a sign, or a unit that is not supported (or none).
     #[error("not a duration; write a whole number and ms, s, m, h or d, as in \"500ms\", \"5s\" or \"1h\"")]
     Form,
     /// More than `u64::MAX` milliseconds.
@@ -13,10 +13,10 @@ pub enum NotADuration {
     TooLong,
 }
 
-/// Why a string is not a size.
+/// Reason why a string is not a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotASize {
-    /// No digits in front, a fraction, a sign, or a unit that is not one of ours.
+    /// No leading digits, a fraction, a sign, or a unit that is not supported.
     #[error("not a size; write whole bytes or a number and KiB, MiB, GiB, KB, MB or GB, as in \"64KiB\"")]
     Form,
     /// More than `u64::MAX` bytes.
@@ -28,7 +28,7 @@ pub enum NotASize {
 const DURATIONS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// Binary units before the decimal ones: printing prefers them.
+/// Binary units before the decimal ones, as printing prefers them.
 const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -39,7 +39,7 @@ const SIZES: [(&str, u64); 7] = [
     ("", 1),
 ];
 
-/// Reads `500ms`, `5s`, `2m`, `1h`, `1d`.
+/// Parses `500ms`, `5s`, `2m`, `1h`, `1d`.
 pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     let (digits, unit) = split(text);
     let scale = scale_of(&DURATIONS, unit).filter(|_| !digits.is_empty()).ok_or(NotADuration::Form)?;
@@ -47,7 +47,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     number.checked_mul(scale).map(Duration::from_millis).ok_or(NotADuration::TooLong)
 }
 
-/// Reads `64KiB`, `1MB`, `4096`, in bytes.
+/// Parses `64KiB`, `1MB`, `4096`, in bytes.
 pub fn parse_size(text: &str) -> Result<u64, NotASize> {
     let (digits, unit) = split(text);
     let scale = scale_of(&SIZES, unit).filter(|_| !digits.is_empty()).ok_or(NotASize::Form)?;
@@ -55,7 +55,7 @@ pub fn parse_size(text: &str) -> Result<u64, NotASize> {
     number.checked_mul(scale).ok_or(NotASize::TooLarge)
 }
 
-/// Prints a duration as [`parse_duration`] reads it, in the largest unit that loses nothing; to the millisecond.
+/// Formats a duration as [`parse_duration`] reads it, in the largest exact unit; to the millisecond.
 pub fn format_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {
@@ -64,7 +64,7 @@ pub fn format_duration(duration: Duration) -> String {
     format_in(&DURATIONS, millis)
 }
 
-/// Prints a size as [`parse_size`] reads it, in the largest unit that loses nothing.
+/// Formats a size as [`parse_size`] reads it, in the largest exact unit.
 pub fn format_size(bytes: u64) -> String {
     if bytes == 0 {
         return "0".to_owned();
