@@ -1,7 +1,7 @@
 //! The outcome of a relayed flow: `closed` if the answer was delivered before the end, whatever reset came after.
 //!
-//! For HTTP/1 whose messages are followed, the framing tells which requests have their answers. For everything else only
-//! TCP tells: FINs, acknowledged bytes, and bytes that came later.
+//! For HTTP/1 whose messages are followed, the framing tells which requests have their answers. For everything else
+//! only TCP tells: FINs, acknowledged bytes, and bytes that came later.
 
 use crate::outcome::Outcome;
 use crate::relay::{self, Progress, Scratch, Side};
@@ -25,7 +25,8 @@ pub(super) struct Reset {
     pub(super) answered: Option<bool>,
 }
 
-/// Most bytes that a server may send to a client that has closed without changing the outcome: an HTTP/2 GOAWAY and TLS's
+/// Most bytes that a server may send to a client that has closed without changing the outcome: an HTTP/2 GOAWAY and
+/// TLS's
 /// `close_notify`.
 const LAST_WORDS: usize = 64;
 
@@ -65,9 +66,9 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
     }
 }
 
-/// The outcome after FINs of both sides if not everything could be delivered, because of `why`; `Ok` if that is no failure. A
-/// client that has closed its socket resets on late bytes, which is harmless if they were the server's last words. So is
-/// a reset by the server, which has sent its whole answer.
+/// The outcome after FINs of both sides if not everything could be delivered, because of `why`; `Ok` if that is no
+/// failure. A client that has closed its socket resets on late bytes, which is harmless if they were the server's last
+/// words. So is a reset by the server, which has sent its whole answer.
 pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<bool>) -> Result<(), Delivery> {
     let most = last_words(answered) + FIN;
     let has_all = || stream::outstanding(client).is_ok_and(|left| left as usize <= most);
@@ -156,7 +157,8 @@ fn last_words(answered: Option<bool>) -> usize {
     if answered.is_some() { 0 } else { LAST_WORDS }
 }
 
-/// True if the client has, or may have received without acknowledging, everything that was sent to it. The FIN counts as a byte.
+/// True if the client has, or may have received without acknowledging, everything that was sent to it. The FIN counts
+/// as a byte.
 fn is_delivered(left: Undelivered) -> bool {
     left.bytes <= 1 || left.over && left.unsent == 0 && left.bytes <= UNACKNOWLEDGED * left.segment + 1
 }

@@ -1,7 +1,7 @@
 //! The gateway: flows from accept to record.
 //!
-//! From the inside out: a [`Flow`] is one connection and leaves one [`FlowRecord`]; `session` is its life; `worker` holds
-//! what flows share; `server` accepts.
+//! From the inside out: a [`Flow`] is one connection and leaves one [`FlowRecord`]; `session` runs it; `worker` holds
+//! state shared by flows; `server` accepts.
 
 mod admission;
 mod again;

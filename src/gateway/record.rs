@@ -44,7 +44,7 @@ pub struct FlowRecord {
     pub rule: Option<Arc<str>>,
     /// Verdict of the policy; `null` where it was never asked.
     pub verdict: Option<Verdict>,
-    /// Reason of the denial that monitor mode waived.
+    /// Reason for the denial that monitor mode waived.
     pub would_deny: Option<Outcome>,
     /// Change that the loaded candidate would have made.
     pub candidate: Option<Change>,
@@ -211,7 +211,7 @@ macro_rules! checks {
             /// All variants; `check as usize` is the index here.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word in the flow log and the metric label.
+            /// Identifier in the flow log and the metric label.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }

@@ -85,7 +85,7 @@ async fn tick(worker: Rc<Worker>, pulse: Pulse) {
 
 const TICK: Duration = Duration::from_millis(250);
 
-/// Accepts connections, for ever.
+/// Accepts connections forever.
 async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) -> Infallible {
     let mut passed_on = 0;
     loop {

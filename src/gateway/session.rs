@@ -24,8 +24,8 @@ use crate::sys::socket::Socket;
 use std::pin::pin;
 use std::sync::Arc;
 
-/// Runs one flow to completion, and returns its outcome. [`Ended`]: it ended before it was relayed, and the caller
-/// still has to answer the client.
+/// Runs one flow to completion, and returns its outcome. `Err`: it ended before it was relayed, and the caller still
+/// has to answer the client.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
 pub(super) fn live<'a>(
     worker: &'a Worker,

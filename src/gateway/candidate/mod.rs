@@ -42,7 +42,7 @@ impl Change {
     /// All variants; `change as usize` is the index here.
     pub const ALL: [Self; 4] = [Self::Same, Self::WouldDeny, Self::WouldAllow, Self::Unjudged];
 
-    /// The word in the flow log and the metric label.
+    /// Identifier in the flow log and the metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Same => "same",

@@ -79,7 +79,7 @@ pub struct Kind {
     pub tenant: Arc<str>,
     /// Change that the candidate makes.
     pub change: Change,
-    /// Reason of the one policy that denies.
+    /// Reason given by the one policy that denies.
     pub reason: Outcome,
     /// Rule in force that decides, if any.
     pub rule: Option<Arc<str>>,

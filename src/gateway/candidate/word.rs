@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::gateway) struct Word {
     pub(in crate::gateway) rule: Option<Arc<str>>,
-    /// Reason of a denial; `None` if permitted.
+    /// Reason for a denial; `None` if permitted.
     pub(in crate::gateway) denied: Option<Outcome>,
 }
 
@@ -53,7 +53,7 @@ fn is_stopped(permit: &Permit, outcome: Outcome) -> bool {
             && is(&[Outcome::CertificateInvalid, Outcome::CertificateUnavailable, Outcome::InspectionBusy])
 }
 
-/// Change from the one decision to the other; and the reason of the one that denies, if the other does not.
+/// Change from the one decision to the other; and the reason for the denial, if only one of them denies.
 pub(super) fn difference(running: Option<&Word>, candidate: Option<&Word>) -> (Change, Option<Outcome>) {
     let (Some(running), Some(candidate)) = (running, candidate) else { return (Change::Unjudged, None) };
     match (running.denied, candidate.denied) {
