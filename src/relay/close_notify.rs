@@ -1,7 +1,8 @@
 //! Recognises TLS's `close_notify` alert, by which a peer ends its data (RFC 8446 §6.1).
 
-/// Payload lengths of an alert record, with the content type in its header. An alert is two bytes. TLS 1.3 hides the type and
-/// adds it and the cipher's tag to the payload; TLS 1.2 and before show it, and add nonce or IV, MAC and padding.
+/// Payload lengths of an alert record, with the content type in its header. An alert is two bytes. TLS 1.3 hides the
+/// type and adds it and the cipher's tag to the payload; TLS 1.2 and before show it, and add nonce or IV, MAC and
+/// padding.
 const PAYLOADS: [(u8, u8); 9] = [
     (APPLICATION_DATA, 19), // AES-GCM, ChaCha20
     (APPLICATION_DATA, 11), // AES-CCM-8
@@ -20,7 +21,8 @@ const APPLICATION_DATA: u8 = 23;
 /// Content type, version, length.
 const HEADER: usize = 5;
 
-/// True if the bytes end in a record that is an alert by type and length. In TLS 1.3 two bytes of application data look the same.
+/// True if the bytes end in a record that is an alert by type and length. In TLS 1.3 two bytes of application data look
+/// the same.
 pub(super) fn ends_in(bytes: &[u8]) -> bool {
     PAYLOADS.iter().any(|&(kind, length)| {
         let start = bytes.len().checked_sub(HEADER + usize::from(length));

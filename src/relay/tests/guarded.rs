@@ -349,7 +349,7 @@ fn how_the_client_stands_at_the_end_is_told() {
     };
     let end = end_of((0, false), |socket| drop(read_all(socket)));
     assert!(is_stopped(&end, Farewell::Reset), "{end:?}");
-    // The server has more to say, says half of it, and finishes.
+    // The server has more to send, sends half of it, and finishes.
     let end = end_of((10, true), |mut socket| {
         socket.read_exact(&mut [0; 5]).unwrap();
         socket.write_all(b"12345").unwrap();
