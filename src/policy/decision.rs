@@ -25,7 +25,7 @@ impl Decision {
 }
 
 impl Decision {
-    /// Reason of a denial, including one that monitor mode has waived.
+    /// Reason for a denial, including one that monitor mode has waived.
     pub fn denies_for(&self) -> Option<Outcome> {
         match self {
             Self::Permit(permit) => permit.would_deny,
@@ -44,7 +44,7 @@ pub struct Permit {
     would_deny: Option<Outcome>,
     destination: Destination,
     certificate: CertificateRule,
-    /// Rank of the rule in its tenant; that of no rule in monitor mode.
+    /// Rank of the rule in its tenant; `u32::MAX` if monitor mode waived a denial.
     pub(super) rank: u32,
 }
 
@@ -113,7 +113,7 @@ impl Permit {
         self.rule.as_ref()
     }
 
-    /// Reason of the denial that monitor mode waives.
+    /// Reason for the denial that monitor mode waives.
     pub fn would_deny(&self) -> Option<Outcome> {
         self.would_deny
     }

@@ -12,8 +12,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Shortest prefix of a network that counts as the operator's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as the
-/// route of a tunnel is not.
+/// Shortest prefix of a network that counts as the operator's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as
+/// the route of a tunnel is not.
 const WIDEST_V4: u8 = 8;
 const WIDEST_V6: u8 = 16;
 
@@ -120,7 +120,8 @@ impl Reach {
         }
     }
 
-    /// The owner of a public address, or of an IPv4 address embedded in it; `None` if it is not known to be the operator's.
+    /// The owner of a public address, or of an IPv4 address embedded in it; `None` if it is not known to be the
+    /// operator's.
     pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
         let carried = scope::carried(address).into_iter().flatten().map(IpAddr::V4);
         std::iter::once(address).chain(carried).find_map(|address| {

@@ -64,7 +64,7 @@ pub struct RuleSpec {
     pub uninspected: bool,
     /// `http = "first-request"`: after a request that it allows, others of the same connection are not judged.
     pub first_request_only: bool,
-    /// `other_protocols = "allow"`: protocols other than TLS and HTTP pass even where a deny rule goes by name. Only
+    /// `other_protocols = "allow"`: protocols other than TLS and HTTP pass even where a deny rule matches by name. Only
     /// without `hosts`.
     pub other_protocols: bool,
     /// Choice of the address to dial. Other than `Original` only with `hosts`.
@@ -107,7 +107,7 @@ impl CertificateRule {
     /// In the order of the documentation.
     pub const ALL: [Self; 3] = [Self::Unasked, Self::Observe, Self::Require];
 
-    /// The word in the configuration.
+    /// Keyword in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unasked => "off",
@@ -135,7 +135,7 @@ impl Destination {
     /// In the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Original, Self::Observe, Self::Verify, Self::Resolve];
 
-    /// The word in the configuration.
+    /// Keyword in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Original => "original",
@@ -156,7 +156,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// The word in the configuration.
+    /// Keyword in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -165,7 +165,7 @@ impl Effect {
     }
 }
 
-/// Private destinations of rules that go by name.
+/// Private destinations of rules that match by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrivateDestinations {
     /// Private ranges are reached by CIDR rules only.

@@ -73,7 +73,7 @@ enum Inspects {
     Nothing,
     /// To tell TLS or HTTP that a deny rule names; other protocols pass.
     Names,
-    /// The same; other protocols pass where no deny rule goes by name.
+    /// The same; other protocols pass where no deny rule matches by name.
     Protocols,
 }
 
@@ -190,7 +190,7 @@ impl Tenant {
     }
 
     /// Returns the same permit for a resolved address; or the reason why there is none: a deny rule covers the address,
-    /// the rule's networks do not contain it, or it is not public and the rule goes by name alone.
+    /// the rule's networks do not contain it, or it is not public and the rule matches by name alone.
     pub fn redirect(&self, permit: &Permit, name: &AskedName, ip: IpAddr) -> Result<Permit, Outcome> {
         let rules = &self.rules;
         // As if the client had dialled it.
@@ -302,7 +302,7 @@ impl Rules {
         found
     }
 
-    /// True if a deny rule goes by a name that cannot be read.
+    /// True if a deny rule needs a name that cannot be read.
     fn needs_name(&self, asked: &AskedName, to: OriginalDestination) -> bool {
         *asked == AskedName::Unread && any_covers(&self.named_deny, to)
     }
@@ -330,7 +330,7 @@ impl Rules {
 
     fn permit(&self, rank: u32, to: OriginalDestination) -> Permit {
         let rule = &self.ranked[rank as usize];
-        // Where no rule goes by name, every later request would be permitted too.
+        // Where no rule matches by name, every later request would be permitted too.
         let by_name = || rule.named || any_covers(&self.named_deny, to);
         let every_request = rule.inspects != Inspects::Nothing && !rule.first_request_only && by_name();
         Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)

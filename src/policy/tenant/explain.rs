@@ -14,7 +14,7 @@ pub struct Explanation {
     pub inspected: bool,
     /// All rules in the order of the file.
     pub rules: Vec<RuleFinding>,
-    /// Reason of the denial; `None` if permitted.
+    /// Reason for the denial; `None` if permitted.
     pub denied: Option<Outcome>,
     /// Rule that decides, if one does.
     pub rule: Option<Arc<str>>,
@@ -39,16 +39,16 @@ pub enum Finding {
     Decides,
     /// It covers the flow, and another rule decides.
     Covers,
-    /// It goes by name, and the flow is let out before a name is read.
+    /// It matches by name, and the flow is let out before a name is read.
     NotReached,
-    /// It goes by name, and the client sent none.
+    /// It matches by name, and the client sent none.
     NoHostname,
-    /// It goes by name, and what the client sent is no hostname.
+    /// It matches by name, and what the client sent is no hostname.
     InvalidHostname,
     /// It denies by name, and the client sent no valid hostname, or speaks a protocol in which none is read: the rule
     /// might be meant for this flow.
     CannotBeJudged,
-    /// It allows only TLS and HTTP, because a deny rule goes by name here, and this is neither.
+    /// It allows only TLS and HTTP, because a deny rule matches by name here, and this is neither.
     OtherProtocol,
     /// None of its hosts is the name asked for.
     OtherHostname,
@@ -56,7 +56,7 @@ pub enum Finding {
     OtherAddress,
     /// None of its ports is the one dialled.
     OtherPort,
-    /// It goes by name alone, and the address is not public.
+    /// It matches by name alone, and the address is not public.
     PrivateDestination,
 }
 
