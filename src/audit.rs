@@ -20,7 +20,7 @@ pub struct Change {
     pub subject: Option<String>,
     /// Its result.
     pub result: Verdict,
-    /// Reason of a refusal; `null` if it was done.
+    /// Reason for a refusal; `null` if it was done.
     pub why: Option<String>,
     /// Hash of the configuration in force before.
     pub config_before: Option<Arc<str>>,
@@ -47,7 +47,7 @@ macro_rules! words {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word in the log.
+            /// Identifier in the log.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }

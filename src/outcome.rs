@@ -17,7 +17,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The word used in the docs.
+    /// Name used in the docs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -40,7 +40,7 @@ macro_rules! outcomes {
             /// All outcomes, in the order of the docs; `outcome as usize` is the index here.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// The word in the flow log and the metric label.
+            /// Identifier in the flow log and the metric label.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
