@@ -1,4 +1,4 @@
-//! Connections to a listener of the control plane: so many at once, and none for long.
+//! Bounds connections to a control-plane listener, in number and in lifetime.
 
 use axum::serve::Listener;
 use std::io;
@@ -10,12 +10,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-/// Prometheus, its twin, a health check and people with curl need a handful.
+/// Room for Prometheus and a replica, a health check and people with curl.
 const CONNECTIONS: usize = 64;
-/// From accept to the last byte of the answer, however slowly either comes.
+/// Longest time from accept to the last byte of the answer.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// Accepts while places are free; more wait in the kernel's backlog, at most [`LIFETIME`].
+/// Accepts up to a fixed number of connections at once; others wait in the kernel's backlog, at most [`LIFETIME`].
 pub(super) struct BoundedListener<L> {
     listener: L,
     places: Arc<Semaphore>,
@@ -50,7 +50,7 @@ impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
     }
 }
 
-/// A stream that fails when its time is over.
+/// A stream whose reads and writes fail with a timeout after its lifetime.
 pub(super) struct Bounded<S> {
     stream: S,
     end: Pin<Box<Sleep>>,
@@ -62,7 +62,7 @@ impl<S> Bounded<S> {
         &self.stream
     }
 
-    /// An error once the time is over.
+    /// Fails once the lifetime is over.
     fn poll_in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.end.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),

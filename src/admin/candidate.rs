@@ -1,4 +1,4 @@
-//! `/v1/candidate`: a second policy, judged beside the one in force.
+//! `/v1/candidate`: a candidate (shadow) policy, evaluated beside the policy in force.
 
 use crate::audit::Difference;
 use serde::{Deserialize, Serialize};
@@ -10,17 +10,17 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadOrder {
-    /// A main file, absolute, as the gateway itself can read it.
+    /// Absolute path of the main file; the gateway must be able to read it.
     pub file: PathBuf,
-    /// Share of clients that it is enforced for, 1 to 100; `None`: it is judged alone.
+    /// Canary: the percentage of clients that the candidate is enforced for, 1 to 100; `None`: shadow evaluation only.
     pub percent: Option<u8>,
-    /// Most flows of these clients, in percent, that may be denied by the candidate alone before it is enforced no more;
-    /// 0 to 100. Means nothing without `percent`.
+    /// Rollback bound: the percentage of these clients' flows that the candidate alone may deny, 0 to 100. Ignored
+    /// without `percent`.
     pub max_denials: f64,
 }
 
 impl LoadOrder {
-    /// What is wrong with it, in words for people.
+    /// Validates the order; the error is a message for people.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self.percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err("`percent` is 1 to 100");
@@ -34,27 +34,27 @@ fn check_bound(max_denials: f64) -> Result<(), &'static str> {
     if (0.0..=100.0).contains(&max_denials) { Ok(()) } else { Err("`max_denials` is 0 to 100") }
 }
 
-/// What came of it.
+/// Result of a load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadAnswer {
-    /// Whether it is loaded now. If not, the one before it stays, if there was one.
+    /// True if it was loaded. Otherwise, any candidate loaded before stays.
     pub loaded: bool,
-    /// The hash that its configuration will have once it is in force; empty if it is not loaded.
+    /// Hash that the configuration will have once in force; empty if it was not loaded.
     pub version: String,
-    /// How it differs from the configuration in force; `null` if it is not loaded.
+    /// Differences from the configuration in force; `null` if it was not loaded.
     pub difference: Option<Difference>,
-    /// Live flows that were reset: another candidate had let them out, and nobody does any more.
+    /// Live flows reset: a previous candidate had allowed them, and no policy does now.
     pub revoked: u64,
-    /// What is to be said of the files, as `egret check` says it: errors if it is not loaded, else warnings.
+    /// Findings on the files, as of `egret check`: errors if it was not loaded, else warnings.
     pub findings: Vec<String>,
 }
 
 /// The answer to `POST /v1/candidate/drop`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropAnswer {
-    /// The hash of what was dropped.
+    /// Hash of the dropped configuration.
     pub version: Arc<str>,
-    /// Live flows that were reset: it had let them out, and the policy in force does not.
+    /// Live flows reset: the candidate had allowed them, and the policy in force does not.
     pub revoked: u64,
 }
 
@@ -62,17 +62,17 @@ pub struct DropAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShareOrder {
-    /// Share of clients that it is enforced for from now on, 0 to 100; 0: it is judged alone.
+    /// New percentage of clients that it is enforced for, 0 to 100; 0: shadow evaluation only.
     pub percent: u8,
-    /// As in [`LoadOrder`]; `None`: as it was, or [`MAX_DENIALS`](Self::MAX_DENIALS).
+    /// As in [`LoadOrder`]; `None`: unchanged, or [`MAX_DENIALS`](Self::MAX_DENIALS) if none was set.
     pub max_denials: Option<f64>,
 }
 
 impl ShareOrder {
-    /// What `max_denials` is where nobody says so.
+    /// Default of `max_denials`.
     pub const MAX_DENIALS: f64 = 1.0;
 
-    /// What is wrong with it, in words for people.
+    /// Validates the order; the error is a message for people.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self.percent > 100 {
             return Err("`percent` is 0 to 100");
@@ -81,47 +81,47 @@ impl ShareOrder {
     }
 }
 
-/// What came of it.
+/// Result of a change of the share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShareAnswer {
     /// The candidate's hash.
     pub version: Arc<str>,
-    /// Of the clients.
+    /// Percentage of clients that it is enforced for.
     pub percent: u8,
-    /// Of their flows, in percent.
+    /// Rollback bound, as a percentage of their flows.
     pub max_denials: f64,
-    /// Live flows that were reset: it had let them out, and the policy that holds for their clients now does not.
+    /// Live flows reset: the candidate had allowed them, and the policy that now applies to their clients does not.
     pub revoked: u64,
 }
 
-/// The answer to `GET /v1/candidate/files`: what a promotion has to write.
+/// The answer to `GET /v1/candidate/files`: the files that a promotion reads and writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
-    /// What it was loaded from.
+    /// Files that the candidate was loaded from.
     pub candidate: FileSet,
-    /// What the configuration in force was loaded from.
+    /// Files that the configuration in force was loaded from.
     pub running: FileSet,
-    /// Live flows that it would reset.
+    /// Live flows that a promotion would reset.
     #[serde(default)]
     pub revokes: u64,
-    /// Live flows that it would ask about first, and reset if their name cannot be verified.
+    /// Live flows that it would verify first, and reset if their name cannot be verified.
     #[serde(default)]
     pub asks: u64,
 }
 
-/// The files of a configuration, by absolute paths.
+/// Files of a configuration, by absolute path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSet {
     /// The main file.
     pub main: PathBuf,
-    /// All of them.
+    /// All files, including the main one.
     pub files: Vec<FileRead>,
 }
 
-/// One file, as it was when it was read.
+/// One file, as it was when read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRead {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// FNV-1a of its bytes, 64 bits.
     pub digest: u64,
@@ -134,113 +134,113 @@ pub struct CandidateReport {
     pub candidate: Option<CandidateStatus>,
 }
 
-/// A loaded candidate, and what it came to.
+/// A loaded candidate and its results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandidateStatus {
     /// The main file.
     pub file: PathBuf,
-    /// The hash that its configuration will have once it is in force.
+    /// Hash that its configuration will have once in force.
     pub version: Arc<str>,
-    /// When it was loaded.
+    /// Time of loading.
     pub loaded: jiff::Timestamp,
     /// `observing`, `canary` or `fell_back`.
     pub state: String,
-    /// The share of clients that it was loaded to be enforced for, and by what bound.
+    /// Terms of the canary; `null` if the candidate is only evaluated.
     pub canary: Option<Canary>,
-    /// Flows that it was judged on since, and their later requests, by the tenant in force.
+    /// Flows and later requests evaluated since loading, by the tenant in force.
     pub tenants: Vec<TenantChanges>,
-    /// What it would change, by rules and reason; the most frequent first.
+    /// Flows that the candidate would decide differently, by rules and reason; the most frequent first.
     pub changes: Vec<ChangedFlows>,
-    /// Changed flows and requests that are in `tenants` alone, there being too many kinds.
+    /// Changed flows and requests that are only counted in `tenants`, because there are too many kinds.
     pub beyond: u64,
 }
 
-/// The terms of a canary, and what became of it.
+/// Terms of a canary, and its rollback if there was one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Canary {
-    /// Of the clients.
+    /// Percentage of clients to enforce the candidate for.
     pub percent: u8,
-    /// Of their flows, in percent.
+    /// Rollback bound, as a percentage of their flows.
     pub max_denials: f64,
-    /// Why it is no longer enforced for anybody.
+    /// Reason for the rollback; `null` if there was none.
     pub fell_back: Option<FellBack>,
 }
 
-/// Too many denials.
+/// Rollback of a canary because of too many denials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FellBack {
-    /// When.
+    /// Time of the rollback.
     pub time: jiff::Timestamp,
-    /// Flows of the share's clients that the candidate alone denied.
+    /// Flows of the canary's clients that the candidate alone denied.
     pub denied: u32,
-    /// Their flows in all.
+    /// All flows of these clients.
     pub flows: u32,
-    /// Within so many seconds, or less.
+    /// Length of the window in seconds; the flows counted may span less.
     pub within_seconds: u64,
 }
 
-/// Flows of one tenant.
+/// Flows of one tenant, by outcome of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantChanges {
-    /// In force; `unknown` for clients that belong to none.
+    /// Tenant in force; `unknown` for clients that belong to none.
     pub tenant: Arc<str>,
-    /// Decided alike.
+    /// Decided alike by both policies.
     pub same: u64,
-    /// Let out, and the candidate would not.
+    /// Allowed; the candidate would deny.
     pub would_deny: u64,
-    /// Denied, and the candidate would not.
+    /// Denied; the candidate would allow.
     pub would_allow: u64,
-    /// One policy decides before the client has said anything, and the other would listen.
+    /// Not comparable: one policy decides before the client sends anything, the other would inspect.
     pub unjudged: u64,
-    /// Of later HTTP requests on connections that were let out.
+    /// Later HTTP requests on allowed connections.
     pub requests: RequestChanges,
 }
 
-/// Later HTTP requests of one tenant's flows.
+/// Later HTTP requests of one tenant's flows, by outcome of the comparison.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestChanges {
-    /// Decided alike.
+    /// Decided alike by both policies.
     pub same: u64,
-    /// Let through, and the candidate would not.
+    /// Allowed; the candidate would deny.
     pub would_deny: u64,
-    /// Denied, and the candidate would not.
+    /// Denied; the candidate would allow.
     pub would_allow: u64,
 }
 
-/// Flows that would change alike.
+/// Flows that would change in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedFlows {
     /// The tenant in force.
     pub tenant: Arc<str>,
     /// `would_deny` or `would_allow`.
     pub change: String,
-    /// Why the one policy denies.
+    /// Reason of the policy that denies.
     pub reason: String,
-    /// The rule in force that decides, if one does.
+    /// Deciding rule of the policy in force, if any.
     pub rule: Option<Arc<str>>,
-    /// The candidate's rule that decides, if one does.
+    /// Deciding rule of the candidate, if any.
     pub candidate_rule: Option<Arc<str>>,
-    /// How many.
+    /// Number of flows.
     pub flows: u64,
-    /// Later HTTP requests that would change alike.
+    /// Number of later HTTP requests that would change in the same way.
     pub requests: u64,
-    /// Some of the targets, the latest first.
+    /// Some of the targets, the most recent first.
     pub examples: Vec<Example>,
 }
 
 /// Flows to one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
-    /// The name asked for, if any.
+    /// Requested name, if any.
     pub hostname: Option<String>,
-    /// The address and port dialled last.
+    /// Address and port last dialled.
     pub destination: SocketAddr,
-    /// Who dialled last.
+    /// Client of the last flow.
     pub client: IpAddr,
-    /// How many, since it is among the examples.
+    /// Flows since it became an example.
     pub flows: u64,
-    /// Later HTTP requests, likewise.
+    /// Later HTTP requests since it became an example.
     pub requests: u64,
-    /// When the last one came.
+    /// Time of the last one.
     pub last: jiff::Timestamp,
 }

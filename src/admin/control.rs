@@ -1,7 +1,7 @@
-//! The control API: what operators ask of a running gateway, over HTTP on a unix socket.
+//! The control API: queries and orders of operators to a running gateway, over HTTP on a unix socket.
 //!
-//! Whoever may open the socket may look. What changes the gateway is taken from root, and from the user and the group
-//! that the socket belongs to, by the credentials that the kernel vouches for (SO_PEERCRED).
+//! Anyone who can open the socket may query. Orders are accepted from root and from the user and group that own the
+//! socket, by the credentials that the kernel reports (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
 use super::candidate::{
@@ -29,59 +29,59 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// No order is larger: a path has up to 4 KiB.
+/// Largest request body; a path has up to 4 KiB.
 const BODY: usize = 8192;
 
-/// Answers one kind of question.
+/// Handler of one kind of query.
 pub type Answers<Q, A> = Arc<dyn Fn(Q) -> Result<A, Refusal> + Send + Sync>;
 
-/// Carries out one kind of order of somebody who may give it.
+/// Handler of one kind of order, called for authorized peers only.
 pub type Orders<Q, A> = Arc<dyn Fn(Peer, Q) -> Result<A, Refusal> + Send + Sync>;
 
-/// Told who gave which order, and why they may not.
+/// Callback for rejected orders: the peer, the order, and the reason.
 pub type Forbidden = Arc<dyn Fn(Peer, &str, &str) + Send + Sync>;
 
-/// What the API can ask of the gateway. Called on the control thread.
+/// Handlers of the control API. Called on the control thread.
 #[derive(Clone)]
 pub struct Control {
-    /// How ports are used.
+    /// Reports port usage.
     pub ports: Answers<PortsQuery, PortsReport>,
-    /// What would happen to a flow.
+    /// Explains the decision on a flow.
     pub explain: Answers<ExplainQuery, ExplainReport>,
-    /// What is known of names.
+    /// Reports the known addresses of names.
     pub names: Answers<NamesQuery, NamesReport>,
-    /// Drains a source address, or ends that.
+    /// Starts or stops draining a source address.
     pub drain: Orders<DrainOrder, DrainAnswer>,
-    /// Reads the configuration anew; the answer comes when that is done.
+    /// Reloads the configuration; answers when that is done.
     pub reload: Orders<(), oneshot::Receiver<ReloadAnswer>>,
-    /// What concerns the candidate policy.
+    /// Handlers for the candidate policy.
     pub candidate: CandidateControl,
-    /// Told of the orders that are not carried out, because somebody may not give them.
+    /// Called for orders that are rejected because the peer is not authorized.
     pub forbidden: Forbidden,
 }
 
-/// What the API can ask of the candidate policy. Orders are answered when they are carried out.
+/// Handlers for the candidate policy. Orders are answered once carried out.
 #[derive(Clone)]
 pub struct CandidateControl {
-    /// What it came to.
+    /// Reports its status and results.
     pub report: Answers<(), CandidateReport>,
-    /// What a promotion has to write.
+    /// Lists the files that a promotion reads and writes.
     pub files: Answers<(), Promotion>,
-    /// Loads one.
+    /// Loads a candidate.
     pub load: Orders<LoadOrder, oneshot::Receiver<LoadAnswer>>,
-    /// Has it enforced for another share of the clients.
+    /// Changes the share of clients that it is enforced for.
     pub share: Orders<ShareOrder, oneshot::Receiver<Result<ShareAnswer, Refusal>>>,
-    /// Puts it in force, if the files of the running configuration say what it does.
+    /// Puts the candidate in force, if the files of the running configuration now match it.
     pub promote: Orders<(), oneshot::Receiver<ReloadAnswer>>,
-    /// Ends it.
+    /// Drops the candidate.
     pub drop: Orders<(), oneshot::Receiver<Result<DropAnswer, Refusal>>>,
 }
 
-/// Something that was asked for is not there; in words for people.
+/// Error of a query or an order, as a message for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub String);
 
-/// Serves for as long as it is polled. Dropping it removes the socket's file.
+/// Serves until dropped, which removes the socket's file.
 pub async fn serve_control(socket: ControlSocket, control: Control) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener()?)?;
     let service = router(control, socket.owner()).into_make_service_with_connect_info::<Peer>();
@@ -163,7 +163,7 @@ async fn reload(
     Ok(done_or_not(answer.reloaded, answer))
 }
 
-/// What came of an order; else the answer that there is nothing to tell.
+/// Waits for the result of an order; otherwise returns the error response.
 async fn carried_out<A>(order: Result<oneshot::Receiver<A>, Refusal>) -> Result<A, Response> {
     let answer = order.map_err(|Refusal(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
     match timeout(reload::PATIENCE, answer).await {
@@ -190,7 +190,7 @@ async fn candidate_files(State(control): State<Control>) -> Response {
     respond((control.candidate.files)(()))
 }
 
-/// An order that could be read, and passes its own check; or the answer that it does not.
+/// Returns an order that parses and passes its check; otherwise the error response.
 #[expect(clippy::result_large_err, reason = "the error is the answer, made once")]
 fn understood<T>(
     order: Result<Json<T>, JsonRejection>,

@@ -1,4 +1,4 @@
-//! What `egret explain` asks, of files or of a running gateway, and what it is told.
+//! Query and report of `egret explain`, from configuration files or from a running gateway.
 
 use crate::hostname::{Hostname, NotAHostname};
 use serde::{Deserialize, Serialize};
@@ -6,69 +6,69 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// The port of a target that states none.
+/// Port of a target that states none.
 const DEFAULT_PORT: u16 = 443;
 
-/// Which flow.
+/// The flow to explain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainQuery {
     /// The client's address.
     pub from: IpAddr,
-    /// What it wants.
+    /// The requested name or address.
     pub to: Target,
-    /// The address that it dials for a name.
+    /// The address that the client dials for a name.
     #[serde(default)]
     pub address: Option<IpAddr>,
-    /// It offers an encrypted ClientHello.
+    /// True if the client offers an encrypted ClientHello.
     #[serde(default)]
     pub ech: bool,
-    /// It speaks neither TLS nor HTTP, so that no name is read.
+    /// True if the protocol is neither TLS nor HTTP, so that no name is read.
     #[serde(default)]
     pub other_protocol: bool,
 }
 
-/// What a client wants: a name on a port, or an address without a name.
+/// A client's target: a name and port, or an address without a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// It sends the name.
+    /// The client sends this name.
     Name(Hostname, u16),
-    /// It sends none.
+    /// The client sends no name.
     Address(SocketAddr),
 }
 
-/// Why a string is no target.
+/// Parse error of a [`Target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotATarget {
-    /// It is not a name.
+    /// Not a hostname.
     #[error("neither NAME[:PORT] nor ADDRESS[:PORT] nor a URL: {0}")]
     Name(#[from] NotAHostname),
-    /// It has a colon, and no port behind it.
+    /// A colon without a valid port after it.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// It says more than where.
+    /// A prefix length, or a path without a scheme.
     #[error("write NAME[:PORT], ADDRESS[:PORT] or a URL, without a prefix length")]
     More,
-    /// It is a URL whose scheme has no port here.
+    /// A URL whose scheme has no known port.
     #[error("the port of this URL's scheme is not known here: write NAME:PORT")]
     Scheme,
-    /// It stands for many names.
+    /// A wildcard.
     #[error("a flow asks for one name: write one that the wildcard covers")]
     Wildcard,
 }
 
-/// Why a string is no address.
+/// Parse error of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnAddress {
-    /// It is a network.
+    /// A network.
     #[error("a network, not an address: write one address of it")]
     Network,
-    /// It is something else.
+    /// Anything else.
     #[error("not an IP address")]
     Other,
 }
 
-/// An address, as people write it who ask about a flow.
+/// Parses an address that a person wrote.
 pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
     let network = || text.parse::<ipnet::IpNet>().is_ok();
     text.parse().map_err(|_| if network() { NotAnAddress::Network } else { NotAnAddress::Other })
@@ -76,7 +76,8 @@ pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
 
 impl FromStr for Target {
     type Err = NotATarget;
-    /// Reads a name or an address with or without a port, or a URL (RFC 3986 §3), of which scheme, host and port count.
+    /// Parses a name or an address, with or without port, or a URL (RFC 3986 §3), of which scheme, host and port are
+    /// used.
     fn from_str(s: &str) -> Result<Self, NotATarget> {
         let Some((scheme, rest)) = s.split_once("://") else { return host_and_port(s, DEFAULT_PORT) };
         let default = match &*scheme.to_ascii_lowercase() {
@@ -138,141 +139,141 @@ impl<'de> Deserialize<'de> for Target {
     }
 }
 
-/// The answer. Field names are the JSON's keys.
+/// The report. Field names are the JSON keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of an answer, each with its own key")]
 pub struct ExplainReport {
-    /// The gateway that runs was asked, not files.
+    /// True for a running gateway, false for files.
     pub live: bool,
-    /// The client.
+    /// Address of the client.
     pub from: IpAddr,
-    /// Whose it is; `null` if nobody's.
+    /// Tenant of the client; `null` if none.
     pub tenant: Option<String>,
-    /// There if a candidate is enforced for the client, and the answer is the candidate's; `null` from files.
+    /// Set if a candidate is enforced for the client and the report is the candidate's; `null` from files.
     pub canary: Option<ExplainedCanary>,
-    /// What is made of denials now, by the rules below: `enforce` or `monitor`; `null` where there are none.
+    /// Mode of the deciding policy now: `enforce` or `monitor`; `null` where there are no rules.
     pub mode: Option<String>,
-    /// The name it sends; `null` if it sends none.
+    /// Name that the client sends; `null` if none.
     pub hostname: Option<String>,
-    /// What it dials.
+    /// Address that the client dials.
     pub address: IpAddr,
-    /// Nobody gave the address.
+    /// True if the query gave no address.
     pub address_assumed: bool,
-    /// What it dials.
+    /// Port that the client dials.
     pub port: u16,
-    /// It offers an encrypted ClientHello.
+    /// True if the client offers an encrypted ClientHello.
     pub ech: bool,
-    /// The packet rules bring the port to Egret; if not, the flow never reaches it, and nobody judges it.
+    /// True if the packet rules steer the port to Egret; otherwise the flow never reaches it.
     pub steered: bool,
-    /// It speaks neither TLS nor HTTP.
+    /// True if the protocol is neither TLS nor HTTP.
     pub other_protocol: bool,
-    /// Whether the client is listened to before the decision.
+    /// True if the flow is inspected before the decision.
     pub inspected: bool,
-    /// Every rule of the tenant, in the order of the file.
+    /// All rules of the tenant, in file order.
     pub rules: Vec<ExplainedRule>,
-    /// Whose a public address is that rules by name do not lead to; `null` if it is private for everybody, or no such
-    /// rule is concerned.
+    /// Owner of a public address that is private, so that rules by name do not lead to it; `null` if it is private for
+    /// all, or no such rule applies.
     pub private: Option<String>,
-    /// Whether the flow would leave.
+    /// True if the flow would be allowed.
     pub allowed: bool,
-    /// The rule that decides.
+    /// The deciding rule.
     pub rule: Option<String>,
-    /// Which address it goes to, by the rule that lets it out: `original`, `observe`, `verify` or `resolve`.
+    /// Choice of the upstream address by the allowing rule: `original`, `observe`, `verify` or `resolve`.
     pub destination: Option<String>,
-    /// What its server has to prove, by the same rule: `off`, `observe` or `require`.
+    /// Verification of the server's certificate by the same rule: `off`, `observe` or `require`.
     pub certificate: Option<String>,
-    /// What is known of the name's addresses now; `null` unless live, and where `destination` asks about them.
+    /// Known addresses of the name; `null` unless live and where `destination` needs them.
     pub known_addresses: Option<Vec<IpAddr>>,
-    /// Whether the address is the name's, by what is known now, as in the flow log; `null` unless live, and where that is
-    /// asked and something is known.
+    /// Result of the address check by what is known now, as in the flow log; `null` unless live, and where the rule
+    /// asks and something is known.
     pub address_check: Option<String>,
-    /// Whether the server has proved the name, likewise.
+    /// Result of the certificate check, likewise.
     pub certificate_check: Option<String>,
-    /// The denial that monitor mode spares it; `null` where policy allows it, or the tenant enforces.
+    /// The denial that monitor mode waives; `null` if policy allows the flow or the tenant enforces.
     pub would_deny: Option<ExplainedOutcome>,
-    /// Why it would not leave; `null` if it would.
+    /// The denial; `null` if the flow would be allowed.
     pub outcome: Option<ExplainedOutcome>,
-    /// Where to find help, as `[policy] help` says; `null` if it would leave.
+    /// Contact from `[policy] help`; `null` if the flow would be allowed.
     pub help: Option<String>,
-    /// What it would leave from; `null` if policy denies it.
+    /// Pool and source of the flow; `null` if policy denies it.
     pub pool: Option<ExplainedPool>,
-    /// Flows that the tenant may have at once; `null`: no bound.
+    /// Limit on the tenant's concurrent flows; `null`: none.
     pub max_flows: Option<u32>,
-    /// Flows that it has; `null` unless live.
+    /// Current flows of the tenant; `null` unless live.
     pub flows: Option<u32>,
 }
 
-/// The client is one of those for whom a candidate is enforced: rules and verdict are the candidate's, pool and limits those
-/// of the tenant in force.
+/// A candidate is enforced for this client: rules and verdict are the candidate's, pool and limits those of the tenant
+/// in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedCanary {
-    /// Its share of the clients.
+    /// Percentage of clients that it is enforced for.
     pub percent: u8,
-    /// Whose the client is by the candidate; `null` if nobody's.
+    /// Tenant of the client in the candidate; `null` if none.
     pub tenant: Option<String>,
-    /// The same question, answered by the policy in force.
+    /// Report of the policy in force on the same query.
     pub in_force: Box<ExplainReport>,
 }
 
-/// One rule considered.
+/// One rule that was considered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedRule {
-    /// Its label.
+    /// Label of the rule.
     pub rule: String,
     /// `allow` or `deny`.
     pub effect: String,
-    /// What it comes to, for programs.
+    /// Finding on the rule, for programs.
     pub finding: String,
-    /// What it comes to, for people.
+    /// Finding on the rule, for people.
     pub text: String,
 }
 
-/// Why a flow would not leave.
+/// The reason for a denial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedOutcome {
-    /// As in docs/outcomes.md.
+    /// Name, as in docs/outcomes.md.
     pub name: String,
-    /// What it means.
+    /// Meaning of the outcome.
     pub meaning: String,
-    /// What to do about it.
+    /// Remedy.
     pub remedy: String,
 }
 
-/// Where a flow would leave from.
+/// Pool and source address of a flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedPool {
-    /// Its name.
+    /// Name of the pool.
     pub name: String,
-    /// Its addresses; those of the destination's family, if that is known.
+    /// Addresses of the pool; only those of the destination's family, if that is known.
     pub addresses: Vec<String>,
-    /// Its source ports.
+    /// Source ports of the pool.
     pub ports: String,
-    /// The address that the flow would leave from: for `paired` as long as it has free ports; for `least-used` only
-    /// live, as things are now.
+    /// Source address of the flow: for `paired` as long as it has free ports; for `least-used` only live, at this
+    /// moment.
     pub source: Option<IpAddr>,
-    /// The public address that `source` is mapped to, as the pool notes it.
+    /// Public address that `source` is mapped to, from the pool's configuration.
     pub public: Option<IpAddr>,
-    /// Ports of `source` towards the destination, now; `null` unless live.
+    /// Current ports of `source` towards the destination; `null` unless live.
     pub in_use: Option<PortsInUse>,
-    /// Addresses that give out no new ports.
+    /// Addresses that are draining: no new ports are leased from them.
     pub drain: Vec<IpAddr>,
-    /// Ports of the tenant towards the destination, live and held, over all addresses; `null` unless live and the pool
+    /// Ports of the tenant towards the destination, live and held, on all addresses; `null` unless live and the pool
     /// has floors or ceilings.
     pub tenant_ports: Option<u32>,
-    /// Ports towards each destination that the pool's other tenants leave to this one.
+    /// Ports towards each destination reserved for this tenant.
     pub ports_floor: Option<u32>,
-    /// Ports towards each destination that the tenant has at most.
+    /// Most ports of the tenant towards each destination.
     pub ports_ceiling: Option<u32>,
 }
 
 /// Ports of one source address towards one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortsInUse {
-    /// That it has.
+    /// Total ports.
     pub capacity: u16,
-    /// That carry a flow.
+    /// Ports that carry a flow.
     pub live: u16,
-    /// That may not be used again yet.
+    /// Ports that must not be reused yet.
     pub held: u16,
 }
 

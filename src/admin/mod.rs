@@ -1,7 +1,7 @@
 //! The metrics listener (health, readiness, metrics), and the control API on a unix socket.
 //!
-//! Both run on the control thread, never on a worker. Whoever can reach one can hold up nobody but others who ask it:
-//! connections are bounded in number and in lifetime, and each answers one request.
+//! Both run on the control thread, never on a worker. Their clients can delay only each other: connections are bounded
+//! in number and in lifetime, and each answers one request.
 
 mod bounded;
 mod candidate;
@@ -41,20 +41,20 @@ use std::io;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// What the listener shows.
+/// State and callbacks of the metrics listener.
 #[derive(Clone)]
 pub struct AdminState {
-    /// Whether the gateway takes flows.
+    /// Readiness of the gateway.
     pub readiness: Readiness,
-    /// What whoever asks for readiness should know, though the gateway is ready. One line each.
+    /// Notes to show with readiness even though the gateway is ready. One line each.
     pub notes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Renders the metrics, in the Prometheus text format 0.0.4. Called for each scrape, on the control thread.
     pub render: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// Serves until `shutdown` completes and the connections that are open then have ended, which takes at most 30 s more.
+/// Serves until `shutdown` completes and the connections open by then have ended, which takes at most 30 s more.
 ///
-/// Complete `shutdown` only after the drain: a load balancer is to read `draining` meanwhile.
+/// Complete `shutdown` only after the drain: load balancers must be able to read `draining` meanwhile.
 pub async fn serve(
     listener: TcpListener,
     state: AdminState,
@@ -104,7 +104,7 @@ async fn readyz(State(AdminState { readiness, notes, .. }): State<AdminState>) -
     (status, text)
 }
 
-/// A connection kept for the next scrape would take one of the few places meanwhile.
+/// Closes connections after each response: one kept alive until the next scrape would occupy a bounded slot.
 async fn close_after(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

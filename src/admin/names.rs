@@ -1,42 +1,42 @@
-//! What the gateway knows of names' addresses: the answer of `GET /v1/names`.
+//! Known addresses of names: the answer of `GET /v1/names`.
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
-/// What is asked.
+/// Query parameters.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamesQuery {
-    /// This name alone.
+    /// Restricts the answer to this name.
     pub name: Option<String>,
 }
 
-/// What is known.
+/// Known names, addresses and mismatches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamesReport {
-    /// The DNS servers that are asked; empty if no rule asks about names.
+    /// DNS servers in use; empty if no rule needs lookups.
     pub servers: Vec<SocketAddr>,
-    /// Names known, counted once for each family.
+    /// Number of known names, counted once per address family.
     pub known: usize,
-    /// The addresses that are dialled for the name that was asked for, or were last known; `None` if none was.
+    /// Current or last known addresses of the requested name; `None` if no name was requested.
     pub addresses: Option<Vec<IpAddr>>,
-    /// Flows to addresses that were none of their name's: different ones, the latest first, at most 256.
+    /// Flows to addresses that did not belong to their name: distinct ones, the most recent first, at most 256.
     pub mismatches: Vec<MismatchRow>,
 }
 
 /// Flows of one tenant by one rule to one address for one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MismatchRow {
-    /// Whose flows.
+    /// Tenant of the flows.
     pub tenant: String,
     /// The rule that allows the name.
     pub rule: Option<String>,
-    /// The name that was asked for.
+    /// Requested name.
     pub name: String,
-    /// The address that was dialled.
+    /// Dialled address.
     pub address: SocketAddr,
-    /// How many.
+    /// Number of flows.
     pub flows: u64,
-    /// When the last one was, RFC 3339 in UTC.
+    /// Time of the last one, RFC 3339 in UTC.
     pub last: String,
 }

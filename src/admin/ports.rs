@@ -1,4 +1,4 @@
-//! What the control API says of ports: `GET /v1/ports`.
+//! Port usage, as answered by `GET /v1/ports`.
 
 use crate::addr::SourceAddr;
 use crate::gateway::FlowTable;
@@ -8,54 +8,54 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Destinations in one answer, at most.
+/// Most destinations in one answer.
 const ROWS: usize = 100;
-/// Tenants and clients of one destination, at most.
+/// Most tenants and clients listed for one destination.
 const HOLDERS: usize = 10;
 
-/// Which ports are asked for. What is absent or empty restricts nothing.
+/// Filter of the ports to report. Absent or empty fields restrict nothing.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PortsQuery {
-    /// The name of a pool.
+    /// Name of a pool.
     #[serde(deserialize_with = "unless_empty")]
     pub pool: Option<String>,
-    /// The name of a tenant: its pool, and the destinations where it has ports.
+    /// Name of a tenant: selects its pool, and the destinations where it has ports.
     #[serde(deserialize_with = "unless_empty")]
     pub tenant: Option<String>,
-    /// Where flows go.
+    /// Destination of the flows.
     #[serde(deserialize_with = "unless_empty")]
     pub destination: Option<DestinationFilter>,
 }
 
-/// Destinations of interest.
+/// Filter of destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationFilter {
     /// One port of an address.
     Socket(SocketAddr),
     /// All ports of an address.
     Address(IpAddr),
-    /// Where most flows ask for this name.
+    /// Destinations where most flows request this name.
     Name(Hostname),
 }
 
-/// Which ports are in use.
+/// Report of the ports in use.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PortsReport {
     /// Source addresses, in the order of the configuration.
     pub sources: Vec<Source>,
-    /// Their hottest destinations, the fullest first; 100 at most.
+    /// Hottest destinations, the fullest first; 100 at most.
     pub hot: Vec<Hot>,
 }
 
 /// One source address, or one network whose addresses are derived per client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// The pool it belongs to.
+    /// Pool of the address.
     pub pool: Arc<str>,
     /// The address, or the network.
     pub source: String,
-    /// The address that the world sees, where the configuration notes another.
+    /// Public address, where the configuration states a different one.
     pub public: Option<IpAddr>,
     /// `available`, `draining` or `withdrawn`.
     pub state: String,
@@ -63,7 +63,7 @@ pub struct Source {
     pub capacity: u16,
     /// Ports leased, towards all destinations.
     pub live: u64,
-    /// Ports at rest, towards all destinations.
+    /// Ports held, towards all destinations.
     pub held: u64,
     /// Ports live and held towards the hottest destination.
     pub busiest: u16,
@@ -74,27 +74,27 @@ pub struct Source {
 pub struct Hot {
     /// The pool of the source address.
     pub pool: Arc<str>,
-    /// Where flows leave from.
+    /// Source address of the flows.
     pub source: IpAddr,
-    /// The address that the world sees, where the configuration notes another.
+    /// Public address, where the configuration states a different one.
     pub public: Option<IpAddr>,
-    /// Where they go.
+    /// Destination of the flows.
     pub destination: SocketAddr,
-    /// The name that most of them asked for.
+    /// Name that most of the flows requested.
     pub hostname: Option<String>,
     /// Ports leased.
     pub live: u16,
-    /// Ports at rest.
+    /// Ports held.
     pub held: u16,
-    /// Ports there are.
+    /// Total ports.
     pub capacity: u16,
-    /// Ports more in use each second; `null` where it is not watched, since others are hotter.
+    /// Growth of the ports in use per second; `null` if not tracked, because others are hotter.
     pub growth_per_second: Option<f64>,
-    /// At this growth; `null` if it does not grow.
+    /// Time to exhaustion at this growth; `null` if there is no growth.
     pub exhausted_in_seconds: Option<u64>,
-    /// Whose flows have most of the live ports, the largest first; 10 at most.
+    /// Tenants with the most live ports, the largest first; 10 at most.
     pub tenants: Vec<Tenant>,
-    /// Whose they are in turn, the largest first; 10 at most.
+    /// Clients with the most live ports, the largest first; 10 at most.
     pub clients: Vec<Client>,
 }
 
@@ -103,7 +103,7 @@ pub struct Hot {
 pub struct Tenant {
     /// Its name.
     pub tenant: Arc<str>,
-    /// How many.
+    /// Number of live ports.
     pub ports: u32,
 }
 
@@ -112,28 +112,28 @@ pub struct Tenant {
 pub struct Client {
     /// Its address.
     pub client: IpAddr,
-    /// Whose it is.
+    /// Tenant of the client.
     pub tenant: Arc<str>,
-    /// How many.
+    /// Number of live ports.
     pub ports: u32,
 }
 
-/// `POST /v1/ports/drain`: whether an address is to be drained.
+/// The body of `POST /v1/ports/drain`: starts or stops draining a source address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainOrder {
     /// A source address of a pool.
     pub source: IpAddr,
-    /// Take no more leases from it; else, take them again.
+    /// True: no new leases from it; false: leases again.
     pub on: bool,
 }
 
-/// What became of a [`DrainOrder`].
+/// Result of a [`DrainOrder`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainAnswer {
-    /// The address.
+    /// The source address.
     pub source: IpAddr,
-    /// Its state now: `available`, `draining` or `withdrawn`.
+    /// New state: `available`, `draining` or `withdrawn`.
     pub state: String,
 }
 
@@ -168,8 +168,8 @@ impl DestinationFilter {
     }
 }
 
-/// Chooses the rows that are asked for, names who holds their ports, and sorts them. `sources` and `hot` are all there
-/// are, the latter without names and holders.
+/// Selects the requested rows, adds the holders of their ports, and sorts them. `sources` and `hot` are complete, the
+/// latter without names and holders.
 pub fn report(query: &PortsQuery, sources: Vec<Source>, hot: Vec<Hot>, table: &FlowTable) -> PortsReport {
     let of_pool = |pool: &Arc<str>| query.pool.as_ref().is_none_or(|wanted| **wanted == **pool);
     let sources = sources.into_iter().filter(|row| of_pool(&row.pool)).collect();
@@ -196,7 +196,7 @@ pub fn report(query: &PortsQuery, sources: Vec<Source>, hot: Vec<Hot>, table: &F
     PortsReport { sources, hot }
 }
 
-/// A form that leaves a field empty leaves it out.
+/// Parses an empty form field as absent.
 fn unless_empty<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    /// The destinations that are answered to a query, in order.
+    /// Destinations that a query returns, in order.
     fn asked(query: &PortsQuery) -> Vec<String> {
         let table = FlowTable::default();
         let _flows = [

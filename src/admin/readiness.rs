@@ -1,11 +1,11 @@
-//! Whether the gateway takes flows.
+//! Life-cycle stage and health of the gateway.
 
 use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Where the gateway is in its life. Shared: a clone is the same value.
+/// Life-cycle stage and health of the gateway. Shared: a clone is the same value.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<State>);
 
@@ -16,14 +16,14 @@ struct State {
     unsteered: ArcSwapOption<String>,
 }
 
-/// A part of the gateway's life.
+/// A stage of the gateway's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Not every worker listens yet.
     Starting,
     /// Every worker listens.
     Ready,
-    /// No new flows are taken; those that live may finish.
+    /// No new flows are accepted; live ones may finish.
     Draining,
 }
 
@@ -33,12 +33,12 @@ impl Readiness {
         Self::default()
     }
 
-    /// Moves on to a stage; there is no way back, so that a late `Ready` does not undo a `Draining`.
+    /// Advances to a stage; never goes back, so that a late `Ready` does not undo a `Draining`.
     pub fn advance(&self, stage: Stage) {
         self.0.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
-    /// The stage now.
+    /// Returns the current stage.
     pub fn stage(&self) -> Stage {
         match self.0.stage.load(Ordering::Acquire) {
             0 => Stage::Starting,
@@ -47,22 +47,22 @@ impl Readiness {
         }
     }
 
-    /// Says that a part of the gateway does not work any more, or that all of it does.
+    /// Sets the problem of a part that does not work any more; `None`: all parts work.
     pub fn stalled(&self, problem: Option<String>) {
         self.0.stalled.store(problem.map(Arc::new));
     }
 
-    /// No traffic comes here, for this reason; `None`: it does.
+    /// Sets the reason why no traffic is steered to the gateway; `None`: traffic is steered.
     pub fn set_unsteered(&self, why: Option<String>) {
         self.0.unsteered.store(why.map(Arc::new));
     }
 
-    /// Why no traffic comes here.
+    /// Returns the reason why no traffic is steered to the gateway.
     pub fn unsteered(&self) -> Option<Arc<String>> {
         self.0.unsteered.load_full()
     }
 
-    /// What does not work any more.
+    /// Returns the problem of a part that does not work any more.
     pub fn problem(&self) -> Option<Arc<String>> {
         self.0.stalled.load_full()
     }

@@ -8,37 +8,37 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Who may connect: the user and the group.
+/// Read and write for the owner and the group.
 const MODE: u32 = 0o660;
-/// People and their scripts.
+/// Pending connections of operators and their scripts.
 const BACKLOG: i32 = 64;
 
-/// A control socket that listens. Its file is removed when this is dropped.
+/// A listening control socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     owner: Owner,
-    /// Device and inode, to tell the file from one that somebody else put there later.
+    /// Device and inode: tells the file from one that was put there later.
     file: (u64, u64),
 }
 
-/// Whom the file belongs to; or who is at the other end of a connection.
+/// Owner of the socket's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) user: u32,
     pub(super) group: u32,
 }
 
-/// Why the control socket could not be opened.
+/// Error of opening the control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody answers on it.
+    /// Another process answers on it.
     #[error(
         "the control socket {0} is in use: another gateway answers on it; set another in [gateway] admin"
     )]
     InUse(PathBuf),
-    /// Something that is not a socket has the name.
+    /// The path exists and is not a socket.
     #[error("cannot open the control socket {0}: there is a file that is not a socket; move it away")]
     NotASocket(PathBuf),
     /// Anything else.
@@ -47,15 +47,15 @@ pub enum SocketError {
          or set [gateway] admin"
     )]
     Other {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
 impl ControlSocket {
-    /// Listens on `path`, in place of a socket that nobody answers on any more.
+    /// Listens on `path`; replaces a socket that nobody answers on.
     pub fn open(path: &Path) -> Result<Self, SocketError> {
         let other = |error| SocketError::Other { path: path.to_owned(), error };
         match fs::symlink_metadata(path) {
@@ -79,7 +79,7 @@ impl ControlSocket {
         self.owner
     }
 
-    /// Non-blocking; another handle to the same socket.
+    /// Returns another handle to the same non-blocking socket.
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
@@ -90,13 +90,13 @@ impl Drop for ControlSocket {
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
         if ours {
-            // A file that stays behind is replaced by the next start.
+            // A file left behind is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Without waiting for a listener that hangs, until there is room in its queue.
+/// Never blocks on a listener that hangs with a full queue.
 fn is_listened_on(path: &Path) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     match socket.connect(&SockAddr::unix(path)?) {
@@ -108,8 +108,8 @@ fn is_listened_on(path: &Path) -> io::Result<bool> {
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    // unix_bind_bsd() gives the file the mode of the socket's inode, less the umask: at no moment is it wider. What
-    // the umask took away is given back afterwards.
+    // unix_bind_bsd() gives the file the mode of the socket's inode, less the umask, so it is never wider. The bits
+    // that the umask removed are restored afterwards.
     fchmod(&socket, Mode::from_bits_truncate(MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, Permissions::from_mode(MODE))?;
@@ -145,7 +145,7 @@ mod tests {
         let socket = ControlSocket::open(&path).unwrap();
         assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
         assert!(UnixStream::connect(&path).is_ok(), "the attempt left the socket alone");
-        // also when it hangs, and as many wait for it as can
+        // also if it hangs with a full queue
         let connect = || {
             let waits = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
             waits.connect(&SockAddr::unix(&path).unwrap()).ok().map(|()| waits)
