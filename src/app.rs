@@ -68,7 +68,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use truth::Truth;
 use workers::Workers;
 
-/// Why the gateway does not start. Each says what to do.
+/// Error of starting the gateway. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener could not be opened.
@@ -83,7 +83,7 @@ pub enum StartError {
     /// Rules need a resolver, and there is none to ask.
     #[error("cannot look names up: {0}")]
     Resolver(String),
-    /// A log, a thread, a runtime or a signal handler could not be had.
+    /// A log, a thread, a runtime or a signal handler could not be set up.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// The policy could not be built, which a checked configuration rules out.
@@ -91,10 +91,10 @@ pub enum StartError {
     Bug(String),
 }
 
-/// How long the flow log has to write what is queued at the end.
+/// Time for the flow log to write its queue at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is shared by whoever looks at the running gateway and whoever changes it.
+/// State shared by all that observe or change the running gateway.
 #[derive(Clone)]
 struct Handles {
     gateway: Arc<Gateway>,
@@ -117,9 +117,9 @@ struct App {
     workers: Workers,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
     signals: Signals,
-    /// Compares the ledger with the kernel for as long as it is here.
+    /// Reconciles the ledger with the kernel until dropped.
     _truth: Truth,
-    /// Watches steering for as long as it is here.
+    /// Watches steering until dropped.
     _network: Network,
 }
 
@@ -131,7 +131,7 @@ impl App {
         fallback: Option<Fallback>,
     ) -> Result<Self, StartError> {
         let Loaded { mut config, files, read, texts, .. } = loaded;
-        // What was kept is kept already, and the files that are watched are those that were refused.
+        // A fallback is stored already, and the watched files are the refused ones.
         let started_with = fallback.is_none().then_some(texts);
         let read = fallback.as_ref().map_or(read, |fallback| fallback.read.clone());
         let signals = Signals::new()?;
@@ -176,7 +176,7 @@ impl App {
         config.pools = Vec::new();
         let drain = config.gateway.drain;
         let candidates = Candidates::default();
-        // As if a new flow had asked twelve times: a minute, unless the operator is of another mind.
+        // Twelve inspection deadlines, which is one minute by default.
         let how = Recheck { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
         let reloader = Reloader {
             path: path.to_owned(),
@@ -221,7 +221,7 @@ impl App {
         );
         auditor.started();
         readiness.advance(admin::Stage::Ready);
-        // Without a supervisor that listens, this says nothing to nobody.
+        // Fails without effect if there is no supervisor.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
             drain,
@@ -240,7 +240,7 @@ impl App {
         })
     }
 
-    /// Keeps house until it is told to stop, or a worker is gone.
+    /// Runs periodic tasks and handles signals until told to stop, or until a worker has ended.
     async fn run_until_stopped(&mut self) {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -289,7 +289,7 @@ impl App {
         );
     }
 
-    /// Lets flows finish for the drain period, or until told again, then resets what is left.
+    /// Drains: lets flows finish for the drain period, or until a second stop signal, then resets the rest.
     async fn stop(mut self) -> Result<(), StartError> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.advance(admin::Stage::Draining);
@@ -325,7 +325,7 @@ impl App {
     }
 }
 
-/// Health, readiness and metrics.
+/// Serves health, readiness and metrics.
 fn serve_metrics(
     listener: std::net::TcpListener,
     readiness: &Readiness,
@@ -342,7 +342,7 @@ fn serve_metrics(
     Ok(())
 }
 
-/// Where records go: to the flow log, if there is one.
+/// Sink of flow records: the flow log, if there is one.
 fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Sink {
     let Some((handle, _)) = flow_log else { return Arc::new(drop) };
     let handle = handle.clone();

@@ -1,4 +1,4 @@
-//! Writes into the audit log what changes the gateway, with what is in force when it does.
+//! Audit records of changes to the gateway, each with the configuration in force at the time.
 
 use super::in_force::InForce;
 use crate::audit::{By, Change, Difference, Verdict, What};
@@ -6,17 +6,17 @@ use crate::clock;
 use crate::telemetry::AuditLog;
 use std::sync::Arc;
 
-/// What a candidate is from now on.
+/// New state of a candidate, for its audit record.
 pub(super) struct Enforced {
-    /// The hash that its configuration will have.
+    /// Hash that its configuration will have.
     pub(super) version: Arc<str>,
-    /// The share of clients that it is enforced for.
+    /// Percentage of clients that it is enforced for.
     pub(super) percent: u8,
-    /// Live flows that were reset for it.
+    /// Live flows reset by the change.
     pub(super) revoked: u64,
 }
 
-/// Whoever changes the gateway has one.
+/// Handle for writing audit records.
 #[derive(Clone)]
 pub(super) struct Auditor {
     log: AuditLog,
@@ -28,7 +28,7 @@ impl Auditor {
         Self { log, in_force }
     }
 
-    /// The gateway has come up.
+    /// Records the start of the gateway.
     pub(super) fn started(&self) {
         let fallback = self.in_force.fallback();
         let what = if fallback.is_some() { What::StartFallback } else { What::Start };
@@ -36,7 +36,7 @@ impl Auditor {
         self.log.record(Change { subject, config_before: None, ..self.change(what, By::Gateway) });
     }
 
-    /// Something that leaves the configuration as it is was done to `subject`, or was refused with this reason.
+    /// Records an action on `subject` that leaves the configuration unchanged, or the reason why it was refused.
     pub(super) fn noted(&self, what: What, by: By, subject: String, result: Result<(), String>) {
         let change = Change { subject: Some(subject), ..self.change(what, by) };
         self.log.record(match result {
@@ -45,7 +45,7 @@ impl Auditor {
         });
     }
 
-    /// Something was done to the candidate that was loaded from `subject`.
+    /// Records a change of the candidate that was loaded from `subject`.
     pub(super) fn candidate(
         &self,
         what: What,
@@ -60,8 +60,8 @@ impl Auditor {
         self.log.record(Change { subject, difference, candidate, percent, revoked, ..change });
     }
 
-    /// Another configuration came into force in place of `before`, with the number of live flows that were reset for it;
-    /// or it was refused with this reason.
+    /// Records the replacement of the configuration `before`, with the number of live flows reset by it, or the reason
+    /// why it was refused.
     pub(super) fn exchanged(
         &self,
         what: What,
@@ -76,17 +76,17 @@ impl Auditor {
         });
     }
 
-    /// Opens the log's file anew.
+    /// Reopens the log file.
     pub(super) fn reopen(&self) {
         self.log.reopen();
     }
 
-    /// Waits until what was told is written; whether it was.
+    /// Waits until all records are written. Returns false on failure.
     pub(super) fn flush(&self) -> bool {
         self.log.flush()
     }
 
-    /// Something that was done now, and changed nothing else.
+    /// Template of a record: made now, with nothing changed.
     fn change(&self, change: What, by: By) -> Change {
         let version = &self.in_force.current().version;
         Change {

@@ -1,4 +1,4 @@
-//! Loads, promotes and drops the candidate, on the thread that reloads: so nothing else is put in force meanwhile.
+//! Loads, promotes and drops the candidate on the reload thread, so that no other change is made meanwhile.
 
 mod status;
 
@@ -25,15 +25,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
-/// The candidate that is loaded, if one is. Shared with whoever tells of it.
+/// The loaded candidate, if any. Shared with all that report on it.
 #[derive(Clone, Default)]
 pub(super) struct Candidates(Arc<ArcSwapOption<Loaded>>);
 
-/// A loaded candidate, and where it came from.
+/// A loaded candidate and its origin.
 struct Loaded {
     candidate: Arc<Candidate>,
     files: FileSet,
-    /// Names to look up in advance while it is enforced.
+    /// Names to resolve in advance while it is enforced.
     names: HashSet<Key>,
     version: Arc<str>,
     time: Timestamp,
@@ -42,32 +42,32 @@ struct Loaded {
     revokes: bool,
 }
 
-/// Why a candidate was not loaded.
+/// Error of loading a candidate.
 #[derive(Debug, thiserror::Error)]
 enum LoadError {
-    /// Something is wrong with the files.
+    /// The files have errors.
     #[error(transparent)]
     Config(#[from] config::Report),
-    /// It could not be compiled.
+    /// The policy could not be compiled.
     #[error(transparent)]
     Compile(#[from] crate::policy::CompileError),
-    /// What its rules ask about names cannot be looked up.
+    /// The verifier that its rules need could not be started.
     #[error(transparent)]
     Verify(#[from] StartError),
 }
 
-/// Why a promotion took no effect.
+/// Reason why a promotion took no effect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(super) enum NotTheCandidate {
     /// It was dropped.
     #[error("no candidate is loaded")]
     NoneLoaded,
-    /// Another one was loaded, or the files were changed.
+    /// Another candidate was loaded, or the files were changed.
     #[error("what the files of the running configuration say is not the candidate that is loaded")]
     Other,
 }
 
-/// What the control API may ask for.
+/// State behind the candidate handlers of the control API.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) candidates: Candidates,
@@ -132,7 +132,7 @@ fn none_loaded() -> Refusal {
     Refusal("no candidate is loaded".to_owned())
 }
 
-/// A gateway that was started with a relative path stays where it was.
+/// Paths are made absolute; the gateway's working directory never changes.
 fn file_set(main: &Path, files: &[ReadFile]) -> FileSet {
     let whole = |path: &Path| absolute(path).unwrap_or_else(|_| path.to_owned());
     let files = files.iter().map(|file| FileRead { path: whole(&file.path), digest: file.digest });
@@ -165,12 +165,12 @@ impl Reloader {
         }
     }
 
-    /// With how many live flows that a candidate before it had let out were reset.
+    /// Also returns the number of live flows reset, which a previous candidate had allowed.
     fn try_load(
         &mut self,
         order: &LoadOrder,
     ) -> Result<(Arc<str>, Difference, Vec<Diagnostic>, u64), LoadError> {
-        // It is called as it will be: rules without a name go by the file's.
+        // Loaded under the final file name, because unnamed rules are labelled by it.
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
         let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
         let difference = self.outline.difference(&Outline::of(&config));
@@ -224,7 +224,7 @@ impl Reloader {
         Ok(DropAnswer { version, revoked })
     }
 
-    /// Puts in force what the files say, if that is the candidate.
+    /// Reloads if the files now match the candidate.
     fn promote_candidate(&mut self, by: By) -> ReloadAnswer {
         let answer = self.promote(by);
         if answer.reloaded {
@@ -234,7 +234,7 @@ impl Reloader {
         answer
     }
 
-    /// Why a configuration of this version is not the candidate's.
+    /// Fails if the candidate is not loaded or has another version.
     pub(super) fn check_candidate(&self, version: &str) -> Result<(), NotTheCandidate> {
         match self.candidates.0.load().as_deref() {
             None => Err(NotTheCandidate::NoneLoaded),
@@ -243,18 +243,18 @@ impl Reloader {
         }
     }
 
-    /// Yields how many live flows were reset for it.
+    /// Replaces the candidate. Returns the number of live flows reset.
     fn exchange_candidate(&mut self, loaded: Option<Loaded>) -> u64 {
         let candidate = loaded.as_ref().map(|loaded| Arc::clone(&loaded.candidate));
-        // Tenants and policy are shared with the snapshot before, so whoever drops that drops little.
+        // Tenants and policy are shared with the previous snapshot, so dropping that one is cheap.
         let snapshot = Snapshot { candidate, ..Snapshot::clone(&self.gateway.snapshot.load()) };
         self.gateway.snapshot.store(Arc::new(snapshot));
         self.note_candidate(loaded);
         self.candidate_changed()
     }
 
-    /// Other names are to be looked up in advance, and what a candidate let out is judged again. Yields how many live flows
-    /// were reset.
+    /// Updates the names to resolve in advance, and re-evaluates flows that a candidate allowed. Returns the number of
+    /// live flows reset.
     fn candidate_changed(&self) -> u64 {
         self.pin_names();
         let judged = self.gateway.judge_canaries_again(clock::timestamp());
@@ -262,7 +262,7 @@ impl Reloader {
         judged.revoked
     }
 
-    /// Has the names of rules looked up in advance.
+    /// Has the names of rules resolved in advance.
     pub(super) fn pin_names(&self) {
         let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());
         let loaded = self.candidates.0.load();
@@ -273,7 +273,7 @@ impl Reloader {
         verification::pin(snapshot.verifier.as_deref(), &current.names, canary);
     }
 
-    /// Says once that a candidate has fallen back, and judges again what it let out.
+    /// Reports a rollback once, and re-evaluates the flows that the candidate allowed.
     pub(super) fn watch_candidate(&self) {
         let loaded = self.candidates.0.load();
         let Some(loaded) = loaded.as_deref().filter(|loaded| loaded.has_just_fallen()) else { return };
@@ -287,7 +287,7 @@ impl Reloader {
         self.auditor.candidate(What::CandidateFallBack, By::Gateway, subject, enforced, None);
     }
 
-    /// What is told from now on. The snapshot in force has it already.
+    /// Replaces the reported candidate. The snapshot in force has been replaced already.
     fn note_candidate(&mut self, loaded: Option<Loaded>) {
         if let Some(before) = self.candidates.0.swap(loaded.map(Arc::new)) {
             self.retired.add_candidate(Arc::clone(&before.candidate));
@@ -296,7 +296,7 @@ impl Reloader {
 }
 
 impl Candidates {
-    /// For the metrics.
+    /// Labels of the candidate for the metrics.
     pub(super) fn info(&self) -> Option<CandidateInfo> {
         let loaded = self.0.load();
         let loaded = loaded.as_deref()?;

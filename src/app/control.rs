@@ -1,4 +1,4 @@
-//! What the control API is told, and what it may change.
+//! Handlers of the control API.
 
 use super::Handles;
 use super::audit::Auditor;
@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The control socket, unless it is off. One that nobody asked for is done without where it cannot be had.
+/// Opens the control socket, unless it is off. Failure is an error only if the configuration asks for the socket.
 pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError> {
     let Some(admin) = &config.gateway.admin else { return Ok(None) };
     match ControlSocket::open(&admin.path) {
@@ -35,7 +35,7 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
     }
 }
 
-/// What the API reads and changes.
+/// State behind the handlers.
 pub(super) struct ControlPlane {
     pub(super) handles: Handles,
     pub(super) reloads: Reloads,
@@ -83,7 +83,7 @@ impl ControlPlane {
         let watched = self.handles.forecast.rows(&self.pools(), now).into_iter();
         let mut hot: Vec<Hot> = watched.map(|row| self.hot_row(&row)).collect();
         if let Some(DestinationFilter::Socket(to)) = query.destination {
-            // Asked for by name, so to say: also where others are hotter.
+            // a requested destination is shown even if others are hotter
             for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
                 let source = SourceAddr::new(row.source.addr());
                 let known = hot.iter().any(|row| row.source == source.ip() && row.destination == to);
@@ -110,8 +110,7 @@ impl ControlPlane {
         facts.explain(query).map_err(|why| Refusal(why.to_string()))
     }
 
-    /// A tenant stands for its pool too. Names that nobody has are refused: an empty answer would look like a quiet
-    /// gateway.
+    /// Adds the pool of a requested tenant. Unknown names are refused: an empty answer would look like an idle gateway.
     fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, Refusal> {
         if let Some(name) = &query.pool
             && self.pools().pool(name).is_none()

@@ -1,4 +1,4 @@
-//! What would happen to a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
+//! Explains the decision on a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
 //! Opens no socket and resolves no name.
 
 mod checks;
@@ -18,21 +18,21 @@ use crate::policy::{self, CompileError, Decision, Explanation, Finding, Policy, 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-/// Stands for whatever public address a name has: of a documentation range, so that it is nobody's.
+/// Placeholder for a name's public address, from a documentation range, which is assigned to nobody.
 const SOME_PUBLIC_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// Why there is no answer.
+/// Reason why a query has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswerable {
-    /// Both the target and the address are addresses.
+    /// The query gives an address for a target that is an address.
     #[error("the target is an address already; an address beside it goes with a name")]
     TwoAddresses,
-    /// A name is asked for in a protocol in which none is read.
+    /// The query gives a name for a protocol in which no name is read.
     #[error("a client that speaks neither TLS nor HTTP asks for no name; give the address")]
     NameUnread,
 }
 
-/// Explains by files alone.
+/// Explains by configuration files alone.
 pub struct Explainer<'c> {
     config: &'c Config,
     policy: Policy,
@@ -41,16 +41,16 @@ pub struct Explainer<'c> {
 }
 
 impl<'c> Explainer<'c> {
-    /// Compiles the policy once, for any number of questions.
+    /// Compiles the policy once, for any number of queries.
     pub fn new(config: &'c Config) -> Result<Self, CompileError> {
         let policy = Policy::compile(&config.tenants, config.private(Arc::default()))?;
-        // Pools that nobody else uses, so that every port is free.
+        // Pools of its own, so that every port is free.
         let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
         let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
         Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, Vec::new()) })
     }
 
-    /// What would happen to the flow.
+    /// Explains the decision on the flow.
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
         let Self { config, policy, pools, own } = self;
         let facts = Facts {
@@ -65,27 +65,27 @@ impl<'c> Explainer<'c> {
     }
 }
 
-/// Everything that an answer is made of.
+/// Inputs of an explanation.
 pub(super) struct Facts<'a> {
     pub(super) pools: &'a [PoolSpec],
     pub(super) policy: &'a Policy,
     pub(super) own: &'a OwnAddresses,
-    /// TCP ports that the packet rules bring to the gateway.
+    /// TCP ports that are steered to the gateway.
     pub(super) steered: &'a Ports,
     /// `[policy] help`.
     pub(super) help: Option<&'a str>,
     pub(super) state: State<'a>,
 }
 
-/// Whether flows take ports and places.
+/// Source of the current usage of ports and flow slots.
 pub(super) enum State<'a> {
-    /// Nobody does; by the pools as configured.
+    /// None: the pools as configured.
     Files(&'a Pools),
-    /// As they do now.
+    /// The running gateway.
     Live(&'a Snapshot),
 }
 
-/// Where a flow would leave from.
+/// Source address and ports of a flow.
 struct Way {
     source: Option<SourceAddr>,
     in_use: Option<PairUse>,
@@ -94,7 +94,7 @@ struct Way {
     drain: Vec<SourceAddr>,
 }
 
-/// The flow that is asked about.
+/// The queried flow.
 struct Asked {
     name: AskedName,
     ech: bool,
@@ -103,7 +103,7 @@ struct Asked {
 }
 
 impl Facts<'_> {
-    /// With where to find help, if the flow would not leave.
+    /// Explains the flow, with a contact if it would not be allowed.
     pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
         let mut report = self.explained(query)?;
         report.help = self.help.filter(|_| !report.allowed).map(ToOwned::to_owned);
@@ -146,7 +146,7 @@ impl Facts<'_> {
         Ok(report)
     }
 
-    /// What comes of a flow of the tenant's by these rules; `None`: of a candidate that knows no tenant for the client.
+    /// Applies these rules to a flow of the tenant; `None`: a candidate that has no tenant for the client.
     fn judge(&self, report: &mut ExplainReport, asked: &Asked, tenant: &Tenant, ruling: Option<Ruling<'_>>) {
         let Asked { name, ech, client, to } = asked;
         let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
@@ -186,7 +186,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Policy lets it out: is there an address that it can leave from, and a place for one more flow?
+    /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
     fn leave(&self, report: &mut ExplainReport, tenant: &Tenant, client: ClientAddr, to: DialAddr) {
         let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
             report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
@@ -272,7 +272,7 @@ impl Asked {
     }
 }
 
-/// What is known before anything is looked up: the client is nobody's.
+/// Initial report: the client belongs to no tenant.
 fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
     let Asked { client, to, .. } = asked;
     let hostname = if let Target::Name(name, _) = &query.to { Some(name.to_string()) } else { None };

@@ -1,12 +1,12 @@
-//! `[policy] watch`: sees when the files say something else.
+//! `[policy] watch`: detects changes of the configuration files by polling.
 
 use crate::config::Footprint;
 
-/// Looks that a file may go on changing; then it is read all the same.
+/// Most polls to wait for a file that keeps changing; then it is read anyway.
 const PATIENCE: u32 = 10;
 
-/// Looks at the files that were read last. Looking sees through links, works on every file system, and has nothing that
-/// can break: a file that cannot be looked at has changed.
+/// Polls the files that were last read. Polling follows symbolic links, works on every file system, and cannot lose a
+/// watch; a file that cannot be read counts as changed.
 pub(super) struct FileWatch {
     read: Footprint,
     seen: Option<Footprint>,
@@ -18,13 +18,13 @@ impl FileWatch {
         Self { read, seen: None, looks: 0 }
     }
 
-    /// The files were read, whoever wanted it.
+    /// Notes that the files were read, for whatever reason.
     pub(super) fn read(&mut self, read: Footprint) {
         *self = Self::new(read);
     }
 
-    /// Whether the files have changed since they were read, and not since the last look: an editor or a copy that is
-    /// still at work is waited for. Says so once.
+    /// Returns true once when the files have changed since they were read, and not since the last poll: this waits for
+    /// an editor or a copy to finish.
     pub(super) fn is_due(&mut self) -> bool {
         let now = self.read.now();
         if now == self.read {
@@ -61,12 +61,12 @@ mod tests {
         assert!(!watch.is_due(), "it has changed since the last look");
         assert!(watch.is_due());
         assert!(!watch.is_due() && !watch.is_due(), "told already");
-        // Somebody else has had it read.
+        // Read for another reason.
         write(3);
         assert!(!watch.is_due());
         watch.read(crate::config::load(&main).unwrap_err().read);
         assert!(!watch.is_due() && !watch.is_due());
-        // One that never rests is read in the end.
+        // A file that keeps changing is read eventually.
         let mut due = false;
         for n in 4..=4 + PATIENCE {
             write(n);

@@ -1,4 +1,4 @@
-//! The forecast of the running gateway: what it says into the log, and to whoever asks.
+//! Exhaustion forecast of the running gateway, for the log and for queries.
 
 use crate::egress::{Event, Forecaster, HotRow, Pools};
 use crate::gateway::{FlowTable, PairFlows};
@@ -8,16 +8,16 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tenants and clients named with each event.
+/// Tenants and clients named in each event.
 const NAMED: usize = 3;
 
-/// Shared by the control thread's own tasks; no worker waits for it.
+/// Shared by tasks of the control thread; no worker waits for it.
 #[derive(Clone, Default)]
 pub(super) struct Forecast(Arc<Mutex<Forecaster>>);
 
 impl Forecast {
-    /// Looks at the pools once, and logs each level that a destination has crossed, with the name and the holders of
-    /// most of its ports.
+    /// Samples the pools, and logs each level that a destination has crossed, with the name and the main holders of its
+    /// ports.
     pub(super) fn observe(&self, pools: &Pools, table: &FlowTable, now: Instant) {
         let events = self.lock().observe(pools, now);
         if events.is_empty() {
@@ -44,7 +44,7 @@ impl Forecast {
     }
 }
 
-/// A line for each crossing: a warning on the way up, a note on the way down.
+/// Logs a crossing: a warning upwards, an info downwards.
 fn log(event: &Event, flows: &PairFlows) {
     let Event { level, pool, source, destination, used, capacity, growth, exhausted_in, rising } = event;
     let level = level.as_str();

@@ -1,4 +1,4 @@
-//! The configuration in force: put there at the start, exchanged by a reload.
+//! The configuration in force: set at the start, replaced by a reload.
 
 use super::last_good::Fallback;
 use super::{StartError, snapshot, truth, verification};
@@ -12,32 +12,32 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The configuration in force, and whether it is the one that was read last.
+/// The configuration in force, and whether the last load took effect.
 pub(super) struct InForce {
     current: ArcSwap<Current>,
     reloaded: AtomicBool,
-    /// Until a reload takes effect.
+    /// Set after a start with a kept configuration, until a reload takes effect.
     fallback: ArcSwapOption<Fallback>,
 }
 
 /// One configuration in force.
 pub(super) struct Current {
-    /// Its pools, over the one ledger.
+    /// Pools, on the shared ledger.
     pub(super) pools: Arc<Pools>,
-    /// The same as they are written.
+    /// Pools as configured.
     pub(super) specs: Arc<[PoolSpec]>,
     /// TCP ports that are steered to the gateway.
     pub(super) steered: Ports,
     /// [`Config::version`].
     pub(super) version: Arc<str>,
-    /// What it was read from.
+    /// Files that it was read from.
     pub(super) files: Arc<[ReadFile]>,
-    /// Those to be looked up in advance.
+    /// Names to resolve in advance.
     pub(super) names: Arc<HashSet<Key>>,
 }
 
 impl InForce {
-    /// What the gateway starts with: what its files say, or what was kept in place of it.
+    /// Initial state: the configuration of the files, or a kept one in place of it.
     pub(super) fn new(built: &Built, fallback: Option<Fallback>) -> Arc<Self> {
         let verifier = built.snapshot.verifier.as_deref();
         verification::pin(verifier, &built.current.names, None);
@@ -48,7 +48,7 @@ impl InForce {
         })
     }
 
-    /// Why the last good configuration is in force instead of what the files say, if it is.
+    /// Returns the reason why a kept configuration is in force instead of the files, if so.
     pub(super) fn fallback(&self) -> Option<Arc<Fallback>> {
         self.fallback.load_full()
     }
@@ -57,17 +57,17 @@ impl InForce {
         self.current.load_full()
     }
 
-    /// Whether the last load of the files took effect.
+    /// Returns true if the last load of the files took effect.
     pub(super) fn reloaded(&self) -> bool {
         self.reloaded.load(Ordering::Relaxed)
     }
 
-    /// A reload did not take effect.
+    /// Notes that a reload did not take effect.
     pub(super) fn refused(&self) {
         self.reloaded.store(false, Ordering::Relaxed);
     }
 
-    /// A reload took effect.
+    /// Replaces the configuration in force.
     pub(super) fn exchange(&self, built: &Built) {
         self.current.store(Arc::clone(&built.current));
         self.reloaded.store(true, Ordering::Relaxed);
@@ -75,14 +75,14 @@ impl InForce {
     }
 }
 
-/// What is made of a configuration, before it is in force.
+/// A compiled configuration, not yet in force.
 pub(super) struct Built {
     pub(super) snapshot: Snapshot,
     pub(super) current: Arc<Current>,
 }
 
 impl Built {
-    /// Compiles a configuration. Limits that count keep counting in the places of `before`.
+    /// Compiles a configuration. Counters of limits are shared with `before`.
     pub(super) fn new(
         config: &Config,
         files: Vec<ReadFile>,

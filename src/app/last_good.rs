@@ -174,19 +174,19 @@ mod tests {
         for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml"] {
             fs::remove_file(at(gone)).unwrap();
         }
-        // Both are the same, which is tried once.
+        // Both are the same and are tried once.
         let [kept] = &last_good.others_than(None)[..] else { panic!("not one") };
         let again = last_good.load(kept.clone()).unwrap();
         assert_eq!(again.config.version(), loaded.config.version());
         assert_eq!(again.texts, loaded.texts);
-        // What was refused a moment ago is not tried again, and another main file's is none of ours.
+        // Neither the configuration just refused nor that of another main file is tried.
         assert_eq!(last_good.others_than(Some(loaded.texts.digest())), []);
         assert_eq!(LastGood::new(Some(at("state")), &at("other.toml")).others_than(None), []);
-        // Half a file is no configuration.
+        // A truncated file is not a configuration.
         fs::write(at("state/in-force.json"), "{\"main\": \"").unwrap();
         fs::remove_file(at("state/started.json")).unwrap();
         assert_eq!(last_good.others_than(None), []);
-        // Where nothing can be kept, service goes on.
+        // A failure to keep it does not interrupt service.
         LastGood::new(Some(at("nowhere")), &main).keep(Kept::Started, &loaded.texts);
         LastGood::new(None, &main).keep(Kept::Started, &loaded.texts);
     }

@@ -1,21 +1,21 @@
-//! What the process's descriptors allow.
+//! Capacity by the limit on file descriptors.
 
 use crate::gateway::MOST_WAITING;
 use crate::sys::limits;
 use std::io;
 
-/// Descriptors that are neither a flow's nor a pipe's: listeners, logs, epoll, metrics connections.
+/// Descriptors for anything but flows and pipes: listeners, logs, epoll, metrics connections.
 const OVERHEAD: u64 = 128;
-/// For each worker: its event loop's own, and connections that other workers have passed on to it.
+/// For each worker: its event loop, and queued connections handed over by other workers.
 const PER_WORKER: u64 = 8 + MOST_WAITING as u64;
-/// A flow has two sockets, and a pipe two ends.
+/// A flow has two sockets, a pipe two ends.
 const PAIR: u64 = 2;
-/// One part in this many of the descriptors is for pipes; flows that find none copy.
+/// Fraction of the descriptors for pipes, as a divisor; flows without a pipe copy.
 const PIPE_SHARE: u64 = 16;
-/// Below this many flows something is set wrongly.
+/// Fewer flows than this indicate a misconfiguration.
 const FEW_FLOWS: u64 = 1000;
 
-/// What fits.
+/// Capacity for flows and pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     /// Flows of all workers.
@@ -24,7 +24,7 @@ pub(super) struct Room {
     pub(super) pipes: usize,
 }
 
-/// Why the descriptor limit does not do.
+/// Reason why the descriptor limit is unsuitable.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
     /// It could not be read or raised.
@@ -38,14 +38,14 @@ pub enum LimitError {
     TooFew {
         /// The hard limit.
         have: u64,
-        /// The least that makes sense.
+        /// The smallest useful limit.
         need: u64,
-        /// As many as will run.
+        /// Number of workers.
         workers: usize,
     },
 }
 
-/// Raises the limit on open files as far as it goes, and yields what fits; of flows at most `wanted`.
+/// Raises the limit on open files as far as possible, and returns the capacity, with at most `wanted` flows.
 pub(super) fn room(workers: usize, wanted: Option<u32>) -> Result<Room, LimitError> {
     let have = limits::raise_open_files()?;
     let room = divide(have, workers, wanted)?;

@@ -1,17 +1,17 @@
-//! Opens the listeners, and says what to do where that fails.
+//! Opens the listeners; errors name the remedy.
 
 use crate::sys::failure::Failure;
 use crate::sys::listener::{self, Liveness};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Connections that wait for accept; the kernel cuts it to net.core.somaxconn.
+/// Length of the accept queue; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
 
-/// Why a listener could not be opened.
+/// Error of opening a listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else listens there.
+    /// The port is in use.
     #[error("cannot listen on {0}: the port is in use; find by whom with `ss -ltnp 'sport = :{port}'`, or set another in [gateway] {1}", port = .0.port())]
     InUse(SocketAddr, &'static str),
     /// No CAP_NET_ADMIN.
@@ -19,7 +19,7 @@ pub enum ListenError {
         "cannot make the listener on {0} transparent: CAP_NET_ADMIN is missing; run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`"
     )]
     NotPermitted(SocketAddr),
-    /// The address is not this machine's.
+    /// The address is not assigned to this machine.
     #[error(
         "cannot listen on {0}: the address is not assigned to this machine; set another in [gateway] {1}"
     )]
@@ -27,14 +27,14 @@ pub enum ListenError {
     /// Anything else.
     #[error("cannot listen on {address}: {error}")]
     Other {
-        /// Where.
+        /// Address of the listener.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// The address to listen on: where the machine has no IPv6, both families' is that of IPv4 alone.
+/// Returns the address to listen on: without IPv6 on this machine, the dual-stack wildcard becomes that of IPv4.
 pub(super) fn usable(address: SocketAddr) -> SocketAddr {
     if address.is_ipv4() || listener::has_ipv6() {
         return address;
@@ -44,7 +44,7 @@ pub(super) fn usable(address: SocketAddr) -> SocketAddr {
     instead
 }
 
-/// One transparent listener for each worker, all on the same port.
+/// Opens one transparent listener for each worker, all on the same port.
 pub(super) fn transparent(
     address: SocketAddr,
     workers: usize,
@@ -64,7 +64,7 @@ pub(super) fn transparent(
         .collect()
 }
 
-/// The metrics listener.
+/// Opens the metrics listener.
 pub(super) fn metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let open = || {
         let listener = TcpListener::bind(address)?;

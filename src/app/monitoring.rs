@@ -1,4 +1,4 @@
-//! Says when a tenant's `monitor_until` has come.
+//! Reports the end of a tenant's monitor mode at `monitor_until`.
 
 use super::audit::Auditor;
 use crate::audit::{By, What};
@@ -6,7 +6,7 @@ use crate::policy::{Mode, Policy};
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// Looks at the clock each second. Flows look at it themselves; this is for those who read the log.
+/// Checks the clock each second, for the logs only: flows check it themselves.
 pub(super) struct Monitoring {
     looked: Timestamp,
 }
@@ -25,7 +25,7 @@ impl Monitoring {
     }
 }
 
-/// The tenants that were in monitor mode then, and are not now.
+/// Returns the tenants in monitor mode at `then` and not at `now`.
 fn ended(policy: &Policy, then: Timestamp, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
     let over = move |mode: Mode| mode.monitors(then) && !mode.monitors(now);
     policy.tenants().iter().filter(move |tenant| over(tenant.mode)).map(|tenant| &tenant.name)

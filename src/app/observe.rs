@@ -1,4 +1,4 @@
-//! What is seen of a running gateway: the flow log and the metrics.
+//! Observability of the running gateway: flow log, audit log and metrics.
 
 use super::Handles;
 use super::forecast::Forecast;
@@ -42,7 +42,7 @@ pub(super) fn open_flow_log(
     FlowLog::start(flow_log, metrics.gateway().flow_log.clone()).map(Some)
 }
 
-/// Whether systemd has connected an output to the journal (`JOURNAL_STREAM` in systemd.exec(5)).
+/// True if systemd has connected an output to the journal (`JOURNAL_STREAM` in systemd.exec(5)).
 fn is_the_journal(output: impl AsFd) -> bool {
     let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let output = output.as_fd().try_clone_to_owned().and_then(|output| File::from(output).metadata());
@@ -57,7 +57,7 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
-/// What is to be said to whoever asks for readiness.
+/// Notes shown with readiness.
 pub(super) fn notes(in_force: &InForce) -> Vec<String> {
     let fallback = in_force.fallback();
     let note = fallback.map(|fallback| {
@@ -69,7 +69,7 @@ pub(super) fn notes(in_force: &InForce) -> Vec<String> {
     note.into_iter().collect()
 }
 
-/// What a scrape looks at.
+/// Sources of the metrics of a scrape.
 pub(super) struct ScrapeSources {
     pub(super) handles: Handles,
     pub(super) metrics: Arc<Metrics>,
@@ -78,7 +78,7 @@ pub(super) struct ScrapeSources {
 }
 
 impl ScrapeSources {
-    /// The text of one scrape.
+    /// Renders one scrape.
     pub(super) fn render(&self) -> String {
         let Handles { gateway, in_force, ledger, forecast, candidates } = &self.handles;
         let (current, snapshot) = (in_force.current(), gateway.snapshot.load());
@@ -119,7 +119,7 @@ fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {
     shown.collect()
 }
 
-/// Of a network whose addresses are derived per client, a destination is shown as the fullest of them has it.
+/// For a network with addresses derived per client, shows each destination once, by its fullest address.
 fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
     let mut seen = HashSet::new();
     let mut rows = forecast.rows(pools, clock::now());

@@ -1,4 +1,4 @@
-//! Ports that the kernel keeps from a process without `CAP_NET_BIND_SERVICE`.
+//! Ports that a process without `CAP_NET_BIND_SERVICE` cannot bind.
 
 use crate::addr::PortRange;
 use std::fs;

@@ -1,5 +1,4 @@
-//! The thread on which live flows are asked what another policy asks of them: lookups may take long, and so may a look at
-//! every flow.
+//! Thread that verifies live flows after a change of policy: lookups may be slow, and so may a scan of all flows.
 
 use crate::gateway::{Gateway, Judged, Recheck};
 use crate::sys::priority;
@@ -8,12 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use tokio::sync::mpsc;
 
-/// Where that is ordered. The thread ends when this is gone.
+/// Handle for requests. The thread ends when it is dropped.
 pub(super) struct Rechecks(mpsc::Sender<()>);
 
 impl Rechecks {
     pub(super) fn start(gateway: Arc<Gateway>, how: Recheck) -> io::Result<Self> {
-        // One order that waits is enough: when it is its turn, all is looked at that is there.
+        // One pending request is enough: it covers all flows present when it is handled.
         let (orders, ordered) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("recheck".to_owned()).spawn(move || {
@@ -23,10 +22,10 @@ impl Rechecks {
         Ok(Self(orders))
     }
 
-    /// Has those flows asked that go on only if something is found out of them.
+    /// Requests a recheck if any flow has to be verified.
     pub(super) fn order(&self, judged: Judged) {
         if judged.unproved > 0 {
-            // If an order waits already, it is this one too.
+            // A pending request covers this one.
             let _ = self.0.try_send(());
         }
     }

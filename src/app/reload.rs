@@ -1,5 +1,5 @@
-//! Reads the configuration anew and puts it in force, on a thread of its own: neither a million names nor a dead disk hold
-//! up flows, metrics or other orders.
+//! Reloads the configuration on a thread of its own, so that neither a million names nor a dead disk delays flows,
+//! metrics or other orders.
 
 use super::StartError;
 use super::audit::Auditor;
@@ -28,44 +28,44 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Orders that may wait. All that wait when a reload ends are served by the next one.
+/// Most pending orders. Reloads that are pending when one ends are coalesced into the next.
 const WAITING: usize = 64;
-/// How often what is out of force is looked at, and the files if they are watched.
+/// Interval of checks for retired snapshots to drop, and for changed files if they are watched.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Somebody wants the configuration read anew.
+/// Request for a reload.
 struct Order {
     by: By,
     reply: Option<oneshot::Sender<ReloadAnswer>>,
 }
 
-/// What the thread is to do.
+/// A task of the thread.
 enum Task {
     Reload(Order),
-    /// Anything else that changes what is in force.
+    /// Any other change of what is in force.
     Other(Box<dyn FnOnce(&mut Reloader) + Send>),
 }
 
-/// Where reloads are ordered. The thread ends when the last one of these is gone.
+/// Handle for ordering reloads. The thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Reloads(SyncSender<Task>);
 
 impl Reloads {
-    /// Orders a reload, and yields where its result will be told.
+    /// Orders a reload; returns the receiver of its result.
     pub(super) fn order(&self, by: By) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.put(Task::Reload(Order { by, reply: Some(reply) }))?;
         Ok(answer)
     }
 
-    /// Has something else done, and yields where its result will be told.
+    /// Runs another task on the thread; returns the receiver of its result.
     pub(super) fn run<A: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
     ) -> Result<oneshot::Receiver<A>, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.put(Task::Other(Box::new(move |reloader| {
-            // Whoever asked may have gone.
+            // The receiver may be gone.
             let _ = reply.send(task(reloader));
         })))?;
         Ok(answer)
@@ -80,13 +80,14 @@ impl Reloads {
     }
 }
 
-/// What a reload needs.
+/// State of the reload thread.
 pub(super) struct Reloader {
     /// The main file.
     pub(super) path: PathBuf,
-    /// In force, without tenants and pools: what was made of those is elsewhere, and a million names are not kept twice.
+    /// Configuration in force without tenants and pools: they live on in compiled form, and a million names are not
+    /// kept twice.
     pub(super) running: Config,
-    /// Of the configuration in force.
+    /// Outline of the configuration in force.
     pub(super) outline: Outline,
     pub(super) ledger: Arc<Ledger>,
     pub(super) metrics: Arc<Metrics>,
@@ -96,11 +97,11 @@ pub(super) struct Reloader {
     pub(super) retired: Retired,
     pub(super) candidates: Candidates,
     pub(super) rechecks: Rechecks,
-    /// Of the files that were read last.
+    /// Watch of the files that were last read.
     pub(super) files: FileWatch,
-    /// Where what comes into force is kept.
+    /// Store for configurations that come into force.
     pub(super) last_good: LastGood,
-    /// What the gateway has started with, until it is kept; `None` if it was kept already.
+    /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
     pub(super) started_with: Option<Texts>,
     pub(super) network: Network,
 }
@@ -113,25 +114,25 @@ struct Reloaded {
     judged: Judged,
 }
 
-/// Why a reload took no effect; the configuration before it stays in force.
+/// Reason why a reload took no effect; the previous configuration stays in force.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
-    /// Something is wrong with the files.
+    /// The files have errors.
     #[error(transparent)]
     Config(#[from] config::Report),
-    /// It could not be built.
+    /// The configuration could not be built.
     #[error(transparent)]
     Build(#[from] StartError),
-    /// It was to bring the candidate into force.
+    /// A promotion, and the files do not match the candidate.
     #[error(transparent)]
     NotTheCandidate(#[from] NotTheCandidate),
-    /// It panicked.
+    /// The reload panicked.
     #[error("the reload failed in a way that is a bug; please report it")]
     Bug,
 }
 
 impl Reloader {
-    /// Waits for orders.
+    /// Starts the thread.
     pub(super) fn start(mut self) -> Result<Reloads, StartError> {
         let (orders, ordered) = mpsc::sync_channel(WAITING);
         thread::Builder::new().name("reload".to_owned()).spawn(move || {
@@ -146,7 +147,7 @@ impl Reloader {
             self.last_good.keep(Kept::Started, &texts);
             self.last_good.keep(Kept::InForce, &texts);
         }
-        // What a start reads is as large as what a reload does, and gone by now.
+        // A start reads as much as a reload does, and that memory is free by now.
         memory::give_back();
         loop {
             let next = ordered.recv_timeout(TICK);
@@ -169,7 +170,7 @@ impl Reloader {
         }
     }
 
-    /// In their order; reloads that follow each other are one.
+    /// Carries out tasks in order; consecutive reloads are coalesced.
     fn work_off(&mut self, tasks: impl Iterator<Item = Task>) {
         let mut orders = Vec::new();
         for task in tasks {
@@ -178,7 +179,7 @@ impl Reloader {
                 Task::Other(task) => {
                     self.carry_out(std::mem::take(&mut orders));
                     self.unharmed(|reloader| {
-                        // It may have fallen back a moment ago, and is about to be another one.
+                        // Reports a rollback before the task replaces the candidate.
                         reloader.watch_candidate();
                         task(reloader);
                     });
@@ -188,14 +189,14 @@ impl Reloader {
         self.carry_out(orders);
     }
 
-    /// Does something after whose panic the thread goes on.
+    /// Catches a panic, so that the thread goes on.
     fn unharmed(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!("an order failed in a way that is a bug; please report it");
         }
     }
 
-    /// One reload, told to everybody who wanted it.
+    /// Reloads once, and sends the result to all who ordered it.
     fn carry_out(&mut self, orders: Vec<Order>) {
         if orders.is_empty() {
             return;
@@ -210,13 +211,13 @@ impl Reloader {
         for Order { by, reply } in orders {
             self.auditor.exchanged(What::Reload, by, &before, audit_result(&result));
             if let Some(reply) = reply {
-                // Whoever asked may have gone.
+                // The receiver may be gone.
                 let _ = reply.send(answer(&result, &config));
             }
         }
     }
 
-    /// A reload that takes effect only if it brings the candidate into force.
+    /// A reload that takes effect only if it puts the candidate in force.
     pub(super) fn promote(&mut self, by: By) -> ReloadAnswer {
         let before = Arc::clone(&self.in_force.current().version);
         let result = self.reload(true);
@@ -230,8 +231,7 @@ impl Reloader {
         catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
     }
 
-    /// Exchanges the configuration in force for what the files say now.
-    /// If a candidate is to be `promoted` by it, only if they say what that does; it ends then.
+    /// Puts the files' configuration in force. If `promoted`, only if it matches the candidate, which ends then.
     fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
@@ -252,7 +252,7 @@ impl Reloader {
         }
         config.tenants = Vec::new();
         config.pools = Vec::new();
-        // From here on nothing can fail.
+        // Nothing below can fail.
         self.in_force.exchange(&built);
         snapshot::put_limits_in_force(&built.snapshot);
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
@@ -287,7 +287,7 @@ fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
     }
 }
 
-/// What the audit log is told: how much has changed, or why nothing has.
+/// Result for the audit log: the differences and resets, or the reason for the failure.
 fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
     match result {
         Ok(Reloaded { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
@@ -306,7 +306,7 @@ fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u
     }
 }
 
-/// What became of packet rules and routes, and what is to be done.
+/// Describes the change of packet rules and routes, and any step left to the operator.
 fn said_of_steering(renewal: Renewal) -> Option<String> {
     match renewal {
         Renewal::Unneeded => None,

@@ -1,12 +1,12 @@
-//! Snapshots that are out of force, until no flow holds anything of them.
+//! Deferred drop of snapshots that are no longer in force, until no flow references them.
 //!
-//! A flow that is being admitted holds its tenant. If it were the last to do so, its worker would drop the tenant's names,
-//! and a million of them take tens of milliseconds, during which its other flows would stand still.
+//! A flow being admitted references its tenant. If its reference were the last, its worker would drop the tenant's
+//! names, which takes tens of milliseconds for a million of them and stalls its other flows.
 
 use crate::gateway::{Candidate, Snapshot, Tenant};
 use std::sync::Arc;
 
-/// Keeps what flows may still hold, and drops it on the caller's thread once none does.
+/// Holds what flows may still reference, and drops it on the caller's thread once none does.
 #[derive(Default)]
 pub(super) struct Retired {
     snapshots: Vec<Arc<Snapshot>>,
@@ -15,19 +15,19 @@ pub(super) struct Retired {
 }
 
 impl Retired {
-    /// Nobody can come to hold it any more.
+    /// Adds a snapshot to which no new references can arise.
     pub(super) fn add(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshots.push(snapshot);
         self.sweep();
     }
 
-    /// As with a snapshot: flows that it is judged on hold it.
+    /// Adds a candidate; flows evaluated against it still reference it.
     pub(super) fn add_candidate(&mut self, candidate: Arc<Candidate>) {
         self.candidates.push(candidate);
         self.sweep();
     }
 
-    /// Drops what nobody holds, and says whether there was anything.
+    /// Drops all without other references. Returns true if there were any.
     pub(super) fn sweep(&mut self) -> bool {
         let before = self.count();
         let mut held = Vec::new();
@@ -38,7 +38,7 @@ impl Retired {
             }
         }
         self.snapshots = held;
-        // Of one that is kept all the same because somebody has just let go, the next sweep is rid.
+        // One that is released only after this check is dropped by the next sweep.
         self.tenants.retain(|tenant| Arc::strong_count(tenant) > 1);
         self.candidates.retain(|candidate| Arc::strong_count(candidate) > 1 || candidate.is_asking());
         self.count() < before

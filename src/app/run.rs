@@ -1,4 +1,4 @@
-//! Starts the gateway with what its files say, or else with the last good configuration.
+//! Starts the gateway with its files' configuration, or else with the last good one.
 
 use super::last_good::{Fallback, LastGood};
 use super::{App, StartError};
@@ -6,19 +6,19 @@ use crate::config::{self, Loaded};
 use crate::sys::memory;
 use std::path::Path;
 
-/// Why the gateway does not run, or has not ended well.
+/// Reason why the gateway did not start, or did not end cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Something is wrong with the files, and no earlier configuration is kept that does.
+    /// The files have errors, and no kept configuration works instead.
     #[error(transparent)]
     Config(#[from] config::Report),
-    /// It does not start, or a part of it has failed.
+    /// The start failed, or a part of the gateway did.
     #[error(transparent)]
     Start(#[from] StartError),
 }
 
-/// Runs the gateway with the configuration of `path`, where SIGHUP reads it anew, until it is told to stop (SIGTERM, SIGINT) and its
-/// flows have ended or the drain period is over. If it cannot start with what the files say, it starts with the last good
+/// Runs the gateway with the configuration at `path`, which SIGHUP reloads, until it is stopped (SIGTERM, SIGINT) and
+/// its flows have ended or the drain period is over. If it cannot start with the files, it starts with the last good
 /// configuration.
 pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
     memory::give_large_blocks_back_at_once();
@@ -52,7 +52,7 @@ pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
     Err(refused)
 }
 
-/// Starts the gateway and runs it to its end, which is the inner result; the outer one is that of the start.
+/// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.
 fn attempt(
     path: &Path,
     loaded: Loaded,

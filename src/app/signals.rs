@@ -1,19 +1,19 @@
-//! What operators ask of a running gateway by signals.
+//! Signals from operators.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What an operator's signal asks for.
+/// Action requested by a signal.
 pub(super) enum Order {
-    /// End the gateway, or its drain.
+    /// Stop the gateway, or cut its drain short.
     Stop,
-    /// Open the logs anew: they were rotated.
+    /// Reopen the logs after rotation.
     Reopen,
-    /// The same, and read the configuration anew.
+    /// Reopen the logs and reload the configuration.
     Reload,
 }
 
-/// SIGTERM and SIGINT stop; SIGHUP reloads; SIGUSR1 opens the logs anew, and nothing else.
+/// SIGTERM and SIGINT stop; SIGHUP reloads; SIGUSR1 only reopens the logs.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -31,7 +31,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Dropping the future loses none.
+    /// Waits for the next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> Order {
         tokio::select! {
             _ = self.terminate.recv() => Order::Stop,

@@ -1,4 +1,4 @@
-//! Configuration to snapshot: joins each tenant's rules with its pool, meters and places.
+//! Builds a snapshot from a configuration: joins each tenant's rules with its pool, meters and limits.
 
 use super::{StartError, verification};
 use crate::clock;
@@ -47,15 +47,15 @@ pub(super) fn build(
     })
 }
 
-/// Puts the limits of a snapshot in force, when the snapshot is.
+/// Applies the limits of a snapshot, once it is in force.
 pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
     for tenant in &snapshot.tenants {
         tenant.flows.resize(tenant.policy.max_flows.unwrap_or(u32::MAX));
     }
 }
 
-/// Warns of networks of addresses derived per client that no answer would reach; addresses that are listed are watched
-/// one by one. Steering may come up later, so it is no error.
+/// Warns of networks of derived addresses that are not local, so that answers would be lost; listed addresses are
+/// watched individually. Not an error, because steering may come up later.
 pub(super) fn warn_of_foreign_networks(config: &Config) {
     for pool in &config.pools {
         for network in pool.addresses.iter().filter(|network| is_derived(network)) {
@@ -85,7 +85,7 @@ fn tenant(
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
     let monitored = rules.mode.monitors(clock::timestamp());
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
-    // Flows that live, or are being listened to, go on counting: the places are the tenant's for as long as it is called so.
+    // Live and pending flows stay counted: limits are kept for a tenant of the same name.
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
     let max_flows = rules.max_flows.unwrap_or(u32::MAX);
     let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));

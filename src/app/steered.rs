@@ -1,4 +1,4 @@
-//! What the checked configuration means for steering, which does not know it.
+//! Derives steering parameters from the configuration, which the steering room does not depend on.
 
 use super::ephemeral_ports;
 use crate::addr::PortRange;
@@ -7,7 +7,7 @@ use crate::steering::{Params, Pool, Ports, Udp};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
-/// What there is to steer.
+/// Returns the parameters of steering.
 pub fn steering_params(config: &Config) -> Params {
     let steering = &config.steering;
     Params {
@@ -30,14 +30,15 @@ pub fn steering_params(config: &Config) -> Params {
     }
 }
 
-/// The networks of all tenants, those that lie in others left out.
+/// Networks of all tenants, without those nested in others.
 fn sources(config: &Config) -> Vec<IpNet> {
     let all: Vec<_> =
         config.tenants.iter().flat_map(|tenant| tenant.sources.iter().map(IpNet::trunc)).collect();
     IpNet::aggregate(&all)
 }
 
-/// The networks of all pools. Neighbours with the same ports are one: every packet of the host is compared with each.
+/// Networks of all pools. Adjacent ones with the same ports are merged, because each packet of the host is compared
+/// with every one.
 fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Pool> {
     let mut by_ports: Vec<(PortRange, Vec<IpNet>)> = Vec::new();
     for (ports, addresses) in pools {

@@ -4,7 +4,7 @@ use crate::steering::{COUNTED_CHAINS, COUNTED_TABLE, Counted};
 use crate::sys::packet_rules::TableFamily;
 use crate::sys::packet_rules::counts::{of_chain, of_table};
 
-/// Packets of each kind; empty where the rules are not in nf_tables, or may not be read.
+/// Packets of each kind; empty if the rules are not in nf_tables or cannot be read.
 pub(super) fn counts() -> Vec<(&'static str, u64)> {
     let mut all = of_table(TableFamily::Inet, COUNTED_TABLE).unwrap_or_default();
     for family in [TableFamily::Ip, TableFamily::Ip6] {

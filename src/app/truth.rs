@@ -1,5 +1,5 @@
-//! Keeps the ledger true to the kernel: what an earlier process left behind, what other programs hold, who is in
-//! the way. docs/ports.md explains it.
+//! Reconciles the ledger with the kernel: ports left by an earlier process, ports held by other programs, and the
+//! causes of collisions. docs/ports.md explains it.
 
 mod held_ports;
 
@@ -22,29 +22,29 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// How often collisions are explained.
+/// Interval of explaining collisions.
 const TICK: Duration = Duration::from_secs(2);
-/// The ledger is compared with the kernel every fifth tick.
+/// Ticks per comparison of the ledger with the kernel.
 const TICKS_PER_COMPARISON: u64 = 5;
-/// Between the two looks at what seems to differ.
+/// Pause between the two looks that confirm a difference.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
-/// A list of 15,000 sockets takes some 10 ms.
+/// Timeout; a list of 15,000 sockets takes some 10 ms.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Of one kind of finding, this many are logged one by one.
+/// Most findings of one kind that are logged individually.
 const LOGGED: usize = 10;
 
-/// What the last comparison found. Shared with whoever renders the metrics.
+/// Report of the last comparison, shared with the metrics.
 pub(super) type LastReport = Arc<ArcSwap<Report>>;
 
-/// Compares until it is dropped.
+/// Reconciles until dropped.
 pub(super) struct Truth {
     last: LastReport,
-    /// The threads end when these are gone.
+    /// The threads end when these are dropped.
     _stop: Sender<()>,
     _reaper: ReaperStop,
 }
 
-/// The pools of a configuration, without the ports that other programs listen on.
+/// Builds the pools of a configuration, without ports that other programs listen on.
 pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
     let mut reserved = config.reserved_ports();
     let ranges: Vec<_> = config.pools.iter().map(|pool| pool.ports).collect();
@@ -120,11 +120,11 @@ impl Truth {
     }
 }
 
-/// What the thread works with.
+/// State of the thread.
 struct Watch {
     kernel: LiveKernel,
     reconciler: Reconciler,
-    /// Those that were reported.
+    /// Listeners already reported.
     listeners: BTreeSet<SocketAddr>,
     in_force: Arc<InForce>,
     ledger: Arc<Ledger>,
@@ -222,7 +222,7 @@ fn log(report: &Report) {
     }
 }
 
-/// Says who was in the way of connections that had to take another port.
+/// Logs the sockets that caused collisions.
 fn explain(collisions: &[(LeasedSource, DialAddr)]) {
     let ports: BTreeSet<_> = collisions.iter().map(|(source, _)| source.port()).collect();
     let states = States::CONNECTED | States::BOUND | States::LISTENING;
@@ -248,7 +248,7 @@ fn explain(collisions: &[(LeasedSource, DialAddr)]) {
     }
 }
 
-/// A socket with the same four values, else one that keeps every other from binding its port.
+/// Returns a socket with the same source and destination, else one that prevents any bind of the port.
 fn culprit(sockets: &[KernelSocket], source: SocketAddr, to: SocketAddr) -> Option<&KernelSocket> {
     let same = sockets.iter().find(|socket| socket.source == source && socket.destination == to);
     same.or_else(|| {
@@ -266,7 +266,7 @@ fn listeners_in_the_way(pools: &Pools) -> io::Result<BTreeSet<SocketAddr>> {
     Ok(found.into_iter().map(|socket| socket.source).collect())
 }
 
-/// The first few, and how many there are besides.
+/// The first few items, and the number of the others.
 pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) -> String {
     let items = items.into_iter();
     let more = items.len().saturating_sub(LOGGED);
@@ -277,7 +277,7 @@ pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: Exa
     words.join(", ")
 }
 
-/// Other programs may be given ports that the kernel is not told to leave alone.
+/// Warns of pool ports that are not reserved, which the kernel may give to other programs.
 fn warn_of_ports_not_reserved(config: &Config) {
     let ranges: Vec<PortRange> = config.pools.iter().map(|pool| pool.ports).collect();
     let wanted = steering::reserved_ports(&ranges, ephemeral_ports());
@@ -292,7 +292,7 @@ fn warn_of_ports_not_reserved(config: &Config) {
     }
 }
 
-/// The range of ports that this machine's kernel chooses from.
+/// Returns the kernel's ephemeral port range.
 pub fn ephemeral_ports() -> PortRange {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ends = range.split_whitespace().map(str::parse);

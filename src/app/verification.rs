@@ -1,4 +1,4 @@
-//! Configuration to what looks names up.
+//! Builds the verifiers of names from a configuration.
 
 use super::StartError;
 use crate::addr::Family;
@@ -12,11 +12,11 @@ use crate::verify::{self, Asker, Key, Settings, Verifier};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Names of rules that are looked up before anybody asks, in each family. Each takes some 300 bytes.
+/// Most rule names resolved in advance, over both families. Each takes some 300 bytes.
 const MOST_PINNED: usize = 100_000;
 
-/// There if a rule asks for it: the one of `before`, or of its candidate, if that asks the same servers, with all that it
-/// knows.
+/// Returns a verifier if a rule needs one. Reuses that of `before` or of its candidate, with its caches, if the
+/// settings are the same.
 pub(super) fn verifier(
     config: &Config,
     metrics: &Metrics,
@@ -52,7 +52,7 @@ pub(super) fn verifier(
     Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
 }
 
-/// A tenant's part of it, if a rule of the tenant asks for it. It asks in the name of the tenant that was called so.
+/// Returns the tenant's verification if a rule of the tenant needs it. Keeps the asker of the tenant of the same name.
 pub(super) fn of_tenant(
     tenant: &TenantSpec,
     verifier: Option<&Arc<Verifier>>,
@@ -69,8 +69,8 @@ pub(super) fn of_tenant(
     Some(Arc::new(Verification { verifier, asker, address_checks, certificate_checks }))
 }
 
-/// Has the names of rules looked up in advance, and no others: those of the policy in force, and of a candidate that is
-/// enforced for somebody; `None` are its names, if it is not.
+/// Sets the names that are resolved in advance: those of the policy in force, and those of an enforced candidate.
+/// `None` stands for the names of a candidate that is not enforced.
 pub(super) fn pin(
     in_force: Option<&Verifier>,
     names: &HashSet<Key>,
@@ -90,7 +90,7 @@ pub(super) fn pin(
     }
 }
 
-/// The names that rules ask about, in the families that the tenant's pool has; in both, if the pool is not there yet.
+/// Names that rules look up, in the address families of the tenant's pool; in both if the pool does not exist yet.
 pub(super) fn names(config: &Config, pools: &Pools) -> HashSet<Key> {
     let mut pins = HashSet::new();
     for tenant in &config.tenants {

@@ -1,4 +1,4 @@
-//! The workers' threads.
+//! The worker threads.
 
 use super::StartError;
 use crate::config::Config;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use tokio::sync::{mpsc, watch};
 
-/// How many the configuration asks for.
+/// Returns the number of workers.
 pub(super) fn count(config: &Config) -> usize {
     match config.gateway.workers {
         Some(count) => count.get(),
@@ -17,15 +17,15 @@ pub(super) fn count(config: &Config) -> usize {
     }
 }
 
-/// Those that run.
+/// Running workers.
 pub(super) struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
-    /// A worker that ends by itself says so here.
+    /// Receives a notice from each worker that ends on its own.
     ended: mpsc::UnboundedReceiver<()>,
 }
 
 impl Workers {
-    /// One for each listener; yields their pulses, too.
+    /// Starts a worker for each listener; also returns their heartbeats.
     pub(super) fn start(
         listeners: Vec<TcpListener>,
         seats: Vec<Seat>,
@@ -49,12 +49,12 @@ impl Workers {
         Ok((Self { threads, ended }, pulses))
     }
 
-    /// Waits until one has ended by itself. Dropping the future loses nothing.
+    /// Waits until a worker has ended on its own. Cancel-safe.
     pub(super) async fn one_has_ended(&mut self) {
         let _ = self.ended.recv().await;
     }
 
-    /// Waits for all of them to end, as the stage tells them to.
+    /// Waits until all have ended; the stage makes them end.
     pub(super) fn join(self) -> Result<(), StartError> {
         let mut result = Ok(());
         for thread in self.threads {
@@ -68,12 +68,12 @@ impl Workers {
     }
 }
 
-/// Tells the control thread that a worker's thread has ended, by panic too.
+/// Notifies the control thread when a worker's thread ends, even by panic.
 struct EndNotice(mpsc::UnboundedSender<()>);
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        // Nobody listens any more when the gateway stops.
+        // The receiver is gone once the gateway stops.
         let _ = self.0.send(());
     }
 }

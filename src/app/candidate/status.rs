@@ -1,4 +1,4 @@
-//! What is told of a candidate.
+//! Status report of a candidate.
 
 use super::Loaded;
 use crate::admin::{Canary, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges};

@@ -1,5 +1,5 @@
-//! What the rule that lets a flow out asks about its name, and what the gateway knows of that now. Asks nobody: a flow
-//! does, before it is turned away.
+//! Checks of name and certificate that the allowing rule requires, answered from the caches. Sends no lookups; a real
+//! flow does before it is denied.
 
 use crate::admin::ExplainReport;
 use crate::gateway::{
@@ -9,7 +9,7 @@ use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, Denial, Destination, Permit, Tenant};
 
-/// What would become of the permit.
+/// Returns the decision after the checks.
 pub(super) fn checked(
     report: &mut ExplainReport,
     ruling: Ruling<'_>,
@@ -30,7 +30,7 @@ pub(super) fn checked(
     checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
 }
 
-/// Where the flow would go, by what is known of the name's addresses; one at least.
+/// Returns the permits after the address check; at least one.
 fn address(
     report: &mut ExplainReport,
     Verification { verifier, asker, .. }: &Verification,
@@ -66,7 +66,7 @@ fn address(
     Ok(vec![permit])
 }
 
-/// Which of them it would go to, by what is known of their servers.
+/// Returns the first permit that passes the certificate check.
 fn certificate(
     report: &mut ExplainReport,
     Verification { verifier, asker, .. }: &Verification,

@@ -1,4 +1,4 @@
-//! The thread that frees held ports once the kernel has let go of them.
+//! Thread that frees held ports once the kernel has released them.
 
 use crate::clock;
 use crate::count::Counter;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The kernel answers in microseconds.
+/// Timeout; the kernel answers in microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Failures are logged this often at most.
+/// Shortest interval between two logged failures.
 const COMPLAIN: Duration = Duration::from_mins(1);
 
 /// Starts the thread; it ends when what this yields is dropped. `failures` counts rounds of questions without answers.
