@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Bytes of an answer: some 10,000 source addresses, and more.
+/// Largest response in bytes: room for more than 10,000 source addresses.
 const MOST: u64 = 16 << 20;
-/// For each step: to connect, to write, to read on. A gateway that is asked to do something has 30 s for its answer.
+/// Timeout of each step: connect, write, read. The gateway answers an order within 30 s.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// Of an answer's head.
+/// Most headers of a response.
 const HEADERS: usize = 32;
 
-/// Which gateway.
+/// Arguments that select the gateway.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Gateway {
     /// The control socket; the one that the configuration names unless given
@@ -30,12 +30,12 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// The configuration's main file.
+    /// Returns the path of the main configuration file.
     pub(super) fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
     }
 
-    /// Where the gateway is to be asked; else what is to be printed.
+    /// Returns the control socket's path; otherwise the message to print.
     pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
@@ -55,11 +55,11 @@ impl Gateway {
     }
 }
 
-/// Exit code: the gateway could not be asked, or has no answer yet.
+/// Exit code: the gateway could not be asked, or has not answered.
 pub(super) const FAILED: u8 = 2;
 
 impl Gateway {
-    /// Runs what asks the gateway, and yields its exit code; prints why if it cannot be asked.
+    /// Runs a query and returns its exit code; prints the reason if the gateway cannot be asked.
     pub(super) fn asked(&self, ask: impl FnOnce(&Path) -> Result<ExitCode, AskError>) -> ExitCode {
         let socket = match self.socket() {
             Ok(socket) => socket,
@@ -75,32 +75,32 @@ impl Gateway {
     }
 }
 
-/// Why there is no answer. Each says what to do.
+/// Reason why there is no answer. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
-    /// No such file.
+    /// There is no such file.
     #[error(
         "there is no control socket {0}: the gateway does not run, or its [gateway] admin is another; \
          see `systemctl status egret`, or give --socket or --config"
     )]
     Absent(PathBuf),
-    /// A file, and nobody behind it.
+    /// The file exists, and nobody listens on it.
     #[error(
         "nobody answers on the control socket {0}: the gateway does not run; see `systemctl status egret`"
     )]
     NotRunning(PathBuf),
-    /// The file's mode, or its directory's.
+    /// The mode of the file or of its directory forbids it.
     #[error(
         "the control socket {0} may not be opened: run this as root, or as one of the group that `ls -l {0}` shows"
     )]
     NotPermitted(PathBuf),
-    /// The gateway says no.
+    /// The gateway refused the request.
     #[error("{0}")]
     Refused(String),
-    /// What is asked about is not there.
+    /// The gateway does not know the requested item.
     #[error("{0}")]
     Unknown(String),
-    /// It took longer than [`PATIENCE`].
+    /// A step took longer than [`PATIENCE`].
     #[error(
         "the gateway has not answered on the control socket {0} for 35 seconds: see whether it is stopped or overloaded, by \
          `systemctl status egret` and `top`"
@@ -111,13 +111,13 @@ pub(super) enum AskError {
     Failed(PathBuf, io::Error),
 }
 
-/// What the gateway says with every other status.
+/// Body of responses with any other status.
 #[derive(Deserialize)]
 struct Refused {
     error: String,
 }
 
-/// Asks, and reads the answer.
+/// Sends a request and parses the answer.
 pub(super) fn ask<T: DeserializeOwned>(
     socket: &Path,
     method: &str,
@@ -128,7 +128,7 @@ pub(super) fn ask<T: DeserializeOwned>(
     understood(socket, status, &body, &[200])
 }
 
-/// Gives an order that the gateway answers in the same form whether it can be carried out (200) or not (422).
+/// Sends an order whose answer has the same form whether it was carried out (200) or not (422).
 pub(super) fn order<T: DeserializeOwned>(socket: &Path, target: &str, body: &str) -> Result<T, AskError> {
     let (status, body) = exchange(socket, "POST", target, body).map_err(|error| explain(socket, error))?;
     understood(socket, status, &body, &[200, 422])
@@ -148,7 +148,7 @@ fn understood<T: DeserializeOwned>(
     Err(if status == 404 { AskError::Unknown(error) } else { AskError::Refused(error) })
 }
 
-/// A path with a query of these keys and values.
+/// Appends the pairs to a path as a query string.
 pub(super) fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut target = path.to_owned();
     for (n, (key, value)) in pairs.enumerate() {
@@ -193,8 +193,8 @@ fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(
     split(&answer)
 }
 
-/// A connection on which no wait is for ever: also connecting is one, for room in the listener's queue, for as long as
-/// `SO_SNDTIMEO` says (`unix_stream_connect` in net/unix/af_unix.c).
+/// Connects with timeouts on every step. `SO_SNDTIMEO` also bounds connecting, which waits for room in the listener's
+/// queue (`unix_stream_connect` in net/unix/af_unix.c).
 fn connect(path: &Path) -> io::Result<Socket> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
@@ -202,14 +202,14 @@ fn connect(path: &Path) -> io::Result<Socket> {
     socket.set_read_timeout(Some(PATIENCE))?;
     loop {
         match socket.connect(&address) {
-            // A process that was stopped for a moment has to begin such a wait again.
+            // Interrupted when the process was stopped for a moment: wait again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             connected => return connected.map(|()| socket),
         }
     }
 }
 
-/// The status and the body of an answer that is whole.
+/// Returns status and body of a complete response.
 fn split(answer: &[u8]) -> io::Result<(u16, Vec<u8>)> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut head = httparse::Response::new(&mut headers);
@@ -259,7 +259,7 @@ mod tests {
         assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
         let refused = explain(&path, io::ErrorKind::PermissionDenied.into());
         assert!(refused.to_string().contains("run this as root"));
-        // What a time-out on a socket comes to.
+        // error of a timeout on a socket
         let silent = explain(&path, io::ErrorKind::WouldBlock.into());
         assert!(silent.to_string().contains(&format!("{} seconds", PATIENCE.as_secs())), "{silent}");
     }
@@ -275,7 +275,7 @@ mod tests {
             Gateway { socket: None, config: Some(config.clone()) }.socket()
         };
         assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
-        // Whatever else is wrong, this much is clear.
+        // the socket is found despite other errors in the file
         assert_eq!(asked("\"unix:/run/other.sock\"\nnonsense = 1\n[[tenant"), Ok("/run/other.sock".into()));
         assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
         assert!(asked("1").unwrap_err().contains("\negret: give the control socket itself by --socket\n"));

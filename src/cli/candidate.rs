@@ -1,7 +1,7 @@
-//! `egret candidate`: a second policy, judged on the running gateway's flows beside the one in force.
+//! `egret candidate`: a second policy, evaluated on the running gateway's flows beside the one in force.
 //!
-//! Exit codes, stable: 0 done, or a candidate is loaded and does what it was loaded for; 1 refused, or there is none, or it
-//! fell back; 2 the gateway could not be asked, or has no answer yet.
+//! Exit codes, stable: 0 done, or a candidate is loaded and not rolled back; 1 refused, none is loaded, or it was
+//! rolled back; 2 the gateway could not be asked, or has not answered.
 
 mod promote;
 mod table;
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 const REFUSED: u8 = 1;
 
-/// Which gateway, and what is asked.
+/// Arguments of `egret candidate`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -85,7 +85,7 @@ fn percentage(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Asks, and prints the answer; what is wrong with files on standard error, as `egret check` does.
+/// Carries out the action and prints the answer; findings on files go to standard error, as in `egret check`.
 pub(super) fn run(options: &Options) -> ExitCode {
     options.gateway.asked(|socket| match act(socket, &options.action) {
         Err(AskError::Unknown(why)) => {
@@ -155,7 +155,7 @@ fn effect(percent: u8) -> String {
     }
 }
 
-/// What else is to be said, if live flows were reset.
+/// Remark on live flows that were reset, if any.
 fn reset(revoked: u64) -> String {
     match revoked {
         0 => String::new(),
@@ -190,7 +190,7 @@ fn promote(socket: &Path, yes: bool) -> Result<ExitCode, AskError> {
     let answer: ReloadAnswer = match order(socket, "/v1/candidate/promote", "") {
         Ok(answer) => answer,
         Err(error) => {
-            // It may yet come into force, so nothing is taken back.
+            // It may still come into force, so the files are not restored.
             eprint!("the files are written, and nobody knows whether they are in force:\n{}", written.told());
             return Err(error);
         }
@@ -206,7 +206,7 @@ fn promote(socket: &Path, yes: bool) -> Result<ExitCode, AskError> {
     Ok(print(&(written.told() + &reload::said("promoted", &answer)), 0))
 }
 
-/// What a promotion does to live flows.
+/// Describes the effect of a promotion on live flows.
 fn cost(revokes: u64, asks: u64) -> String {
     let flows = |n: u64| if n == 1 { "1 live flow".to_owned() } else { format!("{n} live flows") };
     match (revokes, asks) {
@@ -223,7 +223,7 @@ fn cost(revokes: u64, asks: u64) -> String {
 fn is_confirmed() -> bool {
     eprint!("promote? [y/N] ");
     let mut answer = String::new();
-    // The end of the input is no.
+    // The end of the input counts as no.
     io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 

@@ -1,4 +1,4 @@
-//! `egret check`: is this configuration what was meant?
+//! `egret check`: validates a configuration and runs policy tests.
 
 mod expectations;
 mod service_user;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// What is asked.
+/// Arguments of `egret check`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Run the tests in these files: `[[test]]` tables of who wants what (from, to, address, ech) and what is expected
@@ -27,13 +27,13 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Loads the configuration and tells what was found: for people on standard error, or, with `json`, one JSON object a
-/// line on standard output. Exits with 0 if it can be used and every test passes, with 1 if not, and with 2 if there
-/// are tests that cannot be read.
+/// Loads the configuration and prints findings: for people on standard error, or, with `json`, one JSON object per line
+/// on standard output. Exits with 0 if it is usable and every test passes, with 1 if not, and with 2 if tests cannot be
+/// read.
 pub fn run(config: &Path, options: &Options) -> ExitCode {
     let (found, summary, loaded) = match config::load(config) {
         Ok(mut loaded) => {
-            // Tests are about a policy, and run anywhere.
+            // Tests concern only the policy and run on any machine.
             if options.tests.is_empty() {
                 loaded.warnings.extend(of_machine(config, &loaded.config));
                 let files = loaded.files.iter().map(|file| &*file.path);
@@ -69,12 +69,12 @@ pub fn run(config: &Path, options: &Options) -> ExitCode {
     if options.json {
         return print(&text, code);
     }
-    // A reader that has gone away does not change the verdict.
+    // A closed standard error does not change the verdict.
     let _ = io::stderr().lock().write_all(text.as_bytes());
     ExitCode::from(code)
 }
 
-/// What on this machine does not go with the configuration: on another than the gateway, nothing need.
+/// Warnings about this machine. On another machine than the gateway they need not apply.
 fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let file: Arc<str> = path.display().to_string().into();
     let warnings = steering::warnings(&steering_params(config)).into_iter();
@@ -89,7 +89,7 @@ fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
     warnings.map(diagnostic).collect()
 }
 
-/// Runs the tests, if there are any, and adds what is to be told of them. Yields the exit code.
+/// Runs the tests, if any, appends their results, and returns the exit code.
 fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -> Result<u8, String> {
     if tests.is_empty() {
         return Ok(0);
@@ -121,7 +121,7 @@ fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -
     })
 }
 
-/// A line for each that was found, and for people one that sums it up.
+/// One line per finding, and a summary in the text format.
 fn lines(found: &[Diagnostic], summary: &str, json: bool) -> String {
     if json {
         return found.iter().map(json_line).collect();

@@ -1,8 +1,8 @@
-//! `egret explain`: what would happen to a flow, rule by rule; from the configuration alone, or as the running gateway
-//! sees it. Sends nothing to anybody else.
+//! `egret explain`: explains the decision on a flow, rule by rule; from the configuration alone, or from the running
+//! gateway. Sends nothing to anyone else.
 //!
-//! Exit codes, stable: 0 the flow would be allowed, 1 it would be denied, 2 the question makes no sense, or the gateway
-//! could not be asked.
+//! Exit codes, stable: 0 the flow would be allowed, 1 it would be denied, 2 the query is invalid, or the gateway could
+//! not be asked.
 
 mod text;
 
@@ -17,7 +17,7 @@ pub(super) use text::show;
 
 const FAILED: u8 = 2;
 
-/// What is asked.
+/// Arguments of `egret explain`.
 #[expect(clippy::struct_excessive_bools, reason = "independent flags of a command line")]
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
@@ -46,7 +46,7 @@ pub struct Options {
     gateway: Gateway,
 }
 
-/// Prints what would happen to the flow, and yields the exit code.
+/// Prints the explanation and returns the exit code.
 pub fn run(options: &Options) -> ExitCode {
     let Options { from, to, address, ech, other_protocol, .. } = options.clone();
     let query = ExplainQuery { from, to, address, ech, other_protocol };

@@ -1,17 +1,17 @@
-//! What `doctor` and `steering status` found, for people and for programs.
+//! Findings of `doctor` and `steering status`, as a table or as JSON.
 
 use super::output::{json_page, print};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, and something is worse than it need be or will bite later.
+    /// It works, but not well, or will cause problems later.
     Warn,
     /// It does not work.
     Fail,
@@ -27,29 +27,29 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// What was looked at.
+    /// Name of the check.
     pub(super) check: &'static str,
-    /// How it is.
+    /// Severity of the result.
     pub(super) level: Level,
-    /// What was found, in one line.
+    /// The result, in one line.
     pub(super) found: String,
-    /// Why it matters; empty where all is well.
+    /// Consequence; empty if there is none.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) why: &'static str,
-    /// The command or the edit that mends it.
+    /// Remedy: a command or an edit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mend: Option<String>,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding without a problem.
     pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self { check, level: Level::Ok, found: found.into(), why: "", mend: None }
     }
-    /// It works, but.
+    /// A finding that works with a problem.
     pub(super) fn warn(
         check: &'static str,
         found: impl Into<String>,
@@ -58,7 +58,7 @@ impl Finding {
     ) -> Self {
         Self { check, level: Level::Warn, found: found.into(), why, mend: Some(mend.into()) }
     }
-    /// It does not work.
+    /// A finding that does not work.
     pub(super) fn fail(
         check: &'static str,
         found: impl Into<String>,
@@ -69,7 +69,7 @@ impl Finding {
     }
 }
 
-/// Prints the findings to standard output, as a table or as JSON. Yields 1 if one failed, else 0.
+/// Prints the findings to standard output, as a table or as JSON. Returns 1 if one failed, else 0.
 pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     let text = if json {

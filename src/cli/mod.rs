@@ -169,7 +169,7 @@ enum Steering {
     },
 }
 
-/// Runs the command line and yields the process's exit code.
+/// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { path, state } => run::run(&path.config, state),
@@ -203,7 +203,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Does something with a configuration; if there is none, says all that is wrong with it.
+/// Runs an action with a configuration; if it cannot be loaded, prints all errors.
 fn with(path: &Path, act: impl FnOnce(&crate::config::Config) -> ExitCode) -> ExitCode {
     match crate::config::load(path) {
         Ok(loaded) => act(&loaded.config),

@@ -1,6 +1,6 @@
-//! `egret names`: asks the running gateway what it knows of names' addresses, and which flows went elsewhere.
+//! `egret names`: asks the running gateway for the known addresses of names, and for flows that went to others.
 //!
-//! Exit codes, stable: 0 told, 1 the gateway knows no address of the name, 2 it could not be asked.
+//! Exit codes, stable: 0 answered, 1 the gateway knows no address of the name, 2 it could not be asked.
 
 use super::ask::{self, AskError, Gateway, ask};
 use super::output::{json_line, print};
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// What is asked.
+/// Arguments of `egret names`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Only this name
@@ -28,7 +28,7 @@ fn hostname(text: &str) -> Result<String, String> {
     Ok(name.as_str().to_owned())
 }
 
-/// Asks, and prints the answer.
+/// Asks the gateway and prints the answer.
 pub fn run(options: &Options) -> ExitCode {
     options.gateway.asked(|socket| tell(socket, options))
 }

@@ -1,4 +1,4 @@
-//! A flow that has ended, out of the flow log, and the policy's answer to the same flow now.
+//! A past flow from the flow log, and the current policy's decision on it.
 
 use super::flow_log::{LogError, LogFiles, Recorded, find};
 use crate::admin::ExplainReport;
@@ -48,15 +48,15 @@ impl PastFlowError {
     }
 }
 
-/// A flow out of the log, judged anew.
+/// A flow from the log, with the current decision.
 #[derive(Serialize)]
 pub(super) struct PastFlow {
-    /// Its line of the flow log.
+    /// Line of the flow log.
     #[serde(rename = "flow")]
     raw: Value,
     #[serde(skip)]
     pub(super) record: Recorded,
-    /// The judgement by the configuration files as they are now.
+    /// Explanation by the current configuration files.
     pub(super) now: ExplainReport,
 }
 

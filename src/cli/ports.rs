@@ -1,8 +1,8 @@
-//! `egret ports`: asks the running gateway which ports are in use, who has them and when they run out; drains source
-//! addresses.
+//! `egret ports`: asks the running gateway for the source ports in use, their holders and their exhaustion; drains
+//! source addresses.
 //!
-//! Exit codes, stable: 0 told or done, 1 an address that is to be in use again stays out of it, 2 the gateway could not
-//! be asked or knows no such thing.
+//! Exit codes, stable: 0 answered or done, 1 an undrained address stays unavailable, 2 the gateway could not be asked
+//! or does not know the item.
 
 mod table;
 
@@ -17,10 +17,10 @@ use std::thread;
 use std::time::Duration;
 use table::Extent;
 
-/// Between two looks of `--watch`.
+/// Interval of `--watch`.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What is asked.
+/// Arguments of `egret ports`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
@@ -65,7 +65,7 @@ fn destination(text: &str) -> Result<String, &'static str> {
     text.parse::<DestinationFilter>().map(|_| text.to_owned())
 }
 
-/// Asks, and prints the answer.
+/// Asks the gateway and prints the answer.
 pub fn run(options: &Options) -> ExitCode {
     options.gateway.asked(|socket| match options.action {
         Some(Action::Drain { address }) => drain(socket, DrainOrder { source: address, on: true }),
@@ -86,14 +86,14 @@ fn show(report: &PortsReport, options: &Options, extent: &Extent) -> String {
     if options.json { json_line(report) } else { table::render(report, extent) }
 }
 
-/// Goes on while the gateway is restarted; ends if it cannot be asked in the first place.
+/// Continues while the gateway restarts; ends if the first query fails.
 fn watch(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
     let on_screen = io::stdout().is_terminal() && !options.json;
     let mut answer = Ok(look(socket, options)?);
     loop {
         let text = match &answer {
             Ok(report) => show(report, options, &Extent::SCREEN),
-            // Of a stream of JSON nothing else may be part.
+            // A stream of JSON must contain nothing else.
             Err(error) if options.json => {
                 eprintln!("egret: {error}");
                 String::new()
@@ -109,7 +109,7 @@ fn watch(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
     }
 }
 
-/// Over what is on the screen, without a flicker: from the top left, each line and the rest of the screen cleared.
+/// Overwrites the screen without flicker: from the top left, clearing the rest of each line and of the screen.
 fn redrawn(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }

@@ -1,7 +1,7 @@
-//! `egret reload`: has the running gateway read its configuration anew, and says what came of it.
+//! `egret reload`: reloads the running gateway's configuration and prints the result.
 //!
-//! Exit codes, stable: 0 the configuration is in force, 1 it was refused and the one before stays, 2 the gateway could not
-//! be asked, or has no answer yet.
+//! Exit codes, stable: 0 the configuration is in force, 1 it was refused and the previous one stays, 2 the gateway
+//! could not be asked, or has not answered.
 
 use super::ask::{Gateway, order};
 use super::journal;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 const REFUSED: u8 = 1;
 
-/// Which gateway, and how it is told.
+/// Arguments of `egret reload`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Print the gateway's answer, one JSON object
@@ -22,7 +22,7 @@ pub struct Options {
     gateway: Gateway,
 }
 
-/// Asks, and prints the answer; what is wrong with the files on standard error, as `egret check` does.
+/// Orders the reload and prints the answer; findings on files go to standard error, as in `egret check`.
 pub(super) fn run(options: &Options) -> ExitCode {
     let reload = |socket: &Path| Ok(tell(&order(socket, "/v1/reload", "")?, options.json));
     options.gateway.asked(reload)
@@ -40,7 +40,7 @@ fn tell(answer: &ReloadAnswer, json: bool) -> ExitCode {
     print(&text, if answer.reloaded { 0 } else { REFUSED })
 }
 
-/// What came of an exchange of the configuration, which is what was `done`.
+/// Describes the result of replacing the configuration; `done` names the action.
 pub(super) fn said(done: &str, answer: &ReloadAnswer) -> String {
     let ReloadAnswer { config, difference, revoked, unproved, steering, .. } = answer;
     let Some(difference) = difference else {

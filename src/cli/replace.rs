@@ -5,11 +5,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-/// A file of our own making. Dropped, it is gone, unless it was said where it stays.
+/// A newly written file, removed on drop unless it is renamed or kept.
 pub(super) struct Fresh(Option<PathBuf>);
 
 impl Fresh {
-    /// Writes it. The gateway's user must be able to read it, and perhaps nobody else: mode and owner are as those of `model`.
+    /// Writes the file with mode and owner of `model`: the gateway's user must be able to read it, and possibly nobody
+    /// else.
     pub(super) fn create(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -29,14 +30,14 @@ impl Fresh {
         Ok(fresh)
     }
 
-    /// Writes a hidden file beside `path`, with the mode and owner of what is there, else of `model`.
+    /// Writes a hidden file beside `path`, with mode and owner of the file at `path`, else of `model`.
     pub(super) fn beside(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let there = fs::metadata(path).ok();
         Self::create(&folder_of(path).join(format!(".{name}.new")), bytes, there.as_ref().unwrap_or(model))
     }
 
-    /// Renames it over `path`.
+    /// Renames the file over `path`.
     pub(super) fn take_the_place_of(mut self, path: &Path) -> io::Result<()> {
         if let Some(own) = &self.0 {
             fs::rename(own, path)?;
@@ -45,7 +46,7 @@ impl Fresh {
         Ok(())
     }
 
-    /// Keeps it where it is.
+    /// Keeps the file, and returns its path.
     pub(super) fn stays(mut self) -> PathBuf {
         self.0.take().unwrap_or_default()
     }
@@ -54,18 +55,18 @@ impl Fresh {
 impl Drop for Fresh {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // What went wrong is being told already.
+            // The cause is being reported already.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// The folder that a file is in.
+/// Returns the folder that contains the file.
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// So that a rename survives a crash.
+/// Syncs the folder, so that a rename survives a crash.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing::Level;
 
-/// Could not start.
+/// Exit code: could not start.
 const FAILED: u8 = 2;
 
-/// Runs the gateway; the last good configuration is kept in `state`.
+/// Runs the gateway; keeps the last good configuration in `state`.
 pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     let level = match level() {
         Ok(level) => level,
@@ -23,7 +23,7 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     match app::run(path, &LastGood::new(state, path)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Findings name their file; everything else is the gateway's own word.
+            // Findings name their file; other errors get the program's name.
             let whose = if matches!(error, app::RunError::Config(_)) { "" } else { "egret: " };
             journal::error(&format!("{whose}{error}"));
             ExitCode::from(FAILED)
@@ -31,7 +31,8 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     }
 }
 
-/// To standard error: for people with time and colour, for the journal with priorities, as it has a time of its own.
+/// Logs to standard error: with time and colour for people, or with priorities for the journal, which adds the time
+/// itself.
 fn log_messages(level: Level) {
     let messages = tracing_subscriber::fmt().with_max_level(level).with_target(false);
     if journal::is_stderr() {
@@ -42,7 +43,7 @@ fn log_messages(level: Level) {
     }
 }
 
-/// A word that is mistyped must not be found out when the messages are needed.
+/// Parses the log level strictly: a typo must be noticed at the start.
 fn level() -> Result<Level, String> {
     let given = std::env::var_os("EGRET_LOG").unwrap_or_default();
     let word = given.to_string_lossy();

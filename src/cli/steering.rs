@@ -1,4 +1,4 @@
-//! `egret steering`: prints the steering script; says whether it is in place.
+//! `egret steering`: prints the steering script; checks that it is in place.
 
 use super::findings::{Finding, report};
 use super::{journal, output};
@@ -7,13 +7,13 @@ use crate::steering::{
 };
 use std::process::{Command, ExitCode};
 
-/// `egret steering print`: the script that puts steering in place. Yields 2 if there is nothing to steer.
+/// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
 pub fn print(params: &Params, format: Format) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
-    // A pool that holds the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
+    // A pool that contains the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
     let conflicts = steering::conflicts(params, &machine(params));
     for Conflict { gravity, found, why, fix } in &conflicts {
         let level = match gravity {
@@ -28,7 +28,7 @@ pub fn print(params: &Params, format: Format) -> ExitCode {
     output::print(&plan(params, format).to_string(), 0)
 }
 
-/// What `egret check` warns of: what on this machine does not go with the configuration.
+/// Warnings of `egret check`: conflicts between this machine and the configuration.
 pub(super) fn warnings(params: &Params) -> Vec<(String, String)> {
     let machine = machine(params);
     let missing = steering::missing_interfaces(params, &machine).into_iter();
@@ -36,12 +36,12 @@ pub(super) fn warnings(params: &Params) -> Vec<(String, String)> {
     conflicts.map(|Conflict { found, why, fix, .. }| (format!("{found}: {why}"), fix)).collect()
 }
 
-/// `egret steering print --down`: the script that takes it away again, of either format. Needs no configuration.
+/// `egret steering print --down`: prints the script that removes steering of either format. Needs no configuration.
 pub fn print_down() -> ExitCode {
     output::print(&steering::down(), 0)
 }
 
-/// `egret steering status`: yields 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
+/// `egret steering status`: returns 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
 pub fn status(params: &Params, format: Option<Format>, json: bool) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
@@ -50,7 +50,7 @@ pub fn status(params: &Params, format: Option<Format>, json: bool) -> ExitCode {
     report(&findings(params, format), json)
 }
 
-/// One finding for each part of the plan. Without a format, the one in use counts.
+/// Returns one finding for each part of the plan. Without a format, the one in use is compared.
 pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> {
     let observed = observe();
     let in_use = if observed.nftables.is_some() { Format::Nftables } else { Format::Iptables };
@@ -78,16 +78,16 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
     found
 }
 
-/// On the rules of `steer.sh guard`.
+/// Marks the rules of `steer.sh guard`.
 const GUARD: &str = "proto 231";
 
-/// Why steering runs on its last good rules, if it does. Root's alone to read.
+/// Returns the reason why steering runs on its last good rules, if it does. Only root can read it.
 pub(super) fn fallback() -> Option<String> {
     let said = std::fs::read_to_string("/run/egret-steering/fallback").ok()?;
     said.lines().next().map(str::to_owned)
 }
 
-/// Interfaces that are not there, and pools that hold what others have.
+/// Findings on missing interfaces and on conflicts of pool addresses.
 fn of_machine(params: &Params) -> Vec<Finding> {
     let machine = machine(params);
     let finding = |check, Conflict { gravity, found, why, fix }| {
@@ -107,7 +107,7 @@ fn of_machine(params: &Params) -> Vec<Finding> {
     found
 }
 
-/// What steering has dropped and not intercepted since the rules were put in place.
+/// Counts of packets dropped and not intercepted since the rules were put in place.
 fn counts(observed: &Observed, format: Format) -> Finding {
     let listed = match format {
         Format::Iptables => [&observed.iptables, &observed.ip6tables]
@@ -125,7 +125,7 @@ fn counts(observed: &Observed, format: Format) -> Finding {
     Finding::ok("packets", shown)
 }
 
-/// Asks the machine what it has by read-only commands.
+/// Reads the machine's network with read-only commands.
 fn machine(params: &Params) -> Machine {
     let ip = |arguments: &[&str]| printed_by("ip", arguments).unwrap_or_default();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -141,7 +141,7 @@ fn machine(params: &Params) -> Machine {
     Machine::read(&told, params.resolvers.iter().copied())
 }
 
-/// Steering leaves a family out that the kernel does not have.
+/// Without IPv6 in the kernel, steering leaves that family out.
 fn without_ipv6(difference: Difference) -> Finding {
     match difference.what {
         what if what.starts_with("IPv6") => Finding::ok(what, "not needed: this machine has no IPv6"),
@@ -175,7 +175,7 @@ pub(super) fn nothing_to_steer(params: &Params) -> Option<&'static str> {
     matches!(&params.ports, Ports::List(ranges) if ranges.is_empty()).then_some("[steering] names no ports")
 }
 
-/// Asks the kernel by the read-only commands.
+/// Reads rules and routes from the kernel with read-only commands.
 fn observe() -> Observed {
     let ip = |family, what: &[&str]| printed_by("ip", &[&["-N", family], what].concat());
     let rules = |family| ip(family, &["rule", "show"]);
@@ -191,7 +191,7 @@ fn observe() -> Observed {
     }
 }
 
-/// What the tools list of the backend that `iptables` does not use.
+/// Output of the iptables tools of the backend that `iptables` does not use.
 fn other_backend() -> Vec<(&'static str, String)> {
     let nf_tables = printed_by("iptables", &["-V"]).is_some_and(|version| version.contains("nf_tables"));
     let tools = if nf_tables {
@@ -202,7 +202,7 @@ fn other_backend() -> Vec<(&'static str, String)> {
     tools.into_iter().filter_map(|tool| Some((tool, printed_by(tool, &[])?))).collect()
 }
 
-/// What a command printed, if it succeeded. An unprivileged shell's PATH often has no sbin.
+/// Returns a command's output if it succeeded. An unprivileged shell's PATH often lacks sbin.
 fn printed_by(program: &str, arguments: &[&str]) -> Option<String> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new("env").arg(program).args(arguments).env("PATH", path).output().ok()?;

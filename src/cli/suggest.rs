@@ -1,10 +1,9 @@
-//! `egret suggest`: rules for what a tenant was seen to reach, from the flow log.
+//! `egret suggest`: suggests rules for the targets that a tenant reached, from the flow log.
 //!
-//! What passed is evidence: flows that were allowed, or that a tenant in monitor mode made although they would have
-//! been denied, and that the server answered. What was denied is told, and never suggested: pasting the output must
-//! not open what an attacker tried.
+//! Evidence are flows that passed, allowed or in monitor mode, and that the server answered. Denied flows are listed
+//! and never suggested: pasting the output must not allow what an attacker tried.
 //!
-//! Exit codes, stable: 0 told, also if there is nothing to suggest; 2 the log or the configuration could not be read.
+//! Exit codes, stable: 0 answered, even with nothing to suggest; 2 the log or the configuration could not be read.
 
 mod proposal;
 mod seen;
@@ -25,10 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const FAILED: u8 = 2;
-/// Tenants that a message lists.
+/// Most tenants listed in a message.
 const LISTED: usize = 20;
 
-/// What is asked.
+/// Arguments of `egret suggest`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Whose flows
@@ -47,7 +46,7 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Why there is no suggestion. Each says what to do.
+/// Reason why there is no suggestion. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 enum SuggestError {
     #[error("there is no tenant {0:?}; there are {1}")]

@@ -1,7 +1,7 @@
-//! Has the files of the running configuration say what the candidate's do, and loses nothing on the way.
+//! Copies the candidate's files over those of the running configuration, without losing any.
 //!
-//! Done here and not by the gateway, which may not write to its own configuration. Every file is written beside the one
-//! it replaces, synced, and renamed over it; what is replaced or taken away is kept.
+//! Done here because the gateway may not write to its own configuration. Every file is written beside the one it
+//! replaces, synced, and renamed over it; replaced and removed files are kept.
 
 use crate::admin::{FileRead, FileSet};
 use crate::cli::replace::{Fresh, folder_of, sync_folder_of};
@@ -11,10 +11,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// Where what was replaced is kept, in the folder of the main file.
+/// Folder for replaced files, in the folder of the main file.
 const KEPT: &str = "replaced";
 
-/// Why nothing was written, or what was written was taken back.
+/// Reason why nothing was written, or everything was restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(
@@ -36,34 +36,34 @@ pub(super) enum Error {
     Torn { path: PathBuf, error: io::Error, kept: PathBuf },
 }
 
-/// What was changed.
+/// The changes made.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// In place of what was there, or where nothing was.
+    /// Files written, new or over an old one.
     pub(super) replaced: Vec<PathBuf>,
-    /// Taken away: the candidate has no such file.
+    /// Files removed, because the candidate does not have them.
     pub(super) removed: Vec<PathBuf>,
-    /// Where what was there is kept; `None` if nothing was.
+    /// Folder of the old files; `None` if there were none.
     pub(super) kept: Option<PathBuf>,
     done: Vec<Done>,
 }
 
-/// One file changed; `before` is where what it was is kept, if it was.
+/// A changed file; `before` is the path of its old version, if there was one.
 #[derive(Debug)]
 struct Done {
     path: PathBuf,
     before: Option<PathBuf>,
 }
 
-/// One file to be changed.
+/// A file to change.
 struct Step {
-    /// Within the folder.
+    /// Path relative to the folder.
     relative: PathBuf,
-    /// `None`: it goes.
+    /// New content; `None`: remove the file.
     bytes: Option<Vec<u8>>,
 }
 
-/// Checks that no file has changed behind the gateway's back, and writes. `now` names the folder of what is replaced.
+/// Checks that no file has changed since it was loaded, and writes. `now` names the folder of replaced files.
 pub(super) fn write(running: &FileSet, candidate: &FileSet, now: jiff::Timestamp) -> Result<Written, Error> {
     check(candidate, Error::CandidateChanged)?;
     if running.main == candidate.main {
@@ -84,7 +84,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Io { path, error }
 }
 
-/// Every file is what it was, and no file has come that would be read too.
+/// Checks that every file is unchanged, and that no further policy file has been added.
 fn check(set: &FileSet, changed: fn(PathBuf) -> Error) -> Result<(), Error> {
     for FileRead { path, digest } in &set.files {
         let is_same = files::read(path, files::NAMES).is_ok_and(|bytes| digest_of(&bytes) == *digest);
@@ -101,7 +101,7 @@ fn check(set: &FileSet, changed: fn(PathBuf) -> Error) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is to be written and removed, within the folder of the running configuration.
+/// Lists the files to write and to remove in the folder of the running configuration.
 fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Step>, Error> {
     let (source, main) = (folder_of(&candidate.main), running.main.strip_prefix(folder));
     let main = main.unwrap_or(&running.main);
@@ -130,20 +130,20 @@ fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Ste
     Ok(steps)
 }
 
-/// A step of which all is written but the last move. Dropped, it leaves nothing behind.
+/// A step that is complete up to the final rename. Dropping it removes its temporary files.
 struct Prepared {
     path: PathBuf,
-    /// The copy of what is there; `None` if nothing is.
+    /// Copy of the old file; `None` if there is none.
     before: Option<Fresh>,
-    /// Takes its place; `None`: it goes.
+    /// Replacement; `None`: the file is removed.
     after: Option<Fresh>,
 }
 
-/// What can go wrong mostly goes wrong here, before anything is changed.
+/// Does all that is likely to fail, before anything is changed.
 fn prepare(steps: Vec<Step>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
     let model = fs::metadata(main).map_err(io_at(main))?;
     let prepare = |Step { relative, bytes }: Step| {
-        // A link stays one: what it leads to is replaced.
+        // A symbolic link is kept: its target is replaced.
         let there = folder.join(&relative);
         let path = fs::canonicalize(&there).unwrap_or(there);
         let before = if path.exists() { Some(keep(&path, &kept.join(&relative))?) } else { None };
@@ -153,7 +153,7 @@ fn prepare(steps: Vec<Step>, folder: &Path, main: &Path, kept: &Path) -> Result<
     steps.into_iter().map(prepare).collect()
 }
 
-/// All steps, or none.
+/// Carries out all steps, or none.
 fn carry_out(steps: Vec<Prepared>, kept: PathBuf) -> Result<Written, Error> {
     let mut written = Written::default();
     for Prepared { path, before, after } in steps {
@@ -162,7 +162,7 @@ fn carry_out(steps: Vec<Prepared>, kept: PathBuf) -> Result<Written, Error> {
             Some(after) => after.take_the_place_of(&path),
             None => fs::remove_file(&path),
         };
-        // From here on there is something to take back, and the copy to take it from.
+        // From here on there is a change to undo, and the copy must be kept for that.
         if moved.is_ok() {
             let list = if replaces { &mut written.replaced } else { &mut written.removed };
             list.push(path.clone());
@@ -181,7 +181,7 @@ fn carry_out(steps: Vec<Prepared>, kept: PathBuf) -> Result<Written, Error> {
 }
 
 impl Written {
-    /// What was done, a line each.
+    /// Lists the changes, one per line.
     pub(super) fn told(&self) -> String {
         let lines = |what: &str, paths: &[PathBuf]| {
             paths.iter().map(|path| format!("{what} {}", path.display())).collect::<Vec<_>>()
@@ -192,7 +192,7 @@ impl Written {
         told.concat().iter().flat_map(|line| [line, "\n"]).collect()
     }
 
-    /// Puts back what was there.
+    /// Restores the old files.
     pub(super) fn take_back(&self) -> io::Result<()> {
         for Done { path, before } in self.done.iter().rev() {
             match before {
@@ -218,7 +218,7 @@ fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
     Fresh::create(to, &bytes, &model).map_err(io_at(to))
 }
 
-/// Writes a hidden file beside `path`, with the mode and owner of what is there, else of `model`.
+/// Writes a hidden file beside `path`, with mode and owner of the file at `path`, else of `model`.
 fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<Fresh, Error> {
     let folder = folder_of(path);
     if !folder.exists() {

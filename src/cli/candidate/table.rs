@@ -1,4 +1,4 @@
-//! What a candidate would change, for people.
+//! Status of a candidate as text.
 
 use crate::admin::{
     Canary, CandidateReport, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges,
@@ -68,7 +68,7 @@ fn write_tenants(text: &mut String, tenants: &[TenantChanges]) {
     }
 }
 
-/// Stands under the tenant whose flows have had more requests than one.
+/// Label of the row of later requests, below the tenant's row.
 const REQUESTS: &str = "  later requests";
 
 fn write_change(text: &mut String, change: &ChangedFlows) {

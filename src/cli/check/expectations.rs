@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use toml::Spanned;
 
-/// A file of tests.
+/// A file of policy tests.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -20,11 +20,11 @@ struct File {
     test: Vec<Spanned<Test>>,
 }
 
-/// One expectation. What is left out is not looked at.
+/// One policy test. Absent expectations are not checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Test {
-    /// What the test is about, for people.
+    /// Description for people.
     name: Option<String>,
     from: Address,
     to: Target,
@@ -37,7 +37,7 @@ struct Test {
     tenant: Option<String>,
     rule: Option<String>,
     outcome: Option<ExpectedOutcome>,
-    /// What the rule that allows it asks about its address and server.
+    /// Checks of address and certificate that the allowing rule requires.
     destination: Option<ExpectedDestination>,
     certificate: Option<ExpectedCertificate>,
 }
@@ -58,7 +58,7 @@ impl TryFrom<String> for Address {
 enum Verdict {
     Allow,
     Deny,
-    /// The port is not steered: nobody judges the flow.
+    /// The port is not steered, so no policy applies.
     Unsteered,
 }
 
@@ -72,7 +72,7 @@ impl Verdict {
     }
 }
 
-/// What a word stands for.
+/// Newtypes that deserialize the name of a value.
 macro_rules! expected {
     ($($name:ident: $what:literal, $of:ty, $page:literal;)+) => {$(
         #[derive(Deserialize)]
@@ -95,22 +95,22 @@ expected! {
     ExpectedCertificate: "certificate", CertificateRule, "docs/verify.md";
 }
 
-/// How one test went. Field names are the JSON's keys.
+/// Result of one test. Field names are the JSON keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Tested {
-    /// Its name, else what it asks.
+    /// Name of the test, else its query.
     pub(super) test: String,
     pub(super) file: String,
     pub(super) line: usize,
     pub(super) passed: bool,
-    /// What was expected and is not so; empty if it passed.
+    /// Failed expectations; empty if it passed.
     pub(super) wrong: Vec<String>,
-    /// The explanation.
+    /// Explanation of the flow.
     pub(super) got: ExplainReport,
 }
 
 impl Tested {
-    /// For people: what is wrong, and the explanation below it.
+    /// Formats a failure for people: the failed expectations, then the explanation.
     pub(super) fn text(&self) -> String {
         let Self { test, file, line, wrong, got, .. } = self;
         let why = show(got).trim_end().replace('\n', "\n    ");
@@ -118,7 +118,7 @@ impl Tested {
     }
 }
 
-/// Runs every test of a file, in its order; or says why it cannot be read.
+/// Runs every test of a file in order. The error says why the file cannot be read.
 pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>, Diagnostic> {
     let shown = path.display().to_string();
     let found = |place: Option<(usize, usize)>, message: String, help: &str| {
@@ -129,7 +129,7 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
         .map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
     let File { test } = toml::from_str(&content).map_err(|error| {
         let message = error.message().to_owned();
-        // `[test]` is one table, and a file has many.
+        // A single `[test]` table instead of an array of tables.
         let help =
             if message.ends_with("expected a sequence") { "write [[test]], in double brackets" } else { "" };
         found(error.span().map(|span| place_of(&content, span.start)), message, help)
@@ -153,7 +153,7 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
     Ok(tested)
 }
 
-/// Line and column, in characters, counted from 1.
+/// Line and column in characters, counted from 1.
 fn place_of(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.rsplit('\n').next().unwrap_or(before);
@@ -161,10 +161,10 @@ fn place_of(text: &str, offset: usize) -> (usize, usize) {
 }
 
 impl Test {
-    /// What was expected and is not so.
+    /// Returns the expectations that failed.
     fn differs(&self, got: &ExplainReport) -> Vec<String> {
         let mut wrong = Vec::new();
-        // What monitor mode lets pass is denied all the same, as far as the policy goes.
+        // Flows that only monitor mode allows count as denied.
         let verdict = match (got.steered, got.allowed && got.would_deny.is_none()) {
             (false, _) => Verdict::Unsteered,
             (true, true) => Verdict::Allow,

@@ -1,4 +1,4 @@
-//! Whether the service could read what root can: it runs as a user of its own.
+//! Checks that the service's user can read the configuration files.
 
 use crate::config::{Diagnostic, Severity};
 use std::collections::BTreeSet;
@@ -9,18 +9,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// As scripts/install.sh makes it.
+/// User that scripts/install.sh creates.
 const USER: &str = "egret";
 
-/// Prints which of its arguments may not be read, or entered where they are folders; a NUL after each. A folder that ends
-/// in `/.` is to be listed, too.
+/// Prints the arguments that the user cannot read, or enter if they are folders, each followed by a NUL. A folder that
+/// ends in `/.` must be readable too.
 const TEST: &str = r#"for f; do
     { [ ! -d "$f" ] || [ -x "$f" ]; } && case $f in */.) [ -r "$f" ] ;; *) [ -d "$f" ] || [ -r "$f" ] ;; esac ||
         printf '%s\0' "$f"
 done"#;
 
-/// A finding for each file or folder that keeps the service from reading the configuration; none unless root asks, and
-/// there is such a user. They are errors where the service runs by this configuration.
+/// Returns a finding for each file or folder that the service cannot access. Empty unless run as root on a machine with
+/// that user. Errors if the service uses this configuration, else warnings.
 pub(super) fn unreadable<'a>(
     main: &Path,
     is_the_services: bool,
@@ -40,7 +40,7 @@ pub(super) fn unreadable<'a>(
         paths.insert(policies.join("."));
     }
     let denied = denied(&paths);
-    // A folder that may not be entered hides what is in it.
+    // Only outermost folders are reported: they hide their content.
     let outermost =
         denied.iter().filter(|path| !path.ancestors().skip(1).any(|above| denied.contains(above)));
     let severity = if is_the_services { Severity::Error } else { Severity::Warning };
@@ -66,7 +66,7 @@ fn finding(path: &Path, severity: Severity) -> Diagnostic {
     }
 }
 
-/// The kernel's word on it, access control lists and all.
+/// Asks the kernel by running as that user, so that access control lists count too.
 fn denied(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
     let output = Command::new("setpriv")

@@ -1,4 +1,4 @@
-//! An explanation for people: one thing a line, rules in a table.
+//! An explanation as text: one fact per line, rules in a table.
 
 use crate::admin::{
     ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
@@ -6,7 +6,7 @@ use crate::admin::{
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-/// The report as lines of text.
+/// Renders the report as lines of text.
 pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     let mut text = String::new();
     write_question(&mut text, report);
@@ -78,7 +78,7 @@ fn write_rules(text: &mut String, report: &ExplainReport) {
     }
 }
 
-/// What the rule asks about the name, and what is known of it.
+/// Writes the checks that the rule requires, and their results so far.
 fn write_checks(text: &mut String, report: &ExplainReport) {
     let asks = |what: &'static str, rule: &'static str, asked: &Option<String>, known: String| {
         let asked = asked.as_deref().filter(|asked| !matches!(*asked, "original" | "off"))?;

@@ -1,30 +1,30 @@
-//! The answer as a person reads it.
+//! Port usage as text.
 
 use crate::admin::{Hot, PortsReport, Source};
 use std::fmt::Write as _;
 use std::iter;
 
-/// Cells of a bar.
+/// Width of a bar in cells.
 const BAR: u32 = 20;
-/// Tenants and clients named for each destination.
+/// Most tenants and clients named for each destination.
 const NAMED: usize = 3;
-/// Where what is said of a destination starts: behind its bar and its percentage.
+/// Column of a destination's details, behind bar and percentage.
 const INDENT: usize = 31;
 
-/// How much is shown.
+/// Most rows to show.
 pub(super) struct Extent {
     sources: usize,
     hot: usize,
 }
 
 impl Extent {
-    /// For paper.
+    /// For output in full.
     pub(super) const WHOLE: Self = Self { sources: 1000, hot: 100 };
-    /// What fits on a screen.
+    /// For one screen.
     pub(super) const SCREEN: Self = Self { sources: 12, hot: 5 };
 }
 
-/// Two tables: source addresses, and destinations. Of more than fit, the most used.
+/// Renders two tables: source addresses, and destinations. If there are too many rows, the most used are shown.
 pub(super) fn render(report: &PortsReport, extent: &Extent) -> String {
     let mut text = String::new();
     sources(&mut text, &report.sources, extent.sources);
@@ -116,7 +116,7 @@ fn outlook(row: &Hot) -> String {
     }
 }
 
-/// In the unit that a person would say.
+/// Formats a time span in its natural unit.
 fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -126,7 +126,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// A bar and a percentage. Neither says empty or full where it is not.
+/// A bar and a percentage. Neither is empty or full unless the ports are.
 fn bar(used: u16, capacity: u16) -> String {
     let per_mille = per_mille(used, capacity);
     let cells = (per_mille * BAR / 1000).max(u32::from(used > 0));
@@ -135,7 +135,7 @@ fn bar(used: u16, capacity: u16) -> String {
     cells.chain(iter::once(' ')).collect::<String>() + &format!("{percent:>8}")
 }
 
-/// Rounded down; a capacity of nothing is full.
+/// Rounded down; a capacity of 0 counts as full.
 fn per_mille(used: u16, capacity: u16) -> u32 {
     (u32::from(used) * 1000).checked_div(capacity.into()).unwrap_or(1000).min(1000)
 }

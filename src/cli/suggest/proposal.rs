@@ -1,4 +1,4 @@
-//! From what was seen to rules, each of which is tried on a copy of the policy before it is told.
+//! Derives rules from observed flows, and tests them on a copy of the policy.
 
 use super::seen::{Evidence, Tallies, Tally, TenantLog, What};
 use crate::addr::PortRange;
@@ -12,28 +12,28 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Names below one parent, for a wildcard to be offered in their place.
+/// Least number of names below one parent for offering a wildcard.
 const ENOUGH_FOR_A_WILDCARD: usize = 5;
-/// Denied names that a wildcard would open, of those that are told by name.
+/// Most examples of denied names that a wildcard would allow.
 const EXAMPLES: usize = 5;
 
-/// What is suggested for a tenant, and why. Field names are the JSON's keys.
+/// Suggested rules for a tenant, with evidence. Field names are the JSON keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Proposal {
     pub(super) tenant: Arc<str>,
     pub(super) evidence: Evidence,
-    /// Names with ports that the policy allows already, and that are therefore left out.
+    /// Names with ports that the policy already allows, and that are left out.
     pub(super) allowed_already: usize,
     pub(super) rules: Vec<Rule>,
-    /// Names that passed, and that a rule by name would not reach, because their address is private.
+    /// Names that passed, but that a rule by name would not reach, because their address is private.
     pub(super) private: Vec<Row>,
     /// Names that passed, and that a deny rule denies now.
     pub(super) denied_now: Vec<Row>,
-    /// What passed and no server answered.
+    /// Targets that passed, but that no server answered.
     pub(super) unanswered: Vec<Row>,
     /// Flows without a name.
     pub(super) by_address: Vec<AddressRule>,
-    /// What was denied, most often first.
+    /// Denied targets, the most frequent first.
     pub(super) denied: Vec<Row>,
 }
 
@@ -52,23 +52,23 @@ pub(super) struct Rule {
 pub(super) struct Host {
     pub(super) name: Hostname,
     pub(super) flows: u64,
-    /// Those of them that were let pass by monitor mode alone.
+    /// Flows that passed only in monitor mode.
     pub(super) would_deny: u64,
     pub(super) last: Timestamp,
 }
 
-/// What could stand for several names of a rule, and opens more than they are.
+/// A wildcard that could replace several names of a rule, and allows more than those.
 #[derive(Debug, Serialize)]
 pub(super) struct Wildcard {
     pub(super) pattern: String,
-    /// Names of the rule that it covers.
+    /// Number of the rule's names that it covers.
     pub(super) covers: usize,
-    /// Names that were denied on the rule's ports, and that it would open.
+    /// Number of denied names on the rule's ports that it would allow.
     pub(super) opens_denied: usize,
     pub(super) opens_for_example: Vec<Hostname>,
 }
 
-/// Addresses that were dialled without a name on one port.
+/// Addresses dialled without a name on one port.
 #[derive(Debug, Serialize)]
 pub(super) struct AddressRule {
     pub(super) port: u16,
@@ -79,22 +79,22 @@ pub(super) struct AddressRule {
     pub(super) last: Timestamp,
 }
 
-/// Something that is told and not suggested.
+/// A target that is listed but not suggested.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
-    /// `null` if the client sent none.
+    /// Name; `null` if the client sent none.
     pub(super) name: Option<Hostname>,
-    /// Where the last flow went.
+    /// Address of the last flow.
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) flows: u64,
     pub(super) last: Timestamp,
-    /// How the last flow ended.
+    /// Outcome of the last flow.
     pub(super) outcome: Option<Outcome>,
 }
 
 impl Proposal {
-    /// `all`: also what the policy allows already.
+    /// With `all`, includes targets that the policy already allows.
     pub(super) fn new(
         spec: &TenantSpec,
         private: &PrivateNetworks,
@@ -117,7 +117,7 @@ impl Proposal {
                 What::Address(address) => addresses.push((address, port, tally)),
             }
         }
-        // Each name with a rule of its own, to see which of them a rule would open at all.
+        // Tests each name with a rule of its own, to find those that a rule allows at all.
         let trial = compile(with_rules(spec, &grouped(&names)), private)?;
         let (mut out_of_reach, mut denied_now) = (Vec::new(), Vec::new());
         names.retain(|(name, port), tally| {
@@ -174,7 +174,7 @@ fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {
         || matches!(tenant.decide(&asked, false, tally.to), Decision::Permit(_))
 }
 
-/// The tenant with the rules added.
+/// Returns the tenant with the rules added.
 fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
     let mut spec = spec.clone();
     spec.rules.extend(rules.iter().map(|rule| RuleSpec {
@@ -185,13 +185,13 @@ fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
     spec
 }
 
-/// What one owner has registered; the name itself where nobody can register one.
+/// Registrable domain of a name; the name itself if it has none.
 fn domain_of(name: &Hostname) -> &str {
     let domain = List.domain(name.as_str().as_bytes());
     domain.and_then(|domain| std::str::from_utf8(domain.as_bytes()).ok()).unwrap_or(name.as_str())
 }
 
-/// One rule for the names of a domain that were seen on the same ports, in the order of domains.
+/// Groups names of one domain and the same ports into rules, sorted by domain.
 fn grouped(names: &BTreeMap<(Hostname, u16), Tally>) -> Vec<Rule> {
     let mut hosts: BTreeMap<&Hostname, (Vec<u16>, Host)> = BTreeMap::new();
     for ((name, port), tally) in names {
@@ -217,11 +217,11 @@ fn grouped(names: &BTreeMap<(Hostname, u16), Tally>) -> Vec<Rule> {
     rules.into_iter().map(rule).collect()
 }
 
-/// What a wildcard would reach beside the names of its rule.
+/// Names that a wildcard would allow besides those of its rule.
 struct Surroundings<'n> {
-    /// Above a domain of which a name was seen: `amazonaws.com`, if there was `bucket.s3.amazonaws.com`.
+    /// Parents above the registrable domain of an observed name: `amazonaws.com`, for `bucket.s3.amazonaws.com`.
     above_others: HashSet<&'n str>,
-    /// By each parent: the denied names below it, with their ports.
+    /// Denied names with their ports, by each of their parents.
     denied: HashMap<&'n str, Vec<(&'n Hostname, u16)>>,
 }
 
@@ -241,10 +241,11 @@ impl<'n> Surroundings<'n> {
         around
     }
 
-    /// Wildcards over the nearest parents that have enough names of the rule, then over the domain for what is left.
+    /// Returns wildcards for the nearest parents with enough names of the rule, then for the domain if enough names are
+    /// left.
     ///
-    /// None reaches beyond one registrable domain: not over a public suffix, because a domain is none, and not over a
-    /// domain of which a name was seen that somebody else has registered.
+    /// None reaches beyond one registrable domain: neither a public suffix, nor a domain below which an observed name
+    /// belongs to another owner.
     fn wildcards(&self, rule: &Rule) -> Vec<Wildcard> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for host in rule.hosts.iter().filter(|host| host.name.as_str() != rule.domain) {
@@ -261,7 +262,7 @@ impl<'n> Surroundings<'n> {
             counts.insert(&rule.domain, left);
         }
         let parents = counts.into_keys().filter(|parent| !self.above_others.contains(parent));
-        // Of all at once: a rule may have as many parents as names.
+        // Counted at once for all parents: a rule may have as many parents as names.
         let mut below: HashMap<&str, usize> = HashMap::new();
         for parent in rule.hosts.iter().flat_map(|host| host.name.parents()) {
             *below.entry(parent).or_default() += 1;
@@ -307,7 +308,7 @@ fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &Tenant) -> Vec<Addre
     rules.into_values().collect()
 }
 
-/// What stays denied when the suggested rules are in force, most often first.
+/// Targets that stay denied with the suggested rules, the most frequent first.
 fn still_denied(trial: &Tenant, denied: Tallies) -> Vec<Row> {
     let kept = denied.into_iter().filter(|((what, _), tally)| !permitted(trial, what, tally));
     let mut rows: Vec<Row> = kept.map(|((what, port), tally)| Row::new(what, port, &tally)).collect();

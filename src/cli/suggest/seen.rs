@@ -1,4 +1,4 @@
-//! What a log says that a tenant wanted: counted by name (or address) and port, within a bound.
+//! Targets of a tenant in a flow log: counted by name (or address) and port, with a bound on memory.
 
 use crate::addr::OriginalDestination;
 use crate::hostname::Hostname;
@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// Of each kind: names and ports that passed, and that were denied. Some 200 bytes each. Clients choose names, so there
-/// has to be a bound; it is reached only by those who make names up.
+/// Most targets of each kind, passed and denied; some 200 bytes each. Needed because clients choose names; only reached
+/// by clients that make names up.
 const MOST: usize = 200_000;
 
-/// What is read of a line of the flow log. Keys that are not here are skipped.
+/// Keys read from a line of the flow log. Others are skipped.
 #[derive(Deserialize)]
 pub(super) struct Line<'l> {
     time: Timestamp,
@@ -26,7 +26,7 @@ pub(super) struct Line<'l> {
     protocol: Option<Cow<'l, str>>,
     #[serde(borrow)]
     verdict: Option<Cow<'l, str>>,
-    /// Monitor mode's key.
+    /// Denial that monitor mode waived.
     #[serde(default, borrow)]
     would_deny: Option<Cow<'l, str>>,
     #[serde(borrow)]
@@ -34,7 +34,7 @@ pub(super) struct Line<'l> {
     connect_ms: Option<f64>,
 }
 
-/// What clients want: a name, or an address where there is none.
+/// A client's target: a name, or an address without a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum What {
     Name(Hostname),
@@ -50,53 +50,53 @@ impl What {
     }
 }
 
-/// What is known of one of them, on one port.
+/// Statistics of one target on one port.
 #[derive(Debug, Clone)]
 pub(super) struct Tally {
     pub(super) flows: u64,
-    /// Those that a server answered.
+    /// Flows that a server answered.
     pub(super) answered: u64,
-    /// Those that passed only because the tenant is in monitor mode.
+    /// Flows that passed only in monitor mode.
     pub(super) would_deny: u64,
-    /// When the last one began.
+    /// Start of the last flow.
     pub(super) last: Timestamp,
-    /// What the last one dialled.
+    /// Address dialled by the last flow.
     pub(super) to: OriginalDestination,
-    /// How the last one ended.
+    /// Outcome of the last flow.
     pub(super) outcome: Option<Outcome>,
     /// One of them was neither TLS nor HTTP.
     pub(super) other_protocol: bool,
 }
 
-/// How much was read, and what it was good for.
+/// Amount and use of the data read.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Evidence {
     pub(super) files: u64,
-    /// Compressed files that end too soon; read as far as they go.
+    /// Truncated compressed files; read up to the damage.
     pub(super) damaged_files: u64,
     pub(super) lines: u64,
-    /// Not a flow record: torn, or from elsewhere.
+    /// Lines that are not flow records.
     pub(super) unreadable: u64,
     pub(super) of_other_tenants: u64,
-    /// Before `--since`.
+    /// Flows before `--since`.
     pub(super) too_old: u64,
-    /// No verdict: the client left before there was one.
+    /// Flows without a verdict, because the client left before.
     pub(super) unjudged: u64,
     pub(super) allowed: u64,
     pub(super) would_deny: u64,
     pub(super) denied: u64,
-    /// Flows to names beyond the bound on names.
+    /// Flows to targets beyond the bound.
     pub(super) beyond_bound: u64,
-    /// When the first flow that counts began.
+    /// Start of the first flow that counts.
     pub(super) first: Option<Timestamp>,
-    /// When the last one did.
+    /// Start of the last flow that counts.
     pub(super) last: Option<Timestamp>,
 }
 
-/// By what was wanted and the port.
+/// Statistics by target and port.
 pub(super) type Tallies = HashMap<(What, u16), Tally>;
 
-/// Everything that the log says of one tenant.
+/// Contents of the log for one tenant.
 pub(super) struct TenantLog {
     tenant: String,
     since: Option<Timestamp>,

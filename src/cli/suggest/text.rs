@@ -1,11 +1,11 @@
-//! A suggestion as TOML: what is safe to paste as rules, all else as comments.
+//! A suggestion as TOML: rules that are safe to paste, everything else as comments.
 
 use super::proposal::{Proposal, Row, Rule, Wildcard};
 use super::seen::Evidence;
 use jiff::Timestamp;
 use std::fmt::{Display, Write as _};
 
-/// Denied names that are listed; `--json` has all.
+/// Most denied names listed; `--json` lists all.
 const DENIED: usize = 50;
 
 pub(super) fn render(proposal: &Proposal) -> String {
@@ -156,7 +156,7 @@ fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// To the second.
+/// Time in whole seconds.
 fn time(time: Timestamp) -> impl Display {
     format!("{time:.0}")
 }

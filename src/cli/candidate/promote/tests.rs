@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use tempfile::TempDir;
 
-/// What a folder holds, by relative path.
+/// Content of a folder, by relative path.
 type Content = BTreeMap<String, String>;
 
 struct Folders {
@@ -138,7 +138,7 @@ fn beside_the_running_file_only_that_is_replaced() {
     assert_eq!(written.replaced, [folders.running().join("egret.toml")]);
     assert!(written.removed.is_empty());
     assert_eq!(content(&folders.running())["egret.toml"], "new");
-    // The file in place itself, edited and loaded: there is nothing to write.
+    // The main file in place, edited and loaded as candidate: nothing is left to write.
     let edited = Folders::set(&running.main, &["egret.toml", "policy.d/a.toml", "names.txt"]);
     assert!(write(&running, &edited, NOW).unwrap().replaced.is_empty());
 }
@@ -171,7 +171,7 @@ fn a_file_that_would_become_another_one_is_refused() {
     write_all(folders.root.path(), &[("next/x", ""), ("names.txt", "n")]);
     let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
     let main = folders.candidate().join("egret.toml");
-    // It is the same file for both.
+    // The same file for both.
     let candidate = Folders::set(&main, &["egret.toml", "../names.txt"]);
     assert_eq!(write(&running, &candidate, NOW).unwrap().replaced.len(), 1);
     write_all(&folders.running(), &[("egret.toml", "old")]);
@@ -185,7 +185,7 @@ fn a_file_that_would_become_another_one_is_refused() {
 
 #[test]
 fn where_one_file_cannot_be_written_none_is_and_nothing_is_left_behind() {
-    // The name has room for what it is, and none for what is written beside it.
+    // The name fits, but the longer one of its temporary file does not.
     let long = format!("{}.txt", "n".repeat(248));
     for (there, wanted) in [("allow", "allow/names.txt"), ("other", &long)] {
         let folders = Folders::new(
@@ -220,7 +220,7 @@ fn where_one_file_cannot_be_put_in_its_place_all_are_put_back() {
         3,
         "all is written beside"
     );
-    // Somebody makes a folder where the second is to be.
+    // A folder takes the place of the second file.
     write_all(&folder, &[("policy.d/fresh.toml/x", "in the way")]);
     let error = carry_out(steps, kept).unwrap_err();
     let Error::Io { path, .. } = &error else { panic!("{error}") };
