@@ -152,7 +152,7 @@ mod tests {
         };
         let _waiting: Vec<_> = std::iter::from_fn(connect).collect();
         assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
-        // somebody else's file is not removed
+        // a file put there by another is not removed
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         drop(socket);

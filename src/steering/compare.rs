@@ -14,7 +14,7 @@ pub struct Observed {
     pub iptables: Option<String>,
     /// `ip6tables-save`, with or without `-c`.
     pub ip6tables: Option<String>,
-    /// The names of the same tools of the other backend, with what they printed.
+    /// Names and output of the same tools of the other backend.
     pub other_backend: Vec<(&'static str, String)>,
     /// `nft list table inet egret`.
     pub nftables: Option<String>,
@@ -87,7 +87,7 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     found
 }
 
-/// Rules of Egret's that are left from the other format, or from another backend of iptables.
+/// Finds rules of Egret left over from the other format, or from another backend of iptables.
 fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
     let ours = |saved: &str| saved.lines().any(|line| line.starts_with(":EGRET_"));
     if let Some((tool, _)) = observed.other_backend.iter().find(|(_, saved)| ours(saved)) {
@@ -171,7 +171,7 @@ fn tables(text: &str) -> impl Iterator<Item = (&str, &str)> {
     sections.filter_map(|section| section.split_once('\n'))
 }
 
-/// Without what only logs: steering does without where the kernel cannot.
+/// Returns the rules of a chain except log rules, which steering omits if the kernel cannot log.
 fn rules_of<'a>(body: &'a str, chain: &str) -> Vec<&'a str> {
     let prefix = format!("-A {chain} ");
     body.lines().filter(|line| line.starts_with(&prefix) && !line.contains(" -j LOG ")).collect()
@@ -191,7 +191,8 @@ fn nft(wanted: &str, listed: Option<&str>, exempt: &mut Vec<String>) -> Option<S
     sequence(&lines(wanted), &lines(listed), exempt)
 }
 
-/// The first place where two sequences part. Exemptions at the beginning of a chain are taken out of the second.
+/// Describes the first difference of two sequences. Exemptions at the start of a chain are moved from the second to the
+/// list.
 fn sequence<T: AsRef<str>>(wanted: &[T], actual: &[T], exempt: &mut Vec<String>) -> Option<String> {
     let mut others = Vec::new();
     let mut at_start = true;
@@ -268,14 +269,14 @@ fn is_of_other_mark(line: &str, mark: u32) -> bool {
 fn never_routed(routing: &Routing, shown: Option<&str>) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let present: Vec<_> = shown.lines().map(in_words).collect();
-    // A pattern stands there as the interfaces that it covered when the rules were put in place.
+    // Patterns were expanded to the interfaces that they covered when the rules were put in place.
     let missing = |rule: &&String| {
         !rule.contains('*') && !present.iter().any(|line| line.contains(&format!(" {rule} ")))
     };
     routing.refused.iter().find(missing).map(|rule| format!("no rule `{rule}`"))
 }
 
-/// A line of `ip -N rule show` with the words that `ip rule add` takes.
+/// Translates a line of `ip -N rule show` into the syntax of `ip rule add`.
 fn in_words(line: &str) -> String {
     let mut words = Vec::new();
     for word in line.split_whitespace() {

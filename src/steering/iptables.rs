@@ -193,7 +193,8 @@ fn mangle(params: &Params, family: Family) -> Chains {
     ]
 }
 
-/// Counts what is not intercepted, and logs a sample. The kernel drops it, or forwards it if it may.
+/// Counts packets that are not intercepted, and logs a sample. The kernel then forwards them if it may, else drops
+/// them.
 fn unsteered(params: &Params, family: Family) -> Vec<String> {
     let mut rules =
         vec![format!("-m limit --limit 6/min -j LOG --log-prefix \"{LOG_PREFIX}\" --log-level 6")];

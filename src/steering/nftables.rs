@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 pub(super) const TABLE: &str = "inet egret";
 
 pub(super) fn render(params: &Params) -> String {
-    // Deleting fails where there is nothing, hence `add` before it.
+    // `add` comes first, because deleting a missing table fails.
     let mut text = format!("add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
     for counted in Counted::ALL {
         let _ = writeln!(text, "\tcounter {} {{\n\t}}", counted.as_str());
@@ -94,7 +94,8 @@ fn input(params: &Params) -> Vec<String> {
     vec![format!("iifname \"lo\" tcp dport {} reject with tcp reset", params.listen_port)]
 }
 
-/// Counts what is not intercepted, and logs a sample. The kernel drops it, or forwards it if it may.
+/// Counts packets that are not intercepted, and logs a sample. The kernel then forwards them if it may, else drops
+/// them.
 fn unsteered(params: &Params) -> Vec<String> {
     let udp = destination_ports(params, "udp");
     let mut rules = vec![format!("limit rate 6/minute log prefix \"{LOG_PREFIX}\" level info")];
@@ -182,7 +183,7 @@ fn other_interfaces(interfaces: &[Interface]) -> String {
     others.collect::<Vec<_>>().join(" ")
 }
 
-/// Patterns and names, each in order.
+/// Quoted patterns and names, each sorted.
 fn quoted(interfaces: &[Interface]) -> (Vec<String>, Vec<String>) {
     let mut sorted: Vec<_> = interfaces.iter().collect();
     sorted.sort_unstable();

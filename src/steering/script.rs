@@ -8,7 +8,7 @@ use std::fmt;
 
 const PRELUDE: &str = include_str!("prelude.sh");
 
-/// Longer accept queues cost nothing until they fill; each listener asks for as much as this lets it have.
+/// Minimum for net.core.somaxconn, which caps each listener's accept queue. Long queues cost nothing until they fill.
 pub const SOMAXCONN: u32 = 16384;
 
 /// Displays as the script that puts everything in place. The script is idempotent.
@@ -49,7 +49,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// The script that takes everything away again and restores what was there before. It needs no configuration.
+/// Returns the script that removes everything and restores the previous settings. It needs no configuration.
 pub fn down() -> String {
     Down.to_string()
 }

@@ -1,4 +1,4 @@
-//! Kernels that are as they should be, and others.
+//! Comparisons of the plan with matching and differing kernel states.
 
 use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
 use super::*;
