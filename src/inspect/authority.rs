@@ -1,4 +1,4 @@
-//! `name[:port]`, as it stands in a Host header or an absolute request target.
+//! An authority, `name[:port]`, from a Host header or an absolute request target.
 
 use crate::hostname::{AskedName, NotAHostname};
 use std::net::Ipv6Addr;
@@ -15,8 +15,8 @@ pub(super) struct Authority<'a> {
 const DEFAULT_PORT: u16 = 80;
 
 impl<'a> Authority<'a> {
-    /// Takes it apart. What two readers could understand differently is an error; what is clear and merely not a
-    /// hostname is not.
+    /// Parses an authority. Ambiguous input, which two readers could understand differently, is an error; input that is
+    /// unambiguous but no hostname is not.
     pub(super) fn parse(raw: &'a [u8]) -> Result<Self, &'static str> {
         if raw.iter().any(|b| matches!(b, b'@' | b',' | b'/' | b'\\' | b'?' | b'#' | b' ' | b'\t')) {
             return Err("the host has a character that could hide another host");
@@ -33,7 +33,7 @@ impl<'a> Authority<'a> {
         Ok(Self { host, name, port: parse_port(port)? })
     }
 
-    /// Whether both mean the same name (or the same other thing) and port.
+    /// True if both have the same name (or the same other host) and the same port.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         let same_name = match (&self.name, &other.name) {
             (AskedName::Valid(a), AskedName::Valid(b)) => a == b,
@@ -42,12 +42,12 @@ impl<'a> Authority<'a> {
         same_name && self.port == other.port
     }
 
-    /// Whether there is no host, which a Host header may say and a target may not (RFC 9110 §4.2.1).
+    /// True if the host is empty, which is valid in a Host header and invalid in a target (RFC 9110 §4.2.1).
     pub(super) fn is_hostless(&self) -> bool {
         self.host.is_empty()
     }
 
-    /// The name in it.
+    /// Returns the name.
     pub(super) fn into_name(self) -> AskedName {
         self.name
     }
@@ -58,7 +58,7 @@ fn check_ipv6(raw: &[u8]) -> Result<(), &'static str> {
     address.map(|_| ()).ok_or("the host has brackets around something that is not an IPv6 address")
 }
 
-/// What follows the host: nothing, or a colon and nothing (RFC 3986 §3.2.3), or 1 to 65535 in at most five digits.
+/// Parses the port after the host: nothing, a colon alone (RFC 3986 §3.2.3), or 1 to 65535 in at most five digits.
 fn parse_port(raw: &[u8]) -> Result<u16, &'static str> {
     let digits = match raw {
         [] | [b':'] => return Ok(DEFAULT_PORT),

@@ -1,4 +1,4 @@
-//! What a TLS ClientHello asks for: server name, application protocols, and whether it carries an encrypted hello.
+//! Parser of the TLS ClientHello: server name, application protocols, presence of an encrypted hello.
 
 use super::records::{self, Stop};
 use super::{Inspected, Malformed, Protocol, Verdict};
@@ -15,14 +15,14 @@ const ALPN: u16 = 16;
 /// RFC 9849 §5.
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
-/// Fewer than 70 types are registered and real clients send about 20; more are an attempt to keep us busy.
+/// Fewer than 70 types are registered and real clients send about 20; more are an attempt to exhaust the parser.
 const MAX_EXTENSIONS: usize = 128;
-/// What is kept of the protocols that a client offers, for the flow log.
+/// Bytes kept of the offered protocols, for the flow log.
 const MAX_ALPN: usize = 64;
 
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
-/// Judges bytes whose first record is a TLS handshake.
+/// Inspects bytes whose first record is a TLS handshake.
 pub(super) fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
     let malformed = |reason| Verdict::Malformed(Malformed { protocol: Protocol::Tls, reason });
     match records::client_hello(bytes, max, scratch) {
@@ -45,7 +45,7 @@ fn read(body: &[u8]) -> Result<Inspected> {
         let Ok((after, TlsExtension::Unknown(kind, data))) = parse_tls_extension_unknown(rest) else {
             return Err("an extension is cut off");
         };
-        // RFC 8446 §4.2 forbids it. Which of the two a server would go by is anybody's guess.
+        // RFC 8446 §4.2 forbids duplicates; servers differ in which of the two they use.
         if seen[..count].contains(&kind.0) {
             return Err("two extensions of one type");
         }
@@ -62,7 +62,7 @@ fn read(body: &[u8]) -> Result<Inspected> {
     Ok(inspected)
 }
 
-/// `tls-parser` lets empty lists and bytes after the extensions pass; RFC 8446 §4.1.2 does not.
+/// Parses the message. Empty lists and bytes after the extensions (RFC 8446 §4.1.2), which `tls-parser` accepts, fail.
 fn parse(body: &[u8]) -> Result<TlsClientHelloContents<'_>> {
     let (rest, hello) =
         parse_tls_handshake_client_hello(body).map_err(|_| "the ClientHello is cut off or inconsistent")?;
@@ -78,8 +78,8 @@ fn parse(body: &[u8]) -> Result<TlsClientHelloContents<'_>> {
     Ok(hello)
 }
 
-/// The one name of a `server_name` extension (RFC 6066 §3: a list, which must not hold two names of
-/// one type, and no type but `host_name` was ever defined).
+/// Returns the one name of a `server_name` extension (RFC 6066 §3: a list without two names of one type, and no type
+/// but `host_name` was ever defined).
 fn server_name(data: &[u8]) -> Result<&[u8]> {
     let list = list(data).ok_or("the list of server names is empty or inconsistent")?;
     let Ok((rest, (kind, name))) = parse_tls_extension_sni_hostname(list) else {
@@ -94,8 +94,8 @@ fn server_name(data: &[u8]) -> Result<&[u8]> {
     if name.is_empty() { Err("an empty server name") } else { Ok(name) }
 }
 
-/// The names in an `application_layer_protocol_negotiation` extension, as far as they are printable and fit. Read
-/// here because `tls-parser` collects up to 65,535 of them, and ignores what does not parse.
+/// Returns the printable names of an `application_layer_protocol_negotiation` extension, up to [`MAX_ALPN`] bytes. Not
+/// by `tls-parser`, which collects up to 65,535 of them and ignores parse errors.
 fn application_protocols(data: &[u8]) -> Result<Box<str>> {
     let mut rest = list(data).ok_or("the list of application protocols is empty or inconsistent")?;
     let mut joined = String::new();
@@ -118,7 +118,7 @@ fn application_protocols(data: &[u8]) -> Result<Box<str>> {
     Ok(joined.into())
 }
 
-/// What a two-byte length is followed by, if that is all there is and not nothing.
+/// Returns the contents after a two-byte length, if they are not empty and the length matches.
 fn list(data: &[u8]) -> Option<&[u8]> {
     let (length, list) = data.split_first_chunk()?;
     (!list.is_empty() && list.len() == usize::from(u16::from_be_bytes(*length))).then_some(list)

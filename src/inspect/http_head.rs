@@ -1,4 +1,4 @@
-//! What an HTTP/1 request head asks for: the one host that every reader of it would agree on (RFC 9112).
+//! Parser of the HTTP/1 request head (RFC 9112): returns the host only if every reader would agree on it.
 
 use super::authority::Authority;
 use super::follow::framing::{self, Body};
@@ -8,15 +8,15 @@ use crate::hostname::AskedName;
 use httparse::Header;
 use std::io::BufRead;
 
-/// Headers of one request. Servers commonly stop at 100.
+/// Maximum number of headers in one request. Servers commonly stop at 100.
 const MAX_HEADERS: usize = 128;
 
-/// Methods by which a reader knows what follows the head of a request or its answer.
+/// Methods that affect the framing of the request or of its response.
 const FRAMING_METHODS: [&str; 4] = ["GET", "HEAD", "TRACE", "CONNECT"];
 
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
-/// Judges bytes that start with a method and a space, at most `max` of them.
+/// Inspects at most `max` bytes that start with a method and a space.
 pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
     match read(bytes) {
         Ok(Some(request)) => Verdict::Done(Inspected {
@@ -24,7 +24,7 @@ pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
             unframed: request.body.err(),
             ..Inspected::nothing(Protocol::Http)
         }),
-        // One byte can end the head, or spoil it.
+        // A single byte can complete or invalidate the head.
         Ok(None) if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
         Ok(None) => Verdict::TooLarge(Protocol::Http),
         Err(reason) => Verdict::Malformed(Malformed { protocol: Protocol::Http, reason }),
@@ -35,25 +35,25 @@ pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) name: AskedName,
-    /// What follows it, or why that is not clear.
+    /// Body framing, or why it is ambiguous.
     pub(super) body: Result<Body>,
-    /// Whether the method is HEAD, whose answer has no body whatever its headers say.
+    /// True if the method is HEAD, whose response has no body whatever its headers declare.
     pub(super) by_head: bool,
     pub(super) upgrade: Upgrade,
 }
 
-/// Which protocol a client offers to go on with (RFC 9110 §7.8).
+/// Kind of protocol that a client offers to upgrade to (RFC 9110 §7.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Upgrade {
     No,
-    /// Another version of HTTP, or TLS (RFC 2817): nobody would judge the names that are asked for then. Clients offer
-    /// them that do not depend on it.
+    /// Another version of HTTP, or TLS (RFC 2817), where later names could not be judged. Clients do not depend on such
+    /// an offer.
     Unjudged,
     Other,
 }
 
-/// `None` until the head is whole. The request line is judged as soon as it is, so that a client that speaks
-/// something else and waits for an answer gets one.
+/// Parses a head; `None` until it is complete. The request line is judged as soon as it is complete, so that a client
+/// of another protocol that waits for an answer gets one.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
     let Some((line, rest)) = split_line(bytes)? else { return Ok(None) };
     let line = request_line(line)?;
@@ -66,7 +66,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
     let name = match (line.target, host(headers)?) {
         (None, None) => AskedName::Absent,
         (Some(one), None) | (None, Some(one)) => one.into_name(),
-        // RFC 9112 §3.2.2 has the target win. A server that goes by Host instead must not reach another name.
+        // RFC 9112 §3.2.2: the target takes precedence. A server that uses Host instead must not reach another name.
         (Some(target), Some(host)) if target.agrees_with(&host) => target.into_name(),
         (Some(_), Some(_)) => return Err("the target and the Host header disagree"),
     };
@@ -74,10 +74,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
     Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: upgrade(headers) }))
 }
 
-/// The first line with its CRLF, and the rest. RFC 9112 §2.2 lets a server take a lone LF for a line end; readers
-/// that do and readers that do not would see different headers.
+/// Splits off the first line with its CRLF. A lone LF is an error: RFC 9112 §2.2 lets a server accept it as a line end,
+/// so readers would disagree on the headers.
 fn split_line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>> {
-    // The fast search for a byte that std has; reading from a slice cannot fail.
+    // std's fast byte search; reading from a slice cannot fail.
     let end = (&mut &*bytes).skip_until(b'\n').unwrap_or(0);
     let (line, rest) = bytes.split_at(end);
     match line {
@@ -89,9 +89,9 @@ fn split_line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>> {
 
 struct RequestLine<'a> {
     method: &'a str,
-    /// The authority, if the target is in absolute form.
+    /// Authority of a target in absolute form.
     target: Option<Authority<'a>>,
-    /// Of HTTP/1.
+    /// Minor version of HTTP/1.
     minor: u8,
 }
 
@@ -110,7 +110,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
         return Err(NOT_ONE);
     };
     let method = std::str::from_utf8(method).map_err(|_| NOT_ONE)?;
-    // Bytes outside ASCII are no part of a URI (RFC 3986), and servers take them all the same.
+    // Bytes outside ASCII are invalid in a URI (RFC 3986), but servers accept them.
     if method.is_empty()
         || !method.bytes().all(is_token)
         || target.is_empty()
@@ -124,7 +124,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
         _ if version.iter().any(u8::is_ascii_control) => return Err(NOT_ONE),
         _ => return Err("the version is not HTTP/1.0 or HTTP/1.1"),
     };
-    // Methods are told apart by case (RFC 9110 §9.1), but not by every server; what follows these depends on it.
+    // Methods are case-sensitive (RFC 9110 §9.1), but not in every server, and these affect the framing.
     if FRAMING_METHODS.iter().any(|known| known.eq_ignore_ascii_case(method) && *known != method) {
         return Err("a method that some servers take for another");
     }
@@ -136,7 +136,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
     Ok(RequestLine { method, target, minor })
 }
 
-/// The authority of `http://authority/…`. Its end is where RFC 3986 §3.2 puts it.
+/// Returns the authority of `http://authority/…`, delimited by RFC 3986 §3.2.
 fn absolute(target: &[u8]) -> Result<Authority<'_>> {
     let scheme =
         target.windows(3).position(|w| w == b"://").ok_or("the target is neither a path nor a URL")?;
@@ -149,14 +149,14 @@ fn absolute(target: &[u8]) -> Result<Authority<'_>> {
     if authority.is_hostless() { Err("the target has no host") } else { Ok(authority) }
 }
 
-/// The header lines and the empty line that ends them; `None` until that is there.
+/// Returns the header lines with the empty line that ends them; `None` until it is there.
 fn header_section(bytes: &[u8]) -> Result<Option<&[u8]>> {
     let mut rest = bytes;
     for _ in 0..=MAX_HEADERS {
         let Some((line, after)) = split_line(rest)? else { return Ok(None) };
         match line {
             b"\r\n" => return Ok(Some(&bytes[..bytes.len() - after.len()])),
-            // RFC 9112 §5.2: a continuation that some readers join and others do not.
+            // RFC 9112 §5.2: a folded line, which some readers unfold and others do not.
             [b' ' | b'\t', ..] => return Err("a folded header line"),
             _ => rest = after,
         }
@@ -164,7 +164,7 @@ fn header_section(bytes: &[u8]) -> Result<Option<&[u8]>> {
     Err("too many headers")
 }
 
-/// The value of the one Host header.
+/// Returns the value of the only Host header.
 fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
     let mut hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
     let Some(host) = hosts.next() else { return Ok(None) };
@@ -174,7 +174,7 @@ fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
     Authority::parse(host.value).map(Some)
 }
 
-/// A server may take any of the protocols offered, so one that is not judged counts.
+/// Returns the kind of upgrade offered; a server may accept any of several protocols, so one `Unjudged` is enough.
 fn upgrade(headers: &[Header<'_>]) -> Upgrade {
     let mut upgrade = Upgrade::No;
     for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("upgrade")) {
@@ -191,11 +191,11 @@ fn upgrade(headers: &[Header<'_>]) -> Upgrade {
     upgrade
 }
 
-/// Fields that make an offer (RFC 9110 §7.8, RFC 7540 §3.2.1), and names as long that mean nothing.
+/// Header fields that offer an upgrade (RFC 9110 §7.8, RFC 7540 §3.2.1), with meaningless names of the same length.
 const OFFERS: [(&[u8], &[u8]); 2] = [(b"upgrade", b"Ignored"), (b"http2-settings", b"Ignored-Header")];
 
-/// Renames the fields of a whole head that offer another protocol, also where `Connection` lists them: a server ignores
-/// them then, and a proxy removes them.
+/// Renames the upgrade fields of a complete head, also where `Connection` lists them: a server then ignores them, and a
+/// proxy removes them.
 pub(super) fn withhold_upgrade(head: &mut [u8]) {
     for line in head.split_mut(|&b| b == b'\n').skip(1) {
         let Some(colon) = line.iter().position(|&b| b == b':') else { continue };

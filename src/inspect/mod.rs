@@ -1,9 +1,9 @@
-//! Bytes in, what the client wants out: pure, sans-io parsers of the TLS ClientHello and the HTTP/1 request head.
+//! Pure, sans-IO parsers of the TLS ClientHello and the HTTP/1 request head: bytes in, requested name and protocol out.
 //!
-//! The caller peeks and hands over *all* bytes seen so far; nothing is kept between calls, so a flow under inspection
-//! costs no memory of ours. What was decided stays decided: more bytes never change a verdict other than `NeedMore`.
+//! The caller peeks and passes *all* bytes seen so far; no state is kept between calls, so a flow under inspection
+//! needs no buffer. Verdicts are final: more bytes never change one other than `NeedMore`.
 //!
-//! What comes later, the next requests and a second hello, is followed by [`Exchange`] and [`Hellos`] while it is relayed.
+//! Later requests and a second hello are followed by [`Exchange`] and [`Hellos`] while the flow is relayed.
 
 mod authority;
 mod client_hello;
@@ -20,23 +20,23 @@ pub use follow::{Changed, Exchange, Hellos, Remainder, Then};
 pub use peek::{Peeker, Unclear};
 use serde::Serialize;
 
-/// What the bytes so far amount to.
+/// Result of inspecting the bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not enough yet; calling again is pointless before this many bytes in all are there.
+    /// Not enough bytes; calling again is pointless before `at_least` have arrived in all.
     NeedMore {
-        /// Always more than were given, and never more than the bound on a hello.
+        /// More than were passed, and at most the bound on a hello.
         at_least: usize,
     },
-    /// It is clear what the client wants.
+    /// Protocol and name are known.
     Done(Inspected),
-    /// It started like TLS or HTTP and is not valid. Fails closed.
+    /// Starts like TLS or HTTP and is invalid. Fails closed.
     Malformed(Malformed),
-    /// It is not whole within the bound.
+    /// Not complete within the bound.
     TooLarge(Protocol),
 }
 
-/// What a client speaks; serialised, the word in the flow log.
+/// Protocol of a client; serialised as in the flow log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -48,20 +48,20 @@ pub enum Protocol {
     Other,
 }
 
-/// What the client wants.
+/// Result of a successful inspection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
-    /// What it speaks.
+    /// Protocol of the client.
     pub protocol: Protocol,
     /// The SNI, or the HTTP authority.
     pub name: AskedName,
     /// TLS: the application protocols offered, comma-separated, printable ASCII only, at most 64 bytes. Empty if none.
     pub alpn: Box<str>,
-    /// TLS: an `encrypted_client_hello` extension is there (many clients send a meaningless one, RFC 9849 GREASE).
+    /// TLS: an `encrypted_client_hello` extension is present (many clients send a meaningless one, RFC 9849 GREASE).
     pub ech: bool,
-    /// TLS: the length of the hello with its record headers.
+    /// TLS: length of the hello with its record headers.
     pub length: usize,
-    /// HTTP: why it is not clear where the request ends, if so.
+    /// HTTP: why the end of the request is ambiguous, if it is.
     pub unframed: Option<&'static str>,
 }
 
@@ -76,24 +76,23 @@ impl Inspected {
     }
 }
 
-/// Why bytes that start like TLS or HTTP are refused.
+/// Rejection of bytes that start like TLS or HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed {
-    /// What it pretends to be: TLS or HTTP.
+    /// Protocol that the bytes start like: TLS or HTTP.
     pub protocol: Protocol,
-    /// What is wrong, for the flow log.
+    /// Reason, for the flow log.
     pub reason: &'static str,
 }
 
-/// Judges all bytes that a client has sent so far.
+/// Inspects all bytes that a client has sent so far.
 ///
-/// `max` bounds, in bytes, a ClientHello with its record headers, or a request head; what lies beyond is not looked
-/// at. `scratch` is working memory to be used again and again; it never holds more than `max` bytes, and nothing in
-/// it matters between calls.
+/// `max` bounds, in bytes, a ClientHello with its record headers, or a request head; bytes beyond it are ignored.
+/// `scratch` is a reusable buffer; it never holds more than `max` bytes, and its contents do not matter between calls.
 ///
-/// A client speaks TLS if its first record is a handshake of major version 3 (RFC 8446 §5.1), and HTTP if it starts
-/// with a word in capital letters and a space, or with what some server takes for either; only then can it be
-/// `Malformed`. Other protocols that start with such a word (IRC, PROXY) are therefore refused.
+/// The protocol is TLS if the first record is a handshake of major version 3 (RFC 8446 §5.1), and HTTP if the bytes
+/// start with a word in capital letters and a space, or with anything that some server accepts as either; only then can
+/// the verdict be `Malformed`. Other protocols that start with such a word (IRC, PROXY) are therefore refused.
 pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
     let bytes = &bytes[..bytes.len().min(max)];
     match spoken::protocol(bytes) {

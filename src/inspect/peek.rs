@@ -1,4 +1,4 @@
-//! The bounded peek loop: what the client wants, read without taking a byte from its socket.
+//! The bounded peek loop: inspects what the client sent without consuming it from the socket.
 
 use super::{Inspected, Malformed, Protocol, Verdict, inspect};
 use crate::sys::event_loop::timeout;
@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
-/// A worker's buffers for inspection. They are used within a poll only; nothing is in them between polls.
+/// A worker's buffers for inspection. They are used within one poll only and hold nothing between polls.
 #[derive(Debug)]
 pub struct Peeker {
     buffers: RefCell<Buffers>,
@@ -21,21 +21,21 @@ struct Buffers {
     scratch: Vec<u8>,
 }
 
-/// Why it is not known what the client wants.
+/// Reason why inspection failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unclear {
-    /// The client closed or reset the connection before it had said all.
+    /// The client closed or reset the connection before its hello or head was complete.
     ClientLeft,
-    /// The deadline passed; what had come by then looked like this.
+    /// The deadline passed; the protocol that the bytes so far suggest.
     TimedOut(Protocol),
-    /// More than the bound on a hello.
+    /// Larger than the bound on a hello.
     TooLarge(Protocol),
-    /// Not valid.
+    /// Invalid.
     Malformed(Malformed),
 }
 
 impl Unclear {
-    /// What the client seemed to speak; `None` if it said nothing.
+    /// Protocol that the bytes suggested; `None` if the client left.
     pub fn protocol(self) -> Option<Protocol> {
         match self {
             Self::ClientLeft => None,
@@ -46,19 +46,19 @@ impl Unclear {
 }
 
 impl Peeker {
-    /// Hellos of up to `max_hello` bytes, all of it within `deadline`.
+    /// Limits hellos to `max_hello` bytes, and the whole inspection to `deadline`.
     pub fn new(max_hello: usize, deadline: Duration) -> Self {
         let peeked = vec![0; max_hello].into_boxed_slice();
         Self { buffers: RefCell::new(Buffers { peeked, scratch: Vec::new() }), deadline }
     }
 
-    /// Peeks until it is clear what the client wants.
+    /// Peeks until protocol and name are known.
     pub async fn peek(&self, client: &Socket) -> Result<Inspected, Unclear> {
         let mut progress = Progress { need: 1, looks_like: Protocol::Other };
         if let Ok(result) = timeout(self.deadline, self.peek_on(client, &mut progress)).await {
             return result;
         }
-        // What came by now is no longer news, and whoever reads on would wait for more.
+        // The readiness of these bytes was consumed; restore it for the next reader, who would wait for more.
         client.tell_readable();
         Err(Unclear::TimedOut(progress.looks_like))
     }
@@ -88,7 +88,7 @@ impl Peeker {
         }
     }
 
-    /// One look at the receive queue; `None` where it does not hold enough yet.
+    /// Peeks at the receive queue once; `None` if it does not hold enough yet.
     fn look(&self, client: &Socket, progress: &mut Progress) -> io::Result<Option<Verdict>> {
         let Buffers { peeked, scratch } = &mut *self.buffers.borrow_mut();
         loop {
@@ -111,12 +111,12 @@ impl Peeker {
 }
 
 struct Progress {
-    /// Fewer bytes than this say nothing new.
+    /// Minimum number of bytes that can change the verdict.
     need: usize,
     looks_like: Protocol,
 }
 
-/// What an unfinished hello would have become, for the answer to its sender.
+/// Guesses the protocol of an incomplete hello, for the answer to its sender.
 fn first_impression(bytes: &[u8]) -> Protocol {
     match bytes.first() {
         Some(20..=24) => Protocol::Tls,

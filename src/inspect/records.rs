@@ -1,4 +1,4 @@
-//! One handshake message out of TLS records (RFC 8446 §5.1), straight from the bytes where it lies in one.
+//! Extracts one handshake message from TLS records (RFC 8446 §5.1), without a copy if it lies in one record.
 
 use std::ops::Range;
 
@@ -6,37 +6,36 @@ use std::ops::Range;
 pub(super) const HANDSHAKE: u8 = 22;
 /// The content type of alert records.
 pub(super) const ALERT: u8 = 21;
-/// The content type of change_cipher_spec records, the least.
+/// The content type of change_cipher_spec records, the lowest.
 pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
-/// The content type of heartbeat records (RFC 6520), the greatest.
+/// The content type of heartbeat records (RFC 6520), the highest.
 pub(super) const HEARTBEAT: u8 = 24;
 /// The first byte of every record version from SSL 3.0 to TLS 1.3.
 pub(super) const MAJOR_VERSION: u8 = 3;
 
-/// Content type, version, length.
+/// Length of content type, version and length.
 pub(super) const RECORD_HEADER: usize = 5;
-/// The most that a plaintext record may hold.
+/// Maximum payload of a plaintext record.
 const MAX_PAYLOAD: usize = 1 << 14;
-/// Message type, length.
+/// Length of message type and length.
 const MESSAGE_HEADER: usize = 4;
-/// The message type.
+/// The message type of a ClientHello.
 pub(super) const CLIENT_HELLO: u8 = 1;
 
-/// Why there is no message, or not yet.
+/// Reason why there is no message, or none yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Nothing new can be learned before this many bytes in all are there; at most the bound.
+    /// More bytes are needed: this many in all, at most the bound.
     NeedMore(usize),
-    /// The records or the message are not what RFC 8446 allows.
+    /// The records or the message violate RFC 8446.
     Malformed(&'static str),
-    /// The message cannot be whole within the bound.
+    /// The message cannot be complete within the bound.
     TooLarge,
 }
 
-/// The body of the ClientHello that `bytes` start with, and its length with all headers: at most `max` bytes.
+/// Returns the body of the ClientHello that `bytes` start with, and its length with all headers: at most `max` bytes.
 ///
-/// Every check happens at a fixed place in the bytes, in order, so that a verdict reached once is reached again
-/// whatever follows.
+/// Every check happens at a fixed offset, in order, so that a verdict does not change whatever bytes follow.
 pub(super) fn client_hello<'a>(
     bytes: &'a [u8],
     max: usize,
@@ -55,7 +54,7 @@ pub(super) fn client_hello<'a>(
         in_one_record = false;
     }
     if record.end - at > left {
-        // Nothing may follow a ClientHello before the server has answered, save early data in records of their own.
+        // Nothing may follow a ClientHello before the server has answered, except early data in records of its own.
         return Err(Stop::Malformed("handshake data after the ClientHello"));
     }
     input.demand(record.end)?;
@@ -73,7 +72,8 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// The length of the message's body, the record that its header ends in, and where.
+    /// Returns the length of the message's body, the payload of the record that its header ends in, and the offset
+    /// there.
     fn message_header(self) -> Result<(usize, Range<usize>, usize), Stop> {
         let mut header = [0; MESSAGE_HEADER];
         let mut filled = 0;
@@ -95,7 +95,7 @@ impl Input<'_> {
         }
     }
 
-    /// Where the payload of the record at `at` lies. It need not be there yet.
+    /// Returns the range of the payload of the record at `at`. It need not have arrived yet.
     fn record(self, at: usize) -> Result<Range<usize>, Stop> {
         let start = at + RECORD_HEADER;
         self.demand(start)?;
@@ -114,7 +114,7 @@ impl Input<'_> {
         }
     }
 
-    /// Stops unless the first `end` bytes are there.
+    /// Stops unless the first `end` bytes have arrived.
     fn demand(self, end: usize) -> Result<(), Stop> {
         if end > self.max {
             return Err(Stop::TooLarge);
@@ -122,7 +122,8 @@ impl Input<'_> {
         if end > self.bytes.len() { Err(Stop::NeedMore(end)) } else { Ok(()) }
     }
 
-    /// Copies what the records up to `end` hold, `length` bytes in all; they are there, so both are within the bound.
+    /// Copies the payloads of the records up to `end`, `length` bytes in all; they have arrived, so both are within the
+    /// bound.
     fn gather(self, end: usize, length: usize, scratch: &mut Vec<u8>) -> Result<(), Stop> {
         scratch.clear();
         scratch.reserve_exact(length);

@@ -1,19 +1,19 @@
-//! What a client speaks, by its first bytes.
+//! Detects a client's protocol by its first bytes.
 //!
-//! A rule by address lets any other protocol pass, and no rule about names holds for it. So whatever some server would
-//! read as TLS or HTTP is TLS or HTTP here, to be judged or refused, even where no honest client begins so.
+//! A rule by address permits any other protocol, and no rule about names applies to it. So whatever some server would
+//! parse as TLS or HTTP counts as TLS or HTTP, to be judged or refused, even if no honest client starts like that.
 
 use super::Protocol;
 use super::records::{ALERT, CHANGE_CIPHER_SPEC, CLIENT_HELLO, HANDSHAKE, HEARTBEAT, MAJOR_VERSION};
 
-/// The longest method of which capital letters and a space are enough. The longest registered one
+/// Longest method that is recognised by capital letters and a space alone. The longest registered one
 /// (`UPDATEREDIRECTREF`, RFC 4437) has 17 letters.
 const MAX_METHOD: usize = 20;
-/// The shortest of which capital letters and any white space are enough. Registered ones have as many; a single letter and
-/// such a byte are how many other protocols may begin.
+/// Shortest method that is recognised by capital letters and any white space. Registered ones have at least as many;
+/// other protocols may start with a single letter and such a byte.
 const MIN_METHOD: usize = 3;
 
-/// What the first bytes are the start of; `None` while it can still become TLS or HTTP.
+/// Returns the protocol that the first bytes start; `None` while they can still become TLS or HTTP.
 pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
         [HANDSHAKE, MAJOR_VERSION, ..] => Some(Protocol::Tls),
@@ -22,9 +22,10 @@ pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// A first record that is no handshake of TLS, which some server takes all the same: OpenSSL skips a change_cipher_spec and
-/// records without content, GnuTLS a change_cipher_spec and heartbeats, Go alerts; Go takes any version below 16. Six bytes
-/// tell such records from a length in front of something else. An SSLv2 hello is none of them: there is no name in it.
+/// Detects a first record that is no TLS handshake but is accepted by some server: OpenSSL skips a change_cipher_spec
+/// and records without content, GnuTLS a change_cipher_spec and heartbeats, Go alerts; Go accepts any version below 16.
+/// Six bytes tell such records from a length prefix of another protocol. An SSLv2 hello is not among them: it has no
+/// name.
 fn odd_record(bytes: &[u8]) -> Option<Protocol> {
     match bytes {
         [_, 16..=u8::MAX, ..] => Some(Protocol::Other),
@@ -38,9 +39,9 @@ fn odd_record(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// HTTP begins with a word in capital letters and a space. Servers also take a method in small letters, of any length, and
-/// skip empty lines before it (RFC 9112 §2.2); then the first line is HTTP's if it ends in the version. Where such a word
-/// has other white space around it, it is a method too: some need no version then.
+/// Detects HTTP: a word in capital letters and a space. Servers also accept a method in small letters, of any length,
+/// and skip empty lines before it (RFC 9112 §2.2); then the first line is HTTP if it ends in the version. A capital
+/// word with other white space around it is a method too: some servers need no version then.
 fn http(bytes: &[u8]) -> Option<Protocol> {
     let start = bytes.iter().position(|&b| !is_space(b) && b != b'\n')?;
     let bytes = &bytes[start..];
@@ -68,18 +69,19 @@ fn http(bytes: &[u8]) -> Option<Protocol> {
     Some(if is_http { Protocol::Http } else { Protocol::Other })
 }
 
-/// Whether some server takes it for white space within a line: what Python's `str.split` does in Latin-1 is all of it.
+/// True if some server treats a byte as white space within a line: the set of Python's `str.split` in Latin-1 covers
+/// all.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
-/// Whether a word is a method by its letters alone.
+/// True if a word is a method by its letters alone.
 fn is_capital(word: &[u8]) -> bool {
     let capital = |&b: &u8| matches!(b, b'A'..=b'Z' | b'-');
     word.len() <= MAX_METHOD && word.iter().all(capital) && word.first().is_some_and(|&b| b != b'-')
 }
 
-/// What methods and names of fields are made of (RFC 9110 §5.6.2).
+/// True if a byte is valid in methods and field names (RFC 9110 §5.6.2).
 pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

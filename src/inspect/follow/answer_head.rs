@@ -1,63 +1,63 @@
-//! Heads of answers and their trailers, byte by byte: only what says what follows is kept, so that a head that never ends
-//! takes no memory.
+//! Incremental parser of response heads and trailers. It keeps only the fields that determine the framing, so an
+//! endless head takes no memory.
 
 use super::framing::{Declared, declares};
 use crate::inspect::spoken::is_token;
 
-/// Headers of one answer.
+/// Maximum number of headers in one response.
 const MAX_FIELDS: u16 = 256;
-/// What is kept of a line: the name of a field or the value of one that matters.
+/// Bytes kept of a line: the field name, or the value of a framing field.
 const MAX_KEPT: usize = 64;
 
 const VERSION: &[u8] = b"HTTP/1.";
-/// Version and status.
+/// Length of version and status.
 const START: usize = VERSION.len() + "1 200".len();
 
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
-/// Where in a section its reader is.
+/// Parser state within a head or trailer section.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
     at: At,
-    /// Bytes so far.
+    /// Bytes read so far.
     length: usize,
-    /// Whether lines end in LF alone, which decides the first: servers that do so do it with all.
+    /// True if lines end in LF alone. Set by the first line; the others must match, as those of such servers do.
     lf_alone: Option<bool>,
     fields: u16,
     status: u16,
     declared: Result<Declared>,
     kept: [u8; MAX_KEPT],
-    /// Bytes of `kept` that count: the name, then the value.
+    /// Number of valid bytes in `kept`: the name, then the value.
     named: usize,
     valued: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum At {
-    /// So many bytes of the first line.
+    /// Number of bytes read of the first line.
     Start(usize),
-    /// The line feed of an empty line before the first.
+    /// LF of an empty line before the first line.
     BlankLf,
     Name,
-    /// Of a field that matters.
+    /// Value of a framing field.
     Value,
-    /// Of another field, or the reason.
+    /// Value of another field, or the reason phrase.
     Skip,
     ValueLf,
     EndLf,
 }
 
-/// What has come to its end.
+/// A section that was read to its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Section {
-    /// An empty line where an answer should begin: some servers end a body with one that no length counts.
+    /// An empty line before a response: some servers end a body with one that no length counts.
     Blank,
-    /// The head of an answer, or a trailer section, which has no status.
+    /// Head of a response, or a trailer section, which has no status.
     Head { status: u16, declared: Result<Declared> },
 }
 
 impl AnswerHead {
-    /// At the first byte of an answer.
+    /// Starts at the first byte of a response.
     pub(super) fn new() -> Self {
         Self {
             at: At::Start(0),
@@ -72,17 +72,18 @@ impl AnswerHead {
         }
     }
 
-    /// At the first byte of a trailer section.
+    /// Starts at the first byte of a trailer section.
     pub(super) fn trailers() -> Self {
         Self { at: At::Name, lf_alone: Some(false), ..Self::new() }
     }
 
-    /// Whether nothing has come yet.
+    /// True if no byte has been read.
     pub(super) fn is_at_start(&self) -> bool {
         self.length == 0
     }
 
-    /// Reads on: how many of the bytes belong to the section, of at most `max` bytes, and what it is if it ends with them.
+    /// Reads on. Returns how many of the bytes, at most `max`, belong to the section, and the section if it ends with
+    /// them.
     pub(super) fn read(&mut self, bytes: &[u8], max: usize) -> Result<(usize, Option<Section>)> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
@@ -114,7 +115,7 @@ impl AnswerHead {
             (At::Name, b'\r') if self.named == 0 => At::EndLf,
             (At::Name, b':') if self.named > 0 => self.named()?,
             (At::Name, byte) if is_token(byte) => {
-                // A longer name is none that matters, and stays one.
+                // A name longer than this is no framing field; the last byte is overwritten.
                 self.kept[self.named.min(MAX_KEPT - 1)] = byte;
                 self.named = (self.named + 1).min(MAX_KEPT);
                 At::Name
@@ -142,7 +143,7 @@ impl AnswerHead {
         Ok(None)
     }
 
-    /// After a line, which ends as those before it do.
+    /// Ends a line, whose line ending must match that of the lines before.
     fn end_line(&mut self, lf_alone: bool) -> Result<At> {
         if *self.lf_alone.get_or_insert(lf_alone) != lf_alone {
             return Err("lines that end in CR LF, and in LF alone");
@@ -153,7 +154,7 @@ impl AnswerHead {
         Ok(At::Name)
     }
 
-    /// In the first line, as far as the reason (RFC 9112 §4).
+    /// Reads the first line up to the reason phrase (RFC 9112 §4).
     fn start(&mut self, at: usize, byte: u8) -> Result<At> {
         let digits = START - 3;
         let fits = match at {
@@ -176,7 +177,7 @@ impl AnswerHead {
         })
     }
 
-    /// After a field's name.
+    /// Handles the end of a field name.
     fn named(&mut self) -> Result<At> {
         self.fields += 1;
         if self.fields > MAX_FIELDS {
@@ -190,7 +191,7 @@ impl AnswerHead {
     }
 }
 
-/// Whether a byte may not stand in a value (RFC 9110 §5.5).
+/// True if a byte is invalid in a field value (RFC 9110 §5.5).
 fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }

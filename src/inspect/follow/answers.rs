@@ -1,28 +1,28 @@
-//! The server's side of an HTTP/1 connection: which requests it has answered, and whether it took an upgrade.
+//! Server side of an HTTP/1 connection: tracks which requests are answered, and whether an upgrade was accepted.
 //!
-//! Nothing that a server sends is held back or refused. An answer that cannot be followed only means that it is not
-//! known any more which requests are answered.
+//! Server bytes are never held back or refused. If a response cannot be parsed, it is only unknown from then on which
+//! requests are answered.
 
 use super::answer_head::{AnswerHead, Section};
 use super::chunked::Chunks;
 use super::framing::{self, Body, Declared};
 use std::collections::VecDeque;
 
-/// Requests that may wait for their answers before the next is taken from the client.
+/// Maximum number of outstanding requests; beyond it the client's next request waits.
 const MAX_OUTSTANDING: usize = 128;
 
-/// Where in the stream of answers its reader is.
+/// Parser state of the response stream.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// Requests without a whole answer, the oldest first, but for the one whose body is being read.
+    /// Requests without a complete response, oldest first, except the one whose body is being read.
     outstanding: VecDeque<Asked>,
     at: At,
-    /// What has come of a head, or of trailers.
+    /// State of the head or trailers being read.
     head: AnswerHead,
     max_head: usize,
 }
 
-/// What an answer is to.
+/// The request of a response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) by_head: bool,
@@ -39,24 +39,24 @@ enum At {
     Chunked(Chunks),
     /// After the last chunk.
     Trailers,
-    /// The answer ends with the stream.
+    /// The body ends at end of file.
     UntilClose,
-    /// The server took an upgrade: what follows is not HTTP.
+    /// The server accepted an upgrade; what follows is not HTTP.
     Upgraded,
-    /// It cannot be told which requests are answered.
+    /// Parsing failed: it is unknown which requests are answered.
     Lost,
-    /// The server has finished: it answers nothing more, and takes no upgrade. Whether it had answered every request.
+    /// The server has closed: no further response, no upgrade. True if every request was answered.
     Ended(bool),
-    /// An upgrade was asked for, and what became of it is not known.
+    /// An upgrade was requested, and its result is unknown.
     NoUpgrade,
 }
 
-/// What the server's answers mean for the client's next request.
+/// Effect of the responses so far on the client's next request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It may come.
+    /// It may be forwarded.
     Open,
-    /// It has to wait for an answer.
+    /// It must wait for a response.
     Wait,
     /// It cannot be judged.
     Closed(&'static str),
@@ -67,7 +67,7 @@ impl Answers {
         Self { outstanding: VecDeque::new(), at: At::Head, head: AnswerHead::new(), max_head }
     }
 
-    /// A request has gone to the server.
+    /// Records that a request was forwarded to the server.
     pub(super) fn expect(&mut self, asked: Asked) {
         match self.at {
             At::Lost if asked.upgrade => self.at = At::NoUpgrade,
@@ -80,17 +80,17 @@ impl Answers {
         }
     }
 
-    /// Whether another request may go to the server now.
+    /// Returns whether another request may be forwarded now.
     pub(super) fn standing(&self) -> Standing {
         if let At::NoUpgrade = self.at {
             return Standing::Closed("it is not known whether the server took the upgrade");
         }
-        // Only the last can be one for an upgrade, because it holds up those behind it.
+        // Only the last one can be an upgrade request, because it blocks those behind it.
         let upgrading = self.outstanding.back().is_some_and(|asked| asked.upgrade);
         if upgrading || self.outstanding.len() >= MAX_OUTSTANDING { Standing::Wait } else { Standing::Open }
     }
 
-    /// Whether every request has its whole answer; `None` if nobody knows.
+    /// True if every request has its complete response; `None` if unknown.
     pub(super) fn are_whole(&self) -> Option<bool> {
         match self.at {
             At::Head => Some(self.outstanding.is_empty() && self.head.is_at_start()),
@@ -99,7 +99,7 @@ impl Answers {
         }
     }
 
-    /// The same at the end of a connection: an answer that ends with the stream is whole once that has ended.
+    /// Like [`Self::are_whole`] at the end of a connection: a response delimited by end of file is then complete.
     pub(super) fn are_complete(&self) -> Option<bool> {
         match self.at {
             At::Head => Some(self.outstanding.is_empty()),
@@ -114,7 +114,7 @@ impl Answers {
         matches!(self.at, At::Upgraded)
     }
 
-    /// Bytes that may go by unseen.
+    /// Bytes that may be forwarded without parsing.
     pub(super) fn free(&self) -> u64 {
         match &self.at {
             At::Head | At::Trailers => 0,
@@ -124,7 +124,7 @@ impl Answers {
         }
     }
 
-    /// At most [`Self::free`] bytes went by unseen.
+    /// Records that at most [`Self::free`] bytes were forwarded without parsing.
     pub(super) fn passed(&mut self, bytes: u64) {
         match &mut self.at {
             At::Body(left) => {
@@ -144,7 +144,7 @@ impl Answers {
         }
     }
 
-    /// Reads on.
+    /// Parses the next bytes.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let free = usize::try_from(self.free()).unwrap_or(usize::MAX).min(bytes.len());
@@ -188,7 +188,7 @@ impl Answers {
         self.outstanding = VecDeque::new();
     }
 
-    /// How many bytes belong to the head, or the trailers, that are being read.
+    /// Returns how many bytes belong to the head or trailers being read.
     fn read_head(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         let (used, section) = self.head.read(bytes, self.max_head)?;
         let Some(section) = section else { return Ok(used) };
@@ -208,7 +208,7 @@ impl Answers {
     }
 }
 
-/// What follows a head.
+/// Returns the state after a response head.
 fn after(status: u16, declared: Result<Declared, &'static str>, asked: Asked) -> Result<At, &'static str> {
     match (status, asked.upgrade) {
         (101, true) => return Ok(At::Upgraded),

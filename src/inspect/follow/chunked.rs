@@ -1,12 +1,12 @@
-//! The chunks of a chunked body (RFC 9112 §7.1), byte by byte, so that nothing of them has to be kept. The trailer
-//! section that follows the last one is read elsewhere.
+//! Incremental parser of the chunks of a body (RFC 9112 §7.1), which buffers nothing. The trailer section after the
+//! last chunk is parsed elsewhere.
 
-/// How many bytes the extensions of one chunk may have.
+/// Maximum bytes of extensions for one chunk.
 const MAX_ASIDE: u16 = 8 * 1024;
-/// 15 hexadecimal digits fit any integer that a server may keep the size in.
+/// 15 hexadecimal digits fit any integer in which a server may store the size.
 const MAX_DIGITS: u8 = 15;
 
-/// Where in a chunked body its reader is.
+/// Parser state within a chunked body.
 #[derive(Debug)]
 pub(super) struct Chunks {
     at: At,
@@ -27,17 +27,17 @@ enum At {
 const SIZE: At = At::Size { size: 0, digits: 0 };
 
 impl Chunks {
-    /// At a body's first byte.
+    /// Starts at the first byte of a body.
     pub(super) fn new() -> Self {
         Self { at: SIZE, aside: 0 }
     }
 
-    /// Bytes of data before the reader has to look again.
+    /// Bytes of data that need no parsing.
     pub(super) fn free(&self) -> u64 {
         if let At::Data(left) = self.at { left } else { 0 }
     }
 
-    /// At most [`Self::free`] bytes went by unseen.
+    /// Records that at most [`Self::free`] bytes were forwarded without parsing.
     pub(super) fn passed(&mut self, bytes: u64) {
         if let At::Data(left) = &mut self.at {
             *left -= bytes;
@@ -47,7 +47,7 @@ impl Chunks {
         }
     }
 
-    /// Reads on: how many of the bytes belong to chunks, and whether the last chunk's line ends with them.
+    /// Parses on. Returns how many of the bytes belong to chunks, and true if the last chunk's line ends with them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), &'static str> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
@@ -60,7 +60,7 @@ impl Chunks {
             match self.step(byte) {
                 Ok(Some(next)) => self.at = next,
                 Ok(None) => return Ok((used + 1, true)),
-                // What is right before it passes, as it does where the bytes come in pieces.
+                // Valid bytes before the error pass first, as they do if the input is split there.
                 Err(_) if used > 0 => break,
                 Err(why) => return Err(why),
             }
@@ -69,7 +69,7 @@ impl Chunks {
         Ok((used, false))
     }
 
-    /// What comes after `byte`; `None` after the last chunk's line.
+    /// Returns the state after `byte`; `None` after the last chunk's line.
     fn step(&mut self, byte: u8) -> Result<Option<At>, &'static str> {
         Ok(Some(match (self.at, byte) {
             (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
@@ -97,7 +97,7 @@ impl Chunks {
         }))
     }
 
-    /// Whether a byte may stand in an extension, where it is counted.
+    /// True if a byte is valid in an extension; such bytes are counted.
     fn is_aside(&mut self, byte: u8) -> Result<bool, &'static str> {
         if byte.is_ascii_control() && byte != b'\t' {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Both directions of an HTTP/1 connection, so that no request passes unjudged.
+//! Both directions of an HTTP/1 connection, so that every request is checked against policy.
 
 use super::answers::{Answers, Asked, Standing};
 use super::requests::{Requests, Step, malformed};
@@ -6,10 +6,10 @@ use super::{Remainder, Then};
 use crate::hostname::AskedName;
 use crate::inspect::http_head::{self, Upgrade};
 
-/// Follows requests and answers from the first byte of a connection on.
+/// Follows requests and responses from the first byte of a connection.
 ///
-/// A request passes once its whole head is there and permitted, and its body as its head says. After a request for an
-/// upgrade nothing passes until the server has answered: if with 101, everything does.
+/// A request is forwarded once its whole head is there and permitted, and its body according to its framing. After an
+/// upgrade request nothing is forwarded until the server has answered; after a 101, everything is.
 #[derive(Debug)]
 pub struct Exchange {
     requests: Requests,
@@ -19,33 +19,33 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Heads of requests, and of answers, may have `max_head` bytes.
+    /// Limits heads of requests and responses to `max_head` bytes.
     pub fn new(max_head: usize) -> Self {
         Self { requests: Requests::new(max_head), answers: Answers::new(max_head), passed: 0 }
     }
 
-    /// How many of the client's next bytes may pass unseen.
+    /// Number of client bytes that may be forwarded without parsing.
     pub fn free_up(&self) -> u64 {
         if self.answers.is_upgraded() { u64::MAX } else { self.requests.free() }
     }
 
-    /// How many of the server's next bytes may pass unseen.
+    /// Number of server bytes that may be forwarded without parsing.
     pub fn free_down(&self) -> u64 {
         self.answers.free()
     }
 
-    /// So many of the client's bytes passed unseen, at most [`Self::free_up`].
+    /// Records client bytes that were forwarded without parsing, at most [`Self::free_up`].
     pub fn passed_up(&mut self, bytes: u64) {
         self.requests.passed(bytes);
         self.passed += bytes;
     }
 
-    /// So many of the server's bytes passed unseen, at most [`Self::free_down`].
+    /// Records server bytes that were forwarded without parsing, at most [`Self::free_down`].
     pub fn passed_down(&mut self, bytes: u64) {
         self.answers.passed(bytes);
     }
 
-    /// Takes note of the server's next bytes.
+    /// Parses the server's next bytes.
     pub fn server(&mut self, bytes: &[u8]) {
         self.answers.read(bytes);
     }
@@ -56,11 +56,11 @@ impl Exchange {
         self.answers.finished(taken);
     }
 
-    /// How many of the client's next bytes may pass, and what then. `permit` is asked once for each request, by the name
-    /// it asks for. Bytes that may not pass are to be given again, with those that follow.
+    /// Returns how many of the client's next bytes may be forwarded, and the next step. `permit` is called once for
+    /// each request with its host. Bytes that were not forwarded must be passed again, followed by the new ones.
     ///
-    /// An offer to go on with HTTP/2 or TLS, where nobody would see the names that are asked for next, does not reach the
-    /// server: the fields that make it are renamed in `bytes`. A server may ignore any offer (RFC 9110 §7.8).
+    /// An offer to upgrade to HTTP/2 or TLS, where later names would be invisible, does not reach the server: its
+    /// header fields are renamed in `bytes`. A server may ignore any offer (RFC 9110 §7.8).
     pub fn client<D>(
         &mut self,
         bytes: &mut [u8],
@@ -113,17 +113,17 @@ impl Exchange {
         }
     }
 
-    /// Whether every request that passed has its whole answer. `None`: that cannot be told, or an answer ends where the server
-    /// does.
+    /// True if every forwarded request has its complete response. `None`: unknown, or a response is delimited by end of
+    /// file.
     pub fn is_answered(&self) -> Option<bool> {
         self.answers.are_complete()
     }
 
-    /// After a request that may not pass: what the client is to get before the end.
+    /// What the client may still receive after a request that was refused.
     pub fn remainder(&self) -> Remainder {
         match self.answers.are_whole() {
             Some(true) => Remainder::Answer,
-            // Whoever does not get a whole request may not answer it.
+            // A server that gets only part of a request need not answer it.
             Some(false) if self.requests.is_between() => Remainder::Wait,
             Some(false) | None => Remainder::Nothing,
         }

@@ -1,24 +1,24 @@
-//! Where a message ends (RFC 9112 §6). Of a request whatever two readers could see differently is an error, because
-//! what one takes for its body is the next request for the other.
+//! Message framing (RFC 9112 §6). Ambiguous request framing is an error, because the body as one reader sees it is the
+//! next request to another (request smuggling).
 
 use httparse::Header;
 
-/// What follows a head.
+/// Body framing of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::inspect) enum Body {
     /// Nothing.
     Empty,
-    /// So many bytes, at least one.
+    /// Length in bytes, at least 1.
     Length(u64),
-    /// Chunks and trailers.
+    /// Chunks, then trailers.
     Chunked,
-    /// All until the server finishes. Only an answer may have it.
+    /// Delimited by end of file; responses only.
     UntilClose,
 }
 
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
-/// What follows a request's head, in HTTP/1.`minor`.
+/// Returns the framing of a request's body, in HTTP/1.`minor`.
 pub(in crate::inspect) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Body> {
     let mut declared = Declared::Nothing;
     for header in headers {
@@ -33,14 +33,14 @@ pub(in crate::inspect) fn of_request(method: &str, minor: u8, headers: &[Header<
             return Err("a Transfer-Encoding that is not `chunked` alone");
         }
     };
-    // RFC 9110 §9.3: such content has no meaning, and servers that do not expect it take it for the next request.
+    // RFC 9110 §9.3: such content has no meaning, and servers that do not expect it parse it as the next request.
     if body != Body::Empty && matches!(method, "GET" | "HEAD" | "TRACE") {
         return Err("a body where the method has none");
     }
     Ok(body)
 }
 
-/// What follows an answer's head; `to_head`: to a HEAD request.
+/// Returns the framing of a response's body; `to_head`: the request's method was HEAD.
 pub(super) fn of_answer(status: u16, to_head: bool, declared: Result<Declared>) -> Result<Body> {
     if to_head || matches!(status, 100..=199 | 204 | 304) {
         return Ok(Body::Empty);
@@ -52,7 +52,7 @@ pub(super) fn of_answer(status: u16, to_head: bool, declared: Result<Declared>) 
     })
 }
 
-/// What headers say of the body.
+/// Framing that the headers declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Declared {
     Nothing,
@@ -60,12 +60,12 @@ pub(super) enum Declared {
     Coding(Coding),
 }
 
-/// The value of a Transfer-Encoding.
+/// Value of a Transfer-Encoding header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// `chunked` alone.
     Chunked,
-    /// `chunked` after others.
+    /// `chunked` after other codings.
     ThenChunked,
     Other,
 }
@@ -73,13 +73,13 @@ pub(super) enum Coding {
 const CONTENT_LENGTH: &str = "content-length";
 const TRANSFER_ENCODING: &str = "transfer-encoding";
 
-/// Whether a field says anything of the body.
+/// True if a field declares framing.
 pub(super) fn declares(name: &[u8]) -> bool {
     [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
 }
 
 impl Declared {
-    /// With one more header, which must not say it a second time.
+    /// Adds one more header, which must not repeat a declaration.
     pub(super) fn and(self, name: &[u8], value: &[u8]) -> Result<Self> {
         let value = value.trim_ascii();
         let says = if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_bytes()) {
@@ -109,7 +109,7 @@ impl Coding {
     }
 }
 
-/// Digits, as many as fit any integer that a server may keep the length in.
+/// Parses a length, of as many digits as fit any integer in which a server may store it.
 fn length(value: &[u8]) -> Result<Body> {
     if !(1..=18).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
         return Err("a Content-Length that is not a number");

@@ -1,22 +1,22 @@
-//! Finds where a head ends, looking at each byte once however it comes in pieces.
+//! Finds the end of a head; scans each byte once, even if it arrives in pieces.
 
 use std::io::BufRead;
 
-/// How far the search has come.
+/// State of the search.
 #[derive(Debug, Default)]
 pub(super) struct HeadEnd {
     /// `line <= scanned`
     scanned: usize,
-    /// Where the line starts that is not whole yet.
+    /// Start of the line that is not complete yet.
     line: usize,
 }
 
 impl HeadEnd {
-    /// The length of the head that `bytes` start with, empty line included, if it is there. The bytes are the same as
-    /// at the call before, with more at the end.
+    /// Returns the length of the head at the start of `bytes`, with its empty line, once it is complete. `bytes` must
+    /// be those of the call before, with more appended.
     pub(super) fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, &'static str> {
         loop {
-            // The fast search for a byte that std has; reading from a slice cannot fail.
+            // std's fast byte search; reading from a slice cannot fail.
             let mut rest = &bytes[self.scanned..];
             self.scanned += rest.skip_until(b'\n').unwrap_or(0);
             match &bytes[self.line..self.scanned] {

@@ -1,10 +1,9 @@
-//! What a TLS client says after its ClientHello, until the server has chosen how to go on.
+//! What a TLS client sends after its ClientHello, until the ServerHello.
 //!
-//! A server may ask for another ClientHello (HelloRetryRequest, RFC 8446 §4.1.4), and goes by the name in that one. It
-//! comes in the clear, so it is read like the first. Only the server's ServerHello ends it: from then on TLS 1.3 is
-//! encrypted, and a TLS 1.2 server takes no ClientHello in the clear. The client's own records end nothing: whatever else
-//! it sends, early data included (RFC 8446 §4.2.10), a server may skip and still take a second hello. What is no TLS record
-//! at all does.
+//! A server may request another ClientHello (HelloRetryRequest, RFC 8446 §4.1.4), and uses the name in that one. It is
+//! plaintext, so it is parsed like the first. Only the ServerHello ends this: from then on TLS 1.3 is encrypted, and a
+//! TLS 1.2 server accepts no plaintext ClientHello. Records of the client, early data (RFC 8446 §4.2.10) included, do
+//! not: a server may skip them and still accept a second hello. Anything that is no TLS record ends it.
 
 use super::Then;
 use crate::hostname::AskedName;
@@ -19,26 +18,26 @@ pub struct Hellos {
     name: AskedName,
     ech: bool,
     max_hello: usize,
-    /// Bytes of the client's that may pass unseen: the first hello, or the rest of a record that holds none.
+    /// Client bytes that may be forwarded without parsing: the first hello, or the rest of a record that holds none.
     free: u64,
     server: Server,
-    /// Nothing but a ServerHello may answer: the rule takes the server's certificate for its word.
+    /// True if the server must answer with a ServerHello, because the rule relies on the server's certificate.
     needs_server_hello: bool,
 }
 
-/// How a later ClientHello differs from the first.
+/// Difference between a later ClientHello and the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
     /// It asks for another name.
     Name,
     /// It carries an encrypted hello, and the first did not.
     Ech,
-    /// The handshake was dropped: the server has answered something else, or the client has gone on to something else.
+    /// The handshake was abandoned: the server answered with something else, or the client sent something else.
     NoHandshake,
 }
 
 impl Changed {
-    /// For the flow log.
+    /// Text for the flow log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Name => "another server name",
@@ -49,7 +48,7 @@ impl Changed {
 }
 
 impl Hellos {
-    /// For a connection that starts with this hello.
+    /// Starts after the first hello of a connection.
     pub fn after(first: &Inspected, max_hello: usize) -> Self {
         Self {
             name: first.name.clone(),
@@ -61,7 +60,7 @@ impl Hellos {
         }
     }
 
-    /// For one whose server must go on with the handshake, because it proved the name in another.
+    /// Sets whether the server must continue the handshake, because it proved the name in another connection.
     #[must_use]
     pub fn needing_server_hello(self, needs: bool) -> Self {
         Self { needs_server_hello: needs, ..self }
@@ -71,12 +70,12 @@ impl Hellos {
         self.needs_server_hello && self.server.decided && !self.server.greeted
     }
 
-    /// Whether no further hello can count.
+    /// True if no further hello can take effect.
     pub fn are_over(&self) -> bool {
         self.server.decided && !self.is_dropped()
     }
 
-    /// How many of the client's next bytes may pass unseen.
+    /// Number of client bytes that may be forwarded without parsing.
     pub fn free_up(&self) -> u64 {
         if self.is_dropped() {
             0
@@ -87,18 +86,18 @@ impl Hellos {
         }
     }
 
-    /// So many of the client's bytes passed unseen, at most [`Self::free_up`].
+    /// Records client bytes that were forwarded without parsing, at most [`Self::free_up`].
     pub fn passed_up(&mut self, bytes: u64) {
         self.free = self.free.saturating_sub(bytes);
     }
 
-    /// Takes note of the server's next bytes.
+    /// Parses the server's next bytes.
     pub fn server(&mut self, bytes: &[u8]) {
         self.server.read(bytes);
     }
 
-    /// How many of the client's next bytes may pass, and what then. Bytes that may not pass are to be given again, with
-    /// those that follow.
+    /// Returns how many of the client's next bytes may be forwarded, and the next step. Bytes that were not forwarded
+    /// must be passed again, followed by the new ones.
     pub fn client<D>(&mut self, bytes: &[u8], denied: impl Fn(Changed) -> D) -> (usize, Then<D>) {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -113,7 +112,7 @@ impl Hellos {
                 continue;
             }
             if !TLS_RECORDS.contains(&rest[0]) {
-                // No TLS server goes on after that (RFC 8446 §5): whatever this is, it has no second hello.
+                // No TLS server continues after that (RFC 8446 §5), so a second hello is impossible.
                 self.server.decided = true;
                 continue;
             }
@@ -126,7 +125,7 @@ impl Hellos {
         (passed, Then::More)
     }
 
-    /// The length of what starts here, if it may pass: a ClientHello, or a record that is no handshake.
+    /// Returns the length of a ClientHello or non-handshake record at the start of `bytes`, if it may be forwarded.
     fn record<D>(&self, bytes: &[u8], denied: &impl Fn(Changed) -> D) -> Result<Option<u64>, Then<D>> {
         let Some(header) = bytes.first_chunk::<RECORD_HEADER>() else { return Ok(None) };
         if header[0] != HANDSHAKE {
@@ -145,35 +144,35 @@ impl Hellos {
     }
 }
 
-/// From change_cipher_spec to heartbeat (RFC 8446 §5.1, RFC 6520).
+/// Content types from change_cipher_spec to heartbeat (RFC 8446 §5.1, RFC 6520).
 const TLS_RECORDS: RangeInclusive<u8> = CHANGE_CIPHER_SPEC..=HEARTBEAT;
 
-/// Type, length, version and random of a ServerHello.
+/// Length of a ServerHello's type, length, version and random.
 const START: usize = 4 + 2 + 32;
 const SERVER_HELLO: u8 = 2;
 
-/// The random by which a ServerHello is a HelloRetryRequest (RFC 8446 §4.1.3).
+/// The random that marks a ServerHello as a HelloRetryRequest (RFC 8446 §4.1.3).
 const RETRY: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
     0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// The server's side, as far as its ServerHello.
+/// Parser of the server's bytes up to its ServerHello.
 #[derive(Debug)]
 struct Server {
-    /// It has sent a ServerHello that is no HelloRetryRequest, or what is not TLS.
+    /// The server sent a ServerHello that is no HelloRetryRequest, or bytes that are not TLS.
     decided: bool,
-    /// That was a ServerHello.
+    /// The server sent a ServerHello.
     greeted: bool,
     header: [u8; RECORD_HEADER],
-    /// Bytes of `header` that are there, while `left` is 0.
+    /// Number of valid bytes in `header`, while `left` is 0.
     headed: usize,
-    /// Bytes of the record still to come.
+    /// Bytes of the record still expected.
     left: u16,
     start: [u8; START],
-    /// Bytes of `start` that are there.
+    /// Number of valid bytes in `start`.
     started: usize,
-    /// Bytes of a HelloRetryRequest still to come.
+    /// Bytes of a HelloRetryRequest still expected.
     skip: u32,
 }
 

@@ -1,8 +1,7 @@
-//! What comes after the first hello or request head, followed so that no other name passes unjudged.
+//! Follows a connection after its first hello or request head, so that no other name passes unchecked.
 //!
-//! Pure, like the rest of the room: bytes in, how many of them may pass out. What passes does not depend on how the
-//! bytes were cut into pieces. Only bytes that cannot be judged yet, the start of a head or of a hello, are the caller's
-//! to keep.
+//! Pure, like the rest of the room: takes bytes, returns how many of them may be forwarded. The result does not depend
+//! on how the bytes are split. The caller buffers only bytes that cannot be judged yet: an incomplete head or hello.
 
 mod answer_head;
 mod answers;
@@ -18,26 +17,26 @@ use super::Unclear;
 pub use exchange::Exchange;
 pub use hellos::{Changed, Hellos};
 
-/// What is to be done once the bytes that may pass have passed.
+/// Next step once the permitted bytes were forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Then<D> {
-    /// Read more; those that are left over cannot be judged yet.
+    /// Read more; the remaining bytes cannot be judged yet.
     More,
-    /// Wait for the server: until it has said more, nothing else of the client's may pass.
+    /// Wait for the server; until it sends more, nothing else of the client is forwarded.
     Wait,
-    /// End the flow: what is next may not pass.
+    /// End the flow: the next bytes are denied.
     Denied(D),
-    /// End the flow: what is next cannot be judged.
+    /// End the flow: the next bytes cannot be parsed.
     Unclear(Unclear),
 }
 
-/// What a client is still to get once its next bytes may not pass.
+/// What a client may still receive after its next bytes were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remainder {
-    /// Answers of the server's to what has passed.
+    /// The server's outstanding responses.
     Wait,
-    /// Why it ends here: the server has answered all that has passed.
+    /// An answer with the reason: the server has answered all requests.
     Answer,
-    /// Nothing: an answer would come in the middle of something else.
+    /// Nothing: an answer would interrupt another message.
     Nothing,
 }

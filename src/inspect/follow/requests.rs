@@ -1,4 +1,4 @@
-//! The client's side of an HTTP/1 connection: request after request, by their framing (RFC 9112).
+//! Client side of an HTTP/1 connection: consecutive requests, by their framing (RFC 9112).
 
 use super::chunked::Chunks;
 use super::framing::Body;
@@ -7,12 +7,12 @@ use super::trailers::{self, MAX_TRAILERS};
 use crate::inspect::http_head::{self, Request};
 use crate::inspect::{Malformed, Protocol, Unclear};
 
-/// Where in the stream of requests its reader is.
+/// Parser state of the request stream.
 #[derive(Debug)]
 pub(super) struct Requests {
     at: At,
     end: HeadEnd,
-    /// One empty line has gone by since the last request.
+    /// True after one empty line since the last request.
     blank: bool,
     max_head: usize,
 }
@@ -26,14 +26,14 @@ enum At {
     Trailers,
 }
 
-/// What the bytes at hand start with.
+/// Result of parsing the bytes at hand.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// So many bytes, at least one, that belong to a request whose head has been judged.
+    /// Number of bytes, at least one, of a request whose head has been judged.
     Passes(usize),
-    /// A whole head of so many bytes.
+    /// A complete head and its length.
     Head(Request, usize),
-    /// The start of a head, or of trailers.
+    /// An incomplete head or trailer section.
     NeedMore,
 }
 
@@ -42,12 +42,12 @@ impl Requests {
         Self { at: At::Head, end: HeadEnd::default(), blank: true, max_head }
     }
 
-    /// Whether the last request is whole and the next one's head is not.
+    /// True if the last request is complete and the next head is not.
     pub(super) fn is_between(&self) -> bool {
         matches!(self.at, At::Head)
     }
 
-    /// Bytes of a body before the reader has to look again.
+    /// Bytes of a body that need no parsing.
     pub(super) fn free(&self) -> u64 {
         match &self.at {
             At::Head | At::Trailers => 0,
@@ -56,7 +56,7 @@ impl Requests {
         }
     }
 
-    /// At most [`Self::free`] bytes went by unseen.
+    /// Records that at most [`Self::free`] bytes were forwarded without parsing.
     pub(super) fn passed(&mut self, bytes: u64) {
         match &mut self.at {
             At::Head | At::Trailers => {}
@@ -70,7 +70,7 @@ impl Requests {
         }
     }
 
-    /// Reads on. `bytes` are not empty; those that did not pass come again, with more after them.
+    /// Parses `bytes`, which are not empty. Bytes that were not consumed must be passed again, followed by new ones.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Step, Unclear> {
         match &mut self.at {
             At::Head => self.read_head(bytes),
@@ -91,7 +91,7 @@ impl Requests {
     }
 
     fn read_head(&mut self, bytes: &[u8]) -> Result<Step, Unclear> {
-        // What lies beyond the bound is not looked at, or the verdict would depend on the pieces.
+        // Bytes beyond the bound are ignored, or the verdict would depend on how the input is split.
         let seen = &bytes[..bytes.len().min(self.max_head)];
         let length = match self.end.find(seen).map_err(malformed)? {
             Some(length) => length,
@@ -109,7 +109,7 @@ impl Requests {
         }
     }
 
-    /// Trailers pass as a whole, for one line can make others mean something else.
+    /// Checks trailers as a whole, because one line can change the meaning of others.
     fn read_trailers(&mut self, bytes: &[u8]) -> Result<Step, Unclear> {
         let bound = self.max_head.min(MAX_TRAILERS);
         let seen = &bytes[..bytes.len().min(bound)];
@@ -124,7 +124,7 @@ impl Requests {
         }
     }
 
-    /// The head that was read passes, and this body follows it.
+    /// Accepts the head that was read; `body` follows it.
     pub(super) fn begin(&mut self, body: Body) {
         self.blank = false;
         self.at = match body {

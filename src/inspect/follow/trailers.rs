@@ -1,12 +1,12 @@
-//! The trailer section of a request (RFC 9112 §7.1.2). Some servers merge it into the headers, others leave it to be read
-//! as the next request; so what passes is neither: fields that decide nothing, on lines that no server takes for a request's.
+//! Trailer section of a request (RFC 9112 §7.1.2). Some servers merge it into the headers, others parse it as the next
+//! request; so only fields without effect pass, on lines that no server parses as a request line.
 
-/// Bytes of a section, the empty line included.
+/// Maximum bytes of a section, with the empty line.
 pub(super) const MAX_TRAILERS: usize = 8 * 1024;
 const MAX_FIELDS: usize = 128;
 
-/// Fields that a sender must not put there (RFC 9110 §6.5.1): of framing, connection, routing, authentication, and those that
-/// change what a request means. Also those by which servers behind a proxy take another host, target or client for the real one.
+/// Fields that a sender must not put in trailers (RFC 9110 §6.5.1): framing, connection, routing, authentication,
+/// request modifiers. Also those that servers behind a proxy trust for the real client, host or target.
 const FORBIDDEN: &[&str] = &[
     "authorization",
     "cache-control",
@@ -53,10 +53,10 @@ const FORBIDDEN: &[&str] = &[
     "x-rewrite-url",
 ];
 
-/// The same, by how they begin: conditions, and what proxies say.
+/// Prefixes of forbidden fields: conditions, and fields that proxies add.
 const FORBIDDEN_PREFIXES: &[&str] = &["if-", "proxy-", "x-forwarded", "x-proxy"];
 
-/// Whether a whole section may pass, its empty line included.
+/// Checks a complete section, with its empty line.
 pub(super) fn check(section: &[u8]) -> Result<(), &'static str> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let fields = match httparse::parse_headers(section, &mut fields) {
@@ -68,7 +68,7 @@ pub(super) fn check(section: &[u8]) -> Result<(), &'static str> {
         if is_forbidden(field.name) {
             return Err("a trailer that belongs into the head");
         }
-        // `Name: http://host/ HTTP/1.1`, to a server that takes any word for a method.
+        // `Name: http://host/ HTTP/1.1`, to a server that accepts any word as a method.
         let last = field.value.trim_ascii().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
         if last.first_chunk::<5>().is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/")) {
             return Err("a trailer that ends like a request line");
@@ -77,7 +77,8 @@ pub(super) fn check(section: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Servers that hand fields on as variables make one of `-` and `_` (RFC 3875 §4.1.18).
+/// True if a field is forbidden. `_` counts as `-`, because servers that pass fields on as variables map both to one
+/// (RFC 3875 §4.1.18).
 fn is_forbidden(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     FORBIDDEN.contains(&&*name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

@@ -1,4 +1,4 @@
-//! What the fuzz targets assert, too.
+//! Assertions shared with the fuzz targets.
 
 #[path = "../../../fuzz/checks/exchange.rs"]
 mod exchange;

@@ -6,7 +6,7 @@ const EVIL: &str = "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
 
-/// Turns of the client and the server, the client's first.
+/// Follows alternating turns of the client and the server, the client's first.
 fn follow(turns: &[&str]) -> Followed<()> {
     let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
     let followed = same_in_any_pieces(|piece| checks::exchange(&turns, piece, MAX));
@@ -235,7 +235,7 @@ fn a_malformed_chunk_ends_the_flow_where_it_stands() {
         ("0\r\nGET: http://evil.example/ HTTP/1.1\r\n\r\n", 3, "ends like a request line"),
     ] {
         let request = post("Transfer-Encoding: chunked", chunks);
-        // In one piece, so that it is known where it ends.
+        // In one piece, so that the result is certain.
         let followed = checks::exchange(&[request.as_bytes()], 1, MAX);
         assert!(why(&followed).contains(reason), "{chunks:?}: {}", why(&followed));
         assert_eq!(followed.passed.len(), request.len() - chunks.len() + passing, "{chunks:?}");
@@ -291,7 +291,7 @@ fn answers_may_end_lines_in_lf_alone() {
     let ok = "HTTP/1.0 200 OK\nContent-Length: 2\n\nok";
     let followed = follow(&[&format!("{upgrade}{EVIL}"), ok]);
     assert_eq!((followed.passed.len(), followed.then), (upgrade.len(), Then::Denied(())));
-    // Where the head ends is a guess if lines end one way and another.
+    // Mixed line endings make the end of the head ambiguous.
     for mixed in [SWITCH.replacen('\r', "", 1), SWITCH.replacen("x\r", "x", 1)] {
         let followed = follow(&[&upgrade, &mixed, EVIL]);
         assert!(matches!(followed.then, Then::Unclear(_)), "{mixed:?}: {followed:?}");
@@ -338,7 +338,7 @@ fn an_offer_of_http_2_or_tls_does_not_reach_the_server() {
     ] {
         let sent = offered(upgrade, "HTTP2-Settings", "Upgrade,close ,\tHTTP2-SETTINGS");
         let passed = offered(withheld, "Ignored-Header", "Ignored,close ,\tIgnored-Header");
-        // It holds nothing up, and a server cannot take it.
+        // It does not block later requests, and a server cannot accept it.
         let followed = follow(&[&format!("{sent}{GET}{EVIL}"), SWITCH, EVIL]);
         assert_eq!(String::from_utf8_lossy(&followed.passed), format!("{passed}{GET}"));
         assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));
@@ -363,7 +363,7 @@ fn what_a_server_never_ends_is_lost_track_of() {
         assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));
         let followed = follow(&[GET, &endless, &format!("{upgrade}{GET}"), SWITCH]);
         assert!(why(&followed).contains("not known"), "an upgrade after it opens nothing");
-        // Nor one before, though its head may have come to an end, and declined it.
+        // Nor an earlier one, although its head may have ended and declined the upgrade.
         let followed = follow(&[&format!("{upgrade}{EVIL}"), &endless, SWITCH]);
         let stopped = matches!(followed.then, Then::Denied(()) | Then::Unclear(Unclear::Malformed(_)));
         assert!(stopped && followed.passed == upgrade.as_bytes(), "{:?}", followed.then);
@@ -384,11 +384,11 @@ fn an_upgrade_whose_answer_is_not_clear_lets_nothing_through() {
         assert_eq!((followed.passed.len(), followed.remainder), (upgrade.len(), Remainder::Nothing));
         assert!(why(&followed).contains(reason));
     }
-    // Lost before it was asked for.
+    // Framing was lost before the upgrade was requested.
     let followed = follow(&[GET, "what?\r\n\r\n", &format!("{upgrade}{GET}"), SWITCH]);
     assert_eq!(followed.passed.len(), GET.len() + upgrade.len());
     assert!(why(&followed).contains("not known"));
-    // Nothing was offered, so nothing was taken.
+    // No upgrade was offered, so none was accepted.
     let followed = follow(&[GET, SWITCH, EVIL]);
     assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));
 }
@@ -427,7 +427,7 @@ fn requests_in_advance_are_bounded() {
 }
 
 prop_compose! {
-    /// Requests out of parts that are each plausible, and together often wrong.
+    /// Requests made of parts that are each plausible, and together often invalid.
     fn any_request()(
         method in prop::sample::select(vec!["GET", "POST", "HEAD", "PUT"]),
         host in prop::sample::select(vec!["a.example", "b.example", "evil.example", "a.example"]),

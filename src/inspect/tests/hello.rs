@@ -1,6 +1,6 @@
-//! Builds hellos, good and bad.
+//! Builder of valid and invalid hellos.
 
-/// Extensions in order, and the rest as every client sends it.
+/// Extensions in order, and the remaining fields as every client sends them.
 #[derive(Debug, Clone)]
 pub(super) struct Hello {
     extensions: Vec<(u16, Vec<u8>)>,
@@ -8,7 +8,7 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// What a server needs to go on, without a name.
+    /// The extensions that a server needs, without a name.
     pub(super) fn nameless() -> Self {
         let hello = Self { extensions: Vec::new(), after: Vec::new() };
         hello
@@ -43,7 +43,7 @@ impl Hello {
         self.with(21, &vec![0; total - now - 4])
     }
 
-    /// Bytes between the extensions and the end of the message.
+    /// Inserts bytes between the extensions and the end of the message.
     pub(super) fn trailed_by(mut self, bytes: &[u8]) -> Self {
         self.after = bytes.to_vec();
         self
@@ -67,12 +67,12 @@ impl Hello {
         [vec![1], prefixed::<3>(&body.concat())].concat()
     }
 
-    /// The whole in one record.
+    /// Returns the message in one record.
     pub(super) fn record(&self) -> Vec<u8> {
         record(&self.message())
     }
 
-    /// The whole in records of `size` bytes each.
+    /// Returns the message in records of `size` bytes each.
     pub(super) fn records(&self, size: usize) -> Vec<u8> {
         self.message().chunks(size).flat_map(record).collect()
     }
@@ -88,7 +88,7 @@ pub(super) fn server_name_list(names: &[(u8, &[u8])]) -> Vec<u8> {
     prefixed::<2>(&list)
 }
 
-/// The bytes after their length in `N` bytes.
+/// Returns the bytes prefixed with their length in `N` bytes.
 pub(super) fn prefixed<const N: usize>(bytes: &[u8]) -> Vec<u8> {
     [&bytes.len().to_be_bytes()[size_of::<usize>() - N..], bytes].concat()
 }

@@ -16,8 +16,8 @@ pub(super) fn server_hello(retry: bool) -> Vec<u8> {
     record(&[&[2, 0, 0, u8::try_from(body.len()).unwrap()][..], &body].concat())
 }
 
-/// Turns of the client and the server, the client's first; how many bytes of the client's passed, what then, and
-/// whether it is over.
+/// Follows alternating turns of the client and the server, the client's first. Returns how many client bytes were
+/// forwarded, the next step, and true if no further hello counts.
 fn follow(turns: &[&[u8]]) -> (usize, Then<Changed>, bool) {
     let (passed, then, over) =
         same_in_any_pieces(|piece| checks::hellos(Hellos::after(&inspected(turns[0]), MAX), turns, piece));
@@ -135,7 +135,7 @@ fn what_is_no_hello_and_no_other_record_is_malformed() {
     );
 }
 
-/// A client and a server that agree on no key share of the first hello.
+/// A client and a server without a common key share in the first hello.
 #[test]
 fn what_is_no_tls_ends_the_watch() {
     let first = first();

@@ -118,7 +118,7 @@ fn no_control_byte_passes_wherever_it_stands() {
         for control in (0..0x20).chain([0x7f]).filter(|&b| b != b'\t') {
             let mut spoilt = head.to_vec();
             spoilt[at] = control;
-            // A control byte for LF leaves a CR alone; LF for CR leaves a LF alone.
+            // A control byte in place of LF leaves a lone CR; LF in place of CR leaves a lone LF.
             assert!(
                 spoilt == head || matches!(verdict(&spoilt), Verdict::Malformed(_)),
                 "{}",
@@ -142,7 +142,7 @@ fn headers_are_bounded() {
     let head = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
     assert_eq!(asked(&head(128)), AskedName::Absent);
     assert_eq!(reason(head(129).as_bytes()), "too many headers");
-    // Known before the end is there.
+    // Detected before the end has arrived.
     assert_eq!(
         reason(format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(129)).as_bytes()),
         "too many headers"
@@ -150,7 +150,7 @@ fn headers_are_bounded() {
 }
 
 prop_compose! {
-    /// Heads out of parts that are each plausible, and together often wrong.
+    /// Heads made of parts that are each plausible, and together often invalid.
     fn any_head()(
         method in prop::sample::select(vec!["GET", "POST", "OPTIONS", "CONNECT", "G-T"]),
         target in prop::sample::select(vec!["/", "/a?b", "*", "http://a.example", "http://a.example:80/", "http://[::1]/", "HTTP://b.example?x", "a.example:443", "http://a@b.example/"]),

@@ -15,14 +15,14 @@ use crate::hostname::{AskedName, Hostname};
 use proptest::prelude::*;
 use std::fmt::Debug;
 
-/// The bound that the gateway uses unless told otherwise.
+/// The gateway's default bound.
 const MAX: usize = 64 * 1024;
 
 fn verdict(bytes: &[u8]) -> Verdict {
     checks::stable_verdict(bytes, MAX)
 }
 
-/// What comes of a relayed connection does not depend on how the bytes came in pieces.
+/// The result of a relayed connection does not depend on how the bytes are split.
 fn same_in_any_pieces<T: PartialEq + Debug>(relay: impl Fn(usize) -> T) -> T {
     let whole = relay(usize::MAX);
     for piece in [1, 2, 7, 100, 16 * 1024] {
@@ -43,7 +43,7 @@ fn name(name: &str) -> AskedName {
     AskedName::Valid(name.parse().unwrap())
 }
 
-/// Every first part is waited on, and only the whole yields something.
+/// Asserts that every prefix needs more bytes, and only the whole yields a result.
 fn assert_split_at_every_byte(bytes: &[u8], max: usize) {
     let mut scratch = Vec::new();
     let whole = inspect(bytes, max, &mut scratch);
@@ -100,7 +100,7 @@ fn another_protocol_is_known_by_its_first_bytes() {
     }
 }
 
-/// With a rule by address, a name in them would pass where a rule denies it.
+/// Under a rule by address, a name in these would pass where a rule denies it.
 #[test]
 fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
     let hello = hello::Hello::to("api.example.com").record();
@@ -148,7 +148,8 @@ fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
             assert!(reason(first.replace("/ HTTP/1.1", lenient).as_bytes()).contains(why));
         }
     }
-    // Python's takes for white space what `str.split` does, needs no version after GET, and reads the headers all the same.
+    // Python treats as white space what `str.split` does, needs no version after GET, and parses the headers all the
+    // same.
     for line in [
         &b" GET / HTTP/1.1"[..],
         b"\tget / HTTP/1.1",

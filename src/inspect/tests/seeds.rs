@@ -1,4 +1,4 @@
-//! The small files that fuzzing and benchmarks start from are what the builder here makes, byte for byte.
+//! The seed files of fuzzing and benchmarks equal the builder's output, byte for byte.
 
 use super::hello::Hello;
 use super::*;

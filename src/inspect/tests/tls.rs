@@ -10,7 +10,7 @@ pub(super) fn inspected(bytes: &[u8]) -> Inspected {
     inspected
 }
 
-/// What rustls sends as a client.
+/// Returns a hello as the rustls client sends it.
 fn rustls_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut bytes = Vec::new();
@@ -18,7 +18,7 @@ fn rustls_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// A client that trusts nobody.
+/// A client without trusted roots.
 pub(super) fn rustls_client(
     provider: Arc<rustls::crypto::CryptoProvider>,
     name: &str,
@@ -108,7 +108,7 @@ fn the_bound_counts_every_byte_on_the_wire() {
         let short = checks::stable_verdict(&bytes, bytes.len() - 1);
         assert_eq!(short, Verdict::TooLarge(Protocol::Tls));
     }
-    // Known from the lengths, long before the bytes are there.
+    // Known from the lengths, before the bytes have arrived.
     let bytes = hello.record();
     assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
     let bytes = hello.records(100);
@@ -239,7 +239,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Hellos that are often fine and sometimes not: repeated, empty and unknown extensions, any order.
+    /// Hellos that are often valid and sometimes not: repeated, empty and unknown extensions, any order.
     fn any_hello()(
         names in prop::collection::vec(any_name(), 0..3),
         others in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..40)), 0..4),
