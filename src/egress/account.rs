@@ -1,4 +1,4 @@
-//! The account of one source address: which port is busy towards which destination, and when it comes back.
+//! Account of one source address: which ports are busy towards which destination, and when they become free.
 
 mod truth;
 
@@ -19,45 +19,45 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many due ports an ordinary take or return brings back on its way. More than the one it may itself put to rest,
-/// so that the queue of those due drains; few, so that no flow pays for many.
+/// Number of due ports that a take or return frees on its way. More than the one that it may itself hold, so that the
+/// queue drains; few, so that no flow pays for many.
 const PER_OPERATION: usize = 4;
 
-/// The books of one source address. Time is given, chance is given; nothing here locks or looks at a clock.
+/// Port accounting of one source address. Time and randomness are parameters; nothing here locks or reads a clock.
 ///
-/// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` says how many of them wait
-/// in `resting` or `lingering`, the others are live.
+/// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` counts those of them that
+/// are in `resting` or `lingering`, the others are live.
 #[derive(Debug)]
 pub(super) struct Account {
     space: Arc<PortSpace>,
-    /// Destinations with busy ports; never one without.
+    /// Destinations with busy ports; entries are never empty.
     pairs: HashMap<DestinationKey, Pair>,
-    /// Live or held ports that a later configuration does not hand out any more.
+    /// Live or held ports that the current configuration no longer hands out.
     strays: HashSet<(DestinationKey, u16)>,
-    /// Held ports that come back by time.
+    /// Ports held for a fixed time.
     resting: Resting,
-    /// Held ports that come back when the kernel has let go of them.
+    /// Ports held until the kernel has released them.
     lingering: Lingering,
     busiest: Busiest,
     hot: Hot,
     live: usize,
     standing: Standing,
-    /// Where every busy port of `pairs` is counted, for the tenants that share the pool. `None` while the address is
-    /// not available: its ports are then no part of what the pool offers.
+    /// The table that counts every busy port of `pairs` for the tenants that share the pool. `None` while the address
+    /// is not available: its ports are then not part of the pool's capacity.
     counted_in: Option<Arc<ShareTable>>,
 }
 
-/// One destination of the address.
+/// Ports towards one destination.
 #[derive(Debug, Default)]
 struct Pair {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
-    /// Its class in [`Hot`].
+    /// Class in [`Hot`].
     class: u8,
 }
 
-/// A destination as a key of 18 bytes that hashes in one go; a [`DialAddr`] has 20, and two forms.
+/// A destination as an 18-byte key that hashes in one go; a [`DialAddr`] has 20 bytes and two forms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct DestinationKey {
     ip: [u8; 16],
@@ -81,7 +81,7 @@ impl From<DestinationKey> for DialAddr {
 }
 
 impl Account {
-    /// `source` is the address whose account it is.
+    /// Creates the account of `source`.
     pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
         let drained_by_config = space.drain.contains(&source);
         let mut account = Self {
@@ -100,21 +100,21 @@ impl Account {
         account
     }
 
-    /// A port that is free towards the destination, each with the same probability; live from now on. `None` if there
-    /// is none, or the address gives out none. The caller reports it: [`Account::count`].
+    /// Takes a port that is free towards the destination, uniformly at random; it is live from then on. `None` if there
+    /// is none, or if the address gives out none. The caller must call [`Account::count`].
     pub(super) fn take(&mut self, to: DestinationKey, now: Instant, rng: &mut impl Rng) -> Option<u16> {
         self.release_due(now, PER_OPERATION);
         if self.space.capacity() == 0 || self.state() != SourceState::Available {
             return None;
         }
         self.take_free(to, rng).or_else(|| {
-            // one that is due may be further down the queue
+            // a due port may be further down the queue
             self.release_due(now, usize::MAX);
             self.take_free(to, rng)
         })
     }
 
-    /// Counts a port that was just taken on a claim of `share`: the claim is it, unless it was made elsewhere.
+    /// Counts a port just taken on a claim of `share`. The claim is the count, unless it was made in another table.
     pub(super) fn count(&self, to: DestinationKey, share: &Share) {
         match (&self.counted_in, share.table()) {
             (Some(here), Some(there)) if Arc::ptr_eq(here, there) => {}
@@ -129,7 +129,7 @@ impl Account {
         }
     }
 
-    /// Ends a lease: the port comes back after `rest`, and counts for its tenant until then.
+    /// Ends a lease: the port becomes free after `rest`, and counts for its tenant until then.
     pub(super) fn give_back(
         &mut self,
         to: DestinationKey,
@@ -151,7 +151,7 @@ impl Account {
         self.release_due(now, PER_OPERATION);
     }
 
-    /// Brings back at most `most` held ports whose time has come. Whether there may be more.
+    /// Frees at most `most` held ports that are due. True if there may be more.
     pub(super) fn release_due(&mut self, now: Instant, most: usize) -> bool {
         for _ in 0..most {
             let Some(Rested { to, port, share, .. }) = self.resting.pop_due(now) else {
@@ -166,13 +166,13 @@ impl Account {
         if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
             pair.held -= 1;
         }
-        // In this order: a free port that is not yet due to its tenant again could go to a neighbour.
+        // In this order: a port that is free before its tenant's count falls could go to another tenant.
         share.release(to);
         self.free(to, port);
     }
 
-    /// Follows a newer configuration. Ports that it does not hand out stay busy until they come back, beside its
-    /// capacity; those that it hands out again are counted again. `source` is the address whose account this is.
+    /// Applies a newer configuration. Ports that it does not hand out stay busy until they are released, outside its
+    /// capacity; those that it hands out again are counted again. `source` is the address of this account.
     pub(super) fn adopt(&mut self, space: &Arc<PortSpace>, source: SourceAddr) {
         if space.generation <= self.space.generation {
             return;
@@ -202,41 +202,41 @@ impl Account {
         self.recount();
     }
 
-    /// Its ports are no part of what that pool offers any more.
+    /// Removes the ports from the counts of that pool.
     pub(super) fn leave(&mut self, table: &Arc<ShareTable>) {
         if self.counted_in.as_ref().is_some_and(|here| Arc::ptr_eq(here, table)) {
             self.uncount();
         }
     }
 
-    /// Whether it gives out ports.
+    /// State of the address.
     pub(super) fn state(&self) -> SourceState {
         self.standing.state()
     }
 
-    /// As [`super::Pools::set_state`] says.
+    /// See [`super::Pools::set_state`].
     pub(super) fn set_state(&mut self, state: SourceState) {
         self.standing.set(state);
         self.count_elsewhere();
     }
 
-    /// How the ports towards one destination are used.
+    /// Port usage towards one destination.
     pub(super) fn pair(&self, to: DestinationKey) -> PairUse {
         let (busy, held) = self.pairs.get(&to).map_or((0, 0), |pair| (pair.ports.len(), pair.held));
         PairUse { capacity: self.space.capacity(), live: busy - held, held }
     }
 
-    /// Leases that have not ended, towards all destinations.
+    /// Leases that have not ended, over all destinations.
     pub(super) fn live(&self) -> usize {
         self.live
     }
 
-    /// Ports that rest or linger, towards all destinations.
+    /// Resting and lingering ports, over all destinations.
     pub(super) fn held(&self) -> usize {
         self.resting.len() + self.lingering.len()
     }
 
-    /// Live and held ports towards the destination that has most of them.
+    /// Live and held ports towards the destination that has the most.
     pub(super) fn busiest(&self) -> u16 {
         self.busiest.ports()
     }
@@ -246,7 +246,7 @@ impl Account {
         self.hot.iter().map(|to| (to, self.pair(to)))
     }
 
-    /// Gives memory back once far less is in use than was.
+    /// Releases memory once far less is in use than allocated.
     pub(super) fn shrink(&mut self) {
         if self.pairs.len() < self.pairs.capacity() / 4 {
             self.pairs.shrink_to(self.pairs.len() * 2);
@@ -256,13 +256,13 @@ impl Account {
         self.busiest.shrink();
     }
 
-    /// Where its busy ports belong now.
+    /// The table in which the busy ports should be counted now.
     fn table(&self) -> Option<&Arc<ShareTable>> {
         self.space.shares.as_ref().filter(|_| self.state() == SourceState::Available)
     }
 
-    /// Counts its busy ports where they belong now, if that is not where they are counted. Looks at every destination
-    /// then; for the control plane.
+    /// Moves the counts of the busy ports to the right table if they are in another. Then iterates over every
+    /// destination; for the control plane.
     fn count_elsewhere(&mut self) {
         if self.counted_in.as_ref().map(Arc::as_ptr) != self.table().map(Arc::as_ptr) {
             self.uncount();
@@ -284,7 +284,7 @@ impl Account {
     }
 
     fn take_free(&mut self, to: DestinationKey, rng: &mut impl Rng) -> Option<u16> {
-        // the capacity is not 0, so that a pair born here never stays empty
+        // the capacity is not 0, so a new entry never stays empty
         let pair = self.pairs.entry(to).or_default();
         let slot = pair.ports.take(self.space.capacity(), rng)?;
         self.busiest.rose(pair.ports.len());

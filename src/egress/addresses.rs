@@ -1,20 +1,20 @@
-//! The addresses of a pool's networks, and how much a client is drawn to each. Pure and the same in every process.
+//! Addresses of a pool's networks, and their rendezvous weights per client. Pure, and the same in every process.
 
 use crate::addr::SourceAddr;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IPv4 networks up to this many host bits are opened address by address: 4,096 of them.
+/// IPv4 networks of up to this many host bits are listed address by address: 4,096 addresses.
 const OPENED_BITS_V4: u8 = 12;
-/// IPv6 networks up to this many host bits are opened address by address: 256 of them.
+/// IPv6 networks of up to this many host bits are listed address by address: 256 addresses.
 const OPENED_BITS_V6: u8 = 8;
-/// Whether the addresses of a network are derived per client instead of being listed.
+/// True if the addresses of a network are derived per client instead of listed.
 pub fn is_derived(net: &IpNet) -> bool {
     let bits = net.max_prefix_len() - net.prefix_len();
     bits > if net.addr().is_ipv4() { OPENED_BITS_V4 } else { OPENED_BITS_V6 }
 }
 
-/// Every address of a network, the first and last too. Only of one that is not wide.
+/// Returns every address of a network, the first and last too. Only for networks that are listed.
 pub(super) fn every_address(net: &IpNet) -> Vec<SourceAddr> {
     match net.trunc() {
         IpNet::V4(net) => {
@@ -28,13 +28,13 @@ pub(super) fn every_address(net: &IpNet) -> Vec<SourceAddr> {
     }
 }
 
-/// The `n`-th address that a client uses of a wide network: the same in every process.
+/// Returns a client's `n`-th address in a wide network; the same in every process.
 pub(super) fn derived_address(client: u64, net: &IpNet, n: u8) -> SourceAddr {
     let prefix = bits(net.network());
     let seed = mix(client ^ hash(net.network()) ^ mix(u64::from(net.prefix_len()) << 8 | u64::from(n)));
     let host = u128::from(seed) << 64 | u128::from(mix(seed));
     let host_bits = net.max_prefix_len() - net.prefix_len();
-    // a wide network of prefix length 0 has all bits to spare
+    // a wide network of prefix length 0 has host bits only
     let mask = if host_bits >= 128 { u128::MAX } else { (1 << host_bits) - 1 };
     let address = prefix | (host & mask);
     SourceAddr::new(match net {
@@ -43,21 +43,22 @@ pub(super) fn derived_address(client: u64, net: &IpNet, n: u8) -> SourceAddr {
     })
 }
 
-/// How much a client is drawn to an address (rendezvous, or highest-random-weight hashing): it prefers the one with
-/// the largest weight. Taking an address away moves only the clients that were drawn to it; adding one moves only
-/// those that are now drawn to it. Both are hashes of [`hash`].
+/// Weight of an address for a client (rendezvous, or highest-random-weight hashing): the client prefers the largest.
+/// Removing an address moves only its own clients; adding one moves only the clients that now prefer it. Both
+/// parameters are results of [`hash`].
 pub(super) fn weight(client: u64, address: u64) -> u64 {
     mix(client ^ address)
 }
 
-/// A hash that is the same in every process and version: clients keep their address over restarts. Not a defence;
-/// whoever picks its own address can pick its source too, which gains nothing.
+/// Hash that is the same in every process and version: clients keep their address over restarts. Not a defence: a
+/// client that picks its own address can influence its source, and gains nothing by it.
 pub(super) fn hash(address: IpAddr) -> u64 {
     let bits = bits(address);
     mix(mix(low_half(bits)) ^ low_half(bits >> 64))
 }
 
-/// The finaliser of `SplitMix64` (Steele, Lea, Flood 2014): a bijection in which every input bit moves half the output.
+/// Finaliser of `SplitMix64` (Steele, Lea, Flood 2014): a bijection in which every input bit flips half the output
+/// bits.
 fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_hash_never_changes() {
-        // a change here gives every client another source address at the next upgrade
+        // a change here moves every client to another source address at the next upgrade
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "the published first output of SplitMix64 for seed 0");
         assert_eq!(hash("10.0.0.1".parse().unwrap()), 0x7ab4_29e2_5706_964c);
         assert_eq!(hash("2001:db8::1".parse().unwrap()), 0x188e_3d1b_99f6_9ff0);

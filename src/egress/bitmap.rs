@@ -1,13 +1,13 @@
-//! A bitmap of busy slots that finds the k-th free one in bounded work, however full it is.
+//! Bitmap of busy slots that finds the k-th free slot in bounded time, however full it is.
 
-/// Words per block: 32 words of 64 bits, so that 65,535 slots are at most 32 blocks and a search looks at no more
-/// than 32 block counts and 32 words.
+/// Words per block: 32 words of 64 bits, so that 65,535 slots are at most 32 blocks and a search reads at most 32 block
+/// counts and 32 words.
 const BLOCK: usize = 32;
 
-/// Which of `capacity` slots are busy. 8.3 KiB for 65,535 slots, 18 bytes for 64.
+/// Set of busy slots out of `capacity`. 8.3 KiB for 65,535 slots, 18 bytes for 64.
 #[derive(Debug)]
 pub(super) struct Bitmap {
-    /// A set bit is busy. Bits past the capacity are set and belong to nobody.
+    /// A set bit is busy. Bits past the capacity are set.
     words: Box<[u64]>,
     /// Free slots per block of words; their sum + `busy` = capacity.
     free: Box<[u16]>,
@@ -32,13 +32,13 @@ impl Bitmap {
         self.busy
     }
 
-    /// Whether the slot is busy.
+    /// True if the slot is busy.
     pub(super) fn contains(&self, slot: u16) -> bool {
         let (word, bit) = place(slot);
         self.words[word] & bit != 0
     }
 
-    /// Whether the slot was free until now.
+    /// Marks a slot busy. True if it was free.
     pub(super) fn insert(&mut self, slot: u16) -> bool {
         let (word, bit) = place(slot);
         let fresh = self.words[word] & bit == 0;
@@ -50,7 +50,7 @@ impl Bitmap {
         fresh
     }
 
-    /// Whether the slot was busy until now.
+    /// Marks a slot free. True if it was busy.
     pub(super) fn remove(&mut self, slot: u16) -> bool {
         let (word, bit) = place(slot);
         let busy = self.words[word] & bit != 0;
@@ -62,7 +62,7 @@ impl Bitmap {
         busy
     }
 
-    /// The free slot that `rank` free ones precede; `None` if there are not that many.
+    /// Returns the free slot that `rank` free ones precede; `None` if there are too few.
     pub(super) fn nth_free(&self, mut rank: u16) -> Option<u16> {
         let block = self.free.iter().position(|&free| {
             let here = rank < free;
@@ -81,7 +81,7 @@ impl Bitmap {
         None
     }
 
-    /// The busy slots in ascending order, of the `capacity` it was made with; words without any are passed over.
+    /// Iterates over the busy slots in ascending order; `capacity` as at creation. Words without any are skipped.
     pub(super) fn iter(&self, capacity: u16) -> impl Iterator<Item = u16> {
         let words = self.words.iter().zip((0u16..).step_by(64));
         words
@@ -96,8 +96,8 @@ fn place(slot: u16) -> (usize, u64) {
     (usize::from(slot) / 64, 1 << (slot % 64))
 }
 
-/// The position of the set bit that `rank` set bits precede, by halving: six steps whatever the word. There are more
-/// than `rank` set bits.
+/// Position of the set bit that `rank` set bits precede, by binary search: always six steps. There must be more than
+/// `rank` set bits.
 fn nth_set_bit(mut word: u64, mut rank: u32) -> u32 {
     let mut position = 0;
     for width in [32, 16, 8, 4, 2, 1] {
@@ -111,7 +111,7 @@ fn nth_set_bit(mut word: u64, mut rank: u32) -> u32 {
     position
 }
 
-/// Of a number that is at most 64.
+/// Narrows a number of at most 64.
 #[expect(clippy::cast_possible_truncation, reason = "bit counts and positions of a word")]
 fn narrow(small: u32) -> u16 {
     small as u16

@@ -1,4 +1,4 @@
-//! The account of one source address behind its lock.
+//! The account of one source address, with its lock.
 
 use super::account::{Account, DestinationKey};
 use super::lingering::Linger;
@@ -13,17 +13,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many due ports are brought back per hold of the lock when nobody's flow waits for them.
+/// Number of due ports freed per lock acquisition in the background.
 const PER_LOCK: usize = 1024;
 
-/// The ports of one source address between a source and a destination. free + live + held = capacity.
+/// Port usage between a source address and a destination. free + live + held = capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairUse {
-    /// Ports that the source address has towards each destination.
+    /// Ports of the source address towards each destination.
     pub capacity: u16,
-    /// Leased.
+    /// Leased ports.
     pub live: u16,
-    /// Not leased, and not yet to be leased again.
+    /// Ports that are not leased and may not be leased again yet.
     pub held: u16,
 }
 
@@ -33,13 +33,13 @@ impl PairUse {
         self.capacity - self.live - self.held
     }
 
-    /// Ports that cannot: live and held.
+    /// Ports that cannot be leased: live and held.
     pub fn in_use(self) -> u16 {
         self.live + self.held
     }
 }
 
-/// What all destinations of a source address amount to.
+/// Totals of a source address over all destinations.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Totals {
     pub(super) live: usize,
@@ -48,12 +48,12 @@ pub(super) struct Totals {
     pub(super) state: SourceState,
 }
 
-/// One source address: a lock of its own, held for a table lookup and a pick, never across a system call.
+/// Account of one source address with its own lock, held for a table lookup and a pick, never across a system call.
 #[derive(Debug)]
 pub(super) struct Book {
     source: SourceAddr,
     account: Mutex<Account>,
-    /// Where the reaper is told to come.
+    /// Schedule of the reaper's visits.
     visits: Arc<Visits>,
 }
 
@@ -67,7 +67,7 @@ impl Book {
         self.source
     }
 
-    /// A port that is free towards the destination, under the newest configuration that the account has met. `share`
+    /// Takes a port that is free towards the destination, under the newest configuration seen by the account. `share`
     /// has claimed it.
     pub(super) fn take(
         &self,
@@ -76,7 +76,7 @@ impl Book {
         share: &Share,
         now: Instant,
     ) -> Option<u16> {
-        // rand's generator of the thread is ChaCha, seeded by the kernel: not to be predicted from ports seen
+        // rand's thread generator is ChaCha, seeded by the kernel: not predictable from ports seen
         let mut rng = rand::rng();
         let mut account = self.lock();
         account.adopt(space, self.source);
@@ -96,14 +96,14 @@ impl Book {
         self.lock().give_back(to, port, rest, share, now);
     }
 
-    /// Ends a lease whose connection the kernel may still have.
+    /// Ends a lease whose connection may still exist in the kernel.
     pub(super) fn linger(&self, linger: Linger) {
         let visit = self.lock().linger(linger);
         self.is_visited(visit);
     }
 
-    /// The reaper comes at a time that it was told: at most `most` ports to ask the kernel about.
-    /// [`Book::answer_lingering`] follows.
+    /// Starts a visit of the reaper: at most `most` ports to query the kernel about. [`Book::answer_lingering`] must
+    /// follow.
     pub(super) fn ask_lingering(
         &self,
         visit: Instant,
@@ -113,7 +113,7 @@ impl Book {
         self.lock().ask_lingering(visit, now, most)
     }
 
-    /// Frees the ports that the kernel has let go of. When the reaper is to come again.
+    /// Frees the ports that the kernel has released. Returns the time of the reaper's next visit.
     pub(super) fn answer_lingering(&self, answers: &[Option<Presence>], now: Instant) -> Option<Instant> {
         self.lock().answer_lingering(answers, now)
     }
@@ -129,7 +129,7 @@ impl Book {
         self.lock().pair(to)
     }
 
-    /// Ports in use towards the destination; some of them may be due.
+    /// Ports in use towards the destination, including ones that are due.
     pub(super) fn in_use(&self, to: DestinationKey) -> u16 {
         self.lock().pair(to).in_use()
     }
@@ -142,14 +142,14 @@ impl Book {
         Totals { live, held, busiest, state: account.state() }
     }
 
-    /// At most `most` of the destinations with many ports in use, the hottest first.
+    /// Returns at most `most` of the destinations with many ports in use, the hottest first.
     pub(super) fn hottest(&self, space: &Arc<PortSpace>, most: usize) -> Vec<(DestinationKey, PairUse)> {
         let mut account = self.lock();
         account.adopt(space, self.source);
         account.hottest().take(most).collect()
     }
 
-    /// Brings back what is due and gives unused memory back. Whether nothing is left on the account.
+    /// Frees due ports and unused memory. True if the account is empty.
     pub(super) fn sweep(&self, now: Instant) -> bool {
         self.release_due(now);
         let mut account = self.lock();
@@ -157,12 +157,12 @@ impl Book {
         account.live() == 0 && account.held() == 0
     }
 
-    /// Follows a newer configuration now, rather than with its first lease.
+    /// Applies a newer configuration now, rather than at its first lease.
     pub(super) fn adopt(&self, space: &Arc<PortSpace>) {
         self.lock().adopt(space, self.source);
     }
 
-    /// Its ports are no part of what that pool offers any more.
+    /// Removes the ports from the counts of that pool.
     pub(super) fn leave(&self, table: &Arc<ShareTable>) {
         self.lock().leave(table);
     }
@@ -171,14 +171,14 @@ impl Book {
         self.lock().state()
     }
 
-    /// As [`super::Pools::set_state`] says; the state that follows.
+    /// Sets the state as in [`super::Pools::set_state`]; returns the resulting one.
     pub(super) fn set_state(&self, state: SourceState) -> SourceState {
         let mut account = self.lock();
         account.set_state(state);
         account.state()
     }
 
-    /// Of these, the ports that could be leased.
+    /// Returns those of the ports that could be leased.
     pub(super) fn free_of(
         &self,
         ports: &[(DestinationKey, u16)],
@@ -188,7 +188,7 @@ impl Book {
         ports.chunks(PER_LOCK).flat_map(|ports| self.lock().free_of(ports)).collect()
     }
 
-    /// Every leased port, in ascending order; none if there are more than `most` leased and held.
+    /// Returns every leased port, in ascending order; none if more than `most` are leased and held.
     pub(super) fn leased(&self, most: usize) -> Vec<(DestinationKey, u16)> {
         let [mut busy, held] = {
             let account = self.lock();
@@ -203,7 +203,7 @@ impl Book {
         busy
     }
 
-    /// As [`Account::hold`], under the configuration of `space`. Whether the port was free.
+    /// Like [`Account::hold`], under the configuration of `space`. True if the port was free.
     pub(super) fn hold(&self, space: &Arc<PortSpace>, linger: Linger) -> bool {
         let mut account = self.lock();
         account.adopt(space, self.source);
@@ -213,12 +213,13 @@ impl Book {
         was_free
     }
 
-    /// Brings back every held port that is due.
+    /// Frees every held port that is due.
     pub(super) fn release_due(&self, now: Instant) {
         while self.lock().release_due(now, PER_LOCK) {}
     }
 
-    /// A flow that panicked must not take the address down for the others, and the account is whole between calls.
+    /// Ignores poisoning: a panic in one flow must not disable the address, and the account is consistent between
+    /// calls.
     fn lock(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }

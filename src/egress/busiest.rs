@@ -1,23 +1,23 @@
-//! The busiest destination's count, exact and without a search.
+//! Port count of the busiest destination, exact and in constant time.
 
-/// How many destinations have 1, 2, 3 … ports in use.
+/// Histogram: number of destinations with 1, 2, 3 … ports in use.
 ///
-/// Counts move by one, so that the largest moves by one too: when the last destination at the top loses a port, it is
-/// itself the top of those below.
+/// Counts change by one, so the maximum does too: when the last destination at the top loses a port, it is the new
+/// maximum.
 #[derive(Debug, Default)]
 pub(super) struct Busiest {
-    /// Index: ports in use. `destinations[n] == 0` for every `n > top`; the first is unused.
+    /// Indexed by ports in use. `destinations[n] == 0` for every `n > top`; the first is unused.
     destinations: Vec<u32>,
     top: u16,
 }
 
 impl Busiest {
-    /// Ports in use at the destination that uses most; 0 if none is in use.
+    /// Ports in use towards the busiest destination; 0 if there are none.
     pub(super) fn ports(&self) -> u16 {
         self.top
     }
 
-    /// A destination went from one fewer to `now` ports.
+    /// Records that a destination went from one fewer to `now` ports.
     pub(super) fn rose(&mut self, now: u16) {
         let n = usize::from(now);
         if self.destinations.len() <= n {
@@ -30,7 +30,7 @@ impl Busiest {
         self.top = self.top.max(now);
     }
 
-    /// A destination went from one more to `now` ports.
+    /// Records that a destination went from one more to `now` ports.
     pub(super) fn fell(&mut self, now: u16) {
         let n = usize::from(now);
         self.destinations[n + 1] -= 1;
@@ -42,7 +42,7 @@ impl Busiest {
         }
     }
 
-    /// Gives memory back once less than a quarter of it is in use.
+    /// Releases memory once less than a quarter of it is in use.
     pub(super) fn shrink(&mut self) {
         self.destinations.truncate(usize::from(self.top) + 1);
         if self.destinations.len() < self.destinations.capacity() / 4 {

@@ -14,36 +14,35 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How often a port that turns out to be taken is exchanged for another. Each time is an anomaly that the ledger
-/// counts.
+/// Maximum number of other ports tried for one flow after a port was found taken. The ledger counts each such
+/// collision.
 const EXCHANGES: u32 = 8;
 
-/// A port that cannot be bound is left alone for this long: who has bound it may have no connection that could be asked
-/// about.
+/// Time for which a port that cannot be bound is held: its owner may have no connection to query the kernel about.
 const OCCUPIED: Duration = Duration::from_mins(1);
 
-/// How upstream sockets are made.
+/// Settings of upstream connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Dialler {
-    /// From SYN to SYN-ACK, for all tries together.
+    /// Timeout from SYN to SYN-ACK, for all attempts together.
     pub connect_timeout: Duration,
-    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`: the kernel's own limits.
+    /// Maximum time that sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); `None`: the kernel's limits.
     pub user_timeout: Option<Duration>,
 }
 
-/// Why there is no connection.
+/// Reason why a connection failed.
 #[derive(Debug)]
 pub enum DialError {
-    /// The server, the network or this machine said no.
+    /// The server, the network or this machine refused it.
     Failed(Failure, io::Error),
-    /// Nobody answered in time.
+    /// No answer within the timeout.
     TimedOut,
-    /// Every port that was tried turned out to be somebody else's, and no other is left.
+    /// Every port tried was taken by another socket, and no other port is free.
     NoPort(LeaseError),
 }
 
 impl Dialler {
-    /// The same as [`Dialler::begin`], driven by a worker.
+    /// Like [`Dialler::begin`], with the socket registered in a worker's event loop.
     pub fn start(
         &self,
         client: ClientAddr,
@@ -58,9 +57,9 @@ impl Dialler {
         Ok((socket, lease))
     }
 
-    /// Sends the SYN, from another port of the client's if the kernel says that the leased one is taken. Give the socket up by a reset:
-    /// the server may answer in the meantime, and a plain close would look like an end of file to it, and leave the port
-    /// in TIME_WAIT, which the lease says is free.
+    /// Sends the SYN, from another port of the client's if the kernel reports the leased one as taken. To abandon the
+    /// socket, reset it: the server may answer in the meantime; a plain close would look like an end of file to it, and
+    /// leave in TIME_WAIT a port that the lease considers free.
     pub fn begin(
         &self,
         client: ClientAddr,
@@ -73,7 +72,7 @@ impl Dialler {
             match upstream::connect(lease.source().socket(), to.socket(), class, self.user_timeout) {
                 Ok(socket) => return Ok((socket, lease)),
                 Err((Failure::PortTaken, error)) => {
-                    // Before it is given up: this one is left alone, too.
+                    // Before the retry limit applies, so that this port is held too.
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
                     let at_least = if in_use { OCCUPIED } else { Duration::ZERO };
                     lease = lease.collided(client, at_least, clock::now()).map_err(DialError::NoPort)?;
@@ -87,8 +86,8 @@ impl Dialler {
         }
     }
 
-    /// Waits for the answer. A refused or unreachable server is reported at once, without a second try that would make
-    /// the client wait.
+    /// Waits for the SYN-ACK. A refused or unreachable server is reported at once, without a retry that would delay the
+    /// client.
     pub async fn answered(&self, socket: &Socket) -> Result<(), DialError> {
         let answered = timeout(self.connect_timeout, poll_fn(|cx| socket.poll_writable(cx))).await;
         answered.map_err(|_| DialError::TimedOut)?;
@@ -112,7 +111,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr, TcpListener};
     use std::sync::Arc;
 
-    /// A loopback address of this process's own, more or less, so that nobody else has a port of it.
+    /// A loopback address specific to this process, so that its ports are not shared with others.
     fn source() -> IpAddr {
         let [_, _, high, low] = std::process::id().to_be_bytes();
         Ipv4Addr::new(127, 77, high, low).into()

@@ -1,15 +1,15 @@
-//! Heaps of values that are due at a time.
+//! Priority queues ordered by due time.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// A value that is due at a time.
+/// A value with a due time.
 pub(super) trait Due {
     fn due(&self) -> Instant;
 }
 
-/// Has a [`BinaryHeap`] yield its values by the time at which they are due, the earliest first.
+/// Orders a [`BinaryHeap`] by due time, the earliest first.
 #[derive(Debug)]
 pub(super) struct EarliestFirst<T>(pub(super) T);
 
@@ -33,7 +33,7 @@ impl<T: Due> PartialEq for EarliestFirst<T> {
 
 impl<T: Due> Eq for EarliestFirst<T> {}
 
-/// Gives memory back once less than a quarter of it is in use.
+/// Releases memory once less than a quarter of it is in use.
 pub(super) fn shrink<T>(heap: &mut BinaryHeap<T>) {
     if heap.len() < heap.capacity() / 4 {
         heap.shrink_to(heap.len() * 2);

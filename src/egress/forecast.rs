@@ -20,22 +20,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trend::chance_of;
 
-/// Rows for each source address.
+/// Rows per source address.
 const ROWS: usize = 5;
-/// Destinations that are followed for each source address. More than there are rows, so that a growing destination has a
-/// history by the time it is among the hottest.
+/// Destinations tracked per source address. More than there are rows, so that a growing destination has a history by
+/// the time it is among the hottest.
 const FOLLOWED: usize = 16;
-/// Destinations that are followed in all: 5 MB.
+/// Destinations tracked in all: 5 MB.
 const MOST: usize = 4096;
-/// Longest gap between two observations, in seconds, that is filled in. After a longer one, such as a suspended machine,
-/// the history starts anew.
+/// Longest gap between two observations, in seconds, that is filled in. After a longer one, such as a suspended
+/// machine, the history starts anew.
 const LONGEST_GAP: u16 = 10;
 
-/// Watches the hottest destinations of every source address, without a clock or a thread of its own.
+/// Tracks the hottest destinations of every source address. Has no clock or thread of its own.
 #[derive(Debug, Default)]
 pub struct Forecaster {
     followed: BTreeMap<(SourceAddr, DialAddr), Followed>,
-    /// Where the search among derived addresses goes on.
+    /// Position at which the search among derived addresses continues.
     cursor: usize,
     /// Time of the last observation, in whole seconds from the first one.
     looked: Option<Instant>,
@@ -46,22 +46,22 @@ pub struct Forecaster {
 pub struct HotRow {
     /// The pool's name.
     pub pool: Arc<str>,
-    /// The row of [`super::SourceUsage`] that the source address is in: itself, or its network if that is not listed
-    /// address by address.
+    /// The row of [`super::SourceUsage`] for the source address: itself, or its network if that is not listed address
+    /// by address.
     pub network: IpNet,
-    /// Where the flows leave from.
+    /// Source address of the flows.
     pub source: SourceAddr,
-    /// Where they go.
+    /// Destination of the flows.
     pub destination: SocketAddr,
     /// Leased ports.
     pub live: u16,
     /// Ports that may not be leased again yet.
     pub held: u16,
-    /// Ports that there are towards each destination.
+    /// Ports of the address towards each destination.
     pub capacity: u16,
-    /// Ports in use that come on top in a second; 0 without a trend.
+    /// Growth of the ports in use per second; 0 without a trend.
     pub growth_per_second: f64,
-    /// Until no port is free, at that growth; `None` without a trend.
+    /// Time until no port is free, at that growth; `None` without a trend.
     pub exhausted_in: Option<Duration>,
 }
 
@@ -72,23 +72,23 @@ pub struct Event {
     pub level: Level,
     /// The pool's name.
     pub pool: Arc<str>,
-    /// Where the flows leave from.
+    /// Source address of the flows.
     pub source: SourceAddr,
-    /// Where they go.
+    /// Destination of the flows.
     pub destination: SocketAddr,
     /// Live and held ports.
     pub used: u16,
-    /// Ports that there are towards each destination.
+    /// Ports of the address towards each destination.
     pub capacity: u16,
-    /// Ports in use that come on top in a second; 0 without a trend.
+    /// Growth of the ports in use per second; 0 without a trend.
     pub growth: f64,
-    /// Until no port is free, at that growth; `None` without a trend.
+    /// Time until no port is free, at that growth; `None` without a trend.
     pub exhausted_in: Option<Duration>,
     /// True if towards exhaustion.
     pub rising: bool,
 }
 
-/// A destination that is hot, as the pools find it.
+/// A hot destination found in the pools.
 #[derive(Debug)]
 pub(super) struct HotPair {
     pub(super) pool: Arc<str>,
@@ -106,20 +106,20 @@ struct Followed {
     past: Forecast,
     /// Growth per second.
     growth: f32,
-    /// No port was free, and no more than chance explains have been since.
+    /// True from when no port was free until more are free than chance explains.
     is_full: bool,
     exhausted_in: Option<Duration>,
     alarm: Alarm,
 }
 
 impl Forecaster {
-    /// One that has seen nothing yet.
+    /// Creates one without history.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Samples the counts and returns the levels that were crossed. To be called once a second; missed seconds are filled in.
-    /// Locks one account after the other, each for a look at its hottest destinations.
+    /// Samples the counts and returns the levels that were crossed. To be called once a second; missed seconds are
+    /// filled in. Locks one account at a time, to read its hottest destinations.
     pub fn observe(&mut self, pools: &Pools, now: Instant) -> Vec<Event> {
         let passed = match self.looked {
             Some(looked) => (now.saturating_duration_since(looked) + Duration::from_millis(500)).as_secs(),
@@ -144,8 +144,8 @@ impl Forecaster {
         events
     }
 
-    /// The hottest destinations as they are now, for each address at most five, the hottest first; growth as of the
-    /// last look.
+    /// Returns the hottest destinations as of now, at most five per address, the hottest first; growth as of the last
+    /// observation.
     pub fn rows(&self, pools: &Pools, now: Instant) -> Vec<HotRow> {
         let mut rows: Vec<_> = (self.followed.iter())
             .filter_map(|(&(source, to), followed)| {
@@ -164,8 +164,8 @@ impl Forecaster {
         rows
     }
 
-    /// When the first of the destinations that are followed has no free port left, for each row of
-    /// [`super::SourceUsage`]; none for one without a trend. As of the last look.
+    /// Earliest time to exhaustion among the tracked destinations, for each row of [`super::SourceUsage`] that has a
+    /// trend. As of the last observation.
     pub fn exhaustion(&self) -> HashMap<IpNet, Duration> {
         let mut soonest = HashMap::new();
         for followed in self.followed.values() {
@@ -177,7 +177,7 @@ impl Forecaster {
         soonest
     }
 
-    /// Samples the followed destinations, and drops those that are cold again or belong to no pool any more.
+    /// Samples the tracked destinations; drops those that are cold again or no longer belong to a pool.
     fn recount(&mut self, pools: &Pools, passed: u16, now: Instant) {
         self.followed.retain(|&(source, to), followed| {
             let Some(used) = pools.pair(&followed.pool, source, to, now) else {
@@ -241,7 +241,7 @@ impl Followed {
         self.used = used;
         let outlook = self.past.outlook(used.in_use(), used.free());
         self.growth = outlook.map_or(0.0, |outlook| outlook.growth);
-        // A pool that was full stays it until more is free than what comes and goes by chance.
+        // A full pool counts as full until more ports are free than chance explains.
         self.is_full = used.free() == 0 || self.is_full && f32::from(used.free()) <= chance_of(after);
         self.exhausted_in = match outlook {
             _ if self.is_full => Some(Duration::ZERO),

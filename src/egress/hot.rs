@@ -1,24 +1,24 @@
-//! The destinations of one source address with many ports in use, without a look at the others.
+//! Destinations of one source address with many ports in use, indexed so that the others are not scanned.
 
 use super::account::DestinationKey;
 use std::collections::BTreeSet;
 
-/// Destinations in use above a threshold, in classes one hundredth of the capacity wide.
+/// Destinations above a threshold of use, in classes one hundredth of the capacity wide.
 ///
-/// A destination enters and changes class only when its count crosses a boundary, and goes back only half a class
-/// below it: a million cold destinations cost nothing, and a hot one is touched with every three hundredth lease of a
-/// large pool. Finding the hottest costs as much as there are to be found.
+/// A destination enters and changes class only when its count crosses a boundary, and goes back only half a class below
+/// it (hysteresis): a million cold destinations cost nothing, and a hot one in a large pool is updated with every three
+/// hundredth lease. Finding the hottest costs time proportional to their number.
 #[derive(Debug)]
 pub(super) struct Hot {
     classes: BTreeSet<(u8, DestinationKey)>,
-    /// Ports in use of the first class; `>= 1`
+    /// Ports in use at the lower end of the first class; `>= 1`
     threshold: u16,
-    /// Of a class, in ports; `>= 1`
+    /// Width of a class, in ports; `>= 1`
     width: u16,
 }
 
-/// Ports in use from which a destination is hot: more than 1 % of the capacity. In small pools a few flows are more
-/// than that by chance, so that it also takes six ports or a quarter of the capacity.
+/// Ports in use from which a destination is hot: more than 1 % of the capacity. In small pools a few flows exceed that
+/// by chance, so it also takes six ports or a quarter of the capacity.
 pub(super) fn threshold(capacity: u16) -> u16 {
     (capacity / 100 + 1).max(capacity.div_ceil(4).min(6))
 }
@@ -28,7 +28,7 @@ impl Hot {
         Self { classes: BTreeSet::new(), threshold: threshold(capacity), width: (capacity / 100).max(1) }
     }
 
-    /// A destination of that class, 0 for a cold one, has come to have so many ports in use. It must end at 0 ports.
+    /// Updates a destination of that class (0: cold) to its ports in use. Must be called down to 0 ports.
     pub(super) fn changed(&mut self, to: DestinationKey, class: &mut u8, in_use: u16) {
         let fresh = self.class(in_use);
         let rises = fresh > *class;
@@ -45,12 +45,12 @@ impl Hot {
         *class = fresh;
     }
 
-    /// The hottest first, to within one hundredth of the capacity.
+    /// Iterates from the hottest on, to within one hundredth of the capacity.
     pub(super) fn iter(&self) -> impl Iterator<Item = DestinationKey> {
         self.classes.iter().rev().map(|&(_, to)| to)
     }
 
-    /// At most 195, at a capacity of 199.
+    /// Class for a count; at most 195, at a capacity of 199.
     fn class(&self, in_use: u16) -> u8 {
         match in_use.checked_sub(self.threshold) {
             None => 0,

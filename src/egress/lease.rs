@@ -1,4 +1,4 @@
-//! One source address and port, for one flow.
+//! Lease of one source address and port, for one flow.
 
 use super::account::DestinationKey;
 use super::book::Book;
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Why a pool has no port for a flow.
+/// Reason why a pool has no port for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LeaseError {
-    /// No address of the destination's family that gives out ports.
+    /// The pool has no address of the destination's family that gives out ports.
     #[error("the pool has no address of the destination's family that gives out ports")]
     NoAddress,
     /// All ports of all addresses that the client may use are live or held towards the destination.
@@ -26,13 +26,13 @@ pub enum LeaseError {
     /// The tenant has as many ports towards the destination as its `ports_ceiling` allows.
     #[error("the tenant has as many ports towards the destination as its ceiling allows")]
     Ceiling,
-    /// The tenant has its `ports_floor`, and the free ports towards the destination are due to others below theirs.
+    /// The tenant has its `ports_floor`, and the free ports towards the destination are reserved for others below theirs.
     #[error("the free ports towards the destination are kept for the floors of other tenants")]
     KeptForFloors,
 }
 
 impl LeaseError {
-    /// How the flow ends.
+    /// Outcome of the flow.
     pub fn outcome(self) -> Outcome {
         match self {
             Self::NoAddress => Outcome::NoSourceAddress,
@@ -41,7 +41,7 @@ impl LeaseError {
         }
     }
 
-    /// More on the outcome, where there is more to say.
+    /// Detail of the outcome, if there is any.
     pub fn detail(self) -> Option<&'static str> {
         match self {
             Self::NoAddress | Self::Exhausted => None,
@@ -51,10 +51,10 @@ impl LeaseError {
     }
 }
 
-/// One port of one source address towards one destination, for as long as this lives.
+/// Lease of one port of one source address towards one destination, for its own lifetime.
 ///
-/// Dropped, the port comes back, at once unless [`Lease::set_rest`] said otherwise: a connection that is reset before a FIN
-/// was sent, or never was, leaves nothing behind in the kernel. Drop it after the socket is closed, not before.
+/// Drop returns the port, to be free at once unless [`Lease::set_rest`] was called: a connection that is reset before a
+/// FIN was sent, or was never made, leaves no state in the kernel. Drop it after the socket is closed, not before.
 pub struct Lease {
     pool: Arc<Pool>,
     book: Arc<Book>,
@@ -63,7 +63,7 @@ pub struct Lease {
     rest: Rest,
     share: Share,
     connected: bool,
-    /// Whether the port has been given back already.
+    /// True if the port has been returned.
     ended: bool,
 }
 
@@ -72,12 +72,12 @@ impl Lease {
         Self { pool, book, to, port, rest: Rest::Free, share, connected: false, ended: false }
     }
 
-    /// What to bind.
+    /// Address and port to bind.
     pub fn source(&self) -> LeasedSource {
         LeasedSource::new(SocketAddr::new(self.book.source().ip(), self.port))
     }
 
-    /// The public address that the source address is mapped to, if the pool notes one.
+    /// Public address that the source address is mapped to, if the pool configures one.
     pub fn public(&self) -> Option<IpAddr> {
         self.pool.public(self.book.source())
     }
@@ -87,24 +87,24 @@ impl Lease {
         self.to
     }
 
-    /// Whether the connection stands.
+    /// True if the connection was established.
     pub fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// The connection stands: from now on the pool's own `rest` is the least.
+    /// Records that the connection is established; the pool's own `rest` is then the minimum.
     pub fn connected(&mut self) {
         self.connected = true;
     }
 
-    /// What becomes of the port when this is dropped.
+    /// Sets how the port is held when the lease ends.
     pub fn set_rest(&mut self, rest: Rest) {
         self.rest = rest;
     }
 
-    /// The kernel says that somebody holds this port (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, holds the
-    /// port for `at_least` and until the socket that is in the way is gone, and leases another for the same client's flow.
-    /// Callers bound how often they try.
+    /// Handles a port that the kernel reports as taken (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, holds
+    /// the port for `at_least` and until the conflicting socket is gone, and leases another for the same client's flow.
+    /// Callers must limit their retries.
     pub fn collided(
         mut self,
         client: ClientAddr,
@@ -118,7 +118,7 @@ impl Lease {
         self.pool.lease_towards(client, self.to, Family::of(self.source().ip()), &share, now)
     }
 
-    /// Gives the port back; what Drop does, at a given time.
+    /// Returns the port at a given time; otherwise as Drop does.
     pub fn give_back(mut self, now: Instant) {
         self.end(now);
     }

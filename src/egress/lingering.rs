@@ -1,4 +1,4 @@
-//! Ports that are held until the kernel has nothing left of their connections.
+//! Ports that are held until their connections are gone from the kernel.
 
 use super::account::DestinationKey;
 use super::due::{self, Due, EarliestFirst};

@@ -1,8 +1,8 @@
-//! Where flows leave from: pools, the port ledger, leases, dialling.
+//! Source addresses and ports of flows: pools, the port ledger, leases, dialling.
 //!
-//! docs/ports.md explains how ports are counted, chosen and rested. From the outside in: [`Pools`] are what a
-//! configuration names, a [`Pool`] chooses the source address, the [`Ledger`] keeps one account per source address
-//! for as long as the process lives, and a [`Lease`] is one port out of it.
+//! docs/ports.md explains how ports are counted, chosen and held. From the outside in: [`Pools`] are those of a
+//! configuration, a [`Pool`] chooses the source address, the [`Ledger`] keeps one account per source address for the
+//! life of the process, and a [`Lease`] is one port of it.
 
 mod account;
 mod addresses;
@@ -50,38 +50,38 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A pool as the configuration states it, checked.
+/// Checked configuration of a pool.
 #[derive(Debug, Clone)]
 pub struct PoolSpec {
     /// Unique; a metric label.
     pub name: Arc<str>,
-    /// Its source addresses. Every address of a network counts, the first and last too. No two pools overlap.
+    /// Source addresses. Every address of a network counts, the first and last too. No two pools overlap.
     pub addresses: Vec<IpNet>,
-    /// The ports it hands out; never one that a listener of the gateway holds.
+    /// Ports that it hands out, except those of the gateway's listeners.
     pub ports: PortRange,
-    /// How a flow's source address is chosen.
+    /// Selection of a flow's source address.
     pub select: Select,
-    /// How long a port that was connected rests at least, for what is on the way to the server; at most ten minutes.
+    /// Minimum time that a connected port is held, for packets on the way to the server; at most ten minutes.
     pub rest: Duration,
-    /// Addresses that give out no new ports. None of them lies in a network whose addresses are derived per client.
+    /// Addresses that give out no new ports. None of them is in a network whose addresses are derived per client.
     pub drain: Vec<SourceAddr>,
-    /// The public address that a source address is mapped to, one to one, on the way out.
+    /// Public address that a source address is mapped to, one to one, on the way out.
     pub public: BTreeMap<SourceAddr, IpAddr>,
-    /// Of every tenant of the pool, if any of them has a floor or a ceiling; else empty.
+    /// Shares of every tenant of the pool, if any has a floor or a ceiling; else empty.
     pub shares: Vec<ShareSpec>,
 }
 
 impl PoolSpec {
-    /// Whether a network of the pool has an address that is not drained.
+    /// True if a network of the pool has an address that is not drained.
     pub fn drain_leaves(&self, network: &IpNet) -> bool {
         let drained = self.drain.iter().filter(|address| network.contains(&address.ip())).count();
         let bits = network.max_prefix_len() - network.prefix_len();
-        // Nobody lists as many as a derived network has.
+        // Nobody lists as many addresses as a derived network has.
         is_derived(network) || drained < 1 << bits
     }
 }
 
-/// How a flow's source address is chosen. Both spill to the next address when the first is full for a destination.
+/// Selection of a flow's source address. Both spill to the next address when the first is full for a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Select {
     /// Rendezvous hash of the client address: one client keeps one address.

@@ -1,4 +1,4 @@
-//! Pools: the source addresses that a tenant leaves from.
+//! Pools: the source addresses of a tenant's flows.
 
 mod outlook;
 mod pools;
@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How often a flow looks for a free port again that the counts say is there.
+/// Maximum number of further searches for a free port when the counts say that there is one.
 const LOOKS: usize = 16;
 
 /// A named set of source addresses with a port range.
@@ -34,40 +34,38 @@ pub struct Pool {
     v4: Sources,
     v6: Sources,
     public: BTreeMap<SourceAddr, IpAddr>,
-    /// Of a port that was connected, at least.
+    /// Minimum time that a connected port is held.
     pub(super) rest: Duration,
-    /// Of its tenants; empty if nothing is counted for them.
+    /// Shares of its tenants; empty if no tenant has one.
     shares: Vec<ShareSpec>,
-    /// Done once the counts follow this configuration: before the first lease of a tenant with a share.
+    /// Set once the counts follow this configuration: before the first lease of a tenant with a share.
     settled: OnceLock<()>,
     ledger: Arc<Ledger>,
 }
 
-/// How a pool's ports are used.
+/// Port usage of a pool.
 #[derive(Debug, Clone)]
 pub struct PoolUsage {
-    /// Its name.
+    /// Name of the pool.
     pub pool: Arc<str>,
-    /// Its source addresses.
+    /// Usage of its source addresses.
     pub sources: Vec<SourceUsage>,
 }
 
-/// How the ports of one source address are used; of a network whose addresses are derived per client, how those of
-/// all of them are.
+/// Port usage of one source address, or of all addresses in a network whose addresses are derived per client.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceUsage {
     /// A single address, or a network whose addresses are derived per client.
     pub source: IpNet,
-    /// Ports of an address towards each destination.
+    /// Ports per address towards each destination.
     pub capacity: u16,
-    /// Leased, towards all destinations.
+    /// Leased ports, over all destinations.
     pub live: usize,
-    /// Not leased and not yet to be leased again, towards all destinations.
+    /// Ports that are not leased and may not be leased again yet, over all destinations.
     pub held: usize,
-    /// Live and held ports towards the destination that has most of them, of the address that has most of them. At
-    /// most the capacity.
+    /// Live and held ports of the most used pair of address and destination. At most the capacity.
     pub busiest: u16,
-    /// Whether it gives out ports. A network always does.
+    /// State of the address. Networks are always available.
     pub state: SourceState,
 }
 
@@ -92,33 +90,33 @@ impl Pool {
         }
     }
 
-    /// The families that it has addresses of, IPv6 first.
+    /// Families of its addresses, IPv6 first.
     pub fn families(&self) -> Vec<Family> {
         let of = [(Family::V6, &self.v6), (Family::V4, &self.v4)];
         of.into_iter().filter(|(_, sources)| sources.count() > 0).map(|(family, _)| family).collect()
     }
 
-    /// Its name.
+    /// Name of the pool.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Ports that each of its addresses has towards each destination.
+    /// Ports of each of its addresses towards each destination.
     pub fn capacity(&self) -> u16 {
         self.space.capacity()
     }
 
-    /// In whose name a tenant leases; nobody's if nothing is counted for the tenants of this pool.
+    /// Share under which a tenant leases; [`Share::NONE`] if no tenant of this pool has one.
     pub fn share(&self, tenant: &Arc<str>) -> Share {
         self.space.shares.as_ref().map_or(Share::NONE, |table| Share::new(table, tenant))
     }
 
-    /// The public address that a source address is mapped to on the way out, if the configuration notes one.
+    /// Public address that a source address is mapped to on the way out, if configured.
     pub fn public(&self, source: SourceAddr) -> Option<IpAddr> {
         self.public.get(&source).copied()
     }
 
-    /// A source address and port for a flow, held until the lease is dropped. `share` is this pool's.
+    /// Leases a source address and port for a flow, until the lease is dropped. `share` must be one of this pool.
     pub fn lease(
         self: &Arc<Self>,
         client: ClientAddr,
@@ -129,8 +127,8 @@ impl Pool {
         self.lease_towards(client, to.into(), Family::of(to.ip()), share, now)
     }
 
-    /// The address that a client leaves from as long as it has free ports; `None` if there is none of that family, or
-    /// if the pool does not tie clients to addresses.
+    /// Source address of a client as long as it has free ports; `None` if there is none of that family, or if the pool
+    /// does not tie clients to addresses.
     pub fn preferred(&self, client: ClientAddr, family: Family) -> Option<SourceAddr> {
         match self.select {
             Select::Paired => self.sources(family).preferred(addresses::hash(client.ip())),
@@ -138,7 +136,7 @@ impl Pool {
         }
     }
 
-    /// An address of the family that gives out ports, whoever asks; `None` if there is none.
+    /// Returns an address of the family that gives out ports, for no particular client; `None` if there is none.
     pub fn any_source(&self, family: Family) -> Option<SourceAddr> {
         self.sources(family).preferred(0)
     }
@@ -166,7 +164,7 @@ impl Pool {
             Select::Paired => sources.by_weight(hash).find_map(take),
             Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
         };
-        // Another flow may move between two addresses behind the back of a look that goes from one to the next.
+        // A flow that moves between two addresses can be missed by a search that visits one after the other.
         let again = || (0..LOOKS).find_map(|_| share.is_backed(to, family).then(look)?);
         let Some((book, port)) = look().or_else(again) else {
             share.unclaim(to);
@@ -180,8 +178,7 @@ impl Pool {
         sources.book(SourceAddr::new(source)).is_some() || sources.wide().any(|net| net.contains(&source))
     }
 
-    /// Claims a port for a tenant. One that is refused is asked about again when the held ports that are due have
-    /// come back.
+    /// Claims a port for a tenant. If refused, frees the held ports that are due and tries once more.
     fn claim(
         &self,
         share: &Share,
@@ -209,7 +206,7 @@ impl Pool {
         claimed.map_err(|error| if error == LeaseError::Exhausted { sources.nothing_free() } else { error })
     }
 
-    /// Has every account, and then the counts, follow this configuration.
+    /// Applies this configuration to every account, and then to the counts.
     fn settle(&self) {
         let Some(table) = &self.space.shares else { return };
         let _one_at_a_time = table.control();
@@ -219,7 +216,7 @@ impl Pool {
         for book in self.v4.listed().chain(self.v6.listed()) {
             book.adopt(&self.space);
         }
-        // Those that an older configuration listed are no part of what this one offers.
+        // Addresses that an older configuration listed are not part of this one's capacity.
         self.ledger.for_each(|book| {
             if !self.sources(Family::of(book.source().ip())).contain(book.source()) {
                 book.leave(table);
@@ -233,15 +230,15 @@ impl Pool {
         book.adopt(&self.space);
         let Some(table) = &self.space.shares else { return Some(book.set_state(state)) };
         let _one_at_a_time = table.control();
-        // While its busy ports are moved, its free ones are not counted on.
+        // While its busy ports are moved, its free ones do not count as capacity.
         table.set_capacity(self.offered(Some(source)), self.space.generation);
         let state = book.set_state(state);
         table.set_capacity(self.offered(None), self.space.generation);
         Some(state)
     }
 
-    /// What the available addresses offer towards each destination, `but` one. A network whose addresses are derived
-    /// per client has more of them than there are clients.
+    /// Capacity of the available addresses towards each destination, without `but`. A network whose addresses are
+    /// derived per client counts as unlimited: it has more of them than there are clients.
     fn offered(&self, but: Option<SourceAddr>) -> Capacity {
         let of = |sources: &Sources| {
             if sources.wide().next().is_some() {

@@ -1,18 +1,18 @@
-//! The busy slots of one destination, as small as they are few, with a uniform pick among the free in constant work.
+//! Busy slots of one destination, in a compact set with a uniform pick among the free ones in constant time.
 
 use super::bitmap::Bitmap;
 use rand::{Rng, RngExt};
 
-/// In the set itself, without an allocation. Six keep the set at 16 bytes.
+/// Slots stored inline, without an allocation. Six keep the set at 16 bytes.
 const INLINE: usize = 6;
-/// In a list of their own. Searching 64 `u16` is two cache lines; beyond that the bitmap is cheaper.
+/// Slots stored in a list. Searching 64 `u16` reads two cache lines; beyond that the bitmap is cheaper.
 const LISTED: usize = 64;
 
-/// A set of busy slots in `0..capacity`. The same capacity must be given to every call on one set.
+/// A set of busy slots in `0..capacity`. Every call on one set must pass the same capacity.
 ///
-/// While at most a quarter of the slots is busy, and few in number, a free one is found by drawing until one is not
-/// in the list: 4/3 draws on average. Above that, a bitmap counts its way to the k-th free one. It turns back to a
-/// list at half the size at which it left, so that a set at the border does not flap.
+/// While few slots are busy, at most a quarter, a free one is found by rejection sampling: 4/3 draws on average. Above
+/// that, a bitmap finds the k-th free one. It returns to a list at half the size at which it became a bitmap, so that a
+/// set at the limit does not flap.
 #[derive(Debug)]
 pub(super) enum PortSet {
     Inline(List<INLINE>),
@@ -35,7 +35,7 @@ impl PortSet {
         }
     }
 
-    /// Makes one of the free slots busy, each with the same probability; `None` if all are busy.
+    /// Marks one of the free slots busy, uniformly at random; `None` if all are busy.
     pub(super) fn take(&mut self, capacity: u16, rng: &mut impl Rng) -> Option<u16> {
         let free = capacity.checked_sub(self.len()).filter(|&free| free > 0)?;
         let slot = match self {
@@ -46,7 +46,7 @@ impl PortSet {
         self.insert(slot, capacity).then_some(slot)
     }
 
-    /// Makes a slot busy. Whether it was free until now.
+    /// Marks a slot busy. True if it was free.
     pub(super) fn insert(&mut self, slot: u16, capacity: u16) -> bool {
         self.grow(capacity);
         match self {
@@ -56,7 +56,7 @@ impl PortSet {
         }
     }
 
-    /// Makes a slot free. Whether it was busy until now.
+    /// Marks a slot free. True if it was busy.
     pub(super) fn remove(&mut self, slot: u16, capacity: u16) -> bool {
         let removed = match self {
             Self::Inline(list) => list.remove(slot),
@@ -67,7 +67,7 @@ impl PortSet {
         removed
     }
 
-    /// Whether a slot is busy.
+    /// True if a slot is busy.
     pub(super) fn contains(&self, slot: u16) -> bool {
         match self {
             Self::Inline(list) => list.as_slice().contains(&slot),
@@ -76,7 +76,7 @@ impl PortSet {
         }
     }
 
-    /// The busy slots, in no order.
+    /// Returns the busy slots, in no order.
     pub(super) fn slots(&self, capacity: u16) -> Vec<u16> {
         match self {
             Self::Inline(list) => list.as_slice().to_vec(),
@@ -87,7 +87,7 @@ impl PortSet {
 }
 
 impl PortSet {
-    /// Makes room for one more.
+    /// Grows to fit one more slot.
     fn grow(&mut self, capacity: u16) {
         let full = match self {
             Self::Inline(list) => usize::from(list.len) >= INLINE.min(most_listed(capacity)),
@@ -105,7 +105,7 @@ impl PortSet {
         }
     }
 
-    /// Gives memory back once it is far more than needed.
+    /// Shrinks once far less is in use than allocated.
     fn shrink(&mut self, capacity: u16) {
         let len = usize::from(self.len());
         match self {
@@ -133,7 +133,7 @@ impl PortSet {
     }
 }
 
-/// How many busy slots a list may hold: a quarter, so that drawing a free one takes 4/3 tries on average.
+/// Maximum length of a list: a quarter of the slots, so that rejection sampling takes 4/3 draws on average.
 fn most_listed(capacity: u16) -> usize {
     LISTED.min(usize::from(capacity) / 4)
 }
@@ -157,7 +157,7 @@ impl<const N: usize> List<N> {
         &self.slots[..usize::from(self.len)]
     }
 
-    /// One that is not in the list; at most a quarter of the capacity is.
+    /// Draws a slot that is not in the list, which holds at most a quarter of the capacity.
     fn draw(&self, capacity: u16, rng: &mut impl Rng) -> u16 {
         loop {
             let slot = rng.random_range(0..capacity);
@@ -167,7 +167,7 @@ impl<const N: usize> List<N> {
         }
     }
 
-    /// There is room.
+    /// Inserts a slot; there must be room.
     fn insert(&mut self, slot: u16) -> bool {
         let fresh = !self.as_slice().contains(&slot);
         if fresh {
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!([down[33], down[32], down[4], down[3]], [2, 1, 1, 0]);
     }
 
-    /// Takes many ports from sets filled to `busy`, and compares how often each slot came with what is expected of a
-    /// uniform pick. The bound is 6 standard deviations of the chi-squared distribution.
+    /// Takes many ports from sets filled to `busy`, and compares the frequency of each slot with that of a uniform
+    /// pick. The bound is 6 standard deviations of the chi-squared distribution.
     fn chi_squared_is_plausible(capacity: u16, busy: u16, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut set = PortSet::default();

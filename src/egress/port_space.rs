@@ -1,23 +1,23 @@
-//! Which ports an address hands out, numbered without gaps.
+//! The ports that an address hands out, numbered without gaps.
 
 use super::share_table::ShareTable;
 use crate::addr::{PortRange, SourceAddr};
 use std::sync::Arc;
 
-/// The ports of a range without the reserved ones; the n-th is slot n. What a [`super::port_set::PortSet`] is a set of.
+/// The ports of a range without the reserved ones; the n-th is slot n of a [`super::port_set::PortSet`].
 #[derive(Debug)]
 pub(super) struct PortSpace {
     range: PortRange,
-    /// Those within the range, ascending, no duplicates.
+    /// Reserved ports within the range, ascending, no duplicates.
     reserved: Box<[u16]>,
-    /// For each reserved port, the first slot that lies behind it. Ascending, perhaps with duplicates.
+    /// For each reserved port, the first slot behind it. Ascending, perhaps with duplicates.
     behind: Box<[u16]>,
     capacity: u16,
-    /// Counts configurations; the account of an address follows the newest it has met.
+    /// Sequence number of the configuration; an account follows the newest it has seen.
     pub(super) generation: u64,
     /// Addresses that the configuration drains.
     pub(super) drain: Vec<SourceAddr>,
-    /// Where busy ports are counted for the pool's tenants; `None` if none of them has a floor or a ceiling.
+    /// Counts of the tenants' busy ports; `None` if no tenant of the pool has a floor or a ceiling.
     pub(super) shares: Option<Arc<ShareTable>>,
 }
 
@@ -27,7 +27,7 @@ impl PortSpace {
         reserved.sort_unstable();
         reserved.dedup();
         let behind = (0u16..).zip(&reserved).map(|(n, &port)| port - range.first() - n).collect();
-        // a range holds at most 65,535 ports, for it never holds port 0
+        // a range holds at most 65,535 ports, because it never contains port 0
         let capacity = u16::try_from(range.count()).unwrap_or(u16::MAX)
             - u16::try_from(reserved.len()).unwrap_or(u16::MAX);
         Self {
@@ -41,18 +41,18 @@ impl PortSpace {
         }
     }
 
-    /// How many ports there are.
+    /// Number of ports.
     pub(super) fn capacity(&self) -> u16 {
         self.capacity
     }
 
-    /// The port of a slot below the capacity.
+    /// Port of a slot below the capacity.
     pub(super) fn port(&self, slot: u16) -> u16 {
         let passed = self.behind.partition_point(|&behind| behind <= slot);
         self.range.first() + slot + u16::try_from(passed).unwrap_or(u16::MAX)
     }
 
-    /// The slot of a port; `None` if it is outside the range or reserved.
+    /// Slot of a port; `None` if it is outside the range or reserved.
     pub(super) fn slot(&self, port: u16) -> Option<u16> {
         if !self.range.contains(port) {
             return None;
@@ -61,7 +61,7 @@ impl PortSpace {
         Some(port - self.range.first() - u16::try_from(passed).ok()?)
     }
 
-    /// Whether it holds the very same ports, whatever the generation.
+    /// True if both hold the same ports, whatever the generation.
     pub(super) fn same_ports(&self, other: &Self) -> bool {
         self.range == other.range && self.reserved == other.reserved
     }

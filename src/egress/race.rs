@@ -1,4 +1,4 @@
-//! Several ways to one end, tried one after the other and yet at once (RFC 8305 §5).
+//! Happy Eyeballs (RFC 8305 §5): staggered concurrent attempts, the first success wins.
 
 use crate::sys::event_loop::sleep;
 use std::future::poll_fn;
@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Begins an attempt every `stagger`, and at once when one fails. Yields the first that succeeds and drops the others;
-/// if none does, the error of the first. `None` without attempts.
+/// Starts an attempt every `stagger`, and at once when one fails. Returns the first success and drops the others; if
+/// none succeeds, the error of the first. `None` without attempts.
 pub async fn race<T, E, F>(attempts: impl IntoIterator<Item = F>, stagger: Duration) -> Option<Result<T, E>>
 where
     F: Future<Output = Result<T, E>>,
 {
     let mut waiting = attempts.into_iter();
-    // By the order in which they were begun.
+    // In starting order.
     let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
     let mut begun = 0;
     let mut failed: Option<(usize, E)> = None;
@@ -43,7 +43,7 @@ where
     }
 }
 
-/// The first of them that has ended, which is taken out.
+/// Removes and returns the first attempt that has completed.
 fn poll_any<F: Future>(
     running: &mut Vec<(usize, Pin<Box<F>>)>,
     cx: &mut Context<'_>,
@@ -66,7 +66,7 @@ mod tests {
 
     const STAGGER: Duration = Duration::from_millis(250);
 
-    /// An attempt that takes so many milliseconds. How many live is counted.
+    /// An attempt that takes `takes` milliseconds. `live` counts running ones.
     async fn attempt(n: u64, takes: u64, good: bool, live: Rc<Cell<u32>>) -> Result<u64, u64> {
         struct Count(Rc<Cell<u32>>);
         impl Drop for Count {
@@ -80,7 +80,8 @@ mod tests {
         if good { Ok(n) } else { Err(n) }
     }
 
-    /// What comes of attempts, each so many milliseconds long and good or not; and when, in milliseconds.
+    /// Runs attempts, each of a duration in milliseconds and a success flag. Returns the result, and its time in
+    /// milliseconds.
     fn run(attempts: &[(u64, bool)]) -> (Option<Result<u64, u64>>, u128) {
         let live = Rc::new(Cell::new(0));
         let attempts =

@@ -1,4 +1,4 @@
-//! The reaper: frees held ports once the kernel has nothing left of their connections.
+//! The reaper: frees held ports once their connections are gone from the kernel.
 
 use super::account::DestinationKey;
 use super::ledger::Ledger;
@@ -61,7 +61,7 @@ impl Drop for ReaperStop {
 }
 
 impl Reaper {
-    /// The reaper of a ledger, and the guard that ends it.
+    /// Creates the reaper of a ledger, and the guard that ends it.
     pub fn new(ledger: &Arc<Ledger>) -> (Self, ReaperStop) {
         let reaper = Self { ledger: Arc::clone(ledger), due: BinaryHeap::new() };
         (reaper, ReaperStop(Arc::clone(ledger)))

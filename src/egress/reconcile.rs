@@ -1,10 +1,10 @@
-//! The ledger held against the kernel: at the start, to learn what an earlier process left behind, and from time to
-//! time, to find what the two disagree on.
+//! Comparison of the ledger with the kernel: at start, to learn of connections of an earlier process, and periodically,
+//! to find discrepancies.
 //!
-//! Neither is a snapshot: flows start and end while the kernel lists its sockets. A socket with a port that the ledger
-//! calls free is therefore believed only if it, the same socket by its cookie, is still there at a second look and the
-//! port is still free: a flow of ours that ended in between is not there any more. A lease without a socket is believed
-//! only if it was there before and after each look, and in two comparisons in a row.
+//! Neither side is a snapshot: flows start and end while the kernel lists its sockets. A socket on a port that the
+//! ledger calls free is therefore reported only if the same socket, by its cookie, is still in a second listing and the
+//! port is still free; a flow of ours that ended in between is gone by then. A lease without a socket is reported only
+//! if it existed before and after each listing, and in two comparisons in a row.
 
 use super::Pools;
 use super::account::DestinationKey;
@@ -19,43 +19,43 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Leases without a socket are not looked for on addresses with more busy ports than this: a look copies them all
+/// Addresses with more busy ports than this are not searched for leases without a socket: the search copies all of them
 /// while it holds the lock, at some ten nanoseconds each.
 const MOST_LEASES: usize = 262_144;
 
-/// Where sockets are listed.
+/// Source of the kernel's socket lists.
 pub trait Kernel {
-    /// The TCP sockets that `keep` wants, but no listeners. Orphans too, closed ones that are still open in a program if
-    /// the kernel lists them, and those in `TIME_WAIT` if `waiting`.
+    /// Lists the TCP sockets that `keep` selects, without listeners. Includes orphans, sockets that are closed but
+    /// still open in a program if the kernel lists them, and those in `TIME_WAIT` if `waiting`.
     fn sockets(
         &mut self,
         waiting: bool,
         keep: &dyn Fn(&KernelSocket) -> bool,
     ) -> io::Result<Vec<KernelSocket>>;
-    /// Whether it lists those closed ones. If not, a lease without a socket says nothing.
+    /// True if it lists those closed sockets. If not, a lease without a socket means nothing.
     fn lists_bound(&self) -> bool;
-    /// Some time between two looks; more than a connection needs to be gone from the kernel when it was closed well.
+    /// Pauses between two listings; longer than a cleanly closed connection needs to disappear from the kernel.
     fn pause(&mut self);
 }
 
-/// What the reconciler remembers from one look to the next.
+/// State kept between comparisons.
 #[derive(Debug, Default)]
 pub struct Reconciler {
     /// Leases without a socket in the last comparison.
     unseen: HashSet<Quad>,
 }
 
-/// What ledger and kernel disagree on.
+/// Discrepancies between ledger and kernel.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Sockets on ports that the ledger called free. The ledger holds them now.
+    /// Sockets on ports that the ledger called free. The ledger holds these ports now.
     pub foreign: Vec<KernelSocket>,
     /// Leases without a socket.
     pub unseen: Vec<(LeasedSource, DialAddr)>,
 }
 
 impl Report {
-    /// How many ports of a source address, or of all in a network, are disagreed on.
+    /// Number of discrepancies for a source address, or for all addresses in a network.
     pub fn difference(&self, source: IpNet) -> u64 {
         let foreign = self.foreign.iter().map(|socket| socket.source.ip());
         let all = foreign.chain(self.unseen.iter().map(|(leased, _)| leased.ip()));
@@ -63,7 +63,7 @@ impl Report {
     }
 }
 
-/// A connection as the ledger knows it.
+/// A connection's identity in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Quad {
     source: SourceAddr,
@@ -80,16 +80,16 @@ impl Quad {
         }
     }
 
-    /// Nobody's port, of a connection of which it is not known whether it uses timestamps.
+    /// Holds the port for no tenant; whether the connection uses timestamps is unknown.
     fn linger(self, first_look: Duration, now: Instant) -> Linger {
         Linger::new((self.to, self.port), first_look, false, Share::NONE, now)
     }
 }
 
-/// What the kernel has of the pools' addresses.
+/// The kernel's sockets on addresses of the pools.
 type Listed = HashMap<Quad, KernelSocket>;
 
-/// One look at both sides.
+/// One listing of both sides.
 struct Look {
     listed: Listed,
     foreign: Vec<Quad>,
@@ -97,8 +97,8 @@ struct Look {
 }
 
 impl Reconciler {
-    /// Holds every port of the pools that the kernel has in use, until it has not; to be called once, before the first
-    /// lease. How many there are.
+    /// Holds every port of the pools that the kernel uses, until it is released; to be called once, before the first
+    /// lease. Returns their number.
     pub fn seed(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<usize> {
         let own = Own::new(pools);
         let listed = unique(kernel.sockets(true, &|socket| own.has(socket.source.ip()))?);
@@ -115,7 +115,7 @@ impl Reconciler {
         Ok(held)
     }
 
-    /// Compares; to be called every few seconds, on a thread that may wait.
+    /// Compares both sides; to be called every few seconds, on a thread that may block.
     pub fn compare(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Report> {
         let own = Own::new(pools);
         let first = Self::look(pools, &own, kernel, now)?;
@@ -155,12 +155,13 @@ impl Reconciler {
                 }
             });
         }
-        // A busy gateway leaves hundreds of thousands in TIME_WAIT, and holds the ports of those that are in the way.
+        // A busy gateway has hundreds of thousands in TIME_WAIT, and holds the ports of those that block a new
+        // connection.
         let listed = unique(kernel.sockets(false, &|socket| {
             let ip = socket.source.ip();
             own.has(ip) || before.contains_key(&ip)
         })?);
-        // bound, and about to connect
+        // bound sockets that are about to connect
         let bound: HashSet<_> = (listed.iter())
             .filter(|(_, s)| s.destination.port() == 0)
             .map(|(q, _)| (q.source, q.port))
@@ -196,15 +197,15 @@ impl Reconciler {
     }
 }
 
-/// Whether a new connection could have the four values of a socket.
+/// When a new connection could reuse the addresses and ports of a socket.
 enum Remains {
     /// At once.
     Nothing,
-    /// After that time, or sooner if both ends use timestamps; the kernel does not say whether they do.
+    /// After that time, or sooner if both ends use timestamps; the kernel does not report whether they do.
     For(Duration),
-    /// No program has it open. At once with timestamps, else when it is gone.
+    /// No program has it open. At once with timestamps, else when the socket is gone.
     Orphan,
-    /// When it is gone.
+    /// When the socket is gone.
     Connection,
 }
 
@@ -212,7 +213,7 @@ fn what_remains(socket: &KernelSocket) -> Remains {
     match (socket.state, socket.expires) {
         (TcpState::Bound | TcpState::Listen, _) => Remains::Nothing,
         (TcpState::TimeWait, left) => Remains::For(left.unwrap_or_default()),
-        // its timer says when it is given up, but a late FIN turns it into a TIME_WAIT
+        // its timer says when the kernel drops it, but a late FIN turns it into a TIME_WAIT
         (TcpState::FinWait2, Some(_)) => Remains::Orphan,
         (
             TcpState::Established
@@ -227,8 +228,8 @@ fn what_remains(socket: &KernelSocket) -> Remains {
     }
 }
 
-/// The kernel has a connection twice while its socket is closed and still open in a program, and a list may have one
-/// twice: the one counts that is most in the way.
+/// Removes duplicates: the kernel lists a connection twice while its socket is closed but still open in a program, and
+/// a list may repeat one. Keeps the entry that blocks reuse the longest.
 fn unique(sockets: Vec<KernelSocket>) -> Listed {
     let in_the_way = |socket: &KernelSocket| match what_remains(socket) {
         Remains::Nothing => 0,
@@ -251,7 +252,7 @@ fn unique(sockets: Vec<KernelSocket>) -> Listed {
     listed
 }
 
-/// The addresses of the pools, for a fast answer: the kernel lists clients' connections too.
+/// Addresses of the pools, for a fast lookup: the kernel lists clients' connections too.
 struct Own {
     listed: HashSet<IpAddr>,
     wide: Vec<IpNet>,

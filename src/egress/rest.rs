@@ -1,31 +1,31 @@
-//! What becomes of a port when its flow has ended.
+//! How a port is held after its flow has ended.
 
 use std::time::Duration;
 
-/// No rest is longer, whatever the caller says.
+/// Longest time for which a port is held, whatever the caller asks for.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// What becomes of a port when its lease ends.
+/// How a port is held when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// The kernel has nothing left of the connection: the port can be leased again at once.
+    /// The kernel has no state of the connection left: the port can be leased again at once.
     Free,
-    /// It is held for this long, at most ten minutes.
+    /// Held for this long, at most ten minutes.
     For(Duration),
-    /// The kernel may have something left of the connection: the port is held until it says that it has not.
+    /// The kernel may have state of the connection left: the port is held until that is gone.
     UntilGone {
-        /// When to ask it first.
+        /// Time until the first query.
         first_look: Duration,
-        /// Both ends used TCP timestamps (`tcpi_options & 1`): then a new connection takes a `TIME_WAIT` over.
+        /// Both ends used TCP timestamps (`tcpi_options & 1`): a new connection may then reuse a socket in `TIME_WAIT`.
         timestamps: bool,
     },
 }
 
 impl Rest {
-    /// Nothing is known of how the connection ended.
+    /// For a connection whose end is unknown.
     pub const UNKNOWN: Self = Self::UntilGone { first_look: Duration::ZERO, timestamps: false };
 
-    /// The least time for which the port is held.
+    /// Minimum time for which the port is held.
     pub fn least(self) -> Duration {
         match self {
             Self::Free => Duration::ZERO,

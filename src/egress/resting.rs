@@ -18,8 +18,8 @@ pub(super) struct Rested {
 
 /// Ports in the order in which they become free.
 ///
-/// Nearly all are held equally long and become free in the order in which they came, so that a FIFO queue does. Only a
-/// port that is due before the last in the queue goes into a heap.
+/// Nearly all are held equally long and become free in FIFO order. Only a port that is due before the last in the queue
+/// goes into a heap.
 #[derive(Debug, Default)]
 pub(super) struct Resting {
     /// In ascending order of `until`.

@@ -1,4 +1,4 @@
-//! A tenant's part of a pool that it shares with others.
+//! A tenant's share of a pool that several tenants use.
 
 use super::account::DestinationKey;
 use super::lease::LeaseError;
@@ -7,37 +7,38 @@ use crate::addr::{DialAddr, Family};
 use std::fmt;
 use std::sync::Arc;
 
-/// What a tenant is assured of and held to in its pool, towards each destination, over all source addresses.
+/// Guaranteed and maximum ports of a tenant in its pool, towards each destination, over all source addresses.
 #[derive(Debug, Clone)]
 pub struct ShareSpec {
     /// The tenant's name.
     pub tenant: Arc<str>,
-    /// Ports that its neighbours leave to it. 0: none.
+    /// Ports guaranteed to it. 0: none.
     pub floor: u32,
-    /// Ports, live and held, that it never has more of; at least the floor. `None`: as many as there are.
+    /// Maximum number of ports, live and held; at least the floor. `None`: no limit.
     pub ceiling: Option<u32>,
 }
 
-/// In whose name a port is leased. Of a pool without floors and ceilings it is empty, and nothing is counted.
+/// The tenant's account in which a leased port counts. Empty, and nothing counted, in a pool without floors and
+/// ceilings.
 #[derive(Clone, Default)]
 pub struct Share(Option<Arc<Seat>>);
 
 struct Seat {
     table: Arc<ShareTable>,
-    /// Its place in the table.
+    /// Index of the tenant in the table.
     tenant: u32,
 }
 
 impl Share {
-    /// Nobody's: not counted, not refused.
+    /// No share: not counted, not limited.
     pub const NONE: Self = Self(None);
 
     pub(super) fn new(table: &Arc<ShareTable>, tenant: &Arc<str>) -> Self {
         Self(Some(Arc::new(Seat { table: Arc::clone(table), tenant: table.seat(tenant) })))
     }
 
-    /// Counts a port for the tenant before one is taken. Exactly one of [`Share::unclaim`] and, when the port is
-    /// free again, [`Share::release`] follows.
+    /// Counts a port for the tenant before one is taken. Exactly one call of [`Share::unclaim`] or, when the port is
+    /// free again, [`Share::release`] must follow.
     pub(super) fn claim(&self, to: DestinationKey, family: Family) -> Result<(), LeaseError> {
         let Some(seat) = &self.0 else { return Ok(()) };
         seat.table.claim(to, seat.tenant, family).map_err(|refusal| match refusal {
@@ -47,17 +48,17 @@ impl Share {
         })
     }
 
-    /// The tenant's ports towards a destination, live and held; `None` if nobody counts them.
+    /// The tenant's ports towards a destination, live and held; `None` if they are not counted.
     pub fn ports(&self, to: DialAddr) -> Option<u32> {
         self.0.as_ref().map(|seat| seat.table.ports(to.into(), seat.tenant))
     }
 
-    /// Whether the counts say that there is a free port for the claim; not if there are none.
+    /// True if the counts say that there is a free port for the claim; false without counts.
     pub(super) fn is_backed(&self, to: DestinationKey, family: Family) -> bool {
         self.0.as_ref().is_some_and(|seat| seat.table.has_room(to, family))
     }
 
-    /// No port could be had.
+    /// Withdraws a claim for which no port was found.
     pub(super) fn unclaim(&self, to: DestinationKey) {
         if let Some(seat) = &self.0 {
             seat.table.release(to, seat.tenant);
@@ -65,7 +66,7 @@ impl Share {
         }
     }
 
-    /// The tenant's port is free again, or about to be under the lock that is held. The account reports for itself
+    /// Counts one port less: it is free again, or about to be under the lock that is held. The account itself reports
     /// that it has one busy port less.
     pub(super) fn release(&self, to: DestinationKey) {
         if let Some(seat) = &self.0 {
@@ -73,7 +74,7 @@ impl Share {
         }
     }
 
-    /// Whose counts a claim is in.
+    /// The table that holds the claim.
     pub(super) fn table(&self) -> Option<&Arc<ShareTable>> {
         self.0.as_ref().map(|seat| &seat.table)
     }

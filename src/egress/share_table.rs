@@ -1,11 +1,11 @@
-//! Who has how many ports of a pool towards each destination, and what is left to whom.
+//! Number of a pool's ports that each tenant has towards each destination, and the number still reserved for tenants.
 //!
 //! A row per destination with busy ports counts two things: `busy`, the busy ports of the pool's available addresses,
-//! whoever has them (the accounts report these); and the ports of each tenant, live and held, on any address (leases
-//! report these). The first says what is free, the second what is due to whom.
+//! of any tenant (reported by the accounts); and the ports of each tenant, live and held, on any address (reported by
+//! leases). The first gives what is free, the second what is reserved.
 //!
-//! Its locks, but for `control`, are leaves: whoever holds the lock of an account may call anything here, and nothing
-//! here calls out.
+//! Its locks except `control` are leaves: the holder of an account's lock may call anything here, and nothing here
+//! calls other rooms' code.
 
 use super::ShareSpec;
 use super::account::DestinationKey;
@@ -22,9 +22,9 @@ const SHARDS: usize = 16;
 pub(super) struct ShareTable {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
-    /// The number of every tenant that the pool ever had.
+    /// Index of every tenant that the pool ever had.
     seats: Mutex<HashMap<Arc<str>, u32>>,
-    /// Held while what the pool offers changes. Taken before the lock of any account.
+    /// Held while the pool's capacity changes. Taken before the lock of any account.
     control: Mutex<()>,
 }
 
@@ -34,11 +34,11 @@ struct Shard {
     rows: HashMap<DestinationKey, Row>,
 }
 
-/// What a configuration says, and what its addresses offer.
+/// Shares in the configuration, and the capacity of its addresses.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Terms {
     generation: u64,
-    /// By seat: floor and ceiling. A tenant behind the end has neither.
+    /// Floor and ceiling by index. A tenant past the end has neither.
     tenants: Vec<(u32, u32)>,
     /// The sum of the floors.
     floors: u32,
@@ -52,29 +52,29 @@ pub(super) struct Capacity {
     pub(super) v6: u64,
 }
 
-/// Why a tenant gets no port.
+/// Reason why a tenant gets no port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It has as many as its ceiling allows.
+    /// It has as many as its ceiling permits.
     Ceiling,
-    /// It has its floor, and what is free is due to others that have not.
+    /// It has its floor, and the free ports are reserved for others below theirs.
     KeptForFloors,
-    /// Nothing is free.
+    /// No port is free.
     NothingFree,
 }
 
-/// One destination.
+/// Counts for one destination.
 #[derive(Debug, Default)]
 struct Row {
     busy: u32,
-    /// By seat, ascending; none of 0.
+    /// Ports by index, ascending; none is 0.
     tenants: Vec<(u32, u32)>,
-    /// How much of the floors is in use: the sum of min(ports, floor).
+    /// Part of the floors that is in use: the sum of min(ports, floor).
     met: u32,
 }
 
 impl Capacity {
-    /// Of networks whose addresses are derived per client.
+    /// Capacity of networks whose addresses are derived per client.
     pub(super) const ENDLESS: u64 = u64::MAX;
 
     fn of(self, family: Family) -> u64 {
@@ -136,7 +136,7 @@ impl Row {
 }
 
 impl ShareTable {
-    /// The number of a tenant.
+    /// Index of a tenant.
     pub(super) fn seat(&self, tenant: &Arc<str>) -> u32 {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let next = u32::try_from(seats.len()).unwrap_or(u32::MAX);
@@ -148,17 +148,17 @@ impl ShareTable {
         self.shard(to).rows.get(&to).map_or(0, |row| row.ports(seat))
     }
 
-    /// For whoever changes what the pool offers, to be held meanwhile.
+    /// Locks the pool's capacity against other changes.
     pub(super) fn control(&self) -> MutexGuard<'_, ()> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which configuration it follows; 0 before the first.
+    /// Generation of the configuration that it follows; 0 before the first.
     pub(super) fn generation(&self) -> u64 {
         lock(&self.shards[0]).terms.generation
     }
 
-    /// Follows a newer configuration; what is counted stays.
+    /// Applies a newer configuration; the counts stay.
     pub(super) fn adopt(&self, specs: &[ShareSpec], capacity: Capacity, generation: u64) {
         let mut terms = Terms { generation, capacity, ..Terms::default() };
         for spec in specs {
@@ -172,7 +172,7 @@ impl ShareTable {
         self.follow(&Arc::new(terms), |old| old.generation < generation);
     }
 
-    /// The addresses offer more or less than before, in the configuration of that generation.
+    /// Changes the capacity in the configuration of that generation.
     pub(super) fn set_capacity(&self, capacity: Capacity, generation: u64) {
         let terms = Arc::clone(&lock(&self.shards[0]).terms);
         if terms.generation == generation && terms.capacity != capacity {
@@ -194,7 +194,7 @@ impl ShareTable {
         }
     }
 
-    /// One port more for a tenant and one busy port more, if its ceiling and the others' floors allow it.
+    /// Counts one more port for a tenant and one more busy port, if its ceiling and the others' floors permit it.
     pub(super) fn claim(&self, to: DestinationKey, seat: u32, family: Family) -> Result<(), Refusal> {
         let mut shard = self.shard(to);
         let Shard { terms, rows } = &mut *shard;
@@ -202,8 +202,8 @@ impl ShareTable {
         if ports >= terms.ceiling(seat) {
             return Err(Refusal::Ceiling);
         }
-        // Its own floor is met, so that what is not met is due to others. Where nothing is free it must not even look:
-        // a port that comes back meanwhile may be due to another.
+        // Its own floor is met, so the unmet floors are those of others. If nothing is free it must not even search: a
+        // port that is freed meanwhile may be reserved for another.
         let due = terms.floors - met;
         if ports >= terms.floor(seat) {
             match terms.capacity.of(family).saturating_sub(busy.into()) {
@@ -218,7 +218,7 @@ impl ShareTable {
         Ok(())
     }
 
-    /// Whether all that is busy and claimed fits the listed addresses.
+    /// True if all busy and claimed ports fit the listed addresses.
     pub(super) fn has_room(&self, to: DestinationKey, family: Family) -> bool {
         let shard = self.shard(to);
         let busy = shard.rows.get(&to).map_or(0, |row| row.busy);
@@ -226,7 +226,7 @@ impl ShareTable {
         capacity != Capacity::ENDLESS && u64::from(busy) <= capacity
     }
 
-    /// One port less for a tenant.
+    /// Counts one port less for a tenant.
     pub(super) fn release(&self, to: DestinationKey, seat: u32) {
         let mut shard = self.shard(to);
         let Shard { terms, rows } = &mut *shard;
@@ -236,14 +236,14 @@ impl ShareTable {
         }
     }
 
-    /// An account has so many busy ports more.
+    /// Adds busy ports of an account.
     pub(super) fn rose(&self, to: DestinationKey, ports: u16) {
         if ports > 0 {
             self.shard(to).rows.entry(to).or_default().busy += u32::from(ports);
         }
     }
 
-    /// An account has so many busy ports less.
+    /// Subtracts busy ports of an account.
     pub(super) fn fell(&self, to: DestinationKey, ports: u16) {
         let mut shard = self.shard(to);
         if let Some(row) = shard.rows.get_mut(&to) {
@@ -252,7 +252,7 @@ impl ShareTable {
         }
     }
 
-    /// Whether nothing is counted for anybody.
+    /// True if nothing is counted.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         self.shards.iter().all(|shard| lock(shard).rows.is_empty())
@@ -265,7 +265,7 @@ impl ShareTable {
 }
 
 impl Shard {
-    /// Forgets a destination with nothing on it, and gives memory back once far less is in use than was.
+    /// Removes a destination without counts, and releases memory once far less is in use than allocated.
     fn tidy(&mut self, to: DestinationKey) {
         if self.rows.get(&to).is_some_and(Row::is_empty) {
             self.rows.remove(&to);

@@ -1,4 +1,4 @@
-//! In which order a client tries the source addresses of a pool.
+//! Order in which a client tries the source addresses of a pool.
 
 use super::addresses;
 use super::book::Book;
@@ -13,25 +13,25 @@ use std::collections::BinaryHeap;
 use std::iter;
 use std::sync::Arc;
 
-/// Addresses that a client may use of each network that is too wide to list.
+/// Addresses per client of each network that is too wide to list.
 const PER_CLIENT: u8 = 8;
-/// How many addresses `least-used` compares for one flow; of a pool with more, this many drawn at random.
+/// Number of addresses that `least-used` compares for one flow; a larger pool is sampled at random.
 const COMPARED: usize = 32;
 
-/// The addresses of one family, numbered: those listed, then for each wide network the client's own few.
+/// Addresses of one family, numbered: the listed ones, then for each wide network the client's own few.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// By address, ascending; with its hash.
+    /// Ascending by address; with its hash.
     listed: Vec<(u64, Arc<Book>)>,
     wide: Vec<IpNet>,
 }
 
-/// An address that a client may leave from.
+/// A source address for a client.
 #[derive(Debug)]
 pub(super) enum Candidate<'a> {
-    /// One that the pool lists.
+    /// An address that the pool lists.
     Listed(&'a Arc<Book>),
-    /// One derived for the client, whether it has an account or not.
+    /// An address derived for the client, with or without an account.
     Derived(SourceAddr),
 }
 
@@ -46,28 +46,28 @@ impl Sources {
         Self { listed, wide }
     }
 
-    /// How many addresses a client may use.
+    /// Number of addresses that a client may use.
     pub(super) fn count(&self) -> usize {
         self.listed.len() + self.wide.len() * usize::from(PER_CLIENT)
     }
 
-    /// The accounts of the listed addresses.
+    /// Accounts of the listed addresses.
     pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<Book>> {
         self.listed.iter().map(|(_, book)| book)
     }
 
-    /// The account of a listed address.
+    /// Account of a listed address.
     pub(super) fn book(&self, source: SourceAddr) -> Option<&Arc<Book>> {
         let at = self.listed.binary_search_by_key(&source, |(_, book)| book.source()).ok()?;
         Some(&self.listed[at].1)
     }
 
-    /// Whether an address is listed, or lies in a network whose addresses are derived.
+    /// True if an address is listed, or lies in a network whose addresses are derived.
     pub(super) fn contain(&self, source: SourceAddr) -> bool {
         self.book(source).is_some() || self.wide.iter().any(|net| net.contains(&source.ip()))
     }
 
-    /// Why there is no free port: none of the addresses gives out any, or all are in use.
+    /// Reason why there is no free port: no address gives out any, or all are in use.
     pub(super) fn nothing_free(&self) -> LeaseError {
         let available = |book: &Arc<Book>| book.state() == SourceState::Available;
         if self.wide.is_empty() && !self.listed().any(available) {
@@ -76,19 +76,19 @@ impl Sources {
         LeaseError::Exhausted
     }
 
-    /// The networks whose addresses are derived.
+    /// Networks whose addresses are derived.
     pub(super) fn wide(&self) -> impl Iterator<Item = &IpNet> {
         self.wide.iter()
     }
 
-    /// The network that it is an address of: itself, if it is listed.
+    /// Network of an address: itself, if it is listed.
     pub(super) fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
         let listed = self.listed.binary_search_by_key(&source, |(_, book)| book.source());
         let wide = || self.wide.iter().find(|net| net.contains(&source.ip())).copied();
         listed.ok().map(|_| source.ip().into()).or_else(wide)
     }
 
-    /// The `n`-th of [`Sources::count`] addresses, for a client of that hash.
+    /// Returns the `n`-th of [`Sources::count`] addresses, for a client of that hash.
     pub(super) fn candidate(&self, client: u64, n: usize) -> Candidate<'_> {
         match self.listed.get(n) {
             Some((_, book)) => Candidate::Listed(book),
@@ -96,7 +96,7 @@ impl Sources {
         }
     }
 
-    /// The address that a client is drawn to most.
+    /// Address with the highest weight for a client.
     pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
         self.by_weight(client).find_map(|n| match self.candidate(client, n) {
             Candidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
@@ -104,8 +104,8 @@ impl Sources {
         })
     }
 
-    /// All addresses, those first that the client is drawn to most. The first costs a look at each; only who goes on
-    /// to the second pays for an order.
+    /// Iterates over all addresses by descending weight for the client. The first costs one pass over them; only a
+    /// caller that goes on to the second pays for sorting.
     pub(super) fn by_weight(&self, client: u64) -> impl Iterator<Item = usize> {
         let weighed = move |n| (self.weight(client, n), n);
         let first = (0..self.count()).map(weighed).max().map(|(_, n)| n);
@@ -115,8 +115,8 @@ impl Sources {
         first.into_iter().chain(spill.map(|(_, n)| n))
     }
 
-    /// All addresses, those first with the fewest ports in use, ties at random; of more than [`COMPARED`], the best of
-    /// so many drawn at random first and then all from a random one on.
+    /// Iterates over all addresses, those with the fewest ports in use first, ties at random; of more than
+    /// [`COMPARED`], a random sample by use first, and then all, starting at a random one.
     pub(super) fn by_use(
         &self,
         client: u64,
@@ -145,7 +145,7 @@ impl Sources {
         addresses::weight(client, address)
     }
 
-    /// `n` is not listed, and below the count.
+    /// Derives the `n`-th address, which must not be a listed one and must be below the count.
     fn derived(&self, client: u64, n: usize) -> SourceAddr {
         let n = n - self.listed.len();
         let per_client = usize::from(PER_CLIENT);

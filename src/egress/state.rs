@@ -1,22 +1,22 @@
-//! Whether a source address gives out ports.
+//! Availability of a source address.
 
 use serde::Serialize;
 
-/// Whether a source address gives out ports. Flows that have one finish in any state.
+/// Availability of a source address. Flows that have a port finish in any state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceState {
-    /// It does.
+    /// Gives out ports.
     #[default]
     Available,
-    /// An operator takes it out of use: no new leases.
+    /// Taken out of use by an operator: no new leases.
     Draining,
-    /// The host does not have it: no new leases.
+    /// Not an address of the host: no new leases.
     Withdrawn,
 }
 
 impl SourceState {
-    /// The word in metrics and tables.
+    /// Text in metrics and tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Available => "available",
@@ -26,10 +26,10 @@ impl SourceState {
     }
 }
 
-/// Why an address may be out of use; each reason comes and goes without the others.
+/// Reasons why an address may be out of use; each is set and cleared independently.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Standing {
-    /// The configuration says `drain`.
+    /// Drained by the configuration.
     pub(super) drained_by_config: bool,
     drained: bool,
     withdrawn: bool,
@@ -50,7 +50,7 @@ impl Standing {
         }
     }
 
-    /// As [`super::Pools::set_state`] says.
+    /// See [`super::Pools::set_state`].
     pub(super) fn set(&mut self, state: SourceState) {
         match state {
             SourceState::Withdrawn => self.withdrawn = true,

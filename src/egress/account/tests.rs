@@ -1,4 +1,4 @@
-//! The account against a naive model, through random takes, returns, passing time and reloads.
+//! The account compared with a naive model, through random takes, returns, passing time and reloads.
 
 use super::super::hot;
 use super::*;
@@ -24,7 +24,7 @@ fn space(configuration: usize, generation: u64) -> Arc<PortSpace> {
     Arc::new(PortSpace::new(PortRange::new(first, last).unwrap(), reserved, generation))
 }
 
-/// Whose account it is; nothing depends on it here.
+/// Address of the account; nothing here depends on it.
 fn source() -> SourceAddr {
     SourceAddr::new([203, 0, 113, 1].into())
 }
@@ -36,7 +36,7 @@ fn destination(n: u8) -> DestinationKey {
 #[derive(Debug, Clone)]
 enum Step {
     Take(u8),
-    /// The lease at this place among the live ones, and for how many milliseconds its port rests.
+    /// Index among the live leases, and the milliseconds for which the port rests.
     GiveBack(usize, u64),
     Pass(u64),
     Look,
@@ -56,7 +56,7 @@ fn steps(reloads: bool) -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..250)
 }
 
-/// `None`: live; else when it comes back.
+/// `None`: live; else the time when it becomes free.
 type Busy = BTreeMap<(DestinationKey, u16), Option<Instant>>;
 
 struct Model {
@@ -79,7 +79,7 @@ impl Model {
     fn pass(&mut self, now: Instant) {
         self.busy.retain(|_, until| until.is_none_or(|until| until > now));
     }
-    /// Live and held towards a destination, of the ports handed out now.
+    /// Live and held ports towards a destination, of those handed out now.
     fn pair(&self, to: DestinationKey) -> (usize, usize) {
         let here = || self.busy.iter().filter(|((d, port), _)| *d == to && self.hands_out(*port));
         (
@@ -229,8 +229,8 @@ fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
     let mut account = Account::new(space(5, 1), source());
     let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
     let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
-    // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half
-    // before it too. A pair with one flow has nothing else.
+    // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half before
+    // it too. A pair with one flow has no other memory.
     let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
     let growing = slots * (size_of::<(DestinationKey, Pair)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");

@@ -1,4 +1,4 @@
-//! The account held against the kernel.
+//! Comparison of the account with the kernel.
 
 use super::super::lingering::Linger;
 use super::{Account, DestinationKey};
@@ -6,7 +6,7 @@ use crate::sys::sock_diag::Presence;
 use std::time::Instant;
 
 impl Account {
-    /// Of these, the ports that could be leased.
+    /// Returns those of `ports` that could be leased.
     pub(in crate::egress) fn free_of(&self, ports: &[(DestinationKey, u16)]) -> Vec<(DestinationKey, u16)> {
         let is_free = |&&(to, port): &&(DestinationKey, u16)| {
             let taken = |slot| self.pairs.get(&to).is_some_and(|pair| pair.ports.contains(slot));
@@ -15,7 +15,7 @@ impl Account {
         ports.iter().filter(is_free).copied().collect()
     }
 
-    /// Every port that is live or held, and every one that is held.
+    /// Returns every port that is live or held, and every port that is held.
     pub(in crate::egress) fn busy_and_held(&self) -> [Vec<(DestinationKey, u16)>; 2] {
         let mut busy = Vec::with_capacity(self.live() + self.held());
         for (&to, pair) in &self.pairs {
@@ -27,8 +27,8 @@ impl Account {
         [busy, resting.chain(self.lingering.iter()).collect()]
     }
 
-    /// Ends a lease whose connection the kernel may still have: the port counts for its tenant until that is gone. When the
-    /// reaper is to come, if that is sooner than it was told.
+    /// Ends a lease whose connection may still exist in the kernel: the port counts for its tenant until that is gone.
+    /// Returns the reaper's next visit if that is sooner than before.
     pub(in crate::egress) fn linger(&mut self, linger: Linger) -> Option<Instant> {
         self.live -= 1;
         if let Some(pair) = self.space.slot(linger.port).and_then(|_| self.pairs.get_mut(&linger.to)) {
@@ -37,14 +37,15 @@ impl Account {
         self.lingering.push(linger)
     }
 
-    /// Holds a port that the kernel has in use, until it has not. Whether it was free, and when the reaper is to come.
+    /// Holds a port while the kernel uses it. Returns true if it was free, and the reaper's next visit if that is
+    /// sooner.
     pub(in crate::egress) fn hold(&mut self, linger: Linger) -> (bool, Option<Instant>) {
         let was_free = self.occupy(linger.to, linger.port);
         let visit = if was_free { self.lingering.push(linger) } else { None };
         (was_free, visit)
     }
 
-    /// Ports to ask the kernel about, if the reaper is expected now.
+    /// Returns ports to query the kernel about, if the reaper's visit is expected now.
     pub(in crate::egress) fn ask_lingering(
         &mut self,
         visit: Instant,
@@ -54,7 +55,7 @@ impl Account {
         if self.lingering.expects(visit) { self.lingering.ask(now, most) } else { Vec::new() }
     }
 
-    /// Frees the ports that the kernel has let go of. When the reaper is to come again.
+    /// Frees the ports that the kernel has released. Returns the time of the reaper's next visit.
     pub(in crate::egress) fn answer_lingering(
         &mut self,
         answers: &[Option<Presence>],

@@ -190,7 +190,7 @@ mod tests {
     fn still_falling_and_jumping_counts_have_no_outlook() {
         let still = seconds(600).map(|_| 30_000.0);
         let falling = seconds(600).map(|t| 30_000.0 - 20.0 * t);
-        // 30,000 more within eleven seconds, looked at at every moment of it and after
+        // 30,000 more within eleven seconds, checked at every second of it and after
         let jumping =
             |until: u16| seconds(until).map(|t| 1000.0 + 30_000.0 * ((t - 300.0) / 11.0).clamp(0.0, 1.0));
         assert_eq!(after(still, 31_000), None);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn lost_growth_ends_within_a_quarter() {
-        // the client that leaked is restarted at second 600, and takes all its flows along
+        // the leaking client is restarted at second 600, which ends all its flows
         let outlook =
             |until| after(seconds(until).map(|t| 1000.0 + if t < 600.0 { 20.0 * t } else { 0.0 }), 20_000);
         assert!(outlook(600).is_some());

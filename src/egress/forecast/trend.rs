@@ -147,7 +147,7 @@ fn chance(points: &[f32; POINTS]) -> f32 {
     shown.max(chance_of(most))
 }
 
-/// The standard deviation of the difference between two counts of so many independent flows.
+/// The standard deviation of the difference between two counts of that many independent flows.
 pub(super) fn chance_of(count: f32) -> f32 {
     (2.0 * count).sqrt()
 }
@@ -165,7 +165,7 @@ fn median_slope(points: &[f32]) -> f32 {
     median(&mut slopes)
 }
 
-/// Of a list that is not empty.
+/// Median of a list that is not empty.
 fn median(values: &mut [f32]) -> f32 {
     let middle = values.len() / 2;
     *values.select_nth_unstable_by(middle, f32::total_cmp).1

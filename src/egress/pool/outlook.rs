@@ -1,4 +1,4 @@
-//! What a flow would get of a pool, without taking it.
+//! Preview of a flow's lease, without taking it.
 
 use super::super::addresses;
 use super::super::book::PairUse;
@@ -9,8 +9,8 @@ use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use std::time::Instant;
 
 impl Pool {
-    /// The address that a flow would leave from if it began now, and how its ports towards the destination are used: a
-    /// full one only if all are. Where `least-used` has a tie, the flow itself may get another.
+    /// Source address of a flow that began now, and its port usage towards the destination: a full address only if all
+    /// are. Where `least-used` has a tie, the flow itself may get another.
     pub fn next(&self, client: ClientAddr, to: DialAddr, now: Instant) -> Option<(SourceAddr, PairUse)> {
         let (sources, hash) = (self.sources(Family::of(to.ip())), addresses::hash(client.ip()));
         let look = |n: usize| {
@@ -33,7 +33,7 @@ impl Pool {
         found.or_else(|| sources.by_weight(hash).find_map(look))
     }
 
-    /// Its addresses that give out no new ports now.
+    /// Addresses that give out no new ports now.
     pub fn out_of_use(&self) -> Vec<SourceAddr> {
         let books = self.v4.listed().chain(self.v6.listed());
         books.filter(|book| book.state() != SourceState::Available).map(|book| book.source()).collect()

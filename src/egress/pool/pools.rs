@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The pools of one configuration, over the one ledger of the process.
+/// The pools of one configuration, on the process's one ledger.
 #[derive(Debug)]
 pub struct Pools {
     /// In the order of the configuration.
@@ -25,9 +25,9 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The pools of a configuration. `reserved` are ports that none of them hands out: those of listeners on this host,
-    /// for a port that a wildcard listener holds cannot be bound on any address. The ledger outlives the pools; a
-    /// configuration takes effect on an address when it is first leased from or its usage is read.
+    /// Creates the pools of a configuration. `reserved` ports are not handed out: those of listeners on this host,
+    /// because a port that a wildcard listener uses cannot be bound on any address. The ledger outlives the pools; an
+    /// address follows the new configuration from its first lease or usage query on.
     pub fn new(specs: &[PoolSpec], reserved: &[u16], ledger: &Arc<Ledger>) -> Self {
         let generation = ledger.next_generation();
         let in_order: Vec<_> =
@@ -36,23 +36,23 @@ impl Pools {
         Self { in_order, by_name, ledger: Arc::clone(ledger) }
     }
 
-    /// A pool by its name.
+    /// Returns a pool by its name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.by_name.get(name)
     }
 
-    /// Changes whether an address gives out ports, for as long as a configuration lists it. Two reasons to give out
-    /// none are kept apart: `Draining` sets the one and `Withdrawn` the other; `Available` takes back `Withdrawn` if
-    /// that is set, else `Draining`. So an address that is lost and found again still drains. A drain that the
-    /// configuration orders stays until the configuration changes.
+    /// Changes whether an address gives out ports, for as long as a configuration lists it. Two reasons for giving out
+    /// none are independent: `Draining` sets one, `Withdrawn` the other; `Available` clears `Withdrawn` if that is set,
+    /// else `Draining`. So an address that is lost and found again still drains. A drain in the configuration stays
+    /// until the configuration changes.
     ///
-    /// The state that follows; `None` if no pool lists the address. Those that are derived per client have none.
+    /// Returns the resulting state; `None` if no pool lists the address, as for those derived per client.
     pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         self.in_order.iter().find_map(|pool| pool.set_state(source, state))
     }
 
-    /// Whether a socket that listens there takes a port away from a pool: a bind to it fails on all addresses if it
-    /// listens on the unspecified one, else on its own.
+    /// True if a listening socket takes a port away from a pool: it makes a bind fail on all addresses if it listens on
+    /// the unspecified one, else on its own.
     pub fn is_hindered_by(&self, listener: SocketAddr) -> bool {
         let everywhere = listener.ip().is_unspecified();
         self.in_order
@@ -60,18 +60,18 @@ impl Pools {
             .any(|pool| pool.space.slot(listener.port()).is_some() && (everywhere || pool.has(listener.ip())))
     }
 
-    /// The addresses that the pools list, without those that are derived per client.
+    /// Addresses that the pools list, without those derived per client.
     pub fn listed(&self) -> impl Iterator<Item = SourceAddr> {
         let books = self.in_order.iter().flat_map(|pool| pool.v4.listed().chain(pool.v6.listed()));
         books.map(|book| book.source())
     }
 
-    /// The networks whose addresses are derived per client.
+    /// Networks whose addresses are derived per client.
     pub(in crate::egress) fn wide(&self) -> impl Iterator<Item = &IpNet> {
         self.in_order.iter().flat_map(|pool| pool.v4.wide().chain(pool.v6.wide()))
     }
 
-    /// The account of an address of a pool, opened if need be, and which ports it hands out.
+    /// Returns the account of a pool's address, created if necessary, and the ports that the pool hands out.
     pub(in crate::egress) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
         let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
         Some((self.ledger.open(source, &pool.space), &pool.space))
@@ -81,8 +81,8 @@ impl Pools {
         &self.ledger
     }
 
-    /// How the ports are used: a row per address, and one per network whose addresses are derived per client. Reads
-    /// every account in use, one lock after the other; for the control plane.
+    /// Port usage: a row per address, and one per network whose addresses are derived per client. Reads every account
+    /// in use, one lock at a time; for the control plane.
     pub fn usage(&self, now: Instant) -> Vec<PoolUsage> {
         let mut usage: Vec<_> = self.in_order.iter().map(|pool| pool.usage(now)).collect();
         let wide: Vec<_> = (usage.iter().enumerate())
@@ -108,8 +108,8 @@ impl Pools {
 }
 
 impl Pools {
-    /// At most `most` destinations with many ports in use for each source address. Of the addresses derived per client
-    /// it looks at some 16,000, and goes on at the `cursor` the next time.
+    /// Returns at most `most` destinations with many ports in use for each source address. Of the addresses derived per
+    /// client it visits some 16,000, and continues at `cursor` the next time.
     pub(in crate::egress) fn hottest(&self, most: usize, cursor: &mut usize) -> Vec<HotPair> {
         let mut found = Vec::new();
         let mut look = |pool: &Arc<Pool>, network, book: &Book| {
@@ -141,8 +141,8 @@ impl Pools {
         found
     }
 
-    /// How the ports of a source address of that pool are used towards a destination; `None` if the pool has no such
-    /// address, or nothing has left from it.
+    /// Port usage of a source address of that pool towards a destination; `None` if the pool has no such address, or if
+    /// it was never used.
     pub(in crate::egress) fn pair(
         &self,
         pool: &str,

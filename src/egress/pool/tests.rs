@@ -291,7 +291,7 @@ fn an_idle_address_of_a_configuration_keeps_its_account_through_sweeps() {
     );
 }
 
-/// Threads lease and return at random, while another sweeps and reads; a port in two hands shows as a second claim.
+/// Threads lease and return at random, while another sweeps and reads; a port leased twice shows as a second claim.
 #[test]
 fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
     for (addresses, select) in [
@@ -330,8 +330,8 @@ fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
 
 type Claims = Mutex<HashSet<(LeasedSource, DialAddr)>>;
 
-/// Two threads play one client. Each opens up to 200 flows to two servers, closing some on the way, and then closes
-/// all, over and over.
+/// Two threads act as one client. Each opens up to 200 flows to two servers, closing some on the way, and then closes
+/// all, repeatedly.
 fn churn(pool: &Arc<Pool>, claims: &Claims, refused: &AtomicU64, thread: u8) {
     let mut rng = StdRng::seed_from_u64(thread.into());
     for _ in 0..150 {

@@ -1,4 +1,4 @@
-//! Against a kernel that says what it is told to, and against the real one under churn.
+//! Against a scripted kernel, and against the real one under churn.
 
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
@@ -35,7 +35,7 @@ fn lease(pools: &Pools, to: SocketAddr, now: Instant) -> Option<Lease> {
 const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 443);
 
-/// Four ports.
+/// Pools with four ports.
 fn small() -> Pools {
     small_over(&Arc::new(Ledger::new()))
 }
@@ -49,7 +49,7 @@ fn socket(port: u16, state: TcpState, cookie: u64) -> KernelSocket {
     KernelSocket { source, destination, state, expires: None, uid: 0, inode: 9, cookie }
 }
 
-/// Lists what it is told to, look after look, and then the last again.
+/// Returns scripted listings one after the other, and then repeats the last.
 struct Script(VecDeque<Vec<KernelSocket>>);
 
 impl Script {
@@ -84,7 +84,7 @@ fn used(pools: &Pools, now: Instant) -> (u16, u16, u16) {
     (pair.live, pair.held, pair.free())
 }
 
-/// The kernel has nothing of these ports any more, and the same as before of all others.
+/// Has the kernel forget these ports, and answer as before about all others.
 fn let_go(reaper: &mut Reaper, gone: &[u16], now: Instant) {
     reaper.reap(now, |pairs| {
         let is_gone = |&(source, _): &(SocketAddr, _)| gone.contains(&source.port());
@@ -127,7 +127,7 @@ fn a_socket_on_a_free_port_is_believed_at_the_second_look_and_its_port_is_held()
     let mut reconciler = Reconciler::default();
     let network = IpAddr::V4(SOURCE).into();
     let foreign = socket(1000, TcpState::Established, 1);
-    // another socket at the second look, one that is gone, or one that no longer hinders: flows of ours
+    // another socket in the second listing, none, or one that no longer blocks: flows of ours
     for second in
         [vec![socket(1000, TcpState::Established, 2)], vec![], vec![socket(1000, TcpState::TimeWait, 1)]]
     {
@@ -213,7 +213,7 @@ impl Kernel for Real {
     }
 }
 
-/// An address of loopback that no other run of the tests uses at the same time, so that ports are its own.
+/// A loopback address that no concurrent test run uses, so that its ports are not shared.
 fn own_loopback(test: u8) -> Ipv4Addr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 64 | test << 4 | high & 15, middle, low)
@@ -238,7 +238,8 @@ fn a_restart_in_the_middle_of_many_flows_never_collides() {
         let lease = lease(&before, to, now).unwrap();
         let stream = connect(&lease, to).expect("a port of the first process");
         let (served, _) = listener.accept().unwrap();
-        // in turn, what there is to find: TIME_WAIT, nothing, FIN_WAIT2 without a program, CLOSE_WAIT, ESTABLISHED
+        // in turn, everything that can be found: TIME_WAIT, nothing, FIN_WAIT2 without a program, CLOSE_WAIT,
+        // ESTABLISHED
         let (stream, served) = match n % 10 {
             0 => {
                 drop(stream);
@@ -282,7 +283,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go() {
     let pools = Arc::new(pools(source, range, &Arc::new(Ledger::new())));
     let (stop, flows) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let server = thread::spawn(move || {
-        // each client says in one byte who closes first; 0 ends it all
+        // each client sends one byte that says which end closes first; 0 ends the server
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut how = [0];
@@ -338,7 +339,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go() {
     }
 }
 
-/// A flow that ends as `n` says.
+/// Runs a flow that ends according to `n`.
 fn one_flow(pools: &Pools, to: SocketAddr, n: u32) {
     let Some(mut lease) = lease(pools, to, crate::clock::now()) else { return };
     let mut stream = connect(&lease, to).unwrap_or_else(|| panic!("{lease:?} collided"));

@@ -1,4 +1,4 @@
-//! Several tenants on one pool.
+//! Several tenants in one pool.
 
 mod model;
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const TENANTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// A configuration of the pool: addresses, ports, those drained, floor and ceiling of each tenant.
+/// A pool's configuration: addresses, ports, drained addresses, floor and ceiling of each tenant.
 struct Setup {
     addresses: &'static [u8],
     ports: (u16, u16),
@@ -96,7 +96,7 @@ impl Setup {
 
 fn lease(pools: &Pools, tenant: &str, now: Instant) -> Result<Lease, LeaseError> {
     let pool: &Arc<Pool> = pools.pool("acme").unwrap();
-    // each tenant has a client of its own, and these are drawn to different addresses
+    // each tenant has its own client, with different preferred addresses
     pool.lease(client(tenant.as_bytes()[0]), dial(1), &pool.share(&tenant.into()), now)
 }
 
@@ -114,7 +114,7 @@ fn leases(pools: &Pools, tenant: &str, now: Instant) -> (Vec<Lease>, LeaseError)
 fn a_noisy_tenant_is_refused_before_its_neighbours() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
-    // 16 ports: a and b are assured of 4 each
+    // 16 ports: a and b are guaranteed 4 each
     let pools = SETUPS[0].pools(&ledger);
     let (noisy, why) = leases(&pools, "d", now);
     assert_eq!((noisy.len(), why, why.outcome()), (8, LeaseError::KeptForFloors, Outcome::TenantPortCeiling));
@@ -123,7 +123,7 @@ fn a_noisy_tenant_is_refused_before_its_neighbours() {
     assert_eq!((a.len(), why), (4, LeaseError::KeptForFloors));
     let (b, why) = leases(&pools, "b", now);
     assert_eq!((b.len(), why, why.outcome()), (4, LeaseError::Exhausted, Outcome::PortsExhausted));
-    // what d gives back goes to whoever asks, up to his ceiling
+    // ports that d returns go to any tenant, up to its ceiling
     drop(noisy);
     let (more, why) = leases(&pools, "b", now);
     assert_eq!((more.len(), why), (2, LeaseError::Ceiling));
@@ -161,7 +161,7 @@ fn a_collision_counts_for_the_tenant_whose_flow_met_it() {
 fn all_addresses_drained_is_no_source_address_and_one_is_not() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
-    // In the first, c is assured of one port.
+    // In the first, c is guaranteed one port.
     for (setup, full) in [(&SETUPS[1], LeaseError::KeptForFloors), (&SETUPS[5], LeaseError::Exhausted)] {
         let pools = setup.pools(&ledger);
         let flow = lease(&pools, "b", now).unwrap();
@@ -175,7 +175,7 @@ fn all_addresses_drained_is_no_source_address_and_one_is_not() {
         let states: Vec<_> = pools.usage(now)[0].sources.iter().map(|source| source.state).collect();
         assert_eq!(states, [SourceState::Draining, SourceState::Withdrawn]);
         drop((flow, eight));
-        // a reload keeps what was set by hand, and a lost address that comes back still drains
+        // a reload keeps states set by hand, and a lost address that is found again still drains
         let pools = setup.pools(&ledger);
         assert_eq!(lease(&pools, "b", now).unwrap_err(), LeaseError::NoAddress);
         pools.set_state(source(1), SourceState::Withdrawn);
@@ -195,7 +195,7 @@ fn a_reload_keeps_what_each_tenant_has() {
     let (six, _) = leases(&old, "b", now);
     let (ten, why) = leases(&old, "c", now);
     assert_eq!((six.len(), ten.len(), why), (6, 6, LeaseError::KeptForFloors));
-    // Now a is assured of nothing, b of 8 and has 6, c may have 1.
+    // Now a is guaranteed nothing, b is guaranteed 8 and has 6, c may have 1.
     let new = SETUPS[1].pools(&ledger);
     assert_eq!(lease(&new, "c", now).unwrap_err(), LeaseError::Ceiling, "it has six");
     let (d, why) = leases(&new, "d", now);
@@ -206,7 +206,7 @@ fn a_reload_keeps_what_each_tenant_has() {
     drop((old, new, six, ten, d, b));
 }
 
-/// Four tenants on four threads, each of them going up to its floor, which leaves nothing over.
+/// Four tenants on four threads, each of them filling its floor; the floors add up to the whole pool.
 #[test]
 fn shares_hold_on_any_number_of_threads() {
     let ledger = Arc::new(Ledger::new());
@@ -216,7 +216,7 @@ fn shares_hold_on_any_number_of_threads() {
             let pools = &pools;
             scope.spawn(move || {
                 for round in 0..2000 {
-                    // never above its floor: so never refused, whatever the others do
+                    // never above its floor, so never refused, whatever the others do
                     let flows: Vec<_> = (0..3)
                         .map(|_| lease(pools, tenant, crate::clock::now()).expect("below its floor"))
                         .collect();

@@ -1,4 +1,4 @@
-//! Against a naive model that counts by looking at every port.
+//! Comparison with a naive model that counts by scanning every port.
 
 use super::{SETUPS, TENANTS, client, dial, source};
 use crate::addr::SourceAddr;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 enum Step {
     /// Tenant, client, destination.
     Lease(usize, u8, u8),
-    /// The lease at this place, and for how many milliseconds its port rests.
+    /// Index of the lease, and the milliseconds for which its port rests.
     GiveBack(usize, u64),
     Pass(u64),
     Reload(usize),
@@ -66,7 +66,7 @@ impl Model {
         u32::try_from(his.count()).unwrap()
     }
 
-    /// Ports that can be leased towards the destination, and what other tenants are due of them.
+    /// Ports that can be leased towards the destination, and those of them reserved for other tenants.
     fn free_and_due(&self, tenant: usize, to: u8) -> (u32, u32) {
         let setup = &SETUPS[self.setup];
         let ports = setup.ports.0..=setup.ports.1;
@@ -146,13 +146,13 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
             Step::Pass(milliseconds) => {
                 now += Duration::from_millis(milliseconds);
                 if changes {
-                    // an address that is not listed any more has nobody else to bring its ports back
+                    // addresses that are no longer listed get their ports freed by nothing else
                     ledger.sweep(now);
                 }
                 model.used.retain(|used| used.until.is_none_or(|until| until > now));
             }
             Step::Reload(setup) => {
-                // How long the state of an address lasts that is not listed any more is not looked at here.
+                // The state's lifetime for addresses that are no longer listed is not tested here.
                 model.out.retain(|&n, _| {
                     let stays = SETUPS[setup].addresses.contains(&n);
                     if !stays {
