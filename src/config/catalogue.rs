@@ -1,5 +1,5 @@
-//! Every table and key of the configuration, stated once. The reader takes keys from here and nowhere else, applies the
-//! defaults that stand here, and docs/config.md is printed from here.
+//! Definition of every table and key of the configuration. The reader takes its keys and defaults only from here, and
+//! docs/config.md is generated from here.
 
 use super::Udp;
 use super::host_kind::Host;
@@ -15,28 +15,28 @@ use crate::policy::{CertificateRule, Destination, Ech, Mode, PrivateDestinations
 use crate::verify::{Anchor, Roots};
 use rustls::pki_types::CertificateDer;
 
-/// A key: what it is called, takes and means.
+/// A key: its name, kind, presence and meaning.
 pub(super) struct Key<K> {
     pub(super) name: &'static str,
     pub(super) kind: K,
     pub(super) presence: Presence,
-    /// A value in TOML.
+    /// Example value in TOML.
     pub(super) example: &'static str,
     pub(super) about: &'static str,
 }
 
-/// What holds if a key is absent.
+/// Behaviour if a key is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
     /// The configuration is refused.
     Required,
-    /// Nothing.
+    /// No value.
     Optional,
-    /// This value, in TOML.
+    /// Default value, in TOML.
     Default(&'static str),
 }
 
-/// A key without its kind, for lists.
+/// A key without its type parameter, for lists.
 pub(super) trait AnyKey: Sync {
     fn name(&self) -> &'static str;
     fn describe(&self) -> String;
@@ -73,11 +73,11 @@ impl<K: Describe> AnyKey for Key<K> {
 
 /// A table and its keys.
 pub(super) struct Section {
-    /// As it is written: `[gateway]`, `[[tenant]]`.
+    /// Header as written: `[gateway]`, `[[tenant]]`.
     pub(super) header: &'static str,
     pub(super) about: &'static str,
     pub(super) keys: &'static [&'static dyn AnyKey],
-    /// Advice on keys that stand in the wrong place.
+    /// Advice on keys that are in the wrong table.
     pub(super) elsewhere: fn(&str) -> Option<&'static str>,
 }
 
@@ -96,7 +96,7 @@ macro_rules! section {
 
 use Presence::{Default, Optional, Required};
 
-/// In the order of the reference.
+/// All sections, in the order of the reference.
 pub(super) static ALL: [&Section; 14] = [
     &gateway::SECTION,
     &keepalive::SECTION,
@@ -212,7 +212,7 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
         "Where people who are denied find help. It is shown in the body of HTTP refusals, by `egret explain` and by `egret why`. Whoever can reach Egret can read it.";
 }
 
-/// Of all tenants, and of one.
+/// Values of `ech`, of the policy and of a tenant.
 const ECH_WORDS: Choice<Ech> = Choice { words: &[("outer", Ech::Outer), ("deny", Ech::Deny)], later: &[] };
 
 section! { resolver, "[resolver]", "Who is asked for the addresses of names, by rules whose `destination` is not `\"original\"`. Without such a rule nobody is. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;

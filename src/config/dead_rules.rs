@@ -1,4 +1,4 @@
-//! Rules that can never match, or match less than they seem to: told as warnings.
+//! Warnings for rules that can never match, or match less than they seem to.
 
 use super::Ports;
 use super::diagnostic::{Diagnostics, Place};
@@ -10,7 +10,7 @@ use crate::policy::{Destination, Effect, Mode, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Judges the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is told elsewhere.
+/// Checks the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is reported elsewhere.
 pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Ports, out: &mut Diagnostics) {
     let rules = &tenant.spec.rules;
     let enforces = tenant.spec.mode == Mode::Enforce;
@@ -37,7 +37,8 @@ pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Por
     }
 }
 
-/// Their connections are refused before the handshake; clients that have both families go on with the other one.
+/// Warns of clients of a family that the pool lacks: their connections are refused before the handshake; clients
+/// with both families use the other one.
 fn missing_families(tenant: &TenantDraft, pool: &PoolSpec, out: &mut Diagnostics) {
     for (family, other, v4) in [("IPv4", "IPv6", true), ("IPv6", "IPv4", false)] {
         let has = |networks: &[IpNet]| networks.iter().any(|network| network.addr().is_ipv4() == v4);
@@ -100,10 +101,10 @@ fn missing_family(rule: &RuleSpec, at: RulePlaces, pool: &PoolSpec, out: &mut Di
     }
 }
 
-/// The addresses and ports of a rule, spelled out: "any" as all of them, neighbours joined.
+/// Addresses and ports of a rule, expanded: "any" as all of them, adjacent ranges merged.
 struct Reach {
     networks: Vec<IpNet>,
-    /// Sorted, and neither overlapping nor adjacent.
+    /// Sorted, neither overlapping nor adjacent.
     ports: Vec<PortRange>,
 }
 
@@ -127,12 +128,12 @@ impl Reach {
     }
 }
 
-/// Finds the rules that leave nothing for another.
+/// Finds the rules that leave nothing for another to match.
 struct Coverage<'a> {
     rules: &'a [RuleSpec],
-    /// As many as `rules`.
+    /// One per rule.
     reaches: Vec<Reach>,
-    /// The rules that cover any name, or none.
+    /// Rules without names, which cover any name.
     nameless: Vec<usize>,
     index: HostIndex<'a>,
 }
@@ -147,7 +148,7 @@ impl<'a> Coverage<'a> {
         }
     }
 
-    /// A rule that decides whatever the given one covers; the last of them, if it takes several.
+    /// Returns a rule that decides every flow that the given one covers; the last, if it takes several.
     fn winner(&self, rule: usize) -> Option<usize> {
         let decides = |other: usize| self.decides_before(other, rule);
         if let Some(winner) = self.nameless.iter().find(|other| decides(**other)) {
@@ -160,7 +161,7 @@ impl<'a> Coverage<'a> {
         winner
     }
 
-    /// Whether `other`, as far as addresses and ports go, decides every flow of `rule` before it does.
+    /// True if `other`, by addresses and ports, decides every flow of `rule` before it does.
     fn decides_before(&self, other: usize, rule: usize) -> bool {
         if other == rule || !self.reaches[other].covers(&self.reaches[rule]) {
             return false;
@@ -169,10 +170,10 @@ impl<'a> Coverage<'a> {
         match (winner.effect, loser.effect) {
             (Effect::Deny, Effect::Allow) => true,
             (Effect::Deny, Effect::Deny) => other < rule,
-            // Flows are let through without inspection before a rule with names could say anything.
+            // Uninspected flows are permitted before a rule with names could deny them.
             (Effect::Allow, Effect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
-            // What clients dial may be private for CIDR rules and for those that resolve only, so another does not make
-            // up for one of them.
+            // CIDR rules and resolve-only rules may reach private dialled addresses, so a rule of another kind does not
+            // replace one of them.
             (Effect::Allow, Effect::Allow) => {
                 let any_address =
                     |rule: &RuleSpec| !rule.cidrs.is_empty() || rule.destination == Destination::Resolve;
@@ -184,13 +185,13 @@ impl<'a> Coverage<'a> {
     }
 }
 
-/// Which rules of a tenant name which hosts.
+/// Index from host patterns to the rules of a tenant that contain them.
 struct HostIndex<'a> {
-    /// The name and whether its subdomains are meant, to the last of its links.
+    /// Maps a name, and true if its subdomains are meant, to the last of its links.
     heads: HashMap<(&'a str, bool), usize>,
-    /// A rule, and the link before it.
+    /// A rule, and the previous link.
     links: Vec<(usize, Option<usize>)>,
-    /// By rule: how many of its names it has twice, and one of them.
+    /// By rule: number of its duplicate names, and one of them.
     duplicates: HashMap<usize, (usize, &'a HostPattern)>,
 }
 
@@ -219,7 +220,7 @@ impl<'a> HostIndex<'a> {
         self.links.push((rule, before));
     }
 
-    /// An accepted rule one of whose patterns covers the given one whole.
+    /// Returns an accepted rule with a pattern that covers the whole given one.
     fn covering(&self, pattern: &HostPattern, accepts: impl Fn(usize) -> bool) -> Option<usize> {
         let (HostPattern::Exact(name) | HostPattern::Subdomains(name)) = pattern;
         let wildcards = name.parents().map(|parent| (parent, true));
@@ -278,7 +279,7 @@ mod tests {
         })
     }
 
-    /// The rule that decides a flow, by the rules' definition and without any cleverness.
+    /// Returns the rule that decides a flow, directly by the rules' definition.
     fn decider(rules: &[RuleSpec], name: Option<&Hostname>, address: IpAddr, port: u16) -> Option<usize> {
         let private = address.to_string().starts_with("10.");
         let reaches = |rule: &RuleSpec| {

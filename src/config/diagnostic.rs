@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, said so that it can be found and mended.
+//! Diagnostics: findings in a configuration, each with its place and a remedy.
 
 use super::footprint::Footprint;
 use super::load::{policy_files, policy_texts};
@@ -11,35 +11,35 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One finding: where, what is wrong, and what would be right.
+/// One finding: place, message and remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// Whether the configuration can be used all the same.
+    /// Severity: an error makes the configuration unusable.
     pub severity: Severity,
-    /// The file, as it was named to the command, or beside it.
+    /// File, as named on the command line, or relative to that one.
     pub file: Arc<str>,
-    /// Counted from 1; 0 where the finding is about the file as a whole.
+    /// Line, from 1; 0 if the finding is about the whole file.
     pub line: usize,
-    /// In characters, counted from 1; 0 where the finding is about the file as a whole.
+    /// Column in characters, from 1; 0 if the finding is about the whole file.
     pub column: usize,
-    /// What is wrong.
+    /// Description of the problem.
     pub message: String,
-    /// What would be right; empty where the message says it.
+    /// Remedy; empty where the message contains it.
     pub help: String,
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The configuration is refused.
     Error,
-    /// It is used, and probably not what was meant.
+    /// The configuration is used, and probably not as intended.
     Warning,
 }
 
 impl Severity {
-    /// The word used in output.
+    /// Text in output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -62,23 +62,23 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Why a configuration is refused: every error of every file, with the warnings between them, in the order of the
-/// files. Displays as one line each.
+/// Reason why a configuration is refused: all errors and warnings of all files, in the order of the files. Displays as
+/// one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// At least one of them is an error.
+    /// Findings; at least one is an error.
     pub diagnostics: Vec<Diagnostic>,
     /// The files that were read.
     pub read: Footprint,
 }
 
 impl Report {
-    /// How many of the findings are errors.
+    /// Number of errors.
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count()
     }
 
-    /// How many of the findings are warnings.
+    /// Number of warnings.
     pub fn warnings(&self) -> usize {
         self.diagnostics.len() - self.errors()
     }
@@ -102,7 +102,7 @@ impl std::error::Error for Report {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     file: usize,
-    /// Counted from 1; 0 for the file as a whole.
+    /// From 1; 0 for the whole file.
     pub(super) line: usize,
     column: usize,
 }
@@ -110,25 +110,26 @@ pub(super) struct Place {
 /// A file that was read for a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadFile {
-    /// Where it was read.
+    /// Path that was read.
     pub path: PathBuf,
-    /// FNV-1a of its bytes, 64 bits: tells whether it was changed since, by accident.
+    /// FNV-1a of its bytes, 64 bits; detects accidental changes only.
     pub digest: u64,
 }
 
-/// Collects the findings of one load, and what it reads.
+/// Collects the findings of one load, and the files that it reads.
 pub(super) struct Diagnostics {
     footprint: Footprint,
     files: Vec<Arc<str>>,
     read: Vec<ReadFile>,
     texts: Texts,
-    /// Read instead of the disk.
+    /// Files read instead of the disk's.
     kept: Option<Texts>,
     left: Left,
     found: Vec<(Place, Severity, String, String)>,
 }
 
-/// Bytes that may still be read for one load, by kind: whoever may load a candidate must not fill the gateway's memory.
+/// Bytes that may still be read for one load, by kind of file: loading a candidate must not exhaust the gateway's
+/// memory.
 #[derive(Debug)]
 struct Left {
     text: u64,
@@ -136,40 +137,40 @@ struct Left {
     keys: u64,
 }
 
-/// What a file of a configuration holds.
+/// Contents of a configuration file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FileKind {
     /// TOML.
     Text,
-    /// Hostnames, one a line.
+    /// Hostnames, one per line.
     Names,
     /// Certificates or keys.
     Keys,
 }
 
-/// Names one of the files of a load.
+/// Identifies one of the files of a load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileId(usize);
 
 impl FileId {
-    /// A position in the file, both counted from 1.
+    /// Returns a position in the file, both counted from 1.
     pub(super) fn at(self, line: usize, column: usize) -> Place {
         Place { file: self.0, line, column }
     }
 
-    /// The file as a whole.
+    /// Returns the position of the whole file.
     pub(super) fn whole(self) -> Place {
         self.at(0, 0)
     }
 }
 
 impl Diagnostics {
-    /// Of a load of this main file.
+    /// Starts a load of this main file.
     pub(super) fn new(main: &Path) -> Self {
         Self::with(Footprint::new(main), None)
     }
 
-    /// Of a load of these files, whatever the disk holds.
+    /// Starts a load of these files, without the disk.
     pub(super) fn of_texts(kept: Texts) -> Self {
         Self::with(Footprint::default(), Some(kept))
     }
@@ -186,13 +187,12 @@ impl Diagnostics {
         }
     }
 
-    /// The files of `policy.d` in the main file's folder.
+    /// Returns the files of `policy.d` in the main file's folder.
     pub(super) fn policy_files(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         self.kept.as_ref().map_or_else(|| policy_files(folder), |kept| Ok(policy_texts(folder, kept)))
     }
 
-    /// Reads a file; `None` if it cannot be read, which is reported. Findings are listed in the order in which their
-    /// files are read here.
+    /// Reads a file; `None` if that fails, which is reported. Findings are listed in the order of these calls.
     pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> (FileId, Option<Vec<u8>>) {
         if self.kept.is_none() {
             self.footprint.note(path);
@@ -222,7 +222,7 @@ impl Diagnostics {
         }
     }
 
-    /// The bytes of a file, as long as all of its kind together are not too many.
+    /// Returns the bytes of a file, within the limit on all files of its kind.
     pub(super) fn bytes(&mut self, path: &Path, kind: FileKind) -> io::Result<Vec<u8>> {
         let (left, most) = match kind {
             FileKind::Text => (&mut self.left.text, files::TEXT),
@@ -241,7 +241,7 @@ impl Diagnostics {
         Ok(bytes)
     }
 
-    /// Every file that was read so far, and what they said.
+    /// Takes every file read so far, and their texts.
     pub(super) fn files_read(&mut self) -> (Vec<ReadFile>, Texts) {
         (std::mem::take(&mut self.read), std::mem::take(&mut self.texts))
     }
@@ -254,17 +254,17 @@ impl Diagnostics {
         self.found.push((at, Severity::Warning, message.into(), help.into()));
     }
 
-    /// How many errors there are so far.
+    /// Number of errors so far.
     pub(super) fn errors(&self) -> usize {
         self.found.iter().filter(|(_, severity, ..)| *severity == Severity::Error).count()
     }
 
-    /// `file:line`, for a message that points at a second place.
+    /// Formats `file:line`, for a message that refers to a second place.
     pub(super) fn show(&self, at: Place) -> String {
         format!("{}:{}", self.files[at.file], at.line)
     }
 
-    /// All findings, in the order of files and lines; and what was read.
+    /// Returns all findings in the order of files and lines, and the files that were read.
     pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Footprint) {
         self.found.sort_by_key(|(place, ..)| *place);
         let files = self.files;

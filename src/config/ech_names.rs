@@ -1,16 +1,16 @@
-//! Allow rules for the names behind which encrypted ClientHellos hide.
+//! Warnings for allow rules that match the public names of encrypted ClientHellos.
 
 use super::diagnostic::Diagnostics;
 use super::tenants::TenantDraft;
 use crate::hostname::Hostname;
 use crate::policy::{Ech, Effect};
 
-/// Public names of client-facing servers (RFC 9849): what the SNI says where the name that is meant is encrypted. In their
-/// order, as <https://developers.cloudflare.com/ssl/edge-certificates/ech/> says, docs/ECH.md of curl shows for defo.ie,
-/// and the HTTPS record of tls-ech.dev has (a copy is in mitmproxy, test/mitmproxy/contentviews/test__view_dns.py).
+/// Public names of client-facing servers (RFC 9849): the SNI when the real name is encrypted. Their sources, in order:
+/// <https://developers.cloudflare.com/ssl/edge-certificates/ech/>, docs/ECH.md of curl for defo.ie, and the HTTPS
+/// record of tls-ech.dev (a copy is in mitmproxy, test/mitmproxy/contentviews/test__view_dns.py).
 const PUBLIC_NAMES: [&str; 3] = ["cloudflare-ech.com", "cover.defo.ie", "public.tls-ech.dev"];
 
-/// Warns of rules that let a tenant reach every site behind such a server.
+/// Warns of rules that give a tenant access to every site behind such a server.
 pub(super) fn check(tenant: &TenantDraft, out: &mut Diagnostics) {
     if tenant.spec.ech == Ech::Deny {
         return;

@@ -1,23 +1,23 @@
-//! What a load has read, to tell whether another would read something else.
+//! Fingerprints of the files of a load, to detect changes since.
 
 use super::load::policy_files;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The files of one load, as they were just before each was read. Equal if nothing has been written, replaced, added or
-/// removed in between.
+/// The files of one load, with their metadata just before each was read. Equal if nothing was written, replaced, added
+/// or removed in between.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Footprint {
-    /// The main file's.
+    /// Folder of the main file.
     folder: PathBuf,
-    /// `None`: not there, or not to be looked at.
+    /// `None`: absent, or not examined.
     files: Vec<(PathBuf, Option<Stamp>)>,
-    /// `None`: it could not be listed.
+    /// `None`: the folder could not be listed.
     policies: Option<Vec<PathBuf>>,
 }
 
-/// What changes when a file is written or replaced; `changed` cannot be set back.
+/// Metadata that changes when a file is written or replaced; `changed` cannot be set back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
@@ -27,18 +27,18 @@ struct Stamp {
 }
 
 impl Footprint {
-    /// Of a load of this main file that has yet to begin.
+    /// Starts the footprint of a load of this main file.
     pub(super) fn new(main: &Path) -> Self {
         let folder = main.parent().unwrap_or(Path::new("")).to_owned();
         Self { policies: policy_files(&folder).ok(), folder, files: Vec::new() }
     }
 
-    /// The file is about to be read.
+    /// Records a file that is about to be read.
     pub(super) fn note(&mut self, path: &Path) {
         self.files.push((path.to_owned(), stamp(path)));
     }
 
-    /// The same files as they are now. Follows symbolic links, as reading does.
+    /// Returns the footprint of the same files as they are now. Follows symbolic links, as reading does.
     #[must_use]
     pub fn now(&self) -> Self {
         Self {
@@ -93,7 +93,7 @@ mod tests {
             ("a policy file that is replaced", &|| replace(&policy, &format!("# again\n{beta}"))),
             ("a policy file that is gone", &|| fs::remove_file(&policy).unwrap()),
             ("a list that is gone", &|| fs::remove_file(&names).unwrap()),
-            // Through a link, as Kubernetes mounts a ConfigMap.
+            // Through a symbolic link, as Kubernetes mounts a ConfigMap.
             ("a list that is back", &|| {
                 fs::write(at("elsewhere.txt"), "a.example.com\n").unwrap();
                 std::os::unix::fs::symlink(at("elsewhere.txt"), &names).unwrap();

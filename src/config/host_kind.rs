@@ -1,4 +1,4 @@
-//! Hostnames and wildcards, as rules and hosts files have them.
+//! Hostnames and wildcards, in rules and hosts files.
 
 use super::diagnostic::Diagnostics;
 use super::kinds::{Describe, Kind};
@@ -34,19 +34,19 @@ impl Kind for Host {
     }
 }
 
-/// Why a pattern is refused: `… is {why}`.
+/// Reason why a pattern is refused: `… is {why}`.
 pub(super) struct Wrong {
     pub(super) why: String,
     pub(super) help: String,
 }
 
-/// What is probably not meant by a pattern that is taken all the same.
+/// Warning about a valid pattern that is probably a mistake.
 pub(super) struct Doubt {
     pub(super) message: String,
     pub(super) help: &'static str,
 }
 
-/// Reads what an operator wrote.
+/// Parses a host pattern.
 pub(super) fn judge(text: &str) -> Result<(HostPattern, Option<Doubt>), Wrong> {
     let pattern: HostPattern = text
         .parse()
@@ -74,7 +74,7 @@ fn name_of(pattern: &HostPattern) -> &Hostname {
     name
 }
 
-/// What was probably meant by something that is not a hostname.
+/// Suggests what something that is not a hostname was probably meant to be.
 fn help(text: &str, why: NotAHostname) -> String {
     let rest = text.strip_prefix("*.").unwrap_or(text);
     if why == NotAHostname::IpLiteral || text.parse::<IpAddr>().is_ok() {

@@ -1,4 +1,4 @@
-//! Files of names, one a line.
+//! Files of hostnames, one per line.
 
 use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
 use super::host_kind::{Doubt, Wrong, judge};
@@ -6,29 +6,29 @@ use crate::hostname::HostPattern;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Findings of one file that are told singly; a file of another kind would fill the screen otherwise.
+/// Findings reported singly per file; a file that is no hosts file would produce one per line.
 const MAX_FINDINGS: usize = 20;
-/// Names in all rules together, counted again for each rule that names a file. A million take 250 MB.
+/// Maximum names in all rules together, counted again for each rule that refers to a file. A million take 250 MB.
 const MAX_NAMES: usize = 4_000_000;
 
-/// The files of one load, each read once however many rules name it.
+/// Hosts files of one load, each read once even if several rules refer to it.
 pub(super) struct HostsFiles {
     folder: PathBuf,
-    /// `None`: it could not be read.
+    /// `None`: the file could not be read.
     read: HashMap<PathBuf, Option<Vec<HostPattern>>>,
-    /// Names that may still be given to rules.
+    /// Names that may still be added to rules.
     left: usize,
     is_exceeded: bool,
 }
 
 impl HostsFiles {
-    /// Relative paths start at this folder.
+    /// Resolves relative paths from this folder.
     pub(super) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), read: HashMap::new(), left: MAX_NAMES, is_exceeded: false }
     }
 
-    /// The names in the file, in its order, for the rule that names it at `at`; none if the file cannot be read or used,
-    /// which is reported.
+    /// Returns the names in the file, in its order, for the rule that refers to it at `at`; none if the file cannot be
+    /// read or used, which is reported.
     pub(super) fn names(&mut self, path: &Path, at: Place, out: &mut Diagnostics) -> Vec<HostPattern> {
         let path = self.folder.join(path);
         let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
@@ -71,7 +71,7 @@ fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> 
         }
         let indent = content.len() - content.trim_ascii_start().len();
         let at = file.at(index + 1, indent + 1);
-        // A byte that is not UTF-8 becomes a character that no hostname has, and so is refused as such.
+        // Invalid UTF-8 becomes a character that no hostname contains, and is refused as such.
         match judge(&String::from_utf8_lossy(name)) {
             Ok((pattern, doubt)) => {
                 if let Some(Doubt { message, help }) = doubt.filter(|_| warnings.has_room(at)) {
@@ -96,7 +96,7 @@ fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> 
     names
 }
 
-/// Counts findings of one kind, told and untold.
+/// Counts findings of one kind, reported or not.
 #[derive(Default)]
 struct Tally {
     told: usize,
@@ -105,7 +105,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Whether one more finding is to be told.
+    /// True if one more finding is to be reported.
     fn has_room(&mut self, at: Place) -> bool {
         if self.told < MAX_FINDINGS {
             self.told += 1;

@@ -1,5 +1,5 @@
-//! The forms that values take. Each reads itself and says in words what it takes, so that the documentation and the
-//! reader cannot differ.
+//! Kinds of values. Each reads itself and describes itself in words, so that the documentation and the reader cannot
+//! differ.
 
 use super::catalogue::Section;
 use super::diagnostic::{Diagnostics, Place};
@@ -8,39 +8,39 @@ use super::value::Value;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 use std::time::Duration;
 
-/// Says what a key takes.
+/// Describes the values of a key.
 pub(super) trait Describe: Sync {
-    /// For the reference: `duration, "0s" to "1h"`.
+    /// Description for the reference: `duration, "0s" to "1h"`.
     fn describe(&self) -> String;
 
-    /// What to do instead, if this version does not implement the key.
+    /// Alternative, if this version does not implement the key.
     fn unsupported(&self) -> Option<&'static str> {
         None
     }
 
-    /// Whether it is a table, or a list of them, with keys of its own.
+    /// True for a table, or a list of them, with its own keys.
     fn is_table(&self) -> bool {
         false
     }
 }
 
-/// Reads what a key takes.
+/// Reads the values of a key.
 pub(super) trait Kind: Describe {
-    /// What it reads to.
+    /// Type of the result.
     type Value;
 
-    /// `None` if the value is wrong, which is reported.
+    /// Reads a value; `None` if it is wrong, which is reported.
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value>;
 }
 
-/// A value with its place.
+/// A value with its position in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Placed<T> {
     pub(super) value: T,
     pub(super) at: Place,
 }
 
-/// A table of its own.
+/// A nested table.
 pub(super) struct Nested(pub(super) &'static Section);
 
 impl Describe for Nested {
@@ -52,7 +52,7 @@ impl Describe for Nested {
     }
 }
 
-/// A key of the design that this version refuses; with what to do instead.
+/// A designed key that this version refuses, with the alternative.
 pub(super) struct Unsupported(pub(super) &'static str);
 
 impl Describe for Unsupported {
@@ -64,20 +64,20 @@ impl Describe for Unsupported {
     }
 }
 
-/// A span of time, within bounds.
+/// A duration within bounds.
 pub(super) struct Span {
     pub(super) min: Duration,
     pub(super) max: Duration,
-    /// The kernel counts it in seconds.
+    /// True if the kernel counts it in seconds.
     pub(super) whole_seconds: bool,
 }
 
-/// Both bounds in milliseconds.
+/// Creates a [`Span`] from bounds in milliseconds.
 pub(super) const fn span(min: u64, max: u64) -> Span {
     Span { min: Duration::from_millis(min), max: Duration::from_millis(max), whole_seconds: false }
 }
 
-/// Both bounds in seconds.
+/// Creates a [`Span`] from bounds in whole seconds.
 pub(super) const fn seconds(min: u64, max: u64) -> Span {
     Span { min: Duration::from_secs(min), max: Duration::from_secs(max), whole_seconds: true }
 }
@@ -110,7 +110,7 @@ impl Kind for Span {
     }
 }
 
-/// A number of bytes, within bounds.
+/// A size in bytes, within bounds.
 pub(super) struct Size {
     pub(super) min: u32,
     pub(super) max: u32,
@@ -136,7 +136,7 @@ impl Kind for Size {
     }
 }
 
-/// A whole number, within bounds.
+/// An integer, within bounds.
 pub(super) struct Count {
     pub(super) min: u32,
     pub(super) max: u32,
@@ -161,7 +161,7 @@ impl Kind for Count {
     }
 }
 
-/// Yes or no.
+/// A boolean.
 pub(super) struct Flag;
 
 impl Describe for Flag {
@@ -180,11 +180,11 @@ impl Kind for Flag {
     }
 }
 
-/// One word of a few.
+/// One of several words.
 pub(super) struct Choice<T: 'static> {
-    /// The words, with what they mean to the code.
+    /// The words and their values.
     pub(super) words: &'static [(&'static str, T)],
-    /// Words of the design that this version refuses.
+    /// Designed words that this version refuses.
     pub(super) later: &'static [&'static str],
 }
 
@@ -212,7 +212,7 @@ impl<T: Copy + Sync> Kind for Choice<T> {
     }
 }
 
-/// A certain word, which reads to `None`, or what `K` takes.
+/// A certain word, which reads as `None`, or a value of `K`.
 pub(super) struct Or<K>(pub(super) &'static str, pub(super) K);
 
 impl<K: Describe> Describe for Or<K> {
@@ -226,7 +226,7 @@ impl<K: Kind> Kind for Or<K> {
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         match value.text() {
             Some(text) if text == self.0 => Some(None),
-            // A word, so the inner kind's advice would miss what was meant.
+            // It is a word, so the inner kind's advice would not fit.
             Some(text) if text.bytes().all(|b| b.is_ascii_alphabetic()) => {
                 value.wrong(out, "not a valid value", format!("it takes {}", self.describe()))
             }
@@ -235,7 +235,7 @@ impl<K: Kind> Kind for Or<K> {
     }
 }
 
-/// One or more of what `K` takes. An empty list is refused: it would read as "any" or as "none", and nobody knows which.
+/// One or more values of `K`. An empty list is refused, because it could be read as "any" or as "none".
 pub(super) struct List<K>(pub(super) K);
 
 impl<K: Describe> Describe for List<K> {
@@ -262,7 +262,7 @@ impl<K: Kind> Kind for List<K> {
     }
 }
 
-/// Reports an error whose text is `what is wrong; what would be right`.
+/// Reports an error with the text `problem; remedy`.
 pub(super) fn wrong<T>(value: Value<'_>, out: &mut Diagnostics, text: &str) -> Option<T> {
     let (why, help) = text.split_once("; ").unwrap_or((text, ""));
     value.wrong(out, why, help)

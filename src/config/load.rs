@@ -1,4 +1,4 @@
-//! From files to a configuration.
+//! Loading: from files to a configuration.
 
 use super::catalogue::{gateway, main_file, policy_file};
 use super::diagnostic::{Diagnostics, Place, Report};
@@ -15,22 +15,22 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Beside the main file.
+/// Folder of policy files, beside the main file.
 const POLICY_FOLDER: &str = "policy.d";
 const MOST_POLICY_FILES: usize = 10_000;
 
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
-/// that rules name. Relative paths start at the main file's folder.
+/// of rules. Relative paths start at the main file's folder.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
     load_as(path, &file_name(path))
 }
 
-/// Reads a configuration whose main file will be called `name`: rules without a name of their own are called by it.
+/// Reads a configuration whose main file will have the given name, which labels rules that have no name of their own.
 pub fn load_as(path: &Path, name: &str) -> Result<Loaded, Report> {
     load_by(path, name, Diagnostics::new(path))
 }
 
-/// Reads a configuration from what its files said once; nothing on the disk is looked at.
+/// Reads a configuration from saved texts of its files, without the disk.
 pub fn load_texts(path: &Path, texts: Texts) -> Result<Loaded, Report> {
     load_by(path, &file_name(path), Diagnostics::of_texts(texts))
 }
@@ -50,8 +50,8 @@ fn file_name(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
-/// The control socket that a main file asks for; `None` if it is off. Reads nothing else, and puts up with anything else
-/// that is wrong: whoever mends a configuration wants to ask the gateway that still runs.
+/// Returns the control socket set in a main file; `None` if it is off. Reads no other file and ignores other errors,
+/// because operators may query the running gateway while they repair a configuration.
 pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
     let (mut out, mut elsewhere) = (Diagnostics::new(path), Diagnostics::new(path));
     let socket = Source::open(path, "", &mut out).and_then(|source| {
@@ -68,14 +68,14 @@ pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
     }
 }
 
-/// What the files say, as far as they can be read.
+/// Contents of the files, as far as they can be read.
 struct Draft {
     files: HostsFiles,
     pools: Vec<PoolDraft>,
     tenants: Vec<TenantDraft>,
 }
 
-/// `None` only if something is wrong, which is reported.
+/// Reads everything. `None` only after an error, which is reported.
 fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut draft = Draft { files: HostsFiles::new(folder), pools: Vec::new(), tenants: Vec::new() };
@@ -97,7 +97,7 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         readable &= draft.read_policy_file(&path, &format!("{POLICY_FOLDER}/{name}"), out).is_some();
     }
-    // Where a file could not be read, what it may hold is not missing.
+    // If a file could not be read, its contents must not be reported as missing.
     if readable { finish(main?, draft, source.whole(), out) } else { None }
 }
 
@@ -109,7 +109,7 @@ fn finish(
 ) -> Option<Config> {
     config.pools = draft.pools.iter().map(|pool| pool.spec.clone()).collect();
     whole::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
-    // What is probably not meant is of interest once nothing is wrong.
+    // Warnings of probable mistakes matter only once there are no errors.
     if out.errors() > 0 {
         return None;
     }
@@ -132,7 +132,7 @@ fn finish(
 }
 
 impl Draft {
-    /// `None` if the file cannot be read or is not TOML, which is reported.
+    /// Reads one policy file; `None` if it is unreadable or not TOML, which is reported.
     fn read_policy_file(&mut self, path: &Path, label: &str, out: &mut Diagnostics) -> Option<()> {
         let source = Source::open(path, label, out)?;
         let text: Spanned<DeTable<'_>> = source.parse(out)?;
@@ -151,8 +151,8 @@ impl Draft {
     }
 }
 
-/// The files of `policy.d` in a main file's folder, in the order of their names. Hidden files are left out: editors keep
-/// their unfinished ones so.
+/// Returns the files of `policy.d` in a main file's folder, in the order of their names. Hidden files are skipped:
+/// editors store unfinished files under such names.
 pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder.join(POLICY_FOLDER)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -170,7 +170,7 @@ pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The same of what was kept.
+/// Like [`policy_files`], for saved texts.
 pub(super) fn policy_texts(folder: &Path, texts: &Texts) -> Vec<PathBuf> {
     let mut files = texts.list(&folder.join(POLICY_FOLDER));
     files.retain(|path| is_policy_file(path));

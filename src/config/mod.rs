@@ -1,9 +1,9 @@
 //! TOML to a checked configuration.
 //!
-//! Reading goes in three steps. `catalogue` states every table and key once: name, form, default, meaning; the reader
-//! can only ask for keys that are stated there, and docs/config.md is printed from it. `sections` and `tenants` read
-//! the tables by it. `whole`, `dead_rules` and `other_protocols` look at what only shows when all files are read. Findings are collected,
-//! never thrown: one run shows all of them, with file, line and column.
+//! Loading has three steps. `catalogue` defines every table and key once: name, form, default, meaning; the reader can
+//! only ask for keys that are defined there, and docs/config.md is generated from it. `sections` and `tenants` read the
+//! tables. `whole`, `dead_rules` and `other_protocols` check what takes all files. Findings are collected rather than
+//! returned one by one: a single run shows all of them, with file, line and column.
 
 mod catalogue;
 mod dead_rules;
@@ -53,121 +53,121 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the control socket is unless the configuration says otherwise.
+/// Default path of the control socket.
 pub const ADMIN_SOCKET: &str = "/run/egret/admin.sock";
 
-/// A whole configuration, checked.
+/// A complete, checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The daemon: listeners, workers, time-outs.
+    /// Settings of the daemon: listeners, workers, timeouts.
     pub gateway: Gateway,
-    /// The packet rules that bring traffic to the listener.
+    /// Packet rules that redirect traffic to the listener.
     pub steering: Steering,
-    /// Bounds on reading what a client wants.
+    /// Limits of inspection.
     pub inspect: Inspect,
-    /// What rules that go by name may reach.
+    /// Private destinations that rules by name may reach.
     pub private_destinations: PrivateDestinations,
-    /// Networks with public addresses that are the operator's own.
+    /// Networks with public addresses that belong to the operator.
     pub private_networks: Vec<IpNet>,
-    /// Who is asked for the addresses of names.
+    /// DNS servers and their settings.
     pub resolver: Resolver,
-    /// Whose word counts for certificates.
+    /// Trusted roots of server certificates.
     pub roots: Roots,
-    /// Whether live flows that it does not allow are reset when it comes into force.
+    /// True if a reload resets live flows that the new policy denies.
     pub revoke: bool,
-    /// Whether a change of the files is a reload.
+    /// True if a change of the files triggers a reload.
     pub watch: bool,
-    /// Where people who are denied find help; one line.
+    /// Help text for denied users; one line.
     pub help: Option<Arc<str>>,
-    /// Where the flow log goes.
+    /// Destination of the flow log.
     pub flow_log: FlowLog,
-    /// Where the audit log goes.
+    /// Destination of the audit log.
     pub audit: AuditTarget,
-    /// No two overlap; names are unique.
+    /// Pools. They do not overlap, and names are unique.
     pub pools: Vec<PoolSpec>,
-    /// Names and source networks are unique; each `pool` is one of `pools`.
+    /// Tenants. Names and source networks are unique; each `pool` is one of `pools`.
     pub tenants: Vec<TenantSpec>,
 }
 
-/// `[gateway]`.
+/// Section `[gateway]`.
 #[derive(Debug, Clone)]
 pub struct Gateway {
-    /// The transparent listener; its address is unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
+    /// Address of the transparent listener, always unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
     pub listen: SocketAddr,
-    /// `None`: one per core.
+    /// Number of workers. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
-    /// `None`: no control socket.
+    /// Control socket. `None`: off.
     pub admin: Option<Admin>,
-    /// `None`: no metrics listener.
+    /// Address of the metrics listener. `None`: off.
     pub metrics: Option<SocketAddr>,
-    /// How long flows may go on after the order to stop. May be zero.
+    /// Time that flows may go on after a stop is ordered. May be zero.
     pub drain: Duration,
-    /// From the SYN to the upstream's answer.
+    /// Timeout from the SYN to the upstream's answer.
     pub connect_timeout: Duration,
-    /// `None`: flows without traffic live as long as both ends do.
+    /// Timeout of flows without traffic. `None`: none.
     pub idle_timeout: Option<Duration>,
-    /// How long a flow may be silent after one side has finished.
+    /// Timeout of a silent flow that is half-closed.
     pub half_open_timeout: Duration,
     /// Probes on both legs.
     pub keepalive: Keepalive,
-    /// `TCP_USER_TIMEOUT` on both legs: how long sent bytes may go unacknowledged. `None`: the kernel's own limits.
+    /// `TCP_USER_TIMEOUT` on both legs: the time that sent bytes may stay unacknowledged. `None`: the kernel's limits.
     pub user_timeout: Option<Duration>,
-    /// Whether both legs keep the traffic class (DSCP) of the client's SYN.
+    /// True if both legs keep the traffic class (DSCP) of the client's SYN.
     pub keeps_class: bool,
-    /// `None`: as many as the file-descriptor limit allows.
+    /// Maximum number of flows. `None`: as many as the file-descriptor limit allows.
     pub max_flows: Option<u32>,
 }
 
-/// `[gateway] admin`.
+/// Key `admin` of `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where the socket is; absolute.
+    /// Path of the socket; absolute.
     pub path: PathBuf,
-    /// The configuration says so; else it is the default, and the gateway does without where it cannot be opened.
+    /// True if configured explicitly; the default socket is optional if it cannot be opened.
     pub wanted: bool,
 }
 
-/// TCP keepalive, in the kernel's terms.
+/// TCP keepalive, with the kernel's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first probe (`TCP_KEEPIDLE`); whole seconds, 1 to 32,767.
     pub idle: Duration,
-    /// Between probes (`TCP_KEEPINTVL`); whole seconds, 1 to 32,767.
+    /// Time between probes (`TCP_KEEPINTVL`); whole seconds, 1 to 32,767.
     pub interval: Duration,
-    /// Unanswered probes until the peer counts as gone (`TCP_KEEPCNT`); 1 to 127.
+    /// Number of unanswered probes before the peer counts as gone (`TCP_KEEPCNT`); 1 to 127.
     pub probes: u32,
 }
 
-/// `[steering]`.
+/// Section `[steering]`.
 #[derive(Debug, Clone)]
 pub struct Steering {
-    /// Where tenants' packets come in. At least one.
+    /// Interfaces on which tenants' packets arrive. At least one.
     pub interfaces: Vec<Interface>,
-    /// Which TCP destination ports are intercepted.
+    /// Intercepted TCP destination ports.
     pub ports: Ports,
-    /// What happens to UDP towards the same ports.
+    /// Treatment of UDP to the same ports.
     pub udp: Udp,
-    /// The firewall mark of intercepted packets; never 0.
+    /// Firewall mark of intercepted packets; never 0.
     pub mark: u32,
-    /// The routing table that delivers marked packets locally; never 0 or 253 to 255.
+    /// Routing table that delivers marked packets locally; never 0 or 253 to 255.
     pub table: u32,
-    /// Whether the running gateway sees to it that all of this is in place.
+    /// True if the running gateway checks that all of this is in place.
     pub watch: bool,
-    /// The file that it makes to have it put in place again; absolute. `None`: it asks nobody.
+    /// File that it creates to request a repair; absolute. `None`: no repair.
     pub repair: Option<PathBuf>,
 }
 
-/// Which TCP destination ports are intercepted.
+/// Intercepted TCP destination ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
     /// Every port.
     All,
-    /// These; at least one.
+    /// The listed ports; at least one.
     Listed(Vec<PortRange>),
 }
 
 impl Ports {
-    /// Whether TCP to this port is intercepted.
+    /// True if TCP to this port is intercepted.
     pub fn contain(&self, port: u16) -> bool {
         match self {
             Self::All => true,
@@ -176,88 +176,88 @@ impl Ports {
     }
 }
 
-/// What happens to UDP towards intercepted ports, above all QUIC.
+/// Treatment of UDP to intercepted ports, mainly QUIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Udp {
-    /// An ICMP error, so that clients fall back to TCP at once.
+    /// Rejected with an ICMP error, so that clients fall back to TCP at once.
     Reject,
-    /// Silence.
+    /// Dropped silently.
     Drop,
 }
 
-/// `[inspect]`.
+/// Section `[inspect]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Inspect {
-    /// For the whole inspection of one flow.
+    /// Deadline of the whole inspection of one flow.
     pub deadline: Duration,
-    /// Bytes of one ClientHello or HTTP request head, 1 KiB to 256 KiB.
+    /// Maximum bytes of a ClientHello or HTTP request head, 1 KiB to 256 KiB.
     pub max_hello: usize,
-    /// Connections of one tenant in inspection at once.
+    /// Maximum connections of one tenant in inspection at once.
     pub max_pending: u32,
 }
 
-/// `[resolver]`.
+/// Section `[resolver]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolver {
-    /// At most eight. `None`: those of `/etc/resolv.conf`.
+    /// DNS servers, at most eight. `None`: those of `/etc/resolv.conf`.
     pub servers: Option<Vec<SocketAddr>>,
-    /// How long an address counts after its TTL.
+    /// Time that an address stays valid after its TTL.
     pub grace: Duration,
-    /// From which keys on answers must be signed, or provably not; `None`: they need not.
+    /// DNSSEC trust anchors, from which answers must be signed or provably unsigned; `None`: not required.
     pub dnssec: Option<Anchors>,
 }
 
-/// `[flow_log]`.
+/// Section `[flow_log]`.
 #[derive(Debug, Clone)]
 pub struct FlowLog {
-    /// Where lines go.
+    /// Destination of the lines.
     pub target: FlowLogTarget,
-    /// Lines waiting to be written before further ones are dropped and counted.
+    /// Maximum queued lines; further ones are dropped and counted.
     pub queue: usize,
 }
 
-/// Where the flow log goes.
+/// Destination of the flow log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowLogTarget {
     /// The process's standard output.
     Stdout,
-    /// Appended to; the path is absolute.
+    /// A file to append to; the path is absolute.
     File(PathBuf),
-    /// Nowhere.
+    /// Disabled.
     Off,
 }
 
-/// `[audit] path`.
+/// Key `path` of `[audit]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditTarget {
-    /// Beside the gateway's messages.
+    /// Standard error, with the gateway's messages.
     Stderr,
-    /// Appended to; the path is absolute.
+    /// A file to append to; the path is absolute.
     File(PathBuf),
 }
 
-/// A configuration that can be used.
+/// A successfully loaded configuration.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What was read.
+    /// The configuration.
     pub config: Config,
-    /// What is probably not as it was meant.
+    /// Probable mistakes.
     pub warnings: Vec<Diagnostic>,
-    /// Every file that it was read from.
+    /// Every file that was read.
     pub files: Vec<ReadFile>,
-    /// The files as they were before they were read.
+    /// Fingerprints of the files before they were read.
     pub read: Footprint,
-    /// What they said.
+    /// Contents of the files.
     pub texts: Texts,
 }
 
 impl Config {
-    /// Ports that the gateway itself listens on: never to be leased, since a wildcard listener blocks the bind.
+    /// Ports that the gateway itself listens on. They are never leased, because a wildcard listener blocks the bind.
     pub fn reserved_ports(&self) -> Vec<u16> {
         std::iter::once(self.gateway.listen.port()).chain(self.gateway.metrics.map(|m| m.port())).collect()
     }
 
-    /// What rules that go by name do not lead to, beside the tenants' sources.
+    /// Networks that rules by name do not reach, in addition to the tenants' sources.
     pub fn private(&self, connected: Arc<ConnectedNetworks>) -> PrivateNetworks {
         PrivateNetworks {
             destinations: self.private_destinations,

@@ -10,10 +10,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use toml::de::DeValue;
 
-/// So long before a tenant begins to enforce, `check` says so.
+/// Time before a tenant begins to enforce at which `check` starts to warn.
 const NEAR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// A point in time that means the same everywhere.
+/// A time with an explicit offset.
 pub(super) struct Moment;
 
 impl Describe for Moment {
@@ -25,7 +25,7 @@ impl Describe for Moment {
 impl Kind for Moment {
     type Value = Timestamp;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Timestamp> {
-        // TOML has dates of its own.
+        // TOML has a native date type.
         let found = if let DeValue::Datetime(time) = value.node() {
             parse(&time.to_string())
         } else {
@@ -36,7 +36,7 @@ impl Kind for Moment {
     }
 }
 
-/// A date is its beginning in UTC. A time of day without an offset is none: nobody knows which is meant.
+/// Parses a date, which means its start in UTC. A time of day needs an offset, or it would be ambiguous.
 fn parse(text: &str) -> Option<Timestamp> {
     if text.len() == "2026-12-31".len() {
         let date: Date = text.parse().ok()?;
@@ -45,7 +45,7 @@ fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
-/// What the tenant says of its mode, with warnings of what is not, or soon not, as it reads.
+/// Reads the tenant's mode, and warns where it has no effect or soon will have none.
 pub(super) fn read(table: &Table<'_>, now: Timestamp, out: &mut Diagnostics) -> Mode {
     let mode = table.read(&tenant::MODE, out).unwrap_or_default();
     let Some(until) = table.read(&tenant::MONITOR_UNTIL, out) else { return mode };

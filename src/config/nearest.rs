@@ -1,6 +1,6 @@
-//! The known word that a mistyped one was probably meant to be.
+//! Suggestions for mistyped words.
 
-/// The nearest of the words, if one is near enough to be worth a question: at most one edit per three characters.
+/// Returns the nearest of the words, if it is near enough to suggest: at most one edit per three characters.
 pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let longest_worth_a_look = 64;
     if typed.len() > longest_worth_a_look {
@@ -10,7 +10,7 @@ pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> 
     (distance <= word.chars().count().max(3) / 3).then_some(word)
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) from one word to the other.
+/// Edit distance (insert, delete, replace, swap of neighbours) between two words.
 fn distance(from: &str, to: &str) -> usize {
     let from: Vec<char> = from.chars().collect();
     let to: Vec<char> = to.chars().collect();

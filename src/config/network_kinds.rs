@@ -1,4 +1,4 @@
-//! The forms of addresses, ports and paths.
+//! Kinds of addresses, ports and paths.
 
 use super::diagnostic::{Diagnostics, FileKind};
 use super::kinds::{Describe, Kind};
@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What something is called; a metric label, so its characters are few.
+/// A name; a metric label, so its characters are restricted.
 pub(super) struct Name;
 
 impl Describe for Name {
@@ -39,10 +39,10 @@ impl Kind for Name {
     }
 }
 
-/// A line of text for people.
+/// A line of text for users.
 pub(super) struct Line;
 
-/// The longest [`Line`], in bytes: it is part of every refusal.
+/// Maximum length of a [`Line`], in bytes: it is part of every refusal.
 const LONGEST_LINE: usize = 200;
 
 impl Describe for Line {
@@ -108,12 +108,12 @@ impl Kind for DnsServer {
     }
 }
 
-/// What a word stands for (`None`), or what is in a file: one or more of them.
+/// A word (read as `None`), or the contents of a file: one or more entries.
 pub(super) struct WordOrFile<T: 'static> {
     pub(super) word: &'static str,
-    /// "PEM file".
+    /// Description: "PEM file".
     pub(super) file: &'static str,
-    /// Of the file's content, one at least; else what is wrong with it.
+    /// Parses the file's contents, which must have an entry; else the error.
     pub(super) read: fn(&[u8]) -> Result<Vec<T>, String>,
 }
 
@@ -142,7 +142,7 @@ impl<T> Kind for WordOrFile<T> {
     }
 }
 
-/// A unix socket.
+/// A Unix socket.
 pub(super) struct ControlSocket;
 
 impl Describe for ControlSocket {
@@ -164,7 +164,7 @@ impl Kind for ControlSocket {
     }
 }
 
-/// A network interface, or a pattern of them.
+/// A network interface, or a pattern of interfaces.
 pub(super) struct Interface;
 
 impl Describe for Interface {
@@ -214,12 +214,12 @@ impl Kind for Port {
     }
 }
 
-/// Digits only: `parse` alone would take a plus sign.
+/// Parses digits only: `parse` alone would accept a plus sign.
 fn port(text: &str) -> Option<u16> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// A network, or one address.
+/// A network, or a single address.
 pub(super) struct Network;
 
 impl Describe for Network {
@@ -254,7 +254,7 @@ impl Kind for Network {
     }
 }
 
-/// The path of a file beside the configuration.
+/// Path of a file beside the configuration.
 pub(super) struct FileName;
 
 impl Describe for FileName {
@@ -273,7 +273,7 @@ impl Kind for FileName {
     }
 }
 
-/// Where the flow log goes.
+/// Destination of the flow log.
 pub(super) struct LogTarget;
 
 impl Describe for LogTarget {
@@ -299,7 +299,7 @@ impl Kind for LogTarget {
     }
 }
 
-/// A file that is made to ask somebody for something.
+/// A file whose creation requests an action.
 pub(super) struct RequestFile;
 
 impl Describe for RequestFile {
@@ -318,7 +318,7 @@ impl Kind for RequestFile {
     }
 }
 
-/// Where the audit log goes. It cannot be turned off.
+/// Destination of the audit log. It cannot be turned off.
 pub(super) struct AuditTarget;
 
 impl Describe for AuditTarget {
@@ -346,7 +346,7 @@ fn is_a_file(path: &str) -> bool {
     Path::new(path).is_absolute() && !path.contains('\0')
 }
 
-/// A routing table's number.
+/// Number of a routing table.
 pub(super) struct RoutingTable;
 
 impl Describe for RoutingTable {

@@ -1,5 +1,5 @@
-//! Allow rules by address that let out TLS and HTTP alone, because a deny rule goes by name: told as warnings, unless the
-//! rule says itself what becomes of other protocols.
+//! Warnings for allow rules by address that permit TLS and HTTP alone, because a deny rule matches names, unless the
+//! rule itself sets how other protocols are treated.
 
 use super::Ports;
 use super::diagnostic::Diagnostics;
@@ -9,13 +9,13 @@ use crate::policy::{Effect, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-/// Where hardly anything else is spoken.
+/// Ports on which other protocols are rare.
 const TLS_AND_HTTP: [u16; 2] = [80, 443];
 
-/// Judges the rules of one tenant.
+/// Checks the rules of one tenant.
 pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics) {
     let rules = || tenant.spec.rules.iter().zip(&tenant.rules_at);
-    // Each place once, however many rules are about it.
+    // One warning per place, for any number of rules.
     let mut places = HashMap::new();
     for (deny, at) in rules().filter(|(rule, _)| rule.effect == Effect::Deny && !rule.hosts.is_empty()) {
         places.entry((&deny.cidrs[..], &deny.ports[..])).or_insert((deny, at.rule));
@@ -26,7 +26,7 @@ pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics
             continue;
         }
         let meeting = places.values().filter(|(deny, _)| meet(rule, deny, steered));
-        // The first in the file, so that the same configuration is told the same.
+        // The first in the file, so that results are deterministic.
         let Some(deny_at) = meeting.map(|(_, deny_at)| *deny_at).min() else { continue };
         let message = format!(
             "this rule lets out TLS and HTTP alone where the deny rule at {} goes by name: other protocols end as `unknown_protocol`",
@@ -37,7 +37,7 @@ pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics
     }
 }
 
-/// Whether both rules cover an address and a port where other protocols are spoken.
+/// True if both rules cover an address and a port that other protocols use.
 fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &Ports) -> bool {
     let nested = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
     let networks = deny.cidrs.is_empty()
@@ -58,7 +58,7 @@ fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &Ports) -> bool {
     networks && common.iter().any(speaks_other)
 }
 
-/// The ports in both.
+/// Returns the intersection of two port ranges.
 fn both(one: PortRange, other: PortRange) -> Option<PortRange> {
     PortRange::new(one.first().max(other.first()), one.last().min(other.last()))
 }

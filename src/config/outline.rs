@@ -1,4 +1,4 @@
-//! What a configuration says, in a few bytes for each name: to tell what another one changes.
+//! Compact digests of a configuration, to find its differences from another.
 
 use super::Config;
 use super::version::digest;
@@ -8,31 +8,31 @@ use crate::policy::{RuleSpec, TenantSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Digests of what a configuration says. A million names take eight megabytes.
+/// Digests of a configuration's contents. A million names take eight megabytes.
 #[derive(Debug, Clone)]
 pub struct Outline {
     tenants: BTreeMap<Arc<str>, Tenant>,
     pools: BTreeMap<Arc<str>, u64>,
-    /// The tables that stand once, by their header.
+    /// The single tables, by their header.
     settings: [(&'static str, u64); 8],
 }
 
-/// One tenant's.
+/// Digests of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tenant {
-    /// Of all but its rules.
+    /// Digest of everything except its rules.
     itself: u64,
-    /// Of each rule without its label and hosts; ascending.
+    /// Digests of each rule without its label and hosts; ascending.
     rules: Box<[u64]>,
-    /// Of each host, with the effect of its rule; ascending.
+    /// Digests of each host, with the effect of its rule; ascending.
     names: Box<[u64]>,
 }
 
-/// What only a restart can change.
+/// Tables that only a restart can change.
 const FIXED: [&str; 4] = ["[gateway]", "[inspect]", "[flow_log]", "[audit]"];
 
 impl Config {
-    /// What only a restart can change is as in `running`.
+    /// Takes over from `running` what only a restart can change.
     pub fn keep_fixed(&mut self, running: &Self) {
         self.gateway = running.gateway.clone();
         self.inspect = running.inspect;
@@ -42,7 +42,7 @@ impl Config {
 }
 
 impl Outline {
-    /// In one pass over every name.
+    /// Computes the digests in one pass over all names.
     pub fn of(config: &Config) -> Self {
         let Config {
             gateway,
@@ -60,7 +60,7 @@ impl Outline {
             pools,
             tenants,
         } = config;
-        // What tenants reserve is theirs.
+        // Shares of tenants count as the tenants', not as the pool's.
         let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
         Self {
             tenants: tenants.iter().map(|spec| (Arc::clone(&spec.name), Tenant::of(spec))).collect(),
@@ -78,7 +78,7 @@ impl Outline {
         }
     }
 
-    /// What is different in `later`.
+    /// Returns the differences of `later`.
     pub fn difference(&self, later: &Self) -> Difference {
         let mut difference = Difference {
             tenants: named(&self.tenants, &later.tenants),
@@ -100,7 +100,7 @@ impl Outline {
         difference
     }
 
-    /// With what only a restart can change as it is in `running`.
+    /// Takes over from `running` what only a restart can change.
     #[must_use]
     pub fn fixed_as_in(mut self, running: &Self) -> Self {
         for (own, (header, digest)) in self.settings.iter_mut().zip(running.settings) {
@@ -155,7 +155,7 @@ fn named<T: PartialEq>(before: &BTreeMap<Arc<str>, T>, after: &BTreeMap<Arc<str>
     named
 }
 
-/// Of two ascending lists, how many of each are not in the other.
+/// Counts the elements of two ascending lists that are missing in the other.
 fn counted(before: &[u64], after: &[u64]) -> Counted {
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     let mut counted = Counted::default();
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::config::AuditTarget;
 
-    /// The outline of a configuration file.
+    /// Returns the outline of a configuration file.
     fn outline(gateway: &str, rest: &str) -> Outline {
         Outline::of(&config(gateway, rest))
     }
@@ -254,7 +254,7 @@ mod tests {
             restart: first(&["[gateway]"]),
         };
         assert_eq!(before.difference(&after), expected);
-        // What takes a restart is told again as long as there was none.
+        // A change that takes a restart is reported until the restart.
         let in_force = after.clone().fixed_as_in(&before);
         assert_eq!(
             in_force.difference(&after),

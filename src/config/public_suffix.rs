@@ -1,4 +1,4 @@
-//! How wide a wildcard reaches, by the public suffix list.
+//! Breadth of wildcards, by the public suffix list.
 
 use crate::hostname::HostPattern;
 use psl::{List, Psl as _, Type};
@@ -8,20 +8,20 @@ pub(super) const HELP: &str =
 pub(super) const SHARED_HELP: &str =
     "anybody can get a name there and receive what is sent out; name the subdomains if they are known";
 
-/// Whose names a pattern covers.
+/// Ownership of the names that a pattern covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Breadth {
-    /// One owner's.
+    /// Names of one owner.
     Owned,
-    /// Those of a service that hands out subdomains, such as storage buckets: the list's private section.
+    /// Names of a service that hands out subdomains, such as storage buckets: the list's private section.
     Shared,
-    /// Those of a registry, such as `*.com`: the list's ICANN section.
+    /// Names of a registry, such as `*.com`: the list's ICANN section.
     Registry,
 }
 
 pub(super) fn breadth(pattern: &HostPattern) -> Breadth {
     let HostPattern::Subdomains(apex) = pattern else { return Breadth::Owned };
-    // Under a rule like `*.ck` it is each child of the apex that is the suffix, not the apex.
+    // Under a rule like `*.ck` each child of the apex is a suffix, not the apex.
     let child = format!("any-child.{apex}");
     let is = |name: &str, wanted| {
         List.suffix(name.as_bytes())

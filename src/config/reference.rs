@@ -1,4 +1,4 @@
-//! docs/config.md, printed from the catalogue.
+//! Generates docs/config.md from the catalogue.
 
 use super::catalogue::{self, AnyKey, Presence, Section};
 use std::fmt::Write as _;
@@ -44,7 +44,7 @@ relative path starts at the folder of the *main* file, also where a file of `pol
 whose pool has no address of the family.
 "#;
 
-/// The reference of the configuration, in Markdown.
+/// Returns the configuration reference, in Markdown.
 pub fn reference() -> String {
     let mut text = INTRO.to_owned();
     for section in catalogue::ALL {
@@ -55,7 +55,7 @@ pub fn reference() -> String {
 
 fn write_section(section: &Section, text: &mut String) {
     let _ = write!(text, "\n## `{}`\n\n{}\n\n```toml\n{}\n", section.header, section.about, section.header);
-    // Tables have sections of their own.
+    // Nested tables have sections of their own.
     let shown = || section.keys.iter().filter(|key| key.unsupported().is_none() && !key.is_table());
     let width = shown().map(|key| key.name().len()).max().unwrap_or(0);
     for key in shown() {
@@ -76,7 +76,7 @@ fn default(key: &dyn AnyKey) -> String {
     }
 }
 
-/// A vertical bar would end the table's cell.
+/// Escapes vertical bars, which would end the table's cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }

@@ -1,4 +1,4 @@
-//! The tables of the main file that stand once.
+//! Reads the single tables of the main file.
 
 use super::catalogue::{
     audit, certificates, flow_log, gateway, inspect, keepalive, main_file, policy, resolver, steering,
@@ -12,10 +12,10 @@ use crate::units::format_duration;
 use crate::verify::{Anchors, Roots};
 use std::num::NonZeroUsize;
 
-/// The configuration without pools and tenants, and what holds for tenants that say nothing of `ech`. `None` only if
-/// something is wrong, which is reported.
+/// Reads the configuration without pools and tenants, and the default of `ech` for tenants. `None` only after an error,
+/// which is reported.
 pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, Ech)> {
-    // Every table is read before any is missed: an error in the first must not hide those in the others.
+    // Every table is read before a missing one ends it: an error in the first must not hide those in the others.
     let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
     let steering = read_steering(&file.section(&main_file::STEERING, out), out);
     let inspect = read_inspect(&file.section(&main_file::INSPECT, out), out);
@@ -82,7 +82,7 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
         max_flows: table.read(&gateway::MAX_FLOWS, out)?,
     };
     let Keepalive { idle, interval, probes } = gateway.keepalive;
-    // tcp_keepalive_timer(): with a user time-out, one unanswered probe after it is enough.
+    // tcp_keepalive_timer(): with a user timeout, one unanswered probe after it is enough.
     if gateway.user_timeout.is_some_and(|timeout| timeout < idle + interval * probes) {
         let message =
             "`user_timeout` is shorter than keepalive's `idle + interval × probes`, and overrules it";
@@ -126,7 +126,7 @@ fn read_inspect(table: &Table<'_>, out: &mut Diagnostics) -> Option<Inspect> {
     })
 }
 
-/// All are asked for every name.
+/// Maximum number of DNS servers; all are queried for every name.
 const MOST_SERVERS: usize = 8;
 
 fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
@@ -177,7 +177,7 @@ fn read_flow_log(table: &Table<'_>, out: &mut Diagnostics) -> Option<FlowLog> {
     })
 }
 
-/// The values without their places.
+/// Strips the positions from values.
 pub(super) fn values<T>(placed: Vec<Placed<T>>) -> Vec<T> {
     placed.into_iter().map(|placed| placed.value).collect()
 }

@@ -1,4 +1,4 @@
-//! Whether the tenants of a pool can be given what they are promised.
+//! Checks that a pool can keep its tenants' floors.
 
 use super::diagnostic::Diagnostics;
 use super::tenants::{PoolDraft, TenantDraft};
@@ -6,12 +6,11 @@ use crate::addr::Family;
 use crate::egress::{PoolSpec, ShareSpec, is_derived};
 use std::net::IpAddr;
 
-/// A network whose addresses are derived per client holds more of them than clients ever meet on, if this many bits
-/// are theirs.
+/// Minimum host bits of a network whose addresses are derived per client for clients not to share an address.
 const NEVER_SHARED_BITS: u8 = 64;
 
-/// The shares of a pool's tenants: all of them, for each counts against the others; none if no tenant has a floor or
-/// ceiling.
+/// Returns the shares of a pool's tenants: all of them, because each counts against the others; none if no tenant has a
+/// floor or ceiling.
 pub(super) fn of_pool(pool: &PoolSpec, tenants: &[TenantDraft]) -> Vec<ShareSpec> {
     let here = || tenants.iter().map(|tenant| &tenant.spec).filter(|tenant| tenant.pool == pool.name);
     if here().all(|tenant| tenant.ports_floor.is_none() && tenant.ports_ceiling.is_none()) {
@@ -74,7 +73,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
 }
 
 /// Ports of all listed addresses of a family towards each destination, with the `draining` ones or without. `None` if
-/// it has none, or if addresses are derived: those are as good as endless.
+/// there are none, or if addresses are derived: those are practically unlimited.
 fn offered(pool: &PoolSpec, family: Family, reserved: &[u16], draining: bool) -> Option<u64> {
     let of_family = |address: IpAddr| Family::of(address) == family;
     let mut networks = pool.addresses.iter().filter(|network| of_family(network.addr())).peekable();

@@ -1,4 +1,4 @@
-//! A configuration file in memory, and where in it something stands.
+//! A configuration file in memory, and positions in it.
 
 use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
 use std::ops::Range;
@@ -7,27 +7,27 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// More syntax errors than this in one file mostly follow from the first ones.
+/// Maximum syntax errors reported for one file; further ones mostly follow from the first.
 const MAX_SYNTAX_ERRORS: usize = 10;
 
 /// One TOML file.
 pub(super) struct Source {
     id: FileId,
     text: String,
-    /// Where each line starts, in bytes; rises, and the first is 0.
+    /// Byte offset of each line; ascending, and the first is 0.
     lines: Vec<usize>,
-    /// The path from the folder of the main file: what rules without a name are called by.
+    /// Path relative to the main file's folder; labels rules without a name.
     pub(super) label: Arc<str>,
 }
 
 impl Source {
-    /// `None` if it cannot be read, which is reported.
+    /// Reads a file; `None` if that fails, which is reported.
     pub(super) fn open(path: &Path, label: &str, out: &mut Diagnostics) -> Option<Self> {
         let (id, bytes) = out.read(path, FileKind::Text);
         let bytes = bytes?;
         let valid = std::str::from_utf8(&bytes).map_or_else(|error| error.valid_up_to(), str::len);
         let whole = valid == bytes.len();
-        // What follows the first bad byte is of no use; what stands before it says where that is.
+        // Text after the first invalid byte is useless; the text before it gives its position.
         let text = String::from_utf8_lossy(&bytes[..valid]).into_owned();
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
@@ -39,7 +39,7 @@ impl Source {
         Some(source)
     }
 
-    /// `None` if it is not TOML, which is reported with everything that is wrong with it.
+    /// Parses the file; `None` if it is not TOML, which is reported with all syntax errors.
     pub(super) fn parse(&self, out: &mut Diagnostics) -> Option<Spanned<DeTable<'_>>> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
@@ -49,17 +49,17 @@ impl Source {
         errors.is_empty().then_some(table)
     }
 
-    /// What can be read of it as TOML, whatever else it holds.
+    /// Parses as much of it as possible, ignoring errors.
     pub(super) fn recover(&self) -> Spanned<DeTable<'_>> {
         DeTable::parse_recoverable(&self.text).0
     }
 
-    /// The file as a whole.
+    /// Returns the position of the whole file.
     pub(super) fn whole(&self) -> Place {
         self.id.whole()
     }
 
-    /// Where a span starts.
+    /// Returns the position at which a span starts.
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
         let offset = self.text.floor_char_boundary(span.start);
         let line = self.lines.partition_point(|start| *start <= offset);

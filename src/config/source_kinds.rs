@@ -1,4 +1,4 @@
-//! The forms of a pool's single addresses.
+//! Kinds of a pool's single addresses.
 
 use super::diagnostic::Diagnostics;
 use super::kinds::{Describe, Kind, Placed};
@@ -6,7 +6,7 @@ use super::value::Value;
 use crate::addr::SourceAddr;
 use std::net::IpAddr;
 
-/// One address.
+/// A single address.
 pub(super) struct Source;
 
 impl Describe for Source {
@@ -25,7 +25,7 @@ impl Kind for Source {
     }
 }
 
-/// Pairs of a source address and the public one that it is mapped to.
+/// Pairs of a source address and the public address that it is mapped to.
 pub(super) struct Mapped;
 
 impl Describe for Mapped {
@@ -64,7 +64,7 @@ impl Kind for Mapped {
     }
 }
 
-/// IPv4-mapped addresses are IPv4 in disguise, and not how anybody means to write them.
+/// Parses an address. IPv4-mapped addresses are refused: they are IPv4, and never written so on purpose.
 fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().filter(|address: &IpAddr| address.to_canonical() == *address)
 }

@@ -1,4 +1,4 @@
-//! `[[pool]]` and `[[tenant]]`, as they are read: with the places that later findings point at.
+//! Reads `[[pool]]` and `[[tenant]]`, with the positions that later findings refer to.
 
 use super::catalogue::{Key, allow, deny, limits, pool, tenant};
 use super::diagnostic::{Diagnostics, Place};
@@ -19,31 +19,31 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-/// A pool and where it says what.
+/// A pool, and the positions of its keys.
 pub(super) struct PoolDraft {
     pub(super) spec: PoolSpec,
     pub(super) name_at: Place,
     pub(super) ports_at: Place,
-    /// As many as `spec.addresses`.
+    /// One per entry of `spec.addresses`.
     pub(super) addresses_at: Vec<Place>,
     pub(super) drain_at: Place,
 }
 
-/// A tenant and where it says what.
+/// A tenant, and the positions of its keys.
 pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
-    /// `None`: as `[policy]` says.
+    /// `None`: the default of `[policy]`.
     pub(super) ech: Option<Ech>,
     pub(super) name_at: Place,
     pub(super) pool_at: Place,
     pub(super) floor_at: Place,
-    /// As many as `spec.sources`.
+    /// One per entry of `spec.sources`.
     pub(super) sources_at: Vec<Place>,
-    /// As many as `spec.rules`.
+    /// One per entry of `spec.rules`.
     pub(super) rules_at: Vec<RulePlaces>,
 }
 
-/// Where a rule says what.
+/// Positions of a rule's keys.
 #[derive(Clone, Copy)]
 pub(super) struct RulePlaces {
     pub(super) rule: Place,
@@ -51,11 +51,11 @@ pub(super) struct RulePlaces {
     pub(super) hosts: Place,
     pub(super) cidrs: Place,
     pub(super) ports: Place,
-    /// It says what becomes of other protocols.
+    /// True if it sets how other protocols are treated.
     pub(super) says_protocols: bool,
 }
 
-/// Addresses that packets to and from other machines never have: RFC 6890, RFC 4291.
+/// Addresses never used by packets between machines: RFC 6890, RFC 4291.
 const NEVER_SOURCES: [&str; 9] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -68,14 +68,14 @@ const NEVER_SOURCES: [&str; 9] = [
     "ff00::/8",
 ];
 
-/// Whether no address of the network is one of them.
+/// True if no address of the network is one of them.
 fn may_be_sources(network: &IpNet) -> bool {
     let never = NEVER_SOURCES.iter().filter_map(|never| never.parse::<IpNet>().ok());
     never.filter(|never| never.contains(network) || network.contains(never)).count() == 0
 }
 
 impl PoolDraft {
-    /// What is wrong is reported, and stands in the draft as empty. Both keys that it cannot do without have defaults.
+    /// Reads a pool. Wrong values are reported and left empty in the draft. Both mandatory keys have defaults.
     pub(super) fn read(table: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
         let addresses = table.read(&pool::ADDRESSES, out).unwrap_or_default();
         for network in &addresses {
@@ -111,7 +111,7 @@ impl PoolDraft {
     }
 }
 
-/// The addresses that take no new flows.
+/// Reads the addresses that take no new flows.
 fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> Vec<SourceAddr> {
     let drain = table.read(&pool::DRAIN, out).unwrap_or_default();
     for Placed { value: address, at } in &drain {
@@ -132,7 +132,7 @@ fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> V
     drain
 }
 
-/// Source addresses with the public ones that they are mapped to.
+/// Reads the source addresses with the public ones that they are mapped to.
 fn read_public(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> BTreeMap<SourceAddr, IpAddr> {
     let mut sources = HashMap::new();
     let mut read = BTreeMap::new();
@@ -162,7 +162,7 @@ fn not_of_the_pool(key: &str, address: IpAddr, at: Place, out: &mut Diagnostics)
 }
 
 impl TenantDraft {
-    /// What is wrong is reported, and stands in the draft as empty.
+    /// Reads a tenant. Wrong values are reported and left empty in the draft.
     pub(super) fn read(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> Self {
         let sources = table.read(&tenant::SOURCES, out).unwrap_or_default();
         let mode = modes::read(table, clock::timestamp(), out);
@@ -192,7 +192,7 @@ impl TenantDraft {
     }
 }
 
-/// Allow and deny rules of one tenant, in the order in which the file has them.
+/// Reads the allow and deny rules of one tenant, in the order of the file.
 fn read_rules(
     table: &Table<'_>,
     files: &mut HostsFiles,
@@ -270,7 +270,7 @@ fn read_deny(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -
     read_rule(Effect::Deny, &DENY, table, files, out)
 }
 
-/// The keys that allow and deny rules have in common.
+/// Keys common to allow and deny rules.
 struct RuleKeys {
     name: &'static Key<Name>,
     hosts: &'static Key<List<Host>>,

@@ -1,4 +1,4 @@
-//! The text of every file of a configuration, apart from the disk.
+//! Contents of every file of a configuration, independent of the disk.
 
 use super::version::digest_of;
 use flate2::Compression;
@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The files that one load has read, or will read instead of the disk's, by the paths that they have there. Compressed:
-/// a million names would take forty megabytes otherwise.
+/// Files that one load has read, or will read instead of the disk's, by path. Compressed: a million names would take
+/// forty megabytes otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts(BTreeMap<PathBuf, Arc<[u8]>>);
 
@@ -20,12 +20,12 @@ impl Texts {
         Ok(())
     }
 
-    /// In the order of their paths.
+    /// Iterates over the files in the order of their paths.
     pub fn iter(&self) -> impl Iterator<Item = io::Result<(&Path, Vec<u8>)>> {
         self.0.iter().map(|(path, compressed)| Ok((path.as_path(), text_of(compressed)?)))
     }
 
-    /// Equal for the same files, by accident only for others.
+    /// Returns a digest that is equal for the same files, and for others only by accident.
     pub fn digest(&self) -> u64 {
         let parts = self.0.iter().flat_map(|(path, compressed)| {
             [digest_of(path.as_os_str().as_encoded_bytes()), digest_of(compressed)]
@@ -33,12 +33,12 @@ impl Texts {
         digest_of(&parts.flat_map(u64::to_le_bytes).collect::<Vec<_>>())
     }
 
-    /// The text of one.
+    /// Returns the contents of a file.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         text_of(self.0.get(path).ok_or(io::ErrorKind::NotFound)?)
     }
 
-    /// Those in a folder.
+    /// Lists the files in a folder.
     pub(super) fn list(&self, folder: &Path) -> Vec<PathBuf> {
         self.0.keys().filter(|path| path.parent() == Some(folder)).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! TOML values with what is needed to complain about them: the key they stand under and their place.
+//! TOML values with their key and position, for error messages.
 
 use super::catalogue::{Key, Presence, Section};
 use super::diagnostic::{Diagnostics, Place};
@@ -8,10 +8,10 @@ use super::source::Source;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Characters of a wrong text that a message repeats.
+/// Maximum characters of a wrong value that a message repeats.
 const MAX_SHOWN: usize = 80;
 
-/// One value.
+/// A single value.
 #[derive(Clone, Copy)]
 pub(super) struct Value<'a> {
     source: &'a Source,
@@ -28,30 +28,30 @@ impl<'a> Value<'a> {
         self.source.place(&self.node.span())
     }
 
-    /// An element of this value, which is a list.
+    /// Returns an element of this value, which is a list.
     pub(super) fn element(&self, node: &'a Spanned<DeValue<'a>>) -> Self {
         Self { node, ..*self }
     }
 
-    /// The entries of this value, if it is a table.
+    /// Returns the entries of this value, if it is a table.
     pub(super) fn entries(&self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
         let Self { source, key, .. } = *self;
         let entries = self.node().as_table()?.iter();
         Some(entries.map(move |(name, node)| (name.get_ref().as_ref(), Self { source, key, node })))
     }
 
-    /// The text, if it is one.
+    /// Returns the text, if it is a string.
     pub(super) fn text(&self) -> Option<&'a str> {
         self.node().as_str()
     }
 
-    /// The number, if it is one that fits.
+    /// Returns the number, if it is an integer that fits.
     pub(super) fn number(&self) -> Option<u64> {
         let integer = self.node().as_integer()?;
         u64::from_str_radix(integer.as_str(), integer.radix()).ok()
     }
 
-    /// How the file has it, as far as a message can show it.
+    /// Formats the value as in the file, shortened for a message.
     fn shown(&self) -> String {
         match self.node() {
             DeValue::String(text) if text.chars().count() > MAX_SHOWN => {
@@ -67,13 +67,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Reports that the value is not what the key takes; `help` says what would be.
+    /// Reports that the key does not accept the value; `help` is the remedy.
     pub(super) fn wrong<T>(&self, out: &mut Diagnostics, why: &str, help: impl Into<String>) -> Option<T> {
         out.error(self.place(), format!("`{}`: {} is {why}", self.key, self.shown()), help);
         None
     }
 
-    /// Reports a value of the design that this version does not implement.
+    /// Reports a designed value that this version does not implement.
     pub(super) fn unsupported<T>(&self, out: &mut Diagnostics, help: &str) -> Option<T> {
         let message = match self.text() {
             Some(text) => format!("`{} = {text:?}` is not supported yet", self.key),
@@ -84,14 +84,14 @@ impl<'a> Value<'a> {
     }
 }
 
-/// One table, whose keys are those of a section of the catalogue. Opening it reports every key that is not.
+/// A table, whose keys are those of a section of the catalogue. Opening it reports every other key.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a> {
     source: &'a Source,
     section: &'static Section,
-    /// `None` stands for a table that the file does not have: every key has its default.
+    /// `None` if the file has no such table: every key has its default.
     entries: Option<&'a DeTable<'a>>,
-    /// Where its header stands, in bytes.
+    /// Byte offset of its header.
     offset: usize,
 }
 
@@ -126,17 +126,17 @@ impl<'a> Table<'a> {
         out.error(key_at, format!("unknown key {name:?} in {}", self.section.header), help);
     }
 
-    /// Where the table begins.
+    /// Position of the table.
     pub(super) fn place(&self) -> Place {
         self.source.place(&(self.offset..self.offset))
     }
 
-    /// For the order of tables within a file.
+    /// Byte offset, for the order of tables within a file.
     pub(super) fn offset(&self) -> usize {
         self.offset
     }
 
-    /// `file:line`, by which people find it again.
+    /// Label `file:line`, to find the table again.
     pub(super) fn label(&self) -> String {
         format!("{}:{}", self.source.label, self.place().line)
     }
@@ -146,7 +146,7 @@ impl<'a> Table<'a> {
         Some(Value { source: self.source, key: key.name, node })
     }
 
-    /// Where the key's value stands; the table itself if the key is not there.
+    /// Position of the key's value; of the table if the key is absent.
     pub(super) fn place_of<K>(&self, key: &Key<K>) -> Place {
         self.entry(key).map_or_else(|| self.place(), |value| value.place())
     }
@@ -155,10 +155,10 @@ impl<'a> Table<'a> {
         self.entry(key).is_some()
     }
 
-    /// What the key says. `None` if it is absent and has no default, or wrong; what is wrong is reported.
+    /// Reads a key. `None` if it is absent without a default, or wrong, which is reported.
     pub(super) fn read<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
         if let Some(value) = self.entry(key) {
-            // The load has failed if this is `None`; the default keeps it going, to find what else is wrong.
+            // If this is `None` the load has failed; the default lets it continue, to find further errors.
             return key.kind.read(value, out).or_else(|| self.default(key, out));
         }
         if key.presence == Presence::Required {
@@ -174,7 +174,7 @@ impl<'a> Table<'a> {
         key.kind.read(Value { source: self.source, key: key.name, node: &node }, out)
     }
 
-    /// The table under a key; one without entries if there is none.
+    /// Returns the table under a key; an empty one if it is absent.
     pub(super) fn section(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Self {
         let section = key.kind.0;
         let absent = Self { source: self.source, section, entries: None, offset: self.offset };
@@ -186,7 +186,7 @@ impl<'a> Table<'a> {
         Self::open(self.source, section, entries, value.node.span().start, out)
     }
 
-    /// The tables under a key, in the order of the file.
+    /// Returns the tables under a key, in the order of the file.
     pub(super) fn sections(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Vec<Self> {
         let section = key.kind.0;
         let help = || format!("write it as {}", section.header);

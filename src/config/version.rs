@@ -1,20 +1,20 @@
-//! A short name for what a configuration says.
+//! Short version identifier of a configuration's contents.
 
 use super::Config;
 use std::fmt::{self, Write};
 
 impl Config {
-    /// Sixteen hex digits that are equal for equal configurations, read by the same version of Egret. Comments, spacing
-    /// and the order of keys do not matter; where a rule stands does, because rules are called by it.
+    /// Sixteen hex digits, equal for equal configurations read by the same version of Egret. Comments, spacing and the
+    /// order of keys do not matter; the position of a rule does, because it labels the rule.
     pub fn version(&self) -> String {
         format!("{:016x}", digest(self))
     }
 }
 
-/// Equal for what is written alike.
+/// Returns a digest that is equal for equal debug output.
 pub(super) fn digest(what: &impl fmt::Debug) -> u64 {
     let mut digest = Digest(OFFSET);
-    // The digest takes everything.
+    // Writing to the digest cannot fail.
     let _ = write!(digest, "{what:?}");
     digest.0
 }
@@ -28,7 +28,7 @@ pub fn digest_of(bytes: &[u8]) -> u64 {
     digest.0
 }
 
-/// FNV-1a, 64 bits: told apart by accident, not against an adversary, and no text of a million names in memory.
+/// FNV-1a, 64 bits: not collision-resistant, and needs no text of a million names in memory.
 struct Digest(u64);
 
 impl Write for Digest {

@@ -1,4 +1,4 @@
-//! What only shows when every file is read: names that must be unique or known, networks that must not overlap.
+//! Checks across all files: names that must be unique or known, networks that must not overlap.
 
 use super::diagnostic::{Diagnostics, Place};
 use super::nearest::nearest;
@@ -8,10 +8,10 @@ use crate::addr::PortRange;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
-/// Below, a port takes `CAP_NET_BIND_SERVICE`, which the gateway does not have.
+/// First port that does not need `CAP_NET_BIND_SERVICE`, which the gateway lacks.
 const FIRST_PORT: u16 = 1024;
 
-/// Reports what is wrong.
+/// Reports all errors.
 pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
     unique("pool", pools.iter().map(|pool| (&*pool.spec.name, pool.name_at)), out);
     unique("tenant", tenants.iter().map(|tenant| (&*tenant.spec.name, tenant.name_at)), out);
@@ -40,7 +40,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     clients_in_pools(pools, tenants, out);
 }
 
-/// Warns of pools that nobody uses.
+/// Warns of unused pools.
 pub(super) fn unused_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
     for pool in pools {
         let name = &pool.spec.name;
@@ -62,14 +62,14 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = (&'a str, Place)>, out: &m
 
 fn unique_rules(tenant: &TenantDraft, out: &mut Diagnostics) {
     let rules = tenant.spec.rules.iter().zip(&tenant.rules_at);
-    // A label `file:line` is unique, unless somebody names a rule so: names have no colon.
+    // A label `file:line` is unique, unless somebody names a rule like that: names have no colon.
     unique("rule", rules.map(|(rule, at)| (&*rule.label, at.name)), out);
 }
 
 fn known_pool(tenant: &TenantDraft, pools: &[PoolDraft], out: &mut Diagnostics) {
     let wanted = &*tenant.spec.pool;
     let names = || pools.iter().map(|pool| &*pool.spec.name);
-    // A pool whose name is wrong, which is told there, may be the one that is meant.
+    // The intended pool may be one whose name is invalid, which is reported there.
     if wanted.is_empty() || names().any(|name| name == wanted || name.is_empty()) {
         return;
     }
@@ -101,7 +101,7 @@ fn pool_networks(pools: &[PoolDraft], out: &mut Diagnostics) {
     }
 }
 
-/// Pool addresses are local to the gateway, so no answer would ever reach a client there.
+/// Reports clients inside pools: pool addresses are local to the gateway, so answers would never reach such a client.
 fn clients_in_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
     for tenant in tenants {
         for (source, at) in tenant.spec.sources.iter().zip(&tenant.sources_at) {
@@ -148,12 +148,12 @@ fn tenant_networks(tenants: &[TenantDraft], out: &mut Diagnostics) {
     }
 }
 
-/// Each entry whose network lies in that of another, with the nearest such other; of equal ones the later in the list is
-/// the inner. One pass over the sorted networks.
+/// Returns each entry whose network lies within another's, with the nearest such other; of equal ones the later in the
+/// list counts as the inner. One pass over the sorted networks.
 fn overlaps<T: Copy>(mut entries: Vec<T>, network: impl Fn(&T) -> IpNet) -> Vec<(T, T)> {
     entries.sort_by_key(|entry| (network(entry).network(), network(entry).prefix_len()));
     let mut found = Vec::new();
-    // Each network in it lies in the one below.
+    // A stack: each network lies within the one below.
     let mut enclosing: Vec<T> = Vec::new();
     for entry in entries {
         while enclosing.pop_if(|outer| !network(outer).contains(&network(&entry))).is_some() {}

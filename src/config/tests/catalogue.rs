@@ -1,9 +1,9 @@
-//! The catalogue of keys is what is read, no more and no less.
+//! The reader accepts exactly the keys of the catalogue.
 
 use super::load_files;
 use crate::config::catalogue::{self, AnyKey, Section};
 
-/// A configuration whose only unusual line is `key = value` in the section.
+/// Returns a configuration with `key = value` in the section.
 fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {
     let line = format!("{} = {value}\n", key.name());
     let steering = "[steering]\ninterfaces = [\"ens6\"]\n";
@@ -21,7 +21,7 @@ fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {
         }
         header => format!("{steering}{pool}{tenant}{header}\n"),
     };
-    // The key may be one of those that are there already: the last table is the one in question.
+    // The key may already be present: the last table is the one under test.
     let table = text.rfind("\n[").map_or(0, |at| at + 1);
     let kept: String = text[table..]
         .split_inclusive('\n')
@@ -44,7 +44,7 @@ fn every_key_of_the_catalogue_takes_its_example() {
     }
 }
 
-/// So every key is really read: one that were only listed would swallow this.
+/// Proves that every key is read: one that is only listed would accept this.
 #[test]
 fn every_key_of_the_catalogue_refuses_what_no_key_takes() {
     for section in catalogue::ALL {

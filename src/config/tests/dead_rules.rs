@@ -1,4 +1,4 @@
-//! Rules that never match, and those that only look so.
+//! Rules that never match, and rules that only seem so.
 
 use super::{GOOD, findings_below, load_files};
 
@@ -39,7 +39,7 @@ fn rules_that_never_match_are_told() {
             format!("{allow}cidrs = [\"0.0.0.0/0\", \"::/0\"]\n{allow}hosts = [\"b.example\"]\n"),
             Some("+3:1: warning: this rule never matches"),
         ),
-        // by name nobody reaches private addresses, so the second still does something
+        // rules by name do not reach private addresses, so the second rule still has an effect
         (format!("{allow}hosts = [\"example.com\"]\ncidrs = [\"10.9.0.0/16\"]\n"), None),
         // deny rules
         (

@@ -1,4 +1,4 @@
-//! Several files: the order of what is told of them, and files of names.
+//! Several files: the order of their findings, and hosts files.
 
 use super::{GOOD, findings, load};
 

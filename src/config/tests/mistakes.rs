@@ -1,14 +1,14 @@
-//! Each mistake is told where it is made, with what to do about it.
+//! Each mistake is reported at its position, with a remedy.
 
 mod pools;
 mod tenants;
 
 use super::findings_below;
 
-/// What is added to `GOOD`, and what is told of it: the start, and a part of the rest.
+/// Text added to `GOOD`, and the expected finding: its start, and a part of the rest.
 type Mistake = (&'static str, &'static str, &'static str);
 
-/// Of all else.
+/// Mistakes outside pools and tenants.
 const OTHERS: &[Mistake] = &[
     // syntax and keys
     ("x = ", "+1:5: error: not valid TOML", ""),

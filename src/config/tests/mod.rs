@@ -1,4 +1,4 @@
-//! Whole configurations, right and wrong.
+//! Complete configurations, valid and invalid.
 
 mod catalogue;
 mod dead_rules;
@@ -11,7 +11,7 @@ use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};
 use crate::policy::Ech;
 use std::time::Duration;
 
-/// A configuration to which a case adds what it is about.
+/// A valid configuration to which each case adds text.
 const GOOD: &str = r#"# what every case has in common
 steering = { interfaces = ["ens6"], ports = [80, 443, 5432] }
 [[pool]]
@@ -25,7 +25,7 @@ pool = "p"
 hosts = ["example.com"]
 "#;
 
-/// The lines of `GOOD`; what a case adds stands below them.
+/// Number of lines of `GOOD`; a case's text follows them.
 const GOOD_LINES: usize = 11;
 
 fn load_files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Loaded, Report>) {
@@ -39,7 +39,7 @@ fn load_files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Loaded, Repo
     (folder, loaded)
 }
 
-/// What is found, a line each, with paths from the folder of the main file.
+/// Returns the findings, a line each, with paths relative to the main file's folder.
 fn findings(files: &[(&str, &str)]) -> Vec<String> {
     let (folder, loaded) = load_files(files);
     let found = loaded.map_or_else(|report| report.diagnostics, |loaded| loaded.warnings);
@@ -51,7 +51,7 @@ fn loaded(files: &[(&str, &str)]) -> Loaded {
     load_files(files).1.unwrap_or_else(|report| panic!("{report}"))
 }
 
-/// The findings in `GOOD` with the text below it, with line numbers counted from the text's first line.
+/// Returns the findings in `GOOD` followed by the text, with line numbers counted from the text's first line.
 fn findings_below(text: &str) -> Vec<String> {
     let mut found = findings(&[("egret.toml", &format!("{GOOD}{text}"))]);
     for line in &mut found {
@@ -66,7 +66,7 @@ fn findings_below(text: &str) -> Vec<String> {
     found
 }
 
-/// The configuration as it is designed; what is not there yet is refused by name, and nothing else is found.
+/// The full designed configuration; keys not implemented yet are refused by name, and nothing else is found.
 const DESIGNED: &str = r#"
 [gateway]
 listen  = "[::]:15001"

@@ -1,4 +1,4 @@
-//! What becomes of protocols that are neither TLS nor HTTP beside a deny rule by name.
+//! Protocols that are neither TLS nor HTTP beside a deny rule by name.
 
 use super::{findings_below, loaded};
 

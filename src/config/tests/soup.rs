@@ -1,9 +1,9 @@
-//! Whatever stands in the files, loading them ends.
+//! Loading terminates on arbitrary input.
 
 use super::{GOOD, load_files};
 use proptest::prelude::*;
 
-/// Pieces that get further than random characters do.
+/// TOML fragments, which reach deeper than random characters do.
 fn toml_soup() -> impl Strategy<Value = String> {
     let pieces = [
         "[gateway]",

@@ -1,4 +1,4 @@
-//! Of pools.
+//! Mistakes in pools.
 
 use super::Mistake;
 

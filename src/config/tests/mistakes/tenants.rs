@@ -1,4 +1,4 @@
-//! Of tenants and their rules.
+//! Mistakes in tenants and their rules.
 
 use super::Mistake;
 
