@@ -1,20 +1,20 @@
-//! From which keys on DNSSEC signatures are believed.
+//! DNSSEC trust anchors.
 
 use hickory_resolver::proto::dnssec::rdata::DNSKEY;
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::rr::{Name, Record};
 use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
 
-/// All that are trusted.
+/// The trust anchors of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anchors {
-    /// The keys of the DNS root, as Egret carries them.
+    /// True to trust the keys of the DNS root that are built into Egret.
     pub root: bool,
-    /// These.
+    /// Configured keys.
     pub given: Vec<Anchor>,
 }
 
-/// One key of a zone.
+/// A key of a zone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anchor {
     zone: Name,
@@ -22,7 +22,7 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// The keys of a file of DNSKEY records, one at least; else what is wrong with it.
+    /// Parses a file of DNSKEY records with at least one key; else returns the error.
     pub fn parse(content: &[u8]) -> Result<Vec<Self>, String> {
         let wanted = "as `dig +noall +answer DNSKEY ZONE` prints them, one a line";
         let text =
@@ -52,9 +52,9 @@ impl Anchors {
         store
     }
 
-    /// Whether a record that was validated against them counts. One that is provably unsigned does, but not below a key
-    /// that was given for a zone: whoever could say in the name of its parent that the zone is not signed would make
-    /// that key worthless.
+    /// True if a record that was validated against these anchors is acceptable. A provably unsigned one is, but not
+    /// below a key that was configured for a zone: otherwise anybody who can declare the zone unsigned in its parent's
+    /// name would defeat that key.
     pub(super) fn prove(&self, record: &Record) -> bool {
         match record.proof {
             Proof::Secure => true,

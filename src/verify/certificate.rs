@@ -1,4 +1,4 @@
-//! Does the server at an address prove a name? One TLS handshake of Egret's own, which says nothing and carries nothing.
+//! Certificate probe: one TLS handshake of Egret's own with a server, without data, to check that it proves a name.
 
 use crate::hostname::Hostname;
 use crate::sys::stream;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Who is trusted to say whose a certificate is.
+/// Trusted certificate authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
-    /// Whom the machine trusts, as it is when the verifier starts.
+    /// True to trust the machine's roots, as they are when the verifier starts.
     pub system: bool,
-    /// These, each in DER.
+    /// Configured roots, each in DER.
     pub given: Vec<CertificateDer<'static>>,
 }
 
 impl Roots {
-    /// The certificates of a PEM file, one at least; else what is wrong with it.
+    /// Parses a PEM file with at least one certificate; else returns the error.
     pub fn parse(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         let read = CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>();
         let certificates = read.map_err(|error| error.to_string())?;
@@ -46,24 +46,24 @@ impl Roots {
     }
 }
 
-/// What came of it.
+/// Result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
-    /// It has the key of a certificate for the name, which a trusted authority signed and which counts today.
+    /// The server has the key of a certificate for the name, signed by a trusted authority and valid today.
     Valid,
-    /// It has none; in a few words, why.
+    /// The server has none; short reason.
     Invalid(&'static str),
-    /// Egret's probe cannot ask such a server, or verify such a certificate, though clients may; in a few words, why.
+    /// Egret's probe cannot check such a server or certificate, though clients may; short reason.
     Unsupported(&'static str),
-    /// Nobody can say; in a few words, why.
+    /// The probe failed without a result; short reason.
     Unknown(&'static str),
 }
 
-/// TLS 1.0 and 1.1, CBC, DHE, RSA key exchange. Servers give the same answer where they have nothing for the name.
+/// TLS 1.0 and 1.1, CBC, DHE, RSA key exchange. Servers give the same answer if they have no certificate for the name.
 const NOTHING_IN_COMMON: &str = "the server refuses what Egret's probe offers: TLS 1.2 or 1.3 with ECDHE and AEAD, \
                                  no client certificate";
 
-/// Verifies against these roots, with what TLS 1.2 and 1.3 have in common with every server.
+/// Creates the probes' TLS configuration: these roots, and the default features of TLS 1.2 and 1.3.
 pub(super) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut client = ClientConfig::builder_with_provider(provider)
@@ -71,12 +71,12 @@ pub(super) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
         .expect("the provider has suites for both versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    // A server is asked whether it has the key, not whether it remembers.
+    // Resumption would not prove that the server has the key.
     client.resumption = rustls::client::Resumption::disabled();
     Arc::new(client)
 }
 
-/// Waits until the connection stands, and shakes hands. The connection is reset in the end: its port is free at once.
+/// Waits for the connection, and does the handshake. The connection is reset at the end, so its port is free at once.
 pub(super) async fn prove(
     socket: std::net::TcpStream,
     name: &Hostname,
@@ -111,7 +111,7 @@ fn judge(error: &io::Error) -> Certificate {
     }
 }
 
-/// A server that refuses the probe says little; what it says is no word against its certificate.
+/// Classifies an alert of the server; a server's refusal of the probe is no evidence against its certificate.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "some thirty alerts, most of which no server has cause to send"
@@ -133,7 +133,7 @@ fn refusal(alert: AlertDescription) -> Certificate {
     }
 }
 
-/// What is wrong with the certificate, or why Egret cannot tell.
+/// Classifies a certificate error: invalid, or beyond Egret's abilities.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells of some twenty, and may of more")]
 fn flaw(why: &CertificateError) -> Certificate {
     let invalid = match why {

@@ -1,4 +1,4 @@
-//! Which servers proved which names: verdicts, kept, shared and bounded.
+//! Cache of certificate verdicts by server and name, with single-flight probes and rate limits.
 
 use super::certificate::{self, Certificate};
 use super::flights::{Flight, Flights, Progress};
@@ -14,46 +14,46 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// A probe takes at most this long, whatever the server does.
+/// Maximum duration of a probe.
 const PROBE: Duration = Duration::from_secs(5);
-/// Verdicts that are kept, at most twice as many. Each takes some 200 bytes.
+/// Verdicts in one generation of the cache, which keeps at most twice as many. Each takes some 200 bytes.
 const HALF: usize = 16_384;
-/// How long a verdict counts: a certificate that expires meanwhile is found out later by as much.
+/// Time for which a verdict is valid: the expiry of a certificate may go unnoticed that long.
 const VALID: Duration = Duration::from_hours(1);
 const INVALID: Duration = Duration::from_mins(1);
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// New probes in a second: servers are not to be flooded on behalf of a client that makes names up.
+/// New probes per second: servers are not to be flooded on behalf of a client that invents names.
 const EACH_SECOND: u32 = 200;
-/// Of one tenant, so that such a client does not stand in the others' way.
+/// New probes per second of one tenant, so that such a client does not block the others.
 const EACH_SECOND_OF_ONE: u32 = 50;
 
-/// A connection that was begun, and what is to be dropped after it.
+/// A connection in progress, and a guard to drop after it.
 pub type Begun = (TcpStream, Box<dyn Any + Send>);
 
-/// A server and the name that it is to prove.
+/// A server and a name to prove.
 type Key = (SocketAddr, Hostname);
 
-/// A probe under way, of one tenant: servers may treat the addresses of tenants differently.
+/// Key of a probe, by tenant: servers may treat the addresses of tenants differently.
 type Question = (Owner, Key);
 
-/// Counts probes by what came of them.
+/// Counters of probes by result.
 pub struct ProbeMeters {
-    /// The certificate is for the name.
+    /// Probes whose certificate was valid for the name.
     pub valid: Counter,
-    /// It is not.
+    /// Probes whose certificate was invalid.
     pub invalid: Counter,
-    /// Egret cannot ask such a server.
+    /// Probes of servers that Egret cannot check.
     pub unsupported: Counter,
-    /// Nobody could say.
+    /// Probes without a result.
     pub unknown: Counter,
 }
 
-/// What servers have proved. A clone is the same memory.
+/// Cached certificate verdicts. Clones share the cache.
 #[derive(Clone)]
 pub struct Certificates(Arc<Inner>);
 
 struct Inner {
-    /// With when each stops to count. That a server has proved a name counts for all; what else a tenant found, for itself.
+    /// Verdicts with their expiry. A proof counts for all tenants; other verdicts for the tenant that got them.
     verdicts: Mutex<Memory<Key, (Certificate, Instant)>>,
     pace: Pace,
     flights: Flights<Question>,
@@ -65,7 +65,7 @@ struct Inner {
 }
 
 impl Certificates {
-    /// Probes run on `runtime`.
+    /// Creates a cache whose probes run on `runtime`.
     pub(super) fn new(
         roots: RootCertStore,
         runtime: Handle,
@@ -84,8 +84,8 @@ impl Certificates {
         }))
     }
 
-    /// Whether the server proves the name. Waits for a probe if nothing is known; `begin` begins a connection to the
-    /// server if one is needed. Bound the time.
+    /// Checks that the server proves the name. Waits for a probe if there is no verdict; `begin` starts the connection
+    /// to the server if one is needed. Callers must limit the time.
     pub async fn check(
         &self,
         name: &Hostname,
@@ -103,17 +103,17 @@ impl Certificates {
                 Ok(progress) => progress,
                 Err(why) => return Certificate::Unknown(why),
             };
-            // The other end is gone when the probe has ended.
+            // The sender is dropped when the probe has ended.
             let _ = progress.changed().await;
         }
     }
 
-    /// The verdict that is kept for one who asks, if one is. Asks nobody.
+    /// Returns the verdict in the cache for a tenant, if any. Starts no probe.
     pub fn known(&self, name: &Hostname, server: SocketAddr, asker: &Asker) -> Option<Certificate> {
         self.verdict(&(asker.owner, (server, name.clone())))
     }
 
-    /// The tenant's own verdict. That the server has proved the name to another outweighs only that it could not be asked.
+    /// Returns the tenant's own verdict, or, unless that is valid or invalid, another tenant's proof if there is one.
     fn verdict(&self, (owner, key): &Question) -> Option<Certificate> {
         let now = (self.0.now)();
         let mut verdicts = self.0.lock();
@@ -150,18 +150,18 @@ impl Certificates {
 }
 
 impl Inner {
-    /// The memory is whole between calls, whoever panicked.
+    /// Ignores poisoning: the cache is consistent between calls.
     fn lock(&self) -> MutexGuard<'_, Memory<Key, (Certificate, Instant)>> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more may begin in this second.
+    /// True if the rate limits permit one more probe now.
     fn in_pace(&self, asker: &Asker) -> bool {
         self.pace.take(asker, (self.now)(), EACH_SECOND_OF_ONE, EACH_SECOND)
     }
 }
 
-/// One probe under way. Dropped, it has ended, with what was found by then.
+/// A probe in progress. Drop stores the verdict found by then.
 struct Probe {
     inner: Arc<Inner>,
     flight: Flight<Question>,

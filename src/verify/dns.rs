@@ -1,4 +1,4 @@
-//! The DNS servers, each asked by itself: their answers add up.
+//! Queries every DNS server separately and merges their answers.
 
 mod server;
 
@@ -19,21 +19,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// What a negative answer counts for if it does not say itself.
+/// TTL of a negative answer that specifies none.
 const NEGATIVE_TTL: Duration = Duration::from_secs(10);
-/// Names that are followed from one to the next (CNAME), the first among them.
+/// Maximum names in a CNAME chain, including the first.
 const MOST_ALIASES: usize = 16;
 
-/// Servers to ask.
+/// DNS servers and the trust anchors for their answers.
 #[derive(Clone)]
 pub(super) struct Dns {
     servers: Arc<[Server]>,
-    /// `None`: answers count as they come.
+    /// `None`: no DNSSEC validation.
     anchors: Option<Arc<Anchors>>,
 }
 
 impl Dns {
-    /// With anchors, answers count only if they are signed from one of them on, or provably not.
+    /// Creates the servers. With anchors, answers count only if they are signed from one of them, or provably unsigned.
     pub(super) fn new(servers: &[SocketAddr], anchors: Option<Anchors>) -> Result<Self, NetError> {
         let anchors = anchors.map(Arc::new);
         let servers: Result<_, _> =
@@ -41,10 +41,10 @@ impl Dns {
         Ok(Self { servers: servers?, anchors })
     }
 
-    /// Asks all of them at once.
+    /// Queries all servers concurrently.
     pub(super) fn ask(&self, name: &Hostname, family: Family) -> mpsc::Receiver<Answer> {
         let (said, answers) = mpsc::channel(self.servers.len().max(1));
-        // With the dot it is whole: no search domain is tried.
+        // The trailing dot makes it absolute: no search domain is tried.
         let name = format!("{name}.");
         for server in 0..self.servers.len() {
             let (dns, name, said) = (self.clone(), name.clone(), said.clone());
@@ -77,8 +77,8 @@ impl Dns {
     }
 }
 
-/// What the records of an answer say of the name; `None` if they do not, or if one that would count is not proven.
-/// Records of other names are no part of it, however well signed they are: anybody can get those of a zone of his own.
+/// Interprets an answer's records about the name; `None` if there are none, or if one that would count is not proven.
+/// Records of other names are ignored, however well they are signed: anybody can have those of a zone of his own.
 fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchors>) -> Option<Answer> {
     let proven = |record: &&Record| anchors.is_none_or(|anchors| anchors.prove(record));
     let mut owner = name;
@@ -92,7 +92,7 @@ fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchor
                 _ => continue,
             };
             addresses.push(Some(record).filter(proven).map(|_| address)?);
-            // Names on the way bound the time too.
+            // TTLs of aliases limit the time too.
             ttl = ttl.min(record.ttl);
         }
         if !addresses.is_empty() {
@@ -109,7 +109,7 @@ fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchor
     None
 }
 
-/// What an error says of the name; `None` if it says nothing, because the server or the way to it failed.
+/// Interprets an error as a negative answer; `None` if the server or the network failed.
 fn absence(error: NetError) -> Option<Answer> {
     let NetError::Dns(error) = error else { return None };
     match error {
@@ -128,7 +128,7 @@ fn absence(error: NetError) -> Option<Answer> {
     }
 }
 
-/// The servers that the machine itself asks: those of `/etc/resolv.conf`.
+/// Returns the servers of the machine itself, from `/etc/resolv.conf`.
 pub fn system_servers() -> Result<Vec<SocketAddr>, String> {
     let wrong = |why: &dyn std::fmt::Display| {
         format!("/etc/resolv.conf names no DNS server ({why}); write some in `[resolver] servers`")

@@ -1,4 +1,4 @@
-//! One question at a time for each key: who asks while it is under way waits for the same answer.
+//! Single-flight lookups: only one per key at a time, and all callers wait for its answer.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,16 +6,16 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// The questions under way.
+/// The lookups in progress.
 #[derive(Debug)]
 pub(super) struct Flights<K: Eq + Hash>(Arc<Mutex<UnderWay<K>>>);
 
 type UnderWay<K> = HashMap<K, watch::Receiver<()>>;
 
-/// Changes with every part of the answer, and ends with the question.
+/// Notifies of each partial answer, and closes when the lookup ends.
 pub(super) type Progress = watch::Receiver<()>;
 
-/// A question under way. It has ended when this is dropped, however that comes about: store the answer before.
+/// A lookup in progress, until dropped: the answer must be stored before.
 #[derive(Debug)]
 pub(super) struct Flight<K: Eq + Hash> {
     flights: Arc<Mutex<UnderWay<K>>>,
@@ -30,17 +30,17 @@ impl<K: Eq + Hash> Default for Flights<K> {
 }
 
 impl<K: Eq + Hash + Clone> Flights<K> {
-    /// Joins the question if it is under way: look at what is stored after this, and wait for more.
+    /// Joins the lookup if one is in progress: first read the stored answer, then wait for more.
     pub(super) fn join(&self, key: &K) -> Option<Progress> {
         let mut progress = lock(&self.0).get(key).cloned()?;
         progress.mark_unchanged();
         Some(progress)
     }
 
-    /// Begins the question, unless it is under way.
+    /// Starts a lookup, unless one is in progress.
     pub(super) fn begin(&self, key: &K) -> Result<(Flight<K>, Progress), Progress> {
         match lock(&self.0).entry(key.clone()) {
-            // Perhaps a part of the answer is stored: it counts as news.
+            // A partial answer may be stored already: it counts as unseen.
             Entry::Occupied(under_way) => Err(under_way.get().clone()),
             Entry::Vacant(place) => {
                 let (progress, watched) = watch::channel(());
@@ -56,7 +56,7 @@ impl<K: Eq + Hash> Flight<K> {
         &self.key
     }
 
-    /// A part of the answer is stored.
+    /// Notifies callers that a partial answer was stored.
     pub(super) fn advance(&self) {
         self.progress.send_replace(());
     }
@@ -68,7 +68,7 @@ impl<K: Eq + Hash> Drop for Flight<K> {
     }
 }
 
-/// The map is whole between calls, whoever panicked.
+/// Ignores poisoning: the map is consistent between calls.
 fn lock<K: Eq + Hash>(under_way: &Mutex<UnderWay<K>>) -> MutexGuard<'_, UnderWay<K>> {
     under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,44 +1,44 @@
-//! What is known of one name in one address family. Pure: time comes from outside.
+//! Cached addresses of one name in one address family. Pure: time is a parameter.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Addresses kept of one name. A content network hands out a few of hundreds at a time.
+/// Maximum addresses kept per name. A content network hands out a few of hundreds at a time.
 const MOST: usize = 256;
-/// A name's addresses may be asked for again after this long, when a flow goes to one that is not among them.
+/// Minimum time between lookups of a name whose addresses do not include a flow's.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// After a lookup that nobody answered.
+/// Delay after a lookup that no server answered.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// TTLs count as this at least: what is asked for every second is answered from here.
+/// Minimum TTL: names requested every second are served from the cache.
 const LEAST_TTL: Duration = Duration::from_secs(5);
 const MOST_TTL: Duration = Duration::from_hours(24);
-/// That a name does not exist is believed for so long at most: names are made and then used at once.
+/// Maximum TTL of a negative answer: new names are often used right after they are created.
 const MOST_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
-/// What a server said of a name.
+/// One server's answer about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// These are its addresses, for so long.
+    /// Its addresses, and their TTL.
     Addresses(Vec<IpAddr>, Duration),
-    /// It has none, for so long.
+    /// No address, and the TTL of that.
     Absent(Duration),
 }
 
-/// How the last lookup ended.
+/// Result of the last lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// A server named addresses.
+    /// A server returned addresses.
     Answered,
-    /// Servers answered, and none named an address.
+    /// Servers answered, none with an address.
     Absent,
     /// No server answered.
     Failed,
 }
 
-/// What is known of a name in one family.
+/// State of a name in one family.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// At most [`MOST`], each once.
+    /// At most [`MOST`], without duplicates.
     addresses: Vec<Address>,
     last: Option<Last>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Address {
     ip: IpAddr,
-    /// The TTL of the last answer that named it ends then.
+    /// Expiry by the TTL of the last answer that contained it.
     until: Instant,
 }
 
@@ -54,12 +54,12 @@ struct Address {
 struct Last {
     end: End,
     at: Instant,
-    /// What it said counts until then.
+    /// Expiry of the result.
     until: Instant,
 }
 
 impl Known {
-    /// Takes in what one server said, beside what is known already. Yields what that is, and until when it counts.
+    /// Merges one server's answer. Returns its kind and expiry.
     pub(super) fn merge(&mut self, answer: &Answer, now: Instant) -> (End, Instant) {
         let (addresses, ttl) = match answer {
             Answer::Addresses(addresses, ttl) => (addresses, ttl.clamp(&LEAST_TTL, &MOST_TTL)),
@@ -79,8 +79,8 @@ impl Known {
         (End::Answered, until)
     }
 
-    /// A lookup has ended, with what was merged. One server that names addresses is enough, and what it said counts
-    /// until the first of such answers does not.
+    /// Ends a lookup with the merged answers. One server with addresses is enough; the result expires with the first of
+    /// such answers.
     pub(super) fn conclude(&mut self, said: &[(End, Instant)], now: Instant) {
         let first = |wanted| said.iter().filter(|(end, _)| *end == wanted).min_by_key(|(_, until)| *until);
         let (end, until) =
@@ -88,13 +88,13 @@ impl Known {
         self.last = Some(Last { end, at: now, until });
     }
 
-    /// Whether the address is the name's, or was until less than `grace` ago.
+    /// True if the address is the name's, or was until less than `grace` ago.
     pub(super) fn has(&self, ip: IpAddr, grace: Duration, now: Instant) -> bool {
         self.addresses.iter().any(|known| known.ip == ip && now <= known.until + grace)
     }
 
-    /// The addresses of answers that still count; if there are none, those that did until less than `grace` ago, the
-    /// latest first.
+    /// Returns the addresses of answers that have not expired; if there are none, those that expired less than `grace`
+    /// ago, the latest first.
     pub(super) fn addresses(&self, grace: Duration, now: Instant) -> Vec<IpAddr> {
         let mut acceptable: Vec<_> =
             self.addresses.iter().filter(|known| now <= known.until + grace).collect();
@@ -106,23 +106,23 @@ impl Known {
         acceptable.into_iter().map(|known| known.ip).collect()
     }
 
-    /// Whether an answer that still counts named an address.
+    /// True if an answer with addresses has not expired.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         self.addresses.iter().any(|known| now <= known.until)
     }
 
-    /// How the last lookup ended, while that counts.
+    /// Result of the last lookup, until it expires.
     pub(super) fn end(&self, now: Instant) -> Option<End> {
         self.last.filter(|last| now < last.until).map(|last| last.end)
     }
 
-    /// How the last lookup ended, whether that still counts or not.
+    /// Result of the last lookup, even if expired.
     pub(super) fn last(&self) -> Option<End> {
         self.last.map(|last| last.end)
     }
 
-    /// What the last lookup says of an address that it did not name; `None` if that is to be asked again first. Answers
-    /// rotate, so an address is not turned away by one that is more than a second old.
+    /// Result of the last lookup for an address that it did not contain; `None` if a new lookup is needed. Answers
+    /// rotate, so one that is more than a second old does not reject an address.
     pub(super) fn end_for_stranger(&self, now: Instant) -> Option<End> {
         let last = self.last?;
         match last.end {
@@ -131,7 +131,7 @@ impl Known {
         }
     }
 
-    /// Until when the last lookup counts.
+    /// Expiry of the last lookup's result.
     pub(super) fn until(&self) -> Option<Instant> {
         self.last.map(|last| last.until)
     }

@@ -1,27 +1,27 @@
-//! A map that several owners share fairly, and that forgets what has not been asked for lately.
+//! Cache shared fairly among tenants, with two generations (an approximate LRU).
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::mem;
 
-/// Whose an entry is.
+/// Owner of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Owner(pub(super) u64);
 
 impl Owner {
-    /// No tenant's: everybody's.
+    /// Owner of the entries shared by all tenants.
     pub(super) const ALL: Self = Self(0);
 }
 
-/// Holds at most `2 * half` entries of all owners. When it is full, the owner with the most entries loses the older half of
-/// its own: nobody with less than an equal share ever loses an entry to another. What is asked for is young again.
+/// Holds at most `2 * half` entries of all owners. When it is full, the owner with the most loses its older generation:
+/// an owner with less than an equal share loses nothing to others. Access makes an entry young again.
 #[derive(Debug)]
 pub(super) struct Memory<K, V> {
     half: usize,
     owners: HashMap<Owner, Generations<K, V>>,
 }
 
-/// The entries of one owner.
+/// Entries of one owner.
 #[derive(Debug)]
 struct Generations<K, V> {
     young: HashMap<K, V>,
@@ -39,7 +39,7 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
         Self { half: half.max(1), owners: HashMap::new() }
     }
 
-    /// The owner's entry, if it is there.
+    /// Returns the owner's entry, if there is one.
     pub(super) fn get(&mut self, owner: Owner, key: &K) -> Option<&mut V> {
         if let Some(value) = self.owners.get_mut(&owner)?.old.remove(key) {
             self.insert(owner, key.clone(), value);
@@ -47,7 +47,7 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
         self.owners.get_mut(&owner)?.young.get_mut(key)
     }
 
-    /// The owner's entry; one that was everybody's, or a new one, if there is none.
+    /// Returns the owner's entry; if there is none, moves the shared one to it, or creates one.
     pub(super) fn get_or_adopt(&mut self, owner: Owner, key: &K) -> &mut V
     where
         V: Default,
@@ -59,7 +59,7 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
         self.owners.entry(owner).or_default().young.entry(key.clone()).or_default()
     }
 
-    /// Puts an entry in the place of what was there.
+    /// Inserts or replaces an entry.
     pub(super) fn insert(&mut self, owner: Owner, key: K, value: V) {
         let half = self.half;
         let own = self.owners.entry(owner).or_default();
@@ -73,14 +73,14 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
         self.owners.entry(owner).or_default().young.insert(key, value);
     }
 
-    /// Takes all entries out whose keys are wanted.
+    /// Removes and returns all entries whose keys are `wanted`.
     pub(super) fn take(&mut self, wanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
         let owners = self.owners.values_mut();
         let generations = owners.flat_map(|own| [&mut own.young, &mut own.old]);
         generations.flat_map(|entries| entries.extract_if(|key, _| wanted(key)).collect::<Vec<_>>()).collect()
     }
 
-    /// The entries of all owners for a key.
+    /// Returns the entries of all owners for a key.
     pub(super) fn of_all<'a>(&'a self, key: &'a K) -> impl Iterator<Item = &'a V> {
         self.owners.values().filter_map(|own| own.young.get(key).or_else(|| own.old.get(key)))
     }
@@ -92,7 +92,7 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
     fn make_room(&mut self) {
         if let Some(largest) = self.owners.values_mut().max_by_key(|own| own.len()) {
             if largest.old.is_empty() {
-                // None is known to be older than another.
+                // Their ages are equal, so every second one goes.
                 let mut keeps = false;
                 largest.young.retain(|_, _| {
                     keeps = !keeps;

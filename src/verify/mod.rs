@@ -1,8 +1,9 @@
-//! Is the address that a client dials really the one of the name that it asks for?
+//! Verification that the address a client dials belongs to the name it requests.
 //!
-//! [`Names`] remembers what DNS servers say of names: answers add up over servers and lookups, and count for a grace
-//! period beyond their TTL, because content networks rotate their addresses. docs/verify.md explains what that
-//! promises. [`Certificates`] asks servers themselves: which of them proved which name. Both work on the thread of a [`Verifier`]; workers look at what is known, and wait for what is not.
+//! [`Names`] caches DNS answers: they are merged over servers and lookups, and valid for a grace period beyond their
+//! TTL, because content networks rotate their addresses. docs/verify.md explains the guarantees. [`Certificates`]
+//! probes the servers themselves for proof of a name. Both run on the thread of a [`Verifier`]; workers read the
+//! caches, and wait for missing entries.
 
 mod anchors;
 mod certificate;

@@ -1,4 +1,4 @@
-//! Which addresses names have: answers of DNS servers, kept, shared and refreshed.
+//! Cache of names' addresses: DNS answers, shared by flows and refreshed.
 
 mod lookup;
 
@@ -22,33 +22,33 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// How long a flow waits for news while older addresses would serve it (RFC 8767 §5 says 1.8 s, for people).
+/// Time that a flow waits for a new answer while stale addresses are usable (RFC 8767 §5 has 1.8 s, for people).
 const STALE_PATIENCE: Duration = Duration::from_millis(500);
-/// How long the IPv4 addresses wait for the IPv6 ones (RFC 8305 §3).
+/// Time that the IPv4 addresses wait for the IPv6 ones (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// Asks every server for a name's addresses. What each says comes as it comes; nothing comes of one that fails.
+/// Queries every server for a name's addresses. Answers arrive one by one; a failed server sends none.
 pub type Ask = Box<dyn Fn(&Hostname, Family) -> mpsc::Receiver<Answer> + Send + Sync>;
 
-/// Counts lookups.
+/// Metrics of lookups.
 pub struct LookupMeters {
-    /// Those that found addresses.
+    /// Lookups that found addresses.
     pub answered: Counter,
-    /// Those that found that there are none.
+    /// Lookups that found that there are none.
     pub absent: Counter,
-    /// Those that no server answered.
+    /// Lookups that no server answered.
     pub failed: Counter,
-    /// Those that were not made, for too many were under way.
+    /// Lookups refused because too many were in progress.
     pub refused: Counter,
-    /// How long they took, however they ended.
+    /// Duration of lookups, whatever their result.
     pub duration: Histogram,
 }
 
-/// A name, and who asks for it. Tenants do not wait for each other's lookups, and remember names apart; those of rules are
-/// everybody's.
+/// A name, and the tenant that requests it. Tenants do not wait for each other's lookups, and have separate cache
+/// entries; names of rules are shared.
 type Question = (Owner, Key);
 
-/// What names are known by. A clone is the same memory.
+/// Cache of names' addresses. Clones share the cache.
 #[derive(Clone)]
 pub struct Names(Arc<Inner>);
 
@@ -63,32 +63,32 @@ struct Inner {
     meters: LookupMeters,
 }
 
-/// Whether an address is a name's.
+/// Result of comparing an address with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
-    /// It is, or was until a short while ago.
+    /// It is the name's, or was until a short while ago.
     Yes,
-    /// The name has others.
+    /// The name has other addresses.
     No,
     /// The name has no address of that family.
     Absent,
-    /// Nobody knows.
+    /// Unknown.
     Unknown(Trouble),
 }
 
-/// Why it is not known what a name's addresses are.
+/// Reason why a name's addresses are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// No server answered.
     NoAnswer,
-    /// Too many lookups were under way.
+    /// Too many lookups were in progress.
     Busy,
-    /// The servers did not answer within the time that the flow had.
+    /// The servers did not answer within the flow's time limit.
     Late,
 }
 
 impl Trouble {
-    /// In a few words, for the flow log.
+    /// Text for the flow log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoAnswer => "no DNS server answered",
@@ -98,23 +98,23 @@ impl Trouble {
     }
 }
 
-/// Why there is no address to dial.
+/// Reason why there is no address to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unresolved {
-    /// The name has none.
+    /// The name has no address.
     Absent,
-    /// Nobody knows.
+    /// Unknown.
     Unknown(Trouble),
 }
 
-/// What is known, or what to wait for.
+/// A cached result, or a lookup to wait for.
 enum Look<T> {
     Known(T),
     Wait(Progress),
 }
 
 impl Names {
-    /// Lookups run on `runtime`; `grace` is how long an address counts after its TTL.
+    /// Creates a cache whose lookups run on `runtime`; `grace` is the validity of an address beyond its TTL.
     pub fn new(
         ask: Ask,
         grace: Duration,
@@ -126,14 +126,14 @@ impl Names {
         Self(Arc::new(Inner { shards, flights, places, ask, grace, runtime, now, meters }))
     }
 
-    /// Whether the address is the name's. Waits for a lookup if nothing is known, or if the address is not among those
-    /// known and they were not asked for just now. Bound the time.
+    /// Checks that the address is the name's. Waits for a lookup if nothing is cached, or if the address is not cached
+    /// and the last lookup is not recent. Callers must limit the time.
     pub async fn check(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Match {
         let key = Key { name: name.clone(), family: Family::of(ip) };
         loop {
             match self.look(&key, ip, asker) {
                 Look::Known(found) => return found,
-                // The other end is gone when the lookup has ended.
+                // The sender is dropped when the lookup has ended.
                 Look::Wait(mut progress) => {
                     let _ = progress.changed().await;
                 }
@@ -144,7 +144,7 @@ impl Names {
     fn look(&self, key: &Key, ip: IpAddr, asker: &Asker) -> Look<Match> {
         let inner = &self.0;
         let now = (inner.now)();
-        // Nothing is asked for under the lock: a lookup that ends at once takes it too.
+        // No lookup starts under the lock, because one that ends at once takes it too.
         let read = || {
             let mut shard = inner.shards.of(key);
             let known = shard.known(asker.owner, key);
@@ -153,7 +153,7 @@ impl Names {
         let (has, counts, _) = read();
         if has {
             if !counts {
-                // Whoever comes next is served by what comes of it.
+                // Later callers use the result.
                 let _ = self.ask_on(key, asker);
             }
             return Look::Known(Match::Yes);
@@ -163,7 +163,7 @@ impl Names {
         if has {
             return Look::Known(Match::Yes);
         }
-        // The rest of an answer may name it.
+        // The rest of an answer may contain it.
         if let Some(progress) = under_way {
             return Look::Wait(progress);
         }
@@ -177,7 +177,7 @@ impl Names {
         }
     }
 
-    /// The addresses to dial for a name, in the order of RFC 8305 §4: families take turns, IPv6 first. Bound the time.
+    /// Returns the addresses to dial in the order of RFC 8305 §4: alternating, IPv6 first. Callers must limit the time.
     pub async fn resolve(
         &self,
         name: &Hostname,
@@ -191,7 +191,7 @@ impl Names {
                 _ => self.resolve_both(name, asker).await,
             }
         });
-        // Whoever asks may be no task of the runtime's; its timers are.
+        // The caller may not be on the runtime, which drives the timers.
         poll_fn(|cx| {
             let _timers = self.0.runtime.enter();
             resolving.as_mut().poll(cx)
@@ -206,7 +206,7 @@ impl Names {
         let (v6, v4) = tokio::select! {
             biased;
             first = &mut v6 => match first {
-                // What is known of the other family comes along; it is not waited for.
+                // Cached addresses of the other family are used; it is not waited for.
                 Ok(v6) => (Ok(v6), at_once(v4).await.unwrap_or(Ok(Vec::new()))),
                 Err(why) => (Err(why), v4.await),
             },
@@ -216,7 +216,7 @@ impl Names {
             },
         };
         match (v6, v4) {
-            // Without an answer for one family nobody can say that the name has no address.
+            // Unless both families were answered, the name may still have an address.
             (Err(Unresolved::Absent), Err(why)) | (Err(why), Err(_)) => Err(why),
             (v6, v4) => Ok(in_turns(v6.unwrap_or_default(), v4.unwrap_or_default())),
         }
@@ -242,7 +242,7 @@ impl Names {
         }
     }
 
-    /// The addresses, or what to wait for with those that would serve meanwhile.
+    /// Returns the addresses, or a lookup to wait for with usable stale addresses.
     fn look_up(&self, key: &Key, asker: &Asker) -> (Look<Result<Vec<IpAddr>, Unresolved>>, Vec<IpAddr>) {
         let inner = &self.0;
         let now = (inner.now)();
@@ -269,7 +269,7 @@ impl Names {
         (look, Vec::new())
     }
 
-    /// Begins a lookup for a flow.
+    /// Starts a lookup for a flow.
     fn ask_on(&self, key: &Key, asker: &Asker) -> Result<Progress, Trouble> {
         let Some(place) = self.0.places.take(asker) else {
             self.0.meters.refused.increment(1);
@@ -287,7 +287,7 @@ impl Names {
         Ok(progress)
     }
 
-    /// Asks for a name that nobody waits for, unless what is known of it still counts. Until when to leave it alone.
+    /// Looks up a name in the background, unless its entry is still valid. Returns when the next lookup is due.
     pub(super) async fn refresh(&self, key: &Key) -> Instant {
         let now = (self.0.now)();
         let until = self.0.shards.of(key).known(Owner::ALL, key).until();
@@ -300,12 +300,12 @@ impl Names {
         self.0.shards.of(key).known(Owner::ALL, key).until().unwrap_or(now)
     }
 
-    /// Until when what is known of a name counts.
+    /// Expiry of a name's entry.
     pub(super) fn until(&self, key: &Key) -> Option<Instant> {
         self.0.shards.of(key).peek(Owner::ALL, key).and_then(Known::until)
     }
 
-    /// These names are kept for as long as nobody says otherwise; all others only while flows ask for them.
+    /// Keeps entries of these names until the next call; all others only while flows request them.
     pub(super) fn pin(&self, keys: &HashSet<Key>) {
         self.0.shards.pin(keys);
     }
@@ -314,12 +314,12 @@ impl Names {
         (self.0.now)()
     }
 
-    /// How many names are known, in each family.
+    /// Number of cached names, over both families.
     pub fn count(&self) -> usize {
         self.0.shards.count()
     }
 
-    /// Whether the address is the name's by what a tenant found out last, for people; `None` if nothing was. Asks nobody.
+    /// Compares the address with a tenant's last result, for display; `None` without one. Starts no lookup.
     pub fn judge(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Option<Match> {
         let key = Key { name: name.clone(), family: Family::of(ip) };
         let mut shard = self.0.shards.of(&key);
@@ -334,7 +334,7 @@ impl Names {
         })
     }
 
-    /// The addresses that count for a name now, for people: to a tenant, or to any.
+    /// Valid addresses of a name, for display: those of one tenant, or of any.
     pub fn known(&self, name: &Hostname, asker: Option<&Asker>) -> Vec<IpAddr> {
         let (now, grace) = ((self.0.now)(), self.0.grace);
         let mut found: Vec<IpAddr> = Vec::new();
@@ -354,7 +354,7 @@ impl Names {
     }
 }
 
-/// What a future yields without being waited for.
+/// Polls a future once without waiting.
 async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -363,7 +363,7 @@ async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     .await
 }
 
-/// The first of the one, the first of the other, and so on.
+/// Interleaves the elements of both lists.
 fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut all = Vec::with_capacity(first.len() + second.len());

@@ -1,4 +1,4 @@
-//! How many questions may be under way, and how many may begin in a second.
+//! Limits on concurrent lookups, and on their rate.
 
 use super::memory::Owner;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Of all tenants together.
+/// Concurrent lookups of all tenants together.
 const ALL: usize = 512;
-/// Of one tenant, so that one that makes names up does not stand in the others' way.
+/// Concurrent lookups of one tenant, so that one that invents names does not block the others.
 const OF_ONE: usize = 128;
 
-/// One part in this many of what all have is kept for tenants that have little under way.
+/// Divisor of the total that gives the part reserved for tenants with few.
 const KEPT: u32 = 4;
-/// That much is little.
+/// Number below which a tenant has few.
 const LITTLE: u32 = 8;
 
-/// The places of all tenants.
+/// Semaphore of all tenants.
 #[derive(Debug)]
 pub(super) struct Places(Arc<Semaphore>);
 
-/// Who asks: one tenant. A clone is the same tenant.
+/// Limits of one tenant. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Asker {
     pub(super) owner: Owner,
@@ -28,11 +28,11 @@ pub struct Asker {
     pub(super) pace: Arc<Pace>,
 }
 
-/// When the second that counts began, and how many have begun in it.
+/// Start of the current second, and the number started in it.
 #[derive(Debug, Default)]
 pub(super) struct Pace(Mutex<(Option<Instant>, u32)>);
 
-/// A place taken.
+/// Permit for one lookup.
 #[derive(Debug)]
 pub(super) struct Place {
     _of_all: OwnedSemaphorePermit,
@@ -54,7 +54,7 @@ impl Default for Asker {
 }
 
 impl Places {
-    /// A place, if one is left; of the last ones, if the tenant has few.
+    /// Takes a permit, if one is free; the last ones only if the tenant has few.
     pub(super) fn take(&self, asker: &Asker) -> Option<Place> {
         let has = OF_ONE - asker.places.available_permits();
         if has >= LITTLE as usize && self.0.available_permits() <= ALL / KEPT as usize {
@@ -67,8 +67,8 @@ impl Places {
 }
 
 impl Pace {
-    /// Whether one more of a tenant may begin, if `most` of one and `most_of_all` may in a second. Who is too fast takes
-    /// nothing of what all have together, and the last of that is for those who have begun little.
+    /// True if a tenant may start one more, at `most` per second for one tenant and `most_of_all` in total. A tenant
+    /// over its limit takes nothing of the total, the last part of which is kept for tenants that have started few.
     pub(super) fn take(&self, asker: &Asker, now: Instant, most: u32, most_of_all: u32) -> bool {
         let own = asker.pace.count(now);
         if own >= most {
@@ -84,7 +84,7 @@ impl Pace {
         true
     }
 
-    /// How many have begun in this second.
+    /// Number started in the current second; starts a new one when that is over.
     fn count(&self, now: Instant) -> u32 {
         let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pace.0.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {

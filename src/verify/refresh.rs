@@ -1,4 +1,4 @@
-//! Looks up the names of rules before flows ask for them, and again when their TTL ends.
+//! Refreshes rules' names: before flows request them, and again when their TTL ends.
 
 use super::names::Names;
 use super::shards::Key;
@@ -10,16 +10,16 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-/// At most 200 lookups a second: 100,000 names take eight minutes for each family, and meanwhile flows ask themselves.
+/// At most 200 lookups a second: 100,000 names take eight minutes per family; meanwhile flows look them up.
 const BETWEEN: Duration = Duration::from_millis(5);
-/// At once, beside those that flows wait for.
+/// Concurrent background lookups, besides those of flows.
 const AT_ONCE: usize = 64;
-/// A name is left alone for so long, whatever its TTL says.
+/// Minimum time between lookups of a name, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(10);
-/// The longest time between two looks at a name: content networks rotate, whatever their TTL says.
+/// Maximum time between lookups of a name: content networks rotate, whatever the TTL.
 const MOST: Duration = Duration::from_hours(1);
 
-/// Refreshes the names that were last received, until the sender is gone.
+/// Refreshes the names received last, until the sender is dropped.
 pub(super) async fn run(names: Names, mut pins: mpsc::UnboundedReceiver<HashSet<Key>>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut due: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
@@ -51,7 +51,7 @@ pub(super) async fn run(names: Names, mut pins: mpsc::UnboundedReceiver<HashSet<
                 sleep(BETWEEN).await;
             }
             Some(done) = lookups.join_next() => {
-                // A lookup that panicked is not tried again; flows ask for the name themselves.
+                // A lookup that panicked is not retried; flows look the name up themselves.
                 let Ok((key, until, of)) = done else { continue };
                 if of == generation {
                     let now = names.now();
@@ -69,7 +69,7 @@ async fn until(next: Option<Instant>) {
     }
 }
 
-/// A name, and when to look at it.
+/// A name, and the time of its next lookup.
 struct Due {
     at: Instant,
     key: Key,

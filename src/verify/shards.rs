@@ -1,4 +1,4 @@
-//! Where names are remembered: those of rules for good, those of flows as long as they are asked for.
+//! Storage of names: those of rules permanently, those of flows as a cache.
 
 use super::known::Known;
 use super::memory::{Memory, Owner};
@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Workers seldom meet in one, and a reload holds one for a fraction of the names only.
+/// Workers rarely contend for one, and a reload locks one for a fraction of the names only.
 const SHARDS: usize = 64;
-/// Names of flows that a shard remembers, at most twice as many: 65,536 in all, of all tenants together. Each takes some 300 bytes.
+/// Names of flows per shard and generation: 65,536 in all, of all tenants together. Each takes some 300 bytes.
 const HALF: usize = 512;
 
-/// A name in one family.
+/// A name and an address family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The name.
@@ -42,7 +42,7 @@ impl Default for Shards {
 }
 
 impl Shards {
-    /// The shard of a key, locked: for a look, never over a wait.
+    /// Locks the shard of a key: for short accesses, never while waiting.
     pub(super) fn of(&self, key: &Key) -> MutexGuard<'_, Shard> {
         lock(&self.shards[self.index(key)])
     }
@@ -53,7 +53,7 @@ impl Shards {
         hash % SHARDS
     }
 
-    /// These are remembered for good from now on, and no others.
+    /// Pins these names, and no others.
     pub(super) fn pin(&self, keys: &HashSet<Key>) {
         let mut of: Vec<Vec<&Key>> = vec![Vec::new(); SHARDS];
         for key in keys {
@@ -87,7 +87,7 @@ impl Shards {
 }
 
 impl Shard {
-    /// What is known of a name to one who asks; nothing yet, if it is new.
+    /// Returns a tenant's state of a name; an empty one, if it is new.
     pub(super) fn known(&mut self, owner: Owner, key: &Key) -> &mut Known {
         let Self { pinned, seen } = self;
         match pinned.get_mut(key) {
@@ -96,18 +96,18 @@ impl Shard {
         }
     }
 
-    /// The same, for one who only looks.
+    /// Like [`Shard::known`], without creating it.
     pub(super) fn peek(&mut self, owner: Owner, key: &Key) -> Option<&Known> {
         self.pinned.get(key).or(self.seen.get(owner, key).map(|known| &*known))
     }
 
-    /// What is known of a name to anybody.
+    /// Returns all tenants' states of a name.
     pub(super) fn of_all<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Known> {
         self.pinned.get(key).into_iter().chain(self.seen.of_all(key))
     }
 }
 
-/// The maps are whole between calls, whoever panicked.
+/// Ignores poisoning: the maps are consistent between calls.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

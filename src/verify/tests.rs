@@ -1,4 +1,4 @@
-//! Names over time, with scripted DNS servers and a clock that waits for nobody.
+//! Names over time, with scripted DNS servers and a simulated clock.
 
 use super::names::{LookupMeters, Match, Names, Trouble, Unresolved};
 use super::places::Asker;
@@ -21,10 +21,10 @@ const TWO: &str = "192.0.2.2";
 const THREE: &str = "192.0.2.3";
 const SIX: &str = "2001:db8::6";
 
-/// What one server says, and after how long; `None`: never.
+/// One server's answer, and its delay; `None`: never.
 type Says = (u64, Option<Answer>);
 
-/// What each server says to the next lookups, and who was asked for.
+/// Each server's answers to the next lookups, and the names queried.
 #[derive(Default)]
 struct Script {
     says: Mutex<Vec<Says>>,
@@ -101,7 +101,7 @@ fn at_once(addresses: &[&str], ttl: u64) -> Says {
 
 const DEAD: Says = (0, None);
 
-/// The tenant that asks, where there is but one.
+/// The only tenant of a test with one.
 fn asker() -> Asker {
     thread_local!(static ONE: Asker = Asker::default());
     ONE.with(Clone::clone)
@@ -189,7 +189,7 @@ async fn a_name_that_does_not_exist_is_not_asked_for_again_for_a_while() {
 async fn what_is_dialled_is_fresh_and_families_take_turns() {
     let (names, script) = names(vec![at_once(&[ONE, TWO], 60), at_once(&[SIX], 60)]);
     let both = [Family::V6, Family::V4];
-    // each lookup waits for the server that has nothing of its family
+    // each lookup waits for the server without addresses of its family
     assert_eq!(resolve(&names, &both).await.map(|found| found[0]), Ok(ip(SIX)));
     advance(Duration::from_secs(6)).await;
     assert_eq!(resolve(&names, &both).await, Ok(vec![ip(SIX), ip(ONE), ip(TWO)]));

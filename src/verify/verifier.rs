@@ -1,4 +1,4 @@
-//! The thread on which names are looked up: never a worker's.
+//! The verifier's thread, on which names are looked up and servers probed, separate from the workers.
 
 use super::anchors::Anchors;
 use super::certificate::Roots;
@@ -16,27 +16,27 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// How names are looked up.
+/// Settings of verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The DNS servers; none if no rule asks for addresses.
+    /// DNS servers; none if no rule needs addresses.
     pub servers: Vec<SocketAddr>,
-    /// From which keys on answers must be signed, or provably not; `None`: they need not.
+    /// DNSSEC trust anchors, from which answers must be signed or provably unsigned; `None`: not required.
     pub dnssec: Option<Anchors>,
-    /// How long an address counts after its TTL.
+    /// Validity of an address beyond its TTL.
     pub grace: Duration,
-    /// Who is trusted to say whose a certificate is.
+    /// Trusted certificate authorities.
     pub roots: Roots,
 }
 
-/// Looks names up, and asks servers for certificates, until it is dropped.
+/// Looks up names and probes servers for certificates, until dropped.
 pub struct Verifier {
     names: Names,
     certificates: Certificates,
     settings: Settings,
     trusts_somebody: bool,
     pins: mpsc::UnboundedSender<HashSet<Key>>,
-    /// The thread ends when this is gone.
+    /// Ends the thread when dropped.
     _stop: oneshot::Sender<()>,
 }
 
@@ -65,7 +65,7 @@ impl Verifier {
         Ok(Self { names, certificates, settings, trusts_somebody, pins, _stop: stop })
     }
 
-    /// What it was started with.
+    /// Settings that it was started with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -80,12 +80,12 @@ impl Verifier {
         &self.names
     }
 
-    /// What servers have proved.
+    /// The cache of certificate verdicts.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
 
-    /// From now on these names are looked up before anybody asks, and again when their TTL ends; no others.
+    /// Refreshes these names from now on, and no others: before flows request them, and when their TTL ends.
     pub fn pin(&self, keys: HashSet<Key>) {
         self.names.pin(&keys);
         let _ = self.pins.send(keys); // the thread outlives this

@@ -1,4 +1,4 @@
-//! Verdicts over time: real TLS servers on loopback, and a clock that the test sets.
+//! Verdicts over time: real TLS servers on loopback, and a clock set by the test.
 
 use super::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -16,7 +16,7 @@ const OTHER: &str = "other.example.com";
 const BUSY: Certificate = Certificate::Unknown("too many certificates were being asked for");
 
 thread_local! {
-    /// How far the clock was set forward. Each test has a thread of its own, on which its runtime runs.
+    /// Time by which the clock was advanced. Each test has its own thread, on which its runtime runs.
     static LATER: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -47,7 +47,7 @@ impl Authority {
         Certificates::new(roots, Handle::current(), now, meters)
     }
 
-    /// A server that has a certificate for the name; its thread ends with the process.
+    /// Starts a server with a certificate for the name; its thread ends with the process.
     fn serve(&self, name: &str) -> SocketAddr {
         let key = KeyPair::generate().unwrap();
         let certificate =
@@ -70,7 +70,7 @@ impl Authority {
     }
 }
 
-/// Connects, and counts how often.
+/// Connects, and counts its connections.
 #[derive(Default)]
 struct Connector(Cell<usize>);
 
@@ -97,13 +97,13 @@ impl Connector {
     }
 }
 
-/// The tenant that asks, where there is but one.
+/// The only tenant of a test with one.
 fn asker() -> Asker {
     thread_local!(static ONE: Asker = Asker::default());
     ONE.with(Clone::clone)
 }
 
-/// A connection that nobody serves: it stands until its end.
+/// A connection that the server never answers.
 fn silent() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -133,7 +133,7 @@ async fn verdicts_count_for_an_hour_a_minute_and_five_seconds() {
     let authority = Authority::new();
     let server = authority.serve(NAME);
     let (listener, nobody) = silent();
-    // A connection that is taken and closed.
+    // A server that accepts connections and closes them.
     thread::spawn(move || while listener.accept().is_ok() {});
     let unknown = Certificate::Unknown("the server did not complete a TLS handshake");
     for (name, at, verdict, counts) in [
@@ -168,7 +168,7 @@ async fn flows_that_ask_at_once_share_a_probe() {
     assert_eq!(connector.0.get(), 1);
 }
 
-/// What a flow is told without waiting; what it has begun goes on.
+/// Polls a flow's check once without waiting; what it has started continues.
 async fn once<F: Future>(flow: F) -> Option<F::Output> {
     let mut flow = std::pin::pin!(flow);
     poll_fn(|cx| match flow.as_mut().poll(cx) {
@@ -185,7 +185,7 @@ async fn bad_verdicts_are_for_the_tenant_that_found_them() {
     let (_listener, silent) = silent();
     let [hostile, good] = [(); 2].map(|()| Asker::default());
     let connector = Connector::default();
-    // As a server that answers one tenant's address with a reset.
+    // Like a server that answers one tenant's address with a reset.
     let name = NAME.parse().unwrap();
     for _ in 0..20 {
         let verdict = certificates.check(&name, server, &hostile, || Err("reset")).await;
@@ -196,10 +196,10 @@ async fn bad_verdicts_are_for_the_tenant_that_found_them() {
     assert_eq!(certificates.known(&OTHER.parse().unwrap(), server, &good), None);
     let valid = connector.check_for(&good, &certificates, NAME, server).await;
     assert_eq!((valid, connector.0.get()), (Certificate::Valid, 2));
-    // What is proved is proved for all.
+    // A proof counts for all tenants.
     assert_eq!(connector.check_for(&hostile, &certificates, NAME, server).await, Certificate::Valid);
     assert_eq!(connector.0.get(), 2);
-    // Nobody waits for a probe of another's.
+    // No tenant waits for another's probe.
     let slow = std::pin::pin!(connector.check_for(&hostile, &certificates, NAME, silent));
     assert!(once(slow).await.is_none());
     let refused = certificates.check(&name, silent, &good, || Err("its own")).await;

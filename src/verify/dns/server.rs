@@ -1,4 +1,4 @@
-//! One DNS server, asked with EDNS and without: old servers, and what stands before them, refuse or drop queries with it.
+//! One DNS server, queried with and without EDNS: old servers and middleboxes refuse or drop queries with it.
 
 use super::super::anchors::Anchors;
 use super::super::known::Answer;
@@ -13,20 +13,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// For the answer to one query; it is sent twice.
+/// Timeout of one query; it is sent twice.
 const QUERY: Duration = Duration::from_secs(2);
-/// Without an answer for so long, the other way is tried beside the first.
+/// Time without an answer after which the other mode is tried in parallel.
 const HEDGE: Duration = Duration::from_secs(1);
-/// How long a server that answered without EDNS alone is asked so first.
+/// Time for which a server that answered only without EDNS is queried that way first.
 const PLAIN: Duration = Duration::from_mins(10);
 
-/// A server, and two ways to ask it.
+/// A server with its two query modes.
 pub(super) struct Server {
     address: SocketAddr,
     with_edns: TokioResolver,
     /// `None` under DNSSEC, which needs EDNS.
     without_edns: Option<TokioResolver>,
-    /// Until when it is asked without EDNS first.
+    /// Time until which queries without EDNS go first.
     plain_until: Mutex<Option<Instant>>,
 }
 
@@ -47,8 +47,8 @@ impl Server {
         })
     }
 
-    /// Asks in the way that this server answered last, and in the other if that fails or takes long (RFC 6891 §6.2.2,
-    /// §7). The first answer counts.
+    /// Queries in the mode that this server answered last, and in the other if that fails or is slow (RFC 6891 §6.2.2,
+    /// §7). The first answer wins.
     pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<Answer>
     where
         F: Future<Output = Option<Answer>>,
@@ -77,13 +77,13 @@ impl Server {
         }
     }
 
-    /// One value, whole whoever panicked.
+    /// Ignores poisoning: the lock guards a single value.
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
         self.plain_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The first answer, and whether it is the second's. The second begins when the first has failed, or takes long.
+/// Returns the first answer, and true if it is the second's. The second starts when the first has failed or is slow.
 async fn hedged<T>(
     first: impl Future<Output = Option<T>>,
     second: impl Future<Output = Option<T>>,
@@ -116,13 +116,13 @@ fn resolver(server: SocketAddr, anchors: Option<&Anchors>, edns: Edns) -> Result
     let mut options = ResolverOpts::default();
     options.timeout = QUERY;
     options.edns0 = edns == Edns::On;
-    // tries after the first
+    // retries after the first try
     options.attempts = 1;
-    // An answer is followed from alias to alias.
+    // CNAME chains are followed here.
     options.preserve_intermediates = true;
-    // Answers are kept here alone, where their age shows.
+    // Answers are cached here only, with their age.
     options.cache_size = 0;
-    // What counts is what DNS says, to clients too.
+    // Clients get DNS answers too, so the hosts file must not count.
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 1024;
     let mut builder =

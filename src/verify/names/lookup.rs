@@ -1,4 +1,4 @@
-//! One question about a name to all servers, and what becomes of their answers.
+//! One lookup of a name at all servers.
 
 use super::super::flights::Flight;
 use super::super::known::End;
@@ -6,10 +6,10 @@ use super::{Inner, Names, Question};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// A lookup takes at most this long, whatever the servers do.
+/// Maximum duration of a lookup.
 const LOOKUP: Duration = Duration::from_secs(5);
 
-/// One lookup under way. Dropped, it has ended with what was said by then.
+/// A lookup in progress. Drop ends it with the answers received by then.
 pub(super) struct Lookup {
     names: Names,
     flight: Flight<Question>,
