@@ -1,12 +1,12 @@
-//! The machine's own addresses.
+//! Addresses of this machine.
 
 use super::routing::{self, IpFamily, Way};
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
 
-/// Every address assigned to an interface of this network namespace. Addresses that are local by a route alone
-/// (AnyIP) are not among them.
+/// Returns every address assigned to an interface of this network namespace. Addresses that are local by a route alone
+/// (AnyIP) are not included.
 pub fn assigned() -> io::Result<Vec<IpAddr>> {
     let mut all = Vec::new();
     for interface in nix::ifaddrs::getifaddrs()? {
@@ -20,23 +20,23 @@ pub fn assigned() -> io::Result<Vec<IpAddr>> {
     Ok(all)
 }
 
-/// Everything that is this machine's: what is assigned to its interfaces, and networks that routes make local (AnyIP).
-/// Tables beside `local` and `main` are left out: what delivers marked packets locally makes no address local.
+/// Returns all local networks: addresses assigned to interfaces, and networks that routes make local (AnyIP). Only the
+/// tables `local` and `main` count, because the one that delivers marked packets locally makes no address local.
 pub fn local() -> io::Result<Vec<IpNet>> {
     let mut all: Vec<_> = assigned()?.into_iter().map(IpNet::from).collect();
     for family in IpFamily::ALL {
         for table in [libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN] {
             let routes = routing::local_routes(family, table.into())?;
-            // one that makes everything local says nothing
+            // a default route means nothing here
             all.extend(routes.into_iter().filter(|network| network.prefix_len() > 0));
         }
     }
     Ok(all)
 }
 
-/// Whether packets to an address are for this machine: it is assigned to an interface that is up, or local by a route
-/// (AnyIP). That is what a source address needs, or no answer comes back. `bind` would say the same of an IPv4 address
-/// and nothing of an IPv6 one; the routing table says it of both.
+/// True if packets to an address are for this machine: it is assigned to an interface that is up, or local by a route
+/// (AnyIP). A source address needs that, or no answers arrive. `bind` would check it for IPv4 addresses only; the
+/// routing table does for both families.
 pub fn is_local(address: IpAddr) -> io::Result<bool> {
     Ok(routing::way(address, None, None)? == Way::Local)
 }

@@ -1,7 +1,7 @@
-//! A worker's event loop: its tasks, its timers, and the one epoll instance that tells of its sockets.
+//! A worker's event loop: its tasks, its timers, and the one epoll instance of its sockets.
 //!
-//! A loop runs on one thread, and all that it holds lives and dies there; only a waker may be used elsewhere. [`spawn`],
-//! [`give_way`], [`has_turn`], [`sleep`] and [`timeout`] are for what runs on a loop: elsewhere they panic.
+//! A loop and everything in it is confined to one thread; only wakers may be used on others. [`spawn`], [`give_way`],
+//! [`has_turn`], [`sleep`] and [`timeout`] are for code that runs on a loop: elsewhere they panic.
 
 #[cfg(test)]
 mod fake;
@@ -44,15 +44,15 @@ pub struct EventLoop {
     fake: fake::Clock,
 }
 
-/// Events that one system call fetches, and polls of tasks between two such calls: tasks that are always ready must not
-/// keep the loop from looking who else is.
+/// Maximum events fetched by one system call, and task polls between two such calls: tasks that are always ready must
+/// not starve the others.
 const ROUND: usize = 256;
 
-/// How many polls take about as long as a turn of those that give way: while tasks of both kinds always have something
-/// to do, each kind gets some half of the time.
+/// Number of polls that take about as long as one turn of bulk tasks: if tasks of both kinds are always ready, each
+/// kind gets about half of the time.
 const POLLS_FOR_A_TURN: usize = 32;
 
-/// Times in a row that events are fetched while there are more. Sockets that always have some do not keep timers waiting.
+/// Maximum consecutive fetches while there are more events. Sockets that always have some must not delay timers.
 const MOST_FETCHES: usize = 16;
 
 thread_local! {
@@ -60,7 +60,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<EventLoop>>> = const { RefCell::new(None) };
 }
 
-/// While this lives, a loop is its thread's. What was spawned dies with it.
+/// Registers a loop with its thread while it lives. Drops the spawned tasks at the end.
 struct Running;
 
 impl Running {
@@ -75,15 +75,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Tasks that are dropped use the loop once more.
+        // Destructors of tasks still use the loop.
         EventLoop::with(|event_loop| event_loop.tasks.clear());
         CURRENT.take();
     }
 }
 
 impl EventLoop {
-    /// Runs a future on this thread, and what it spawns, until it yields something; what was spawned and still lives is
-    /// dropped then. A task that panics ends, and no other is touched. An error is the machine's.
+    /// Runs a future and the tasks that it spawns on this thread until the future completes; remaining tasks are then
+    /// dropped. A panic ends only its own task. Errors are those of the machine.
     pub fn run<R>(main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
         Rc::new(Self::new()?).run_here(main)
     }
@@ -140,10 +140,10 @@ impl EventLoop {
         }
     }
 
-    /// Waits until a task is ready, if none is, and takes note of which are.
+    /// Waits until a task is ready, unless one is, and marks tasks as ready.
     fn wait(&self, events: &mut [EpollEvent]) -> io::Result<()> {
         let mut patience = self.patience();
-        // After a pause of the whole process, what came in time must not be overtaken by the timer that waits for it.
+        // After a pause of the whole process, a timer must not win over the event that arrived in time for it.
         for _ in 0..MOST_FETCHES {
             let found = match self.epoll.wait(events, patience) {
                 Ok(found) => found,
@@ -152,7 +152,7 @@ impl EventLoop {
             };
             #[cfg(test)]
             self.pass_time(found);
-            // Wakers run while the sockets, or the timers, are borrowed. They touch the tasks alone.
+            // Wakers run while the sockets, or the timers, are borrowed. They access the tasks only.
             if self.sockets.borrow_mut().tell(&events[..found]) {
                 self.inbox.take().into_iter().for_each(|key| self.tasks.push(key));
             }
@@ -167,7 +167,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// How long there is nothing to do unless an event comes.
+    /// Maximum time to wait for events.
     fn patience(&self) -> EpollTimeout {
         if self.tasks.are_ready() {
             return EpollTimeout::ZERO;
@@ -178,22 +178,22 @@ impl EventLoop {
         }
         let Some(next) = self.timers.borrow().next() else { return EpollTimeout::NONE };
         let left = next.saturating_duration_since(now());
-        // Milliseconds, and never too few. What is too long for them is waited for in parts.
+        // Rounded up to milliseconds. A time that is too long for epoll is waited for in parts.
         EpollTimeout::try_from(left + ALMOST_A_MILLISECOND).unwrap_or(EpollTimeout::MAX)
     }
 
-    /// Hands over the loop of this thread.
+    /// Calls `f` with the loop of this thread.
     fn with<R>(f: impl FnOnce(&Self) -> R) -> R {
         Self::if_any(f).expect("an event loop runs on this thread")
     }
 
-    /// The same, where there may be none.
+    /// Like [`Self::with`], but `None` without a loop.
     fn if_any<R>(f: impl FnOnce(&Self) -> R) -> Option<R> {
         CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
     }
 }
 
-/// The time of the loop of this thread.
+/// Current time of this thread's loop.
 #[cfg(not(test))]
 fn now() -> std::time::Instant {
     clock::now()

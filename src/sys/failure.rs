@@ -1,29 +1,29 @@
-//! errno to meaning, in one place.
+//! Classification of errno, in one place.
 
 use std::io;
 
-/// What a failed socket call says about the other end, the way there, or ourselves.
+/// Meaning of a failed socket call: about the peer, the network, or this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The other end answered with RST to our SYN.
+    /// The peer answered our SYN with RST.
     Refused,
-    /// The other end reset an established connection, or is gone while we write.
+    /// The peer reset an established connection, or is gone while we write.
     Reset,
-    /// The network says that there is no way there (ICMP, or our own routing table).
+    /// There is no route (ICMP, or our own routing table).
     Unreachable,
-    /// No answer: SYN, data or keepalive probes stayed unacknowledged.
+    /// SYN, data or keepalive probes stayed unacknowledged.
     TimedOut,
     /// An administrator ended the socket (`SOCK_DESTROY`, `ss -K`).
     Aborted,
-    /// The source address and port cannot be had towards this destination: somebody has it.
+    /// The source address and port are in use towards this destination.
     PortTaken,
-    /// The source address is not ours (`bind` says so).
+    /// The source address is not local (error of `bind`).
     NotOurAddress,
     /// Out of descriptors or memory.
     NoResources,
     /// Not permitted: a missing capability, or a local packet rule.
     NotPermitted,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
@@ -42,14 +42,14 @@ impl Failure {
             Some(libc::EADDRNOTAVAIL) => Self::NotOurAddress,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::NoResources,
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
-            // An error without an errno: a socket whose error was taken by a call in between.
+            // An error without an errno: its socket error was consumed by an earlier call.
             None if error.kind() == io::ErrorKind::ConnectionReset => Self::Reset,
             _ => Self::Other,
         }
     }
 
-    /// Classifies an error of `connect` on a socket that is bound already: there EADDRNOTAVAIL means that the
-    /// 4-tuple is taken (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is foreign.
+    /// Classifies an error of `connect` on a bound socket: there EADDRNOTAVAIL means that the 4-tuple is taken
+    /// (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is not local.
     pub fn of_connect(error: &io::Error) -> Self {
         let failure = Self::of(error);
         if failure == Self::NotOurAddress { Self::PortTaken } else { failure }

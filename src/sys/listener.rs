@@ -11,17 +11,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// How long a silent or unresponsive peer keeps a flow. The same on both legs.
+/// Timeouts for a silent or unresponsive peer. The same on both legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness {
     /// Silence before the first keepalive probe (`TCP_KEEPIDLE`), whole seconds.
     pub idle: Duration,
-    /// Between probes (`TCP_KEEPINTVL`), whole seconds.
+    /// Time between probes (`TCP_KEEPINTVL`), whole seconds.
     pub interval: Duration,
-    /// Unanswered probes until the peer counts as gone (`TCP_KEEPCNT`), 1 to 127.
+    /// Number of unanswered probes before the peer counts as gone (`TCP_KEEPCNT`), 1 to 127.
     pub probes: u32,
-    /// How long sent data may stay unacknowledged, or the peer's window closed (`TCP_USER_TIMEOUT`); it also takes
-    /// the place of `probes`. `None`: the kernel's own limits (tcp_retries2; a closed window never ends a flow).
+    /// Time that sent data may stay unacknowledged, or the peer's window closed (`TCP_USER_TIMEOUT`); it also replaces
+    /// `probes`. `None`: the kernel's limits (tcp_retries2; a closed window never ends a flow).
     pub user_timeout: Option<Duration>,
 }
 
@@ -34,11 +34,11 @@ impl Liveness {
     }
 }
 
-/// Opens one worker's listener: transparent, on a port that it shares with the other workers (`SO_REUSEPORT`), for
-/// both families if `address` is `[::]`. Accepted sockets inherit transparency, keepalive, `TCP_NODELAY` and what
-/// [`stream::prepare`] sets.
+/// Opens one worker's listener: transparent, on a port that it shares with the other workers (`SO_REUSEPORT`), for both
+/// families if `address` is `[::]`. Accepted sockets inherit transparency, keepalive, `TCP_NODELAY` and the options of
+/// [`stream::prepare`].
 ///
-/// `keeps_class`: [`TrafficClass::of_client`](super::traffic_class::TrafficClass::of_client) is to be told.
+/// `keeps_class`: enables [`TrafficClass::of_client`](super::traffic_class::TrafficClass::of_client).
 ///
 /// Needs `CAP_NET_ADMIN` (or `CAP_NET_RAW`) in the network namespace's user namespace, else `EPERM`.
 pub fn open(
@@ -53,7 +53,7 @@ pub fn open(
         SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
         SocketAddr::V6(_) => {
             socket.set_only_v6(false)?;
-            // One flag of the socket serves both families (inet->transparent in net/ipv6/ipv6_sockglue.c).
+            // One socket flag covers both families (inet->transparent in net/ipv6/ipv6_sockglue.c).
             socket.set_ip_transparent_v6(true)?;
         }
     }
@@ -73,7 +73,7 @@ pub fn open(
     Ok(socket.into())
 }
 
-/// A listener on its worker's event loop.
+/// A listener registered with its worker's event loop.
 #[derive(Debug)]
 pub struct Listener(Watched<TcpListener>);
 
@@ -83,23 +83,23 @@ impl Listener {
         Watched::new(listener, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, event_loop).map(Self)
     }
 
-    /// Ready when a connection may be there.
+    /// Ready when a connection may be waiting.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         self.0.poll(cx, told::READABLE)
     }
 
-    /// Takes the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none waits;
-    /// only then is [`Self::poll_ready`] pending.
+    /// Accepts the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none
+    /// waits; only then is [`Self::poll_ready`] pending.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.0.attempt(told::READABLE, 0, || accept(self.0.get()))
     }
 }
 
-/// Takes a connection that waits, non-blocking and not inherited by children.
+/// Accepts a waiting connection; non-blocking and close-on-exec.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let fd = listener.as_raw_fd();
-    // SAFETY: `try_init` hands over pointers that are valid for writes of a sockaddr_storage, whose size `length` holds,
-    // and of `length` itself; the listener is borrowed, so its descriptor is open.
+    // SAFETY: `try_init` hands over pointers that are valid for writes of a sockaddr_storage, whose size `length`
+    // holds, and of `length` itself; the listener is borrowed, so its descriptor is open.
     #[expect(unsafe_code, reason = "std has no accept4 with SOCK_NONBLOCK")]
     let (socket, peer) = unsafe {
         SockAddr::try_init(|storage, length| {
@@ -115,15 +115,15 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((socket.into(), peer))
 }
 
-/// Whether this machine has IPv6 at all: not if it was booted with `ipv6.disable=1`, or the process may not use it
-/// (`RestrictAddressFamilies=`). Turned off by sysctl it is still there.
+/// True if this process can use IPv6: not if the machine was booted with `ipv6.disable=1`, or if
+/// `RestrictAddressFamilies=` forbids it. Disabled by sysctl it still counts.
 pub fn has_ipv6() -> bool {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
     !socket.is_err_and(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT))
 }
 
-/// Whether somebody else already listens on the address: `SO_REUSEPORT` would silently share the port with another
-/// process of the same user, and half of the flows would go there.
+/// True if another process listens on the address: `SO_REUSEPORT` would silently share the port with another process of
+/// the same user, which would get half of the flows.
 pub fn is_taken(address: SocketAddr) -> io::Result<bool> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {

@@ -1,7 +1,7 @@
-//! What the process holds of the machine's memory.
+//! Control of the process's memory use.
 
-/// Gives back to the system what was allocated and freed, as far as whole pages are free. glibc keeps what a thread freed
-/// for threads that share its arena, which is of no use to a reload on another one.
+/// Returns freed memory to the system, as far as whole pages are free. glibc keeps memory that a thread freed for
+/// threads of the same arena, which does not help a reload on another one.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "malloc_trim(3)")]
@@ -11,9 +11,9 @@ pub fn give_back() {
     }
 }
 
-/// From now on, blocks of [`LARGE`] bytes and more that nothing free is large enough for are given back as soon as they are freed.
-/// glibc does so only until the first one is: by then it has learnt that such blocks come and go, and keeps up to 32 MiB of them
-/// for each arena.
+/// Makes glibc return blocks of [`LARGE`] bytes and more as soon as they are freed, unless they fit into free memory.
+/// By default it does so only until the first is freed: it then assumes that such blocks are reused, and keeps up to 32
+/// MiB of them per arena.
 pub fn give_large_blocks_back_at_once() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "mallopt(3)")]
@@ -23,6 +23,6 @@ pub fn give_large_blocks_back_at_once() {
     }
 }
 
-/// Bytes. Nothing that a flow has is as large.
+/// In bytes; larger than any block of a flow.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 256 * 1024;

@@ -1,4 +1,4 @@
-//! The only floor with `unsafe`: Linux's socket calls, safe, typed and documented.
+//! Safe, typed wrappers of Linux's socket calls: the only room with `unsafe`.
 
 pub mod addresses;
 pub mod changes;

@@ -1,6 +1,6 @@
-//! Questions to the kernel over netlink (RFC 3549), and its answers message by message.
+//! Requests to the kernel over netlink (RFC 3549), with its answers message by message.
 //!
-//! What is asked and read is a handful of fixed structures and attributes, so that byte offsets do, and no library is needed.
+//! Only a few fixed structures and attributes are used, so byte offsets suffice, without a library.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -12,31 +12,31 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The kernel fills no larger buffer with one part of an answer.
+/// Maximum size that the kernel fills with one part of an answer.
 const BUFFER: usize = 32 * 1024;
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
-/// The sequence number in it; an answer has that of its question.
+/// Offset of the sequence number in it; an answer repeats the request's.
 const SEQUENCE: usize = 8;
 /// `struct nlattr`: length, kind.
 const ATTRIBUTE: usize = 4;
-/// Messages and attributes start at multiples of this.
+/// Messages and attributes are aligned to this.
 const ALIGNMENT: usize = 4;
-/// `NLMSG_ERROR`, whose body begins with a negative errno or 0.
+/// `NLMSG_ERROR`; its body starts with a negative errno or 0.
 const ERROR: u16 = 2;
-/// `NLMSG_DONE`, which ends a list, and says in the same way whether it is whole.
+/// `NLMSG_DONE`, which ends a list; its body, like that of an error, tells whether the list is complete.
 const DONE: u16 = 3;
-/// Messages that are taken in one go; who says more is heard the next time.
+/// Maximum messages discarded at once; the rest is left for the next call.
 const MOST_AT_ONCE: usize = 100_000;
 /// `NLM_F_REQUEST`
 const REQUEST: u16 = 1;
-/// `NLM_F_ROOT | NLM_F_MATCH`: all entries, not one.
+/// `NLM_F_ROOT | NLM_F_MATCH`: all entries instead of one.
 const LIST: u16 = 0x300;
 
-/// What is wanted.
+/// Kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
-    /// One message.
+    /// A single message.
     One,
     /// All entries, one message each.
     List,
@@ -51,7 +51,7 @@ impl Netlink {
         Ok(Self(socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, service)?))
     }
 
-    /// Hears what the service tells these groups, one bit each, and is never to be asked.
+    /// Subscribes to these groups, one bit each; the socket must not be used for requests.
     pub(super) fn listen(service: SockProtocol, groups: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let netlink = Self(socket(AddressFamily::Netlink, SockType::Datagram, flags, service)?);
@@ -59,7 +59,7 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// Sends messages (type, flags, body) that nf_tables is to do all of, or none (`nfnetlink_rcv_batch()`).
+    /// Sends messages (type, flags, body) as one nf_tables transaction (`nfnetlink_rcv_batch()`).
     pub(super) fn transact(&self, messages: Vec<(u16, u16, Vec<u8>)>, deadline: Instant) -> io::Result<()> {
         const BEGIN: u16 = 0x10; // NFNL_MSG_BATCH_BEGIN
         const END: u16 = 0x11;
@@ -73,9 +73,9 @@ impl Netlink {
             batch.extend(padded(request(kind, REQUEST | flags | acknowledge, &body)));
         }
         batch.extend(padded(request(END, REQUEST, &frame)));
-        // Answers to an earlier batch that was given up on.
+        // Answers to an earlier, abandoned batch.
         self.discard_pending()?;
-        // Beyond net.core.wmem_max it takes a right that root of a container may not have; most batches need neither.
+        // Beyond net.core.wmem_max it needs a privilege that root in a container may lack; most batches need neither.
         let room = batch.len() + BUFFER;
         if setsockopt(&self.0, sockopt::SndBufForce, &room).is_err() {
             setsockopt(&self.0, sockopt::SndBuf, &room)?;
@@ -89,7 +89,7 @@ impl Netlink {
         }
     }
 
-    /// Has lists hold what the request's fields say, and nothing else.
+    /// Makes lists contain only entries that match the request's fields.
     pub(super) fn filter_strictly(&self) -> io::Result<()> {
         let on: libc::c_int = 1;
         // SAFETY: the option takes an int, which `on` is; it outlives the call.
@@ -102,7 +102,7 @@ impl Netlink {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Discards the messages that wait to be read. True if there were any, or if some were lost (`ENOBUFS`).
+    /// Discards pending messages. True if there were any, or if some were lost (`ENOBUFS`).
     pub(super) fn discard_pending(&self) -> io::Result<bool> {
         let mut any = false;
         for _ in 0..MOST_AT_ONCE {
@@ -116,9 +116,9 @@ impl Netlink {
         Ok(any)
     }
 
-    /// Asks, and calls `each` with type and body of every message of the answer, until it is whole or `each` fails.
-    /// `TimedOut` after the deadline; what the kernel refuses is its errno. After an error the socket is of no more use:
-    /// the rest of an answer may still be in it.
+    /// Sends a request, and calls `each` with type and body of every message of the answer, until it is complete or
+    /// `each` fails. `TimedOut` after the deadline; a refusal by the kernel is its errno. After an error the socket
+    /// must not be used again, because the rest of an answer may still be in it.
     pub(super) fn ask(
         &self,
         kind: u16,
@@ -147,8 +147,8 @@ impl Netlink {
         }
     }
 
-    /// Asks about each of a few bodies in one system call, and calls `each` with its position and its answer: a message's
-    /// body, or the errno that the kernel refuses it with. After an error the socket is of no more use.
+    /// Sends one request per body in a single system call, and calls `each` with its position and its answer: a
+    /// message's body, or the errno of the kernel's refusal. After an error the socket must not be used again.
     pub(super) fn ask_each(
         &self,
         kind: u16,
@@ -181,9 +181,9 @@ impl Netlink {
         Ok(())
     }
 
-    /// The true length of the next datagram.
+    /// Receives a datagram and returns its full length.
     fn receive(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
-        // The kernel answers most questions before the call that asks them returns.
+        // The kernel answers most requests before the sending call returns.
         let mut flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
         loop {
             let left = deadline.saturating_duration_since(crate::clock::now());
@@ -224,7 +224,7 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The first message's type and body, and what follows it.
+/// Splits off the first message: its type, its body, and the bytes after it.
 fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
     let kind = u16::from_ne_bytes(array_at(bytes, 4)?);
@@ -240,7 +240,7 @@ fn refusal(body: &[u8]) -> io::Result<()> {
     }
 }
 
-/// An attribute (`struct nlattr`), with the padding behind it.
+/// Builds an attribute (`struct nlattr`) with its padding.
 pub(super) fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
     let mut attribute = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -249,11 +249,11 @@ pub(super) fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
     attribute
 }
 
-/// Kind and value of each attribute; ends where they are not understood.
+/// Iterates over kind and value of each attribute, up to the first malformed one.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(array_at(bytes, 0)?));
-        // the upper bits say how the value is written
+        // the upper bits are flags
         let kind = u16::from_ne_bytes(array_at(bytes, 2)?) & 0x3fff;
         let value = bytes.get(ATTRIBUTE..length)?;
         bytes = bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
@@ -261,12 +261,12 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The first attribute of a kind.
+/// Returns the first attribute of a kind.
 pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
-/// In the machine's byte order.
+/// Reads a number in native byte order.
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(array_at(bytes, offset)?))
 }
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_list_that_failed_is_none() {
         let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
-        // SOCK_DIAG_BY_FAMILY: the sockets of a protocol that has none, RFC 3692's 253.
+        // SOCK_DIAG_BY_FAMILY: sockets of a protocol that has none, RFC 3692's 253.
         let mut body = [0; 56];
         (body[0], body[1]) = (2, 253);
         let deadline = crate::clock::now() + Duration::from_secs(10);

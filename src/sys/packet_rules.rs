@@ -57,7 +57,7 @@ pub struct Chain {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// A digest of the rule's content, and of its handle in nf_tables: there, a rule that is loaded again has another digest.
+    /// Digest of the rule's content, and of its handle in nf_tables: there, a reloaded rule has another digest.
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub target: Option<String>,
@@ -120,7 +120,7 @@ pub fn has_table(family: TableFamily, table: &str) -> io::Result<bool> {
     Ok(found(ask(GET_TABLE, Want::One, family as u8, &name(1, table), |_| Ok(())))?.is_some())
 }
 
-/// Reads a chain; `None` if there is none of that name.
+/// Reads a chain; `None` if it does not exist.
 pub fn chain(backend: Backend, family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
     match backend {
         Backend::NfTables => chain_of_nf_tables(family, table, chain),
@@ -162,10 +162,10 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
     Ok(found(listed)?.map(|()| Chain { hook, rules }))
 }
 
-/// Expressions with a state that packets change; it is left out of the digest.
+/// Expressions with a state that packets change, which is excluded from the digest.
 const COUNTING: [&str; 5] = ["counter", "quota", "limit", "connlimit", "last"];
 
-/// A digest of handle and expressions. The handle alone does not do: a replacement inherits it.
+/// Digest of handle and expressions. The handle alone is not enough: a replacement inherits it.
 fn identity(rule: &[u8]) -> u64 {
     let mut digest = DefaultHasher::new();
     attribute(rule, 3).hash(&mut digest);

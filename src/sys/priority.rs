@@ -1,9 +1,9 @@
-//! How much of a busy processor a thread gets.
+//! Scheduling priority of threads.
 
-/// Far below the workers' weight, and not so little that a reload on a machine without a free moment never ends.
+/// Far below the workers' weight, but enough for a reload to finish on a fully loaded machine.
 const NICE: libc::c_int = 10;
 
-/// From now on the calling thread gives way to those that carry flows. Needs no privilege; it cannot be taken back.
+/// Lowers the calling thread's priority below that of the workers. Needs no privilege; cannot be undone.
 #[expect(unsafe_code, reason = "setpriority(2)")]
 pub fn yield_to_others() {
     // SAFETY: setpriority takes three numbers and touches no memory. 0 names the calling thread: on Linux each has a

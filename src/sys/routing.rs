@@ -30,7 +30,7 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of an address.
@@ -46,7 +46,7 @@ impl IpFamily {
         }
     }
 
-    /// An address that only a default route covers, for route lookups: that of a root server. Nothing is ever sent there.
+    /// An address that only a default route covers, for route lookups: that of a root server. Nothing is sent there.
     pub fn far(self) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::new(198, 41, 0, 4).into(),
@@ -88,7 +88,7 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
         rules.push(Rule {
             interface: value(RULE_INTERFACE).map(name),
             mark: number(RULE_MARK).map(|mark| (mark, number(RULE_MASK).unwrap_or(u32::MAX))),
-            // The header has one byte for the table; larger numbers are an attribute alone.
+            // The header has one byte for the table; larger numbers are in an attribute only.
             table: number(RULE_TABLE).or(body.get(4).copied().map(u32::from)).unwrap_or_default(),
             protocol: value(RULE_PROTOCOL).and_then(|value| value.first().copied()).unwrap_or_default(),
         });
@@ -144,7 +144,7 @@ impl LocalTable {
     }
 }
 
-/// Calls `each` for every route of a kind (0: of any kind) in a table, with its network and whether it delivers locally.
+/// Calls `each` for every route of a kind (0: any) in a table, with its network and true if it delivers locally.
 fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bool)) -> io::Result<()> {
     let mut request = header(family, 0, 0);
     request[7] = kind;
@@ -228,7 +228,7 @@ fn is_unroutable(error: &io::Error) -> bool {
     )
 }
 
-/// The names of the interfaces.
+/// Returns the names of the interfaces.
 pub fn interfaces() -> io::Result<Vec<String>> {
     let all = nix::net::if_::if_nameindex()?;
     Ok(all.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())

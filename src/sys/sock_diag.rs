@@ -1,6 +1,6 @@
-//! The TCP sockets of this network namespace, whoever owns them, as the kernel lists them (`sock_diag(7)`).
+//! TCP sockets of this network namespace, of any owner, as listed by the kernel (`sock_diag(7)`).
 //!
-//! No capability is needed. The list is no snapshot: sockets that come or go while it is read may or may not be in it.
+//! No capability is needed. The list is no snapshot: sockets that open or close meanwhile may or may not be in it.
 
 use super::netlink::{Netlink, Want, array_at, malformed, u32_at};
 use nix::sys::socket::SockProtocol;
@@ -12,32 +12,32 @@ use std::time::{Duration, Instant};
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
-/// More sockets than this are not listed: a million take 70 MB.
+/// Maximum sockets in one list: a million take 70 MB.
 const MOST: usize = 1_000_000;
-/// `idiag_timer` of a socket that only waits for its time to be over.
+/// `idiag_timer` of a socket that only waits for a timeout.
 const TIMER_OF_WAITING: u8 = 3;
 
 /// A TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelSocket {
-    /// The local address; IPv4-mapped ones as IPv4.
+    /// Local address; IPv4-mapped ones as IPv4.
     pub source: SocketAddr,
-    /// The peer's; unspecified with port 0 if there never was one.
+    /// Peer address; unspecified with port 0 if there never was one.
     pub destination: SocketAddr,
-    /// The state.
+    /// TCP state.
     pub state: TcpState,
-    /// For how long the kernel keeps what is left of a closed connection: in `TIME_WAIT`, and in `FIN_WAIT2` when no
-    /// program has the socket open any more. `None` for every other socket.
+    /// Remaining lifetime of a closed connection in the kernel: in `TIME_WAIT`, and in `FIN_WAIT2` without a program
+    /// that has the socket open. `None` for every other socket.
     pub expires: Option<Duration>,
-    /// The user it belongs to.
+    /// Owning user.
     pub uid: u32,
-    /// As `/proc/PID/fd` shows it; 0 when no program has it open.
+    /// Inode, as in `/proc/PID/fd`; 0 when no program has it open.
     pub inode: u32,
-    /// Tells a socket from every other one since boot.
+    /// Unique identifier since boot.
     pub cookie: u64,
 }
 
-/// States as the kernel numbers them, without those of connections that are being accepted.
+/// States with the kernel's numbers, without those of connections that are being accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "RFC 9293 and the kernel's names")]
@@ -51,28 +51,28 @@ pub enum TcpState {
     LastAck = 9,
     Listen = 10,
     Closing = 11,
-    /// Bound and not, or no more, connected: `TCP_BOUND_INACTIVE`, which Linux lists since 6.8.
+    /// Bound but not, or no longer, connected: `TCP_BOUND_INACTIVE`, which Linux lists since 6.8.
     Bound = 13,
 }
 
-/// What the kernel has of one connection.
+/// Kernel state of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// Nothing: the 4-tuple can be used at once.
+    /// None: the 4-tuple can be used at once.
     Gone,
-    /// `TIME_WAIT`, or a `FIN_WAIT2` that no program has open, for this long unless another FIN comes.
+    /// `TIME_WAIT`, or a `FIN_WAIT2` that no program has open, for this long unless another FIN arrives.
     Waiting(Duration),
-    /// A socket in any other state, a listener on the source address and port included.
+    /// A socket in any other state, including a listener on the source address and port.
     Socket,
 }
 
-/// Exact questions about single connections.
+/// Socket for exact queries about single connections.
 #[derive(Debug)]
 pub struct Inquirer(Netlink);
 
-/// Questions that one system call asks: their answers fit the smallest receive buffer.
+/// Maximum queries per system call: their answers fit the smallest receive buffer.
 const AT_ONCE: usize = 32;
-/// `AF_INET`, `AF_INET6` and `IPPROTO_TCP`, in the bytes that a question has for them.
+/// `AF_INET`, `AF_INET6` and `IPPROTO_TCP`, as the bytes of a query.
 const INET: u8 = 2;
 const INET6: u8 = 10;
 const TCP: u8 = 6;
@@ -88,8 +88,8 @@ impl Inquirer {
         Ok(Self(netlink))
     }
 
-    /// What the kernel has of each connection, given as local and peer address, in their order. A look-up in the kernel's
-    /// hash table each, some microseconds. After an error open another.
+    /// Returns the kernel's state of each connection, given as local and peer address, in the same order. Each takes a
+    /// hash table lookup in the kernel, some microseconds. After an error a new inquirer is needed.
     pub fn ask(&self, pairs: &[(SocketAddr, SocketAddr)], patience: Duration) -> io::Result<Vec<Presence>> {
         let deadline = crate::clock::now() + patience;
         let mut found = Vec::with_capacity(pairs.len());
@@ -153,9 +153,9 @@ fn exact(source: SocketAddr, to: SocketAddr) -> [u8; 56] {
 pub struct States(u32);
 
 impl States {
-    /// Every connection, from the SYN sent to `TIME_WAIT`.
+    /// All connections, from `SYN_SENT` to `TIME_WAIT`.
     pub const CONNECTED: Self = Self(0b1011_0111_0110);
-    /// Those without `TIME_WAIT`.
+    /// All connections except those in `TIME_WAIT`.
     const OPEN: Self = Self(Self::CONNECTED.0 & !(1 << TcpState::TimeWait as u8));
     /// [`TcpState::Listen`]
     pub const LISTENING: Self = Self(1 << TcpState::Listen as u8);
@@ -170,8 +170,8 @@ impl BitOr for States {
     }
 }
 
-/// The sockets of both families in these states that `keep` wants. An error if that takes longer than `patience` or if
-/// there are more than a million: never a part of them.
+/// Lists the sockets of both families in these states that `keep` selects. Fails if that takes longer than `patience`
+/// or if there are more than a million: never returns a part of them.
 pub fn sockets(
     states: States,
     patience: Duration,
@@ -193,7 +193,7 @@ pub fn sockets(
     Ok(found)
 }
 
-/// The [`sockets`] that `keep` wants among the connections, and among those that are bound; `waiting`: also among those in
+/// Lists the [`sockets`] that `keep` selects among connections and bound sockets; `waiting`: also among those in
 /// `TIME_WAIT`, of which there may be hundreds of thousands.
 pub fn connections(
     waiting: bool,
@@ -204,10 +204,10 @@ pub fn connections(
     sockets(connected | States::BOUND, patience, keep)
 }
 
-/// Whether this kernel lists sockets in [`TcpState::Bound`].
+/// True if this kernel lists sockets in [`TcpState::Bound`].
 pub fn lists_bound(patience: Duration) -> io::Result<bool> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    // so that no bind of another port is in its way while it exists
+    // so that it does not block another bind to the port while it exists
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
     let address = socket.local_addr()?.as_socket();
@@ -238,7 +238,7 @@ fn list(
     })
 }
 
-/// `struct inet_diag_msg`, if the state is one of ours.
+/// Parses `struct inet_diag_msg`, if its state is in [`TcpState`].
 fn read(body: &[u8]) -> io::Result<Option<KernelSocket>> {
     let message: [u8; 72] = array_at(body, 0).ok_or_else(malformed)?;
     let (family, state, timer) = (message[0], message[1], message[2]);
@@ -291,7 +291,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// The states of the sockets from one address to another.
+    /// Lists the sockets from one address to another.
     fn states_of(source: SocketAddr, destination: SocketAddr) -> Vec<KernelSocket> {
         sockets(States::CONNECTED | States::BOUND, PATIENCE, |socket| {
             socket.source == source && socket.destination == destination
@@ -299,7 +299,7 @@ mod tests {
         .unwrap()
     }
 
-    /// The socket when it has left a state: what the other end's kernel does for that takes its time.
+    /// Returns the socket once it has left a state: the peer's kernel needs time for that.
     fn once_past(state: TcpState, source: SocketAddr, destination: SocketAddr) -> KernelSocket {
         let give_up = crate::clock::now() + PATIENCE;
         loop {
@@ -377,7 +377,7 @@ mod tests {
             let (server, _) = listener.accept().unwrap();
             let until = |wanted: fn(Presence) -> bool| {
                 let give_up = crate::clock::now() + PATIENCE;
-                // More questions than one system call asks.
+                // More queries than fit one system call.
                 while let found = inquirer.ask(&[(from, to); 70], PATIENCE).unwrap()
                     && !found.iter().all(|&found| wanted(found))
                 {

@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// A non-blocking socket, registered edge-triggered. One task waits for all that it waits for.
+/// A non-blocking socket, registered edge-triggered. A single task waits on it.
 ///
-/// Dropped, it resets its peer, unless the stream has ended well. Neither a task that panics or is dropped nor a process
-/// that dies thus looks like a clean end of file to anybody.
+/// Drop resets the peer, unless the stream has ended well. So neither a task that panics or is dropped nor a process
+/// that dies looks like a clean end of file.
 #[derive(Debug)]
 pub struct Socket(Watched<Stream>);
 
@@ -23,13 +23,13 @@ struct Stream {
     socket: TcpStream,
     finished: Cell<bool>,
     ended_well: Cell<bool>,
-    /// Bytes that were read and that the next reader gets first. Rare, so that it takes one pointer here.
+    /// Bytes already read, for the next reader. Rare, so it takes only one pointer here.
     ahead: OnceCell<Box<RefCell<Vec<u8>>>>,
 }
 
 impl Socket {
-    /// Registers a non-blocking socket with an event loop, which [`stream::prepare`] has prepared. One that cannot be
-    /// registered resets its peer, too.
+    /// Registers a non-blocking socket, prepared by [`stream::prepare`], with an event loop. If that fails, the peer is
+    /// reset.
     pub fn new(stream: TcpStream, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
         let events = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
@@ -49,21 +49,21 @@ impl Socket {
         Watched::new(stream, events, event_loop).map(Self)
     }
 
-    /// Passes on the end of a stream: sends FIN after all that was written.
+    /// Sends FIN after everything that was written.
     pub fn finish(&self) {
         self.stream().finished.set(true);
-        // It fails on a socket that is dead already, which is found out by reading.
+        // It fails on a dead socket, which the next read detects.
         let _ = stream::finish(self);
     }
 
-    /// Both directions have finished: dropping is a plain close.
+    /// Records that both directions have finished: drop then closes without a reset.
     pub fn ended_well(&self) {
-        // It fails on a socket that is none.
+        // It fails only on what is not a socket.
         let _ = stream::close_cleanly(self);
         self.stream().ended_well.set(true);
     }
 
-    /// Whether dropping it resets a peer that was told of the end before.
+    /// True if drop would reset a peer that has already received a FIN.
     pub fn resets_after_its_end(&self) -> bool {
         self.stream().finished.get() && !self.stream().ended_well.get()
     }
@@ -72,43 +72,43 @@ impl Socket {
         self.0.get()
     }
 
-    /// Has [`EventLoop::keep_alive`] set keepalive when it is called next a quarter of a second after `due`, which
+    /// Makes [`EventLoop::keep_alive`] set keepalive in its first call a quarter of a second or more after `due`, which
     /// must not be before that of earlier calls.
     pub fn keep_alive_from(&self, due: Instant) {
         self.0.keep_alive_from(due);
     }
 
-    /// Ready when a read may yield bytes, the end of the stream or an error.
+    /// Ready when a read may return bytes, the end of the stream or an error.
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         self.0.poll(cx, told::READABLE | told::READ_CLOSED)
     }
 
-    /// Ready when a write may take bytes, or fail.
+    /// Ready when a write may accept bytes, or fail.
     pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
         self.0.poll(cx, told::WRITABLE | told::WRITE_CLOSED)
     }
 
-    /// Ready when the socket has failed: `SO_ERROR` says how.
+    /// Ready when the socket has failed: the error is in `SO_ERROR`.
     pub fn poll_failed(&self, cx: &Context<'_>) -> Poll<()> {
         self.0.poll(cx, told::FAILED)
     }
 
-    /// Has the next reader look at once, though what waits was looked at before and no event will tell of it again.
+    /// Marks the socket readable again, for bytes that were seen already and cause no further event.
     pub fn tell_readable(&self) {
         self.0.tell(told::READABLE);
     }
 
-    /// Tries to read, if an event has told that it may succeed.
+    /// Tries to read, if an event has reported readiness.
     pub fn try_read<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.0.attempt(told::READABLE, told::READ_CLOSED, read)
     }
 
-    /// Tries to write, if an event has told that it may succeed.
+    /// Tries to write, if an event has reported readiness.
     pub fn try_write<R>(&self, write: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.0.attempt(told::WRITABLE, told::WRITE_CLOSED, write)
     }
 
-    /// Copies what comes next and leaves it there. It stops at urgent data: see [`Self::read_ahead`].
+    /// Copies the next bytes without consuming them. Stops at urgent data: see [`Self::read_ahead`].
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(ahead) = self.ahead() else { return stream::peek(self, buffer) };
         let ahead = ahead.borrow();
@@ -117,7 +117,7 @@ impl Socket {
         Ok(n + stream::peek(self, &mut buffer[n..]).unwrap_or(0))
     }
 
-    /// Has [`Self::peek`], which yielded `peeked` bytes, yield more if the rest waits behind urgent data. Whether it does.
+    /// Lets [`Self::peek`] return more than `peeked` bytes if the rest is behind urgent data. True if it does.
     pub fn read_ahead(&self, peeked: usize) -> io::Result<bool> {
         let fresh = peeked.saturating_sub(self.ahead().map_or(0, |ahead| ahead.borrow().len()));
         if fresh == 0 || stream::waiting(self)? <= fresh {
@@ -129,7 +129,7 @@ impl Socket {
         Ok(true)
     }
 
-    /// Reads; 0 is the end of the stream.
+    /// Reads bytes; 0 is the end of the stream.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(ahead) = self.ahead() else { return stream::read(self, buffer) };
         let mut ahead = ahead.borrow_mut();
@@ -139,33 +139,33 @@ impl Socket {
         Ok(n)
     }
 
-    /// Whether bytes that were read ahead are to be read first.
+    /// True if bytes that were read ahead are still to be read.
     pub fn has_read_ahead(&self) -> bool {
         self.ahead().is_some()
     }
 
-    /// Bytes that were read ahead, if there are any.
+    /// Bytes that were read ahead, if any.
     fn ahead(&self) -> Option<&RefCell<Vec<u8>>> {
         self.stream().ahead.get().map(Box::as_ref).filter(|ahead| !ahead.borrow().is_empty())
     }
 
-    /// Whether events have told that the peer has finished, or reset: what is left to read is the rest.
+    /// True if events have reported the peer's FIN or reset: the bytes left to read are the last.
     pub fn is_read_closed(&self) -> bool {
         self.0.told(told::READ_CLOSED)
     }
 
-    /// Whether events have told of a failure; without that there is nothing in `SO_ERROR`.
+    /// True if events have reported a failure; otherwise `SO_ERROR` is empty.
     pub fn has_failed(&self) -> bool {
         self.0.told(told::FAILED)
     }
 
-    /// Whether the peer has ever sent urgent data, as far as events have told: only then can a read come back short
-    /// though more waits behind the mark.
+    /// True if events have reported urgent data of the peer: only then can a read be short although more is waiting
+    /// behind the mark.
     pub fn may_hold_back(&self) -> bool {
         self.0.told(told::URGENT)
     }
 
-    /// `SO_ERROR`, which reading clears.
+    /// Takes `SO_ERROR`, which clears it.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.stream().socket.take_error()
     }
@@ -203,7 +203,7 @@ mod tests {
         (peer, Socket::new(socket, event_loop).unwrap())
     }
 
-    /// Whether the peer of a socket that is gone was reset.
+    /// True if the peer of a closed socket was reset.
     fn was_reset(mut peer: TcpStream) -> bool {
         match peer.read(&mut [0]) {
             Ok(0) => false,
@@ -233,7 +233,7 @@ mod tests {
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (socket, _) = listener.accept().unwrap();
             stream::prepare(&socket).unwrap();
-            // epoll takes a descriptor once.
+            // epoll accepts a descriptor only once.
             let watched = Watched::new(&socket, EpollFlags::EPOLLIN, &event_loop).unwrap();
             std::mem::forget(watched);
             let error = Socket::new(socket, &event_loop).unwrap_err();
@@ -307,7 +307,7 @@ mod tests {
                 socket.keep_alive_from(now + seconds(due));
             }
             let [first, second, third] = <[Socket; 3]>::try_from(sockets).unwrap();
-            // its slot and descriptor go to another
+            // its slot and descriptor are reused
             drop(first);
             let (_peer, other) = pair(&event_loop);
             event_loop.keep_alive(now + seconds(2) + late, &liveness);

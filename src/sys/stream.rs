@@ -1,4 +1,4 @@
-//! What is done to an established socket besides reading and writing it as a whole.
+//! Operations on an established socket.
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
@@ -7,63 +7,63 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// Copies what waits in the receive queue, from its first byte, and leaves it there.
+/// Copies bytes from the start of the receive queue without consuming them.
 pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
-/// Reads; 0 is the end of the stream.
+/// Reads bytes; 0 is the end of the stream.
 pub fn read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
-/// Writes; a peer that is gone is `EPIPE`, never a signal.
+/// Writes bytes; a closed peer is `EPIPE`, never a signal.
 pub fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(send(socket.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Has small writes sent at once, instead of holding them back until what was sent before is acknowledged.
+/// Disables Nagle's algorithm: small writes are sent at once instead of waiting for acknowledgements.
 pub fn set_nodelay(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_nodelay(true)
 }
 
-/// Passes on the end of a stream: sends FIN after all that was written.
+/// Sends FIN after everything that was written.
 pub fn finish(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).shutdown(std::net::Shutdown::Write)
 }
 
-/// Options of every socket of a flow from its beginning; accepted sockets inherit them from their listener.
+/// Sets the options of every socket of a flow; accepted sockets inherit them from their listener.
 ///
-/// `SO_LINGER` of 0: whatever closes the socket sends RST, the death of the process included, so that an answer that is cut
-/// off never ends in FIN. [`close_cleanly`] takes it back. `SO_OOBINLINE`: urgent data is read as part of the stream.
+/// `SO_LINGER` of 0: any close, including the death of the process, sends RST, so that a truncated answer never ends in
+/// FIN. [`close_cleanly`] reverts it. `SO_OOBINLINE`: urgent data is read as part of the stream.
 pub fn prepare(socket: impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_out_of_band_inline(true)
 }
 
-/// Makes the coming `close` send what is not sent yet, then FIN, in the background.
+/// Makes the next `close` send the unsent bytes, then FIN, in the background.
 pub fn close_cleanly(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(None)
 }
 
-/// Makes the coming `close` send RST and drop what was not sent. Without effect on a socket that was reset already.
+/// Makes the next `close` send RST and drop the unsent bytes. Has no effect on a socket that was reset already.
 pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
-/// What the kernel knows of a connection, for the question when its 4-tuple can be used again.
+/// Kernel state of a connection that determines when its 4-tuple can be reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not keep the 4-tuple from being used again.
+    /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not prevent reuse of the 4-tuple.
     pub timestamps: bool,
-    /// It is over: reset, or in TIME_WAIT, or not even that is left of it.
+    /// It is over: reset, in TIME_WAIT, or gone from the kernel.
     pub over: bool,
     /// Smoothed round-trip time.
     pub round_trip: Duration,
 }
 
-/// Asks the kernel by `TCP_INFO`.
+/// Reads the state by `TCP_INFO`.
 pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     let info = tcp_info(socket)?;
     Ok(Connection {
@@ -73,8 +73,7 @@ pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
     })
 }
 
-/// Bytes written that the peer has yet to acknowledge (`SIOCOUTQ`): none where the connection is gone, though the kernel
-/// still counts them there.
+/// Bytes written but not acknowledged (`SIOCOUTQ`): 0 if the connection is gone, although the kernel still counts them.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     if tcp_info(&socket)?.tcpi_state == TCP_CLOSE {
         return Ok(0);
@@ -82,25 +81,25 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     outstanding(socket)
 }
 
-/// Bytes that wait to be read, those behind urgent data as well (`SIOCINQ`).
+/// Bytes waiting to be read, including those behind urgent data (`SIOCINQ`).
 pub fn waiting(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(ioctl_int(socket, libc::FIONREAD)?).unwrap_or(0))
 }
 
-/// What a socket has sent, or is to send, that its peer has not acknowledged. Told of a connection that was reset, too.
+/// Bytes sent or queued but not acknowledged. Available for a connection that was reset, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Undelivered {
-    /// Bytes, with one for a FIN.
+    /// Bytes, with a FIN as one.
     pub bytes: u32,
-    /// Those that were never sent.
+    /// Bytes that were never sent.
     pub unsent: u32,
-    /// Bytes of the largest segment.
+    /// Maximum segment size in bytes.
     pub segment: u32,
-    /// The connection is over, so nothing more becomes of them.
+    /// The connection is over, so they will not be delivered.
     pub over: bool,
 }
 
-/// Asks the kernel.
+/// Reads them from the kernel.
 pub fn undelivered(socket: impl AsFd) -> io::Result<Undelivered> {
     let info = tcp_info(&socket)?;
     let bytes = outstanding(socket)?;
@@ -108,13 +107,13 @@ pub fn undelivered(socket: impl AsFd) -> io::Result<Undelivered> {
     Ok(Undelivered { bytes, unsent: info.tcpi_notsent_bytes, segment: info.tcpi_snd_mss, over })
 }
 
-/// Bytes written that the peer has yet to acknowledge, our FIN as one (`SIOCOUTQ`). The kernel goes on counting those of a
-/// connection that is gone.
+/// Bytes written but not acknowledged, with our FIN as one (`SIOCOUTQ`). The kernel still counts them when the
+/// connection is gone.
 pub fn outstanding(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(ioctl_int(socket, libc::TIOCOUTQ)?).unwrap_or(0))
 }
 
-/// Bytes that have arrived in order, with one for a FIN, read or not.
+/// Bytes received in order, with a FIN as one, read or not.
 pub fn received(socket: impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_bytes_received)
 }
@@ -134,11 +133,11 @@ pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
 /// include/uapi/asm-generic/sockios.h
 const SIOCATMARK: libc::Ioctl = 0x8905;
 
-/// Asks one of the questions above; all are answered with an int.
+/// Calls one of the ioctls above, which all return an int.
 fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int> {
     let mut answer: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ), SIOCINQ (as FIONREAD) and SIOCATMARK write one int through the pointer, which is valid
-    // for the call's duration; the descriptor is borrowed, so it is open.
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ), SIOCINQ (as FIONREAD) and SIOCATMARK write one int through the
+    // pointer, which is valid for the call's duration; the descriptor is borrowed, so it is open.
     #[expect(unsafe_code, reason = "ioctl has no safe wrapper")]
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut answer) };
     if result != 0 {
@@ -147,7 +146,7 @@ fn ioctl_int(socket: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int>
     Ok(answer)
 }
 
-/// Has a listener keep the headers of the SYNs that it takes, for [`saved_syn`].
+/// Makes a listener keep the headers of the SYNs that it receives, for [`saved_syn`].
 pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: `on` is valid for reads of its size for the call's duration; the descriptor is borrowed, so it is open.
@@ -167,15 +166,15 @@ pub fn save_syns(listener: impl AsFd) -> io::Result<()> {
 #[expect(clippy::cast_possible_truncation, reason = "it is 4")]
 const SIZE_OF_INT: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
 
-/// IP and TCP headers at their longest, in IPv6 without extensions.
+/// Maximum length of IP and TCP headers, in IPv6 without extensions.
 const HEADERS: usize = 128;
 
-/// The first bytes of the IP header of the client's SYN. The kernel gives it away once. An error where it has none.
+/// Returns the first bytes of the IP header of the client's SYN. The kernel returns it only once. Fails if it has none.
 pub fn saved_syn(accepted: impl AsFd, first: &mut [u8]) -> io::Result<()> {
     let mut headers = [0u8; HEADERS];
     let mut length = libc::socklen_t::try_from(headers.len()).unwrap_or(0);
-    // SAFETY: `headers` is valid for writes of `length` bytes and `length` for one socklen_t, both for the call's duration;
-    // the descriptor is borrowed, so it is open. The kernel writes at most `length` bytes.
+    // SAFETY: `headers` is valid for writes of `length` bytes and `length` for one socklen_t, both for the call's
+    // duration; the descriptor is borrowed, so it is open. The kernel writes at most `length` bytes.
     #[expect(unsafe_code, reason = "getsockopt(TCP_SAVED_SYN) has no safe wrapper among our dependencies")]
     let result = unsafe {
         libc::getsockopt(

@@ -1,4 +1,4 @@
-//! The class that a client asks the network for (DSCP, RFC 2474), which Egret keeps on the other leg.
+//! Traffic class of a client (DSCP, RFC 2474), which Egret applies to the other leg.
 
 use super::stream;
 use socket2::SockRef;
@@ -6,16 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-/// The DSCP of packets: the upper six bits of the octet that IPv4 calls TOS and IPv6 the traffic class. The lower two are ECN's,
-/// which each connection negotiates for itself.
+/// DSCP of packets: the upper six bits of the octet called TOS in IPv4 and traffic class in IPv6. The lower two are
+/// ECN, which each connection negotiates for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TrafficClass(u8);
 
 const DSCP: u8 = 0b1111_1100;
 
 impl TrafficClass {
-    /// What the client's SYN had, if the listener keeps the headers of SYNs and this is asked for the first time; else none.
-    /// A connection that came about by a SYN cookie has none.
+    /// Class of the client's SYN, if the listener keeps the headers of SYNs and this is the first call; else none. A
+    /// connection made by a SYN cookie has none.
     pub fn of_client(accepted: impl AsFd) -> Self {
         let mut headers = [0; 2];
         match stream::saved_syn(accepted, &mut headers) {
@@ -24,7 +24,7 @@ impl TrafficClass {
         }
     }
 
-    /// By the first bytes of an IP header (RFC 791 §3.1, RFC 8200 §3).
+    /// Reads it from the first bytes of an IP header (RFC 791 §3.1, RFC 8200 §3).
     fn in_header(header: [u8; 2]) -> Self {
         match header[0] >> 4 {
             4 => Self(header[1] & DSCP),
@@ -33,7 +33,7 @@ impl TrafficClass {
         }
     }
 
-    /// Has packets of a socket bear it; `peer` is whom they go to. Costs nothing where there is none.
+    /// Sets it on the packets of a socket with this `peer`. Makes no system call without a class.
     pub fn set_on(self, socket: impl AsFd, peer: SocketAddr) -> io::Result<()> {
         if self == Self::default() {
             return Ok(());

@@ -9,13 +9,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Starts connecting from `source` to `to`. The connection is under way when this returns: wait until the socket is
-/// writable, then look at `SO_ERROR`.
+/// Starts connecting from `source` to `to`. The connection is in progress when this returns: wait until the socket is
+/// writable, then check `SO_ERROR`.
 ///
-/// Every pool socket sets `SO_REUSEADDR`, so that one source address and port can serve many destinations; the
-/// verdict on a 4-tuple then falls at `connect`. Keepalive is not set here: most flows end long before it would matter, and
-/// four system calls are a fifth of what a short flow costs. `user_timeout` is
-/// [`Liveness::user_timeout`](super::listener::Liveness), which governs the SYN too.
+/// Every pool socket sets `SO_REUSEADDR`, so that one source address and port can serve many destinations; a conflict
+/// of 4-tuples is then found at `connect`. Keepalive is not set here: most flows end long before it would matter, and
+/// four system calls are a fifth of the cost of a short flow. `user_timeout` is
+/// [`Liveness::user_timeout`](super::listener::Liveness), which limits the SYN too.
 pub fn connect(
     source: SocketAddr,
     to: SocketAddr,
@@ -55,7 +55,7 @@ fn bind(source: SocketAddr, user_timeout: Option<Duration>) -> io::Result<Socket
     Ok(socket)
 }
 
-/// Whether an IPv6 address of a pool is assigned to no interface, as those of an AnyIP prefix: it can be bound with
-/// `IPV6_FREEBIND` alone, unless `net.ipv6.ip_nonlocal_bind` is set. The first that is refused tells, so that no
-/// socket pays for the option where it is not needed.
+/// True if an IPv6 address of a pool is not assigned to an interface, as with an AnyIP prefix: it can be bound only
+/// with `IPV6_FREEBIND`, unless `net.ipv6.ip_nonlocal_bind` is set. Set by the first refused bind, so that sockets do
+/// not pay for the option where it is not needed.
 static FREEBIND: AtomicBool = AtomicBool::new(false);

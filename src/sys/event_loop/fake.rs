@@ -1,4 +1,4 @@
-//! Time that tests drive.
+//! Simulated time for tests.
 
 use super::{CURRENT, EventLoop};
 use crate::clock;
@@ -19,21 +19,21 @@ impl Clock {
     }
 }
 
-/// The time of the loop of this thread; without one, the clock's.
+/// Current time of this thread's loop; without one, the clock's.
 pub(crate) fn now() -> Instant {
     let ahead = CURRENT.with_borrow(|current| current.as_ref().map(|event_loop| event_loop.fake.ahead.get()));
     clock::now() + ahead.unwrap_or_default()
 }
 
 impl EventLoop {
-    /// As [`EventLoop::run`], but where nothing is to do until a timer is over, its time passes at once.
+    /// Like [`EventLoop::run`], but when idle, time advances at once to the next timer.
     pub(crate) fn run_fast<R>(main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
         let event_loop = Rc::new(Self::new()?);
         event_loop.fake.used.set(true);
         event_loop.run_here(main)
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) fn advance(&self, time: Duration) {
         self.fake.ahead.set(self.fake.ahead.get() + time);
         self.timers.borrow_mut().fire(now());

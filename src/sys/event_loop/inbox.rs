@@ -1,4 +1,4 @@
-//! Wakes that come from other threads.
+//! Wake-ups from other threads.
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
-/// Keys of tasks that other threads have woken. Its descriptor is readable while there are any.
+/// Keys of tasks woken by other threads. Its descriptor is readable while there are any.
 #[derive(Debug)]
 pub(super) struct Inbox {
     keys: Mutex<Vec<u32>>,
@@ -19,17 +19,17 @@ impl Inbox {
         Ok(Self { keys: Mutex::default(), bell })
     }
 
-    /// Called on any thread.
+    /// Adds a key; callable on any thread.
     pub(super) fn put(&self, key: u32) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.is_empty() {
-            // Only a count near 2^64 would make it fail, or a wait.
+            // Only a count near 2^64 would make it fail or block.
             while self.bell.write(1) == Err(Errno::EINTR) {}
         }
         keys.push(key);
     }
 
-    /// Takes all out.
+    /// Takes all keys.
     pub(super) fn take(&self) -> Vec<u32> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         while self.bell.read() == Err(Errno::EINTR) {}

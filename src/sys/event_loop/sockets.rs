@@ -1,4 +1,4 @@
-//! What an event loop knows of its sockets.
+//! Readiness of an event loop's sockets.
 
 use super::EventLoop;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -9,44 +9,44 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// What events have told of a socket. A bit is cleared when a call says [`io::ErrorKind::WouldBlock`]; those of ends
+/// Readiness bits reported by events. A bit is cleared when a call returns [`io::ErrorKind::WouldBlock`]; those of ends
 /// and failures stay.
 pub(in crate::sys) mod told {
     pub(in crate::sys) const READABLE: u8 = 1;
     pub(in crate::sys) const WRITABLE: u8 = 1 << 1;
-    /// FIN or RST has come: no read says "would block" any more.
+    /// FIN or RST has arrived: reads no longer block.
     pub(in crate::sys) const READ_CLOSED: u8 = 1 << 2;
-    /// No write does.
+    /// Writes no longer block.
     pub(in crate::sys) const WRITE_CLOSED: u8 = 1 << 3;
     pub(in crate::sys) const FAILED: u8 = 1 << 4;
     pub(in crate::sys) const URGENT: u8 = 1 << 5;
 }
 
-/// One entry for each socket, by its key. An event carries the key and the serial number.
+/// One entry per socket, by its key. Events carry the key and the serial number.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     all: Slab<Readiness>,
-    /// That of the last socket.
+    /// Serial number of the last socket.
     serial: u32,
 }
 
-/// 24 bytes of every socket's.
+/// State of one socket, 24 bytes.
 #[derive(Debug)]
 struct Readiness {
-    /// Tells late events, of a socket that had the key before.
+    /// Detects late events of an earlier socket with the same key.
     serial: u32,
     told: u8,
-    /// Which of them its task waits for.
+    /// Bits that its task waits for.
     wanted: u8,
-    /// Whom to wake then.
+    /// Waker of that task.
     waker: Waker,
 }
 
-/// What the events of a descriptor carry that is no socket.
+/// Event data of a descriptor that is not a socket's.
 pub(super) const NOBODY: u64 = u64::MAX;
 
 impl Sockets {
-    /// Takes note of events, and wakes whom they concern. Whether one is [`NOBODY`]'s.
+    /// Records events, and wakes the tasks concerned. True if one is [`NOBODY`]'s.
     pub(super) fn tell(&mut self, events: &[EpollEvent]) -> bool {
         let mut nobodys = false;
         for event in events {
@@ -65,7 +65,7 @@ impl Sockets {
         nobodys
     }
 
-    /// Whether this socket is still there.
+    /// True if this socket is still registered.
     pub(super) fn have(&self, key: u32, serial: u32) -> bool {
         self.all.get(key as usize).is_some_and(|socket| socket.serial == serial)
     }
@@ -74,7 +74,7 @@ impl Sockets {
         self.all[key as usize].serial
     }
 
-    /// An entry for a new socket: its key and serial number.
+    /// Adds a new socket; returns its key and serial number.
     fn add(&mut self) -> io::Result<(u32, u32)> {
         self.serial = self.serial.wrapping_add(1);
         let key = u32::try_from(self.all.vacant_key()).ok().filter(|key| *key != u32::MAX);
@@ -93,7 +93,7 @@ fn split(data: u64) -> (u32, u32) {
     (data as u32, (data >> 32) as u32)
 }
 
-/// `tcp_poll` in net/ipv4/tcp.c says when which flag is set.
+/// Readiness bits for event flags; `tcp_poll` in net/ipv4/tcp.c defines when each flag is set.
 fn told_by(events: EpollFlags) -> u8 {
     let mut told = 0;
     let mut tell = |flags: EpollFlags, what: u8| {
@@ -101,7 +101,7 @@ fn told_by(events: EpollFlags) -> u8 {
             told |= what;
         }
     };
-    // Reads and writes tell of an error, too.
+    // Reads and writes return errors, too.
     tell(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLERR, told::READABLE);
     tell(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR, told::WRITABLE);
     tell(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP, told::READ_CLOSED);
@@ -111,7 +111,7 @@ fn told_by(events: EpollFlags) -> u8 {
     told
 }
 
-/// A socket that an event loop watches, for one task.
+/// A socket registered with an event loop, for one task.
 pub(in crate::sys) struct Watched<T: AsFd> {
     socket: T,
     pub(super) key: u32,
@@ -127,7 +127,7 @@ impl<T: AsFd> Watched<T> {
         Ok(watched)
     }
 
-    /// Ready when something of this was told and has not been found untrue since.
+    /// Ready when an event of these was reported, until a call blocks.
     pub(in crate::sys) fn poll(&self, cx: &Context<'_>, what: u8) -> Poll<()> {
         let mut sockets = self.event_loop.sockets.borrow_mut();
         let socket = &mut sockets.all[self.key as usize];
@@ -139,17 +139,17 @@ impl<T: AsFd> Watched<T> {
         Poll::Pending
     }
 
-    /// Whether any of this was told.
+    /// True if any of these bits is set.
     pub(in crate::sys) fn told(&self, what: u8) -> bool {
         self.event_loop.sockets.borrow().all[self.key as usize].told & what != 0
     }
 
-    /// Counts this as told.
+    /// Sets these bits.
     pub(in crate::sys) fn tell(&self, what: u8) {
         self.event_loop.sockets.borrow_mut().all[self.key as usize].told |= what;
     }
 
-    /// Tries what may succeed if an event has told so; `end` are those after which it never blocks again.
+    /// Makes a call if events have reported readiness; after the bits `end` it never blocks again.
     pub(in crate::sys) fn attempt<R>(
         &self,
         what: u8,
@@ -163,13 +163,13 @@ impl<T: AsFd> Watched<T> {
         if let Err(error) = &result
             && error.kind() == io::ErrorKind::WouldBlock
         {
-            // No event is lost: those that came since the call wait in the kernel.
+            // No event is lost: those since the call wait in the kernel.
             self.event_loop.sockets.borrow_mut().all[self.key as usize].told &= !what;
         }
         result
     }
 
-    /// The socket itself.
+    /// Returns the socket.
     pub(in crate::sys) fn get(&self) -> &T {
         &self.socket
     }
@@ -192,7 +192,7 @@ impl<T: AsFd> AsFd for Watched<T> {
 
 impl<T: AsFd> Drop for Watched<T> {
     fn drop(&mut self) {
-        // The descriptor is closed right after this, which takes it out of epoll; no event is fetched in between.
+        // Closing the descriptor right after this removes it from epoll; no event is fetched in between.
         self.event_loop.sockets.borrow_mut().all.remove(self.key as usize);
     }
 }

@@ -1,4 +1,4 @@
-//! The tasks of an event loop, and which of them are ready.
+//! Tasks of an event loop and their run queues.
 
 use super::EventLoop;
 use super::inbox::Inbox;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Runs a future on the loop of this thread until it yields, panics, or the loop ends.
+/// Runs a future on the loop of this thread until it completes, panics, or the loop ends.
 ///
 /// # Panics
 ///
@@ -22,18 +22,18 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     EventLoop::with(|event_loop| event_loop.tasks.spawn(Box::pin(future), &event_loop.inbox));
 }
 
-/// Has the task that is being polled wait for its turn: for a poll that may take long. Turns are given one at a time, in the
-/// order in which they were asked for, between rounds of all that is ready. Until then the task is not polled.
+/// Makes the current task wait for a turn, before a poll that may take long. Turns are given one at a time, in the
+/// order of requests, between rounds of all ready tasks. Until then the task is not polled.
 pub fn give_way() {
     EventLoop::with(|event_loop| event_loop.tasks.gives_way.set(true));
 }
 
-/// Whether this poll is a turn that the task gave way for.
+/// True if this poll is a turn that the task waited for.
 pub fn has_turn() -> bool {
     EventLoop::with(|event_loop| event_loop.tasks.has_turn.get())
 }
 
-/// Goes on when what is ready has been polled.
+/// Continues after all ready tasks have been polled.
 pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -48,12 +48,12 @@ pub async fn yield_now() {
 
 #[derive(Default)]
 pub(super) struct Tasks {
-    /// `None` while it is polled.
+    /// `None` while the task is polled.
     all: RefCell<Slab<Option<Task>>>,
     ready: RefCell<VecDeque<u32>>,
-    /// Those that wait for their turn, and count as rung.
+    /// Tasks that wait for their turn; they count as rung.
     gave_way: RefCell<VecDeque<u32>>,
-    /// Of the poll that is on: whether it is such a turn, and whether its task asks for one.
+    /// For the current poll: true if it is a turn, and if its task requests one.
     has_turn: Cell<bool>,
     gives_way: Cell<bool>,
 }
@@ -63,20 +63,20 @@ struct Task {
     alarm: Arc<Alarm>,
 }
 
-/// The key of the future that the loop runs.
+/// Key of the loop's main future.
 pub(super) const MAIN: u32 = u32::MAX;
 
 /// Wakes a task, from any thread.
 #[derive(Debug)]
 pub(super) struct Alarm {
     key: u32,
-    /// The task is to be polled already, or over.
+    /// The task is queued already, or has ended.
     rung: AtomicBool,
     inbox: Arc<Inbox>,
 }
 
 impl Alarm {
-    /// Of a task that is ready, as tasks are at first.
+    /// Creates the alarm of a ready task, as tasks are at first.
     pub(super) fn rung(key: u32, inbox: &Arc<Inbox>) -> Arc<Self> {
         Arc::new(Self { key, rung: AtomicBool::new(true), inbox: Arc::clone(inbox) })
     }
@@ -85,7 +85,7 @@ impl Alarm {
         self.rung.store(true, Ordering::Release);
     }
 
-    /// Puts the task among the ready ones, if this is the thread of its loop.
+    /// Queues the task, if this is the thread of its loop.
     fn ring_here(&self) -> bool {
         let here = EventLoop::if_any(|event_loop| {
             let ours = Arc::ptr_eq(&event_loop.inbox, &self.inbox);
@@ -114,55 +114,55 @@ impl Tasks {
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>, inbox: &Arc<Inbox>) {
         let mut all = self.all.borrow_mut();
         let place = all.vacant_entry();
-        // More would take more memory than there is.
+        // More would not fit in memory.
         let key = u32::try_from(place.key()).ok().filter(|key| *key != MAIN).expect("fewer than 2^32 tasks");
         place.insert(Some(Task { future, alarm: Alarm::rung(key, inbox) }));
         drop(all);
         self.push(key);
     }
 
-    /// Puts a task among the ready ones.
+    /// Queues a ready task.
     pub(super) fn push(&self, key: u32) {
         self.ready.borrow_mut().push_back(key);
     }
 
-    /// Takes the next ready one out.
+    /// Takes the next ready task.
     pub(super) fn next(&self) -> Option<u32> {
         self.ready.borrow_mut().pop_front()
     }
 
-    /// Takes the next one out whose turn it is.
+    /// Takes the next task that waits for a turn.
     pub(super) fn next_turn(&self) -> Option<u32> {
         self.gave_way.borrow_mut().pop_front()
     }
 
-    /// Whether any is ready, or waits for its turn.
+    /// True if a task is ready, or waits for its turn.
     pub(super) fn are_ready(&self) -> bool {
         !self.ready.borrow().is_empty() || !self.gave_way.borrow().is_empty()
     }
 
-    /// Called before a task is polled: it has to see all that it was woken for, and be woken for what comes after.
+    /// Called before a poll: the task sees everything that it was woken for, and later events wake it again.
     pub(super) fn begin(&self, alarm: &Alarm, has_turn: bool) {
         alarm.rung.swap(false, Ordering::AcqRel);
         self.has_turn.set(has_turn);
         self.gives_way.set(false);
     }
 
-    /// Called after it, if the task goes on. If it was woken meanwhile it is ready, and may give way then.
+    /// Called after a poll, if the task is pending. If woken meanwhile it is ready, and may wait for a turn then.
     pub(super) fn pause(&self, alarm: &Alarm) {
         if self.gives_way.get() && !alarm.rung.swap(true, Ordering::AcqRel) {
             self.gave_way.borrow_mut().push_back(alarm.key);
         }
     }
 
-    /// Polls a task. A key may come late, when its task is over: then nothing happens, or another is polled in vain.
+    /// Polls a task. A key may be stale, when its task has ended: then nothing happens, or a task is polled in vain.
     pub(super) fn poll(&self, key: u32, has_turn: bool) {
         let place = key as usize;
         let Some(mut task) = self.all.borrow_mut().get_mut(place).and_then(Option::take) else { return };
         self.begin(&task.alarm, has_turn);
         let waker = Waker::from(Arc::clone(&task.alarm));
         let mut cx = Context::from_waker(&waker);
-        // What a panic leaves behind is dropped below, and nobody looks at it.
+        // After a panic the task is only dropped, below.
         let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut cx)));
         if let Ok(Poll::Pending) = polled {
             self.pause(&task.alarm);
@@ -174,9 +174,9 @@ impl Tasks {
         self.all.borrow_mut().remove(place);
     }
 
-    /// Drops all.
+    /// Drops all tasks.
     pub(super) fn clear(&self) {
-        // Dropped, one may spawn another.
+        // A destructor may spawn a task.
         while !self.all.borrow().is_empty() {
             let all = self.all.take();
             all.into_iter().filter_map(|(_, task)| task).for_each(end);
@@ -184,7 +184,7 @@ impl Tasks {
     }
 }
 
-/// Drops a task. Whatever panics then has said so.
+/// Drops a task. A panic in its destructor was already reported.
 fn end(task: Task) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
 }

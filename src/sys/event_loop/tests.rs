@@ -4,7 +4,7 @@ use std::future::{pending, poll_fn};
 use std::sync::mpsc;
 use std::thread;
 
-/// Milliseconds that a future took, of time that passes at once.
+/// Milliseconds that a future took in simulated time.
 fn fast(test: impl AsyncFnOnce()) -> u128 {
     EventLoop::run_fast(async |_| {
         let begun = now();
@@ -133,7 +133,7 @@ fn a_wake_that_comes_late_does_nothing() {
     .unwrap();
 }
 
-/// Counts how often one was dropped.
+/// Counts its drops.
 struct Counts(Rc<Cell<u32>>);
 impl Drop for Counts {
     fn drop(&mut self) {
@@ -177,7 +177,7 @@ fn tasks_that_always_have_something_to_do_keep_nobody_from_the_loop() {
                     yield_now().await;
                 }
             });
-            // not even one that does not yield as it should
+            // not even a task that wakes itself forever
             spawn(poll_fn(|cx| {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -188,7 +188,7 @@ fn tasks_that_always_have_something_to_do_keep_nobody_from_the_loop() {
     .unwrap();
 }
 
-/// Goes on in a turn of its own.
+/// Continues in a turn of its own.
 async fn turn(polls: &Cell<u32>) {
     poll_fn(|_| {
         polls.set(polls.get() + 1);
@@ -216,7 +216,7 @@ fn who_gives_way_comes_after_all_that_is_ready_and_in_turn() {
             let order = Rc::clone(&order);
             spawn(async move {
                 order.borrow_mut().push("ready");
-                // what becomes ready by then is, too, before the second
+                // tasks that become ready meanwhile run, too, before the second
                 yield_now().await;
                 yield_now().await;
                 order.borrow_mut().push("again");

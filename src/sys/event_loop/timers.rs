@@ -9,20 +9,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Waits for so long, or about a millisecond more. What the clock cannot tell any more is for ever.
+/// Sleeps for this time, or about a millisecond more. A time beyond the clock's range never ends.
 ///
 /// # Panics
 ///
-/// When it is polled on a thread without a loop.
+/// If polled on a thread without a loop.
 pub fn sleep(duration: Duration) -> Sleep {
     Sleep { due: now().checked_add(duration), key: None, local: PhantomData }
 }
 
-/// Waits for a future, but no longer than this.
+/// Limits a future to this time.
 ///
 /// # Panics
 ///
-/// When it is polled on a thread without a loop.
+/// If polled on a thread without a loop.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep(duration) }
 }
@@ -31,9 +31,9 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
 #[derive(Debug)]
 pub struct Sleep {
     due: Option<Instant>,
-    /// Once it was polled.
+    /// Key of the timer, from the first poll on.
     key: Option<u32>,
-    /// It is its loop's: on another thread the key would be another timer's.
+    /// Not `Send`: on another thread the key would be another timer's.
     local: PhantomData<*const ()>,
 }
 
@@ -47,7 +47,7 @@ pin_project! {
     }
 }
 
-/// The time was over first.
+/// The time was over before the future completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
@@ -97,9 +97,9 @@ impl<F: Future> Future for Timeout<F> {
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    /// Those that are not over, the next one first.
+    /// Pending timers, the next one first.
     due: BTreeSet<(Instant, u32)>,
-    /// `None`: it is over.
+    /// `None`: expired.
     all: Slab<Option<Waker>>,
 }
 
@@ -116,12 +116,12 @@ impl Timers {
         }
     }
 
-    /// When the next one is over.
+    /// Time of the next expiry.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Wakes those that are over.
+    /// Wakes the expired timers.
     pub(super) fn fire(&mut self, now: Instant) {
         while self.due.first().is_some_and(|(due, _)| *due <= now)
             && let Some((_, key)) = self.due.pop_first()

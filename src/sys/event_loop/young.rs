@@ -1,7 +1,7 @@
-//! Sockets that are to have keepalive if they live long enough.
+//! Deferred keepalive: sockets get it only if they live long enough.
 //!
-//! Most do not, and are spared four system calls. Who dies meanwhile is found as soon, because the kernel counts from the
-//! last segment.
+//! Most do not, and save four system calls. Dead peers are detected no later, because the kernel counts from the last
+//! segment.
 
 use super::EventLoop;
 use super::sockets::Watched;
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// Groups by when they are due, the next one first.
+/// Groups by due time, the next one first.
 #[derive(Debug, Default)]
 pub(super) struct Young(VecDeque<Group>);
 
@@ -20,7 +20,7 @@ struct Group {
     members: Vec<Member>,
 }
 
-/// Its descriptor is open for as long as the loop has the socket under this key and serial number.
+/// A socket's descriptor, which is open for as long as the loop has the socket under this key and serial number.
 #[derive(Debug)]
 struct Member {
     key: u32,
@@ -28,7 +28,7 @@ struct Member {
     socket: RawFd,
 }
 
-/// Sockets whose times are so close together are one group.
+/// Sockets with due times this close together form one group.
 const TOGETHER: Duration = Duration::from_millis(250);
 
 impl Young {
@@ -60,11 +60,11 @@ impl EventLoop {
         while let Some(group) = young.take_due(now) {
             for Member { key, serial, socket } in group.members {
                 if sockets.have(key, serial) {
-                    // SAFETY: the key is still the socket's, which gives it back before it closes the descriptor, on this
-                    // thread: it stays open for as long as `sockets` is borrowed.
+                    // SAFETY: the key is still the socket's, which gives it back before it closes the descriptor, on
+                    // this thread: it stays open for as long as `sockets` is borrowed.
                     #[expect(unsafe_code, reason = "a borrow cannot be kept in the queue")]
                     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-                    // It fails on a socket that is dead, which is found out by reading.
+                    // It fails on a socket that is dead, which the next read detects.
                     let _ = liveness.keep_alive(socket);
                 }
             }

@@ -7,7 +7,7 @@ use std::io;
 /// `NFT_MSG_GETOBJ`
 const GET_OBJECT: u16 = NF_TABLES | 0x13;
 
-/// The named counters of a table, with their packets.
+/// Returns the named counters of a table, with their packets.
 pub fn of_table(family: TableFamily, table: &str) -> io::Result<Vec<(String, u64)>> {
     let mut counters = Vec::new();
     ask(GET_OBJECT, Want::List, family as u8, &name(1, table), |body| {
@@ -17,14 +17,14 @@ pub fn of_table(family: TableFamily, table: &str) -> io::Result<Vec<(String, u64
     Ok(counters)
 }
 
-/// The rules of a chain that have a comment: the comment, which several may share, and the rule's packets.
+/// Returns comment and packets of each rule of a chain with a comment, which several rules may share.
 pub fn of_chain(family: TableFamily, table: &str, chain: &str) -> io::Result<Vec<(String, u64)>> {
     let mut counters = Vec::new();
     each_rule(family, table, chain, |expressions| counters.extend(counted_comment(expressions)))?;
     Ok(counters)
 }
 
-/// The packets that all rules of a chain have counted together.
+/// Returns the sum of the packet counters of a chain's rules.
 pub(in crate::sys) fn total(family: TableFamily, table: &str, chain: &str) -> io::Result<u64> {
     let mut total = 0;
     each_rule(family, table, chain, |expressions| {
@@ -49,12 +49,12 @@ fn each_rule(family: TableFamily, table: &str, chain: &str, mut each: impl FnMut
     })
 }
 
-/// Name and packets of a counter: `NFTA_OBJ_NAME`, `NFTA_OBJ_DATA`.
+/// Parses name and packets of a counter: `NFTA_OBJ_NAME`, `NFTA_OBJ_DATA`.
 fn named_counter(object: &[u8]) -> Option<(String, u64)> {
     Some((text(attribute(object, 2)?), packets(attribute(object, 4)?)?))
 }
 
-/// Comment and packets of an iptables rule, out of its expressions.
+/// Parses comment and packets of an iptables rule from its expressions.
 fn counted_comment(expressions: &[u8]) -> Option<(String, u64)> {
     let (mut comment, mut count) = (None, None);
     for (_, expression) in attributes(expressions) {
@@ -70,7 +70,7 @@ fn counted_comment(expressions: &[u8]) -> Option<(String, u64)> {
     Some((comment?, count?))
 }
 
-/// `NFTA_COUNTER_PACKETS`, in network byte order.
+/// Parses `NFTA_COUNTER_PACKETS`, in network byte order.
 fn packets(counter: &[u8]) -> Option<u64> {
     attribute(counter, 2)?.first_chunk().copied().map(u64::from_be_bytes)
 }
