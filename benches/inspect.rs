@@ -1,4 +1,4 @@
-//! What reading the first bytes of a connection costs.
+//! Cost of parsing the first bytes of a connection.
 #![allow(missing_docs)] // criterion_group! makes a public function without one
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 const MAX: usize = 64 * 1024;
 
-/// Whole hellos and heads, as fuzzing starts from them.
+/// Complete hellos and heads: the seeds of fuzzing.
 const INPUTS: &[(&str, &[u8])] = &[
     ("hello_517", include_bytes!("../fuzz/seeds/client_hello/517")),
     ("hello_1900", include_bytes!("../fuzz/seeds/client_hello/1900")),
@@ -28,7 +28,7 @@ fn whole(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The worst client: one byte at a time, looked at whenever there is enough to be worth it.
+/// Worst case: bytes arrive one at a time, and are inspected whenever there are enough.
 fn dripping(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inspect_dripping");
     let mut scratch = Vec::new();

@@ -1,8 +1,8 @@
-//! Leasing a port and giving it back, from an empty destination to the last free ports, on one thread and on two that
-//! fight for the same address. The line should be flat. Beside it, what it costs to connect from a port that the ledger
-//! chose, and from one that the kernel chose (`IP_BIND_ADDRESS_NO_PORT`): that line bends.
+//! Cost of leasing and returning a port, from an empty destination to the last free ports, on one thread and on two
+//! that contend for the same address. The line should be flat. Beside it, the cost of connecting from a port chosen by
+//! the ledger, and from one chosen by the kernel (`IP_BIND_ADDRESS_NO_PORT`): that line bends.
 //!
-//! Runs in a network namespace of its own, for the range of the kernel's ports.
+//! Runs in its own network namespace, because of the kernel's port range.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use egret::addr::{ClientAddr, DialAddr, PortRange};
@@ -16,10 +16,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// 1024 to 65535.
+/// Ports 1024 to 65535.
 const CAPACITY: u32 = 64_512;
 
-/// The range of the kernel's ports, and of a pool, where sockets are connected.
+/// Ports of the kernel, and of a pool, for connected sockets.
 const SMALL: (u16, u16) = (40_000, 44_095);
 
 fn main() -> std::process::ExitCode {
@@ -34,10 +34,10 @@ fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-/// Set in the namespace.
+/// Environment variable set in the namespace.
 const INSIDE: &str = "EGRET_BENCH_INSIDE";
 
-/// Runs this program again, in a namespace.
+/// Runs this program again in a namespace.
 fn enter() -> std::process::ExitCode {
     let program = std::env::current_exe().expect("this program");
     let set_up = format!(
@@ -54,7 +54,7 @@ fn enter() -> std::process::ExitCode {
     if status.success() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }
 
-/// From choosing a port to the established connection, on loopback.
+/// Measures from the choice of a port to the established connection, on loopback.
 fn connect(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ledger/connect");
     for chooser in ["ledger", "kernel"] {
@@ -110,12 +110,12 @@ fn from_the_kernel(to: SocketAddr) -> Socket {
     socket
 }
 
-/// So that no TIME_WAIT is left behind.
+/// Leaves no TIME_WAIT behind.
 fn reset(socket: &Socket) {
     socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
 }
 
-/// One source address, one destination, filled in per mille.
+/// One source address and one destination, filled to a level in per mille.
 fn take_and_return(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ledger/take+return");
     group.throughput(Throughput::Elements(1));
@@ -147,7 +147,7 @@ fn take_and_return_by_addresses(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The time that `rounds` take+return need per thread, all threads starting together.
+/// Returns the time that `rounds` take+return need per thread, with all threads starting together.
 fn all_at_once(pool: &Arc<Pool>, threads: u32, rounds: u64) -> Duration {
     let start = Barrier::new(threads as usize);
     let to = destination(false);

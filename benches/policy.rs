@@ -1,4 +1,4 @@
-//! What a decision costs as names grow: it should not.
+//! Cost of a decision by number of names: it should be constant.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
@@ -7,19 +7,19 @@ use egret::policy::{Effect, Policy, PrivateDestinations, RuleSpec, TenantSpec};
 use std::fmt::Write as _;
 use std::hint::black_box;
 
-/// Names in all, and the tenants that they are spread over.
+/// Total number of names, and of tenants that they are spread over.
 const SIZES: [(usize, usize); 4] = [(10, 1), (10_000, 1), (1_000_000, 1), (1_000_000, 1000)];
-/// Hosts of one rule.
+/// Number of hosts per rule.
 const NAMES_PER_RULE: usize = 100;
 
 fn name(tenant: usize, number: usize) -> String {
     format!("api-{number:x}.region-{}.tenant-{tenant}.example.com", number % 17)
 }
 
-/// The name that a flow asks for, by tenant and number.
+/// Name requested by a flow, by tenant and number.
 type Ask = fn(usize, usize) -> String;
 
-/// Every tenth pattern is a wildcard.
+/// A tenant in which every tenth pattern is a wildcard.
 fn tenant(index: usize, names: usize) -> TenantSpec {
     let pattern = |number: usize| -> HostPattern {
         let name = name(index, number);
@@ -50,7 +50,7 @@ fn decide(c: &mut Criterion) {
         let policy =
             Policy::compile(&specs(names, tenants), PrivateDestinations::ByCidr).expect("it compiles");
         let each = names / tenants;
-        // spread over tenants and names, so that the caches are as cold as in life
+        // spread over tenants and names, so that the caches are as cold as in production
         let place = |n: usize| (n * 7919 % tenants, n * 104_729 % each);
         let kinds: [(&str, Ask); 3] = [
             ("exact", |tenant, number| name(tenant, number | 1)),
@@ -89,7 +89,7 @@ fn compile(c: &mut Criterion) {
     group.finish();
 }
 
-/// From files to the compiled policy, as a start or a reload does it.
+/// Loads files into a compiled policy, as a start or a reload does.
 fn load(c: &mut Criterion) {
     let (names, tenants) = (1_000_000, 1000);
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! What telemetry costs: a flow's record as JSON, and metrics on a worker's own cells.
+//! Cost of telemetry: a flow's record as JSON, and metrics in a worker's own cells.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "nobody depends on a benchmark")]
@@ -51,7 +51,7 @@ fn flow_log(c: &mut Criterion) {
         });
     });
 
-    // what a worker pays; at this rate most are dropped, which costs about the same
+    // a worker's cost; at this rate most records are dropped, which costs about the same
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH, 1).0;
     let target = LogTarget::File("/dev/null".into());
     let config = FlowLogConfig { target, queue: 16_384 };

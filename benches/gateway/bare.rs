@@ -1,7 +1,7 @@
-//! A relay that does nothing but relay: what any proxy of this kind costs at least, on this machine.
+//! A minimal relay: the lower bound of a proxy's cost on this machine.
 //!
-//! It waits for the first bytes, dials from one of its addresses and moves bytes both ways. It reads no names, keeps no
-//! account of ports, times nothing out, logs nothing, and tells no reset from an end.
+//! It waits for the first bytes, dials from one of its addresses and moves bytes both ways. It parses no names, has no
+//! port accounting, timeouts or logs, and does not tell a reset from an end of file.
 
 use crate::poller::{CHANGES, Poller};
 use egret::sys::listener::{self, Liveness};
@@ -19,10 +19,10 @@ use std::time::Duration;
 pub struct Setup {
     pub port: u16,
     pub threads: usize,
-    /// As many of the one family as of the other.
+    /// As many IPv4 as IPv6 addresses.
     pub sources_v4: Vec<IpAddr>,
     pub sources_v6: Vec<IpAddr>,
-    /// The first and the last.
+    /// First and last port.
     pub source_ports: (u16, u16),
 }
 
@@ -37,9 +37,9 @@ pub fn run(setup: &Setup) -> io::Result<()> {
 
 const LISTENER: usize = 0;
 
-/// Read at once; what fills it is followed by a splice.
+/// Size of one read; one that fills it is followed by a splice.
 const COPY: usize = 16 * 1024;
-/// KiB
+/// In KiB.
 const PIPE: u16 = 512;
 
 struct Relay<'a> {
@@ -48,7 +48,7 @@ struct Relay<'a> {
     poller: Poller,
     flows: Vec<Option<Flow>>,
     vacant: Vec<usize>,
-    /// Counts connections, each thread its share of them.
+    /// Number of connections dialled by this thread.
     dialled: usize,
     buffer: Vec<u8>,
 }
@@ -80,7 +80,7 @@ impl<'a> Relay<'a> {
         };
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, setup.port));
         let listener = listener::open(address, 4096, &liveness, false)?;
-        // A socket that is dropped at the end of its flow is closed.
+        // Sockets dropped at the end of their flow are closed without a reset.
         stream::close_cleanly(&listener)?;
         let poller = Poller::new();
         poller.watch(&listener, LISTENER, CHANGES);
@@ -102,7 +102,7 @@ impl<'a> Relay<'a> {
                     over.push(key / 2);
                 }
             }
-            // Not before: late events of the same batch must not find another flow there.
+            // Not earlier: late events of the same batch must not reach another flow there.
             self.vacant.append(&mut over);
         }
     }
@@ -124,7 +124,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// An error is the end of the flow, a good one too.
+    /// Handles an event. An error ends the flow, as does its regular end.
     fn handle(&mut self, number: usize, is_upstream: bool, events: EpollFlags) -> io::Result<()> {
         let Some(flow) = &mut self.flows[number] else { return Ok(()) };
         let Some(upstream) = &flow.upstream else {
@@ -160,7 +160,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// From one address after the other, and when it is that one's turn again, from its next port.
+/// Dials from the addresses in round-robin order, and from the next port of each in every round.
 fn dial(setup: &Setup, number: usize, to: SocketAddr) -> io::Result<TcpStream> {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     let sources = if to.is_ipv4() { &setup.sources_v4 } else { &setup.sources_v6 };
@@ -177,7 +177,7 @@ impl Way {
         self.held > 0 || !self.rest.is_empty()
     }
 
-    /// Moves what can be moved. Unless it may be more than was told of, a short read is the last.
+    /// Moves what can be moved. A short read is the last, unless more than was reported may be waiting.
     fn go_on(&mut self, from: &TcpStream, to: &TcpStream, more: bool, buffer: &mut [u8]) -> io::Result<()> {
         match self.try_go_on(from, to, more, buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),

@@ -1,4 +1,4 @@
-//! Moving many bytes without copying them, so that the end hosts cost as little as they can.
+//! Bulk transfer without copies, to keep the cost of the end hosts low.
 
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
@@ -7,18 +7,18 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// The connection is over, or broken.
+/// The connection has ended or failed.
 #[derive(Debug)]
 pub struct Ended;
 
-/// A file in memory that is sent again and again.
+/// A file in memory that is sent repeatedly.
 pub struct Payload {
     file: File,
 }
 
 impl Payload {
     const LENGTH: usize = 4 << 20;
-    /// What one call sends at most.
+    /// Maximum bytes sent by one call.
     const PORTION: usize = 1 << 20;
 
     pub fn new() -> Self {
@@ -28,7 +28,7 @@ impl Payload {
         Self { file }
     }
 
-    /// Sends what there is room for, from the offset on; yields how many bytes.
+    /// Sends from the offset on as much as fits; returns the number of bytes.
     pub fn send(&self, socket: &impl AsFd, offset: &mut i64) -> Result<usize, Ended> {
         if usize::try_from(*offset) == Ok(Self::LENGTH) {
             *offset = 0;
@@ -40,7 +40,7 @@ impl Payload {
     }
 }
 
-/// Takes up to a buffer of bytes out of the socket without copying them; yields how many.
+/// Discards up to a buffer of bytes from the socket without copying them; returns their number.
 pub fn discard(socket: &impl AsRawFd, buffer: &mut [u8]) -> Result<usize, Ended> {
     match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
         Ok(0) => Err(Ended),

@@ -1,4 +1,4 @@
-//! System calls, counted by strace.
+//! System call counts, by strace.
 
 use crate::generator::Helper;
 use crate::journal::Journal;
@@ -17,13 +17,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The calls that one piece of work took.
+/// System calls per unit of work.
 #[derive(Debug, Serialize)]
 pub struct Calls {
     pub peer: String,
-    /// Of what: `connection`, `request`, `GB`.
+    /// Unit: `connection`, `request`, `GB`.
     pub unit: &'static str,
-    /// For each of these.
+    /// Calls per unit, by name.
     pub each: BTreeMap<String, f64>,
 }
 
@@ -33,7 +33,7 @@ impl Calls {
     }
 }
 
-/// How much work is counted.
+/// Amount of work to trace.
 pub struct Amount {
     pub connections: u64,
     pub requests: u64,
@@ -47,7 +47,7 @@ pub fn count(
     folder: &Path,
     journal: &mut Journal,
 ) -> Result<Vec<Calls>, String> {
-    // the count or the time ends them
+    // ended by the count or the time
     let job = |kind, connections, count, seconds| Job {
         kind,
         connections,
@@ -72,7 +72,7 @@ pub fn count(
     Ok(all)
 }
 
-/// The calls of the process from start to end of the job, and the units of the job.
+/// Returns the process's calls from start to end of the job, and the job's units.
 fn counted(net: &Net, peer: &Peer, job: &Job, file: &Path) -> Result<(BTreeMap<String, u64>, u64), String> {
     let pid = peer.pid();
     let before = descriptors(pid);
@@ -86,7 +86,7 @@ fn counted(net: &Net, peer: &Peer, job: &Job, file: &Path) -> Result<(BTreeMap<S
     if job.kind == Kind::Rate {
         wait_until("the gateway to be done with the connections", || descriptors(pid) <= before + 8);
     }
-    // it lets go of the process and writes what it counted
+    // detaches from the process and prints its counts
     let _ = kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT);
     let _ = strace.wait();
     let summary = fs::read_to_string(file).map_err(|e| format!("what strace counted: {e}"))?;
@@ -106,7 +106,7 @@ fn attach(pid: u32, file: &Path) -> Result<Child, String> {
     if !line.contains("attached") {
         return Err(format!("strace cannot attach to a process: {line}"));
     }
-    // it stops when nobody reads what it says
+    // strace stops if its output is not read
     std::thread::spawn(move || messages.lines().count());
     Ok(strace)
 }

@@ -1,11 +1,11 @@
-//! The processes that make traffic, as the one that measures sees them.
+//! Load generator processes, from the side of the measuring process.
 
 use crate::load::{Job, Report};
 use crate::namespace::Namespace;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// This program in another role; it ends with this value.
+/// This program in another role; the process ends when this is dropped.
 pub struct Helper {
     child: Child,
     orders: Option<ChildStdin>,
@@ -13,12 +13,12 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// The servers.
+    /// Starts the servers.
     pub fn servers(namespace: &Namespace) -> Result<Self, String> {
         Self::start(namespace, &["serve".into()])
     }
 
-    /// A load generator whose connections are there.
+    /// Starts a load generator and waits until its connections are established.
     pub fn load(namespace: &Namespace, job: &Job) -> Result<Self, String> {
         let job = serde_json::to_string(job).expect("a job as JSON");
         Self::start(namespace, &["load".into(), job])
@@ -37,7 +37,7 @@ impl Helper {
         }
     }
 
-    /// Gives the next order; the answer comes later.
+    /// Sends the next order; the answer comes later.
     pub fn go(&mut self) -> Result<(), String> {
         let orders = self.orders.as_mut().ok_or("it takes no more orders")?;
         orders.write_all(b"go\n").map_err(|e| format!("a load generator is gone: {e}"))
@@ -65,7 +65,7 @@ impl Drop for Helper {
     }
 }
 
-/// Does one job from start to end.
+/// Runs one job from start to end.
 pub fn run(namespace: &Namespace, job: &Job) -> Result<Report, String> {
     let mut load = Helper::load(namespace, job)?;
     load.go()?;

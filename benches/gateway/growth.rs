@@ -1,4 +1,4 @@
-//! How the cost of a new connection grows with everything that can grow.
+//! Cost of a new connection as sizes grow.
 
 use crate::generator::Helper;
 use crate::journal::Journal;
@@ -8,7 +8,7 @@ use crate::net::Net;
 use crate::peer::{Kind as PeerKind, Peers, Size, TENANTS_CLIENTS};
 use crate::scenario::Pace;
 
-/// One thing that grows, while everything else stays as it is.
+/// A size that grows, while all others stay the same.
 pub struct Axis {
     pub name: &'static str,
     pub what: &'static str,
@@ -19,7 +19,7 @@ pub struct Axis {
 pub struct Step {
     pub label: String,
     size: Size,
-    /// Connections that are held meanwhile.
+    /// Connections held meanwhile.
     held: usize,
 }
 
@@ -29,16 +29,16 @@ impl Step {
     }
 }
 
-/// Ports of the pool that is filled, so few that they can all be taken by connections of this machine.
+/// Ports of the pool that is filled, few enough for connections of this machine to use them all.
 const FILLED: (u16, u16) = (30_000, 34_095);
 
-/// Up to these sizes.
+/// Largest sizes.
 pub struct Limits {
     pub held: usize,
     pub names: usize,
     pub tenants: u16,
     pub addresses: u16,
-    /// Of the pool's ports, in per mille.
+    /// Used ports of the pool, in per mille.
     pub fill: usize,
 }
 
@@ -114,7 +114,7 @@ pub fn axes(pace: Pace, limits: &Limits) -> Vec<Axis> {
 }
 
 impl Axis {
-    /// All steps in turn, each with a gateway of its own.
+    /// Measures all steps in turn, each with its own gateway.
     pub fn measure(
         &self,
         net: &Net,
@@ -138,7 +138,7 @@ impl Axis {
         let mut samples = Vec::new();
         for round in 0..rounds {
             eprintln!("  round {} of {rounds}: {}", round + 1, self.name);
-            // there and back again, so that no step has always the same one before it
+            // alternating direction, so that no step always follows the same one
             let forwards = round % 2 == 0;
             for n in 0..running.len() {
                 let n = if forwards { n } else { running.len() - 1 - n };

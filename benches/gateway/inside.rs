@@ -1,4 +1,4 @@
-//! Namespaces of its own, with which everything that was started there ends.
+//! Namespaces of the benchmark; all processes in them end with them.
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -6,20 +6,20 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-/// Set inside.
+/// Environment variable set inside.
 const INSIDE: &str = "EGRET_BENCH_INSIDE";
 
-/// What 9,000 connections take in a gateway, and some more.
+/// Descriptors for 9,000 connections in a gateway, with a reserve.
 const DESCRIPTORS: u64 = 19_500;
 
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Runs this program again, inside.
+/// Runs this program again inside the namespaces.
 ///
-/// The first process there ends when the pipe to it is closed, so also when this one is killed; and with the first, all
-/// others there.
+/// The first process there ends when the pipe to it is closed, so also when this one is killed; and all others there
+/// end with it.
 pub fn enter() -> ExitCode {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -53,7 +53,7 @@ pub fn enter() -> ExitCode {
     }
 }
 
-/// A folder in memory, so that no disk is measured, and descriptors enough.
+/// Creates a folder in memory, so that no disk is measured, and raises the descriptor limit.
 pub fn prepare() -> Result<PathBuf, String> {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());

@@ -1,4 +1,4 @@
-//! Every measurement as a line of JSON.
+//! Writes every measurement as a line of JSON.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ impl Journal {
         Ok(Self(path.map(create).transpose()?.map(BufWriter::new)))
     }
 
-    /// One line: what it is, and its fields.
+    /// Writes one line: the kind of measurement and its fields.
     pub fn note(&mut self, what: &str, fields: &impl Serialize) {
         let Some(file) = &mut self.0 else { return };
         let mut line = json!({ "what": what });

@@ -1,14 +1,14 @@
-//! What the kernel says of the machine and of processes.
+//! Kernel statistics of the machine and of processes.
 
 use egret::clock;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// How long the processors have been busy, all together.
+/// Busy time of all processors together.
 pub struct Busy {
     at: Instant,
     processors: u32,
-    /// Idle, or taken away by the hypervisor.
+    /// Idle time, and time stolen by the hypervisor.
     off: Duration,
 }
 
@@ -39,7 +39,7 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// The processor's name, as the kernel has it.
+/// Processor name, according to the kernel.
 pub fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |key: &str| {

@@ -1,4 +1,4 @@
-//! Measuring several peers in turn, so that they share whatever the machine is like just then.
+//! Measures several peers in turn, so that they share the machine's fluctuations.
 
 use crate::generator::{self, Helper};
 use crate::journal::Journal;
@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use std::time::Duration;
 
-/// One window.
+/// Result of one window.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
     pub scenario: String,
@@ -21,7 +21,7 @@ pub struct Sample {
     pub report: Report,
 }
 
-/// One window of one peer. A failure is part of the report.
+/// Measures one window of one peer. Failures are part of the report.
 pub fn window(net: &Net, peer: &Peer, job: &Job, beside: Option<&Job>) -> Report {
     let work = || {
         let mut other = beside.map(|job| Helper::load(&net.client, job)).transpose()?;
@@ -41,7 +41,7 @@ pub fn window(net: &Net, peer: &Peer, job: &Job, beside: Option<&Job>) -> Report
     report
 }
 
-/// All scenarios with all peers, in rounds; within a round the peers of a scenario follow each other in random order.
+/// Runs all scenarios in rounds; within a round the peers of a scenario follow each other in random order.
 pub fn rounds(
     net: &Net,
     peers: &mut [Peer],
@@ -67,7 +67,7 @@ pub fn rounds(
     Ok(samples)
 }
 
-/// Whether it lets through what it should, in both families, and if it judges nothing else.
+/// Checks that it passes permitted traffic in both families, and, if it judges names, nothing else.
 pub fn check(net: &Net, peer: &Peer) -> Result<(), String> {
     let job = |name: &str| Job {
         connections: 2,
@@ -91,7 +91,7 @@ pub fn check(net: &Net, peer: &Peer) -> Result<(), String> {
     Ok(())
 }
 
-/// The numbers of one scenario and peer.
+/// Results of one scenario and peer.
 pub struct Measured<'a> {
     unit: Unit,
     samples: Vec<&'a Sample>,
@@ -108,12 +108,12 @@ impl<'a> Measured<'a> {
         spread(self.samples.iter().map(|sample| value(&sample.report)).collect())
     }
 
-    /// Units a second.
+    /// Units per second.
     pub fn rate(&self) -> Option<Spread> {
         self.each(|report| rate(report) / self.unit.scale())
     }
 
-    /// Processor time of the machine for each unit.
+    /// Processor time of the machine per unit.
     pub fn cost(&self) -> Option<Spread> {
         let scale = self.unit.scale() * self.unit.cost_scale();
         self.each(|report| cost(report) * scale)
@@ -131,7 +131,7 @@ impl<'a> Measured<'a> {
         self.each(|report| crate::stats::evenness(&report.shares))
     }
 
-    /// What it costs more than the other, round by round.
+    /// Cost beyond that of the other peer, round by round.
     pub fn added(&self, other: &Self) -> Option<Spread> {
         let scale = self.unit.scale() * self.unit.cost_scale();
         self.pairs(other, |mine, theirs| (cost(mine) - cost(theirs)) * scale)
@@ -149,7 +149,7 @@ impl<'a> Measured<'a> {
         self.pairs(other, |mine, theirs| mine.p99 / theirs.p99)
     }
 
-    /// Compares windows of the same round only: the machine is not the same for minutes.
+    /// Compares windows of the same round only, because the machine's speed varies over minutes.
     fn pairs(&self, other: &Self, value: impl Fn(&Report, &Report) -> f64) -> Option<Spread> {
         let in_round = |round| other.samples.iter().find(|sample| sample.round == round);
         let pairs = self.samples.iter().filter_map(|mine| Some((mine, in_round(mine.round)?)));

@@ -1,4 +1,4 @@
-//! What connections cost in memory, and whether it comes back.
+//! Memory use of connections, and its release.
 
 use crate::generator::Helper;
 use crate::journal::Journal;
@@ -10,28 +10,28 @@ use crate::process::resident_kib;
 use crate::wait::wait_until;
 use serde::Serialize;
 
-/// What connections without traffic cost a process that has had none before.
+/// Memory use of idle connections in a new process.
 #[derive(Debug, Serialize)]
 pub struct Idle {
     pub peer: String,
     pub connections: usize,
-    /// Resident memory before, and with them.
+    /// Resident memory without and with them.
     pub before_kib: u64,
     pub with_kib: u64,
-    /// Descriptors for each.
+    /// Descriptors per connection.
     pub descriptors: f64,
-    /// Connections that failed, and were made again.
+    /// Connections that failed and were retried.
     pub failures: u64,
 }
 
 impl Idle {
-    /// Resident memory for each.
+    /// Resident memory per connection.
     pub fn each_kib(&self) -> f64 {
         (self.with_kib as f64 - self.before_kib as f64) / self.connections as f64
     }
 }
 
-/// Memory after one wave of connections came and went.
+/// Memory after one wave of connections.
 #[derive(Debug, Serialize)]
 pub struct Wave {
     pub number: usize,
@@ -68,7 +68,7 @@ pub fn idle(
     measured.map_err(|reason: String| peer.complaint(&reason))
 }
 
-/// Connections come all at once, are held together, and go, again and again.
+/// Repeatedly opens many connections at once, holds them, and closes them.
 pub fn waves(
     net: &Net,
     peers: &mut Peers,
@@ -101,16 +101,16 @@ pub fn waves(
     measured.map_err(|reason: String| peer.complaint(&reason))
 }
 
-/// Descriptors that a gateway may keep for later: pipes.
+/// Descriptors that a gateway may keep for reuse: pipes.
 const SPARE: usize = 64;
 
-/// The least and the most memory after the waves of a part of all.
+/// Least and most memory after a range of the waves.
 pub struct Range {
     pub least_kib: u64,
     pub most_kib: u64,
 }
 
-/// Of the second quarter of the waves, when every buffer has its size, and of the last.
+/// Ranges of the second quarter of the waves, when every buffer has its size, and of the last.
 pub fn second_and_last_quarter(waves: &[Wave]) -> Option<[Range; 2]> {
     let quarter = waves.len() / 4;
     let range = |part: &[Wave]| {

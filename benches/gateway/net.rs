@@ -1,4 +1,4 @@
-//! Client, gateway and server, each in a network namespace of its own.
+//! Client, gateway and server, each in its own network namespace.
 //!
 //! ```text
 //! client c0 ──── c0 gateway s0 ──── s0 server
@@ -19,9 +19,9 @@ pub struct Net {
     pub server: Namespace,
 }
 
-/// The gateway's number whose addresses kernel NAT uses.
+/// Number of the gateway whose addresses kernel NAT uses.
 pub const NAT: u8 = 0;
-/// Addresses of a pool, of each family, where nothing else is said.
+/// Addresses of a pool per family, by default.
 pub const POOL: u16 = 10;
 
 impl Net {
@@ -35,7 +35,7 @@ impl Net {
                 ("net/ipv4/tcp_max_syn_backlog", "65535"),
                 ("net/ipv4/tcp_syncookies", "0"),
                 ("net/ipv4/tcp_max_tw_buckets", "32768"),
-                // of a client that connects without end, and of a proxy that lets the kernel choose ports
+                // for a client that connects incessantly, and for a proxy that lets the kernel choose ports
                 ("net/ipv4/tcp_tw_reuse", "1"),
                 ("net/ipv4/ip_local_port_range", "20000 65535"),
                 ("net/ipv6/ip_nonlocal_bind", "1"),
@@ -73,7 +73,7 @@ impl Net {
     }
 }
 
-/// Source NAT of TCP from a pool like everybody's.
+/// Rules for source NAT of TCP from a pool of the default size.
 pub fn nat_rules() -> String {
     let range = |v6| format!("{}-{}", source(NAT, 0, v6), source(NAT, POOL - 1, v6));
     format!(

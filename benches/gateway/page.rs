@@ -1,4 +1,4 @@
-//! The results as tables, and docs/performance.md around them.
+//! Renders the results as tables, and docs/performance.md around them.
 
 use crate::memory::second_and_last_quarter;
 use crate::plot::{self, Panel};
@@ -13,7 +13,7 @@ use std::path::Path;
 
 const PEERS: [&str; 5] = ["route", "nat", "bare", "haproxy", "egret"];
 
-/// What every reader of the page should know first, and how it was measured.
+/// Introduction of the page, and description of the method.
 const HEAD: &str = include_str!("page/head.md");
 const METHOD: &str = include_str!("page/method.md");
 
@@ -29,7 +29,7 @@ pub fn write(results: &Results, root: &Path) -> Result<(), String> {
     put(&folder.join("memory.svg"), &memory_plot(results))
 }
 
-/// Every part that was measured.
+/// Renders every part that was measured.
 pub fn tables(results: &Results) -> String {
     let mut text = about(results);
     if !results.side.scenarios.is_empty() {
@@ -202,7 +202,7 @@ fn calls(results: &Results) -> String {
         let each = |name: &String| all.map(|calls| calls.each.get(name).copied().unwrap_or(0.0));
         let mut names: Vec<_> = names.into_iter().collect();
         names.sort_by(|a, b| f64::total_cmp(&each(b).iter().sum(), &each(a).iter().sum()));
-        // what is not one in a hundred of all is not shown
+        // calls below one in a hundred of all are not shown
         let least = all.map(crate::calls::Calls::total).into_iter().fold(0.0, f64::max) / 100.0;
         for name in names.into_iter().filter(|name| each(name).iter().any(|calls| *calls > least)) {
             let [bare, haproxy, egret] = each(name).map(number);
@@ -237,7 +237,7 @@ fn growth(results: &Results) -> String {
     text
 }
 
-/// For each scenario, and each peer but plain routing, the median of its ratios to that.
+/// For each scenario, and each peer except plain routing, the median of its ratios to plain routing.
 fn beside_routing(
     results: &Results,
     ratio: impl Fn(&Group, &Scenario, &str) -> Option<Spread>,

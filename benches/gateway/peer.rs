@@ -1,4 +1,4 @@
-//! What is compared: plain routing, kernel NAT, a bare relay, haproxy, and Egret in any size.
+//! The peers compared: plain routing, kernel NAT, a bare relay, haproxy, and Egret in any size.
 
 use crate::bare::Setup;
 use crate::net::{Net, POOL};
@@ -11,20 +11,20 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Source ports of every pool. Listeners are below, and so are the ports of [`KERNELS_PORTS`].
+/// Source ports of every pool. Ports of listeners and [`KERNELS_PORTS`] are below.
 const PORTS: (u16, u16) = (40_000, 65_535);
 
-/// Of what the kernel gives to haproxy. It passes over a port that anybody has bound at any address, until the last
-/// TIME_WAIT there is over: among Egret's ports, haproxy would search long and at times find none.
+/// Ports that the kernel assigns to haproxy. It skips a port that is bound on any address, until the last TIME_WAIT
+/// there has ended: among Egret's ports, haproxy would search long and sometimes find none.
 pub const KERNELS_PORTS: &str = "20000 39999";
 
-/// Connections that a proxy may carry, of two descriptors each.
+/// Maximum connections of a proxy, of two descriptors each.
 const FLOWS: usize = 9200;
 
-/// Names of everybody's allowlist where nothing else is said.
+/// Names in every allowlist, by default.
 pub const NAMES: usize = 10_000;
 
-/// A gateway that is a process.
+/// A gateway that runs as a process.
 #[derive(Clone, Debug)]
 pub enum Kind {
     Bare { threads: usize },
@@ -32,13 +32,13 @@ pub enum Kind {
     Egret(Size),
 }
 
-/// How large Egret's configuration is.
+/// Size of Egret's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub workers: usize,
     pub names: usize,
     pub tenants: u16,
-    /// Source addresses of each family.
+    /// Source addresses per family.
     pub addresses: u16,
     pub ports: (u16, u16),
 }
@@ -49,20 +49,20 @@ impl Default for Size {
     }
 }
 
-/// Whether a connection that this one fails, one in a hundred at most, is said and no error: haproxy does now and then.
+/// True if failed connections, at most one in a hundred, are only reported: haproxy has some now and then.
 pub fn may_fail(name: &str) -> bool {
     name == "haproxy"
 }
 
-/// The addresses of clients that belong to tenants, where there are several.
+/// Client addresses that belong to tenants, if there are several tenants.
 pub const TENANTS_CLIENTS: u16 = 1000;
 
-/// One way for packets through the gateway. Its process rests while it is not [`Peer::measured`].
+/// One path for packets through the gateway. Its process is stopped except while [`Peer::measured`].
 pub struct Peer {
     pub name: String,
     rules: String,
     process: Option<Process>,
-    /// Whether it goes by names.
+    /// True if it checks names.
     pub judges: bool,
 }
 
@@ -71,7 +71,7 @@ struct Process {
     folder: PathBuf,
 }
 
-/// Starts peers, and numbers them: each has a listener and source addresses of its own.
+/// Starts peers, and numbers them: each has its own listener and source addresses.
 pub struct Peers<'net> {
     net: &'net Net,
     egret: PathBuf,
@@ -92,7 +92,7 @@ impl<'net> Peers<'net> {
         let size = if let Kind::Egret(size) = kind { *size } else { Size::default() };
         let names = names(size.names);
         write(&folder.join("names"), &names.join("\n"))?;
-        // also written for the others, whose packet rules are Egret's
+        // also written for the others, whose packet rules come from Egret
         let config = folder.join("egret.toml");
         write(&config, &egret_toml(number, &size, &folder))?;
         let rules = self.steering(&config)?;
@@ -137,7 +137,7 @@ impl<'net> Peers<'net> {
         Ok(Peer { name: name.to_owned(), rules, process: Some(process), judges })
     }
 
-    /// The packet rules that Egret has its users put in place.
+    /// Packet rules from Egret's own steering.
     fn steering(&self, config: &Path) -> Result<String, String> {
         let mut command = Command::new(&self.egret);
         command.args(["steering", "print", "--format", "nftables", "--config"]).arg(config);
@@ -151,12 +151,12 @@ impl<'net> Peers<'net> {
 }
 
 impl Peer {
-    /// The kernel alone, with these packet rules.
+    /// Creates a peer of the kernel alone, with these packet rules.
     pub fn kernel(name: &str, rules: String) -> Self {
         Self { name: name.to_owned(), rules, process: None, judges: false }
     }
 
-    /// Sends clients' packets this way, alone, while `work` lasts.
+    /// Routes clients' packets this way only, while `work` runs.
     pub fn measured<T>(&self, net: &Net, work: impl FnOnce() -> T) -> T {
         net.set_rules(&self.rules);
         self.signal(Signal::SIGCONT);
@@ -165,12 +165,12 @@ impl Peer {
         result
     }
 
-    /// Of its process; kernel routing and NAT have none.
+    /// Process ID; kernel routing and NAT have none.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("a peer with a process").child.id()
     }
 
-    /// An error if its process ended.
+    /// Fails if its process has ended.
     pub fn still_runs(&mut self) -> Result<(), String> {
         let ended = match &mut self.process {
             Some(process) => !matches!(process.child.try_wait(), Ok(None)),
@@ -179,7 +179,7 @@ impl Peer {
         if ended { Err(self.complaint("ended")) } else { Ok(()) }
     }
 
-    /// What is wrong with it, and what it has to say of that.
+    /// Describes a failure, with the process's own messages.
     pub fn complaint(&self, what: &str) -> String {
         let mut text = format!("{}: {what}", self.name);
         let Some(process) = &self.process else { return text };
@@ -278,12 +278,12 @@ fn egret_toml(number: u8, size: &Size, folder: &Path) -> String {
     text
 }
 
-/// Its fastest fair configuration: the same listener, names and source addresses, bytes always spliced, large pipes,
+/// haproxy's fastest fair configuration: the same listener, names and source addresses, splicing always, large pipes,
 /// no log.
 fn haproxy_cfg(number: u8, threads: usize, folder: &Path) -> String {
     let port = listen_port(number);
     let names = folder.join("names").display().to_string();
-    // what is left of 20,000 descriptors is for pipes
+    // the rest of 20,000 descriptors is for pipes
     let mut text = format!(
         "global\n nbthread {threads}\n maxconn {FLOWS}\n maxpipes 500\n tune.pipesize 1048576\n\
          defaults\n mode tcp\n option splice-request\n option splice-response\n\

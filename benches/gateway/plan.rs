@@ -1,4 +1,4 @@
-//! How much is measured.
+//! Amount of measuring.
 
 use crate::Arguments;
 use crate::calls::Amount;
@@ -29,7 +29,7 @@ pub struct Plan {
     pub crowded: Pace,
     pub idle_rounds: usize,
     pub idle: usize,
-    /// How many, and connections of each.
+    /// Number of waves, and connections of each.
     pub waves: (usize, usize),
     pub calls: Amount,
     pub growth_rounds: usize,
@@ -53,7 +53,7 @@ impl Plan {
         plan
     }
 
-    /// Some seven minutes.
+    /// The full plan, some seven minutes.
     fn full() -> Self {
         Self {
             parts: <Part as clap::ValueEnum>::value_variants().to_vec(),
@@ -70,7 +70,7 @@ impl Plan {
         }
     }
 
-    /// A minute.
+    /// The quick plan, a minute.
     fn quick() -> Self {
         Self {
             rounds: 2,
@@ -87,7 +87,7 @@ impl Plan {
         }
     }
 
-    /// As little of everything as runs all of the code.
+    /// The least that runs all of the code.
     fn smoke() -> Self {
         Self {
             rounds: 1,

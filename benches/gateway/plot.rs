@@ -1,9 +1,9 @@
-//! Plain charts as SVG, for light and dark backgrounds alike.
+//! Simple SVG charts for light and dark backgrounds.
 
 use crate::stats::Spread;
 use std::fmt::Write;
 
-/// Fills by series, and the text: on light, on dark.
+/// Fill colours by series, and text: on light, on dark.
 const STYLE: &str = "\
 text { font: 12px system-ui, sans-serif; fill: #57606a } .title { font-weight: 600; fill: #24292f } \
 .axis { stroke: #d0d7de } .s0 { fill: #afb8c1 } .s1 { fill: #8c959f } .s2 { fill: #d4772c } .s3 { fill: #0969da } \
@@ -14,15 +14,15 @@ text { font: 12px system-ui, sans-serif; fill: #57606a } .title { font-weight: 6
 /// One chart in a drawing.
 pub struct Panel {
     pub title: String,
-    /// Below the horizontal axis.
+    /// Labels below the horizontal axis.
     pub labels: Vec<String>,
-    /// One value for each label; medians are joined.
+    /// One value per label; a line joins the medians.
     pub values: Vec<Option<Spread>>,
-    /// Whether every label is a point that is drawn, or one of many.
+    /// True to draw a point for every label; false for a line of many.
     pub points: bool,
 }
 
-/// Groups of bars from zero: one bar for each series.
+/// Draws groups of bars from zero: one bar per series.
 pub fn bars(title: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) -> String {
     let (left, top, height, bar, gap) = (48.0, 56.0, 200.0, 22.0, 24.0);
     let group = bar * series.len() as f64 + gap;
@@ -56,7 +56,7 @@ pub fn bars(title: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)])
     svg + "</svg>\n"
 }
 
-/// Panels beside and below each other.
+/// Draws panels in a grid.
 pub fn lines(title: &str, panels: &[Panel]) -> String {
     let columns = panels.len().min(3);
     let (wide, high) = (300.0, 210.0);
@@ -77,7 +77,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, x: f64, y: f64, wide: f64, high: 
     text(svg, left, y + 18.0, "start", &panel.title);
     scale.draw(svg, left, right);
     let steps = (panel.labels.len().max(2) - 1) as f64;
-    // points stand off the axis, a line of many starts on it
+    // points keep a distance to the axis, a line of many starts on it
     let inset = if panel.points { 16.0 } else { 0.0 };
     let place = |n: usize| left + inset + (right - left - 2.0 * inset) * n as f64 / steps;
     let mut path = String::new();
@@ -101,7 +101,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, x: f64, y: f64, wide: f64, high: 
     let _ = write!(svg, "<polyline class=\"line\" points=\"{}\"/>", path.trim_end());
 }
 
-/// A vertical axis from zero.
+/// A vertical axis that starts at zero.
 struct Scale {
     most: f64,
     step: f64,
@@ -110,7 +110,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// With four steps or so, each a round number.
+    /// Creates an axis with about four steps, each a round number.
     fn up_to(most: f64, top: f64, height: f64) -> Self {
         let rough = (most / 4.0).max(1e-9);
         let power = 10_f64.powf(rough.log10().floor());
@@ -128,7 +128,7 @@ impl Scale {
         while value <= self.most * 1.001 {
             let y = self.y(value);
             let _ = write!(svg, "<path class=\"axis\" d=\"M{left:.1} {y:.1}H{right:.1}\"/>");
-            // as many digits as the steps need
+            // as many decimals as the steps need
             let digits = (-self.step.log10().floor()).max(0.0) as usize;
             text(svg, left - 6.0, y + 4.0, "end", &format!("{value:.digits$}"));
             value += self.step;

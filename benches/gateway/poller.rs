@@ -1,4 +1,4 @@
-//! Readiness of many sockets on one thread, as thin as it can be: the generator must not be what is measured.
+//! A thin epoll wrapper for many sockets on one thread: the generator must not be the bottleneck.
 
 use egret::clock;
 use nix::errno::Errno;
@@ -6,12 +6,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-/// Told once of each change.
+/// Edge-triggered: reports each change once.
 pub const CHANGES: EpollFlags =
     EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT).union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
-/// Told as long as there is something to read.
+/// Level-triggered: reports while there are bytes to read.
 pub const READABLE: EpollFlags = EpollFlags::EPOLLIN;
-/// Told as long as there is room to write.
+/// Level-triggered: reports while there is room to write.
 pub const WRITABLE: EpollFlags = EpollFlags::EPOLLOUT;
 
 pub struct Poller {
@@ -25,7 +25,7 @@ impl Poller {
         Self { epoll, events: vec![EpollEvent::empty(); 256] }
     }
 
-    /// A socket leaves by being closed.
+    /// Registers a socket; closing it removes it.
     pub fn watch(&self, socket: impl AsFd, key: usize, what: EpollFlags) {
         self.epoll.add(socket, EpollEvent::new(what, key as u64)).expect("epoll_ctl(ADD)");
     }
@@ -34,7 +34,7 @@ impl Poller {
         self.epoll.modify(socket, &mut EpollEvent::new(what, key as u64)).expect("epoll_ctl(MOD)");
     }
 
-    /// Waits for events, until then at the latest; yields how many there are.
+    /// Waits for events, at most until then; returns their number.
     pub fn wait(&mut self, until: Option<Instant>) -> usize {
         let timeout = until.map_or(EpollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(clock::now()).as_micros().div_ceil(1000);
@@ -47,7 +47,7 @@ impl Poller {
         }
     }
 
-    /// The n-th event of those that were waited for: whose, and what.
+    /// Returns the key and flags of the n-th event.
     pub fn event(&self, n: usize) -> (usize, EpollFlags) {
         let event = self.events[n];
         (usize::try_from(event.data()).expect("a key"), event.events())

@@ -1,4 +1,4 @@
-//! Everything that was measured in one run.
+//! All results of one run.
 
 use crate::calls::{self, Calls};
 use crate::generator::Helper;
@@ -25,7 +25,7 @@ pub struct Results {
     pub growth: Vec<(Axis, Vec<Sample>)>,
 }
 
-/// Where, when and with what.
+/// Place, time and versions of the run.
 #[derive(Serialize)]
 pub struct About {
     pub date: String,
@@ -39,7 +39,7 @@ pub struct About {
     pub seconds: u64,
 }
 
-/// Scenarios, and all their windows.
+/// Scenarios with all their windows.
 #[derive(Default)]
 pub struct Group {
     pub scenarios: Vec<Scenario>,
@@ -123,7 +123,7 @@ impl Results {
         Ok(results)
     }
 
-    /// An error if Egret failed in anything that was measured. That haproxy did is said.
+    /// Fails if Egret failed in any measurement. Failures of haproxy are only reported.
     pub fn verdict(&self) -> Result<(), String> {
         let growth = self.growth.iter().flat_map(|(_, samples)| samples);
         let samples = self.side.samples.iter().chain(&self.crowded.samples).chain(growth);

@@ -1,14 +1,14 @@
-//! What is measured side by side.
+//! Scenarios that are measured side by side.
 
 use crate::load::{Job, Kind};
 use std::time::Duration;
 
-/// What is counted.
+/// Unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Connection,
     Request,
-    /// Counted in bytes, told in GB.
+    /// Counted in bytes, reported in GB.
     Byte,
 }
 
@@ -17,12 +17,12 @@ pub struct Scenario {
     pub what: &'static str,
     pub unit: Unit,
     pub job: Job,
-    /// What goes on at the same time, and is not measured.
+    /// Load that runs at the same time and is not measured.
     pub beside: Option<Job>,
 }
 
 impl Unit {
-    /// Units of which the rate is told.
+    /// Units per reported unit of the rate.
     pub fn scale(self) -> f64 {
         if self == Self::Byte { 1e9 } else { 1.0 }
     }
@@ -43,13 +43,13 @@ impl Unit {
         }
     }
 
-    /// How many times a second the cost is told in.
+    /// Reported units of the cost per second.
     pub fn cost_scale(self) -> f64 {
         if self == Self::Byte { 1e3 } else { 1e6 }
     }
 }
 
-/// A measured window, and the time before it.
+/// Durations of a window, and of the warm-up before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     pub warm_up: Duration,
@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// Plain routing, kernel NAT, haproxy and Egret.
+/// Scenarios for plain routing, kernel NAT, haproxy and Egret.
 pub fn side_by_side(pace: Pace) -> Vec<Scenario> {
     let scenario = |name, what, unit, kind, connections| Scenario {
         name,
@@ -82,11 +82,11 @@ pub fn side_by_side(pace: Pace) -> Vec<Scenario> {
     ]
 }
 
-/// haproxy and Egret with a single thread each: what flows on it do to each other.
+/// Scenarios for haproxy and Egret with a single thread each: interference between their flows.
 pub fn crowded(pace: Pace) -> Vec<Scenario> {
     let beside = Job {
         warm_up: Duration::ZERO,
-        // until the other is done, and no shorter
+        // longer than the measured job
         window: 2 * (pace.warm_up + pace.window),
         ..pace.job(Kind::Down, 8)
     };

@@ -1,4 +1,4 @@
-//! The servers: one process in the server's namespace, one thread for each service.
+//! The servers: one process in the server's namespace, with one thread for each service.
 
 use crate::bytes::{Ended, Payload, discard};
 use crate::poller::{CHANGES, Poller, READABLE, WRITABLE};
@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-/// Says `ready` when all listen, and serves until its standard input ends.
+/// Prints `ready` when all servers listen, and serves until its standard input ends.
 pub fn serve() {
     for service in Service::ALL {
         let listeners = [listen(service, false), listen(service, true)];
@@ -47,15 +47,15 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     stage: Stage,
-    /// Bytes that came and are not answered yet.
+    /// Bytes received and not answered yet.
     got: usize,
-    /// Where in the payload it is.
+    /// Offset in the payload.
     offset: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The hello is not whole.
+    /// The hello is incomplete.
     Hello,
     Answering,
     /// Waits for the order to send.
@@ -67,7 +67,7 @@ enum Stage {
 impl Server {
     fn new(service: Service, listeners: [TcpListener; 2]) -> Self {
         let poller = Poller::new();
-        // connections are numbered after them
+        // connection numbers follow those of the listeners
         for (key, listener) in listeners.iter().enumerate() {
             poller.watch(listener, key, READABLE);
         }
@@ -95,7 +95,7 @@ impl Server {
     }
 
     fn accept(&mut self, listener: usize) {
-        // ends with "would block", or with an error that the next call would tell again
+        // ends with "would block", or with an error that the next call would return again
         while let Ok((stream, _)) = self.listeners[listener].accept() {
             stream.set_nonblocking(true).expect("O_NONBLOCK");
             let number = self.vacant.pop().unwrap_or_else(|| {
@@ -120,7 +120,7 @@ impl Server {
         }
     }
 
-    /// Takes what came, and answers as much of it as is whole; yields how many bytes came.
+    /// Reads, and answers every complete request; returns the number of bytes read.
     fn read(&mut self, number: usize) -> Result<usize, Ended> {
         let key = self.key(number);
         let Some(connection) = &mut self.connections[number] else { return Ok(0) };
@@ -161,7 +161,7 @@ impl Server {
     }
 }
 
-/// Sends a whole message; nobody who asks one thing at a time fills the buffer.
+/// Sends a whole message; a client with one request at a time never fills the buffer.
 fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<(), Ended> {
     stream.write_all(bytes).map_err(|_| Ended)
 }

@@ -1,6 +1,6 @@
-//! Medians and their spread.
+//! Medians and quartiles.
 
-/// The median and the quartiles around it.
+/// Median and quartiles.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub low: f64,
@@ -8,7 +8,7 @@ pub struct Spread {
     pub high: f64,
 }
 
-/// Of at least one value.
+/// Returns the spread; `None` without values.
 pub fn spread(mut values: Vec<f64>) -> Option<Spread> {
     values.retain(|value| value.is_finite());
     values.sort_unstable_by(f64::total_cmp);
@@ -20,7 +20,7 @@ pub fn spread(mut values: Vec<f64>) -> Option<Spread> {
     (!values.is_empty()).then(|| Spread { low: at(0.25), median: at(0.5), high: at(0.75) })
 }
 
-/// How evenly a whole is shared: 1 when all have the same, 1/n when one has it all (Jain's index).
+/// Fairness of shares (Jain's index): 1 when all are equal, 1/n when one has everything.
 pub fn evenness(shares: &[u64]) -> f64 {
     let sum: f64 = shares.iter().map(|share| *share as f64).sum();
     let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();

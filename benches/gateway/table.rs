@@ -1,4 +1,4 @@
-//! Numbers and tables as text that reads well both rendered and raw.
+//! Numbers and tables as text that is readable both rendered and raw.
 
 use crate::stats::Spread;
 use std::fmt;
@@ -40,7 +40,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Three digits that count, and commas between thousands.
+/// Formats with three significant digits, and commas between thousands.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,
@@ -60,7 +60,7 @@ pub fn number(value: f64) -> String {
     rest.map_or(grouped.clone(), |rest| format!("{grouped}.{rest}"))
 }
 
-/// A number of things, short.
+/// Formats a count briefly.
 pub fn count(value: usize) -> String {
     match value {
         0..1000 => value.to_string(),
@@ -69,7 +69,7 @@ pub fn count(value: usize) -> String {
     }
 }
 
-/// The median, and what half of the rounds are between.
+/// Formats the median and the quartiles.
 pub fn spread(value: Option<Spread>) -> String {
     value.map_or_else(
         || "–".into(),
@@ -77,7 +77,7 @@ pub fn spread(value: Option<Spread>) -> String {
     )
 }
 
-/// The median.
+/// Formats the median.
 pub fn median(value: Option<Spread>) -> String {
     value.map_or_else(|| "–".into(), |value| number(value.median))
 }

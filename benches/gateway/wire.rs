@@ -1,29 +1,29 @@
-//! What clients and servers of the benchmark say to each other, and where they are.
+//! Protocol and addresses of the benchmark's clients and servers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes of a ClientHello, with which every connection starts.
+/// Length of the ClientHello that starts every connection.
 pub const HELLO: usize = 517;
-/// Bytes that every service answers to it.
+/// Length of every service's reply to it.
 pub const REPLY: usize = 64;
-/// Bytes of a request of the exchange, after that.
+/// Length of a request of the exchange.
 pub const REQUEST: usize = 100;
-/// Bytes of the answer to one.
+/// Length of its response.
 pub const RESPONSE: usize = 1000;
 
-/// The name that everybody's policy allows.
+/// A name that every policy allows.
 pub const ALLOWED: &str = "allowed.example.org";
-/// A name that nobody's policy allows.
+/// A name that no policy allows.
 pub const DENIED: &str = "denied.example.org";
 
-/// What a server does after the hello, by port.
+/// Behaviour of a server after the hello, by port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Service {
     /// Answers requests.
     Exchange = 443,
-    /// Sends for ever, from the next byte that it gets on.
+    /// Sends without end, from the next byte received on.
     Source = 444,
-    /// Takes whatever comes.
+    /// Discards everything received.
     Sink = 445,
 }
 
@@ -31,7 +31,7 @@ impl Service {
     pub const ALL: [Self; 3] = [Self::Exchange, Self::Source, Self::Sink];
 }
 
-/// The server's side of a service.
+/// Server address of a service.
 pub fn server(service: Service, v6: bool) -> SocketAddr {
     let ip: IpAddr = if v6 {
         Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2).into()
@@ -41,7 +41,7 @@ pub fn server(service: Service, v6: bool) -> SocketAddr {
     SocketAddr::new(ip, service as u16)
 }
 
-/// The n-th address that clients connect from.
+/// Address of the n-th client.
 pub fn client(n: u16, v6: bool) -> IpAddr {
     let n = n + 1;
     if v6 {

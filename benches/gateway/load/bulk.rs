@@ -1,4 +1,4 @@
-//! As many bytes as there is room for, on every connection.
+//! Bulk transfer at full rate, on every connection.
 
 use super::dial::{Established, establish};
 use super::window::Window;

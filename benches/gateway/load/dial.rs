@@ -1,4 +1,4 @@
-//! Connections up to the server's reply, many at a time.
+//! Connection setup up to the server's reply, many at a time.
 
 use super::Job;
 use crate::hello::Hello;
@@ -17,7 +17,7 @@ pub struct Dialler {
     poller: Poller,
     pending: Vec<Option<Pending>>,
     hello: Vec<u8>,
-    /// In turn: where to, where from.
+    /// Pairs of destination and source, used in turn.
     ways: Vec<(SockAddr, SockAddr)>,
     next: usize,
     pub failures: u64,
@@ -31,10 +31,10 @@ struct Pending {
     got: usize,
 }
 
-/// A connection that has its reply.
+/// A connection that has received its reply.
 pub struct Connected {
     pub socket: Socket,
-    /// From the first packet to the reply.
+    /// Time from the first packet to the reply.
     pub latency: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Dialler {
             poller: Poller::new(),
             pending: (0..at_once).map(|_| None).collect(),
             hello: Hello::to(&job.name).padded_to(HELLO).record(),
-            // twice around: with an odd number of sources, each has a turn with both families
+            // twice as many: with an odd number of sources, each is used with both families
             ways: (0..job.sources * 2).map(|n| way(n % job.sources, v6(n))).collect(),
             next: 0,
             failures: 0,
@@ -57,7 +57,7 @@ impl Dialler {
         }
     }
 
-    /// Starts the next connection in this place.
+    /// Starts the next connection in this slot.
     pub fn start(&mut self, place: usize) {
         let began = clock::now();
         match self.connect(place) {
@@ -80,12 +80,12 @@ impl Dialler {
         Ok(socket)
     }
 
-    /// Waits for events, until then at the latest; yields how many there are.
+    /// Waits for events, at most until then; returns their number.
     pub fn wait(&mut self, until: Instant) -> usize {
         self.poller.wait(Some(until))
     }
 
-    /// Deals with one event: the place that is free now, and the connection if it came to its reply.
+    /// Handles one event. Returns a slot that is free now, and its connection if that received its reply.
     pub fn handle(&mut self, event: usize) -> Option<(usize, Option<Connected>)> {
         let (place, what) = self.poller.event(event);
         let pending = self.pending[place].as_mut()?;
@@ -110,7 +110,7 @@ impl Dialler {
 }
 
 impl Pending {
-    /// True with the whole reply.
+    /// True when the reply is complete.
     fn advance(&mut self, what: EpollFlags, hello: &[u8]) -> std::io::Result<bool> {
         if !self.asked && what.contains(EpollFlags::EPOLLOUT) {
             self.asked = true;
@@ -121,7 +121,7 @@ impl Pending {
         if !what.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR) {
             return Ok(false);
         }
-        // until there is no more: an end that has come already is not told again
+        // until it blocks: an end of file that has arrived is not reported again
         while self.got < REPLY {
             match (&self.socket).read(&mut [0; REPLY][self.got..]) {
                 Ok(0) => return Err(std::io::Error::other("closed without a reply")),
@@ -134,7 +134,7 @@ impl Pending {
     }
 }
 
-/// Connects as many as the job wants to have at a time, each to its reply. One in a hundred may fail, and is made again.
+/// Establishes the job's concurrent connections, up to the reply. One in a hundred may fail, and is retried.
 pub fn establish(job: &Job) -> Result<Established, String> {
     const AT_ONCE: usize = 128;
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,7 +167,7 @@ pub fn establish(job: &Job) -> Result<Established, String> {
     Ok(Established { sockets, failures: dialler.failures, failure: dialler.failure })
 }
 
-/// Connections that stand, and those that had to be made again.
+/// Established connections, and the number of failures that were retried.
 pub struct Established {
     pub sockets: Vec<Socket>,
     pub failures: u64,

@@ -1,4 +1,4 @@
-//! Requests and answers on connections that stay.
+//! Requests and responses on persistent connections.
 
 use super::dial::{Established, establish};
 use super::window::Window;
@@ -62,7 +62,7 @@ impl Client {
         }
     }
 
-    /// True with the whole answer.
+    /// True when the response is complete.
     fn take(&mut self, buffer: &mut [u8]) -> Result<bool, String> {
         match (&self.socket).read(buffer) {
             Ok(0) => Err("the connection ended before the answer".into()),

@@ -1,4 +1,4 @@
-//! Connections that do nothing.
+//! Idle connections.
 
 use super::dial::{Established, establish};
 use super::{Job, Report, next_order, ready, tell};

@@ -1,7 +1,7 @@
-//! The load generator: one process in the client's namespace for each job, one thread.
+//! The load generator: one single-threaded process in the client's namespace for each job.
 //!
-//! It takes the job as an argument, says `ready` when its connections are there, starts at a line on its standard input,
-//! and answers with one [`Report`] as JSON.
+//! It takes the job as an argument, prints `ready` when its connections are established, starts at a line on its
+//! standard input, and answers with one [`Report`] as JSON.
 
 mod bulk;
 mod dial;
@@ -14,37 +14,37 @@ use crate::wire::{ALLOWED, Service};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What one process is to do.
+/// Job of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     pub kind: Kind,
-    /// At a time.
+    /// Concurrent connections.
     pub connections: usize,
-    /// Stops after so many connections or requests, whatever the time.
+    /// Number of connections or requests after which it stops, whatever the time.
     pub count: Option<u64>,
-    /// Not measured yet.
+    /// Time before the measurement.
     pub warm_up: Duration,
-    /// Measured.
+    /// Time of the measurement.
     pub window: Duration,
-    /// Clients' addresses, used in turn.
+    /// Number of client addresses, used in turn.
     pub sources: u16,
-    /// The name that is asked for.
+    /// Requested name.
     pub name: String,
-    /// Every second connection is IPv6; otherwise none.
+    /// True if every second connection is IPv6; otherwise none.
     pub both_families: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Connect, hello, reply, close, and again.
+    /// Connect, hello, reply, close, repeatedly.
     Rate,
-    /// A request on each connection, the answer, and the next one.
+    /// A request on each connection, its response, and the next one.
     Exchange,
     /// Bytes from the server.
     Down,
     /// Bytes to the server.
     Up,
-    /// Connections without traffic, until the next line; then none, until the next line.
+    /// Idle connections until the next line; then none, until the next line.
     Hold,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
     }
 }
 
-/// What came of a job.
+/// Result of a job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Connections, requests or bytes.
@@ -81,18 +81,18 @@ pub struct Report {
     pub seconds: f64,
     /// Processor time of the whole machine.
     pub busy_seconds: f64,
-    /// Of a connection until its reply, or of a request until its answer; in µs.
+    /// Latency of a connection up to its reply, or of a request up to its response; in µs.
     pub p50: f64,
     pub p99: f64,
-    /// Connections that came to nothing, and why the first did.
+    /// Number of failed connections, and the reason of the first failure.
     pub failures: u64,
     pub failure: Option<String>,
-    /// Bytes of each connection, of jobs that count bytes.
+    /// Bytes of each connection, for jobs that count bytes.
     pub shares: Vec<u64>,
 }
 
 impl Report {
-    /// An error if any connection failed.
+    /// Fails if any connection failed.
     pub fn without_failures(self) -> Result<Self, String> {
         match self.failure {
             None => Ok(self),
@@ -101,7 +101,7 @@ impl Report {
     }
 }
 
-/// Does the job. The error is for the person at the terminal.
+/// Runs the job. The error is printed for the user.
 pub fn run(job: &Job) -> Result<(), String> {
     match job.kind {
         Kind::Rate => {
@@ -114,7 +114,7 @@ pub fn run(job: &Job) -> Result<(), String> {
     }
 }
 
-/// Tells that everything is there, and waits for the order to start; false when it will not come.
+/// Prints `ready`, and waits for the order to start; false if none will come.
 fn ready() -> bool {
     println!("ready");
     next_order()

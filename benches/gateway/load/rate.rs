@@ -1,4 +1,4 @@
-//! New connections, one after the other in each of several places.
+//! New connections, one after the other in each of several slots.
 
 use super::dial::Dialler;
 use super::window::Window;

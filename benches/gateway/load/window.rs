@@ -1,19 +1,19 @@
-//! The time in which is measured.
+//! The time window of a measurement.
 
 use super::{Job, Report};
 use crate::machine::Busy;
 use egret::clock;
 use std::time::{Duration, Instant};
 
-/// For the first unit, beyond the window's time.
+/// Extra time for the first unit, beyond the window.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Window {
     opens: Instant,
     length: Duration,
-    /// Since it is open.
+    /// Start of the measurement.
     open: Option<(Instant, Busy)>,
-    /// Done while it was open.
+    /// Units completed in the window.
     units: u64,
     started: u64,
     finished: u64,
@@ -35,8 +35,8 @@ impl Window {
         }
     }
 
-    /// Opens it when it is time; false when it is over. A window in which nothing came through yet stays open for longer,
-    /// so that a slow start on a busy machine is not taken for a gateway that does nothing.
+    /// Opens the window in time; false when it is over. A window without any unit yet stays open for longer, so that a
+    /// slow start on a busy machine does not count as a gateway without throughput.
     pub fn goes_on(&mut self) -> bool {
         let now = clock::now();
         if self.open.is_none() && now >= self.opens {
@@ -52,19 +52,19 @@ impl Window {
         self.open.as_ref().map(|(since, _)| *since + self.length + more)
     }
 
-    /// When [`Window::goes_on`] has to be asked at the latest.
+    /// Latest time for the next call of [`Window::goes_on`].
     pub fn next_edge(&self) -> Instant {
         self.closes().unwrap_or(self.opens)
     }
 
-    /// Whether there is another unit to start.
+    /// True if another unit is to be started.
     pub fn start(&mut self) -> bool {
         let another = self.limit.is_none_or(|limit| self.started < limit);
         self.started += u64::from(another);
         another
     }
 
-    /// One unit is done, and took so long.
+    /// Records a completed unit and its latency.
     pub fn done(&mut self, latency: Duration) {
         self.finished += 1;
         if self.count(1) {
@@ -72,14 +72,14 @@ impl Window {
         }
     }
 
-    /// So many units came through; false while they are not measured.
+    /// Counts units; false while they are not measured.
     pub fn count(&mut self, units: u64) -> bool {
         let open = self.open.is_some();
         self.units += if open { units } else { 0 };
         open
     }
 
-    /// One unit will never be done.
+    /// Records a unit that will never complete.
     pub fn failed(&mut self) {
         self.finished += 1;
     }
