@@ -1,4 +1,4 @@
-//! Clients: plain sockets, curl, `openssl s_client`; and what they see when a flow is denied or reset.
+//! Clients: plain sockets, curl, `openssl s_client`; and assertions on denials and resets.
 
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
@@ -19,30 +19,30 @@ pub const ACCESS_DENIED: u8 = 49;
 pub const INTERNAL_ERROR: u8 = 80;
 
 impl Lab {
-    /// A client's connection; it must come about.
+    /// Connects a client, which must succeed.
     pub fn connect(&self, tenant: Tenant, to: SocketAddr) -> TcpStream {
         self.try_connect(tenant, to, PATIENCE)
             .unwrap_or_else(|e| panic!("{tenant:?} cannot connect to {to}: {e}"))
     }
 
-    /// A client's connection, on which it has sent this.
+    /// Connects a client, and sends the first bytes.
     pub fn send(&self, tenant: Tenant, to: SocketAddr, first: &[u8]) -> TcpStream {
         let mut client = self.connect(tenant, to);
         client.write_all(first).unwrap();
         client
     }
 
-    /// A client connects, says this, and must be reset, be it while it still connects. Yields the client's address.
+    /// Connects a client that sends `first` and must be reset, possibly while connecting. Returns its address.
     pub fn expect_reset(&self, tenant: Tenant, to: SocketAddr, first: &[u8]) -> SocketAddr {
         self.client.run(|| connect_and_expect_reset(tenant.client(family_of(to)), to, first))
     }
 
-    /// A client's connection; the error is its address if it is reset while it still connects.
+    /// Connects a client; the error is its address if it is reset while connecting.
     pub fn dial(&self, tenant: Tenant, to: SocketAddr) -> Result<TcpStream, SocketAddr> {
         self.client.run(|| dial_from(tenant.client(family_of(to)), to))
     }
 
-    /// A client's connection, given up after `patience`.
+    /// Connects a client, with a time limit.
     pub fn try_connect(&self, tenant: Tenant, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
         self.client.run(|| connect_from(tenant.client(family_of(to)), to, patience))
     }
@@ -52,14 +52,14 @@ fn family_of(address: SocketAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// Connects from the calling thread's namespace; every later wait on the stream is bounded too.
+/// Connects from the calling thread's namespace; all later waits on the stream have a time limit.
 pub fn connect_from(source: IpAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let socket = bind(source, to)?;
     socket.connect_timeout(&to.into(), patience)?;
     Ok(bounded(socket.into()))
 }
 
-/// Connects from the calling thread's namespace and must be reset, maybe before `connect` returns.
+/// Connects from the calling thread's namespace and must be reset, possibly before `connect` returns.
 pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) -> SocketAddr {
     let mut stream = match dial_from(source, to) {
         Ok(stream) => stream,
@@ -82,21 +82,21 @@ fn dial_from(source: IpAddr, to: SocketAddr) -> Result<TcpStream, SocketAddr> {
     }
 }
 
-/// A socket with a port of its own, by which its record in the flow log is found: the kernel would choose one twice.
+/// Binds a socket to a port used only once, which identifies its record in the flow log: the kernel could reuse one.
 fn bind(source: IpAddr, to: SocketAddr) -> io::Result<Socket> {
     static COUNT: AtomicU16 = AtomicU16::new(0);
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     loop {
         let port = 16_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 16_000; // below those that kernels choose
         match socket.bind(&SocketAddr::new(source, port).into()) {
-            // A flow that has lived for sixteen thousand others still has it.
+            // The port may still belong to a flow that has lived for sixteen thousand others.
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             bound => return bound.map(|()| socket),
         }
     }
 }
 
-/// No read or write on this stream hangs a test for ever, and small writes leave at once.
+/// Sets time limits for reads and writes, and disables Nagle's algorithm.
 pub fn bounded(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -109,7 +109,7 @@ pub fn reset(stream: TcpStream) {
     Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// The peer must reset the connection; a clean end or silence is a failure. Yields what came before.
+/// Expects a reset by the peer; end of file or silence is a failure. Returns the bytes before it.
 pub fn expect_reset(mut stream: &TcpStream) -> Vec<u8> {
     let mut before = Vec::new();
     match stream.read_to_end(&mut before) {
@@ -121,7 +121,7 @@ pub fn expect_reset(mut stream: &TcpStream) -> Vec<u8> {
     }
 }
 
-/// [`expect_reset`] where the peer's FIN has come already, so that a reset shows when sending.
+/// Like [`expect_reset`], after the peer's FIN has arrived: a reset then shows when sending.
 pub fn expect_reset_while_sending(mut stream: &TcpStream) {
     let error = wait_for("a reset", || match stream.write_all(b"x") {
         Ok(()) => Err("bytes are still taken"),
@@ -130,7 +130,7 @@ pub fn expect_reset_while_sending(mut stream: &TcpStream) {
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
 }
 
-/// Everything until a clean end; a reset is a failure.
+/// Reads up to end of file; a reset is a failure.
 pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let end = stream.read_to_end(&mut all);
@@ -138,7 +138,7 @@ pub fn read_all(mut stream: &TcpStream) -> Vec<u8> {
     all
 }
 
-/// One fatal TLS alert of this description, and a clean end.
+/// Expects one fatal TLS alert of this description, then end of file.
 pub fn expect_alert(stream: &TcpStream, description: u8) {
     let all = read_all(stream);
     match *all {
@@ -147,7 +147,7 @@ pub fn expect_alert(stream: &TcpStream, description: u8) {
     }
 }
 
-/// Alpha sends a hello that must be denied with an alert, long before the usual deadline, and be recorded so.
+/// Alpha sends a hello that must be denied with an alert, long before the default deadline, and be recorded so.
 pub fn expect_hello_denied(
     lab: &Lab,
     gateway: &Gateway,
@@ -161,7 +161,7 @@ pub fn expect_hello_denied(
     server.assert_untouched();
 }
 
-/// The client is told by an alert, and its record, which this yields, says that nothing left.
+/// Expects an alert at the client, and a record that nothing left; returns the record.
 pub fn expect_tls_denial(gateway: &Gateway, client: TcpStream, outcome: &str, why: &str) -> Value {
     expect_alert(&client, ACCESS_DENIED);
     let local = client.local_addr().unwrap();
@@ -172,7 +172,7 @@ pub fn expect_tls_denial(gateway: &Gateway, client: TcpStream, outcome: &str, wh
     flow
 }
 
-/// An HTTP/1 response of this status whose body says each of `words`, and a clean end.
+/// Expects an HTTP/1 response of this status whose body contains all of `words`, then end of file.
 pub fn expect_http_denial(stream: &TcpStream, status: u16, words: &[&str]) {
     let all = String::from_utf8(read_all(stream)).expect("a denial in ASCII");
     let (head, body) = all.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response head: {all:?}"));
@@ -184,18 +184,18 @@ pub fn expect_http_denial(stream: &TcpStream, status: u16, words: &[&str]) {
     }
 }
 
-/// What curl or `s_client` came to.
+/// Result of curl or `s_client`.
 pub struct Said {
     pub code: i32,
     pub text: String,
 }
 
-/// `curl` from the tenant's address; `name` resolves to `host`. The text is status line, headers, body and errors.
+/// Runs `curl` from the tenant's address; `name` resolves to `host`. The text is status line, headers, body and errors.
 pub fn curl(lab: &Lab, tenant: Tenant, family: Family, url: &str, host: Host, ca: &Path) -> Said {
     curl_with(lab, tenant, family, url, host, ca, &[])
 }
 
-/// [`curl`], with more arguments after the URL.
+/// Like [`curl`], with more arguments after the URL.
 pub fn curl_with(
     lab: &Lab,
     tenant: Tenant,
@@ -231,7 +231,7 @@ pub fn curl_with(
     Said { code: output.status.code().unwrap_or(-1), text: text(&output) }
 }
 
-/// `openssl s_client` from the tenant's address; without a name it sends no SNI.
+/// Runs `openssl s_client` from the tenant's address; without a name it sends no SNI.
 pub fn s_client(lab: &Lab, tenant: Tenant, to: SocketAddr, name: Option<&str>, ca: &Path) -> Said {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-brief", "-CAfile"]).arg(ca).arg("-connect").arg(to.to_string());

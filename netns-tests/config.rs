@@ -1,23 +1,23 @@
-//! The configuration that tests run the gateway with, and the places where they change it.
+//! The gateway's configuration in tests, with the parts that tests can change.
 
 use std::path::Path;
 
-/// Lines of TOML by the table they go to.
+/// Lines of TOML, by table.
 #[derive(Clone)]
 pub struct Config {
     /// `[gateway] workers`.
     pub workers: u8,
     /// `[gateway] drain`.
     pub drain: String,
-    /// More keys of `[gateway]`.
+    /// Additional keys of `[gateway]`.
     pub gateway: String,
     /// Keys of `[policy]`.
     pub policy: String,
-    /// More keys of `[inspect]`.
+    /// Additional keys of `[inspect]`.
     pub inspect: String,
     /// `[steering] interfaces`, a TOML array.
     pub interfaces: String,
-    /// More keys of `[steering]`.
+    /// Additional keys of `[steering]`.
     pub steering: String,
     /// `[steering] ports`.
     pub steering_ports: String,
@@ -25,11 +25,11 @@ pub struct Config {
     pub alpha_pool: String,
     /// Replaces the addresses of alpha's pool, a TOML array.
     pub alpha_addresses: String,
-    /// More keys of alpha's.
+    /// Additional keys of alpha.
     pub alpha_tenant: String,
-    /// More rules of alpha's.
+    /// Additional rules of alpha.
     pub alpha_rules: String,
-    /// More of anything at the end.
+    /// Additional text at the end.
     pub more: String,
 }
 
@@ -40,7 +40,7 @@ impl Default for Config {
             drain: "\"1s\"".into(),
             gateway: String::new(),
             policy: String::new(),
-            // A minute for each wait that a test could mistake for an answer: nobody waits that long here.
+            // A minute for each wait that a test could mistake for an answer: no test waits that long.
             inspect: "deadline = \"60s\"".into(),
             interfaces: "[\"c0\"]".into(),
             steering: String::new(),
@@ -54,7 +54,7 @@ impl Default for Config {
     }
 }
 
-/// Alpha may reach the names and hosts that `lab::Host` speaks of; beta a name of its own and the raw hosts.
+/// Alpha may reach the names and hosts described in `lab::Host`; beta a name of its own and the raw hosts.
 const BETA: &str = r#"
 [[pool]]
 name = "beta"
@@ -101,7 +101,7 @@ const ALPHA_RULES: &str = r#"
 "#;
 
 impl Config {
-    /// The whole file; the flow log goes to `flow_log`, the audit log beside it.
+    /// Returns the whole file; the flow log goes to `flow_log`, the audit log beside it.
     pub fn render(&self, flow_log: &Path) -> String {
         let Self {
             workers,

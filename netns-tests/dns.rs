@@ -12,7 +12,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Says what its test tells it of `example.org`, and that nothing else exists. Stops when dropped.
+/// Answers with its test's records of `example.org`, and that no other name exists. Stops when dropped.
 pub struct Dns<'lab> {
     network: &'lab Namespace,
     child: Child,
@@ -20,11 +20,11 @@ pub struct Dns<'lab> {
     address: SocketAddr,
 }
 
-/// Names with their addresses; one name may stand there many times.
+/// Names with their addresses; a name may occur several times.
 pub type Records<'a> = &'a [(&'a str, IpAddr)];
 
 impl<'lab> Dns<'lab> {
-    /// On port 53 of a host, by IPv4.
+    /// Starts it on port 53 of a host, by IPv4.
     pub fn start(lab: &'lab Lab, host: Host, records: Records) -> Self {
         Self::start_with(lab, host, records, &[])
     }
@@ -45,7 +45,7 @@ impl<'lab> Dns<'lab> {
         dns
     }
 
-    /// From now on it says this instead.
+    /// Replaces the records.
     pub fn say(&mut self, records: Records) {
         fs::write(self.dir.path().join("hosts"), lines(records)).unwrap();
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGHUP).unwrap();
@@ -53,7 +53,7 @@ impl<'lab> Dns<'lab> {
         self.wait_for_answers();
     }
 
-    /// Gone, as if it had crashed: its host says that nothing listens there.
+    /// Stops it as in a crash: its host refuses queries.
     pub fn stop(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -76,7 +76,7 @@ fn lines(records: Records) -> String {
     lines
 }
 
-/// Whether anything at all comes back: a query for the addresses of `x`.
+/// True if any answer arrives to a query for the addresses of `x`.
 fn answers(server: SocketAddr) -> bool {
     const QUERY: &[u8] = &[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1];
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

@@ -1,4 +1,4 @@
-//! A relayed flow with both its ends in the test's hands, and every way to end it.
+//! A relayed flow with both ends held by the test, and every way to end it.
 
 use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::lab::{Family, Lab, Tenant};
@@ -8,18 +8,18 @@ use crate::wait::{PATIENCE, wait_for};
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-/// Two connections that the gateway makes one.
+/// The two connections of one flow.
 pub struct Flow {
     pub client: TcpStream,
     pub upstream: TcpStream,
 }
 
-/// How a flow ends.
+/// Way to end a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The server's FIN comes first: nothing of the connection is left at the gateway.
+    /// The server sends FIN first: nothing of the connection is left at the gateway.
     ServerFirst,
-    /// The client's FIN comes first, and the gateway has a `TIME_WAIT` towards the server.
+    /// The client sends FIN first, and the gateway has a `TIME_WAIT` towards the server.
     ClientFirst,
     ClientReset,
     ServerReset,
@@ -30,13 +30,13 @@ impl End {
 }
 
 impl Flow {
-    /// It must come about.
+    /// Opens a flow, which must succeed.
     pub fn open(lab: &Lab, tenant: Tenant, server: &Server) -> Self {
         Self::try_open(lab, tenant, server)
             .unwrap_or_else(|client| panic!("the flow of {tenant:?} from {client} was refused"))
     }
 
-    /// Opens one where nothing is inspected; the error is the client's address if the gateway resets it.
+    /// Opens an uninspected flow; the error is the client's address if the gateway resets it.
     pub fn try_open(lab: &Lab, tenant: Tenant, server: &Server) -> Result<Self, SocketAddr> {
         let client = lab.dial(tenant, server.address())?;
         let local = client.local_addr().unwrap();
@@ -56,7 +56,7 @@ impl Flow {
         .map(|upstream| Self { client, upstream })
     }
 
-    /// So many, which must come about.
+    /// Opens `count` flows, which must succeed.
     pub fn open_many(lab: &Lab, tenant: Tenant, server: &Server, count: usize) -> Vec<Self> {
         let to = server.address();
         let from = tenant.client(if to.is_ipv4() { Family::V4 } else { Family::V6 });
@@ -67,19 +67,19 @@ impl Flow {
         })
     }
 
-    /// The first that comes about, which must be long before Linux gives a port back that it holds.
+    /// Retries until a flow is opened, which must be long before Linux frees a port that it holds.
     pub fn open_soon(lab: &Lab, tenant: Tenant, server: &Server) -> Self {
         wait_for("a port to serve again", || {
             Self::try_open(lab, tenant, server).map_err(|client| format!("{client} was refused"))
         })
     }
 
-    /// The leased address and port.
+    /// Leased address and port.
     pub fn source(&self) -> SocketAddr {
         self.upstream.peer_addr().unwrap()
     }
 
-    /// A message each way.
+    /// Sends a message in each direction.
     pub fn assert_alive(&self) {
         pass(&self.client, &self.upstream, b"there");
         pass(&self.upstream, &self.client, b"and back");

@@ -1,4 +1,4 @@
-//! The gateway under test: the built binary, the real packet rules, and what it says of its flows.
+//! The gateway under test: the built binary, the real packet rules, and its logs and metrics.
 
 use crate::config::Config;
 use crate::lab::Lab;
@@ -22,12 +22,12 @@ pub const EGRET: &str = env!("CARGO_BIN_EXE_egret");
 const STEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9915);
 
-/// Which packet filter steers.
+/// Packet filter used for steering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
     Iptables,
     Nftables,
-    /// iptables with its own backend instead of that of nftables.
+    /// iptables with its legacy backend instead of that of nftables.
     Legacy,
 }
 
@@ -40,14 +40,14 @@ impl Rules {
     }
 }
 
-/// Runs until dropped; if the test failed, says what it said.
+/// Runs until dropped; prints the gateway's messages if the test failed.
 pub struct Gateway<'lab> {
     lab: &'lab Lab,
     child: Child,
     files: Files,
 }
 
-/// Where one run of the gateway has its files.
+/// Files of one run of the gateway.
 pub struct Files {
     dir: TempDir,
 }
@@ -59,7 +59,7 @@ impl Files {
         files
     }
 
-    /// With a config that is not [`Config`]'s.
+    /// With a configuration other than [`Config`]'s.
     pub fn with_text(config: &str) -> Self {
         let files = Self { dir: TempDir::with_prefix("egret-netns-").unwrap() };
         fs::write(files.config(), config).unwrap();
@@ -79,7 +79,7 @@ impl Files {
     }
 }
 
-/// `egret` with no capability but `CAP_NET_ADMIN`, which is all that it may need.
+/// Runs `egret` with no capability but `CAP_NET_ADMIN`, the only one that it may need.
 pub fn unprivileged(capabilities: &str, arguments: &[&str], config: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
@@ -94,7 +94,7 @@ pub fn unprivileged(capabilities: &str, arguments: &[&str], config: &Path) -> Co
 }
 
 impl Lab {
-    /// `steer.sh` on the gateway.
+    /// Runs `steer.sh` on the gateway.
     pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
         let mut command = Command::new(STEER);
         command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
@@ -105,7 +105,7 @@ impl Lab {
         self.gateway.output(&mut command)
     }
 
-    /// A PATH that finds the legacy backend where `iptables` is asked for.
+    /// A PATH in which `iptables` is the legacy backend.
     fn legacy_first(&self) -> String {
         let dir = self.run.path().join("legacy");
         if fs::create_dir(&dir).is_ok() {
@@ -119,13 +119,13 @@ impl Lab {
         format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
     }
 
-    /// `steer.sh` on the gateway; it must succeed.
+    /// Runs `steer.sh` on the gateway; it must succeed.
     pub fn must_steer(&self, action: &str, config: &Path, rules: Rules) {
         let output = self.steer(action, config, rules);
         assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
     }
 
-    /// A shell line on the gateway, as its root would write it; it must succeed.
+    /// Runs a shell line on the gateway as its root; it must succeed.
     pub fn carry_out(&self, line: &str, config: &Path) {
         let mut command = Command::new("sh");
         let path = format!("{}:/usr/sbin:/usr/bin:/bin", Path::new(EGRET).parent().unwrap().display());
@@ -133,7 +133,7 @@ impl Lab {
         self.gateway.check(command.env("EGRET_STEERING_STATE", self.run.path().join("steering")));
     }
 
-    /// Steers with iptables and runs the gateway until it is ready.
+    /// Steers with iptables, and starts the gateway until it is ready.
     pub fn start_gateway(&self, config: &Config) -> Gateway<'_> {
         self.start_steered_gateway(config, Rules::Iptables)
     }
@@ -146,21 +146,21 @@ impl Lab {
 }
 
 impl<'lab> Gateway<'lab> {
-    /// Runs the gateway until it is ready; steering is the caller's.
+    /// Starts the gateway until it is ready; the caller steers.
     pub fn start(lab: &'lab Lab, files: Files) -> Self {
         let mut gateway = Self { lab, child: spawn(lab, &files), files };
         gateway.wait_until_ready();
         gateway
     }
 
-    /// Runs the gateway until it answers, which may be that it is not ready.
+    /// Starts the gateway until it answers, ready or not.
     pub fn start_unready(lab: &'lab Lab, files: Files) -> Self {
         let gateway = Self { lab, child: spawn(lab, &files), files };
         wait_until("the gateway to answer", || gateway.get("/healthz").is_ok());
         gateway
     }
 
-    /// Runs it where sockets of IPv6 cannot be made, as after a boot with `ipv6.disable=1`.
+    /// Starts it without IPv6 sockets, as after a boot with `ipv6.disable=1`.
     pub fn start_without_ipv6(lab: &'lab Lab, files: Files) -> Self {
         let run = without_ipv6(&unprivileged(",+net_admin", &["run"], &files.config()));
         let mut gateway = Self { lab, child: spawn_as(lab, &files, run), files };
@@ -168,7 +168,7 @@ impl<'lab> Gateway<'lab> {
         gateway
     }
 
-    /// Runs it anew after its end, with the same files.
+    /// Starts it again after its end, with the same files.
     pub fn start_again(&mut self) {
         self.child = spawn(self.lab, &self.files);
         self.wait_until_ready();
@@ -187,7 +187,7 @@ impl<'lab> Gateway<'lab> {
         self.files.config()
     }
 
-    /// True if it has kept this text for a start with a broken configuration.
+    /// True if it has saved this text for a start with a broken configuration.
     pub fn keeps(&self, text: &str) -> bool {
         ["started.json", "in-force.json"].iter().all(|name| {
             let kept = fs::read(self.files.config().with_file_name(name)).unwrap_or_default();
@@ -196,12 +196,12 @@ impl<'lab> Gateway<'lab> {
         })
     }
 
-    /// What it has said on stderr.
+    /// Its stderr so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(self.files.stderr()).unwrap()
     }
 
-    /// `egret`, told of the configuration, in the gateway's namespace.
+    /// Runs `egret` with the configuration, in the gateway's namespace.
     pub fn egret(&self, arguments: &[&str]) -> Output {
         self.lab.gateway.output(&mut unprivileged("", arguments, &self.files.config()))
     }
@@ -210,7 +210,7 @@ impl<'lab> Gateway<'lab> {
         self.files.flow_log()
     }
 
-    /// Its `/proc/PID/status`, by key.
+    /// A value of its `/proc/PID/status`, by key.
     pub fn status(&self, key: &str) -> String {
         process::field(self.child.id(), "status", key)
     }
@@ -220,7 +220,7 @@ impl<'lab> Gateway<'lab> {
         PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
     }
 
-    /// Its resident memory.
+    /// Resident memory.
     pub fn resident_kib(&self) -> u64 {
         process::resident_kib(self.child.id())
     }
@@ -229,8 +229,8 @@ impl<'lab> Gateway<'lab> {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Does something while the process is stopped: what clients say meanwhile is there with their connections when it
-    /// goes on, however long this machine takes from one step to the next.
+    /// Runs `work` while the process is stopped: connections and bytes of clients are there together when it continues,
+    /// however slow this machine is.
     pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
         self.signal(Signal::SIGSTOP);
         wait_until("the gateway to stop", || self.status("State") == "T");
@@ -239,18 +239,18 @@ impl<'lab> Gateway<'lab> {
         done
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills it, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// The end of the process, which must come.
+    /// Waits for the process to end.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         wait_for("the gateway to end", || self.child.try_wait().unwrap().ok_or("it still runs"))
     }
 
-    /// Every record of the flow log so far.
+    /// Records of the flow log so far.
     pub fn flows(&self) -> Vec<Value> {
         let log = fs::read_to_string(self.files.flow_log()).unwrap_or_default();
         let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
@@ -260,14 +260,14 @@ impl<'lab> Gateway<'lab> {
             .collect()
     }
 
-    /// Every line of the audit log so far.
+    /// Lines of the audit log so far.
     pub fn changes(&self) -> Vec<Value> {
         let log = fs::read_to_string(self.files.flow_log().with_file_name("audit.jsonl")).unwrap();
         let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
         whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The last line of the audit log, when it has this many.
+    /// Waits until the audit log has this many lines, and returns the last.
     pub fn change(&self, count: usize) -> Value {
         wait_for(&format!("{count} lines of the audit log"), || {
             let changes = self.changes();
@@ -275,7 +275,7 @@ impl<'lab> Gateway<'lab> {
         })
     }
 
-    /// The flow log, when it has this many records; one more is a failure.
+    /// Waits until the flow log has this many records; one more is a failure.
     pub fn wait_for_flows(&self, count: usize) -> Vec<Value> {
         let flows = wait_for(&format!("{count} flow records"), || {
             let flows = self.flows();
@@ -285,7 +285,7 @@ impl<'lab> Gateway<'lab> {
         flows
     }
 
-    /// The record of the flow that came from this client's socket, when it has ended.
+    /// Waits for the record of the flow from this client's socket.
     pub fn flow_from(&self, client: SocketAddr) -> Value {
         let client = client.to_string();
         wait_for(&format!("the flow record of {client}"), || {
@@ -295,41 +295,41 @@ impl<'lab> Gateway<'lab> {
         })
     }
 
-    /// The record of this client's flow, whose outcome must be the one given.
+    /// Waits for this client's record, which must have this outcome.
     pub fn expect_outcome(&self, client: SocketAddr, outcome: &str) -> Value {
         let flow = self.flow_from(client);
         assert_eq!(flow["outcome"], outcome, "{flow:#}");
         flow
     }
 
-    /// Writes another configuration and has it read. Returns at once.
+    /// Writes another configuration and triggers a reload. Returns at once.
     pub fn reload(&self, config: &str) {
         self.write(config);
         self.signal(Signal::SIGHUP);
     }
 
-    /// Writes another configuration, in one go as editors do.
+    /// Writes another configuration atomically, as editors do.
     pub fn write(&self, config: &str) {
         let new = self.files.config().with_extension("new");
         fs::write(&new, config).unwrap();
         fs::rename(new, self.files.config()).unwrap();
     }
 
-    /// The sum of all samples of a metric of whole numbers that have all of these labels.
+    /// Sum of all samples of an integer metric with all of these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let (status, page) = self.get("/metrics").expect("scrape the metrics");
         assert_eq!(status, 200, "{page}");
         page.lines().filter_map(|line| sample::<u64>(line, name, labels)).sum()
     }
 
-    /// The samples of a metric that have all of these labels, each a number with or without a fraction.
+    /// Samples of a metric with all of these labels, as floating-point numbers.
     pub fn gauges(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let (status, page) = self.get("/metrics").expect("scrape the metrics");
         assert_eq!(status, 200, "{page}");
         page.lines().filter_map(|line| sample(line, name, labels)).collect()
     }
 
-    /// The sum of all samples, when it is what is wanted.
+    /// Waits until the sum of all samples meets the condition.
     pub fn wait_for_metric(
         &self,
         name: &str,
@@ -342,7 +342,7 @@ impl<'lab> Gateway<'lab> {
         })
     }
 
-    /// `GET` on the metrics listener: status and body.
+    /// Sends `GET` to the metrics listener; returns status and body.
     pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = self.lab.gateway.run(|| TcpStream::connect(METRICS))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -354,7 +354,7 @@ impl<'lab> Gateway<'lab> {
     }
 }
 
-/// The command where `socket(AF_INET6, …)` fails with `EAFNOSUPPORT`, by a seccomp filter that it inherits.
+/// Wraps the command so that `socket(AF_INET6, …)` fails with `EAFNOSUPPORT`, by an inherited seccomp filter.
 pub fn without_ipv6(command: &Command) -> Command {
     const REFUSE: &str = r"
 import ctypes, os, platform, struct, sys
@@ -384,7 +384,7 @@ fn spawn_as(lab: &Lab, files: &Files, mut command: Command) -> Child {
     lab.gateway.spawn(&mut command)
 }
 
-/// The value of a sample line, if the line is of this metric and has these labels.
+/// Value of a sample line, if it is of this metric and has these labels.
 fn sample<T: FromStr<Err: Display>>(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<T> {
     let (series, value) = line.rsplit_once(' ')?;
     let (found, rest) = series.split_once('{').unwrap_or((series, ""));

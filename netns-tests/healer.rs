@@ -1,4 +1,4 @@
-//! The part of systemd: takes the gateway's requests for repair, and puts steering in place, as root would.
+//! Plays systemd's part: takes the gateway's repair requests, and restores steering as root would.
 
 use crate::gateway::Rules;
 use crate::lab::Lab;
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-/// The file that the gateway makes.
+/// Path of the gateway's request file.
 pub fn request(lab: &Lab) -> PathBuf {
     lab.run.path().join("repair-steering")
 }
 
-/// The key of `[steering]` that names it.
+/// The `[steering]` key that sets it.
 pub fn asks_for_repair(lab: &Lab) -> String {
     format!("repair = \"{}\"", request(lab).display())
 }
 
-/// Repairs until it is dropped.
+/// Repairs until dropped.
 pub struct Healer<'scope> {
     stop: &'scope AtomicBool,
     repairs: &'scope AtomicUsize,

@@ -1,4 +1,4 @@
-//! TLS ClientHellos made to measure (RFC 8446 §4.1.2, RFC 6066 §3): as real clients send them, or wrong in one place.
+//! Custom TLS ClientHellos (RFC 8446 §4.1.2, RFC 6066 §3): as real clients send them, or with a single error.
 
 const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;
@@ -29,7 +29,7 @@ impl Hello {
         hello
     }
 
-    /// One that asks for a name; the bytes need not be a valid one.
+    /// Adds a name, which need not be valid.
     pub fn to(name: impl AsRef<[u8]>) -> Self {
         Self::nameless().with_names(&[name.as_ref()])
     }
@@ -41,7 +41,7 @@ impl Hello {
         self
     }
 
-    /// Padded (RFC 7685) until the record is this long.
+    /// Pads (RFC 7685) until the record has this length.
     pub fn padded_to(mut self, length: usize) -> Self {
         let missing = length - self.record().len() - 4;
         self.add(PADDING, vec![0; missing]);
@@ -49,7 +49,7 @@ impl Hello {
         self
     }
 
-    /// The handshake message.
+    /// Returns the handshake message.
     pub fn handshake(&self) -> Vec<u8> {
         let extensions: Vec<u8> = self
             .extensions
@@ -69,7 +69,7 @@ impl Hello {
         [&[1], &length[1..], &body].concat()
     }
 
-    /// As one TLS record.
+    /// Returns it as one TLS record.
     pub fn record(&self) -> Vec<u8> {
         record(&self.handshake())
     }
@@ -79,7 +79,7 @@ impl Hello {
     }
 }
 
-/// A handshake record around these bytes.
+/// Returns a handshake record of these bytes.
 pub fn record(fragment: &[u8]) -> Vec<u8> {
     [&[22, 0x03, 0x01], &*vector16(fragment)].concat()
 }

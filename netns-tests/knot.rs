@@ -1,4 +1,4 @@
-//! A real name server with zones that are really signed: ldns-signzone signs them, knotd serves them as they are.
+//! A real name server with really signed zones: ldns-signzone signs them, knotd serves them unchanged.
 
 use crate::lab::{Family, Host, Lab};
 use crate::wait::wait_until;
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command};
 use tempfile::TempDir;
 
-/// A zone's key-signing key, and the key that signs the rest.
+/// A zone's key-signing key and zone-signing key.
 pub struct Keys {
     zone: &'static str,
     dir: TempDir,
@@ -31,18 +31,18 @@ impl Keys {
         fs::read_to_string(self.dir.path().join(format!("{name}.{kind}"))).unwrap()
     }
 
-    /// The record by which the parent vouches for the zone.
+    /// The zone's DS record, for its parent.
     pub fn ds(&self) -> String {
         self.read(&self.names[0], "ds")
     }
 
-    /// The records of both keys.
+    /// The DNSKEY records.
     pub fn records(&self) -> String {
         self.names.iter().map(|name| self.read(name, "key")).collect()
     }
 
-    /// The records with the apex before them and signatures behind, one a line. Signatures count from an hour before now on,
-    /// unless `dates` says otherwise.
+    /// Signs the records, with the apex before them; one record a line. Signatures are valid from an hour ago, unless
+    /// `dates` is given.
     pub fn sign(&self, lab: &Lab, records: &str, dates: Option<[&str; 2]>) -> String {
         let signed = self.dir.path().join("signed");
         let unsigned = self.dir.path().join("unsigned");
@@ -57,19 +57,19 @@ impl Keys {
     }
 }
 
-/// The same without signatures.
+/// Like [`Keys::sign`], without signatures.
 pub fn unsigned_zone(zone: &str, records: &str) -> String {
     format!("{zone} 60 IN SOA ns. h. 1 60 60 600 60\n{zone} 60 IN NS ns.\n{records}")
 }
 
-/// Stops when dropped.
+/// A running knotd; stops when dropped.
 pub struct Knot {
     child: Child,
     dir: TempDir,
 }
 
 impl Knot {
-    /// On port 53 of a host, by IPv4, with the zones by their names.
+    /// Starts it on port 53 of a host, by IPv4, with the zones by name.
     pub fn start(lab: &Lab, host: Host, zones: &[(&str, String)]) -> Self {
         let dir = TempDir::with_prefix("egret-knot-").unwrap();
         let path = dir.path().display();
@@ -91,7 +91,7 @@ impl Knot {
         let address: SocketAddr = host.at(Family::V4, 53);
         wait_until("knotd to listen", || {
             assert!(knot.child.try_wait().unwrap().is_none(), "knotd ended");
-            // It loads its zones before.
+            // It has loaded its zones by then.
             lab.server.run(|| TcpStream::connect(address).is_ok())
         });
         knot

@@ -1,4 +1,4 @@
-//! The network that every test gets for itself: client, gateway and server, each in a namespace of its own.
+//! Each test's own network: client, gateway and server, each in its own namespace.
 //!
 //! ```text
 //! client c0 ──── c0 gateway s0 ──── s0 server
@@ -19,14 +19,14 @@ pub enum Family {
     V6,
 }
 
-/// Whose address a client uses.
+/// Owner of a client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tenant {
     Alpha,
     Beta,
-    /// In nobody's sources but where a test adds the tenant.
+    /// A tenant only in tests that add it.
     Gamma,
-    /// In no tenant's sources.
+    /// Not a tenant's.
     Stranger,
 }
 
@@ -41,11 +41,11 @@ pub enum Host {
     Raw = 20,
     /// Alpha reaches it by a CIDR rule after inspection.
     Inspected = 21,
-    /// No rule of anybody covers the address.
+    /// Covered by nobody's rules.
     Elsewhere = 30,
-    /// Alpha and beta reach it uninspected; nobody has it, and the server's network says so by ICMP.
+    /// Alpha and beta reach it uninspected; it does not exist, and the server's network reports that by ICMP.
     Unreachable = 40,
-    /// Alpha and beta reach it uninspected; packets to it vanish.
+    /// Alpha and beta reach it uninspected; packets to it are dropped.
     Silent = 41,
 }
 
@@ -59,7 +59,7 @@ impl Tenant {
         }
     }
 
-    /// The address its client has.
+    /// Address of its client.
     pub fn client(self, family: Family) -> IpAddr {
         let number = self.number();
         match family {
@@ -68,7 +68,7 @@ impl Tenant {
         }
     }
 
-    /// Whether the address is one of the tenant's pool: a /30 and a /120.
+    /// True if the address is in the tenant's pool: a /30 and a /120.
     pub fn owns_source(self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(a) => {
@@ -80,7 +80,7 @@ impl Tenant {
     }
 }
 
-/// An address as `ss` reads it in its filters.
+/// Formats an address for the filters of `ss`.
 pub fn in_filter(ip: IpAddr) -> String {
     if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
@@ -99,7 +99,7 @@ impl Host {
 }
 
 impl Family {
-    /// The gateway's own address on the client's network.
+    /// The gateway's address on the client's network.
     pub fn gateway(self) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::new(10, 0, 1, 1).into(),
@@ -120,17 +120,17 @@ pub struct Lab {
     pub client: Namespace,
     pub gateway: Namespace,
     pub server: Namespace,
-    /// For what belongs to the gateway's host and would be in `/run` there.
+    /// Replaces `/run` of the gateway's host.
     pub run: TempDir,
 }
 
 impl Lab {
-    /// Where `egret ports` finds the gateway of a test that asks for it.
+    /// Control socket of a gateway that has one.
     pub fn control_socket(&self) -> String {
         self.run.path().join("admin.sock").display().to_string()
     }
 
-    /// Cabled and routed; the gateway forwards nothing, and nothing is steered.
+    /// Creates links and routes; the gateway forwards nothing, and nothing is steered.
     pub fn new() -> Self {
         let lab = Self {
             client: Namespace::new(),
@@ -160,7 +160,7 @@ fn client_side() -> String {
     commands + "route add default via 10.0.1.1 src 10.0.1.2\nroute add default via fd00:1::1 src fd00:1::2\n"
 }
 
-/// Without the pools: that their addresses are local is for steering to see to.
+/// Without the pools: steering makes their addresses local.
 fn gateway_side() -> String {
     let mut commands = String::from("link set c0 up\nlink set s0 up\n");
     for tenant in [Tenant::Alpha, Tenant::Beta, Tenant::Gamma, Tenant::Stranger] {

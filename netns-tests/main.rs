@@ -99,7 +99,7 @@ use std::thread;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Some tests wait for the kernel's timers; meanwhile the processors are for the others.
+    // Some tests wait for the kernel's timers; others use the processors meanwhile.
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     arguments.test_threads.get_or_insert(processors + 1);
     if !arguments.list
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let trials = [
-        // those first that wait for the kernel: the others run meanwhile
+        // tests that wait for the kernel come first: the others run meanwhile
         tests_ports::trials(),
         tests_truth::trials(),
         tests_held_ports::trials(),
@@ -182,7 +182,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
-/// One trial per address family.
+/// Creates one trial per address family.
 fn for_both_families(name: &'static str, test: fn(lab::Family)) -> [Trial; 2] {
     [("ipv4", lab::Family::V4), ("ipv6", lab::Family::V6)].map(|(label, family)| {
         Trial::test(format!("{name}::{label}"), move || {
@@ -192,7 +192,7 @@ fn for_both_families(name: &'static str, test: fn(lab::Family)) -> [Trial; 2] {
     })
 }
 
-/// The trials of one file: `trials! { both families: a, b; once: c, d }`.
+/// Defines the trials of one file: `trials! { both families: a, b; once: c, d }`.
 macro_rules! trials {
     (both families: $($both:ident),* ; once: $($once:ident),*) => {
         pub fn trials() -> Vec<libtest_mimic::Trial> {

@@ -1,4 +1,4 @@
-//! One network namespace, and running things in it.
+//! A network namespace, and functions to run things in it.
 
 use crate::wait::wait_until;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -10,13 +10,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-/// A network namespace without a name: it goes away with this handle and the last socket and process in it.
+/// An unnamed network namespace: it ends with this handle and the last socket and process in it.
 pub struct Namespace {
     handle: File,
 }
 
 impl Namespace {
-    /// With loopback up, and IPv6 addresses usable at once instead of after duplicate address detection.
+    /// Creates one with loopback up, and IPv6 addresses usable at once instead of after duplicate address detection.
     pub fn new() -> Self {
         let handle = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("unshare a network namespace");
@@ -33,7 +33,7 @@ impl Namespace {
         namespace
     }
 
-    /// Runs `work` on a fresh thread inside; a panic there is a panic here. Sockets made there stay there.
+    /// Runs `work` on a new thread inside; a panic there is propagated. Sockets created there stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -55,24 +55,24 @@ impl Namespace {
         self.run(|| command.output()).unwrap_or_else(|e| panic!("{}", cannot_start(command, &e)))
     }
 
-    /// Runs a program inside that must succeed, and yields what it printed.
+    /// Runs a program inside that must succeed, and returns its output.
     pub fn check(&self, command: &mut Command) -> String {
         let output = self.output(command);
         assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Runs a shell line inside that must succeed, and yields what it printed.
+    /// Runs a shell line inside that must succeed, and returns its output.
     pub fn shell(&self, line: &str) -> String {
         self.check(Command::new("sh").args(["-ec", line]))
     }
 
-    /// `ip` commands, one a line.
+    /// Runs `ip` commands, one per line.
     pub fn ip(&self, commands: &str) {
         self.feed(Command::new("ip").args(["-batch", "-"]), commands);
     }
 
-    /// Runs a program inside that must succeed, with this input.
+    /// Runs a program inside with this input; it must succeed.
     pub fn feed(&self, command: &mut Command, input: &str) {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(command);
@@ -87,21 +87,21 @@ impl Namespace {
             .unwrap_or_else(|e| panic!("{key} = {value}: {e}"));
     }
 
-    /// Lets it forward packets of both families, or not.
+    /// Enables or disables forwarding of both families.
     pub fn set_forwarding(&self, on: bool) {
         let value = if on { "1" } else { "0" };
         self.sysctl("net/ipv4/ip_forward", value);
         self.sysctl("net/ipv6/conf/all/forwarding", value);
     }
 
-    /// A path by which `ip` finds it.
+    /// Path of the namespace for `ip`.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.handle.as_raw_fd())
     }
 
-    /// A veth to `other`, one end here and one there, of this name.
+    /// Connects it to `other` by a veth, whose two ends have this name.
     ///
-    /// The kernel takes two ends of equal index for one device, and then takes a second to let packets pass.
+    /// The kernel treats two ends with equal index as one device, and then needs a second until packets pass.
     pub fn join(&self, name: &str, other: &Self) {
         static NEXT_INDEX: AtomicU32 = AtomicU32::new(10);
         let (here, there) = (NEXT_INDEX.fetch_add(2, Ordering::Relaxed), other.path());
@@ -121,20 +121,20 @@ impl Namespace {
     }
 }
 
-/// Whether every IPv6 address hears when neighbours ask for it, in the calling thread's namespace. The kernel joins the
-/// group that they ask (RFC 4861 §7.2.1) some time after the address is there (`addrconf_dad_work`, which waits for the
-/// lock that every namespace's links share); who asks before waits a second before he asks again.
+/// True if every IPv6 address in the calling thread's namespace answers neighbour solicitation. The kernel joins the
+/// solicited-node group (RFC 4861 §7.2.1) some time after it adds the address (`addrconf_dad_work`, which waits for the
+/// lock that all namespaces' links share); a neighbour that asks earlier waits a second before it asks again.
 fn addresses_are_found() -> bool {
     let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
     let (addresses, groups) = (read("if_inet6"), read("igmp6"));
-    // An address in hex first; a link's own are left out: they are tentative for a second or two.
+    // Each line starts with a hex address; link-local ones are skipped: they are tentative for a second or two.
     addresses.lines().filter(|line| !line.starts_with("fe80")).all(|line| {
         let group = format!("ff0200000000000000000001ff{}", &line[26..32]);
         line.ends_with(" lo") || groups.contains(&group)
     })
 }
 
-/// What a program printed, for a failure message.
+/// Output of a program, for a failure message.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

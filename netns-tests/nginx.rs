@@ -8,17 +8,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use tempfile::TempDir;
 
-/// Answers each request with the address it came from and the name it asked for. Stops when dropped.
+/// Answers each request with the client address and the requested name. Stops when dropped.
 pub struct Nginx {
     child: Child,
     dir: TempDir,
 }
 
-/// The names in its certificate.
+/// Names in its certificate.
 const NAMES: [&str; 4] =
     ["allowed.example.org", "*.wild.example.org", "beta.example.org", "denied.example.org"];
 
-/// A folder with a self-signed certificate, `cert.pem`, and its `key.pem`.
+/// Creates a folder with a self-signed certificate, `cert.pem`, and its `key.pem`.
 pub fn certificate() -> TempDir {
     let dir = TempDir::with_prefix("egret-server-").unwrap();
     let certified = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
@@ -41,13 +41,13 @@ impl Nginx {
         nginx
     }
 
-    /// Its self-signed certificate, to be trusted by clients.
+    /// Its self-signed certificate, for clients to trust.
     pub fn certificate(&self) -> PathBuf {
         self.dir.path().join("cert.pem")
     }
 }
 
-/// One process, as whoever started it: changing users needs more than the one uid that is mapped.
+/// A single process of the current user: changing users needs more than the one uid that is mapped.
 fn configuration(dir: &TempDir) -> String {
     let dir = dir.path().display();
     format!(

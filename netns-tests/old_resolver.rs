@@ -1,4 +1,4 @@
-//! A DNS server from before EDNS (RFC 6891), or with something before it that knows no better.
+//! A DNS server from before EDNS (RFC 6891), or behind a middlebox that does not support it.
 
 use crate::lab::{Family, Host, Lab};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -10,17 +10,17 @@ use std::thread;
 pub enum Refuses {
     /// An answer with this response code.
     With(u8),
-    /// The same, and nothing but the header.
+    /// The same, with the header only.
     WithHeader(u8),
     /// No answer at all.
     Silently,
 }
 
-/// Answers queries without EDNS: every name has this address and no other. Ends with the test's process.
+/// Answers queries without EDNS: every name has this one address. Ends with the test's process.
 pub struct OldResolver(Arc<Mutex<Vec<bool>>>);
 
 impl OldResolver {
-    /// On port 53 of a host, by IPv4.
+    /// Starts it on port 53 of a host, by IPv4.
     pub fn start(lab: &Lab, host: Host, refuses: Refuses, address: Ipv4Addr) -> Self {
         let socket = lab.server.run(|| UdpSocket::bind(host.at(Family::V4, 53)).unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -45,7 +45,7 @@ impl OldResolver {
         Self(seen)
     }
 
-    /// How many queries came with EDNS, and without.
+    /// Number of queries with EDNS, and without.
     pub fn queries(&self) -> (usize, usize) {
         let seen = self.0.lock().unwrap();
         let with = seen.iter().filter(|edns| **edns).count();
@@ -53,7 +53,7 @@ impl OldResolver {
     }
 }
 
-/// Where the question ends.
+/// Offset of the end of the question.
 fn question(query: &[u8]) -> usize {
     let name = query[12..].iter().position(|&byte| byte == 0).unwrap();
     12 + name + 1 + 4

@@ -1,8 +1,8 @@
-//! What the kernel says of a process.
+//! Kernel information on a process.
 
 use std::fs;
 
-/// The first word after `KEY:` in `/proc/PID/FILE`.
+/// Returns the first word after `KEY:` in `/proc/PID/FILE`.
 pub fn field(pid: u32, file: &str, key: &str) -> String {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -12,7 +12,7 @@ pub fn field(pid: u32, file: &str, key: &str) -> String {
         .to_owned()
 }
 
-/// Resident memory in KiB, counted page by page: what `status` says lags behind.
+/// Resident memory in KiB, summed over its pages: the value in `status` lags behind.
 pub fn resident_kib(pid: u32) -> u64 {
     field(pid, "smaps_rollup", "Rss").parse().expect("a number of KiB")
 }

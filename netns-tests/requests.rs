@@ -1,4 +1,4 @@
-//! A client's connection with HTTP/1 requests on it, and what comes of them.
+//! A client's connection with HTTP/1 requests, and assertions on their results.
 
 use crate::clients::read_all;
 use crate::gateway::Gateway;
@@ -12,7 +12,7 @@ pub const FIRST: &str = "GET /first HTTP/1.1\r\nHost: allowed.example.org\r\n\r\
 pub const EVIL: &str = "GET /second HTTP/1.1\r\nHost: denied.example.org\r\n\r\n";
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A client's connection, on which it has sent this, and the server's end of it.
+/// Connects a client that has sent this; returns both ends.
 pub fn opened(lab: &Lab, server: &Server, sent: &str) -> (TcpStream, TcpStream) {
     (asking(lab, server, sent), server.accept())
 }
@@ -21,14 +21,14 @@ pub fn asking(lab: &Lab, server: &Server, sent: &str) -> TcpStream {
     lab.send(Tenant::Alpha, server.address(), sent.as_bytes())
 }
 
-/// Exactly this arrives next.
+/// Expects exactly this next.
 pub fn expect(mut stream: &TcpStream, wanted: &str) {
     let mut got = vec![0; wanted.len()];
     stream.read_exact(&mut got).unwrap_or_else(|e| panic!("{wanted:?} did not arrive: {e}"));
     assert_eq!(String::from_utf8_lossy(&got), wanted);
 }
 
-/// The client reads these answers, then why its next request was denied, and a clean end.
+/// Expects these answers at the client, then the reason for its next request's denial, and end of file.
 pub fn expect_denial_after(client: &TcpStream, answers: &str, outcome: &str) {
     let all = String::from_utf8(read_all(client)).unwrap();
     let denial =
@@ -37,7 +37,7 @@ pub fn expect_denial_after(client: &TcpStream, answers: &str, outcome: &str) {
     assert!(denial.contains(&format!("reason: {outcome}")), "{denial:?}");
 }
 
-/// The record of a flow that was let out, and ended for a later request.
+/// Returns the record of a flow that was permitted, and ended because of a later request.
 pub fn expect_record(gateway: &Gateway, client: SocketAddr, outcome: &str, requests: u64) -> Value {
     let flow = gateway.expect_outcome(client, outcome);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A gateway with a candidate, and what its operator asks of it.
+//! A gateway with a candidate, and its operator's commands.
 
 use crate::clients::{ACCESS_DENIED, connect_from, expect_alert};
 use crate::config::Config;
@@ -16,13 +16,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Output;
 
-/// A running gateway whose control socket is asked.
+/// A running gateway with a control socket.
 pub struct Rollout<'lab> {
     pub lab: &'lab Lab,
     pub gateway: Gateway<'lab>,
 }
 
-/// Denies what alpha may reach, and allows another name.
+/// Denies what alpha may reach, and permits another name.
 pub const STRICTER: &str = "  [[tenant.deny]]\n  name = \"no-more\"\n  hosts = [\"allowed.example.org\"]\n\
                         [[tenant.allow]]\n  name = \"opened\"\n  hosts = [\"opened.example.org\"]\n";
 
@@ -31,7 +31,7 @@ impl<'lab> Rollout<'lab> {
         Self::with(lab, &Self::config(lab, ""))
     }
 
-    /// With another configuration in force.
+    /// Starts it with another configuration.
     pub fn with(lab: &'lab Lab, config: &Config) -> Self {
         Self { lab, gateway: lab.start_gateway(config) }
     }
@@ -41,7 +41,7 @@ impl<'lab> Rollout<'lab> {
         Config { gateway, alpha_rules: rules.to_owned(), ..Config::default() }
     }
 
-    /// Beside the running one.
+    /// Path of the candidate, beside the active configuration.
     pub fn candidate_file(&self) -> PathBuf {
         self.gateway.flow_log().with_file_name("candidate.toml")
     }
@@ -60,7 +60,7 @@ impl<'lab> Rollout<'lab> {
         text(&output)
     }
 
-    /// Loads alpha's rules with these besides.
+    /// Loads alpha's rules with additional ones as the candidate.
     pub fn load(&self, rules: &str, more: &[&str]) {
         self.load_config(&Self::config(self.lab, rules), more);
     }
@@ -78,7 +78,7 @@ impl<'lab> Rollout<'lab> {
         report["candidate"].clone()
     }
 
-    /// The status, when every flow so far is in it.
+    /// Waits until every flow so far is in the status, and returns its counts.
     pub fn counts(&self, tenant: &str) -> [u64; 4] {
         let status = self.status();
         let rows = status["tenants"].as_array().unwrap();
@@ -86,7 +86,7 @@ impl<'lab> Rollout<'lab> {
         ["same", "would_deny", "would_allow", "unjudged"].map(|change| row[change].as_u64().unwrap())
     }
 
-    /// Alpha asks for the name; whether it was let out.
+    /// Alpha requests the name; true if it was permitted.
     pub fn asks(&self, server: &Server, name: &str) -> (bool, Value) {
         let family = if server.address().is_ipv4() { Family::V4 } else { Family::V6 };
         self.asks_from(Tenant::Alpha.client(family), server, name)

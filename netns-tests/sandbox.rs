@@ -1,4 +1,4 @@
-//! The process's own user, network and mount namespaces, entered before there is a second thread.
+//! The process's own user, network and mount namespaces, entered before a second thread exists.
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -16,8 +16,8 @@ Or run the tests as root.";
 
 /// Becomes uid 0 of a new user namespace that owns a new network and a new mount namespace.
 ///
-/// `/run` is a tmpfs of ours, so that lock files and sockets of iptables, nginx and the gateway go nowhere else.
-/// The error is a whole explanation for the person who ran the tests.
+/// `/run` becomes a tmpfs, so that lock files and sockets of iptables, nginx and the gateway stay inside. The error is
+/// a complete explanation for the user.
 pub fn enter() -> Result<(), String> {
     let (uid, gid) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
@@ -33,7 +33,7 @@ pub fn enter() -> Result<(), String> {
     raise_descriptor_limit()
 }
 
-/// Two thousand flows need two descriptors each in this process, and two in the gateway.
+/// Raises the limit: two thousand flows need two descriptors each in this process, and two in the gateway.
 fn raise_descriptor_limit() -> Result<(), String> {
     const NEEDED: u64 = 8192;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| format!("getrlimit: {errno}"))?;

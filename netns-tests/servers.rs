@@ -1,4 +1,4 @@
-//! A listening socket whose connections the test itself takes and drives.
+//! A listening socket whose connections the test accepts and drives.
 
 use crate::clients::bounded;
 use crate::lab::{Family, Host, Lab};
@@ -19,7 +19,7 @@ impl Lab {
 }
 
 impl Server {
-    /// In the calling thread's namespace, with room for every connection a test makes.
+    /// Listens in the calling thread's namespace, with a backlog for every connection of a test.
     pub fn bind(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
@@ -33,14 +33,14 @@ impl Server {
         self.listener.local_addr().unwrap()
     }
 
-    /// The next connection, which must come.
+    /// Accepts the next connection, which must arrive.
     pub fn accept(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().unwrap_or_else(|e| panic!("nobody connected: {e}"));
         stream.set_nonblocking(false).unwrap();
         bounded(stream)
     }
 
-    /// Every connection that has come about, without waiting for another.
+    /// Accepts every connection that is waiting.
     pub fn accept_those_that_came(&self) -> Vec<TcpStream> {
         self.listener.set_nonblocking(true).unwrap();
         let all =
@@ -49,7 +49,7 @@ impl Server {
         all
     }
 
-    /// Nobody has connected, apart from those accepted already.
+    /// Asserts that no further connection has arrived.
     pub fn assert_untouched(&self) {
         self.listener.set_nonblocking(true).unwrap();
         match self.listener.accept() {

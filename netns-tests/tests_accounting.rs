@@ -1,4 +1,4 @@
-//! Every accepted connection is in the flow log and in the metrics, once.
+//! Every accepted connection is counted once in the flow log and in the metrics.
 
 use crate::clients::{connect_from, expect_reset, read_all, reset};
 use crate::config::Config;
@@ -34,7 +34,7 @@ fn every_connection_ends_in_one_record(family: Family) {
     let named = Host::Named.at(family, 443); // nobody listens
     let from = Tenant::Alpha.client(family);
     for _ in 0..ROUNDS {
-        // Relayed: to the end, reset by the client, by the server.
+        // Relayed: to the end, reset by the client, reset by the server.
         for how in 0..3 {
             let client = lab.connect(Tenant::Alpha, raw.address());
             let upstream = raw.accept();
@@ -45,7 +45,7 @@ fn every_connection_ends_in_one_record(family: Family) {
                 _ => reset(upstream),
             }
         }
-        // Denied, refused, and gone before they said anything, without waiting for what becomes of them.
+        // Denied, refused, and closed before sending anything, without waiting for the result.
         lab.client.run(|| {
             let open = |to, bytes: &[u8]| {
                 let mut client = connect_from(from, to, PATIENCE).unwrap();
@@ -175,7 +175,7 @@ fn the_logs_are_opened_anew_when_they_were_rotated() {
         gateway.wait_for_flows(1);
         assert_eq!(fs::read_to_string(rotated).unwrap().lines().count(), 1);
     }
-    // Only the second was a reload.
+    // Only the second one was a reload.
     assert_eq!(gateway.change(2)["by"], "signal");
 }
 
@@ -189,7 +189,7 @@ fn a_tenants_flow_limit_is_told_to_the_client() {
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
     gateway.expect_outcome(refused, "tenant_flow_limit");
     server.assert_untouched();
-    // Another tenant's flows are not concerned.
+    // Another tenant's flows are not affected.
     let beta = lab.connect(Tenant::Beta, server.address());
     pass(&beta, &server.accept(), b"hello");
     let (client, upstream) = live.remove(0);
@@ -229,10 +229,10 @@ fn too_many_connections_in_inspection_are_told_to_the_client() {
     gateway.wait_for_metric("egret_flows_active", &[("tenant", "alpha")], |active| active == 2);
     let refused = || lab.expect_reset(Tenant::Alpha, server.address(), b"");
     gateway.expect_outcome(refused(), "inspection_busy");
-    // Who changes the rules does not forget them.
+    // A change of the rules does not forget them.
     reload_to(&gateway, &config("[[tenant.deny]]\nhosts = [\"denied.example.org\"]\n"));
     gateway.expect_outcome(refused(), "inspection_busy");
-    // Flows that need no inspection, and those of other tenants, are not concerned.
+    // Flows without inspection, and those of other tenants, are not affected.
     let raw = lab.listen(Host::Raw, Family::V4, 7000);
     let client = lab.connect(Tenant::Alpha, raw.address());
     pass(&client, &raw.accept(), b"hello");

@@ -1,5 +1,4 @@
-//! A candidate that is enforced for a share of clients: it asks all that it will ask, and what it let out does not outlive
-//! it.
+//! A candidate enforced for a share of clients: all its checks run, and flows that it alone permits end with it.
 
 use crate::clients::s_client;
 use crate::config::Config;
@@ -36,7 +35,7 @@ crate::trials! {
 const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
 const RESOLVER: &str = "[resolver]\nservers = [\"198.51.100.10\"]";
 
-/// Alpha's rule for the name, and where names are looked up.
+/// Alpha's rule for the name, and the DNS servers.
 fn asking(lab: &Lab, rules: &str) -> Config {
     Config { more: RESOLVER.into(), ..Rollout::config(lab, rules) }
 }
@@ -44,7 +43,7 @@ fn asking(lab: &Lab, rules: &str) -> Config {
 fn a_canary_asks_whether_addresses_are_those_of_names(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
-    // The policy in force knows nothing of the name, and has nobody to look it up.
+    // The active policy has neither a rule for the name nor a DNS server.
     let rollout = Rollout::new(&lab);
     let (server, other) = (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
     denied(&lab, &rollout.gateway, server.address(), NAME, "not_allowed");
@@ -60,7 +59,7 @@ fn a_canary_asks_whether_addresses_are_those_of_names(family: Family) {
 fn a_canary_resolves_names(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
-    // In force the same name goes where its client says.
+    // In the active policy the same name goes to the address its client dials.
     let rollout = Rollout::with(&lab, &asking(&lab, &rule("original")));
     let (server, other) = (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
     reach(&lab, &rollout.gateway, other.address(), NAME, &other);
@@ -77,7 +76,7 @@ fn names_of_a_canary_are_known_before_its_first_flow() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
-    // The policy in force asks of other names.
+    // The active policy verifies other names.
     let rollout = Rollout::with(&lab, &asking(&lab, &rule("verify").replace(NAME, "old.example.org")));
     let known = || {
         let output = rollout.gateway.egret(&["names", NAME, "--json"]);
@@ -149,7 +148,7 @@ fn what_both_policies_check_is_no_change() {
     assert_eq!(change(), "would_allow");
 }
 
-/// A flow that only the candidate lets out, and one that both do.
+/// Opens a flow that only the candidate permits, and one that both permit.
 fn open_both(rollout: &Rollout<'_>, server: &Server) -> (Flow, Flow) {
     let opened = open_by_name(rollout.lab, server, "opened.example.org");
     let both = open_by_name(rollout.lab, server, "a.wild.example.org");
@@ -171,7 +170,7 @@ fn what_a_dropped_canary_let_out_is_reset() {
     let change = rollout.gateway.change(3);
     assert_eq!((&change["change"], &change["revoked"]), (&"candidate_drop".into(), &1.into()), "{change:#}");
 
-    // Another candidate that takes its place does the same.
+    // Another candidate that replaces it does the same.
     rollout.load(STRICTER, &ALL);
     let (opened, again) = open_both(&rollout, &server);
     let other = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
@@ -243,7 +242,7 @@ fn a_canary_resets_nothing_that_the_policy_in_force_let_out() {
     assert!(!rollout.asks(&server, "allowed.example.org").0, "a new one is denied");
     old.assert_alive();
     let opened = open_by_name(&lab, &server, "opened.example.org");
-    // Nor does a reload that has nothing to do with either.
+    // Nor does a reload that affects neither.
     let other = Rollout::config(&lab, "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n");
     rollout.gateway.write(&other.render(&rollout.gateway.flow_log()));
     let output = rollout.gateway.egret(&["reload"]);
@@ -305,7 +304,7 @@ fn a_canary_that_fell_back_is_enforced_again_when_somebody_says_so() {
     rollout.must(&["share", "100"]);
     assert_eq!(rollout.status()["state"], "canary");
     fall();
-    // Each fall is told.
+    // Each rollback is logged.
     wait_for("both falls to be in the audit log", || {
         let changes = rollout.gateway.changes();
         let falls = changes.iter().filter(|line| line["change"] == "candidate_fall_back").count();

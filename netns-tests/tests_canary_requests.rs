@@ -1,4 +1,4 @@
-//! A candidate and the later requests of HTTP/1 connections: compared, and counted against a canary.
+//! A candidate and later requests of HTTP/1 connections: they are compared, and count against a canary.
 
 use crate::clients::expect_http_denial;
 use crate::lab::{Family, Host, Lab, Tenant};
@@ -14,7 +14,7 @@ crate::trials! {
         later_requests_that_it_denies_bring_a_canary_down
 }
 
-/// A kept-alive connection, whose requests are answered one by one.
+/// A keep-alive connection whose requests are answered one by one.
 struct Kept {
     client: TcpStream,
     upstream: TcpStream,

@@ -1,4 +1,4 @@
-//! A candidate is judged on live flows without effect, enforced for some clients first, and promoted.
+//! A candidate is evaluated on live flows without effect, then enforced for some clients, and promoted.
 
 use crate::config::Config;
 use crate::gateway::unprivileged;
@@ -78,7 +78,7 @@ fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
             .contains("now let out by rule alpha-names; then denied_by_rule, rule no-more")
     );
 
-    // A reload of the policy in force leaves the candidate loaded.
+    // A reload of the active policy leaves the candidate loaded.
     let before = rollout.status()["version"].clone();
     crate::tests_reload::reload(
         &rollout.gateway,
@@ -105,7 +105,7 @@ fn a_source_that_only_one_policy_knows_is_a_change() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Raw, Family::V4, 7000);
-    // The stranger becomes alpha's; beta's clients become nobody's.
+    // The stranger becomes alpha's client; beta's clients belong to no tenant.
     let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
     let config = config
         .replace("\"10.0.1.0/24\"", "\"10.0.1.0/24\", \"10.0.9.0/24\"")
@@ -129,7 +129,7 @@ fn a_source_that_only_one_policy_knows_is_a_change() {
         .collect();
     assert_eq!(reasons, [("beta", "unknown_tenant"), ("unknown", "unknown_tenant")].into());
 
-    // Enforced, it denies beta's clients; the stranger has no pool to leave from.
+    // Enforced, it denies beta's clients; the stranger has no pool.
     rollout.must(&["load", &file, "--percent", "100", "--max-denials", "100"]);
     let refused = lab.expect_reset(Tenant::Beta, server.address(), b"");
     let flow = rollout.gateway.expect_outcome(refused, "unknown_tenant");
@@ -163,7 +163,7 @@ fn a_canary_is_always_the_same_share_of_clients() {
     let canaries = |rollout: &Rollout<'_>| -> BTreeSet<Ipv4Addr> {
         let is_canary = |ip: &Ipv4Addr| {
             let (allowed, flow) = rollout.asks_from((*ip).into(), &server, "allowed.example.org");
-            // It denies what the policy in force allows, to them and nobody else.
+            // It denies, to these clients only, what the active policy permits.
             assert_eq!(flow["canary"], !allowed, "{flow:#}");
             assert_eq!(flow["candidate"], "would_deny");
             assert_eq!(flow["rule"], if allowed { "alpha-names" } else { "no-more" });
@@ -183,7 +183,7 @@ fn a_canary_is_always_the_same_share_of_clients() {
     let fifth = canaries(&rollout);
     assert!(fifth.is_subset(&half) && fifth.len() < half.len(), "{fifth:?} of {half:?}");
     rollout.load(STRICTER, &["--percent", "100", "--max-denials", "100"]);
-    // What it allows besides is let out.
+    // What it additionally permits passes.
     assert!(rollout.asks(&server, "opened.example.org").0);
 }
 
@@ -193,7 +193,7 @@ fn a_canary_that_denies_too_much_is_enforced_no_longer() {
     let server = lab.listen(Host::Named, Family::V4, 443);
     rollout.load(STRICTER, &["--percent", "100"]);
     for _ in 0..10 {
-        // Denied either way, which is no fault of the candidate's.
+        // Denied by both, so not counted against the candidate.
         assert!(!rollout.asks(&server, "unheard.example.org").0);
     }
     let denied = (0..8).take_while(|_| !rollout.asks(&server, "allowed.example.org").0).count();
@@ -290,7 +290,7 @@ fn a_broken_candidate_is_told_with_its_places() {
     });
 }
 
-/// Whoever may give orders can neither hold up the gateway nor fill its memory with a file.
+/// Clients of the control API can neither block the gateway nor exhaust its memory with a file.
 fn special_files_are_no_candidates() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);

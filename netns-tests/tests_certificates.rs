@@ -1,4 +1,4 @@
-//! Does the server prove the name? Real TLS servers with certificates that are right, and wrong in every common way.
+//! Certificate checks with real TLS servers: valid certificates, and every common kind of invalid one.
 
 use crate::clients::{ACCESS_DENIED, curl, expect_alert, expect_http_denial, s_client};
 use crate::config::Config;
@@ -27,13 +27,13 @@ crate::trials! {
 
 pub(crate) const NAME: &str = "proved.example.org";
 
-/// An authority of the test's own, and the files of everybody.
+/// A certificate authority of the test, and its files.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
-/// What a server has.
+/// Kind of a server's certificate.
 #[derive(Clone, Copy)]
 pub(crate) enum Has {
     Right,
@@ -57,7 +57,7 @@ impl Authority {
         self.dir.path().join("ca.pem")
     }
 
-    /// A server with a certificate of this kind.
+    /// Starts a server with a certificate of this kind.
     pub(crate) fn serve(&self, lab: &Lab, address: SocketAddr, has: Has) {
         let name = if matches!(has, Has::AnotherName) { "other.example.org" } else { NAME };
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -94,7 +94,7 @@ impl Authority {
     }
 }
 
-/// Each connection has a thread of its own, so that none waits for another. Ends with the test's process.
+/// Serves each connection on its own thread, so that none waits for another. Ends with the test's process.
 fn serve_forever(listener: &TcpListener, config: &Arc<ServerConfig>) {
     while let Ok((mut socket, _)) = listener.accept() {
         let config = Arc::clone(config);
@@ -110,7 +110,7 @@ fn serve_forever(listener: &TcpListener, config: &Arc<ServerConfig>) {
     }
 }
 
-/// Alpha claims the name and must be denied.
+/// Alpha requests the name and must be denied.
 fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, outcome: &str, detail: &str) {
     let flow = crate::verified::denied(lab, gateway, to, NAME, outcome);
     assert!(flow["detail"].as_str().unwrap().contains(detail), "{flow:#}");
@@ -139,13 +139,13 @@ fn require_lets_flows_go_to_servers_that_prove_the_name(family: Family) {
     denied(&lab, &gateway, other, "certificate_invalid", "another name");
     denied(&lab, &gateway, expired, "certificate_invalid", "expired");
     denied(&lab, &gateway, stranger, "certificate_invalid", "no authority");
-    // nothing listens there
+    // no server listens there
     denied(&lab, &gateway, Host::Named.at(family, 8443), "certificate_unavailable", "could not be reached");
     ports_are_free(&gateway);
     explain_knows_what_servers_proved(&gateway, [right, other, stranger], family);
 }
 
-/// By verdicts that are kept; the last one is of a server whose name nobody asked for.
+/// From cached verdicts; the last server's name was never requested.
 fn explain_knows_what_servers_proved(
     gateway: &Gateway,
     [right, wrong, unasked]: [SocketAddr; 3],
@@ -188,7 +188,7 @@ fn observe_says_what_require_would_deny() {
         let labels = [("tenant", "alpha"), ("result", check)];
         let mut client = lab.connect(Tenant::Alpha, *server);
         client.write_all(&Hello::to(NAME).record()).unwrap();
-        // The flow lives until its server was asked.
+        // The flow lives until its server was probed.
         gateway.wait_for_metric("egret_certificate_checks_total", &labels, |count| count == 1);
         let local = client.local_addr().unwrap();
         drop(client);
@@ -213,7 +213,7 @@ fn only_tls_can_be_proved() {
     let flow = gateway.expect_outcome(client.local_addr().unwrap(), "certificate_unavailable");
     assert_eq!(flow["certificate_check"], serde_json::Value::Null, "{flow:#}");
     plain.assert_untouched();
-    // a server that speaks something else
+    // a server of another protocol
     let silent = lab.listen(Host::Elsewhere, Family::V4, 443);
     let mut client = lab.connect(Tenant::Alpha, silent.address());
     client.write_all(&Hello::to(NAME).record()).unwrap();

@@ -1,4 +1,4 @@
-//! Steering on machines where something else is in its place, or something is missing.
+//! Steering on machines with conflicting rules, or with something missing.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -35,7 +35,7 @@ fn check(lab: &Lab, files: &Files) -> String {
     text(&lab.gateway.output(&mut unprivileged("", &["check"], &files.config())))
 }
 
-/// With forwarding on, nothing is left to steer by but what the rules know of tenants.
+/// With forwarding on, only the tenants' sources in the rules are left to steer by.
 fn no_tenant_passes_an_interface_that_is_misnamed(family: Family) {
     for (rules, name) in BOTH.into_iter().flat_map(|rules| [(rules, "c9"), (rules, "d*")]) {
         let lab = Lab::new();
@@ -49,7 +49,7 @@ fn no_tenant_passes_an_interface_that_is_misnamed(family: Family) {
         let server = lab.listen(Host::Web, family, 443);
         lab.try_connect(Tenant::Alpha, server.address(), BRIEF).unwrap_err();
         server.assert_untouched();
-        // Others' traffic is others' business.
+        // Other traffic is not affected.
         lab.connect(Tenant::Stranger, server.address());
         let told = format!("no interface of this machine is called {name}");
         let status = lab.steer("status", &files.config(), rules);
@@ -96,7 +96,7 @@ fn interfaces_that_come_later_are_steered_by_pattern(family: Family) {
     }
 }
 
-/// With br_netfilter, as Docker sets it, nothing comes about, and steering says why.
+/// With br_netfilter, as Docker sets it, no connection succeeds, and steering reports why.
 fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
     for rules in BOTH {
         let lab = Lab::new();
@@ -123,7 +123,7 @@ fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
         let server = lab.listen(Host::Raw, family, 7000);
         let to = server.address();
         let status = || text(&gateway.egret(&["steering", "status"]));
-        // The bridge may learn for a moment before it forwards.
+        // The bridge may be learning for a moment before it forwards.
         let stream = client.run(|| connect_from(from, to, PATIENCE)).unwrap();
         pass(&stream, &server.accept(), b"hello");
         assert!(!status().contains("bridge"), "{}", status());
@@ -139,7 +139,7 @@ fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
     }
 }
 
-/// A local route wider than the pools, and a tenant that every address belongs to.
+/// A local route wider than the pools, and a tenant with every address as a source.
 fn a_flow_from_the_gateway_itself_is_refused(family: Family) {
     let everybody = "[[tenant]]\nname = \"everybody\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\npool = \"alpha\"\n\
                      [[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
@@ -152,7 +152,7 @@ fn a_flow_from_the_gateway_itself_is_refused(family: Family) {
             if family == Family::V4 { "203.0.113.99" } else { "2001:db8:100::9:9" }.parse().unwrap();
         let client = lab.expect_reset(Tenant::Stranger, SocketAddr::new(wide, 15001), b"");
         gateway.expect_outcome(client, "destination_local");
-        // What the gateway dials itself reaches no listener, whatever it knows of its addresses.
+        // Connections of the gateway itself never reach a listener, whatever addresses it knows as its own.
         let dialled =
             lab.gateway.run(|| connect_from(family.gateway(), SocketAddr::new(wide, 15001), PATIENCE));
         assert_eq!(dialled.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
@@ -160,7 +160,7 @@ fn a_flow_from_the_gateway_itself_is_refused(family: Family) {
     }
 }
 
-/// As docs/steering.md has them.
+/// With the exemptions of docs/steering.md.
 fn exemptions_pass_and_are_named_by_status(family: Family) {
     let (from, to) = (Tenant::Alpha.client(family), Host::Web.ip(family));
     let (tool, protocol) = if family == Family::V4 { ("iptables", "ip") } else { ("ip6tables", "ip6") };
@@ -232,7 +232,7 @@ fn pools_that_hold_what_others_have_are_refused() {
     }
     let after = lab.gateway.shell("ip rule; ip route show table all; iptables-save | sed '/^#/d'");
     assert_eq!(before, after);
-    // Some of the same network, which nobody else has, are fine; so is the machine's own address, which is told.
+    // Some addresses of the same network, used by nobody else, are fine; so is the machine's own, which is reported.
     for (addresses, told) in
         [("[\"198.51.100.128/28\"]", None), ("[\"198.51.100.1\"]", Some("own connections leave"))]
     {

@@ -1,4 +1,4 @@
-//! What `egret ports` says of a running gateway, and what it can order.
+//! `egret ports` and other commands on a running gateway.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -31,7 +31,7 @@ crate::trials! {
         a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start
 }
 
-/// A place for the control socket.
+/// A folder for the control socket.
 struct Control {
     folder: TempDir,
 }
@@ -45,7 +45,7 @@ impl Control {
         self.folder.path().join("admin.sock")
     }
 
-    /// `[gateway] admin`.
+    /// Value of `[gateway] admin`.
     fn key(&self) -> String {
         format!("admin = \"unix:{}\"", self.socket().display())
     }
@@ -60,7 +60,7 @@ impl Control {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The row of a source address.
+    /// Row of a source address.
     fn source(&self, address: &str) -> Value {
         let report = self.report(&[]);
         let rows = report["sources"].as_array().unwrap();
@@ -111,7 +111,7 @@ fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
     assert_eq!(hot["tenants"], json!([{"tenant": "alpha", "ports": 10}]));
     let client = Tenant::Alpha.client(family).to_string();
     assert_eq!(hot["clients"], json!([{"client": client, "tenant": "alpha", "ports": 10}]));
-    // Within a second it is found to be hot without being asked for, and a trend is kept of it.
+    // Within a second it is detected as hot without a query, and its trend is tracked.
     wait_for("the destination to be watched", || {
         let report = control.report(&[]);
         let found = report["hot"].as_array().unwrap().iter().any(|row| {
@@ -168,7 +168,7 @@ fn egret_explain_says_what_the_running_gateway_would_do(family: Family) {
     let flows = [open(), open(), open()];
     for (at, (_, _, told)) in flows.iter().enumerate() {
         assert_eq!((&told["flows"], &told["max_flows"]), (&at.into(), &3.into()), "{told:#}");
-        // two ports an address: the third flow leaves from the other
+        // two ports per address: the third flow leaves from the other
         let live = if at == 2 { 0 } else { at };
         assert_eq!(told["pool"]["in_use"], json!({"capacity": 2, "live": live, "held": 0}), "{told:#}");
     }
@@ -199,7 +199,7 @@ fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
         assert!(output.status.success(), "{}", text(&output));
         control.source(&source.to_string())["state"].as_str().unwrap().to_owned()
     };
-    // Paired: one client keeps one address, as long as it can.
+    // Paired: a client keeps its address as long as possible.
     let (client, upstream, first) = open();
     assert_eq!(order("drain", first), "draining");
     let (_client, _upstream, second) = open();
@@ -213,7 +213,7 @@ fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
     assert!(output.status.code() == Some(2) && text(&output).contains("not listed by any pool"));
 }
 
-/// As by a debugger, a freezer, or whoever presses Ctrl-Z: Linux interrupts such a wait, and does not begin it again.
+/// As by a debugger, a freezer or Ctrl-Z: Linux interrupts such a wait, and does not restart it.
 fn a_command_that_is_stopped_while_it_waits_goes_on() {
     let control = Control::new();
     let lab = Lab::new();
@@ -238,14 +238,14 @@ fn a_command_that_is_stopped_while_it_waits_goes_on() {
     }
 }
 
-/// Whether a process of one thread sleeps in a system call of this number.
+/// True if a single-threaded process sleeps in this system call.
 fn is_in_call(pid: u32, number: libc::c_long) -> bool {
     let path = format!("/proc/{pid}/syscall");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     text.split(' ').next() == Some(&number.to_string())
 }
 
-/// Connections that wait to be accepted, as many as there is room for.
+/// Fills the backlog with waiting connections.
 fn fill(path: &Path) -> Vec<Socket> {
     let address = SockAddr::unix(path).unwrap();
     let connect = || {
@@ -261,7 +261,7 @@ fn fill(path: &Path) -> Vec<Socket> {
 fn the_control_socket_lives_as_long_as_the_gateway() {
     let control = Control::new();
     let lab = Lab::new();
-    // What a crash leaves behind.
+    // A stale socket, as after a crash.
     drop(std::os::unix::net::UnixListener::bind(control.socket()).unwrap());
     let mut gateway = lab.start_gateway(&Config { gateway: control.key(), ..Config::default() });
     assert!(control.ports(&[]).status.success());

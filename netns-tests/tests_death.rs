@@ -1,4 +1,4 @@
-//! When the gateway's process dies, what it was relaying is reset: nothing that is cut off looks whole.
+//! When the gateway's process dies, its flows are reset: truncated data never looks complete.
 
 use crate::clients::{expect_reset, read_all};
 use crate::config::Config;
@@ -20,7 +20,7 @@ crate::trials! {
     once:
 }
 
-/// Less than a socket has room for that nobody reads from: its host acknowledges all of it.
+/// Less than an unread socket's buffer: its host acknowledges all of it.
 const UNREAD: usize = 16 * 1024;
 
 fn a_death_resets_both_ends_of_every_flow(family: Family) {
@@ -32,7 +32,7 @@ fn a_death_resets_both_ends_of_every_flow(family: Family) {
         let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &raw);
         pass(&client, &upstream, b"a question");
         pass(&upstream, &client, b"half an answer");
-        // An answer that ends where the connection does, and one whose client has finished.
+        // A response delimited by end of file, and one whose client has finished.
         let (asking, mut answering) = opened(&lab, &named, FIRST);
         expect(&answering, FIRST);
         answering.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
@@ -40,7 +40,7 @@ fn a_death_resets_both_ends_of_every_flow(family: Family) {
         let Flow { client: finished, upstream: to_finished } = Flow::open(&lab, Tenant::Alpha, &raw);
         finished.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&to_finished), b"");
-        // Rust's own handler of SIGSEGV looks for a stack overflow first, and leaves the next to the kernel.
+        // Rust's own handler of SIGSEGV checks for a stack overflow first, and leaves the next to the kernel.
         wait_until("the gateway to die", || {
             gateway.signal(signal);
             gateway.status("State") == "Z"
@@ -57,7 +57,7 @@ fn a_death_cuts_off_nothing_that_had_ended(family: Family) {
     let lab = Lab::new();
     let mut gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
-    // Neither end has read what is on its way when the flow is over.
+    // Neither end has read its bytes when the flow ends.
     let flows: Vec<_> = (0..2).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
     for Flow { client, upstream } in &flows {
         let [first, last] = [client, upstream];

@@ -1,4 +1,4 @@
-//! Servers that cannot be reached, and destinations that must not be.
+//! Unreachable servers, and forbidden destinations.
 
 use crate::clients::{connect_from, reset};
 use crate::config::Config;
@@ -21,12 +21,12 @@ crate::trials! {
     once:
 }
 
-/// With a time-out for connections that no test waits for: what is told was not waited for either.
+/// With a connect timeout longer than any test waits, so that reported errors were not timeouts.
 fn patient() -> Config {
     Config { gateway: "connect_timeout = \"60s\"".into(), ..Config::default() }
 }
 
-/// Alpha dials what cannot be reached, and must be reset.
+/// Alpha dials an unreachable server, and must be reset.
 fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) {
     let client = lab.expect_reset(Tenant::Alpha, to, first);
     let flow = gateway.expect_outcome(client, outcome);
@@ -44,7 +44,7 @@ fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
     expect_failure(&lab, &gateway, Host::Raw.at(family, 7000), b"some bytes", "upstream_refused");
     expect_failure(&lab, &gateway, Host::Named.at(family, 443), &hello, "upstream_refused");
     expect_failure(&lab, &gateway, Host::Named.at(family, 80), request, "upstream_refused");
-    // The port was given back: the server is there now.
+    // The port was released: now the server is there.
     let server = lab.listen(Host::Raw, family, 7000);
     let client = lab.connect(Tenant::Alpha, server.address());
     pass(&client, &server.accept(), b"hello");
@@ -54,10 +54,10 @@ fn an_unreachable_upstream_reaches_the_client_as_a_reset_at_once(family: Family)
     let lab = Lab::new();
     let gateway = lab.start_gateway(&patient());
     let to = Host::Unreachable.at(family, 7000);
-    // A lab has no latency: the ICMP error comes while connect(2) still holds the socket, and Linux then heeds it only
-    // when it repeats the SYN a second later (`tcp_v6_err`, `sock_owned_by_user`).
+    // A lab has no latency: the ICMP error arrives while connect(2) still holds the socket, and Linux then handles it
+    // only when it repeats the SYN a second later (`tcp_v6_err`, `sock_owned_by_user`).
     expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
-    // Also if it is the gateway's own table that says so.
+    // The same by the gateway's own routing table.
     let length = if family == Family::V4 { 32 } else { 128 };
     lab.gateway.ip(&format!("route add unreachable {}/{length}", to.ip()));
     expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
@@ -93,14 +93,14 @@ fn a_connection_to_the_gateway_itself_is_refused(family: Family) {
     for ip in [family.gateway(), family.pool()] {
         let client = lab.expect_reset(Tenant::Alpha, SocketAddr::new(ip, 15001), b"");
         gateway.expect_outcome(client, "destination_local");
-        // Where nothing listens, the kernel refuses by itself.
+        // Without a listener, the kernel itself refuses.
         let refused = lab.try_connect(Tenant::Alpha, SocketAddr::new(ip, 443), PATIENCE).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{ip}: {refused}: {:?}", gateway.flows());
     }
     let loopback: IpAddr =
         if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let to = SocketAddr::new(loopback, 15001);
-    // The packet rules let nobody on the machine itself reach the listener.
+    // The packet rules keep local clients away from the listener.
     let refused = lab.gateway.run(|| connect_from(loopback, to, PATIENCE)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     assert_eq!(gateway.flows().len(), 2, "a connection looped");

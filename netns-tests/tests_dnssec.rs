@@ -1,4 +1,4 @@
-//! Whose answers count under `dnssec = "require"`? Zones with real signatures, and with what forgers make of them.
+//! Acceptance of answers under `dnssec = "require"`: zones with real signatures, and with forgeries.
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -17,7 +17,7 @@ crate::trials! {
         a_server_that_does_not_pass_signatures_on_says_nothing
 }
 
-/// Alpha's rule, and who is asked; `anchors` is the value of the key, `None` for `dnssec = "off"`.
+/// Alpha's rule and the DNS server; `anchors` is the value of the key, `None` for `dnssec = "off"`.
 fn config(anchors: Option<&str>) -> Config {
     let dnssec = anchors.map(|anchors| format!("dnssec = \"require\"\ntrust_anchors = {anchors}"));
     Config {
@@ -27,7 +27,7 @@ fn config(anchors: Option<&str>) -> Config {
     }
 }
 
-/// A file of keys, as a TOML string.
+/// Writes a file of keys; returns its path as a TOML string.
 fn anchor(dir: &TempDir, keys: &Keys) -> String {
     let path = dir.path().join("anchor");
     fs::write(&path, keys.records()).unwrap();
@@ -38,13 +38,13 @@ fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }
 
-/// What a signer was told, as somebody on the way tells it.
+/// Replaces text of a signed zone, as an attacker on the path would.
 fn forged(zone: &str, truth: &str, lie: &str) -> String {
     assert_eq!(zone.matches(truth).count(), 1, "{truth} in\n{zone}");
     zone.replace(truth, lie)
 }
 
-/// Without the signatures of one name.
+/// Removes the signatures of one name.
 fn stripped(zone: &str, name: &str) -> String {
     let signature = |line: &&str| line.starts_with(&format!("{name}.\t")) && line.contains("\tRRSIG\tA ");
     let signatures: Vec<_> = zone.split_inclusive('\n').filter(signature).collect();
@@ -98,7 +98,7 @@ fn answers_that_are_signed_or_provably_not_count_and_forged_ones_do_not() {
                     Some(["20250101", "20250201"]),
                 ),
             ),
-            // signed, but not by whom the parent vouches for
+            // signed, but with a key that the parent does not vouch for
             (
                 "other.example.org.",
                 anothers.sign(&lab, &format!("a.other.example.org. 60 IN A {there}\n"), None),
@@ -117,16 +117,16 @@ fn answers_that_are_signed_or_provably_not_count_and_forged_ones_do_not() {
         let flow = denied(&lab, &gateway, elsewhere.address(), name, "resolver_unavailable");
         assert_eq!(flow["address_check"], "unknown", "{flow:#}");
     }
-    // provably, there is no such name
+    // the name provably does not exist
     let flow = denied(&lab, &gateway, named.address(), "none.example.org", "destination_mismatch");
     assert_eq!(flow["address_check"], "absent", "{flow:#}");
     drop(gateway);
-    // By the keys of the real root, this one is forged.
+    // Under the real root's keys, this one is forged.
     let gateway = lab.start_gateway(&config(Some("[\"root\"]")));
     denied(&lab, &gateway, named.address(), "good.example.org", "resolver_unavailable");
     drop(gateway);
     elsewhere.assert_untouched();
-    // Whoever does not ask believes everything.
+    // Without DNSSEC, every answer is accepted.
     let gateway = lab.start_gateway(&config(None));
     for name in &lies {
         reach(&lab, &gateway, elsewhere.address(), name, &elsewhere);
@@ -139,7 +139,7 @@ fn a_zones_own_keys_are_trusted_and_nothing_unsigned_below_them() {
     let [named, elsewhere] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
     let (here, there) = (named.address().ip(), elsewhere.address().ip());
     let records = format!("good.example.org. 60 IN A {here}\nstripped.example.org. 60 IN A {there}\n");
-    // The root says, and proves, that the zone is not signed.
+    // The root proves that the zone is not signed.
     let _knot = Knot::start(
         &lab,
         Host::Web,
@@ -159,7 +159,7 @@ fn a_zones_own_keys_are_trusted_and_nothing_unsigned_below_them() {
         denied(&lab, &gateway, elsewhere.address(), "stripped.example.org", "resolver_unavailable");
     }
     elsewhere.assert_untouched();
-    // Without the key, the root's word is enough.
+    // Without the zone's key, the root's proof is enough.
     let gateway = lab.start_gateway(&config(Some(&format!("[{}]", of_root.0))));
     reach(&lab, &gateway, elsewhere.address(), "stripped.example.org", &elsewhere);
 }

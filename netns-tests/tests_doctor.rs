@@ -24,8 +24,8 @@ fn doctor_is_green_where_traffic_passes() {
         let lab = Lab::new();
         let gateway = lab.start_steered_gateway(&config(), rules);
         assert_passes(&lab, &gateway.config());
-        // Settings and rules that look harmful and are not: strict reverse paths, ARP for one's own addresses alone, and what
-        // Docker puts in place.
+        // Settings and rules that look harmful and are not: strict reverse paths, ARP for one's own addresses alone,
+        // and Docker's rules.
         lab.gateway.shell(
             "for scope in all default c0 s0; do
                  echo 1 >/proc/sys/net/ipv4/conf/$scope/rp_filter
@@ -54,7 +54,7 @@ RULES",
     }
 }
 
-/// Everything that probes put on the machine.
+/// Everything that probes change on the machine.
 fn traces(lab: &Lab) -> String {
     let found = lab.gateway.shell(
         "ip -br link | sed 's/@.*//' | awk '{print $1}'
@@ -120,7 +120,7 @@ fn doctor_follows_one_clients_packets(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config());
     let config = gateway.config();
-    // The client has its address, and goes on with its own connections meanwhile.
+    // The client keeps its address, and its own connections continue meanwhile.
     let server = lab.listen(Host::Raw, family, 7000);
     let client = lab.connect(Tenant::Alpha, server.address());
     let upstream = server.accept();

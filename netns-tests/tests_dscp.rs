@@ -1,4 +1,4 @@
-//! The class (DSCP) that a client asks the network for, on both legs.
+//! A client's traffic class (DSCP), on both legs.
 
 use crate::clients::{bounded, read_all};
 use crate::config::Config;
@@ -19,11 +19,11 @@ crate::trials! {
     once:
 }
 
-/// Expedited forwarding, as the octet has it.
+/// Expedited forwarding, as in the TOS octet.
 const EF: u32 = 46 << 2;
 
-/// Counts the packets that come in from or to a port, by whether they are marked EF. Of those that a gateway sends to clients
-/// only those that carry something: what answers for a listener has no socket yet.
+/// Counts packets from or to a port, by whether they are marked EF. Of the gateway's packets to clients only those with
+/// data count: an answer for a listener has no socket yet.
 fn count(namespace: &Namespace, port: &str) {
     let ruleset = format!(
         "table inet class {{
@@ -59,7 +59,7 @@ fn connect(lab: &Lab, family: Family, to: SocketAddr, class: u32) -> TcpStream {
     })
 }
 
-/// A flow of such a client, with something said both ways, to its end.
+/// Runs a flow of such a client, with data both ways, to its end.
 fn talk(lab: &Lab, family: Family, server: &Server, class: u32) {
     let client = connect(lab, family, server.address(), class);
     let upstream = server.accept();
@@ -80,14 +80,14 @@ fn both_legs_keep_the_clients_dscp(family: Family) {
     assert_eq!(counted(&lab.server, "marked") + counted(&lab.client, "marked"), 0);
     let others = counted(&lab.server, "others");
     assert!(others > 3 && counted(&lab.client, "others") > 0);
-    // The lower two bits are ECN's, and no part of it.
+    // The lower two bits are ECN, not part of it.
     for class in [EF, EF | 1] {
         talk(&lab, family, &server, class);
     }
     gateway.wait_for_flows(3);
     assert!(counted(&lab.server, "marked") > 6 && counted(&lab.client, "marked") >= 2);
     assert_eq!((counted(&lab.server, "others"), counted(&lab.client, "others")), (others, 1));
-    // An inspected one, whose server is dialled later.
+    // An inspected flow, whose server is dialled later.
     let inspected = lab.listen(Host::Inspected, family, 7000);
     let client = connect(&lab, family, inspected.address(), EF);
     (&client).write_all(FIRST.as_bytes()).unwrap();

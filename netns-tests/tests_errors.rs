@@ -1,4 +1,4 @@
-//! ICMP errors reach the sockets that they are about, and firewalls that go by conntrack let flows pass.
+//! ICMP errors reach their sockets, and stateful firewalls (conntrack) let flows pass.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -19,10 +19,10 @@ crate::trials! {
     once:
 }
 
-/// More than any window that is open at the beginning.
+/// More than any initial window.
 const MUCH: usize = 300_000;
 
-/// Client 1500 – hop 1400 – gateway 1500: the hop's errors are addressed to the server, from whom the packets seem to come.
+/// Client 1500 – hop 1400 – gateway 1500: the hop's errors go to the server, the apparent sender of the packets.
 fn an_answer_passes_a_narrow_hop_to_the_client(family: Family) {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
@@ -53,7 +53,7 @@ fn an_upload_passes_a_narrow_hop_to_the_server(family: Family) {
 fn a_stateful_firewall_lets_flows_and_errors_pass(family: Family) {
     let lab = Lab::new();
     let far = far_server(&lab);
-    // As cloud images have them: what is new is refused, but for ssh and for finding neighbours.
+    // As in cloud images: new connections are refused, except ssh and neighbour discovery.
     for tool in ["iptables", "ip6tables"] {
         lab.gateway.shell(&format!(
             "{tool} -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -81,12 +81,12 @@ fn upload(lab: &Lab, far: &Namespace, family: Family) {
     pass(&upstream, &client, b"an answer");
 }
 
-/// One of alpha's, on no network that the gateway has.
+/// An address of alpha's, on no network of the gateway.
 fn far_address(family: Family) -> IpAddr {
     if family == Family::V4 { "10.0.1.200" } else { "fd00:1::c8" }.parse().unwrap()
 }
 
-/// A hop at the gateway's interface h0, and a client behind it whose link at the hop takes 1400 bytes.
+/// A hop at the gateway's interface h0, and a client behind it whose link to the hop has an MTU of 1400 bytes.
 fn far_client(lab: &Lab) -> (Namespace, Namespace) {
     let (hop, far) = (Namespace::new(), Namespace::new());
     lab.gateway.join("h0", &hop);
@@ -107,7 +107,7 @@ fn far_client(lab: &Lab) -> (Namespace, Namespace) {
     (hop, far)
 }
 
-/// The host that otherwise nobody has, behind the servers' network, whose link to it takes 1400 bytes.
+/// The host that usually does not exist, behind the servers' network, with a link of 1400 bytes MTU.
 fn far_server(lab: &Lab) -> Namespace {
     let far = Namespace::new();
     lab.server.join("n0", &far);

@@ -1,4 +1,4 @@
-//! `egret explain --live` while a candidate is enforced for a share of the clients: it says what their flows meet with.
+//! `egret explain --live` while a candidate is enforced for a share of clients reports what their flows meet with.
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -21,7 +21,7 @@ crate::trials! {
 
 const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
 
-/// What the gateway says in JSON, and in words.
+/// The gateway's answer in JSON and as text.
 fn explain(rollout: &Rollout<'_>, from: IpAddr, to: &str) -> (Value, String) {
     let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
     let (from, address) = (from.to_string(), Host::Named.ip(family).to_string());
@@ -71,7 +71,7 @@ fn what_explain_says_of_a_canary_is_the_candidates(family: Family) {
     assert_eq!(json["canary"]["in_force"]["outcome"]["name"], "not_allowed");
     assert!(said.contains("in force denied: not_allowed\n"), "{said}");
 
-    // The candidate watches where the policy in force denies.
+    // The candidate monitors where the active policy denies.
     let monitored = Config { alpha_tenant: "mode = \"monitor\"".into(), ..Rollout::config(&lab, STRICTER) };
     rollout.load_config(&monitored, &ALL);
     let (json, said) = told("unheard.example.org");
@@ -114,7 +114,7 @@ fn explain_tells_the_clients_of_a_share_from_the_others() {
 fn explain_says_what_a_canary_asks_about_names() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Elsewhere.ip(Family::V4))]);
-    // The policy in force knows nothing of the name, and has nobody to look it up.
+    // The active policy has neither a rule for the name nor a DNS server.
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
     let more = "[resolver]\nservers = [\"198.51.100.10\"]".into();
@@ -134,7 +134,7 @@ fn explain_says_what_a_canary_asks_about_names() {
 fn explain_says_that_a_canary_does_not_know_the_client() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
-    // The stranger becomes alpha's, a client of alpha's beta's, and beta's own nobody's.
+    // The stranger becomes alpha's client, a client of alpha's beta's, and beta's own nobody's.
     let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
     let config =
         config.replace("\"10.0.1.0/24\"", "\"10.0.9.0/24\"").replace("\"10.0.2.0/24\"", "\"10.0.1.0/24\"");

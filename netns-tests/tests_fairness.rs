@@ -1,4 +1,4 @@
-//! Tenants that share a pool: who noisy is hits a ceiling of its own, and what others are assured of is there.
+//! Tenants that share a pool: a noisy one reaches its own ceiling, and the floors of others are kept.
 
 use crate::clients::{INTERNAL_ERROR, expect_alert, expect_http_denial};
 use crate::config::Config;
@@ -40,10 +40,10 @@ fn sharing(alpha: &str, gamma: &str, stranger: &str) -> Config {
     }
 }
 
-/// The tenant that the clients of nobody belong to here.
+/// The tenant of the stranger's clients here.
 const DELTA: Tenant = Tenant::Stranger;
 
-/// Opens so many flows, and yields them; none may be refused.
+/// Opens `count` flows; none may be refused.
 fn open(lab: &Lab, tenant: Tenant, server: &Server, count: usize) -> Vec<Flow> {
     (0..count).map(|_| Flow::open(lab, tenant, server)).collect()
 }
@@ -57,7 +57,7 @@ fn refused(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, ou
     flow
 }
 
-/// Refused for the sake of the others, or for its own ceiling.
+/// Refused because of the others' floors, or by its own ceiling.
 fn refused_by(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server, key: &str) {
     let flow = refused(lab, gateway, tenant, server, "tenant_port_ceiling");
     assert!(flow["detail"].as_str().unwrap().contains(key), "{flow:#}");
@@ -68,7 +68,7 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     let config = sharing("ports_ceiling = 9", "ports_floor = 4", "ports_floor = 2\nports_ceiling = 3");
     let gateway = lab.start_gateway(&config);
     let server = Server::raw(&lab, family, 7000);
-    // The noisy one gets its ceiling and no more, long before anybody else is refused.
+    // The noisy one gets its ceiling and no more, long before any other is refused.
     let mut noisy = open(&lab, Tenant::Alpha, &server, 9);
     for _ in 0..20 {
         refused_by(&lab, &gateway, Tenant::Alpha, &server, "ports_ceiling");
@@ -77,14 +77,14 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
         gateway.metric("egret_port_allocation_failures_total", &[("pool", "alpha"), ("tenant", tenant)])
     };
     assert_eq!(["alpha", "gamma", "delta"].map(failures), [20, 0, 0]);
-    // The neighbours have their floors and what is left over: 16 - 9 - 2 for gamma, then 2 for delta.
+    // The neighbours have their floors and the rest: 16 - 9 - 2 for gamma, then 2 for delta.
     let gamma = open(&lab, Tenant::Gamma, &server, 5);
     refused_by(&lab, &gateway, Tenant::Gamma, &server, "ports_floor");
     let delta = open(&lab, DELTA, &server, 2);
     refused(&lab, &gateway, DELTA, &server, "ports_exhausted");
     refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
     refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
-    // What one gives back is whose floor or ceiling has room for it.
+    // A port that is returned goes to a tenant with room in its floor or ceiling.
     for how in End::ALL {
         noisy.remove(0).end(how);
         noisy.push(Flow::open_soon(&lab, Tenant::Alpha, &server));
@@ -93,11 +93,11 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     for flow in noisy.iter().chain(&gamma).chain(&delta) {
         flow.assert_alive();
     }
-    // Towards another destination nobody has anything yet.
+    // Towards another destination no port is used yet.
     let other = Server::raw(&lab, family, 7001);
     let elsewhere = open(&lab, Tenant::Alpha, &other, 9);
     refused(&lab, &gateway, Tenant::Alpha, &other, "tenant_port_ceiling");
-    // Those who share no pool with it are not concerned.
+    // Tenants of other pools are not affected.
     let _beta = open(&lab, Tenant::Beta, &server, 20);
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
     drop((noisy, gamma, delta, elsewhere));
@@ -116,7 +116,7 @@ fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
     for tenant in [Tenant::Alpha, Tenant::Gamma, DELTA] {
         refused(&lab, &gateway, tenant, &server, "ports_exhausted");
     }
-    // A port within gamma's floor is gamma's again; one of alpha's is whoever comes first.
+    // A port within gamma's floor is gamma's again; one of alpha's goes to the first to ask.
     gamma.remove(0).end(End::ClientFirst);
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 15);
     refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
@@ -133,7 +133,7 @@ fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&sharing("ports_ceiling = 16", "", ""));
     let server = Server::raw(&lab, family, 7000);
-    // Without floors whoever comes first has all.
+    // Without floors the first to ask gets all.
     let mut noisy = open(&lab, Tenant::Alpha, &server, 16);
     refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");
     reload(&gateway, &sharing("ports_ceiling = 12", "ports_floor = 4", ""));
@@ -141,7 +141,7 @@ fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
         flow.assert_alive();
     }
     refused(&lab, &gateway, Tenant::Alpha, &server, "tenant_port_ceiling");
-    // What was taken before counts towards the terms: of four that end, none is alpha's again.
+    // Earlier leases count under the new terms: of four that end, alpha gets none again.
     for flow in noisy.drain(..4) {
         flow.end(End::ServerFirst);
     }

@@ -1,4 +1,4 @@
-//! A family that cannot leave is refused before the handshake, so that clients with both go on with the other one.
+//! A family without a way out is refused before the handshake, so that clients with both use the other one.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -44,8 +44,8 @@ fn without(family: Family) -> Config {
     Config { alpha_addresses: alpha_addresses.into(), ..Config::default() }
 }
 
-/// A program of the client's that finds two addresses for `allowed.example.org`, first of the one family and then of the
-/// other: in a mount namespace of its own with `/etc/hosts`, and with an address selection (RFC 6724) that prefers it.
+/// Runs a program of the client's that finds two addresses for `allowed.example.org`, first of one family and then of
+/// the other: in a mount namespace with its own `/etc/hosts`, and with an address selection (RFC 6724) that prefers it.
 fn run(lab: &Lab, first: Family, program: &str) -> Output {
     let dir = TempDir::with_prefix("egret-client-").unwrap();
     let hosts: Vec<_> =
@@ -108,7 +108,7 @@ fn real_clients_fall_back_where_the_pool_lacks_the_family(family: Family) {
         let _web = Nginx::start(&lab);
         let gateway = lab.start_steered_gateway(&without(family), rules);
         clients_fall_back(&lab, family);
-        // At once, in the kernel: no flow, and counted.
+        // At once, in the kernel: not a flow, but counted.
         let start = Instant::now();
         assert_eq!(connects(&lab, Host::Web.at(family, 443)), Err(ErrorKind::ConnectionRefused));
         assert!(start.elapsed() < Duration::from_secs(1), "a SYN that is lost is sent again after a second");
@@ -152,7 +152,7 @@ fn withdrawn_addresses_are_refused_beside_those_of_the_other_family(family: Fami
     lab.gateway.ip(&format!("route add local {network} dev lo table local"));
     wait_until("it to be let out again", || connects(&lab, dead.address()).is_ok());
     drop(gateway);
-    // Without the gateway nothing is refused in its name any more.
+    // Without the gateway its refusals end.
     assert_eq!(
         lab.try_connect(Tenant::Alpha, dead.address(), Duration::from_millis(300))
             .map(drop)
@@ -162,7 +162,7 @@ fn withdrawn_addresses_are_refused_beside_those_of_the_other_family(family: Fami
     );
 }
 
-/// There is no default route; the server's own network has one all the same.
+/// There is no default route, but one to the server's own network.
 fn a_route_to_some_places_is_not_refused(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());

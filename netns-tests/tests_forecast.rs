@@ -1,4 +1,4 @@
-//! A pool that will run out of ports says so before, to whoever scrapes, reads the log, or asks.
+//! A pool that will run out of ports is reported in advance: in metrics, in the log, and on request.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -28,8 +28,8 @@ fn a_leak_is_foreseen() {
     let to = pool.server.address().to_string();
     assert_eq!((pool.exhausted_in(), pool.utilization()), (vec![f64::INFINITY], vec![0.0]));
 
-    // Some flows a second come, and none goes: the pace is what is foreseen. That is known before three quarters of the
-    // ports are gone, also if the machine stops for a moment, after which it takes sixteen seconds again.
+    // Some flows per second start, and none ends: their pace is the forecast. It exists before three quarters of the
+    // ports are used, even if the machine stops for a moment, after which it takes sixteen seconds again.
     let mut flows = Vec::new();
     let start = Instant::now();
     while pool.told(SOON).is_empty() {
@@ -62,8 +62,8 @@ fn a_leak_is_foreseen() {
     pool.assert_told_once(SOON);
 }
 
-/// The gateway looks once a second, so it has looked at each level again before it tells the next. A count that trembles about
-/// a level is for the unit tests, which have a clock of their own.
+/// The gateway observes once a second, so it has observed each level before it reports the next. Counts that fluctuate
+/// around a level are left to the unit tests, which have a simulated clock.
 fn each_level_is_told_once() {
     let lab = Lab::new();
     let pool = SmallPool::start(&lab);
@@ -98,7 +98,7 @@ fn each_level_is_told_once() {
     assert_eq!(suffices, 0);
 }
 
-/// A gateway with [`CAPACITY`] ports towards each destination, and one of these.
+/// A gateway with [`CAPACITY`] ports towards each destination, and one destination.
 struct SmallPool<'lab> {
     gateway: Gateway<'lab>,
     server: Server,
@@ -129,7 +129,7 @@ impl<'lab> SmallPool<'lab> {
         self.gateway.gauges("egret_pool_port_utilization_ratio", &[("source", SOURCE)])
     }
 
-    /// The warnings in the log that a level was reached.
+    /// The log's warnings about a level that was reached.
     fn told(&self, level: &str) -> Vec<String> {
         let log = self.gateway.stderr();
         let warnings = log.lines().filter(|line| line.contains("run out") && line.contains(level));
@@ -143,7 +143,7 @@ impl<'lab> SmallPool<'lab> {
         });
     }
 
-    /// And with all that it takes to look for the cause.
+    /// With everything needed to look for the cause.
     fn assert_told_once(&self, level: &str) {
         let lines = self.told(level);
         assert_eq!(lines.len(), 1, "{lines:#?}");

@@ -1,4 +1,4 @@
-//! HTTP/1: no request slips by in the framing of another.
+//! HTTP/1: no request can hide in the framing of another.
 
 use crate::clients::expect_reset;
 use crate::config::Config;
@@ -47,7 +47,7 @@ fn a_request_after_a_body_is_judged_however_long_the_body(family: Family) {
             expect(&upstream, "\r\n");
         }
         expect(&upstream, "0\r\nDigest: x\r\n\r\n");
-        // The answers are as long.
+        // The responses are as long.
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
         let mut writer = upstream.try_clone().unwrap();
         let first = answer.clone();
@@ -105,7 +105,7 @@ fn a_second_request_that_could_be_read_in_two_ways_is_denied(family: Family) {
         let flow = expect_record(&gateway, local, "malformed_http", 1);
         assert!(flow["detail"].is_string(), "{flow:#}");
     }
-    // In the middle of a body nobody could tell an answer from a part of one.
+    // Inside a body an answer could not be told from a part of it.
     for chunks in ["5\nhello\n0\n\n", "5\r\nhello!\r\n", "ffffffffffffffff5\r\n", "0\r\nA\n\n"] {
         let head = "POST / HTTP/1.1\r\nHost: allowed.example.org\r\nTransfer-Encoding: chunked\r\n\r\n";
         let (client, upstream) = opened(&lab, &server, &format!("{head}{chunks}{EVIL}"));

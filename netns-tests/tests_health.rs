@@ -1,4 +1,4 @@
-//! A gateway that does not work is not reported alive; one with a broken configuration works by its last good one.
+//! A broken gateway is not reported alive; one with a broken configuration uses its last good one.
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -26,7 +26,7 @@ fn a_stalled_worker_is_not_alive() {
     let gateway = lab.start_gateway(&Config::default());
     assert_eq!(gateway.get("/healthz").unwrap(), (200, "ok\n".to_owned()));
     let worker = number_of_thread(&gateway, "worker-0");
-    // This thread alone is held in its next system call, for longer than the test looks.
+    // Only this thread is blocked in its next system call, for longer than the test runs.
     let mut strace = Command::new("strace")
         .args([
             "-qq",

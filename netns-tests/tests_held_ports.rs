@@ -1,4 +1,4 @@
-//! A port is free when the kernel says so: lost packets, no timestamps, crossing FINs and resets collide with nothing.
+//! A port is free when the kernel says so: no collisions after lost packets, no timestamps, crossing FINs and resets.
 
 use crate::clients::{connect_from, reset};
 use crate::config::Config;
@@ -23,7 +23,7 @@ crate::trials! {
     once:
 }
 
-/// Few ports, so that each is used again soon.
+/// With few ports, so that each is soon reused.
 fn config(ports: &str) -> Config {
     Config {
         alpha_addresses: "[\"203.0.113.17\", \"2001:db8:100::1\"]".into(),
@@ -32,19 +32,19 @@ fn config(ports: &str) -> Config {
     }
 }
 
-/// How a flow ends, as its client asks for it in its first byte.
+/// End of a flow, as requested by its client's first byte.
 const SERVER_FIRST: u8 = b's';
 const CLIENT_FIRST: u8 = b'c';
 /// Both FINs at the same time.
 const CROSSED: u8 = b'x';
 /// The client resets after its FIN, while the server's is on its way.
 const RESET_AFTER_FIN: u8 = b'r';
-/// The server closes with bytes that it has not read.
+/// The server closes with unread bytes.
 const SERVER_RESET: u8 = b'z';
-/// The kernel is asked again within this, be it by a busy machine.
+/// Time within which the kernel is queried again, even on a busy machine.
 const A_LOOK: Duration = Duration::from_secs(45);
 const QUIT: u8 = b'q';
-/// Those after which nothing but a `TIME_WAIT` holds a port come seldom.
+/// Ends after which only a `TIME_WAIT` holds a port are rare.
 const MIX: [u8; 8] = [
     SERVER_FIRST,
     SERVER_FIRST,
@@ -65,7 +65,7 @@ fn serve(server: &Server) {
         if stream.read_exact(&mut how).is_err() {
             continue;
         }
-        // A client that is gone is no failure.
+        // A client that has left is no failure.
         let _ = match how[0] {
             QUIT => return,
             SERVER_FIRST | CROSSED => {
@@ -168,13 +168,13 @@ fn a_gateway_without_timestamps_collides_with_nothing(family: Family) {
 
 fn without_timestamps(lab: &Lab, side: &Namespace, family: Family) {
     let gateway = lab.start_gateway(&config("40000-41999"));
-    // Steering has switched them on.
+    // Steering has enabled them.
     side.sysctl("net/ipv4/tcp_timestamps", "0");
     let server = Server::raw(lab, family, 7000);
     let good = storm(lab, &server, family, 4000);
     assert!(good > 2000, "{good} flows");
     assert_nothing_collided(&gateway);
-    // What is held is what the kernel has.
+    // The held ports are those in the kernel.
     let in_kernel = || {
         let source = in_filter(family.pool());
         lab.gateway.shell(&format!("ss -Htn state time-wait src {source}")).lines().count() as u64
@@ -186,7 +186,7 @@ fn without_timestamps(lab: &Lab, side: &Namespace, family: Family) {
     });
 }
 
-/// The server's FIN comes first, and nothing of what it sends arrives after that.
+/// The server's FIN comes first, and nothing that it sends arrives after that.
 fn an_unacknowledged_fin_holds_its_port(family: Family) {
     let lab = Lab::new();
     let terms = Config { alpha_tenant: "ports_ceiling = 1".into(), ..config("40000-40001") };
@@ -206,7 +206,7 @@ fn an_unacknowledged_fin_holds_its_port(family: Family) {
     gateway.expect_outcome(local, "closed");
     let in_last_ack = || lab.gateway.shell(&format!("ss -Htn state last-ack src {source}")).lines().count();
     let held = || gateway.metric("egret_pool_ports", &[("pool", "alpha"), ("state", "held")]);
-    // Longer than any look that does not ask the kernel would wait.
+    // Longer than any wait without a query of the kernel.
     let until = Instant::now() + Duration::from_secs(2);
     while Instant::now() < until {
         assert_eq!((held(), in_last_ack()), (1, 1));

@@ -1,4 +1,4 @@
-//! HTTP/1: judged by Host or absolute form, denied in words.
+//! HTTP/1: judged by Host or absolute form, denied with a readable answer.
 
 use crate::clients::{expect_http_denial, read_all};
 use crate::config::Config;
@@ -51,7 +51,7 @@ fn a_request_for_an_allowed_host_arrives_whole(family: Family) {
     }
 }
 
-/// From the refusal's flow ID to the rule that would have allowed it, as the person who was refused would go.
+/// From the refusal's flow ID to the rule that would have permitted it, as a refused user would search.
 fn a_denial_leads_to_its_rule(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
@@ -109,7 +109,7 @@ fn a_request_for_another_host_is_denied_in_words(family: Family) {
 fn an_ambiguous_request_is_denied_in_words(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
-    // A CIDR rule covers this host: even so nothing ambiguous may pass.
+    // A CIDR rule covers this host, but ambiguous requests must not pass.
     let server = lab.listen(Host::Inspected, family, 80);
     for value in [
         "allowed.example.org, evil.example",

@@ -1,4 +1,4 @@
-//! The network alone, without a gateway: what fails here is not the gateway's fault.
+//! The network alone, without a gateway: failures here are not the gateway's.
 
 use crate::clients::{curl, s_client};
 use crate::lab::{Family, Host, Lab, Tenant};

@@ -1,4 +1,4 @@
-//! Reloads of many tenants, and of rules that many live flows are judged by.
+//! Reloads with many tenants, and of rules for many live flows.
 
 use crate::clients::expect_reset;
 use crate::config::Config;
@@ -22,7 +22,7 @@ crate::trials! {
         a_reload_resets_just_the_flows_that_it_denies
 }
 
-/// What docs/reload.md states. It shows nothing that is right or wrong, and runs only when it is asked for.
+/// The measurement in docs/reload.md. It asserts nothing, and runs only on request.
 pub fn measurement() -> Trial {
     let measure = || {
         what_a_live_flow_feels_of_large_reloads();
@@ -70,7 +70,7 @@ impl<'lab> Large<'lab> {
         Self { gateway: Gateway::start(lab, files), folder, names_each }
     }
 
-    /// The answer must say just that. How long it took.
+    /// Reloads; the answer must report just that. Returns the duration.
     fn reload_with_one_more_name_of(&self, tenant: usize) -> Duration {
         write_names(&self.folder, tenant, self.names_each + 1);
         let start = Instant::now();
@@ -83,7 +83,7 @@ impl<'lab> Large<'lab> {
     }
 }
 
-/// A file of names for each of many tenants.
+/// Writes a file of names for each of many tenants.
 fn write_policy(folder: &Path, names_each: usize) {
     fs::create_dir(folder.join("policy.d")).unwrap();
     for n in 0..TENANTS {
@@ -130,7 +130,7 @@ impl<'lab> Crowd<'lab> {
         Self { gateway, config, stays, others }
     }
 
-    /// How many were reset.
+    /// Returns the number of flows reset.
     fn reload(&self, rules: &str) -> u64 {
         let config = Config { alpha_rules: rules.into(), ..self.config.clone() };
         self.gateway.write(&config.render(&self.gateway.flow_log()));
@@ -138,7 +138,7 @@ impl<'lab> Crowd<'lab> {
     }
 }
 
-/// The answer of `egret reload`, which must succeed.
+/// Runs `egret reload`, which must succeed.
 fn reload(gateway: &Gateway<'_>) -> Value {
     let output = gateway.egret(&["reload", "--json"]);
     assert!(output.status.success(), "{}", text(&output));
@@ -172,7 +172,7 @@ fn what_a_live_flow_feels_of_many_that_are_reset() {
     }
 }
 
-/// What comes of some work, and how long a message of a flow takes there and back meanwhile.
+/// Runs `work`; returns its result, and the round-trip times of a flow's messages meanwhile.
 fn pings<T: Send>(flow: &Flow, work: impl FnOnce() -> T + Send) -> (T, String) {
     thread::scope(|scope| {
         scope.spawn(|| pong(flow));

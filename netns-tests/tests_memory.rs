@@ -1,4 +1,4 @@
-//! What flows took is given back when they are over.
+//! Memory of flows is released when they end.
 
 use crate::clients::{connect_from, read_all};
 use crate::config::Config;
@@ -17,10 +17,10 @@ crate::trials! {
         answer_heads_that_never_end_take_no_memory
 }
 
-/// Flows that are open at the same time.
+/// Concurrent flows.
 const WAVE: usize = 400;
 
-/// A leak of 200 bytes for each flow would show. `scripts/bench.sh` does the same with half a million flows.
+/// A leak of 200 bytes per flow would show. `scripts/bench.sh` does the same with half a million flows.
 fn memory_stays_as_it_is_over_waves_of_flows() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -63,7 +63,7 @@ fn wave(lab: &Lab, server: &Server) {
     }
 }
 
-/// Sixty kilobytes of each head have come, and been delivered: kept, they would be 24 MB.
+/// Sixty kilobytes of each head have arrived, and been delivered: buffered, they would be 24 MB.
 fn answer_heads_that_never_end_take_no_memory() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());

@@ -1,4 +1,4 @@
-//! Monitor mode: what policy would deny reaches its server unchanged, and is recorded; what is no policy stays closed.
+//! Monitor mode: flows that policy would deny reach their server unchanged, and are recorded; other refusals stay.
 
 use crate::clients::{ACCESS_DENIED, expect_alert, expect_http_denial};
 use crate::config::Config;
@@ -31,7 +31,7 @@ crate::trials! {
         flows_beyond_those_in_inspection_leave_unjudged
 }
 
-/// Alpha in monitor mode, without much patience for clients that say nothing.
+/// Alpha in monitor mode, with a short deadline for silent clients.
 fn monitor() -> Config {
     Config {
         alpha_tenant: "mode = \"monitor\"\nlimits = { flows = 3 }".into(),
@@ -40,7 +40,7 @@ fn monitor() -> Config {
     }
 }
 
-/// A client that does not keep the gateway waiting.
+/// A client that sends at once.
 fn send(lab: &Lab, gateway: &Gateway, to: SocketAddr, bytes: &[u8]) -> TcpStream {
     send_from(Tenant::Alpha, lab, gateway, to, bytes)
 }
@@ -53,7 +53,7 @@ fn send_from(tenant: Tenant, lab: &Lab, gateway: &Gateway, to: SocketAddr, bytes
     })
 }
 
-/// The bytes reach the server as they were sent, and the record says why they would not have.
+/// Asserts that the bytes reach the server unchanged, and that the record has the reason of the waived denial.
 fn expect_waived(lab: &Lab, gateway: &Gateway, server: &Server, bytes: &[u8], reason: &str, rule: &str) {
     let client = send(lab, gateway, server.address(), bytes);
     let local = client.local_addr().unwrap();
@@ -92,7 +92,7 @@ fn what_would_be_denied_reaches_its_server_and_is_recorded(family: Family) {
     assert!(dates(&[("tenant", "beta")]).is_empty());
 }
 
-/// The way from monitor to enforce: watch, suggest, paste, reload.
+/// From monitor to enforce: watch, suggest, paste, reload.
 fn what_monitor_mode_saw_is_suggested_and_then_enforced(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
@@ -210,7 +210,7 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
     let rollout = Rollout::with(&lab, &config("mode = \"monitor\"".into()));
     let server = lab.listen(Host::Named, Family::V4, 443);
     let live = open_by_name(&lab, &server, "unheard.example.org");
-    // Late enough for a reload and a few flows, which take as long as this machine lets them.
+    // Late enough for a reload and a few flows on this machine.
     let start = Instant::now();
     assert!(rollout.asks(&server, "unheard.example.org").0);
     let reload_until = |seconds: u64| {
@@ -246,7 +246,7 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
     assert_eq!(told, ["start", "reload", "reload", "monitor_end"]);
     assert_eq!((&changes[3]["subject"], &changes[3]["by"]), (&"alpha".into(), &"gateway".into()));
     assert!(shown().is_empty());
-    // What lived then goes on until policy is exchanged.
+    // Flows of that time continue until the policy is replaced.
     live.assert_alive();
     let output = rollout.gateway.egret(&["reload"]);
     assert!(text(&output).contains("one live flow that is not allowed any more"), "{}", text(&output));

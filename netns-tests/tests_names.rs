@@ -1,4 +1,4 @@
-//! Names that rules ask about: what `egret names` tells of them, and later requests for them on one connection.
+//! Names of verifying rules: `egret names`, and later requests for them on one connection.
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -20,7 +20,7 @@ crate::trials! {
 
 const SIBLING: &str = "a.cdn.example.org";
 
-/// What `egret names` prints, and its exit code.
+/// Runs `egret names`; returns its output and its exit code.
 fn names(gateway: &Gateway, arguments: &[&str]) -> (String, Option<i32>) {
     let output = gateway.egret(&[&["names"], arguments].concat());
     (String::from_utf8(output.stdout).unwrap(), output.status.code())
@@ -66,7 +66,7 @@ fn request(host: &str) -> String {
 
 fn a_verified_connection_is_for_its_name_alone(family: Family) {
     let lab = Lab::new();
-    // The address is the sibling's as well, but nobody has asked.
+    // The address is the sibling's as well, but it was never looked up.
     let here = Host::Named.ip(family);
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, here), (SIBLING, here)]);
     let server = lab.listen(Host::Named, family, 80);
@@ -89,7 +89,7 @@ fn a_verified_connection_is_for_its_name_alone(family: Family) {
             (&NAME.into(), &other.into(), &2.into()),
             "{flow:#}"
         );
-        // On a connection of its own the name is fine.
+        // On a connection of its own the name passes.
         let (client, upstream) = opened(&lab, &server, &request(other));
         expect(&upstream, &request(other));
         drop((client, upstream));

@@ -1,4 +1,4 @@
-//! A hostile tenant beside a good one: whatever it fills, its neighbour is served.
+//! A hostile tenant beside a good one: whatever it exhausts, its neighbour is served.
 
 use crate::clients::{expect_alert, expect_reset, read_all, reset};
 use crate::config::Config;
@@ -29,14 +29,14 @@ fn limited(flows: u32) -> Config {
 
 fn refused_flows_keep_their_tenants_places(family: Family) {
     let lab = Lab::new();
-    // One worker, which takes them in one after the other.
+    // One worker, which accepts them one after the other.
     let gateway = lab.start_gateway(&Config { workers: 1, ..limited(3) });
     let to = Host::Named.at(family, 443);
     let denied = Hello::to("denied.example.org").record();
     let mut refused: Vec<_> =
         gateway.while_stopped(|| (0..4).map(|_| lab.send(Tenant::Alpha, to, &denied)).collect());
     let beyond = refused.remove(3);
-    // The others read their alert and do not close.
+    // The others read their alert but do not close.
     for client in &refused {
         expect_alert(client, ACCESS_DENIED);
     }
@@ -82,7 +82,7 @@ fn undelivered_bytes_keep_their_tenants_place(family: Family) {
             send(&upstream, MUCH);
             upstream.shutdown(Shutdown::Write).unwrap();
         });
-        // The gateway has it all, and its own FIN behind it.
+        // The gateway has received all of it, and queued its FIN after it.
         let behind = || {
             let filter = format!("ss -Htn state last-ack dst {local}");
             !lab.gateway.shell(&filter).is_empty()
@@ -112,7 +112,7 @@ fn a_server_that_never_reads_is_given_up(family: Family) {
     assert_eq!(read_all(&client), b"");
     client.shutdown(Shutdown::Write).unwrap();
     gateway.expect_outcome(local, "half_open_timeout");
-    // Nothing is left of it in the kernel, and its port is free.
+    // Nothing of it is left in the kernel, and its port is free.
     let left = || lab.gateway.shell(&format!("ss -Htn src {}", in_filter(source.ip()))).lines().count();
     wait_until("the kernel to have nothing left of it", || left() == 0);
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);

@@ -1,4 +1,4 @@
-//! Names are resolved by servers that refuse EDNS, too.
+//! Names are resolved even by servers that refuse EDNS.
 
 use crate::lab::{Family, Host, Lab};
 use crate::old_resolver::{OldResolver, Refuses};
@@ -33,7 +33,7 @@ fn servers_without_edns_are_asked_without() {
             let dns = OldResolver::start(&lab, Host::Web, refuses, address);
             let gateway = lab.start_gateway(&config(destination));
             reach(&lab, &gateway, server.address(), NAME, &server);
-            // It is known by now: other names are asked for without EDNS at once.
+            // This is known by now: other names are queried without EDNS at once.
             let before = dns.queries();
             for n in 0..3 {
                 reach(&lab, &gateway, server.address(), &format!("n{n}.cdn.example.org"), &server);

@@ -1,4 +1,4 @@
-//! Whatever reset comes after it: a flow whose answer was delivered is `closed`, and no other is.
+//! A flow whose answer was delivered is `closed`, whatever reset follows; no other is.
 
 use crate::clients::{expect_reset, read_all, reset};
 use crate::config::Config;
@@ -33,14 +33,14 @@ pub fn finish(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
 }
 
-/// Bytes and FIN have been received and read.
+/// Waits until bytes and FIN have been received and read.
 fn finished(from: &TcpStream, to: &TcpStream, said: &[u8]) {
     pass(from, to, said);
     finish(from);
     assert_eq!(read_all(to), b"");
 }
 
-/// Writes until the kernel says that the peer has reset.
+/// Writes until the kernel reports a reset by the peer.
 fn is_reset(mut stream: &TcpStream) {
     wait_until("a reset", || stream.write_all(b"more of the request").is_err());
 }
@@ -115,7 +115,7 @@ fn resets_after_a_whole_answer_are_no_failures(family: Family) {
         let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
         expect_outcome(&gateway, what, (client, upstream), end, "closed");
     }
-    // TLS that was inspected ends no other way.
+    // Inspected TLS ends the same way.
     let server = lab.listen(Host::Named, family, 443);
     for (what, end) in WHOLE {
         let hello = Hello::to("allowed.example.org").record();
@@ -190,7 +190,7 @@ fn what_breaks_an_answer_off_is_no_success(family: Family) {
     }
 }
 
-/// How client and server end a flow.
+/// Ends of a flow, by client and server.
 type Ends = fn(TcpStream, TcpStream);
 
 fn http_answers_are_whole_by_their_framing(family: Family) {
@@ -278,7 +278,7 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
     }
 }
 
-/// Not by a reset, but by a FIN, as the kernel sends it if all that came was read.
+/// Not by a reset, but by a FIN, as the kernel sends it if all received bytes were read.
 fn a_client_that_leaves_its_download_has_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -297,7 +297,7 @@ fn a_client_that_leaves_its_download_has_reset(family: Family) {
         }
         gateway.expect_outcome(local, "client_reset");
     }
-    // One that has only finished sending, and takes its time, has not.
+    // A client that has only finished sending, and reads slowly, has not left.
     let Flow { client, mut upstream } = Flow::open(&lab, Tenant::Alpha, &server);
     let local = client.local_addr().unwrap();
     finished(&client, &upstream, b"a question");

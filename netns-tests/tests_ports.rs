@@ -1,4 +1,4 @@
-//! A pool that runs full says so at once, and serves again as soon as Linux lets it.
+//! A full pool is reported at once, and serves again as soon as Linux frees a port.
 
 use crate::clients::{curl, read_all, reset, s_client};
 use crate::config::Config;
@@ -65,7 +65,7 @@ fn run_full(family: Family, config: Config, addresses: usize) {
         flows.push(again);
     }
     assert_eq!(flows.iter().map(Flow::source).collect::<HashSet<_>>(), sources);
-    // Other destinations have every port for themselves.
+    // Every port is free towards other destinations.
     let other = Server::raw(&lab, family, 7001);
     let elsewhere: Vec<_> = (0..16).map(|_| Flow::open(&lab, Tenant::Alpha, &other)).collect();
     for flow in flows.iter().chain(&elsewhere) {
@@ -77,7 +77,7 @@ fn run_full(family: Family, config: Config, addresses: usize) {
     assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
 }
 
-/// One more flow is reset, long before a port that Linux holds comes back, and the server does not hear of it.
+/// Asserts that one more flow is reset, long before a port that Linux holds is free, without a trace at the server.
 fn refused_at_once(lab: &Lab, gateway: &Gateway<'_>, server: &Server) {
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
     let flow = gateway.expect_outcome(refused, "ports_exhausted");
@@ -161,11 +161,11 @@ fn an_address_is_drained_by_a_reload_and_by_order(family: Family) {
             reload(&gateway, &config(&one_drains));
         }
         assert!(is("draining") && !is("available"));
-        // Its free ports are nobody's, also when the other address is full.
+        // Its free ports are not used, even when the other address is full.
         let after: Vec<_> = (0..6).map(|_| Flow::open(&lab, Tenant::Alpha, &server)).collect();
         assert!(after.iter().all(|flow| flow.source().ip() != drained));
         refused_at_once(&lab, &gateway, &server);
-        // Those that live may finish, and the gauge says when the last has.
+        // Live flows may finish, and the gauge shows when the last has.
         before.iter().for_each(Flow::assert_alive);
         live(2);
         let (on_drained, others): (Vec<_>, Vec<_>) =
@@ -201,7 +201,7 @@ fn without_timestamps_ports_are_held_for_a_minute() {
     }
     gateway.wait_for_flows(8);
     assert_eq!(held(), 8);
-    // The gateway has no `TIME_WAIT` after the other ends, so that those ports serve again.
+    // After the other ends the gateway has no `TIME_WAIT`, so those ports are free at once.
     for how in [End::ServerFirst, End::ClientReset, End::ServerReset] {
         refused_at_once(&lab, &gateway, &server);
         flows.remove(0).end(how);
@@ -224,7 +224,7 @@ fn without_timestamps_ports_are_held_for_a_minute() {
     assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
 }
 
-/// The server's FIN comes last, and the client breaks off before it has that: its reset does not end the `TIME_WAIT`.
+/// The server's FIN comes last, and the client resets before it arrives: that does not end the `TIME_WAIT`.
 fn a_port_is_held_where_the_client_leaves_after_both_ends_have_finished() {
     let lab = Lab::new();
     lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
@@ -245,7 +245,7 @@ fn a_port_is_held_where_the_client_leaves_after_both_ends_have_finished() {
     gateway.expect_outcome(local, "client_reset");
     let held = || gateway.metric("egret_pool_ports", &[("source", "203.0.113.17"), ("state", "held")]);
     assert_eq!(held(), 1);
-    // A server's reset leaves nothing, also after the client's end.
+    // A server's reset leaves no state, even after the client's FIN.
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&upstream), b"");
@@ -258,7 +258,7 @@ fn a_port_is_held_where_the_client_leaves_after_both_ends_have_finished() {
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
 }
 
-/// Connections of the pool that the gateway's kernel still keeps.
+/// Number of the pool's connections that are still in the gateway's kernel.
 fn in_time_wait(lab: &Lab) -> usize {
     lab.gateway.shell("ss -Htn state time-wait src 203.0.113.17").lines().count()
 }

@@ -1,4 +1,4 @@
-//! By name nobody reaches the operator's own hosts, public though their addresses are.
+//! Rules by name do not reach the operator's own hosts, even with public addresses.
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -30,7 +30,7 @@ fn host(family: Family, second: bool) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The host exists, and the gateway has a route to its network by a router.
+/// Creates the host, and the gateway's route to its network by a router.
 fn listen(lab: &Lab, family: Family, second: bool) -> Server {
     let address = host(family, second);
     lab.server.ip(&format!("addr add {address} dev lo"));
@@ -72,7 +72,7 @@ fn names_do_not_lead_to_tenants(family: Family) {
     server.assert_untouched();
     let told = explained(&gateway, family, server.address());
     assert!(told["private"].as_str().unwrap().contains("source network of tenant gamma"), "{told:#}");
-    // A tenant that has everybody for its clients makes nobody private.
+    // A tenant with every address as a source makes no address private.
     let public = lab.listen(Host::Named, family, 443);
     reach(&lab, &gateway, public.address(), NAME, &public);
 }
@@ -82,7 +82,7 @@ fn names_do_not_lead_to_own_links(family: Family) {
     let server = listen(&lab, family, true);
     let gateway = lab.start_gateway(&config(&lab));
     reach(&lab, &gateway, server.address(), NAME, &server);
-    // The gateway comes to be on that network itself.
+    // The gateway itself joins that network.
     let network = network(family, true);
     lab.gateway.ip(&format!("route del {network}\nroute add {network} dev s0"));
     lab.server.ip(&format!("addr add {} dev s0", host(family, true)));

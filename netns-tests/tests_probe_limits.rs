@@ -1,4 +1,4 @@
-//! Servers that OpenSSL's clients reach and Egret's probe cannot ask: refused, and not accused.
+//! Servers that OpenSSL's clients reach and Egret's probe cannot check: refused, without a claim that they are invalid.
 
 use crate::config::Config;
 use crate::lab::{Family, Host, Lab};
@@ -20,7 +20,7 @@ const NAME: &str = "old.example.org";
 /// OpenSSL takes a hyphen at the edge of a label.
 const EDGE: &str = "old-.example.org";
 
-/// `openssl s_server`, until it is dropped.
+/// `openssl s_server`, until dropped.
 struct OldServer(Child);
 
 impl Drop for OldServer {

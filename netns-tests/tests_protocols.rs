@@ -1,4 +1,4 @@
-//! What a server may take for TLS or HTTP and the gateway does not, where a deny rule goes by name.
+//! Bytes that a server may parse as TLS or HTTP and the gateway does not, beside a deny rule by name.
 
 use crate::clients::{bounded, expect_reset, read_all};
 use crate::config::Config;
@@ -22,20 +22,20 @@ crate::trials! {
         without_a_deny_by_name_other_protocols_pass
 }
 
-/// What `config` denies by name.
+/// Name that `config` denies.
 const DENIED: &str = "secret.wild.example.org";
-/// PostgreSQL's, to which a server answers before the TLS hello.
+/// PostgreSQL's request, which a server answers before the TLS hello.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
 const PROXY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\x01\x02\x0a\0\x01\x03\x01\xbb\x01\xbb";
 
-/// A rule by address beside the deny rule by name that alpha has.
+/// A rule by address, in addition to alpha's deny rule by name.
 fn by_address(key: &str) -> Config {
     let (v4, v6) = (Host::Named.ip(Family::V4), Host::Named.ip(Family::V6));
     let rule = format!("[[tenant.allow]]\nname = \"net\"\ncidrs = [\"{v4}/32\", \"{v6}/128\"]\n{key}\n");
     Config { alpha_rules: rule, ..Config::default() }
 }
 
-/// A TLS server of the system's. Stops when dropped.
+/// A TLS server of the system. Stops when dropped.
 struct TlsServer {
     child: Child,
     at: SocketAddr,
@@ -62,7 +62,7 @@ impl TlsServer {
         server
     }
 
-    /// Whether it goes on with a handshake that begins so, without a gateway between.
+    /// True if it continues a handshake that starts so, without a gateway.
     fn takes(&self, lab: &Lab, first: &[u8]) -> bool {
         says_hello(&lab.server.run(|| bounded(TcpStream::connect(self.at).unwrap())), first)
     }
@@ -75,7 +75,7 @@ impl Drop for TlsServer {
     }
 }
 
-/// Whether a ServerHello, or a HelloRetryRequest, comes back.
+/// True if a ServerHello, or a HelloRetryRequest, is received.
 fn says_hello(mut stream: &TcpStream, first: &[u8]) -> bool {
     let mut answer = [0; 6];
     let sent = stream.write_all(first).and_then(|()| stream.read_exact(&mut answer));
@@ -153,7 +153,7 @@ fn another_protocol_needs_a_key_beside_a_denied_name(family: Family) {
         let flow = gateway.expect_outcome(local, "closed");
         assert_eq!((&flow["rule"], &flow["protocol"]), (&"net".into(), &"other".into()), "{flow:#}");
     }
-    // TLS and HTTP are judged as they were.
+    // TLS and HTTP are judged as before.
     let client = lab.send(Tenant::Alpha, server.address(), &hello);
     assert_eq!(read_all(&client)[..1], [21]);
     let local = client.local_addr().unwrap();
@@ -171,7 +171,7 @@ fn expect_unknown(gateway: &Gateway, client: SocketAddr) {
     );
 }
 
-/// What it says later could be a hello.
+/// Its later bytes could be a hello.
 fn a_silent_client_is_denied_whatever_the_key() {
     let lab = Lab::new();
     for key in ["", "other_protocols = \"allow\""] {

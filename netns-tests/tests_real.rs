@@ -1,4 +1,4 @@
-//! Real clients and real servers: the share of flows that the metrics call good is the one that clients do.
+//! Real clients and servers: the metrics' share of good flows equals that of the clients.
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -32,7 +32,7 @@ const REQUESTS: usize = 5;
 /// nginx, http.server, cheroot and Apache, over HTTP and HTTPS.
 const PORTS: [(u16, u16); 4] = [(80, 443), (8001, 8401), (8002, 8402), (8004, 8404)];
 
-/// Stopped when dropped.
+/// A process that is stopped when dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -74,7 +74,7 @@ impl<'lab> World<'lab> {
         all.map(|(scheme, port)| format!("{scheme}://{}:{port}/{path}", self.name)).collect()
     }
 
-    /// A program in the client's namespace that knows the servers' address by the name.
+    /// A program in the client's namespace that resolves the servers' name.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("unshare");
         let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
@@ -83,7 +83,7 @@ impl<'lab> World<'lab> {
         command
     }
 
-    /// Requests that a program of ours takes for answered, and for failed, which it prints.
+    /// Runs a program of ours, which prints how many requests were answered and failed.
     fn ask(&self, program: &[&str], urls: &[String]) -> Told {
         let mut command = self.command(program[0]);
         command.args(&program[1..]).arg(REQUESTS.to_string()).arg(&self.certificate).args(urls);
@@ -94,7 +94,7 @@ impl<'lab> World<'lab> {
         Told { answered, failed, why: text(&output) }
     }
 
-    /// One request for each run of a program, which fails with its exit code.
+    /// Runs a program once per request; a failure is its exit code.
     fn run(&self, requests: usize, program: &[&str], url: &str, then: &[&str]) -> Told {
         let mut told = Told::default();
         for _ in 0..requests {
@@ -109,7 +109,7 @@ impl<'lab> World<'lab> {
         told
     }
 
-    /// So many requests of curl's on one connection, or with `Connection: close` on one each.
+    /// Runs curl with several requests on one connection, or with `Connection: close` on one each.
     fn curl(&self, url: &str, more: &[&str]) -> Told {
         let ca = self.certificate.to_str().unwrap();
         let range = format!("{url}?[1-{REQUESTS}]");
@@ -123,7 +123,7 @@ impl<'lab> World<'lab> {
     }
 }
 
-/// What a client says of its requests.
+/// A client's count of its requests.
 #[derive(Default)]
 struct Told {
     answered: usize,
@@ -162,7 +162,7 @@ fn python(lab: &Lab, folder: &Path) -> Running {
     python
 }
 
-/// Every name and port of the servers, and outcomes as soon as flows are over.
+/// Permits every name and port of the servers; outcomes are recorded as soon as flows end.
 fn config() -> Config {
     let rule = "[[tenant.allow]]\nname = \"real\"\nhosts = [\"*.wild.example.org\"]\nports = [80, 443, \"8000-8999\"]\n";
     Config { alpha_rules: rule.into(), ..Config::default() }
@@ -315,7 +315,7 @@ fn what_clients_call_failed_is_a_reset(family: Family) {
         }
         clients.push(told);
     };
-    // The server's process is killed in its answer; in TLS that shows only where it leaves something unread.
+    // The server's process is killed during its response; in TLS that shows only if it leaves something unread.
     for path in ["length", "chunked"] {
         let told = world.run(EACH, &curl, &format!("{}/{path}", base("http", 8003)), &[]);
         are("upstream_reset", path, told);
@@ -328,7 +328,7 @@ fn what_clients_call_failed_is_a_reset(family: Family) {
         let told = world.run(EACH, &curl, &base(scheme, port), &post);
         are("upstream_reset", "an upload", told);
     }
-    // The client gives up waiting.
+    // The client's timeout expires.
     let slow = format!("{}/slow", base("http", 8003));
     let told = thread::scope(|scope| {
         let impatient = || world.run(1, &curl, &slow, &["--max-time", "1"]);

@@ -1,5 +1,5 @@
-//! Another policy asks of a live flow what nobody had asked before: whether its address is the name's, whether its server
-//! proves it.
+//! A new policy needs checks of a live flow that were not made before: whether its address is the name's, whether its
+//! server proves the name.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -43,14 +43,14 @@ fn config(lab: &Lab, destination: &str, more: &str) -> Config {
     Config { more: "[resolver]\nservers = [\"198.51.100.10\"]".into(), ..Rollout::config(lab, &more) }
 }
 
-/// The live flows that the gateway then asks about, after none was reset at once.
+/// Number of live flows that the gateway then checks, after none was reset at once.
 fn unproved(gateway: &Gateway<'_>, config: &Config) -> u64 {
     let answer = reload_to(gateway, config);
     assert_eq!(answer["revoked"], 0, "{answer}");
     answer["unproved"].as_u64().unwrap()
 }
 
-/// So many times it has asked all that there was to ask.
+/// Waits until this many rounds of checks are complete.
 fn wait_for_rounds(gateway: &Gateway<'_>, count: usize) {
     let said = "live flows were asked what the policy in force asks";
     wait_until("live flows to be asked", || gateway.stderr().matches(said).count() == count);
@@ -64,7 +64,7 @@ fn a_live_flow_goes_on_if_its_address_is_the_names(family: Family) {
         let (server, other) =
             (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
         let (right, wrong) = (open_by_name(&lab, &server, NAME), open_by_name(&lab, &other, NAME));
-        // The name has no address that anybody knows.
+        // The name has no known address.
         let unknown = open_by_name(&lab, &server, "no.cdn.example.org");
         let unasked = open_by_name(&lab, &other, "allowed.example.org");
         assert_eq!(unproved(&gateway, &config(&lab, destination, "")), 3);
@@ -96,7 +96,7 @@ fn a_flow_that_was_resolved_is_judged_by_where_it_went(family: Family) {
         Flow { client, upstream }
     };
     let flow = open();
-    // It is found already.
+    // It is known already.
     assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 0);
     assert_eq!(unproved(&gateway, &config(&lab, "resolve", CUT)), 0);
     flow.assert_alive();
@@ -124,12 +124,12 @@ fn what_was_found_once_is_not_asked_again() {
     flow.assert_alive();
 }
 
-/// With little patience: twelve times this.
+/// With a short time limit: twelve times this.
 fn hasty(lab: &Lab, destination: &str, deadline: &str) -> Config {
     Config { inspect: format!("deadline = \"{deadline}\""), ..config(lab, destination, "") }
 }
 
-/// A gateway of so little patience that asks whether the address of a live flow is its name's, and the flow's server.
+/// A gateway with a short time limit that checks the address of a live flow; with the flow's server and the flow.
 fn asked_about<'l>(lab: &'l Lab, deadline: &str) -> (Gateway<'l>, Server, Flow) {
     let gateway = lab.start_gateway(&hasty(lab, "original", deadline));
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -141,7 +141,7 @@ fn asked_about<'l>(lab: &'l Lab, deadline: &str) -> (Gateway<'l>, Server, Flow) 
 
 fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
     let lab = Lab::new();
-    // Nobody answers there.
+    // No server answers there.
     let (gateway, _server, flow) = asked_about(&lab, "700ms");
     flow.assert_alive();
     let flow = expect_revoked(&gateway, flow);
@@ -158,7 +158,7 @@ fn an_answer_that_comes_late_is_in_time() {
     flow.assert_alive();
 }
 
-/// A relayed connection to a server that answers itself.
+/// A relayed connection to a server that answers by itself.
 fn open_hello(lab: &Lab, to: SocketAddr) -> TcpStream {
     let mut client = lab.connect(Tenant::Alpha, to);
     client.write_all(&Hello::to(PROVED).record()).unwrap();
@@ -179,7 +179,7 @@ fn a_live_flow_goes_on_if_its_server_proves_the_name() {
     write!(http, "GET / HTTP/1.1\r\nHost: {PROVED}\r\n\r\n").unwrap();
     let _server = plain.accept();
     let answer = reload_to(&gateway, &authority.config(&lab, "require"));
-    // A client that speaks no TLS has nothing to prove it by.
+    // A client that speaks no TLS has no name to prove.
     assert_eq!((&answer["revoked"], &answer["unproved"]), (&1.into(), &2.into()), "{answer}");
     let detail =
         |local| gateway.expect_outcome(local, "policy_revoked")["detail"].as_str().unwrap().to_owned();
@@ -237,14 +237,14 @@ fn what_is_asked_less_of_meanwhile_is_found_no_more_than_asked() {
     };
     let gateway = lab.start_gateway(&config("original", "off"));
     let flow = open_by_name(&lab, &server, PROVED);
-    // Nobody can ask it for its certificate.
+    // The server cannot be probed for its certificate.
     drop(server);
     assert_eq!(unproved(&gateway, &config("verify", "require")), 1);
     gateway.wait_for_metric("egret_resolver_lookups_total", &[], |asked| asked > 0);
     assert_eq!(unproved(&gateway, &config("verify", "off")), 1);
     wait_for_rounds(&gateway, 1);
     flow.assert_alive();
-    // Of its address it is known, of its certificate it is not.
+    // Its address is verified, its certificate is not.
     assert_eq!(unproved(&gateway, &config("verify", "off")), 0);
     assert_eq!(unproved(&gateway, &config("verify", "require")), 1);
 }
@@ -261,10 +261,10 @@ fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
         client.write_all(&hello).unwrap();
         delivered(client, &server, NAME)
     });
-    // Nobody answers yet.
+    // No server answers yet.
     assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 2);
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
-    // The one by which the answer is asked for is another tenant's now.
+    // The flow that started the lookup belongs to another tenant now.
     let mut moved = config(&lab, "verify", "");
     moved.more += "\n[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.1.2\"]\npool = \"alpha\"\n";
     let answer = reload_to(&gateway, &moved);
@@ -277,7 +277,7 @@ fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
 fn what_is_to_be_kept_is_asked_about_no_longer() {
     let lab = Lab::new();
     let keep = "on_reload = \"keep\"".to_owned();
-    // Nobody answers.
+    // No server answers.
     let (gateway, _server, flow) = asked_about(&lab, "1s");
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
     assert_eq!(unproved(&gateway, &Config { policy: keep, ..hasty(&lab, "verify", "1s") }), 0);

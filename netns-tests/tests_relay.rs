@@ -1,4 +1,4 @@
-//! What happens to bytes and ends between the two legs of a flow.
+//! Bytes and ends between the two legs of a flow.
 
 use crate::clients::{connect_from, read_all};
 use crate::config::Config;
@@ -64,7 +64,7 @@ fn whichever_end_finishes_first_gets_all_of_the_other(family: Family) {
                 traffic::send(first, 3 * MIB);
                 first.shutdown(Shutdown::Write).unwrap();
             });
-            // What it gets is on its way before it has finished, and goes on after it.
+            // Bytes for it are in flight before it finishes, and continue after.
             scope.spawn(|| traffic::receive(first, 5 * MIB));
             traffic::send(last, MIB);
             traffic::receive(last, 3 * MIB);
@@ -82,7 +82,7 @@ fn whichever_end_finishes_first_gets_all_of_the_other(family: Family) {
 fn a_stalled_reader_stalls_nobody_else_and_gets_every_byte(family: Family) {
     const TOTAL: usize = 100_000_000;
     let lab = Lab::new();
-    // One worker, so that a stall would be everybody's.
+    // One worker, so that a stall would affect all flows.
     let gateway = lab.start_gateway(&Config { workers: 1, ..Config::default() });
     let server = Server::raw(&lab, family, 7000);
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
@@ -90,7 +90,7 @@ fn a_stalled_reader_stalls_nobody_else_and_gets_every_byte(family: Family) {
     thread::scope(|scope| {
         scope.spawn(|| traffic::send(&client, TOTAL));
         scope.spawn(|| traffic::send(&upstream, TOTAL));
-        // Nobody reads from the first flow yet. Its buffers fill, and stay full:
+        // The first flow is not read yet. Its buffers fill, and stay full:
         let full = |direction| {
             let labels = [("tenant", "alpha"), ("direction", direction)];
             let mut last = 0;
@@ -120,8 +120,8 @@ fn small_messages_go_back_and_forth_without_a_stall(family: Family) {
     expect_no_stall(&Flow::open(&lab, Tenant::Alpha, &server), 1000);
 }
 
-/// What the gateway holds up it holds up each time. What a busy machine does, it does now and then: so many round trips
-/// must come to pass of which one in a hundred took 50 ms, and half of them 5.
+/// A stall in the gateway happens every time, one of a busy machine now and then: so round trips are repeated until one
+/// in a hundred took at most 50 ms, and half of them 5.
 fn expect_no_stall(flow: &Flow, rounds: usize) {
     wait_for("round trips without a stall", || {
         let times = ping_pong(flow, rounds);
@@ -131,8 +131,8 @@ fn expect_no_stall(flow: &Flow, rounds: usize) {
     });
 }
 
-/// The times of `rounds` round trips of a small message, fastest first. Two writes a message, which is what
-/// delayed acknowledgements and held-back segments punish.
+/// Times of `rounds` round trips of a small message, fastest first. Two writes per message, which delayed
+/// acknowledgements and Nagle's algorithm penalise.
 fn ping_pong(Flow { client, upstream }: &Flow, rounds: usize) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..rounds)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! SIGHUP puts another configuration in force while flows live.
+//! SIGHUP activates another configuration while flows live.
 
 use crate::config::Config;
 use crate::flows::{End, Flow};
@@ -21,7 +21,7 @@ crate::trials! {
         a_flow_limit_counts_on_through_a_reload
 }
 
-/// Reloads and waits until another configuration is in force: the audit log tells of it last.
+/// Reloads and waits until another configuration is active: the audit log has it last.
 pub fn reload(gateway: &Gateway<'_>, config: &Config) {
     let reloads = || gateway.changes().iter().filter(|line| line["change"] == "reload").count();
     let (before, told) = (version(gateway), reloads());
@@ -49,7 +49,7 @@ fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello\n");
     let flow = gateway.expect_outcome(refused, "denied_by_rule");
     assert_eq!(flow["rule"], "no-more");
-    // What was allowed when it began goes on.
+    // A flow permitted at its start continues.
     pass(&client, &upstream, b"after");
     pass(&upstream, &client, b"after");
     reload(&gateway, &keep());
@@ -75,7 +75,7 @@ fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
     }
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
     gateway.expect_outcome(refused, "ports_exhausted");
-    // Only the ports that are left serve again.
+    // Only the remaining ports are used.
     let inside = |upstream: &std::net::TcpStream| upstream.peer_addr().unwrap().port() <= 40001;
     let (kept, gone): (Vec<_>, Vec<_>) = flows.drain(..).partition(|(_, upstream)| inside(upstream));
     for (client, upstream) in gone {
@@ -90,7 +90,7 @@ fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
         Flow { client, upstream }.end(End::ServerFirst);
         gateway.expect_outcome(local, "closed");
     }
-    // Those whose last ACK is yet to come rest a little.
+    // Ports whose last ACK is outstanding are held briefly.
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
     let again = [open(), open()];
     assert!(again.iter().all(|(_, upstream)| inside(upstream)));
@@ -106,7 +106,7 @@ fn a_broken_configuration_keeps_the_one_before() {
     assert_eq!(version(&gateway), before);
     let client = lab.connect(Tenant::Alpha, server.address());
     pass(&client, &server.accept(), b"hello\n");
-    // The same configuration again is a reload that worked.
+    // The same configuration again counts as a successful reload.
     gateway.reload(&Config::default().render(&gateway.flow_log()));
     gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 1);
 }
@@ -152,7 +152,7 @@ fn egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log() {
         change["change"] == "reload" && change["by"] == "control" && change["result"] == "done",
         "{change}"
     );
-    // The tests are user 0 of a namespace of their own, and the process has ended.
+    // The tests run as user 0 of their own namespace, and the process has ended.
     assert!(change["uid"] == 0 && change["gid"] == 0 && change["pid"].is_number(), "{change}");
     assert_eq!(change["config_before"], start["config_after"]);
     assert_eq!(change["difference"]["names"], json!({"added": 1, "removed": 0}));
@@ -213,7 +213,7 @@ fn watched_files_are_read_when_they_have_changed() {
         assert!(change["by"] == "watch" && change["result"] == result, "{what}: {change}");
         change
     };
-    // What is written first is not in force before the list is there, and is then by itself.
+    // The first text is not active until the list exists, and is then reloaded automatically.
     gateway.write(&text(&listed));
     let why = expect("a list that is missing", "refused")["why"].to_string();
     assert!(why.contains("names.txt: error: cannot be read"), "{why}");
@@ -229,7 +229,7 @@ fn watched_files_are_read_when_they_have_changed() {
     let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\n";
     fs::write(folder.join("policy.d/gamma.toml"), gamma).unwrap();
     assert_eq!(expect("a policy file", "done")["difference"]["tenants"]["first"], json!(["+gamma"]));
-    // What somebody else has had read is not read again; the next change is.
+    // A change that a signal has reloaded is not reloaded again; the next one is.
     gateway.reload(&text(&listed).replace("drain = \"1s\"", "drain = \"2s\""));
     lines += 1;
     let change = gateway.change(lines);

@@ -1,4 +1,4 @@
-//! HTTP/1 after the first request: every one is judged.
+//! HTTP/1 after the first request: every request is judged.
 
 use crate::clients::{curl_with, expect_reset, read_all, reset};
 use crate::config::Config;
@@ -130,7 +130,7 @@ fn a_client_that_leaves_after_its_denied_request_is_recorded_as_denied() {
     reset(client);
     assert_eq!(expect_reset(&upstream), b"");
     expect_record(&gateway, local, "not_allowed", 1);
-    // Half a request is none.
+    // Half a request is not one.
     let (client, mut upstream) = opened(&lab, &server, &format!("{FIRST}{}", &EVIL[..20]));
     client.shutdown(Shutdown::Write).unwrap();
     expect(&upstream, FIRST);

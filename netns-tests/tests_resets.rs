@@ -1,4 +1,4 @@
-//! A reset of one leg is a reset of the other, and never looks like an end.
+//! A reset of one leg resets the other, and never looks like an end of file.
 
 use crate::clients::{expect_reset, expect_reset_while_sending, read_all, reset};
 use crate::config::Config;
@@ -23,14 +23,14 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     let server = Server::raw(&lab, family, 7000);
     for (count, greeted) in (1..).zip([true, false]) {
         let Flow { client, upstream } = open(&lab, &server, greeted);
-        // A client that is gone before the gateway has seen the connection come about has just left.
+        // A client that leaves before the gateway has seen the connection established would only have left.
         wait_for_connects(&gateway, count);
         let local = client.local_addr().unwrap();
         reset(client);
         assert_eq!(expect_reset(&upstream), b"");
         gateway.expect_outcome(local, "client_reset");
     }
-    // Also when the client had said that it is done, and when bytes for it are on their way.
+    // Even if the client had finished, and bytes for it are in flight.
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
     let local = client.local_addr().unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -41,7 +41,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
     gateway.expect_outcome(local, "client_reset");
 }
 
-/// However far the connection to the server has come: what the client broke off never looks finished.
+/// At any stage of the connection to the server: what the client broke off never looks finished.
 fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family) {
     const FLOWS: usize = 300;
     let lab = Lab::new();
@@ -65,7 +65,7 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     let server = Server::raw(&lab, family, 7000);
     for (count, greeted) in (1..).zip([true, false]) {
         let Flow { client, upstream } = open(&lab, &server, greeted);
-        // A reset before the gateway has seen the connection come about would be a refusal.
+        // A reset before the gateway has seen the connection established would be a refusal.
         wait_for_connects(&gateway, count);
         reset(upstream);
         assert_eq!(expect_reset(&client), b"");
@@ -77,11 +77,11 @@ fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
     pass(&client, &upstream, b"part of a request");
     reset(upstream);
     expect_reset_while_sending(&client);
-    // It had said all that it had to say.
+    // It had sent everything.
     gateway.expect_outcome(client.local_addr().unwrap(), "closed");
 }
 
-/// A flow in which each side has said something already, or neither.
+/// Opens a flow in which each side has already sent something, or neither.
 fn open(lab: &Lab, server: &Server, greeted: bool) -> Flow {
     let flow = Flow::open(lab, Tenant::Alpha, server);
     if greeted {
@@ -91,7 +91,7 @@ fn open(lab: &Lab, server: &Server, greeted: bool) -> Flow {
     flow
 }
 
-/// Waits until the gateway has seen that many of alpha's connections to servers come about.
+/// Waits until the gateway has seen that many of alpha's connections to servers established.
 fn wait_for_connects(gateway: &Gateway, count: u64) {
     gateway.wait_for_metric("egret_connect_duration_seconds_count", &[("tenant", "alpha")], |seen| {
         seen == count

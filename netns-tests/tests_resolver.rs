@@ -1,4 +1,4 @@
-//! What the resolver makes of DNS: answers that rotate, fail, are late, long, or differ.
+//! The resolver with real DNS: answers that rotate, fail, are late, long, or differ.
 
 use crate::config::Config;
 use crate::dns::Dns;
@@ -30,7 +30,7 @@ fn addresses_rotate_and_the_old_ones_stay_good() {
     reach(&lab, &gateway, old.address(), name, &old);
     denied(&lab, &gateway, new.address(), name, "destination_mismatch");
     dns.say(&[(name, new.address().ip())]);
-    // Within a second of the last lookup it is not asked again.
+    // Within a second of the last lookup it is not looked up again.
     wait_for("the new address to be found", || {
         let client = lab.send(Tenant::Alpha, new.address(), &Hello::to(name).record());
         let local = client.local_addr().unwrap();
@@ -54,7 +54,7 @@ fn names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver() {
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "answered")], |count| count >= 1);
     dns.stop();
     reach(&lab, &gateway, server.address(), NAME, &server);
-    // and a reload forgets nothing
+    // and a reload keeps the cache
     gateway.reload(&config.render(&gateway.flow_log()));
     wait_until("the reload", || gateway.stderr().contains("reloaded"));
     reach(&lab, &gateway, server.address(), NAME, &server);
@@ -65,7 +65,7 @@ fn without_an_answer_nothing_passes() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     for destination in ["verify", "resolve"] {
-        // nothing listens there
+        // no server listens there
         let gateway = lab.start_gateway(&with_rules(&rule(destination), "servers = [\"198.51.100.11\"]"));
         for name in [NAME, "a.cdn.example.org"] {
             let flow = denied(&lab, &gateway, server.address(), name, "resolver_unavailable");

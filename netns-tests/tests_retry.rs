@@ -1,4 +1,4 @@
-//! HelloRetryRequest: a second ClientHello must ask for the same name as the first.
+//! HelloRetryRequest: a second ClientHello must have the same name as the first.
 
 use crate::clients::{expect_reset, read_all};
 use crate::config::Config;
@@ -44,7 +44,7 @@ fn openssl_gets_through_a_retry(family: Family) {
             .arg(dir.path().join("key.pem")),
     );
     wait_until("openssl to listen", || lab.server.run(|| TcpStream::connect(to).is_ok()));
-    // Its key share is for a group that the server does not take.
+    // Its key share is for a group that the server rejects.
     let output = lab.client.output(
         Command::new("openssl")
             .args([
@@ -119,7 +119,7 @@ fn a_second_hello_for_the_same_name_passes() {
         expect(&upstream, &[&first.record(), CCS, early].concat());
         pass(&upstream, &client, &retry());
         pass(&client, &upstream, &[early, &second].concat());
-        // From the ServerHello on nothing is looked at.
+        // From the ServerHello on, nothing is inspected.
         let mut hello = retry();
         hello[11] ^= 1;
         pass(&upstream, &client, &hello);

@@ -1,4 +1,4 @@
-//! Another configuration comes into force while flows live: each is judged again.
+//! Another configuration is activated while flows live: each is judged again.
 
 use crate::clients::{ACCESS_DENIED, expect_alert, expect_reset};
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub(crate) fn with_rules(lab: &Lab, rules: &str) -> Config {
     Config { gateway, alpha_rules: rules.into(), ..Config::default() }
 }
 
-/// The answer of `egret reload`, which must succeed.
+/// Runs `egret reload`, which must succeed.
 fn reload(gateway: &Gateway<'_>, config: &str) -> Value {
     gateway.write(config);
     let output = gateway.egret(&["reload", "--json"]);
@@ -50,7 +50,7 @@ fn deny_port(port: u16) -> String {
     format!("[[tenant.deny]]\nname = \"no-more\"\nports = [{port}]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n")
 }
 
-/// Both ends are reset, and the record says why.
+/// Asserts that both ends are reset, and that the record has the reason.
 pub(crate) fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
     let Flow { client, upstream } = flow;
     assert_eq!(expect_reset(&client), b"");
@@ -60,19 +60,19 @@ pub(crate) fn expect_revoked(gateway: &Gateway<'_>, flow: Flow) -> Value {
     flow
 }
 
-/// A flow of alpha's to a name, with the hello delivered.
+/// Opens a flow of alpha's to a name, with the hello delivered.
 pub(crate) fn open_by_name(lab: &Lab, server: &Server, name: &str) -> Flow {
     delivered(hello_to(lab, server, name), server, name)
 }
 
-/// A client of alpha's that has asked for a name.
+/// Connects a client of alpha's that has requested a name.
 pub(crate) fn hello_to(lab: &Lab, server: &Server, name: &str) -> TcpStream {
     let mut client = lab.connect(Tenant::Alpha, server.address());
     client.write_all(&Hello::to(name).record()).unwrap();
     client
 }
 
-/// Its flow, once the server has the hello.
+/// Returns its flow, once the server has the hello.
 pub(crate) fn delivered(client: TcpStream, server: &Server, name: &str) -> Flow {
     let mut upstream = server.accept();
     upstream.read_exact(&mut vec![0; Hello::to(name).record().len()]).unwrap();
@@ -101,7 +101,7 @@ fn a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends(family: Family) {
     let change = gateway.change(2);
     assert!(change["revoked"] == 1 && change["difference"]["rules"]["added"] == 1, "{change}");
     assert_eq!(gateway.metric("egret_flows_total", &[("outcome", "policy_revoked")]), 1);
-    // Its port is free at once, and the others are told nothing by a second reload.
+    // Its port is free at once, and a second reload does not affect the others.
     assert_eq!(reload_to(&gateway, &with_rules(&lab, ""))["revoked"], 0);
     others.iter().for_each(Flow::assert_alive);
 }
@@ -132,7 +132,7 @@ fn live_flows_go_on_if_they_are_to_be_kept() {
     flow.assert_alive();
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"hello\n");
     gateway.expect_outcome(refused, "denied_by_rule");
-    // What holds is what the configuration says that comes into force.
+    // The new configuration applies.
     assert_eq!(reload_to(&gateway, &with_rules(&lab, &deny_port(7000)))["revoked"], 1);
     expect_revoked(&gateway, flow);
 }
@@ -145,7 +145,7 @@ fn a_flow_whose_client_is_another_tenants_now_is_reset() {
     let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.1.2\"]\npool = \"alpha\"\n\
                  [[tenant.allow]]\ncidrs = [\"198.51.100.20/32\"]\ninspect = \"none\"\n";
     for (after, tenant) in [
-        // It is allowed the same, and is somebody else's.
+        // It is permitted the same, but belongs to another tenant.
         (format!("{before}{gamma}"), Some("gamma")),
         (before.replace("\"10.0.1.0/24\", ", ""), None),
         (before.replace("name = \"alpha\"\nsources", "name = \"renamed\"\nsources"), Some("renamed")),
@@ -181,7 +181,7 @@ fn a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none() {
     let rest = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
     let before = with_rules(&lab, rest).render(&gateway.flow_log());
     assert_eq!(reload(&gateway, &before)["revoked"], 0);
-    // From now on clients are listened to there: what this one would have said, nobody knows.
+    // From now on clients there are inspected: this one's first bytes are unknown.
     let after = before.replace("inspect = \"none\"", "");
     assert_eq!(reload(&gateway, &after)["revoked"], 1);
     expect_revoked(&gateway, flow);
@@ -246,7 +246,7 @@ fn a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force() {
     client.write_all(&request("b.wild.example.org")).unwrap();
     serve("b.wild.example.org");
     client.read_exact(&mut [0; 40]).unwrap();
-    // The flow was let out for the first name, and stays; the second is denied from now on.
+    // The flow was permitted for the first name, and stays; the second is denied from now on.
     let deny = "[[tenant.deny]]\nhosts = [\"b.wild.example.org\"]\n";
     assert_eq!(reload_to(&gateway, &with_rules(&lab, deny))["revoked"], 0);
     client.write_all(&request("b.wild.example.org")).unwrap();
@@ -272,7 +272,7 @@ fn monitor_mode_revokes_nothing_and_its_end_does() {
     allowed.assert_alive();
 }
 
-/// Opens flows, passes something and closes them, until told to stop; yields how many. A flow that fails is a failure.
+/// Opens flows, passes bytes and closes them, until stopped; returns their number. A failed flow is a failure.
 fn churn(lab: &Lab, server: &Server, stop: &AtomicBool) -> usize {
     let mut flows = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -299,7 +299,7 @@ fn a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout() {
     let flows = thread::scope(|scope| {
         let churner = scope.spawn(|| churn(&lab, &server, &stop));
         for n in 0..100 {
-            // Each differs from the one before, and takes something away that nobody uses.
+            // Each differs from the one before, and denies something unused.
             let deny = format!("[[tenant.deny]]\nhosts = [\"n{n}.example.net\"]\nports = [{}]\n", 1000 + n);
             assert_eq!(reload_to(&gateway, &with_rules(&lab, &deny))["revoked"], 0);
             lived[n % lived.len()].assert_alive();
@@ -316,13 +316,13 @@ fn a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout() {
     gateway.change(101);
 }
 
-/// Opens flows by name and keeps those that came about, until told to stop; yields their sockets.
+/// Opens flows by name and keeps the successful ones, until stopped; returns their sockets.
 fn pour(lab: &Lab, to: SocketAddr, stop: &AtomicBool, opened: &AtomicUsize) -> Vec<TcpStream> {
     let hello = Hello::to("allowed.example.org").record();
     let mut clients = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         if let Ok(mut client) = lab.dial(Tenant::Alpha, to) {
-            // The reset may be there already.
+            // It may be reset already.
             let _ = client.write_all(&hello);
             clients.push(client);
             opened.fetch_add(1, Ordering::Relaxed);
@@ -345,12 +345,12 @@ fn no_flow_slips_through_between_two_policies() {
         let clients = thread::scope(|scope| {
             let pouring = [(); 2].map(|()| scope.spawn(|| pour(&lab, server.address(), &stop, &opened)));
             crate::wait::wait_until("flows", || opened.load(Ordering::Relaxed) > 20);
-            // In the midst of it.
+            // In the midst of new flows.
             reload(&gateway, &after);
             stop.store(true, Ordering::Relaxed);
             pouring.map(|pouring| pouring.join().unwrap()).into_iter().flatten().collect::<Vec<_>>()
         });
-        // Whichever policy judged it: none lives.
+        // Whichever policy judged them: none lives.
         for mut client in clients {
             let mut said = Vec::new();
             match client.read_to_end(&mut said) {

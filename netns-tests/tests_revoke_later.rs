@@ -1,4 +1,4 @@
-//! Another configuration comes into force while flows live, and what their clients ask for later is judged by it.
+//! Another configuration is activated while flows live, and later requests of their clients are judged by it.
 
 use crate::clients::expect_http_denial;
 use crate::config::Config;
@@ -30,7 +30,7 @@ fn monitor(lab: &Lab, rules: &str) -> Config {
     Config { alpha_tenant: "mode = \"monitor\"".into(), ..with_rules(lab, rules) }
 }
 
-/// A kept-alive connection of a tenant's, whose first request was answered.
+/// A keep-alive connection of a tenant's, whose first request was answered.
 fn kept(lab: &Lab, tenant: Tenant, server: &Server) -> Flow {
     let client = lab.connect(tenant, server.address());
     let flow = ask(client, server, FIRST);
@@ -71,7 +71,7 @@ fn requests_are_judged_by_the_mode_in_force() {
     let gateway = lab.start_gateway(&monitor(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 80);
     let flow = kept(&lab, Tenant::Alpha, &server);
-    // All that it asked for is allowed, so it stays.
+    // Everything that it requested is permitted, so it stays.
     assert_eq!(reset_by(&gateway, &with_rules(&lab, "")), 0);
     request_passes(&flow, FIRST);
     request_is_denied(&gateway, flow, EVIL, "not_allowed");
@@ -92,7 +92,7 @@ fn what_monitor_mode_let_pass_ends_with_it() {
     let (stays, goes) = (kept(&lab, Tenant::Alpha, &server), kept(&lab, Tenant::Alpha, &server));
     request_passes(&goes, EVIL);
     request_passes(&goes, EVIL);
-    // Nothing is reset as long as the mode is.
+    // Nothing is reset while the mode stays.
     assert_eq!(reset_by(&gateway, &monitor(&lab, "[[tenant.deny]]\nhosts = [\"other.example.org\"]\n")), 0);
     request_passes(&goes, EVIL);
     assert_eq!(reset_by(&gateway, &with_rules(&lab, "")), 1);
@@ -121,7 +121,7 @@ fn what_monitor_mode_denies_at_first_it_denies_later() {
 
 const UNFOLLOWED: &str = "it may ask for what nobody would judge";
 
-/// A tenant whose names are nobody's business: gamma's, by address.
+/// A tenant without rules by name: gamma, by address.
 fn by_address(lab: &Lab, rules: &str) -> Config {
     let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\n";
     Config { more: format!("{gamma}{rules}"), ..with_rules(lab, "") }
@@ -156,7 +156,7 @@ fn requests_that_nobody_follows_end_where_names_come_to_matter() {
         assert_eq!(expect_revoked(&gateway, flow)["detail"], UNFOLLOWED);
         others[..still].iter().for_each(Flow::assert_alive);
         assert_eq!(revoked, 1 + 2 - still as u64, "those without a name where a name is needed");
-        // What begins now is followed.
+        // New flows are followed.
         let flow = kept(&lab, Tenant::Gamma, &servers[0]);
         assert_eq!(reset_by(&gateway, &by_address(&lab, &format!("{rules}ports = [\"1-8000\"]\n"))), 0);
         request_is_denied(&gateway, flow, EVIL, if still == 2 { "denied_by_rule" } else { "not_allowed" });
@@ -186,7 +186,7 @@ fn a_flow_that_monitor_mode_let_out_and_is_allowed_now_goes_on_if_it_can_be_foll
     let goes = ask(lab.connect(Tenant::Alpha, plain.address()), &plain, &first);
     answer(&goes);
     let stays = open_by_name(&lab, &tls, later);
-    // The server asks for another hello, which may be for another name.
+    // The server requests another hello, which may have another name.
     let half = open_by_name(&lab, &tls, later);
     pass(&half.upstream, &half.client, &retry());
     let lost = open_by_name(&lab, &tls, later);

@@ -1,4 +1,4 @@
-//! What ends a flow in which nothing moves: the operator's time-outs, and peers that vanished.
+//! Ends of silent flows: by the operator's timeouts, and by vanished peers.
 
 use crate::clients::{expect_reset, expect_reset_while_sending, read_all};
 use crate::config::Config;
@@ -39,7 +39,7 @@ fn an_idle_flow_is_reset_when_the_operator_wants_it(family: Family) {
 
 fn a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on(family: Family) {
     let lab = Lab::new();
-    // One worker, so that what comes first ends first.
+    // One worker, so that flows end in the order of their starts.
     let gateway = "half_open_timeout = \"1s\"".into();
     let gateway = lab.start_gateway(&Config { workers: 1, gateway, ..Config::default() });
     let server = Server::raw(&lab, family, 7000);
@@ -59,8 +59,8 @@ fn a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on(family: 
     whole.assert_alive(); // silent for longer
 }
 
-/// Passes bytes often enough that a time-out of one second must not end the flow, and yields when it began to pass the
-/// last. No more than that can be said where the machine itself stands still for nearly as long.
+/// Passes bytes often enough that a timeout of one second must not end the flow; returns the time before the last. That
+/// is as exact as possible if the machine itself stops for nearly as long.
 fn outlive_a_second(
     begun: Instant,
     mut from: &TcpStream,

@@ -1,4 +1,4 @@
-//! Which address and port a flow leaves from, and what happens when there is none left.
+//! Source address and port of a flow, and exhaustion of both.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -59,7 +59,7 @@ fn no_flow_leaves_from_another_tenants_source(family: Family) {
     for source in &seen[&b'b'] {
         assert!(Tenant::Beta.owns_source(source.ip()), "beta left from {source}");
     }
-    // Random ports out of ten thousand: two flows one after the other seldom get the same.
+    // Random ports out of ten thousand: consecutive flows rarely get the same.
     assert!(seen[&b'a'].len() > EACH / 2, "only {} sources", seen[&b'a'].len());
     for flow in gateway.wait_for_flows(2 * EACH) {
         let source: SocketAddr = flow["source"].as_str().unwrap().parse().unwrap();
@@ -69,7 +69,7 @@ fn no_flow_leaves_from_another_tenants_source(family: Family) {
     }
 }
 
-/// Opens a flow from this client address and says where it came from at the server.
+/// Opens a flow from this client address and returns its source as the server sees it.
 fn source_of(lab: &Lab, server: &Server, client: IpAddr) -> (TcpStream, TcpStream, IpAddr) {
     let client = lab.client.run(|| connect_from(client, server.address(), PATIENCE)).unwrap();
     let upstream = server.accept();
@@ -147,7 +147,7 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_soon(family: Family) {
         assert_eq!(flow["source"], serde_json::Value::Null, "{flow:#}");
         server.assert_untouched();
 
-        // Whichever side closes first, the port serves again as soon as the last ACK has had its time.
+        // Whichever side closes first, the port is reusable shortly after the last ACK.
         let (client, upstream, _) = flows.remove(0);
         let local = client.local_addr().unwrap();
         let how = if round % 2 == 0 { End::ClientFirst } else { End::ServerFirst };

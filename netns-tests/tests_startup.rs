@@ -1,4 +1,4 @@
-//! What a gateway needs, which is little; one that cannot do its work says so once, and does not start.
+//! The few requirements of a gateway; one that cannot work reports why once, and does not start.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -32,20 +32,20 @@ crate::trials! {
         a_bad_command_line_is_told
 }
 
-/// `egret run`, which must come to an end by itself.
+/// Runs `egret run`, which must end by itself.
 fn run(lab: &Lab, config: &str) -> (Output, Files) {
     let files = Files::with_text(config);
     (bounded(lab, &mut unprivileged(",+net_admin", &["run"], &files.config())), files)
 }
 
-/// In the gateway's namespace; one that goes on running is ended, and fails the test by its exit code 124.
+/// Runs a command in the gateway's namespace; if it does not end, it is killed and fails the test by exit code 124.
 fn bounded(lab: &Lab, command: &mut Command) -> Output {
     let mut timeout = Command::new("timeout");
     timeout.args(["--signal=KILL", "60"]).arg(command.get_program()).args(command.get_args());
     lab.gateway.output(&mut timeout)
 }
 
-/// Exit code 2, nothing on stdout, and a message of these words.
+/// Asserts exit code 2, empty stdout, and a message that contains these words.
 fn assert_refused(output: &Output, words: &[&str], what: &str) {
     assert_eq!(output.status.code(), Some(2), "{what}: {}\n{}", output.status, text(output));
     let message = String::from_utf8_lossy(&output.stderr);
@@ -60,7 +60,7 @@ fn valid() -> String {
     Config::default().render("/dev/null".as_ref())
 }
 
-/// The valid config with one thing changed, which must be there.
+/// Returns the valid configuration with one text replaced, which must occur in it.
 fn with(change: &str, into: &str) -> String {
     let valid = valid();
     assert!(valid.contains(change), "{change:?} is not in the config");
@@ -176,7 +176,7 @@ fn a_missing_capability_is_told() {
     assert_refused(&output, &["CAP_NET_ADMIN"], "no capability");
 }
 
-/// At once, however much time opening it would take.
+/// At once, however long opening it would take.
 fn a_log_that_is_no_file_is_told() {
     let lab = Lab::new();
     let folder = TempDir::with_prefix("egret-logs-").unwrap();
@@ -243,7 +243,7 @@ fn a_host_without_ipv6_is_served_by_ipv4_alone() {
     let said = gateway.stderr();
     assert!(said.contains("no IPv6") && said.contains("0.0.0.0:15001"), "{said}");
     Flow::open(&lab, Tenant::Alpha, &Server::raw(&lab, Family::V4, 7000)).assert_alive();
-    // Clients that have both are not left to wait for the other one.
+    // Clients with both families must not have to wait before they use the other one.
     let refused = lab.try_connect(Tenant::Alpha, Host::Raw.at(Family::V6, 7000), PATIENCE).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let mut doctor = without_ipv6(&unprivileged(",+net_admin", &["doctor"], &config));

@@ -1,4 +1,4 @@
-//! The packet rules: what they catch, that they fail closed, and that they leave no trace.
+//! The packet rules: they intercept the right packets, fail closed, and leave no trace.
 
 use crate::clients::connect_from;
 use crate::config::Config;
@@ -27,7 +27,7 @@ crate::trials! {
         the_doctor_finds_what_is_missing_and_nothing_else
 }
 
-/// For connections that must not come about. One that could would do so at once, or show at the server.
+/// For connections that must fail. One that could succeed would do so at once, or show at the server.
 const BRIEF: Duration = Duration::from_millis(300);
 
 fn iptables_rules_let_nothing_out_when_the_gateway_is_killed(family: Family) {
@@ -46,7 +46,7 @@ fn nothing_gets_out(family: Family, rules: Rules) {
         let server = lab.listen(Host::Raw, family, 7000);
         let to = server.address();
         let uninspected = Tenant::Alpha.client(family);
-        // It is forwarded as long as nothing steers.
+        // Without steering it is forwarded.
         drop(lab.connect(Tenant::Alpha, to));
         assert_eq!(server.accept().peer_addr().unwrap().ip(), uninspected);
 
@@ -69,7 +69,7 @@ fn nothing_gets_out(family: Family, rules: Rules) {
         server.assert_untouched();
 
         lab.must_steer("down", &config, rules);
-        // It is forwarded again, so it was the rules.
+        // It is forwarded again, so the rules had stopped it.
         drop(lab.connect(Tenant::Alpha, to));
         assert_eq!(server.accept().peer_addr().unwrap().ip(), uninspected);
     }
@@ -105,7 +105,7 @@ fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
         };
         assert_eq!(told, wanted, "{rules:?}, forwarding {forwarding}");
     }
-    // What is neither delivered nor forwarded is answered over IPv6 alone.
+    // A packet that is neither delivered nor forwarded is answered over IPv6 only.
     let told = send_to_udp_443(family, Rules::Iptables, false, Duration::from_secs(1));
     let wanted = match family {
         Family::V4 => ErrorKind::WouldBlock,
@@ -114,7 +114,7 @@ fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
     assert_eq!(told, wanted);
 }
 
-/// What a client is told, within some time, that sends to UDP 443; it must not get to the server.
+/// Returns a client's error, within some time, after sending to UDP 443; the packet must not reach the server.
 fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool, time: Duration) -> ErrorKind {
     let lab = Lab::new();
     lab.gateway.set_forwarding(forwarding);
@@ -132,8 +132,8 @@ fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool, time: Duratio
     told
 }
 
-/// What a socket is told within some time. A call with a time-out is interrupted, and not begun again, when the process
-/// is stopped or frozen for a moment; whoever runs it may do that.
+/// Returns a socket's error within some time. A call with a timeout is interrupted, and not restarted, when the process
+/// is stopped or frozen for a moment, which may happen to a test run.
 fn first_error(socket: &UdpSocket, time: Duration) -> ErrorKind {
     let end = Instant::now() + time;
     loop {
@@ -146,7 +146,7 @@ fn first_error(socket: &UdpSocket, time: Duration) -> ErrorKind {
     }
 }
 
-/// Everything that steering could touch, without counters.
+/// Everything that steering could change, without counters.
 fn traces(gateway: &Namespace) -> String {
     let rules = gateway.shell(
         "for save in iptables-save ip6tables-save; do $save | sed -e '/^#/d' -e 's/ \\[[0-9]*:[0-9]*\\]$//'; done
@@ -154,7 +154,7 @@ fn traces(gateway: &Namespace) -> String {
          for family in -4 -6; do ip $family rule; ip $family route show table all; done
          ip -4 addr; ip -6 addr",
     );
-    // Lifetimes and reference counts that change by themselves, and what the family may number differently.
+    // Without lifetimes and reference counts, which change by themselves, and numbers that may differ.
     let stable = rules.lines().filter(|line| !line.contains("valid_lft")).collect::<Vec<_>>().join("\n");
     let sysctls = gateway.run(|| {
         [
@@ -174,7 +174,7 @@ fn traces(gateway: &Namespace) -> String {
     format!("{stable}\n{sysctls}")
 }
 
-/// Rules and routes as somebody else may have put them there, some of them near to ours.
+/// Rules and routes as other programs may have added them, some of them similar to ours.
 fn add_foreign_rules(gateway: &Namespace) {
     for restore in ["iptables-restore", "ip6tables-restore"] {
         gateway.feed(
@@ -272,7 +272,7 @@ fn traffic_of_other_interfaces_and_ports_is_left_alone() {
             let server = lab.listen(Host::Raw, family, 7000);
             let client = lab.connect(Tenant::Alpha, server.address());
             pass(&client, &server.accept(), b"not ours");
-            // The gateway's own connections, and those towards the client.
+            // The gateway's own connections, and those to the client.
             let from: SocketAddr =
                 if family == Family::V4 { "198.51.100.1:0" } else { "[2001:db8:51::1]:0" }.parse().unwrap();
             let server = lab.listen(Host::Web, family, 443);
@@ -288,7 +288,7 @@ fn the_doctor_finds_what_is_missing_and_nothing_else() {
     let files = Files::new(&config);
     let missing = lab.gateway.output(&mut unprivileged(",+net_admin", &["doctor"], &files.config()));
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
-    // What it says mends it does.
+    // Its remedies work.
     let said = text(&missing);
     let remedy = said.split("or as root `").nth(1).and_then(|rest| rest.split('`').next());
     lab.carry_out(remedy.unwrap_or_else(|| panic!("no remedy: {said}")), &files.config());

@@ -1,4 +1,4 @@
-//! TLS as it may come: in pieces, malformed, too late, and too large.
+//! TLS in all its forms: in pieces, malformed, too late, and too large.
 
 use crate::clients::{connect_from, expect_hello_denied, expect_reset, expect_tls_denial, read_all, reset};
 use crate::config::Config;
@@ -34,7 +34,7 @@ fn a_post_quantum_hello_split_at_every_byte_arrives_whole(family: Family) {
     every_split(family, &Hello::to("a.wild.example.org").post_quantum().record());
 }
 
-/// For each offset: the bytes before it, and when they have reached the gateway those after it.
+/// For each offset: sends the bytes before it, and, when the gateway has received them, those after it.
 fn every_split(family: Family, hello: &[u8]) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -76,7 +76,7 @@ fn every_split(family: Family, hello: &[u8]) {
     }
 }
 
-/// Waits until the gateway's kernel has every byte sent.
+/// Waits until the gateway's kernel has received every byte sent.
 fn wait_until_acknowledged(stream: &TcpStream) {
     wait_until("the kernel to deliver the first part", || {
         egret::sys::stream::unacknowledged(stream).unwrap() == 0
@@ -101,7 +101,7 @@ fn a_hello_in_one_byte_records_arrives_whole(family: Family) {
 fn a_malformed_hello_is_denied_with_an_alert(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
-    // A CIDR rule covers this host: even so nothing malformed may pass.
+    // A CIDR rule covers this host, but malformed hellos must not pass.
     let server = lab.listen(Host::Inspected, family, 443);
     let whole = Hello::to("allowed.example.org");
     let handshake = whole.handshake();

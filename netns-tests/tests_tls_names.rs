@@ -144,7 +144,7 @@ fn without_a_name_only_a_cidr_rule_lets_a_hello_through(family: Family) {
     assert_eq!((&flow["rule"], &flow["protocol"]), (&"alpha-inspected".into(), &"tls".into()), "{flow:#}");
 }
 
-/// What browsers send with every hello is allowed by default, and counted apart.
+/// The extension that browsers send with every hello is permitted by default, and counted separately.
 fn an_encrypted_hello_is_judged_by_its_outer_name_or_denied(family: Family) {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, family, 443);

@@ -25,11 +25,11 @@ crate::trials! {
         a_listener_that_comes_later_is_named
 }
 
-/// Comparisons of ledger and kernel are less than this apart.
+/// Maximum time between two comparisons of ledger and kernel.
 const COMPARED: Duration = Duration::from_secs(12);
-/// A `TIME_WAIT` is over within this, and found to be.
+/// Time within which a `TIME_WAIT` ends and the gateway learns of it.
 const FORGOTTEN: Duration = Duration::from_secs(90);
-/// What needs two or three of them comes within this, on a busy machine too.
+/// Time within which two or three of them are made, even on a busy machine.
 const COMPARED_OFTEN: Duration = Duration::from_secs(50);
 
 fn ledger_and_kernel_agree() {
@@ -44,7 +44,7 @@ fn another_programs_connections_from_a_pool_are_left_alone() {
     in_both_families(another_programs_connection_from_a_pool_is_found_and_left_alone);
 }
 
-/// At the same time, for these tests mostly wait.
+/// Runs both concurrently, because these tests mostly wait.
 fn in_both_families(test: fn(Family)) {
     thread::scope(|scope| {
         scope.spawn(|| test(Family::V4));
@@ -72,7 +72,7 @@ fn ports(gateway: &Gateway<'_>, family: Family, state: &str) -> u64 {
 
 fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
     let lab = Lab::new();
-    // Half of the servers' side without timestamps, where ports are held.
+    // For one family, servers without timestamps, so that ports are held.
     if family == Family::V4 {
         lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
     }
@@ -81,7 +81,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
     let start = Instant::now();
     let mut live = Vec::new();
     let mut count = 0;
-    // Through one comparison at least, and two thirds of the pool at most.
+    // For at least one comparison, with at most two thirds of the pool in use.
     while start.elapsed() < COMPARED || count < 300 {
         if count < 800 {
             for how in End::ALL {
@@ -105,7 +105,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
         flow.end(how);
     }
     gateway.wait_for_metric("egret_pool_ports", &[("state", "live")], |live| live == 0);
-    // Through one comparison more, now that nothing moves.
+    // For one more comparison, without changes.
     let end = Instant::now();
     while end.elapsed() < COMPARED {
         assert_eq!(difference(&gateway), 0);
@@ -126,7 +126,7 @@ fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
     let mut gateway = lab.start_gateway(&one_address("40000-40499"));
     let server = Server::raw(&lab, family, 7000);
     let before = Flow::open_many(&lab, Tenant::Alpha, &server, HALF);
-    // Flows that live when a process dies are reset; those that its clients have ended are in `TIME_WAIT`.
+    // Flows that are live when a process dies are reset; those that its clients have ended are in `TIME_WAIT`.
     for flow in before {
         flow.end(End::ClientFirst);
     }
@@ -146,7 +146,7 @@ fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
     assert_eq!(difference(&gateway), 0);
 
-    // They come back when the kernel has forgotten the connections.
+    // They are free again when the kernel has released the connections.
     wait_within(FORGOTTEN, "the held ports to come back", || match ports(&gateway, family, "held") {
         0 => Ok(()),
         held => Err(format!("{held} are held")),
@@ -172,7 +172,7 @@ fn what_a_crash_left_in_time_wait_is_held_at_the_start() {
     }
     let open = Flow::open_many(&lab, Tenant::Alpha, &server, 4);
     gateway.kill();
-    // Their resets leave nothing.
+    // A reset leaves no state.
     drop(open);
     gateway.start_again();
     assert_eq!(ports(&gateway, Family::V4, "held"), 6);
@@ -189,7 +189,7 @@ fn a_listener_that_comes_later_is_named() {
     let server = Server::raw(&lab, Family::V4, 7000);
     let flows = Flow::open_many(&lab, Tenant::Alpha, &server, 3);
     assert!(flows.iter().all(|flow| flow.source().port() != 40001));
-    // Whoever gets the last port has tried this one before.
+    // The flow that gets the last port has tried this one before.
     let refused = lab.expect_reset(Tenant::Alpha, server.address(), b"");
     gateway.expect_outcome(refused, "ports_exhausted");
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 1);
@@ -203,7 +203,7 @@ fn a_listener_that_comes_later_is_named() {
     listener.assert_untouched();
 }
 
-/// A connection that is not the gateway's, from an address and port of its pool.
+/// Opens a connection of another program, from an address and port of the gateway's pool.
 fn foreign_connection(lab: &Lab, source: SocketAddr, server: &Server) -> (TcpStream, TcpStream) {
     let stream = lab.gateway.run(|| {
         let socket = Socket::new(Domain::for_address(source), Type::STREAM, None).unwrap();
@@ -243,18 +243,18 @@ fn another_programs_connection_from_a_pool_is_found_and_left_alone(family: Famil
     gateway.expect_outcome(refused, "ports_exhausted");
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
 
-    // Once it is held, the two agree again.
+    // Once it is held, there is no difference left.
     wait_for_difference(0);
     assert_eq!(gateway.stderr().matches("a port that should be free is in use").count(), 1);
 
-    // Where nobody has looked yet, a flow finds out by itself and takes another port.
+    // Before any comparison, a flow detects the conflict itself and takes another port.
     let other = Server::raw(&lab, family, 7001);
     let _others: Vec<_> = (40000..40003).map(|port| foreign_connection(&lab, at(port), &other)).collect();
     let flow = Flow::open(&lab, Tenant::Alpha, &other);
     assert_eq!(flow.source().port(), 40003);
     flow.assert_alive();
 
-    // It is there for flows again when the other program is gone; that one was not disturbed.
+    // It is available again when the other program has ended; that one was not disturbed.
     pass(&foreign.0, &foreign.1, b"undisturbed");
     let (stream, upstream) = foreign;
     upstream.shutdown(Shutdown::Write).unwrap();
@@ -350,7 +350,7 @@ fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family)
             said => Err(said),
         });
     }
-    // Without any address there is no other way out, by the other family neither: the tenant's pool has none of that.
+    // Without any address no flow can leave, by the other family neither, because the tenant's pool has none of that.
     for address in [lost, kept] {
         lab.gateway.ip(&format!("route del local {address} dev lo table local"));
         wait_for("it to be withdrawn", || match state(address, "withdrawn") {

@@ -1,4 +1,4 @@
-//! HTTP/1: what follows an upgrade passes unseen only if the server took it.
+//! HTTP/1: bytes after an upgrade pass unchecked only if the server accepted it.
 
 use crate::clients::{expect_reset, read_all};
 use crate::config::Config;
@@ -60,7 +60,7 @@ fn an_upgrade_that_the_server_declined_opens_nothing() {
     expect_record(&gateway, local, "not_allowed", 2);
 }
 
-/// As Java's client sends it by default: with each first request of a connection.
+/// As Java's client sends it by default, with each first request of a connection.
 fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -73,7 +73,7 @@ fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
     };
     let sent = offer("Upgrade, HTTP2-Settings", "Upgrade", "HTTP2-Settings");
     let passed = offer("Ignored, Ignored-Header", "Ignored", "Ignored-Header");
-    // In pieces too, and with more behind it.
+    // In pieces, too, and with more bytes after it.
     for pieces in [vec![&sent[..], EVIL], vec![&sent[..40], &sent[40..], EVIL]] {
         let client = asking(&lab, &server, pieces[0]);
         for piece in &pieces[1..] {
@@ -88,7 +88,7 @@ fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
         assert_eq!(expect_reset(&upstream), b"");
         expect_record(&gateway, local, "not_allowed", 1);
     }
-    // A server that takes what it was not offered gets nothing more without judgement.
+    // If a server accepts what it was not offered, all further requests are still judged.
     let (mut client, mut upstream) = opened(&lab, &server, &sent);
     expect(&upstream, &passed);
     upstream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").unwrap();
@@ -113,7 +113,7 @@ fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
         expect(&client, OK);
         (client, upstream)
     };
-    // The server finishes instead of answering.
+    // The server closes instead of answering.
     for (second, passes) in [(EVIL, false), (FIRST, true)] {
         let (client, upstream) = upgraded(second);
         upstream.shutdown(Shutdown::Write).unwrap();
@@ -128,7 +128,7 @@ fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
             expect_record(&gateway, local, "not_allowed", 2);
         }
     }
-    // The server says nothing, and the client has gone.
+    // The server is silent, and the client has gone.
     let (client, upstream) = upgraded(EVIL);
     let local = client.local_addr().unwrap();
     drop(client);

@@ -24,7 +24,7 @@ fn urgent(stream: &TcpStream, bytes: &[u8]) {
     assert_eq!(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB).unwrap(), bytes.len());
 }
 
-/// Sent piece by piece, every other as urgent data, whose last byte is the urgent one.
+/// Sends piece by piece, every other as urgent data, whose last byte is the urgent one.
 fn say(mut from: &TcpStream, to: &TcpStream, pieces: &[&[u8]], mut is_urgent: bool) {
     for piece in pieces {
         if is_urgent {
@@ -65,7 +65,7 @@ fn urgent_data_is_part_of_the_stream(family: Family) {
             assert_eq!(read_all(&client), b"last");
             gateway.expect_outcome(local, "closed");
         }
-        // The very first bytes, which inspection looks at.
+        // The first bytes, which are inspected.
         for first in [&b"("[..], b"(!", b"(no HTTP)"] {
             let client = lab.connect(Tenant::Alpha, server.address());
             urgent(&client, first);
@@ -105,7 +105,7 @@ fn urgent_data_in_bulk_loses_nothing(family: Family) {
     gateway.expect_outcome(client.local_addr().unwrap(), "closed");
 }
 
-/// The server reads what was judged: every byte, none of them urgent.
+/// The server reads the bytes that were judged: every one, none of them urgent.
 fn urgent_data_hides_no_request(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -119,12 +119,12 @@ fn urgent_data_hides_no_request(family: Family) {
         expect(&upstream, FIRST);
         upstream.write_all(OK.as_bytes()).unwrap();
         expect(&client, OK);
-        // And later ones.
+        // The same for later bytes.
         urgent(&client, head.as_bytes());
         (&client).write_all(rest.as_bytes()).unwrap();
         expect(&upstream, FIRST);
     }
-    // A name that is allowed only without its urgent byte is not allowed.
+    // A name that would be permitted only without its urgent byte is denied.
     let (head, rest) = FIRST.split_at(FIRST.find("allowed").unwrap());
     let mut client = lab.connect(Tenant::Alpha, server.address());
     client.write_all(head.as_bytes()).unwrap();

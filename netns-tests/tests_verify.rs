@@ -1,4 +1,4 @@
-//! Is the address really the name's? A real DNS server says which addresses names have.
+//! Verification that an address is the name's, with a real DNS server.
 
 use crate::clients::expect_http_denial;
 use crate::config::Config;
@@ -46,7 +46,7 @@ fn verify_lets_flows_go_to_the_names_addresses_and_nowhere_else(family: Family) 
         assert_eq!(flow["dialled"], Value::Null, "{flow:#}");
     }
     other.assert_untouched();
-    // rules that do not ask are left alone
+    // rules without verification are not affected
     let flow = reach(&lab, &gateway, other.address(), "allowed.example.org", &other);
     assert_eq!(flow["address_check"], Value::Null, "{flow:#}");
     let checks = |result| gateway.metric("egret_verify_total", &[("tenant", "alpha"), ("result", result)]);
@@ -67,7 +67,7 @@ fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
             let output = gateway.egret(&[&question, live].concat());
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
         };
-        // looked up before the first flow, since the rule names it
+        // looked up before the first flow, because a rule contains the name
         let told = wait_for("the name's addresses", || {
             let told = explain(named, &["--live"]);
             if told["known_addresses"] == serde_json::json!([named]) { Ok(told) } else { Err(told) }
@@ -79,7 +79,7 @@ fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
             ["resolved".into(), "resolved".into(), Value::Null]
         };
         assert_eq!((&told["address_check"], &told["certificate"]), (&at_home, &"off".into()), "{told:#}");
-        // that there is no other address is known when the lookup has ended
+        // other addresses are excluded only once the lookup has ended
         let told = wait_for("the address to be judged", || {
             let told = explain(elsewhere, &["--live"]);
             if told["address_check"] == astray { Ok(told) } else { Err(told) }
@@ -107,7 +107,7 @@ fn observe_lets_all_go_and_says_what_verify_would_deny(family: Family) {
     let (server, other) = (lab.listen(Host::Named, family, 443), lab.listen(Host::Elsewhere, family, 443));
     let checks = |result| gateway.metric("egret_verify_total", &[("tenant", "alpha"), ("result", result)]);
     let check_of = |server: &Server, name, result| {
-        // The flow lives until its address was looked into.
+        // The flow lives until its address was checked.
         let before = checks(result);
         let hello = Hello::to(name).record();
         let client = lab.send(Tenant::Alpha, server.address(), &hello);
@@ -146,10 +146,10 @@ fn resolve_goes_where_dns_says_whatever_the_client_dialled(family: Family) {
 
 fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
     let lab = Lab::new();
-    // nothing listens on the one, and packets to the other vanish
+    // nothing listens on one, and packets to another are dropped
     let hosts = [Host::Named, Host::Inspected, Host::Silent].map(|host| (NAME, host.ip(family)));
     let _dns = Dns::start(&lab, Host::Web, &hosts);
-    // Nobody here waits so long for one that does not answer.
+    // No test waits that long for one that does not answer.
     let patient = Config { gateway: "connect_timeout = \"60s\"".into(), ..config("resolve") };
     let gateway = lab.start_gateway(&patient);
     let server = lab.listen(Host::Named, family, 443);
@@ -158,7 +158,7 @@ fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
         assert_eq!(flow["dialled"], server.address().to_string(), "{flow:#}");
     }
     drop((server, gateway));
-    // When none answers, that is the end, and every port is free again.
+    // If none answers, the flow ends, and every port is free again.
     let gateway = lab.start_gateway(&config("resolve"));
     drop(lab.send(Tenant::Alpha, Host::Elsewhere.at(family, 443), &Hello::to(NAME).record()));
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
@@ -205,7 +205,7 @@ fn a_name_that_points_into_the_network_leads_nowhere(family: Family) {
             "{ip}: {flow:#}"
         );
     }
-    // beside a good address a bad one is passed over
+    // beside a valid address an invalid one is skipped
     let server = lab.listen(Host::Named, family, 443);
     reach(&lab, &gateway, Host::Elsewhere.at(family, 443), NAME, &server);
 }
@@ -227,7 +227,7 @@ fn rules_hold_for_addresses_that_were_resolved() {
     let gateway = lab.start_gateway(&with_rules(&(rule("resolve") + more), "servers = [\"198.51.100.10\"]"));
     denied(&lab, &gateway, Host::Web.at(Family::V4, 443), NAME, "denied_by_rule");
     reach(&lab, &gateway, Host::Web.at(Family::V4, 443), "two.cdn.example.org", &server);
-    // networks of the rule hold for what the client dialled, and for what the name was resolved to
+    // networks of the rule apply to the dialled address, and to the resolved addresses
     let inside = "10.77.0.9:443".parse().unwrap();
     denied(&lab, &gateway, inside, "out.example.org", "not_allowed");
     lab.server.ip("addr add 10.77.0.2/32 dev lo");

@@ -1,4 +1,4 @@
-//! The gateway watches its steering: it says what is lost, asks for repair, and hears of changes at once.
+//! The gateway watches its steering: it reports losses, requests repair, and detects changes at once.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -31,7 +31,7 @@ fn config(lab: &Lab) -> Config {
     Config { steering: asks_for_repair(lab), ..Config::default() }
 }
 
-/// What `/readyz` says, once it is not ready.
+/// Waits until `/readyz` is not ready, and returns its text.
 fn complaint(gateway: &Gateway<'_>) -> String {
     wait_for("the gateway to complain", || match gateway.get("/readyz").unwrap() {
         (503, said) => Ok(said),
@@ -47,7 +47,7 @@ fn wait_until_well(gateway: &Gateway<'_>) {
     assert_eq!(gateway.metric("egret_steering_intact", &[]), 1);
 }
 
-/// Each damage is told, with words of its own and by its part of the metric, and is gone once the helper works.
+/// Asserts that each damage is reported, with its own words and its part of the metric, until the helper repairs it.
 fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
     let lab = Lab::new();
     let files = Files::new(&config(&lab));
@@ -70,7 +70,7 @@ fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
         });
         assert_eq!(gateway.metric("egret_steering_intact", &[]), 0, "{damage}");
         assert!(gateway.stderr().contains(words), "{damage}: {}", gateway.stderr());
-        // A test does not wait until the gateway would ask again: it is asked in its place.
+        // The test does not wait for the gateway's next request: it makes the request itself.
         if done > 0 {
             fs::write(request(&lab), "").unwrap();
         }
@@ -164,7 +164,7 @@ fn a_gateway_that_was_never_steered_says_so() {
     }
     assert!(!said.contains("interface"), "{said}");
     wait_until("repair to be asked for", || request(&lab).exists());
-    // By hand, and not by the helper: then the request is out of date.
+    // Repaired by hand, and not by the helper: then the request is obsolete.
     lab.must_steer("up", &path, Rules::Nftables);
     wait_until_well(&gateway);
     wait_until("the request to be withdrawn", || !request(&lab).exists());
@@ -179,7 +179,7 @@ fn nobody_is_asked_where_nobody_listens() {
     let words = "systemctl start egret-steering-heal.path";
     wait_until("it to say who would do it", || gateway.stderr().contains(words));
     assert_eq!(gateway.metric("egret_steering_repairs_total", &[]), 0);
-    // An interface that is gone is told, and nothing can be asked for.
+    // A missing interface is reported, and no repair is requested.
     let off = Config { steering: "repair = \"off\"".into(), ..Config::default() };
     let lab = Lab::new();
     let gateway = lab.start_gateway(&off);
@@ -199,7 +199,7 @@ fn exemptions_are_nothing_lost() {
                 "iptables -w -t mangle -I EGRET_STEER -s 10.0.3.2 -j ACCEPT; iptables -w -A FORWARD -j DROP"
             }
         });
-        // Whatever it looks at next, it has seen that before.
+        // When it reports this loss, it has seen the changes before it.
         lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
         let said = complaint(&gateway);
         assert!(said.contains("203.0.113.32/30") && !said.contains("table"), "{said}");
@@ -227,7 +227,7 @@ fn an_address_that_goes_and_comes_is_heard_of(family: Family) {
     }
 }
 
-/// Another address, of a network that nobody has steered.
+/// A configuration with one more address, of a network that is not steered.
 fn grown(lab: &Lab) -> Config {
     Config {
         alpha_addresses:
@@ -256,7 +256,7 @@ fn a_reload_has_new_addresses_steered(family: Family) {
         assert!(said.contains("steering was renewed") && said.contains("is in force"), "{said}");
         let labels = [("source", new_address(family)), ("state", "available")];
         gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
-        // Ports that are steered can change too, and nothing else needs to be asked for.
+        // Steered ports can change too, and no other request is needed.
         let ports = Config { steering_ports: "[7000]".into(), ..grown(&lab) };
         gateway.write(&ports.render(&gateway.flow_log()));
         let said = text(&gateway.egret(&["reload"]));

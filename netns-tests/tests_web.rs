@@ -1,4 +1,4 @@
-//! curl and `openssl s_client` against nginx: what a developer behind the gateway sees.
+//! curl and `openssl s_client` against nginx: the view of a developer behind the gateway.
 
 use crate::clients::{curl, s_client};
 use crate::config::Config;
@@ -14,7 +14,7 @@ crate::trials! {
     once:
 }
 
-/// The address that nginx says the request came from.
+/// Client address according to nginx.
 fn seen_by_nginx(answer: &str) -> IpAddr {
     let address = answer.split("from=").nth(1).and_then(|rest| rest.split_whitespace().next());
     address.unwrap_or_else(|| panic!("nginx did not answer: {answer}")).parse().unwrap()

@@ -1,4 +1,4 @@
-//! How workers share their flows out.
+//! Distribution of flows among workers.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -14,10 +14,10 @@ crate::trials! {
     once:
 }
 
-/// Sockets of a flow.
+/// Number of sockets of a flow.
 const PAIR: usize = 2;
-/// What a loop without flows watches: its listener, and what other threads wake it by. It may begin later than the gateway
-/// is ready, for its listener is open before.
+/// Number of descriptors that a loop without flows watches: its listener, and its wake-up descriptor. The loop may
+/// start after the gateway is ready, because its listener is opened earlier.
 const BARE: usize = 2;
 
 fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
@@ -29,7 +29,7 @@ fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
     let one = flows[0].worker;
     let ours = of(&flows, one);
     assert!((8..=16).contains(&ours), "{ours} of 24");
-    // All that the other has end. What comes next is for that one, wherever the kernel puts it.
+    // All flows of the other worker end. New ones go to it, whichever worker the kernel chooses.
     let before: usize = gateway.watched().values().sum();
     let others = 24 - ours;
     flows.retain(|flow| flow.worker == one);
@@ -46,11 +46,11 @@ fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
 
 struct Placed {
     flow: Flow,
-    /// Whose it is: the descriptor of its epoll instance.
+    /// Its worker: the descriptor of the epoll instance.
     worker: u32,
 }
 
-/// Opens a flow, and finds out whose it is.
+/// Opens a flow, and determines its worker.
 fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Placed {
     let before = gateway.watched();
     let flow = Flow::open(lab, Tenant::Alpha, server);
@@ -67,7 +67,7 @@ fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Placed {
 }
 
 impl Gateway<'_> {
-    /// How many descriptors each of its epoll instances watches.
+    /// Number of descriptors watched by each of its epoll instances.
     fn watched(&self) -> BTreeMap<u32, usize> {
         let fds = std::fs::read_dir(self.proc("fd")).unwrap().map(|entry| entry.unwrap().path());
         let epolls = fds.filter(|path| {

@@ -1,4 +1,4 @@
-//! Bytes whose every loss, repetition or swap shows, in any amount.
+//! Byte streams of any length in which every loss, repetition or swap is detected.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::thread;
 /// A prime, so that no buffer or segment size divides it and a shifted stream never matches.
 const PERIOD: usize = 1_000_003;
 
-/// Random-looking bytes, the same ones each time.
+/// Pseudo-random bytes, always the same.
 fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     PATTERN.get_or_init(|| {
@@ -29,7 +29,7 @@ pub fn send(stream: &TcpStream, total: usize) {
     send_from(stream, 0, total);
 }
 
-/// Sends what comes after the first `sent` bytes, until there are `total`.
+/// Sends the bytes after the first `sent`, up to `total`.
 pub fn send_from(mut stream: &TcpStream, mut sent: usize, total: usize) {
     while sent < total {
         let part = &pattern()[sent % PERIOD..];
@@ -41,7 +41,7 @@ pub fn send_from(mut stream: &TcpStream, mut sent: usize, total: usize) {
     }
 }
 
-/// Receives `total` bytes, each of which must be the one that [`send`] sent.
+/// Receives `total` bytes, and compares each with that of [`send`].
 pub fn receive(mut stream: &TcpStream, total: usize) {
     let mut buffer = vec![0; 256 * 1024];
     let mut received = 0;
@@ -60,7 +60,7 @@ pub fn receive(mut stream: &TcpStream, total: usize) {
     }
 }
 
-/// [`receive`] at both ends at once.
+/// Runs [`receive`] at both ends at once.
 pub fn receive_both(one: &TcpStream, other: &TcpStream, total: usize) {
     thread::scope(|scope| {
         scope.spawn(|| receive(one, total));
@@ -78,7 +78,7 @@ pub fn pass(from: &TcpStream, to: &TcpStream, message: &[u8]) {
     assert_eq!(got, message);
 }
 
-/// What the client sent first must come out at the server whole; then an answer comes back, and both sides close.
+/// Asserts that the server receives all of the client's first bytes; then it answers, and both sides close.
 pub fn expect_delivery(client: TcpStream, mut server: TcpStream, sent: &[u8]) {
     let mut got = vec![0; sent.len()];
     server.read_exact(&mut got).unwrap_or_else(|e| panic!("the first bytes did not arrive: {e}"));

@@ -1,4 +1,4 @@
-//! A name whose addresses a rule asks about, and flows that claim it.
+//! A name whose addresses are verified by a rule, and flows that request it.
 
 use crate::clients::expect_tls_denial;
 use crate::config::Config;
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 pub const NAME: &str = "verified.example.org";
 
-/// Alpha's rule for the name, and what it does of addresses.
+/// Alpha's rule for the name, with this `destination`.
 pub fn rule(destination: &str) -> String {
     format!(
         "  [[tenant.allow]]\n  name = \"by-name\"\n  hosts = [\"{NAME}\", \"*.cdn.example.org\"]\n  \
@@ -20,7 +20,7 @@ pub fn rule(destination: &str) -> String {
     )
 }
 
-/// Asks the DNS server that tests run.
+/// A configuration with the tests' DNS server.
 pub fn config(destination: &str) -> Config {
     with_rules(&rule(destination), "servers = [\"198.51.100.10\"]")
 }
@@ -29,7 +29,7 @@ pub fn with_rules(rules: &str, resolver: &str) -> Config {
     Config { alpha_rules: rules.into(), more: format!("[resolver]\n{resolver}"), ..Config::default() }
 }
 
-/// Alpha dials `to` and asks for the name; the flow must reach the server. Yields its record.
+/// Alpha dials `to` and requests the name; the flow must reach the server. Returns its record.
 pub fn reach(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, server: &Server) -> Value {
     let hello = Hello::to(name).record();
     let client = lab.send(Tenant::Alpha, to, &hello);
@@ -38,7 +38,7 @@ pub fn reach(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, server: &
     gateway.expect_outcome(local, "closed")
 }
 
-/// The same, and it must be denied. Yields its record.
+/// Like [`reach`], but it must be denied. Returns its record.
 pub fn denied(lab: &Lab, gateway: &Gateway, to: SocketAddr, name: &str, outcome: &str) -> Value {
     let client = lab.send(Tenant::Alpha, to, &Hello::to(name).record());
     expect_tls_denial(gateway, client, outcome, name)

@@ -3,15 +3,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on a busy machine; a test that gets here has failed.
+/// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Calls `probe` until it yields a value; panics with `what` and the last complaint when [`PATIENCE`] is over.
+/// Calls `probe` until it returns a value; panics with `what` and the last error when [`PATIENCE`] is over.
 pub fn wait_for<T, E: std::fmt::Display>(what: &str, probe: impl FnMut() -> Result<T, E>) -> T {
     wait_within(PATIENCE, what, probe)
 }
 
-/// [`wait_for`] with another patience.
+/// Like [`wait_for`], with another time limit.
 pub fn wait_within<T, E: std::fmt::Display>(
     patience: Duration,
     what: &str,
@@ -29,7 +29,7 @@ pub fn wait_within<T, E: std::fmt::Display>(
     }
 }
 
-/// [`wait_for`] where there is nothing to say but that it is not so yet.
+/// Like [`wait_for`], for a condition without an error message.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()).ok_or("it never came"));
 }
