@@ -1,4 +1,4 @@
-// How many of so many requests to each URL Java takes for answered, with and without keep-alive.
+// Counts how many of COUNT requests to each URL Java considers answered, with and without keep-alive.
 // usage: java Client.java COUNT CERTIFICATE URL...
 import java.io.FileInputStream;
 import java.net.HttpURLConnection;

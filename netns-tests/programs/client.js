@@ -1,4 +1,4 @@
-// How many of so many requests to each URL node takes for answered, with and without keep-alive.
+// Counts how many of COUNT requests to each URL node considers answered, with and without keep-alive.
 // usage: node client.js COUNT CERTIFICATE URL...
 const fs = require("fs");
 const [count, certificate, ...urls] = process.argv.slice(2);

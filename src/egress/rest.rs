@@ -1,11 +1,11 @@
-//! How a port is held after its flow has ended.
+//! Holding of a port after its flow has ended.
 
 use std::time::Duration;
 
 /// Longest time for which a port is held, whatever the caller asks for.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// How a port is held when its lease ends.
+/// Holding of a port after its lease has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
     /// The kernel has no state of the connection left: the port can be leased again at once.

@@ -119,7 +119,7 @@ impl Exchange {
         self.answers.are_complete()
     }
 
-    /// What the client may still receive after a request that was refused.
+    /// Rest of the answer to the client after a request that was refused.
     pub fn remainder(&self) -> Remainder {
         match self.answers.are_whole() {
             Some(true) => Remainder::Answer,

@@ -1,4 +1,4 @@
-//! What a TLS client sends after its ClientHello, until the ServerHello.
+//! Follows a TLS client's bytes after its ClientHello, up to the ServerHello.
 //!
 //! A server may request another ClientHello (HelloRetryRequest, RFC 8446 §4.1.4), and uses the name in that one. It is
 //! plaintext, so it is parsed like the first. Only the ServerHello ends this: from then on TLS 1.3 is encrypted, and a

@@ -30,7 +30,7 @@ pub enum Then<D> {
     Unclear(Unclear),
 }
 
-/// What a client may still receive after its next bytes were refused.
+/// Rest of the answer to a client whose next bytes were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remainder {
     /// The server's outstanding responses.
