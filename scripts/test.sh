@@ -38,7 +38,7 @@ scripts() { shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/r
 alerts() {
     promtool check rules --lint-fatal deploy/prometheus/egret-rules.yml
     promtool test rules deploy/prometheus/egret-rules.test.yml
-    cargo test --locked --test alerts -- --ignored
+    cargo test --locked --test integration alerts -- --ignored
 }
 steps=("$@")
 ((${#steps[@]})) || steps=(format lint scripts alerts docs test boot bench fuzz)

@@ -92,7 +92,7 @@ impl Phase {
 const INTRO: &str = "\
 # Outcomes
 
-<!-- Generated from src/outcome.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test generated_docs`. -->
+<!-- Generated from src/outcome.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test integration generated_docs`. -->
 
 Every accepted connection ends in exactly one of these. The same word is `outcome` in the flow log and a label of
 `egret_flows_total`; those under *Denied* are the `reason` of `egret_denials_total` too. *Cause* says where to look first:

@@ -1,4 +1,4 @@
-//! Holds the generated documents against their generators. `EGRET_BLESS=1 cargo test --test generated_docs` writes them
+//! Holds the generated documents against their generators. `EGRET_BLESS=1 cargo test --test integration generated_docs` writes them
 //! anew.
 
 use std::path::Path;
@@ -26,6 +26,6 @@ fn the_documents_say_what_the_code_does() {
     }
     assert!(
         stale.is_empty(),
-        "{stale:?} differ from the code; run `EGRET_BLESS=1 cargo test --test generated_docs`"
+        "{stale:?} differ from the code; run `EGRET_BLESS=1 cargo test --test integration generated_docs`"
     );
 }

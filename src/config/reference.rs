@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 const INTRO: &str = r#"# Configuration
 
-<!-- Generated from src/config/catalogue.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test generated_docs`. -->
+<!-- Generated from src/config/catalogue.rs. Do not edit: run `EGRET_BLESS=1 cargo test --test integration generated_docs`. -->
 
 One TOML file, usually `/etc/egret/egret.toml`. `egret check` says what is wrong with it, with file, line and
 column, and exits with 1 if it cannot be used. A key that is not listed here is an error. A key that is listed as *not

@@ -1,6 +1,6 @@
 //! A control API without a gateway behind it, and who asks it.
 
-use crate::answers::control;
+use super::answers::control;
 use egret::admin::{self, ControlSocket, PortsQuery};
 use serde_json::Value;
 use std::io::{Read, Write};

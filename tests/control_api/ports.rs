@@ -1,7 +1,7 @@
 //! `egret ports`, as it is run.
 
-use crate::answers::report;
-use crate::gateway::{Gateway, egret, text};
+use super::answers::report;
+use super::gateway::{Gateway, egret, text};
 use egret::admin::PortsReport;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

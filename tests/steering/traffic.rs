@@ -21,12 +21,12 @@ join() { # DEVICE NAMESPACE NET
 }
 join c0 client 1; join s0 server 2
 echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
-ask() { ( EGRET_TEST_PART="ask $*" exec ip netns exec client "$me" traffic::part --exact --ignored --nocapture ) | sed -n 's/^ANSWER //p'; }
+ask() { ( EGRET_TEST_PART="ask $*" exec ip netns exec client "$me" steering::traffic::part --exact --ignored --nocapture ) | sed -n 's/^ANSWER //p'; }
 started=
 trap 'kill $started' EXIT
 serve() {
     rm -f /run/ready
-    ( EGRET_TEST_PART="serve $2 $3" exec $1 "$me" traffic::part --exact --ignored --nocapture ) > /dev/null 2>&1 &
+    ( EGRET_TEST_PART="serve $2 $3" exec $1 "$me" steering::traffic::part --exact --ignored --nocapture ) > /dev/null 2>&1 &
     started="$started $!"
     while [ ! -e /run/ready ]; do kill -0 $!; sleep 0.02; done
 }
