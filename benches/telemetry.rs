@@ -1,11 +1,15 @@
+<<<<<<< HEAD
 //! Cost of telemetry: a flow's record as JSON, and metrics in a worker's own cells.
+=======
+//! Costs of telemetry: a flow's record as JSON, a worker's cells, the recorder's handles, and a scrape.
+>>>>>>> c81a332 (Count flows through metrics and its Prometheus exporter)
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "nobody depends on a benchmark")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, Timed, Verdict};
+use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, PerMessage, Timed, Verdict};
 use egret::inspect::Protocol;
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, Steering};
@@ -70,7 +74,7 @@ fn metrics(c: &mut Criterion) {
     let tenant = metrics.tenant("acme", Some("acme"), false);
     let meters = tenant.of(&worker);
     let mut group = c.benchmark_group("metrics");
-    group.bench_function("bytes", |b| b.iter(|| meters.add(Counted::Up, black_box(1460))));
+    group.bench_function("bytes", |b| b.iter(|| meters.add(PerMessage::Up, black_box(1460))));
     group.bench_function("a_flow_start_to_end", |b| {
         b.iter(|| {
             let meters = black_box(&tenant).of(&worker);

@@ -113,6 +113,7 @@ struct App {
     readiness: Readiness,
     health: Health,
     monitoring: Monitoring,
+    metrics: Arc<Metrics>,
     stage: watch::Sender<Stage>,
     workers: Workers,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
@@ -206,6 +207,7 @@ impl App {
         };
         if let Some(listener) = metrics_listener {
             let (last, steering) = (truth.last(), network.last());
+            let metrics = Arc::clone(&metrics);
             let sources = ScrapeSources { handles: handles.clone(), metrics, last, steering };
             serve_metrics(listener, &readiness, sources)?;
         }
@@ -231,6 +233,7 @@ impl App {
             health: Health::new(pulses, readiness.clone()),
             readiness,
             monitoring: Monitoring::new(clock::timestamp()),
+            metrics,
             stage,
             workers,
             flow_log,
@@ -275,6 +278,7 @@ impl App {
 
     fn keep_house(&mut self) {
         self.health.look();
+        self.metrics.upkeep();
         let now = clock::now();
         self.handles.ledger.sweep(now);
         self.monitoring.watch(
@@ -301,7 +305,10 @@ impl App {
         while self.handles.gateway.flows.taken() > 0 {
             tokio::select! {
                 _ = looks.tick() => {}
-                _ = seconds.tick() => self.health.look(),
+                _ = seconds.tick() => {
+                    self.health.look();
+                    self.metrics.upkeep();
+                }
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
                     Order::Stop => break,

@@ -9,7 +9,6 @@ pub mod sys;
 // floor 1
 pub mod addr;
 pub mod audit;
-pub mod count;
 pub mod files;
 pub mod hostname;
 pub mod interface;

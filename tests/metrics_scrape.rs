@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{self, AdminState, Readiness, Stage};
-use egret::gateway::{Counted, Timed};
+use egret::gateway::{Counted, PerMessage, Timed};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
 use egret::telemetry::{
@@ -146,8 +146,8 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
     let workers = [seats.remove(0).take(), seats.remove(0).take()];
     let acme = workers.each_ref().map(|worker| metrics.tenant("acme", Some("acme"), true).of(worker));
     acme[0].enter();
-    acme[0].add(Counted::Up, 500);
-    acme[1].add(Counted::Up, 17);
+    acme[0].add(PerMessage::Up, 500);
+    acme[1].add(PerMessage::Up, 17);
     acme[1].record(Timed::Connect, Duration::from_millis(4));
     acme[1].count(Counted::Ended(Outcome::PortsExhausted));
     metrics.tenant(UNKNOWN_TENANT, None, false);
@@ -233,7 +233,7 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
     let worker = seats.remove(0).take();
     for pool in ["old", "new", "new"] {
         let acme = metrics.tenant("acme", Some(pool), pool == "old");
-        acme.of(&worker).add(Counted::Up, 1);
+        acme.of(&worker).add(PerMessage::Up, 1);
         acme.port_allocation_failures.increment(1);
     }
     let now = Arc::new(Mutex::new(scrape()));

@@ -77,8 +77,11 @@ async fn index() -> &'static str {
     "Egret\n\n/metrics  for Prometheus\n/healthz  200 while the gateway works, else 503\n/readyz   200 while flows are taken, else 503\n"
 }
 
-async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (state.render)())
+async fn metrics(State(state): State<AdminState>) -> Result<impl IntoResponse, StatusCode> {
+    // On a thread of its own: the text of a thousand tenants takes a while, and health is to be answered meanwhile.
+    let text = tokio::task::spawn_blocking(move || (state.render)()).await;
+    let text = text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 async fn healthz(State(AdminState { readiness, .. }): State<AdminState>) -> impl IntoResponse {

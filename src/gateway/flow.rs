@@ -4,7 +4,7 @@
 
 use super::admission::Pass;
 use super::guard::{Guard, Refused};
-use super::meters::{Counted, Meters, Timed};
+use super::meters::{Counted, Meters, PerMessage, Timed};
 use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, Verdict};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
@@ -128,18 +128,18 @@ impl Flow {
 impl Meter<Guard<'_>> for Flow {
     fn up(&mut self, bytes: usize) {
         self.record.bytes_up += bytes as u64;
-        self.meters.add(Counted::Up, bytes as u64);
+        self.meters.add(PerMessage::Up, bytes as u64);
     }
     fn down(&mut self, bytes: usize) {
         self.record.bytes_down += bytes as u64;
-        self.meters.add(Counted::Down, bytes as u64);
+        self.meters.add(PerMessage::Down, bytes as u64);
     }
     fn looked(&mut self, guard: &mut Guard<'_>) {
         let requests = guard.take_requests();
         if requests > 0 {
             let all = self.record.requests.get_or_insert(0);
             *all = all.saturating_add(requests);
-            self.meters.add(Counted::Requests, requests.into());
+            self.meters.add(PerMessage::Requests, requests.into());
         }
         if let Some(refused) = guard.take_refused() {
             self.is_refused(*refused);
@@ -172,7 +172,7 @@ impl Drop for Flow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::meters::{Seat, TenantMeters};
+    use super::super::meters::{Seat, TenantHandles, TenantMeters};
     use super::*;
 
     /// Outcomes recorded of a flow after `live` had it.
@@ -182,7 +182,7 @@ mod tests {
             let records = Arc::clone(&records);
             Arc::new(move |record: FlowRecord| records.lock().unwrap().push(record.outcome))
         };
-        let meters = TenantMeters::new(1);
+        let meters = TenantMeters::new(1, TenantHandles::noop());
         let worker = Rc::new(Epilogue { sink, cut_off: Cell::new(Outcome::InternalError) });
         let address = "192.0.2.1:1".parse().unwrap();
         let id = FlowId { process: 0, number: 0 };

@@ -1,12 +1,14 @@
-//! Counters of flows. Each worker has cells that no other writes to; a scrape adds up those of all workers.
+//! Metrics of flows, by tenant.
 //!
-//! A cell with one writer needs no atomic read-modify-write: a load and a store are two plain moves, and the cache line
-//! stays where it is. The types guarantee the one writer: [`Seat`]s are handed out once, a worker's thread
-//! [takes](Seat::take) its own, and the [`Meters`] made from it cannot leave the thread.
+//! What a flow counts once goes through handles of the metrics recorder that are resolved once for each tenant. What it
+//! counts with every message goes to cells that each worker has of its own: a cell with one writer needs no atomic
+//! read-modify-write, and its cache line stays where it is. A scrape publishes their sums. That there is one writer is held
+//! by the types: [`Seat`]s are handed out once, a worker's thread [takes](Seat::take) its own, and the [`Meters`] that come
+//! of it cannot leave the thread.
 
 use super::candidate::Change;
-use crate::count::{BUCKETS, Bounds, Counter, Distribution, bucket_of};
 use crate::outcome::Outcome;
+use metrics::{Counter, Gauge, Histogram};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,14 +17,8 @@ use std::time::Duration;
 /// Counters of a tenant's flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
-    /// Bytes from client to server.
-    Up,
-    /// Bytes from server to client.
-    Down,
     /// Flows whose ClientHello carried `encrypted_client_hello`.
     Ech,
-    /// HTTP/1 requests that were judged and let through.
-    Requests,
     /// Flows, and later requests, by the change that a candidate would make.
     Candidate(Change),
     /// Flows that ended with this outcome.
@@ -31,29 +27,20 @@ pub enum Counted {
     WouldDeny(Outcome),
 }
 
-const OUTCOMES: usize = Outcome::ALL.len();
-const TIMED: [Timed; 3] = [Timed::Inspect, Timed::Connect, Timed::Flow];
+/// Counters of a tenant's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PerMessage {
+    /// Bytes from client to server.
+    Up,
+    /// Bytes from server to client.
+    Down,
+    /// HTTP/1 requests that were judged and let through.
+    Requests,
+}
 
-// The cells of one worker and tenant. The first is the number of live flows.
-const ACTIVE: usize = 0;
-const CANDIDATE: usize = 5;
-const ENDED: usize = CANDIDATE + Change::ALL.len();
-const WOULD_DENY: usize = ENDED + OUTCOMES;
-const DURATIONS: usize = WOULD_DENY + OUTCOMES;
-const CELLS: usize = DURATIONS + TIMED.len() * (BUCKETS + 1);
-
-impl Counted {
-    fn cell(self) -> usize {
-        match self {
-            Self::Up => 1,
-            Self::Down => 2,
-            Self::Ech => 3,
-            Self::Requests => 4,
-            Self::Candidate(change) => CANDIDATE + change as usize,
-            Self::Ended(outcome) => ENDED + outcome as usize,
-            Self::WouldDeny(reason) => WOULD_DENY + reason as usize,
-        }
-    }
+impl PerMessage {
+    /// Every one, in the order of the cells.
+    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Requests];
 }
 
 /// Durations measured of a tenant's flows.
@@ -67,54 +54,45 @@ pub enum Timed {
     Flow,
 }
 
-impl Timed {
-    /// The bounds of its buckets.
-    pub const fn bounds(self) -> &'static Bounds {
-        match self {
-            // up to the usual `[inspect] deadline` of 5 s
-            Self::Inspect => &[
-                500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000,
-                5_000_000,
-            ],
-            // A lost SYN is sent again after 1 s, and then after 2 s more: bounds lie below those, so that
-            // retransmission shows.
-            Self::Connect => &[
-                1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 950_000, 2_900_000,
-                10_000_000,
-            ],
-            // From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT
-            // gateways.
-            Self::Flow => &[
-                10_000,
-                50_000,
-                100_000,
-                500_000,
-                1_000_000,
-                5_000_000,
-                30_000_000,
-                60_000_000,
-                350_000_000,
-                3_600_000_000,
-                14_400_000_000,
-                86_400_000_000,
-            ],
-        }
-    }
+/// The recorder's handles for one tenant.
+pub struct TenantHandles {
+    /// Flows that live.
+    pub active: Gauge,
+    /// As [`Counted::Ech`].
+    pub ech: Counter,
+    /// By change, in the order of [`Change::ALL`].
+    pub candidate: [Counter; Change::ALL.len()],
+    /// By outcome, in the order of [`Outcome::ALL`].
+    pub ended: Box<[Counter]>,
+    /// The same flows once more where the outcome is a denial; of other outcomes, handles that count nothing.
+    pub denied: Box<[Counter]>,
+    /// By outcome; there since the tenant is in monitor mode.
+    pub would_deny: OnceLock<Box<[Counter]>>,
+    /// By duration, in the order of [`Timed`].
+    pub durations: [Histogram; 3],
+}
 
-    /// The cell of the sum; those of the buckets follow.
-    fn cell(self) -> usize {
-        DURATIONS + self as usize * (BUCKETS + 1)
+impl TenantHandles {
+    /// Handles that count nothing.
+    pub fn noop() -> Self {
+        let by_outcome = || Outcome::ALL.iter().map(|_| Counter::noop()).collect();
+        Self {
+            active: Gauge::noop(),
+            ech: Counter::noop(),
+            candidate: Change::ALL.map(|_| Counter::noop()),
+            ended: by_outcome(),
+            denied: by_outcome(),
+            would_deny: OnceLock::new(),
+            durations: [const { Histogram::noop() }; 3],
+        }
     }
 }
 
-/// On cache lines of its own; 128 bytes, as processors fetch lines in pairs.
+/// One worker's cells for one tenant. On cache lines of their own; 128 bytes, as processors fetch lines in pairs.
 #[repr(align(128))]
-struct Cells([AtomicU64; CELLS]);
-
-impl Default for Cells {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; CELLS])
-    }
+struct Cells {
+    per_message: [AtomicU64; PerMessage::ALL.len()],
+    handles: Arc<TenantHandles>,
 }
 
 /// A worker's right to count, until the worker's thread takes it.
@@ -122,12 +100,12 @@ impl Default for Cells {
 pub struct Seat(usize);
 
 impl Seat {
-    /// One for each worker. To be called once for each number of workers that [`TenantMeters`] are made for.
+    /// One for each worker. Whoever makes [`TenantMeters`] for so many workers calls it once.
     pub fn all(workers: usize) -> Vec<Self> {
         (0..workers).map(Self).collect()
     }
 
-    /// Binds the right to this thread.
+    /// This thread counts by it from now on.
     pub fn take(self) -> Seated {
         Seated { index: self.0, stays: PhantomData }
     }
@@ -140,51 +118,55 @@ pub struct Seated {
     stays: PhantomData<*const ()>,
 }
 
-/// One tenant's counters; flows of no tenant share those of `unknown`. Clones share the counters.
+/// One tenant's metrics; flows of no tenant share those of `unknown`. Clones share the counters.
 #[derive(Clone)]
 pub struct TenantMeters {
-    /// By the worker's index; created with the worker's first flow of the tenant.
+    /// By the worker's index; there from the worker's first flow of the tenant.
     workers: Arc<[OnceLock<Arc<Cells>>]>,
+    handles: Arc<TenantHandles>,
     /// `egret_port_allocation_failures_total` of the tenant's pool.
     pub port_allocation_failures: Counter,
 }
 
 impl TenantMeters {
-    /// Creates counters for so many workers, all 0.
-    pub fn new(workers: usize) -> Self {
+    /// All 0, for so many workers.
+    pub fn new(workers: usize, handles: TenantHandles) -> Self {
         let workers = (0..workers).map(|_| OnceLock::new()).collect();
-        Self { workers, port_allocation_failures: Counter::default() }
+        Self { workers, handles: Arc::new(handles), port_allocation_failures: Counter::noop() }
     }
 
-    /// The same counters, but for failed port allocations, which are counted by tenant and pool.
+    /// The same numbers, where ports that cannot be had count elsewhere: they are counted by tenant and pool.
     #[must_use]
     pub fn with_failures(self, port_allocation_failures: Counter) -> Self {
         Self { port_allocation_failures, ..self }
     }
 
-    /// Returns the meters of one worker.
+    /// The recorder's handles.
+    pub fn handles(&self) -> &TenantHandles {
+        &self.handles
+    }
+
+    /// Where a worker counts.
     pub fn of(&self, seat: &Seated) -> Meters {
-        let cells = self.workers[seat.index].get_or_init(Arc::default);
+        let cells = self.workers[seat.index].get_or_init(|| {
+            Arc::new(Cells { per_message: Default::default(), handles: Arc::clone(&self.handles) })
+        });
         Meters { cells: Arc::clone(cells), stays: PhantomData }
     }
 
-    /// The sums over all workers.
-    pub fn totals(&self) -> Totals {
-        let mut totals = [0_u64; CELLS];
-        for cells in self.workers.iter().filter_map(OnceLock::get) {
-            for (total, cell) in totals.iter_mut().zip(&cells.0) {
-                *total = total.wrapping_add(cell.load(Ordering::Relaxed));
-            }
-        }
-        Totals(totals)
+    /// The sum over all workers.
+    pub fn total(&self, what: PerMessage) -> u64 {
+        let cells = self.workers.iter().filter_map(OnceLock::get);
+        cells.map(|cells| cells.per_message[what as usize].load(Ordering::Relaxed)).sum()
     }
 }
 
-/// One worker's counters of one tenant's flows. They stay on the worker's thread.
+/// Where one worker counts what one tenant's flows do. It stays on the worker's thread.
 ///
 /// ```compile_fail,E0277
-/// let seat = egret::gateway::Seat::all(1).remove(0).take();
-/// let meters = egret::gateway::TenantMeters::new(1).of(&seat);
+/// use egret::gateway::{Seat, TenantHandles, TenantMeters};
+/// let seat = Seat::all(1).remove(0).take();
+/// let meters = TenantMeters::new(1, TenantHandles::noop()).of(&seat);
 /// std::thread::spawn(move || meters.enter());
 /// ```
 #[derive(Clone)]
@@ -194,88 +176,58 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// Counts a live flow.
+    /// A flow lives.
     pub fn enter(&self) {
-        self.change(ACTIVE, 1);
+        self.cells.handles.active.increment(1.0);
     }
 
-    /// Removes a live flow, which ended or is counted elsewhere.
+    /// A flow that had entered lives no more, or elsewhere.
     pub fn leave(&self) {
-        self.change(ACTIVE, 1_u64.wrapping_neg());
+        self.cells.handles.active.decrement(1.0);
     }
 
-    /// Adds one.
+    /// One more.
     pub fn count(&self, what: Counted) {
-        self.add(what, 1);
+        let handles = &self.cells.handles;
+        match what {
+            Counted::Ech => handles.ech.increment(1),
+            Counted::Candidate(change) => handles.candidate[change as usize].increment(1),
+            Counted::Ended(outcome) => {
+                handles.ended[outcome as usize].increment(1);
+                handles.denied[outcome as usize].increment(1);
+            }
+            Counted::WouldDeny(reason) => {
+                if let Some(would_deny) = handles.would_deny.get() {
+                    would_deny[reason as usize].increment(1);
+                }
+            }
+        }
     }
 
-    /// Adds `by`.
-    pub fn add(&self, what: Counted, by: u64) {
-        self.change(what.cell(), by);
-    }
-
-    /// Records a duration.
-    pub fn record(&self, what: Timed, took: Duration) {
-        let (bucket, micros) = bucket_of(took, what.bounds());
-        self.change(what.cell(), micros);
-        self.change(what.cell() + 1 + bucket, 1);
-    }
-
-    fn change(&self, cell: usize, by: u64) {
-        // no `fetch_add`: nobody else writes to it
-        let cell = &self.cells.0[cell];
+    /// So many more.
+    pub fn add(&self, what: PerMessage, by: u64) {
+        // Not `fetch_add`: nobody else writes to it.
+        let cell = &self.cells.per_message[what as usize];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
-}
 
-/// One tenant's totals at one moment.
-pub struct Totals([u64; CELLS]);
-
-impl Totals {
-    /// Live flows.
-    pub fn active(&self) -> u64 {
-        self.0[ACTIVE]
-    }
-
-    /// Value of a counter.
-    pub fn count(&self, what: Counted) -> u64 {
-        self.0[what.cell()]
-    }
-
-    /// Distribution of a duration.
-    pub fn durations(&self, what: Timed) -> Distribution {
-        let buckets = std::array::from_fn(|bucket| self.0[what.cell() + 1 + bucket]);
-        Distribution { bounds: what.bounds(), buckets, micros: self.0[what.cell()] }
+    /// Something took so long.
+    pub fn record(&self, what: Timed, took: Duration) {
+        self.cells.handles.durations[what as usize].record(took);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
     #[test]
-    fn each_number_has_a_cell_of_its_own_and_each_cell_a_number() {
-        let mut cells = vec![ACTIVE, Counted::Up.cell(), Counted::Down.cell()];
-        cells.extend([Counted::Ech.cell(), Counted::Requests.cell()]);
-        cells.extend(Change::ALL.map(|change| Counted::Candidate(change).cell()));
-        for &outcome in Outcome::ALL {
-            cells.extend([Counted::Ended(outcome).cell(), Counted::WouldDeny(outcome).cell()]);
-        }
-        for timed in TIMED {
-            cells.extend(timed.cell()..=timed.cell() + BUCKETS);
-        }
-        assert_eq!(cells.len(), CELLS);
-        assert_eq!(cells.into_iter().collect::<BTreeSet<_>>(), (0..CELLS).collect());
-    }
-
-    #[test]
-    fn sums_over_workers_are_exact_and_never_fall() {
+    fn sums_over_workers_are_exact() {
         const WORKERS: usize = 4;
         const FLOWS: u64 = 50_000;
-        let meters = TenantMeters::new(WORKERS);
+        let meters = TenantMeters::new(WORKERS, TenantHandles::noop());
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let workers: Vec<_> = Seat::all(WORKERS)
@@ -284,13 +236,8 @@ mod tests {
                     let meters = &meters;
                     scope.spawn(move || {
                         let seat = seat.take();
-                        for flow in 0..FLOWS {
-                            let meters = meters.of(&seat);
-                            meters.enter();
-                            meters.add(Counted::Up, 3);
-                            meters.record(Timed::Flow, Duration::from_micros(flow));
-                            meters.count(Counted::Ended(Outcome::Closed));
-                            meters.leave();
+                        for _ in 0..FLOWS {
+                            meters.of(&seat).add(PerMessage::Up, 3);
                         }
                     })
                 })
@@ -298,11 +245,9 @@ mod tests {
             let scraper = scope.spawn(|| {
                 let mut last = 0;
                 while !done.load(Ordering::Acquire) {
-                    let totals = meters.totals();
-                    let ended = totals.count(Counted::Ended(Outcome::Closed));
-                    assert!(ended >= last, "{last} flows had ended, now {ended}");
-                    assert!(totals.active() <= WORKERS as u64, "{} flows live", totals.active());
-                    last = ended;
+                    let total = meters.total(PerMessage::Up);
+                    assert!(total >= last, "{last} bytes, and now {total}");
+                    last = total;
                 }
             });
             for worker in workers {
@@ -311,12 +256,17 @@ mod tests {
             done.store(true, Ordering::Release);
             scraper.join().unwrap();
         });
-        let (totals, flows) = (meters.totals(), WORKERS as u64 * FLOWS);
-        assert_eq!((totals.active(), totals.count(Counted::Ended(Outcome::Closed))), (0, flows));
-        assert_eq!((totals.count(Counted::Up), totals.count(Counted::Down)), (3 * flows, 0));
-        let durations = totals.durations(Timed::Flow);
-        assert_eq!(durations.micros, WORKERS as u64 * (0..FLOWS).sum::<u64>());
-        assert_eq!(durations.buckets[0], WORKERS as u64 * 10_001);
-        assert_eq!(durations.buckets.iter().sum::<u64>(), flows);
+        assert_eq!(meters.total(PerMessage::Up), WORKERS as u64 * FLOWS * 3);
+        assert_eq!(meters.total(PerMessage::Down), 0);
+    }
+
+    #[test]
+    fn outcomes_and_changes_index_their_lists() {
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+        }
+        for (index, change) in Change::ALL.into_iter().enumerate() {
+            assert_eq!(change as usize, index);
+        }
     }
 }

@@ -36,7 +36,7 @@ pub use certification::certificate_refusal;
 pub use flow::{Epilogue, Flow, Observed, Sink};
 pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
 pub use intake::{Intake, MOST_WAITING};
-pub use meters::{Counted, Meters, Seat, Seated, TenantMeters, Timed, Totals};
+pub use meters::{Counted, Meters, PerMessage, Seat, Seated, TenantHandles, TenantMeters, Timed};
 pub use mismatches::{Mismatch, Mismatches, Sightings};
 pub use pulse::Pulse;
 pub use recheck::Recheck;

@@ -198,17 +198,17 @@ fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) 
 mod tests {
     use super::super::admission::{Gate, OwnAddresses};
     use super::super::flow_table::FlowTable;
-    use super::super::meters::TenantMeters;
+    use super::super::meters::{TenantHandles, TenantMeters};
     use super::super::mismatches::Mismatches;
     use super::super::record::FlowRecord;
     use super::super::snapshot::Snapshot;
     use super::*;
-    use crate::count::Counter;
     use crate::egress::Dialler;
     use crate::policy::{Policy, PrivateDestinations};
     use crate::relay::Silence;
     use crate::sys::listener::Liveness;
     use arc_swap::ArcSwap;
+    use metrics::Counter;
     use std::os::fd::OwnedFd;
     use std::sync::atomic::AtomicU64;
     use std::sync::mpsc;
@@ -235,8 +235,8 @@ mod tests {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Gate::new(8),
             table: FlowTable::default(),
-            nobody: TenantMeters::new(1),
-            accept_errors: Counter::default(),
+            nobody: TenantMeters::new(1, TenantHandles::noop()),
+            accept_errors: Counter::noop(),
             mismatches: Mismatches::default(),
             sink: Arc::new(move |record| records.send(record).unwrap()),
             process: 0,

@@ -5,10 +5,10 @@ use super::candidate::{Candidate, Ruling};
 use super::flow_table::LiveFlow;
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
-use crate::count::Counter;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, ConnectedNetworks, Policy};
 use crate::verify::{Asker, Verifier};
+use metrics::Counter;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.

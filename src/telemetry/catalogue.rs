@@ -1,8 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::count::Bounds;
-use crate::gateway::{AddressCheck, CertificateCheck, Change, Timed};
+use crate::gateway::{AddressCheck, CertificateCheck, Change};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -33,8 +32,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts of observations, by the upper bounds of these buckets.
-    Histogram(&'static Bounds),
+    /// Counts of observations, by the upper bounds of these buckets in seconds.
+    Histogram(&'static [f64]),
 }
 
 impl Kind {
@@ -77,9 +76,16 @@ impl Unit {
 }
 
 /// From a cache near by to the 5 s after which a lookup is given up.
-const LOOKUP: &Bounds = &[
-    1000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 1_900_000, 2_500_000, 4_900_000,
-];
+const LOOKUP: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.9, 2.5, 4.9];
+
+/// Up to the usual `[inspect] deadline` of 5 s.
+const INSPECT: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0];
+
+/// A lost SYN is sent again after 1 s, and then after 2 s more: bounds lie below those, so that retransmission shows.
+const CONNECT: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.95, 2.9, 10.0];
+
+/// From a lone request to a connection pool that lives for days. 350 s is the idle limit of cloud NAT gateways.
+const FLOW: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 350.0, 3600.0, 14_400.0, 86_400.0];
 
 macro_rules! catalogue {
     ($($constant:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*],
@@ -133,11 +139,11 @@ catalogue! {
         help: "Always 1, while a candidate policy is loaded; the labels are the hash of its configuration, and what is done with it.",
         reading: "`fell_back` is a candidate that was enforced for a share of clients and denied too much: `egret candidate status` says what. A restart loses the candidate, and with it the series.",
         alerts: ["EgretCandidateFellBack"];
-    CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(Timed::Connect.bounds()), Seconds, ["tenant"],
+    CONNECT_DURATION = "egret_connect_duration_seconds", Kind::Histogram(CONNECT), Seconds, ["tenant"],
         help: "Time from the SYN to the server's answer.",
         reading: "One round trip to the server, if nothing is lost. What lies above the 0.95 s bound had its SYN lost once, above 2.9 s twice: loss, or a firewall that drops. Attempts that nobody answered are not here; they are `connect_timeout`.",
         alerts: ["EgretConnectSlow"];
-    INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(Timed::Inspect.bounds()), Seconds, ["tenant"],
+    INSPECT_DURATION = "egret_inspect_duration_seconds", Kind::Histogram(INSPECT), Seconds, ["tenant"],
         help: "Time from accept until the client had said what it wants.",
         reading: "Almost all of it is the client's: the wait for its ClientHello or request head. A tail at the deadline is clients that open connections and send nothing.";
     VERIFY_TOTAL = "egret_verify_total", Kind::Counter, Count, ["tenant", "result"],
@@ -162,7 +168,7 @@ catalogue! {
     HTTP_REQUESTS = "egret_http_requests_total", Kind::Counter, Count, ["tenant"],
         help: "HTTP/1 requests that were judged and let through, later ones of a connection included.",
         reading: "Not in it: requests over TLS, under `http = \"first-request\"` and after an upgrade, which nobody sees; and under rules that go by network alone. Denied requests end their flow and are in `egret_denials_total`.";
-    FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(Timed::Flow.bounds()), Seconds, ["tenant"],
+    FLOW_DURATION = "egret_flow_duration_seconds", Kind::Histogram(FLOW), Seconds, ["tenant"],
         help: "Time from accept to the end of the flow, refused flows included.",
         reading: "A step at 350 s or another round number is an idle time-out on the path. `_count` equals `egret_flows_total` over all outcomes.";
     PORTS_CAPACITY = "egret_pool_ports_capacity", Kind::Gauge, Count, ["pool", "source"],
@@ -271,12 +277,6 @@ catalogue! {
         alerts: ["EgretRestarting"];
 }
 
-/// Microseconds as the seconds that Prometheus wants.
-#[expect(clippy::cast_precision_loss, reason = "exact to the microsecond up to 285 years")]
-pub(super) fn seconds(micros: u64) -> f64 {
-    micros as f64 / 1e6
-}
-
 /// The text of docs/metrics.md.
 pub fn reference() -> String {
     let mut text = String::from(PREAMBLE);
@@ -294,7 +294,7 @@ pub fn reference() -> String {
             metric.reading,
         );
         if let Kind::Histogram(bounds) = metric.kind {
-            let bounds: Vec<_> = bounds.iter().map(|bound| seconds(*bound).to_string()).collect();
+            let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
             let _ = write!(text, "\nBuckets up to: {}, +Inf.\n", bounds.join(", "));
         }
         if !metric.alerts.is_empty() {

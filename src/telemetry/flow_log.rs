@@ -8,8 +8,8 @@
 use super::metrics::FlowLogMeters;
 use super::queue_share::QueueShares;
 use super::sink::{LogTarget, Sink};
-use crate::count::Counter;
 use crate::gateway::FlowRecord;
+use metrics::Counter;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,12 +173,14 @@ mod tests {
     use std::fs::{self, File, OpenOptions};
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::AtomicU64;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn meters() -> (FlowLogMeters, Counter, Counter) {
-        let (dropped, errors) = (Counter::default(), Counter::default());
-        (FlowLogMeters { dropped: dropped.clone(), errors: errors.clone() }, dropped, errors)
+    fn meters() -> (FlowLogMeters, Arc<AtomicU64>, Arc<AtomicU64>) {
+        let (dropped, errors) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let counter = |cell: &Arc<AtomicU64>| Counter::from_arc(Arc::clone(cell));
+        (FlowLogMeters { dropped: counter(&dropped), errors: counter(&errors) }, dropped, errors)
     }
 
     fn start(target: LogTarget, queue: usize, meters: FlowLogMeters) -> (FlowLogHandle, FlowLogThread) {
@@ -206,7 +208,7 @@ mod tests {
         assert!(thread.stop(PATIENCE));
         assert_eq!(numbers(File::open(&path).unwrap()), expected(0..5000));
         handle.submit(example_record(5000));
-        assert_eq!((dropped.value(), errors.value()), (1, 0));
+        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (1, 0));
     }
 
     #[test]
@@ -225,7 +227,7 @@ mod tests {
         let mut lines = numbers(File::open(&path).unwrap());
         lines.sort_unstable();
         lines.dedup();
-        assert_eq!(lines.len() as u64 + dropped.value(), 8000);
+        assert_eq!(lines.len() as u64 + dropped.load(Ordering::Relaxed), 8000);
     }
 
     #[test]
@@ -262,19 +264,19 @@ mod tests {
         let (meters, dropped, errors) = meters();
         let (handle, thread) = start(LogTarget::File(path), 16, meters);
         let mut submitted = 0;
-        while dropped.value() < 10 {
+        while dropped.load(Ordering::Relaxed) < 10 {
             assert!(submitted < 10_000, "a full queue drops nothing");
             handle.submit(example_record(submitted));
             submitted += 1;
         }
         assert!(!thread.stop(Duration::ZERO), "the pipe is full and nobody reads");
         // the reader is back: every record that was not counted as dropped comes after the filling
-        let kept = submitted - dropped.value();
+        let kept = submitted - dropped.load(Ordering::Relaxed);
         let lines = BufReader::new(&mut reader).lines().map(Result::unwrap).filter(|line| !line.is_empty());
         for line in lines.take(usize::try_from(kept).unwrap()) {
             serde_json::from_str::<serde_json::Value>(&line).unwrap();
         }
-        assert_eq!(errors.value(), 0);
+        assert_eq!(errors.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -316,7 +318,7 @@ mod tests {
             handle.submit(example_record(number));
         }
         assert!(thread.stop(PATIENCE));
-        assert_eq!((dropped.value(), errors.value()), (0, 7));
+        assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (0, 7));
     }
 
     #[test]

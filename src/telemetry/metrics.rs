@@ -1,19 +1,18 @@
-//! Every number of the process, and the text of a scrape.
+//! Every metric of the process, and the text of a scrape.
 //!
-//! What flows do is counted by their workers, and summed at the scrape. What is rare is counted through handles that
-//! were resolved once. What is a state of something else (ports, the configuration, the process) is read at the scrape
-//! and written straight into its text, so that nothing of a removed pool stays behind. Nothing is global: who counts
-//! has been handed where.
+//! Events are counted through the recorder's handles, resolved once. States of something else (ports, the configuration,
+//! the process) are read at the scrape and written after them, so that nothing of a removed pool stays behind. Nothing is
+//! global: whoever counts has been handed a handle.
 
 use super::catalogue;
 use super::exposition::Exposition;
 use super::process;
-use super::registry::Registry;
+use super::recorder::Recorder;
 use super::tenants::Tenants;
-use crate::count::Counter;
 use crate::gateway::{AddressCheck, CertificateCheck, Seat, TenantMeters};
 use crate::verify::{LookupMeters, ProbeMeters};
 use ipnet::IpNet;
+use metrics::Counter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,7 +22,7 @@ pub const UNKNOWN_TENANT: &str = "unknown";
 
 /// Every metric of the process.
 pub struct Metrics {
-    registry: Registry,
+    recorder: Recorder,
     tenants: Tenants,
     started: SystemTime,
     gateway: GatewayMeters,
@@ -158,20 +157,20 @@ pub struct HotDestination {
 impl Metrics {
     /// With a seat for each worker. `started` is when the process started.
     pub fn new(started: SystemTime, workers: usize) -> (Self, Vec<Seat>) {
-        let registry = Registry::default();
+        let recorder = Recorder::new();
         let gateway = GatewayMeters {
-            accept_errors: registry.counter(&catalogue::ACCEPT_ERRORS, &[]),
-            audit_log_errors: registry.counter(&catalogue::AUDIT_LOG_ERRORS, &[]),
+            accept_errors: recorder.counter(&catalogue::ACCEPT_ERRORS, &[]),
+            audit_log_errors: recorder.counter(&catalogue::AUDIT_LOG_ERRORS, &[]),
             flow_log: FlowLogMeters {
-                dropped: registry.counter(&catalogue::FLOW_LOG_DROPPED, &[]),
-                errors: registry.counter(&catalogue::FLOW_LOG_ERRORS, &[]),
+                dropped: recorder.counter(&catalogue::FLOW_LOG_DROPPED, &[]),
+                errors: recorder.counter(&catalogue::FLOW_LOG_ERRORS, &[]),
             },
             sock_diag: SockDiagMeters {
                 held_ports: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["held_ports"]),
                 comparison: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
             },
         };
-        (Self { registry, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))
+        (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))
     }
 
     /// What is counted for no tenant.
@@ -186,30 +185,30 @@ impl Metrics {
     /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
     /// Only of a tenant that is `monitored`, or was, is shown what it would deny.
     pub fn tenant(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> TenantMeters {
-        let failures = pool.map_or_else(Counter::default, |pool| {
-            self.registry.counter(&catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])
+        let failures = pool.map_or_else(Counter::noop, |pool| {
+            self.recorder.counter(&catalogue::PORT_ALLOCATION_FAILURES, &[pool, tenant])
         });
-        self.tenants.meters(tenant, monitored, failures)
+        self.tenants.meters(&self.recorder, tenant, monitored, failures)
     }
 
     /// How a tenant's flows are counted by what was found of their address.
     pub fn address_checks(&self, tenant: &str) -> Box<[Counter]> {
         let resolve =
-            |check: &AddressCheck| self.registry.counter(&catalogue::VERIFY_TOTAL, &[tenant, check.as_str()]);
+            |check: &AddressCheck| self.recorder.counter(&catalogue::VERIFY_TOTAL, &[tenant, check.as_str()]);
         AddressCheck::ALL.iter().map(resolve).collect()
     }
 
     /// The same by what was found of the server's certificate.
     pub fn certificate_checks(&self, tenant: &str) -> Box<[Counter]> {
         let resolve = |check: &CertificateCheck| {
-            self.registry.counter(&catalogue::CERTIFICATE_CHECKS, &[tenant, check.as_str()])
+            self.recorder.counter(&catalogue::CERTIFICATE_CHECKS, &[tenant, check.as_str()])
         };
         CertificateCheck::ALL.iter().map(resolve).collect()
     }
 
     /// How probes of certificates are counted.
     pub fn probes(&self) -> ProbeMeters {
-        let result = |result| self.registry.counter(&catalogue::CERTIFICATE_PROBES, &[result]);
+        let result = |result| self.recorder.counter(&catalogue::CERTIFICATE_PROBES, &[result]);
         ProbeMeters {
             valid: result("valid"),
             invalid: result("invalid"),
@@ -220,21 +219,25 @@ impl Metrics {
 
     /// How DNS lookups are counted.
     pub fn lookups(&self) -> LookupMeters {
-        let result = |result| self.registry.counter(&catalogue::RESOLVER_LOOKUPS, &[result]);
+        let result = |result| self.recorder.counter(&catalogue::RESOLVER_LOOKUPS, &[result]);
         LookupMeters {
             answered: result("answered"),
             absent: result("absent"),
             failed: result("failed"),
             refused: result("refused"),
-            duration: self.registry.histogram(&catalogue::RESOLVER_LOOKUP_DURATION, &[]),
+            duration: self.recorder.histogram(&catalogue::RESOLVER_LOOKUP_DURATION, &[]),
         }
+    }
+
+    /// To be called each second: it keeps the memory that histograms take small.
+    pub fn upkeep(&self) {
+        self.recorder.upkeep();
     }
 
     /// The text of one scrape, in the Prometheus text format 0.0.4.
     pub fn render(&self, scrape: &Scrape) -> String {
-        let mut text = Exposition::default();
-        self.tenants.write(&mut text);
-        self.registry.write(&mut text);
+        self.tenants.publish();
+        let mut text = Exposition::after(self.recorder.render());
         text.single(&catalogue::PORT_COLLISIONS, Some(scrape.port_collisions));
         write_sources(&mut text, &scrape.sources);
         write_hot(&mut text, &scrape.hot);

@@ -1,7 +1,7 @@
 //! Lines into a file, whole or counted as lost.
 
 use crate::clock;
-use crate::count::Counter;
+use metrics::Counter;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
@@ -264,7 +264,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         fs::write(&path, "{\"time\":").unwrap();
-        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::default()).unwrap();
+        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
         sink.push(&crate::gateway::example_record(1));
         sink.write();
         let text = fs::read_to_string(&path).unwrap();

@@ -1,11 +1,11 @@
-//! What the flows of tenants count, from the workers' cells into the text of a scrape.
+//! Metrics of tenants: the recorder's handles for each, and the sums over the workers' cells.
 
-use super::catalogue::{self, Metric};
-use super::exposition::Exposition;
-use crate::count::Counter;
-use crate::gateway::{Change, Counted, TenantMeters, Timed, Totals};
+use super::catalogue;
+use super::recorder::Recorder;
+use crate::gateway::{Change, PerMessage, TenantHandles, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
+use metrics::Counter;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -17,15 +17,8 @@ pub(super) struct Tenants {
 
 struct Known {
     meters: TenantMeters,
-    /// It is in monitor mode, or was.
-    monitored: bool,
-}
-
-/// One tenant in a scrape.
-struct Row {
-    name: Box<str>,
-    monitored: bool,
-    totals: Totals,
+    /// In the order of [`PerMessage::ALL`].
+    published: [Counter; PerMessage::ALL.len()],
 }
 
 impl Tenants {
@@ -34,83 +27,65 @@ impl Tenants {
     }
 
     /// A tenant's numbers, which go on whatever else is said of the tenant.
-    pub(super) fn meters(&self, tenant: &str, monitored: bool, failures: Counter) -> TenantMeters {
-        // a thread that panicked in here has left the map as it was
+    pub(super) fn meters(
+        &self,
+        recorder: &Recorder,
+        tenant: &str,
+        monitored: bool,
+        failures: Counter,
+    ) -> TenantMeters {
+        // A thread that panicked in here has left the map as it was.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known
-            .entry(tenant.into())
-            .or_insert_with(|| Known { meters: TenantMeters::new(self.workers), monitored });
-        known.monitored |= monitored;
+        let known = known.entry(tenant.into()).or_insert_with(|| Known {
+            meters: TenantMeters::new(self.workers, handles(recorder, tenant)),
+            published: PerMessage::ALL.map(|what| published(recorder, tenant, what)),
+        });
+        if monitored {
+            known.meters.handles().would_deny.get_or_init(|| {
+                by_outcome(can_be_waived, |reason| {
+                    recorder.counter(&catalogue::WOULD_DENY, &[tenant, reason])
+                })
+            });
+        }
         known.meters.clone().with_failures(failures)
     }
 
-    fn rows(&self) -> Vec<Row> {
+    /// Brings what flows count with every message up to date in the recorder.
+    pub(super) fn publish(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = known.iter().map(|(name, known)| Row {
-            name: name.clone(),
-            monitored: known.monitored,
-            totals: known.meters.totals(),
-        });
-        rows.collect()
-    }
-
-    pub(super) fn write(&self, text: &mut Exposition) {
-        let rows = self.rows();
-        text.family(&catalogue::FLOWS_ACTIVE);
-        for Row { name, totals, .. } in &rows {
-            text.sample(&catalogue::FLOWS_ACTIVE, &[name], totals.active());
-        }
-        let outcomes = || Outcome::ALL.iter().copied();
-        let denials = || outcomes().filter(|outcome| outcome.is_denial());
-        let waived = || outcomes().filter(|outcome| can_be_waived(*outcome));
-        write(text, &catalogue::FLOWS_TOTAL, &rows, || {
-            outcomes().map(|outcome| (outcome.as_str(), Counted::Ended(outcome)))
-        });
-        // the same flows once more
-        write(text, &catalogue::DENIALS, &rows, || {
-            denials().map(|reason| (reason.as_str(), Counted::Ended(reason)))
-        });
-        write(text, &catalogue::WOULD_DENY, rows.iter().filter(|row| row.monitored), || {
-            waived().map(|reason| (reason.as_str(), Counted::WouldDeny(reason)))
-        });
-        write(text, &catalogue::CANDIDATE_DECISIONS, &rows, || {
-            Change::ALL.into_iter().map(|change| (change.as_str(), Counted::Candidate(change)))
-        });
-        write(text, &catalogue::FLOW_BYTES, &rows, || {
-            [("up", Counted::Up), ("down", Counted::Down)].into_iter()
-        });
-        for (metric, what) in
-            [(&catalogue::ECH_FLOWS, Counted::Ech), (&catalogue::HTTP_REQUESTS, Counted::Requests)]
-        {
-            text.family(metric);
-            for Row { name, totals, .. } in &rows {
-                text.sample(metric, &[name], totals.count(what));
-            }
-        }
-        for (metric, timed) in [
-            (&catalogue::INSPECT_DURATION, Timed::Inspect),
-            (&catalogue::CONNECT_DURATION, Timed::Connect),
-            (&catalogue::FLOW_DURATION, Timed::Flow),
-        ] {
-            text.family(metric);
-            for Row { name, totals, .. } in &rows {
-                text.distribution(metric, &[name], &totals.durations(timed));
+        for Known { meters, published } in known.values() {
+            for (what, counter) in PerMessage::ALL.into_iter().zip(published) {
+                counter.absolute(meters.total(what));
             }
         }
     }
 }
 
-/// A family with a label beside `tenant`, for each of its values.
-fn write<'a, V: Iterator<Item = (&'static str, Counted)>>(
-    text: &mut Exposition,
-    metric: &Metric,
-    rows: impl IntoIterator<Item = &'a Row>,
-    values: impl Fn() -> V,
-) {
-    text.family(metric);
-    for Row { name, totals, .. } in rows {
-        for (value, what) in values() {
-            text.sample(metric, &[&**name, value], totals.count(what));
-        }
+fn handles(recorder: &Recorder, tenant: &str) -> TenantHandles {
+    let is_denial = |outcome: Outcome| outcome.is_denial();
+    let durations = [&catalogue::INSPECT_DURATION, &catalogue::CONNECT_DURATION, &catalogue::FLOW_DURATION];
+    TenantHandles {
+        active: recorder.gauge(&catalogue::FLOWS_ACTIVE, &[tenant]),
+        ech: recorder.counter(&catalogue::ECH_FLOWS, &[tenant]),
+        candidate: Change::ALL
+            .map(|change| recorder.counter(&catalogue::CANDIDATE_DECISIONS, &[tenant, change.as_str()])),
+        ended: by_outcome(|_| true, |outcome| recorder.counter(&catalogue::FLOWS_TOTAL, &[tenant, outcome])),
+        denied: by_outcome(is_denial, |reason| recorder.counter(&catalogue::DENIALS, &[tenant, reason])),
+        durations: durations.map(|metric| recorder.histogram(metric, &[tenant])),
+        ..TenantHandles::noop()
+    }
+}
+
+/// A counter for each outcome that is to be counted, and one that counts nothing for the others.
+fn by_outcome(counts: impl Fn(Outcome) -> bool, counter: impl Fn(&str) -> Counter) -> Box<[Counter]> {
+    let one = |&outcome: &Outcome| if counts(outcome) { counter(outcome.as_str()) } else { Counter::noop() };
+    Outcome::ALL.iter().map(one).collect()
+}
+
+fn published(recorder: &Recorder, tenant: &str, what: PerMessage) -> Counter {
+    match what {
+        PerMessage::Up => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "up"]),
+        PerMessage::Down => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "down"]),
+        PerMessage::Requests => recorder.counter(&catalogue::HTTP_REQUESTS, &[tenant]),
     }
 }
