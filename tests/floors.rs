@@ -60,6 +60,32 @@ fn rooms_named_in(code: &str) -> Vec<String> {
     rooms
 }
 
+/// Files that have a shared map, and its field.
+const SHARED_MAPS: [(&str, &str); 2] =
+    [("src/egress/ledger.rs", "books"), ("src/gateway/flow_table.rs", "flows")];
+
+/// A guard of such a map locks a shard: whoever asked the map again under it could wait for itself. So each expression that
+/// looks into one yields clones of what is behind an `Arc`, and no file passes a guard on.
+#[test]
+fn guards_of_shared_maps_stay_in_one_expression() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    for path in files {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let field = SHARED_MAPS.iter().find(|(file, _)| *file == name).map(|(_, field)| field);
+        assert_eq!(text.contains("dashmap"), field.is_some(), "{name}: see SHARED_MAPS");
+        let Some(field) = field else { continue };
+        assert!(!text.contains("mapref"), "{name} passes a guard on");
+        for statement in text.split(';') {
+            let looks = ["get", "get_mut", "entry", "iter", "iter_mut"]
+                .iter()
+                .any(|look| statement.contains(&format!(".{field}.{look}(")));
+            assert!(!looks || statement.contains("Arc::clone(&"), "{name} keeps a guard:{statement}");
+        }
+    }
+}
+
 #[test]
 fn a_file_imports_only_from_its_room_and_the_floors_below() {
     let floors = floors();

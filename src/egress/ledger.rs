@@ -5,13 +5,18 @@ use super::port_space::PortSpace;
 use super::reaper::Visits;
 use super::share_table::ShareTable;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
+use dashmap::DashMap;
+use hashbrown::DefaultHashBuilder;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 /// Shards of the table of books. It is asked only for addresses derived per client, and at reload.
 const SHARDS: usize = 64;
+/// Memory of so many books that are gone is kept for those to come.
+const SPARE: usize = 1024;
 /// Books that one sweep looks at, at most about.
 const PER_SWEEP: usize = 16_384;
 
@@ -19,8 +24,8 @@ const PER_SWEEP: usize = 16_384;
 /// that the leases of an old one still count in the next.
 #[derive(Debug)]
 pub struct Ledger {
-    shards: Box<[Shard]>,
-    /// The shard at which the next sweep goes on.
+    books: DashMap<SourceAddr, Arc<Book>, DefaultHashBuilder>,
+    /// The part at which the next sweep goes on.
     cursor: AtomicUsize,
     collisions: AtomicU64,
     /// Those that nobody has explained yet, at most [`REMEMBERED`].
@@ -34,8 +39,6 @@ pub struct Ledger {
 /// Collisions that are kept until somebody asks who was in the way.
 const REMEMBERED: usize = 64;
 
-type Shard = Mutex<HashMap<SourceAddr, Arc<Book>>>;
-
 impl Default for Ledger {
     fn default() -> Self {
         Self::new()
@@ -46,7 +49,11 @@ impl Ledger {
     /// An empty one.
     pub fn new() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            books: DashMap::with_capacity_and_hasher_and_shard_amount(
+                0,
+                DefaultHashBuilder::default(),
+                SHARDS,
+            ),
             cursor: AtomicUsize::new(0),
             collisions: AtomicU64::new(0),
             unexplained: Mutex::default(),
@@ -76,19 +83,35 @@ impl Ledger {
     /// Brings back held ports that are due, and forgets addresses that no configuration names and nobody uses. To be
     /// called about once a second. It looks at some 16,000 addresses at most and goes on from there the next time.
     pub fn sweep(&self, now: Instant) {
-        let mut seen = 0;
-        for _ in 0..SHARDS {
-            let shard = &self.shards[self.cursor.fetch_add(1, Ordering::Relaxed) % SHARDS];
-            let books: Vec<_> = lock(shard).values().map(Arc::clone).collect();
-            seen += books.len();
-            let idle: Vec<_> =
-                books.iter().filter(|book| book.sweep(now)).map(|book| book.source()).collect();
-            drop(books);
-            forget(shard, &idle, now);
-            if seen >= PER_SWEEP {
-                break;
+        let part = self.cursor.fetch_add(1, Ordering::Relaxed);
+        let mut forgotten = 0;
+        for book in self.part(part) {
+            if book.sweep(now) {
+                let source = book.source();
+                drop(book);
+                forgotten += usize::from(self.forget(source, now));
             }
         }
+        if forgotten > 0 && self.books.capacity() > self.books.len() * 4 + SPARE {
+            self.books.shrink_to_fit();
+        }
+    }
+
+    /// Removes a book that only the table knows. Whoever has got hold of one, a pool or a lease, got it under the lock that
+    /// is held meanwhile: nobody can be about to use a book that is removed.
+    fn forget(&self, source: SourceAddr, now: Instant) -> bool {
+        let is_unused =
+            |_: &SourceAddr, book: &mut Arc<Book>| Arc::strong_count(book) == 1 && book.sweep(now);
+        self.books.remove_if_mut(&source, is_unused).is_some()
+    }
+
+    /// Some 16,000 of the books: part by part, all of them.
+    fn part(&self, part: usize) -> Vec<Arc<Book>> {
+        let parts = self.books.len() / PER_SWEEP + 1;
+        let hasher = self.books.hasher();
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
+        let is_in_part = |source: &SourceAddr| hasher.hash_one(source) as usize % parts == part % parts;
+        self.books.iter().filter(|book| is_in_part(book.key())).map(|book| Arc::clone(&book)).collect()
     }
 
     /// One more than every generation before.
@@ -123,69 +146,25 @@ impl Ledger {
     }
 
     pub(super) fn find(&self, source: SourceAddr) -> Option<Arc<Book>> {
-        lock(self.shard(source)).get(&source).cloned()
+        self.books.get(&source).map(|book| Arc::clone(&book))
     }
 
     /// The book of an address, opened with `space` if it is new.
     pub(super) fn open(&self, source: SourceAddr, space: &Arc<PortSpace>) -> Arc<Book> {
-        let mut books = lock(self.shard(source));
-        Arc::clone(books.entry(source).or_insert_with(|| Arc::new(Book::new(source, space, &self.visits))))
+        let new = || Arc::new(Book::new(source, space, &self.visits));
+        Arc::clone(&self.books.entry(source).or_insert_with(new))
     }
 
     /// Calls `each` for every book, with no lock held meanwhile.
     pub(super) fn for_each(&self, mut each: impl FnMut(&Book)) {
-        for shard in &self.shards {
-            let books: Vec<_> = lock(shard).values().map(Arc::clone).collect();
-            for book in books {
-                each(&book);
-            }
-        }
+        let books: Vec<_> = self.books.iter().map(|book| Arc::clone(&book)).collect();
+        books.iter().for_each(|book| each(book));
     }
 
-    /// Calls `each` for some 16,000 books, from the shard on that `cursor` counts, with no lock held meanwhile.
+    /// Calls `each` for some 16,000 books, of the part that `cursor` counts, with no lock held meanwhile.
     pub(super) fn for_some(&self, cursor: &mut usize, mut each: impl FnMut(&Book)) {
-        let mut seen = 0;
-        for _ in 0..SHARDS {
-            let books: Vec<_> = lock(&self.shards[*cursor % SHARDS]).values().map(Arc::clone).collect();
-            *cursor = cursor.wrapping_add(1);
-            seen += books.len();
-            for book in books {
-                each(&book);
-            }
-            if seen >= PER_SWEEP {
-                break;
-            }
-        }
+        let books = self.part(*cursor);
+        *cursor = cursor.wrapping_add(1);
+        books.iter().for_each(|book| each(book));
     }
-
-    fn shard(&self, source: SourceAddr) -> &Shard {
-        // the lowest bits: neighbours, and the derived addresses of a prefix, spread over all shards
-        let low = match source.ip() {
-            std::net::IpAddr::V4(ip) => ip.octets()[3],
-            std::net::IpAddr::V6(ip) => ip.octets()[15],
-        };
-        &self.shards[usize::from(low) % SHARDS]
-    }
-}
-
-/// Removes those of the books that only the table knows. Whoever has got hold of one, a pool or a lease, got it under
-/// the shard's lock, which is held here: nobody can be about to use a book that is removed.
-fn forget(shard: &Shard, idle: &[SourceAddr], now: Instant) {
-    if idle.is_empty() {
-        return;
-    }
-    let mut books = lock(shard);
-    for source in idle {
-        if books.get(source).is_some_and(|book| Arc::strong_count(book) == 1 && book.sweep(now)) {
-            books.remove(source);
-        }
-    }
-    if books.len() < books.capacity() / 4 {
-        let room = books.len() * 2;
-        books.shrink_to(room);
-    }
-}
-
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<SourceAddr, Arc<Book>>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,9 @@
 //! Table of the flows that hold a port: tenant, client, source and destination of each; and their revocation.
 //!
 //! A flow is listed while it has a lease: from when its SYN is sent until its socket is closed. The workers write, the
-//! control plane reads and revokes; a lock is held for one entry by a worker, and for one shard by the control plane.
+//! control plane reads and revokes. Entries are behind an Arc: the control plane copies a shard's Arcs under that shard's
+//! lock, and looks at each entry under the entry's own. No guard of the map leaves the expression that made it: whoever
+//! asked the map again while holding one could wait for itself.
 
 mod chosen;
 mod pairs;
@@ -11,7 +13,8 @@ pub use pairs::{Holder, Pair, PairFlows};
 use super::record::FlowId;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::policy::Seen;
-use hashbrown::HashMap;
+use dashmap::DashMap;
+use hashbrown::DefaultHashBuilder;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,8 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// Flow numbers are sequential, so shards fill evenly, and workers seldom contend for one. With a million flows a
-/// reader holds a lock for a thousand entries.
+/// Workers seldom contend for one. With a million flows a reader holds a lock for a thousand entries.
 const SHARDS: usize = 1024;
 /// Flows that are woken at once to be reset; each takes its worker some ten microseconds.
 const BATCH: usize = 128;
@@ -32,7 +34,7 @@ const LOOKS: usize = 20;
 /// Table of all flows that hold a lease.
 #[derive(Debug)]
 pub struct FlowTable {
-    shards: Box<[Shard]>,
+    flows: DashMap<u64, Arc<Entry>, DefaultHashBuilder>,
     /// Number of revocations so far: a flow looks at its entry when this has changed.
     revocations: AtomicU32,
 }
@@ -87,13 +89,19 @@ impl Revoked {
 #[derive(Debug)]
 pub struct Listed<'a> {
     table: &'a FlowTable,
-    number: u64,
+    entry: Arc<Entry>,
     /// [`FlowTable::revocations`] when the flow last looked; `None` if it never did.
     looked: Cell<Option<u32>>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    number: u64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     flow: LiveFlow,
     state: State,
 }
@@ -103,31 +111,35 @@ enum State {
     /// Waker of the flow's task; `None` until it first waits.
     Lives(Option<Waker>),
     Revoked(Revoked),
+    /// It is not in the table any more.
+    Ended,
 }
 
-/// Flows by number, boxed: a map has up to twice the room that it needs.
-type Entries = HashMap<u64, Box<Entry>>;
-
-/// On a cache line of its own: neighbours are written by other workers.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Shard(Mutex<Entries>);
-
-impl Shard {
-    /// Ignores poisoning: the map is consistent between calls.
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Entry {
+    /// Ignores poisoning: the entry is consistent between calls.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies of its flows.
-    fn flows(&self) -> Vec<LiveFlow> {
-        self.lock().values().map(|entry| entry.flow.clone()).collect()
+    fn flow(&self) -> LiveFlow {
+        self.lock().flow.clone()
+    }
+
+    /// Marks a flow as revoked. Returns 1, or 0 if it has ended or was marked before.
+    fn mark(&self, why: Revoked, wakers: &mut Vec<(u64, Waker)>) -> u64 {
+        let mut inner = self.lock();
+        let State::Lives(waker) = &mut inner.state else { return 0 };
+        wakers.extend(waker.take().map(|waker| (self.number, waker)));
+        inner.state = State::Revoked(why);
+        1
     }
 }
 
 impl Default for FlowTable {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), revocations: AtomicU32::new(0) }
+        let flows =
+            DashMap::with_capacity_and_hasher_and_shard_amount(0, DefaultHashBuilder::default(), SHARDS);
+        Self { flows, revocations: AtomicU32::new(0) }
     }
 }
 
@@ -135,47 +147,41 @@ impl FlowTable {
     /// Lists a flow until the returned entry is dropped.
     pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
         let number = flow.id.number;
-        let entry = Box::new(Entry { flow, state: State::Lives(None) });
-        self.shard(number).lock().insert(number, entry);
-        Listed { table: self, number, looked: Cell::new(None) }
+        let inner = Mutex::new(Inner { flow, state: State::Lives(None) });
+        let entry = Arc::new(Entry { number, inner });
+        self.flows.insert(number, Arc::clone(&entry));
+        Listed { table: self, entry, looked: Cell::new(None) }
     }
 
-    fn shard(&self, number: u64) -> &Shard {
-        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are all that counts")]
-        &self.shards[number as usize % SHARDS]
+    fn find(&self, number: u64) -> Option<Arc<Entry>> {
+        self.flows.get(&number).map(|entry| Arc::clone(&entry))
+    }
+
+    /// Those that are listed now.
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.flows.iter().map(|entry| Arc::clone(&entry)).collect()
     }
 
     /// Revokes every flow for which there is a reason, and returns their number. Flows listed meanwhile may be missed.
     ///
     /// Judges without a lock, and wakes flows in batches, so that their workers have time for the others.
     pub fn revoke(&self, why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
-        let mut revoked = 0;
         let mut wakers = Vec::new();
-        for shard in &*self.shards {
-            let flows = shard.flows();
-            let denied: Vec<_> = flows.iter().filter_map(|flow| Some((flow.id.number, why(flow)?))).collect();
-            if !denied.is_empty() {
-                let mut shard = shard.lock();
-                let entries = &mut *shard;
-                let marked = denied.iter().map(|(number, why)| mark(entries, *number, *why, &mut wakers));
-                revoked += marked.sum::<u64>();
-            }
-        }
+        let mark = |entry: Arc<Entry>| why(&entry.flow()).map_or(0, |why| entry.mark(why, &mut wakers));
+        let revoked = self.entries().into_iter().map(mark).sum();
         self.wake(&wakers);
         revoked
     }
 
     /// Calls `look` for a copy of every flow, without a lock.
     pub(super) fn each(&self, mut look: impl FnMut(&LiveFlow)) {
-        for shard in &*self.shards {
-            shard.flows().iter().for_each(&mut look);
-        }
+        self.entries().iter().for_each(|entry| look(&entry.flow()));
     }
 
     /// Notes that the client's further requests are not judged any more.
     pub(super) fn unfollow(&self, number: u64) {
-        if let Some(entry) = self.shard(number).lock().get_mut(&number) {
-            entry.flow.unfollowed = true;
+        if let Some(entry) = self.find(number) {
+            entry.lock().flow.unfollowed = true;
         }
     }
 
@@ -197,20 +203,11 @@ impl FlowTable {
     fn wait_for_end(&self, batch: &[(u64, Waker)]) {
         for _ in 0..LOOKS {
             std::thread::sleep(LOOK);
-            if batch.iter().all(|(number, _)| !self.shard(*number).lock().contains_key(number)) {
+            if batch.iter().all(|(number, _)| !self.flows.contains_key(number)) {
                 return;
             }
         }
     }
-}
-
-/// Marks a flow as revoked. Returns 1, or 0 if it is gone or was marked before.
-fn mark(entries: &mut Entries, number: u64, why: Revoked, wakers: &mut Vec<(u64, Waker)>) -> u64 {
-    let Some(entry) = entries.get_mut(&number) else { return 0 };
-    let State::Lives(waker) = &mut entry.state else { return 0 };
-    wakers.extend(waker.take().map(|waker| (number, waker)));
-    entry.state = State::Revoked(why);
-    1
 }
 
 impl Listed<'_> {
@@ -231,23 +228,22 @@ impl Listed<'_> {
         if self.looked.replace(revocations) == revocations {
             return Poll::Pending;
         }
-        let mut shard = self.table.shard(self.number).lock();
-        match shard.get_mut(&self.number).map(|entry| &mut entry.state) {
-            Some(State::Lives(waker)) => {
+        match &mut self.entry.lock().state {
+            State::Lives(waker) => {
                 *waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Some(State::Revoked(why)) => Poll::Ready(*why),
-            // Unreachable: the entry exists as long as this does.
-            None => Poll::Ready(Revoked("it is not listed")),
+            State::Revoked(why) => Poll::Ready(*why),
+            // Unreachable: the entry ends with this.
+            State::Ended => Poll::Ready(Revoked("it is not listed")),
         }
     }
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        // Dropped outside the lock.
-        let _entry = self.table.shard(self.number).lock().remove(&self.number);
+        self.table.flows.remove(&self.entry.number);
+        self.entry.lock().state = State::Ended;
     }
 }
 

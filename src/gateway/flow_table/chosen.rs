@@ -1,12 +1,12 @@
 //! Operations on some of the flows, by their numbers. Flows that have ended meanwhile are left out.
 
-use super::{FlowTable, LiveFlow, Proof, Revoked, mark};
+use super::{FlowTable, LiveFlow, Proof, Revoked};
 
 impl FlowTable {
     /// Calls `look` for a copy of each of these flows, without a lock.
     pub(in crate::gateway) fn each_of(&self, numbers: &[u64], mut look: impl FnMut(&LiveFlow)) {
-        let copy = |number: &u64| self.shard(*number).lock().get(number).map(|entry| entry.flow.clone());
-        numbers.iter().filter_map(copy).for_each(|flow| look(&flow));
+        let listed = numbers.iter().filter_map(|number| self.find(*number));
+        listed.for_each(|entry| look(&entry.flow()));
     }
 
     /// Revokes those of these flows for which there is a reason, and returns their number.
@@ -17,12 +17,11 @@ impl FlowTable {
     ) -> u64 {
         let mut revoked = 0;
         let mut wakers = Vec::new();
-        self.each_of(numbers, |flow| {
-            if let Some(why) = why(flow) {
-                let number = flow.id.number;
-                revoked += mark(&mut self.shard(number).lock(), number, why, &mut wakers);
+        for entry in numbers.iter().filter_map(|number| self.find(*number)) {
+            if let Some(why) = why(&entry.flow()) {
+                revoked += entry.mark(why, &mut wakers);
             }
-        });
+        }
         if revoked > 0 {
             self.wake(&wakers);
         }
@@ -32,9 +31,10 @@ impl FlowTable {
     /// Notes checks that succeeded for these flows.
     pub(in crate::gateway) fn prove(&self, numbers: &[u64], proof: Proof) {
         for &number in numbers {
-            if let Some(entry) = self.shard(number).lock().get_mut(&number) {
-                entry.flow.proof.address |= proof.address;
-                entry.flow.proof.certificate |= proof.certificate;
+            if let Some(entry) = self.find(number) {
+                let known = &mut entry.lock().flow.proof;
+                known.address |= proof.address;
+                known.certificate |= proof.certificate;
             }
         }
     }

@@ -40,14 +40,13 @@ impl FlowTable {
     /// with a tenant, only its flows. Memory is bounded by the ports of the pairs.
     pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
         let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
-        for shard in &*self.shards {
-            for flow in shard.lock().values().map(|entry| &entry.flow) {
-                let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
-                if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
-                    && let Some(tally) = tallies.get_mut(&pair)
-                {
-                    tally.count(flow);
-                }
+        for entry in self.entries() {
+            let flow = &entry.lock().flow;
+            let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
+            if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
+                && let Some(tally) = tallies.get_mut(&pair)
+            {
+                tally.count(flow);
             }
         }
         pairs.iter().map(|pair| tallies.get(pair).map(|tally| tally.sum(most)).unwrap_or_default()).collect()
