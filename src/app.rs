@@ -205,12 +205,10 @@ impl App {
             forecast: Forecast::default(),
             candidates,
         };
-        if let Some(listener) = metrics_listener {
-            let (last, steering) = (truth.last(), network.last());
-            let metrics = Arc::clone(&metrics);
-            let sources = ScrapeSources { handles: handles.clone(), metrics, last, steering };
-            serve_metrics(listener, &readiness, sources)?;
-        }
+        let (last, steering) = (truth.last(), network.last());
+        let sources =
+            ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
+        serve_metrics(metrics_listener, &readiness, sources)?;
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
             let control = ControlPlane { handles, reloads, auditor, main: path.to_owned() }.control();
@@ -334,10 +332,11 @@ impl App {
 
 /// Serves health, readiness and metrics.
 fn serve_metrics(
-    listener: std::net::TcpListener,
+    listener: Option<std::net::TcpListener>,
     readiness: &Readiness,
     sources: ScrapeSources,
 ) -> io::Result<()> {
+    let Some(listener) = listener else { return Ok(()) };
     let in_force = Arc::clone(&sources.handles.in_force);
     let state = AdminState {
         readiness: readiness.clone(),

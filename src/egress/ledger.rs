@@ -158,13 +158,17 @@ impl Ledger {
     /// Calls `each` for every book, with no lock held meanwhile.
     pub(super) fn for_each(&self, mut each: impl FnMut(&Book)) {
         let books: Vec<_> = self.books.iter().map(|book| Arc::clone(&book)).collect();
-        books.iter().for_each(|book| each(book));
+        for book in books {
+            each(&book);
+        }
     }
 
     /// Calls `each` for some 16,000 books, of the part that `cursor` counts, with no lock held meanwhile.
     pub(super) fn for_some(&self, cursor: &mut usize, mut each: impl FnMut(&Book)) {
         let books = self.part(*cursor);
         *cursor = cursor.wrapping_add(1);
-        books.iter().for_each(|book| each(book));
+        for book in books {
+            each(&book);
+        }
     }
 }

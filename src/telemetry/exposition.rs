@@ -24,6 +24,10 @@ impl Exposition {
 
     /// One sample; the values of the labels in the order of the catalogue.
     pub(super) fn sample(&mut self, metric: &'static Metric, labels: &[&str], value: impl Display) {
+        #[expect(
+            clippy::default_trait_access,
+            reason = "its type is of a crate that is not needed otherwise"
+        )]
         let labels = LabelSet::from_key_and_global(&key(metric, labels), &Default::default());
         write_metric_line(&mut self.0, metric.name, None, &labels, None::<(&str, &str)>, value, None);
     }
