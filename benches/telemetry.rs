@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-//! Cost of telemetry: a flow's record as JSON, and metrics in a worker's own cells.
-=======
 //! Costs of telemetry: a flow's record as JSON, a worker's cells, the recorder's handles, and a scrape.
->>>>>>> c81a332 (Count flows through metrics and its Prometheus exporter)
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "nobody depends on a benchmark")]

@@ -166,8 +166,8 @@ impl Metrics {
                 errors: recorder.counter(&catalogue::FLOW_LOG_ERRORS, &[]),
             },
             sock_diag: SockDiagMeters {
-                held_ports: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["held_ports"]),
-                comparison: registry.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
+                held_ports: recorder.counter(&catalogue::SOCK_DIAG_FAILURES, &["held_ports"]),
+                comparison: recorder.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
             },
         };
         (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))

@@ -6,13 +6,8 @@ mod exposition;
 pub mod flow_log;
 pub mod metrics;
 mod process;
-<<<<<<< HEAD
-mod queue_share;
-mod registry;
-=======
 mod queue_share;
 mod recorder;
->>>>>>> c81a332 (Count flows through metrics and its Prometheus exporter)
 mod sink;
 mod tenants;
 

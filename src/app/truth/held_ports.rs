@@ -1,9 +1,9 @@
 //! Thread that frees held ports once the kernel has released them.
 
 use crate::clock;
-use crate::count::Counter;
 use crate::egress::{Ledger, Reaper, ReaperStop};
 use crate::sys::sock_diag::{Inquirer, Presence};
+use metrics::Counter;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,17 +71,19 @@ impl Questions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn a_kernel_that_does_not_answer_is_counted() {
-        let failures = Counter::default();
+        let failed = Arc::<AtomicU64>::default();
+        let failures = Counter::from_arc(Arc::clone(&failed));
         let open = |_| Err(io::ErrorKind::Unsupported.into());
-        let mut questions = Questions { open, inquirer: None, failures: failures.clone(), complained: None };
+        let mut questions = Questions { open, inquirer: None, failures, complained: None };
         let pairs = [("192.0.2.1:5000".parse().unwrap(), "198.51.100.1:443".parse().unwrap()); 3];
         assert_eq!(questions.ask(&pairs), [None; 3], "and no port is free");
-        assert_eq!((failures.value(), questions.complained.is_some()), (1, true));
+        assert_eq!((failed.load(Ordering::Relaxed), questions.complained.is_some()), (1, true));
         questions.open = Inquirer::open;
         assert_eq!(questions.ask(&pairs), [Some(Presence::Gone); 3]);
-        assert_eq!(failures.value(), 1);
+        assert_eq!(failed.load(Ordering::Relaxed), 1);
     }
 }
