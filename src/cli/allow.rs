@@ -111,14 +111,14 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
         Some(name) => {
             let hosts = vec![HostPattern::Exact(name.clone())];
             let rule = RuleSpec { hosts, ..RuleSpec::new("added", Effect::Allow) };
-            denied_with(config, flow, &tenant, rule)? == Some(Outcome::DestinationPrivate)
+            denied_with(config, flow, &tenant, &rule)? == Some(Outcome::DestinationPrivate)
         }
         None => true,
     };
     let is_other = record.question().other_protocol;
     let takes_key = is_other && {
         let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", Effect::Allow) };
-        denied_with(config, flow, &tenant, rule)? == Some(Outcome::UnknownProtocol)
+        denied_with(config, flow, &tenant, &rule)? == Some(Outcome::UnknownProtocol)
     };
     let key = if takes_key { OTHER_PROTOCOLS } else { "" };
     let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
@@ -162,7 +162,7 @@ fn denied_with(
     config: &Config,
     flow: &PastFlow,
     tenant: &str,
-    rule: RuleSpec,
+    rule: &RuleSpec,
 ) -> Result<Option<Outcome>, String> {
     let mut config = config.clone();
     for spec in config.tenants.iter_mut().filter(|spec| *spec.name == *tenant) {
