@@ -40,7 +40,7 @@ fn requests_that_a_server_never_took_are_no_failures(family: Family) {
     };
     let up = || gateway.metric("egret_flow_bytes_total", &[("direction", "up")]);
     // A reset does not tell how much its sender had taken.
-    let closings: [(fn(TcpStream), &str); 2] = [(drop, "closed"), (reset, "upstream_reset")];
+    let closings = [(drop as fn(TcpStream), "closed"), (reset, "upstream_reset")];
     for (closes, lost) in closings {
         // Both are found at once.
         let (mut client, upstream) = answered();

@@ -183,15 +183,17 @@ fn expect_share(gateway: &Gateway, prometheus: &Prometheus<'_>, clients: &[&Told
     wait_for("Prometheus to have seen every flow", || {
         let seen = prometheus.value("sum(egret_flows_total)")?;
         let recorded = prometheus.value("sum(egret_flows_total offset 2s)")?;
-        if [seen, recorded] == [all as f64; 2] {
+        if seen.to_string() == all.to_string() && seen.to_bits() == recorded.to_bits() {
             Ok(())
         } else {
             Err(format!("{seen} and {recorded} of {all}"))
         }
     });
-    let answered: usize = clients.iter().map(|told| told.answered).sum();
-    let failed: usize = clients.iter().map(|told| told.failed).sum();
-    let share = answered as f64 / (answered + failed) as f64;
+    let sum = |of: fn(&Told) -> usize| {
+        f64::from(u32::try_from(clients.iter().map(|told| of(told)).sum::<usize>()).unwrap())
+    };
+    let (answered, failed) = (sum(|told| told.answered), sum(|told| told.failed));
+    let share = answered / (answered + failed);
     for query in [&success_query(), "tenant:egret_flows_closed:ratio_rate5m{tenant=\"alpha\"}"] {
         let computed = prometheus.value(query).unwrap();
         assert!((computed - share).abs() <= 0.001, "{query}: {computed}, and clients say {share}");
