@@ -41,7 +41,7 @@ fn files(root: &Path) -> BTreeSet<(String, u32)> {
 fn everything_is_put_in_its_place() {
     let root = tempfile::tempdir().unwrap();
     let said = install(root.path());
-    assert!(said.contains("no user made, no owners set"), "{said}");
+    assert!(said.contains("no user created, no owners set"), "{said}");
     let expected = [
         ("etc/egret/egret.toml", 0o640),
         ("etc/logrotate.d/egret", 0o644),
