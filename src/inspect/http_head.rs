@@ -40,6 +40,9 @@ pub(super) struct Request {
     /// True if the method is HEAD, whose response has no body whatever its headers declare.
     pub(super) by_head: bool,
     pub(super) upgrade: Upgrade,
+    /// True if the connection ends with its response (RFC 9112 §9.3): it says `Connection: close`, or is HTTP/1.0 without
+    /// `keep-alive`.
+    pub(super) is_last: bool,
 }
 
 /// Kind of protocol that a client offers to upgrade to (RFC 9110 §7.8).
@@ -71,7 +74,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
         (Some(_), Some(_)) => return Err("the target and the Host header disagree"),
     };
     let body = framing::of_request(line.method, line.minor, headers);
-    Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: upgrade(headers) }))
+    let is_last = has_option(headers, "close") || (line.minor == 0 && !has_option(headers, "keep-alive"));
+    Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: upgrade(headers), is_last }))
 }
 
 /// Splits off the first line with its CRLF. A lone LF is an error: RFC 9112 §2.2 lets a server accept it as a line end,
@@ -172,6 +176,14 @@ fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
         return Err("more than one Host header");
     }
     Authority::parse(host.value).map(Some)
+}
+
+/// True if `Connection` lists the option.
+fn has_option(headers: &[Header<'_>], option: &str) -> bool {
+    let mut options = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    options.any(|header| {
+        header.value.split(|&b| b == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+    })
 }
 
 /// Returns the kind of upgrade offered; a server may accept any of several protocols, so one `Unjudged` is enough.

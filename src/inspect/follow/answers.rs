@@ -15,11 +15,13 @@ const MAX_OUTSTANDING: usize = 128;
 #[derive(Debug)]
 pub(super) struct Answers {
     /// Requests without a complete response, oldest first, except the one whose body is being read.
-    outstanding: VecDeque<Asked>,
+    outstanding: VecDeque<Outstanding>,
     at: At,
     /// State of the head or trailers being read.
     head: AnswerHead,
     max_head: usize,
+    /// The client has sent the request with whose response the connection ends.
+    is_closing: bool,
 }
 
 /// The request of a response.
@@ -30,6 +32,16 @@ pub(super) struct Asked {
     pub(super) start: u64,
     /// Whether it offers the server to go on with another protocol.
     pub(super) upgrade: bool,
+    /// Whether the connection ends with its response.
+    pub(super) is_last: bool,
+}
+
+/// A request without a complete response.
+#[derive(Debug, Clone, Copy)]
+struct Outstanding {
+    asked: Asked,
+    /// It follows one with whose response the connection ends, so no response is due (RFC 9112 §9.6).
+    is_beyond_last: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +76,8 @@ pub(super) enum Standing {
 
 impl Answers {
     pub(super) fn new(max_head: usize) -> Self {
-        Self { outstanding: VecDeque::new(), at: At::Head, head: AnswerHead::new(), max_head }
+        let head = AnswerHead::new();
+        Self { outstanding: VecDeque::new(), at: At::Head, head, max_head, is_closing: false }
     }
 
     /// Records that a request was forwarded to the server.
@@ -75,7 +88,8 @@ impl Answers {
             At::Ended(_) if asked.start == 0 => self.at = At::Ended(false),
             At::Lost | At::Ended(_) | At::NoUpgrade => {}
             At::Head | At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose | At::Upgraded => {
-                self.outstanding.push_back(asked);
+                self.outstanding.push_back(Outstanding { asked, is_beyond_last: self.is_closing });
+                self.is_closing |= asked.is_last;
             }
         }
     }
@@ -86,7 +100,7 @@ impl Answers {
             return Standing::Closed("it is not known whether the server took the upgrade");
         }
         // Only the last one can be an upgrade request, because it blocks those behind it.
-        let upgrading = self.outstanding.back().is_some_and(|asked| asked.upgrade);
+        let upgrading = self.outstanding.back().is_some_and(|last| last.asked.upgrade);
         if upgrading || self.outstanding.len() >= MAX_OUTSTANDING { Standing::Wait } else { Standing::Open }
     }
 
@@ -102,12 +116,17 @@ impl Answers {
     /// Like [`Self::are_whole`] at the end of a connection: a response delimited by end of file is then complete.
     pub(super) fn are_complete(&self) -> Option<bool> {
         match self.at {
-            At::Head => Some(self.outstanding.is_empty()),
-            At::UntilClose if self.outstanding.is_empty() => None,
+            At::Head => Some(!self.is_due()),
+            At::UntilClose if !self.is_due() => None,
             At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
             At::Ended(whole) => Some(whole),
             At::Upgraded | At::Lost | At::NoUpgrade => None,
         }
+    }
+
+    /// True if a response is still due.
+    fn is_due(&self) -> bool {
+        self.outstanding.front().is_some_and(|oldest| !oldest.is_beyond_last)
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -173,9 +192,10 @@ impl Answers {
     /// Nothing more comes. Requests of which the server's host has not taken a byte wait for no answer: clients repeat them on
     /// another connection (RFC 9112 §9.3.1), but for the first.
     pub(super) fn finished(&mut self, taken: u64) {
-        let none_waits = self.outstanding.front().is_none_or(|oldest| oldest.start >= taken.max(1));
+        let oldest = self.outstanding.front();
+        let is_taken = oldest.is_some_and(|oldest| oldest.asked.start < taken.max(1));
         match self.at {
-            At::Head | At::UntilClose => self.at = At::Ended(none_waits),
+            At::Head | At::UntilClose => self.at = At::Ended(!(is_taken && self.is_due())),
             At::Body(_) | At::Chunked(_) | At::Trailers => self.at = At::Ended(false),
             At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => {}
         }
@@ -183,7 +203,7 @@ impl Answers {
     }
 
     fn lose_track(&mut self) {
-        let upgrading = self.outstanding.iter().any(|asked| asked.upgrade);
+        let upgrading = self.outstanding.iter().any(|one| one.asked.upgrade);
         self.at = if upgrading { At::NoUpgrade } else { At::Lost };
         self.outstanding = VecDeque::new();
     }
@@ -197,7 +217,7 @@ impl Answers {
             Section::Blank => {}
             Section::Head { .. } if matches!(self.at, At::Trailers) => self.at = At::Head,
             Section::Head { status, declared } => {
-                let asked = *self.outstanding.front().ok_or("an answer that nobody asked for")?;
+                let asked = self.outstanding.front().ok_or("an answer that nobody asked for")?.asked;
                 self.at = after(status, declared, asked)?;
                 if status >= 200 || status == 101 {
                     self.outstanding.pop_front();

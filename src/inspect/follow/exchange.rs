@@ -107,7 +107,8 @@ impl Exchange {
                 }
                 let upgrade = request.upgrade == Upgrade::Other;
                 let start = self.passed;
-                self.answers.expect(Asked { by_head: request.by_head, upgrade, start });
+                let (by_head, is_last) = (request.by_head, request.is_last);
+                self.answers.expect(Asked { by_head, start, upgrade, is_last });
                 Ok(length)
             }
         }

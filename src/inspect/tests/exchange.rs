@@ -155,6 +155,31 @@ fn a_request_counts_once_its_first_byte_arrived() {
 }
 
 #[test]
+fn no_answer_is_due_after_the_last_request() {
+    let head = |version: &str, fields: &str| format!("GET / {version}\r\nHost: a.example\r\n{fields}\r\n");
+    for (first, due) in [
+        (head("HTTP/1.1", ""), true),
+        (head("HTTP/1.1", "Connection: upgrade, keep-alive\r\n"), true),
+        (head("HTTP/1.1", "Connection: x, Close\r\n"), false),
+        (head("HTTP/1.1", "Connection: x\r\nconnection: close\r\n"), false),
+        (head("HTTP/1.0", ""), false),
+        (head("HTTP/1.0", "Connection: Keep-Alive\r\n"), true),
+    ] {
+        for is_finished in [true, false] {
+            let mut exchange = Exchange::new(MAX);
+            let _ = exchange.client(&mut first.clone().into_bytes(), |_| Ok::<(), ()>(()));
+            assert_eq!(exchange.is_answered(), Some(false), "{first:?}: the last one's own is");
+            exchange.server(OK.as_bytes());
+            let _ = exchange.client(&mut GET.as_bytes().to_vec(), |_| Ok::<(), ()>(()));
+            if is_finished {
+                exchange.server_finished(u64::MAX);
+            }
+            assert_eq!(exchange.is_answered(), Some(!due), "{first:?}, finished: {is_finished}");
+        }
+    }
+}
+
+#[test]
 fn a_later_request_for_another_host_stops_the_client() {
     for first in [
         GET.to_owned(),
