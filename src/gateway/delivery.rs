@@ -3,6 +3,7 @@
 //! For HTTP/1 whose messages are followed, the framing tells which requests have their answers. For everything else
 //! only TCP tells: FINs, acknowledged bytes, and bytes that came later.
 
+use super::leftover::FIN;
 use crate::outcome::Outcome;
 use crate::relay::{self, Progress, Scratch, Side};
 use crate::sys::socket::Socket;
@@ -26,12 +27,8 @@ pub(super) struct Reset {
 }
 
 /// Most bytes that a server may send to a client that has closed without changing the outcome: an HTTP/2 GOAWAY and
-/// TLS's
-/// `close_notify`.
-const LAST_WORDS: usize = 64;
-
-/// The kernel counts one for a FIN that is not acknowledged.
-const FIN: usize = 1;
+/// TLS's `close_notify`.
+const LAST_WORDS: u32 = 64;
 
 /// Full segments that a receiver may have received and not acknowledged (RFC 9293 §3.8.6.3).
 const UNACKNOWLEDGED: u32 = 2;
@@ -71,7 +68,7 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
 /// words. So is a reset by the server, which has sent its whole answer.
 pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<bool>) -> Result<(), Delivery> {
     let most = last_words(answered) + FIN;
-    let has_all = || stream::outstanding(client).is_ok_and(|left| left as usize <= most);
+    let has_all = || stream::outstanding(client).is_ok_and(|left| left <= most);
     if why.outcome == Outcome::UpstreamReset || why.outcome == Outcome::ClientReset && has_all() {
         return Ok(());
     }
@@ -117,11 +114,11 @@ impl Reset {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
         // What was read and could not be written is like what still waits to be read.
-        let Some(more) = last_words(answered).checked_sub(progress.held as usize) else { return false };
+        let Some(more) = last_words(answered).checked_sub(progress.held) else { return false };
         let (has_all, patience) = match progress.finished {
             Some(Side::Upstream) => return is_delivered(left),
             // The client had closed: only what came before could reach it.
-            Some(Side::Client) => (left.bytes as usize <= more + FIN, AFTER_FIN),
+            Some(Side::Client) => (left.bytes <= more + FIN, AFTER_FIN),
             None => (is_delivered(left), WITHOUT_FIN),
         };
         if !has_all || progress.down == 0 {
@@ -130,7 +127,7 @@ impl Reset {
         // Otherwise the answer was whole if the server finishes now.
         answered == Some(true)
             || progress.notified
-            || relay::finishes(upstream, more, patience, scratch).await
+            || relay::finishes(upstream, more as usize, patience, scratch).await
     }
 
     /// True if the server had delivered its answer when it reset.
@@ -143,7 +140,7 @@ impl Reset {
         match (progress.finished, answered) {
             // A client that has closed takes nothing that came after.
             (Some(Side::Client), None) if progress.down_since > 0 => {
-                left.bytes as usize <= LAST_WORDS && (left.over || progress.notified)
+                left.bytes <= LAST_WORDS && (left.over || progress.notified)
             }
             (Some(Side::Client), None) => progress.down > 0 && is_delivered(left),
             (Some(Side::Upstream), _) | (Some(Side::Client) | None, Some(_)) => is_delivered(left),
@@ -153,7 +150,7 @@ impl Reset {
 }
 
 /// Most bytes that may be undelivered to a client that has finished. HTTP/1 has no last words.
-fn last_words(answered: Option<bool>) -> usize {
+fn last_words(answered: Option<bool>) -> u32 {
     if answered.is_some() { 0 } else { LAST_WORDS }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Longest time without progress, unless `half_open_timeout` is shorter.
 const STALLED: Duration = Duration::from_mins(5);
 /// `SIOCOUTQ` counts our FIN as one byte.
-const FIN: u32 = 1;
+pub(super) const FIN: u32 = 1;
 
 /// True if more than a FIN is unacknowledged.
 pub(super) fn has_unacknowledged(socket: &Socket) -> bool {

@@ -28,11 +28,11 @@ pub(super) struct Answers {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) by_head: bool,
-    /// Where it starts in what the client has sent.
+    /// Offset of its first byte in the client's stream.
     pub(super) start: u64,
-    /// Whether it offers the server to go on with another protocol.
+    /// True if it offers an upgrade.
     pub(super) upgrade: bool,
-    /// Whether the connection ends with its response.
+    /// True if the connection ends with its response.
     pub(super) is_last: bool,
 }
 
@@ -116,17 +116,19 @@ impl Answers {
     /// Like [`Self::are_whole`] at the end of a connection: a response delimited by end of file is then complete.
     pub(super) fn are_complete(&self) -> Option<bool> {
         match self.at {
-            At::Head => Some(!self.is_due()),
-            At::UntilClose if !self.is_due() => None,
+            At::Head => Some(!self.is_due(u64::MAX)),
+            At::UntilClose if !self.is_due(u64::MAX) => None,
             At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
             At::Ended(whole) => Some(whole),
             At::Upgraded | At::Lost | At::NoUpgrade => None,
         }
     }
 
-    /// True if a response is still due.
-    fn is_due(&self) -> bool {
-        self.outstanding.front().is_some_and(|oldest| !oldest.is_beyond_last)
+    /// True if a response is due, of a server whose host has `taken` so many of the client's bytes. A request of which it
+    /// has none is repeated by the client on another connection (RFC 9112 §9.3.1), except the first.
+    fn is_due(&self, taken: u64) -> bool {
+        let oldest = self.outstanding.front();
+        oldest.is_some_and(|oldest| !oldest.is_beyond_last && oldest.asked.start < taken.max(1))
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -189,13 +191,10 @@ impl Answers {
         }
     }
 
-    /// Nothing more comes. Requests of which the server's host has not taken a byte wait for no answer: clients repeat them on
-    /// another connection (RFC 9112 §9.3.1), but for the first.
+    /// Records that the server has finished, and that its host had `taken` so many of the client's bytes.
     pub(super) fn finished(&mut self, taken: u64) {
-        let oldest = self.outstanding.front();
-        let is_taken = oldest.is_some_and(|oldest| oldest.asked.start < taken.max(1));
         match self.at {
-            At::Head | At::UntilClose => self.at = At::Ended(!(is_taken && self.is_due())),
+            At::Head | At::UntilClose => self.at = At::Ended(!self.is_due(taken)),
             At::Body(_) | At::Chunked(_) | At::Trailers => self.at = At::Ended(false),
             At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => {}
         }
