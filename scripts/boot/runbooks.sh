@@ -193,9 +193,13 @@ withdrawn() { machine egret ports --pool acme | grep '203.0.113.16 *withdrawn'; 
 # All ten ports of the pool's one address towards one destination.
 full_pool() {
     reload_with 's|203.0.113.16/30|203.0.113.16/32|; s|1024-65535|20000-20009|'
-    hold 10 198.51.100.10 api.example.org
+    fill 10 is_hot
+}
+# Holds so many connections of acme's, asks for one more, and waits until `egret ports` shows them.
+fill() { # COUNT CHECK
+    hold "$1" 198.51.100.10 api.example.org
     ask -4 https://api.example.org/ >/dev/null 2>&1 # one more
-    wait_for 5 "the look at the ports, once a second" is_hot
+    wait_for 5 "the look at the ports, once a second" "$2"
 }
 is_hot() { machine egret ports --pool acme | grep '198.51.100.10:443 .*api.example.org'; }
 situation_EgretPortAllocationFailures() {
@@ -260,9 +264,7 @@ tenant_has_ports() { machine egret ports --tenant acme | grep 'clients: 10.0.1.2
 situation_EgretTenantPortCeiling() {
     # Other ports than above, which are held for a while.
     reload_with 's/^# what .*/ports_ceiling = 3/; s|203.0.113.16/30|203.0.113.16/32|; s|1024-65535|30000-30009|'
-    hold 3 198.51.100.10 api.example.org
-    ask -4 https://api.example.org/ >/dev/null 2>&1 # one more
-    wait_for 5 "the look at the ports" tenant_has_ports
+    fill 3 tenant_has_ports
     look EgretTenantPortCeiling 'tenants: acme 3' '^ +[0-9]+ 198.51.100.10:443\s.*10.0.1.2$'
     let_go
     reload_with
