@@ -1,4 +1,4 @@
-//! What one end does while the other's last bytes are on their way.
+//! Ends that cross: one side closes or resets while the other's last bytes are in flight.
 
 use crate::clients::reset;
 use crate::config::Config;
@@ -83,7 +83,7 @@ fn requests_that_a_server_never_took_are_no_failures(family: Family) {
     }
 }
 
-/// What the gateway has read, and cannot write any more, is as undelivered as what it has not read.
+/// Bytes that the gateway has read and cannot write are undelivered, like those that it has not read.
 fn a_download_is_left_however_late_it_is_found(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());

@@ -63,7 +63,7 @@ impl Ledger {
         }
     }
 
-    /// How often a port that the ledger thought free was taken in the kernel. 0 unless something else binds ports of
+    /// Number of ports that the ledger thought free and the kernel had in use. 0 unless something else binds ports of
     /// the pools, or Egret's picture of Linux is wrong.
     pub fn collisions(&self) -> u64 {
         self.collisions.load(Ordering::Relaxed)
@@ -74,7 +74,7 @@ impl Ledger {
         std::mem::take(&mut self.unexplained.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How the ports between a source address and a destination are used; `None` if the source was never used or has
+    /// Use of the ports between a source address and a destination; `None` if the source was never used or has
     /// been forgotten.
     pub fn pair(&self, source: SourceAddr, to: DialAddr, now: Instant) -> Option<PairUse> {
         Some(self.find(source)?.pair(to.into(), now))
@@ -132,7 +132,7 @@ impl Ledger {
         table
     }
 
-    /// Where the reaper is told to come.
+    /// The reaper's due visits.
     pub(super) fn visits(&self) -> &Visits {
         &self.visits
     }

@@ -1,10 +1,10 @@
 //! Metrics of flows, by tenant.
 //!
-//! What a flow counts once goes through handles of the metrics recorder that are resolved once for each tenant. What it
-//! counts with every message goes to cells that each worker has of its own: a cell with one writer needs no atomic
-//! read-modify-write, and its cache line stays where it is. A scrape publishes their sums. That there is one writer is held
-//! by the types: [`Seat`]s are handed out once, a worker's thread [takes](Seat::take) its own, and the [`Meters`] that come
-//! of it cannot leave the thread.
+//! Numbers counted once a flow go through handles of the metrics recorder, resolved once for each tenant. Those counted
+//! with every message go to cells of each worker's own: a cell with one writer needs no atomic read-modify-write, and
+//! its cache line stays where it is. A scrape publishes their sums. The types guarantee the one writer: [`Seat`]s are
+//! handed out once, a worker's thread [takes](Seat::take) its own, and the [`Meters`] made from it cannot leave the
+//! thread.
 
 use super::candidate::Change;
 use crate::outcome::Outcome;
@@ -146,7 +146,7 @@ impl TenantMeters {
         &self.handles
     }
 
-    /// Where a worker counts.
+    /// The worker's counters.
     pub fn of(&self, seat: &Seated) -> Meters {
         let cells = self.workers[seat.index].get_or_init(|| {
             Arc::new(Cells { per_message: Default::default(), handles: Arc::clone(&self.handles) })
@@ -161,7 +161,7 @@ impl TenantMeters {
     }
 }
 
-/// Where one worker counts what one tenant's flows do. It stays on the worker's thread.
+/// One worker's counters of one tenant's flows. It stays on the worker's thread.
 ///
 /// ```compile_fail,E0277
 /// use egret::gateway::{Seat, TenantHandles, TenantMeters};

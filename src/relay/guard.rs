@@ -74,7 +74,7 @@ pub struct Guarded<G> {
 
 /// Bytes of a read that may pass.
 pub(super) enum Passing {
-    /// So many, unchanged from the read.
+    /// This number of bytes, unchanged from the read.
     Read(usize),
     /// These bytes, which begin with ones read before.
     Kept(Box<[u8]>),

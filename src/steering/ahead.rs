@@ -7,7 +7,7 @@ use crate::sys::packet_rules::{Ahead, Effect};
 /// Jumps that are followed.
 const DEPTH: u8 = 12;
 
-/// Where the rule stands, and before whose rules.
+/// Position of the rule, and the interfaces that Egret's rules are for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) table: &'a str,
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use std::convert::Infallible;
 
-    /// Of the first rule of a built-in chain, in the format of `iptables-save`.
+    /// [`takes`] for the first rule of a built-in chain, in the format of `iptables-save`.
     fn first_takes(builtin: &str, saved: &[&str]) -> bool {
         takes_in("mangle", builtin, saved)
     }

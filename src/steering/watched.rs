@@ -1,4 +1,4 @@
-//! What of the steering is in the kernel right now, asked without running a command: what the gateway watches.
+//! State of the steering in the kernel, read without running a command: the gateway watches it.
 //!
 //! It looks for the tables, chains, hooks and rules of the plan by name and number. `egret steering status` compares
 //! them word by word, which takes root and the tools of the packet filter.
@@ -64,7 +64,7 @@ impl Part {
         }
     }
 
-    /// Whether putting steering in place anew brings it back.
+    /// True if putting steering in place anew brings it back.
     pub fn can_be_repaired(self) -> bool {
         match self {
             Self::PacketRules
@@ -82,7 +82,7 @@ impl Part {
 pub struct Lost {
     /// Of what.
     pub part: Part,
-    /// What exactly.
+    /// Description of the fault.
     pub what: String,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// What there should be, and which rules were there at the last look.
+/// The expected steering, and the rules of the last look.
 #[derive(Debug)]
 pub struct Watched {
     iptables: Vec<Table>,
@@ -103,10 +103,10 @@ pub struct Watched {
     seen: BTreeMap<Key, BTreeSet<u64>>,
 }
 
-/// What one look found.
+/// Result of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
-    /// What is not in place; nothing if steering is intact.
+    /// The parts that are not in place; empty if steering is intact.
     pub lost: Vec<Lost>,
     /// A digest of what Egret's rules are: it changes whenever they are put in place anew.
     pub rules: BTreeSet<u64>,
@@ -278,7 +278,7 @@ fn elsewhere(family: IpFamily) -> IpAddr {
     }
 }
 
-/// How many rules refuse to route what comes in by each interface, or pattern of them.
+/// Number of rules that refuse to route packets from each interface, or pattern of them.
 fn refused_by_interface(routing: &Routing) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for rule in &routing.refused {
@@ -301,7 +301,7 @@ fn is_present(name: &str, present: &[String]) -> bool {
     name.ends_with(['+', '*']) || present.iter().any(|other| other == name)
 }
 
-/// Whether the kernel has IPv6: as the script asks it.
+/// True if the kernel has IPv6, by the same test as the script.
 pub fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Changes that may wait for a disk that hangs: more than people and their scripts make until somebody looks.
 const QUEUE: usize = 1024;
-/// How long its end may take.
+/// Longest time that its end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes changes. Cheap to clone.

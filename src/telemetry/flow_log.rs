@@ -17,10 +17,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::thread;
 use std::time::Duration;
 
-/// How the flow log is to be kept.
+/// Configuration of the flow log.
 #[derive(Debug, Clone)]
 pub struct FlowLogConfig {
-    /// Where lines go.
+    /// Destination of the lines.
     pub target: LogTarget,
     /// Records that may wait for the writer, 1 or more; each takes some 500 bytes, allocated at start.
     pub queue: usize,
@@ -52,7 +52,7 @@ impl FlowLog {
     }
 }
 
-/// Where workers hand in their records.
+/// Workers' end of the queue.
 #[derive(Clone)]
 pub struct FlowLogHandle {
     queue: SyncSender<Message>,
@@ -61,7 +61,7 @@ pub struct FlowLogHandle {
     dropped: Counter,
 }
 
-/// What is asked of the writer beside the queue, so that a full queue cannot delay it.
+/// Orders to the writer beside the queue, so that a full queue cannot delay them.
 #[derive(Default)]
 struct Orders {
     reopen: AtomicBool,
@@ -79,12 +79,13 @@ impl FlowLogHandle {
     /// Queues a record. Never blocks and never allocates; if the queue is full, or its tenant's share of it, the record is
     /// dropped and counted.
     pub fn submit(&self, record: FlowRecord) {
-        let tenant = record.tenant.clone();
-        let tenant = tenant.as_deref();
-        if !self.shares.enter(tenant) {
+        if !self.shares.enter(record.tenant.as_deref()) {
             self.dropped.increment(1);
-        } else if self.queue.try_send(Message::Record(record)).is_err() {
-            self.shares.leave(tenant);
+        } else if let Err(
+            TrySendError::Full(Message::Record(record)) | TrySendError::Disconnected(Message::Record(record)),
+        ) = self.queue.try_send(Message::Record(record))
+        {
+            self.shares.leave(record.tenant.as_deref());
             self.dropped.increment(1);
         }
     }
@@ -123,7 +124,7 @@ impl FlowLogThread {
 
 /// Lines written at once, at most. 1,024 lines are some 512 KiB.
 const BATCH: usize = 1024;
-/// How long the writer lets records gather after a batch: while it sleeps, a worker's submit need not wake it.
+/// Time that the writer lets records gather after a batch: while it sleeps, a worker's submit need not wake it.
 const GATHER: Duration = Duration::from_millis(10);
 
 fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, shares: &QueueShares, mut sink: Sink) {

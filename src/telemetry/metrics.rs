@@ -28,14 +28,14 @@ pub struct Metrics {
     gateway: GatewayMeters,
 }
 
-/// What is counted for no tenant.
+/// Counters that belong to no tenant.
 #[derive(Clone)]
 pub struct GatewayMeters {
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
     /// `egret_audit_log_errors_total`
     pub audit_log_errors: Counter,
-    /// What the flow log counts.
+    /// The flow log's counters.
     pub flow_log: FlowLogMeters,
     /// `egret_sock_diag_failures_total`
     pub sock_diag: SockDiagMeters,
@@ -44,13 +44,13 @@ pub struct GatewayMeters {
 /// Questions to the kernel about its sockets that had no answer, by what they were for.
 #[derive(Clone)]
 pub struct SockDiagMeters {
-    /// Whether closed connections are gone.
+    /// Checks that closed connections are gone.
     pub held_ports: Counter,
     /// The comparison of the ledger with the kernel.
     pub comparison: Counter,
 }
 
-/// What the flow log counts, in lines.
+/// The flow log's counters, in lines.
 #[derive(Clone)]
 pub struct FlowLogMeters {
     /// `egret_flow_log_dropped_total`
@@ -59,7 +59,7 @@ pub struct FlowLogMeters {
     pub errors: Counter,
 }
 
-/// What is read for one scrape.
+/// States that are read for one scrape.
 #[derive(Debug, Clone)]
 pub struct Scrape {
     /// Every source address of every pool; of a network that is not listed address by address, those in use.
@@ -74,22 +74,22 @@ pub struct Scrape {
     pub monitored: Vec<MonitoredTenant>,
     /// The hash of the configuration in force.
     pub config_version: Arc<str>,
-    /// Whether the last load of the configuration succeeded.
+    /// True if the last load of the configuration succeeded.
     pub config_reload_success: bool,
-    /// Whether the last good configuration is in force, because the files were refused at the start.
+    /// True if the last good configuration is in force, because the files were refused at the start.
     pub config_fallback: bool,
     /// Packets that steering dropped or did not intercept, by kind; empty where they cannot be read.
     pub steering_packets: Vec<(&'static str, u64)>,
-    /// What is watched of the steering.
+    /// State of the steering.
     pub steering: Steering,
     /// Names known, in each family; `None` where no rule asks for any.
     pub names: Option<usize>,
 }
 
-/// What was last seen of the steering.
+/// State of the steering at the last look.
 #[derive(Debug, Clone, Default)]
 pub struct Steering {
-    /// Whether each part is in place; none if nobody looks.
+    /// Each part, and true if it is in place; empty if steering is not watched.
     pub parts: Vec<(&'static str, bool)>,
     /// Requests for repair since the start.
     pub repairs: u64,
@@ -148,7 +148,7 @@ pub struct HotDestination {
     pub pool: Arc<str>,
     /// The source address, as in [`SourceUsage::source`].
     pub source: IpNet,
-    /// Where the flows go.
+    /// Destination of the flows.
     pub destination: SocketAddr,
     /// Live and held ports.
     pub ports: u32,
@@ -173,7 +173,7 @@ impl Metrics {
         (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))
     }
 
-    /// What is counted for no tenant.
+    /// Counters that belong to no tenant.
     pub fn gateway(&self) -> &GatewayMeters {
         &self.gateway
     }

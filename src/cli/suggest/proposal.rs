@@ -72,7 +72,7 @@ pub(super) struct Wildcard {
 #[derive(Debug, Serialize)]
 pub(super) struct AddressRule {
     pub(super) port: u16,
-    /// What is spoken there is neither TLS nor HTTP, and a deny rule goes by name: it takes `other_protocols = "allow"`.
+    /// True if it needs `other_protocols = "allow"`: its flows are neither TLS nor HTTP, and a deny rule goes by name.
     pub(super) other_protocols: bool,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) flows: u64,

@@ -6,9 +6,9 @@ use crate::sys::packet_rules::{self, Ahead, Backend, TableFamily};
 use std::collections::BTreeSet;
 use std::io;
 
-/// How chains of ours begin in the tables of iptables, which others use too.
+/// Prefix of Egret's chains in the tables of iptables, which others use too.
 pub(super) const PREFIX: &str = "EGRET_";
-/// Where a rule that comes before ours could let a packet pass by. In the others it does no more than they were put in for.
+/// Built-in chains where a rule before Egret's could let a packet bypass it. In the others it only does its own work.
 const MUST_BE_FIRST: [&str; 2] = ["PREROUTING", "FORWARD"];
 /// Our own table of nftables, of the family `inet`.
 pub(super) const NFT_TABLE: &str = "egret";
@@ -55,7 +55,7 @@ impl Key {
     }
 }
 
-/// What is in the kernel of one table.
+/// State of one table in the kernel.
 pub(super) struct Found {
     pub(super) key: Key,
     /// The first thing that is not as it should be.
@@ -67,7 +67,7 @@ pub(super) struct Found {
 }
 
 impl Table {
-    /// And whether any chain of ours is there.
+    /// Reads its state, and whether any chain of Egret's is there.
     pub(super) fn look(&self, backend: Backend, steered: &[Interface]) -> io::Result<(Found, bool)> {
         let key = Key { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
