@@ -249,6 +249,7 @@ situation_EgretSteeringRepaired() {
     wait_for 5 "the gateway to notice" not_ready
     wait_for 20 "the repair" ready
     wait_for 20 "service" is_served -4
+    wait_for 20 "the repair's end" no_repair
     look EgretSteeringRepaired 'ERROR steering is not in place: ' 'Active: active'
 }
 
