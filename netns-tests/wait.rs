@@ -18,13 +18,18 @@ pub fn wait_within<T, E: std::fmt::Display>(
     mut probe: impl FnMut() -> Result<T, E>,
 ) -> T {
     let start = Instant::now();
+    let mut pause = Duration::from_millis(2);
     loop {
         match probe() {
             Ok(value) => return value,
             Err(complaint) if start.elapsed() > patience => {
                 panic!("waited {patience:?} for {what}, in vain: {complaint}")
             }
-            Err(_) => thread::sleep(Duration::from_millis(3)),
+            Err(_) => {
+                // What is probed costs processor time that the other tests need: a scrape takes milliseconds.
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
         }
     }
 }
