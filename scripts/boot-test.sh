@@ -32,7 +32,7 @@ install_missing debootstrap:debootstrap systemd-nspawn:systemd-container curl:cu
 enter=(unshare --net --mount --pid --fork --kill-child)
 if ! refused=$("${enter[@]}" true 2>&1); then fail "namespaces are refused here, even to root ($refused)"; fi
 
-find_egret dev "Building Egret" --quiet
+find_egret "Building Egret" --quiet
 
 # The Debian that is booted: made once, and never written to afterwards.
 wanted=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,logrotate,curl,jq,man-db,procps

@@ -37,9 +37,9 @@ if [[ $EUID -ne 0 ]]; then enter+=(--user --map-root-user); fi
 if ! refused=$("${enter[@]}" true 2>&1); then
     [[ $EUID -ne 0 ]] || fail "network namespaces are refused here, even to root ($refused)"
     fail "user namespaces are refused here ($refused); so, as root:
-  cargo build --profile demo && sudo EGRET=target/demo/egret scripts/demo.sh"
+  cargo build && sudo EGRET=target/debug/egret scripts/demo.sh"
 fi
 
-find_egret demo "Building Egret and its dependencies; the first time takes some minutes"
+find_egret "Building Egret and its dependencies, without optimisation; the first time takes two minutes or so"
 
 run_inside "${enter[@]}" "$here/demo/inside.sh" "$egret" "$keep"

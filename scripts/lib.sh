@@ -71,18 +71,19 @@ find_cargo() {
     install_missing cc:build-essential
 }
 
-# Sets `egret` to the binary that EGRET names, or to one built with a cargo profile.
-find_egret() { # PROFILE MESSAGE [CARGO OPTION...]
+# Sets `egret` to the binary that EGRET names, or to one that cargo builds: not optimised, as the tests use it, so that it
+# is built once and soon.
+find_egret() { # MESSAGE [CARGO OPTION...]
     egret=${EGRET:-}
     if [[ -z $egret ]]; then
-        local profile=$1 top target
+        local message=$1 top target
+        shift
         top=$(dirname "${BASH_SOURCE[0]}")/..
         find_cargo
-        say "$2"
-        shift 2
-        (cd "$top" && cargo build --locked --profile "$profile" --bin egret "$@")
+        say "$message"
+        (cd "$top" && cargo build --locked --bin egret "$@")
         target=$(cd "$top" && cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-        egret=$target/${profile/#dev/debug}/egret
+        egret=$target/debug/egret
     fi
     [[ -x $egret ]] || fail "there is no program $egret"
     egret=$(realpath "$egret")

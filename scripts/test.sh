@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project; installs with apt what is missing for them.
 #
-# usage: scripts/test.sh [STEP...]     steps: format lint scripts alerts docs test boot bench fuzz; all of them unless given
+# usage: scripts/test.sh [STEP...]     steps: format lint scripts docs test alerts bench boot fuzz; all of them unless given
+#
+# fuzz runs beside boot, which mostly waits, if that comes right before it.
 #
 # The network-namespace tests need user namespaces or root, and the boot test root. Where they are not to be had they fail and say so.
 set -euo pipefail
@@ -40,12 +42,31 @@ alerts() {
     promtool test rules deploy/prometheus/egret-rules.test.yml
     cargo test --locked --test integration alerts -- --ignored
 }
+# Fuzzes with what processor time the boot test leaves, and prints what it did once that is over.
+beside=
+begin_fuzz() {
+    fuzz_log=$(mktemp)
+    setsid nice -n 19 scripts/fuzz.sh "$fuzz_seconds" >"$fuzz_log" 2>&1 &
+    beside=$!
+    trap 'kill -- "-$beside" 2>/dev/null || :' EXIT
+}
+end_fuzz() {
+    local code=0
+    wait "$beside" || code=$?
+    trap - EXIT
+    beside=
+    cat "$fuzz_log"
+    rm -f "$fuzz_log"
+    return "$code"
+}
 steps=("$@")
-((${#steps[@]})) || steps=(format lint scripts alerts docs test boot bench fuzz)
-for step in "${steps[@]}"; do
+((${#steps[@]})) || steps=(format lint scripts docs test alerts bench boot fuzz)
+for i in "${!steps[@]}"; do
+    step=${steps[i]}
     printf '\n== %s\n' "$step"
     start=$SECONDS
-    "$step"
+    if [[ $step == boot && ${steps[i + 1]:-} == fuzz ]]; then begin_fuzz; fi
+    if [[ $step == fuzz && -n $beside ]]; then end_fuzz; else "$step"; fi
     printf '== %s: ok, %d s\n' "$step" $((SECONDS - start))
 done
 printf '\nAll checks passed in %d s: %s\n' "$SECONDS" "${steps[*]}"
