@@ -15,18 +15,18 @@ use std::net::Shutdown;
 
 crate::trials! {
     both families:
-        every_connection_ends_in_one_record,
-        bytes_are_counted_while_the_flow_lives;
+        every_connection_leaves_one_record,
+        bytes_are_counted_during_the_flow;
     once:
-        a_stop_resets_live_flows_and_records_them,
-        a_stop_lets_flows_finish_within_the_drain_period,
-        the_logs_are_opened_anew_when_they_were_rotated,
-        a_tenants_flow_limit_is_told_to_the_client,
-        a_full_gateway_is_told_to_the_client,
-        too_many_connections_in_inspection_are_told_to_the_client
+        stop_resets_and_records_live_flows,
+        stop_drains_flows_within_period,
+        rotated_logs_are_reopened,
+        tenant_flow_limit_is_answered,
+        full_gateway_is_answered,
+        inspection_limit_is_answered
 }
 
-fn every_connection_ends_in_one_record(family: Family) {
+fn every_connection_leaves_one_record(family: Family) {
     const ROUNDS: usize = 25;
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -75,7 +75,7 @@ fn every_connection_ends_in_one_record(family: Family) {
     gateway.wait_for_metric("egret_pool_ports", &[("state", "live")], |live| live == 0);
 }
 
-fn bytes_are_counted_while_the_flow_lives(family: Family) {
+fn bytes_are_counted_during_the_flow(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 7000);
@@ -103,7 +103,7 @@ fn bytes_are_counted_while_the_flow_lives(family: Family) {
     }
 }
 
-fn a_stop_resets_live_flows_and_records_them() {
+fn stop_resets_and_records_live_flows() {
     let lab = Lab::new();
     // Nothing ends before the stop.
     let patient = Config { gateway: "connect_timeout = \"60s\"".into(), ..Config::default() };
@@ -134,7 +134,7 @@ fn a_stop_resets_live_flows_and_records_them() {
     assert_eq!(drained, 22, "{:?}", flows.iter().map(|flow| &flow["outcome"]).collect::<Vec<_>>());
 }
 
-fn a_stop_lets_flows_finish_within_the_drain_period() {
+fn stop_drains_flows_within_period() {
     let lab = Lab::new();
     let config = Config { drain: "\"30s\"".into(), ..Config::default() };
     let mut gateway = lab.start_gateway(&config);
@@ -156,7 +156,7 @@ fn a_stop_lets_flows_finish_within_the_drain_period() {
     assert_eq!(gateway.wait_for_flows(1)[0]["outcome"], "closed");
 }
 
-fn the_logs_are_opened_anew_when_they_were_rotated() {
+fn rotated_logs_are_reopened() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, Family::V4, 7000);
@@ -179,7 +179,7 @@ fn the_logs_are_opened_anew_when_they_were_rotated() {
     assert_eq!(gateway.change(2)["by"], "signal");
 }
 
-fn a_tenants_flow_limit_is_told_to_the_client() {
+fn tenant_flow_limit_is_answered() {
     let lab = Lab::new();
     let config = Config { alpha_tenant: "limits = { flows = 2 }".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);
@@ -199,7 +199,7 @@ fn a_tenants_flow_limit_is_told_to_the_client() {
     live.push(open());
 }
 
-fn a_full_gateway_is_told_to_the_client() {
+fn full_gateway_is_answered() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { gateway: "max_flows = 2".into(), ..Config::default() });
     let server = lab.listen(Host::Raw, Family::V6, 7000);
@@ -218,7 +218,7 @@ fn a_full_gateway_is_told_to_the_client() {
     pass(&beta.0, &beta.1, b"still here");
 }
 
-fn too_many_connections_in_inspection_are_told_to_the_client() {
+fn inspection_limit_is_answered() {
     let lab = Lab::new();
     let config =
         |rules| Config { inspect: "deadline = \"60s\"\nmax_pending = 2".into(), ..with_rules(&lab, rules) };

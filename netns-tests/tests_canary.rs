@@ -16,20 +16,20 @@ use serde_json::Value;
 
 crate::trials! {
     both families:
-        a_canary_asks_whether_addresses_are_those_of_names,
-        a_canary_resolves_names;
+        canary_verifies_addresses_of_names,
+        canary_resolves_names;
     once:
-        names_of_a_canary_are_known_before_its_first_flow,
-        a_canary_asks_for_certificates,
-        flows_that_its_checks_deny_bring_a_canary_down,
-        what_both_policies_check_is_no_change,
-        what_a_dropped_canary_let_out_is_reset,
-        what_a_canary_let_out_before_it_fell_back_is_reset,
-        what_a_canary_let_out_may_be_kept,
-        a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not,
-        a_canary_resets_nothing_that_the_policy_in_force_let_out,
-        a_share_is_changed_and_nothing_is_counted_anew,
-        a_canary_that_fell_back_is_enforced_again_when_somebody_says_so
+        canary_names_are_resolved_ahead,
+        canary_verifies_certificates,
+        failed_checks_roll_back_the_canary,
+        check_shared_by_policies_is_no_change,
+        dropping_canary_resets_its_flows,
+        rollback_resets_flows_the_canary_allowed,
+        canary_flows_can_be_kept,
+        promotion_resets_only_flows_it_denies,
+        canary_resets_no_flow_of_enforced_policy,
+        changing_the_share_keeps_the_counts,
+        rolled_back_canary_can_be_reenabled
 }
 
 const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
@@ -40,7 +40,7 @@ fn asking(lab: &Lab, rules: &str) -> Config {
     Config { more: RESOLVER.into(), ..Rollout::config(lab, rules) }
 }
 
-fn a_canary_asks_whether_addresses_are_those_of_names(family: Family) {
+fn canary_verifies_addresses_of_names(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     // The active policy has neither a rule for the name nor a DNS server.
@@ -56,7 +56,7 @@ fn a_canary_asks_whether_addresses_are_those_of_names(family: Family) {
     other.assert_untouched();
 }
 
-fn a_canary_resolves_names(family: Family) {
+fn canary_resolves_names(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     // In the active policy the same name goes to the address its client dials.
@@ -72,7 +72,7 @@ fn a_canary_resolves_names(family: Family) {
     assert_eq!((&flow["address_check"], &flow["canary"]), (&Value::Null, &false.into()), "{flow:#}");
 }
 
-fn names_of_a_canary_are_known_before_its_first_flow() {
+fn canary_names_are_resolved_ahead() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
@@ -92,7 +92,7 @@ fn names_of_a_canary_are_known_before_its_first_flow() {
     assert_eq!((&flow["address_check"], &flow["canary"]), (&"match".into(), &true.into()), "{flow:#}");
 }
 
-fn a_canary_asks_for_certificates() {
+fn canary_verifies_certificates() {
     let lab = Lab::new();
     let authority = Authority::new();
     let [right, other] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
@@ -109,7 +109,7 @@ fn a_canary_asks_for_certificates() {
     rollout.gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |n| n == 0);
 }
 
-fn flows_that_its_checks_deny_bring_a_canary_down() {
+fn failed_checks_roll_back_the_canary() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let rollout = Rollout::with(&lab, &asking(&lab, &rule("original")));
@@ -133,7 +133,7 @@ fn flows_that_its_checks_deny_bring_a_canary_down() {
     );
 }
 
-fn what_both_policies_check_is_no_change() {
+fn check_shared_by_policies_is_no_change() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let rollout = Rollout::with(&lab, &asking(&lab, &rule("verify")));
@@ -156,7 +156,7 @@ fn open_both(rollout: &Rollout<'_>, server: &Server) -> (Flow, Flow) {
     (opened, both)
 }
 
-fn what_a_dropped_canary_let_out_is_reset() {
+fn dropping_canary_resets_its_flows() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -182,7 +182,7 @@ fn what_a_dropped_canary_let_out_is_reset() {
     both.assert_alive();
 }
 
-fn what_a_canary_let_out_before_it_fell_back_is_reset() {
+fn rollback_resets_flows_the_canary_allowed() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -201,7 +201,7 @@ fn what_a_canary_let_out_before_it_fell_back_is_reset() {
     );
 }
 
-fn what_a_canary_let_out_may_be_kept() {
+fn canary_flows_can_be_kept() {
     let lab = Lab::new();
     let keep = |rules: &str| Config { policy: "on_reload = \"keep\"".into(), ..Rollout::config(&lab, rules) };
     let rollout = Rollout::with(&lab, &keep(""));
@@ -215,7 +215,7 @@ fn what_a_canary_let_out_may_be_kept() {
     both.assert_alive();
 }
 
-fn a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not() {
+fn promotion_resets_only_flows_it_denies() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -233,7 +233,7 @@ fn a_promotion_keeps_what_the_canary_let_out_and_resets_what_it_would_not() {
     both.assert_alive();
 }
 
-fn a_canary_resets_nothing_that_the_policy_in_force_let_out() {
+fn canary_resets_no_flow_of_enforced_policy() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -251,7 +251,7 @@ fn a_canary_resets_nothing_that_the_policy_in_force_let_out() {
     opened.assert_alive();
 }
 
-fn a_share_is_changed_and_nothing_is_counted_anew() {
+fn changing_the_share_keeps_the_counts() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -288,7 +288,7 @@ fn a_share_is_changed_and_nothing_is_counted_anew() {
     assert_eq!(shares[2]["revoked"], 1);
 }
 
-fn a_canary_that_fell_back_is_enforced_again_when_somebody_says_so() {
+fn rolled_back_canary_can_be_reenabled() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);

@@ -10,8 +10,8 @@ use std::net::TcpStream;
 crate::trials! {
     both families: ;
     once:
-        later_requests_are_compared,
-        later_requests_that_it_denies_bring_a_canary_down
+        later_requests_are_compared_by_policy,
+        denied_later_requests_roll_back_the_canary
 }
 
 /// A keep-alive connection whose requests are answered one by one.
@@ -52,7 +52,7 @@ fn request(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-fn later_requests_are_compared() {
+fn later_requests_are_compared_by_policy() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -87,7 +87,7 @@ fn later_requests_are_compared() {
     assert!(rollout.must(&["status"]).contains("2 later requests now let out by rule alpha-names"));
 }
 
-fn later_requests_that_it_denies_bring_a_canary_down() {
+fn denied_later_requests_roll_back_the_canary() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 80);

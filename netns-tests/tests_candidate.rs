@@ -15,20 +15,20 @@ use std::path::Path;
 
 crate::trials! {
     both families:
-        a_candidate_is_judged_on_every_flow_without_effect;
+        candidate_judges_every_flow_without_effect;
     once:
-        a_source_that_only_one_policy_knows_is_a_change,
-        what_the_policy_in_force_lets_out_unseen_is_not_guessed_at,
-        a_canary_is_always_the_same_share_of_clients,
-        a_canary_that_denies_too_much_is_enforced_no_longer,
-        a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept,
-        nothing_is_promoted_over_what_was_changed_meanwhile,
-        a_broken_candidate_is_told_with_its_places,
-        special_files_are_no_candidates,
-        a_promotion_says_what_it_resets
+        source_known_to_one_policy_is_change,
+        uninspected_flow_is_unjudged_by_candidate,
+        canary_share_has_stable_clients,
+        canary_denying_too_much_rolls_back,
+        promotion_enforces_candidate_and_keeps_backup,
+        promotion_refuses_files_changed_meanwhile,
+        broken_candidate_is_reported_with_positions,
+        special_files_are_refused_as_candidates,
+        promotion_reports_reset_flows
 }
 
-fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
+fn candidate_judges_every_flow_without_effect(family: Family) {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, family, 443);
@@ -101,7 +101,7 @@ fn a_candidate_is_judged_on_every_flow_without_effect(family: Family) {
     assert_eq!(rollout.ask(&["status"]).status.code(), Some(1));
 }
 
-fn a_source_that_only_one_policy_knows_is_a_change() {
+fn source_known_to_one_policy_is_change() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Raw, Family::V4, 7000);
@@ -138,7 +138,7 @@ fn a_source_that_only_one_policy_knows_is_a_change() {
     assert_eq!(rollout.gateway.expect_outcome(stranger, "unknown_tenant")["canary"], false);
 }
 
-fn what_the_policy_in_force_lets_out_unseen_is_not_guessed_at() {
+fn uninspected_flow_is_unjudged_by_candidate() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let (raw, file) = (lab.listen(Host::Raw, Family::V4, 7000), rollout.candidate_file());
@@ -152,7 +152,7 @@ fn what_the_policy_in_force_lets_out_unseen_is_not_guessed_at() {
     assert_eq!((&flow["candidate"], &flow["inspect_ms"]), (&"unjudged".into(), &Value::Null), "{flow:#}");
 }
 
-fn a_canary_is_always_the_same_share_of_clients() {
+fn canary_share_has_stable_clients() {
     const CLIENTS: u8 = 40;
     let lab = Lab::new();
     let clients: Vec<_> = (0..CLIENTS).map(|n| Ipv4Addr::new(10, 0, 1, 100 + n)).collect();
@@ -187,7 +187,7 @@ fn a_canary_is_always_the_same_share_of_clients() {
     assert!(rollout.asks(&server, "opened.example.org").0);
 }
 
-fn a_canary_that_denies_too_much_is_enforced_no_longer() {
+fn canary_denying_too_much_rolls_back() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -217,7 +217,7 @@ fn a_canary_that_denies_too_much_is_enforced_no_longer() {
     assert!(rollout.gateway.stderr().contains("alone denied 5 of 15 flows"));
 }
 
-fn a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept() {
+fn promotion_enforces_candidate_and_keeps_backup() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -243,7 +243,7 @@ fn a_promoted_candidate_is_in_force_and_what_it_replaced_is_kept() {
     assert_eq!(changes[1]["subject"], rollout.candidate_file().display().to_string());
 }
 
-fn nothing_is_promoted_over_what_was_changed_meanwhile() {
+fn promotion_refuses_files_changed_meanwhile() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let main = rollout.candidate_file().with_file_name("egret.toml");
@@ -264,7 +264,7 @@ fn nothing_is_promoted_over_what_was_changed_meanwhile() {
     assert!(rollout.status()["version"].is_string(), "it is still loaded");
 }
 
-fn a_broken_candidate_is_told_with_its_places() {
+fn broken_candidate_is_reported_with_positions() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     rollout.load(STRICTER, &[]);
@@ -291,7 +291,7 @@ fn a_broken_candidate_is_told_with_its_places() {
 }
 
 /// Clients of the control API can neither block the gateway nor exhaust its memory with a file.
-fn special_files_are_no_candidates() {
+fn special_files_are_refused_as_candidates() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let folder = rollout.candidate_file().with_file_name("special");
@@ -323,7 +323,7 @@ fn special_files_are_no_candidates() {
     assert!(text(&check).contains("it is a FIFO"), "{}", text(&check));
 }
 
-fn a_promotion_says_what_it_resets() {
+fn promotion_reports_reset_flows() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);

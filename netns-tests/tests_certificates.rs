@@ -18,11 +18,11 @@ use tempfile::TempDir;
 
 crate::trials! {
     both families:
-        require_lets_flows_go_to_servers_that_prove_the_name;
+        require_permits_only_proven_servers;
     once:
-        observe_says_what_require_would_deny,
-        only_tls_can_be_proved,
-        a_verdict_is_shared_and_kept
+        observe_records_what_require_would_deny,
+        require_denies_protocols_without_certificates,
+        certificate_verdict_is_shared_and_cached
 }
 
 pub(crate) const NAME: &str = "proved.example.org";
@@ -122,7 +122,7 @@ fn ports_are_free(gateway: &Gateway) {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
-fn require_lets_flows_go_to_servers_that_prove_the_name(family: Family) {
+fn require_permits_only_proven_servers(family: Family) {
     let lab = Lab::new();
     let authority = Authority::new();
     let [right, other] = [Host::Named, Host::Web].map(|host| host.at(family, 443));
@@ -177,7 +177,7 @@ fn explain_knows_what_servers_proved(
     }
 }
 
-fn observe_says_what_require_would_deny() {
+fn observe_records_what_require_would_deny() {
     let lab = Lab::new();
     let authority = Authority::new();
     let [right, other] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
@@ -202,7 +202,7 @@ fn observe_says_what_require_would_deny() {
     ports_are_free(&gateway);
 }
 
-fn only_tls_can_be_proved() {
+fn require_denies_protocols_without_certificates() {
     let lab = Lab::new();
     let authority = Authority::new();
     let gateway = lab.start_gateway(&authority.config(&lab, "require"));
@@ -223,7 +223,7 @@ fn only_tls_can_be_proved() {
     ports_are_free(&gateway);
 }
 
-fn a_verdict_is_shared_and_kept() {
+fn certificate_verdict_is_shared_and_cached() {
     let lab = Lab::new();
     let authority = Authority::new();
     authority.serve(&lab, Host::Named.at(Family::V4, 443), Has::Right);

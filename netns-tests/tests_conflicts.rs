@@ -14,18 +14,18 @@ use std::time::Duration;
 
 crate::trials! {
     both families:
-        no_tenant_passes_an_interface_that_is_misnamed,
-        interfaces_that_come_later_are_steered_by_pattern,
-        a_bridge_is_steered_unless_filters_see_it_first,
-        a_flow_from_the_gateway_itself_is_refused,
-        exemptions_pass_and_are_named_by_status;
+        misnamed_interface_lets_no_tenant_pass,
+        later_interfaces_are_steered_by_pattern,
+        bridge_is_steered_without_br_netfilter,
+        flow_from_the_gateway_itself_is_refused,
+        status_names_exemptions;
     once:
-        a_link_name_with_its_peer_is_refused,
-        pools_that_hold_what_others_have_are_refused,
-        a_table_or_mark_in_use_changes_nothing,
-        rules_of_the_other_backend_are_found_and_replaced,
-        the_mark_rule_comes_before_those_of_others,
-        what_is_not_intercepted_is_counted
+        link_name_with_peer_is_refused,
+        pools_with_foreign_addresses_are_refused,
+        table_or_mark_in_use_changes_nothing,
+        rules_of_other_backend_are_replaced,
+        mark_rule_precedes_rules_of_others,
+        unintercepted_packets_are_counted
 }
 
 const BRIEF: Duration = Duration::from_millis(300);
@@ -36,7 +36,7 @@ fn check(lab: &Lab, files: &Files) -> String {
 }
 
 /// With forwarding on, only the tenants' sources in the rules are left to steer by.
-fn no_tenant_passes_an_interface_that_is_misnamed(family: Family) {
+fn misnamed_interface_lets_no_tenant_pass(family: Family) {
     for (rules, name) in BOTH.into_iter().flat_map(|rules| [(rules, "c9"), (rules, "d*")]) {
         let lab = Lab::new();
         lab.gateway.set_forwarding(true);
@@ -60,7 +60,7 @@ fn no_tenant_passes_an_interface_that_is_misnamed(family: Family) {
     }
 }
 
-fn interfaces_that_come_later_are_steered_by_pattern(family: Family) {
+fn later_interfaces_are_steered_by_pattern(family: Family) {
     for (rules, pattern) in [(Rules::Iptables, "late-*"), (Rules::Nftables, "late-+")] {
         let lab = Lab::new();
         let interfaces = format!("[\"c0\", \"{pattern}\"]");
@@ -97,7 +97,7 @@ fn interfaces_that_come_later_are_steered_by_pattern(family: Family) {
 }
 
 /// With br_netfilter, as Docker sets it, no connection succeeds, and steering reports why.
-fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
+fn bridge_is_steered_without_br_netfilter(family: Family) {
     for rules in BOTH {
         let lab = Lab::new();
         let client = Namespace::new();
@@ -140,7 +140,7 @@ fn a_bridge_is_steered_unless_filters_see_it_first(family: Family) {
 }
 
 /// A local route wider than the pools, and a tenant with every address as a source.
-fn a_flow_from_the_gateway_itself_is_refused(family: Family) {
+fn flow_from_the_gateway_itself_is_refused(family: Family) {
     let everybody = "[[tenant]]\nname = \"everybody\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\npool = \"alpha\"\n\
                      [[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
     let config = Config { more: everybody.into(), ..Config::default() };
@@ -161,7 +161,7 @@ fn a_flow_from_the_gateway_itself_is_refused(family: Family) {
 }
 
 /// With the exemptions of docs/steering.md.
-fn exemptions_pass_and_are_named_by_status(family: Family) {
+fn status_names_exemptions(family: Family) {
     let (from, to) = (Tenant::Alpha.client(family), Host::Web.ip(family));
     let (tool, protocol) = if family == Family::V4 { ("iptables", "ip") } else { ("ip6tables", "ip6") };
     for rules in BOTH {
@@ -195,7 +195,7 @@ fn exemptions_pass_and_are_named_by_status(family: Family) {
     }
 }
 
-fn a_link_name_with_its_peer_is_refused() {
+fn link_name_with_peer_is_refused() {
     let lab = Lab::new();
     let files = Files::new(&Config { interfaces: "[\"c0@if2\"]".into(), ..Config::default() });
     for output in [
@@ -211,7 +211,7 @@ fn a_link_name_with_its_peer_is_refused() {
     }
 }
 
-fn pools_that_hold_what_others_have_are_refused() {
+fn pools_with_foreign_addresses_are_refused() {
     let lab = Lab::new();
     let before = lab.gateway.shell("ip rule; ip route show table all; iptables-save | sed '/^#/d'");
     for (addresses, words) in [
@@ -244,7 +244,7 @@ fn pools_that_hold_what_others_have_are_refused() {
     }
 }
 
-fn a_table_or_mark_in_use_changes_nothing() {
+fn table_or_mark_in_use_changes_nothing() {
     let lab = Lab::new();
     let files = Files::new(&Config::default());
     for (taken, words, freed) in [
@@ -298,7 +298,7 @@ fn a_table_or_mark_in_use_changes_nothing() {
     }
 }
 
-fn rules_of_the_other_backend_are_found_and_replaced() {
+fn rules_of_other_backend_are_replaced() {
     let lab = Lab::new();
     let files = Files::new(&Config::default());
     let legacy = lab.run.path().join("legacy");
@@ -342,7 +342,7 @@ fn rules_of_the_other_backend_are_found_and_replaced() {
     assert_eq!(chains(), 0);
 }
 
-fn the_mark_rule_comes_before_those_of_others() {
+fn mark_rule_precedes_rules_of_others() {
     let lab = Lab::new();
     lab.gateway.shell(
         "ip rule add from 10.0.1.0/24 lookup 50 pref 50; ip -6 rule add from fd00:1::/64 lookup 50 pref 1",
@@ -359,7 +359,7 @@ fn the_mark_rule_comes_before_those_of_others() {
     assert!(overtaken());
 }
 
-fn what_is_not_intercepted_is_counted() {
+fn unintercepted_packets_are_counted() {
     for rules in BOTH {
         let lab = Lab::new();
         let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });

@@ -22,13 +22,13 @@ use tempfile::TempDir;
 
 crate::trials! {
     both families:
-        egret_ports_says_who_holds_the_ports_of_a_destination,
-        egret_explain_says_what_the_running_gateway_would_do,
-        a_drained_address_takes_no_new_flows_and_keeps_those_it_has;
+        ports_command_names_holders_per_destination,
+        explain_command_matches_running_gateway,
+        drained_address_keeps_only_old_flows;
     once:
-        a_command_that_is_stopped_while_it_waits_goes_on,
-        the_control_socket_lives_as_long_as_the_gateway,
-        a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start
+        suspended_command_resumes_its_wait,
+        control_socket_is_removed_at_exit,
+        missing_control_socket_fails_the_start
 }
 
 /// A folder for the control socket.
@@ -80,7 +80,7 @@ fn address(family: Family, v4: &'static str, v6: &'static str) -> &'static str {
     }
 }
 
-fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
+fn ports_command_names_holders_per_destination(family: Family) {
     let control = Control::new();
     let lab = Lab::new();
     let _gateway = lab.start_gateway(&Config {
@@ -137,7 +137,7 @@ fn egret_ports_says_who_holds_the_ports_of_a_destination(family: Family) {
     });
 }
 
-fn egret_explain_says_what_the_running_gateway_would_do(family: Family) {
+fn explain_command_matches_running_gateway(family: Family) {
     let control = Control::new();
     let lab = Lab::new();
     let _gateway = lab.start_gateway(&Config {
@@ -177,7 +177,7 @@ fn egret_explain_says_what_the_running_gateway_would_do(family: Family) {
     assert_eq!((&told["allowed"], &told["flows"]), (&false.into(), &3.into()));
 }
 
-fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
+fn drained_address_keeps_only_old_flows(family: Family) {
     let control = Control::new();
     let lab = Lab::new();
     let _gateway = lab.start_gateway(&Config {
@@ -214,7 +214,7 @@ fn a_drained_address_takes_no_new_flows_and_keeps_those_it_has(family: Family) {
 }
 
 /// As by a debugger, a freezer or Ctrl-Z: Linux interrupts such a wait, and does not restart it.
-fn a_command_that_is_stopped_while_it_waits_goes_on() {
+fn suspended_command_resumes_its_wait() {
     let control = Control::new();
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { gateway: control.key(), ..Config::default() });
@@ -258,7 +258,7 @@ fn fill(path: &Path) -> Vec<Socket> {
     std::iter::from_fn(connect).collect()
 }
 
-fn the_control_socket_lives_as_long_as_the_gateway() {
+fn control_socket_is_removed_at_exit() {
     let control = Control::new();
     let lab = Lab::new();
     // A stale socket, as after a crash.
@@ -272,7 +272,7 @@ fn the_control_socket_lives_as_long_as_the_gateway() {
     assert!(output.status.code() == Some(2) && text(&output).contains("there is no control socket"));
 }
 
-fn a_control_socket_that_is_asked_for_and_cannot_be_had_is_no_start() {
+fn missing_control_socket_fails_the_start() {
     let lab = Lab::new();
     let config = Config { gateway: "admin = \"unix:/nonexistent/admin.sock\"".into(), ..Config::default() };
     let files = crate::gateway::Files::new(&config);

@@ -14,14 +14,14 @@ use std::net::TcpStream;
 
 crate::trials! {
     both families:
-        requests_that_a_server_never_took_are_no_failures,
-        a_download_is_left_however_late_it_is_found;
+        unaccepted_requests_are_no_failures,
+        abandoned_download_is_found_late_too;
     once:
 }
 
 /// A server closes a connection that it has kept open, while the client's next request is on its way: the client repeats it on
 /// another (RFC 9112 §9.3.1).
-fn requests_that_a_server_never_took_are_no_failures(family: Family) {
+fn unaccepted_requests_are_no_failures(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -84,7 +84,7 @@ fn requests_that_a_server_never_took_are_no_failures(family: Family) {
 }
 
 /// Bytes that the gateway has read and cannot write are undelivered, like those that it has not read.
-fn a_download_is_left_however_late_it_is_found(family: Family) {
+fn abandoned_download_is_found_late_too(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);

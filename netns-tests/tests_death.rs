@@ -15,15 +15,15 @@ use std::thread;
 
 crate::trials! {
     both families:
-        a_death_resets_both_ends_of_every_flow,
-        a_death_cuts_off_nothing_that_had_ended;
+        crash_resets_both_ends_of_flows,
+        crash_truncates_no_finished_flow;
     once:
 }
 
 /// Less than an unread socket's buffer: its host acknowledges all of it.
 const UNREAD: usize = 16 * 1024;
 
-fn a_death_resets_both_ends_of_every_flow(family: Family) {
+fn crash_resets_both_ends_of_flows(family: Family) {
     let lab = Lab::new();
     let mut gateway = lab.start_gateway(&Config::default());
     let raw = Server::raw(&lab, family, 7000);
@@ -53,7 +53,7 @@ fn a_death_resets_both_ends_of_every_flow(family: Family) {
     }
 }
 
-fn a_death_cuts_off_nothing_that_had_ended(family: Family) {
+fn crash_truncates_no_finished_flow(family: Family) {
     let lab = Lab::new();
     let mut gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);

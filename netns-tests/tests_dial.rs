@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        a_refused_upstream_reaches_the_client_as_a_reset_at_once,
-        an_unreachable_upstream_reaches_the_client_as_a_reset_at_once,
-        a_silent_upstream_is_given_up_at_the_connect_timeout,
-        a_client_that_leaves_while_the_upstream_is_silent_is_recorded,
-        a_connection_to_the_gateway_itself_is_refused;
+        refused_upstream_resets_the_client,
+        unreachable_upstream_resets_the_client,
+        silent_upstream_ends_at_connect_timeout,
+        client_leaving_during_connect_is_recorded,
+        connection_to_the_gateway_is_refused;
     once:
 }
 
@@ -35,7 +35,7 @@ fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], ou
     assert!(Tenant::Alpha.owns_source(source.ip()), "{flow:#}");
 }
 
-fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
+fn refused_upstream_resets_the_client(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&patient());
     let hello = Hello::to("allowed.example.org").record();
@@ -50,7 +50,7 @@ fn a_refused_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
     pass(&client, &server.accept(), b"hello");
 }
 
-fn an_unreachable_upstream_reaches_the_client_as_a_reset_at_once(family: Family) {
+fn unreachable_upstream_resets_the_client(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&patient());
     let to = Host::Unreachable.at(family, 7000);
@@ -63,7 +63,7 @@ fn an_unreachable_upstream_reaches_the_client_as_a_reset_at_once(family: Family)
     expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
 }
 
-fn a_silent_upstream_is_given_up_at_the_connect_timeout(family: Family) {
+fn silent_upstream_ends_at_connect_timeout(family: Family) {
     let lab = Lab::new();
     let gateway =
         lab.start_gateway(&Config { gateway: "connect_timeout = \"300ms\"".into(), ..Config::default() });
@@ -73,7 +73,7 @@ fn a_silent_upstream_is_given_up_at_the_connect_timeout(family: Family) {
     assert!(start.elapsed() < default, "given up only after {:?}", start.elapsed());
 }
 
-fn a_client_that_leaves_while_the_upstream_is_silent_is_recorded(family: Family) {
+fn client_leaving_during_connect_is_recorded(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&patient());
     let client = lab.connect(Tenant::Alpha, Host::Silent.at(family, 7000));
@@ -84,7 +84,7 @@ fn a_client_that_leaves_while_the_upstream_is_silent_is_recorded(family: Family)
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
-fn a_connection_to_the_gateway_itself_is_refused(family: Family) {
+fn connection_to_the_gateway_is_refused(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
         alpha_rules: "  [[tenant.allow]]\n  cidrs = [\"0.0.0.0/0\", \"::/0\"]\n  inspect = \"none\"".into(),

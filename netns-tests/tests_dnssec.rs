@@ -12,9 +12,9 @@ use tempfile::TempDir;
 crate::trials! {
     both families: ;
     once:
-        answers_that_are_signed_or_provably_not_count_and_forged_ones_do_not,
-        a_zones_own_keys_are_trusted_and_nothing_unsigned_below_them,
-        a_server_that_does_not_pass_signatures_on_says_nothing
+        only_authentic_dnssec_answers_count,
+        trust_anchor_requires_signed_answers,
+        server_stripping_signatures_is_ignored
 }
 
 /// Alpha's rule and the DNS server; `anchors` is the value of the key, `None` for `dnssec = "off"`.
@@ -52,7 +52,7 @@ fn stripped(zone: &str, name: &str) -> String {
     zone.replace(signatures[0], "")
 }
 
-fn answers_that_are_signed_or_provably_not_count_and_forged_ones_do_not() {
+fn only_authentic_dnssec_answers_count() {
     let lab = Lab::new();
     let [root, org, late, other] =
         [".", "example.org.", "late.example.org.", "other.example.org."].map(|zone| Keys::new(&lab, zone));
@@ -133,7 +133,7 @@ fn answers_that_are_signed_or_provably_not_count_and_forged_ones_do_not() {
     }
 }
 
-fn a_zones_own_keys_are_trusted_and_nothing_unsigned_below_them() {
+fn trust_anchor_requires_signed_answers() {
     let lab = Lab::new();
     let [root, org] = [".", "example.org."].map(|zone| Keys::new(&lab, zone));
     let [named, elsewhere] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
@@ -164,7 +164,7 @@ fn a_zones_own_keys_are_trusted_and_nothing_unsigned_below_them() {
     reach(&lab, &gateway, elsewhere.address(), "stripped.example.org", &elsewhere);
 }
 
-fn a_server_that_does_not_pass_signatures_on_says_nothing() {
+fn server_stripping_signatures_is_ignored() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let _dns = Dns::start(&lab, Host::Web, &[("good.example.org", server.address().ip())]);

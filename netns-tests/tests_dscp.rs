@@ -15,7 +15,7 @@ use std::process::Command;
 crate::trials! {
     both families:
         both_legs_keep_the_clients_dscp,
-        a_cleared_dscp_leaves_with_no_packet;
+        cleared_dscp_leaves_with_no_packet;
     once:
 }
 
@@ -95,7 +95,7 @@ fn both_legs_keep_the_clients_dscp(family: Family) {
     assert_eq!(counted(&lab.server, "others"), others);
 }
 
-fn a_cleared_dscp_leaves_with_no_packet(family: Family) {
+fn cleared_dscp_leaves_with_no_packet(family: Family) {
     let lab = Lab::new();
     let config = Config { gateway: "dscp = \"clear\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);

@@ -13,9 +13,9 @@ use std::thread;
 
 crate::trials! {
     both families:
-        an_answer_passes_a_narrow_hop_to_the_client,
-        an_upload_passes_a_narrow_hop_to_the_server,
-        a_stateful_firewall_lets_flows_and_errors_pass;
+        narrow_hop_to_client_passes_download,
+        narrow_hop_to_server_passes_upload,
+        stateful_firewall_passes_flows_and_errors;
     once:
 }
 
@@ -23,7 +23,7 @@ crate::trials! {
 const MUCH: usize = 300_000;
 
 /// Client 1500 – hop 1400 – gateway 1500: the hop's errors go to the server, the apparent sender of the packets.
-fn an_answer_passes_a_narrow_hop_to_the_client(family: Family) {
+fn narrow_hop_to_client_passes_download(family: Family) {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
         let (_hop, far) = far_client(&lab);
@@ -41,7 +41,7 @@ fn an_answer_passes_a_narrow_hop_to_the_client(family: Family) {
 }
 
 /// The same between gateway and server, where the errors are addressed to the pool.
-fn an_upload_passes_a_narrow_hop_to_the_server(family: Family) {
+fn narrow_hop_to_server_passes_upload(family: Family) {
     let lab = Lab::new();
     let far = far_server(&lab);
     for rules in [Rules::Iptables, Rules::Nftables] {
@@ -50,7 +50,7 @@ fn an_upload_passes_a_narrow_hop_to_the_server(family: Family) {
     }
 }
 
-fn a_stateful_firewall_lets_flows_and_errors_pass(family: Family) {
+fn stateful_firewall_passes_flows_and_errors(family: Family) {
     let lab = Lab::new();
     let far = far_server(&lab);
     // As in cloud images: new connections are refused, except ssh and neighbour discovery.

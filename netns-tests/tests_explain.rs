@@ -12,11 +12,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 crate::trials! {
     both families:
-        what_explain_says_of_a_canary_is_the_candidates;
+        explain_shows_the_enforced_canary;
     once:
-        explain_tells_the_clients_of_a_share_from_the_others,
-        explain_says_what_a_canary_asks_about_names,
-        explain_says_that_a_canary_does_not_know_the_client
+        explain_distinguishes_clients_of_the_share,
+        explain_reports_name_checks_of_canary,
+        explain_reports_client_unknown_to_canary
 }
 
 const ALL: [&str; 4] = ["--percent", "100", "--max-denials", "100"];
@@ -31,7 +31,7 @@ fn explain(rollout: &Rollout<'_>, from: IpAddr, to: &str) -> (Value, String) {
     (told, text(&rollout.gateway.egret(&question)))
 }
 
-fn what_explain_says_of_a_canary_is_the_candidates(family: Family) {
+fn explain_shows_the_enforced_canary(family: Family) {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let client = Tenant::Alpha.client(family);
@@ -90,7 +90,7 @@ fn what_explain_says_of_a_canary_is_the_candidates(family: Family) {
     assert_eq!(told("unheard.example.org").0, *in_force, "what it was said to be");
 }
 
-fn explain_tells_the_clients_of_a_share_from_the_others() {
+fn explain_distinguishes_clients_of_the_share() {
     const CLIENTS: u8 = 16;
     let lab = Lab::new();
     let clients: Vec<_> = (0..CLIENTS).map(|n| Ipv4Addr::new(10, 0, 1, 100 + n)).collect();
@@ -111,7 +111,7 @@ fn explain_tells_the_clients_of_a_share_from_the_others() {
     assert!(0 < canaries && canaries < clients.len(), "{canaries} of {CLIENTS}");
 }
 
-fn explain_says_what_a_canary_asks_about_names() {
+fn explain_reports_name_checks_of_canary() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Elsewhere.ip(Family::V4))]);
     // The active policy has neither a rule for the name nor a DNS server.
@@ -131,7 +131,7 @@ fn explain_says_what_a_canary_asks_about_names() {
     assert!(said.contains("in force denied: not_allowed\n"), "{said}");
 }
 
-fn explain_says_that_a_canary_does_not_know_the_client() {
+fn explain_reports_client_unknown_to_canary() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     // The stranger becomes alpha's client, a client of alpha's beta's, and beta's own nobody's.

@@ -13,10 +13,10 @@ use std::io::Write;
 
 crate::trials! {
     both families:
-        a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured,
-        one_that_has_no_ceiling_leaves_the_floors_of_the_others,
-        a_reload_changes_floors_and_ceilings_under_live_flows,
-        a_ceiling_is_told_in_the_clients_own_protocol;
+        noisy_tenant_hits_only_its_ceiling,
+        uncapped_tenant_leaves_others_their_floors,
+        reload_changes_shares_under_live_flows,
+        ceiling_is_answered_in_clients_protocol;
     once:
 }
 
@@ -63,7 +63,7 @@ fn refused_by(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server,
     assert!(flow["detail"].as_str().unwrap().contains(key), "{flow:#}");
 }
 
-fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
+fn noisy_tenant_hits_only_its_ceiling(family: Family) {
     let lab = Lab::new();
     let config = sharing("ports_ceiling = 9", "ports_floor = 4", "ports_floor = 2\nports_ceiling = 3");
     let gateway = lab.start_gateway(&config);
@@ -104,7 +104,7 @@ fn a_noisy_tenant_hits_its_own_ceiling_and_floors_are_honoured(family: Family) {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
 }
 
-fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
+fn uncapped_tenant_leaves_others_their_floors(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&sharing("", "ports_floor = 4", "ports_floor = 2"));
     let server = Server::raw(&lab, family, 7000);
@@ -129,7 +129,7 @@ fn one_that_has_no_ceiling_leaves_the_floors_of_the_others(family: Family) {
     }
 }
 
-fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
+fn reload_changes_shares_under_live_flows(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&sharing("ports_ceiling = 16", "", ""));
     let server = Server::raw(&lab, family, 7000);
@@ -158,7 +158,7 @@ fn a_reload_changes_floors_and_ceilings_under_live_flows(family: Family) {
     let _again = open(&lab, DELTA, &server, 4);
 }
 
-fn a_ceiling_is_told_in_the_clients_own_protocol(family: Family) {
+fn ceiling_is_answered_in_clients_protocol(family: Family) {
     let lab = Lab::new();
     let gateway =
         lab.start_gateway(&Config { alpha_tenant: "ports_ceiling = 1".into(), ..Config::default() });

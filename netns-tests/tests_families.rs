@@ -17,15 +17,15 @@ use tempfile::TempDir;
 
 crate::trials! {
     both families:
-        real_clients_fall_back_where_the_pool_lacks_the_family,
-        real_clients_fall_back_where_no_route_leads_out,
-        withdrawn_addresses_are_refused_beside_those_of_the_other_family,
-        a_route_to_some_places_is_not_refused,
-        the_gateways_own_addresses_and_other_ports_stay;
+        clients_fall_back_without_pool_family,
+        clients_fall_back_without_route,
+        withdrawn_addresses_refuse_only_their_family,
+        partial_route_is_not_refused,
+        own_addresses_and_other_ports_stay_open;
     once:
-        a_reload_that_adds_the_family_ends_it,
-        a_pool_that_nothing_can_leave_answers_as_ever,
-        check_and_doctor_name_the_family
+        reload_adding_the_family_ends_refusal,
+        wholly_unavailable_pool_still_answers,
+        check_and_doctor_name_refused_family
 }
 
 fn other(family: Family) -> Family {
@@ -102,7 +102,7 @@ fn wait_until_refused(lab: &Lab, to: SocketAddr) {
     });
 }
 
-fn real_clients_fall_back_where_the_pool_lacks_the_family(family: Family) {
+fn clients_fall_back_without_pool_family(family: Family) {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
         let _web = Nginx::start(&lab);
@@ -119,7 +119,7 @@ fn real_clients_fall_back_where_the_pool_lacks_the_family(family: Family) {
     }
 }
 
-fn real_clients_fall_back_where_no_route_leads_out(family: Family) {
+fn clients_fall_back_without_route(family: Family) {
     let lab = Lab::new();
     let _web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());
@@ -138,7 +138,7 @@ fn real_clients_fall_back_where_no_route_leads_out(family: Family) {
     wait_until("it to be told", || gateway.stderr().contains(can));
 }
 
-fn withdrawn_addresses_are_refused_beside_those_of_the_other_family(family: Family) {
+fn withdrawn_addresses_refuse_only_their_family(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
     let (dead, alive) = (Server::raw(&lab, family, 7000), Server::raw(&lab, other(family), 7000));
@@ -163,7 +163,7 @@ fn withdrawn_addresses_are_refused_beside_those_of_the_other_family(family: Fami
 }
 
 /// There is no default route, but one to the server's own network.
-fn a_route_to_some_places_is_not_refused(family: Family) {
+fn partial_route_is_not_refused(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
@@ -177,7 +177,7 @@ fn a_route_to_some_places_is_not_refused(family: Family) {
     assert!(gateway.stderr().contains("route out"), "{}", gateway.stderr());
 }
 
-fn the_gateways_own_addresses_and_other_ports_stay(family: Family) {
+fn own_addresses_and_other_ports_stay_open(family: Family) {
     let lab = Lab::new();
     lab.gateway.set_forwarding(true);
     let _gateway =
@@ -193,7 +193,7 @@ fn the_gateways_own_addresses_and_other_ports_stay(family: Family) {
     }
 }
 
-fn a_reload_that_adds_the_family_ends_it() {
+fn reload_adding_the_family_ends_refusal() {
     let lab = Lab::new();
     let server = Server::raw(&lab, Family::V6, 7000);
     let gateway = lab.start_gateway(&without(Family::V6));
@@ -204,7 +204,7 @@ fn a_reload_that_adds_the_family_ends_it() {
     assert!(gateway.metric("egret_refused_families_total", &[("family", "ipv6")]) >= 1);
 }
 
-fn a_pool_that_nothing_can_leave_answers_as_ever() {
+fn wholly_unavailable_pool_still_answers() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
     lab.gateway.ip("route del local 203.0.113.16/30 dev lo table local\n\
@@ -226,7 +226,7 @@ fn assert_only(gateway: &Gateway<'_>, outcome: &str) {
     }
 }
 
-fn check_and_doctor_name_the_family() {
+fn check_and_doctor_name_refused_family() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&without(Family::V6));
     let check = gateway.egret(&["check"]);

@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 crate::trials! {
     both families: ;
     once:
-        a_leak_is_foreseen,
-        each_level_is_told_once
+        leak_is_forecast,
+        each_forecast_level_is_logged_once
 }
 
 const CAPACITY: usize = 200;
 const SOURCE: &str = "203.0.113.17";
 const SOON: &str = "exhausted in less than 10 minutes";
 
-fn a_leak_is_foreseen() {
+fn leak_is_forecast() {
     let lab = Lab::new();
     let pool = SmallPool::start(&lab);
     let to = pool.server.address().to_string();
@@ -64,7 +64,7 @@ fn a_leak_is_foreseen() {
 
 /// The gateway observes once a second, so it has observed each level before it reports the next. Counts that fluctuate
 /// around a level are left to the unit tests, which have a simulated clock.
-fn each_level_is_told_once() {
+fn each_forecast_level_is_logged_once() {
     let lab = Lab::new();
     let pool = SmallPool::start(&lab);
     assert_eq!(pool.hot().len(), 0);

@@ -11,15 +11,15 @@ use std::thread;
 
 crate::trials! {
     both families:
-        a_request_after_a_body_is_judged_however_long_the_body,
-        a_second_request_that_could_be_read_in_two_ways_is_denied,
-        trailers_carry_no_request_and_no_host;
+        request_after_any_body_is_judged,
+        ambiguous_second_request_is_denied,
+        trailers_smuggle_no_request_or_host;
     once:
-        a_first_request_that_could_be_read_in_two_ways_reaches_nobody,
-        a_head_that_stops_half_way_is_denied_at_the_deadline
+        ambiguous_first_request_reaches_no_server,
+        partial_head_is_denied_at_deadline
 }
 
-fn a_request_after_a_body_is_judged_however_long_the_body(family: Family) {
+fn request_after_any_body_is_judged(family: Family) {
     const BODY: usize = 20_000_000;
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -90,7 +90,7 @@ fn smuggled() -> Vec<String> {
     ]
 }
 
-fn a_second_request_that_could_be_read_in_two_ways_is_denied(family: Family) {
+fn ambiguous_second_request_is_denied(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -117,7 +117,7 @@ fn a_second_request_that_could_be_read_in_two_ways_is_denied(family: Family) {
     }
 }
 
-fn trailers_carry_no_request_and_no_host(family: Family) {
+fn trailers_smuggle_no_request_or_host(family: Family) {
     let lab = Lab::new();
     let config = Config { inspect: "deadline = \"300ms\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);
@@ -146,7 +146,7 @@ fn trailers_carry_no_request_and_no_host(family: Family) {
     }
 }
 
-fn a_first_request_that_could_be_read_in_two_ways_reaches_nobody() {
+fn ambiguous_first_request_reaches_no_server() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -162,7 +162,7 @@ fn a_first_request_that_could_be_read_in_two_ways_reaches_nobody() {
     }
 }
 
-fn a_head_that_stops_half_way_is_denied_at_the_deadline() {
+fn partial_head_is_denied_at_deadline() {
     let lab = Lab::new();
     let config = Config { inspect: "deadline = \"300ms\"\nmax_hello = \"2KiB\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);

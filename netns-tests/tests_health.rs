@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 crate::trials! {
-    both families: a_broken_config_leaves_the_last_good_one_in_force;
-    once: a_stalled_worker_is_not_alive
+    both families: broken_config_keeps_last_good;
+    once: stalled_worker_fails_liveness
 }
 
 fn number_of_thread(gateway: &Gateway<'_>, name: &str) -> String {
@@ -21,7 +21,7 @@ fn number_of_thread(gateway: &Gateway<'_>, name: &str) -> String {
     named.next().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-fn a_stalled_worker_is_not_alive() {
+fn stalled_worker_fails_liveness() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     assert_eq!(gateway.get("/healthz").unwrap(), (200, "ok\n".to_owned()));
@@ -51,7 +51,7 @@ fn a_stalled_worker_is_not_alive() {
     wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));
 }
 
-fn a_broken_config_leaves_the_last_good_one_in_force(family: Family) {
+fn broken_config_keeps_last_good(family: Family) {
     let lab = Lab::new();
     let mut gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Raw, family, 7000);

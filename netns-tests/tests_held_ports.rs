@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        lossy_paths_collide_with_nothing,
-        servers_without_timestamps_collide_with_nothing,
-        a_gateway_without_timestamps_collides_with_nothing,
-        an_unacknowledged_fin_holds_its_port;
+        lossy_paths_cause_no_collisions,
+        servers_without_timestamps_cause_no_collisions,
+        gateway_without_timestamps_causes_no_collisions,
+        unacknowledged_fin_holds_its_port;
     once:
 }
 
@@ -141,7 +141,7 @@ fn assert_nothing_collided(gateway: &Gateway<'_>) {
     assert_eq!(gateway.metric("egret_ledger_kernel_difference", &[]), 0);
 }
 
-fn lossy_paths_collide_with_nothing(family: Family) {
+fn lossy_paths_cause_no_collisions(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config("40000-40063"));
     let server = Server::raw(&lab, family, 7000);
@@ -156,12 +156,12 @@ fn lossy_paths_collide_with_nothing(family: Family) {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |busy| busy == 0);
 }
 
-fn servers_without_timestamps_collide_with_nothing(family: Family) {
+fn servers_without_timestamps_cause_no_collisions(family: Family) {
     let lab = Lab::new();
     without_timestamps(&lab, &lab.server, family);
 }
 
-fn a_gateway_without_timestamps_collides_with_nothing(family: Family) {
+fn gateway_without_timestamps_causes_no_collisions(family: Family) {
     let lab = Lab::new();
     without_timestamps(&lab, &lab.gateway, family);
 }
@@ -187,7 +187,7 @@ fn without_timestamps(lab: &Lab, side: &Namespace, family: Family) {
 }
 
 /// The server's FIN comes first, and nothing that it sends arrives after that.
-fn an_unacknowledged_fin_holds_its_port(family: Family) {
+fn unacknowledged_fin_holds_its_port(family: Family) {
     let lab = Lab::new();
     let terms = Config { alpha_tenant: "ports_ceiling = 1".into(), ..config("40000-40001") };
     let gateway = lab.start_gateway(&terms);

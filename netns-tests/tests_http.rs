@@ -11,12 +11,12 @@ use std::io::Write;
 
 crate::trials! {
     both families:
-        a_request_for_an_allowed_host_arrives_whole,
-        a_request_for_another_host_is_denied_in_words,
-        an_ambiguous_request_is_denied_in_words,
-        a_request_without_a_host_is_let_out_by_a_cidr_rule_only,
-        a_request_head_in_single_bytes_arrives_whole,
-        a_denial_leads_to_its_rule;
+        allowed_request_arrives_whole,
+        request_for_other_host_gets_403,
+        ambiguous_request_gets_error_answer,
+        only_cidr_rule_permits_missing_host,
+        head_in_single_bytes_arrives_whole,
+        denial_names_its_rule;
     once:
 }
 
@@ -30,7 +30,7 @@ fn expect_denial(lab: &Lab, gateway: &Gateway, server: &Server, request: &[u8], 
     server.assert_untouched();
 }
 
-fn a_request_for_an_allowed_host_arrives_whole(family: Family) {
+fn allowed_request_arrives_whole(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -52,7 +52,7 @@ fn a_request_for_an_allowed_host_arrives_whole(family: Family) {
 }
 
 /// From the refusal's flow ID to the rule that would have permitted it, as a refused user would search.
-fn a_denial_leads_to_its_rule(family: Family) {
+fn denial_names_its_rule(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
         policy: "help = \"ask #net-egress\"".to_owned(),
@@ -86,7 +86,7 @@ fn a_denial_leads_to_its_rule(family: Family) {
     assert!(check.status.success() && text(&check).contains("tests: 1 passed"), "{}", text(&check));
 }
 
-fn a_request_for_another_host_is_denied_in_words(family: Family) {
+fn request_for_other_host_gets_403(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -106,7 +106,7 @@ fn a_request_for_another_host_is_denied_in_words(family: Family) {
     expect_denial(&lab, &gateway, &server, absolute, "not_allowed", "absolute form");
 }
 
-fn an_ambiguous_request_is_denied_in_words(family: Family) {
+fn ambiguous_request_gets_error_answer(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     // A CIDR rule covers this host, but ambiguous requests must not pass.
@@ -152,7 +152,7 @@ fn an_ambiguous_request_is_denied_in_words(family: Family) {
     expect_denial(&lab, &gateway, &server, request, "denied_by_rule", "a method of its own");
 }
 
-fn a_request_without_a_host_is_let_out_by_a_cidr_rule_only(family: Family) {
+fn only_cidr_rule_permits_missing_host(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let request = b"GET / HTTP/1.0\r\n\r\n";
@@ -164,7 +164,7 @@ fn a_request_without_a_host_is_let_out_by_a_cidr_rule_only(family: Family) {
     expect_delivery(client, inspected.accept(), request);
 }
 
-fn a_request_head_in_single_bytes_arrives_whole(family: Family) {
+fn head_in_single_bytes_arrives_whole(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);

@@ -8,11 +8,11 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 crate::trials! {
-    both families: a_forwarding_gateway_lets_clients_reach_the_servers, a_gateway_that_does_not_forward_lets_nothing_through;
-    once: a_thousand_connections_fit
+    both families: lab_with_forwarding_reaches_servers, lab_without_forwarding_passes_nothing;
+    once: lab_fits_a_thousand_connections
 }
 
-fn a_forwarding_gateway_lets_clients_reach_the_servers(family: Family) {
+fn lab_with_forwarding_reaches_servers(family: Family) {
     let lab = Lab::new();
     lab.gateway.set_forwarding(true);
     let web = Nginx::start(&lab);
@@ -36,7 +36,7 @@ fn a_forwarding_gateway_lets_clients_reach_the_servers(family: Family) {
     server.assert_untouched();
 }
 
-fn a_gateway_that_does_not_forward_lets_nothing_through(family: Family) {
+fn lab_without_forwarding_passes_nothing(family: Family) {
     let lab = Lab::new();
     let server = lab.listen(Host::Raw, family, 7000);
     let refused = lab.try_connect(Tenant::Alpha, server.address(), Duration::from_millis(300)).unwrap_err();
@@ -44,7 +44,7 @@ fn a_gateway_that_does_not_forward_lets_nothing_through(family: Family) {
     server.assert_untouched();
 }
 
-fn a_thousand_connections_fit() {
+fn lab_fits_a_thousand_connections() {
     let lab = Lab::new();
     lab.gateway.set_forwarding(true);
     let server = lab.listen(Host::Raw, Family::V4, 7000);

@@ -18,24 +18,24 @@ use std::time::{Duration, Instant};
 crate::trials! {
     both families: ;
     once:
-        five_reloads_of_a_thousand_tenants_name_what_changed,
-        a_reload_resets_just_the_flows_that_it_denies
+        large_reloads_name_what_changed,
+        large_reload_resets_only_denied_flows
 }
 
 /// The measurement in docs/reload.md. It asserts nothing, and runs only on request.
 pub fn measurement() -> Trial {
     let measure = || {
-        what_a_live_flow_feels_of_large_reloads();
-        what_a_live_flow_feels_of_many_that_are_reset();
+        live_flow_latency_under_large_reloads();
+        live_flow_latency_under_resets();
         Ok(())
     };
-    Trial::test("what_a_live_flow_feels_of_reloads", measure).with_ignored_flag(true)
+    Trial::test("live_flow_latency_under_reloads", measure).with_ignored_flag(true)
 }
 
 const TENANTS: usize = 1000;
 const RELOADS: usize = 5;
 
-fn five_reloads_of_a_thousand_tenants_name_what_changed() {
+fn large_reloads_name_what_changed() {
     let lab = Lab::new();
     let large = Large::start(&lab, 20);
     for n in 0..RELOADS {
@@ -43,7 +43,7 @@ fn five_reloads_of_a_thousand_tenants_name_what_changed() {
     }
 }
 
-fn a_reload_resets_just_the_flows_that_it_denies() {
+fn large_reload_resets_only_denied_flows() {
     let lab = Lab::new();
     let crowd = Crowd::gather(&lab, 500);
     assert_eq!(crowd.reload(HARMLESS), 0);
@@ -145,7 +145,7 @@ fn reload(gateway: &Gateway<'_>) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn what_a_live_flow_feels_of_large_reloads() {
+fn live_flow_latency_under_large_reloads() {
     let lab = Lab::new();
     let large = Large::start(&lab, 1000);
     let memory = |what| format!("{} MB", large.gateway.status(what).parse::<u64>().unwrap() / 1000);
@@ -162,7 +162,7 @@ fn what_a_live_flow_feels_of_large_reloads() {
     println!("  memory: {started} at the start, {now} now, {most} at most");
 }
 
-fn what_a_live_flow_feels_of_many_that_are_reset() {
+fn live_flow_latency_under_resets() {
     let lab = Lab::new();
     let crowd = Crowd::gather(&lab, 9000);
     for rules in [HARMLESS, DENIES_THE_OTHERS] {

@@ -13,15 +13,15 @@ use std::net::TcpStream;
 crate::trials! {
     both families: ;
     once:
-        memory_stays_as_it_is_over_waves_of_flows,
-        answer_heads_that_never_end_take_no_memory
+        waves_of_flows_leak_no_memory,
+        endless_answer_heads_take_no_memory
 }
 
 /// Concurrent flows.
 const WAVE: usize = 400;
 
 /// A leak of 200 bytes per flow would show. `scripts/bench.sh` does the same with half a million flows.
-fn memory_stays_as_it_is_over_waves_of_flows() {
+fn waves_of_flows_leak_no_memory() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -64,7 +64,7 @@ fn wave(lab: &Lab, server: &Server) {
 }
 
 /// Sixty kilobytes of each head have arrived, and been delivered: buffered, they would be 24 MB.
-fn answer_heads_that_never_end_take_no_memory() {
+fn endless_answer_heads_take_no_memory() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);

@@ -19,16 +19,16 @@ use std::time::Instant;
 
 crate::trials! {
     both families:
-        what_would_be_denied_reaches_its_server_and_is_recorded,
-        a_server_that_speaks_first_is_heard_after_the_deadline,
-        what_is_allowed_is_not_counted_as_if_it_were_not,
-        what_no_policy_decides_stays_closed_in_monitor_mode,
-        a_private_address_is_reached_in_monitor_mode,
-        what_monitor_mode_saw_is_suggested_and_then_enforced;
+        monitor_passes_and_records_denials,
+        monitor_passes_server_first_after_deadline,
+        monitor_counts_no_allowed_flow,
+        monitor_waives_no_limit_or_loop,
+        monitor_passes_private_addresses,
+        suggestions_from_monitoring_can_be_enforced;
     once:
-        a_tenant_whose_date_is_past_enforces,
-        a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so,
-        flows_beyond_those_in_inspection_leave_unjudged
+        past_monitoring_date_enforces_at_start,
+        monitoring_ends_at_its_date,
+        monitor_passes_flows_beyond_inspection_limit
 }
 
 /// Alpha in monitor mode, with a short deadline for silent clients.
@@ -64,7 +64,7 @@ fn expect_waived(lab: &Lab, gateway: &Gateway, server: &Server, bytes: &[u8], re
     assert_eq!(flow["dialled"], server.address().to_string());
 }
 
-fn what_would_be_denied_reaches_its_server_and_is_recorded(family: Family) {
+fn monitor_passes_and_records_denials(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
     let server = lab.listen(Host::Named, family, 443);
@@ -93,7 +93,7 @@ fn what_would_be_denied_reaches_its_server_and_is_recorded(family: Family) {
 }
 
 /// From monitor to enforce: watch, suggest, paste, reload.
-fn what_monitor_mode_saw_is_suggested_and_then_enforced(family: Family) {
+fn suggestions_from_monitoring_can_be_enforced(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
     let server = lab.listen(Host::Named, family, 443);
@@ -118,7 +118,7 @@ fn what_monitor_mode_saw_is_suggested_and_then_enforced(family: Family) {
     }
 }
 
-fn a_server_that_speaks_first_is_heard_after_the_deadline(family: Family) {
+fn monitor_passes_server_first_after_deadline(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
     let server = lab.listen(Host::Elsewhere, family, 25);
@@ -132,7 +132,7 @@ fn a_server_that_speaks_first_is_heard_after_the_deadline(family: Family) {
     assert_eq!(flow["would_deny"], "inspect_timeout", "{flow:#}");
 }
 
-fn what_is_allowed_is_not_counted_as_if_it_were_not(family: Family) {
+fn monitor_counts_no_allowed_flow(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
     let server = lab.listen(Host::Named, family, 443);
@@ -149,7 +149,7 @@ fn what_is_allowed_is_not_counted_as_if_it_were_not(family: Family) {
     server.assert_untouched();
 }
 
-fn what_no_policy_decides_stays_closed_in_monitor_mode(family: Family) {
+fn monitor_waives_no_limit_or_loop(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor());
     let request = b"GET /latest/meta-data/ HTTP/1.1\r\nHost: metadata.example.org\r\n\r\n";
@@ -175,7 +175,7 @@ fn what_no_policy_decides_stays_closed_in_monitor_mode(family: Family) {
     assert_eq!(gateway.metric("egret_would_deny_total", &[]), 0);
 }
 
-fn a_private_address_is_reached_in_monitor_mode(family: Family) {
+fn monitor_passes_private_addresses(family: Family) {
     let lab = Lab::new();
     lab.server.ip("addr add 10.77.0.1/32 dev s0\naddr add fd77::1/128 dev s0 nodad\n");
     let gateway = lab.start_gateway(&monitor());
@@ -188,7 +188,7 @@ fn a_private_address_is_reached_in_monitor_mode(family: Family) {
     expect_waived(&lab, &gateway, &server, &hello, "destination_private", "alpha-names");
 }
 
-fn a_tenant_whose_date_is_past_enforces() {
+fn past_monitoring_date_enforces_at_start() {
     let lab = Lab::new();
     let mode = "mode = \"monitor\"\nmonitor_until = 2020-01-01";
     let gateway = lab.start_gateway(&Config { alpha_tenant: mode.into(), ..Config::default() });
@@ -204,7 +204,7 @@ fn a_tenant_whose_date_is_past_enforces() {
     server.assert_untouched();
 }
 
-fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
+fn monitoring_ends_at_its_date() {
     let lab = Lab::new();
     let config = |mode: String| Config { alpha_tenant: mode, ..Rollout::config(&lab, "") };
     let rollout = Rollout::with(&lab, &config("mode = \"monitor\"".into()));
@@ -253,7 +253,7 @@ fn a_tenant_enforces_from_its_date_on_and_nobody_has_to_say_so() {
     expect_revoked(&rollout.gateway, live);
 }
 
-fn flows_beyond_those_in_inspection_leave_unjudged() {
+fn monitor_passes_flows_beyond_inspection_limit() {
     let lab = Lab::new();
     let config = Config { inspect: "deadline = \"60s\"\nmax_pending = 1".into(), ..monitor() };
     let gateway = lab.start_gateway(&config);

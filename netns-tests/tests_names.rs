@@ -12,10 +12,10 @@ use std::io::Write;
 
 crate::trials! {
     both families:
-        egret_names_tells_of_addresses_and_of_flows_that_went_elsewhere,
-        a_verified_connection_is_for_its_name_alone;
+        names_command_shows_addresses_and_mismatches,
+        verified_connection_serves_one_name;
     once:
-        a_connection_that_nobody_verified_is_not_for_a_verified_name
+        unverified_connection_denies_verified_names
 }
 
 const SIBLING: &str = "a.cdn.example.org";
@@ -26,7 +26,7 @@ fn names(gateway: &Gateway, arguments: &[&str]) -> (String, Option<i32>) {
     (String::from_utf8(output.stdout).unwrap(), output.status.code())
 }
 
-fn egret_names_tells_of_addresses_and_of_flows_that_went_elsewhere(family: Family) {
+fn names_command_shows_addresses_and_mismatches(family: Family) {
     let lab = Lab::new();
     let named = Host::Named.ip(family);
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, named)]);
@@ -64,7 +64,7 @@ fn request(host: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
 }
 
-fn a_verified_connection_is_for_its_name_alone(family: Family) {
+fn verified_connection_serves_one_name(family: Family) {
     let lab = Lab::new();
     // The address is the sibling's as well, but it was never looked up.
     let here = Host::Named.ip(family);
@@ -96,7 +96,7 @@ fn a_verified_connection_is_for_its_name_alone(family: Family) {
     }
 }
 
-fn a_connection_that_nobody_verified_is_not_for_a_verified_name() {
+fn unverified_connection_denies_verified_names() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let gateway = lab.start_gateway(&config("verify"));

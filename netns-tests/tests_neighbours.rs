@@ -13,10 +13,10 @@ use std::thread;
 
 crate::trials! {
     both families:
-        refused_flows_keep_their_tenants_places,
-        the_last_places_are_for_the_others,
-        undelivered_bytes_keep_their_tenants_place,
-        a_server_that_never_reads_is_given_up;
+        refused_flows_occupy_their_tenants_slots,
+        last_slots_are_for_other_tenants,
+        undelivered_bytes_occupy_their_tenants_slot,
+        server_that_never_reads_is_abandoned;
     once:
 }
 
@@ -27,7 +27,7 @@ fn limited(flows: u32) -> Config {
     Config { alpha_tenant: format!("limits = {{ flows = {flows} }}"), ..Config::default() }
 }
 
-fn refused_flows_keep_their_tenants_places(family: Family) {
+fn refused_flows_occupy_their_tenants_slots(family: Family) {
     let lab = Lab::new();
     // One worker, which accepts them one after the other.
     let gateway = lab.start_gateway(&Config { workers: 1, ..limited(3) });
@@ -48,7 +48,7 @@ fn refused_flows_keep_their_tenants_places(family: Family) {
     Flow::open_soon(&lab, Tenant::Alpha, &server).assert_alive();
 }
 
-fn the_last_places_are_for_the_others(family: Family) {
+fn last_slots_are_for_other_tenants(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { gateway: "max_flows = 16".into(), ..Config::default() });
     let server = Server::raw(&lab, family, 7000);
@@ -68,7 +68,7 @@ fn the_last_places_are_for_the_others(family: Family) {
 const MUCH: usize = 32 * 1024;
 const SMALL: &str = "8192 8192 8192";
 
-fn undelivered_bytes_keep_their_tenants_place(family: Family) {
+fn undelivered_bytes_occupy_their_tenants_slot(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&limited(1));
     lab.client.sysctl("net/ipv4/tcp_rmem", SMALL);
@@ -99,7 +99,7 @@ fn undelivered_bytes_keep_their_tenants_place(family: Family) {
     Flow::open_soon(&lab, Tenant::Alpha, &server).assert_alive();
 }
 
-fn a_server_that_never_reads_is_given_up(family: Family) {
+fn server_that_never_reads_is_abandoned(family: Family) {
     let lab = Lab::new();
     let config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..limited(1) };
     let gateway = lab.start_gateway(&config);

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 crate::trials! {
     both families: ;
     once:
-        servers_without_edns_are_asked_without,
-        dnssec_is_never_asked_without_edns
+        servers_without_edns_get_plain_queries,
+        dnssec_queries_always_use_edns
 }
 
 const FORMERR: u8 = 1;
@@ -17,7 +17,7 @@ const SERVFAIL: u8 = 2;
 const NOTIMP: u8 = 4;
 const REFUSED: u8 = 5;
 
-fn servers_without_edns_are_asked_without() {
+fn servers_without_edns_get_plain_queries() {
     for refuses in [
         Refuses::With(FORMERR),
         Refuses::With(SERVFAIL),
@@ -47,7 +47,7 @@ fn servers_without_edns_are_asked_without() {
     }
 }
 
-fn dnssec_is_never_asked_without_edns() {
+fn dnssec_queries_always_use_edns() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let IpAddr::V4(address) = server.address().ip() else { unreachable!() };

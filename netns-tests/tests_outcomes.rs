@@ -15,10 +15,10 @@ use std::net::{Shutdown, TcpStream};
 
 crate::trials! {
     both families:
-        resets_after_a_whole_answer_are_no_failures,
-        what_breaks_an_answer_off_is_no_success,
-        http_answers_are_whole_by_their_framing,
-        a_client_that_leaves_its_download_has_reset;
+        resets_after_complete_answers_are_success,
+        truncated_answers_are_failures,
+        framing_tells_complete_http_answers,
+        client_leaving_its_download_has_reset;
     once:
 }
 
@@ -108,7 +108,7 @@ const WHOLE: [(&str, Ending); 9] = [
     }),
 ];
 
-fn resets_after_a_whole_answer_are_no_failures(family: Family) {
+fn resets_after_complete_answers_are_success(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
@@ -132,7 +132,7 @@ fn resets_after_a_whole_answer_are_no_failures(family: Family) {
     });
 }
 
-fn what_breaks_an_answer_off_is_no_success(family: Family) {
+fn truncated_answers_are_failures(family: Family) {
     let table: [(&str, &str, Ending); 7] = [
         ("the server resets in its answer", "upstream_reset", |client, server| {
             pass(&server, &client, RECORD);
@@ -194,7 +194,7 @@ fn what_breaks_an_answer_off_is_no_success(family: Family) {
 /// Ends of a flow, by client and server.
 type Ends = fn(TcpStream, TcpStream);
 
-fn http_answers_are_whole_by_their_framing(family: Family) {
+fn framing_tells_complete_http_answers(family: Family) {
     const POST: &str = "POST / HTTP/1.1\r\nHost: allowed.example.org\r\nContent-Length: 9\r\n\r\nunread";
     const TOO_LARGE: &str = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno\n";
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
@@ -281,7 +281,7 @@ fn http_answers_are_whole_by_their_framing(family: Family) {
 }
 
 /// Not by a reset, but by a FIN, as the kernel sends it if all received bytes were read.
-fn a_client_that_leaves_its_download_has_reset(family: Family) {
+fn client_leaving_its_download_has_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);

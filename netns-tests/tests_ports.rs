@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        one_address_of_sixteen_ports_runs_full_and_serves_again,
-        two_addresses_of_eight_ports_run_full_and_serve_again,
-        the_seventeenth_is_told_in_its_own_protocol,
-        an_address_is_drained_by_a_reload_and_by_order;
+        sixteen_ports_exhaust_and_recover,
+        two_addresses_exhaust_and_recover,
+        exhaustion_is_answered_in_clients_protocol,
+        reload_and_command_drain_an_address;
     once:
-        without_timestamps_ports_are_held_for_a_minute,
-        a_port_is_held_where_the_client_leaves_after_both_ends_have_finished
+        ports_without_timestamps_are_held_minute,
+        reset_after_both_fins_holds_port
 }
 
 const ONE_BY_SIXTEEN: (&str, &str) = ("[\"203.0.113.17\", \"2001:db8:100::1\"]", "ports = \"40000-40015\"");
@@ -34,11 +34,11 @@ fn config((addresses, pool): (&str, &str)) -> Config {
     Config { alpha_addresses: addresses.into(), alpha_pool: pool.into(), ..Config::default() }
 }
 
-fn one_address_of_sixteen_ports_runs_full_and_serves_again(family: Family) {
+fn sixteen_ports_exhaust_and_recover(family: Family) {
     run_full(family, config(ONE_BY_SIXTEEN), 1);
 }
 
-fn two_addresses_of_eight_ports_run_full_and_serve_again(family: Family) {
+fn two_addresses_exhaust_and_recover(family: Family) {
     run_full(family, config(TWO_BY_EIGHT), 2);
 }
 
@@ -85,7 +85,7 @@ fn refused_at_once(lab: &Lab, gateway: &Gateway<'_>, server: &Server) {
     server.assert_untouched();
 }
 
-fn the_seventeenth_is_told_in_its_own_protocol(family: Family) {
+fn exhaustion_is_answered_in_clients_protocol(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config(TWO_BY_EIGHT));
     let ca = lab.run.path().join("ca.pem");
@@ -126,7 +126,7 @@ fn named_flow(lab: &Lab, server: &Server, first: &[u8]) -> (TcpStream, TcpStream
     (client, server.accept())
 }
 
-fn an_address_is_drained_by_a_reload_and_by_order(family: Family) {
+fn reload_and_command_drain_an_address(family: Family) {
     let lab = Lab::new();
     let gateway_keys = format!("admin = \"unix:{}\"", lab.control_socket());
     let config = |drain: &str| Config { gateway: gateway_keys.clone(), ..config((TWO_BY_EIGHT.0, drain)) };
@@ -188,7 +188,7 @@ fn an_address_is_drained_by_a_reload_and_by_order(family: Family) {
     }
 }
 
-fn without_timestamps_ports_are_held_for_a_minute() {
+fn ports_without_timestamps_are_held_minute() {
     let lab = Lab::new();
     lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
     let gateway = lab.start_gateway(&config(ONE_BY_SIXTEEN));
@@ -225,7 +225,7 @@ fn without_timestamps_ports_are_held_for_a_minute() {
 }
 
 /// The server's FIN comes last, and the client resets before it arrives: that does not end the `TIME_WAIT`.
-fn a_port_is_held_where_the_client_leaves_after_both_ends_have_finished() {
+fn reset_after_both_fins_holds_port() {
     let lab = Lab::new();
     lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
     let gateway = lab.start_gateway(&config((ONE_BY_SIXTEEN.0, "ports = \"40000-40001\"")));

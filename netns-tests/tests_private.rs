@@ -11,9 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 
 crate::trials! {
     both families:
-        names_do_not_lead_to_tenants,
-        names_do_not_lead_to_own_links,
-        names_do_not_lead_to_listed_networks;
+        names_never_resolve_to_tenants,
+        names_never_resolve_to_own_links,
+        names_never_resolve_to_listed_networks;
     once:
 }
 
@@ -59,7 +59,7 @@ fn explained(gateway: &Gateway, family: Family, to: SocketAddr) -> Value {
     serde_json::from_slice(&gateway.egret(&arguments).stdout).unwrap()
 }
 
-fn names_do_not_lead_to_tenants(family: Family) {
+fn names_never_resolve_to_tenants(family: Family) {
     let lab = Lab::new();
     let server = listen(&lab, family, false);
     let gamma = format!(
@@ -77,7 +77,7 @@ fn names_do_not_lead_to_tenants(family: Family) {
     reach(&lab, &gateway, public.address(), NAME, &public);
 }
 
-fn names_do_not_lead_to_own_links(family: Family) {
+fn names_never_resolve_to_own_links(family: Family) {
     let lab = Lab::new();
     let server = listen(&lab, family, true);
     let gateway = lab.start_gateway(&config(&lab));
@@ -96,7 +96,7 @@ fn names_do_not_lead_to_own_links(family: Family) {
     reach(&lab, &gateway, public.address(), NAME, &public);
 }
 
-fn names_do_not_lead_to_listed_networks(family: Family) {
+fn names_never_resolve_to_listed_networks(family: Family) {
     let lab = Lab::new();
     let server = listen(&lab, family, false);
     let listed = format!("private_networks = [\"{}\"]", network(family, false));

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 crate::trials! {
     both families: ;
     once:
-        servers_egret_cannot_ask_are_not_accused
+        unprobeable_servers_are_not_denied
 }
 
 const NAME: &str = "old.example.org";
@@ -79,7 +79,7 @@ fn is_reached(lab: &Lab, dir: &Path, address: SocketAddr, name: &str, options: &
     lab.server.output(command.stdin(Stdio::null())).status.success()
 }
 
-fn servers_egret_cannot_ask_are_not_accused() {
+fn unprobeable_servers_are_not_denied() {
     let lab = Lab::new();
     let dir = certificates();
     let root = dir.path().join("ca.pem").display().to_string();

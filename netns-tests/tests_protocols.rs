@@ -15,11 +15,11 @@ use tempfile::TempDir;
 
 crate::trials! {
     both families:
-        no_record_before_a_hello_hides_a_denied_name,
-        another_protocol_needs_a_key_beside_a_denied_name;
+        leading_records_hide_no_denied_name,
+        other_protocols_need_key_beside_denied_name;
     once:
-        a_silent_client_is_denied_whatever_the_key,
-        without_a_deny_by_name_other_protocols_pass
+        silent_client_is_denied_despite_the_key,
+        other_protocols_pass_without_denied_names
 }
 
 /// Name that `config` denies.
@@ -89,7 +89,7 @@ fn says_hello(mut stream: &TcpStream, first: &[u8]) -> bool {
     }
 }
 
-fn no_record_before_a_hello_hides_a_denied_name(family: Family) {
+fn leading_records_hide_no_denied_name(family: Family) {
     let lab = Lab::new();
     let hello = Hello::to(DENIED).record();
     let records: [(&str, &[u8]); 6] = [
@@ -124,7 +124,7 @@ fn no_record_before_a_hello_hides_a_denied_name(family: Family) {
     }
 }
 
-fn another_protocol_needs_a_key_beside_a_denied_name(family: Family) {
+fn other_protocols_need_key_beside_denied_name(family: Family) {
     let lab = Lab::new();
     let hello = Hello::to(DENIED).record();
     let get = format!("get /\r\nHost: {DENIED}\r\n\r\n");
@@ -172,7 +172,7 @@ fn expect_unknown(gateway: &Gateway, client: SocketAddr) {
 }
 
 /// Its later bytes could be a hello.
-fn a_silent_client_is_denied_whatever_the_key() {
+fn silent_client_is_denied_despite_the_key() {
     let lab = Lab::new();
     for key in ["", "other_protocols = \"allow\""] {
         let config = Config { inspect: "deadline = \"300ms\"".into(), ..by_address(key) };
@@ -185,7 +185,7 @@ fn a_silent_client_is_denied_whatever_the_key() {
     }
 }
 
-fn without_a_deny_by_name_other_protocols_pass() {
+fn other_protocols_pass_without_denied_names() {
     let lab = Lab::new();
     let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\nech = \"deny\"\n\
                  [[tenant.allow]]\nname = \"net\"\ncidrs = [\"198.51.100.0/24\"]\n\

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 crate::trials! {
     both families:
-        what_clients_call_answered_is_closed,
-        what_clients_call_failed_is_a_reset;
+        completed_real_requests_are_closed,
+        failed_real_requests_are_resets;
     once:
 }
 
@@ -217,7 +217,7 @@ fn ended(gateway: &Gateway) -> (usize, usize) {
     (count(&[]) - denied, count(&[("outcome", "closed")]))
 }
 
-fn what_clients_call_answered_is_closed(family: Family) {
+fn completed_real_requests_are_closed(family: Family) {
     let lab = Lab::new();
     let world = World::new(&lab, family);
     let gateway = lab.start_gateway(&config());
@@ -293,7 +293,7 @@ fn what_clients_call_answered_is_closed(family: Family) {
     expect_share(&gateway, &prometheus, &told);
 }
 
-fn what_clients_call_failed_is_a_reset(family: Family) {
+fn failed_real_requests_are_resets(family: Family) {
     const EACH: usize = 10;
     let lab = Lab::new();
     let world = World::new(&lab, family);

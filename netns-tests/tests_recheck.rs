@@ -21,19 +21,19 @@ use std::thread;
 
 crate::trials! {
     both families:
-        a_live_flow_goes_on_if_its_address_is_the_names,
-        a_flow_that_was_resolved_is_judged_by_where_it_went;
+        flow_to_verified_address_survives_reload,
+        resolved_flow_is_judged_by_actual_address;
     once:
-        what_was_found_once_is_not_asked_again,
-        a_flow_of_which_nobody_can_say_is_reset_in_the_end,
-        an_answer_that_comes_late_is_in_time,
-        a_live_flow_goes_on_if_its_server_proves_the_name,
-        reloads_lose_no_flow_that_every_policy_checks,
-        nothing_is_asked_in_monitor_mode_or_where_flows_are_kept,
-        what_a_canary_let_out_is_asked_when_it_ends,
-        what_is_asked_less_of_meanwhile_is_found_no_more_than_asked,
-        a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone,
-        what_is_to_be_kept_is_asked_about_no_longer
+        proven_flow_is_not_rechecked,
+        unverifiable_flow_is_reset_eventually,
+        late_answer_still_proves_the_flow,
+        flow_to_proven_server_survives_reload,
+        reloads_keep_flows_every_policy_checks,
+        monitor_and_keep_recheck_nothing,
+        canary_flows_are_rechecked_when_it_ends,
+        relaxed_recheck_proves_only_its_checks,
+        shared_recheck_outlives_its_first_flow,
+        keeping_flows_cancels_their_recheck
 }
 
 const CUT: &str = "  [[tenant.deny]]\n  hosts = [\"nobody.example.org\"]\n";
@@ -56,7 +56,7 @@ fn wait_for_rounds(gateway: &Gateway<'_>, count: usize) {
     wait_until("live flows to be asked", || gateway.stderr().matches(said).count() == count);
 }
 
-fn a_live_flow_goes_on_if_its_address_is_the_names(family: Family) {
+fn flow_to_verified_address_survives_reload(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     for destination in ["verify", "resolve"] {
@@ -82,7 +82,7 @@ fn a_live_flow_goes_on_if_its_address_is_the_names(family: Family) {
     }
 }
 
-fn a_flow_that_was_resolved_is_judged_by_where_it_went(family: Family) {
+fn resolved_flow_is_judged_by_actual_address(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     let gateway = lab.start_gateway(&config(&lab, "resolve", ""));
@@ -111,7 +111,7 @@ fn a_flow_that_was_resolved_is_judged_by_where_it_went(family: Family) {
     expect_revoked(&gateway, flow);
 }
 
-fn what_was_found_once_is_not_asked_again() {
+fn proven_flow_is_not_rechecked() {
     let lab = Lab::new();
     let mut dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let gateway = lab.start_gateway(&config(&lab, "original", ""));
@@ -139,7 +139,7 @@ fn asked_about<'l>(lab: &'l Lab, deadline: &str) -> (Gateway<'l>, Server, Flow) 
     (gateway, server, flow)
 }
 
-fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
+fn unverifiable_flow_is_reset_eventually() {
     let lab = Lab::new();
     // No server answers there.
     let (gateway, _server, flow) = asked_about(&lab, "700ms");
@@ -148,7 +148,7 @@ fn a_flow_of_which_nobody_can_say_is_reset_in_the_end() {
     assert_eq!(flow["detail"], "nobody could say in time whether the address is one of the name's");
 }
 
-fn an_answer_that_comes_late_is_in_time() {
+fn late_answer_still_proves_the_flow() {
     let lab = Lab::new();
     let (gateway, server, flow) = asked_about(&lab, "1s");
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
@@ -166,7 +166,7 @@ fn open_hello(lab: &Lab, to: SocketAddr) -> TcpStream {
     client
 }
 
-fn a_live_flow_goes_on_if_its_server_proves_the_name() {
+fn flow_to_proven_server_survives_reload() {
     let lab = Lab::new();
     let authority = Authority::new();
     let [right, wrong] = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
@@ -195,7 +195,7 @@ fn a_live_flow_goes_on_if_its_server_proves_the_name() {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
-fn nothing_is_asked_in_monitor_mode_or_where_flows_are_kept() {
+fn monitor_and_keep_recheck_nothing() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let gateway = lab.start_gateway(&config(&lab, "original", ""));
@@ -210,7 +210,7 @@ fn nothing_is_asked_in_monitor_mode_or_where_flows_are_kept() {
     expect_revoked(&gateway, flow);
 }
 
-fn what_a_canary_let_out_is_asked_when_it_ends() {
+fn canary_flows_are_rechecked_when_it_ends() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let rollout = Rollout::with(&lab, &config(&lab, "verify", ""));
@@ -224,7 +224,7 @@ fn what_a_canary_let_out_is_asked_when_it_ends() {
     stays.assert_alive();
 }
 
-fn what_is_asked_less_of_meanwhile_is_found_no_more_than_asked() {
+fn relaxed_recheck_proves_only_its_checks() {
     let lab = Lab::new();
     let authority = Authority::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -249,7 +249,7 @@ fn what_is_asked_less_of_meanwhile_is_found_no_more_than_asked() {
     assert_eq!(unproved(&gateway, &config("verify", "require")), 1);
 }
 
-fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
+fn shared_recheck_outlives_its_first_flow() {
     let lab = Lab::new();
     lab.client.ip("addr add 10.0.1.3/24 dev c0\n");
     let gateway = lab.start_gateway(&config(&lab, "original", ""));
@@ -274,7 +274,7 @@ fn a_flow_is_asked_about_also_if_the_one_asked_for_all_has_gone() {
     assert_eq!(expect_revoked(&gateway, second)["detail"], "the name has other addresses");
 }
 
-fn what_is_to_be_kept_is_asked_about_no_longer() {
+fn keeping_flows_cancels_their_recheck() {
     let lab = Lab::new();
     let keep = "on_reload = \"keep\"".to_owned();
     // No server answers.
@@ -287,7 +287,7 @@ fn what_is_to_be_kept_is_asked_about_no_longer() {
     assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
 }
 
-fn reloads_lose_no_flow_that_every_policy_checks() {
+fn reloads_keep_flows_every_policy_checks() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);

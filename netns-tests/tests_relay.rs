@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        a_greeting_before_any_client_byte_arrives_within_50_ms,
-        whichever_end_finishes_first_gets_all_of_the_other,
-        a_stalled_reader_stalls_nobody_else_and_gets_every_byte,
-        small_messages_go_back_and_forth_without_a_stall,
-        a_thousand_flows_live_at_once;
+        server_greeting_arrives_within_50_ms,
+        half_closed_end_receives_everything,
+        stalled_reader_delays_no_other_flow,
+        small_messages_alternate_without_delay,
+        relay_carries_a_thousand_flows;
     once:
 }
 
 const MIB: usize = 1 << 20;
 
-fn a_greeting_before_any_client_byte_arrives_within_50_ms(family: Family) {
+fn server_greeting_arrives_within_50_ms(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 5432);
@@ -52,7 +52,7 @@ fn a_greeting_before_any_client_byte_arrives_within_50_ms(family: Family) {
     }
 }
 
-fn whichever_end_finishes_first_gets_all_of_the_other(family: Family) {
+fn half_closed_end_receives_everything(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
@@ -79,7 +79,7 @@ fn whichever_end_finishes_first_gets_all_of_the_other(family: Family) {
     }
 }
 
-fn a_stalled_reader_stalls_nobody_else_and_gets_every_byte(family: Family) {
+fn stalled_reader_delays_no_other_flow(family: Family) {
     const TOTAL: usize = 100_000_000;
     let lab = Lab::new();
     // One worker, so that a stall would affect all flows.
@@ -113,7 +113,7 @@ fn a_stalled_reader_stalls_nobody_else_and_gets_every_byte(family: Family) {
     assert_eq!((&flow["bytes_up"], &flow["bytes_down"]), (&TOTAL.into(), &TOTAL.into()), "{flow:#}");
 }
 
-fn small_messages_go_back_and_forth_without_a_stall(family: Family) {
+fn small_messages_alternate_without_delay(family: Family) {
     let lab = Lab::new();
     let _gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
@@ -150,7 +150,7 @@ fn ping_pong(Flow { client, upstream }: &Flow, rounds: usize) -> Vec<Duration> {
     times
 }
 
-fn a_thousand_flows_live_at_once(family: Family) {
+fn relay_carries_a_thousand_flows(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);

@@ -12,13 +12,13 @@ use std::fs;
 
 crate::trials! {
     both families:
-        a_reload_takes_effect_for_new_flows_and_keeps_the_others,
-        a_reload_that_shrinks_a_pool_leaves_live_flows_alone;
+        reload_applies_to_new_flows,
+        shrinking_a_pool_keeps_live_flows;
     once:
-        watched_files_are_read_when_they_have_changed,
-        egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log,
-        a_broken_configuration_keeps_the_one_before,
-        a_flow_limit_counts_on_through_a_reload
+        changed_files_are_reloaded,
+        reload_command_waits_and_is_audited,
+        broken_configuration_keeps_previous_one,
+        flow_limit_counts_across_reloads
 }
 
 /// Reloads and waits until another configuration is active: the audit log has it last.
@@ -36,7 +36,7 @@ fn version(gateway: &Gateway<'_>) -> String {
     page.lines().find(|line| line.starts_with("egret_config_info{")).unwrap().to_owned()
 }
 
-fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
+fn reload_applies_to_new_flows(family: Family) {
     let lab = Lab::new();
     let keep = || Config { policy: "on_reload = \"keep\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&keep());
@@ -57,7 +57,7 @@ fn a_reload_takes_effect_for_new_flows_and_keeps_the_others(family: Family) {
     pass(&again, &server.accept(), b"again");
 }
 
-fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
+fn shrinking_a_pool_keeps_live_flows(family: Family) {
     let lab = Lab::new();
     let addresses = "[\"203.0.113.17\", \"2001:db8:100::1\"]";
     let pool = |ports: &str| Config {
@@ -96,7 +96,7 @@ fn a_reload_that_shrinks_a_pool_leaves_live_flows_alone(family: Family) {
     assert!(again.iter().all(|(_, upstream)| inside(upstream)));
 }
 
-fn a_broken_configuration_keeps_the_one_before() {
+fn broken_configuration_keeps_previous_one() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let before = version(&gateway);
@@ -111,7 +111,7 @@ fn a_broken_configuration_keeps_the_one_before() {
     gateway.wait_for_metric("egret_config_reload_success", &[], |success| success == 1);
 }
 
-fn a_flow_limit_counts_on_through_a_reload() {
+fn flow_limit_counts_across_reloads() {
     let lab = Lab::new();
     let limit =
         |flows: u32| Config { alpha_tenant: format!("limits = {{ flows = {flows} }}"), ..Config::default() };
@@ -125,7 +125,7 @@ fn a_flow_limit_counts_on_through_a_reload() {
     gateway.expect_outcome(refused, "tenant_flow_limit");
 }
 
-fn egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log() {
+fn reload_command_waits_and_is_audited() {
     let lab = Lab::new();
     let with = |rules: &str| Config {
         gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
@@ -195,7 +195,7 @@ fn egret_reload_waits_for_the_result_and_each_change_is_in_the_audit_log() {
     }
 }
 
-fn watched_files_are_read_when_they_have_changed() {
+fn changed_files_are_reloaded() {
     let lab = Lab::new();
     let watch = |rules: &str| Config {
         policy: "watch = true".into(),

@@ -13,19 +13,19 @@ use std::net::Shutdown;
 
 crate::trials! {
     both families:
-        curls_second_request_on_one_connection_is_judged_by_itself,
-        requests_in_advance_are_answered_in_their_order,
-        the_denial_waits_for_the_answers_before_it;
+        second_request_of_curl_is_judged,
+        pipelined_requests_are_answered_in_order,
+        denial_follows_earlier_answers;
     once:
-        a_server_that_closes_instead_of_answering_ends_the_flow_as_denied,
-        a_client_that_leaves_after_its_denied_request_is_recorded_as_denied,
-        what_was_found_of_a_flow_is_recorded_though_the_gateway_stops,
-        a_flow_that_waits_to_be_denied_is_recorded_as_denied_when_it_is_revoked,
-        under_first_request_the_rest_is_relayed_unseen,
-        monitor_mode_lets_later_requests_pass_and_notes_them
+        server_closing_early_ends_flow_as_denied,
+        client_leaving_after_denial_is_denied,
+        gateway_stop_records_the_denied_request,
+        revoked_flow_with_pending_denial_is_denied,
+        first_request_mode_relays_rest_unseen,
+        monitor_passes_and_records_later_requests
 }
 
-fn curls_second_request_on_one_connection_is_judged_by_itself(family: Family) {
+fn second_request_of_curl_is_judged(family: Family) {
     let lab = Lab::new();
     let web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());
@@ -62,7 +62,7 @@ fn curls_second_request_on_one_connection_is_judged_by_itself(family: Family) {
     assert_eq!(gateway.metric("egret_denials_total", &[("tenant", "alpha"), ("reason", "not_allowed")]), 1);
 }
 
-fn requests_in_advance_are_answered_in_their_order(family: Family) {
+fn pipelined_requests_are_answered_in_order(family: Family) {
     let lab = Lab::new();
     let _web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());
@@ -79,7 +79,7 @@ fn requests_in_advance_are_answered_in_their_order(family: Family) {
     assert_eq!(flow["denied_hostname"], "denied.example.org", "{flow:#}");
 }
 
-fn the_denial_waits_for_the_answers_before_it(family: Family) {
+fn denial_follows_earlier_answers(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -99,7 +99,7 @@ fn the_denial_waits_for_the_answers_before_it(family: Family) {
     expect_record(&gateway, local, "not_allowed", 1);
 }
 
-fn a_server_that_closes_instead_of_answering_ends_the_flow_as_denied() {
+fn server_closing_early_ends_flow_as_denied() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -120,7 +120,7 @@ fn a_server_that_closes_instead_of_answering_ends_the_flow_as_denied() {
     expect_record(&gateway, client.local_addr().unwrap(), "not_allowed", 1);
 }
 
-fn a_client_that_leaves_after_its_denied_request_is_recorded_as_denied() {
+fn client_leaving_after_denial_is_denied() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -140,7 +140,7 @@ fn a_client_that_leaves_after_its_denied_request_is_recorded_as_denied() {
     expect_record(&gateway, client.local_addr().unwrap(), "malformed_http", 1);
 }
 
-fn what_was_found_of_a_flow_is_recorded_though_the_gateway_stops() {
+fn gateway_stop_records_the_denied_request() {
     for (mode, passes, outcome, verdict, would_deny) in [
         ("monitor", EVIL, "drained", "allow", Value::from("not_allowed")),
         ("enforce", "", "not_allowed", "deny", Value::Null),
@@ -161,7 +161,7 @@ fn what_was_found_of_a_flow_is_recorded_though_the_gateway_stops() {
     }
 }
 
-fn a_flow_that_waits_to_be_denied_is_recorded_as_denied_when_it_is_revoked() {
+fn revoked_flow_with_pending_denial_is_denied() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -176,7 +176,7 @@ fn a_flow_that_waits_to_be_denied_is_recorded_as_denied_when_it_is_revoked() {
     assert_eq!(gateway.metric("egret_denials_total", &[("tenant", "alpha"), ("reason", "not_allowed")]), 1);
 }
 
-fn under_first_request_the_rest_is_relayed_unseen() {
+fn first_request_mode_relays_rest_unseen() {
     let lab = Lab::new();
     let rule = "[[tenant.allow]]\nname = \"once\"\nhosts = [\"once.example.org\"]\nhttp = \"first-request\"";
     let gateway = lab.start_gateway(&Config { alpha_rules: rule.into(), ..Config::default() });
@@ -192,7 +192,7 @@ fn under_first_request_the_rest_is_relayed_unseen() {
     assert_eq!((&flow["rule"], &flow["requests"]), (&"once".into(), &Value::Null), "{flow:#}");
 }
 
-fn monitor_mode_lets_later_requests_pass_and_notes_them() {
+fn monitor_passes_and_records_later_requests() {
     let lab = Lab::new();
     let gateway =
         lab.start_gateway(&Config { alpha_tenant: "mode = \"monitor\"".into(), ..Config::default() });

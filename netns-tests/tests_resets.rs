@@ -11,13 +11,13 @@ use std::net::Shutdown;
 
 crate::trials! {
     both families:
-        a_clients_reset_reaches_the_server_as_a_reset,
-        a_client_that_leaves_while_its_server_answers_is_no_clean_end,
-        a_servers_reset_reaches_the_client_as_a_reset;
+        client_reset_reaches_the_server,
+        client_leaving_mid_answer_is_no_success,
+        server_reset_reaches_the_client;
     once:
 }
 
-fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
+fn client_reset_reaches_the_server(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
@@ -42,7 +42,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset(family: Family) {
 }
 
 /// At any stage of the connection to the server: what the client broke off never looks finished.
-fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family) {
+fn client_leaving_mid_answer_is_no_success(family: Family) {
     const FLOWS: usize = 300;
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -59,7 +59,7 @@ fn a_client_that_leaves_while_its_server_answers_is_no_clean_end(family: Family)
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha")], |live_or_held| live_or_held == 0);
 }
 
-fn a_servers_reset_reaches_the_client_as_a_reset(family: Family) {
+fn server_reset_reaches_the_client(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);

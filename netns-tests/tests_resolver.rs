@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 crate::trials! {
     both families: ;
     once:
-        addresses_rotate_and_the_old_ones_stay_good,
-        names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver,
-        without_an_answer_nothing_passes,
-        a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may,
-        an_answer_too_long_for_a_datagram_is_fetched_over_tcp,
-        the_answers_of_all_servers_count,
-        a_name_without_addresses_is_told_from_a_silent_resolver
+        rotated_addresses_stay_acceptable,
+        rule_names_are_prefetched_and_outlive_resolver,
+        no_dns_answer_denies_flows,
+        silent_resolver_delays_only_until_deadline,
+        truncated_answer_is_fetched_over_tcp,
+        answers_of_all_resolvers_count,
+        absent_addresses_differ_from_silent_resolver
 }
 
-fn addresses_rotate_and_the_old_ones_stay_good() {
+fn rotated_addresses_stay_acceptable() {
     let lab = Lab::new();
     let [old, new] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
     let name = "rotates.cdn.example.org";
@@ -45,7 +45,7 @@ fn addresses_rotate_and_the_old_ones_stay_good() {
     reach(&lab, &gateway, old.address(), name, &old);
 }
 
-fn names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver() {
+fn rule_names_are_prefetched_and_outlive_resolver() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
@@ -61,7 +61,7 @@ fn names_of_rules_are_known_before_the_first_flow_and_outlive_the_resolver() {
     denied(&lab, &gateway, server.address(), "new.cdn.example.org", "resolver_unavailable");
 }
 
-fn without_an_answer_nothing_passes() {
+fn no_dns_answer_denies_flows() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     for destination in ["verify", "resolve"] {
@@ -77,7 +77,7 @@ fn without_an_answer_nothing_passes() {
     }
 }
 
-fn a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may() {
+fn silent_resolver_delays_only_until_deadline() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
         inspect: "deadline = \"2s\"".into(),
@@ -92,7 +92,7 @@ fn a_resolver_that_is_silent_holds_a_flow_up_no_longer_than_inspection_may() {
     server.assert_untouched();
 }
 
-fn an_answer_too_long_for_a_datagram_is_fetched_over_tcp() {
+fn truncated_answer_is_fetched_over_tcp() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let many = (0..200).map(|n| (NAME, IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))));
@@ -102,7 +102,7 @@ fn an_answer_too_long_for_a_datagram_is_fetched_over_tcp() {
     reach(&lab, &gateway, server.address(), NAME, &server);
 }
 
-fn the_answers_of_all_servers_count() {
+fn answers_of_all_resolvers_count() {
     let lab = Lab::new();
     let [one, two] = [Host::Named, Host::Elsewhere].map(|host| lab.listen(host, Family::V4, 443));
     let _dns = [(Host::Web, &one), (Host::Inspected, &two)]
@@ -114,7 +114,7 @@ fn the_answers_of_all_servers_count() {
     denied(&lab, &gateway, Host::Web.at(Family::V4, 443), NAME, "destination_mismatch");
 }
 
-fn a_name_without_addresses_is_told_from_a_silent_resolver() {
+fn absent_addresses_differ_from_silent_resolver() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V6, 443);
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);

@@ -14,11 +14,11 @@ use std::process::Command;
 
 crate::trials! {
     both families:
-        openssl_gets_through_a_retry,
-        a_second_hello_for_another_name_is_reset;
+        openssl_completes_hello_retry,
+        second_hello_for_other_name_is_reset;
     once:
-        a_second_hello_for_the_same_name_passes,
-        monitor_mode_lets_another_name_pass_and_notes_it
+        second_hello_for_same_name_passes,
+        monitor_passes_and_records_second_hello
 }
 
 const CCS: &[u8] = b"\x14\x03\x03\x00\x01\x01";
@@ -30,7 +30,7 @@ pub(crate) fn retry() -> Vec<u8> {
     record(&[&[2, 0, 0, u8::try_from(body.len()).unwrap()], &*body].concat())
 }
 
-fn openssl_gets_through_a_retry(family: Family) {
+fn openssl_completes_hello_retry(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let (dir, to) = (certificate(), Host::Named.at(family, 443));
@@ -77,7 +77,7 @@ fn openssl_gets_through_a_retry(family: Family) {
     assert_ne!(flows[0]["outcome"], "hello_changed", "{:#}", flows[0]);
 }
 
-fn a_second_hello_for_another_name_is_reset(family: Family) {
+fn second_hello_for_other_name_is_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -105,7 +105,7 @@ fn a_second_hello_for_another_name_is_reset(family: Family) {
     assert_eq!(gateway.metric("egret_denials_total", &[("reason", "hello_changed")]), 9);
 }
 
-fn a_second_hello_for_the_same_name_passes() {
+fn second_hello_for_same_name_passes() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -132,7 +132,7 @@ fn a_second_hello_for_the_same_name_passes() {
     }
 }
 
-fn monitor_mode_lets_another_name_pass_and_notes_it() {
+fn monitor_passes_and_records_second_hello() {
     let lab = Lab::new();
     let gateway =
         lab.start_gateway(&Config { alpha_tenant: "mode = \"monitor\"".into(), ..Config::default() });

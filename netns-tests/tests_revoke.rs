@@ -16,17 +16,17 @@ use std::thread;
 
 crate::trials! {
     both families:
-        a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends,
-        a_flow_is_judged_by_the_name_it_asked_for;
+        revoked_flow_is_reset_at_both_ends,
+        revocation_judges_the_requested_name;
     once:
-        live_flows_go_on_if_they_are_to_be_kept,
-        a_flow_whose_client_is_another_tenants_now_is_reset,
-        a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none,
-        a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force,
-        a_client_that_is_listened_to_is_judged_by_the_new_rules,
-        monitor_mode_revokes_nothing_and_its_end_does,
-        a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout,
-        no_flow_slips_through_between_two_policies
+        on_reload_keep_spares_live_flows,
+        flow_of_moved_client_is_reset,
+        nameless_flow_needs_rule_without_names,
+        later_request_is_judged_by_current_rules,
+        client_in_inspection_meets_new_rules,
+        only_end_of_monitoring_revokes,
+        repeated_reloads_lose_no_allowed_flow,
+        no_flow_slips_through_a_reload
 }
 
 pub(crate) fn with_rules(lab: &Lab, rules: &str) -> Config {
@@ -79,7 +79,7 @@ pub(crate) fn delivered(client: TcpStream, server: &Server, name: &str) -> Flow 
     Flow { client, upstream }
 }
 
-fn a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends(family: Family) {
+fn revoked_flow_is_reset_at_both_ends(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let servers = [Server::raw(&lab, family, 7000), Server::raw(&lab, family, 7001)];
@@ -106,7 +106,7 @@ fn a_flow_that_is_not_allowed_any_more_is_reset_at_both_ends(family: Family) {
     others.iter().for_each(Flow::assert_alive);
 }
 
-fn a_flow_is_judged_by_the_name_it_asked_for(family: Family) {
+fn revocation_judges_the_requested_name(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = lab.listen(Host::Named, family, 443);
@@ -122,7 +122,7 @@ fn a_flow_is_judged_by_the_name_it_asked_for(family: Family) {
     stays.assert_alive();
 }
 
-fn live_flows_go_on_if_they_are_to_be_kept() {
+fn on_reload_keep_spares_live_flows() {
     let lab = Lab::new();
     let keep = |rules: &str| Config { policy: "on_reload = \"keep\"".into(), ..with_rules(&lab, rules) };
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
@@ -137,7 +137,7 @@ fn live_flows_go_on_if_they_are_to_be_kept() {
     expect_revoked(&gateway, flow);
 }
 
-fn a_flow_whose_client_is_another_tenants_now_is_reset() {
+fn flow_of_moved_client_is_reset() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = Server::raw(&lab, Family::V4, 7000);
@@ -173,7 +173,7 @@ fn a_flow_whose_client_is_another_tenants_now_is_reset() {
     }
 }
 
-fn a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none() {
+fn nameless_flow_needs_rule_without_names() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = Server::raw(&lab, Family::V4, 7000);
@@ -187,7 +187,7 @@ fn a_flow_whose_name_nobody_knows_needs_a_rule_that_asks_for_none() {
     expect_revoked(&gateway, flow);
 }
 
-fn a_client_that_is_listened_to_is_judged_by_the_new_rules() {
+fn client_in_inspection_meets_new_rules() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 443);
@@ -228,7 +228,7 @@ fn a_client_that_is_listened_to_is_judged_by_the_new_rules() {
     server.assert_untouched();
 }
 
-fn a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force() {
+fn later_request_is_judged_by_current_rules() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -256,7 +256,7 @@ fn a_later_request_of_a_live_connection_is_judged_by_the_rules_in_force() {
     gateway.expect_outcome(local, "denied_by_rule");
 }
 
-fn monitor_mode_revokes_nothing_and_its_end_does() {
+fn only_end_of_monitoring_revokes() {
     let lab = Lab::new();
     let monitor =
         |rules: &str| Config { alpha_tenant: "mode = \"monitor\"".into(), ..with_rules(&lab, rules) };
@@ -284,7 +284,7 @@ fn churn(lab: &Lab, server: &Server, stop: &AtomicBool) -> usize {
     flows
 }
 
-fn a_hundred_reloads_under_load_lose_no_flow_that_is_allowed_throughout() {
+fn repeated_reloads_lose_no_allowed_flow() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
     let (raw, named) = (Server::raw(&lab, Family::V4, 7000), lab.listen(Host::Named, Family::V4, 443));
@@ -331,7 +331,7 @@ fn pour(lab: &Lab, to: SocketAddr, stop: &AtomicBool, opened: &AtomicUsize) -> V
     clients
 }
 
-fn no_flow_slips_through_between_two_policies() {
+fn no_flow_slips_through_a_reload() {
     const ROUNDS: usize = 20;
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));

@@ -17,13 +17,13 @@ use std::net::TcpStream;
 crate::trials! {
     both families: ;
     once:
-        requests_are_judged_by_the_mode_in_force,
-        what_monitor_mode_let_pass_ends_with_it,
-        requests_that_nobody_follows_end_where_names_come_to_matter,
-        the_end_of_first_request_ends_what_it_let_out,
-        a_flow_that_monitor_mode_let_out_and_is_allowed_now_goes_on_if_it_can_be_followed,
-        a_second_hello_that_monitor_mode_let_pass_ends_with_it,
-        what_monitor_mode_denies_at_first_it_denies_later
+        requests_follow_the_current_mode,
+        monitored_flows_end_with_monitoring,
+        unfollowed_flow_ends_once_names_matter,
+        leaving_first_request_mode_resets_flows,
+        followable_monitored_flow_survives_if_allowed,
+        monitored_second_hello_ends_with_monitoring,
+        monitor_denies_unwaivable_later_requests
 }
 
 fn monitor(lab: &Lab, rules: &str) -> Config {
@@ -66,7 +66,7 @@ fn reset_by(gateway: &Gateway<'_>, config: &Config) -> u64 {
     reload_to(gateway, config)["revoked"].as_u64().unwrap()
 }
 
-fn requests_are_judged_by_the_mode_in_force() {
+fn requests_follow_the_current_mode() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -85,7 +85,7 @@ fn requests_are_judged_by_the_mode_in_force() {
     assert_eq!((&flow["verdict"], &flow["would_deny"]), (&"allow".into(), &"not_allowed".into()), "{flow:#}");
 }
 
-fn what_monitor_mode_let_pass_ends_with_it() {
+fn monitored_flows_end_with_monitoring() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -105,7 +105,7 @@ fn what_monitor_mode_let_pass_ends_with_it() {
     request_passes(&stays, FIRST);
 }
 
-fn what_monitor_mode_denies_at_first_it_denies_later() {
+fn monitor_denies_unwaivable_later_requests() {
     let lab = Lab::new();
     lab.server.ip("addr add 169.254.77.1/32 dev s0\n");
     let gateway = lab.start_gateway(&monitor(&lab, "[[tenant.allow]]\ncidrs = [\"169.254.77.1/32\"]\n"));
@@ -127,7 +127,7 @@ fn by_address(lab: &Lab, rules: &str) -> Config {
     Config { more: format!("{gamma}{rules}"), ..with_rules(lab, "") }
 }
 
-fn requests_that_nobody_follows_end_where_names_come_to_matter() {
+fn unfollowed_flow_ends_once_names_matter() {
     const ADDRESS: &str = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\nother_protocols = \"allow\"\n";
     const NAME: &str = "[[tenant.allow]]\nhosts = [\"allowed.example.org\"]\n";
     const DENY: &str = "[[tenant.deny]]\nhosts = [\"denied.example.org\"]\n";
@@ -164,7 +164,7 @@ fn requests_that_nobody_follows_end_where_names_come_to_matter() {
     }
 }
 
-fn the_end_of_first_request_ends_what_it_let_out() {
+fn leaving_first_request_mode_resets_flows() {
     let lab = Lab::new();
     let once = "[[tenant.allow]]\nhosts = [\"once.example.org\"]\n";
     let gateway = lab.start_gateway(&with_rules(&lab, &format!("{once}http = \"first-request\"\n")));
@@ -177,7 +177,7 @@ fn the_end_of_first_request_ends_what_it_let_out() {
     assert_eq!(expect_revoked(&gateway, flow)["detail"], UNFOLLOWED);
 }
 
-fn a_flow_that_monitor_mode_let_out_and_is_allowed_now_goes_on_if_it_can_be_followed() {
+fn followable_monitored_flow_survives_if_allowed() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor(&lab, ""));
     let [plain, tls] = [80, 443].map(|port| lab.listen(Host::Named, Family::V4, port));
@@ -208,7 +208,7 @@ fn a_flow_that_monitor_mode_let_out_and_is_allowed_now_goes_on_if_it_can_be_foll
     gateway.expect_outcome(half.client.local_addr().unwrap(), "hello_changed");
 }
 
-fn a_second_hello_that_monitor_mode_let_pass_ends_with_it() {
+fn monitored_second_hello_ends_with_monitoring() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&monitor(&lab, ""));
     let server = lab.listen(Host::Named, Family::V4, 443);

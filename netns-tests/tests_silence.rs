@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        an_idle_flow_is_reset_when_the_operator_wants_it,
-        a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on,
-        a_server_that_vanishes_is_noticed_and_told_to_the_client,
-        a_client_that_vanishes_is_noticed_and_told_to_the_server;
+        idle_timeout_resets_idle_flow,
+        half_open_timeout_resets_only_half_open,
+        vanished_server_resets_the_client,
+        vanished_client_resets_the_server;
     once:
 }
 
-fn an_idle_flow_is_reset_when_the_operator_wants_it(family: Family) {
+fn idle_timeout_resets_idle_flow(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { gateway: "idle_timeout = \"1s\"".into(), ..Config::default() });
     let server = Server::raw(&lab, family, 7000);
@@ -37,7 +37,7 @@ fn an_idle_flow_is_reset_when_the_operator_wants_it(family: Family) {
     gateway.expect_outcome(client.local_addr().unwrap(), "idle_timeout");
 }
 
-fn a_half_open_flow_is_reset_after_its_timeout_and_a_whole_one_lives_on(family: Family) {
+fn half_open_timeout_resets_only_half_open(family: Family) {
     let lab = Lab::new();
     // One worker, so that flows end in the order of their starts.
     let gateway = "half_open_timeout = \"1s\"".into();
@@ -85,7 +85,7 @@ fn watchful() -> Config {
     Config { gateway: keys.into(), ..Config::default() }
 }
 
-fn a_server_that_vanishes_is_noticed_and_told_to_the_client(family: Family) {
+fn vanished_server_resets_the_client(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&watchful());
     let server = Server::raw(&lab, family, 7000);
@@ -99,7 +99,7 @@ fn a_server_that_vanishes_is_noticed_and_told_to_the_client(family: Family) {
     }
 }
 
-fn a_client_that_vanishes_is_noticed_and_told_to_the_server(family: Family) {
+fn vanished_client_resets_the_server(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&watchful());
     let server = Server::raw(&lab, family, 7000);

@@ -14,16 +14,16 @@ use std::thread;
 
 crate::trials! {
     both families:
-        no_flow_leaves_from_another_tenants_source,
-        a_client_keeps_its_address_when_paired,
+        tenants_never_share_sources,
+        paired_client_keeps_its_address,
         least_used_spreads_flows_over_all_addresses,
-        a_full_pool_is_told_to_the_client_and_serves_again_soon,
-        a_drained_address_gives_out_no_port_and_a_mapped_one_is_told,
-        a_port_is_used_towards_many_destinations_at_once;
+        full_pool_is_answered_and_recovers,
+        drained_address_is_unused_and_public_recorded,
+        port_serves_many_destinations_at_once;
     once:
 }
 
-fn no_flow_leaves_from_another_tenants_source(family: Family) {
+fn tenants_never_share_sources(family: Family) {
     const EACH: usize = 150;
     let lab = Lab::new();
     let config =
@@ -77,7 +77,7 @@ fn source_of(lab: &Lab, server: &Server, client: IpAddr) -> (TcpStream, TcpStrea
     (client, upstream, source)
 }
 
-fn a_client_keeps_its_address_when_paired(family: Family) {
+fn paired_client_keeps_its_address(family: Family) {
     let lab = Lab::new();
     let _gateway = lab.start_gateway(&Config::default());
     let one = lab.listen(Host::Raw, family, 7000);
@@ -127,7 +127,7 @@ fn tiny() -> Config {
     }
 }
 
-fn a_full_pool_is_told_to_the_client_and_serves_again_soon(family: Family) {
+fn full_pool_is_answered_and_recovers(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&tiny());
     let server = lab.listen(Host::Raw, family, 7000);
@@ -166,7 +166,7 @@ fn a_full_pool_is_told_to_the_client_and_serves_again_soon(family: Family) {
     ports("live", 0);
 }
 
-fn a_drained_address_gives_out_no_port_and_a_mapped_one_is_told(family: Family) {
+fn drained_address_is_unused_and_public_recorded(family: Family) {
     let lab = Lab::new();
     let config = Config {
         alpha_pool: "ports = \"40000-40003\"\n\
@@ -194,7 +194,7 @@ fn a_drained_address_gives_out_no_port_and_a_mapped_one_is_told(family: Family) 
     }
 }
 
-fn a_port_is_used_towards_many_destinations_at_once(family: Family) {
+fn port_serves_many_destinations_at_once(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&tiny());
     let mut live = Vec::new();

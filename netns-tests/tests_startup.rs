@@ -19,17 +19,17 @@ use tempfile::TempDir;
 crate::trials! {
     both families: ;
     once:
-        a_wrong_config_is_refused_with_its_line_and_column,
-        every_error_of_a_config_is_told_at_once,
-        a_missing_config_is_told,
-        a_host_without_ipv6_is_served_by_ipv4_alone,
-        a_taken_port_is_told,
-        one_capability_is_all_that_it_has,
-        a_missing_capability_is_told,
-        a_log_that_cannot_be_written_is_told,
-        a_log_that_is_no_file_is_told,
-        too_few_descriptors_are_told,
-        a_bad_command_line_is_told
+        wrong_config_is_refused_with_position,
+        all_config_errors_are_reported,
+        missing_config_is_reported,
+        host_without_ipv6_runs_on_ipv4,
+        taken_port_is_reported,
+        gateway_keeps_one_capability,
+        missing_capability_is_reported,
+        unwritable_log_is_reported,
+        log_that_is_no_file_is_reported,
+        too_few_descriptors_are_reported,
+        bad_command_line_is_reported
 }
 
 /// Runs `egret run`, which must end by itself.
@@ -67,7 +67,7 @@ fn with(change: &str, into: &str) -> String {
     valid.replacen(change, into, 1)
 }
 
-fn a_wrong_config_is_refused_with_its_line_and_column() {
+fn wrong_config_is_refused_with_position() {
     let lab = Lab::new();
     let table = [
         ("an unknown key", with("drain =", "drian = \"1s\"\ndrain ="), &["drian", "drain"][..]),
@@ -119,7 +119,7 @@ fn a_wrong_config_is_refused_with_its_line_and_column() {
     assert_eq!(check.status.code(), Some(0), "egret check: {}", text(&check));
 }
 
-fn every_error_of_a_config_is_told_at_once() {
+fn all_config_errors_are_reported() {
     let lab = Lab::new();
     let config = with("drain =", "drian =").replacen("10.0.1.0/24", "10.0.1.0/33", 1).replacen(
         "pool = \"beta\"",
@@ -130,7 +130,7 @@ fn every_error_of_a_config_is_told_at_once() {
     assert_refused(&output, &["drian", "10.0.1.0/33", "gamma"], "three errors");
 }
 
-fn a_missing_config_is_told() {
+fn missing_config_is_reported() {
     let lab = Lab::new();
     let mut command = unprivileged(",+net_admin", &["run"], "/nonexistent/egret.toml".as_ref());
     assert_refused(&bounded(&lab, &mut command), &["/nonexistent/egret.toml"], "a missing file");
@@ -142,7 +142,7 @@ fn a_missing_config_is_told() {
     );
 }
 
-fn a_taken_port_is_told() {
+fn taken_port_is_reported() {
     let lab = Lab::new();
     let _listener = lab.gateway.run(|| Server::bind((Ipv6Addr::UNSPECIFIED, 15001).into()));
     assert_refused(&run(&lab, &valid()).0, &["15001"], "the listener's port is taken");
@@ -161,7 +161,7 @@ fn a_taken_port_is_told() {
     drop(gateway);
 }
 
-fn one_capability_is_all_that_it_has() {
+fn gateway_keeps_one_capability() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     for set in ["CapEff", "CapPrm"] {
@@ -169,7 +169,7 @@ fn one_capability_is_all_that_it_has() {
     }
 }
 
-fn a_missing_capability_is_told() {
+fn missing_capability_is_reported() {
     let lab = Lab::new();
     let files = Files::with_text(&valid());
     let output = bounded(&lab, &mut unprivileged("", &["run"], &files.config()));
@@ -177,7 +177,7 @@ fn a_missing_capability_is_told() {
 }
 
 /// At once, however long opening it would take.
-fn a_log_that_is_no_file_is_told() {
+fn log_that_is_no_file_is_reported() {
     let lab = Lab::new();
     let folder = TempDir::with_prefix("egret-logs-").unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -202,7 +202,7 @@ fn a_log_that_is_no_file_is_told() {
     }
 }
 
-fn a_log_that_cannot_be_written_is_told() {
+fn unwritable_log_is_reported() {
     let lab = Lab::new();
     let flow_log = Config::default().render("/nonexistent/flows.jsonl".as_ref());
     let audit_log = with("/dev/audit.jsonl", "/nonexistent/audit.jsonl");
@@ -215,7 +215,7 @@ fn a_log_that_cannot_be_written_is_told() {
     }
 }
 
-fn too_few_descriptors_are_told() {
+fn too_few_descriptors_are_reported() {
     let lab = Lab::new();
     let files = Files::with_text(&valid());
     let gateway = unprivileged(",+net_admin", &["run"], &files.config());
@@ -225,7 +225,7 @@ fn too_few_descriptors_are_told() {
     assert_refused(&output, &["file descriptors"], "24 descriptors");
 }
 
-fn a_bad_command_line_is_told() {
+fn bad_command_line_is_reported() {
     let lab = Lab::new();
     for arguments in [&["run", "--no-such-flag"][..], &["no-such-command"]] {
         let files = Files::with_text(&valid());
@@ -234,7 +234,7 @@ fn a_bad_command_line_is_told() {
     }
 }
 
-fn a_host_without_ipv6_is_served_by_ipv4_alone() {
+fn host_without_ipv6_runs_on_ipv4() {
     let lab = Lab::new();
     let files = Files::new(&Config::default());
     let config = files.config();

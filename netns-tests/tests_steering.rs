@@ -14,27 +14,27 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        iptables_rules_let_nothing_out_when_the_gateway_is_killed,
-        nftables_rules_let_nothing_out_when_the_gateway_is_killed,
+        iptables_rules_fail_closed_without_gateway,
+        nftables_rules_fail_closed_without_gateway,
         nftables_rules_steer_as_iptables_rules_do,
-        quic_is_rejected_so_that_clients_fall_back;
+        rejected_quic_makes_clients_fall_back;
     once:
         iptables_rules_leave_no_trace,
         nftables_rules_leave_no_trace,
-        iptables_rules_leave_no_trace_on_a_bare_host,
+        iptables_leave_no_trace_on_bare_host,
         changing_the_format_replaces_the_rules,
-        traffic_of_other_interfaces_and_ports_is_left_alone,
-        the_doctor_finds_what_is_missing_and_nothing_else
+        other_interfaces_and_ports_are_untouched,
+        doctor_finds_only_what_is_missing
 }
 
 /// For connections that must fail. One that could succeed would do so at once, or show at the server.
 const BRIEF: Duration = Duration::from_millis(300);
 
-fn iptables_rules_let_nothing_out_when_the_gateway_is_killed(family: Family) {
+fn iptables_rules_fail_closed_without_gateway(family: Family) {
     nothing_gets_out(family, Rules::Iptables);
 }
 
-fn nftables_rules_let_nothing_out_when_the_gateway_is_killed(family: Family) {
+fn nftables_rules_fail_closed_without_gateway(family: Family) {
     nothing_gets_out(family, Rules::Nftables);
 }
 
@@ -94,7 +94,7 @@ fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
     gateway.expect_outcome(direct, "destination_local");
 }
 
-fn quic_is_rejected_so_that_clients_fall_back(family: Family) {
+fn rejected_quic_makes_clients_fall_back(family: Family) {
     for (rules, forwarding) in [(Rules::Nftables, false), (Rules::Nftables, true), (Rules::Iptables, true)] {
         let told = send_to_udp_443(family, rules, forwarding, PATIENCE);
         // Between iptables' interception and its REJECT is a routing decision, which refuses too.
@@ -205,7 +205,7 @@ fn nftables_rules_leave_no_trace() {
     rules_leave_no_trace(Rules::Nftables, true);
 }
 
-fn iptables_rules_leave_no_trace_on_a_bare_host() {
+fn iptables_leave_no_trace_on_bare_host() {
     rules_leave_no_trace(Rules::Iptables, false);
 }
 
@@ -261,7 +261,7 @@ fn changing_the_format_replaces_the_rules() {
     assert_same(&before, &traces(&lab.gateway), "something was left behind");
 }
 
-fn traffic_of_other_interfaces_and_ports_is_left_alone() {
+fn other_interfaces_and_ports_are_untouched() {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
         lab.gateway.set_forwarding(true);
@@ -282,7 +282,7 @@ fn traffic_of_other_interfaces_and_ports_is_left_alone() {
     }
 }
 
-fn the_doctor_finds_what_is_missing_and_nothing_else() {
+fn doctor_finds_only_what_is_missing() {
     let config = Config { gateway: "max_flows = 1000".into(), ..Config::default() };
     let lab = Lab::new();
     let files = Files::new(&config);

@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        a_hello_split_at_every_byte_arrives_whole,
-        a_post_quantum_hello_split_at_every_byte_arrives_whole,
-        a_hello_in_one_byte_records_arrives_whole,
-        a_malformed_hello_is_denied_with_an_alert,
-        what_is_neither_tls_nor_http_is_reset,
-        a_client_that_says_nothing_is_reset_at_the_deadline,
-        a_hello_that_stops_half_way_is_denied_at_the_deadline,
-        a_hello_beyond_the_bound_is_denied,
-        a_client_that_leaves_during_inspection_is_recorded;
+        split_hello_arrives_whole,
+        split_post_quantum_hello_arrives_whole,
+        hello_in_tiny_records_arrives_whole,
+        malformed_hello_gets_alert,
+        unknown_protocol_is_reset,
+        silent_client_is_reset_at_deadline,
+        partial_hello_is_denied_at_deadline,
+        oversized_hello_is_denied,
+        client_leaving_during_inspection_is_recorded;
     once:
 }
 
-fn a_hello_split_at_every_byte_arrives_whole(family: Family) {
+fn split_hello_arrives_whole(family: Family) {
     every_split(family, &Hello::to("allowed.example.org").record());
 }
 
-fn a_post_quantum_hello_split_at_every_byte_arrives_whole(family: Family) {
+fn split_post_quantum_hello_arrives_whole(family: Family) {
     every_split(family, &Hello::to("a.wild.example.org").post_quantum().record());
 }
 
@@ -83,7 +83,7 @@ fn wait_until_acknowledged(stream: &TcpStream) {
     });
 }
 
-fn a_hello_in_one_byte_records_arrives_whole(family: Family) {
+fn hello_in_tiny_records_arrives_whole(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -98,7 +98,7 @@ fn a_hello_in_one_byte_records_arrives_whole(family: Family) {
     }
 }
 
-fn a_malformed_hello_is_denied_with_an_alert(family: Family) {
+fn malformed_hello_gets_alert(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     // A CIDR rule covers this host, but malformed hellos must not pass.
@@ -134,7 +134,7 @@ fn a_malformed_hello_is_denied_with_an_alert(family: Family) {
     }
 }
 
-fn what_is_neither_tls_nor_http_is_reset(family: Family) {
+fn unknown_protocol_is_reset(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -154,7 +154,7 @@ fn hasty() -> Config {
     Config { inspect: "deadline = \"200ms\"".into(), ..Config::default() }
 }
 
-fn a_client_that_says_nothing_is_reset_at_the_deadline(family: Family) {
+fn silent_client_is_reset_at_deadline(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&hasty());
     let server = lab.listen(Host::Inspected, family, 443);
@@ -167,7 +167,7 @@ fn a_client_that_says_nothing_is_reset_at_the_deadline(family: Family) {
     server.assert_untouched();
 }
 
-fn a_hello_that_stops_half_way_is_denied_at_the_deadline(family: Family) {
+fn partial_hello_is_denied_at_deadline(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&hasty());
     let server = lab.listen(Host::Named, family, 443);
@@ -178,7 +178,7 @@ fn a_hello_that_stops_half_way_is_denied_at_the_deadline(family: Family) {
     server.assert_untouched();
 }
 
-fn a_hello_beyond_the_bound_is_denied(family: Family) {
+fn oversized_hello_is_denied(family: Family) {
     let lab = Lab::new();
     let bounded = Config { inspect: "deadline = \"60s\"\nmax_hello = \"4KiB\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&bounded);
@@ -190,7 +190,7 @@ fn a_hello_beyond_the_bound_is_denied(family: Family) {
     expect_delivery(client, server.accept(), &bytes);
 }
 
-fn a_client_that_leaves_during_inspection_is_recorded(family: Family) {
+fn client_leaving_during_inspection_is_recorded(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);

@@ -8,16 +8,16 @@ use crate::traffic::expect_delivery;
 
 crate::trials! {
     both families:
-        a_name_is_compared_in_its_canonical_spelling,
-        a_bad_name_is_denied_with_an_alert,
-        a_name_that_no_rule_allows_is_denied_with_an_alert,
-        without_a_name_only_a_cidr_rule_lets_a_hello_through,
-        an_encrypted_hello_is_judged_by_its_outer_name_or_denied,
-        a_name_never_opens_a_private_address;
+        names_compare_in_canonical_spelling,
+        bad_name_gets_alert,
+        unlisted_name_gets_alert,
+        only_cidr_rule_permits_nameless_hello,
+        encrypted_hello_is_judged_by_outer_name,
+        names_never_open_private_addresses;
     once:
 }
 
-fn a_name_is_compared_in_its_canonical_spelling(family: Family) {
+fn names_compare_in_canonical_spelling(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -44,7 +44,7 @@ fn a_name_is_compared_in_its_canonical_spelling(family: Family) {
     }
 }
 
-fn a_bad_name_is_denied_with_an_alert(family: Family) {
+fn bad_name_gets_alert(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -103,7 +103,7 @@ fn a_bad_name_is_denied_with_an_alert(family: Family) {
     gateway.wait_for_metric("egret_denials_total", &[("tenant", "alpha")], |sum| sum == table.len() as u64);
 }
 
-fn a_name_that_no_rule_allows_is_denied_with_an_alert(family: Family) {
+fn unlisted_name_gets_alert(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 443);
@@ -129,7 +129,7 @@ fn a_name_that_no_rule_allows_is_denied_with_an_alert(family: Family) {
     server.assert_untouched();
 }
 
-fn without_a_name_only_a_cidr_rule_lets_a_hello_through(family: Family) {
+fn only_cidr_rule_permits_nameless_hello(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let hello = Hello::nameless().record();
@@ -145,7 +145,7 @@ fn without_a_name_only_a_cidr_rule_lets_a_hello_through(family: Family) {
 }
 
 /// The extension that browsers send with every hello is permitted by default, and counted separately.
-fn an_encrypted_hello_is_judged_by_its_outer_name_or_denied(family: Family) {
+fn encrypted_hello_is_judged_by_outer_name(family: Family) {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, family, 443);
     // RFC 9849 § 5: outer, KDF and AEAD, config id, enc, payload
@@ -178,7 +178,7 @@ fn an_encrypted_hello_is_judged_by_its_outer_name_or_denied(family: Family) {
     }
 }
 
-fn a_name_never_opens_a_private_address(family: Family) {
+fn names_never_open_private_addresses(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let addresses = match family {

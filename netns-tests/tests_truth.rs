@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 crate::trials! {
     both families:
-        another_programs_listener_within_a_pool_is_left_alone,
-        an_address_that_the_host_loses_is_out_of_use_until_it_returns;
+        foreign_listener_in_pool_is_avoided,
+        lost_address_is_unused_until_return;
     once:
-        another_programs_connections_from_a_pool_are_left_alone,
-        a_restart_collides_with_nothing,
+        foreign_connections_in_pool_are_avoided,
+        restart_causes_no_collisions,
         ledger_and_kernel_agree,
-        what_a_crash_left_in_time_wait_is_held_at_the_start,
-        a_listener_that_comes_later_is_named
+        crash_leftovers_are_held_at_start,
+        later_listener_is_named
 }
 
 /// Maximum time between two comparisons of ledger and kernel.
@@ -33,15 +33,15 @@ const FORGOTTEN: Duration = Duration::from_secs(90);
 const COMPARED_OFTEN: Duration = Duration::from_secs(50);
 
 fn ledger_and_kernel_agree() {
-    in_both_families(ledger_and_kernel_agree_while_flows_come_and_go);
+    in_both_families(ledger_matches_kernel_under_churn);
 }
 
-fn a_restart_collides_with_nothing() {
-    in_both_families(a_restart_amid_many_flows_collides_with_none_of_them);
+fn restart_causes_no_collisions() {
+    in_both_families(restart_amid_flows_causes_no_collisions);
 }
 
-fn another_programs_connections_from_a_pool_are_left_alone() {
-    in_both_families(another_programs_connection_from_a_pool_is_found_and_left_alone);
+fn foreign_connections_in_pool_are_avoided() {
+    in_both_families(foreign_connection_in_pool_is_avoided);
 }
 
 /// Runs both concurrently, because these tests mostly wait.
@@ -70,7 +70,7 @@ fn ports(gateway: &Gateway<'_>, family: Family, state: &str) -> u64 {
     gateway.metric("egret_pool_ports", &[("source", &source), ("state", state)])
 }
 
-fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
+fn ledger_matches_kernel_under_churn(family: Family) {
     let lab = Lab::new();
     // For one family, servers without timestamps, so that ports are held.
     if family == Family::V4 {
@@ -117,7 +117,7 @@ fn ledger_and_kernel_agree_while_flows_come_and_go(family: Family) {
     }
 }
 
-fn a_restart_amid_many_flows_collides_with_none_of_them(family: Family) {
+fn restart_amid_flows_causes_no_collisions(family: Family) {
     const HALF: usize = 250;
     let lab = Lab::new();
     if family == Family::V4 {
@@ -162,7 +162,7 @@ fn kernel_has(lab: &Lab, family: Family) -> usize {
     lab.gateway.shell(&format!("ss -Hatn state connected src '{source}'")).lines().count()
 }
 
-fn what_a_crash_left_in_time_wait_is_held_at_the_start() {
+fn crash_leftovers_are_held_at_start() {
     let lab = Lab::new();
     lab.server.sysctl("net/ipv4/tcp_timestamps", "0");
     let mut gateway = lab.start_gateway(&one_address("40000-40015"));
@@ -182,7 +182,7 @@ fn what_a_crash_left_in_time_wait_is_held_at_the_start() {
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
 }
 
-fn a_listener_that_comes_later_is_named() {
+fn later_listener_is_named() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&one_address("40000-40003"));
     let listener = lab.gateway.run(|| Server::bind((Ipv6Addr::UNSPECIFIED, 40001).into()));
@@ -218,7 +218,7 @@ fn foreign_connection(lab: &Lab, source: SocketAddr, server: &Server) -> (TcpStr
     (stream, server.accept())
 }
 
-fn another_programs_connection_from_a_pool_is_found_and_left_alone(family: Family) {
+fn foreign_connection_in_pool_is_avoided(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&one_address("40000-40003"));
     let server = Server::raw(&lab, family, 7000);
@@ -266,7 +266,7 @@ fn another_programs_connection_from_a_pool_is_found_and_left_alone(family: Famil
     assert_eq!(again.source().port(), 40002);
 }
 
-fn another_programs_listener_within_a_pool_is_left_alone(family: Family) {
+fn foreign_listener_in_pool_is_avoided(family: Family) {
     let lab = Lab::new();
     let any: IpAddr = match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -299,7 +299,7 @@ fn another_programs_listener_within_a_pool_is_left_alone(family: Family) {
     listener.assert_untouched();
 }
 
-fn an_address_that_the_host_loses_is_out_of_use_until_it_returns(family: Family) {
+fn lost_address_is_unused_until_return(family: Family) {
     let lab = Lab::new();
     let (lost, kept, addresses): (IpAddr, IpAddr, &str) = match family {
         Family::V4 => {

@@ -10,14 +10,14 @@ use std::net::Shutdown;
 
 crate::trials! {
     both families:
-        what_follows_an_upgrade_that_the_server_took_passes_unseen,
-        an_offer_of_http_2_does_not_reach_the_server;
+        accepted_upgrade_passes_unseen,
+        http2_upgrade_never_reaches_the_server;
     once:
-        an_upgrade_that_the_server_declined_opens_nothing,
-        what_waits_for_an_answer_does_so_for_as_long_as_one_can_come
+        declined_upgrade_keeps_inspection,
+        held_bytes_wait_for_possible_answer
 }
 
-fn what_follows_an_upgrade_that_the_server_took_passes_unseen(family: Family) {
+fn accepted_upgrade_passes_unseen(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -42,7 +42,7 @@ fn what_follows_an_upgrade_that_the_server_took_passes_unseen(family: Family) {
     }
 }
 
-fn an_upgrade_that_the_server_declined_opens_nothing() {
+fn declined_upgrade_keeps_inspection() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, Family::V4, 80);
@@ -61,7 +61,7 @@ fn an_upgrade_that_the_server_declined_opens_nothing() {
 }
 
 /// As Java's client sends it by default, with each first request of a connection.
-fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
+fn http2_upgrade_never_reaches_the_server(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = lab.listen(Host::Named, family, 80);
@@ -100,7 +100,7 @@ fn an_offer_of_http_2_does_not_reach_the_server(family: Family) {
     assert_eq!(flow["detail"], "HTTP/2 without TLS", "{flow:#}");
 }
 
-fn what_waits_for_an_answer_does_so_for_as_long_as_one_can_come() {
+fn held_bytes_wait_for_possible_answer() {
     let lab = Lab::new();
     let config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);

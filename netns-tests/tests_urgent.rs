@@ -14,7 +14,7 @@ use std::thread;
 
 crate::trials! {
     both families:
-        urgent_data_is_part_of_the_stream,
+        urgent_data_stays_in_the_stream,
         urgent_data_in_bulk_loses_nothing,
         urgent_data_hides_no_request;
     once:
@@ -38,7 +38,7 @@ fn say(mut from: &TcpStream, to: &TcpStream, pieces: &[&[u8]], mut is_urgent: bo
     expect(to, std::str::from_utf8(&all).unwrap());
 }
 
-fn urgent_data_is_part_of_the_stream(family: Family) {
+fn urgent_data_stays_in_the_stream(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config {
         alpha_rules: "other_protocols = \"allow\"".into(), // of the rule by address

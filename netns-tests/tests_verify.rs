@@ -14,18 +14,18 @@ use std::net::{IpAddr, SocketAddr};
 
 crate::trials! {
     both families:
-        verify_lets_flows_go_to_the_names_addresses_and_nowhere_else,
-        egret_explain_knows_what_the_gateway_knows_of_a_name,
-        observe_lets_all_go_and_says_what_verify_would_deny,
-        resolve_goes_where_dns_says_whatever_the_client_dialled,
-        resolve_tries_the_next_address_when_one_does_not_answer,
-        a_name_that_points_into_the_network_leads_nowhere;
+        verify_permits_only_resolved_addresses,
+        explain_uses_the_gateways_dns_cache,
+        observe_records_what_verify_would_deny,
+        resolve_dials_the_dns_address,
+        resolve_falls_over_to_next_address,
+        name_resolving_to_private_is_denied;
     once:
-        rules_hold_for_addresses_that_were_resolved,
-        an_http_request_with_a_false_host_is_answered
+        rules_apply_to_resolved_addresses,
+        false_http_host_is_answered
 }
 
-fn verify_lets_flows_go_to_the_names_addresses_and_nowhere_else(family: Family) {
+fn verify_permits_only_resolved_addresses(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(
         &lab,
@@ -53,7 +53,7 @@ fn verify_lets_flows_go_to_the_names_addresses_and_nowhere_else(family: Family) 
     assert_eq!((checks("match"), checks("mismatch"), checks("unknown")), (2, 2, 0));
 }
 
-fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
+fn explain_uses_the_gateways_dns_cache(family: Family) {
     let lab = Lab::new();
     let (named, elsewhere) = (Host::Named.ip(family), Host::Elsewhere.ip(family));
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, named)]);
@@ -100,7 +100,7 @@ fn egret_explain_knows_what_the_gateway_knows_of_a_name(family: Family) {
     }
 }
 
-fn observe_lets_all_go_and_says_what_verify_would_deny(family: Family) {
+fn observe_records_what_verify_would_deny(family: Family) {
     let lab = Lab::new();
     let dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     let gateway = lab.start_gateway(&config("observe"));
@@ -123,7 +123,7 @@ fn observe_lets_all_go_and_says_what_verify_would_deny(family: Family) {
     assert_eq!(check_of(&server, "new.cdn.example.org", "unknown"), "unknown");
 }
 
-fn resolve_goes_where_dns_says_whatever_the_client_dialled(family: Family) {
+fn resolve_dials_the_dns_address(family: Family) {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(family))]);
     let gateway = lab.start_gateway(&config("resolve"));
@@ -144,7 +144,7 @@ fn resolve_goes_where_dns_says_whatever_the_client_dialled(family: Family) {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
-fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
+fn resolve_falls_over_to_next_address(family: Family) {
     let lab = Lab::new();
     // nothing listens on one, and packets to another are dropped
     let hosts = [Host::Named, Host::Inspected, Host::Silent].map(|host| (NAME, host.ip(family)));
@@ -164,7 +164,7 @@ fn resolve_tries_the_next_address_when_one_does_not_answer(family: Family) {
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
 }
 
-fn a_name_that_points_into_the_network_leads_nowhere(family: Family) {
+fn name_resolving_to_private_is_denied(family: Family) {
     let lab = Lab::new();
     let addresses: &[(&str, &str)] = match family {
         Family::V4 => &[
@@ -210,7 +210,7 @@ fn a_name_that_points_into_the_network_leads_nowhere(family: Family) {
     reach(&lab, &gateway, Host::Elsewhere.at(family, 443), NAME, &server);
 }
 
-fn rules_hold_for_addresses_that_were_resolved() {
+fn rules_apply_to_resolved_addresses() {
     let lab = Lab::new();
     let server = lab.listen(Host::Named, Family::V4, 443);
     let records = [
@@ -235,7 +235,7 @@ fn rules_hold_for_addresses_that_were_resolved() {
     reach(&lab, &gateway, inside, "private.example.org", &server);
 }
 
-fn an_http_request_with_a_false_host_is_answered() {
+fn false_http_host_is_answered() {
     let lab = Lab::new();
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
     let gateway = lab.start_gateway(&config("verify"));

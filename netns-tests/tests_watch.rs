@@ -13,18 +13,18 @@ use std::thread;
 
 crate::trials! {
     both families:
-        an_address_that_goes_and_comes_is_heard_of,
-        a_reload_has_new_addresses_steered;
+        address_loss_and_return_are_noticed,
+        reload_steers_new_addresses;
     once:
-        lost_iptables_rules_are_told_and_put_back,
-        lost_nftables_rules_are_told_and_put_back,
-        lost_legacy_rules_are_told_and_put_back,
-        lost_routes_and_marks_are_told_and_put_back,
-        a_gateway_that_was_never_steered_says_so,
-        nobody_is_asked_where_nobody_listens,
-        exemptions_are_nothing_lost,
-        a_gateway_that_is_not_to_watch_does_not,
-        a_reload_without_a_helper_says_what_to_run
+        lost_iptables_rules_are_repaired,
+        lost_nftables_rules_are_repaired,
+        lost_legacy_rules_are_repaired,
+        lost_routes_and_marks_are_repaired,
+        unsteered_gateway_reports_it,
+        missing_helper_is_not_asked,
+        exemptions_are_not_reported_lost,
+        disabled_watch_reports_nothing,
+        reload_without_helper_names_the_command
 }
 
 fn config(lab: &Lab) -> Config {
@@ -90,7 +90,7 @@ fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
     assert!(gateway.metric("egret_steering_repairs_total", &[]) > 0);
 }
 
-fn lost_iptables_rules_are_told_and_put_back() {
+fn lost_iptables_rules_are_repaired() {
     is_told_and_put_back(
         Rules::Iptables,
         &[
@@ -103,7 +103,7 @@ fn lost_iptables_rules_are_told_and_put_back() {
     );
 }
 
-fn lost_nftables_rules_are_told_and_put_back() {
+fn lost_nftables_rules_are_repaired() {
     is_told_and_put_back(
         Rules::Nftables,
         &[
@@ -114,7 +114,7 @@ fn lost_nftables_rules_are_told_and_put_back() {
     );
 }
 
-fn lost_legacy_rules_are_told_and_put_back() {
+fn lost_legacy_rules_are_repaired() {
     is_told_and_put_back(
         Rules::Legacy,
         &[
@@ -129,7 +129,7 @@ fn lost_legacy_rules_are_told_and_put_back() {
     );
 }
 
-fn lost_routes_and_marks_are_told_and_put_back() {
+fn lost_routes_and_marks_are_repaired() {
     is_told_and_put_back(
         Rules::Iptables,
         &[
@@ -153,7 +153,7 @@ fn lost_routes_and_marks_are_told_and_put_back() {
     );
 }
 
-fn a_gateway_that_was_never_steered_says_so() {
+fn unsteered_gateway_reports_it() {
     let lab = Lab::new();
     let files = Files::new(&config(&lab));
     let path = files.config();
@@ -170,7 +170,7 @@ fn a_gateway_that_was_never_steered_says_so() {
     wait_until("the request to be withdrawn", || !request(&lab).exists());
 }
 
-fn nobody_is_asked_where_nobody_listens() {
+fn missing_helper_is_not_asked() {
     let lab = Lab::new();
     let nowhere = "repair = \"/run/no/such/folder/request\"".into();
     let gateway = lab.start_gateway(&Config { steering: nowhere, ..Config::default() });
@@ -188,7 +188,7 @@ fn nobody_is_asked_where_nobody_listens() {
     assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "interfaces")]), 0);
 }
 
-fn exemptions_are_nothing_lost() {
+fn exemptions_are_not_reported_lost() {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
         let gateway = lab.start_steered_gateway(&config(&lab), rules);
@@ -206,14 +206,14 @@ fn exemptions_are_nothing_lost() {
     }
 }
 
-fn a_gateway_that_is_not_to_watch_does_not() {
+fn disabled_watch_reports_nothing() {
     let lab = Lab::new();
     let files = Files::new(&Config { steering: "watch = false".into(), ..Config::default() });
     let gateway = Gateway::start(&lab, files);
     assert_eq!(gateway.gauges("egret_steering_intact", &[]), [0.0; 0]);
 }
 
-fn an_address_that_goes_and_comes_is_heard_of(family: Family) {
+fn address_loss_and_return_are_noticed(family: Family) {
     let lab = Lab::new();
     let files = Files::new(&Config { steering: "watch = false".into(), ..Config::default() });
     lab.must_steer("up", &files.config(), Rules::Iptables);
@@ -241,7 +241,7 @@ fn new_address(family: Family) -> &'static str {
     if family == Family::V4 { "203.0.113.20" } else { "2001:db8:100::100" }
 }
 
-fn a_reload_has_new_addresses_steered(family: Family) {
+fn reload_steers_new_addresses(family: Family) {
     let lab = Lab::new();
     let before = Config { gateway: grown(&lab).gateway, ..config(&lab) };
     let files = Files::new(&before);
@@ -269,7 +269,7 @@ fn a_reload_has_new_addresses_steered(family: Family) {
     lab.must_steer("status", &path, Rules::Iptables);
 }
 
-fn a_reload_without_a_helper_says_what_to_run() {
+fn reload_without_helper_names_the_command() {
     let lab = Lab::new();
     let off = |config: Config| Config { steering: "repair = \"off\"".into(), ..config };
     let before = off(Config { gateway: grown(&lab).gateway, ..Config::default() });

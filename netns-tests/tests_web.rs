@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 crate::trials! {
     both families:
-        curl_reaches_what_is_allowed_from_the_tenants_own_address,
-        curl_says_who_denied_it,
-        openssl_reaches_what_is_allowed_and_is_told_of_denials;
+        curl_leaves_from_its_tenants_address,
+        curl_shows_the_denial_text,
+        openssl_passes_or_gets_alert;
     once:
 }
 
@@ -20,7 +20,7 @@ fn seen_by_nginx(answer: &str) -> IpAddr {
     address.unwrap_or_else(|| panic!("nginx did not answer: {answer}")).parse().unwrap()
 }
 
-fn curl_reaches_what_is_allowed_from_the_tenants_own_address(family: Family) {
+fn curl_leaves_from_its_tenants_address(family: Family) {
     let lab = Lab::new();
     let web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());
@@ -54,7 +54,7 @@ fn curl_reaches_what_is_allowed_from_the_tenants_own_address(family: Family) {
     }
 }
 
-fn curl_says_who_denied_it(family: Family) {
+fn curl_shows_the_denial_text(family: Family) {
     let lab = Lab::new();
     let web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());
@@ -84,7 +84,7 @@ fn curl_says_who_denied_it(family: Family) {
     }
 }
 
-fn openssl_reaches_what_is_allowed_and_is_told_of_denials(family: Family) {
+fn openssl_passes_or_gets_alert(family: Family) {
     let lab = Lab::new();
     let web = Nginx::start(&lab);
     let gateway = lab.start_gateway(&Config::default());

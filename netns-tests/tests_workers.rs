@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 crate::trials! {
     both families:
-        a_worker_that_has_more_flows_passes_new_ones_on;
+        busier_worker_hands_over_connections;
     once:
 }
 
@@ -20,7 +20,7 @@ const PAIR: usize = 2;
 /// start after the gateway is ready, because its listener is opened earlier.
 const BARE: usize = 2;
 
-fn a_worker_that_has_more_flows_passes_new_ones_on(family: Family) {
+fn busier_worker_hands_over_connections(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config { workers: 2, ..Config::default() });
     let server = Server::raw(&lab, family, 7000);

@@ -161,14 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapped_address_becomes_ipv4() {
+    fn mapped_address_becomes_ipv4() {
         let a = ClientAddr::new("[::ffff:10.0.0.1]:99".parse().unwrap());
         assert_eq!(a.to_string(), "10.0.0.1:99");
         assert_eq!(SourceAddr::new("::ffff:10.0.0.1".parse().unwrap()).to_string(), "10.0.0.1");
     }
 
     #[test]
-    fn a_port_range_is_never_empty_and_never_holds_port_zero() {
+    fn port_range_excludes_empty_and_zero() {
         assert_eq!(PortRange::new(0, 5), None);
         assert_eq!(PortRange::new(6, 5), None);
         let all = PortRange::new(1, 65535).unwrap();

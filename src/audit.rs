@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_one_flat_line_of_json() {
+    fn audit_entry_is_one_json_line() {
         assert_eq!(
             serde_json::to_string(&change()).unwrap(),
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"change\":\"drain\",\"by\":\"control\",\"uid\":0,\"gid\":0,\
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_doc_page_has_every_key_and_every_word() {
+    fn audit_reference_is_complete() {
         let page = include_str!("../docs/audit.md");
         let stated: BTreeSet<_> =
             page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)).collect();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_said_in_a_line() {
+    fn difference_is_one_line() {
         assert_eq!(Difference::default().to_string(), "nothing changed");
         let tenants =
             Named { added: 1, removed: 0, changed: 30, first: vec!["+acme".into(), "~beta".into()] };

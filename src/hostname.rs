@@ -248,7 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn spellings_of_one_name_are_one() {
+    fn equivalent_spellings_are_equal() {
         for spelling in ["api.example.com", "API.Example.COM", "api.example.com.", "Api.example.com."] {
             assert_eq!(spelling.parse::<Hostname>().unwrap().as_str(), "api.example.com");
         }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_hostname_says_why() {
+    fn invalid_hostname_names_its_reason() {
         use NotAHostname::*;
         let long_label = format!("{}.com", "a".repeat(64));
         let long_name = format!("{}com", "a23456789.".repeat(26));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_write_names_in_any_script_and_clients_in_ascii() {
+    fn operators_may_use_unicode_names() {
         for (written, meant) in [
             ("bücher.example", "xn--bcher-kva.example"),
             ("BÜCHER.Example.", "xn--bcher-kva.example"),
@@ -337,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn a_labels_are_told_from_what_only_looks_like_them() {
+    fn a_labels_are_validated() {
         let valid = |name: &str| Hostname::canonicalize(name.as_bytes()).unwrap().has_valid_a_labels();
         assert!(valid("example.com") && valid("xn--bcher-kva.example") && valid("XN--BCHER-KVA.example"));
         assert!(!valid("xn--zzzzzz99999.example") && !valid("a.xn--0.example"));
     }
 
     #[test]
-    fn a_wildcard_covers_any_depth_and_not_the_apex() {
+    fn wildcard_covers_subdomains_not_apex() {
         let pattern: HostPattern = "*.Example.com".parse().unwrap();
         let covers = |name: &str| pattern.matches(&name.parse().unwrap());
         assert!(covers("a.example.com") && covers("a.b.example.com"));
@@ -354,7 +354,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn canonical_is_a_fixed_point(raw in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn canonical_form_is_idempotent(raw in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(name) = Hostname::canonicalize(&raw) {
                 prop_assert_eq!(Hostname::canonicalize(name.as_str().as_bytes()), Ok(name.clone()));
                 prop_assert!(name.as_str().parse::<std::net::IpAddr>().is_err());
@@ -362,14 +362,14 @@ mod tests {
         }
 
         #[test]
-        fn what_an_operator_writes_is_a_name_that_a_client_can_send(text in "\\PC{0,20}(\\.\\PC{1,20}){0,3}") {
+        fn configured_names_are_sendable_by_clients(text in "\\PC{0,20}(\\.\\PC{1,20}){0,3}") {
             if let Ok(name) = text.parse::<Hostname>() {
                 prop_assert_eq!(Hostname::canonicalize(name.as_str().as_bytes()), Ok(name));
             }
         }
 
         #[test]
-        fn an_address_is_no_name_in_any_notation(address: u32, form in 0..8_u8, dot in any::<bool>()) {
+        fn address_notations_are_no_hostnames(address: u32, form in 0..8_u8, dot in any::<bool>()) {
             let [a, b, c, d] = address.to_be_bytes();
             let low = address & 0xff_ffff;
             let mut text = match form {

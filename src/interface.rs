@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_name_needs_no_quoting_anywhere() {
+    fn interface_name_needs_no_quoting_anywhere() {
         for good in ["ens6", "eth0.100", "br-lan", "e", "fifteen-letters"] {
             assert_eq!(Interface::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_covers_names_that_begin_alike() {
+    fn pattern_covers_names_that_begin_alike() {
         for text in ["br-*", "br-+"] {
             let pattern = Interface::parse(text).unwrap();
             assert!(pattern.is_pattern() && pattern.covers("br-1") && !pattern.covers("br0"), "{text}");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_its_peer_is_told_from_the_name() {
+    fn interface_name_drops_its_peer() {
         assert_eq!(Interface::parse("c0@if2"), Err(NotAnInterface::WithPeer("c0".into())));
         assert_eq!(Interface::parse("eth0.7@eth0"), Err(NotAnInterface::WithPeer("eth0.7".into())));
     }

@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_outcome_has_a_word_of_its_own_and_its_index() {
+    fn outcome_words_and_indices_are_unique() {
         let mut words: Vec<_> = Outcome::ALL.iter().map(|o| o.as_str()).collect();
         words.sort_unstable();
         words.dedup();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_has_each_outcome_once_and_whole() {
+    fn outcome_reference_is_complete() {
         let text = reference();
         for outcome in Outcome::ALL {
             assert_eq!(text.matches(&format!("\n| `{outcome}` |")).count(), 1, "{outcome}");

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bytes_or_a_number_and_a_unit() {
+    fn sizes_need_number_and_optional_unit() {
         for (text, bytes) in
             [("4096", 4096), ("64KiB", 65536), ("1MB", 1_000_000), ("2GiB", 2 << 30), ("0", 0)]
         {
@@ -132,14 +132,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_reads_back(millis: u64, bytes: u64) {
+        fn printed_units_round_trip(millis: u64, bytes: u64) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
 
         #[test]
-        fn no_text_makes_them_panic(text in ".{0,40}") {
+        fn unit_parsing_never_panics(text in ".{0,40}") {
             let _ = parse_duration(&text);
             let _ = parse_size(&text);
         }

@@ -83,7 +83,7 @@ fn metrics_of(condition: &str) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn the_rules_name_only_metrics_that_exist() {
+fn alert_rules_name_existing_metrics() {
     for rule in rules() {
         let ours = |word: &&str| word.starts_with("egret_") || word.starts_with("process_");
         for word in words(&rule.text).into_iter().filter(ours) {
@@ -97,7 +97,7 @@ fn the_rules_name_only_metrics_that_exist() {
 }
 
 #[test]
-fn the_rules_match_only_outcomes_that_exist() {
+fn alert_rules_match_existing_outcomes() {
     let mut matched = 0;
     for rule in rules() {
         for label in ["outcome=\"", "reason=\""] {
@@ -116,7 +116,7 @@ fn the_rules_match_only_outcomes_that_exist() {
 }
 
 #[test]
-fn each_metric_names_the_alerts_that_look_at_it() {
+fn metrics_name_their_alerts() {
     let rules = rules();
     for metric in catalogue::ALL {
         let looking = rules.iter().filter(|rule| metrics_of(condition(rule)).contains(metric.name));
@@ -131,7 +131,7 @@ fn each_metric_names_the_alerts_that_look_at_it() {
 }
 
 #[test]
-fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
+fn alerts_and_runbooks_correspond() {
     let alerts = alerts();
     for rule in rules() {
         let Some(alert) = rule.alert else { continue };
@@ -151,7 +151,7 @@ fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
 }
 
 #[test]
-fn runbooks_name_only_metrics_and_subcommands_that_exist() {
+fn runbooks_name_existing_metrics_and_subcommands() {
     let help = Command::new(env!("CARGO_BIN_EXE_egret")).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let subcommands: BTreeSet<_> =
@@ -187,7 +187,7 @@ fn each_alert_is_tested_both_ways() {
 
 #[test]
 #[ignore = "needs promtool; the step `alerts` of scripts/test.sh installs and runs it"]
-fn the_exposition_is_without_a_finding_of_promtool() {
+fn promtool_accepts_the_exposition() {
     let metrics = Metrics::new(SystemTime::UNIX_EPOCH, 1).0;
     metrics.tenant("acme", Some("acme"), false);
     metrics.tenant(UNKNOWN_TENANT, None, false);

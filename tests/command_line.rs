@@ -27,7 +27,7 @@ fn egret(arguments: &[&str], config: &str, out: impl Into<Stdio>) -> Output {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_does_not_change_the_answer_and_a_full_disk_does() {
+fn closed_pipe_succeeds_and_full_disk_fails() {
     for (code, arguments, config) in [
         (0, &["explain", "--from", "10.0.1.5", "--to", "api.example.com"][..], CONFIG),
         (1, &["explain", "--from", "10.0.1.5", "--to", "example.com"], CONFIG),
@@ -49,7 +49,7 @@ fn a_reader_that_has_seen_enough_does_not_change_the_answer_and_a_full_disk_does
 }
 
 #[test]
-fn a_mistyped_level_of_messages_is_told() {
+fn mistyped_log_level_is_reported() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
     let output = command.args(["run", "--config", "/nonexistent"]).env("EGRET_LOG", "inof").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -10,7 +10,7 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn the_readmes_configuration_loads_without_a_warning() {
+fn readmes_configuration_loads_without_a_warning() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let toml = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -21,7 +21,7 @@ fn the_readmes_configuration_loads_without_a_warning() {
 }
 
 #[test]
-fn the_demos_configuration_loads_without_a_warning() {
+fn demos_configuration_loads_without_a_warning() {
     let path = root().join("scripts/demo/egret.toml");
     let loaded = egret::config::load(&path).unwrap_or_else(|report| panic!("refused:\n{report}"));
     assert_eq!(loaded.warnings, []);
@@ -37,7 +37,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn files_that_documents_name_are_there() {
+fn documents_name_existing_files() {
     let mut checked = 0;
     let mut missing = Vec::new();
     for page in pages() {
@@ -60,7 +60,7 @@ fn files_that_documents_name_are_there() {
 }
 
 #[test]
-fn nothing_in_documents_waits_to_be_merged() {
+fn documents_have_no_conflict_markers() {
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         let marks = ["<<<<<<<", "=======", ">>>>>>>"];
@@ -70,7 +70,7 @@ fn nothing_in_documents_waits_to_be_merged() {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn document_links_resolve() {
     let mut checked = 0;
     let mut dead = Vec::new();
     for page in pages() {
@@ -92,7 +92,7 @@ fn links_between_documents_lead_somewhere() {
 
 /// docs/performance.md is generated on a quiet machine, so its numbers are held against nothing; that it is whole is.
 #[test]
-fn the_performance_page_has_its_parts() {
+fn performance_page_is_complete() {
     let page = fs::read_to_string(root().join("docs/performance.md")).unwrap();
     for section in
         ["This run", "Side by side", "On one worker", "Memory", "System calls", "What grows", "Method"]

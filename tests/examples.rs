@@ -9,7 +9,7 @@ fn load(name: &str) -> Loaded {
 }
 
 #[test]
-fn the_minimal_example_loads_without_a_warning() {
+fn minimal_example_loads_without_a_warning() {
     let Loaded { config, warnings, .. } = load("examples/minimal.toml");
     assert_eq!(warnings, []);
     assert_eq!(config.tenants.len(), 1);
@@ -20,7 +20,7 @@ fn the_minimal_example_loads_without_a_warning() {
 }
 
 #[test]
-fn the_multi_tenant_example_loads_without_a_warning() {
+fn multi_tenant_example_loads_without_a_warning() {
     let Loaded { config, warnings, .. } = load("examples/multi-tenant/egret.toml");
     assert_eq!(warnings, []);
     let tenants: Vec<_> = config.tenants.iter().map(|tenant| &*tenant.name).collect();
@@ -35,7 +35,7 @@ fn the_multi_tenant_example_loads_without_a_warning() {
 }
 
 #[test]
-fn the_installed_template_loads_without_a_warning() {
+fn installed_template_loads_without_a_warning() {
     let Loaded { config, warnings, .. } = load("deploy/egret.toml");
     assert_eq!(warnings, []);
     assert_eq!(config.flow_log.target, FlowLogTarget::File("/var/log/egret/flows.jsonl".into()));

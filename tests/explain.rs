@@ -86,7 +86,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn an_allowed_name_says_by_which_rule_and_from_where() {
+fn allowed_name_shows_rule_and_source() {
     let output = Files::new().explain("10.0.1.5", "api.stripe.com", &[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(
@@ -107,7 +107,7 @@ fn an_allowed_name_says_by_which_rule_and_from_where() {
 }
 
 #[test]
-fn a_client_keeps_one_address_and_it_is_told() {
+fn explained_source_address_is_stable() {
     let files = Files::new();
     let report = files.json("10.0.1.5", "api.stripe.com", Some("198.51.100.1"));
     let source = report["pool"]["source"].as_str().unwrap().to_owned();
@@ -122,7 +122,7 @@ fn a_client_keeps_one_address_and_it_is_told() {
 }
 
 #[test]
-fn the_verdict_is_told_with_its_outcome() {
+fn verdict_shows_its_outcome() {
     let files = Files::new();
     for (from, to, address, outcome, rule) in [
         ("10.0.1.5", "api.stripe.com", Some("198.51.100.1"), None, Some("stripe")),
@@ -152,7 +152,7 @@ fn the_verdict_is_told_with_its_outcome() {
 }
 
 #[test]
-fn another_protocol_is_judged_without_a_name() {
+fn other_protocol_is_judged_without_name() {
     let files = Files::new();
     let rule = "[[tenant]]\nname = \"nets\"\nsources = [\"10.0.4.0/24\"]\npool = \"edge\"\n\
                 [[tenant.allow]]\nname = \"net\"\ncidrs = [\"198.51.100.0/24\"]\n\
@@ -191,7 +191,7 @@ certificate = "require"
 "#;
 
 #[test]
-fn what_a_rule_asks_about_the_name_is_told() {
+fn explanation_shows_name_checks() {
     let files = Files::new();
     files.write("egret.toml", &(CONFIG.to_owned() + ASKING));
     let report = files.json("10.0.4.5", "api.example.com", None);
@@ -208,7 +208,7 @@ fn what_a_rule_asks_about_the_name_is_told() {
 }
 
 #[test]
-fn a_test_may_expect_that_a_permit_asks() {
+fn tests_may_expect_checks() {
     let files = Files::new();
     files.write("egret.toml", &(CONFIG.to_owned() + ASKING));
     let test = |more: &str| {
@@ -229,7 +229,7 @@ fn a_test_may_expect_that_a_permit_asks() {
 }
 
 #[test]
-fn monitor_mode_lets_out_what_is_denied_and_tests_still_see_the_denial() {
+fn tests_see_denials_under_monitoring() {
     let files = Files::new();
     files.write(
         "egret.toml",
@@ -254,7 +254,7 @@ fn monitor_mode_lets_out_what_is_denied_and_tests_still_see_the_denial() {
 }
 
 #[test]
-fn a_question_that_makes_no_sense_is_refused() {
+fn senseless_question_is_refused() {
     let files = Files::new();
     for (to, more, said) in [
         ("192.0.2.1", &["--address", "192.0.2.2"][..], "an address already"),
@@ -273,7 +273,7 @@ fn a_question_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn unsteered_ports_are_said_to_never_reach_egret() {
+fn unsteered_ports_are_reported() {
     let files = Files::new();
     files.write("egret.toml", &CONFIG.replacen("ports = \"all\"", "ports = [80, 443]", 1));
     let output = files.explain("10.0.1.5", "api.stripe.com:22", &[]);
@@ -298,7 +298,7 @@ fn urls_are_explained() {
 }
 
 #[test]
-fn the_examples_tests_pass() {
+fn examples_tests_pass() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/multi-tenant");
     let tests = folder.join("policy-tests.toml");
     let output = egret("check", &folder.join("egret.toml"), &["--tests", tests.to_str().unwrap()]);
@@ -307,7 +307,7 @@ fn the_examples_tests_pass() {
 }
 
 #[test]
-fn a_test_that_fails_says_what_was_expected_and_why_it_is_not_so() {
+fn failed_expectation_explains_itself() {
     let files = Files::new();
     let tests = files.write(
         "tests.toml",
@@ -362,7 +362,7 @@ outcome = "not_allowed"
 }
 
 #[test]
-fn tests_that_cannot_be_read_are_no_pass() {
+fn unreadable_tests_fail() {
     let files = Files::new();
     for (tests, said) in [
         ("", "there is no [[test]] in it"),

@@ -87,7 +87,7 @@ fn guards_of_shared_maps_stay_in_one_expression() {
 }
 
 #[test]
-fn a_file_imports_only_from_its_room_and_the_floors_below() {
+fn imports_go_only_to_lower_floors() {
     let floors = floors();
     assert!(floors.len() > 10, "the table of ARCHITECTURE.md was not found: {floors:?}");
     let mut files = Vec::new();

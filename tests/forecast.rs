@@ -52,7 +52,7 @@ fn quiet(scenario: &Scenario) -> Vec<Report> {
 }
 
 #[test]
-fn ramps_are_foreseen() {
+fn ramps_are_forecast() {
     for over in [90.0, 300.0, 900.0, 3600.0, 14_400.0] {
         assert_warned_in_time(&Scenario::ramp("a ramp", 4096, over, 120.0), 300);
     }
@@ -60,7 +60,7 @@ fn ramps_are_foreseen() {
 }
 
 #[test]
-fn leaks_are_foreseen() {
+fn leaks_are_forecast() {
     for over in [90.0, 300.0, 900.0, 3600.0] {
         assert_warned_in_time(&Scenario::leak("a leak", 4096, over), 300);
     }
@@ -70,7 +70,7 @@ fn leaks_are_foreseen() {
 }
 
 #[test]
-fn straight_leaks_stay_announced() {
+fn linear_leaks_stay_announced() {
     let (mut leaks, mut announced) = (0, 0);
     for (capacity, seeds, longest) in
         [(200, 4_u32, 3600.0), (300, 4, 3600.0), (500, 3, 3600.0), (1000, 2, 1200.0), (4096, 1, 600.0)]
@@ -97,7 +97,7 @@ fn straight_leaks_stay_announced() {
 }
 
 #[test]
-fn ended_leaks_are_taken_back() {
+fn ended_leaks_clear_the_alarm() {
     for capacity in [1000, 4096] {
         for seed in SEEDS {
             // from a third to two thirds, and no further
@@ -113,7 +113,7 @@ fn ended_leaks_are_taken_back() {
 }
 
 #[test]
-fn a_day_of_steady_load_at_60_percent_pages_nobody() {
+fn steady_load_raises_no_alarm() {
     for capacity in [200, 1000, 4096] {
         let open = 0.6 * f64::from(capacity);
         let steady = Scenario::new("steady", capacity, DAY, move |_| open);
@@ -123,7 +123,7 @@ fn a_day_of_steady_load_at_60_percent_pages_nobody() {
 }
 
 #[test]
-fn a_day_that_peaks_at_65_percent_pages_nobody() {
+fn daily_peak_raises_no_alarm() {
     for capacity in [1000, 4096] {
         let open = move |t: f64| (0.40 - 0.25 * (TAU * t / f64::from(DAY)).cos()) * f64::from(capacity);
         let reports = quiet(&Scenario::new("diurnal", capacity, DAY, open));
@@ -141,21 +141,21 @@ fn burst(peak: f64, over: f64) -> Scenario {
 }
 
 #[test]
-fn bursts_of_ten_seconds_page_nobody() {
+fn ten_second_bursts_raise_no_alarm() {
     for peak in [0.4, 0.6, 0.8, 0.9] {
         quiet(&burst(peak, 10.0));
     }
 }
 
 #[test]
-fn longer_bursts_that_take_less_than_a_fifth_of_what_is_free_page_nobody() {
+fn small_bursts_raise_no_alarm() {
     for over in [20.0, 30.0, 60.0, 120.0, 300.0] {
         quiet(&burst(0.3 + 0.7 * 0.18, over));
     }
 }
 
 #[test]
-fn a_reconnect_storm_within_the_capacity_pages_nobody() {
+fn reconnect_storm_raises_no_alarm() {
     let calm = Scenario::new("storm", 8192, 2400, |_| 0.4 * 8192.0);
     let reports = quiet(&Scenario {
         storm: Some(900),

@@ -12,7 +12,7 @@ const DOCUMENTS: [(&str, Generator); 3] = [
 ];
 
 #[test]
-fn the_documents_say_what_the_code_does() {
+fn generated_documents_match_the_code() {
     let bless = std::env::var_os("EGRET_BLESS").is_some_and(|value| value == "1");
     let mut stale = Vec::new();
     for (name, generate) in DOCUMENTS {

@@ -38,7 +38,7 @@ fn files(root: &Path) -> BTreeSet<(String, u32)> {
 }
 
 #[test]
-fn everything_is_put_in_its_place() {
+fn all_files_are_installed() {
     let root = tempfile::tempdir().unwrap();
     let said = install(root.path());
     assert!(said.contains("no user created, no owners set"), "{said}");
@@ -68,7 +68,7 @@ fn everything_is_put_in_its_place() {
 }
 
 #[test]
-fn an_edited_configuration_survives_upgrade_and_uninstall() {
+fn edited_configuration_survives_upgrade_and_uninstall() {
     let root = tempfile::tempdir().unwrap();
     let config = root.path().join("etc/egret/egret.toml");
     install(root.path());
@@ -84,7 +84,7 @@ fn an_edited_configuration_survives_upgrade_and_uninstall() {
 }
 
 #[test]
-fn without_binary_it_takes_what_cargo_built_or_says_how_to() {
+fn installer_defaults_to_the_cargo_build() {
     let (root, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let run = || {
         let mut command = Command::new(INSTALL);
@@ -102,7 +102,7 @@ fn without_binary_it_takes_what_cargo_built_or_says_how_to() {
 }
 
 #[test]
-fn a_binary_is_checked_before_it_replaces_another() {
+fn binary_is_checked_before_replacement() {
     let root = tempfile::tempdir().unwrap();
     install(root.path());
     let before = files(root.path());
@@ -131,7 +131,7 @@ fn a_binary_is_checked_before_it_replaces_another() {
 }
 
 #[test]
-fn the_callers_umask_opens_and_closes_nothing() {
+fn umask_does_not_change_permissions() {
     for umask in ["000", "002", "077"] {
         let root = tempfile::tempdir().unwrap();
         let script = format!("umask {umask}; exec {INSTALL} --root \"$0\" --binary \"$1\"");
@@ -163,7 +163,7 @@ fn another_prefix_is_written_into_the_units() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_and_installs_nothing() {
+fn invalid_options_install_nothing() {
     let root = tempfile::tempdir().unwrap();
     for arguments in [
         &["--binary", "/does/not/exist"][..],

@@ -20,5 +20,6 @@ mod forecast;
 mod generated_docs;
 mod install;
 mod metrics_scrape;
+mod readable;
 mod steering;
 mod suggest;

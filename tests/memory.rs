@@ -29,7 +29,7 @@ fn blocks(count: usize, size: usize) -> (Box<[u8]>, Vec<Box<[u8]>>) {
 }
 
 #[test]
-fn what_was_freed_is_the_systems_again() {
+fn freed_memory_returns_to_system() {
     give_large_blocks_back_at_once();
     drop(vec![1_u8; 2 << 20]); // from the first one that is freed, glibc learns that such blocks come and go
     let (last, others) = blocks(100, 1 << 20);

@@ -140,7 +140,7 @@ fn label_names(series: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn a_scrape_holds_the_catalogue_and_nothing_else() {
+fn scrape_holds_the_catalogue_and_nothing_else() {
     let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000), 2);
     let metrics = Arc::new(metrics);
     let workers = [seats.remove(0).take(), seats.remove(0).take()];
@@ -227,7 +227,7 @@ fn a_scrape_holds_the_catalogue_and_nothing_else() {
 }
 
 #[test]
-fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
+fn moved_tenant_keeps_its_counts() {
     let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
     let metrics = Arc::new(metrics);
     let worker = seats.remove(0).take();
@@ -264,7 +264,7 @@ fn a_removed_pool_is_gone_and_a_tenant_that_moves_keeps_its_counts() {
 }
 
 #[test]
-fn health_and_readiness_follow_the_gateways_life() {
+fn health_and_readiness_follow_the_lifecycle() {
     let admin = Admin::start(String::new);
     for (stage, status, body) in [
         (Stage::Starting, "503", "starting"),
@@ -279,7 +279,7 @@ fn health_and_readiness_follow_the_gateways_life() {
 }
 
 #[test]
-fn other_requests_are_answered_and_the_connection_is_closed() {
+fn other_requests_are_answered_and_closed() {
     let admin = Admin::start(String::new);
     assert!(admin.get("/").1.contains("/metrics"));
     assert!(admin.get("/nothing").0.starts_with("http/1.1 404"));
@@ -288,7 +288,7 @@ fn other_requests_are_answered_and_the_connection_is_closed() {
 }
 
 #[test]
-fn shutdown_does_not_wait_for_a_connection_that_asks_nothing() {
+fn shutdown_ignores_silent_connections() {
     let admin = Admin::start(String::new);
     let silent = TcpStream::connect(admin.address).unwrap();
     assert!(admin.get("/healthz").0.starts_with("http/1.1 200"));

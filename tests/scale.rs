@@ -38,7 +38,7 @@ fn peak_after_asking(folder: &Path) -> i64 {
 }
 
 #[test]
-fn a_million_names_fit_250_megabytes() {
+fn million_names_fit_250_megabytes() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 1);
     let few = peak_after_asking(folder.path());

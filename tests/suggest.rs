@@ -131,7 +131,7 @@ fn names(rows: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn what_passed_is_suggested_by_domain_and_what_was_denied_never_is() {
+fn only_permitted_names_are_suggested() {
     let mut log = Log::new();
     log.write(
         "flows.jsonl",
@@ -188,7 +188,7 @@ fn what_passed_is_suggested_by_domain_and_what_was_denied_never_is() {
 }
 
 #[test]
-fn what_is_pasted_opens_what_was_seen_and_no_more() {
+fn suggestion_permits_exactly_what_was_seen() {
     let mut log = Log::new();
     let seen: Vec<String> = (0..6).map(|n| format!("n{n}.cdn.example.net")).collect();
     let mut flows: Vec<Flow<'_>> = seen.iter().map(|name| Flow::to(name)).collect();
@@ -237,7 +237,7 @@ fn what_is_pasted_opens_what_was_seen_and_no_more() {
 }
 
 #[test]
-fn no_wildcard_reaches_what_others_have_registered() {
+fn wildcards_stay_within_registered_domains() {
     let mut log = Log::new();
     let names: Vec<String> = (0..6)
         .flat_map(|n| {
@@ -262,7 +262,7 @@ fn no_wildcard_reaches_what_others_have_registered() {
 }
 
 #[test]
-fn the_whole_rotated_log_is_read_and_what_is_torn_is_counted() {
+fn rotated_log_is_read_and_torn_lines_counted() {
     let mut log = Log::new();
     log.write("flows.jsonl.1", &[Flow::to("one.example")]);
     let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
@@ -304,7 +304,7 @@ fn the_whole_rotated_log_is_read_and_what_is_torn_is_counted() {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
-fn a_domain_with_as_many_parents_as_names_takes_no_time_that_grows_with_both() {
+fn deep_domains_take_linear_time() {
     let mut log = Log::new();
     let line = log.line(&Flow::to("NAME"));
     let name = |n: usize| format!("n{}.d{}.example.net", n % 5, n / 5);
@@ -320,7 +320,7 @@ fn a_domain_with_as_many_parents_as_names_takes_no_time_that_grows_with_both() {
 }
 
 #[test]
-fn only_the_time_asked_for_counts() {
+fn only_the_requested_period_counts() {
     let mut log = Log::new();
     log.write("flows.jsonl", &[Flow::to("old.example")]);
     let told = log.json(&["--since", "1s"]);
@@ -330,7 +330,7 @@ fn only_the_time_asked_for_counts() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn impossible_requests_are_reported() {
     let log = Log::new();
     let config = log.path("egret.toml");
     let stdout = log.path("stdout.toml");
@@ -359,7 +359,7 @@ fn what_cannot_be_done_is_said() {
 
 /// Where the tenant denies names, only what is neither TLS nor HTTP takes the key.
 #[test]
-fn other_protocols_are_suggested_with_their_key() {
+fn other_protocols_are_suggested_with_key() {
     let mut log = Log::new();
     let to = |to, protocol| Flow {
         name: None,

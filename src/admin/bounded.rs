@@ -118,7 +118,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn a_silent_connection_ends_and_makes_room_for_the_next() {
+    async fn silent_connection_makes_room_for_next() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut bounded = BoundedListener::with_bounds(listener, 1, Duration::from_millis(50));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_does_not_read_its_answer_ends_too() {
+    async fn unread_answer_ends_the_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut bounded = BoundedListener::with_bounds(listener, 1, Duration::from_millis(50));

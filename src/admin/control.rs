@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_root_and_the_owners_may_change_anything() {
+    fn only_root_and_owners_may_change() {
         let owner = Owner { user: 100, group: 200 };
         let may = |uid, gid| may_change(Peer { uid, gid, pid: Some(7) }, owner);
         assert!(may(Some(0), Some(5)));

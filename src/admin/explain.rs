@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_a_name_or_an_address_with_a_port_or_without() {
+    fn target_is_name_or_address_with_port() {
         let name = |name: &str, port| Ok(Target::Name(name.parse().unwrap(), port));
         let address = |socket: &str| Ok(Target::Address(socket.parse().unwrap()));
         let cases = [

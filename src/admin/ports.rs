@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fullest_come_first_and_filters_choose() {
+    fn fullest_sources_come_first_after_filters() {
         assert_eq!(
             asked(&PortsQuery::default()),
             ["198.51.100.1:80", "198.51.100.2:443", "198.51.100.1:443"]
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_bounded() {
+    fn ports_answer_is_bounded() {
         let rows = (0..500).map(|n| hot("p", "203.0.113.16", &format!("198.51.100.1:{}", n + 1), n, 1000));
         let report = report(&PortsQuery::default(), Vec::new(), rows.collect(), &FlowTable::default());
         assert_eq!((report.hot.len(), report.hot[0].live), (ROWS, 499));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_never_goes_back() {
+    fn readiness_stage_never_regresses() {
         let readiness = Readiness::new();
         assert_eq!(readiness.stage(), Stage::Starting);
         for (to, then) in [

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_for_user_and_group_and_goes_with_the_socket() {
+    fn socket_file_has_mode_and_is_removed() {
         let (_folder, path) = folder();
         let socket = ControlSocket::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_replaced_only_when_nobody_answers_on_it() {
+    fn only_dead_socket_is_replaced() {
         let (_folder, path) = folder();
         drop(UnixListener::bind(&path).unwrap());
         let socket = ControlSocket::open(&path).unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_left_alone() {
+    fn other_file_is_not_replaced() {
         let (_folder, path) = folder();
         fs::write(&path, "precious").unwrap();
         assert!(matches!(ControlSocket::open(&path), Err(SocketError::NotASocket(_))));

@@ -48,7 +48,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_change_is_due_once_it_rests_and_is_told_once() {
+    fn settled_file_change_is_reported_once() {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("egret.toml");
         let write = |n: u32| fs::write(&main, format!("# {}\n", "x".repeat(n as usize))).unwrap();

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stalled_worker_is_detected() {
+    fn stalled_worker_is_detected() {
         let pulses = [Pulse::default(), Pulse::default()];
         let readiness = Readiness::new();
         let mut health = Health::new(pulses.to_vec(), readiness.clone());

@@ -156,7 +156,7 @@ mod tests {
     const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
 
     #[test]
-    fn a_kept_configuration_loads_without_its_files() {
+    fn kept_configuration_needs_no_files() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let main = at("egret.toml");

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flows_pipes_and_the_rest_never_need_more_than_there_is() {
+    fn descriptor_budget_is_never_exceeded() {
         for have in [150, 256, 1024, 20_000, 1_048_576, u64::from(u32::MAX) * 4] {
             for workers in [1, 2, 64] {
                 let Ok(room) = divide(have, workers, None) else { continue };

@@ -37,7 +37,7 @@ mod tests {
     use crate::policy::{PrivateDestinations, TenantSpec};
 
     #[test]
-    fn each_end_is_told_once() {
+    fn end_of_monitoring_is_reported_once() {
         let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let spec = |name: &str, source: &str, mode| TenantSpec {
             sources: vec![source.parse().unwrap()],

@@ -33,14 +33,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_capability_is_read_from_the_effective_set() {
+    fn capability_is_read_from_the_effective_set() {
         assert!(may_bind_all("CapInh:\t0000000000000000\nCapEff:\t0000000000000400\n"));
         assert!(!may_bind_all("CapPrm:\t0000000000000400\nCapEff:\t0000000000001000\n"));
         assert!(!may_bind_all(""));
     }
 
     #[test]
-    fn ports_below_the_first_free_one_are_left_out() {
+    fn privileged_ports_are_left_out() {
         let ranges = [(1000, 1040), (5, 6)].map(|(first, last)| PortRange::new(first, last).unwrap());
         assert_eq!(below(1002, &ranges), [5, 6, 1000, 1001]);
         assert!(below(0, &ranges).is_empty());

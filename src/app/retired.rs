@@ -55,7 +55,7 @@ mod tests {
     use crate::policy::{Policy, PrivateDestinations};
 
     #[test]
-    fn a_candidate_is_kept_for_as_long_as_a_flow_has_it() {
+    fn retired_candidate_lives_while_flows_hold_it() {
         let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
         let candidate = Arc::new(Candidate::new(policy, Vec::new()));
         let (flow, seen) = (Arc::clone(&candidate), Arc::downgrade(&candidate));

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_with_the_same_ports_are_steered_as_one_network() {
+    fn adjacent_addresses_steer_as_one_network() {
         let networks =
             |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect::<Vec<_>>();
         let low = PortRange::new(1024, 9999).unwrap();

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collision_is_explained_by_who_was_in_the_way() {
+    fn collision_names_its_cause() {
         let nobody = "0.0.0.0:0";
         let same = socket("192.0.2.1:5000", "198.51.100.1:443", TcpState::LastAck);
         let elsewhere = socket("192.0.2.1:5000", "198.51.100.2:443", TcpState::Established);

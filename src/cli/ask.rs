@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_what_was_given_whatever_is_in_it() {
+    fn query_strings_are_escaped() {
         let pairs = [("pool", "a&b=c"), ("destination", "[2001:db8::1]:443")];
         assert_eq!(
             with_query("/v1/ports", pairs.into_iter()),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_answers_are_read() {
+    fn truncated_answers_are_refused() {
         let whole = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
         assert_eq!(split(whole).unwrap(), (404, b"{}".to_vec()));
         for cut in 0..whole.len() {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_socket_is_said_with_what_to_do() {
+    fn socket_errors_name_their_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let said = |path: &Path| ask::<serde_json::Value>(path, "GET", "/", "").unwrap_err().to_string();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_the_one_given_else_the_one_configured() {
+    fn socket_option_overrides_configuration() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("egret.toml");
         let asked = |admin: &str| {

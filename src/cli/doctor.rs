@@ -141,7 +141,7 @@ mod tests {
     use crate::steering::{Pool, Ports, Udp, default_ephemeral};
 
     #[test]
-    fn every_finding_that_is_not_ok_says_why_and_how_to_mend_it() {
+    fn failed_findings_name_cause_and_remedy() {
         let pool =
             Pool { network: "192.0.2.1/32".parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
         let doctor = Doctor {

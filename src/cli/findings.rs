@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_shows_how_to_mend_what_is_wrong() {
+    fn table_shows_remedies() {
         let text = table(&[
             Finding::ok("kernel", "6.1.0"),
             Finding::fail("file descriptors", "1024", "flows would be refused", "ulimit -n 1048576"),

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_and_what_went_elsewhere_is_told_in_words() {
+    fn addresses_and_mismatches_are_described() {
         let mut report = NamesReport {
             servers: vec!["10.0.0.2:53".parse().unwrap()],
             known: 7,

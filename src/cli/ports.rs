@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shorter_text_leaves_nothing_of_a_longer_one_on_the_screen() {
+    fn shorter_text_clears_the_screen() {
         assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 }

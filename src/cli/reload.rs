@@ -70,7 +70,7 @@ mod tests {
     use crate::audit::{Counted, Difference};
 
     #[test]
-    fn what_came_of_it_is_said_in_words() {
+    fn reload_result_is_described() {
         let names = Counted { added: 2, removed: 0 };
         let mut answer = ReloadAnswer {
             reloaded: true,

@@ -308,7 +308,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn a_rule_that_is_said_never_to_match_decides_no_flow(rules in proptest::collection::vec(rule(), 1..5)) {
+        fn dead_rules_decide_no_flow(rules in proptest::collection::vec(rule(), 1..5)) {
             let coverage = Coverage::new(&rules);
             let never: Vec<_> = (0..rules.len()).filter(|rule| coverage.winner(*rule).is_some()).collect();
             let names = NAMES.map(|name| Some(name.parse().unwrap()));

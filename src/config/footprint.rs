@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_load_would_read_otherwise_is_seen() {
+    fn footprint_detects_every_change() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let (main, names, policy) = (at("egret.toml"), at("lists/names.txt"), at("policy.d/beta.toml"));

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_its_beginning_and_a_time_needs_its_offset() {
+    fn date_means_midnight_and_time_needs_offset() {
         let at = |text: &str| parse(text).map(|time| time.to_string());
         assert_eq!(at("2026-12-31").as_deref(), Some("2026-12-31T00:00:00Z"));
         assert_eq!(at("2026-12-31T18:00:00+02:00").as_deref(), Some("2026-12-31T16:00:00Z"));

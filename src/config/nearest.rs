@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_word_is_offered_only_if_it_is_near() {
+    fn only_similar_words_are_suggested() {
         let words = ["hosts", "hosts_file", "cidrs", "ports", "destination"];
         for (typed, meant) in [
             ("destnation", Some("destination")),

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_called_otherwise_or_stands_elsewhere_is_no_difference() {
+    fn renaming_and_reordering_is_no_difference() {
         let rule = "[[tenant.allow]]\nhosts = [\"a.example.com\", \"b.example.com\"]\n";
         let here = outline("", &tenant("acme", 1, rule));
         let same =
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_pools_rules_and_names_are_told_apart() {
+    fn difference_counts_each_kind() {
         let before = [
             tenant("acme", 1, "[[tenant.allow]]\nhosts = [\"a.example.com\", \"b.example.com\"]\n"),
             tenant("gone", 2, ""),
@@ -265,7 +265,7 @@ mod tests {
     type Change = fn(&mut Config);
 
     #[test]
-    fn what_is_said_to_take_a_restart_is_what_a_reload_keeps() {
+    fn restart_only_settings_survive_reload() {
         let changes: [(&str, Change); 8] = [
             ("[gateway]", |config| config.gateway.drain *= 2),
             ("[steering]", |config| config.steering.mark += 1),

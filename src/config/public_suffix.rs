@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wildcards_over_registries_and_shared_services_are_told_apart() {
+    fn wildcards_over_public_suffixes_are_classified() {
         for (pattern, expected) in [
             ("*.com", Breadth::Registry),
             ("*.co.uk", Breadth::Registry),

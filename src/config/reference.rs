@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_stands_in_the_reference_with_its_default() {
+    fn reference_lists_keys_with_defaults() {
         let text = reference();
         for section in catalogue::ALL {
             assert!(text.contains(&format!("## `{}`", section.header)), "{}", section.header);

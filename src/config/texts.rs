@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_what_was_read() {
+    fn compressed_texts_read_back() {
         let names: String = "api.example.com\n".repeat(10_000);
         let (list, empty) = (Path::new("/etc/egret/names.txt"), Path::new("/etc/egret/empty"));
         let mut texts = Texts::default();

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_fnv_1a() {
+    fn digest_is_fnv_1a() {
         let mut digest = Digest(OFFSET);
         digest.write_str("foobar").unwrap();
         assert_eq!(digest.0, 0x8594_4171_f739_67e8);

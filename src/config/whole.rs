@@ -178,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn overlaps_are_found_as_a_naive_search_finds_them(
+        fn overlaps_match_naive_search(
             networks in proptest::collection::vec(small_network(), 0..12)
         ) {
             let naive = networks.iter().enumerate().any(|(i, a)| {

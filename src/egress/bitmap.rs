@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nth_free_slot_is_the_one_a_scan_finds() {
+    fn nth_free_slot_matches_scan() {
         for capacity in [1u16, 2, 63, 64, 65, 2047, 2048, 2049, 4096, 65535] {
             let mut map = Bitmap::new(capacity);
             for slot in (0..capacity).filter(|s| s % 3 == 1 || (100..1900).contains(s)) {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_is_free_again() {
+    fn removed_slot_is_free_again() {
         let mut map = Bitmap::new(70);
         (0..70).for_each(|slot| assert!(map.insert(slot)));
         assert_eq!(map.nth_free(0), None);

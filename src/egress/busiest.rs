@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_maximum(steps in proptest::collection::vec((0usize..5, any::<bool>()), 0..300)) {
+        fn busiest_matches_naive_maximum(steps in proptest::collection::vec((0usize..5, any::<bool>()), 0..300)) {
             let mut counts = [0u16; 5];
             let mut busiest = Busiest::default();
             for (which, up) in steps {

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_that_turns_out_to_be_taken_is_counted_and_left_alone() {
+    fn colliding_ports_are_counted_and_avoided() {
         let (source, ports) = (source(), 20000..=20011);
         let _listeners: Vec<_> =
             ports.clone().map(|port| TcpListener::bind((source, port)).unwrap()).collect();

@@ -67,7 +67,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     #[test]
-    fn the_hottest_come_first_to_within_a_hundredth() {
+    fn hottest_order_is_within_one_percent() {
         for capacity in [1u16, 2, 4, 16, 99, 100, 199, 200, 1000, 64_511, 65_535] {
             let mut rng = StdRng::seed_from_u64(7);
             let mut hot = Hot::new(capacity);

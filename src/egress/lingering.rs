@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_answer_decides() {
+    fn kernel_answer_decides_release() {
         let left = Duration::from_secs(59);
         for timestamps in [true, false] {
             assert_eq!(after(Some(Presence::Gone), timestamps), None);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_asked_about_ever_less_often() {
+    fn lingering_sockets_are_polled_with_backoff() {
         let mut now = crate::clock::now();
         let mut port = port(Duration::ZERO, false, now);
         let (start, mut questions) = (now, 0);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn without_answers_a_port_is_free_after_two_time_waits() {
+    fn unanswered_port_is_freed_after_two_time_waits() {
         let start = crate::clock::now();
         let mut port = port(Duration::ZERO, false, start);
         while !port.is_freed_by(None, port.next) {}
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reaper_is_told_of_sooner_visits_only() {
+    fn reaper_wakes_only_for_sooner_visits() {
         let now = crate::clock::now();
         let (soon, late) = (Duration::from_secs(1), Duration::from_mins(1));
         let mut lingering = Lingering::default();

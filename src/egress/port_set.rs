@@ -196,12 +196,12 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn a_set_of_few_is_sixteen_bytes() {
+    fn small_set_is_sixteen_bytes() {
         assert_eq!(size_of::<PortSet>(), 16);
     }
 
     #[test]
-    fn every_slot_is_handed_out_once_and_then_none() {
+    fn every_slot_is_picked_once() {
         let mut rng = StdRng::seed_from_u64(1);
         for capacity in [1u16, 2, 3, 4, 16, 24, 25, 64, 255, 256, 257, 65535] {
             let mut set = PortSet::default();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_changes_with_hysteresis() {
+    fn form_changes_with_hysteresis() {
         let forms = |set: &PortSet| match set {
             PortSet::Inline(_) => 0,
             PortSet::Listed(_) => 1,
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pick_is_uniform_among_the_free_in_every_form() {
+    fn picks_are_uniform_in_every_form() {
         chi_squared_is_plausible(1000, 0, 7);
         chi_squared_is_plausible(1000, 5, 8);
         chi_squared_is_plausible(1000, 60, 9);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_port_is_not_near_the_last() {
+    fn successive_picks_are_far_apart() {
         let mut rng = StdRng::seed_from_u64(3);
         let mut set = PortSet::default();
         let taken: Vec<u16> = (0..20_000).map(|_| set.take(64511, &mut rng).unwrap()).collect();
@@ -285,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(capacity in prop_oneof![Just(1u16), Just(16), Just(300), Just(64511)],
+        fn port_set_matches_hash_set(capacity in prop_oneof![Just(1u16), Just(16), Just(300), Just(64511)],
                        steps in proptest::collection::vec((any::<bool>(), 0u16..200), 0..600)) {
             let mut set = PortSet::default();
             let mut model = HashSet::new();

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_answers_wins_and_the_order_decides_who_starts_first() {
+    fn first_success_wins_and_order_decides_start() {
         assert_eq!(run(&[(20, true), (5, true)]), (Some(Ok(0)), 20));
         assert_eq!(run(&[(9000, true), (20, true)]), (Some(Ok(1)), 270));
         assert_eq!(run(&[(300, true), (200, true)]), (Some(Ok(0)), 300));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_lets_the_next_begin_at_once_and_the_first_failure_is_told() {
+    fn failure_starts_next_and_first_is_reported() {
         assert_eq!(run(&[(20, false), (20, true)]), (Some(Ok(1)), 40));
         assert_eq!(run(&[(9000, false), (10, false), (10, false)]), (Some(Err(0)), 9000));
         assert_eq!(run(&[(10, false), (10, false)]), (Some(Err(0)), 20));

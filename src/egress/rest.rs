@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_rest_is_endless() {
+    fn every_hold_ends() {
         let endless = Rest::UntilGone { first_look: Duration::MAX, timestamps: true };
         for rest in [Rest::For(Duration::MAX), endless] {
             assert_eq!(rest.least(), LONGEST);

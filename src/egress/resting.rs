@@ -80,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ports_come_back_in_time_order_and_never_early(
+        fn held_ports_return_in_order(
             rests in proptest::collection::vec(0u64..100, 0..80), now in 0u64..100
         ) {
             let start = crate::clock::now();

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_lets_in_as_many_as_it_has_places_and_gets_them_back() {
+    fn limit_admits_up_to_its_slots() {
         let gate = Gate::new(2);
         let first = gate.enter().unwrap();
         let _second = gate.enter().unwrap();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_places_are_for_tenants_below_their_share() {
+    fn last_slots_are_for_tenants_below_share() {
         let gateway = Gate::new(16);
         let [hostile, good] = [(); 2].map(|()| Gate::new(u32::MAX));
         let mut passes = Vec::new();

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_held_while_the_kernel_has_its_connection() {
+    fn port_is_held_while_kernel_has_it() {
         for first in [Side::Upstream, Side::Client] {
             for unsent in [false, true] {
                 let (socket, server) = finished_by_the_server();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_wait_holds_its_port_unless_both_ends_use_timestamps() {
+    fn timestamps_free_ports_from_time_wait() {
         assert_eq!(rest_after_own_end(true), Rest::Free);
         assert_eq!(rest_after_own_end(false), Rest::UNKNOWN);
     }

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_leaves_one_record_however_it_ends() {
+    fn every_flow_end_leaves_one_record() {
         let finished = outcomes_of(|_, mut flow| flow.ends(Outcome::Closed));
         assert_eq!(finished, [Outcome::Closed]);
         let panicked = outcomes_of(|_, flow| {

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_flow_is_woken_and_the_others_sleep_on() {
+    fn only_revoked_flow_is_woken() {
         struct Wakes(AtomicU32);
         impl std::task::Wake for Wakes {
             fn wake(self: Arc<Self>) {

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gets_all_by_the_hash_keeps_hardly_more_than_the_others() {
+    fn skewed_accepts_are_rebalanced() {
         for workers in [2, 3, 4] {
             let mut intakes = Intake::of_workers(workers);
             let mut kept = Vec::new();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn one_worker_keeps_what_it_accepts() {
+    fn single_worker_keeps_its_connections() {
         let intakes = Intake::of_workers(1);
         let kept: Vec<_> =
             connections(20).into_iter().filter_map(|(socket, peer)| intakes[0].share(socket, peer)).collect();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_when_a_worker_is_gone_or_does_not_come() {
+    fn closed_worker_loses_no_connection() {
         let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
         let mut kept = Vec::new();
         for (socket, peer) in connections(10) {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_on_while_a_worker_closes_is_kept_by_one_of_the_two() {
+    fn handover_during_close_keeps_every_connection() {
         for _ in 0..50 {
             let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
             let connections = connections(8);

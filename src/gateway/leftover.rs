@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_waited_for_while_the_peer_takes_them() {
+    fn unsent_bytes_are_awaited_while_peer_reads() {
         EventLoop::run(async |event_loop| {
             let (socket, mut peer) = loaded(&event_loop);
             let reader = std::thread::spawn(move || peer.read_to_end(&mut Vec::new()).unwrap());
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_takes_nothing_or_resets_ends_the_wait() {
+    fn stalled_or_reset_peer_ends_wait() {
         EventLoop::run(async |event_loop| {
             let (socket, peer) = loaded(&event_loop);
             let stopped = deliver_to(&socket, Side::Upstream, Duration::from_millis(20)).await;

@@ -74,7 +74,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_latest_are_kept_and_counted() {
+    fn latest_mismatches_are_kept_and_counted() {
         let mismatches = Mismatches::default();
         let of = |n: u8, m: u8| Mismatch {
             tenant: "acme".into(),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_tenants_mismatches_replace_its_own() {
+    fn hostile_tenants_mismatches_replace_its_own() {
         let mismatches = Mismatches::default();
         let of = |tenant: &str, n: u16| Mismatch {
             tenant: tenant.into(),

@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_one_flat_line_of_json() {
+    fn flow_record_is_one_json_line() {
         let line = serde_json::to_string(&example_record(255)).unwrap();
         assert_eq!(
             line,
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_id_reads_back_in_one_spelling() {
+    fn flow_id_round_trips() {
         let id = FlowId { process: 0x00c0_ffee, number: 0x1f };
         assert_eq!("00c0ffee-1f".parse(), Ok(id));
         for other in
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_doc_page_has_every_key_and_no_other() {
+    fn flow_log_reference_is_exact() {
         let page = include_str!("../../docs/flow-log.md");
         let stated =
             page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));

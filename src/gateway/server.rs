@@ -261,7 +261,7 @@ mod tests {
     };
 
     #[test]
-    fn a_connection_that_the_kernel_does_not_watch_leaves_a_record() {
+    fn unwatchable_connection_leaves_a_record() {
         let (gateway, records) = gateway();
         let peer = SocketAddr::from(([10, 0, 1, 7], 40000));
         EventLoop::run(async |event_loop| {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_small() {
+    fn flow_task_is_small() {
         let size = size_of_future(whole_life);
         assert!(size <= MOST, "{size} bytes");
     }

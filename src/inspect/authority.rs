@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_have_a_port() {
+    fn authority_may_have_a_port() {
         let name = AskedName::from_bytes(b"api.example.com");
         for (raw, port) in [
             ("api.example.com", 80),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_clear_and_not_a_hostname_is_invalid() {
+    fn unambiguous_non_hostnames_are_invalid() {
         for (raw, why) in [
             ("", NotAHostname::Empty),
             (":80", NotAHostname::Empty),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_authorities_are_refused() {
         for raw in [
             "a.example,b.example",
             "a.example, b.example",

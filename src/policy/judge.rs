@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_other_policy_did_not_listen_to_is_judged_only_where_no_name_matters() {
+    fn uninspected_flow_is_judged_without_name_rules() {
         let raw = RuleSpec { uninspected: true, ..rule("raw", &[], &["198.51.100.0/25"]) };
         let mail = RuleSpec {
             effect: Effect::Deny,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn monitor_mode_waives_what_rules_and_inspection_deny() {
+    fn monitor_waives_rule_and_inspection_denials() {
         let tenant = tenant(Mode::Monitor { until: None }, vec![rule("names", &["example.com"], &[])]);
         let nameless = Seen::Asked { name: AskedName::Absent, ech: false, unframed: false };
         for seen in [nameless, Seen::Unclear(Outcome::MalformedTls)] {

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_is_watched_until_the_date() {
+    fn monitoring_lasts_until_the_date() {
         let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let (before, after) = (date - jiff::SignedDuration::from_nanos(1), date);
         let mode = Mode::Monitor { until: Some(date) };
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_policy_denies_is_waived_and_the_rule_is_kept() {
+    fn waived_denial_keeps_its_rule() {
         let denial = Denial { outcome: Outcome::DeniedByRule, rule: Some("no-mail".into()) };
         let permit = denial.waived(to("198.51.100.9:25")).unwrap();
         assert_eq!(permit.would_deny(), Some(Outcome::DeniedByRule));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_ports_and_loops_are_never_waived_nor_is_what_is_no_denial() {
+    fn limits_and_loops_are_never_waived() {
         for &outcome in Outcome::ALL {
             let waived = Denial { outcome, rule: None }.waived(to("10.0.0.1:443")).is_ok();
             assert_eq!(waived, can_be_waived(outcome));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_and_link_local_addresses_stay_closed() {
+    fn monitor_keeps_metadata_addresses_closed() {
         for address in ["169.254.169.254:80", "[fd00:ec2::254]:80", "[fe80::1]:443", "224.0.0.1:443"] {
             let denial = Denial { outcome: Outcome::NotAllowed, rule: None };
             assert_eq!(denial.clone().waived(to(address)), Err(denial), "{address}");

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_own_networks_are_private() {
+    fn listed_networks_are_private() {
         let (reach, connected) = reach(PrivateDestinations::ByCidr);
         connected.replace(["2001:db8:c::/64", "2000::/3", "0.0.0.0/1"].map(|n| n.parse().unwrap()));
         for (address, why) in [
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_reaches_all_but_scopes_never_reached() {
+    fn allow_excludes_unreachable_scopes() {
         let (reach, _) = reach(PrivateDestinations::Allow);
         assert!(reach.by_name("2001:db8:b::5".parse().unwrap()));
         assert!(reach.by_name("10.0.0.1".parse().unwrap()));

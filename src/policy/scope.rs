@@ -92,7 +92,7 @@ mod tests {
     use ipnet::IpNet;
 
     #[test]
-    fn addresses_have_the_scope_of_where_their_packets_end_up() {
+    fn addresses_have_their_routed_scope() {
         use Scope::*;
         let cases = [
             ("8.8.8.8", Public),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_of_a_table_is_hidden_by_one_before_it() {
+    fn scope_table_has_no_shadowed_lines() {
         let v4 = V4.iter().map(|&(n, _)| IpNet::V4(n)).collect::<Vec<_>>();
         let v6 = V6.iter().map(|&(n, _)| IpNet::V6(n)).collect::<Vec<_>>();
         for table in [v4, v6] {

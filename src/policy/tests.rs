@@ -71,7 +71,7 @@ fn check(tenant: &Tenant, cases: &[(&str, &str, &str)]) {
 }
 
 #[test]
-fn names_networks_and_ports_all_have_to_fit_and_the_first_rule_in_the_file_decides() {
+fn first_fully_matching_rule_decides() {
     let tenant = tenant(
         vec![
             allow("exact", &["api.example.com", "Apex.Example."], &[], &[(443, 443)]),
@@ -109,7 +109,7 @@ fn names_networks_and_ports_all_have_to_fit_and_the_first_rule_in_the_file_decid
 }
 
 #[test]
-fn deny_rules_win_wherever_they_stand() {
+fn deny_rules_win_in_any_order() {
     let tenant = tenant(
         vec![
             allow("all", &[], &[], &[]),
@@ -136,7 +136,7 @@ fn deny_rules_win_wherever_they_stand() {
 }
 
 #[test]
-fn a_missing_name_and_a_name_that_is_none_say_so() {
+fn missing_and_invalid_names_are_distinguished() {
     let tenant = tenant(
         vec![allow("name", &["a.example"], &[], &[(443, 443)]), allow("net", &[], &["192.0.2.0/24"], &[])],
         PrivateDestinations::ByCidr,
@@ -156,7 +156,7 @@ fn a_missing_name_and_a_name_that_is_none_say_so() {
 }
 
 #[test]
-fn what_no_name_is_read_of_needs_a_key_where_a_deny_rule_goes_by_name() {
+fn other_protocols_need_key_beside_name_denials() {
     let any_protocol =
         |label, cidrs: &[&str]| RuleSpec { other_protocols: true, ..allow(label, &[], cidrs, &[]) };
     let rules = vec![
@@ -199,7 +199,7 @@ fn what_no_name_is_read_of_needs_a_key_where_a_deny_rule_goes_by_name() {
 }
 
 #[test]
-fn a_name_leads_to_public_addresses_only_unless_the_operator_names_the_address() {
+fn name_rules_reach_only_public_addresses() {
     let rules = vec![
         allow("name", &["a.example"], &[], &[(443, 443)]),
         allow("pinned", &["db.example"], &["10.9.0.0/16", "169.254.169.254/32"], &[]),
@@ -231,7 +231,7 @@ fn a_name_leads_to_public_addresses_only_unless_the_operator_names_the_address()
 }
 
 #[test]
-fn only_uninspected_rules_let_a_flow_out_unseen_and_deny_rules_without_hosts_stop_them() {
+fn nameless_deny_rules_stop_uninspected_flows() {
     let tenant = tenant(
         vec![
             allow("inspected", &[], &["192.0.2.0/24"], &[]),
@@ -252,7 +252,7 @@ fn only_uninspected_rules_let_a_flow_out_unseen_and_deny_rules_without_hosts_sto
 }
 
 #[test]
-fn a_permit_is_for_the_address_that_the_client_dialled() {
+fn permit_is_for_dialled_address() {
     let tenant = tenant(vec![allow("all", &[], &[], &[])], PrivateDestinations::ByCidr);
     let Decision::Permit(permit) = tenant.decide(&AskedName::Absent, false, to("[::ffff:8.8.8.8]:443"))
     else {
@@ -263,7 +263,7 @@ fn a_permit_is_for_the_address_that_the_client_dialled() {
 }
 
 #[test]
-fn a_client_belongs_to_the_tenant_with_the_longest_source_network() {
+fn longest_source_prefix_selects_the_tenant() {
     let specs = [
         tenant_spec("wide", &["10.0.0.0/8", "2001:db8::/32"], vec![]),
         tenant_spec("narrow", &["10.0.1.0/24", "2001:db8:1::/48", "::ffff:172.16.0.0/108"], vec![]),
@@ -303,7 +303,7 @@ fn no_client_belongs_to_two_tenants() {
 }
 
 #[test]
-fn an_explanation_says_of_every_rule_what_it_makes_of_the_flow() {
+fn explanation_covers_every_rule() {
     use Finding::*;
     let spec = tenant_spec(
         "acme",
@@ -383,7 +383,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn the_compiled_decision_is_what_the_rules_say_one_by_one(
+    fn compiled_policy_matches_naive_evaluation(
         rules in prop::collection::vec(any_rule(), 0..8),
         private in select(vec![PrivateDestinations::ByCidr, PrivateDestinations::Allow]),
         ech in select(vec![Ech::Outer, Ech::Deny]),
@@ -419,7 +419,7 @@ proptest! {
     }
 
     #[test]
-    fn another_allow_rule_never_takes_anything_away_and_another_deny_rule_never_gives(
+    fn added_rules_are_monotonic(
         rules in prop::collection::vec(any_rule(), 0..6),
         more in any_rule(),
         at in 0..7_usize,

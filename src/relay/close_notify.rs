@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn alerts_are_told_from_other_records() {
+    fn alerts_differ_from_other_records() {
         let answer = record(APPLICATION_DATA, 200);
         assert!(!ends_in(&answer) && !ends_in(&[]) && !ends_in(&record(APPLICATION_DATA, 23)));
         for (kind, length) in PAYLOADS {

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_pipes_are_used_first_and_stay_the_first() {
+    fn large_pipes_are_preferred() {
         let pipes = Pipes::new(LARGE + 2);
         let mut all: Vec<_> = std::iter::from_fn(|| pipes.take()).collect();
         assert_eq!(all.len(), LARGE + 2);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_pipes_are_open_than_the_bound_says_and_empty_ones_come_back() {
+    fn pipes_are_bounded_and_reused() {
         let pipes = Pipes::new(2);
         let (first, second) = (pipes.take().unwrap(), pipes.take().unwrap());
         assert!(pipes.take().is_none());

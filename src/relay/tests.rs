@@ -147,7 +147,7 @@ fn read_all(mut socket: impl Read) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_short_does_not_wait_for_bulk_that_came_before_it() {
+fn short_messages_overtake_bulk() {
     const BULK: usize = 4 * COPY;
     let diary = Rc::default();
     let arrived = |socket: &std::net::TcpStream| while socket.peek(&mut [0]).is_err() {};
@@ -234,7 +234,7 @@ fn small_messages_need_no_pipe() {
 }
 
 #[test]
-fn a_splice_goes_on_past_urgent_data() {
+fn splice_goes_on_past_urgent_data() {
     use nix::sys::socket::{MsgFlags, send};
     use std::os::fd::AsRawFd;
     let result = run(
@@ -254,7 +254,7 @@ fn a_splice_goes_on_past_urgent_data() {
 }
 
 #[test]
-fn what_follows_urgent_data_does_not_wait_for_more() {
+fn bytes_after_urgent_data_pass_immediately() {
     use nix::sys::socket::{MsgFlags, send};
     use std::os::fd::AsRawFd;
     let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_do_nothing_to_packets_of_egret_may_stay() {
+    fn harmless_preceding_rules_may_stay() {
         let docker = [
             "-A FORWARD -j DOCKER-FORWARD",
             "-A DOCKER-FORWARD -j DOCKER-CT",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_take_packets_of_egret_are_known() {
+    fn interfering_preceding_rules_are_found() {
         for rule in [
             "-A PREROUTING -j ACCEPT",
             "-A PREROUTING -i ens+ -p tcp -j DROP",

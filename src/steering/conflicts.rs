@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_the_machine_s_own_conflicts_with_nothing() {
+    fn pool_of_own_addresses_has_no_conflict() {
         for pool in [
             "203.0.113.16/28",
             "198.51.100.77/32",
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_with_what_others_have_is_told_with_the_addresses() {
+    fn pool_with_foreign_addresses_names_them() {
         for (pool, refused, expected) in [
             ("198.51.100.254/32", true, "the next hop of a route: 198.51.100.254"),
             ("198.51.100.250/32", true, "the next hop of a route: 198.51.100.250"),
@@ -307,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_the_machine_keeps_for_root_are_told() {
+    fn privileged_pool_ports_are_reported() {
         let machine = Machine { first_port: 2048, ..machine() };
         let found = conflicts(&params(), &machine);
         assert!(found.len() == 1 && found[0].found.contains("below 2048"), "{found:?}");
     }
 
     #[test]
-    fn bridges_that_lose_the_listener_are_told() {
+    fn bridges_bypassing_the_listener_are_reported() {
         let of = |name: &str, call: u8, all: &str| -> Vec<_> {
             let addresses = format!(
                 r#"[{{"ifname":"br0","linkinfo":{{"info_kind":"bridge","info_data":{{"nf_call_iptables":{call}}}}}}},
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_are_not_there_are_named() {
+    fn missing_interfaces_are_named() {
         let told = |names: &[&str], machine: &Machine| -> Vec<String> {
             let interfaces = names.iter().map(|name| Interface::parse(name).unwrap()).collect();
             let missing = missing_interfaces(&Params { interfaces, ..params() }, machine);

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_from_a_port_used_a_moment_ago_is_new() {
+    fn reused_port_starts_new_connection() {
         for family in [V4, V6] {
             let text = render(&params(), family);
             let socket_match = text
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ports_spare_the_gateway_itself_before_they_intercept() {
+    fn gateway_is_exempt_from_all_ports() {
         let text = render(&Params { ports: Ports::All, udp: Udp::Drop, ..params() }, V4);
         let spared = text.find("-A EGRET_STEER -m addrtype --dst-type LOCAL -j RETURN").unwrap();
         let taken = text.find("-A EGRET_STEER -p tcp -j TPROXY --on-port 15001").unwrap();

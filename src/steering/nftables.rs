@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_tproxy_does_not_take_is_dropped_at_once() {
+    fn packets_tproxy_misses_are_dropped() {
         for ports in [params().ports, Ports::All] {
             let text = render(&Params { ports, ..params() });
             let lines: Vec<_> = text.lines().map(str::trim).collect();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_replaced_in_one_transaction() {
+    fn table_is_replaced_in_one_transaction() {
         let text = render(&params());
         assert!(
             text.starts_with("add table inet egret\ndelete table inet egret\ntable inet egret {\n"),

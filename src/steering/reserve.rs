@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_keeps_ports_of_its_own() {
+    fn host_keeps_own_ports() {
         let all = reserved_ports(&[range(1024, 65535)], default_ephemeral());
         assert_eq!(all, [range(1024, 56903), range(61000, 65535)]);
         let whole = reserved_ports(&[range(1024, 65535)], range(1024, 65535));
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_aside_is_reserved_whole() {
+    fn separate_pool_is_reserved_whole() {
         assert_eq!(reserved_ports(&[range(10000, 20000)], default_ephemeral()), [range(10000, 20000)]);
         assert_eq!(reserved_ports(&[range(57000, 58000)], default_ephemeral()), []);
     }

@@ -124,7 +124,7 @@ mod tests {
     use super::super::{iptables, tests::params};
 
     #[test]
-    fn the_script_does_packet_rules_before_anything_else() {
+    fn script_installs_packet_rules_first() {
         let script = iptables(&params()).to_string();
         let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text} in\n{script}"));
         assert!(at("load_iptables iptables ip <<") < at("load_iptables ip6tables ip6 <<"));

@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_is_there_by_its_whole_name() {
+    fn interfaces_match_by_whole_name() {
         let present = ["lo".to_owned(), "ens6".to_owned()];
         for (name, there) in [("ens6", true), ("ens", false), ("ens6@if2", false), ("br-+", true)] {
             assert_eq!(is_present(name, &present), there, "{name}");

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_assigned_and_a_documentation_address_is_not() {
+    fn only_loopback_is_assigned() {
         let all = assigned().unwrap();
         assert!(all.contains(&"127.0.0.1".parse().unwrap()), "{all:?}");
         assert!(!all.contains(&"192.0.2.77".parse().unwrap()), "{all:?}");
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_local_and_a_documentation_address_is_not() {
+    fn only_loopback_is_local() {
         for (address, local) in
             [("127.0.0.1", true), ("::1", true), ("192.0.2.77", false), ("2001:db8:ffff::77", false)]
         {

@@ -78,7 +78,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn wake_ups_and_time_outs_end_a_wait() {
+    fn wakeup_or_timeout_ends_wait() {
         let changes = Changes::listen().unwrap();
         let waker = changes.waker();
         let start = clock::now();

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_links_are_told_from_others() {
+    fn link_routes_are_distinguished() {
         let (to, oif) = ((libc::RTA_DST, &[192, 0, 2, 0][..]), (libc::RTA_OIF, &[3, 0, 0, 0][..]));
         let (router, unicast) = (&[198, 51, 100, 1][..], libc::RTN_UNICAST);
         let told = |message: &[u8]| route(message).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_lists_its_links() {
+    fn kernel_lists_its_links() {
         let found = networks().unwrap();
         assert!(found.iter().all(|network| network.prefix_len() > 0), "{found:?}");
     }

@@ -61,19 +61,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_errno_means_two_things_at_bind_and_at_connect() {
+    fn errno_meaning_depends_on_the_call() {
         let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         assert_eq!(Failure::of(&error), Failure::NotOurAddress);
         assert_eq!(Failure::of_connect(&error), Failure::PortTaken);
     }
 
     #[test]
-    fn a_reset_that_was_not_read_from_a_socket_is_one_too() {
+    fn non_socket_reset_is_recognised() {
         assert_eq!(Failure::of(&io::ErrorKind::ConnectionReset.into()), Failure::Reset);
     }
 
     #[test]
-    fn resets_are_told_from_time_outs_and_refusals() {
+    fn resets_timeouts_and_refusals_differ() {
         let of = |errno| Failure::of(&io::Error::from_raw_os_error(errno));
         assert_eq!(of(libc::ECONNRESET), Failure::Reset);
         assert_eq!(of(libc::EPIPE), Failure::Reset);

@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_taken_apart_and_never_read_past_their_end() {
+    fn parsing_never_reads_past_end() {
         let mut two = request(7, 0, &[1, 2, 3]);
         two.push(0); // padding
         two.extend(request(8, 0, &[]));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_read_as_they_are_written() {
+    fn attributes_round_trip() {
         let mut bytes = [attribute_of(1, b"abc"), attribute_of(0x8002, &[])].concat();
         assert_eq!(attributes(&bytes).collect::<Vec<_>>(), [(1, &b"abc"[..]), (2, &[])]);
         assert_eq!(attribute(&bytes, 1), Some(&b"abc"[..]));
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_failed_is_none() {
+    fn failed_list_is_none() {
         let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
         // SOCK_DIAG_BY_FAMILY: sockets of a protocol that has none, RFC 3692's 253.
         let mut body = [0; 56];
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_its_errno() {
+    fn refusal_is_its_errno() {
         assert_eq!(refusal(&(-libc::ENOENT).to_ne_bytes()).unwrap_err().raw_os_error(), Some(libc::ENOENT));
         assert!(refusal(&0i32.to_ne_bytes()).is_ok());
         assert!(refusal(&[]).is_err());

@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_lists_local_routes_and_rules() {
+    fn kernel_lists_local_routes_and_rules() {
         let local = local_routes(IpFamily::V4, 255).unwrap();
         assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
         assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_masks_are_the_states() {
+    fn state_masks_match_states() {
         let connected: u32 = TcpState::ALL
             .into_iter()
             .filter(|state| !matches!(state, TcpState::Listen | TcpState::Bound))
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_listed_from_its_birth_to_its_time_wait() {
+    fn connection_is_listed_until_time_wait() {
         for host in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
             let listener = TcpListener::bind(host).unwrap();
             let to = listener.local_addr().unwrap();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_reset_is_listed_with_its_peer_while_it_is_open() {
+    fn reset_socket_is_listed_until_closed() {
         if !lists_bound(PATIENCE).unwrap() {
             return; // Linux before 6.8
         }
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn single_connections_are_followed_until_they_are_gone() {
+    fn single_connections_are_tracked_until_gone() {
         let inquirer = Inquirer::open(PATIENCE).unwrap();
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(host).unwrap();
@@ -404,7 +404,7 @@ mod tests {
 
     /// A protocol without such a part: RFC 3692's 253.
     #[test]
-    fn a_kernel_that_cannot_tell_is_no_free_port() {
+    fn unanswerable_query_is_no_free_port() {
         let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
         let error = can_tell(&netlink, 253, PATIENCE).unwrap_err();
         assert!(error.to_string().contains("tcp_diag"), "{error}");
@@ -412,13 +412,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_is_over_yields_nothing() {
+    fn expired_deadline_yields_nothing() {
         let error = sockets(States::CONNECTED, Duration::ZERO, |_| true).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn a_short_message_is_refused() {
+    fn short_message_is_refused() {
         for length in 0..72 {
             assert!(read(&[0; 72][..length]).is_err(), "{length}");
         }

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_given_up_is_reset_and_one_that_ended_well_is_closed() {
+    fn dropped_socket_resets_unless_ended_well() {
         EventLoop::run(async |event_loop| {
             let (peer, socket) = pair(&event_loop);
             drop(socket);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_watched_is_reset_too() {
+    fn unwatched_socket_is_reset_too() {
         EventLoop::run(async |event_loop| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn urgent_data_is_told_and_nothing_else_is_taken_for_it() {
+    fn only_urgent_data_is_reported_urgent() {
         EventLoop::run(async |event_loop| {
             let (peer, socket) = pair(&event_loop);
             send(peer.as_raw_fd(), b"plain", MsgFlags::empty()).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn would_block_clears_and_the_next_event_tells_again() {
+    fn would_block_clears_readiness() {
         EventLoop::run(async |event_loop| {
             let (peer, socket) = pair(&event_loop);
             for _ in 0..3 {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_were_looked_at_and_left_can_be_told_of_again() {
+    fn peeked_bytes_can_be_signalled_again() {
         EventLoop::run(async |event_loop| {
             let (peer, socket) = pair(&event_loop);
             send(peer.as_raw_fd(), b"half", MsgFlags::empty()).unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_lives_long_enough_has_keepalive_and_no_other() {
+    fn only_old_sockets_get_keepalive() {
         EventLoop::run(async |event_loop| {
             let now = crate::clock::now();
             let (seconds, late) = (Duration::from_secs, Duration::from_millis(250));

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_on_close_reaches_the_peer_as_reset() {
+    fn reset_on_close_reaches_the_peer() {
         let (mut client, server) = pair();
         reset_on_close(&server).unwrap();
         drop(server);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn peeking_leaves_the_bytes_and_finish_is_end_of_stream() {
+    fn peek_keeps_bytes_and_finish_sends_eof() {
         let (mut client, mut server) = pair();
         client.write_all(b"hello").unwrap();
         finish(&client).unwrap();

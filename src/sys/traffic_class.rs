@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_class_is_read_from_both_headers() {
+    fn class_is_read_from_both_headers() {
         let of = |header| TrafficClass::in_header(header).0;
         assert_eq!([of([0x45, 0xb8]), of([0x4f, 0xbb]), of([0x45, 0x03])], [0xb8, 0xb8, 0]);
         assert_eq!([of([0x6b, 0x80]), of([0x6b, 0xbf]), of([0x60, 0x30])], [0xb8, 0xb8, 0]);

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_is_a_line_in_order_and_a_rotated_file_is_left() {
+    fn audit_lines_are_ordered_across_rotation() {
         let folder = tempfile::tempdir().unwrap();
         let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
         let (log, errors) = start(&path);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_counted_and_stops_nobody() {
+    fn full_disk_is_counted_without_blocking() {
         let (log, errors) = start(Path::new("/dev/full"));
         (0..3).for_each(|number| log.record(change(number)));
         assert!(log.flush());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_hangs_is_counted_and_stops_nobody() {
+    fn hanging_disk_is_counted_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

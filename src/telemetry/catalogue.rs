@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_there_once_and_each_text_is_whole() {
+    fn catalogue_names_are_unique_and_described() {
         let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
         names.sort_unstable();
         names.dedup();
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_rise() {
+    fn bucket_bounds_ascend() {
         for metric in ALL {
             if let Kind::Histogram(bounds) = metric.kind {
                 assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_is_a_line_in_order_after_a_clean_stop() {
+    fn clean_stop_writes_all_records_ordered() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         let (meters, dropped, errors) = meters();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_file_is_left_for_a_new_one() {
+    fn rotated_file_is_reopened() {
         let directory = tempfile::tempdir().unwrap();
         let (path, rotated) = (directory.path().join("flows.jsonl"), directory.path().join("flows.jsonl.1"));
         let (meters, ..) = meters();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_reader_costs_lines_and_never_time() {
+    fn stalled_reader_drops_lines_without_blocking() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_tenant_drops_its_own_records() {
+    fn flooding_tenant_drops_own_records() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_counts_every_line() {
+    fn full_disk_counts_every_lost_line() {
         let (meters, dropped, errors) = meters();
         let (handle, thread) = start(LogTarget::File("/dev/full".into()), 16, meters);
         for number in 0..7 {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_opened_is_named() {
+    fn file_that_cannot_be_opened_is_named() {
         let (meters, ..) = meters();
         let config = FlowLogConfig { target: LogTarget::File("/nowhere/flows.jsonl".into()), queue: 1 };
         let error = FlowLog::start(config, meters).err().unwrap();

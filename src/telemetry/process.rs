@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opened_file_is_counted() {
+    fn opened_file_is_counted() {
         let before = open_fds().unwrap();
         let held: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").unwrap()).collect();
         // other tests of this binary open and close files meanwhile, hence the margin

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_eighth_is_for_who_has_less() {
+    fn last_eighth_is_for_smaller_tenants() {
         let shares = QueueShares::new(64);
         assert!(shares.enter(Some("good")));
         shares.leave(Some("good"));

@@ -228,7 +228,7 @@ mod tests {
     proptest! {
         /// However the disk fills and empties: a line is whole on a line of its own, or it was counted.
         #[test]
-        fn no_line_is_lost_uncounted_or_spoils_another(rooms in proptest::collection::vec(0usize..60, 1..20)) {
+        fn lines_are_whole_or_counted(rooms in proptest::collection::vec(0usize..60, 1..20)) {
             let mut disk = Disk::default();
             let mut lines = Lines { buffer: Vec::new(), torn: false };
             // A line of which only the newline was missing is whole in the end, and was counted all the same.
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_left_within_a_line_is_continued_on_a_new_one() {
+    fn torn_line_is_followed_by_newline() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         fs::write(&path, "{\"time\":").unwrap();

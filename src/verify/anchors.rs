@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_none_of_keys_is_refused_with_what_it_should_be() {
+    fn invalid_key_file_names_expected_format() {
         for (content, why) in [
             (&b""[..], "there is none in it"),
             (b"; nothing\n", "there is none in it"),

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_acceptable_until_grace_after_its_ttl() {
+    fn address_expires_after_ttl_and_grace() {
         let start = crate::clock::now();
         let mut known = Known::default();
         told(&mut known, &[answer(&[1], 60)], start);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_add_up_over_servers_and_lookups_and_a_negative_one_takes_nothing_away() {
+    fn answers_accumulate_over_servers_and_lookups() {
         let start = crate::clock::now();
         let mut known = Known::default();
         told(&mut known, &[answer(&[1], 20), answer(&[2], 60)], start);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_server_that_answers_is_enough_and_none_is_a_failure() {
+    fn one_answering_server_suffices() {
         let start = crate::clock::now();
         let mut known = Known::default();
         told(&mut known, &[], start);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_turned_away_only_by_a_lookup_of_the_last_second() {
+    fn unknown_address_needs_fresh_lookup() {
         let start = crate::clock::now();
         let mut known = Known::default();
         assert_eq!(known.end_for_stranger(start), None);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn when_nobody_answers_the_last_known_addresses_serve_the_latest_first() {
+    fn stale_addresses_serve_latest_first() {
         let start = crate::clock::now();
         let mut known = Known::default();
         told(&mut known, &[answer(&[1], 10)], start);
@@ -225,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_many_are_named_the_latest_few_are_kept(
+        fn known_addresses_are_bounded_to_latest(
             answers in proptest::collection::vec(
                 (0..2000_u32, 1..400_u32, 5..100_u64), 1..20)
         ) {

@@ -122,7 +122,7 @@ mod tests {
     const ONE: Owner = Owner(1);
 
     #[test]
-    fn what_is_asked_for_stays_and_the_rest_is_forgotten() {
+    fn requested_entries_outlive_others() {
         let mut memory = Memory::new(10);
         memory.insert(ONE, u32::MAX, 0);
         for n in 0..1000 {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_owner_forgets_its_own_entries_only() {
+    fn flooding_owner_evicts_own_entries() {
         for good_ones in [1_usize, 9] {
             let mut memory = Memory::new(10);
             for key in 0..good_ones {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_everybodys_is_adopted_by_who_asks() {
+    fn shared_entry_is_adopted_by_asker() {
         let mut memory = Memory::new(10);
         memory.insert(Owner::ALL, "name", 7);
         assert_eq!(*memory.get_or_adopt(ONE, &"name"), 7);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hostile_tenants_leave_places_to_a_good_one() {
+    fn hostile_tenants_leave_slots_for_others() {
         let places = Places::default();
         let flood = |asker: &Asker| (0..1000).filter_map(|_| places.take(asker)).collect::<Vec<_>>();
         let hostile: Vec<_> = (0..10).map(|_| flood(&Asker::default())).collect();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_tenants_leave_a_good_one_its_pace() {
+    fn hostile_tenants_leave_rate_for_others() {
         let (all, now) = (Pace::default(), crate::clock::now());
         let begun = |asker: &Asker| (0..1000).filter(|_| all.take(asker, now, 50, 200)).count();
         let of_hostile: usize = (0..5).map(|_| begun(&Asker::default())).sum();

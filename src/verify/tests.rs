@@ -116,7 +116,7 @@ async fn resolve(names: &Names, families: &[Family]) -> Result<Vec<IpAddr>, Unre
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answers_of_all_servers_count_and_the_first_that_names_the_address_is_enough() {
+async fn first_server_naming_the_address_suffices() {
     let (names, _) = names(vec![after(10, &[ONE], 60), after(20, &[TWO], 60), DEAD]);
     let start = paused_now();
     assert_eq!(check(&names, TWO).await, Match::Yes);
@@ -126,7 +126,7 @@ async fn the_answers_of_all_servers_count_and_the_first_that_names_the_address_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_rotated_in_is_found_by_asking_again() {
+async fn rotated_address_is_found_by_new_lookup() {
     let (names, script) = names(vec![at_once(&[ONE], 300)]);
     assert_eq!(check(&names, ONE).await, Match::Yes);
     assert_eq!(check(&names, TWO).await, Match::No);
@@ -139,7 +139,7 @@ async fn an_address_that_rotated_in_is_found_by_asking_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flows_that_ask_for_one_name_at_once_share_a_lookup() {
+async fn concurrent_flows_share_one_lookup() {
     let (names, script) = names(vec![after(50, &[ONE], 60)]);
     let asker = Asker::default();
     let mut flows = tokio::task::JoinSet::new();
@@ -152,7 +152,7 @@ async fn flows_that_ask_for_one_name_at_once_share_a_lookup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_no_server_answers_the_last_known_addresses_serve_for_the_grace_period() {
+async fn stale_addresses_serve_during_grace() {
     let (names, script) = names(vec![at_once(&[ONE], 60)]);
     assert_eq!(check(&names, ONE).await, Match::Yes);
     script.say(vec![DEAD]);
@@ -172,7 +172,7 @@ async fn when_no_server_answers_the_last_known_addresses_serve_for_the_grace_per
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_does_not_exist_is_not_asked_for_again_for_a_while() {
+async fn negative_answers_are_cached() {
     let (names, script) = names(vec![(0, Some(Answer::Absent(Duration::from_hours(1))))]);
     for _ in 0..3 {
         assert_eq!(check(&names, ONE).await, Match::Absent);
@@ -186,7 +186,7 @@ async fn a_name_that_does_not_exist_is_not_asked_for_again_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_dialled_is_fresh_and_families_take_turns() {
+async fn dialled_addresses_are_fresh_and_interleaved() {
     let (names, script) = names(vec![at_once(&[ONE, TWO], 60), at_once(&[SIX], 60)]);
     let both = [Family::V6, Family::V4];
     // each lookup waits for the server without addresses of its family
@@ -204,7 +204,7 @@ async fn what_is_dialled_is_fresh_and_families_take_turns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_that_makes_names_up_does_not_stand_in_the_way_of_others() {
+async fn made_up_names_delay_no_others() {
     let (names, _) = names(vec![DEAD]);
     let (busy, other) = (Asker::default(), Asker::default());
     let mut flows = tokio::task::JoinSet::new();
@@ -223,7 +223,7 @@ async fn a_tenant_that_makes_names_up_does_not_stand_in_the_way_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_of_rules_are_known_before_anybody_asks_and_are_refreshed() {
+async fn rule_names_are_prefetched_and_refreshed() {
     let (names, script) = names(vec![at_once(&[ONE], 60)]);
     let (pins, pinned) = mpsc::unbounded_channel();
     tokio::spawn(refresh::run(names.clone(), pinned));
@@ -250,7 +250,7 @@ async fn names_of_rules_are_known_before_anybody_asks_and_are_refreshed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn made_up_names_are_forgotten_and_those_of_rules_are_not() {
+async fn rule_names_outlive_made_up_ones() {
     let (names, _) = names(vec![at_once(&[ONE], 60)]);
     names.pin(&[Key { name: name(), family: Family::V4 }].into());
     assert_eq!(check(&names, ONE).await, Match::Yes);
@@ -264,7 +264,7 @@ async fn made_up_names_are_forgotten_and_those_of_rules_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenants_made_up_names_forget_no_others() {
+async fn made_up_names_evict_no_others() {
     let (names, script) = names(vec![at_once(&[ONE], 5)]);
     let (good, hostile) = (Asker::default(), Asker::default());
     assert_eq!(names.check(&name(), ip(ONE), &good).await, Match::Yes);

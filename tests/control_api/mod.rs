@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 #[test]
-fn ports_are_told_as_json_and_filters_are_read() {
+fn ports_api_answers_filtered_json() {
     let gateway = Gateway::start();
     let (status, answer) = gateway.json("GET", "/v1/ports", "");
     assert_eq!(status, 200);
@@ -38,7 +38,7 @@ fn ports_are_told_as_json_and_filters_are_read() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn api_errors_name_their_cause() {
     let gateway = Gateway::start();
     for (method, target, body, status, said) in [
         ("GET", "/v1/ports?pool=other", "", 404, "no pool is called that"),
@@ -73,7 +73,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn egret_explain_asks_the_gateway_and_passes_on_all_that_is_asked() {
+fn explain_forwards_every_option() {
     let gateway = Gateway::start();
     let explain = |arguments: &[&str]| {
         let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
@@ -97,7 +97,7 @@ fn egret_explain_asks_the_gateway_and_passes_on_all_that_is_asked() {
 }
 
 #[test]
-fn a_silent_connection_keeps_nobody_from_asking() {
+fn silent_connection_blocks_no_other() {
     let gateway = Gateway::start();
     let silent = UnixStream::connect(gateway.socket()).unwrap();
     assert_eq!(gateway.json("GET", "/v1/ports", "").0, 200);
@@ -106,7 +106,7 @@ fn a_silent_connection_keeps_nobody_from_asking() {
 }
 
 #[test]
-fn a_refused_reload_is_told_with_what_is_wrong_and_exits_with_1() {
+fn refused_reload_reports_errors_and_fails() {
     let gateway = Gateway::start();
     let (status, answer) = gateway.json("POST", "/v1/reload", "");
     assert_eq!((status, serde_json::from_value(answer).unwrap()), (422, refused()));
@@ -125,7 +125,7 @@ fn a_refused_reload_is_told_with_what_is_wrong_and_exits_with_1() {
 }
 
 #[test]
-fn egret_candidate_says_what_came_of_it() {
+fn candidate_command_reports_results() {
     let gateway = Gateway::start();
     let ask = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));

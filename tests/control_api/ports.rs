@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 #[test]
-fn egret_ports_prints_a_table_or_the_answer_itself() {
+fn ports_command_prints_table_or_json() {
     let gateway = Gateway::start();
     let output = gateway.egret(&["--pool", "acme", "--destination", "[2001:db8::9]:443"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -31,7 +31,7 @@ HOTTEST DESTINATIONS
 }
 
 #[test]
-fn egret_ports_shows_it_again_every_second_and_outlives_the_gateway() {
+fn ports_watch_refreshes_and_outlives_gateway() {
     let gateway = Gateway::start();
     let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
     command.args(["ports", "--watch", "--json", "--socket"]).arg(gateway.socket());
@@ -51,7 +51,7 @@ fn egret_ports_shows_it_again_every_second_and_outlives_the_gateway() {
 }
 
 #[test]
-fn egret_ports_drains_and_says_what_became_of_it() {
+fn ports_drain_reports_its_result() {
     let gateway = Gateway::start();
     for (arguments, code, said) in [
         (["drain", "203.0.113.16"], 0, "203.0.113.16 is draining: no new flows leave from it"),
@@ -67,7 +67,7 @@ fn egret_ports_drains_and_says_what_became_of_it() {
 }
 
 #[test]
-fn egret_ports_says_why_it_cannot_ask() {
+fn ports_command_reports_unreachable_gateway() {
     let gateway = Gateway::start();
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("admin.sock");

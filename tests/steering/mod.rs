@@ -104,7 +104,7 @@ fn scripts(params: &Params) -> tempfile::TempDir {
     dir
 }
 
-fn up_twice_and_down_leaves_all_as_it_was(format: Format, foreign_rules: &str) {
+fn repeated_up_and_down_restores_the_host(format: Format, foreign_rules: &str) {
     let dir = scripts(&params());
     let format = format.as_str();
     in_namespace(
@@ -131,23 +131,23 @@ fn up_twice_and_down_leaves_all_as_it_was(format: Format, foreign_rules: &str) {
 }
 
 #[test]
-fn iptables_rules_come_and_go_without_a_trace() {
-    up_twice_and_down_leaves_all_as_it_was(Format::Iptables, "");
+fn iptables_rules_are_removed_whole() {
+    repeated_up_and_down_restores_the_host(Format::Iptables, "");
 }
 
 #[test]
-fn iptables_rules_live_among_those_of_others() {
-    up_twice_and_down_leaves_all_as_it_was(Format::Iptables, FOREIGN_RULES);
+fn iptables_rules_coexist_with_others() {
+    repeated_up_and_down_restores_the_host(Format::Iptables, FOREIGN_RULES);
 }
 
 #[test]
-fn nftables_rules_come_and_go_without_a_trace() {
-    up_twice_and_down_leaves_all_as_it_was(Format::Nftables, "");
+fn nftables_rules_are_removed_whole() {
+    repeated_up_and_down_restores_the_host(Format::Nftables, "");
 }
 
 #[test]
-fn nftables_rules_live_among_those_of_others() {
-    up_twice_and_down_leaves_all_as_it_was(Format::Nftables, FOREIGN_RULES);
+fn nftables_rules_coexist_with_others() {
+    repeated_up_and_down_restores_the_host(Format::Nftables, FOREIGN_RULES);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn one_format_replaces_the_other() {
 }
 
 #[test]
-fn a_changed_configuration_replaces_what_was_there() {
+fn changed_configuration_replaces_rules() {
     let old = scripts(&params());
     let range = |first, last| PortRange::new(first, last).unwrap();
     let pool = Pool { network: "192.0.2.0/30".parse().unwrap(), ports: range(20000, 20009) };
@@ -207,7 +207,7 @@ fn a_changed_configuration_replaces_what_was_there() {
 }
 
 #[test]
-fn a_setting_that_somebody_changed_meanwhile_is_left_alone() {
+fn foreign_setting_changes_are_kept() {
     let dir = scripts(&params());
     let shown = in_namespace(
         dir.path(),
@@ -222,7 +222,7 @@ fn a_setting_that_somebody_changed_meanwhile_is_left_alone() {
 }
 
 #[test]
-fn status_finds_everything_in_place_and_then_what_is_not() {
+fn status_reports_missing_parts() {
     for format in [Format::Iptables, Format::Nftables] {
         for params in [params(), Params { ports: Ports::All, udp: Udp::Drop, ..params() }] {
             let dir = scripts(&params);
@@ -263,7 +263,7 @@ fn status_finds_everything_in_place_and_then_what_is_not() {
 }
 
 #[test]
-fn steer_sh_runs_what_egret_prints_and_changes_nothing_if_egret_fails() {
+fn steer_script_changes_nothing_on_failure() {
     let dir = scripts(&params());
     let egret = dir.path().join("egret");
     let stand_in = r#"#!/bin/sh

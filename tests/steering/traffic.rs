@@ -162,21 +162,21 @@ const FLUSH_IPTABLES: &str = "iptables -t mangle -F EGRET_STEER; ip6tables -t ma
 const FLUSH_NFTABLES: &str = "nft flush chain inet egret steer";
 
 #[test]
-fn nothing_passes_by_iptables() {
+fn iptables_leak_nothing() {
     nothing_passes_by("iptables", params().ports, FLUSH_IPTABLES);
 }
 
 #[test]
-fn nothing_passes_by_iptables_that_intercept_every_port() {
+fn iptables_on_all_ports_leak_nothing() {
     nothing_passes_by("iptables", Ports::All, FLUSH_IPTABLES);
 }
 
 #[test]
-fn nothing_passes_by_nftables() {
+fn nftables_leak_nothing() {
     nothing_passes_by("nftables", params().ports, FLUSH_NFTABLES);
 }
 
 #[test]
-fn nothing_passes_by_nftables_that_intercept_every_port() {
+fn nftables_on_all_ports_leak_nothing() {
     nothing_passes_by("nftables", Ports::All, FLUSH_NFTABLES);
 }

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_says_what_is_refused() {
+    fn longest_prefix_decides_refusal() {
         let clients = [
             ("2001:db8::/32", "old"),
             ("2001:db8:1::/48", "both"),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_reach_to_the_last_address() {
+    fn ranges_include_the_last_address() {
         let all = ranges(&[("::/0", "old"), ("ffff::/16", "both"), ("0.0.0.0/0", "new")], false);
         assert_eq!(shown(&all.everywhere), ["::-fffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
         let all = ranges(&[("::/0", "old"), ("0.0.0.0/0", "new"), ("255.255.255.255/32", "new")], true);

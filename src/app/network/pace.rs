@@ -49,13 +49,13 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_come_one_by_one_wait_for_nothing() {
+    fn single_changes_are_handled_at_once() {
         let (_, pauses) = looks(Duration::from_millis(5));
         assert_eq!(pauses, [PAUSE; 10]);
     }
 
     #[test]
-    fn constant_change_takes_a_tenth_of_a_core() {
+    fn constant_change_is_rate_limited() {
         for took in [5, 40, 500, 3000].map(Duration::from_millis) {
             let (count, _) = looks(took);
             let share = (took * count).as_secs_f64() / 60.0;

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unanswered_request_is_withdrawn_once_intact() {
+    fn unanswered_request_is_withdrawn_once_repaired() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("request");
         let mut repairs = Repairs::new(Some(file.clone()));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_address_behind_thousands_is_found_at_once() {
+    fn lost_address_among_thousands_is_found() {
         let pools = pools(&["127.77.0.0/20", "127.77.16.0/20", "192.0.2.77/32"]);
         let mut states = SourceStates::new(&pools);
         states.check(&pools, false);

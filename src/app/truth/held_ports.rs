@@ -74,7 +74,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
-    fn a_kernel_that_does_not_answer_is_counted() {
+    fn kernel_read_failures_are_counted() {
         let failed = Arc::<AtomicU64>::default();
         let failures = Counter::from_arc(Arc::clone(&failed));
         let open = |_| Err(io::ErrorKind::Unsupported.into());

@@ -74,7 +74,7 @@ impl Site {
 }
 
 #[test]
-fn rule_is_written_at_the_tenants_end() {
+fn rule_is_inserted_after_the_tenant() {
     let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
     let text = site.written();
     let rule = "[[tenant.allow]]\nhosts = [\"api.example.org\"]\nports = [443]\n\n# the second\n[[tenant]]";
@@ -85,7 +85,7 @@ fn rule_is_written_at_the_tenants_end() {
 }
 
 #[test]
-fn last_tenants_rule_is_written_at_the_files_end() {
+fn last_tenants_rule_is_appended() {
     let site = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "no_hostname");
     let text = site.written();
     assert!(text.ends_with("[[tenant.allow]]\ncidrs = [\"198.51.100.7/32\"]\nports = [5432]\n"), "{text}");
@@ -103,7 +103,7 @@ fn private_destinations_are_allowed_by_name_and_address() {
 
 /// Acme denies a name everywhere, so it takes the key; beta denies none.
 #[test]
-fn other_protocols_take_a_key_beside_a_deny_by_name() {
+fn protocol_key_is_added_beside_denied_names() {
     for (client, destination, denied) in [
         ("10.0.1.5", "198.51.100.7:5432", "no_hostname"),
         ("10.0.1.5", "198.51.100.8:5432", "unknown_protocol"),
@@ -122,7 +122,7 @@ fn other_protocols_take_a_key_beside_a_deny_by_name() {
 }
 
 #[test]
-fn no_rule_is_offered_that_cannot_help() {
+fn useless_rules_are_not_offered() {
     for (client, hostname, destination, why) in [
         ("10.0.1.5", r#""evil.example.org""#, "198.51.100.7:443", "denied_by_rule"),
         ("10.0.9.5", r#""api.example.org""#, "198.51.100.7:443", "no tenant"),

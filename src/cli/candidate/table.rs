@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_would_change_and_by_which_rules() {
+    fn table_shows_changes_and_rules() {
         assert_eq!(
             render(&CandidateReport { candidate: Some(status()) }),
             "\
@@ -178,7 +178,7 @@ WOULD ALLOW what is denied now
     }
 
     #[test]
-    fn a_fall_and_an_absence_are_said() {
+    fn rollback_and_absence_are_shown() {
         let mut fallen = status();
         let time = jiff::Timestamp::from_second(1_764_500_120).unwrap();
         let fell_back = Some(FellBack { time, denied: 12, flows: 230, within_seconds: 300 });

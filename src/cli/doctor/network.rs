@@ -141,7 +141,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn the_rp_filter_trap_needs_both_settings() {
+    fn rp_filter_trap_needs_both_settings() {
         assert!(drops_marked([2, 0], [0, 1]));
         assert!(drops_marked([0, 1], [1, 0]));
         assert!(!drops_marked([2, 1], [0, 0]));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_in_a_pool_s_range_is_named() {
+    fn listener_in_pool_range_is_named() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let range = [PortRange::new(port, port).unwrap()];

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gateway_is_told_from_other_processes() {
+    fn gateway_process_is_recognised() {
         assert!(is_gateway("/usr/bin/egret\0run\0--config\0/etc/egret/egret.toml\0"));
         assert!(is_gateway("egret\0--config\0x\0run"));
         assert!(!is_gateway("/usr/bin/egret\0doctor\0"));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_counts() {
+    fn soft_limit_counts() {
         let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
                       Max processes             unlimited            unlimited            processes \n\
                       Max open files            1024                 524288               files     \n";
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_belongs_to_its_user() {
+    fn listener_belongs_to_its_user() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 00000000:3A99 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 12345 1\n";
         assert!(has_listener(table, "998", 15001));

@@ -104,7 +104,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_rotated_log_is_found_whole_and_nothing_beside_it() {
+    fn rotated_log_files_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("flows.jsonl");
         assert!(rotated(&log, None).is_err(), "there is none");

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_never_held_beyond_its_bound() {
+    fn long_lines_are_bounded() {
         let long = "x".repeat(3 * LONGEST);
         let text = format!("a\n{long}\nb\n\nc");
         let mut from = text.as_bytes();

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_who_runs_out_and_when() {
+    fn table_shows_forecast_exhaustion() {
         let mut mapped = source("10.9.0.4", 0);
         mapped.public = Some("192.0.2.4".parse().unwrap());
         mapped.state = "draining".into();
@@ -216,7 +216,7 @@ HOTTEST DESTINATIONS
     }
 
     #[test]
-    fn a_bar_is_empty_or_full_only_where_the_ports_are() {
+    fn bar_ends_only_at_empty_or_full() {
         for (used, capacity, shown) in [
             (0, 16, "░░░░░░░░░░░░░░░░░░░░    0.0 %"),
             (1, 60_000, "█░░░░░░░░░░░░░░░░░░░    0.0 %"),
@@ -229,7 +229,7 @@ HOTTEST DESTINATIONS
     }
 
     #[test]
-    fn the_outlook_is_said_in_words() {
+    fn outlook_is_described() {
         let said = |growth, left, live| {
             let row = Hot { growth_per_second: growth, exhausted_in_seconds: left, live, held: 0, ..hot() };
             outlook(&row)
@@ -243,7 +243,7 @@ HOTTEST DESTINATIONS
     }
 
     #[test]
-    fn of_more_than_fit_the_most_used_are_shown_in_their_order() {
+    fn limited_table_shows_most_used() {
         let sources = vec![source("a", 3), source("b", 60_000), source("c", 1000), source("d", 50_000)];
         let report = PortsReport { sources, hot: vec![hot(), hot()] };
         let text = render(&report, &Extent { sources: 2, hot: 1 });
@@ -253,7 +253,7 @@ HOTTEST DESTINATIONS
     }
 
     #[test]
-    fn a_quiet_gateway_says_so() {
+    fn quiet_gateway_has_its_message() {
         let text = render(&PortsReport { sources: vec![source("a", 0)], hot: Vec::new() }, &Extent::WHOLE);
         assert!(text.ends_with("No destination is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n"));
     }

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_count_as_what_they_are() {
+    fn log_lines_are_classified() {
         let mut seen = TenantLog::new("acme", Some("2026-01-01T00:00:10Z".parse().unwrap()));
         for (number, tenant, name, verdict) in [
             (9, "acme", r#""old.example""#, r#""allow""#),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn names_without_end_take_no_memory_without_end() {
+    fn seen_names_are_bounded() {
         let mut seen = TenantLog::new("acme", None);
         for number in 0..MOST + 10 {
             let number = u32::try_from(number).unwrap();

@@ -3,7 +3,7 @@
 use super::{GOOD, findings_below, load_files};
 
 #[test]
-fn rules_that_never_match_are_told() {
+fn dead_rules_are_reported() {
     let allow = "[[tenant.allow]]\n";
     let deny = "[[tenant.deny]]\n";
     let uninspected = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\nports = [5432]\ninspect = \"none\"\n";
@@ -105,7 +105,7 @@ fn rules_that_never_match_are_told() {
 }
 
 #[test]
-fn required_certificates_ask_for_a_second_leg() {
+fn required_certificates_alone_are_warned() {
     let rule =
         |more: &str| format!("[[tenant.allow]]\nhosts = [\"a.example\"]\ncertificate = \"require\"\n{more}");
     for (more, warned) in [

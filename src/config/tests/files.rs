@@ -3,7 +3,7 @@
 use super::{GOOD, findings, load};
 
 #[test]
-fn all_errors_of_all_files_are_told_at_once_in_their_order() {
+fn all_errors_are_reported_in_order() {
     let found = findings(&[
         (
             "egret.toml",
@@ -44,7 +44,7 @@ fn all_errors_of_all_files_are_told_at_once_in_their_order() {
 }
 
 #[test]
-fn a_broken_file_does_not_make_others_seem_wrong() {
+fn broken_file_causes_no_other_errors() {
     let found = findings(&[
         ("egret.toml", GOOD),
         ("policy.d/q.toml", "[[pool]\n"),
@@ -63,7 +63,7 @@ fn files_that_cannot_be_read_are_named() {
 }
 
 #[test]
-fn a_hosts_file_without_names_is_refused_since_no_names_means_any() {
+fn empty_hosts_file_is_refused() {
     let text = format!("{GOOD}hosts_file = \"none.txt\"\n");
     let found = findings(&[("egret.toml", &text), ("none.txt", "# later\n\n")]);
     assert_eq!(found.len(), 1, "{found:?}");
@@ -71,7 +71,7 @@ fn a_hosts_file_without_names_is_refused_since_no_names_means_any() {
 }
 
 #[test]
-fn a_file_of_another_kind_does_not_fill_the_screen() {
+fn binary_file_error_is_short() {
     let text = format!("{GOOD}hosts_file = \"big.txt\"\n");
     let found = findings(&[("egret.toml", &text), ("big.txt", &"<html>\n".repeat(500))]);
     assert_eq!(found.len(), 21, "{found:?}");
@@ -79,7 +79,7 @@ fn a_file_of_another_kind_does_not_fill_the_screen() {
 }
 
 #[test]
-fn one_hosts_file_of_many_rules_is_read_and_told_once() {
+fn shared_hosts_file_is_read_once() {
     let text =
         format!("{GOOD}[[tenant.allow]]\nhosts_file = \"x.txt\"\n[[tenant.allow]]\nhosts_file = \"x.txt\"\n");
     let found = findings(&[("egret.toml", &text), ("x.txt", "a b\n")]);
@@ -87,7 +87,7 @@ fn one_hosts_file_of_many_rules_is_read_and_told_once() {
 }
 
 #[test]
-fn special_files_are_refused_wherever_they_are_named() {
+fn special_files_are_refused_everywhere() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let fifo = |name: &str| nix::unistd::mkfifo(&at(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -110,7 +110,7 @@ fn special_files_are_refused_wherever_they_are_named() {
 }
 
 #[test]
-fn the_files_of_a_configuration_are_bounded_together() {
+fn total_file_size_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policy.d")).unwrap();
     let comment = format!("#{}\n", "x".repeat(6 << 20));

@@ -145,7 +145,7 @@ const OTHERS: &[Mistake] = &[
 ];
 
 #[test]
-fn each_mistake_is_told_with_its_place_and_its_remedy() {
+fn mistakes_show_position_and_remedy() {
     for (text, start, part) in OTHERS.iter().chain(pools::ALL).chain(tenants::ALL) {
         let found = findings_below(text);
         let fits = |line: &String| {

@@ -109,7 +109,7 @@ limits  = { flows = 20000, new_flows = "500/s", bandwidth = "1Gbit/s", bytes = "
 "#;
 
 #[test]
-fn every_tenant_of_a_shared_pool_has_a_share_and_no_other() {
+fn only_shared_pools_have_shares() {
     let text = GOOD.replace(
         "name = \"p\"\naddresses = [\"203.0.113.16/30\"]\n",
         "name = \"p\"\naddresses = [\"203.0.113.16/30\", \"2001:db8:1::/64\"]\ndrain = [\"203.0.113.17\"]\n\
@@ -130,7 +130,7 @@ fn every_tenant_of_a_shared_pool_has_a_share_and_no_other() {
 }
 
 #[test]
-fn the_design_loads_but_for_what_is_not_supported_yet() {
+fn design_example_loads() {
     let names = ("allow/acme.txt", "a.example\n");
     let found = findings(&[("egret.toml", DESIGNED), names]);
     let errors: Vec<_> = found.iter().filter(|line| line.contains(" error: ")).collect();
@@ -145,7 +145,7 @@ fn the_design_loads_but_for_what_is_not_supported_yet() {
 }
 
 #[test]
-fn the_control_socket_has_a_default_and_can_be_off() {
+fn control_socket_default_can_be_disabled() {
     let admin = |text: &str| loaded(&[("egret.toml", &format!("{GOOD}{text}"))]).config.gateway.admin;
     assert_eq!(admin(""), Some(Admin { path: ADMIN_SOCKET.into(), wanted: false }));
     let stated = format!("[gateway]\nadmin = \"unix:{ADMIN_SOCKET}\"");
@@ -160,7 +160,7 @@ fn columns_count_characters() {
 }
 
 #[test]
-fn what_is_absent_has_the_default_of_the_reference() {
+fn absent_keys_have_documented_defaults() {
     let config = loaded(&[("egret.toml", GOOD)]).config;
     assert_eq!(config.gateway.listen.to_string(), "[::]:15001");
     assert_eq!(config.gateway.workers, None);
@@ -173,7 +173,7 @@ fn what_is_absent_has_the_default_of_the_reference() {
 }
 
 #[test]
-fn rules_keep_the_order_of_the_file_and_take_names_from_files() {
+fn rules_keep_file_order_and_names() {
     let text = format!(
         "{GOOD}[[tenant.deny]]\nports = [25]\n[[tenant.allow]]\nhosts = [\"b.example\"]\nhosts_file = \"lists/c.txt\"\n"
     );
@@ -202,7 +202,7 @@ fn names_in_any_script_become_what_clients_send() {
 }
 
 #[test]
-fn a_tenant_has_its_own_ech_or_that_of_all() {
+fn tenant_ech_overrides_the_global() {
     for (all, own, meant) in [
         ("", "", Ech::Outer),
         ("ech = \"deny\"", "", Ech::Deny),

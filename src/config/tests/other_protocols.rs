@@ -6,7 +6,7 @@ const NET: &str = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
 const DENY: &str = "[[tenant.deny]]\nhosts = [\"b.example\"]\n";
 
 #[test]
-fn rules_that_let_out_tls_and_http_alone_are_told() {
+fn rules_beside_name_denials_are_warned() {
     for (text, told) in [
         (format!("{NET}{DENY}"), true),
         (format!("{DENY}{NET}"), true),
@@ -30,7 +30,7 @@ fn rules_that_let_out_tls_and_http_alone_are_told() {
 }
 
 #[test]
-fn the_key_is_for_inspected_rules_by_address() {
+fn key_is_for_inspected_rules_by_address() {
     for (text, wanted) in [
         (format!("{NET}hosts = [\"c.example\"]\nother_protocols = \"auto\"\n"), "cannot go with names"),
         (format!("{NET}inspect = \"none\"\nother_protocols = \"allow\"\n"), "cannot go with `inspect"),

@@ -177,18 +177,18 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
 
 proptest! {
     #[test]
-    fn it_is_conserved(configuration in 0..CONFIGURATIONS.len(), steps in steps(false), seed: u64) {
+    fn account_conserves_ports(configuration in 0..CONFIGURATIONS.len(), steps in steps(false), seed: u64) {
         behaves_like_the_model(configuration, steps, seed)?;
     }
 
     #[test]
-    fn it_is_conserved_over_reloads(configuration in 0..CONFIGURATIONS.len(), steps in steps(true), seed: u64) {
+    fn account_conserves_ports_over_reloads(configuration in 0..CONFIGURATIONS.len(), steps in steps(true), seed: u64) {
         behaves_like_the_model(configuration, steps, seed)?;
     }
 }
 
 #[test]
-fn all_64511_ports_are_leased_once_and_the_last_one_over_and_over() {
+fn every_port_is_leased_exactly_once() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
     let mut account = Account::new(space(5, 1), source());
@@ -209,7 +209,7 @@ fn all_64511_ports_are_leased_once_and_the_last_one_over_and_over() {
 }
 
 #[test]
-fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
+fn due_port_is_found_behind_others() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
     let mut account = Account::new(space(0, 1), source());
@@ -223,7 +223,7 @@ fn a_full_destination_gets_a_port_the_moment_it_is_due_behind_many_others() {
 }
 
 #[test]
-fn a_million_destinations_fit_in_200_mb_and_are_forgotten() {
+fn million_destinations_fit_200_mb() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(6);
     let mut account = Account::new(space(5, 1), source());

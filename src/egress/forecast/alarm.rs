@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_ends_after_a_calm_minute() {
+    fn alarm_level_ends_after_calm_minute() {
         let mut alarm = Alarm::default();
         let start = crate::clock::now();
         let mut seen = Vec::new();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn soon_ends_when_nothing_points_to_it_for_two_minutes_and_there_is_room() {
+    fn alarm_ends_after_two_calm_minutes() {
         let mut alarm = Alarm::default();
         let start = crate::clock::now();
         let mut at = |second, used, minutes: Option<u64>| {

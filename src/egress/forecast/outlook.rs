@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn straight_lines_are_carried_to_their_end() {
+    fn linear_growth_is_extrapolated() {
         let outlook = after(seconds(600).map(|t| 1000.0 + 40.0 * t), 34_960).unwrap();
         assert!((outlook.growth - 40.0).abs() < 0.1, "{outlook:?}");
         assert!((outlook.exhausted_in.as_secs_f32() - 250.0).abs() < 1.0, "{outlook:?}");
     }
 
     #[test]
-    fn trends_are_carried_three_windows() {
+    fn trends_extrapolate_three_windows() {
         // 33 points fill the window of 16 s, not that of 32 s
         let line = || seconds(32).map(|t| 500.0 * t);
         assert!(after(line(), 500 * (31 + 48)).is_some());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn still_falling_and_jumping_counts_have_no_outlook() {
+    fn flat_falling_and_noisy_have_no_outlook() {
         let still = seconds(600).map(|_| 30_000.0);
         let falling = seconds(600).map(|t| 30_000.0 - 20.0 * t);
         // 30,000 more within eleven seconds, checked at every second of it and after
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn slower_growth_is_carried_on() {
+    fn slower_growth_stays_extrapolated() {
         // a third of the pace from second 600 on, with 7,000 of 20,000 ports left
         let count = |t: f32| 1000.0 + 20.0 * t.min(600.0) + 20.0 / 3.0 * (t - 600.0).max(0.0);
         for until in (600..1600).step_by(10) {

@@ -34,7 +34,7 @@ fn second(n: u64) -> Duration {
 }
 
 #[test]
-fn the_rows_are_the_five_hottest_with_the_hottest_first() {
+fn five_hottest_rows_in_order() {
     let now = crate::clock::now();
     let pools = pools("203.0.113.1/32", 1000);
     let mut forecaster = Forecaster::new();
@@ -54,7 +54,7 @@ fn the_rows_are_the_five_hottest_with_the_hottest_first() {
 }
 
 #[test]
-fn sixteen_ports_are_watched_as_closely() {
+fn small_pools_are_forecast_too() {
     let now = crate::clock::now();
     let pools = pools("203.0.113.1/32", 16);
     let mut forecaster = Forecaster::new();
@@ -77,7 +77,7 @@ fn sixteen_ports_are_watched_as_closely() {
 }
 
 #[test]
-fn a_network_of_derived_addresses_is_one_row_of_the_exhaustion() {
+fn derived_network_is_one_exhaustion_row() {
     let now = crate::clock::now();
     let pools = pools("2001:db8:100::/64", 100);
     let mut forecaster = Forecaster::new();
@@ -94,7 +94,7 @@ fn a_network_of_derived_addresses_is_one_row_of_the_exhaustion() {
 }
 
 #[test]
-fn missed_seconds_are_filled_in_and_long_gaps_survived() {
+fn sampling_survives_missed_seconds_and_gaps() {
     let start = crate::clock::now();
     let pools = pools("203.0.113.1/32", 10_000);
     let (mut forecaster, mut leases) = (Forecaster::new(), Vec::new());
@@ -117,7 +117,7 @@ fn missed_seconds_are_filled_in_and_long_gaps_survived() {
 }
 
 #[test]
-fn addresses_that_a_reload_removes_are_let_go() {
+fn addresses_removed_by_reload_are_dropped() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let old = Pools::new(&[spec("203.0.113.1/32", 16)], &[], &ledger);

@@ -47,7 +47,7 @@ fn ip(lease: &Lease) -> IpAddr {
 const SERVER: &str = "192.0.2.1:443";
 
 #[test]
-fn a_client_keeps_its_address_and_spills_when_it_is_full() {
+fn client_spills_from_full_address() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
     let pool = acme(&pools);
@@ -74,7 +74,7 @@ fn a_client_keeps_its_address_and_spills_when_it_is_full() {
 }
 
 #[test]
-fn a_family_without_addresses_is_refused() {
+fn pool_without_family_is_refused() {
     let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
     let now = crate::clock::now();
     let refused = acme(&pools).lease(client(1), dial("[2001:db8::1]:443"), &Share::NONE, now).unwrap_err();
@@ -84,7 +84,7 @@ fn a_family_without_addresses_is_refused() {
 }
 
 #[test]
-fn clients_spread_evenly_and_few_move_when_an_address_is_added() {
+fn added_address_moves_few_clients() {
     let three = pools(&["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"], (1, 9), Select::Paired);
     let four = pools(
         &["203.0.113.0/32", "203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"],
@@ -127,7 +127,7 @@ fn least_used_levels_the_addresses_for_each_destination() {
 }
 
 #[test]
-fn least_used_of_many_addresses_finds_the_last_free_port() {
+fn least_used_finds_last_free_port() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.0/24"], (2000, 2000), Select::LeastUsed);
     let leases: Vec<_> =
@@ -137,7 +137,7 @@ fn least_used_of_many_addresses_finds_the_last_free_port() {
 }
 
 #[test]
-fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
+fn derived_addresses_are_few_and_forgotten() {
     let now = crate::clock::now();
     let pools = pools(&["2001:db8:100::/64"], (2000, 2001), Select::Paired);
     let server = dial("[2001:db8::1]:443");
@@ -166,7 +166,7 @@ fn a_wide_network_gives_each_client_a_few_addresses_and_forgets_them() {
 }
 
 #[test]
-fn a_port_comes_back_when_the_kernel_says_so() {
+fn port_returns_when_kernel_releases_it() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.1/32", "2001:db8:100::1/128"], (2000, 2000), Select::Paired);
     let pool = acme(&pools);
@@ -195,7 +195,7 @@ fn a_port_comes_back_when_the_kernel_says_so() {
 }
 
 #[test]
-fn a_pools_own_rest_is_the_least_for_a_port_that_was_connected() {
+fn pool_hold_is_minimum_for_connected_ports() {
     let now = crate::clock::now();
     let own = Duration::from_secs(1);
     let spec = PoolSpec { rest: own, ..spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired) };
@@ -215,7 +215,7 @@ fn a_pools_own_rest_is_the_least_for_a_port_that_was_connected() {
 }
 
 #[test]
-fn a_collision_is_counted_and_another_port_is_leased() {
+fn collision_leases_another_port() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
     let lease = acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
@@ -240,7 +240,7 @@ fn a_collision_is_counted_and_another_port_is_leased() {
 }
 
 #[test]
-fn leases_of_the_old_configuration_count_in_the_new_one() {
+fn old_leases_count_after_reload() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let old = Pools::new(&[spec(&["203.0.113.1/32"], (2000, 2015), Select::Paired)], &[], &ledger);
@@ -264,7 +264,7 @@ fn leases_of_the_old_configuration_count_in_the_new_one() {
 }
 
 #[test]
-fn a_panic_gives_the_port_back_and_harms_nobody() {
+fn panic_returns_the_port() {
     let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
     let pool = Arc::clone(acme(&pools));
     let flow = std::thread::spawn(move || {
@@ -276,7 +276,7 @@ fn a_panic_gives_the_port_back_and_harms_nobody() {
 }
 
 #[test]
-fn an_idle_address_of_a_configuration_keeps_its_account_through_sweeps() {
+fn sweeps_keep_configured_idle_addresses() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let specs = [spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired)];
@@ -293,7 +293,7 @@ fn an_idle_address_of_a_configuration_keeps_its_account_through_sweeps() {
 
 /// Threads lease and return at random, while another sweeps and reads; a port leased twice shows as a second claim.
 #[test]
-fn no_port_is_in_two_hands_at_once_on_any_number_of_threads() {
+fn concurrent_leases_never_share_ports() {
     for (addresses, select) in [
         (&["203.0.113.0/31", "203.0.113.2/32"][..], Select::Paired),
         (&["203.0.113.0/31", "203.0.113.2/32"], Select::LeastUsed),

@@ -94,7 +94,7 @@ fn let_go(reaper: &mut Reaper, gone: &[u16], now: Instant) {
 }
 
 #[test]
-fn ports_of_an_earlier_process_are_held_until_gone() {
+fn ports_of_earlier_process_are_held() {
     let (pools, start) = (small(), crate::clock::now());
     let at = |seconds| start + Duration::from_secs(seconds);
     let waiting = |port, left| {
@@ -122,7 +122,7 @@ fn ports_of_an_earlier_process_are_held_until_gone() {
 }
 
 #[test]
-fn a_socket_on_a_free_port_is_believed_at_the_second_look_and_its_port_is_held() {
+fn foreign_socket_is_held_at_second_sight() {
     let (pools, now) = (small(), crate::clock::now());
     let mut reconciler = Reconciler::default();
     let network = IpAddr::V4(SOURCE).into();
@@ -154,7 +154,7 @@ fn used_or_new(pools: &Pools, now: Instant) -> (u16, u16, u16) {
 }
 
 #[test]
-fn a_lease_without_a_socket_is_believed_the_second_time() {
+fn lease_without_socket_is_confirmed_twice() {
     let (pools, now) = (small(), crate::clock::now());
     let network = IpAddr::V4(SOURCE).into();
     let leased = lease(&pools, SERVER.into(), now).unwrap();
@@ -178,7 +178,7 @@ fn a_lease_without_a_socket_is_believed_the_second_time() {
 }
 
 #[test]
-fn a_smaller_range_keeps_held_ports_until_gone() {
+fn smaller_range_keeps_held_ports_until_gone() {
     let (ledger, now) = (Arc::new(Ledger::new()), crate::clock::now());
     let before = small_over(&ledger);
     let sockets = vec![socket(1000, TcpState::Established, 1), socket(1003, TcpState::Established, 2)];
@@ -226,7 +226,7 @@ fn connect(lease: &Lease, to: SocketAddr) -> Option<TcpStream> {
 }
 
 #[test]
-fn a_restart_in_the_middle_of_many_flows_never_collides() {
+fn restart_during_flows_never_collides() {
     let flows = if limits::raise_open_files().unwrap() > 16_000 { 10_000 } else { 400 };
     let range = PortRange::new(10_001, 10_000 + flows + flows / 10).unwrap();
     let source = own_loopback(1);
@@ -275,7 +275,7 @@ fn a_restart_in_the_middle_of_many_flows_never_collides() {
 }
 
 #[test]
-fn ledger_and_kernel_agree_while_flows_come_and_go() {
+fn ledger_matches_kernel_under_churn() {
     let source = own_loopback(2);
     let listener = TcpListener::bind((source, 0)).unwrap();
     let to = listener.local_addr().unwrap();

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_about_as_large_as_it_is_called_and_part_of_every_larger_one() {
+    fn shares_are_exact_and_nested() {
         for percent in [1, 10, 50, 99] {
             let found = share(percent).len();
             assert!(found.abs_diff(usize::from(percent) * 100) < 200, "{percent} %: {found} of 10000");
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_of_a_share_never_changes() {
+    fn share_membership_is_stable() {
         assert_eq!(place("10.0.0.1".parse().unwrap()), 0xe7a7_7091_5e3a_6bb4);
         assert_eq!(place("2001:db8::1".parse().unwrap()), 0x216d_ba65_aa6c_0c57);
     }
 
     #[test]
-    fn too_many_new_denials_are_told_at_once_and_few_are_chance() {
+    fn excess_denials_trip_and_few_do_not() {
         let start = clock::now();
         let mut watch = Watch::new(start);
         for _ in 1..FEWEST {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_holds_for_the_share_of_the_flows() {
+    fn denial_bound_is_relative_to_flows() {
         let start = clock::now();
         let mut watch = Watch::new(start);
         for _ in 0..990 {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_the_window_is_forgotten() {
+    fn denials_before_the_window_are_forgotten() {
         let start = clock::now();
         let mut watch = Watch::new(start);
         for _ in 1..FEWEST {

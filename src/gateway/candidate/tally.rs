@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_to_one_name_are_one_example_whatever_its_address() {
+    fn flows_to_one_name_share_an_example() {
         let (mut tally, name) = (Tally::default(), "api.example.com".parse().unwrap());
         keep(&mut tally, kind("acme", "r"), 1, Some(&name), "192.0.2.1:443");
         keep(&mut tally, kind("acme", "r"), 2, Some(&name), "192.0.2.2:443");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_names_clients_make_up_the_latest_few_are_kept() {
+    fn examples_are_bounded_to_the_latest() {
         let mut tally = Tally::default();
         for second in 0..1000 {
             let name = format!("n{second}.example.com").parse().unwrap();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_bounded_and_none_is_lost_from_the_sum() {
+    fn kinds_are_bounded_and_sums_exact() {
         let mut tally = Tally::default();
         for rule in 0..MOST_KINDS + 5 {
             keep(&mut tally, kind("acme", &rule.to_string()), 1, None, "192.0.2.1:443");

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_for_one_policy_holds_for_another_that_asks_the_same() {
+    fn check_results_hold_for_same_checks() {
         use CertificateRule::{Observe as Look, Require, Unasked};
         use Destination::{Observe, Original, Resolve, Verify};
         for (destination, certificate, stopped_by) in [

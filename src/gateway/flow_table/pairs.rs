@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_holders_come_first_and_only_flows_of_the_pair_count() {
+    fn largest_holders_of_pair_come_first() {
         let table = FlowTable::default();
         let mut listed = Vec::new();
         for (number, tenant, client, to, hostname) in [
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_and_a_reader_at_once_never_miscount() {
+    fn concurrent_pair_counts_are_exact() {
         const PER_WORKER: u64 = 2000;
         let table = FlowTable::default();
         let numbers = AtomicU64::new(0);

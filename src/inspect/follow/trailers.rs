@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_that_decide_nothing_pass() {
+    fn harmless_trailers_pass() {
         for section in [
             "\r\n",
             "A: b\r\n\r\n",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_fields_do_not_pass() {
+    fn malformed_trailers_are_refused() {
         for section in [
             "GET /evil HTTP/1.1\r\n\r\n",
             "xx\r\n\r\n",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_decide_something_do_not_pass() {
+    fn significant_trailers_are_refused() {
         for name in FORBIDDEN.iter().chain(&[
             "If-Match",
             "Proxy-Authorization",
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_trailer_is_a_request_line_to_a_server_that_takes_any_method() {
+    fn trailers_never_resemble_request_lines() {
         for value in ["/evil HTTP/1.1", "http://evil.example/ http/1.0 \t", "/\tHTTP/1.1", "HTTP/1.1"] {
             let section = format!("GET: {value}\r\n\r\n");
             assert_eq!(check(section.as_bytes()), Err("a trailer that ends like a request line"), "{value}");

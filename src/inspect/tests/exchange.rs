@@ -31,7 +31,7 @@ fn upgrade_to(protocol: &str) -> String {
 }
 
 #[test]
-fn permitted_requests_pass_whole_however_they_are_framed() {
+fn permitted_requests_pass_in_any_framing() {
     for first in [
         GET.to_owned(),
         post("Content-Length: 5", "GET /"),
@@ -53,7 +53,7 @@ fn permitted_requests_pass_whole_however_they_are_framed() {
 }
 
 #[test]
-fn what_lies_beyond_the_bound_on_a_head_is_not_looked_at() {
+fn bytes_beyond_head_bound_are_ignored() {
     const BOUND: usize = 100;
     let follow = |turns: &[&str]| {
         let turns: Vec<_> = turns.iter().map(|turn| turn.as_bytes()).collect();
@@ -79,7 +79,7 @@ fn what_lies_beyond_the_bound_on_a_head_is_not_looked_at() {
 }
 
 #[test]
-fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
+fn held_bytes_are_judged_at_server_eof() {
     let many = GET.repeat(200);
     for (first, answered) in [
         (upgrade_to("x"), "HTTP/1.0 200 OK\r\n\r\nuntil the end"),
@@ -110,7 +110,7 @@ fn what_waits_for_a_server_that_has_finished_is_judged_as_it_is() {
 }
 
 #[test]
-fn a_request_counts_once_its_first_byte_arrived() {
+fn request_counts_from_first_byte() {
     let [ok, one] = [OK.len(), GET.len()];
     let until_close = "HTTP/1.1 200 OK\r\n\r\nall";
     for (sent, said, taken, answered) in [
@@ -155,7 +155,7 @@ fn a_request_counts_once_its_first_byte_arrived() {
 }
 
 #[test]
-fn no_answer_is_due_after_the_last_request() {
+fn no_answer_is_due_after_last_request() {
     let head = |version: &str, fields: &str| format!("GET / {version}\r\nHost: a.example\r\n{fields}\r\n");
     for (first, due) in [
         (head("HTTP/1.1", ""), true),
@@ -180,7 +180,7 @@ fn no_answer_is_due_after_the_last_request() {
 }
 
 #[test]
-fn a_later_request_for_another_host_stops_the_client() {
+fn later_request_for_other_host_stops() {
     for first in [
         GET.to_owned(),
         post("Content-Length: 40", &"x".repeat(40)),
@@ -193,7 +193,7 @@ fn a_later_request_for_another_host_stops_the_client() {
 }
 
 #[test]
-fn what_two_servers_could_frame_differently_is_malformed() {
+fn ambiguous_framing_is_malformed() {
     for (request, reason) in [
         (post("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), "both Content-Length"),
         (post("Transfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), "both Content-Length"),
@@ -232,7 +232,7 @@ fn what_two_servers_could_frame_differently_is_malformed() {
 }
 
 #[test]
-fn a_malformed_chunk_ends_the_flow_where_it_stands() {
+fn malformed_chunk_ends_the_flow() {
     for (chunks, passing, reason) in [
         ("x\r\n", 0, "not a number"),
         ("\r\n", 0, "not a number"),
@@ -273,7 +273,7 @@ fn a_malformed_chunk_ends_the_flow_where_it_stands() {
 }
 
 #[test]
-fn a_head_beyond_the_bound_is_too_large() {
+fn oversized_head_is_too_large() {
     let followed = follow(&[&format!("{GET}GET / HTTP/1.1\r\nA: {}", "b".repeat(MAX))]);
     assert_eq!(followed.then, Then::Unclear(Unclear::TooLarge(Protocol::Http)));
     let fits = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(MAX - 23));
@@ -283,7 +283,7 @@ fn a_head_beyond_the_bound_is_too_large() {
 }
 
 #[test]
-fn an_upgrade_holds_the_client_until_the_server_has_answered() {
+fn upgrade_holds_client_until_answer() {
     let upgrade = upgrade_to("websocket");
     for after in [EVIL, GET, "\0\0 anything"] {
         let waits = follow(&[&format!("{upgrade}{after}")]);
@@ -309,7 +309,7 @@ fn an_upgrade_holds_the_client_until_the_server_has_answered() {
 }
 
 #[test]
-fn answers_may_end_lines_in_lf_alone() {
+fn answers_accept_bare_lf() {
     let upgrade = upgrade_to("websocket");
     let taken = follow(&[&upgrade, &SWITCH.replace('\r', ""), "\0\0 anything"]);
     assert_eq!((taken.passed.len(), taken.then), (upgrade.len() + 11, Then::More));
@@ -324,7 +324,7 @@ fn answers_may_end_lines_in_lf_alone() {
 }
 
 #[test]
-fn an_answers_body_is_no_answer() {
+fn answer_body_is_not_parsed() {
     let upgrade = upgrade_to("websocket");
     let hidden = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SWITCH}", SWITCH.len());
     let endless = format!("HTTP/1.0 200 OK\r\n\r\n{SWITCH}");
@@ -347,7 +347,7 @@ fn an_answers_body_is_no_answer() {
 }
 
 #[test]
-fn an_offer_of_http_2_or_tls_does_not_reach_the_server() {
+fn http2_and_tls_upgrades_are_blocked() {
     let offered = |upgrade: &str, settings: &str, connection: &str| {
         format!(
             "GET /Upgrade HTTP/1.1\r\nHost: a.example\r\nA: Upgrade\r\n{upgrade}\r\n{settings}: AAMAAABk\r\nConnection: {connection}\r\n\r\n"
@@ -373,7 +373,7 @@ fn an_offer_of_http_2_or_tls_does_not_reach_the_server() {
 }
 
 #[test]
-fn what_a_server_never_ends_is_lost_track_of() {
+fn endless_answer_stops_tracking() {
     let upgrade = upgrade_to("x");
     for endless in [
         "HTTP/1.1 200 OK\r\nA: ".to_owned() + &"a".repeat(MAX),
@@ -398,7 +398,7 @@ fn what_a_server_never_ends_is_lost_track_of() {
 }
 
 #[test]
-fn an_upgrade_whose_answer_is_not_clear_lets_nothing_through() {
+fn unclear_upgrade_answer_passes_nothing() {
     let upgrade = upgrade_to("websocket");
     for (answer, reason) in [
         ("HTTP/1.1 101 Switching\r\nUpgrade: x\n\n", "not known"),
@@ -419,7 +419,7 @@ fn an_upgrade_whose_answer_is_not_clear_lets_nothing_through() {
 }
 
 #[test]
-fn the_answer_comes_after_those_before_it() {
+fn denial_follows_pending_answers() {
     let three = format!("{GET}{GET}{GET}{EVIL}");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     for (answers, remainder) in [
@@ -441,7 +441,7 @@ fn the_answer_comes_after_those_before_it() {
 }
 
 #[test]
-fn requests_in_advance_are_bounded() {
+fn pipelined_requests_are_bounded() {
     let many = GET.repeat(200);
     let followed = follow(&[&many]);
     assert_eq!((followed.passed.len(), followed.then), (128 * GET.len(), Then::Wait));
@@ -499,7 +499,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_followed_alike_in_any_pieces(
+    fn following_is_independent_of_fragmentation(
         bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"\r\n0a;: ".to_vec())], 0..120),
         piece in 1_usize..20,
     ) {

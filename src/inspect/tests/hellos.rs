@@ -29,7 +29,7 @@ fn first() -> Vec<u8> {
 }
 
 #[test]
-fn a_server_hello_ends_the_watch() {
+fn server_hello_ends_following() {
     let hello = first();
     for answer in [
         server_hello(false),
@@ -48,7 +48,7 @@ fn a_server_hello_ends_the_watch() {
 }
 
 #[test]
-fn proved_servers_go_on_with_the_handshake() {
+fn proven_servers_continue_the_handshake() {
     let (hello, secret) = (first(), b"what the two agree on".to_vec());
     let strict = |turns: &[&[u8]]| {
         let relay = |piece| {
@@ -69,7 +69,7 @@ fn proved_servers_go_on_with_the_handshake() {
 }
 
 #[test]
-fn a_second_hello_carries_the_same_name() {
+fn second_hello_with_same_name_passes() {
     let (hello, retry) = (first(), server_hello(true));
     let same = Hello::to("A.Example.").with(44, &[0, 2, 7, 7]);
     for second in [
@@ -88,7 +88,7 @@ fn a_second_hello_carries_the_same_name() {
 }
 
 #[test]
-fn a_second_hello_with_another_name_stops_the_client() {
+fn second_hello_with_other_name_stops() {
     let hello = first();
     let grease = |name| Hello::to(name).with(0xfe0d, &[0; 20]);
     for (second, changed) in [
@@ -116,7 +116,7 @@ fn a_second_hello_with_another_name_stops_the_client() {
 }
 
 #[test]
-fn what_is_no_hello_and_no_other_record_is_malformed() {
+fn unexpected_records_are_malformed() {
     let hello = first();
     for second in [
         record(&[20, 0, 0, 0]),
@@ -137,7 +137,7 @@ fn what_is_no_hello_and_no_other_record_is_malformed() {
 
 /// A client and a server without a common key share in the first hello.
 #[test]
-fn what_is_no_tls_ends_the_watch() {
+fn non_tls_bytes_end_following() {
     let first = first();
     for byte in [0, b'H', 19, 25, 255] {
         let (passed, then, over) = follow(&[&first, &[], &[byte, 3, 3, 0, 1, 22, 3, 3, 0, 4]]);
@@ -146,7 +146,7 @@ fn what_is_no_tls_ends_the_watch() {
 }
 
 #[test]
-fn a_real_retry_is_followed_to_its_end() {
+fn real_hello_retry_is_followed() {
     let key = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
     let provider = |groups| {
         let mut provider = rustls::crypto::ring::default_provider();
@@ -195,7 +195,7 @@ fn a_real_retry_is_followed_to_its_end() {
 
 proptest! {
     #[test]
-    fn any_flight_is_followed_alike_in_any_pieces(
+    fn flights_follow_alike_in_any_fragmentation(
         records in prop::collection::vec((20_u8..25, prop::collection::vec(any::<u8>(), 0..20)), 0..5),
         second in any::<bool>(),
         retry in any::<bool>(),

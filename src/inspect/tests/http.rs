@@ -11,7 +11,7 @@ fn asked(head: &str) -> AskedName {
 }
 
 #[test]
-fn the_host_is_read() {
+fn host_header_is_read() {
     for head in [
         "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n",
         "GET / HTTP/1.0\r\nhOsT:API.example.com.\r\n\r\n",
@@ -32,7 +32,7 @@ fn the_host_is_read() {
 }
 
 #[test]
-fn a_target_may_have_any_byte_that_is_no_control() {
+fn target_accepts_all_but_control_bytes() {
     for byte in (0x21..=0xff).filter(|&b| b != 0x7f) {
         for head in [&b"GET /caf"[..], b"GET http://api.example.com/?q="] {
             let head = [head, &[byte], b" HTTP/1.1\r\nHost: api.example.com\r\n\r\n"].concat();
@@ -47,7 +47,7 @@ fn a_target_may_have_any_byte_that_is_no_control() {
 }
 
 #[test]
-fn a_host_may_be_absent_or_no_hostname() {
+fn host_may_be_absent_or_invalid() {
     assert_eq!(asked("GET / HTTP/1.0\r\n\r\n"), AskedName::Absent);
     assert_eq!(asked("GET / HTTP/1.1\r\nA: b\r\n\r\n"), AskedName::Absent);
     for (host, why) in [
@@ -62,7 +62,7 @@ fn a_host_may_be_absent_or_no_hostname() {
 }
 
 #[test]
-fn what_two_readers_could_read_differently_is_refused() {
+fn ambiguous_heads_are_refused() {
     for (head, why) in [
         ("GET / HTTP/1.1\r\nHost: a.example\r\nHost: a.example\r\n\r\n", "more than one Host"),
         ("GET / HTTP/1.0\r\nHost: a.example\r\nhost:\r\n\r\n", "more than one Host"),
@@ -112,7 +112,7 @@ fn what_two_readers_could_read_differently_is_refused() {
 }
 
 #[test]
-fn no_control_byte_passes_wherever_it_stands() {
+fn control_bytes_are_refused_everywhere() {
     let head = b"GET /abcdefghijklmnopqrstuvwxyz HTTP/1.1\r\nHost: api.example.com\r\nAccept-Language: abcdefghijklmnop\r\n\r\n";
     for at in 4..head.len() - 4 {
         for control in (0..0x20).chain([0x7f]).filter(|&b| b != b'\t') {
@@ -129,7 +129,7 @@ fn no_control_byte_passes_wherever_it_stands() {
 }
 
 #[test]
-fn a_head_may_be_split_anywhere() {
+fn head_may_be_split_anywhere() {
     let head = b"GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nA: b\r\n\r\n";
     assert_split_at_every_byte(head, MAX);
     assert_split_at_every_byte(head, head.len());
@@ -170,12 +170,12 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn httparse_reads_no_other_host(head in any_head()) {
+    fn httparse_agrees_on_the_host(head in any_head()) {
         checks::same_host_as_httparse(&head, &verdict(&head));
     }
 
     #[test]
-    fn a_head_with_a_changed_byte_is_read_like_httparse(at in 4_usize..60, byte in any::<u8>()) {
+    fn mutated_head_agrees_with_httparse(at in 4_usize..60, byte in any::<u8>()) {
         let mut head = b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nA: b\r\nC: d\r\n\r\n".to_vec();
         head[at] = byte;
         checks::same_host_as_httparse(&head, &verdict(&head));

@@ -58,7 +58,7 @@ fn assert_split_at_every_byte(bytes: &[u8], max: usize) {
 }
 
 #[test]
-fn another_protocol_is_known_by_its_first_bytes() {
+fn other_protocol_is_known_by_first_bytes() {
     let ssl_request = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
     let sslv2_hello = [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10];
     let long_word = [&[b'A'; 400][..], b"("].concat();
@@ -102,7 +102,7 @@ fn another_protocol_is_known_by_its_first_bytes() {
 
 /// Under a rule by address, a name in these would pass where a rule denies it.
 #[test]
-fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
+fn lenient_tls_and_http_are_recognised() {
     let hello = hello::Hello::to("api.example.com").record();
     let with_version = |major| [&[22, major], &hello[2..]].concat();
     for first in [with_version(0), with_version(4), with_version(15)] {
@@ -176,7 +176,7 @@ fn what_servers_take_for_tls_or_http_is_no_other_protocol() {
 }
 
 #[test]
-fn a_bound_of_a_few_bytes_is_kept() {
+fn bound_of_a_few_bytes_is_kept() {
     for max in 0..20 {
         for bytes in [&b""[..], b"G", b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3]] {
             let verdict = checks::stable_verdict(bytes, max);
@@ -189,7 +189,7 @@ fn a_bound_of_a_few_bytes_is_kept() {
 
 proptest! {
     #[test]
-    fn any_bytes_have_a_stable_verdict(
+    fn verdict_is_stable_for_any_bytes(
         start in prop::sample::select(vec![&b""[..], b"\x16\x03\x01", b"\x16\x03\x01\x00\x01\x01", b"\x16\x04", b"\x15\x03\x01\x00\x02", b"\x14\x03\x01\x00", b"\x18\x03\x03", b"\r\n", b"\x0b", b"get ", b"get\r", b"GET ", b"GET\x1c", b"GET / HTTP/1.1\r\n"]),
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         max in 0_usize..300,

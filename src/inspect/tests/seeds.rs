@@ -5,7 +5,7 @@ use super::*;
 use std::path::Path;
 
 #[test]
-fn seed_files_are_as_built() {
+fn seed_files_match_generated() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     let update = std::env::var_os("UPDATE_SEEDS").is_some();
     for (name, bytes) in seeds() {

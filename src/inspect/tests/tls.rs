@@ -50,7 +50,7 @@ fn name_protocols_and_encrypted_hello_are_read() {
 }
 
 #[test]
-fn a_real_client_is_understood() {
+fn hello_of_real_client_is_read() {
     let hello = rustls_hello("api.example.com", &[b"h2"]);
     let understood = inspected(&hello);
     assert_eq!((understood.name, &*understood.alpn), (name("api.example.com"), "h2"));
@@ -59,7 +59,7 @@ fn a_real_client_is_understood() {
 }
 
 #[test]
-fn a_hello_may_be_split_anywhere() {
+fn hello_may_be_split_anywhere() {
     let hello = Hello::to("api.example.com").offering(&[b"h2"]);
     for size in [1, 2, 3, 4, 5, 7, 64, 1 << 14] {
         let bytes = hello.records(size);
@@ -73,13 +73,13 @@ fn a_hello_may_be_split_anywhere() {
 }
 
 #[test]
-fn a_hello_of_several_full_records_is_read() {
+fn hello_of_several_full_records_is_read() {
     let hello = Hello::to("api.example.com").with(51, &vec![0; 40_000]);
     assert_eq!(inspected(&hello.records(1 << 14)).name, name("api.example.com"));
 }
 
 #[test]
-fn waiting_is_for_the_next_header_or_the_end() {
+fn needed_bytes_reach_next_header() {
     let bytes = Hello::to("api.example.com").records(100);
     let mut scratch = Vec::new();
     let mut waits = vec![0];
@@ -90,7 +90,7 @@ fn waiting_is_for_the_next_header_or_the_end() {
 }
 
 #[test]
-fn what_follows_the_hello_is_ignored() {
+fn bytes_after_hello_are_ignored() {
     let hello = Hello::to("api.example.com").record();
     let expected = inspected(&hello);
     for after in
@@ -101,7 +101,7 @@ fn what_follows_the_hello_is_ignored() {
 }
 
 #[test]
-fn the_bound_counts_every_byte_on_the_wire() {
+fn bound_counts_every_byte_on_the_wire() {
     let hello = Hello::to("api.example.com");
     for bytes in [hello.record(), hello.records(100), hello.records(1)] {
         assert!(matches!(checks::stable_verdict(&bytes, bytes.len()), Verdict::Done(_)));
@@ -118,7 +118,7 @@ fn the_bound_counts_every_byte_on_the_wire() {
 }
 
 #[test]
-fn what_records_may_not_be_is_refused() {
+fn invalid_records_are_refused() {
     let message = Hello::to("api.example.com").message();
     let (first, second) = message.split_at(50);
     let between = |middle: &[u8]| [&record(first), middle, &record(second)].concat();
@@ -144,7 +144,7 @@ fn what_records_may_not_be_is_refused() {
 }
 
 #[test]
-fn what_a_hello_may_not_say_is_refused() {
+fn invalid_hellos_are_refused() {
     let to = || Hello::to("api.example.com");
     let list = |names: &[(u8, &[u8])]| Hello::nameless().with(0, &server_name_list(names));
     let cases: &[(Hello, &str)] = &[
@@ -174,7 +174,7 @@ fn what_a_hello_may_not_say_is_refused() {
 }
 
 #[test]
-fn what_the_parser_lets_pass_is_refused() {
+fn invalid_hellos_the_parser_accepts_are_refused() {
     let message = Hello::to("api.example.com").message();
     let mut old = message.clone();
     old[4] = 2;
@@ -190,7 +190,7 @@ fn what_the_parser_lets_pass_is_refused() {
 }
 
 #[test]
-fn a_cut_or_changed_body_is_never_another_name() {
+fn mutated_hello_yields_no_other_name() {
     let message = Hello::to("api.example.com").message();
     for end in 4..message.len() - 1 {
         let mut cut = message[..end].to_vec();
@@ -210,7 +210,7 @@ fn a_cut_or_changed_body_is_never_another_name() {
 }
 
 #[test]
-fn a_name_that_is_no_hostname_is_invalid() {
+fn invalid_server_name_is_reported() {
     for (raw, why) in [
         (&b"allowed.example\0.evil.example"[..], NotAHostname::Nul),
         (b".wild.example.org", NotAHostname::EmptyLabel),
@@ -225,7 +225,7 @@ fn a_name_that_is_no_hostname_is_invalid() {
 }
 
 #[test]
-fn protocols_are_kept_as_far_as_they_are_printable_and_fit() {
+fn alpn_is_bounded_and_printable() {
     let kept = |protocols: &[&[u8]]| inspected(&Hello::nameless().offering(protocols).record()).alpn;
     assert_eq!(&*kept(&[&[0x2a, 0x0a], b"h2", b"a,b", b"a b", b"http/1.1"]), "h2,http/1.1");
     assert_eq!(&*kept(&[&[b'a'; 64], b"h2"]), "a".repeat(64));
@@ -266,13 +266,13 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn rustls_reads_no_other_name(hello in any_hello(), size in 1_usize..400) {
+    fn rustls_agrees_on_the_name(hello in any_hello(), size in 1_usize..400) {
         let bytes = hello.records(size);
         checks::same_name_as_rustls_or_refused(&bytes, &verdict(&bytes));
     }
 
     #[test]
-    fn every_plain_name_is_read_and_rustls_agrees(labels in "[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}\\.[a-z]{2,5}") {
+    fn plain_names_agree_with_rustls(labels in "[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}\\.[a-z]{2,5}") {
         let bytes = Hello::to(&labels).record();
         let verdict = verdict(&bytes);
         prop_assert!(checks::same_name_as_rustls_or_refused(&bytes, &verdict));
@@ -282,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn fragmentation_changes_nothing(hello in any_hello(), size in 1_usize..400) {
+    fn hello_verdict_ignores_fragmentation(hello in any_hello(), size in 1_usize..400) {
         let [many, one] = [hello.records(size), hello.record()].map(|bytes| checks::but_for_length(verdict(&bytes)));
         prop_assert_eq!(many, one);
         prop_assert_eq!(checks::refragmented(&hello.record(), size), hello.records(size));

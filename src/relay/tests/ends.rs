@@ -4,7 +4,7 @@ use super::*;
 use socket2::SockRef;
 
 #[test]
-fn a_half_closed_flow_goes_on_the_other_way() {
+fn half_closed_flow_continues_other_way() {
     let result = run(
         NEVER,
         |mut socket| {
@@ -21,7 +21,7 @@ fn a_half_closed_flow_goes_on_the_other_way() {
 }
 
 #[test]
-fn a_server_that_finishes_first_is_noticed() {
+fn server_that_finishes_first_is_noticed() {
     let result = run(
         NEVER,
         |mut socket| {
@@ -38,7 +38,7 @@ fn a_server_that_finishes_first_is_noticed() {
 }
 
 #[test]
-fn a_reset_is_passed_on_as_a_reset_after_the_bytes_before_it() {
+fn reset_is_forwarded_after_pending_bytes() {
     let result = run(
         NEVER,
         |socket| {
@@ -59,7 +59,7 @@ fn a_reset_is_passed_on_as_a_reset_after_the_bytes_before_it() {
 }
 
 #[test]
-fn a_reset_by_the_client_reaches_the_server() {
+fn reset_by_the_client_reaches_the_server() {
     let result = run(
         NEVER,
         |mut socket| {
@@ -77,7 +77,7 @@ fn a_reset_by_the_client_reaches_the_server() {
 }
 
 #[test]
-fn an_idle_flow_ends_only_when_it_is_told_to() {
+fn idle_flow_ends_only_by_timeout() {
     let idle = Silence { idle: Some(Duration::from_millis(80)), ..NEVER };
     let wait_for_reset = |mut socket: std::net::TcpStream| {
         assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -86,7 +86,7 @@ fn an_idle_flow_ends_only_when_it_is_told_to() {
 }
 
 #[test]
-fn a_half_open_flow_has_a_time_out_of_its_own() {
+fn half_open_flow_has_own_timeout() {
     let silence = Silence { half_open: Duration::from_millis(80), ..NEVER };
     let (was_reset, client_was_reset) = std::sync::mpsc::channel();
     let result = run(
@@ -107,7 +107,7 @@ fn a_half_open_flow_has_a_time_out_of_its_own() {
 }
 
 #[test]
-fn nobody_waits_for_a_dead_peer_to_acknowledge() {
+fn dead_peer_is_not_awaited() {
     let (outer, inner) = pair();
     EventLoop::run(async |event_loop| {
         let socket = Socket::new(inner, &event_loop).unwrap();
@@ -121,7 +121,7 @@ fn nobody_waits_for_a_dead_peer_to_acknowledge() {
 }
 
 #[test]
-fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
+fn answer_before_reset_reaches_sending_client() {
     let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
     client_end.write_all(b"more of the upload").unwrap();
     server_end.write_all(b"413 too large").unwrap();
@@ -144,7 +144,7 @@ fn an_answer_before_a_reset_is_delivered_though_the_client_is_still_sending() {
 }
 
 #[test]
-fn a_reset_after_a_half_close_is_passed_on_at_once() {
+fn reset_after_half_close_is_forwarded() {
     let (reset, client_has_reset) = std::sync::mpsc::channel();
     let result = run(
         NEVER,
@@ -207,7 +207,7 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
 }
 
 #[test]
-fn a_reset_is_told_from_the_fin_before_it() {
+fn reset_differs_from_earlier_fin() {
     for (finishes, finished) in [(true, Some(Side::Upstream)), (false, None)] {
         let End::Failed(failure) = end_after_reset(b"an answer", finishes) else { panic!() };
         let SocketFailure { side, progress, .. } = *failure;
@@ -219,7 +219,7 @@ fn a_reset_is_told_from_the_fin_before_it() {
 }
 
 #[test]
-fn what_a_reset_client_does_not_take_is_counted() {
+fn bytes_undelivered_at_reset_are_counted() {
     let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
     server_end.write_all(b"half an answer").unwrap();
     let end = EventLoop::run(async |event_loop| {

@@ -131,7 +131,7 @@ fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<Script>) {
 
 proptest! {
     #[test]
-    fn what_passes_does_not_depend_on_the_pieces(
+    fn guard_result_ignores_fragmentation(
         lines in proptest::collection::vec(0..6_usize, 0..12),
         cuts in proptest::collection::vec(1..9_usize, 40),
     ) {
@@ -156,7 +156,7 @@ proptest! {
 }
 
 #[test]
-fn a_piece_of_a_line_holds_up_what_would_pass_unseen() {
+fn partial_line_stops_splicing() {
     let mut guarded = Guarded::new(Script::default(), PATIENCE);
     assert_eq!(look(&mut guarded, b"body 9\n12"), b"body 9\n12");
     assert_eq!(guarded.free(Side::Client), 7);
@@ -174,7 +174,7 @@ fn a_piece_of_a_line_holds_up_what_would_pass_unseen() {
 }
 
 #[test]
-fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
+fn line_deadline_starts_at_first_byte() {
     EventLoop::run_fast(async |event_loop| {
         let mut guarded = Guarded::new(Script::default(), PATIENCE);
         let mut poll = |read: &[u8]| {
@@ -197,7 +197,7 @@ fn a_line_has_the_time_that_it_is_given_from_its_first_byte_on() {
 }
 
 #[test]
-fn a_piece_that_is_left_once_the_server_has_spoken_has_that_time_too() {
+fn line_deadline_covers_held_remainder() {
     EventLoop::run_fast(async |event_loop| {
         let mut guarded = Guarded::new(Script::default(), PATIENCE);
         assert_eq!(look(&mut guarded, b"ask\na li"), b"ask\n");
@@ -215,7 +215,7 @@ fn a_piece_that_is_left_once_the_server_has_spoken_has_that_time_too() {
 }
 
 #[test]
-fn what_is_cut_off_passes_only_if_the_guard_says_so() {
+fn truncated_line_passes_only_by_guard() {
     EventLoop::run_fast(async |event_loop| {
         for (cut_off, passes) in [(Next::Stop, None), (Next::Read, Some(&b"half"[..]))] {
             let script = || Script { cut_off, ..Script::default() };
@@ -271,7 +271,7 @@ fn is_stopped(end: &End, farewell: Farewell) -> bool {
 }
 
 #[test]
-fn a_long_body_is_spliced_to_its_last_byte_and_what_follows_is_looked_at() {
+fn long_body_is_spliced_then_guarded() {
     const BODY: usize = 5_000_011;
     let (end, script, pipes) = relayed(
         Script::default(),
@@ -293,7 +293,7 @@ fn a_long_body_is_spliced_to_its_last_byte_and_what_follows_is_looked_at() {
 }
 
 #[test]
-fn after_a_question_nothing_passes_before_the_server_has_spoken() {
+fn question_holds_bytes_until_server_answers() {
     let (end, script, _) = relayed(
         Script { farewell: (6, true), ..Script::default() },
         |mut socket| {
@@ -323,7 +323,7 @@ fn after_a_question_nothing_passes_before_the_server_has_spoken() {
 }
 
 #[test]
-fn a_server_that_finishes_without_an_answer_holds_nothing_up() {
+fn server_eof_releases_held_bytes() {
     let (end, script, _) = relayed(
         Script::default(),
         |mut socket| {
@@ -337,7 +337,7 @@ fn a_server_that_finishes_without_an_answer_holds_nothing_up() {
 }
 
 #[test]
-fn how_the_client_stands_at_the_end_is_told() {
+fn pending_answer_at_end_is_reported() {
     let end_of = |farewell, server: fn(std::net::TcpStream)| {
         let client = |mut socket: std::net::TcpStream| {
             socket.write_all(b"line\nstop\n").unwrap();
@@ -358,7 +358,7 @@ fn how_the_client_stands_at_the_end_is_told() {
 }
 
 #[test]
-fn a_guard_that_is_over_goes_and_what_it_kept_passes() {
+fn finished_guard_releases_kept_bytes() {
     let (end, script, _) = relayed(
         Script::default(),
         |mut socket| {

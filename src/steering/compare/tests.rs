@@ -40,14 +40,14 @@ fn wrong(plan: &Plan, observed: &Observed) -> Vec<String> {
 }
 
 #[test]
-fn what_is_in_place_has_no_difference() {
+fn intact_steering_has_no_difference() {
     for plan in [iptables_plan(&params()), nftables_plan(&params())] {
         assert_eq!(wrong(&plan, &in_place(&plan)), Vec::<String>::new());
     }
 }
 
 #[test]
-fn an_empty_kernel_differs_everywhere() {
+fn empty_kernel_differs_everywhere() {
     let plan = iptables_plan(&params());
     let empty = String::new();
     let observed = Observed {
@@ -62,7 +62,7 @@ fn an_empty_kernel_differs_everywhere() {
 }
 
 #[test]
-fn a_rule_that_somebody_took_away_or_overtook_is_found() {
+fn removed_or_overtaken_rule_is_found() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
     let edits = [
@@ -90,7 +90,7 @@ fn a_rule_that_somebody_took_away_or_overtook_is_found() {
 }
 
 #[test]
-fn rules_before_ours_that_take_nothing_may_stay() {
+fn preceding_rules_taking_nothing_may_stay() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
     let ours = "-A FORWARD -j EGRET_FORWARD";
@@ -106,7 +106,7 @@ fn rules_before_ours_that_take_nothing_may_stay() {
 }
 
 #[test]
-fn what_lets_certain_addresses_pass_is_named_and_nothing_wrong() {
+fn exemptions_are_named_but_intact() {
     let plan = iptables_plan(&params());
     let mut observed = in_place(&plan);
     let exemption = "-A EGRET_FORWARD -s 10.0.1.9/32 -d 198.51.100.7/32 -j ACCEPT";
@@ -130,7 +130,7 @@ fn what_lets_certain_addresses_pass_is_named_and_nothing_wrong() {
 }
 
 #[test]
-fn rules_that_another_backend_or_format_left_are_found() {
+fn leftover_rules_of_other_formats_are_found() {
     let (iptables, nftables) = (iptables_plan(&params()), nftables_plan(&params()));
     let mut observed = in_place(&iptables);
     observed.other_backend = vec![("ip6tables-legacy-save", "*raw\n:EGRET_OUTPUT - [0:0]\nCOMMIT\n".into())];
@@ -144,7 +144,7 @@ fn rules_that_another_backend_or_format_left_are_found() {
 }
 
 #[test]
-fn a_rule_that_overtakes_the_mark_rule_is_found() {
+fn rule_overtaking_mark_rule_is_found() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
     let rules =

@@ -186,7 +186,7 @@ mod tests {
     use crate::steering::tests::params;
 
     #[test]
-    fn the_plan_is_read_chain_by_chain() {
+    fn plan_is_parsed_by_chain() {
         let watched = Watched::new(&params());
         let names = |tables: &[Table]| tables.iter().map(|table| table.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&watched.iptables), ["filter", "raw", "mangle", "filter", "raw", "mangle"]);

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_used_again_and_events_of_the_socket_before_concern_nobody() {
+    fn reused_key_ignores_stale_events() {
         let mut sockets = Sockets::default();
         let (key, before) = sockets.add().unwrap();
         sockets.all.remove(key as usize);

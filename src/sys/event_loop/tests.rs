@@ -19,7 +19,7 @@ fn ms(n: u64) -> Duration {
 }
 
 #[test]
-fn timers_end_when_they_are_due_and_in_that_order() {
+fn timers_fire_in_due_order() {
     let order = Rc::new(RefCell::new(Vec::new()));
     let took = fast(async || {
         for time in [300, 100, 200, 100] {
@@ -35,7 +35,7 @@ fn timers_end_when_they_are_due_and_in_that_order() {
 }
 
 #[test]
-fn a_timer_that_is_dropped_is_forgotten() {
+fn timer_that_is_dropped_is_forgotten() {
     let took = fast(async || {
         for _ in 0..3 {
             assert_eq!(timeout(ms(5), pending::<()>()).await, Err(Elapsed));
@@ -47,7 +47,7 @@ fn a_timer_that_is_dropped_is_forgotten() {
 }
 
 #[test]
-fn what_is_longer_than_the_clock_or_one_wait_of_the_kernels_can_be_waited_for() {
+fn very_long_timers_are_supported() {
     let took = fast(async || {
         assert_eq!(timeout(ms(1), sleep(Duration::MAX)).await, Err(Elapsed));
         let most = Duration::from_millis(u64::from(u32::MAX));
@@ -63,7 +63,7 @@ fn what_is_longer_than_the_clock_or_one_wait_of_the_kernels_can_be_waited_for() 
 }
 
 #[test]
-fn a_real_timer_never_ends_early() {
+fn real_timer_never_ends_early() {
     EventLoop::run(async |_| {
         for micros in [1, 999, 1001, 2500] {
             let begun = now();
@@ -75,7 +75,7 @@ fn a_real_timer_never_ends_early() {
 }
 
 #[test]
-fn another_thread_wakes_what_waits() {
+fn another_thread_wakes_waiting_task() {
     let (tell, told) = mpsc::channel::<Waker>();
     let (flag, seen) = (Arc::new(std::sync::atomic::AtomicU32::new(0)), std::sync::atomic::Ordering::SeqCst);
     let theirs = Arc::clone(&flag);
@@ -108,7 +108,7 @@ fn another_thread_wakes_what_waits() {
 }
 
 #[test]
-fn a_wake_that_comes_late_does_nothing() {
+fn late_wake_does_nothing() {
     let kept = Rc::new(Cell::new(None::<Waker>));
     let inner = Rc::clone(&kept);
     EventLoop::run(async move |_| {
@@ -143,7 +143,7 @@ impl Drop for Counts {
 }
 
 #[test]
-fn a_panic_ends_its_task_alone() {
+fn panic_ends_its_task_alone() {
     let dropped = Rc::new(Cell::new(0));
     let counts = || Counts(Rc::clone(&dropped));
     let lived = EventLoop::run(async |_| {
@@ -169,7 +169,7 @@ fn a_panic_ends_its_task_alone() {
 }
 
 #[test]
-fn tasks_that_always_have_something_to_do_keep_nobody_from_the_loop() {
+fn busy_tasks_do_not_starve_loop() {
     EventLoop::run(async |_| {
         for _ in 0..3 {
             spawn(async {
@@ -202,7 +202,7 @@ async fn turn(polls: &Cell<u32>) {
 }
 
 #[test]
-fn who_gives_way_comes_after_all_that_is_ready_and_in_turn() {
+fn yielding_tasks_run_after_ready_ones() {
     let order = Rc::new(RefCell::new(Vec::new()));
     EventLoop::run(async |_| {
         for who in ["first turn", "second turn"] {
@@ -230,7 +230,7 @@ fn who_gives_way_comes_after_all_that_is_ready_and_in_turn() {
 }
 
 #[test]
-fn a_wake_neither_hastens_a_turn_nor_makes_it_two() {
+fn wakes_neither_hasten_nor_double_turns() {
     let polls = Rc::new(Cell::new(0));
     EventLoop::run(async |_| {
         let (inner, kept) = (Rc::clone(&polls), Rc::new(Cell::new(None::<Waker>)));
@@ -257,7 +257,7 @@ fn a_wake_neither_hastens_a_turn_nor_makes_it_two() {
 }
 
 #[test]
-fn neither_those_that_give_way_nor_those_that_do_not_keep_the_others_from_the_processor() {
+fn yielding_and_busy_tasks_share_processor() {
     EventLoop::run(async |_| {
         let (short, long) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         for _ in 0..2 {
@@ -284,7 +284,7 @@ fn neither_those_that_give_way_nor_those_that_do_not_keep_the_others_from_the_pr
 }
 
 #[test]
-fn what_runs_on_a_loop_says_so_elsewhere() {
+fn spawning_outside_the_loop_panics() {
     let panicked = std::panic::catch_unwind(|| spawn(async {}));
     assert!(panicked.is_err());
     EventLoop::run(async |_| {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_counted_by_its_comment() {
+    fn rule_is_counted_by_its_comment() {
         let counter = expression(
             "counter",
             &[attribute_of(1, &9u64.to_be_bytes()), attribute_of(2, &7u64.to_be_bytes())].concat(),

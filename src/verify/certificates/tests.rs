@@ -111,7 +111,7 @@ fn silent() -> (TcpListener, SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_verdict_is_for_one_name_at_one_address() {
+async fn verdict_is_per_name_and_address() {
     let authority = Authority::new();
     let certificates = authority.certificates();
     let (server, other) = (authority.serve(NAME), authority.serve(OTHER));
@@ -129,7 +129,7 @@ async fn a_verdict_is_for_one_name_at_one_address() {
 }
 
 #[tokio::test]
-async fn verdicts_count_for_an_hour_a_minute_and_five_seconds() {
+async fn verdict_lifetimes_depend_on_result() {
     let authority = Authority::new();
     let server = authority.serve(NAME);
     let (listener, nobody) = silent();
@@ -153,7 +153,7 @@ async fn verdicts_count_for_an_hour_a_minute_and_five_seconds() {
 }
 
 #[tokio::test]
-async fn flows_that_ask_at_once_share_a_probe() {
+async fn concurrent_flows_share_one_probe() {
     let authority = Authority::new();
     let (certificates, server) = (authority.certificates(), authority.serve(NAME));
     let connector = Connector::default();
@@ -179,7 +179,7 @@ async fn once<F: Future>(flow: F) -> Option<F::Output> {
 }
 
 #[tokio::test]
-async fn bad_verdicts_are_for_the_tenant_that_found_them() {
+async fn failed_verdicts_are_per_tenant() {
     let authority = Authority::new();
     let (certificates, server) = (authority.certificates(), authority.serve(NAME));
     let (_listener, silent) = silent();
@@ -207,7 +207,7 @@ async fn bad_verdicts_are_for_the_tenant_that_found_them() {
 }
 
 #[tokio::test]
-async fn a_connection_that_cannot_begin_leaves_no_verdict() {
+async fn failed_probe_connection_leaves_no_verdict() {
     let certificates = Authority::new().certificates();
     let server = ([192, 0, 2, 1], 443).into();
     let name = NAME.parse().unwrap();
@@ -220,7 +220,7 @@ async fn a_connection_that_cannot_begin_leaves_no_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_nothing_is_waited_for_five_seconds() {
+async fn silent_server_times_out_after_five_seconds() {
     let certificates = Authority::new().certificates();
     let (_listener, server) = silent();
     let start = tokio::time::Instant::now();
@@ -230,7 +230,7 @@ async fn a_server_that_says_nothing_is_waited_for_five_seconds() {
 }
 
 #[tokio::test]
-async fn fifty_probes_of_a_tenant_and_two_hundred_of_all_begin_in_a_second() {
+async fn probe_rate_is_limited() {
     let certificates = Authority::new().certificates();
     let begun = Cell::new(0);
     let ask = async |asker: &Asker, n: u16| {
@@ -257,7 +257,7 @@ async fn fifty_probes_of_a_tenant_and_two_hundred_of_all_begin_in_a_second() {
 }
 
 #[tokio::test]
-async fn a_tenants_probes_under_way_are_bounded() {
+async fn concurrent_probes_per_tenant_are_bounded() {
     let certificates = Authority::new().certificates();
     let (_listener, server) = silent();
     let (busy, other) = (Asker::default(), Asker::default());

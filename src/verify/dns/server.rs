@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_second_way_is_tried_after_failure_or_a_second() {
+    async fn hedged_query_starts_after_failure_or_second() {
         let start = Instant::now();
         assert_eq!(hedged(ready(Some(1)), ready(Some(2))).await, (Some(1), false));
         assert_eq!(hedged(ready(None), ready(Some(2))).await, (Some(2), true));

@@ -70,7 +70,7 @@ const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
 const KEPT_NOW: &str = "replaced/19700101T000000Z";
 
 #[test]
-fn the_running_files_say_what_the_candidates_do_and_the_old_ones_are_kept() {
+fn promotion_replaces_files_and_keeps_backups() {
     let folders = Folders::new(
         &[
             ("egret.toml", "old"),
@@ -125,7 +125,7 @@ fn the_running_files_say_what_the_candidates_do_and_the_old_ones_are_kept() {
 }
 
 #[test]
-fn beside_the_running_file_only_that_is_replaced() {
+fn only_the_changed_file_is_replaced() {
     let folders = Folders::new(
         &[("egret.toml", "old"), ("next.toml", "new"), ("policy.d/a.toml", "a"), ("names.txt", "n")],
         &[],
@@ -144,7 +144,7 @@ fn beside_the_running_file_only_that_is_replaced() {
 }
 
 #[test]
-fn what_was_changed_behind_the_gateways_back_is_not_overwritten() {
+fn changed_running_files_are_not_overwritten() {
     let folders = Folders::new(&[("egret.toml", "old")], &[("egret.toml", "new")]);
     let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
     let candidate = Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml"]);
@@ -166,7 +166,7 @@ fn what_was_changed_behind_the_gateways_back_is_not_overwritten() {
 }
 
 #[test]
-fn a_file_that_would_become_another_one_is_refused() {
+fn conflicting_file_path_is_refused() {
     let folders = Folders::new(&[("egret.toml", "old")], &[("egret.toml", "new")]);
     write_all(folders.root.path(), &[("next/x", ""), ("names.txt", "n")]);
     let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
@@ -184,7 +184,7 @@ fn a_file_that_would_become_another_one_is_refused() {
 }
 
 #[test]
-fn where_one_file_cannot_be_written_none_is_and_nothing_is_left_behind() {
+fn failed_write_changes_no_file() {
     // The name fits, but the longer one of its temporary file does not.
     let long = format!("{}.txt", "n".repeat(248));
     for (there, wanted) in [("allow", "allow/names.txt"), ("other", &long)] {
@@ -202,7 +202,7 @@ fn where_one_file_cannot_be_written_none_is_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn where_one_file_cannot_be_put_in_its_place_all_are_put_back() {
+fn failed_rename_restores_all_files() {
     let folders = Folders::new(
         &[("egret.toml", "old"), ("policy.d/gone.toml", "gone")],
         &[("egret.toml", "new"), ("policy.d/fresh.toml", "fresh"), ("policy.d/later.toml", "later")],

@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_have_names() {
+    fn probe_packets_have_names() {
         assert_eq!(packet_name("tcp sport 61000 tcp dport 80 tcp flags == syn tcp window 64240"), "the SYN");
         assert_eq!(packet_name("tcp flags == 0x12 tcp window"), "the SYN-ACK");
         assert_eq!(packet_name("tcp flags == ack"), "a packet of the connection");

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_says_why() {
+    fn failed_command_says_why() {
         assert_eq!(feed("cat", "input").unwrap(), "input");
         assert!(output("cat /nonexistent").unwrap_err().contains("No such file"));
         assert!(output("no-such-program-here").is_err());

@@ -113,7 +113,7 @@ mod tests {
         [5:300] -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n[2:120] -A INPUT -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n";
 
     #[test]
-    fn the_rule_that_counted_up_is_found() {
+    fn rule_that_counted_up_is_found() {
         let counters =
             |text: &str| Counters { rules: ending_rules(text).into_iter().collect(), ..Counters::default() };
         let (before, after) = (counters(SAVED), counters(&SAVED.replace("[2:120]", "[4:240]")));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_counters_are_read() {
+    fn kernels_counters_are_read() {
         let text = "TcpExt: SyncookiesSent IPReversePathFilter\nTcpExt: 0 3\nIpExt: InNoRoutes\nIpExt: 7\n";
         let read = paired(text);
         assert_eq!(read.get("TcpIPReversePathFilter"), Some(&3));

@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_steered() {
+    fn steered_port_is_chosen() {
         let list = |ports: &[(u16, u16)]| {
             Ports::List(ports.iter().map(|(a, b)| PortRange::new(*a, *b).unwrap()).collect())
         };

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ip_prints_is_understood() {
+    fn output_of_ip_is_parsed() {
         let text = r#"[{"dst":"192.0.2.80","gateway":"198.51.100.10","dev":"s0","prefsrc":"198.51.100.1","flags":[],"uid":0,"cache":[]}]"#;
         let routes: Vec<Route> = serde_json::from_str(text).unwrap();
         assert_eq!(routes, [Route { dev: "s0".into(), gateway: "198.51.100.10".parse().ok() }]);

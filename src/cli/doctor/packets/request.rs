@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_put_into_words() {
+    fn answers_are_described() {
         let refusal = b"HTTP/1.1 403 Forbidden\r\n\r\nEgret, the egress gateway, refused this request.\nreason: not_allowed\n";
         assert!(told(refusal).contains("by Egret itself: HTTP/1.1 403 Forbidden, reason not_allowed"));
         assert!(told(b"HTTP/1.1 200 OK\r\n\r\n").starts_with("answered with HTTP/1.1 200 OK"));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_looked_for_near_the_interface() {
+    fn clients_are_sought_near_the_interface() {
         let own = nets(&["10.0.1.254/24", "fd00:1::1/64"]);
         let found = |sources: &[&str]| {
             candidates(&nets(sources), &own).iter().map(ToString::to_string).collect::<Vec<_>>()

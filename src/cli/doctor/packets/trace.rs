@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_trace_are_understood() {
+    fn trace_lines_are_parsed() {
         let rule = "trace id b1a3be0f ip filter INPUT rule counter packets 0 bytes 0 reject with icmp type host-prohibited (verdict drop)";
         let event = Event::parse(rule).unwrap();
         assert_eq!((&*event.family, &*event.table, &*event.chain), ("ip", "filter", "INPUT"));

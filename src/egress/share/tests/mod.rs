@@ -111,7 +111,7 @@ fn leases(pools: &Pools, tenant: &str, now: Instant) -> (Vec<Lease>, LeaseError)
 }
 
 #[test]
-fn a_noisy_tenant_is_refused_before_its_neighbours() {
+fn noisy_tenant_is_refused_first() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     // 16 ports: a and b are guaranteed 4 each
@@ -130,7 +130,7 @@ fn a_noisy_tenant_is_refused_before_its_neighbours() {
 }
 
 #[test]
-fn a_held_port_counts_for_its_tenant_until_it_is_free() {
+fn held_port_counts_for_its_tenant() {
     let now = crate::clock::now();
     let pools = SETUPS[0].pools(&Arc::new(Ledger::new()));
     let (b, why) = leases(&pools, "b", now);
@@ -147,7 +147,7 @@ fn a_held_port_counts_for_its_tenant_until_it_is_free() {
 }
 
 #[test]
-fn a_collision_counts_for_the_tenant_whose_flow_met_it() {
+fn collision_counts_for_its_tenant() {
     let now = crate::clock::now();
     let pools = SETUPS[0].pools(&Arc::new(Ledger::new()));
     let mut flow = lease(&pools, "b", now).unwrap();
@@ -158,7 +158,7 @@ fn a_collision_counts_for_the_tenant_whose_flow_met_it() {
 }
 
 #[test]
-fn all_addresses_drained_is_no_source_address_and_one_is_not() {
+fn unavailable_addresses_leave_no_source_address() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     // In the first, c is guaranteed one port.
@@ -188,7 +188,7 @@ fn all_addresses_drained_is_no_source_address_and_one_is_not() {
 }
 
 #[test]
-fn a_reload_keeps_what_each_tenant_has() {
+fn reload_keeps_tenant_counts() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let old = SETUPS[0].pools(&ledger);
@@ -208,7 +208,7 @@ fn a_reload_keeps_what_each_tenant_has() {
 
 /// Four tenants on four threads, each of them filling its floor; the floors add up to the whole pool.
 #[test]
-fn shares_hold_on_any_number_of_threads() {
+fn shares_hold_under_concurrency() {
     let ledger = Arc::new(Ledger::new());
     let pools = SETUPS[2].pools(&ledger);
     std::thread::scope(|scope| {

@@ -208,12 +208,12 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
 
 proptest! {
     #[test]
-    fn floors_are_kept_and_ceilings_hold(setup in 0..3usize, steps in steps(false)) {
+    fn floors_and_ceilings_hold(setup in 0..3usize, steps in steps(false)) {
         behaves_like_the_model(setup, false, steps)?;
     }
 
     #[test]
-    fn reloads_and_drained_addresses_are_followed_exactly(setup in 0..SETUPS.len(), steps in steps(true)) {
+    fn model_follows_reloads_and_drains(setup in 0..SETUPS.len(), steps in steps(true)) {
         behaves_like_the_model(setup, true, steps)?;
     }
 }
