@@ -35,7 +35,10 @@ boot() { scripts/boot-test.sh; }
 # Every benchmark once, so that none rots; nothing is measured.
 bench() { cargo test --locked --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
-scripts() { shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run; }
+scripts() {
+    shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run
+    scripts/house.py >/dev/null
+}
 # Checks the alerting rules and the metrics with Prometheus's own tool.
 alerts() {
     promtool check rules --lint-fatal deploy/prometheus/egret-rules.yml
