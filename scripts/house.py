@@ -29,7 +29,7 @@ DOC = re.compile(r"(?:^[ \t]*//[/!].*\n)+", re.M)
 RIDDLE = re.compile(r"\s*//[/!] *(?:What|Whose|Whether|Who)\b")
 SPAN = re.compile(r"\b(?:span|(?:error|warn|info|debug|trace)_span)!|#\[(?:tracing::)?instrument\b")
 USE = re.compile(r"^[ \t]*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
-INLINE_MODULE = re.compile(r"\bmod\s+(\w+)\s*\{")
+INLINE_MODULE = re.compile(r"\bmod\s+(\$?\w+)\s*\{")
 PATH = re.compile(r"(?<![\w:])\w+(?:::\w+)+")
 
 
@@ -119,7 +119,7 @@ class Paths:
     def _read(self, source):
         inline = [(m[1], m.start(), closing(source.code, m.end() - 1)) for m in INLINE_MODULE.finditer(source.code)]
         within = lambda at: source.module + tuple(name for name, start, end in inline if start < at < end)
-        body = USE.sub(lambda m: blank(m[0]), source.code)
+        body = re.sub(r"\(in [\w:]+\)", lambda m: blank(m[0]), USE.sub(lambda m: blank(m[0]), source.code))
         for use in USE.finditer(source.code):
             at = within(use.start())
             for path, name in imports(use[2]):
