@@ -5,7 +5,7 @@ use httparse::Header;
 
 /// Body framing of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::inspect) enum Body {
+pub(super) enum Body {
     /// Nothing.
     Empty,
     /// Length in bytes, at least 1.
@@ -19,7 +19,7 @@ pub(in crate::inspect) enum Body {
 type Result<T, E = &'static str> = std::result::Result<T, E>;
 
 /// Returns the framing of a request's body, in HTTP/1.`minor`.
-pub(in crate::inspect) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Body> {
+pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Body> {
     let mut declared = Declared::Nothing;
     for header in headers {
         declared = declared.and(header.name.as_bytes(), header.value)?;

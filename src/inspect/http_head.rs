@@ -1,7 +1,7 @@
 //! Parser of the HTTP/1 request head (RFC 9112): returns the host only if every reader would agree on it.
 
 use super::authority::Authority;
-use super::follow::framing::{self, Body};
+use super::framing::{self, Body};
 use super::spoken::is_token;
 use super::{Inspected, Malformed, Protocol, Verdict};
 use crate::hostname::AskedName;

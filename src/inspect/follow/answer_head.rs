@@ -1,7 +1,7 @@
 //! Incremental parser of response heads and trailers. It keeps only the fields that determine the framing, so an
 //! endless head takes no memory.
 
-use super::framing::{Declared, declares};
+use crate::inspect::framing::{Declared, declares};
 use crate::inspect::spoken::is_token;
 
 /// Maximum number of headers in one response.

@@ -5,7 +5,7 @@
 
 use super::answer_head::{AnswerHead, Section};
 use super::chunked::Chunks;
-use super::framing::{self, Body, Declared};
+use crate::inspect::framing::{self, Body, Declared};
 use std::collections::VecDeque;
 
 /// Maximum number of outstanding requests; beyond it the client's next request waits.

@@ -7,7 +7,6 @@ mod answer_head;
 mod answers;
 mod chunked;
 mod exchange;
-pub(super) mod framing;
 mod head_end;
 mod hellos;
 mod requests;

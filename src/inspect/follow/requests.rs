@@ -1,9 +1,9 @@
 //! Client side of an HTTP/1 connection: consecutive requests, by their framing (RFC 9112).
 
 use super::chunked::Chunks;
-use super::framing::Body;
 use super::head_end::HeadEnd;
 use super::trailers::{self, MAX_TRAILERS};
+use crate::inspect::framing::Body;
 use crate::inspect::http_head::{self, Request};
 use crate::inspect::{Malformed, Protocol, Unclear};
 
