@@ -4,6 +4,7 @@
 //! A rule covers a flow if its hosts, its networks and its ports all do; an empty list covers anything.
 //! [`Tenant::decide`] lists the edge cases: an absent or invalid name, a private address.
 
+mod compile_error;
 mod decision;
 mod judge;
 mod mode;
@@ -15,13 +16,16 @@ mod spec;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod waiver;
 
+pub use compile_error::CompileError;
 pub use decision::{Decision, Denial, Permit};
 pub use judge::Seen;
-pub use mode::{Mode, can_be_waived};
+pub use mode::Mode;
 pub use reach::{ConnectedNetworks, Owner, PrivateNetworks};
 pub use spec::{CertificateRule, Destination, Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
 pub use tenant::{Explanation, Finding, RuleFinding, Tenant};
+pub use waiver::can_be_waived;
 
 use crate::addr::ClientAddr;
 use networks::NetworkMap;
@@ -35,27 +39,6 @@ pub struct Policy {
     tenants: Box<[Arc<Tenant>]>,
     /// Index into `tenants` by source network.
     sources: NetworkMap<usize>,
-}
-
-/// Reason why tenants cannot be compiled.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CompileError {
-    /// A client would belong to two tenants.
-    #[error("the source network {network} belongs to both `{first}` and `{second}`")]
-    SourceTwice {
-        /// Network of both tenants.
-        network: ipnet::IpNet,
-        /// First tenant in the file.
-        first: Arc<str>,
-        /// The other tenant; the same again if it has the network twice.
-        second: Arc<str>,
-    },
-    /// More than 4 GiB of distinct names, or 2^32 mentions of a name or network.
-    #[error("tenant `{tenant}` has too many names: more than 4 GiB of them")]
-    TooLarge {
-        /// Tenant of the rules.
-        tenant: Arc<str>,
-    },
 }
 
 impl Policy {

@@ -1,6 +1,6 @@
 //! Tenants and rules of the configuration, checked.
 
-use super::Mode;
+use super::mode::Mode;
 use crate::addr::PortRange;
 use crate::hostname::HostPattern;
 use ipnet::IpNet;
