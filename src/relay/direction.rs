@@ -2,7 +2,8 @@
 
 use super::guard::{Guard, Guarded, Passing};
 use super::pipes::Filled;
-use super::{COPY, Scratch, Side, close_notify};
+use super::scratch::{COPY, Scratch};
+use super::{Side, close_notify};
 use crate::sys::event_loop::{give_way, has_turn};
 use crate::sys::socket::Socket;
 use crate::sys::stream;

@@ -6,109 +6,28 @@
 
 mod close_notify;
 mod direction;
+mod end;
 mod guard;
 mod pipes;
 mod refuse;
+mod scratch;
 mod watch;
 
 use crate::sys::event_loop::{Sleep, sleep};
-use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use direction::{OneWay, Way};
+pub use end::{End, Farewell, Progress, Side, SocketFailure};
 pub use guard::{CutOff, Guard, Guarded, Next, Passage};
-use pipes::Pipes;
 pub use refuse::{finishes, refuse};
-use std::cell::RefCell;
+pub use scratch::Scratch;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+pub use watch::Silence;
 use watch::Watch;
-
-/// Idle and half-open timeouts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Silence {
-    /// No byte either way for this long ends the flow. `None`: never; keepalive finds dead peers.
-    pub idle: Option<Duration>,
-    /// No byte for this long after one side has finished ends the flow.
-    pub half_open: Duration,
-}
-
-/// One of the two ends of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The end that opened the flow.
-    Client,
-    /// The end that was dialled.
-    Upstream,
-}
-
-/// The end of a relay.
-#[derive(Debug)]
-pub enum End {
-    /// Both sides finished and every byte was delivered.
-    Finished {
-        /// Side of the FIN found first: if the server's, its 4-tuple never enters TIME_WAIT here.
-        first: Side,
-    },
-    /// A socket failed; the other one is to be reset.
-    Failed(Box<SocketFailure>),
-    /// [`Silence::idle`] passed.
-    Idle,
-    /// [`Silence::half_open`] passed.
-    HalfOpen,
-    /// The guard has stopped it.
-    Stopped(Farewell),
-}
-
-/// A failed socket, and the state of its flow at that moment.
-#[derive(Debug)]
-pub struct SocketFailure {
-    /// The side of the socket.
-    pub side: Side,
-    /// The error that the kernel reported.
-    pub error: io::Error,
-    /// Progress of the flow.
-    pub progress: Progress,
-}
-
-/// Progress of a flow when a socket failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Side that had finished, with every byte of its delivered; never both.
-    pub finished: Option<Side>,
-    /// Bytes from the server that the client's socket took.
-    pub down: u64,
-    /// Those of `down` that it took after the client's FIN.
-    pub down_since: u64,
-    /// Bytes from the server that were read and that the client's socket has not taken.
-    pub held: u32,
-    /// The server's last bytes were TLS's `close_notify`, as far as its length tells.
-    pub notified: bool,
-}
-
-/// State of a client whose flow the guard has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
-    /// It can receive an answer.
-    Answer,
-    /// It has all of the server's bytes, and its FIN.
-    Finished,
-    /// It is in the middle of a message, so only a reset is left.
-    Reset,
-}
-
-impl End {
-    /// Side and cause of the failure, if a socket failed.
-    pub fn failure(&self) -> Option<(Side, Failure)> {
-        match self {
-            Self::Failed(failed) => Some((failed.side, Failure::of(&failed.error))),
-            Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
-        }
-    }
-}
 
 /// Counts bytes as they are delivered.
 pub trait Meter<G> {
@@ -119,23 +38,6 @@ pub trait Meter<G> {
     /// Called after the guard may have found something, which has to be taken now: there may be no later call.
     fn looked(&mut self, guard: &mut G);
 }
-
-/// Shared by the flows of a worker. The buffer is used within a poll only; nothing is in it between polls.
-#[derive(Debug)]
-pub struct Scratch {
-    buffer: RefCell<Box<[u8]>>,
-    pipes: Pipes,
-}
-
-impl Scratch {
-    /// 16 KiB of buffer, and up to `most_pipes` pipes of two descriptors each; flows that find none copy.
-    pub fn new(most_pipes: usize) -> Self {
-        Self { buffer: RefCell::new(vec![0; COPY].into_boxed_slice()), pipes: Pipes::new(most_pipes) }
-    }
-}
-
-/// Size of the copy buffer. A read that fills it suggests that more follows, and that splicing pays.
-const COPY: usize = 16 * 1024;
 
 /// Relays until the flow's end. Dropping the future leaves both sockets as they are. The guard is removed once it is
 /// over; otherwise it is still there at the end.

@@ -1,8 +1,10 @@
 //! The relay between real sockets on loopback.
 
+use super::scratch::COPY;
 use super::*;
 use crate::sys::event_loop::{EventLoop, spawn, timeout, yield_now};
 use crate::sys::stream;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::rc::Rc;

@@ -3,11 +3,20 @@
 //! Reads and writes do not touch the timer: a slow tick compares the bytes moved with those at the last tick. A flow
 //! without an idle timeout has no timer until one side has finished.
 
-use super::{End, Silence};
+use super::end::End;
 use crate::sys::event_loop::{Sleep, sleep};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// Idle and half-open timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// No byte either way for this long ends the flow. `None`: never; keepalive finds dead peers.
+    pub idle: Option<Duration>,
+    /// No byte for this long after one side has finished ends the flow.
+    pub half_open: Duration,
+}
 
 /// A period is measured in this many ticks, so a flow ends at most a quarter of the period late.
 const TICKS: u32 = 4;

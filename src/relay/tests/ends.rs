@@ -1,6 +1,7 @@
 //! Ends of relays: by FIN, by reset, by timeout.
 
 use super::*;
+use crate::sys::failure::Failure;
 use socket2::SockRef;
 
 #[test]

@@ -1,0 +1,78 @@
+//! Ends of a relay.
+
+use crate::sys::failure::Failure;
+use std::io;
+
+/// The end of a relay.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides finished and every byte was delivered.
+    Finished {
+        /// Side of the FIN found first: if the server's, its 4-tuple never enters TIME_WAIT here.
+        first: Side,
+    },
+    /// A socket failed; the other one is to be reset.
+    Failed(Box<SocketFailure>),
+    /// [`Silence::idle`] passed.
+    Idle,
+    /// [`Silence::half_open`] passed.
+    HalfOpen,
+    /// The guard has stopped it.
+    Stopped(Farewell),
+}
+
+impl End {
+    /// Side and cause of the failure, if a socket failed.
+    pub fn failure(&self) -> Option<(Side, Failure)> {
+        match self {
+            Self::Failed(failed) => Some((failed.side, Failure::of(&failed.error))),
+            Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
+        }
+    }
+}
+
+/// One of the two ends of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The end that opened the flow.
+    Client,
+    /// The end that was dialled.
+    Upstream,
+}
+
+/// A failed socket, and the state of its flow at that moment.
+#[derive(Debug)]
+pub struct SocketFailure {
+    /// The side of the socket.
+    pub side: Side,
+    /// The error that the kernel reported.
+    pub error: io::Error,
+    /// Progress of the flow.
+    pub progress: Progress,
+}
+
+/// Progress of a flow when a socket failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Side that had finished, with every byte of its delivered; never both.
+    pub finished: Option<Side>,
+    /// Bytes from the server that the client's socket took.
+    pub down: u64,
+    /// Those of `down` that it took after the client's FIN.
+    pub down_since: u64,
+    /// Bytes from the server that were read and that the client's socket has not taken.
+    pub held: u32,
+    /// The server's last bytes were TLS's `close_notify`, as far as its length tells.
+    pub notified: bool,
+}
+
+/// State of a client whose flow the guard has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// It can receive an answer.
+    Answer,
+    /// It has all of the server's bytes, and its FIN.
+    Finished,
+    /// It is in the middle of a message, so only a reset is left.
+    Reset,
+}
