@@ -1,8 +1,9 @@
 //! Conflicts between configuration and machine: interfaces that are missing or whose packets arrive on another one, and pool
 //! addresses that other hosts have.
 
+use super::Params;
 use super::machine::{Link, Machine};
-use super::{Interface, Params};
+use crate::interface::Interface;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

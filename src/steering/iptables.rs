@@ -2,7 +2,8 @@
 //!
 //! Written exactly as `iptables-save` prints them, so that `egret steering status` compares line by line.
 
-use super::{Counted, LOG_PREFIX, Params, Pool, Udp};
+use super::params::LOG_PREFIX;
+use super::{Counted, Params, Pool, Udp};
 use crate::addr::PortRange;
 use std::fmt::Write as _;
 

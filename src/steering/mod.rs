@@ -11,6 +11,8 @@ mod counted;
 mod iptables;
 mod machine;
 mod nftables;
+mod params;
+mod plan;
 mod reserve;
 mod script;
 mod watched;
@@ -19,85 +21,16 @@ pub use compare::{Difference, Observed, before_mark_rule, compare, not_reserved}
 pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, Counted, counts};
 pub use machine::{Machine, Told};
+pub use params::{Params, Pool, Ports, Udp};
+pub use plan::{PacketRules, Plan, Routing};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{Look, Lost, Part, Watched, has_ipv6};
-
-use crate::addr::PortRange;
-use crate::interface::Interface;
-use ipnet::IpNet;
-use std::net::IpAddr;
 
 /// The remedy for missing parts, on an installed machine and elsewhere. Restarting the unit removes nothing meanwhile, and
 /// unlike a reload restores exemptions (docs/steering.md).
 pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret steering print | sh` \
                           (with your --config and --format)";
-
-/// The prefix of the kernel's log messages about packets that are not intercepted.
-const LOG_PREFIX: &str = "egret: not intercepted: ";
-
-/// The parameters of steering, checked.
-#[derive(Debug, Clone)]
-pub struct Params {
-    /// The interfaces that tenants' packets arrive on; not empty. Traffic of others is not intercepted.
-    pub interfaces: Vec<Interface>,
-    /// The networks of tenants. Their packets to intercepted ports are not forwarded, whichever interface they arrive on.
-    pub sources: Vec<IpNet>,
-    /// TCP destination ports that are intercepted.
-    pub ports: Ports,
-    /// The treatment of UDP to the same ports.
-    pub udp: Udp,
-    /// The transparent listener's port.
-    pub listen_port: u16,
-    /// The firewall mark bits of intercepted packets; not 0. Other bits are preserved.
-    pub mark: u32,
-    /// The routing table that delivers marked packets locally; 1 to 252, or above 255.
-    pub table: u32,
-    /// The source addresses of every pool, which become local.
-    pub pools: Vec<Pool>,
-    /// The DNS servers of the configuration, which must stay reachable.
-    pub resolvers: Vec<IpAddr>,
-    /// The kernel's range of automatically chosen ports (`net.ipv4.ip_local_port_range`) on the gateway.
-    pub ephemeral: PortRange,
-}
-
-/// TCP destination ports that are intercepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
-    /// Every port.
-    All,
-    /// The ports in these ranges; not empty.
-    List(Vec<PortRange>),
-}
-
-impl Ports {
-    /// The ranges in order, with overlapping and adjacent ones merged, as nft lists them; `None` for every port.
-    fn ranges(&self) -> Option<Vec<PortRange>> {
-        match self {
-            Self::All => None,
-            Self::List(ranges) => Some(PortRange::merged(ranges)),
-        }
-    }
-}
-
-/// The treatment of UDP to the intercepted ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Udp {
-    /// ICMP port unreachable: QUIC clients fall back to TCP at once.
-    #[default]
-    Reject,
-    /// Silently dropped: QUIC clients fall back after their time-out.
-    Drop,
-}
-
-/// Source addresses and the ports handed out on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// The addresses.
-    pub network: IpNet,
-    /// The ports.
-    pub ports: PortRange,
-}
 
 /// The packet filter that rules are rendered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -117,50 +50,6 @@ impl Format {
             Self::Nftables => "nftables",
         }
     }
-}
-
-/// Everything that steering puts into the kernel.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The steered interfaces.
-    pub interfaces: Vec<Interface>,
-    /// The rules that intercept and refuse.
-    pub packet_rules: PacketRules,
-    /// IPv4 and IPv6.
-    pub routing: [Routing; 2],
-    /// Ports that the kernel must not choose by itself, merged into `net.ipv4.ip_local_reserved_ports`.
-    pub reserved_ports: Vec<PortRange>,
-}
-
-/// Packet rules in the input language of the tool that loads them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PacketRules {
-    /// For `iptables-restore --noflush` and `ip6tables-restore --noflush`, line for line as `-save` prints them.
-    Iptables {
-        /// IPv4.
-        v4: String,
-        /// IPv6.
-        v6: String,
-    },
-    /// For `nft -f`.
-    Nftables(String),
-}
-
-/// The policy routing of one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routing {
-    /// `-4` or `-6`, for `ip`.
-    pub family: &'static str,
-    /// The mark bits of packets that are looked up in `table`.
-    pub mark: u32,
-    /// The table whose only route delivers everything locally.
-    pub table: u32,
-    /// The prefix of length 0, in the family's notation.
-    pub everything: &'static str,
-    /// Networks of the pools, made local so that answers to them are received.
-    pub pools: Vec<IpNet>,
-    /// Rules, in the syntax of `ip rule`, that keep intercepted traffic from being forwarded if packet rules are flushed.
-    pub refused: Vec<String>,
 }
 
 /// Steering with iptables.

@@ -2,7 +2,8 @@
 //!
 //! Written as `nft list` prints them, so that `egret steering status` compares line by line.
 
-use super::{Counted, LOG_PREFIX, Params, Pool, Udp};
+use super::params::LOG_PREFIX;
+use super::{Counted, Params, Pool, Udp};
 use crate::interface::Interface;
 use ipnet::IpNet;
 use std::fmt::Write as _;
