@@ -1,16 +1,19 @@
 //! Cache of names' addresses: DNS answers, shared by flows and refreshed.
 
 mod lookup;
+mod state;
+
+pub use state::{Ask, LookupMeters};
 
 use super::flights::{Flights, Progress};
-use super::known::{Answer, End, Known};
+use super::known::{End, Known};
 use super::memory::Owner;
 use super::places::{Asker, Places};
 use super::shards::{Key, Shards};
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use lookup::Lookup;
-use metrics::{Counter, Histogram};
+use state::CacheState;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -19,7 +22,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Time that a flow waits for a new answer while stale addresses are usable (RFC 8767 §5 has 1.8 s, for people).
@@ -27,41 +29,9 @@ const STALE_PATIENCE: Duration = Duration::from_millis(500);
 /// Time that the IPv4 addresses wait for the IPv6 ones (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// Queries every server for a name's addresses. Answers arrive one by one; a failed server sends none.
-pub type Ask = Box<dyn Fn(&Hostname, Family) -> mpsc::Receiver<Answer> + Send + Sync>;
-
-/// Metrics of lookups.
-pub struct LookupMeters {
-    /// Lookups that found addresses.
-    pub answered: Counter,
-    /// Lookups that found that there are none.
-    pub absent: Counter,
-    /// Lookups that no server answered.
-    pub failed: Counter,
-    /// Lookups refused because too many were in progress.
-    pub refused: Counter,
-    /// Duration of lookups, whatever their result.
-    pub duration: Histogram,
-}
-
-/// A name, and the tenant that requests it. Tenants do not wait for each other's lookups, and have separate cache
-/// entries; names of rules are shared.
-type Question = (Owner, Key);
-
 /// Cache of names' addresses. Clones share the cache.
 #[derive(Clone)]
-pub struct Names(Arc<Inner>);
-
-struct Inner {
-    shards: Shards,
-    flights: Flights<Question>,
-    places: Places,
-    ask: Ask,
-    grace: Duration,
-    runtime: Handle,
-    now: fn() -> Instant,
-    meters: LookupMeters,
-}
+pub struct Names(Arc<CacheState>);
 
 /// Result of comparing an address with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +93,7 @@ impl Names {
         meters: LookupMeters,
     ) -> Self {
         let (shards, flights, places) = (Shards::default(), Flights::default(), Places::default());
-        Self(Arc::new(Inner { shards, flights, places, ask, grace, runtime, now, meters }))
+        Self(Arc::new(CacheState { shards, flights, places, ask, grace, runtime, now, meters }))
     }
 
     /// Checks that the address is the name's. Waits for a lookup if nothing is cached, or if the address is not cached
@@ -279,7 +249,7 @@ impl Names {
             Ok(begun) => begun,
             Err(under_way) => return Ok(under_way),
         };
-        let lookup = Lookup::new(self.clone(), flight, self.now());
+        let lookup = Lookup::new(Arc::clone(&self.0), flight, self.now());
         self.0.runtime.spawn(async move {
             lookup.run().await;
             drop(place);
@@ -295,7 +265,7 @@ impl Names {
             return until;
         }
         if let Ok((flight, _)) = self.0.flights.begin(&(Owner::ALL, key.clone())) {
-            Lookup::new(self.clone(), flight, now).run().await;
+            Lookup::new(Arc::clone(&self.0), flight, now).run().await;
         }
         self.0.shards.of(key).known(Owner::ALL, key).until().unwrap_or(now)
     }

@@ -2,7 +2,8 @@
 
 use super::super::flights::Flight;
 use super::super::known::End;
-use super::{Inner, Names, Question};
+use super::state::{CacheState, Question};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -11,25 +12,25 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 /// A lookup in progress. Drop ends it with the answers received by then.
 pub(super) struct Lookup {
-    names: Names,
+    cache: Arc<CacheState>,
     flight: Flight<Question>,
     said: Vec<(End, Instant)>,
     begun: Instant,
 }
 
 impl Lookup {
-    pub(super) fn new(names: Names, flight: Flight<Question>, begun: Instant) -> Self {
-        Self { names, flight, said: Vec::new(), begun }
+    pub(super) fn new(cache: Arc<CacheState>, flight: Flight<Question>, begun: Instant) -> Self {
+        Self { cache, flight, said: Vec::new(), begun }
     }
 
     pub(super) async fn run(mut self) {
         let (_, key) = self.flight.key();
-        let mut answers = (self.names.0.ask)(&key.name, key.family);
+        let mut answers = (self.cache.ask)(&key.name, key.family);
         let take_in = async {
             while let Some(answer) = answers.recv().await {
-                let now = self.names.now();
+                let now = (self.cache.now)();
                 let (owner, key) = self.flight.key();
-                let said = self.names.0.shards.of(key).known(*owner, key).merge(&answer, now);
+                let said = self.cache.shards.of(key).known(*owner, key).merge(&answer, now);
                 self.said.push(said);
                 self.flight.advance();
             }
@@ -40,7 +41,7 @@ impl Lookup {
 
 impl Drop for Lookup {
     fn drop(&mut self) {
-        let Inner { shards, meters, now, .. } = &*self.names.0;
+        let CacheState { shards, meters, now, .. } = &*self.cache;
         let now = now();
         let (owner, key) = self.flight.key();
         let mut shard = shards.of(key);
