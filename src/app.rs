@@ -40,7 +40,7 @@ use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
 use crate::gateway::{FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Settings, Sink, Stage};
 use crate::relay::Silence;
-use crate::sys::listener::Liveness;
+use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
 use arc_swap::ArcSwap;
 use audit::Auditor;

@@ -116,11 +116,14 @@ fn imports_go_only_to_lower_floors() {
 }
 
 /// Circles that stay, each with its reason: folder, and the files that may be in it. `mod` is the folder's own file.
-const CIRCLES: &[(&str, &[&str], &str)] = &[];
+const CIRCLES: &[(&str, &[&str], &str)] = &[(
+    "sys/event_loop",
+    &["mod", "sockets", "tasks", "timers", "young"],
+    "one event loop: each file holds a part of its state, and the methods of EventLoop on that part",
+)];
 
 /// Rooms whose circles are still to be opened or listed.
-const UNHELD: &[&str] =
-    &["app", "cli", "config", "egress", "gateway", "inspect", "policy", "relay", "steering", "sys", "verify"];
+const UNHELD: &[&str] = &["app", "cli", "config", "egress", "gateway"];
 
 /// Circles of sibling files in the tree at `root`: folder and files of each, as `scripts/house.py` finds them.
 fn circles(root: &Path) -> Vec<(String, Vec<String>)> {
@@ -142,9 +145,9 @@ fn circles(root: &Path) -> Vec<(String, Vec<String>)> {
 fn sibling_files_form_no_unlisted_circle() {
     let found = circles(root());
     let is_listed = |folder: &str, files: &[String]| {
-        CIRCLES.iter().any(|(of, listed, _)| {
-            *of == folder && files.iter().all(|file| listed.contains(&file.as_str()))
-        })
+        CIRCLES
+            .iter()
+            .any(|(of, listed, _)| *of == folder && files.iter().all(|file| listed.contains(&file.as_str())))
     };
     let is_held = |folder: &str| !UNHELD.contains(&folder.split('/').next().unwrap());
     for (folder, files) in &found {
@@ -171,7 +174,10 @@ fn circles_are_found_by_every_path() {
         ("room/a/deep.rs", "use crate::room::b::{self, B};"),
         ("room/b.rs", "pub struct B(super::Public);"),
         // A comment, a string, a test and a method are no paths.
-        ("room/c.rs", "// super::d::D\nconst C: &str = \"super::d\"; #[cfg(test)] mod tests { use super::d::D; }"),
+        (
+            "room/c.rs",
+            "// super::d::D\nconst C: &str = \"super::d\"; #[cfg(test)] mod tests { use super::d::D; }",
+        ),
         ("room/d.rs", "use super::{c::{C as Other}}; #[cfg(test)] mod tests;"),
         ("room/d/tests.rs", "use crate::room::e::E;"),
         ("room/e.rs", "use super::d;"),

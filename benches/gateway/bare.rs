@@ -4,7 +4,8 @@
 //! port accounting, timeouts or logs, and does not tell a reset from an end of file.
 
 use crate::poller::{CHANGES, Poller};
-use egret::sys::listener::{self, Liveness};
+use egret::sys::listener;
+use egret::sys::liveness::Liveness;
 use egret::sys::pipe::Pipe;
 use egret::sys::traffic_class::TrafficClass;
 use egret::sys::{stream, upstream};

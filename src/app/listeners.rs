@@ -1,7 +1,8 @@
 //! Opens the listeners; errors name the remedy.
 
 use crate::sys::failure::Failure;
-use crate::sys::listener::{self, Liveness};
+use crate::sys::listener;
+use crate::sys::liveness::Liveness;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

@@ -8,7 +8,7 @@ use crate::gateway::{Gate, OwnAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, Tenant, Verification};
 use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
-use crate::sys::{addresses, connected};
+use crate::sys::{addresses, connected, routing};
 use crate::telemetry::Metrics;
 use std::sync::{Arc, LazyLock};
 
@@ -59,7 +59,7 @@ pub(super) fn put_limits_in_force(snapshot: &Snapshot) {
 pub(super) fn warn_of_foreign_networks(config: &Config) {
     for pool in &config.pools {
         for network in pool.addresses.iter().filter(|network| is_derived(network)) {
-            if let Ok(false) = addresses::is_local(network.addr()) {
+            if let Ok(false) = routing::is_local(network.addr()) {
                 tracing::warn!(
                     pool = %pool.name,
                     %network,

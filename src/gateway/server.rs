@@ -206,7 +206,7 @@ mod tests {
     use crate::egress::Dialler;
     use crate::policy::{Policy, PrivateDestinations};
     use crate::relay::Silence;
-    use crate::sys::listener::Liveness;
+    use crate::sys::liveness::Liveness;
     use arc_swap::ArcSwap;
     use metrics::Counter;
     use std::os::fd::OwnedFd;

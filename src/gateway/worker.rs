@@ -12,7 +12,7 @@ use crate::inspect::Peeker;
 use crate::outcome::Outcome;
 use crate::relay::{Scratch, Silence};
 use crate::sys::event_loop::EventLoop;
-use crate::sys::listener::Liveness;
+use crate::sys::liveness::Liveness;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use std::cell::Cell;

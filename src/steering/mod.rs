@@ -106,6 +106,8 @@ fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PortRange;
+    use crate::interface::Interface;
 
     pub(super) fn params() -> Params {
         let range = |a, b| PortRange::new(a, b).unwrap();

@@ -1,6 +1,6 @@
 //! Addresses of this machine.
 
-use super::routing::{self, IpFamily, Way};
+use super::routing::{self, IpFamily};
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
@@ -34,13 +34,6 @@ pub fn local() -> io::Result<Vec<IpNet>> {
     Ok(all)
 }
 
-/// True if packets to an address are for this machine: it is assigned to an interface that is up, or local by a route
-/// (AnyIP). A source address needs that, or no answers arrive. `bind` would check it for IPv4 addresses only; the
-/// routing table does for both families.
-pub fn is_local(address: IpAddr) -> io::Result<bool> {
-    Ok(routing::way(address, None, None)? == Way::Local)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,14 +52,5 @@ mod tests {
             assert!(all.contains(&network.parse().unwrap()), "{all:?}");
         }
         assert!(all.iter().all(|network| network.prefix_len() > 0), "{all:?}");
-    }
-
-    #[test]
-    fn only_loopback_is_local() {
-        for (address, local) in
-            [("127.0.0.1", true), ("::1", true), ("192.0.2.77", false), ("2001:db8:ffff::77", false)]
-        {
-            assert_eq!(is_local(address.parse().unwrap()).unwrap(), local, "{address}");
-        }
     }
 }

@@ -7,6 +7,7 @@ pub mod event_loop;
 pub mod failure;
 pub mod limits;
 pub mod listener;
+pub mod liveness;
 pub mod memory;
 mod netlink;
 pub mod packet_rules;

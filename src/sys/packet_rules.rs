@@ -5,6 +5,9 @@
 
 pub mod counts;
 mod legacy;
+mod rule;
+
+pub use rule::{Ahead, Chain, Effect, Rule, TableFamily};
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, u32_at};
 use nix::sys::socket::SockProtocol;
@@ -24,18 +27,6 @@ const GET_GENERATION: u16 = NF_TABLES | 16;
 /// `struct nfgenmsg`: family, version, resource.
 const HEADER: usize = 4;
 
-/// The family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum TableFamily {
-    /// Both families, in one table (`NFPROTO_INET`).
-    Inet = 1,
-    /// IPv4.
-    Ip = 2,
-    /// IPv6.
-    Ip6 = 10,
-}
-
 /// The packet filter that holds the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -43,66 +34,6 @@ pub enum Backend {
     NfTables,
     /// The legacy iptables.
     Legacy,
-}
-
-/// The rules of a chain, in their order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chain {
-    /// Hook and priority, as the kernel numbers them; `None` for a chain that is only jumped to.
-    pub hook: Option<(u32, i32)>,
-    /// Its rules.
-    pub rules: Vec<Rule>,
-}
-
-/// A rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// Digest of the rule's content, and of its handle in nf_tables: there, a reloaded rule has another digest.
-    pub id: u64,
-    /// The chain that it jumps or goes to.
-    pub target: Option<String>,
-    /// Its effect; for the legacy iptables, the worst there is.
-    pub ahead: Ahead,
-}
-
-/// The effect of a rule on a packet that it matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// It goes on to the next rule, marked or counted perhaps.
-    None,
-    /// It goes through the chain.
-    Jump(String),
-    /// It goes back to where the chain was jumped to from.
-    Return,
-    /// It ends here, and does not get through.
-    Drop,
-    /// It gets through without meeting the rules that follow, or is changed.
-    Take,
-}
-
-/// A rule, as far as it matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ahead {
-    /// The one interface that it is about, or the pattern of them.
-    pub comes_by: Option<String>,
-    /// It is about connections that conntrack knows, or about packets that somebody has marked.
-    pub known_only: bool,
-    /// It is also about what conntrack calls invalid.
-    pub invalid_too: bool,
-    /// On packets that it matches.
-    pub effect: Effect,
-}
-
-impl Effect {
-    /// That of a target of iptables', which is no chain.
-    pub fn of_target(target: &str) -> Self {
-        match target {
-            "MARK" | "CONNMARK" | "LOG" | "NFLOG" | "TRACE" | "TCPMSS" | "DSCP" | "CLASSIFY" => Self::None,
-            "RETURN" => Self::Return,
-            "DROP" | "REJECT" => Self::Drop,
-            _ => Self::Take,
-        }
-    }
 }
 
 /// The ruleset's generation, which each change of nf_tables increments. Fails where the kernel has no nf_tables.

@@ -104,6 +104,13 @@ pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
     Ok(found)
 }
 
+/// True if packets to an address are for this machine: it is assigned to an interface that is up, or local by a route
+/// (AnyIP). A source address needs that, or no answers arrive. `bind` would check it for IPv4 addresses only; the
+/// routing table does for both families.
+pub fn is_local(address: IpAddr) -> io::Result<bool> {
+    Ok(way(address, None, None)? == Way::Local)
+}
+
 /// The kernel's `local` table.
 pub const LOCAL_TABLE: u32 = 255;
 
@@ -129,10 +136,10 @@ impl LocalTable {
         Ok(table)
     }
 
-    /// True if packets to the address are for this machine: [`super::addresses::is_local`].
+    /// True if packets to the address are for this machine: [`is_local`].
     pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
         // another table may make it local
-        if self.lists(address) { Ok(true) } else { super::addresses::is_local(address) }
+        if self.lists(address) { Ok(true) } else { is_local(address) }
     }
 
     /// True if the `local` table delivers the address locally.
@@ -280,8 +287,17 @@ mod tests {
         ] {
             let address = address.parse().unwrap();
             assert_eq!(table.is_local(address).unwrap(), local, "{address}");
-            assert_eq!(crate::sys::addresses::is_local(address).unwrap(), local, "{address}");
+            assert_eq!(is_local(address).unwrap(), local, "{address}");
         }
         assert_eq!(way("127.0.0.1".parse().unwrap(), None, None).unwrap(), Way::Local);
+    }
+
+    #[test]
+    fn only_loopback_is_local() {
+        for (address, local) in
+            [("127.0.0.1", true), ("::1", true), ("192.0.2.77", false), ("2001:db8:ffff::77", false)]
+        {
+            assert_eq!(is_local(address.parse().unwrap()).unwrap(), local, "{address}");
+        }
     }
 }

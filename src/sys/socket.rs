@@ -187,7 +187,7 @@ impl AsFd for Stream {
 mod tests {
     use super::*;
     use crate::sys::event_loop::timeout;
-    use crate::sys::listener::Liveness;
+    use crate::sys::liveness::Liveness;
     use nix::sys::socket::{MsgFlags, send};
     use std::future::poll_fn;
     use std::io::{ErrorKind, Read};

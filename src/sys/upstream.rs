@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Every pool socket sets `SO_REUSEADDR`, so that one source address and port can serve many destinations; a conflict
 /// of 4-tuples is then found at `connect`. Keepalive is not set here: most flows end long before it would matter, and
 /// four system calls are a fifth of the cost of a short flow. `user_timeout` is
-/// [`Liveness::user_timeout`](super::listener::Liveness), which limits the SYN too.
+/// [`Liveness::user_timeout`](super::liveness::Liveness), which limits the SYN too.
 pub fn connect(
     source: SocketAddr,
     to: SocketAddr,

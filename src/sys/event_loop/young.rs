@@ -5,7 +5,7 @@
 
 use super::EventLoop;
 use super::sockets::Watched;
-use crate::sys::listener::Liveness;
+use crate::sys::liveness::Liveness;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
