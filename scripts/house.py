@@ -28,7 +28,7 @@ TRIALS = re.compile(r"\btrials! \{(.*?)\}", re.S)
 DOC = re.compile(r"(?:^[ \t]*//[/!].*\n)+", re.M)
 RIDDLE = re.compile(r"\s*//[/!] *(?:What|Whose|Whether|Who)\b")
 SPAN = re.compile(r"\b(?:span|(?:error|warn|info|debug|trace)_span)!|#\[(?:tracing::)?instrument\b")
-USE = re.compile(r"^[ \t]*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
+USE = re.compile(r"\buse\s+([^;]+);")
 INLINE_MODULE = re.compile(r"\bmod\s+(\$?\w+)\s*\{")
 PATH = re.compile(r"(?<![\w:])\w+(?:::\w+)+")
 
@@ -122,7 +122,7 @@ class Paths:
         body = re.sub(r"\(in [\w:]+\)", lambda m: blank(m[0]), USE.sub(lambda m: blank(m[0]), source.code))
         for use in USE.finditer(source.code):
             at = within(use.start())
-            for path, name in imports(use[2]):
+            for path, name in imports(use[1]):
                 if at == source.module:
                     self.imports[at].setdefault(name, path)
                 # A name that the file only passes on is no use of it.
