@@ -11,10 +11,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// For connections that must not come about.
+/// Time limit of connections that must fail.
 const BRIEF: Duration = Duration::from_millis(300);
 
-/// One whose flows fit every machine's limits.
+/// A configuration whose flows fit every machine's limits.
 pub fn config() -> Config {
     Config { gateway: "max_flows = 1000".into(), ..Config::default() }
 }
@@ -24,7 +24,7 @@ pub fn doctor(lab: &Lab, config: &Path, more: &[&str]) -> Output {
     lab.gateway.output(command.args(["doctor", "--json"]).args(more).arg("--config").arg(config))
 }
 
-/// Findings of the packets and whatever fails, and whether all is well.
+/// Findings about packets and all failures; true if doctor reports no problem.
 pub fn packets(lab: &Lab, config: &Path) -> (bool, Vec<Value>) {
     let output = doctor(lab, config, &[]);
     let report: Value =
@@ -58,14 +58,14 @@ fn assert_passes_by(lab: &Lab, (ok, found): &(bool, Vec<Value>)) {
     assert!(found.iter().any(|f| f["found"].as_str().unwrap().contains("reason not_allowed")), "{found:#?}");
 }
 
-/// Doctor says all of these words, and its cures cure it.
+/// Doctor reports all of these words, and its cures work.
 pub fn assert_named(lab: &Lab, config: &Path, words: &[&str]) {
     let mut said = packets(lab, config);
     for word in words {
         let named = |finding: &&Value| finding["found"].as_str().unwrap().contains(word);
         assert!(failed(&said.1).iter().any(named), "no {word:?}: {:#?}", said.1);
     }
-    // A cure for one hook may show what the next one does.
+    // A cure for one hook may reveal a drop at the next.
     for _ in 0..3 {
         let red = failed(&said.1);
         if red.is_empty() {
@@ -89,7 +89,7 @@ fn apply(lab: &Lab, cure: &str) {
     }
 }
 
-/// True if a flow of alpha's gets to its server.
+/// True if a flow of alpha's reaches its server.
 pub fn passes(lab: &Lab, family: Family) -> bool {
     let to = Host::Raw.at(family, 7000);
     let server = lab.server.run(|| TcpListener::bind(to)).unwrap();
@@ -105,15 +105,15 @@ pub fn passes(lab: &Lab, family: Family) -> bool {
     false
 }
 
-/// Doctor is red where traffic does not pass, and green where it does. Steering by iptables lets its own packets pass
-/// by other rules of iptables; with nftables no table can.
+/// Doctor fails if traffic does not pass, and succeeds if it does. Steering by iptables exempts its own packets from
+/// other rules of iptables; with nftables no table can.
 pub fn obstacle(put: &str, words: &[&str]) {
     for rules in [Rules::Nftables, Rules::Iptables] {
         let lab = Lab::new();
         let gateway = lab.start_steered_gateway(&config(), rules);
         lab.gateway.shell(put);
         if passes(&lab, Family::V4) && passes(&lab, Family::V6) {
-            assert_eq!(rules, Rules::Iptables, "it is no obstacle");
+            assert_eq!(rules, Rules::Iptables, "traffic passes in spite of it");
             assert_passes(&lab, &gateway.config());
         } else {
             assert_named(&lab, &gateway.config(), words);

@@ -40,7 +40,7 @@ impl Flow {
     pub fn try_open(lab: &Lab, tenant: Tenant, server: &Server) -> Result<Self, SocketAddr> {
         let client = lab.dial(tenant, server.address())?;
         let local = client.local_addr().unwrap();
-        wait_for("the flow to come about, or to be refused", || {
+        wait_for("the flow to be opened or refused", || {
             if let Some(upstream) = server.accept_those_that_came().pop() {
                 return Ok(Ok(upstream));
             }

@@ -1,4 +1,4 @@
-//! Plays systemd's part: takes the gateway's repair requests, and restores steering as root would.
+//! Stands in for systemd: takes the gateway's repair requests, and restores steering as root would.
 
 use crate::gateway::Rules;
 use crate::lab::Lab;

@@ -1,4 +1,4 @@
-//! A real name server with really signed zones: ldns-signzone signs them, knotd serves them unchanged.
+//! A real name server with signed zones: ldns-signzone signs them, knotd serves them unchanged.
 
 use crate::lab::{Family, Host, Lab};
 use crate::wait::wait_until;

@@ -118,8 +118,8 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        // One is for when it is asked for (--ignored): on a machine that is far too busy, a server's end is found late, and
-        // with it one flow in 500 taken for a failure that its client knows nothing of.
+        // One trial runs only with --ignored: on an overloaded machine the gateway sees a server's FIN late, and counts
+        // one flow in 500 as failed that its client counts as answered.
         tests_real::trials()
             .into_iter()
             .map(|trial| {

@@ -98,7 +98,7 @@ impl<'lab> Rollout<'lab> {
         let mut stream = self.lab.client.run(|| connect_from(client, to, PATIENCE)).unwrap();
         let local = stream.local_addr().unwrap();
         stream.write_all(&hello).unwrap();
-        let let_out = wait_for("the flow to be let out or denied", || {
+        let let_out = wait_for("the flow to be permitted or denied", || {
             if let Some(upstream) = server.accept_those_that_came().pop() {
                 return Ok(Some(upstream));
             }

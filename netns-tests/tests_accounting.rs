@@ -142,7 +142,7 @@ fn stop_drains_flows_within_period() {
     let client = lab.connect(Tenant::Alpha, server.address());
     let upstream = server.accept();
     gateway.signal(Signal::SIGTERM);
-    wait_until("the gateway to say that it takes no more", || {
+    wait_until("the gateway to report that it is not ready", || {
         gateway.get("/readyz").is_ok_and(|got| got.0 == 503)
     });
     pass(&client, &upstream, b"one more thing");

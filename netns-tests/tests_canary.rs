@@ -84,7 +84,7 @@ fn canary_names_are_resolved_ahead() {
         report["addresses"] == serde_json::json!([server.address().ip()])
     };
     rollout.load_config(&asking(&lab, &rule("verify")), &[]);
-    assert!(!known(), "nothing is looked up for a candidate that is only judged");
+    assert!(!known(), "names of a candidate without a share are not resolved");
     rollout.must(&["share", "100"]);
     wait_until("the name to be looked up", known);
     dns.stop();
@@ -255,7 +255,7 @@ fn changing_the_share_keeps_the_counts() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
-    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(1), "there is none");
+    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(1), "no candidate is loaded");
     rollout.load(STRICTER, &[]);
     let loaded = rollout.status()["loaded"].clone();
     assert!(rollout.asks(&server, "allowed.example.org").0);
@@ -305,7 +305,7 @@ fn rolled_back_canary_can_be_reenabled() {
     assert_eq!(rollout.status()["state"], "canary");
     fall();
     // Each rollback is logged.
-    wait_for("both falls to be in the audit log", || {
+    wait_for("both rollbacks to be in the audit log", || {
         let changes = rollout.gateway.changes();
         let falls = changes.iter().filter(|line| line["change"] == "candidate_fall_back").count();
         if falls == 2 { Ok(()) } else { Err(falls) }

@@ -197,7 +197,7 @@ fn canary_denying_too_much_rolls_back() {
         assert!(!rollout.asks(&server, "unheard.example.org").0);
     }
     let denied = (0..8).take_while(|_| !rollout.asks(&server, "allowed.example.org").0).count();
-    assert_eq!(denied, 5, "so many are let be");
+    assert_eq!(denied, 5, "denials that the bound tolerates");
     let (allowed, flow) = rollout.asks(&server, "allowed.example.org");
     assert!(allowed && flow["canary"] == false && flow["candidate"] == "would_deny", "{flow:#}");
     let status = rollout.status();
@@ -209,7 +209,7 @@ fn canary_denying_too_much_rolls_back() {
     assert_eq!(rollout.gateway.metric("egret_candidate_info", &[("state", "fell_back")]), 1);
     let output = rollout.ask(&["status"]);
     assert!(output.status.code() == Some(1) && text(&output).contains("FELL BACK"), "{}", text(&output));
-    let change = wait_for("the audit log to tell of it", || {
+    let change = wait_for("the rollback to be in the audit log", || {
         let changes = rollout.gateway.changes();
         changes.into_iter().find(|line| line["change"] == "candidate_fall_back").ok_or("not yet")
     });
@@ -280,7 +280,7 @@ fn broken_candidate_is_reported_with_positions() {
             + 1;
     assert!(said.contains(&format!("{file}:{line}:3: error: unknown key \"hots\"")), "{said}");
     assert!(said.contains("did you mean \"hosts\"?"), "{said}");
-    assert_eq!(rollout.status()["version"], before, "the one before stays");
+    assert_eq!(rollout.status()["version"], before, "the previous candidate stays");
     let output = rollout.ask(&["load", "/nonexistent/egret.toml"]);
     assert!(output.status.code() == Some(1) && text(&output).contains("cannot be read"), "{}", text(&output));
     wait_for("both refusals to be in the audit log", || {

@@ -162,7 +162,11 @@ fn explain_command_matches_running_gateway(family: Family) {
         let client = lab.client.run(|| connect_from(client, server.address(), PATIENCE).unwrap());
         let upstream = server.accept();
         let source = upstream.peer_addr().unwrap().ip();
-        assert_eq!(told["pool"]["source"], source.to_string(), "it leaves from where it was said to");
+        assert_eq!(
+            told["pool"]["source"],
+            source.to_string(),
+            "the flow leaves from the address that explain named"
+        );
         (client, upstream, told)
     };
     let flows = [open(), open(), open()];

@@ -1,4 +1,4 @@
-//! Doctor's packets where traffic passes, of one client and of all, and what becomes of its probes.
+//! Doctor's probe packets on a working gateway, for one client and for all, and their removal.
 
 use crate::doctor::{assert_passes, config, doctor, packets};
 use crate::gateway::{EGRET, Files, Rules};
@@ -71,8 +71,8 @@ fn doctor_leaves_no_trace_when_killed() {
     let before = traces(&lab);
     let (ok, found) = packets(&lab, &config);
     assert!(ok, "{found:#?}");
-    assert_eq!(before, traces(&lab), "something was left");
-    // In the middle of a trial that gets lost, when probes are there and when packets are traced.
+    assert_eq!(before, traces(&lab), "probes left something behind");
+    // During a probe whose packets are lost: probe addresses exist, and packets are traced.
     lab.gateway.shell("iptables -t mangle -I PREROUTING -i c0 -p tcp -j DROP");
     for moment in ["egp", "egret_doctor_"] {
         let mut command = Command::new(EGRET);
@@ -86,7 +86,7 @@ fn doctor_leaves_no_trace_when_killed() {
     }
 }
 
-/// Its waits are side by side. The bounds leave room for a machine that has much else to do.
+/// Its waits run concurrently. The bounds leave room for a busy machine.
 fn doctor_without_root_says_what_is_skipped() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config());
@@ -112,7 +112,7 @@ fn doctor_follows_one_clients_packets(family: Family) {
         scope.spawn(|| {
             let mut peer = allowed.accept();
             let mut request = BufReader::new(peer.try_clone().unwrap()).lines().map(Result::unwrap);
-            assert!(request.any(|line| line.is_empty()), "no end of the request");
+            assert!(request.any(|line| line.is_empty()), "the request is incomplete");
             peer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         });
         let to = Host::Raw.at(family, 7001).to_string();

@@ -1,4 +1,4 @@
-//! Doctor among settings and routes of the kernel that take packets, and where steering is gone.
+//! Doctor with kernel settings and routes that drop packets, and without steering.
 
 use crate::doctor::{assert_named, assert_passes, config, failed, obstacle, packets, passes};
 use crate::gateway::{Files, Gateway, Rules};
@@ -102,7 +102,9 @@ fn routing_rule_before_ours_is_named() {
             assert!(cure.contains("rule del pref"), "{cure}");
         }
         lab.gateway.shell(&format!("for f in -4 -6; do ip $f rule del {rule}; done"));
-        wait_until("the gateway to see it", || gateway.metric("egret_steering_intact", &[]) == 1);
+        wait_until("the gateway to find its steering intact", || {
+            gateway.metric("egret_steering_intact", &[]) == 1
+        });
         assert_passes(&lab, &config);
     }
 }

@@ -1,4 +1,4 @@
-//! Doctor among other programs' packet rules: the rule that takes packets is named, with a cure that works.
+//! Doctor with other programs' packet rules: it names the rule that drops packets, with a cure that works.
 
 use crate::doctor::{assert_passes, config, obstacle, packets};
 use crate::gateway::Rules;
@@ -153,11 +153,13 @@ fn rule_before_steering_is_named() {
     ] {
         let finding = found.iter().find(|finding| finding["found"].as_str().unwrap().contains(words));
         let cure = finding.unwrap_or_else(|| panic!("{words}: {found:#?}"))["mend"].as_str().unwrap();
-        // Steering comes to the beginning again, and the rule that accepts behind it.
+        // The cure puts steering first again, and the accepting rule behind it.
         assert!(cure.contains("restart egret-steering") && cure.contains("-I PREROUTING 2 "), "{cure}");
     }
     change("-D");
-    wait_until("the gateway to see it", || gateway.metric("egret_steering_intact", &[]) == 1);
+    wait_until("the gateway to find its steering intact", || {
+        gateway.metric("egret_steering_intact", &[]) == 1
+    });
     assert_passes(&lab, &config);
 }
 
@@ -201,7 +203,7 @@ fn path_mtu_passes_stateful_firewalls() {
     }
 }
 
-/// The kernel remembers a smaller MTU for minutes: what was believed once must not hide that it is lost now.
+/// The kernel remembers a smaller MTU for minutes: an error accepted once must not hide that later ones are lost.
 fn lost_icmp_errors_are_told_every_time() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config());
@@ -291,14 +293,14 @@ fn container_rules_before_ours_take_nothing() {
     lab.gateway.shell(CONTAINERS);
     assert_passes(&lab, &gateway.config());
     let intact = || gateway.metric("egret_steering_intact", &[]);
-    // One after the other comes before them, and goes: the gateway has looked at all of them when it is well again.
+    // Each rule is inserted first and removed again; the gateway has checked all when it reports intact steering.
     for (harm, table, chain) in [
         ("-p tcp -j ACCEPT", "filter", "FORWARD"),
         ("-m conntrack --ctstate UNTRACKED -j ACCEPT", "mangle", "PREROUTING"),
         ("-i c+ -j ACCEPT", "raw", "PREROUTING"),
     ] {
         lab.gateway.shell(&format!("iptables -t {table} -I {chain} {harm}"));
-        wait_for("the rule to be told", || {
+        wait_for("the rule to be reported", || {
             let told = gateway.stderr().contains(&format!("IPv4 table {table}: {chain} does not begin"));
             if told && intact() == 0 { Ok(()) } else { Err(gateway.stderr()) }
         });

@@ -67,7 +67,7 @@ fn explain_shows_the_enforced_canary(family: Family) {
 
     let (json, said) = told("opened.example.org");
     assert_eq!((&json["allowed"], &json["rule"]), (&true.into(), &"opened".into()), "{json:#}");
-    assert_eq!(json["pool"]["name"], "alpha", "it leaves from the pool in force");
+    assert_eq!(json["pool"]["name"], "alpha", "the flow leaves from the pool of the active policy");
     assert_eq!(json["canary"]["in_force"]["outcome"]["name"], "not_allowed");
     assert!(said.contains("in force denied: not_allowed\n"), "{said}");
 
@@ -87,7 +87,11 @@ fn explain_shows_the_enforced_canary(family: Family) {
         "{said}"
     );
     rollout.must(&["drop"]);
-    assert_eq!(told("unheard.example.org").0, *in_force, "what it was said to be");
+    assert_eq!(
+        told("unheard.example.org").0,
+        *in_force,
+        "as the canary's report described the active policy"
+    );
 }
 
 fn explain_distinguishes_clients_of_the_share() {

@@ -1,4 +1,4 @@
-//! A family without a way out is refused before the handshake, so that clients with both use the other one.
+//! A family without a route or a pool address is refused before the handshake, so that clients with both use the other one.
 
 use crate::config::Config;
 use crate::flows::Flow;
@@ -96,7 +96,7 @@ fn connects(lab: &Lab, to: SocketAddr) -> Result<(), ErrorKind> {
 }
 
 fn wait_until_refused(lab: &Lab, to: SocketAddr) {
-    wait_for("it to be refused", || match connects(lab, to) {
+    wait_for("the connection to be refused", || match connects(lab, to) {
         Err(ErrorKind::ConnectionRefused) => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -133,9 +133,9 @@ fn clients_fall_back_without_route(family: Family) {
     let web = Host::Web.ip(family);
     let nodad = if family == Family::V4 { "" } else { "nodad" };
     lab.gateway.shell(&format!("ip addr add {own} dev s0 {nodad}; ip {version} route add default via {web}"));
-    wait_until("it to be let out again", || connects(&lab, Host::Web.at(family, 80)).is_ok());
+    wait_until("connections to be accepted again", || connects(&lab, Host::Web.at(family, 80)).is_ok());
     let can = "connections are accepted";
-    wait_until("it to be told", || gateway.stderr().contains(can));
+    wait_until("the change to be logged", || gateway.stderr().contains(can));
 }
 
 fn withdrawn_addresses_refuse_only_their_family(family: Family) {
@@ -150,7 +150,7 @@ fn withdrawn_addresses_refuse_only_their_family(family: Family) {
     // Another tenant has another pool.
     Flow::open(&lab, Tenant::Beta, &dead).assert_alive();
     lab.gateway.ip(&format!("route add local {network} dev lo table local"));
-    wait_until("it to be let out again", || connects(&lab, dead.address()).is_ok());
+    wait_until("connections to be accepted again", || connects(&lab, dead.address()).is_ok());
     drop(gateway);
     // Without the gateway its refusals end.
     assert_eq!(
@@ -200,7 +200,7 @@ fn reload_adding_the_family_ends_refusal() {
     assert_eq!(connects(&lab, server.address()), Err(ErrorKind::ConnectionRefused));
     gateway.reload(&Config::default().render(&gateway.flow_log()));
     lab.gateway.ip("route add local 2001:db8:100::/120 dev lo table local");
-    wait_until("it to be let out", || connects(&lab, server.address()).is_ok());
+    wait_until("connections to be accepted", || connects(&lab, server.address()).is_ok());
     assert!(gateway.metric("egret_refused_families_total", &[("family", "ipv6")]) >= 1);
 }
 
@@ -212,10 +212,10 @@ fn wholly_unavailable_pool_still_answers() {
     let server = Server::raw(&lab, Family::V4, 7000);
     let withdrawn = [("pool", "alpha"), ("state", "available")];
     gateway.wait_for_metric("egret_pool_source_state", &withdrawn, |available| available == 0);
-    wait_until("it to be taken", || connects(&lab, server.address()).is_ok());
-    wait_for("it to be told", || match lab.dial(Tenant::Alpha, server.address()) {
+    wait_until("the connection to be accepted", || connects(&lab, server.address()).is_ok());
+    wait_for("the refusal to be recorded", || match lab.dial(Tenant::Alpha, server.address()) {
         Err(client) => Ok(gateway.expect_outcome(client, "no_source_address")),
-        Ok(_) => Err("it was let out"),
+        Ok(_) => Err("the connection was permitted"),
     });
     assert_only(&gateway, "no_source_address");
 }

@@ -28,8 +28,8 @@ fn leak_is_forecast() {
     let to = pool.server.address().to_string();
     assert_eq!((pool.exhausted_in(), pool.utilization()), (vec![f64::INFINITY], vec![0.0]));
 
-    // Some flows per second start, and none ends: their pace is the forecast. It exists before three quarters of the
-    // ports are used, even if the machine stops for a moment, after which it takes sixteen seconds again.
+    // Some flows per second start, and none ends: the forecast follows from their rate. It exists before three
+    // quarters of the ports are used, even if the machine stops for a moment, after which it takes sixteen seconds again.
     let mut flows = Vec::new();
     let start = Instant::now();
     while pool.told(SOON).is_empty() {
@@ -86,7 +86,7 @@ fn each_forecast_level_is_logged_once() {
         });
     }
     fill(CAPACITY);
-    wait_for("no time to be left", || match pool.exhausted_in()[..] {
+    wait_for("exhaustion to be forecast at 0 seconds", || match pool.exhausted_in()[..] {
         [0.0] => Ok(()),
         ref other => Err(format!("{other:?}")),
     });

@@ -238,7 +238,7 @@ fn monitoring_ends_at_its_date() {
         (&"not_allowed".into(), &serde_json::Value::Null)
     );
     assert!(let_out > 0, "the machine has become too slow for this test");
-    let changes = wait_for("the audit log to tell of it", || {
+    let changes = wait_for("the end of monitoring to be in the audit log", || {
         let changes = rollout.gateway.changes();
         if changes.iter().any(|line| line["change"] == "monitor_end") { Ok(changes) } else { Err("not yet") }
     });

@@ -209,7 +209,7 @@ fn framing_tells_complete_http_answers(family: Family) {
     let ends: [(&str, Ends); 6] = [
         ("client resets", |client, server| {
             reset(client);
-            // Not by writing, which would be an answer that nobody asked for.
+            // Not by writing, which would be an answer without a request.
             expect_reset(&server);
         }),
         ("server resets", |client, server| {
@@ -258,7 +258,7 @@ fn framing_tells_complete_http_answers(family: Family) {
         (&two, &one_of_two, cut),
         (&two, &half_of_two, cut),
         (&two, &two_of_two, whole),
-        // All until the end, whatever the end looks like.
+        // Everything up to the end of the connection, of whatever kind.
         (FIRST, ENDLESS, [left, broken, "closed", "closed", "closed", "closed"]),
     ];
     let lab = Lab::new();

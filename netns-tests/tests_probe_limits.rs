@@ -17,7 +17,7 @@ crate::trials! {
 }
 
 const NAME: &str = "old.example.org";
-/// OpenSSL takes a hyphen at the edge of a label.
+/// OpenSSL accepts a hyphen at the edge of a label.
 const EDGE: &str = "old-.example.org";
 
 /// `openssl s_server`, until dropped.
@@ -35,7 +35,7 @@ fn openssl(dir: &Path, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, and from it a certificate with the name as it should be, by its common name alone, signed with SHA-1, for the
+/// An authority, and from it a certificate with a correct name, with a common name alone, signed with SHA-1, for the
 /// name with the hyphen, and for a key of 1024 bits.
 fn certificates() -> TempDir {
     let dir = TempDir::with_prefix("egret-old-").unwrap();
@@ -71,7 +71,7 @@ fn serve(lab: &Lab, dir: &Path, address: SocketAddr, certificate: &str, options:
     OldServer(lab.server.spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null())))
 }
 
-/// Whether OpenSSL's client takes the server for the name's.
+/// True if OpenSSL's client accepts the server's certificate for the name.
 fn is_reached(lab: &Lab, dir: &Path, address: SocketAddr, name: &str, options: &[&str]) -> bool {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &address.to_string(), "-servername", name, "-CAfile", "ca.pem"]);

@@ -83,7 +83,7 @@ fn says_hello(mut stream: &TcpStream, first: &[u8]) -> bool {
         Ok(()) => answer[0] == 22 && answer[5] == 2,
         Err(error) => {
             let refused = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
-            assert!(refused, "neither an answer nor an end: {error}");
+            assert!(refused, "neither an answer nor end of file: {error}");
             false
         }
     }
@@ -120,7 +120,7 @@ fn leading_records_hide_no_denied_name(family: Family) {
                 }
             }
         }
-        assert!(taken > 0, "no server takes any of them, so nothing is tried here");
+        assert!(taken > 0, "no server accepts any of them, so this tests nothing");
     }
 }
 

@@ -168,15 +168,14 @@ fn config() -> Config {
     Config { alpha_rules: rule.into(), ..Config::default() }
 }
 
-/// The query for the share of flows that went well, as operators are told it.
+/// The documented query for the share of successful flows.
 fn success_query() -> String {
     let page = include_str!("../docs/outcomes.md");
     let (_, query) = page.split_once("```promql\n").unwrap();
     query.split_once("\n```").unwrap().0.replace('\n', " ")
 }
 
-/// The share of flows that went well, as Prometheus computes it once it has seen all of them, is the clients' own within
-/// 0.1 %.
+/// Prometheus's share of successful flows, once it has scraped all of them, equals the clients' own within 0.1 %.
 fn expect_share(gateway: &Gateway, prometheus: &Prometheus<'_>, clients: &[&Told]) {
     ended(gateway);
     let all = gateway.metric("egret_flows_total", &[]);
@@ -208,7 +207,7 @@ fn prometheus<'lab>(world: &World<'lab>, gateway: &Gateway) -> Prometheus<'lab> 
     Prometheus::start(world.lab)
 }
 
-/// All that were let out and have ended, and those of them that went well, once none is left.
+/// Numbers of permitted and of successful flows, once all have ended.
 fn ended(gateway: &Gateway) -> (usize, usize) {
     let count =
         |labels: &[(&str, &str)]| usize::try_from(gateway.metric("egret_flows_total", labels)).unwrap();

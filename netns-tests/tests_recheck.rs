@@ -53,7 +53,7 @@ fn unproved(gateway: &Gateway<'_>, config: &Config) -> u64 {
 /// Waits until this many rounds of checks are complete.
 fn wait_for_rounds(gateway: &Gateway<'_>, count: usize) {
     let said = "live flows were asked what the policy in force asks";
-    wait_until("live flows to be asked", || gateway.stderr().matches(said).count() == count);
+    wait_until("live flows to be rechecked", || gateway.stderr().matches(said).count() == count);
 }
 
 fn flow_to_verified_address_survives_reload(family: Family) {

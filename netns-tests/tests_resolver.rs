@@ -34,7 +34,7 @@ fn rotated_addresses_stay_acceptable() {
     wait_for("the new address to be found", || {
         let client = lab.send(Tenant::Alpha, new.address(), &Hello::to(name).record());
         let local = client.local_addr().unwrap();
-        wait_until("either end", || {
+        wait_until("the flow to be accepted or denied", || {
             let denied = || gateway.flows().iter().any(|flow| flow["client"] == local.to_string());
             new.accept_those_that_came().pop().is_some() || denied()
         });
@@ -56,7 +56,7 @@ fn rule_names_are_prefetched_and_outlive_resolver() {
     reach(&lab, &gateway, server.address(), NAME, &server);
     // and a reload keeps the cache
     gateway.reload(&config.render(&gateway.flow_log()));
-    wait_until("the reload", || gateway.stderr().contains("reloaded"));
+    wait_until("the reload to be logged", || gateway.stderr().contains("reloaded"));
     reach(&lab, &gateway, server.address(), NAME, &server);
     denied(&lab, &gateway, server.address(), "new.cdn.example.org", "resolver_unavailable");
 }

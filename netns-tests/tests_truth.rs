@@ -345,7 +345,7 @@ fn lost_address_is_unused_until_return(family: Family) {
         assert_eq!(sources(), [lost, kept].into());
     }
     for told in ["are not local to this machine", "are local again"] {
-        wait_for("each change to be told once", || match gateway.stderr() {
+        wait_for("each change to be logged once", || match gateway.stderr() {
             said if said.matches(told).count() == 2 => Ok(()),
             said => Err(said),
         });
@@ -353,7 +353,7 @@ fn lost_address_is_unused_until_return(family: Family) {
     // Without any address no flow can leave, by the other family neither, because the tenant's pool has none of that.
     for address in [lost, kept] {
         lab.gateway.ip(&format!("route del local {address} dev lo table local"));
-        wait_for("it to be withdrawn", || match state(address, "withdrawn") {
+        wait_for("the address to be withdrawn", || match state(address, "withdrawn") {
             1 => Ok(()),
             other => Err(format!("it is {other}")),
         });

@@ -112,7 +112,7 @@ fn observe_records_what_verify_would_deny(family: Family) {
         let hello = Hello::to(name).record();
         let client = lab.send(Tenant::Alpha, server.address(), &hello);
         let (local, upstream) = (client.local_addr().unwrap(), server.accept());
-        wait_until("the address to be looked into", || checks(result) > before);
+        wait_until("the address check to start", || checks(result) > before);
         expect_delivery(client, upstream, &hello);
         gateway.expect_outcome(local, "closed")["address_check"].clone()
     };

@@ -33,14 +33,14 @@ fn config(lab: &Lab) -> Config {
 
 /// Waits until `/readyz` is not ready, and returns its text.
 fn complaint(gateway: &Gateway<'_>) -> String {
-    wait_for("the gateway to complain", || match gateway.get("/readyz").unwrap() {
+    wait_for("the gateway to report lost steering", || match gateway.get("/readyz").unwrap() {
         (503, said) => Ok(said),
         other => Err(format!("{other:?}")),
     })
 }
 
 fn wait_until_well(gateway: &Gateway<'_>) {
-    wait_for("the gateway to be well", || match gateway.get("/readyz").unwrap() {
+    wait_for("the gateway to be ready", || match gateway.get("/readyz").unwrap() {
         (200, _) => Ok(()),
         other => Err(format!("{other:?}\n{}", gateway.stderr())),
     });
@@ -163,7 +163,7 @@ fn unsteered_gateway_reports_it() {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains("interface"), "{said}");
-    wait_until("repair to be asked for", || request(&lab).exists());
+    wait_until("a repair to be requested", || request(&lab).exists());
     // Repaired by hand, and not by the helper: then the request is obsolete.
     lab.must_steer("up", &path, Rules::Nftables);
     wait_until_well(&gateway);
@@ -177,7 +177,7 @@ fn missing_helper_is_not_asked() {
     lab.gateway.shell("nft flush ruleset");
     complaint(&gateway);
     let words = "systemctl start egret-steering-heal.path";
-    wait_until("it to say who would do it", || gateway.stderr().contains(words));
+    wait_until("the log to name the command", || gateway.stderr().contains(words));
     assert_eq!(gateway.metric("egret_steering_repairs_total", &[]), 0);
     // A missing interface is reported, and no repair is requested.
     let off = Config { steering: "repair = \"off\"".into(), ..Config::default() };

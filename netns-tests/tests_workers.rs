@@ -33,7 +33,7 @@ fn busier_worker_hands_over_connections(family: Family) {
     let before: usize = gateway.watched().values().sum();
     let others = 24 - ours;
     flows.retain(|flow| flow.worker == one);
-    wait_for("the flows to be over", || {
+    wait_for("the flows to end", || {
         let now: usize = gateway.watched().values().sum();
         if now + others * PAIR == before { Ok(()) } else { Err(format!("{now} of {before}")) }
     });
@@ -55,7 +55,7 @@ fn open(lab: &Lab, gateway: &Gateway, server: &Server) -> Placed {
     let before = gateway.watched();
     let flow = Flow::open(lab, Tenant::Alpha, server);
     // The server has it a moment before the loop does.
-    let worker = wait_for("a worker to have it", || {
+    let worker = wait_for("a worker to have the flow", || {
         let after = gateway.watched();
         let grown = after.iter().filter(|(fd, count)| before.get(fd).unwrap_or(&BARE) + PAIR == **count);
         match grown.map(|(fd, _)| *fd).collect::<Vec<_>>()[..] {

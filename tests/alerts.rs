@@ -1,4 +1,4 @@
-//! The alerting rules of deploy/prometheus, held against the metrics, the outcomes and the runbooks.
+//! The alerting rules of deploy/prometheus agree with metrics, outcomes and runbooks.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -28,7 +28,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap()
 }
 
-/// The rules, without comments. promtool parses the file as YAML; here it is enough where a rule begins.
+/// The rules, without comments. promtool parses the file as YAML; here finding where each rule begins is enough.
 fn rules() -> Vec<Rule> {
     let text = read("deploy/prometheus/egret-rules.yml");
     let lines: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
@@ -51,13 +51,13 @@ fn alerts() -> Vec<String> {
     names
 }
 
-/// The part of a rule up to its labels: what decides whether it fires.
+/// Expression of a rule, without its labels.
 fn condition(rule: &Rule) -> &str {
     let (_, condition) = rule.text.split_once("expr: ").unwrap();
     condition.split("\n        labels:").next().unwrap()
 }
 
-/// Words as Prometheus names metrics, the names of recording rules whole.
+/// Splits into words by the alphabet of metric names, which includes the colon of recording rules.
 fn words(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').collect()
 }
@@ -71,7 +71,7 @@ fn metric(series: &str) -> Option<&'static Metric> {
     })
 }
 
-/// The metrics that a condition looks at, also by way of recording rules.
+/// The metrics that a condition reads, directly or by recording rules.
 fn metrics_of(condition: &str) -> BTreeSet<&'static str> {
     let recorded = rules()
         .into_iter()

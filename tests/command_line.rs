@@ -1,4 +1,4 @@
-//! What holds for every subcommand.
+//! Properties of every subcommand.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 

@@ -23,7 +23,7 @@ const ALLOWED: [&str; 9] = [
 /// The only place that crates come from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// The packages that Cargo.lock names, but for this one.
+/// The packages of Cargo.lock, without this one.
 fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args([
@@ -45,7 +45,7 @@ fn packages() -> Vec<Value> {
     packages
 }
 
-/// Why the package may not be built in, if it may not.
+/// Reason why the package may not be built in; `None` if it may.
 fn objection(package: &Value) -> Option<String> {
     if package["source"] != REGISTRY {
         return Some(format!("comes from {}", package["source"]));

@@ -1,4 +1,4 @@
-//! What the documents say can be followed: the README's configuration loads, and links lead somewhere.
+//! The documents are correct: the README's configuration loads, and links resolve.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -42,7 +42,7 @@ fn documents_name_existing_files() {
     let mut missing = Vec::new();
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        // Between two backticks is every other piece; what holds more than a path is a command.
+        // Every other piece is between backticks; one with a space is a command, not a path.
         for named in text.split('`').skip(1).step_by(2) {
             let is_path = ["src/", "tests/", "netns-tests/", "scripts/", "fuzz/"]
                 .iter()
@@ -90,7 +90,7 @@ fn document_links_resolve() {
     assert!(checked > 10, "only {checked} links found");
 }
 
-/// docs/performance.md is generated on a quiet machine, so its numbers are held against nothing; that it is whole is.
+/// docs/performance.md is generated on a quiet machine, so its numbers are not checked; its completeness is.
 #[test]
 fn performance_page_is_complete() {
     let page = fs::read_to_string(root().join("docs/performance.md")).unwrap();

@@ -1,4 +1,4 @@
-//! `egret explain` and `egret check --tests`, as they are run on files.
+//! `egret explain` and `egret check --tests`, run on files.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -177,7 +177,7 @@ fn other_protocol_is_judged_without_name() {
     assert!(text(&output.stderr).contains("asks for no name"), "{}", text(&output.stderr));
 }
 
-/// A tenant whose rules ask about the name.
+/// A tenant whose rules verify names.
 const ASKING: &str = r#"
 [[tenant]]
 name = "asking"
@@ -392,7 +392,7 @@ fn unreadable_tests_fail() {
         let output = files.egret("check", &["--tests", path.to_str().unwrap()]);
         assert!(output.status.code() == Some(2) && text(&output.stderr).contains(said), "{said}: {output:?}");
     }
-    // What can be read is run all the same.
+    // Readable test files are run nevertheless.
     let good = "[[test]]\nfrom = \"10.0.1.5\"\nto = \"API.Stripe.com.\"\nverdict = \"allow\"\n";
     let good = files.write("good.toml", good).display().to_string();
     for json in [&[][..], &["--json"]] {

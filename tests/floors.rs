@@ -1,4 +1,4 @@
-//! ARCHITECTURE.md's table of floors, held against the imports.
+//! Imports agree with ARCHITECTURE.md's table of floors.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -65,8 +65,8 @@ fn rooms_named_in(code: &str) -> Vec<String> {
 const SHARED_MAPS: [(&str, &str); 2] =
     [("src/egress/ledger.rs", "books"), ("src/gateway/flow_table.rs", "flows")];
 
-/// A guard of such a map locks a shard: whoever asked the map again under it could wait for itself. So each expression that
-/// looks into one yields clones of what is behind an `Arc`, and no file passes a guard on.
+/// A guard of such a map locks a shard: a second access to the map under a guard could deadlock. So every lookup
+/// returns a clone of an `Arc`, and no file returns or stores a guard.
 #[test]
 fn guards_of_shared_maps_stay_in_one_expression() {
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! What docs/ports.md promises of the forecast, held by simulated flows through the real ledger.
+//! The promises of docs/ports.md about the forecast, tested by simulated flows through the real ledger.
 
 #[path = "../examples/port_simulation/world.rs"]
 mod world;
@@ -11,8 +11,8 @@ use world::{Report, Scenario, play};
 const DAY: u32 = 86_400;
 const SEEDS: [u64; 2] = [1, 2];
 
-/// The page comes at least `most` seconds, or half of the time that there is, ahead of the first refusal, and the time
-/// that it names is of the right order; the first word of warning comes at least five minutes, or half of the time, ahead.
+/// The alarm precedes the first refusal by `most` seconds or half of the available time, and its forecast has the right
+/// order of magnitude; the first warning precedes it by five minutes or half of the available time.
 fn assert_warned_in_time(scenario: &Scenario, most: u32) {
     let starts = 300;
     for seed in SEEDS {
@@ -22,7 +22,7 @@ fn assert_warned_in_time(scenario: &Scenario, most: u32) {
             report.warned.unwrap_or_else(|| panic!("{}: no warning before {end}", scenario.name));
         let wanted = most.min((end - starts) / 2);
         assert!(page + wanted <= end, "{}, seed {seed}: warned at {page}, exhausted at {end}", scenario.name);
-        // Any word at all: the page, or a level crossed on the way.
+        // The first warning: the alarm, or a level reached before it.
         let word = report.levels.into_iter().flatten().chain([page]).min().unwrap_or(page);
         let wanted = 300.min((end - starts) / 2);
         assert!(
@@ -64,7 +64,7 @@ fn leaks_are_forecast() {
     for over in [90.0, 300.0, 900.0, 3600.0] {
         assert_warned_in_time(&Scenario::leak("a leak", 4096, over), 300);
     }
-    // so slow that the flows beneath it, by chance, take the last ports well before the line does
+    // So slow that fluctuation of the other flows takes the last ports long before the leak does.
     assert_warned_in_time(&Scenario::leak("a slow leak", 4096, 14_400.0), 150);
     assert_warned_in_time(&Scenario::leak("a leak in a small pool", 1000, 1200.0), 150);
 }
@@ -84,7 +84,7 @@ fn linear_leaks_stay_announced() {
                     let report = play(&Scenario::leak_from(&name, capacity, part, start, over), seed.into());
                     let what = format!("{name} of {capacity} ports, seed {seed}: {report:?}");
                     assert!(report.exhausted.is_some() && report.unforeseen.is_empty(), "{what}");
-                    // A small pool may be full for a moment by chance, long before.
+                    // A small pool may be full for a moment long before, by fluctuation.
                     let is_before = |back| report.foreseen.is_none_or(|from| back < from);
                     assert!(report.taken_back.is_none_or(is_before), "{what}");
                     leaks += 1;
@@ -100,7 +100,7 @@ fn linear_leaks_stay_announced() {
 fn ended_leaks_clear_the_alarm() {
     for capacity in [1000, 4096] {
         for seed in SEEDS {
-            // from a third to two thirds, and no further
+            // From a third to two thirds of the ports.
             let all = f64::from(capacity);
             let leak = move |t: f64| if (300.0..500.0).contains(&t) { all / 3.0 / 200.0 } else { 0.0 };
             let steady = Scenario::new("a leak that ends", capacity, 1800, move |_| all / 3.0);
@@ -131,7 +131,7 @@ fn daily_peak_raises_no_alarm() {
     }
 }
 
-/// From 30 % to `peak` within `over` seconds, for a minute, and back.
+/// Rises from 30 % to `peak` within `over` seconds, stays for a minute, and falls back.
 fn burst(peak: f64, over: f64) -> Scenario {
     let open = move |t: f64| {
         let risen = ((t - 900.0) / over).clamp(0.0, 1.0);

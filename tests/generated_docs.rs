@@ -1,4 +1,4 @@
-//! Holds the generated documents against their generators. `EGRET_BLESS=1 cargo test --test integration generated_docs` writes them
+//! Compares the generated documents with their generators. `EGRET_BLESS=1 cargo test --test integration generated_docs` writes them
 //! anew.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! scripts/install.sh, tried out in a directory: what it installs, what it keeps, what it removes.
+//! scripts/install.sh, run in a directory: installation, upgrade, removal.
 
 #![allow(missing_docs, clippy::unwrap_used)] // helpers outside #[test] are tests too
 
@@ -53,7 +53,7 @@ fn all_files_are_installed() {
         ("usr/share/zsh/vendor-completions/_egret", 0o644),
     ];
     let mut found = files(root.path());
-    // A page for each subcommand; that there are some is enough here.
+    // Manual pages, one for each subcommand: it is enough that some exist.
     let pages: BTreeSet<_> =
         found.iter().filter(|(name, _)| name.starts_with("usr/share/man/man1/")).cloned().collect();
     assert!(pages.contains(&("usr/share/man/man1/egret-reload.1".to_owned(), 0o644)), "{pages:?}");
@@ -122,7 +122,7 @@ fn binary_is_checked_before_replacement() {
         fs::remove_file(&stand_in).unwrap();
         assert_eq!(files(root.path()), before, "{what}");
     }
-    // The configuration that is there counts too.
+    // The installed configuration is checked too.
     fs::write(root.path().join("etc/egret/egret.toml"), "[steering]\nintrefaces = []\n").unwrap();
     let refused = run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret")]);
     assert!(!refused.status.success());

@@ -1,4 +1,4 @@
-//! A scrape of the metrics listener, as Prometheus does it, held against the catalogue.
+//! A scrape of the metrics listener, as Prometheus does it, compared with the catalogue.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
-/// The listener on a thread of its own; it ends with this value.
+/// The listener on its own thread; stops when dropped.
 struct Admin {
     address: SocketAddr,
     readiness: Readiness,
@@ -213,7 +213,7 @@ fn scrape_holds_the_catalogue_and_nothing_else() {
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series}");
     }
-    // what is counted as a denial is in the labels of both, what is not only in one
+    // Denials are labels of both metrics, other outcomes of one only.
     let denials =
         samples.keys().filter(|series| series.starts_with("egret_denials_total{tenant=\"acme\"")).count();
     assert_eq!(denials, Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count());

@@ -1,4 +1,4 @@
-//! What a name costs in memory, from its line in a hosts file to the compiled policy: a million must fit 250 MB.
+//! Memory per name, from its line in a hosts file to the compiled policy: a million must fit 250 MB.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -10,7 +10,7 @@ use std::process::Command;
 const TENANTS: usize = 200;
 const NAMES_PER_RULE: usize = 100;
 
-/// As many tenants as always, with so many rules of a hosts file each.
+/// Writes a configuration of [`TENANTS`] tenants with this many rules each, every rule with a hosts file.
 fn write(folder: &Path, rules: usize) {
     let mut main =
         "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n"
@@ -28,7 +28,7 @@ fn write(folder: &Path, rules: usize) {
     std::fs::write(folder.join("egret.toml"), main).unwrap();
 }
 
-/// The most memory that any child had so far, in bytes, after one that loads the configuration and asks it something.
+/// Peak memory of any child so far, in bytes, after running one that loads the configuration and answers a query.
 fn peak_after_asking(folder: &Path) -> i64 {
     let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
     egret.args(["explain", "--from", "10.0.0.7", "--to", "api-0.rule-0.tenant-7.example.com", "--config"]);

@@ -1,4 +1,4 @@
-//! `egret suggest`, as it is run on a flow log and what was rotated away from it.
+//! `egret suggest`, run on a flow log and its rotated files.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -32,7 +32,7 @@ struct Log {
     flows: u32,
 }
 
-/// One flow record, as far as it is read.
+/// The fields of a flow record that are read.
 struct Flow<'a> {
     tenant: &'a str,
     name: Option<&'a str>,
@@ -77,7 +77,7 @@ impl Log {
         self.folder.path().join(name)
     }
 
-    /// One a minute from noon of 2026-01-31 on.
+    /// Times a minute apart, from noon of 2026-01-31.
     fn line(&mut self, flow: &Flow<'_>) -> String {
         let minutes = 12 * 60 + self.flows;
         self.flows += 1;
@@ -230,7 +230,7 @@ fn suggestion_permits_exactly_what_was_seen() {
         assert_eq!(explain(name), Some(1), "{name}");
     }
     assert!(text(&log.suggest(&[]).stdout).contains("# There is nothing to add.\n"));
-    // the wildcard does what it says it would
+    // The wildcard permits what the suggestion claims.
     let widened = said.replace("  # \"*.cdn.example.net\",", "  \"*.cdn.example.net\",");
     std::fs::write(&config, format!("{policy}{widened}{flow_log}")).unwrap();
     assert_eq!(explain("evil.cdn.example.net"), Some(0));
@@ -288,7 +288,7 @@ fn rotated_log_is_read_and_torn_lines_counted() {
         "{output:?}"
     );
 
-    // files that are given stand for themselves
+    // A file given by name is read alone.
     let given = log.path("flows.jsonl.2.gz");
     let told = log.json(&["--log", given.to_str().unwrap()]);
     assert_eq!(rules(&told), ["two.example [443] two.example"]);
@@ -315,7 +315,7 @@ fn deep_domains_take_linear_time() {
     let took = started.elapsed();
     let wildcards = told["rules"][0]["wildcards"].as_array().unwrap();
     assert_eq!((wildcards.len(), &wildcards[0]["covers"]), (12_000, &5.into()));
-    // A second or two; minutes, if each parent were looked for in each name.
+    // Takes a second or two; minutes if every parent were compared with every name.
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
@@ -357,7 +357,7 @@ fn impossible_requests_are_reported() {
     }
 }
 
-/// Where the tenant denies names, only what is neither TLS nor HTTP takes the key.
+/// For a tenant with deny rules by name, only protocols other than TLS and HTTP get the key.
 #[test]
 fn other_protocols_are_suggested_with_key() {
     let mut log = Log::new();

@@ -1,4 +1,4 @@
-//! What the API tells whoever asks.
+//! Fixed answers of the control API.
 
 use egret::admin::{
     self, CandidateControl, CandidateReport, Control, DrainAnswer, ExplainQuery, ExplainReport, Hot,
@@ -8,7 +8,7 @@ use egret::audit::Peer;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
-/// Knows one pool and one address, of which one destination is warm.
+/// One pool with one address, and one warm destination.
 pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
     let ports = move |query: PortsQuery| {
         if query.pool.as_deref().is_some_and(|pool| pool != "acme") {
@@ -45,7 +45,7 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
     }
 }
 
-/// Nothing is loaded, and nothing but `good.toml` can be.
+/// Initially without a candidate; only `good.toml` can be loaded.
 fn candidate() -> CandidateControl {
     let none = || Refusal("no candidate is loaded".into());
     let load = |_: Peer, order: admin::LoadOrder| {
@@ -93,7 +93,7 @@ pub fn refused() -> ReloadAnswer {
     }
 }
 
-/// Whatever is asked, it is nobody's.
+/// Answers that the client belongs to no tenant.
 fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
     let Target::Name(name, port) = query.to else { return Err(Refusal("an address already".into())) };
     Ok(ExplainReport {

@@ -1,4 +1,4 @@
-//! A control API without a gateway behind it, and who asks it.
+//! A control API without a gateway behind it, and its clients.
 
 use super::answers::control;
 use egret::admin::{self, ControlSocket, PortsQuery};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// The API on a thread of its own; it ends with this value.
+/// The API on its own thread; stops when dropped.
 pub struct Gateway {
     folder: tempfile::TempDir,
-    /// What the last look asked for.
+    /// Last query for ports.
     pub asked: Arc<Mutex<Option<PortsQuery>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -72,12 +72,12 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // A thread that has panicked has said so, and listens no more.
+        // A thread that has panicked no longer listens, and has printed its panic.
         let _ = self.stop.take().unwrap().send(());
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             ended.unwrap();
-            assert!(!self.socket().exists(), "the socket's file stays behind");
+            assert!(!self.socket().exists(), "the socket's file was not removed");
         }
     }
 }

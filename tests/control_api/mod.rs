@@ -1,4 +1,4 @@
-//! The control API over a real unix socket, and the commands that ask it as they are run.
+//! The control API over a real unix socket, and the commands that use it.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 #![allow(unreachable_pub, reason = "not a public interface")]

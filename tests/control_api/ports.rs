@@ -1,4 +1,4 @@
-//! `egret ports`, as it is run.
+//! The command `egret ports`.
 
 use super::answers::report;
 use super::gateway::{Gateway, egret, text};

@@ -1,5 +1,5 @@
-//! The steering scripts, run for real in network namespaces of their own: they load, they can be run again, they leave
-//! other people's rules alone, and afterwards everything is as it was.
+//! The steering scripts, run in network namespaces: they load, are idempotent, leave other rules alone, and restore the
+//! previous state.
 
 #![allow(missing_docs, clippy::unwrap_used)] // helpers outside #[test] are tests too
 
@@ -55,7 +55,7 @@ up() { sh $dir/$1.sh; }
 down() { sh $dir/down.sh; }
 ";
 
-/// Rules, routes and settings that are not ours, beside and within the places that we use.
+/// Rules, routes and settings of others, in the same and in other tables.
 const FOREIGN: &str = r"
 ip link set lo up
 ip link add c0 type veth peer name c1
@@ -78,7 +78,7 @@ ip6tables -t nat -A POSTROUTING -o c0 -j MASQUERADE
 nft 'table inet mine { chain forward { type filter hook forward priority 0; tcp dport 443 accept; }; }'
 ";
 
-/// Runs a script as root of a new user, network and mount namespace; yields what it printed.
+/// Runs a script as root of a new user, network and mount namespace; returns its output.
 fn in_namespace(dir: &Path, script: &str) -> String {
     let script = format!("set -eu; dir={}; {SNAPSHOT}\n{script}", dir.display());
     let output = Command::new("unshare")

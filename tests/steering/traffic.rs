@@ -1,5 +1,5 @@
 //! Packets through the rules: a client behind the gateway's namespace, a server beyond it, and forwarding switched on, so
-//! that whatever the rules let slip does arrive.
+//! that every packet that the rules miss arrives.
 
 use super::{in_namespace, params, scripts};
 use egret::steering::{Params, Ports};
@@ -35,7 +35,7 @@ there="tcp 10.0.2.2:443 tcp [fd00:2::2]:443"
 nowhere="lost 10.0.2.2:443 lost [fd00:2::2]:443"
 "#;
 
-/// Played by this very program inside a namespace.
+/// Run by this same program inside a namespace.
 #[test]
 #[ignore = "a part in the tests below, which start it in namespaces"]
 fn part() {
@@ -71,7 +71,7 @@ fn serve(word: &str, port: u16) {
     }
 }
 
-/// For what must come.
+/// Time limit for what must arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn dial(address: SocketAddr, patience: Duration) -> String {
@@ -90,7 +90,7 @@ fn send(address: SocketAddr) -> String {
     let outcome = socket.send(b"hello").and_then(|_| {
         loop {
             match socket.recv(&mut [0; 8]) {
-                // A wait with a time-out is not begun again by itself when the process was stopped for a moment.
+                // Linux does not restart a wait with a timeout after the process was stopped.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 told => return told,
             }
@@ -99,7 +99,7 @@ fn send(address: SocketAddr) -> String {
     outcome.map_or_else(|error| format!("{:?}", error.kind()), |_| "answered".to_owned())
 }
 
-/// Dials through the gateway and to its port 22, while more and more is missing.
+/// Dials through the gateway and to its port 22, while parts of the rules are removed one by one.
 fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
     let dir = scripts(&Params { ports, ..params() });
     let me = std::env::current_exe().unwrap();
@@ -134,7 +134,7 @@ fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
              tcp 10.0.1.1:22 gateway\ntcp [fd00:1::1]:22 gateway\n"
         )
     };
-    // Between iptables' interception and its REJECT is a routing decision, which refuses too.
+    // A routing decision between iptables' interception and its REJECT refuses too.
     let udp = match format {
         "iptables" => "udp 10.0.2.2:443 HostUnreachable\nudp [fd00:2::2]:443 PermissionDenied\n",
         _ => "udp 10.0.2.2:443 ConnectionRefused\nudp [fd00:2::2]:443 ConnectionRefused\n",
