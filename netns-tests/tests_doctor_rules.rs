@@ -18,7 +18,7 @@ crate::trials! {
         rule_before_steering_is_named,
         egress_hook_is_named,
         path_mtu_passes_stateful_firewalls,
-        lost_icmp_errors_are_told_every_time,
+        lost_icmp_errors_are_reported_every_time,
         container_rules_before_ours_take_nothing
 }
 
@@ -204,7 +204,7 @@ fn path_mtu_passes_stateful_firewalls() {
 }
 
 /// The kernel remembers a smaller MTU for minutes: an error accepted once must not hide that later ones are lost.
-fn lost_icmp_errors_are_told_every_time() {
+fn lost_icmp_errors_are_reported_every_time() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config());
     assert_passes(&lab, &gateway.config());

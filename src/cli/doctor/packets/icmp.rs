@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_mtu_told_is_smaller_than_the_last() {
+    fn reported_mtus_decrease() {
         assert_eq!([1500, 9000, 1300, 1281].map(smaller), [Some(1300), Some(1300), Some(1299), Some(1280)]);
         assert_eq!(smaller(1280), None);
     }
