@@ -116,14 +116,21 @@ fn imports_go_only_to_lower_floors() {
 }
 
 /// Circles that stay, each with its reason: folder, and the files that may be in it. `mod` is the folder's own file.
-const CIRCLES: &[(&str, &[&str], &str)] = &[(
-    "sys/event_loop",
-    &["mod", "sockets", "tasks", "timers", "young"],
-    "one event loop: each file holds a part of its state, and the methods of EventLoop on that part",
-)];
+const CIRCLES: &[(&str, &[&str], &str)] = &[
+    (
+        "egress",
+        &["lease", "pool"],
+        "a pool makes leases, and a lease asks its pool to be exchanged when its port turns out to be taken",
+    ),
+    (
+        "sys/event_loop",
+        &["mod", "sockets", "tasks", "timers", "young"],
+        "one event loop: each file holds a part of its state, and the methods of EventLoop on that part",
+    ),
+];
 
 /// Rooms whose circles are still to be opened or listed.
-const UNHELD: &[&str] = &["app", "cli", "config", "egress", "gateway"];
+const UNHELD: &[&str] = &["app", "cli", "config", "gateway"];
 
 /// Circles of sibling files in the tree at `root`: folder and files of each, as `scripts/house.py` finds them.
 fn circles(root: &Path) -> Vec<(String, Vec<String>)> {

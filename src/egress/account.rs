@@ -2,20 +2,20 @@
 
 mod truth;
 
-use super::book::PairUse;
 use super::busiest::Busiest;
+use super::destination_key::DestinationKey;
 use super::hot::Hot;
 use super::lingering::Lingering;
+use super::pair_use::PairUse;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
 use super::resting::{Rested, Resting};
 use super::share::Share;
 use super::share_table::ShareTable;
 use super::state::{SourceState, Standing};
-use crate::addr::{DialAddr, SourceAddr};
+use crate::addr::SourceAddr;
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,29 +55,6 @@ struct Pair {
     held: u16,
     /// Class in [`Hot`].
     class: u8,
-}
-
-/// A destination as an 18-byte key that hashes in one go; a [`DialAddr`] has 20 bytes and two forms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct DestinationKey {
-    ip: [u8; 16],
-    port: u16,
-}
-
-impl From<DialAddr> for DestinationKey {
-    fn from(to: DialAddr) -> Self {
-        let ip = match to.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        Self { ip: ip.octets(), port: to.port() }
-    }
-}
-
-impl From<DestinationKey> for DialAddr {
-    fn from(to: DestinationKey) -> Self {
-        Self::new((Ipv6Addr::from(to.ip), to.port).into())
-    }
 }
 
 impl Account {

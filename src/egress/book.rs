@@ -1,12 +1,14 @@
 //! The account of one source address, with its lock.
 
-use super::account::{Account, DestinationKey};
+use super::account::Account;
+use super::destination_key::DestinationKey;
 use super::lingering::Linger;
+use super::pair_use::PairUse;
 use super::port_space::PortSpace;
-use super::reaper::Visits;
 use super::share::Share;
 use super::share_table::ShareTable;
 use super::state::SourceState;
+use super::visits::Visits;
 use crate::addr::SourceAddr;
 use crate::sys::sock_diag::Presence;
 use std::collections::HashSet;
@@ -15,29 +17,6 @@ use std::time::{Duration, Instant};
 
 /// Number of due ports freed per lock acquisition in the background.
 const PER_LOCK: usize = 1024;
-
-/// Port usage between a source address and a destination. free + live + held = capacity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PairUse {
-    /// Ports of the source address towards each destination.
-    pub capacity: u16,
-    /// Leased ports.
-    pub live: u16,
-    /// Ports that are not leased and may not be leased again yet.
-    pub held: u16,
-}
-
-impl PairUse {
-    /// Ports that can be leased.
-    pub fn free(self) -> u16 {
-        self.capacity - self.live - self.held
-    }
-
-    /// Ports that cannot be leased: live and held.
-    pub fn in_use(self) -> u16 {
-        self.live + self.held
-    }
-}
 
 /// Totals of a source address over all destinations.
 #[derive(Debug, Clone, Copy)]

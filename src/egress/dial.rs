@@ -1,6 +1,7 @@
 //! Connects to the upstream from a leased address and port.
 
-use super::lease::{Lease, LeaseError};
+use super::lease::Lease;
+use super::lease_error::LeaseError;
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::sys::event_loop::{EventLoop, timeout};

@@ -6,8 +6,9 @@ mod trend;
 
 pub use alarm::Level;
 
-use super::book::PairUse;
 use super::hot;
+use super::hot_pair::HotPair;
+use super::pair_use::PairUse;
 use super::pool::Pools;
 use crate::addr::{DialAddr, SourceAddr};
 use alarm::{Alarm, State};
@@ -86,16 +87,6 @@ pub struct Event {
     pub exhausted_in: Option<Duration>,
     /// True if towards exhaustion.
     pub rising: bool,
-}
-
-/// A hot destination found in the pools.
-#[derive(Debug)]
-pub(super) struct HotPair {
-    pub(super) pool: Arc<str>,
-    pub(super) network: IpNet,
-    pub(super) source: SourceAddr,
-    pub(super) to: DialAddr,
-    pub(super) used: PairUse,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Destinations of one source address with many ports in use, indexed so that the others are not scanned.
 
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use std::collections::BTreeSet;
 
 /// Destinations above a threshold of use, in classes one hundredth of the capacity wide.

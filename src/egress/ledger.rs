@@ -1,9 +1,10 @@
 //! The account of all ports of the process.
 
-use super::book::{Book, PairUse};
+use super::book::Book;
+use super::pair_use::PairUse;
 use super::port_space::PortSpace;
-use super::reaper::Visits;
 use super::share_table::ShareTable;
+use super::visits::Visits;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use dashmap::DashMap;
 use hashbrown::DefaultHashBuilder;

@@ -1,6 +1,6 @@
 //! Ports that are held until their connections are gone from the kernel.
 
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use super::due::{self, Due, EarliestFirst};
 use super::share::Share;
 use crate::sys::sock_diag::Presence;

@@ -3,10 +3,11 @@
 mod outlook;
 mod pools;
 
-use super::account::DestinationKey;
 use super::addresses;
 use super::book::Book;
-use super::lease::{Lease, LeaseError};
+use super::destination_key::DestinationKey;
+use super::lease::Lease;
+use super::lease_error::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::share::Share;

@@ -1,13 +1,13 @@
 //! The reaper: frees held ports once their connections are gone from the kernel.
 
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use super::ledger::Ledger;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::sys::sock_diag::Presence;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most queries in one round.
@@ -16,31 +16,6 @@ const PER_ROUND: usize = 1024;
 const PER_ADDRESS: usize = 256;
 /// Shortest time between two rounds, so that each has some work.
 const BETWEEN: Duration = Duration::from_millis(10);
-
-/// Scheduled visits of the reaper to source addresses. Accounts add to it, the reaper takes from it.
-#[derive(Debug, Default)]
-pub(super) struct Visits {
-    wanted: Mutex<Wanted>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    visits: Vec<(Instant, SourceAddr)>,
-    closed: bool,
-}
-
-impl Visits {
-    /// Schedules a visit to an address.
-    pub(super) fn add(&self, at: Instant, source: SourceAddr) {
-        self.lock().visits.push((at, source));
-        self.changed.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Queries the kernel about the held ports of a ledger. One for each ledger, on a thread of its own.
 #[derive(Debug)]

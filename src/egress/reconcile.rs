@@ -7,7 +7,7 @@
 //! if it existed before and after each listing, and in two comparisons in a row.
 
 use super::Pools;
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use super::lingering::Linger;
 use super::share::Share;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};

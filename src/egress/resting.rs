@@ -1,6 +1,6 @@
 //! The queue of ports that are held for a fixed time.
 
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use super::due::{self, Due, EarliestFirst};
 use super::share::Share;
 use std::collections::{BinaryHeap, VecDeque};

@@ -1,22 +1,11 @@
 //! A tenant's share of a pool that several tenants use.
 
-use super::account::DestinationKey;
-use super::lease::LeaseError;
+use super::destination_key::DestinationKey;
+use super::lease_error::LeaseError;
 use super::share_table::{Refusal, ShareTable};
 use crate::addr::{DialAddr, Family};
 use std::fmt;
 use std::sync::Arc;
-
-/// Guaranteed and maximum ports of a tenant in its pool, towards each destination, over all source addresses.
-#[derive(Debug, Clone)]
-pub struct ShareSpec {
-    /// The tenant's name.
-    pub tenant: Arc<str>,
-    /// Ports guaranteed to it. 0: none.
-    pub floor: u32,
-    /// Maximum number of ports, live and held; at least the floor. `None`: no limit.
-    pub ceiling: Option<u32>,
-}
 
 /// The tenant's account in which a leased port counts. Empty, and nothing counted, in a pool without floors and
 /// ceilings.

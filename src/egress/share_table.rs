@@ -8,7 +8,7 @@
 //! calls other rooms' code.
 
 use super::ShareSpec;
-use super::account::DestinationKey;
+use super::destination_key::DestinationKey;
 use crate::addr::Family;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

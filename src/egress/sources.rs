@@ -2,7 +2,7 @@
 
 use super::addresses;
 use super::book::Book;
-use super::lease::LeaseError;
+use super::lease_error::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::state::SourceState;

@@ -2,6 +2,7 @@
 
 use super::super::hot;
 use super::*;
+use crate::addr::DialAddr;
 use crate::addr::PortRange;
 use proptest::collection::vec;
 use proptest::prelude::*;

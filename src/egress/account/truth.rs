@@ -1,7 +1,8 @@
 //! Comparison of the account with the kernel.
 
+use super::super::destination_key::DestinationKey;
 use super::super::lingering::Linger;
-use super::{Account, DestinationKey};
+use super::Account;
 use crate::sys::sock_diag::Presence;
 use std::time::Instant;
 

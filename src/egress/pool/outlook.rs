@@ -1,7 +1,7 @@
 //! Preview of a flow's lease, without taking it.
 
 use super::super::addresses;
-use super::super::book::PairUse;
+use super::super::pair_use::PairUse;
 use super::super::sources::Candidate;
 use super::super::state::SourceState;
 use super::{Pool, Select};

@@ -2,7 +2,7 @@
 
 mod model;
 
-use super::super::{Ledger, Pool, PoolSpec, Pools, Rest, Select, SourceState};
+use super::super::{Ledger, Pool, PoolSpec, Pools, Rest, Select, ShareSpec, SourceState};
 use super::*;
 use crate::addr::{ClientAddr, DialAddr, PortRange, SourceAddr};
 use crate::egress::Lease;

@@ -2,7 +2,7 @@
 
 use super::{SETUPS, TENANTS, client, dial, source};
 use crate::addr::SourceAddr;
-use crate::egress::account::DestinationKey;
+use crate::egress::destination_key::DestinationKey;
 use crate::egress::share::LeaseError;
 use crate::egress::{Lease, Ledger, PairUse, Rest, SourceState};
 use proptest::collection::vec;
