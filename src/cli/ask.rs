@@ -5,7 +5,6 @@ use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -150,19 +149,8 @@ fn understood<T: DeserializeOwned>(
 
 /// Appends the pairs to a path as a query string.
 pub(super) fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut target = path.to_owned();
-    for (n, (key, value)) in pairs.enumerate() {
-        let _ = write!(target, "{}{key}=", if n == 0 { '?' } else { '&' });
-        for byte in value.bytes() {
-            // RFC 3986 § 2.3
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-                target.push(byte.into());
-            } else {
-                let _ = write!(target, "%{byte:02X}");
-            }
-        }
-    }
-    target
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
 fn explain(socket: &Path, error: io::Error) -> AskError {

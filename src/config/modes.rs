@@ -40,7 +40,7 @@ impl Kind for Moment {
 fn parse(text: &str) -> Option<Timestamp> {
     if text.len() == "2026-12-31".len() {
         let date: Date = text.parse().ok()?;
-        return Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp());
+        return Some(date.to_zoned_datetime(TimeZone::UTC).ok()?.timestamp());
     }
     text.parse().ok()
 }
