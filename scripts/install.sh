@@ -56,6 +56,8 @@ root=${root%/}
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then fail "run as root, or with --root DIR to try it out"; fi
 
 bin=$prefix/bin/egret
+# Where gdb, perf and backtraces look for the debug information of $bin.
+debug=/usr/lib/debug$bin.debug
 lib=$prefix/lib/egret
 config=/etc/egret/egret.toml
 units=/etc/systemd/system
@@ -75,6 +77,19 @@ place() { # MODE FROM TO
     cp "$2" "$root$3.new"
     chmod "$1" "$root$3.new"
     mv "$root$3.new" "$root$3"
+}
+# Places the program, and its debug information (four fifths of it) in a file apart if there is a tool for that.
+place_program() {
+    if ! command -v objcopy >/dev/null; then
+        place 755 "$binary" "$bin"
+        return
+    fi
+    mkdir -p "$(dirname "$root$bin")" "$(dirname "$root$debug")"
+    objcopy --only-keep-debug "$binary" "$root$debug"
+    objcopy --strip-debug --add-gnu-debuglink="$root$debug" "$binary" "$root$bin.new"
+    chmod 644 "$root$debug"
+    chmod 755 "$root$bin.new"
+    mv "$root$bin.new" "$root$bin"
 }
 place_unit() { # NAME. Puts the paths of this installation into it
     mkdir -p "$root$units"
@@ -130,7 +145,7 @@ install_all() {
             fail "a packet filter is missing: apt install iptables, or nftables (docs/install.md)"
         make_user
     fi
-    place 755 "$binary" "$bin"
+    place_program
     place 755 "$here/scripts/steer.sh" "$lib/steer.sh"
     chmod 755 "$root$lib"
     for unit in $unit_names; do place_unit "$unit"; done
@@ -179,13 +194,13 @@ uninstall_all() {
         "$lib/steer.sh" down --egret "$bin" || fail "steering could not be taken down; nothing was removed"
     fi
     for unit in $unit_names; do rm -f "$root$units/$unit"; done
-    for file in "$bin" "$lib/steer.sh" "$networkd" "$logrotate" "$bash_completion" "$zsh_completion" "$fish_completion" \
+    for file in "$bin" "$debug" "$lib/steer.sh" "$networkd" "$logrotate" "$bash_completion" "$zsh_completion" "$fish_completion" \
         "$config.example"; do
         rm -f "$root$file"
     done
     rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
     rm -rf "$root/var/lib/egret-steering"
-    rmdir "$root$lib" 2>/dev/null || :
+    rmdir "$root$lib" "$root$(dirname "$debug")" 2>/dev/null || :
     if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$purge" ]; then
         say "removed Egret; kept $root/etc/egret, $root/var/lib/egret and $root/var/log/egret (--purge removes them)"

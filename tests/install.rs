@@ -47,6 +47,7 @@ fn all_files_are_installed() {
         ("etc/logrotate.d/egret", 0o644),
         ("etc/systemd/networkd.conf.d/50-egret.conf", 0o644),
         ("usr/bin/egret", 0o755),
+        ("usr/lib/debug/usr/bin/egret.debug", 0o644),
         ("usr/lib/egret/steer.sh", 0o755),
         ("usr/share/bash-completion/completions/egret", 0o644),
         ("usr/share/fish/vendor_completions.d/egret.fish", 0o644),
