@@ -3,83 +3,19 @@
 
 use super::Udp;
 use super::host_kind::Host;
-use super::kinds::{Choice, Count, Describe, Flag, List, Nested, Or, Size, Span, Unsupported, seconds, span};
-use super::modes::Moment;
+use super::kinds::{Choice, Count, Flag, List, Nested, Or, Size, Span, Unsupported, seconds, span};
+use super::moment::Moment;
 use super::network_kinds::{
     Address, AuditTarget, ControlSocket, DnsServer, FileName, Interface, Line, LogTarget, Name, Network,
     Port, RequestFile, RoutingTable, WordOrFile,
 };
+use super::schema::Presence::{Default, Optional, Required};
+use super::schema::{Key, Section};
 use super::source_kinds::{Mapped, Source};
 use crate::egress::Select;
 use crate::policy::{CertificateRule, Destination, Ech, Mode, PrivateDestinations};
 use crate::verify::{Anchor, Roots};
 use rustls::pki_types::CertificateDer;
-
-/// A key: its name, kind, presence and meaning.
-pub(super) struct Key<K> {
-    pub(super) name: &'static str,
-    pub(super) kind: K,
-    pub(super) presence: Presence,
-    /// Example value in TOML.
-    pub(super) example: &'static str,
-    pub(super) about: &'static str,
-}
-
-/// Behaviour if a key is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
-    /// The configuration is refused.
-    Required,
-    /// No value.
-    Optional,
-    /// Default value, in TOML.
-    Default(&'static str),
-}
-
-/// A key without its type parameter, for lists.
-pub(super) trait AnyKey: Sync {
-    fn name(&self) -> &'static str;
-    fn describe(&self) -> String;
-    fn unsupported(&self) -> Option<&'static str>;
-    fn is_table(&self) -> bool;
-    fn presence(&self) -> Presence;
-    fn example(&self) -> &'static str;
-    fn about(&self) -> &'static str;
-}
-
-impl<K: Describe> AnyKey for Key<K> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn describe(&self) -> String {
-        self.kind.describe()
-    }
-    fn unsupported(&self) -> Option<&'static str> {
-        self.kind.unsupported()
-    }
-    fn is_table(&self) -> bool {
-        self.kind.is_table()
-    }
-    fn presence(&self) -> Presence {
-        self.presence
-    }
-    fn example(&self) -> &'static str {
-        self.example
-    }
-    fn about(&self) -> &'static str {
-        self.about
-    }
-}
-
-/// A table and its keys.
-pub(super) struct Section {
-    /// Header as written: `[gateway]`, `[[tenant]]`.
-    pub(super) header: &'static str,
-    pub(super) about: &'static str,
-    pub(super) keys: &'static [&'static dyn AnyKey],
-    /// Advice on keys that are in the wrong table.
-    pub(super) elsewhere: fn(&str) -> Option<&'static str>,
-}
 
 macro_rules! section {
     ($module:ident, $header:literal, $about:literal, elsewhere $elsewhere:expr;
@@ -93,8 +29,6 @@ macro_rules! section {
         }
     };
 }
-
-use Presence::{Default, Optional, Required};
 
 /// All sections, in the order of the reference.
 pub(super) static ALL: [&Section; 14] = [

@@ -1,7 +1,7 @@
 //! Diagnostics: findings in a configuration, each with its place and a remedy.
 
 use super::footprint::Footprint;
-use super::load::{policy_files, policy_texts};
+use super::policy_folder::{policy_files, policy_texts};
 use super::texts::Texts;
 use super::version::digest_of;
 use crate::files;

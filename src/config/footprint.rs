@@ -1,6 +1,6 @@
 //! Fingerprints of the files of a load, to detect changes since.
 
-use super::load::policy_files;
+use super::policy_folder::policy_files;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! Hostnames and wildcards, in rules and hosts files.
 
 use super::diagnostic::Diagnostics;
-use super::kinds::{Describe, Kind};
+use super::kinds::Kind;
 use super::public_suffix::{self, Breadth};
+use super::schema::Describe;
 use super::value::Value;
 use crate::hostname::{HostPattern, Hostname, NotAHostname};
 use std::net::IpAddr;

@@ -1,28 +1,12 @@
 //! Kinds of values. Each reads itself and describes itself in words, so that the documentation and the reader cannot
 //! differ.
 
-use super::catalogue::Section;
 use super::diagnostic::{Diagnostics, Place};
 use super::nearest::nearest;
+use super::schema::{Describe, Section};
 use super::value::Value;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 use std::time::Duration;
-
-/// Describes the values of a key.
-pub(super) trait Describe: Sync {
-    /// Description for the reference: `duration, "0s" to "1h"`.
-    fn describe(&self) -> String;
-
-    /// Alternative, if this version does not implement the key.
-    fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
-    /// True for a table, or a list of them, with its own keys.
-    fn is_table(&self) -> bool {
-        false
-    }
-}
 
 /// Reads the values of a key.
 pub(super) trait Kind: Describe {

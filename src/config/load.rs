@@ -1,23 +1,36 @@
 //! Loading: from files to a configuration.
 
 use super::catalogue::{gateway, main_file, policy_file};
-use super::diagnostic::{Diagnostics, Place, Report};
+use super::diagnostic::{Diagnostic, Diagnostics, Place, ReadFile, Report};
+use super::footprint::Footprint;
 use super::hosts_file::HostsFiles;
+use super::policy_folder::POLICY_FOLDER;
+use super::settings::Config;
 use super::source::Source;
+use super::table::Table;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
-use super::value::Table;
-use super::{Config, Loaded, dead_rules, ech_names, other_protocols, sections, shares, whole};
+use super::{dead_rules, ech_names, other_protocols, sections, shares, whole};
 use crate::policy::Ech;
 use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Folder of policy files, beside the main file.
-const POLICY_FOLDER: &str = "policy.d";
-const MOST_POLICY_FILES: usize = 10_000;
+/// A successfully loaded configuration.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Probable mistakes.
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that was read.
+    pub files: Vec<ReadFile>,
+    /// Fingerprints of the files before they were read.
+    pub read: Footprint,
+    /// Contents of the files.
+    pub texts: Texts,
+}
 
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
 /// of rules. Relative paths start at the main file's folder.
@@ -149,35 +162,4 @@ impl Draft {
     fn read_tenants(&mut self, tables: &[Table<'_>], out: &mut Diagnostics) {
         self.tenants.extend(tables.iter().map(|table| TenantDraft::read(table, &mut self.files, out)));
     }
-}
-
-/// Returns the files of `policy.d` in a main file's folder, in the order of their names. Hidden files are skipped:
-/// editors store unfinished files under such names.
-pub fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(folder.join(POLICY_FOLDER)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        files.push(entry?.path());
-        if files.len() > MOST_POLICY_FILES {
-            return Err(io::Error::other(format!("it holds more than {MOST_POLICY_FILES} files")));
-        }
-    }
-    files.retain(|path| is_policy_file(path));
-    files.sort();
-    Ok(files)
-}
-
-/// Like [`policy_files`], for saved texts.
-pub(super) fn policy_texts(folder: &Path, texts: &Texts) -> Vec<PathBuf> {
-    let mut files = texts.list(&folder.join(POLICY_FOLDER));
-    files.retain(|path| is_policy_file(path));
-    files
-}
-
-fn is_policy_file(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && path.extension().is_some_and(|extension| extension == "toml")
 }

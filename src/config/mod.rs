@@ -15,16 +15,21 @@ mod hosts_file;
 mod kinds;
 mod load;
 mod modes;
+mod moment;
 mod nearest;
 mod network_kinds;
 mod other_protocols;
 mod outline;
+mod policy_folder;
 mod public_suffix;
 mod reference;
+mod schema;
 mod sections;
+mod settings;
 mod shares;
 mod source;
 mod source_kinds;
+mod table;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -35,235 +40,16 @@ mod whole;
 
 pub use diagnostic::{Diagnostic, ReadFile, Report, Severity};
 pub use footprint::Footprint;
-pub use load::{control_socket, load, load_as, load_texts, policy_files};
+pub use load::{Loaded, control_socket, load, load_as, load_texts};
 pub use outline::Outline;
+pub use policy_folder::policy_files;
 pub use reference::reference;
+pub use settings::{
+    Admin, AuditTarget, Config, FlowLog, FlowLogTarget, Gateway, Inspect, Keepalive, Ports, Resolver,
+    Steering, Udp,
+};
 pub use texts::Texts;
 pub use version::digest_of;
 
-use crate::addr::PortRange;
-use crate::egress::PoolSpec;
-use crate::interface::Interface;
-use crate::policy::{ConnectedNetworks, PrivateDestinations, PrivateNetworks, TenantSpec};
-use crate::verify::{Anchors, Roots};
-use ipnet::IpNet;
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
 /// Default path of the control socket.
 pub const ADMIN_SOCKET: &str = "/run/egret/admin.sock";
-
-/// A complete, checked configuration.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Settings of the daemon: listeners, workers, timeouts.
-    pub gateway: Gateway,
-    /// Packet rules that redirect traffic to the listener.
-    pub steering: Steering,
-    /// Limits of inspection.
-    pub inspect: Inspect,
-    /// Private destinations that rules by name may reach.
-    pub private_destinations: PrivateDestinations,
-    /// Networks with public addresses that belong to the operator.
-    pub private_networks: Vec<IpNet>,
-    /// DNS servers and their settings.
-    pub resolver: Resolver,
-    /// Trusted roots of server certificates.
-    pub roots: Roots,
-    /// True if a reload resets live flows that the new policy denies.
-    pub revoke: bool,
-    /// True if a change of the files triggers a reload.
-    pub watch: bool,
-    /// Help text for denied users; one line.
-    pub help: Option<Arc<str>>,
-    /// Destination of the flow log.
-    pub flow_log: FlowLog,
-    /// Destination of the audit log.
-    pub audit: AuditTarget,
-    /// Pools. They do not overlap, and names are unique.
-    pub pools: Vec<PoolSpec>,
-    /// Tenants. Names and source networks are unique; each `pool` is one of `pools`.
-    pub tenants: Vec<TenantSpec>,
-}
-
-/// Section `[gateway]`.
-#[derive(Debug, Clone)]
-pub struct Gateway {
-    /// Address of the transparent listener, always unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
-    pub listen: SocketAddr,
-    /// Number of workers. `None`: one per core.
-    pub workers: Option<NonZeroUsize>,
-    /// Control socket. `None`: off.
-    pub admin: Option<Admin>,
-    /// Address of the metrics listener. `None`: off.
-    pub metrics: Option<SocketAddr>,
-    /// Time that flows may go on after a stop is ordered. May be zero.
-    pub drain: Duration,
-    /// Timeout from the SYN to the upstream's answer.
-    pub connect_timeout: Duration,
-    /// Timeout of flows without traffic. `None`: none.
-    pub idle_timeout: Option<Duration>,
-    /// Timeout of a silent flow that is half-closed.
-    pub half_open_timeout: Duration,
-    /// Probes on both legs.
-    pub keepalive: Keepalive,
-    /// `TCP_USER_TIMEOUT` on both legs: the time that sent bytes may stay unacknowledged. `None`: the kernel's limits.
-    pub user_timeout: Option<Duration>,
-    /// True if both legs keep the traffic class (DSCP) of the client's SYN.
-    pub keeps_class: bool,
-    /// Maximum number of flows. `None`: as many as the file-descriptor limit allows.
-    pub max_flows: Option<u32>,
-}
-
-/// Key `admin` of `[gateway]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// Path of the socket; absolute.
-    pub path: PathBuf,
-    /// True if configured explicitly; the default socket is optional if it cannot be opened.
-    pub wanted: bool,
-}
-
-/// TCP keepalive, with the kernel's parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Silence before the first probe (`TCP_KEEPIDLE`); whole seconds, 1 to 32,767.
-    pub idle: Duration,
-    /// Time between probes (`TCP_KEEPINTVL`); whole seconds, 1 to 32,767.
-    pub interval: Duration,
-    /// Number of unanswered probes before the peer counts as gone (`TCP_KEEPCNT`); 1 to 127.
-    pub probes: u32,
-}
-
-/// Section `[steering]`.
-#[derive(Debug, Clone)]
-pub struct Steering {
-    /// Interfaces on which tenants' packets arrive. At least one.
-    pub interfaces: Vec<Interface>,
-    /// Intercepted TCP destination ports.
-    pub ports: Ports,
-    /// Treatment of UDP to the same ports.
-    pub udp: Udp,
-    /// Firewall mark of intercepted packets; never 0.
-    pub mark: u32,
-    /// Routing table that delivers marked packets locally; never 0 or 253 to 255.
-    pub table: u32,
-    /// True if the running gateway checks that all of this is in place.
-    pub watch: bool,
-    /// File that it creates to request a repair; absolute. `None`: no repair.
-    pub repair: Option<PathBuf>,
-}
-
-/// Intercepted TCP destination ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
-    /// Every port.
-    All,
-    /// The listed ports; at least one.
-    Listed(Vec<PortRange>),
-}
-
-impl Ports {
-    /// True if TCP to this port is intercepted.
-    pub fn contain(&self, port: u16) -> bool {
-        match self {
-            Self::All => true,
-            Self::Listed(ranges) => ranges.iter().any(|range| range.contains(port)),
-        }
-    }
-}
-
-/// Treatment of UDP to intercepted ports, mainly QUIC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Udp {
-    /// Rejected with an ICMP error, so that clients fall back to TCP at once.
-    Reject,
-    /// Dropped silently.
-    Drop,
-}
-
-/// Section `[inspect]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Inspect {
-    /// Deadline of the whole inspection of one flow.
-    pub deadline: Duration,
-    /// Maximum bytes of a ClientHello or HTTP request head, 1 KiB to 256 KiB.
-    pub max_hello: usize,
-    /// Maximum connections of one tenant in inspection at once.
-    pub max_pending: u32,
-}
-
-/// Section `[resolver]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolver {
-    /// DNS servers, at most eight. `None`: those of `/etc/resolv.conf`.
-    pub servers: Option<Vec<SocketAddr>>,
-    /// Time that an address stays valid after its TTL.
-    pub grace: Duration,
-    /// DNSSEC trust anchors, from which answers must be signed or provably unsigned; `None`: not required.
-    pub dnssec: Option<Anchors>,
-}
-
-/// Section `[flow_log]`.
-#[derive(Debug, Clone)]
-pub struct FlowLog {
-    /// Destination of the lines.
-    pub target: FlowLogTarget,
-    /// Maximum queued lines; further ones are dropped and counted.
-    pub queue: usize,
-}
-
-/// Destination of the flow log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FlowLogTarget {
-    /// The process's standard output.
-    Stdout,
-    /// A file to append to; the path is absolute.
-    File(PathBuf),
-    /// Disabled.
-    Off,
-}
-
-/// Key `path` of `[audit]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AuditTarget {
-    /// Standard error, with the gateway's messages.
-    Stderr,
-    /// A file to append to; the path is absolute.
-    File(PathBuf),
-}
-
-/// A successfully loaded configuration.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The configuration.
-    pub config: Config,
-    /// Probable mistakes.
-    pub warnings: Vec<Diagnostic>,
-    /// Every file that was read.
-    pub files: Vec<ReadFile>,
-    /// Fingerprints of the files before they were read.
-    pub read: Footprint,
-    /// Contents of the files.
-    pub texts: Texts,
-}
-
-impl Config {
-    /// Ports that the gateway itself listens on. They are never leased, because a wildcard listener blocks the bind.
-    pub fn reserved_ports(&self) -> Vec<u16> {
-        std::iter::once(self.gateway.listen.port()).chain(self.gateway.metrics.map(|m| m.port())).collect()
-    }
-
-    /// Networks that rules by name do not reach, in addition to the tenants' sources.
-    pub fn private(&self, connected: Arc<ConnectedNetworks>) -> PrivateNetworks {
-        PrivateNetworks {
-            destinations: self.private_destinations,
-            listed: self.private_networks.clone(),
-            public: self.pools.iter().flat_map(|pool| pool.public.values().copied()).collect(),
-            connected,
-        }
-    }
-}

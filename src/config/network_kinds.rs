@@ -1,7 +1,8 @@
 //! Kinds of addresses, ports and paths.
 
 use super::diagnostic::{Diagnostics, FileKind};
-use super::kinds::{Describe, Kind};
+use super::kinds::Kind;
+use super::schema::Describe;
 use super::value::Value;
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;

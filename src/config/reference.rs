@@ -1,6 +1,7 @@
 //! Generates docs/config.md from the catalogue.
 
-use super::catalogue::{self, AnyKey, Presence, Section};
+use super::catalogue;
+use super::schema::{AnyKey, Presence, Section};
 use std::fmt::Write as _;
 
 const INTRO: &str = r#"# Configuration

@@ -5,7 +5,7 @@ use super::catalogue::{
 };
 use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
-use super::value::Table;
+use super::table::Table;
 use super::{Admin, Config, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
 use crate::policy::Ech;
 use crate::units::format_duration;

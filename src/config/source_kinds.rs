@@ -1,7 +1,8 @@
 //! Kinds of a pool's single addresses.
 
 use super::diagnostic::Diagnostics;
-use super::kinds::{Describe, Kind, Placed};
+use super::kinds::{Kind, Placed};
+use super::schema::Describe;
 use super::value::Value;
 use crate::addr::SourceAddr;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! Reads `[[pool]]` and `[[tenant]]`, with the positions that later findings refer to.
 
-use super::catalogue::{Key, allow, deny, limits, pool, tenant};
+use super::catalogue::{allow, deny, limits, pool, tenant};
 use super::diagnostic::{Diagnostics, Place};
 use super::host_kind::Host;
 use super::hosts_file::HostsFiles;
@@ -8,8 +8,9 @@ use super::kinds::List;
 use super::kinds::Placed;
 use super::modes;
 use super::network_kinds::{FileName, Name, Network, Port};
+use super::schema::Key;
 use super::sections::values;
-use super::value::Table;
+use super::table::Table;
 use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;

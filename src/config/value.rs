@@ -1,12 +1,9 @@
 //! TOML values with their key and position, for error messages.
 
-use super::catalogue::{Key, Presence, Section};
 use super::diagnostic::{Diagnostics, Place};
-use super::kinds::{Kind, Nested};
-use super::nearest::nearest;
 use super::source::Source;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 /// Maximum characters of a wrong value that a message repeats.
 const MAX_SHOWN: usize = 80;
@@ -14,9 +11,9 @@ const MAX_SHOWN: usize = 80;
 /// A single value.
 #[derive(Clone, Copy)]
 pub(super) struct Value<'a> {
-    source: &'a Source,
-    key: &'static str,
-    node: &'a Spanned<DeValue<'a>>,
+    pub(super) source: &'a Source,
+    pub(super) key: &'static str,
+    pub(super) node: &'a Spanned<DeValue<'a>>,
 }
 
 impl<'a> Value<'a> {
@@ -81,131 +78,5 @@ impl<'a> Value<'a> {
         };
         out.error(self.place(), message, help);
         None
-    }
-}
-
-/// A table, whose keys are those of a section of the catalogue. Opening it reports every other key.
-#[derive(Clone, Copy)]
-pub(super) struct Table<'a> {
-    source: &'a Source,
-    section: &'static Section,
-    /// `None` if the file has no such table: every key has its default.
-    entries: Option<&'a DeTable<'a>>,
-    /// Byte offset of its header.
-    offset: usize,
-}
-
-impl<'a> Table<'a> {
-    pub(super) fn open(
-        source: &'a Source,
-        section: &'static Section,
-        entries: &'a DeTable<'a>,
-        offset: usize,
-        out: &mut Diagnostics,
-    ) -> Self {
-        let table = Self { source, section, entries: Some(entries), offset };
-        for (key, value) in entries {
-            table.judge_key(key.get_ref(), source.place(&key.span()), source.place(&value.span()), out);
-        }
-        table
-    }
-
-    fn judge_key(&self, name: &str, key_at: Place, value_at: Place, out: &mut Diagnostics) {
-        let known = || self.section.keys.iter().map(|known| known.name());
-        if let Some(key) = self.section.keys.iter().find(|key| key.name() == name) {
-            if let Some(instead) = key.unsupported() {
-                out.error(value_at, format!("`{name}` is not supported yet"), instead);
-            }
-            return;
-        }
-        let help = match ((self.section.elsewhere)(name), nearest(name, known())) {
-            (Some(there), _) => there.to_owned(),
-            (None, Some(meant)) => format!("did you mean {meant:?}?"),
-            (None, None) => format!("its keys are {}", known().collect::<Vec<_>>().join(", ")),
-        };
-        out.error(key_at, format!("unknown key {name:?} in {}", self.section.header), help);
-    }
-
-    /// Position of the table.
-    pub(super) fn place(&self) -> Place {
-        self.source.place(&(self.offset..self.offset))
-    }
-
-    /// Byte offset, for the order of tables within a file.
-    pub(super) fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// Label `file:line`, to find the table again.
-    pub(super) fn label(&self) -> String {
-        format!("{}:{}", self.source.label, self.place().line)
-    }
-
-    fn entry<K>(&self, key: &Key<K>) -> Option<Value<'a>> {
-        let node = self.entries?.get(key.name)?;
-        Some(Value { source: self.source, key: key.name, node })
-    }
-
-    /// Position of the key's value; of the table if the key is absent.
-    pub(super) fn place_of<K>(&self, key: &Key<K>) -> Place {
-        self.entry(key).map_or_else(|| self.place(), |value| value.place())
-    }
-
-    pub(super) fn has<K>(&self, key: &Key<K>) -> bool {
-        self.entry(key).is_some()
-    }
-
-    /// Reads a key. `None` if it is absent without a default, or wrong, which is reported.
-    pub(super) fn read<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
-        if let Some(value) = self.entry(key) {
-            // If this is `None` the load has failed; the default lets it continue, to find further errors.
-            return key.kind.read(value, out).or_else(|| self.default(key, out));
-        }
-        if key.presence == Presence::Required {
-            let message = format!("missing key `{}` in {}", key.name, self.section.header);
-            out.error(self.place(), message, format!("add it, for example `{} = {}`", key.name, key.example));
-        }
-        self.default(key, out)
-    }
-
-    fn default<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
-        let Presence::Default(text) = key.presence else { return None };
-        let node = DeValue::parse(text).ok()?;
-        key.kind.read(Value { source: self.source, key: key.name, node: &node }, out)
-    }
-
-    /// Returns the table under a key; an empty one if it is absent.
-    pub(super) fn section(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Self {
-        let section = key.kind.0;
-        let absent = Self { source: self.source, section, entries: None, offset: self.offset };
-        let Some(value) = self.entry(key) else { return absent };
-        let Some(entries) = value.node().as_table() else {
-            value.wrong::<()>(out, "not a table", format!("write it as {}", section.header));
-            return absent;
-        };
-        Self::open(self.source, section, entries, value.node.span().start, out)
-    }
-
-    /// Returns the tables under a key, in the order of the file.
-    pub(super) fn sections(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Vec<Self> {
-        let section = key.kind.0;
-        let help = || format!("write it as {}", section.header);
-        let Some(value) = self.entry(key) else { return Vec::new() };
-        let Some(elements) = value.node().as_array() else {
-            value.wrong::<()>(out, "not a list of tables", help());
-            return Vec::new();
-        };
-        let mut tables = Vec::new();
-        for node in elements {
-            match node.get_ref().as_table() {
-                Some(entries) => {
-                    tables.push(Self::open(self.source, section, entries, node.span().start, out));
-                }
-                None => {
-                    value.element(node).wrong::<()>(out, "not a table", help());
-                }
-            }
-        }
-        tables
     }
 }

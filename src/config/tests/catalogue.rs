@@ -1,7 +1,8 @@
 //! The reader accepts exactly the keys of the catalogue.
 
 use super::load_files;
-use crate::config::catalogue::{self, AnyKey, Section};
+use crate::config::catalogue;
+use crate::config::schema::{AnyKey, Section};
 
 /// Returns a configuration with `key = value` in the section.
 fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {

@@ -1,0 +1,83 @@
+//! Form of the catalogue: sections, and their keys.
+
+/// A table and its keys.
+pub(super) struct Section {
+    /// Header as written: `[gateway]`, `[[tenant]]`.
+    pub(super) header: &'static str,
+    pub(super) about: &'static str,
+    pub(super) keys: &'static [&'static dyn AnyKey],
+    /// Advice on keys that are in the wrong table.
+    pub(super) elsewhere: fn(&str) -> Option<&'static str>,
+}
+
+/// A key: its name, kind, presence and meaning.
+pub(super) struct Key<K> {
+    pub(super) name: &'static str,
+    pub(super) kind: K,
+    pub(super) presence: Presence,
+    /// Example value in TOML.
+    pub(super) example: &'static str,
+    pub(super) about: &'static str,
+}
+
+/// Behaviour if a key is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// The configuration is refused.
+    Required,
+    /// No value.
+    Optional,
+    /// Default value, in TOML.
+    Default(&'static str),
+}
+
+/// A key without its type parameter, for lists.
+pub(super) trait AnyKey: Sync {
+    fn name(&self) -> &'static str;
+    fn describe(&self) -> String;
+    fn unsupported(&self) -> Option<&'static str>;
+    fn is_table(&self) -> bool;
+    fn presence(&self) -> Presence;
+    fn example(&self) -> &'static str;
+    fn about(&self) -> &'static str;
+}
+
+impl<K: Describe> AnyKey for Key<K> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn describe(&self) -> String {
+        self.kind.describe()
+    }
+    fn unsupported(&self) -> Option<&'static str> {
+        self.kind.unsupported()
+    }
+    fn is_table(&self) -> bool {
+        self.kind.is_table()
+    }
+    fn presence(&self) -> Presence {
+        self.presence
+    }
+    fn example(&self) -> &'static str {
+        self.example
+    }
+    fn about(&self) -> &'static str {
+        self.about
+    }
+}
+
+/// Describes the values of a key.
+pub(super) trait Describe: Sync {
+    /// Description for the reference: `duration, "0s" to "1h"`.
+    fn describe(&self) -> String;
+
+    /// Alternative, if this version does not implement the key.
+    fn unsupported(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// True for a table, or a list of them, with its own keys.
+    fn is_table(&self) -> bool {
+        false
+    }
+}
