@@ -142,11 +142,7 @@ fn lost_routes_and_marks_are_repaired() {
                 "IPv6: routing table 100",
             ),
             ("ip rule del fwmark 1/1", "mark_rule", "IPv4: there is no rule `fwmark 0x1/0x1 lookup 100`"),
-            (
-                "ip -6 rule flush protocol 230",
-                "port_rules",
-                "IPv6: 0 of 2 rules keep intercepted ports of c0",
-            ),
+            ("ip -6 rule flush protocol 230", "port_rules", "IPv6: c0 has 0 of the 2 `ip rule` entries"),
             ("ip -6 route flush table 100", "steering_table", "IPv6: routing table 100"),
             ("ip route del local 203.0.113.16/30 dev lo", "local_routes", "203.0.113.16/30 of the pools"),
         ],
@@ -184,7 +180,11 @@ fn missing_helper_is_not_asked() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&off);
     lab.gateway.shell("ip link set c0 down; ip link set c0 name c9");
-    assert!(complaint(&gateway).contains("there is no interface c0"));
+    let said = complaint(&gateway);
+    assert!(
+        said.contains("there is no interface c0") && said.contains("\nfix: correct [steering] interfaces"),
+        "{said}"
+    );
     assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "interfaces")]), 0);
 }
 

@@ -187,7 +187,7 @@ impl Watched {
                 let there = rules.iter().filter(ours).count();
                 if there < wanted {
                     let what = format!(
-                        "{called}: {there} of {wanted} rules keep intercepted ports of {name} from being routed on"
+                        "{called}: {name} has {there} of the {wanted} `ip rule` entries that block forwarding of intercepted ports"
                     );
                     tell(Part::PortRules, what);
                 }

@@ -120,8 +120,8 @@ impl SteeringWatch {
                 } else if self.renewing.is_none() {
                     self.repairs.note_intact(now);
                 }
-                let lost = &self.look.lost;
-                let why = || format!("steering is not in place: {}\nfix: {REMEDY}", list(lost));
+                let (lost, remedy) = (&self.look.lost, self.remedy());
+                let why = || format!("steering is not in place: {}\nfix: {remedy}", list(lost));
                 self.readiness.set_unsteered((!lost.is_empty()).then(why));
                 Some(lost.iter().map(|lost| lost.part).collect())
             }
@@ -136,6 +136,10 @@ impl SteeringWatch {
 
     fn can_be_repaired(&self) -> bool {
         self.look.lost.iter().any(|lost| lost.part.can_be_repaired())
+    }
+
+    fn remedy(&self) -> &'static str {
+        if self.can_be_repaired() { REMEDY } else { "correct [steering] interfaces, then `egret reload`" }
     }
 
     fn renew(&mut self, now: Instant) {
@@ -161,10 +165,11 @@ impl SteeringWatch {
             tracing::info!("steering is in place again");
         } else {
             tracing::error!(
-                "steering is not in place: {}; connections hang, or pass uninspected where this machine forwards; \
-                 fix: {}",
+                "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
+                 forwards and port_rules are lost with the packet rules, or by an interface that [steering] does not \
+                 name; fix: {}",
                 list(lost),
-                if self.can_be_repaired() { REMEDY } else { "correct [steering] interfaces" }
+                self.remedy()
             );
         }
     }

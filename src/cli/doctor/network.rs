@@ -4,7 +4,7 @@ use super::{number, read};
 use crate::addr::PortRange;
 use crate::cli::findings::Finding;
 use crate::steering::Params;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -111,27 +111,42 @@ fn wildcard_listeners(table: &str) -> Vec<u16> {
 /// Asks the running gateway whether it is ready.
 pub(super) fn ready(metrics: SocketAddr) -> Finding {
     const CHECK: &str = "gateway";
-    let why = "without the gateway, everything that is intercepted is refused";
-    let mend = "systemctl start egret; journalctl -u egret";
     match ask_ready(metrics) {
-        Ok(200) => Finding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
-        Ok(status) => Finding::fail(CHECK, format!("http://{metrics}/readyz answers {status}"), why, mend),
-        Err(error) => Finding::fail(CHECK, format!("http://{metrics}/readyz: {error}"), why, mend),
+        Ok((200, _)) => Finding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
+        Ok((status, reason)) => Finding::fail(
+            CHECK,
+            format!("not ready ({status}): {reason}"),
+            "new flows are not taken, or do not reach the gateway",
+            format!("see `curl http://{metrics}/readyz`"),
+        ),
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("http://{metrics}/readyz: {error}"),
+            "while the gateway is down, every intercepted connection is dropped",
+            "systemctl start egret; journalctl -u egret",
+        ),
     }
 }
 
-fn ask_ready(metrics: SocketAddr) -> std::io::Result<u16> {
+/// Returns the status and the first line of the body.
+fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
     const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST: u64 = 4096;
     let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    // `HTTP/1.1 200` is all that is read.
-    let mut start = [0; 12];
-    stream.read_exact(&mut start)?;
-    let status = std::str::from_utf8(&start[9..]).ok().and_then(|digits| digits.parse().ok());
-    status.ok_or_else(|| std::io::Error::other("that is not HTTP"))
+    let mut answer = Vec::new();
+    let ended = stream.take(MOST).read_to_end(&mut answer);
+    if answer.is_empty() {
+        ended?;
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&*answer, ""));
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("that is not HTTP"))?;
+    Ok((status, body.lines().next().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]
@@ -174,7 +189,10 @@ mod tests {
 
     #[test]
     fn readiness_is_what_the_gateway_answers() {
-        for (answer, level) in [("200 OK", Level::Ok), ("503 Service Unavailable", Level::Fail)] {
+        for (answer, level, said) in [
+            ("200 OK\r\n\r\nready\n", Level::Ok, "ready, says"),
+            ("503 Service Unavailable\r\n\r\ndraining\nmore\n", Level::Fail, "not ready (503): draining"),
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let server = std::thread::spawn(move || {
@@ -186,10 +204,11 @@ mod tests {
                     stream.read_exact(&mut byte).unwrap();
                     asked.extend(byte);
                 }
-                // at once: the client leaves when it has read the status
-                stream.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).unwrap();
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
             });
-            assert_eq!(ready(address).level, level);
+            let finding = ready(address);
+            assert!(finding.level == level && finding.found.starts_with(said), "{finding:?}");
+            assert!(!finding.mend.is_some_and(|mend| mend.contains("start egret")));
             server.join().unwrap();
         }
     }
