@@ -97,6 +97,7 @@ fn family(
     let (destinations, outside) = (&*destinations, &*outside);
     thread::scope(|scope| {
         let pool = PoolLeg { params, v4, destinations, outside, user };
+        let not_tried = pool.not_tried();
         let pool = pooled.then(|| scope.spawn(move || pool.try_it()));
         let legs = tenants.iter().map(|tenant| ClientLeg { params, tenant, v4, steered, destinations });
         let legs: Vec<_> = legs.map(|leg| scope.spawn(move || (leg.try_it(), leg))).collect();
@@ -117,6 +118,7 @@ fn family(
             found.push(finding);
         }
         found.extend(pool.map(joined));
+        found.extend(not_tried);
         found
     })
 }

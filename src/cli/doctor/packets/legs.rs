@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 const CLIENT_PORTS: std::ops::Range<u16> = 61_008..65_008;
 /// Attempts have a port each.
 pub(super) const ATTEMPTS: u16 = 16;
-/// Long PMTU entries are for addresses that nobody has.
+/// Why a lost ICMP error matters.
 const TOO_BIG_WHY: &str = "where a hop on the way takes smaller packets only, large answers hang";
 
 /// Connections of a tenant's clients to the gateway.
@@ -191,7 +191,7 @@ impl ClientLeg<'_> {
         let spot = match spot::tenant_client(&self.tenant.sources, self.v4, self.steered) {
             Ok(spot) => spot,
             Err(error) => {
-                let found = format!("{name}, {family}: no client can be stood in for: {error}");
+                let found = format!("{name}, {family}: no test client could be set up: {error}");
                 return Tried::Done(self.no_way(&found));
             }
         };
@@ -311,10 +311,21 @@ impl PoolLeg<'_> {
         Finding::ok(Leg::Pool.check(), found)
     }
 
+    /// Tells of the networks of which no address is tried.
+    pub(super) fn not_tried(&self) -> Option<Finding> {
+        let rest = self.pools().count().checked_sub(POOL_ADDRESSES).filter(|rest| *rest > 0)?;
+        let found = format!("{}: {rest} more pool networks not tried", family_name(self.v4));
+        Some(Finding::ok(Leg::Pool.check(), found))
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.params.pools.iter().filter(|pool| pool.network.addr().is_ipv4() == self.v4)
+    }
+
     /// The first addresses of each network, and of all networks before the second ones.
     fn sources(&self) -> Vec<(Pool, IpAddr)> {
-        let pools = self.params.pools.iter().filter(|pool| pool.network.addr().is_ipv4() == self.v4);
-        let mut all: Vec<_> = pools
+        let mut all: Vec<_> = self
+            .pools()
             .flat_map(|pool| {
                 addresses(pool.network).take(3).enumerate().map(|(place, address)| (place, *pool, address))
             })
@@ -410,6 +421,30 @@ fn addresses(network: IpNet) -> impl Iterator<Item = IpAddr> {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
+    use crate::steering::{Udp, default_ephemeral};
+
+    #[test]
+    fn untried_pool_networks_are_told() {
+        let ports = PortRange::new(1024, 65535).unwrap();
+        let networks = (1..=8).map(|host| IpNet::from(IpAddr::from([203, 0, 113, host])));
+        let v6 = "2001:db8:100::/64".parse().unwrap();
+        let params = Params {
+            interfaces: Vec::new(),
+            sources: Vec::new(),
+            ports: Ports::All,
+            udp: Udp::Reject,
+            listen_port: 15001,
+            mark: 1,
+            table: 100,
+            pools: networks.chain([v6]).map(|network| Pool { network, ports }).collect(),
+            resolvers: Vec::new(),
+            ephemeral: default_ephemeral(),
+        };
+        let leg = |v4| PoolLeg { params: &params, v4, destinations: &[], outside: &[], user: None };
+        assert_eq!(leg(true).sources().len(), POOL_ADDRESSES);
+        assert_eq!(leg(true).not_tried().unwrap().found, "IPv4: 2 more pool networks not tried");
+        assert_eq!(leg(false).not_tried(), None);
+    }
 
     #[test]
     fn pool_addresses_are_those_of_the_network() {
