@@ -101,7 +101,7 @@ impl Evidence {
         let family = if cure.v4 { "ip" } else { "ip6" };
         let owner = Owner::of(family, &rule.table, &rule.chain, &[]);
         let found = format!(
-            "{} is lost where iptables' counters rose: table {}, chain {}, rule `{}` ({})",
+            "{} is lost; the iptables rule that dropped most packets meanwhile is in table {}, chain {}: `{}` ({})",
             lost.as_str(),
             rule.table,
             rule.chain,

@@ -44,7 +44,7 @@ impl Counters {
         count(self) > count(since)
     }
 
-    /// The first rule that has ended packets since.
+    /// The rule that ended the most packets since, of any traffic.
     pub(super) fn ended(&self, since: &Self) -> Option<&EndingRule> {
         let rose = |(rule, count): &(&EndingRule, &u64)| {
             **count > since.rules.get(*rule).copied().unwrap_or(**count)
