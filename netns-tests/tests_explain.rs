@@ -83,7 +83,9 @@ fn explain_shows_the_enforced_canary(family: Family) {
     let in_force = &json["canary"]["in_force"];
     assert_eq!((&in_force["mode"], &in_force["allowed"]), (&"enforce".into(), &false.into()), "{json:#}");
     assert!(
-        said.contains("verdict  allowed, in spite of not_allowed: the tenant is in monitor mode,"),
+        said.contains(
+            "verdict  allowed; enforce mode would deny it as not_allowed (the tenant is in monitor mode),"
+        ),
         "{said}"
     );
     rollout.must(&["drop"]);

@@ -242,7 +242,8 @@ fn tests_see_denials_under_monitoring() {
     assert!(text(&output.stdout).contains("denied (egret.toml:24), in monitor mode too\n"), "{output:?}");
     let output = files.explain("10.0.1.5", "x.evil.example", &[]);
     assert!(
-        text(&output.stdout).contains("in spite of denied_by_rule: the tenant is in monitor mode\n"),
+        text(&output.stdout)
+            .contains("; enforce mode would deny it as denied_by_rule (the tenant is in monitor mode)\n"),
         "{output:?}"
     );
     let tests = files.write(

@@ -62,7 +62,7 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
         Finding::fail(
             "steering's configuration",
             format!("the last good rules are in force, because the configuration was refused: {why}"),
-            "what the configuration says now is not steered by",
+            "the current configuration file is not in effect for steering",
             "fix it, then `systemctl restart egret-steering`",
         )
     }));
@@ -118,7 +118,7 @@ fn counts(observed: &Observed, format: Format) -> Finding {
     let counts = steering::counts(&listed);
     let shown: Vec<_> = counts.iter().map(|(kind, packets)| format!("{packets} {}", kind.fate())).collect();
     let shown = if shown.is_empty() {
-        "no packets dropped, and none passed over".to_owned()
+        "no packets dropped, and none left unintercepted".to_owned()
     } else {
         shown.join("; ")
     };
@@ -153,7 +153,14 @@ fn finding(difference: Difference) -> Finding {
     let why = match difference.what {
         "reserved ports" => "other programs may be given ports that the pools need",
         "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway would not be received",
-        _ => "traffic is refused instead of intercepted, or may pass by uninspected",
+        "IPv4 mark rule" | "IPv6 mark rule" => "intercepted packets are dropped, so connections hang",
+        "IPv4 rules against forwarding" | "IPv6 rules against forwarding" => {
+            "intercepted ports can leave uninspected if packet rules are lost too and this machine forwards"
+        }
+        _ => {
+            "connections hang; they can leave uninspected only if this machine forwards and its rules against \
+             forwarding are lost too, or by an interface that [steering] does not name"
+        }
     };
     match difference.wrong {
         None => Finding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),

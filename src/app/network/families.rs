@@ -34,7 +34,7 @@ pub(super) struct Families {
     clients: Vec<Client>,
     /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
-    /// The refusals in the kernel; `None` before the first, and after a failure.
+    /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
     in_kernel: Option<(Scope, [Refused; 2])>,
     /// The states that were last logged, by pool.
     logged: BTreeMap<Arc<str>, [Leaves; 2]>,

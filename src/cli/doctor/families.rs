@@ -1,4 +1,4 @@
-//! Whether what clients dial can leave, in each family that they have.
+//! Checks that each address family that clients have has a way out.
 
 use crate::cli::findings::Finding;
 use crate::config::Config;
@@ -12,7 +12,7 @@ pub(super) struct UsedPool {
     name: Arc<str>,
     /// The first address of each family.
     addresses: [Option<IpAddr>; 2],
-    /// Whether a client has an address of each family.
+    /// True if a client has an address of the family.
     clients: [bool; 2],
 }
 
@@ -60,7 +60,7 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<Finding> {
         }
     }
     if found.is_empty() {
-        found.push(Finding::ok(CHECK, "what clients dial can leave in each family that they have"));
+        found.push(Finding::ok(CHECK, "every address family that clients have has a way out"));
     }
     found
 }

@@ -160,7 +160,7 @@ fn verdict_of(report: &ExplainReport) -> String {
         verdict.push_str(", in monitor mode too");
     }
     if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
-        let _ = write!(verdict, ", in spite of {name}: the tenant is in monitor mode");
+        let _ = write!(verdict, "; enforce mode would deny it as {name} (the tenant is in monitor mode)");
     }
     verdict
 }
