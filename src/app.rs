@@ -6,6 +6,7 @@ mod control;
 mod explain;
 mod file_watch;
 mod forecast;
+mod handles;
 mod health;
 mod in_force;
 mod last_good;
@@ -21,6 +22,7 @@ mod retired;
 mod run;
 mod signals;
 mod snapshot;
+mod start_error;
 mod steered;
 mod steering_counts;
 mod truth;
@@ -30,6 +32,7 @@ mod workers;
 pub use explain::{Explainer, Unanswerable};
 pub use last_good::LastGood;
 pub use run::{RunError, run};
+pub use start_error::StartError;
 pub use steered::steering_params;
 pub use truth::ephemeral_ports;
 
@@ -48,6 +51,7 @@ use candidate::Candidates;
 use control::ControlPlane;
 use file_watch::FileWatch;
 use forecast::Forecast;
+use handles::Handles;
 use health::Health;
 use in_force::{Built, InForce};
 use last_good::Fallback;
@@ -68,41 +72,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use truth::Truth;
 use workers::Workers;
 
-/// Error of starting the gateway. Each message names the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listener could not be opened.
-    #[error(transparent)]
-    Listen(#[from] listeners::ListenError),
-    /// The control socket that the configuration asks for could not be opened.
-    #[error(transparent)]
-    Control(#[from] admin::SocketError),
-    /// The descriptor limit is too low for any use.
-    #[error(transparent)]
-    Limits(#[from] limits::LimitError),
-    /// Rules need a resolver, and there is none to ask.
-    #[error("cannot look names up: {0}")]
-    Resolver(String),
-    /// A log, a thread, a runtime or a signal handler could not be set up.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-    /// The policy could not be built, which a checked configuration rules out.
-    #[error("cannot start: {0}; this is a bug, please report it")]
-    Bug(String),
-}
-
 /// Time for the flow log to write its queue at the end.
 const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
-
-/// State shared by all that observe or change the running gateway.
-#[derive(Clone)]
-struct Handles {
-    gateway: Arc<Gateway>,
-    in_force: Arc<InForce>,
-    ledger: Arc<Ledger>,
-    forecast: Forecast,
-    candidates: Candidates,
-}
 
 struct App {
     /// `[gateway] drain`

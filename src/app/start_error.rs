@@ -1,0 +1,28 @@
+//! Errors of starting the gateway.
+
+use super::{limits, listeners};
+use crate::admin;
+use std::io;
+
+/// Error of starting the gateway. Each message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] listeners::ListenError),
+    /// The control socket that the configuration asks for could not be opened.
+    #[error(transparent)]
+    Control(#[from] admin::SocketError),
+    /// The descriptor limit is too low for any use.
+    #[error(transparent)]
+    Limits(#[from] limits::LimitError),
+    /// Rules need a resolver, and there is none to ask.
+    #[error("cannot look names up: {0}")]
+    Resolver(String),
+    /// A log, a thread, a runtime or a signal handler could not be set up.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The policy could not be built, which a checked configuration rules out.
+    #[error("cannot start: {0}; this is a bug, please report it")]
+    Bug(String),
+}
