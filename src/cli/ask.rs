@@ -1,6 +1,7 @@
 //! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
-use super::{DEFAULT_CONFIG, journal};
+use super::config_path::DEFAULT_CONFIG;
+use super::journal;
 use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

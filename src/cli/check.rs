@@ -3,7 +3,7 @@
 mod expectations;
 mod service_user;
 
-use super::DEFAULT_CONFIG;
+use super::config_path::DEFAULT_CONFIG;
 use super::output::{json_line, print};
 use super::steering;
 use crate::app::{Explainer, steering_params};

@@ -2,61 +2,20 @@
 //! come through.
 
 mod families;
+mod inputs;
 mod kernel;
 mod network;
 mod packets;
+mod proc;
 mod process;
+
+pub use inputs::{Doctor, Tenant};
 
 use super::findings::{Finding, report};
 use crate::addr::PortRange;
-use crate::app::steering_params;
-use crate::config::Config;
-use crate::steering::Params;
-use ipnet::IpNet;
 use packets::Question;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
-
-/// What the configuration says that doctor needs to know.
-#[derive(Debug, Clone)]
-pub struct Doctor {
-    /// What is steered; without interfaces or ports, steering is not looked at.
-    pub steering: Params,
-    /// Where the metrics listener is asked for `/readyz`, if there is one.
-    pub metrics: Option<SocketAddr>,
-    /// The pools that tenants leave from.
-    pools: Vec<families::UsedPool>,
-    /// Flows that there should be room for at once.
-    pub wanted_flows: u64,
-    /// Whose clients' packets are tried.
-    pub tenants: Vec<Tenant>,
-}
-
-impl Doctor {
-    /// What is to be looked at.
-    pub(super) fn of(config: &Config) -> Self {
-        Self {
-            steering: steering_params(config),
-            metrics: config.gateway.metrics,
-            pools: families::used_pools(config),
-            wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
-            tenants: config
-                .tenants
-                .iter()
-                .map(|tenant| Tenant { name: tenant.name.to_string(), sources: tenant.sources.clone() })
-                .collect(),
-        }
-    }
-}
-
-/// Clients of one tenant.
-#[derive(Debug, Clone)]
-pub struct Tenant {
-    /// As in the configuration.
-    pub name: String,
-    /// Where its clients are.
-    pub sources: Vec<IpNet>,
-}
 
 /// The options of `egret doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -124,21 +83,11 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
     found
 }
 
-/// The contents of a file of /proc or /sys, trimmed; `None` if it is not there or may not be read.
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
-/// A number in /proc/sys.
-fn number(name: &str) -> Option<u64> {
-    read(&format!("/proc/sys/{name}"))?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::interface::Interface;
-    use crate::steering::{Pool, Ports, Udp, default_ephemeral};
+    use crate::steering::{Params, Pool, Ports, Udp, default_ephemeral};
 
     #[test]
     fn failed_findings_name_cause_and_remedy() {

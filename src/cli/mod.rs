@@ -7,6 +7,7 @@ pub mod allow;
 mod ask;
 pub mod candidate;
 pub mod check;
+mod config_path;
 pub mod doctor;
 pub mod explain;
 mod findings;
@@ -27,10 +28,9 @@ pub mod why;
 use crate::app;
 use crate::steering::Format;
 use clap::{CommandFactory, Parser, Subcommand};
+use config_path::ConfigPath;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-const DEFAULT_CONFIG: &str = "/etc/egret/egret.toml";
 
 /// A transparent egress gateway: allows by tenant and name, leaves from the tenant's own source ports.
 #[derive(Debug, Parser)]
@@ -38,13 +38,6 @@ const DEFAULT_CONFIG: &str = "/etc/egret/egret.toml";
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, clap::Args)]
-struct ConfigPath {
-    /// The configuration; policy.d/*.toml beside it belongs to it
-    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, env = "EGRET_CONFIG")]
-    config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

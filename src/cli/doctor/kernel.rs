@@ -1,6 +1,6 @@
 //! What the kernel can do and how it is set.
 
-use super::{number, read};
+use super::proc::{number, read};
 use crate::cli::findings::Finding;
 use crate::sys::sock_diag::Inquirer;
 use socket2::{Domain, Socket, Type};

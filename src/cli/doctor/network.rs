@@ -1,6 +1,6 @@
 //! Interfaces, listeners, and what the kernel does to packets on their way.
 
-use super::{number, read};
+use super::proc::{number, read};
 use crate::addr::PortRange;
 use crate::cli::findings::Finding;
 use crate::steering::Params;

@@ -17,6 +17,7 @@ mod path;
 mod probe;
 mod question;
 mod request;
+mod shown;
 mod spot;
 mod stand_in;
 mod trace;
@@ -25,7 +26,6 @@ pub(super) use question::{Question, ask};
 
 use super::{Doctor, Tenant, process};
 use crate::cli::findings::{Finding, Level};
-use crate::interface::Interface;
 use crate::steering::Params;
 use command::output;
 use cure::Leg;
@@ -37,9 +37,8 @@ use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
 
-/// Tenants, and addresses of pools, that are tried; the packet filter rarely tells more of them apart.
+/// Tenants that are tried; the packet filter rarely tells more of them apart.
 const TENANTS: usize = 12;
-const POOL_ADDRESSES: usize = 6;
 
 /// One finding for each tenant and family, and for each family of the pools. They are tried side by side.
 pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
@@ -150,14 +149,6 @@ fn no_listener(params: &Params) -> Finding {
         "every intercepted connection is dropped",
         "systemctl start egret; journalctl -u egret",
     )
-}
-
-fn family_name(v4: bool) -> &'static str {
-    if v4 { "IPv4" } else { "IPv6" }
-}
-
-fn names(interfaces: &[Interface]) -> String {
-    interfaces.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Leg {

@@ -1,6 +1,6 @@
 //! What this shell, and the gateway if it runs, may do.
 
-use super::read;
+use super::proc::read;
 use crate::cli::findings::Finding;
 use nix::sys::resource::{Resource, getrlimit};
 

@@ -3,11 +3,11 @@
 use super::command::output;
 use super::counters::Counters;
 use super::cure::{Cure, End, Hook, Leg};
-use super::family_name;
 use super::owner::Owner;
 use super::probe::Spot;
+use super::shown::family_name;
 use super::trace::{Event, Kind};
-use crate::cli::doctor::number;
+use crate::cli::doctor::proc::number;
 use crate::steering::{Part, REMEDY, Watched, before_mark_rule};
 
 /// The part of a connection that was lost.

@@ -6,9 +6,10 @@ use super::cure::{Cure, Leg};
 use super::exchange::{Ends, Exchange, Patience, TooBig, User};
 use super::probe::{Probe, ProbePorts, Spot};
 use super::request::{Language, PROBE_NAME, http, told};
+use super::shown::{family_name, names};
+use super::spot;
 use super::stand_in::{BODY, StandIn};
 use super::trace::Trace;
-use super::{POOL_ADDRESSES, family_name, names, spot};
 use crate::cli::doctor::Tenant;
 use crate::cli::findings::Finding;
 use crate::steering::{Params, Pool, Ports};
@@ -19,6 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Above the ports that Linux chooses by itself, so that no real client has a connection with them.
 const CLIENT_PORTS: std::ops::Range<u16> = 61_008..65_008;
+/// Addresses of pools that are tried; the packet filter rarely tells more of them apart.
+const POOL_ADDRESSES: usize = 6;
 /// Attempts have a port each.
 pub(super) const ATTEMPTS: u16 = 16;
 /// Why a lost ICMP error matters.

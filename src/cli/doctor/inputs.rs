@@ -1,0 +1,49 @@
+//! The configuration, as far as doctor needs it.
+
+use super::families;
+use crate::app::steering_params;
+use crate::config::Config;
+use crate::steering::Params;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+
+/// What the configuration says that doctor needs to know.
+#[derive(Debug, Clone)]
+pub struct Doctor {
+    /// What is steered; without interfaces or ports, steering is not looked at.
+    pub steering: Params,
+    /// Where the metrics listener is asked for `/readyz`, if there is one.
+    pub metrics: Option<SocketAddr>,
+    /// The pools that tenants leave from.
+    pub(super) pools: Vec<families::UsedPool>,
+    /// Flows that there should be room for at once.
+    pub wanted_flows: u64,
+    /// Whose clients' packets are tried.
+    pub tenants: Vec<Tenant>,
+}
+
+impl Doctor {
+    /// What is to be looked at.
+    pub(in crate::cli) fn of(config: &Config) -> Self {
+        Self {
+            steering: steering_params(config),
+            metrics: config.gateway.metrics,
+            pools: families::used_pools(config),
+            wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
+            tenants: config
+                .tenants
+                .iter()
+                .map(|tenant| Tenant { name: tenant.name.to_string(), sources: tenant.sources.clone() })
+                .collect(),
+        }
+    }
+}
+
+/// Clients of one tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// As in the configuration.
+    pub name: String,
+    /// Where its clients are.
+    pub sources: Vec<IpNet>,
+}
