@@ -6,7 +6,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use egret::addr::{ClientAddr, DialAddr, PortRange};
-use egret::egress::{Lease, Ledger, Pool, PoolSpec, Pools, Select, Share};
+use egret::egress::{Lease, Ledger, Pool, PoolSpec, Pools, Share, SourceSelection};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Socket, Type};
 use std::hint::black_box;
@@ -178,7 +178,7 @@ fn pools_of(network: &str, (first, last): (u16, u16)) -> Pools {
         name: "bench".into(),
         addresses: vec![network.parse().expect("a network")],
         ports: PortRange::new(first, last).expect("a range"),
-        select: Select::Paired,
+        select: SourceSelection::Paired,
         drain: Vec::new(),
         public: std::collections::BTreeMap::new(),
         rest: Duration::ZERO,

@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Effect, Policy, PrivateDestinations, RuleSpec, TenantSpec};
+use egret::policy::{Policy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec};
 use std::fmt::Write as _;
 use std::hint::black_box;
 
@@ -29,7 +29,7 @@ fn tenant(index: usize, names: usize) -> TenantSpec {
     let rule = |first: usize| RuleSpec {
         hosts: (first..names.min(first + NAMES_PER_RULE)).map(pattern).collect(),
         ports: PortRange::new(443, 443).into_iter().collect(),
-        ..RuleSpec::new(format!("allow/{index}.txt:{first}"), Effect::Allow)
+        ..RuleSpec::new(format!("allow/{index}.txt:{first}"), RuleEffect::Allow)
     };
     let [_, high, middle, low] = u32::try_from(index).expect("few tenants").to_be_bytes();
     TenantSpec {

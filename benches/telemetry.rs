@@ -5,7 +5,9 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use egret::gateway::{Counted, FlowId, FlowRecord, NameSource, PerMessage, Timed, Verdict};
+use egret::gateway::{
+    FlowCounter, FlowDuration, FlowId, FlowRecord, MessageCounter, NameSource, PolicyVerdict,
+};
 use egret::inspect::Protocol;
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, Steering};
@@ -24,7 +26,7 @@ fn record() -> FlowRecord {
         protocol: Some(Protocol::Tls),
         alpn: Some("h2,http/1.1".into()),
         rule: Some("egret.toml:12".into()),
-        verdict: Some(Verdict::Allow),
+        verdict: Some(PolicyVerdict::Allow),
         outcome: Outcome::Closed,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
         pool: Some("acme".into()),
@@ -70,16 +72,16 @@ fn metrics(c: &mut Criterion) {
     let tenant = metrics.tenant("acme", Some("acme"), false);
     let meters = tenant.of(&worker);
     let mut group = c.benchmark_group("metrics");
-    group.bench_function("bytes", |b| b.iter(|| meters.add(PerMessage::Up, black_box(1460))));
+    group.bench_function("bytes", |b| b.iter(|| meters.add(MessageCounter::Up, black_box(1460))));
     group.bench_function("a_flow_start_to_end", |b| {
         b.iter(|| {
             let meters = black_box(&tenant).of(&worker);
             meters.enter();
-            meters.record(Timed::Inspect, black_box(Duration::from_micros(800)));
-            meters.record(Timed::Connect, black_box(Duration::from_millis(4)));
-            meters.record(Timed::Flow, black_box(Duration::from_millis(1200)));
+            meters.record(FlowDuration::Inspect, black_box(Duration::from_micros(800)));
+            meters.record(FlowDuration::Connect, black_box(Duration::from_millis(4)));
+            meters.record(FlowDuration::Flow, black_box(Duration::from_millis(1200)));
             meters.leave();
-            meters.count(Counted::Ended(black_box(Outcome::Closed)));
+            meters.count(FlowCounter::Ended(black_box(Outcome::Closed)));
         });
     });
     let scrape = Scrape {

@@ -1,14 +1,15 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod active_config;
 mod audit;
 mod candidate;
 mod control;
+mod deferred_drop;
 mod explain;
 mod file_watch;
 mod forecast;
 mod handles;
 mod health;
-mod in_force;
 mod last_good;
 mod limits;
 mod listeners;
@@ -17,51 +18,54 @@ mod network;
 mod observe;
 mod privileged;
 mod recheck;
+mod reconcile;
 mod reload;
-mod retired;
 mod run;
 mod signals;
 mod snapshot;
 mod start_error;
 mod steered;
 mod steering_counts;
-mod truth;
 mod verification;
 mod workers;
 
-pub use explain::{Explainer, Unanswerable};
-pub use last_good::LastGood;
+pub use explain::{ExplainError, Explainer};
+pub use last_good::LastGoodStore;
+pub use reconcile::ephemeral_ports;
 pub use run::{RunError, run};
 pub use start_error::StartError;
 pub use steered::steering_params;
-pub use truth::ephemeral_ports;
 
 use crate::admin::{self, AdminState, Readiness};
-use crate::audit::By;
+use crate::audit::Originator;
 use crate::clock;
 use crate::config::{Config, Loaded, Outline};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{FlowRecord, FlowTable, Gate, Gateway, Mismatches, Recheck, Settings, Sink, Stage};
-use crate::relay::Silence;
+use crate::gateway::{
+    AddressMismatchLog, FlowRecord, FlowSettings, FlowTable, GatewayState, Limit, RecheckSettings,
+    RecordSink, ShutdownPhase,
+};
+use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
+use active_config::{ActiveConfig, CompiledConfig};
 use arc_swap::ArcSwap;
 use audit::Auditor;
-use candidate::Candidates;
+use candidate::SharedCandidate;
 use control::ControlPlane;
+use deferred_drop::DeferredDrop;
 use file_watch::FileWatch;
-use forecast::Forecast;
-use handles::Handles;
-use health::Health;
-use in_force::{Built, InForce};
-use last_good::Fallback;
-use monitoring::Monitoring;
-use network::{Expected, Network};
+use forecast::ForecastHandle;
+use handles::ControlHandles;
+use health::WorkerHealth;
+use last_good::FallbackReason;
+use monitoring::MonitoringLog;
+use network::{ExpectedNetwork, NetworkThread};
 use observe::ScrapeSources;
-use recheck::Rechecks;
-use reload::{Reloader, Reloads};
-use retired::Retired;
-use signals::{Order, Signals};
+use recheck::RecheckHandle;
+use reconcile::ReconcilerThread;
+use reload::{ReloadHandle, Reloader};
+use signals::{SignalAction, Signals};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -69,7 +73,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use truth::Truth;
 use workers::Workers;
 
 /// Time for the flow log to write its queue at the end.
@@ -78,29 +81,29 @@ const FLOW_LOG_PATIENCE: Duration = Duration::from_secs(5);
 struct App {
     /// `[gateway] drain`
     drain: Duration,
-    handles: Handles,
-    reloads: Reloads,
+    handles: ControlHandles,
+    reloads: ReloadHandle,
     auditor: Auditor,
     readiness: Readiness,
-    health: Health,
-    monitoring: Monitoring,
+    health: WorkerHealth,
+    monitoring: MonitoringLog,
     metrics: Arc<Metrics>,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<ShutdownPhase>,
     workers: Workers,
     flow_log: Option<(FlowLogHandle, FlowLogThread)>,
     signals: Signals,
     /// Reconciles the ledger with the kernel until dropped.
-    _truth: Truth,
+    _reconciler: ReconcilerThread,
     /// Watches steering until dropped.
-    _network: Network,
+    _network: NetworkThread,
 }
 
 impl App {
     fn start(
         path: &Path,
         loaded: Loaded,
-        last_good: &LastGood,
-        fallback: Option<Fallback>,
+        last_good: &LastGoodStore,
+        fallback: Option<FallbackReason>,
     ) -> Result<Self, StartError> {
         let Loaded { mut config, files, read, texts, .. } = loaded;
         // A fallback is stored already, and the watched files are the refused ones.
@@ -108,7 +111,7 @@ impl App {
         let read = fallback.as_ref().map_or(read, |fallback| fallback.read.clone());
         let signals = Signals::new()?;
         let worker_count = workers::count(&config);
-        let room = limits::room(worker_count, config.gateway.max_flows)?;
+        let room = limits::descriptor_budget(worker_count, config.gateway.max_flows)?;
         let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
         let flow_log = observe::open_flow_log(&config, &metrics)?;
@@ -123,16 +126,16 @@ impl App {
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let outline = Outline::of(&config);
-        let expected = Expected::of(&config);
-        let built = Built::new(&config, files, &ledger, &metrics, None)?;
-        let in_force = InForce::new(&built, fallback);
+        let expected = ExpectedNetwork::of(&config);
+        let built = CompiledConfig::new(&config, files, &ledger, &metrics, None)?;
+        let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
-        let truth = Truth::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
-        let shared = Arc::new(Gateway {
+        let reconciler = ReconcilerThread::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
+        let shared = Arc::new(GatewayState {
             snapshot: ArcSwap::from_pointee(built.snapshot),
-            flows: Gate::new(room.flows),
+            flows: Limit::new(room.flows),
             table: FlowTable::default(),
-            mismatches: Mismatches::default(),
+            mismatches: AddressMismatchLog::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
             sink: sink(flow_log.as_ref()),
@@ -141,15 +144,15 @@ impl App {
         });
 
         let readiness = Readiness::new();
-        let network = Network::start(&shared, &in_force, expected, listen.is_ipv6(), &readiness)?;
+        let network = NetworkThread::start(&shared, &in_force, expected, listen.is_ipv6(), &readiness)?;
 
         let (tenants, pools) = (config.tenants.len(), config.pools.len());
         config.tenants = Vec::new();
         config.pools = Vec::new();
         let drain = config.gateway.drain;
-        let candidates = Candidates::default();
+        let candidates = SharedCandidate::default();
         // Twelve inspection deadlines, which is one minute by default.
-        let how = Recheck { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
+        let how = RecheckSettings { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
         let reloader = Reloader {
             path: path.to_owned(),
             running: config,
@@ -159,9 +162,9 @@ impl App {
             gateway: Arc::clone(&shared),
             in_force: Arc::clone(&in_force),
             auditor: auditor.clone(),
-            retired: Retired::default(),
+            retired: DeferredDrop::default(),
             candidates: candidates.clone(),
-            rechecks: Rechecks::start(Arc::clone(&shared), how)?,
+            rechecks: RecheckHandle::start(Arc::clone(&shared), how)?,
             files: FileWatch::new(read),
             last_good: last_good.clone(),
             started_with,
@@ -169,14 +172,14 @@ impl App {
         };
         let reloads = reloader.start()?;
 
-        let handles = Handles {
+        let handles = ControlHandles {
             gateway: Arc::clone(&shared),
             in_force,
             ledger,
-            forecast: Forecast::default(),
+            forecast: ForecastHandle::default(),
             candidates,
         };
-        let (last, steering) = (truth.last(), network.last());
+        let (last, steering) = (reconciler.last(), network.last());
         let sources =
             ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
         serve_metrics(metrics_listener, &readiness, sources)?;
@@ -185,13 +188,13 @@ impl App {
             let control = ControlPlane { handles, reloads, auditor, main: path.to_owned() }.control();
             tokio::spawn(admin::serve_control(socket, control));
         }
-        let (stage, _) = watch::channel(Stage::Running);
+        let (stage, _) = watch::channel(ShutdownPhase::Running);
         let (workers, pulses) = Workers::start(listeners, seats, &shared, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
         );
         auditor.started();
-        readiness.advance(admin::Stage::Ready);
+        readiness.advance(admin::Lifecycle::Ready);
         // Fails without effect if there is no supervisor.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {
@@ -199,15 +202,15 @@ impl App {
             handles,
             reloads,
             auditor,
-            health: Health::new(pulses, readiness.clone()),
+            health: WorkerHealth::new(pulses, readiness.clone()),
             readiness,
-            monitoring: Monitoring::new(clock::timestamp()),
+            monitoring: MonitoringLog::new(clock::timestamp()),
             metrics,
             stage,
             workers,
             flow_log,
             signals,
-            _truth: truth,
+            _reconciler: reconciler,
             _network: network,
         })
     }
@@ -220,11 +223,11 @@ impl App {
             tokio::select! {
                 _ = seconds.tick() => self.keep_house(),
                 order = self.signals.next() => match order {
-                    Order::Stop => return,
-                    Order::Reopen => self.reopen_logs(),
-                    Order::Reload => {
+                    SignalAction::Stop => return,
+                    SignalAction::Reopen => self.reopen_logs(),
+                    SignalAction::Reload => {
                         self.reopen_logs();
-                        if let Err(admin::Refusal(why)) = self.reloads.order(By::Signal) {
+                        if let Err(admin::ControlError(why)) = self.reloads.order(Originator::Signal) {
                             tracing::error!("not reloaded: {why}");
                         }
                     }
@@ -265,8 +268,8 @@ impl App {
     /// Drains: lets flows finish for the drain period, or until a second stop signal, then resets the rest.
     async fn stop(mut self) -> Result<(), StartError> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.readiness.advance(admin::Stage::Draining);
-        self.stage.send_replace(Stage::Draining);
+        self.readiness.advance(admin::Lifecycle::Draining);
+        self.stage.send_replace(ShutdownPhase::Draining);
         tracing::info!(flows = self.handles.gateway.flows.taken(), drain = ?self.drain, "draining");
         let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
@@ -280,13 +283,13 @@ impl App {
                 }
                 () = sleep_until(deadline) => break,
                 order = self.signals.next() => match order {
-                    Order::Stop => break,
-                    Order::Reopen | Order::Reload => self.reopen_logs(),
+                    SignalAction::Stop => break,
+                    SignalAction::Reopen | SignalAction::Reload => self.reopen_logs(),
                 },
             }
         }
         let left = self.handles.gateway.flows.taken();
-        self.stage.send_replace(Stage::Stopping);
+        self.stage.send_replace(ShutdownPhase::Stopping);
         let result = self.workers.join();
         if let Some((_, thread)) = self.flow_log
             && !thread.stop(FLOW_LOG_PATIENCE)
@@ -320,7 +323,7 @@ fn serve_metrics(
 }
 
 /// Sink of flow records: the flow log, if there is one.
-fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Sink {
+fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> RecordSink {
     let Some((handle, _)) = flow_log else { return Arc::new(drop) };
     let handle = handle.clone();
     Arc::new(move |record: FlowRecord| handle.submit(record))
@@ -336,15 +339,15 @@ fn liveness(config: &Config) -> Liveness {
     }
 }
 
-fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> Settings {
+fn settings(config: &Config, liveness: Liveness, most_pipes: usize) -> FlowSettings {
     let gateway = &config.gateway;
-    Settings {
+    FlowSettings {
         max_hello: config.inspect.max_hello,
         inspect_deadline: config.inspect.deadline,
         keeps_class: gateway.keeps_class,
         dialler: Dialler { connect_timeout: gateway.connect_timeout, user_timeout: gateway.user_timeout },
         liveness,
-        silence: Silence { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
+        silence: IdleTimeouts { idle: gateway.idle_timeout, half_open: gateway.half_open_timeout },
         most_pipes,
     }
 }

@@ -1,4 +1,4 @@
-//! Changes to the gateway for the audit log: one [`Change`], one line. docs/audit.md explains the keys.
+//! Changes to the gateway for the audit log: one [`AuditRecord`], one line. docs/audit.md explains the keys.
 
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A change, made or attempted.
 #[derive(Debug, Clone, Serialize)]
-pub struct Change {
+pub struct AuditRecord {
     /// Time at which the result was known, RFC 3339 in UTC with microseconds.
     #[serde(serialize_with = "crate::clock::microseconds")]
     pub time: jiff::Timestamp,
@@ -15,7 +15,7 @@ pub struct Change {
     pub change: What,
     /// Originator.
     #[serde(flatten)]
-    pub by: By,
+    pub by: Originator,
     /// Its object, if it is a single one: a source address, a file; `null` where it is the configuration.
     pub subject: Option<String>,
     /// Its result.
@@ -28,7 +28,7 @@ pub struct Change {
     pub config_after: Arc<str>,
     /// Difference between the two; `null` if no other configuration came into force. For a candidate that was loaded:
     /// its difference from the configuration in force.
-    pub difference: Option<Difference>,
+    pub difference: Option<ConfigDifference>,
     /// Configuration hash of the candidate that was loaded, changed or dropped.
     pub candidate: Option<Arc<str>>,
     /// Percentage of clients that it is enforced for from now on.
@@ -104,9 +104,9 @@ words! {
 /// Originator of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
-pub enum By {
+pub enum Originator {
     /// A process, over the control socket; with the credentials that the kernel reports.
-    Control(Peer),
+    Control(SocketPeer),
     /// A sender of SIGHUP: root, or the gateway's own user. The kernel does not report which.
     Signal,
     /// A change of a watched file.
@@ -117,7 +117,7 @@ pub enum By {
 
 /// The process at the other end of the control socket (SO_PEERCRED).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Peer {
+pub struct SocketPeer {
     /// Its user when it connected; `null` if the kernel did not report it.
     pub uid: Option<u32>,
     /// Its primary group at that time.
@@ -128,15 +128,15 @@ pub struct Peer {
 
 /// Difference between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
+pub struct ConfigDifference {
     /// By name.
-    pub tenants: Named,
+    pub tenants: NamedItems,
     /// By name.
-    pub pools: Named,
+    pub pools: NamedItems,
     /// Rules of tenants in both. A rule is identified by its content, without its hosts and its name.
-    pub rules: Counted,
+    pub rules: ItemCounts,
     /// Hosts of such tenants' rules, each once for each effect.
-    pub names: Counted,
+    pub names: ItemCounts,
     /// Tables that occur once and differ, as `[policy]`.
     pub settings: Vec<String>,
     /// Such tables whose difference takes effect at the next restart.
@@ -145,7 +145,7 @@ pub struct Difference {
 
 /// Differences of named items.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
+pub struct NamedItems {
     /// Number of new ones.
     pub added: usize,
     /// Number of removed ones.
@@ -158,40 +158,40 @@ pub struct Named {
 
 /// Differences of items without names, or with too many to list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
+pub struct ItemCounts {
     /// Number of new ones.
     pub added: usize,
     /// Number of removed ones.
     pub removed: usize,
 }
 
-impl AddAssign for Counted {
+impl AddAssign for ItemCounts {
     fn add_assign(&mut self, more: Self) {
         self.added += more.added;
         self.removed += more.removed;
     }
 }
 
-impl Named {
+impl NamedItems {
     /// Most names that are listed.
     pub const MOST: usize = 20;
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for ConfigDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::default() {
             return f.write_str("nothing changed");
         }
         let mut parts = Vec::new();
         for (what, named) in [("tenants", &self.tenants), ("pools", &self.pools)] {
-            let Named { added, removed, changed, first } = named;
+            let NamedItems { added, removed, changed, first } = named;
             let total = added + removed + changed;
             if total > 0 {
                 let more = if total > first.len() { " …" } else { "" };
                 parts.push(format!("{what} +{added} -{removed} ~{changed} ({}{more})", first.join(" ")));
             }
         }
-        for (what, Counted { added, removed }) in [("rules", self.rules), ("names", self.names)] {
+        for (what, ItemCounts { added, removed }) in [("rules", self.rules), ("names", self.names)] {
             if added + removed > 0 {
                 parts.push(format!("{what} +{added} -{removed}"));
             }
@@ -207,11 +207,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn change() -> Change {
-        Change {
+    fn change() -> AuditRecord {
+        AuditRecord {
             time: jiff::Timestamp::from_microsecond(1_764_500_000_250_000).unwrap(),
             change: What::Drain,
-            by: By::Control(Peer { uid: Some(0), gid: Some(0), pid: Some(4711) }),
+            by: Originator::Control(SocketPeer { uid: Some(0), gid: Some(0), pid: Some(4711) }),
             subject: Some("203.0.113.17".into()),
             result: Verdict::Done,
             why: None,
@@ -233,7 +233,7 @@ mod tests {
              \"config_before\":\"00c0ffee00c0ffee\",\"config_after\":\"00c0ffee00c0ffee\",\"difference\":null,\
              \"candidate\":null,\"percent\":null,\"revoked\":0}"
         );
-        let watched = Change { by: By::Watch, ..change() };
+        let watched = AuditRecord { by: Originator::Watch, ..change() };
         assert_eq!(serde_json::to_value(&watched).unwrap()["by"], "watch");
     }
 
@@ -250,12 +250,12 @@ mod tests {
 
     #[test]
     fn difference_is_one_line() {
-        assert_eq!(Difference::default().to_string(), "nothing changed");
+        assert_eq!(ConfigDifference::default().to_string(), "nothing changed");
         let tenants =
-            Named { added: 1, removed: 0, changed: 30, first: vec!["+acme".into(), "~beta".into()] };
-        let names = Counted { added: 12, removed: 3 };
+            NamedItems { added: 1, removed: 0, changed: 30, first: vec!["+acme".into(), "~beta".into()] };
+        let names = ItemCounts { added: 12, removed: 3 };
         let restart = vec!["[gateway]".into()];
-        let difference = Difference { tenants, names, restart, ..Difference::default() };
+        let difference = ConfigDifference { tenants, names, restart, ..ConfigDifference::default() };
         assert_eq!(
             difference.to_string(),
             "tenants +1 -0 ~30 (+acme ~beta …), names +12 -3, [gateway] changes at the next restart"

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Party that caused an outcome, and so has to look into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum OutcomeCause {
     /// The client behind the gateway.
     Client,
     /// The server, or the path to it.
@@ -16,7 +16,7 @@ pub enum Cause {
     Gateway,
 }
 
-impl Cause {
+impl OutcomeCause {
     /// Name used in the docs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,12 +53,12 @@ macro_rules! outcomes {
                 match self { $(Self::$variant => $remedy,)+ }
             }
             /// Party that caused it.
-            pub fn cause(self) -> Cause {
-                match self { $(Self::$variant => Cause::$cause,)+ }
+            pub fn cause(self) -> OutcomeCause {
+                match self { $(Self::$variant => OutcomeCause::$cause,)+ }
             }
             /// Phase of the flow in which it happens.
-            pub fn phase(self) -> Phase {
-                match self { $(Self::$variant => Phase::$kind,)+ }
+            pub fn phase(self) -> FlowPhase {
+                match self { $(Self::$variant => FlowPhase::$kind,)+ }
             }
         }
     };
@@ -66,7 +66,7 @@ macro_rules! outcomes {
 
 /// Phase of a flow in which an outcome happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Phase {
+pub enum FlowPhase {
     /// Before a decision was possible, and without a denial: the client left.
     Early,
     /// The flow was refused; counted in `egret_denials_total`.
@@ -77,7 +77,7 @@ pub enum Phase {
     Relayed,
 }
 
-impl Phase {
+impl FlowPhase {
     /// The heading used in the docs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -145,8 +145,8 @@ those that a reload or the gateway's stop has ended.
 /// The share of `closed` among the flows that were let out and that no operator has ended.
 fn success_query() -> String {
     let counts = |outcome: &Outcome| match outcome.phase() {
-        Phase::Early | Phase::Denied => false,
-        Phase::Dial | Phase::Relayed => !matches!(outcome, Outcome::Drained | Outcome::PolicyRevoked),
+        FlowPhase::Early | FlowPhase::Denied => false,
+        FlowPhase::Dial | FlowPhase::Relayed => !matches!(outcome, Outcome::Drained | Outcome::PolicyRevoked),
     };
     let counted: Vec<_> =
         Outcome::ALL.iter().filter(|outcome| counts(outcome)).map(|outcome| outcome.as_str()).collect();
@@ -159,7 +159,7 @@ fn success_query() -> String {
 /// docs/outcomes.md: for each outcome what it means, who caused it and what to do.
 pub fn reference() -> String {
     let mut text = INTRO.to_owned();
-    for phase in [Phase::Early, Phase::Denied, Phase::Dial, Phase::Relayed] {
+    for phase in [FlowPhase::Early, FlowPhase::Denied, FlowPhase::Dial, FlowPhase::Relayed] {
         let rows = Outcome::ALL.iter().filter(|outcome| outcome.phase() == phase).map(|outcome| {
             let (meaning, remedy) = (outcome.meaning(), outcome.remedy());
             format!("| `{outcome}` | {} | {meaning} | {remedy} |\n", outcome.cause().as_str())
@@ -260,7 +260,7 @@ outcomes! {
 impl Outcome {
     /// True if the flow was refused.
     pub fn is_denial(self) -> bool {
-        self.phase() == Phase::Denied
+        self.phase() == FlowPhase::Denied
     }
 }
 

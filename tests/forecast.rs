@@ -3,7 +3,7 @@
 #[path = "../examples/port_simulation/world.rs"]
 mod world;
 
-use egret::egress::Rest;
+use egret::egress::PortHold;
 use std::f64::consts::TAU;
 use std::time::Duration;
 use world::{Report, Scenario, play};
@@ -160,7 +160,7 @@ fn reconnect_storm_raises_no_alarm() {
     let reports = quiet(&Scenario {
         storm: Some(900),
         duration: 600.0,
-        rest: Rest::For(Duration::from_secs(66)),
+        rest: PortHold::For(Duration::from_secs(66)),
         ..calm
     });
     assert!(reports.iter().all(|report| report.peak > 6000 && report.exhausted.is_none()));

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
-use egret::admin::{self, AdminState, Readiness, Stage};
-use egret::gateway::{Counted, PerMessage, Timed};
+use egret::admin::{self, AdminState, Lifecycle, Readiness};
+use egret::gateway::{FlowCounter, FlowDuration, MessageCounter};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Kind, Metric};
 use egret::telemetry::{
@@ -146,10 +146,10 @@ fn scrape_holds_the_catalogue_and_nothing_else() {
     let workers = [seats.remove(0).take(), seats.remove(0).take()];
     let acme = workers.each_ref().map(|worker| metrics.tenant("acme", Some("acme"), true).of(worker));
     acme[0].enter();
-    acme[0].add(PerMessage::Up, 500);
-    acme[1].add(PerMessage::Up, 17);
-    acme[1].record(Timed::Connect, Duration::from_millis(4));
-    acme[1].count(Counted::Ended(Outcome::PortsExhausted));
+    acme[0].add(MessageCounter::Up, 500);
+    acme[1].add(MessageCounter::Up, 17);
+    acme[1].record(FlowDuration::Connect, Duration::from_millis(4));
+    acme[1].count(FlowCounter::Ended(Outcome::PortsExhausted));
     metrics.tenant(UNKNOWN_TENANT, None, false);
     metrics.address_checks("acme");
     metrics.certificate_checks("acme");
@@ -233,7 +233,7 @@ fn moved_tenant_keeps_its_counts() {
     let worker = seats.remove(0).take();
     for pool in ["old", "new", "new"] {
         let acme = metrics.tenant("acme", Some(pool), pool == "old");
-        acme.of(&worker).add(PerMessage::Up, 1);
+        acme.of(&worker).add(MessageCounter::Up, 1);
         acme.port_allocation_failures.increment(1);
     }
     let now = Arc::new(Mutex::new(scrape()));
@@ -267,9 +267,9 @@ fn moved_tenant_keeps_its_counts() {
 fn health_and_readiness_follow_the_lifecycle() {
     let admin = Admin::start(String::new);
     for (stage, status, body) in [
-        (Stage::Starting, "503", "starting"),
-        (Stage::Ready, "200", "ready"),
-        (Stage::Draining, "503", "draining"),
+        (Lifecycle::Starting, "503", "starting"),
+        (Lifecycle::Ready, "200", "ready"),
+        (Lifecycle::Draining, "503", "draining"),
     ] {
         admin.readiness.advance(stage);
         let (head, text) = admin.get("/readyz");

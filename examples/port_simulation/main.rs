@@ -3,7 +3,7 @@
 
 mod world;
 
-use egret::egress::Rest;
+use egret::egress::PortHold;
 use std::f64::consts::TAU;
 use std::time::Duration;
 use world::{Report, Scenario};
@@ -50,7 +50,7 @@ fn scenarios() -> Vec<Scenario> {
     let weekly = |t: f64| (0.60 - 0.45 * (TAU * t / 86_400.0).cos()) * 4096.0;
     let storm = |name, part, seconds| Scenario {
         storm: Some(900),
-        rest: Rest::For(Duration::from_secs(66)),
+        rest: PortHold::For(Duration::from_secs(66)),
         duration: 600.0,
         ..Scenario::new(name, LARGE, seconds, level(part, LARGE))
     };

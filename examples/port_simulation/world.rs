@@ -2,7 +2,10 @@
 //! by the tests that hold what docs/ports.md promises of it.
 
 use egret::addr::{ClientAddr, DialAddr, PortRange};
-use egret::egress::{Event, Forecaster, Lease, Ledger, Level, Pool, PoolSpec, Pools, Rest, Select, Share};
+use egret::egress::{
+    Forecaster, Lease, Ledger, LevelEvent, Pool, PoolSpec, Pools, PortHold, Share, SourceSelection,
+    UsageLevel,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cmp::Ordering;
@@ -26,7 +29,7 @@ pub(crate) struct Scenario {
     /// When every client loses its flows at once and, within ten seconds, opens them again.
     pub(crate) storm: Option<u32>,
     /// What becomes of the ports of flows that end.
-    pub(crate) rest: Rest,
+    pub(crate) rest: PortHold,
 }
 
 impl Scenario {
@@ -40,7 +43,7 @@ impl Scenario {
             open: Box::new(open),
             leak: Box::new(|_| 0.0),
             storm: None,
-            rest: Rest::Free,
+            rest: PortHold::Free,
         }
     }
 
@@ -108,18 +111,18 @@ pub(crate) fn play(scenario: &Scenario, seed: u64) -> Report {
         }
         for event in world.forecaster.observe(&world.pools, world.now) {
             if !event.rising {
-                let is_early = event.level == Level::ExhaustedSoon && report.exhausted.is_none();
+                let is_early = event.level == UsageLevel::ExhaustedSoon && report.exhausted.is_none();
                 report.taken_back = report.taken_back.or(is_early.then_some(second));
                 continue;
             }
             match event.level {
-                Level::ExhaustedSoon => {
+                UsageLevel::ExhaustedSoon => {
                     report.warned.get_or_insert((second, left(&event)));
                     pages.push(second);
                 }
-                Level::Percent70 => _ = report.levels[0].get_or_insert(second),
-                Level::Percent85 => _ = report.levels[1].get_or_insert(second),
-                Level::Percent95 => _ = report.levels[2].get_or_insert(second),
+                UsageLevel::Percent70 => _ = report.levels[0].get_or_insert(second),
+                UsageLevel::Percent85 => _ = report.levels[1].get_or_insert(second),
+                UsageLevel::Percent95 => _ = report.levels[2].get_or_insert(second),
             }
         }
         if let Some(row) = world.forecaster.rows(&world.pools, world.now).first() {
@@ -170,7 +173,7 @@ impl World {
             name: "simulated".into(),
             addresses: vec!["203.0.113.1/32".parse().expect("a network")],
             ports: PortRange::new(u16::MAX - scenario.capacity + 1, u16::MAX).expect("a range"),
-            select: Select::Paired,
+            select: SourceSelection::Paired,
             drain: Vec::new(),
             public: BTreeMap::new(),
             rest: Duration::ZERO,
@@ -200,7 +203,7 @@ impl World {
         if scenario.storm == Some(second) {
             self.returning = (self.open.len(), 10);
             while !self.open.is_empty() {
-                self.close_one(Rest::For(Duration::from_secs(66)));
+                self.close_one(PortHold::For(Duration::from_secs(66)));
             }
         }
         let t = f64::from(second);
@@ -237,9 +240,9 @@ impl World {
         true
     }
 
-    fn close_one(&mut self, rest: Rest) {
+    fn close_one(&mut self, rest: PortHold) {
         if let Some(Flow { mut lease, .. }) = self.open.pop() {
-            lease.set_rest(rest);
+            lease.set_hold(rest);
             lease.give_back(self.now);
         }
     }
@@ -286,7 +289,7 @@ impl PartialEq for Flow {
 
 impl Eq for Flow {}
 
-fn left(event: &Event) -> f64 {
+fn left(event: &LevelEvent) -> f64 {
     event.exhausted_in.map_or(f64::INFINITY, |left| left.as_secs_f64())
 }
 

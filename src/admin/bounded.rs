@@ -33,16 +33,16 @@ impl<L> BoundedListener<L> {
 }
 
 impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
-    type Io = Bounded<L::Io>;
+    type Io = BoundedStream<L::Io>;
     type Addr = L::Addr;
 
-    async fn accept(&mut self) -> (Bounded<L::Io>, L::Addr) {
+    async fn accept(&mut self) -> (BoundedStream<L::Io>, L::Addr) {
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await; // closed, which nobody does
         };
         // axum's accept waits before it tries again when descriptors have run out
         let (stream, peer) = self.listener.accept().await;
-        (Bounded { stream, end: Box::pin(sleep(self.lifetime)), _place: place }, peer)
+        (BoundedStream { stream, end: Box::pin(sleep(self.lifetime)), _place: place }, peer)
     }
 
     fn local_addr(&self) -> io::Result<L::Addr> {
@@ -51,13 +51,13 @@ impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
 }
 
 /// A stream whose reads and writes fail with a timeout after its lifetime.
-pub(super) struct Bounded<S> {
+pub(super) struct BoundedStream<S> {
     stream: S,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl<S> Bounded<S> {
+impl<S> BoundedStream<S> {
     pub(super) fn stream(&self) -> &S {
         &self.stream
     }
@@ -71,7 +71,7 @@ impl<S> Bounded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_in_time(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)

@@ -1,6 +1,6 @@
 //! `/v1/candidate`: a candidate (shadow) policy, evaluated beside the policy in force.
 
-use crate::audit::Difference;
+use crate::audit::ConfigDifference;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub struct LoadAnswer {
     /// Hash that the configuration will have once in force; empty if it was not loaded.
     pub version: String,
     /// Differences from the configuration in force; `null` if it was not loaded.
-    pub difference: Option<Difference>,
+    pub difference: Option<ConfigDifference>,
     /// Live flows reset: a previous candidate had allowed them, and no policy does now.
     pub revoked: u64,
     /// Findings on the files, as of `egret check`: errors if it was not loaded, else warnings.
@@ -96,7 +96,7 @@ pub struct ShareAnswer {
 
 /// The answer to `GET /v1/candidate/files`: the files that a promotion reads and writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promotion {
+pub struct PromotionFiles {
     /// Files that the candidate was loaded from.
     pub candidate: FileSet,
     /// Files that the configuration in force was loaded from.
@@ -146,7 +146,7 @@ pub struct CandidateStatus {
     /// `observing`, `canary` or `fell_back`.
     pub state: String,
     /// Terms of the canary; `null` if the candidate is only evaluated.
-    pub canary: Option<Canary>,
+    pub canary: Option<CanaryStatus>,
     /// Flows and later requests evaluated since loading, by the tenant in force.
     pub tenants: Vec<TenantChanges>,
     /// Flows that the candidate would decide differently, by rules and reason; the most frequent first.
@@ -157,18 +157,18 @@ pub struct CandidateStatus {
 
 /// Terms of a canary, and its rollback if there was one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Canary {
+pub struct CanaryStatus {
     /// Percentage of clients to enforce the candidate for.
     pub percent: u8,
     /// Rollback bound, as a percentage of their flows.
     pub max_denials: f64,
     /// Reason for the rollback; `null` if there was none.
-    pub fell_back: Option<FellBack>,
+    pub fell_back: Option<RollbackReport>,
 }
 
 /// Rollback of a canary because of too many denials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FellBack {
+pub struct RollbackReport {
     /// Time of the rollback.
     pub time: jiff::Timestamp,
     /// Flows of the canary's clients that the candidate alone denied.
@@ -225,12 +225,12 @@ pub struct ChangedFlows {
     /// Number of later HTTP requests that would change in the same way.
     pub requests: u64,
     /// Some of the targets, the most recent first.
-    pub examples: Vec<Example>,
+    pub examples: Vec<ExampleFlows>,
 }
 
 /// Flows to one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
+pub struct ExampleFlows {
     /// Requested name, if any.
     pub hostname: Option<String>,
     /// Address and port last dialled.

@@ -5,14 +5,14 @@
 
 use super::bounded::BoundedListener;
 use super::candidate::{
-    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ShareAnswer, ShareOrder,
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ShareAnswer, ShareOrder,
 };
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
-use super::socket::{ControlSocket, Owner};
-use crate::audit::Peer;
+use super::socket::{ControlSocket, SocketOwner};
+use crate::audit::SocketPeer;
 use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
@@ -33,62 +33,62 @@ use tokio::time::timeout;
 const BODY: usize = 8192;
 
 /// Handler of one kind of query.
-pub type Answers<Q, A> = Arc<dyn Fn(Q) -> Result<A, Refusal> + Send + Sync>;
+pub type QueryHandler<Q, A> = Arc<dyn Fn(Q) -> Result<A, ControlError> + Send + Sync>;
 
 /// Handler of one kind of order, called for authorized peers only.
-pub type Orders<Q, A> = Arc<dyn Fn(Peer, Q) -> Result<A, Refusal> + Send + Sync>;
+pub type OrderHandler<Q, A> = Arc<dyn Fn(SocketPeer, Q) -> Result<A, ControlError> + Send + Sync>;
 
 /// Callback for rejected orders: the peer, the order, and the reason.
-pub type Forbidden = Arc<dyn Fn(Peer, &str, &str) + Send + Sync>;
+pub type RejectionCallback = Arc<dyn Fn(SocketPeer, &str, &str) + Send + Sync>;
 
 /// Handlers of the control API. Called on the control thread.
 #[derive(Clone)]
-pub struct Control {
+pub struct ControlHandlers {
     /// Reports port usage.
-    pub ports: Answers<PortsQuery, PortsReport>,
+    pub ports: QueryHandler<PortsQuery, PortsReport>,
     /// Explains the decision on a flow.
-    pub explain: Answers<ExplainQuery, ExplainReport>,
+    pub explain: QueryHandler<ExplainQuery, ExplainReport>,
     /// Reports the known addresses of names.
-    pub names: Answers<NamesQuery, NamesReport>,
+    pub names: QueryHandler<NamesQuery, NamesReport>,
     /// Starts or stops draining a source address.
-    pub drain: Orders<DrainOrder, DrainAnswer>,
+    pub drain: OrderHandler<DrainOrder, DrainAnswer>,
     /// Reloads the configuration; answers when that is done.
-    pub reload: Orders<(), oneshot::Receiver<ReloadAnswer>>,
+    pub reload: OrderHandler<(), oneshot::Receiver<ReloadAnswer>>,
     /// Handlers for the candidate policy.
-    pub candidate: CandidateControl,
+    pub candidate: CandidateHandlers,
     /// Called for orders that are rejected because the peer is not authorized.
-    pub forbidden: Forbidden,
+    pub forbidden: RejectionCallback,
 }
 
 /// Handlers for the candidate policy. Orders are answered once carried out.
 #[derive(Clone)]
-pub struct CandidateControl {
+pub struct CandidateHandlers {
     /// Reports its status and results.
-    pub report: Answers<(), CandidateReport>,
+    pub report: QueryHandler<(), CandidateReport>,
     /// Lists the files that a promotion reads and writes.
-    pub files: Answers<(), Promotion>,
+    pub files: QueryHandler<(), PromotionFiles>,
     /// Loads a candidate.
-    pub load: Orders<LoadOrder, oneshot::Receiver<LoadAnswer>>,
+    pub load: OrderHandler<LoadOrder, oneshot::Receiver<LoadAnswer>>,
     /// Changes the share of clients that it is enforced for.
-    pub share: Orders<ShareOrder, oneshot::Receiver<Result<ShareAnswer, Refusal>>>,
+    pub share: OrderHandler<ShareOrder, oneshot::Receiver<Result<ShareAnswer, ControlError>>>,
     /// Puts the candidate in force, if the files of the running configuration now match it.
-    pub promote: Orders<(), oneshot::Receiver<ReloadAnswer>>,
+    pub promote: OrderHandler<(), oneshot::Receiver<ReloadAnswer>>,
     /// Drops the candidate.
-    pub drop: Orders<(), oneshot::Receiver<Result<DropAnswer, Refusal>>>,
+    pub drop: OrderHandler<(), oneshot::Receiver<Result<DropAnswer, ControlError>>>,
 }
 
 /// Error of a query or an order, as a message for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal(pub String);
+pub struct ControlError(pub String);
 
 /// Serves until dropped, which removes the socket's file.
-pub async fn serve_control(socket: ControlSocket, control: Control) -> io::Result<()> {
+pub async fn serve_control(socket: ControlSocket, control: ControlHandlers) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener()?)?;
-    let service = router(control, socket.owner()).into_make_service_with_connect_info::<Peer>();
+    let service = router(control, socket.owner()).into_make_service_with_connect_info::<SocketPeer>();
     axum::serve(BoundedListener::new(listener), service).await
 }
 
-fn router(control: Control, owner: Owner) -> Router {
+fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
     let orders = Router::new()
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
@@ -110,8 +110,8 @@ fn router(control: Control, owner: Owner) -> Router {
 }
 
 async fn only_who_may(
-    State((control, owner)): State<(Control, Owner)>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State((control, owner)): State<(ControlHandlers, SocketOwner)>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
     order: Request,
     next: Next,
 ) -> Response {
@@ -124,31 +124,40 @@ async fn only_who_may(
     error(StatusCode::FORBIDDEN, why)
 }
 
-async fn ports(State(control): State<Control>, query: Result<Query<PortsQuery>, QueryRejection>) -> Response {
+async fn ports(
+    State(control): State<ControlHandlers>,
+    query: Result<Query<PortsQuery>, QueryRejection>,
+) -> Response {
     answer(query, &control.ports)
 }
 
 async fn explain(
-    State(control): State<Control>,
+    State(control): State<ControlHandlers>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
     answer(query, &control.explain)
 }
 
-fn answer<Q, A: Serialize>(query: Result<Query<Q>, QueryRejection>, answers: &Answers<Q, A>) -> Response {
+fn answer<Q, A: Serialize>(
+    query: Result<Query<Q>, QueryRejection>,
+    answers: &QueryHandler<Q, A>,
+) -> Response {
     match query {
         Ok(Query(query)) => respond(answers(query)),
         Err(wrong) => error(wrong.status(), &wrong.body_text()),
     }
 }
 
-async fn names(State(control): State<Control>, query: Result<Query<NamesQuery>, QueryRejection>) -> Response {
+async fn names(
+    State(control): State<ControlHandlers>,
+    query: Result<Query<NamesQuery>, QueryRejection>,
+) -> Response {
     answer(query, &control.names)
 }
 
 async fn drain(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
     order: Result<Json<DrainOrder>, JsonRejection>,
 ) -> Result<Response, Response> {
     let order = understood(order, |_| Ok(()))?;
@@ -156,16 +165,16 @@ async fn drain(
 }
 
 async fn reload(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
 ) -> Result<Response, Response> {
     let answer = carried_out((control.reload)(peer, ())).await?;
     Ok(done_or_not(answer.reloaded, answer))
 }
 
 /// Waits for the result of an order; otherwise returns the error response.
-async fn carried_out<A>(order: Result<oneshot::Receiver<A>, Refusal>) -> Result<A, Response> {
-    let answer = order.map_err(|Refusal(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
+async fn carried_out<A>(order: Result<oneshot::Receiver<A>, ControlError>) -> Result<A, Response> {
+    let answer = order.map_err(|ControlError(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
     match timeout(reload::PATIENCE, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
@@ -182,11 +191,11 @@ fn done_or_not(done: bool, answer: impl Serialize) -> Response {
     (status, Json(answer)).into_response()
 }
 
-async fn candidate(State(control): State<Control>) -> Response {
+async fn candidate(State(control): State<ControlHandlers>) -> Response {
     respond((control.candidate.report)(()))
 }
 
-async fn candidate_files(State(control): State<Control>) -> Response {
+async fn candidate_files(State(control): State<ControlHandlers>) -> Response {
     respond((control.candidate.files)(()))
 }
 
@@ -202,8 +211,8 @@ fn understood<T>(
 }
 
 async fn load_candidate(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
     order: Result<Json<LoadOrder>, JsonRejection>,
 ) -> Result<Response, Response> {
     let order = understood(order, LoadOrder::check)?;
@@ -212,8 +221,8 @@ async fn load_candidate(
 }
 
 async fn share_candidate(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
     order: Result<Json<ShareOrder>, JsonRejection>,
 ) -> Result<Response, Response> {
     let order = understood(order, ShareOrder::check)?;
@@ -221,24 +230,24 @@ async fn share_candidate(
 }
 
 async fn promote_candidate(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
 ) -> Result<Response, Response> {
     let answer = carried_out((control.candidate.promote)(peer, ())).await?;
     Ok(done_or_not(answer.reloaded, answer))
 }
 
 async fn drop_candidate(
-    State(control): State<Control>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
 ) -> Result<Response, Response> {
     carried_out((control.candidate.drop)(peer, ())).await.map(respond)
 }
 
-fn respond(answer: Result<impl Serialize, Refusal>) -> Response {
+fn respond(answer: Result<impl Serialize, ControlError>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(Refusal(why)) => error(StatusCode::NOT_FOUND, &why),
+        Err(ControlError(why)) => error(StatusCode::NOT_FOUND, &why),
     }
 }
 
@@ -246,11 +255,11 @@ fn error(status: StatusCode, why: &str) -> Response {
     (status, Json(serde_json::json!({ "error": why }))).into_response()
 }
 
-fn may_change(peer: Peer, owner: Owner) -> bool {
+fn may_change(peer: SocketPeer, owner: SocketOwner) -> bool {
     peer.uid == Some(0) || peer.uid == Some(owner.user) || peer.gid == Some(owner.group)
 }
 
-impl Connected<IncomingStream<'_, BoundedListener<UnixListener>>> for Peer {
+impl Connected<IncomingStream<'_, BoundedListener<UnixListener>>> for SocketPeer {
     fn connect_info(stream: IncomingStream<'_, BoundedListener<UnixListener>>) -> Self {
         let known = stream.io().stream().peer_cred().ok();
         Self {
@@ -267,8 +276,8 @@ mod tests {
 
     #[test]
     fn only_root_and_owners_may_change() {
-        let owner = Owner { user: 100, group: 200 };
-        let may = |uid, gid| may_change(Peer { uid, gid, pid: Some(7) }, owner);
+        let owner = SocketOwner { user: 100, group: 200 };
+        let may = |uid, gid| may_change(SocketPeer { uid, gid, pid: Some(7) }, owner);
         assert!(may(Some(0), Some(5)));
         assert!(may(Some(100), Some(5)));
         assert!(may(Some(7), Some(200)));

@@ -16,7 +16,7 @@ pub struct ExplainQuery {
     /// The client's address.
     pub from: IpAddr,
     /// The requested name or address.
-    pub to: Target,
+    pub to: ClientTarget,
     /// The address that the client dials for a name.
     #[serde(default)]
     pub address: Option<IpAddr>,
@@ -30,14 +30,14 @@ pub struct ExplainQuery {
 
 /// A client's target: a name and port, or an address without a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum ClientTarget {
     /// The client sends this name.
     Name(Hostname, u16),
     /// The client sends no name.
     Address(SocketAddr),
 }
 
-/// Parse error of a [`Target`].
+/// Parse error of a [`ClientTarget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotATarget {
     /// Not a hostname.
@@ -74,7 +74,7 @@ pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
     text.parse().map_err(|_| if network() { NotAnAddress::Network } else { NotAnAddress::Other })
 }
 
-impl FromStr for Target {
+impl FromStr for ClientTarget {
     type Err = NotATarget;
     /// Parses a name or an address, with or without port, or a URL (RFC 3986 §3), of which scheme, host and port are
     /// used.
@@ -88,20 +88,20 @@ impl FromStr for Target {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
         match host_and_port(host.strip_suffix(':').unwrap_or(host), default)? {
-            Target::Name(_, 0) => Err(NotATarget::Scheme),
-            Target::Address(socket) if socket.port() == 0 => Err(NotATarget::Scheme),
-            target @ (Target::Name(..) | Target::Address(_)) => Ok(target),
+            ClientTarget::Name(_, 0) => Err(NotATarget::Scheme),
+            ClientTarget::Address(socket) if socket.port() == 0 => Err(NotATarget::Scheme),
+            target @ (ClientTarget::Name(..) | ClientTarget::Address(_)) => Ok(target),
         }
     }
 }
 
-fn host_and_port(s: &str, default: u16) -> Result<Target, NotATarget> {
+fn host_and_port(s: &str, default: u16) -> Result<ClientTarget, NotATarget> {
     let bare = s.strip_prefix('[').and_then(|s| s.strip_suffix(']')).unwrap_or(s);
     if let Ok(address) = bare.parse() {
-        return Ok(Target::Address(SocketAddr::new(address, default)));
+        return Ok(ClientTarget::Address(SocketAddr::new(address, default)));
     }
     if let Ok(socket) = s.parse::<SocketAddr>() {
-        return if socket.port() == 0 { Err(NotATarget::Port) } else { Ok(Target::Address(socket)) };
+        return if socket.port() == 0 { Err(NotATarget::Port) } else { Ok(ClientTarget::Address(socket)) };
     }
     if s.contains('/') {
         return Err(NotATarget::More);
@@ -110,15 +110,15 @@ fn host_and_port(s: &str, default: u16) -> Result<Target, NotATarget> {
         return Err(NotATarget::Wildcard);
     }
     let Some((name, port)) = s.rsplit_once(':') else {
-        return Ok(Target::Name(s.parse()?, default));
+        return Ok(ClientTarget::Name(s.parse()?, default));
     };
     match port.parse() {
-        Ok(port) if port != 0 => Ok(Target::Name(name.parse()?, port)),
+        Ok(port) if port != 0 => Ok(ClientTarget::Name(name.parse()?, port)),
         _ => Err(NotATarget::Port),
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ClientTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name, port) => write!(f, "{name}:{port}"),
@@ -127,13 +127,13 @@ impl fmt::Display for Target {
     }
 }
 
-impl Serialize for Target {
+impl Serialize for ClientTarget {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Target {
+impl<'de> Deserialize<'de> for ClientTarget {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
@@ -283,8 +283,8 @@ mod tests {
 
     #[test]
     fn target_is_name_or_address_with_port() {
-        let name = |name: &str, port| Ok(Target::Name(name.parse().unwrap(), port));
-        let address = |socket: &str| Ok(Target::Address(socket.parse().unwrap()));
+        let name = |name: &str, port| Ok(ClientTarget::Name(name.parse().unwrap(), port));
+        let address = |socket: &str| Ok(ClientTarget::Address(socket.parse().unwrap()));
         let cases = [
             ("api.stripe.com", name("api.stripe.com", 443)),
             ("API.stripe.com.:8443", name("api.stripe.com", 8443)),
@@ -315,7 +315,7 @@ mod tests {
             ("", Err(NotATarget::Name(NotAHostname::Empty))),
         ];
         for (text, target) in cases {
-            assert_eq!(text.parse::<Target>(), target, "{text}");
+            assert_eq!(text.parse::<ClientTarget>(), target, "{text}");
             if let Ok(target) = target {
                 assert_eq!(target.to_string().parse(), Ok(target));
             }

@@ -14,21 +14,26 @@ mod reload;
 mod socket;
 
 pub use candidate::{
-    Canary, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, Example, FellBack, FileRead, FileSet,
-    LoadAnswer, LoadOrder, Promotion, RequestChanges, ShareAnswer, ShareOrder, TenantChanges,
+    CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, ExampleFlows, FileRead,
+    FileSet, LoadAnswer, LoadOrder, PromotionFiles, RequestChanges, RollbackReport, ShareAnswer, ShareOrder,
+    TenantChanges,
 };
-pub use control::{Answers, CandidateControl, Control, Forbidden, Orders, Refusal, serve_control};
+pub use control::{
+    CandidateHandlers, ControlError, ControlHandlers, OrderHandler, QueryHandler, RejectionCallback,
+    serve_control,
+};
 pub use explain::{
-    ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget,
-    NotAnAddress, PortsInUse, Target, parse_address,
+    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool,
+    ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{
-    Client, DestinationFilter, DrainAnswer, DrainOrder, Hot, PortsQuery, PortsReport, Source, Tenant, report,
+    ClientPorts, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder, PortsQuery, PortsReport,
+    SourcePorts, TenantPorts, report,
 };
-pub use readiness::{Readiness, Stage};
+pub use readiness::{Lifecycle, Readiness};
 pub use reload::ReloadAnswer;
-pub use socket::{ControlSocket, SocketError};
+pub use socket::{ControlSocket, ControlSocketError};
 
 use axum::Router;
 use axum::extract::State;
@@ -93,11 +98,13 @@ async fn healthz(State(AdminState { readiness, .. }): State<AdminState>) -> impl
 
 async fn readyz(State(AdminState { readiness, notes, .. }): State<AdminState>) -> impl IntoResponse {
     let stage = readiness.stage();
-    let unsteered = || readiness.unsteered().filter(|_| stage == Stage::Ready);
+    let unsteered = || readiness.unsteered().filter(|_| stage == Lifecycle::Ready);
     let problem = readiness.problem().or_else(unsteered);
     let status = match (stage, &problem) {
-        (Stage::Ready, None) => StatusCode::OK,
-        (Stage::Ready, Some(_)) | (Stage::Starting | Stage::Draining, _) => StatusCode::SERVICE_UNAVAILABLE,
+        (Lifecycle::Ready, None) => StatusCode::OK,
+        (Lifecycle::Ready, Some(_)) | (Lifecycle::Starting | Lifecycle::Draining, _) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     let mut text = problem.map_or_else(|| format!("{stage}\n"), |problem| format!("{problem}\n"));
     for note in notes() {

@@ -43,14 +43,14 @@ pub enum DestinationFilter {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PortsReport {
     /// Source addresses, in the order of the configuration.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourcePorts>,
     /// Hottest destinations, the fullest first; 100 at most.
-    pub hot: Vec<Hot>,
+    pub hot: Vec<DestinationPorts>,
 }
 
 /// One source address, or one network whose addresses are derived per client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourcePorts {
     /// Pool of the address.
     pub pool: Arc<str>,
     /// The address, or the network.
@@ -71,7 +71,7 @@ pub struct Source {
 
 /// One destination of one source address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hot {
+pub struct DestinationPorts {
     /// The pool of the source address.
     pub pool: Arc<str>,
     /// Source address of the flows.
@@ -93,14 +93,14 @@ pub struct Hot {
     /// Time to exhaustion at this growth; `null` if there is no growth.
     pub exhausted_in_seconds: Option<u64>,
     /// Tenants with the most live ports, the largest first; 10 at most.
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<TenantPorts>,
     /// Clients with the most live ports, the largest first; 10 at most.
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientPorts>,
 }
 
 /// A tenant and its live ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tenant {
+pub struct TenantPorts {
     /// Its name.
     pub tenant: Arc<str>,
     /// Number of live ports.
@@ -109,7 +109,7 @@ pub struct Tenant {
 
 /// A client and its live ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Client {
+pub struct ClientPorts {
     /// Its address.
     pub client: IpAddr,
     /// Tenant of the client.
@@ -137,7 +137,7 @@ pub struct DrainAnswer {
     pub state: String,
 }
 
-impl Hot {
+impl DestinationPorts {
     /// Ports live and held.
     pub fn in_use(&self) -> u16 {
         self.live.saturating_add(self.held)
@@ -159,7 +159,7 @@ impl FromStr for DestinationFilter {
 }
 
 impl DestinationFilter {
-    fn fits(&self, row: &Hot) -> bool {
+    fn fits(&self, row: &DestinationPorts) -> bool {
         match self {
             Self::Socket(socket) => row.destination == *socket,
             Self::Address(address) => row.destination.ip() == *address,
@@ -170,7 +170,12 @@ impl DestinationFilter {
 
 /// Selects the requested rows, adds the holders of their ports, and sorts them. `sources` and `hot` are complete, the
 /// latter without names and holders.
-pub fn report(query: &PortsQuery, sources: Vec<Source>, hot: Vec<Hot>, table: &FlowTable) -> PortsReport {
+pub fn report(
+    query: &PortsQuery,
+    sources: Vec<SourcePorts>,
+    hot: Vec<DestinationPorts>,
+    table: &FlowTable,
+) -> PortsReport {
     let of_pool = |pool: &Arc<str>| query.pool.as_ref().is_none_or(|wanted| **wanted == **pool);
     let sources = sources.into_iter().filter(|row| of_pool(&row.pool)).collect();
     let mut hot: Vec<_> = hot.into_iter().filter(|row| of_pool(&row.pool)).collect();
@@ -178,16 +183,19 @@ pub fn report(query: &PortsQuery, sources: Vec<Source>, hot: Vec<Hot>, table: &F
     let flows = table.towards(&pairs, query.tenant.as_deref(), HOLDERS);
     for (row, flows) in hot.iter_mut().zip(flows) {
         row.hostname = flows.hostname.map(|hostname| hostname.to_string());
-        row.tenants = flows.tenants.into_iter().map(|(tenant, ports)| Tenant { tenant, ports }).collect();
+        row.tenants =
+            flows.tenants.into_iter().map(|(tenant, ports)| TenantPorts { tenant, ports }).collect();
         row.clients = (flows.holders.into_iter())
-            .map(|holder| Client { client: holder.client, tenant: holder.tenant, ports: holder.ports })
+            .map(|holder| ClientPorts { client: holder.client, tenant: holder.tenant, ports: holder.ports })
             .collect();
     }
     hot.retain(|row| query.destination.as_ref().is_none_or(|wanted| wanted.fits(row)));
     hot.retain(|row| query.tenant.is_none() || !row.tenants.is_empty());
     // a / b > c / d as a × d > c × b
     hot.sort_by(|a, b| {
-        let weight = |row: &Hot, other: &Hot| u32::from(row.in_use()) * u32::from(other.capacity);
+        let weight = |row: &DestinationPorts, other: &DestinationPorts| {
+            u32::from(row.in_use()) * u32::from(other.capacity)
+        };
         weight(b, a)
             .cmp(&weight(a, b))
             .then_with(|| (a.source, a.destination).cmp(&(b.source, b.destination)))
@@ -211,12 +219,12 @@ fn unless_empty<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
 mod tests {
     use super::*;
     use crate::addr::{ClientAddr, DialAddr, LeasedSource};
-    use crate::gateway::{FlowId, LiveFlow, Proof};
+    use crate::gateway::{CheckSet, FlowId, LiveFlow};
     use crate::hostname::AskedName;
-    use crate::policy::Seen;
+    use crate::policy::ClientInspection;
 
-    fn hot(pool: &str, source: &str, destination: &str, live: u16, capacity: u16) -> Hot {
-        Hot {
+    fn hot(pool: &str, source: &str, destination: &str, live: u16, capacity: u16) -> DestinationPorts {
+        DestinationPorts {
             pool: pool.into(),
             source: source.parse().unwrap(),
             public: None,
@@ -232,8 +240,8 @@ mod tests {
         }
     }
 
-    fn source(pool: &str, source: &str) -> Source {
-        Source {
+    fn source(pool: &str, source: &str) -> SourcePorts {
+        SourcePorts {
             pool: pool.into(),
             source: source.into(),
             public: None,
@@ -253,7 +261,7 @@ mod tests {
             source: LeasedSource::new(SocketAddr::new(source.parse().unwrap(), 5000)),
             destination: DialAddr::new(to.parse().unwrap()),
             asked: None,
-            seen: Some(Seen::Asked {
+            seen: Some(ClientInspection::Asked {
                 name: AskedName::from_bytes(hostname.as_bytes()),
                 ech: false,
                 unframed: false,
@@ -261,7 +269,7 @@ mod tests {
             canary: false,
             tls: true,
             unfollowed: false,
-            proof: Proof::default(),
+            proof: CheckSet::default(),
         }
     }
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Life-cycle stage and health of the gateway. Shared: a clone is the same value.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<State>);
+pub struct Readiness(Arc<ReadinessState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ReadinessState {
     stage: AtomicU8,
     stalled: ArcSwapOption<String>,
     unsteered: ArcSwapOption<String>,
@@ -18,7 +18,7 @@ struct State {
 
 /// A stage of the gateway's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum Lifecycle {
     /// Not every worker listens yet.
     Starting,
     /// Every worker listens.
@@ -28,22 +28,22 @@ pub enum Stage {
 }
 
 impl Readiness {
-    /// Starts as [`Stage::Starting`].
+    /// Starts as [`Lifecycle::Starting`].
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Advances to a stage; never goes back, so that a late `Ready` does not undo a `Draining`.
-    pub fn advance(&self, stage: Stage) {
+    pub fn advance(&self, stage: Lifecycle) {
         self.0.stage.fetch_max(stage as u8, Ordering::AcqRel);
     }
 
     /// Returns the current stage.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> Lifecycle {
         match self.0.stage.load(Ordering::Acquire) {
-            0 => Stage::Starting,
-            1 => Stage::Ready,
-            _ => Stage::Draining,
+            0 => Lifecycle::Starting,
+            1 => Lifecycle::Ready,
+            _ => Lifecycle::Draining,
         }
     }
 
@@ -68,7 +68,7 @@ impl Readiness {
     }
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Starting => "starting: not every worker listens yet",
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn readiness_stage_never_regresses() {
         let readiness = Readiness::new();
-        assert_eq!(readiness.stage(), Stage::Starting);
+        assert_eq!(readiness.stage(), Lifecycle::Starting);
         for (to, then) in [
-            (Stage::Ready, Stage::Ready),
-            (Stage::Starting, Stage::Ready),
-            (Stage::Draining, Stage::Draining),
-            (Stage::Ready, Stage::Draining),
+            (Lifecycle::Ready, Lifecycle::Ready),
+            (Lifecycle::Starting, Lifecycle::Ready),
+            (Lifecycle::Draining, Lifecycle::Draining),
+            (Lifecycle::Ready, Lifecycle::Draining),
         ] {
             readiness.clone().advance(to);
             assert_eq!(readiness.stage(), then);

@@ -1,6 +1,6 @@
 //! `POST /v1/reload`: reloads the configuration and waits for the result.
 
-use crate::audit::Difference;
+use crate::audit::ConfigDifference;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct ReloadAnswer {
     /// Hash of the configuration in force; the previous one if it was not reloaded.
     pub config: String,
     /// Differences from the previous one; `null` if it was not reloaded.
-    pub difference: Option<Difference>,
+    pub difference: Option<ConfigDifference>,
     /// Live flows reset because the new configuration does not allow them.
     pub revoked: u64,
     /// Live flows that continue only if their address or their server's certificate proves to match their name: the new

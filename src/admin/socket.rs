@@ -18,21 +18,21 @@ const BACKLOG: i32 = 64;
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
-    owner: Owner,
+    owner: SocketOwner,
     /// Device and inode: tells the file from one that was put there later.
     file: (u64, u64),
 }
 
 /// Owner of the socket's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(super) struct SocketOwner {
     pub(super) user: u32,
     pub(super) group: u32,
 }
 
 /// Error of opening the control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketError {
+pub enum ControlSocketError {
     /// Another process answers on it.
     #[error(
         "the control socket {0} is in use: another gateway answers on it; set another in [gateway] admin"
@@ -56,26 +56,26 @@ pub enum SocketError {
 
 impl ControlSocket {
     /// Listens on `path`; replaces a socket that nobody answers on.
-    pub fn open(path: &Path) -> Result<Self, SocketError> {
-        let other = |error| SocketError::Other { path: path.to_owned(), error };
+    pub fn open(path: &Path) -> Result<Self, ControlSocketError> {
+        let other = |error| ControlSocketError::Other { path: path.to_owned(), error };
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(other(error)),
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(SocketError::NotASocket(path.to_owned()));
+                return Err(ControlSocketError::NotASocket(path.to_owned()));
             }
             Ok(_) if is_listened_on(path).map_err(other)? => {
-                return Err(SocketError::InUse(path.to_owned()));
+                return Err(ControlSocketError::InUse(path.to_owned()));
             }
             Ok(_) => fs::remove_file(path).map_err(other)?,
         }
         let listener = listen(path).map_err(other)?;
         let made = fs::symlink_metadata(path).map_err(other)?;
-        let owner = Owner { user: made.uid(), group: made.gid() };
+        let owner = SocketOwner { user: made.uid(), group: made.gid() };
         Ok(Self { listener, path: path.to_owned(), owner, file: (made.dev(), made.ino()) })
     }
 
-    pub(super) fn owner(&self) -> Owner {
+    pub(super) fn owner(&self) -> SocketOwner {
         self.owner
     }
 
@@ -143,7 +143,7 @@ mod tests {
         let (_folder, path) = folder();
         drop(UnixListener::bind(&path).unwrap());
         let socket = ControlSocket::open(&path).unwrap();
-        assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
+        assert!(matches!(ControlSocket::open(&path), Err(ControlSocketError::InUse(_))));
         assert!(UnixStream::connect(&path).is_ok(), "the attempt left the socket alone");
         // also if it hangs with a full queue
         let connect = || {
@@ -151,7 +151,7 @@ mod tests {
             waits.connect(&SockAddr::unix(&path).unwrap()).ok().map(|()| waits)
         };
         let _waiting: Vec<_> = std::iter::from_fn(connect).collect();
-        assert!(matches!(ControlSocket::open(&path), Err(SocketError::InUse(_))));
+        assert!(matches!(ControlSocket::open(&path), Err(ControlSocketError::InUse(_))));
         // a file put there by another is not removed
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
@@ -164,9 +164,9 @@ mod tests {
     fn other_file_is_not_replaced() {
         let (_folder, path) = folder();
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(ControlSocket::open(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ControlSocket::open(&path), Err(ControlSocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let nowhere = path.with_file_name("nowhere").join("admin.sock");
-        assert!(matches!(ControlSocket::open(&nowhere), Err(SocketError::Other { .. })));
+        assert!(matches!(ControlSocket::open(&nowhere), Err(ControlSocketError::Other { .. })));
     }
 }

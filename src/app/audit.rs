@@ -1,13 +1,13 @@
 //! Audit records of changes to the gateway, each with the configuration in force at the time.
 
-use super::in_force::InForce;
-use crate::audit::{By, Change, Difference, Verdict, What};
+use super::active_config::ActiveConfig;
+use crate::audit::{AuditRecord, ConfigDifference, Originator, Verdict, What};
 use crate::clock;
 use crate::telemetry::AuditLog;
 use std::sync::Arc;
 
 /// New state of a candidate, for its audit record.
-pub(super) struct Enforced {
+pub(super) struct AuditedCandidate {
     /// Hash that its configuration will have.
     pub(super) version: Arc<str>,
     /// Percentage of clients that it is enforced for.
@@ -20,11 +20,11 @@ pub(super) struct Enforced {
 #[derive(Clone)]
 pub(super) struct Auditor {
     log: AuditLog,
-    in_force: Arc<InForce>,
+    in_force: Arc<ActiveConfig>,
 }
 
 impl Auditor {
-    pub(super) fn new(log: AuditLog, in_force: Arc<InForce>) -> Self {
+    pub(super) fn new(log: AuditLog, in_force: Arc<ActiveConfig>) -> Self {
         Self { log, in_force }
     }
 
@@ -33,12 +33,16 @@ impl Auditor {
         let fallback = self.in_force.fallback();
         let what = if fallback.is_some() { What::StartFallback } else { What::Start };
         let subject = fallback.map(|fallback| fallback.why.to_string());
-        self.log.record(Change { subject, config_before: None, ..self.change(what, By::Gateway) });
+        self.log.record(AuditRecord {
+            subject,
+            config_before: None,
+            ..self.change(what, Originator::Gateway)
+        });
     }
 
     /// Records an action on `subject` that leaves the configuration unchanged, or the reason why it was refused.
-    pub(super) fn noted(&self, what: What, by: By, subject: String, result: Result<(), String>) {
-        let change = Change { subject: Some(subject), ..self.change(what, by) };
+    pub(super) fn noted(&self, what: What, by: Originator, subject: String, result: Result<(), String>) {
+        let change = AuditRecord { subject: Some(subject), ..self.change(what, by) };
         self.log.record(match result {
             Ok(()) => change,
             Err(why) => refused(change, why),
@@ -49,15 +53,15 @@ impl Auditor {
     pub(super) fn candidate(
         &self,
         what: What,
-        by: By,
+        by: Originator,
         subject: String,
-        enforced: Enforced,
-        difference: Option<Difference>,
+        enforced: AuditedCandidate,
+        difference: Option<ConfigDifference>,
     ) {
-        let Enforced { version, percent, revoked } = enforced;
+        let AuditedCandidate { version, percent, revoked } = enforced;
         let (subject, candidate, percent) = (Some(subject), Some(version), Some(percent));
         let change = self.change(what, by);
-        self.log.record(Change { subject, difference, candidate, percent, revoked, ..change });
+        self.log.record(AuditRecord { subject, difference, candidate, percent, revoked, ..change });
     }
 
     /// Records the replacement of the configuration `before`, with the number of live flows reset by it, or the reason
@@ -65,13 +69,13 @@ impl Auditor {
     pub(super) fn exchanged(
         &self,
         what: What,
-        by: By,
+        by: Originator,
         before: &Arc<str>,
-        result: Result<(Difference, u64), String>,
+        result: Result<(ConfigDifference, u64), String>,
     ) {
-        let change = Change { config_before: Some(Arc::clone(before)), ..self.change(what, by) };
+        let change = AuditRecord { config_before: Some(Arc::clone(before)), ..self.change(what, by) };
         self.log.record(match result {
-            Ok((difference, revoked)) => Change { difference: Some(difference), revoked, ..change },
+            Ok((difference, revoked)) => AuditRecord { difference: Some(difference), revoked, ..change },
             Err(why) => refused(change, why),
         });
     }
@@ -87,9 +91,9 @@ impl Auditor {
     }
 
     /// Template of a record: made now, with nothing changed.
-    fn change(&self, change: What, by: By) -> Change {
+    fn change(&self, change: What, by: Originator) -> AuditRecord {
         let version = &self.in_force.current().version;
-        Change {
+        AuditRecord {
             time: clock::timestamp(),
             change,
             by,
@@ -106,6 +110,6 @@ impl Auditor {
     }
 }
 
-fn refused(change: Change, why: String) -> Change {
-    Change { result: Verdict::Refused, why: Some(why), ..change }
+fn refused(change: AuditRecord, why: String) -> AuditRecord {
+    AuditRecord { result: Verdict::Refused, why: Some(why), ..change }
 }

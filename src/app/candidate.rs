@@ -2,21 +2,21 @@
 
 mod status;
 
-use super::audit::Enforced;
-use super::in_force::InForce;
-use super::reload::{Reloader, Reloads};
+use super::active_config::ActiveConfig;
+use super::audit::AuditedCandidate;
+use super::reload::{ReloadHandle, Reloader};
 use super::{StartError, verification};
 use crate::admin::{
-    CandidateControl, CandidateReport, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder, Promotion,
-    Refusal, ReloadAnswer, ShareAnswer, ShareOrder,
+    CandidateHandlers, CandidateReport, ControlError, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder,
+    PromotionFiles, ReloadAnswer, ShareAnswer, ShareOrder,
 };
-use crate::audit::{By, Difference, Peer, What};
+use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
 use crate::config::{self, Diagnostic, Outline, ReadFile};
-use crate::gateway::{self, Candidate, Gateway, Judged, Snapshot, Terms};
+use crate::gateway::{self, CanaryTerms, Candidate, GatewayState, ReevaluationCounts, Snapshot};
 use crate::policy::Policy;
 use crate::telemetry::CandidateInfo;
-use crate::verify::Key;
+use crate::verify::NameKey;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -27,14 +27,14 @@ use tokio::sync::oneshot;
 
 /// The loaded candidate, if any. Shared with all that report on it.
 #[derive(Clone, Default)]
-pub(super) struct Candidates(Arc<ArcSwapOption<Loaded>>);
+pub(super) struct SharedCandidate(Arc<ArcSwapOption<LoadedCandidate>>);
 
 /// A loaded candidate and its origin.
-struct Loaded {
+struct LoadedCandidate {
     candidate: Arc<Candidate>,
     files: FileSet,
     /// Names to resolve in advance while it is enforced.
-    names: HashSet<Key>,
+    names: HashSet<NameKey>,
     version: Arc<str>,
     time: Timestamp,
     told_of_its_fall: AtomicBool,
@@ -44,7 +44,7 @@ struct Loaded {
 
 /// Error of loading a candidate.
 #[derive(Debug, thiserror::Error)]
-enum LoadError {
+enum CandidateLoadError {
     /// The files have errors.
     #[error(transparent)]
     Config(#[from] config::Report),
@@ -58,7 +58,7 @@ enum LoadError {
 
 /// Reason why a promotion took no effect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-pub(super) enum NotTheCandidate {
+pub(super) enum PromotionError {
     /// It was dropped.
     #[error("no candidate is loaded")]
     NoneLoaded,
@@ -69,19 +69,19 @@ pub(super) enum NotTheCandidate {
 
 /// State behind the candidate handlers of the control API.
 #[derive(Clone)]
-pub(super) struct Desk {
-    pub(super) candidates: Candidates,
-    pub(super) reloads: Reloads,
-    pub(super) in_force: Arc<InForce>,
-    pub(super) gateway: Arc<Gateway>,
+pub(super) struct CandidateApi {
+    pub(super) candidates: SharedCandidate,
+    pub(super) reloads: ReloadHandle,
+    pub(super) in_force: Arc<ActiveConfig>,
+    pub(super) gateway: Arc<GatewayState>,
     /// The main file in force.
     pub(super) main: PathBuf,
 }
 
-impl Desk {
-    pub(super) fn control(self) -> CandidateControl {
+impl CandidateApi {
+    pub(super) fn control(self) -> CandidateHandlers {
         let [report, files, load, share, promote, drop] = std::array::from_fn(|_| self.clone());
-        CandidateControl {
+        CandidateHandlers {
             report: Arc::new(move |()| Ok(report.report())),
             files: Arc::new(move |()| files.promotion()),
             load: Arc::new(move |peer, order| load.load(peer, order)),
@@ -92,44 +92,51 @@ impl Desk {
     }
 
     fn report(&self) -> CandidateReport {
-        CandidateReport { candidate: self.candidates.0.load().as_deref().map(Loaded::status) }
+        CandidateReport { candidate: self.candidates.0.load().as_deref().map(LoadedCandidate::status) }
     }
 
-    fn promotion(&self) -> Result<Promotion, Refusal> {
+    fn promotion(&self) -> Result<PromotionFiles, ControlError> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
         let running = file_set(&self.main, &self.in_force.current().files);
         let judged = if loaded.revokes {
-            self.gateway.would_judge(&loaded.candidate, clock::timestamp())
+            self.gateway.preview_reevaluation(&loaded.candidate, clock::timestamp())
         } else {
-            Judged::default()
+            ReevaluationCounts::default()
         };
         let candidate = loaded.files.clone();
-        Ok(Promotion { candidate, running, revokes: judged.revoked, asks: judged.unproved })
+        Ok(PromotionFiles { candidate, running, revokes: judged.revoked, asks: judged.unproved })
     }
 
-    fn load(&self, peer: Peer, order: LoadOrder) -> Result<oneshot::Receiver<LoadAnswer>, Refusal> {
-        self.reloads.run(move |reloader| reloader.load_candidate(By::Control(peer), &order))
+    fn load(
+        &self,
+        peer: SocketPeer,
+        order: LoadOrder,
+    ) -> Result<oneshot::Receiver<LoadAnswer>, ControlError> {
+        self.reloads.run(move |reloader| reloader.load_candidate(Originator::Control(peer), &order))
     }
 
     fn share(
         &self,
-        peer: Peer,
+        peer: SocketPeer,
         order: ShareOrder,
-    ) -> Result<oneshot::Receiver<Result<ShareAnswer, Refusal>>, Refusal> {
-        self.reloads.run(move |reloader| reloader.share_candidate(By::Control(peer), &order))
+    ) -> Result<oneshot::Receiver<Result<ShareAnswer, ControlError>>, ControlError> {
+        self.reloads.run(move |reloader| reloader.share_candidate(Originator::Control(peer), &order))
     }
 
-    fn promote(&self, peer: Peer) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
-        self.reloads.run(move |reloader| reloader.promote_candidate(By::Control(peer)))
+    fn promote(&self, peer: SocketPeer) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
+        self.reloads.run(move |reloader| reloader.promote_candidate(Originator::Control(peer)))
     }
 
-    fn drop(&self, peer: Peer) -> Result<oneshot::Receiver<Result<DropAnswer, Refusal>>, Refusal> {
-        self.reloads.run(move |reloader| reloader.drop_candidate(By::Control(peer)))
+    fn drop(
+        &self,
+        peer: SocketPeer,
+    ) -> Result<oneshot::Receiver<Result<DropAnswer, ControlError>>, ControlError> {
+        self.reloads.run(move |reloader| reloader.drop_candidate(Originator::Control(peer)))
     }
 }
 
-fn none_loaded() -> Refusal {
-    Refusal("no candidate is loaded".to_owned())
+fn none_loaded() -> ControlError {
+    ControlError("no candidate is loaded".to_owned())
 }
 
 /// Paths are made absolute; the gateway's working directory never changes.
@@ -140,7 +147,7 @@ fn file_set(main: &Path, files: &[ReadFile]) -> FileSet {
 }
 
 impl Reloader {
-    fn load_candidate(&mut self, by: By, order: &LoadOrder) -> LoadAnswer {
+    fn load_candidate(&mut self, by: Originator, order: &LoadOrder) -> LoadAnswer {
         let result = self.try_load(order);
         let subject = order.file.display().to_string();
         let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
@@ -148,15 +155,15 @@ impl Reloader {
             Ok((version, difference, findings, revoked)) => {
                 tracing::info!(file = %subject, %version, revoked, "a candidate is loaded: {difference}");
                 let (percent, told) = (order.percent.unwrap_or(0), difference.clone());
-                let enforced = Enforced { version: Arc::clone(&version), percent, revoked };
+                let enforced = AuditedCandidate { version: Arc::clone(&version), percent, revoked };
                 self.auditor.candidate(What::CandidateLoad, by, subject, enforced, Some(told));
                 let (version, findings) = (version.to_string(), lines(&findings));
                 LoadAnswer { loaded: true, version, difference: Some(difference), revoked, findings }
             }
             Err(error) => {
                 let findings = match &error {
-                    LoadError::Config(report) => lines(&report.diagnostics),
-                    LoadError::Compile(_) | LoadError::Verify(_) => vec![error.to_string()],
+                    CandidateLoadError::Config(report) => lines(&report.diagnostics),
+                    CandidateLoadError::Compile(_) | CandidateLoadError::Verify(_) => vec![error.to_string()],
                 };
                 let why = findings.first().cloned().unwrap_or_default();
                 self.auditor.noted(What::CandidateLoad, by, subject, Err(why));
@@ -169,7 +176,7 @@ impl Reloader {
     fn try_load(
         &mut self,
         order: &LoadOrder,
-    ) -> Result<(Arc<str>, Difference, Vec<Diagnostic>, u64), LoadError> {
+    ) -> Result<(Arc<str>, ConfigDifference, Vec<Diagnostic>, u64), CandidateLoadError> {
         // Loaded under the final file name, because unnamed rules are labelled by it.
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
         let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
@@ -181,9 +188,9 @@ impl Reloader {
         let of_tenant =
             |tenant| verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, Some(&snapshot));
         let candidate = Candidate::new(policy, config.tenants.iter().map(of_tenant).collect());
-        let terms = order.percent.map(|percent| Terms { percent, max_denials: order.max_denials });
+        let terms = order.percent.map(|percent| CanaryTerms { percent, max_denials: order.max_denials });
         candidate.enforce(terms);
-        let loaded = Loaded {
+        let loaded = LoadedCandidate {
             candidate: candidate.into(),
             files: file_set(&order.file, &files),
             names: verification::names(&config, &self.in_force.current().pools),
@@ -198,53 +205,53 @@ impl Reloader {
         Ok((version, difference, warnings, revoked))
     }
 
-    fn share_candidate(&mut self, by: By, order: &ShareOrder) -> Result<ShareAnswer, Refusal> {
+    fn share_candidate(&mut self, by: Originator, order: &ShareOrder) -> Result<ShareAnswer, ControlError> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
         let before = loaded.candidate.terms();
         let max_denials = order.max_denials.or(before.map(|terms| terms.max_denials));
         let max_denials = max_denials.unwrap_or(ShareOrder::MAX_DENIALS);
-        let terms = (order.percent > 0).then_some(Terms { percent: order.percent, max_denials });
+        let terms = (order.percent > 0).then_some(CanaryTerms { percent: order.percent, max_denials });
         loaded.candidate.enforce(terms);
         loaded.told_of_its_fall.store(false, Ordering::Relaxed);
         let revoked = self.candidate_changed();
         let (version, percent) = (Arc::clone(&loaded.version), order.percent);
         tracing::info!(%version, percent, max_denials, revoked, "the candidate's share of the clients is another one");
-        let enforced = Enforced { version: Arc::clone(&version), percent, revoked };
+        let enforced = AuditedCandidate { version: Arc::clone(&version), percent, revoked };
         self.auditor.candidate(What::CandidateShare, by, loaded.subject(), enforced, None);
         Ok(ShareAnswer { version, percent, max_denials, revoked })
     }
 
-    fn drop_candidate(&mut self, by: By) -> Result<DropAnswer, Refusal> {
+    fn drop_candidate(&mut self, by: Originator) -> Result<DropAnswer, ControlError> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
         let revoked = self.exchange_candidate(None);
         let version = Arc::clone(&loaded.version);
         tracing::info!(%version, revoked, "the candidate is dropped");
-        let enforced = Enforced { version: Arc::clone(&version), percent: 0, revoked };
+        let enforced = AuditedCandidate { version: Arc::clone(&version), percent: 0, revoked };
         self.auditor.candidate(What::CandidateDrop, by, loaded.subject(), enforced, None);
         Ok(DropAnswer { version, revoked })
     }
 
     /// Reloads if the files now match the candidate.
-    fn promote_candidate(&mut self, by: By) -> ReloadAnswer {
+    fn promote_candidate(&mut self, by: Originator) -> ReloadAnswer {
         let answer = self.promote(by);
         if answer.reloaded {
             self.note_candidate(None);
-            self.pin_names();
+            self.resolve_in_advance();
         }
         answer
     }
 
     /// Fails if the candidate is not loaded or has another version.
-    pub(super) fn check_candidate(&self, version: &str) -> Result<(), NotTheCandidate> {
+    pub(super) fn check_candidate(&self, version: &str) -> Result<(), PromotionError> {
         match self.candidates.0.load().as_deref() {
-            None => Err(NotTheCandidate::NoneLoaded),
-            Some(loaded) if *loaded.version != *version => Err(NotTheCandidate::Other),
+            None => Err(PromotionError::NoneLoaded),
+            Some(loaded) if *loaded.version != *version => Err(PromotionError::Other),
             Some(_) => Ok(()),
         }
     }
 
     /// Replaces the candidate. Returns the number of live flows reset.
-    fn exchange_candidate(&mut self, loaded: Option<Loaded>) -> u64 {
+    fn exchange_candidate(&mut self, loaded: Option<LoadedCandidate>) -> u64 {
         let candidate = loaded.as_ref().map(|loaded| Arc::clone(&loaded.candidate));
         // Tenants and policy are shared with the previous snapshot, so dropping that one is cheap.
         let snapshot = Snapshot { candidate, ..Snapshot::clone(&self.gateway.snapshot.load()) };
@@ -256,18 +263,18 @@ impl Reloader {
     /// Updates the names to resolve in advance, and re-evaluates flows that a candidate allowed. Returns the number of
     /// live flows reset.
     fn candidate_changed(&self) -> u64 {
-        self.pin_names();
-        let judged = self.gateway.judge_canaries_again(clock::timestamp());
+        self.resolve_in_advance();
+        let judged = self.gateway.reevaluate_canaries(clock::timestamp());
         self.rechecks.order(judged);
         judged.revoked
     }
 
     /// Has the names of rules resolved in advance.
-    pub(super) fn pin_names(&self) {
+    pub(super) fn resolve_in_advance(&self) {
         let (current, snapshot) = (self.in_force.current(), self.gateway.snapshot.load());
         let loaded = self.candidates.0.load();
         let canary = loaded.as_deref().and_then(|loaded| {
-            let enforced = loaded.candidate.leads().then_some(&loaded.names);
+            let enforced = loaded.candidate.is_enforced().then_some(&loaded.names);
             Some((&**loaded.candidate.verifier()?, enforced))
         });
         verification::pin(snapshot.verifier.as_deref(), &current.names, canary);
@@ -276,26 +283,26 @@ impl Reloader {
     /// Reports a rollback once, and re-evaluates the flows that the candidate allowed.
     pub(super) fn watch_candidate(&self) {
         let loaded = self.candidates.0.load();
-        let Some(loaded) = loaded.as_deref().filter(|loaded| loaded.has_just_fallen()) else { return };
-        let Some(gateway::FellBack { denied, flows, .. }) = loaded.candidate.fell_back() else { return };
+        let Some(loaded) = loaded.as_deref().filter(|loaded| loaded.has_just_rolled_back()) else { return };
+        let Some(gateway::Rollback { denied, flows, .. }) = loaded.candidate.rollback() else { return };
         let revoked = self.candidate_changed();
         let why =
             format!("it alone denied {denied} of {flows} flows of the clients that it was enforced for");
         tracing::error!(version = %loaded.version, revoked, "the candidate is enforced for nobody any more: {why}");
-        let enforced = Enforced { version: Arc::clone(&loaded.version), percent: 0, revoked };
+        let enforced = AuditedCandidate { version: Arc::clone(&loaded.version), percent: 0, revoked };
         let subject = loaded.subject();
-        self.auditor.candidate(What::CandidateFallBack, By::Gateway, subject, enforced, None);
+        self.auditor.candidate(What::CandidateFallBack, Originator::Gateway, subject, enforced, None);
     }
 
     /// Replaces the reported candidate. The snapshot in force has been replaced already.
-    fn note_candidate(&mut self, loaded: Option<Loaded>) {
+    fn note_candidate(&mut self, loaded: Option<LoadedCandidate>) {
         if let Some(before) = self.candidates.0.swap(loaded.map(Arc::new)) {
             self.retired.add_candidate(Arc::clone(&before.candidate));
         }
     }
 }
 
-impl Candidates {
+impl SharedCandidate {
     /// Labels of the candidate for the metrics.
     pub(super) fn info(&self) -> Option<CandidateInfo> {
         let loaded = self.0.load();
@@ -304,12 +311,12 @@ impl Candidates {
     }
 }
 
-impl Loaded {
+impl LoadedCandidate {
     fn subject(&self) -> String {
         self.files.main.display().to_string()
     }
 
-    fn has_just_fallen(&self) -> bool {
-        self.candidate.fell_back().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
+    fn has_just_rolled_back(&self) -> bool {
+        self.candidate.rollback().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
     }
 }

@@ -1,27 +1,28 @@
 //! Handlers of the control API.
 
-use super::Handles;
 use super::audit::Auditor;
-use super::candidate::Desk;
-use super::explain::{Facts, State};
-use super::reload::Reloads;
+use super::candidate::CandidateApi;
+use super::explain::{ExplainInputs, UsageSource};
+use super::handles::ControlHandles;
+use super::reload::ReloadHandle;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
-    self, Control, ControlSocket, DestinationFilter, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport,
-    Hot, MismatchRow, NamesQuery, NamesReport, PortsQuery, PortsReport, Refusal, SocketError, Source,
+    self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
+    DestinationPorts, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport, MismatchRow, NamesQuery,
+    NamesReport, PortsQuery, PortsReport, SourcePorts,
 };
-use crate::audit::{By, Peer, What};
+use crate::audit::{Originator, SocketPeer, What};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
-use crate::gateway::{Mismatch, Sightings};
+use crate::gateway::{AddressMismatch, MismatchCount};
 use crate::hostname::Hostname;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the control socket, unless it is off. Failure is an error only if the configuration asks for the socket.
-pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError> {
+pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, ControlSocketError> {
     let Some(admin) = &config.gateway.admin else { return Ok(None) };
     match ControlSocket::open(&admin.path) {
         Ok(socket) => Ok(Some(socket)),
@@ -37,17 +38,17 @@ pub(super) fn open(config: &Config) -> Result<Option<ControlSocket>, SocketError
 
 /// State behind the handlers.
 pub(super) struct ControlPlane {
-    pub(super) handles: Handles,
-    pub(super) reloads: Reloads,
+    pub(super) handles: ControlHandles,
+    pub(super) reloads: ReloadHandle,
     pub(super) auditor: Auditor,
     /// The main file in force.
     pub(super) main: PathBuf,
 }
 
 impl ControlPlane {
-    pub(super) fn control(self) -> Control {
+    pub(super) fn control(self) -> ControlHandlers {
         let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
-        let candidate = Desk {
+        let candidate = CandidateApi {
             candidates: self.handles.candidates.clone(),
             reloads: self.reloads.clone(),
             in_force: Arc::clone(&self.handles.in_force),
@@ -56,15 +57,20 @@ impl ControlPlane {
         };
         let ports = Arc::new(self);
         let (names, drain, explain) = (Arc::clone(&ports), Arc::clone(&ports), Arc::clone(&ports));
-        Control {
+        ControlHandlers {
             ports: Arc::new(move |query| ports.ports(query)),
             names: Arc::new(move |query| names.names(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
-            reload: Arc::new(move |peer, ()| reloads.order(By::Control(peer))),
+            reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
                 tracing::warn!(?peer, order, "refused: {why}");
-                auditor.noted(What::Forbidden, By::Control(peer), order.to_owned(), Err(why.to_owned()));
+                auditor.noted(
+                    What::Forbidden,
+                    Originator::Control(peer),
+                    order.to_owned(),
+                    Err(why.to_owned()),
+                );
             }),
             explain: Arc::new(move |query| explain.explain(&query)),
         }
@@ -74,14 +80,14 @@ impl ControlPlane {
         Arc::clone(&self.handles.in_force.current().pools)
     }
 
-    fn ports(&self, query: PortsQuery) -> Result<PortsReport, Refusal> {
+    fn ports(&self, query: PortsQuery) -> Result<PortsReport, ControlError> {
         let query = self.checked(query)?;
         let now = clock::now();
         let usage = self.pools().usage(now);
         let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
         let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
         let watched = self.handles.forecast.rows(&self.pools(), now).into_iter();
-        let mut hot: Vec<Hot> = watched.map(|row| self.hot_row(&row)).collect();
+        let mut hot: Vec<DestinationPorts> = watched.map(|row| self.hot_row(&row)).collect();
         if let Some(DestinationFilter::Socket(to)) = query.destination {
             // a requested destination is shown even if others are hotter
             for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
@@ -96,40 +102,40 @@ impl ControlPlane {
         Ok(admin::report(&query, sources, hot, &self.handles.gateway.table))
     }
 
-    fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Refusal> {
+    fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ControlError> {
         let (current, snapshot) =
             (self.handles.in_force.current(), self.handles.gateway.snapshot.load_full());
-        let facts = Facts {
+        let facts = ExplainInputs {
             pools: &current.specs,
             policy: &snapshot.policy,
             own: &snapshot.own,
             steered: &current.steered,
             help: snapshot.help.as_deref(),
-            state: State::Live(&snapshot),
+            state: UsageSource::Live(&snapshot),
         };
-        facts.explain(query).map_err(|why| Refusal(why.to_string()))
+        facts.explain(query).map_err(|why| ControlError(why.to_string()))
     }
 
     /// Adds the pool of a requested tenant. Unknown names are refused: an empty answer would look like an idle gateway.
-    fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, Refusal> {
+    fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, ControlError> {
         if let Some(name) = &query.pool
             && self.pools().pool(name).is_none()
         {
-            return Err(Refusal(format!("no pool is called {name:?}")));
+            return Err(ControlError(format!("no pool is called {name:?}")));
         }
         if let Some(name) = &query.tenant {
             let snapshot = self.handles.gateway.snapshot.load();
             let tenant = snapshot.tenants.iter().find(|tenant| *tenant.policy.name == **name);
-            let tenant = tenant.ok_or_else(|| Refusal(format!("no tenant is called {name:?}")))?;
+            let tenant = tenant.ok_or_else(|| ControlError(format!("no tenant is called {name:?}")))?;
             query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
         }
         Ok(query)
     }
 
-    fn names(&self, query: NamesQuery) -> Result<NamesReport, Refusal> {
+    fn names(&self, query: NamesQuery) -> Result<NamesReport, ControlError> {
         let name: Option<Hostname> = match query.name.map(|name| name.parse()).transpose() {
             Ok(name) => name,
-            Err(why) => return Err(Refusal(format!("{why}"))),
+            Err(why) => return Err(ControlError(format!("{why}"))),
         };
         let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
@@ -142,7 +148,7 @@ impl ControlPlane {
         let mut servers: Vec<_> =
             snapshot.verifiers().flat_map(|verifier| verifier.settings().servers.clone()).collect();
         servers.dedup();
-        let row = |(mismatch, seen): (Mismatch, Sightings)| MismatchRow {
+        let row = |(mismatch, seen): (AddressMismatch, MismatchCount)| MismatchRow {
             tenant: mismatch.tenant.to_string(),
             rule: mismatch.rule.map(|rule| rule.to_string()),
             name: mismatch.name.to_string(),
@@ -150,8 +156,9 @@ impl ControlPlane {
             flows: seen.flows,
             last: format!("{:.0}", jiff::Timestamp::try_from(seen.last).unwrap_or_default()),
         };
-        let meant =
-            |(mismatch, _): &(Mismatch, Sightings)| name.as_ref().is_none_or(|name| mismatch.name == *name);
+        let meant = |(mismatch, _): &(AddressMismatch, MismatchCount)| {
+            name.as_ref().is_none_or(|name| mismatch.name == *name)
+        };
         Ok(NamesReport {
             servers,
             known: snapshot.verifiers().map(|verifier| verifier.names().count()).sum(),
@@ -160,25 +167,25 @@ impl ControlPlane {
         })
     }
 
-    fn audited_drain(&self, peer: Peer, order: DrainOrder) -> Result<DrainAnswer, Refusal> {
+    fn audited_drain(&self, peer: SocketPeer, order: DrainOrder) -> Result<DrainAnswer, ControlError> {
         let what = if order.on { What::Drain } else { What::Undrain };
         let subject = order.source.to_string();
         let answer = self.drain(order);
-        let result = answer.as_ref().map(|_| ()).map_err(|Refusal(why)| why.clone());
-        self.auditor.noted(what, By::Control(peer), subject, result);
+        let result = answer.as_ref().map(|_| ()).map_err(|ControlError(why)| why.clone());
+        self.auditor.noted(what, Originator::Control(peer), subject, result);
         answer
     }
 
-    fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, Refusal> {
+    fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, ControlError> {
         let source = SourceAddr::new(order.source);
         if !order.on && self.state(source) == Some(SourceState::Withdrawn) {
             let why = format!("{source} is withdrawn: the host does not have it; try again when it is back");
-            return Err(Refusal(why));
+            return Err(ControlError(why));
         }
         let wanted = if order.on { SourceState::Draining } else { SourceState::Available };
         let Some(state) = self.pools().set_state(source, wanted) else {
             let why = "is not listed by any pool; of a network whose addresses are derived per client none can be drained";
-            return Err(Refusal(format!("{source} {why}")));
+            return Err(ControlError(format!("{source} {why}")));
         };
         tracing::info!(%source, drain = order.on, state = state.as_str(), "an operator's order");
         Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned() })
@@ -194,9 +201,9 @@ impl ControlPlane {
         self.pools().pool(pool)?.public(source)
     }
 
-    fn source(&self, pool: &Arc<str>, row: &SourceUsage) -> Source {
+    fn source(&self, pool: &Arc<str>, row: &SourceUsage) -> SourcePorts {
         let address = is_one_address(row).then(|| row.source.addr());
-        Source {
+        SourcePorts {
             pool: Arc::clone(pool),
             source: address.map_or_else(|| row.source.to_string(), |address| address.to_string()),
             public: address.and_then(|address| self.public(pool, SourceAddr::new(address))),
@@ -208,17 +215,23 @@ impl ControlPlane {
         }
     }
 
-    fn hot_row(&self, row: &HotRow) -> Hot {
+    fn hot_row(&self, row: &HotRow) -> DestinationPorts {
         let used = PairUse { capacity: row.capacity, live: row.live, held: row.held };
-        Hot {
+        DestinationPorts {
             growth_per_second: Some(row.growth_per_second),
             exhausted_in_seconds: row.exhausted_in.map(|left| left.as_secs()),
             ..self.cool_row(&row.pool, row.source, row.destination, used)
         }
     }
 
-    fn cool_row(&self, pool: &Arc<str>, source: SourceAddr, destination: SocketAddr, used: PairUse) -> Hot {
-        Hot {
+    fn cool_row(
+        &self,
+        pool: &Arc<str>,
+        source: SourceAddr,
+        destination: SocketAddr,
+        used: PairUse,
+    ) -> DestinationPorts {
+        DestinationPorts {
             pool: Arc::clone(pool),
             source: source.ip(),
             public: self.public(pool, source),

@@ -5,16 +5,16 @@ mod checks;
 
 use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
 use crate::admin::{
-    ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
-    Target,
+    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool,
+    ExplainedRule, PortsInUse,
 };
 use crate::clock;
 use crate::config::{Config, Ports};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
-use crate::gateway::{OwnAddresses, Ruling, Snapshot};
+use crate::gateway::{EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CompileError, Decision, Explanation, Finding, Policy, Tenant};
+use crate::policy::{self, CompileError, Decision, Explanation, MatchFinding, Policy, TenantRules};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const SOME_PUBLIC_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Reason why a query has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswerable {
+pub enum ExplainError {
     /// The query gives an address for a target that is an address.
     #[error("the target is an address already; an address beside it goes with a name")]
     TwoAddresses,
@@ -51,22 +51,22 @@ impl<'c> Explainer<'c> {
     }
 
     /// Explains the decision on the flow.
-    pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
+    pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
         let Self { config, policy, pools, own } = self;
-        let facts = Facts {
+        let facts = ExplainInputs {
             pools: &config.pools,
             policy,
             own,
             steered: &config.steering.ports,
             help: config.help.as_deref(),
-            state: State::Files(pools),
+            state: UsageSource::Files(pools),
         };
         facts.explain(query)
     }
 }
 
 /// Inputs of an explanation.
-pub(super) struct Facts<'a> {
+pub(super) struct ExplainInputs<'a> {
     pub(super) pools: &'a [PoolSpec],
     pub(super) policy: &'a Policy,
     pub(super) own: &'a OwnAddresses,
@@ -74,11 +74,11 @@ pub(super) struct Facts<'a> {
     pub(super) steered: &'a Ports,
     /// `[policy] help`.
     pub(super) help: Option<&'a str>,
-    pub(super) state: State<'a>,
+    pub(super) state: UsageSource<'a>,
 }
 
 /// Source of the current usage of ports and flow slots.
-pub(super) enum State<'a> {
+pub(super) enum UsageSource<'a> {
     /// None: the pools as configured.
     Files(&'a Pools),
     /// The running gateway.
@@ -86,7 +86,7 @@ pub(super) enum State<'a> {
 }
 
 /// Source address and ports of a flow.
-struct Way {
+struct SourceUse {
     source: Option<SourceAddr>,
     in_use: Option<PairUse>,
     /// Ports of the tenant towards the destination.
@@ -95,25 +95,25 @@ struct Way {
 }
 
 /// The queried flow.
-struct Asked {
+struct ExplainedFlow {
     name: AskedName,
     ech: bool,
     client: ClientAddr,
     to: OriginalDestination,
 }
 
-impl Facts<'_> {
+impl ExplainInputs<'_> {
     /// Explains the flow, with a contact if it would not be allowed.
-    pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
+    pub(super) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
         let mut report = self.explained(query)?;
         report.help = self.help.filter(|_| !report.allowed).map(ToOwned::to_owned);
         Ok(report)
     }
 
-    fn explained(&self, query: &ExplainQuery) -> Result<ExplainReport, Unanswerable> {
-        let asked = Asked::of(query)?;
+    fn explained(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        let asked = ExplainedFlow::of(query)?;
         let mut report = blank(query, &asked);
-        report.live = matches!(self.state, State::Live(_));
+        report.live = matches!(self.state, UsageSource::Live(_));
         report.steered = self.steered.contain(asked.to.port());
         if !report.steered {
             report.outcome = None;
@@ -124,15 +124,15 @@ impl Facts<'_> {
         if !report.steered {
             return Ok(report);
         }
-        let State::Live(snapshot) = self.state else {
-            let ruling = Ruling { rules: tenant, verification: None };
+        let UsageSource::Live(snapshot) = self.state else {
+            let ruling = EffectiveRules { rules: tenant, verification: None };
             self.judge(&mut report, &asked, tenant, Some(ruling));
             return Ok(report);
         };
         let own = &snapshot.tenants[tenant.index];
         report.flows = Some(own.flows.taken());
         let mut in_force = report.clone();
-        self.judge(&mut in_force, &asked, tenant, Some(own.ruling()));
+        self.judge(&mut in_force, &asked, tenant, Some(own.own_rules()));
         let leading = snapshot.candidate.as_deref();
         let leading = leading.and_then(|candidate| Some((candidate, candidate.share_of(asked.client)?)));
         let Some((candidate, percent)) = leading else { return Ok(in_force) };
@@ -147,13 +147,19 @@ impl Facts<'_> {
     }
 
     /// Applies these rules to a flow of the tenant; `None`: a candidate that has no tenant for the client.
-    fn judge(&self, report: &mut ExplainReport, asked: &Asked, tenant: &Tenant, ruling: Option<Ruling<'_>>) {
-        let Asked { name, ech, client, to } = asked;
+    fn judge(
+        &self,
+        report: &mut ExplainReport,
+        asked: &ExplainedFlow,
+        tenant: &TenantRules,
+        ruling: Option<EffectiveRules<'_>>,
+    ) {
+        let ExplainedFlow { name, ech, client, to } = asked;
         let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
-        if let Some(Ruling { rules, .. }) = ruling {
+        if let Some(EffectiveRules { rules, .. }) = ruling {
             let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
             report.inspected = inspected;
-            if findings.iter().any(|rule| rule.finding == Finding::PrivateDestination) {
+            if findings.iter().any(|rule| rule.finding == MatchFinding::PrivateDestination) {
                 report.private = rules.owner_of(to.ip()).map(|owner| owner.to_string());
             }
             report.rules = findings.into_iter().map(explained_rule).collect();
@@ -164,7 +170,7 @@ impl Facts<'_> {
             return;
         }
         let Some(ruling) = ruling else { return };
-        let Ruling { rules, .. } = ruling;
+        let EffectiveRules { rules, .. } = ruling;
         let unseen = rules.decide_unseen(to);
         let decision = match unseen.map_or_else(|| rules.decide(name, ech, to), Decision::Permit) {
             Decision::Permit(permit) => checks::checked(report, ruling, name, permit),
@@ -178,7 +184,7 @@ impl Facts<'_> {
             Decision::Denial(denial) => {
                 report.rule = denial.rule.as_ref().map(ToString::to_string);
                 report.outcome = Some(explained_outcome(denial.outcome));
-                if let Decision::Permit(permit) = rules.in_mode(denial, to, now) {
+                if let Decision::Permit(permit) = rules.apply_mode(denial, to, now) {
                     report.would_deny = report.outcome.take();
                     self.leave(report, tenant, client, permit.dial());
                 }
@@ -187,7 +193,7 @@ impl Facts<'_> {
     }
 
     /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
-    fn leave(&self, report: &mut ExplainReport, tenant: &Tenant, client: ClientAddr, to: DialAddr) {
+    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, to: DialAddr) {
         let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
             report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
             return;
@@ -197,13 +203,15 @@ impl Facts<'_> {
         let ports_ceiling = share.and_then(|share| share.ceiling);
         let known = !report.address_assumed;
         let of_family = |address: IpAddr| !known || address.is_ipv4() == to.ip().is_ipv4();
-        let Way { source, in_use, tenant_ports, drain } = self.way(pool, tenant, client, to);
+        let SourceUse { source, in_use, tenant_ports, drain } = self.source_use(pool, tenant, client, to);
         let (source, in_use) = (source.filter(|_| known), in_use.filter(|_| known));
         let tenant_ports = tenant_ports.filter(|_| known);
         let fitting: Vec<_> = pool.addresses.iter().filter(|network| of_family(network.addr())).collect();
         let some_left = match self.state {
-            State::Live(_) if known => source.is_some(),
-            State::Live(_) | State::Files(_) => fitting.iter().any(|network| pool.drain_leaves(network)),
+            UsageSource::Live(_) if known => source.is_some(),
+            UsageSource::Live(_) | UsageSource::Files(_) => {
+                fitting.iter().any(|network| pool.drain_leaves(network))
+            }
         };
         let reached =
             |now: Option<u32>, most: Option<u32>| now.zip(most).is_some_and(|(now, most)| now >= most);
@@ -234,17 +242,23 @@ impl Facts<'_> {
         });
     }
 
-    fn way(&self, pool: &PoolSpec, tenant: &Tenant, client: ClientAddr, to: DialAddr) -> Way {
+    fn source_use(
+        &self,
+        pool: &PoolSpec,
+        tenant: &TenantRules,
+        client: ClientAddr,
+        to: DialAddr,
+    ) -> SourceUse {
         match self.state {
-            State::Files(pools) => {
+            UsageSource::Files(pools) => {
                 let known = pools.pool(&pool.name);
                 let source = known.and_then(|pool| pool.preferred(client, Family::of(to.ip())));
-                Way { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
+                SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
             }
-            State::Live(snapshot) => {
+            UsageSource::Live(snapshot) => {
                 let tenant = &snapshot.tenants[tenant.index];
                 let next = tenant.pool.next(client, to, clock::now());
-                Way {
+                SourceUse {
                     source: next.map(|(source, _)| source),
                     in_use: next.map(|(_, in_use)| in_use),
                     tenant_ports: tenant.share.ports(to),
@@ -255,14 +269,14 @@ impl Facts<'_> {
     }
 }
 
-impl Asked {
-    fn of(query: &ExplainQuery) -> Result<Self, Unanswerable> {
+impl ExplainedFlow {
+    fn of(query: &ExplainQuery) -> Result<Self, ExplainError> {
         let (name, socket) = match (&query.to, query.address) {
-            (Target::Address(_), Some(_)) => return Err(Unanswerable::TwoAddresses),
-            (Target::Name(..), _) if query.other_protocol => return Err(Unanswerable::NameUnread),
-            (Target::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
-            (Target::Address(socket), None) => (AskedName::Absent, *socket),
-            (Target::Name(name, port), address) => (
+            (ClientTarget::Address(_), Some(_)) => return Err(ExplainError::TwoAddresses),
+            (ClientTarget::Name(..), _) if query.other_protocol => return Err(ExplainError::NameUnread),
+            (ClientTarget::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
+            (ClientTarget::Address(socket), None) => (AskedName::Absent, *socket),
+            (ClientTarget::Name(name, port), address) => (
                 AskedName::Valid(name.clone()),
                 SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
             ),
@@ -273,9 +287,9 @@ impl Asked {
 }
 
 /// Initial report: the client belongs to no tenant.
-fn blank(query: &ExplainQuery, asked: &Asked) -> ExplainReport {
-    let Asked { client, to, .. } = asked;
-    let hostname = if let Target::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
+fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
+    let ExplainedFlow { client, to, .. } = asked;
+    let hostname = if let ClientTarget::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
     ExplainReport {
         live: false,
         from: client.ip(),

@@ -1,6 +1,6 @@
 //! Exhaustion forecast of the running gateway, for the log and for queries.
 
-use crate::egress::{Event, Forecaster, HotRow, Pools};
+use crate::egress::{Forecaster, HotRow, LevelEvent, Pools};
 use crate::gateway::{FlowTable, PairFlows};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ const NAMED: usize = 3;
 
 /// Shared by tasks of the control thread; no worker waits for it.
 #[derive(Clone, Default)]
-pub(super) struct Forecast(Arc<Mutex<Forecaster>>);
+pub(super) struct ForecastHandle(Arc<Mutex<Forecaster>>);
 
-impl Forecast {
+impl ForecastHandle {
     /// Samples the pools, and logs each level that a destination has crossed, with the name and the main holders of its
     /// ports.
     pub(super) fn observe(&self, pools: &Pools, table: &FlowTable, now: Instant) {
@@ -45,8 +45,8 @@ impl Forecast {
 }
 
 /// Logs a crossing: a warning upwards, an info downwards.
-fn log(event: &Event, flows: &PairFlows) {
-    let Event { level, pool, source, destination, used, capacity, growth, exhausted_in, rising } = event;
+fn log(event: &LevelEvent, flows: &PairFlows) {
+    let LevelEvent { level, pool, source, destination, used, capacity, growth, exhausted_in, rising } = event;
     let level = level.as_str();
     let hostname = flows.hostname.as_ref().map(tracing::field::display);
     let exhausted_in_seconds = exhausted_in.map(|left| left.as_secs());

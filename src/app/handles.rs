@@ -1,18 +1,18 @@
 //! State of the running gateway.
 
-use super::candidate::Candidates;
-use super::forecast::Forecast;
-use super::in_force::InForce;
+use super::active_config::ActiveConfig;
+use super::candidate::SharedCandidate;
+use super::forecast::ForecastHandle;
 use crate::egress::Ledger;
-use crate::gateway::Gateway;
+use crate::gateway::GatewayState;
 use std::sync::Arc;
 
 /// State shared by all that observe or change the running gateway.
 #[derive(Clone)]
-pub(super) struct Handles {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) in_force: Arc<InForce>,
+pub(super) struct ControlHandles {
+    pub(super) gateway: Arc<GatewayState>,
+    pub(super) in_force: Arc<ActiveConfig>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) forecast: Forecast,
-    pub(super) candidates: Candidates,
+    pub(super) forecast: ForecastHandle,
+    pub(super) candidates: SharedCandidate,
 }

@@ -1,27 +1,27 @@
 //! Liveness of the workers' event loops, reported to the supervisor's watchdog and to readiness.
 
 use crate::admin::Readiness;
-use crate::gateway::Pulse;
+use crate::gateway::Heartbeat;
 
 /// Checks in a row, a second apart, without a heartbeat (four a second) after which a worker counts as stalled. Checks and
 /// not seconds, because a process that was stopped as a whole must not count as stalled when it goes on.
 const PATIENCE: u32 = 5;
 
 /// The heartbeats of all workers at the last check.
-pub(super) struct Health {
-    workers: Vec<Worker>,
+pub(super) struct WorkerHealth {
+    workers: Vec<WorkerBeat>,
     readiness: Readiness,
 }
 
-struct Worker {
-    pulse: Pulse,
+struct WorkerBeat {
+    pulse: Heartbeat,
     count: u64,
     missed: u32,
 }
 
-impl Health {
-    pub(super) fn new(pulses: Vec<Pulse>, readiness: Readiness) -> Self {
-        let workers = pulses.into_iter().map(|pulse| Worker { pulse, count: 0, missed: 0 }).collect();
+impl WorkerHealth {
+    pub(super) fn new(pulses: Vec<Heartbeat>, readiness: Readiness) -> Self {
+        let workers = pulses.into_iter().map(|pulse| WorkerBeat { pulse, count: 0, missed: 0 }).collect();
         Self { workers, readiness }
     }
 
@@ -58,11 +58,11 @@ mod tests {
 
     #[test]
     fn stalled_worker_is_detected() {
-        let pulses = [Pulse::default(), Pulse::default()];
+        let pulses = [Heartbeat::default(), Heartbeat::default()];
         let readiness = Readiness::new();
-        let mut health = Health::new(pulses.to_vec(), readiness.clone());
+        let mut health = WorkerHealth::new(pulses.to_vec(), readiness.clone());
         for _ in 0..2 * PATIENCE {
-            pulses.iter().for_each(Pulse::beat);
+            pulses.iter().for_each(Heartbeat::beat);
             assert!(health.all_turn());
         }
         for look in 1..=2 * PATIENCE {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// The store of the last good configurations of one main file.
 #[derive(Debug, Clone)]
-pub struct LastGood {
+pub struct LastGoodStore {
     /// `None` if nothing is kept.
     folder: Option<PathBuf>,
     main: PathBuf,
@@ -22,14 +22,14 @@ pub struct LastGood {
 
 /// The reason for which a configuration is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum KeepReason {
     /// It was the last to come into force.
     InForce,
     /// It was the last that the gateway started with.
     Started,
 }
 
-impl Kept {
+impl KeepReason {
     const NEWEST_FIRST: [Self; 2] = [Self::InForce, Self::Started];
 
     fn file_name(self) -> &'static str {
@@ -42,7 +42,7 @@ impl Kept {
 
 /// Present while the gateway runs on a kept configuration because its files were refused.
 #[derive(Debug, Clone)]
-pub(super) struct Fallback {
+pub(super) struct FallbackReason {
     /// The report of the refusal.
     pub(super) why: Arc<str>,
     /// The refused files. A change of them is a reason to try again.
@@ -50,7 +50,7 @@ pub(super) struct Fallback {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored<'a> {
+struct StoredConfig<'a> {
     main: Cow<'a, Path>,
     files: Vec<StoredFile<'a>>,
 }
@@ -61,7 +61,7 @@ struct StoredFile<'a> {
     text: Cow<'a, str>,
 }
 
-impl LastGood {
+impl LastGoodStore {
     /// A store in `folder` for the configuration whose main file is `main`.
     pub fn new(folder: Option<PathBuf>, main: &Path) -> Self {
         Self { folder, main: main.to_owned() }
@@ -70,7 +70,7 @@ impl LastGood {
     /// The kept configurations, the newest first, without the one that was just refused, which its digest identifies.
     pub(super) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
         let mut others: Vec<Texts> = Vec::new();
-        for kept in Kept::NEWEST_FIRST {
+        for kept in KeepReason::NEWEST_FIRST {
             match self.read(kept) {
                 Ok(Some(texts)) if Some(texts.digest()) != refused && !others.contains(&texts) => {
                     others.push(texts);
@@ -90,7 +90,7 @@ impl LastGood {
     }
 
     /// Stores a configuration atomically. A failure is logged only.
-    pub(super) fn keep(&self, kept: Kept, texts: &Texts) {
+    pub(super) fn keep(&self, kept: KeepReason, texts: &Texts) {
         let Some(folder) = &self.folder else { return };
         let files: io::Result<_> = texts
             .iter()
@@ -99,7 +99,8 @@ impl LastGood {
             })
             .collect();
         let main = self.main.as_path().into();
-        let kept = files.and_then(|files| write(&folder.join(kept.file_name()), &Stored { main, files }));
+        let kept =
+            files.and_then(|files| write(&folder.join(kept.file_name()), &StoredConfig { main, files }));
         if let Err(error) = kept {
             tracing::error!(
                 %error,
@@ -110,13 +111,13 @@ impl LastGood {
     }
 
     /// `None` if nothing is kept, or for another main file.
-    fn read(&self, kept: Kept) -> io::Result<Option<Texts>> {
+    fn read(&self, kept: KeepReason) -> io::Result<Option<Texts>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         let bytes = match crate::files::read(&folder.join(kept.file_name()), crate::files::NAMES * 2) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes?,
         };
-        let stored: Stored<'_> = serde_json::from_slice(&bytes)?;
+        let stored: StoredConfig<'_> = serde_json::from_slice(&bytes)?;
         if stored.main != self.main {
             return Ok(None);
         }
@@ -134,7 +135,7 @@ fn into_text(bytes: Vec<u8>) -> String {
 }
 
 /// Replaces the file atomically, and durably over a power failure.
-fn write(path: &Path, stored: &Stored<'_>) -> io::Result<()> {
+fn write(path: &Path, stored: &StoredConfig<'_>) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
     let mut text = io::BufWriter::new(&mut file);
@@ -166,11 +167,11 @@ mod tests {
         fs::write(&main, MAIN).unwrap();
         fs::write(at("lists/names.txt"), "a.example.org # \u{fc}\n").unwrap();
         fs::write(at("policy.d/beta.toml"), BETA).unwrap();
-        let last_good = LastGood::new(Some(at("state")), &main);
+        let last_good = LastGoodStore::new(Some(at("state")), &main);
         assert_eq!(last_good.others_than(None), []);
         let loaded = config::load(&main).unwrap();
-        last_good.keep(Kept::Started, &loaded.texts);
-        last_good.keep(Kept::InForce, &loaded.texts);
+        last_good.keep(KeepReason::Started, &loaded.texts);
+        last_good.keep(KeepReason::InForce, &loaded.texts);
         for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml"] {
             fs::remove_file(at(gone)).unwrap();
         }
@@ -181,13 +182,13 @@ mod tests {
         assert_eq!(again.texts, loaded.texts);
         // Neither the configuration just refused nor that of another main file is tried.
         assert_eq!(last_good.others_than(Some(loaded.texts.digest())), []);
-        assert_eq!(LastGood::new(Some(at("state")), &at("other.toml")).others_than(None), []);
+        assert_eq!(LastGoodStore::new(Some(at("state")), &at("other.toml")).others_than(None), []);
         // A truncated file is not a configuration.
         fs::write(at("state/in-force.json"), "{\"main\": \"").unwrap();
         fs::remove_file(at("state/started.json")).unwrap();
         assert_eq!(last_good.others_than(None), []);
         // A failure to keep it does not interrupt service.
-        LastGood::new(Some(at("nowhere")), &main).keep(Kept::Started, &loaded.texts);
-        LastGood::new(None, &main).keep(Kept::Started, &loaded.texts);
+        LastGoodStore::new(Some(at("nowhere")), &main).keep(KeepReason::Started, &loaded.texts);
+        LastGoodStore::new(None, &main).keep(KeepReason::Started, &loaded.texts);
     }
 }

@@ -17,7 +17,7 @@ const FEW_FLOWS: u64 = 1000;
 
 /// Capacity for flows and pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct DescriptorBudget {
     /// Flows of all workers.
     pub(super) flows: u32,
     /// Pipes of one worker.
@@ -46,7 +46,7 @@ pub enum LimitError {
 }
 
 /// Raises the limit on open files as far as possible, and returns the capacity, with at most `wanted` flows.
-pub(super) fn room(workers: usize, wanted: Option<u32>) -> Result<Room, LimitError> {
+pub(super) fn descriptor_budget(workers: usize, wanted: Option<u32>) -> Result<DescriptorBudget, LimitError> {
     let have = limits::raise_open_files()?;
     let room = divide(have, workers, wanted)?;
     match wanted {
@@ -70,7 +70,7 @@ pub(super) fn room(workers: usize, wanted: Option<u32>) -> Result<Room, LimitErr
     Ok(room)
 }
 
-fn divide(have: u64, workers: usize, wanted: Option<u32>) -> Result<Room, LimitError> {
+fn divide(have: u64, workers: usize, wanted: Option<u32>) -> Result<DescriptorBudget, LimitError> {
     let fixed = OVERHEAD + PER_WORKER * workers as u64;
     let rest = have.saturating_sub(fixed);
     let for_pipes = rest / PIPE_SHARE;
@@ -79,7 +79,7 @@ fn divide(have: u64, workers: usize, wanted: Option<u32>) -> Result<Room, LimitE
         return Err(LimitError::TooFew { have, need: fixed + PAIR * FEW_FLOWS, workers });
     }
     let pipes = for_pipes / PAIR / workers.max(1) as u64;
-    Ok(Room {
+    Ok(DescriptorBudget {
         flows: wanted.map_or(fit, |wanted| wanted.min(fit)),
         pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
     })

@@ -1,17 +1,17 @@
 //! Reports the end of a tenant's monitor mode at `monitor_until`.
 
 use super::audit::Auditor;
-use crate::audit::{By, What};
-use crate::policy::{Mode, Policy};
+use crate::audit::{Originator, What};
+use crate::policy::{Policy, TenantMode};
 use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Checks the clock each second, for the logs only: flows check it themselves.
-pub(super) struct Monitoring {
+pub(super) struct MonitoringLog {
     looked: Timestamp,
 }
 
-impl Monitoring {
+impl MonitoringLog {
     pub(super) fn new(now: Timestamp) -> Self {
         Self { looked: now }
     }
@@ -19,7 +19,7 @@ impl Monitoring {
     pub(super) fn watch(&mut self, policy: &Policy, now: Timestamp, auditor: &Auditor) {
         for tenant in ended(policy, self.looked, now) {
             tracing::warn!(%tenant, "`monitor_until` has come: the tenant enforces from now on");
-            auditor.noted(What::MonitorEnd, By::Gateway, tenant.to_string(), Ok(()));
+            auditor.noted(What::MonitorEnd, Originator::Gateway, tenant.to_string(), Ok(()));
         }
         self.looked = now;
     }
@@ -27,7 +27,7 @@ impl Monitoring {
 
 /// Returns the tenants in monitor mode at `then` and not at `now`.
 fn ended(policy: &Policy, then: Timestamp, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
-    let over = move |mode: Mode| mode.monitors(then) && !mode.monitors(now);
+    let over = move |mode: TenantMode| mode.monitors(then) && !mode.monitors(now);
     policy.tenants().iter().filter(move |tenant| over(tenant.mode)).map(|tenant| &tenant.name)
 }
 
@@ -45,9 +45,9 @@ mod tests {
             ..TenantSpec::new(name, "p")
         };
         let tenants = [
-            spec("dated", "10.0.1.0/24", Mode::Monitor { until: Some(date) }),
-            spec("open", "10.0.2.0/24", Mode::Monitor { until: None }),
-            spec("enforces", "10.0.3.0/24", Mode::Enforce),
+            spec("dated", "10.0.1.0/24", TenantMode::Monitor { until: Some(date) }),
+            spec("open", "10.0.2.0/24", TenantMode::Monitor { until: None }),
+            spec("enforces", "10.0.3.0/24", TenantMode::Enforce),
         ];
         let policy = Policy::compile(&tenants, PrivateDestinations::ByCidr).unwrap();
         let second = jiff::SignedDuration::from_secs(1);

@@ -8,19 +8,19 @@ mod repairs;
 mod source_states;
 mod steering_watch;
 
-pub(super) use expected::Expected;
-pub(super) use steering_watch::Renewal;
+pub(super) use expected::ExpectedNetwork;
+pub(super) use steering_watch::SteeringRenewal;
 
-use super::in_force::InForce;
+use super::active_config::ActiveConfig;
 use crate::admin::Readiness;
 use crate::clock;
-use crate::gateway::Gateway;
+use crate::gateway::GatewayState;
 use crate::steering::Part;
 use crate::sys::changes::{Changes, Waker};
 use crate::sys::{addresses, connected};
 use arc_swap::ArcSwap;
-use families::Families;
-use pace::Pace;
+use families::FamilyRefusals;
+use pace::LookBudget;
 use source_states::SourceStates;
 use std::collections::BTreeSet;
 use std::io;
@@ -37,11 +37,11 @@ const TICK: Duration = Duration::from_secs(2);
 const RENEWAL: Duration = Duration::from_secs(5);
 
 /// The findings of the last look, shared with the metrics.
-pub(super) type LastLook = Arc<ArcSwap<Seen>>;
+pub(super) type LastNetworkState = Arc<ArcSwap<NetworkState>>;
 
 /// The findings of one look.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct NetworkState {
     /// The parts of steering that are not in place; `None` if steering is not watched or could not be read.
     pub(super) lost: Option<BTreeSet<Part>>,
     /// Requests for repair since the start.
@@ -52,19 +52,19 @@ pub(super) struct Seen {
 
 /// A handle to the thread, which ends when the last handle is dropped.
 #[derive(Clone)]
-pub(super) struct Network {
-    orders: Sender<Order>,
-    last: LastLook,
-    alive: Arc<Alive>,
+pub(super) struct NetworkThread {
+    orders: Sender<WatchOrder>,
+    last: LastNetworkState,
+    alive: Arc<ThreadGuard>,
 }
 
 /// Ends the thread when dropped.
-struct Alive {
+struct ThreadGuard {
     stop: Arc<AtomicBool>,
     waker: Waker,
 }
 
-impl Drop for Alive {
+impl Drop for ThreadGuard {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
@@ -72,31 +72,31 @@ impl Drop for Alive {
 }
 
 /// The steering of a newly loaded configuration, for the thread to watch from now on.
-struct Order {
-    expected: Expected,
-    reply: SyncSender<Renewal>,
+struct WatchOrder {
+    expected: ExpectedNetwork,
+    reply: SyncSender<SteeringRenewal>,
 }
 
-impl Network {
+impl NetworkThread {
     /// Starts the thread. The first look is over when this returns, so that readiness is right from the start.
     pub(super) fn start(
-        gateway: &Arc<Gateway>,
-        in_force: &Arc<InForce>,
-        expected: Expected,
+        gateway: &Arc<GatewayState>,
+        in_force: &Arc<ActiveConfig>,
+        expected: ExpectedNetwork,
         takes_ipv6: bool,
         readiness: &Readiness,
     ) -> io::Result<Self> {
         let changes = Changes::listen()?;
-        let last = LastLook::default();
+        let last = LastNetworkState::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let alive = Alive { stop: Arc::clone(&stop), waker: changes.waker() };
-        let mut watch = Watch {
+        let alive = ThreadGuard { stop: Arc::clone(&stop), waker: changes.waker() };
+        let mut watch = NetworkWatch {
             states: SourceStates::new(&in_force.current().pools),
-            families: Families::new(expected.scope(), expected.clients.clone(), takes_ipv6),
+            families: FamilyRefusals::new(expected.scope(), expected.clients.clone(), takes_ipv6),
             steering: SteeringWatch::new(expected, readiness.clone()),
             last: Arc::clone(&last),
             thorough: None,
-            pace: Pace::new(clock::now()),
+            pace: LookBudget::new(clock::now()),
             has_changed: true,
             gateway: Arc::clone(gateway),
             in_force: Arc::clone(in_force),
@@ -111,41 +111,41 @@ impl Network {
         Ok(Self { orders, last, alive: Arc::new(alive) })
     }
 
-    pub(super) fn last(&self) -> LastLook {
+    pub(super) fn last(&self) -> LastNetworkState {
         Arc::clone(&self.last)
     }
 
     /// Has the steering of a newly loaded configuration watched. If it differs from the one before, asks for it to be put in
     /// place, and waits some seconds for that.
-    pub(super) fn expect(&self, expected: Expected) -> Renewal {
+    pub(super) fn expect(&self, expected: ExpectedNetwork) -> SteeringRenewal {
         let (reply, renewal) = mpsc::sync_channel(1);
-        if self.orders.send(Order { expected, reply }).is_err() {
-            return Renewal::Unneeded;
+        if self.orders.send(WatchOrder { expected, reply }).is_err() {
+            return SteeringRenewal::Unneeded;
         }
         self.alive.waker.wake();
         // the thread answers in time; if it is gone nothing was renewed
-        renewal.recv_timeout(RENEWAL * 2).unwrap_or(Renewal::Pending)
+        renewal.recv_timeout(RENEWAL * 2).unwrap_or(SteeringRenewal::Pending)
     }
 }
 
 /// The state of the thread.
-struct Watch {
+struct NetworkWatch {
     states: SourceStates,
-    families: Families,
+    families: FamilyRefusals,
     steering: SteeringWatch,
-    last: LastLook,
+    last: LastNetworkState,
     /// The time of the last thorough look.
     thorough: Option<Instant>,
-    pace: Pace,
+    pace: LookBudget,
     /// Links, addresses or routes may have changed since the last thorough look.
     has_changed: bool,
-    gateway: Arc<Gateway>,
-    in_force: Arc<InForce>,
+    gateway: Arc<GatewayState>,
+    in_force: Arc<ActiveConfig>,
 }
 
-impl Watch {
+impl NetworkWatch {
     /// Waits for a change and looks.
-    fn next(&mut self, changes: &Changes, ordered: &Receiver<Order>) {
+    fn next(&mut self, changes: &Changes, ordered: &Receiver<WatchOrder>) {
         let now = clock::now();
         let due = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
         let wait = if self.states.is_behind() { Duration::ZERO } else { due };
@@ -157,7 +157,7 @@ impl Watch {
                 self.has_changed = true;
             }
         }
-        for Order { expected, reply } in ordered.try_iter() {
+        for WatchOrder { expected, reply } in ordered.try_iter() {
             self.families.expect(expected.scope(), expected.clients.clone());
             self.steering.expect(expected, reply, clock::now() + RENEWAL);
         }
@@ -184,7 +184,7 @@ impl Watch {
         }
         let lost = self.steering.look(clock::now());
         let (repairs, refused) = (self.steering.requests(), self.families.counted());
-        self.last.store(Arc::new(Seen { lost, repairs, refused }));
+        self.last.store(Arc::new(NetworkState { lost, repairs, refused }));
     }
 
     /// Reads the networks of the machine's links, out of all of its routes, of which there may be a million.

@@ -1,15 +1,15 @@
 //! Observability of the running gateway: flow log, audit log and metrics.
 
-use super::Handles;
-use super::forecast::Forecast;
-use super::in_force::InForce;
-use super::network::{LastLook, Seen};
-use super::truth::LastReport;
+use super::active_config::ActiveConfig;
+use super::forecast::ForecastHandle;
+use super::handles::ControlHandles;
+use super::network::{LastNetworkState, NetworkState};
+use super::reconcile::LastReconciliation;
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
-use crate::egress::{Pools, Report};
+use crate::egress::{Discrepancies, Pools};
 use crate::gateway::Snapshot;
-use crate::policy::Mode;
+use crate::policy::TenantMode;
 use crate::steering::Part;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
@@ -58,7 +58,7 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
 }
 
 /// Notes shown with readiness.
-pub(super) fn notes(in_force: &InForce) -> Vec<String> {
+pub(super) fn notes(in_force: &ActiveConfig) -> Vec<String> {
     let fallback = in_force.fallback();
     let note = fallback.map(|fallback| {
         format!(
@@ -71,16 +71,16 @@ pub(super) fn notes(in_force: &InForce) -> Vec<String> {
 
 /// Sources of the metrics of a scrape.
 pub(super) struct ScrapeSources {
-    pub(super) handles: Handles,
+    pub(super) handles: ControlHandles,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) last: LastReport,
-    pub(super) steering: LastLook,
+    pub(super) last: LastReconciliation,
+    pub(super) steering: LastNetworkState,
 }
 
 impl ScrapeSources {
     /// Renders one scrape.
     pub(super) fn render(&self) -> String {
-        let Handles { gateway, in_force, ledger, forecast, candidates } = &self.handles;
+        let ControlHandles { gateway, in_force, ledger, forecast, candidates } = &self.handles;
         let (current, snapshot) = (in_force.current(), gateway.snapshot.load());
         let names = snapshot.verifiers().map(|verifier| verifier.names().count());
         let scrape = Scrape {
@@ -100,7 +100,7 @@ impl ScrapeSources {
     }
 }
 
-fn steering(seen: &Seen) -> Steering {
+fn steering(seen: &NetworkState) -> Steering {
     let part = |part: Part| (part.as_str(), seen.lost.as_ref().map(|lost| !lost.contains(&part)));
     let parts = Part::ALL.map(part).into_iter().filter_map(|(part, intact)| Some((part, intact?)));
     Steering { parts: parts.collect(), repairs: seen.repairs, refused: seen.refused }
@@ -112,15 +112,15 @@ fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {
     let shown = monitored.map(|tenant| MonitoredTenant {
         tenant: Arc::clone(&tenant.name),
         until: match tenant.mode {
-            Mode::Monitor { until } => until.map(jiff::Timestamp::as_second),
-            Mode::Enforce => None,
+            TenantMode::Monitor { until } => until.map(jiff::Timestamp::as_second),
+            TenantMode::Enforce => None,
         },
     });
     shown.collect()
 }
 
 /// For a network with addresses derived per client, shows each destination once, by its fullest address.
-fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
+fn hot(pools: &Pools, forecast: &ForecastHandle) -> Vec<HotDestination> {
     let mut seen = HashSet::new();
     let mut rows = forecast.rows(pools, clock::now());
     rows.retain(|row| seen.insert((row.network, row.destination)));
@@ -133,7 +133,7 @@ fn hot(pools: &Pools, forecast: &Forecast) -> Vec<HotDestination> {
     shown.collect()
 }
 
-fn usage(pools: &Pools, forecast: &Forecast, report: &Report) -> Vec<SourceUsage> {
+fn usage(pools: &Pools, forecast: &ForecastHandle, report: &Discrepancies) -> Vec<SourceUsage> {
     let mut rows = Vec::new();
     let exhaustion = forecast.exhaustion();
     for pool in pools.usage(clock::now()) {

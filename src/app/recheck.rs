@@ -1,6 +1,6 @@
 //! Thread that verifies live flows after a change of policy: lookups may be slow, and so may a scan of all flows.
 
-use crate::gateway::{Gateway, Judged, Recheck};
+use crate::gateway::{GatewayState, RecheckSettings, ReevaluationCounts};
 use crate::sys::priority;
 use std::io;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::thread;
 use tokio::sync::mpsc;
 
 /// Handle for requests. The thread ends when it is dropped.
-pub(super) struct Rechecks(mpsc::Sender<()>);
+pub(super) struct RecheckHandle(mpsc::Sender<()>);
 
-impl Rechecks {
-    pub(super) fn start(gateway: Arc<Gateway>, how: Recheck) -> io::Result<Self> {
+impl RecheckHandle {
+    pub(super) fn start(gateway: Arc<GatewayState>, how: RecheckSettings) -> io::Result<Self> {
         // One pending request is enough: it covers all flows present when it is handled.
         let (orders, ordered) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -23,7 +23,7 @@ impl Rechecks {
     }
 
     /// Requests a recheck if any flow has to be verified.
-    pub(super) fn order(&self, judged: Judged) {
+    pub(super) fn order(&self, judged: ReevaluationCounts) {
         if judged.unproved > 0 {
             // A pending request covers this one.
             let _ = self.0.try_send(());

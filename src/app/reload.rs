@@ -2,21 +2,21 @@
 //! metrics or other orders.
 
 use super::StartError;
+use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
-use super::candidate::{Candidates, NotTheCandidate};
+use super::candidate::{PromotionError, SharedCandidate};
+use super::deferred_drop::DeferredDrop;
 use super::file_watch::FileWatch;
-use super::in_force::{Built, InForce};
-use super::last_good::{Kept, LastGood};
-use super::network::{Expected, Network, Renewal};
-use super::recheck::Rechecks;
-use super::retired::Retired;
+use super::last_good::{KeepReason, LastGoodStore};
+use super::network::{ExpectedNetwork, NetworkThread, SteeringRenewal};
+use super::recheck::RecheckHandle;
 use super::snapshot;
-use crate::admin::{Refusal, ReloadAnswer};
-use crate::audit::{By, Difference, What};
+use crate::admin::{ControlError, ReloadAnswer};
+use crate::audit::{ConfigDifference, Originator, What};
 use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline, Texts};
 use crate::egress::Ledger;
-use crate::gateway::{Gateway, Judged};
+use crate::gateway::{GatewayState, ReevaluationCounts};
 use crate::steering::REMEDY;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
@@ -34,27 +34,27 @@ const WAITING: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Request for a reload.
-struct Order {
-    by: By,
+struct ReloadOrder {
+    by: Originator,
     reply: Option<oneshot::Sender<ReloadAnswer>>,
 }
 
 /// A task of the thread.
-enum Task {
-    Reload(Order),
+enum ReloadTask {
+    Reload(ReloadOrder),
     /// Any other change of what is in force.
     Other(Box<dyn FnOnce(&mut Reloader) + Send>),
 }
 
 /// Handle for ordering reloads. The thread ends when the last handle is dropped.
 #[derive(Clone)]
-pub(super) struct Reloads(SyncSender<Task>);
+pub(super) struct ReloadHandle(SyncSender<ReloadTask>);
 
-impl Reloads {
+impl ReloadHandle {
     /// Orders a reload; returns the receiver of its result.
-    pub(super) fn order(&self, by: By) -> Result<oneshot::Receiver<ReloadAnswer>, Refusal> {
+    pub(super) fn order(&self, by: Originator) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Task::Reload(Order { by, reply: Some(reply) }))?;
+        self.put(ReloadTask::Reload(ReloadOrder { by, reply: Some(reply) }))?;
         Ok(answer)
     }
 
@@ -62,18 +62,18 @@ impl Reloads {
     pub(super) fn run<A: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
-    ) -> Result<oneshot::Receiver<A>, Refusal> {
+    ) -> Result<oneshot::Receiver<A>, ControlError> {
         let (reply, answer) = oneshot::channel();
-        self.put(Task::Other(Box::new(move |reloader| {
+        self.put(ReloadTask::Other(Box::new(move |reloader| {
             // The receiver may be gone.
             let _ = reply.send(task(reloader));
         })))?;
         Ok(answer)
     }
 
-    fn put(&self, task: Task) -> Result<(), Refusal> {
+    fn put(&self, task: ReloadTask) -> Result<(), ControlError> {
         self.0.try_send(task).map_err(|_| {
-            Refusal(format!(
+            ControlError(format!(
                 "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
             ))
         })
@@ -91,27 +91,27 @@ pub(super) struct Reloader {
     pub(super) outline: Outline,
     pub(super) ledger: Arc<Ledger>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) in_force: Arc<InForce>,
+    pub(super) gateway: Arc<GatewayState>,
+    pub(super) in_force: Arc<ActiveConfig>,
     pub(super) auditor: Auditor,
-    pub(super) retired: Retired,
-    pub(super) candidates: Candidates,
-    pub(super) rechecks: Rechecks,
+    pub(super) retired: DeferredDrop,
+    pub(super) candidates: SharedCandidate,
+    pub(super) rechecks: RecheckHandle,
     /// Watch of the files that were last read.
     pub(super) files: FileWatch,
     /// Store for configurations that come into force.
-    pub(super) last_good: LastGood,
+    pub(super) last_good: LastGoodStore,
     /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
     pub(super) started_with: Option<Texts>,
-    pub(super) network: Network,
+    pub(super) network: NetworkThread,
 }
 
 /// A configuration that came into force.
-struct Reloaded {
-    difference: Difference,
-    steering: Renewal,
+struct ReloadSummary {
+    difference: ConfigDifference,
+    steering: SteeringRenewal,
     warnings: Vec<Diagnostic>,
-    judged: Judged,
+    judged: ReevaluationCounts,
 }
 
 /// Reason why a reload took no effect; the previous configuration stays in force.
@@ -125,7 +125,7 @@ enum ReloadError {
     Build(#[from] StartError),
     /// A promotion, and the files do not match the candidate.
     #[error(transparent)]
-    NotTheCandidate(#[from] NotTheCandidate),
+    NotTheCandidate(#[from] PromotionError),
     /// The reload panicked.
     #[error("the reload failed in a way that is a bug; please report it")]
     Bug,
@@ -133,32 +133,32 @@ enum ReloadError {
 
 impl Reloader {
     /// Starts the thread.
-    pub(super) fn start(mut self) -> Result<Reloads, StartError> {
+    pub(super) fn start(mut self) -> Result<ReloadHandle, StartError> {
         let (orders, ordered) = mpsc::sync_channel(WAITING);
         thread::Builder::new().name("reload".to_owned()).spawn(move || {
             priority::yield_to_others();
             self.serve(&ordered);
         })?;
-        Ok(Reloads(orders))
+        Ok(ReloadHandle(orders))
     }
 
-    fn serve(&mut self, ordered: &Receiver<Task>) {
+    fn serve(&mut self, ordered: &Receiver<ReloadTask>) {
         if let Some(texts) = self.started_with.take() {
-            self.last_good.keep(Kept::Started, &texts);
-            self.last_good.keep(Kept::InForce, &texts);
+            self.last_good.keep(KeepReason::Started, &texts);
+            self.last_good.keep(KeepReason::InForce, &texts);
         }
         // A start reads as much as a reload does, and that memory is free by now.
         memory::give_back();
         loop {
             let next = ordered.recv_timeout(TICK);
-            self.unharmed(|reloader| reloader.watch_candidate());
+            self.catch_panic(|reloader| reloader.watch_candidate());
             let worked = match next {
                 Ok(first) => {
-                    self.work_off(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
+                    self.run_tasks(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
                     true
                 }
                 Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
-                    self.carry_out(vec![Order { by: By::Watch, reply: None }]);
+                    self.carry_out(vec![ReloadOrder { by: Originator::Watch, reply: None }]);
                     true
                 }
                 Err(RecvTimeoutError::Timeout) => false,
@@ -171,14 +171,14 @@ impl Reloader {
     }
 
     /// Carries out tasks in order; consecutive reloads are coalesced.
-    fn work_off(&mut self, tasks: impl Iterator<Item = Task>) {
+    fn run_tasks(&mut self, tasks: impl Iterator<Item = ReloadTask>) {
         let mut orders = Vec::new();
         for task in tasks {
             match task {
-                Task::Reload(order) => orders.push(order),
-                Task::Other(task) => {
+                ReloadTask::Reload(order) => orders.push(order),
+                ReloadTask::Other(task) => {
                     self.carry_out(std::mem::take(&mut orders));
-                    self.unharmed(|reloader| {
+                    self.catch_panic(|reloader| {
                         // Reports a rollback before the task replaces the candidate.
                         reloader.watch_candidate();
                         task(reloader);
@@ -190,14 +190,14 @@ impl Reloader {
     }
 
     /// Catches a panic, so that the thread goes on.
-    fn unharmed(&mut self, work: impl FnOnce(&mut Self)) {
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!("an order failed in a way that is a bug; please report it");
         }
     }
 
     /// Reloads once, and sends the result to all who ordered it.
-    fn carry_out(&mut self, orders: Vec<Order>) {
+    fn carry_out(&mut self, orders: Vec<ReloadOrder>) {
         if orders.is_empty() {
             return;
         }
@@ -208,7 +208,7 @@ impl Reloader {
             self.in_force.refused();
         }
         say(&result, &config);
-        for Order { by, reply } in orders {
+        for ReloadOrder { by, reply } in orders {
             self.auditor.exchanged(What::Reload, by, &before, audit_result(&result));
             if let Some(reply) = reply {
                 // The receiver may be gone.
@@ -218,7 +218,7 @@ impl Reloader {
     }
 
     /// A reload that takes effect only if it puts the candidate in force.
-    pub(super) fn promote(&mut self, by: By) -> ReloadAnswer {
+    pub(super) fn promote(&mut self, by: Originator) -> ReloadAnswer {
         let before = Arc::clone(&self.in_force.current().version);
         let result = self.reload(true);
         let config = Arc::clone(&self.in_force.current().version);
@@ -227,12 +227,12 @@ impl Reloader {
         answer(&result, &config)
     }
 
-    fn reload(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
+    fn reload(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
         catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
     }
 
     /// Puts the files' configuration in force. If `promoted`, only if it matches the candidate, which ends then.
-    fn exchange(&mut self, promoted: bool) -> Result<Reloaded, ReloadError> {
+    fn exchange(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
         let Loaded { mut config, warnings, files, texts, .. } = loaded?;
@@ -241,10 +241,10 @@ impl Reloader {
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
-        let expected = Expected::of(&config);
+        let expected = ExpectedNetwork::of(&config);
         config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
-        let mut built = Built::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
+        let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
         drop(before);
         if promoted {
             self.check_candidate(&built.current.version)?;
@@ -257,28 +257,33 @@ impl Reloader {
         snapshot::put_limits_in_force(&built.snapshot);
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
-        self.pin_names();
-        let judged = self.gateway.judge_again(clock::timestamp());
+        self.resolve_in_advance();
+        let judged = self.gateway.reevaluate(clock::timestamp());
         self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
-        self.last_good.keep(Kept::InForce, &texts);
+        self.last_good.keep(KeepReason::InForce, &texts);
         let steering = self.network.expect(expected);
-        Ok(Reloaded { difference, steering, warnings, judged })
+        Ok(ReloadSummary { difference, steering, warnings, judged })
     }
 }
 
-fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
+fn say(result: &Result<ReloadSummary, ReloadError>, config: &str) {
     match result {
-        Ok(Reloaded { difference, steering, warnings, judged: Judged { revoked, unproved } }) => {
+        Ok(ReloadSummary {
+            difference,
+            steering,
+            warnings,
+            judged: ReevaluationCounts { revoked, unproved },
+        }) => {
             for warning in warnings {
                 tracing::warn!("{warning}");
             }
             tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
-            match (steering, said_of_steering(*steering)) {
-                (Renewal::Unneeded, _) | (_, None) => {}
-                (Renewal::Renewed, Some(said)) => tracing::info!("{said}"),
-                (Renewal::Pending | Renewal::ByHand, Some(said)) => tracing::warn!("{said}"),
+            match (steering, steering_message(*steering)) {
+                (SteeringRenewal::Unneeded, _) | (_, None) => {}
+                (SteeringRenewal::Renewed, Some(said)) => tracing::info!("{said}"),
+                (SteeringRenewal::Pending | SteeringRenewal::ByHand, Some(said)) => tracing::warn!("{said}"),
             }
         }
         Err(error) => {
@@ -288,9 +293,9 @@ fn say(result: &Result<Reloaded, ReloadError>, config: &str) {
 }
 
 /// Result for the audit log: the differences and resets, or the reason for the failure.
-fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u64), String> {
+fn audit_result(result: &Result<ReloadSummary, ReloadError>) -> Result<(ConfigDifference, u64), String> {
     match result {
-        Ok(Reloaded { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
+        Ok(ReloadSummary { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
         Err(ReloadError::Config(report)) => {
             let first = report.diagnostics.iter().find(|found| found.severity == config::Severity::Error);
             let first = first.map(ToString::to_string).unwrap_or_default();
@@ -307,27 +312,27 @@ fn audit_result(result: &Result<Reloaded, ReloadError>) -> Result<(Difference, u
 }
 
 /// Describes the change of packet rules and routes, and any step left to the operator.
-fn said_of_steering(renewal: Renewal) -> Option<String> {
+fn steering_message(renewal: SteeringRenewal) -> Option<String> {
     match renewal {
-        Renewal::Unneeded => None,
-        Renewal::Renewed => Some("steering was renewed for it".to_owned()),
-        Renewal::Pending => Some(format!(
+        SteeringRenewal::Unneeded => None,
+        SteeringRenewal::Renewed => Some("steering was renewed for it".to_owned()),
+        SteeringRenewal::Pending => Some(format!(
             "steering has to be renewed for it and is not yet; see `egret steering status`, or run {REMEDY}"
         )),
-        Renewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
+        SteeringRenewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
     }
 }
 
-fn answer(result: &Result<Reloaded, ReloadError>, config: &str) -> ReloadAnswer {
+fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAnswer {
     let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
-    let steering = result.as_ref().ok().and_then(|reloaded| said_of_steering(reloaded.steering));
-    let (difference, Judged { revoked, unproved }, findings) = match result {
-        Ok(Reloaded { difference, warnings, judged, .. }) => {
+    let steering = result.as_ref().ok().and_then(|reloaded| steering_message(reloaded.steering));
+    let (difference, ReevaluationCounts { revoked, unproved }, findings) = match result {
+        Ok(ReloadSummary { difference, warnings, judged, .. }) => {
             (Some(difference.clone()), *judged, lines(warnings))
         }
-        Err(ReloadError::Config(report)) => (None, Judged::default(), lines(&report.diagnostics)),
+        Err(ReloadError::Config(report)) => (None, ReevaluationCounts::default(), lines(&report.diagnostics)),
         Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
-            (None, Judged::default(), vec![error.to_string()])
+            (None, ReevaluationCounts::default(), vec![error.to_string()])
         }
     };
     ReloadAnswer {

@@ -1,6 +1,6 @@
 //! Starts the gateway with its files' configuration, or else with the last good one.
 
-use super::last_good::{Fallback, LastGood};
+use super::last_good::{FallbackReason, LastGoodStore};
 use super::{App, StartError};
 use crate::config::{self, Loaded};
 use crate::sys::memory;
@@ -20,7 +20,7 @@ pub enum RunError {
 /// Runs the gateway with the configuration at `path`, which SIGHUP reloads, until it is stopped (SIGTERM, SIGINT) and
 /// its flows have ended or the drain period is over. If it cannot start with the files, it starts with the last good
 /// configuration.
-pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
+pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
     memory::give_large_blocks_back_at_once();
     let (refused, read, digest) = match config::load(path) {
         Err(report) => {
@@ -43,7 +43,7 @@ pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
         tracing::error!(
             "{refused}\nthe gateway starts with the last good configuration instead; fix the files, then `egret reload`"
         );
-        let fallback = Fallback { why: refused.to_string().into(), read: read.clone() };
+        let fallback = FallbackReason { why: refused.to_string().into(), read: read.clone() };
         match attempt(path, loaded, last_good, Some(fallback)) {
             Ok(ended) => return Ok(ended?),
             Err(error) => tracing::error!("it does not start with that either: {error}"),
@@ -56,8 +56,8 @@ pub fn run(path: &Path, last_good: &LastGood) -> Result<(), RunError> {
 fn attempt(
     path: &Path,
     loaded: Loaded,
-    last_good: &LastGood,
-    fallback: Option<Fallback>,
+    last_good: &LastGoodStore,
+    fallback: Option<FallbackReason>,
 ) -> Result<Result<(), StartError>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {

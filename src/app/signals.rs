@@ -4,7 +4,7 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Action requested by a signal.
-pub(super) enum Order {
+pub(super) enum SignalAction {
     /// Stop the gateway, or cut its drain short.
     Stop,
     /// Reopen the logs after rotation.
@@ -32,12 +32,12 @@ impl Signals {
     }
 
     /// Waits for the next signal. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Order {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reload,
-            _ = self.user1.recv() => Order::Reopen,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.user1.recv() => SignalAction::Reopen,
         }
     }
 }

@@ -4,8 +4,8 @@ use super::{StartError, verification};
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Pools, is_derived};
-use crate::gateway::{Gate, OwnAddresses};
-use crate::gateway::{ResolveMeters, Snapshot, Tenant, Verification};
+use crate::gateway::{Limit, OwnAddresses};
+use crate::gateway::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
 use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
 use crate::sys::{addresses, connected, routing};
@@ -75,10 +75,10 @@ fn tenant(
     config: &Config,
     pools: &Pools,
     metrics: &Arc<Metrics>,
-    rules: &Arc<policy::Tenant>,
-    verification: Option<Arc<Verification>>,
+    rules: &Arc<policy::TenantRules>,
+    verification: Option<Arc<VerificationHandles>>,
     before: Option<&Snapshot>,
-) -> Result<Tenant, StartError> {
+) -> Result<TenantRuntime, StartError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {
         StartError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
     })?;
@@ -88,10 +88,10 @@ fn tenant(
     // Live and pending flows stay counted: limits are kept for a tenant of the same name.
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
     let max_flows = rules.max_flows.unwrap_or(u32::MAX);
-    let flows = known.map_or_else(|| Gate::new(max_flows), |known| Arc::clone(&known.flows));
+    let flows = known.map_or_else(|| Limit::new(max_flows), |known| Arc::clone(&known.flows));
     let max_pending = config.inspect.max_pending;
-    let inspections = known.map_or_else(|| Gate::new(max_pending), |known| Arc::clone(&known.inspections));
-    Ok(Tenant {
+    let inspections = known.map_or_else(|| Limit::new(max_pending), |known| Arc::clone(&known.inspections));
+    Ok(TenantRuntime {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),

@@ -12,7 +12,7 @@ pub enum StartError {
     Listen(#[from] listeners::ListenError),
     /// The control socket that the configuration asks for could not be opened.
     #[error(transparent)]
-    Control(#[from] admin::SocketError),
+    Control(#[from] admin::ControlSocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),

@@ -4,11 +4,11 @@ use super::StartError;
 use crate::addr::Family;
 use crate::config::Config;
 use crate::egress::Pools;
-use crate::gateway::{Snapshot, Verification};
+use crate::gateway::{Snapshot, VerificationHandles};
 use crate::hostname::{HostPattern, Hostname};
-use crate::policy::{CertificateRule, Destination, RuleSpec, TenantSpec};
+use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
-use crate::verify::{self, Asker, Key, Settings, Verifier};
+use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierSettings};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(super) fn verifier(
     let (dnssec, grace, roots) =
         (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
     let asks_servers = rules().any(|rule| rule.certificate != CertificateRule::Unasked);
-    let settings = Settings { servers, dnssec, grace, roots };
+    let settings = VerifierSettings { servers, dnssec, grace, roots };
     let candidate = before.and_then(|before| before.candidate.as_ref());
     let known = [
         before.and_then(|before| before.verifier.as_ref()),
@@ -58,23 +58,23 @@ pub(super) fn of_tenant(
     verifier: Option<&Arc<Verifier>>,
     metrics: &Metrics,
     before: Option<&Snapshot>,
-) -> Option<Arc<Verification>> {
+) -> Option<Arc<VerificationHandles>> {
     let verifier = Arc::clone(verifier.filter(|_| asks(tenant))?);
     let known =
         before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == tenant.name));
     let known = known.and_then(|known| known.verification.as_ref());
-    let asker = known.map_or_else(Asker::default, |known| known.asker.clone());
+    let asker = known.map_or_else(TenantLookups::default, |known| known.asker.clone());
     let address_checks = metrics.address_checks(&tenant.name);
     let certificate_checks = metrics.certificate_checks(&tenant.name);
-    Some(Arc::new(Verification { verifier, asker, address_checks, certificate_checks }))
+    Some(Arc::new(VerificationHandles { verifier, asker, address_checks, certificate_checks }))
 }
 
 /// Sets the names that are resolved in advance: those of the policy in force, and those of an enforced candidate.
 /// `None` stands for the names of a candidate that is not enforced.
 pub(super) fn pin(
     in_force: Option<&Verifier>,
-    names: &HashSet<Key>,
-    candidate: Option<(&Verifier, Option<&HashSet<Key>>)>,
+    names: &HashSet<NameKey>,
+    candidate: Option<(&Verifier, Option<&HashSet<NameKey>>)>,
 ) {
     let mut names = names.clone();
     if let Some((verifier, more)) = candidate {
@@ -91,14 +91,14 @@ pub(super) fn pin(
 }
 
 /// Names that rules look up, in the address families of the tenant's pool; in both if the pool does not exist yet.
-pub(super) fn names(config: &Config, pools: &Pools) -> HashSet<Key> {
+pub(super) fn names(config: &Config, pools: &Pools) -> HashSet<NameKey> {
     let mut pins = HashSet::new();
     for tenant in &config.tenants {
         let families = pools.pool(&tenant.pool).map(|pool| pool.families());
         let families = families.unwrap_or_else(|| vec![Family::V4, Family::V6]);
         for rule in tenant.rules.iter().filter(|rule| asks_about_address(rule)) {
             for name in rule.hosts.iter().filter_map(exact) {
-                pins.extend(families.iter().map(|&family: &Family| Key { name: name.clone(), family }));
+                pins.extend(families.iter().map(|&family: &Family| NameKey { name: name.clone(), family }));
                 if pins.len() > MOST_PINNED {
                     tracing::warn!(
                         "rules verify more names than are looked up in advance ({MOST_PINNED} in both families); \
@@ -118,7 +118,7 @@ fn asks(tenant: &TenantSpec) -> bool {
 }
 
 fn asks_about_address(rule: &RuleSpec) -> bool {
-    rule.destination != Destination::Original
+    rule.destination != DestinationRule::Original
 }
 
 fn exact(pattern: &HostPattern) -> Option<&Hostname> {

@@ -2,7 +2,9 @@
 
 use super::StartError;
 use crate::config::Config;
-use crate::gateway::{self, Gateway, Intake, Pulse, Seat, Settings, Stage};
+use crate::gateway::{
+    self, CellWriterClaim, ConnectionBalancer, FlowSettings, GatewayState, Heartbeat, ShutdownPhase,
+};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -28,18 +30,18 @@ impl Workers {
     /// Starts a worker for each listener; also returns their heartbeats.
     pub(super) fn start(
         listeners: Vec<TcpListener>,
-        seats: Vec<Seat>,
-        shared: &Arc<Gateway>,
-        settings: Settings,
-        stage: &watch::Sender<Stage>,
-    ) -> io::Result<(Self, Vec<Pulse>)> {
+        seats: Vec<CellWriterClaim>,
+        shared: &Arc<GatewayState>,
+        settings: FlowSettings,
+        stage: &watch::Sender<ShutdownPhase>,
+    ) -> io::Result<(Self, Vec<Heartbeat>)> {
         let (tell, ended) = mpsc::unbounded_channel();
         let (mut threads, mut pulses) = (Vec::new(), Vec::new());
-        let intakes = Intake::of_workers(listeners.len());
+        let intakes = ConnectionBalancer::of_workers(listeners.len());
         for (number, ((listener, seat), intake)) in listeners.into_iter().zip(seats).zip(intakes).enumerate()
         {
             let (shared, stage, tell) = (Arc::clone(shared), stage.subscribe(), tell.clone());
-            let pulse = Pulse::default();
+            let pulse = Heartbeat::default();
             pulses.push(pulse.clone());
             threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _says_when_it_ends = EndNotice(tell);

@@ -11,7 +11,7 @@ use crate::app::Explainer;
 use crate::config::{self, Config};
 use crate::hostname::HostPattern;
 use crate::outcome::Outcome;
-use crate::policy::{Effect, RuleSpec};
+use crate::policy::{RuleEffect, RuleSpec};
 use ipnet::IpNet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -110,14 +110,14 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
     let by_address = match &name {
         Some(name) => {
             let hosts = vec![HostPattern::Exact(name.clone())];
-            let rule = RuleSpec { hosts, ..RuleSpec::new("added", Effect::Allow) };
+            let rule = RuleSpec { hosts, ..RuleSpec::new("added", RuleEffect::Allow) };
             denied_with(config, flow, &tenant, &rule)? == Some(Outcome::DestinationPrivate)
         }
         None => true,
     };
     let is_other = record.question().other_protocol;
     let takes_key = is_other && {
-        let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", Effect::Allow) };
+        let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
         denied_with(config, flow, &tenant, &rule)? == Some(Outcome::UnknownProtocol)
     };
     let key = if takes_key { OTHER_PROTOCOLS } else { "" };

@@ -10,7 +10,7 @@ use super::ask::{AskError, Gateway, ask, order};
 use super::output::{json_line, print};
 use super::reload;
 use crate::admin::{
-    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, Promotion, ReloadAnswer, ShareAnswer, ShareOrder,
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ReloadAnswer, ShareAnswer, ShareOrder,
 };
 use crate::clock;
 use std::io::{self, IsTerminal};
@@ -172,7 +172,7 @@ fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
 }
 
 fn promote(socket: &Path, yes: bool) -> Result<ExitCode, AskError> {
-    let Promotion { candidate, running, revokes, asks } = ask(socket, "GET", "/v1/candidate/files", "")?;
+    let PromotionFiles { candidate, running, revokes, asks } = ask(socket, "GET", "/v1/candidate/files", "")?;
     if revokes + asks > 0 {
         eprintln!("{}", cost(revokes, asks));
         if !yes && io::stdin().is_terminal() && !is_confirmed() {

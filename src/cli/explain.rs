@@ -8,7 +8,7 @@ mod text;
 
 use super::ask::{self, Gateway, ask};
 use super::output::{json_page, print};
-use crate::admin::{ExplainQuery, ExplainReport, Target, parse_address};
+use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, parse_address};
 use crate::app::Explainer;
 use crate::config;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub struct Options {
     pub from: IpAddr,
     /// What the client wants: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it
     #[arg(long, value_name = "URL|NAME[:PORT]|ADDRESS[:PORT]")]
-    pub to: Target,
+    pub to: ClientTarget,
     /// The address that the client dials for the name
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub address: Option<IpAddr>,

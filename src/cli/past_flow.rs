@@ -34,7 +34,7 @@ pub(super) enum PastFlowError {
     #[error("cannot judge the flow: {0}")]
     Policy(#[from] crate::policy::CompileError),
     #[error("cannot judge the flow: {0}")]
-    Question(#[from] crate::app::Unanswerable),
+    Question(#[from] crate::app::ExplainError),
 }
 
 impl PastFlowError {

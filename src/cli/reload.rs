@@ -67,15 +67,15 @@ pub(super) fn said(done: &str, answer: &ReloadAnswer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Counted, Difference};
+    use crate::audit::{ConfigDifference, ItemCounts};
 
     #[test]
     fn reload_result_is_described() {
-        let names = Counted { added: 2, removed: 0 };
+        let names = ItemCounts { added: 2, removed: 0 };
         let mut answer = ReloadAnswer {
             reloaded: true,
             config: "00c0ffee00c0ffee".into(),
-            difference: Some(Difference { names, ..Difference::default() }),
+            difference: Some(ConfigDifference { names, ..ConfigDifference::default() }),
             revoked: 0,
             unproved: 0,
             steering: None,

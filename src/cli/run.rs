@@ -1,7 +1,7 @@
 //! `egret run`
 
 use super::journal;
-use crate::app::{self, LastGood};
+use crate::app::{self, LastGoodStore};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
         }
     };
     log_messages(level);
-    match app::run(path, &LastGood::new(state, path)) {
+    match app::run(path, &LastGoodStore::new(state, path)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Findings name their file; other errors get the program's name.

@@ -12,9 +12,9 @@ use super::network_kinds::{
 use super::schema::Presence::{Default, Optional, Required};
 use super::schema::{Key, Section};
 use super::source_kinds::{Mapped, Source};
-use crate::egress::Select;
-use crate::policy::{CertificateRule, Destination, Ech, Mode, PrivateDestinations};
-use crate::verify::{Anchor, Roots};
+use crate::egress::SourceSelection;
+use crate::policy::{CertificateRule, DestinationRule, EchPolicy, PrivateDestinations, TenantMode};
+use crate::verify::{TrustedRoots, ZoneKey};
 use rustls::pki_types::CertificateDer;
 
 macro_rules! section {
@@ -136,7 +136,7 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
         "Whether a rule without `cidrs` reaches private addresses. `\"by-cidr\"` means no, so that nobody gets to internal services by pointing a name at them. Loopback, link-local, metadata and multicast addresses are never reached by name.";
     PRIVATE_NETWORKS: List<Network> = List(Network), "private_networks", Optional, r#"["2001:db8:40::/48", "198.51.100.0/24"]"#,
         "Networks with public addresses that are your own, and count as private: by name they are reached under `private_destinations = \"allow\"` alone. Tenants' `sources`, the pools' `public` addresses and the networks of the gateway's own links count without being listed; list what lies behind a router, and public addresses that a cloud maps to hosts of yours.";
-    ECH: Choice<Ech> = ECH_WORDS, "ech", Default(r#""outer""#), r#""outer""#,
+    ECH: Choice<EchPolicy> = ECH_WORDS, "ech", Default(r#""outer""#), r#""outer""#,
         "What becomes of clients whose ClientHello carries an `encrypted_client_hello` extension. `\"outer\"`: they are judged by the name outside it, which with real ECH is that of the provider, not of the site. `\"deny\"`: they end as `ech_denied`, browsers too, since GREASE cannot be told from the real thing.";
     ON_RELOAD: Choice<bool> = Choice { words: &[("revoke", true), ("keep", false)], later: &[] }, "on_reload", Default(r#""revoke""#), r#""keep""#,
         "What becomes of live flows when another configuration comes into force. `\"revoke\"`: each is judged again by what it was let out for, and reset (`policy_revoked`) if it would not be now; a permission that is taken back ends with the reload, not with the last connection that had it. `\"keep\"`: they go on until they end.";
@@ -147,7 +147,8 @@ section! { policy, "[policy]", "What holds for the rules of all tenants.", elsew
 }
 
 /// Values of `ech`, of the policy and of a tenant.
-const ECH_WORDS: Choice<Ech> = Choice { words: &[("outer", Ech::Outer), ("deny", Ech::Deny)], later: &[] };
+const ECH_WORDS: Choice<EchPolicy> =
+    Choice { words: &[("outer", EchPolicy::Outer), ("deny", EchPolicy::Deny)], later: &[] };
 
 section! { resolver, "[resolver]", "Who is asked for the addresses of names, by rules whose `destination` is not `\"original\"`. Without such a rule nobody is. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;
     SERVERS: Or<List<DnsServer>> = Or("system", List(DnsServer)), "servers", Default(r#""system""#), r#"["10.0.0.2", "[2001:db8::53]:5353"]"#,
@@ -156,12 +157,12 @@ section! { resolver, "[resolver]", "Who is asked for the addresses of names, by 
         "How long an address counts as the name's after the TTL of the last answer that named it. Content networks rotate their addresses, and clients keep them longer than they should. The same addresses serve while no server answers.";
     DNSSEC: Choice<bool> = Choice { words: &[("off", false), ("require", true)], later: &[] }, "dnssec", Default(r#""off""#), r#""require""#,
         "`\"require\"`: Egret validates every answer itself, from the root's keys on, and takes what is neither signed nor provably unsigned for no answer. The servers must pass signatures on.";
-    TRUST_ANCHORS: List<WordOrFile<Anchor>> = List(WordOrFile { word: "root", file: "file of DNSKEY records", read: Anchor::parse }), "trust_anchors", Default(r#"["root"]"#), r#"["root"]"#,
+    TRUST_ANCHORS: List<WordOrFile<ZoneKey>> = List(WordOrFile { word: "root", file: "file of DNSKEY records", read: ZoneKey::parse }), "trust_anchors", Default(r#"["root"]"#), r#"["root"]"#,
         "The keys from which on `dnssec = \"require\"` believes signatures: `\"root\"` is those of the DNS root, which Egret carries; a path is a file of DNSKEY records as `dig +noall +answer DNSKEY ZONE` prints them, for private zones. Name every key of such a zone; below it everything must be signed. Without `\"root\"` public names are no longer validated, and so count as not answered.";
 }
 
 section! { certificates, "[certificates]", "Whose word counts for rules that ask for certificates. A change takes effect at a reload, and forgets what was known.", elsewhere |_| None;
-    ROOTS: List<WordOrFile<CertificateDer<'static>>> = List(WordOrFile { word: "system", file: "PEM file", read: Roots::parse }), "roots", Default(r#"["system"]"#), r#"["system"]"#,
+    ROOTS: List<WordOrFile<CertificateDer<'static>>> = List(WordOrFile { word: "system", file: "PEM file", read: TrustedRoots::parse }), "roots", Default(r#"["system"]"#), r#"["system"]"#,
         "The authorities that are trusted: `\"system\"` is those of the machine, as they are at the start or reload; a path is a PEM file of one or more.";
 }
 
@@ -184,7 +185,7 @@ section! { pool, "[[pool]]", "Source addresses that flows leave from. No two poo
         "Every address of a network is used, the first and last too. Without an IPv6 address the pool's tenants cannot reach IPv6 destinations, and the like for IPv4.";
     PORTS: Port = Port, "ports", Default(r#""1024-65535""#), r#""1024-65535""#,
         "One range of source ports. The gateway's own ports and those below 1024, which are privileged, are left out of it.";
-    SELECT: Choice<Select> = Choice { words: &[("paired", Select::Paired), ("least-used", Select::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
+    SELECT: Choice<SourceSelection> = Choice { words: &[("paired", SourceSelection::Paired), ("least-used", SourceSelection::LeastUsed)], later: &[] }, "select", Default(r#""paired""#), r#""paired""#,
         "`\"paired\"`: a client keeps one address. `\"least-used\"`: the address with the fewest ports in use towards the destination. Either goes on to another address of the pool when one is full.";
     REST: Span = span(0, 600_000), "rest", Default(r#""0s""#), r#""1s""#,
         "How long a port that was connected is left alone at least, towards the same destination. Linux would give most back at once; NAT devices and firewalls on the way may need longer to forget the connection before.";
@@ -205,11 +206,11 @@ section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client b
         "Source ports towards each destination that the other tenants of the pool leave to this one, whether it uses them or not. What all tenants of a pool are assured of must fit its addresses, of each family.";
     PORTS_CEILING: Count = Count { min: 1, max: 10_000_000 }, "ports_ceiling", Optional, "20000",
         "Source ports towards each destination that it has at most, over all addresses of the pool; further flows end as `tenant_port_ceiling`. Ports that rest after their flow count.";
-    MODE: Choice<Mode> = Choice { words: &[("enforce", Mode::Enforce), ("monitor", Mode::Monitor { until: None })], later: &[] }, "mode", Default(r#""enforce""#), r#""monitor""#,
+    MODE: Choice<TenantMode> = Choice { words: &[("enforce", TenantMode::Enforce), ("monitor", TenantMode::Monitor { until: None })], later: &[] }, "mode", Default(r#""enforce""#), r#""monitor""#,
         "`\"enforce\"`: what is not allowed is denied. `\"monitor\"`: what policy would deny leaves all the same, and is recorded as `would_deny`; docs/modes.md says what stays closed.";
     MONITOR_UNTIL: Moment = Moment, "monitor_until", Optional, r#""2026-12-31""#,
         "When a tenant in monitor mode begins to enforce, by itself and without a reload. A date is its beginning in UTC.";
-    ECH: Choice<Ech> = ECH_WORDS, "ech", Optional, r#""deny""#,
+    ECH: Choice<EchPolicy> = ECH_WORDS, "ech", Optional, r#""deny""#,
         "As `ech` of `[policy]`, for this tenant.";
     LIMITS: Nested = Nested(&limits::SECTION), "limits", Optional, "{ flows = 20000 }",
         "Bounds on what it may use: see `[tenant.limits]`.";
@@ -242,7 +243,7 @@ section! { allow, "[[tenant.allow]]", "One allow rule. It needs `hosts`, `hosts_
         "`\"none\"` lets flows through before the client has said anything, for servers that speak first. It needs `cidrs` and takes no names.";
     OTHER_PROTOCOLS: Choice<bool> = Choice { words: &[("auto", false), ("allow", true)], later: &[] }, "other_protocols", Default(r#""auto""#), r#""allow""#,
         "What becomes of clients that speak neither TLS nor HTTP. `\"auto\"`: they pass, except where a deny rule with names covers address and port; there they end as `unknown_protocol`, since a server may read a name where Egret does not. `\"allow\"`: they pass there too, unjudged; TLS and HTTP are judged as before. It takes no names; docs/inspection.md.";
-    DESTINATION: Choice<Destination> = Choice { words: &[("original", Destination::Original), ("observe", Destination::Observe), ("verify", Destination::Verify), ("resolve", Destination::Resolve)], later: &[] },
+    DESTINATION: Choice<DestinationRule> = Choice { words: &[("original", DestinationRule::Original), ("observe", DestinationRule::Observe), ("verify", DestinationRule::Verify), ("resolve", DestinationRule::Resolve)], later: &[] },
         "destination", Default(r#""original""#), r#""verify""#,
         "Which address is dialled. `\"original\"`: the one that the client dialled. `\"observe\"`: the same, and the flow log and `egret_verify_total` say whether it is one of the name's. `\"verify\"`: only if it is, else `destination_mismatch`. `\"resolve\"`: one that Egret resolves the name to, whatever the client dialled. All but `\"original\"` need names, and ask the servers of `[resolver]`; docs/verify.md says what each promises.";
     HTTP: Choice<bool> = Choice { words: &[("every-request", false), ("first-request", true)], later: &[] }, "http", Default(r#""every-request""#), r#""first-request""#,

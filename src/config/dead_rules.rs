@@ -6,15 +6,15 @@ use super::tenants::{RulePlaces, TenantDraft};
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::hostname::HostPattern;
-use crate::policy::{Destination, Effect, Mode, RuleSpec};
+use crate::policy::{DestinationRule, RuleEffect, RuleSpec, TenantMode};
 use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Checks the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is reported elsewhere.
 pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Ports, out: &mut Diagnostics) {
     let rules = &tenant.spec.rules;
-    let enforces = tenant.spec.mode == Mode::Enforce;
-    if enforces && !rules.iter().any(|rule| rule.effect == Effect::Allow) {
+    let enforces = tenant.spec.mode == TenantMode::Enforce;
+    if enforces && !rules.iter().any(|rule| rule.effect == RuleEffect::Allow) {
         let message = format!("tenant {:?} has no allow rule: everything is denied", tenant.spec.name);
         out.warning(tenant.name_at, message, "add [[tenant.allow]]");
     }
@@ -24,7 +24,7 @@ pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Por
     let coverage = Coverage::new(rules);
     for (number, (rule, at)) in rules.iter().zip(&tenant.rules_at).enumerate() {
         unsteered_ports(rule, *at, steered, out);
-        if let Some(pool) = pool.filter(|_| rule.effect == Effect::Allow) {
+        if let Some(pool) = pool.filter(|_| rule.effect == RuleEffect::Allow) {
             missing_family(rule, *at, pool, out);
         }
         if let Some((count, example)) = coverage.index.duplicates.get(&number) {
@@ -64,9 +64,9 @@ fn never_matches(
 ) {
     let there = out.show(winner_at);
     let why = match (rule.effect, winner.effect, winner.uninspected) {
-        (Effect::Deny, Effect::Allow, _) => "lets the same flows through before a name is known",
-        (_, Effect::Deny, _) => "denies whatever it covers",
-        (_, Effect::Allow, _) => "allows whatever it covers",
+        (RuleEffect::Deny, RuleEffect::Allow, _) => "lets the same flows through before a name is known",
+        (_, RuleEffect::Deny, _) => "denies whatever it covers",
+        (_, RuleEffect::Allow, _) => "allows whatever it covers",
     };
     out.warning(
         at.rule,
@@ -168,15 +168,15 @@ impl<'a> Coverage<'a> {
         }
         let (winner, loser) = (&self.rules[other], &self.rules[rule]);
         match (winner.effect, loser.effect) {
-            (Effect::Deny, Effect::Allow) => true,
-            (Effect::Deny, Effect::Deny) => other < rule,
+            (RuleEffect::Deny, RuleEffect::Allow) => true,
+            (RuleEffect::Deny, RuleEffect::Deny) => other < rule,
             // Uninspected flows are permitted before a rule with names could deny them.
-            (Effect::Allow, Effect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
+            (RuleEffect::Allow, RuleEffect::Deny) => winner.uninspected && !loser.hosts.is_empty(),
             // CIDR rules and resolve-only rules may reach private dialled addresses, so a rule of another kind does not
             // replace one of them.
-            (Effect::Allow, Effect::Allow) => {
+            (RuleEffect::Allow, RuleEffect::Allow) => {
                 let any_address =
-                    |rule: &RuleSpec| !rule.cidrs.is_empty() || rule.destination == Destination::Resolve;
+                    |rule: &RuleSpec| !rule.cidrs.is_empty() || rule.destination == DestinationRule::Resolve;
                 let by_address = any_address(winner) || !any_address(loser);
                 let no_later = other < rule || (winner.uninspected && !loser.uninspected);
                 by_address && no_later && (winner.uninspected || !loser.uninspected)
@@ -262,15 +262,15 @@ mod tests {
         let cidrs = ["192.0.2.0/24", "192.0.2.0/25", "192.0.2.128/25", "10.0.0.0/8", "0.0.0.0/0", "::/0"];
         let ports = [(80, 80), (443, 443), (80, 443), (444, 65535)];
         let fields = (
-            select(vec![Effect::Allow, Effect::Deny]),
+            select(vec![RuleEffect::Allow, RuleEffect::Deny]),
             subsequence(hosts.to_vec(), 0..=2),
             subsequence(cidrs.to_vec(), 0..=2),
             subsequence(ports.to_vec(), 0..=2),
             any::<bool>(),
-            select(vec![Destination::Original, Destination::Resolve]),
+            select(vec![DestinationRule::Original, DestinationRule::Resolve]),
         );
         fields.prop_map(|(effect, hosts, cidrs, ports, uninspected, destination)| RuleSpec {
-            uninspected: uninspected && effect == Effect::Allow && hosts.is_empty() && !cidrs.is_empty(),
+            uninspected: uninspected && effect == RuleEffect::Allow && hosts.is_empty() && !cidrs.is_empty(),
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             ports: ports.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect(),
@@ -293,14 +293,14 @@ mod tests {
         let first = |accepts: &dyn Fn(&RuleSpec) -> bool| {
             rules.iter().position(|rule| reaches(rule) && accepts(rule))
         };
-        first(&|rule| rule.effect == Effect::Deny && rule.hosts.is_empty())
+        first(&|rule| rule.effect == RuleEffect::Deny && rule.hosts.is_empty())
             .or_else(|| first(&|rule| rule.uninspected))
-            .or_else(|| first(&|rule| rule.effect == Effect::Deny && named(rule)))
+            .or_else(|| first(&|rule| rule.effect == RuleEffect::Deny && named(rule)))
             .or_else(|| {
                 let by_name_only = |rule: &RuleSpec| {
-                    private && rule.cidrs.is_empty() && rule.destination != Destination::Resolve
+                    private && rule.cidrs.is_empty() && rule.destination != DestinationRule::Resolve
                 };
-                first(&|rule| rule.effect == Effect::Allow && named(rule) && !by_name_only(rule))
+                first(&|rule| rule.effect == RuleEffect::Allow && named(rule) && !by_name_only(rule))
             })
     }
 

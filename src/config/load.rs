@@ -11,7 +11,7 @@ use super::table::Table;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
 use super::{dead_rules, ech_names, other_protocols, sections, shares, whole};
-use crate::policy::Ech;
+use crate::policy::EchPolicy;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -115,7 +115,7 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
 }
 
 fn finish(
-    (mut config, ech): (Config, Ech),
+    (mut config, ech): (Config, EchPolicy),
     draft: Draft,
     whole_file: Place,
     out: &mut Diagnostics,

@@ -5,7 +5,7 @@ use super::Ports;
 use super::diagnostic::Diagnostics;
 use super::tenants::TenantDraft;
 use crate::addr::PortRange;
-use crate::policy::{Effect, RuleSpec};
+use crate::policy::{RuleEffect, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
@@ -17,11 +17,11 @@ pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics
     let rules = || tenant.spec.rules.iter().zip(&tenant.rules_at);
     // One warning per place, for any number of rules.
     let mut places = HashMap::new();
-    for (deny, at) in rules().filter(|(rule, _)| rule.effect == Effect::Deny && !rule.hosts.is_empty()) {
+    for (deny, at) in rules().filter(|(rule, _)| rule.effect == RuleEffect::Deny && !rule.hosts.is_empty()) {
         places.entry((&deny.cidrs[..], &deny.ports[..])).or_insert((deny, at.rule));
     }
     for (rule, at) in rules() {
-        let asks = rule.effect == Effect::Allow && rule.hosts.is_empty() && !rule.uninspected;
+        let asks = rule.effect == RuleEffect::Allow && rule.hosts.is_empty() && !rule.uninspected;
         if !asks || at.says_protocols {
             continue;
         }

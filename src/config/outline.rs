@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::version::digest;
-use crate::audit::{Counted, Difference, Named};
+use crate::audit::{ConfigDifference, ItemCounts, NamedItems};
 use crate::egress::PoolSpec;
 use crate::policy::{RuleSpec, TenantSpec};
 use std::collections::BTreeMap;
@@ -79,11 +79,11 @@ impl Outline {
     }
 
     /// Returns the differences of `later`.
-    pub fn difference(&self, later: &Self) -> Difference {
-        let mut difference = Difference {
+    pub fn difference(&self, later: &Self) -> ConfigDifference {
+        let mut difference = ConfigDifference {
             tenants: named(&self.tenants, &later.tenants),
             pools: named(&self.pools, &later.pools),
-            ..Difference::default()
+            ..ConfigDifference::default()
         };
         for (name, before) in &self.tenants {
             let Some(after) = later.tenants.get(name) else { continue };
@@ -128,10 +128,10 @@ impl Tenant {
     }
 }
 
-fn named<T: PartialEq>(before: &BTreeMap<Arc<str>, T>, after: &BTreeMap<Arc<str>, T>) -> Named {
-    let mut named = Named::default();
+fn named<T: PartialEq>(before: &BTreeMap<Arc<str>, T>, after: &BTreeMap<Arc<str>, T>) -> NamedItems {
+    let mut named = NamedItems::default();
     let mut note = |mark, name: &str| {
-        if named.first.len() < Named::MOST {
+        if named.first.len() < NamedItems::MOST {
             named.first.push(format!("{mark}{name}"));
         }
     };
@@ -156,9 +156,9 @@ fn named<T: PartialEq>(before: &BTreeMap<Arc<str>, T>, after: &BTreeMap<Arc<str>
 }
 
 /// Counts the elements of two ascending lists that are missing in the other.
-fn counted(before: &[u64], after: &[u64]) -> Counted {
+fn counted(before: &[u64], after: &[u64]) -> ItemCounts {
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
-    let mut counted = Counted::default();
+    let mut counted = ItemCounts::default();
     loop {
         match (old.peek(), new.peek()) {
             (Some(a), Some(b)) if a == b => {
@@ -213,7 +213,7 @@ mod tests {
         let same =
             "# moved\n\n[[tenant.allow]]\nname = \"x\"\nhosts = [\"b.example.com\", \"A.example.com.\"]\n";
         let there = outline("", &tenant("acme", 1, same));
-        assert_eq!(here.difference(&there), Difference::default());
+        assert_eq!(here.difference(&there), ConfigDifference::default());
     }
 
     #[test]
@@ -240,16 +240,16 @@ mod tests {
         let after =
             outline("[policy]\nprivate_destinations = \"allow\"\n[gateway]\ndrain = \"1s\"", &after.concat());
         let first = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let expected = Difference {
-            tenants: Named {
+        let expected = ConfigDifference {
+            tenants: NamedItems {
                 added: 1,
                 removed: 1,
                 changed: 2,
                 first: first(&["+new", "~acme", "-gone", "~moved"]),
             },
-            pools: Named { added: 1, first: first(&["+q"]), ..Named::default() },
-            rules: Counted { added: 1, removed: 0 },
-            names: Counted { added: 2, removed: 1 },
+            pools: NamedItems { added: 1, first: first(&["+q"]), ..NamedItems::default() },
+            rules: ItemCounts { added: 1, removed: 0 },
+            names: ItemCounts { added: 2, removed: 1 },
             settings: first(&["[policy]"]),
             restart: first(&["[gateway]"]),
         };
@@ -258,7 +258,7 @@ mod tests {
         let in_force = after.clone().fixed_as_in(&before);
         assert_eq!(
             in_force.difference(&after),
-            Difference { restart: expected.restart, ..Difference::default() }
+            ConfigDifference { restart: expected.restart, ..ConfigDifference::default() }
         );
     }
 
@@ -283,10 +283,10 @@ mod tests {
             let mut read = running.clone();
             change(&mut read);
             let after = Outline::of(&read);
-            assert_ne!(before.difference(&after), Difference::default(), "{header}");
+            assert_ne!(before.difference(&after), ConfigDifference::default(), "{header}");
             read.keep_fixed(&running);
             let kept = Outline::of(&read);
-            assert_eq!(after.fixed_as_in(&before).difference(&kept), Difference::default(), "{header}");
+            assert_eq!(after.fixed_as_in(&before).difference(&kept), ConfigDifference::default(), "{header}");
         }
     }
 }

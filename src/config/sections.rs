@@ -7,14 +7,14 @@ use super::diagnostic::Diagnostics;
 use super::kinds::Placed;
 use super::table::Table;
 use super::{Admin, Config, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
-use crate::policy::Ech;
+use crate::policy::EchPolicy;
 use crate::units::format_duration;
-use crate::verify::{Anchors, Roots};
+use crate::verify::{DnssecAnchors, TrustedRoots};
 use std::num::NonZeroUsize;
 
 /// Reads the configuration without pools and tenants, and the default of `ech` for tenants. `None` only after an error,
 /// which is reported.
-pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, Ech)> {
+pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, EchPolicy)> {
     // Every table is read before a missing one ends it: an error in the first must not hide those in the others.
     let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
     let steering = read_steering(&file.section(&main_file::STEERING, out), out);
@@ -148,8 +148,8 @@ fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
     })
 }
 
-fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<Anchors> {
-    let mut anchors = Anchors { root: false, given: Vec::new() };
+fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<DnssecAnchors> {
+    let mut anchors = DnssecAnchors { root: false, given: Vec::new() };
     for anchor in values(table.read(&resolver::TRUST_ANCHORS, out)?) {
         match anchor {
             None => anchors.root = true,
@@ -159,8 +159,8 @@ fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<Anchors> {
     Some(anchors)
 }
 
-fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<Roots> {
-    let mut roots = Roots { system: false, given: Vec::new() };
+fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<TrustedRoots> {
+    let mut roots = TrustedRoots { system: false, given: Vec::new() };
     for root in values(table.read(&certificates::ROOTS, out)?) {
         match root {
             None => roots.system = true,

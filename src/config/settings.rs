@@ -4,7 +4,7 @@ use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::interface::Interface;
 use crate::policy::{ConnectedNetworks, PrivateDestinations, PrivateNetworks, TenantSpec};
-use crate::verify::{Anchors, Roots};
+use crate::verify::{DnssecAnchors, TrustedRoots};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -28,7 +28,7 @@ pub struct Config {
     /// DNS servers and their settings.
     pub resolver: Resolver,
     /// Trusted roots of server certificates.
-    pub roots: Roots,
+    pub roots: TrustedRoots,
     /// True if a reload resets live flows that the new policy denies.
     pub revoke: bool,
     /// True if a change of the files triggers a reload.
@@ -177,7 +177,7 @@ pub struct Resolver {
     /// Time that an address stays valid after its TTL.
     pub grace: Duration,
     /// DNSSEC trust anchors, from which answers must be signed or provably unsigned; `None`: not required.
-    pub dnssec: Option<Anchors>,
+    pub dnssec: Option<DnssecAnchors>,
 }
 
 /// Section `[flow_log]`.

@@ -15,7 +15,7 @@ use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
-use crate::policy::{CertificateRule, Destination, Ech, Effect, RuleSpec, TenantSpec};
+use crate::policy::{CertificateRule, DestinationRule, EchPolicy, RuleEffect, RuleSpec, TenantSpec};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ pub(super) struct PoolDraft {
 pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
     /// `None`: the default of `[policy]`.
-    pub(super) ech: Option<Ech>,
+    pub(super) ech: Option<EchPolicy>,
     pub(super) name_at: Place,
     pub(super) pool_at: Place,
     pub(super) floor_at: Place,
@@ -174,7 +174,7 @@ impl TenantDraft {
             pool: table.read(&tenant::POOL, out).unwrap_or_default(),
             mode,
             // filled in once [policy] is known
-            ech: Ech::default(),
+            ech: EchPolicy::default(),
             max_flows: limits.read(&limits::FLOWS, out),
             ports_floor: table.read(&tenant::PORTS_FLOOR, out),
             ports_ceiling: table.read(&tenant::PORTS_CEILING, out),
@@ -199,19 +199,19 @@ fn read_rules(
     files: &mut HostsFiles,
     out: &mut Diagnostics,
 ) -> (Vec<RuleSpec>, Vec<RulePlaces>) {
-    let allows = table.sections(&tenant::ALLOW, out).into_iter().map(|rule| (Effect::Allow, rule));
-    let denies = table.sections(&tenant::DENY, out).into_iter().map(|rule| (Effect::Deny, rule));
+    let allows = table.sections(&tenant::ALLOW, out).into_iter().map(|rule| (RuleEffect::Allow, rule));
+    let denies = table.sections(&tenant::DENY, out).into_iter().map(|rule| (RuleEffect::Deny, rule));
     let mut tables: Vec<_> = allows.chain(denies).collect();
     tables.sort_by_key(|(_, rule)| rule.offset());
-    let read = |(effect, rule): (Effect, Table<'_>)| match effect {
-        Effect::Allow => read_allow(&rule, files, out),
-        Effect::Deny => read_deny(&rule, files, out),
+    let read = |(effect, rule): (RuleEffect, Table<'_>)| match effect {
+        RuleEffect::Allow => read_allow(&rule, files, out),
+        RuleEffect::Deny => read_deny(&rule, files, out),
     };
     tables.into_iter().map(read).unzip()
 }
 
 fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
-    let (mut rule, mut places) = read_rule(Effect::Allow, &ALLOW, table, files, out);
+    let (mut rule, mut places) = read_rule(RuleEffect::Allow, &ALLOW, table, files, out);
     let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
     rule.destination = table.read(&allow::DESTINATION, out).unwrap_or_default();
     let by_name = ALLOW.names_hosts(table);
@@ -229,14 +229,14 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
         let message = "`certificate` goes with names: without one there is nothing to prove";
         out.error(table.place_of(&allow::CERTIFICATE), message, "add `hosts` or `hosts_file`, or remove it");
     }
-    let asks_dns = matches!(rule.destination, Destination::Verify | Destination::Resolve);
+    let asks_dns = matches!(rule.destination, DestinationRule::Verify | DestinationRule::Resolve);
     if rule.certificate == CertificateRule::Require && by_name && !asks_dns && !table.has(ALLOW.cidrs) {
         let message = "`certificate = \"require\"` by itself does not tell a name's server from one that relays Egret's \
                        probe to it";
         let help = "add `destination = \"verify\"` or \"resolve\", or `cidrs`, so that clients cannot choose the address";
         out.warning(table.place_of(&allow::CERTIFICATE), message, help);
     }
-    if rule.destination != Destination::Original && !by_name {
+    if rule.destination != DestinationRule::Original && !by_name {
         let message =
             "`destination` goes with names: without one there is nothing to compare an address with";
         out.error(table.place_of(&allow::DESTINATION), message, "add `hosts` or `hosts_file`, or remove it");
@@ -268,7 +268,7 @@ fn read_deny(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -
         let help = "add `hosts`, `hosts_file`, `cidrs` or `ports`; what no rule allows is denied anyhow";
         out.error(table.place(), "the rule does not say what it denies", help);
     }
-    read_rule(Effect::Deny, &DENY, table, files, out)
+    read_rule(RuleEffect::Deny, &DENY, table, files, out)
 }
 
 /// Keys common to allow and deny rules.
@@ -303,7 +303,7 @@ impl RuleKeys {
 }
 
 fn read_rule(
-    effect: Effect,
+    effect: RuleEffect,
     keys: &RuleKeys,
     table: &Table<'_>,
     files: &mut HostsFiles,

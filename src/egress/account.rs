@@ -1,18 +1,18 @@
 //! Account of one source address: which ports are busy towards which destination, and when they become free.
 
-mod truth;
+mod reconcile;
 
-use super::busiest::Busiest;
+use super::busiest::BusiestHistogram;
 use super::destination_key::DestinationKey;
-use super::hot::Hot;
-use super::lingering::Lingering;
+use super::held_queue::{HeldPort, HeldQueue};
+use super::hot::HotDestinations;
+use super::lingering::LingeringPorts;
 use super::pair_use::PairUse;
 use super::port_set::PortSet;
 use super::port_space::PortSpace;
-use super::resting::{Rested, Resting};
 use super::share::Share;
 use super::share_table::ShareTable;
-use super::state::{SourceState, Standing};
+use super::state::{OutOfUseReasons, SourceState};
 use crate::addr::SourceAddr;
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
@@ -28,20 +28,20 @@ const PER_OPERATION: usize = 4;
 /// For every destination, free + live + held = capacity: busy ports are in `ports`, `held` counts those of them that
 /// are in `resting` or `lingering`, the others are live.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct PortAccount {
     space: Arc<PortSpace>,
     /// Destinations with busy ports; entries are never empty.
-    pairs: HashMap<DestinationKey, Pair>,
+    pairs: HashMap<DestinationKey, PairPorts>,
     /// Live or held ports that the current configuration no longer hands out.
     strays: HashSet<(DestinationKey, u16)>,
     /// Ports held for a fixed time.
-    resting: Resting,
+    resting: HeldQueue,
     /// Ports held until the kernel has released them.
-    lingering: Lingering,
-    busiest: Busiest,
-    hot: Hot,
+    lingering: LingeringPorts,
+    busiest: BusiestHistogram,
+    hot: HotDestinations,
     live: usize,
-    standing: Standing,
+    standing: OutOfUseReasons,
     /// The table that counts every busy port of `pairs` for the tenants that share the pool. `None` while the address
     /// is not available: its ports are then not part of the pool's capacity.
     counted_in: Option<Arc<ShareTable>>,
@@ -49,28 +49,28 @@ pub(super) struct Account {
 
 /// Ports towards one destination.
 #[derive(Debug, Default)]
-struct Pair {
+struct PairPorts {
     ports: PortSet,
     /// `<= ports.len()`
     held: u16,
-    /// Class in [`Hot`].
+    /// Class in [`HotDestinations`].
     class: u8,
 }
 
-impl Account {
+impl PortAccount {
     /// Creates the account of `source`.
     pub(super) fn new(space: Arc<PortSpace>, source: SourceAddr) -> Self {
         let drained_by_config = space.drain.contains(&source);
         let mut account = Self {
-            hot: Hot::new(space.capacity()),
+            hot: HotDestinations::new(space.capacity()),
             space,
             pairs: HashMap::new(),
             strays: HashSet::new(),
-            resting: Resting::default(),
-            lingering: Lingering::default(),
-            busiest: Busiest::default(),
+            resting: HeldQueue::default(),
+            lingering: LingeringPorts::default(),
+            busiest: BusiestHistogram::default(),
             live: 0,
-            standing: Standing::new(drained_by_config),
+            standing: OutOfUseReasons::new(drained_by_config),
             counted_in: None,
         };
         account.recount();
@@ -78,7 +78,7 @@ impl Account {
     }
 
     /// Takes a port that is free towards the destination, uniformly at random; it is live from then on. `None` if there
-    /// is none, or if the address gives out none. The caller must call [`Account::count`].
+    /// is none, or if the address gives out none. The caller must call [`PortAccount::count`].
     pub(super) fn take(&mut self, to: DestinationKey, now: Instant, rng: &mut impl Rng) -> Option<u16> {
         self.release_due(now, PER_OPERATION);
         if self.space.capacity() == 0 || self.state() != SourceState::Available {
@@ -123,7 +123,7 @@ impl Account {
             if let Some(pair) = self.space.slot(port).and_then(|_| self.pairs.get_mut(&to)) {
                 pair.held += 1;
             }
-            self.resting.push(Rested { until: now + rest, to, port, share });
+            self.resting.push(HeldPort { until: now + rest, to, port, share });
         }
         self.release_due(now, PER_OPERATION);
     }
@@ -131,7 +131,7 @@ impl Account {
     /// Frees at most `most` held ports that are due. True if there may be more.
     pub(super) fn release_due(&mut self, now: Instant, most: usize) -> bool {
         for _ in 0..most {
-            let Some(Rested { to, port, share, .. }) = self.resting.pop_due(now) else {
+            let Some(HeldPort { to, port, share, .. }) = self.resting.pop_due(now) else {
                 return false;
             };
             self.release_held(to, port, &share);
@@ -165,8 +165,8 @@ impl Account {
         for (to, pair) in self.pairs.drain() {
             busy.extend(pair.ports.slots(old.capacity()).into_iter().map(|slot| (to, old.port(slot))));
         }
-        self.busiest = Busiest::default();
-        self.hot = Hot::new(space.capacity());
+        self.busiest = BusiestHistogram::default();
+        self.hot = HotDestinations::new(space.capacity());
         for (to, port) in busy {
             self.mark_busy(to, port);
         }

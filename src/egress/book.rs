@@ -1,14 +1,14 @@
 //! The account of one source address, with its lock.
 
-use super::account::Account;
+use super::account::PortAccount;
 use super::destination_key::DestinationKey;
-use super::lingering::Linger;
+use super::lingering::LingeringPort;
 use super::pair_use::PairUse;
 use super::port_space::PortSpace;
 use super::share::Share;
 use super::share_table::ShareTable;
 use super::state::SourceState;
-use super::visits::Visits;
+use super::visits::ReaperVisits;
 use crate::addr::SourceAddr;
 use crate::sys::sock_diag::Presence;
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ const PER_LOCK: usize = 1024;
 
 /// Totals of a source address over all destinations.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Totals {
+pub(super) struct PortTotals {
     pub(super) live: usize,
     pub(super) held: usize,
     pub(super) busiest: u16,
@@ -29,16 +29,16 @@ pub(super) struct Totals {
 
 /// Account of one source address with its own lock, held for a table lookup and a pick, never across a system call.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct SourceBook {
     source: SourceAddr,
-    account: Mutex<Account>,
+    account: Mutex<PortAccount>,
     /// Schedule of the reaper's visits.
-    visits: Arc<Visits>,
+    visits: Arc<ReaperVisits>,
 }
 
-impl Book {
-    pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>, visits: &Arc<Visits>) -> Self {
-        let account = Mutex::new(Account::new(Arc::clone(space), source));
+impl SourceBook {
+    pub(super) fn new(source: SourceAddr, space: &Arc<PortSpace>, visits: &Arc<ReaperVisits>) -> Self {
+        let account = Mutex::new(PortAccount::new(Arc::clone(space), source));
         Self { source, account, visits: Arc::clone(visits) }
     }
 
@@ -76,12 +76,12 @@ impl Book {
     }
 
     /// Ends a lease whose connection may still exist in the kernel.
-    pub(super) fn linger(&self, linger: Linger) {
+    pub(super) fn linger(&self, linger: LingeringPort) {
         let visit = self.lock().linger(linger);
         self.is_visited(visit);
     }
 
-    /// Starts a visit of the reaper: at most `most` ports to query the kernel about. [`Book::answer_lingering`] must
+    /// Starts a visit of the reaper: at most `most` ports to query the kernel about. [`SourceBook::answer_lingering`] must
     /// follow.
     pub(super) fn ask_lingering(
         &self,
@@ -113,12 +113,12 @@ impl Book {
         self.lock().pair(to).in_use()
     }
 
-    pub(super) fn totals(&self, space: &Arc<PortSpace>, now: Instant) -> Totals {
+    pub(super) fn totals(&self, space: &Arc<PortSpace>, now: Instant) -> PortTotals {
         self.release_due(now);
         let mut account = self.lock();
         account.adopt(space, self.source);
         let (live, held, busiest) = (account.live(), account.held(), account.busiest());
-        Totals { live, held, busiest, state: account.state() }
+        PortTotals { live, held, busiest, state: account.state() }
     }
 
     /// Returns at most `most` of the destinations with many ports in use, the hottest first.
@@ -182,8 +182,8 @@ impl Book {
         busy
     }
 
-    /// Like [`Account::hold`], under the configuration of `space`. True if the port was free.
-    pub(super) fn hold(&self, space: &Arc<PortSpace>, linger: Linger) -> bool {
+    /// Like [`PortAccount::hold`], under the configuration of `space`. True if the port was free.
+    pub(super) fn hold(&self, space: &Arc<PortSpace>, linger: LingeringPort) -> bool {
         let mut account = self.lock();
         account.adopt(space, self.source);
         let (was_free, visit) = account.hold(linger);
@@ -199,7 +199,7 @@ impl Book {
 
     /// Ignores poisoning: a panic in one flow must not disable the address, and the account is consistent between
     /// calls.
-    fn lock(&self) -> MutexGuard<'_, Account> {
+    fn lock(&self) -> MutexGuard<'_, PortAccount> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,13 +5,13 @@
 /// Counts change by one, so the maximum does too: when the last destination at the top loses a port, it is the new
 /// maximum.
 #[derive(Debug, Default)]
-pub(super) struct Busiest {
+pub(super) struct BusiestHistogram {
     /// Indexed by ports in use. `destinations[n] == 0` for every `n > top`; the first is unused.
     destinations: Vec<u32>,
     top: u16,
 }
 
-impl Busiest {
+impl BusiestHistogram {
     /// Ports in use towards the busiest destination; 0 if there are none.
     pub(super) fn ports(&self) -> u16 {
         self.top
@@ -60,7 +60,7 @@ mod tests {
         #[test]
         fn busiest_matches_naive_maximum(steps in proptest::collection::vec((0usize..5, any::<bool>()), 0..300)) {
             let mut counts = [0u16; 5];
-            let mut busiest = Busiest::default();
+            let mut busiest = BusiestHistogram::default();
             for (which, up) in steps {
                 if up {
                     counts[which] += 1;

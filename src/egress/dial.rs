@@ -104,7 +104,7 @@ impl Dialler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ledger, PoolSpec, Pools, Select, Share};
+    use super::super::{Ledger, PoolSpec, Pools, Share, SourceSelection};
     use super::*;
     use crate::addr::{PortRange, SourceAddr};
     use crate::sys::event_loop::EventLoop;
@@ -127,7 +127,7 @@ mod tests {
             name: "pool".into(),
             addresses: vec![source.into()],
             ports: PortRange::new(*ports.start(), *ports.end()).unwrap(),
-            select: Select::Paired,
+            select: SourceSelection::Paired,
             drain: Vec::new(),
             public: BTreeMap::new(),
             rest: Duration::ZERO,

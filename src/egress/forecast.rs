@@ -4,16 +4,16 @@ mod alarm;
 mod outlook;
 mod trend;
 
-pub use alarm::Level;
+pub use alarm::UsageLevel;
 
 use super::hot;
 use super::hot_pair::HotPair;
 use super::pair_use::PairUse;
 use super::pool::Pools;
 use crate::addr::{DialAddr, SourceAddr};
-use alarm::{Alarm, State};
+use alarm::{DestinationAlarm, UsageSample};
 use ipnet::IpNet;
-use outlook::Forecast;
+use outlook::GrowthForecast;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ const LONGEST_GAP: u16 = 10;
 /// Tracks the hottest destinations of every source address. Has no clock or thread of its own.
 #[derive(Debug, Default)]
 pub struct Forecaster {
-    followed: BTreeMap<(SourceAddr, DialAddr), Followed>,
+    followed: BTreeMap<(SourceAddr, DialAddr), TrackedDestination>,
     /// Position at which the search among derived addresses continues.
     cursor: usize,
     /// Time of the last observation, in whole seconds from the first one.
@@ -68,9 +68,9 @@ pub struct HotRow {
 
 /// A level that a destination crossed, towards exhaustion or away from it.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub struct LevelEvent {
     /// The level.
-    pub level: Level,
+    pub level: UsageLevel,
     /// The pool's name.
     pub pool: Arc<str>,
     /// Source address of the flows.
@@ -90,17 +90,17 @@ pub struct Event {
 }
 
 #[derive(Debug)]
-struct Followed {
+struct TrackedDestination {
     pool: Arc<str>,
     network: IpNet,
     used: PairUse,
-    past: Forecast,
+    past: GrowthForecast,
     /// Growth per second.
     growth: f32,
     /// True from when no port was free until more are free than chance explains.
     is_full: bool,
     exhausted_in: Option<Duration>,
-    alarm: Alarm,
+    alarm: DestinationAlarm,
 }
 
 impl Forecaster {
@@ -111,7 +111,7 @@ impl Forecaster {
 
     /// Samples the counts and returns the levels that were crossed. To be called once a second; missed seconds are
     /// filled in. Locks one account at a time, to read its hottest destinations.
-    pub fn observe(&mut self, pools: &Pools, now: Instant) -> Vec<Event> {
+    pub fn observe(&mut self, pools: &Pools, now: Instant) -> Vec<LevelEvent> {
         let passed = match self.looked {
             Some(looked) => (now.saturating_duration_since(looked) + Duration::from_millis(500)).as_secs(),
             None => 1,
@@ -186,7 +186,7 @@ impl Forecaster {
                 known.pool = pool;
                 known.network = network;
             } else if self.followed.len() < MOST {
-                let followed = Followed::new(pool, network, used);
+                let followed = TrackedDestination::new(pool, network, used);
                 self.followed.insert(key, followed);
             }
         }
@@ -213,11 +213,11 @@ impl Forecaster {
     }
 }
 
-impl Followed {
+impl TrackedDestination {
     fn new(pool: Arc<str>, network: IpNet, used: PairUse) -> Self {
-        let mut past = Forecast::default();
+        let mut past = GrowthForecast::default();
         past.push(f32::from(used.in_use()));
-        let alarm = Alarm::default();
+        let alarm = DestinationAlarm::default();
         Self { pool, network, used, past, growth: 0.0, is_full: false, exhausted_in: None, alarm }
     }
 
@@ -245,11 +245,11 @@ impl Followed {
         self.alarm.is_raised() || self.past.holds()
     }
 
-    fn judge(&mut self, source: SourceAddr, to: DialAddr, now: Instant, events: &mut Vec<Event>) {
+    fn judge(&mut self, source: SourceAddr, to: DialAddr, now: Instant, events: &mut Vec<LevelEvent>) {
         let (used, capacity) = (self.used.in_use(), self.used.capacity);
-        let state = State { used, capacity, exhausted_in: self.exhausted_in };
+        let state = UsageSample { used, capacity, exhausted_in: self.exhausted_in };
         for (level, rising) in self.alarm.crossed(&state, now) {
-            events.push(Event {
+            events.push(LevelEvent {
                 level,
                 pool: Arc::clone(&self.pool),
                 source,

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// it (hysteresis): a million cold destinations cost nothing, and a hot one in a large pool is updated with every three
 /// hundredth lease. Finding the hottest costs time proportional to their number.
 #[derive(Debug)]
-pub(super) struct Hot {
+pub(super) struct HotDestinations {
     classes: BTreeSet<(u8, DestinationKey)>,
     /// Ports in use at the lower end of the first class; `>= 1`
     threshold: u16,
@@ -23,7 +23,7 @@ pub(super) fn threshold(capacity: u16) -> u16 {
     (capacity / 100 + 1).max(capacity.div_ceil(4).min(6))
 }
 
-impl Hot {
+impl HotDestinations {
     pub(super) fn new(capacity: u16) -> Self {
         Self { classes: BTreeSet::new(), threshold: threshold(capacity), width: (capacity / 100).max(1) }
     }
@@ -70,7 +70,7 @@ mod tests {
     fn hottest_order_is_within_one_percent() {
         for capacity in [1u16, 2, 4, 16, 99, 100, 199, 200, 1000, 64_511, 65_535] {
             let mut rng = StdRng::seed_from_u64(7);
-            let mut hot = Hot::new(capacity);
+            let mut hot = HotDestinations::new(capacity);
             let destinations: Vec<DestinationKey> =
                 (0..40).map(|n| DialAddr::new(([192, 0, 2, n], 443).into()).into()).collect();
             let mut counts = [(0u16, 0u8); 40];

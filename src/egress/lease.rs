@@ -1,11 +1,11 @@
 //! Lease of one source address and port, for one flow.
 
-use super::book::Book;
+use super::book::SourceBook;
 use super::destination_key::DestinationKey;
+use super::hold::PortHold;
 use super::lease_error::LeaseError;
-use super::lingering::Linger;
+use super::lingering::LingeringPort;
 use super::pool::Pool;
-use super::rest::Rest;
 use super::share::Share;
 use crate::addr::{ClientAddr, Family, LeasedSource};
 use std::fmt;
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 /// Lease of one port of one source address towards one destination, for its own lifetime.
 ///
-/// Drop returns the port, to be free at once unless [`Lease::set_rest`] was called: a connection that is reset before a
+/// Drop returns the port, to be free at once unless [`Lease::set_hold`] was called: a connection that is reset before a
 /// FIN was sent, or was never made, leaves no state in the kernel. Drop it after the socket is closed, not before.
 pub struct Lease {
     pool: Arc<Pool>,
-    book: Arc<Book>,
+    book: Arc<SourceBook>,
     to: DestinationKey,
     port: u16,
-    rest: Rest,
+    rest: PortHold,
     share: Share,
     connected: bool,
     /// True if the port has been returned.
@@ -30,8 +30,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, book: Arc<Book>, to: DestinationKey, port: u16, share: Share) -> Self {
-        Self { pool, book, to, port, rest: Rest::Free, share, connected: false, ended: false }
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        book: Arc<SourceBook>,
+        to: DestinationKey,
+        port: u16,
+        share: Share,
+    ) -> Self {
+        Self { pool, book, to, port, rest: PortHold::Free, share, connected: false, ended: false }
     }
 
     /// Address and port to bind.
@@ -60,7 +66,7 @@ impl Lease {
     }
 
     /// Sets how the port is held when the lease ends.
-    pub fn set_rest(&mut self, rest: Rest) {
+    pub fn set_hold(&mut self, rest: PortHold) {
         self.rest = rest;
     }
 
@@ -74,7 +80,7 @@ impl Lease {
         now: Instant,
     ) -> Result<Self, LeaseError> {
         self.pool.ledger().count_collision(self.source(), self.to.into());
-        self.rest = Rest::UntilGone { first_look: at_least, timestamps: false };
+        self.rest = PortHold::UntilGone { first_look: at_least, timestamps: false };
         let share = self.share.clone();
         self.end(now);
         self.pool.lease_towards(client, self.to, Family::of(self.source().ip()), &share, now)
@@ -88,12 +94,14 @@ impl Lease {
     fn end(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.ended, true) {
             let share = std::mem::take(&mut self.share);
-            let own = if self.connected { Rest::For(self.pool.rest).least() } else { Duration::ZERO };
+            let own = if self.connected { PortHold::For(self.pool.rest).least() } else { Duration::ZERO };
             let least = self.rest.least().max(own);
             match self.rest {
-                Rest::Free | Rest::For(_) => self.book.give_back(self.to, self.port, least, share, now),
-                Rest::UntilGone { timestamps, .. } => {
-                    self.book.linger(Linger::new((self.to, self.port), least, timestamps, share, now));
+                PortHold::Free | PortHold::For(_) => {
+                    self.book.give_back(self.to, self.port, least, share, now)
+                }
+                PortHold::UntilGone { timestamps, .. } => {
+                    self.book.linger(LingeringPort::new((self.to, self.port), least, timestamps, share, now));
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! The account of all ports of the process.
 
-use super::book::Book;
+use super::book::SourceBook;
 use super::pair_use::PairUse;
 use super::port_space::PortSpace;
 use super::share_table::ShareTable;
-use super::visits::Visits;
+use super::visits::ReaperVisits;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use dashmap::DashMap;
 use hashbrown::DefaultHashBuilder;
@@ -25,7 +25,7 @@ const PER_SWEEP: usize = 16_384;
 /// that the leases of an old one still count in the next.
 #[derive(Debug)]
 pub struct Ledger {
-    books: DashMap<SourceAddr, Arc<Book>, DefaultHashBuilder>,
+    books: DashMap<SourceAddr, Arc<SourceBook>, DefaultHashBuilder>,
     /// The part at which the next sweep goes on.
     cursor: AtomicUsize,
     collisions: AtomicU64,
@@ -34,7 +34,7 @@ pub struct Ledger {
     generations: AtomicU64,
     /// By the name of the pool.
     shares: Mutex<HashMap<Arc<str>, Weak<ShareTable>>>,
-    visits: Arc<Visits>,
+    visits: Arc<ReaperVisits>,
 }
 
 /// Collisions that are kept until somebody asks who was in the way.
@@ -102,12 +102,12 @@ impl Ledger {
     /// is held meanwhile: nobody can be about to use a book that is removed.
     fn forget(&self, source: SourceAddr, now: Instant) -> bool {
         let is_unused =
-            |_: &SourceAddr, book: &mut Arc<Book>| Arc::strong_count(book) == 1 && book.sweep(now);
+            |_: &SourceAddr, book: &mut Arc<SourceBook>| Arc::strong_count(book) == 1 && book.sweep(now);
         self.books.remove_if_mut(&source, is_unused).is_some()
     }
 
     /// Some 16,000 of the books: part by part, all of them.
-    fn part(&self, part: usize) -> Vec<Arc<Book>> {
+    fn part(&self, part: usize) -> Vec<Arc<SourceBook>> {
         let parts = self.books.len() / PER_SWEEP + 1;
         let hasher = self.books.hasher();
         #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// The reaper's due visits.
-    pub(super) fn visits(&self) -> &Visits {
+    pub(super) fn visits(&self) -> &ReaperVisits {
         &self.visits
     }
 
@@ -146,18 +146,18 @@ impl Ledger {
         }
     }
 
-    pub(super) fn find(&self, source: SourceAddr) -> Option<Arc<Book>> {
+    pub(super) fn find(&self, source: SourceAddr) -> Option<Arc<SourceBook>> {
         self.books.get(&source).map(|book| Arc::clone(&book))
     }
 
     /// The book of an address, opened with `space` if it is new.
-    pub(super) fn open(&self, source: SourceAddr, space: &Arc<PortSpace>) -> Arc<Book> {
-        let new = || Arc::new(Book::new(source, space, &self.visits));
+    pub(super) fn open(&self, source: SourceAddr, space: &Arc<PortSpace>) -> Arc<SourceBook> {
+        let new = || Arc::new(SourceBook::new(source, space, &self.visits));
         Arc::clone(&self.books.entry(source).or_insert_with(new))
     }
 
     /// Calls `each` for every book, with no lock held meanwhile.
-    pub(super) fn for_each(&self, mut each: impl FnMut(&Book)) {
+    pub(super) fn for_each(&self, mut each: impl FnMut(&SourceBook)) {
         let books: Vec<_> = self.books.iter().map(|book| Arc::clone(&book)).collect();
         for book in books {
             each(&book);
@@ -165,7 +165,7 @@ impl Ledger {
     }
 
     /// Calls `each` for some 16,000 books, of the part that `cursor` counts, with no lock held meanwhile.
-    pub(super) fn for_some(&self, cursor: &mut usize, mut each: impl FnMut(&Book)) {
+    pub(super) fn for_some(&self, cursor: &mut usize, mut each: impl FnMut(&SourceBook)) {
         let books = self.part(*cursor);
         *cursor = cursor.wrapping_add(1);
         for book in books {

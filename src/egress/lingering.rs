@@ -20,7 +20,7 @@ const MOST_FAILURES: u8 = 66;
 
 /// A held port, with the schedule of queries about it.
 #[derive(Debug)]
-pub(super) struct Linger {
+pub(super) struct LingeringPort {
     next: Instant,
     pub(super) to: DestinationKey,
     pub(super) port: u16,
@@ -34,15 +34,15 @@ pub(super) struct Linger {
 
 /// The lingering ports of one source address.
 #[derive(Debug, Default)]
-pub(super) struct Lingering {
-    queue: BinaryHeap<EarliestFirst<Linger>>,
+pub(super) struct LingeringPorts {
+    queue: BinaryHeap<EarliestFirst<LingeringPort>>,
     /// Ports of the current batch of queries, in its order.
-    asked: Vec<Linger>,
+    asked: Vec<LingeringPort>,
     /// Time of the reaper's next visit.
     visit: Option<Instant>,
 }
 
-impl Linger {
+impl LingeringPort {
     /// A port with its first query after `first_look`.
     pub(super) fn new(
         (to, port): (DestinationKey, u16),
@@ -78,9 +78,9 @@ impl Linger {
     }
 }
 
-impl Lingering {
+impl LingeringPorts {
     /// Adds a port. Returns the time of the reaper's next visit if that is sooner than before.
-    pub(super) fn push(&mut self, linger: Linger) -> Option<Instant> {
+    pub(super) fn push(&mut self, linger: LingeringPort) -> Option<Instant> {
         let next = linger.next;
         self.queue.push(EarliestFirst(linger));
         let is_sooner = self.visit.is_none_or(|visit| next < visit);
@@ -92,7 +92,7 @@ impl Lingering {
         self.visit == Some(visit)
     }
 
-    /// Starts a batch of at most `most` due ports. [`Lingering::answer`] must follow.
+    /// Starts a batch of at most `most` due ports. [`LingeringPorts::answer`] must follow.
     pub(super) fn ask(&mut self, now: Instant, most: usize) -> Vec<(DestinationKey, u16)> {
         while self.asked.len() < most
             && self.queue.peek().is_some_and(|EarliestFirst(first)| first.next <= now)
@@ -103,7 +103,7 @@ impl Lingering {
     }
 
     /// Takes the answers to the batch, in its order. Returns the ports that are free.
-    pub(super) fn answer(&mut self, answers: &[Option<Presence>], now: Instant) -> Vec<Linger> {
+    pub(super) fn answer(&mut self, answers: &[Option<Presence>], now: Instant) -> Vec<LingeringPort> {
         let answers = answers.iter().copied().chain(std::iter::repeat(None));
         let (mut freed, mut kept) = (Vec::new(), Vec::new());
         for (mut linger, found) in self.asked.drain(..).zip(answers) {
@@ -135,7 +135,7 @@ impl Lingering {
     }
 }
 
-impl Due for Linger {
+impl Due for LingeringPort {
     fn due(&self) -> Instant {
         self.next
     }
@@ -145,14 +145,14 @@ impl Due for Linger {
 mod tests {
     use super::*;
 
-    fn port(first_look: Duration, timestamps: bool, now: Instant) -> Linger {
-        Linger::new((DestinationKey::default(), 1), first_look, timestamps, Share::NONE, now)
+    fn port(first_look: Duration, timestamps: bool, now: Instant) -> LingeringPort {
+        LingeringPort::new((DestinationKey::default(), 1), first_look, timestamps, Share::NONE, now)
     }
 
     /// Time to the next query about a port after one answer; `None` if the port is free.
     fn after(answer: Option<Presence>, timestamps: bool) -> Option<Duration> {
         let now = crate::clock::now();
-        let mut lingering = Lingering::default();
+        let mut lingering = LingeringPorts::default();
         lingering.push(port(Duration::ZERO, timestamps, now));
         let now = now + FIRST_LOOK;
         assert_eq!(lingering.ask(now, 9).len(), 1);
@@ -202,7 +202,7 @@ mod tests {
     fn reaper_wakes_only_for_sooner_visits() {
         let now = crate::clock::now();
         let (soon, late) = (Duration::from_secs(1), Duration::from_mins(1));
-        let mut lingering = Lingering::default();
+        let mut lingering = LingeringPorts::default();
         assert_eq!(lingering.push(port(late, false, now)), Some(now + late));
         assert_eq!(lingering.push(port(late * 2, false, now)), None);
         assert_eq!(lingering.push(port(soon, false, now)), Some(now + soon));

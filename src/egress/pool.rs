@@ -4,17 +4,17 @@ mod outlook;
 mod pools;
 
 use super::addresses;
-use super::book::Book;
+use super::book::SourceBook;
 use super::destination_key::DestinationKey;
 use super::lease::Lease;
 use super::lease_error::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
 use super::share::Share;
-use super::share_table::Capacity;
-use super::sources::{Candidate, Sources};
+use super::share_table::FamilyCapacity;
+use super::sources::{AddressCandidate, PoolSources};
 use super::state::SourceState;
-use super::{PoolSpec, Select, ShareSpec};
+use super::{PoolSpec, ShareSpec, SourceSelection};
 use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use ipnet::IpNet;
 pub use pools::Pools;
@@ -30,10 +30,10 @@ const LOOKS: usize = 16;
 #[derive(Debug)]
 pub struct Pool {
     name: Arc<str>,
-    select: Select,
+    select: SourceSelection,
     space: Arc<PortSpace>,
-    v4: Sources,
-    v6: Sources,
+    v4: PoolSources,
+    v6: PoolSources,
     public: BTreeMap<SourceAddr, IpAddr>,
     /// Minimum time that a connected port is held.
     pub(super) rest: Duration,
@@ -76,7 +76,7 @@ impl Pool {
         space.drain.clone_from(&spec.drain);
         space.shares = (!spec.shares.is_empty()).then(|| ledger.shares(&spec.name));
         let space = Arc::new(space);
-        let family = |family| Sources::new(&spec.addresses, family, &space, ledger);
+        let family = |family| PoolSources::new(&spec.addresses, family, &space, ledger);
         Self {
             name: Arc::clone(&spec.name),
             select: spec.select,
@@ -132,8 +132,8 @@ impl Pool {
     /// does not tie clients to addresses.
     pub fn preferred(&self, client: ClientAddr, family: Family) -> Option<SourceAddr> {
         match self.select {
-            Select::Paired => self.sources(family).preferred(addresses::hash(client.ip())),
-            Select::LeastUsed => None,
+            SourceSelection::Paired => self.sources(family).preferred(addresses::hash(client.ip())),
+            SourceSelection::LeastUsed => None,
         }
     }
 
@@ -162,8 +162,10 @@ impl Pool {
         self.claim(share, sources, hash, to, family, now)?;
         let take = |n| self.take(&sources.candidate(hash, n), to, share, now);
         let look = || match self.select {
-            Select::Paired => sources.by_weight(hash).find_map(take),
-            Select::LeastUsed => sources.by_use(hash, |source| self.in_use(source, to)).find_map(take),
+            SourceSelection::Paired => sources.by_weight(hash).find_map(take),
+            SourceSelection::LeastUsed => {
+                sources.by_use(hash, |source| self.in_use(source, to)).find_map(take)
+            }
         };
         // A flow that moves between two addresses can be missed by a search that visits one after the other.
         let again = || (0..LOOKS).find_map(|_| share.is_backed(to, family).then(look)?);
@@ -183,7 +185,7 @@ impl Pool {
     fn claim(
         &self,
         share: &Share,
-        sources: &Sources,
+        sources: &PoolSources,
         client: u64,
         to: DestinationKey,
         family: Family,
@@ -196,8 +198,8 @@ impl Pool {
         let claimed = share.claim(to, family).or_else(|_| {
             for n in 0..sources.count() {
                 match sources.candidate(client, n) {
-                    Candidate::Listed(book) => book.release_due(now),
-                    Candidate::Derived(address) => {
+                    AddressCandidate::Listed(book) => book.release_due(now),
+                    AddressCandidate::Derived(address) => {
                         self.ledger.find(address).inspect(|book| book.release_due(now));
                     }
                 }
@@ -240,24 +242,24 @@ impl Pool {
 
     /// Capacity of the available addresses towards each destination, without `but`. A network whose addresses are
     /// derived per client counts as unlimited: it has more of them than there are clients.
-    fn offered(&self, but: Option<SourceAddr>) -> Capacity {
-        let of = |sources: &Sources| {
+    fn offered(&self, but: Option<SourceAddr>) -> FamilyCapacity {
+        let of = |sources: &PoolSources| {
             if sources.wide().next().is_some() {
-                return Capacity::ENDLESS;
+                return FamilyCapacity::ENDLESS;
             }
             let available = sources
                 .listed()
                 .filter(|book| Some(book.source()) != but && book.state() == SourceState::Available);
             available.count() as u64 * u64::from(self.capacity())
         };
-        Capacity { v4: of(&self.v4), v6: of(&self.v6) }
+        FamilyCapacity { v4: of(&self.v4), v6: of(&self.v6) }
     }
 
     fn network_of(&self, source: SourceAddr) -> Option<IpNet> {
         self.sources(Family::of(source.ip())).network_of(source)
     }
 
-    fn sources(&self, family: Family) -> &Sources {
+    fn sources(&self, family: Family) -> &PoolSources {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -266,23 +268,23 @@ impl Pool {
 
     fn take(
         &self,
-        source: &Candidate<'_>,
+        source: &AddressCandidate<'_>,
         to: DestinationKey,
         share: &Share,
         now: Instant,
-    ) -> Option<(Arc<Book>, u16)> {
+    ) -> Option<(Arc<SourceBook>, u16)> {
         let book = match *source {
-            Candidate::Listed(book) => Arc::clone(book),
-            Candidate::Derived(address) => self.ledger.open(address, &self.space),
+            AddressCandidate::Listed(book) => Arc::clone(book),
+            AddressCandidate::Derived(address) => self.ledger.open(address, &self.space),
         };
         let port = book.take(&self.space, to, share, now)?;
         Some((book, port))
     }
 
-    fn in_use(&self, source: &Candidate<'_>, to: DestinationKey) -> u16 {
+    fn in_use(&self, source: &AddressCandidate<'_>, to: DestinationKey) -> u16 {
         match *source {
-            Candidate::Listed(book) => book.in_use(to),
-            Candidate::Derived(address) => self.ledger.find(address).map_or(0, |book| book.in_use(to)),
+            AddressCandidate::Listed(book) => book.in_use(to),
+            AddressCandidate::Derived(address) => self.ledger.find(address).map_or(0, |book| book.in_use(to)),
         }
     }
 

@@ -15,14 +15,14 @@ const LISTED: usize = 64;
 /// set at the limit does not flap.
 #[derive(Debug)]
 pub(super) enum PortSet {
-    Inline(List<INLINE>),
-    Listed(Box<List<LISTED>>),
+    Inline(SlotList<INLINE>),
+    Listed(Box<SlotList<LISTED>>),
     Dense(Box<Bitmap>),
 }
 
 impl Default for PortSet {
     fn default() -> Self {
-        Self::Inline(List::default())
+        Self::Inline(SlotList::default())
     }
 }
 
@@ -140,19 +140,19 @@ fn most_listed(capacity: u16) -> usize {
 
 /// Up to `N` busy slots, in no order.
 #[derive(Debug)]
-pub(super) struct List<const N: usize> {
+pub(super) struct SlotList<const N: usize> {
     /// `<= N`
     len: u8,
     slots: [u16; N],
 }
 
-impl<const N: usize> Default for List<N> {
+impl<const N: usize> Default for SlotList<N> {
     fn default() -> Self {
         Self { len: 0, slots: [0; N] }
     }
 }
 
-impl<const N: usize> List<N> {
+impl<const N: usize> SlotList<N> {
     fn as_slice(&self) -> &[u16] {
         &self.slots[..usize::from(self.len)]
     }

@@ -68,14 +68,14 @@ mod tests {
 
     /// An attempt that takes `takes` milliseconds. `live` counts running ones.
     async fn attempt(n: u64, takes: u64, good: bool, live: Rc<Cell<u32>>) -> Result<u64, u64> {
-        struct Count(Rc<Cell<u32>>);
-        impl Drop for Count {
+        struct StartCount(Rc<Cell<u32>>);
+        impl Drop for StartCount {
             fn drop(&mut self) {
                 self.0.set(self.0.get() - 1);
             }
         }
         live.set(live.get() + 1);
-        let _counted = Count(live);
+        let _counted = StartCount(live);
         sleep(Duration::from_millis(takes)).await;
         if good { Ok(n) } else { Err(n) }
     }

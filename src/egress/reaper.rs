@@ -84,8 +84,8 @@ impl Reaper {
     }
 
     /// Collects the queries of a round; `None` if none is due.
-    fn round(&mut self, now: Instant) -> Option<Round> {
-        let mut round = Round::default();
+    fn round(&mut self, now: Instant) -> Option<ReaperRound> {
+        let mut round = ReaperRound::default();
         while round.pairs.len() < PER_ROUND
             && let Some(&Reverse((at, source))) = self.due.peek()
             && at <= now
@@ -103,13 +103,13 @@ impl Reaper {
 
 /// The queries of one round.
 #[derive(Default)]
-struct Round {
+struct ReaperRound {
     pairs: Vec<(SocketAddr, SocketAddr)>,
     /// The number of queries about each address, in order.
     asked: Vec<(SourceAddr, usize)>,
 }
 
-impl Round {
+impl ReaperRound {
     fn add(&mut self, source: SourceAddr, questions: &[(DestinationKey, u16)]) {
         let pair = |&(to, port): &_| (SocketAddr::new(source.ip(), port), DialAddr::from(to).socket());
         self.pairs.extend(questions.iter().map(pair));

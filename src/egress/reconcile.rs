@@ -8,7 +8,7 @@
 
 use super::Pools;
 use super::destination_key::DestinationKey;
-use super::lingering::Linger;
+use super::lingering::LingeringPort;
 use super::share::Share;
 use crate::addr::{DialAddr, LeasedSource, SourceAddr};
 use crate::sys::sock_diag::{KernelSocket, TcpState};
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const MOST_LEASES: usize = 262_144;
 
 /// Source of the kernel's socket lists.
-pub trait Kernel {
+pub trait KernelSockets {
     /// Lists the TCP sockets that `keep` selects, without listeners. Includes orphans, sockets that are closed but
     /// still open in a program if the kernel lists them, and those in `TIME_WAIT` if `waiting`.
     fn sockets(
@@ -42,19 +42,19 @@ pub trait Kernel {
 #[derive(Debug, Default)]
 pub struct Reconciler {
     /// Leases without a socket in the last comparison.
-    unseen: HashSet<Quad>,
+    unseen: HashSet<ConnectionKey>,
 }
 
 /// Discrepancies between ledger and kernel.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct Discrepancies {
     /// Sockets on ports that the ledger called free. The ledger holds these ports now.
     pub foreign: Vec<KernelSocket>,
     /// Leases without a socket.
     pub unseen: Vec<(LeasedSource, DialAddr)>,
 }
 
-impl Report {
+impl Discrepancies {
     /// Number of discrepancies for a source address, or for all addresses in a network.
     pub fn difference(&self, source: IpNet) -> u64 {
         let foreign = self.foreign.iter().map(|socket| socket.source.ip());
@@ -65,13 +65,13 @@ impl Report {
 
 /// A connection's identity in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Quad {
+struct ConnectionKey {
     source: SourceAddr,
     port: u16,
     to: DestinationKey,
 }
 
-impl Quad {
+impl ConnectionKey {
     fn of(socket: &KernelSocket) -> Self {
         Self {
             source: SourceAddr::new(socket.source.ip()),
@@ -81,34 +81,39 @@ impl Quad {
     }
 
     /// Holds the port for no tenant; whether the connection uses timestamps is unknown.
-    fn linger(self, first_look: Duration, now: Instant) -> Linger {
-        Linger::new((self.to, self.port), first_look, false, Share::NONE, now)
+    fn linger(self, first_look: Duration, now: Instant) -> LingeringPort {
+        LingeringPort::new((self.to, self.port), first_look, false, Share::NONE, now)
     }
 }
 
 /// The kernel's sockets on addresses of the pools.
-type Listed = HashMap<Quad, KernelSocket>;
+type KernelListing = HashMap<ConnectionKey, KernelSocket>;
 
 /// One listing of both sides.
-struct Look {
-    listed: Listed,
-    foreign: Vec<Quad>,
-    unseen: HashSet<Quad>,
+struct ListingPair {
+    listed: KernelListing,
+    foreign: Vec<ConnectionKey>,
+    unseen: HashSet<ConnectionKey>,
 }
 
 impl Reconciler {
     /// Holds every port of the pools that the kernel uses, until it is released; to be called once, before the first
     /// lease. Returns their number.
-    pub fn seed(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<usize> {
-        let own = Own::new(pools);
+    pub fn seed(
+        &mut self,
+        pools: &Pools,
+        kernel: &mut impl KernelSockets,
+        now: Instant,
+    ) -> io::Result<usize> {
+        let own = PoolAddresses::new(pools);
         let listed = unique(kernel.sockets(true, &|socket| own.has(socket.source.ip()))?);
         let mut held = 0;
         for (quad, socket) in listed {
             let Some((book, space)) = pools.open(quad.source) else { continue };
             let first_look = match what_remains(&socket) {
-                Remains::Nothing => continue,
-                Remains::For(left) => left,
-                Remains::Orphan | Remains::Connection => Duration::ZERO,
+                ReuseTime::Nothing => continue,
+                ReuseTime::For(left) => left,
+                ReuseTime::Orphan | ReuseTime::Connection => Duration::ZERO,
             };
             held += usize::from(book.hold(space, quad.linger(first_look, now)));
         }
@@ -116,17 +121,22 @@ impl Reconciler {
     }
 
     /// Compares both sides; to be called every few seconds, on a thread that may block.
-    pub fn compare(&mut self, pools: &Pools, kernel: &mut impl Kernel, now: Instant) -> io::Result<Report> {
-        let own = Own::new(pools);
+    pub fn compare(
+        &mut self,
+        pools: &Pools,
+        kernel: &mut impl KernelSockets,
+        now: Instant,
+    ) -> io::Result<Discrepancies> {
+        let own = PoolAddresses::new(pools);
         let first = Self::look(pools, &own, kernel, now)?;
         if first.foreign.is_empty() && first.unseen.is_empty() {
             self.unseen.clear();
-            return Ok(Report::default());
+            return Ok(Discrepancies::default());
         }
         kernel.pause();
         let second = Self::look(pools, &own, kernel, now)?;
-        let cookie = |look: &Look, quad| look.listed.get(quad).map(|socket| socket.cookie);
-        let mut report = Report::default();
+        let cookie = |look: &ListingPair, quad| look.listed.get(quad).map(|socket| socket.cookie);
+        let mut report = Discrepancies::default();
         for quad in &second.foreign {
             let stayed = first.foreign.contains(quad) && cookie(&first, quad) == cookie(&second, quad);
             let Some((book, space)) = pools.open(quad.source).filter(|_| stayed) else { continue };
@@ -145,7 +155,12 @@ impl Reconciler {
         Ok(report)
     }
 
-    fn look(pools: &Pools, own: &Own, kernel: &mut impl Kernel, now: Instant) -> io::Result<Look> {
+    fn look(
+        pools: &Pools,
+        own: &PoolAddresses,
+        kernel: &mut impl KernelSockets,
+        now: Instant,
+    ) -> io::Result<ListingPair> {
         let mut before = HashMap::new();
         if kernel.lists_bound() {
             pools.ledger().for_each(|book| {
@@ -172,18 +187,19 @@ impl Reconciler {
             let Some(book) = pools.ledger().find(source) else { continue };
             let suspects: Vec<_> = (leased.into_iter())
                 .filter(|&(to, port)| {
-                    !listed.contains_key(&Quad { source, port, to }) && !bound.contains(&(source, port))
+                    !listed.contains_key(&ConnectionKey { source, port, to })
+                        && !bound.contains(&(source, port))
                 })
                 .collect();
             if !suspects.is_empty() {
                 let after = book.leased(MOST_LEASES);
                 let still = suspects.into_iter().filter(|lease| after.binary_search(lease).is_ok());
-                unseen.extend(still.map(|(to, port)| Quad { source, port, to }));
+                unseen.extend(still.map(|(to, port)| ConnectionKey { source, port, to }));
             }
         }
         let mut connections: HashMap<SourceAddr, Vec<(DestinationKey, u16)>> = HashMap::new();
         for (quad, socket) in &listed {
-            if matches!(what_remains(socket), Remains::Connection) {
+            if matches!(what_remains(socket), ReuseTime::Connection) {
                 connections.entry(quad.source).or_default().push((quad.to, quad.port));
             }
         }
@@ -191,14 +207,14 @@ impl Reconciler {
         for (source, connections) in connections {
             let Some((book, _)) = pools.open(source) else { continue };
             let free = book.free_of(&connections, now);
-            foreign.extend(free.into_iter().map(|(to, port)| Quad { source, port, to }));
+            foreign.extend(free.into_iter().map(|(to, port)| ConnectionKey { source, port, to }));
         }
-        Ok(Look { listed, foreign, unseen })
+        Ok(ListingPair { listed, foreign, unseen })
     }
 }
 
 /// When a new connection could reuse the addresses and ports of a socket.
-enum Remains {
+enum ReuseTime {
     /// At once.
     Nothing,
     /// After that time, or sooner if both ends use timestamps; the kernel does not report whether they do.
@@ -209,12 +225,12 @@ enum Remains {
     Connection,
 }
 
-fn what_remains(socket: &KernelSocket) -> Remains {
+fn what_remains(socket: &KernelSocket) -> ReuseTime {
     match (socket.state, socket.expires) {
-        (TcpState::Bound | TcpState::Listen, _) => Remains::Nothing,
-        (TcpState::TimeWait, left) => Remains::For(left.unwrap_or_default()),
+        (TcpState::Bound | TcpState::Listen, _) => ReuseTime::Nothing,
+        (TcpState::TimeWait, left) => ReuseTime::For(left.unwrap_or_default()),
         // its timer says when the kernel drops it, but a late FIN turns it into a TIME_WAIT
-        (TcpState::FinWait2, Some(_)) => Remains::Orphan,
+        (TcpState::FinWait2, Some(_)) => ReuseTime::Orphan,
         (
             TcpState::Established
             | TcpState::SynSent
@@ -224,22 +240,22 @@ fn what_remains(socket: &KernelSocket) -> Remains {
             | TcpState::LastAck
             | TcpState::Closing,
             _,
-        ) => Remains::Connection,
+        ) => ReuseTime::Connection,
     }
 }
 
 /// Removes duplicates: the kernel lists a connection twice while its socket is closed but still open in a program, and
 /// a list may repeat one. Keeps the entry that blocks reuse the longest.
-fn unique(sockets: Vec<KernelSocket>) -> Listed {
+fn unique(sockets: Vec<KernelSocket>) -> KernelListing {
     let in_the_way = |socket: &KernelSocket| match what_remains(socket) {
-        Remains::Nothing => 0,
-        Remains::For(_) => 1,
-        Remains::Orphan => 2,
-        Remains::Connection => 3,
+        ReuseTime::Nothing => 0,
+        ReuseTime::For(_) => 1,
+        ReuseTime::Orphan => 2,
+        ReuseTime::Connection => 3,
     };
-    let mut listed = Listed::with_capacity(sockets.len());
+    let mut listed = KernelListing::with_capacity(sockets.len());
     for socket in sockets {
-        match listed.entry(Quad::of(&socket)) {
+        match listed.entry(ConnectionKey::of(&socket)) {
             Entry::Occupied(mut known) if in_the_way(known.get()) < in_the_way(&socket) => {
                 known.insert(socket);
             }
@@ -253,12 +269,12 @@ fn unique(sockets: Vec<KernelSocket>) -> Listed {
 }
 
 /// Addresses of the pools, for a fast lookup: the kernel lists clients' connections too.
-struct Own {
+struct PoolAddresses {
     listed: HashSet<IpAddr>,
     wide: Vec<IpNet>,
 }
 
-impl Own {
+impl PoolAddresses {
     fn new(pools: &Pools) -> Self {
         let listed = pools.listed().map(SourceAddr::ip).collect();
         Self { listed, wide: pools.wide().copied().collect() }

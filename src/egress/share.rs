@@ -2,7 +2,7 @@
 
 use super::destination_key::DestinationKey;
 use super::lease_error::LeaseError;
-use super::share_table::{Refusal, ShareTable};
+use super::share_table::{ShareRefusal, ShareTable};
 use crate::addr::{DialAddr, Family};
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 /// The tenant's account in which a leased port counts. Empty, and nothing counted, in a pool without floors and
 /// ceilings.
 #[derive(Clone, Default)]
-pub struct Share(Option<Arc<Seat>>);
+pub struct Share(Option<Arc<ShareSeat>>);
 
-struct Seat {
+struct ShareSeat {
     table: Arc<ShareTable>,
     /// Index of the tenant in the table.
     tenant: u32,
@@ -23,7 +23,7 @@ impl Share {
     pub const NONE: Self = Self(None);
 
     pub(super) fn new(table: &Arc<ShareTable>, tenant: &Arc<str>) -> Self {
-        Self(Some(Arc::new(Seat { table: Arc::clone(table), tenant: table.seat(tenant) })))
+        Self(Some(Arc::new(ShareSeat { table: Arc::clone(table), tenant: table.seat(tenant) })))
     }
 
     /// Counts a port for the tenant before one is taken. Exactly one call of [`Share::unclaim`] or, when the port is
@@ -31,9 +31,9 @@ impl Share {
     pub(super) fn claim(&self, to: DestinationKey, family: Family) -> Result<(), LeaseError> {
         let Some(seat) = &self.0 else { return Ok(()) };
         seat.table.claim(to, seat.tenant, family).map_err(|refusal| match refusal {
-            Refusal::Ceiling => LeaseError::Ceiling,
-            Refusal::KeptForFloors => LeaseError::KeptForFloors,
-            Refusal::NothingFree => LeaseError::Exhausted,
+            ShareRefusal::Ceiling => LeaseError::Ceiling,
+            ShareRefusal::KeptForFloors => LeaseError::KeptForFloors,
+            ShareRefusal::NothingFree => LeaseError::Exhausted,
         })
     }
 

@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 /// The counts of one pool, kept over reloads under its name.
 #[derive(Debug, Default)]
 pub(super) struct ShareTable {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<ShareShard>; SHARDS],
     hasher: RandomState,
     /// Index of every tenant that the pool ever had.
     seats: Mutex<HashMap<Arc<str>, u32>>,
@@ -29,32 +29,32 @@ pub(super) struct ShareTable {
 }
 
 #[derive(Debug, Default)]
-struct Shard {
-    terms: Arc<Terms>,
-    rows: HashMap<DestinationKey, Row>,
+struct ShareShard {
+    terms: Arc<ShareTerms>,
+    rows: HashMap<DestinationKey, DestinationShares>,
 }
 
 /// Shares in the configuration, and the capacity of its addresses.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Terms {
+pub(super) struct ShareTerms {
     generation: u64,
     /// Floor and ceiling by index. A tenant past the end has neither.
     tenants: Vec<(u32, u32)>,
     /// The sum of the floors.
     floors: u32,
-    capacity: Capacity,
+    capacity: FamilyCapacity,
 }
 
 /// Ports of all available addresses of a family towards each destination.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Capacity {
+pub(super) struct FamilyCapacity {
     pub(super) v4: u64,
     pub(super) v6: u64,
 }
 
 /// Reason why a tenant gets no port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum ShareRefusal {
     /// It has as many as its ceiling permits.
     Ceiling,
     /// It has its floor, and the free ports are reserved for others below theirs.
@@ -65,7 +65,7 @@ pub(super) enum Refusal {
 
 /// Counts for one destination.
 #[derive(Debug, Default)]
-struct Row {
+struct DestinationShares {
     busy: u32,
     /// Ports by index, ascending; none is 0.
     tenants: Vec<(u32, u32)>,
@@ -73,7 +73,7 @@ struct Row {
     met: u32,
 }
 
-impl Capacity {
+impl FamilyCapacity {
     /// Capacity of networks whose addresses are derived per client.
     pub(super) const ENDLESS: u64 = u64::MAX;
 
@@ -85,7 +85,7 @@ impl Capacity {
     }
 }
 
-impl Terms {
+impl ShareTerms {
     fn floor(&self, seat: u32) -> u32 {
         self.of(seat).0
     }
@@ -99,7 +99,7 @@ impl Terms {
     }
 }
 
-impl Row {
+impl DestinationShares {
     fn ports(&self, seat: u32) -> u32 {
         self.place(seat).map_or(0, |at| self.tenants[at].1)
     }
@@ -112,7 +112,7 @@ impl Row {
         self.busy == 0 && self.tenants.is_empty()
     }
 
-    fn one_more(&mut self, seat: u32, terms: &Terms) {
+    fn one_more(&mut self, seat: u32, terms: &ShareTerms) {
         let at = self.place(seat).unwrap_or_else(|at| {
             self.tenants.insert(at, (seat, 0));
             at
@@ -123,7 +123,7 @@ impl Row {
         self.tenants[at].1 += 1;
     }
 
-    fn one_less(&mut self, seat: u32, terms: &Terms) {
+    fn one_less(&mut self, seat: u32, terms: &ShareTerms) {
         let Ok(at) = self.place(seat) else { return };
         self.tenants[at].1 -= 1;
         if self.tenants[at].1 < terms.floor(seat) {
@@ -159,8 +159,8 @@ impl ShareTable {
     }
 
     /// Applies a newer configuration; the counts stay.
-    pub(super) fn adopt(&self, specs: &[ShareSpec], capacity: Capacity, generation: u64) {
-        let mut terms = Terms { generation, capacity, ..Terms::default() };
+    pub(super) fn adopt(&self, specs: &[ShareSpec], capacity: FamilyCapacity, generation: u64) {
+        let mut terms = ShareTerms { generation, capacity, ..ShareTerms::default() };
         for spec in specs {
             let seat = self.seat(&spec.tenant) as usize;
             if terms.tenants.len() <= seat {
@@ -173,15 +173,15 @@ impl ShareTable {
     }
 
     /// Changes the capacity in the configuration of that generation.
-    pub(super) fn set_capacity(&self, capacity: Capacity, generation: u64) {
+    pub(super) fn set_capacity(&self, capacity: FamilyCapacity, generation: u64) {
         let terms = Arc::clone(&lock(&self.shards[0]).terms);
         if terms.generation == generation && terms.capacity != capacity {
-            let terms = Terms { capacity, ..Terms::clone(&terms) };
+            let terms = ShareTerms { capacity, ..ShareTerms::clone(&terms) };
             self.follow(&Arc::new(terms), |old| old.generation == generation);
         }
     }
 
-    fn follow(&self, terms: &Arc<Terms>, is_older: impl Fn(&Terms) -> bool) {
+    fn follow(&self, terms: &Arc<ShareTerms>, is_older: impl Fn(&ShareTerms) -> bool) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             if !is_older(&shard.terms) {
@@ -195,20 +195,20 @@ impl ShareTable {
     }
 
     /// Counts one more port for a tenant and one more busy port, if its ceiling and the others' floors permit it.
-    pub(super) fn claim(&self, to: DestinationKey, seat: u32, family: Family) -> Result<(), Refusal> {
+    pub(super) fn claim(&self, to: DestinationKey, seat: u32, family: Family) -> Result<(), ShareRefusal> {
         let mut shard = self.shard(to);
-        let Shard { terms, rows } = &mut *shard;
+        let ShareShard { terms, rows } = &mut *shard;
         let (busy, met, ports) = rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(seat)));
         if ports >= terms.ceiling(seat) {
-            return Err(Refusal::Ceiling);
+            return Err(ShareRefusal::Ceiling);
         }
         // Its own floor is met, so the unmet floors are those of others. If nothing is free it must not even search: a
         // port that is freed meanwhile may be reserved for another.
         let due = terms.floors - met;
         if ports >= terms.floor(seat) {
             match terms.capacity.of(family).saturating_sub(busy.into()) {
-                0 => return Err(Refusal::NothingFree),
-                free if free <= due.into() => return Err(Refusal::KeptForFloors),
+                0 => return Err(ShareRefusal::NothingFree),
+                free if free <= due.into() => return Err(ShareRefusal::KeptForFloors),
                 _ => {}
             }
         }
@@ -223,13 +223,13 @@ impl ShareTable {
         let shard = self.shard(to);
         let busy = shard.rows.get(&to).map_or(0, |row| row.busy);
         let capacity = shard.terms.capacity.of(family);
-        capacity != Capacity::ENDLESS && u64::from(busy) <= capacity
+        capacity != FamilyCapacity::ENDLESS && u64::from(busy) <= capacity
     }
 
     /// Counts one port less for a tenant.
     pub(super) fn release(&self, to: DestinationKey, seat: u32) {
         let mut shard = self.shard(to);
-        let Shard { terms, rows } = &mut *shard;
+        let ShareShard { terms, rows } = &mut *shard;
         if let Some(row) = rows.get_mut(&to) {
             row.one_less(seat, terms);
             shard.tidy(to);
@@ -258,16 +258,16 @@ impl ShareTable {
         self.shards.iter().all(|shard| lock(shard).rows.is_empty())
     }
 
-    fn shard(&self, to: DestinationKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, to: DestinationKey) -> MutexGuard<'_, ShareShard> {
         let hash = self.hasher.hash_one(to);
         lock(&self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)])
     }
 }
 
-impl Shard {
+impl ShareShard {
     /// Removes a destination without counts, and releases memory once far less is in use than allocated.
     fn tidy(&mut self, to: DestinationKey) {
-        if self.rows.get(&to).is_some_and(Row::is_empty) {
+        if self.rows.get(&to).is_some_and(DestinationShares::is_empty) {
             self.rows.remove(&to);
             if self.rows.len() < self.rows.capacity() / 8 {
                 let room = self.rows.len() * 2;
@@ -277,6 +277,6 @@ impl Shard {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<ShareShard>) -> MutexGuard<'_, ShareShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

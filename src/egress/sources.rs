@@ -1,7 +1,7 @@
 //! Order in which a client tries the source addresses of a pool.
 
 use super::addresses;
-use super::book::Book;
+use super::book::SourceBook;
 use super::lease_error::LeaseError;
 use super::ledger::Ledger;
 use super::port_space::PortSpace;
@@ -20,22 +20,22 @@ const COMPARED: usize = 32;
 
 /// Addresses of one family, numbered: the listed ones, then for each wide network the client's own few.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(super) struct PoolSources {
     /// Ascending by address; with its hash.
-    listed: Vec<(u64, Arc<Book>)>,
+    listed: Vec<(u64, Arc<SourceBook>)>,
     wide: Vec<IpNet>,
 }
 
 /// A source address for a client.
 #[derive(Debug)]
-pub(super) enum Candidate<'a> {
+pub(super) enum AddressCandidate<'a> {
     /// An address that the pool lists.
-    Listed(&'a Arc<Book>),
+    Listed(&'a Arc<SourceBook>),
     /// An address derived for the client, with or without an account.
     Derived(SourceAddr),
 }
 
-impl Sources {
+impl PoolSources {
     pub(super) fn new(nets: &[IpNet], family: Family, space: &Arc<PortSpace>, ledger: &Ledger) -> Self {
         let nets = nets.iter().filter(|net| Family::of(net.addr()) == family);
         let (wide, small): (Vec<_>, Vec<_>) = nets.map(IpNet::trunc).partition(addresses::is_derived);
@@ -52,12 +52,12 @@ impl Sources {
     }
 
     /// Accounts of the listed addresses.
-    pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<Book>> {
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<SourceBook>> {
         self.listed.iter().map(|(_, book)| book)
     }
 
     /// Account of a listed address.
-    pub(super) fn book(&self, source: SourceAddr) -> Option<&Arc<Book>> {
+    pub(super) fn book(&self, source: SourceAddr) -> Option<&Arc<SourceBook>> {
         let at = self.listed.binary_search_by_key(&source, |(_, book)| book.source()).ok()?;
         Some(&self.listed[at].1)
     }
@@ -69,7 +69,7 @@ impl Sources {
 
     /// Reason why there is no free port: no address gives out any, or all are in use.
     pub(super) fn nothing_free(&self) -> LeaseError {
-        let available = |book: &Arc<Book>| book.state() == SourceState::Available;
+        let available = |book: &Arc<SourceBook>| book.state() == SourceState::Available;
         if self.wide.is_empty() && !self.listed().any(available) {
             return LeaseError::NoAddress;
         }
@@ -88,19 +88,19 @@ impl Sources {
         listed.ok().map(|_| source.ip().into()).or_else(wide)
     }
 
-    /// Returns the `n`-th of [`Sources::count`] addresses, for a client of that hash.
-    pub(super) fn candidate(&self, client: u64, n: usize) -> Candidate<'_> {
+    /// Returns the `n`-th of [`PoolSources::count`] addresses, for a client of that hash.
+    pub(super) fn candidate(&self, client: u64, n: usize) -> AddressCandidate<'_> {
         match self.listed.get(n) {
-            Some((_, book)) => Candidate::Listed(book),
-            None => Candidate::Derived(self.derived(client, n)),
+            Some((_, book)) => AddressCandidate::Listed(book),
+            None => AddressCandidate::Derived(self.derived(client, n)),
         }
     }
 
     /// Address with the highest weight for a client.
     pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
         self.by_weight(client).find_map(|n| match self.candidate(client, n) {
-            Candidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
-            Candidate::Derived(address) => Some(address),
+            AddressCandidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
+            AddressCandidate::Derived(address) => Some(address),
         })
     }
 
@@ -120,7 +120,7 @@ impl Sources {
     pub(super) fn by_use(
         &self,
         client: u64,
-        in_use: impl Fn(&Candidate<'_>) -> u16,
+        in_use: impl Fn(&AddressCandidate<'_>) -> u16,
     ) -> impl Iterator<Item = usize> {
         let count = self.count();
         let mut rng = rand::rng();

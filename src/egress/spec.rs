@@ -18,7 +18,7 @@ pub struct PoolSpec {
     /// Ports that it hands out, except those of the gateway's listeners.
     pub ports: PortRange,
     /// Selection of a flow's source address.
-    pub select: Select,
+    pub select: SourceSelection,
     /// Minimum time that a connected port is held, for packets on the way to the server; at most ten minutes.
     pub rest: Duration,
     /// Addresses that give out no new ports. None of them is in a network whose addresses are derived per client.
@@ -41,7 +41,7 @@ impl PoolSpec {
 
 /// Selection of a flow's source address. Both spill to the next address when the first is full for a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Select {
+pub enum SourceSelection {
     /// Rendezvous hash of the client address: one client keeps one address.
     #[default]
     Paired,

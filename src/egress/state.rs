@@ -28,14 +28,14 @@ impl SourceState {
 
 /// Reasons why an address may be out of use; each is set and cleared independently.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Standing {
+pub(super) struct OutOfUseReasons {
     /// Drained by the configuration.
     pub(super) drained_by_config: bool,
     drained: bool,
     withdrawn: bool,
 }
 
-impl Standing {
+impl OutOfUseReasons {
     pub(super) fn new(drained_by_config: bool) -> Self {
         Self { drained_by_config, ..Self::default() }
     }

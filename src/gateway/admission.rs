@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// One slot in this many is reserved for tenants below their share.
 const KEPT: u32 = 8;
 
-/// A limit. A [`Pass`] holds one slot and frees it when dropped.
+/// A limit. A [`Slot`] holds one slot and frees it when dropped.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Limit {
     most: AtomicU32,
     taken: AtomicU32,
 }
 
 /// A slot that is taken.
 #[derive(Debug)]
-pub struct Pass(Arc<Gate>);
+pub struct Slot(Arc<Limit>);
 
-impl Gate {
+impl Limit {
     /// Creates a limit of `most` slots.
     pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most: AtomicU32::new(most), taken: AtomicU32::new(0) })
@@ -33,11 +33,11 @@ impl Gate {
     }
 
     /// Takes a slot, if one is free.
-    pub fn enter(self: &Arc<Self>) -> Option<Pass> {
+    pub fn enter(self: &Arc<Self>) -> Option<Slot> {
         let most = self.most.load(Ordering::Relaxed);
         let more = |taken| (taken < most).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Pass(Arc::clone(self)))
+        Some(Slot(Arc::clone(self)))
     }
 
     /// True if a flow of a tenant, which already counts in both limits, has to leave: nearly all slots are taken, and
@@ -54,7 +54,7 @@ impl Gate {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -63,18 +63,18 @@ impl Drop for Pass {
 /// Addresses that would loop a flow back into the gateway: its own, its pools', loopback.
 #[derive(Debug)]
 pub struct OwnAddresses {
-    local: ArcSwap<Local>,
+    local: ArcSwap<LocalNetworks>,
     pools: Vec<IpNet>,
 }
 
 /// Networks that are local to the machine.
 #[derive(Debug, Default)]
-struct Local {
+struct LocalNetworks {
     single: HashSet<IpAddr>,
     wide: Vec<IpNet>,
 }
 
-impl Local {
+impl LocalNetworks {
     fn new(networks: Vec<IpNet>) -> Self {
         let mut local = Self::default();
         for network in networks {
@@ -91,12 +91,12 @@ impl Local {
 impl OwnAddresses {
     /// Creates it from the pools' networks, and those local to the machine now.
     pub fn new(pools: Vec<IpNet>, local: Vec<IpNet>) -> Self {
-        Self { local: ArcSwap::from_pointee(Local::new(local)), pools }
+        Self { local: ArcSwap::from_pointee(LocalNetworks::new(local)), pools }
     }
 
     /// Replaces the local networks after a change of interfaces or routes.
     pub fn reassign(&self, local: Vec<IpNet>) {
-        self.local.store(Arc::new(Local::new(local)));
+        self.local.store(Arc::new(LocalNetworks::new(local)));
     }
 
     /// True if a canonical address is one of them.
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn limit_admits_up_to_its_slots() {
-        let gate = Gate::new(2);
+        let gate = Limit::new(2);
         let first = gate.enter().unwrap();
         let _second = gate.enter().unwrap();
         assert!(gate.enter().is_none());
@@ -130,10 +130,10 @@ mod tests {
 
     #[test]
     fn last_slots_are_for_tenants_below_share() {
-        let gateway = Gate::new(16);
-        let [hostile, good] = [(); 2].map(|()| Gate::new(u32::MAX));
+        let gateway = Limit::new(16);
+        let [hostile, good] = [(); 2].map(|()| Limit::new(u32::MAX));
         let mut passes = Vec::new();
-        let mut enter = |tenant: &Arc<Gate>| {
+        let mut enter = |tenant: &Arc<Limit>| {
             let places = [gateway.enter().unwrap(), tenant.enter().unwrap()];
             let enters = !gateway.is_beyond_share(tenant, 2);
             passes.extend(enters.then_some(places));

@@ -1,10 +1,10 @@
 //! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
-use super::ending::Ended;
-use super::flow::{Flow, Observed};
+use super::ending::EarlyEnd;
+use super::flow::{BackgroundChecks, Flow};
 use super::record::CertificateCheck;
-use super::snapshot::{Tenant, Verification};
-use super::verification::{Asked, MOST_TRIED};
+use super::snapshot::{TenantRuntime, VerificationHandles};
+use super::verification::{CheckedName, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::egress::Dialler;
@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 use crate::policy::Permit;
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::traffic_class::TrafficClass;
-use crate::verify::{Begun, Certificate};
+use crate::verify::{CertificateVerdict, StartedConnection};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,28 +23,29 @@ use std::time::Duration;
 pub(super) const NO_TLS: &str = "the client does not speak TLS";
 
 /// Asks a server for its certificate, from a source address and port of the tenant's.
-pub(super) struct Prober<'a> {
-    pub(super) tenant: &'a Tenant,
-    pub(super) verification: &'a Verification,
+pub(super) struct CertificateProber<'a> {
+    pub(super) tenant: &'a TenantRuntime,
+    pub(super) verification: &'a VerificationHandles,
     pub(super) dialler: Dialler,
     pub(super) client: ClientAddr,
     pub(super) name: &'a Hostname,
 }
 
-impl Prober<'_> {
+impl CertificateProber<'_> {
     /// Checks the certificate; never fails. The caller bounds the time.
-    pub(super) async fn check(&self, to: DialAddr) -> Certificate {
-        let Verification { verifier, asker, .. } = self.verification;
+    pub(super) async fn check(&self, to: DialAddr) -> CertificateVerdict {
+        let VerificationHandles { verifier, asker, .. } = self.verification;
         verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to)).await
     }
 
-    async fn check_within(&self, time: Duration, to: DialAddr) -> Certificate {
-        let late = Certificate::Unknown("the server did not prove anything within `[inspect] deadline`");
+    async fn check_within(&self, time: Duration, to: DialAddr) -> CertificateVerdict {
+        let late =
+            CertificateVerdict::Unknown("the server did not prove anything within `[inspect] deadline`");
         timeout(time, self.check(to)).await.unwrap_or(late)
     }
 
-    fn begin(&self, to: DialAddr) -> Result<Begun, &'static str> {
-        let Tenant { pool, share, .. } = self.tenant;
+    fn begin(&self, to: DialAddr) -> Result<StartedConnection, &'static str> {
+        let TenantRuntime { pool, share, .. } = self.tenant;
         let lease = pool.lease(self.client, to, share, clock::now());
         let lease = lease.map_err(|_| "the pool has no port left to ask the server from")?;
         let begun = self.dialler.begin(self.client, to, TrafficClass::default(), lease);
@@ -54,25 +55,26 @@ impl Prober<'_> {
     }
 
     /// Counts the result, and returns it as the flow log has it.
-    fn count(&self, found: Certificate) -> CertificateCheck {
+    fn count(&self, found: CertificateVerdict) -> CertificateCheck {
         let check = CertificateCheck::from(found);
         self.verification.certificate_checks[check as usize].increment(1);
         check
     }
 }
 
-impl Asked<'_> {
+impl CheckedName<'_> {
     /// Returns the first of the addresses whose server proves the name.
     pub(super) async fn certified(
         &self,
         permits: Vec<Permit>,
         flow: &mut Flow,
-    ) -> Result<Vec<Permit>, Ended> {
-        let unavailable = |detail| Ended { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
+    ) -> Result<Vec<Permit>, EarlyEnd> {
+        let unavailable =
+            |detail| EarlyEnd { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
         if !speaks_tls(flow) {
             return Err(unavailable(NO_TLS));
         }
-        let (mut last, mut refused) = (Certificate::Unknown(""), None);
+        let (mut last, mut refused) = (CertificateVerdict::Unknown(""), None);
         for permit in permits.into_iter().take(MOST_TRIED) {
             last = self.prober(flow).check_within(self.time_left(flow), permit.dial()).await;
             let Some((outcome, why)) = certificate_refusal(last) else {
@@ -81,7 +83,7 @@ impl Asked<'_> {
             };
             // A wrong certificate says more than another server's silence.
             if refused.is_none() || outcome == Outcome::CertificateInvalid {
-                refused = Some(Ended { outcome, detail: Some(why) });
+                refused = Some(EarlyEnd { outcome, detail: Some(why) });
             }
         }
         flow.record.certificate_check = Some(self.prober(flow).count(last));
@@ -92,43 +94,49 @@ impl Asked<'_> {
     pub(super) fn observe_certificate(&self, flow: &mut Flow) {
         let (true, Some(to)) = (speaks_tls(flow), flow.record.dialled) else { return };
         let Some(place) = self.tenant.inspections.enter() else { return };
-        let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
+        let observed: Rc<BackgroundChecks> = Rc::clone(flow.observed.get_or_insert_default());
         let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
         let (name, client) = (self.name.clone(), flow.record.client);
         let (dialler, time) = (self.worker.settings.dialler, self.worker.settings.inspect_deadline);
         spawn(async move {
             let _place = place;
             let (tenant, verification) = (&tenant, &verification);
-            let prober = Prober { tenant, verification, dialler, client, name: &name };
+            let prober = CertificateProber { tenant, verification, dialler, client, name: &name };
             let found = prober.check_within(time, to).await;
             observed.certificate.set(Some(prober.count(found)));
         });
     }
 
-    fn prober(&self, flow: &Flow) -> Prober<'_> {
+    fn prober(&self, flow: &Flow) -> CertificateProber<'_> {
         let Self { worker, tenant, verification, name, .. } = *self;
-        Prober { tenant, verification, dialler: worker.settings.dialler, client: flow.record.client, name }
+        CertificateProber {
+            tenant,
+            verification,
+            dialler: worker.settings.dialler,
+            client: flow.record.client,
+            name,
+        }
     }
 }
 
 /// Outcome and detail of a flow whose server has to prove the name; `None` if it does.
-pub fn certificate_refusal(found: Certificate) -> Option<(Outcome, &'static str)> {
+pub fn certificate_refusal(found: CertificateVerdict) -> Option<(Outcome, &'static str)> {
     match found {
-        Certificate::Valid => None,
-        Certificate::Invalid(why) => Some((Outcome::CertificateInvalid, why)),
-        Certificate::Unsupported(why) | Certificate::Unknown(why) => {
+        CertificateVerdict::Valid => None,
+        CertificateVerdict::Invalid(why) => Some((Outcome::CertificateInvalid, why)),
+        CertificateVerdict::Unsupported(why) | CertificateVerdict::Unknown(why) => {
             Some((Outcome::CertificateUnavailable, why))
         }
     }
 }
 
-impl From<Certificate> for CertificateCheck {
-    fn from(found: Certificate) -> Self {
+impl From<CertificateVerdict> for CertificateCheck {
+    fn from(found: CertificateVerdict) -> Self {
         match found {
-            Certificate::Valid => Self::Valid,
-            Certificate::Invalid(_) => Self::Invalid,
-            Certificate::Unsupported(_) => Self::Unsupported,
-            Certificate::Unknown(_) => Self::Unknown,
+            CertificateVerdict::Valid => Self::Valid,
+            CertificateVerdict::Invalid(_) => Self::Invalid,
+            CertificateVerdict::Unsupported(_) => Self::Unsupported,
+            CertificateVerdict::Unknown(_) => Self::Unknown,
         }
     }
 }

@@ -5,23 +5,23 @@
 
 use super::leftover::FIN;
 use crate::outcome::Outcome;
-use crate::relay::{self, Progress, Scratch, Side};
+use crate::relay::{self, RelayProgress, Side, WorkerScratch};
 use crate::sys::socket::Socket;
 use crate::sys::stream::{self, Undelivered};
 use std::time::Duration;
 
 /// A relayed flow's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Delivery {
+pub(super) struct RelayOutcome {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
 }
 
 /// A reset by one side, with what is known of the flow.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reset {
+pub(super) struct SideReset {
     pub(super) side: Side,
-    pub(super) progress: Progress,
+    pub(super) progress: RelayProgress,
     /// True if every HTTP request has its whole answer; `None` if that is not known.
     pub(super) answered: Option<bool>,
 }
@@ -39,23 +39,23 @@ const AFTER_FIN: Duration = Duration::from_secs(1);
 /// Time for the server to finish after a client that reset without a FIN: only a server that was about to finish does.
 const WITHOUT_FIN: Duration = Duration::from_millis(50);
 
-const CUT_SHORT: Delivery = Delivery {
+const CUT_SHORT: RelayOutcome = RelayOutcome {
     outcome: Outcome::UpstreamReset,
     detail: Some("the server finished before it had answered every request in full"),
 };
-const LEFT: Delivery = Delivery {
+const LEFT: RelayOutcome = RelayOutcome {
     outcome: Outcome::ClientReset,
     detail: Some("the client closed before it had its answer in full"),
 };
 
-impl From<Outcome> for Delivery {
+impl From<Outcome> for RelayOutcome {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, detail: None }
     }
 }
 
 /// The outcome after FINs of both sides, `first` being the side of the first one, with everything delivered.
-pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
+pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> RelayOutcome {
     match (answered, first) {
         (Some(false), Side::Upstream) => CUT_SHORT,
         (Some(false), Side::Client) => LEFT,
@@ -66,8 +66,12 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> Delivery {
 /// The outcome after FINs of both sides if not everything could be delivered, because of `why`; `Ok` if that is no
 /// failure. A client that has closed its socket resets on late bytes, which is harmless if they were the server's last
 /// words. So is a reset by the server, which has sent its whole answer.
-pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<bool>) -> Result<(), Delivery> {
-    let most = last_words(answered) + FIN;
+pub(super) fn after_the_end(
+    why: RelayOutcome,
+    client: &Socket,
+    answered: Option<bool>,
+) -> Result<(), RelayOutcome> {
+    let most = undelivered_limit(answered) + FIN;
     let has_all = || stream::outstanding(client).is_ok_and(|left| left <= most);
     if why.outcome == Outcome::UpstreamReset || why.outcome == Outcome::ClientReset && has_all() {
         return Ok(());
@@ -77,12 +81,12 @@ pub(super) fn after_the_end(why: Delivery, client: &Socket, answered: Option<boo
 
 /// The outcome after a reset by one side. Returns once the other side has received what was sent before it.
 pub(super) async fn at_reset(
-    reset: Reset,
+    reset: SideReset,
     client: &Socket,
     upstream: &Socket,
-    scratch: &Scratch,
-) -> Delivery {
-    let Reset { side, progress, answered } = reset;
+    scratch: &WorkerScratch,
+) -> RelayOutcome {
+    let SideReset { side, progress, answered } = reset;
     let finished = progress.finished;
     if side == Side::Upstream {
         relay::settle(client).await;
@@ -108,13 +112,18 @@ pub(super) async fn at_reset(
     }
 }
 
-impl Reset {
+impl SideReset {
     /// True if the client had its answer when it reset.
-    async fn client_had_its_answer(&self, client: &Socket, upstream: &Socket, scratch: &Scratch) -> bool {
+    async fn client_had_its_answer(
+        &self,
+        client: &Socket,
+        upstream: &Socket,
+        scratch: &WorkerScratch,
+    ) -> bool {
         let Self { progress, answered, .. } = *self;
         let Ok(left) = stream::undelivered(client) else { return false };
         // What was read and could not be written is like what still waits to be read.
-        let Some(more) = last_words(answered).checked_sub(progress.held) else { return false };
+        let Some(more) = undelivered_limit(answered).checked_sub(progress.held) else { return false };
         let (has_all, patience) = match progress.finished {
             Some(Side::Upstream) => return is_delivered(left),
             // The client had closed: only what came before could reach it.
@@ -150,7 +159,7 @@ impl Reset {
 }
 
 /// Most bytes that may be undelivered to a client that has finished. HTTP/1 has no last words.
-fn last_words(answered: Option<bool>) -> u32 {
+fn undelivered_limit(answered: Option<bool>) -> u32 {
     if answered.is_some() { 0 } else { LAST_WORDS }
 }
 

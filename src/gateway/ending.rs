@@ -1,16 +1,16 @@
 //! The end of a flow: the answer to its client, and whether its upstream port is held.
 
-use super::delivery::{self, Delivery, Reset};
+use super::delivery::{self, RelayOutcome, SideReset};
 use super::flow::Flow;
-use super::flow_table::{Listed, Revoked};
-use super::leftover::{self, Stopped};
-use super::record::Verdict;
+use super::flow_table::{FlowListing, RevocationReason};
+use super::leftover::{self, DeliveryFailure};
+use super::record::PolicyVerdict;
 use super::refusal;
-use super::upstream::Upstream;
+use super::upstream::UpstreamConnection;
 use super::worker::Worker;
-use crate::egress::Rest;
+use crate::egress::PortHold;
 use crate::outcome::Outcome;
-use crate::relay::{self, End, Farewell, Side, SocketFailure};
+use crate::relay::{self, PendingAnswer, RelayEnd, Side, SocketFailure};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use crate::sys::stream;
@@ -18,19 +18,19 @@ use std::io;
 use std::pin::pin;
 
 /// Outcome of a flow that ended before it was relayed.
-pub(super) struct Ended {
+pub(super) struct EarlyEnd {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
 }
 
-impl From<Outcome> for Ended {
+impl From<Outcome> for EarlyEnd {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, detail: None }
     }
 }
 
-impl From<Revoked> for Ended {
-    fn from(Revoked(why): Revoked) -> Self {
+impl From<RevocationReason> for EarlyEnd {
+    fn from(RevocationReason(why): RevocationReason) -> Self {
         Self { outcome: Outcome::PolicyRevoked, detail: Some(why) }
     }
 }
@@ -41,15 +41,15 @@ pub(super) async fn end_early(
     worker: &Worker,
     client: &Socket,
     flow: &mut Flow,
-    Ended { outcome, detail }: Ended,
+    EarlyEnd { outcome, detail }: EarlyEnd,
 ) {
     if flow.outcome().is_some() {
         return;
     }
-    flow.ends(outcome);
+    flow.set_outcome(outcome);
     flow.record.detail = detail.or(flow.record.detail);
     if outcome.is_denial() {
-        flow.record.verdict.get_or_insert(Verdict::Deny);
+        flow.record.verdict.get_or_insert(PolicyVerdict::Deny);
         let asked = flow.record.hostname.as_ref();
         // Boxed, to keep flows small.
         Box::pin(refusal::answer(worker, client, &flow.record, asked, outcome)).await;
@@ -57,43 +57,43 @@ pub(super) async fn end_early(
 }
 
 /// Ends a relayed flow, and sets whether the kernel has to be asked about the upstream port. Every end but a clean one
-/// resets the upstream socket, which frees the port at once: a lease's default, but see [`rest_after_reset`].
+/// resets the upstream socket, which frees the port at once: a lease's default, but see [`hold_after_reset`].
 /// `answered` is true if every HTTP request has its answer; `None` if that is not known.
 pub(super) async fn finish(
     worker: &Worker,
     client: &Socket,
-    Upstream { leg, lease, listed }: &mut Upstream<'_>,
-    end: End,
+    UpstreamConnection { leg, lease, listed }: &mut UpstreamConnection<'_>,
+    end: RelayEnd,
     answered: Option<bool>,
     flow: &mut Flow,
 ) -> Outcome {
     match end {
-        End::Finished { first } => {
+        RelayEnd::Finished { first } => {
             if leftover::has_unacknowledged(client) || leftover::has_unacknowledged(leg) {
                 // Boxed, to keep flows small: few end so.
                 let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
-                if let Err(Delivery { outcome, detail }) = delivered {
+                if let Err(RelayOutcome { outcome, detail }) = delivered {
                     flow.record.detail = detail.or(flow.record.detail);
                     return outcome;
                 }
             }
             // A leg that was reset after its FIN leaves nothing to hold the port for.
             if !leg.has_failed() {
-                lease.set_rest(rest_after(first, leg));
+                lease.set_hold(hold_after(first, leg));
                 leg.ended_well();
             }
-            let Delivery { outcome, detail } = delivery::at_the_end(first, answered);
+            let RelayOutcome { outcome, detail } = delivery::at_the_end(first, answered);
             client.ended_well();
             flow.record.detail = detail.or(flow.record.detail);
             outcome
         }
-        End::Idle => Outcome::IdleTimeout,
-        End::HalfOpen => Outcome::HalfOpenTimeout,
-        End::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
-        End::Failed(failure) => {
+        RelayEnd::Idle => Outcome::IdleTimeout,
+        RelayEnd::HalfOpen => Outcome::HalfOpenTimeout,
+        RelayEnd::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
+        RelayEnd::Failed(failure) => {
             let SocketFailure { side, error, progress } = *failure;
             let (outcome, detail) = failed(worker, side, &error);
-            flow.ends(outcome);
+            flow.set_outcome(outcome);
             flow.record.detail = detail.or(flow.record.detail);
             let scratch = &worker.scratch;
             // Boxed, to keep flows small: few end so.
@@ -101,11 +101,11 @@ pub(super) async fn finish(
                 let other = if side == Side::Client { &*leg } else { client };
                 if !matches!(outcome, Outcome::ClientReset | Outcome::UpstreamReset) {
                     relay::settle(other).await;
-                    return Delivery { outcome, detail };
+                    return RelayOutcome { outcome, detail };
                 }
-                delivery::at_reset(Reset { side, progress, answered }, client, leg, scratch).await
+                delivery::at_reset(SideReset { side, progress, answered }, client, leg, scratch).await
             });
-            let Delivery { outcome, detail } = delivery.await;
+            let RelayOutcome { outcome, detail } = delivery.await;
             flow.record.detail = detail.or(flow.record.detail);
             outcome
         }
@@ -117,18 +117,18 @@ async fn deliver_rest(
     worker: &Worker,
     client: &Socket,
     leg: &Socket,
-    listed: &Listed<'_>,
+    listed: &FlowListing<'_>,
     answered: Option<bool>,
-) -> Result<(), Delivery> {
+) -> Result<(), RelayOutcome> {
     client.finish();
     let delivered = pin!(leftover::deliver(client, leg, worker.settings.silence.half_open));
     let (outcome, detail) = match listed.unless_revoked(delivered).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(Stopped::Stalled)) => (Outcome::HalfOpenTimeout, None),
-        Ok(Err(Stopped::Failed(side, error))) => failed(worker, side, &error),
-        Err(Revoked(why)) => (Outcome::PolicyRevoked, Some(why)),
+        Ok(Err(DeliveryFailure::Stalled)) => (Outcome::HalfOpenTimeout, None),
+        Ok(Err(DeliveryFailure::Failed(side, error))) => failed(worker, side, &error),
+        Err(RevocationReason(why)) => (Outcome::PolicyRevoked, Some(why)),
     };
-    delivery::after_the_end(Delivery { outcome, detail }, client, answered)
+    delivery::after_the_end(RelayOutcome { outcome, detail }, client, answered)
 }
 
 /// Ends a flow that the guard stopped. Dropping the server's leg resets it.
@@ -136,17 +136,21 @@ pub(super) async fn stop(
     worker: &Worker,
     client: &Socket,
     outcome: Outcome,
-    end: End,
+    end: RelayEnd,
     flow: &Flow,
 ) -> Outcome {
     match end {
-        End::Stopped(Farewell::Answer) => {
+        RelayEnd::Stopped(PendingAnswer::Answer) => {
             let asked = flow.record.denied_hostname.as_ref();
             refusal::answer(worker, client, &flow.record, asked, outcome).await;
         }
-        End::Stopped(Farewell::Finished) => refusal::say_nothing(client, &worker.scratch).await,
+        RelayEnd::Stopped(PendingAnswer::Finished) => refusal::say_nothing(client, &worker.scratch).await,
         // What the server has sent so far is delivered before the reset.
-        End::Stopped(Farewell::Reset) | End::Finished { .. } | End::Failed(_) | End::Idle | End::HalfOpen => {
+        RelayEnd::Stopped(PendingAnswer::Reset)
+        | RelayEnd::Finished { .. }
+        | RelayEnd::Failed(_)
+        | RelayEnd::Idle
+        | RelayEnd::HalfOpen => {
             relay::settle(client).await;
         }
     }
@@ -156,28 +160,28 @@ pub(super) async fn stop(
 /// State that the kernel keeps of the upstream connection when its socket is closed after both sides have finished. Our
 /// FIN was sent: `LAST_ACK` or `CLOSING` until it is acknowledged, then nothing, or a `TIME_WAIT` if ours was the
 /// first.
-fn rest_after(first: Side, upstream: &Socket) -> Rest {
-    let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
+fn hold_after(first: Side, upstream: &Socket) -> PortHold {
+    let Ok(connection) = stream::connection(upstream) else { return PortHold::UNKNOWN };
     let timestamps = connection.timestamps;
     match first {
         _ if !connection.over => {
-            Rest::UntilGone { first_look: connection.round_trip.saturating_mul(2), timestamps }
+            PortHold::UntilGone { first_look: connection.round_trip.saturating_mul(2), timestamps }
         }
-        Side::Upstream => Rest::Free,
-        Side::Client => rest_after_own_end(timestamps),
+        Side::Upstream => PortHold::Free,
+        Side::Client => hold_after_own_fin(timestamps),
     }
 }
 
 /// State that the kernel keeps after a reset: none, unless our FIN was sent before. Then the server's may arrive up to
 /// the moment of the reset, and leave a `TIME_WAIT` that no reset ends.
-pub(super) fn rest_after_reset(upstream: &Socket) -> Rest {
-    let Ok(connection) = stream::connection(upstream) else { return Rest::UNKNOWN };
-    rest_after_own_end(connection.timestamps)
+pub(super) fn hold_after_reset(upstream: &Socket) -> PortHold {
+    let Ok(connection) = stream::connection(upstream) else { return PortHold::UNKNOWN };
+    hold_after_own_fin(connection.timestamps)
 }
 
 /// At most a `TIME_WAIT` is left, which a new connection takes over if both ends use timestamps.
-fn rest_after_own_end(timestamps: bool) -> Rest {
-    if timestamps { Rest::Free } else { Rest::UNKNOWN }
+fn hold_after_own_fin(timestamps: bool) -> PortHold {
+    if timestamps { PortHold::Free } else { PortHold::UNKNOWN }
 }
 
 fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
@@ -223,13 +227,13 @@ mod tests {
     }
 
     /// Hold on its port once the gateway has finished too and closed the connection.
-    fn rest_of(socket: TcpStream, first: Side) -> Rest {
+    fn hold_of(socket: TcpStream, first: Side) -> PortHold {
         let rest = EventLoop::run(async |event_loop| {
             let upstream = Socket::new(socket, &event_loop).unwrap();
             poll_fn(|cx| upstream.poll_readable(cx)).await;
             stream::finish(&upstream).unwrap();
             upstream.ended_well();
-            rest_after(first, &upstream)
+            hold_after(first, &upstream)
         });
         rest.unwrap()
     }
@@ -244,8 +248,11 @@ mod tests {
                 let drop_all = SockFilter::new(0x06, 0, 0, 0);
                 SockRef::from(&server).attach_filter(&[drop_all]).unwrap();
                 while unsent && stream::write(&socket, &[0; 4096]).is_ok() {}
-                let rest = rest_of(socket, first);
-                assert!(matches!(rest, Rest::UntilGone { .. }), "{first:?}: the kernel still has the port");
+                let rest = hold_of(socket, first);
+                assert!(
+                    matches!(rest, PortHold::UntilGone { .. }),
+                    "{first:?}: the kernel still has the port"
+                );
                 let (failure, _) = upstream::connect(source, to, TrafficClass::default(), None).unwrap_err();
                 assert_eq!(failure, Failure::PortTaken);
             }
@@ -254,7 +261,7 @@ mod tests {
 
     #[test]
     fn timestamps_free_ports_from_time_wait() {
-        assert_eq!(rest_after_own_end(true), Rest::Free);
-        assert_eq!(rest_after_own_end(false), Rest::UNKNOWN);
+        assert_eq!(hold_after_own_fin(true), PortHold::Free);
+        assert_eq!(hold_after_own_fin(false), PortHold::UNKNOWN);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! A [`Flow`] is created at accept and leaves exactly one [`FlowRecord`] when it is dropped, for whatever reason.
 
-use super::admission::Pass;
-use super::guard::{Guard, Refused};
-use super::meters::{Counted, Meters, PerMessage, Timed};
-use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, Verdict};
+use super::admission::Slot;
+use super::guard::{GuardRefusal, PolicyGuard};
+use super::meters::{FlowCounter, FlowDuration, MessageCounter, Meters};
+use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, PolicyVerdict};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::outcome::Outcome;
-use crate::relay::Meter;
+use crate::relay::ByteMeter;
 use crate::sys::traffic_class::TrafficClass;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Takes the records of flows that have ended; never blocks.
-pub type Sink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
+pub type RecordSink = Arc<dyn Fn(FlowRecord) + Send + Sync>;
 
 /// Receiver of a worker's records, and the outcome of flows that are cut off.
-pub struct Epilogue {
+pub struct FlowEndContext {
     /// Receiver of the records.
-    pub sink: Sink,
+    pub sink: RecordSink,
     /// The outcome of a flow whose task was dropped before it had one: [`Outcome::InternalError`], or
     /// [`Outcome::Drained`] while the gateway stops.
     pub cut_off: Cell<Outcome>,
@@ -30,7 +30,7 @@ pub struct Epilogue {
 
 /// Results of a flow's background checks.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct BackgroundChecks {
     /// Result of the address check.
     pub address: Cell<Option<AddressCheck>>,
     /// Result of the certificate check.
@@ -44,16 +44,16 @@ pub struct Flow {
     /// Outcome, once known.
     outcome: Option<Outcome>,
     /// Results of background checks, if there are any.
-    pub observed: Option<Rc<Observed>>,
+    pub observed: Option<Rc<BackgroundChecks>>,
     /// See [`LiveFlow::unfollowed`](super::flow_table::LiveFlow::unfollowed).
     pub unfollowed: bool,
     /// Slot in the tenant's flow limit; held until all is over, an answer that refuses the flow included.
-    pub place: Option<Pass>,
+    pub place: Option<Slot>,
     /// Traffic class of the client's SYN, for both legs.
     pub class: TrafficClass,
     accepted: Instant,
     meters: Meters,
-    worker: Rc<Epilogue>,
+    worker: Rc<FlowEndContext>,
 }
 
 impl Flow {
@@ -63,7 +63,7 @@ impl Flow {
         client: ClientAddr,
         to: OriginalDestination,
         nobody: Meters,
-        worker: Rc<Epilogue>,
+        worker: Rc<FlowEndContext>,
     ) -> Self {
         nobody.enter();
         Self {
@@ -80,7 +80,7 @@ impl Flow {
     }
 
     /// Assigns the flow to a tenant, whose meters count it from now on.
-    pub fn belongs_to(&mut self, tenant: Arc<str>, meters: Meters) {
+    pub fn assign_tenant(&mut self, tenant: Arc<str>, meters: Meters) {
         self.meters.leave();
         meters.enter();
         self.meters = meters;
@@ -88,7 +88,7 @@ impl Flow {
     }
 
     /// Sets the outcome, which holds even if the task is dropped.
-    pub fn ends(&mut self, outcome: Outcome) {
+    pub fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
 
@@ -98,7 +98,7 @@ impl Flow {
     }
 
     /// Records what the guard refused.
-    fn is_refused(&mut self, Refused { outcome, detail, rule, hostname, waived }: Refused) {
+    fn record_refusal(&mut self, GuardRefusal { outcome, detail, rule, hostname, waived }: GuardRefusal) {
         let record = &mut self.record;
         if waived && record.would_deny.is_some() {
             return; // it would not have come so far
@@ -109,8 +109,8 @@ impl Flow {
         if waived {
             record.would_deny = Some(outcome);
         } else {
-            record.verdict = Some(Verdict::Deny);
-            self.ends(outcome);
+            record.verdict = Some(PolicyVerdict::Deny);
+            self.set_outcome(outcome);
         }
     }
 
@@ -125,24 +125,24 @@ impl Flow {
     }
 }
 
-impl Meter<Guard<'_>> for Flow {
+impl ByteMeter<PolicyGuard<'_>> for Flow {
     fn up(&mut self, bytes: usize) {
         self.record.bytes_up += bytes as u64;
-        self.meters.add(PerMessage::Up, bytes as u64);
+        self.meters.add(MessageCounter::Up, bytes as u64);
     }
     fn down(&mut self, bytes: usize) {
         self.record.bytes_down += bytes as u64;
-        self.meters.add(PerMessage::Down, bytes as u64);
+        self.meters.add(MessageCounter::Down, bytes as u64);
     }
-    fn looked(&mut self, guard: &mut Guard<'_>) {
+    fn on_inspected(&mut self, guard: &mut PolicyGuard<'_>) {
         let requests = guard.take_requests();
         if requests > 0 {
             let all = self.record.requests.get_or_insert(0);
             *all = all.saturating_add(requests);
-            self.meters.add(PerMessage::Requests, requests.into());
+            self.meters.add(MessageCounter::Requests, requests.into());
         }
         if let Some(refused) = guard.take_refused() {
-            self.is_refused(*refused);
+            self.record_refusal(*refused);
         }
     }
 }
@@ -161,35 +161,41 @@ impl Drop for Flow {
         }
         record.duration = self.age();
         self.meters.leave();
-        self.meters.count(Counted::Ended(record.outcome));
+        self.meters.count(FlowCounter::Ended(record.outcome));
         if let Some(reason) = record.would_deny {
-            self.meters.count(Counted::WouldDeny(reason));
+            self.meters.count(FlowCounter::WouldDeny(reason));
         }
-        self.meters.record(Timed::Flow, record.duration);
+        self.meters.record(FlowDuration::Flow, record.duration);
         (self.worker.sink)(record);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::meters::{Seat, TenantHandles, TenantMeters};
+    use super::super::meters::{CellWriterClaim, TenantHandles, TenantMeters};
     use super::*;
 
     /// Outcomes recorded of a flow after `live` had it.
-    fn outcomes_of(live: impl FnOnce(&Rc<Epilogue>, Flow)) -> Vec<Outcome> {
+    fn outcomes_of(live: impl FnOnce(&Rc<FlowEndContext>, Flow)) -> Vec<Outcome> {
         let records = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let sink: Sink = {
+        let sink: RecordSink = {
             let records = Arc::clone(&records);
             Arc::new(move |record: FlowRecord| records.lock().unwrap().push(record.outcome))
         };
         let meters = TenantMeters::new(1, TenantHandles::noop());
-        let worker = Rc::new(Epilogue { sink, cut_off: Cell::new(Outcome::InternalError) });
+        let worker = Rc::new(FlowEndContext { sink, cut_off: Cell::new(Outcome::InternalError) });
         let address = "192.0.2.1:1".parse().unwrap();
         let id = FlowId { process: 0, number: 0 };
         let (client, to) = (ClientAddr::new(address), OriginalDestination::new(address));
         live(
             &worker,
-            Flow::begin(id, client, to, meters.of(&Seat::all(1).remove(0).take()), Rc::clone(&worker)),
+            Flow::begin(
+                id,
+                client,
+                to,
+                meters.of(&CellWriterClaim::all(1).remove(0).take()),
+                Rc::clone(&worker),
+            ),
         );
         let records = records.lock().unwrap();
         records.clone()
@@ -197,7 +203,7 @@ mod tests {
 
     #[test]
     fn every_flow_end_leaves_one_record() {
-        let finished = outcomes_of(|_, mut flow| flow.ends(Outcome::Closed));
+        let finished = outcomes_of(|_, mut flow| flow.set_outcome(Outcome::Closed));
         assert_eq!(finished, [Outcome::Closed]);
         let panicked = outcomes_of(|_, flow| {
             let task = std::panic::AssertUnwindSafe(move || {

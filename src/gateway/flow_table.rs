@@ -5,14 +5,14 @@
 //! lock, and looks at each entry under the entry's own. No guard of the map leaves the expression that made it: whoever
 //! asked the map again while holding one could wait for itself.
 
-mod chosen;
 mod pairs;
+mod selected;
 
-pub use pairs::{Holder, Pair, PairFlows};
+pub use pairs::{PairFlows, PortHolder, SourceDestination};
 
 use super::record::FlowId;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use crate::policy::Seen;
+use crate::policy::ClientInspection;
 use dashmap::DashMap;
 use hashbrown::DefaultHashBuilder;
 use std::cell::Cell;
@@ -34,7 +34,7 @@ const LOOKS: usize = 20;
 /// Table of all flows that hold a lease.
 #[derive(Debug)]
 pub struct FlowTable {
-    flows: DashMap<u64, Arc<Entry>, DefaultHashBuilder>,
+    flows: DashMap<u64, Arc<FlowEntry>, DefaultHashBuilder>,
     /// Number of revocations so far: a flow looks at its entry when this has changed.
     revocations: AtomicU32,
 }
@@ -55,7 +55,7 @@ pub struct LiveFlow {
     /// Address that its client dialled, if that is another.
     pub asked: Option<Box<OriginalDestination>>,
     /// Result of the inspection; `None` if there was none.
-    pub seen: Option<Seen>,
+    pub seen: Option<ClientInspection>,
     /// True if a candidate let it out.
     pub canary: bool,
     /// True if its client speaks TLS.
@@ -64,12 +64,12 @@ pub struct LiveFlow {
     /// mode waived.
     pub unfollowed: bool,
     /// Checks that succeeded.
-    pub proof: Proof,
+    pub proof: CheckSet,
 }
 
 /// Checks of a flow beyond its name and address: those that succeeded, or those still missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Proof {
+pub struct CheckSet {
     /// The address dialled is one of its name's.
     pub address: bool,
     /// The server there has a certificate for its name.
@@ -78,46 +78,46 @@ pub struct Proof {
 
 /// Reason why a live flow is reset under another policy than the one that let it out: a few words for the flow log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Revoked(pub &'static str);
+pub struct RevocationReason(pub &'static str);
 
-impl Revoked {
+impl RevocationReason {
     /// The client no longer belongs to its tenant.
     pub(super) const OF_ANOTHER_TENANT: Self = Self("the client is another tenant's now, or nobody's");
 }
 
 /// A flow's entry, removed from the table when dropped.
 #[derive(Debug)]
-pub struct Listed<'a> {
+pub struct FlowListing<'a> {
     table: &'a FlowTable,
-    entry: Arc<Entry>,
+    entry: Arc<FlowEntry>,
     /// [`FlowTable::revocations`] when the flow last looked; `None` if it never did.
     looked: Cell<Option<u32>>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct FlowEntry {
     number: u64,
-    inner: Mutex<Inner>,
+    inner: Mutex<FlowTableInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct FlowTableInner {
     flow: LiveFlow,
-    state: State,
+    state: EntryState,
 }
 
 #[derive(Debug)]
-enum State {
+enum EntryState {
     /// Waker of the flow's task; `None` until it first waits.
     Lives(Option<Waker>),
-    Revoked(Revoked),
+    Revoked(RevocationReason),
     /// It is not in the table any more.
     Ended,
 }
 
-impl Entry {
+impl FlowEntry {
     /// Ignores poisoning: the entry is consistent between calls.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, FlowTableInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,11 +126,11 @@ impl Entry {
     }
 
     /// Marks a flow as revoked. Returns 1, or 0 if it has ended or was marked before.
-    fn mark(&self, why: Revoked, wakers: &mut Vec<(u64, Waker)>) -> u64 {
+    fn mark(&self, why: RevocationReason, wakers: &mut Vec<(u64, Waker)>) -> u64 {
         let mut inner = self.lock();
-        let State::Lives(waker) = &mut inner.state else { return 0 };
+        let EntryState::Lives(waker) = &mut inner.state else { return 0 };
         wakers.extend(waker.take().map(|waker| (self.number, waker)));
-        inner.state = State::Revoked(why);
+        inner.state = EntryState::Revoked(why);
         1
     }
 }
@@ -145,29 +145,29 @@ impl Default for FlowTable {
 
 impl FlowTable {
     /// Lists a flow until the returned entry is dropped.
-    pub fn list(&self, flow: LiveFlow) -> Listed<'_> {
+    pub fn list(&self, flow: LiveFlow) -> FlowListing<'_> {
         let number = flow.id.number;
-        let inner = Mutex::new(Inner { flow, state: State::Lives(None) });
-        let entry = Arc::new(Entry { number, inner });
+        let inner = Mutex::new(FlowTableInner { flow, state: EntryState::Lives(None) });
+        let entry = Arc::new(FlowEntry { number, inner });
         self.flows.insert(number, Arc::clone(&entry));
-        Listed { table: self, entry, looked: Cell::new(None) }
+        FlowListing { table: self, entry, looked: Cell::new(None) }
     }
 
-    fn find(&self, number: u64) -> Option<Arc<Entry>> {
+    fn find(&self, number: u64) -> Option<Arc<FlowEntry>> {
         self.flows.get(&number).map(|entry| Arc::clone(&entry))
     }
 
     /// Those that are listed now.
-    fn entries(&self) -> Vec<Arc<Entry>> {
+    fn entries(&self) -> Vec<Arc<FlowEntry>> {
         self.flows.iter().map(|entry| Arc::clone(&entry)).collect()
     }
 
     /// Revokes every flow for which there is a reason, and returns their number. Flows listed meanwhile may be missed.
     ///
     /// Judges without a lock, and wakes flows in batches, so that their workers have time for the others.
-    pub fn revoke(&self, why: impl Fn(&LiveFlow) -> Option<Revoked>) -> u64 {
+    pub fn revoke(&self, why: impl Fn(&LiveFlow) -> Option<RevocationReason>) -> u64 {
         let mut wakers = Vec::new();
-        let mark = |entry: Arc<Entry>| why(&entry.flow()).map_or(0, |why| entry.mark(why, &mut wakers));
+        let mark = |entry: Arc<FlowEntry>| why(&entry.flow()).map_or(0, |why| entry.mark(why, &mut wakers));
         let revoked = self.entries().into_iter().map(mark).sum();
         self.wake(&wakers);
         revoked
@@ -210,40 +210,40 @@ impl FlowTable {
     }
 }
 
-impl Listed<'_> {
+impl FlowListing<'_> {
     /// Runs `life` to completion, unless the flow is revoked before. Costs one atomic load for each poll.
     pub fn unless_revoked<T>(
         &self,
         mut life: Pin<&mut impl Future<Output = T>>,
-    ) -> impl Future<Output = Result<T, Revoked>> {
+    ) -> impl Future<Output = Result<T, RevocationReason>> {
         poll_fn(move |cx| match self.poll_revoked(cx) {
             Poll::Ready(why) => Poll::Ready(Err(why)),
             Poll::Pending => life.as_mut().poll(cx).map(Ok),
         })
     }
 
-    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<Revoked> {
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<RevocationReason> {
         // Read before the entry: a later revocation changes the count, and wakes the flow.
         let revocations = Some(self.table.revocations.load(Ordering::Acquire));
         if self.looked.replace(revocations) == revocations {
             return Poll::Pending;
         }
         match &mut self.entry.lock().state {
-            State::Lives(waker) => {
+            EntryState::Lives(waker) => {
                 *waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            State::Revoked(why) => Poll::Ready(*why),
+            EntryState::Revoked(why) => Poll::Ready(*why),
             // Unreachable: the entry ends with this.
-            State::Ended => Poll::Ready(Revoked("it is not listed")),
+            EntryState::Ended => Poll::Ready(RevocationReason("it is not listed")),
         }
     }
 }
 
-impl Drop for Listed<'_> {
+impl Drop for FlowListing<'_> {
     fn drop(&mut self) {
         self.table.flows.remove(&self.entry.number);
-        self.entry.lock().state = State::Ended;
+        self.entry.lock().state = EntryState::Ended;
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
             source: LeasedSource::new("203.0.113.16:5000".parse().unwrap()),
             destination: DialAddr::new(to.parse().unwrap()),
             asked: None,
-            seen: hostname.map(|name| Seen::Asked {
+            seen: hostname.map(|name| ClientInspection::Asked {
                 name: AskedName::from_bytes(name.as_bytes()),
                 ech: false,
                 unframed: false,
@@ -276,14 +276,14 @@ mod tests {
             canary: false,
             tls: false,
             unfollowed: false,
-            proof: Proof::default(),
+            proof: CheckSet::default(),
         }
     }
 
     #[test]
     fn only_revoked_flow_is_woken() {
-        struct Wakes(AtomicU32);
-        impl std::task::Wake for Wakes {
+        struct WakeBatch(AtomicU32);
+        impl std::task::Wake for WakeBatch {
             fn wake(self: Arc<Self>) {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
@@ -291,7 +291,7 @@ mod tests {
         let table = FlowTable::default();
         let listed: Vec<_> =
             (0..3).map(|number| table.list(flow(number, "acme", "10.0.1.7:1", SERVER, None))).collect();
-        let alarms: Vec<_> = listed.iter().map(|_| Arc::new(Wakes(AtomicU32::new(0)))).collect();
+        let alarms: Vec<_> = listed.iter().map(|_| Arc::new(WakeBatch(AtomicU32::new(0)))).collect();
         let poll = |n: usize| {
             let waker = Waker::from(Arc::clone(&alarms[n]));
             listed[n].poll_revoked(&mut Context::from_waker(&waker))
@@ -299,16 +299,17 @@ mod tests {
         let woken = || alarms.iter().map(|alarm| alarm.0.load(Ordering::Relaxed)).collect::<Vec<_>>();
         // The third has not waited yet.
         assert!(poll(0).is_pending() && poll(1).is_pending());
-        let but_the_first = |flow: &LiveFlow| (flow.id.number != 0).then_some(Revoked("not the first"));
+        let but_the_first =
+            |flow: &LiveFlow| (flow.id.number != 0).then_some(RevocationReason("not the first"));
         assert_eq!(table.revoke(|_| None), 0);
         assert_eq!(table.revoke(but_the_first), 2);
         assert_eq!(woken(), [0, 1, 0]);
-        let why = Poll::Ready(Revoked("not the first"));
+        let why = Poll::Ready(RevocationReason("not the first"));
         assert_eq!([poll(0), poll(1), poll(2)], [Poll::Pending, why, why]);
         assert_eq!(table.revoke(but_the_first), 0, "each is revoked once");
         // One that has looked is woken all the same the next time.
         assert!(poll(0).is_pending());
-        assert_eq!(table.revoke(|_| Some(Revoked("all"))), 1);
+        assert_eq!(table.revoke(|_| Some(RevocationReason("all"))), 1);
         assert_eq!(woken(), [1, 1, 0]);
         assert!(poll(0).is_ready());
     }

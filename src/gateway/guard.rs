@@ -3,40 +3,40 @@
 mod terms;
 
 use super::flow::Flow;
-use super::worker::{Settings, Worker};
+use super::worker::{FlowSettings, Worker};
 use crate::hostname::Hostname;
 use crate::inspect::{Changed, Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Permit};
-use crate::relay::{self, CutOff, Guarded, Next, Passage, Side};
+use crate::relay::{self, GuardVerdict, Guarded, NextStep, Side, TruncationReason};
 use std::sync::Arc;
 use std::task::Poll;
-use terms::{Terms, Whose};
+use terms::{FlowOwner, RequestTerms};
 
 /// Guards one flow.
-pub(super) struct Guard<'w> {
-    follower: Follower<'w>,
+pub(super) struct PolicyGuard<'w> {
+    follower: ProtocolFollower<'w>,
     /// True once monitor mode has waived a denial: all that follows passes too.
     is_free: bool,
     /// Requests let through, and the refusal, since they were last taken.
     requests: u32,
-    refused: Option<Box<Refused>>,
+    refused: Option<Box<GuardRefusal>>,
 }
 
-enum Follower<'w> {
+enum ProtocolFollower<'w> {
     /// Boxed: it is three times as large, and most flows speak TLS.
-    Requests(Box<Requests<'w>>),
+    Requests(Box<JudgedRequests<'w>>),
     /// With the flow's owner if its tenant was in monitor mode. One that enforced then does so to the handshake's end.
-    Hellos(Hellos, Option<Box<Whose<'w>>>),
+    Hellos(Hellos, Option<Box<FlowOwner<'w>>>),
 }
 
-struct Requests<'w> {
+struct JudgedRequests<'w> {
     exchange: Exchange,
-    terms: Terms<'w>,
+    terms: RequestTerms<'w>,
 }
 
 /// Reason why a permitted flow ends while it is relayed.
-pub(super) struct Refused {
+pub(super) struct GuardRefusal {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
     /// The rule that denied a later request.
@@ -47,7 +47,7 @@ pub(super) struct Refused {
     pub(super) waived: bool,
 }
 
-impl<'w> Guard<'w> {
+impl<'w> PolicyGuard<'w> {
     /// Returns the guard for a flow that was inspected and permitted, if it needs one.
     pub(super) fn of(
         inspected: &Inspected,
@@ -56,17 +56,21 @@ impl<'w> Guard<'w> {
         flow: &Flow,
         monitors: bool,
     ) -> Option<Box<Guarded<Self>>> {
-        let Settings { max_hello, inspect_deadline, .. } = worker.settings;
+        let FlowSettings { max_hello, inspect_deadline, .. } = worker.settings;
         let follower = match inspected.protocol {
             Protocol::Tls => {
-                let whose = if monitors { Whose::of(worker, flow).map(Box::new) } else { None };
+                let whose = if monitors { FlowOwner::of(worker, flow).map(Box::new) } else { None };
                 let proved = permit.certificate() == CertificateRule::Require;
                 let hellos = Hellos::after(inspected, max_hello).needing_server_hello(proved);
-                Follower::Hellos(hellos, whose)
+                ProtocolFollower::Hellos(hellos, whose)
             }
             Protocol::Http if permit.is_for_one_request() => {
-                let terms = Terms::of(Whose::of(worker, flow)?, inspected.name.clone(), permit, flow);
-                Follower::Requests(Box::new(Requests { exchange: Exchange::new(max_hello), terms }))
+                let terms =
+                    RequestTerms::of(FlowOwner::of(worker, flow)?, inspected.name.clone(), permit, flow);
+                ProtocolFollower::Requests(Box::new(JudgedRequests {
+                    exchange: Exchange::new(max_hello),
+                    terms,
+                }))
             }
             Protocol::Http | Protocol::Other => return None,
         };
@@ -82,29 +86,29 @@ impl<'w> Guard<'w> {
     }
 
     /// Takes the refusal since the last call, waived or not.
-    pub(super) fn take_refused(&mut self) -> Option<Box<Refused>> {
+    pub(super) fn take_refused(&mut self) -> Option<Box<GuardRefusal>> {
         self.refused.take()
     }
 
-    fn refuse(&mut self, refused: Refused) -> Next {
+    fn refuse(&mut self, refused: GuardRefusal) -> NextStep {
         let whose = match &self.follower {
-            Follower::Requests(requests) => Some(&requests.terms.whose),
-            Follower::Hellos(_, whose) => whose.as_deref(),
+            ProtocolFollower::Requests(requests) => Some(&requests.terms.whose),
+            ProtocolFollower::Hellos(_, whose) => whose.as_deref(),
         };
         let waived = whose.is_some_and(|whose| whose.waives(refused.outcome));
         self.is_free = waived;
-        self.refused = Some(Box::new(Refused { waived, ..refused }));
-        if waived { Next::Read } else { Next::Stop }
+        self.refused = Some(Box::new(GuardRefusal { waived, ..refused }));
+        if waived { NextStep::Read } else { NextStep::Stop }
     }
 }
 
-impl Refused {
+impl GuardRefusal {
     fn bare(outcome: Outcome, detail: Option<&'static str>) -> Self {
         Self { outcome, detail, rule: None, hostname: None, waived: false }
     }
 }
 
-impl From<Unclear> for Refused {
+impl From<Unclear> for GuardRefusal {
     fn from(unclear: Unclear) -> Self {
         let (outcome, detail) = outcome_of(unclear);
         Self::bare(outcome, detail)
@@ -124,16 +128,16 @@ pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
     }
 }
 
-impl relay::Guard for Guard<'_> {
+impl relay::Guard for PolicyGuard<'_> {
     fn free(&self, side: Side) -> u64 {
         if self.is_free {
             return u64::MAX;
         }
         match (&self.follower, side) {
-            (Follower::Requests(requests), Side::Client) => requests.exchange.free_up(),
-            (Follower::Requests(requests), Side::Upstream) => requests.exchange.free_down(),
-            (Follower::Hellos(hellos, _), Side::Client) => hellos.free_up(),
-            (Follower::Hellos(..), Side::Upstream) => 0,
+            (ProtocolFollower::Requests(requests), Side::Client) => requests.exchange.free_up(),
+            (ProtocolFollower::Requests(requests), Side::Upstream) => requests.exchange.free_down(),
+            (ProtocolFollower::Hellos(hellos, _), Side::Client) => hellos.free_up(),
+            (ProtocolFollower::Hellos(..), Side::Upstream) => 0,
         }
     }
 
@@ -143,88 +147,90 @@ impl relay::Guard for Guard<'_> {
         }
         let bytes = bytes as u64;
         match (&mut self.follower, side) {
-            (Follower::Requests(requests), Side::Client) => requests.exchange.passed_up(bytes),
-            (Follower::Requests(requests), Side::Upstream) => requests.exchange.passed_down(bytes),
-            (Follower::Hellos(hellos, _), Side::Client) => hellos.passed_up(bytes),
-            (Follower::Hellos(..), Side::Upstream) => {}
+            (ProtocolFollower::Requests(requests), Side::Client) => requests.exchange.passed_up(bytes),
+            (ProtocolFollower::Requests(requests), Side::Upstream) => requests.exchange.passed_down(bytes),
+            (ProtocolFollower::Hellos(hellos, _), Side::Client) => hellos.passed_up(bytes),
+            (ProtocolFollower::Hellos(..), Side::Upstream) => {}
         }
     }
 
-    fn judge(&mut self, bytes: &mut [u8]) -> Passage {
+    fn judge(&mut self, bytes: &mut [u8]) -> GuardVerdict {
         let all = bytes.len();
         let (bytes, then) = match &mut self.follower {
-            Follower::Requests(followed) => followed.exchange.client(bytes, |asked| {
+            ProtocolFollower::Requests(followed) => followed.exchange.client(bytes, |asked| {
                 followed.terms.judge(asked)?;
                 self.requests += 1;
                 Ok(())
             }),
-            Follower::Hellos(hellos, _) => hellos.client(bytes, |changed| {
+            ProtocolFollower::Hellos(hellos, _) => hellos.client(bytes, |changed| {
                 let outcome = match changed {
                     Changed::Name | Changed::Ech => Outcome::HelloChanged,
                     Changed::NoHandshake => Outcome::CertificateInvalid,
                 };
-                Refused::bare(outcome, Some(changed.as_str()))
+                GuardRefusal::bare(outcome, Some(changed.as_str()))
             }),
         };
         let refused = match then {
-            Then::More => return Passage { bytes, next: Next::Read },
-            Then::Wait => return Passage { bytes, next: Next::Wait },
+            Then::More => return GuardVerdict { bytes, next: NextStep::Read },
+            Then::Wait => return GuardVerdict { bytes, next: NextStep::Wait },
             Then::Denied(refused) => refused,
             Then::Unclear(unclear) => unclear.into(),
         };
         let next = self.refuse(refused);
-        Passage { bytes: if next == Next::Read { all } else { bytes }, next }
+        GuardVerdict { bytes: if next == NextStep::Read { all } else { bytes }, next }
     }
 
-    fn heed(&mut self, bytes: &[u8]) {
+    fn observe_server(&mut self, bytes: &[u8]) {
         match &mut self.follower {
-            Follower::Requests(requests) => requests.exchange.server(bytes),
-            Follower::Hellos(hellos, _) => hellos.server(bytes),
+            ProtocolFollower::Requests(requests) => requests.exchange.server(bytes),
+            ProtocolFollower::Hellos(hellos, _) => hellos.server(bytes),
         }
     }
 
     fn server_finished(&mut self, taken: u64) {
         match &mut self.follower {
-            Follower::Requests(requests) => requests.exchange.server_finished(taken),
+            ProtocolFollower::Requests(requests) => requests.exchange.server_finished(taken),
             // Its hellos wait for nothing.
-            Follower::Hellos(..) => {}
+            ProtocolFollower::Hellos(..) => {}
         }
     }
 
-    fn cut_off(&mut self, how: CutOff) -> Next {
+    fn cut_off(&mut self, how: TruncationReason) -> NextStep {
         let malformed = match self.follower {
-            Follower::Requests(_) => Outcome::MalformedHttp,
-            Follower::Hellos(..) => Outcome::MalformedTls,
+            ProtocolFollower::Requests(_) => Outcome::MalformedHttp,
+            ProtocolFollower::Hellos(..) => Outcome::MalformedTls,
         };
         self.refuse(match how {
-            CutOff::Late => Refused::bare(Outcome::InspectTimeout, None),
-            CutOff::Finished => Refused::bare(malformed, Some("the client finished in the middle of it")),
+            TruncationReason::Late => GuardRefusal::bare(Outcome::InspectTimeout, None),
+            TruncationReason::Finished => {
+                GuardRefusal::bare(malformed, Some("the client finished in the middle of it"))
+            }
         })
     }
 
-    fn farewell(&self) -> Poll<bool> {
+    fn pending_answer(&self) -> Poll<bool> {
         match &self.follower {
-            Follower::Requests(requests) => match requests.exchange.remainder() {
+            ProtocolFollower::Requests(requests) => match requests.exchange.remainder() {
                 Remainder::Wait => Poll::Pending,
                 Remainder::Answer => Poll::Ready(true),
                 Remainder::Nothing => Poll::Ready(false),
             },
             // In the middle of a handshake the client does not accept a message of ours as the server's.
-            Follower::Hellos(..) => Poll::Ready(false),
+            ProtocolFollower::Hellos(..) => Poll::Ready(false),
         }
     }
 
     fn is_answered(&self) -> Option<bool> {
         match &self.follower {
-            Follower::Requests(requests) if !self.is_free => requests.exchange.is_answered(),
-            Follower::Requests(_) | Follower::Hellos(..) => None,
+            ProtocolFollower::Requests(requests) if !self.is_free => requests.exchange.is_answered(),
+            ProtocolFollower::Requests(_) | ProtocolFollower::Hellos(..) => None,
         }
     }
 
     fn is_over(&self) -> bool {
         match &self.follower {
-            Follower::Requests(_) => false,
-            Follower::Hellos(hellos, _) => hellos.are_over(),
+            ProtocolFollower::Requests(_) => false,
+            ProtocolFollower::Hellos(hellos, _) => hellos.are_over(),
         }
     }
 }

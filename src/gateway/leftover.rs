@@ -21,7 +21,7 @@ pub(super) fn has_unacknowledged(socket: &Socket) -> bool {
 }
 
 /// The reason why bytes were not delivered.
-pub(super) enum Stopped {
+pub(super) enum DeliveryFailure {
     /// The peer took none of them for too long.
     Stalled,
     /// The socket of a side has failed.
@@ -29,14 +29,18 @@ pub(super) enum Stopped {
 }
 
 /// Waits until both peers have acknowledged everything.
-pub(super) async fn deliver(client: &Socket, upstream: &Socket, half_open: Duration) -> Result<(), Stopped> {
+pub(super) async fn deliver(
+    client: &Socket,
+    upstream: &Socket,
+    half_open: Duration,
+) -> Result<(), DeliveryFailure> {
     let patience = half_open.min(STALLED);
     deliver_to(client, Side::Client, patience).await?;
     deliver_to(upstream, Side::Upstream, patience).await
 }
 
-async fn deliver_to(socket: &Socket, side: Side, patience: Duration) -> Result<(), Stopped> {
-    let failed = |error| Stopped::Failed(side, error);
+async fn deliver_to(socket: &Socket, side: Side, patience: Duration) -> Result<(), DeliveryFailure> {
+    let failed = |error| DeliveryFailure::Failed(side, error);
     let (mut pause, mut waited) = (Duration::from_millis(1), Duration::ZERO);
     let mut before = u32::MAX;
     loop {
@@ -52,7 +56,7 @@ async fn deliver_to(socket: &Socket, side: Side, patience: Duration) -> Result<(
             (before, waited) = (left, Duration::ZERO);
         }
         if waited >= patience {
-            return Err(Stopped::Stalled);
+            return Err(DeliveryFailure::Stalled);
         }
         // No event tells that everything is acknowledged, so this polls with a growing pause.
         sleep(pause).await;
@@ -103,10 +107,10 @@ mod tests {
         EventLoop::run(async |event_loop| {
             let (socket, peer) = loaded(&event_loop);
             let stopped = deliver_to(&socket, Side::Upstream, Duration::from_millis(20)).await;
-            assert!(matches!(stopped, Err(Stopped::Stalled)));
+            assert!(matches!(stopped, Err(DeliveryFailure::Stalled)));
             drop(peer); // with unread bytes: a reset
             let stopped = deliver_to(&socket, Side::Upstream, Duration::from_secs(30)).await;
-            assert!(matches!(stopped, Err(Stopped::Failed(..))));
+            assert!(matches!(stopped, Err(DeliveryFailure::Failed(..))));
         })
         .unwrap();
     }

@@ -2,11 +2,11 @@
 //!
 //! Numbers counted once a flow go through handles of the metrics recorder, resolved once for each tenant. Those counted
 //! with every message go to cells of each worker's own: a cell with one writer needs no atomic read-modify-write, and
-//! its cache line stays where it is. A scrape publishes their sums. The types guarantee the one writer: [`Seat`]s are
-//! handed out once, a worker's thread [takes](Seat::take) its own, and the [`Meters`] made from it cannot leave the
+//! its cache line stays where it is. A scrape publishes their sums. The types guarantee the one writer: [`CellWriterClaim`]s are
+//! handed out once, a worker's thread [takes](CellWriterClaim::take) its own, and the [`Meters`] made from it cannot leave the
 //! thread.
 
-use super::candidate::Change;
+use super::candidate::PolicyChange;
 use crate::outcome::Outcome;
 use metrics::{Counter, Gauge, Histogram};
 use std::marker::PhantomData;
@@ -16,11 +16,11 @@ use std::time::Duration;
 
 /// Counters of a tenant's flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
+pub enum FlowCounter {
     /// Flows whose ClientHello carried `encrypted_client_hello`.
     Ech,
     /// Flows, and later requests, by the change that a candidate would make.
-    Candidate(Change),
+    Candidate(PolicyChange),
     /// Flows that ended with this outcome.
     Ended(Outcome),
     /// Flows for which monitor mode waived a denial with this outcome.
@@ -29,7 +29,7 @@ pub enum Counted {
 
 /// Counters of a tenant's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PerMessage {
+pub enum MessageCounter {
     /// Bytes from client to server.
     Up,
     /// Bytes from server to client.
@@ -38,14 +38,14 @@ pub enum PerMessage {
     Requests,
 }
 
-impl PerMessage {
+impl MessageCounter {
     /// Every one, in the order of the cells.
     pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Requests];
 }
 
 /// Durations measured of a tenant's flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timed {
+pub enum FlowDuration {
     /// From accept to the end of the inspection.
     Inspect,
     /// From the SYN to the server's answer.
@@ -58,17 +58,17 @@ pub enum Timed {
 pub struct TenantHandles {
     /// Flows that live.
     pub active: Gauge,
-    /// As [`Counted::Ech`].
+    /// As [`FlowCounter::Ech`].
     pub ech: Counter,
-    /// By change, in the order of [`Change::ALL`].
-    pub candidate: [Counter; Change::ALL.len()],
+    /// By change, in the order of [`PolicyChange::ALL`].
+    pub candidate: [Counter; PolicyChange::ALL.len()],
     /// By outcome, in the order of [`Outcome::ALL`].
     pub ended: Box<[Counter]>,
     /// The same flows once more where the outcome is a denial; of other outcomes, handles that count nothing.
     pub denied: Box<[Counter]>,
     /// By outcome; there since the tenant is in monitor mode.
     pub would_deny: OnceLock<Box<[Counter]>>,
-    /// By duration, in the order of [`Timed`].
+    /// By duration, in the order of [`FlowDuration`].
     pub durations: [Histogram; 3],
 }
 
@@ -79,7 +79,7 @@ impl TenantHandles {
         Self {
             active: Gauge::noop(),
             ech: Counter::noop(),
-            candidate: Change::ALL.map(|_| Counter::noop()),
+            candidate: PolicyChange::ALL.map(|_| Counter::noop()),
             ended: by_outcome(),
             denied: by_outcome(),
             would_deny: OnceLock::new(),
@@ -90,30 +90,30 @@ impl TenantHandles {
 
 /// One worker's cells for one tenant. On cache lines of their own; 128 bytes, as processors fetch lines in pairs.
 #[repr(align(128))]
-struct Cells {
-    per_message: [AtomicU64; PerMessage::ALL.len()],
+struct MeterCells {
+    per_message: [AtomicU64; MessageCounter::ALL.len()],
     handles: Arc<TenantHandles>,
 }
 
 /// A worker's right to count, until the worker's thread takes it.
 #[derive(Debug)]
-pub struct Seat(usize);
+pub struct CellWriterClaim(usize);
 
-impl Seat {
+impl CellWriterClaim {
     /// One for each worker. Whoever makes [`TenantMeters`] for so many workers calls it once.
     pub fn all(workers: usize) -> Vec<Self> {
         (0..workers).map(Self).collect()
     }
 
     /// This thread counts by it from now on.
-    pub fn take(self) -> Seated {
-        Seated { index: self.0, stays: PhantomData }
+    pub fn take(self) -> CellWriter {
+        CellWriter { index: self.0, stays: PhantomData }
     }
 }
 
 /// The right to count, on the thread of its worker.
 #[derive(Debug)]
-pub struct Seated {
+pub struct CellWriter {
     index: usize,
     stays: PhantomData<*const ()>,
 }
@@ -122,7 +122,7 @@ pub struct Seated {
 #[derive(Clone)]
 pub struct TenantMeters {
     /// By the worker's index; there from the worker's first flow of the tenant.
-    workers: Arc<[OnceLock<Arc<Cells>>]>,
+    workers: Arc<[OnceLock<Arc<MeterCells>>]>,
     handles: Arc<TenantHandles>,
     /// `egret_port_allocation_failures_total` of the tenant's pool.
     pub port_allocation_failures: Counter,
@@ -147,15 +147,15 @@ impl TenantMeters {
     }
 
     /// The worker's counters.
-    pub fn of(&self, seat: &Seated) -> Meters {
+    pub fn of(&self, seat: &CellWriter) -> Meters {
         let cells = self.workers[seat.index].get_or_init(|| {
-            Arc::new(Cells { per_message: Default::default(), handles: Arc::clone(&self.handles) })
+            Arc::new(MeterCells { per_message: Default::default(), handles: Arc::clone(&self.handles) })
         });
         Meters { cells: Arc::clone(cells), stays: PhantomData }
     }
 
     /// The sum over all workers.
-    pub fn total(&self, what: PerMessage) -> u64 {
+    pub fn total(&self, what: MessageCounter) -> u64 {
         let cells = self.workers.iter().filter_map(OnceLock::get);
         cells.map(|cells| cells.per_message[what as usize].load(Ordering::Relaxed)).sum()
     }
@@ -171,7 +171,7 @@ impl TenantMeters {
 /// ```
 #[derive(Clone)]
 pub struct Meters {
-    cells: Arc<Cells>,
+    cells: Arc<MeterCells>,
     stays: PhantomData<*const ()>,
 }
 
@@ -187,16 +187,16 @@ impl Meters {
     }
 
     /// One more.
-    pub fn count(&self, what: Counted) {
+    pub fn count(&self, what: FlowCounter) {
         let handles = &self.cells.handles;
         match what {
-            Counted::Ech => handles.ech.increment(1),
-            Counted::Candidate(change) => handles.candidate[change as usize].increment(1),
-            Counted::Ended(outcome) => {
+            FlowCounter::Ech => handles.ech.increment(1),
+            FlowCounter::Candidate(change) => handles.candidate[change as usize].increment(1),
+            FlowCounter::Ended(outcome) => {
                 handles.ended[outcome as usize].increment(1);
                 handles.denied[outcome as usize].increment(1);
             }
-            Counted::WouldDeny(reason) => {
+            FlowCounter::WouldDeny(reason) => {
                 if let Some(would_deny) = handles.would_deny.get() {
                     would_deny[reason as usize].increment(1);
                 }
@@ -205,14 +205,14 @@ impl Meters {
     }
 
     /// So many more.
-    pub fn add(&self, what: PerMessage, by: u64) {
+    pub fn add(&self, what: MessageCounter, by: u64) {
         // Not `fetch_add`: nobody else writes to it.
         let cell = &self.cells.per_message[what as usize];
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
 
     /// Something took so long.
-    pub fn record(&self, what: Timed, took: Duration) {
+    pub fn record(&self, what: FlowDuration, took: Duration) {
         self.cells.handles.durations[what as usize].record(took);
     }
 }
@@ -230,14 +230,14 @@ mod tests {
         let meters = TenantMeters::new(WORKERS, TenantHandles::noop());
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            let workers: Vec<_> = Seat::all(WORKERS)
+            let workers: Vec<_> = CellWriterClaim::all(WORKERS)
                 .into_iter()
                 .map(|seat| {
                     let meters = &meters;
                     scope.spawn(move || {
                         let seat = seat.take();
                         for _ in 0..FLOWS {
-                            meters.of(&seat).add(PerMessage::Up, 3);
+                            meters.of(&seat).add(MessageCounter::Up, 3);
                         }
                     })
                 })
@@ -245,7 +245,7 @@ mod tests {
             let scraper = scope.spawn(|| {
                 let mut last = 0;
                 while !done.load(Ordering::Acquire) {
-                    let total = meters.total(PerMessage::Up);
+                    let total = meters.total(MessageCounter::Up);
                     assert!(total >= last, "{last} bytes, and now {total}");
                     last = total;
                 }
@@ -256,8 +256,8 @@ mod tests {
             done.store(true, Ordering::Release);
             scraper.join().unwrap();
         });
-        assert_eq!(meters.total(PerMessage::Up), WORKERS as u64 * FLOWS * 3);
-        assert_eq!(meters.total(PerMessage::Down), 0);
+        assert_eq!(meters.total(MessageCounter::Up), WORKERS as u64 * FLOWS * 3);
+        assert_eq!(meters.total(MessageCounter::Down), 0);
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         for (index, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, index);
         }
-        for (index, change) in Change::ALL.into_iter().enumerate() {
+        for (index, change) in PolicyChange::ALL.into_iter().enumerate() {
             assert_eq!(change as usize, index);
         }
     }

@@ -3,22 +3,22 @@
 //! From the inside out: a [`Flow`] is one connection and leaves one [`FlowRecord`]; `session` runs it; `worker` holds
 //! state shared by flows; `server` accepts.
 
+mod address_mismatches;
 mod admission;
-mod again;
 mod candidate;
 mod certification;
+mod connection_balancer;
 mod delivery;
 mod ending;
 mod flow;
 mod flow_table;
 mod guard;
-mod intake;
+mod heartbeat;
 mod leftover;
 mod meters;
-mod mismatches;
-mod pulse;
 mod recheck;
 mod record;
+mod reevaluate;
 mod refusal;
 mod server;
 mod session;
@@ -27,23 +27,29 @@ mod upstream;
 mod verification;
 mod worker;
 
-pub use admission::{Gate, OwnAddresses, Pass};
-pub use again::Judged;
+pub use address_mismatches::{AddressMismatch, AddressMismatchLog, MismatchCount};
+pub use admission::{Limit, OwnAddresses, Slot};
 pub use candidate::{
-    Candidate, Change, Changes, Example, FEWEST, FellBack, Kept, Kind, Ruling, Tally, Terms, Times, WINDOW,
+    CanaryTerms, Candidate, CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind,
+    EffectiveRules, FEWEST, FlowCounts, PolicyChange, Rollback, WINDOW,
 };
 pub use certification::certificate_refusal;
-pub use flow::{Epilogue, Flow, Observed, Sink};
-pub use flow_table::{FlowTable, Holder, Listed, LiveFlow, Pair, PairFlows, Proof, Revoked};
-pub use intake::{Intake, MOST_WAITING};
-pub use meters::{Counted, Meters, PerMessage, Seat, Seated, TenantHandles, TenantMeters, Timed};
-pub use mismatches::{Mismatch, Mismatches, Sightings};
-pub use pulse::Pulse;
-pub use recheck::Recheck;
+pub use connection_balancer::{ConnectionBalancer, MOST_WAITING};
+pub use flow::{BackgroundChecks, Flow, FlowEndContext, RecordSink};
+pub use flow_table::{
+    CheckSet, FlowListing, FlowTable, LiveFlow, PairFlows, PortHolder, RevocationReason, SourceDestination,
+};
+pub use heartbeat::Heartbeat;
+pub use meters::{
+    CellWriter, CellWriterClaim, FlowCounter, FlowDuration, MessageCounter, Meters, TenantHandles,
+    TenantMeters,
+};
+pub use recheck::RecheckSettings;
 #[cfg(test)]
 pub(crate) use record::example_record;
-pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, Verdict};
-pub use server::{Stage, run};
-pub use snapshot::{ResolveMeters, Snapshot, Tenant, Verification};
+pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, PolicyVerdict};
+pub use reevaluate::ReevaluationCounts;
+pub use server::{ShutdownPhase, run};
+pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
 pub use verification::address_refusal;
-pub use worker::{Gateway, Settings};
+pub use worker::{FlowSettings, GatewayState};

@@ -1,18 +1,18 @@
 //! Makes the checks that the policy in force requires of live flows and that were not made before: in the background,
 //! and within a bounded time, after which a check without result counts as failed.
 
-use super::again::Fate;
-use super::certification::Prober;
-use super::flow_table::{LiveFlow, Proof, Revoked};
-use super::snapshot::{Snapshot, Verification};
+use super::certification::CertificateProber;
+use super::flow_table::{CheckSet, LiveFlow, RevocationReason};
+use super::reevaluate::Reevaluation;
+use super::snapshot::{Snapshot, VerificationHandles};
 use super::verification::address_refusal;
-use super::worker::Gateway;
+use super::worker::GatewayState;
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::Dialler;
 use crate::hostname::{AskedName, Hostname};
-use crate::policy::Seen;
-use crate::verify::{Certificate, Match};
+use crate::policy::ClientInspection;
+use crate::verify::{AddressMatch, CertificateVerdict};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const BETWEEN: Duration = Duration::from_secs(2);
 
 /// Settings of the checks of live flows.
 #[derive(Debug, Clone, Copy)]
-pub struct Recheck {
+pub struct RecheckSettings {
     /// Dialler of the certificate checks.
     pub dialler: Dialler,
     /// Time after which a flow without result is reset.
@@ -37,27 +37,27 @@ pub struct Recheck {
 
 /// Key of a check: flows that have it in common share the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Question {
+struct CheckKey {
     tenant: Arc<str>,
     canary: bool,
     name: Hostname,
     to: DialAddr,
-    missing: Proof,
+    missing: CheckSet,
 }
 
 /// Result of a check.
-enum Found {
+enum CheckResult {
     /// Success: these are all the checks that the flow was missing.
-    Proof(Proof),
+    Proof(CheckSet),
     /// Failure: the flow is to be reset.
-    Wrong(Revoked),
+    Wrong(RevocationReason),
     /// The policy in force no longer requires it of that flow.
     Needless,
 }
 
 /// Reason to reset a flow whose checks had no result in time.
-fn too_late(missing: Proof) -> Revoked {
-    Revoked(match (missing.address, missing.certificate) {
+fn timeout_reason(missing: CheckSet) -> RevocationReason {
+    RevocationReason(match (missing.address, missing.certificate) {
         (true, false) => "nobody could say in time whether the address is one of the name's",
         (false, true) => "nobody could say in time whether the server proves the name",
         (true, true) | (false, false) => "nobody could say in time whether address and server are the name's",
@@ -65,28 +65,29 @@ fn too_late(missing: Proof) -> Revoked {
 }
 
 /// Numbers of the flows that wait for each check.
-type Waiting = HashMap<Question, Vec<u64>>;
+type WaitingFlows = HashMap<CheckKey, Vec<u64>>;
 
-impl Gateway {
+impl GatewayState {
     /// Rechecks all live flows at each order, until the channel is closed.
-    pub async fn recheck(self: Arc<Self>, how: Recheck, mut orders: mpsc::Receiver<()>) {
-        let (mut queue, mut waiting) = (VecDeque::new(), Waiting::new());
+    pub async fn recheck(self: Arc<Self>, how: RecheckSettings, mut orders: mpsc::Receiver<()>) {
+        let (mut queue, mut waiting) = (VecDeque::new(), WaitingFlows::new());
         let (mut proved, mut revoked) = (0, 0);
         let (mut asking, mut asked) = (JoinSet::new(), HashMap::new());
         loop {
             while asking.len() < AT_ONCE
-                && let Some((question, flow, deadline)) = queue.pop_front()
+                && let Some((key, flow, deadline)) = queue.pop_front()
             {
                 let gateway = Arc::clone(&self);
-                let task = asking.spawn(async move { gateway.ask_until(&flow, deadline, how.dialler).await });
-                asked.insert(task.id(), (question, deadline));
+                let task =
+                    asking.spawn(async move { gateway.check_until(&flow, deadline, how.dialler).await });
+                asked.insert(task.id(), (key, deadline));
             }
             let done = tokio::select! {
                 order = orders.recv() => match order {
                     Some(()) => {
                         let deadline = clock::now() + how.patience;
-                        let new = self.collect(&mut waiting, |look| self.table.each(look));
-                        queue.extend(new.into_iter().map(|(question, flow)| (question, flow, deadline)));
+                        let new = self.collect_checks(&mut waiting, |look| self.table.each(look));
+                        queue.extend(new.into_iter().map(|(key, flow)| (key, flow, deadline)));
                         continue;
                     }
                     None => return,
@@ -97,17 +98,17 @@ impl Gateway {
                 Ok((id, found)) => (id, Some(found)),
                 Err(panicked) => (panicked.id(), None),
             };
-            let Some((question, deadline)) = asked.remove(&id) else { continue };
-            let flows = waiting.remove(&question).unwrap_or_default();
+            let Some((key, deadline)) = asked.remove(&id) else { continue };
+            let flows = waiting.remove(&key).unwrap_or_default();
             // A check that panicked has no result.
-            match found.unwrap_or(Found::Wrong(too_late(question.missing))) {
-                Found::Proof(proof) => {
+            match found.unwrap_or(CheckResult::Wrong(timeout_reason(key.missing))) {
+                CheckResult::Proof(proof) => {
                     proved += flows.len() as u64;
                     self.table.prove(&flows, proof);
-                    queue.extend(self.left_over(&mut waiting, &flows, deadline));
+                    queue.extend(self.remaining_checks(&mut waiting, &flows, deadline));
                 }
-                Found::Wrong(why) => revoked += self.revoke_unproved(&flows, why),
-                Found::Needless => queue.extend(self.left_over(&mut waiting, &flows, deadline)),
+                CheckResult::Wrong(why) => revoked += self.revoke_unproved(&flows, why),
+                CheckResult::Needless => queue.extend(self.remaining_checks(&mut waiting, &flows, deadline)),
             }
             if waiting.is_empty() {
                 tracing::info!(
@@ -121,24 +122,24 @@ impl Gateway {
     }
 
     /// Notes the flows that wait for each check, and returns the new checks, each with one of its flows.
-    fn collect(
+    fn collect_checks(
         &self,
-        waiting: &mut Waiting,
+        waiting: &mut WaitingFlows,
         each: impl FnOnce(&mut dyn FnMut(&LiveFlow)),
-    ) -> Vec<(Question, LiveFlow)> {
+    ) -> Vec<(CheckKey, LiveFlow)> {
         let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
-        let mut found: HashMap<Question, (LiveFlow, Vec<u64>)> = HashMap::new();
+        let mut found: HashMap<CheckKey, (LiveFlow, Vec<u64>)> = HashMap::new();
         each(&mut |flow| {
-            if let Fate::Unproved(missing) = snapshot.fate(flow, now)
-                && let Some(question) = question(flow, missing)
+            if let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, now)
+                && let Some(key) = check_key(flow, missing)
             {
-                let (_, flows) = found.entry(question).or_insert_with(|| (flow.clone(), Vec::new()));
+                let (_, flows) = found.entry(key).or_insert_with(|| (flow.clone(), Vec::new()));
                 flows.push(flow.id.number);
             }
         });
         let mut new = Vec::new();
-        for (question, (flow, flows)) in found {
-            match waiting.entry(question) {
+        for (key, (flow, flows)) in found {
+            match waiting.entry(key) {
                 Entry::Vacant(entry) => {
                     new.push((entry.key().clone(), flow));
                     entry.insert(flows);
@@ -156,80 +157,85 @@ impl Gateway {
 
     /// Returns the checks that flows still need after one is done: another policy may be in force since, which requires
     /// another of some of them, or none of the one that was checked. Their deadline stays the same.
-    fn left_over(
+    fn remaining_checks(
         &self,
-        waiting: &mut Waiting,
+        waiting: &mut WaitingFlows,
         flows: &[u64],
         deadline: Instant,
-    ) -> impl Iterator<Item = (Question, LiveFlow, Instant)> {
-        let new = self.collect(waiting, |look| self.table.each_of(flows, look));
-        new.into_iter().map(move |(question, flow)| (question, flow, deadline))
+    ) -> impl Iterator<Item = (CheckKey, LiveFlow, Instant)> {
+        let new = self.collect_checks(waiting, |look| self.table.each_of(flows, look));
+        new.into_iter().map(move |(key, flow)| (key, flow, deadline))
     }
 
     /// Repeats a check until it has a result, or the deadline has passed.
-    async fn ask_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Found {
+    async fn check_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> CheckResult {
         loop {
             // Always by the current snapshot: it may have been replaced, and require another check.
             let snapshot = self.snapshot.load_full();
-            let Fate::Unproved(missing) = snapshot.fate(flow, clock::timestamp()) else {
-                return Found::Needless;
+            let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, clock::timestamp()) else {
+                return CheckResult::Needless;
             };
             let left = deadline.saturating_duration_since(clock::now());
-            let asking = ask(&snapshot, flow, missing, dialler);
+            let asking = run_check(&snapshot, flow, missing, dialler);
             if let Ok(Some(found)) = timeout(left, asking).await {
                 return found;
             }
             let left = deadline.saturating_duration_since(clock::now());
             if left.is_zero() {
-                return Found::Wrong(too_late(missing));
+                return CheckResult::Wrong(timeout_reason(missing));
             }
             sleep(BETWEEN.min(left)).await;
         }
     }
 
     /// Revokes the flows, except those that the policy now in force allows without the check.
-    fn revoke_unproved(&self, flows: &[u64], why: Revoked) -> u64 {
+    fn revoke_unproved(&self, flows: &[u64], why: RevocationReason) -> u64 {
         let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
-        self.table.revoke_of(flows, |flow| match snapshot.fate(flow, now) {
-            Fate::Stays => None,
-            Fate::Goes(why) => Some(why),
-            Fate::Unproved(_) => Some(why),
+        self.table.revoke_of(flows, |flow| match snapshot.reevaluate(flow, now) {
+            Reevaluation::Keep => None,
+            Reevaluation::Reset(why) => Some(why),
+            Reevaluation::NeedsCheck(_) => Some(why),
         })
     }
 }
 
-fn question(flow: &LiveFlow, missing: Proof) -> Option<Question> {
+fn check_key(flow: &LiveFlow, missing: CheckSet) -> Option<CheckKey> {
     let (tenant, canary) = (Arc::clone(&flow.tenant), flow.canary);
-    Some(Question { tenant, canary, name: name_of(flow)?.clone(), to: flow.destination, missing })
+    Some(CheckKey { tenant, canary, name: name_of(flow)?.clone(), to: flow.destination, missing })
 }
 
 /// Name of the flow; rules with checks match by name.
 fn name_of(flow: &LiveFlow) -> Option<&Hostname> {
     match &flow.seen {
-        Some(Seen::Asked { name: AskedName::Valid(name), .. }) => Some(name),
-        Some(Seen::Asked { .. } | Seen::Unclear(_)) | None => None,
+        Some(ClientInspection::Asked { name: AskedName::Valid(name), .. }) => Some(name),
+        Some(ClientInspection::Asked { .. } | ClientInspection::Unclear(_)) | None => None,
     }
 }
 
 /// Makes a check; `None` if it has no result.
-async fn ask(snapshot: &Snapshot, flow: &LiveFlow, missing: Proof, dialler: Dialler) -> Option<Found> {
-    let verification: &Verification = snapshot.ruling_of(flow)?.verification?;
+async fn run_check(
+    snapshot: &Snapshot,
+    flow: &LiveFlow,
+    missing: CheckSet,
+    dialler: Dialler,
+) -> Option<CheckResult> {
+    let verification: &VerificationHandles = snapshot.effective_rules(flow)?.verification?;
     let (name, to) = (name_of(flow)?, flow.destination);
     if missing.address {
         let found = verification.verifier.names().check(name, to.ip(), &verification.asker).await;
         if let Some((_, why)) = address_refusal(found) {
-            let known = !matches!(found, Match::Unknown(_));
-            return known.then_some(Found::Wrong(Revoked(why)));
+            let known = !matches!(found, AddressMatch::Unknown(_));
+            return known.then_some(CheckResult::Wrong(RevocationReason(why)));
         }
     }
     if missing.certificate {
-        let tenant = snapshot.still_of(flow.client, &flow.tenant)?;
-        let prober = Prober { tenant, verification, dialler, client: flow.client, name };
+        let tenant = snapshot.tenant_if_unchanged(flow.client, &flow.tenant)?;
+        let prober = CertificateProber { tenant, verification, dialler, client: flow.client, name };
         match prober.check(to).await {
-            Certificate::Valid => {}
-            Certificate::Invalid(why) => return Some(Found::Wrong(Revoked(why))),
-            Certificate::Unsupported(_) | Certificate::Unknown(_) => return None,
+            CertificateVerdict::Valid => {}
+            CertificateVerdict::Invalid(why) => return Some(CheckResult::Wrong(RevocationReason(why))),
+            CertificateVerdict::Unsupported(_) | CertificateVerdict::Unknown(_) => return None,
         }
     }
-    Some(Found::Proof(missing))
+    Some(CheckResult::Proof(missing))
 }

@@ -1,6 +1,6 @@
 //! The record of a flow: one line of the flow log. docs/flow-log.md explains its keys.
 
-use super::candidate::Change;
+use super::candidate::PolicyChange;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
@@ -43,11 +43,11 @@ pub struct FlowRecord {
     /// The rule that decided: its name, else `file:line`.
     pub rule: Option<Arc<str>>,
     /// Verdict of the policy; `null` where it was never asked.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<PolicyVerdict>,
     /// Reason for the denial that monitor mode waived.
     pub would_deny: Option<Outcome>,
     /// Change that the loaded candidate would have made.
-    pub candidate: Option<Change>,
+    pub candidate: Option<PolicyChange>,
     /// True if the candidate decided, as the client is in the share that it is enforced for.
     pub canary: bool,
     /// Result of the address check; `null` where the rule has none.
@@ -75,10 +75,10 @@ pub struct FlowRecord {
     pub duration: Duration,
     /// From accept to the end of the inspection, in milliseconds; `null` if it was not inspected.
     #[serde(rename = "inspect_ms")]
-    pub inspect: Option<Took>,
+    pub inspect: Option<CompactDuration>,
     /// From the SYN to the server's answer, in milliseconds; `null` if it did not answer.
     #[serde(rename = "connect_ms")]
-    pub connect: Option<Took>,
+    pub connect: Option<CompactDuration>,
 }
 
 impl FlowRecord {
@@ -165,15 +165,15 @@ impl Serialize for FlowId {
 /// Duration of a step, to the microsecond and up to 71 minutes: half the size of a [`Duration`], and every flow has
 /// several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Took(u32);
+pub struct CompactDuration(u32);
 
-impl From<Duration> for Took {
+impl From<Duration> for CompactDuration {
     fn from(took: Duration) -> Self {
         Self(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
     }
 }
 
-impl Serialize for Took {
+impl Serialize for CompactDuration {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         milliseconds(&Duration::from_micros(self.0.into()), serializer)
     }
@@ -192,7 +192,7 @@ pub enum NameSource {
 /// Verdict of the policy on a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum PolicyVerdict {
     /// It is allowed.
     Allow,
     /// It is denied.
@@ -280,9 +280,9 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         alpn: Some("h2,http/1.1".into()),
         ech: false,
         rule: Some("egret.toml:12".into()),
-        verdict: Some(Verdict::Allow),
+        verdict: Some(PolicyVerdict::Allow),
         would_deny: None,
-        candidate: Some(Change::Same),
+        candidate: Some(PolicyChange::Same),
         canary: false,
         address_check: Some(AddressCheck::Match),
         certificate_check: Some(CertificateCheck::Valid),

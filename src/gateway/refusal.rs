@@ -5,7 +5,7 @@ use super::worker::Worker;
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
-use crate::relay::{self, Scratch};
+use crate::relay::{self, WorkerScratch};
 use crate::sys::socket::Socket;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub(super) async fn answer(
 }
 
 /// Lets a client that has the server's last bytes read them and close; adds no answer.
-pub(super) async fn say_nothing(client: &Socket, scratch: &Scratch) {
+pub(super) async fn say_nothing(client: &Socket, scratch: &WorkerScratch) {
     relay::refuse(client, &[], PATIENCE, scratch).await;
 }
 

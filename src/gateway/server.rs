@@ -1,12 +1,12 @@
 //! A worker's thread: an event loop and a listener of its own. A flow stays on the worker that took it in.
 
-use super::admission::Pass;
+use super::admission::Slot;
+use super::connection_balancer::{AcceptedConnection, ConnectionBalancer, LoadGuard};
 use super::flow::Flow;
-use super::intake::{Burden, Connection, Intake};
-use super::meters::Seat;
-use super::pulse::Pulse;
-use super::record::{FlowId, Verdict};
-use super::worker::{Gateway, Settings, Worker};
+use super::heartbeat::Heartbeat;
+use super::meters::CellWriterClaim;
+use super::record::{FlowId, PolicyVerdict};
+use super::worker::{FlowSettings, GatewayState, Worker};
 use super::{ending, session};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 /// Phase of the gateway's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ShutdownPhase {
     /// Normal operation.
     Running,
     /// No new flows; live ones may finish.
@@ -44,13 +44,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a worker on this thread until `stage` stops it and its flows are gone.
 pub fn run(
-    gateway: Arc<Gateway>,
-    settings: Settings,
-    seat: Seat,
+    gateway: Arc<GatewayState>,
+    settings: FlowSettings,
+    seat: CellWriterClaim,
     listener: TcpListener,
-    mut intake: Intake,
-    mut stage: watch::Receiver<Stage>,
-    pulse: Pulse,
+    mut intake: ConnectionBalancer,
+    mut stage: watch::Receiver<ShutdownPhase>,
+    pulse: Heartbeat,
 ) -> io::Result<()> {
     EventLoop::run(async |event_loop| {
         let listener = Listener::new(listener, &event_loop)?;
@@ -59,14 +59,14 @@ pub fn run(
         // If the sender is gone, so is the gateway.
         tokio::select! {
             never = accept(&worker, listener, &mut intake) => match never {},
-            _ = stage.wait_for(|stage| *stage != Stage::Running) => {}
+            _ = stage.wait_for(|stage| *stage != ShutdownPhase::Running) => {}
         }
         intake.close();
-        while let Some(connection) = intake.left().await {
-            take_in(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
+        while let Some(connection) = intake.drain_next().await {
+            start_flow(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
         }
         // Live flows may finish.
-        let _ = stage.wait_for(|stage| *stage == Stage::Stopping).await;
+        let _ = stage.wait_for(|stage| *stage == ShutdownPhase::Stopping).await;
         // Flows that still live are dropped with the loop, and both their ends are reset: a plain exit would look like
         // a clean end of file to the client.
         worker.epilogue.cut_off.set(Outcome::Drained);
@@ -75,7 +75,7 @@ pub fn run(
 }
 
 /// Turns on keepalive where it is due, and sends the heartbeat.
-async fn tick(worker: Rc<Worker>, pulse: Pulse) {
+async fn tick(worker: Rc<Worker>, pulse: Heartbeat) {
     loop {
         sleep(TICK).await;
         pulse.beat();
@@ -86,13 +86,13 @@ async fn tick(worker: Rc<Worker>, pulse: Pulse) {
 const TICK: Duration = Duration::from_millis(250);
 
 /// Accepts connections forever.
-async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) -> Infallible {
+async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut ConnectionBalancer) -> Infallible {
     let mut passed_on = 0;
     loop {
         let taken = tokio::select! {
             connection = intake.passed_on() => {
                 passed_on += 1;
-                take_in(worker, connection).map(|()| passed_on % BATCH == 0)
+                start_flow(worker, connection).map(|()| passed_on % BATCH == 0)
             }
             () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, intake),
         };
@@ -106,7 +106,7 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Intake) ->
 }
 
 /// Accepts waiting connections, up to [`BATCH`]. True if more may wait.
-fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::Result<bool> {
+fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &ConnectionBalancer) -> io::Result<bool> {
     for _ in 0..BATCH {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -114,7 +114,7 @@ fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &Intake) -> io::
             Err(error) => return Err(error),
         };
         if let Some(connection) = intake.share(socket, peer) {
-            take_in(worker, connection)?;
+            start_flow(worker, connection)?;
         }
     }
     Ok(true)
@@ -136,8 +136,8 @@ fn complain(worker: &Worker, error: &io::Error) {
 }
 
 /// Starts a flow on a connection. An error is the machine's; the flow has ended with it.
-fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
-    let Connection { socket, peer, burden } = connection;
+fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result<()> {
+    let AcceptedConnection { socket, peer, load_guard } = connection;
     let gateway = &worker.gateway;
     let id = FlowId { process: gateway.process, number: gateway.count.fetch_add(1, Ordering::Relaxed) };
     // Under TPROXY the local address is the one that the client dialled. Fails only if this is not a socket.
@@ -164,28 +164,33 @@ fn take_in(worker: &Rc<Worker>, connection: Connection) -> io::Result<()> {
         turn_away(&mut flow);
         return Ok(());
     };
-    let place = Place { _pass: pass, _burden: burden };
-    spawn(whole_life(Rc::clone(worker), client, flow, place));
+    let place = FlowSlot { _pass: pass, _burden: load_guard };
+    spawn(flow_task(Rc::clone(worker), client, flow, place));
     Ok(())
 }
 
 fn turn_away(flow: &mut Flow) {
-    flow.record.verdict = Some(Verdict::Deny);
-    flow.ends(Outcome::GatewayFull);
+    flow.record.verdict = Some(PolicyVerdict::Deny);
+    flow.set_outcome(Outcome::GatewayFull);
 }
 
 /// A flow's slot in the gateway's limit, and its part in the worker's load.
-struct Place {
-    _pass: Pass,
-    _burden: Burden,
+struct FlowSlot {
+    _pass: Slot,
+    _burden: LoadGuard,
 }
 
 /// Runs a whole flow. A gateway holds one of these futures for each flow, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
-fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) -> impl Future<Output = ()> {
+fn flow_task(
+    worker: Rc<Worker>,
+    client: Socket,
+    mut flow: Flow,
+    place: FlowSlot,
+) -> impl Future<Output = ()> {
     async move {
-        match session::live(&worker, &client, &mut flow).await {
-            Ok(outcome) => flow.ends(outcome),
+        match session::run_session(&worker, &client, &mut flow).await {
+            Ok(outcome) => flow.set_outcome(outcome),
             Err(ended) => ending::end_early(&worker, &client, &mut flow, ended).await,
         }
         // The socket first: readers of the record may rely on the flow being over.
@@ -196,16 +201,16 @@ fn whole_life(worker: Rc<Worker>, client: Socket, mut flow: Flow, place: Place) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::admission::{Gate, OwnAddresses};
+    use super::super::address_mismatches::AddressMismatchLog;
+    use super::super::admission::{Limit, OwnAddresses};
     use super::super::flow_table::FlowTable;
     use super::super::meters::{TenantHandles, TenantMeters};
-    use super::super::mismatches::Mismatches;
     use super::super::record::FlowRecord;
     use super::super::snapshot::Snapshot;
     use super::*;
     use crate::egress::Dialler;
     use crate::policy::{Policy, PrivateDestinations};
-    use crate::relay::Silence;
+    use crate::relay::IdleTimeouts;
     use crate::sys::liveness::Liveness;
     use arc_swap::ArcSwap;
     use metrics::Counter;
@@ -218,7 +223,7 @@ mod tests {
     }
 
     /// A gateway without tenants, and the receiver of its records.
-    fn gateway() -> (Arc<Gateway>, mpsc::Receiver<FlowRecord>) {
+    fn gateway() -> (Arc<GatewayState>, mpsc::Receiver<FlowRecord>) {
         let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
         let snapshot = Snapshot {
             policy: policy.into(),
@@ -231,13 +236,13 @@ mod tests {
             help: None,
         };
         let (records, taken) = mpsc::channel();
-        let gateway = Gateway {
+        let gateway = GatewayState {
             snapshot: ArcSwap::from_pointee(snapshot),
-            flows: Gate::new(8),
+            flows: Limit::new(8),
             table: FlowTable::default(),
             nobody: TenantMeters::new(1, TenantHandles::noop()),
             accept_errors: Counter::noop(),
-            mismatches: Mismatches::default(),
+            mismatches: AddressMismatchLog::default(),
             sink: Arc::new(move |record| records.send(record).unwrap()),
             process: 0,
             count: AtomicU64::new(0),
@@ -245,7 +250,7 @@ mod tests {
         (gateway.into(), taken)
     }
 
-    const SETTINGS: Settings = Settings {
+    const SETTINGS: FlowSettings = FlowSettings {
         max_hello: 1024,
         inspect_deadline: Duration::from_secs(1),
         keeps_class: true,
@@ -256,7 +261,7 @@ mod tests {
             probes: 3,
             user_timeout: None,
         },
-        silence: Silence { idle: None, half_open: Duration::from_secs(1) },
+        silence: IdleTimeouts { idle: None, half_open: Duration::from_secs(1) },
         most_pipes: 1,
     };
 
@@ -265,11 +270,12 @@ mod tests {
         let (gateway, records) = gateway();
         let peer = SocketAddr::from(([10, 0, 1, 7], 40000));
         EventLoop::run(async |event_loop| {
-            let worker = Rc::new(Worker::new(gateway, SETTINGS, Seat::all(1).remove(0), event_loop));
+            let worker =
+                Rc::new(Worker::new(gateway, SETTINGS, CellWriterClaim::all(1).remove(0), event_loop));
             // epoll refuses a file as it refuses a socket that is one too many.
             let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-            let connection = Intake::of_workers(1).remove(0).share(file.into(), peer).unwrap();
-            assert!(take_in(&worker, connection).is_err());
+            let connection = ConnectionBalancer::of_workers(1).remove(0).share(file.into(), peer).unwrap();
+            assert!(start_flow(&worker, connection).is_err());
         })
         .unwrap();
         let left: Vec<_> = records.iter().collect();
@@ -280,7 +286,7 @@ mod tests {
 
     #[test]
     fn flow_task_is_small() {
-        let size = size_of_future(whole_life);
+        let size = size_of_future(flow_task);
         assert!(size <= MOST, "{size} bytes");
     }
 

@@ -1,13 +1,13 @@
 //! Immutable configuration snapshot read by workers, replaced as a whole: tenants with all that their flows use.
 
-use super::admission::{Gate, OwnAddresses};
-use super::candidate::{Candidate, Ruling};
+use super::admission::{Limit, OwnAddresses};
+use super::candidate::{Candidate, EffectiveRules};
 use super::flow_table::LiveFlow;
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, ConnectedNetworks, Policy};
-use crate::verify::{Asker, Verifier};
+use crate::verify::{TenantLookups, Verifier};
 use metrics::Counter;
 use std::sync::{Arc, LazyLock};
 
@@ -16,8 +16,8 @@ use std::sync::{Arc, LazyLock};
 pub struct Snapshot {
     /// Tenants by client address, and their rules.
     pub policy: Arc<Policy>,
-    /// By [`policy::Tenant::index`].
-    pub tenants: Vec<Arc<Tenant>>,
+    /// By [`policy::TenantRules::index`].
+    pub tenants: Vec<Arc<TenantRuntime>>,
     /// Addresses that no flow may dial.
     pub own: Arc<OwnAddresses>,
     /// Networks of the machine's own links, for the policies of this snapshot and of those after it.
@@ -36,9 +36,9 @@ pub struct Snapshot {
 pub type ResolveMeters = Box<dyn FnOnce() -> TenantMeters + Send>;
 
 /// One tenant, with handles to all that its flows use.
-pub struct Tenant {
+pub struct TenantRuntime {
     /// Its rules.
-    pub policy: Arc<policy::Tenant>,
+    pub policy: Arc<policy::TenantRules>,
     /// Pool that its flows leave from.
     pub pool: Arc<Pool>,
     /// Its share of the ports.
@@ -46,19 +46,19 @@ pub struct Tenant {
     /// Its metrics, resolved with its first flow: a tenant without flows has no series.
     pub meters: LazyLock<TenantMeters, ResolveMeters>,
     /// `limits.flows`
-    pub flows: Arc<Gate>,
+    pub flows: Arc<Limit>,
     /// `[inspect] max_pending`
-    pub inspections: Arc<Gate>,
+    pub inspections: Arc<Limit>,
     /// Present if the tenant has a rule with checks of names.
-    pub verification: Option<Arc<Verification>>,
+    pub verification: Option<Arc<VerificationHandles>>,
 }
 
 /// Handles that a tenant's flows need for checks of names.
-pub struct Verification {
+pub struct VerificationHandles {
     /// Looks up names and probes certificates.
     pub verifier: Arc<Verifier>,
     /// Tenant that lookups are made for.
-    pub asker: Asker,
+    pub asker: TenantLookups,
     /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
     pub address_checks: Box<[Counter]>,
     /// `egret_certificate_checks_total`, likewise by [`CertificateCheck`](super::CertificateCheck).
@@ -67,12 +67,12 @@ pub struct Verification {
 
 impl Snapshot {
     /// Returns the tenant by the longest matching prefix of the client's address.
-    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<TenantRuntime>> {
         self.policy.tenant_of(client).map(|tenant| &self.tenants[tenant.index])
     }
 
     /// True if the tenant is the one of this snapshot, not of an earlier one.
-    pub fn has(&self, tenant: &Tenant) -> bool {
+    pub fn has(&self, tenant: &TenantRuntime) -> bool {
         self.tenants.get(tenant.policy.index).is_some_and(|own| std::ptr::eq(&raw const **own, tenant))
     }
 
@@ -85,30 +85,38 @@ impl Snapshot {
     }
 
     /// Returns the tenant of this name, if the client still belongs to it.
-    pub(super) fn still_of(&self, client: ClientAddr, tenant: &str) -> Option<&Arc<Tenant>> {
+    pub(super) fn tenant_if_unchanged(
+        &self,
+        client: ClientAddr,
+        tenant: &str,
+    ) -> Option<&Arc<TenantRuntime>> {
         self.tenant_of(client).filter(|now| *now.policy.name == *tenant)
     }
 
     /// Rules enforced for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's are, and it
     /// has no tenant for the client.
-    pub(super) fn lead<'a>(&'a self, client: ClientAddr, tenant: &'a Tenant) -> Option<Ruling<'a>> {
+    pub(super) fn enforced_rules<'a>(
+        &'a self,
+        client: ClientAddr,
+        tenant: &'a TenantRuntime,
+    ) -> Option<EffectiveRules<'a>> {
         match self.candidate.as_deref().filter(|candidate| candidate.share_of(client).is_some()) {
             Some(candidate) => candidate.tenant_of(client),
-            None => Some(tenant.ruling()),
+            None => Some(tenant.own_rules()),
         }
     }
 
     /// Rules that a live flow is judged by: those of the policy in force, or the candidate's if it let the flow out and
     /// is still enforced for the client.
-    pub(super) fn ruling_of<'a>(&'a self, flow: &LiveFlow) -> Option<Ruling<'a>> {
-        let tenant = self.still_of(flow.client, &flow.tenant)?;
-        if flow.canary { self.lead(flow.client, tenant) } else { Some(tenant.ruling()) }
+    pub(super) fn effective_rules<'a>(&'a self, flow: &LiveFlow) -> Option<EffectiveRules<'a>> {
+        let tenant = self.tenant_if_unchanged(flow.client, &flow.tenant)?;
+        if flow.canary { self.enforced_rules(flow.client, tenant) } else { Some(tenant.own_rules()) }
     }
 }
 
-impl Tenant {
+impl TenantRuntime {
     /// The tenant's own rules.
-    pub fn ruling(&self) -> Ruling<'_> {
-        Ruling { rules: &self.policy, verification: self.verification.as_ref() }
+    pub fn own_rules(&self) -> EffectiveRules<'_> {
+        EffectiveRules { rules: &self.policy, verification: self.verification.as_ref() }
     }
 }

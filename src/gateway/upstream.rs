@@ -1,19 +1,19 @@
 //! Connecting to the server: a source port, the SYN, and the answer.
 
-use super::again::Fate;
 use super::certification::speaks_tls;
-use super::ending::{Ended, rest_after_reset};
+use super::ending::{EarlyEnd, hold_after_reset};
 use super::flow::Flow;
-use super::flow_table::{Listed, LiveFlow, Proof, Revoked};
-use super::meters::Timed;
+use super::flow_table::{CheckSet, FlowListing, LiveFlow, RevocationReason};
+use super::meters::FlowDuration;
 use super::record::{AddressCheck, CertificateCheck};
-use super::snapshot::Tenant;
+use super::reevaluate::Reevaluation;
+use super::snapshot::TenantRuntime;
 use super::worker::Worker;
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, Lease, LeaseError};
 use crate::outcome::Outcome;
-use crate::policy::{Permit, Seen};
+use crate::policy::{ClientInspection, Permit};
 use crate::sys::failure::Failure;
 use crate::sys::socket::Socket;
 use std::future::poll_fn;
@@ -23,17 +23,17 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// The upstream socket, and the lease of its port. Fields drop in this order: the port is freed after the socket is.
-pub(super) struct Upstream<'w> {
+pub(super) struct UpstreamConnection<'w> {
     pub(super) leg: Socket,
     pub(super) lease: Lease,
-    pub(super) listed: Listed<'w>,
+    pub(super) listed: FlowListing<'w>,
 }
 
-impl Drop for Upstream<'_> {
+impl Drop for UpstreamConnection<'_> {
     fn drop(&mut self) {
         // After a reset by the server the kernel keeps nothing.
         if self.leg.resets_after_its_end() && !self.leg.has_failed() {
-            self.lease.set_rest(rest_after_reset(&self.leg));
+            self.lease.set_hold(hold_after_reset(&self.leg));
         }
     }
 }
@@ -41,11 +41,11 @@ impl Drop for Upstream<'_> {
 /// Takes a source port and sends the SYN.
 pub(super) fn dial<'w>(
     worker: &'w Worker,
-    tenant: &Tenant,
+    tenant: &TenantRuntime,
     permit: Permit,
-    seen: Option<Seen>,
+    seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<Upstream<'w>, Ended> {
+) -> Result<UpstreamConnection<'w>, EarlyEnd> {
     let to = permit.into_dial();
     flow.record.dialled = Some(to);
     flow.record.pool = Some(Arc::clone(tenant.pool.name()));
@@ -63,7 +63,7 @@ pub(super) fn dial<'w>(
     let leg = socket;
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, &lease, to, seen)?;
-    Ok(Upstream { leg, lease, listed })
+    Ok(UpstreamConnection { leg, lease, listed })
 }
 
 /// Age at which a connection gets keepalive: one that lives for this long may live for days.
@@ -72,11 +72,11 @@ const OF_AGE: Duration = Duration::from_secs(5);
 /// Waits until the server has accepted the connection.
 pub(super) async fn connect(
     worker: &Worker,
-    tenant: &Tenant,
+    tenant: &TenantRuntime,
     client: &Socket,
-    upstream: &mut Upstream<'_>,
+    upstream: &mut UpstreamConnection<'_>,
     flow: &mut Flow,
-) -> Result<(), Ended> {
+) -> Result<(), EarlyEnd> {
     let dialled_at = clock::now();
     let answered = {
         let answer = pin!(worker.settings.dialler.answered(&upstream.leg));
@@ -89,29 +89,29 @@ pub(super) async fn connect(
 }
 
 /// Notes the server's answer: in the lease, for keepalive, and as connect time.
-fn connected(worker: &Worker, upstream: &mut Upstream<'_>, dialled_at: Instant, flow: &mut Flow) {
+fn connected(worker: &Worker, upstream: &mut UpstreamConnection<'_>, dialled_at: Instant, flow: &mut Flow) {
     upstream.lease.connected();
     let now = clock::now();
     upstream.leg.keep_alive_from(now + OF_AGE.min(worker.settings.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
     flow.record.connect = Some(took.into());
-    flow.meters().record(Timed::Connect, took);
+    flow.meters().record(FlowDuration::Connect, took);
 }
 
 /// Returns the upstream of the attempt that was answered first, of several that began at `dialled_at`.
 pub(super) fn answered<'w>(
     worker: &'w Worker,
-    tenant: &Tenant,
-    seen: Option<Seen>,
+    tenant: &TenantRuntime,
+    seen: Option<ClientInspection>,
     // The leg last: dropped before the lease.
     (to, lease, leg): (DialAddr, Lease, Socket),
     dialled_at: Instant,
     flow: &mut Flow,
-) -> Result<Upstream<'w>, Ended> {
+) -> Result<UpstreamConnection<'w>, EarlyEnd> {
     flow.record.dialled = Some(to);
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, &lease, to, seen)?;
-    let mut upstream = Upstream { leg, lease, listed };
+    let mut upstream = UpstreamConnection { leg, lease, listed };
     connected(worker, &mut upstream, dialled_at, flow);
     Ok(upstream)
 }
@@ -120,7 +120,7 @@ pub(super) fn answered<'w>(
 pub(super) fn unless_gone<F: Future>(
     client: &Socket,
     mut work: Pin<&mut F>,
-) -> impl Future<Output = Result<F::Output, Ended>> {
+) -> impl Future<Output = Result<F::Output, EarlyEnd>> {
     poll_fn(move |cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         Poll::Pending => client.poll_failed(cx).map(|()| Err(Outcome::ClientLeft.into())),
@@ -131,12 +131,12 @@ pub(super) fn unless_gone<F: Future>(
 /// so it is re-evaluated here.
 fn list<'w>(
     worker: &'w Worker,
-    tenant: &Tenant,
+    tenant: &TenantRuntime,
     flow: &Flow,
     lease: &Lease,
     to: DialAddr,
-    seen: Option<Seen>,
-) -> Result<Listed<'w>, Ended> {
+    seen: Option<ClientInspection>,
+) -> Result<FlowListing<'w>, EarlyEnd> {
     let record = &flow.record;
     let (client, asked) = (record.client, record.destination);
     let live = |seen| LiveFlow {
@@ -150,7 +150,7 @@ fn list<'w>(
         canary: record.canary,
         tls: speaks_tls(flow),
         unfollowed: flow.unfollowed,
-        proof: Proof {
+        proof: CheckSet {
             address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
             certificate: record.certificate_check == Some(CertificateCheck::Valid),
         },
@@ -162,11 +162,13 @@ fn list<'w>(
     if !out_of_date {
         return Ok(listed);
     }
-    match snapshot.fate(&live(seen), record.time) {
-        Fate::Stays => Ok(listed),
-        Fate::Goes(why) => Err(why.into()),
+    match snapshot.reevaluate(&live(seen), record.time) {
+        Reevaluation::Keep => Ok(listed),
+        Reevaluation::Reset(why) => Err(why.into()),
         // Nothing else would make the missing checks.
-        Fate::Unproved(_) => Err(Revoked("the policy asks more of it since it was judged").into()),
+        Reevaluation::NeedsCheck(_) => {
+            Err(RevocationReason("the policy asks more of it since it was judged").into())
+        }
     }
 }
 
@@ -175,12 +177,12 @@ fn note_source(flow: &mut Flow, lease: &Lease) {
     flow.record.public = lease.public();
 }
 
-fn no_port(tenant: &Tenant, why: LeaseError) -> Ended {
+fn no_port(tenant: &TenantRuntime, why: LeaseError) -> EarlyEnd {
     tenant.meters.port_allocation_failures.increment(1);
-    Ended { outcome: why.outcome(), detail: why.detail() }
+    EarlyEnd { outcome: why.outcome(), detail: why.detail() }
 }
 
-fn why_no_socket(failure: Failure) -> Option<&'static str> {
+fn socket_failure(failure: Failure) -> Option<&'static str> {
     match failure {
         Failure::NoResources => Some("the gateway is out of descriptors, memory or buffers"),
         Failure::NotPermitted => Some(
@@ -197,7 +199,7 @@ fn why_no_socket(failure: Failure) -> Option<&'static str> {
     }
 }
 
-pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -> Ended {
+pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialError) -> EarlyEnd {
     match error {
         DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
@@ -210,14 +212,14 @@ pub(super) fn not_dialled(worker: &Worker, tenant: &Tenant, error: &DialError) -
             Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
             Failure::NotOurAddress => {
                 worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
-                Ended {
+                EarlyEnd {
                     outcome: Outcome::DialFailed,
                     detail: Some("the source address is not local to the gateway"),
                 }
             }
             Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
                 worker.complain("cannot dial", error);
-                Ended { outcome: Outcome::DialFailed, detail: why_no_socket(*failure) }
+                EarlyEnd { outcome: Outcome::DialFailed, detail: socket_failure(*failure) }
             }
         },
     }

@@ -1,25 +1,25 @@
 //! Address checks (is the address one of the name's?), and the dialling of addresses that Egret resolved itself.
 //! docs/verify.md says what each result guarantees.
 
-use super::candidate::word::Word;
-use super::candidate::{Ruling, Trial};
-use super::ending::Ended;
-use super::flow::{Flow, Observed};
-use super::mismatches::Mismatch;
+use super::address_mismatches::AddressMismatch;
+use super::candidate::effective_decision::EffectiveDecision;
+use super::candidate::{CandidateEvaluation, EffectiveRules};
+use super::ending::EarlyEnd;
+use super::flow::{BackgroundChecks, Flow};
 use super::record::AddressCheck;
 use super::session;
-use super::snapshot::{Tenant, Verification};
-use super::upstream::{self, Upstream};
-use super::worker::{Gateway, Worker};
+use super::snapshot::{TenantRuntime, VerificationHandles};
+use super::upstream::{self, UpstreamConnection};
+use super::worker::{GatewayState, Worker};
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, race};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, Decision, Denial, Destination, Permit, Seen};
+use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::socket::Socket;
-use crate::verify::{Match, Trouble, Unresolved};
+use crate::verify::{AddressMatch, LookupError, ResolveError};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -34,28 +34,29 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Makes the checks that the rule requires, and dials.
 pub(super) async fn dial<'w>(
     worker: &'w Worker,
-    tenant: &Arc<Tenant>,
-    trial: Option<Box<Trial>>,
+    tenant: &Arc<TenantRuntime>,
+    evaluation: Option<Box<CandidateEvaluation>>,
     client: &Socket,
     permit: Permit,
-    seen: Option<Seen>,
+    seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<Upstream<'w>, Ended> {
-    let Ruling { rules, verification } = session::lead(tenant, trial.as_deref(), flow)?;
+) -> Result<UpstreamConnection<'w>, EarlyEnd> {
+    let EffectiveRules { rules, verification } =
+        session::enforced_rules(tenant, evaluation.as_deref(), flow)?;
     // Rules with checks match by name, and their tenant always has a verification.
     let (Some(name), Some(verification)) = (flow.record.hostname.clone(), verification) else {
         return Err(Outcome::ResolverUnavailable.into());
     };
-    let asked = Asked { worker, tenant, rules, verification, name: &name };
+    let asked = CheckedName { worker, tenant, rules, verification, name: &name };
     let observes = permit.certificate() == CertificateRule::Observe;
     let permits = match asked.route(client, permit, flow).await {
         Ok(permits) => Ok(permits),
         Err(ended) => deny(rules, flow, ended).map(|permit| vec![permit]),
     };
-    if let Some(trial) = &trial {
+    if let Some(evaluation) = &evaluation {
         let denied = permits.as_ref().err().map(|ended| ended.outcome).filter(|outcome| outcome.is_denial());
-        let word = Word { rule: flow.record.rule.clone(), denied };
-        trial.compare(Some(&tenant.policy), flow, seen.as_ref(), word);
+        let word = EffectiveDecision { rule: flow.record.rule.clone(), denied };
+        evaluation.compare(Some(&tenant.policy), flow, seen.as_ref(), word);
     }
     let permits = permits?;
     let upstream = match <[Permit; 1]>::try_from(permits) {
@@ -69,79 +70,81 @@ pub(super) async fn dial<'w>(
 }
 
 /// Denies a flow that the rules had permitted and a check has not, unless monitor mode waives that.
-fn deny(rules: &policy::Tenant, flow: &mut Flow, ended: Ended) -> Result<Permit, Ended> {
+fn deny(rules: &policy::TenantRules, flow: &mut Flow, ended: EarlyEnd) -> Result<Permit, EarlyEnd> {
     if !ended.outcome.is_denial() {
         return Err(ended);
     }
     flow.record.verdict = None;
     flow.record.detail = ended.detail;
     let denial = Denial { outcome: ended.outcome, rule: flow.record.rule.clone() };
-    match rules.in_mode(denial, flow.record.destination, flow.record.time) {
+    match rules.apply_mode(denial, flow.record.destination, flow.record.time) {
         Decision::Permit(permit) => Ok(session::allow(flow, permit)),
         Decision::Denial(denial) => Err(session::deny(flow, denial)),
     }
 }
 
 /// A flow's name, with what its checks need.
-pub(super) struct Asked<'a> {
+pub(super) struct CheckedName<'a> {
     pub(super) worker: &'a Worker,
-    pub(super) tenant: &'a Arc<Tenant>,
+    pub(super) tenant: &'a Arc<TenantRuntime>,
     /// The rules that permitted the flow: the tenant's, or a candidate's.
-    pub(super) rules: &'a policy::Tenant,
-    pub(super) verification: &'a Arc<Verification>,
+    pub(super) rules: &'a policy::TenantRules,
+    pub(super) verification: &'a Arc<VerificationHandles>,
     pub(super) name: &'a Hostname,
 }
 
-impl Asked<'_> {
+impl CheckedName<'_> {
     /// Makes the checks. Returns the permits to dial, in their order; at least one.
-    async fn route(&self, client: &Socket, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
+    async fn route(&self, client: &Socket, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, EarlyEnd> {
         let required = permit.certificate() == CertificateRule::Require;
         let permits = match permit.destination() {
-            Destination::Original => vec![permit],
-            Destination::Observe => {
+            DestinationRule::Original => vec![permit],
+            DestinationRule::Observe => {
                 self.observe(&permit, flow);
                 vec![permit]
             }
-            Destination::Verify => {
-                self.patiently(client, self.verify(&permit, flow)).await.flatten()?;
+            DestinationRule::Verify => {
+                self.run_bounded(client, self.verify(&permit, flow)).await.flatten()?;
                 vec![permit]
             }
-            Destination::Resolve => self.patiently(client, self.resolve(&permit, flow)).await.flatten()?,
+            DestinationRule::Resolve => {
+                self.run_bounded(client, self.resolve(&permit, flow)).await.flatten()?
+            }
         };
         if required {
-            return self.patiently(client, self.certified(permits, flow)).await.flatten();
+            return self.run_bounded(client, self.certified(permits, flow)).await.flatten();
         }
         Ok(permits)
     }
 
     /// Runs a check, which counts as one of the tenant's inspections, unless the client resets before.
-    async fn patiently<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, Ended> {
+    async fn run_bounded<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, EarlyEnd> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
         upstream::unless_gone(client, pin!(asking)).await
     }
 
     /// Checks the address, within the time; never fails.
-    async fn check(&self, to: DialAddr, time: Duration) -> Match {
-        let Verification { verifier, asker, .. } = &**self.verification;
+    async fn check(&self, to: DialAddr, time: Duration) -> AddressMatch {
+        let VerificationHandles { verifier, asker, .. } = &**self.verification;
         let asking = verifier.names().check(self.name, to.ip(), asker);
-        timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late))
+        timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late))
     }
 
-    async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), Ended> {
+    async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), EarlyEnd> {
         let found = self.check(permit.dial(), self.time_left(flow)).await;
         flow.record.address_check = Some(count(self.verification, found));
         let Some((outcome, detail)) = address_refusal(found) else { return Ok(()) };
         if outcome == Outcome::DestinationMismatch {
             note(&self.worker.gateway, self.tenant, permit.rule().cloned(), self.name, permit.dial());
         }
-        Err(Ended { outcome, detail: Some(detail) })
+        Err(EarlyEnd { outcome, detail: Some(detail) })
     }
 
     /// Checks the address in the background; the flow does not wait for it.
     fn observe(&self, permit: &Permit, flow: &mut Flow) {
-        let observed: Rc<Observed> = Rc::clone(flow.observed.get_or_insert_default());
+        let observed: Rc<BackgroundChecks> = Rc::clone(flow.observed.get_or_insert_default());
         let Some(place) = self.tenant.inspections.enter() else {
-            observed.address.set(Some(count(self.verification, Match::Unknown(Trouble::Busy))));
+            observed.address.set(Some(count(self.verification, AddressMatch::Unknown(LookupError::Busy))));
             return;
         };
         let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
@@ -151,27 +154,27 @@ impl Asked<'_> {
         spawn(async move {
             let _place = place;
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
-            let found = timeout(time, asking).await.unwrap_or(Match::Unknown(Trouble::Late));
+            let found = timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late));
             observed.address.set(Some(count(&verification, found)));
-            if let Match::No | Match::Absent = found {
+            if let AddressMatch::No | AddressMatch::Absent = found {
                 note(&gateway, &tenant, rule, &name, to);
             }
         });
     }
 
     /// Resolves the name. Returns permits for those of its addresses that policy allows; at least one.
-    async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, Ended> {
-        let Verification { verifier, asker, .. } = &**self.verification;
+    async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, EarlyEnd> {
+        let VerificationHandles { verifier, asker, .. } = &**self.verification;
         let families = self.tenant.pool.families();
         let asking = verifier.names().resolve(self.name, &families, asker);
-        let late = Err(Unresolved::Unknown(Trouble::Late));
+        let late = Err(ResolveError::Unknown(LookupError::Late));
         let addresses = timeout(self.time_left(flow), asking).await.unwrap_or(late);
         let (found, addresses) = match addresses {
             Ok(addresses) => (AddressCheck::Resolved, Ok(addresses)),
-            Err(Unresolved::Absent) => (AddressCheck::Absent, Err(Outcome::NameUnresolved.into())),
-            Err(Unresolved::Unknown(trouble)) => {
+            Err(ResolveError::Absent) => (AddressCheck::Absent, Err(Outcome::NameUnresolved.into())),
+            Err(ResolveError::Unknown(trouble)) => {
                 let detail = Some(trouble.as_str());
-                (AddressCheck::Unknown, Err(Ended { outcome: Outcome::ResolverUnavailable, detail }))
+                (AddressCheck::Unknown, Err(EarlyEnd { outcome: Outcome::ResolverUnavailable, detail }))
             }
         };
         flow.record.address_check = Some(found);
@@ -195,7 +198,7 @@ impl Asked<'_> {
         }
         if permits.is_empty() {
             let detail = Some("every address that the name was resolved to is refused");
-            return Err(Ended { outcome: refused, detail });
+            return Err(EarlyEnd { outcome: refused, detail });
         }
         permits.reverse();
         Ok(permits)
@@ -207,48 +210,56 @@ impl Asked<'_> {
     }
 }
 
-impl From<Match> for AddressCheck {
-    fn from(found: Match) -> Self {
+impl From<AddressMatch> for AddressCheck {
+    fn from(found: AddressMatch) -> Self {
         match found {
-            Match::Yes => Self::Match,
-            Match::No => Self::Mismatch,
-            Match::Absent => Self::Absent,
-            Match::Unknown(_) => Self::Unknown,
+            AddressMatch::Yes => Self::Match,
+            AddressMatch::No => Self::Mismatch,
+            AddressMatch::Absent => Self::Absent,
+            AddressMatch::Unknown(_) => Self::Unknown,
         }
     }
 }
 
 /// Counts the result, and returns it as the flow log has it.
-fn count(verification: &Verification, found: Match) -> AddressCheck {
+fn count(verification: &VerificationHandles, found: AddressMatch) -> AddressCheck {
     let check = AddressCheck::from(found);
     verification.address_checks[check as usize].increment(1);
     check
 }
 
 /// Outcome and detail of a flow that may only go to an address of the name's; `None` if it is one.
-pub fn address_refusal(found: Match) -> Option<(Outcome, &'static str)> {
+pub fn address_refusal(found: AddressMatch) -> Option<(Outcome, &'static str)> {
     match found {
-        Match::Yes => None,
-        Match::No => Some((Outcome::DestinationMismatch, "the name has other addresses")),
-        Match::Absent => Some((Outcome::DestinationMismatch, "the name has no address of this family")),
-        Match::Unknown(trouble) => Some((Outcome::ResolverUnavailable, trouble.as_str())),
+        AddressMatch::Yes => None,
+        AddressMatch::No => Some((Outcome::DestinationMismatch, "the name has other addresses")),
+        AddressMatch::Absent => {
+            Some((Outcome::DestinationMismatch, "the name has no address of this family"))
+        }
+        AddressMatch::Unknown(trouble) => Some((Outcome::ResolverUnavailable, trouble.as_str())),
     }
 }
 
-fn note(gateway: &Gateway, tenant: &Tenant, rule: Option<Arc<str>>, name: &Hostname, address: DialAddr) {
+fn note(
+    gateway: &GatewayState,
+    tenant: &TenantRuntime,
+    rule: Option<Arc<str>>,
+    name: &Hostname,
+    address: DialAddr,
+) {
     let tenant = Arc::clone(&tenant.policy.name);
-    gateway.mismatches.note(Mismatch { tenant, rule, name: name.clone(), address }, clock::wall());
+    gateway.mismatches.note(AddressMismatch { tenant, rule, name: name.clone(), address }, clock::wall());
 }
 
 /// Happy Eyeballs (RFC 8305 §5): dials the addresses in their order, staggered, and takes the first that answers.
 async fn dial_first<'w>(
     worker: &'w Worker,
-    tenant: &Tenant,
+    tenant: &TenantRuntime,
     client: &Socket,
     permits: Vec<Permit>,
-    seen: Option<Seen>,
+    seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<Upstream<'w>, Ended> {
+) -> Result<UpstreamConnection<'w>, EarlyEnd> {
     let mut dials: Vec<_> = permits.into_iter().map(Permit::into_dial).collect();
     dials.truncate(MOST_TRIED);
     flow.record.dialled = dials.first().copied();

@@ -1,16 +1,16 @@
 //! State shared by all workers, and state shared by the flows of one worker.
 
-use super::admission::Gate;
-use super::flow::{Epilogue, Sink};
+use super::address_mismatches::AddressMismatchLog;
+use super::admission::Limit;
+use super::flow::{FlowEndContext, RecordSink};
 use super::flow_table::FlowTable;
-use super::meters::{Meters, Seat, Seated, TenantMeters};
-use super::mismatches::Mismatches;
+use super::meters::{CellWriter, CellWriterClaim, Meters, TenantMeters};
 use super::snapshot::Snapshot;
 use crate::clock;
 use crate::egress::Dialler;
 use crate::inspect::Peeker;
 use crate::outcome::Outcome;
-use crate::relay::{Scratch, Silence};
+use crate::relay::{IdleTimeouts, WorkerScratch};
 use crate::sys::event_loop::EventLoop;
 use crate::sys::liveness::Liveness;
 use arc_swap::ArcSwap;
@@ -23,11 +23,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 /// State shared by all workers.
-pub struct Gateway {
+pub struct GatewayState {
     /// The running configuration.
     pub snapshot: ArcSwap<Snapshot>,
     /// Limit on flows, as many as descriptors allow.
-    pub flows: Arc<Gate>,
+    pub flows: Arc<Limit>,
     /// The flows that hold a port.
     pub table: FlowTable,
     /// Meters of flows of no tenant.
@@ -35,9 +35,9 @@ pub struct Gateway {
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
     /// Sample of flows whose address was not one of their name's.
-    pub mismatches: Mismatches,
+    pub mismatches: AddressMismatchLog,
     /// Receiver of the records of ended flows.
-    pub sink: Sink,
+    pub sink: RecordSink,
     /// Drawn once per process: the first part of flow ids.
     pub process: u32,
     /// Counts flows: the second part of flow ids.
@@ -46,7 +46,7 @@ pub struct Gateway {
 
 /// Settings of a worker's flows.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct FlowSettings {
     /// Most bytes of a hello.
     pub max_hello: usize,
     /// Time for the client to send it.
@@ -58,21 +58,21 @@ pub struct Settings {
     /// Keepalive: when a peer that does not answer counts as dead.
     pub liveness: Liveness,
     /// Idle and half-open timeouts.
-    pub silence: Silence,
+    pub silence: IdleTimeouts,
     /// Most pipes that one worker may have open.
     pub most_pipes: usize,
 }
 
 /// State shared by the flows of one worker.
 pub(super) struct Worker {
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) gateway: Arc<GatewayState>,
     pub(super) event_loop: Rc<EventLoop>,
     pub(super) peeker: Peeker,
-    pub(super) settings: Settings,
-    pub(super) scratch: Scratch,
-    pub(super) epilogue: Rc<Epilogue>,
+    pub(super) settings: FlowSettings,
+    pub(super) scratch: WorkerScratch,
+    pub(super) epilogue: Rc<FlowEndContext>,
     /// Its right to count.
-    pub(super) seat: Seated,
+    pub(super) seat: CellWriter,
     /// Meters of flows of no tenant.
     pub(super) nobody: Meters,
     complained: Cell<Option<Instant>>,
@@ -84,21 +84,21 @@ const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub(super) fn new(
-        gateway: Arc<Gateway>,
-        settings: Settings,
-        seat: Seat,
+        gateway: Arc<GatewayState>,
+        settings: FlowSettings,
+        seat: CellWriterClaim,
         event_loop: Rc<EventLoop>,
     ) -> Self {
         let seat = seat.take();
         let epilogue =
-            Epilogue { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
+            FlowEndContext { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
         Self {
             nobody: gateway.nobody.of(&seat),
             seat,
             gateway,
             event_loop,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
-            scratch: Scratch::new(settings.most_pipes),
+            scratch: WorkerScratch::new(settings.most_pipes),
             settings,
             epilogue: Rc::new(epilogue),
             complained: Cell::new(None),

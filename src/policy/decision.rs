@@ -1,6 +1,6 @@
 //! Decisions on flows, as values that the next step consumes.
 
-use super::{CertificateRule, Destination};
+use super::{CertificateRule, DestinationRule};
 use crate::addr::{DialAddr, OriginalDestination};
 use crate::outcome::Outcome;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Decision {
 
 impl Decision {
     /// Reason for a denial, including one that monitor mode has waived.
-    pub fn denies_for(&self) -> Option<Outcome> {
+    pub fn deny_reason(&self) -> Option<Outcome> {
         match self {
             Self::Permit(permit) => permit.would_deny,
             Self::Denial(denial) => Some(denial.outcome),
@@ -42,7 +42,7 @@ pub struct Permit {
     dial: DialAddr,
     every_request: bool,
     would_deny: Option<Outcome>,
-    destination: Destination,
+    destination: DestinationRule,
     certificate: CertificateRule,
     /// Rank of the rule in its tenant; `u32::MAX` if monitor mode waived a denial.
     pub(super) rank: u32,
@@ -64,7 +64,7 @@ impl Permit {
     pub(super) fn new(
         rule: &Arc<str>,
         rank: u32,
-        (destination, certificate): (Destination, CertificateRule),
+        (destination, certificate): (DestinationRule, CertificateRule),
         every_request: bool,
         to: OriginalDestination,
     ) -> Self {
@@ -80,8 +80,8 @@ impl Permit {
     }
 
     /// True if a check is needed before the flow is dialled.
-    pub fn asks(&self) -> bool {
-        self.destination != Destination::Original || self.certificate != CertificateRule::Unasked
+    pub fn needs_checks(&self) -> bool {
+        self.destination != DestinationRule::Original || self.certificate != CertificateRule::Unasked
     }
 
     /// Certificate check of the server.
@@ -89,20 +89,20 @@ impl Permit {
         self.certificate
     }
 
-    /// Choice of the address to dial. With `Resolve`, [`Tenant::redirect`](super::Tenant::redirect) decides about each
+    /// Choice of the address to dial. With `Resolve`, [`TenantRules::redirect`](super::TenantRules::redirect) decides about each
     /// resolved address; with `Verify`, the address has to be checked first.
-    pub fn destination(&self) -> Destination {
+    pub fn destination(&self) -> DestinationRule {
         self.destination
     }
 
     /// Permit for a denial that monitor mode waives, as if there were no gateway.
-    pub(super) fn in_spite_of(denial: Denial, to: OriginalDestination) -> Self {
+    pub(super) fn waived(denial: Denial, to: OriginalDestination) -> Self {
         Self {
             rule: denial.rule,
             dial: DialAddr::new(to.socket()),
             every_request: false,
             would_deny: Some(denial.outcome),
-            destination: Destination::Original,
+            destination: DestinationRule::Original,
             certificate: CertificateRule::Unasked,
             rank: u32::MAX,
         }

@@ -2,8 +2,9 @@
 //!
 //! Deny rules win over allow rules; within each, the first in the order of the file that covers the flow decides.
 //! A rule covers a flow if its hosts, its networks and its ports all do; an empty list covers anything.
-//! [`Tenant::decide`] lists the edge cases: an absent or invalid name, a private address.
+//! [`TenantRules::decide`] lists the edge cases: an absent or invalid name, a private address.
 
+mod address_class;
 mod compile_error;
 mod decision;
 mod judge;
@@ -11,7 +12,6 @@ mod mode;
 mod names;
 mod networks;
 mod reach;
-mod scope;
 mod spec;
 mod tenant;
 #[cfg(test)]
@@ -20,23 +20,25 @@ mod waiver;
 
 pub use compile_error::CompileError;
 pub use decision::{Decision, Denial, Permit};
-pub use judge::Seen;
-pub use mode::Mode;
-pub use reach::{ConnectedNetworks, Owner, PrivateNetworks};
-pub use spec::{CertificateRule, Destination, Ech, Effect, PrivateDestinations, RuleSpec, TenantSpec};
-pub use tenant::{Explanation, Finding, RuleFinding, Tenant};
+pub use judge::ClientInspection;
+pub use mode::TenantMode;
+pub use reach::{AddressOwner, ConnectedNetworks, PrivateNetworks};
+pub use spec::{
+    CertificateRule, DestinationRule, EchPolicy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec,
+};
+pub use tenant::{Explanation, MatchFinding, RuleFinding, TenantRules};
 pub use waiver::can_be_waived;
 
 use crate::addr::ClientAddr;
 use networks::NetworkMap;
-use reach::Reach;
+use reach::NameReach;
 use std::sync::Arc;
-use tenant::Places;
+use tenant::RuleScopes;
 
 /// All tenants, compiled. Immutable; a reload makes a new one.
 #[derive(Debug)]
 pub struct Policy {
-    tenants: Box<[Arc<Tenant>]>,
+    tenants: Box<[Arc<TenantRules>]>,
     /// Index into `tenants` by source network.
     sources: NetworkMap<usize>,
 }
@@ -47,9 +49,9 @@ impl Policy {
         tenants: &[TenantSpec],
         private: impl Into<PrivateNetworks>,
     ) -> Result<Self, CompileError> {
-        let reach = Arc::new(Reach::new(&private.into(), tenants));
+        let reach = Arc::new(NameReach::new(&private.into(), tenants));
         let mut sources = NetworkMap::default();
-        let mut places = Places::default();
+        let mut places = RuleScopes::default();
         let mut compiled = Vec::with_capacity(tenants.len());
         for (index, spec) in tenants.iter().enumerate() {
             for &network in &spec.sources {
@@ -58,18 +60,18 @@ impl Policy {
                     return Err(CompileError::SourceTwice { network, first, second });
                 }
             }
-            compiled.push(Arc::new(Tenant::compile(spec, index, &reach, &mut places)?));
+            compiled.push(Arc::new(TenantRules::compile(spec, index, &reach, &mut places)?));
         }
         Ok(Self { tenants: compiled.into(), sources })
     }
 
     /// Returns a client's tenant: the one with the longest source network that contains its address.
-    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<Tenant>> {
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<TenantRules>> {
         self.sources.longest(client.ip()).map(|&index| &self.tenants[index])
     }
 
     /// All tenants, by `index`.
-    pub fn tenants(&self) -> &[Arc<Tenant>] {
+    pub fn tenants(&self) -> &[Arc<TenantRules>] {
         &self.tenants
     }
 }

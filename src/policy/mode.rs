@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 /// Treatment of denials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum TenantMode {
     /// The flow is refused.
     #[default]
     Enforce,
@@ -15,7 +15,7 @@ pub enum Mode {
     },
 }
 
-impl Mode {
+impl TenantMode {
     /// True if denials are only recorded at this time.
     pub fn monitors(self, now: Timestamp) -> bool {
         match self {
@@ -33,9 +33,9 @@ mod tests {
     fn monitoring_lasts_until_the_date() {
         let date: Timestamp = "2026-12-31T00:00:00Z".parse().unwrap();
         let (before, after) = (date - jiff::SignedDuration::from_nanos(1), date);
-        let mode = Mode::Monitor { until: Some(date) };
+        let mode = TenantMode::Monitor { until: Some(date) };
         assert!(mode.monitors(before) && !mode.monitors(after));
-        assert!(Mode::Monitor { until: None }.monitors(Timestamp::MAX));
-        assert!(!Mode::Enforce.monitors(Timestamp::MIN));
+        assert!(TenantMode::Monitor { until: None }.monitors(Timestamp::MAX));
+        assert!(!TenantMode::Enforce.monitors(Timestamp::MIN));
     }
 }

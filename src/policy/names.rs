@@ -7,55 +7,55 @@ use std::hash::BuildHasher;
 
 /// Lists of rules, each in ascending order, that share one allocation.
 #[derive(Debug, Default)]
-pub(super) struct Chains(Vec<Link>);
+pub(super) struct RuleChains(Vec<ChainLink>);
 
 /// A list of rules. Most names are in one rule, which is then the list: a value below [`LINK`] is that rule, others
-/// are the position of its first link in [`Chains`].
+/// are the position of its first link in [`RuleChains`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chain(u32);
+pub(super) struct RuleChain(u32);
 
 const LINK: u32 = 1 << 31;
 
 #[derive(Debug)]
-struct Link {
+struct ChainLink {
     rule: u32,
-    next: Chain,
+    next: RuleChain,
 }
 
 /// A count has outgrown 32 bits.
 #[derive(Debug)]
-pub(super) struct TooLarge;
+pub(super) struct CountOverflow;
 
-impl Chain {
+impl RuleChain {
     /// No rule.
     pub(super) const EMPTY: Self = Self(u32::MAX);
 }
 
-impl Chains {
+impl RuleChains {
     /// Puts a rule in front. Rules come in descending order; a rule that is in front already is not added again.
-    pub(super) fn prepend(&mut self, chain: &mut Chain, rule: u32) -> Result<(), TooLarge> {
+    pub(super) fn prepend(&mut self, chain: &mut RuleChain, rule: u32) -> Result<(), CountOverflow> {
         if rule >= LINK {
-            return Err(TooLarge);
+            return Err(CountOverflow);
         }
-        if *chain == Chain::EMPTY {
-            *chain = Chain(rule);
+        if *chain == RuleChain::EMPTY {
+            *chain = RuleChain(rule);
         } else if self.iter(*chain).next() != Some(rule) {
             let link = u32::try_from(self.0.len()).ok().and_then(|at| LINK.checked_add(at));
-            let head = Chain(link.ok_or(TooLarge)?);
-            if head == Chain::EMPTY {
-                return Err(TooLarge);
+            let head = RuleChain(link.ok_or(CountOverflow)?);
+            if head == RuleChain::EMPTY {
+                return Err(CountOverflow);
             }
-            self.0.push(Link { rule, next: *chain });
+            self.0.push(ChainLink { rule, next: *chain });
             *chain = head;
         }
         Ok(())
     }
 
     /// The rules of a list, in ascending order.
-    pub(super) fn iter(&self, mut chain: Chain) -> impl Iterator<Item = u32> {
+    pub(super) fn iter(&self, mut chain: RuleChain) -> impl Iterator<Item = u32> {
         std::iter::from_fn(move || {
             if chain.0 < LINK {
-                return Some(std::mem::replace(&mut chain, Chain::EMPTY).0);
+                return Some(std::mem::replace(&mut chain, RuleChain::EMPTY).0);
             }
             // `EMPTY` is beyond the last link.
             let link = self.0.get((chain.0 - LINK) as usize)?;
@@ -73,11 +73,11 @@ impl Chains {
 /// the table, and 8 bytes for each rule beyond the first: no allocation of its own.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex {
-    table: HashTable<Named>,
+    table: HashTable<IndexedName>,
     /// Label counts of the names in exact patterns, and of those in subdomain patterns: at a million names each look-up
     /// waits for memory, and these spare most of them.
-    exact: Depths,
-    subdomains: Depths,
+    exact: LabelDepths,
+    subdomains: LabelDepths,
     /// All names, concatenated.
     text: String,
     /// Keyed at random for each index, so that names that collide cannot be chosen.
@@ -86,9 +86,9 @@ pub(super) struct NameIndex {
 
 /// A set of label counts. A name of 253 characters has at most 127 labels.
 #[derive(Debug, Default, Clone, Copy)]
-struct Depths(u128);
+struct LabelDepths(u128);
 
-impl Depths {
+impl LabelDepths {
     fn insert(&mut self, labels: usize) {
         self.0 |= 1 << labels;
     }
@@ -104,14 +104,14 @@ fn labels(name: &str) -> usize {
 
 /// `start + len <= text.len()`; a canonical name has at most 253 characters.
 #[derive(Debug)]
-struct Named {
+struct IndexedName {
     start: u32,
     len: u8,
-    exact: Chain,
-    subdomains: Chain,
+    exact: RuleChain,
+    subdomains: RuleChain,
 }
 
-impl Named {
+impl IndexedName {
     fn of<'t>(&self, text: &'t str) -> &'t str {
         &text[self.start as usize..][..usize::from(self.len)]
     }
@@ -128,8 +128,8 @@ impl NameIndex {
         &mut self,
         pattern: &HostPattern,
         rule: u32,
-        chains: &mut Chains,
-    ) -> Result<(), TooLarge> {
+        chains: &mut RuleChains,
+    ) -> Result<(), CountOverflow> {
         let (name, exact) = match pattern {
             HostPattern::Exact(name) => (name.as_str(), true),
             HostPattern::Subdomains(apex) => (apex.as_str(), false),
@@ -137,15 +137,20 @@ impl NameIndex {
         let depths = if exact { &mut self.exact } else { &mut self.subdomains };
         depths.insert(labels(name));
         let Self { text, table, hasher, .. } = self;
-        let same = |named: &Named| named.of(text) == name;
-        let rehash = |named: &Named| hasher.hash_one(named.of(text));
+        let same = |named: &IndexedName| named.of(text) == name;
+        let rehash = |named: &IndexedName| hasher.hash_one(named.of(text));
         let mut entry = match table.entry(hasher.hash_one(name), same, rehash) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                let start = u32::try_from(text.len()).map_err(|_| TooLarge)?;
-                let len = u8::try_from(name.len()).map_err(|_| TooLarge)?;
+                let start = u32::try_from(text.len()).map_err(|_| CountOverflow)?;
+                let len = u8::try_from(name.len()).map_err(|_| CountOverflow)?;
                 text.push_str(name);
-                entry.insert(Named { start, len, exact: Chain::EMPTY, subdomains: Chain::EMPTY })
+                entry.insert(IndexedName {
+                    start,
+                    len,
+                    exact: RuleChain::EMPTY,
+                    subdomains: RuleChain::EMPTY,
+                })
             }
         };
         let named = entry.get_mut();
@@ -153,7 +158,7 @@ impl NameIndex {
     }
 
     /// Calls `each` with the rules that have a pattern for the name: for itself, and for each of its parents.
-    pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(Chain)) {
+    pub(super) fn each_covering(&self, name: &Hostname, mut each: impl FnMut(RuleChain)) {
         let name = name.as_str();
         // From the right, so that one pass finds the parents and counts the labels.
         let mut labels = 0;
@@ -172,7 +177,7 @@ impl NameIndex {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Named> {
+    fn find(&self, name: &str) -> Option<&IndexedName> {
         self.table.find(self.hasher.hash_one(name), |named| named.of(&self.text) == name)
     }
 

@@ -3,8 +3,8 @@
 //! Ranges that are private everywhere are in `scope`. An operator's own hosts may have global addresses, in IPv6 and in
 //! IPv4: those networks are private because of the place where they are configured.
 
+use super::address_class::{self, AddressClass};
 use super::networks::NetworkMap;
-use super::scope::{self, Scope};
 use super::{PrivateDestinations, TenantSpec};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -62,7 +62,7 @@ impl ConnectedNetworks {
 
 /// The reason why a public address counts as private.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+pub enum AddressOwner {
     /// It is in a source network of a tenant.
     Tenant(Arc<str>, IpNet),
     /// It is in `[policy] private_networks`.
@@ -73,7 +73,7 @@ pub enum Owner {
     Connected(IpNet),
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for AddressOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tenant(name, network) => write!(f, "in {network}, a source network of tenant {name}"),
@@ -88,24 +88,24 @@ impl fmt::Display for Owner {
 
 /// The addresses that rules by name may lead to.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(super) struct NameReach {
     destinations: PrivateDestinations,
-    owned: NetworkMap<Owner>,
+    owned: NetworkMap<AddressOwner>,
     connected: Arc<ConnectedNetworks>,
 }
 
-impl Reach {
+impl NameReach {
     pub(super) fn new(private: &PrivateNetworks, tenants: &[TenantSpec]) -> Self {
         let mut owned = NetworkMap::default();
         for &network in &private.listed {
-            owned.insert(network, Owner::Listed(network));
+            owned.insert(network, AddressOwner::Listed(network));
         }
         for &address in &private.public {
-            owned.insert(address.into(), Owner::PoolPublic(address.into()));
+            owned.insert(address.into(), AddressOwner::PoolPublic(address.into()));
         }
         for tenant in tenants {
             for &network in tenant.sources.iter().filter(|network| is_specific(network)) {
-                owned.insert(network, Owner::Tenant(Arc::clone(&tenant.name), network));
+                owned.insert(network, AddressOwner::Tenant(Arc::clone(&tenant.name), network));
             }
         }
         Self { destinations: private.destinations, owned, connected: Arc::clone(&private.connected) }
@@ -113,19 +113,21 @@ impl Reach {
 
     /// True if a rule by name alone may lead to a canonical address.
     pub(super) fn by_name(&self, address: IpAddr) -> bool {
-        match scope::of(address) {
-            Scope::Never => false,
-            Scope::Private => self.destinations == PrivateDestinations::Allow,
-            Scope::Public => self.destinations == PrivateDestinations::Allow || self.owner(address).is_none(),
+        match address_class::of(address) {
+            AddressClass::Never => false,
+            AddressClass::Private => self.destinations == PrivateDestinations::Allow,
+            AddressClass::Public => {
+                self.destinations == PrivateDestinations::Allow || self.owner(address).is_none()
+            }
         }
     }
 
     /// The owner of a public address, or of an IPv4 address embedded in it; `None` if it is not known to be the
     /// operator's.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<Owner> {
-        let carried = scope::carried(address).into_iter().flatten().map(IpAddr::V4);
+    pub(super) fn owner(&self, address: IpAddr) -> Option<AddressOwner> {
+        let carried = address_class::carried(address).into_iter().flatten().map(IpAddr::V4);
         std::iter::once(address).chain(carried).find_map(|address| {
-            let connected = || self.connected.0.load().longest(address).copied().map(Owner::Connected);
+            let connected = || self.connected.0.load().longest(address).copied().map(AddressOwner::Connected);
             self.owned.longest(address).cloned().or_else(connected)
         })
     }
@@ -139,7 +141,7 @@ fn is_specific(network: &IpNet) -> bool {
 mod tests {
     use super::*;
 
-    fn reach(destinations: PrivateDestinations) -> (Reach, Arc<ConnectedNetworks>) {
+    fn reach(destinations: PrivateDestinations) -> (NameReach, Arc<ConnectedNetworks>) {
         let mut tenant = TenantSpec::new("beta", "pool");
         tenant.sources = ["2001:db8:b::/64", "198.51.100.0/24", "0.0.0.0/0", "2000::/3"]
             .map(|network| network.parse().unwrap())
@@ -149,7 +151,7 @@ mod tests {
             public: vec!["192.0.2.7".parse().unwrap()],
             ..destinations.into()
         };
-        (Reach::new(&private, &[tenant]), private.connected)
+        (NameReach::new(&private, &[tenant]), private.connected)
     }
 
     #[test]

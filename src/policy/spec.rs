@@ -1,6 +1,6 @@
 //! Tenants and rules of the configuration, checked.
 
-use super::mode::Mode;
+use super::mode::TenantMode;
 use crate::addr::PortRange;
 use crate::hostname::HostPattern;
 use ipnet::IpNet;
@@ -16,9 +16,9 @@ pub struct TenantSpec {
     /// Name of the pool that its flows leave from.
     pub pool: Arc<str>,
     /// Enforce or monitor mode.
-    pub mode: Mode,
+    pub mode: TenantMode,
     /// Treatment of clients that offer an encrypted ClientHello.
-    pub ech: Ech,
+    pub ech: EchPolicy,
     /// Most flows at once.
     pub max_flows: Option<u32>,
     /// Ports towards each destination that are reserved for it in the pool.
@@ -37,8 +37,8 @@ impl TenantSpec {
             name: name.into(),
             sources: Vec::new(),
             pool: pool.into(),
-            mode: Mode::default(),
-            ech: Ech::default(),
+            mode: TenantMode::default(),
+            ech: EchPolicy::default(),
             max_flows: None,
             ports_floor: None,
             ports_ceiling: None,
@@ -53,7 +53,7 @@ pub struct RuleSpec {
     /// Label for people: its `name`, else `file:line`.
     pub label: Arc<str>,
     /// Allow or deny.
-    pub effect: Effect,
+    pub effect: RuleEffect,
     /// Names it covers. Empty: any name, or none.
     pub hosts: Vec<HostPattern>,
     /// Destination networks it covers. Empty: any. With `hosts` too, both must cover the flow.
@@ -68,14 +68,14 @@ pub struct RuleSpec {
     /// without `hosts`.
     pub other_protocols: bool,
     /// Choice of the address to dial. Other than `Original` only with `hosts`.
-    pub destination: Destination,
+    pub destination: DestinationRule,
     /// Certificate check of its flows' servers. Other than `Unasked` only with `hosts`.
     pub certificate: CertificateRule,
 }
 
 impl RuleSpec {
     /// Creates a rule that covers everything, with the defaults of the configuration.
-    pub fn new(label: impl Into<Arc<str>>, effect: Effect) -> Self {
+    pub fn new(label: impl Into<Arc<str>>, effect: RuleEffect) -> Self {
         Self {
             label: label.into(),
             effect,
@@ -85,7 +85,7 @@ impl RuleSpec {
             uninspected: false,
             first_request_only: false,
             other_protocols: false,
-            destination: Destination::default(),
+            destination: DestinationRule::default(),
             certificate: CertificateRule::default(),
         }
     }
@@ -119,7 +119,7 @@ impl CertificateRule {
 
 /// Choice of the address to dial, and whether it must be one of the name's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Destination {
+pub enum DestinationRule {
     /// The address that the client dialled.
     #[default]
     Original,
@@ -131,7 +131,7 @@ pub enum Destination {
     Resolve,
 }
 
-impl Destination {
+impl DestinationRule {
     /// In the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Original, Self::Observe, Self::Verify, Self::Resolve];
 
@@ -148,14 +148,14 @@ impl Destination {
 
 /// Effect of a rule on the flows that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum RuleEffect {
     /// They may leave.
     Allow,
     /// They may not, even if another rule allows them.
     Deny,
 }
 
-impl Effect {
+impl RuleEffect {
     /// Keyword in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -178,7 +178,7 @@ pub enum PrivateDestinations {
 /// Treatment of a client whose ClientHello carries an `encrypted_client_hello` extension (RFC 9849). It cannot be told
 /// whether that hides another name or nothing (GREASE), by design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ech {
+pub enum EchPolicy {
     /// It is judged by the outer name.
     #[default]
     Outer,

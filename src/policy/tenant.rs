@@ -2,13 +2,15 @@
 
 mod explain;
 
-pub use explain::{Explanation, Finding, RuleFinding};
+pub use explain::{Explanation, MatchFinding, RuleFinding};
 
 use super::decision::{Decision, Denial, Permit};
-use super::names::{Chain, Chains, NameIndex, TooLarge};
+use super::names::{CountOverflow, NameIndex, RuleChain, RuleChains};
 use super::networks::{ANYWHERE, NetworkMap};
-use super::reach::{Owner, Reach};
-use super::{CertificateRule, CompileError, Destination, Ech, Effect, Mode, RuleSpec, TenantSpec};
+use super::reach::{AddressOwner, NameReach};
+use super::{
+    CertificateRule, CompileError, DestinationRule, EchPolicy, RuleEffect, RuleSpec, TenantMode, TenantSpec,
+};
 use crate::addr::{OriginalDestination, PortRange};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 
 /// A tenant, and its compiled rules.
 #[derive(Debug)]
-pub struct Tenant {
+pub struct TenantRules {
     /// Unique; a metric label.
     pub name: Arc<str>,
     /// Index in [`Policy::tenants`](super::Policy::tenants).
@@ -27,37 +29,37 @@ pub struct Tenant {
     /// Name of the pool that its flows leave from.
     pub pool: Arc<str>,
     /// Enforce or monitor mode. Rules are evaluated without it: it only applies to a denial.
-    pub mode: Mode,
+    pub mode: TenantMode,
     /// Most flows at once.
     pub max_flows: Option<u32>,
-    ech: Ech,
-    rules: Rules,
+    ech: EchPolicy,
+    rules: RankedRules,
 }
 
 /// Rules by rank: all deny rules, then all allow rules, each in the order of the file. So the lowest rank among the
 /// rules that cover a flow is the one that decides.
 #[derive(Debug)]
-struct Rules {
-    ranked: Box<[Rule]>,
+struct RankedRules {
+    ranked: Box<[CompiledRule]>,
     /// Ranks below are deny rules; `denies <= ranked.len()`.
     denies: u32,
-    reach: Arc<Reach>,
-    chains: Chains,
+    reach: Arc<NameReach>,
+    chains: RuleChains,
     /// The rules with hosts.
     by_name: NameIndex,
     /// The rules without hosts; `None` if there are none.
-    by_address: Option<NetworkMap<Chain>>,
+    by_address: Option<NetworkMap<RuleChain>>,
     /// Networks and ports of rules with hosts, by effect; each once.
-    named_allow: Box<[Arc<Place>]>,
-    named_deny: Box<[Arc<Place>]>,
+    named_allow: Box<[Arc<RuleScope>]>,
+    named_deny: Box<[Arc<RuleScope>]>,
 }
 
 #[derive(Debug)]
-struct Rule {
+struct CompiledRule {
     label: Arc<str>,
-    place: Arc<Place>,
-    inspects: Inspects,
-    destination: Destination,
+    place: Arc<RuleScope>,
+    inspects: RequiredInspection,
+    destination: DestinationRule,
     certificate: CertificateRule,
     first_request_only: bool,
     /// True if it has hosts.
@@ -68,7 +70,7 @@ struct Rule {
 
 /// Inspection that a rule needs before it lets a client out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Inspects {
+enum RequiredInspection {
     /// None.
     Nothing,
     /// To tell TLS or HTTP that a deny rule names; other protocols pass.
@@ -77,7 +79,7 @@ enum Inspects {
     Protocols,
 }
 
-impl Inspects {
+impl RequiredInspection {
     fn of(rule: &RuleSpec) -> Self {
         match (rule.uninspected, rule.other_protocols) {
             (true, _) => Self::Nothing,
@@ -87,36 +89,36 @@ impl Inspects {
     }
 }
 
-impl Rule {
+impl CompiledRule {
     /// True if it has hosts and no networks, so that only the name vouches for the address.
-    fn goes_by_name_alone(&self) -> bool {
+    fn matches_by_name_alone(&self) -> bool {
         self.named && self.place.networks.is_none()
     }
 
     /// True if it also dials the address that the client dialled.
-    fn takes_the_clients_word(&self) -> bool {
-        self.goes_by_name_alone() && self.destination != Destination::Resolve
+    fn trusts_client_address(&self) -> bool {
+        self.matches_by_name_alone() && self.destination != DestinationRule::Resolve
     }
 }
 
 /// A rule's networks and ports, shared by all rules of all tenants that have the same.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct RuleScope {
     /// `None`: any.
     networks: Option<NetworkMap<()>>,
     /// Ascending and disjoint. Empty: any.
     ports: Box<[PortRange]>,
 }
 
-impl Tenant {
+impl TenantRules {
     pub(super) fn compile<'s>(
         spec: &'s TenantSpec,
         index: usize,
-        reach: &Arc<Reach>,
-        places: &mut Places<'s>,
+        reach: &Arc<NameReach>,
+        places: &mut RuleScopes<'s>,
     ) -> Result<Self, CompileError> {
-        let rules = Rules::compile(&spec.rules, reach, places)
-            .map_err(|TooLarge| CompileError::TooLarge { tenant: spec.name.clone() })?;
+        let rules = RankedRules::compile(&spec.rules, reach, places)
+            .map_err(|CountOverflow| CompileError::TooLarge { tenant: spec.name.clone() })?;
         let TenantSpec { name, pool, mode, max_flows, ech, .. } = spec;
         let (name, pool) = (name.clone(), pool.clone());
         Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, ech: *ech, rules })
@@ -128,10 +130,10 @@ impl Tenant {
     ///
     /// Called first for every flow; `None` means that [`decide`](Self::decide) has to be called with a name.
     pub fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
-        let Rules { ranked, denies, .. } = &self.rules;
+        let RankedRules { ranked, denies, .. } = &self.rules;
         let mut first = u32::MAX;
         self.rules.each_by_address(to.ip(), |rank| {
-            let counts = rank < *denies || ranked[rank as usize].inspects == Inspects::Nothing;
+            let counts = rank < *denies || ranked[rank as usize].inspects == RequiredInspection::Nothing;
             if counts && rank < first && ranked[rank as usize].place.covers(to) {
                 first = rank;
             }
@@ -141,7 +143,7 @@ impl Tenant {
 
     /// Decides on a flow, by the name that the client asked for and whether it offered an encrypted ClientHello:
     ///
-    /// - An encrypted ClientHello where the tenant's [`Ech`] is to deny: `EchDenied`.
+    /// - An encrypted ClientHello where the tenant's [`EchPolicy`] is to deny: `EchDenied`.
     /// - A deny rule covers it: `DeniedByRule`.
     /// - An invalid hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because the rule
     ///   might be meant for it. An absent name is not invalid: it is not denied by name.
@@ -155,11 +157,11 @@ impl Tenant {
     /// - Nothing covers it: `InvalidHostname` if the name is invalid; `NoHostname` if there is none and a name could
     ///   have let it out to this address and port; else `NotAllowed`.
     pub fn decide(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Decision {
-        if ech && self.ech == Ech::Deny {
+        if ech && self.ech == EchPolicy::Deny {
             return Decision::Denial(Denial { outcome: Outcome::EchDenied, rule: None });
         }
         let rules = &self.rules;
-        let Found { first, private, unread, .. } = rules.find(asked, to);
+        let MatchedRules { first, private, unread, .. } = rules.find(asked, to);
         let deny = |outcome, rank: Option<u32>| {
             let rule = rank.map(|rank| rules.ranked[rank as usize].label.clone());
             Decision::Denial(Denial { outcome, rule })
@@ -182,10 +184,10 @@ impl Tenant {
     }
 }
 
-impl Tenant {
+impl TenantRules {
     /// Owner of a public address, which rules by name then do not lead to; `None` if it is not known to be the
     /// operator's.
-    pub fn owner_of(&self, ip: IpAddr) -> Option<Owner> {
+    pub fn owner_of(&self, ip: IpAddr) -> Option<AddressOwner> {
         self.rules.reach.owner(ip)
     }
 
@@ -196,7 +198,7 @@ impl Tenant {
         // As if the client had dialled it.
         let to = OriginalDestination::new(SocketAddr::new(ip, permit.dial().port()));
         // A permit of another policy does not count here.
-        let own = |rule: &&Rule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
+        let own = |rule: &&CompiledRule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
         let Some(rule) = rules.ranked.get(permit.rank as usize).filter(own) else {
             return Err(Outcome::NotAllowed);
         };
@@ -206,7 +208,7 @@ impl Tenant {
         if !rule.place.covers(to) {
             return Err(Outcome::NotAllowed);
         }
-        if rule.goes_by_name_alone() && !rules.reach.by_name(to.ip()) {
+        if rule.matches_by_name_alone() && !rules.reach.by_name(to.ip()) {
             return Err(Outcome::DestinationPrivate);
         }
         Ok(rules.permit(permit.rank, to))
@@ -215,7 +217,7 @@ impl Tenant {
 
 /// Lowest-ranked rules that cover a flow.
 #[derive(Default)]
-struct Found {
+struct MatchedRules {
     /// Covers it.
     first: Option<u32>,
     /// Would cover it if its address were not private.
@@ -230,29 +232,29 @@ fn keep_least(least: &mut Option<u32>, rank: u32) {
     *least = Some(least.map_or(rank, |least| least.min(rank)));
 }
 
-impl Rules {
+impl RankedRules {
     fn compile<'s>(
         specs: &'s [RuleSpec],
-        reach: &Arc<Reach>,
-        places: &mut Places<'s>,
-    ) -> Result<Self, TooLarge> {
+        reach: &Arc<NameReach>,
+        places: &mut RuleScopes<'s>,
+    ) -> Result<Self, CountOverflow> {
         let of = |effect| specs.iter().filter(move |rule| rule.effect == effect);
-        let denies = u32::try_from(of(Effect::Deny).count()).map_err(|_| TooLarge)?;
+        let denies = u32::try_from(of(RuleEffect::Deny).count()).map_err(|_| CountOverflow)?;
         let mut ranked = Vec::with_capacity(specs.len());
         let mut named = [Vec::new(), Vec::new()];
         let in_order = || (0..).zip(specs);
         let denies_first = in_order()
-            .filter(|(_, rule)| rule.effect == Effect::Deny)
-            .chain(in_order().filter(|(_, rule)| rule.effect == Effect::Allow));
+            .filter(|(_, rule)| rule.effect == RuleEffect::Deny)
+            .chain(in_order().filter(|(_, rule)| rule.effect == RuleEffect::Allow));
         for (order, rule) in denies_first {
             let place = places.of(rule);
             if !rule.hosts.is_empty() {
-                named[usize::from(rule.effect == Effect::Deny)].push(Arc::clone(&place));
+                named[usize::from(rule.effect == RuleEffect::Deny)].push(Arc::clone(&place));
             }
             let RuleSpec { destination, certificate, first_request_only, .. } = *rule;
-            let inspects = Inspects::of(rule);
+            let inspects = RequiredInspection::of(rule);
             let (label, named) = (rule.label.clone(), !rule.hosts.is_empty());
-            ranked.push(Rule {
+            ranked.push(CompiledRule {
                 label,
                 place,
                 inspects,
@@ -263,11 +265,12 @@ impl Rules {
                 order,
             });
         }
-        let mut chains = Chains::default();
+        let mut chains = RuleChains::default();
         let mut by_name = NameIndex::with_capacity(specs.iter().map(|rule| rule.hosts.len()).sum());
-        let mut by_address: Option<NetworkMap<Chain>> = None;
-        let last_first = of(Effect::Allow).rev().chain(of(Effect::Deny).rev());
-        for (rule, rank) in last_first.zip((0..u32::try_from(specs.len()).map_err(|_| TooLarge)?).rev()) {
+        let mut by_address: Option<NetworkMap<RuleChain>> = None;
+        let last_first = of(RuleEffect::Allow).rev().chain(of(RuleEffect::Deny).rev());
+        for (rule, rank) in last_first.zip((0..u32::try_from(specs.len()).map_err(|_| CountOverflow)?).rev())
+        {
             for pattern in &rule.hosts {
                 by_name.insert(pattern, rank, &mut chains)?;
             }
@@ -275,7 +278,7 @@ impl Rules {
                 let networks = if rule.cidrs.is_empty() { &ANYWHERE[..] } else { &rule.cidrs };
                 let by_address = by_address.get_or_insert_default();
                 for &network in networks {
-                    chains.prepend(by_address.or_insert(network, Chain::EMPTY), rank)?;
+                    chains.prepend(by_address.or_insert(network, RuleChain::EMPTY), rank)?;
                 }
             }
         }
@@ -291,12 +294,12 @@ impl Rules {
         Ok(Self { ranked, denies, reach, chains, by_name, by_address, named_allow, named_deny })
     }
 
-    fn find(&self, asked: &AskedName, to: OriginalDestination) -> Found {
-        let mut found = Found { needs_name: self.needs_name(asked, to), ..Found::default() };
-        self.each_by_address(to.ip(), |rank| self.weigh(rank, to, &mut found));
+    fn find(&self, asked: &AskedName, to: OriginalDestination) -> MatchedRules {
+        let mut found = MatchedRules { needs_name: self.needs_name(asked, to), ..MatchedRules::default() };
+        self.each_by_address(to.ip(), |rank| self.consider(rank, to, &mut found));
         if let AskedName::Valid(name) = asked {
             self.by_name.each_covering(name, |chain| {
-                self.chains.iter(chain).for_each(|rank| self.weigh(rank, to, &mut found));
+                self.chains.iter(chain).for_each(|rank| self.consider(rank, to, &mut found));
             });
         }
         found
@@ -308,14 +311,14 @@ impl Rules {
     }
 
     /// Considers a rule that covers the flow except perhaps for its address and port.
-    fn weigh(&self, rank: u32, to: OriginalDestination, found: &mut Found) {
+    fn consider(&self, rank: u32, to: OriginalDestination, found: &mut MatchedRules) {
         let rule = &self.ranked[rank as usize];
         if found.first.is_some_and(|first| first <= rank) || !rule.place.covers(to) {
             return;
         }
-        if rank >= self.denies && found.needs_name && rule.inspects == Inspects::Protocols {
+        if rank >= self.denies && found.needs_name && rule.inspects == RequiredInspection::Protocols {
             keep_least(&mut found.unread, rank);
-        } else if rank >= self.denies && rule.takes_the_clients_word() && !self.reach.by_name(to.ip()) {
+        } else if rank >= self.denies && rule.trusts_client_address() && !self.reach.by_name(to.ip()) {
             keep_least(&mut found.private, rank);
         } else {
             keep_least(&mut found.first, rank);
@@ -332,28 +335,29 @@ impl Rules {
         let rule = &self.ranked[rank as usize];
         // Where no rule matches by name, every later request would be permitted too.
         let by_name = || rule.named || any_covers(&self.named_deny, to);
-        let every_request = rule.inspects != Inspects::Nothing && !rule.first_request_only && by_name();
+        let every_request =
+            rule.inspects != RequiredInspection::Nothing && !rule.first_request_only && by_name();
         Permit::new(&rule.label, rank, (rule.destination, rule.certificate), every_request, to)
     }
 }
 
-fn any_covers(places: &[Arc<Place>], to: OriginalDestination) -> bool {
+fn any_covers(places: &[Arc<RuleScope>], to: OriginalDestination) -> bool {
     places.iter().any(|place| place.covers(to))
 }
 
 /// Collects each distinct place once: the rules on port 443 of all tenants share one, which stays in the caches.
 #[derive(Default)]
-pub(super) struct Places<'s>(HashMap<(&'s [IpNet], &'s [PortRange]), Arc<Place>>);
+pub(super) struct RuleScopes<'s>(HashMap<(&'s [IpNet], &'s [PortRange]), Arc<RuleScope>>);
 
-impl<'s> Places<'s> {
-    fn of(&mut self, rule: &'s RuleSpec) -> Arc<Place> {
+impl<'s> RuleScopes<'s> {
+    fn of(&mut self, rule: &'s RuleSpec) -> Arc<RuleScope> {
         let key = (rule.cidrs.as_slice(), rule.ports.as_slice());
-        let new = || Arc::new(Place::new(&rule.cidrs, &rule.ports));
+        let new = || Arc::new(RuleScope::new(&rule.cidrs, &rule.ports));
         Arc::clone(self.0.entry(key).or_insert_with(new))
     }
 }
 
-impl Place {
+impl RuleScope {
     fn new(cidrs: &[IpNet], ports: &[PortRange]) -> Self {
         let networks = (!cidrs.is_empty()).then(|| {
             let mut networks = NetworkMap::default();

@@ -9,7 +9,7 @@ use crate::outcome::Outcome;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
+fn rule(effect: RuleEffect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
     RuleSpec {
         hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
         cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
@@ -19,11 +19,11 @@ fn rule(effect: Effect, label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u
 }
 
 fn allow(label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
-    rule(Effect::Allow, label, hosts, cidrs, ports)
+    rule(RuleEffect::Allow, label, hosts, cidrs, ports)
 }
 
 fn deny(label: &str, hosts: &[&str], cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
-    rule(Effect::Deny, label, hosts, cidrs, ports)
+    rule(RuleEffect::Deny, label, hosts, cidrs, ports)
 }
 
 fn uninspected(label: &str, cidrs: &[&str], ports: &[(u16, u16)]) -> RuleSpec {
@@ -38,7 +38,7 @@ fn tenant_spec(name: &str, sources: &[&str], rules: Vec<RuleSpec>) -> TenantSpec
     }
 }
 
-fn tenant(rules: Vec<RuleSpec>, private: PrivateDestinations) -> Arc<Tenant> {
+fn tenant(rules: Vec<RuleSpec>, private: PrivateDestinations) -> Arc<TenantRules> {
     Policy::compile(&[tenant_spec("acme", &["10.0.0.0/8"], rules)], private).unwrap().tenants()[0].clone()
 }
 
@@ -64,7 +64,7 @@ fn words(decision: &Decision) -> String {
     }
 }
 
-fn check(tenant: &Tenant, cases: &[(&str, &str, &str)]) {
+fn check(tenant: &TenantRules, cases: &[(&str, &str, &str)]) {
     for (name, socket, wanted) in cases {
         assert_eq!(words(&tenant.decide(&asked(name), false, to(socket))), *wanted, "{name} at {socket}");
     }
@@ -304,7 +304,7 @@ fn no_client_belongs_to_two_tenants() {
 
 #[test]
 fn explanation_covers_every_rule() {
-    use Finding::*;
+    use MatchFinding::*;
     let spec = tenant_spec(
         "acme",
         &["10.0.0.0/8"],
@@ -364,12 +364,12 @@ fn any_rule() -> impl Strategy<Value = RuleSpec> {
     });
     let networks = prop_oneof![Just(vec![]), subsequence(&NETWORKS[..], 0..4)];
     let ports = prop_oneof![Just(vec![]), subsequence(&PORTS[..], 0..4).prop_shuffle()];
-    let effect = prop_oneof![3 => Just(Effect::Allow), 1 => Just(Effect::Deny)];
+    let effect = prop_oneof![3 => Just(RuleEffect::Allow), 1 => Just(RuleEffect::Deny)];
     (effect, hosts, networks, ports, any::<bool>(), any::<bool>(), 0..1000_u32).prop_map(
         |(effect, hosts, networks, ports, unseen, other, label)| {
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let uninspected = unseen && hosts.is_empty() && effect == Effect::Allow;
-            let other_protocols = other && hosts.is_empty() && effect == Effect::Allow;
+            let uninspected = unseen && hosts.is_empty() && effect == RuleEffect::Allow;
+            let other_protocols = other && hosts.is_empty() && effect == RuleEffect::Allow;
             RuleSpec {
                 uninspected,
                 other_protocols,
@@ -386,7 +386,7 @@ proptest! {
     fn compiled_policy_matches_naive_evaluation(
         rules in prop::collection::vec(any_rule(), 0..8),
         private in select(vec![PrivateDestinations::ByCidr, PrivateDestinations::Allow]),
-        ech in select(vec![Ech::Outer, Ech::Deny]),
+        ech in select(vec![EchPolicy::Outer, EchPolicy::Deny]),
         offered in any::<bool>(),
         flows in prop::collection::vec(
             (select([&NAMES[..], &["z.test", "d.c.b.a.test", "-", "?", "a..b"]].concat()), select(&ADDRESSES[..]),
@@ -395,8 +395,8 @@ proptest! {
         ),
     ) {
         let spec = TenantSpec { ech, ..tenant_spec("acme", &[], rules) };
-        let reach = Arc::new(Reach::new(&private.into(), std::slice::from_ref(&spec)));
-        let tenant = Tenant::compile(&spec, 0, &reach, &mut Places::default()).unwrap();
+        let reach = Arc::new(NameReach::new(&private.into(), std::slice::from_ref(&spec)));
+        let tenant = TenantRules::compile(&spec, 0, &reach, &mut RuleScopes::default()).unwrap();
         for (name, address, port) in flows {
             let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
             let explained = oracle::explain(&spec, &reach, &asked, offered, to);
@@ -412,7 +412,7 @@ proptest! {
             };
             prop_assert_eq!((denied, rule), (explained.denied, explained.rule), "{:?} {:?} {}", spec.rules, asked, to);
             // and the deciding rule is reported as such
-            let deciding = explained.rules.iter().filter(|rule| rule.finding == Finding::Decides).count();
+            let deciding = explained.rules.iter().filter(|rule| rule.finding == MatchFinding::Decides).count();
             let by_rule = explained.denied.is_none() || explained.denied == Some(Outcome::DeniedByRule);
             prop_assert_eq!(deciding, usize::from(by_rule));
         }
@@ -434,8 +434,8 @@ proptest! {
         };
         let (before, after) = (allowed(rules), allowed(longer));
         match more.effect {
-            Effect::Allow => prop_assert!(after || !before),
-            Effect::Deny => prop_assert!(before || !after),
+            RuleEffect::Allow => prop_assert!(after || !before),
+            RuleEffect::Deny => prop_assert!(before || !after),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Denials that monitor mode waives.
 
+use super::address_class::{self, AddressClass};
 use super::decision::{Denial, Permit};
-use super::scope::{self, Scope};
 use crate::addr::OriginalDestination;
 use crate::outcome::Outcome;
 
@@ -11,9 +11,9 @@ impl Denial {
     ///
     /// Addresses that a name may never lead to stay denied. Without a gateway, no packet to such an address would leave
     /// the client's host or link; here it would reach the *gateway's* metadata service and its neighbours.
-    pub(super) fn waived(self, to: OriginalDestination) -> Result<Permit, Self> {
-        if can_be_waived(self.outcome) && scope::of(to.ip()) != Scope::Never {
-            Ok(Permit::in_spite_of(self, to))
+    pub(super) fn apply_mode(self, to: OriginalDestination) -> Result<Permit, Self> {
+        if can_be_waived(self.outcome) && address_class::of(to.ip()) != AddressClass::Never {
+            Ok(Permit::waived(self, to))
         } else {
             Err(self)
         }
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn waived_denial_keeps_its_rule() {
         let denial = Denial { outcome: Outcome::DeniedByRule, rule: Some("no-mail".into()) };
-        let permit = denial.waived(to("198.51.100.9:25")).unwrap();
+        let permit = denial.apply_mode(to("198.51.100.9:25")).unwrap();
         assert_eq!(permit.would_deny(), Some(Outcome::DeniedByRule));
         assert_eq!(permit.rule().map(|rule| &**rule), Some("no-mail"));
         assert_eq!(permit.dial().socket(), "198.51.100.9:25".parse().unwrap());
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn limits_and_loops_are_never_waived() {
         for &outcome in Outcome::ALL {
-            let waived = Denial { outcome, rule: None }.waived(to("10.0.0.1:443")).is_ok();
+            let waived = Denial { outcome, rule: None }.apply_mode(to("10.0.0.1:443")).is_ok();
             assert_eq!(waived, can_be_waived(outcome));
             assert!(outcome.is_denial() || !waived, "{outcome}");
         }
@@ -99,7 +99,7 @@ mod tests {
     fn monitor_keeps_metadata_addresses_closed() {
         for address in ["169.254.169.254:80", "[fd00:ec2::254]:80", "[fe80::1]:443", "224.0.0.1:443"] {
             let denial = Denial { outcome: Outcome::NotAllowed, rule: None };
-            assert_eq!(denial.clone().waived(to(address)), Err(denial), "{address}");
+            assert_eq!(denial.clone().apply_mode(to(address)), Err(denial), "{address}");
         }
     }
 }

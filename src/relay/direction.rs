@@ -1,8 +1,8 @@
 //! One direction of a flow.
 
-use super::guard::{Guard, Guarded, Passing};
-use super::pipes::Filled;
-use super::scratch::{COPY, Scratch};
+use super::guard::{ForwardableBytes, Guard, Guarded};
+use super::pipes::FilledPipe;
+use super::scratch::{COPY, WorkerScratch};
 use super::{Side, close_notify};
 use crate::sys::event_loop::{give_way, has_turn};
 use crate::sys::socket::Socket;
@@ -22,18 +22,18 @@ const ONE_SEGMENT: usize = 1280 - 40 - 60;
 
 /// The two sockets of a direction.
 #[derive(Clone, Copy)]
-pub(super) struct Way<'a> {
+pub(super) struct SocketPair<'a> {
     pub(super) from: &'a Socket,
     pub(super) to: &'a Socket,
 }
 
 /// One direction: bytes in order, none lost. `held` is delivered before more is read.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of a direction, in a byte each")]
-pub(super) struct OneWay {
+pub(super) struct RelayDirection {
     /// Side that the bytes come from.
     side: Side,
-    held: Held,
-    state: State,
+    held: HeldBytes,
+    state: ReadState,
     /// True if reads splice instead of copying.
     splicing: bool,
     /// True if the other side's socket sends at once what it is given (`TCP_NODELAY`).
@@ -46,15 +46,15 @@ pub(super) struct OneWay {
 }
 
 /// Bytes taken from one side and not yet taken by the other.
-enum Held {
+enum HeldBytes {
     Nothing,
     /// `0 < rest.len()`
     Bytes(Box<[u8]>),
-    Pipe(Filled),
+    Pipe(FilledPipe),
 }
 
 #[derive(PartialEq, Eq)]
-enum State {
+enum ReadState {
     Open,
     /// The side has finished; `held` is still to be delivered.
     Ending,
@@ -62,7 +62,7 @@ enum State {
 }
 
 /// Side of the failed socket, and its error.
-type Failed = (Side, io::Error);
+type FailedSide = (Side, io::Error);
 
 /// Ready while the turn is not used up; otherwise yields to other tasks until the next.
 fn poll_turn(left: usize) -> Poll<()> {
@@ -73,12 +73,12 @@ fn poll_turn(left: usize) -> Poll<()> {
     Poll::Pending
 }
 
-impl OneWay {
+impl RelayDirection {
     pub(super) fn new(side: Side) -> Self {
         Self {
             side,
-            held: Held::Nothing,
-            state: State::Open,
+            held: HeldBytes::Nothing,
+            state: ReadState::Open,
             splicing: false,
             // Accepted sockets inherit it from the listener.
             prompt: side == Side::Upstream,
@@ -90,12 +90,12 @@ impl OneWay {
 
     /// True if the side has finished and every byte was delivered.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ReadState::Done
     }
 
     /// True if this direction waits for a read, which finds any end of the side.
     pub(super) fn is_reading(&self) -> bool {
-        self.state == State::Open && matches!(self.held, Held::Nothing)
+        self.state == ReadState::Open && matches!(self.held, HeldBytes::Nothing)
     }
 
     /// Notes that the side's socket has failed: reads end where its bytes do, with or without a FIN.
@@ -122,30 +122,30 @@ impl OneWay {
 
     /// True if no bytes wait to be delivered.
     pub(super) fn holds_nothing(&self) -> bool {
-        matches!(self.held, Held::Nothing)
+        matches!(self.held, HeldBytes::Nothing)
     }
 
     /// Bytes that were read and wait to be delivered.
     pub(super) fn held(&self) -> usize {
         match &self.held {
-            Held::Nothing => 0,
-            Held::Bytes(rest) => rest.len(),
-            Held::Pipe(filled) => filled.bytes(),
+            HeldBytes::Nothing => 0,
+            HeldBytes::Bytes(rest) => rest.len(),
+            HeldBytes::Pipe(filled) => filled.bytes(),
         }
     }
 
     /// Moves what can be moved and may pass; ready when that was all. The FIN that is to follow is the caller's.
     pub(super) fn poll<G: Guard>(
         &mut self,
-        way: Way<'_>,
+        way: SocketPair<'_>,
         cx: &mut Context<'_>,
-        scratch: &Scratch,
+        scratch: &WorkerScratch,
         mut guard: Option<&mut Guarded<G>>,
         mut delivered: impl FnMut(usize),
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), FailedSide>> {
         // Bulk waits for its turn. Small messages do not, and a new direction may be either.
         let mut turn = if self.splicing && !has_turn() { 0 } else { TURN };
-        while self.state != State::Done {
+        while self.state != ReadState::Done {
             // Deliver before reading more.
             if !self.holds_nothing() {
                 ready!(way.to.poll_writable(cx));
@@ -156,15 +156,15 @@ impl OneWay {
                 delivered(n);
             });
             ready!(drained).map_err(|error| (self.other(), error))?;
-            if self.state == State::Ending {
-                self.state = State::Done;
+            if self.state == ReadState::Ending {
+                self.state = ReadState::Done;
                 break;
             }
             if self.side == Side::Client
                 && let Some(guard) = guard.as_deref_mut()
             {
                 if let Some(bytes) = guard.poll_kept(cx) {
-                    self.held = Held::Bytes(bytes);
+                    self.held = HeldBytes::Bytes(bytes);
                     continue;
                 }
                 if guard.is_closed() {
@@ -196,19 +196,19 @@ impl OneWay {
         &mut self,
         to: &Socket,
         cx: &mut Context<'_>,
-        scratch: &Scratch,
+        scratch: &WorkerScratch,
         delivered: &mut impl FnMut(usize),
     ) -> Poll<io::Result<()>> {
         loop {
-            if matches!(self.held, Held::Nothing) {
+            if matches!(self.held, HeldBytes::Nothing) {
                 return Poll::Ready(Ok(()));
             }
             ready!(to.poll_writable(cx));
             self.be_prompt(to, COPY);
             let wrote = to.try_write(|| match &self.held {
-                Held::Bytes(rest) => stream::write(to, rest),
-                Held::Pipe(filled) => filled.drain(to),
-                Held::Nothing => Ok(0),
+                HeldBytes::Bytes(rest) => stream::write(to, rest),
+                HeldBytes::Pipe(filled) => filled.drain(to),
+                HeldBytes::Nothing => Ok(0),
             });
             match wrote {
                 Ok(n) => {
@@ -222,28 +222,28 @@ impl OneWay {
         }
     }
 
-    fn drop_delivered(&mut self, scratch: &Scratch, n: usize) {
-        self.held = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Bytes(rest) if n < rest.len() => Held::Bytes(rest[n..].into()),
-            Held::Pipe(filled) => match filled.delivered(n) {
-                Ok(still_filled) => Held::Pipe(still_filled),
+    fn drop_delivered(&mut self, scratch: &WorkerScratch, n: usize) {
+        self.held = match std::mem::replace(&mut self.held, HeldBytes::Nothing) {
+            HeldBytes::Bytes(rest) if n < rest.len() => HeldBytes::Bytes(rest[n..].into()),
+            HeldBytes::Pipe(filled) => match filled.delivered(n) {
+                Ok(still_filled) => HeldBytes::Pipe(still_filled),
                 Err(empty) => {
                     scratch.pipes.put_back(empty);
-                    Held::Nothing
+                    HeldBytes::Nothing
                 }
             },
-            Held::Bytes(_) | Held::Nothing => Held::Nothing,
+            HeldBytes::Bytes(_) | HeldBytes::Nothing => HeldBytes::Nothing,
         };
     }
 
     /// Reads once, by copying or splicing; `held` is empty before.
     fn take<G: Guard>(
         &mut self,
-        way: Way<'_>,
-        scratch: &Scratch,
+        way: SocketPair<'_>,
+        scratch: &WorkerScratch,
         guard: Option<&mut Guarded<G>>,
         delivered: &mut impl FnMut(usize),
-    ) -> Result<(), Failed> {
+    ) -> Result<(), FailedSide> {
         if self.splicing {
             let free = guard.as_ref().map_or(u64::MAX, |guard| guard.free(self.side));
             let most = usize::try_from(free).unwrap_or(SPLICE).min(SPLICE);
@@ -261,7 +261,7 @@ impl OneWay {
     /// Fills a pipe with up to `most` bytes. Returns 0 without a pipe, or with nothing to splice: copying then finds
     /// whether the socket is empty, at its end, or at urgent data, before which splice stops as if it were one of the
     /// two (`tcp_read_sock` in net/ipv4/tcp.c).
-    fn splice(&mut self, from: &Socket, scratch: &Scratch, most: usize) -> Result<usize, Failed> {
+    fn splice(&mut self, from: &Socket, scratch: &WorkerScratch, most: usize) -> Result<usize, FailedSide> {
         if from.has_read_ahead() {
             return Ok(0);
         }
@@ -271,7 +271,7 @@ impl OneWay {
                 // The sender has slowed down: the next bytes may be few.
                 self.splicing = n >= COPY;
                 self.notified = false;
-                self.held = Held::Pipe(Filled::new(pipe, n));
+                self.held = HeldBytes::Pipe(FilledPipe::new(pipe, n));
                 Ok(n)
             }
             empty => {
@@ -287,13 +287,13 @@ impl OneWay {
     /// Reads into the worker's buffer and writes the bytes on; those that the other side does not take are held.
     fn copy<G: Guard>(
         &mut self,
-        way: Way<'_>,
-        scratch: &Scratch,
+        way: SocketPair<'_>,
+        scratch: &WorkerScratch,
         guard: Option<&mut Guarded<G>>,
         delivered: &mut impl FnMut(usize),
-    ) -> Result<(), Failed> {
+    ) -> Result<(), FailedSide> {
         let mut buffer = scratch.buffer.borrow_mut();
-        let Way { from, to } = way;
+        let SocketPair { from, to } = way;
         let mut read = None;
         let result = from.try_read(|| {
             let n = from.read(&mut buffer)?;
@@ -324,9 +324,9 @@ impl OneWay {
         self.notified = close_notify::ends_in(&buffer[..n]);
         let n = match guard.map(|guard| guard.look(self.side, &mut buffer[..n])) {
             None => n,
-            Some(Passing::Read(0)) => return Ok(()),
-            Some(Passing::Read(passing)) => passing,
-            Some(Passing::Kept(bytes)) => {
+            Some(ForwardableBytes::Read(0)) => return Ok(()),
+            Some(ForwardableBytes::Read(passing)) => passing,
+            Some(ForwardableBytes::Kept(bytes)) => {
                 self.hold(bytes);
                 return Ok(());
             }
@@ -344,7 +344,7 @@ impl OneWay {
         self.moved += sent as u64;
         delivered(sent);
         if sent < n {
-            self.held = Held::Bytes(buffer[sent..n].into());
+            self.held = HeldBytes::Bytes(buffer[sent..n].into());
         }
         Ok(())
     }
@@ -359,12 +359,12 @@ impl OneWay {
             (Side::Upstream, Some(guard)) => guard.server_finished(from),
             (Side::Client | Side::Upstream, None) => {}
         }
-        self.state = State::Ending;
+        self.state = ReadState::Ending;
     }
 
     fn hold(&mut self, bytes: Box<[u8]>) {
         if !bytes.is_empty() {
-            self.held = Held::Bytes(bytes);
+            self.held = HeldBytes::Bytes(bytes);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 /// The end of a relay.
 #[derive(Debug)]
-pub enum End {
+pub enum RelayEnd {
     /// Both sides finished and every byte was delivered.
     Finished {
         /// Side of the FIN found first: if the server's, its 4-tuple never enters TIME_WAIT here.
@@ -18,10 +18,10 @@ pub enum End {
     /// [`Silence::half_open`] passed.
     HalfOpen,
     /// The guard has stopped it.
-    Stopped(Farewell),
+    Stopped(PendingAnswer),
 }
 
-impl End {
+impl RelayEnd {
     /// Side and cause of the failure, if a socket failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
@@ -48,12 +48,12 @@ pub struct SocketFailure {
     /// The error that the kernel reported.
     pub error: io::Error,
     /// Progress of the flow.
-    pub progress: Progress,
+    pub progress: RelayProgress,
 }
 
 /// Progress of a flow when a socket failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct RelayProgress {
     /// Side that had finished, with every byte of its delivered; never both.
     pub finished: Option<Side>,
     /// Bytes from the server that the client's socket took.
@@ -68,7 +68,7 @@ pub struct Progress {
 
 /// State of a client whose flow the guard has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum PendingAnswer {
     /// It can receive an answer.
     Answer,
     /// It has all of the server's bytes, and its FIN.

@@ -17,15 +17,15 @@ pub trait Guard {
     fn passes(&mut self, side: Side, bytes: usize);
     /// Judges the client's next bytes, and may overwrite those that pass. Those that do not pass are shown again,
     /// together with those that follow.
-    fn judge(&mut self, bytes: &mut [u8]) -> Passage;
+    fn judge(&mut self, bytes: &mut [u8]) -> GuardVerdict;
     /// Observes the server's next bytes, which always pass.
-    fn heed(&mut self, bytes: &[u8]);
+    fn observe_server(&mut self, bytes: &[u8]);
     /// The server has finished: it says nothing more. By then its host had taken so many of the client's bytes.
     fn server_finished(&mut self, taken: u64);
     /// Bytes that could not be judged without more: no more came. What becomes of them.
-    fn cut_off(&mut self, how: CutOff) -> Next;
+    fn cut_off(&mut self, how: TruncationReason) -> NextStep;
     /// True if a flow that is stopped can be answered at this point. Pending while the server has more to send first.
-    fn farewell(&self) -> Poll<bool>;
+    fn pending_answer(&self) -> Poll<bool>;
     /// True if every request that passed has its whole answer, up to now or to the server's end; `None` if unknown.
     fn is_answered(&self) -> Option<bool>;
     /// True if nothing needs to be inspected any more.
@@ -34,16 +34,16 @@ pub trait Guard {
 
 /// The part of the client's bytes that may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Passage {
+pub struct GuardVerdict {
     /// Number of bytes.
     pub bytes: usize,
     /// Next step after them.
-    pub next: Next,
+    pub next: NextStep,
 }
 
 /// Next step after the bytes that may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     /// The remaining bytes can be judged once there are more.
     Read,
     /// The remaining bytes can be judged once the server has sent more.
@@ -54,7 +54,7 @@ pub enum Next {
 
 /// Reason why no more bytes come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CutOff {
+pub enum TruncationReason {
     /// It took too long.
     Late,
     /// The client has finished.
@@ -66,14 +66,14 @@ pub struct Guarded<G> {
     guard: G,
     /// Bytes read and not judged: empty unless a head or a hello comes in pieces or has to wait.
     kept: Vec<u8>,
-    next: Next,
+    next: NextStep,
     patience: Duration,
     /// Deadline for `kept`.
     late: Option<Sleep>,
 }
 
 /// Bytes of a read that may pass.
-pub(super) enum Passing {
+pub(super) enum ForwardableBytes {
     /// This number of bytes, unchanged from the read.
     Read(usize),
     /// These bytes, which begin with ones read before.
@@ -83,7 +83,7 @@ pub(super) enum Passing {
 impl<G: Guard> Guarded<G> {
     /// Bytes that cannot be judged without more have `patience` to be completed.
     pub fn new(guard: G, patience: Duration) -> Self {
-        Self { guard, kept: Vec::new(), next: Next::Read, patience, late: None }
+        Self { guard, kept: Vec::new(), next: NextStep::Read, patience, late: None }
     }
 
     /// The guard itself.
@@ -103,17 +103,17 @@ impl<G: Guard> Guarded<G> {
 
     /// True if nothing may be read from the client now.
     pub(super) fn is_closed(&self) -> bool {
-        self.next != Next::Read
+        self.next != NextStep::Read
     }
 
     /// True if the server has to send something before more of the client's bytes may pass.
     pub(super) fn waits(&self) -> bool {
-        self.next == Next::Wait
+        self.next == NextStep::Wait
     }
 
     /// True if no more of the client's bytes may pass.
     pub(super) fn is_stopped(&self) -> bool {
-        self.next == Next::Stop
+        self.next == NextStep::Stop
     }
 
     /// True if the guard can be removed.
@@ -127,19 +127,19 @@ impl<G: Guard> Guarded<G> {
     }
 
     /// See [`Guard::farewell`].
-    pub(super) fn farewell(&self) -> Poll<bool> {
-        self.guard.farewell()
+    pub(super) fn pending_answer(&self) -> Poll<bool> {
+        self.guard.pending_answer()
     }
 
     /// Returns the part of the bytes just read from a side that may pass.
-    pub(super) fn look(&mut self, side: Side, read: &mut [u8]) -> Passing {
+    pub(super) fn look(&mut self, side: Side, read: &mut [u8]) -> ForwardableBytes {
         if !read.is_empty() && self.free(side) >= read.len() as u64 {
             self.guard.passes(side, read.len());
-            return Passing::Read(read.len());
+            return ForwardableBytes::Read(read.len());
         }
         if side == Side::Upstream {
-            self.guard.heed(read);
-            return Passing::Read(read.len());
+            self.guard.observe_server(read);
+            return ForwardableBytes::Read(read.len());
         }
         let fresh = self.kept.is_empty();
         let passage = if fresh {
@@ -150,17 +150,17 @@ impl<G: Guard> Guarded<G> {
         };
         self.next = passage.next;
         let passing = if fresh && self.is_stopped() {
-            Passing::Read(passage.bytes)
+            ForwardableBytes::Read(passage.bytes)
         } else if fresh {
             self.kept = read[passage.bytes..].to_vec();
-            Passing::Read(passage.bytes)
+            ForwardableBytes::Read(passage.bytes)
         } else {
             let rest = self.kept.split_off(passage.bytes);
             // Bytes that never pass take no memory while the client is answered.
             let rest = if self.is_stopped() { Vec::new() } else { rest };
-            Passing::Kept(std::mem::replace(&mut self.kept, rest).into())
+            ForwardableBytes::Kept(std::mem::replace(&mut self.kept, rest).into())
         };
-        if passage.bytes > 0 || self.kept.is_empty() || self.next != Next::Read {
+        if passage.bytes > 0 || self.kept.is_empty() || self.next != NextStep::Read {
             self.late = None;
         }
         passing
@@ -172,7 +172,7 @@ impl<G: Guard> Guarded<G> {
             return None;
         }
         if self.waits() || self.guard.is_over() {
-            if let Passing::Kept(bytes) = self.look(Side::Client, &mut [])
+            if let ForwardableBytes::Kept(bytes) = self.look(Side::Client, &mut [])
                 && !bytes.is_empty()
             {
                 return Some(bytes);
@@ -182,7 +182,7 @@ impl<G: Guard> Guarded<G> {
             }
         }
         let late = self.late.get_or_insert_with(|| sleep(self.patience));
-        if Pin::new(late).poll(cx).is_ready() { self.cut_off(CutOff::Late) } else { None }
+        if Pin::new(late).poll(cx).is_ready() { self.cut_off(TruncationReason::Late) } else { None }
     }
 
     /// The server has finished. What waits for it is judged when it is asked about next.
@@ -197,13 +197,13 @@ impl<G: Guard> Guarded<G> {
 
     /// Ends the client's side. Returns the bytes to deliver before its FIN; `None` if the flow ends instead.
     pub(super) fn finish(&mut self) -> Option<Box<[u8]>> {
-        if self.kept.is_empty() { Some(Box::default()) } else { self.cut_off(CutOff::Finished) }
+        if self.kept.is_empty() { Some(Box::default()) } else { self.cut_off(TruncationReason::Finished) }
     }
 
-    fn cut_off(&mut self, how: CutOff) -> Option<Box<[u8]>> {
+    fn cut_off(&mut self, how: TruncationReason) -> Option<Box<[u8]>> {
         self.late = None;
         self.next = self.guard.cut_off(how);
         let kept = std::mem::take(&mut self.kept);
-        (self.next == Next::Read).then(|| kept.into())
+        (self.next == NextStep::Read).then(|| kept.into())
     }
 }

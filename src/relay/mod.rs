@@ -8,35 +8,35 @@ mod close_notify;
 mod direction;
 mod end;
 mod guard;
+mod idle_timer;
 mod pipes;
 mod refuse;
 mod scratch;
-mod watch;
 
 use crate::sys::event_loop::{Sleep, sleep};
 use crate::sys::socket::Socket;
 use crate::sys::stream;
-use direction::{OneWay, Way};
-pub use end::{End, Farewell, Progress, Side, SocketFailure};
-pub use guard::{CutOff, Guard, Guarded, Next, Passage};
+use direction::{RelayDirection, SocketPair};
+pub use end::{PendingAnswer, RelayEnd, RelayProgress, Side, SocketFailure};
+pub use guard::{Guard, GuardVerdict, Guarded, NextStep, TruncationReason};
+pub use idle_timer::IdleTimeouts;
+use idle_timer::IdleTimer;
 pub use refuse::{finishes, refuse};
-pub use scratch::Scratch;
+pub use scratch::WorkerScratch;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-pub use watch::Silence;
-use watch::Watch;
 
 /// Counts bytes as they are delivered.
-pub trait Meter<G> {
+pub trait ByteMeter<G> {
     /// `bytes` from the client were taken by the server's socket.
     fn up(&mut self, bytes: usize);
     /// `bytes` from the server were taken by the client's socket.
     fn down(&mut self, bytes: usize);
     /// Called after the guard may have found something, which has to be taken now: there may be no later call.
-    fn looked(&mut self, guard: &mut G);
+    fn on_inspected(&mut self, guard: &mut G);
 }
 
 /// Relays until the flow's end. Dropping the future leaves both sockets as they are. The guard is removed once it is
@@ -44,17 +44,17 @@ pub trait Meter<G> {
 pub fn relay<'a, G: Guard>(
     client: &'a Socket,
     upstream: &'a Socket,
-    scratch: &'a Scratch,
-    silence: &'a Silence,
-    meter: &'a mut impl Meter<G>,
+    scratch: &'a WorkerScratch,
+    silence: &'a IdleTimeouts,
+    meter: &'a mut impl ByteMeter<G>,
     guard: &'a mut Option<Box<Guarded<G>>>,
-) -> impl Future<Output = End> + 'a {
-    let mut flow = Flow {
+) -> impl Future<Output = RelayEnd> + 'a {
+    let mut flow = RelayedFlow {
         client,
         upstream,
-        up: OneWay::new(Side::Client),
-        down: OneWay::new(Side::Upstream),
-        watch: Watch::new(silence),
+        up: RelayDirection::new(Side::Client),
+        down: RelayDirection::new(Side::Upstream),
+        watch: IdleTimer::new(silence),
         first: None,
         down_before: 0,
         broken: None,
@@ -79,47 +79,47 @@ pub async fn settle(socket: &Socket) {
     }
 }
 
-struct Flow<'a> {
+struct RelayedFlow<'a> {
     client: &'a Socket,
     upstream: &'a Socket,
-    up: OneWay,
-    down: OneWay,
-    watch: Watch<'a>,
+    up: RelayDirection,
+    down: RelayDirection,
+    watch: IdleTimer<'a>,
     first: Option<Side>,
     /// Bytes delivered to the client before its FIN was found.
     down_before: u64,
-    broken: Option<Box<Broken>>,
+    broken: Option<Box<FailedSocket>>,
 }
 
 /// A socket that has failed. Bytes that it sent before are still to be delivered.
-struct Broken {
+struct FailedSocket {
     side: Side,
     error: io::Error,
     /// Deadline for the other end to take them.
     until: Sleep,
 }
 
-impl Broken {
+impl FailedSocket {
     fn new(side: Side, error: io::Error) -> Self {
         Self { side, error, until: sleep(SETTLE) }
     }
 }
 
-impl<'a> Flow<'a> {
-    fn ways(&self) -> (Way<'a>, Way<'a>) {
+impl<'a> RelayedFlow<'a> {
+    fn ways(&self) -> (SocketPair<'a>, SocketPair<'a>) {
         let (client, upstream) = (self.client, self.upstream);
-        (Way { from: client, to: upstream }, Way { from: upstream, to: client })
+        (SocketPair { from: client, to: upstream }, SocketPair { from: upstream, to: client })
     }
 
     fn poll<G: Guard>(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &Scratch,
-        meter: &mut impl Meter<G>,
+        scratch: &WorkerScratch,
+        meter: &mut impl ByteMeter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
-    ) -> Poll<End> {
+    ) -> Poll<RelayEnd> {
         if let Some(broken) = self.broken.take() {
-            return self.poll_broken(broken, cx, scratch, meter, guard);
+            return self.poll_after_failure(broken, cx, scratch, meter, guard);
         }
         let end = self.poll_both(cx, scratch, meter, guard);
         if end.is_pending()
@@ -127,7 +127,13 @@ impl<'a> Flow<'a> {
             && let closed = guard.as_ref().is_some_and(|guarded| guarded.is_closed())
             && let Poll::Ready((side, error)) = self.poll_failure(cx, closed)
         {
-            return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
+            return self.poll_after_failure(
+                Box::new(FailedSocket::new(side, error)),
+                cx,
+                scratch,
+                meter,
+                guard,
+            );
         }
         end
     }
@@ -135,10 +141,10 @@ impl<'a> Flow<'a> {
     fn poll_both<G: Guard>(
         &mut self,
         cx: &mut Context<'_>,
-        scratch: &Scratch,
-        meter: &mut impl Meter<G>,
+        scratch: &WorkerScratch,
+        meter: &mut impl ByteMeter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
-    ) -> Poll<End> {
+    ) -> Poll<RelayEnd> {
         let (up, down) = self.ways();
         // The server's first: what it has said may be what the client's bytes wait for, and its end, if that has come, came
         // before any request that has not passed. But nothing is read for a client that has reset.
@@ -154,16 +160,22 @@ impl<'a> Flow<'a> {
             moved = self.down.poll(down, cx, scratch, guard.as_deref_mut(), |n| meter.down(n));
         }
         if let Some(guarded) = guard {
-            meter.looked(guarded.guard());
+            meter.on_inspected(guarded.guard());
         }
         if let Poll::Ready(Err((side, error))) = moved {
-            return self.poll_broken(Box::new(Broken::new(side, error)), cx, scratch, meter, guard);
+            return self.poll_after_failure(
+                Box::new(FailedSocket::new(side, error)),
+                cx,
+                scratch,
+                meter,
+                guard,
+            );
         }
         self.pass_on_ends();
         let mut waits = false;
         if let Some(guarded) = guard {
             if guarded.is_stopped() {
-                return self.poll_farewell(cx, guarded).map(End::Stopped);
+                return self.poll_pending_answer(cx, guarded).map(RelayEnd::Stopped);
             }
             waits = guarded.waits();
             if guarded.is_over() {
@@ -171,7 +183,9 @@ impl<'a> Flow<'a> {
             }
         }
         match self.first {
-            Some(first) if self.up.is_done() && self.down.is_done() => Poll::Ready(End::Finished { first }),
+            Some(first) if self.up.is_done() && self.down.is_done() => {
+                Poll::Ready(RelayEnd::Finished { first })
+            }
             half_open => {
                 let moved = self.up.moved().wrapping_add(self.down.moved());
                 // A client that waits for the server is not read from, so its end would not be found.
@@ -224,30 +238,34 @@ impl<'a> Flow<'a> {
     }
 
     /// Waits for the rest of the server's bytes to a client whose next bytes the guard refused.
-    fn poll_farewell<G: Guard>(&mut self, cx: &mut Context<'_>, guard: &Guarded<G>) -> Poll<Farewell> {
+    fn poll_pending_answer<G: Guard>(
+        &mut self,
+        cx: &mut Context<'_>,
+        guard: &Guarded<G>,
+    ) -> Poll<PendingAnswer> {
         if self.down.is_done() {
-            return Poll::Ready(Farewell::Finished);
+            return Poll::Ready(PendingAnswer::Finished);
         }
-        match guard.farewell() {
-            Poll::Ready(false) => Poll::Ready(Farewell::Reset),
-            Poll::Ready(true) if self.down.holds_nothing() => Poll::Ready(Farewell::Answer),
+        match guard.pending_answer() {
+            Poll::Ready(false) => Poll::Ready(PendingAnswer::Reset),
+            Poll::Ready(true) if self.down.holds_nothing() => Poll::Ready(PendingAnswer::Answer),
             Poll::Ready(true) | Poll::Pending => {
                 let moved = self.up.moved().wrapping_add(self.down.moved());
-                self.watch.poll(cx, moved, true).map(|_| Farewell::Reset)
+                self.watch.poll(cx, moved, true).map(|_| PendingAnswer::Reset)
             }
         }
     }
 
     /// Continues in the one direction that the failure leaves open: a server that refuses an upload answers, and resets
     /// because it will not read the rest. A client that is still writing must not lose the answer.
-    fn poll_broken<G: Guard>(
+    fn poll_after_failure<G: Guard>(
         &mut self,
-        mut broken: Box<Broken>,
+        mut broken: Box<FailedSocket>,
         cx: &mut Context<'_>,
-        scratch: &Scratch,
-        meter: &mut impl Meter<G>,
+        scratch: &WorkerScratch,
+        meter: &mut impl ByteMeter<G>,
         guard: &mut Option<Box<Guarded<G>>>,
-    ) -> Poll<End> {
+    ) -> Poll<RelayEnd> {
         let guarded = guard.as_deref_mut();
         let (up, down) = self.ways();
         match broken.side {
@@ -261,7 +279,7 @@ impl<'a> Flow<'a> {
         // Once the guard has closed, no more of a failed client's bytes pass.
         let mut closed = false;
         if let Some(guarded) = guard {
-            meter.looked(guarded.guard());
+            meter.on_inspected(guarded.guard());
             closed = broken.side == Side::Client && guarded.is_closed() && self.up.holds_nothing();
         }
         if rest.is_pending() && !closed && Pin::new(&mut broken.until).poll(cx).is_pending() {
@@ -273,15 +291,15 @@ impl<'a> Flow<'a> {
             && self.up.is_done()
             && self.down.is_done()
         {
-            return Poll::Ready(End::Finished { first });
+            return Poll::Ready(RelayEnd::Finished { first });
         }
-        let Broken { side, error, until: _ } = *broken;
-        Poll::Ready(End::Failed(Box::new(SocketFailure { side, error, progress: self.progress() })))
+        let FailedSocket { side, error, until: _ } = *broken;
+        Poll::Ready(RelayEnd::Failed(Box::new(SocketFailure { side, error, progress: self.progress() })))
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self) -> RelayProgress {
         let down = self.down.moved();
-        Progress {
+        RelayProgress {
             finished: self.first,
             down,
             down_since: if self.first == Some(Side::Client) { down - self.down_before } else { 0 },

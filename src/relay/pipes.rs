@@ -18,13 +18,13 @@ const LARGE_SIZE: i32 = 512 * 1024;
 /// Empty pipes, ready for use, and a bound on all pipes of the worker. Large ones are used first.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    large: Kind,
-    usual: Kind,
+    large: PipeClass,
+    usual: PipeClass,
 }
 
 /// Pipes of one size.
 #[derive(Debug)]
-struct Kind {
+struct PipeClass {
     idle: RefCell<Vec<CountedPipe>>,
     /// Most idle pipes that are kept.
     most_idle: usize,
@@ -53,8 +53,8 @@ impl Pipes {
     pub(super) fn new(most: usize) -> Self {
         let large = LARGE.min(most);
         Self {
-            large: Kind::new(large, large, || Pipe::of_size(LARGE_SIZE)),
-            usual: Kind::new(most - large, IDLE, Pipe::new),
+            large: PipeClass::new(large, large, || Pipe::of_size(LARGE_SIZE)),
+            usual: PipeClass::new(most - large, IDLE, Pipe::new),
         }
     }
 
@@ -78,7 +78,7 @@ impl Pipes {
     }
 }
 
-impl Kind {
+impl PipeClass {
     fn new(most: usize, most_idle: usize, make: fn() -> io::Result<Pipe>) -> Self {
         Self { idle: RefCell::default(), most_idle, open: Rc::default(), most, make }
     }
@@ -104,13 +104,13 @@ impl CountedPipe {
 }
 
 /// A pipe with bytes in it. Dropping it closes the pipe with them.
-pub(super) struct Filled {
+pub(super) struct FilledPipe {
     pipe: CountedPipe,
     /// `> 0`
     bytes: usize,
 }
 
-impl Filled {
+impl FilledPipe {
     /// A pipe that `bytes > 0` bytes were just put into.
     pub(super) fn new(pipe: CountedPipe, bytes: usize) -> Self {
         debug_assert!(bytes > 0);
@@ -161,7 +161,7 @@ mod tests {
         assert!(pipes.take().is_none());
         pipes.put_back(first);
         assert_eq!(pipes.idle(), 1);
-        drop(Filled::new(second, 1));
+        drop(FilledPipe::new(second, 1));
         let _one = pipes.take().unwrap();
         let _other = pipes.take().unwrap();
         assert!(pipes.take().is_none());

@@ -13,22 +13,22 @@ use std::thread;
 mod ends;
 mod guarded;
 
-const NEVER: Silence = Silence { idle: None, half_open: Duration::from_mins(1) };
+const NEVER: IdleTimeouts = IdleTimeouts { idle: None, half_open: Duration::from_mins(1) };
 
 #[derive(Default)]
-struct Tally {
+struct ByteTally {
     up: usize,
     down: usize,
 }
 
-impl<G> Meter<G> for Tally {
+impl<G> ByteMeter<G> for ByteTally {
     fn up(&mut self, bytes: usize) {
         self.up += bytes;
     }
     fn down(&mut self, bytes: usize) {
         self.down += bytes;
     }
-    fn looked(&mut self, _: &mut G) {}
+    fn on_inspected(&mut self, _: &mut G) {}
 }
 
 /// A guard that is never present.
@@ -41,19 +41,19 @@ impl Guard for Nobody {
     fn passes(&mut self, _: Side, _: usize) {
         match *self {}
     }
-    fn judge(&mut self, _: &mut [u8]) -> Passage {
+    fn judge(&mut self, _: &mut [u8]) -> GuardVerdict {
         match *self {}
     }
-    fn heed(&mut self, _: &[u8]) {
+    fn observe_server(&mut self, _: &[u8]) {
         match *self {}
     }
     fn server_finished(&mut self, _: u64) {
         match *self {}
     }
-    fn cut_off(&mut self, _: CutOff) -> Next {
+    fn cut_off(&mut self, _: TruncationReason) -> NextStep {
         match *self {}
     }
-    fn farewell(&self) -> Poll<bool> {
+    fn pending_answer(&self) -> Poll<bool> {
         match *self {}
     }
     fn is_answered(&self) -> Option<bool> {
@@ -78,8 +78,8 @@ fn pair() -> (std::net::TcpStream, std::net::TcpStream) {
     (outer, inner)
 }
 
-struct Result {
-    end: End,
+struct RelayRun {
+    end: RelayEnd,
     up: usize,
     down: usize,
     idle_pipes: usize,
@@ -87,10 +87,10 @@ struct Result {
 
 /// Relays between a client and a server that each run on a thread of their own.
 fn run(
-    silence: Silence,
+    silence: IdleTimeouts,
     client: impl FnOnce(std::net::TcpStream) + Send + 'static,
     server: impl FnOnce(std::net::TcpStream) + Send + 'static,
-) -> Result {
+) -> RelayRun {
     let (client_end, inner_client) = pair();
     let (server_end, inner_server) = pair();
     let client = thread::spawn(move || client(client_end));
@@ -98,18 +98,18 @@ fn run(
     let result = EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        let (scratch, mut tally) = (Scratch::new(4), Tally::default());
+        let (scratch, mut tally) = (WorkerScratch::new(4), ByteTally::default());
         let end = relay(&client, &upstream, &scratch, &silence, &mut tally, &mut unguarded()).await;
         match end.failure() {
             Some((Side::Client, _)) => settle(&upstream).await,
             Some((Side::Upstream, _)) => settle(&client).await,
-            None if matches!(end, End::Finished { .. }) => {
+            None if matches!(end, RelayEnd::Finished { .. }) => {
                 client.ended_well();
                 upstream.ended_well();
             }
             None => {}
         }
-        Result { end, up: tally.up, down: tally.down, idle_pipes: scratch.pipes.idle() }
+        RelayRun { end, up: tally.up, down: tally.down, idle_pipes: scratch.pipes.idle() }
     })
     .unwrap();
     client.join().unwrap();
@@ -121,14 +121,14 @@ fn run(
 #[derive(Clone)]
 struct Diary(&'static str, Rc<RefCell<Vec<&'static str>>>);
 
-impl<G> Meter<G> for Diary {
+impl<G> ByteMeter<G> for Diary {
     fn up(&mut self, _: usize) {
         self.1.borrow_mut().push(self.0);
     }
     fn down(&mut self, _: usize) {
         self.1.borrow_mut().push(self.0);
     }
-    fn looked(&mut self, _: &mut G) {}
+    fn on_inspected(&mut self, _: &mut G) {}
 }
 
 /// Bytes that vary by position, so that loss, duplication and reordering show.
@@ -154,7 +154,7 @@ fn short_messages_overtake_bulk() {
     let diary = Rc::default();
     let arrived = |socket: &std::net::TcpStream| while socket.peek(&mut [0]).is_err() {};
     EventLoop::run(async |event_loop| {
-        let scratch = Rc::new(Scratch::new(4));
+        let scratch = Rc::new(WorkerScratch::new(4));
         let [bulk, short] = ["bulk", "short"].map(|name| {
             let ends = [pair(), pair()];
             let sockets = [&ends[0].1, &ends[1].1].map(|socket| socket.try_clone().unwrap());
@@ -207,7 +207,7 @@ fn every_byte_arrives_both_ways_and_is_counted() {
         }
     };
     let result = run(NEVER, talk(1, 2), talk(2, 1));
-    assert!(matches!(result.end, End::Finished { .. }), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::Finished { .. }), "{:?}", result.end);
     assert_eq!((result.up, result.down), (length, length));
     assert!(result.idle_pipes > 0, "bulk is spliced, and its pipes come back");
 }
@@ -231,7 +231,7 @@ fn small_messages_need_no_pipe() {
             }
         },
     );
-    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::Finished { first: Side::Client }), "{:?}", result.end);
     assert_eq!((result.up, result.down, result.idle_pipes), (2000, 2000, 0));
 }
 
@@ -252,7 +252,7 @@ fn splice_goes_on_past_urgent_data() {
             assert!(all == sent, "{} bytes", all.len());
         },
     );
-    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::Finished { first: Side::Client }), "{:?}", result.end);
 }
 
 #[test]
@@ -276,7 +276,15 @@ fn bytes_after_urgent_data_pass_immediately() {
     EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await;
+        relay(
+            &client,
+            &upstream,
+            &WorkerScratch::new(4),
+            &NEVER,
+            &mut ByteTally::default(),
+            &mut unguarded(),
+        )
+        .await;
     })
     .unwrap();
     assert_eq!(&server.join().unwrap().unwrap(), b"before!after");

@@ -5,7 +5,7 @@
 //! disk that hangs does not keep anybody from changing the gateway back.
 
 use super::sink::{LogTarget, Sink};
-use crate::audit::Change;
+use crate::audit::AuditRecord;
 use metrics::Counter;
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct AuditLog {
 }
 
 enum Message {
-    Change(Box<Change>),
+    Change(Box<AuditRecord>),
     /// Look at `reopen`.
     Wake,
     /// Say here when everything before is written.
@@ -49,7 +49,7 @@ impl AuditLog {
     }
 
     /// Has a change written. Never waits.
-    pub fn record(&self, change: Change) {
+    pub fn record(&self, change: AuditRecord) {
         if let Err(mpsc::TrySendError::Full(Message::Change(change))) =
             self.queue.try_send(Message::Change(Box::new(change)))
         {
@@ -100,7 +100,7 @@ fn write(queued: &Receiver<Message>, reopen: &AtomicBool, mut sink: Sink) {
     }
 }
 
-fn say(change: &Change) {
+fn say(change: &AuditRecord) {
     let line = serde_json::to_string(change).unwrap_or_else(|_| format!("{change:?}"));
     tracing::error!(%line, "not in the audit log");
 }
@@ -108,16 +108,16 @@ fn say(change: &Change) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{By, Verdict, What};
+    use crate::audit::{Originator, Verdict, What};
     use std::fs;
     use std::path::Path;
     use std::sync::atomic::AtomicU64;
 
-    fn change(number: u64) -> Change {
-        Change {
+    fn change(number: u64) -> AuditRecord {
+        AuditRecord {
             time: jiff::Timestamp::UNIX_EPOCH,
             change: What::Reload,
-            by: By::Signal,
+            by: Originator::Signal,
             subject: None,
             result: Verdict::Done,
             why: None,

@@ -1,7 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::gateway::{AddressCheck, CertificateCheck, Change};
+use crate::gateway::{AddressCheck, CertificateCheck, PolicyChange};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;
@@ -305,7 +305,7 @@ pub fn reference() -> String {
     }
     let outcomes = Outcome::ALL.len();
     let denials = Outcome::ALL.iter().filter(|outcome| outcome.is_denial()).count();
-    let changes = Change::ALL.len();
+    let changes = PolicyChange::ALL.len();
     let waived = Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).count() + 1;
     let checks = AddressCheck::ALL.len() + CertificateCheck::ALL.len();
     let histograms: usize = ALL

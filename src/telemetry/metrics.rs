@@ -9,7 +9,7 @@ use super::exposition::Exposition;
 use super::process;
 use super::recorder::Recorder;
 use super::tenants::Tenants;
-use crate::gateway::{AddressCheck, CertificateCheck, Seat, TenantMeters};
+use crate::gateway::{AddressCheck, CellWriterClaim, CertificateCheck, TenantMeters};
 use crate::verify::{LookupMeters, ProbeMeters};
 use ipnet::IpNet;
 use metrics::Counter;
@@ -156,7 +156,7 @@ pub struct HotDestination {
 
 impl Metrics {
     /// With a seat for each worker. `started` is when the process started.
-    pub fn new(started: SystemTime, workers: usize) -> (Self, Vec<Seat>) {
+    pub fn new(started: SystemTime, workers: usize) -> (Self, Vec<CellWriterClaim>) {
         let recorder = Recorder::new();
         let gateway = GatewayMeters {
             accept_errors: recorder.counter(&catalogue::ACCEPT_ERRORS, &[]),
@@ -170,7 +170,7 @@ impl Metrics {
                 comparison: recorder.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
             },
         };
-        (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, Seat::all(workers))
+        (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, CellWriterClaim::all(workers))
     }
 
     /// Counters that belong to no tenant.

@@ -2,7 +2,7 @@
 
 use super::catalogue;
 use super::recorder::Recorder;
-use crate::gateway::{Change, PerMessage, TenantHandles, TenantMeters};
+use crate::gateway::{MessageCounter, PolicyChange, TenantHandles, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use metrics::Counter;
@@ -17,8 +17,8 @@ pub(super) struct Tenants {
 
 struct Known {
     meters: TenantMeters,
-    /// In the order of [`PerMessage::ALL`].
-    published: [Counter; PerMessage::ALL.len()],
+    /// In the order of [`MessageCounter::ALL`].
+    published: [Counter; MessageCounter::ALL.len()],
 }
 
 impl Tenants {
@@ -38,7 +38,7 @@ impl Tenants {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.entry(tenant.into()).or_insert_with(|| Known {
             meters: TenantMeters::new(self.workers, handles(recorder, tenant)),
-            published: PerMessage::ALL.map(|what| published(recorder, tenant, what)),
+            published: MessageCounter::ALL.map(|what| published(recorder, tenant, what)),
         });
         if monitored {
             known.meters.handles().would_deny.get_or_init(|| {
@@ -54,7 +54,7 @@ impl Tenants {
     pub(super) fn publish(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for Known { meters, published } in known.values() {
-            for (what, counter) in PerMessage::ALL.into_iter().zip(published) {
+            for (what, counter) in MessageCounter::ALL.into_iter().zip(published) {
                 counter.absolute(meters.total(what));
             }
         }
@@ -67,7 +67,7 @@ fn handles(recorder: &Recorder, tenant: &str) -> TenantHandles {
     TenantHandles {
         active: recorder.gauge(&catalogue::FLOWS_ACTIVE, &[tenant]),
         ech: recorder.counter(&catalogue::ECH_FLOWS, &[tenant]),
-        candidate: Change::ALL
+        candidate: PolicyChange::ALL
             .map(|change| recorder.counter(&catalogue::CANDIDATE_DECISIONS, &[tenant, change.as_str()])),
         ended: by_outcome(|_| true, |outcome| recorder.counter(&catalogue::FLOWS_TOTAL, &[tenant, outcome])),
         denied: by_outcome(is_denial, |reason| recorder.counter(&catalogue::DENIALS, &[tenant, reason])),
@@ -82,10 +82,10 @@ fn by_outcome(counts: impl Fn(Outcome) -> bool, counter: impl Fn(&str) -> Counte
     Outcome::ALL.iter().map(one).collect()
 }
 
-fn published(recorder: &Recorder, tenant: &str, what: PerMessage) -> Counter {
+fn published(recorder: &Recorder, tenant: &str, what: MessageCounter) -> Counter {
     match what {
-        PerMessage::Up => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "up"]),
-        PerMessage::Down => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "down"]),
-        PerMessage::Requests => recorder.counter(&catalogue::HTTP_REQUESTS, &[tenant]),
+        MessageCounter::Up => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "up"]),
+        MessageCounter::Down => recorder.counter(&catalogue::FLOW_BYTES, &[tenant, "down"]),
+        MessageCounter::Requests => recorder.counter(&catalogue::HTTP_REQUESTS, &[tenant]),
     }
 }

@@ -7,21 +7,21 @@ use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
 
 /// The trust anchors of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Anchors {
+pub struct DnssecAnchors {
     /// True to trust the keys of the DNS root that are built into Egret.
     pub root: bool,
     /// Configured keys.
-    pub given: Vec<Anchor>,
+    pub given: Vec<ZoneKey>,
 }
 
 /// A key of a zone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Anchor {
+pub struct ZoneKey {
     zone: Name,
     key: DNSKEY,
 }
 
-impl Anchor {
+impl ZoneKey {
     /// Parses a file of DNSKEY records with at least one key; else returns the error.
     pub fn parse(content: &[u8]) -> Result<Vec<Self>, String> {
         let wanted = "as `dig +noall +answer DNSKEY ZONE` prints them, one a line";
@@ -43,10 +43,10 @@ impl Anchor {
     }
 }
 
-impl Anchors {
+impl DnssecAnchors {
     pub(super) fn store(&self) -> TrustAnchors {
         let mut store = if self.root { TrustAnchors::default() } else { TrustAnchors::empty() };
-        for Anchor { zone, key } in &self.given {
+        for ZoneKey { zone, key } in &self.given {
             store.insert_with_name(key.public_key(), zone.into());
         }
         store
@@ -80,7 +80,7 @@ mod tests {
             (b"example.org. IN DNSKEY 257 3 13 no*base64\n", "as `dig"),
             (b"\xff\xfe", "in text"),
         ] {
-            let said = Anchor::parse(content).unwrap_err();
+            let said = ZoneKey::parse(content).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
     }

@@ -12,14 +12,14 @@ use tokio_rustls::TlsConnector;
 
 /// Trusted certificate authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roots {
+pub struct TrustedRoots {
     /// True to trust the machine's roots, as they are when the verifier starts.
     pub system: bool,
     /// Configured roots, each in DER.
     pub given: Vec<CertificateDer<'static>>,
 }
 
-impl Roots {
+impl TrustedRoots {
     /// Parses a PEM file with at least one certificate; else returns the error.
     pub fn parse(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         let read = CertificateDer::pem_slice_iter(content).collect::<Result<Vec<_>, _>>();
@@ -48,7 +48,7 @@ impl Roots {
 
 /// Result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Certificate {
+pub enum CertificateVerdict {
     /// The server has the key of a certificate for the name, signed by a trusted authority and valid today.
     Valid,
     /// The server has none; short reason.
@@ -81,8 +81,8 @@ pub(super) async fn prove(
     socket: std::net::TcpStream,
     name: &Hostname,
     client: Arc<ClientConfig>,
-) -> Certificate {
-    let unreachable = Certificate::Unknown("the server could not be reached");
+) -> CertificateVerdict {
+    let unreachable = CertificateVerdict::Unknown("the server could not be reached");
     if stream::reset_on_close(&socket).is_err() {
         return unreachable;
     }
@@ -91,23 +91,23 @@ pub(super) async fn prove(
         return unreachable;
     }
     let Ok(server) = ServerName::try_from(name.as_str().to_owned()) else {
-        return Certificate::Unsupported(
+        return CertificateVerdict::Unsupported(
             "Egret cannot verify certificates for a name with a hyphen at the edge of a label",
         );
     };
     match TlsConnector::from(client).connect(server, socket).await {
-        Ok(_) => Certificate::Valid,
+        Ok(_) => CertificateVerdict::Valid,
         Err(error) => judge(&error),
     }
 }
 
-fn judge(error: &io::Error) -> Certificate {
+fn judge(error: &io::Error) -> CertificateVerdict {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(why)) => flaw(why),
         Some(Error::AlertReceived(alert)) => refusal(*alert),
-        Some(Error::PeerIncompatible(_)) => Certificate::Unsupported(NOTHING_IN_COMMON),
-        _ => Certificate::Unknown("the server did not complete a TLS handshake"),
+        Some(Error::PeerIncompatible(_)) => CertificateVerdict::Unsupported(NOTHING_IN_COMMON),
+        _ => CertificateVerdict::Unknown("the server did not complete a TLS handshake"),
     }
 }
 
@@ -116,48 +116,48 @@ fn judge(error: &io::Error) -> Certificate {
     clippy::wildcard_enum_match_arm,
     reason = "some thirty alerts, most of which no server has cause to send"
 )]
-fn refusal(alert: AlertDescription) -> Certificate {
+fn refusal(alert: AlertDescription) -> CertificateVerdict {
     match alert {
         AlertDescription::HandshakeFailure
         | AlertDescription::ProtocolVersion
-        | AlertDescription::InsufficientSecurity => Certificate::Unsupported(NOTHING_IN_COMMON),
+        | AlertDescription::InsufficientSecurity => CertificateVerdict::Unsupported(NOTHING_IN_COMMON),
         AlertDescription::CertificateRequired
         | AlertDescription::BadCertificate
         | AlertDescription::AccessDenied => {
-            Certificate::Unsupported("the server asks for a client certificate, and Egret has none")
+            CertificateVerdict::Unsupported("the server asks for a client certificate, and Egret has none")
         }
         AlertDescription::UnrecognisedName => {
-            Certificate::Unknown("the server says that it does not know the name")
+            CertificateVerdict::Unknown("the server says that it does not know the name")
         }
-        _ => Certificate::Unknown("the server did not complete a TLS handshake"),
+        _ => CertificateVerdict::Unknown("the server did not complete a TLS handshake"),
     }
 }
 
 /// Classifies a certificate error: invalid, or beyond Egret's abilities.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells of some twenty, and may of more")]
-fn flaw(why: &CertificateError) -> Certificate {
+fn flaw(why: &CertificateError) -> CertificateVerdict {
     let invalid = match why {
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            return Certificate::Unsupported(
+            return CertificateVerdict::Unsupported(
                 "the certificate has no subject alternative name, and Egret does not go by the common name",
             );
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            return Certificate::Unsupported(
+            return CertificateVerdict::Unsupported(
                 "Egret cannot verify signatures of this kind (SHA-1 and the like)",
             );
         }
         // What the library says of RSA keys below 2048 bits, too.
         CertificateError::BadSignature => {
-            return Certificate::Unsupported(
+            return CertificateVerdict::Unsupported(
                 "Egret cannot verify a signature: the key is RSA below 2048 bits, or not the one that signed",
             );
         }
         CertificateError::BadEncoding
         | CertificateError::UnhandledCriticalExtension
         | CertificateError::Other(_) => {
-            return Certificate::Unsupported("Egret cannot read a certificate of this kind");
+            return CertificateVerdict::Unsupported("Egret cannot read a certificate of this kind");
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the certificate is for another name"
@@ -169,5 +169,5 @@ fn flaw(why: &CertificateError) -> Certificate {
         CertificateError::UnknownIssuer => "no authority that is trusted signed the certificate",
         _ => "the certificate is not valid",
     };
-    Certificate::Invalid(invalid)
+    CertificateVerdict::Invalid(invalid)
 }

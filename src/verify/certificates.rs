@@ -1,9 +1,9 @@
 //! Cache of certificate verdicts by server and name, with single-flight probes and rate limits.
 
-use super::certificate::{self, Certificate};
-use super::flights::{Flight, Flights, Progress};
-use super::memory::{Memory, Owner};
-use super::places::{Asker, Pace, Place, Places};
+use super::certificate::{self, CertificateVerdict};
+use super::generation_cache::{EntryOwner, GenerationCache};
+use super::lookup_limiter::{LookupLimiter, LookupSlot, StartRate, TenantLookups};
+use super::single_flight::{AnswerNotices, LookupFlight, SingleFlight};
 use crate::hostname::Hostname;
 use metrics::Counter;
 use rustls::{ClientConfig, RootCertStore};
@@ -28,13 +28,13 @@ const EACH_SECOND: u32 = 200;
 const EACH_SECOND_OF_ONE: u32 = 50;
 
 /// A connection in progress, and a guard to drop after it.
-pub type Begun = (TcpStream, Box<dyn Any + Send>);
+pub type StartedConnection = (TcpStream, Box<dyn Any + Send>);
 
 /// A server and a name to prove.
-type Key = (SocketAddr, Hostname);
+type ProofKey = (SocketAddr, Hostname);
 
 /// Key of a probe, by tenant: servers may treat the addresses of tenants differently.
-type Question = (Owner, Key);
+type ProbeKey = (EntryOwner, ProofKey);
 
 /// Counters of probes by result.
 pub struct ProbeMeters {
@@ -50,21 +50,21 @@ pub struct ProbeMeters {
 
 /// Cached certificate verdicts. Clones share the cache.
 #[derive(Clone)]
-pub struct Certificates(Arc<Inner>);
+pub struct CertificateCache(Arc<CertificateCacheInner>);
 
-struct Inner {
+struct CertificateCacheInner {
     /// Verdicts with their expiry. A proof counts for all tenants; other verdicts for the tenant that got them.
-    verdicts: Mutex<Memory<Key, (Certificate, Instant)>>,
-    pace: Pace,
-    flights: Flights<Question>,
-    places: Places,
+    verdicts: Mutex<GenerationCache<ProofKey, (CertificateVerdict, Instant)>>,
+    pace: StartRate,
+    flights: SingleFlight<ProbeKey>,
+    places: LookupLimiter,
     client: Arc<ClientConfig>,
     runtime: Handle,
     now: fn() -> Instant,
     meters: ProbeMeters,
 }
 
-impl Certificates {
+impl CertificateCache {
     /// Creates a cache whose probes run on `runtime`.
     pub(super) fn new(
         roots: RootCertStore,
@@ -72,11 +72,11 @@ impl Certificates {
         now: fn() -> Instant,
         meters: ProbeMeters,
     ) -> Self {
-        Self(Arc::new(Inner {
-            verdicts: Mutex::new(Memory::new(HALF)),
-            pace: Pace::default(),
-            flights: Flights::default(),
-            places: Places::default(),
+        Self(Arc::new(CertificateCacheInner {
+            verdicts: Mutex::new(GenerationCache::new(HALF)),
+            pace: StartRate::default(),
+            flights: SingleFlight::default(),
+            places: LookupLimiter::default(),
             client: certificate::client(roots),
             runtime,
             now,
@@ -90,9 +90,9 @@ impl Certificates {
         &self,
         name: &Hostname,
         server: SocketAddr,
-        asker: &Asker,
-        begin: impl Fn() -> Result<Begun, &'static str>,
-    ) -> Certificate {
+        asker: &TenantLookups,
+        begin: impl Fn() -> Result<StartedConnection, &'static str>,
+    ) -> CertificateVerdict {
         let question = (asker.owner, (server, name.clone()));
         loop {
             let under_way = self.0.flights.join(&question);
@@ -101,7 +101,7 @@ impl Certificates {
             }
             let mut progress = match under_way.map_or_else(|| self.probe(&question, asker, &begin), Ok) {
                 Ok(progress) => progress,
-                Err(why) => return Certificate::Unknown(why),
+                Err(why) => return CertificateVerdict::Unknown(why),
             };
             // The sender is dropped when the probe has ended.
             let _ = progress.changed().await;
@@ -109,30 +109,35 @@ impl Certificates {
     }
 
     /// Returns the verdict in the cache for a tenant, if any. Starts no probe.
-    pub fn known(&self, name: &Hostname, server: SocketAddr, asker: &Asker) -> Option<Certificate> {
+    pub fn known(
+        &self,
+        name: &Hostname,
+        server: SocketAddr,
+        asker: &TenantLookups,
+    ) -> Option<CertificateVerdict> {
         self.verdict(&(asker.owner, (server, name.clone())))
     }
 
     /// Returns the tenant's own verdict, or, unless that is valid or invalid, another tenant's proof if there is one.
-    fn verdict(&self, (owner, key): &Question) -> Option<Certificate> {
+    fn verdict(&self, (owner, key): &ProbeKey) -> Option<CertificateVerdict> {
         let now = (self.0.now)();
         let mut verdicts = self.0.lock();
         let mut of =
             |owner| verdicts.get(owner, key).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict);
         match of(*owner) {
-            Some(known @ (Certificate::Valid | Certificate::Invalid(_))) => Some(known),
-            unknown @ (Some(Certificate::Unsupported(_) | Certificate::Unknown(_)) | None) => {
-                of(Owner::ALL).or(unknown)
+            Some(known @ (CertificateVerdict::Valid | CertificateVerdict::Invalid(_))) => Some(known),
+            unknown @ (Some(CertificateVerdict::Unsupported(_) | CertificateVerdict::Unknown(_)) | None) => {
+                of(EntryOwner::ALL).or(unknown)
             }
         }
     }
 
     fn probe(
         &self,
-        question: &Question,
-        asker: &Asker,
-        begin: impl Fn() -> Result<Begun, &'static str>,
-    ) -> Result<Progress, &'static str> {
+        question: &ProbeKey,
+        asker: &TenantLookups,
+        begin: impl Fn() -> Result<StartedConnection, &'static str>,
+    ) -> Result<AnswerNotices, &'static str> {
         let place = self.0.places.take(asker).filter(|_| self.0.in_pace(asker));
         let place = place.ok_or("too many certificates were being asked for")?;
         let (flight, progress) = match self.0.flights.begin(question) {
@@ -140,7 +145,7 @@ impl Certificates {
             Err(under_way) => return Ok(under_way),
         };
         let (socket, held) = begin()?;
-        let probe = Probe { inner: Arc::clone(&self.0), flight, verdict: None, _place: place };
+        let probe = CertificateProbe { inner: Arc::clone(&self.0), flight, verdict: None, _place: place };
         self.0.runtime.spawn(async move {
             probe.run(socket).await;
             drop(held);
@@ -149,27 +154,27 @@ impl Certificates {
     }
 }
 
-impl Inner {
+impl CertificateCacheInner {
     /// Ignores poisoning: the cache is consistent between calls.
-    fn lock(&self) -> MutexGuard<'_, Memory<Key, (Certificate, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, GenerationCache<ProofKey, (CertificateVerdict, Instant)>> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True if the rate limits permit one more probe now.
-    fn in_pace(&self, asker: &Asker) -> bool {
+    fn in_pace(&self, asker: &TenantLookups) -> bool {
         self.pace.take(asker, (self.now)(), EACH_SECOND_OF_ONE, EACH_SECOND)
     }
 }
 
 /// A probe in progress. Drop stores the verdict found by then.
-struct Probe {
-    inner: Arc<Inner>,
-    flight: Flight<Question>,
-    verdict: Option<Certificate>,
-    _place: Place,
+struct CertificateProbe {
+    inner: Arc<CertificateCacheInner>,
+    flight: LookupFlight<ProbeKey>,
+    verdict: Option<CertificateVerdict>,
+    _place: LookupSlot,
 }
 
-impl Probe {
+impl CertificateProbe {
     async fn run(mut self, socket: TcpStream) {
         let (_, (_, name)) = self.flight.key();
         let proof = certificate::prove(socket, name, Arc::clone(&self.inner.client));
@@ -177,23 +182,24 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
+impl Drop for CertificateProbe {
     fn drop(&mut self) {
-        let Inner { meters, now, .. } = &*self.inner;
-        let verdict = self.verdict.unwrap_or(Certificate::Unknown("the server did not answer in time"));
+        let CertificateCacheInner { meters, now, .. } = &*self.inner;
+        let verdict =
+            self.verdict.unwrap_or(CertificateVerdict::Unknown("the server did not answer in time"));
         let (meter, counts) = match verdict {
-            Certificate::Valid => (&meters.valid, VALID),
-            Certificate::Invalid(_) => (&meters.invalid, INVALID),
-            Certificate::Unsupported(_) => (&meters.unsupported, INVALID),
-            Certificate::Unknown(_) => (&meters.unknown, UNKNOWN),
+            CertificateVerdict::Valid => (&meters.valid, VALID),
+            CertificateVerdict::Invalid(_) => (&meters.invalid, INVALID),
+            CertificateVerdict::Unsupported(_) => (&meters.unsupported, INVALID),
+            CertificateVerdict::Unknown(_) => (&meters.unknown, UNKNOWN),
         };
         meter.increment(1);
         let until = now() + counts;
         let (owner, key) = self.flight.key();
         let mut verdicts = self.inner.lock();
         verdicts.insert(*owner, key.clone(), (verdict, until));
-        if verdict == Certificate::Valid {
-            verdicts.insert(Owner::ALL, key.clone(), (verdict, until));
+        if verdict == CertificateVerdict::Valid {
+            verdicts.insert(EntryOwner::ALL, key.clone(), (verdict, until));
         }
     }
 }

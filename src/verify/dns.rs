@@ -2,8 +2,8 @@
 
 mod server;
 
-use super::anchors::Anchors;
-use super::known::Answer;
+use super::anchors::DnssecAnchors;
+use super::known::NameAnswer;
 use crate::addr::Family;
 use crate::files;
 use crate::hostname::Hostname;
@@ -12,7 +12,7 @@ use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
-use server::Server;
+use server::ResolverServer;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,23 +26,23 @@ const MOST_ALIASES: usize = 16;
 
 /// DNS servers and the trust anchors for their answers.
 #[derive(Clone)]
-pub(super) struct Dns {
-    servers: Arc<[Server]>,
+pub(super) struct DnsServers {
+    servers: Arc<[ResolverServer]>,
     /// `None`: no DNSSEC validation.
-    anchors: Option<Arc<Anchors>>,
+    anchors: Option<Arc<DnssecAnchors>>,
 }
 
-impl Dns {
+impl DnsServers {
     /// Creates the servers. With anchors, answers count only if they are signed from one of them, or provably unsigned.
-    pub(super) fn new(servers: &[SocketAddr], anchors: Option<Anchors>) -> Result<Self, NetError> {
+    pub(super) fn new(servers: &[SocketAddr], anchors: Option<DnssecAnchors>) -> Result<Self, NetError> {
         let anchors = anchors.map(Arc::new);
         let servers: Result<_, _> =
-            servers.iter().map(|server| Server::new(*server, anchors.as_deref())).collect();
+            servers.iter().map(|server| ResolverServer::new(*server, anchors.as_deref())).collect();
         Ok(Self { servers: servers?, anchors })
     }
 
     /// Queries all servers concurrently.
-    pub(super) fn ask(&self, name: &Hostname, family: Family) -> mpsc::Receiver<Answer> {
+    pub(super) fn ask(&self, name: &Hostname, family: Family) -> mpsc::Receiver<NameAnswer> {
         let (said, answers) = mpsc::channel(self.servers.len().max(1));
         // The trailing dot makes it absolute: no search domain is tried.
         let name = format!("{name}.");
@@ -57,7 +57,7 @@ impl Dns {
         answers
     }
 
-    async fn query(&self, server: usize, name: &str, family: Family) -> Option<Answer> {
+    async fn query(&self, server: usize, name: &str, family: Family) -> Option<NameAnswer> {
         let kind = if family == Family::V4 { RecordType::A } else { RecordType::AAAA };
         let server = &self.servers[server];
         server.ask(|resolver| self.query_by(resolver, name, family, kind)).await
@@ -69,7 +69,7 @@ impl Dns {
         name: &str,
         family: Family,
         kind: RecordType,
-    ) -> Option<Answer> {
+    ) -> Option<NameAnswer> {
         match resolver.lookup(name, kind).await {
             Ok(found) => said(found.query().name(), family, found.answers(), self.anchors.as_deref()),
             Err(error) => absence(error),
@@ -79,7 +79,12 @@ impl Dns {
 
 /// Interprets an answer's records about the name; `None` if there are none, or if one that would count is not proven.
 /// Records of other names are ignored, however well they are signed: anybody can have those of a zone of his own.
-fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchors>) -> Option<Answer> {
+fn said(
+    name: &Name,
+    family: Family,
+    records: &[Record],
+    anchors: Option<&DnssecAnchors>,
+) -> Option<NameAnswer> {
     let proven = |record: &&Record| anchors.is_none_or(|anchors| anchors.prove(record));
     let mut owner = name;
     let mut ttl = u32::MAX;
@@ -96,7 +101,7 @@ fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchor
             ttl = ttl.min(record.ttl);
         }
         if !addresses.is_empty() {
-            return Some(Answer::Addresses(addresses, Duration::from_secs(ttl.into())));
+            return Some(NameAnswer::Addresses(addresses, Duration::from_secs(ttl.into())));
         }
         let alias = records.iter().filter(|record| record.name == *owner).find_map(|record| {
             let RData::CNAME(target) = &record.data else { return None };
@@ -110,16 +115,18 @@ fn said(name: &Name, family: Family, records: &[Record], anchors: Option<&Anchor
 }
 
 /// Interprets an error as a negative answer; `None` if the server or the network failed.
-fn absence(error: NetError) -> Option<Answer> {
+fn absence(error: NetError) -> Option<NameAnswer> {
     let NetError::Dns(error) = error else { return None };
     match error {
         DnsError::NoRecordsFound(none)
             if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
         {
             let ttl = none.negative_ttl.map_or(NEGATIVE_TTL, |ttl| Duration::from_secs(ttl.into()));
-            Some(Answer::Absent(ttl))
+            Some(NameAnswer::Absent(ttl))
         }
-        DnsError::Nsec { proof: Proof::Secure | Proof::Insecure, .. } => Some(Answer::Absent(NEGATIVE_TTL)),
+        DnsError::Nsec { proof: Proof::Secure | Proof::Insecure, .. } => {
+            Some(NameAnswer::Absent(NEGATIVE_TTL))
+        }
         DnsError::NoRecordsFound(_)
         | DnsError::Nsec { .. }
         | DnsError::ResponseCode(_)
@@ -167,15 +174,15 @@ mod tests {
         record
     }
 
-    fn heard(records: &[Record], anchors: Option<&Anchors>) -> Option<Answer> {
+    fn heard(records: &[Record], anchors: Option<&DnssecAnchors>) -> Option<NameAnswer> {
         said(&name("api.example.org."), Family::V4, records, anchors)
     }
 
-    fn here(ttl: u64) -> Answer {
-        Answer::Addresses(vec![IpAddr::from(HERE)], Duration::from_secs(ttl))
+    fn here(ttl: u64) -> NameAnswer {
+        NameAnswer::Addresses(vec![IpAddr::from(HERE)], Duration::from_secs(ttl))
     }
 
-    const ROOT: Anchors = Anchors { root: true, given: Vec::new() };
+    const ROOT: DnssecAnchors = DnssecAnchors { root: true, given: Vec::new() };
 
     #[test]
     fn records_of_other_names_are_ignored() {
@@ -224,9 +231,9 @@ mod tests {
     fn insecure_records_below_anchor_are_ignored() {
         let file = b"; a key\nexample.ORG.\t3600 IN DNSKEY 257 3 13 \
             1PhVryJMqlVKkOMbRvkmpOteUEDtIzJkjNw5s+1u4BjUhZKqjbHPGoVBLpdam3XMTGC9hpTwlT1YUTmrW41A8A==\n";
-        let given = super::super::anchors::Anchor::parse(file).unwrap();
+        let given = super::super::anchors::ZoneKey::parse(file).unwrap();
         assert_eq!(given.len(), 1);
-        let own = Anchors { root: true, given };
+        let own = DnssecAnchors { root: true, given };
         let unsigned = [address("api.example.org.", HERE, Proof::Insecure)];
         let signed = [address("api.example.org.", HERE, Proof::Secure)];
         let outside = [

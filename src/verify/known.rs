@@ -17,7 +17,7 @@ const MOST_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
 /// One server's answer about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum NameAnswer {
     /// Its addresses, and their TTL.
     Addresses(Vec<IpAddr>, Duration),
     /// No address, and the TTL of that.
@@ -26,7 +26,7 @@ pub enum Answer {
 
 /// Result of the last lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum LookupEnd {
     /// A server returned addresses.
     Answered,
     /// Servers answered, none with an address.
@@ -37,55 +37,58 @@ pub(super) enum End {
 
 /// State of a name in one family.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct NameEntry {
     /// At most [`MOST`], without duplicates.
-    addresses: Vec<Address>,
-    last: Option<Last>,
+    addresses: Vec<NameAddress>,
+    last: Option<LastLookup>,
 }
 
 #[derive(Debug)]
-struct Address {
+struct NameAddress {
     ip: IpAddr,
     /// Expiry by the TTL of the last answer that contained it.
     until: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Last {
-    end: End,
+struct LastLookup {
+    end: LookupEnd,
     at: Instant,
     /// Expiry of the result.
     until: Instant,
 }
 
-impl Known {
+impl NameEntry {
     /// Merges one server's answer. Returns its kind and expiry.
-    pub(super) fn merge(&mut self, answer: &Answer, now: Instant) -> (End, Instant) {
+    pub(super) fn merge(&mut self, answer: &NameAnswer, now: Instant) -> (LookupEnd, Instant) {
         let (addresses, ttl) = match answer {
-            Answer::Addresses(addresses, ttl) => (addresses, ttl.clamp(&LEAST_TTL, &MOST_TTL)),
-            Answer::Absent(ttl) => return (End::Absent, now + *ttl.clamp(&LEAST_TTL, &MOST_NEGATIVE_TTL)),
+            NameAnswer::Addresses(addresses, ttl) => (addresses, ttl.clamp(&LEAST_TTL, &MOST_TTL)),
+            NameAnswer::Absent(ttl) => {
+                return (LookupEnd::Absent, now + *ttl.clamp(&LEAST_TTL, &MOST_NEGATIVE_TTL));
+            }
         };
         let until = now + *ttl;
         for ip in addresses.iter().take(MOST) {
             match self.addresses.iter_mut().find(|known| known.ip == *ip) {
                 Some(known) => known.until = known.until.max(until),
-                None => self.addresses.push(Address { ip: *ip, until }),
+                None => self.addresses.push(NameAddress { ip: *ip, until }),
             }
         }
         if self.addresses.len() > MOST {
             self.addresses.sort_unstable_by_key(|known| std::cmp::Reverse(known.until));
             self.addresses.truncate(MOST);
         }
-        (End::Answered, until)
+        (LookupEnd::Answered, until)
     }
 
     /// Ends a lookup with the merged answers. One server with addresses is enough; the result expires with the first of
     /// such answers.
-    pub(super) fn conclude(&mut self, said: &[(End, Instant)], now: Instant) {
+    pub(super) fn conclude(&mut self, said: &[(LookupEnd, Instant)], now: Instant) {
         let first = |wanted| said.iter().filter(|(end, _)| *end == wanted).min_by_key(|(_, until)| *until);
-        let (end, until) =
-            *first(End::Answered).or_else(|| first(End::Absent)).unwrap_or(&(End::Failed, now + TRY_AGAIN));
-        self.last = Some(Last { end, at: now, until });
+        let (end, until) = *first(LookupEnd::Answered)
+            .or_else(|| first(LookupEnd::Absent))
+            .unwrap_or(&(LookupEnd::Failed, now + TRY_AGAIN));
+        self.last = Some(LastLookup { end, at: now, until });
     }
 
     /// True if the address is the name's, or was until less than `grace` ago.
@@ -112,22 +115,22 @@ impl Known {
     }
 
     /// Result of the last lookup, until it expires.
-    pub(super) fn end(&self, now: Instant) -> Option<End> {
+    pub(super) fn end(&self, now: Instant) -> Option<LookupEnd> {
         self.last.filter(|last| now < last.until).map(|last| last.end)
     }
 
     /// Result of the last lookup, even if expired.
-    pub(super) fn last(&self) -> Option<End> {
+    pub(super) fn last(&self) -> Option<LookupEnd> {
         self.last.map(|last| last.end)
     }
 
     /// Result of the last lookup for an address that it did not contain; `None` if a new lookup is needed. Answers
     /// rotate, so one that is more than a second old does not reject an address.
-    pub(super) fn end_for_stranger(&self, now: Instant) -> Option<End> {
+    pub(super) fn end_for_stranger(&self, now: Instant) -> Option<LookupEnd> {
         let last = self.last?;
         match last.end {
-            End::Answered => (now < last.at + LOOK_AGAIN).then_some(End::Answered),
-            End::Absent | End::Failed => self.end(now),
+            LookupEnd::Answered => (now < last.at + LOOK_AGAIN).then_some(LookupEnd::Answered),
+            LookupEnd::Absent | LookupEnd::Failed => self.end(now),
         }
     }
 
@@ -153,11 +156,11 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    fn answer(ips: &[u32], ttl: u64) -> Answer {
-        Answer::Addresses(ips.iter().map(|&n| ip(n)).collect(), seconds(ttl))
+    fn answer(ips: &[u32], ttl: u64) -> NameAnswer {
+        NameAnswer::Addresses(ips.iter().map(|&n| ip(n)).collect(), seconds(ttl))
     }
 
-    fn told(known: &mut Known, answers: &[Answer], now: Instant) {
+    fn told(known: &mut NameEntry, answers: &[NameAnswer], now: Instant) {
         let said: Vec<_> = answers.iter().map(|answer| known.merge(answer, now)).collect();
         known.conclude(&said, now);
     }
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn address_expires_after_ttl_and_grace() {
         let start = crate::clock::now();
-        let mut known = Known::default();
+        let mut known = NameEntry::default();
         told(&mut known, &[answer(&[1], 60)], start);
         for (after, acceptable) in [(0, true), (60, true), (60 + 3600, true), (60 + 3601, false)] {
             assert_eq!(known.has(ip(1), HOUR, start + seconds(after)), acceptable, "after {after} s");
@@ -177,44 +180,44 @@ mod tests {
     #[test]
     fn answers_accumulate_over_servers_and_lookups() {
         let start = crate::clock::now();
-        let mut known = Known::default();
+        let mut known = NameEntry::default();
         told(&mut known, &[answer(&[1], 20), answer(&[2], 60)], start);
         let later = start + seconds(30);
         told(&mut known, &[answer(&[3], 60)], later);
         assert!((1..=3).all(|n| known.has(ip(n), HOUR, later)));
         assert_eq!(known.addresses(HOUR, later), [ip(2), ip(3)], "what is dialled is what was said last");
-        told(&mut known, &[Answer::Absent(seconds(600))], later);
+        told(&mut known, &[NameAnswer::Absent(seconds(600))], later);
         assert!((1..=3).all(|n| known.has(ip(n), HOUR, later)));
-        assert_eq!(known.end(later), Some(End::Absent));
+        assert_eq!(known.end(later), Some(LookupEnd::Absent));
         assert_eq!(known.end(later + seconds(31)), None, "a negative answer is short-lived");
     }
 
     #[test]
     fn one_answering_server_suffices() {
         let start = crate::clock::now();
-        let mut known = Known::default();
+        let mut known = NameEntry::default();
         told(&mut known, &[], start);
-        assert_eq!(known.end(start), Some(End::Failed));
+        assert_eq!(known.end(start), Some(LookupEnd::Failed));
         assert_eq!(known.end(start + TRY_AGAIN), None, "it is tried again soon");
-        told(&mut known, &[Answer::Absent(seconds(9)), answer(&[1], 60)], start);
-        assert_eq!(known.end(start), Some(End::Answered));
+        told(&mut known, &[NameAnswer::Absent(seconds(9)), answer(&[1], 60)], start);
+        assert_eq!(known.end(start), Some(LookupEnd::Answered));
     }
 
     #[test]
     fn unknown_address_needs_fresh_lookup() {
         let start = crate::clock::now();
-        let mut known = Known::default();
+        let mut known = NameEntry::default();
         assert_eq!(known.end_for_stranger(start), None);
         told(&mut known, &[answer(&[1], 3600)], start);
-        assert_eq!(known.end_for_stranger(start), Some(End::Answered));
+        assert_eq!(known.end_for_stranger(start), Some(LookupEnd::Answered));
         assert_eq!(known.end_for_stranger(start + LOOK_AGAIN), None);
-        assert_eq!(known.end(start + LOOK_AGAIN), Some(End::Answered));
+        assert_eq!(known.end(start + LOOK_AGAIN), Some(LookupEnd::Answered));
     }
 
     #[test]
     fn stale_addresses_serve_latest_first() {
         let start = crate::clock::now();
-        let mut known = Known::default();
+        let mut known = NameEntry::default();
         told(&mut known, &[answer(&[1], 10)], start);
         told(&mut known, &[answer(&[2], 10)], start + seconds(5));
         assert_eq!(known.addresses(HOUR, start + seconds(100)), [ip(2), ip(1)]);
@@ -230,7 +233,7 @@ mod tests {
                 (0..2000_u32, 1..400_u32, 5..100_u64), 1..20)
         ) {
             let mut now = crate::clock::now();
-            let mut known = Known::default();
+            let mut known = NameEntry::default();
             for (first, count, ttl) in answers {
                 now += seconds(1);
                 let ips: Vec<_> = (first..first + count).collect();
@@ -240,7 +243,7 @@ mod tests {
                 distinct.sort_unstable();
                 distinct.dedup();
                 prop_assert_eq!(distinct.len(), known.addresses.len());
-                prop_assert_eq!(known.end(now), Some(End::Answered));
+                prop_assert_eq!(known.end(now), Some(LookupEnd::Answered));
             }
         }
     }

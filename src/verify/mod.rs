@@ -1,7 +1,7 @@
 //! Verification that the address a client dials belongs to the name it requests.
 //!
-//! [`Names`] caches DNS answers: they are merged over servers and lookups, and valid for a grace period beyond their
-//! TTL, because content networks rotate their addresses. docs/verify.md explains the guarantees. [`Certificates`]
+//! [`NameCache`] caches DNS answers: they are merged over servers and lookups, and valid for a grace period beyond their
+//! TTL, because content networks rotate their addresses. docs/verify.md explains the guarantees. [`CertificateCache`]
 //! probes the servers themselves for proof of a name. Both run on the thread of a [`Verifier`]; workers read the
 //! caches, and wait for missing entries.
 
@@ -9,23 +9,23 @@ mod anchors;
 mod certificate;
 mod certificates;
 mod dns;
-mod flights;
+mod generation_cache;
 mod known;
-mod memory;
+mod lookup_limiter;
 mod names;
-mod places;
 mod refresh;
 mod shards;
+mod single_flight;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
-pub use anchors::{Anchor, Anchors};
-pub use certificate::{Certificate, Roots};
-pub use certificates::{Begun, Certificates, ProbeMeters};
+pub use anchors::{DnssecAnchors, ZoneKey};
+pub use certificate::{CertificateVerdict, TrustedRoots};
+pub use certificates::{CertificateCache, ProbeMeters, StartedConnection};
 pub use dns::system_servers;
-pub use known::Answer;
-pub use names::{Ask, LookupMeters, Match, Names, Trouble, Unresolved};
-pub use places::Asker;
-pub use shards::Key;
-pub use verifier::{Settings, Verifier};
+pub use known::NameAnswer;
+pub use lookup_limiter::TenantLookups;
+pub use names::{AddressMatch, LookupError, LookupMeters, NameCache, QueryServers, ResolveError};
+pub use shards::NameKey;
+pub use verifier::{Verifier, VerifierSettings};

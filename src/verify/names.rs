@@ -3,17 +3,17 @@
 mod lookup;
 mod state;
 
-pub use state::{Ask, LookupMeters};
+pub use state::{LookupMeters, QueryServers};
 
-use super::flights::{Flights, Progress};
-use super::known::{End, Known};
-use super::memory::Owner;
-use super::places::{Asker, Places};
-use super::shards::{Key, Shards};
+use super::generation_cache::EntryOwner;
+use super::known::{LookupEnd, NameEntry};
+use super::lookup_limiter::{LookupLimiter, TenantLookups};
+use super::shards::{NameKey, NameShards};
+use super::single_flight::{AnswerNotices, SingleFlight};
 use crate::addr::Family;
 use crate::hostname::Hostname;
-use lookup::Lookup;
-use state::CacheState;
+use lookup::NameLookup;
+use state::NameCacheState;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -31,11 +31,11 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// Cache of names' addresses. Clones share the cache.
 #[derive(Clone)]
-pub struct Names(Arc<CacheState>);
+pub struct NameCache(Arc<NameCacheState>);
 
 /// Result of comparing an address with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match {
+pub enum AddressMatch {
     /// It is the name's, or was until a short while ago.
     Yes,
     /// The name has other addresses.
@@ -43,12 +43,12 @@ pub enum Match {
     /// The name has no address of that family.
     Absent,
     /// Unknown.
-    Unknown(Trouble),
+    Unknown(LookupError),
 }
 
 /// Reason why a name's addresses are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum LookupError {
     /// No server answered.
     NoAnswer,
     /// Too many lookups were in progress.
@@ -57,7 +57,7 @@ pub enum Trouble {
     Late,
 }
 
-impl Trouble {
+impl LookupError {
     /// Text for the flow log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,48 +70,49 @@ impl Trouble {
 
 /// Reason why there is no address to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unresolved {
+pub enum ResolveError {
     /// The name has no address.
     Absent,
     /// Unknown.
-    Unknown(Trouble),
+    Unknown(LookupError),
 }
 
 /// A cached result, or a lookup to wait for.
-enum Look<T> {
+enum CacheLookup<T> {
     Known(T),
-    Wait(Progress),
+    Wait(AnswerNotices),
 }
 
-impl Names {
+impl NameCache {
     /// Creates a cache whose lookups run on `runtime`; `grace` is the validity of an address beyond its TTL.
     pub fn new(
-        ask: Ask,
+        ask: QueryServers,
         grace: Duration,
         runtime: Handle,
         now: fn() -> Instant,
         meters: LookupMeters,
     ) -> Self {
-        let (shards, flights, places) = (Shards::default(), Flights::default(), Places::default());
-        Self(Arc::new(CacheState { shards, flights, places, ask, grace, runtime, now, meters }))
+        let (shards, flights, places) =
+            (NameShards::default(), SingleFlight::default(), LookupLimiter::default());
+        Self(Arc::new(NameCacheState { shards, flights, places, ask, grace, runtime, now, meters }))
     }
 
     /// Checks that the address is the name's. Waits for a lookup if nothing is cached, or if the address is not cached
     /// and the last lookup is not recent. Callers must limit the time.
-    pub async fn check(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Match {
-        let key = Key { name: name.clone(), family: Family::of(ip) };
+    pub async fn check(&self, name: &Hostname, ip: IpAddr, asker: &TenantLookups) -> AddressMatch {
+        let key = NameKey { name: name.clone(), family: Family::of(ip) };
         loop {
             match self.look(&key, ip, asker) {
-                Look::Known(found) => return found,
+                CacheLookup::Known(found) => return found,
                 // The sender is dropped when the lookup has ended.
-                Look::Wait(mut progress) => {
+                CacheLookup::Wait(mut progress) => {
                     let _ = progress.changed().await;
                 }
             }
         }
     }
 
-    fn look(&self, key: &Key, ip: IpAddr, asker: &Asker) -> Look<Match> {
+    fn look(&self, key: &NameKey, ip: IpAddr, asker: &TenantLookups) -> CacheLookup<AddressMatch> {
         let inner = &self.0;
         let now = (inner.now)();
         // No lookup starts under the lock, because one that ends at once takes it too.
@@ -126,24 +127,24 @@ impl Names {
                 // Later callers use the result.
                 let _ = self.ask_on(key, asker);
             }
-            return Look::Known(Match::Yes);
+            return CacheLookup::Known(AddressMatch::Yes);
         }
         let under_way = inner.flights.join(&(asker.owner, key.clone()));
         let (has, _, end) = read();
         if has {
-            return Look::Known(Match::Yes);
+            return CacheLookup::Known(AddressMatch::Yes);
         }
         // The rest of an answer may contain it.
         if let Some(progress) = under_way {
-            return Look::Wait(progress);
+            return CacheLookup::Wait(progress);
         }
         match end {
-            Some(End::Answered) => Look::Known(Match::No),
-            Some(End::Absent) => Look::Known(Match::Absent),
-            Some(End::Failed) => Look::Known(Match::Unknown(Trouble::NoAnswer)),
+            Some(LookupEnd::Answered) => CacheLookup::Known(AddressMatch::No),
+            Some(LookupEnd::Absent) => CacheLookup::Known(AddressMatch::Absent),
+            Some(LookupEnd::Failed) => CacheLookup::Known(AddressMatch::Unknown(LookupError::NoAnswer)),
             None => self
                 .ask_on(key, asker)
-                .map_or_else(|trouble| Look::Known(Match::Unknown(trouble)), Look::Wait),
+                .map_or_else(|trouble| CacheLookup::Known(AddressMatch::Unknown(trouble)), CacheLookup::Wait),
         }
     }
 
@@ -152,11 +153,11 @@ impl Names {
         &self,
         name: &Hostname,
         families: &[Family],
-        asker: &Asker,
-    ) -> Result<Vec<IpAddr>, Unresolved> {
+        asker: &TenantLookups,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
         let mut resolving = pin!(async {
             match families {
-                [] => Err(Unresolved::Absent),
+                [] => Err(ResolveError::Absent),
                 [one] => self.addresses(name, *one, asker).await,
                 _ => self.resolve_both(name, asker).await,
             }
@@ -169,7 +170,11 @@ impl Names {
         .await
     }
 
-    async fn resolve_both(&self, name: &Hostname, asker: &Asker) -> Result<Vec<IpAddr>, Unresolved> {
+    async fn resolve_both(
+        &self,
+        name: &Hostname,
+        asker: &TenantLookups,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
         let v4 = self.addresses(name, Family::V4, asker);
         let v6 = self.addresses(name, Family::V6, asker);
         tokio::pin!(v4, v6);
@@ -187,7 +192,7 @@ impl Names {
         };
         match (v6, v4) {
             // Unless both families were answered, the name may still have an address.
-            (Err(Unresolved::Absent), Err(why)) | (Err(why), Err(_)) => Err(why),
+            (Err(ResolveError::Absent), Err(why)) | (Err(why), Err(_)) => Err(why),
             (v6, v4) => Ok(in_turns(v6.unwrap_or_default(), v4.unwrap_or_default())),
         }
     }
@@ -196,13 +201,13 @@ impl Names {
         &self,
         name: &Hostname,
         family: Family,
-        asker: &Asker,
-    ) -> Result<Vec<IpAddr>, Unresolved> {
-        let key = Key { name: name.clone(), family };
+        asker: &TenantLookups,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
+        let key = NameKey { name: name.clone(), family };
         loop {
             let (mut progress, stale) = match self.look_up(&key, asker) {
-                (Look::Known(found), _) => return found,
-                (Look::Wait(progress), stale) => (progress, stale),
+                (CacheLookup::Known(found), _) => return found,
+                (CacheLookup::Wait(progress), stale) => (progress, stale),
             };
             if stale.is_empty() {
                 let _ = progress.changed().await;
@@ -213,7 +218,11 @@ impl Names {
     }
 
     /// Returns the addresses, or a lookup to wait for with usable stale addresses.
-    fn look_up(&self, key: &Key, asker: &Asker) -> (Look<Result<Vec<IpAddr>, Unresolved>>, Vec<IpAddr>) {
+    fn look_up(
+        &self,
+        key: &NameKey,
+        asker: &TenantLookups,
+    ) -> (CacheLookup<Result<Vec<IpAddr>, ResolveError>>, Vec<IpAddr>) {
         let inner = &self.0;
         let now = (inner.now)();
         let under_way = inner.flights.join(&(asker.owner, key.clone()));
@@ -224,15 +233,15 @@ impl Names {
         };
         let last_known = |trouble, addresses: Vec<IpAddr>| {
             let nothing = addresses.is_empty();
-            Look::Known(if nothing { Err(Unresolved::Unknown(trouble)) } else { Ok(addresses) })
+            CacheLookup::Known(if nothing { Err(ResolveError::Unknown(trouble)) } else { Ok(addresses) })
         };
         let look = match end {
-            Some(End::Answered) => Look::Known(Ok(addresses)),
-            Some(End::Absent) => Look::Known(Err(Unresolved::Absent)),
-            Some(End::Failed) => last_known(Trouble::NoAnswer, addresses),
+            Some(LookupEnd::Answered) => CacheLookup::Known(Ok(addresses)),
+            Some(LookupEnd::Absent) => CacheLookup::Known(Err(ResolveError::Absent)),
+            Some(LookupEnd::Failed) => last_known(LookupError::NoAnswer, addresses),
             None => match under_way.map_or_else(|| self.ask_on(key, asker), Ok) {
-                _ if fresh => Look::Known(Ok(addresses)),
-                Ok(progress) => return (Look::Wait(progress), addresses),
+                _ if fresh => CacheLookup::Known(Ok(addresses)),
+                Ok(progress) => return (CacheLookup::Wait(progress), addresses),
                 Err(trouble) => last_known(trouble, addresses),
             },
         };
@@ -240,16 +249,16 @@ impl Names {
     }
 
     /// Starts a lookup for a flow.
-    fn ask_on(&self, key: &Key, asker: &Asker) -> Result<Progress, Trouble> {
+    fn ask_on(&self, key: &NameKey, asker: &TenantLookups) -> Result<AnswerNotices, LookupError> {
         let Some(place) = self.0.places.take(asker) else {
             self.0.meters.refused.increment(1);
-            return Err(Trouble::Busy);
+            return Err(LookupError::Busy);
         };
         let (flight, progress) = match self.0.flights.begin(&(asker.owner, key.clone())) {
             Ok(begun) => begun,
             Err(under_way) => return Ok(under_way),
         };
-        let lookup = Lookup::new(Arc::clone(&self.0), flight, self.now());
+        let lookup = NameLookup::new(Arc::clone(&self.0), flight, self.now());
         self.0.runtime.spawn(async move {
             lookup.run().await;
             drop(place);
@@ -258,25 +267,25 @@ impl Names {
     }
 
     /// Looks up a name in the background, unless its entry is still valid. Returns when the next lookup is due.
-    pub(super) async fn refresh(&self, key: &Key) -> Instant {
+    pub(super) async fn refresh(&self, key: &NameKey) -> Instant {
         let now = (self.0.now)();
-        let until = self.0.shards.of(key).known(Owner::ALL, key).until();
+        let until = self.0.shards.of(key).known(EntryOwner::ALL, key).until();
         if let Some(until) = until.filter(|until| now < *until) {
             return until;
         }
-        if let Ok((flight, _)) = self.0.flights.begin(&(Owner::ALL, key.clone())) {
-            Lookup::new(Arc::clone(&self.0), flight, now).run().await;
+        if let Ok((flight, _)) = self.0.flights.begin(&(EntryOwner::ALL, key.clone())) {
+            NameLookup::new(Arc::clone(&self.0), flight, now).run().await;
         }
-        self.0.shards.of(key).known(Owner::ALL, key).until().unwrap_or(now)
+        self.0.shards.of(key).known(EntryOwner::ALL, key).until().unwrap_or(now)
     }
 
     /// Expiry of a name's entry.
-    pub(super) fn until(&self, key: &Key) -> Option<Instant> {
-        self.0.shards.of(key).peek(Owner::ALL, key).and_then(Known::until)
+    pub(super) fn until(&self, key: &NameKey) -> Option<Instant> {
+        self.0.shards.of(key).peek(EntryOwner::ALL, key).and_then(NameEntry::until)
     }
 
     /// Keeps entries of these names until the next call; all others only while flows request them.
-    pub(super) fn pin(&self, keys: &HashSet<Key>) {
+    pub(super) fn pin(&self, keys: &HashSet<NameKey>) {
         self.0.shards.pin(keys);
     }
 
@@ -290,26 +299,26 @@ impl Names {
     }
 
     /// Compares the address with a tenant's last result, for display; `None` without one. Starts no lookup.
-    pub fn judge(&self, name: &Hostname, ip: IpAddr, asker: &Asker) -> Option<Match> {
-        let key = Key { name: name.clone(), family: Family::of(ip) };
+    pub fn judge(&self, name: &Hostname, ip: IpAddr, asker: &TenantLookups) -> Option<AddressMatch> {
+        let key = NameKey { name: name.clone(), family: Family::of(ip) };
         let mut shard = self.0.shards.of(&key);
         let known = shard.peek(asker.owner, &key)?;
         if known.has(ip, self.0.grace, self.now()) {
-            return Some(Match::Yes);
+            return Some(AddressMatch::Yes);
         }
         known.last().map(|end| match end {
-            End::Answered => Match::No,
-            End::Absent => Match::Absent,
-            End::Failed => Match::Unknown(Trouble::NoAnswer),
+            LookupEnd::Answered => AddressMatch::No,
+            LookupEnd::Absent => AddressMatch::Absent,
+            LookupEnd::Failed => AddressMatch::Unknown(LookupError::NoAnswer),
         })
     }
 
     /// Valid addresses of a name, for display: those of one tenant, or of any.
-    pub fn known(&self, name: &Hostname, asker: Option<&Asker>) -> Vec<IpAddr> {
+    pub fn known(&self, name: &Hostname, asker: Option<&TenantLookups>) -> Vec<IpAddr> {
         let (now, grace) = ((self.0.now)(), self.0.grace);
         let mut found: Vec<IpAddr> = Vec::new();
         for family in [Family::V4, Family::V6] {
-            let key = Key { name: name.clone(), family };
+            let key = NameKey { name: name.clone(), family };
             let mut shard = self.0.shards.of(&key);
             match asker {
                 Some(asker) => found.extend(

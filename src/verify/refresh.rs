@@ -1,7 +1,7 @@
 //! Refreshes rules' names: before flows request them, and again when their TTL ends.
 
-use super::names::Names;
-use super::shards::Key;
+use super::names::NameCache;
+use super::shards::NameKey;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ const LEAST: Duration = Duration::from_secs(10);
 const MOST: Duration = Duration::from_hours(1);
 
 /// Refreshes the names received last, until the sender is dropped.
-pub(super) async fn run(names: Names, mut pins: mpsc::UnboundedReceiver<HashSet<Key>>) {
+pub(super) async fn run(names: NameCache, mut pins: mpsc::UnboundedReceiver<HashSet<NameKey>>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut due: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
+    let mut due: BinaryHeap<Reverse<DueName>> = BinaryHeap::new();
     let mut lookups = JoinSet::new();
     let mut generation = 0_u64;
     loop {
@@ -34,13 +34,13 @@ pub(super) async fn run(names: Names, mut pins: mpsc::UnboundedReceiver<HashSet<
                     let soonest = names.now();
                     due = keys
                         .into_iter()
-                        .map(|key| Reverse(Due { at: names.until(&key).unwrap_or(soonest), key }))
+                        .map(|key| Reverse(DueName { at: names.until(&key).unwrap_or(soonest), key }))
                         .collect();
                     generation += 1;
                 }
             },
             () = until(next) => {
-                let Some(Reverse(Due { key, .. })) = due.pop() else { continue };
+                let Some(Reverse(DueName { key, .. })) = due.pop() else { continue };
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let names = names.clone();
                 lookups.spawn(async move {
@@ -55,7 +55,7 @@ pub(super) async fn run(names: Names, mut pins: mpsc::UnboundedReceiver<HashSet<
                 let Ok((key, until, of)) = done else { continue };
                 if of == generation {
                     let now = names.now();
-                    due.push(Reverse(Due { at: until.clamp(now + LEAST, now + MOST), key }));
+                    due.push(Reverse(DueName { at: until.clamp(now + LEAST, now + MOST), key }));
                 }
             }
         }
@@ -70,26 +70,26 @@ async fn until(next: Option<Instant>) {
 }
 
 /// A name, and the time of its next lookup.
-struct Due {
+struct DueName {
     at: Instant,
-    key: Key,
+    key: NameKey,
 }
 
-impl PartialEq for Due {
+impl PartialEq for DueName {
     fn eq(&self, other: &Self) -> bool {
         self.at == other.at
     }
 }
 
-impl Eq for Due {}
+impl Eq for DueName {}
 
-impl PartialOrd for Due {
+impl PartialOrd for DueName {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Due {
+impl Ord for DueName {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.at.cmp(&other.at)
     }

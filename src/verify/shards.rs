@@ -1,7 +1,7 @@
 //! Storage of names: those of rules permanently, those of flows as a cache.
 
-use super::known::Known;
-use super::memory::{Memory, Owner};
+use super::generation_cache::{EntryOwner, GenerationCache};
+use super::known::NameEntry;
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,7 @@ const HALF: usize = 512;
 
 /// A name and an address family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct NameKey {
     /// The name.
     pub name: Hostname,
     /// The family.
@@ -23,44 +23,44 @@ pub struct Key {
 }
 
 #[derive(Debug)]
-pub(super) struct Shards {
-    shards: Box<[Mutex<Shard>]>,
+pub(super) struct NameShards {
+    shards: Box<[Mutex<NameShard>]>,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-pub(super) struct Shard {
-    pinned: HashMap<Key, Known>,
-    seen: Memory<Key, Known>,
+pub(super) struct NameShard {
+    pinned: HashMap<NameKey, NameEntry>,
+    seen: GenerationCache<NameKey, NameEntry>,
 }
 
-impl Default for Shards {
+impl Default for NameShards {
     fn default() -> Self {
-        let shard = || Mutex::new(Shard { pinned: HashMap::new(), seen: Memory::new(HALF) });
+        let shard = || Mutex::new(NameShard { pinned: HashMap::new(), seen: GenerationCache::new(HALF) });
         Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl Shards {
+impl NameShards {
     /// Locks the shard of a key: for short accesses, never while waiting.
-    pub(super) fn of(&self, key: &Key) -> MutexGuard<'_, Shard> {
+    pub(super) fn of(&self, key: &NameKey) -> MutexGuard<'_, NameShard> {
         lock(&self.shards[self.index(key)])
     }
 
-    fn index(&self, key: &Key) -> usize {
+    fn index(&self, key: &NameKey) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are all that counts")]
         let hash = self.hasher.hash_one(key) as usize;
         hash % SHARDS
     }
 
     /// Pins these names, and no others.
-    pub(super) fn pin(&self, keys: &HashSet<Key>) {
-        let mut of: Vec<Vec<&Key>> = vec![Vec::new(); SHARDS];
+    pub(super) fn pin(&self, keys: &HashSet<NameKey>) {
+        let mut of: Vec<Vec<&NameKey>> = vec![Vec::new(); SHARDS];
         for key in keys {
             of[self.index(key)].push(key);
         }
         for (shard, keys) in self.shards.iter().zip(of) {
-            let Shard { pinned, seen } = &mut *lock(shard);
+            let NameShard { pinned, seen } = &mut *lock(shard);
             let mut before = std::mem::take(pinned);
             for key in keys {
                 let known = before.remove(key).unwrap_or_default();
@@ -72,7 +72,7 @@ impl Shards {
                 }
             }
             for (key, known) in before {
-                seen.insert(Owner::ALL, key, known);
+                seen.insert(EntryOwner::ALL, key, known);
             }
         }
     }
@@ -86,9 +86,9 @@ impl Shards {
     }
 }
 
-impl Shard {
+impl NameShard {
     /// Returns a tenant's state of a name; an empty one, if it is new.
-    pub(super) fn known(&mut self, owner: Owner, key: &Key) -> &mut Known {
+    pub(super) fn known(&mut self, owner: EntryOwner, key: &NameKey) -> &mut NameEntry {
         let Self { pinned, seen } = self;
         match pinned.get_mut(key) {
             Some(known) => known,
@@ -96,18 +96,18 @@ impl Shard {
         }
     }
 
-    /// Like [`Shard::known`], without creating it.
-    pub(super) fn peek(&mut self, owner: Owner, key: &Key) -> Option<&Known> {
+    /// Like [`NameShard::known`], without creating it.
+    pub(super) fn peek(&mut self, owner: EntryOwner, key: &NameKey) -> Option<&NameEntry> {
         self.pinned.get(key).or(self.seen.get(owner, key).map(|known| &*known))
     }
 
     /// Returns all tenants' states of a name.
-    pub(super) fn of_all<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Known> {
+    pub(super) fn of_all<'a>(&'a self, key: &'a NameKey) -> impl Iterator<Item = &'a NameEntry> {
         self.pinned.get(key).into_iter().chain(self.seen.of_all(key))
     }
 }
 
 /// Ignores poisoning: the maps are consistent between calls.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<NameShard>) -> MutexGuard<'_, NameShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

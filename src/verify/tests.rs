@@ -1,12 +1,12 @@
 //! Names over time, with scripted DNS servers and a simulated clock.
 
-use super::names::{LookupMeters, Match, Names, Trouble, Unresolved};
-use super::places::Asker;
+use super::lookup_limiter::TenantLookups;
+use super::names::{AddressMatch, LookupError, LookupMeters, NameCache, ResolveError};
 use super::refresh;
-use super::shards::Key;
+use super::shards::NameKey;
 use crate::addr::Family;
 use crate::hostname::Hostname;
-use crate::verify::Answer;
+use crate::verify::NameAnswer;
 use metrics::{Counter, Histogram};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -22,17 +22,17 @@ const THREE: &str = "192.0.2.3";
 const SIX: &str = "2001:db8::6";
 
 /// One server's answer, and its delay; `None`: never.
-type Says = (u64, Option<Answer>);
+type ScriptedAnswer = (u64, Option<NameAnswer>);
 
 /// Each server's answers to the next lookups, and the names queried.
 #[derive(Default)]
-struct Script {
-    says: Mutex<Vec<Says>>,
+struct ScriptedServers {
+    says: Mutex<Vec<ScriptedAnswer>>,
     asked: Mutex<Vec<String>>,
 }
 
-impl Script {
-    fn say(&self, says: Vec<Says>) {
+impl ScriptedServers {
+    fn say(&self, says: Vec<ScriptedAnswer>) {
         *self.says.lock().unwrap() = says;
     }
 
@@ -45,8 +45,8 @@ fn paused_now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn names(says: Vec<Says>) -> (Names, Arc<Script>) {
-    let script = Arc::new(Script::default());
+fn names(says: Vec<ScriptedAnswer>) -> (NameCache, Arc<ScriptedServers>) {
+    let script = Arc::new(ScriptedServers::default());
     script.say(says);
     let servers = Arc::clone(&script);
     let ask = Box::new(move |name: &Hostname, family: Family| {
@@ -72,13 +72,13 @@ fn names(says: Vec<Says>) -> (Names, Arc<Script>) {
         refused: counter(),
         duration: Histogram::noop(),
     };
-    (Names::new(ask, GRACE, Handle::current(), paused_now, meters), script)
+    (NameCache::new(ask, GRACE, Handle::current(), paused_now, meters), script)
 }
 
-fn suits(answer: &Answer, family: Family) -> bool {
+fn suits(answer: &NameAnswer, family: Family) -> bool {
     match answer {
-        Answer::Addresses(addresses, _) => addresses.iter().all(|ip| Family::of(*ip) == family),
-        Answer::Absent(_) => true,
+        NameAnswer::Addresses(addresses, _) => addresses.iter().all(|ip| Family::of(*ip) == family),
+        NameAnswer::Absent(_) => true,
     }
 }
 
@@ -90,28 +90,28 @@ fn name() -> Hostname {
     "api.example.com".parse().unwrap()
 }
 
-fn after(milliseconds: u64, addresses: &[&str], ttl: u64) -> Says {
+fn after(milliseconds: u64, addresses: &[&str], ttl: u64) -> ScriptedAnswer {
     let addresses = addresses.iter().map(|address| ip(address)).collect();
-    (milliseconds, Some(Answer::Addresses(addresses, Duration::from_secs(ttl))))
+    (milliseconds, Some(NameAnswer::Addresses(addresses, Duration::from_secs(ttl))))
 }
 
-fn at_once(addresses: &[&str], ttl: u64) -> Says {
+fn at_once(addresses: &[&str], ttl: u64) -> ScriptedAnswer {
     after(0, addresses, ttl)
 }
 
-const DEAD: Says = (0, None);
+const DEAD: ScriptedAnswer = (0, None);
 
 /// The only tenant of a test with one.
-fn asker() -> Asker {
-    thread_local!(static ONE: Asker = Asker::default());
+fn asker() -> TenantLookups {
+    thread_local!(static ONE: TenantLookups = TenantLookups::default());
     ONE.with(Clone::clone)
 }
 
-async fn check(names: &Names, address: &str) -> Match {
+async fn check(names: &NameCache, address: &str) -> AddressMatch {
     names.check(&name(), ip(address), &asker()).await
 }
 
-async fn resolve(names: &Names, families: &[Family]) -> Result<Vec<IpAddr>, Unresolved> {
+async fn resolve(names: &NameCache, families: &[Family]) -> Result<Vec<IpAddr>, ResolveError> {
     names.resolve(&name(), families, &asker()).await
 }
 
@@ -119,70 +119,70 @@ async fn resolve(names: &Names, families: &[Family]) -> Result<Vec<IpAddr>, Unre
 async fn first_server_naming_the_address_suffices() {
     let (names, _) = names(vec![after(10, &[ONE], 60), after(20, &[TWO], 60), DEAD]);
     let start = paused_now();
-    assert_eq!(check(&names, TWO).await, Match::Yes);
+    assert_eq!(check(&names, TWO).await, AddressMatch::Yes);
     assert_eq!(paused_now() - start, Duration::from_millis(20), "it did not wait for the dead server");
-    assert_eq!(check(&names, THREE).await, Match::No);
+    assert_eq!(check(&names, THREE).await, AddressMatch::No);
     assert_eq!(paused_now() - start, Duration::from_secs(5), "a mismatch waits for all, within bounds");
 }
 
 #[tokio::test(start_paused = true)]
 async fn rotated_address_is_found_by_new_lookup() {
     let (names, script) = names(vec![at_once(&[ONE], 300)]);
-    assert_eq!(check(&names, ONE).await, Match::Yes);
-    assert_eq!(check(&names, TWO).await, Match::No);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
+    assert_eq!(check(&names, TWO).await, AddressMatch::No);
     assert_eq!(script.lookups(), 1, "an answer of this very second is believed");
     script.say(vec![at_once(&[TWO], 300)]);
     advance(Duration::from_secs(2)).await;
-    assert_eq!(check(&names, TWO).await, Match::Yes);
-    assert_eq!(check(&names, ONE).await, Match::Yes, "the one before is still good");
+    assert_eq!(check(&names, TWO).await, AddressMatch::Yes);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes, "the one before is still good");
     assert_eq!(script.lookups(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn concurrent_flows_share_one_lookup() {
     let (names, script) = names(vec![after(50, &[ONE], 60)]);
-    let asker = Asker::default();
+    let asker = TenantLookups::default();
     let mut flows = tokio::task::JoinSet::new();
     for _ in 0..500 {
         let (names, asker) = (names.clone(), asker.clone());
         flows.spawn(async move { names.check(&name(), ip(ONE), &asker).await });
     }
-    assert!(flows.join_all().await.iter().all(|found| *found == Match::Yes));
+    assert!(flows.join_all().await.iter().all(|found| *found == AddressMatch::Yes));
     assert_eq!(script.lookups(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn stale_addresses_serve_during_grace() {
     let (names, script) = names(vec![at_once(&[ONE], 60)]);
-    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
     script.say(vec![DEAD]);
     advance(GRACE).await;
     let start = paused_now();
-    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
     assert_eq!(start, paused_now(), "nobody waits for a name that is known");
-    assert_eq!(check(&names, TWO).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(check(&names, TWO).await, AddressMatch::Unknown(LookupError::NoAnswer));
     assert_eq!(resolve(&names, &[Family::V4]).await, Ok(vec![ip(ONE)]));
     advance(Duration::from_mins(1)).await;
-    assert_eq!(check(&names, ONE).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(check(&names, ONE).await, AddressMatch::Unknown(LookupError::NoAnswer));
     assert_eq!(
         resolve(&names, &[Family::V4]).await,
-        Err(Unresolved::Unknown(Trouble::NoAnswer)),
+        Err(ResolveError::Unknown(LookupError::NoAnswer)),
         "never a guess"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn negative_answers_are_cached() {
-    let (names, script) = names(vec![(0, Some(Answer::Absent(Duration::from_hours(1))))]);
+    let (names, script) = names(vec![(0, Some(NameAnswer::Absent(Duration::from_hours(1))))]);
     for _ in 0..3 {
-        assert_eq!(check(&names, ONE).await, Match::Absent);
-        assert_eq!(resolve(&names, &[Family::V4]).await, Err(Unresolved::Absent));
+        assert_eq!(check(&names, ONE).await, AddressMatch::Absent);
+        assert_eq!(resolve(&names, &[Family::V4]).await, Err(ResolveError::Absent));
         advance(Duration::from_secs(5)).await;
     }
     assert_eq!(script.lookups(), 1);
     script.say(vec![at_once(&[ONE], 60)]);
     advance(Duration::from_secs(30)).await;
-    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +206,7 @@ async fn dialled_addresses_are_fresh_and_interleaved() {
 #[tokio::test(start_paused = true)]
 async fn made_up_names_delay_no_others() {
     let (names, _) = names(vec![DEAD]);
-    let (busy, other) = (Asker::default(), Asker::default());
+    let (busy, other) = (TenantLookups::default(), TenantLookups::default());
     let mut flows = tokio::task::JoinSet::new();
     for n in 0..200 {
         let (names, busy) = (names.clone(), busy.clone());
@@ -215,10 +215,10 @@ async fn made_up_names_delay_no_others() {
     }
     tokio::task::yield_now().await;
     let start = paused_now();
-    assert_eq!(names.check(&name(), ip(ONE), &other).await, Match::Unknown(Trouble::NoAnswer));
+    assert_eq!(names.check(&name(), ip(ONE), &other).await, AddressMatch::Unknown(LookupError::NoAnswer));
     assert_eq!(paused_now() - start, Duration::from_secs(5), "it was asked for");
     let refused = flows.join_all().await;
-    let refused = refused.iter().filter(|found| **found == Match::Unknown(Trouble::Busy)).count();
+    let refused = refused.iter().filter(|found| **found == AddressMatch::Unknown(LookupError::Busy)).count();
     assert_eq!(refused, 200 - 128);
 }
 
@@ -227,12 +227,12 @@ async fn rule_names_are_prefetched_and_refreshed() {
     let (names, script) = names(vec![at_once(&[ONE], 60)]);
     let (pins, pinned) = mpsc::unbounded_channel();
     tokio::spawn(refresh::run(names.clone(), pinned));
-    let keys = [Key { name: name(), family: Family::V4 }];
+    let keys = [NameKey { name: name(), family: Family::V4 }];
     names.pin(&keys.clone().into());
     pins.send(keys.into()).unwrap();
     sleep(Duration::from_secs(1)).await;
     let start = paused_now();
-    assert_eq!(check(&names, ONE).await, Match::Yes);
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
     assert_eq!(paused_now(), start);
     assert_eq!(script.lookups(), 1);
     sleep(Duration::from_mins(10)).await;
@@ -252,12 +252,12 @@ async fn rule_names_are_prefetched_and_refreshed() {
 #[tokio::test(start_paused = true)]
 async fn rule_names_outlive_made_up_ones() {
     let (names, _) = names(vec![at_once(&[ONE], 60)]);
-    names.pin(&[Key { name: name(), family: Family::V4 }].into());
-    assert_eq!(check(&names, ONE).await, Match::Yes);
-    let asker = Asker::default();
+    names.pin(&[NameKey { name: name(), family: Family::V4 }].into());
+    assert_eq!(check(&names, ONE).await, AddressMatch::Yes);
+    let asker = TenantLookups::default();
     for n in 0..70_000 {
         let made_up = format!("n{n}.example.com").parse().unwrap();
-        assert_eq!(names.check(&made_up, ip(ONE), &asker).await, Match::Yes);
+        assert_eq!(names.check(&made_up, ip(ONE), &asker).await, AddressMatch::Yes);
     }
     assert!(names.count() <= 65_537, "{}", names.count());
     assert_eq!(names.known(&name(), None), [ip(ONE)]);
@@ -266,15 +266,15 @@ async fn rule_names_outlive_made_up_ones() {
 #[tokio::test(start_paused = true)]
 async fn made_up_names_evict_no_others() {
     let (names, script) = names(vec![at_once(&[ONE], 5)]);
-    let (good, hostile) = (Asker::default(), Asker::default());
-    assert_eq!(names.check(&name(), ip(ONE), &good).await, Match::Yes);
+    let (good, hostile) = (TenantLookups::default(), TenantLookups::default());
+    assert_eq!(names.check(&name(), ip(ONE), &good).await, AddressMatch::Yes);
     script.say(vec![at_once(&[TWO], 5)]);
     advance(Duration::from_secs(6)).await;
     for n in 0..75_000 {
         let made_up = format!("n{n}.example.com").parse().unwrap();
-        assert_eq!(names.check(&made_up, ip(TWO), &hostile).await, Match::Yes);
+        assert_eq!(names.check(&made_up, ip(TWO), &hostile).await, AddressMatch::Yes);
     }
     assert!(names.count() <= 65_536, "{}", names.count());
-    assert_eq!(names.check(&name(), ip(ONE), &good).await, Match::Yes, "within the grace period");
-    assert_eq!(names.check(&name(), ip(ONE), &hostile).await, Match::No, "it never knew that address");
+    assert_eq!(names.check(&name(), ip(ONE), &good).await, AddressMatch::Yes, "within the grace period");
+    assert_eq!(names.check(&name(), ip(ONE), &hostile).await, AddressMatch::No, "it never knew that address");
 }

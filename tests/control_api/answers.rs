@@ -1,23 +1,24 @@
 //! Fixed answers of the control API.
 
 use egret::admin::{
-    self, CandidateControl, CandidateReport, Control, DrainAnswer, ExplainQuery, ExplainReport, Hot,
-    LoadAnswer, PortsQuery, PortsReport, Refusal, ReloadAnswer, Source, Target, Tenant,
+    self, CandidateHandlers, CandidateReport, ClientTarget, ControlError, ControlHandlers, DestinationPorts,
+    DrainAnswer, ExplainQuery, ExplainReport, LoadAnswer, PortsQuery, PortsReport, ReloadAnswer, SourcePorts,
+    TenantPorts,
 };
-use egret::audit::Peer;
+use egret::audit::SocketPeer;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// One pool with one address, and one warm destination.
-pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
+pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
     let ports = move |query: PortsQuery| {
         if query.pool.as_deref().is_some_and(|pool| pool != "acme") {
-            return Err(Refusal("no pool is called that".into()));
+            return Err(ControlError("no pool is called that".into()));
         }
         *asked.lock().unwrap() = Some(query);
         Ok(report())
     };
-    let drain = |peer: Peer, order: admin::DrainOrder| {
+    let drain = |peer: SocketPeer, order: admin::DrainOrder| {
         assert_eq!(peer.pid.is_some(), peer.uid.is_some());
         match (order.source.to_string().as_str(), order.on) {
             ("203.0.113.16", on) => {
@@ -25,16 +26,16 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
                 Ok(DrainAnswer { source: order.source, state: state.into() })
             }
             ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
-            _ => Err(Refusal(format!("{} is not listed by any pool", order.source))),
+            _ => Err(ControlError(format!("{} is not listed by any pool", order.source))),
         }
     };
-    let reload = |_: Peer, ()| {
+    let reload = |_: SocketPeer, ()| {
         let (answer, told) = oneshot::channel();
         answer.send(refused()).unwrap();
         Ok(told)
     };
-    let names = |_| Err(Refusal("nobody asks".into()));
-    Control {
+    let names = |_| Err(ControlError("nobody asks".into()));
+    ControlHandlers {
         ports: Arc::new(ports),
         names: Arc::new(names),
         drain: Arc::new(drain),
@@ -46,9 +47,9 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> Control {
 }
 
 /// Initially without a candidate; only `good.toml` can be loaded.
-fn candidate() -> CandidateControl {
-    let none = || Refusal("no candidate is loaded".into());
-    let load = |_: Peer, order: admin::LoadOrder| {
+fn candidate() -> CandidateHandlers {
+    let none = || ControlError("no candidate is loaded".into());
+    let load = |_: SocketPeer, order: admin::LoadOrder| {
         let loaded = order.file.ends_with("good.toml");
         let (answer, told) = oneshot::channel();
         let findings = if loaded { Vec::new() } else { vec!["bad.toml:3:1: error: unknown key".into()] };
@@ -56,22 +57,22 @@ fn candidate() -> CandidateControl {
         answer.send(LoadAnswer { loaded, version, difference, revoked: 0, findings }).unwrap();
         Ok(told)
     };
-    let share = move |_: Peer, _: admin::ShareOrder| {
+    let share = move |_: SocketPeer, _: admin::ShareOrder| {
         let (answer, told) = oneshot::channel();
         answer.send(Err(none())).unwrap();
         Ok(told)
     };
-    let promote = |_: Peer, ()| {
+    let promote = |_: SocketPeer, ()| {
         let (answer, told) = oneshot::channel();
         answer.send(refused()).unwrap();
         Ok(told)
     };
-    let drop = move |_: Peer, ()| {
+    let drop = move |_: SocketPeer, ()| {
         let (answer, told) = oneshot::channel();
         answer.send(Err(none())).unwrap();
         Ok(told)
     };
-    CandidateControl {
+    CandidateHandlers {
         report: Arc::new(|()| Ok(CandidateReport { candidate: None })),
         files: Arc::new(move |()| Err(none())),
         load: Arc::new(load),
@@ -94,8 +95,10 @@ pub fn refused() -> ReloadAnswer {
 }
 
 /// Answers that the client belongs to no tenant.
-fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
-    let Target::Name(name, port) = query.to else { return Err(Refusal("an address already".into())) };
+fn explain(query: ExplainQuery) -> Result<ExplainReport, ControlError> {
+    let ClientTarget::Name(name, port) = query.to else {
+        return Err(ControlError("an address already".into()));
+    };
     Ok(ExplainReport {
         live: true,
         from: query.from,
@@ -130,7 +133,7 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, Refusal> {
 
 pub fn report() -> PortsReport {
     PortsReport {
-        sources: vec![Source {
+        sources: vec![SourcePorts {
             pool: "acme".into(),
             source: "203.0.113.16".into(),
             public: None,
@@ -140,7 +143,7 @@ pub fn report() -> PortsReport {
             held: 2,
             busiest: 10,
         }],
-        hot: vec![Hot {
+        hot: vec![DestinationPorts {
             pool: "acme".into(),
             source: "203.0.113.16".parse().unwrap(),
             public: None,
@@ -151,7 +154,7 @@ pub fn report() -> PortsReport {
             capacity: 16,
             growth_per_second: Some(0.5),
             exhausted_in_seconds: Some(12),
-            tenants: vec![Tenant { tenant: "acme".into(), ports: 8 }],
+            tenants: vec![TenantPorts { tenant: "acme".into(), ports: 8 }],
             clients: Vec::new(),
         }],
     }

@@ -1,37 +1,39 @@
 //! Status report of a candidate.
 
-use super::Loaded;
-use crate::admin::{Canary, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges};
-use crate::gateway::{self, Change, Terms, WINDOW};
+use super::LoadedCandidate;
+use crate::admin::{
+    CanaryStatus, CandidateStatus, ChangedFlows, ExampleFlows, RequestChanges, RollbackReport, TenantChanges,
+};
+use crate::gateway::{self, CanaryTerms, PolicyChange, WINDOW};
 use std::sync::Arc;
 
-impl Loaded {
+impl LoadedCandidate {
     pub(super) fn state(&self) -> &'static str {
         match self.candidate.terms() {
             None => "observing",
-            Some(_) if self.candidate.fell_back().is_some() => "fell_back",
+            Some(_) if self.candidate.rollback().is_some() => "fell_back",
             Some(_) => "canary",
         }
     }
 
     pub(super) fn status(&self) -> CandidateStatus {
-        let (tally, fell_back) = (self.candidate.tally(), self.candidate.fell_back());
+        let (tally, fell_back) = (self.candidate.tally(), self.candidate.rollback());
         let mut changes: Vec<_> = tally.kinds.into_iter().map(|(kind, kept)| changed(kind, kept)).collect();
         let often = |of: &ChangedFlows| std::cmp::Reverse((of.flows + of.requests, of.flows));
         changes.sort_by(|a, b| (often(a), &a.tenant, &a.rule).cmp(&(often(b), &b.tenant, &b.rule)));
         let tenants = tally.tenants.into_iter().map(|(tenant, counts)| {
-            let of = |change: Change| counts.flows[change as usize];
-            let requests = |change: Change| counts.requests[change as usize];
+            let of = |change: PolicyChange| counts.flows[change as usize];
+            let requests = |change: PolicyChange| counts.requests[change as usize];
             TenantChanges {
                 tenant,
-                same: of(Change::Same),
-                would_deny: of(Change::WouldDeny),
-                would_allow: of(Change::WouldAllow),
-                unjudged: of(Change::Unjudged),
+                same: of(PolicyChange::Same),
+                would_deny: of(PolicyChange::WouldDeny),
+                would_allow: of(PolicyChange::WouldAllow),
+                unjudged: of(PolicyChange::Unjudged),
                 requests: RequestChanges {
-                    same: requests(Change::Same),
-                    would_deny: requests(Change::WouldDeny),
-                    would_allow: requests(Change::WouldAllow),
+                    same: requests(PolicyChange::Same),
+                    would_deny: requests(PolicyChange::WouldDeny),
+                    would_allow: requests(PolicyChange::WouldAllow),
                 },
             }
         });
@@ -40,10 +42,10 @@ impl Loaded {
             version: Arc::clone(&self.version),
             loaded: self.time,
             state: self.state().to_owned(),
-            canary: self.candidate.terms().map(|Terms { percent, max_denials }| Canary {
+            canary: self.candidate.terms().map(|CanaryTerms { percent, max_denials }| CanaryStatus {
                 percent,
                 max_denials,
-                fell_back: fell_back.map(|gateway::FellBack { time, denied, flows }| FellBack {
+                fell_back: fell_back.map(|gateway::Rollback { time, denied, flows }| RollbackReport {
                     time,
                     denied,
                     flows,
@@ -57,7 +59,7 @@ impl Loaded {
     }
 }
 
-fn changed(kind: gateway::Kind, kept: gateway::Kept) -> ChangedFlows {
+fn changed(kind: gateway::ChangeKind, kept: gateway::ChangeGroup) -> ChangedFlows {
     let mut examples: Vec<_> = kept.examples.into_iter().map(example).collect();
     examples.sort_by_key(|example| std::cmp::Reverse(example.last));
     ChangedFlows {
@@ -72,8 +74,8 @@ fn changed(kind: gateway::Kind, kept: gateway::Kept) -> ChangedFlows {
     }
 }
 
-fn example(example: gateway::Example) -> Example {
-    Example {
+fn example(example: gateway::ChangeExample) -> ExampleFlows {
+    ExampleFlows {
         hostname: example.hostname.map(|name| name.to_string()),
         destination: example.destination.socket(),
         client: example.client,

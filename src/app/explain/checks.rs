@@ -3,16 +3,16 @@
 
 use crate::admin::ExplainReport;
 use crate::gateway::{
-    AddressCheck, CertificateCheck, Ruling, Verification, address_refusal, certificate_refusal,
+    AddressCheck, CertificateCheck, EffectiveRules, VerificationHandles, address_refusal, certificate_refusal,
 };
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Decision, Denial, Destination, Permit, Tenant};
+use crate::policy::{CertificateRule, Decision, Denial, DestinationRule, Permit, TenantRules};
 
 /// Returns the decision after the checks.
 pub(super) fn checked(
     report: &mut ExplainReport,
-    ruling: Ruling<'_>,
+    ruling: EffectiveRules<'_>,
     asked: &AskedName,
     permit: Permit,
 ) -> Decision {
@@ -21,7 +21,7 @@ pub(super) fn checked(
     let (Some(verification), AskedName::Valid(name)) = (ruling.verification, asked) else {
         return Decision::Permit(permit);
     };
-    if !permit.asks() {
+    if !permit.needs_checks() {
         return Decision::Permit(permit);
     }
     let rule = permit.rule().cloned();
@@ -33,27 +33,27 @@ pub(super) fn checked(
 /// Returns the permits after the address check; at least one.
 fn address(
     report: &mut ExplainReport,
-    Verification { verifier, asker, .. }: &Verification,
-    tenant: &Tenant,
+    VerificationHandles { verifier, asker, .. }: &VerificationHandles,
+    tenant: &TenantRules,
     name: &Hostname,
     permit: Permit,
 ) -> Result<Vec<Permit>, Outcome> {
     let names = verifier.names();
-    if permit.destination() != Destination::Original {
+    if permit.destination() != DestinationRule::Original {
         report.known_addresses = Some(names.known(name, Some(asker)));
     }
     match permit.destination() {
-        Destination::Original => {}
-        Destination::Observe | Destination::Verify if report.address_assumed => {}
-        Destination::Observe | Destination::Verify => {
+        DestinationRule::Original => {}
+        DestinationRule::Observe | DestinationRule::Verify if report.address_assumed => {}
+        DestinationRule::Observe | DestinationRule::Verify => {
             let found = names.judge(name, permit.dial().ip(), asker);
             report.address_check = found.map(|found| AddressCheck::from(found).as_str().to_owned());
             let refusal = found.and_then(address_refusal);
-            if let Some((outcome, _)) = refusal.filter(|_| permit.destination() == Destination::Verify) {
+            if let Some((outcome, _)) = refusal.filter(|_| permit.destination() == DestinationRule::Verify) {
                 return Err(outcome);
             }
         }
-        Destination::Resolve => {
+        DestinationRule::Resolve => {
             let asked = AskedName::Valid(name.clone());
             let known = report.known_addresses.iter().flatten();
             let permits: Vec<_> = known.filter_map(|&ip| tenant.redirect(&permit, &asked, ip).ok()).collect();
@@ -69,13 +69,13 @@ fn address(
 /// Returns the first permit that passes the certificate check.
 fn certificate(
     report: &mut ExplainReport,
-    Verification { verifier, asker, .. }: &Verification,
+    VerificationHandles { verifier, asker, .. }: &VerificationHandles,
     name: &Hostname,
     permits: Vec<Permit>,
 ) -> Result<Permit, Outcome> {
     let mut refused = Err(Outcome::NameUnresolved);
     for permit in permits {
-        let unknown = permit.destination() != Destination::Resolve && report.address_assumed;
+        let unknown = permit.destination() != DestinationRule::Resolve && report.address_assumed;
         if permit.certificate() == CertificateRule::Unasked || unknown {
             return Ok(permit);
         }

@@ -1,6 +1,6 @@
 //! The state of the machine's network that a configuration needs.
 
-use super::families::Client;
+use super::families::ClientPool;
 use crate::addr::PortRange;
 use crate::app::steered::steering_params;
 use crate::config::{Config, Ports};
@@ -10,18 +10,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The state of the machine's network that a configuration needs.
-pub(in crate::app) struct Expected {
+pub(in crate::app) struct ExpectedNetwork {
     pub(super) params: Params,
     /// `[steering] watch`
     pub(super) watch: bool,
     /// `[steering] repair`
     pub(super) repair: Option<PathBuf>,
     /// The clients' networks.
-    pub(super) clients: Vec<Client>,
+    pub(super) clients: Vec<ClientPool>,
     ports: Option<Vec<(u16, u16)>>,
 }
 
-impl Expected {
+impl ExpectedNetwork {
     /// For a configuration as read from its files, with pools and tenants.
     pub(in crate::app) fn of(config: &Config) -> Self {
         let clients = config

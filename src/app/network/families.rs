@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Ability of a pool to send out flows of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaves {
+enum FamilyReachability {
     Yes,
     /// There is no default route, though there may be routes to some networks.
     Unrouted,
@@ -25,25 +25,25 @@ enum Leaves {
 }
 
 /// A client network, and the pool that its flows leave from.
-pub(super) type Client = (IpNet, Arc<str>);
+pub(super) type ClientPool = (IpNet, Arc<str>);
 
 /// Keeps the kernel's table of refusals in step with routes and pools.
-pub(super) struct Families {
+pub(super) struct FamilyRefusals {
     refusals: Option<Refusals>,
     scope: Scope,
-    clients: Vec<Client>,
+    clients: Vec<ClientPool>,
     /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
     /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
     in_kernel: Option<(Scope, [Refused; 2])>,
     /// The states that were last logged, by pool.
-    logged: BTreeMap<Arc<str>, [Leaves; 2]>,
+    logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
     /// The warning that the kernel cannot do this has been logged.
     is_unsupported: bool,
 }
 
-impl Families {
-    pub(super) fn new(scope: Scope, clients: Vec<Client>, takes_ipv6: bool) -> Self {
+impl FamilyRefusals {
+    pub(super) fn new(scope: Scope, clients: Vec<ClientPool>, takes_ipv6: bool) -> Self {
         Self {
             refusals: None,
             scope,
@@ -56,7 +56,7 @@ impl Families {
     }
 
     /// Replaces scope and clients after a reload.
-    pub(super) fn expect(&mut self, scope: Scope, clients: Vec<Client>) {
+    pub(super) fn expect(&mut self, scope: Scope, clients: Vec<ClientPool>) {
         (self.scope, self.clients) = (scope, clients);
     }
 
@@ -101,21 +101,21 @@ impl Families {
         self.refusals.as_mut().map_or(Ok(()), |refusals| refusals.put(scope, [v4, v6]))
     }
 
-    fn log_changes(&self, states: &BTreeMap<Arc<str>, [Leaves; 2]>) {
+    fn log_changes(&self, states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>) {
         for (pool, now) in states {
-            let before = self.logged.get(pool).copied().unwrap_or([Leaves::Yes; 2]);
+            let before = self.logged.get(pool).copied().unwrap_or([FamilyReachability::Yes; 2]);
             for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
                 match (before[index], now[index]) {
                     (before, now) if before == now => {}
-                    (_, Leaves::Yes) => {
+                    (_, FamilyReachability::Yes) => {
                         tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
                     }
-                    (_, Leaves::Unrouted) => tracing::warn!(
+                    (_, FamilyReachability::Unrouted) => tracing::warn!(
                         %pool,
                         "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients \
                          fall back to the other family; add a default route"
                     ),
-                    (_, Leaves::No) => tracing::warn!(
+                    (_, FamilyReachability::No) => tracing::warn!(
                         %pool,
                         "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} \
                          connections are refused at once, so that clients fall back to the other family"
@@ -127,46 +127,50 @@ impl Families {
 }
 
 /// The states of IPv4 and IPv6. If neither can leave, both count as able to: see the head of this file.
-fn leaves(pool: &Pool, takes_ipv6: bool) -> [Leaves; 2] {
+fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
     let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
-        let Some(source) = pool.any_source(family).filter(|_| taken) else { return Leaves::No };
+        let Some(source) = pool.any_source(family).filter(|_| taken) else { return FamilyReachability::No };
         match routing::way(of.far(), Some(source.ip()), None) {
-            Ok(Way::Nowhere) => Leaves::Unrouted,
+            Ok(Way::Nowhere) => FamilyReachability::Unrouted,
             // no refusals on uncertain grounds
-            Ok(Way::Out | Way::Local) | Err(_) => Leaves::Yes,
+            Ok(Way::Out | Way::Local) | Err(_) => FamilyReachability::Yes,
         }
     });
-    if states.contains(&Leaves::Yes) { states } else { [Leaves::Yes; 2] }
+    if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
 }
 
 /// The clients of one family whose connections cannot leave.
-fn refused(clients: &[Client], states: &BTreeMap<Arc<str>, [Leaves; 2]>, v4: bool) -> Refused {
+fn refused(
+    clients: &[ClientPool],
+    states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
+    v4: bool,
+) -> Refused {
     let mut networks = Vec::new();
     for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
-        let state = states.get(pool).map_or(Leaves::Yes, |states| states[usize::from(!v4)]);
+        let state = states.get(pool).map_or(FamilyReachability::Yes, |states| states[usize::from(!v4)]);
         networks.push((number(network.network()), number(network.broadcast()), state));
     }
     let mut refused = Refused::default();
     for (first, last, state) in flattened(networks) {
         let range = (address(first, v4), address(last, v4));
         match state {
-            Leaves::Yes => {}
-            Leaves::Unrouted => refused.unrouted.push(range),
-            Leaves::No => refused.everywhere.push(range),
+            FamilyReachability::Yes => {}
+            FamilyReachability::Unrouted => refused.unrouted.push(range),
+            FamilyReachability::No => refused.everywhere.push(range),
         }
     }
     refused
 }
 
 /// Nested networks as disjoint ranges, in order: the longest prefix wins, and adjacent ranges of one state are merged.
-fn flattened(mut networks: Vec<(u128, u128, Leaves)>) -> Vec<(u128, u128, Leaves)> {
+fn flattened(mut networks: Vec<(u128, u128, FamilyReachability)>) -> Vec<(u128, u128, FamilyReachability)> {
     networks.sort_by_key(|(first, last, _)| (*first, Reverse(*last)));
-    let mut ranges: Vec<(u128, u128, Leaves)> = Vec::new();
-    let mut open: Vec<(u128, Leaves)> = Vec::new();
+    let mut ranges: Vec<(u128, u128, FamilyReachability)> = Vec::new();
+    let mut open: Vec<(u128, FamilyReachability)> = Vec::new();
     // first address that is in no range yet; `None` past the last address of the family
     let mut at = Some(0);
-    let mut put = |from: Option<u128>, to: u128, state: Leaves| {
+    let mut put = |from: Option<u128>, to: u128, state: FamilyReachability| {
         let Some(from) = from.filter(|from| *from <= to) else { return };
         match ranges.last_mut() {
             Some((_, last, before)) if *before == state && last.checked_add(1) == Some(from) => *last = to,
@@ -212,9 +216,9 @@ mod tests {
 
     fn ranges(clients: &[(&str, &str)], v4: bool) -> Refused {
         let states = [
-            ("both", [Leaves::Yes, Leaves::Yes]),
-            ("old", [Leaves::Yes, Leaves::No]),
-            ("new", [Leaves::No, Leaves::Unrouted]),
+            ("both", [FamilyReachability::Yes, FamilyReachability::Yes]),
+            ("old", [FamilyReachability::Yes, FamilyReachability::No]),
+            ("new", [FamilyReachability::No, FamilyReachability::Unrouted]),
         ];
         let states = states.into_iter().map(|(name, states)| (Arc::from(name), states)).collect();
         let clients: Vec<_> =

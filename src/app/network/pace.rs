@@ -11,12 +11,12 @@ const BURST: Duration = Duration::from_millis(200);
 
 /// Token bucket of looking time.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct LookBudget {
     spent: Duration,
     at: Instant,
 }
 
-impl Pace {
+impl LookBudget {
     pub(super) fn new(now: Instant) -> Self {
         Self { spent: Duration::ZERO, at: now }
     }
@@ -37,7 +37,7 @@ mod tests {
     /// Looks one after the other for a minute, each of which takes so long: how many, and the pauses of the first ten.
     fn looks(took: Duration) -> (u32, Vec<Duration>) {
         let mut now = crate::clock::now();
-        let (end, mut pace, mut pauses) = (now + Duration::from_mins(1), Pace::new(now), Vec::new());
+        let (end, mut pace, mut pauses) = (now + Duration::from_mins(1), LookBudget::new(now), Vec::new());
         while now < end {
             let start = now;
             now += took;

@@ -15,7 +15,7 @@ const STABLE: Duration = Duration::from_mins(1);
 
 /// Repair requests with exponential back-off.
 #[derive(Debug)]
-pub(super) struct Repairs {
+pub(super) struct RepairRequests {
     /// The file to create; `None` if `[steering] repair` is off.
     request: Option<PathBuf>,
     /// Requests since steering was last stable.
@@ -27,7 +27,7 @@ pub(super) struct Repairs {
     is_reported: bool,
 }
 
-impl Repairs {
+impl RepairRequests {
     pub(super) fn new(request: Option<PathBuf>) -> Self {
         let repairs = Self { request, asked: 0, next: None, intact_since: None, is_reported: false };
         repairs.withdraw();
@@ -113,7 +113,7 @@ mod tests {
     fn requests_back_off_until_steering_is_stable() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("request");
-        let mut repairs = Repairs::new(Some(file.clone()));
+        let mut repairs = RepairRequests::new(Some(file.clone()));
         let start = clock::now();
         let mut asked = Vec::new();
         for second in 0..1000 {
@@ -136,14 +136,14 @@ mod tests {
     fn unanswered_request_is_withdrawn_once_repaired() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("request");
-        let mut repairs = Repairs::new(Some(file.clone()));
+        let mut repairs = RepairRequests::new(Some(file.clone()));
         let start = clock::now();
         assert!(repairs.ask(start) && !repairs.is_taken());
         assert!(!repairs.ask(start + Duration::from_mins(1)));
         repairs.note_intact(start + Duration::from_mins(2));
         assert!(repairs.is_taken() && !file.exists());
-        let mut nowhere = Repairs::new(Some(dir.path().join("no/such/folder")));
+        let mut nowhere = RepairRequests::new(Some(dir.path().join("no/such/folder")));
         assert!(!nowhere.ask(start));
-        assert!(!Repairs::new(None).ask(start));
+        assert!(!RepairRequests::new(None).ask(start));
     }
 }

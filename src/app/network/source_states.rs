@@ -1,7 +1,7 @@
 //! Presence of the pools' addresses on this machine.
 
 use crate::addr::SourceAddr;
-use crate::app::truth::list;
+use crate::app::reconcile::list;
 use crate::egress::{Pools, SourceState};
 use crate::steering::REMEDY;
 use crate::sys::routing::LocalTable;
@@ -97,7 +97,7 @@ impl SourceStates {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
-    use crate::egress::{Ledger, PoolSpec, Select};
+    use crate::egress::{Ledger, PoolSpec, SourceSelection};
     use std::collections::BTreeMap;
     use std::time::Duration;
 
@@ -106,7 +106,7 @@ mod tests {
             name: "pool".into(),
             addresses: addresses.iter().map(|network| network.parse().unwrap()).collect(),
             ports: PortRange::new(20_000, 20_001).unwrap(),
-            select: Select::Paired,
+            select: SourceSelection::Paired,
             drain: Vec::new(),
             public: BTreeMap::new(),
             rest: Duration::ZERO,

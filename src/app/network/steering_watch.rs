@@ -1,7 +1,7 @@
 //! Watches steering: readiness, log, and requests for repair.
 
-use super::expected::Expected;
-use super::repairs::Repairs;
+use super::expected::ExpectedNetwork;
+use super::repairs::RepairRequests;
 use crate::admin::Readiness;
 use crate::steering::{Look, Lost, Part, REMEDY, Watched};
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ const OFTEN: Duration = Duration::from_millis(100);
 
 /// Result of a change of steering by a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::app) enum Renewal {
+pub(in crate::app) enum SteeringRenewal {
     /// The steering in place fits the new configuration.
     Unneeded,
     /// The new steering is in place.
@@ -25,8 +25,8 @@ pub(in crate::app) enum Renewal {
 }
 
 /// A reload that waits for its steering to be in place.
-struct Renewing {
-    reply: SyncSender<Renewal>,
+struct PendingRenewal {
+    reply: SyncSender<SteeringRenewal>,
     deadline: Instant,
     /// The rules before the request.
     rules: BTreeSet<u64>,
@@ -35,24 +35,24 @@ struct Renewing {
 }
 
 pub(super) struct SteeringWatch {
-    expected: Expected,
+    expected: ExpectedNetwork,
     /// `None` if `[steering] watch` is off.
     watched: Option<Watched>,
-    repairs: Repairs,
+    repairs: RepairRequests,
     requests: u64,
     /// The findings of the last look.
     look: Look,
-    renewing: Option<Renewing>,
+    renewing: Option<PendingRenewal>,
     /// The warning that the kernel cannot be asked has been logged.
     is_blind: bool,
     readiness: Readiness,
 }
 
 impl SteeringWatch {
-    pub(super) fn new(expected: Expected, readiness: Readiness) -> Self {
+    pub(super) fn new(expected: ExpectedNetwork, readiness: Readiness) -> Self {
         Self {
             watched: expected.watched(),
-            repairs: Repairs::new(expected.repair.clone()),
+            repairs: RepairRequests::new(expected.repair.clone()),
             requests: 0,
             expected,
             look: Look::default(),
@@ -71,10 +71,15 @@ impl SteeringWatch {
     }
 
     /// Watches the steering of a new configuration. The result is sent by the deadline.
-    pub(super) fn expect(&mut self, expected: Expected, reply: SyncSender<Renewal>, deadline: Instant) {
+    pub(super) fn expect(
+        &mut self,
+        expected: ExpectedNetwork,
+        reply: SyncSender<SteeringRenewal>,
+        deadline: Instant,
+    ) {
         let another = expected.script() != self.expected.script();
         if expected.repair != self.expected.repair {
-            self.repairs = Repairs::new(expected.repair.clone());
+            self.repairs = RepairRequests::new(expected.repair.clone());
         }
         match (&mut self.watched, expected.watch) {
             (Some(watched), true) => watched.expect(&expected.params),
@@ -83,12 +88,12 @@ impl SteeringWatch {
         self.expected = expected;
         let now = crate::clock::now();
         let answer = if !another && !self.can_be_repaired() {
-            Renewal::Unneeded
+            SteeringRenewal::Unneeded
         } else if self.watched.is_none() || !self.repairs.ask_now(now) {
-            Renewal::ByHand
+            SteeringRenewal::ByHand
         } else {
             let rules = self.look.rules.clone();
-            self.renewing = Some(Renewing { reply, deadline, rules, lost: self.can_be_repaired() });
+            self.renewing = Some(PendingRenewal { reply, deadline, rules, lost: self.can_be_repaired() });
             return;
         };
         // The receiver may have given up.
@@ -113,7 +118,7 @@ impl SteeringWatch {
                 self.is_blind = false;
                 let before = std::mem::replace(&mut self.look, look);
                 self.log_change(&before.lost);
-                self.renew(now);
+                self.begin_renewal(now);
                 if self.can_be_repaired() {
                     let asks = self.renewing.is_none() && self.repairs.ask(now);
                     self.requests += u64::from(asks);
@@ -142,14 +147,14 @@ impl SteeringWatch {
         if self.can_be_repaired() { REMEDY } else { "correct [steering] interfaces, then `egret reload`" }
     }
 
-    fn renew(&mut self, now: Instant) {
+    fn begin_renewal(&mut self, now: Instant) {
         let (lost, taken) = (self.can_be_repaired(), self.repairs.is_taken());
         let Some(renewing) = &mut self.renewing else { return };
         renewing.lost |= lost;
         let is_new = renewing.lost || renewing.rules != self.look.rules;
         let answer = match (taken && !lost && is_new, now >= renewing.deadline) {
-            (true, _) => Renewal::Renewed,
-            (false, true) => Renewal::Pending,
+            (true, _) => SteeringRenewal::Renewed,
+            (false, true) => SteeringRenewal::Pending,
             (false, false) => return,
         };
         let _ = renewing.reply.send(answer);

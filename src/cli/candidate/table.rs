@@ -1,7 +1,8 @@
 //! Status of a candidate as text.
 
 use crate::admin::{
-    Canary, CandidateReport, CandidateStatus, ChangedFlows, Example, FellBack, RequestChanges, TenantChanges,
+    CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, ExampleFlows, RequestChanges,
+    RollbackReport, TenantChanges,
 };
 use crate::units::format_duration;
 use std::fmt::Write as _;
@@ -34,14 +35,14 @@ pub(super) fn render(report: &CandidateReport) -> String {
     text
 }
 
-fn effect(canary: Option<&Canary>) -> String {
+fn effect(canary: Option<&CanaryStatus>) -> String {
     match canary {
         None => "judged on every flow, enforced for nobody".to_owned(),
-        Some(Canary { percent, max_denials, fell_back: None }) => format!(
+        Some(CanaryStatus { percent, max_denials, fell_back: None }) => format!(
             "enforced for {percent} % of the clients, as long as it alone denies at most {max_denials} % of their flows"
         ),
-        Some(Canary { percent, max_denials, fell_back: Some(fell_back) }) => {
-            let FellBack { time, denied, flows, within_seconds } = fell_back;
+        Some(CanaryStatus { percent, max_denials, fell_back: Some(fell_back) }) => {
+            let RollbackReport { time, denied, flows, within_seconds } = fell_back;
             let within = format_duration(Duration::from_secs(*within_seconds));
             format!(
                 "FELL BACK at {time:.0}: was enforced for {percent} % of the clients, and alone denied {denied} of their {flows} \
@@ -84,7 +85,7 @@ fn write_change(text: &mut String, change: &ChangedFlows) {
         (format!("now {reason}, {rule}"), format!("let out by {candidate_rule}"))
     };
     let _ = writeln!(text, "  {tenant}: {} {now}; then {then}", counted(*flows, *requests));
-    for Example { hostname, destination, client, flows, requests, last } in examples {
+    for ExampleFlows { hostname, destination, client, flows, requests, last } in examples {
         let target = match hostname {
             Some(name) => format!("{name}:{}", destination.port()),
             None => destination.to_string(),
@@ -113,7 +114,7 @@ mod tests {
             version: "00c0ffee00c0ffee".into(),
             loaded: time(1_764_500_000),
             state: "canary".into(),
-            canary: Some(Canary { percent: 10, max_denials: 1.0, fell_back: None }),
+            canary: Some(CanaryStatus { percent: 10, max_denials: 1.0, fell_back: None }),
             tenants: vec![TenantChanges {
                 tenant: "acme".into(),
                 same: 1234,
@@ -131,7 +132,7 @@ mod tests {
                     candidate_rule: None,
                     flows: 3,
                     requests: 12,
-                    examples: vec![Example {
+                    examples: vec![ExampleFlows {
                         hostname: Some("api.example.com".into()),
                         destination: "192.0.2.1:443".parse().unwrap(),
                         client: "10.0.1.7".parse().unwrap(),
@@ -181,8 +182,8 @@ WOULD ALLOW what is denied now
     fn rollback_and_absence_are_shown() {
         let mut fallen = status();
         let time = jiff::Timestamp::from_second(1_764_500_120).unwrap();
-        let fell_back = Some(FellBack { time, denied: 12, flows: 230, within_seconds: 300 });
-        fallen.canary = Some(Canary { percent: 10, max_denials: 1.0, fell_back });
+        let fell_back = Some(RollbackReport { time, denied: 12, flows: 230, within_seconds: 300 });
+        fallen.canary = Some(CanaryStatus { percent: 10, max_denials: 1.0, fell_back });
         let text = render(&CandidateReport { candidate: Some(fallen) });
         assert!(
             text.contains("FELL BACK at 2025-11-30T10:55:20Z: was enforced for 10 % of the clients"),

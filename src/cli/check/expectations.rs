@@ -1,12 +1,12 @@
 //! `egret check --tests`: unit tests of a policy, as a TOML file of expectations.
 
-use crate::admin::{ExplainQuery, ExplainReport, NotAnAddress, Target, parse_address};
+use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, NotAnAddress, parse_address};
 use crate::app::Explainer;
 use crate::cli::explain::show;
 use crate::config::{Diagnostic, Severity};
 use crate::files;
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Destination};
+use crate::policy::{CertificateRule, DestinationRule};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::Path;
@@ -27,7 +27,7 @@ struct Test {
     /// Description for people.
     name: Option<String>,
     from: Address,
-    to: Target,
+    to: ClientTarget,
     address: Option<Address>,
     #[serde(default)]
     ech: bool,
@@ -91,7 +91,7 @@ macro_rules! expected {
 
 expected! {
     ExpectedOutcome: "outcome", Outcome, "docs/outcomes.md";
-    ExpectedDestination: "destination", Destination, "docs/verify.md";
+    ExpectedDestination: "destination", DestinationRule, "docs/verify.md";
     ExpectedCertificate: "certificate", CertificateRule, "docs/verify.md";
 }
 

@@ -1,7 +1,7 @@
 //! A flow's record, read from the log.
 
 use super::{LogError, LogFile, Progress, read};
-use crate::admin::{ExplainQuery, Target};
+use crate::admin::{ClientTarget, ExplainQuery};
 use crate::gateway::FlowId;
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
@@ -63,8 +63,8 @@ impl Recorded {
     /// The query that has the same flow explained.
     pub(in crate::cli) fn question(&self) -> ExplainQuery {
         let (to, address) = match self.name() {
-            Some(name) => (Target::Name(name, self.destination.port()), Some(self.destination.ip())),
-            None => (Target::Address(self.destination), None),
+            Some(name) => (ClientTarget::Name(name, self.destination.port()), Some(self.destination.ip())),
+            None => (ClientTarget::Address(self.destination), None),
         };
         let other_protocol = address.is_none() && self.protocol.as_deref() == Some("other");
         ExplainQuery { from: self.client.ip(), to, address, ech: self.ech, other_protocol }

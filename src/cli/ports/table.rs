@@ -1,6 +1,6 @@
 //! Port usage as text.
 
-use crate::admin::{Hot, PortsReport, Source};
+use crate::admin::{DestinationPorts, PortsReport, SourcePorts};
 use std::fmt::Write as _;
 use std::iter;
 
@@ -39,7 +39,7 @@ pub(super) fn render(report: &PortsReport, extent: &Extent) -> String {
     text
 }
 
-fn sources(text: &mut String, rows: &[Source], most: usize) {
+fn sources(text: &mut String, rows: &[SourcePorts], most: usize) {
     let mut order: Vec<_> = (0..rows.len()).collect();
     order.sort_by_key(|&n| std::cmp::Reverse(per_mille(rows[n].busiest, rows[n].capacity)));
     order.truncate(most);
@@ -70,11 +70,11 @@ fn sources(text: &mut String, rows: &[Source], most: usize) {
     more(text, rows.len(), most);
 }
 
-fn name(row: &Source) -> String {
+fn name(row: &SourcePorts) -> String {
     row.public.map_or_else(|| row.source.clone(), |public| format!("{} ({public})", row.source))
 }
 
-fn destination(text: &mut String, row: &Hot) {
+fn destination(text: &mut String, row: &DestinationPorts) {
     let public = row.public.map(|public| format!(" ({public})")).unwrap_or_default();
     let hostname = row.hostname.as_ref().map(|name| format!("  {name}")).unwrap_or_default();
     let bar = bar(row.in_use(), row.capacity);
@@ -104,7 +104,7 @@ fn list(text: &mut String, title: &str, names: impl ExactSizeIterator<Item = Str
     let _ = writeln!(text, "{:INDENT$}{title}: {}", "", names.join(", "));
 }
 
-fn outlook(row: &Hot) -> String {
+fn outlook(row: &DestinationPorts) -> String {
     if row.in_use() >= row.capacity {
         return "exhausted".to_owned();
     }
@@ -149,10 +149,10 @@ fn more(text: &mut String, all: usize, shown: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{Client, Tenant};
+    use crate::admin::{ClientPorts, TenantPorts};
 
-    fn source(address: &str, busiest: u16) -> Source {
-        Source {
+    fn source(address: &str, busiest: u16) -> SourcePorts {
+        SourcePorts {
             pool: "acme".into(),
             source: address.into(),
             public: None,
@@ -164,13 +164,13 @@ mod tests {
         }
     }
 
-    fn hot() -> Hot {
-        let holder = |client: &str, tenant: &str, ports| Client {
+    fn hot() -> DestinationPorts {
+        let holder = |client: &str, tenant: &str, ports| ClientPorts {
             client: client.parse().unwrap(),
             tenant: tenant.into(),
             ports,
         };
-        Hot {
+        DestinationPorts {
             pool: "acme".into(),
             source: "203.0.113.16".parse().unwrap(),
             public: Some("192.0.2.9".parse().unwrap()),
@@ -182,8 +182,8 @@ mod tests {
             growth_per_second: Some(26.04),
             exhausted_in_seconds: Some(464),
             tenants: vec![
-                Tenant { tenant: "acme".into(), ports: 51_000 },
-                Tenant { tenant: "beta".into(), ports: 204 },
+                TenantPorts { tenant: "acme".into(), ports: 51_000 },
+                TenantPorts { tenant: "beta".into(), ports: 204 },
             ],
             clients: vec![
                 holder("10.0.1.7", "acme", 40_000),
@@ -231,7 +231,13 @@ HOTTEST DESTINATIONS
     #[test]
     fn outlook_is_described() {
         let said = |growth, left, live| {
-            let row = Hot { growth_per_second: growth, exhausted_in_seconds: left, live, held: 0, ..hot() };
+            let row = DestinationPorts {
+                growth_per_second: growth,
+                exhausted_in_seconds: left,
+                live,
+                held: 0,
+                ..hot()
+            };
             outlook(&row)
         };
         assert_eq!(said(Some(0.0), None, 1), "steady");

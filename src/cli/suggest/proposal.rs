@@ -4,7 +4,9 @@ use super::seen::{Evidence, Tallies, Tally, TenantLog, What};
 use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{CompileError, Decision, Effect, Policy, PrivateNetworks, RuleSpec, Tenant, TenantSpec};
+use crate::policy::{
+    CompileError, Decision, Policy, PrivateNetworks, RuleEffect, RuleSpec, TenantRules, TenantSpec,
+};
 use jiff::Timestamp;
 use psl::{List, Psl as _};
 use serde::Serialize;
@@ -159,12 +161,12 @@ impl Row {
     }
 }
 
-fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<Tenant>, CompileError> {
+fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<TenantRules>, CompileError> {
     let spec = TenantSpec { sources: Vec::new(), ..spec };
     Ok(Arc::clone(&Policy::compile(&[spec], private.clone())?.tenants()[0]))
 }
 
-fn permitted(tenant: &Tenant, what: &What, tally: &Tally) -> bool {
+fn permitted(tenant: &TenantRules, what: &What, tally: &Tally) -> bool {
     let asked = match what {
         What::Name(name) => AskedName::Valid(name.clone()),
         What::Address(_) if tally.other_protocol => AskedName::Unread,
@@ -180,7 +182,7 @@ fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
     spec.rules.extend(rules.iter().map(|rule| RuleSpec {
         hosts: rule.hosts.iter().map(|host| HostPattern::Exact(host.name.clone())).collect(),
         ports: rule.ports.iter().filter_map(|&port| PortRange::new(port, port)).collect(),
-        ..RuleSpec::new("suggested", Effect::Allow)
+        ..RuleSpec::new("suggested", RuleEffect::Allow)
     }));
     spec
 }
@@ -286,15 +288,15 @@ impl<'n> Surroundings<'n> {
 /// The tenant with an allow rule for every address.
 fn everywhere(spec: &TenantSpec) -> TenantSpec {
     let mut spec = spec.clone();
-    spec.rules.push(RuleSpec::new("everywhere", Effect::Allow));
+    spec.rules.push(RuleSpec::new("everywhere", RuleEffect::Allow));
     spec
 }
 
 /// `everywhere`: the tenant with a rule by address that covers all of them.
-fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &Tenant) -> Vec<AddressRule> {
+fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &TenantRules) -> Vec<AddressRule> {
     let takes_key = |tally: &Tally| {
         let decision = everywhere.decide(&AskedName::Unread, false, tally.to);
-        tally.other_protocol && decision.denies_for() == Some(Outcome::UnknownProtocol)
+        tally.other_protocol && decision.deny_reason() == Some(Outcome::UnknownProtocol)
     };
     let mut rules: BTreeMap<(u16, bool), AddressRule> = BTreeMap::new();
     for (address, port, tally) in seen {
@@ -309,7 +311,7 @@ fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &Tenant) -> Vec<Addre
 }
 
 /// Targets that stay denied with the suggested rules, the most frequent first.
-fn still_denied(trial: &Tenant, denied: Tallies) -> Vec<Row> {
+fn still_denied(trial: &TenantRules, denied: Tallies) -> Vec<Row> {
     let kept = denied.into_iter().filter(|((what, _), tally)| !permitted(trial, what, tally));
     let mut rows: Vec<Row> = kept.map(|((what, port), tally)| Row::new(what, port, &tally)).collect();
     rows.sort_by(|a, b| (b.flows, &a.name, a.address, a.port).cmp(&(a.flows, &b.name, b.address, b.port)));

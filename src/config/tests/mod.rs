@@ -8,7 +8,7 @@ mod other_protocols;
 mod soup;
 
 use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};
-use crate::policy::Ech;
+use crate::policy::EchPolicy;
 use std::time::Duration;
 
 /// A valid configuration to which each case adds text.
@@ -204,16 +204,20 @@ fn names_in_any_script_become_what_clients_send() {
 #[test]
 fn tenant_ech_overrides_the_global() {
     for (all, own, meant) in [
-        ("", "", Ech::Outer),
-        ("ech = \"deny\"", "", Ech::Deny),
-        ("ech = \"deny\"", "ech = \"outer\"", Ech::Outer),
-        ("", "ech = \"deny\"", Ech::Deny),
+        ("", "", EchPolicy::Outer),
+        ("ech = \"deny\"", "", EchPolicy::Deny),
+        ("ech = \"deny\"", "ech = \"outer\"", EchPolicy::Outer),
+        ("", "ech = \"deny\"", EchPolicy::Deny),
     ] {
         let text = GOOD.replace("pool = \"p\"", &format!("pool = \"p\"\n{own}"));
         let text = format!("{text}[[tenant.allow]]\nhosts = [\"*.defo.ie\"]\n[policy]\n{all}\n");
         let loaded = loaded(&[("egret.toml", &text)]);
         assert_eq!(loaded.config.tenants[0].ech, meant, "{all} {own}");
-        assert_eq!(loaded.warnings.len(), usize::from(meant == Ech::Outer), "cover.defo.ie hides others");
+        assert_eq!(
+            loaded.warnings.len(),
+            usize::from(meant == EchPolicy::Outer),
+            "cover.defo.ie hides others"
+        );
     }
 }
 

@@ -35,7 +35,7 @@ fn destination(n: u8) -> DestinationKey {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum AccountStep {
     Take(u8),
     /// Index among the live leases, and the milliseconds for which the port rests.
     GiveBack(usize, u64),
@@ -44,15 +44,15 @@ enum Step {
     Reload(usize),
 }
 
-fn steps(reloads: bool) -> impl Strategy<Value = Vec<Step>> {
+fn steps(reloads: bool) -> impl Strategy<Value = Vec<AccountStep>> {
     let reload = u32::from(reloads);
     let rest = prop_oneof![Just(0u64), 1u64..20, Just(60_000)];
     let step = prop_oneof![
-        12 => (0u8..3).prop_map(Step::Take),
-        6 => (any::<usize>(), rest).prop_map(|(which, rest)| Step::GiveBack(which, rest)),
-        2 => prop_oneof![0u64..10, Just(60_000)].prop_map(Step::Pass),
-        3 => Just(Step::Look),
-        reload => (0..CONFIGURATIONS.len()).prop_map(Step::Reload),
+        12 => (0u8..3).prop_map(AccountStep::Take),
+        6 => (any::<usize>(), rest).prop_map(|(which, rest)| AccountStep::GiveBack(which, rest)),
+        2 => prop_oneof![0u64..10, Just(60_000)].prop_map(AccountStep::Pass),
+        3 => Just(AccountStep::Look),
+        reload => (0..CONFIGURATIONS.len()).prop_map(AccountStep::Reload),
     ];
     vec(step, 1..250)
 }
@@ -60,13 +60,13 @@ fn steps(reloads: bool) -> impl Strategy<Value = Vec<Step>> {
 /// `None`: live; else the time when it becomes free.
 type Busy = BTreeMap<(DestinationKey, u16), Option<Instant>>;
 
-struct Model {
+struct AccountModel {
     configuration: usize,
     capacity: usize,
     busy: Busy,
 }
 
-impl Model {
+impl AccountModel {
     fn hands_out(&self, port: u16) -> bool {
         let (first, last, reserved) = CONFIGURATIONS[self.configuration];
         (first..=last).contains(&port) && !reserved.contains(&port)
@@ -93,16 +93,20 @@ impl Model {
     }
 }
 
-fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
+fn behaves_like_the_model(
+    configuration: usize,
+    steps: Vec<AccountStep>,
+    seed: u64,
+) -> Result<(), TestCaseError> {
     let mut now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut generation = 1;
-    let mut account = Account::new(space(configuration, generation), source());
-    let mut model = Model { configuration, capacity: 0, busy: Busy::new() };
+    let mut account = PortAccount::new(space(configuration, generation), source());
+    let mut model = AccountModel { configuration, capacity: 0, busy: Busy::new() };
     model.configure(configuration);
     for step in steps {
         match step {
-            Step::Take(n) => {
+            AccountStep::Take(n) => {
                 let to = destination(n);
                 let (live, held) = model.pair(to);
                 if let Some(port) = account.take(to, now, &mut rng) {
@@ -112,7 +116,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
                     prop_assert_eq!(live + held, model.capacity, "refused though a port was free");
                 }
             }
-            Step::GiveBack(which, rest) => {
+            AccountStep::GiveBack(which, rest) => {
                 let live = model.live();
                 if live.is_empty() {
                     continue;
@@ -126,11 +130,11 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
                     model.busy.insert((to, port), Some(now + rest));
                 }
             }
-            Step::Pass(milliseconds) => {
+            AccountStep::Pass(milliseconds) => {
                 now += Duration::from_millis(milliseconds);
                 model.pass(now);
             }
-            Step::Look => {
+            AccountStep::Look => {
                 prop_assert!(!account.release_due(now, usize::MAX));
                 account.shrink();
                 prop_assert_eq!(account.live() + account.held(), model.busy.len());
@@ -148,7 +152,7 @@ fn behaves_like_the_model(configuration: usize, steps: Vec<Step>, seed: u64) -> 
                     prop_assert_eq!((used.live.into(), used.held.into()), model.pair(destination(n)));
                 }
             }
-            Step::Reload(configuration) => {
+            AccountStep::Reload(configuration) => {
                 generation += 1;
                 account.adopt(&space(configuration, generation), source());
                 model.configure(configuration);
@@ -192,7 +196,7 @@ proptest! {
 fn every_port_is_leased_exactly_once() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
-    let mut account = Account::new(space(5, 1), source());
+    let mut account = PortAccount::new(space(5, 1), source());
     let mut ports: Vec<_> = std::iter::from_fn(|| account.take(destination(1), now, &mut rng)).collect();
     assert_ne!(ports.iter().min(), ports.first(), "the order is predictable");
     assert_eq!(account.pair(destination(1)), PairUse { capacity: 64511, live: 64511, held: 0 });
@@ -213,7 +217,7 @@ fn every_port_is_leased_exactly_once() {
 fn due_port_is_found_behind_others() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(5);
-    let mut account = Account::new(space(0, 1), source());
+    let mut account = PortAccount::new(space(0, 1), source());
     for n in 0..200 {
         let port = account.take(destination(n), now, &mut rng).unwrap();
         account.give_back(destination(n), port, Duration::from_secs(61), Share::NONE, now);
@@ -227,13 +231,13 @@ fn due_port_is_found_behind_others() {
 fn million_destinations_fit_200_mb() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(6);
-    let mut account = Account::new(space(5, 1), source());
+    let mut account = PortAccount::new(space(5, 1), source());
     let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
     let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
     // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half before
     // it too. A pair with one flow has no other memory.
     let slots = (account.pairs.capacity() * 8 / 7).next_power_of_two();
-    let growing = slots * (size_of::<(DestinationKey, Pair)>() + 1) * 3 / 2;
+    let growing = slots * (size_of::<(DestinationKey, PairPorts)>() + 1) * 3 / 2;
     assert!(growing < 200_000_000, "{growing} bytes");
     assert_eq!(account.hottest().count(), 0, "a million cold destinations are not looked at");
     assert!(account.pairs.values().all(|pair| matches!(pair.ports, PortSet::Inline(_))));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// A level of a destination's port usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Level {
+pub enum UsageLevel {
     /// 70 % in use.
     Percent70,
     /// 85 % in use.
@@ -16,16 +16,16 @@ pub enum Level {
 }
 
 const SOON: Duration = Duration::from_mins(10);
-/// Time to exhaustion above which [`Level::ExhaustedSoon`] ends.
+/// Time to exhaustion above which [`UsageLevel::ExhaustedSoon`] ends.
 const LATER: Duration = Duration::from_mins(20);
 /// Percentage points below a level at which it ends.
 const MARGIN: u32 = 5;
 /// Time that a count must stay below a level's end.
 const CALM_BELOW: Duration = Duration::from_mins(1);
-/// Time without signs of exhaustion after which [`Level::ExhaustedSoon`] ends.
+/// Time without signs of exhaustion after which [`UsageLevel::ExhaustedSoon`] ends.
 const CALM_OUTLOOK: Duration = Duration::from_mins(2);
 
-impl Level {
+impl UsageLevel {
     /// Every level, the least first.
     pub const ALL: [Self; 4] = [Self::Percent70, Self::Percent85, Self::Percent95, Self::ExhaustedSoon];
 
@@ -49,7 +49,7 @@ impl Level {
         }
     }
 
-    fn is_reached(self, state: &State) -> bool {
+    fn is_reached(self, state: &UsageSample) -> bool {
         match self.percent() {
             Some(percent) => state.percent_reached(percent),
             None => state.exhausted_in.is_some_and(|left| left < SOON),
@@ -57,7 +57,7 @@ impl Level {
     }
 
     /// True if the usage is clear of the level. A pool that is nearly full cannot grow, which must not end the alarm.
-    fn is_left(self, state: &State) -> bool {
+    fn is_left(self, state: &UsageSample) -> bool {
         match self.percent() {
             Some(percent) => !state.percent_reached(percent - MARGIN),
             None => state.exhausted_in.is_none_or(|left| left > LATER) && !state.percent_reached(95),
@@ -71,13 +71,13 @@ impl Level {
 
 /// The usage that is compared with the levels.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct State {
+pub(super) struct UsageSample {
     pub(super) used: u16,
     pub(super) capacity: u16,
     pub(super) exhausted_in: Option<Duration>,
 }
 
-impl State {
+impl UsageSample {
     fn percent_reached(&self, percent: u32) -> bool {
         u32::from(self.used) * 100 >= percent * u32::from(self.capacity)
     }
@@ -85,12 +85,12 @@ impl State {
 
 /// The state of every level for one destination.
 #[derive(Debug, Default)]
-pub(super) struct Alarm {
-    levels: [Phase; Level::ALL.len()],
+pub(super) struct DestinationAlarm {
+    levels: [LevelPhase; UsageLevel::ALL.len()],
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-enum Phase {
+enum LevelPhase {
     #[default]
     Clear,
     Raised,
@@ -98,28 +98,32 @@ enum Phase {
     Calming(Instant),
 }
 
-impl Alarm {
+impl DestinationAlarm {
     /// Updates the levels and returns those that were crossed; true if upwards.
-    pub(super) fn crossed(&mut self, state: &State, now: Instant) -> impl Iterator<Item = (Level, bool)> {
-        let phases = self.levels.iter_mut().zip(Level::ALL);
+    pub(super) fn crossed(
+        &mut self,
+        state: &UsageSample,
+        now: Instant,
+    ) -> impl Iterator<Item = (UsageLevel, bool)> {
+        let phases = self.levels.iter_mut().zip(UsageLevel::ALL);
         phases.filter_map(move |(phase, level)| {
             let before = *phase;
             *phase = match before {
-                Phase::Clear if level.is_reached(state) => Phase::Raised,
-                Phase::Clear => Phase::Clear,
-                Phase::Raised | Phase::Calming(_) if !level.is_left(state) => Phase::Raised,
-                Phase::Raised => Phase::Calming(now),
-                Phase::Calming(since) if now.duration_since(since) >= level.calm() => Phase::Clear,
-                Phase::Calming(since) => Phase::Calming(since),
+                LevelPhase::Clear if level.is_reached(state) => LevelPhase::Raised,
+                LevelPhase::Clear => LevelPhase::Clear,
+                LevelPhase::Raised | LevelPhase::Calming(_) if !level.is_left(state) => LevelPhase::Raised,
+                LevelPhase::Raised => LevelPhase::Calming(now),
+                LevelPhase::Calming(since) if now.duration_since(since) >= level.calm() => LevelPhase::Clear,
+                LevelPhase::Calming(since) => LevelPhase::Calming(since),
             };
-            let (was, is) = (before != Phase::Clear, *phase != Phase::Clear);
+            let (was, is) = (before != LevelPhase::Clear, *phase != LevelPhase::Clear);
             (was != is).then_some((level, is))
         })
     }
 
     /// True while any level is raised.
     pub(super) fn is_raised(&self) -> bool {
-        self.levels.iter().any(|phase| *phase != Phase::Clear)
+        self.levels.iter().any(|phase| *phase != LevelPhase::Clear)
     }
 }
 
@@ -129,11 +133,11 @@ mod tests {
 
     #[test]
     fn alarm_level_ends_after_calm_minute() {
-        let mut alarm = Alarm::default();
+        let mut alarm = DestinationAlarm::default();
         let start = crate::clock::now();
         let mut seen = Vec::new();
         let mut at = |second, used| {
-            let state = State { used, capacity: 1000, exhausted_in: None };
+            let state = UsageSample { used, capacity: 1000, exhausted_in: None };
             let now = start + Duration::from_secs(second);
             seen.extend(alarm.crossed(&state, now).map(|(level, rising)| (second, level.as_str(), rising)));
         };
@@ -159,11 +163,11 @@ mod tests {
 
     #[test]
     fn alarm_ends_after_two_calm_minutes() {
-        let mut alarm = Alarm::default();
+        let mut alarm = DestinationAlarm::default();
         let start = crate::clock::now();
         let mut at = |second, used, minutes: Option<u64>| {
-            let state = State { used, capacity: 1000, exhausted_in: minutes.map(Duration::from_mins) };
-            let soon = |&(level, _): &(Level, bool)| level == Level::ExhaustedSoon;
+            let state = UsageSample { used, capacity: 1000, exhausted_in: minutes.map(Duration::from_mins) };
+            let soon = |&(level, _): &(UsageLevel, bool)| level == UsageLevel::ExhaustedSoon;
             alarm.crossed(&state, start + Duration::from_secs(second)).find(soon).map(|(_, rising)| rising)
         };
         assert_eq!(at(0, 100, Some(11)), None);

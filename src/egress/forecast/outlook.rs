@@ -3,7 +3,7 @@
 //! Growth counts once it is significant, and then until its end is as significant. Noise grows with the count, so that
 //! steady growth to the last port would lose its significance on the way.
 
-use super::trend::{Reading, Trend, WINDOWS, chance_of};
+use super::trend::{CountTrend, WINDOWS, WindowStatistics, chance_of};
 use std::time::Duration;
 
 /// A trend is extrapolated no further than this multiple of its window.
@@ -17,7 +17,7 @@ const FASTEST: f32 = 1.5;
 
 /// Growth, and the time to exhaustion that follows from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Outlook {
+pub(super) struct ExhaustionOutlook {
     /// Ports per second; `> 0`
     pub(super) growth: f32,
     /// Until no port is free.
@@ -26,25 +26,25 @@ pub(super) struct Outlook {
 
 /// The history of one count, and the growth found in it.
 #[derive(Debug, Default)]
-pub(super) struct Forecast {
-    trend: Trend,
+pub(super) struct GrowthForecast {
+    trend: CountTrend,
     /// For each window, significant growth that has not ended since.
-    held: [Option<Held>; WINDOWS],
+    held: [Option<HeldGrowth>; WINDOWS],
     /// Seconds so far, including those without a sample.
     clock: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct HeldGrowth {
     /// The count at the beginning of the growth, as far as the window reached.
     origin: f32,
-    /// Start of the growth on [`Forecast::clock`].
+    /// Start of the growth on [`GrowthForecast::clock`].
     since: u32,
     /// Last significant pace, in ports per second.
     pace: f32,
 }
 
-impl Forecast {
+impl GrowthForecast {
     /// Adds the count of the next second.
     pub(super) fn push(&mut self, count: f32) {
         self.clock = self.clock.saturating_add(1);
@@ -54,7 +54,7 @@ impl Forecast {
     /// Adds the first count after `seconds` without one. Windows start anew; held growth stays.
     pub(super) fn resume(&mut self, count: f32, seconds: u16) {
         self.clock = self.clock.saturating_add(seconds.into());
-        self.trend = Trend::default();
+        self.trend = CountTrend::default();
         self.trend.push(count);
     }
 
@@ -64,16 +64,22 @@ impl Forecast {
     }
 
     /// The earliest exhaustion by the growth of any window, current or held. To be called once for each second.
-    pub(super) fn outlook(&mut self, used: u16, free: u16) -> Option<Outlook> {
+    pub(super) fn outlook(&mut self, used: u16, free: u16) -> Option<ExhaustionOutlook> {
         let readings = self.trend.readings();
         let (used, free) = (f32::from(used), f32::from(free));
         let fastest = (0..WINDOWS).map(|n| self.growth(n, &readings, used, free)).fold(0.0, f32::max);
         let exhausted_in = Duration::try_from_secs_f32(free / fastest).ok()?;
-        Some(Outlook { growth: fastest, exhausted_in })
+        Some(ExhaustionOutlook { growth: fastest, exhausted_in })
     }
 
     /// Growth by window *n*, current or held, in ports per second; 0 without any.
-    fn growth(&mut self, n: usize, readings: &[Option<Reading>; WINDOWS], used: f32, free: f32) -> f32 {
+    fn growth(
+        &mut self,
+        n: usize,
+        readings: &[Option<WindowStatistics>; WINDOWS],
+        used: f32,
+        free: f32,
+    ) -> f32 {
         if let Some(reading) = &readings[n]
             && reading.certain > 0.0
             && free <= reading.certain * CARRIED
@@ -89,7 +95,7 @@ impl Forecast {
         let within = |m: &usize| {
             readings[*m].filter(|reading| reading.length <= age + 1.0).map(|reading| (*m, reading))
         };
-        let within: Vec<(usize, Reading)> = (n..WINDOWS).filter_map(|m| within(&m)).collect();
+        let within: Vec<(usize, WindowStatistics)> = (n..WINDOWS).filter_map(|m| within(&m)).collect();
         if free > chance_of(used) {
             if readings[n].map_or(used, |reading| reading.lately.max(used)) < held.origin {
                 self.held[n] = None;
@@ -106,7 +112,7 @@ impl Forecast {
     }
 
     /// Holds growth that has become slower at its new pace, by the window that measured it.
-    fn hold_rest(&mut self, m: usize, readings: &[Option<Reading>; WINDOWS], free: f32) {
+    fn hold_rest(&mut self, m: usize, readings: &[Option<WindowStatistics>; WINDOWS], free: f32) {
         if let Some(reading) = &readings[m]
             && self.held[m].is_none()
             && reading.grown >= reading.noise
@@ -116,17 +122,17 @@ impl Forecast {
         }
     }
 
-    fn hold(&mut self, n: usize, reading: &Reading, pace: f32) {
+    fn hold(&mut self, n: usize, reading: &WindowStatistics, pace: f32) {
         let (origin, age) = reading.first;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most some hours")]
         let since = self.clock.saturating_sub(age.round() as u32);
-        self.held[n] = Some(Held { origin, since, pace });
+        self.held[n] = Some(HeldGrowth { origin, since, pace });
     }
 }
 
-impl Held {
+impl HeldGrowth {
     /// True if a window within the growth shows significantly less than half of its pace.
-    fn is_slower(&self, reading: &Reading) -> bool {
+    fn is_slower(&self, reading: &WindowStatistics) -> bool {
         reading.grown + SURELY * reading.noise < ENDED * self.pace * reading.length
     }
 
@@ -139,7 +145,7 @@ impl Held {
     }
 }
 
-impl Reading {
+impl WindowStatistics {
     /// Upper estimate of the pace: the median slope and one standard deviation of chance.
     fn at_most(&self) -> f32 {
         (self.grown + self.noise) / self.length
@@ -156,8 +162,8 @@ mod tests {
     use super::*;
 
     /// The outlook after these counts, one each second, of a pool with `capacity` ports.
-    fn after(counts: impl IntoIterator<Item = f32>, capacity: u16) -> Option<Outlook> {
-        let (mut forecast, mut said) = (Forecast::default(), None);
+    fn after(counts: impl IntoIterator<Item = f32>, capacity: u16) -> Option<ExhaustionOutlook> {
+        let (mut forecast, mut said) = (GrowthForecast::default(), None);
         for count in counts {
             forecast.push(count);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a test")]

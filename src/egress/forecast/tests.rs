@@ -1,4 +1,4 @@
-use super::super::{Lease, Ledger, PoolSpec, Select, Share};
+use super::super::{Lease, Ledger, PoolSpec, Share, SourceSelection};
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
 
@@ -7,7 +7,7 @@ fn spec(network: &str, ports: u16) -> PoolSpec {
         name: "acme".into(),
         addresses: vec![network.parse().unwrap()],
         ports: PortRange::new(2000, 1999 + ports).unwrap(),
-        select: Select::Paired,
+        select: SourceSelection::Paired,
         drain: Vec::new(),
         public: BTreeMap::new(),
         rest: Duration::ZERO,
@@ -66,7 +66,7 @@ fn small_pools_are_forecast_too() {
         events.iter().map(|event| (event.level.as_str(), event.used, event.rising)).collect();
     assert_eq!(levels, [("70 %", 16, true), ("85 %", 16, true), ("95 %", 16, true)]);
     let full = forecaster.observe(&pools, now + second(2));
-    assert_eq!(full[0].level, Level::ExhaustedSoon);
+    assert_eq!(full[0].level, UsageLevel::ExhaustedSoon);
     assert_eq!(full[0].exhausted_in, Some(Duration::ZERO));
     assert_eq!(forecaster.exhaustion().values().collect::<Vec<_>>(), [&Duration::ZERO]);
     drop(leases);

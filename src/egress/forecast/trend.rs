@@ -12,27 +12,27 @@ const SIGMA_PER_MAD: f32 = 1.4826;
 
 /// The history of one count, sampled once a second: the last seconds finely, the last hours coarsely, in 1 KB.
 #[derive(Debug, Default)]
-pub(super) struct Trend {
-    windows: [Window; WINDOWS],
+pub(super) struct CountTrend {
+    windows: [TrendWindow; WINDOWS],
     /// Samples so far.
     seconds: u32,
 }
 
 /// Window *n*: means over 2ⁿ seconds each.
 #[derive(Debug, Default)]
-struct Window {
+struct TrendWindow {
     /// Oldest first; unused from `len` on.
     points: [f32; POINTS],
     /// `<= POINTS`
     len: usize,
     /// A point that will be averaged with the next one, for the next longer window.
     waiting: Option<f32>,
-    growth: Growth,
+    growth: WindowGrowth,
 }
 
 /// Growth of the count from the first to the last point of a full window; all zero before the window is full.
 #[derive(Debug, Clone, Copy, Default)]
-struct Growth {
+struct WindowGrowth {
     /// By the median slope.
     whole: f32,
     /// Growth to extrapolate: 0 unless it is even and significant.
@@ -43,7 +43,7 @@ struct Growth {
 
 /// The statistics of one full window, in seconds and in ports over its whole length.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reading {
+pub(super) struct WindowStatistics {
     /// From the first point to the last.
     pub(super) length: f32,
     /// Growth by the median slope, significant or not.
@@ -58,7 +58,7 @@ pub(super) struct Reading {
     pub(super) lately: f32,
 }
 
-impl Trend {
+impl CountTrend {
     /// Adds the count of the next second.
     pub(super) fn push(&mut self, count: f32) {
         self.seconds = self.seconds.saturating_add(1);
@@ -74,7 +74,7 @@ impl Trend {
     }
 
     /// The windows, the shortest first; `None` for one that is not full yet.
-    pub(super) fn readings(&self) -> [Option<Reading>; WINDOWS] {
+    pub(super) fn readings(&self) -> [Option<WindowStatistics>; WINDOWS] {
         std::array::from_fn(|n| self.windows[n].reading(self.seconds, n))
     }
 
@@ -85,7 +85,7 @@ impl Trend {
     }
 }
 
-impl Window {
+impl TrendWindow {
     fn push(&mut self, point: f32) {
         if self.len == POINTS {
             self.points.copy_within(1.., 0);
@@ -98,15 +98,22 @@ impl Window {
         }
     }
 
-    fn reading(&self, seconds: u32, n: usize) -> Option<Reading> {
+    fn reading(&self, seconds: u32, n: usize) -> Option<WindowStatistics> {
         if self.len < POINTS {
             return None;
         }
-        let Growth { whole, certain, noise } = self.growth;
+        let WindowGrowth { whole, certain, noise } = self.growth;
         let length = STEPS * length_of_point(n);
         let (_, age) = self.newest(seconds, n);
         let lately = self.points[POINTS - 4..].iter().copied().fold(0.0, f32::max);
-        Some(Reading { length, grown: whole, certain, noise, first: (self.points[0], age + length), lately })
+        Some(WindowStatistics {
+            length,
+            grown: whole,
+            certain,
+            noise,
+            first: (self.points[0], age + length),
+            lately,
+        })
     }
 
     /// The window must have a point.
@@ -123,7 +130,7 @@ fn length_of_point(n: usize) -> f32 {
     f32::from(1_u16 << n)
 }
 
-fn growth(points: &[f32; POINTS]) -> Growth {
+fn growth(points: &[f32; POINTS]) -> WindowGrowth {
     let step = median_slope(points);
     let (whole, noise) = (step * STEPS, chance(points));
     // half of the pace, over four steps
@@ -131,7 +138,7 @@ fn growth(points: &[f32; POINTS]) -> Growth {
     let is_certain = step > 0.0 && even && whole >= CERTAIN * noise;
     // growth that slows down is extrapolated at its newer pace
     let carried = || step.min(median_slope(&points[POINTS / 2..])).max(0.0) * STEPS;
-    Growth { whole, certain: if is_certain { carried() } else { 0.0 }, noise }
+    WindowGrowth { whole, certain: if is_certain { carried() } else { 0.0 }, noise }
 }
 
 /// The standard deviation of the growth over a window without a trend: that of independent flows that come and go (the

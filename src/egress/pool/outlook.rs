@@ -2,9 +2,9 @@
 
 use super::super::addresses;
 use super::super::pair_use::PairUse;
-use super::super::sources::Candidate;
+use super::super::sources::AddressCandidate;
 use super::super::state::SourceState;
-use super::{Pool, Select};
+use super::{Pool, SourceSelection};
 use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use std::time::Instant;
 
@@ -15,9 +15,9 @@ impl Pool {
         let (sources, hash) = (self.sources(Family::of(to.ip())), addresses::hash(client.ip()));
         let look = |n: usize| {
             let source = match sources.candidate(hash, n) {
-                Candidate::Listed(book) if book.state() != SourceState::Available => return None,
-                Candidate::Listed(book) => book.source(),
-                Candidate::Derived(address) => address,
+                AddressCandidate::Listed(book) if book.state() != SourceState::Available => return None,
+                AddressCandidate::Listed(book) => book.source(),
+                AddressCandidate::Derived(address) => address,
             };
             let unused = PairUse { capacity: self.capacity(), live: 0, held: 0 };
             Some((source, self.ledger.pair(source, to, now).unwrap_or(unused)))
@@ -25,8 +25,8 @@ impl Pool {
         let has_room = |(_, in_use): &(_, PairUse)| in_use.free() > 0;
         let with_room = |n: usize| look(n).filter(has_room);
         let found = match self.select {
-            Select::Paired => sources.by_weight(hash).find_map(with_room),
-            Select::LeastUsed => {
+            SourceSelection::Paired => sources.by_weight(hash).find_map(with_room),
+            SourceSelection::LeastUsed => {
                 sources.by_use(hash, |source| self.in_use(source, to.into())).find_map(with_room)
             }
         };

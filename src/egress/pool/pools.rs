@@ -4,7 +4,7 @@ use super::{Pool, PoolUsage};
 use crate::addr::{DialAddr, SourceAddr};
 use crate::egress::PoolSpec;
 use crate::egress::addresses;
-use crate::egress::book::Book;
+use crate::egress::book::SourceBook;
 use crate::egress::hot_pair::HotPair;
 use crate::egress::ledger::Ledger;
 use crate::egress::pair_use::PairUse;
@@ -73,7 +73,7 @@ impl Pools {
     }
 
     /// Returns the account of a pool's address, created if necessary, and the ports that the pool hands out.
-    pub(in crate::egress) fn open(&self, source: SourceAddr) -> Option<(Arc<Book>, &Arc<PortSpace>)> {
+    pub(in crate::egress) fn open(&self, source: SourceAddr) -> Option<(Arc<SourceBook>, &Arc<PortSpace>)> {
         let pool = self.in_order.iter().find(|pool| pool.has(source.ip()))?;
         Some((self.ledger.open(source, &pool.space), &pool.space))
     }
@@ -113,7 +113,7 @@ impl Pools {
     /// client it visits some 16,000, and continues at `cursor` the next time.
     pub(in crate::egress) fn hottest(&self, most: usize, cursor: &mut usize) -> Vec<HotPair> {
         let mut found = Vec::new();
-        let mut look = |pool: &Arc<Pool>, network, book: &Book| {
+        let mut look = |pool: &Arc<Pool>, network, book: &SourceBook| {
             let pairs = book.hottest(&pool.space, most).into_iter();
             found.extend(pairs.map(|(to, used)| HotPair {
                 pool: Arc::clone(&pool.name),

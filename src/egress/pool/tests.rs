@@ -1,4 +1,4 @@
-use super::super::{PairUse, Reaper, Rest};
+use super::super::{PairUse, PortHold, Reaper};
 use super::*;
 use crate::addr::{LeasedSource, PortRange};
 use crate::outcome::Outcome;
@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-fn spec(addresses: &[&str], ports: (u16, u16), select: Select) -> PoolSpec {
+fn spec(addresses: &[&str], ports: (u16, u16), select: SourceSelection) -> PoolSpec {
     PoolSpec {
         name: "acme".into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
@@ -24,7 +24,7 @@ fn spec(addresses: &[&str], ports: (u16, u16), select: Select) -> PoolSpec {
     }
 }
 
-fn pools(addresses: &[&str], ports: (u16, u16), select: Select) -> Pools {
+fn pools(addresses: &[&str], ports: (u16, u16), select: SourceSelection) -> Pools {
     Pools::new(&[spec(addresses, ports, select)], &[], &Arc::new(Ledger::new()))
 }
 
@@ -49,7 +49,7 @@ const SERVER: &str = "192.0.2.1:443";
 #[test]
 fn client_spills_from_full_address() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
+    let pools = pools(&["203.0.113.16/30"], (2000, 2007), SourceSelection::Paired);
     let pool = acme(&pools);
     let first = pool.preferred(client(7), Family::V4).unwrap();
     let leases: Vec<_> =
@@ -75,7 +75,7 @@ fn client_spills_from_full_address() {
 
 #[test]
 fn pool_without_family_is_refused() {
-    let pools = pools(&["203.0.113.16/30"], (2000, 2007), Select::Paired);
+    let pools = pools(&["203.0.113.16/30"], (2000, 2007), SourceSelection::Paired);
     let now = crate::clock::now();
     let refused = acme(&pools).lease(client(1), dial("[2001:db8::1]:443"), &Share::NONE, now).unwrap_err();
     assert_eq!((refused, refused.outcome()), (LeaseError::NoAddress, Outcome::NoSourceAddress));
@@ -85,11 +85,12 @@ fn pool_without_family_is_refused() {
 
 #[test]
 fn added_address_moves_few_clients() {
-    let three = pools(&["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"], (1, 9), Select::Paired);
+    let three =
+        pools(&["203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"], (1, 9), SourceSelection::Paired);
     let four = pools(
         &["203.0.113.0/32", "203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32"],
         (1, 9),
-        Select::Paired,
+        SourceSelection::Paired,
     );
     let (mut moved, mut per_address) = (0, HashMap::<_, u32>::new());
     for n in 0..4000u16 {
@@ -111,7 +112,7 @@ fn added_address_moves_few_clients() {
 #[test]
 fn least_used_levels_the_addresses_for_each_destination() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.16/30"], (2000, 2009), Select::LeastUsed);
+    let pools = pools(&["203.0.113.16/30"], (2000, 2009), SourceSelection::LeastUsed);
     let pool = acme(&pools);
     let mut leases = Vec::new();
     for n in 1..=40 {
@@ -129,7 +130,7 @@ fn least_used_levels_the_addresses_for_each_destination() {
 #[test]
 fn least_used_finds_last_free_port() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.0/24"], (2000, 2000), Select::LeastUsed);
+    let pools = pools(&["203.0.113.0/24"], (2000, 2000), SourceSelection::LeastUsed);
     let leases: Vec<_> =
         (0..256).map(|_| acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap()).collect();
     assert_eq!(leases.iter().map(ip).collect::<HashSet<_>>().len(), 256);
@@ -139,7 +140,7 @@ fn least_used_finds_last_free_port() {
 #[test]
 fn derived_addresses_are_few_and_forgotten() {
     let now = crate::clock::now();
-    let pools = pools(&["2001:db8:100::/64"], (2000, 2001), Select::Paired);
+    let pools = pools(&["2001:db8:100::/64"], (2000, 2001), SourceSelection::Paired);
     let server = dial("[2001:db8::1]:443");
     let preferred = acme(&pools).preferred(client(1), Family::V6).unwrap();
     let mut leases: Vec<_> =
@@ -156,7 +157,7 @@ fn derived_addresses_are_few_and_forgotten() {
     let mut first = leases.swap_remove(0);
     drop(leases);
     let held = Duration::from_secs(66);
-    first.set_rest(Rest::For(held));
+    first.set_hold(PortHold::For(held));
     first.give_back(now);
     pools.ledger().sweep(now);
     assert_eq!(pools.ledger().pair(preferred, server, now).map(|p| p.held), Some(1), "forgotten while held");
@@ -168,14 +169,14 @@ fn derived_addresses_are_few_and_forgotten() {
 #[test]
 fn port_returns_when_kernel_releases_it() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.1/32", "2001:db8:100::1/128"], (2000, 2000), Select::Paired);
+    let pools = pools(&["203.0.113.1/32", "2001:db8:100::1/128"], (2000, 2000), SourceSelection::Paired);
     let pool = acme(&pools);
     let (mut reaper, _stop) = Reaper::new(pools.ledger());
     for server in [SERVER, "[2001:db8::1]:443"] {
         let lease = |now| pool.lease(client(1), dial(server), &Share::NONE, now);
         let mut first = lease(now).unwrap();
         let pair = (first.source().socket(), dial(server).socket());
-        first.set_rest(Rest::UntilGone { first_look: Duration::from_millis(80), timestamps: false });
+        first.set_hold(PortHold::UntilGone { first_look: Duration::from_millis(80), timestamps: false });
         first.give_back(now);
         let waiting = Presence::Waiting(Duration::from_secs(3));
         let mut said = vec![Some(Presence::Socket), None, Some(waiting), Some(Presence::Gone)];
@@ -198,7 +199,7 @@ fn port_returns_when_kernel_releases_it() {
 fn pool_hold_is_minimum_for_connected_ports() {
     let now = crate::clock::now();
     let own = Duration::from_secs(1);
-    let spec = PoolSpec { rest: own, ..spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired) };
+    let spec = PoolSpec { rest: own, ..spec(&["203.0.113.1/32"], (2000, 2000), SourceSelection::Paired) };
     let pools = Pools::new(&[spec], &[], &Arc::new(Ledger::new()));
     let lease = |now| acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now);
     lease(now).unwrap().give_back(now);
@@ -208,7 +209,7 @@ fn pool_hold_is_minimum_for_connected_ports() {
     assert!(lease(now + own / 2).is_err(), "too early");
     let mut connected = lease(now + own).expect("the pool's rest is over");
     connected.connected();
-    connected.set_rest(Rest::For(own * 2));
+    connected.set_hold(PortHold::For(own * 2));
     connected.give_back(now + own);
     assert!(lease(now + own * 2).is_err(), "it asks for more");
     assert!(lease(now + own * 3).is_ok());
@@ -217,7 +218,7 @@ fn pool_hold_is_minimum_for_connected_ports() {
 #[test]
 fn collision_leases_another_port() {
     let now = crate::clock::now();
-    let pools = pools(&["203.0.113.1/32"], (2000, 2001), Select::Paired);
+    let pools = pools(&["203.0.113.1/32"], (2000, 2001), SourceSelection::Paired);
     let lease = acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
     let source = lease.source();
     let other = lease.collided(client(1), Duration::ZERO, now).unwrap();
@@ -243,10 +244,11 @@ fn collision_leases_another_port() {
 fn old_leases_count_after_reload() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
-    let old = Pools::new(&[spec(&["203.0.113.1/32"], (2000, 2015), Select::Paired)], &[], &ledger);
+    let old = Pools::new(&[spec(&["203.0.113.1/32"], (2000, 2015), SourceSelection::Paired)], &[], &ledger);
     let leases: Vec<_> =
         (0..16).map(|_| acme(&old).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap()).collect();
-    let new = Pools::new(&[spec(&["203.0.113.0/30"], (2000, 2007), Select::Paired)], &[2003], &ledger);
+    let new =
+        Pools::new(&[spec(&["203.0.113.0/30"], (2000, 2007), SourceSelection::Paired)], &[2003], &ledger);
     let address = SourceAddr::new(ip(&leases[0]));
     let mut others = Vec::new();
     while let Ok(lease) = acme(&new).lease(client(1), dial(SERVER), &Share::NONE, now) {
@@ -265,7 +267,7 @@ fn old_leases_count_after_reload() {
 
 #[test]
 fn panic_returns_the_port() {
-    let pools = pools(&["203.0.113.1/32"], (2000, 2000), Select::Paired);
+    let pools = pools(&["203.0.113.1/32"], (2000, 2000), SourceSelection::Paired);
     let pool = Arc::clone(acme(&pools));
     let flow = std::thread::spawn(move || {
         let _lease = pool.lease(client(1), dial(SERVER), &Share::NONE, crate::clock::now()).unwrap();
@@ -279,7 +281,7 @@ fn panic_returns_the_port() {
 fn sweeps_keep_configured_idle_addresses() {
     let now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
-    let specs = [spec(&["203.0.113.1/32"], (2000, 2000), Select::Paired)];
+    let specs = [spec(&["203.0.113.1/32"], (2000, 2000), SourceSelection::Paired)];
     let old = Pools::new(&specs, &[], &ledger);
     ledger.sweep(now);
     let lease = acme(&old).lease(client(1), dial(SERVER), &Share::NONE, now).unwrap();
@@ -295,9 +297,9 @@ fn sweeps_keep_configured_idle_addresses() {
 #[test]
 fn concurrent_leases_never_share_ports() {
     for (addresses, select) in [
-        (&["203.0.113.0/31", "203.0.113.2/32"][..], Select::Paired),
-        (&["203.0.113.0/31", "203.0.113.2/32"], Select::LeastUsed),
-        (&["10.0.0.0/8"], Select::Paired),
+        (&["203.0.113.0/31", "203.0.113.2/32"][..], SourceSelection::Paired),
+        (&["203.0.113.0/31", "203.0.113.2/32"], SourceSelection::LeastUsed),
+        (&["10.0.0.0/8"], SourceSelection::Paired),
     ] {
         let pools = pools(addresses, (2000, 2004), select);
         let (claims, refused, sweeping) = (Claims::default(), AtomicU64::new(0), AtomicBool::new(true));
@@ -344,7 +346,7 @@ fn churn(pool: &Arc<Pool>, claims: &Claims, refused: &AtomicU64, thread: u8) {
             };
             assert!(claims.lock().unwrap().insert((lease.source(), to)), "{} twice", lease.source());
             if rng.random_ratio(1, 4) {
-                lease.set_rest(Rest::For(Duration::from_micros(rng.random_range(0..300))));
+                lease.set_hold(PortHold::For(Duration::from_micros(rng.random_range(0..300))));
             }
             hands.push((lease, to));
             if rng.random_ratio(1, 3) {

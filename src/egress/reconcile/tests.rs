@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
-use crate::egress::{Lease, Ledger, PoolSpec, Reaper, Rest, Select, Share};
+use crate::egress::{Lease, Ledger, PoolSpec, PortHold, Reaper, Share, SourceSelection};
 use crate::sys::sock_diag::{self, Inquirer, Presence};
 use crate::sys::traffic_class::TrafficClass;
 use crate::sys::{limits, stream, upstream};
@@ -18,7 +18,7 @@ fn pools(source: Ipv4Addr, ports: PortRange, ledger: &Arc<Ledger>) -> Pools {
         name: "pool".into(),
         addresses: vec![IpAddr::V4(source).into()],
         ports,
-        select: Select::Paired,
+        select: SourceSelection::Paired,
         drain: Vec::new(),
         public: BTreeMap::new(),
         rest: Duration::ZERO,
@@ -50,15 +50,15 @@ fn socket(port: u16, state: TcpState, cookie: u64) -> KernelSocket {
 }
 
 /// Returns scripted listings one after the other, and then repeats the last.
-struct Script(VecDeque<Vec<KernelSocket>>);
+struct ScriptedKernel(VecDeque<Vec<KernelSocket>>);
 
-impl Script {
+impl ScriptedKernel {
     fn new(lists: impl IntoIterator<Item = Vec<KernelSocket>>) -> Self {
         Self(lists.into_iter().collect())
     }
 }
 
-impl Kernel for Script {
+impl KernelSockets for ScriptedKernel {
     fn sockets(
         &mut self,
         waiting: bool,
@@ -103,8 +103,12 @@ fn ports_of_earlier_process_are_held() {
     };
     let established = socket(1001, TcpState::Established, 1);
     let elsewhere = KernelSocket { source: (SOURCE, 999).into(), ..established };
-    let mut kernel =
-        Script::new([vec![waiting(1000, 30), established, elsewhere, socket(1003, TcpState::Bound, 3)]]);
+    let mut kernel = ScriptedKernel::new([vec![
+        waiting(1000, 30),
+        established,
+        elsewhere,
+        socket(1003, TcpState::Bound, 3),
+    ]]);
     assert_eq!(Reconciler::default().seed(&pools, &mut kernel, start).unwrap(), 2);
     assert_eq!(used(&pools, start), (0, 2, 2));
     let (mut reaper, _stop) = Reaper::new(pools.ledger());
@@ -131,10 +135,11 @@ fn foreign_socket_is_held_at_second_sight() {
     for second in
         [vec![socket(1000, TcpState::Established, 2)], vec![], vec![socket(1000, TcpState::TimeWait, 1)]]
     {
-        let report = reconciler.compare(&pools, &mut Script::new([vec![foreign], second]), now).unwrap();
+        let report =
+            reconciler.compare(&pools, &mut ScriptedKernel::new([vec![foreign], second]), now).unwrap();
         assert_eq!((report.difference(network), used_or_new(&pools, now)), (0, (0, 0, 4)));
     }
-    let mut kernel = Script::new([vec![foreign]]);
+    let mut kernel = ScriptedKernel::new([vec![foreign]]);
     let report = reconciler.compare(&pools, &mut kernel, now).unwrap();
     assert_eq!((report.foreign.as_slice(), report.difference(network)), ([foreign].as_slice(), 1));
     assert_eq!(used(&pools, now), (0, 1, 3));
@@ -164,11 +169,11 @@ fn lease_without_socket_is_confirmed_twice() {
     let mut reconciler = Reconciler::default();
     for known in [socket(port, TcpState::SynSent, 1), socket(port, TcpState::Bound, 1), about_to_connect] {
         for _ in 0..3 {
-            let report = reconciler.compare(&pools, &mut Script::new([vec![known]]), now).unwrap();
+            let report = reconciler.compare(&pools, &mut ScriptedKernel::new([vec![known]]), now).unwrap();
             assert_eq!(report.difference(network), 0, "{known:?}");
         }
     }
-    let mut nothing = Script::new([vec![]]);
+    let mut nothing = ScriptedKernel::new([vec![]]);
     assert_eq!(reconciler.compare(&pools, &mut nothing, now).unwrap().difference(network), 0);
     let report = reconciler.compare(&pools, &mut nothing, now).unwrap();
     assert_eq!(report.unseen, [(leased.source(), DialAddr::new(SERVER.into()))]);
@@ -182,7 +187,7 @@ fn smaller_range_keeps_held_ports_until_gone() {
     let (ledger, now) = (Arc::new(Ledger::new()), crate::clock::now());
     let before = small_over(&ledger);
     let sockets = vec![socket(1000, TcpState::Established, 1), socket(1003, TcpState::Established, 2)];
-    Reconciler::default().seed(&before, &mut Script::new([sockets]), now).unwrap();
+    Reconciler::default().seed(&before, &mut ScriptedKernel::new([sockets]), now).unwrap();
     let smaller = pools(SOURCE, PortRange::new(1000, 1001).unwrap(), &ledger);
     let total = |pools: &Pools| pools.usage(now)[0].sources[0].held;
     assert_eq!((total(&smaller), used(&smaller, now)), (2, (0, 1, 1)));
@@ -195,9 +200,9 @@ fn smaller_range_keeps_held_ports_until_gone() {
 }
 
 /// The kernel of this machine.
-struct Real;
+struct RealKernel;
 
-impl Kernel for Real {
+impl KernelSockets for RealKernel {
     fn sockets(
         &mut self,
         waiting: bool,
@@ -259,7 +264,7 @@ fn restart_during_flows_never_collides() {
     let after = pools(source, range, &Arc::new(Ledger::new()));
     let mut reconciler = Reconciler::default();
     let started = crate::clock::now();
-    let seeded = reconciler.seed(&after, &mut Real, now).unwrap();
+    let seeded = reconciler.seed(&after, &mut RealKernel, now).unwrap();
     println!("{seeded} of {flows} flows in {:?}", started.elapsed());
     assert!(seeded >= usize::from(flows / 10 * 7), "{seeded}");
     let mut fresh = Vec::new();
@@ -269,7 +274,7 @@ fn restart_during_flows_never_collides() {
         drop(listener.accept().unwrap());
     }
     assert!(fresh.len() >= usize::from(flows / 10), "{}", fresh.len());
-    let report = reconciler.compare(&after, &mut Real, now).unwrap();
+    let report = reconciler.compare(&after, &mut RealKernel, now).unwrap();
     assert_eq!(report.difference(IpAddr::V4(source).into()), 0, "{:?}", report.foreign.first());
     drop((open, fresh));
 }
@@ -321,7 +326,7 @@ fn ledger_matches_kernel_under_churn() {
     let mut reports = Vec::new();
     while reports.len() < 4 || flows.load(Ordering::Relaxed) < 100 {
         assert!(!clients.iter().any(thread::JoinHandle::is_finished), "a client failed");
-        let report = reconciler.compare(&pools, &mut Real, crate::clock::now()).unwrap();
+        let report = reconciler.compare(&pools, &mut RealKernel, crate::clock::now()).unwrap();
         reports.push(report);
         thread::sleep(Duration::from_millis(100));
     }
@@ -360,10 +365,10 @@ fn one_flow(pools: &Pools, to: SocketAddr, n: u32) {
         }
     }
     let timestamps = stream::connection(&stream).unwrap().timestamps;
-    lease.set_rest(match n % 3 {
-        0 => Rest::UntilGone { first_look: Duration::ZERO, timestamps },
-        1 if !timestamps => Rest::UNKNOWN,
-        _ => Rest::Free,
+    lease.set_hold(match n % 3 {
+        0 => PortHold::UntilGone { first_look: Duration::ZERO, timestamps },
+        1 if !timestamps => PortHold::UNKNOWN,
+        _ => PortHold::Free,
     });
     drop(stream);
 }

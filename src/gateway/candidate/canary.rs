@@ -14,7 +14,7 @@ const SLOTS: usize = 10;
 
 /// Terms of a canary, as set by an operator.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Terms {
+pub struct CanaryTerms {
     /// Share of clients, 1 to 100.
     pub percent: u8,
     /// Most flows of these clients, in percent, that the candidate may deny and the policy in force allows, within
@@ -25,11 +25,11 @@ pub struct Terms {
 /// True if a client belongs to the share of so many percent. This is the same over restarts and for every candidate; a
 /// smaller share is part of every larger one.
 pub(super) fn covers(percent: u8, client: ClientAddr) -> bool {
-    place(client.ip()) % 100 < u64::from(percent)
+    bucket(client.ip()) % 100 < u64::from(percent)
 }
 
 /// FNV-1a of the address, mixed (splitmix64): its low bits alone follow the last byte of the address.
-fn place(address: IpAddr) -> u64 {
+fn bucket(address: IpAddr) -> u64 {
     let fold = |bytes: &[u8]| {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
@@ -46,22 +46,22 @@ fn place(address: IpAddr) -> u64 {
 
 /// Sliding window: flows of the canary's clients over the last [`WINDOW`], and those that only the candidate denied.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct DenialWindow {
     started: Instant,
-    slots: [Slot; SLOTS],
+    slots: [WindowSlot; SLOTS],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Slot {
+struct WindowSlot {
     /// Index of its [`SLOT`] since the start.
     number: u64,
     flows: u32,
     denied: u32,
 }
 
-impl Watch {
+impl DenialWindow {
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, slots: [Slot::default(); SLOTS] }
+        Self { started: now, slots: [WindowSlot::default(); SLOTS] }
     }
 
     /// Counts a flow. Returns the numbers of denied and of all flows if there are now too many denials.
@@ -69,7 +69,7 @@ impl Watch {
         let number = now.saturating_duration_since(self.started).as_secs() / SLOT.as_secs();
         let slot = &mut self.slots[usize::try_from(number % SLOTS as u64).unwrap_or(0)];
         if slot.number != number {
-            *slot = Slot { number, ..Slot::default() };
+            *slot = WindowSlot { number, ..WindowSlot::default() };
         }
         slot.flows += 1;
         slot.denied += u32::from(newly_denied);
@@ -112,14 +112,14 @@ mod tests {
 
     #[test]
     fn share_membership_is_stable() {
-        assert_eq!(place("10.0.0.1".parse().unwrap()), 0xe7a7_7091_5e3a_6bb4);
-        assert_eq!(place("2001:db8::1".parse().unwrap()), 0x216d_ba65_aa6c_0c57);
+        assert_eq!(bucket("10.0.0.1".parse().unwrap()), 0xe7a7_7091_5e3a_6bb4);
+        assert_eq!(bucket("2001:db8::1".parse().unwrap()), 0x216d_ba65_aa6c_0c57);
     }
 
     #[test]
     fn excess_denials_trip_and_few_do_not() {
         let start = clock::now();
-        let mut watch = Watch::new(start);
+        let mut watch = DenialWindow::new(start);
         for _ in 1..FEWEST {
             assert_eq!(watch.note(true, start, 1.0), None);
         }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn denial_bound_is_relative_to_flows() {
         let start = clock::now();
-        let mut watch = Watch::new(start);
+        let mut watch = DenialWindow::new(start);
         for _ in 0..990 {
             assert_eq!(watch.note(false, start, 1.0), None);
         }
@@ -143,12 +143,12 @@ mod tests {
     #[test]
     fn denials_before_the_window_are_forgotten() {
         let start = clock::now();
-        let mut watch = Watch::new(start);
+        let mut watch = DenialWindow::new(start);
         for _ in 1..FEWEST {
             assert_eq!(watch.note(true, start, 1.0), None);
         }
         assert_eq!(watch.note(true, start + WINDOW + SLOT, 1.0), None);
-        let mut watch = Watch::new(start);
+        let mut watch = DenialWindow::new(start);
         for _ in 1..FEWEST {
             assert_eq!(watch.note(true, start + SLOT, 1.0), None);
         }

@@ -2,32 +2,32 @@
 //! request.
 
 mod canary;
+pub(super) mod effective_decision;
 mod tally;
-pub(super) mod word;
 
-pub use canary::{FEWEST, Terms, WINDOW};
-pub use tally::{Changes, Example, Kept, Kind, Tally, Times};
-pub(super) use tally::{Shown, Subject};
+pub use canary::{CanaryTerms, FEWEST, WINDOW};
+pub use tally::{CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind, FlowCounts};
+pub(super) use tally::{ComparedFlow, ComparisonSubject};
 
 use super::flow::Flow;
-use super::meters::Counted;
-use super::snapshot::Verification;
+use super::meters::FlowCounter;
+use super::snapshot::VerificationHandles;
 use crate::addr::ClientAddr;
 use crate::clock;
 use crate::outcome::Outcome;
-use crate::policy::{Policy, Seen, Tenant};
+use crate::policy::{ClientInspection, Policy, TenantRules};
 use crate::verify::Verifier;
-use canary::Watch;
+use canary::DenialWindow;
+use effective_decision::EffectiveDecision;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use word::Word;
 
 /// Change that a candidate would make for a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum PolicyChange {
     /// None: both let it out, or both deny it.
     Same,
     /// It is let out, and the candidate would deny it.
@@ -38,7 +38,7 @@ pub enum Change {
     Unjudged,
 }
 
-impl Change {
+impl PolicyChange {
     /// All variants; `change as usize` is the index here.
     pub const ALL: [Self; 4] = [Self::Same, Self::WouldDeny, Self::WouldAllow, Self::Unjudged];
 
@@ -57,22 +57,22 @@ impl Change {
 pub struct Candidate {
     policy: Policy,
     /// Handles for its tenants' checks of names, by the tenant's index; `None` without such rules.
-    verifications: Box<[Option<Arc<Verification>>]>,
+    verifications: Box<[Option<Arc<VerificationHandles>>]>,
     /// Percentage of clients that it is enforced for; 0 without terms, and after a rollback.
     share: AtomicU8,
-    state: Mutex<State>,
+    state: Mutex<CandidateState>,
 }
 
-struct State {
-    terms: Option<Terms>,
-    tally: Tally,
-    watch: Watch,
-    fell_back: Option<FellBack>,
+struct CandidateState {
+    terms: Option<CanaryTerms>,
+    tally: CandidateTally,
+    watch: DenialWindow,
+    fell_back: Option<Rollback>,
 }
 
 /// Rollback of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FellBack {
+pub struct Rollback {
     /// Time of the rollback.
     pub time: Timestamp,
     /// Flows of the canary's clients that only the candidate denied, within [`WINDOW`].
@@ -83,18 +83,18 @@ pub struct FellBack {
 
 impl Candidate {
     /// Creates a candidate that is not enforced; with the handles for its tenants' checks, in the tenants' order.
-    pub fn new(policy: Policy, verifications: Vec<Option<Arc<Verification>>>) -> Self {
-        let watch = Watch::new(clock::now());
-        let state = State { terms: None, tally: Tally::default(), watch, fell_back: None };
+    pub fn new(policy: Policy, verifications: Vec<Option<Arc<VerificationHandles>>>) -> Self {
+        let watch = DenialWindow::new(clock::now());
+        let state = CandidateState { terms: None, tally: CandidateTally::default(), watch, fell_back: None };
         let (verifications, state) = (verifications.into(), Mutex::new(state));
         Self { policy, verifications, share: AtomicU8::new(0), state }
     }
 
     /// Enforces it by these terms from now on; for nobody if `None`. Keeps the tally, and restarts the window of
     /// denials.
-    pub fn enforce(&self, terms: Option<Terms>) {
+    pub fn enforce(&self, terms: Option<CanaryTerms>) {
         let mut state = self.state();
-        (state.terms, state.fell_back, state.watch) = (terms, None, Watch::new(clock::now()));
+        (state.terms, state.fell_back, state.watch) = (terms, None, DenialWindow::new(clock::now()));
         self.share.store(terms.map_or(0, |terms| terms.percent), Ordering::Relaxed);
     }
 
@@ -104,27 +104,27 @@ impl Candidate {
     }
 
     /// True while a lookup for its rules runs: if the candidate is dropped then, a worker drops the names.
-    pub fn is_asking(&self) -> bool {
+    pub fn has_running_lookup(&self) -> bool {
         self.verifications.iter().flatten().any(|verification| Arc::strong_count(verification) > 1)
     }
 
     /// Terms that it is enforced by.
-    pub fn terms(&self) -> Option<Terms> {
+    pub fn terms(&self) -> Option<CanaryTerms> {
         self.state().terms
     }
 
     /// True if it is enforced for any client now.
-    pub fn leads(&self) -> bool {
+    pub fn is_enforced(&self) -> bool {
         self.share.load(Ordering::Relaxed) > 0
     }
 
     /// Returns a copy of the tally. Flows wait meanwhile, which is why its size is bounded.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> CandidateTally {
         self.state().tally.clone()
     }
 
     /// Its rollback, if it was rolled back.
-    pub fn fell_back(&self) -> Option<FellBack> {
+    pub fn rollback(&self) -> Option<Rollback> {
         self.state().fell_back
     }
 
@@ -135,42 +135,47 @@ impl Candidate {
     }
 
     /// The candidate's rules for a client, with the handles for their checks.
-    pub fn tenant_of(&self, client: ClientAddr) -> Option<Ruling<'_>> {
+    pub fn tenant_of(&self, client: ClientAddr) -> Option<EffectiveRules<'_>> {
         let rules = self.policy.tenant_of(client)?;
         let verification = self.verifications.get(rules.index).and_then(Option::as_ref);
-        Some(Ruling { rules, verification })
+        Some(EffectiveRules { rules, verification })
     }
 
     /// Evaluation of the candidate for a client's flow.
-    pub(super) fn trial(self: &Arc<Self>, client: ClientAddr) -> Trial {
+    pub(super) fn evaluation(self: &Arc<Self>, client: ClientAddr) -> CandidateEvaluation {
         let (tenant, verification) = match self.tenant_of(client) {
-            Some(Ruling { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
+            Some(EffectiveRules { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
             None => (None, None),
         };
-        Trial { leads: self.share_of(client).is_some(), candidate: Arc::clone(self), tenant, verification }
+        CandidateEvaluation {
+            leads: self.share_of(client).is_some(),
+            candidate: Arc::clone(self),
+            tenant,
+            verification,
+        }
     }
 
     /// Ignores poisoning: nothing panics while holding the lock.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CandidateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Rules for a flow, with the handles for their checks.
 #[derive(Clone, Copy)]
-pub struct Ruling<'a> {
+pub struct EffectiveRules<'a> {
     /// The rules.
-    pub rules: &'a Arc<Tenant>,
+    pub rules: &'a Arc<TenantRules>,
     /// Present if a rule has checks of names.
-    pub verification: Option<&'a Arc<Verification>>,
+    pub verification: Option<&'a Arc<VerificationHandles>>,
 }
 
 /// Evaluation of a candidate for one flow.
-pub(super) struct Trial {
+pub(super) struct CandidateEvaluation {
     candidate: Arc<Candidate>,
     /// The candidate's tenant for the client.
-    tenant: Option<Arc<Tenant>>,
-    verification: Option<Arc<Verification>>,
+    tenant: Option<Arc<TenantRules>>,
+    verification: Option<Arc<VerificationHandles>>,
     /// True if it is enforced for this flow, and the policy in force is only compared.
     leads: bool,
 }
@@ -178,38 +183,38 @@ pub(super) struct Trial {
 /// Tenant name of clients that belong to none in force.
 const NOBODY: &str = "unknown";
 
-impl Trial {
+impl CandidateEvaluation {
     /// Rules enforced for the flow; `None` if the candidate's are and it has no tenant for the client.
-    pub(super) fn lead<'a>(&'a self, in_force: Ruling<'a>) -> Option<Ruling<'a>> {
+    pub(super) fn enforced_rules<'a>(&'a self, in_force: EffectiveRules<'a>) -> Option<EffectiveRules<'a>> {
         if !self.leads {
             return Some(in_force);
         }
         let rules = self.tenant.as_ref()?;
-        Some(Ruling { rules, verification: self.verification.as_ref() })
+        Some(EffectiveRules { rules, verification: self.verification.as_ref() })
     }
 
     /// Records what the candidate would change for a flow that was just decided by what was `seen`; `None` if it was
     /// not inspected.
     pub(super) fn compare(
         &self,
-        in_force: Option<&Tenant>,
+        in_force: Option<&TenantRules>,
         flow: &mut Flow,
-        seen: Option<&Seen>,
-        decided: Word,
+        seen: Option<&ClientInspection>,
+        decided: EffectiveDecision,
     ) {
         let (to, time) = (flow.record.destination, flow.record.time);
         // Without a tenant in force there is no pool to leave from, so the candidate cannot be enforced.
         let leads = self.leads && in_force.is_some();
         let other = if leads { in_force } else { self.tenant.as_deref() };
         let other = match other {
-            Some(tenant) => {
-                tenant.judge_aside(seen, to, time).map(|decision| Word::beside(&decision, &decided))
-            }
-            None => Some(Word::denied(Outcome::UnknownTenant)),
+            Some(tenant) => tenant
+                .judge_as_shadow(seen, to, time)
+                .map(|decision| EffectiveDecision::assuming_checks_of(&decision, &decided)),
+            None => Some(EffectiveDecision::denied(Outcome::UnknownTenant)),
         };
         let (running, candidate) = if leads { (other, Some(decided)) } else { (Some(decided), other) };
-        let shown = Shown {
-            what: Subject::Flow,
+        let shown = ComparedFlow {
+            what: ComparisonSubject::Flow,
             time,
             client: flow.record.client,
             destination: to,
@@ -218,7 +223,7 @@ impl Trial {
         let change = self.candidate.note(in_force, running.as_ref(), candidate.as_ref(), &shown, leads);
         flow.record.candidate = Some(change);
         flow.record.canary = leads;
-        flow.meters().count(Counted::Candidate(change));
+        flow.meters().count(FlowCounter::Candidate(change));
     }
 }
 
@@ -226,39 +231,39 @@ impl Candidate {
     /// Counts the two policies' decisions on a flow, or on a later request; `leads` if the candidate's is enforced.
     pub(super) fn note(
         &self,
-        in_force: Option<&Tenant>,
-        running: Option<&Word>,
-        candidate: Option<&Word>,
-        shown: &Shown<'_>,
+        in_force: Option<&TenantRules>,
+        running: Option<&EffectiveDecision>,
+        candidate: Option<&EffectiveDecision>,
+        shown: &ComparedFlow<'_>,
         leads: bool,
-    ) -> Change {
-        let (change, reason) = word::difference(running, candidate);
+    ) -> PolicyChange {
+        let (change, reason) = effective_decision::difference(running, candidate);
         let tenant = in_force.map_or_else(|| NOBODY.into(), |tenant| Arc::clone(&tenant.name));
         let mut state = self.state();
         if let Some(reason) = reason {
-            let rule = |word: Option<&Word>| word.and_then(|word| word.rule.clone());
+            let rule = |word: Option<&EffectiveDecision>| word.and_then(|word| word.rule.clone());
             let (rule, candidate_rule) = (rule(running), rule(candidate));
-            state.tally.keep(Kind { tenant, change, reason, rule, candidate_rule }, shown);
+            state.tally.keep(ChangeKind { tenant, change, reason, rule, candidate_rule }, shown);
         } else {
             state.tally.count(&tenant, change, shown.what);
         }
         if leads {
             // If the decision of the policy in force is unknown, it counts as a permit.
-            let denies = |word: Option<&Word>| word.is_some_and(|word| word.denied.is_some());
+            let denies = |word: Option<&EffectiveDecision>| word.is_some_and(|word| word.denied.is_some());
             let newly_denied = denies(candidate) && !denies(running);
             // A denied request ends its flow; requests that pass were counted with the flow.
-            if newly_denied || shown.what == Subject::Flow {
-                self.watch(&mut state, newly_denied, shown.time);
+            if newly_denied || shown.what == ComparisonSubject::Flow {
+                self.count_canary_flow(&mut state, newly_denied, shown.time);
             }
         }
         change
     }
 
     /// Counts a flow of the canary's clients, and rolls back if there are now too many denials.
-    fn watch(&self, state: &mut State, newly_denied: bool, time: Timestamp) {
-        let Some(terms) = state.terms.filter(|_| self.leads()) else { return };
+    fn count_canary_flow(&self, state: &mut CandidateState, newly_denied: bool, time: Timestamp) {
+        let Some(terms) = state.terms.filter(|_| self.is_enforced()) else { return };
         if let Some((denied, flows)) = state.watch.note(newly_denied, clock::now(), terms.max_denials) {
-            state.fell_back = Some(FellBack { time, denied, flows });
+            state.fell_back = Some(Rollback { time, denied, flows });
             self.share.store(0, Ordering::Relaxed);
         }
     }

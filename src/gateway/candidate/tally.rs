@@ -1,6 +1,6 @@
 //! Changes that a candidate would make: counts and examples.
 
-use super::Change;
+use super::PolicyChange;
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
@@ -17,29 +17,29 @@ const MOST_EXAMPLES: usize = 10;
 
 /// Counts since the candidate was loaded.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct CandidateTally {
     /// By the tenant in force.
-    pub tenants: BTreeMap<Arc<str>, Changes>,
+    pub tenants: BTreeMap<Arc<str>, ChangeCounts>,
     /// Changed flows by kind.
-    pub kinds: HashMap<Kind, Kept>,
+    pub kinds: HashMap<ChangeKind, ChangeGroup>,
     /// Changed flows, and later requests, of kinds for which `kinds` has no room.
     pub beyond: u64,
 }
 
-/// Counts of one tenant, by [`Change`] as an index.
+/// Counts of one tenant, by [`PolicyChange`] as an index.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Changes {
+pub struct ChangeCounts {
     /// Its flows.
-    pub flows: [u64; Change::ALL.len()],
+    pub flows: [u64; PolicyChange::ALL.len()],
     /// Their later HTTP requests.
-    pub requests: [u64; Change::ALL.len()],
+    pub requests: [u64; PolicyChange::ALL.len()],
 }
 
-impl Changes {
-    fn count(&mut self, what: Subject, change: Change) {
+impl ChangeCounts {
+    fn count(&mut self, what: ComparisonSubject, change: PolicyChange) {
         let counts = match what {
-            Subject::Flow => &mut self.flows,
-            Subject::Request => &mut self.requests,
+            ComparisonSubject::Flow => &mut self.flows,
+            ComparisonSubject::Request => &mut self.requests,
         };
         counts[change as usize] += 1;
     }
@@ -47,7 +47,7 @@ impl Changes {
 
 /// Subject of a comparison of both policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::gateway) enum Subject {
+pub(in crate::gateway) enum ComparisonSubject {
     /// A new flow.
     Flow,
     /// A later HTTP request of a flow.
@@ -56,29 +56,29 @@ pub(in crate::gateway) enum Subject {
 
 /// Number of flows and of later requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct FlowCounts {
     /// Flows.
     pub flows: u64,
     /// Later HTTP requests.
     pub requests: u64,
 }
 
-impl Times {
-    fn count(&mut self, what: Subject) {
+impl FlowCounts {
+    fn count(&mut self, what: ComparisonSubject) {
         match what {
-            Subject::Flow => self.flows += 1,
-            Subject::Request => self.requests += 1,
+            ComparisonSubject::Flow => self.flows += 1,
+            ComparisonSubject::Request => self.requests += 1,
         }
     }
 }
 
 /// Key that groups changed flows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Kind {
+pub struct ChangeKind {
     /// The tenant in force.
     pub tenant: Arc<str>,
     /// Change that the candidate makes.
-    pub change: Change,
+    pub change: PolicyChange,
     /// Reason given by the one policy that denies.
     pub reason: Outcome,
     /// Rule in force that decides, if any.
@@ -89,16 +89,16 @@ pub struct Kind {
 
 /// Flows of a kind.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct ChangeGroup {
     /// Their number.
-    pub times: Times,
+    pub times: FlowCounts,
     /// Examples by target: at most a few, unordered.
-    pub examples: Vec<Example>,
+    pub examples: Vec<ChangeExample>,
 }
 
 /// Flows of a kind to one target: a name, or an address where there is none, and a port.
 #[derive(Debug, Clone)]
-pub struct Example {
+pub struct ChangeExample {
     /// The name asked for.
     pub hostname: Option<Hostname>,
     /// Destination of the last one.
@@ -106,23 +106,23 @@ pub struct Example {
     /// Client of the last one.
     pub client: IpAddr,
     /// Their number since the example was added.
-    pub times: Times,
+    pub times: FlowCounts,
     /// Time of the last one.
     pub last: Timestamp,
 }
 
 /// A flow, or a request, to be counted.
-pub(in crate::gateway) struct Shown<'a> {
-    pub(in crate::gateway) what: Subject,
+pub(in crate::gateway) struct ComparedFlow<'a> {
+    pub(in crate::gateway) what: ComparisonSubject,
     pub(in crate::gateway) time: Timestamp,
     pub(in crate::gateway) client: ClientAddr,
     pub(in crate::gateway) destination: OriginalDestination,
     pub(in crate::gateway) hostname: Option<&'a Hostname>,
 }
 
-impl Tally {
+impl CandidateTally {
     /// Counts a flow that both policies decide alike, or that one of them cannot judge.
-    pub(super) fn count(&mut self, tenant: &Arc<str>, change: Change, what: Subject) {
+    pub(super) fn count(&mut self, tenant: &Arc<str>, change: PolicyChange, what: ComparisonSubject) {
         if let Some(counts) = self.tenants.get_mut(tenant) {
             counts.count(what, change);
             return;
@@ -131,13 +131,13 @@ impl Tally {
     }
 
     /// Counts a flow that they decide differently.
-    pub(super) fn keep(&mut self, kind: Kind, flow: &Shown<'_>) {
+    pub(super) fn keep(&mut self, kind: ChangeKind, flow: &ComparedFlow<'_>) {
         self.count(&kind.tenant, kind.change, flow.what);
         let room = self.kinds.len() < MOST_KINDS;
         match self.kinds.get_mut(&kind) {
             Some(kept) => kept.add(flow),
             None if room => {
-                let mut kept = Kept { times: Times::default(), examples: Vec::new() };
+                let mut kept = ChangeGroup { times: FlowCounts::default(), examples: Vec::new() };
                 kept.add(flow);
                 self.kinds.insert(kind, kept);
             }
@@ -146,8 +146,8 @@ impl Tally {
     }
 }
 
-impl Kept {
-    fn add(&mut self, flow: &Shown<'_>) {
+impl ChangeGroup {
+    fn add(&mut self, flow: &ComparedFlow<'_>) {
         self.times.count(flow.what);
         let known = self.examples.iter_mut().find(|example| example.is_of(flow));
         if let Some(example) = known {
@@ -156,11 +156,11 @@ impl Kept {
             example.destination = flow.destination;
             return;
         }
-        let mut example = Example {
+        let mut example = ChangeExample {
             hostname: flow.hostname.cloned(),
             destination: flow.destination,
             client: flow.client.ip(),
-            times: Times::default(),
+            times: FlowCounts::default(),
             last: flow.time,
         };
         example.times.count(flow.what);
@@ -172,8 +172,8 @@ impl Kept {
     }
 }
 
-impl Example {
-    fn is_of(&self, flow: &Shown<'_>) -> bool {
+impl ChangeExample {
+    fn is_of(&self, flow: &ComparedFlow<'_>) -> bool {
         let same_port = self.destination.port() == flow.destination.port();
         match (&self.hostname, flow.hostname) {
             (Some(known), Some(name)) => same_port && known == name,
@@ -187,19 +187,19 @@ impl Example {
 mod tests {
     use super::*;
 
-    fn kind(tenant: &str, rule: &str) -> Kind {
-        Kind {
+    fn kind(tenant: &str, rule: &str) -> ChangeKind {
+        ChangeKind {
             tenant: tenant.into(),
-            change: Change::WouldDeny,
+            change: PolicyChange::WouldDeny,
             reason: Outcome::NotAllowed,
             rule: Some(rule.into()),
             candidate_rule: None,
         }
     }
 
-    fn keep(tally: &mut Tally, kind: Kind, second: i64, name: Option<&Hostname>, to: &str) {
-        let flow = Shown {
-            what: Subject::Flow,
+    fn keep(tally: &mut CandidateTally, kind: ChangeKind, second: i64, name: Option<&Hostname>, to: &str) {
+        let flow = ComparedFlow {
+            what: ComparisonSubject::Flow,
             time: Timestamp::from_second(second).unwrap(),
             client: ClientAddr::new("10.0.1.7:1".parse().unwrap()),
             destination: OriginalDestination::new(to.parse().unwrap()),
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn flows_to_one_name_share_an_example() {
-        let (mut tally, name) = (Tally::default(), "api.example.com".parse().unwrap());
+        let (mut tally, name) = (CandidateTally::default(), "api.example.com".parse().unwrap());
         keep(&mut tally, kind("acme", "r"), 1, Some(&name), "192.0.2.1:443");
         keep(&mut tally, kind("acme", "r"), 2, Some(&name), "192.0.2.2:443");
         keep(&mut tally, kind("acme", "r"), 3, Some(&name), "192.0.2.2:8443");
@@ -219,12 +219,12 @@ mod tests {
         let flows: Vec<_> = kept.examples.iter().map(|example| example.times.flows).collect();
         assert_eq!((kept.times.flows, &flows[..]), (4, &[2, 1, 1][..]));
         assert_eq!(kept.examples[0].destination.to_string(), "192.0.2.2:443");
-        assert_eq!(tally.tenants["acme"].flows[Change::WouldDeny as usize], 4);
+        assert_eq!(tally.tenants["acme"].flows[PolicyChange::WouldDeny as usize], 4);
     }
 
     #[test]
     fn examples_are_bounded_to_the_latest() {
-        let mut tally = Tally::default();
+        let mut tally = CandidateTally::default();
         for second in 0..1000 {
             let name = format!("n{second}.example.com").parse().unwrap();
             keep(&mut tally, kind("acme", "r"), second, Some(&name), "192.0.2.1:443");
@@ -237,11 +237,11 @@ mod tests {
 
     #[test]
     fn kinds_are_bounded_and_sums_exact() {
-        let mut tally = Tally::default();
+        let mut tally = CandidateTally::default();
         for rule in 0..MOST_KINDS + 5 {
             keep(&mut tally, kind("acme", &rule.to_string()), 1, None, "192.0.2.1:443");
         }
         assert_eq!((tally.kinds.len(), tally.beyond), (MOST_KINDS, 5));
-        assert_eq!(tally.tenants["acme"].flows[Change::WouldDeny as usize], MOST_KINDS as u64 + 5);
+        assert_eq!(tally.tenants["acme"].flows[PolicyChange::WouldDeny as usize], MOST_KINDS as u64 + 5);
     }
 }

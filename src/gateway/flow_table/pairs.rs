@@ -3,7 +3,7 @@
 use super::{FlowTable, LiveFlow};
 use crate::addr::SourceAddr;
 use crate::hostname::{AskedName, Hostname};
-use crate::policy::Seen;
+use crate::policy::ClientInspection;
 use hashbrown::HashMap;
 use std::cmp::Reverse;
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// A client that holds ports of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct PortHolder {
     /// Tenant of the flows.
     pub tenant: Arc<str>,
     /// Client's address.
@@ -27,19 +27,20 @@ pub struct PairFlows {
     /// Tenants with the ports they hold, the largest first.
     pub tenants: Vec<(Arc<str>, u32)>,
     /// Clients with the ports they hold, the largest first.
-    pub holders: Vec<Holder>,
+    pub holders: Vec<PortHolder>,
     /// The name that most of the flows asked for.
     pub hostname: Option<Hostname>,
 }
 
 /// A source address and a destination.
-pub type Pair = (SourceAddr, SocketAddr);
+pub type SourceDestination = (SourceAddr, SocketAddr);
 
 impl FlowTable {
     /// Returns the flows of each pair, with at most `most` tenants and clients each, in one pass over all live flows;
     /// with a tenant, only its flows. Memory is bounded by the ports of the pairs.
-    pub fn towards(&self, pairs: &[Pair], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
-        let mut tallies: HashMap<Pair, Tally> = pairs.iter().map(|&pair| (pair, Tally::default())).collect();
+    pub fn towards(&self, pairs: &[SourceDestination], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
+        let mut tallies: HashMap<SourceDestination, PairTally> =
+            pairs.iter().map(|&pair| (pair, PairTally::default())).collect();
         for entry in self.entries() {
             let flow = &entry.lock().flow;
             let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
@@ -55,23 +56,23 @@ impl FlowTable {
 
 /// Counts of one pair's flows.
 #[derive(Debug, Default)]
-struct Tally {
+struct PairTally {
     tenants: HashMap<Arc<str>, u32>,
     clients: HashMap<(Arc<str>, IpAddr), u32>,
     hostnames: HashMap<Hostname, u32>,
 }
 
-impl Tally {
+impl PairTally {
     fn count(&mut self, flow: &LiveFlow) {
         *self.tenants.entry(Arc::clone(&flow.tenant)).or_default() += 1;
         *self.clients.entry((Arc::clone(&flow.tenant), flow.client.ip())).or_default() += 1;
-        if let Some(Seen::Asked { name: AskedName::Valid(hostname), .. }) = &flow.seen {
+        if let Some(ClientInspection::Asked { name: AskedName::Valid(hostname), .. }) = &flow.seen {
             *self.hostnames.entry(hostname.clone()).or_default() += 1;
         }
     }
 
     fn sum(&self, most: usize) -> PairFlows {
-        let holder = |((tenant, client), ports)| Holder { tenant, client, ports };
+        let holder = |((tenant, client), ports)| PortHolder { tenant, client, ports };
         PairFlows {
             tenants: largest(&self.tenants, most),
             holders: largest(&self.clients, most).into_iter().map(holder).collect(),
@@ -93,11 +94,11 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    fn pair(source: &str, to: &str) -> Pair {
+    fn pair(source: &str, to: &str) -> SourceDestination {
         (SourceAddr::new(source.parse().unwrap()), to.parse().unwrap())
     }
 
-    fn of(table: &FlowTable, pair: Pair, tenant: Option<&str>, most: usize) -> PairFlows {
+    fn of(table: &FlowTable, pair: SourceDestination, tenant: Option<&str>, most: usize) -> PairFlows {
         table.towards(&[pair], tenant, most).pop().unwrap()
     }
 
@@ -115,7 +116,7 @@ mod tests {
             listed.push(table.list(flow(number, tenant, client, to, hostname)));
         }
         let towards = pair("203.0.113.16", SERVER);
-        let holder = |tenant: &str, client: &str, ports| Holder {
+        let holder = |tenant: &str, client: &str, ports| PortHolder {
             tenant: tenant.into(),
             client: client.parse().unwrap(),
             ports,

@@ -1,10 +1,10 @@
 //! Explains rule by rule why a flow may leave or not.
 
-use super::{Inspects, Place, Rule, Tenant};
+use super::{CompiledRule, RequiredInspection, RuleScope, TenantRules};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, Effect};
+use crate::policy::{Decision, Denial, RuleEffect};
 use std::sync::Arc;
 
 /// Findings of all rules of a tenant on one flow, and the decision.
@@ -26,15 +26,15 @@ pub struct RuleFinding {
     /// The rule's label.
     pub rule: Arc<str>,
     /// Allow or deny.
-    pub effect: Effect,
+    pub effect: RuleEffect,
     /// The finding.
-    pub finding: Finding,
+    pub finding: MatchFinding,
 }
 
 /// Reason why a rule covers a flow or not. Hosts are tested before networks, networks before ports; the first that does
 /// not match is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum MatchFinding {
     /// It covers the flow and decides.
     Decides,
     /// It covers the flow, and another rule decides.
@@ -60,7 +60,7 @@ pub enum Finding {
     PrivateDestination,
 }
 
-impl Finding {
+impl MatchFinding {
     /// Identifier for programs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,7 +96,7 @@ impl Finding {
     }
 }
 
-impl Tenant {
+impl TenantRules {
     /// Evaluates every rule on the flow, and the decision.
     pub fn explain(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Explanation {
         let rules = &self.rules;
@@ -108,7 +108,7 @@ impl Tenant {
         }
         let mut found: Vec<(u32, RuleFinding)> = Vec::with_capacity(rules.ranked.len());
         for (rank, (rule, named)) in (0..).zip(rules.ranked.iter().zip(named)) {
-            let effect = if rank < rules.denies { Effect::Deny } else { Effect::Allow };
+            let effect = if rank < rules.denies { RuleEffect::Deny } else { RuleEffect::Allow };
             let finding = self.examine(rule, effect, named, asked, to);
             found.push((rule.order, RuleFinding { rule: Arc::clone(&rule.label), effect, finding }));
         }
@@ -121,10 +121,10 @@ impl Tenant {
         };
         for ((_, finding), of) in found.iter_mut().zip(&rules.ranked) {
             let decides = rule.as_ref().is_some_and(|rule| Arc::ptr_eq(rule, &of.label));
-            if decides && finding.finding == Finding::Covers {
-                finding.finding = Finding::Decides;
+            if decides && finding.finding == MatchFinding::Covers {
+                finding.finding = MatchFinding::Decides;
             } else if !inspected && of.named {
-                finding.finding = Finding::NotReached;
+                finding.finding = MatchFinding::NotReached;
             }
         }
         found.sort_unstable_by_key(|(order, _)| *order);
@@ -134,47 +134,49 @@ impl Tenant {
     /// Finding of a rule by itself: `Covers`, or the reason why it does not. `named`: it has a pattern for the name.
     fn examine(
         &self,
-        rule: &Rule,
-        effect: Effect,
+        rule: &CompiledRule,
+        effect: RuleEffect,
         named: bool,
         asked: &AskedName,
         to: OriginalDestination,
-    ) -> Finding {
+    ) -> MatchFinding {
         let elsewhere = rule.place.misses(to);
         if rule.named {
             match asked {
                 AskedName::Invalid(_) | AskedName::Unread
-                    if effect == Effect::Deny && elsewhere.is_none() =>
+                    if effect == RuleEffect::Deny && elsewhere.is_none() =>
                 {
-                    return Finding::CannotBeJudged;
+                    return MatchFinding::CannotBeJudged;
                 }
-                AskedName::Absent | AskedName::Unread => return Finding::NoHostname,
-                AskedName::Invalid(_) => return Finding::InvalidHostname,
-                AskedName::Valid(_) if !named => return Finding::OtherHostname,
+                AskedName::Absent | AskedName::Unread => return MatchFinding::NoHostname,
+                AskedName::Invalid(_) => return MatchFinding::InvalidHostname,
+                AskedName::Valid(_) if !named => return MatchFinding::OtherHostname,
                 AskedName::Valid(_) => {}
             }
         }
         if let Some(elsewhere) = elsewhere {
             return elsewhere;
         }
-        if effect == Effect::Allow && rule.inspects == Inspects::Protocols && self.rules.needs_name(asked, to)
+        if effect == RuleEffect::Allow
+            && rule.inspects == RequiredInspection::Protocols
+            && self.rules.needs_name(asked, to)
         {
-            return Finding::OtherProtocol;
+            return MatchFinding::OtherProtocol;
         }
-        if effect == Effect::Allow && rule.takes_the_clients_word() && !self.rules.reach.by_name(to.ip()) {
-            return Finding::PrivateDestination;
+        if effect == RuleEffect::Allow && rule.trusts_client_address() && !self.rules.reach.by_name(to.ip()) {
+            return MatchFinding::PrivateDestination;
         }
-        Finding::Covers
+        MatchFinding::Covers
     }
 }
 
-impl Place {
+impl RuleScope {
     /// Reason why it does not cover the flow's address and port; `None` if it does.
-    fn misses(&self, to: OriginalDestination) -> Option<Finding> {
+    fn misses(&self, to: OriginalDestination) -> Option<MatchFinding> {
         if !self.has_address(to.ip()) {
-            Some(Finding::OtherAddress)
+            Some(MatchFinding::OtherAddress)
         } else if !self.has_port(to.port()) {
-            Some(Finding::OtherPort)
+            Some(MatchFinding::OtherPort)
         } else {
             None
         }

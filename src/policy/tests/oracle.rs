@@ -4,62 +4,65 @@ use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use crate::policy::networks::canonical;
-use crate::policy::reach::Reach;
-use crate::policy::{Destination, Ech, Effect, Explanation, Finding, RuleFinding, RuleSpec, TenantSpec};
+use crate::policy::reach::NameReach;
+use crate::policy::{
+    DestinationRule, EchPolicy, Explanation, MatchFinding, RuleEffect, RuleFinding, RuleSpec, TenantSpec,
+};
 
 /// Evaluates every rule of the tenant on the flow.
 pub(super) fn explain(
     tenant: &TenantSpec,
-    reach: &Reach,
+    reach: &NameReach,
     asked: &AskedName,
     ech: bool,
     to: OriginalDestination,
 ) -> Explanation {
     let rules = &tenant.rules;
-    let mut found: Vec<Finding> = rules.iter().map(|rule| examine(rule, reach, asked, to)).collect();
-    let meant = rules.iter().zip(&found).any(|(_, &finding)| finding == Finding::CannotBeJudged);
+    let mut found: Vec<MatchFinding> = rules.iter().map(|rule| examine(rule, reach, asked, to)).collect();
+    let meant = rules.iter().zip(&found).any(|(_, &finding)| finding == MatchFinding::CannotBeJudged);
     if *asked == AskedName::Unread && meant {
         for (rule, finding) in rules.iter().zip(&mut found) {
             let passes = rule.uninspected || rule.other_protocols;
-            if *finding == Finding::Covers && rule.effect == Effect::Allow && !passes {
-                *finding = Finding::OtherProtocol;
+            if *finding == MatchFinding::Covers && rule.effect == RuleEffect::Allow && !passes {
+                *finding = MatchFinding::OtherProtocol;
             }
         }
     }
-    let first = |wanted: Finding, is: &dyn Fn(&RuleSpec) -> bool| {
+    let first = |wanted: MatchFinding, is: &dyn Fn(&RuleSpec) -> bool| {
         rules.iter().zip(&found).position(|(rule, &finding)| finding == wanted && is(rule))
     };
-    let says_no = |rule: &RuleSpec| rule.effect == Effect::Deny;
-    let says_yes = |rule: &RuleSpec| rule.effect == Effect::Allow;
-    let unseen = first(Finding::Covers, &|rule| says_yes(rule) && rule.uninspected)
-        .filter(|_| first(Finding::Covers, &|rule| says_no(rule) && rule.hosts.is_empty()).is_none());
+    let says_no = |rule: &RuleSpec| rule.effect == RuleEffect::Deny;
+    let says_yes = |rule: &RuleSpec| rule.effect == RuleEffect::Allow;
+    let unseen = first(MatchFinding::Covers, &|rule| says_yes(rule) && rule.uninspected)
+        .filter(|_| first(MatchFinding::Covers, &|rule| says_no(rule) && rule.hosts.is_empty()).is_none());
     let (denied, decides) = if unseen.is_some() {
         (None, unseen)
-    } else if ech && tenant.ech == Ech::Deny {
+    } else if ech && tenant.ech == EchPolicy::Deny {
         (Some(Outcome::EchDenied), None)
-    } else if let Some(rule) = first(Finding::Covers, &says_no) {
+    } else if let Some(rule) = first(MatchFinding::Covers, &says_no) {
         (Some(Outcome::DeniedByRule), Some(rule))
-    } else if first(Finding::CannotBeJudged, &says_no).is_some() && *asked != AskedName::Unread {
+    } else if first(MatchFinding::CannotBeJudged, &says_no).is_some() && *asked != AskedName::Unread {
         (Some(Outcome::InvalidHostname), None)
-    } else if let Some(rule) = first(Finding::Covers, &says_yes) {
+    } else if let Some(rule) = first(MatchFinding::Covers, &says_yes) {
         (None, Some(rule))
-    } else if let Some(rule) = first(Finding::OtherProtocol, &says_yes) {
+    } else if let Some(rule) = first(MatchFinding::OtherProtocol, &says_yes) {
         (Some(Outcome::UnknownProtocol), Some(rule))
-    } else if let Some(rule) = first(Finding::PrivateDestination, &says_yes) {
+    } else if let Some(rule) = first(MatchFinding::PrivateDestination, &says_yes) {
         (Some(Outcome::DestinationPrivate), Some(rule))
     } else if matches!(asked, AskedName::Invalid(_)) {
         (Some(Outcome::InvalidHostname), None)
-    } else if first(Finding::NoHostname, &|rule| says_yes(rule) && out_of_place(rule, to).is_none()).is_some()
+    } else if first(MatchFinding::NoHostname, &|rule| says_yes(rule) && out_of_place(rule, to).is_none())
+        .is_some()
     {
         (Some(Outcome::NoHostname), None)
     } else {
         (Some(Outcome::NotAllowed), None)
     };
     for (at, (rule, finding)) in rules.iter().zip(&mut found).enumerate() {
-        if decides == Some(at) && *finding == Finding::Covers {
-            *finding = Finding::Decides;
+        if decides == Some(at) && *finding == MatchFinding::Covers {
+            *finding = MatchFinding::Decides;
         } else if unseen.is_some() && !rule.hosts.is_empty() {
-            *finding = Finding::NotReached;
+            *finding = MatchFinding::NotReached;
         }
     }
     let findings = rules.iter().zip(found);
@@ -74,19 +77,19 @@ pub(super) fn explain(
 }
 
 /// Finding of a rule by itself: `Covers`, or the reason why it does not.
-fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestination) -> Finding {
+fn examine(rule: &RuleSpec, reach: &NameReach, asked: &AskedName, to: OriginalDestination) -> MatchFinding {
     let elsewhere = out_of_place(rule, to);
     if !rule.hosts.is_empty() {
         match asked {
             AskedName::Invalid(_) | AskedName::Unread
-                if rule.effect == Effect::Deny && elsewhere.is_none() =>
+                if rule.effect == RuleEffect::Deny && elsewhere.is_none() =>
             {
-                return Finding::CannotBeJudged;
+                return MatchFinding::CannotBeJudged;
             }
-            AskedName::Absent | AskedName::Unread => return Finding::NoHostname,
-            AskedName::Invalid(_) => return Finding::InvalidHostname,
+            AskedName::Absent | AskedName::Unread => return MatchFinding::NoHostname,
+            AskedName::Invalid(_) => return MatchFinding::InvalidHostname,
             AskedName::Valid(name) if !rule.hosts.iter().any(|pattern| pattern.matches(name)) => {
-                return Finding::OtherHostname;
+                return MatchFinding::OtherHostname;
             }
             AskedName::Valid(_) => {}
         }
@@ -94,21 +97,21 @@ fn examine(rule: &RuleSpec, reach: &Reach, asked: &AskedName, to: OriginalDestin
     if let Some(elsewhere) = elsewhere {
         return elsewhere;
     }
-    let resolves = rule.destination == Destination::Resolve;
+    let resolves = rule.destination == DestinationRule::Resolve;
     let name_alone = !rule.hosts.is_empty() && rule.cidrs.is_empty() && !resolves;
-    if rule.effect == Effect::Allow && name_alone && !reach.by_name(to.ip()) {
-        return Finding::PrivateDestination;
+    if rule.effect == RuleEffect::Allow && name_alone && !reach.by_name(to.ip()) {
+        return MatchFinding::PrivateDestination;
     }
-    Finding::Covers
+    MatchFinding::Covers
 }
 
 /// Reason why a rule does not apply to the address and port; `None` if it does.
-fn out_of_place(rule: &RuleSpec, to: OriginalDestination) -> Option<Finding> {
+fn out_of_place(rule: &RuleSpec, to: OriginalDestination) -> Option<MatchFinding> {
     if !rule.cidrs.is_empty() && !rule.cidrs.iter().any(|&network| canonical(network).contains(&to.ip())) {
-        return Some(Finding::OtherAddress);
+        return Some(MatchFinding::OtherAddress);
     }
     if !rule.ports.is_empty() && !rule.ports.iter().any(|range| range.contains(to.port())) {
-        return Some(Finding::OtherPort);
+        return Some(MatchFinding::OtherPort);
     }
     None
 }

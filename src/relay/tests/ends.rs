@@ -18,7 +18,7 @@ fn half_closed_flow_continues_other_way() {
             socket.write_all(&pattern(3_000_000, 7)).unwrap();
         },
     );
-    assert!(matches!(result.end, End::Finished { first: Side::Client }), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::Finished { first: Side::Client }), "{:?}", result.end);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn server_that_finishes_first_is_noticed() {
             assert_eq!(read_all(socket), b"thanks");
         },
     );
-    assert!(matches!(result.end, End::Finished { first: Side::Upstream }), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::Finished { first: Side::Upstream }), "{:?}", result.end);
 }
 
 #[test]
@@ -79,16 +79,16 @@ fn reset_by_the_client_reaches_the_server() {
 
 #[test]
 fn idle_flow_ends_only_by_timeout() {
-    let idle = Silence { idle: Some(Duration::from_millis(80)), ..NEVER };
+    let idle = IdleTimeouts { idle: Some(Duration::from_millis(80)), ..NEVER };
     let wait_for_reset = |mut socket: std::net::TcpStream| {
         assert_eq!(socket.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     };
-    assert!(matches!(run(idle, wait_for_reset, wait_for_reset).end, End::Idle));
+    assert!(matches!(run(idle, wait_for_reset, wait_for_reset).end, RelayEnd::Idle));
 }
 
 #[test]
 fn half_open_flow_has_own_timeout() {
-    let silence = Silence { half_open: Duration::from_millis(80), ..NEVER };
+    let silence = IdleTimeouts { half_open: Duration::from_millis(80), ..NEVER };
     let (was_reset, client_was_reset) = std::sync::mpsc::channel();
     let result = run(
         silence,
@@ -104,7 +104,7 @@ fn half_open_flow_has_own_timeout() {
             assert_eq!(socket.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         },
     );
-    assert!(matches!(result.end, End::HalfOpen), "{:?}", result.end);
+    assert!(matches!(result.end, RelayEnd::HalfOpen), "{:?}", result.end);
 }
 
 #[test]
@@ -134,7 +134,8 @@ fn answer_before_reset_reaches_sending_client() {
     let end = EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        relay(&client, &upstream, &Scratch::new(4), &NEVER, &mut Tally::default(), &mut unguarded()).await
+        relay(&client, &upstream, &WorkerScratch::new(4), &NEVER, &mut ByteTally::default(), &mut unguarded())
+            .await
     })
     .unwrap();
     assert_eq!(end.failure(), Some((Side::Upstream, Failure::Reset)));
@@ -171,7 +172,7 @@ fn reset_after_half_close_is_forwarded() {
 }
 
 /// End of a relay whose server sent this and reset before the relay read it.
-fn end_after_reset(said: &[u8], finishes: bool) -> End {
+fn end_after_reset(said: &[u8], finishes: bool) -> RelayEnd {
     let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
     server_end.write_all(said).unwrap();
     while stream::unacknowledged(&server_end).unwrap() > 0 {
@@ -197,7 +198,7 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
         let relayed = async {
-            let (scratch, mut tally) = (Scratch::new(4), Tally::default());
+            let (scratch, mut tally) = (WorkerScratch::new(4), ByteTally::default());
             relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut unguarded()).await
         };
         // The client's bytes make the relay find the reset, once the FIN was passed on.
@@ -210,12 +211,12 @@ fn end_after_reset(said: &[u8], finishes: bool) -> End {
 #[test]
 fn reset_differs_from_earlier_fin() {
     for (finishes, finished) in [(true, Some(Side::Upstream)), (false, None)] {
-        let End::Failed(failure) = end_after_reset(b"an answer", finishes) else { panic!() };
+        let RelayEnd::Failed(failure) = end_after_reset(b"an answer", finishes) else { panic!() };
         let SocketFailure { side, progress, .. } = *failure;
         assert_eq!((side, progress.finished, progress.down), (Side::Upstream, finished, 9));
     }
     let alert = b"\x15\x03\x03\0\x02\x01\0";
-    let End::Failed(failure) = end_after_reset(alert, false) else { panic!() };
+    let RelayEnd::Failed(failure) = end_after_reset(alert, false) else { panic!() };
     assert!(failure.progress.notified);
 }
 
@@ -226,7 +227,7 @@ fn bytes_undelivered_at_reset_are_counted() {
     let end = EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        let (scratch, mut tally, mut nobody) = (Scratch::new(4), Tally::default(), unguarded());
+        let (scratch, mut tally, mut nobody) = (WorkerScratch::new(4), ByteTally::default(), unguarded());
         poll_fn(|cx| upstream.poll_readable(cx)).await;
         // No event has told of it when the server's bytes are read.
         stream::reset_on_close(&client_end).unwrap();
@@ -234,7 +235,7 @@ fn bytes_undelivered_at_reset_are_counted() {
         relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut nobody).await
     })
     .unwrap();
-    let End::Failed(failed) = end else { panic!("{end:?}") };
-    let Progress { down, held, .. } = failed.progress;
+    let RelayEnd::Failed(failed) = end else { panic!("{end:?}") };
+    let RelayProgress { down, held, .. } = failed.progress;
     assert_eq!((failed.side, down, held), (Side::Client, 0, 14));
 }

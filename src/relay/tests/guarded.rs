@@ -1,7 +1,7 @@
 //! Guarded relays, with a guard that follows the client's own lines.
 
 use super::*;
-use crate::relay::guard::Passing;
+use crate::relay::guard::ForwardableBytes;
 use proptest::prelude::*;
 use std::task::Waker;
 
@@ -11,13 +11,13 @@ const TICK: Duration = Duration::from_millis(1);
 /// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: no more until the server
 /// has sent something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
 /// itself.
-struct Script {
+struct ScriptedGuard {
     body: u64,
     waits: bool,
     switches: bool,
     over: bool,
     /// Decision about an incomplete line.
-    cut_off: Next,
+    cut_off: NextStep,
     /// Result of `farewell`, once the server has sent so many bytes.
     farewell: (usize, bool),
     heard: usize,
@@ -27,14 +27,14 @@ struct Script {
     requests: usize,
 }
 
-impl Default for Script {
+impl Default for ScriptedGuard {
     fn default() -> Self {
-        let (body, waits, switches, over, cut_off) = (0, false, false, false, Next::Stop);
+        let (body, waits, switches, over, cut_off) = (0, false, false, false, NextStep::Stop);
         Self { body, waits, switches, over, cut_off, farewell: (0, true), heard: 0, shown: 0, requests: 0 }
     }
 }
 
-impl Guard for Script {
+impl Guard for ScriptedGuard {
     fn free(&self, side: Side) -> u64 {
         match side {
             Side::Client if self.over => u64::MAX,
@@ -47,22 +47,22 @@ impl Guard for Script {
         self.body = self.body.saturating_sub(bytes as u64);
     }
 
-    fn judge(&mut self, bytes: &mut [u8]) -> Passage {
+    fn judge(&mut self, bytes: &mut [u8]) -> GuardVerdict {
         self.shown = self.shown.max(bytes.len());
         let mut passed = 0;
         let next = loop {
             let rest = &bytes[passed..];
             let body = rest.len().min(usize::try_from(self.free(Side::Client)).unwrap_or(usize::MAX));
             if self.waits && !rest.is_empty() {
-                break Next::Wait;
+                break NextStep::Wait;
             } else if body > 0 {
                 self.passes(Side::Client, body);
                 passed += body;
                 continue;
             }
-            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break Next::Read };
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break NextStep::Read };
             match &rest[..end] {
-                b"stop" => break Next::Stop,
+                b"stop" => break NextStep::Stop,
                 b"ask" => self.waits = true,
                 b"switch" => (self.waits, self.switches) = (true, true),
                 b"over" => self.over = true,
@@ -74,10 +74,10 @@ impl Guard for Script {
             passed += end + 1;
             self.requests += 1;
         };
-        Passage { bytes: passed, next }
+        GuardVerdict { bytes: passed, next }
     }
 
-    fn heed(&mut self, bytes: &[u8]) {
+    fn observe_server(&mut self, bytes: &[u8]) {
         self.heard += bytes.len();
         self.waits = false;
         self.over |= self.switches;
@@ -87,11 +87,11 @@ impl Guard for Script {
         self.waits = false;
     }
 
-    fn cut_off(&mut self, _: CutOff) -> Next {
+    fn cut_off(&mut self, _: TruncationReason) -> NextStep {
         self.cut_off
     }
 
-    fn farewell(&self) -> Poll<bool> {
+    fn pending_answer(&self) -> Poll<bool> {
         if self.heard < self.farewell.0 { Poll::Pending } else { Poll::Ready(self.farewell.1) }
     }
 
@@ -104,16 +104,16 @@ impl Guard for Script {
     }
 }
 
-fn look(guarded: &mut Guarded<Script>, read: &[u8]) -> Vec<u8> {
+fn look(guarded: &mut Guarded<ScriptedGuard>, read: &[u8]) -> Vec<u8> {
     match guarded.look(Side::Client, &mut read.to_vec()) {
-        Passing::Read(n) => read[..n].into(),
-        Passing::Kept(bytes) => bytes.into(),
+        ForwardableBytes::Read(n) => read[..n].into(),
+        ForwardableBytes::Kept(bytes) => bytes.into(),
     }
 }
 
 /// Bytes of the pieces that pass, with a server that answers whenever it is waited for.
-fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<Script>) {
-    let mut guarded = Guarded::new(Script::default(), PATIENCE);
+fn passing(pieces: &[&[u8]]) -> (Vec<u8>, Guarded<ScriptedGuard>) {
+    let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
     let mut passed = Vec::new();
     for piece in pieces {
         passed.extend(look(&mut guarded, piece));
@@ -157,7 +157,7 @@ proptest! {
 
 #[test]
 fn partial_line_stops_splicing() {
-    let mut guarded = Guarded::new(Script::default(), PATIENCE);
+    let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
     assert_eq!(look(&mut guarded, b"body 9\n12"), b"body 9\n12");
     assert_eq!(guarded.free(Side::Client), 7);
     guarded.passes(Side::Client, 7);
@@ -176,7 +176,7 @@ fn partial_line_stops_splicing() {
 #[test]
 fn line_deadline_starts_at_first_byte() {
     EventLoop::run_fast(async |event_loop| {
-        let mut guarded = Guarded::new(Script::default(), PATIENCE);
+        let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
         let mut poll = |read: &[u8]| {
             let passed = look(&mut guarded, read);
             let late = guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
@@ -199,7 +199,7 @@ fn line_deadline_starts_at_first_byte() {
 #[test]
 fn line_deadline_covers_held_remainder() {
     EventLoop::run_fast(async |event_loop| {
-        let mut guarded = Guarded::new(Script::default(), PATIENCE);
+        let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
         assert_eq!(look(&mut guarded, b"ask\na li"), b"ask\n");
         assert!(guarded.waits());
         guarded.look(Side::Upstream, &mut b"go on".to_vec());
@@ -217,8 +217,8 @@ fn line_deadline_covers_held_remainder() {
 #[test]
 fn truncated_line_passes_only_by_guard() {
     EventLoop::run_fast(async |event_loop| {
-        for (cut_off, passes) in [(Next::Stop, None), (Next::Read, Some(&b"half"[..]))] {
-            let script = || Script { cut_off, ..Script::default() };
+        for (cut_off, passes) in [(NextStep::Stop, None), (NextStep::Read, Some(&b"half"[..]))] {
+            let script = || ScriptedGuard { cut_off, ..ScriptedGuard::default() };
             let mut late = Guarded::new(script(), PATIENCE);
             look(&mut late, b"half");
             let mut poll = || late.poll_kept(&mut Context::from_waker(Waker::noop()));
@@ -239,10 +239,10 @@ fn truncated_line_passes_only_by_guard() {
 
 /// Relays with a guard. Returns the end, the guard if it is left, and the number of pipes used.
 fn relayed(
-    script: Script,
+    script: ScriptedGuard,
     client: impl FnOnce(std::net::TcpStream) + Send + 'static,
     server: impl FnOnce(std::net::TcpStream) + Send + 'static,
-) -> (End, Option<Script>, usize) {
+) -> (RelayEnd, Option<ScriptedGuard>, usize) {
     let ((client_end, inner_client), (server_end, inner_server)) = (pair(), pair());
     for end in [&client_end, &server_end] {
         end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -252,7 +252,7 @@ fn relayed(
     let relayed = EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
-        let (scratch, mut tally) = (Scratch::new(4), Tally::default());
+        let (scratch, mut tally) = (WorkerScratch::new(4), ByteTally::default());
         let mut guard = Some(Box::new(Guarded::new(script, PATIENCE)));
         let end = relay(&client, &upstream, &scratch, &NEVER, &mut tally, &mut guard).await;
         // The end of the sockets does not matter here; plain closes disturb least.
@@ -266,15 +266,15 @@ fn relayed(
     relayed
 }
 
-fn is_stopped(end: &End, farewell: Farewell) -> bool {
-    matches!(end, End::Stopped(found) if *found == farewell)
+fn is_stopped(end: &RelayEnd, farewell: PendingAnswer) -> bool {
+    matches!(end, RelayEnd::Stopped(found) if *found == farewell)
 }
 
 #[test]
 fn long_body_is_spliced_then_guarded() {
     const BODY: usize = 5_000_011;
     let (end, script, pipes) = relayed(
-        Script::default(),
+        ScriptedGuard::default(),
         |mut socket| {
             let sent =
                 [format!("body {BODY}\n").as_bytes(), &pattern(BODY, 1), b"line\nstop\nnot this"].concat();
@@ -286,7 +286,7 @@ fn long_body_is_spliced_then_guarded() {
             assert!(read_all(socket) == sent);
         },
     );
-    assert!(is_stopped(&end, Farewell::Answer), "{end:?}");
+    assert!(is_stopped(&end, PendingAnswer::Answer), "{end:?}");
     assert!(pipes > 0, "it is spliced");
     let shown = script.unwrap().shown;
     assert!(shown <= COPY, "{shown} bytes were shown at once");
@@ -295,7 +295,7 @@ fn long_body_is_spliced_then_guarded() {
 #[test]
 fn question_holds_bytes_until_server_answers() {
     let (end, script, _) = relayed(
-        Script { farewell: (6, true), ..Script::default() },
+        ScriptedGuard { farewell: (6, true), ..ScriptedGuard::default() },
         |mut socket| {
             socket.write_all(b"ask\nline\nask\nstop\n").unwrap();
             let mut answers = [0; 6];
@@ -318,21 +318,21 @@ fn question_holds_bytes_until_server_answers() {
             assert_eq!(read_all(socket), b"");
         },
     );
-    assert!(is_stopped(&end, Farewell::Answer), "{end:?}");
+    assert!(is_stopped(&end, PendingAnswer::Answer), "{end:?}");
     assert_eq!(script.unwrap().heard, 6);
 }
 
 #[test]
 fn server_eof_releases_held_bytes() {
     let (end, script, _) = relayed(
-        Script::default(),
+        ScriptedGuard::default(),
         |mut socket| {
             socket.write_all(b"ask\nstop\n").unwrap();
             read_all(socket);
         },
         |mut socket| socket.read_exact(&mut [0; 4]).unwrap(),
     );
-    assert!(is_stopped(&end, Farewell::Finished), "{end:?}");
+    assert!(is_stopped(&end, PendingAnswer::Finished), "{end:?}");
     assert_eq!(script.unwrap().heard, 0);
 }
 
@@ -343,24 +343,25 @@ fn pending_answer_at_end_is_reported() {
             socket.write_all(b"line\nstop\n").unwrap();
             read_all(socket);
         };
-        let (end, script, _) = relayed(Script { farewell, ..Script::default() }, client, server);
+        let (end, script, _) =
+            relayed(ScriptedGuard { farewell, ..ScriptedGuard::default() }, client, server);
         assert!(script.is_some(), "the guard is still there");
         end
     };
     let end = end_of((0, false), |socket| drop(read_all(socket)));
-    assert!(is_stopped(&end, Farewell::Reset), "{end:?}");
+    assert!(is_stopped(&end, PendingAnswer::Reset), "{end:?}");
     // The server has more to send, sends half of it, and finishes.
     let end = end_of((10, true), |mut socket| {
         socket.read_exact(&mut [0; 5]).unwrap();
         socket.write_all(b"12345").unwrap();
     });
-    assert!(is_stopped(&end, Farewell::Finished), "{end:?}");
+    assert!(is_stopped(&end, PendingAnswer::Finished), "{end:?}");
 }
 
 #[test]
 fn finished_guard_releases_kept_bytes() {
     let (end, script, _) = relayed(
-        Script::default(),
+        ScriptedGuard::default(),
         |mut socket| {
             socket.write_all(b"over\nstop\nand so on").unwrap();
             socket.shutdown(Shutdown::Write).unwrap();
@@ -371,6 +372,6 @@ fn finished_guard_releases_kept_bytes() {
             assert_eq!(read_all(socket), b"over\nstop\nand so on");
         },
     );
-    assert!(matches!(end, End::Finished { .. }), "{end:?}");
+    assert!(matches!(end, RelayEnd::Finished { .. }), "{end:?}");
     assert!(script.is_none());
 }

@@ -13,7 +13,7 @@ use std::thread;
 const NAME: &str = "api.example.com";
 const TICK: Duration = Duration::from_millis(1);
 const OTHER: &str = "other.example.com";
-const BUSY: Certificate = Certificate::Unknown("too many certificates were being asked for");
+const BUSY: CertificateVerdict = CertificateVerdict::Unknown("too many certificates were being asked for");
 
 thread_local! {
     /// Time by which the clock was advanced. Each test has its own thread, on which its runtime runs.
@@ -29,22 +29,22 @@ fn wait(time: Duration) {
     LATER.set(LATER.get() + time);
 }
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+struct TestAuthority(CertifiedIssuer<'static, KeyPair>);
 
-impl Authority {
+impl TestAuthority {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn certificates(&self) -> Certificates {
+    fn certificates(&self) -> CertificateCache {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let counter = Counter::noop;
         let meters =
             ProbeMeters { valid: counter(), invalid: counter(), unsupported: counter(), unknown: counter() };
-        Certificates::new(roots, Handle::current(), now, meters)
+        CertificateCache::new(roots, Handle::current(), now, meters)
     }
 
     /// Starts a server with a certificate for the name; its thread ends with the process.
@@ -75,31 +75,31 @@ impl Authority {
 struct Connector(Cell<usize>);
 
 impl Connector {
-    fn begin(&self, to: SocketAddr) -> Result<Begun, &'static str> {
+    fn begin(&self, to: SocketAddr) -> Result<StartedConnection, &'static str> {
         self.0.set(self.0.get() + 1);
         let socket = TcpStream::connect(to).map_err(|_| "refused")?;
         socket.set_nonblocking(true).unwrap();
         Ok((socket, Box::new(())))
     }
 
-    async fn check(&self, certificates: &Certificates, name: &str, to: SocketAddr) -> Certificate {
+    async fn check(&self, certificates: &CertificateCache, name: &str, to: SocketAddr) -> CertificateVerdict {
         self.check_for(&asker(), certificates, name, to).await
     }
 
     async fn check_for(
         &self,
-        asker: &Asker,
-        certificates: &Certificates,
+        asker: &TenantLookups,
+        certificates: &CertificateCache,
         name: &str,
         to: SocketAddr,
-    ) -> Certificate {
+    ) -> CertificateVerdict {
         certificates.check(&name.parse().unwrap(), to, asker, || self.begin(to)).await
     }
 }
 
 /// The only tenant of a test with one.
-fn asker() -> Asker {
-    thread_local!(static ONE: Asker = Asker::default());
+fn asker() -> TenantLookups {
+    thread_local!(static ONE: TenantLookups = TenantLookups::default());
     ONE.with(Clone::clone)
 }
 
@@ -112,33 +112,38 @@ fn silent() -> (TcpListener, SocketAddr) {
 
 #[tokio::test]
 async fn verdict_is_per_name_and_address() {
-    let authority = Authority::new();
+    let authority = TestAuthority::new();
     let certificates = authority.certificates();
     let (server, other) = (authority.serve(NAME), authority.serve(OTHER));
     let connector = Connector::default();
-    let invalid = Certificate::Invalid("the certificate is for another name");
+    let invalid = CertificateVerdict::Invalid("the certificate is for another name");
     for _ in 0..3 {
-        assert_eq!(connector.check(&certificates, NAME, server).await, Certificate::Valid);
+        assert_eq!(connector.check(&certificates, NAME, server).await, CertificateVerdict::Valid);
         assert_eq!(connector.check(&certificates, OTHER, server).await, invalid);
         assert_eq!(connector.check(&certificates, NAME, other).await, invalid);
     }
     assert_eq!(connector.0.get(), 3);
     let known = |name: &str, at| certificates.known(&name.parse().unwrap(), at, &asker());
-    assert_eq!((known(NAME, server), known(OTHER, server)), (Some(Certificate::Valid), Some(invalid)));
+    assert_eq!((known(NAME, server), known(OTHER, server)), (Some(CertificateVerdict::Valid), Some(invalid)));
     assert_eq!(known(OTHER, other), None);
 }
 
 #[tokio::test]
 async fn verdict_lifetimes_depend_on_result() {
-    let authority = Authority::new();
+    let authority = TestAuthority::new();
     let server = authority.serve(NAME);
     let (listener, nobody) = silent();
     // A server that accepts connections and closes them.
     thread::spawn(move || while listener.accept().is_ok() {});
-    let unknown = Certificate::Unknown("the server did not complete a TLS handshake");
+    let unknown = CertificateVerdict::Unknown("the server did not complete a TLS handshake");
     for (name, at, verdict, counts) in [
-        (NAME, server, Certificate::Valid, Duration::from_hours(1)),
-        (OTHER, server, Certificate::Invalid("the certificate is for another name"), Duration::from_mins(1)),
+        (NAME, server, CertificateVerdict::Valid, Duration::from_hours(1)),
+        (
+            OTHER,
+            server,
+            CertificateVerdict::Invalid("the certificate is for another name"),
+            Duration::from_mins(1),
+        ),
         (NAME, nobody, unknown, Duration::from_secs(5)),
     ] {
         let (certificates, connector) = (authority.certificates(), Connector::default());
@@ -154,7 +159,7 @@ async fn verdict_lifetimes_depend_on_result() {
 
 #[tokio::test]
 async fn concurrent_flows_share_one_probe() {
-    let authority = Authority::new();
+    let authority = TestAuthority::new();
     let (certificates, server) = (authority.certificates(), authority.serve(NAME));
     let connector = Connector::default();
     let mut flows: Vec<_> =
@@ -163,7 +168,7 @@ async fn concurrent_flows_share_one_probe() {
         assert!(once(flow.as_mut()).await.is_none(), "it waits for the probe");
     }
     for flow in flows {
-        assert_eq!(flow.await, Certificate::Valid);
+        assert_eq!(flow.await, CertificateVerdict::Valid);
     }
     assert_eq!(connector.0.get(), 1);
 }
@@ -180,74 +185,74 @@ async fn once<F: Future>(flow: F) -> Option<F::Output> {
 
 #[tokio::test]
 async fn failed_verdicts_are_per_tenant() {
-    let authority = Authority::new();
+    let authority = TestAuthority::new();
     let (certificates, server) = (authority.certificates(), authority.serve(NAME));
     let (_listener, silent) = silent();
-    let [hostile, good] = [(); 2].map(|()| Asker::default());
+    let [hostile, good] = [(); 2].map(|()| TenantLookups::default());
     let connector = Connector::default();
     // Like a server that answers one tenant's address with a reset.
     let name = NAME.parse().unwrap();
     for _ in 0..20 {
         let verdict = certificates.check(&name, server, &hostile, || Err("reset")).await;
-        assert_eq!(verdict, Certificate::Unknown("reset"));
+        assert_eq!(verdict, CertificateVerdict::Unknown("reset"));
     }
     let found = connector.check_for(&hostile, &certificates, OTHER, server).await;
-    assert!(matches!(found, Certificate::Invalid(_)));
+    assert!(matches!(found, CertificateVerdict::Invalid(_)));
     assert_eq!(certificates.known(&OTHER.parse().unwrap(), server, &good), None);
     let valid = connector.check_for(&good, &certificates, NAME, server).await;
-    assert_eq!((valid, connector.0.get()), (Certificate::Valid, 2));
+    assert_eq!((valid, connector.0.get()), (CertificateVerdict::Valid, 2));
     // A proof counts for all tenants.
-    assert_eq!(connector.check_for(&hostile, &certificates, NAME, server).await, Certificate::Valid);
+    assert_eq!(connector.check_for(&hostile, &certificates, NAME, server).await, CertificateVerdict::Valid);
     assert_eq!(connector.0.get(), 2);
     // No tenant waits for another's probe.
     let slow = std::pin::pin!(connector.check_for(&hostile, &certificates, NAME, silent));
     assert!(once(slow).await.is_none());
     let refused = certificates.check(&name, silent, &good, || Err("its own")).await;
-    assert_eq!(refused, Certificate::Unknown("its own"));
+    assert_eq!(refused, CertificateVerdict::Unknown("its own"));
 }
 
 #[tokio::test]
 async fn failed_probe_connection_leaves_no_verdict() {
-    let certificates = Authority::new().certificates();
+    let certificates = TestAuthority::new().certificates();
     let server = ([192, 0, 2, 1], 443).into();
     let name = NAME.parse().unwrap();
-    let asker = Asker::default();
+    let asker = TenantLookups::default();
     for why in ["the pool is empty", "and again"] {
         let verdict = certificates.check(&name, server, &asker, || Err(why)).await;
-        assert_eq!(verdict, Certificate::Unknown(why));
+        assert_eq!(verdict, CertificateVerdict::Unknown(why));
     }
     assert_eq!(certificates.known(&name, server, &asker), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn silent_server_times_out_after_five_seconds() {
-    let certificates = Authority::new().certificates();
+    let certificates = TestAuthority::new().certificates();
     let (_listener, server) = silent();
     let start = tokio::time::Instant::now();
     let verdict = Connector::default().check(&certificates, NAME, server).await;
-    assert_eq!(verdict, Certificate::Unknown("the server did not answer in time"));
+    assert_eq!(verdict, CertificateVerdict::Unknown("the server did not answer in time"));
     assert_eq!(start.elapsed(), PROBE);
 }
 
 #[tokio::test]
 async fn probe_rate_is_limited() {
-    let certificates = Authority::new().certificates();
+    let certificates = TestAuthority::new().certificates();
     let begun = Cell::new(0);
-    let ask = async |asker: &Asker, n: u16| {
+    let ask = async |asker: &TenantLookups, n: u16| {
         let connect = || {
             begun.set(begun.get() + 1);
             Err("begun")
         };
         certificates.check(&NAME.parse().unwrap(), ([192, 0, 2, 1], n).into(), asker, connect).await
     };
-    let tenants: Vec<_> = (0..6).map(|_| Asker::default()).collect();
+    let tenants: Vec<_> = (0..6).map(|_| TenantLookups::default()).collect();
     for _ in 0..2 {
         let mut of_each = Vec::new();
         for tenant in &tenants {
             let before = begun.get();
             for n in 0..100 {
                 let verdict = ask(tenant, n).await;
-                assert!(verdict == BUSY || verdict == Certificate::Unknown("begun"), "{verdict:?}");
+                assert!(verdict == BUSY || verdict == CertificateVerdict::Unknown("begun"), "{verdict:?}");
             }
             of_each.push(begun.get() - before);
         }
@@ -258,12 +263,12 @@ async fn probe_rate_is_limited() {
 
 #[tokio::test]
 async fn concurrent_probes_per_tenant_are_bounded() {
-    let certificates = Authority::new().certificates();
+    let certificates = TestAuthority::new().certificates();
     let (_listener, server) = silent();
-    let (busy, other) = (Asker::default(), Asker::default());
+    let (busy, other) = (TenantLookups::default(), TenantLookups::default());
     let connector = Connector::default();
     let name = |n: u32| format!("n{n}.example.com").parse::<Hostname>().unwrap();
-    let ask = async |asker: &Asker, n: u32| {
+    let ask = async |asker: &TenantLookups, n: u32| {
         once(certificates.check(&name(n), server, asker, || connector.begin(server))).await
     };
     for n in 0..128 {

@@ -1,7 +1,7 @@
 //! One DNS server, queried with and without EDNS: old servers and middleboxes refuse or drop queries with it.
 
-use super::super::anchors::Anchors;
-use super::super::known::Answer;
+use super::super::anchors::DnssecAnchors;
+use super::super::known::NameAnswer;
 use crate::clock;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
@@ -21,7 +21,7 @@ const HEDGE: Duration = Duration::from_secs(1);
 const PLAIN: Duration = Duration::from_mins(10);
 
 /// A server with its two query modes.
-pub(super) struct Server {
+pub(super) struct ResolverServer {
     address: SocketAddr,
     with_edns: TokioResolver,
     /// `None` under DNSSEC, which needs EDNS.
@@ -36,8 +36,8 @@ enum Edns {
     Off,
 }
 
-impl Server {
-    pub(super) fn new(address: SocketAddr, anchors: Option<&Anchors>) -> Result<Self, NetError> {
+impl ResolverServer {
+    pub(super) fn new(address: SocketAddr, anchors: Option<&DnssecAnchors>) -> Result<Self, NetError> {
         let plain = anchors.is_none().then(|| resolver(address, None, Edns::Off));
         Ok(Self {
             address,
@@ -49,9 +49,9 @@ impl Server {
 
     /// Queries in the mode that this server answered last, and in the other if that fails or is slow (RFC 6891 §6.2.2,
     /// §7). The first answer wins.
-    pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<Answer>
+    pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<NameAnswer>
     where
-        F: Future<Output = Option<Answer>>,
+        F: Future<Output = Option<NameAnswer>>,
     {
         let with_edns = &self.with_edns;
         let Some(without_edns) = &self.without_edns else { return ask(with_edns).await };
@@ -107,7 +107,11 @@ async fn hedged<T>(
     }
 }
 
-fn resolver(server: SocketAddr, anchors: Option<&Anchors>, edns: Edns) -> Result<TokioResolver, NetError> {
+fn resolver(
+    server: SocketAddr,
+    anchors: Option<&DnssecAnchors>,
+    edns: Edns,
+) -> Result<TokioResolver, NetError> {
     let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
     for connection in &mut name_server.connections {
         connection.port = server.port();

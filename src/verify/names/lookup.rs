@@ -1,8 +1,8 @@
 //! One lookup of a name at all servers.
 
-use super::super::flights::Flight;
-use super::super::known::End;
-use super::state::{CacheState, Question};
+use super::super::known::LookupEnd;
+use super::super::single_flight::LookupFlight;
+use super::state::{LookupKey, NameCacheState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -11,15 +11,15 @@ use tokio::time::timeout;
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// A lookup in progress. Drop ends it with the answers received by then.
-pub(super) struct Lookup {
-    cache: Arc<CacheState>,
-    flight: Flight<Question>,
-    said: Vec<(End, Instant)>,
+pub(super) struct NameLookup {
+    cache: Arc<NameCacheState>,
+    flight: LookupFlight<LookupKey>,
+    said: Vec<(LookupEnd, Instant)>,
     begun: Instant,
 }
 
-impl Lookup {
-    pub(super) fn new(cache: Arc<CacheState>, flight: Flight<Question>, begun: Instant) -> Self {
+impl NameLookup {
+    pub(super) fn new(cache: Arc<NameCacheState>, flight: LookupFlight<LookupKey>, begun: Instant) -> Self {
         Self { cache, flight, said: Vec::new(), begun }
     }
 
@@ -39,18 +39,18 @@ impl Lookup {
     }
 }
 
-impl Drop for Lookup {
+impl Drop for NameLookup {
     fn drop(&mut self) {
-        let CacheState { shards, meters, now, .. } = &*self.cache;
+        let NameCacheState { shards, meters, now, .. } = &*self.cache;
         let now = now();
         let (owner, key) = self.flight.key();
         let mut shard = shards.of(key);
         let known = shard.known(*owner, key);
         known.conclude(&self.said, now);
         match known.end(now) {
-            Some(End::Answered) => meters.answered.increment(1),
-            Some(End::Absent) => meters.absent.increment(1),
-            Some(End::Failed) | None => meters.failed.increment(1),
+            Some(LookupEnd::Answered) => meters.answered.increment(1),
+            Some(LookupEnd::Absent) => meters.absent.increment(1),
+            Some(LookupEnd::Failed) | None => meters.failed.increment(1),
         }
         meters.duration.record(now.saturating_duration_since(self.begun));
     }

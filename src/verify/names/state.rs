@@ -1,10 +1,10 @@
 //! State that the clones of a cache share with its lookups.
 
-use super::super::flights::Flights;
-use super::super::known::Answer;
-use super::super::memory::Owner;
-use super::super::places::Places;
-use super::super::shards::{Key, Shards};
+use super::super::generation_cache::EntryOwner;
+use super::super::known::NameAnswer;
+use super::super::lookup_limiter::LookupLimiter;
+use super::super::shards::{NameKey, NameShards};
+use super::super::single_flight::SingleFlight;
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use metrics::{Counter, Histogram};
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Queries every server for a name's addresses. Answers arrive one by one; a failed server sends none.
-pub type Ask = Box<dyn Fn(&Hostname, Family) -> mpsc::Receiver<Answer> + Send + Sync>;
+pub type QueryServers = Box<dyn Fn(&Hostname, Family) -> mpsc::Receiver<NameAnswer> + Send + Sync>;
 
 /// Metrics of lookups.
 pub struct LookupMeters {
@@ -31,14 +31,14 @@ pub struct LookupMeters {
 
 /// A name, and the tenant that requests it. Tenants do not wait for each other's lookups, and have separate cache
 /// entries; names of rules are shared.
-pub(super) type Question = (Owner, Key);
+pub(super) type LookupKey = (EntryOwner, NameKey);
 
 /// The cache itself, its lookups in progress, and what lookups need.
-pub(super) struct CacheState {
-    pub(super) shards: Shards,
-    pub(super) flights: Flights<Question>,
-    pub(super) places: Places,
-    pub(super) ask: Ask,
+pub(super) struct NameCacheState {
+    pub(super) shards: NameShards,
+    pub(super) flights: SingleFlight<LookupKey>,
+    pub(super) places: LookupLimiter,
+    pub(super) ask: QueryServers,
     pub(super) grace: Duration,
     pub(super) runtime: Handle,
     pub(super) now: fn() -> Instant,

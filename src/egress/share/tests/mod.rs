@@ -2,7 +2,7 @@
 
 mod model;
 
-use super::super::{Ledger, Pool, PoolSpec, Pools, Rest, Select, ShareSpec, SourceState};
+use super::super::{Ledger, Pool, PoolSpec, Pools, PortHold, ShareSpec, SourceSelection, SourceState};
 use super::*;
 use crate::addr::{ClientAddr, DialAddr, PortRange, SourceAddr};
 use crate::egress::Lease;
@@ -84,7 +84,7 @@ impl Setup {
             name: "acme".into(),
             addresses: self.addresses.iter().map(|&n| source(n).ip().into()).collect(),
             ports: PortRange::new(self.ports.0, self.ports.1).unwrap(),
-            select: Select::Paired,
+            select: SourceSelection::Paired,
             drain: self.drain.iter().map(|&n| source(n)).collect(),
             public: BTreeMap::new(),
             rest: Duration::ZERO,
@@ -137,7 +137,7 @@ fn held_port_counts_for_its_tenant() {
     assert_eq!((b.len(), why), (6, LeaseError::Ceiling));
     let held = Duration::from_secs(66);
     for mut lease in b {
-        lease.set_rest(Rest::For(held));
+        lease.set_hold(PortHold::For(held));
         lease.give_back(now);
     }
     let free = now + held;

@@ -4,7 +4,7 @@ use super::{SETUPS, TENANTS, client, dial, source};
 use crate::addr::SourceAddr;
 use crate::egress::destination_key::DestinationKey;
 use crate::egress::share::LeaseError;
-use crate::egress::{Lease, Ledger, PairUse, Rest, SourceState};
+use crate::egress::{Lease, Ledger, PairUse, PortHold, SourceState};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone)]
-enum Step {
+enum ShareStep {
     /// Tenant, client, destination.
     Lease(usize, u8, u8),
     /// Index of the lease, and the milliseconds for which its port rests.
@@ -22,16 +22,16 @@ enum Step {
     State(u8, SourceState),
 }
 
-fn steps(changes: bool) -> impl Strategy<Value = Vec<Step>> {
+fn steps(changes: bool) -> impl Strategy<Value = Vec<ShareStep>> {
     let rest = prop_oneof![3 => Just(0u64), 1 => 1u64..20, 1 => Just(60_000)];
     let state =
         prop_oneof![Just(SourceState::Available), Just(SourceState::Draining), Just(SourceState::Withdrawn)];
     let step = prop_oneof![
-        24 => (0..4usize, 0..4u8, 0..2u8).prop_map(|(tenant, client, to)| Step::Lease(tenant, client, to)),
-        10 => (any::<usize>(), rest).prop_map(|(which, rest)| Step::GiveBack(which, rest)),
-        2 => prop_oneof![0u64..10, Just(60_000)].prop_map(Step::Pass),
-        u32::from(changes) => (0..SETUPS.len()).prop_map(Step::Reload),
-        u32::from(changes) => (1..4u8, state).prop_map(|(n, state)| Step::State(n, state)),
+        24 => (0..4usize, 0..4u8, 0..2u8).prop_map(|(tenant, client, to)| ShareStep::Lease(tenant, client, to)),
+        10 => (any::<usize>(), rest).prop_map(|(which, rest)| ShareStep::GiveBack(which, rest)),
+        2 => prop_oneof![0u64..10, Just(60_000)].prop_map(ShareStep::Pass),
+        u32::from(changes) => (0..SETUPS.len()).prop_map(ShareStep::Reload),
+        u32::from(changes) => (1..4u8, state).prop_map(|(n, state)| ShareStep::State(n, state)),
     ];
     vec(step, 1..300)
 }
@@ -47,14 +47,14 @@ struct Used {
     until: Option<Instant>,
 }
 
-struct Model {
+struct ShareModel {
     setup: usize,
     used: Vec<Used>,
     /// Drained and withdrawn by hand.
     out: BTreeMap<u8, (bool, bool)>,
 }
 
-impl Model {
+impl ShareModel {
     fn available(&self, n: u8) -> bool {
         let setup = &SETUPS[self.setup];
         let (drained, withdrawn) = self.out.get(&n).copied().unwrap_or_default();
@@ -100,18 +100,18 @@ impl Model {
     }
 }
 
-fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
+fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<ShareStep>) -> Result<(), TestCaseError> {
     let mut now = crate::clock::now();
     let ledger = Arc::new(Ledger::new());
     let mut pools = SETUPS[setup].pools(&ledger);
-    let mut model = Model { setup, used: Vec::new(), out: BTreeMap::new() };
+    let mut model = ShareModel { setup, used: Vec::new(), out: BTreeMap::new() };
     let mut hands: Vec<Lease> = Vec::new();
     let mut tables = Vec::new();
     for step in steps {
         let pool = Arc::clone(pools.pool("acme").unwrap());
         tables.extend(pool.share(&"a".into()).table().map(Arc::downgrade));
         match step {
-            Step::Lease(tenant, who, to) => {
+            ShareStep::Lease(tenant, who, to) => {
                 let expected = model.expected(tenant, to);
                 let share = pool.share(&TENANTS[tenant].into());
                 let got = pool.lease(client(who), dial(to), &share, now);
@@ -126,7 +126,7 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
                     prop_assert!(model.of(tenant, to) >= SETUPS[model.setup].tenants[tenant].0);
                 }
             }
-            Step::GiveBack(which, rest) if !hands.is_empty() => {
+            ShareStep::GiveBack(which, rest) if !hands.is_empty() => {
                 let mut lease = hands.swap_remove(which % hands.len());
                 let (rest, at) = (Duration::from_millis(rest), lease.source());
                 let to = (0..2).find(|&n| DestinationKey::from(dial(n)) == lease.destination()).unwrap();
@@ -139,11 +139,11 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
                 } else {
                     model.used[place].until = Some(now + rest);
                 }
-                lease.set_rest(if rest.is_zero() { Rest::Free } else { Rest::For(rest) });
+                lease.set_hold(if rest.is_zero() { PortHold::Free } else { PortHold::For(rest) });
                 lease.give_back(now);
             }
-            Step::GiveBack(..) => {}
-            Step::Pass(milliseconds) => {
+            ShareStep::GiveBack(..) => {}
+            ShareStep::Pass(milliseconds) => {
                 now += Duration::from_millis(milliseconds);
                 if changes {
                     // addresses that are no longer listed get their ports freed by nothing else
@@ -151,7 +151,7 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
                 }
                 model.used.retain(|used| used.until.is_none_or(|until| until > now));
             }
-            Step::Reload(setup) => {
+            ShareStep::Reload(setup) => {
                 // The state's lifetime for addresses that are no longer listed is not tested here.
                 model.out.retain(|&n, _| {
                     let stays = SETUPS[setup].addresses.contains(&n);
@@ -164,7 +164,7 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<Step>) -> Resu
                 pools = SETUPS[setup].pools(&ledger);
                 model.setup = setup;
             }
-            Step::State(n, state) => {
+            ShareStep::State(n, state) => {
                 let listed = SETUPS[model.setup].addresses.contains(&n);
                 let follows = pools.set_state(source(n), state);
                 prop_assert_eq!(follows.is_some(), listed);

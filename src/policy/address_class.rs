@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Scope of an address: whether a name alone may lead to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scope {
+pub(super) enum AddressClass {
     /// The internet, documentation ranges included, as nobody uses those.
     Public,
     /// A private network: only if the operator allows it.
@@ -23,48 +23,50 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, last: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// The first that contains the address decides; none: public. From the IANA special-purpose registry (RFC 6890).
-const V4: &[(Ipv4Net, Scope)] = &[
-    (v4(0, 0, 0, 0, 8), Scope::Never), // "this host"; Linux takes 0.0.0.0 for loopback
-    (v4(127, 0, 0, 0, 8), Scope::Never), // loopback
-    (v4(169, 254, 0, 0, 16), Scope::Never), // link-local, with the metadata of most clouds
-    (v4(168, 63, 129, 16, 32), Scope::Never), // Azure's host agent
-    (v4(100, 100, 100, 200, 32), Scope::Never), // Alibaba Cloud's metadata
-    (v4(192, 0, 0, 192, 32), Scope::Never), // Oracle Cloud's older metadata
-    (v4(224, 0, 0, 0, 4), Scope::Never), // multicast
-    (v4(255, 255, 255, 255, 32), Scope::Never), // broadcast
-    (v4(10, 0, 0, 0, 8), Scope::Private), // RFC 1918
-    (v4(172, 16, 0, 0, 12), Scope::Private), // RFC 1918
-    (v4(192, 168, 0, 0, 16), Scope::Private), // RFC 1918
-    (v4(100, 64, 0, 0, 10), Scope::Private), // RFC 6598, carrier-grade NAT
-    (v4(192, 0, 0, 0, 24), Scope::Private), // RFC 6890, protocol assignments
-    (v4(198, 18, 0, 0, 15), Scope::Private), // RFC 2544, benchmarking
-    (v4(240, 0, 0, 0, 4), Scope::Private), // RFC 1112, reserved; some use it within their walls
+const V4: &[(Ipv4Net, AddressClass)] = &[
+    (v4(0, 0, 0, 0, 8), AddressClass::Never), // "this host"; Linux takes 0.0.0.0 for loopback
+    (v4(127, 0, 0, 0, 8), AddressClass::Never), // loopback
+    (v4(169, 254, 0, 0, 16), AddressClass::Never), // link-local, with the metadata of most clouds
+    (v4(168, 63, 129, 16, 32), AddressClass::Never), // Azure's host agent
+    (v4(100, 100, 100, 200, 32), AddressClass::Never), // Alibaba Cloud's metadata
+    (v4(192, 0, 0, 192, 32), AddressClass::Never), // Oracle Cloud's older metadata
+    (v4(224, 0, 0, 0, 4), AddressClass::Never), // multicast
+    (v4(255, 255, 255, 255, 32), AddressClass::Never), // broadcast
+    (v4(10, 0, 0, 0, 8), AddressClass::Private), // RFC 1918
+    (v4(172, 16, 0, 0, 12), AddressClass::Private), // RFC 1918
+    (v4(192, 168, 0, 0, 16), AddressClass::Private), // RFC 1918
+    (v4(100, 64, 0, 0, 10), AddressClass::Private), // RFC 6598, carrier-grade NAT
+    (v4(192, 0, 0, 0, 24), AddressClass::Private), // RFC 6890, protocol assignments
+    (v4(198, 18, 0, 0, 15), AddressClass::Private), // RFC 2544, benchmarking
+    (v4(240, 0, 0, 0, 4), AddressClass::Private), // RFC 1112, reserved; some use it within their walls
 ];
 
 /// The first that contains the address decides; none: never, because only `2000::/3` is assigned as global unicast.
-const V6: &[(Ipv6Net, Scope)] = &[
-    (v6(0xfd00, 0xec2, 0, 0, 0, 32), Scope::Never), // AWS: metadata, DNS, time, credentials
-    (v6(0xfd20, 0xce, 0, 0, 0x254, 128), Scope::Never), // Google Cloud's metadata
-    (v6(0xfc00, 0, 0, 0, 0, 7), Scope::Private),    // RFC 4193, unique local
-    (v6(0xfec0, 0, 0, 0, 0, 10), Scope::Private),   // RFC 3879, the former site-local
-    (v6(0x2001, 2, 0, 0, 0, 48), Scope::Private),   // RFC 5180, benchmarking
-    (v6(0x2000, 0, 0, 0, 0, 3), Scope::Public),
+const V6: &[(Ipv6Net, AddressClass)] = &[
+    (v6(0xfd00, 0xec2, 0, 0, 0, 32), AddressClass::Never), // AWS: metadata, DNS, time, credentials
+    (v6(0xfd20, 0xce, 0, 0, 0x254, 128), AddressClass::Never), // Google Cloud's metadata
+    (v6(0xfc00, 0, 0, 0, 0, 7), AddressClass::Private),    // RFC 4193, unique local
+    (v6(0xfec0, 0, 0, 0, 0, 10), AddressClass::Private),   // RFC 3879, the former site-local
+    (v6(0x2001, 2, 0, 0, 0, 48), AddressClass::Private),   // RFC 5180, benchmarking
+    (v6(0x2000, 0, 0, 0, 0, 3), AddressClass::Public),
 ];
 
 /// Returns the scope of a canonical address. One that embeds an IPv4 address has the scope of that.
-pub(super) fn of(address: IpAddr) -> Scope {
+pub(super) fn of(address: IpAddr) -> AddressClass {
     match address {
         IpAddr::V4(address) => of_v4(address),
         IpAddr::V6(v6) => {
             let carried = carried(address).into_iter().flatten().map(of_v4).max();
             let of_v6 = || V6.iter().find(|(network, _)| network.contains(&v6)).map(|&(_, scope)| scope);
-            carried.or_else(of_v6).unwrap_or(Scope::Never)
+            carried.or_else(of_v6).unwrap_or(AddressClass::Never)
         }
     }
 }
 
-fn of_v4(address: Ipv4Addr) -> Scope {
-    V4.iter().find(|(network, _)| network.contains(&address)).map_or(Scope::Public, |&(_, scope)| scope)
+fn of_v4(address: Ipv4Addr) -> AddressClass {
+    V4.iter()
+        .find(|(network, _)| network.contains(&address))
+        .map_or(AddressClass::Public, |&(_, scope)| scope)
 }
 
 /// IPv4 addresses that a translator or tunnel would send the packets of an IPv6 address to. The local NAT64 prefix
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn addresses_have_their_routed_scope() {
-        use Scope::*;
+        use AddressClass::*;
         let cases = [
             ("8.8.8.8", Public),
             ("192.0.2.1", Public),

@@ -3,7 +3,7 @@
 //! Reads and writes do not touch the timer: a slow tick compares the bytes moved with those at the last tick. A flow
 //! without an idle timeout has no timer until one side has finished.
 
-use super::end::End;
+use super::end::RelayEnd;
 use crate::sys::event_loop::{Sleep, sleep};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Idle and half-open timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Silence {
+pub struct IdleTimeouts {
     /// No byte either way for this long ends the flow. `None`: never; keepalive finds dead peers.
     pub idle: Option<Duration>,
     /// No byte for this long after one side has finished ends the flow.
@@ -21,8 +21,8 @@ pub struct Silence {
 /// A period is measured in this many ticks, so a flow ends at most a quarter of the period late.
 const TICKS: u32 = 4;
 
-pub(super) struct Watch<'a> {
-    silence: &'a Silence,
+pub(super) struct IdleTimer<'a> {
+    silence: &'a IdleTimeouts,
     tick: Option<Sleep>,
     /// Length of the current tick.
     length: Duration,
@@ -32,14 +32,14 @@ pub(super) struct Watch<'a> {
     moved: u64,
 }
 
-impl<'a> Watch<'a> {
-    pub(super) fn new(silence: &'a Silence) -> Self {
+impl<'a> IdleTimer<'a> {
+    pub(super) fn new(silence: &'a IdleTimeouts) -> Self {
         let length = Duration::ZERO;
         Self { silence, tick: None, length, half_open: false, silent: 0, moved: 0 }
     }
 
     /// Ready when the flow was silent for the period that applies; `moved` is any count that grows with each byte.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, moved: u64, half_open: bool) -> Poll<End> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, moved: u64, half_open: bool) -> Poll<RelayEnd> {
         if half_open != self.half_open {
             // The half-open period starts now. The current tick proves no silence; it continues if it ends soon enough.
             self.half_open = half_open;
@@ -62,7 +62,7 @@ impl<'a> Watch<'a> {
             self.silent = if moved == self.moved { self.silent + 1 } else { 0 };
             self.moved = moved;
             if self.silent >= TICKS {
-                return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
+                return Poll::Ready(if half_open { RelayEnd::HalfOpen } else { RelayEnd::Idle });
             }
         }
     }

@@ -6,9 +6,9 @@ use std::mem;
 
 /// Owner of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Owner(pub(super) u64);
+pub(super) struct EntryOwner(pub(super) u64);
 
-impl Owner {
+impl EntryOwner {
     /// Owner of the entries shared by all tenants.
     pub(super) const ALL: Self = Self(0);
 }
@@ -16,9 +16,9 @@ impl Owner {
 /// Holds at most `2 * half` entries of all owners. When it is full, the owner with the most loses its older generation:
 /// an owner with less than an equal share loses nothing to others. Access makes an entry young again.
 #[derive(Debug)]
-pub(super) struct Memory<K, V> {
+pub(super) struct GenerationCache<K, V> {
     half: usize,
-    owners: HashMap<Owner, Generations<K, V>>,
+    owners: HashMap<EntryOwner, Generations<K, V>>,
 }
 
 /// Entries of one owner.
@@ -34,13 +34,13 @@ impl<K, V> Default for Generations<K, V> {
     }
 }
 
-impl<K: Eq + Hash + Clone, V> Memory<K, V> {
+impl<K: Eq + Hash + Clone, V> GenerationCache<K, V> {
     pub(super) fn new(half: usize) -> Self {
         Self { half: half.max(1), owners: HashMap::new() }
     }
 
     /// Returns the owner's entry, if there is one.
-    pub(super) fn get(&mut self, owner: Owner, key: &K) -> Option<&mut V> {
+    pub(super) fn get(&mut self, owner: EntryOwner, key: &K) -> Option<&mut V> {
         if let Some(value) = self.owners.get_mut(&owner)?.old.remove(key) {
             self.insert(owner, key.clone(), value);
         }
@@ -48,19 +48,19 @@ impl<K: Eq + Hash + Clone, V> Memory<K, V> {
     }
 
     /// Returns the owner's entry; if there is none, moves the shared one to it, or creates one.
-    pub(super) fn get_or_adopt(&mut self, owner: Owner, key: &K) -> &mut V
+    pub(super) fn get_or_adopt(&mut self, owner: EntryOwner, key: &K) -> &mut V
     where
         V: Default,
     {
         if self.get(owner, key).is_none() {
-            let adopted = self.owners.get_mut(&Owner::ALL).and_then(|all| all.remove(key));
+            let adopted = self.owners.get_mut(&EntryOwner::ALL).and_then(|all| all.remove(key));
             self.insert(owner, key.clone(), adopted.unwrap_or_default());
         }
         self.owners.entry(owner).or_default().young.entry(key.clone()).or_default()
     }
 
     /// Inserts or replaces an entry.
-    pub(super) fn insert(&mut self, owner: Owner, key: K, value: V) {
+    pub(super) fn insert(&mut self, owner: EntryOwner, key: K, value: V) {
         let half = self.half;
         let own = self.owners.entry(owner).or_default();
         own.remove(&key);
@@ -119,11 +119,11 @@ impl<K: Eq + Hash, V> Generations<K, V> {
 mod tests {
     use super::*;
 
-    const ONE: Owner = Owner(1);
+    const ONE: EntryOwner = EntryOwner(1);
 
     #[test]
     fn requested_entries_outlive_others() {
-        let mut memory = Memory::new(10);
+        let mut memory = GenerationCache::new(10);
         memory.insert(ONE, u32::MAX, 0);
         for n in 0..1000 {
             memory.insert(ONE, n, n);
@@ -138,13 +138,13 @@ mod tests {
     #[test]
     fn flooding_owner_evicts_own_entries() {
         for good_ones in [1_usize, 9] {
-            let mut memory = Memory::new(10);
+            let mut memory = GenerationCache::new(10);
             for key in 0..good_ones {
                 memory.insert(ONE, key, "good");
             }
             for flood in 2..4 {
                 for key in 0..1000 {
-                    memory.insert(Owner(flood), key, "flood");
+                    memory.insert(EntryOwner(flood), key, "flood");
                     assert!(memory.len() <= 20, "{}", memory.len());
                 }
                 let kept = (0..good_ones).filter(|key| memory.of_all(key).any(|value| *value == "good"));
@@ -156,11 +156,11 @@ mod tests {
 
     #[test]
     fn shared_entry_is_adopted_by_asker() {
-        let mut memory = Memory::new(10);
-        memory.insert(Owner::ALL, "name", 7);
+        let mut memory = GenerationCache::new(10);
+        memory.insert(EntryOwner::ALL, "name", 7);
         assert_eq!(*memory.get_or_adopt(ONE, &"name"), 7);
         assert_eq!(memory.len(), 1);
         assert_eq!(*memory.get_or_adopt(ONE, &"other"), 0);
-        assert_eq!(*memory.get_or_adopt(Owner(2), &"name"), 0, "owners do not see each other's");
+        assert_eq!(*memory.get_or_adopt(EntryOwner(2), &"name"), 0, "owners do not see each other's");
     }
 }

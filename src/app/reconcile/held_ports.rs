@@ -18,7 +18,7 @@ const COMPLAIN: Duration = Duration::from_mins(1);
 /// Starts the thread; it ends when what this yields is dropped. `failures` counts rounds of questions without answers.
 pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<ReaperStop> {
     let (mut reaper, stop) = Reaper::new(ledger);
-    let mut questions = Questions { open: Inquirer::open, inquirer: None, failures, complained: None };
+    let mut questions = PortQueries { open: Inquirer::open, inquirer: None, failures, complained: None };
     thread::Builder::new().name("held-ports".to_owned()).spawn(move || {
         while reaper.wait() {
             reaper.reap(clock::now(), |pairs| questions.ask(pairs));
@@ -28,14 +28,14 @@ pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<Reaper
 }
 
 /// Asks on a socket that is opened anew after a failure.
-struct Questions {
+struct PortQueries {
     open: fn(Duration) -> io::Result<Inquirer>,
     inquirer: Option<Inquirer>,
     failures: Counter,
     complained: Option<Instant>,
 }
 
-impl Questions {
+impl PortQueries {
     fn ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> Vec<Option<Presence>> {
         match self.try_ask(pairs) {
             Ok(found) => found.into_iter().map(Some).collect(),
@@ -78,7 +78,7 @@ mod tests {
         let failed = Arc::<AtomicU64>::default();
         let failures = Counter::from_arc(Arc::clone(&failed));
         let open = |_| Err(io::ErrorKind::Unsupported.into());
-        let mut questions = Questions { open, inquirer: None, failures, complained: None };
+        let mut questions = PortQueries { open, inquirer: None, failures, complained: None };
         let pairs = [("192.0.2.1:5000".parse().unwrap(), "198.51.100.1:443".parse().unwrap()); 3];
         assert_eq!(questions.ask(&pairs), [None; 3], "and no port is free");
         assert_eq!((failed.load(Ordering::Relaxed), questions.complained.is_some()), (1, true));

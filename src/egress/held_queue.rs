@@ -8,7 +8,7 @@ use std::time::Instant;
 
 /// A port that is held until a time.
 #[derive(Debug)]
-pub(super) struct Rested {
+pub(super) struct HeldPort {
     pub(super) until: Instant,
     pub(super) to: DestinationKey,
     pub(super) port: u16,
@@ -21,14 +21,14 @@ pub(super) struct Rested {
 /// Nearly all are held equally long and become free in FIFO order. Only a port that is due before the last in the queue
 /// goes into a heap.
 #[derive(Debug, Default)]
-pub(super) struct Resting {
+pub(super) struct HeldQueue {
     /// In ascending order of `until`.
-    in_order: VecDeque<Rested>,
-    earlier: BinaryHeap<EarliestFirst<Rested>>,
+    in_order: VecDeque<HeldPort>,
+    earlier: BinaryHeap<EarliestFirst<HeldPort>>,
 }
 
-impl Resting {
-    pub(super) fn push(&mut self, rested: Rested) {
+impl HeldQueue {
+    pub(super) fn push(&mut self, rested: HeldPort) {
         if self.in_order.back().is_some_and(|last| rested.until < last.until) {
             self.earlier.push(EarliestFirst(rested));
         } else {
@@ -37,8 +37,8 @@ impl Resting {
     }
 
     /// Removes the next port that is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Rested> {
-        let due = |rested: &&Rested| rested.until <= now;
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<HeldPort> {
+        let due = |rested: &&HeldPort| rested.until <= now;
         let queued = self.in_order.front().filter(due);
         let heaped = self.earlier.peek().map(|EarliestFirst(rested)| rested).filter(due);
         match (queued, heaped) {
@@ -53,7 +53,7 @@ impl Resting {
         self.in_order.len() + self.earlier.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Rested> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HeldPort> {
         self.in_order.iter().chain(self.earlier.iter().map(|EarliestFirst(rested)| rested))
     }
 
@@ -66,7 +66,7 @@ impl Resting {
     }
 }
 
-impl Due for Rested {
+impl Due for HeldPort {
     fn due(&self) -> Instant {
         self.until
     }
@@ -85,10 +85,10 @@ mod tests {
         ) {
             let start = crate::clock::now();
             let to = DestinationKey::default();
-            let mut resting = Resting::default();
+            let mut resting = HeldQueue::default();
             for (port, &after) in (0u16..).zip(&rests) {
                 let until = start + Duration::from_secs(after);
-                resting.push(Rested { until, to, port, share: Share::NONE });
+                resting.push(HeldPort { until, to, port, share: Share::NONE });
             }
             let now = start + Duration::from_secs(now);
             let came: Vec<_> = std::iter::from_fn(|| resting.pop_due(now)).map(|r| r.until).collect();

@@ -1,6 +1,6 @@
 //! Operations on some of the flows, by their numbers. Flows that have ended meanwhile are left out.
 
-use super::{FlowTable, LiveFlow, Proof, Revoked};
+use super::{CheckSet, FlowTable, LiveFlow, RevocationReason};
 
 impl FlowTable {
     /// Calls `look` for a copy of each of these flows, without a lock.
@@ -13,7 +13,7 @@ impl FlowTable {
     pub(in crate::gateway) fn revoke_of(
         &self,
         numbers: &[u64],
-        why: impl Fn(&LiveFlow) -> Option<Revoked>,
+        why: impl Fn(&LiveFlow) -> Option<RevocationReason>,
     ) -> u64 {
         let mut revoked = 0;
         let mut wakers = Vec::new();
@@ -29,7 +29,7 @@ impl FlowTable {
     }
 
     /// Notes checks that succeeded for these flows.
-    pub(in crate::gateway) fn prove(&self, numbers: &[u64], proof: Proof) {
+    pub(in crate::gateway) fn prove(&self, numbers: &[u64], proof: CheckSet) {
         for &number in numbers {
             if let Some(entry) = self.find(number) {
                 let known = &mut entry.lock().flow.proof;

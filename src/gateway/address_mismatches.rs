@@ -12,11 +12,11 @@ const MOST: usize = 256;
 
 /// Bounded sample of mismatches, shared by all workers.
 #[derive(Debug, Default)]
-pub struct Mismatches(Mutex<HashMap<Mismatch, Sightings>>);
+pub struct AddressMismatchLog(Mutex<HashMap<AddressMismatch, MismatchCount>>);
 
 /// A name that a client asked for, and the address that it dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct Mismatch {
+pub struct AddressMismatch {
     /// Tenant of the client.
     pub tenant: Arc<str>,
     /// The rule that allows the name.
@@ -29,16 +29,16 @@ pub struct Mismatch {
 
 /// Number of flows with a mismatch, and the time of the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sightings {
+pub struct MismatchCount {
     /// Number of flows.
     pub flows: u64,
     /// Time of the last one.
     pub last: SystemTime,
 }
 
-impl Mismatches {
+impl AddressMismatchLog {
     /// Counts a mismatch.
-    pub fn note(&self, mismatch: Mismatch, now: SystemTime) {
+    pub fn note(&self, mismatch: AddressMismatch, now: SystemTime) {
         let mut seen = self.lock();
         if seen.len() >= MOST && !seen.contains_key(&mismatch) {
             let mut of_each: HashMap<&Arc<str>, usize> = HashMap::new();
@@ -50,20 +50,20 @@ impl Mismatches {
             let oldest = of_most.min_by_key(|(_, seen)| seen.last).map(|(oldest, _)| oldest.clone());
             oldest.map(|oldest| seen.remove(&oldest));
         }
-        let entry = seen.entry(mismatch).or_insert(Sightings { flows: 0, last: now });
+        let entry = seen.entry(mismatch).or_insert(MismatchCount { flows: 0, last: now });
         entry.flows += 1;
         entry.last = now;
     }
 
     /// Returns all that are kept, the latest first.
-    pub fn sample(&self) -> Vec<(Mismatch, Sightings)> {
+    pub fn sample(&self) -> Vec<(AddressMismatch, MismatchCount)> {
         let mut all: Vec<_> = self.lock().iter().map(|(mismatch, seen)| (mismatch.clone(), *seen)).collect();
         all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.last));
         all
     }
 
     /// Ignores poisoning: the map is consistent between calls.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Mismatch, Sightings>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AddressMismatch, MismatchCount>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn latest_mismatches_are_kept_and_counted() {
-        let mismatches = Mismatches::default();
-        let of = |n: u8, m: u8| Mismatch {
+        let mismatches = AddressMismatchLog::default();
+        let of = |n: u8, m: u8| AddressMismatch {
             tenant: "acme".into(),
             rule: Some("names".into()),
             name: "api.example.com".parse().unwrap(),
@@ -97,8 +97,8 @@ mod tests {
 
     #[test]
     fn hostile_tenants_mismatches_replace_its_own() {
-        let mismatches = Mismatches::default();
-        let of = |tenant: &str, n: u16| Mismatch {
+        let mismatches = AddressMismatchLog::default();
+        let of = |tenant: &str, n: u16| AddressMismatch {
             tenant: tenant.into(),
             rule: None,
             name: "api.example.com".parse().unwrap(),

@@ -3,12 +3,12 @@
 
 mod held_ports;
 
-use super::in_force::InForce;
+use super::active_config::ActiveConfig;
 use super::privileged::privileged;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Kernel, Ledger, Pools, ReaperStop, Reconciler, Report};
+use crate::egress::{Discrepancies, KernelSockets, Ledger, Pools, ReaperStop, Reconciler};
 use crate::steering;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
 use crate::telemetry::SockDiagMeters;
@@ -34,11 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOGGED: usize = 10;
 
 /// Report of the last comparison, shared with the metrics.
-pub(super) type LastReport = Arc<ArcSwap<Report>>;
+pub(super) type LastReconciliation = Arc<ArcSwap<Discrepancies>>;
 
 /// Reconciles until dropped.
-pub(super) struct Truth {
-    last: LastReport,
+pub(super) struct ReconcilerThread {
+    last: LastReconciliation,
     /// The threads end when these are dropped.
     _stop: Sender<()>,
     _reaper: ReaperStop,
@@ -74,11 +74,11 @@ pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
     Arc::new(Pools::new(&config.pools, &reserved, ledger))
 }
 
-impl Truth {
+impl ReconcilerThread {
     /// Seeds the ledger, before anybody leases from it, and goes on comparing on a thread of its own.
     pub(super) fn start(
         config: &Config,
-        in_force: &Arc<InForce>,
+        in_force: &Arc<ActiveConfig>,
         ledger: &Arc<Ledger>,
         meters: &SockDiagMeters,
     ) -> io::Result<Self> {
@@ -94,18 +94,18 @@ impl Truth {
                 "cannot list the kernel's sockets, so what an earlier process left behind will collide"
             ),
         }
-        let mut watch = Watch {
+        let mut watch = ReconcileLoop {
             kernel,
             reconciler,
             listeners: BTreeSet::new(),
             in_force: Arc::clone(in_force),
             ledger: Arc::clone(ledger),
-            last: LastReport::default(),
+            last: LastReconciliation::default(),
             failures: meters.comparison.clone(),
         };
         let last = Arc::clone(&watch.last);
         let (stop, stopped) = mpsc::channel::<()>();
-        thread::Builder::new().name("truth".to_owned()).spawn(move || {
+        thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
             let mut tick = 0;
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 tick += 1;
@@ -115,25 +115,25 @@ impl Truth {
         Ok(Self { last, _stop: stop, _reaper: held_ports::reap(ledger, meters.held_ports.clone())? })
     }
 
-    pub(super) fn last(&self) -> LastReport {
+    pub(super) fn last(&self) -> LastReconciliation {
         Arc::clone(&self.last)
     }
 }
 
 /// State of the thread.
-struct Watch {
+struct ReconcileLoop {
     kernel: LiveKernel,
     reconciler: Reconciler,
     /// Listeners already reported.
     listeners: BTreeSet<SocketAddr>,
-    in_force: Arc<InForce>,
+    in_force: Arc<ActiveConfig>,
     ledger: Arc<Ledger>,
-    last: LastReport,
+    last: LastReconciliation,
     /// Comparisons that could not be made.
     failures: Counter,
 }
 
-impl Watch {
+impl ReconcileLoop {
     fn tick(&mut self, tick: u64) {
         let pools = Arc::clone(&self.in_force.current().pools);
         let collisions = self.ledger.take_collisions();
@@ -183,7 +183,7 @@ impl LiveKernel {
     }
 }
 
-impl Kernel for LiveKernel {
+impl KernelSockets for LiveKernel {
     fn sockets(
         &mut self,
         waiting: bool,
@@ -201,7 +201,7 @@ impl Kernel for LiveKernel {
     }
 }
 
-fn log(report: &Report) {
+fn log(report: &Discrepancies) {
     for socket in report.foreign.iter().take(LOGGED) {
         tracing::warn!(
             source = %socket.source, destination = %socket.destination, state = ?socket.state,

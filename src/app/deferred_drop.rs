@@ -3,18 +3,18 @@
 //! A flow being admitted references its tenant. If its reference were the last, its worker would drop the tenant's
 //! names, which takes tens of milliseconds for a million of them and stalls its other flows.
 
-use crate::gateway::{Candidate, Snapshot, Tenant};
+use crate::gateway::{Candidate, Snapshot, TenantRuntime};
 use std::sync::Arc;
 
 /// Holds what flows may still reference, and drops it on the caller's thread once none does.
 #[derive(Default)]
-pub(super) struct Retired {
+pub(super) struct DeferredDrop {
     snapshots: Vec<Arc<Snapshot>>,
-    tenants: Vec<Arc<Tenant>>,
+    tenants: Vec<Arc<TenantRuntime>>,
     candidates: Vec<Arc<Candidate>>,
 }
 
-impl Retired {
+impl DeferredDrop {
     /// Adds a snapshot to which no new references can arise.
     pub(super) fn add(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshots.push(snapshot);
@@ -40,7 +40,8 @@ impl Retired {
         self.snapshots = held;
         // One that is released only after this check is dropped by the next sweep.
         self.tenants.retain(|tenant| Arc::strong_count(tenant) > 1);
-        self.candidates.retain(|candidate| Arc::strong_count(candidate) > 1 || candidate.is_asking());
+        self.candidates
+            .retain(|candidate| Arc::strong_count(candidate) > 1 || candidate.has_running_lookup());
         self.count() < before
     }
 
@@ -59,7 +60,7 @@ mod tests {
         let policy = Policy::compile(&[], PrivateDestinations::ByCidr).unwrap();
         let candidate = Arc::new(Candidate::new(policy, Vec::new()));
         let (flow, seen) = (Arc::clone(&candidate), Arc::downgrade(&candidate));
-        let mut retired = Retired::default();
+        let mut retired = DeferredDrop::default();
         retired.add_candidate(candidate);
         assert!(seen.upgrade().is_some());
         drop(flow);

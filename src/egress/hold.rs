@@ -7,7 +7,7 @@ const LONGEST: Duration = Duration::from_mins(10);
 
 /// Holding of a port after its lease has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum PortHold {
     /// The kernel has no state of the connection left: the port can be leased again at once.
     Free,
     /// Held for this long, at most ten minutes.
@@ -21,7 +21,7 @@ pub enum Rest {
     },
 }
 
-impl Rest {
+impl PortHold {
     /// For a connection whose end is unknown.
     pub const UNKNOWN: Self = Self::UntilGone { first_look: Duration::ZERO, timestamps: false };
 
@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn every_hold_ends() {
-        let endless = Rest::UntilGone { first_look: Duration::MAX, timestamps: true };
-        for rest in [Rest::For(Duration::MAX), endless] {
+        let endless = PortHold::UntilGone { first_look: Duration::MAX, timestamps: true };
+        for rest in [PortHold::For(Duration::MAX), endless] {
             assert_eq!(rest.least(), LONGEST);
         }
     }

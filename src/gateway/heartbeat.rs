@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Heartbeats of a worker's event loop. Clones share the count.
 #[derive(Debug, Clone, Default)]
-pub struct Pulse(Arc<AtomicU64>);
+pub struct Heartbeat(Arc<AtomicU64>);
 
-impl Pulse {
+impl Heartbeat {
     /// Counts a heartbeat: the loop has turned.
     pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);

@@ -1,12 +1,12 @@
 //! Comparison of the account with the kernel.
 
 use super::super::destination_key::DestinationKey;
-use super::super::lingering::Linger;
-use super::Account;
+use super::super::lingering::LingeringPort;
+use super::PortAccount;
 use crate::sys::sock_diag::Presence;
 use std::time::Instant;
 
-impl Account {
+impl PortAccount {
     /// Returns those of `ports` that could be leased.
     pub(in crate::egress) fn free_of(&self, ports: &[(DestinationKey, u16)]) -> Vec<(DestinationKey, u16)> {
         let is_free = |&&(to, port): &&(DestinationKey, u16)| {
@@ -30,7 +30,7 @@ impl Account {
 
     /// Ends a lease whose connection may still exist in the kernel: the port counts for its tenant until that is gone.
     /// Returns the reaper's next visit if that is sooner than before.
-    pub(in crate::egress) fn linger(&mut self, linger: Linger) -> Option<Instant> {
+    pub(in crate::egress) fn linger(&mut self, linger: LingeringPort) -> Option<Instant> {
         self.live -= 1;
         if let Some(pair) = self.space.slot(linger.port).and_then(|_| self.pairs.get_mut(&linger.to)) {
             pair.held += 1;
@@ -40,7 +40,7 @@ impl Account {
 
     /// Holds a port while the kernel uses it. Returns true if it was free, and the reaper's next visit if that is
     /// sooner.
-    pub(in crate::egress) fn hold(&mut self, linger: Linger) -> (bool, Option<Instant>) {
+    pub(in crate::egress) fn hold(&mut self, linger: LingeringPort) -> (bool, Option<Instant>) {
         let was_free = self.occupy(linger.to, linger.port);
         let visit = if was_free { self.lingering.push(linger) } else { None };
         (was_free, visit)
@@ -62,7 +62,7 @@ impl Account {
         answers: &[Option<Presence>],
         now: Instant,
     ) -> Option<Instant> {
-        for Linger { to, port, share, .. } in self.lingering.answer(answers, now) {
+        for LingeringPort { to, port, share, .. } in self.lingering.answer(answers, now) {
             self.release_held(to, port, &share);
         }
         self.lingering.next_visit()

@@ -1,27 +1,27 @@
 //! The configuration in force: set at the start, replaced by a reload.
 
-use super::last_good::Fallback;
-use super::{StartError, snapshot, truth, verification};
+use super::last_good::FallbackReason;
+use super::{StartError, reconcile, snapshot, verification};
 use crate::config::{Config, Ports, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
-use crate::verify::Key;
+use crate::verify::NameKey;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The configuration in force, and whether the last load took effect.
-pub(super) struct InForce {
-    current: ArcSwap<Current>,
+pub(super) struct ActiveConfig {
+    current: ArcSwap<ActiveVersion>,
     reloaded: AtomicBool,
     /// Set after a start with a kept configuration, until a reload takes effect.
-    fallback: ArcSwapOption<Fallback>,
+    fallback: ArcSwapOption<FallbackReason>,
 }
 
 /// One configuration in force.
-pub(super) struct Current {
+pub(super) struct ActiveVersion {
     /// Pools, on the shared ledger.
     pub(super) pools: Arc<Pools>,
     /// Pools as configured.
@@ -33,12 +33,12 @@ pub(super) struct Current {
     /// Files that it was read from.
     pub(super) files: Arc<[ReadFile]>,
     /// Names to resolve in advance.
-    pub(super) names: Arc<HashSet<Key>>,
+    pub(super) names: Arc<HashSet<NameKey>>,
 }
 
-impl InForce {
+impl ActiveConfig {
     /// Initial state: the configuration of the files, or a kept one in place of it.
-    pub(super) fn new(built: &Built, fallback: Option<Fallback>) -> Arc<Self> {
+    pub(super) fn new(built: &CompiledConfig, fallback: Option<FallbackReason>) -> Arc<Self> {
         let verifier = built.snapshot.verifier.as_deref();
         verification::pin(verifier, &built.current.names, None);
         Arc::new(Self {
@@ -49,11 +49,11 @@ impl InForce {
     }
 
     /// Returns the reason why a kept configuration is in force instead of the files, if so.
-    pub(super) fn fallback(&self) -> Option<Arc<Fallback>> {
+    pub(super) fn fallback(&self) -> Option<Arc<FallbackReason>> {
         self.fallback.load_full()
     }
 
-    pub(super) fn current(&self) -> Arc<Current> {
+    pub(super) fn current(&self) -> Arc<ActiveVersion> {
         self.current.load_full()
     }
 
@@ -68,7 +68,7 @@ impl InForce {
     }
 
     /// Replaces the configuration in force.
-    pub(super) fn exchange(&self, built: &Built) {
+    pub(super) fn exchange(&self, built: &CompiledConfig) {
         self.current.store(Arc::clone(&built.current));
         self.reloaded.store(true, Ordering::Relaxed);
         self.fallback.store(None);
@@ -76,12 +76,12 @@ impl InForce {
 }
 
 /// A compiled configuration, not yet in force.
-pub(super) struct Built {
+pub(super) struct CompiledConfig {
     pub(super) snapshot: Snapshot,
-    pub(super) current: Arc<Current>,
+    pub(super) current: Arc<ActiveVersion>,
 }
 
-impl Built {
+impl CompiledConfig {
     /// Compiles a configuration. Counters of limits are shared with `before`.
     pub(super) fn new(
         config: &Config,
@@ -90,10 +90,10 @@ impl Built {
         metrics: &Arc<Metrics>,
         before: Option<&Snapshot>,
     ) -> Result<Self, StartError> {
-        let pools = truth::pools(config, ledger);
+        let pools = reconcile::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
-        let current = Current {
+        let current = ActiveVersion {
             specs: config.pools.clone().into(),
             steered: config.steering.ports.clone(),
             version: config.version().into(),

@@ -15,10 +15,10 @@ pub const MOST_WAITING: usize = 64;
 
 /// A worker's source of connections.
 #[derive(Debug)]
-pub struct Intake {
-    load: Arc<Load>,
-    passed_on: Receiver<Connection>,
-    others: Vec<Other>,
+pub struct ConnectionBalancer {
+    load: Arc<ConnectionCount>,
+    passed_on: Receiver<AcceptedConnection>,
+    others: Vec<PeerWorker>,
     /// Index of the other worker to compare with next.
     next: Cell<usize>,
 }
@@ -26,55 +26,55 @@ pub struct Intake {
 /// Number of a worker's connections. On a cache line of its own, as it changes often.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Load(AtomicU32);
+struct ConnectionCount(AtomicU32);
 
 #[derive(Debug)]
-struct Other {
-    load: Arc<Load>,
-    door: Sender<Connection>,
+struct PeerWorker {
+    load: Arc<ConnectionCount>,
+    inbox: Sender<AcceptedConnection>,
 }
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct AcceptedConnection {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) burden: Burden,
+    pub(super) load_guard: LoadGuard,
 }
 
 /// Counts as one connection of a worker until it is dropped.
 #[derive(Debug)]
-pub(super) struct Burden(Arc<Load>);
+pub(super) struct LoadGuard(Arc<ConnectionCount>);
 
-impl Burden {
-    fn on(load: &Arc<Load>) -> Self {
+impl LoadGuard {
+    fn on(load: &Arc<ConnectionCount>) -> Self {
         load.0.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(load))
     }
 }
 
-impl Drop for Burden {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Load {
+impl ConnectionCount {
     fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Intake {
+impl ConnectionBalancer {
     /// Creates one for each of `count` workers.
     pub fn of_workers(count: usize) -> Vec<Self> {
-        let loads: Vec<Arc<Load>> = (0..count).map(|_| Arc::default()).collect();
-        let (doors, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MOST_WAITING)).unzip();
+        let loads: Vec<Arc<ConnectionCount>> = (0..count).map(|_| Arc::default()).collect();
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(MOST_WAITING)).unzip();
         let others = |me: usize| {
             let all = loads
                 .iter()
-                .zip(&doors)
-                .map(|(load, door)| Other { load: Arc::clone(load), door: door.clone() });
+                .zip(&inboxes)
+                .map(|(load, inbox)| PeerWorker { load: Arc::clone(load), inbox: inbox.clone() });
             // Each begins with a different one.
             let mut others: Vec<_> = all.collect();
             others.rotate_left(me);
@@ -91,20 +91,20 @@ impl Intake {
     }
 
     /// Passes a connection that this worker has accepted on to another; returns it if it stays here.
-    pub(super) fn share(&self, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
-        let own = |socket| Connection { socket, peer, burden: Burden::on(&self.load) };
+    pub(super) fn share(&self, socket: TcpStream, peer: SocketAddr) -> Option<AcceptedConnection> {
+        let own = |socket| AcceptedConnection { socket, peer, load_guard: LoadGuard::on(&self.load) };
         let Some(other) = self.others.get(self.next.get()) else { return Some(own(socket)) };
         self.next.set((self.next.get() + 1) % self.others.len());
         if !is_notably_fewer(other.load.get(), self.load.get()) {
             return Some(own(socket));
         }
-        let passed_on = Connection { socket, peer, burden: Burden::on(&other.load) };
+        let passed_on = AcceptedConnection { socket, peer, load_guard: LoadGuard::on(&other.load) };
         // The other's queue is full or closed.
-        other.door.try_send(passed_on).err().map(|error| own(error.into_inner().socket))
+        other.inbox.try_send(passed_on).err().map(|error| own(error.into_inner().socket))
     }
 
     /// Waits for a connection that another worker has accepted.
-    pub(super) async fn passed_on(&mut self) -> Connection {
+    pub(super) async fn passed_on(&mut self) -> AcceptedConnection {
         match self.passed_on.recv().await {
             Some(connection) => connection,
             // There are no other workers.
@@ -119,7 +119,7 @@ impl Intake {
 
     /// Returns the next connection that was passed on before the close; `None` once there can be no more. Waits for a
     /// worker that is about to pass one on.
-    pub(super) async fn left(&mut self) -> Option<Connection> {
+    pub(super) async fn drain_next(&mut self) -> Option<AcceptedConnection> {
         self.passed_on.recv().await
     }
 }
@@ -145,14 +145,14 @@ mod tests {
         (0..count).map(connect).collect()
     }
 
-    fn waiting(intake: &mut Intake) -> Vec<Connection> {
+    fn waiting(intake: &mut ConnectionBalancer) -> Vec<AcceptedConnection> {
         std::iter::from_fn(|| intake.passed_on.try_recv().ok()).collect()
     }
 
     #[test]
     fn skewed_accepts_are_rebalanced() {
         for workers in [2, 3, 4] {
-            let mut intakes = Intake::of_workers(workers);
+            let mut intakes = ConnectionBalancer::of_workers(workers);
             let mut kept = Vec::new();
             for (socket, peer) in connections(32 * workers) {
                 kept.extend(intakes[1].share(socket, peer));
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn single_worker_keeps_its_connections() {
-        let intakes = Intake::of_workers(1);
+        let intakes = ConnectionBalancer::of_workers(1);
         let kept: Vec<_> =
             connections(20).into_iter().filter_map(|(socket, peer)| intakes[0].share(socket, peer)).collect();
         assert_eq!(kept.len(), 20);
@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn closed_worker_loses_no_connection() {
-        let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
+        let [first, mut second] =
+            <[ConnectionBalancer; 2]>::try_from(ConnectionBalancer::of_workers(2)).unwrap();
         let mut kept = Vec::new();
         for (socket, peer) in connections(10) {
             kept.extend(first.share(socket, peer));
@@ -200,7 +201,8 @@ mod tests {
     #[test]
     fn handover_during_close_keeps_every_connection() {
         for _ in 0..50 {
-            let [first, mut second] = <[Intake; 2]>::try_from(Intake::of_workers(2)).unwrap();
+            let [first, mut second] =
+                <[ConnectionBalancer; 2]>::try_from(ConnectionBalancer::of_workers(2)).unwrap();
             let connections = connections(8);
             let (kept, left) = std::thread::scope(|scope| {
                 let sharing = scope.spawn(move || {
@@ -211,7 +213,7 @@ mod tests {
                 let closing = EventLoop::run(async |_| {
                     second.close();
                     let mut left = 0;
-                    while let Some(connection) = second.left().await {
+                    while let Some(connection) = second.drain_next().await {
                         drop(connection);
                         left += 1;
                     }
