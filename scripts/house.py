@@ -126,7 +126,8 @@ class Paths:
                 if at == source.module:
                     self.imports[at].setdefault(name, path)
                 # A name that the file only passes on is no use of it.
-                if re.search(rf"(?<!\.)(?<!fn )(?<!mod )\b{re.escape(name)}\b", body) or not self._starts_below(source.module, path):
+                is_used = re.search(rf"(?<!\.)(?<!fn )(?<!mod )\b{re.escape(name)}\b", body)
+                if is_used or not self._starts_below(source.module, path):
                     self.references.append((source.module, at, path))
         for path in PATH.finditer(body):
             parts = tuple(path[0].split("::"))
