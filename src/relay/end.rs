@@ -13,9 +13,9 @@ pub enum RelayEnd {
     },
     /// A socket failed; the other one is to be reset.
     Failed(Box<SocketFailure>),
-    /// [`Silence::idle`] passed.
+    /// [`IdleTimeouts::idle`](super::IdleTimeouts::idle) passed.
     Idle,
-    /// [`Silence::half_open`] passed.
+    /// [`IdleTimeouts::half_open`](super::IdleTimeouts::half_open) passed.
     HalfOpen,
     /// The guard has stopped it.
     Stopped(PendingAnswer),
