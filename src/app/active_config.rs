@@ -1,7 +1,7 @@
 //! The configuration in force: set at the start, replaced by a reload.
 
 use super::last_good::FallbackReason;
-use super::{StartError, reconcile, snapshot, verification};
+use super::{StartError, pools, snapshot, verification};
 use crate::config::{Config, Ports, ReadFile};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
@@ -90,7 +90,7 @@ impl CompiledConfig {
         metrics: &Arc<Metrics>,
         before: Option<&Snapshot>,
     ) -> Result<Self, StartError> {
-        let pools = reconcile::pools(config, ledger);
+        let pools = pools::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
         let snapshot = snapshot::build(config, &pools, metrics, before)?;
         let current = ActiveVersion {

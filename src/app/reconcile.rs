@@ -4,7 +4,8 @@
 mod held_ports;
 
 use super::active_config::ActiveConfig;
-use super::privileged::privileged;
+use super::log_list::{LOGGED, list};
+use super::pools::listeners_in_the_way;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
 use crate::clock;
 use crate::config::Config;
@@ -30,8 +31,6 @@ const TICKS_PER_COMPARISON: u64 = 5;
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Timeout; a list of 15,000 sockets takes some 10 ms.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most findings of one kind that are logged individually.
-const LOGGED: usize = 10;
 
 /// Report of the last comparison, shared with the metrics.
 pub(super) type LastReconciliation = Arc<ArcSwap<Discrepancies>>;
@@ -42,36 +41,6 @@ pub(super) struct ReconcilerThread {
     /// The threads end when these are dropped.
     _stop: Sender<()>,
     _reaper: ReaperStop,
-}
-
-/// Builds the pools of a configuration, without ports that other programs listen on.
-pub(super) fn pools(config: &Config, ledger: &Arc<Ledger>) -> Arc<Pools> {
-    let mut reserved = config.reserved_ports();
-    let ranges: Vec<_> = config.pools.iter().map(|pool| pool.ports).collect();
-    let kept = privileged(&ranges);
-    if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
-        tracing::warn!(
-            "ports {first} to {last} of the pools are privileged on this machine, and are not used; \
-             set another range in [[pool]] ports"
-        );
-        reserved.extend(kept);
-    }
-    let pools = Pools::new(&config.pools, &reserved, ledger);
-    let listeners = match listeners_in_the_way(&pools) {
-        Ok(listeners) if listeners.is_empty() => return Arc::new(pools),
-        Ok(listeners) => listeners,
-        Err(error) => {
-            tracing::warn!(%error, "cannot list who listens on ports of the pools; such ports will collide");
-            return Arc::new(pools);
-        }
-    };
-    tracing::warn!(
-        listeners = %list(&listeners),
-        "other programs listen on ports of the pools, which are not used; set another range in [[pool]] ports, \
-         or find them with `ss -ltnp`"
-    );
-    reserved.extend(listeners.iter().map(SocketAddr::port));
-    Arc::new(Pools::new(&config.pools, &reserved, ledger))
 }
 
 impl ReconcilerThread {
@@ -258,23 +227,6 @@ fn culprit(sockets: &[KernelSocket], source: SocketAddr, to: SocketAddr) -> Opti
             here && alone && socket.source.port() == source.port()
         })
     })
-}
-
-fn listeners_in_the_way(pools: &Pools) -> io::Result<BTreeSet<SocketAddr>> {
-    let found =
-        sock_diag::sockets(States::LISTENING, PATIENCE, |socket| pools.is_hindered_by(socket.source))?;
-    Ok(found.into_iter().map(|socket| socket.source).collect())
-}
-
-/// The first few items, and the number of the others.
-pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>) -> String {
-    let items = items.into_iter();
-    let more = items.len().saturating_sub(LOGGED);
-    let mut words: Vec<_> = items.take(LOGGED).map(|item| item.to_string()).collect();
-    if more > 0 {
-        words.push(format!("and {more} more"));
-    }
-    words.join(", ")
 }
 
 /// Warns of pool ports that are not reserved, which the kernel may give to other programs.

@@ -1,7 +1,7 @@
 //! Presence of the pools' addresses on this machine.
 
 use crate::addr::SourceAddr;
-use crate::app::reconcile::list;
+use crate::app::log_list::list;
 use crate::egress::{Pools, SourceState};
 use crate::steering::REMEDY;
 use crate::sys::routing::LocalTable;
