@@ -258,6 +258,11 @@ outcomes! {
 }
 
 impl Outcome {
+    /// Returns the outcome with this identifier.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|outcome| outcome.as_str() == word)
+    }
+
     /// True if the flow was refused.
     pub fn is_denial(self) -> bool {
         self.phase() == FlowPhase::Denied
@@ -286,8 +291,10 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), Outcome::ALL.len());
+        assert_eq!(Outcome::named("open"), None);
         for (index, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, index);
+            assert_eq!(Outcome::named(outcome.as_str()), Some(*outcome));
         }
     }
 

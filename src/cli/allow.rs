@@ -143,8 +143,7 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
 /// The reason for which the flow is denied now, if an allow rule lifts it. The error says what to do instead.
 fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, String> {
     let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
-    let outcome = |name: &str| Outcome::ALL.iter().copied().find(|outcome| name == outcome.as_str());
-    match denied.and_then(|denied| outcome(&denied.name)) {
+    match denied.and_then(|denied| Outcome::named(&denied.name)) {
         Some(denied) if can_help(denied) => Ok(denied),
         Some(denied) => {
             let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
@@ -171,7 +170,7 @@ fn denied_with(
     let explainer = Explainer::new(&config).map_err(|error| error.to_string())?;
     let told = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
     let denied = told.would_deny.or(told.outcome);
-    Ok(denied.and_then(|denied| Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == denied.name)))
+    Ok(denied.and_then(|denied| Outcome::named(&denied.name)))
 }
 
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.

@@ -46,7 +46,7 @@ impl Recorded {
 
     /// The outcome; `None` for one that this version does not know.
     pub(in crate::cli) fn outcome(&self) -> Option<Outcome> {
-        known(&self.outcome)
+        Outcome::named(&self.outcome)
     }
 
     /// The outcome as the log has it.
@@ -56,7 +56,7 @@ impl Recorded {
 
     /// The reason of the denial, also where monitor mode let the flow pass.
     pub(in crate::cli) fn denied_as(&self) -> Option<Outcome> {
-        let denied = self.would_deny.as_deref().and_then(known);
+        let denied = self.would_deny.as_deref().and_then(Outcome::named);
         denied.or(self.outcome().filter(|outcome| outcome.is_denial()))
     }
 
@@ -69,10 +69,6 @@ impl Recorded {
         let other_protocol = address.is_none() && self.protocol.as_deref() == Some("other");
         ExplainQuery { from: self.client.ip(), to, address, ech: self.ech, other_protocol }
     }
-}
-
-fn known(word: &str) -> Option<Outcome> {
-    Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == word)
 }
 
 /// Finds a flow's record, in the order of the files: parsed, and as it is written.

@@ -174,7 +174,7 @@ impl TenantLog {
         if line.time >= tally.last {
             tally.last = line.time;
             tally.to = to;
-            tally.outcome = Outcome::ALL.iter().copied().find(|outcome| outcome.as_str() == line.outcome);
+            tally.outcome = Outcome::named(&line.outcome);
         }
     }
 }
