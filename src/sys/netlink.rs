@@ -275,6 +275,12 @@ pub(super) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u
     bytes.get(offset..)?.first_chunk().copied()
 }
 
+/// Reads a text up to its NUL.
+pub(super) fn text(value: &[u8]) -> String {
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 pub(super) fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is not understood")
 }
@@ -310,6 +316,13 @@ mod tests {
         }
         bytes[0] = 3; // shorter than its own header
         assert_eq!(attributes(&bytes).next(), None);
+    }
+
+    #[test]
+    fn text_ends_at_its_nul() {
+        for (bytes, read) in [(&b"raw\0\0x"[..], "raw"), (b"raw", "raw"), (b"\0", ""), (b"", "")] {
+            assert_eq!(text(bytes), read);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod rule;
 
 pub use rule::{Ahead, Chain, Effect, Rule, TableFamily};
 
-use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, u32_at};
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, text, u32_at};
 use nix::sys::socket::SockProtocol;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -208,11 +208,6 @@ fn found(asked: io::Result<()>) -> io::Result<Option<()>> {
 
 pub(super) fn name(kind: u16, name: &str) -> Vec<u8> {
     attribute_of(kind, &[name.as_bytes(), &[0]].concat())
-}
-
-fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 fn be32(value: &[u8]) -> io::Result<u32> {

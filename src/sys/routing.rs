@@ -1,6 +1,6 @@
 //! Rules and routes of this network namespace, as rtnetlink lists them. No capability is needed.
 
-use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed, u32_at};
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed, text, u32_at};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -81,12 +81,8 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
     list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
         let value = |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind);
         let number = |kind| value(kind).and_then(|value| u32_at(value, 0));
-        let name = |value: &[u8]| {
-            let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-            String::from_utf8_lossy(&value[..end]).into_owned()
-        };
         rules.push(Rule {
-            interface: value(RULE_INTERFACE).map(name),
+            interface: value(RULE_INTERFACE).map(text),
             mark: number(RULE_MARK).map(|mark| (mark, number(RULE_MASK).unwrap_or(u32::MAX))),
             // The header has one byte for the table; larger numbers are in an attribute only.
             table: number(RULE_TABLE).or(body.get(4).copied().map(u32::from)).unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
 use super::{Ahead, Chain, Effect, Rule, TableFamily};
-use crate::sys::netlink::{array_at, malformed, u32_at};
+use crate::sys::netlink::{array_at, malformed, text, u32_at};
 use socket2::{Domain, Socket, Type};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -158,11 +158,6 @@ impl Entry<'_> {
     fn target_name(&self) -> String {
         text(self.target.get(2..TARGET - 1).unwrap_or_default())
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 fn get(socket: &OwnedFd, level: i32, option: i32, value: &mut [u8]) -> io::Result<()> {
