@@ -3,6 +3,7 @@
 //! One dual-stack listener serves both families, so the kernel returns IPv4 peers as `::ffff:a.b.c.d`. Every
 //! constructor here canonicalises such an address to IPv4; nothing above this floor ever sees a mapped one.
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -101,6 +102,15 @@ impl SourceAddr {
 impl fmt::Display for SourceAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The spelling of `ip` and `nft`: a single address has no prefix length.
+pub fn listed(network: IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
     }
 }
 

@@ -4,8 +4,8 @@
 
 use super::params::LOG_PREFIX;
 use super::{Counted, Params, Pool, Udp};
+use crate::addr::listed;
 use crate::interface::Interface;
-use ipnet::IpNet;
 use std::fmt::Write as _;
 
 /// Family and name of our table.
@@ -74,8 +74,8 @@ fn refuse(params: &Params) -> Vec<String> {
         match (source.prefix_len(), v4) {
             (0, true) => "meta nfproto ipv4".to_owned(),
             (0, false) => "meta nfproto ipv6".to_owned(),
-            (_, true) => format!("ip saddr {}", as_listed(*source)),
-            (_, false) => format!("ip6 saddr {}", as_listed(*source)),
+            (_, true) => format!("ip saddr {}", listed(*source)),
+            (_, false) => format!("ip6 saddr {}", listed(*source)),
         }
     });
     let matches = interfaces(&params.interfaces, "iifname").into_iter().chain(sources);
@@ -129,7 +129,7 @@ fn untrack_in(params: &Params) -> Vec<String> {
     rules.extend(params.pools.iter().map(|pool| {
         let network = pool.network.trunc();
         let (family, errors) = if network.addr().is_ipv4() { ("ip", ERRORS[0]) } else { ("ip6", ERRORS[1]) };
-        format!("{family} daddr {} {errors} socket wildcard 0 notrack", as_listed(network))
+        format!("{family} daddr {} {errors} socket wildcard 0 notrack", listed(network))
     }));
     rules
 }
@@ -147,12 +147,7 @@ fn untrack_out(params: &Params) -> Vec<String> {
 fn pool_match(pool: &Pool, side: char) -> String {
     let (network, ports) = (pool.network.trunc(), pool.ports);
     let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
-    format!("{family} {side}addr {} tcp {side}port {ports}", as_listed(network))
-}
-
-fn as_listed(network: IpNet) -> String {
-    let single = network.prefix_len() == network.max_prefix_len();
-    if single { network.addr().to_string() } else { network.to_string() }
+    format!("{family} {side}addr {} tcp {side}port {ports}", listed(network))
 }
 
 fn udp(params: &Params) -> &'static str {

@@ -1,7 +1,7 @@
 //! A plan as a shell script that a person can read and run.
 
 use super::{PacketRules, Plan, Routing};
-use crate::addr::PortRange;
+use crate::addr::{PortRange, listed};
 use crate::sys::routing::LOCAL_TABLE;
 use ipnet::IpNet;
 use std::fmt;
@@ -110,13 +110,7 @@ impl fmt::Display for Routing {
 
 /// A network as `ip route` shows it: a single address has no prefix length.
 pub(super) fn as_shown(network: IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() {
-        network.addr().to_string()
-    } else if network.prefix_len() == 0 {
-        "default".to_owned()
-    } else {
-        network.to_string()
-    }
+    if network.prefix_len() == 0 { "default".to_owned() } else { listed(network) }
 }
 
 #[cfg(test)]

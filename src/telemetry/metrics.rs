@@ -9,6 +9,7 @@ use super::exposition::Exposition;
 use super::process;
 use super::recorder::Recorder;
 use super::tenants::Tenants;
+use crate::addr::listed;
 use crate::gateway::{AddressCheck, CellWriterClaim, CertificateCheck, TenantMeters};
 use crate::verify::{LookupMeters, ProbeMeters};
 use ipnet::IpNet;
@@ -263,17 +264,8 @@ impl Metrics {
     }
 }
 
-/// A single address without its prefix length.
-fn label_of(source: IpNet) -> String {
-    if source.prefix_len() == source.max_prefix_len() {
-        source.addr().to_string()
-    } else {
-        source.to_string()
-    }
-}
-
 fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
-    let labelled: Vec<_> = sources.iter().map(|usage| (usage, label_of(usage.source))).collect();
+    let labelled: Vec<_> = sources.iter().map(|usage| (usage, listed(usage.source))).collect();
     text.family(&catalogue::PORTS_CAPACITY);
     for (usage, source) in &labelled {
         text.sample(&catalogue::PORTS_CAPACITY, &[&usage.pool, source], usage.capacity);
@@ -316,7 +308,7 @@ fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
 fn write_hot(text: &mut Exposition, hot: &[HotDestination]) {
     text.family(&catalogue::POOL_HOT_DESTINATION);
     for row in hot {
-        let labels = [&*row.pool, &label_of(row.source), &row.destination.to_string()];
+        let labels = [&*row.pool, &listed(row.source), &row.destination.to_string()];
         text.sample(&catalogue::POOL_HOT_DESTINATION, &labels, row.ports);
     }
 }
