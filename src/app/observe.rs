@@ -13,13 +13,10 @@ use crate::policy::TenantMode;
 use crate::steering::Part;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
-    MonitoredTenant, Scrape, SourceUsage, Steering,
+    MonitoredTenant, Scrape, SourceUsage, Steering, is_journal,
 };
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 pub(super) fn open_flow_log(
@@ -29,7 +26,7 @@ pub(super) fn open_flow_log(
     let target = match &config.flow_log.target {
         Wanted::Off => return Ok(None),
         Wanted::Stdout => {
-            if is_the_journal(io::stdout()) {
+            if is_journal(io::stdout()) {
                 tracing::info!(
                     "flow log lines go to the journal, which drops those beyond its rate limit uncounted: keep LogRateLimitIntervalSec=0 in the unit, or set `[flow_log] path` to a file"
                 );
@@ -40,13 +37,6 @@ pub(super) fn open_flow_log(
     };
     let flow_log = FlowLogConfig { target, queue: config.flow_log.queue };
     FlowLog::start(flow_log, metrics.gateway().flow_log.clone()).map(Some)
-}
-
-/// True if systemd has connected an output to the journal (`JOURNAL_STREAM` in systemd.exec(5)).
-fn is_the_journal(output: impl AsFd) -> bool {
-    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
-    let output = output.as_fd().try_clone_to_owned().and_then(|output| File::from(output).metadata());
-    output.is_ok_and(|output| journal == *format!("{}:{}", output.dev(), output.ino()))
 }
 
 pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<AuditLog> {

@@ -1,6 +1,6 @@
 //! Log messages in the journal's form: with their priority (sd-daemon(3)), and without a time of their own.
 
-use nix::sys::stat::fstat;
+use crate::telemetry::is_journal;
 use std::io::{self, Write};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
@@ -11,11 +11,9 @@ const WARNING: u8 = 4;
 const INFO: u8 = 6;
 const DEBUG: u8 = 7;
 
-/// True if standard error is the journal. `JOURNAL_STREAM` names the file that systemd opened for it, which a redirection may
-/// have replaced.
+/// True if standard error is the journal.
 pub(super) fn is_stderr() -> bool {
-    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
-    fstat(io::stderr()).is_ok_and(|found| *stream == *format!("{}:{}", found.st_dev, found.st_ino))
+    is_journal(io::stderr())
 }
 
 /// Prints an error to standard error, with a priority for each line if that is the journal.

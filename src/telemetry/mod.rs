@@ -4,6 +4,7 @@ mod audit_log;
 pub mod catalogue;
 mod exposition;
 pub mod flow_log;
+mod journal;
 pub mod metrics;
 mod process;
 mod queue_share;
@@ -13,6 +14,7 @@ mod tenants;
 
 pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
+pub use journal::is_journal;
 pub use metrics::{
     CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,
     Scrape, SockDiagMeters, SourceUsage, Steering, UNKNOWN_TENANT,
