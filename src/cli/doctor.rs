@@ -4,6 +4,7 @@
 mod families;
 mod inputs;
 mod kernel;
+mod listeners;
 mod network;
 mod packets;
 mod proc;

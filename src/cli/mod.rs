@@ -23,6 +23,7 @@ mod replace;
 mod run;
 pub mod steering;
 pub mod suggest;
+mod tool;
 pub mod why;
 
 use crate::app;

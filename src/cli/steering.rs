@@ -1,11 +1,11 @@
 //! `egret steering`: prints the steering script; checks that it is in place.
 
 use super::findings::{Finding, report};
-use super::{journal, output};
+use super::{journal, output, tool};
 use crate::steering::{
     self, Conflict, Difference, Format, Gravity, Machine, Observed, Params, Plan, Ports, Told,
 };
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
 pub fn print(params: &Params, format: Format) -> ExitCode {
@@ -127,12 +127,12 @@ fn counts(observed: &Observed, format: Format) -> Finding {
 
 /// Reads the machine's network with read-only commands.
 fn machine(params: &Params) -> Machine {
-    let ip = |arguments: &[&str]| printed_by("ip", arguments).unwrap_or_default();
+    let ip = |arguments: &str| tool::output(&format!("ip -j {arguments}")).unwrap_or_default();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let told = Told {
-        addresses: ip(&["-j", "-d", "addr", "show"]),
-        routes: ["-4", "-6"].map(|family| ip(&["-j", family, "route", "show", "table", "all"])),
-        neighbours: ip(&["-j", "neigh", "show"]),
+        addresses: ip("-d addr show"),
+        routes: ["-4", "-6"].map(|family| ip(&format!("{family} route show table all"))),
+        neighbours: ip("neigh show"),
         resolv_conf: read("/etc/resolv.conf"),
         first_port: read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         bridges: ["iptables", "ip6tables"]
@@ -184,14 +184,14 @@ pub(super) fn nothing_to_steer(params: &Params) -> Option<&'static str> {
 
 /// Reads rules and routes from the kernel with read-only commands.
 fn observe() -> Observed {
-    let ip = |family, what: &[&str]| printed_by("ip", &[&["-N", family], what].concat());
-    let rules = |family| ip(family, &["rule", "show"]);
-    let routes = |family| ip(family, &["route", "show", "table", "all", "type", "local"]);
+    let listed = |line: &str| tool::output(line).ok();
+    let rules = |family| listed(&format!("ip -N {family} rule show"));
+    let routes = |family| listed(&format!("ip -N {family} route show table all type local"));
     Observed {
-        iptables: printed_by("iptables-save", &["-c"]),
-        ip6tables: printed_by("ip6tables-save", &["-c"]),
+        iptables: listed("iptables-save -c"),
+        ip6tables: listed("ip6tables-save -c"),
         other_backend: other_backend(),
-        nftables: printed_by("nft", &["list", "table", "inet", "egret"]),
+        nftables: listed("nft list table inet egret"),
         rules: [rules("-4"), rules("-6")],
         routes: [routes("-4"), routes("-6")],
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
@@ -200,18 +200,11 @@ fn observe() -> Observed {
 
 /// Output of the iptables tools of the backend that `iptables` does not use.
 fn other_backend() -> Vec<(&'static str, String)> {
-    let nf_tables = printed_by("iptables", &["-V"]).is_some_and(|version| version.contains("nf_tables"));
+    let nf_tables = tool::output("iptables -V").is_ok_and(|version| version.contains("nf_tables"));
     let tools = if nf_tables {
         ["iptables-legacy-save", "ip6tables-legacy-save"]
     } else {
         ["iptables-nft-save", "ip6tables-nft-save"]
     };
-    tools.into_iter().filter_map(|tool| Some((tool, printed_by(tool, &[])?))).collect()
-}
-
-/// Returns a command's output if it succeeded. An unprivileged shell's PATH often lacks sbin.
-fn printed_by(program: &str, arguments: &[&str]) -> Option<String> {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let output = Command::new("env").arg(program).args(arguments).env("PATH", path).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    tools.into_iter().filter_map(|name| Some((name, tool::output(name).ok()?))).collect()
 }

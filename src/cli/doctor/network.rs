@@ -1,6 +1,7 @@
 //! Interfaces, listeners, and what the kernel does to packets on their way.
 
-use super::proc::{number, read};
+use super::listeners::listeners;
+use super::proc::number;
 use crate::addr::PortRange;
 use crate::cli::findings::Finding;
 use crate::steering::Params;
@@ -75,8 +76,8 @@ pub(super) fn conntrack() -> Finding {
 /// A listener on every address takes its port away from every pool address.
 pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
     const CHECK: &str = "listeners";
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());
-    let mut ports: Vec<u16> = tables.iter().flat_map(|table| wildcard_listeners(table)).collect();
+    let everywhere = listeners().into_iter().filter(|listener| listener.is_wildcard);
+    let mut ports: Vec<u16> = everywhere.map(|listener| listener.port).collect();
     ports.retain(|port| *port != own && pools.iter().any(|pool| pool.contains(*port)));
     ports.sort_unstable();
     ports.dedup();
@@ -94,18 +95,6 @@ pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
         "Egret cannot bind these ports on pool addresses",
         "see `ss -ltnp`; let them listen on one address, or take the ports out of [[pool]] ports",
     )
-}
-
-/// Ports of listeners without an address, in the format of /proc/net/tcp and tcp6: state 0A, local address all zero.
-fn wildcard_listeners(table: &str) -> Vec<u16> {
-    let listening = table.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, _, state) = (words.next()?, words.next()?, words.next()?);
-        let (address, port) = local.rsplit_once(':')?;
-        let wildcard = state == "0A" && address.bytes().all(|digit| digit == b'0');
-        wildcard.then(|| u16::from_str_radix(port, 16).ok())?
-    });
-    listening.collect()
 }
 
 /// Asks the running gateway whether it is ready.
@@ -161,20 +150,6 @@ mod tests {
         assert!(drops_marked([0, 1], [1, 0]));
         assert!(!drops_marked([2, 1], [0, 0]));
         assert!(!drops_marked([0, 0], [1, 1]));
-    }
-
-    #[test]
-    fn only_listeners_on_every_address_count() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n\
-            0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000\n\
-            1: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000\n\
-            2: 00000000:2328 0100007F:0BB8 01 00000000:00000000 00:00000000\n";
-        assert_eq!(wildcard_listeners(table), [8080]);
-        let table6 = "  sl  local_address                         remote_address                        st\n\
-            0: 00000000000000000000000000000000:3A99 00000000000000000000000000000000:0000 0A\n\
-            1: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 0A\n";
-        assert_eq!(wildcard_listeners(table6), [15001]);
-        assert_eq!(wildcard_listeners(""), Vec::<u16>::new());
     }
 
     #[test]

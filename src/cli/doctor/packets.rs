@@ -5,7 +5,7 @@
 //! What gets lost is sent again while the packet filter is traced, and the finding names the hook that took it.
 
 mod cause;
-mod command;
+mod clean_up;
 mod counters;
 mod cure;
 mod exchange;
@@ -24,10 +24,11 @@ mod trace;
 
 pub(super) use question::{Question, ask};
 
+use super::listeners::has_listener;
 use super::{Doctor, Tenant, process};
 use crate::cli::findings::{Finding, Level};
+use crate::cli::tool::output;
 use crate::steering::Params;
-use command::output;
 use cure::Leg;
 use exchange::User;
 use ipnet::IpNet;
@@ -47,7 +48,7 @@ pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
     }
     let params = &doctor.steering;
     let steered = spot::steered(params);
-    let listens = cause::has_listener(params.listen_port);
+    let listens = has_listener(params.listen_port);
     let service = process::service(params.listen_port);
     let user = service.as_ref().and_then(process::Service::user);
     let mut found = Vec::new();

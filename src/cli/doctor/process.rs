@@ -1,7 +1,9 @@
 //! What this shell, and the gateway if it runs, may do.
 
+use super::listeners::listeners;
 use super::proc::read;
 use crate::cli::findings::Finding;
+use crate::cli::tool::output;
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Bit of `CAP_NET_ADMIN`, see capability.h.
@@ -50,18 +52,8 @@ fn is_in_our_network(pid: u32) -> Option<bool> {
 /// True if the process's user has a listener on the port in our network namespace.
 fn listens_here(status: &str, port: u16) -> bool {
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());
-    user.is_some_and(|user| tables.iter().any(|table| has_listener(table, user, port)))
-}
-
-/// In the format of /proc/net/tcp: state 0A listens; the user is the eighth word.
-fn has_listener(table: &str, user: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let local = words.get(1).and_then(|local| local.rsplit_once(':'));
-        let own = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok()) == Some(port);
-        own && words.get(3) == Some(&"0A") && words.get(7) == Some(&user)
-    })
+    let Some(user) = user.and_then(|user| user.parse::<u32>().ok()) else { return false };
+    listeners().iter().any(|listener| (listener.port, listener.user) == (port, user))
 }
 
 /// Arguments are separated by NUL in /proc/PID/cmdline.
@@ -137,9 +129,7 @@ const UNIT_OPEN_FILES: u64 = 1_048_576;
 
 /// The limit that systemd gives egret.service, if it knows such a unit.
 fn unit_open_files() -> Option<u64> {
-    let arguments = ["show", "egret.service", "-p", "LoadState", "-p", "LimitNOFILE"];
-    let output = std::process::Command::new("systemctl").args(arguments).output().ok()?;
-    shown_open_files(&String::from_utf8_lossy(&output.stdout))
+    shown_open_files(&output("systemctl show egret.service -p LoadState -p LimitNOFILE").ok()?)
 }
 
 fn shown_open_files(shown: &str) -> Option<u64> {
@@ -163,6 +153,7 @@ fn open_files(limits: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn gateway_process_is_recognised() {
@@ -207,10 +198,11 @@ mod tests {
 
     #[test]
     fn listener_belongs_to_its_user() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 00000000:3A99 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 12345 1\n";
-        assert!(has_listener(table, "998", 15001));
-        assert!(!has_listener(table, "0", 15001) && !has_listener(table, "998", 443));
-        assert!(!listens_here("Name:\tegret\n", 15001));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let own = nix::unistd::geteuid().as_raw();
+        let status = |user: u32| format!("Name:\tegret\nUid:\t0\t{user}\t0\t0\n");
+        assert!(listens_here(&status(own), port));
+        assert!(!listens_here(&status(own + 1), port) && !listens_here("Name:\tegret\n", port));
     }
 }

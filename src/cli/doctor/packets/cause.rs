@@ -1,13 +1,14 @@
 //! From what was seen of a packet that got lost to the hook that took it, and the cure.
 
-use super::command::output;
 use super::counters::Counters;
 use super::cure::{Cure, End, Hook, Leg};
 use super::owner::Owner;
 use super::probe::Spot;
 use super::shown::family_name;
 use super::trace::{Event, Kind};
+use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::proc::number;
+use crate::cli::tool::output;
 use crate::steering::{Part, REMEDY, Watched, before_mark_rule};
 
 /// The part of a connection that was lost.
@@ -227,11 +228,6 @@ fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> String {
         );
     }
     REMEDY.to_owned()
-}
-
-/// True if anything listens on the port in this namespace.
-pub(super) fn has_listener(port: u16) -> bool {
-    output(&format!("ss -ltnH sport = :{port}")).is_ok_and(|sockets| !sockets.trim().is_empty())
 }
 
 /// The larger of the interface's setting and that for all of them counts.

@@ -1,6 +1,6 @@
 //! Counters that say where packets went: of iptables' rules, and the kernel's own.
 
-use super::command::output;
+use crate::cli::tool::output;
 use std::collections::BTreeMap;
 
 /// A rule or a policy that ends packets, with the packets that it has ended.

@@ -1,8 +1,8 @@
 //! The commands that let Egret's packets pass where somebody's rule ends them.
 
-use super::command::output;
 use super::owner::Owner;
-use crate::addr::PortRange;
+use crate::addr::{PortRange, listed};
+use crate::cli::tool::output;
 use crate::steering::{Params, Ports, REMEDY};
 use ipnet::IpNet;
 
@@ -202,7 +202,7 @@ impl Cure<'_> {
                 } else {
                     ("ip6", "icmpv6 type packet-too-big")
                 };
-                let pool = single(pool);
+                let pool = listed(pool);
                 rules.push(match end.hook {
                     Hook::Output | Hook::Postrouting => {
                         format!("{insert} {ip} saddr {pool} meta l4proto tcp ct state untracked accept")
@@ -276,12 +276,3 @@ fn behind_ours(tool: &str, table: &str, builtin: &str) -> (Vec<String>, &'static
 
 /// A pool is for answers, not for new connections.
 const NOT_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
-
-/// nft takes a single address without its prefix length.
-fn single(network: IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() {
-        network.addr().to_string()
-    } else {
-        network.to_string()
-    }
-}

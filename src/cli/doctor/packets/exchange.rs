@@ -1,8 +1,8 @@
 //! One TCP connection: handshake, an ICMP error about it, data both ways.
 
-use super::command::output;
 use super::icmp;
 use super::probe::Probe;
+use crate::cli::tool::output;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read as _, Write as _};

@@ -1,6 +1,6 @@
 //! Routes, links and neighbours, as `ip -json` tells them.
 
-use super::command::output;
+use crate::cli::tool::output;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

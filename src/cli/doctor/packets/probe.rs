@@ -4,9 +4,10 @@
 //! `tc` redirects both ways, so packets meet every hook, route and setting of the real device. All that stays on the
 //! device meanwhile are filters for the one address, which a [`CleanUp`] takes away.
 
-use super::command::{CleanUp, feed, output};
+use super::clean_up::CleanUp;
 use super::namespace::Namespace;
 use super::path::{self, Link};
+use crate::cli::tool::{feed, output};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;

@@ -5,8 +5,9 @@ use super::cure::{Cure, Leg};
 use super::exchange::{Exchange, Patience, TooBig};
 use super::legs::{Caller, failure, lost, steered_port};
 use super::request::{Language, told};
-use super::{cause, impossible, no_listener, spot};
+use super::{impossible, no_listener, spot};
 use crate::cli::doctor::Doctor;
+use crate::cli::doctor::listeners::has_listener;
 use crate::cli::findings::Finding;
 use crate::steering::Ports;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -49,7 +50,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
     if let Some(finding) = impossible() {
         return vec![finding];
     }
-    if !cause::has_listener(params.listen_port) {
+    if !has_listener(params.listen_port) {
         return vec![no_listener(params)];
     }
     let v4 = question.from.is_ipv4();

@@ -3,7 +3,8 @@
 //! Covers everything that nf_tables runs: native tables and those of iptables-nft. Tables of iptables-legacy do not
 //! trace; [`super::counters`] looks at them.
 
-use super::command::{CleanUp, feed, output, tool};
+use super::clean_up::CleanUp;
+use crate::cli::tool::{feed, output, tool};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
