@@ -270,10 +270,11 @@ fn never_routed(routing: &Routing, shown: Option<&str>) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let present: Vec<_> = shown.lines().map(in_words).collect();
     // Patterns were expanded to the interfaces that they covered when the rules were put in place.
-    let missing = |rule: &&String| {
-        !rule.contains('*') && !present.iter().any(|line| line.contains(&format!(" {rule} ")))
-    };
-    routing.refused.iter().find(missing).map(|rule| format!("no rule `{rule}`"))
+    let named = routing.refused.iter().filter(|(interface, _)| !interface.is_pattern());
+    let missing = named
+        .map(|(interface, rule)| format!("iif {interface} {rule}"))
+        .find(|rule| !present.iter().any(|line| line.contains(&format!(" {rule} "))));
+    missing.map(|rule| format!("no rule `{rule}`"))
 }
 
 /// Translates a line of `ip -N rule show` into the syntax of `ip rule add`.

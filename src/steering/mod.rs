@@ -27,6 +27,8 @@ pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{Look, Lost, Part, Watched, has_ipv6};
 
+use crate::interface::Interface;
+
 /// The remedy for missing parts, on an installed machine and elsewhere. Restarting the unit removes nothing meanwhile, and
 /// unlike a reload restores exemptions (docs/steering.md).
 pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret steering print | sh` \
@@ -64,7 +66,7 @@ pub fn nftables(params: &Params) -> Plan {
 }
 
 /// Rules against forwarding. Intercepted packets are marked and match the rule for the mark first.
-fn never_routed(params: &Params) -> Vec<String> {
+fn never_routed(params: &Params) -> Vec<(Interface, String)> {
     let udp = match params.udp {
         Udp::Reject => "prohibit",
         Udp::Drop => "blackhole",
@@ -73,12 +75,12 @@ fn never_routed(params: &Params) -> Vec<String> {
     for interface in &params.interfaces {
         for (protocol, action) in [("tcp", "blackhole"), ("udp", udp)] {
             match params.ports.ranges() {
-                None => rules.push(format!("iif {interface} ipproto {protocol} {action}")),
-                Some(ranges) => rules.extend(
-                    ranges
-                        .iter()
-                        .map(|ports| format!("iif {interface} ipproto {protocol} dport {ports} {action}")),
-                ),
+                None => rules.push((interface.clone(), format!("ipproto {protocol} {action}"))),
+                Some(ranges) => {
+                    rules.extend(ranges.iter().map(|ports| {
+                        (interface.clone(), format!("ipproto {protocol} dport {ports} {action}"))
+                    }))
+                }
             }
         }
     }
@@ -107,7 +109,6 @@ fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
-    use crate::interface::Interface;
 
     pub(super) fn params() -> Params {
         let range = |a, b| PortRange::new(a, b).unwrap();

@@ -44,6 +44,7 @@ pub struct Routing {
     pub everything: &'static str,
     /// Networks of the pools, made local so that answers to them are received.
     pub pools: Vec<IpNet>,
-    /// Rules, in the syntax of `ip rule`, that keep intercepted traffic from being forwarded if packet rules are flushed.
-    pub refused: Vec<String>,
+    /// Rules that keep intercepted traffic from being forwarded if packet rules are flushed: the input interface, and the
+    /// rest in the syntax of `ip rule`.
+    pub refused: Vec<(Interface, String)>,
 }

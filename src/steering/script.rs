@@ -93,8 +93,8 @@ impl fmt::Display for Routing {
         writeln!(f, "    mark_rule {family} {mark:#x} {table}")?;
         writeln!(f, "    local_route {family} {table} {everything}")?;
         write!(f, "    never_route {family}")?;
-        for rule in refused {
-            write!(f, " '{rule}'")?;
+        for (interface, rule) in refused {
+            write!(f, " 'iif {interface} {rule}'")?;
         }
         f.write_str("\n")?;
         for pool in pools {

@@ -8,7 +8,7 @@ mod tables;
 use super::{PacketRules, Params, Routing};
 use crate::interface::Interface;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, Rule, Way};
+use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, Rule, Way};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,8 +17,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use tables::{Found, Key, NFT_TABLE, Table, table_of_nftables, tables_of_iptables};
 
-/// The kernel's `local` table.
-const LOCAL_TABLE: u32 = 255;
 /// The protocol number that Egret's own rules have (prelude.sh).
 const PROTOCOL: u8 = 230;
 /// Rules may change while they are listed; then they are listed again, this often.
@@ -98,8 +96,7 @@ pub struct Watched {
     iptables: Vec<Table>,
     nftables: Vec<Table>,
     routing: [Routing; 2],
-    interfaces: Vec<String>,
-    steered: Vec<Interface>,
+    interfaces: Vec<Interface>,
     seen: BTreeMap<Key, BTreeSet<u64>>,
 }
 
@@ -127,8 +124,7 @@ impl Watched {
         Self {
             iptables: tables_of(&plan.packet_rules),
             nftables: tables_of(&super::nftables(params).packet_rules),
-            interfaces: params.interfaces.iter().map(ToString::to_string).collect(),
-            steered: params.interfaces.clone(),
+            interfaces: params.interfaces.clone(),
             routing: plan.routing,
             seen: BTreeMap::new(),
         }
@@ -149,8 +145,8 @@ impl Watched {
                 self.routing(index, family, &present, &mut look.lost)?;
             }
         }
-        for name in self.interfaces.iter().filter(|name| !is_present(name, &present)) {
-            let what = format!("there is no interface {name}, so nothing comes in there");
+        for missing in self.interfaces.iter().filter(|interface| !is_present(interface, &present)) {
+            let what = format!("there is no interface {missing}, so nothing comes in there");
             look.lost.push(Lost { part: Part::Interfaces, what });
         }
         Ok(look)
@@ -182,7 +178,7 @@ impl Watched {
             tell(Part::MarkRule, what);
         }
         for (interface, wanted) in refused_by_interface(routing) {
-            for name in present.iter().filter(|name| covers(interface, name)) {
+            for name in present.iter().filter(|name| interface.covers(name)) {
                 let ours = |rule: &&Rule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
                 let there = rules.iter().filter(ours).count();
                 if there < wanted {
@@ -253,7 +249,7 @@ impl Watched {
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
                 let found: Vec<_> =
-                    tables.map(|table| table.look(backend, &self.steered)).collect::<io::Result<_>>()?;
+                    tables.map(|table| table.look(backend, &self.interfaces)).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;
                     all.extend(found.into_iter().map(|(found, _)| found));
@@ -279,26 +275,17 @@ fn elsewhere(family: IpFamily) -> IpAddr {
 }
 
 /// Number of rules that refuse to route packets from each interface, or pattern of them.
-fn refused_by_interface(routing: &Routing) -> BTreeMap<&str, usize> {
+fn refused_by_interface(routing: &Routing) -> BTreeMap<&Interface, usize> {
     let mut counts = BTreeMap::new();
-    for rule in &routing.refused {
-        if let Some(interface) = rule.strip_prefix("iif ").and_then(|rest| rest.split(' ').next()) {
-            *counts.entry(interface).or_default() += 1;
-        }
+    for (interface, _) in &routing.refused {
+        *counts.entry(interface).or_default() += 1;
     }
     counts
 }
 
-fn covers(interface: &str, name: &str) -> bool {
-    match interface.strip_suffix(['*', '+']) {
-        Some(stem) => name.starts_with(stem),
-        None => name == interface,
-    }
-}
-
 /// A pattern is for interfaces that may come later.
-fn is_present(name: &str, present: &[String]) -> bool {
-    name.ends_with(['+', '*']) || present.iter().any(|other| other == name)
+fn is_present(interface: &Interface, present: &[String]) -> bool {
+    interface.is_pattern() || present.iter().any(|name| interface.covers(name))
 }
 
 /// True if the kernel has IPv6, by the same test as the script.
@@ -319,8 +306,8 @@ mod tests {
     #[test]
     fn interfaces_match_by_whole_name() {
         let present = ["lo".to_owned(), "ens6".to_owned()];
-        for (name, there) in [("ens6", true), ("ens", false), ("ens6@if2", false), ("br-+", true)] {
-            assert_eq!(is_present(name, &present), there, "{name}");
+        for (name, there) in [("ens6", true), ("ens", false), ("br-+", true)] {
+            assert_eq!(is_present(&Interface::parse(name).unwrap(), &present), there, "{name}");
         }
     }
 }

@@ -9,13 +9,15 @@ fn saved(rendered: &str) -> String {
 
 fn in_place(plan: &Plan) -> Observed {
     let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n".to_owned();
-    let shown = |rule: &String| {
-        let numbered =
-            rule.replace("tcp", "ipproto-6").replace("udp", "ipproto-17").replace("blackhole", "6");
+    let shown = |(interface, rule): &(Interface, String)| {
+        let numbered = format!("iif {interface} {rule}")
+            .replace("tcp", "ipproto-6")
+            .replace("udp", "ipproto-17")
+            .replace("blackhole", "6");
         let numbered = numbered.replace("prohibit", "8").replace("ens6", "ens6 [detached]");
         format!("101:\tfrom all {numbered} proto 230\n")
     };
-    let refused = plan.routing[0].refused.iter().filter(|rule| !rule.contains('*'));
+    let refused = plan.routing[0].refused.iter().filter(|(interface, _)| !interface.is_pattern());
     let rules = rules + &refused.map(shown).collect::<String>();
     let mut observed = Observed {
         rules: [Some(rules.clone()), Some(rules)],
