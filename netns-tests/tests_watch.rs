@@ -19,6 +19,7 @@ crate::trials! {
         lost_iptables_rules_are_repaired,
         lost_nftables_rules_are_repaired,
         lost_legacy_rules_are_repaired,
+        changed_listener_port_awaits_restart,
         lost_routes_and_marks_are_repaired,
         unsteered_gateway_reports_it,
         missing_helper_is_not_asked,
@@ -127,6 +128,38 @@ fn lost_legacy_rules_are_repaired() {
             ),
         ],
     );
+}
+
+/// A reload leaves the rules alone, and rules for the new port are reported, until the gateway restarts.
+fn changed_listener_port_awaits_restart() {
+    let both = "systemctl restart egret-steering egret`";
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        let files = Files::new(&Config { gateway: grown(&lab).gateway, ..config(&lab) });
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let mut gateway = Gateway::start(&lab, files);
+        gateway.write(&grown(&lab).render(&gateway.flow_log()).replace("[::]:15001", "[::]:15002"));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains(both) && said.contains("is in force"), "{rules:?}: {said}");
+        let server = Server::raw(&lab, Family::V4, 7000);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+        // A loss is reported with the same remedy, and nothing makes rules for the new port meanwhile.
+        lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
+        assert!(complaint(&gateway).contains(both), "{rules:?}");
+        assert!(!request(&lab).exists(), "{rules:?}");
+        lab.must_steer("up", &path, rules);
+        wait_for("the other port to be reported", || {
+            let (_, said) = gateway.get("/readyz").unwrap();
+            let is_told = said.contains("to port 15002") && said.contains(both);
+            if is_told { Ok(()) } else { Err(said) }
+        });
+        assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "packet_rules")]), 0, "{rules:?}");
+        gateway.kill();
+        gateway.start_again();
+        wait_until_well(&gateway);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    }
 }
 
 fn lost_routes_and_marks_are_repaired() {

@@ -128,7 +128,7 @@ impl App {
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
         let outline = Outline::of(&config);
-        let expected = ExpectedNetwork::of(&config);
+        let expected = ExpectedNetwork::of(&config, config.gateway.listen.port());
         let built = CompiledConfig::new(&config, files, &ledger, &metrics, None)?;
         let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));

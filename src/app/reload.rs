@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::{self, Config, Diagnostic, Loaded, Outline, Texts};
 use crate::egress::Ledger;
 use crate::gateway::{GatewayState, ReevaluationCounts};
-use crate::steering::REMEDY;
+use crate::steering::{REMEDY, Remedy};
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -241,7 +241,7 @@ impl Reloader {
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
-        let expected = ExpectedNetwork::of(&config);
+        let expected = ExpectedNetwork::of(&config, self.running.gateway.listen.port());
         config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
         let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
@@ -283,7 +283,12 @@ fn say(result: &Result<ReloadSummary, ReloadError>, config: &str) {
             match (steering, steering_message(*steering)) {
                 (SteeringRenewal::Unneeded, _) | (_, None) => {}
                 (SteeringRenewal::Renewed, Some(said)) => tracing::info!("{said}"),
-                (SteeringRenewal::Pending | SteeringRenewal::ByHand, Some(said)) => tracing::warn!("{said}"),
+                (
+                    SteeringRenewal::Pending | SteeringRenewal::ByHand | SteeringRenewal::AtRestart,
+                    Some(said),
+                ) => {
+                    tracing::warn!("{said}");
+                }
             }
         }
         Err(error) => {
@@ -320,6 +325,10 @@ fn steering_message(renewal: SteeringRenewal) -> Option<String> {
             "steering has to be renewed for it and is not yet; see `egret steering status`, or run {REMEDY}"
         )),
         SteeringRenewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
+        SteeringRenewal::AtRestart => Some(format!(
+            "the port of `[gateway] listen` has changed, so steering stays as it is until the gateway restarts: run {}",
+            Remedy::RestartBoth.as_str()
+        )),
     }
 }
 

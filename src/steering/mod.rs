@@ -25,7 +25,7 @@ pub use params::{Params, Pool, Ports, Udp};
 pub use plan::{PacketRules, Plan, Routing};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
-pub use watched::{Look, Lost, Part, Watched, has_ipv6};
+pub use watched::{Look, Lost, Part, Remedy, Watched, has_ipv6};
 
 use crate::interface::Interface;
 

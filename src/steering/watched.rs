@@ -3,7 +3,10 @@
 //! It looks for the tables, chains, hooks and rules of the plan by name and number. `egret steering status` compares
 //! them word by word, which takes root and the tools of the packet filter.
 
+mod fault;
 mod tables;
+
+pub use fault::{Lost, Part, Remedy};
 
 use super::{PacketRules, Params, Routing};
 use crate::interface::Interface;
@@ -11,7 +14,6 @@ use crate::sys::packet_rules::{self, Backend, TableFamily};
 use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, Rule, Way};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -22,74 +24,6 @@ const PROTOCOL: u8 = 230;
 /// Rules may change while they are listed; then they are listed again, this often.
 const ATTEMPTS: usize = 3;
 
-/// A part of the steering.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// The rules that intercept and refuse.
-    PacketRules,
-    /// The rule that looks marked packets up in the steering table.
-    MarkRule,
-    /// The rules by which intercepted ports are not routed on.
-    PortRules,
-    /// The steering table's one route.
-    SteeringTable,
-    /// The routes that make the pools' addresses local.
-    LocalRoutes,
-    /// The interfaces of `[steering]`.
-    Interfaces,
-}
-
-impl Part {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::PacketRules,
-        Self::MarkRule,
-        Self::PortRules,
-        Self::SteeringTable,
-        Self::LocalRoutes,
-        Self::Interfaces,
-    ];
-
-    /// As the metric's label has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PacketRules => "packet_rules",
-            Self::MarkRule => "mark_rule",
-            Self::PortRules => "port_rules",
-            Self::SteeringTable => "steering_table",
-            Self::LocalRoutes => "local_routes",
-            Self::Interfaces => "interfaces",
-        }
-    }
-
-    /// True if putting steering in place anew brings it back.
-    pub fn can_be_repaired(self) -> bool {
-        match self {
-            Self::PacketRules
-            | Self::MarkRule
-            | Self::PortRules
-            | Self::SteeringTable
-            | Self::LocalRoutes => true,
-            Self::Interfaces => false,
-        }
-    }
-}
-
-/// Something that is not in place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// Of what.
-    pub part: Part,
-    /// Description of the fault.
-    pub what: String,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
 /// The expected steering, and the rules of the last look.
 #[derive(Debug)]
 pub struct Watched {
@@ -97,6 +31,8 @@ pub struct Watched {
     nftables: Vec<Table>,
     routing: [Routing; 2],
     interfaces: Vec<Interface>,
+    /// The port that the gateway listens on.
+    listen_port: u16,
     seen: BTreeMap<Key, BTreeSet<u64>>,
 }
 
@@ -125,6 +61,7 @@ impl Watched {
             iptables: tables_of(&plan.packet_rules),
             nftables: tables_of(&super::nftables(params).packet_rules),
             interfaces: params.interfaces.clone(),
+            listen_port: params.listen_port,
             routing: plan.routing,
             seen: BTreeMap::new(),
         }
@@ -147,7 +84,7 @@ impl Watched {
         }
         for missing in self.interfaces.iter().filter(|interface| !is_present(interface, &present)) {
             let what = format!("there is no interface {missing}, so nothing comes in there");
-            look.lost.push(Lost { part: Part::Interfaces, what });
+            look.lost.push(Lost { part: Part::Interfaces, what, remedy: Remedy::Interfaces });
         }
         Ok(look)
     }
@@ -161,7 +98,7 @@ impl Watched {
     ) -> io::Result<()> {
         let routing = &self.routing[index];
         let (mark, table, called) = (routing.mark, routing.table, family.as_str());
-        let mut tell = |part, what| lost.push(Lost { part, what });
+        let mut tell = |part, what| lost.push(Lost { part, what, remedy: Remedy::Renew });
         let delivers = routing::local_routes(family, table)?.iter().any(|route| route.prefix_len() == 0);
         if !delivers {
             let what = format!("{called}: routing table {table} does not deliver packets locally");
@@ -218,11 +155,11 @@ impl Watched {
             let seen = self.seen.entry(key.clone()).or_default();
             let fell_apart = replaced_whole && !seen.is_disjoint(&rules) && !seen.is_subset(&rules);
             look.rules.extend(&rules);
-            if let Some(wrong) = wrong {
-                look.lost.push(Lost { part: Part::PacketRules, what: wrong });
+            if let Some((what, remedy)) = wrong {
+                look.lost.push(Lost { part: Part::PacketRules, what, remedy });
             } else if fell_apart {
                 let what = format!("{}: some of Egret's rules were removed or replaced", key.called());
-                look.lost.push(Lost { part: Part::PacketRules, what });
+                look.lost.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Renew });
             }
             if !fell_apart {
                 *seen = rules;
@@ -234,7 +171,8 @@ impl Watched {
     /// The tables of the format in use.
     fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<Found>> {
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
-            return self.nftables.iter().map(|table| Ok(table.look(Backend::NfTables, &[])?.0)).collect();
+            let look = |table: &Table| table.look(Backend::NfTables, &[], self.listen_port);
+            return self.nftables.iter().map(|table| Ok(look(table)?.0)).collect();
         }
         let mut all = Vec::new();
         for family in [TableFamily::Ip, TableFamily::Ip6] {
@@ -248,8 +186,8 @@ impl Watched {
             let mut present = false;
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
-                let found: Vec<_> =
-                    tables.map(|table| table.look(backend, &self.interfaces)).collect::<io::Result<_>>()?;
+                let look = |table: &Table| table.look(backend, &self.interfaces, self.listen_port);
+                let found: Vec<_> = tables.map(look).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;
                     all.extend(found.into_iter().map(|(found, _)| found));
@@ -258,7 +196,8 @@ impl Watched {
             }
             if !present {
                 let key = Key { family, table: String::new() };
-                let wrong = Some(format!("{}: none of Egret's packet rules is in place", key.called()));
+                let what = format!("{}: none of Egret's packet rules is in place", key.called());
+                let wrong = Some((what, Remedy::Renew));
                 all.push(Found { key, wrong, rules: BTreeSet::new(), replaced_whole: false });
             }
         }

@@ -86,7 +86,7 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
                 Effect::Jump(chain) => Some(chain.clone()),
                 Effect::None | Effect::Return | Effect::Drop | Effect::Take => None,
             };
-            rules.push(Rule { id: identity(body), target, ahead });
+            rules.push(Rule { id: identity(body), target, ahead, listener: listener(body) });
         }
         Ok(())
     });
@@ -151,6 +151,35 @@ fn ahead(rule: &[u8]) -> Ahead {
         }
     }
     found
+}
+
+/// The port of the listener that a rule hands packets to: by `tproxy`, from a register, or by iptables' target.
+fn listener(rule: &[u8]) -> Option<u16> {
+    let mut loaded: Vec<(u32, u16)> = Vec::new();
+    for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
+        let kind = attribute(expression, 1).map(text).unwrap_or_default();
+        let data = attribute(expression, 2).unwrap_or_default();
+        let number = |kind| attribute(data, kind).and_then(|value| be32(value).ok());
+        match &*kind {
+            // NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA with NFTA_DATA_VALUE
+            "immediate" => {
+                let value = attribute(data, 2).and_then(|data| attribute(data, 1));
+                let port = value.and_then(|value| array_at(value, 0)).map(u16::from_be_bytes);
+                loaded.extend(number(1).zip(port));
+            }
+            // NFTA_TPROXY_REG_PORT
+            "tproxy" => {
+                let register = number(3)?;
+                return loaded.iter().rev().find(|(loaded, _)| *loaded == register).map(|(_, port)| *port);
+            }
+            // NFTA_TARGET_NAME, NFTA_TARGET_REV, NFTA_TARGET_INFO
+            "target" if attribute(data, 1).map(text).as_deref() == Some("TPROXY") => {
+                return rule::listener_of_target(number(2)?, attribute(data, 3)?);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Of a match of iptables' (`struct xt_conntrack_mtinfo3`, `struct xt_mark_mtinfo1`): whether it is about what is known or

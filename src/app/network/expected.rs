@@ -12,6 +12,8 @@ use std::sync::Arc;
 /// The state of the machine's network that a configuration needs.
 pub(in crate::app) struct ExpectedNetwork {
     pub(super) params: Params,
+    /// The files name another port to listen on, so that rules made from them cut off all traffic until the gateway restarts.
+    pub(super) other_listener: bool,
     /// `[steering] watch`
     pub(super) watch: bool,
     /// `[steering] repair`
@@ -22,8 +24,9 @@ pub(in crate::app) struct ExpectedNetwork {
 }
 
 impl ExpectedNetwork {
-    /// For a configuration as read from its files, with pools and tenants.
-    pub(in crate::app) fn of(config: &Config) -> Self {
+    /// For a configuration as read from its files, with pools and tenants, and the port that the gateway listens on. A reload
+    /// does not change that port.
+    pub(in crate::app) fn of(config: &Config, listen_port: u16) -> Self {
         let clients = config
             .tenants
             .iter()
@@ -36,7 +39,8 @@ impl ExpectedNetwork {
             }
         };
         Self {
-            params: steering_params(config),
+            params: Params { listen_port, ..steering_params(config) },
+            other_listener: config.gateway.listen.port() != listen_port,
             watch: config.steering.watch,
             repair: config.steering.repair.clone(),
             clients: clients.collect(),

@@ -3,7 +3,7 @@
 use super::expected::ExpectedNetwork;
 use super::repairs::RepairRequests;
 use crate::admin::Readiness;
-use crate::steering::{Look, Lost, Part, REMEDY, Watched};
+use crate::steering::{Look, Lost, Part, Remedy, Watched};
 use std::collections::BTreeSet;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub(in crate::app) enum SteeringRenewal {
     Pending,
     /// It cannot be requested: an operator has to put it in place.
     ByHand,
+    /// It must not be requested: the files name another port to listen on, which takes a restart of gateway and steering.
+    AtRestart,
 }
 
 /// A reload that waits for its steering to be in place.
@@ -87,7 +89,9 @@ impl SteeringWatch {
         }
         self.expected = expected;
         let now = crate::clock::now();
-        let answer = if !another && !self.can_be_repaired() {
+        let answer = if self.expected.other_listener {
+            SteeringRenewal::AtRestart
+        } else if !another && !self.can_be_repaired() {
             SteeringRenewal::Unneeded
         } else if self.watched.is_none() || !self.repairs.ask_now(now) {
             SteeringRenewal::ByHand
@@ -125,9 +129,11 @@ impl SteeringWatch {
                 } else if self.renewing.is_none() {
                     self.repairs.note_intact(now);
                 }
-                let (lost, remedy) = (&self.look.lost, self.remedy());
-                let why = || format!("steering is not in place: {}\nfix: {remedy}", list(lost));
-                self.readiness.set_unsteered((!lost.is_empty()).then(why));
+                let lost = &self.look.lost;
+                let why = |remedy: Remedy| {
+                    format!("steering is not in place: {}\nfix: {}", list(lost), remedy.as_str())
+                };
+                self.readiness.set_unsteered(self.remedy().map(why));
                 Some(lost.iter().map(|lost| lost.part).collect())
             }
             Err(error) => {
@@ -139,12 +145,17 @@ impl SteeringWatch {
         }
     }
 
+    /// True if something is lost that a repair may bring back. Rules made from files with another port to listen on would only
+    /// take away the rest.
     fn can_be_repaired(&self) -> bool {
-        self.look.lost.iter().any(|lost| lost.part.can_be_repaired())
+        !self.expected.other_listener && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
     }
 
-    fn remedy(&self) -> &'static str {
-        if self.can_be_repaired() { REMEDY } else { "correct [steering] interfaces, then `egret reload`" }
+    /// The remedy for what is lost.
+    fn remedy(&self) -> Option<Remedy> {
+        let first = self.look.lost.iter().map(|lost| lost.remedy).min()?;
+        let renews = self.expected.other_listener && first == Remedy::Renew;
+        Some(if renews { Remedy::RestartBoth } else { first })
     }
 
     fn begin_renewal(&mut self, now: Instant) {
@@ -166,16 +177,15 @@ impl SteeringWatch {
         if *lost == before {
             return;
         }
-        if lost.is_empty() {
-            tracing::info!("steering is in place again");
-        } else {
-            tracing::error!(
+        match self.remedy() {
+            None => tracing::info!("steering is in place again"),
+            Some(remedy) => tracing::error!(
                 "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
                  forwards and port_rules are lost with the packet rules, or by an interface that [steering] does not \
                  name; fix: {}",
                 list(lost),
-                self.remedy()
-            );
+                remedy.as_str()
+            ),
         }
     }
 }

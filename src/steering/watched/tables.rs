@@ -1,8 +1,9 @@
 //! The tables of packet rules: as the plan has them, and as they are in the kernel.
 
+use super::Remedy;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, Place};
-use crate::sys::packet_rules::{self, Ahead, Backend, TableFamily};
+use crate::sys::packet_rules::{self, Ahead, Backend, Chain, TableFamily};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -58,8 +59,8 @@ impl Key {
 /// State of one table in the kernel.
 pub(super) struct Found {
     pub(super) key: Key,
-    /// The first thing that is not as it should be.
-    pub(super) wrong: Option<String>,
+    /// The first thing that is not as it should be, and its remedy.
+    pub(super) wrong: Option<(String, Remedy)>,
     /// Those of Egret's rules that are there.
     pub(super) rules: BTreeSet<u64>,
     /// Rules have numbers of their own, so that one that was replaced can be told.
@@ -68,51 +69,70 @@ pub(super) struct Found {
 
 impl Table {
     /// Reads its state, and whether any chain of Egret's is there.
-    pub(super) fn look(&self, backend: Backend, steered: &[Interface]) -> io::Result<(Found, bool)> {
+    pub(super) fn look(
+        &self,
+        backend: Backend,
+        steered: &[Interface],
+        listen_port: u16,
+    ) -> io::Result<(Found, bool)> {
         let key = Key { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
         let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
+        let mut tell = |what: String, remedy| {
+            wrong.get_or_insert_with(|| (format!("{}: {what}", key.called()), remedy));
+        };
         for OwnChain { name, hooked, rules: wanted } in &self.chains {
             let Some(chain) = read(name)? else {
-                wrong.get_or_insert_with(|| format!("chain {name} is gone"));
+                tell(format!("chain {name} is gone"), Remedy::Renew);
                 continue;
             };
             present = true;
             rules.extend(chain.rules.iter().map(|rule| rule.id));
+            if let Some(what) = wrong_listener(name, &chain, listen_port) {
+                tell(what, Remedy::RestartBoth);
+            }
             if chain.rules.len() < *wanted {
-                wrong.get_or_insert_with(|| {
-                    format!("chain {name} has {} rules instead of {wanted}", chain.rules.len())
-                });
+                let what = format!("chain {name} has {} rules instead of {wanted}", chain.rules.len());
+                tell(what, Remedy::Renew);
             }
             if *hooked && chain.hook.is_none() {
-                wrong.get_or_insert_with(|| format!("no packet enters chain {name}"));
+                tell(format!("no packet enters chain {name}"), Remedy::Renew);
             }
         }
         for (builtin, ours) in &self.hooks {
             let chain = read(builtin)?.unwrap_or_default();
             let Some(at) = chain.rules.iter().position(|rule| rule.target.as_ref() == Some(ours)) else {
-                wrong.get_or_insert_with(|| format!("{builtin} does not begin with a jump to {ours}"));
+                tell(format!("{builtin} does not begin with a jump to {ours}"), Remedy::Renew);
                 continue;
             };
             rules.insert(chain.rules[at].id);
             if let Some(number) =
                 overtaker(Place { table: &self.name, builtin, steered }, &chain.rules[..at], read)?
             {
-                wrong.get_or_insert_with(|| {
-                    format!("{builtin} does not begin with a jump to {ours}: rule {number} there takes packets first")
-                });
+                let what = format!(
+                    "{builtin} does not begin with a jump to {ours}: rule {number} there takes packets first"
+                );
+                tell(what, Remedy::Renew);
             }
         }
-        let wrong = wrong.map(|wrong| format!("{}: {wrong}", key.called()));
         Ok((Found { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
     }
+}
+
+/// Describes a rule that hands packets to another port than the gateway's, as after a change of `[gateway] listen` that only
+/// steering has followed. Such packets are dropped.
+fn wrong_listener(name: &str, chain: &Chain, listen_port: u16) -> Option<String> {
+    let other = chain.rules.iter().find_map(|rule| rule.listener.filter(|port| *port != listen_port))?;
+    Some(format!(
+        "chain {name} hands connections to port {other}, and the gateway listens on port {listen_port}"
+    ))
 }
 
 /// The number of the first rule before ours that may take packets of ours.
 fn overtaker(
     place: Place<'_>,
     before: &[packet_rules::Rule],
-    read: impl Fn(&str) -> io::Result<Option<packet_rules::Chain>>,
+    read: impl Fn(&str) -> io::Result<Option<Chain>>,
 ) -> io::Result<Option<usize>> {
     if !MUST_BE_FIRST.contains(&place.builtin) {
         return Ok(None);
@@ -184,6 +204,18 @@ mod tests {
     use super::super::Watched;
     use super::*;
     use crate::steering::tests::params;
+    use crate::sys::packet_rules::Effect;
+
+    #[test]
+    fn rule_with_another_listener_is_found() {
+        let ahead = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::Take };
+        let rule = |listener| packet_rules::Rule { id: 1, target: None, ahead: ahead.clone(), listener };
+        let chain =
+            |rules: &[Option<u16>]| Chain { hook: None, rules: rules.iter().copied().map(rule).collect() };
+        assert_eq!(wrong_listener("steer", &chain(&[None, Some(15001), None]), 15001), None);
+        let wrong = wrong_listener("steer", &chain(&[None, Some(15001), Some(15002)]), 15001).unwrap();
+        assert!(wrong.contains("port 15002") && wrong.contains("15001"), "{wrong}");
+    }
 
     #[test]
     fn plan_is_parsed_by_chain() {

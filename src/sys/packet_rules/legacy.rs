@@ -1,5 +1,6 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
+use super::rule::listener_of_target;
 use super::{Ahead, Chain, Effect, Rule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, text, u32_at};
 use socket2::{Domain, Socket, Type};
@@ -139,7 +140,7 @@ impl Table<'_> {
             before.chain()
         });
         let ahead = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::Take };
-        Rule { id: digest.finish(), target: jump, ahead }
+        Rule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
     }
 }
 
@@ -153,6 +154,12 @@ impl Entry<'_> {
     fn jump(&self) -> Option<usize> {
         let verdict = i32::from_ne_bytes(array_at(self.target, TARGET)?);
         self.target_name().is_empty().then(|| usize::try_from(verdict).ok())?
+    }
+
+    fn listener(&self) -> Option<u16> {
+        let revision = u32::from(*self.target.get(TARGET - 1)?);
+        let info = self.target.get(TARGET..).filter(|_| self.target_name() == "TPROXY")?;
+        listener_of_target(revision, info)
     }
 
     fn target_name(&self) -> String {

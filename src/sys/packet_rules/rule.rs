@@ -1,5 +1,7 @@
 //! Chains and their rules, as both backends have them.
 
+use crate::sys::netlink::array_at;
+
 /// The family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -30,6 +32,14 @@ pub struct Rule {
     pub target: Option<String>,
     /// Its effect; for the legacy iptables, the worst there is.
     pub ahead: Ahead,
+    /// The port of the listener that it hands packets to (TPROXY).
+    pub listener: Option<u16>,
+}
+
+/// Reads the listener's port from the data of an iptables TPROXY target (`struct xt_tproxy_target_info`, and `_v1` for
+/// revision 1).
+pub(super) fn listener_of_target(revision: u32, info: &[u8]) -> Option<u16> {
+    array_at(info, if revision == 0 { 12 } else { 24 }).map(u16::from_be_bytes)
 }
 
 /// The effect of a rule on a packet that it matches.

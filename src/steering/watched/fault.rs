@@ -1,0 +1,92 @@
+//! Faults of steering, each with its part and its remedy.
+
+use crate::steering::REMEDY;
+use std::fmt;
+
+/// A part of the steering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The rules that intercept and refuse.
+    PacketRules,
+    /// The rule that looks marked packets up in the steering table.
+    MarkRule,
+    /// The rules by which intercepted ports are not routed on.
+    PortRules,
+    /// The steering table's one route.
+    SteeringTable,
+    /// The routes that make the pools' addresses local.
+    LocalRoutes,
+    /// The interfaces of `[steering]`.
+    Interfaces,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::PacketRules,
+        Self::MarkRule,
+        Self::PortRules,
+        Self::SteeringTable,
+        Self::LocalRoutes,
+        Self::Interfaces,
+    ];
+
+    /// As the metric's label has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PacketRules => "packet_rules",
+            Self::MarkRule => "mark_rule",
+            Self::PortRules => "port_rules",
+            Self::SteeringTable => "steering_table",
+            Self::LocalRoutes => "local_routes",
+            Self::Interfaces => "interfaces",
+        }
+    }
+}
+
+/// The remedy of a fault. Of several faults' remedies, the smallest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// Restart steering and gateway, so that both have the listener's port from the same configuration.
+    RestartBoth,
+    /// Put steering in place anew.
+    Renew,
+    /// Correct `[steering] interfaces`.
+    Interfaces,
+}
+
+impl Remedy {
+    /// True if putting steering in place anew may do, which the gateway can request.
+    pub fn can_be_requested(self) -> bool {
+        match self {
+            Self::RestartBoth | Self::Renew => true,
+            Self::Interfaces => false,
+        }
+    }
+
+    /// The instruction for an operator.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
+            Self::Renew => REMEDY,
+            Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
+        }
+    }
+}
+
+/// Something that is not in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Of what.
+    pub part: Part,
+    /// Description of the fault.
+    pub what: String,
+    /// The way to end it.
+    pub remedy: Remedy,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
