@@ -3,15 +3,17 @@
 use super::ephemeral_ports;
 use crate::addr::PortRange;
 use crate::config::{self, Config};
+use crate::interface::Interface;
 use crate::steering::{Params, Pool, Ports, Udp};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 /// Returns the parameters of steering.
 pub fn steering_params(config: &Config) -> Params {
     let steering = &config.steering;
     Params {
-        interfaces: steering.interfaces.clone(),
+        interfaces: unique(&steering.interfaces),
         ports: match &steering.ports {
             config::Ports::All => Ports::All,
             config::Ports::Listed(ranges) => Ports::List(ranges.clone()),
@@ -28,6 +30,12 @@ pub fn steering_params(config: &Config) -> Params {
         resolvers: config.resolver.servers.iter().flatten().map(SocketAddr::ip).collect(),
         ephemeral: ephemeral_ports(),
     }
+}
+
+/// Each interface once: twice the same rule is an error to `ip`, and would be missed in the kernel.
+fn unique(interfaces: &[Interface]) -> Vec<Interface> {
+    let mut seen = HashSet::new();
+    interfaces.iter().filter(|interface| seen.insert(*interface)).cloned().collect()
 }
 
 /// Networks of all tenants, without those nested in others.
@@ -56,6 +64,13 @@ fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Poo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repeated_interface_steers_once() {
+        let interfaces = ["c0", "veth+", "c0", "veth*", "c*"].map(|name| Interface::parse(name).unwrap());
+        let unique: Vec<_> = unique(&interfaces).iter().map(ToString::to_string).collect();
+        assert_eq!(unique, ["c0", "veth*", "c*"]);
+    }
 
     #[test]
     fn adjacent_addresses_steer_as_one_network() {

@@ -158,6 +158,9 @@ never_route() { # -4|-6 RULE...: what matches and was not marked goes nowhere, w
         case $(plain "$listed") in *" $rule proto"*) continue ;; esac
         # shellcheck disable=SC2086 # word by word
         ip "$family" rule add pref $((pref + 1)) $rule protocol $proto
+        # A name may be covered by a pattern too, and by several.
+        listed="$listed
+$((pref + 1)): from all $rule proto $proto"
     done
     plain "$listed" | while read -r number from all rule; do
         case $rule in *fwmark*) continue ;; *"proto $proto"*) rule=${rule% proto*} ;; *) continue ;; esac

@@ -263,6 +263,27 @@ fn status_reports_missing_parts() {
 }
 
 #[test]
+fn repeated_interfaces_make_each_rule_once() {
+    let interfaces = ["c0", "c*", "c0", "c0*"].map(|name| Interface::parse(name).unwrap());
+    let params = Params { interfaces: interfaces.into(), ..params() };
+    let dir = scripts(&params);
+    for format in ["iptables", "nftables"] {
+        let said = in_namespace(
+            dir.path(),
+            &format!(
+                r"{FOREIGN}
+                up {format}; snapshot > $dir/once
+                up {format}; snapshot | diff $dir/once -
+                for family in -4 -6; do ip $family rule show; done | grep -c 'iif c0 .*proto 230'
+                ip -N route show table all type local proto 230 | grep -c 203.0.113.16/28"
+            ),
+        );
+        // Three ranges of ports by TCP and UDP, in both families; and the steps after them.
+        assert_eq!(said, "12\n1\n", "{format}");
+    }
+}
+
+#[test]
 fn steer_script_changes_nothing_on_failure() {
     let dir = scripts(&params());
     let egret = dir.path().join("egret");
