@@ -13,6 +13,7 @@ use crate::hostname::HostPattern;
 use crate::outcome::Outcome;
 use crate::policy::{RuleEffect, RuleSpec};
 use ipnet::IpNet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -174,7 +175,12 @@ fn denied_with(
 }
 
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.
+/// Nothing is written if the file of tests cannot be read: it is replaced as a whole.
 fn write(main: &Path, flow: &PastFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
+    let known = match crate::files::read_text(tests, crate::files::TEXT) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        known => known.map_err(|error| format!("{}: {error}; nothing was changed", tests.display()))?,
+    };
     let mut files = vec![main.to_owned()];
     files.extend(config::policy_files(super::replace::folder_of(main)).map_err(|error| error.to_string())?);
     let edited = files.iter().find_map(|file| {
@@ -196,7 +202,6 @@ fn write(main: &Path, flow: &PastFlow, addition: &Addition, tests: &Path) -> Res
             addition.rule
         ));
     }
-    let known = std::fs::read_to_string(tests).unwrap_or_default();
     if let Err(why) = edit::replace(tests, &edit::appended(&known, &addition.test)) {
         return Err(format!(
             "the rule was written into {}, but its test was not written: {why}",

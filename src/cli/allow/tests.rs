@@ -85,6 +85,28 @@ fn rule_is_inserted_after_the_tenant() {
 }
 
 #[test]
+fn unreadable_tests_are_not_replaced() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
+    let (before, tests) = (fs::read(site.main()).unwrap(), site.path(TESTS));
+    let latin = b"[[test]] # \xe4\n";
+    fs::write(&tests, latin).unwrap();
+    let why = write(&site.main(), &site.flow(), &site.addition().unwrap(), &tests).unwrap_err();
+    assert!(why.contains(TESTS) && why.contains("UTF-8"), "{why}");
+    assert_eq!((fs::read(site.main()).unwrap(), fs::read(&tests).unwrap()), (before, latin.to_vec()));
+}
+
+#[test]
+fn current_log_is_read_first() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
+    let log = fs::read_to_string(site.path("flows.jsonl")).unwrap();
+    let rotated = site.path("flows.jsonl.1");
+    fs::write(&rotated, log.replace("10.0.1.5", "10.0.1.6")).unwrap();
+    let rotated = fs::File::options().write(true).open(rotated).unwrap();
+    rotated.set_modified(crate::clock::wall() - std::time::Duration::from_hours(1)).unwrap();
+    assert_eq!(site.flow().record.client.ip().to_string(), "10.0.1.5");
+}
+
+#[test]
 fn last_tenants_rule_is_appended() {
     let site = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "no_hostname");
     let text = site.written();
