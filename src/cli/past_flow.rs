@@ -61,14 +61,13 @@ pub(super) struct PastFlow {
 }
 
 impl PastFlow {
-    /// Looks the flow up, the newest log file first.
+    /// Looks the flow up: in the files given, in that order, else in those of the configured log, the newest first.
     pub(super) fn find(
         config: &Config,
         options: &FlowOptions,
         command: &'static str,
     ) -> Result<Self, PastFlowError> {
-        let mut files = options.log.of(config, None)?;
-        files.reverse();
+        let files = options.log.of(config, None)?;
         let found = find(&files, options.flow, command)?;
         let (record, raw) = found.ok_or(PastFlowError::NotFound(options.flow))?;
         let now = Explainer::new(config)?.explain(&record.question())?;

@@ -1,6 +1,7 @@
 //! The files of a flow log, rotated ones included.
 
 use crate::files;
+use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
@@ -54,8 +55,8 @@ impl fmt::Display for LogFile {
     }
 }
 
-/// The log and its rotated files (`.1`, `.2.gz`, `-20260131.gz`), and those whose compression cannot be read. Files last
-/// written before `since` are left out.
+/// The log and its rotated files (`.1`, `.2.gz`, `-20260131.gz`), the last written first, and those whose compression cannot
+/// be read. Files last written before `since` are left out.
 pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec<LogFile>, Vec<PathBuf>)> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let base = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -72,15 +73,18 @@ pub(super) fn rotated(path: &Path, since: Option<SystemTime>) -> io::Result<(Vec
         if name.strip_suffix(".gz").is_some_and(|plain| folder.join(plain).exists()) {
             continue;
         }
-        let list = if is_unreadable(Path::new(name)) { &mut unread } else { &mut files };
-        list.push(entry.path());
+        if is_unreadable(Path::new(name)) {
+            unread.push(entry.path());
+        } else {
+            files.push((Reverse(about.modified().ok()), entry.path()));
+        }
     }
     files.sort();
     unread.sort();
     if files.is_empty() && unread.is_empty() && !path.exists() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    Ok((files.into_iter().map(LogFile::Path).collect(), unread))
+    Ok((files.into_iter().map(|(_, path)| LogFile::Path(path)).collect(), unread))
 }
 
 /// True if the name's ending says that the file cannot be read here.
@@ -108,18 +112,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("flows.jsonl");
         assert!(rotated(&log, None).is_err(), "there is none");
-        for name in [
+        let now = crate::clock::wall();
+        for (hours, name) in (0..).zip([
             "flows.jsonl",
             "flows.jsonl.1",
             "flows.jsonl.1.gz",
-            "flows.jsonl.2.gz",
             "flows.jsonl-20260131",
+            "flows.jsonl.2.gz",
             "flows.jsonl.3.zst",
             "flows.jsonl.swp",
             "flows.json",
             "other.jsonl",
-        ] {
-            fs::write(folder.path().join(name), "").unwrap();
+        ]) {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(now - Duration::from_hours(hours)).unwrap();
         }
         let names = |since| {
             let (files, unread) = rotated(&log, since).unwrap();
@@ -127,11 +133,11 @@ mod tests {
             let files: Vec<_> = files.iter().map(|file| file.to_string().replace(&prefix, "")).collect();
             (files, unread.len())
         };
-        let all = ["flows.jsonl", "flows.jsonl-20260131", "flows.jsonl.1", "flows.jsonl.2.gz"];
+        let all = ["flows.jsonl", "flows.jsonl.1", "flows.jsonl-20260131", "flows.jsonl.2.gz"];
         assert_eq!(names(None), (all.map(str::to_owned).to_vec(), 1));
         let old = File::options().write(true).open(folder.path().join("flows.jsonl.2.gz")).unwrap();
-        old.set_modified(crate::clock::wall() - Duration::from_hours(48)).unwrap();
-        let recent = names(Some(crate::clock::wall() - Duration::from_hours(24)));
+        old.set_modified(now - Duration::from_hours(48)).unwrap();
+        let recent = names(Some(now - Duration::from_hours(24)));
         assert_eq!(recent.0, all[..3]);
     }
 }
