@@ -174,6 +174,19 @@ impl<'lab> Gateway<'lab> {
         self.wait_until_ready();
     }
 
+    /// Starts it again as [`start_again`](Self::start_again), while the nth thread of its main thread cannot be made.
+    pub fn start_again_without_thread(&mut self, nth: usize) {
+        let run = unprivileged(",+net_admin", &["run"], &self.files.config());
+        let mut traced = Command::new("strace");
+        traced.args(["-D", "-qq", "-o", "/dev/null", "-e", "trace=clone3", "-e"]);
+        traced
+            .arg(format!("inject=clone3:error=EAGAIN:when={nth}"))
+            .arg(run.get_program())
+            .args(run.get_args());
+        self.child = spawn_as(self.lab, &self.files, traced);
+        self.wait_until_ready();
+    }
+
     fn wait_until_ready(&mut self) {
         wait_until("the gateway to be ready", || {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::traffic::pass;
 use crate::wait::{wait_until, wait_within};
 use std::fs;
@@ -11,7 +12,10 @@ use std::time::Duration;
 
 crate::trials! {
     both families: broken_config_keeps_last_good;
-    once: stalled_worker_fails_liveness
+    once:
+        stalled_worker_fails_liveness,
+        failed_start_keeps_last_good,
+        reload_cannot_mend_failed_start
 }
 
 fn number_of_thread(gateway: &Gateway<'_>, name: &str) -> String {
@@ -49,6 +53,44 @@ fn stalled_worker_fails_liveness() {
     strace.kill().unwrap();
     strace.wait().unwrap();
     wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));
+}
+
+/// The start fails at its last step, the threads of the workers.
+fn failed_start_keeps_last_good() {
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway(&Config::default());
+    let good = fs::read_to_string(gateway.config()).unwrap();
+    wait_until("the good configuration to be kept", || gateway.keeps(&good));
+    let last: u32 = number_of_thread(&gateway, "worker-1").parse().unwrap();
+    let tasks = fs::read_dir(gateway.proc("task")).unwrap().map(|task| task.unwrap().file_name());
+    let before = tasks.filter(|task| task.to_str().unwrap().parse::<u32>().unwrap() < last).count();
+    gateway.write(&good.replacen("drain = \"1s\"", "drain = \"2s\"", 1));
+    gateway.kill();
+    gateway.start_again_without_thread(before);
+    assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
+    assert!(gateway.keeps(&good) && gateway.stderr().contains("trying the last good configuration"));
+}
+
+/// Only a restart changes `[gateway]`, and the last one failed because of it.
+fn reload_cannot_mend_failed_start() {
+    let lab = Lab::new();
+    let admin = format!("admin = \"unix:{}\"", lab.control_socket());
+    let mut gateway = lab.start_gateway(&Config { gateway: admin, ..Config::default() });
+    let good = fs::read_to_string(gateway.config()).unwrap();
+    wait_until("the good configuration to be kept", || gateway.keeps(&good));
+    gateway.write(&good.replacen("127.0.0.1:9915", "192.0.2.9:9915", 1));
+    gateway.kill();
+    gateway.start_again();
+    let said = text(&gateway.egret(&["reload"]));
+    assert!(
+        said.contains("could not start with [gateway] of these files") && said.contains("is in force"),
+        "{said}"
+    );
+    assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
+    gateway.write(&good);
+    let said = text(&gateway.egret(&["reload"]));
+    assert!(!said.contains("could not start"), "{said}");
+    assert_eq!(gateway.metric("egret_config_fallback", &[]), 0);
 }
 
 fn broken_config_keeps_last_good(family: Family) {

@@ -172,7 +172,7 @@ impl App {
             started_with,
             network: network.clone(),
         };
-        let reloads = reloader.start()?;
+        let (reloads, begin) = reloader.start()?;
 
         let handles = ControlHandles {
             gateway: Arc::clone(&shared),
@@ -197,6 +197,7 @@ impl App {
         );
         auditor.started();
         readiness.advance(admin::Lifecycle::Ready);
+        begin.begin();
         // Fails without effect if there is no supervisor.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {

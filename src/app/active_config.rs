@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct ActiveConfig {
     current: ArcSwap<ActiveVersion>,
     reloaded: AtomicBool,
-    /// Set after a start with a kept configuration, until a reload takes effect.
+    /// Set after a start with a kept configuration, until a reload ends it.
     fallback: ArcSwapOption<FallbackReason>,
 }
 
@@ -67,11 +67,13 @@ impl ActiveConfig {
         self.reloaded.store(false, Ordering::Relaxed);
     }
 
-    /// Replaces the configuration in force.
-    pub(super) fn exchange(&self, built: &CompiledConfig) {
+    /// Replaces the configuration in force; `restart` names the tables in which the files still differ from it.
+    pub(super) fn exchange(&self, built: &CompiledConfig, restart: &[String]) {
         self.current.store(Arc::clone(&built.current));
         self.reloaded.store(true, Ordering::Relaxed);
-        self.fallback.store(None);
+        if self.fallback().is_some_and(|fallback| fallback.is_ended_by_reload(restart)) {
+            self.fallback.store(None);
+        }
     }
 }
 

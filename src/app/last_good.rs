@@ -40,13 +40,35 @@ impl KeepReason {
     }
 }
 
+/// The reason for a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FallbackCause {
+    /// The files have errors, or cannot be read.
+    Files,
+    /// The gateway could not start with the files.
+    Start,
+}
+
 /// Present while the gateway runs on a kept configuration because its files were refused.
 #[derive(Debug, Clone)]
 pub(super) struct FallbackReason {
+    /// The reason for it.
+    pub(super) cause: FallbackCause,
     /// The report of the refusal.
     pub(super) why: Arc<str>,
     /// The refused files. A change of them is a reason to try again.
     pub(super) read: Footprint,
+}
+
+impl FallbackReason {
+    /// True if a reload of the files ends it, which differs from the running configuration in these tables that only a restart
+    /// can change. Where the start has failed because of such a table, the next one may fail again.
+    pub(super) fn is_ended_by_reload(&self, restart: &[String]) -> bool {
+        match self.cause {
+            FallbackCause::Files => true,
+            FallbackCause::Start => restart.is_empty(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -155,6 +177,15 @@ mod tests {
         [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n\
         [[tenant.allow]]\nhosts_file = \"lists/names.txt\"\n";
     const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
+
+    #[test]
+    fn reload_ends_fallback_unless_restart_may_fail() {
+        let of = |cause| FallbackReason { cause, why: "".into(), read: Footprint::default() };
+        let differs = ["[gateway]".to_owned()];
+        assert!(of(FallbackCause::Files).is_ended_by_reload(&differs));
+        assert!(of(FallbackCause::Start).is_ended_by_reload(&[]));
+        assert!(!of(FallbackCause::Start).is_ended_by_reload(&differs));
+    }
 
     #[test]
     fn kept_configuration_needs_no_files() {

@@ -80,6 +80,35 @@ impl ReloadHandle {
     }
 }
 
+/// Lets the thread begin. If it is dropped, since the start has failed, the thread ends: what is kept as a fallback must stay
+/// as it is.
+pub(super) struct Begin(SyncSender<()>);
+
+impl Begin {
+    fn new() -> (Self, Begins) {
+        let (begin, begins) = mpsc::sync_channel(1);
+        (Self(begin), Begins(begins))
+    }
+
+    /// To be called once the gateway has started.
+    pub(super) fn begin(self) {
+        // The thread waits for it.
+        let _ = self.0.send(());
+    }
+}
+
+/// The thread's side of [`Begin`].
+struct Begins(Receiver<()>);
+
+impl Begins {
+    /// Runs `work` once the gateway has started, and not at all if it does not.
+    fn then(self, work: impl FnOnce()) {
+        if self.0.recv().is_ok() {
+            work();
+        }
+    }
+}
+
 /// State of the reload thread.
 pub(super) struct Reloader {
     /// The main file.
@@ -112,6 +141,21 @@ struct ReloadSummary {
     steering: SteeringRenewal,
     warnings: Vec<Diagnostic>,
     judged: ReevaluationCounts,
+    /// The gateway still runs on what it started with in place of the files, since only a restart can change it.
+    unproved_start: bool,
+}
+
+impl ReloadSummary {
+    /// Describes a start that may fail again.
+    fn note(&self) -> Option<String> {
+        self.unproved_start.then(|| {
+            format!(
+                "the gateway could not start with {} of these files, and keeps those of the last good configuration: run \
+                 `systemctl restart egret` to try again",
+                self.difference.restart.join(", ")
+            )
+        })
+    }
 }
 
 /// Reason why a reload took no effect; the previous configuration stays in force.
@@ -132,14 +176,15 @@ enum ReloadError {
 }
 
 impl Reloader {
-    /// Starts the thread.
-    pub(super) fn start(mut self) -> Result<ReloadHandle, StartError> {
+    /// Starts the thread, which does nothing before the whole start has succeeded.
+    pub(super) fn start(mut self) -> Result<(ReloadHandle, Begin), StartError> {
         let (orders, ordered) = mpsc::sync_channel(WAITING);
+        let (begin, begins) = Begin::new();
         thread::Builder::new().name("reload".to_owned()).spawn(move || {
             priority::yield_to_others();
-            self.serve(&ordered);
+            begins.then(|| self.serve(&ordered));
         })?;
-        Ok(ReloadHandle(orders))
+        Ok((ReloadHandle(orders), begin))
     }
 
     fn serve(&mut self, ordered: &Receiver<ReloadTask>) {
@@ -253,7 +298,7 @@ impl Reloader {
         config.tenants = Vec::new();
         config.pools = Vec::new();
         // Nothing below can fail.
-        self.in_force.exchange(&built);
+        self.in_force.exchange(&built, &difference.restart);
         snapshot::put_limits_in_force(&built.snapshot);
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
@@ -264,20 +309,21 @@ impl Reloader {
         self.outline = read.fixed_as_in(&self.outline);
         self.last_good.keep(KeepReason::InForce, &texts);
         let steering = self.network.expect(expected);
-        Ok(ReloadSummary { difference, steering, warnings, judged })
+        let unproved_start = self.in_force.fallback().is_some();
+        Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start })
     }
 }
 
 fn say(result: &Result<ReloadSummary, ReloadError>, config: &str) {
     match result {
-        Ok(ReloadSummary {
-            difference,
-            steering,
-            warnings,
-            judged: ReevaluationCounts { revoked, unproved },
-        }) => {
+        Ok(reloaded) => {
+            let ReloadSummary { difference, steering, warnings, judged, .. } = reloaded;
+            let ReevaluationCounts { revoked, unproved } = judged;
             for warning in warnings {
                 tracing::warn!("{warning}");
+            }
+            if let Some(note) = reloaded.note() {
+                tracing::warn!("{note}");
             }
             tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
             match (steering, steering_message(*steering)) {
@@ -333,11 +379,13 @@ fn steering_message(renewal: SteeringRenewal) -> Option<String> {
 }
 
 fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAnswer {
-    let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect();
+    let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect::<Vec<_>>();
     let steering = result.as_ref().ok().and_then(|reloaded| steering_message(reloaded.steering));
     let (difference, ReevaluationCounts { revoked, unproved }, findings) = match result {
-        Ok(ReloadSummary { difference, warnings, judged, .. }) => {
-            (Some(difference.clone()), *judged, lines(warnings))
+        Ok(reloaded @ ReloadSummary { difference, warnings, judged, .. }) => {
+            let mut findings = lines(warnings);
+            findings.extend(reloaded.note());
+            (Some(difference.clone()), *judged, findings)
         }
         Err(ReloadError::Config(report)) => (None, ReevaluationCounts::default(), lines(&report.diagnostics)),
         Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
@@ -352,5 +400,22 @@ fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAn
         unproved,
         steering,
         findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_start_keeps_no_configuration() {
+        let (begin, begins) = Begin::new();
+        drop(begin);
+        begins.then(|| panic!("the start has failed"));
+        let (begin, begins) = Begin::new();
+        begin.begin();
+        let mut kept = false;
+        begins.then(|| kept = true);
+        assert!(kept);
     }
 }

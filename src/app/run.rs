@@ -1,6 +1,6 @@
 //! Starts the gateway with its files' configuration, or else with the last good one.
 
-use super::last_good::{FallbackReason, LastGoodStore};
+use super::last_good::{FallbackCause, FallbackReason, LastGoodStore};
 use super::{App, StartError};
 use crate::config::{self, Loaded};
 use crate::sys::memory;
@@ -22,10 +22,10 @@ pub enum RunError {
 /// configuration.
 pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
     memory::give_large_blocks_back_at_once();
-    let (refused, read, digest) = match config::load(path) {
+    let (cause, refused, read, digest) = match config::load(path) {
         Err(report) => {
             let read = report.read.clone();
-            (RunError::Config(report), read, None)
+            (FallbackCause::Files, RunError::Config(report), read, None)
         }
         Ok(loaded) => {
             for warning in &loaded.warnings {
@@ -34,16 +34,22 @@ pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
             let (read, digest) = (loaded.read.clone(), loaded.texts.digest());
             match attempt(path, loaded, last_good, None) {
                 Ok(ended) => return Ok(ended?),
-                Err(error) => (RunError::Start(error), read, Some(digest)),
+                Err(error) => (FallbackCause::Start, RunError::Start(error), read, Some(digest)),
             }
         }
     };
     for texts in last_good.others_than(digest) {
-        let Ok(loaded) = last_good.load(texts) else { continue };
+        let loaded = match last_good.load(texts) {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                tracing::error!("a kept configuration is refused too: {report}");
+                continue;
+            }
+        };
         tracing::error!(
-            "{refused}\nthe gateway starts with the last good configuration instead; fix the files, then `egret reload`"
+            "{refused}\ntrying the last good configuration instead; fix the files, then `egret reload`"
         );
-        let fallback = FallbackReason { why: refused.to_string().into(), read: read.clone() };
+        let fallback = FallbackReason { cause, why: refused.to_string().into(), read: read.clone() };
         match attempt(path, loaded, last_good, Some(fallback)) {
             Ok(ended) => return Ok(ended?),
             Err(error) => tracing::error!("it does not start with that either: {error}"),
