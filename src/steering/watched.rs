@@ -142,9 +142,9 @@ impl Watched {
     fn packet_rules(&mut self) -> io::Result<Look> {
         let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
-            let before = packet_rules::generation().ok();
+            let before = packet_rules::generation()?;
             found = self.tables(before.is_some())?;
-            if packet_rules::generation().ok() == before {
+            if packet_rules::generation()? == before {
                 break;
             }
         }

@@ -36,14 +36,30 @@ pub enum Backend {
     Legacy,
 }
 
-/// The ruleset's generation, which each change of nf_tables increments. Fails where the kernel has no nf_tables.
-pub fn generation() -> io::Result<u32> {
+/// The ruleset's generation, which each change of nf_tables increments; `None` where the kernel has no nf_tables.
+pub fn generation() -> io::Result<Option<u32>> {
     let mut generation = 0;
-    ask(GET_GENERATION, Want::One, 0, &[], |body| {
+    let asked = ask(GET_GENERATION, Want::One, 0, &[], |body| {
         generation = be32(attribute(body, 1).ok_or_else(malformed)?)?;
         Ok(())
-    })?;
-    Ok(generation)
+    });
+    Ok(unless_absent(asked)?.map(|()| generation))
+}
+
+/// Turns an error of a kernel without nf_tables into `None`: without that service of nfnetlink, or without nfnetlink.
+fn unless_absent(asked: io::Result<()>) -> io::Result<Option<()>> {
+    match asked {
+        Ok(()) => Ok(Some(())),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// True if nf_tables has the table.
@@ -241,4 +257,23 @@ pub(super) fn name(kind: u16, name: &str) -> Vec<u8> {
 
 fn be32(value: &[u8]) -> io::Result<u32> {
     value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or_else(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unanswered_question_is_not_absence() {
+        for (errno, absent) in [
+            (libc::EINVAL, true),
+            (libc::EPROTONOSUPPORT, true),
+            (libc::EPERM, false),
+            (libc::ENOBUFS, false),
+        ] {
+            let asked = unless_absent(Err(io::Error::from_raw_os_error(errno)));
+            assert_eq!(asked.is_ok_and(|found| found.is_none()), absent, "{errno}");
+        }
+        assert!(unless_absent(Err(io::ErrorKind::TimedOut.into())).is_err());
+    }
 }
