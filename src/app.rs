@@ -6,6 +6,7 @@ mod candidate;
 mod control;
 mod deferred_drop;
 mod explain;
+mod failure_notice;
 mod file_watch;
 mod forecast;
 mod handles;
@@ -314,10 +315,10 @@ fn serve_metrics(
     sources: ScrapeSources,
 ) -> io::Result<()> {
     let Some(listener) = listener else { return Ok(()) };
-    let in_force = Arc::clone(&sources.handles.in_force);
+    let (in_force, last) = (Arc::clone(&sources.handles.in_force), Arc::clone(&sources.steering));
     let state = AdminState {
         readiness: readiness.clone(),
-        notes: Arc::new(move || observe::notes(&in_force)),
+        notes: Arc::new(move || observe::notes(&in_force, &last.load())),
         render: Arc::new(move || sources.render()),
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;

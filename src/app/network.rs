@@ -12,6 +12,7 @@ pub(super) use expected::ExpectedNetwork;
 pub(super) use steering_watch::SteeringRenewal;
 
 use super::active_config::ActiveConfig;
+use super::failure_notice::FailureNotice;
 use crate::admin::Readiness;
 use crate::clock;
 use crate::gateway::GatewayState;
@@ -24,9 +25,10 @@ use pace::LookBudget;
 use source_states::SourceStates;
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 use steering_watch::SteeringWatch;
@@ -44,6 +46,8 @@ pub(super) type LastNetworkState = Arc<ArcSwap<NetworkState>>;
 pub(super) struct NetworkState {
     /// The parts of steering that are not in place; `None` if steering is not watched or could not be read.
     pub(super) lost: Option<BTreeSet<Part>>,
+    /// Faults of what is looked at that readiness mentions without being affected.
+    pub(super) notes: Vec<String>,
     /// Requests for repair since the start.
     pub(super) repairs: u64,
     /// Connections refused at their SYN since the start, IPv4 and IPv6.
@@ -98,14 +102,21 @@ impl NetworkThread {
             thorough: None,
             pace: LookBudget::new(clock::now()),
             has_changed: true,
+            deaf: FailureNotice::default(),
+            no_addresses: FailureNotice::default(),
+            no_links: FailureNotice::default(),
             gateway: Arc::clone(gateway),
             in_force: Arc::clone(in_force),
         };
         watch.look();
         let (orders, ordered) = mpsc::channel();
         thread::Builder::new().name("network".to_owned()).spawn(move || {
+            let last = Arc::clone(&watch.last);
+            let mut bug = FailureNotice::default();
             while !stop.load(Ordering::Acquire) {
-                watch.next(&changes, &ordered);
+                if !survives(&last, &mut bug, || watch.next(&changes, &ordered)) {
+                    thread::sleep(TICK);
+                }
             }
         })?;
         Ok(Self { orders, last, alive: Arc::new(alive) })
@@ -120,12 +131,36 @@ impl NetworkThread {
     pub(super) fn expect(&self, expected: ExpectedNetwork) -> SteeringRenewal {
         let (reply, renewal) = mpsc::sync_channel(1);
         if self.orders.send(WatchOrder { expected, reply }).is_err() {
-            return SteeringRenewal::Unneeded;
+            return SteeringRenewal::ByHand;
         }
         self.alive.waker.wake();
-        // the thread answers in time; if it is gone nothing was renewed
-        renewal.recv_timeout(RENEWAL * 2).unwrap_or(SteeringRenewal::Pending)
+        match renewal.recv_timeout(RENEWAL * 2) {
+            Ok(renewal) => renewal,
+            Err(RecvTimeoutError::Timeout) => SteeringRenewal::Pending,
+            // A bug has ended the thread, or its look at the order: nothing was compared or requested.
+            Err(RecvTimeoutError::Disconnected) => SteeringRenewal::ByHand,
+        }
     }
+}
+
+/// Runs one round of the thread; false if it panicked. Then nothing is known of steering, which readiness and metrics show.
+fn survives(last: &LastNetworkState, bug: &mut FailureNotice, round: impl FnOnce()) -> bool {
+    if catch_unwind(AssertUnwindSafe(round)).is_ok() {
+        bug.clear();
+        return true;
+    }
+    if bug.is_due() {
+        tracing::error!(
+            "the watch of the machine's network failed in a way that is a bug; please report it, and `systemctl restart egret`"
+        );
+    }
+    let unknown = "the watch of the machine's network has failed, so steering may not be in place: see the gateway's log";
+    last.store(Arc::new(NetworkState {
+        lost: None,
+        notes: vec![unknown.to_owned()],
+        ..NetworkState::clone(&last.load())
+    }));
+    false
 }
 
 /// The state of the thread.
@@ -139,6 +174,10 @@ struct NetworkWatch {
     pace: LookBudget,
     /// Links, addresses or routes may have changed since the last thorough look.
     has_changed: bool,
+    /// Failures to receive notifications, and to read addresses and the routes of links.
+    deaf: FailureNotice,
+    no_addresses: FailureNotice,
+    no_links: FailureNotice,
     gateway: Arc<GatewayState>,
     in_force: Arc<ActiveConfig>,
 }
@@ -150,9 +189,14 @@ impl NetworkWatch {
         let due = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
         let wait = if self.states.is_behind() { Duration::ZERO } else { due };
         match changes.wait(wait) {
-            Ok(has_changed) => self.has_changed |= has_changed,
+            Ok(has_changed) => {
+                self.deaf.clear();
+                self.has_changed |= has_changed;
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot receive notifications of network changes; checking every two seconds instead");
+                if self.deaf.is_due() {
+                    tracing::warn!(%error, "cannot receive notifications of network changes; checking every two seconds instead");
+                }
                 thread::sleep(TICK);
                 self.has_changed = true;
             }
@@ -176,15 +220,26 @@ impl NetworkWatch {
         self.states.check(&pools, thorough);
         self.families.check(&pools);
         match addresses::local() {
-            Ok(local) => self.gateway.snapshot.load().own.reassign(local),
-            Err(error) => tracing::warn!(%error, "cannot read the machine's addresses"),
+            Ok(local) => {
+                self.no_addresses.clear();
+                self.gateway.snapshot.load().own.reassign(local);
+            }
+            Err(error) if self.no_addresses.is_due() => {
+                tracing::warn!(%error, "cannot read the machine's addresses");
+            }
+            Err(_) => {}
         }
         if thorough && self.has_changed {
             self.read_connected();
         }
         let lost = self.steering.look(clock::now());
-        let (repairs, refused) = (self.steering.requests(), self.families.counted());
-        self.last.store(Arc::new(NetworkState { lost, repairs, refused }));
+        let seen = NetworkState {
+            lost,
+            notes: self.steering.notes(),
+            repairs: self.steering.requests(),
+            refused: self.families.counted(),
+        };
+        self.last.store(Arc::new(seen));
     }
 
     /// Reads the networks of the machine's links, out of all of its routes, of which there may be a million.
@@ -193,8 +248,62 @@ impl NetworkWatch {
             Ok(networks) => {
                 self.gateway.snapshot.load().connected.replace(networks);
                 self.has_changed = false;
+                self.no_links.clear();
             }
-            Err(error) => tracing::warn!(%error, "cannot read the routes of the machine's links"),
+            Err(error) if self.no_links.is_due() => {
+                tracing::warn!(%error, "cannot read the routes of the machine's links");
+            }
+            Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn expected() -> ExpectedNetwork {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("egret.toml");
+        let text =
+            "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n";
+        std::fs::write(&main, text).unwrap();
+        ExpectedNetwork::of(&config::load(&main).unwrap().config, 15001)
+    }
+
+    fn network() -> (NetworkThread, Receiver<WatchOrder>) {
+        let (orders, ordered) = mpsc::channel();
+        let waker = Changes::listen().unwrap().waker();
+        let alive = ThreadGuard { stop: Arc::default(), waker };
+        (NetworkThread { orders, last: LastNetworkState::default(), alive: Arc::new(alive) }, ordered)
+    }
+
+    #[test]
+    fn dead_watch_does_not_mean_intact_steering() {
+        let (network, ordered) = network();
+        drop(ordered);
+        assert_eq!(network.expect(expected()), SteeringRenewal::ByHand);
+        let (network, ordered) = self::network();
+        let dies = thread::spawn(move || drop(ordered.recv()));
+        assert_eq!(network.expect(expected()), SteeringRenewal::ByHand);
+        dies.join().unwrap();
+    }
+
+    #[test]
+    fn panic_of_the_watch_is_visible() {
+        let last = LastNetworkState::default();
+        last.store(Arc::new(NetworkState {
+            lost: Some(BTreeSet::new()),
+            repairs: 3,
+            ..NetworkState::default()
+        }));
+        let mut bug = FailureNotice::default();
+        assert!(survives(&last, &mut bug, || {}));
+        assert_eq!((&last.load().lost, last.load().notes.len()), (&Some(BTreeSet::new()), 0));
+        assert!(!survives(&last, &mut bug, || panic!("a bug")));
+        let seen = last.load();
+        assert_eq!((&seen.lost, seen.repairs), (&None, 3));
+        assert!(seen.notes[0].contains("has failed"), "{:?}", seen.notes);
     }
 }

@@ -48,15 +48,15 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
 }
 
 /// Notes shown with readiness.
-pub(super) fn notes(in_force: &ActiveConfig) -> Vec<String> {
+pub(super) fn notes(in_force: &ActiveConfig, seen: &NetworkState) -> Vec<String> {
     let fallback = in_force.fallback();
-    let note = fallback.map(|fallback| {
+    let fallback = fallback.map(|fallback| {
         format!(
             "note: runs on the last good configuration, because the files were refused at the start: {}",
             fallback.why
         )
     });
-    note.into_iter().collect()
+    fallback.into_iter().chain(seen.notes.iter().map(|note| format!("note: {note}"))).collect()
 }
 
 /// Sources of the metrics of a scrape.

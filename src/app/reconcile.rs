@@ -4,6 +4,7 @@
 mod held_ports;
 
 use super::active_config::ActiveConfig;
+use super::failure_notice::FailureNotice;
 use super::log_list::{LOGGED, list};
 use super::pools::listeners_in_the_way;
 use crate::addr::{DialAddr, LeasedSource, PortRange};
@@ -71,6 +72,7 @@ impl ReconcilerThread {
             ledger: Arc::clone(ledger),
             last: LastReconciliation::default(),
             failures: meters.comparison.clone(),
+            blind: FailureNotice::default(),
         };
         let last = Arc::clone(&watch.last);
         let (stop, stopped) = mpsc::channel::<()>();
@@ -100,6 +102,7 @@ struct ReconcileLoop {
     last: LastReconciliation,
     /// Comparisons that could not be made.
     failures: Counter,
+    blind: FailureNotice,
 }
 
 impl ReconcileLoop {
@@ -118,12 +121,15 @@ impl ReconcileLoop {
     fn compare(&mut self, pools: &Pools) {
         match self.reconciler.compare(pools, &mut self.kernel, clock::now()) {
             Ok(report) => {
+                self.blind.clear();
                 log(&report);
                 self.last.store(Arc::new(report));
             }
             Err(error) => {
                 self.failures.increment(1);
-                tracing::warn!(%error, "cannot compare the port ledger with the kernel");
+                if self.blind.is_due() {
+                    tracing::warn!(%error, "cannot compare the port ledger with the kernel");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
 
 use crate::addr::Family;
+use crate::app::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
 use crate::sys::refusals::{Refusals, Refused, Scope};
 use crate::sys::routing::{self, IpFamily, Way};
@@ -38,8 +39,10 @@ pub(super) struct FamilyRefusals {
     in_kernel: Option<(Scope, [Refused; 2])>,
     /// The states that were last logged, by pool.
     logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
-    /// The warning that the kernel cannot do this has been logged.
-    is_unsupported: bool,
+    /// Failures to put refusals in the kernel.
+    unsupported: FailureNotice,
+    /// Connections refused since the start, as last read.
+    counted: [u64; 2],
 }
 
 impl FamilyRefusals {
@@ -51,7 +54,8 @@ impl FamilyRefusals {
             takes_ipv6,
             in_kernel: None,
             logged: BTreeMap::new(),
-            is_unsupported: false,
+            unsupported: FailureNotice::default(),
+            counted: [0; 2],
         }
     }
 
@@ -76,8 +80,11 @@ impl FamilyRefusals {
             return;
         }
         match self.apply(&wanted) {
-            Ok(()) => (self.in_kernel, self.is_unsupported) = (Some(wanted), false),
-            Err(error) if !std::mem::replace(&mut self.is_unsupported, true) => tracing::warn!(
+            Ok(()) => {
+                self.in_kernel = Some(wanted);
+                self.unsupported.clear();
+            }
+            Err(error) if self.unsupported.is_due() => tracing::warn!(
                 %error,
                 "cannot refuse connections of an address family without a route out before the handshake (this needs \
                  Linux 5.12 and nf_tables); dual-stack clients may hang instead of falling back to the other family"
@@ -86,9 +93,12 @@ impl FamilyRefusals {
         }
     }
 
-    /// Connections refused since the start, of each family.
-    pub(super) fn counted(&self) -> [u64; 2] {
-        self.refusals.as_ref().and_then(|refusals| refusals.counted().ok()).unwrap_or_default()
+    /// Connections refused since the start, of each family: as last read, if they cannot be read now.
+    pub(super) fn counted(&mut self) -> [u64; 2] {
+        if let Some(refusals) = &self.refusals {
+            keep_last(&mut self.counted, refusals.counted());
+        }
+        self.counted
     }
 
     fn apply(&mut self, (scope, [v4, v6]): &(Scope, [Refused; 2])) -> io::Result<()> {
@@ -123,6 +133,13 @@ impl FamilyRefusals {
                 }
             }
         }
+    }
+}
+
+/// Replaces the counts, which never fall, unless they could not be read.
+fn keep_last(counted: &mut [u64; 2], read: io::Result<[u64; 2]>) {
+    if let Ok(read) = read {
+        *counted = read;
     }
 }
 
@@ -228,6 +245,14 @@ mod tests {
 
     fn shown(ranges: &[(IpAddr, IpAddr)]) -> Vec<String> {
         ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
+    }
+
+    #[test]
+    fn unread_counts_do_not_fall() {
+        let mut counted = [0; 2];
+        keep_last(&mut counted, Ok([7, 2]));
+        keep_last(&mut counted, Err(io::ErrorKind::TimedOut.into()));
+        assert_eq!(counted, [7, 2]);
     }
 
     #[test]

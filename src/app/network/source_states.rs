@@ -1,6 +1,7 @@
 //! Presence of the pools' addresses on this machine.
 
 use crate::addr::SourceAddr;
+use crate::app::failure_notice::FailureNotice;
 use crate::app::log_list::list;
 use crate::egress::{Pools, SourceState};
 use crate::steering::REMEDY;
@@ -20,11 +21,21 @@ pub(super) struct SourceStates {
     /// The index at which the last unfinished check stopped.
     cursor: usize,
     is_behind: bool,
+    /// Failures to read the local table, and to look an address up.
+    unreadable: FailureNotice,
+    unanswered: FailureNotice,
 }
 
 impl SourceStates {
     pub(super) fn new(pools: &Arc<Pools>) -> Self {
-        Self { pools: Arc::clone(pools), withdrawn: BTreeSet::new(), cursor: 0, is_behind: false }
+        Self {
+            pools: Arc::clone(pools),
+            withdrawn: BTreeSet::new(),
+            cursor: 0,
+            is_behind: false,
+            unreadable: FailureNotice::default(),
+            unanswered: FailureNotice::default(),
+        }
     }
 
     /// True if the last check stopped early, so that the next one is due at once.
@@ -48,10 +59,14 @@ impl SourceStates {
         let table = match LocalTable::read() {
             Ok(table) => table,
             Err(error) => {
-                tracing::warn!(%error, "cannot read the local routing table; the states of source addresses stay as they were");
+                if self.unreadable.is_due() {
+                    tracing::warn!(%error, "cannot read the local routing table; the states of source addresses stay as they were");
+                }
                 return;
             }
         };
+        self.unreadable.clear();
+        let mut failed = false;
         for at in (from..listed.len()).chain(0..from) {
             let source = listed[at];
             if !table.lists(source.ip()) {
@@ -75,10 +90,16 @@ impl SourceStates {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
+                    failed = true;
+                    if self.unanswered.is_due() {
+                        tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
+                    }
                     break;
                 }
             }
+        }
+        if !failed {
+            self.unanswered.clear();
         }
         if !lost.is_empty() {
             tracing::warn!(

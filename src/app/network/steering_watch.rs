@@ -45,8 +45,8 @@ pub(super) struct SteeringWatch {
     /// The findings of the last look.
     look: Look,
     renewing: Option<PendingRenewal>,
-    /// The warning that the kernel cannot be asked has been logged.
-    is_blind: bool,
+    /// The reason why the last look failed.
+    blind: Option<String>,
     readiness: Readiness,
 }
 
@@ -59,7 +59,7 @@ impl SteeringWatch {
             expected,
             look: Look::default(),
             renewing: None,
-            is_blind: false,
+            blind: None,
             readiness,
         }
     }
@@ -104,6 +104,11 @@ impl SteeringWatch {
         let _ = reply.send(answer);
     }
 
+    /// What readiness should mention without being affected.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.blind.clone().into_iter().collect()
+    }
+
     /// Requests for repair since the start.
     pub(super) fn requests(&self) -> u64 {
         self.requests
@@ -119,7 +124,7 @@ impl SteeringWatch {
         };
         match watched.look() {
             Ok(look) => {
-                self.is_blind = false;
+                self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
                 self.log_change(&before.lost);
                 self.begin_renewal(now);
@@ -137,8 +142,11 @@ impl SteeringWatch {
                 Some(lost.iter().map(|lost| lost.part).collect())
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.is_blind, true) {
-                    tracing::warn!(%error, "cannot read rules and routes from the kernel, so it is not known whether steering is in place");
+                let said = format!(
+                    "cannot read rules and routes from the kernel ({error}), so it is not known whether steering is in place"
+                );
+                if self.blind.replace(said.clone()).is_none() {
+                    tracing::warn!("{said}");
                 }
                 None
             }
