@@ -21,6 +21,9 @@ crate::trials! {
         lost_legacy_rules_are_repaired,
         changed_listener_port_awaits_restart,
         lost_routes_and_marks_are_repaired,
+        new_interfaces_leave_the_gateway_ready,
+        repeated_interfaces_steer_once,
+        overtaken_port_rules_are_noted,
         unsteered_gateway_reports_it,
         missing_helper_is_not_asked,
         exemptions_are_not_reported_lost,
@@ -180,6 +183,65 @@ fn lost_routes_and_marks_are_repaired() {
             ("ip route del local 203.0.113.16/30 dev lo", "local_routes", "203.0.113.16/30 of the pools"),
         ],
     );
+}
+
+fn new_interfaces_leave_the_gateway_ready() {
+    let lab = Lab::new();
+    let patterns = Config { interfaces: "[\"c0\", \"veth*\"]".into(), ..config(&lab) };
+    let files = Files::new(&patterns);
+    let path = files.config();
+    lab.must_steer("up", &path, Rules::Iptables);
+    let gateway = Gateway::start(&lab, files);
+    wait_until_well(&gateway);
+    for new in ["veth7", "veth8"] {
+        lab.gateway.shell(&format!("ip link add {new} type dummy"));
+        wait_until("the rules of the interface to be requested", || request(&lab).exists());
+        let (status, said) = gateway.get("/readyz").unwrap();
+        assert!(status == 200 && said.contains(&format!("{new} is new")), "{status}: {said}");
+        assert_eq!(gateway.metric("egret_steering_intact", &[]), 1);
+        assert!(!lab.steer("status", &path, Rules::Iptables).status.success());
+        let ward = Ward::default();
+        thread::scope(|scope| {
+            let healer = Healer::start(scope, &ward, &lab, &path, Rules::Iptables);
+            wait_until("the rules to be put in place", || healer.repairs() > 0);
+        });
+        lab.must_steer("status", &path, Rules::Iptables);
+        wait_until("the note to go", || gateway.get("/readyz").unwrap() == (200, "ready\n".to_owned()));
+    }
+    assert_eq!(gateway.metric("egret_steering_repairs_total", &[]), 0);
+    // What had its rules and loses them is a loss.
+    lab.gateway.ip("rule del pref 101 iif veth7 ipproto tcp blackhole");
+    assert!(complaint(&gateway).contains("veth7 has 1 of the 2"));
+}
+
+fn repeated_interfaces_steer_once() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        let files = Files::new(&Config { interfaces: "[\"c0\", \"c*\", \"c0\"]".into(), ..config(&lab) });
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        lab.must_steer("status", &path, rules);
+        wait_until_well(&Gateway::start(&lab, files));
+    }
+}
+
+fn overtaken_port_rules_are_noted() {
+    let lab = Lab::new();
+    lab.gateway.ip("rule add pref 50 from all lookup main");
+    let gateway = lab.start_gateway(&config(&lab));
+    wait_until_well(&gateway);
+    let words = "another program's `ip rule` at priority 50";
+    let said = gateway.get("/readyz").unwrap().1;
+    assert!(said.contains(&format!("note: IPv4: {words}")) && gateway.stderr().contains(words), "{said}");
+    let status = lab.steer("status", &gateway.config(), Rules::Iptables);
+    let said = text(&status);
+    assert!(
+        !status.status.success() && said.contains("`50: from all lookup 254` is asked before them"),
+        "{said}"
+    );
+    lab.gateway.ip("rule del pref 50");
+    wait_until("the note to go", || gateway.get("/readyz").unwrap() == (200, "ready\n".to_owned()));
+    lab.must_steer("status", &gateway.config(), Rules::Iptables);
 }
 
 fn unsteered_gateway_reports_it() {

@@ -5,6 +5,7 @@ use super::{journal, output, tool};
 use crate::steering::{
     self, Conflict, Difference, Format, Gravity, Machine, Observed, Params, Plan, Ports, Told,
 };
+use crate::sys::routing;
 use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
@@ -164,7 +165,7 @@ fn finding(difference: Difference) -> Finding {
     };
     match difference.wrong {
         None => Finding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),
-        Some(wrong) => Finding::fail(difference.what, wrong, why, steering::REMEDY),
+        Some(wrong) => Finding::fail(difference.what, wrong, why, difference.remedy.as_str()),
     }
 }
 
@@ -194,6 +195,7 @@ fn observe() -> Observed {
         nftables: listed("nft list table inet egret"),
         rules: [rules("-4"), rules("-6")],
         routes: [routes("-4"), routes("-6")],
+        interfaces: routing::interfaces().unwrap_or_default(),
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
     }
 }

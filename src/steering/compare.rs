@@ -1,7 +1,7 @@
 //! Compares the rules and routes in the kernel with the plan.
 
 use super::ahead::{self, Place};
-use super::{PacketRules, Plan, Routing, nftables, script};
+use super::{PacketRules, Plan, Remedy, Routing, nftables, overtaking, script};
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use std::collections::BTreeSet;
@@ -22,6 +22,8 @@ pub struct Observed {
     pub rules: [Option<String>; 2],
     /// `ip -N -4 route show table all type local`, and `-6`.
     pub routes: [Option<String>; 2],
+    /// The names of the interfaces.
+    pub interfaces: Vec<String>,
     /// `/proc/sys/net/ipv4/ip_local_reserved_ports`.
     pub reserved_ports: Option<String>,
 }
@@ -35,11 +37,13 @@ pub struct Difference {
     pub wrong: Option<String>,
     /// A remark on something that is not wrong.
     pub note: Option<String>,
+    /// The way to end the difference.
+    pub remedy: Remedy,
 }
 
 impl Difference {
     fn new(what: &'static str, wrong: Option<String>) -> Self {
-        Self { what, wrong, note: None }
+        Self { what, wrong, note: None, remedy: Remedy::Renew }
     }
 }
 
@@ -65,7 +69,7 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
             exempt.len(),
             exempt.join("; ")
         );
-        found.push(Difference { what: "exemptions", wrong: None, note: Some(note) });
+        found.push(Difference { note: Some(note), ..Difference::new("exemptions", None) });
     }
     if let Some(left) = left_over(plan, observed) {
         found.push(Difference::new("left-over rules", Some(left)));
@@ -79,8 +83,13 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
         found.push(Difference::new(names[index][0], wrong));
         let wrong = local_routes(routing, observed.routes[index].as_deref());
         found.push(Difference::new(names[index][1], wrong));
-        let wrong = never_routed(routing, observed.rules[index].as_deref());
-        found.push(Difference::new(names[index][2], wrong));
+        let shown = observed.rules[index].as_deref();
+        let wrong = never_routed(routing, shown, &observed.interfaces);
+        let overtaken = shown.filter(|_| wrong.is_none()).and_then(|shown| before_port_rules(plan, shown));
+        found.push(match overtaken {
+            None => Difference::new(names[index][2], wrong),
+            wrong => Difference { remedy: Remedy::MoveRule, ..Difference::new(names[index][2], wrong) },
+        });
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
     found.push(Difference::new("reserved ports", wrong));
@@ -259,22 +268,36 @@ pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
 /// True if a line of `ip rule` is for marks that a packet with ours alone does not have.
 fn is_of_other_mark(line: &str, mark: u32) -> bool {
     let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-    let mut words = line.split_whitespace().skip_while(|word| *word != "fwmark");
+    // `not` is for all other marks.
+    let mut words =
+        line.split_whitespace().take_while(|word| *word != "not").skip_while(|word| *word != "fwmark");
     words.nth(1).is_some_and(|word| {
         let (value, bits) = word.split_once('/').unwrap_or((word, "0xffffffff"));
         number(value).zip(number(bits)).is_none_or(|(value, bits)| mark & bits != value)
     })
 }
 
-fn never_routed(routing: &Routing, shown: Option<&str>) -> Option<String> {
+fn never_routed(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let present: Vec<_> = shown.lines().map(in_words).collect();
-    // Patterns were expanded to the interfaces that they covered when the rules were put in place.
-    let named = routing.refused.iter().filter(|(interface, _)| !interface.is_pattern());
-    let missing = named
-        .map(|(interface, rule)| format!("iif {interface} {rule}"))
-        .find(|rule| !present.iter().any(|line| line.contains(&format!(" {rule} "))));
-    missing.map(|rule| format!("no rule `{rule}`"))
+    // A pattern stands for the interfaces that it covers.
+    let wanted = routing.refused.iter().flat_map(|(interface, rule)| {
+        let names = match interface.is_pattern() {
+            true => interfaces.iter().filter(|name| interface.covers(name)).cloned().collect(),
+            false => vec![interface.to_string()],
+        };
+        names.into_iter().map(move |name| format!("iif {name} {rule}"))
+    });
+    let is_missing = |rule: &String| !present.iter().any(|line| line.contains(&format!(" {rule} ")));
+    wanted.into_iter().find(is_missing).map(|rule| format!("no rule `{rule}`"))
+}
+
+fn before_port_rules(plan: &Plan, shown: &str) -> Option<String> {
+    let (rules, lines): (Vec<_>, Vec<_>) =
+        shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
+    let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;
+    let rule = lines[at].split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(format!("the rule `{rule}` is asked before them, and may route intercepted ports on"))
 }
 
 /// Translates a line of `ip -N rule show` into the syntax of `ip rule add`.

@@ -11,6 +11,7 @@ mod counted;
 mod iptables;
 mod machine;
 mod nftables;
+mod overtaking;
 mod params;
 mod plan;
 mod reserve;
@@ -99,6 +100,7 @@ fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     Plan {
         interfaces: params.interfaces.clone(),
+        sources: params.sources.clone(),
         packet_rules,
         routing: [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)],
         reserved_ports: reserved_ports(&pool_ports, params.ephemeral),

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 pub struct Plan {
     /// The steered interfaces.
     pub interfaces: Vec<Interface>,
+    /// The networks of tenants.
+    pub sources: Vec<IpNet>,
     /// The rules that intercept and refuse.
     pub packet_rules: PacketRules,
     /// IPv4 and IPv6.

@@ -4,19 +4,22 @@
 //! them word by word, which takes root and the tools of the packet filter.
 
 mod fault;
+mod port_rules;
 mod tables;
 
 pub use fault::{Lost, Part, Remedy};
 
-use super::{PacketRules, Params, Routing};
+use super::{PacketRules, Params, Routing, overtaking};
 use crate::interface::Interface;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, Rule, Way};
+use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, Way};
 use ipnet::IpNet;
+use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::time::Instant;
 use tables::{Found, Key, NFT_TABLE, Table, table_of_nftables, tables_of_iptables};
 
 /// The protocol number that Egret's own rules have (prelude.sh).
@@ -31,8 +34,11 @@ pub struct Watched {
     nftables: Vec<Table>,
     routing: [Routing; 2],
     interfaces: Vec<Interface>,
+    /// The networks of tenants.
+    sources: Vec<IpNet>,
     /// The port that the gateway listens on.
     listen_port: u16,
+    newcomers: [Newcomers; 2],
     seen: BTreeMap<Key, BTreeSet<u64>>,
 }
 
@@ -41,6 +47,8 @@ pub struct Watched {
 pub struct Look {
     /// The parts that are not in place; empty if steering is intact.
     pub lost: Vec<Lost>,
+    /// Faults that matter only once packet rules are lost.
+    pub latent: Vec<Lost>,
     /// A digest of what Egret's rules are: it changes whenever they are put in place anew.
     pub rules: BTreeSet<u64>,
 }
@@ -61,7 +69,9 @@ impl Watched {
             iptables: tables_of(&plan.packet_rules),
             nftables: tables_of(&super::nftables(params).packet_rules),
             interfaces: params.interfaces.clone(),
+            sources: params.sources.clone(),
             listen_port: params.listen_port,
+            newcomers: Default::default(),
             routing: plan.routing,
             seen: BTreeMap::new(),
         }
@@ -69,17 +79,17 @@ impl Watched {
 
     /// Watches for what other parameters ask for. What was seen is remembered.
     pub fn expect(&mut self, params: &Params) {
-        let seen = std::mem::take(&mut self.seen);
-        *self = Self { seen, ..Self::new(params) };
+        let (seen, newcomers) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.newcomers));
+        *self = Self { seen, newcomers, ..Self::new(params) };
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
-    pub fn look(&mut self) -> io::Result<Look> {
+    pub fn look(&mut self, now: Instant) -> io::Result<Look> {
         let mut look = self.packet_rules()?;
         let present = routing::interfaces()?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
             if routes_can_be(family) {
-                self.routing(index, family, &present, &mut look.lost)?;
+                self.routing(index, family, &present, &mut look, now)?;
             }
         }
         for missing in self.interfaces.iter().filter(|interface| !is_present(interface, &present)) {
@@ -90,15 +100,16 @@ impl Watched {
     }
 
     fn routing(
-        &self,
+        &mut self,
         index: usize,
         family: IpFamily,
         present: &[String],
-        lost: &mut Vec<Lost>,
+        look: &mut Look,
+        now: Instant,
     ) -> io::Result<()> {
         let routing = &self.routing[index];
         let (mark, table, called) = (routing.mark, routing.table, family.as_str());
-        let mut tell = |part, what| lost.push(Lost { part, what, remedy: Remedy::Renew });
+        let mut tell = |part, what| look.lost.push(Lost { part, what, remedy: Remedy::Renew });
         let delivers = routing::local_routes(family, table)?.iter().any(|route| route.prefix_len() == 0);
         if !delivers {
             let what = format!("{called}: routing table {table} does not deliver packets locally");
@@ -114,18 +125,28 @@ impl Watched {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             tell(Part::MarkRule, what);
         }
-        for (interface, wanted) in refused_by_interface(routing) {
-            for name in present.iter().filter(|name| interface.covers(name)) {
-                let ours = |rule: &&Rule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
-                let there = rules.iter().filter(ours).count();
-                if there < wanted {
-                    let what = format!(
-                        "{called}: {name} has {there} of the {wanted} `ip rule` entries that block forwarding of intercepted ports"
-                    );
-                    tell(Part::PortRules, what);
-                }
-            }
+        let unguarded = self.newcomers[index].look(routing, &rules, present, now);
+        for (name, there, wanted) in unguarded.lost {
+            let what = format!(
+                "{called}: {name} has {there} of the {wanted} `ip rule` entries that block forwarding of intercepted ports"
+            );
+            tell(Part::PortRules, what);
         }
+        let latent = |what, remedy| Lost { part: Part::PortRules, what, remedy };
+        look.latent.extend(unguarded.new.into_iter().map(|name| {
+            let what = format!(
+                "{called}: {name} is new, and forwarding of intercepted ports is not blocked there yet"
+            );
+            latent(what, Remedy::Renew)
+        }));
+        look.latent.extend(overtaking::before_port_rules(&rules, &self.interfaces, &self.sources).map(|at| {
+            let what = format!(
+                "{called}: another program's `ip rule` at priority {} comes before those that block forwarding of \
+                 intercepted ports",
+                rules[at].priority
+            );
+            latent(what, Remedy::MoveRule)
+        }));
         let local: BTreeSet<IpNet> = routing::local_routes(family, LOCAL_TABLE)?.into_iter().collect();
         let mut missing = routing.pools.iter().filter(|pool| !local.contains(pool));
         if let Some(first) = missing.next() {
@@ -134,7 +155,7 @@ impl Watched {
                 more => format!(" (and {more} more)"),
             };
             let what = format!("{first}{more} of the pools has no local route, so answers to it are lost");
-            tell(Part::LocalRoutes, what);
+            look.lost.push(Lost { part: Part::LocalRoutes, what, remedy: Remedy::Renew });
         }
         Ok(())
     }
@@ -211,15 +232,6 @@ fn elsewhere(family: IpFamily) -> IpAddr {
         IpFamily::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
     }
-}
-
-/// Number of rules that refuse to route packets from each interface, or pattern of them.
-fn refused_by_interface(routing: &Routing) -> BTreeMap<&Interface, usize> {
-    let mut counts = BTreeMap::new();
-    for (interface, _) in &routing.refused {
-        *counts.entry(interface).or_default() += 1;
-    }
-    counts
 }
 
 /// A pattern is for interfaces that may come later.

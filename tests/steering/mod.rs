@@ -248,6 +248,7 @@ fn status_reports_missing_parts() {
                 nftables: read("nft").filter(|text| !text.is_empty()),
                 rules: [read("rules4"), read("rules6")],
                 routes: [read("routes4"), read("routes6")],
+                interfaces: vec!["c0".to_owned()],
                 reserved_ports: read("reserved"),
                 other_backend: Vec::new(),
             };

@@ -22,6 +22,8 @@ pub(super) struct RepairRequests {
     asked: u32,
     /// Earliest time of the next request.
     next: Option<Instant>,
+    /// Earliest time of the next request for new interfaces.
+    next_for_new: Option<Instant>,
     intact_since: Option<Instant>,
     /// The error that requests go unanswered has been logged.
     is_reported: bool,
@@ -29,7 +31,14 @@ pub(super) struct RepairRequests {
 
 impl RepairRequests {
     pub(super) fn new(request: Option<PathBuf>) -> Self {
-        let repairs = Self { request, asked: 0, next: None, intact_since: None, is_reported: false };
+        let repairs = Self {
+            request,
+            asked: 0,
+            next: None,
+            next_for_new: None,
+            intact_since: None,
+            is_reported: false,
+        };
         repairs.withdraw();
         repairs
     }
@@ -72,13 +81,32 @@ impl RepairRequests {
         self.ask(now)
     }
 
+    /// Makes a request for new interfaces, while everything else is in place. They come as others make them, so such requests
+    /// do not count for the back-off, and are four seconds apart.
+    pub(super) fn ask_for_new(&mut self, now: Instant) {
+        self.note_stable(now);
+        let Some(request) = &self.request else { return };
+        if self.next_for_new.is_some_and(|next| now < next) || fs::symlink_metadata(request).is_ok() {
+            return;
+        }
+        self.next_for_new = Some(now + FIRST_PAUSE);
+        match make(request) {
+            Ok(()) => tracing::info!("requested that steering be renewed for new interfaces"),
+            Err(error) => self.report_unanswered(&error.to_string()),
+        }
+    }
+
     /// Notes that everything is in place.
     pub(super) fn note_intact(&mut self, now: Instant) {
+        self.note_stable(now);
+        self.withdraw();
+    }
+
+    fn note_stable(&mut self, now: Instant) {
         let since = *self.intact_since.get_or_insert(now);
         if now.saturating_duration_since(since) >= STABLE {
             (self.asked, self.next, self.is_reported) = (0, None, false);
         }
-        self.withdraw();
     }
 
     /// Removes a request that was not picked up.
@@ -130,6 +158,26 @@ mod tests {
         repairs.note_intact(at(1011));
         repairs.note_intact(at(1072));
         assert!(repairs.ask(at(1073)));
+    }
+
+    #[test]
+    fn new_interfaces_do_not_slow_repairs() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("request");
+        let mut repairs = RepairRequests::new(Some(file.clone()));
+        let start = clock::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut asked = Vec::new();
+        for second in 0..20 {
+            repairs.ask_for_new(at(second));
+            if fs::remove_file(&file).is_ok() {
+                asked.push(second);
+            }
+        }
+        assert_eq!(asked, [0, 4, 8, 12, 16]);
+        assert!(repairs.ask(at(20)), "a loss is repaired at once");
+        fs::remove_file(&file).unwrap();
+        assert!(repairs.ask(at(24)), "and the pause after it is the first");
     }
 
     #[test]

@@ -106,7 +106,9 @@ impl SteeringWatch {
 
     /// What readiness should mention without being affected.
     pub(super) fn notes(&self) -> Vec<String> {
-        self.blind.clone().into_iter().collect()
+        let latent = self.look.latent.iter();
+        let latent = latent.map(|fault| format!("{fault}; fix: {}", fault.remedy.as_str()));
+        self.blind.clone().into_iter().chain(latent).collect()
     }
 
     /// Requests for repair since the start.
@@ -122,17 +124,22 @@ impl SteeringWatch {
             self.readiness.set_unsteered(None);
             return None;
         };
-        match watched.look() {
+        match watched.look(now) {
             Ok(look) => {
                 self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
                 self.log_change(&before.lost);
+                self.log_overtaking(&before.latent);
                 self.begin_renewal(now);
                 if self.can_be_repaired() {
                     let asks = self.renewing.is_none() && self.repairs.ask(now);
                     self.requests += u64::from(asks);
                 } else if self.renewing.is_none() {
-                    self.repairs.note_intact(now);
+                    if self.has_newcomers() {
+                        self.repairs.ask_for_new(now)
+                    } else {
+                        self.repairs.note_intact(now)
+                    }
                 }
                 let lost = &self.look.lost;
                 let why = |remedy: Remedy| {
@@ -159,6 +166,11 @@ impl SteeringWatch {
         !self.expected.other_listener && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
     }
 
+    /// True if new interfaces wait for their rules.
+    fn has_newcomers(&self) -> bool {
+        !self.expected.other_listener && self.look.latent.iter().any(|fault| fault.remedy == Remedy::Renew)
+    }
+
     /// The remedy for what is lost.
     fn remedy(&self) -> Option<Remedy> {
         let first = self.look.lost.iter().map(|lost| lost.remedy).min()?;
@@ -178,6 +190,18 @@ impl SteeringWatch {
         };
         let _ = renewing.reply.send(answer);
         self.renewing = None;
+    }
+
+    /// Logs rules of other programs that have come before Egret's. New interfaces are no fault.
+    fn log_overtaking(&self, before: &[Lost]) {
+        for fault in self.look.latent.iter().filter(|fault| fault.remedy == Remedy::MoveRule) {
+            if !before.contains(fault) {
+                tracing::warn!(
+                    "{fault}: they would be routed on if packet rules were flushed where this machine forwards; fix: {}",
+                    fault.remedy.as_str()
+                );
+            }
+        }
     }
 
     fn log_change(&self, before: &[Lost]) {

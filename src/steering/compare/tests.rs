@@ -160,12 +160,43 @@ fn rule_overtaking_mark_rule_is_found() {
         ("0:\tfrom all lookup 254", true),
         ("1:\tfrom all fwmark 0x1/0x1 lookup 254", true),
         ("1:\tfrom all fwmark 0x8/0x8 lookup 254", false),
+        ("1:\tnot from all fwmark 0xca6c lookup 51820", true),
         ("1000:\tfrom all lookup [l3mdev-table]", false),
     ] {
         let rules = good.rules[0].as_ref().map(|text| text.replace("100:", &format!("{rule}\n100:")));
         let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
         assert_eq!(found.len(), usize::from(overtakes), "{rule}: {found:?}");
     }
+}
+
+#[test]
+fn rule_overtaking_port_rules_is_found() {
+    let plan = iptables_plan(&params());
+    let good = in_place(&plan);
+    let rules =
+        good.rules[0].as_ref().map(|text| text.replacen("101:", "101:\tfrom all lookup 254\n101:", 1));
+    let observed = Observed { rules: [rules, good.rules[1].clone()], ..good };
+    let found = compare(&plan, &observed).into_iter().find(|difference| difference.wrong.is_some()).unwrap();
+    assert!(
+        found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` is asked before"),
+        "{found:?}"
+    );
+    assert_eq!((found.what, found.remedy), ("IPv4 rules against forwarding", Remedy::MoveRule));
+}
+
+#[test]
+fn interface_of_a_pattern_needs_its_rules() {
+    let plan = iptables_plan(&params());
+    let mut observed = in_place(&plan);
+    observed.interfaces = ["lo", "ens6", "veth7"].map(str::to_owned).into();
+    let found = wrong(&plan, &observed);
+    assert_eq!(found, vec!["no rule `iif veth7 ipproto tcp dport 80 blackhole`"; 2]);
+    for rules in observed.rules.iter_mut().flatten() {
+        let of_veth: String =
+            rules.lines().filter(|line| line.contains("iif ens6")).map(|line| format!("{line}\n")).collect();
+        rules.push_str(&of_veth.replace("ens6", "veth7"));
+    }
+    assert_eq!(wrong(&plan, &observed), Vec::<String>::new());
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub enum Remedy {
     Renew,
     /// Correct `[steering] interfaces`.
     Interfaces,
+    /// Give another program's `ip rule` a later priority.
+    MoveRule,
 }
 
 impl Remedy {
@@ -60,7 +62,7 @@ impl Remedy {
     pub fn can_be_requested(self) -> bool {
         match self {
             Self::RestartBoth | Self::Renew => true,
-            Self::Interfaces => false,
+            Self::Interfaces | Self::MoveRule => false,
         }
     }
 
@@ -69,6 +71,7 @@ impl Remedy {
         match self {
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
+            Self::MoveRule => "give that `ip rule` a priority after 101",
             Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
         }
     }

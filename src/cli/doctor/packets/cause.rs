@@ -9,6 +9,7 @@ use super::trace::{Event, Kind};
 use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::proc::number;
 use crate::cli::tool::output;
+use crate::clock;
 use crate::steering::{Part, REMEDY, Watched, before_mark_rule};
 
 /// The part of a connection that was lost.
@@ -239,7 +240,7 @@ fn setting(device: &str, name: &str) -> u64 {
 /// The rule of policy routing that marked packets meet before Egret's, or what is missing there.
 fn routed_elsewhere(cure: &Cure<'_>) -> Option<Cause> {
     let (mark, table) = (cure.params.mark, cure.params.table);
-    let look = Watched::new(cure.params).look().ok()?;
+    let look = Watched::new(cure.params).look(clock::now()).ok()?;
     let family = family_name(cure.v4);
     let what = look.lost.into_iter().find_map(|lost| {
         let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);

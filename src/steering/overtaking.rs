@@ -1,0 +1,111 @@
+//! Rules of policy routing of other programs that come before Egret's rules against forwarding. Those hold what packet rules
+//! would have intercepted, after a flush.
+
+use crate::interface::Interface;
+use crate::sys::routing::{LOCAL_TABLE, Rule};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// The protocol numbers of Egret's own rules: those of `up`, and the guard at boot.
+const OWN: [u8; 2] = [230, 231];
+
+/// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
+/// forwarding, and that may route them.
+pub(super) fn before_port_rules(rules: &[Rule], steered: &[Interface], sources: &[IpNet]) -> Option<usize> {
+    let is_port_rule = |rule: &Rule| rule.protocol == OWN[0] && rule.interface.is_some();
+    let last = rules.iter().rposition(is_port_rule)?;
+    rules.iter().take(last).position(|rule| takes(rule, steered, sources))
+}
+
+/// True if a rule may route packets that nobody has marked. One for some destinations is an exemption (docs/steering.md).
+fn takes(rule: &Rule, steered: &[Interface], sources: &[IpNet]) -> bool {
+    if OWN.contains(&rule.protocol) || !rule.leads_on || rule.table == LOCAL_TABLE {
+        return false;
+    }
+    let overlap =
+        |network: IpNet| sources.iter().any(|source| source.contains(&network) || network.contains(source));
+    let any_interface = rule.interface.as_ref().is_none_or(|name| steered.iter().any(|one| one.covers(name)));
+    let any_mark = rule.mark.is_none_or(|(value, mask)| value & mask == 0);
+    if rule.inverted {
+        return rule.interface.is_some() || rule.mark.is_some() || rule.source.is_some();
+    }
+    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow
+}
+
+/// Parses a line of `ip -N rule show`.
+pub(super) fn parse(line: &str) -> Option<Rule> {
+    let (priority, rest) = line.split_once(':')?;
+    let mut rule = Rule { priority: priority.trim().parse().ok()?, ..Rule::default() };
+    let mut words = rest.split_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "not" => rule.inverted = true,
+            "from" => rule.source = words.next().and_then(network),
+            "iif" => rule.interface = words.next().map(str::to_owned),
+            "to" | "oif" | "tos" | "dsfield" | "l3mdev" | "[l3mdev-table]" => rule.is_narrow = true,
+            "fwmark" => rule.mark = words.next().and_then(mark),
+            "lookup" => {
+                rule.leads_on = true;
+                // A VRF's table is shown in brackets.
+                match words.next().map(str::parse) {
+                    Some(Ok(table)) => rule.table = table,
+                    Some(Err(_)) | None => rule.is_narrow = true,
+                }
+            }
+            "goto" => rule.leads_on = true,
+            "proto" => rule.protocol = words.next()?.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(rule)
+}
+
+/// `None` for `all`.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+fn mark(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
+    number(value).zip(number(mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_before_port_rules_is_found() {
+        let steered = ["c0", "veth*"].map(|name| Interface::parse(name).unwrap());
+        let sources: [IpNet; 2] = ["10.0.1.0/24", "fd00:1::/64"].map(|network| network.parse().unwrap());
+        for (rule, overtakes) in [
+            ("50:\tfrom all lookup 254", true),
+            ("50:\tfrom 10.0.1.128/25 lookup 7", true),
+            ("50:\tfrom 10.0.0.0/8 lookup 7", true),
+            ("50:\tfrom fd00:1::7 lookup 7", true),
+            ("50:\tfrom all iif veth3 lookup 7", true),
+            ("50:\tfrom all fwmark 0x0/0x8 lookup 7", true),
+            ("50:\tnot from all fwmark 0xca6c lookup 51820", true),
+            ("50:\tfrom all goto 32000", true),
+            ("101:\tfrom all lookup 254", true),
+            ("0:\tfrom all lookup 255", false),
+            ("50:\tfrom 198.51.100.1 lookup 7", false),
+            ("50:\tfrom 10.0.1.9 to 198.51.100.7 lookup 254", false),
+            ("50:\tfrom all iif ens5 lookup 7", false),
+            ("50:\tfrom all fwmark 0x8/0x8 lookup 7", false),
+            ("50:\tfrom all lookup [l3mdev-table]", false),
+            ("50:\tfrom all 6 proto 7", false),
+            ("1:\tnot from all iif lo 6 proto 231", false),
+            ("99:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230", false),
+        ] {
+            let lines = [rule, "101:\tfrom all iif c0 [detached] ipproto ipproto-6 6 proto 230"];
+            let rules: Vec<_> = lines.iter().map(|line| parse(line).unwrap()).collect();
+            let found = before_port_rules(&rules, &steered, &sources);
+            assert_eq!(found, overtakes.then_some(0), "{rule}");
+            let after: Vec<_> = rules.into_iter().rev().collect();
+            assert_eq!(before_port_rules(&after, &steered, &sources), None, "{rule}");
+        }
+        assert_eq!(before_port_rules(&[parse("50: from all lookup 254").unwrap()], &steered, &sources), None);
+    }
+}
