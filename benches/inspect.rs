@@ -2,7 +2,7 @@
 #![allow(missing_docs)] // criterion_group! makes a public function without one
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use egret::inspect::{Verdict, inspect};
+use egret::inspect::{ParseProgress, inspect};
 use std::hint::black_box;
 
 const MAX: usize = 64 * 1024;
@@ -19,7 +19,7 @@ fn whole(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inspect");
     let mut scratch = Vec::new();
     for (name, bytes) in INPUTS {
-        assert!(matches!(inspect(bytes, MAX, &mut scratch), Verdict::Done(_)));
+        assert!(matches!(inspect(bytes, MAX, &mut scratch), ParseProgress::Done(_)));
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(*name, |bencher| {
             bencher.iter(|| inspect(black_box(bytes), MAX, &mut scratch));
@@ -36,7 +36,7 @@ fn dripping(criterion: &mut Criterion) {
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 let mut length = 0;
-                while let Verdict::NeedMore { at_least } =
+                while let ParseProgress::NeedMore { at_least } =
                     inspect(black_box(&bytes[..length]), MAX, &mut scratch)
                 {
                     length = at_least;

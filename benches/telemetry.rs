@@ -10,7 +10,7 @@ use egret::gateway::{
 };
 use egret::inspect::Protocol;
 use egret::outcome::Outcome;
-use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, Steering};
+use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, SteeringMetrics};
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
@@ -95,7 +95,7 @@ fn metrics(c: &mut Criterion) {
         config_fallback: false,
         steering_packets: Vec::new(),
         names: None,
-        steering: Steering::default(),
+        steering: SteeringMetrics::default(),
     };
     for number in 0..100 {
         metrics.tenant(&format!("tenant-{number}"), Some("shared"), false).of(&worker);

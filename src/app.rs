@@ -42,7 +42,7 @@ pub use steered::steering_params;
 use crate::admin::{self, AdminState, Readiness};
 use crate::audit::Originator;
 use crate::clock;
-use crate::config::{Config, Loaded, Outline};
+use crate::config::{Config, ConfigDigest, LoadedConfig};
 use crate::egress::{Dialler, Ledger};
 use crate::gateway::{
     AddressMismatchLog, FlowRecord, FlowSettings, FlowTable, GatewayState, Limit, RecheckSettings,
@@ -104,11 +104,11 @@ struct App {
 impl App {
     fn start(
         path: &Path,
-        loaded: Loaded,
+        loaded: LoadedConfig,
         last_good: &LastGoodStore,
         fallback: Option<FallbackReason>,
     ) -> Result<Self, StartError> {
-        let Loaded { mut config, files, read, texts, .. } = loaded;
+        let LoadedConfig { mut config, files, read, texts, .. } = loaded;
         // A fallback is stored already, and the watched files are the refused ones.
         let started_with = fallback.is_none().then_some(texts);
         let read = fallback.as_ref().map_or(read, |fallback| fallback.read.clone());
@@ -128,7 +128,7 @@ impl App {
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
-        let outline = Outline::of(&config);
+        let outline = ConfigDigest::of(&config);
         let expected = ExpectedNetwork::of(&config, config.gateway.listen.port());
         let built = CompiledConfig::new(&config, files, &ledger, &metrics, None)?;
         let in_force = ActiveConfig::new(&built, fallback);

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::outcome::Outcome;
-use egret::telemetry::catalogue::{self, Kind, Metric};
-use egret::telemetry::{Metrics, Scrape, Steering, UNKNOWN_TENANT};
+use egret::telemetry::catalogue::{self, Metric, MetricKind};
+use egret::telemetry::{Metrics, Scrape, SteeringMetrics, UNKNOWN_TENANT};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -64,10 +64,10 @@ fn words(text: &str) -> BTreeSet<&str> {
 
 fn metric(series: &str) -> Option<&'static Metric> {
     catalogue::ALL.iter().copied().find(|metric| match metric.kind {
-        Kind::Histogram(_) => ["_bucket", "_sum", "_count"]
+        MetricKind::Histogram(_) => ["_bucket", "_sum", "_count"]
             .iter()
             .any(|suffix| series.strip_suffix(suffix) == Some(metric.name)),
-        Kind::Counter | Kind::Gauge => series == metric.name,
+        MetricKind::Counter | MetricKind::Gauge => series == metric.name,
     })
 }
 
@@ -202,7 +202,7 @@ fn promtool_accepts_the_exposition() {
         config_fallback: false,
         steering_packets: Vec::new(),
         names: None,
-        steering: Steering { parts: vec![("mark_rule", true)], ..Steering::default() },
+        steering: SteeringMetrics { parts: vec![("mark_rule", true)], ..SteeringMetrics::default() },
     };
     let mut promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();

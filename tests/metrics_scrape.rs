@@ -5,9 +5,10 @@
 use egret::admin::{self, AdminState, Lifecycle, Readiness};
 use egret::gateway::{FlowCounter, FlowDuration, MessageCounter};
 use egret::outcome::Outcome;
-use egret::telemetry::catalogue::{self, Kind, Metric};
+use egret::telemetry::catalogue::{self, Metric, MetricKind};
 use egret::telemetry::{
-    CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourceUsage, Steering, UNKNOWN_TENANT,
+    CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourcePortMetrics, SteeringMetrics,
+    UNKNOWN_TENANT,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +69,7 @@ impl Drop for Admin {
 }
 
 fn scrape() -> Scrape {
-    let source = |address: &str, busiest| SourceUsage {
+    let source = |address: &str, busiest| SourcePortMetrics {
         pool: "acme".into(),
         source: IpNet::from(address.parse::<std::net::IpAddr>().unwrap()),
         capacity: 64_000,
@@ -99,7 +100,7 @@ fn scrape() -> Scrape {
         config_fallback: false,
         steering_packets: vec![("unsteered_dns", 5)],
         names: Some(7),
-        steering: Steering {
+        steering: SteeringMetrics {
             parts: vec![("packet_rules", true), ("mark_rule", false)],
             repairs: 4,
             refused: [0, 5],
@@ -125,10 +126,10 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
 fn family(series: &str) -> Option<&'static Metric> {
     let name = series.split('{').next().unwrap();
     catalogue::ALL.iter().copied().find(|metric| match metric.kind {
-        Kind::Histogram(_) => {
+        MetricKind::Histogram(_) => {
             ["_bucket", "_sum", "_count"].iter().any(|suffix| name.strip_suffix(suffix) == Some(metric.name))
         }
-        Kind::Counter | Kind::Gauge => name == metric.name,
+        MetricKind::Counter | MetricKind::Gauge => name == metric.name,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Habits of writing that the sources keep.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,4 +66,70 @@ fn test_names_are_found() {
                 // why\n        first_trial,\n        last_trial\n}\nTrial::test(\"single_trial\", f);\n";
     let names = ["plain_name", "async_name", "first_trial", "last_trial", "single_trial"];
     assert_eq!(test_names(code), names);
+}
+
+/// Opening words of a doc comment that a noun phrase or a verb says better.
+const OPENINGS: [&str; 4] = ["What", "Whose", "Whether", "Who"];
+
+#[test]
+fn docs_open_with_a_term() {
+    let mut found = Vec::new();
+    for path in sources() {
+        let code = fs::read_to_string(&path).unwrap();
+        let mut before = None;
+        for (number, line) in code.lines().enumerate() {
+            let line = line.trim();
+            let doc = ["/// ", "//! "].into_iter().find(|mark| line.starts_with(mark));
+            let is_first = doc.is_some() && doc != before;
+            let word =
+                line.split(' ').nth(1).unwrap_or_default().trim_end_matches(|c: char| !c.is_alphabetic());
+            if is_first && OPENINGS.contains(&word) {
+                found.push(format!("{}:{}: {line}", path.display(), number + 1));
+            }
+            before = if line == "///" || line == "//!" { before } else { doc };
+        }
+    }
+    assert!(found.is_empty(), "doc comments that open with a question word:\n{}", found.join("\n"));
+}
+
+/// Type names that several files of `src/` may define, each with its reason.
+const SHARED_TYPE_NAMES: [&str; 0] = [];
+
+/// Name of the type, trait or alias that a line defines; an associated type is none.
+fn type_defined(line: &str) -> Option<&str> {
+    let code = line.trim_start();
+    let code = code.strip_prefix("pub").map_or(code, |rest| match rest.strip_prefix('(') {
+        Some(scope) => scope.split_once(')').map_or(rest, |(_, rest)| rest).trim_start(),
+        None => rest.trim_start(),
+    });
+    let (keyword, rest) = code.split_once(' ')?;
+    let is_alias = keyword == "type" && !line.starts_with(' ');
+    let is_type = is_alias || ["struct", "enum", "trait", "union"].contains(&keyword);
+    let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    (is_type && name.starts_with(char::is_uppercase)).then_some(name)
+}
+
+#[test]
+fn type_names_have_one_meaning() {
+    let mut files: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources().into_iter().filter(|path| path.starts_with(&root)) {
+        let code = fs::read_to_string(&path).unwrap();
+        for name in code.lines().filter_map(type_defined) {
+            files.entry(name.to_owned()).or_default().insert(path.clone());
+        }
+    }
+    assert!(files.len() > 500, "only {} types found", files.len());
+    files.retain(|name, files| files.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()));
+    assert!(files.is_empty(), "type names defined in more than one file: {files:#?}");
+}
+
+#[test]
+fn type_definitions_are_found() {
+    assert_eq!(type_defined("pub(in crate::sys) struct Held<'a> {"), Some("Held"));
+    assert_eq!(type_defined("    enum Inner {"), Some("Inner"));
+    assert_eq!(type_defined("pub type Alias = u8;"), Some("Alias"));
+    for other in ["    type Item = u8;", "/// struct Held", "use super::Held;", "let type_name = 1;"] {
+        assert_eq!(type_defined(other), None, "{other}");
+    }
 }

@@ -69,7 +69,7 @@ struct Arguments {
     /// Writes each measurement as a line of JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What cargo adds where it is to be measured
+    /// Flag that cargo adds to a measured run
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]

@@ -1,8 +1,8 @@
-//! What holds for the follower of HTTP/1 connections.
+//! Properties of the follower of HTTP/1 connections.
 
-use super::{AskedName, Exchange, Hostname, Remainder, Then};
+use super::{AskedName, Hostname, HttpExchange, Remainder, Then};
 
-/// What came of a connection.
+/// Result of a connection.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Followed<D> {
     /// The client's bytes that reached the server.
@@ -18,7 +18,7 @@ pub(crate) struct Followed<D> {
 /// Relays turns of the client and the server, the client's first, cut into pieces. Every name is permitted but for
 /// those that start with `evil`.
 pub(crate) fn exchange(turns: &[&[u8]], piece: usize, max_head: usize) -> Followed<()> {
-    let mut exchange = Exchange::new(max_head);
+    let mut exchange = HttpExchange::new(max_head);
     let mut permitted = Vec::new();
     let mut permit = |name: &AskedName| {
         if matches!(name, AskedName::Valid(name) if name.as_str().starts_with("evil")) {
@@ -70,7 +70,7 @@ pub(crate) fn exchange(turns: &[&[u8]], piece: usize, max_head: usize) -> Follow
     Followed { passed, permitted, then, remainder, upgraded }
 }
 
-/// What passes is, for a plain reader that takes nothing amiss, the permitted requests and no other.
+/// The forwarded bytes are, for a plain reader that takes nothing amiss, the permitted requests and no other.
 pub(crate) fn no_other_request_passed(followed: &Followed<()>) {
     // Bytes outside ASCII may stand in a target, where httparse takes UTF-8 alone.
     let plain: Vec<u8> = followed.passed.iter().map(|&b| if b.is_ascii() { b } else { b'x' }).collect();
@@ -121,7 +121,7 @@ pub(crate) fn no_other_request_passed(followed: &Followed<()>) {
     }
 }
 
-/// What follows a chunked body, for a reader that skips what it need not know.
+/// Bytes after a chunked body, for a reader that skips what it need not know.
 fn after_chunks(mut rest: &[u8]) -> &[u8] {
     loop {
         let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(rest) else {

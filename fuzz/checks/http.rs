@@ -1,11 +1,11 @@
-//! What holds for what `inspect` reads of request heads.
+//! Properties of the request heads that `inspect` reads.
 
-use super::{AskedName, Hostname, Inspected, Protocol, Verdict};
+use super::{AskedName, Hostname, Inspected, ParseProgress, Protocol};
 
 /// A request head that yields a name is one that a plain parser reads too, and the name is the one that it would
 /// find, written in no more than one place.
-pub(crate) fn same_host_as_httparse(bytes: &[u8], verdict: &Verdict) {
-    let Verdict::Done(Inspected { protocol: Protocol::Http, name, .. }) = verdict else { return };
+pub(crate) fn same_host_as_httparse(bytes: &[u8], verdict: &ParseProgress) {
+    let ParseProgress::Done(Inspected { protocol: Protocol::Http, name, .. }) = verdict else { return };
     // Bytes outside ASCII may stand in a target, where httparse takes UTF-8 alone.
     let line = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
     let mut plain = bytes.to_vec();

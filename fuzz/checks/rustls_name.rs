@@ -1,4 +1,4 @@
-//! What rustls reads of a hello.
+//! The server name that rustls reads of a hello.
 
 /// The name that rustls takes the client to want; an error if it does not accept the hello.
 pub(crate) fn name_by_rustls(bytes: &[u8]) -> Result<Option<String>, ()> {

@@ -1,11 +1,11 @@
-//! What holds for what `inspect` reads of hellos.
+//! Properties of the hellos that `inspect` reads.
 
 use super::rustls_name::name_by_rustls;
-use super::{AskedName, Hostname, Inspected, Protocol, Verdict};
+use super::{AskedName, Hostname, Inspected, ParseProgress, Protocol};
 
 /// The verdict, apart from how many bytes it took.
-pub(crate) fn but_for_length(mut verdict: Verdict) -> Verdict {
-    if let Verdict::Done(inspected) = &mut verdict {
+pub(crate) fn but_for_length(mut verdict: ParseProgress) -> ParseProgress {
+    if let ParseProgress::Done(inspected) = &mut verdict {
         inspected.length = 0;
     }
     verdict
@@ -36,18 +36,18 @@ pub(crate) fn refragmented(hello: &[u8], size: usize) -> Vec<u8> {
 
 /// Whatever name rustls would take the client to want, it is that one, or the client is refused. Says whether rustls
 /// had an opinion, for tests that must not pass for lack of one.
-pub(crate) fn same_name_as_rustls_or_refused(bytes: &[u8], verdict: &Verdict) -> bool {
+pub(crate) fn same_name_as_rustls_or_refused(bytes: &[u8], verdict: &ParseProgress) -> bool {
     let Ok(theirs) = name_by_rustls(bytes) else { return false };
     match verdict {
-        Verdict::Malformed(_) | Verdict::TooLarge(Protocol::Tls) => {}
-        Verdict::Done(Inspected { protocol: Protocol::Tls, name, .. }) => match (name, theirs) {
+        ParseProgress::Malformed(_) | ParseProgress::TooLarge(Protocol::Tls) => {}
+        ParseProgress::Done(Inspected { protocol: Protocol::Tls, name, .. }) => match (name, theirs) {
             (AskedName::Valid(ours), Some(theirs)) => {
                 assert_eq!(Some(ours), Hostname::canonicalize(theirs.as_bytes()).ok().as_ref());
             }
             (AskedName::Invalid(_), _) | (AskedName::Absent, None) => {}
             (ours, theirs) => panic!("{ours:?}, but rustls reads {theirs:?}"),
         },
-        Verdict::NeedMore { .. } | Verdict::TooLarge(_) | Verdict::Done(_) => {
+        ParseProgress::NeedMore { .. } | ParseProgress::TooLarge(_) | ParseProgress::Done(_) => {
             panic!("{verdict:?}, but rustls reads {theirs:?}")
         }
     }

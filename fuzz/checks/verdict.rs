@@ -1,17 +1,17 @@
-//! What holds for `inspect` whatever the bytes.
+//! Properties of `inspect` on any bytes.
 
-use super::{Verdict, inspect};
+use super::{ParseProgress, inspect};
 
 /// The verdict, after making sure that it does not depend on how the bytes arrived, on what follows it, or on what
 /// the scratch buffer held; and that waiting for `at_least` bytes misses nothing.
-pub(crate) fn stable_verdict(bytes: &[u8], max: usize) -> Verdict {
+pub(crate) fn stable_verdict(bytes: &[u8], max: usize) -> ParseProgress {
     let mut scratch = Vec::new();
     let whole = inspect(bytes, max, &mut scratch);
     let mut dirty = vec![0xa5; 64];
     let mut length = 0;
     loop {
         let verdict = inspect(&bytes[..length], max, &mut dirty);
-        let Verdict::NeedMore { at_least } = verdict else {
+        let ParseProgress::NeedMore { at_least } = verdict else {
             assert_eq!(verdict, whole, "the verdict on {length} bytes changed with more");
             break;
         };

@@ -1,4 +1,4 @@
-//! What a client sends first, with several bounds around its length. Whatever name is read, rustls reads it too or
+//! First bytes of a client, with several bounds around its length. Whatever name is read, rustls reads it too or
 //! refuses, and it is the same from any fragmentation into records.
 #![no_main]
 
@@ -10,7 +10,7 @@ mod tls;
 mod verdict;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Inspected, Protocol, Verdict, inspect};
+use egret::inspect::{Inspected, Protocol, ParseProgress, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut scratch = Vec::new();
     let verdict = inspect(bytes, MAX, &mut scratch);
     tls::same_name_as_rustls_or_refused(bytes, &verdict);
-    if let Verdict::Done(Inspected { protocol: Protocol::Tls, alpn, .. }) = &verdict {
+    if let ParseProgress::Done(Inspected { protocol: Protocol::Tls, alpn, .. }) = &verdict {
         assert!(alpn.len() <= 64 && alpn.bytes().all(|b| b.is_ascii_graphic()));
         for size in [1, 3, 100, 1 << 14] {
             let again = inspect(&tls::refragmented(bytes, size), 6 * MAX, &mut scratch);

@@ -6,7 +6,7 @@
 mod exchange;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Exchange, Remainder, Then};
+use egret::inspect::{HttpExchange, Remainder, Then};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -9,14 +9,14 @@ mod hellos;
 mod rustls_name;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Changed, Hellos, Protocol, Then, Verdict, inspect};
+use egret::inspect::{Changed, Hellos, Protocol, Then, ParseProgress, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     let turns: Vec<&[u8]> = bytes.split(|&b| b == 0xa5).collect();
-    let Verdict::Done(first) = inspect(turns[0], MAX, &mut Vec::new()) else { return };
+    let ParseProgress::Done(first) = inspect(turns[0], MAX, &mut Vec::new()) else { return };
     if first.protocol != Protocol::Tls {
         return;
     }

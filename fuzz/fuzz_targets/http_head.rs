@@ -1,4 +1,4 @@
-//! What a client sends first, with several bounds around its length. Whatever host is read, a plain parser finds it
+//! First bytes of a client, with several bounds around its length. Whatever host is read, a plain parser finds it
 //! too, and finds no other.
 #![no_main]
 
@@ -8,7 +8,7 @@ mod http;
 mod verdict;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Inspected, Protocol, Verdict, inspect};
+use egret::inspect::{Inspected, Protocol, ParseProgress, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;

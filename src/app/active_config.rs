@@ -2,7 +2,7 @@
 
 use super::last_good::FallbackReason;
 use super::{StartError, pools, snapshot, verification};
-use crate::config::{Config, Ports, ReadFile};
+use crate::config::{Config, ReadFile, SteeringPorts};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
@@ -27,7 +27,7 @@ pub(super) struct ActiveVersion {
     /// Pools as configured.
     pub(super) specs: Arc<[PoolSpec]>,
     /// TCP ports that are steered to the gateway.
-    pub(super) steered: Ports,
+    pub(super) steered: SteeringPorts,
     /// [`Config::version`].
     pub(super) version: Arc<str>,
     /// Files that it was read from.

@@ -12,7 +12,7 @@ use crate::admin::{
 };
 use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
-use crate::config::{self, Diagnostic, Outline, ReadFile};
+use crate::config::{self, ConfigDigest, Diagnostic, ReadFile};
 use crate::gateway::{self, CanaryTerms, Candidate, GatewayState, ReevaluationCounts, Snapshot};
 use crate::policy::Policy;
 use crate::telemetry::CandidateInfo;
@@ -47,7 +47,7 @@ struct LoadedCandidate {
 enum CandidateLoadError {
     /// The files have errors.
     #[error(transparent)]
-    Config(#[from] config::Report),
+    Config(#[from] config::ConfigReport),
     /// The policy could not be compiled.
     #[error(transparent)]
     Compile(#[from] crate::policy::CompileError),
@@ -179,8 +179,8 @@ impl Reloader {
     ) -> Result<(Arc<str>, ConfigDifference, Vec<Diagnostic>, u64), CandidateLoadError> {
         // Loaded under the final file name, because unnamed rules are labelled by it.
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
-        let config::Loaded { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
-        let difference = self.outline.difference(&Outline::of(&config));
+        let config::LoadedConfig { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
+        let difference = self.outline.difference(&ConfigDigest::of(&config));
         config.keep_fixed(&self.running);
         let snapshot = self.gateway.snapshot.load();
         let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&snapshot.connected)))?;

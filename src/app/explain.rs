@@ -9,7 +9,7 @@ use crate::admin::{
     ExplainedRule, PortsInUse,
 };
 use crate::clock;
-use crate::config::{Config, Ports};
+use crate::config::{Config, SteeringPorts};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::AskedName;
@@ -71,7 +71,7 @@ pub(super) struct ExplainInputs<'a> {
     pub(super) policy: &'a Policy,
     pub(super) own: &'a OwnAddresses,
     /// TCP ports that are steered to the gateway.
-    pub(super) steered: &'a Ports,
+    pub(super) steered: &'a SteeringPorts,
     /// `[policy] help`.
     pub(super) help: Option<&'a str>,
     pub(super) state: UsageSource<'a>,

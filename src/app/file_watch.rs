@@ -1,6 +1,6 @@
 //! `[policy] watch`: detects changes of the configuration files by polling.
 
-use crate::config::Footprint;
+use crate::config::FileStamps;
 
 /// Most polls to wait for a file that keeps changing; then it is read anyway.
 const PATIENCE: u32 = 10;
@@ -8,18 +8,18 @@ const PATIENCE: u32 = 10;
 /// Polls the files that were last read. Polling follows symbolic links, works on every file system, and cannot lose a
 /// watch; a file that cannot be read counts as changed.
 pub(super) struct FileWatch {
-    read: Footprint,
-    seen: Option<Footprint>,
+    read: FileStamps,
+    seen: Option<FileStamps>,
     looks: u32,
 }
 
 impl FileWatch {
-    pub(super) fn new(read: Footprint) -> Self {
+    pub(super) fn new(read: FileStamps) -> Self {
         Self { read, seen: None, looks: 0 }
     }
 
     /// Notes that the files were read, for whatever reason.
-    pub(super) fn read(&mut self, read: Footprint) {
+    pub(super) fn read(&mut self, read: FileStamps) {
         *self = Self::new(read);
     }
 

@@ -3,7 +3,7 @@
 //! Two are kept, each whole in one file: the last one that came into force, and the last one that the gateway started
 //! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
 
-use crate::config::{self, Footprint, Loaded, Report, Texts};
+use crate::config::{self, ConfigReport, FileStamps, LoadedConfig, Texts};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -57,7 +57,7 @@ pub(super) struct FallbackReason {
     /// The report of the refusal.
     pub(super) why: Arc<str>,
     /// The refused files. A change of them is a reason to try again.
-    pub(super) read: Footprint,
+    pub(super) read: FileStamps,
 }
 
 impl FallbackReason {
@@ -107,7 +107,7 @@ impl LastGoodStore {
     }
 
     /// Parses and checks a kept configuration.
-    pub(super) fn load(&self, texts: Texts) -> Result<Loaded, Report> {
+    pub(super) fn load(&self, texts: Texts) -> Result<LoadedConfig, ConfigReport> {
         config::load_texts(&self.main, texts)
     }
 
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn reload_ends_fallback_unless_restart_may_fail() {
-        let of = |cause| FallbackReason { cause, why: "".into(), read: Footprint::default() };
+        let of = |cause| FallbackReason { cause, why: "".into(), read: FileStamps::default() };
         let differs = ["[gateway]".to_owned()];
         assert!(of(FallbackCause::Files).is_ended_by_reload(&differs));
         assert!(of(FallbackCause::Start).is_ended_by_reload(&[]));

@@ -17,7 +17,7 @@ use crate::admin::Readiness;
 use crate::clock;
 use crate::gateway::GatewayState;
 use crate::steering::Part;
-use crate::sys::changes::{Changes, Waker};
+use crate::sys::changes::{ChangeListener, ChangeWaker};
 use crate::sys::{addresses, connected};
 use arc_swap::ArcSwap;
 use families::FamilyRefusals;
@@ -65,7 +65,7 @@ pub(super) struct NetworkThread {
 /// Ends the thread when dropped.
 struct ThreadGuard {
     stop: Arc<AtomicBool>,
-    waker: Waker,
+    waker: ChangeWaker,
 }
 
 impl Drop for ThreadGuard {
@@ -90,7 +90,7 @@ impl NetworkThread {
         takes_ipv6: bool,
         readiness: &Readiness,
     ) -> io::Result<Self> {
-        let changes = Changes::listen()?;
+        let changes = ChangeListener::listen()?;
         let last = LastNetworkState::default();
         let stop = Arc::new(AtomicBool::new(false));
         let alive = ThreadGuard { stop: Arc::clone(&stop), waker: changes.waker() };
@@ -184,7 +184,7 @@ struct NetworkWatch {
 
 impl NetworkWatch {
     /// Waits for a change and looks.
-    fn next(&mut self, changes: &Changes, ordered: &Receiver<WatchOrder>) {
+    fn next(&mut self, changes: &ChangeListener, ordered: &Receiver<WatchOrder>) {
         let now = clock::now();
         let due = self.steering.due().map_or(TICK, |due| due.saturating_duration_since(now).min(TICK));
         let wait = if self.states.is_behind() { Duration::ZERO } else { due };
@@ -274,7 +274,7 @@ mod tests {
 
     fn network() -> (NetworkThread, Receiver<WatchOrder>) {
         let (orders, ordered) = mpsc::channel();
-        let waker = Changes::listen().unwrap().waker();
+        let waker = ChangeListener::listen().unwrap().waker();
         let alive = ThreadGuard { stop: Arc::default(), waker };
         (NetworkThread { orders, last: LastNetworkState::default(), alive: Arc::new(alive) }, ordered)
     }

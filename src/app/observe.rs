@@ -13,7 +13,7 @@ use crate::policy::TenantMode;
 use crate::steering::Part;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
-    MonitoredTenant, Scrape, SourceUsage, Steering, is_journal,
+    MonitoredTenant, Scrape, SourcePortMetrics, SteeringMetrics, is_journal,
 };
 use std::collections::HashSet;
 use std::io;
@@ -90,10 +90,10 @@ impl ScrapeSources {
     }
 }
 
-fn steering(seen: &NetworkState) -> Steering {
+fn steering(seen: &NetworkState) -> SteeringMetrics {
     let part = |part: Part| (part.as_str(), seen.lost.as_ref().map(|lost| !lost.contains(&part)));
     let parts = Part::ALL.map(part).into_iter().filter_map(|(part, intact)| Some((part, intact?)));
-    Steering { parts: parts.collect(), repairs: seen.repairs, refused: seen.refused }
+    SteeringMetrics { parts: parts.collect(), repairs: seen.repairs, refused: seen.refused }
 }
 
 fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {
@@ -123,11 +123,11 @@ fn hot(pools: &Pools, forecast: &ForecastHandle) -> Vec<HotDestination> {
     shown.collect()
 }
 
-fn usage(pools: &Pools, forecast: &ForecastHandle, report: &Discrepancies) -> Vec<SourceUsage> {
+fn usage(pools: &Pools, forecast: &ForecastHandle, report: &Discrepancies) -> Vec<SourcePortMetrics> {
     let mut rows = Vec::new();
     let exhaustion = forecast.exhaustion();
     for pool in pools.usage(clock::now()) {
-        rows.extend(pool.sources.iter().map(|source| SourceUsage {
+        rows.extend(pool.sources.iter().map(|source| SourcePortMetrics {
             pool: Arc::clone(&pool.pool),
             source: source.source,
             capacity: u32::from(source.capacity),

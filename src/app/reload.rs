@@ -14,7 +14,7 @@ use super::snapshot;
 use crate::admin::{ControlError, ReloadAnswer};
 use crate::audit::{ConfigDifference, Originator, What};
 use crate::clock;
-use crate::config::{self, Config, Diagnostic, Loaded, Outline, Texts};
+use crate::config::{self, Config, ConfigDigest, Diagnostic, LoadedConfig, Texts};
 use crate::egress::Ledger;
 use crate::gateway::{GatewayState, ReevaluationCounts};
 use crate::steering::{REMEDY, Remedy};
@@ -117,7 +117,7 @@ pub(super) struct Reloader {
     /// kept twice.
     pub(super) running: Config,
     /// Outline of the configuration in force.
-    pub(super) outline: Outline,
+    pub(super) outline: ConfigDigest,
     pub(super) ledger: Arc<Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) gateway: Arc<GatewayState>,
@@ -163,7 +163,7 @@ impl ReloadSummary {
 enum ReloadError {
     /// The files have errors.
     #[error(transparent)]
-    Config(#[from] config::Report),
+    Config(#[from] config::ConfigReport),
     /// The configuration could not be built.
     #[error(transparent)]
     Build(#[from] StartError),
@@ -280,8 +280,8 @@ impl Reloader {
     fn exchange(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
-        let Loaded { mut config, warnings, files, texts, .. } = loaded?;
-        let read = Outline::of(&config);
+        let LoadedConfig { mut config, warnings, files, texts, .. } = loaded?;
+        let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");

@@ -2,7 +2,7 @@
 
 use super::last_good::{FallbackCause, FallbackReason, LastGoodStore};
 use super::{App, StartError};
-use crate::config::{self, Loaded};
+use crate::config::{self, LoadedConfig};
 use crate::sys::memory;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use std::path::Path;
 pub enum RunError {
     /// The files have errors, and no kept configuration works instead.
     #[error(transparent)]
-    Config(#[from] config::Report),
+    Config(#[from] config::ConfigReport),
     /// The start failed, or a part of the gateway did.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -61,7 +61,7 @@ pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.
 fn attempt(
     path: &Path,
-    loaded: Loaded,
+    loaded: LoadedConfig,
     last_good: &LastGoodStore,
     fallback: Option<FallbackReason>,
 ) -> Result<Result<(), StartError>, StartError> {

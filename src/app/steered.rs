@@ -4,23 +4,23 @@ use super::ephemeral_ports;
 use crate::addr::PortRange;
 use crate::config::{self, Config};
 use crate::interface::Interface;
-use crate::steering::{Params, Pool, Ports, Udp};
+use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
 /// Returns the parameters of steering.
-pub fn steering_params(config: &Config) -> Params {
+pub fn steering_params(config: &Config) -> SteeringParams {
     let steering = &config.steering;
-    Params {
+    SteeringParams {
         interfaces: unique(&steering.interfaces),
         ports: match &steering.ports {
-            config::Ports::All => Ports::All,
-            config::Ports::Listed(ranges) => Ports::List(ranges.clone()),
+            config::SteeringPorts::All => InterceptedPorts::All,
+            config::SteeringPorts::Listed(ranges) => InterceptedPorts::List(ranges.clone()),
         },
         udp: match steering.udp {
-            config::Udp::Reject => Udp::Reject,
-            config::Udp::Drop => Udp::Drop,
+            config::UdpSetting::Reject => UdpTreatment::Reject,
+            config::UdpSetting::Drop => UdpTreatment::Drop,
         },
         listen_port: config.gateway.listen.port(),
         mark: steering.mark,
@@ -47,7 +47,7 @@ fn sources(config: &Config) -> Vec<IpNet> {
 
 /// Networks of all pools. Adjacent ones with the same ports are merged, because each packet of the host is compared
 /// with every one.
-fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Pool> {
+fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<SteeredPool> {
     let mut by_ports: Vec<(PortRange, Vec<IpNet>)> = Vec::new();
     for (ports, addresses) in pools {
         match by_ports.iter_mut().find(|(others, _)| *others == ports) {
@@ -56,7 +56,7 @@ fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<Poo
         }
     }
     let merged = |(ports, networks): (PortRange, Vec<IpNet>)| {
-        IpNet::aggregate(&networks).into_iter().map(move |network| Pool { network, ports })
+        IpNet::aggregate(&networks).into_iter().map(move |network| SteeredPool { network, ports })
     };
     by_ports.into_iter().flat_map(merged).collect()
 }

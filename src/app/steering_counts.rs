@@ -1,6 +1,6 @@
 //! Packets that steering has dropped or not intercepted, for the metrics.
 
-use crate::steering::{COUNTED_CHAINS, COUNTED_TABLE, Counted};
+use crate::steering::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter};
 use crate::sys::packet_rules::TableFamily;
 use crate::sys::packet_rules::counts::{of_chain, of_table};
 use std::io;
@@ -30,7 +30,7 @@ fn sums(read: impl Iterator<Item = io::Result<Counts>>) -> io::Result<Vec<(&'sta
         return Ok(Vec::new());
     }
     let sum = |kind: &str| all.iter().filter(|(name, _)| name == kind).map(|(_, packets)| packets).sum();
-    Ok(Counted::ALL.iter().map(|kind| (kind.as_str(), sum(kind.as_str()))).collect())
+    Ok(PacketCounter::ALL.iter().map(|kind| (kind.as_str(), sum(kind.as_str()))).collect())
 }
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn sum_without_a_chain_is_none() {
-        let kind = Counted::ALL[0].as_str();
+        let kind = PacketCounter::ALL[0].as_str();
         let counted = |packets| Ok(vec![(kind.to_owned(), packets)]);
         let fails = |errno| Err(io::Error::from_raw_os_error(errno));
         let sum = |read: Vec<io::Result<Counts>>| sums(read.into_iter());

@@ -26,7 +26,7 @@ const OTHER_PROTOCOLS: &str = "# A deny rule goes by name here: with this key, w
 
 /// Arguments of `egret allow`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct AllowOptions {
     #[command(flatten)]
     flow: FlowOptions,
     /// Write the rule into the tenant's file and the test into the file of policy tests, instead of printing both
@@ -53,7 +53,7 @@ struct Addition {
 }
 
 /// Prints the addition, or writes it.
-pub fn run(main: &Path, config: &Config, options: &Options) -> ExitCode {
+pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
     let flow = match PastFlow::find(config, &options.flow, "allow") {
         Ok(flow) => flow,
         Err(error) => return error.report("allow"),

@@ -20,7 +20,7 @@ const HEADERS: usize = 32;
 
 /// Arguments that select the gateway.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Gateway {
+pub(super) struct GatewayArgs {
     /// The control socket; the one that the configuration names unless given
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) struct Gateway {
     config: Option<PathBuf>,
 }
 
-impl Gateway {
+impl GatewayArgs {
     /// Returns the path of the main configuration file.
     pub(super) fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
@@ -58,7 +58,7 @@ impl Gateway {
 /// Exit code: the gateway could not be asked, or has not answered.
 pub(super) const FAILED: u8 = 2;
 
-impl Gateway {
+impl GatewayArgs {
     /// Runs a query and returns its exit code; prints the reason if the gateway cannot be asked.
     pub(super) fn asked(&self, ask: impl FnOnce(&Path) -> Result<ExitCode, AskError>) -> ExitCode {
         let socket = match self.socket() {
@@ -113,7 +113,7 @@ pub(super) enum AskError {
 
 /// Body of responses with any other status.
 #[derive(Deserialize)]
-struct Refused {
+struct ErrorBody {
     error: String,
 }
 
@@ -144,7 +144,7 @@ fn understood<T: DeserializeOwned>(
     if answers.contains(&status) {
         return serde_json::from_slice(body).map_err(unclear);
     }
-    let Refused { error } = serde_json::from_slice(body).map_err(unclear)?;
+    let ErrorBody { error } = serde_json::from_slice(body).map_err(unclear)?;
     Err(if status == 404 { AskError::Unknown(error) } else { AskError::Refused(error) })
 }
 
@@ -261,14 +261,15 @@ mod tests {
             let good = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\n\
                         addresses = [\"203.0.113.16\"]\n[gateway]\n";
             std::fs::write(&config, format!("{good}admin = {admin}\n")).unwrap();
-            Gateway { socket: None, config: Some(config.clone()) }.socket()
+            GatewayArgs { socket: None, config: Some(config.clone()) }.socket()
         };
         assert_eq!(asked("\"unix:/run/other.sock\""), Ok("/run/other.sock".into()));
         // the socket is found despite other errors in the file
         assert_eq!(asked("\"unix:/run/other.sock\"\nnonsense = 1\n[[tenant"), Ok("/run/other.sock".into()));
         assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
         assert!(asked("1").unwrap_err().contains("\negret: give the control socket itself by --socket\n"));
-        let given = Gateway { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
+        let given =
+            GatewayArgs { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
         assert_eq!(given.socket(), Ok("/run/given.sock".into()));
     }
 }

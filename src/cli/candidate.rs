@@ -6,7 +6,7 @@
 mod promote;
 mod table;
 
-use super::ask::{AskError, Gateway, ask, order};
+use super::ask::{AskError, GatewayArgs, ask, order};
 use super::output::{json_line, print};
 use super::reload;
 use crate::admin::{
@@ -21,15 +21,15 @@ const REFUSED: u8 = 1;
 
 /// Arguments of `egret candidate`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct CandidateOptions {
     #[command(subcommand)]
-    action: Action,
+    action: CandidateAction,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
-enum Action {
+enum CandidateAction {
     /// Have a configuration's tenants and rules judged on every flow, without effect; in place of an earlier candidate
     ///
     /// The gateway reads the file itself: put it where its user may read it, /etc/egret say. The service sees neither /home nor /tmp.
@@ -86,7 +86,7 @@ fn percentage(text: &str) -> Result<f64, String> {
 }
 
 /// Carries out the action and prints the answer; findings on files go to standard error, as in `egret check`.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &CandidateOptions) -> ExitCode {
     options.gateway.asked(|socket| match act(socket, &options.action) {
         Err(AskError::Unknown(why)) => {
             eprintln!("egret: {why}");
@@ -96,15 +96,15 @@ pub(super) fn run(options: &Options) -> ExitCode {
     })
 }
 
-fn act(socket: &Path, action: &Action) -> Result<ExitCode, AskError> {
+fn act(socket: &Path, action: &CandidateAction) -> Result<ExitCode, AskError> {
     match action {
-        Action::Load { file, percent, max_denials, json } => {
+        CandidateAction::Load { file, percent, max_denials, json } => {
             load(socket, file, *percent, *max_denials, *json)
         }
-        Action::Share { percent, max_denials } => share(socket, *percent, *max_denials),
-        Action::Status { json } => status(socket, *json),
-        Action::Promote { yes } => promote(socket, *yes),
-        Action::Drop => drop_it(socket),
+        CandidateAction::Share { percent, max_denials } => share(socket, *percent, *max_denials),
+        CandidateAction::Status { json } => status(socket, *json),
+        CandidateAction::Promote { yes } => promote(socket, *yes),
+        CandidateAction::Drop => drop_it(socket),
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Arguments of `egret check`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct CheckOptions {
     /// Run the tests in these files: `[[test]]` tables of who wants what (from, to, address, ech) and what is expected
     /// (verdict: allow, deny or unsteered; tenant, rule, outcome, destination, certificate)
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -30,7 +30,7 @@ pub struct Options {
 /// Loads the configuration and prints findings: for people on standard error, or, with `json`, one JSON object per line
 /// on standard output. Exits with 0 if it is usable and every test passes, with 1 if not, and with 2 if tests cannot be
 /// read.
-pub fn run(config: &Path, options: &Options) -> ExitCode {
+pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
     let (found, summary, loaded) = match config::load(config) {
         Ok(mut loaded) => {
             // Tests concern only the policy and run on any machine.
@@ -90,7 +90,11 @@ fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
 }
 
 /// Runs the tests, if any, appends their results, and returns the exit code.
-fn test(config: &Config, Options { tests, json }: &Options, text: &mut String) -> Result<u8, String> {
+fn test(
+    config: &Config,
+    CheckOptions { tests, json }: &CheckOptions,
+    text: &mut String,
+) -> Result<u8, String> {
     if tests.is_empty() {
         return Ok(0);
     }

@@ -10,17 +10,17 @@ mod packets;
 mod proc;
 mod process;
 
-pub use inputs::{Doctor, Tenant};
+pub use inputs::{Doctor, TenantClients};
 
-use super::findings::{Finding, report};
+use super::findings::{CheckFinding, report};
 use crate::addr::PortRange;
-use packets::Question;
+use packets::ProbeQuestion;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 /// The options of `egret doctor`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct DoctorOptions {
     /// Try one client's packets to one destination, and nothing else
     #[arg(long, requires_all = ["from", "to"])]
     packet: bool,
@@ -39,9 +39,9 @@ pub struct Options {
 }
 
 /// Looks at everything, sends packets of its own, and leaves the machine as it was. Yields 1 if something is broken, else 0.
-pub fn doctor(doctor: &Doctor, options: &Options) -> ExitCode {
+pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
     let found = if let (Some(from), Some(to)) = (options.from, &options.to) {
-        packets::ask(doctor, &Question { from: from.to_canonical(), to: to.clone() })
+        packets::ask(doctor, &ProbeQuestion { from: from.to_canonical(), to: to.clone() })
     } else {
         let mut found = findings(doctor);
         if !options.no_packets {
@@ -52,7 +52,7 @@ pub fn doctor(doctor: &Doctor, options: &Options) -> ExitCode {
     report(&found, options.json)
 }
 
-fn findings(doctor: &Doctor) -> Vec<Finding> {
+fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
     let service = process::service(doctor.steering.listen_port);
     let mut found =
         vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
@@ -71,7 +71,7 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
         None => found.extend(super::steering::findings(&doctor.steering, None)),
-        Some(missing) => found.push(Finding::warn(
+        Some(missing) => found.push(CheckFinding::warn(
             "steering",
             missing,
             "nothing brings traffic here",
@@ -88,18 +88,20 @@ fn findings(doctor: &Doctor) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::interface::Interface;
-    use crate::steering::{Params, Pool, Ports, Udp, default_ephemeral};
+    use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment, default_ephemeral};
 
     #[test]
     fn failed_findings_name_cause_and_remedy() {
-        let pool =
-            Pool { network: "192.0.2.1/32".parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
+        let pool = SteeredPool {
+            network: "192.0.2.1/32".parse().unwrap(),
+            ports: PortRange::new(1024, 65535).unwrap(),
+        };
         let doctor = Doctor {
-            steering: Params {
+            steering: SteeringParams {
                 interfaces: vec![Interface::parse("no-such-if").unwrap()],
                 sources: Vec::new(),
-                ports: Ports::All,
-                udp: Udp::Reject,
+                ports: InterceptedPorts::All,
+                udp: UdpTreatment::Reject,
                 listen_port: 15001,
                 mark: 0x4000,
                 table: 4321,
@@ -116,12 +118,12 @@ mod tests {
         for finding in &found {
             let complete =
                 !finding.why.is_empty() && finding.mend.as_ref().is_some_and(|mend| !mend.is_empty());
-            assert!(finding.level == super::super::findings::Level::Ok || complete, "{finding:?}");
+            assert!(finding.level == super::super::findings::FindingLevel::Ok || complete, "{finding:?}");
         }
         for failing in ["interface", "file descriptors", "IPv4 mark rule", "gateway"] {
             let it = found.iter().find(|finding| finding.check == failing);
             assert!(
-                it.is_some_and(|finding| finding.level != super::super::findings::Level::Ok),
+                it.is_some_and(|finding| finding.level != super::super::findings::FindingLevel::Ok),
                 "{failing}: {it:?}"
             );
         }

@@ -6,7 +6,7 @@
 
 mod text;
 
-use super::ask::{self, Gateway, ask};
+use super::ask::{self, GatewayArgs, ask};
 use super::output::{json_page, print};
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, parse_address};
 use crate::app::Explainer;
@@ -20,11 +20,11 @@ const FAILED: u8 = 2;
 /// Arguments of `egret explain`.
 #[expect(clippy::struct_excessive_bools, reason = "independent flags of a command line")]
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct ExplainOptions {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub from: IpAddr,
-    /// What the client wants: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it
+    /// Target of the client: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it
     #[arg(long, value_name = "URL|NAME[:PORT]|ADDRESS[:PORT]")]
     pub to: ClientTarget,
     /// The address that the client dials for the name
@@ -43,12 +43,12 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
 }
 
 /// Prints the explanation and returns the exit code.
-pub fn run(options: &Options) -> ExitCode {
-    let Options { from, to, address, ech, other_protocol, .. } = options.clone();
+pub fn run(options: &ExplainOptions) -> ExitCode {
+    let ExplainOptions { from, to, address, ech, other_protocol, .. } = options.clone();
     let query = ExplainQuery { from, to, address, ech, other_protocol };
     let told = if options.live {
         of_the_gateway(&options.gateway, &query)
@@ -67,13 +67,13 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn of_the_files(gateway: &Gateway, query: &ExplainQuery) -> Result<ExplainReport, String> {
+fn of_the_files(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainReport, String> {
     let loaded = config::load(&gateway.config()).map_err(|report| report.to_string())?;
     let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
     explainer.explain(query).map_err(|error| error.to_string())
 }
 
-fn of_the_gateway(gateway: &Gateway, query: &ExplainQuery) -> Result<ExplainReport, String> {
+fn of_the_gateway(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainReport, String> {
     let socket = gateway.socket()?;
     let (from, to) = (query.from.to_string(), query.to.to_string());
     let address = query.address.map(|address| address.to_string());

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Level {
+pub(super) enum FindingLevel {
     /// No problem.
     Ok,
     /// It works, but not well, or will cause problems later.
@@ -17,7 +17,7 @@ pub(super) enum Level {
     Fail,
 }
 
-impl Level {
+impl FindingLevel {
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -29,11 +29,11 @@ impl Level {
 
 /// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
+pub(super) struct CheckFinding {
     /// Name of the check.
     pub(super) check: &'static str,
     /// Severity of the result.
-    pub(super) level: Level,
+    pub(super) level: FindingLevel,
     /// The result, in one line.
     pub(super) found: String,
     /// Consequence; empty if there is none.
@@ -44,10 +44,10 @@ pub(super) struct Finding {
     pub(super) mend: Option<String>,
 }
 
-impl Finding {
+impl CheckFinding {
     /// A finding without a problem.
     pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, level: Level::Ok, found: found.into(), why: "", mend: None }
+        Self { check, level: FindingLevel::Ok, found: found.into(), why: "", mend: None }
     }
     /// A finding that works with a problem.
     pub(super) fn warn(
@@ -56,7 +56,7 @@ impl Finding {
         why: &'static str,
         mend: impl Into<String>,
     ) -> Self {
-        Self { check, level: Level::Warn, found: found.into(), why, mend: Some(mend.into()) }
+        Self { check, level: FindingLevel::Warn, found: found.into(), why, mend: Some(mend.into()) }
     }
     /// A finding that does not work.
     pub(super) fn fail(
@@ -65,20 +65,20 @@ impl Finding {
         why: &'static str,
         mend: impl Into<String>,
     ) -> Self {
-        Self { check, level: Level::Fail, found: found.into(), why, mend: Some(mend.into()) }
+        Self { check, level: FindingLevel::Fail, found: found.into(), why, mend: Some(mend.into()) }
     }
 }
 
 /// Prints the findings to standard output, as a table or as JSON. Returns 1 if one failed, else 0.
-pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
-    let failed = findings.iter().any(|finding| finding.level == Level::Fail);
+pub(super) fn report(findings: &[CheckFinding], json: bool) -> ExitCode {
+    let failed = findings.iter().any(|finding| finding.level == FindingLevel::Fail);
     let text = if json {
         #[derive(Serialize)]
-        struct Report<'a> {
+        struct FindingsReport<'a> {
             ok: bool,
-            findings: &'a [Finding],
+            findings: &'a [CheckFinding],
         }
-        let report = Report { ok: !failed, findings };
+        let report = FindingsReport { ok: !failed, findings };
         json_page(&report)
     } else {
         table(findings)
@@ -86,10 +86,10 @@ pub(super) fn report(findings: &[Finding], json: bool) -> ExitCode {
     print(&text, u8::from(failed))
 }
 
-fn table(findings: &[Finding]) -> String {
+fn table(findings: &[CheckFinding]) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
     let mut text = String::new();
-    for Finding { check, level, found, why, mend } in findings {
+    for CheckFinding { check, level, found, why, mend } in findings {
         let _ = writeln!(text, "{:<4}  {check:<width$}  {found}", level.as_str());
         let indent = width + 8;
         if !why.is_empty() {
@@ -100,7 +100,7 @@ fn table(findings: &[Finding]) -> String {
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let (ok, warn, fail) = (count(Level::Ok), count(Level::Warn), count(Level::Fail));
+    let (ok, warn, fail) = (count(FindingLevel::Ok), count(FindingLevel::Warn), count(FindingLevel::Fail));
     let warnings = if warn == 1 { "warning" } else { "warnings" };
     let _ = writeln!(text, "\n{ok} ok, {warn} {warnings}, {fail} failed");
     text
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn table_shows_remedies() {
         let text = table(&[
-            Finding::ok("kernel", "6.1.0"),
-            Finding::fail("file descriptors", "1024", "flows would be refused", "ulimit -n 1048576"),
+            CheckFinding::ok("kernel", "6.1.0"),
+            CheckFinding::fail("file descriptors", "1024", "flows would be refused", "ulimit -n 1048576"),
         ]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "ok    kernel            6.1.0");

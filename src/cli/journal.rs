@@ -30,17 +30,17 @@ pub(super) fn error(text: &str) {
 pub(super) struct Prefixed;
 
 /// Writer of one message with this priority.
-pub(super) struct Message(u8);
+pub(super) struct JournalMessage(u8);
 
 impl<'a> MakeWriter<'a> for Prefixed {
-    type Writer = Message;
+    type Writer = JournalMessage;
 
-    fn make_writer(&'a self) -> Message {
-        Message(INFO)
+    fn make_writer(&'a self) -> JournalMessage {
+        JournalMessage(INFO)
     }
 
-    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Message {
-        Message(match *about.level() {
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> JournalMessage {
+        JournalMessage(match *about.level() {
             Level::ERROR => ERROR,
             Level::WARN => WARNING,
             Level::INFO => INFO,
@@ -49,7 +49,7 @@ impl<'a> MakeWriter<'a> for Prefixed {
     }
 }
 
-impl Write for Message {
+impl Write for JournalMessage {
     /// Writes a whole message; the formatter calls this once for each.
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         io::stderr().lock().write_all(marked(self.0, &String::from_utf8_lossy(text)).as_bytes())?;

@@ -27,7 +27,7 @@ mod tool;
 pub mod why;
 
 use crate::app;
-use crate::steering::Format;
+use crate::steering::FilterFormat;
 use clap::{CommandFactory, Parser, Subcommand};
 use config_path::ConfigPath;
 use std::path::{Path, PathBuf};
@@ -62,13 +62,13 @@ enum Command {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: check::Options,
+        options: check::CheckOptions,
     },
     /// Tell what would happen to a flow, and why
     ///
     /// From the files, or with --live as the running gateway sees it. Sends nothing to anybody else. Exit code 0: it would
     /// leave; 1: it would be denied; 2: no answer.
-    Explain(#[command(flatten)] explain::Options),
+    Explain(#[command(flatten)] explain::ExplainOptions),
     /// Tell what became of a flow, from the flow log, and what the policy of today makes of it
     ///
     /// Exit code 1: the log has no such flow; 2: the log, or the configuration, cannot be read.
@@ -76,7 +76,7 @@ enum Command {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: why::Options,
+        options: why::WhyOptions,
     },
     /// Print or write the rule that would allow a denied flow, and the policy test that keeps it
     ///
@@ -86,7 +86,7 @@ enum Command {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: allow::Options,
+        options: allow::AllowOptions,
     },
     /// Suggest rules for what a tenant was seen to reach, from the flow log
     ///
@@ -96,22 +96,22 @@ enum Command {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: suggest::Options,
+        options: suggest::SuggestOptions,
     },
     /// The packet rules and routes that bring traffic to the gateway
     #[command(subcommand)]
-    Steering(Steering),
+    Steering(SteeringCommand),
     /// Which source ports are in use on the running gateway, who has them, and when they run out
-    Ports(#[command(flatten)] ports::Options),
+    Ports(#[command(flatten)] ports::PortsOptions),
     /// Have the running gateway read its configuration anew, and wait until it is in force
     ///
     /// What is wrong with the files is shown with file, line and column. Exit code 1: refused, and the configuration before
     /// stays in force. Exit code 2: the gateway could not be asked, or has no answer yet.
-    Reload(#[command(flatten)] reload::Options),
+    Reload(#[command(flatten)] reload::ReloadOptions),
     /// Judge a second policy on the running gateway's flows, enforce it for some clients first, then put it in force
-    Candidate(#[command(flatten)] candidate::Options),
-    /// What the running gateway knows of names' addresses, and which flows went to others
-    Names(#[command(flatten)] names::Options),
+    Candidate(#[command(flatten)] candidate::CandidateOptions),
+    /// Show the addresses of names that the running gateway knows, and which flows went to others
+    Names(#[command(flatten)] names::NamesOptions),
     /// Check what the gateway needs of this machine and send packets through its rules; every finding names its cure
     ///
     /// As root, doctor plays a client of each tenant and a server outside, in network namespaces of its own: handshake, data
@@ -122,7 +122,7 @@ enum Command {
         #[command(flatten)]
         path: ConfigPath,
         #[command(flatten)]
-        options: doctor::Options,
+        options: doctor::DoctorOptions,
     },
     /// Print the completion script for a shell
     Completions {
@@ -138,14 +138,14 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Steering {
+enum SteeringCommand {
     /// Print the shell script that puts the rules in place; run it as root, or have `systemctl restart egret-steering` do so
     Print {
         #[command(flatten)]
         path: ConfigPath,
         /// The packet filter
-        #[arg(long, value_enum, default_value_t = Format::Iptables)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = FilterFormat::Iptables)]
+        format: FilterFormat,
         /// Print the script that removes them; needs no configuration
         #[arg(long)]
         down: bool,
@@ -156,7 +156,7 @@ enum Steering {
         path: ConfigPath,
         /// The packet filter; whichever has Egret's rules unless given
         #[arg(long, value_enum)]
-        format: Option<Format>,
+        format: Option<FilterFormat>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -174,11 +174,11 @@ pub fn main() -> ExitCode {
             with(&path.config, |config| allow::run(&path.config, config, &options))
         }
         Command::Suggest { path, options } => with(&path.config, |config| suggest::run(config, &options)),
-        Command::Steering(Steering::Print { down: true, .. }) => steering::print_down(),
-        Command::Steering(Steering::Print { path, format, .. }) => {
+        Command::Steering(SteeringCommand::Print { down: true, .. }) => steering::print_down(),
+        Command::Steering(SteeringCommand::Print { path, format, .. }) => {
             with(&path.config, |config| steering::print(&app::steering_params(config), format))
         }
-        Command::Steering(Steering::Status { path, format, json }) => {
+        Command::Steering(SteeringCommand::Status { path, format, json }) => {
             with(&path.config, |config| steering::status(&app::steering_params(config), format, json))
         }
         Command::Ports(options) => ports::run(&options),

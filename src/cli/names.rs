@@ -2,7 +2,7 @@
 //!
 //! Exit codes, stable: 0 answered, 1 the gateway knows no address of the name, 2 it could not be asked.
 
-use super::ask::{self, AskError, Gateway, ask};
+use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, print};
 use crate::admin::{MismatchRow, NamesReport};
 use crate::hostname::Hostname;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 /// Arguments of `egret names`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct NamesOptions {
     /// Only this name
     #[arg(value_parser = hostname)]
     name: Option<String>,
@@ -20,7 +20,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
 }
 
 fn hostname(text: &str) -> Result<String, String> {
@@ -29,11 +29,11 @@ fn hostname(text: &str) -> Result<String, String> {
 }
 
 /// Asks the gateway and prints the answer.
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &NamesOptions) -> ExitCode {
     options.gateway.asked(|socket| tell(socket, options))
 }
 
-fn tell(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
+fn tell(socket: &Path, options: &NamesOptions) -> Result<ExitCode, AskError> {
     let name = options.name.iter().map(|name| ("name", name.as_str()));
     let report: NamesReport = ask(socket, "GET", &ask::with_query("/v1/names", name), "")?;
     let text = if options.json { json_line(&report) } else { render(&report, options.name.as_deref()) };

@@ -6,7 +6,7 @@
 
 mod table;
 
-use super::ask::{self, AskError, Gateway, ask};
+use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, print, put};
 use crate::admin::{DestinationFilter, DrainAnswer, DrainOrder, PortsReport};
 use std::io::{self, IsTerminal};
@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Arguments of `egret ports`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Options {
+pub struct PortsOptions {
     /// Only this pool
     #[arg(long, value_name = "POOL")]
     pub pool: Option<String>,
@@ -40,13 +40,13 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
     #[command(subcommand)]
-    action: Option<Action>,
+    action: Option<PortsAction>,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
-enum Action {
+enum PortsAction {
     /// Take a source address out of use: no new flows leave from it, those that live may finish
     ///
     /// It holds until `undrain` or a restart; `drain` of the pool in the configuration holds for good.
@@ -66,28 +66,28 @@ fn destination(text: &str) -> Result<String, &'static str> {
 }
 
 /// Asks the gateway and prints the answer.
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &PortsOptions) -> ExitCode {
     options.gateway.asked(|socket| match options.action {
-        Some(Action::Drain { address }) => drain(socket, DrainOrder { source: address, on: true }),
-        Some(Action::Undrain { address }) => drain(socket, DrainOrder { source: address, on: false }),
+        Some(PortsAction::Drain { address }) => drain(socket, DrainOrder { source: address, on: true }),
+        Some(PortsAction::Undrain { address }) => drain(socket, DrainOrder { source: address, on: false }),
         None if options.watch => watch(socket, options),
         None => look(socket, options).map(|report| print(&show(&report, options, &Extent::WHOLE), 0)),
     })
 }
 
-fn look(socket: &Path, options: &Options) -> Result<PortsReport, AskError> {
+fn look(socket: &Path, options: &PortsOptions) -> Result<PortsReport, AskError> {
     let filters =
         [("pool", &options.pool), ("tenant", &options.tenant), ("destination", &options.destination)];
     let given = filters.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
     ask(socket, "GET", &ask::with_query("/v1/ports", given), "")
 }
 
-fn show(report: &PortsReport, options: &Options, extent: &Extent) -> String {
+fn show(report: &PortsReport, options: &PortsOptions, extent: &Extent) -> String {
     if options.json { json_line(report) } else { table::render(report, extent) }
 }
 
 /// Continues while the gateway restarts; ends if the first query fails.
-fn watch(socket: &Path, options: &Options) -> Result<ExitCode, AskError> {
+fn watch(socket: &Path, options: &PortsOptions) -> Result<ExitCode, AskError> {
     let on_screen = io::stdout().is_terminal() && !options.json;
     let mut answer = Ok(look(socket, options)?);
     loop {

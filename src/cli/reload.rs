@@ -3,7 +3,7 @@
 //! Exit codes, stable: 0 the configuration is in force, 1 it was refused and the previous one stays, 2 the gateway
 //! could not be asked, or has not answered.
 
-use super::ask::{Gateway, order};
+use super::ask::{GatewayArgs, order};
 use super::journal;
 use super::output::{json_line, print};
 use crate::admin::ReloadAnswer;
@@ -14,16 +14,16 @@ const REFUSED: u8 = 1;
 
 /// Arguments of `egret reload`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct ReloadOptions {
     /// Print the gateway's answer, one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
 }
 
 /// Orders the reload and prints the answer; findings on files go to standard error, as in `egret check`.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &ReloadOptions) -> ExitCode {
     let reload = |socket: &Path| Ok(tell(&order(socket, "/v1/reload", "")?, options.json));
     options.gateway.asked(reload)
 }

@@ -1,15 +1,16 @@
 //! `egret steering`: prints the steering script; checks that it is in place.
 
-use super::findings::{Finding, report};
+use super::findings::{CheckFinding, report};
 use super::{journal, output, tool};
 use crate::steering::{
-    self, Conflict, Difference, Format, Gravity, Machine, Observed, Params, Plan, Ports, Told,
+    self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, MachineNetwork, MachineOutput,
+    PartDifference, SteeringOutput, SteeringParams, SteeringPlan,
 };
 use crate::sys::routing;
 use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
-pub fn print(params: &Params, format: Format) -> ExitCode {
+pub fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
@@ -18,19 +19,19 @@ pub fn print(params: &Params, format: Format) -> ExitCode {
     let conflicts = steering::conflicts(params, &machine(params));
     for Conflict { gravity, found, why, fix } in &conflicts {
         let level = match gravity {
-            Gravity::Refused => "refused",
-            Gravity::Broken | Gravity::Doubtful => "warning",
+            ConflictSeverity::Refused => "refused",
+            ConflictSeverity::Broken | ConflictSeverity::Doubtful => "warning",
         };
         journal::error(&format!("egret: {level}: {found}; {why}; {fix}"));
     }
-    if conflicts.iter().any(|conflict| conflict.gravity == Gravity::Refused) {
+    if conflicts.iter().any(|conflict| conflict.gravity == ConflictSeverity::Refused) {
         return ExitCode::from(2);
     }
     output::print(&plan(params, format).to_string(), 0)
 }
 
 /// Warnings of `egret check`: conflicts between this machine and the configuration.
-pub(super) fn warnings(params: &Params) -> Vec<(String, String)> {
+pub(super) fn warnings(params: &SteeringParams) -> Vec<(String, String)> {
     let machine = machine(params);
     let missing = steering::missing_interfaces(params, &machine).into_iter();
     let conflicts = missing.chain(steering::conflicts(params, &machine));
@@ -43,7 +44,7 @@ pub fn print_down() -> ExitCode {
 }
 
 /// `egret steering status`: returns 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
-pub fn status(params: &Params, format: Option<Format>, json: bool) -> ExitCode {
+pub fn status(params: &SteeringParams, format: Option<FilterFormat>, json: bool) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
@@ -52,15 +53,15 @@ pub fn status(params: &Params, format: Option<Format>, json: bool) -> ExitCode {
 }
 
 /// Returns one finding for each part of the plan. Without a format, the one in use is compared.
-pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> {
+pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) -> Vec<CheckFinding> {
     let observed = observe();
-    let in_use = if observed.nftables.is_some() { Format::Nftables } else { Format::Iptables };
+    let in_use = if observed.nftables.is_some() { FilterFormat::Nftables } else { FilterFormat::Iptables };
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
     let mut found = of_machine(params);
     found.extend(differences.into_iter().map(if steering::has_ipv6() { finding } else { without_ipv6 }));
     found.extend(fallback().map(|why| {
-        Finding::fail(
+        CheckFinding::fail(
             "steering's configuration",
             format!("the last good rules are in force, because the configuration was refused: {why}"),
             "the current configuration file is not in effect for steering",
@@ -68,7 +69,7 @@ pub(super) fn findings(params: &Params, format: Option<Format>) -> Vec<Finding> 
         )
     }));
     if observed.rules.iter().flatten().any(|rules| rules.contains(GUARD)) {
-        found.push(Finding::fail(
+        found.push(CheckFinding::fail(
             "guard at boot",
             "nothing is forwarded until steering has been put in place",
             "steering has not been started since the boot, or could not be",
@@ -89,19 +90,19 @@ pub(super) fn fallback() -> Option<String> {
 }
 
 /// Findings on missing interfaces and on conflicts of pool addresses.
-fn of_machine(params: &Params) -> Vec<Finding> {
+fn of_machine(params: &SteeringParams) -> Vec<CheckFinding> {
     let machine = machine(params);
     let finding = |check, Conflict { gravity, found, why, fix }| {
         let level = match gravity {
-            Gravity::Refused | Gravity::Broken => Finding::fail,
-            Gravity::Doubtful => Finding::warn,
+            ConflictSeverity::Refused | ConflictSeverity::Broken => CheckFinding::fail,
+            ConflictSeverity::Doubtful => CheckFinding::warn,
         };
         level(check, found, why, fix)
     };
     let missing = steering::missing_interfaces(params, &machine).into_iter();
     let mut found: Vec<_> = missing.map(|conflict| finding("interface", conflict)).collect();
     if found.is_empty() {
-        found.push(Finding::ok("interface", "every interface of [steering] exists"));
+        found.push(CheckFinding::ok("interface", "every interface of [steering] exists"));
     }
     let conflicts = steering::conflicts(params, &machine).into_iter();
     found.extend(conflicts.map(|conflict| finding("conflict", conflict)));
@@ -109,12 +110,12 @@ fn of_machine(params: &Params) -> Vec<Finding> {
 }
 
 /// Counts of packets dropped and not intercepted since the rules were put in place.
-fn counts(observed: &Observed, format: Format) -> Finding {
+fn counts(observed: &SteeringOutput, format: FilterFormat) -> CheckFinding {
     let listed = match format {
-        Format::Iptables => [&observed.iptables, &observed.ip6tables]
+        FilterFormat::Iptables => [&observed.iptables, &observed.ip6tables]
             .map(|saved| saved.as_deref().unwrap_or_default())
             .concat(),
-        Format::Nftables => observed.nftables.clone().unwrap_or_default(),
+        FilterFormat::Nftables => observed.nftables.clone().unwrap_or_default(),
     };
     let counts = steering::counts(&listed);
     let shown: Vec<_> = counts.iter().map(|(kind, packets)| format!("{packets} {}", kind.fate())).collect();
@@ -123,14 +124,14 @@ fn counts(observed: &Observed, format: Format) -> Finding {
     } else {
         shown.join("; ")
     };
-    Finding::ok("packets", shown)
+    CheckFinding::ok("packets", shown)
 }
 
 /// Reads the machine's network with read-only commands.
-fn machine(params: &Params) -> Machine {
+fn machine(params: &SteeringParams) -> MachineNetwork {
     let ip = |arguments: &str| tool::output(&format!("ip -j {arguments}")).unwrap_or_default();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let told = Told {
+    let told = MachineOutput {
         addresses: ip("-d addr show"),
         routes: ["-4", "-6"].map(|family| ip(&format!("{family} route show table all"))),
         neighbours: ip("neigh show"),
@@ -139,18 +140,18 @@ fn machine(params: &Params) -> Machine {
         bridges: ["iptables", "ip6tables"]
             .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
     };
-    Machine::read(&told, params.resolvers.iter().copied())
+    MachineNetwork::read(&told, params.resolvers.iter().copied())
 }
 
 /// Without IPv6 in the kernel, steering leaves that family out.
-fn without_ipv6(difference: Difference) -> Finding {
+fn without_ipv6(difference: PartDifference) -> CheckFinding {
     match difference.what {
-        what if what.starts_with("IPv6") => Finding::ok(what, "not needed: this machine has no IPv6"),
+        what if what.starts_with("IPv6") => CheckFinding::ok(what, "not needed: this machine has no IPv6"),
         _ => finding(difference),
     }
 }
 
-fn finding(difference: Difference) -> Finding {
+fn finding(difference: PartDifference) -> CheckFinding {
     let why = match difference.what {
         "reserved ports" => "other programs may be given ports that the pools need",
         "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway would not be received",
@@ -164,31 +165,32 @@ fn finding(difference: Difference) -> Finding {
         }
     };
     match difference.wrong {
-        None => Finding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),
-        Some(wrong) => Finding::fail(difference.what, wrong, why, difference.remedy.as_str()),
+        None => CheckFinding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),
+        Some(wrong) => CheckFinding::fail(difference.what, wrong, why, difference.remedy.as_str()),
     }
 }
 
-fn plan(params: &Params, format: Format) -> Plan {
+fn plan(params: &SteeringParams, format: FilterFormat) -> SteeringPlan {
     match format {
-        Format::Iptables => steering::iptables(params),
-        Format::Nftables => steering::nftables(params),
+        FilterFormat::Iptables => steering::iptables(params),
+        FilterFormat::Nftables => steering::nftables(params),
     }
 }
 
-pub(super) fn nothing_to_steer(params: &Params) -> Option<&'static str> {
+pub(super) fn nothing_to_steer(params: &SteeringParams) -> Option<&'static str> {
     if params.interfaces.is_empty() {
         return Some("[steering] names no interfaces");
     }
-    matches!(&params.ports, Ports::List(ranges) if ranges.is_empty()).then_some("[steering] names no ports")
+    matches!(&params.ports, InterceptedPorts::List(ranges) if ranges.is_empty())
+        .then_some("[steering] names no ports")
 }
 
 /// Reads rules and routes from the kernel with read-only commands.
-fn observe() -> Observed {
+fn observe() -> SteeringOutput {
     let listed = |line: &str| tool::output(line).ok();
     let rules = |family| listed(&format!("ip -N {family} rule show"));
     let routes = |family| listed(&format!("ip -N {family} route show table all type local"));
-    Observed {
+    SteeringOutput {
         iptables: listed("iptables-save -c"),
         ip6tables: listed("ip6tables-save -c"),
         other_backend: other_backend(),

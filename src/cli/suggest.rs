@@ -9,7 +9,7 @@ mod proposal;
 mod seen;
 mod text;
 
-use super::flow_log::{self, LogError, LogFiles, Progress};
+use super::flow_log::{self, LogError, LogFiles, ReadProgress};
 use super::output::{json_page, print};
 use crate::clock;
 use crate::config::Config;
@@ -17,7 +17,7 @@ use crate::policy::TenantSpec;
 use crate::units::parse_duration;
 use jiff::Timestamp;
 use proposal::Proposal;
-use seen::{Line, TenantLog};
+use seen::{LogLine, TenantLog};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const LISTED: usize = 20;
 
 /// Arguments of `egret suggest`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// Whose flows
+pub struct SuggestOptions {
+    /// Tenant of the flows
     #[arg(long, value_name = "TENANT")]
     pub tenant: String,
     /// Only flows that began so long ago at most, as in 12h or 7d
@@ -58,7 +58,7 @@ enum SuggestError {
 }
 
 /// Reads the log and prints the rules.
-pub fn run(config: &Config, options: &Options) -> ExitCode {
+pub fn run(config: &Config, options: &SuggestOptions) -> ExitCode {
     match suggest(config, options) {
         Ok(proposal) => print(&if options.json { json_page(&proposal) } else { text::render(&proposal) }, 0),
         Err(error) => {
@@ -68,17 +68,17 @@ pub fn run(config: &Config, options: &Options) -> ExitCode {
     }
 }
 
-fn suggest(config: &Config, options: &Options) -> Result<Proposal, SuggestError> {
+fn suggest(config: &Config, options: &SuggestOptions) -> Result<Proposal, SuggestError> {
     let tenant = tenant(config, &options.tenant)?;
     let since = options.since.and_then(|span| clock::wall().checked_sub(span));
     let files = options.log.of(config, since)?;
-    let mut progress = Progress::new("suggest", &files);
+    let mut progress = ReadProgress::new("suggest", &files);
     let mut seen = TenantLog::new(&tenant.name, since.and_then(|since| Timestamp::try_from(since).ok()));
     for file in &files {
         seen.evidence.files += 1;
         let whole = flow_log::read(file, &mut progress, &mut |line| {
             seen.evidence.lines += 1;
-            match serde_json::from_slice::<Line<'_>>(line) {
+            match serde_json::from_slice::<LogLine<'_>>(line) {
                 Ok(read) => seen.note(&read),
                 Err(_) => seen.evidence.unreadable += 1,
             }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// Arguments of `egret why`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct WhyOptions {
     #[command(flatten)]
     flow: FlowOptions,
     /// Print JSON for programs
@@ -23,7 +23,7 @@ pub struct Options {
 }
 
 /// Prints the explanation.
-pub fn run(config: &Config, options: &Options) -> ExitCode {
+pub fn run(config: &Config, options: &WhyOptions) -> ExitCode {
     match PastFlow::find(config, &options.flow, "why") {
         Ok(flow) => print(&if options.json { json_page(&flow) } else { text(&flow) }, 0),
         Err(error) => error.report("why"),

@@ -1,7 +1,7 @@
 //! Warnings for rules that can never match, or match less than they seem to.
 
-use super::Ports;
-use super::diagnostic::{Diagnostics, Place};
+use super::SteeringPorts;
+use super::diagnostic::{Diagnostics, SourcePosition};
 use super::tenants::{RulePlaces, TenantDraft};
 use crate::addr::PortRange;
 use crate::egress::PoolSpec;
@@ -11,7 +11,12 @@ use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Checks the rules of one tenant. `pool` is `None` if the tenant's pool is unknown, which is reported elsewhere.
-pub(super) fn check(tenant: &TenantDraft, pool: Option<&PoolSpec>, steered: &Ports, out: &mut Diagnostics) {
+pub(super) fn check(
+    tenant: &TenantDraft,
+    pool: Option<&PoolSpec>,
+    steered: &SteeringPorts,
+    out: &mut Diagnostics,
+) {
     let rules = &tenant.spec.rules;
     let enforces = tenant.spec.mode == TenantMode::Enforce;
     if enforces && !rules.iter().any(|rule| rule.effect == RuleEffect::Allow) {
@@ -59,7 +64,7 @@ fn never_matches(
     rule: &RuleSpec,
     at: RulePlaces,
     winner: &RuleSpec,
-    winner_at: Place,
+    winner_at: SourcePosition,
     out: &mut Diagnostics,
 ) {
     let there = out.show(winner_at);
@@ -75,8 +80,8 @@ fn never_matches(
     );
 }
 
-fn unsteered_ports(rule: &RuleSpec, at: RulePlaces, steered: &Ports, out: &mut Diagnostics) {
-    let Ports::Listed(steered) = steered else { return };
+fn unsteered_ports(rule: &RuleSpec, at: RulePlaces, steered: &SteeringPorts, out: &mut Diagnostics) {
+    let SteeringPorts::Listed(steered) = steered else { return };
     let meets = |range: &PortRange| {
         steered.iter().any(|other| range.first() <= other.last() && other.first() <= range.last())
     };
@@ -102,13 +107,13 @@ fn missing_family(rule: &RuleSpec, at: RulePlaces, pool: &PoolSpec, out: &mut Di
 }
 
 /// Addresses and ports of a rule, expanded: "any" as all of them, adjacent ranges merged.
-struct Reach {
+struct RuleReach {
     networks: Vec<IpNet>,
     /// Sorted, neither overlapping nor adjacent.
     ports: Vec<PortRange>,
 }
 
-impl Reach {
+impl RuleReach {
     fn of(rule: &RuleSpec) -> Self {
         let networks = match &rule.cidrs[..] {
             [] => vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
@@ -132,7 +137,7 @@ impl Reach {
 struct Coverage<'a> {
     rules: &'a [RuleSpec],
     /// One per rule.
-    reaches: Vec<Reach>,
+    reaches: Vec<RuleReach>,
     /// Rules without names, which cover any name.
     nameless: Vec<usize>,
     index: HostIndex<'a>,
@@ -142,7 +147,7 @@ impl<'a> Coverage<'a> {
     fn new(rules: &'a [RuleSpec]) -> Self {
         Self {
             rules,
-            reaches: rules.iter().map(Reach::of).collect(),
+            reaches: rules.iter().map(RuleReach::of).collect(),
             nameless: (0..rules.len()).filter(|rule| rules[*rule].hosts.is_empty()).collect(),
             index: HostIndex::new(rules),
         }

@@ -1,6 +1,6 @@
 //! Diagnostics: findings in a configuration, each with its place and a remedy.
 
-use super::footprint::Footprint;
+use super::file_stamp::FileStamps;
 use super::policy_folder::{policy_files, policy_texts};
 use super::texts::Texts;
 use super::version::digest_of;
@@ -65,14 +65,14 @@ impl fmt::Display for Diagnostic {
 /// Reason why a configuration is refused: all errors and warnings of all files, in the order of the files. Displays as
 /// one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct ConfigReport {
     /// Findings; at least one is an error.
     pub diagnostics: Vec<Diagnostic>,
     /// The files that were read.
-    pub read: Footprint,
+    pub read: FileStamps,
 }
 
-impl Report {
+impl ConfigReport {
     /// Number of errors.
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count()
@@ -84,7 +84,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, diagnostic) in self.diagnostics.iter().enumerate() {
             if index > 0 {
@@ -96,11 +96,11 @@ impl fmt::Display for Report {
     }
 }
 
-impl std::error::Error for Report {}
+impl std::error::Error for ConfigReport {}
 
 /// A position in one of the files being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct SourcePosition {
     file: usize,
     /// From 1; 0 for the whole file.
     pub(super) line: usize,
@@ -118,14 +118,14 @@ pub struct ReadFile {
 
 /// Collects the findings of one load, and the files that it reads.
 pub(super) struct Diagnostics {
-    footprint: Footprint,
+    footprint: FileStamps,
     files: Vec<Arc<str>>,
     read: Vec<ReadFile>,
     texts: Texts,
     /// Files read instead of the disk's.
     kept: Option<Texts>,
     left: Left,
-    found: Vec<(Place, Severity, String, String)>,
+    found: Vec<(SourcePosition, Severity, String, String)>,
 }
 
 /// Bytes that may still be read for one load, by kind of file: loading a candidate must not exhaust the gateway's
@@ -154,12 +154,12 @@ pub(super) struct FileId(usize);
 
 impl FileId {
     /// Returns a position in the file, both counted from 1.
-    pub(super) fn at(self, line: usize, column: usize) -> Place {
-        Place { file: self.0, line, column }
+    pub(super) fn at(self, line: usize, column: usize) -> SourcePosition {
+        SourcePosition { file: self.0, line, column }
     }
 
     /// Returns the position of the whole file.
-    pub(super) fn whole(self) -> Place {
+    pub(super) fn whole(self) -> SourcePosition {
         self.at(0, 0)
     }
 }
@@ -167,15 +167,15 @@ impl FileId {
 impl Diagnostics {
     /// Starts a load of this main file.
     pub(super) fn new(main: &Path) -> Self {
-        Self::with(Footprint::new(main), None)
+        Self::with(FileStamps::new(main), None)
     }
 
     /// Starts a load of these files, without the disk.
     pub(super) fn of_texts(kept: Texts) -> Self {
-        Self::with(Footprint::default(), Some(kept))
+        Self::with(FileStamps::default(), Some(kept))
     }
 
-    fn with(footprint: Footprint, kept: Option<Texts>) -> Self {
+    fn with(footprint: FileStamps, kept: Option<Texts>) -> Self {
         Self {
             footprint,
             files: Vec::new(),
@@ -246,11 +246,16 @@ impl Diagnostics {
         (std::mem::take(&mut self.read), std::mem::take(&mut self.texts))
     }
 
-    pub(super) fn error(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn error(&mut self, at: SourcePosition, message: impl Into<String>, help: impl Into<String>) {
         self.found.push((at, Severity::Error, message.into(), help.into()));
     }
 
-    pub(super) fn warning(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn warning(
+        &mut self,
+        at: SourcePosition,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.found.push((at, Severity::Warning, message.into(), help.into()));
     }
 
@@ -260,15 +265,15 @@ impl Diagnostics {
     }
 
     /// Formats `file:line`, for a message that refers to a second place.
-    pub(super) fn show(&self, at: Place) -> String {
+    pub(super) fn show(&self, at: SourcePosition) -> String {
         format!("{}:{}", self.files[at.file], at.line)
     }
 
     /// Returns all findings in the order of files and lines, and the files that were read.
-    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Footprint) {
+    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, FileStamps) {
         self.found.sort_by_key(|(place, ..)| *place);
         let files = self.files;
-        let diagnostic = |(place, severity, message, help): (Place, _, _, _)| Diagnostic {
+        let diagnostic = |(place, severity, message, help): (SourcePosition, _, _, _)| Diagnostic {
             severity,
             file: Arc::clone(&files[place.file]),
             line: place.line,

@@ -1,7 +1,7 @@
 //! Files of hostnames, one per line.
 
-use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
-use super::host_kind::{Doubt, Wrong, judge};
+use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition};
+use super::host_type::{Doubt, Wrong, judge};
 use crate::hostname::HostPattern;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,12 @@ impl HostsFiles {
 
     /// Returns the names in the file, in its order, for the rule that refers to it at `at`; none if the file cannot be
     /// read or used, which is reported.
-    pub(super) fn names(&mut self, path: &Path, at: Place, out: &mut Diagnostics) -> Vec<HostPattern> {
+    pub(super) fn names(
+        &mut self,
+        path: &Path,
+        at: SourcePosition,
+        out: &mut Diagnostics,
+    ) -> Vec<HostPattern> {
         let path = self.folder.join(path);
         let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
         let Some(names) = names else { return Vec::new() };
@@ -61,7 +66,7 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
 
 fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> {
     let mut names = Vec::with_capacity(bytes.len() / 24);
-    let (mut errors, mut warnings) = (Tally::default(), Tally::default());
+    let (mut errors, mut warnings) = (FindingTally::default(), FindingTally::default());
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     for (index, line) in text.split(|&b| b == b'\n').enumerate() {
         let content = line.split(|&b| b == b'#').next().unwrap_or_default();
@@ -98,15 +103,15 @@ fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> 
 
 /// Counts findings of one kind, reported or not.
 #[derive(Default)]
-struct Tally {
+struct FindingTally {
     told: usize,
     untold: usize,
-    first_untold: Option<Place>,
+    first_untold: Option<SourcePosition>,
 }
 
-impl Tally {
+impl FindingTally {
     /// True if one more finding is to be reported.
-    fn has_room(&mut self, at: Place) -> bool {
+    fn has_room(&mut self, at: SourcePosition) -> bool {
         if self.told < MAX_FINDINGS {
             self.told += 1;
             return true;

@@ -1,16 +1,16 @@
 //! Loading: from files to a configuration.
 
 use super::catalogue::{gateway, main_file, policy_file};
-use super::diagnostic::{Diagnostic, Diagnostics, Place, ReadFile, Report};
-use super::footprint::Footprint;
+use super::diagnostic::{ConfigReport, Diagnostic, Diagnostics, ReadFile, SourcePosition};
+use super::file_stamp::FileStamps;
 use super::hosts_file::HostsFiles;
 use super::policy_folder::POLICY_FOLDER;
 use super::settings::Config;
-use super::source::Source;
-use super::table::Table;
+use super::source::SourceFile;
+use super::table::TomlTable;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
-use super::{dead_rules, ech_names, other_protocols, sections, shares, whole};
+use super::{cross_checks, dead_rules, ech_names, other_protocols, sections, shares};
 use crate::policy::EchPolicy;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use toml::de::DeTable;
 
 /// A successfully loaded configuration.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// Probable mistakes.
@@ -27,35 +27,35 @@ pub struct Loaded {
     /// Every file that was read.
     pub files: Vec<ReadFile>,
     /// Fingerprints of the files before they were read.
-    pub read: Footprint,
+    pub read: FileStamps,
     /// Contents of the files.
     pub texts: Texts,
 }
 
 /// Reads a configuration: the main file, `policy.d/*.toml` beside it in the order of their names, and the hosts files
 /// of rules. Relative paths start at the main file's folder.
-pub fn load(path: &Path) -> Result<Loaded, Report> {
+pub fn load(path: &Path) -> Result<LoadedConfig, ConfigReport> {
     load_as(path, &file_name(path))
 }
 
 /// Reads a configuration whose main file will have the given name, which labels rules that have no name of their own.
-pub fn load_as(path: &Path, name: &str) -> Result<Loaded, Report> {
+pub fn load_as(path: &Path, name: &str) -> Result<LoadedConfig, ConfigReport> {
     load_by(path, name, Diagnostics::new(path))
 }
 
 /// Reads a configuration from saved texts of its files, without the disk.
-pub fn load_texts(path: &Path, texts: Texts) -> Result<Loaded, Report> {
+pub fn load_texts(path: &Path, texts: Texts) -> Result<LoadedConfig, ConfigReport> {
     load_by(path, &file_name(path), Diagnostics::of_texts(texts))
 }
 
-fn load_by(path: &Path, name: &str, mut out: Diagnostics) -> Result<Loaded, Report> {
+fn load_by(path: &Path, name: &str, mut out: Diagnostics) -> Result<LoadedConfig, ConfigReport> {
     let config = read(path, name, &mut out);
     let errors = out.errors();
     let (files, texts) = out.files_read();
     let (diagnostics, read) = out.finish();
     match config {
-        Some(config) if errors == 0 => Ok(Loaded { config, warnings: diagnostics, files, read, texts }),
-        _ => Err(Report { diagnostics, read }),
+        Some(config) if errors == 0 => Ok(LoadedConfig { config, warnings: diagnostics, files, read, texts }),
+        _ => Err(ConfigReport { diagnostics, read }),
     }
 }
 
@@ -65,18 +65,18 @@ fn file_name(path: &Path) -> Cow<'_, str> {
 
 /// Returns the control socket set in a main file; `None` if it is off. Reads no other file and ignores other errors,
 /// because operators may query the running gateway while they repair a configuration.
-pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Report> {
+pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, ConfigReport> {
     let (mut out, mut elsewhere) = (Diagnostics::new(path), Diagnostics::new(path));
-    let socket = Source::open(path, "", &mut out).and_then(|source| {
+    let socket = SourceFile::open(path, "", &mut out).and_then(|source| {
         let text = source.recover();
-        let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, &mut elsewhere);
+        let table = TomlTable::open(&source, &main_file::SECTION, text.get_ref(), 0, &mut elsewhere);
         table.section(&main_file::GATEWAY, &mut elsewhere).read(&gateway::ADMIN, &mut out)
     });
     match socket {
         Some(socket) if out.errors() == 0 => Ok(socket),
         _ => {
             let (diagnostics, read) = out.finish();
-            Err(Report { diagnostics, read })
+            Err(ConfigReport { diagnostics, read })
         }
     }
 }
@@ -92,10 +92,10 @@ struct Draft {
 fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut draft = Draft { files: HostsFiles::new(folder), pools: Vec::new(), tenants: Vec::new() };
-    let source = Source::open(path, name, out)?;
+    let source = SourceFile::open(path, name, out)?;
     let text = source.parse(out);
     let main = text.as_ref().and_then(|text| {
-        let table = Table::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
+        let table = TomlTable::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
         draft.read_pools(&table.sections(&main_file::POOL, out), out);
         draft.read_tenants(&table.sections(&main_file::TENANT, out), out);
         sections::read(&table, out)
@@ -117,16 +117,16 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
 fn finish(
     (mut config, ech): (Config, EchPolicy),
     draft: Draft,
-    whole_file: Place,
+    whole_file: SourcePosition,
     out: &mut Diagnostics,
 ) -> Option<Config> {
     config.pools = draft.pools.iter().map(|pool| pool.spec.clone()).collect();
-    whole::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
+    cross_checks::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
     // Warnings of probable mistakes matter only once there are no errors.
     if out.errors() > 0 {
         return None;
     }
-    whole::unused_pools(&draft.pools, &draft.tenants, out);
+    cross_checks::unused_pools(&draft.pools, &draft.tenants, out);
     if draft.tenants.is_empty() {
         out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
     }
@@ -147,19 +147,19 @@ fn finish(
 impl Draft {
     /// Reads one policy file; `None` if it is unreadable or not TOML, which is reported.
     fn read_policy_file(&mut self, path: &Path, label: &str, out: &mut Diagnostics) -> Option<()> {
-        let source = Source::open(path, label, out)?;
+        let source = SourceFile::open(path, label, out)?;
         let text: Spanned<DeTable<'_>> = source.parse(out)?;
-        let table = Table::open(&source, &policy_file::SECTION, text.get_ref(), 0, out);
+        let table = TomlTable::open(&source, &policy_file::SECTION, text.get_ref(), 0, out);
         self.read_pools(&table.sections(&policy_file::POOL, out), out);
         self.read_tenants(&table.sections(&policy_file::TENANT, out), out);
         Some(())
     }
 
-    fn read_pools(&mut self, tables: &[Table<'_>], out: &mut Diagnostics) {
+    fn read_pools(&mut self, tables: &[TomlTable<'_>], out: &mut Diagnostics) {
         self.pools.extend(tables.iter().filter_map(|table| PoolDraft::read(table, out)));
     }
 
-    fn read_tenants(&mut self, tables: &[Table<'_>], out: &mut Diagnostics) {
+    fn read_tenants(&mut self, tables: &[TomlTable<'_>], out: &mut Diagnostics) {
         self.tenants.extend(tables.iter().map(|table| TenantDraft::read(table, &mut self.files, out)));
     }
 }

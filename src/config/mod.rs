@@ -6,20 +6,20 @@
 //! returned one by one: a single run shows all of them, with file, line and column.
 
 mod catalogue;
+mod config_diff;
+mod cross_checks;
 mod dead_rules;
 mod diagnostic;
 mod ech_names;
-mod footprint;
-mod host_kind;
+mod file_stamp;
+mod host_type;
 mod hosts_file;
-mod kinds;
 mod load;
 mod modes;
 mod moment;
 mod nearest;
-mod network_kinds;
+mod network_types;
 mod other_protocols;
-mod outline;
 mod policy_folder;
 mod public_suffix;
 mod reference;
@@ -28,25 +28,25 @@ mod sections;
 mod settings;
 mod shares;
 mod source;
-mod source_kinds;
+mod source_types;
 mod table;
 mod tenants;
 #[cfg(test)]
 mod tests;
 mod texts;
 mod value;
+mod value_types;
 mod version;
-mod whole;
 
-pub use diagnostic::{Diagnostic, ReadFile, Report, Severity};
-pub use footprint::Footprint;
-pub use load::{Loaded, control_socket, load, load_as, load_texts};
-pub use outline::Outline;
+pub use config_diff::ConfigDigest;
+pub use diagnostic::{ConfigReport, Diagnostic, ReadFile, Severity};
+pub use file_stamp::FileStamps;
+pub use load::{LoadedConfig, control_socket, load, load_as, load_texts};
 pub use policy_folder::policy_files;
 pub use reference::reference;
 pub use settings::{
-    Admin, AuditTarget, Config, FlowLog, FlowLogTarget, Gateway, Inspect, Keepalive, Ports, Resolver,
-    Steering, Udp,
+    Admin, AuditTarget, Config, FlowLogSection, FlowLogTarget, GatewaySection, Inspect, Keepalive, Resolver,
+    SteeringPorts, SteeringSection, UdpSetting,
 };
 pub use texts::Texts;
 pub use version::digest_of;

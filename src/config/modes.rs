@@ -2,7 +2,7 @@
 
 use super::catalogue::tenant;
 use super::diagnostic::Diagnostics;
-use super::table::Table;
+use super::table::TomlTable;
 use crate::policy::TenantMode;
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 const NEAR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Reads the tenant's mode, and warns where it has no effect or soon will have none.
-pub(super) fn read(table: &Table<'_>, now: Timestamp, out: &mut Diagnostics) -> TenantMode {
+pub(super) fn read(table: &TomlTable<'_>, now: Timestamp, out: &mut Diagnostics) -> TenantMode {
     let mode = table.read(&tenant::MODE, out).unwrap_or_default();
     let Some(until) = table.read(&tenant::MONITOR_UNTIL, out) else { return mode };
     let at = table.place_of(&tenant::MONITOR_UNTIL);

@@ -1,24 +1,24 @@
 //! A time with an explicit offset.
 
 use super::diagnostic::Diagnostics;
-use super::kinds::Kind;
 use super::schema::Describe;
 use super::value::Value;
+use super::value_types::ValueType;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use toml::de::DeValue;
 
 /// A time with an explicit offset.
-pub(super) struct Moment;
+pub(super) struct MomentType;
 
-impl Describe for Moment {
+impl Describe for MomentType {
     fn describe(&self) -> String {
         "date, or time in RFC 3339 with its offset".to_owned()
     }
 }
 
-impl Kind for Moment {
+impl ValueType for MomentType {
     type Value = Timestamp;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Timestamp> {
         // TOML has a native date type.

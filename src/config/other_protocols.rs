@@ -1,7 +1,7 @@
 //! Warnings for allow rules by address that permit TLS and HTTP alone, because a deny rule matches names, unless the
 //! rule itself sets how other protocols are treated.
 
-use super::Ports;
+use super::SteeringPorts;
 use super::diagnostic::Diagnostics;
 use super::tenants::TenantDraft;
 use crate::addr::PortRange;
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 const TLS_AND_HTTP: [u16; 2] = [80, 443];
 
 /// Checks the rules of one tenant.
-pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics) {
+pub(super) fn check(tenant: &TenantDraft, steered: &SteeringPorts, out: &mut Diagnostics) {
     let rules = || tenant.spec.rules.iter().zip(&tenant.rules_at);
     // One warning per place, for any number of rules.
     let mut places = HashMap::new();
@@ -38,7 +38,7 @@ pub(super) fn check(tenant: &TenantDraft, steered: &Ports, out: &mut Diagnostics
 }
 
 /// True if both rules cover an address and a port that other protocols use.
-fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &Ports) -> bool {
+fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &SteeringPorts) -> bool {
     let nested = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
     let networks = deny.cidrs.is_empty()
         || allow.cidrs.is_empty()
@@ -46,8 +46,8 @@ fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &Ports) -> bool {
     let all = Vec::from_iter(PortRange::new(1, u16::MAX));
     let ports = |listed: &[PortRange]| if listed.is_empty() { all.clone() } else { listed.to_vec() };
     let steered = match steered {
-        Ports::All => all.clone(),
-        Ports::Listed(listed) => listed.clone(),
+        SteeringPorts::All => all.clone(),
+        SteeringPorts::Listed(listed) => listed.clone(),
     };
     let mut common = ports(&allow.ports);
     for others in [&ports(&deny.ports), &steered] {

@@ -1,7 +1,7 @@
 //! Generates docs/config.md from the catalogue.
 
 use super::catalogue;
-use super::schema::{AnyKey, Presence, Section};
+use super::schema::{AnyKey, ConfigSection, KeyPresence};
 use std::fmt::Write as _;
 
 const INTRO: &str = r#"# Configuration
@@ -54,7 +54,7 @@ pub fn reference() -> String {
     text
 }
 
-fn write_section(section: &Section, text: &mut String) {
+fn write_section(section: &ConfigSection, text: &mut String) {
     let _ = write!(text, "\n## `{}`\n\n{}\n\n```toml\n{}\n", section.header, section.about, section.header);
     // Nested tables have sections of their own.
     let shown = || section.keys.iter().filter(|key| key.unsupported().is_none() && !key.is_table());
@@ -71,9 +71,9 @@ fn write_section(section: &Section, text: &mut String) {
 
 fn default(key: &dyn AnyKey) -> String {
     match key.presence() {
-        Presence::Required => "required".to_owned(),
-        Presence::Optional => String::new(),
-        Presence::Default(value) => format!("`{value}`"),
+        KeyPresence::Required => "required".to_owned(),
+        KeyPresence::Optional => String::new(),
+        KeyPresence::Default(value) => format!("`{value}`"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Form of the catalogue: sections, and their keys.
 
 /// A table and its keys.
-pub(super) struct Section {
+pub(super) struct ConfigSection {
     /// Header as written: `[gateway]`, `[[tenant]]`.
     pub(super) header: &'static str,
     pub(super) about: &'static str,
@@ -11,10 +11,10 @@ pub(super) struct Section {
 }
 
 /// A key: its name, kind, presence and meaning.
-pub(super) struct Key<K> {
+pub(super) struct ConfigKey<K> {
     pub(super) name: &'static str,
     pub(super) kind: K,
-    pub(super) presence: Presence,
+    pub(super) presence: KeyPresence,
     /// Example value in TOML.
     pub(super) example: &'static str,
     pub(super) about: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Key<K> {
 
 /// Behaviour if a key is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
+pub(super) enum KeyPresence {
     /// The configuration is refused.
     Required,
     /// No value.
@@ -37,12 +37,12 @@ pub(super) trait AnyKey: Sync {
     fn describe(&self) -> String;
     fn unsupported(&self) -> Option<&'static str>;
     fn is_table(&self) -> bool;
-    fn presence(&self) -> Presence;
+    fn presence(&self) -> KeyPresence;
     fn example(&self) -> &'static str;
     fn about(&self) -> &'static str;
 }
 
-impl<K: Describe> AnyKey for Key<K> {
+impl<K: Describe> AnyKey for ConfigKey<K> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -55,7 +55,7 @@ impl<K: Describe> AnyKey for Key<K> {
     fn is_table(&self) -> bool {
         self.kind.is_table()
     }
-    fn presence(&self) -> Presence {
+    fn presence(&self) -> KeyPresence {
         self.presence
     }
     fn example(&self) -> &'static str {

@@ -4,9 +4,12 @@ use super::catalogue::{
     audit, certificates, flow_log, gateway, inspect, keepalive, main_file, policy, resolver, steering,
 };
 use super::diagnostic::Diagnostics;
-use super::kinds::Placed;
-use super::table::Table;
-use super::{Admin, Config, FlowLog, Gateway, Inspect, Keepalive, Ports, Resolver, Steering};
+use super::table::TomlTable;
+use super::value_types::Placed;
+use super::{
+    Admin, Config, FlowLogSection, GatewaySection, Inspect, Keepalive, Resolver, SteeringPorts,
+    SteeringSection,
+};
 use crate::policy::EchPolicy;
 use crate::units::format_duration;
 use crate::verify::{DnssecAnchors, TrustedRoots};
@@ -14,7 +17,7 @@ use std::num::NonZeroUsize;
 
 /// Reads the configuration without pools and tenants, and the default of `ech` for tenants. `None` only after an error,
 /// which is reported.
-pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, EchPolicy)> {
+pub(super) fn read(file: &TomlTable<'_>, out: &mut Diagnostics) -> Option<(Config, EchPolicy)> {
     // Every table is read before a missing one ends it: an error in the first must not hide those in the others.
     let gateway = read_gateway(&file.section(&main_file::GATEWAY, out), out);
     let steering = read_steering(&file.section(&main_file::STEERING, out), out);
@@ -49,7 +52,7 @@ pub(super) fn read(file: &Table<'_>, out: &mut Diagnostics) -> Option<(Config, E
     Some((config, ech?))
 }
 
-fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
+fn read_gateway(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<GatewaySection> {
     let listen = table.read(&gateway::LISTEN, out)?;
     if !listen.ip().is_unspecified() {
         let help = format!("write \"[::]:{0}\", or \"0.0.0.0:{0}\" for IPv4 alone", listen.port());
@@ -65,7 +68,7 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
         Some(count) => NonZeroUsize::new(usize::try_from(count).ok()?),
         None => None,
     };
-    let gateway = Gateway {
+    let gateway = GatewaySection {
         listen,
         workers,
         admin: table
@@ -93,7 +96,7 @@ fn read_gateway(table: &Table<'_>, out: &mut Diagnostics) -> Option<Gateway> {
     Some(gateway)
 }
 
-fn read_keepalive(table: &Table<'_>, out: &mut Diagnostics) -> Option<Keepalive> {
+fn read_keepalive(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<Keepalive> {
     Some(Keepalive {
         idle: table.read(&keepalive::IDLE, out)?,
         interval: table.read(&keepalive::INTERVAL, out)?,
@@ -101,13 +104,13 @@ fn read_keepalive(table: &Table<'_>, out: &mut Diagnostics) -> Option<Keepalive>
     })
 }
 
-fn read_steering(table: &Table<'_>, out: &mut Diagnostics) -> Option<Steering> {
+fn read_steering(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<SteeringSection> {
     let interfaces = table.read(&steering::INTERFACES, out).unwrap_or_default();
     let ports = match table.read(&steering::PORTS, out)? {
-        Some(ranges) => Ports::Listed(values(ranges)),
-        None => Ports::All,
+        Some(ranges) => SteeringPorts::Listed(values(ranges)),
+        None => SteeringPorts::All,
     };
-    Some(Steering {
+    Some(SteeringSection {
         interfaces: values(interfaces),
         ports,
         udp: table.read(&steering::UDP, out)?,
@@ -118,7 +121,7 @@ fn read_steering(table: &Table<'_>, out: &mut Diagnostics) -> Option<Steering> {
     })
 }
 
-fn read_inspect(table: &Table<'_>, out: &mut Diagnostics) -> Option<Inspect> {
+fn read_inspect(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<Inspect> {
     Some(Inspect {
         deadline: table.read(&inspect::DEADLINE, out)?,
         max_hello: usize::try_from(table.read(&inspect::MAX_HELLO, out)?).ok()?,
@@ -129,7 +132,7 @@ fn read_inspect(table: &Table<'_>, out: &mut Diagnostics) -> Option<Inspect> {
 /// Maximum number of DNS servers; all are queried for every name.
 const MOST_SERVERS: usize = 8;
 
-fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
+fn read_resolver(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<Resolver> {
     let servers = table.read(&resolver::SERVERS, out)?;
     if let Some(one_too_many) = servers.as_ref().and_then(|servers| servers.get(MOST_SERVERS)) {
         let message = format!("`servers`: more than {MOST_SERVERS}");
@@ -148,7 +151,7 @@ fn read_resolver(table: &Table<'_>, out: &mut Diagnostics) -> Option<Resolver> {
     })
 }
 
-fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<DnssecAnchors> {
+fn read_anchors(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<DnssecAnchors> {
     let mut anchors = DnssecAnchors { root: false, given: Vec::new() };
     for anchor in values(table.read(&resolver::TRUST_ANCHORS, out)?) {
         match anchor {
@@ -159,7 +162,7 @@ fn read_anchors(table: &Table<'_>, out: &mut Diagnostics) -> Option<DnssecAnchor
     Some(anchors)
 }
 
-fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<TrustedRoots> {
+fn read_roots(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<TrustedRoots> {
     let mut roots = TrustedRoots { system: false, given: Vec::new() };
     for root in values(table.read(&certificates::ROOTS, out)?) {
         match root {
@@ -170,8 +173,8 @@ fn read_roots(table: &Table<'_>, out: &mut Diagnostics) -> Option<TrustedRoots> 
     Some(roots)
 }
 
-fn read_flow_log(table: &Table<'_>, out: &mut Diagnostics) -> Option<FlowLog> {
-    Some(FlowLog {
+fn read_flow_log(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<FlowLogSection> {
+    Some(FlowLogSection {
         target: table.read(&flow_log::PATH, out)?,
         queue: usize::try_from(table.read(&flow_log::QUEUE, out)?).ok()?,
     })

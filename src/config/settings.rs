@@ -16,9 +16,9 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Settings of the daemon: listeners, workers, timeouts.
-    pub gateway: Gateway,
+    pub gateway: GatewaySection,
     /// Packet rules that redirect traffic to the listener.
-    pub steering: Steering,
+    pub steering: SteeringSection,
     /// Limits of inspection.
     pub inspect: Inspect,
     /// Private destinations that rules by name may reach.
@@ -36,7 +36,7 @@ pub struct Config {
     /// Help text for denied users; one line.
     pub help: Option<Arc<str>>,
     /// Destination of the flow log.
-    pub flow_log: FlowLog,
+    pub flow_log: FlowLogSection,
     /// Destination of the audit log.
     pub audit: AuditTarget,
     /// Pools. They do not overlap, and names are unique.
@@ -64,7 +64,7 @@ impl Config {
 
 /// Section `[gateway]`.
 #[derive(Debug, Clone)]
-pub struct Gateway {
+pub struct GatewaySection {
     /// Address of the transparent listener, always unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
     pub listen: SocketAddr,
     /// Number of workers. `None`: one per core.
@@ -113,13 +113,13 @@ pub struct Keepalive {
 
 /// Section `[steering]`.
 #[derive(Debug, Clone)]
-pub struct Steering {
+pub struct SteeringSection {
     /// Interfaces on which tenants' packets arrive. At least one.
     pub interfaces: Vec<Interface>,
     /// Intercepted TCP destination ports.
-    pub ports: Ports,
+    pub ports: SteeringPorts,
     /// Treatment of UDP to the same ports.
-    pub udp: Udp,
+    pub udp: UdpSetting,
     /// Firewall mark of intercepted packets; never 0.
     pub mark: u32,
     /// Routing table that delivers marked packets locally; never 0 or 253 to 255.
@@ -132,14 +132,14 @@ pub struct Steering {
 
 /// Intercepted TCP destination ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
+pub enum SteeringPorts {
     /// Every port.
     All,
     /// The listed ports; at least one.
     Listed(Vec<PortRange>),
 }
 
-impl Ports {
+impl SteeringPorts {
     /// True if TCP to this port is intercepted.
     pub fn contain(&self, port: u16) -> bool {
         match self {
@@ -151,7 +151,7 @@ impl Ports {
 
 /// Treatment of UDP to intercepted ports, mainly QUIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Udp {
+pub enum UdpSetting {
     /// Rejected with an ICMP error, so that clients fall back to TCP at once.
     Reject,
     /// Dropped silently.
@@ -182,7 +182,7 @@ pub struct Resolver {
 
 /// Section `[flow_log]`.
 #[derive(Debug, Clone)]
-pub struct FlowLog {
+pub struct FlowLogSection {
     /// Destination of the lines.
     pub target: FlowLogTarget,
     /// Maximum queued lines; further ones are dropped and counted.

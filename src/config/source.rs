@@ -1,6 +1,6 @@
 //! A configuration file in memory, and positions in it.
 
-use super::diagnostic::{Diagnostics, FileId, FileKind, Place};
+use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use toml::de::DeTable;
 const MAX_SYNTAX_ERRORS: usize = 10;
 
 /// One TOML file.
-pub(super) struct Source {
+pub(super) struct SourceFile {
     id: FileId,
     text: String,
     /// Byte offset of each line; ascending, and the first is 0.
@@ -20,7 +20,7 @@ pub(super) struct Source {
     pub(super) label: Arc<str>,
 }
 
-impl Source {
+impl SourceFile {
     /// Reads a file; `None` if that fails, which is reported.
     pub(super) fn open(path: &Path, label: &str, out: &mut Diagnostics) -> Option<Self> {
         let (id, bytes) = out.read(path, FileKind::Text);
@@ -55,12 +55,12 @@ impl Source {
     }
 
     /// Returns the position of the whole file.
-    pub(super) fn whole(&self) -> Place {
+    pub(super) fn whole(&self) -> SourcePosition {
         self.id.whole()
     }
 
     /// Returns the position at which a span starts.
-    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+    pub(super) fn place(&self, span: &Range<usize>) -> SourcePosition {
         let offset = self.text.floor_char_boundary(span.start);
         let line = self.lines.partition_point(|start| *start <= offset);
         let column = self.text[self.lines[line - 1]..offset].chars().count() + 1;

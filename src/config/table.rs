@@ -1,28 +1,28 @@
 //! TOML tables, read key by key.
 
-use super::diagnostic::{Diagnostics, Place};
-use super::kinds::{Kind, Nested};
+use super::diagnostic::{Diagnostics, SourcePosition};
 use super::nearest::nearest;
-use super::schema::{Key, Presence, Section};
-use super::source::Source;
+use super::schema::{ConfigKey, ConfigSection, KeyPresence};
+use super::source::SourceFile;
 use super::value::Value;
+use super::value_types::{NestedType, ValueType};
 use toml::de::{DeTable, DeValue};
 
 /// A table, whose keys are those of a section of the catalogue. Opening it reports every other key.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'a> {
-    source: &'a Source,
-    section: &'static Section,
+pub(super) struct TomlTable<'a> {
+    source: &'a SourceFile,
+    section: &'static ConfigSection,
     /// `None` if the file has no such table: every key has its default.
     entries: Option<&'a DeTable<'a>>,
     /// Byte offset of its header.
     offset: usize,
 }
 
-impl<'a> Table<'a> {
+impl<'a> TomlTable<'a> {
     pub(super) fn open(
-        source: &'a Source,
-        section: &'static Section,
+        source: &'a SourceFile,
+        section: &'static ConfigSection,
         entries: &'a DeTable<'a>,
         offset: usize,
         out: &mut Diagnostics,
@@ -34,7 +34,7 @@ impl<'a> Table<'a> {
         table
     }
 
-    fn judge_key(&self, name: &str, key_at: Place, value_at: Place, out: &mut Diagnostics) {
+    fn judge_key(&self, name: &str, key_at: SourcePosition, value_at: SourcePosition, out: &mut Diagnostics) {
         let known = || self.section.keys.iter().map(|known| known.name());
         if let Some(key) = self.section.keys.iter().find(|key| key.name() == name) {
             if let Some(instead) = key.unsupported() {
@@ -51,7 +51,7 @@ impl<'a> Table<'a> {
     }
 
     /// Position of the table.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> SourcePosition {
         self.source.place(&(self.offset..self.offset))
     }
 
@@ -65,41 +65,45 @@ impl<'a> Table<'a> {
         format!("{}:{}", self.source.label, self.place().line)
     }
 
-    fn entry<K>(&self, key: &Key<K>) -> Option<Value<'a>> {
+    fn entry<K>(&self, key: &ConfigKey<K>) -> Option<Value<'a>> {
         let node = self.entries?.get(key.name)?;
         Some(Value { source: self.source, key: key.name, node })
     }
 
     /// Position of the key's value; of the table if the key is absent.
-    pub(super) fn place_of<K>(&self, key: &Key<K>) -> Place {
+    pub(super) fn place_of<K>(&self, key: &ConfigKey<K>) -> SourcePosition {
         self.entry(key).map_or_else(|| self.place(), |value| value.place())
     }
 
-    pub(super) fn has<K>(&self, key: &Key<K>) -> bool {
+    pub(super) fn has<K>(&self, key: &ConfigKey<K>) -> bool {
         self.entry(key).is_some()
     }
 
     /// Reads a key. `None` if it is absent without a default, or wrong, which is reported.
-    pub(super) fn read<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
+    pub(super) fn read<K: ValueType>(
+        &self,
+        key: &'static ConfigKey<K>,
+        out: &mut Diagnostics,
+    ) -> Option<K::Value> {
         if let Some(value) = self.entry(key) {
             // If this is `None` the load has failed; the default lets it continue, to find further errors.
             return key.kind.read(value, out).or_else(|| self.default(key, out));
         }
-        if key.presence == Presence::Required {
+        if key.presence == KeyPresence::Required {
             let message = format!("missing key `{}` in {}", key.name, self.section.header);
             out.error(self.place(), message, format!("add it, for example `{} = {}`", key.name, key.example));
         }
         self.default(key, out)
     }
 
-    fn default<K: Kind>(&self, key: &'static Key<K>, out: &mut Diagnostics) -> Option<K::Value> {
-        let Presence::Default(text) = key.presence else { return None };
+    fn default<K: ValueType>(&self, key: &'static ConfigKey<K>, out: &mut Diagnostics) -> Option<K::Value> {
+        let KeyPresence::Default(text) = key.presence else { return None };
         let node = DeValue::parse(text).ok()?;
         key.kind.read(Value { source: self.source, key: key.name, node: &node }, out)
     }
 
     /// Returns the table under a key; an empty one if it is absent.
-    pub(super) fn section(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Self {
+    pub(super) fn section(&self, key: &'static ConfigKey<NestedType>, out: &mut Diagnostics) -> Self {
         let section = key.kind.0;
         let absent = Self { source: self.source, section, entries: None, offset: self.offset };
         let Some(value) = self.entry(key) else { return absent };
@@ -111,7 +115,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns the tables under a key, in the order of the file.
-    pub(super) fn sections(&self, key: &'static Key<Nested>, out: &mut Diagnostics) -> Vec<Self> {
+    pub(super) fn sections(&self, key: &'static ConfigKey<NestedType>, out: &mut Diagnostics) -> Vec<Self> {
         let section = key.kind.0;
         let help = || format!("write it as {}", section.header);
         let Some(value) = self.entry(key) else { return Vec::new() };

@@ -1,16 +1,16 @@
 //! Reads `[[pool]]` and `[[tenant]]`, with the positions that later findings refer to.
 
 use super::catalogue::{allow, deny, limits, pool, tenant};
-use super::diagnostic::{Diagnostics, Place};
-use super::host_kind::Host;
+use super::diagnostic::{Diagnostics, SourcePosition};
+use super::host_type::HostType;
 use super::hosts_file::HostsFiles;
-use super::kinds::List;
-use super::kinds::Placed;
 use super::modes;
-use super::network_kinds::{FileName, Name, Network, Port};
-use super::schema::Key;
+use super::network_types::{FileNameType, NameType, NetworkType, PortType};
+use super::schema::ConfigKey;
 use super::sections::values;
-use super::table::Table;
+use super::table::TomlTable;
+use super::value_types::ListType;
+use super::value_types::Placed;
 use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
@@ -23,11 +23,11 @@ use std::net::IpAddr;
 /// A pool, and the positions of its keys.
 pub(super) struct PoolDraft {
     pub(super) spec: PoolSpec,
-    pub(super) name_at: Place,
-    pub(super) ports_at: Place,
+    pub(super) name_at: SourcePosition,
+    pub(super) ports_at: SourcePosition,
     /// One per entry of `spec.addresses`.
-    pub(super) addresses_at: Vec<Place>,
-    pub(super) drain_at: Place,
+    pub(super) addresses_at: Vec<SourcePosition>,
+    pub(super) drain_at: SourcePosition,
 }
 
 /// A tenant, and the positions of its keys.
@@ -35,11 +35,11 @@ pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
     /// `None`: the default of `[policy]`.
     pub(super) ech: Option<EchPolicy>,
-    pub(super) name_at: Place,
-    pub(super) pool_at: Place,
-    pub(super) floor_at: Place,
+    pub(super) name_at: SourcePosition,
+    pub(super) pool_at: SourcePosition,
+    pub(super) floor_at: SourcePosition,
     /// One per entry of `spec.sources`.
-    pub(super) sources_at: Vec<Place>,
+    pub(super) sources_at: Vec<SourcePosition>,
     /// One per entry of `spec.rules`.
     pub(super) rules_at: Vec<RulePlaces>,
 }
@@ -47,11 +47,11 @@ pub(super) struct TenantDraft {
 /// Positions of a rule's keys.
 #[derive(Clone, Copy)]
 pub(super) struct RulePlaces {
-    pub(super) rule: Place,
-    pub(super) name: Place,
-    pub(super) hosts: Place,
-    pub(super) cidrs: Place,
-    pub(super) ports: Place,
+    pub(super) rule: SourcePosition,
+    pub(super) name: SourcePosition,
+    pub(super) hosts: SourcePosition,
+    pub(super) cidrs: SourcePosition,
+    pub(super) ports: SourcePosition,
     /// True if it sets how other protocols are treated.
     pub(super) says_protocols: bool,
 }
@@ -77,7 +77,7 @@ fn may_be_sources(network: &IpNet) -> bool {
 
 impl PoolDraft {
     /// Reads a pool. Wrong values are reported and left empty in the draft. Both mandatory keys have defaults.
-    pub(super) fn read(table: &Table<'_>, out: &mut Diagnostics) -> Option<Self> {
+    pub(super) fn read(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<Self> {
         let addresses = table.read(&pool::ADDRESSES, out).unwrap_or_default();
         for network in &addresses {
             if !may_be_sources(&network.value) {
@@ -113,7 +113,7 @@ impl PoolDraft {
 }
 
 /// Reads the addresses that take no new flows.
-fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> Vec<SourceAddr> {
+fn read_drain(table: &TomlTable<'_>, networks: &[IpNet], out: &mut Diagnostics) -> Vec<SourceAddr> {
     let drain = table.read(&pool::DRAIN, out).unwrap_or_default();
     for Placed { value: address, at } in &drain {
         match networks.iter().find(|network| network.contains(&address.ip())) {
@@ -134,7 +134,11 @@ fn read_drain(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> V
 }
 
 /// Reads the source addresses with the public ones that they are mapped to.
-fn read_public(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> BTreeMap<SourceAddr, IpAddr> {
+fn read_public(
+    table: &TomlTable<'_>,
+    networks: &[IpNet],
+    out: &mut Diagnostics,
+) -> BTreeMap<SourceAddr, IpAddr> {
     let mut sources = HashMap::new();
     let mut read = BTreeMap::new();
     for Placed { value: (source, public), at } in table.read(&pool::PUBLIC, out).unwrap_or_default() {
@@ -157,14 +161,14 @@ fn read_public(table: &Table<'_>, networks: &[IpNet], out: &mut Diagnostics) -> 
     read
 }
 
-fn not_of_the_pool(key: &str, address: IpAddr, at: Place, out: &mut Diagnostics) {
+fn not_of_the_pool(key: &str, address: IpAddr, at: SourcePosition, out: &mut Diagnostics) {
     let message = format!("`{key}`: {address} is no address of the pool");
     out.error(at, message, "write one that lies in its `addresses`");
 }
 
 impl TenantDraft {
     /// Reads a tenant. Wrong values are reported and left empty in the draft.
-    pub(super) fn read(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> Self {
+    pub(super) fn read(table: &TomlTable<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> Self {
         let sources = table.read(&tenant::SOURCES, out).unwrap_or_default();
         let mode = modes::read(table, clock::timestamp(), out);
         let limits = table.section(&tenant::LIMITS, out);
@@ -195,7 +199,7 @@ impl TenantDraft {
 
 /// Reads the allow and deny rules of one tenant, in the order of the file.
 fn read_rules(
-    table: &Table<'_>,
+    table: &TomlTable<'_>,
     files: &mut HostsFiles,
     out: &mut Diagnostics,
 ) -> (Vec<RuleSpec>, Vec<RulePlaces>) {
@@ -203,14 +207,18 @@ fn read_rules(
     let denies = table.sections(&tenant::DENY, out).into_iter().map(|rule| (RuleEffect::Deny, rule));
     let mut tables: Vec<_> = allows.chain(denies).collect();
     tables.sort_by_key(|(_, rule)| rule.offset());
-    let read = |(effect, rule): (RuleEffect, Table<'_>)| match effect {
+    let read = |(effect, rule): (RuleEffect, TomlTable<'_>)| match effect {
         RuleEffect::Allow => read_allow(&rule, files, out),
         RuleEffect::Deny => read_deny(&rule, files, out),
     };
     tables.into_iter().map(read).unzip()
 }
 
-fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
+fn read_allow(
+    table: &TomlTable<'_>,
+    files: &mut HostsFiles,
+    out: &mut Diagnostics,
+) -> (RuleSpec, RulePlaces) {
     let (mut rule, mut places) = read_rule(RuleEffect::Allow, &ALLOW, table, files, out);
     let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
     rule.destination = table.read(&allow::DESTINATION, out).unwrap_or_default();
@@ -263,7 +271,7 @@ fn read_allow(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) 
     (rule, places)
 }
 
-fn read_deny(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
+fn read_deny(table: &TomlTable<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
     if !DENY.names_hosts(table) && !table.has(DENY.cidrs) && !table.has(DENY.ports) {
         let help = "add `hosts`, `hosts_file`, `cidrs` or `ports`; what no rule allows is denied anyhow";
         out.error(table.place(), "the rule does not say what it denies", help);
@@ -273,11 +281,11 @@ fn read_deny(table: &Table<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -
 
 /// Keys common to allow and deny rules.
 struct RuleKeys {
-    name: &'static Key<Name>,
-    hosts: &'static Key<List<Host>>,
-    hosts_file: &'static Key<FileName>,
-    cidrs: &'static Key<List<Network>>,
-    ports: &'static Key<List<Port>>,
+    name: &'static ConfigKey<NameType>,
+    hosts: &'static ConfigKey<ListType<HostType>>,
+    hosts_file: &'static ConfigKey<FileNameType>,
+    cidrs: &'static ConfigKey<ListType<NetworkType>>,
+    ports: &'static ConfigKey<ListType<PortType>>,
 }
 
 static ALLOW: RuleKeys = RuleKeys {
@@ -297,7 +305,7 @@ static DENY: RuleKeys = RuleKeys {
 };
 
 impl RuleKeys {
-    fn names_hosts(&self, table: &Table<'_>) -> bool {
+    fn names_hosts(&self, table: &TomlTable<'_>) -> bool {
         table.has(self.hosts) || table.has(self.hosts_file)
     }
 }
@@ -305,7 +313,7 @@ impl RuleKeys {
 fn read_rule(
     effect: RuleEffect,
     keys: &RuleKeys,
-    table: &Table<'_>,
+    table: &TomlTable<'_>,
     files: &mut HostsFiles,
     out: &mut Diagnostics,
 ) -> (RuleSpec, RulePlaces) {

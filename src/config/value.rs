@@ -1,7 +1,7 @@
 //! TOML values with their key and position, for error messages.
 
-use super::diagnostic::{Diagnostics, Place};
-use super::source::Source;
+use super::diagnostic::{Diagnostics, SourcePosition};
+use super::source::SourceFile;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -11,7 +11,7 @@ const MAX_SHOWN: usize = 80;
 /// A single value.
 #[derive(Clone, Copy)]
 pub(super) struct Value<'a> {
-    pub(super) source: &'a Source,
+    pub(super) source: &'a SourceFile,
     pub(super) key: &'static str,
     pub(super) node: &'a Spanned<DeValue<'a>>,
 }
@@ -21,7 +21,7 @@ impl<'a> Value<'a> {
         self.node.get_ref()
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> SourcePosition {
         self.source.place(&self.node.span())
     }
 

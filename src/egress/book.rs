@@ -10,7 +10,7 @@ use super::share_table::ShareTable;
 use super::state::SourceState;
 use super::visits::ReaperVisits;
 use crate::addr::SourceAddr;
-use crate::sys::sock_diag::Presence;
+use crate::sys::sock_diag::SocketPresence;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,7 +93,11 @@ impl SourceBook {
     }
 
     /// Frees the ports that the kernel has released. Returns the time of the reaper's next visit.
-    pub(super) fn answer_lingering(&self, answers: &[Option<Presence>], now: Instant) -> Option<Instant> {
+    pub(super) fn answer_lingering(
+        &self,
+        answers: &[Option<SocketPresence>],
+        now: Instant,
+    ) -> Option<Instant> {
         self.lock().answer_lingering(answers, now)
     }
 

@@ -3,7 +3,7 @@
 use super::destination_key::DestinationKey;
 use super::due::{self, Due, EarliestFirst};
 use super::share::Share;
-use crate::sys::sock_diag::Presence;
+use crate::sys::sock_diag::SocketPresence;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
@@ -56,17 +56,17 @@ impl LingeringPort {
     }
 
     /// Takes the answer to a query, `None` if the query failed. True if the port is free.
-    fn is_freed_by(&mut self, found: Option<Presence>, now: Instant) -> bool {
+    fn is_freed_by(&mut self, found: Option<SocketPresence>, now: Instant) -> bool {
         self.failures = if found.is_none() { self.failures + 1 } else { 0 };
         let pause = match found {
-            Some(Presence::Gone) => return true,
-            Some(Presence::Waiting(_)) if self.timestamps => return true,
-            Some(Presence::Waiting(left)) => {
+            Some(SocketPresence::Gone) => return true,
+            Some(SocketPresence::Waiting(_)) if self.timestamps => return true,
+            Some(SocketPresence::Waiting(left)) => {
                 let (shortest, longest) = WAITING_PAUSES;
                 self.pause = (self.pause * 2).clamp(shortest, longest);
                 self.pause.min(left.max(FIRST_LOOK))
             }
-            Some(Presence::Socket) => {
+            Some(SocketPresence::Socket) => {
                 self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
                 self.pause
             }
@@ -103,7 +103,7 @@ impl LingeringPorts {
     }
 
     /// Takes the answers to the batch, in its order. Returns the ports that are free.
-    pub(super) fn answer(&mut self, answers: &[Option<Presence>], now: Instant) -> Vec<LingeringPort> {
+    pub(super) fn answer(&mut self, answers: &[Option<SocketPresence>], now: Instant) -> Vec<LingeringPort> {
         let answers = answers.iter().copied().chain(std::iter::repeat(None));
         let (mut freed, mut kept) = (Vec::new(), Vec::new());
         for (mut linger, found) in self.asked.drain(..).zip(answers) {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     /// Time to the next query about a port after one answer; `None` if the port is free.
-    fn after(answer: Option<Presence>, timestamps: bool) -> Option<Duration> {
+    fn after(answer: Option<SocketPresence>, timestamps: bool) -> Option<Duration> {
         let now = crate::clock::now();
         let mut lingering = LingeringPorts::default();
         lingering.push(port(Duration::ZERO, timestamps, now));
@@ -166,14 +166,14 @@ mod tests {
     fn kernel_answer_decides_release() {
         let left = Duration::from_secs(59);
         for timestamps in [true, false] {
-            assert_eq!(after(Some(Presence::Gone), timestamps), None);
-            assert_eq!(after(Some(Presence::Socket), timestamps), Some(FIRST_LOOK * 3 / 2));
+            assert_eq!(after(Some(SocketPresence::Gone), timestamps), None);
+            assert_eq!(after(Some(SocketPresence::Socket), timestamps), Some(FIRST_LOOK * 3 / 2));
             assert_eq!(after(None, timestamps), Some(AFTER_FAILURE));
         }
-        assert_eq!(after(Some(Presence::Waiting(left)), true), None);
-        assert_eq!(after(Some(Presence::Waiting(left)), false), Some(WAITING_PAUSES.0));
+        assert_eq!(after(Some(SocketPresence::Waiting(left)), true), None);
+        assert_eq!(after(Some(SocketPresence::Waiting(left)), false), Some(WAITING_PAUSES.0));
         let soon = Duration::from_millis(700);
-        assert_eq!(after(Some(Presence::Waiting(soon)), false), Some(soon));
+        assert_eq!(after(Some(SocketPresence::Waiting(soon)), false), Some(soon));
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         let (start, mut questions) = (now, 0);
         while now < start + Duration::from_mins(6) {
             now = port.next;
-            assert!(!port.is_freed_by(Some(Presence::Socket), now));
+            assert!(!port.is_freed_by(Some(SocketPresence::Socket), now));
             questions += 1;
         }
         assert!((60..100).contains(&questions), "{questions}");
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(lingering.ask(now, 9), []);
         assert_eq!(lingering.ask(now + soon, 9).len(), 1);
         assert_eq!((lingering.len(), lingering.iter().count()), (3, 3), "held while it is asked about");
-        assert_eq!(lingering.answer(&[Some(Presence::Gone)], now + soon).len(), 1);
+        assert_eq!(lingering.answer(&[Some(SocketPresence::Gone)], now + soon).len(), 1);
         assert_eq!(lingering.next_visit(), Some(now + late));
     }
 }

@@ -3,7 +3,7 @@
 use super::destination_key::DestinationKey;
 use super::ledger::Ledger;
 use crate::addr::{DialAddr, SourceAddr};
-use crate::sys::sock_diag::Presence;
+use crate::sys::sock_diag::SocketPresence;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -67,7 +67,7 @@ impl Reaper {
     pub fn reap(
         &mut self,
         now: Instant,
-        mut ask: impl FnMut(&[(SocketAddr, SocketAddr)]) -> Vec<Option<Presence>>,
+        mut ask: impl FnMut(&[(SocketAddr, SocketAddr)]) -> Vec<Option<SocketPresence>>,
     ) {
         self.due.extend(self.ledger.visits().lock().visits.drain(..).map(Reverse));
         while let Some(round) = self.round(now) {

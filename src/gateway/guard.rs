@@ -5,7 +5,9 @@ mod terms;
 use super::flow::Flow;
 use super::worker::{FlowSettings, Worker};
 use crate::hostname::Hostname;
-use crate::inspect::{Changed, Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear};
+use crate::inspect::{
+    Changed, Hellos, HttpExchange, Inspected, Malformed, Protocol, Remainder, Then, Unclear,
+};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Permit};
 use crate::relay::{self, GuardVerdict, Guarded, NextStep, Side, TruncationReason};
@@ -31,7 +33,7 @@ enum ProtocolFollower<'w> {
 }
 
 struct JudgedRequests<'w> {
-    exchange: Exchange,
+    exchange: HttpExchange,
     terms: RequestTerms<'w>,
 }
 
@@ -68,7 +70,7 @@ impl<'w> PolicyGuard<'w> {
                 let terms =
                     RequestTerms::of(FlowOwner::of(worker, flow)?, inspected.name.clone(), permit, flow);
                 ProtocolFollower::Requests(Box::new(JudgedRequests {
-                    exchange: Exchange::new(max_hello),
+                    exchange: HttpExchange::new(max_hello),
                     terms,
                 }))
             }

@@ -1,7 +1,7 @@
 //! Parser of the TLS ClientHello: server name, application protocols, presence of an encrypted hello.
 
 use super::records::{self, Stop};
-use super::{Inspected, Malformed, Protocol, Verdict};
+use super::{Inspected, Malformed, ParseProgress, Protocol};
 use crate::hostname::AskedName;
 use tls_parser::{
     SNIType, TlsClientHelloContents, TlsExtension, parse_tls_extension_sni_hostname,
@@ -20,22 +20,22 @@ const MAX_EXTENSIONS: usize = 128;
 /// Bytes kept of the offered protocols, for the flow log.
 const MAX_ALPN: usize = 64;
 
-type Result<T, E = &'static str> = std::result::Result<T, E>;
+type HelloResult<T, E = &'static str> = Result<T, E>;
 
 /// Inspects bytes whose first record is a TLS handshake.
-pub(super) fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
-    let malformed = |reason| Verdict::Malformed(Malformed { protocol: Protocol::Tls, reason });
+pub(super) fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> ParseProgress {
+    let malformed = |reason| ParseProgress::Malformed(Malformed { protocol: Protocol::Tls, reason });
     match records::client_hello(bytes, max, scratch) {
         Ok((body, length)) => {
-            read(body).map_or_else(malformed, |hello| Verdict::Done(Inspected { length, ..hello }))
+            read(body).map_or_else(malformed, |hello| ParseProgress::Done(Inspected { length, ..hello }))
         }
-        Err(Stop::NeedMore(at_least)) => Verdict::NeedMore { at_least },
+        Err(Stop::NeedMore(at_least)) => ParseProgress::NeedMore { at_least },
         Err(Stop::Malformed(reason)) => malformed(reason),
-        Err(Stop::TooLarge) => Verdict::TooLarge(Protocol::Tls),
+        Err(Stop::TooLarge) => ParseProgress::TooLarge(Protocol::Tls),
     }
 }
 
-fn read(body: &[u8]) -> Result<Inspected> {
+fn read(body: &[u8]) -> HelloResult<Inspected> {
     let hello = parse(body)?;
     let mut inspected = Inspected::nothing(Protocol::Tls);
     let mut rest = hello.ext.unwrap_or_default();
@@ -63,7 +63,7 @@ fn read(body: &[u8]) -> Result<Inspected> {
 }
 
 /// Parses the message. Empty lists and bytes after the extensions (RFC 8446 §4.1.2), which `tls-parser` accepts, fail.
-fn parse(body: &[u8]) -> Result<TlsClientHelloContents<'_>> {
+fn parse(body: &[u8]) -> HelloResult<TlsClientHelloContents<'_>> {
     let (rest, hello) =
         parse_tls_handshake_client_hello(body).map_err(|_| "the ClientHello is cut off or inconsistent")?;
     if !rest.is_empty() {
@@ -80,7 +80,7 @@ fn parse(body: &[u8]) -> Result<TlsClientHelloContents<'_>> {
 
 /// Returns the one name of a `server_name` extension (RFC 6066 §3: a list without two names of one type, and no type
 /// but `host_name` was ever defined).
-fn server_name(data: &[u8]) -> Result<&[u8]> {
+fn server_name(data: &[u8]) -> HelloResult<&[u8]> {
     let list = list(data).ok_or("the list of server names is empty or inconsistent")?;
     let Ok((rest, (kind, name))) = parse_tls_extension_sni_hostname(list) else {
         return Err("a server name is cut off");
@@ -96,7 +96,7 @@ fn server_name(data: &[u8]) -> Result<&[u8]> {
 
 /// Returns the printable names of an `application_layer_protocol_negotiation` extension, up to [`MAX_ALPN`] bytes. Not
 /// by `tls-parser`, which collects up to 65,535 of them and ignores parse errors.
-fn application_protocols(data: &[u8]) -> Result<Box<str>> {
+fn application_protocols(data: &[u8]) -> HelloResult<Box<str>> {
     let mut rest = list(data).ok_or("the list of application protocols is empty or inconsistent")?;
     let mut joined = String::new();
     let mut full = false;

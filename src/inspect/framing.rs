@@ -16,10 +16,10 @@ pub(super) enum Body {
     UntilClose,
 }
 
-type Result<T, E = &'static str> = std::result::Result<T, E>;
+type FramingResult<T, E = &'static str> = Result<T, E>;
 
 /// Returns the framing of a request's body, in HTTP/1.`minor`.
-pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> Result<Body> {
+pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> FramingResult<Body> {
     let mut declared = Declared::Nothing;
     for header in headers {
         declared = declared.and(header.name.as_bytes(), header.value)?;
@@ -41,7 +41,11 @@ pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> Res
 }
 
 /// Returns the framing of a response's body; `to_head`: the request's method was HEAD.
-pub(super) fn of_answer(status: u16, to_head: bool, declared: Result<Declared>) -> Result<Body> {
+pub(super) fn of_answer(
+    status: u16,
+    to_head: bool,
+    declared: FramingResult<Declared>,
+) -> FramingResult<Body> {
     if to_head || matches!(status, 100..=199 | 204 | 304) {
         return Ok(Body::Empty);
     }
@@ -80,7 +84,7 @@ pub(super) fn declares(name: &[u8]) -> bool {
 
 impl Declared {
     /// Adds one more header, which must not repeat a declaration.
-    pub(super) fn and(self, name: &[u8], value: &[u8]) -> Result<Self> {
+    pub(super) fn and(self, name: &[u8], value: &[u8]) -> FramingResult<Self> {
         let value = value.trim_ascii();
         let says = if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_bytes()) {
             Self::Length(length(value)?)
@@ -110,7 +114,7 @@ impl Coding {
 }
 
 /// Parses a length, of as many digits as fit any integer in which a server may store it.
-fn length(value: &[u8]) -> Result<Body> {
+fn length(value: &[u8]) -> FramingResult<Body> {
     if !(1..=18).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
         return Err("a Content-Length that is not a number");
     }

@@ -2,8 +2,8 @@
 
 use super::authority::Authority;
 use super::framing::{self, Body};
-use super::spoken::is_token;
-use super::{Inspected, Malformed, Protocol, Verdict};
+use super::protocol_detect::is_token;
+use super::{Inspected, Malformed, ParseProgress, Protocol};
 use crate::hostname::AskedName;
 use httparse::Header;
 use std::io::BufRead;
@@ -14,20 +14,20 @@ const MAX_HEADERS: usize = 128;
 /// Methods that affect the framing of the request or of its response.
 const FRAMING_METHODS: [&str; 4] = ["GET", "HEAD", "TRACE", "CONNECT"];
 
-type Result<T, E = &'static str> = std::result::Result<T, E>;
+type HeadResult<T, E = &'static str> = Result<T, E>;
 
 /// Inspects at most `max` bytes that start with a method and a space.
-pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
+pub(super) fn inspect(bytes: &[u8], max: usize) -> ParseProgress {
     match read(bytes) {
-        Ok(Some(request)) => Verdict::Done(Inspected {
+        Ok(Some(request)) => ParseProgress::Done(Inspected {
             name: request.name,
             unframed: request.body.err(),
             ..Inspected::nothing(Protocol::Http)
         }),
         // A single byte can complete or invalidate the head.
-        Ok(None) if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
-        Ok(None) => Verdict::TooLarge(Protocol::Http),
-        Err(reason) => Verdict::Malformed(Malformed { protocol: Protocol::Http, reason }),
+        Ok(None) if bytes.len() < max => ParseProgress::NeedMore { at_least: bytes.len() + 1 },
+        Ok(None) => ParseProgress::TooLarge(Protocol::Http),
+        Err(reason) => ParseProgress::Malformed(Malformed { protocol: Protocol::Http, reason }),
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) fn inspect(bytes: &[u8], max: usize) -> Verdict {
 pub(super) struct Request {
     pub(super) name: AskedName,
     /// Body framing, or why it is ambiguous.
-    pub(super) body: Result<Body>,
+    pub(super) body: HeadResult<Body>,
     /// True if the method is HEAD, whose response has no body whatever its headers declare.
     pub(super) by_head: bool,
     pub(super) upgrade: Upgrade,
@@ -57,7 +57,7 @@ pub(super) enum Upgrade {
 
 /// Parses a head; `None` until it is complete. The request line is judged as soon as it is complete, so that a client
 /// of another protocol that waits for an answer gets one.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
+pub(super) fn read(bytes: &[u8]) -> HeadResult<Option<Request>> {
     let Some((line, rest)) = split_line(bytes)? else { return Ok(None) };
     let line = request_line(line)?;
     let Some(fields) = header_section(rest)? else { return Ok(None) };
@@ -80,7 +80,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Request>> {
 
 /// Splits off the first line with its CRLF. A lone LF is an error: RFC 9112 §2.2 lets a server accept it as a line end,
 /// so readers would disagree on the headers.
-fn split_line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>> {
+fn split_line(bytes: &[u8]) -> HeadResult<Option<(&[u8], &[u8])>> {
     // std's fast byte search; reading from a slice cannot fail.
     let end = (&mut &*bytes).skip_until(b'\n').unwrap_or(0);
     let (line, rest) = bytes.split_at(end);
@@ -99,7 +99,7 @@ struct RequestLine<'a> {
     minor: u8,
 }
 
-fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
+fn request_line(line: &[u8]) -> HeadResult<RequestLine<'_>> {
     const NOT_ONE: &str = "the request line is not one of HTTP/1";
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     match line {
@@ -141,7 +141,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>> {
 }
 
 /// Returns the authority of `http://authority/…`, delimited by RFC 3986 §3.2.
-fn absolute(target: &[u8]) -> Result<Authority<'_>> {
+fn absolute(target: &[u8]) -> HeadResult<Authority<'_>> {
     let scheme =
         target.windows(3).position(|w| w == b"://").ok_or("the target is neither a path nor a URL")?;
     let (scheme, rest) = (&target[..scheme], &target[scheme + 3..]);
@@ -154,7 +154,7 @@ fn absolute(target: &[u8]) -> Result<Authority<'_>> {
 }
 
 /// Returns the header lines with the empty line that ends them; `None` until it is there.
-fn header_section(bytes: &[u8]) -> Result<Option<&[u8]>> {
+fn header_section(bytes: &[u8]) -> HeadResult<Option<&[u8]>> {
     let mut rest = bytes;
     for _ in 0..=MAX_HEADERS {
         let Some((line, after)) = split_line(rest)? else { return Ok(None) };
@@ -169,7 +169,7 @@ fn header_section(bytes: &[u8]) -> Result<Option<&[u8]>> {
 }
 
 /// Returns the value of the only Host header.
-fn host<'a>(headers: &[Header<'a>]) -> Result<Option<Authority<'a>>> {
+fn host<'a>(headers: &[Header<'a>]) -> HeadResult<Option<Authority<'a>>> {
     let mut hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
     let Some(host) = hosts.next() else { return Ok(None) };
     if hosts.next().is_some() {

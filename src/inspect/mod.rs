@@ -3,7 +3,7 @@
 //! The caller peeks and passes *all* bytes seen so far; no state is kept between calls, so a flow under inspection
 //! needs no buffer. Verdicts are final: more bytes never change one other than `NeedMore`.
 //!
-//! Later requests and a second hello are followed by [`Exchange`] and [`Hellos`] while the flow is relayed.
+//! Later requests and a second hello are followed by [`HttpExchange`] and [`Hellos`] while the flow is relayed.
 
 mod authority;
 mod client_hello;
@@ -11,15 +11,15 @@ mod follow;
 mod framing;
 mod http_head;
 mod peek;
+mod protocol_detect;
 mod records;
-mod spoken;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
-pub use follow::{Changed, Exchange, Hellos, Remainder, Then};
+pub use follow::{Changed, Hellos, HttpExchange, Remainder, Then};
 pub use peek::{Peeker, Unclear};
-pub use verdict::{Inspected, Malformed, Protocol, Verdict};
+pub use verdict::{Inspected, Malformed, ParseProgress, Protocol};
 
 /// Inspects all bytes that a client has sent so far.
 ///
@@ -29,13 +29,13 @@ pub use verdict::{Inspected, Malformed, Protocol, Verdict};
 /// The protocol is TLS if the first record is a handshake of major version 3 (RFC 8446 §5.1), and HTTP if the bytes
 /// start with a word in capital letters and a space, or with anything that some server accepts as either; only then can
 /// the verdict be `Malformed`. Other protocols that start with such a word (IRC, PROXY) are therefore refused.
-pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> Verdict {
+pub fn inspect(bytes: &[u8], max: usize, scratch: &mut Vec<u8>) -> ParseProgress {
     let bytes = &bytes[..bytes.len().min(max)];
-    match spoken::protocol(bytes) {
-        None if bytes.len() < max => Verdict::NeedMore { at_least: bytes.len() + 1 },
-        None => Verdict::TooLarge(Protocol::Other),
+    match protocol_detect::protocol(bytes) {
+        None if bytes.len() < max => ParseProgress::NeedMore { at_least: bytes.len() + 1 },
+        None => ParseProgress::TooLarge(Protocol::Other),
         Some(Protocol::Tls) => client_hello::inspect(bytes, max, scratch),
         Some(Protocol::Http) => http_head::inspect(bytes, max),
-        Some(Protocol::Other) => Verdict::Done(Inspected::nothing(Protocol::Other)),
+        Some(Protocol::Other) => ParseProgress::Done(Inspected::nothing(Protocol::Other)),
     }
 }

@@ -1,6 +1,6 @@
 //! The bounded peek loop: inspects what the client sent without consuming it from the socket.
 
-use super::{Inspected, Malformed, Protocol, Verdict, inspect};
+use super::{Inspected, Malformed, ParseProgress, Protocol, inspect};
 use crate::sys::event_loop::timeout;
 use crate::sys::socket::Socket;
 use std::cell::RefCell;
@@ -54,16 +54,16 @@ impl Peeker {
 
     /// Peeks until protocol and name are known.
     pub async fn peek(&self, client: &Socket) -> Result<Inspected, Unclear> {
-        let mut progress = Progress { need: 1, looks_like: Protocol::Other };
+        let mut progress = PeekProgress { need: 1, looks_like: Protocol::Other };
         if let Ok(result) = timeout(self.deadline, self.peek_on(client, &mut progress)).await {
             return result;
         }
         // The readiness of these bytes was consumed; restore it for the next reader, who would wait for more.
-        client.tell_readable();
+        client.mark_readable();
         Err(Unclear::TimedOut(progress.looks_like))
     }
 
-    async fn peek_on(&self, client: &Socket, progress: &mut Progress) -> Result<Inspected, Unclear> {
+    async fn peek_on(&self, client: &Socket, progress: &mut PeekProgress) -> Result<Inspected, Unclear> {
         loop {
             poll_fn(|cx| client.poll_readable(cx)).await;
             let finished = client.is_read_closed();
@@ -75,10 +75,10 @@ impl Peeker {
                 verdict.as_ref().map(drop).ok_or_else(|| io::ErrorKind::WouldBlock.into())
             });
             match verdict {
-                Some(Verdict::Done(inspected)) => return Ok(inspected),
-                Some(Verdict::Malformed(why)) => return Err(Unclear::Malformed(why)),
-                Some(Verdict::TooLarge(protocol)) => return Err(Unclear::TooLarge(protocol)),
-                Some(Verdict::NeedMore { .. }) | None => {}
+                Some(ParseProgress::Done(inspected)) => return Ok(inspected),
+                Some(ParseProgress::Malformed(why)) => return Err(Unclear::Malformed(why)),
+                Some(ParseProgress::TooLarge(protocol)) => return Err(Unclear::TooLarge(protocol)),
+                Some(ParseProgress::NeedMore { .. }) | None => {}
             }
             let failed = looked.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             // FIN comes after all bytes: if it was there before this look, nothing more will come.
@@ -89,16 +89,19 @@ impl Peeker {
     }
 
     /// Peeks at the receive queue once; `None` if it does not hold enough yet.
-    fn look(&self, client: &Socket, progress: &mut Progress) -> io::Result<Option<Verdict>> {
+    fn look(&self, client: &Socket, progress: &mut PeekProgress) -> io::Result<Option<ParseProgress>> {
         let Buffers { peeked, scratch } = &mut *self.buffers.borrow_mut();
         loop {
             let n = client.peek(peeked)?;
             if n >= progress.need {
                 match inspect(&peeked[..n], peeked.len(), scratch) {
-                    Verdict::NeedMore { at_least } => {
-                        *progress = Progress { need: at_least, looks_like: first_impression(&peeked[..n]) };
+                    ParseProgress::NeedMore { at_least } => {
+                        *progress =
+                            PeekProgress { need: at_least, looks_like: first_impression(&peeked[..n]) };
                     }
-                    verdict @ (Verdict::Done(_) | Verdict::Malformed(_) | Verdict::TooLarge(_)) => {
+                    verdict @ (ParseProgress::Done(_)
+                    | ParseProgress::Malformed(_)
+                    | ParseProgress::TooLarge(_)) => {
                         return Ok(Some(verdict));
                     }
                 }
@@ -110,7 +113,7 @@ impl Peeker {
     }
 }
 
-struct Progress {
+struct PeekProgress {
     /// Minimum number of bytes that can change the verdict.
     need: usize,
     looks_like: Protocol,

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// Result of inspecting the bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ParseProgress {
     /// Not enough bytes; calling again is pointless before `at_least` have arrived in all.
     NeedMore {
         /// More than were passed, and at most the bound on a hello.

@@ -4,7 +4,7 @@ use super::guard::{ForwardableBytes, Guard, Guarded};
 use super::pipes::FilledPipe;
 use super::scratch::{COPY, WorkerScratch};
 use super::{Side, close_notify};
-use crate::sys::event_loop::{give_way, has_turn};
+use crate::sys::event_loop::{defer_bulk, is_bulk_turn};
 use crate::sys::socket::Socket;
 use crate::sys::stream;
 use std::io;
@@ -69,7 +69,7 @@ fn poll_turn(left: usize) -> Poll<()> {
     if left > 0 {
         return Poll::Ready(());
     }
-    give_way();
+    defer_bulk();
     Poll::Pending
 }
 
@@ -144,7 +144,7 @@ impl RelayDirection {
         mut delivered: impl FnMut(usize),
     ) -> Poll<Result<(), FailedSide>> {
         // Bulk waits for its turn. Small messages do not, and a new direction may be either.
-        let mut turn = if self.splicing && !has_turn() { 0 } else { TURN };
+        let mut turn = if self.splicing && !is_bulk_turn() { 0 } else { TURN };
         while self.state != ReadState::Done {
             // Deliver before reading more.
             if !self.holds_nothing() {

@@ -2,14 +2,14 @@
 //! Egret's packets, as many of Docker's, Kubernetes' and Calico's do.
 
 use crate::interface::Interface;
-use crate::sys::packet_rules::{Ahead, Effect};
+use crate::sys::packet_rules::{Ahead, PacketEffect};
 
 /// Jumps that are followed.
 const DEPTH: u8 = 12;
 
 /// Position of the rule, and the interfaces that Egret's rules are for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct RulePosition<'a> {
     pub(super) table: &'a str,
     /// The built-in chain.
     pub(super) builtin: &'a str,
@@ -19,7 +19,7 @@ pub(super) struct Place<'a> {
 /// True if the rule may take from Egret what is its own. `chain` lists the rules of a chain by its name.
 pub(super) fn takes<E>(
     rule: &Ahead,
-    place: Place<'_>,
+    place: RulePosition<'_>,
     chain: &mut impl FnMut(&str) -> Result<Vec<Ahead>, E>,
 ) -> Result<bool, E> {
     taken(rule, place, chain, 0)
@@ -27,7 +27,7 @@ pub(super) fn takes<E>(
 
 fn taken<E>(
     rule: &Ahead,
-    place: Place<'_>,
+    place: RulePosition<'_>,
     chain: &mut impl FnMut(&str) -> Result<Vec<Ahead>, E>,
     depth: u8,
 ) -> Result<bool, E> {
@@ -37,13 +37,13 @@ fn taken<E>(
         return Ok(false);
     }
     match &rule.effect {
-        Effect::None => Ok(false),
+        PacketEffect::None => Ok(false),
         // Egret's rules there refuse what would be forwarded, and drop it too.
-        Effect::Drop => Ok(place.builtin != "FORWARD"),
-        Effect::Return => Ok(depth == 0),
-        Effect::Take => Ok(true),
-        Effect::Jump(_) if depth == DEPTH => Ok(true),
-        Effect::Jump(name) => {
+        PacketEffect::Drop => Ok(place.builtin != "FORWARD"),
+        PacketEffect::Return => Ok(depth == 0),
+        PacketEffect::Take => Ok(true),
+        PacketEffect::Jump(_) if depth == DEPTH => Ok(true),
+        PacketEffect::Jump(name) => {
             for rule in chain(name)? {
                 if taken(&rule, place, chain, depth + 1)? {
                     return Ok(true);
@@ -79,9 +79,9 @@ pub(super) fn parse(line: &str, is_chain: impl Fn(&str) -> bool) -> Ahead {
     let marked = after("--mark").is_some_and(|mark| !mark.starts_with("0x0"));
     let target = after("-j").or_else(|| after("-g"));
     let effect = match target {
-        None => Effect::None,
-        Some(target) if is_chain(target) => Effect::Jump(target.to_owned()),
-        Some(target) => Effect::of_target(target),
+        None => PacketEffect::None,
+        Some(target) if is_chain(target) => PacketEffect::Jump(target.to_owned()),
+        Some(target) => PacketEffect::of_target(target),
     };
     Ahead {
         comes_by: after("-i").map(str::to_owned),
@@ -109,7 +109,7 @@ mod tests {
             rules.map(|line| parse(line, is_chain)).collect()
         };
         let first = of(builtin).remove(0);
-        let place = Place { table, builtin, steered: &steered };
+        let place = RulePosition { table, builtin, steered: &steered };
         takes(&first, place, &mut |chain| Ok::<_, Infallible>(of(chain))).unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! Compares the rules and routes in the kernel with the plan.
 
-use super::ahead::{self, Place};
-use super::{PacketRules, Plan, Remedy, Routing, nftables, overtaking, script};
+use super::ahead::{self, RulePosition};
+use super::{PacketRules, Remedy, Routing, SteeringPlan, nftables, overtaking, script};
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::convert::Infallible;
 
 /// Output of the read-only commands; `None` where a command failed or had nothing to list.
 #[derive(Debug, Clone, Default)]
-pub struct Observed {
+pub struct SteeringOutput {
     /// `iptables-save`, with or without `-c`.
     pub iptables: Option<String>,
     /// `ip6tables-save`, with or without `-c`.
@@ -30,7 +30,7 @@ pub struct Observed {
 
 /// The result for one part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct PartDifference {
     /// Name of the part.
     pub what: &'static str,
     /// The difference; `None` if there is none.
@@ -41,26 +41,26 @@ pub struct Difference {
     pub remedy: Remedy,
 }
 
-impl Difference {
+impl PartDifference {
     fn new(what: &'static str, wrong: Option<String>) -> Self {
         Self { what, wrong, note: None, remedy: Remedy::Renew }
     }
 }
 
 /// One entry for each part of the plan.
-pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
+pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDifference> {
     let mut found = Vec::new();
     let mut exempt = Vec::new();
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
             let wrong = iptables(v4, observed.iptables.as_deref(), &plan.interfaces, &mut exempt);
-            found.push(Difference::new("IPv4 packet rules", wrong));
+            found.push(PartDifference::new("IPv4 packet rules", wrong));
             let wrong = iptables(v6, observed.ip6tables.as_deref(), &plan.interfaces, &mut exempt);
-            found.push(Difference::new("IPv6 packet rules", wrong));
+            found.push(PartDifference::new("IPv6 packet rules", wrong));
         }
         PacketRules::Nftables(table) => {
             let wrong = nft(table, observed.nftables.as_deref(), &mut exempt);
-            found.push(Difference::new("packet rules", wrong));
+            found.push(PartDifference::new("packet rules", wrong));
         }
     }
     if !exempt.is_empty() {
@@ -69,10 +69,10 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
             exempt.len(),
             exempt.join("; ")
         );
-        found.push(Difference { note: Some(note), ..Difference::new("exemptions", None) });
+        found.push(PartDifference { note: Some(note), ..PartDifference::new("exemptions", None) });
     }
     if let Some(left) = left_over(plan, observed) {
-        found.push(Difference::new("left-over rules", Some(left)));
+        found.push(PartDifference::new("left-over rules", Some(left)));
     }
     let names = [
         ["IPv4 mark rule", "IPv4 local routes", "IPv4 rules against forwarding"],
@@ -80,24 +80,26 @@ pub fn compare(plan: &Plan, observed: &Observed) -> Vec<Difference> {
     ];
     for (index, routing) in plan.routing.iter().enumerate() {
         let wrong = mark_rule(routing, observed.rules[index].as_deref());
-        found.push(Difference::new(names[index][0], wrong));
+        found.push(PartDifference::new(names[index][0], wrong));
         let wrong = local_routes(routing, observed.routes[index].as_deref());
-        found.push(Difference::new(names[index][1], wrong));
+        found.push(PartDifference::new(names[index][1], wrong));
         let shown = observed.rules[index].as_deref();
         let wrong = never_routed(routing, shown, &observed.interfaces);
         let overtaken = shown.filter(|_| wrong.is_none()).and_then(|shown| before_port_rules(plan, shown));
         found.push(match overtaken {
-            None => Difference::new(names[index][2], wrong),
-            wrong => Difference { remedy: Remedy::MoveRule, ..Difference::new(names[index][2], wrong) },
+            None => PartDifference::new(names[index][2], wrong),
+            wrong => {
+                PartDifference { remedy: Remedy::MoveRule, ..PartDifference::new(names[index][2], wrong) }
+            }
         });
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
-    found.push(Difference::new("reserved ports", wrong));
+    found.push(PartDifference::new("reserved ports", wrong));
     found
 }
 
 /// Finds rules of Egret left over from the other format, or from another backend of iptables.
-fn left_over(plan: &Plan, observed: &Observed) -> Option<String> {
+fn left_over(plan: &SteeringPlan, observed: &SteeringOutput) -> Option<String> {
     let ours = |saved: &str| saved.lines().any(|line| line.starts_with(":EGRET_"));
     if let Some((tool, _)) = observed.other_backend.iter().find(|(_, saved)| ours(saved)) {
         return Some(format!("`{tool}` lists Egret's rules too: the backend of iptables was changed"));
@@ -142,7 +144,7 @@ fn iptables(
                 };
                 // What comes before ours in INPUT lets nothing pass by: our rules there only accept.
                 let overtaker = |rule: &&&str| {
-                    builtin != "INPUT" && takes(rule, Place { table, builtin, steered }, actual)
+                    builtin != "INPUT" && takes(rule, RulePosition { table, builtin, steered }, actual)
                 };
                 if let Some(overtaker) = rules[..at].iter().find(overtaker) {
                     return Some(format!(
@@ -160,7 +162,7 @@ fn iptables(
 }
 
 /// True if a rule of the built-in chain may take packets from the rules behind it; `body`: the whole table.
-fn takes(rule: &str, place: Place<'_>, body: &str) -> bool {
+fn takes(rule: &str, place: RulePosition<'_>, body: &str) -> bool {
     let is_chain = |name: &str| body.lines().any(|line| line.starts_with(&format!(":{name} -")));
     let parsed = |line: &&str| ahead::parse(line, is_chain);
     let mut chain =
@@ -292,7 +294,7 @@ fn never_routed(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -
     wanted.into_iter().find(is_missing).map(|rule| format!("no rule `{rule}`"))
 }
 
-fn before_port_rules(plan: &Plan, shown: &str) -> Option<String> {
+fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
     let (rules, lines): (Vec<_>, Vec<_>) =
         shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
     let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;

@@ -1,8 +1,8 @@
 //! Conflicts between configuration and machine: interfaces that are missing or whose packets arrive on another one, and pool
 //! addresses that other hosts have.
 
-use super::Params;
-use super::machine::{Link, Machine};
+use super::SteeringParams;
+use super::machine::{LinkEntry, MachineNetwork};
 use crate::interface::Interface;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 /// Severity of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gravity {
+pub enum ConflictSeverity {
     /// Steering must not be put in place: it would cut the machine off from hosts that it needs.
     Refused,
     /// It can be put in place but does not work.
@@ -23,7 +23,7 @@ pub enum Gravity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// Its severity.
-    pub gravity: Gravity,
+    pub gravity: ConflictSeverity,
     /// The finding, with names and addresses.
     pub found: String,
     /// Its consequence.
@@ -33,7 +33,7 @@ pub struct Conflict {
 }
 
 /// Configured interfaces that the machine does not have. Empty if the machine's are not known.
-pub fn missing_interfaces(params: &Params, machine: &Machine) -> Vec<Conflict> {
+pub fn missing_interfaces(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     if machine.links.is_empty() {
         return Vec::new();
     }
@@ -42,10 +42,10 @@ pub fn missing_interfaces(params: &Params, machine: &Machine) -> Vec<Conflict> {
     missing.map(|one| missing_interface(one, machine)).collect()
 }
 
-fn missing_interface(wanted: &Interface, machine: &Machine) -> Conflict {
+fn missing_interface(wanted: &Interface, machine: &MachineNetwork) -> Conflict {
     const WHY: &str = "packets that arrive on other interfaces are not intercepted";
     // Interfaces that match a pattern may appear later.
-    let gravity = if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken };
+    let gravity = if wanted.is_pattern() { ConflictSeverity::Doubtful } else { ConflictSeverity::Broken };
     let other = machine.links.iter().find(|link| link.altnames.iter().any(|name| wanted.covers(name)));
     if let Some(link) = other.filter(|_| !wanted.is_pattern()) {
         return Conflict {
@@ -71,17 +71,21 @@ fn missing_interface(wanted: &Interface, machine: &Machine) -> Conflict {
 }
 
 /// Steered interfaces that are ports of bridges, or bridges with br_netfilter.
-fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
+fn bridges(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = Vec::new();
     for wanted in &params.interfaces {
         let covered: Vec<_> = machine.links.iter().filter(|link| wanted.covers(&link.ifname)).collect();
         let bridge_of =
-            |link: &&Link| link.master.clone().filter(|_| link.linkinfo.kind_of_master == "bridge");
+            |link: &&LinkEntry| link.master.clone().filter(|_| link.linkinfo.kind_of_master == "bridge");
         let masters: BTreeSet<_> = covered.iter().filter_map(bridge_of).collect();
         if !masters.is_empty() && covered.iter().all(|link| bridge_of(link).is_some()) {
             let masters: Vec<_> = masters.into_iter().collect();
             found.push(Conflict {
-                gravity: if wanted.is_pattern() { Gravity::Doubtful } else { Gravity::Broken },
+                gravity: if wanted.is_pattern() {
+                    ConflictSeverity::Doubtful
+                } else {
+                    ConflictSeverity::Broken
+                },
                 found: format!(
                     "{wanted} is a port of a bridge: to packet filters its packets arrive on {}",
                     some(&masters)
@@ -95,7 +99,7 @@ fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
             let data = &link.linkinfo.data;
             if machine.bridges_call_filters || data.nf_call_iptables != 0 || data.nf_call_ip6tables != 0 {
                 found.push(Conflict {
-                    gravity: Gravity::Broken,
+                    gravity: ConflictSeverity::Broken,
                     found: format!("{name} is a bridge, and br_netfilter hands bridged packets to iptables"),
                     why: "between bridge and IP layer the kernel loses the listener that TPROXY assigned, so no connection is accepted",
                     fix: format!(
@@ -110,7 +114,7 @@ fn bridges(params: &Params, machine: &Machine) -> Vec<Conflict> {
 }
 
 /// All conflicts except missing interfaces: bridges, pool addresses of other hosts, and ports that the gateway may not use.
-pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
+pub fn conflicts(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = bridges(params, machine);
     let mut pools: Vec<_> = params.pools.iter().map(|pool| pool.network.trunc()).collect();
     pools.dedup();
@@ -120,7 +124,7 @@ pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
     let first_port = params.pools.iter().map(|pool| pool.ports.first()).min();
     if first_port.is_some_and(|first| first < machine.first_port) {
         found.push(Conflict {
-            gravity: Gravity::Doubtful,
+            gravity: ConflictSeverity::Doubtful,
             found: format!(
                 "pools have ports below {}, which are privileged on this machine",
                 machine.first_port
@@ -136,7 +140,7 @@ pub fn conflicts(params: &Params, machine: &Machine) -> Vec<Conflict> {
 }
 
 /// Pool addresses that are, or may be, those of others: of next hops, DNS servers, neighbours, networks.
-fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
+fn of_pool(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     const LOCAL: &str =
         "pool addresses are local to this machine, so it could not reach those hosts any more";
     let mut found = Vec::new();
@@ -150,16 +154,20 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
     let elsewhere = |address: &&IpAddr| pool.contains(*address) && !machine.has(**address);
     let shown = |addresses: Vec<&IpAddr>| addresses.into_iter().map(ToString::to_string).collect();
     others(
-        Gravity::Refused,
+        ConflictSeverity::Refused,
         "the next hop of a route",
         shown(machine.next_hops.iter().filter(elsewhere).collect()),
     );
-    others(Gravity::Refused, "a DNS server", shown(machine.resolvers.iter().filter(elsewhere).collect()));
+    others(
+        ConflictSeverity::Refused,
+        "a DNS server",
+        shown(machine.resolvers.iter().filter(elsewhere).collect()),
+    );
     let neighbours = machine.neighbours.iter();
     let neighbours =
         neighbours.filter(|(address, _)| elsewhere(&address) && !machine.next_hops.contains(address));
     others(
-        Gravity::Doubtful,
+        ConflictSeverity::Doubtful,
         "other hosts on a link",
         neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect(),
     );
@@ -167,13 +175,17 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
     for (link, own) in networks {
         let (name, network) = (&link.ifname, own.trunc());
         if pool.contains(&network) {
-            others(Gravity::Doubtful, "a whole network of a link", vec![format!("{network} on {name}")]);
+            others(
+                ConflictSeverity::Doubtful,
+                "a whole network of a link",
+                vec![format!("{network} on {name}")],
+            );
         } else if own.addr().is_ipv4() && network.contains(&pool) {
             let reserved = [(network.network(), "network"), (network.broadcast(), "broadcast")];
             let reserved = reserved.iter().filter(|(address, _)| pool.contains(address));
             let reserved = reserved
                 .map(|(address, kind)| format!("{address}, the {kind} address of {network} on {name}"));
-            others(Gravity::Doubtful, "an address that is not a host's", reserved.collect());
+            others(ConflictSeverity::Doubtful, "an address that is not a host's", reserved.collect());
         }
     }
     found.extend(own_addresses(pool, params, machine));
@@ -181,7 +193,7 @@ fn of_pool(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
 }
 
 /// Pool addresses that the machine has on an interface.
-fn own_addresses(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflict> {
+fn own_addresses(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = Vec::new();
     for (link, own) in machine.addresses().filter(|(_, own)| pool.contains(&own.addr())) {
         let (name, address) = (&link.ifname, own.addr());
@@ -191,7 +203,7 @@ fn own_addresses(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflic
             );
             let fix = "remove it from [[pool]] addresses".to_owned();
             found.push(Conflict {
-                gravity: Gravity::Doubtful,
+                gravity: ConflictSeverity::Doubtful,
                 found: on,
                 why: "servers' answers may not reach it",
                 fix,
@@ -202,14 +214,19 @@ fn own_addresses(pool: IpNet, params: &Params, machine: &Machine) -> Vec<Conflic
             );
             let fix = "give the pool an address of its own, or let the firewall accept untracked packets (docs/steering.md)";
             let why = "Egret's flows are not tracked by conntrack, and a stateful nftables firewall drops their answers";
-            found.push(Conflict { gravity: Gravity::Doubtful, found: leaves, why, fix: fix.to_owned() });
+            found.push(Conflict {
+                gravity: ConflictSeverity::Doubtful,
+                found: leaves,
+                why,
+                fix: fix.to_owned(),
+            });
         }
     }
     found
 }
 
 /// True if the kernel prefers the address as the source of packets on its link.
-fn is_first(link: &Link, address: IpAddr) -> bool {
+fn is_first(link: &LinkEntry, address: IpAddr) -> bool {
     let mut same =
         link.addr_info.iter().filter(|one| one.local.is_some_and(|own| own.is_ipv4() == address.is_ipv4()));
     address.is_ipv4() && same.find(|one| !one.secondary).is_some_and(|one| one.local == Some(address))
@@ -226,12 +243,12 @@ fn some<T: AsRef<str>>(all: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::tests::params;
-    use super::super::{Pool, Ports, Told};
+    use super::super::{InterceptedPorts, MachineOutput, SteeredPool};
     use super::*;
     use crate::addr::PortRange;
 
-    fn machine() -> Machine {
-        let told = Told {
+    fn machine() -> MachineNetwork {
+        let told = MachineOutput {
             addresses: r#"[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},
                 {"ifname":"ens5","altnames":["enp0s5"],"addr_info":[
                     {"family":"inet","local":"198.51.100.1","prefixlen":24,"broadcast":"198.51.100.255"},
@@ -259,14 +276,15 @@ mod tests {
             first_port: "1024\n".into(),
             bridges: Default::default(),
         };
-        Machine::read(&told, ["2001:db8:51::53".parse().unwrap()])
+        MachineNetwork::read(&told, ["2001:db8:51::53".parse().unwrap()])
     }
 
     fn of(pool: &str) -> Vec<(bool, String)> {
-        let pool = Pool { network: pool.parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
-        let params = Params { pools: vec![pool], ports: Ports::All, ..params() };
+        let pool =
+            SteeredPool { network: pool.parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
+        let params = SteeringParams { pools: vec![pool], ports: InterceptedPorts::All, ..params() };
         let found = conflicts(&params, &machine()).into_iter();
-        found.map(|one| (one.gravity == Gravity::Refused, one.found)).collect()
+        found.map(|one| (one.gravity == ConflictSeverity::Refused, one.found)).collect()
     }
 
     #[test]
@@ -309,7 +327,7 @@ mod tests {
 
     #[test]
     fn privileged_pool_ports_are_reported() {
-        let machine = Machine { first_port: 2048, ..machine() };
+        let machine = MachineNetwork { first_port: 2048, ..machine() };
         let found = conflicts(&params(), &machine);
         assert!(found.len() == 1 && found[0].found.contains("below 2048"), "{found:?}");
     }
@@ -321,28 +339,34 @@ mod tests {
                 r#"[{{"ifname":"br0","linkinfo":{{"info_kind":"bridge","info_data":{{"nf_call_iptables":{call}}}}}}},
                     {{"ifname":"veth7","master":"br0","linkinfo":{{"info_kind":"veth","info_slave_kind":"bridge","info_data":{{}}}}}}]"#
             );
-            let told = Told { addresses, bridges: [all.into(), String::new()], ..Told::default() };
+            let told =
+                MachineOutput { addresses, bridges: [all.into(), String::new()], ..MachineOutput::default() };
             let interfaces = vec![Interface::parse(name).unwrap()];
-            let found = conflicts(&Params { interfaces, ..params() }, &Machine::read(&told, [])).into_iter();
+            let found =
+                conflicts(&SteeringParams { interfaces, ..params() }, &MachineNetwork::read(&told, []))
+                    .into_iter();
             found.map(|one| (one.gravity, one.fix)).collect()
         };
         assert_eq!(of("br0", 0, "0"), []);
         for found in [of("br0", 1, "0"), of("br*", 0, "1\n")] {
             assert!(
                 found.len() == 1
-                    && found[0].0 == Gravity::Broken
+                    && found[0].0 == ConflictSeverity::Broken
                     && found[0].1.contains("nf-call-iptables=0")
             );
         }
-        assert_eq!(of("veth7", 0, ""), [(Gravity::Broken, "write br0 in [steering] interfaces".to_owned())]);
-        assert_eq!(of("veth*", 0, "")[0].0, Gravity::Doubtful);
+        assert_eq!(
+            of("veth7", 0, ""),
+            [(ConflictSeverity::Broken, "write br0 in [steering] interfaces".to_owned())]
+        );
+        assert_eq!(of("veth*", 0, "")[0].0, ConflictSeverity::Doubtful);
     }
 
     #[test]
     fn missing_interfaces_are_named() {
-        let told = |names: &[&str], machine: &Machine| -> Vec<String> {
+        let told = |names: &[&str], machine: &MachineNetwork| -> Vec<String> {
             let interfaces = names.iter().map(|name| Interface::parse(name).unwrap()).collect();
-            let missing = missing_interfaces(&Params { interfaces, ..params() }, machine);
+            let missing = missing_interfaces(&SteeringParams { interfaces, ..params() }, machine);
             missing.into_iter().map(|conflict| conflict.found + "; " + &conflict.fix).collect()
         };
         assert_eq!(told(&["ens6", "veth*"], &machine()), Vec::<String>::new());
@@ -356,6 +380,6 @@ mod tests {
             found[2].contains("alternative name of ens5") && found[2].contains("write \"ens5\""),
             "{found:?}"
         );
-        assert_eq!(told(&["ens7"], &Machine::default()), Vec::<String>::new());
+        assert_eq!(told(&["ens7"], &MachineNetwork::default()), Vec::<String>::new());
     }
 }

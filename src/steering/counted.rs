@@ -3,7 +3,7 @@
 /// The reason why a packet on a steered interface does not become part of a flow. The names are those of the counters in
 /// nftables and the comments in iptables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Counted {
+pub enum PacketCounter {
     /// TCP from an address of the gateway's own: a loop, or forged.
     OwnSource,
     /// TCP to an intercepted port without a gateway that takes it.
@@ -33,7 +33,7 @@ pub const COUNTED_TABLE: &str = "egret";
 pub const COUNTED_CHAINS: [(&str, &str); 3] =
     [("mangle", "EGRET_STEER"), ("mangle", "EGRET_UNSTEERED"), ("filter", "EGRET_REFUSE")];
 
-impl Counted {
+impl PacketCounter {
     /// In the order of the rules.
     pub const ALL: [Self; 10] = [
         Self::OwnSource,
@@ -82,14 +82,14 @@ impl Counted {
 }
 
 /// The counts that are not zero, largest first, from `iptables-save -c` (of both families, concatenated) or `nft list table`.
-pub fn counts(listed: &str) -> Vec<(Counted, u64)> {
-    let mut counts: Vec<_> = Counted::ALL.map(|counted| (counted, count(counted, listed))).into();
+pub fn counts(listed: &str) -> Vec<(PacketCounter, u64)> {
+    let mut counts: Vec<_> = PacketCounter::ALL.map(|counted| (counted, count(counted, listed))).into();
     counts.retain(|(_, packets)| *packets > 0);
     counts.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
     counts
 }
 
-fn count(counted: Counted, listed: &str) -> u64 {
+fn count(counted: PacketCounter, listed: &str) -> u64 {
     let comment = format!(" --comment {} ", counted.as_str());
     let rules = listed.lines().filter(|line| line.contains(&comment));
     let iptables: u64 =
@@ -112,9 +112,9 @@ mod tests {
             [2:120] -A EGRET_UNSTEERED -p tcp -m tcp --dport 53 -m comment --comment unsteered_dns -j RETURN\n\
             [0:0] -A EGRET_UNSTEERED -p udp -m udp --dport 123 -m comment --comment unsteered_ntp -j RETURN\n\
             [11:1] -A EGRET_UNSTEERED -m comment --comment unsteered_other -j RETURN\n";
-        assert_eq!(counts(iptables), [(Counted::Other, 11), (Counted::Dns, 9)]);
+        assert_eq!(counts(iptables), [(PacketCounter::Other, 11), (PacketCounter::Dns, 9)]);
         let nft = "table inet egret {\n\tcounter unsteered_dns {\n\t\tpackets 3 bytes 180\n\t}\n\n\tcounter unsteered_ntp {\n\t\tpackets 0 bytes 0\n\t}\n}\n";
-        assert_eq!(counts(nft), [(Counted::Dns, 3)]);
+        assert_eq!(counts(nft), [(PacketCounter::Dns, 3)]);
         assert_eq!(counts(""), []);
     }
 }

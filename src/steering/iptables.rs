@@ -3,13 +3,13 @@
 //! Written exactly as `iptables-save` prints them, so that `egret steering status` compares line by line.
 
 use super::params::LOG_PREFIX;
-use super::{Counted, Params, Pool, Udp};
+use super::{PacketCounter, SteeredPool, SteeringParams, UdpTreatment};
 use crate::addr::PortRange;
 use std::fmt::Write as _;
 
 /// The differences between the families.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Family {
+pub(super) struct FamilyTools {
     v4: bool,
     any: &'static str,
     unreachable: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Family {
 }
 
 /// For `iptables-restore`.
-pub(super) const V4: Family = Family {
+pub(super) const V4: FamilyTools = FamilyTools {
     v4: true,
     any: "0.0.0.0",
     unreachable: "icmp-port-unreachable",
@@ -35,7 +35,7 @@ pub(super) const V4: Family = Family {
     ],
 };
 /// For `ip6tables-restore`.
-pub(super) const V6: Family = Family {
+pub(super) const V6: FamilyTools = FamilyTools {
     v4: false,
     any: "::",
     unreachable: "icmp6-port-unreachable",
@@ -49,7 +49,7 @@ pub(super) const V6: Family = Family {
     ],
 };
 
-pub(super) fn render(params: &Params, family: Family) -> String {
+pub(super) fn render(params: &SteeringParams, family: FamilyTools) -> String {
     // The filter table comes first: each table is one transaction, and in between nothing may leak.
     let hooks = [("FORWARD", "EGRET_FORWARD"), ("INPUT", "EGRET_INPUT")];
     let tables = [
@@ -61,10 +61,10 @@ pub(super) fn render(params: &Params, family: Family) -> String {
 }
 
 /// The chains of one table, each with its rules.
-type Chains = Vec<(&'static str, Vec<String>)>;
+type TableChains = Vec<(&'static str, Vec<String>)>;
 
 /// The input for one table. Declaring a chain empties it; the hooks come last, when the chains are complete.
-fn table(name: &str, hooks: &[(&str, &str)], chains: &Chains) -> String {
+fn table(name: &str, hooks: &[(&str, &str)], chains: &TableChains) -> String {
     let mut text = format!("*{name}\n");
     for (chain, _) in chains {
         let _ = writeln!(text, ":{chain} - [0:0]");
@@ -80,18 +80,18 @@ fn table(name: &str, hooks: &[(&str, &str)], chains: &Chains) -> String {
     text + "COMMIT\n"
 }
 
-fn counted(counted: Counted) -> String {
+fn counted(counted: PacketCounter) -> String {
     format!("-m comment --comment {}", counted.as_str())
 }
 
 /// Keeps what should be intercepted from being forwarded, without relying on the other tables and routes: neither from the
 /// steered interfaces, nor from tenants whose packets arrive on others.
-fn filter(params: &Params, family: Family) -> Chains {
+fn filter(params: &SteeringParams, family: FamilyTools) -> TableChains {
     let refused = match params.udp {
-        Udp::Reject => format!("REJECT --reject-with {}", family.unreachable),
-        Udp::Drop => "DROP".to_owned(),
+        UdpTreatment::Reject => format!("REJECT --reject-with {}", family.unreachable),
+        UdpTreatment::Drop => "DROP".to_owned(),
     };
-    let comment = counted(Counted::NotForwarded);
+    let comment = counted(PacketCounter::NotForwarded);
     let mut refuse: Vec<_> = destination_ports(params, "tcp")
         .into_iter()
         .map(|ports| format!("{ports} {comment} -j DROP"))
@@ -115,7 +115,7 @@ fn filter(params: &Params, family: Family) -> Chains {
 
 /// Accepts intercepted packets and answers to the pools, which conntrack does not track and a stateful firewall would drop.
 /// New connections to the pools' addresses are left to the firewall.
-fn input(params: &Params, family: Family) -> Vec<String> {
+fn input(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
     let port = params.listen_port;
     let mark = format!("-m mark --mark {0:#x}/{0:#x}", params.mark);
     // A connection of the machine's own to the listener could only make the gateway dial itself.
@@ -125,7 +125,7 @@ fn input(params: &Params, family: Family) -> Vec<String> {
             rules.push(format!("-i {} -p {protocol} {mark} -j ACCEPT", interface.iptables()));
         }
     }
-    for Pool { network, ports } in pools(params, family) {
+    for SteeredPool { network, ports } in pools(params, family) {
         let (network, ports) = (network.trunc(), colon(*ports));
         rules.push(format!(
             "-d {network} -p tcp -m tcp --dport {ports} ! --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT"
@@ -135,12 +135,12 @@ fn input(params: &Params, family: Family) -> Vec<String> {
     rules
 }
 
-fn pools(params: &Params, family: Family) -> impl Iterator<Item = &Pool> {
+fn pools(params: &SteeringParams, family: FamilyTools) -> impl Iterator<Item = &SteeredPool> {
     params.pools.iter().filter(move |pool| pool.network.addr().is_ipv4() == family.v4)
 }
 
 /// Flows of the gateway need no conntrack entries, and no NAT rule may touch a leased address or port.
-fn raw(params: &Params, family: Family) -> Chains {
+fn raw(params: &SteeringParams, family: FamilyTools) -> TableChains {
     let mut incoming = Vec::new();
     let mut outgoing = Vec::new();
     for interface in params.interfaces.iter().map(crate::interface::Interface::iptables) {
@@ -151,7 +151,7 @@ fn raw(params: &Params, family: Family) -> Chains {
             outgoing.push(format!("-o {interface} {ports} -m addrtype ! --src-type LOCAL -j CT --notrack"));
         }
     }
-    for Pool { network, ports } in pools(params, family) {
+    for SteeredPool { network, ports } in pools(params, family) {
         let (network, ports) = (network.trunc(), colon(*ports));
         incoming.push(format!("-d {network} -p tcp -m tcp --dport {ports} -j CT --notrack"));
         outgoing.push(format!("-s {network} -p tcp -m tcp --sport {ports} -j CT --notrack"));
@@ -170,15 +170,15 @@ fn raw(params: &Params, family: Family) -> Chains {
 /// to ours (`tproxy_handle_time_wait4` in nf_tproxy_ipv4.c).
 const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
 
-fn mangle(params: &Params, family: Family) -> Chains {
+fn mangle(params: &SteeringParams, family: FamilyTools) -> TableChains {
     let mark = format!("{0:#x}/{0:#x}", params.mark);
     let mut steer = vec![format!("{NOT_SYN} -m socket --transparent -j EGRET_DIVERT")];
     // ICMP errors about the client's leg have the server's address as destination.
     steer
         .extend(family.errors.iter().map(|error| format!("{error} -m socket --transparent -j EGRET_DIVERT")));
-    steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(Counted::OwnSource)));
+    steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(PacketCounter::OwnSource)));
     steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
-    let comment = counted(Counted::NoListener);
+    let comment = counted(PacketCounter::NoListener);
     for ports in destination_ports(params, "tcp") {
         let (port, any) = (params.listen_port, family.any);
         steer.push(format!("{ports} -j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {mark}"));
@@ -196,32 +196,32 @@ fn mangle(params: &Params, family: Family) -> Chains {
 
 /// Counts packets that are not intercepted, and logs a sample. The kernel then forwards them if it may, else drops
 /// them.
-fn unsteered(params: &Params, family: Family) -> Vec<String> {
+fn unsteered(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
     let mut rules =
         vec![format!("-m limit --limit 6/min -j LOG --log-prefix \"{LOG_PREFIX}\" --log-level 6")];
     let mut count = |kind, matched: &str| {
         let space = if matched.is_empty() { "" } else { " " };
         rules.push(format!("{matched}{space}{} -j RETURN", counted(kind)));
     };
-    count(Counted::Dns, "-p udp -m udp --dport 53");
-    count(Counted::Dns, "-p tcp -m tcp --dport 53");
-    count(Counted::Ntp, "-p udp -m udp --dport 123");
+    count(PacketCounter::Dns, "-p udp -m udp --dport 53");
+    count(PacketCounter::Dns, "-p tcp -m tcp --dport 53");
+    count(PacketCounter::Ntp, "-p udp -m udp --dport 123");
     for ports in destination_ports(params, "udp") {
-        count(Counted::UdpRefused, &ports);
+        count(PacketCounter::UdpRefused, &ports);
     }
-    count(Counted::Tcp, "-p tcp");
-    count(Counted::Udp, "-p udp");
-    count(Counted::Icmp, &format!("-p {}", family.icmp));
-    count(Counted::Other, "");
+    count(PacketCounter::Tcp, "-p tcp");
+    count(PacketCounter::Udp, "-p udp");
+    count(PacketCounter::Icmp, &format!("-p {}", family.icmp));
+    count(PacketCounter::Other, "");
     rules
 }
 
-fn destination_ports(params: &Params, protocol: &str) -> Vec<String> {
+fn destination_ports(params: &SteeringParams, protocol: &str) -> Vec<String> {
     let Some(ranges) = params.ports.ranges() else { return vec![format!("-p {protocol}")] };
     ranges.into_iter().map(|range| format!("-p {protocol} -m {protocol} --dport {}", colon(range))).collect()
 }
 
-fn source_ports(params: &Params) -> Vec<String> {
+fn source_ports(params: &SteeringParams) -> Vec<String> {
     let Some(ranges) = params.ports.ranges() else { return vec!["-p tcp".to_owned()] };
     ranges.into_iter().map(|range| format!("-p tcp -m tcp --sport {}", colon(range))).collect()
 }
@@ -232,14 +232,14 @@ fn colon(range: PortRange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ports, tests::params};
+    use super::super::{InterceptedPorts, tests::params};
     use super::*;
 
     #[test]
     fn every_intercepted_port_is_dropped_in_forward_too() {
         for family in [V4, V6] {
             let text = render(&params(), family);
-            let [forward, listener] = [Counted::NotForwarded, Counted::NoListener].map(counted);
+            let [forward, listener] = [PacketCounter::NotForwarded, PacketCounter::NoListener].map(counted);
             for ports in ["80", "443", "8000:8010"] {
                 for rule in [
                     format!("-A EGRET_REFUSE -p tcp -m tcp --dport {ports} {forward} -j DROP\n"),
@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn gateway_is_exempt_from_all_ports() {
-        let text = render(&Params { ports: Ports::All, udp: Udp::Drop, ..params() }, V4);
+        let text =
+            render(&SteeringParams { ports: InterceptedPorts::All, udp: UdpTreatment::Drop, ..params() }, V4);
         let spared = text.find("-A EGRET_STEER -m addrtype --dst-type LOCAL -j RETURN").unwrap();
         let taken = text.find("-A EGRET_STEER -p tcp -j TPROXY --on-port 15001").unwrap();
         assert!(spared < taken);
@@ -295,7 +296,7 @@ mod tests {
             "-A EGRET_FORWARD -i veth+ -j EGRET_REFUSE\n-A EGRET_FORWARD -s 10.0.1.0/24 -j EGRET_REFUSE\n"
         ));
         assert!(v6.contains("-A EGRET_FORWARD -s fd00:1::7/128 -j EGRET_REFUSE\n"), "{v6}");
-        let everybody = Params { sources: vec!["0.0.0.0/0".parse().unwrap()], ..params() };
+        let everybody = SteeringParams { sources: vec!["0.0.0.0/0".parse().unwrap()], ..params() };
         assert!(render(&everybody, V4).contains("-A EGRET_FORWARD -j EGRET_REFUSE\n"));
     }
 

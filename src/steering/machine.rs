@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 /// The machine's network, read from the output of `ip -j` and from files.
 #[derive(Debug, Clone, Default)]
-pub struct Machine {
+pub struct MachineNetwork {
     /// Empty if `ip` failed.
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<LinkEntry>,
     pub(super) next_hops: BTreeSet<IpAddr>,
     /// The interfaces of default routes, by which the machine's own connections leave.
     pub(super) uplinks: BTreeSet<String>,
@@ -22,21 +22,21 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Link {
+pub(super) struct LinkEntry {
     #[serde(default)]
     pub(super) ifname: String,
     #[serde(default)]
     pub(super) altnames: Vec<String>,
     #[serde(default)]
-    pub(super) addr_info: Vec<Address>,
+    pub(super) addr_info: Vec<AddressEntry>,
     pub(super) master: Option<String>,
     #[serde(default)]
-    pub(super) linkinfo: LinkInfo,
+    pub(super) linkinfo: LinkEntryInfo,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct LinkInfo {
+pub(super) struct LinkEntryInfo {
     #[serde(rename = "info_kind")]
     pub(super) kind: String,
     #[serde(rename = "info_slave_kind")]
@@ -53,7 +53,7 @@ pub(super) struct LinkData {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Address {
+pub(super) struct AddressEntry {
     pub(super) local: Option<IpAddr>,
     #[serde(default)]
     prefixlen: u8,
@@ -62,7 +62,7 @@ pub(super) struct Address {
 }
 
 #[derive(Debug, Deserialize)]
-struct Route {
+struct RouteEntry {
     #[serde(default)]
     dst: String,
     #[serde(default)]
@@ -87,7 +87,7 @@ struct Via {
 }
 
 #[derive(Debug, Deserialize)]
-struct Neighbour {
+struct NeighbourEntry {
     dst: Option<IpAddr>,
     #[serde(default)]
     dev: String,
@@ -98,7 +98,7 @@ struct Neighbour {
 
 /// The output of the commands and the text of the files; empty where one failed.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub struct MachineOutput {
     /// `ip -j -d addr show`.
     pub addresses: String,
     /// `ip -j -4 route show table all`, and `-6`.
@@ -113,11 +113,11 @@ pub struct Told {
     pub bridges: [String; 2],
 }
 
-impl Machine {
+impl MachineNetwork {
     /// Parses them; `resolvers` are those of the configuration.
-    pub fn read(told: &Told, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
+    pub fn read(told: &MachineOutput, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
         let mut machine = Self { links: list(&told.addresses), ..Self::default() };
-        for route in told.routes.iter().flat_map(|routes| list::<Route>(routes)) {
+        for route in told.routes.iter().flat_map(|routes| list::<RouteEntry>(routes)) {
             let host = |via: Option<Via>| via.and_then(|via| via.host);
             machine.next_hops.extend(route.gateway.or(host(route.via)));
             if route.dst == "default" && !route.dev.is_empty() && route.dev != "lo" {
@@ -131,7 +131,7 @@ impl Machine {
             }
         }
         // An entry without a link-layer address is an unanswered query.
-        let neighbours = list::<Neighbour>(&told.neighbours).into_iter();
+        let neighbours = list::<NeighbourEntry>(&told.neighbours).into_iter();
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
         machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
@@ -148,7 +148,7 @@ impl Machine {
     }
 
     /// Every address with its prefix, and the interface that has it.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (&Link, IpNet)> {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&LinkEntry, IpNet)> {
         self.links.iter().flat_map(|link| {
             let networks = link.addr_info.iter().filter_map(|one| IpNet::new(one.local?, one.prefixlen).ok());
             networks.map(move |network| (link, network))

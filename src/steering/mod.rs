@@ -18,15 +18,15 @@ mod reserve;
 mod script;
 mod watched;
 
-pub use compare::{Difference, Observed, before_mark_rule, compare, not_reserved};
-pub use conflicts::{Conflict, Gravity, conflicts, missing_interfaces};
-pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, Counted, counts};
-pub use machine::{Machine, Told};
-pub use params::{Params, Pool, Ports, Udp};
-pub use plan::{PacketRules, Plan, Routing};
+pub use compare::{PartDifference, SteeringOutput, before_mark_rule, compare, not_reserved};
+pub use conflicts::{Conflict, ConflictSeverity, conflicts, missing_interfaces};
+pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
+pub use machine::{MachineNetwork, MachineOutput};
+pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
+pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
-pub use watched::{Look, Lost, Part, Remedy, Watched, has_ipv6};
+pub use watched::{Lost, Part, Remedy, SteeringLook, SteeringMonitor, has_ipv6};
 
 use crate::interface::Interface;
 
@@ -37,7 +37,7 @@ pub const REMEDY: &str = "`systemctl restart egret-steering`, or as root `egret 
 
 /// The packet filter that rules are rendered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
+pub enum FilterFormat {
     /// `iptables-restore` and `ip6tables-restore`, with either backend.
     #[default]
     Iptables,
@@ -45,7 +45,7 @@ pub enum Format {
     Nftables,
 }
 
-impl Format {
+impl FilterFormat {
     /// The value on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,21 +56,21 @@ impl Format {
 }
 
 /// Steering with iptables.
-pub fn iptables(params: &Params) -> Plan {
+pub fn iptables(params: &SteeringParams) -> SteeringPlan {
     let (v4, v6) = (iptables::render(params, iptables::V4), iptables::render(params, iptables::V6));
     plan(params, PacketRules::Iptables { v4, v6 })
 }
 
 /// Steering with nftables.
-pub fn nftables(params: &Params) -> Plan {
+pub fn nftables(params: &SteeringParams) -> SteeringPlan {
     plan(params, PacketRules::Nftables(nftables::render(params)))
 }
 
 /// Rules against forwarding. Intercepted packets are marked and match the rule for the mark first.
-fn never_routed(params: &Params) -> Vec<(Interface, String)> {
+fn never_routed(params: &SteeringParams) -> Vec<(Interface, String)> {
     let udp = match params.udp {
-        Udp::Reject => "prohibit",
-        Udp::Drop => "blackhole",
+        UdpTreatment::Reject => "prohibit",
+        UdpTreatment::Drop => "blackhole",
     };
     let mut rules = Vec::new();
     for interface in &params.interfaces {
@@ -88,7 +88,7 @@ fn never_routed(params: &Params) -> Vec<(Interface, String)> {
     rules
 }
 
-fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
+fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
     let routing = |family, everything, v4: bool| {
         let networks = params.pools.iter().map(|pool| pool.network.trunc());
         let mut pools: Vec<_> = networks.filter(|network| network.addr().is_ipv4() == v4).collect();
@@ -98,7 +98,7 @@ fn plan(params: &Params, packet_rules: PacketRules) -> Plan {
         Routing { family, mark: params.mark, table: params.table, everything, pools, refused }
     };
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
-    Plan {
+    SteeringPlan {
         interfaces: params.interfaces.clone(),
         sources: params.sources.clone(),
         packet_rules,
@@ -112,14 +112,15 @@ mod tests {
     use super::*;
     use crate::addr::PortRange;
 
-    pub(super) fn params() -> Params {
+    pub(super) fn params() -> SteeringParams {
         let range = |a, b| PortRange::new(a, b).unwrap();
-        let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
-        Params {
+        let pool =
+            |network: &str| SteeredPool { network: network.parse().unwrap(), ports: range(1024, 65535) };
+        SteeringParams {
             interfaces: ["ens6", "br-a.7", "veth*"].map(|name| Interface::parse(name).unwrap()).into(),
             sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::7/128".parse().unwrap()],
-            ports: Ports::List(vec![range(443, 443), range(80, 80), range(8000, 8010)]),
-            udp: Udp::Reject,
+            ports: InterceptedPorts::List(vec![range(443, 443), range(80, 80), range(8000, 8010)]),
+            udp: UdpTreatment::Reject,
             listen_port: 15001,
             mark: 1,
             table: 100,

@@ -3,7 +3,7 @@
 //! Written as `nft list` prints them, so that `egret steering status` compares line by line.
 
 use super::params::LOG_PREFIX;
-use super::{Counted, Params, Pool, Udp};
+use super::{PacketCounter, SteeredPool, SteeringParams, UdpTreatment};
 use crate::addr::listed;
 use crate::interface::Interface;
 use std::fmt::Write as _;
@@ -11,10 +11,10 @@ use std::fmt::Write as _;
 /// Family and name of our table.
 pub(super) const TABLE: &str = "inet egret";
 
-pub(super) fn render(params: &Params) -> String {
+pub(super) fn render(params: &SteeringParams) -> String {
     // `add` comes first, because deleting a missing table fails.
     let mut text = format!("add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
-    for counted in Counted::ALL {
+    for counted in PacketCounter::ALL {
         let _ = writeln!(text, "\tcounter {} {{\n\t}}", counted.as_str());
     }
     for (name, hook, rules) in [
@@ -44,7 +44,7 @@ const ERRORS: [&str; 2] = [
     "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
 ];
 
-fn steer(params: &Params) -> Vec<String> {
+fn steer(params: &SteeringParams) -> Vec<String> {
     let tcp = destination_ports(params, "tcp");
     let mark = format!("meta mark set meta mark | {:#010x}", params.mark);
     let port = params.listen_port;
@@ -55,12 +55,12 @@ fn steer(params: &Params) -> Vec<String> {
         // ICMP errors about the client's leg have the server's address as destination.
         format!("{} {ours}", ERRORS[0]),
         format!("{} {ours}", ERRORS[1]),
-        format!("meta l4proto tcp fib saddr type local {} drop", counted(Counted::OwnSource)),
+        format!("meta l4proto tcp fib saddr type local {} drop", counted(PacketCounter::OwnSource)),
         "fib daddr type { local, broadcast, multicast } accept".to_owned(),
         format!("meta nfproto ipv4 {tcp} tproxy ip to :{port} {mark} accept"),
         format!("meta nfproto ipv6 {tcp} tproxy ip6 to :{port} {mark} accept"),
         // Without a listener `tproxy` does not match. Without this rule the packet would be forwarded.
-        format!("{tcp} {} drop", counted(Counted::NoListener)),
+        format!("{tcp} {} drop", counted(PacketCounter::NoListener)),
         "jump unsteered".to_owned(),
         format!("{} {}", destination_ports(params, "udp"), udp(params)),
     ]
@@ -68,7 +68,7 @@ fn steer(params: &Params) -> Vec<String> {
 
 /// Keeps what should be intercepted from being forwarded: neither from the steered interfaces, nor from tenants whose packets
 /// arrive on others.
-fn refuse(params: &Params) -> Vec<String> {
+fn refuse(params: &SteeringParams) -> Vec<String> {
     let sources = params.sources.iter().map(|source| {
         let v4 = source.addr().is_ipv4();
         match (source.prefix_len(), v4) {
@@ -82,8 +82,8 @@ fn refuse(params: &Params) -> Vec<String> {
     matches.map(|matched| format!("{matched} jump refuse_ports")).collect()
 }
 
-fn refuse_ports(params: &Params) -> Vec<String> {
-    let count = counted(Counted::NotForwarded);
+fn refuse_ports(params: &SteeringParams) -> Vec<String> {
+    let count = counted(PacketCounter::NotForwarded);
     vec![
         format!("{} {count} drop", destination_ports(params, "tcp")),
         format!("{} {count} {}", destination_ports(params, "udp"), udp(params)),
@@ -91,34 +91,34 @@ fn refuse_ports(params: &Params) -> Vec<String> {
 }
 
 /// Rejects connections of the machine's own to the listener: they could only make the gateway dial itself.
-fn input(params: &Params) -> Vec<String> {
+fn input(params: &SteeringParams) -> Vec<String> {
     vec![format!("iifname \"lo\" tcp dport {} reject with tcp reset", params.listen_port)]
 }
 
 /// Counts packets that are not intercepted, and logs a sample. The kernel then forwards them if it may, else drops
 /// them.
-fn unsteered(params: &Params) -> Vec<String> {
+fn unsteered(params: &SteeringParams) -> Vec<String> {
     let udp = destination_ports(params, "udp");
     let mut rules = vec![format!("limit rate 6/minute log prefix \"{LOG_PREFIX}\" level info")];
     let counts = [
-        (Counted::Dns, "udp dport 53"),
-        (Counted::Dns, "tcp dport 53"),
-        (Counted::Ntp, "udp dport 123"),
-        (Counted::UdpRefused, &*udp),
-        (Counted::Tcp, "meta l4proto tcp"),
-        (Counted::Udp, "meta l4proto udp"),
-        (Counted::Icmp, "meta l4proto { icmp, ipv6-icmp }"),
+        (PacketCounter::Dns, "udp dport 53"),
+        (PacketCounter::Dns, "tcp dport 53"),
+        (PacketCounter::Ntp, "udp dport 123"),
+        (PacketCounter::UdpRefused, &*udp),
+        (PacketCounter::Tcp, "meta l4proto tcp"),
+        (PacketCounter::Udp, "meta l4proto udp"),
+        (PacketCounter::Icmp, "meta l4proto { icmp, ipv6-icmp }"),
     ];
     rules.extend(counts.map(|(kind, matched)| format!("{matched} {} return", counted(kind))));
-    rules.push(counted(Counted::Other));
+    rules.push(counted(PacketCounter::Other));
     rules
 }
 
-fn counted(counted: Counted) -> String {
+fn counted(counted: PacketCounter) -> String {
     format!("counter name \"{}\"", counted.as_str())
 }
 
-fn untrack_in(params: &Params) -> Vec<String> {
+fn untrack_in(params: &SteeringParams) -> Vec<String> {
     let ports = destination_ports(params, "tcp");
     let steered = interfaces(&params.interfaces, "iifname").into_iter();
     let mut rules: Vec<_> =
@@ -134,7 +134,7 @@ fn untrack_in(params: &Params) -> Vec<String> {
     rules
 }
 
-fn untrack_out(params: &Params) -> Vec<String> {
+fn untrack_out(params: &SteeringParams) -> Vec<String> {
     let ports = destination_ports(params, "tcp").replace("tcp dport", "tcp sport");
     let steered = interfaces(&params.interfaces, "oifname").into_iter();
     let mut rules: Vec<_> =
@@ -144,20 +144,20 @@ fn untrack_out(params: &Params) -> Vec<String> {
 }
 
 /// Matches a pool as destination (`side` is `d`) or source (`s`).
-fn pool_match(pool: &Pool, side: char) -> String {
+fn pool_match(pool: &SteeredPool, side: char) -> String {
     let (network, ports) = (pool.network.trunc(), pool.ports);
     let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
     format!("{family} {side}addr {} tcp {side}port {ports}", listed(network))
 }
 
-fn udp(params: &Params) -> &'static str {
+fn udp(params: &SteeringParams) -> &'static str {
     match params.udp {
-        Udp::Reject => "reject", // in an inet table: ICMP or ICMPv6 port unreachable
-        Udp::Drop => "drop",
+        UdpTreatment::Reject => "reject", // in an inet table: ICMP or ICMPv6 port unreachable
+        UdpTreatment::Drop => "drop",
     }
 }
 
-fn destination_ports(params: &Params, protocol: &str) -> String {
+fn destination_ports(params: &SteeringParams, protocol: &str) -> String {
     match params.ports.ranges() {
         None => format!("meta l4proto {protocol}"),
         Some(ranges) => format!("{protocol} dport {}", set(&ranges)),
@@ -199,13 +199,13 @@ fn set<T: ToString>(elements: &[T]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ports, tests::params};
+    use super::super::{InterceptedPorts, tests::params};
     use super::*;
 
     #[test]
     fn packets_tproxy_misses_are_dropped() {
-        for ports in [params().ports, Ports::All] {
-            let text = render(&Params { ports, ..params() });
+        for ports in [params().ports, InterceptedPorts::All] {
+            let text = render(&SteeringParams { ports, ..params() });
             let lines: Vec<_> = text.lines().map(str::trim).collect();
             let last = lines.iter().rposition(|line| line.contains("tproxy")).unwrap();
             assert!(lines[last + 1].ends_with(" drop"), "{text}");

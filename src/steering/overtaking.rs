@@ -2,7 +2,7 @@
 //! would have intercepted, after a flush.
 
 use crate::interface::Interface;
-use crate::sys::routing::{LOCAL_TABLE, Rule};
+use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -11,14 +11,18 @@ const OWN: [u8; 2] = [230, 231];
 
 /// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
 /// forwarding, and that may route them.
-pub(super) fn before_port_rules(rules: &[Rule], steered: &[Interface], sources: &[IpNet]) -> Option<usize> {
-    let is_port_rule = |rule: &Rule| rule.protocol == OWN[0] && rule.interface.is_some();
+pub(super) fn before_port_rules(
+    rules: &[RoutingRule],
+    steered: &[Interface],
+    sources: &[IpNet],
+) -> Option<usize> {
+    let is_port_rule = |rule: &RoutingRule| rule.protocol == OWN[0] && rule.interface.is_some();
     let last = rules.iter().rposition(is_port_rule)?;
     rules.iter().take(last).position(|rule| takes(rule, steered, sources))
 }
 
 /// True if a rule may route packets that nobody has marked. One for some destinations is an exemption (docs/steering.md).
-fn takes(rule: &Rule, steered: &[Interface], sources: &[IpNet]) -> bool {
+fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
     if OWN.contains(&rule.protocol) || !rule.leads_on || rule.table == LOCAL_TABLE {
         return false;
     }
@@ -33,9 +37,9 @@ fn takes(rule: &Rule, steered: &[Interface], sources: &[IpNet]) -> bool {
 }
 
 /// Parses a line of `ip -N rule show`.
-pub(super) fn parse(line: &str) -> Option<Rule> {
+pub(super) fn parse(line: &str) -> Option<RoutingRule> {
     let (priority, rest) = line.split_once(':')?;
-    let mut rule = Rule { priority: priority.trim().parse().ok()?, ..Rule::default() };
+    let mut rule = RoutingRule { priority: priority.trim().parse().ok()?, ..RoutingRule::default() };
     let mut words = rest.split_whitespace();
     while let Some(word) = words.next() {
         match word {

@@ -7,15 +7,15 @@ use std::net::IpAddr;
 
 /// The parameters of steering, checked.
 #[derive(Debug, Clone)]
-pub struct Params {
+pub struct SteeringParams {
     /// The interfaces that tenants' packets arrive on; not empty. Traffic of others is not intercepted.
     pub interfaces: Vec<Interface>,
     /// The networks of tenants. Their packets to intercepted ports are not forwarded, whichever interface they arrive on.
     pub sources: Vec<IpNet>,
     /// TCP destination ports that are intercepted.
-    pub ports: Ports,
+    pub ports: InterceptedPorts,
     /// The treatment of UDP to the same ports.
-    pub udp: Udp,
+    pub udp: UdpTreatment,
     /// The transparent listener's port.
     pub listen_port: u16,
     /// The firewall mark bits of intercepted packets; not 0. Other bits are preserved.
@@ -23,7 +23,7 @@ pub struct Params {
     /// The routing table that delivers marked packets locally; 1 to 252, or above 255.
     pub table: u32,
     /// The source addresses of every pool, which become local.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<SteeredPool>,
     /// The DNS servers of the configuration, which must stay reachable.
     pub resolvers: Vec<IpAddr>,
     /// The kernel's range of automatically chosen ports (`net.ipv4.ip_local_port_range`) on the gateway.
@@ -32,14 +32,14 @@ pub struct Params {
 
 /// TCP destination ports that are intercepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
+pub enum InterceptedPorts {
     /// Every port.
     All,
     /// The ports in these ranges; not empty.
     List(Vec<PortRange>),
 }
 
-impl Ports {
+impl InterceptedPorts {
     /// The ranges in order, with overlapping and adjacent ones merged, as nft lists them; `None` for every port.
     pub(super) fn ranges(&self) -> Option<Vec<PortRange>> {
         match self {
@@ -51,7 +51,7 @@ impl Ports {
 
 /// The treatment of UDP to the intercepted ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Udp {
+pub enum UdpTreatment {
     /// ICMP port unreachable: QUIC clients fall back to TCP at once.
     #[default]
     Reject,
@@ -61,7 +61,7 @@ pub enum Udp {
 
 /// Source addresses and the ports handed out on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
+pub struct SteeredPool {
     /// The addresses.
     pub network: IpNet,
     /// The ports.

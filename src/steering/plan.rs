@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// Everything that steering puts into the kernel.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct SteeringPlan {
     /// The steered interfaces.
     pub interfaces: Vec<Interface>,
     /// The networks of tenants.

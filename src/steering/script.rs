@@ -1,6 +1,6 @@
 //! A plan as a shell script that a person can read and run.
 
-use super::{PacketRules, Plan, Routing};
+use super::{PacketRules, Routing, SteeringPlan};
 use crate::addr::{PortRange, listed};
 use crate::sys::routing::LOCAL_TABLE;
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ const PRELUDE: &str = include_str!("prelude.sh");
 pub const SOMAXCONN: u32 = 16384;
 
 /// Displays as the script that puts everything in place. The script is idempotent.
-impl fmt::Display for Plan {
+impl fmt::Display for SteeringPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tool, package) = match self.packet_rules {
             PacketRules::Iptables { .. } => ("iptables-restore", "iptables"),

@@ -9,10 +9,10 @@ mod tables;
 
 pub use fault::{Lost, Part, Remedy};
 
-use super::{PacketRules, Params, Routing, overtaking};
+use super::{PacketRules, Routing, SteeringParams, overtaking};
 use crate::interface::Interface;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, Way};
+use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision};
 use ipnet::IpNet;
 use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Instant;
-use tables::{Found, Key, NFT_TABLE, Table, table_of_nftables, tables_of_iptables};
+use tables::{NFT_TABLE, PlannedTable, TableKey, TableState, table_of_nftables, tables_of_iptables};
 
 /// The protocol number that Egret's own rules have (prelude.sh).
 const PROTOCOL: u8 = 230;
@@ -29,9 +29,9 @@ const ATTEMPTS: usize = 3;
 
 /// The expected steering, and the rules of the last look.
 #[derive(Debug)]
-pub struct Watched {
-    iptables: Vec<Table>,
-    nftables: Vec<Table>,
+pub struct SteeringMonitor {
+    iptables: Vec<PlannedTable>,
+    nftables: Vec<PlannedTable>,
     routing: [Routing; 2],
     interfaces: Vec<Interface>,
     /// The networks of tenants.
@@ -39,12 +39,12 @@ pub struct Watched {
     /// The port that the gateway listens on.
     listen_port: u16,
     newcomers: [Newcomers; 2],
-    seen: BTreeMap<Key, BTreeSet<u64>>,
+    seen: BTreeMap<TableKey, BTreeSet<u64>>,
 }
 
 /// Result of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct SteeringLook {
     /// The parts that are not in place; empty if steering is intact.
     pub lost: Vec<Lost>,
     /// Faults that matter only once packet rules are lost.
@@ -53,9 +53,9 @@ pub struct Look {
     pub rules: BTreeSet<u64>,
 }
 
-impl Watched {
+impl SteeringMonitor {
     /// Watches for what these parameters ask for.
-    pub fn new(params: &Params) -> Self {
+    pub fn new(params: &SteeringParams) -> Self {
         let plan = super::iptables(params);
         let tables_of = |rules: &PacketRules| match rules {
             PacketRules::Iptables { v4, v6 } => {
@@ -78,13 +78,13 @@ impl Watched {
     }
 
     /// Watches for what other parameters ask for. What was seen is remembered.
-    pub fn expect(&mut self, params: &Params) {
+    pub fn expect(&mut self, params: &SteeringParams) {
         let (seen, newcomers) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.newcomers));
         *self = Self { seen, newcomers, ..Self::new(params) };
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
-    pub fn look(&mut self, now: Instant) -> io::Result<Look> {
+    pub fn look(&mut self, now: Instant) -> io::Result<SteeringLook> {
         let mut look = self.packet_rules()?;
         let present = routing::interfaces()?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
@@ -104,7 +104,7 @@ impl Watched {
         index: usize,
         family: IpFamily,
         present: &[String],
-        look: &mut Look,
+        look: &mut SteeringLook,
         now: Instant,
     ) -> io::Result<()> {
         let routing = &self.routing[index];
@@ -121,7 +121,7 @@ impl Watched {
                 Part::MarkRule,
                 format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`"),
             );
-        } else if delivers && routing::way(elsewhere(family), None, Some(mark))? != Way::Local {
+        } else if delivers && routing::way(elsewhere(family), None, Some(mark))? != RouteDecision::Local {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             tell(Part::MarkRule, what);
         }
@@ -160,7 +160,7 @@ impl Watched {
         Ok(())
     }
 
-    fn packet_rules(&mut self) -> io::Result<Look> {
+    fn packet_rules(&mut self) -> io::Result<SteeringLook> {
         let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
             let before = packet_rules::generation()?;
@@ -169,8 +169,8 @@ impl Watched {
                 break;
             }
         }
-        let mut look = Look::default();
-        for Found { key, wrong, rules, replaced_whole } in found {
+        let mut look = SteeringLook::default();
+        for TableState { key, wrong, rules, replaced_whole } in found {
             // Whoever puts steering in place replaces all rules of a table at once. Where some of them stayed and others
             // are gone, somebody else had a hand in it.
             let seen = self.seen.entry(key.clone()).or_default();
@@ -190,9 +190,9 @@ impl Watched {
     }
 
     /// The tables of the format in use.
-    fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<Found>> {
+    fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<TableState>> {
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
-            let look = |table: &Table| table.look(Backend::NfTables, &[], self.listen_port);
+            let look = |table: &PlannedTable| table.look(Backend::NfTables, &[], self.listen_port);
             return self.nftables.iter().map(|table| Ok(look(table)?.0)).collect();
         }
         let mut all = Vec::new();
@@ -207,7 +207,7 @@ impl Watched {
             let mut present = false;
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
-                let look = |table: &Table| table.look(backend, &self.interfaces, self.listen_port);
+                let look = |table: &PlannedTable| table.look(backend, &self.interfaces, self.listen_port);
                 let found: Vec<_> = tables.map(look).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;
@@ -216,10 +216,10 @@ impl Watched {
                 }
             }
             if !present {
-                let key = Key { family, table: String::new() };
+                let key = TableKey { family, table: String::new() };
                 let what = format!("{}: none of Egret's packet rules is in place", key.called());
                 let wrong = Some((what, Remedy::Renew));
-                all.push(Found { key, wrong, rules: BTreeSet::new(), replaced_whole: false });
+                all.push(TableState { key, wrong, rules: BTreeSet::new(), replaced_whole: false });
             }
         }
         Ok(all)

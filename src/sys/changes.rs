@@ -17,19 +17,19 @@ const PACKET_RULES: u32 = 0x40;
 
 /// A subscription to such notifications.
 #[derive(Debug)]
-pub struct Changes {
+pub struct ChangeListener {
     epoll: Epoll,
     network: Netlink,
     /// `None` where the kernel has no nf_tables, or the capability is missing.
     packet_rules: Option<Netlink>,
-    waker: Waker,
+    waker: ChangeWaker,
 }
 
-/// Wakes a thread that waits in [`Changes::wait`].
+/// Wakes a thread that waits in [`ChangeListener::wait`].
 #[derive(Debug, Clone)]
-pub struct Waker(Arc<EventFd>);
+pub struct ChangeWaker(Arc<EventFd>);
 
-impl Waker {
+impl ChangeWaker {
     /// Ends the current wait, or the next one if nobody waits now.
     pub fn wake(&self) {
         // The counter cannot overflow: each wait resets it.
@@ -37,7 +37,7 @@ impl Waker {
     }
 }
 
-impl Changes {
+impl ChangeListener {
     /// Subscribes. Where the kernel has no nf_tables, or the capability is missing, changes of packet rules go unnoticed.
     pub fn listen() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -48,11 +48,11 @@ impl Changes {
         for socket in [&network].into_iter().chain(&packet_rules) {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         }
-        Ok(Self { epoll, network, packet_rules, waker: Waker(Arc::new(waker)) })
+        Ok(Self { epoll, network, packet_rules, waker: ChangeWaker(Arc::new(waker)) })
     }
 
     /// A handle that ends a wait from another thread.
-    pub fn waker(&self) -> Waker {
+    pub fn waker(&self) -> ChangeWaker {
         self.waker.clone()
     }
 
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn wakeup_or_timeout_ends_wait() {
-        let changes = Changes::listen().unwrap();
+        let changes = ChangeListener::listen().unwrap();
         let waker = changes.waker();
         let start = clock::now();
         waker.wake();

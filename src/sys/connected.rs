@@ -27,9 +27,9 @@ pub fn networks() -> io::Result<Vec<IpNet>> {
         let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
         netlink.ask(libc::RTM_GETROUTE, Want::List, &request, deadline, |kind, body| {
             match if kind == libc::RTM_NEWROUTE { route(body)? } else { None } {
-                Some(Route::Link(network)) if links.len() < MOST => links.push(network),
-                Some(Route::Default(router)) if routers.len() < MOST => routers.push(router),
-                Some(Route::Link(_) | Route::Default(_)) | None => {}
+                Some(UnicastRoute::Link(network)) if links.len() < MOST => links.push(network),
+                Some(UnicastRoute::Default(router)) if routers.len() < MOST => routers.push(router),
+                Some(UnicastRoute::Link(_) | UnicastRoute::Default(_)) | None => {}
             }
             Ok(())
         })?;
@@ -41,14 +41,14 @@ pub fn networks() -> io::Result<Vec<IpNet>> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Route {
+enum UnicastRoute {
     /// A network on a link.
     Link(IpNet),
     /// The default route, by this router.
     Default(IpAddr),
 }
 
-fn route(body: &[u8]) -> io::Result<Option<Route>> {
+fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
     let header: [u8; HEADER] = array_at(body, 0).ok_or_else(malformed)?;
     let (length, kind) = (header[1], header[7]);
     if kind != libc::RTN_UNICAST {
@@ -67,13 +67,13 @@ fn route(body: &[u8]) -> io::Result<Option<Route>> {
         rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
     }
     if length == 0 {
-        return Ok(router.map(Route::Default));
+        return Ok(router.map(UnicastRoute::Default));
     }
     if by_router {
         return Ok(None);
     }
     let network = IpNet::new(to.ok_or_else(malformed)?, length).map_err(io::Error::other)?;
-    Ok(Some(Route::Link(network)))
+    Ok(Some(UnicastRoute::Link(network)))
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
@@ -104,14 +104,14 @@ mod tests {
         let (to, oif) = ((libc::RTA_DST, &[192, 0, 2, 0][..]), (libc::RTA_OIF, &[3, 0, 0, 0][..]));
         let (router, unicast) = (&[198, 51, 100, 1][..], libc::RTN_UNICAST);
         let told = |message: &[u8]| route(message).unwrap();
-        let network = Route::Link("192.0.2.0/24".parse().unwrap());
+        let network = UnicastRoute::Link("192.0.2.0/24".parse().unwrap());
         assert_eq!(told(&message(24, unicast, &[to, oif])), Some(network));
         for by_router in BY_ROUTER {
             assert_eq!(told(&message(24, unicast, &[to, (by_router, router), oif])), None);
         }
         assert_eq!(told(&message(24, libc::RTN_LOCAL, &[to, oif])), None);
         assert_eq!(told(&message(0, unicast, &[oif])), None, "a default route to a link");
-        let default = Route::Default("198.51.100.1".parse().unwrap());
+        let default = UnicastRoute::Default("198.51.100.1".parse().unwrap());
         assert_eq!(told(&message(0, unicast, &[(libc::RTA_GATEWAY, router), oif])), Some(default));
         assert!(route(&message(24, unicast, &[oif])).is_err());
         let cut = message(24, unicast, &[to, oif]);

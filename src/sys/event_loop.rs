@@ -1,23 +1,24 @@
 //! A worker's event loop: its tasks, its timers, and the one epoll instance of its sockets.
 //!
-//! A loop and everything in it is confined to one thread; only wakers may be used on others. [`spawn`], [`give_way`],
-//! [`has_turn`], [`sleep`] and [`timeout`] are for code that runs on a loop: elsewhere they panic.
+//! A loop and everything in it is confined to one thread; only wakers may be used on others. [`spawn`], [`defer_bulk`],
+//! [`is_bulk_turn`], [`sleep`] and [`timeout`] are for code that runs on a loop: elsewhere they panic.
 
+mod deferred_keepalive;
 #[cfg(test)]
 mod fake;
 mod inbox;
 mod sockets;
 mod tasks;
 mod timers;
-mod young;
 
 #[cfg(not(test))]
 use crate::clock;
+use deferred_keepalive::DeferredKeepalive;
 use inbox::Inbox;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use sockets::{NOBODY, Sockets};
-pub(super) use sockets::{Watched, told};
+pub(super) use sockets::{WatchedSocket, readiness};
 use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
@@ -25,18 +26,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tasks::{Alarm, MAIN, Tasks};
-pub use tasks::{give_way, has_turn, spawn, yield_now};
+use tasks::{MAIN, TaskWaker, Tasks};
+pub use tasks::{defer_bulk, is_bulk_turn, spawn, yield_now};
 use timers::Timers;
 pub use timers::{Elapsed, Sleep, Timeout, sleep, timeout};
-use young::Young;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct EventLoop {
     epoll: Epoll,
     sockets: RefCell<Sockets>,
-    young: RefCell<Young>,
+    young: RefCell<DeferredKeepalive>,
     tasks: Tasks,
     timers: RefCell<Timers>,
     inbox: Arc<Inbox>,
@@ -105,16 +105,16 @@ impl EventLoop {
 
     fn run_here<R>(self: &Rc<Self>, main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
         let _running = Running::begin(self);
-        let alarm = Alarm::rung(MAIN, &self.inbox);
+        let alarm = TaskWaker::notified(MAIN, &self.inbox);
         self.tasks.push(MAIN);
         let waker = Waker::from(Arc::clone(&alarm));
         let mut main = pin!(main(Rc::clone(self)));
-        let mut poll = |key, has_turn| {
+        let mut poll = |key, is_bulk_turn| {
             if key != MAIN {
-                self.tasks.poll(key, has_turn);
+                self.tasks.poll(key, is_bulk_turn);
                 return Poll::Pending;
             }
-            self.tasks.begin(&alarm, has_turn);
+            self.tasks.begin(&alarm, is_bulk_turn);
             let polled = main.as_mut().poll(&mut Context::from_waker(&waker));
             self.tasks.pause(&alarm);
             polled
@@ -153,7 +153,7 @@ impl EventLoop {
             #[cfg(test)]
             self.pass_time(found);
             // Wakers run while the sockets, or the timers, are borrowed. They access the tasks only.
-            if self.sockets.borrow_mut().tell(&events[..found]) {
+            if self.sockets.borrow_mut().dispatch(&events[..found]) {
                 self.inbox.take().into_iter().for_each(|key| self.tasks.push(key));
             }
             if found < events.len() {

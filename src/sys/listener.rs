@@ -1,6 +1,6 @@
 //! The transparent listener.
 
-use super::event_loop::{EventLoop, Watched, told};
+use super::event_loop::{EventLoop, WatchedSocket, readiness};
 use super::liveness::Liveness;
 use super::stream;
 use nix::sys::epoll::EpollFlags;
@@ -52,23 +52,23 @@ pub fn open(
 
 /// A listener registered with its worker's event loop.
 #[derive(Debug)]
-pub struct Listener(Watched<TcpListener>);
+pub struct Listener(WatchedSocket<TcpListener>);
 
 impl Listener {
     /// Registers a non-blocking listener with an event loop.
     pub fn new(listener: TcpListener, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
-        Watched::new(listener, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, event_loop).map(Self)
+        WatchedSocket::new(listener, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, event_loop).map(Self)
     }
 
     /// Ready when a connection may be waiting.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.0.poll(cx, told::READABLE)
+        self.0.poll(cx, readiness::READABLE)
     }
 
     /// Accepts the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none
     /// waits; only then is [`Self::poll_ready`] pending.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.attempt(told::READABLE, 0, || accept(self.0.get()))
+        self.0.attempt(readiness::READABLE, 0, || accept(self.0.get()))
     }
 }
 

@@ -7,7 +7,7 @@ pub mod counts;
 mod legacy;
 mod rule;
 
-pub use rule::{Ahead, Chain, Effect, Rule, TableFamily};
+pub use rule::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, text, u32_at};
 use nix::sys::socket::SockProtocol;
@@ -68,7 +68,12 @@ pub fn has_table(family: TableFamily, table: &str) -> io::Result<bool> {
 }
 
 /// Reads a chain; `None` if it does not exist.
-pub fn chain(backend: Backend, family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
+pub fn chain(
+    backend: Backend,
+    family: TableFamily,
+    table: &str,
+    chain: &str,
+) -> io::Result<Option<PacketChain>> {
     match backend {
         Backend::NfTables => chain_of_nf_tables(family, table, chain),
         Backend::Legacy => legacy::chain(family, table, chain),
@@ -78,7 +83,7 @@ pub fn chain(backend: Backend, family: TableFamily, table: &str, chain: &str) ->
 /// True if the legacy iptables are loaded. Otherwise their chains must not be read: reading a table creates it.
 pub use legacy::is_loaded as legacy_is_loaded;
 
-fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
+fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<PacketChain>> {
     let mut hook = None;
     let request = [name(1, table), name(3, chain)].concat();
     let asked = ask(GET_CHAIN, Want::One, family as u8, &request, |body| {
@@ -99,14 +104,14 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
         if attribute(body, 2).map(text) == Some(chain.to_owned()) {
             let ahead = ahead(body);
             let target = match &ahead.effect {
-                Effect::Jump(chain) => Some(chain.clone()),
-                Effect::None | Effect::Return | Effect::Drop | Effect::Take => None,
+                PacketEffect::Jump(chain) => Some(chain.clone()),
+                PacketEffect::None | PacketEffect::Return | PacketEffect::Drop | PacketEffect::Take => None,
             };
-            rules.push(Rule { id: identity(body), target, ahead, listener: listener(body) });
+            rules.push(PacketRule { id: identity(body), target, ahead, listener: listener(body) });
         }
         Ok(())
     });
-    Ok(found(listed)?.map(|()| Chain { hook, rules }))
+    Ok(found(listed)?.map(|()| PacketChain { hook, rules }))
 }
 
 /// Expressions with a state that packets change, which is excluded from the digest.
@@ -129,7 +134,8 @@ fn ahead(rule: &[u8]) -> Ahead {
     // NFTA_META_KEY: the mark, the interface's name
     const MARK: u32 = 3;
     const BY_NAME: u32 = 6;
-    let mut found = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::None };
+    let mut found =
+        Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::None };
     let mut loaded = None;
     for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
         let kind = attribute(expression, 1).map(text).unwrap_or_default();
@@ -158,10 +164,10 @@ fn ahead(rule: &[u8]) -> Ahead {
                 found.invalid_too |= invalid;
             }
             "immediate" => found.effect = verdict(data).unwrap_or(found.effect),
-            "target" => found.effect = Effect::of_target(&name()),
-            "reject" => found.effect = Effect::Drop,
+            "target" => found.effect = PacketEffect::of_target(&name()),
+            "reject" => found.effect = PacketEffect::Drop,
             "nat" | "masq" | "redir" | "tproxy" | "notrack" | "queue" | "fwd" | "synproxy" => {
-                found.effect = Effect::Take;
+                found.effect = PacketEffect::Take;
             }
             _ => {}
         }
@@ -217,14 +223,14 @@ fn is_of_known(name: &str, info: &[u8]) -> (bool, bool) {
 }
 
 /// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
-fn verdict(data: &[u8]) -> Option<Effect> {
+fn verdict(data: &[u8]) -> Option<PacketEffect> {
     let verdict = attribute(attribute(data, 2)?, 2)?;
     Some(match be32(attribute(verdict, 1)?).ok()?.cast_signed() {
-        -1 => Effect::None,
-        -3 | -4 => Effect::Jump(attribute(verdict, 2).map(text)?),
-        -5 => Effect::Return,
-        0 => Effect::Drop,
-        _ => Effect::Take,
+        -1 => PacketEffect::None,
+        -3 | -4 => PacketEffect::Jump(attribute(verdict, 2).map(text)?),
+        -5 => PacketEffect::Return,
+        0 => PacketEffect::Drop,
+        _ => PacketEffect::Take,
     })
 }
 

@@ -6,7 +6,7 @@
 use super::netlink::{Netlink, attribute_of};
 use super::packet_rules::{NF_TABLES, TableFamily, name};
 use super::routing::IpFamily;
-use expressions::{Rule, number};
+use expressions::{NftRule, number};
 use nix::sys::socket::SockProtocol;
 use std::io;
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ const ELEMENTS: usize = 1000;
 
 /// The packets that may be refused: those that steering intercepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
+pub struct RefusalScope {
     /// Names of interfaces, or prefixes of names with a `+` or `*` at the end.
     pub interfaces: Vec<String>,
     /// First and last port of each range; `None` for every port.
@@ -43,14 +43,14 @@ pub struct Scope {
 
 /// Clients whose connections of one family are refused: disjoint address ranges (first, last) in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedClients {
     /// Refused whatever the destination.
     pub everywhere: Vec<(IpAddr, IpAddr)>,
     /// Refused if there is no route to the destination.
     pub unrouted: Vec<(IpAddr, IpAddr)>,
 }
 
-impl Refused {
+impl RefusedClients {
     fn is_empty(&self) -> bool {
         self.everywhere.is_empty() && self.unrouted.is_empty()
     }
@@ -72,7 +72,7 @@ impl Refusals {
     }
 
     /// Replaces the refusals, given for IPv4 and IPv6, in one transaction. After an error the former ones are in place.
-    pub fn put(&mut self, scope: &Scope, refused: [&Refused; 2]) -> io::Result<()> {
+    pub fn put(&mut self, scope: &RefusalScope, refused: [&RefusedClients; 2]) -> io::Result<()> {
         let counted = self.counted()?;
         let mut batch = Batch::default();
         if self.in_place {
@@ -118,7 +118,7 @@ impl Batch {
         self.messages.push((kind, flags, body));
     }
 
-    fn table(&mut self, scope: &Scope, refused: [&Refused; 2]) {
+    fn table(&mut self, scope: &RefusalScope, refused: [&RefusedClients; 2]) {
         self.add(NEW_TABLE, CREATE, &[name(1, TABLE), number(2, OWNED)].concat());
         for chain in ["steered", "dialled", "refuse4", "refuse6"] {
             self.add(NEW_CHAIN, CREATE, &[name(1, TABLE), name(3, chain)].concat());
@@ -128,18 +128,18 @@ impl Batch {
         self.add(NEW_CHAIN, CREATE, &base.concat());
 
         for interface in &scope.interfaces {
-            self.rule("arrived", &Rule::default().arriving_by(interface).jump("steered"));
+            self.rule("arrived", &NftRule::default().arriving_by(interface).jump("steered"));
         }
         match &scope.ports {
-            None => self.rule("steered", &Rule::default().tcp().jump("dialled")),
+            None => self.rule("steered", &NftRule::default().tcp().jump("dialled")),
             Some(ranges) => {
                 for (first, last) in ranges {
-                    self.rule("steered", &Rule::default().tcp().ports(*first, *last).jump("dialled"));
+                    self.rule("steered", &NftRule::default().tcp().ports(*first, *last).jump("dialled"));
                 }
             }
         }
         for (chain, family) in [("refuse4", IpFamily::V4), ("refuse6", IpFamily::V6)] {
-            self.rule("dialled", &Rule::default().syn().family(family).for_others().jump(chain));
+            self.rule("dialled", &NftRule::default().syn().family(family).for_others().jump(chain));
         }
         for (family, refused) in IpFamily::ALL.into_iter().zip(refused) {
             let (chain, v) = match family {
@@ -154,14 +154,14 @@ impl Batch {
                     continue;
                 }
                 self.set(&set, family, clients);
-                let rule = Rule::default().client_in(family, &set);
+                let rule = NftRule::default().client_in(family, &set);
                 let rule = if unrouted { rule.without_route() } else { rule };
                 self.rule(chain, &rule.count().reset());
             }
         }
     }
 
-    fn rule(&mut self, chain: &str, rule: &Rule) {
+    fn rule(&mut self, chain: &str, rule: &NftRule) {
         let body = [name(1, TABLE), name(2, chain), attribute_of(4, &rule.expressions())].concat();
         self.add(NEW_RULE, CREATE | APPEND, &body);
     }

@@ -73,7 +73,7 @@ impl IpFamily {
 
 /// A rule of policy routing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rule {
+pub struct RoutingRule {
     /// The position among the rules; lower ones are asked first.
     pub priority: u32,
     /// The source network that the rule matches, if any.
@@ -95,13 +95,13 @@ pub struct Rule {
 }
 
 /// Lists every rule of a family.
-pub fn rules(family: IpFamily) -> io::Result<Vec<Rule>> {
+pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
     let mut rules = Vec::new();
     list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
         let value = |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind);
         let number = |kind| value(kind).and_then(|value| u32_at(value, 0));
         let byte = |at: usize| body.get(at).copied().unwrap_or_default();
-        rules.push(Rule {
+        rules.push(RoutingRule {
             priority: number(RULE_PRIORITY).unwrap_or_default(),
             source: value(RULE_SOURCE).and_then(|address| prefix(address, byte(2))),
             leads_on: matches!(byte(7), LOOK_UP | GO_TO),
@@ -140,7 +140,7 @@ pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
 /// (AnyIP). A source address needs that, or no answers arrive. `bind` would check it for IPv4 addresses only; the
 /// routing table does for both families.
 pub fn is_local(address: IpAddr) -> io::Result<bool> {
-    Ok(way(address, None, None)? == Way::Local)
+    Ok(way(address, None, None)? == RouteDecision::Local)
 }
 
 /// The kernel's `local` table.
@@ -214,7 +214,7 @@ fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bo
 
 /// Result of a route lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum RouteDecision {
     /// Delivered to this machine.
     Local,
     /// Sent out of this machine.
@@ -224,7 +224,7 @@ pub enum Way {
 }
 
 /// Looks up the route of a packet that this machine sends, from a source address or with a mark.
-pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<Way> {
+pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<RouteDecision> {
     let family = IpFamily::of(to);
     let mut request = header(family, bits(to), from.map_or(0, bits));
     request.extend(attribute_of(libc::RTA_DST, &octets(to)));
@@ -242,10 +242,10 @@ pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<Wa
         Ok(())
     });
     match answer {
-        Ok(()) if kind == Some(libc::RTN_LOCAL) => Ok(Way::Local),
-        Ok(()) if kind == Some(libc::RTN_UNICAST) => Ok(Way::Out),
-        Ok(()) => Ok(Way::Nowhere),
-        Err(error) if is_unroutable(&error) => Ok(Way::Nowhere),
+        Ok(()) if kind == Some(libc::RTN_LOCAL) => Ok(RouteDecision::Local),
+        Ok(()) if kind == Some(libc::RTN_UNICAST) => Ok(RouteDecision::Out),
+        Ok(()) => Ok(RouteDecision::Nowhere),
+        Err(error) if is_unroutable(&error) => Ok(RouteDecision::Nowhere),
         Err(error) => Err(error),
     }
 }
@@ -321,7 +321,7 @@ mod tests {
             assert_eq!(table.is_local(address).unwrap(), local, "{address}");
             assert_eq!(is_local(address).unwrap(), local, "{address}");
         }
-        assert_eq!(way("127.0.0.1".parse().unwrap(), None, None).unwrap(), Way::Local);
+        assert_eq!(way("127.0.0.1".parse().unwrap(), None, None).unwrap(), RouteDecision::Local);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub enum TcpState {
 
 /// Kernel state of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub enum SocketPresence {
     /// None: the 4-tuple can be used at once.
     Gone,
     /// `TIME_WAIT`, or a `FIN_WAIT2` that no program has open, for this long unless another FIN arrives.
@@ -90,20 +90,26 @@ impl Inquirer {
 
     /// Returns the kernel's state of each connection, given as local and peer address, in the same order. Each takes a
     /// hash table lookup in the kernel, some microseconds. After an error a new inquirer is needed.
-    pub fn ask(&self, pairs: &[(SocketAddr, SocketAddr)], patience: Duration) -> io::Result<Vec<Presence>> {
+    pub fn ask(
+        &self,
+        pairs: &[(SocketAddr, SocketAddr)],
+        patience: Duration,
+    ) -> io::Result<Vec<SocketPresence>> {
         let deadline = crate::clock::now() + patience;
         let mut found = Vec::with_capacity(pairs.len());
         for pairs in pairs.chunks(AT_ONCE) {
             let bodies: Vec<_> = pairs.iter().map(|&(source, to)| exact(source, to)).collect();
             let base = found.len();
-            found.resize(base + pairs.len(), Presence::Socket);
+            found.resize(base + pairs.len(), SocketPresence::Socket);
             self.0.ask_each(BY_FAMILY, &bodies, deadline, |number, answer| {
                 found[base + number] = match answer {
-                    Err(libc::ENOENT) => Presence::Gone,
+                    Err(libc::ENOENT) => SocketPresence::Gone,
                     Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
                     Ok(body) => match read(body)?.and_then(|socket| Some((socket.state, socket.expires?))) {
-                        Some((TcpState::TimeWait | TcpState::FinWait2, left)) => Presence::Waiting(left),
-                        Some(_) | None => Presence::Socket,
+                        Some((TcpState::TimeWait | TcpState::FinWait2, left)) => {
+                            SocketPresence::Waiting(left)
+                        }
+                        Some(_) | None => SocketPresence::Socket,
                     },
                 };
                 Ok(())
@@ -375,7 +381,7 @@ mod tests {
             let client = TcpStream::connect(to).unwrap();
             let from = client.local_addr().unwrap();
             let (server, _) = listener.accept().unwrap();
-            let until = |wanted: fn(Presence) -> bool| {
+            let until = |wanted: fn(SocketPresence) -> bool| {
                 let give_up = crate::clock::now() + PATIENCE;
                 // More queries than fit one system call.
                 while let found = inquirer.ask(&[(from, to); 70], PATIENCE).unwrap()
@@ -384,20 +390,20 @@ mod tests {
                     assert!(found.len() == 70 && crate::clock::now() < give_up, "{found:?}");
                 }
             };
-            assert_eq!(inquirer.ask(&[(from, to), (to, to)], PATIENCE).unwrap(), [Presence::Socket; 2]);
+            assert_eq!(inquirer.ask(&[(from, to), (to, to)], PATIENCE).unwrap(), [SocketPresence::Socket; 2]);
             drop(client);
-            until(|found| matches!(found, Presence::Waiting(_)));
+            until(|found| matches!(found, SocketPresence::Waiting(_)));
             drop(server);
-            until(|found| matches!(found, Presence::Waiting(left) if left > Duration::from_secs(50)));
+            until(|found| matches!(found, SocketPresence::Waiting(left) if left > Duration::from_secs(50)));
             let client = TcpStream::connect(to).unwrap();
             let from = client.local_addr().unwrap();
             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
             drop(client);
-            assert_eq!(inquirer.ask(&[(from, to)], PATIENCE).unwrap(), [Presence::Gone]);
+            assert_eq!(inquirer.ask(&[(from, to)], PATIENCE).unwrap(), [SocketPresence::Gone]);
             let mixed = [(to, to), (from, to), (to, to)];
             assert_eq!(
                 inquirer.ask(&mixed, PATIENCE).unwrap(),
-                [Presence::Socket, Presence::Gone, Presence::Socket]
+                [SocketPresence::Socket, SocketPresence::Gone, SocketPresence::Socket]
             );
         }
     }

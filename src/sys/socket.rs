@@ -1,6 +1,6 @@
 //! A connected TCP socket on an event loop.
 
-use super::event_loop::{EventLoop, Watched, told};
+use super::event_loop::{EventLoop, WatchedSocket, readiness};
 use super::stream;
 use nix::sys::epoll::EpollFlags;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Drop resets the peer, unless the stream has ended well. So neither a task that panics or is dropped nor a process
 /// that dies looks like a clean end of file.
 #[derive(Debug)]
-pub struct Socket(Watched<Stream>);
+pub struct Socket(WatchedSocket<Stream>);
 
 #[derive(Debug)]
 struct Stream {
@@ -46,7 +46,7 @@ impl Socket {
             ended_well: Cell::default(),
             ahead: OnceCell::new(),
         };
-        Watched::new(stream, events, event_loop).map(Self)
+        WatchedSocket::new(stream, events, event_loop).map(Self)
     }
 
     /// Sends FIN after everything that was written.
@@ -80,32 +80,32 @@ impl Socket {
 
     /// Ready when a read may return bytes, the end of the stream or an error.
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
-        self.0.poll(cx, told::READABLE | told::READ_CLOSED)
+        self.0.poll(cx, readiness::READABLE | readiness::READ_CLOSED)
     }
 
     /// Ready when a write may accept bytes, or fail.
     pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
-        self.0.poll(cx, told::WRITABLE | told::WRITE_CLOSED)
+        self.0.poll(cx, readiness::WRITABLE | readiness::WRITE_CLOSED)
     }
 
     /// Ready when the socket has failed: the error is in `SO_ERROR`.
     pub fn poll_failed(&self, cx: &Context<'_>) -> Poll<()> {
-        self.0.poll(cx, told::FAILED)
+        self.0.poll(cx, readiness::FAILED)
     }
 
     /// Marks the socket readable again, for bytes that were seen already and cause no further event.
-    pub fn tell_readable(&self) {
-        self.0.tell(told::READABLE);
+    pub fn mark_readable(&self) {
+        self.0.set_ready(readiness::READABLE);
     }
 
     /// Tries to read, if an event has reported readiness.
     pub fn try_read<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-        self.0.attempt(told::READABLE, told::READ_CLOSED, read)
+        self.0.attempt(readiness::READABLE, readiness::READ_CLOSED, read)
     }
 
     /// Tries to write, if an event has reported readiness.
     pub fn try_write<R>(&self, write: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-        self.0.attempt(told::WRITABLE, told::WRITE_CLOSED, write)
+        self.0.attempt(readiness::WRITABLE, readiness::WRITE_CLOSED, write)
     }
 
     /// Copies the next bytes without consuming them. Stops at urgent data: see [`Self::read_ahead`].
@@ -151,18 +151,18 @@ impl Socket {
 
     /// True if events have reported the peer's FIN or reset: the bytes left to read are the last.
     pub fn is_read_closed(&self) -> bool {
-        self.0.told(told::READ_CLOSED)
+        self.0.is_ready(readiness::READ_CLOSED)
     }
 
     /// True if events have reported a failure; otherwise `SO_ERROR` is empty.
     pub fn has_failed(&self) -> bool {
-        self.0.told(told::FAILED)
+        self.0.is_ready(readiness::FAILED)
     }
 
     /// True if events have reported urgent data of the peer: only then can a read be short although more is waiting
     /// behind the mark.
     pub fn may_hold_back(&self) -> bool {
-        self.0.told(told::URGENT)
+        self.0.is_ready(readiness::URGENT)
     }
 
     /// Takes `SO_ERROR`, which clears it.
@@ -234,7 +234,7 @@ mod tests {
             let (socket, _) = listener.accept().unwrap();
             stream::prepare(&socket).unwrap();
             // epoll accepts a descriptor only once.
-            let watched = Watched::new(&socket, EpollFlags::EPOLLIN, &event_loop).unwrap();
+            let watched = WatchedSocket::new(&socket, EpollFlags::EPOLLIN, &event_loop).unwrap();
             std::mem::forget(watched);
             let error = Socket::new(socket, &event_loop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -251,7 +251,7 @@ mod tests {
             poll_fn(|cx| socket.poll_readable(cx)).await;
             assert!(!socket.may_hold_back());
             send(peer.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
-            poll_fn(|cx| socket.0.poll(cx, told::URGENT)).await;
+            poll_fn(|cx| socket.0.poll(cx, readiness::URGENT)).await;
             assert!(socket.may_hold_back());
         })
         .unwrap();
@@ -268,7 +268,7 @@ mod tests {
                 let mut read = || socket.try_read(|| stream::read(&socket, &mut buffer));
                 assert_eq!(read().unwrap(), 1);
                 assert_eq!(read().unwrap_err().kind(), ErrorKind::WouldBlock);
-                assert!(!socket.0.told(told::READABLE));
+                assert!(!socket.0.is_ready(readiness::READABLE));
             }
             drop(peer);
             poll_fn(|cx| socket.poll_readable(cx)).await;
@@ -285,10 +285,10 @@ mod tests {
             poll_fn(|cx| socket.poll_readable(cx)).await;
             let not_enough = || Err::<(), _>(ErrorKind::WouldBlock.into());
             assert!(socket.try_read(not_enough).is_err());
-            assert!(!socket.0.told(told::READABLE));
-            socket.tell_readable();
-            let told = timeout(Duration::from_secs(10), poll_fn(|cx| socket.poll_readable(cx)));
-            told.await.unwrap();
+            assert!(!socket.0.is_ready(readiness::READABLE));
+            socket.mark_readable();
+            let readiness = timeout(Duration::from_secs(10), poll_fn(|cx| socket.poll_readable(cx)));
+            readiness.await.unwrap();
             assert_eq!(stream::peek(&socket, &mut [0; 8]).unwrap(), 4);
         })
         .unwrap();

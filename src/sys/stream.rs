@@ -54,7 +54,7 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
 
 /// Kernel state of a connection that determines when its 4-tuple can be reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection {
+pub struct ConnectionState {
     /// Both ends use TCP timestamps (RFC 7323): then TIME_WAIT does not prevent reuse of the 4-tuple.
     pub timestamps: bool,
     /// It is over: reset, in TIME_WAIT, or gone from the kernel.
@@ -64,9 +64,9 @@ pub struct Connection {
 }
 
 /// Reads the state by `TCP_INFO`.
-pub fn connection(socket: impl AsFd) -> io::Result<Connection> {
+pub fn connection(socket: impl AsFd) -> io::Result<ConnectionState> {
     let info = tcp_info(socket)?;
-    Ok(Connection {
+    Ok(ConnectionState {
         timestamps: info.tcpi_options & TCPI_OPT_TIMESTAMPS != 0,
         over: info.tcpi_state == TCP_CLOSE,
         round_trip: Duration::from_micros(u64::from(info.tcpi_rtt)),
@@ -125,7 +125,7 @@ pub fn acknowledged(socket: impl AsFd) -> io::Result<u64> {
     Ok(tcp_info(socket)?.tcpi_bytes_acked.saturating_sub(1))
 }
 
-/// Whether the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
+/// True if the next byte is urgent data (`SIOCATMARK`): reads stop before it, though more may wait behind it.
 pub fn is_at_urgent_mark(socket: impl AsFd) -> io::Result<bool> {
     Ok(ioctl_int(socket, SIOCATMARK)? != 0)
 }

@@ -4,7 +4,7 @@
 //! that changes the gateway goes by unseen because a disk is full. Writing happens on a thread of its own, so that a
 //! disk that hangs does not keep anybody from changing the gateway back.
 
-use super::sink::{LogTarget, Sink};
+use super::sink::{LineSink, LogTarget};
 use crate::audit::AuditRecord;
 use metrics::Counter;
 use std::io;
@@ -22,13 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Takes changes. Cheap to clone.
 #[derive(Clone)]
 pub struct AuditLog {
-    queue: SyncSender<Message>,
+    queue: SyncSender<AuditMessage>,
     /// Beside the queue, which may be full.
     reopen: Arc<AtomicBool>,
     errors: Counter,
 }
 
-enum Message {
+enum AuditMessage {
     Change(Box<AuditRecord>),
     /// Look at `reopen`.
     Wake,
@@ -40,7 +40,7 @@ impl AuditLog {
     /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
     /// `errors` is `egret_audit_log_errors_total`.
     pub fn start(target: LogTarget, errors: Counter) -> io::Result<Self> {
-        let sink = Sink::open("audit log", target, errors.clone())?;
+        let sink = LineSink::open("audit log", target, errors.clone())?;
         let (queue, queued) = mpsc::sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let ordered = Arc::clone(&reopen);
@@ -50,8 +50,8 @@ impl AuditLog {
 
     /// Has a change written. Never waits.
     pub fn record(&self, change: AuditRecord) {
-        if let Err(mpsc::TrySendError::Full(Message::Change(change))) =
-            self.queue.try_send(Message::Change(Box::new(change)))
+        if let Err(mpsc::TrySendError::Full(AuditMessage::Change(change))) =
+            self.queue.try_send(AuditMessage::Change(Box::new(change)))
         {
             self.errors.increment(1);
             say(&change);
@@ -62,13 +62,13 @@ impl AuditLog {
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
         // A queue that is full has the writer look anyway.
-        let _ = self.queue.try_send(Message::Wake);
+        let _ = self.queue.try_send(AuditMessage::Wake);
     }
 
     /// Waits until what was recorded is written, for some seconds at most. Whether it was.
     pub fn flush(&self) -> bool {
         let (written, done) = mpsc::sync_channel(1);
-        if self.queue.try_send(Message::Flush(written)).is_err() {
+        if self.queue.try_send(AuditMessage::Flush(written)).is_err() {
             return false;
         }
         match done.recv_timeout(PATIENCE) {
@@ -79,23 +79,23 @@ impl AuditLog {
 }
 
 /// Until every handle is gone.
-fn write(queued: &Receiver<Message>, reopen: &AtomicBool, mut sink: Sink) {
+fn write(queued: &Receiver<AuditMessage>, reopen: &AtomicBool, mut sink: LineSink) {
     while let Ok(message) = queued.recv() {
         if reopen.swap(false, Ordering::AcqRel) {
             sink.reopen();
         }
         match message {
-            Message::Change(change) => {
+            AuditMessage::Change(change) => {
                 sink.push(&*change);
                 if !sink.write() {
                     say(&change);
                 }
             }
-            Message::Flush(written) => {
+            AuditMessage::Flush(written) => {
                 // Whoever waited may have lost patience.
                 let _ = written.send(());
             }
-            Message::Wake => {}
+            AuditMessage::Wake => {}
         }
     }
 }

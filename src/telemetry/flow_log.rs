@@ -7,7 +7,7 @@
 
 use super::metrics::FlowLogMeters;
 use super::queue_share::QueueShares;
-use super::sink::{LogTarget, Sink};
+use super::sink::{LineSink, LogTarget};
 use crate::gateway::FlowRecord;
 use metrics::Counter;
 use std::io;
@@ -32,12 +32,12 @@ pub struct FlowLog;
 impl FlowLog {
     /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
     pub fn start(config: FlowLogConfig, meters: FlowLogMeters) -> io::Result<(FlowLogHandle, FlowLogThread)> {
-        let sink = Sink::open("flow log", config.target, meters.errors)?;
+        let sink = LineSink::open("flow log", config.target, meters.errors)?;
         let room = config.queue.max(1);
         let (queue, queued) = mpsc::sync_channel(room);
         let shares = Arc::new(QueueShares::new(room));
         let (ended, end) = mpsc::channel();
-        let orders = Arc::new(Orders::default());
+        let orders = Arc::new(WriterOrders::default());
         let handle = FlowLogHandle {
             queue,
             orders: Arc::clone(&orders),
@@ -55,21 +55,21 @@ impl FlowLog {
 /// Workers' end of the queue.
 #[derive(Clone)]
 pub struct FlowLogHandle {
-    queue: SyncSender<Message>,
-    orders: Arc<Orders>,
+    queue: SyncSender<RecordMessage>,
+    orders: Arc<WriterOrders>,
     shares: Arc<QueueShares>,
     dropped: Counter,
 }
 
 /// Orders to the writer beside the queue, so that a full queue cannot delay them.
 #[derive(Default)]
-struct Orders {
+struct WriterOrders {
     reopen: AtomicBool,
     stop: AtomicBool,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a box would allocate on the worker")]
-enum Message {
+enum RecordMessage {
     Record(FlowRecord),
     /// Look at the orders.
     Wake,
@@ -82,8 +82,9 @@ impl FlowLogHandle {
         if !self.shares.enter(record.tenant.as_deref()) {
             self.dropped.increment(1);
         } else if let Err(
-            TrySendError::Full(Message::Record(record)) | TrySendError::Disconnected(Message::Record(record)),
-        ) = self.queue.try_send(Message::Record(record))
+            TrySendError::Full(RecordMessage::Record(record))
+            | TrySendError::Disconnected(RecordMessage::Record(record)),
+        ) = self.queue.try_send(RecordMessage::Record(record))
         {
             self.shares.leave(record.tenant.as_deref());
             self.dropped.increment(1);
@@ -97,7 +98,7 @@ impl FlowLogHandle {
 
     fn order(&self, order: &AtomicBool) {
         order.store(true, Ordering::Release);
-        match self.queue.try_send(Message::Wake) {
+        match self.queue.try_send(RecordMessage::Wake) {
             // a full queue means that the writer is awake; a closed one, that it has ended
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
@@ -127,7 +128,12 @@ const BATCH: usize = 1024;
 /// Time that the writer lets records gather after a batch: while it sleeps, a worker's submit need not wake it.
 const GATHER: Duration = Duration::from_millis(10);
 
-fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, shares: &QueueShares, mut sink: Sink) {
+fn write_until_stopped(
+    queued: &Receiver<RecordMessage>,
+    orders: &WriterOrders,
+    shares: &QueueShares,
+    mut sink: LineSink,
+) {
     let mut first = None;
     loop {
         // Read before the queue is: an order that comes later finds the queue empty, so that its wake-up fits, or
@@ -138,11 +144,11 @@ fn write_until_stopped(queued: &Receiver<Message>, orders: &Orders, shares: &Que
         for message in first.take().into_iter().chain(queued.try_iter()).take(BATCH) {
             taken += 1;
             match message {
-                Message::Record(record) => {
+                RecordMessage::Record(record) => {
                     shares.leave(record.tenant.as_deref());
                     sink.push(&record);
                 }
-                Message::Wake => {}
+                RecordMessage::Wake => {}
             }
         }
         sink.write();

@@ -8,7 +8,7 @@ use super::catalogue;
 use super::exposition::Exposition;
 use super::process;
 use super::recorder::Recorder;
-use super::tenants::Tenants;
+use super::tenants::TenantRegistry;
 use crate::addr::listed;
 use crate::gateway::{AddressCheck, CellWriterClaim, CertificateCheck, TenantMeters};
 use crate::verify::{LookupMeters, ProbeMeters};
@@ -24,7 +24,7 @@ pub const UNKNOWN_TENANT: &str = "unknown";
 /// Every metric of the process.
 pub struct Metrics {
     recorder: Recorder,
-    tenants: Tenants,
+    tenants: TenantRegistry,
     started: SystemTime,
     gateway: GatewayMeters,
 }
@@ -64,7 +64,7 @@ pub struct FlowLogMeters {
 #[derive(Debug, Clone)]
 pub struct Scrape {
     /// Every source address of every pool; of a network that is not listed address by address, those in use.
-    pub sources: Vec<SourceUsage>,
+    pub sources: Vec<SourcePortMetrics>,
     /// The hottest destinations; each is there once for each source.
     pub hot: Vec<HotDestination>,
     /// Own ports that the kernel refused, since the start.
@@ -82,14 +82,14 @@ pub struct Scrape {
     /// Packets that steering dropped or did not intercept, by kind; empty where they cannot be read.
     pub steering_packets: Vec<(&'static str, u64)>,
     /// State of the steering.
-    pub steering: Steering,
+    pub steering: SteeringMetrics,
     /// Names known, in each family; `None` where no rule asks for any.
     pub names: Option<usize>,
 }
 
 /// State of the steering at the last look.
 #[derive(Debug, Clone, Default)]
-pub struct Steering {
+pub struct SteeringMetrics {
     /// Each part, and true if it is in place; empty if steering is not watched.
     pub parts: Vec<(&'static str, bool)>,
     /// Requests for repair since the start.
@@ -118,7 +118,7 @@ pub struct MonitoredTenant {
 
 /// The ports of one source address.
 #[derive(Debug, Clone)]
-pub struct SourceUsage {
+pub struct SourcePortMetrics {
     /// The pool's name.
     pub pool: Arc<str>,
     /// The address.
@@ -147,7 +147,7 @@ pub const SOURCE_STATES: [&str; 3] = ["available", "draining", "withdrawn"];
 pub struct HotDestination {
     /// The pool's name.
     pub pool: Arc<str>,
-    /// The source address, as in [`SourceUsage::source`].
+    /// The source address, as in [`SourcePortMetrics::source`].
     pub source: IpNet,
     /// Destination of the flows.
     pub destination: SocketAddr,
@@ -171,7 +171,10 @@ impl Metrics {
                 comparison: recorder.counter(&catalogue::SOCK_DIAG_FAILURES, &["comparison"]),
             },
         };
-        (Self { recorder, started, gateway, tenants: Tenants::new(workers) }, CellWriterClaim::all(workers))
+        (
+            Self { recorder, started, gateway, tenants: TenantRegistry::new(workers) },
+            CellWriterClaim::all(workers),
+        )
     }
 
     /// Counters that belong to no tenant.
@@ -264,7 +267,7 @@ impl Metrics {
     }
 }
 
-fn write_sources(text: &mut Exposition, sources: &[SourceUsage]) {
+fn write_sources(text: &mut Exposition, sources: &[SourcePortMetrics]) {
     let labelled: Vec<_> = sources.iter().map(|usage| (usage, listed(usage.source))).collect();
     text.family(&catalogue::PORTS_CAPACITY);
     for (usage, source) in &labelled {
@@ -313,7 +316,7 @@ fn write_hot(text: &mut Exposition, hot: &[HotDestination]) {
     }
 }
 
-fn write_steering(text: &mut Exposition, steering: &Steering) {
+fn write_steering(text: &mut Exposition, steering: &SteeringMetrics) {
     let is_watched = !steering.parts.is_empty();
     let intact = is_watched.then(|| u8::from(steering.parts.iter().all(|(_, intact)| *intact)));
     text.single(&catalogue::STEERING_INTACT, intact);

@@ -1,4 +1,4 @@
-//! What the kernel says of this process, read at each scrape. A value that cannot be read is left out.
+//! Kernel figures on this process, read at each scrape. A value that cannot be read is left out.
 
 use super::catalogue;
 use super::exposition::Exposition;

@@ -14,11 +14,11 @@ pub(super) struct QueueShares {
     waiting: AtomicUsize,
     /// Tenants that have had a record since the start.
     tenants: AtomicUsize,
-    cells: Box<[Cell]>,
+    cells: Box<[QueueCount]>,
 }
 
 #[derive(Default)]
-struct Cell {
+struct QueueCount {
     waiting: AtomicUsize,
     seen: AtomicBool,
 }
@@ -26,7 +26,7 @@ struct Cell {
 impl QueueShares {
     /// Of a queue for `room` records.
     pub(super) fn new(room: usize) -> Self {
-        let cells = (0..CELLS).map(|_| Cell::default()).collect();
+        let cells = (0..CELLS).map(|_| QueueCount::default()).collect();
         Self { room, waiting: AtomicUsize::new(0), tenants: AtomicUsize::new(0), cells }
     }
 
@@ -54,7 +54,7 @@ impl QueueShares {
         self.cell(tenant).waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn cell(&self, tenant: Option<&str>) -> &Cell {
+    fn cell(&self, tenant: Option<&str>) -> &QueueCount {
         let mut hasher = DefaultHasher::new();
         tenant.hash(&mut hasher);
         let hash = usize::try_from(hasher.finish() % CELLS as u64).unwrap_or_default();

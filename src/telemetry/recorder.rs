@@ -1,6 +1,6 @@
 //! The metrics recorder: counters, gauges and histograms that stay once they are there, by the catalogue.
 
-use super::catalogue::{ALL, Kind, Metric};
+use super::catalogue::{ALL, Metric, MetricKind};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
@@ -14,7 +14,7 @@ impl Recorder {
     pub(super) fn new() -> Self {
         let mut builder = PrometheusBuilder::new();
         for metric in ALL {
-            if let Kind::Histogram(bounds) = metric.kind {
+            if let MetricKind::Histogram(bounds) = metric.kind {
                 let of_metric = Matcher::Full(metric.name.to_owned());
                 builder =
                     builder.set_buckets_for_metric(of_metric, bounds).expect("every histogram has buckets");
@@ -24,9 +24,9 @@ impl Recorder {
         for metric in ALL {
             let (name, help) = (KeyName::from_const_str(metric.name), metric.help.into());
             match metric.kind {
-                Kind::Counter => recorder.describe_counter(name, None, help),
-                Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+                MetricKind::Counter => recorder.describe_counter(name, None, help),
+                MetricKind::Gauge => recorder.describe_gauge(name, None, help),
+                MetricKind::Histogram(_) => recorder.describe_histogram(name, None, help),
             }
         }
         Self(recorder)
@@ -34,19 +34,19 @@ impl Recorder {
 
     /// The counter with these labels, in the order of the catalogue.
     pub(super) fn counter(&self, metric: &'static Metric, labels: &[&str]) -> Counter {
-        debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);
+        debug_assert_eq!(metric.kind, MetricKind::Counter, "{}", metric.name);
         self.0.register_counter(&key(metric, labels), &METADATA)
     }
 
     /// The gauge with these labels, in the order of the catalogue.
     pub(super) fn gauge(&self, metric: &'static Metric, labels: &[&str]) -> Gauge {
-        debug_assert_eq!(metric.kind, Kind::Gauge, "{}", metric.name);
+        debug_assert_eq!(metric.kind, MetricKind::Gauge, "{}", metric.name);
         self.0.register_gauge(&key(metric, labels), &METADATA)
     }
 
     /// The histogram with these labels, in the order of the catalogue.
     pub(super) fn histogram(&self, metric: &'static Metric, labels: &[&str]) -> Histogram {
-        debug_assert!(matches!(metric.kind, Kind::Histogram(_)), "{}", metric.name);
+        debug_assert!(matches!(metric.kind, MetricKind::Histogram(_)), "{}", metric.name);
         self.0.register_histogram(&key(metric, labels), &METADATA)
     }
 

@@ -24,8 +24,8 @@ pub enum LogTarget {
 }
 
 /// The target, and the lines that are about to go there.
-pub(super) struct Sink {
-    /// What people call it: `flow log`.
+pub(super) struct LineSink {
+    /// Name for messages: `flow log`.
     name: &'static str,
     target: LogTarget,
     file: File,
@@ -37,14 +37,14 @@ pub(super) struct Sink {
 /// Between two warnings of the same trouble.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
-impl Sink {
+impl LineSink {
     /// Lines that are lost count as errors.
     pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> io::Result<Self> {
         let (file, torn) = open(name, &target)?;
         Ok(Self { name, target, file, lines: Lines { buffer: Vec::new(), torn }, errors, warned: None })
     }
 
-    /// Adds a line to those that the next [`Sink::write`] writes.
+    /// Adds a line to those that the next [`LineSink::write`] writes.
     pub(super) fn push(&mut self, record: &impl Serialize) {
         let end = self.lines.buffer.len();
         match serde_json::to_writer(&mut self.lines.buffer, record) {
@@ -119,7 +119,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// What is wrong with a path that lines cannot go to, and what to do about it.
+/// Problem of a path that cannot be written to, and its remedy.
 fn why_not(path: &Path, error: &io::Error) -> String {
     let Ok(there) = fs::metadata(path).map(|metadata| metadata.file_type()) else {
         return format!(
@@ -153,7 +153,7 @@ fn ends_within_a_line(path: &Path) -> io::Result<bool> {
 struct Lines {
     /// Whole lines.
     buffer: Vec<u8>,
-    /// What was written last ends within a line, which the next write is to end first.
+    /// True if the last write ended within a line, which the next write ends first.
     torn: bool,
 }
 
@@ -264,7 +264,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         fs::write(&path, "{\"time\":").unwrap();
-        let mut sink = Sink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
+        let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
         sink.push(&crate::gateway::example_record(1));
         sink.write();
         let text = fs::read_to_string(&path).unwrap();

@@ -10,18 +10,18 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// The tenants that have had flows. They stay: a counter that vanishes and returns would look like a restart.
-pub(super) struct Tenants {
+pub(super) struct TenantRegistry {
     workers: usize,
-    known: Mutex<BTreeMap<Box<str>, Known>>,
+    known: Mutex<BTreeMap<Box<str>, KnownTenants>>,
 }
 
-struct Known {
+struct KnownTenants {
     meters: TenantMeters,
     /// In the order of [`MessageCounter::ALL`].
     published: [Counter; MessageCounter::ALL.len()],
 }
 
-impl Tenants {
+impl TenantRegistry {
     pub(super) fn new(workers: usize) -> Self {
         Self { workers, known: Mutex::default() }
     }
@@ -36,7 +36,7 @@ impl Tenants {
     ) -> TenantMeters {
         // A thread that panicked in here has left the map as it was.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.entry(tenant.into()).or_insert_with(|| Known {
+        let known = known.entry(tenant.into()).or_insert_with(|| KnownTenants {
             meters: TenantMeters::new(self.workers, handles(recorder, tenant)),
             published: MessageCounter::ALL.map(|what| published(recorder, tenant, what)),
         });
@@ -53,7 +53,7 @@ impl Tenants {
     /// Brings what flows count with every message up to date in the recorder.
     pub(super) fn publish(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for Known { meters, published } in known.values() {
+        for KnownTenants { meters, published } in known.values() {
             for (what, counter) in MessageCounter::ALL.into_iter().zip(published) {
                 counter.absolute(meters.total(what));
             }

@@ -75,7 +75,7 @@ impl Verifier {
         self.trusts_somebody
     }
 
-    /// What names are known by.
+    /// The cache of addresses of names.
     pub fn names(&self) -> &NameCache {
         &self.names
     }

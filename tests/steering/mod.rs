@@ -7,19 +7,21 @@ mod traffic;
 
 use egret::addr::PortRange;
 use egret::interface::Interface;
-use egret::steering::{self, Format, Params, Plan, Pool, Ports, Udp};
+use egret::steering::{
+    self, FilterFormat, InterceptedPorts, SteeredPool, SteeringParams, SteeringPlan, UdpTreatment,
+};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-fn params() -> Params {
+fn params() -> SteeringParams {
     let range = |first, last| PortRange::new(first, last).unwrap();
-    let pool = |network: &str| Pool { network: network.parse().unwrap(), ports: range(1024, 65535) };
-    Params {
+    let pool = |network: &str| SteeredPool { network: network.parse().unwrap(), ports: range(1024, 65535) };
+    SteeringParams {
         interfaces: vec![Interface::parse("c0").unwrap()],
         sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
-        ports: Ports::List(vec![range(80, 80), range(443, 443), range(8000, 8010)]),
-        udp: Udp::Reject,
+        ports: InterceptedPorts::List(vec![range(80, 80), range(443, 443), range(8000, 8010)]),
+        udp: UdpTreatment::Reject,
         listen_port: 15001,
         mark: 1,
         table: 100,
@@ -34,10 +36,10 @@ fn params() -> Params {
     }
 }
 
-fn plan(format: Format, params: &Params) -> Plan {
+fn plan(format: FilterFormat, params: &SteeringParams) -> SteeringPlan {
     match format {
-        Format::Iptables => steering::iptables(params),
-        Format::Nftables => steering::nftables(params),
+        FilterFormat::Iptables => steering::iptables(params),
+        FilterFormat::Nftables => steering::nftables(params),
     }
 }
 
@@ -94,9 +96,9 @@ fn in_namespace(dir: &Path, script: &str) -> String {
 }
 
 /// A directory with the scripts of both formats and of `down`.
-fn scripts(params: &Params) -> tempfile::TempDir {
+fn scripts(params: &SteeringParams) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for format in [Format::Iptables, Format::Nftables] {
+    for format in [FilterFormat::Iptables, FilterFormat::Nftables] {
         let name = format!("{}.sh", format.as_str());
         std::fs::write(dir.path().join(name), plan(format, params).to_string()).unwrap();
     }
@@ -104,7 +106,7 @@ fn scripts(params: &Params) -> tempfile::TempDir {
     dir
 }
 
-fn repeated_up_and_down_restores_the_host(format: Format, foreign_rules: &str) {
+fn repeated_up_and_down_restores_the_host(format: FilterFormat, foreign_rules: &str) {
     let dir = scripts(&params());
     let format = format.as_str();
     in_namespace(
@@ -132,22 +134,22 @@ fn repeated_up_and_down_restores_the_host(format: Format, foreign_rules: &str) {
 
 #[test]
 fn iptables_rules_are_removed_whole() {
-    repeated_up_and_down_restores_the_host(Format::Iptables, "");
+    repeated_up_and_down_restores_the_host(FilterFormat::Iptables, "");
 }
 
 #[test]
 fn iptables_rules_coexist_with_others() {
-    repeated_up_and_down_restores_the_host(Format::Iptables, FOREIGN_RULES);
+    repeated_up_and_down_restores_the_host(FilterFormat::Iptables, FOREIGN_RULES);
 }
 
 #[test]
 fn nftables_rules_are_removed_whole() {
-    repeated_up_and_down_restores_the_host(Format::Nftables, "");
+    repeated_up_and_down_restores_the_host(FilterFormat::Nftables, "");
 }
 
 #[test]
 fn nftables_rules_coexist_with_others() {
-    repeated_up_and_down_restores_the_host(Format::Nftables, FOREIGN_RULES);
+    repeated_up_and_down_restores_the_host(FilterFormat::Nftables, FOREIGN_RULES);
 }
 
 #[test]
@@ -173,9 +175,16 @@ fn one_format_replaces_the_other() {
 fn changed_configuration_replaces_rules() {
     let old = scripts(&params());
     let range = |first, last| PortRange::new(first, last).unwrap();
-    let pool = Pool { network: "192.0.2.0/30".parse().unwrap(), ports: range(20000, 20009) };
+    let pool = SteeredPool { network: "192.0.2.0/30".parse().unwrap(), ports: range(20000, 20009) };
     let (mark, table) = (0x40, 1234);
-    let changed = Params { mark, table, ports: Ports::All, udp: Udp::Drop, pools: vec![pool], ..params() };
+    let changed = SteeringParams {
+        mark,
+        table,
+        ports: InterceptedPorts::All,
+        udp: UdpTreatment::Drop,
+        pools: vec![pool],
+        ..params()
+    };
     let new = scripts(&changed);
     for format in ["iptables", "nftables"] {
         let shown = in_namespace(
@@ -223,8 +232,10 @@ fn foreign_setting_changes_are_kept() {
 
 #[test]
 fn status_reports_missing_parts() {
-    for format in [Format::Iptables, Format::Nftables] {
-        for params in [params(), Params { ports: Ports::All, udp: Udp::Drop, ..params() }] {
+    for format in [FilterFormat::Iptables, FilterFormat::Nftables] {
+        for params in
+            [params(), SteeringParams { ports: InterceptedPorts::All, udp: UdpTreatment::Drop, ..params() }]
+        {
             let dir = scripts(&params);
             let name = format.as_str();
             in_namespace(
@@ -242,7 +253,7 @@ fn status_reports_missing_parts() {
                 ),
             );
             let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
-            let observed = steering::Observed {
+            let observed = steering::SteeringOutput {
                 iptables: read("iptables"),
                 ip6tables: read("ip6tables"),
                 nftables: read("nft").filter(|text| !text.is_empty()),
@@ -252,12 +263,12 @@ fn status_reports_missing_parts() {
                 reserved_ports: read("reserved"),
                 other_backend: Vec::new(),
             };
-            let wrong = |observed: &steering::Observed| -> Vec<_> {
+            let wrong = |observed: &steering::SteeringOutput| -> Vec<_> {
                 let differences = steering::compare(&plan(format, &params), observed);
                 differences.into_iter().filter_map(|difference| difference.wrong).collect()
             };
             assert_eq!(wrong(&observed), Vec::<String>::new(), "{name}");
-            let vanished = steering::Observed { iptables: None, nftables: None, ..observed };
+            let vanished = steering::SteeringOutput { iptables: None, nftables: None, ..observed };
             assert_eq!(wrong(&vanished).len(), 1, "{name}");
         }
     }
@@ -266,7 +277,7 @@ fn status_reports_missing_parts() {
 #[test]
 fn repeated_interfaces_make_each_rule_once() {
     let interfaces = ["c0", "c*", "c0", "c0*"].map(|name| Interface::parse(name).unwrap());
-    let params = Params { interfaces: interfaces.into(), ..params() };
+    let params = SteeringParams { interfaces: interfaces.into(), ..params() };
     let dir = scripts(&params);
     for format in ["iptables", "nftables"] {
         let said = in_namespace(

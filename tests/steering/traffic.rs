@@ -2,7 +2,7 @@
 //! that every packet that the rules miss arrives.
 
 use super::{in_namespace, params, scripts};
-use egret::steering::{Params, Ports};
+use egret::steering::{InterceptedPorts, SteeringParams};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -100,8 +100,8 @@ fn send(address: SocketAddr) -> String {
 }
 
 /// Dials through the gateway and to its port 22, while parts of the rules are removed one by one.
-fn nothing_passes_by(format: &str, ports: Ports, lose_the_rules: &str) {
-    let dir = scripts(&Params { ports, ..params() });
+fn nothing_passes_by(format: &str, ports: InterceptedPorts, lose_the_rules: &str) {
+    let dir = scripts(&SteeringParams { ports, ..params() });
     let me = std::env::current_exe().unwrap();
     let said = in_namespace(
         dir.path(),
@@ -168,7 +168,7 @@ fn iptables_leak_nothing() {
 
 #[test]
 fn iptables_on_all_ports_leak_nothing() {
-    nothing_passes_by("iptables", Ports::All, FLUSH_IPTABLES);
+    nothing_passes_by("iptables", InterceptedPorts::All, FLUSH_IPTABLES);
 }
 
 #[test]
@@ -178,5 +178,5 @@ fn nftables_leak_nothing() {
 
 #[test]
 fn nftables_on_all_ports_leak_nothing() {
-    nothing_passes_by("nftables", Ports::All, FLUSH_NFTABLES);
+    nothing_passes_by("nftables", InterceptedPorts::All, FLUSH_NFTABLES);
 }

@@ -3,15 +3,15 @@
 use super::families::ClientPool;
 use crate::addr::PortRange;
 use crate::app::steered::steering_params;
-use crate::config::{Config, Ports};
-use crate::steering::{self, Params, Watched};
-use crate::sys::refusals::Scope;
+use crate::config::{Config, SteeringPorts};
+use crate::steering::{self, SteeringMonitor, SteeringParams};
+use crate::sys::refusals::RefusalScope;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The state of the machine's network that a configuration needs.
 pub(in crate::app) struct ExpectedNetwork {
-    pub(super) params: Params,
+    pub(super) params: SteeringParams,
     /// The files name another port to listen on, so that rules made from them cut off all traffic until the gateway restarts.
     pub(super) other_listener: bool,
     /// `[steering] watch`
@@ -32,14 +32,14 @@ impl ExpectedNetwork {
             .iter()
             .flat_map(|tenant| tenant.sources.iter().map(|network| (*network, Arc::from(&*tenant.pool))));
         let ports = match &config.steering.ports {
-            Ports::All => None,
-            Ports::Listed(ranges) => {
+            SteeringPorts::All => None,
+            SteeringPorts::Listed(ranges) => {
                 let merged = PortRange::merged(ranges).into_iter();
                 Some(merged.map(|range| (range.first(), range.last())).collect())
             }
         };
         Self {
-            params: Params { listen_port, ..steering_params(config) },
+            params: SteeringParams { listen_port, ..steering_params(config) },
             other_listener: config.gateway.listen.port() != listen_port,
             watch: config.steering.watch,
             repair: config.steering.repair.clone(),
@@ -53,13 +53,13 @@ impl ExpectedNetwork {
         steering::iptables(&self.params).to_string()
     }
 
-    pub(super) fn watched(&self) -> Option<Watched> {
-        self.watch.then(|| Watched::new(&self.params))
+    pub(super) fn watched(&self) -> Option<SteeringMonitor> {
+        self.watch.then(|| SteeringMonitor::new(&self.params))
     }
 
     /// The packets that are intercepted.
-    pub(super) fn scope(&self) -> Scope {
+    pub(super) fn scope(&self) -> RefusalScope {
         let interfaces = self.params.interfaces.iter().map(ToString::to_string).collect();
-        Scope { interfaces, ports: self.ports.clone() }
+        RefusalScope { interfaces, ports: self.ports.clone() }
     }
 }

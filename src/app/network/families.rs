@@ -6,8 +6,8 @@
 use crate::addr::Family;
 use crate::app::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
-use crate::sys::refusals::{Refusals, Refused, Scope};
-use crate::sys::routing::{self, IpFamily, Way};
+use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
+use crate::sys::routing::{self, IpFamily, RouteDecision};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -31,12 +31,12 @@ pub(super) type ClientPool = (IpNet, Arc<str>);
 /// Keeps the kernel's table of refusals in step with routes and pools.
 pub(super) struct FamilyRefusals {
     refusals: Option<Refusals>,
-    scope: Scope,
+    scope: RefusalScope,
     clients: Vec<ClientPool>,
     /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
     /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
-    in_kernel: Option<(Scope, [Refused; 2])>,
+    in_kernel: Option<(RefusalScope, [RefusedClients; 2])>,
     /// The states that were last logged, by pool.
     logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
     /// Failures to put refusals in the kernel.
@@ -46,7 +46,7 @@ pub(super) struct FamilyRefusals {
 }
 
 impl FamilyRefusals {
-    pub(super) fn new(scope: Scope, clients: Vec<ClientPool>, takes_ipv6: bool) -> Self {
+    pub(super) fn new(scope: RefusalScope, clients: Vec<ClientPool>, takes_ipv6: bool) -> Self {
         Self {
             refusals: None,
             scope,
@@ -60,7 +60,7 @@ impl FamilyRefusals {
     }
 
     /// Replaces scope and clients after a reload.
-    pub(super) fn expect(&mut self, scope: Scope, clients: Vec<ClientPool>) {
+    pub(super) fn expect(&mut self, scope: RefusalScope, clients: Vec<ClientPool>) {
         (self.scope, self.clients) = (scope, clients);
     }
 
@@ -101,9 +101,9 @@ impl FamilyRefusals {
         self.counted
     }
 
-    fn apply(&mut self, (scope, [v4, v6]): &(Scope, [Refused; 2])) -> io::Result<()> {
+    fn apply(&mut self, (scope, [v4, v6]): &(RefusalScope, [RefusedClients; 2])) -> io::Result<()> {
         if self.refusals.is_none() {
-            if *v4 == Refused::default() && *v6 == Refused::default() {
+            if *v4 == RefusedClients::default() && *v6 == RefusedClients::default() {
                 return Ok(());
             }
             self.refusals = Some(Refusals::new()?);
@@ -149,9 +149,9 @@ fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
         let taken = takes_ipv6 || family == Family::V4;
         let Some(source) = pool.any_source(family).filter(|_| taken) else { return FamilyReachability::No };
         match routing::way(of.far(), Some(source.ip()), None) {
-            Ok(Way::Nowhere) => FamilyReachability::Unrouted,
+            Ok(RouteDecision::Nowhere) => FamilyReachability::Unrouted,
             // no refusals on uncertain grounds
-            Ok(Way::Out | Way::Local) | Err(_) => FamilyReachability::Yes,
+            Ok(RouteDecision::Out | RouteDecision::Local) | Err(_) => FamilyReachability::Yes,
         }
     });
     if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
@@ -162,13 +162,13 @@ fn refused(
     clients: &[ClientPool],
     states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
     v4: bool,
-) -> Refused {
+) -> RefusedClients {
     let mut networks = Vec::new();
     for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
         let state = states.get(pool).map_or(FamilyReachability::Yes, |states| states[usize::from(!v4)]);
         networks.push((number(network.network()), number(network.broadcast()), state));
     }
-    let mut refused = Refused::default();
+    let mut refused = RefusedClients::default();
     for (first, last, state) in flattened(networks) {
         let range = (address(first, v4), address(last, v4));
         match state {
@@ -231,7 +231,7 @@ fn address(number: u128, v4: bool) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn ranges(clients: &[(&str, &str)], v4: bool) -> Refused {
+    fn ranges(clients: &[(&str, &str)], v4: bool) -> RefusedClients {
         let states = [
             ("both", [FamilyReachability::Yes, FamilyReachability::Yes]),
             ("old", [FamilyReachability::Yes, FamilyReachability::No]),

@@ -3,7 +3,7 @@
 use super::expected::ExpectedNetwork;
 use super::repairs::RepairRequests;
 use crate::admin::Readiness;
-use crate::steering::{Look, Lost, Part, Remedy, Watched};
+use crate::steering::{Lost, Part, Remedy, SteeringLook, SteeringMonitor};
 use std::collections::BTreeSet;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -39,11 +39,11 @@ struct PendingRenewal {
 pub(super) struct SteeringWatch {
     expected: ExpectedNetwork,
     /// `None` if `[steering] watch` is off.
-    watched: Option<Watched>,
+    watched: Option<SteeringMonitor>,
     repairs: RepairRequests,
     requests: u64,
     /// The findings of the last look.
-    look: Look,
+    look: SteeringLook,
     renewing: Option<PendingRenewal>,
     /// The reason why the last look failed.
     blind: Option<String>,
@@ -57,7 +57,7 @@ impl SteeringWatch {
             repairs: RepairRequests::new(expected.repair.clone()),
             requests: 0,
             expected,
-            look: Look::default(),
+            look: SteeringLook::default(),
             renewing: None,
             blind: None,
             readiness,
@@ -120,7 +120,7 @@ impl SteeringWatch {
     /// they are not known.
     pub(super) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
         let Some(watched) = &mut self.watched else {
-            self.look = Look::default();
+            self.look = SteeringLook::default();
             self.readiness.set_unsteered(None);
             return None;
         };

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::egress::{Ledger, Reaper, ReaperStop};
-use crate::sys::sock_diag::{Inquirer, Presence};
+use crate::sys::sock_diag::{Inquirer, SocketPresence};
 use metrics::Counter;
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ struct PortQueries {
 }
 
 impl PortQueries {
-    fn ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> Vec<Option<Presence>> {
+    fn ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> Vec<Option<SocketPresence>> {
         match self.try_ask(pairs) {
             Ok(found) => found.into_iter().map(Some).collect(),
             Err(error) => {
@@ -48,7 +48,7 @@ impl PortQueries {
         }
     }
 
-    fn try_ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> io::Result<Vec<Presence>> {
+    fn try_ask(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> io::Result<Vec<SocketPresence>> {
         if self.inquirer.is_none() {
             self.inquirer = Some((self.open)(PATIENCE)?);
         }
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(questions.ask(&pairs), [None; 3], "and no port is free");
         assert_eq!((failed.load(Ordering::Relaxed), questions.complained.is_some()), (1, true));
         questions.open = Inquirer::open;
-        assert_eq!(questions.ask(&pairs), [Some(Presence::Gone); 3]);
+        assert_eq!(questions.ask(&pairs), [Some(SocketPresence::Gone); 3]);
         assert_eq!(failed.load(Ordering::Relaxed), 1);
     }
 }

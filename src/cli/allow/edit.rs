@@ -8,20 +8,20 @@ use toml::Spanned;
 
 /// The part of a configuration file that locates its tenants.
 #[derive(Deserialize)]
-struct File {
+struct EditedFile {
     #[serde(default)]
-    tenant: Vec<Spanned<Tenant>>,
+    tenant: Vec<Spanned<TenantSpan>>,
 }
 
 #[derive(Deserialize)]
-struct Tenant {
+struct TenantSpan {
     name: String,
 }
 
 /// The text with a table added at the end of the tenant's part, before the next `[[tenant]]` and the comment above it.
 /// `None` if the text has no such tenant.
 pub(super) fn below_tenant(text: &str, tenant: &str, table: &str) -> Option<String> {
-    let File { tenant: tenants } = toml::from_str(text).ok()?;
+    let EditedFile { tenant: tenants } = toml::from_str(text).ok()?;
     let at = tenants.iter().position(|known| known.get_ref().name == tenant)?;
     let end = tenants.get(at + 1).map_or(text.len(), |next| start_of_block(text, next.span().start));
     let (above, below) = text.split_at(end);

@@ -56,7 +56,7 @@ struct Done {
 }
 
 /// A file to change.
-struct Step {
+struct FileChange {
     /// Path relative to the folder.
     relative: PathBuf,
     /// New content; `None`: remove the file.
@@ -102,7 +102,7 @@ fn check(set: &FileSet, changed: fn(PathBuf) -> Error) -> Result<(), Error> {
 }
 
 /// Lists the files to write and to remove in the folder of the running configuration.
-fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Step>, Error> {
+fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<FileChange>, Error> {
     let (source, main) = (folder_of(&candidate.main), running.main.strip_prefix(folder));
     let main = main.unwrap_or(&running.main);
     let (mut steps, mut wanted) = (Vec::new(), Vec::new());
@@ -118,13 +118,13 @@ fn plan(running: &FileSet, candidate: &FileSet, folder: &Path) -> Result<Vec<Ste
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Error::Outside(file.path.clone()));
         }
-        steps.push(Step { relative: relative.to_owned(), bytes: Some(bytes) });
+        steps.push(FileChange { relative: relative.to_owned(), bytes: Some(bytes) });
     }
     for path in policy_files(folder).map_err(io_at(folder))? {
         if !wanted.contains(&path)
             && let Ok(relative) = path.strip_prefix(folder)
         {
-            steps.push(Step { relative: relative.to_owned(), bytes: None });
+            steps.push(FileChange { relative: relative.to_owned(), bytes: None });
         }
     }
     Ok(steps)
@@ -140,9 +140,9 @@ struct Prepared {
 }
 
 /// Does all that is likely to fail, before anything is changed.
-fn prepare(steps: Vec<Step>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
+fn prepare(steps: Vec<FileChange>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
     let model = fs::metadata(main).map_err(io_at(main))?;
-    let prepare = |Step { relative, bytes }: Step| {
+    let prepare = |FileChange { relative, bytes }: FileChange| {
         // A symbolic link is kept: its target is replaced.
         let there = folder.join(&relative);
         let path = fs::canonicalize(&there).unwrap_or(there);

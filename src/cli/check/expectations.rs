@@ -15,7 +15,7 @@ use toml::Spanned;
 /// A file of policy tests.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct TestFile {
     #[serde(default)]
     test: Vec<Spanned<Test>>,
 }
@@ -26,14 +26,14 @@ struct File {
 struct Test {
     /// Description for people.
     name: Option<String>,
-    from: Address,
+    from: ExpectedAddress,
     to: ClientTarget,
-    address: Option<Address>,
+    address: Option<ExpectedAddress>,
     #[serde(default)]
     ech: bool,
     #[serde(default)]
     other_protocol: bool,
-    verdict: Verdict,
+    verdict: ExpectedVerdict,
     tenant: Option<String>,
     rule: Option<String>,
     outcome: Option<ExpectedOutcome>,
@@ -44,9 +44,9 @@ struct Test {
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
-struct Address(IpAddr);
+struct ExpectedAddress(IpAddr);
 
-impl TryFrom<String> for Address {
+impl TryFrom<String> for ExpectedAddress {
     type Error = NotAnAddress;
     fn try_from(text: String) -> Result<Self, NotAnAddress> {
         parse_address(&text).map(Self)
@@ -55,14 +55,14 @@ impl TryFrom<String> for Address {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+enum ExpectedVerdict {
     Allow,
     Deny,
     /// The port is not steered, so no policy applies.
     Unsteered,
 }
 
-impl Verdict {
+impl ExpectedVerdict {
     fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -127,7 +127,7 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
     };
     let content = files::read_text(path, files::TEXT)
         .map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
-    let File { test } = toml::from_str(&content).map_err(|error| {
+    let TestFile { test } = toml::from_str(&content).map_err(|error| {
         let message = error.message().to_owned();
         // A single `[test]` table instead of an array of tables.
         let help =
@@ -166,9 +166,9 @@ impl Test {
         let mut wrong = Vec::new();
         // Flows that only monitor mode allows count as denied.
         let verdict = match (got.steered, got.allowed && got.would_deny.is_none()) {
-            (false, _) => Verdict::Unsteered,
-            (true, true) => Verdict::Allow,
-            (true, false) => Verdict::Deny,
+            (false, _) => ExpectedVerdict::Unsteered,
+            (true, true) => ExpectedVerdict::Allow,
+            (true, false) => ExpectedVerdict::Deny,
         };
         let outcome = got.would_deny.as_ref().or(got.outcome.as_ref()).map(|outcome| &*outcome.name);
         if self.verdict != verdict {

@@ -1,8 +1,8 @@
 //! Checks that each address family that clients have has a way out.
 
-use crate::cli::findings::Finding;
+use crate::cli::findings::CheckFinding;
 use crate::config::Config;
-use crate::sys::routing::{self, IpFamily, Way};
+use crate::sys::routing::{self, IpFamily, RouteDecision};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(super) fn used_pools(config: &Config) -> Vec<UsedPool> {
     pools.filter(|pool| pool.clients.contains(&true)).collect()
 }
 
-pub(super) fn families(pools: &[UsedPool]) -> Vec<Finding> {
+pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
     const CHECK: &str = "families";
     let mut found = Vec::new();
     for (index, family) in IpFamily::ALL.into_iter().enumerate() {
@@ -43,13 +43,13 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<Finding> {
             let why =
                 "its connections are refused at once; clients that have the other family too fall back to it";
             match pool.addresses[index] {
-                None => found.push(Finding::fail(
+                None => found.push(CheckFinding::fail(
                     CHECK,
                     format!("pool {} has no {called} address", pool.name),
                     why,
                     format!("add one to [[pool]], or have DNS give these clients {other} alone"),
                 )),
-                Some(address) if !leads_out(family, address) => found.push(Finding::fail(
+                Some(address) if !leads_out(family, address) => found.push(CheckFinding::fail(
                     CHECK,
                     format!("no {called} route leads out for pool {}", pool.name),
                     why,
@@ -60,15 +60,16 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<Finding> {
         }
     }
     if found.is_empty() {
-        found.push(Finding::ok(CHECK, "every address family that clients have has a way out"));
+        found.push(CheckFinding::ok(CHECK, "every address family that clients have has a way out"));
     }
     found
 }
 
 /// An address that is not local yet says nothing of routes that go by it.
 fn leads_out(family: IpFamily, address: IpAddr) -> bool {
-    let is_local = routing::way(address, None, None).is_ok_and(|way| way == Way::Local);
-    routing::way(family.far(), is_local.then_some(address), None).map_or(true, |way| way != Way::Nowhere)
+    let is_local = routing::way(address, None, None).is_ok_and(|way| way == RouteDecision::Local);
+    routing::way(family.far(), is_local.then_some(address), None)
+        .map_or(true, |way| way != RouteDecision::Nowhere)
 }
 
 fn flag(family: IpFamily) -> &'static str {

@@ -3,27 +3,27 @@
 use super::families;
 use crate::app::steering_params;
 use crate::config::Config;
-use crate::steering::Params;
+use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 
-/// What the configuration says that doctor needs to know.
+/// Settings of the configuration that doctor needs.
 #[derive(Debug, Clone)]
 pub struct Doctor {
-    /// What is steered; without interfaces or ports, steering is not looked at.
-    pub steering: Params,
+    /// Parameters of steering; without interfaces or ports, steering is not looked at.
+    pub steering: SteeringParams,
     /// Where the metrics listener is asked for `/readyz`, if there is one.
     pub metrics: Option<SocketAddr>,
     /// The pools that tenants leave from.
     pub(super) pools: Vec<families::UsedPool>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u64,
-    /// Whose clients' packets are tried.
-    pub tenants: Vec<Tenant>,
+    /// Tenants whose clients' packets are tried.
+    pub tenants: Vec<TenantClients>,
 }
 
 impl Doctor {
-    /// What is to be looked at.
+    /// Collects them from the configuration.
     pub(in crate::cli) fn of(config: &Config) -> Self {
         Self {
             steering: steering_params(config),
@@ -33,7 +33,10 @@ impl Doctor {
             tenants: config
                 .tenants
                 .iter()
-                .map(|tenant| Tenant { name: tenant.name.to_string(), sources: tenant.sources.clone() })
+                .map(|tenant| TenantClients {
+                    name: tenant.name.to_string(),
+                    sources: tenant.sources.clone(),
+                })
                 .collect(),
         }
     }
@@ -41,7 +44,7 @@ impl Doctor {
 
 /// Clients of one tenant.
 #[derive(Debug, Clone)]
-pub struct Tenant {
+pub struct TenantClients {
     /// As in the configuration.
     pub name: String,
     /// Where its clients are.

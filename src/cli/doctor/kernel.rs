@@ -1,7 +1,7 @@
-//! What the kernel can do and how it is set.
+//! Features and settings of the kernel.
 
 use super::proc::{number, read};
-use crate::cli::findings::Finding;
+use crate::cli::findings::CheckFinding;
 use crate::sys::sock_diag::Inquirer;
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
@@ -10,12 +10,12 @@ use std::time::Duration;
 /// nft's `socket wildcard` and everything else that Egret needs is there from 5.10 on.
 const OLDEST: (u32, u32) = (5, 10);
 
-pub(super) fn version() -> Finding {
+pub(super) fn version() -> CheckFinding {
     const CHECK: &str = "kernel";
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
     match parse_version(&release) {
-        Some(version) if version >= OLDEST => Finding::ok(CHECK, format!("Linux {release}")),
-        _ => Finding::fail(
+        Some(version) if version >= OLDEST => CheckFinding::ok(CHECK, format!("Linux {release}")),
+        _ => CheckFinding::fail(
             CHECK,
             format!("Linux {release}"),
             "nft steering, splice and socket options are relied upon as Linux 5.10 has them",
@@ -30,7 +30,7 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-pub(super) fn transparent_sockets() -> Finding {
+pub(super) fn transparent_sockets() -> CheckFinding {
     const CHECK: &str = "transparent sockets";
     let v4 = Socket::new(Domain::IPV4, Type::STREAM, None)
         .and_then(|socket| socket.set_ip_transparent_v4(true).and_then(|()| socket.set_reuse_port(true)));
@@ -38,25 +38,27 @@ pub(super) fn transparent_sockets() -> Finding {
         Socket::new(Domain::IPV6, Type::STREAM, None).and_then(|socket| socket.set_ip_transparent_v6(true));
     match (v4, v6) {
         (Ok(()), Ok(())) => {
-            Finding::ok(CHECK, "IP_TRANSPARENT, IPV6_TRANSPARENT and SO_REUSEPORT can be set")
+            CheckFinding::ok(CHECK, "IP_TRANSPARENT, IPV6_TRANSPARENT and SO_REUSEPORT can be set")
         }
-        (Ok(()), Err(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Finding::ok(
+        (Ok(()), Err(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => CheckFinding::ok(
             CHECK,
             "IP_TRANSPARENT and SO_REUSEPORT can be set; this machine has no IPv6, so Egret serves IPv4 alone",
         ),
-        (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::PermissionDenied => Finding::warn(
-            CHECK,
-            "not tried: this shell has no CAP_NET_ADMIN",
-            "the listener must accept connections to other hosts' addresses",
-            "sudo egret doctor",
-        ),
-        (Err(error), _) => Finding::fail(
+        (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            CheckFinding::warn(
+                CHECK,
+                "not tried: this shell has no CAP_NET_ADMIN",
+                "the listener must accept connections to other hosts' addresses",
+                "sudo egret doctor",
+            )
+        }
+        (Err(error), _) => CheckFinding::fail(
             CHECK,
             format!("IPv4: {error}"),
             "the listener must accept connections to other hosts' addresses",
             "use a kernel with CONFIG_INET and TPROXY support",
         ),
-        (_, Err(error)) => Finding::fail(
+        (_, Err(error)) => CheckFinding::fail(
             CHECK,
             format!("IPv6: {error}"),
             "the listener is dual-stack, and must accept connections to other hosts' addresses",
@@ -66,7 +68,7 @@ pub(super) fn transparent_sockets() -> Finding {
 }
 
 /// Built-in features leave their trace in the kernel's configuration, others in its list of modules.
-pub(super) fn modules() -> Finding {
+pub(super) fn modules() -> CheckFinding {
     const CHECK: &str = "TPROXY support";
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
     let listed = ["modules.builtin", "modules.dep"]
@@ -74,12 +76,15 @@ pub(super) fn modules() -> Finding {
         .concat();
     let config = read(&format!("/boot/config-{release}")).unwrap_or_default();
     if has_tproxy(&listed, &config) {
-        return Finding::ok(CHECK, "the kernel has it");
+        return CheckFinding::ok(CHECK, "the kernel has it");
     }
     if listed.is_empty() && config.is_empty() {
-        return Finding::ok(CHECK, "the kernel does not list its features; rules that load are the proof");
+        return CheckFinding::ok(
+            CHECK,
+            "the kernel does not list its features; rules that load are the proof",
+        );
     }
-    Finding::fail(
+    CheckFinding::fail(
         CHECK,
         "neither built in nor a module",
         "packet rules cannot hand over connections without it",
@@ -99,21 +104,21 @@ fn has_tproxy(modules: &str, config: &str) -> bool {
         || built_in("CONFIG_NFT_TPROXY")
 }
 
-pub(super) fn migration() -> Finding {
+pub(super) fn migration() -> CheckFinding {
     const CHECK: &str = "tcp_migrate_req";
     let why = "connections that wait to be accepted are lost when a worker or the gateway is replaced";
     match number("net/ipv4/tcp_migrate_req") {
-        Some(1) => Finding::ok(CHECK, "1"),
-        Some(_) => Finding::warn(CHECK, "0", why, "sysctl -w net.ipv4.tcp_migrate_req=1"),
-        None => Finding::warn(CHECK, "unknown to this kernel", why, "boot a kernel of 5.14 or later"),
+        Some(1) => CheckFinding::ok(CHECK, "1"),
+        Some(_) => CheckFinding::warn(CHECK, "0", why, "sysctl -w net.ipv4.tcp_migrate_req=1"),
+        None => CheckFinding::warn(CHECK, "unknown to this kernel", why, "boot a kernel of 5.14 or later"),
     }
 }
 
-pub(super) fn socket_list() -> Finding {
+pub(super) fn socket_list() -> CheckFinding {
     const CHECK: &str = "sock_diag";
     match Inquirer::open(Duration::from_secs(2)) {
-        Ok(_) => Finding::ok(CHECK, "the kernel lists TCP sockets"),
-        Err(error) => Finding::fail(
+        Ok(_) => CheckFinding::ok(CHECK, "the kernel lists TCP sockets"),
+        Err(error) => CheckFinding::fail(
             CHECK,
             error.to_string(),
             "whether closed connections are gone is not known, so their ports are held for 132 s",
@@ -122,35 +127,35 @@ pub(super) fn socket_list() -> Finding {
     }
 }
 
-pub(super) fn timestamps() -> Finding {
+pub(super) fn timestamps() -> CheckFinding {
     const CHECK: &str = "tcp_timestamps";
     if number("net/ipv4/tcp_timestamps").is_some_and(|value| value != 0) {
-        return Finding::ok(CHECK, "on");
+        return CheckFinding::ok(CHECK, "on");
     }
     let why = "a source port that we closed first rests for 60 s instead of being free at once";
-    Finding::warn(CHECK, "off", why, "sysctl -w net.ipv4.tcp_timestamps=1")
+    CheckFinding::warn(CHECK, "off", why, "sysctl -w net.ipv4.tcp_timestamps=1")
 }
 
-pub(super) fn accept_queue() -> Finding {
+pub(super) fn accept_queue() -> CheckFinding {
     const CHECK: &str = "somaxconn";
     let value = number("net/core/somaxconn").unwrap_or_default();
     let wanted = u64::from(crate::steering::SOMAXCONN);
     if value >= wanted {
-        return Finding::ok(CHECK, value.to_string());
+        return CheckFinding::ok(CHECK, value.to_string());
     }
     let why = "a burst of new connections is dropped and retried after a second";
-    Finding::warn(CHECK, value.to_string(), why, format!("sysctl -w net.core.somaxconn={wanted}"))
+    CheckFinding::warn(CHECK, value.to_string(), why, format!("sysctl -w net.core.somaxconn={wanted}"))
 }
 
 /// The kernel's default, in pages: 1,024 pipes of 64 KiB.
 const PIPE_PAGES: u64 = 16384;
 
-pub(super) fn pipes() -> Finding {
+pub(super) fn pipes() -> CheckFinding {
     const CHECK: &str = "pipe-user-pages-soft";
     match number("fs/pipe-user-pages-soft") {
-        Some(0) => Finding::ok(CHECK, "unlimited"),
-        Some(pages) if pages >= PIPE_PAGES => Finding::ok(CHECK, format!("{pages} pages")),
-        pages => Finding::warn(
+        Some(0) => CheckFinding::ok(CHECK, "unlimited"),
+        Some(pages) if pages >= PIPE_PAGES => CheckFinding::ok(CHECK, format!("{pages} pages")),
+        pages => CheckFinding::warn(
             CHECK,
             format!("{} pages", pages.unwrap_or_default()),
             "busy flows get pipes of 8 KiB and then none: slower, and more system calls",
@@ -159,15 +164,20 @@ pub(super) fn pipes() -> Finding {
     }
 }
 
-pub(super) fn files(wanted_flows: u64) -> Finding {
+pub(super) fn files(wanted_flows: u64) -> CheckFinding {
     const CHECK: &str = "fs.file-max";
     let (most, wanted) =
         (number("fs/file-max").unwrap_or_default(), super::process::descriptors_for(wanted_flows));
     if most >= wanted {
-        return Finding::ok(CHECK, most.to_string());
+        return CheckFinding::ok(CHECK, most.to_string());
     }
     let why = "the machine runs out of files before the gateway has all its flows";
-    Finding::fail(CHECK, most.to_string(), why, format!("sysctl -w fs.file-max={}", wanted.saturating_mul(2)))
+    CheckFinding::fail(
+        CHECK,
+        most.to_string(),
+        why,
+        format!("sysctl -w fs.file-max={}", wanted.saturating_mul(2)),
+    )
 }
 
 #[cfg(test)]

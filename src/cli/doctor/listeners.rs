@@ -4,7 +4,7 @@ use super::proc::read;
 
 /// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Listener {
+pub(super) struct ListeningSocket {
     pub(super) port: u16,
     /// The number of the user that it belongs to.
     pub(super) user: u32,
@@ -13,7 +13,7 @@ pub(super) struct Listener {
 }
 
 /// Lists the listeners of both families.
-pub(super) fn listeners() -> Vec<Listener> {
+pub(super) fn listeners() -> Vec<ListeningSocket> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| read(path).unwrap_or_default());
     tables.iter().flat_map(|table| listed(table)).collect()
 }
@@ -24,12 +24,12 @@ pub(super) fn has_listener(port: u16) -> bool {
 }
 
 /// In the format of /proc/net/tcp and tcp6: state 0A listens.
-fn listed(table: &str) -> impl Iterator<Item = Listener> {
+fn listed(table: &str) -> impl Iterator<Item = ListeningSocket> {
     table.lines().skip(1).filter_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         let (address, port) = words.get(1)?.rsplit_once(':')?;
         let is_listening = *words.get(3)? == "0A";
-        let listener = Listener {
+        let listener = ListeningSocket {
             port: u16::from_str_radix(port, 16).ok()?,
             user: words.get(7)?.parse().ok()?,
             is_wildcard: address.bytes().all(|digit| digit == b'0'),
@@ -48,7 +48,7 @@ mod tests {
             0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n\
             1: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 2 1\n\
             2: 00000000:2328 0100007F:0BB8 01 00000000:00000000 00:00000000 00000000   998        0 3 1\n";
-        let listener = |port, user, is_wildcard| Listener { port, user, is_wildcard };
+        let listener = |port, user, is_wildcard| ListeningSocket { port, user, is_wildcard };
         let found: Vec<_> = listed(table).collect();
         assert_eq!(found, [listener(8080, 0, true), listener(3000, 998, false)]);
         let table6 = "  sl  local_address                         remote_address                        st\n\

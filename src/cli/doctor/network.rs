@@ -3,14 +3,14 @@
 use super::listeners::listeners;
 use super::proc::number;
 use crate::addr::PortRange;
-use crate::cli::findings::Finding;
-use crate::steering::Params;
+use crate::cli::findings::CheckFinding;
+use crate::steering::SteeringParams;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// With `src_valid_mark`, reverse-path filtering looks up the client by the mark too, finds it local, and drops the packet.
-pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
+pub(super) fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
     const CHECK: &str = "rp_filter";
     let setting = |interface: &str, name: &str| {
         number(&format!("net/ipv4/conf/{interface}/{name}")).unwrap_or_default()
@@ -27,7 +27,7 @@ pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
     });
     let found: Vec<_> = trapped
         .map(|name| {
-            Finding::fail(
+            CheckFinding::fail(
                 CHECK,
                 format!("src_valid_mark=1 with rp_filter on {name}"),
                 "the kernel drops every intercepted IPv4 packet, without a trace",
@@ -35,7 +35,7 @@ pub(super) fn source_validation(params: &Params) -> Vec<Finding> {
             )
         })
         .collect();
-    if found.is_empty() { vec![Finding::ok(CHECK, "does not drop intercepted packets")] } else { found }
+    if found.is_empty() { vec![CheckFinding::ok(CHECK, "does not drop intercepted packets")] } else { found }
 }
 
 /// Of `all` and the interface, the larger value counts for `rp_filter`, and either one for `src_valid_mark`.
@@ -43,13 +43,13 @@ fn drops_marked(rp_filter: [u64; 2], src_valid_mark: [u64; 2]) -> bool {
     rp_filter.iter().any(|value| *value > 0) && src_valid_mark.iter().any(|value| *value > 0)
 }
 
-pub(super) fn forwarding() -> Finding {
+pub(super) fn forwarding() -> CheckFinding {
     const CHECK: &str = "ip_forward";
     let on = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
         .map(|name| number(name).is_some_and(|v| v != 0));
     match on {
-        [false, false] => Finding::ok(CHECK, "off: only what Egret lets out leaves"),
-        [v4, _] => Finding::warn(
+        [false, false] => CheckFinding::ok(CHECK, "off: only what Egret lets out leaves"),
+        [v4, _] => CheckFinding::warn(
             CHECK,
             "on: what is not intercepted is forwarded uninspected",
             "Egret does not need it, and without it nothing passes by even if the packet rules are lost",
@@ -58,14 +58,14 @@ pub(super) fn forwarding() -> Finding {
     }
 }
 
-pub(super) fn conntrack() -> Finding {
+pub(super) fn conntrack() -> CheckFinding {
     const CHECK: &str = "conntrack";
     let entries = number("net/netfilter/nf_conntrack_count").unwrap_or_default();
     let most = number("net/netfilter/nf_conntrack_max").unwrap_or_default();
     if entries == 0 || entries < most / 5 * 4 {
-        return Finding::ok(CHECK, format!("{entries} entries; Egret's flows need none"));
+        return CheckFinding::ok(CHECK, format!("{entries} entries; Egret's flows need none"));
     }
-    Finding::warn(
+    CheckFinding::warn(
         CHECK,
         format!("{entries} of {most} entries in use"),
         "when the table is full, new connections of other programs are dropped",
@@ -74,7 +74,7 @@ pub(super) fn conntrack() -> Finding {
 }
 
 /// A listener on every address takes its port away from every pool address.
-pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
+pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> CheckFinding {
     const CHECK: &str = "listeners";
     let everywhere = listeners().into_iter().filter(|listener| listener.is_wildcard);
     let mut ports: Vec<u16> = everywhere.map(|listener| listener.port).collect();
@@ -82,10 +82,10 @@ pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
     ports.sort_unstable();
     ports.dedup();
     if ports.is_empty() {
-        return Finding::ok(CHECK, "no other program listens on a port of the pools on every address");
+        return CheckFinding::ok(CHECK, "no other program listens on a port of the pools on every address");
     }
     let listed: Vec<_> = ports.iter().take(8).map(ToString::to_string).collect();
-    Finding::warn(
+    CheckFinding::warn(
         CHECK,
         format!(
             "other programs listen on every address at {} port(s) of the pools: {}",
@@ -98,17 +98,17 @@ pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> Finding {
 }
 
 /// Asks the running gateway whether it is ready.
-pub(super) fn ready(metrics: SocketAddr) -> Finding {
+pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
     const CHECK: &str = "gateway";
     match ask_ready(metrics) {
-        Ok((200, _)) => Finding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
-        Ok((status, reason)) => Finding::fail(
+        Ok((200, _)) => CheckFinding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
+        Ok((status, reason)) => CheckFinding::fail(
             CHECK,
             format!("not ready ({status}): {reason}"),
             "new flows are not taken, or do not reach the gateway",
             format!("see `curl http://{metrics}/readyz`"),
         ),
-        Err(error) => Finding::fail(
+        Err(error) => CheckFinding::fail(
             CHECK,
             format!("http://{metrics}/readyz: {error}"),
             "while the gateway is down, every intercepted connection is dropped",
@@ -141,7 +141,7 @@ fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::findings::Level;
+    use crate::cli::findings::FindingLevel;
     use std::net::TcpListener;
 
     #[test]
@@ -158,15 +158,19 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let range = [PortRange::new(port, port).unwrap()];
         let found = foreign_listeners(&range, 1);
-        assert!(found.level == Level::Warn && found.found.contains(&port.to_string()), "{found:?}");
-        assert_eq!(foreign_listeners(&range, port).level, Level::Ok);
+        assert!(found.level == FindingLevel::Warn && found.found.contains(&port.to_string()), "{found:?}");
+        assert_eq!(foreign_listeners(&range, port).level, FindingLevel::Ok);
     }
 
     #[test]
     fn readiness_is_what_the_gateway_answers() {
         for (answer, level, said) in [
-            ("200 OK\r\n\r\nready\n", Level::Ok, "ready, says"),
-            ("503 Service Unavailable\r\n\r\ndraining\nmore\n", Level::Fail, "not ready (503): draining"),
+            ("200 OK\r\n\r\nready\n", FindingLevel::Ok, "ready, says"),
+            (
+                "503 Service Unavailable\r\n\r\ndraining\nmore\n",
+                FindingLevel::Fail,
+                "not ready (503): draining",
+            ),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();

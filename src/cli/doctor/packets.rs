@@ -22,13 +22,13 @@ mod spot;
 mod stand_in;
 mod trace;
 
-pub(super) use question::{Question, ask};
+pub(super) use question::{ProbeQuestion, ask};
 
 use super::listeners::has_listener;
-use super::{Doctor, Tenant, process};
-use crate::cli::findings::{Finding, Level};
+use super::{Doctor, TenantClients, process};
+use crate::cli::findings::{CheckFinding, FindingLevel};
 use crate::cli::tool::output;
-use crate::steering::Params;
+use crate::steering::SteeringParams;
 use cure::Leg;
 use exchange::User;
 use ipnet::IpNet;
@@ -42,7 +42,7 @@ use std::thread::{self, ScopedJoinHandle};
 const TENANTS: usize = 12;
 
 /// One finding for each tenant and family, and for each family of the pools. They are tried side by side.
-pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
+pub(super) fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
     if let Some(finding) = impossible() {
         return vec![finding];
     }
@@ -71,7 +71,7 @@ pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
     }));
     if tenants.len() > TENANTS {
         let rest = tenants.len() - TENANTS;
-        found.push(Finding::ok(
+        found.push(CheckFinding::ok(
             "packets in",
             format!("{rest} more tenants not tried; see egret doctor --packet --from CLIENT --to DEST"),
         ));
@@ -82,12 +82,12 @@ pub(super) fn findings(doctor: &Doctor) -> Vec<Finding> {
 
 /// Both legs in one family.
 fn family(
-    params: &Params,
-    tenants: &[&Tenant],
+    params: &SteeringParams,
+    tenants: &[&TenantClients],
     steered: &[String],
     v4: bool,
     user: Option<User>,
-) -> Vec<Finding> {
+) -> Vec<CheckFinding> {
     let pooled = has(v4, params.pools.iter().map(|pool| pool.network.addr()));
     if !pooled && tenants.is_empty() {
         return Vec::new();
@@ -111,7 +111,7 @@ fn family(
                 Tried::Lost(_) if failed => leg.not_watched(),
                 Tried::Lost(mut caller) => {
                     let finding = leg.watch(&mut caller);
-                    failed = finding.level != Level::Ok;
+                    failed = finding.level != FindingLevel::Ok;
                     finding
                 }
             };
@@ -132,19 +132,19 @@ fn has(v4: bool, mut addresses: impl Iterator<Item = IpAddr>) -> bool {
 }
 
 /// Why nothing can be sent.
-fn impossible() -> Option<Finding> {
+fn impossible() -> Option<CheckFinding> {
     const CHECK: &str = "packets";
     let why = "only packets show whether other programs' rules and settings let intercepted traffic pass";
     if let Err(error) = Namespace::new() {
         let found = format!("not sent, in neither direction: a network namespace needs root ({error})");
-        return Some(Finding::warn(CHECK, found, why, "sudo egret doctor"));
+        return Some(CheckFinding::warn(CHECK, found, why, "sudo egret doctor"));
     }
     let missing = ["ip -V", "tc -V", "ss -V"].into_iter().find_map(|command| output(command).err())?;
-    Some(Finding::warn(CHECK, format!("not sent: {missing}"), why, "apt install iproute2"))
+    Some(CheckFinding::warn(CHECK, format!("not sent: {missing}"), why, "apt install iproute2"))
 }
 
-fn no_listener(params: &Params) -> Finding {
-    Finding::fail(
+fn no_listener(params: &SteeringParams) -> CheckFinding {
+    CheckFinding::fail(
         "packets in",
         format!("not sent: nothing in this network namespace listens on port {}", params.listen_port),
         "every intercepted connection is dropped",

@@ -1,8 +1,8 @@
-//! What this shell, and the gateway if it runs, may do.
+//! Privileges and limits of this shell, and of the gateway if it runs.
 
 use super::listeners::listeners;
 use super::proc::read;
-use crate::cli::findings::Finding;
+use crate::cli::findings::CheckFinding;
 use crate::cli::tool::output;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -63,23 +63,28 @@ fn is_gateway(cmdline: &str) -> bool {
     program.rsplit('/').next() == Some("egret") && arguments.any(|argument| argument == "run")
 }
 
-pub(super) fn capability(service: Option<&Service>) -> Vec<Finding> {
+pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
     let why = "intercepted connections and pool addresses need it";
     let own = read("/proc/self/status").unwrap_or_default();
     let mut found = vec![if has_net_admin(&own) {
-        Finding::ok("CAP_NET_ADMIN here", "effective in this shell")
+        CheckFinding::ok("CAP_NET_ADMIN here", "effective in this shell")
     } else {
         let mend = "sudo egret doctor, to see all there is to see";
-        Finding::warn("CAP_NET_ADMIN here", "not in this shell; the service gets it from its unit", why, mend)
+        CheckFinding::warn(
+            "CAP_NET_ADMIN here",
+            "not in this shell; the service gets it from its unit",
+            why,
+            mend,
+        )
     }];
     if let Some(Service { pid, status, .. }) = service {
         let check = "CAP_NET_ADMIN there";
         found.push(if has_net_admin(status) {
-            Finding::ok(check, format!("effective in process {pid}"))
+            CheckFinding::ok(check, format!("effective in process {pid}"))
         } else {
             let mend =
                 "keep AmbientCapabilities=CAP_NET_ADMIN in egret.service, then: systemctl restart egret";
-            Finding::fail(check, format!("process {pid} does not have it"), why, mend)
+            CheckFinding::fail(check, format!("process {pid} does not have it"), why, mend)
         });
     }
     found
@@ -91,13 +96,13 @@ fn has_net_admin(status: &str) -> bool {
     bits.is_some_and(|bits| bits & (1 << NET_ADMIN) != 0)
 }
 
-pub(super) fn descriptors(service: Option<&Service>, wanted_flows: u64) -> Finding {
+pub(super) fn descriptors(service: Option<&Service>, wanted_flows: u64) -> CheckFinding {
     let running = service.and_then(|service| Some((open_files(&service.limits)?, service.pid)));
     enough_descriptors(running, unit_open_files(), wanted_flows)
 }
 
 /// `running`: the process's limit, and its number; `unit`: that of egret.service where it is installed.
-fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flows: u64) -> Finding {
+fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flows: u64) -> CheckFinding {
     const CHECK: &str = "file descriptors";
     let wanted = descriptors_for(wanted_flows);
     let (limit, whose) = match (running, unit) {
@@ -109,7 +114,7 @@ fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flo
     };
     let found = format!("{limit} in {whose}, {wanted} wanted for {wanted_flows} flows");
     if limit >= wanted {
-        return Finding::ok(CHECK, found);
+        return CheckFinding::ok(CHECK, found);
     }
     let why = "connections beyond the limit are refused as gateway_full";
     let mend = match unit {
@@ -121,7 +126,7 @@ fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flo
         None => format!("ulimit -n {} in the shell that starts egret", wanted.max(UNIT_OPEN_FILES)),
     };
     // The gateway goes on with what fits.
-    Finding::warn(CHECK, found, why, mend)
+    CheckFinding::warn(CHECK, found, why, mend)
 }
 
 /// `LimitNOFILE=` of deploy/egret.service.

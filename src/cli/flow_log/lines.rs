@@ -2,7 +2,7 @@
 
 use super::LogError;
 use super::files::LogFile;
-use super::progress::Progress;
+use super::progress::ReadProgress;
 use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -17,7 +17,7 @@ const BETWEEN_LOOKS: u32 = 4096;
 /// lines cut at 16 KiB. False if the compressed data is damaged, after a message; the lines before the damage count.
 pub(in crate::cli) fn read(
     file: &LogFile,
-    progress: &mut Progress,
+    progress: &mut ReadProgress,
     each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<bool, LogError> {
     let failed = |error| LogError::Read(file.to_string(), error);
@@ -48,7 +48,7 @@ fn is_damage(error: &io::Error) -> bool {
 
 fn each_line(
     from: &mut dyn BufRead,
-    progress: &mut Progress,
+    progress: &mut ReadProgress,
     each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut line = Vec::with_capacity(LONGEST);

@@ -8,7 +8,7 @@ mod record;
 use crate::config::{Config, FlowLogTarget};
 pub(super) use files::LogFile;
 pub(super) use lines::read;
-pub(super) use progress::Progress;
+pub(super) use progress::ReadProgress;
 pub(super) use record::{Recorded, find};
 use std::io;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Bytes read so far, and the time of the last message about them.
-pub(in crate::cli) struct Progress {
+pub(in crate::cli) struct ReadProgress {
     command: &'static str,
     read: Rc<Cell<u64>>,
     total: u64,
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Progress {
     drawn: bool,
 }
 
-impl Progress {
+impl ReadProgress {
     pub(in crate::cli) fn new(command: &'static str, files: &[LogFile]) -> Self {
         Self {
             command,
@@ -36,8 +36,8 @@ impl Progress {
     }
 
     /// A reader that counts the bytes read through it.
-    pub(super) fn count(&self, inner: Box<dyn Read>) -> Counted {
-        Counted { inner, read: Rc::clone(&self.read) }
+    pub(super) fn count(&self, inner: Box<dyn Read>) -> CountingReader {
+        CountingReader { inner, read: Rc::clone(&self.read) }
     }
 
     /// Prints the progress if that is due: in place each second on a terminal, else as a line every ten seconds.
@@ -67,12 +67,12 @@ impl Progress {
     }
 }
 
-pub(super) struct Counted {
+pub(super) struct CountingReader {
     inner: Box<dyn Read>,
     read: Rc<Cell<u64>>,
 }
 
-impl Read for Counted {
+impl Read for CountingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.read.set(self.read.get() + count as u64);

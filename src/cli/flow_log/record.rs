@@ -1,6 +1,6 @@
 //! A flow's record, read from the log.
 
-use super::{LogError, LogFile, Progress, read};
+use super::{LogError, LogFile, ReadProgress, read};
 use crate::admin::{ClientTarget, ExplainQuery};
 use crate::gateway::FlowId;
 use crate::hostname::Hostname;
@@ -78,7 +78,7 @@ pub(in crate::cli) fn find(
     command: &'static str,
 ) -> Result<Option<(Recorded, Value)>, LogError> {
     let wanted = format!("\"{flow}\"");
-    let mut progress = Progress::new(command, files);
+    let mut progress = ReadProgress::new(command, files);
     let mut found = None;
     for file in files {
         read(file, &mut progress, &mut |line| {

@@ -1,6 +1,6 @@
 //! Derives rules from observed flows, and tests them on a copy of the policy.
 
-use super::seen::{Evidence, Tallies, Tally, TenantLog, What};
+use super::seen::{LogEvidence, SeenTarget, Tallies, TargetTally, TenantLog};
 use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
@@ -23,35 +23,35 @@ const EXAMPLES: usize = 5;
 #[derive(Debug, Serialize)]
 pub(super) struct Proposal {
     pub(super) tenant: Arc<str>,
-    pub(super) evidence: Evidence,
+    pub(super) evidence: LogEvidence,
     /// Names with ports that the policy already allows, and that are left out.
     pub(super) allowed_already: usize,
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<SuggestedRule>,
     /// Names that passed, but that a rule by name would not reach, because their address is private.
-    pub(super) private: Vec<Row>,
+    pub(super) private: Vec<UnsuggestedTarget>,
     /// Names that passed, and that a deny rule denies now.
-    pub(super) denied_now: Vec<Row>,
+    pub(super) denied_now: Vec<UnsuggestedTarget>,
     /// Targets that passed, but that no server answered.
-    pub(super) unanswered: Vec<Row>,
+    pub(super) unanswered: Vec<UnsuggestedTarget>,
     /// Flows without a name.
     pub(super) by_address: Vec<AddressRule>,
     /// Denied targets, the most frequent first.
-    pub(super) denied: Vec<Row>,
+    pub(super) denied: Vec<UnsuggestedTarget>,
 }
 
 /// One allow rule: names of one registrable domain on the same ports.
 #[derive(Debug, Serialize)]
-pub(super) struct Rule {
+pub(super) struct SuggestedRule {
     pub(super) domain: String,
     pub(super) ports: Vec<u16>,
     pub(super) flows: u64,
     pub(super) last: Timestamp,
-    pub(super) hosts: Vec<Host>,
+    pub(super) hosts: Vec<SuggestedHost>,
     pub(super) wildcards: Vec<Wildcard>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Host {
+pub(super) struct SuggestedHost {
     pub(super) name: Hostname,
     pub(super) flows: u64,
     /// Flows that passed only in monitor mode.
@@ -83,7 +83,7 @@ pub(super) struct AddressRule {
 
 /// A target that is listed but not suggested.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct UnsuggestedTarget {
     /// Name; `null` if the client sent none.
     pub(super) name: Option<Hostname>,
     /// Address of the last flow.
@@ -114,22 +114,22 @@ impl Proposal {
                 continue;
             }
             match what {
-                _ if tally.answered == 0 => unanswered.push(Row::new(what, port, &tally)),
-                What::Name(name) => _ = names.insert((name, port), tally),
-                What::Address(address) => addresses.push((address, port, tally)),
+                _ if tally.answered == 0 => unanswered.push(UnsuggestedTarget::new(what, port, &tally)),
+                SeenTarget::Name(name) => _ = names.insert((name, port), tally),
+                SeenTarget::Address(address) => addresses.push((address, port, tally)),
             }
         }
         // Tests each name with a rule of its own, to find those that a rule allows at all.
         let trial = compile(with_rules(spec, &grouped(&names)), private)?;
         let (mut out_of_reach, mut denied_now) = (Vec::new(), Vec::new());
         names.retain(|(name, port), tally| {
-            let what = What::Name(name.clone());
+            let what = SeenTarget::Name(name.clone());
             match trial.decide(&AskedName::Valid(name.clone()), false, tally.to) {
                 Decision::Permit(_) => return true,
                 Decision::Denial(denial) if denial.outcome == Outcome::DestinationPrivate => {
-                    out_of_reach.push(Row::new(what, *port, tally));
+                    out_of_reach.push(UnsuggestedTarget::new(what, *port, tally));
                 }
-                Decision::Denial(_) => denied_now.push(Row::new(what, *port, tally)),
+                Decision::Denial(_) => denied_now.push(UnsuggestedTarget::new(what, *port, tally)),
             }
             false
         });
@@ -153,10 +153,10 @@ impl Proposal {
     }
 }
 
-impl Row {
-    fn new(what: What, port: u16, tally: &Tally) -> Self {
-        let name = if let What::Name(name) = what { Some(name) } else { None };
-        let Tally { flows, last, to, outcome, .. } = *tally;
+impl UnsuggestedTarget {
+    fn new(what: SeenTarget, port: u16, tally: &TargetTally) -> Self {
+        let name = if let SeenTarget::Name(name) = what { Some(name) } else { None };
+        let TargetTally { flows, last, to, outcome, .. } = *tally;
         Self { name, address: to.ip(), port, flows, last, outcome }
     }
 }
@@ -166,18 +166,18 @@ fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<TenantRule
     Ok(Arc::clone(&Policy::compile(&[spec], private.clone())?.tenants()[0]))
 }
 
-fn permitted(tenant: &TenantRules, what: &What, tally: &Tally) -> bool {
+fn permitted(tenant: &TenantRules, what: &SeenTarget, tally: &TargetTally) -> bool {
     let asked = match what {
-        What::Name(name) => AskedName::Valid(name.clone()),
-        What::Address(_) if tally.other_protocol => AskedName::Unread,
-        What::Address(_) => AskedName::Absent,
+        SeenTarget::Name(name) => AskedName::Valid(name.clone()),
+        SeenTarget::Address(_) if tally.other_protocol => AskedName::Unread,
+        SeenTarget::Address(_) => AskedName::Absent,
     };
     tenant.decide_unseen(tally.to).is_some()
         || matches!(tenant.decide(&asked, false, tally.to), Decision::Permit(_))
 }
 
 /// Returns the tenant with the rules added.
-fn with_rules(spec: &TenantSpec, rules: &[Rule]) -> TenantSpec {
+fn with_rules(spec: &TenantSpec, rules: &[SuggestedRule]) -> TenantSpec {
     let mut spec = spec.clone();
     spec.rules.extend(rules.iter().map(|rule| RuleSpec {
         hosts: rule.hosts.iter().map(|host| HostPattern::Exact(host.name.clone())).collect(),
@@ -194,21 +194,21 @@ fn domain_of(name: &Hostname) -> &str {
 }
 
 /// Groups names of one domain and the same ports into rules, sorted by domain.
-fn grouped(names: &BTreeMap<(Hostname, u16), Tally>) -> Vec<Rule> {
-    let mut hosts: BTreeMap<&Hostname, (Vec<u16>, Host)> = BTreeMap::new();
+fn grouped(names: &BTreeMap<(Hostname, u16), TargetTally>) -> Vec<SuggestedRule> {
+    let mut hosts: BTreeMap<&Hostname, (Vec<u16>, SuggestedHost)> = BTreeMap::new();
     for ((name, port), tally) in names {
-        let new = || Host { name: name.clone(), flows: 0, would_deny: 0, last: tally.last };
+        let new = || SuggestedHost { name: name.clone(), flows: 0, would_deny: 0, last: tally.last };
         let (ports, host) = hosts.entry(name).or_insert_with(|| (Vec::new(), new()));
         ports.push(*port);
         host.flows += tally.flows;
         host.would_deny += tally.would_deny;
         host.last = host.last.max(tally.last);
     }
-    let mut rules: BTreeMap<(&str, Vec<u16>), Vec<Host>> = BTreeMap::new();
+    let mut rules: BTreeMap<(&str, Vec<u16>), Vec<SuggestedHost>> = BTreeMap::new();
     for (name, (ports, host)) in hosts {
         rules.entry((domain_of(name), ports)).or_default().push(host);
     }
-    let rule = |((domain, ports), hosts): ((&str, Vec<u16>), Vec<Host>)| Rule {
+    let rule = |((domain, ports), hosts): ((&str, Vec<u16>), Vec<SuggestedHost>)| SuggestedRule {
         domain: domain.to_owned(),
         ports,
         flows: hosts.iter().map(|host| host.flows).sum(),
@@ -228,7 +228,7 @@ struct Surroundings<'n> {
 }
 
 impl<'n> Surroundings<'n> {
-    fn new(names: &'n BTreeMap<(Hostname, u16), Tally>, denied: &'n Tallies) -> Self {
+    fn new(names: &'n BTreeMap<(Hostname, u16), TargetTally>, denied: &'n Tallies) -> Self {
         let denied = || denied.keys().filter_map(|(what, port)| Some((what.name()?, *port)));
         let mut around = Self { above_others: HashSet::new(), denied: HashMap::new() };
         for (name, _) in names.keys().map(|(name, port)| (name, *port)).chain(denied()) {
@@ -248,7 +248,7 @@ impl<'n> Surroundings<'n> {
     ///
     /// None reaches beyond one registrable domain: neither a public suffix, nor a domain below which an observed name
     /// belongs to another owner.
-    fn wildcards(&self, rule: &Rule) -> Vec<Wildcard> {
+    fn wildcards(&self, rule: &SuggestedRule) -> Vec<Wildcard> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for host in rule.hosts.iter().filter(|host| host.name.as_str() != rule.domain) {
             if let Some(parent) = host.name.parents().next() {
@@ -256,9 +256,10 @@ impl<'n> Surroundings<'n> {
             }
         }
         counts.retain(|_, count| *count >= ENOUGH_FOR_A_WILDCARD);
-        let covered =
-            |host: &Host| host.name.parents().next().is_some_and(|parent| counts.contains_key(parent));
-        let in_domain = |host: &Host| host.name.parents().any(|parent| parent == rule.domain);
+        let covered = |host: &SuggestedHost| {
+            host.name.parents().next().is_some_and(|parent| counts.contains_key(parent))
+        };
+        let in_domain = |host: &SuggestedHost| host.name.parents().any(|parent| parent == rule.domain);
         let left = rule.hosts.iter().filter(|host| !covered(host) && in_domain(host)).count();
         if left >= ENOUGH_FOR_A_WILDCARD {
             counts.insert(&rule.domain, left);
@@ -293,8 +294,8 @@ fn everywhere(spec: &TenantSpec) -> TenantSpec {
 }
 
 /// `everywhere`: the tenant with a rule by address that covers all of them.
-fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &TenantRules) -> Vec<AddressRule> {
-    let takes_key = |tally: &Tally| {
+fn by_address(seen: Vec<(IpAddr, u16, TargetTally)>, everywhere: &TenantRules) -> Vec<AddressRule> {
+    let takes_key = |tally: &TargetTally| {
         let decision = everywhere.decide(&AskedName::Unread, false, tally.to);
         tally.other_protocol && decision.deny_reason() == Some(Outcome::UnknownProtocol)
     };
@@ -311,9 +312,10 @@ fn by_address(seen: Vec<(IpAddr, u16, Tally)>, everywhere: &TenantRules) -> Vec<
 }
 
 /// Targets that stay denied with the suggested rules, the most frequent first.
-fn still_denied(trial: &TenantRules, denied: Tallies) -> Vec<Row> {
+fn still_denied(trial: &TenantRules, denied: Tallies) -> Vec<UnsuggestedTarget> {
     let kept = denied.into_iter().filter(|((what, _), tally)| !permitted(trial, what, tally));
-    let mut rows: Vec<Row> = kept.map(|((what, port), tally)| Row::new(what, port, &tally)).collect();
+    let mut rows: Vec<UnsuggestedTarget> =
+        kept.map(|((what, port), tally)| UnsuggestedTarget::new(what, port, &tally)).collect();
     rows.sort_by(|a, b| (b.flows, &a.name, a.address, a.port).cmp(&(a.flows, &b.name, b.address, b.port)));
     rows
 }

@@ -15,7 +15,7 @@ const MOST: usize = 200_000;
 
 /// Keys read from a line of the flow log. Others are skipped.
 #[derive(Deserialize)]
-pub(super) struct Line<'l> {
+pub(super) struct LogLine<'l> {
     time: Timestamp,
     #[serde(borrow)]
     tenant: Option<Cow<'l, str>>,
@@ -36,12 +36,12 @@ pub(super) struct Line<'l> {
 
 /// A client's target: a name, or an address without a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum What {
+pub(super) enum SeenTarget {
     Name(Hostname),
     Address(IpAddr),
 }
 
-impl What {
+impl SeenTarget {
     pub(super) fn name(&self) -> Option<&Hostname> {
         match self {
             Self::Name(name) => Some(name),
@@ -52,7 +52,7 @@ impl What {
 
 /// Statistics of one target on one port.
 #[derive(Debug, Clone)]
-pub(super) struct Tally {
+pub(super) struct TargetTally {
     pub(super) flows: u64,
     /// Flows that a server answered.
     pub(super) answered: u64,
@@ -70,7 +70,7 @@ pub(super) struct Tally {
 
 /// Amount and use of the data read.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Evidence {
+pub(super) struct LogEvidence {
     pub(super) files: u64,
     /// Truncated compressed files; read up to the damage.
     pub(super) damaged_files: u64,
@@ -94,13 +94,13 @@ pub(super) struct Evidence {
 }
 
 /// Statistics by target and port.
-pub(super) type Tallies = HashMap<(What, u16), Tally>;
+pub(super) type Tallies = HashMap<(SeenTarget, u16), TargetTally>;
 
 /// Contents of the log for one tenant.
 pub(super) struct TenantLog {
     tenant: String,
     since: Option<Timestamp>,
-    pub(super) evidence: Evidence,
+    pub(super) evidence: LogEvidence,
     pub(super) passed: Tallies,
     pub(super) denied: Tallies,
 }
@@ -110,13 +110,13 @@ impl TenantLog {
         Self {
             tenant: tenant.to_owned(),
             since,
-            evidence: Evidence::default(),
+            evidence: LogEvidence::default(),
             passed: HashMap::new(),
             denied: HashMap::new(),
         }
     }
 
-    pub(super) fn note(&mut self, line: &Line<'_>) {
+    pub(super) fn note(&mut self, line: &LogLine<'_>) {
         let evidence = &mut self.evidence;
         if line.tenant.as_deref() != Some(&*self.tenant) {
             evidence.of_other_tenants += 1;
@@ -141,12 +141,12 @@ impl TenantLog {
         };
         let to = OriginalDestination::new(line.destination);
         let what = match line.hostname.as_deref().map(|name| Hostname::canonicalize(name.as_bytes())) {
-            Some(Ok(name)) => What::Name(name),
+            Some(Ok(name)) => SeenTarget::Name(name),
             Some(Err(_)) => {
                 evidence.unreadable += 1;
                 return;
             }
-            None => What::Address(to.ip()),
+            None => SeenTarget::Address(to.ip()),
         };
         *count += 1;
         evidence.first = Some(evidence.first.map_or(line.time, |first| first.min(line.time)));
@@ -157,7 +157,7 @@ impl TenantLog {
             evidence.beyond_bound += 1;
             return;
         }
-        let new = Tally {
+        let new = TargetTally {
             flows: 0,
             answered: 0,
             would_deny: 0,
@@ -214,17 +214,18 @@ mod tests {
         ] {
             note(&mut seen, &line(number, tenant, name, verdict));
         }
-        let Evidence { unreadable, of_other_tenants, too_old, unjudged, allowed, would_deny, denied, .. } =
-            seen.evidence;
+        let LogEvidence {
+            unreadable, of_other_tenants, too_old, unjudged, allowed, would_deny, denied, ..
+        } = seen.evidence;
         assert_eq!((unreadable, of_other_tenants, too_old, unjudged), (1, 1, 1, 1));
         assert_eq!((allowed, would_deny, denied), (2, 1, 1));
-        let tally = &seen.passed[&(What::Name("a.example".parse().unwrap()), 443)];
+        let tally = &seen.passed[&(SeenTarget::Name("a.example".parse().unwrap()), 443)];
         assert_eq!((tally.flows, tally.answered, tally.would_deny), (2, 2, 1));
         assert_eq!(
             (tally.last.to_string().as_str(), tally.outcome),
             ("2026-01-01T00:00:12Z", Some(Outcome::Closed))
         );
-        assert!(seen.passed.contains_key(&(What::Address("192.0.2.1".parse().unwrap()), 443)));
+        assert!(seen.passed.contains_key(&(SeenTarget::Address("192.0.2.1".parse().unwrap()), 443)));
         assert_eq!(seen.denied.len(), 1);
     }
 
@@ -237,6 +238,6 @@ mod tests {
         }
         note(&mut seen, &line(0, "acme", r#""n1.example""#, r#""deny""#));
         assert_eq!((seen.denied.len(), seen.evidence.beyond_bound), (MOST, 10));
-        assert_eq!(seen.denied[&(What::Name("n1.example".parse().unwrap()), 443)].flows, 2);
+        assert_eq!(seen.denied[&(SeenTarget::Name("n1.example".parse().unwrap()), 443)].flows, 2);
     }
 }

@@ -1,7 +1,7 @@
 //! A suggestion as TOML: rules that are safe to paste, everything else as comments.
 
-use super::proposal::{Proposal, Row, Rule, Wildcard};
-use super::seen::Evidence;
+use super::proposal::{Proposal, SuggestedRule, UnsuggestedTarget, Wildcard};
+use super::seen::LogEvidence;
 use jiff::Timestamp;
 use std::fmt::{Display, Write as _};
 
@@ -14,7 +14,7 @@ pub(super) fn render(proposal: &Proposal) -> String {
         text.push('\n');
         write_rule(&mut text, rule);
     }
-    let rows = |text: &mut String, rows: &[Row], heading: &str| {
+    let rows = |text: &mut String, rows: &[UnsuggestedTarget], heading: &str| {
         if !rows.is_empty() {
             let _ = writeln!(text, "\n# {heading}");
             for row in rows {
@@ -74,7 +74,7 @@ fn head(proposal: &Proposal) -> String {
         let targets = plural(*allowed_already as u64, "target");
         let _ = writeln!(text, "# Left out: {targets} that the policy allows already; --all shows them.");
     }
-    let Evidence { allowed, would_deny, .. } = evidence;
+    let LogEvidence { allowed, would_deny, .. } = evidence;
     text.push_str(match (rules.is_empty(), allowed + would_deny) {
         (true, 0) => "# There is no evidence of this tenant: is it the right log, and the right time?\n",
         (true, _) => "# There is nothing to add.\n",
@@ -83,8 +83,8 @@ fn head(proposal: &Proposal) -> String {
     text
 }
 
-fn write_rule(text: &mut String, rule: &Rule) {
-    let Rule { domain, ports, flows, last, hosts, wildcards } = rule;
+fn write_rule(text: &mut String, rule: &SuggestedRule) {
+    let SuggestedRule { domain, ports, flows, last, hosts, wildcards } = rule;
     let names = plural(hosts.len() as u64, "name");
     let _ = writeln!(text, "# {domain}: {names}, {}, last {}", plural(*flows, "flow"), time(*last));
     text.push_str("[[tenant.allow]]\nhosts = [\n");
@@ -115,8 +115,8 @@ fn write_rule(text: &mut String, rule: &Rule) {
     let _ = writeln!(text, "]\nports = [{}]", join(ports));
 }
 
-fn write_row(text: &mut String, row: &Row) {
-    let Row { name, address, port, flows, last, outcome } = row;
+fn write_row(text: &mut String, row: &UnsuggestedTarget) {
+    let UnsuggestedTarget { name, address, port, flows, last, outcome } = row;
     let what = match name {
         Some(name) => format!("{name}:{port} ({address})"),
         None => std::net::SocketAddr::new(*address, *port).to_string(),

@@ -2,10 +2,10 @@
 
 use super::load_files;
 use crate::config::catalogue;
-use crate::config::schema::{AnyKey, Section};
+use crate::config::schema::{AnyKey, ConfigSection};
 
 /// Returns a configuration with `key = value` in the section.
-fn with_key(section: &Section, key: &dyn AnyKey, value: &str) -> String {
+fn with_key(section: &ConfigSection, key: &dyn AnyKey, value: &str) -> String {
     let line = format!("{} = {value}\n", key.name());
     let steering = "[steering]\ninterfaces = [\"ens6\"]\n";
     let pool = "[[pool]]\nname = \"acme\"\naddresses = [\"203.0.113.0/27\", \"2001:db8::/64\"]\n";

@@ -7,7 +7,7 @@ mod mistakes;
 mod other_protocols;
 mod soup;
 
-use super::{ADMIN_SOCKET, Admin, Loaded, Report, Severity, load};
+use super::{ADMIN_SOCKET, Admin, ConfigReport, LoadedConfig, Severity, load};
 use crate::policy::EchPolicy;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ hosts = ["example.com"]
 /// Number of lines of `GOOD`; a case's text follows them.
 const GOOD_LINES: usize = 11;
 
-fn load_files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Loaded, Report>) {
+fn load_files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<LoadedConfig, ConfigReport>) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -47,7 +47,7 @@ fn findings(files: &[(&str, &str)]) -> Vec<String> {
     found.iter().map(|diagnostic| diagnostic.to_string().replace(&prefix, "")).collect()
 }
 
-fn loaded(files: &[(&str, &str)]) -> Loaded {
+fn loaded(files: &[(&str, &str)]) -> LoadedConfig {
     load_files(files).1.unwrap_or_else(|report| panic!("{report}"))
 }
 
@@ -139,7 +139,7 @@ fn design_example_loads() {
     assert!(errors.iter().all(|line| line.contains("is not supported yet")), "{found:#?}");
     let left =
         DESIGNED.replace(", new_flows = \"500/s\", bandwidth = \"1Gbit/s\", bytes = \"5TB/month\"", "");
-    let Loaded { config, warnings, .. } = loaded(&[("egret.toml", &left), names]);
+    let LoadedConfig { config, warnings, .. } = loaded(&[("egret.toml", &left), names]);
     assert_eq!(config.tenants[0].max_flows, Some(20_000));
     assert_eq!(warnings.len(), 1, "of the wildcard over everybody's buckets: {warnings:?}");
 }

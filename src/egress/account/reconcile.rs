@@ -3,7 +3,7 @@
 use super::super::destination_key::DestinationKey;
 use super::super::lingering::LingeringPort;
 use super::PortAccount;
-use crate::sys::sock_diag::Presence;
+use crate::sys::sock_diag::SocketPresence;
 use std::time::Instant;
 
 impl PortAccount {
@@ -59,7 +59,7 @@ impl PortAccount {
     /// Frees the ports that the kernel has released. Returns the time of the reaper's next visit.
     pub(in crate::egress) fn answer_lingering(
         &mut self,
-        answers: &[Option<Presence>],
+        answers: &[Option<SocketPresence>],
         now: Instant,
     ) -> Option<Instant> {
         for LingeringPort { to, port, share, .. } in self.lingering.answer(answers, now) {

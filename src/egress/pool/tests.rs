@@ -2,7 +2,7 @@ use super::super::{PairUse, PortHold, Reaper};
 use super::*;
 use crate::addr::{LeasedSource, PortRange};
 use crate::outcome::Outcome;
-use crate::sys::sock_diag::Presence;
+use crate::sys::sock_diag::SocketPresence;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{HashMap, HashSet};
@@ -178,8 +178,8 @@ fn port_returns_when_kernel_releases_it() {
         let pair = (first.source().socket(), dial(server).socket());
         first.set_hold(PortHold::UntilGone { first_look: Duration::from_millis(80), timestamps: false });
         first.give_back(now);
-        let waiting = Presence::Waiting(Duration::from_secs(3));
-        let mut said = vec![Some(Presence::Socket), None, Some(waiting), Some(Presence::Gone)];
+        let waiting = SocketPresence::Waiting(Duration::from_secs(3));
+        let mut said = vec![Some(SocketPresence::Socket), None, Some(waiting), Some(SocketPresence::Gone)];
         let mut at = now;
         while !said.is_empty() {
             at += Duration::from_millis(10);
@@ -236,7 +236,7 @@ fn collision_leases_another_port() {
         "the kernel has said nothing"
     );
     let (mut reaper, _stop) = Reaper::new(pools.ledger());
-    reaper.reap(later, |pairs| vec![Some(Presence::Gone); pairs.len()]);
+    reaper.reap(later, |pairs| vec![Some(SocketPresence::Gone); pairs.len()]);
     assert!(acme(&pools).lease(client(1), dial(SERVER), &Share::NONE, later).is_ok());
 }
 

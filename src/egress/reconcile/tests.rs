@@ -3,7 +3,7 @@
 use super::*;
 use crate::addr::{ClientAddr, PortRange};
 use crate::egress::{Lease, Ledger, PoolSpec, PortHold, Reaper, Share, SourceSelection};
-use crate::sys::sock_diag::{self, Inquirer, Presence};
+use crate::sys::sock_diag::{self, Inquirer, SocketPresence};
 use crate::sys::traffic_class::TrafficClass;
 use crate::sys::{limits, stream, upstream};
 use std::collections::{BTreeMap, VecDeque};
@@ -88,7 +88,7 @@ fn used(pools: &Pools, now: Instant) -> (u16, u16, u16) {
 fn let_go(reaper: &mut Reaper, gone: &[u16], now: Instant) {
     reaper.reap(now, |pairs| {
         let is_gone = |&(source, _): &(SocketAddr, _)| gone.contains(&source.port());
-        let of = |pair| Some(if is_gone(pair) { Presence::Gone } else { Presence::Socket });
+        let of = |pair| Some(if is_gone(pair) { SocketPresence::Gone } else { SocketPresence::Socket });
         pairs.iter().map(of).collect()
     });
 }
@@ -116,7 +116,7 @@ fn ports_of_earlier_process_are_held() {
     for seconds in [1, 29, 30, 90] {
         reaper.reap(at(seconds), |pairs| {
             asked.extend(pairs.iter().map(|(source, _)| (seconds, source.port())));
-            vec![Some(if seconds < 90 { Presence::Socket } else { Presence::Gone }); pairs.len()]
+            vec![Some(if seconds < 90 { SocketPresence::Socket } else { SocketPresence::Gone }); pairs.len()]
         });
         assert_eq!(used(&pools, at(seconds)).1, if seconds < 90 { 2 } else { 0 });
     }

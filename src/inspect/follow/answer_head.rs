@@ -2,7 +2,7 @@
 //! endless head takes no memory.
 
 use crate::inspect::framing::{Declared, declares};
-use crate::inspect::spoken::is_token;
+use crate::inspect::protocol_detect::is_token;
 
 /// Maximum number of headers in one response.
 const MAX_FIELDS: u16 = 256;
@@ -13,19 +13,19 @@ const VERSION: &[u8] = b"HTTP/1.";
 /// Length of version and status.
 const START: usize = VERSION.len() + "1 200".len();
 
-type Result<T, E = &'static str> = std::result::Result<T, E>;
+type AnswerHeadResult<T, E = &'static str> = Result<T, E>;
 
 /// Parser state within a head or trailer section.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
-    at: At,
+    at: HeadPosition,
     /// Bytes read so far.
     length: usize,
     /// True if lines end in LF alone. Set by the first line; the others must match, as those of such servers do.
     lf_alone: Option<bool>,
     fields: u16,
     status: u16,
-    declared: Result<Declared>,
+    declared: AnswerHeadResult<Declared>,
     kept: [u8; MAX_KEPT],
     /// Number of valid bytes in `kept`: the name, then the value.
     named: usize,
@@ -33,7 +33,7 @@ pub(super) struct AnswerHead {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum At {
+enum HeadPosition {
     /// Number of bytes read of the first line.
     Start(usize),
     /// LF of an empty line before the first line.
@@ -49,18 +49,18 @@ enum At {
 
 /// A section that was read to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Section {
+pub(super) enum HeadSection {
     /// An empty line before a response: some servers end a body with one that no length counts.
     Blank,
     /// Head of a response, or a trailer section, which has no status.
-    Head { status: u16, declared: Result<Declared> },
+    Head { status: u16, declared: AnswerHeadResult<Declared> },
 }
 
 impl AnswerHead {
     /// Starts at the first byte of a response.
     pub(super) fn new() -> Self {
         Self {
-            at: At::Start(0),
+            at: HeadPosition::Start(0),
             length: 0,
             lf_alone: None,
             fields: 0,
@@ -74,7 +74,7 @@ impl AnswerHead {
 
     /// Starts at the first byte of a trailer section.
     pub(super) fn trailers() -> Self {
-        Self { at: At::Name, lf_alone: Some(false), ..Self::new() }
+        Self { at: HeadPosition::Name, lf_alone: Some(false), ..Self::new() }
     }
 
     /// True if no byte has been read.
@@ -84,10 +84,14 @@ impl AnswerHead {
 
     /// Reads on. Returns how many of the bytes, at most `max`, belong to the section, and the section if it ends with
     /// them.
-    pub(super) fn read(&mut self, bytes: &[u8], max: usize) -> Result<(usize, Option<Section>)> {
+    pub(super) fn read(
+        &mut self,
+        bytes: &[u8],
+        max: usize,
+    ) -> AnswerHeadResult<(usize, Option<HeadSection>)> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
-            let run = if matches!(self.at, At::Skip) {
+            let run = if matches!(self.at, HeadPosition::Skip) {
                 bytes[used..].iter().position(|&b| is_control(b)).unwrap_or(bytes.len() - used)
             } else {
                 0
@@ -106,37 +110,45 @@ impl AnswerHead {
         Ok((used, None))
     }
 
-    fn step(&mut self, byte: u8) -> Result<Option<Section>> {
+    fn step(&mut self, byte: u8) -> AnswerHeadResult<Option<HeadSection>> {
         self.at = match (self.at, byte) {
-            (At::Start(0), b'\r') => At::BlankLf,
-            (At::BlankLf | At::Start(0), b'\n') => return Ok(Some(Section::Blank)),
-            (At::Start(START), b'\n') => self.end_line(true)?,
-            (At::Start(at), byte) => self.start(at, byte)?,
-            (At::Name, b'\r') if self.named == 0 => At::EndLf,
-            (At::Name, b':') if self.named > 0 => self.named()?,
-            (At::Name, byte) if is_token(byte) => {
+            (HeadPosition::Start(0), b'\r') => HeadPosition::BlankLf,
+            (HeadPosition::BlankLf | HeadPosition::Start(0), b'\n') => return Ok(Some(HeadSection::Blank)),
+            (HeadPosition::Start(START), b'\n') => self.end_line(true)?,
+            (HeadPosition::Start(at), byte) => self.start(at, byte)?,
+            (HeadPosition::Name, b'\r') if self.named == 0 => HeadPosition::EndLf,
+            (HeadPosition::Name, b':') if self.named > 0 => self.named()?,
+            (HeadPosition::Name, byte) if is_token(byte) => {
                 // A name longer than this is no framing field; the last byte is overwritten.
                 self.kept[self.named.min(MAX_KEPT - 1)] = byte;
                 self.named = (self.named + 1).min(MAX_KEPT);
-                At::Name
+                HeadPosition::Name
             }
-            (At::Value | At::Skip, b'\r') => At::ValueLf,
-            (At::Value, byte) if !is_control(byte) => {
+            (HeadPosition::Value | HeadPosition::Skip, b'\r') => HeadPosition::ValueLf,
+            (HeadPosition::Value, byte) if !is_control(byte) => {
                 let next = self.named + self.valued;
                 *self.kept.get_mut(next).ok_or("a header about the body that is too long")? = byte;
                 self.valued += 1;
-                At::Value
+                HeadPosition::Value
             }
-            (At::Skip, byte) if !is_control(byte) => At::Skip,
-            (At::Value | At::Skip, b'\n') => self.end_line(true)?,
-            (At::ValueLf, b'\n') => self.end_line(false)?,
-            (At::Name, b'\n') if self.named == 0 && self.lf_alone == Some(true) => {
-                return Ok(Some(Section::Head { status: self.status, declared: self.declared }));
+            (HeadPosition::Skip, byte) if !is_control(byte) => HeadPosition::Skip,
+            (HeadPosition::Value | HeadPosition::Skip, b'\n') => self.end_line(true)?,
+            (HeadPosition::ValueLf, b'\n') => self.end_line(false)?,
+            (HeadPosition::Name, b'\n') if self.named == 0 && self.lf_alone == Some(true) => {
+                return Ok(Some(HeadSection::Head { status: self.status, declared: self.declared }));
             }
-            (At::EndLf, b'\n') if self.lf_alone == Some(false) => {
-                return Ok(Some(Section::Head { status: self.status, declared: self.declared }));
+            (HeadPosition::EndLf, b'\n') if self.lf_alone == Some(false) => {
+                return Ok(Some(HeadSection::Head { status: self.status, declared: self.declared }));
             }
-            (At::BlankLf | At::Name | At::Value | At::Skip | At::ValueLf | At::EndLf, _) => {
+            (
+                HeadPosition::BlankLf
+                | HeadPosition::Name
+                | HeadPosition::Value
+                | HeadPosition::Skip
+                | HeadPosition::ValueLf
+                | HeadPosition::EndLf,
+                _,
+            ) => {
                 return Err("an answer that is not one of HTTP/1");
             }
         };
@@ -144,18 +156,18 @@ impl AnswerHead {
     }
 
     /// Ends a line, whose line ending must match that of the lines before.
-    fn end_line(&mut self, lf_alone: bool) -> Result<At> {
+    fn end_line(&mut self, lf_alone: bool) -> AnswerHeadResult<HeadPosition> {
         if *self.lf_alone.get_or_insert(lf_alone) != lf_alone {
             return Err("lines that end in CR LF, and in LF alone");
         }
         let (name, value) = self.kept[..self.named + self.valued].split_at(self.named);
         self.declared = self.declared.and_then(|declared| declared.and(name, value));
         (self.named, self.valued) = (0, 0);
-        Ok(At::Name)
+        Ok(HeadPosition::Name)
     }
 
     /// Reads the first line up to the reason phrase (RFC 9112 §4).
-    fn start(&mut self, at: usize, byte: u8) -> Result<At> {
+    fn start(&mut self, at: usize, byte: u8) -> AnswerHeadResult<HeadPosition> {
         let digits = START - 3;
         let fits = match at {
             _ if at < VERSION.len() => byte == VERSION[at],
@@ -171,23 +183,23 @@ impl AnswerHead {
             self.status = self.status * 10 + u16::from(byte - b'0');
         }
         Ok(match byte {
-            b'\r' => At::ValueLf,
-            _ if at == START => At::Skip,
-            _ => At::Start(at + 1),
+            b'\r' => HeadPosition::ValueLf,
+            _ if at == START => HeadPosition::Skip,
+            _ => HeadPosition::Start(at + 1),
         })
     }
 
     /// Handles the end of a field name.
-    fn named(&mut self) -> Result<At> {
+    fn named(&mut self) -> AnswerHeadResult<HeadPosition> {
         self.fields += 1;
         if self.fields > MAX_FIELDS {
             return Err("too many headers");
         }
         if declares(&self.kept[..self.named]) {
-            return Ok(At::Value);
+            return Ok(HeadPosition::Value);
         }
         self.named = 0;
-        Ok(At::Skip)
+        Ok(HeadPosition::Skip)
     }
 }
 

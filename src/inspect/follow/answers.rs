@@ -3,7 +3,7 @@
 //! Server bytes are never held back or refused. If a response cannot be parsed, it is only unknown from then on which
 //! requests are answered.
 
-use super::answer_head::{AnswerHead, Section};
+use super::answer_head::{AnswerHead, HeadSection};
 use super::chunked::Chunks;
 use crate::inspect::framing::{self, Body, Declared};
 use std::collections::VecDeque;
@@ -13,10 +13,10 @@ const MAX_OUTSTANDING: usize = 128;
 
 /// Parser state of the response stream.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct ResponseParser {
     /// Requests without a complete response, oldest first, except the one whose body is being read.
     outstanding: VecDeque<Outstanding>,
-    at: At,
+    at: ResponsePosition,
     /// State of the head or trailers being read.
     head: AnswerHead,
     max_head: usize,
@@ -26,7 +26,7 @@ pub(super) struct Answers {
 
 /// The request of a response.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     pub(super) by_head: bool,
     /// Offset of its first byte in the client's stream.
     pub(super) start: u64,
@@ -39,13 +39,13 @@ pub(super) struct Asked {
 /// A request without a complete response.
 #[derive(Debug, Clone, Copy)]
 struct Outstanding {
-    asked: Asked,
+    asked: PendingRequest,
     /// It follows one with whose response the connection ends, so no response is due (RFC 9112 §9.6).
     is_beyond_last: bool,
 }
 
 #[derive(Debug)]
-enum At {
+enum ResponsePosition {
     Head,
     Body(u64),
     Chunked(Chunks),
@@ -65,7 +65,7 @@ enum At {
 
 /// Effect of the responses so far on the client's next request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum RequestReadiness {
     /// It may be forwarded.
     Open,
     /// It must wait for a response.
@@ -74,20 +74,25 @@ pub(super) enum Standing {
     Closed(&'static str),
 }
 
-impl Answers {
+impl ResponseParser {
     pub(super) fn new(max_head: usize) -> Self {
         let head = AnswerHead::new();
-        Self { outstanding: VecDeque::new(), at: At::Head, head, max_head, is_closing: false }
+        Self { outstanding: VecDeque::new(), at: ResponsePosition::Head, head, max_head, is_closing: false }
     }
 
     /// Records that a request was forwarded to the server.
-    pub(super) fn expect(&mut self, asked: Asked) {
+    pub(super) fn expect(&mut self, asked: PendingRequest) {
         match self.at {
-            At::Lost if asked.upgrade => self.at = At::NoUpgrade,
+            ResponsePosition::Lost if asked.upgrade => self.at = ResponsePosition::NoUpgrade,
             // Its client has no reason to repeat the first of a connection.
-            At::Ended(_) if asked.start == 0 => self.at = At::Ended(false),
-            At::Lost | At::Ended(_) | At::NoUpgrade => {}
-            At::Head | At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose | At::Upgraded => {
+            ResponsePosition::Ended(_) if asked.start == 0 => self.at = ResponsePosition::Ended(false),
+            ResponsePosition::Lost | ResponsePosition::Ended(_) | ResponsePosition::NoUpgrade => {}
+            ResponsePosition::Head
+            | ResponsePosition::Body(_)
+            | ResponsePosition::Chunked(_)
+            | ResponsePosition::Trailers
+            | ResponsePosition::UntilClose
+            | ResponsePosition::Upgraded => {
                 self.outstanding.push_back(Outstanding { asked, is_beyond_last: self.is_closing });
                 self.is_closing |= asked.is_last;
             }
@@ -95,32 +100,45 @@ impl Answers {
     }
 
     /// Returns whether another request may be forwarded now.
-    pub(super) fn standing(&self) -> Standing {
-        if let At::NoUpgrade = self.at {
-            return Standing::Closed("it is not known whether the server took the upgrade");
+    pub(super) fn standing(&self) -> RequestReadiness {
+        if let ResponsePosition::NoUpgrade = self.at {
+            return RequestReadiness::Closed("it is not known whether the server took the upgrade");
         }
         // Only the last one can be an upgrade request, because it blocks those behind it.
         let upgrading = self.outstanding.back().is_some_and(|last| last.asked.upgrade);
-        if upgrading || self.outstanding.len() >= MAX_OUTSTANDING { Standing::Wait } else { Standing::Open }
+        if upgrading || self.outstanding.len() >= MAX_OUTSTANDING {
+            RequestReadiness::Wait
+        } else {
+            RequestReadiness::Open
+        }
     }
 
     /// True if every request has its complete response; `None` if unknown.
     pub(super) fn are_whole(&self) -> Option<bool> {
         match self.at {
-            At::Head => Some(self.outstanding.is_empty() && self.head.is_at_start()),
-            At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
-            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => None,
+            ResponsePosition::Head => Some(self.outstanding.is_empty() && self.head.is_at_start()),
+            ResponsePosition::Body(_)
+            | ResponsePosition::Chunked(_)
+            | ResponsePosition::Trailers
+            | ResponsePosition::UntilClose => Some(false),
+            ResponsePosition::Upgraded
+            | ResponsePosition::Lost
+            | ResponsePosition::Ended(_)
+            | ResponsePosition::NoUpgrade => None,
         }
     }
 
     /// Like [`Self::are_whole`] at the end of a connection: a response delimited by end of file is then complete.
     pub(super) fn are_complete(&self) -> Option<bool> {
         match self.at {
-            At::Head => Some(!self.is_due(u64::MAX)),
-            At::UntilClose if !self.is_due(u64::MAX) => None,
-            At::Body(_) | At::Chunked(_) | At::Trailers | At::UntilClose => Some(false),
-            At::Ended(whole) => Some(whole),
-            At::Upgraded | At::Lost | At::NoUpgrade => None,
+            ResponsePosition::Head => Some(!self.is_due(u64::MAX)),
+            ResponsePosition::UntilClose if !self.is_due(u64::MAX) => None,
+            ResponsePosition::Body(_)
+            | ResponsePosition::Chunked(_)
+            | ResponsePosition::Trailers
+            | ResponsePosition::UntilClose => Some(false),
+            ResponsePosition::Ended(whole) => Some(whole),
+            ResponsePosition::Upgraded | ResponsePosition::Lost | ResponsePosition::NoUpgrade => None,
         }
     }
 
@@ -132,36 +150,40 @@ impl Answers {
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
-        matches!(self.at, At::Upgraded)
+        matches!(self.at, ResponsePosition::Upgraded)
     }
 
     /// Bytes that may be forwarded without parsing.
     pub(super) fn free(&self) -> u64 {
         match &self.at {
-            At::Head | At::Trailers => 0,
-            At::Body(left) => *left,
-            At::Chunked(chunks) => chunks.free(),
-            At::UntilClose | At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => u64::MAX,
+            ResponsePosition::Head | ResponsePosition::Trailers => 0,
+            ResponsePosition::Body(left) => *left,
+            ResponsePosition::Chunked(chunks) => chunks.free(),
+            ResponsePosition::UntilClose
+            | ResponsePosition::Upgraded
+            | ResponsePosition::Lost
+            | ResponsePosition::Ended(_)
+            | ResponsePosition::NoUpgrade => u64::MAX,
         }
     }
 
     /// Records that at most [`Self::free`] bytes were forwarded without parsing.
     pub(super) fn passed(&mut self, bytes: u64) {
         match &mut self.at {
-            At::Body(left) => {
+            ResponsePosition::Body(left) => {
                 *left -= bytes;
                 if *left == 0 {
-                    self.at = At::Head;
+                    self.at = ResponsePosition::Head;
                 }
             }
-            At::Chunked(chunks) => chunks.passed(bytes),
-            At::Head
-            | At::Trailers
-            | At::UntilClose
-            | At::Upgraded
-            | At::Lost
-            | At::Ended(_)
-            | At::NoUpgrade => {}
+            ResponsePosition::Chunked(chunks) => chunks.passed(bytes),
+            ResponsePosition::Head
+            | ResponsePosition::Trailers
+            | ResponsePosition::UntilClose
+            | ResponsePosition::Upgraded
+            | ResponsePosition::Lost
+            | ResponsePosition::Ended(_)
+            | ResponsePosition::NoUpgrade => {}
         }
     }
 
@@ -174,10 +196,10 @@ impl Answers {
                 bytes = &bytes[free..];
                 continue;
             }
-            let used = if let At::Chunked(chunks) = &mut self.at {
+            let used = if let ResponsePosition::Chunked(chunks) = &mut self.at {
                 chunks.read(bytes).map(|(used, ended)| {
                     if ended {
-                        (self.at, self.head) = (At::Trailers, AnswerHead::trailers());
+                        (self.at, self.head) = (ResponsePosition::Trailers, AnswerHead::trailers());
                     }
                     used
                 })
@@ -194,16 +216,23 @@ impl Answers {
     /// Records that the server has finished, and that its host had `taken` so many of the client's bytes.
     pub(super) fn finished(&mut self, taken: u64) {
         match self.at {
-            At::Head | At::UntilClose => self.at = At::Ended(!self.is_due(taken)),
-            At::Body(_) | At::Chunked(_) | At::Trailers => self.at = At::Ended(false),
-            At::Upgraded | At::Lost | At::Ended(_) | At::NoUpgrade => {}
+            ResponsePosition::Head | ResponsePosition::UntilClose => {
+                self.at = ResponsePosition::Ended(!self.is_due(taken))
+            }
+            ResponsePosition::Body(_) | ResponsePosition::Chunked(_) | ResponsePosition::Trailers => {
+                self.at = ResponsePosition::Ended(false)
+            }
+            ResponsePosition::Upgraded
+            | ResponsePosition::Lost
+            | ResponsePosition::Ended(_)
+            | ResponsePosition::NoUpgrade => {}
         }
         self.outstanding = VecDeque::new();
     }
 
     fn lose_track(&mut self) {
         let upgrading = self.outstanding.iter().any(|one| one.asked.upgrade);
-        self.at = if upgrading { At::NoUpgrade } else { At::Lost };
+        self.at = if upgrading { ResponsePosition::NoUpgrade } else { ResponsePosition::Lost };
         self.outstanding = VecDeque::new();
     }
 
@@ -213,9 +242,11 @@ impl Answers {
         let Some(section) = section else { return Ok(used) };
         self.head = AnswerHead::new();
         match section {
-            Section::Blank => {}
-            Section::Head { .. } if matches!(self.at, At::Trailers) => self.at = At::Head,
-            Section::Head { status, declared } => {
+            HeadSection::Blank => {}
+            HeadSection::Head { .. } if matches!(self.at, ResponsePosition::Trailers) => {
+                self.at = ResponsePosition::Head
+            }
+            HeadSection::Head { status, declared } => {
                 let asked = self.outstanding.front().ok_or("an answer that nobody asked for")?.asked;
                 self.at = after(status, declared, asked)?;
                 if status >= 200 || status == 101 {
@@ -228,16 +259,20 @@ impl Answers {
 }
 
 /// Returns the state after a response head.
-fn after(status: u16, declared: Result<Declared, &'static str>, asked: Asked) -> Result<At, &'static str> {
+fn after(
+    status: u16,
+    declared: Result<Declared, &'static str>,
+    asked: PendingRequest,
+) -> Result<ResponsePosition, &'static str> {
     match (status, asked.upgrade) {
-        (101, true) => return Ok(At::Upgraded),
+        (101, true) => return Ok(ResponsePosition::Upgraded),
         (101, false) => return Err("an upgrade that nobody asked for"),
         _ => {}
     }
     Ok(match framing::of_answer(status, asked.by_head, declared)? {
-        Body::Empty => At::Head,
-        Body::Length(length) => At::Body(length),
-        Body::Chunked => At::Chunked(Chunks::new()),
-        Body::UntilClose => At::UntilClose,
+        Body::Empty => ResponsePosition::Head,
+        Body::Length(length) => ResponsePosition::Body(length),
+        Body::Chunked => ResponsePosition::Chunked(Chunks::new()),
+        Body::UntilClose => ResponsePosition::UntilClose,
     })
 }

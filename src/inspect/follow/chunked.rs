@@ -9,13 +9,13 @@ const MAX_DIGITS: u8 = 15;
 /// Parser state within a chunked body.
 #[derive(Debug)]
 pub(super) struct Chunks {
-    at: At,
+    at: ChunkPosition,
     /// Bytes of the extension so far.
     aside: u16,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum At {
+enum ChunkPosition {
     Size { size: u64, digits: u8 },
     Extension(u64),
     SizeLf(u64),
@@ -24,7 +24,7 @@ enum At {
     DataLf,
 }
 
-const SIZE: At = At::Size { size: 0, digits: 0 };
+const SIZE: ChunkPosition = ChunkPosition::Size { size: 0, digits: 0 };
 
 impl Chunks {
     /// Starts at the first byte of a body.
@@ -34,15 +34,15 @@ impl Chunks {
 
     /// Bytes of data that need no parsing.
     pub(super) fn free(&self) -> u64 {
-        if let At::Data(left) = self.at { left } else { 0 }
+        if let ChunkPosition::Data(left) = self.at { left } else { 0 }
     }
 
     /// Records that at most [`Self::free`] bytes were forwarded without parsing.
     pub(super) fn passed(&mut self, bytes: u64) {
-        if let At::Data(left) = &mut self.at {
+        if let ChunkPosition::Data(left) = &mut self.at {
             *left -= bytes;
             if *left == 0 {
-                self.at = At::DataCr;
+                self.at = ChunkPosition::DataCr;
             }
         }
     }
@@ -51,7 +51,7 @@ impl Chunks {
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), &'static str> {
         let mut used = 0;
         while let Some(&byte) = bytes.get(used) {
-            if let At::Data(left) = self.at {
+            if let ChunkPosition::Data(left) = self.at {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - used);
                 self.passed(here as u64);
                 used += here;
@@ -70,28 +70,30 @@ impl Chunks {
     }
 
     /// Returns the state after `byte`; `None` after the last chunk's line.
-    fn step(&mut self, byte: u8) -> Result<Option<At>, &'static str> {
+    fn step(&mut self, byte: u8) -> Result<Option<ChunkPosition>, &'static str> {
         Ok(Some(match (self.at, byte) {
-            (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+            (ChunkPosition::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 if digits == MAX_DIGITS {
                     return Err("a chunk size of too many digits");
                 }
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                At::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                ChunkPosition::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (At::Size { size, digits: 1.. }, b';') => {
+            (ChunkPosition::Size { size, digits: 1.. }, b';') => {
                 self.aside = 0;
-                At::Extension(size)
+                ChunkPosition::Extension(size)
             }
-            (At::Size { size, digits: 1.. } | At::Extension(size), b'\r') => At::SizeLf(size),
-            (At::Extension(size), byte) if self.is_aside(byte)? => At::Extension(size),
-            (At::SizeLf(0), b'\n') => return Ok(None),
-            (At::SizeLf(size), b'\n') => At::Data(size),
-            (At::DataCr, b'\r') => At::DataLf,
-            (At::DataLf, b'\n') => SIZE,
-            (At::Size { .. }, _) => return Err("a chunk size that is not a number"),
-            (At::DataCr | At::DataLf, _) => return Err("a chunk longer than its size"),
-            (At::Extension(_) | At::SizeLf(_) | At::Data(_), _) => {
+            (ChunkPosition::Size { size, digits: 1.. } | ChunkPosition::Extension(size), b'\r') => {
+                ChunkPosition::SizeLf(size)
+            }
+            (ChunkPosition::Extension(size), byte) if self.is_aside(byte)? => ChunkPosition::Extension(size),
+            (ChunkPosition::SizeLf(0), b'\n') => return Ok(None),
+            (ChunkPosition::SizeLf(size), b'\n') => ChunkPosition::Data(size),
+            (ChunkPosition::DataCr, b'\r') => ChunkPosition::DataLf,
+            (ChunkPosition::DataLf, b'\n') => SIZE,
+            (ChunkPosition::Size { .. }, _) => return Err("a chunk size that is not a number"),
+            (ChunkPosition::DataCr | ChunkPosition::DataLf, _) => return Err("a chunk longer than its size"),
+            (ChunkPosition::Extension(_) | ChunkPosition::SizeLf(_) | ChunkPosition::Data(_), _) => {
                 return Err("a chunk's line with a control byte");
             }
         }))

@@ -1,7 +1,7 @@
 //! Both directions of an HTTP/1 connection, so that every request is checked against policy.
 
-use super::answers::{Answers, Asked, Standing};
-use super::requests::{Requests, Step, malformed};
+use super::answers::{PendingRequest, RequestReadiness, ResponseParser};
+use super::requests::{ParseStep, RequestParser, malformed};
 use super::{Remainder, Then};
 use crate::hostname::AskedName;
 use crate::inspect::http_head::{self, Upgrade};
@@ -11,17 +11,17 @@ use crate::inspect::http_head::{self, Upgrade};
 /// A request is forwarded once its whole head is there and permitted, and its body according to its framing. After an
 /// upgrade request nothing is forwarded until the server has answered; after a 101, everything is.
 #[derive(Debug)]
-pub struct Exchange {
-    requests: Requests,
-    answers: Answers,
+pub struct HttpExchange {
+    requests: RequestParser,
+    answers: ResponseParser,
     /// The client's bytes that have passed.
     passed: u64,
 }
 
-impl Exchange {
+impl HttpExchange {
     /// Limits heads of requests and responses to `max_head` bytes.
     pub fn new(max_head: usize) -> Self {
-        Self { requests: Requests::new(max_head), answers: Answers::new(max_head), passed: 0 }
+        Self { requests: RequestParser::new(max_head), answers: ResponseParser::new(max_head), passed: 0 }
     }
 
     /// Number of client bytes that may be forwarded without parsing.
@@ -90,15 +90,15 @@ impl Exchange {
         }
         if self.requests.is_between() {
             match self.answers.standing() {
-                Standing::Open => {}
-                Standing::Wait => return Err(Then::Wait),
-                Standing::Closed(why) => return Err(Then::Unclear(malformed(why))),
+                RequestReadiness::Open => {}
+                RequestReadiness::Wait => return Err(Then::Wait),
+                RequestReadiness::Closed(why) => return Err(Then::Unclear(malformed(why))),
             }
         }
         match self.requests.read(bytes).map_err(Then::Unclear)? {
-            Step::Passes(n) => Ok(n),
-            Step::NeedMore => Ok(0),
-            Step::Head(request, length) => {
+            ParseStep::Passes(n) => Ok(n),
+            ParseStep::NeedMore => Ok(0),
+            ParseStep::Head(request, length) => {
                 let body = request.body.map_err(|why| Then::Unclear(malformed(why)))?;
                 permit(&request.name).map_err(Then::Denied)?;
                 self.requests.begin(body);
@@ -108,7 +108,7 @@ impl Exchange {
                 let upgrade = request.upgrade == Upgrade::Other;
                 let start = self.passed;
                 let (by_head, is_last) = (request.by_head, request.is_last);
-                self.answers.expect(Asked { by_head, start, upgrade, is_last });
+                self.answers.expect(PendingRequest { by_head, start, upgrade, is_last });
                 Ok(length)
             }
         }

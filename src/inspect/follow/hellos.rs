@@ -8,7 +8,7 @@
 use super::Then;
 use crate::hostname::AskedName;
 use crate::inspect::records::{CHANGE_CIPHER_SPEC, HANDSHAKE, HEARTBEAT, RECORD_HEADER};
-use crate::inspect::{Inspected, Verdict, client_hello};
+use crate::inspect::{Inspected, ParseProgress, client_hello};
 use crate::inspect::{Protocol, Unclear};
 use std::ops::RangeInclusive;
 
@@ -20,7 +20,7 @@ pub struct Hellos {
     max_hello: usize,
     /// Client bytes that may be forwarded without parsing: the first hello, or the rest of a record that holds none.
     free: u64,
-    server: Server,
+    server: ServerHelloParser,
     /// True if the server must answer with a ServerHello, because the rule relies on the server's certificate.
     needs_server_hello: bool,
 }
@@ -55,7 +55,7 @@ impl Hellos {
             ech: first.ech,
             max_hello,
             free: first.length as u64,
-            server: Server::default(),
+            server: ServerHelloParser::default(),
             needs_server_hello: false,
         }
     }
@@ -134,12 +134,12 @@ impl Hellos {
         }
         let bytes = &bytes[..bytes.len().min(self.max_hello)];
         match client_hello::inspect(bytes, self.max_hello, &mut Vec::new()) {
-            Verdict::Done(hello) if hello.name != self.name => Err(Then::Denied(denied(Changed::Name))),
-            Verdict::Done(hello) if hello.ech && !self.ech => Err(Then::Denied(denied(Changed::Ech))),
-            Verdict::Done(hello) => Ok(Some(hello.length as u64)),
-            Verdict::NeedMore { .. } => Ok(None),
-            Verdict::Malformed(why) => Err(Then::Unclear(Unclear::Malformed(why))),
-            Verdict::TooLarge(_) => Err(Then::Unclear(Unclear::TooLarge(Protocol::Tls))),
+            ParseProgress::Done(hello) if hello.name != self.name => Err(Then::Denied(denied(Changed::Name))),
+            ParseProgress::Done(hello) if hello.ech && !self.ech => Err(Then::Denied(denied(Changed::Ech))),
+            ParseProgress::Done(hello) => Ok(Some(hello.length as u64)),
+            ParseProgress::NeedMore { .. } => Ok(None),
+            ParseProgress::Malformed(why) => Err(Then::Unclear(Unclear::Malformed(why))),
+            ParseProgress::TooLarge(_) => Err(Then::Unclear(Unclear::TooLarge(Protocol::Tls))),
         }
     }
 }
@@ -159,7 +159,7 @@ const RETRY: [u8; 32] = [
 
 /// Parser of the server's bytes up to its ServerHello.
 #[derive(Debug)]
-struct Server {
+struct ServerHelloParser {
     /// The server sent a ServerHello that is no HelloRetryRequest, or bytes that are not TLS.
     decided: bool,
     /// The server sent a ServerHello.
@@ -176,14 +176,14 @@ struct Server {
     skip: u32,
 }
 
-impl Default for Server {
+impl Default for ServerHelloParser {
     fn default() -> Self {
         let (header, start) = ([0; RECORD_HEADER], [0; START]);
         Self { decided: false, greeted: false, header, headed: 0, left: 0, start, started: 0, skip: 0 }
     }
 }
 
-impl Server {
+impl ServerHelloParser {
     fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if self.decided {

@@ -13,7 +13,7 @@ mod requests;
 mod trailers;
 
 use super::Unclear;
-pub use exchange::Exchange;
+pub use exchange::HttpExchange;
 pub use hellos::{Changed, Hellos};
 
 /// Next step once the permitted bytes were forwarded.

@@ -20,5 +20,6 @@ pub(super) use tls::{but_for_length, refragmented, same_name_as_rustls_or_refuse
 pub(super) use verdict::stable_verdict;
 
 use super::{
-    AskedName, Changed, Exchange, Hellos, Hostname, Inspected, Protocol, Remainder, Then, Verdict, inspect,
+    AskedName, Changed, Hellos, Hostname, HttpExchange, Inspected, ParseProgress, Protocol, Remainder, Then,
+    inspect,
 };

@@ -88,7 +88,7 @@ fn held_bytes_are_judged_at_server_eof() {
         (many, ""),
     ] {
         for (second, stops) in [(GET, false), (EVIL, true)] {
-            let mut exchange = Exchange::new(MAX);
+            let mut exchange = HttpExchange::new(MAX);
             let mut sent = format!("{first}{second}").into_bytes();
             let permit = |name: &AskedName| if *name == self::name("a.example") { Ok(()) } else { Err(()) };
             let (passed, then) = exchange.client(&mut sent, permit);
@@ -102,7 +102,7 @@ fn held_bytes_are_judged_at_server_eof() {
             assert_eq!((passed, then), judged, "{first:?} {answered:?}");
         }
     }
-    let mut exchange = Exchange::new(MAX);
+    let mut exchange = HttpExchange::new(MAX);
     let _ = exchange.client(&mut upgrade_to("x").into_bytes(), |_| Ok::<(), ()>(()));
     exchange.server(SWITCH.as_bytes());
     exchange.server_finished(u64::MAX);
@@ -124,7 +124,7 @@ fn request_counts_from_first_byte() {
         (GET.repeat(2), "", 0, Some(false)),
         (GET.to_owned(), "", 0, Some(false)),
     ] {
-        let mut exchange = Exchange::new(MAX);
+        let mut exchange = HttpExchange::new(MAX);
         let (passed, _) = exchange.client(&mut sent.clone().into_bytes(), |_| Ok::<(), ()>(()));
         assert_eq!(passed, sent.len());
         exchange.server(said.as_bytes());
@@ -134,8 +134,8 @@ fn request_counts_from_first_byte() {
     }
     // The server finishes before a request has passed.
     for (before, answered) in [("", Some(false)), (GET, Some(true))] {
-        let mut exchange = Exchange::new(MAX);
-        let pass = |exchange: &mut Exchange, sent: &str| {
+        let mut exchange = HttpExchange::new(MAX);
+        let pass = |exchange: &mut HttpExchange, sent: &str| {
             let _ = exchange.client(&mut sent.as_bytes().to_vec(), |_| Ok::<(), ()>(()));
         };
         pass(&mut exchange, before);
@@ -146,7 +146,7 @@ fn request_counts_from_first_byte() {
     }
     // An answer that ends with the connection.
     for (taken, answered) in [(one, Some(true)), (2 * one, Some(false))] {
-        let mut exchange = Exchange::new(MAX);
+        let mut exchange = HttpExchange::new(MAX);
         let _ = exchange.client(&mut GET.repeat(2).into_bytes(), |_| Ok::<(), ()>(()));
         exchange.server(until_close.as_bytes());
         exchange.server_finished(taken as u64);
@@ -166,7 +166,7 @@ fn no_answer_is_due_after_last_request() {
         (head("HTTP/1.0", "Connection: Keep-Alive\r\n"), true),
     ] {
         for is_finished in [true, false] {
-            let mut exchange = Exchange::new(MAX);
+            let mut exchange = HttpExchange::new(MAX);
             let _ = exchange.client(&mut first.clone().into_bytes(), |_| Ok::<(), ()>(()));
             assert_eq!(exchange.is_answered(), Some(false), "{first:?}: the last one's own is");
             exchange.server(OK.as_bytes());

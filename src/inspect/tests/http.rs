@@ -3,7 +3,8 @@ use crate::hostname::NotAHostname;
 
 fn asked(head: &str) -> AskedName {
     let verdict = verdict(head.as_bytes());
-    let Verdict::Done(Inspected { protocol: Protocol::Http, name, alpn, ech: false, .. }) = verdict else {
+    let ParseProgress::Done(Inspected { protocol: Protocol::Http, name, alpn, ech: false, .. }) = verdict
+    else {
         panic!("{verdict:?}: {head:?}");
     };
     assert!(alpn.is_empty());
@@ -36,13 +37,13 @@ fn target_accepts_all_but_control_bytes() {
     for byte in (0x21..=0xff).filter(|&b| b != 0x7f) {
         for head in [&b"GET /caf"[..], b"GET http://api.example.com/?q="] {
             let head = [head, &[byte], b" HTTP/1.1\r\nHost: api.example.com\r\n\r\n"].concat();
-            let Verdict::Done(inspected) = verdict(&head) else { panic!("{}", head.escape_ascii()) };
+            let ParseProgress::Done(inspected) = verdict(&head) else { panic!("{}", head.escape_ascii()) };
             assert_eq!(inspected.name, name("api.example.com"));
-            checks::same_host_as_httparse(&head, &Verdict::Done(inspected));
+            checks::same_host_as_httparse(&head, &ParseProgress::Done(inspected));
         }
     }
     let authority = b"GET http://api.example.com\xa0/ HTTP/1.1\r\n\r\n";
-    let Verdict::Done(inspected) = verdict(authority) else { panic!("{:?}", verdict(authority)) };
+    let ParseProgress::Done(inspected) = verdict(authority) else { panic!("{:?}", verdict(authority)) };
     assert_eq!(inspected.name, AskedName::Invalid(NotAHostname::NonAscii));
 }
 
@@ -120,7 +121,7 @@ fn control_bytes_are_refused_everywhere() {
             spoilt[at] = control;
             // A control byte in place of LF leaves a lone CR; LF in place of CR leaves a lone LF.
             assert!(
-                spoilt == head || matches!(verdict(&spoilt), Verdict::Malformed(_)),
+                spoilt == head || matches!(verdict(&spoilt), ParseProgress::Malformed(_)),
                 "{}",
                 spoilt.escape_ascii()
             );
@@ -134,7 +135,7 @@ fn head_may_be_split_anywhere() {
     assert_split_at_every_byte(head, MAX);
     assert_split_at_every_byte(head, head.len());
     let less = head.len() - 1;
-    assert_eq!(checks::stable_verdict(head, less), Verdict::TooLarge(Protocol::Http));
+    assert_eq!(checks::stable_verdict(head, less), ParseProgress::TooLarge(Protocol::Http));
 }
 
 #[test]

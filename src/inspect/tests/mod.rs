@@ -9,7 +9,8 @@ mod seeds;
 mod tls;
 
 use super::{
-    Changed, Exchange, Hellos, Inspected, Malformed, Protocol, Remainder, Then, Unclear, Verdict, inspect,
+    Changed, Hellos, HttpExchange, Inspected, Malformed, ParseProgress, Protocol, Remainder, Then, Unclear,
+    inspect,
 };
 use crate::hostname::{AskedName, Hostname};
 use proptest::prelude::*;
@@ -18,7 +19,7 @@ use std::fmt::Debug;
 /// The gateway's default bound.
 const MAX: usize = 64 * 1024;
 
-fn verdict(bytes: &[u8]) -> Verdict {
+fn verdict(bytes: &[u8]) -> ParseProgress {
     checks::stable_verdict(bytes, MAX)
 }
 
@@ -33,7 +34,7 @@ fn same_in_any_pieces<T: PartialEq + Debug>(relay: impl Fn(usize) -> T) -> T {
 
 fn reason(bytes: &[u8]) -> &'static str {
     let verdict = verdict(bytes);
-    let Verdict::Malformed(Malformed { reason, .. }) = verdict else {
+    let ParseProgress::Malformed(Malformed { reason, .. }) = verdict else {
         panic!("{verdict:?}: {}", bytes.escape_ascii());
     };
     reason
@@ -47,10 +48,10 @@ fn name(name: &str) -> AskedName {
 fn assert_split_at_every_byte(bytes: &[u8], max: usize) {
     let mut scratch = Vec::new();
     let whole = inspect(bytes, max, &mut scratch);
-    assert!(matches!(whole, Verdict::Done(_)), "{whole:?}");
+    assert!(matches!(whole, ParseProgress::Done(_)), "{whole:?}");
     for length in 0..bytes.len() {
         let verdict = inspect(&bytes[..length], max, &mut scratch);
-        let Verdict::NeedMore { at_least } = verdict else {
+        let ParseProgress::NeedMore { at_least } = verdict else {
             panic!("{length} of {}: {verdict:?}", bytes.len());
         };
         assert!(length < at_least && at_least <= bytes.len());
@@ -92,10 +93,10 @@ fn other_protocol_is_known_by_first_bytes() {
         (&long_word, 401),
     ];
     for (bytes, decisive) in cases {
-        let Verdict::Done(inspected) = verdict(bytes) else { panic!("{}", bytes.escape_ascii()) };
+        let ParseProgress::Done(inspected) = verdict(bytes) else { panic!("{}", bytes.escape_ascii()) };
         assert_eq!((inspected.protocol, inspected.name), (Protocol::Other, AskedName::Unread));
         for length in 0..*decisive {
-            assert_eq!(verdict(&bytes[..length]), Verdict::NeedMore { at_least: length + 1 });
+            assert_eq!(verdict(&bytes[..length]), ParseProgress::NeedMore { at_least: length + 1 });
         }
     }
 }
@@ -138,7 +139,7 @@ fn lenient_tls_and_http_are_recognised() {
     let long = "X".repeat(300);
     for method in ["patch", "Post", "p0st", "*", &long] {
         let first = format!("{method} / HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
-        let Verdict::Done(inspected) = verdict(first.as_bytes()) else { panic!("{first}") };
+        let ParseProgress::Done(inspected) = verdict(first.as_bytes()) else { panic!("{first}") };
         assert_eq!(
             (inspected.protocol, inspected.name),
             (Protocol::Http, name("api.example.com")),
@@ -165,7 +166,7 @@ fn lenient_tls_and_http_are_recognised() {
         b" GET /",
     ] {
         let first = [line, b"\r\nHost: api.example.com\r\n\r\n"].concat();
-        let Verdict::Malformed(Malformed { protocol: Protocol::Http, .. }) = verdict(&first) else {
+        let ParseProgress::Malformed(Malformed { protocol: Protocol::Http, .. }) = verdict(&first) else {
             panic!("{}", first.escape_ascii())
         };
     }
@@ -180,11 +181,11 @@ fn bound_of_a_few_bytes_is_kept() {
     for max in 0..20 {
         for bytes in [&b""[..], b"G", b"GET / HTTP/1.1\r\n\r\n", &[22, 3, 1, 0, 60, 1, 0, 0, 56, 3, 3]] {
             let verdict = checks::stable_verdict(bytes, max);
-            assert!(!matches!(verdict, Verdict::Malformed(_)), "{verdict:?}");
+            assert!(!matches!(verdict, ParseProgress::Malformed(_)), "{verdict:?}");
         }
     }
-    assert_eq!(checks::stable_verdict(b"GE", 2), Verdict::TooLarge(Protocol::Other));
-    assert_eq!(checks::stable_verdict(b"GET ", 4), Verdict::TooLarge(Protocol::Http));
+    assert_eq!(checks::stable_verdict(b"GE", 2), ParseProgress::TooLarge(Protocol::Other));
+    assert_eq!(checks::stable_verdict(b"GET ", 4), ParseProgress::TooLarge(Protocol::Http));
 }
 
 proptest! {

@@ -17,7 +17,7 @@ fn seed_files_match_generated() {
         let on_disk = std::fs::read(&path).unwrap_or_default();
         assert!(on_disk == bytes, "{name} is stale: run this test once with UPDATE_SEEDS=1");
         if name.starts_with("client_hello/") || name.starts_with("http_head/") {
-            assert!(!matches!(verdict(&bytes), Verdict::NeedMore { .. }), "{name}");
+            assert!(!matches!(verdict(&bytes), ParseProgress::NeedMore { .. }), "{name}");
         }
     }
 }

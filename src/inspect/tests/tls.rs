@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 pub(super) fn inspected(bytes: &[u8]) -> Inspected {
     let verdict = verdict(bytes);
-    let Verdict::Done(inspected) = verdict else { panic!("{verdict:?}") };
+    let ParseProgress::Done(inspected) = verdict else { panic!("{verdict:?}") };
     assert_eq!(inspected.protocol, Protocol::Tls);
     inspected
 }
@@ -83,7 +83,9 @@ fn needed_bytes_reach_next_header() {
     let bytes = Hello::to("api.example.com").records(100);
     let mut scratch = Vec::new();
     let mut waits = vec![0];
-    while let Verdict::NeedMore { at_least } = inspect(&bytes[..waits[waits.len() - 1]], MAX, &mut scratch) {
+    while let ParseProgress::NeedMore { at_least } =
+        inspect(&bytes[..waits[waits.len() - 1]], MAX, &mut scratch)
+    {
         waits.push(at_least);
     }
     assert_eq!(waits, [0, 1, 2, 5, 9, 110, bytes.len()]);
@@ -104,17 +106,17 @@ fn bytes_after_hello_are_ignored() {
 fn bound_counts_every_byte_on_the_wire() {
     let hello = Hello::to("api.example.com");
     for bytes in [hello.record(), hello.records(100), hello.records(1)] {
-        assert!(matches!(checks::stable_verdict(&bytes, bytes.len()), Verdict::Done(_)));
+        assert!(matches!(checks::stable_verdict(&bytes, bytes.len()), ParseProgress::Done(_)));
         let short = checks::stable_verdict(&bytes, bytes.len() - 1);
-        assert_eq!(short, Verdict::TooLarge(Protocol::Tls));
+        assert_eq!(short, ParseProgress::TooLarge(Protocol::Tls));
     }
     // Known from the lengths, before the bytes have arrived.
     let bytes = hello.record();
-    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
+    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), ParseProgress::TooLarge(Protocol::Tls));
     let bytes = hello.records(100);
-    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), Verdict::TooLarge(Protocol::Tls));
+    assert_eq!(checks::stable_verdict(&bytes[..9], bytes.len() - 1), ParseProgress::TooLarge(Protocol::Tls));
     let huge = [22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff];
-    assert_eq!(verdict(&huge), Verdict::TooLarge(Protocol::Tls));
+    assert_eq!(verdict(&huge), ParseProgress::TooLarge(Protocol::Tls));
 }
 
 #[test]
@@ -195,7 +197,7 @@ fn mutated_hello_yields_no_other_name() {
     for end in 4..message.len() - 1 {
         let mut cut = message[..end].to_vec();
         cut[1..4].copy_from_slice(&u32::try_from(end - 4).unwrap().to_be_bytes()[1..]);
-        let accepted = matches!(verdict(&record(&cut)), Verdict::Done(_));
+        let accepted = matches!(verdict(&record(&cut)), ParseProgress::Done(_));
         // TLS 1.2 (RFC 5246 §7.4.1.2) lets a hello end before the length of the extensions.
         assert_eq!(accepted, end == 4 + 2 + 32 + 33 + 8 + 2, "cut at {end}");
     }
@@ -276,7 +278,7 @@ proptest! {
         let bytes = Hello::to(&labels).record();
         let verdict = verdict(&bytes);
         prop_assert!(checks::same_name_as_rustls_or_refused(&bytes, &verdict));
-        prop_assert!(matches!(verdict, Verdict::Done(inspected) if inspected.name == name(&labels)));
+        prop_assert!(matches!(verdict, ParseProgress::Done(inspected) if inspected.name == name(&labels)));
         let real = rustls_hello(&labels, &[]);
         prop_assert_eq!(inspected(&real).name, name(&labels));
     }

@@ -7,7 +7,7 @@ fn saved(rendered: &str) -> String {
     rendered.replace("-I ", "-A ")
 }
 
-fn in_place(plan: &Plan) -> Observed {
+fn in_place(plan: &SteeringPlan) -> SteeringOutput {
     let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n".to_owned();
     let shown = |(interface, rule): &(Interface, String)| {
         let numbered = format!("iif {interface} {rule}")
@@ -19,14 +19,14 @@ fn in_place(plan: &Plan) -> Observed {
     };
     let refused = plan.routing[0].refused.iter().filter(|(interface, _)| !interface.is_pattern());
     let rules = rules + &refused.map(shown).collect::<String>();
-    let mut observed = Observed {
+    let mut observed = SteeringOutput {
         rules: [Some(rules.clone()), Some(rules)],
         routes: [
             Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
             Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
         ],
         reserved_ports: Some("53,1024-56903,61000-65535\n".into()),
-        ..Observed::default()
+        ..SteeringOutput::default()
     };
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
@@ -37,7 +37,7 @@ fn in_place(plan: &Plan) -> Observed {
     observed
 }
 
-fn wrong(plan: &Plan, observed: &Observed) -> Vec<String> {
+fn wrong(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<String> {
     compare(plan, observed).into_iter().filter_map(|difference| difference.wrong).collect()
 }
 
@@ -52,13 +52,13 @@ fn intact_steering_has_no_difference() {
 fn empty_kernel_differs_everywhere() {
     let plan = iptables_plan(&params());
     let empty = String::new();
-    let observed = Observed {
+    let observed = SteeringOutput {
         iptables: Some(empty.clone()),
         ip6tables: Some(empty.clone()),
         rules: [Some(empty.clone()), Some(empty.clone())],
         routes: [Some(empty.clone()), Some(empty.clone())],
         reserved_ports: Some("\n".into()),
-        ..Observed::default()
+        ..SteeringOutput::default()
     };
     assert_eq!(wrong(&plan, &observed).len(), compare(&plan, &observed).len());
 }
@@ -86,7 +86,7 @@ fn removed_or_overtaken_rule_is_found() {
     ];
     for (from, to, expected) in edits {
         let edited = good.iptables.as_ref().unwrap().replace(from, to);
-        let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
+        let found = wrong(&plan, &SteeringOutput { iptables: Some(edited), ..good.clone() });
         assert!(found.len() == 1 && found[0].contains(expected), "{from}: {found:?}");
     }
 }
@@ -102,7 +102,7 @@ fn preceding_rules_taking_nothing_may_stay() {
         "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     ] {
         let edited = good.iptables.as_ref().unwrap().replace(ours, &format!("{before}\n{ours}"));
-        let found = wrong(&plan, &Observed { iptables: Some(edited), ..good.clone() });
+        let found = wrong(&plan, &SteeringOutput { iptables: Some(edited), ..good.clone() });
         assert_eq!(found, Vec::<String>::new(), "{before}");
     }
 }
@@ -151,7 +151,7 @@ fn rule_overtaking_mark_rule_is_found() {
     let good = in_place(&plan);
     let rules =
         good.rules[0].as_ref().map(|text| text.replace("100:", "50:\tfrom 10.0.1.0/24 lookup 50\n100:"));
-    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+    let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
     assert!(
         found.len() == 1 && found[0].contains("`50: from 10.0.1.0/24 lookup 50` is asked before"),
         "{found:?}"
@@ -164,7 +164,7 @@ fn rule_overtaking_mark_rule_is_found() {
         ("1000:\tfrom all lookup [l3mdev-table]", false),
     ] {
         let rules = good.rules[0].as_ref().map(|text| text.replace("100:", &format!("{rule}\n100:")));
-        let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+        let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
         assert_eq!(found.len(), usize::from(overtakes), "{rule}: {found:?}");
     }
 }
@@ -175,7 +175,7 @@ fn rule_overtaking_port_rules_is_found() {
     let good = in_place(&plan);
     let rules =
         good.rules[0].as_ref().map(|text| text.replacen("101:", "101:\tfrom all lookup 254\n101:", 1));
-    let observed = Observed { rules: [rules, good.rules[1].clone()], ..good };
+    let observed = SteeringOutput { rules: [rules, good.rules[1].clone()], ..good };
     let found = compare(&plan, &observed).into_iter().find(|difference| difference.wrong.is_some()).unwrap();
     assert!(
         found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` is asked before"),
@@ -204,14 +204,14 @@ fn tables_and_networks_are_compared_whole() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
     let rules = good.rules[0].as_ref().map(|text| text.replace("lookup 100 ", "lookup 1000 "));
-    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+    let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
     assert_eq!(found, ["no rule `fwmark 0x1/0x1 lookup 100`"]);
     let rules = good.rules[0].as_ref().map(|text| text.replace("dport 443 6", "dport 4430 6"));
-    let found = wrong(&plan, &Observed { rules: [rules, good.rules[1].clone()], ..good.clone() });
+    let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
     assert_eq!(found, ["no rule `iif ens6 ipproto tcp dport 443 blackhole`"]);
     let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
-    let found = wrong(&plan, &Observed { routes: [routes, good.routes[1].clone()], ..good.clone() });
+    let found = wrong(&plan, &SteeringOutput { routes: [routes, good.routes[1].clone()], ..good.clone() });
     assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);
-    let found = wrong(&plan, &Observed { reserved_ports: Some("1024-50000".into()), ..good });
+    let found = wrong(&plan, &SteeringOutput { reserved_ports: Some("1024-50000".into()), ..good });
     assert_eq!(found, ["ports 1024-56903 of the pools are not reserved"]);
 }

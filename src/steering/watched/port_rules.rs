@@ -3,7 +3,7 @@
 use super::PROTOCOL;
 use crate::interface::Interface;
 use crate::steering::Routing;
-use crate::sys::routing::Rule;
+use crate::sys::routing::RoutingRule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl Newcomers {
     pub(super) fn look(
         &mut self,
         routing: &Routing,
-        rules: &[Rule],
+        rules: &[RoutingRule],
         present: &[String],
         now: Instant,
     ) -> Unguarded {
@@ -42,7 +42,8 @@ impl Newcomers {
         let mut found = Unguarded::default();
         for (interface, wanted) in wanted(routing) {
             for name in present.iter().filter(|name| interface.covers(name)) {
-                let ours = |rule: &&Rule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
+                let ours =
+                    |rule: &&RoutingRule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
                 let there = rules.iter().filter(ours).count();
                 if there >= wanted {
                     self.settled.insert(name.clone());
@@ -80,12 +81,12 @@ mod tests {
     use super::*;
     use crate::steering::tests::params;
 
-    fn rules(names: &[&str]) -> Vec<Rule> {
-        let rule = |name: &&str| Rule {
+    fn rules(names: &[&str]) -> Vec<RoutingRule> {
+        let rule = |name: &&str| RoutingRule {
             interface: Some((*name).to_owned()),
             protocol: PROTOCOL,
             priority: 101,
-            ..Rule::default()
+            ..RoutingRule::default()
         };
         // As many as the plan has for each interface: three ranges of ports by TCP and UDP.
         names.iter().flat_map(|name| std::iter::repeat_n(rule(name), 6)).collect()

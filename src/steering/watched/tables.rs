@@ -2,8 +2,8 @@
 
 use super::Remedy;
 use crate::interface::Interface;
-use crate::steering::ahead::{self, Place};
-use crate::sys::packet_rules::{self, Ahead, Backend, Chain, TableFamily};
+use crate::steering::ahead::{self, RulePosition};
+use crate::sys::packet_rules::{self, Ahead, Backend, PacketChain, TableFamily};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -16,7 +16,7 @@ pub(super) const NFT_TABLE: &str = "egret";
 
 /// A table of the plan.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct PlannedTable {
     pub(super) family: TableFamily,
     pub(super) name: String,
     pub(super) chains: Vec<OwnChain>,
@@ -36,12 +36,12 @@ pub(super) struct OwnChain {
 
 /// A table of the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct TableKey {
     pub(super) family: TableFamily,
     pub(super) table: String,
 }
 
-impl Key {
+impl TableKey {
     pub(super) fn called(&self) -> String {
         let family = match self.family {
             TableFamily::Inet => "",
@@ -57,8 +57,8 @@ impl Key {
 }
 
 /// State of one table in the kernel.
-pub(super) struct Found {
-    pub(super) key: Key,
+pub(super) struct TableState {
+    pub(super) key: TableKey,
     /// The first thing that is not as it should be, and its remedy.
     pub(super) wrong: Option<(String, Remedy)>,
     /// Those of Egret's rules that are there.
@@ -67,15 +67,15 @@ pub(super) struct Found {
     pub(super) replaced_whole: bool,
 }
 
-impl Table {
+impl PlannedTable {
     /// Reads its state, and whether any chain of Egret's is there.
     pub(super) fn look(
         &self,
         backend: Backend,
         steered: &[Interface],
         listen_port: u16,
-    ) -> io::Result<(Found, bool)> {
-        let key = Key { family: self.family, table: self.name.clone() };
+    ) -> io::Result<(TableState, bool)> {
+        let key = TableKey { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
         let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
         let mut tell = |what: String, remedy| {
@@ -107,7 +107,7 @@ impl Table {
             };
             rules.insert(chain.rules[at].id);
             if let Some(number) =
-                overtaker(Place { table: &self.name, builtin, steered }, &chain.rules[..at], read)?
+                overtaker(RulePosition { table: &self.name, builtin, steered }, &chain.rules[..at], read)?
             {
                 let what = format!(
                     "{builtin} does not begin with a jump to {ours}: rule {number} there takes packets first"
@@ -115,13 +115,13 @@ impl Table {
                 tell(what, Remedy::Renew);
             }
         }
-        Ok((Found { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
+        Ok((TableState { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
     }
 }
 
 /// Describes a rule that hands packets to another port than the gateway's, as after a change of `[gateway] listen` that only
 /// steering has followed. Such packets are dropped.
-fn wrong_listener(name: &str, chain: &Chain, listen_port: u16) -> Option<String> {
+fn wrong_listener(name: &str, chain: &PacketChain, listen_port: u16) -> Option<String> {
     let other = chain.rules.iter().find_map(|rule| rule.listener.filter(|port| *port != listen_port))?;
     Some(format!(
         "chain {name} hands connections to port {other}, and the gateway listens on port {listen_port}"
@@ -130,9 +130,9 @@ fn wrong_listener(name: &str, chain: &Chain, listen_port: u16) -> Option<String>
 
 /// The number of the first rule before ours that may take packets of ours.
 fn overtaker(
-    place: Place<'_>,
-    before: &[packet_rules::Rule],
-    read: impl Fn(&str) -> io::Result<Option<Chain>>,
+    place: RulePosition<'_>,
+    before: &[packet_rules::PacketRule],
+    read: impl Fn(&str) -> io::Result<Option<PacketChain>>,
 ) -> io::Result<Option<usize>> {
     if !MUST_BE_FIRST.contains(&place.builtin) {
         return Ok(None);
@@ -150,12 +150,12 @@ fn overtaker(
 }
 
 /// From what `iptables-restore` takes.
-pub(super) fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<Table> {
-    let mut tables: Vec<Table> = Vec::new();
+pub(super) fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<PlannedTable> {
+    let mut tables: Vec<PlannedTable> = Vec::new();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
             let (chains, hooks) = (Vec::new(), Vec::new());
-            tables.push(Table { family, name: name.to_owned(), chains, hooks });
+            tables.push(PlannedTable { family, name: name.to_owned(), chains, hooks });
         }
         let Some(table) = tables.last_mut() else { continue };
         let words: Vec<_> = line.split(' ').collect();
@@ -176,9 +176,9 @@ pub(super) fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<Table> 
 }
 
 /// From what `nft -f` takes.
-pub(super) fn table_of_nftables(text: &str) -> Table {
+pub(super) fn table_of_nftables(text: &str) -> PlannedTable {
     let (chains, hooks) = (Vec::new(), Vec::new());
-    let mut table = Table { family: TableFamily::Inet, name: NFT_TABLE.to_owned(), chains, hooks };
+    let mut table = PlannedTable { family: TableFamily::Inet, name: NFT_TABLE.to_owned(), chains, hooks };
     let mut in_chain = false;
     for line in text.lines().map(str::trim) {
         if let Some(opened) = line.strip_suffix(" {") {
@@ -201,17 +201,21 @@ pub(super) fn table_of_nftables(text: &str) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Watched;
+    use super::super::SteeringMonitor;
     use super::*;
     use crate::steering::tests::params;
-    use crate::sys::packet_rules::Effect;
+    use crate::sys::packet_rules::PacketEffect;
 
     #[test]
     fn rule_with_another_listener_is_found() {
-        let ahead = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::Take };
-        let rule = |listener| packet_rules::Rule { id: 1, target: None, ahead: ahead.clone(), listener };
-        let chain =
-            |rules: &[Option<u16>]| Chain { hook: None, rules: rules.iter().copied().map(rule).collect() };
+        let ahead =
+            Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::Take };
+        let rule =
+            |listener| packet_rules::PacketRule { id: 1, target: None, ahead: ahead.clone(), listener };
+        let chain = |rules: &[Option<u16>]| PacketChain {
+            hook: None,
+            rules: rules.iter().copied().map(rule).collect(),
+        };
         assert_eq!(wrong_listener("steer", &chain(&[None, Some(15001), None]), 15001), None);
         let wrong = wrong_listener("steer", &chain(&[None, Some(15001), Some(15002)]), 15001).unwrap();
         assert!(wrong.contains("port 15002") && wrong.contains("15001"), "{wrong}");
@@ -219,8 +223,9 @@ mod tests {
 
     #[test]
     fn plan_is_parsed_by_chain() {
-        let watched = Watched::new(&params());
-        let names = |tables: &[Table]| tables.iter().map(|table| table.name.clone()).collect::<Vec<_>>();
+        let watched = SteeringMonitor::new(&params());
+        let names =
+            |tables: &[PlannedTable]| tables.iter().map(|table| table.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&watched.iptables), ["filter", "raw", "mangle", "filter", "raw", "mangle"]);
         assert_eq!(format!("inet {NFT_TABLE}"), crate::steering::nftables::TABLE);
         assert_eq!(names(&watched.nftables), [NFT_TABLE]);

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 /// Readiness bits reported by events. A bit is cleared when a call returns [`io::ErrorKind::WouldBlock`]; those of ends
 /// and failures stay.
-pub(in crate::sys) mod told {
+pub(in crate::sys) mod readiness {
     pub(in crate::sys) const READABLE: u8 = 1;
     pub(in crate::sys) const WRITABLE: u8 = 1 << 1;
     /// FIN or RST has arrived: reads no longer block.
@@ -25,17 +25,17 @@ pub(in crate::sys) mod told {
 /// One entry per socket, by its key. Events carry the key and the serial number.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    all: Slab<Readiness>,
+    all: Slab<SocketReadiness>,
     /// Serial number of the last socket.
     serial: u32,
 }
 
 /// State of one socket, 24 bytes.
 #[derive(Debug)]
-struct Readiness {
+struct SocketReadiness {
     /// Detects late events of an earlier socket with the same key.
     serial: u32,
-    told: u8,
+    readiness: u8,
     /// Bits that its task waits for.
     wanted: u8,
     /// Waker of that task.
@@ -47,7 +47,7 @@ pub(super) const NOBODY: u64 = u64::MAX;
 
 impl Sockets {
     /// Records events, and wakes the tasks concerned. True if one is [`NOBODY`]'s.
-    pub(super) fn tell(&mut self, events: &[EpollEvent]) -> bool {
+    pub(super) fn dispatch(&mut self, events: &[EpollEvent]) -> bool {
         let mut nobodys = false;
         for event in events {
             let (key, serial) = split(event.data());
@@ -55,9 +55,9 @@ impl Sockets {
                 nobodys |= event.data() == NOBODY;
                 continue;
             };
-            let told = told_by(event.events());
-            socket.told |= told;
-            if socket.wanted & told != 0 {
+            let readiness = readiness_of(event.events());
+            socket.readiness |= readiness;
+            if socket.wanted & readiness != 0 {
                 socket.wanted = 0;
                 socket.waker.wake_by_ref();
             }
@@ -79,7 +79,12 @@ impl Sockets {
         self.serial = self.serial.wrapping_add(1);
         let key = u32::try_from(self.all.vacant_key()).ok().filter(|key| *key != u32::MAX);
         let key = key.ok_or(io::ErrorKind::OutOfMemory)?;
-        self.all.insert(Readiness { serial: self.serial, told: 0, wanted: 0, waker: Waker::noop().clone() });
+        self.all.insert(SocketReadiness {
+            serial: self.serial,
+            readiness: 0,
+            wanted: 0,
+            waker: Waker::noop().clone(),
+        });
         Ok((key, self.serial))
     }
 }
@@ -94,31 +99,31 @@ fn split(data: u64) -> (u32, u32) {
 }
 
 /// Readiness bits for event flags; `tcp_poll` in net/ipv4/tcp.c defines when each flag is set.
-fn told_by(events: EpollFlags) -> u8 {
-    let mut told = 0;
+fn readiness_of(events: EpollFlags) -> u8 {
+    let mut readiness = 0;
     let mut tell = |flags: EpollFlags, what: u8| {
         if events.intersects(flags) {
-            told |= what;
+            readiness |= what;
         }
     };
     // Reads and writes return errors, too.
-    tell(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLERR, told::READABLE);
-    tell(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR, told::WRITABLE);
-    tell(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP, told::READ_CLOSED);
-    tell(EpollFlags::EPOLLHUP, told::WRITE_CLOSED);
-    tell(EpollFlags::EPOLLERR, told::FAILED);
-    tell(EpollFlags::EPOLLPRI, told::URGENT);
-    told
+    tell(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLERR, readiness::READABLE);
+    tell(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR, readiness::WRITABLE);
+    tell(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP, readiness::READ_CLOSED);
+    tell(EpollFlags::EPOLLHUP, readiness::WRITE_CLOSED);
+    tell(EpollFlags::EPOLLERR, readiness::FAILED);
+    tell(EpollFlags::EPOLLPRI, readiness::URGENT);
+    readiness
 }
 
 /// A socket registered with an event loop, for one task.
-pub(in crate::sys) struct Watched<T: AsFd> {
+pub(in crate::sys) struct WatchedSocket<T: AsFd> {
     socket: T,
     pub(super) key: u32,
     pub(super) event_loop: Rc<EventLoop>,
 }
 
-impl<T: AsFd> Watched<T> {
+impl<T: AsFd> WatchedSocket<T> {
     /// Registers a non-blocking socket for these events.
     pub(in crate::sys) fn new(socket: T, events: EpollFlags, event_loop: &Rc<EventLoop>) -> io::Result<Self> {
         let (key, serial) = event_loop.sockets.borrow_mut().add()?;
@@ -131,7 +136,7 @@ impl<T: AsFd> Watched<T> {
     pub(in crate::sys) fn poll(&self, cx: &Context<'_>, what: u8) -> Poll<()> {
         let mut sockets = self.event_loop.sockets.borrow_mut();
         let socket = &mut sockets.all[self.key as usize];
-        if socket.told & what != 0 {
+        if socket.readiness & what != 0 {
             return Poll::Ready(());
         }
         socket.wanted |= what;
@@ -140,13 +145,13 @@ impl<T: AsFd> Watched<T> {
     }
 
     /// True if any of these bits is set.
-    pub(in crate::sys) fn told(&self, what: u8) -> bool {
-        self.event_loop.sockets.borrow().all[self.key as usize].told & what != 0
+    pub(in crate::sys) fn is_ready(&self, what: u8) -> bool {
+        self.event_loop.sockets.borrow().all[self.key as usize].readiness & what != 0
     }
 
     /// Sets these bits.
-    pub(in crate::sys) fn tell(&self, what: u8) {
-        self.event_loop.sockets.borrow_mut().all[self.key as usize].told |= what;
+    pub(in crate::sys) fn set_ready(&self, what: u8) {
+        self.event_loop.sockets.borrow_mut().all[self.key as usize].readiness |= what;
     }
 
     /// Makes a call if events have reported readiness; after the bits `end` it never blocks again.
@@ -156,7 +161,7 @@ impl<T: AsFd> Watched<T> {
         end: u8,
         call: impl FnOnce() -> io::Result<R>,
     ) -> io::Result<R> {
-        if !self.told(what | end) {
+        if !self.is_ready(what | end) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let result = call();
@@ -164,7 +169,7 @@ impl<T: AsFd> Watched<T> {
             && error.kind() == io::ErrorKind::WouldBlock
         {
             // No event is lost: those since the call wait in the kernel.
-            self.event_loop.sockets.borrow_mut().all[self.key as usize].told &= !what;
+            self.event_loop.sockets.borrow_mut().all[self.key as usize].readiness &= !what;
         }
         result
     }
@@ -175,7 +180,7 @@ impl<T: AsFd> Watched<T> {
     }
 }
 
-impl<T: AsFd + fmt::Debug> fmt::Debug for Watched<T> {
+impl<T: AsFd + fmt::Debug> fmt::Debug for WatchedSocket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watched")
             .field("socket", &self.socket)
@@ -184,13 +189,13 @@ impl<T: AsFd + fmt::Debug> fmt::Debug for Watched<T> {
     }
 }
 
-impl<T: AsFd> AsFd for Watched<T> {
+impl<T: AsFd> AsFd for WatchedSocket<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl<T: AsFd> Drop for Watched<T> {
+impl<T: AsFd> Drop for WatchedSocket<T> {
     fn drop(&mut self) {
         // Closing the descriptor right after this removes it from epoll; no event is fetched in between.
         self.event_loop.sockets.borrow_mut().all.remove(self.key as usize);
@@ -209,11 +214,11 @@ mod tests {
         let (again, now) = sockets.add().unwrap();
         assert_eq!(again, key);
         let closed = |serial| [EpollEvent::new(EpollFlags::EPOLLRDHUP, join(key, serial))];
-        assert!(!sockets.tell(&closed(before)));
-        assert_eq!(sockets.all[key as usize].told, 0);
-        assert!(!sockets.tell(&closed(now)));
-        assert_eq!(sockets.all[key as usize].told, told::READ_CLOSED);
-        assert!(sockets.tell(&[EpollEvent::new(EpollFlags::EPOLLIN, NOBODY)]));
+        assert!(!sockets.dispatch(&closed(before)));
+        assert_eq!(sockets.all[key as usize].readiness, 0);
+        assert!(!sockets.dispatch(&closed(now)));
+        assert_eq!(sockets.all[key as usize].readiness, readiness::READ_CLOSED);
+        assert!(sockets.dispatch(&[EpollEvent::new(EpollFlags::EPOLLIN, NOBODY)]));
         assert!(!sockets.have(key, before) && sockets.have(key, now));
     }
 }

@@ -24,13 +24,13 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 
 /// Makes the current task wait for a turn, before a poll that may take long. Turns are given one at a time, in the
 /// order of requests, between rounds of all ready tasks. Until then the task is not polled.
-pub fn give_way() {
+pub fn defer_bulk() {
     EventLoop::with(|event_loop| event_loop.tasks.gives_way.set(true));
 }
 
 /// True if this poll is a turn that the task waited for.
-pub fn has_turn() -> bool {
-    EventLoop::with(|event_loop| event_loop.tasks.has_turn.get())
+pub fn is_bulk_turn() -> bool {
+    EventLoop::with(|event_loop| event_loop.tasks.is_bulk_turn.get())
 }
 
 /// Continues after all ready tasks have been polled.
@@ -54,13 +54,13 @@ pub(super) struct Tasks {
     /// Tasks that wait for their turn; they count as rung.
     gave_way: RefCell<VecDeque<u32>>,
     /// For the current poll: true if it is a turn, and if its task requests one.
-    has_turn: Cell<bool>,
+    is_bulk_turn: Cell<bool>,
     gives_way: Cell<bool>,
 }
 
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
-    alarm: Arc<Alarm>,
+    alarm: Arc<TaskWaker>,
 }
 
 /// Key of the loop's main future.
@@ -68,21 +68,21 @@ pub(super) const MAIN: u32 = u32::MAX;
 
 /// Wakes a task, from any thread.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(super) struct TaskWaker {
     key: u32,
     /// The task is queued already, or has ended.
-    rung: AtomicBool,
+    notified: AtomicBool,
     inbox: Arc<Inbox>,
 }
 
-impl Alarm {
+impl TaskWaker {
     /// Creates the alarm of a ready task, as tasks are at first.
-    pub(super) fn rung(key: u32, inbox: &Arc<Inbox>) -> Arc<Self> {
-        Arc::new(Self { key, rung: AtomicBool::new(true), inbox: Arc::clone(inbox) })
+    pub(super) fn notified(key: u32, inbox: &Arc<Inbox>) -> Arc<Self> {
+        Arc::new(Self { key, notified: AtomicBool::new(true), inbox: Arc::clone(inbox) })
     }
 
     fn silence(&self) {
-        self.rung.store(true, Ordering::Release);
+        self.notified.store(true, Ordering::Release);
     }
 
     /// Queues the task, if this is the thread of its loop.
@@ -98,13 +98,13 @@ impl Alarm {
     }
 }
 
-impl Wake for Alarm {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) && !self.ring_here() {
+        if !self.notified.swap(true, Ordering::AcqRel) && !self.ring_here() {
             self.inbox.put(self.key);
         }
     }
@@ -116,7 +116,7 @@ impl Tasks {
         let place = all.vacant_entry();
         // More would not fit in memory.
         let key = u32::try_from(place.key()).ok().filter(|key| *key != MAIN).expect("fewer than 2^32 tasks");
-        place.insert(Some(Task { future, alarm: Alarm::rung(key, inbox) }));
+        place.insert(Some(Task { future, alarm: TaskWaker::notified(key, inbox) }));
         drop(all);
         self.push(key);
     }
@@ -142,24 +142,24 @@ impl Tasks {
     }
 
     /// Called before a poll: the task sees everything that it was woken for, and later events wake it again.
-    pub(super) fn begin(&self, alarm: &Alarm, has_turn: bool) {
-        alarm.rung.swap(false, Ordering::AcqRel);
-        self.has_turn.set(has_turn);
+    pub(super) fn begin(&self, alarm: &TaskWaker, is_bulk_turn: bool) {
+        alarm.notified.swap(false, Ordering::AcqRel);
+        self.is_bulk_turn.set(is_bulk_turn);
         self.gives_way.set(false);
     }
 
     /// Called after a poll, if the task is pending. If woken meanwhile it is ready, and may wait for a turn then.
-    pub(super) fn pause(&self, alarm: &Alarm) {
-        if self.gives_way.get() && !alarm.rung.swap(true, Ordering::AcqRel) {
+    pub(super) fn pause(&self, alarm: &TaskWaker) {
+        if self.gives_way.get() && !alarm.notified.swap(true, Ordering::AcqRel) {
             self.gave_way.borrow_mut().push_back(alarm.key);
         }
     }
 
     /// Polls a task. A key may be stale, when its task has ended: then nothing happens, or a task is polled in vain.
-    pub(super) fn poll(&self, key: u32, has_turn: bool) {
+    pub(super) fn poll(&self, key: u32, is_bulk_turn: bool) {
         let place = key as usize;
         let Some(mut task) = self.all.borrow_mut().get_mut(place).and_then(Option::take) else { return };
-        self.begin(&task.alarm, has_turn);
+        self.begin(&task.alarm, is_bulk_turn);
         let waker = Waker::from(Arc::clone(&task.alarm));
         let mut cx = Context::from_waker(&waker);
         // After a panic the task is only dropped, below.

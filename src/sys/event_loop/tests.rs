@@ -76,11 +76,11 @@ fn real_timer_never_ends_early() {
 
 #[test]
 fn another_thread_wakes_waiting_task() {
-    let (tell, told) = mpsc::channel::<Waker>();
+    let (tell, readiness) = mpsc::channel::<Waker>();
     let (flag, seen) = (Arc::new(std::sync::atomic::AtomicU32::new(0)), std::sync::atomic::Ordering::SeqCst);
     let theirs = Arc::clone(&flag);
     let other = thread::spawn(move || {
-        for waker in told {
+        for waker in readiness {
             theirs.fetch_add(1, seen);
             // twice, and by value
             waker.wake_by_ref();
@@ -133,9 +133,9 @@ fn late_wake_does_nothing() {
     .unwrap();
 }
 
-/// Counts its drops.
-struct Counts(Rc<Cell<u32>>);
-impl Drop for Counts {
+/// DropCounter its drops.
+struct DropCounter(Rc<Cell<u32>>);
+impl Drop for DropCounter {
     fn drop(&mut self) {
         self.0.set(self.0.get() + 1);
         assert!(self.0.get() != 2, "and another while it is dropped");
@@ -145,7 +145,7 @@ impl Drop for Counts {
 #[test]
 fn panic_ends_its_task_alone() {
     let dropped = Rc::new(Cell::new(0));
-    let counts = || Counts(Rc::clone(&dropped));
+    let counts = || DropCounter(Rc::clone(&dropped));
     let lived = EventLoop::run(async |_| {
         let (first, second, third) = (counts(), counts(), counts());
         spawn(async move {
@@ -192,10 +192,10 @@ fn busy_tasks_do_not_starve_loop() {
 async fn turn(polls: &Cell<u32>) {
     poll_fn(|_| {
         polls.set(polls.get() + 1);
-        if has_turn() {
+        if is_bulk_turn() {
             return Poll::Ready(());
         }
-        give_way();
+        defer_bulk();
         Poll::Pending
     })
     .await;
@@ -269,8 +269,8 @@ fn yielding_and_busy_tasks_share_processor() {
                 }
             });
             spawn(poll_fn(move |_| {
-                long.set(long.get() + u32::from(has_turn()));
-                give_way();
+                long.set(long.get() + u32::from(is_bulk_turn()));
+                defer_bulk();
                 Poll::Pending
             }));
         }

@@ -1,7 +1,7 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
 use super::rule::listener_of_target;
-use super::{Ahead, Chain, Effect, Rule, TableFamily};
+use super::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, text, u32_at};
 use socket2::{Domain, Socket, Type};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -45,7 +45,7 @@ pub fn is_loaded(family: TableFamily) -> bool {
     Path::new(list).exists()
 }
 
-pub(super) fn chain(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<Chain>> {
+pub(super) fn chain(family: TableFamily, table: &str, chain: &str) -> io::Result<Option<PacketChain>> {
     let (domain, level, form) = match family {
         TableFamily::Ip => (Domain::IPV4, libc::IPPROTO_IP, V4),
         TableFamily::Ip6 => (Domain::IPV6, libc::IPPROTO_IPV6, V6),
@@ -75,10 +75,10 @@ pub(super) fn chain(family: TableFamily, table: &str, chain: &str) -> io::Result
         let is_there = u32_at(&info, 32).is_some_and(|valid| valid >> hook & 1 == 1);
         u32_at(&info, 36 + 4 * hook).filter(|_| is_there).map(|at| at as usize)
     });
-    Ok(Table { entries: &entries[ENTRIES..], form, hooks }.chain(chain))
+    Ok(LegacyTable { entries: &entries[ENTRIES..], form, hooks }.chain(chain))
 }
 
-struct Table<'a> {
+struct LegacyTable<'a> {
     entries: &'a [u8],
     form: Form,
     /// Offsets of the built-in chains.
@@ -86,14 +86,14 @@ struct Table<'a> {
 }
 
 /// An entry of a table.
-struct Entry<'a> {
+struct LegacyEntry<'a> {
     at: usize,
     bytes: &'a [u8],
     target: &'a [u8],
 }
 
-impl Table<'_> {
-    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+impl LegacyTable<'_> {
+    fn entries(&self) -> impl Iterator<Item = LegacyEntry<'_>> {
         let mut at = 0;
         std::iter::from_fn(move || {
             let rest = self.entries.get(at..)?;
@@ -102,7 +102,7 @@ impl Table<'_> {
             let next: [u8; 2] = array_at(rest, self.form.addresses + 6)?;
             let (target, next) = (u16::from_ne_bytes(target).into(), usize::from(u16::from_ne_bytes(next)));
             let bytes = rest.get(..next).filter(|bytes| !bytes.is_empty())?;
-            let entry = Entry { at, bytes, target: bytes.get(target..)? };
+            let entry = LegacyEntry { at, bytes, target: bytes.get(target..)? };
             at += next;
             Some(entry)
         })
@@ -120,18 +120,18 @@ impl Table<'_> {
     }
 
     /// The rules of a chain, without the last entry, which is the policy or the implicit return.
-    fn chain(&self, chain: &str) -> Option<Chain> {
+    fn chain(&self, chain: &str) -> Option<PacketChain> {
         let start = self.start(chain)?;
-        let ends = |entry: &Entry<'_>| {
+        let ends = |entry: &LegacyEntry<'_>| {
             entry.chain().is_some() || self.hooks.contains(&Some(entry.at)) && entry.at != start
         };
         let body = self.entries().skip_while(|entry| entry.at < start).take_while(|entry| !ends(entry));
         let mut rules: Vec<_> = body.map(|entry| self.rule(&entry)).collect();
         rules.pop();
-        Some(Chain { hook: None, rules })
+        Some(PacketChain { hook: None, rules })
     }
 
-    fn rule(&self, entry: &Entry<'_>) -> Rule {
+    fn rule(&self, entry: &LegacyEntry<'_>) -> PacketRule {
         let mut digest = DefaultHasher::new();
         // without the counters and the mask of hooks, which the kernel writes
         (entry.bytes.get(..self.form.addresses), entry.bytes.get(self.form.matches..)).hash(&mut digest);
@@ -139,12 +139,13 @@ impl Table<'_> {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
             before.chain()
         });
-        let ahead = Ahead { comes_by: None, known_only: false, invalid_too: false, effect: Effect::Take };
-        Rule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
+        let ahead =
+            Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::Take };
+        PacketRule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
     }
 }
 
-impl Entry<'_> {
+impl LegacyEntry<'_> {
     /// The name of the chain that begins behind this entry, if one does.
     fn chain(&self) -> Option<String> {
         (self.target_name() == "ERROR").then(|| text(self.target.get(TARGET..).unwrap_or_default()))

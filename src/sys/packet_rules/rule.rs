@@ -16,16 +16,16 @@ pub enum TableFamily {
 
 /// The rules of a chain, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chain {
+pub struct PacketChain {
     /// Hook and priority, as the kernel numbers them; `None` for a chain that is only jumped to.
     pub hook: Option<(u32, i32)>,
     /// Its rules.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PacketRule>,
 }
 
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub struct PacketRule {
     /// Digest of the rule's content, and of its handle in nf_tables: there, a reloaded rule has another digest.
     pub id: u64,
     /// The chain that it jumps or goes to.
@@ -44,7 +44,7 @@ pub(super) fn listener_of_target(revision: u32, info: &[u8]) -> Option<u16> {
 
 /// The effect of a rule on a packet that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum PacketEffect {
     /// It goes on to the next rule, marked or counted perhaps.
     None,
     /// It goes through the chain.
@@ -57,7 +57,7 @@ pub enum Effect {
     Take,
 }
 
-impl Effect {
+impl PacketEffect {
     /// That of a target of iptables', which is no chain.
     pub fn of_target(target: &str) -> Self {
         match target {
@@ -79,5 +79,5 @@ pub struct Ahead {
     /// It is also about what conntrack calls invalid.
     pub invalid_too: bool,
     /// On packets that it matches.
-    pub effect: Effect,
+    pub effect: PacketEffect,
 }

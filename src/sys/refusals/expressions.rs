@@ -21,9 +21,9 @@ const AT_LEAST: u32 = 5;
 
 /// Matches, and the statements that run if all of them match.
 #[derive(Debug, Default)]
-pub(super) struct Rule(Vec<u8>);
+pub(super) struct NftRule(Vec<u8>);
 
-impl Rule {
+impl NftRule {
     /// Matches the input interface, by name or prefix.
     pub(super) fn arriving_by(self, interface: &str) -> Self {
         let prefix = interface.trim_end_matches(['+', '*']);

@@ -1,27 +1,27 @@
 //! From what was seen of a packet that got lost to the hook that took it, and the cure.
 
 use super::counters::Counters;
-use super::cure::{Cure, End, Hook, Leg};
-use super::owner::Owner;
+use super::cure::{Cure, Hook, Leg, PacketEnd};
+use super::owner::RuleOwner;
 use super::probe::Spot;
 use super::shown::family_name;
-use super::trace::{Event, Kind};
+use super::trace::{TraceLine, TraceLineKind};
 use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::proc::number;
 use crate::cli::tool::output;
 use crate::clock;
-use crate::steering::{Part, REMEDY, Watched, before_mark_rule};
+use crate::steering::{Part, REMEDY, SteeringMonitor, before_mark_rule};
 
 /// The part of a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(super) enum LostPart {
     Handshake,
     Data,
     /// An ICMP error.
     TooBig,
 }
 
-impl Lost {
+impl LostPart {
     fn as_str(self) -> &'static str {
         match self {
             Self::Handshake => "the handshake",
@@ -33,9 +33,9 @@ impl Lost {
 
 /// Observations while a connection was tried.
 #[derive(Debug)]
-pub(super) struct Evidence {
+pub(super) struct ConnectionEvidence {
     /// `None` without nft.
-    pub(super) events: Option<Vec<Event>>,
+    pub(super) events: Option<Vec<TraceLine>>,
     pub(super) before: Counters,
     pub(super) after: Counters,
     /// False where the probe's host did not find the machine's link address.
@@ -44,13 +44,13 @@ pub(super) struct Evidence {
 
 /// Why packets got lost.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cause {
+pub(super) struct LossCause {
     pub(super) found: String,
     pub(super) cure: String,
 }
 
-impl Evidence {
-    pub(super) fn cause(&self, lost: Lost, spot: &Spot, cure: &Cure<'_>) -> Cause {
+impl ConnectionEvidence {
+    pub(super) fn cause(&self, lost: LostPart, spot: &Spot, cure: &Cure<'_>) -> LossCause {
         self.by_trace(lost, cure)
             .or_else(|| self.by_counters(lost, cure))
             .or_else(|| self.by_kernel(lost, spot, cure))
@@ -58,19 +58,20 @@ impl Evidence {
     }
 
     /// The first verdict that ended such a packet.
-    fn by_trace(&self, lost: Lost, cure: &Cure<'_>) -> Option<Cause> {
+    fn by_trace(&self, lost: LostPart, cure: &Cure<'_>) -> Option<LossCause> {
         let events = self.events.as_deref()?;
         let (end, packet) =
             events.iter().enumerate().filter(|(_, event)| event.is_end()).find_map(|(at, end)| {
                 let entered = events[..at].iter().rev();
-                let packet =
-                    entered.clone().find(|event| event.id == end.id && event.kind == Kind::Packet)?;
+                let packet = entered
+                    .clone()
+                    .find(|event| event.id == end.id && event.kind == TraceLineKind::Packet)?;
                 let icmp = first(events, end).contains("icmp");
-                let asked = lost == Lost::Handshake && !self.found_gateway;
-                (icmp == (lost == Lost::TooBig) || asked).then_some((end, packet))
+                let asked = lost == LostPart::Handshake && !self.found_gateway;
+                (icmp == (lost == LostPart::TooBig) || asked).then_some((end, packet))
             })?;
         let before: Vec<_> = events.iter().filter(|event| event.id == end.id).collect();
-        let owner = Owner::of(&end.family, &end.table, &end.chain, &before);
+        let owner = RuleOwner::of(&end.family, &end.table, &end.chain, &before);
         let hook = Hook::of(&packet.family, &packet.table, &packet.chain);
         let what = packet_name(first(events, end));
         let found = format!(
@@ -82,8 +83,8 @@ impl Evidence {
             end.rule(),
             owner.as_str()
         );
-        if owner == Owner::Egret {
-            return Some(Cause { found, cure: eaten_by_egret(&end.chain, cure) });
+        if owner == RuleOwner::Egret {
+            return Some(LossCause { found, cure: eaten_by_egret(&end.chain, cure) });
         }
         let marked = before.iter().any(|event| {
             let steers = event.chain.starts_with("EGRET_") || event.table == "egret";
@@ -94,14 +95,14 @@ impl Evidence {
         } else {
             &end.chain
         };
-        let end = End { family: &end.family, table: &end.table, chain, hook, owner, marked };
-        Some(Cause { found, cure: cure.accept(&end) })
+        let end = PacketEnd { family: &end.family, table: &end.table, chain, hook, owner, marked };
+        Some(LossCause { found, cure: cure.accept(&end) })
     }
 
-    fn by_counters(&self, lost: Lost, cure: &Cure<'_>) -> Option<Cause> {
+    fn by_counters(&self, lost: LostPart, cure: &Cure<'_>) -> Option<LossCause> {
         let rule = self.after.ended(&self.before)?;
         let family = if cure.v4 { "ip" } else { "ip6" };
-        let owner = Owner::of(family, &rule.table, &rule.chain, &[]);
+        let owner = RuleOwner::of(family, &rule.table, &rule.chain, &[]);
         let found = format!(
             "{} is lost; the iptables rule that dropped most packets meanwhile is in table {}, chain {}: `{}` ({})",
             lost.as_str(),
@@ -110,11 +111,11 @@ impl Evidence {
             rule.rule,
             owner.as_str()
         );
-        if owner == Owner::Egret {
-            return Some(Cause { found, cure: eaten_by_egret(&rule.chain, cure) });
+        if owner == RuleOwner::Egret {
+            return Some(LossCause { found, cure: eaten_by_egret(&rule.chain, cure) });
         }
         let hook = Hook::of_iptables(&rule.table, &rule.chain);
-        let end = End {
+        let end = PacketEnd {
             family,
             table: &rule.table,
             chain: hook.builtin(),
@@ -122,24 +123,24 @@ impl Evidence {
             owner,
             marked: hook != Hook::Prerouting,
         };
-        Some(Cause { found, cure: cure.accept(&end) })
+        Some(LossCause { found, cure: cure.accept(&end) })
     }
 
     /// Everything that drops packets outside the packet filter.
-    fn by_kernel(&self, lost: Lost, spot: &Spot, cure: &Cure<'_>) -> Option<Cause> {
-        if lost == Lost::TooBig {
+    fn by_kernel(&self, lost: LostPart, spot: &Spot, cure: &Cure<'_>) -> Option<LossCause> {
+        if lost == LostPart::TooBig {
             let found = "an ICMP error about the connection does not reach its socket".to_owned();
-            return Some(Cause { found, cure: REMEDY.to_owned() });
+            return Some(LossCause { found, cure: REMEDY.to_owned() });
         }
         let device = &spot.enters.name;
         if !self.found_gateway {
             return Some(unresolved(spot));
         }
-        if lost == Lost::Handshake && cure.leg == Leg::Client && self.was_not_steered() {
+        if lost == LostPart::Handshake && cure.leg == Leg::Client && self.was_not_steered() {
             let found = "Egret's own packet rules did not see the SYN".to_owned();
-            return Some(Cause { found, cure: REMEDY.to_owned() });
+            return Some(LossCause { found, cure: REMEDY.to_owned() });
         }
-        if lost == Lost::Handshake
+        if lost == LostPart::Handshake
             && cure.leg == Leg::Client
             && let Some(cause) = routed_elsewhere(cure)
         {
@@ -156,31 +157,40 @@ impl Evidence {
         let overflows = ["TcpListenOverflows", "TcpListenDrops"];
         if overflows.iter().any(|name| self.after.rose(&self.before, name)) {
             let found = "the listener's queue is full: the gateway accepts too slowly".to_owned();
-            return Some(Cause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
+            return Some(LossCause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
         }
-        let mut answers =
-            self.events.as_deref().unwrap_or_default().iter().filter(|event| event.kind == Kind::Packet);
+        let mut answers = self
+            .events
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .filter(|event| event.kind == TraceLineKind::Packet);
         let out = answers.find_map(|event| event.text.split("oif \"").nth(1)?.split('"').next());
         let elsewhere = out.filter(|out| *out != spot.leaves.name)?;
         let found =
             format!("answers to {} leave by {elsewhere}, though packets come in by {device}", spot.address);
         let cure =
             format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address);
-        Some(Cause { found, cure })
+        Some(LossCause { found, cure })
     }
 
     /// True if packets were traced, and none of them met a rule of Egret's.
     fn was_not_steered(&self) -> bool {
-        let own = |event: &Event| event.table == "egret" || event.chain.starts_with("EGRET_");
+        let own = |event: &TraceLine| event.table == "egret" || event.chain.starts_with("EGRET_");
         self.events.as_deref().is_some_and(|events| !events.is_empty() && !events.iter().any(own))
     }
 
-    fn unknown(&self, lost: Lost, spot: &Spot) -> Cause {
+    fn unknown(&self, lost: LostPart, spot: &Spot) -> LossCause {
         let device = &spot.enters.name;
-        let seen =
-            self.events.as_deref().unwrap_or_default().iter().rev().find(|event| event.kind == Kind::Packet);
+        let seen = self
+            .events
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .rev()
+            .find(|event| event.kind == TraceLineKind::Packet);
         let found = match seen {
-            Some(Event { family, table, chain, .. }) => {
+            Some(TraceLine { family, table, chain, .. }) => {
                 format!(
                     "{} is lost behind table {family} {table}, chain {chain}; no rule of the packet filter dropped it",
                     lost.as_str()
@@ -195,13 +205,13 @@ impl Evidence {
                 "look for what takes packets before or behind the packet filter: tc -s filter show dev {device} ingress; ip link show dev {device} (xdp); nstat -az | grep -i drop"
             ),
         };
-        Cause { found, cure }
+        LossCause { found, cure }
     }
 }
 
 /// The first line about the packet of an event: those of later hooks may know less of it.
-fn first<'a>(events: &'a [Event], of: &Event) -> &'a str {
-    let of_packet = |event: &&Event| event.id == of.id && event.kind == Kind::Packet;
+fn first<'a>(events: &'a [TraceLine], of: &TraceLine) -> &'a str {
+    let of_packet = |event: &&TraceLine| event.id == of.id && event.kind == TraceLineKind::Packet;
     events.iter().find(of_packet).map_or("", |event| &event.text)
 }
 
@@ -238,9 +248,9 @@ fn setting(device: &str, name: &str) -> u64 {
 }
 
 /// The rule of policy routing that marked packets meet before Egret's, or what is missing there.
-fn routed_elsewhere(cure: &Cure<'_>) -> Option<Cause> {
+fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
     let (mark, table) = (cure.params.mark, cure.params.table);
-    let look = Watched::new(cure.params).look(clock::now()).ok()?;
+    let look = SteeringMonitor::new(cure.params).look(clock::now()).ok()?;
     let family = family_name(cure.v4);
     let what = look.lost.into_iter().find_map(|lost| {
         let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
@@ -249,20 +259,20 @@ fn routed_elsewhere(cure: &Cure<'_>) -> Option<Cause> {
     let ip = if cure.v4 { "ip -4" } else { "ip -6" };
     let rules = output(&format!("{ip} -N rule show")).unwrap_or_default();
     Some(match before_mark_rule(&rules, mark, table) {
-        None => Cause { found: what, cure: REMEDY.to_owned() },
-        Some(rule) => Cause {
+        None => LossCause { found: what, cure: REMEDY.to_owned() },
+        Some(rule) => LossCause {
             found: format!("{what}: `{rule}`"),
             cure: format!("{ip} rule del pref {}", rule.replacen(':', "", 1)),
         },
     })
 }
 
-fn unresolved(spot: &Spot) -> Cause {
+fn unresolved(spot: &Spot) -> LossCause {
     let (address, device) = (spot.address, &spot.enters.name);
     let own = spot.gateway.map(|own| own.to_string()).unwrap_or_default();
     if address.is_ipv6() {
         let found = format!("{address} gets no neighbour advertisement for {own} on {device}");
-        return Cause {
+        return LossCause {
             found,
             cure: "let ICMPv6 135 and 136 in and out (RFC 4890): ip6tables -I INPUT -p ipv6-icmp -j ACCEPT"
                 .to_owned(),
@@ -275,17 +285,17 @@ fn unresolved(spot: &Spot) -> Cause {
             let cure = format!(
                 "sysctl -w net.ipv4.conf.all.{name}=0 net.ipv4.conf.{device}.{name}=0, and in /etc/sysctl.d"
             );
-            return Cause { found, cure };
+            return LossCause { found, cure };
         }
     }
     let found = format!("{address} gets no ARP answer for {own} on {device}");
-    Cause {
+    LossCause {
         found,
         cure: format!("see `ip link show dev {device}` (NOARP), `nft list tables arp`, `arptables -L`"),
     }
 }
 
-fn reverse_path(spot: &Spot) -> Cause {
+fn reverse_path(spot: &Spot) -> LossCause {
     let device = &spot.enters.name;
     let strict = setting(device, "rp_filter");
     let marked = setting(device, "src_valid_mark");
@@ -300,15 +310,15 @@ fn reverse_path(spot: &Spot) -> Cause {
             spot.address
         )
     };
-    Cause { found, cure }
+    LossCause { found, cure }
 }
 
 /// With `bridge-nf-call-iptables` the packet filter sees packets on their way through the bridge, and the kernel then
 /// forgets the socket that TPROXY gave them.
-fn bridge_filter(spot: &Spot, v4: bool) -> Option<Cause> {
+fn bridge_filter(spot: &Spot, v4: bool) -> Option<LossCause> {
     let name = if v4 { "bridge-nf-call-iptables" } else { "bridge-nf-call-ip6tables" };
     let on = spot.enters.is_bridge() && number(&format!("net/bridge/{name}")).is_some_and(|value| value != 0);
-    on.then(|| Cause {
+    on.then(|| LossCause {
         found: format!(
             "{} is a bridge and net.bridge.{name}=1: packets lose TPROXY's socket between bridge and IP",
             spot.enters.name

@@ -1,9 +1,9 @@
 //! The commands that let Egret's packets pass where somebody's rule ends them.
 
-use super::owner::Owner;
+use super::owner::RuleOwner;
 use crate::addr::{PortRange, listed};
 use crate::cli::tool::output;
-use crate::steering::{Params, Ports, REMEDY};
+use crate::steering::{InterceptedPorts, REMEDY, SteeringParams};
 use ipnet::IpNet;
 
 /// Where in the packet filter.
@@ -85,13 +85,13 @@ pub(super) enum Leg {
 
 /// Where packets end.
 #[derive(Debug)]
-pub(super) struct End<'a> {
+pub(super) struct PacketEnd<'a> {
     pub(super) family: &'a str,
     pub(super) table: &'a str,
     /// The base chain, or for iptables the builtin one.
     pub(super) chain: &'a str,
     pub(super) hook: Hook,
-    pub(super) owner: Owner,
+    pub(super) owner: RuleOwner,
     /// True if the packet had Egret's mark by then.
     pub(super) marked: bool,
 }
@@ -99,7 +99,7 @@ pub(super) struct End<'a> {
 /// Facts that cures depend on.
 #[derive(Debug)]
 pub(super) struct Cure<'a> {
-    pub(super) params: &'a Params,
+    pub(super) params: &'a SteeringParams,
     pub(super) leg: Leg,
     pub(super) v4: bool,
     /// The device that tenants' or servers' packets come in by.
@@ -110,9 +110,9 @@ pub(super) struct Cure<'a> {
 
 impl Cure<'_> {
     /// Accepts both kinds of Egret's packets in input, for one is of no use without the other; else what is needed.
-    pub(super) fn accept(&self, end: &End<'_>) -> String {
+    pub(super) fn accept(&self, end: &PacketEnd<'_>) -> String {
         let builtin = ["ip", "ip6"].contains(&end.family) && end.chain == end.hook.builtin();
-        let rules = if end.owner == Owner::Firewalld {
+        let rules = if end.owner == RuleOwner::Firewalld {
             self.firewalld(end)
         } else if builtin {
             self.iptables(end)
@@ -128,7 +128,7 @@ impl Cure<'_> {
         all.filter(move |network| both || network.addr().is_ipv4() == self.v4)
     }
 
-    fn iptables(&self, end: &End<'_>) -> Vec<String> {
+    fn iptables(&self, end: &PacketEnd<'_>) -> Vec<String> {
         let (tool, too_big) = if self.v4 {
             ("iptables", "-p icmp -m icmp --icmp-type fragmentation-needed")
         } else {
@@ -177,7 +177,7 @@ impl Cure<'_> {
         rules
     }
 
-    fn nft(&self, end: &End<'_>) -> Vec<String> {
+    fn nft(&self, end: &PacketEnd<'_>) -> Vec<String> {
         let insert = format!("nft insert rule {} {} {}", end.family, end.table, end.chain);
         let both = !["ip", "ip6"].contains(&end.family);
         let (mark, device) = (self.params.mark, self.device);
@@ -224,7 +224,7 @@ impl Cure<'_> {
     }
 
     /// Its table is its own: rules come by its command.
-    fn firewalld(&self, end: &End<'_>) -> Vec<String> {
+    fn firewalld(&self, end: &PacketEnd<'_>) -> Vec<String> {
         if end.hook == Hook::Prerouting {
             let file = "/etc/firewalld/firewalld.conf";
             return vec![
@@ -254,8 +254,8 @@ impl Cure<'_> {
 
     fn rich_ports(&self) -> Vec<String> {
         match &self.params.ports {
-            Ports::All => vec!["protocol value=tcp".to_owned()],
-            Ports::List(ranges) => PortRange::merged(ranges)
+            InterceptedPorts::All => vec!["protocol value=tcp".to_owned()],
+            InterceptedPorts::List(ranges) => PortRange::merged(ranges)
                 .iter()
                 .map(|range| format!("port port={range} protocol=tcp"))
                 .collect(),

@@ -1,7 +1,7 @@
 //! One TCP connection: handshake, an ICMP error about it, data both ways.
 
 use super::icmp;
-use super::probe::Probe;
+use super::probe::ProbeHost;
 use crate::cli::tool::output;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -33,7 +33,7 @@ const MOST: usize = 1 << 20;
 
 /// How far a connection came.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct ProbeExchange {
     pub(super) handshake: io::Result<()>,
     pub(super) too_big: TooBig,
     /// Bytes sent, and what came back; an error without a single byte.
@@ -63,7 +63,7 @@ struct Raw {
     icmp: Socket,
 }
 
-fn raw(probe: &Probe, address: SocketAddr) -> io::Result<Raw> {
+fn raw(probe: &ProbeHost, address: SocketAddr) -> io::Result<Raw> {
     let (domain, protocol) =
         if address.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
     probe.run(|| {
@@ -73,7 +73,7 @@ fn raw(probe: &Probe, address: SocketAddr) -> io::Result<Raw> {
     })
 }
 
-impl Exchange {
+impl ProbeExchange {
     fn unanswered(error: io::Error) -> Self {
         let answer = Err(io::ErrorKind::NotConnected.into());
         Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, answer }
@@ -81,7 +81,7 @@ impl Exchange {
 
     /// From the probe's host to a server behind the machine.
     pub(super) fn from_client(
-        probe: &Probe,
+        probe: &ProbeHost,
         ends: Ends,
         request: &[u8],
         tell_too_big: bool,
@@ -96,7 +96,7 @@ impl Exchange {
 
     /// From one of the machine's own addresses to the probe's host, by a socket of the user's.
     pub(super) fn from_machine(
-        probe: &Probe,
+        probe: &ProbeHost,
         ends: Ends,
         request: &[u8],
         user: Option<User>,

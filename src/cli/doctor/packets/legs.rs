@@ -1,18 +1,18 @@
 //! The two legs of a flow, each tried by one connection that carries many full packets.
 
-use super::cause::{Cause, Evidence, Lost};
+use super::cause::{ConnectionEvidence, LossCause, LostPart};
 use super::counters::Counters;
 use super::cure::{Cure, Leg};
-use super::exchange::{Ends, Exchange, Patience, TooBig, User};
-use super::probe::{Probe, ProbePorts, Spot};
+use super::exchange::{Ends, Patience, ProbeExchange, TooBig, User};
+use super::probe::{ProbeHost, ProbePorts, Spot};
 use super::request::{Language, PROBE_NAME, http, told};
 use super::shown::{family_name, names};
 use super::spot;
 use super::stand_in::{BODY, StandIn};
 use super::trace::Trace;
-use crate::cli::doctor::Tenant;
-use crate::cli::findings::Finding;
-use crate::steering::{Params, Pool, Ports};
+use crate::cli::doctor::TenantClients;
+use crate::cli::findings::CheckFinding;
+use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams};
 use ipnet::IpNet;
 use rand::RngExt as _;
 use std::io;
@@ -29,8 +29,8 @@ const TOO_BIG_WHY: &str = "where a hop on the way takes smaller packets only, la
 
 /// Connections of a tenant's clients to the gateway.
 pub(super) struct ClientLeg<'a> {
-    pub(super) params: &'a Params,
-    pub(super) tenant: &'a Tenant,
+    pub(super) params: &'a SteeringParams,
+    pub(super) tenant: &'a TenantClients,
     pub(super) v4: bool,
     pub(super) steered: &'a [String],
     pub(super) destinations: &'a [IpAddr],
@@ -38,7 +38,7 @@ pub(super) struct ClientLeg<'a> {
 
 /// Connections from pool addresses to a server.
 pub(super) struct PoolLeg<'a> {
-    pub(super) params: &'a Params,
+    pub(super) params: &'a SteeringParams,
     pub(super) v4: bool,
     pub(super) destinations: &'a [IpAddr],
     pub(super) outside: &'a [Outside],
@@ -49,7 +49,7 @@ pub(super) struct PoolLeg<'a> {
 /// A probe that plays the client, and how often it has.
 pub(super) struct Caller {
     pub(super) spot: Spot,
-    probe: Probe,
+    probe: ProbeHost,
     base: u16,
     attempts: u16,
 }
@@ -57,20 +57,24 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new(spot: Spot) -> Result<Self, String> {
         let base = rand::rng().random_range(CLIENT_PORTS) & !(ATTEMPTS - 1);
-        let probe = Probe::attach(&spot, ProbePorts { base, mask: !(ATTEMPTS - 1) })?;
+        let probe = ProbeHost::attach(&spot, ProbePorts { base, mask: !(ATTEMPTS - 1) })?;
         Ok(Self { spot, probe, base, attempts: 0 })
     }
 
-    pub(super) fn call(&mut self, server: SocketAddr, request: &[u8], patience: Patience) -> Exchange {
+    pub(super) fn call(&mut self, server: SocketAddr, request: &[u8], patience: Patience) -> ProbeExchange {
         let client = SocketAddr::new(self.spot.address, self.base + self.attempts % ATTEMPTS);
         self.attempts += 1;
         // What the machine believes of a real client's path would slow the client down.
         let tell_too_big = self.spot.mac.is_none() || !self.spot.shared;
-        Exchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big, patience)
+        ProbeExchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big, patience)
     }
 
     /// Calls again, and looks where it gets lost.
-    pub(super) fn watch(&mut self, server: SocketAddr, request: &[u8]) -> (Exchange, Evidence) {
+    pub(super) fn watch(
+        &mut self,
+        server: SocketAddr,
+        request: &[u8],
+    ) -> (ProbeExchange, ConnectionEvidence) {
         let spot = self.spot.clone();
         let port = spot.shared.then_some((self.base, ATTEMPTS));
         let (exchange, mut evidence) =
@@ -85,8 +89,8 @@ fn watched(
     spot: &Spot,
     addresses: &[IpAddr],
     port: Option<(u16, u16)>,
-    attempt: impl FnOnce() -> Exchange,
-) -> (Exchange, Evidence) {
+    attempt: impl FnOnce() -> ProbeExchange,
+) -> (ProbeExchange, ConnectionEvidence) {
     let address = spot.address;
     let ip = if address.is_ipv4() { "ip" } else { "ip6" };
     let ports = |side: &str| {
@@ -101,24 +105,24 @@ fn watched(
     let exchange = attempt();
     let after = Counters::read(address.is_ipv4());
     let events = trace.map(|trace| trace.finish(addresses));
-    (exchange, Evidence { events, before, after, found_gateway: true })
+    (exchange, ConnectionEvidence { events, before, after, found_gateway: true })
 }
 
 /// The part that got lost, if any.
-pub(super) fn lost(exchange: &Exchange) -> Option<Lost> {
+pub(super) fn lost(exchange: &ProbeExchange) -> Option<LostPart> {
     let silent =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
     if exchange.handshake.is_err() {
-        Some(Lost::Handshake)
+        Some(LostPart::Handshake)
     } else if exchange.answer.as_ref().is_err_and(silent) {
-        Some(Lost::Data)
+        Some(LostPart::Data)
     } else {
-        (exchange.too_big == TooBig::Lost).then_some(Lost::TooBig)
+        (exchange.too_big == TooBig::Lost).then_some(LostPart::TooBig)
     }
 }
 
 /// A connection that went well, in words.
-pub(super) fn success(exchange: &Exchange) -> String {
+pub(super) fn success(exchange: &ProbeExchange) -> String {
     let answer = match &exchange.answer {
         Ok(answer) => told(answer),
         Err(error) => format!("then ended: {error}"),
@@ -131,33 +135,33 @@ pub(super) fn success(exchange: &Exchange) -> String {
 }
 
 /// The finding for a connection that lost something.
-pub(super) fn failure(leg: Leg, lost: Lost, who: &str, cause: Cause) -> Finding {
-    let Cause { found, cure } = cause;
+pub(super) fn failure(leg: Leg, lost: LostPart, who: &str, cause: LossCause) -> CheckFinding {
+    let LossCause { found, cure } = cause;
     match lost {
-        Lost::Handshake | Lost::Data => {
-            Finding::fail(leg.check(), format!("{who}: {found}"), leg.why(), cure)
+        LostPart::Handshake | LostPart::Data => {
+            CheckFinding::fail(leg.check(), format!("{who}: {found}"), leg.why(), cure)
         }
-        Lost::TooBig => Finding::warn(leg.check(), format!("{who}: {found}"), TOO_BIG_WHY, cure),
+        LostPart::TooBig => CheckFinding::warn(leg.check(), format!("{who}: {found}"), TOO_BIG_WHY, cure),
     }
 }
 
 /// A server on the way out: that of the pools' connections, and of clients' where policy lets a probe's request pass.
 pub(super) struct Outside {
     spot: Spot,
-    probe: Probe,
+    probe: ProbeHost,
     _server: StandIn,
 }
 
 impl Outside {
     pub(super) fn new(spot: Spot, port: u16) -> Result<Self, String> {
-        let probe = Probe::attach(&spot, ProbePorts { base: port, mask: u16::MAX })?;
+        let probe = ProbeHost::attach(&spot, ProbePorts { base: port, mask: u16::MAX })?;
         let server = SocketAddr::new(spot.address, port);
         let server = StandIn::start(&probe, server).map_err(|error| error.to_string())?;
         Ok(Self { spot, probe, _server: server })
     }
 
     /// One at each destination that can be had.
-    pub(super) fn all(destinations: &[IpAddr], params: &Params) -> Vec<Self> {
+    pub(super) fn all(destinations: &[IpAddr], params: &SteeringParams) -> Vec<Self> {
         let port = steered_port(&params.ports);
         let spots = destinations.iter().filter_map(|destination| spot::server(*destination, None).ok());
         spots.filter_map(|spot| Self::new(spot, port).ok()).collect()
@@ -170,10 +174,10 @@ impl Outside {
 }
 
 /// The port that answers most readably.
-pub(super) fn steered_port(ports: &Ports) -> u16 {
+pub(super) fn steered_port(ports: &InterceptedPorts) -> u16 {
     match ports {
-        Ports::All => 80,
-        Ports::List(ranges) => {
+        InterceptedPorts::All => 80,
+        InterceptedPorts::List(ranges) => {
             let usual =
                 [80, 8080, 443].into_iter().find(|port| ranges.iter().any(|range| range.contains(*port)));
             usual.or_else(|| ranges.first().map(|range| range.first())).unwrap_or(80)
@@ -183,7 +187,7 @@ pub(super) fn steered_port(ports: &Ports) -> u16 {
 
 /// A first attempt.
 pub(super) enum Tried {
-    Done(Finding),
+    Done(CheckFinding),
     /// Has to be tried again and watched.
     Lost(Box<Caller>),
 }
@@ -211,24 +215,24 @@ impl ClientLeg<'_> {
             match lost(&exchange) {
                 None => {
                     let found = format!("{}: {}", self.who(&caller, server), success(&exchange));
-                    return Tried::Done(Finding::ok(Leg::Client.check(), found));
+                    return Tried::Done(CheckFinding::ok(Leg::Client.check(), found));
                 }
-                Some(Lost::TooBig) => break,
-                Some(Lost::Handshake | Lost::Data) => {}
+                Some(LostPart::TooBig) => break,
+                Some(LostPart::Handshake | LostPart::Data) => {}
             }
         }
         Tried::Lost(Box::new(caller))
     }
 
     /// The attempt that decides, and names what takes the packets.
-    pub(super) fn watch(&self, caller: &mut Caller) -> Finding {
+    pub(super) fn watch(&self, caller: &mut Caller) -> CheckFinding {
         let destination = self.destinations().next().unwrap_or(spot::nowhere(self.v4));
         let (server, request) = self.request(destination);
         let who = self.who(caller, server);
         let (exchange, evidence) = caller.watch(server, &request);
         let Some(lost) = lost(&exchange) else {
             let found = format!("{who}: {}, at the second attempt", success(&exchange));
-            return Finding::ok(Leg::Client.check(), found);
+            return CheckFinding::ok(Leg::Client.check(), found);
         };
         let cure = Cure {
             params: self.params,
@@ -241,9 +245,9 @@ impl ClientLeg<'_> {
     }
 
     /// For one whose first attempt got lost, as another tenant's did that was watched.
-    pub(super) fn not_watched(&self) -> Finding {
+    pub(super) fn not_watched(&self) -> CheckFinding {
         let family = family_name(self.v4);
-        Finding::warn(
+        CheckFinding::warn(
             Leg::Client.check(),
             format!("{}, {family}: packets get lost, and were not traced", self.tenant.name),
             "what loses one tenant's packets mostly loses those of the others",
@@ -267,18 +271,18 @@ impl ClientLeg<'_> {
         format!("{}, {address} to {server} by {}", self.tenant.name, enters.name)
     }
 
-    fn no_way(&self, found: &str) -> Finding {
+    fn no_way(&self, found: &str) -> CheckFinding {
         let why = "whether such clients' packets pass is not known";
         let cure = format!(
             "a route to the tenant's network by {}; or name a client: egret doctor --packet --from CLIENT --to DEST",
             names(&self.params.interfaces)
         );
-        Finding::warn(Leg::Client.check(), found, why, cure)
+        CheckFinding::warn(Leg::Client.check(), found, why, cure)
     }
 }
 
 impl PoolLeg<'_> {
-    pub(super) fn try_it(&self) -> Finding {
+    pub(super) fn try_it(&self) -> CheckFinding {
         let family = family_name(self.v4);
         let Some(first) = self.destinations.first() else {
             let found = format!("{family}: there is no default route by a router, and so no way out");
@@ -287,7 +291,7 @@ impl PoolLeg<'_> {
             } else {
                 "ip -6 route add default via ROUTER; or take IPv6 out of the pools"
             };
-            return Finding::warn(Leg::Pool.check(), found, Leg::Pool.why(), cure);
+            return CheckFinding::warn(Leg::Pool.check(), found, Leg::Pool.why(), cure);
         };
         let sources = self.sources();
         let mut words = String::new();
@@ -311,22 +315,22 @@ impl PoolLeg<'_> {
         let more = if sources.len() > 3 { format!(" and {} more", sources.len() - 3) } else { String::new() };
         let server = SocketAddr::new(*first, self.port());
         let found = format!("{family}, {}{more} to {server}: {words}", tried.join(", "));
-        Finding::ok(Leg::Pool.check(), found)
+        CheckFinding::ok(Leg::Pool.check(), found)
     }
 
     /// Tells of the networks of which no address is tried.
-    pub(super) fn not_tried(&self) -> Option<Finding> {
+    pub(super) fn not_tried(&self) -> Option<CheckFinding> {
         let rest = self.pools().count().checked_sub(POOL_ADDRESSES).filter(|rest| *rest > 0)?;
         let found = format!("{}: {rest} more pool networks not tried", family_name(self.v4));
-        Some(Finding::ok(Leg::Pool.check(), found))
+        Some(CheckFinding::ok(Leg::Pool.check(), found))
     }
 
-    fn pools(&self) -> impl Iterator<Item = &Pool> {
+    fn pools(&self) -> impl Iterator<Item = &SteeredPool> {
         self.params.pools.iter().filter(|pool| pool.network.addr().is_ipv4() == self.v4)
     }
 
     /// The first addresses of each network, and of all networks before the second ones.
-    fn sources(&self) -> Vec<(Pool, IpAddr)> {
+    fn sources(&self) -> Vec<(SteeredPool, IpAddr)> {
         let mut all: Vec<_> = self
             .pools()
             .flat_map(|pool| {
@@ -344,10 +348,10 @@ impl PoolLeg<'_> {
     fn attempt(
         &self,
         source: IpAddr,
-        pool: &Pool,
+        pool: &SteeredPool,
         destination: IpAddr,
         watch: bool,
-    ) -> Result<(Exchange, Spot, Option<Evidence>), String> {
+    ) -> Result<(ProbeExchange, Spot, Option<ConnectionEvidence>), String> {
         let spot = spot::server(destination, Some(source)).or_else(|_| spot::server(destination, None))?;
         let server = SocketAddr::new(destination, self.port());
         let own;
@@ -361,7 +365,13 @@ impl PoolLeg<'_> {
         let call = |patience| {
             let port = rand::rng().random_range(pool.ports.first()..=pool.ports.last());
             let client = SocketAddr::new(source, port);
-            Exchange::from_machine(&outside.probe, Ends { client, server }, &request, self.user, patience)
+            ProbeExchange::from_machine(
+                &outside.probe,
+                Ends { client, server },
+                &request,
+                self.user,
+                patience,
+            )
         };
         if watch {
             let (exchange, evidence) = watched(&spot, &[destination, source], None, || call(Patience::LONG));
@@ -374,14 +384,19 @@ impl PoolLeg<'_> {
     fn diagnose(
         &self,
         source: IpAddr,
-        pool: &Pool,
+        pool: &SteeredPool,
         destination: IpAddr,
         error: Option<String>,
-    ) -> Option<Finding> {
+    ) -> Option<CheckFinding> {
         let who = format!("{source} to {destination}:{}", self.port());
         if let Some(error) = error {
             let cure = "ip route get, with the addresses above; ip neigh; docs/install.md";
-            return Some(Finding::fail(Leg::Pool.check(), format!("{who}: {error}"), Leg::Pool.why(), cure));
+            return Some(CheckFinding::fail(
+                Leg::Pool.check(),
+                format!("{who}: {error}"),
+                Leg::Pool.why(),
+                cure,
+            ));
         }
         let (exchange, spot, evidence) = self.attempt(source, pool, destination, true).ok()?;
         let (lost, evidence) = (lost(&exchange)?, evidence?);
@@ -391,7 +406,12 @@ impl PoolLeg<'_> {
         };
         if exchange.handshake.as_ref().is_err_and(unusable) {
             let found = format!("{who}: the address is not local to this machine, or has no route");
-            return Some(Finding::fail(Leg::Pool.check(), found, Leg::Pool.why(), crate::steering::REMEDY));
+            return Some(CheckFinding::fail(
+                Leg::Pool.check(),
+                found,
+                Leg::Pool.why(),
+                crate::steering::REMEDY,
+            ));
         }
         let cure = Cure {
             params: self.params,
@@ -424,22 +444,22 @@ fn addresses(network: IpNet) -> impl Iterator<Item = IpAddr> {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
-    use crate::steering::{Udp, default_ephemeral};
+    use crate::steering::{UdpTreatment, default_ephemeral};
 
     #[test]
     fn untried_pool_networks_are_told() {
         let ports = PortRange::new(1024, 65535).unwrap();
         let networks = (1..=8).map(|host| IpNet::from(IpAddr::from([203, 0, 113, host])));
         let v6 = "2001:db8:100::/64".parse().unwrap();
-        let params = Params {
+        let params = SteeringParams {
             interfaces: Vec::new(),
             sources: Vec::new(),
-            ports: Ports::All,
-            udp: Udp::Reject,
+            ports: InterceptedPorts::All,
+            udp: UdpTreatment::Reject,
             listen_port: 15001,
             mark: 1,
             table: 100,
-            pools: networks.chain([v6]).map(|network| Pool { network, ports }).collect(),
+            pools: networks.chain([v6]).map(|network| SteeredPool { network, ports }).collect(),
             resolvers: Vec::new(),
             ephemeral: default_ephemeral(),
         };
@@ -461,9 +481,9 @@ mod tests {
     #[test]
     fn steered_port_is_chosen() {
         let list = |ports: &[(u16, u16)]| {
-            Ports::List(ports.iter().map(|(a, b)| PortRange::new(*a, *b).unwrap()).collect())
+            InterceptedPorts::List(ports.iter().map(|(a, b)| PortRange::new(*a, *b).unwrap()).collect())
         };
-        assert_eq!(steered_port(&Ports::All), 80);
+        assert_eq!(steered_port(&InterceptedPorts::All), 80);
         assert_eq!(steered_port(&list(&[(443, 443), (80, 80)])), 80);
         assert_eq!(steered_port(&list(&[(400, 500)])), 443);
         assert_eq!(steered_port(&list(&[(7000, 7010)])), 7000);

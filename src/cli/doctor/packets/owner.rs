@@ -1,10 +1,10 @@
 //! Programs whose packet rules stand in the way, and how a rule for Egret gets into them.
 
-use super::trace::Event;
+use super::trace::TraceLine;
 
 /// Program that a rule belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum RuleOwner {
     Egret,
     Ufw,
     Firewalld,
@@ -18,9 +18,9 @@ pub(super) enum Owner {
     Administrator,
 }
 
-impl Owner {
+impl RuleOwner {
     /// By the names of table and chain; `chains`: those that the packet passed in the same table.
-    pub(super) fn of(family: &str, table: &str, chain: &str, chains: &[&Event]) -> Self {
+    pub(super) fn of(family: &str, table: &str, chain: &str, chains: &[&TraceLine]) -> Self {
         let named = |prefix: &str| {
             chain.starts_with(prefix)
                 || chains.iter().any(|event| event.table == table && event.chain.starts_with(prefix))
@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn owners_are_known_by_their_names() {
         for (family, table, chain, owner) in [
-            ("inet", "egret", "steer", Owner::Egret),
-            ("ip", "mangle", "EGRET_STEER", Owner::Egret),
-            ("ip", "filter", "ufw-not-local", Owner::Ufw),
-            ("ip6", "filter", "ufw6-not-local", Owner::Ufw),
-            ("inet", "firewalld", "filter_INPUT", Owner::Firewalld),
-            ("ip", "filter", "DOCKER-USER", Owner::Docker),
-            ("inet", "filter", "input", Owner::NftablesService),
-            ("ip", "filter", "INPUT", Owner::Administrator),
+            ("inet", "egret", "steer", RuleOwner::Egret),
+            ("ip", "mangle", "EGRET_STEER", RuleOwner::Egret),
+            ("ip", "filter", "ufw-not-local", RuleOwner::Ufw),
+            ("ip6", "filter", "ufw6-not-local", RuleOwner::Ufw),
+            ("inet", "firewalld", "filter_INPUT", RuleOwner::Firewalld),
+            ("ip", "filter", "DOCKER-USER", RuleOwner::Docker),
+            ("inet", "filter", "input", RuleOwner::NftablesService),
+            ("ip", "filter", "INPUT", RuleOwner::Administrator),
         ] {
-            assert_eq!(Owner::of(family, table, chain, &[]), owner, "{table} {chain}");
+            assert_eq!(RuleOwner::of(family, table, chain, &[]), owner, "{table} {chain}");
         }
     }
 }

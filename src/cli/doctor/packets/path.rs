@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The way to an address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Route {
+pub(super) struct DeviceRoute {
     /// The device that packets leave by; `lo` for the machine's own addresses.
     pub(super) dev: String,
     /// The next hop, unless the address is on the device's own network.
@@ -19,7 +19,7 @@ pub(super) struct Route {
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Link {
+pub(super) struct NetworkDevice {
     #[serde(rename = "ifname")]
     pub(super) name: String,
     #[serde(default, rename = "address")]
@@ -29,34 +29,34 @@ pub(super) struct Link {
     medium: String,
     flags: Vec<String>,
     #[serde(default)]
-    linkinfo: LinkInfo,
+    linkinfo: DeviceInfo,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-struct LinkInfo {
+struct DeviceInfo {
     info_kind: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Addresses {
-    addr_info: Vec<Address>,
+    addr_info: Vec<DeviceAddress>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Address {
+struct DeviceAddress {
     local: IpAddr,
     prefixlen: u8,
     scope: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Neighbour {
+struct DeviceNeighbour {
     lladdr: Option<String>,
     #[serde(default)]
     state: Vec<String>,
 }
 
-impl Link {
+impl NetworkDevice {
     pub(super) fn is_ethernet(&self) -> bool {
         self.medium == "ether" && !self.mac.is_empty()
     }
@@ -84,25 +84,29 @@ fn first<T: DeserializeOwned>(command: &str) -> Result<T, String> {
 }
 
 /// The way to an address, for packets from `from` if given.
-pub(super) fn route(to: IpAddr, from: Option<IpAddr>) -> Result<Route, String> {
+pub(super) fn route(to: IpAddr, from: Option<IpAddr>) -> Result<DeviceRoute, String> {
     let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
     first(&format!("ip -j route get {to}{from}"))
 }
 
-pub(super) fn link(name: &str) -> Result<Link, String> {
+pub(super) fn link(name: &str) -> Result<NetworkDevice, String> {
     first(&format!("ip -j -d link show dev {name}"))
 }
 
 /// Names of all devices of this namespace.
 pub(super) fn links() -> Vec<String> {
-    listed::<Link>("ip -j -d link show").unwrap_or_default().into_iter().map(|link| link.name).collect()
+    listed::<NetworkDevice>("ip -j -d link show")
+        .unwrap_or_default()
+        .into_iter()
+        .map(|link| link.name)
+        .collect()
 }
 
 /// The addresses of a device that others can use.
 pub(super) fn addresses(device: &str) -> Vec<IpNet> {
     let all = listed::<Addresses>(&format!("ip -j addr show dev {device}")).unwrap_or_default();
     let all = all.into_iter().flat_map(|link| link.addr_info).filter(|address| address.scope == "global");
-    all.filter_map(|Address { local, prefixlen, .. }| IpNet::new(local, prefixlen).ok()).collect()
+    all.filter_map(|DeviceAddress { local, prefixlen, .. }| IpNet::new(local, prefixlen).ok()).collect()
 }
 
 /// The port of a bridge where this link address was seen, else its first port that is up.
@@ -113,8 +117,8 @@ pub(super) fn bridge_port(bridge: &str, mac: Option<&str>) -> Option<String> {
         line.split_whitespace().skip_while(|word| *word != "dev").nth(1).map(str::to_owned)
     });
     seen.filter(|port| port != bridge).or_else(|| {
-        let ports = listed::<Link>(&format!("ip -j -d link show master {bridge}")).ok()?;
-        ports.into_iter().find(Link::is_up).map(|port| port.name)
+        let ports = listed::<NetworkDevice>(&format!("ip -j -d link show master {bridge}")).ok()?;
+        ports.into_iter().find(NetworkDevice::is_up).map(|port| port.name)
     })
 }
 
@@ -125,7 +129,7 @@ pub(super) fn link_address(of: IpAddr, device: &str) -> Option<String> {
     let command = format!("ip -j neigh show to {of} dev {device}");
     for (poll, wait) in WAITS.into_iter().enumerate() {
         thread::sleep(Duration::from_millis(wait));
-        let known = first::<Neighbour>(&command).ok();
+        let known = first::<DeviceNeighbour>(&command).ok();
         let failed = known.as_ref().is_some_and(|entry| entry.state.iter().any(|state| state == "FAILED"));
         if let Some(mac) = known.and_then(|entry| entry.lladdr).filter(|_| !failed) {
             return Some(mac);
@@ -156,12 +160,12 @@ mod tests {
     #[test]
     fn output_of_ip_is_parsed() {
         let text = r#"[{"dst":"192.0.2.80","gateway":"198.51.100.10","dev":"s0","prefsrc":"198.51.100.1","flags":[],"uid":0,"cache":[]}]"#;
-        let routes: Vec<Route> = serde_json::from_str(text).unwrap();
-        assert_eq!(routes, [Route { dev: "s0".into(), gateway: "198.51.100.10".parse().ok() }]);
+        let routes: Vec<DeviceRoute> = serde_json::from_str(text).unwrap();
+        assert_eq!(routes, [DeviceRoute { dev: "s0".into(), gateway: "198.51.100.10".parse().ok() }]);
         let text = r#"{"ifname":"br0","flags":["UP"],"mtu":1500,"link_type":"ether","address":"02:00:00:00:00:01","linkinfo":{"info_kind":"bridge"}}"#;
-        let link: Link = serde_json::from_str(text).unwrap();
+        let link: NetworkDevice = serde_json::from_str(text).unwrap();
         assert!(link.is_bridge() && link.is_up() && link.is_ethernet());
         let text = r#"{"ifname":"wg0","flags":[],"mtu":1420,"link_type":"none"}"#;
-        assert!(!serde_json::from_str::<Link>(text).unwrap().is_ethernet());
+        assert!(!serde_json::from_str::<NetworkDevice>(text).unwrap().is_ethernet());
     }
 }

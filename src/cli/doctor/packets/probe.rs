@@ -6,7 +6,7 @@
 
 use super::clean_up::CleanUp;
 use super::namespace::Namespace;
-use super::path::{self, Link};
+use super::path::{self, NetworkDevice};
 use crate::cli::tool::{feed, output};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,9 +22,9 @@ use std::time::Duration;
 pub(super) struct Spot {
     pub(super) address: IpAddr,
     /// The device that receives its packets.
-    pub(super) enters: Link,
+    pub(super) enters: NetworkDevice,
     /// The device that sends to it.
-    pub(super) leaves: Link,
+    pub(super) leaves: NetworkDevice,
     /// The link address that packets to it go to; `None` if nobody has the address.
     pub(super) mac: Option<String>,
     /// The machine's address on the host's own network, which the host has to resolve.
@@ -42,12 +42,12 @@ pub(super) struct ProbePorts {
 
 /// A host of our own, until dropped.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(super) struct ProbeHost {
     namespace: Namespace,
     clean_up: Option<CleanUp>,
 }
 
-impl Drop for Probe {
+impl Drop for ProbeHost {
     fn drop(&mut self) {
         let _turn = turn();
         self.clean_up = None;
@@ -58,7 +58,7 @@ impl Drop for Probe {
 static EQUIPPED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-impl Probe {
+impl ProbeHost {
     pub(super) fn attach(spot: &Spot, ports: ProbePorts) -> Result<Self, String> {
         let namespace = Namespace::new().map_err(|error| format!("unshare(CLONE_NEWNET): {error}"))?;
         let (inject, catch) = (wire(&spot.enters, spot)?, wire(&spot.leaves, spot)?);
@@ -124,7 +124,7 @@ impl Probe {
 }
 
 /// The device on whose wire frames are seen: the device itself, or a bridge's port.
-fn wire(link: &Link, spot: &Spot) -> Result<String, String> {
+fn wire(link: &NetworkDevice, spot: &Spot) -> Result<String, String> {
     if !link.is_bridge() {
         return Ok(link.name.clone());
     }

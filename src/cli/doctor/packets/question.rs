@@ -1,20 +1,20 @@
 //! `egret doctor --packet`: one client's packets to one destination, station by station.
 
-use super::cause::Lost;
+use super::cause::LostPart;
 use super::cure::{Cure, Leg};
-use super::exchange::{Exchange, Patience, TooBig};
+use super::exchange::{Patience, ProbeExchange, TooBig};
 use super::legs::{Caller, failure, lost, steered_port};
 use super::request::{Language, told};
 use super::{impossible, no_listener, spot};
 use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
-use crate::cli::findings::Finding;
-use crate::steering::Ports;
+use crate::cli::findings::CheckFinding;
+use crate::steering::InterceptedPorts;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
 #[derive(Debug, Clone)]
-pub(crate) struct Question {
+pub(crate) struct ProbeQuestion {
     pub(crate) from: IpAddr,
     /// A name or an address, with a port or without.
     pub(crate) to: String,
@@ -22,13 +22,13 @@ pub(crate) struct Question {
 
 /// A destination as a client would dial it.
 #[derive(Debug, PartialEq, Eq)]
-struct Target {
+struct DialTarget {
     /// The name that the client asks for, or the address itself.
     name: String,
     port: Option<u16>,
 }
 
-impl Target {
+impl DialTarget {
     fn parse(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Some(Self { name: address.ip().to_string(), port: Some(address.port()) });
@@ -45,7 +45,7 @@ impl Target {
 }
 
 /// The stations of one connection, each with its result.
-pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
+pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding> {
     let params = &doctor.steering;
     if let Some(finding) = impossible() {
         return vec![finding];
@@ -54,7 +54,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
         return vec![no_listener(params)];
     }
     let v4 = question.from.is_ipv4();
-    let Some(Target { name, port }) = Target::parse(&question.to) else {
+    let Some(DialTarget { name, port }) = DialTarget::parse(&question.to) else {
         return vec![wrong(
             "destination",
             format!("{} is no NAME, ADDRESS, or either with :PORT", question.to),
@@ -73,7 +73,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
     let Some(server) = server else {
         return vec![wrong("destination", format!("{name} has no address of the client's family"))];
     };
-    let mut found = vec![Finding::ok("destination", format!("{name} is {server}"))];
+    let mut found = vec![CheckFinding::ok("destination", format!("{name} is {server}"))];
     let tenant =
         doctor.tenants.iter().find(|tenant| tenant.sources.iter().any(|net| net.contains(&question.from)));
     let steered = spot::steered(params);
@@ -97,7 +97,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
     let (exchange, evidence) = caller.watch(server, &request);
     let Some(lost) = lost(&exchange) else {
         found.extend(stations(&exchange, None));
-        found.push(Finding::ok(
+        found.push(CheckFinding::ok(
             "attempts",
             format!("{} at the first, passed at the second", lost_name(first)),
         ));
@@ -112,7 +112,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &Question) -> Vec<Finding> {
     found
 }
 
-fn way_in(caller: &Caller, tenant: &str) -> Finding {
+fn way_in(caller: &Caller, tenant: &str) -> CheckFinding {
     let spot = &caller.spot;
     let kind = match (&spot.mac, spot.shared) {
         (None, _) => "nobody has the address".to_owned(),
@@ -123,37 +123,37 @@ fn way_in(caller: &Caller, tenant: &str) -> Finding {
     };
     let found = format!("{} of {tenant}, by {}; {kind}", spot.address, spot.enters.name);
     if spot.enters.name == spot.leaves.name {
-        return Finding::ok("way in", found);
+        return CheckFinding::ok("way in", found);
     }
     let why = "answers that leave elsewhere are dropped by strict reverse-path filters on the way";
     let cure = format!("a route to the client by {}", spot.enters.name);
-    Finding::warn("way in", format!("{found}; answers leave by {}", spot.leaves.name), why, cure)
+    CheckFinding::warn("way in", format!("{found}; answers leave by {}", spot.leaves.name), why, cure)
 }
 
 /// Results of each station; the one where something got lost is left to the finding that names the cause.
-fn stations(exchange: &Exchange, lost: Option<Lost>) -> Vec<Finding> {
+fn stations(exchange: &ProbeExchange, lost: Option<LostPart>) -> Vec<CheckFinding> {
     let mut found = Vec::new();
     if exchange.handshake.is_ok() {
-        found.push(Finding::ok("handshake", "SYN, SYN-ACK and ACK passed"));
+        found.push(CheckFinding::ok("handshake", "SYN, SYN-ACK and ACK passed"));
     }
     if matches!(exchange.too_big, TooBig::Heeded(_)) {
-        found.push(Finding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
+        found.push(CheckFinding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
     }
-    if exchange.handshake.is_err() || lost == Some(Lost::Data) {
+    if exchange.handshake.is_err() || lost == Some(LostPart::Data) {
         return found;
     }
-    found.push(Finding::ok("request", format!("{} bytes sent", exchange.sent)));
+    found.push(CheckFinding::ok("request", format!("{} bytes sent", exchange.sent)));
     found.push(match &exchange.answer {
         Ok(answer) if answer.is_empty() => no_answer("closed without an answer"),
-        Ok(answer) => Finding::ok("answer", told(answer)),
+        Ok(answer) => CheckFinding::ok("answer", told(answer)),
         Err(error) => no_answer(&format!("the gateway ended the connection: {error}")),
     });
     found
 }
 
-fn no_answer(found: &str) -> Finding {
+fn no_answer(found: &str) -> CheckFinding {
     let why = "packets pass both ways, and the flow is refused or its server fails";
-    Finding::warn(
+    CheckFinding::warn(
         "answer",
         found,
         why,
@@ -161,24 +161,24 @@ fn no_answer(found: &str) -> Finding {
     )
 }
 
-fn is_steered(ports: &Ports, port: u16) -> bool {
+fn is_steered(ports: &InterceptedPorts, port: u16) -> bool {
     match ports {
-        Ports::All => true,
-        Ports::List(ranges) => ranges.iter().any(|range| range.contains(port)),
+        InterceptedPorts::All => true,
+        InterceptedPorts::List(ranges) => ranges.iter().any(|range| range.contains(port)),
     }
 }
 
-fn lost_name(lost: Lost) -> &'static str {
+fn lost_name(lost: LostPart) -> &'static str {
     match lost {
-        Lost::Handshake => "the handshake was lost",
-        Lost::Data => "data was lost",
-        Lost::TooBig => "an ICMP error was lost",
+        LostPart::Handshake => "the handshake was lost",
+        LostPart::Data => "data was lost",
+        LostPart::TooBig => "an ICMP error was lost",
     }
 }
 
-fn wrong(check: &'static str, found: String) -> Finding {
+fn wrong(check: &'static str, found: String) -> CheckFinding {
     let cure = "egret doctor --packet --from CLIENT --to DEST[:PORT]";
-    Finding::fail(check, found, "no packet was sent", cure)
+    CheckFinding::fail(check, found, "no packet was sent", cure)
 }
 
 #[cfg(test)]
@@ -187,14 +187,14 @@ mod tests {
 
     #[test]
     fn destinations_come_in_every_form() {
-        let target = |name: &str, port| Some(Target { name: name.to_owned(), port });
-        assert_eq!(Target::parse("example.org"), target("example.org", None));
-        assert_eq!(Target::parse("example.org:8443"), target("example.org", Some(8443)));
-        assert_eq!(Target::parse("192.0.2.1:80"), target("192.0.2.1", Some(80)));
-        assert_eq!(Target::parse("[2001:db8::1]:80"), target("2001:db8::1", Some(80)));
-        assert_eq!(Target::parse("2001:db8::1"), target("2001:db8::1", None));
+        let target = |name: &str, port| Some(DialTarget { name: name.to_owned(), port });
+        assert_eq!(DialTarget::parse("example.org"), target("example.org", None));
+        assert_eq!(DialTarget::parse("example.org:8443"), target("example.org", Some(8443)));
+        assert_eq!(DialTarget::parse("192.0.2.1:80"), target("192.0.2.1", Some(80)));
+        assert_eq!(DialTarget::parse("[2001:db8::1]:80"), target("2001:db8::1", Some(80)));
+        assert_eq!(DialTarget::parse("2001:db8::1"), target("2001:db8::1", None));
         for wrong in ["", ":80", "example.org:http", "example.org:0x50"] {
-            assert_eq!(Target::parse(wrong), None, "{wrong}");
+            assert_eq!(DialTarget::parse(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Addresses for probes, and the places in the network where they seem to be.
 
-use super::path::{self, Link};
+use super::path::{self, NetworkDevice};
 use super::probe::Spot;
-use crate::steering::Params;
+use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const NETWORKS: usize = 64;
 
 /// The devices of this machine that `[steering] interfaces` covers.
-pub(super) fn steered(params: &Params) -> Vec<String> {
+pub(super) fn steered(params: &SteeringParams) -> Vec<String> {
     let covered = |name: &String| params.interfaces.iter().any(|interface| interface.covers(name));
     path::links().into_iter().filter(covered).collect()
 }
@@ -56,7 +56,7 @@ fn next_hop(hop: IpAddr, device: &str) -> Result<String, String> {
     })
 }
 
-fn ethernet(device: &str) -> Result<Link, String> {
+fn ethernet(device: &str) -> Result<NetworkDevice, String> {
     let link = path::link(device)?;
     if !link.is_up() {
         return Err(format!("{device} is down; ip link set {device} up"));
@@ -136,7 +136,7 @@ pub(super) fn nowhere(v4: bool) -> IpAddr {
 }
 
 /// Servers outside that a probe stands in for: documentation addresses, and an address of IANA's should a filter drop those.
-pub(super) fn destinations(v4: bool, params: &Params) -> Vec<IpAddr> {
+pub(super) fn destinations(v4: bool, params: &SteeringParams) -> Vec<IpAddr> {
     let candidates: [&str; 4] = if v4 {
         ["192.0.2.80", "198.51.100.80", "203.0.113.80", "192.0.43.8"]
     } else {

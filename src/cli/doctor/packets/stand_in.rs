@@ -1,6 +1,6 @@
 //! A server on a probe's host, in place of one outside: takes a request, and sends an answer of many packets.
 
-use super::probe::Probe;
+use super::probe::ProbeHost;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ pub(super) struct StandIn {
 }
 
 impl StandIn {
-    pub(super) fn start(probe: &Probe, address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn start(probe: &ProbeHost, address: SocketAddr) -> io::Result<Self> {
         let listener = probe.run(|| {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.bind(&address.into())?;

@@ -17,18 +17,18 @@ use std::time::Duration;
 
 /// One line of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct TraceLine {
     /// Of the packet.
     pub(super) id: String,
     pub(super) family: String,
     pub(super) table: String,
     pub(super) chain: String,
-    pub(super) kind: Kind,
+    pub(super) kind: TraceLineKind,
     pub(super) text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TraceLineKind {
     /// The packet enters a base chain.
     Packet,
     /// A rule matched.
@@ -39,17 +39,17 @@ pub(super) enum Kind {
     Verdict,
 }
 
-impl Event {
+impl TraceLine {
     fn parse(line: &str) -> Option<Self> {
         let rest = line.strip_prefix("trace id ")?;
         let mut words = rest.splitn(6, ' ');
         let mut next = || words.next().map(str::to_owned);
         let (id, family, table, chain, kind, text) = (next()?, next()?, next()?, next()?, next()?, next()?);
         let kind = match kind.as_str() {
-            "packet:" => Kind::Packet,
-            "rule" => Kind::Rule,
-            "policy" => Kind::Policy,
-            _ => Kind::Verdict,
+            "packet:" => TraceLineKind::Packet,
+            "rule" => TraceLineKind::Rule,
+            "policy" => TraceLineKind::Policy,
+            _ => TraceLineKind::Verdict,
         };
         Some(Self { id, family, table, chain, kind, text: text.trim().to_owned() })
     }
@@ -58,9 +58,9 @@ impl Event {
     pub(super) fn is_end(&self) -> bool {
         let ends = |verdict: &str| self.text.contains(&format!("(verdict {verdict}"));
         match self.kind {
-            Kind::Policy => self.text.starts_with("drop"),
-            Kind::Rule => ends("drop") || ends("stolen") || ends("queue"),
-            Kind::Packet | Kind::Verdict => false,
+            TraceLineKind::Policy => self.text.starts_with("drop"),
+            TraceLineKind::Rule => ends("drop") || ends("stolen") || ends("queue"),
+            TraceLineKind::Packet | TraceLineKind::Verdict => false,
         }
     }
 
@@ -68,20 +68,20 @@ impl Event {
     pub(super) fn rule(&self) -> String {
         let rule = self.text.split(" (verdict").next().unwrap_or_default();
         match self.kind {
-            Kind::Policy => format!("policy {}", rule.split(' ').next().unwrap_or_default()),
-            Kind::Rule | Kind::Packet | Kind::Verdict => without_counters(rule),
+            TraceLineKind::Policy => format!("policy {}", rule.split(' ').next().unwrap_or_default()),
+            TraceLineKind::Rule | TraceLineKind::Packet | TraceLineKind::Verdict => without_counters(rule),
         }
     }
 }
 
 /// Those of packets whose lines name all of the addresses wherever they name addresses of IP.
-fn of_addresses(events: &[Event], addresses: &[IpAddr]) -> Vec<Event> {
-    let names = |event: &Event, address: &IpAddr| {
+fn of_addresses(events: &[TraceLine], addresses: &[IpAddr]) -> Vec<TraceLine> {
+    let names = |event: &TraceLine, address: &IpAddr| {
         ["saddr", "daddr"].iter().any(|side| event.text.contains(&format!("{side} {address} ")))
     };
     let others: BTreeSet<&str> = events
         .iter()
-        .filter(|event| event.kind == Kind::Packet)
+        .filter(|event| event.kind == TraceLineKind::Packet)
         .filter(|event| event.text.contains("ip saddr ") || event.text.contains("ip6 saddr "))
         .filter(|event| !addresses.iter().all(|one| names(event, one)))
         .map(|event| &*event.id)
@@ -176,7 +176,7 @@ impl Trace {
     }
 
     /// Events so far of packets with these addresses, when no more come; other traces may run beside this one.
-    pub(super) fn finish(mut self, addresses: &[IpAddr]) -> Vec<Event> {
+    pub(super) fn finish(mut self, addresses: &[IpAddr]) -> Vec<TraceLine> {
         let count = || self.lines.lock().unwrap_or_else(PoisonError::into_inner).len();
         for _ in 0..20 {
             let before = count();
@@ -187,7 +187,7 @@ impl Trace {
         }
         self.stop();
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = lines.iter().filter_map(|line| Event::parse(line));
+        let events = lines.iter().filter_map(|line| TraceLine::parse(line));
         let events: Vec<_> = events.filter(|event| !event.table.starts_with("egret_doctor_")).collect();
         of_addresses(&events, addresses)
     }
@@ -233,7 +233,7 @@ mod tests {
             "trace id 2 ip t c packet: iif \"c0\" ip saddr 10.0.1.25 ip daddr 192.0.2.80 tcp flags == syn",
             "trace id 3 netdev t c packet: oif \"c0\" @nh,0,160 0x4500003c",
         ];
-        let events: Vec<_> = lines.iter().filter_map(|line| Event::parse(line)).collect();
+        let events: Vec<_> = lines.iter().filter_map(|line| TraceLine::parse(line)).collect();
         let ids = |addresses: &[&str]| {
             let addresses: Vec<_> = addresses.iter().map(|one| one.parse().unwrap()).collect();
             of_addresses(&events, &addresses).iter().map(|event| event.id.clone()).collect::<String>()
@@ -245,11 +245,12 @@ mod tests {
     #[test]
     fn trace_lines_are_parsed() {
         let rule = "trace id b1a3be0f ip filter INPUT rule counter packets 0 bytes 0 reject with icmp type host-prohibited (verdict drop)";
-        let event = Event::parse(rule).unwrap();
+        let event = TraceLine::parse(rule).unwrap();
         assert_eq!((&*event.family, &*event.table, &*event.chain), ("ip", "filter", "INPUT"));
         assert!(event.is_end());
         assert_eq!(event.rule(), "reject with icmp type host-prohibited");
-        let event = Event::parse("trace id 1 inet filter input policy drop meta mark 0x00000001 ").unwrap();
+        let event =
+            TraceLine::parse("trace id 1 inet filter input policy drop meta mark 0x00000001 ").unwrap();
         assert!(event.is_end());
         assert_eq!(event.rule(), "policy drop");
         for passes in [
@@ -258,8 +259,8 @@ mod tests {
             "trace id 1 inet t c packet: iif \"c0\" tcp flags == syn",
             "trace id 1 inet t c verdict continue ",
         ] {
-            assert!(!Event::parse(passes).unwrap().is_end(), "{passes}");
+            assert!(!TraceLine::parse(passes).unwrap().is_end(), "{passes}");
         }
-        assert_eq!(Event::parse("something else"), None);
+        assert_eq!(TraceLine::parse("something else"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Checks across all files: names that must be unique or known, networks that must not overlap.
 
-use super::diagnostic::{Diagnostics, Place};
+use super::diagnostic::{Diagnostics, SourcePosition};
 use super::nearest::nearest;
 use super::shares;
 use super::tenants::{PoolDraft, TenantDraft};
@@ -50,7 +50,7 @@ pub(super) fn unused_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &m
     }
 }
 
-fn unique<'a>(what: &str, names: impl Iterator<Item = (&'a str, Place)>, out: &mut Diagnostics) {
+fn unique<'a>(what: &str, names: impl Iterator<Item = (&'a str, SourcePosition)>, out: &mut Diagnostics) {
     let mut first = HashMap::new();
     for (name, at) in names.filter(|(name, _)| !name.is_empty()) {
         if let Some(before) = first.insert(name, at) {

@@ -8,25 +8,25 @@ use std::path::{Path, PathBuf};
 /// The files of one load, with their metadata just before each was read. Equal if nothing was written, replaced, added
 /// or removed in between.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Footprint {
+pub struct FileStamps {
     /// Folder of the main file.
     folder: PathBuf,
     /// `None`: absent, or not examined.
-    files: Vec<(PathBuf, Option<Stamp>)>,
+    files: Vec<(PathBuf, Option<FileStamp>)>,
     /// `None`: the folder could not be listed.
     policies: Option<Vec<PathBuf>>,
 }
 
 /// Metadata that changes when a file is written or replaced; `changed` cannot be set back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Footprint {
+impl FileStamps {
     /// Starts the footprint of a load of this main file.
     pub(super) fn new(main: &Path) -> Self {
         let folder = main.parent().unwrap_or(Path::new("")).to_owned();
@@ -49,8 +49,8 @@ impl Footprint {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let of = |found: Metadata| Stamp {
+fn stamp(path: &Path) -> Option<FileStamp> {
+    let of = |found: Metadata| FileStamp {
         file: (found.dev(), found.ino()),
         size: found.size(),
         modified: (found.mtime(), found.mtime_nsec()),

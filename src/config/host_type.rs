@@ -1,23 +1,23 @@
 //! Hostnames and wildcards, in rules and hosts files.
 
 use super::diagnostic::Diagnostics;
-use super::kinds::Kind;
 use super::public_suffix::{self, Breadth};
 use super::schema::Describe;
 use super::value::Value;
+use super::value_types::ValueType;
 use crate::hostname::{HostPattern, Hostname, NotAHostname};
 use std::net::IpAddr;
 
 /// A hostname, or every subdomain of one.
-pub(super) struct Host;
+pub(super) struct HostType;
 
-impl Describe for Host {
+impl Describe for HostType {
     fn describe(&self) -> String {
         "hostname: `\"example.com\"`, `\"*.example.com\"`".to_owned()
     }
 }
 
-impl Kind for Host {
+impl ValueType for HostType {
     type Value = HostPattern;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<HostPattern> {
         let Some(text) = value.text() else {

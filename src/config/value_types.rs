@@ -1,15 +1,15 @@
 //! Kinds of values. Each reads itself and describes itself in words, so that the documentation and the reader cannot
 //! differ.
 
-use super::diagnostic::{Diagnostics, Place};
+use super::diagnostic::{Diagnostics, SourcePosition};
 use super::nearest::nearest;
-use super::schema::{Describe, Section};
+use super::schema::{ConfigSection, Describe};
 use super::value::Value;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 use std::time::Duration;
 
 /// Reads the values of a key.
-pub(super) trait Kind: Describe {
+pub(super) trait ValueType: Describe {
     /// Type of the result.
     type Value;
 
@@ -21,13 +21,13 @@ pub(super) trait Kind: Describe {
 #[derive(Debug, Clone)]
 pub(super) struct Placed<T> {
     pub(super) value: T,
-    pub(super) at: Place,
+    pub(super) at: SourcePosition,
 }
 
 /// A nested table.
-pub(super) struct Nested(pub(super) &'static Section);
+pub(super) struct NestedType(pub(super) &'static ConfigSection);
 
-impl Describe for Nested {
+impl Describe for NestedType {
     fn describe(&self) -> String {
         if self.0.header.starts_with("[[") { "list of tables" } else { "table" }.to_owned()
     }
@@ -37,9 +37,9 @@ impl Describe for Nested {
 }
 
 /// A designed key that this version refuses, with the alternative.
-pub(super) struct Unsupported(pub(super) &'static str);
+pub(super) struct UnsupportedType(pub(super) &'static str);
 
-impl Describe for Unsupported {
+impl Describe for UnsupportedType {
     fn describe(&self) -> String {
         "not supported yet".to_owned()
     }
@@ -49,31 +49,31 @@ impl Describe for Unsupported {
 }
 
 /// A duration within bounds.
-pub(super) struct Span {
+pub(super) struct SpanType {
     pub(super) min: Duration,
     pub(super) max: Duration,
     /// True if the kernel counts it in seconds.
     pub(super) whole_seconds: bool,
 }
 
-/// Creates a [`Span`] from bounds in milliseconds.
-pub(super) const fn span(min: u64, max: u64) -> Span {
-    Span { min: Duration::from_millis(min), max: Duration::from_millis(max), whole_seconds: false }
+/// Creates a [`SpanType`] from bounds in milliseconds.
+pub(super) const fn span(min: u64, max: u64) -> SpanType {
+    SpanType { min: Duration::from_millis(min), max: Duration::from_millis(max), whole_seconds: false }
 }
 
-/// Creates a [`Span`] from bounds in whole seconds.
-pub(super) const fn seconds(min: u64, max: u64) -> Span {
-    Span { min: Duration::from_secs(min), max: Duration::from_secs(max), whole_seconds: true }
+/// Creates a [`SpanType`] from bounds in whole seconds.
+pub(super) const fn seconds(min: u64, max: u64) -> SpanType {
+    SpanType { min: Duration::from_secs(min), max: Duration::from_secs(max), whole_seconds: true }
 }
 
-impl Describe for Span {
+impl Describe for SpanType {
     fn describe(&self) -> String {
         let whole = if self.whole_seconds { " in whole seconds" } else { "" };
         format!("duration{whole}, \"{}\" to \"{}\"", format_duration(self.min), format_duration(self.max))
     }
 }
 
-impl Kind for Span {
+impl ValueType for SpanType {
     type Value = Duration;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Duration> {
         let duration = match parse_duration(value.text().unwrap_or_default()) {
@@ -95,18 +95,18 @@ impl Kind for Span {
 }
 
 /// A size in bytes, within bounds.
-pub(super) struct Size {
+pub(super) struct SizeType {
     pub(super) min: u32,
     pub(super) max: u32,
 }
 
-impl Describe for Size {
+impl Describe for SizeType {
     fn describe(&self) -> String {
         format!("size, \"{}\" to \"{}\"", format_size(self.min.into()), format_size(self.max.into()))
     }
 }
 
-impl Kind for Size {
+impl ValueType for SizeType {
     type Value = u32;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
         let size = match (value.number(), parse_size(value.text().unwrap_or_default())) {
@@ -121,18 +121,18 @@ impl Kind for Size {
 }
 
 /// An integer, within bounds.
-pub(super) struct Count {
+pub(super) struct CountType {
     pub(super) min: u32,
     pub(super) max: u32,
 }
 
-impl Describe for Count {
+impl Describe for CountType {
     fn describe(&self) -> String {
         format!("number, {} to {}", self.min, self.max)
     }
 }
 
-impl Kind for Count {
+impl ValueType for CountType {
     type Value = u32;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
         if !value.node().is_integer() {
@@ -146,15 +146,15 @@ impl Kind for Count {
 }
 
 /// A boolean.
-pub(super) struct Flag;
+pub(super) struct FlagType;
 
-impl Describe for Flag {
+impl Describe for FlagType {
     fn describe(&self) -> String {
         "`true` or `false`".to_owned()
     }
 }
 
-impl Kind for Flag {
+impl ValueType for FlagType {
     type Value = bool;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<bool> {
         match value.node().as_bool() {
@@ -165,21 +165,21 @@ impl Kind for Flag {
 }
 
 /// One of several words.
-pub(super) struct Choice<T: 'static> {
+pub(super) struct ChoiceType<T: 'static> {
     /// The words and their values.
     pub(super) words: &'static [(&'static str, T)],
     /// Designed words that this version refuses.
     pub(super) later: &'static [&'static str],
 }
 
-impl<T: Sync> Describe for Choice<T> {
+impl<T: Sync> Describe for ChoiceType<T> {
     fn describe(&self) -> String {
         let words: Vec<_> = self.words.iter().map(|(word, _)| format!("{word:?}")).collect();
         words.join(" or ")
     }
 }
 
-impl<T: Copy + Sync> Kind for Choice<T> {
+impl<T: Copy + Sync> ValueType for ChoiceType<T> {
     type Value = T;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<T> {
         let text = value.text().unwrap_or_default();
@@ -197,15 +197,15 @@ impl<T: Copy + Sync> Kind for Choice<T> {
 }
 
 /// A certain word, which reads as `None`, or a value of `K`.
-pub(super) struct Or<K>(pub(super) &'static str, pub(super) K);
+pub(super) struct EitherType<K>(pub(super) &'static str, pub(super) K);
 
-impl<K: Describe> Describe for Or<K> {
+impl<K: Describe> Describe for EitherType<K> {
     fn describe(&self) -> String {
         format!("{:?} or {}", self.0, self.1.describe())
     }
 }
 
-impl<K: Kind> Kind for Or<K> {
+impl<K: ValueType> ValueType for EitherType<K> {
     type Value = Option<K::Value>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         match value.text() {
@@ -220,15 +220,15 @@ impl<K: Kind> Kind for Or<K> {
 }
 
 /// One or more values of `K`. An empty list is refused, because it could be read as "any" or as "none".
-pub(super) struct List<K>(pub(super) K);
+pub(super) struct ListType<K>(pub(super) K);
 
-impl<K: Describe> Describe for List<K> {
+impl<K: Describe> Describe for ListType<K> {
     fn describe(&self) -> String {
         format!("list of: {}", self.0.describe())
     }
 }
 
-impl<K: Kind> Kind for List<K> {
+impl<K: ValueType> ValueType for ListType<K> {
     type Value = Vec<Placed<K::Value>>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         let Some(elements) = value.node().as_array() else {

@@ -1,22 +1,22 @@
 //! Kinds of a pool's single addresses.
 
 use super::diagnostic::Diagnostics;
-use super::kinds::{Kind, Placed};
 use super::schema::Describe;
 use super::value::Value;
+use super::value_types::{Placed, ValueType};
 use crate::addr::SourceAddr;
 use std::net::IpAddr;
 
 /// A single address.
-pub(super) struct Source;
+pub(super) struct SourceType;
 
-impl Describe for Source {
+impl Describe for SourceType {
     fn describe(&self) -> String {
         "address: `\"203.0.113.17\"`".to_owned()
     }
 }
 
-impl Kind for Source {
+impl ValueType for SourceType {
     type Value = SourceAddr;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SourceAddr> {
         let read = value.text().and_then(address).map(SourceAddr::new);
@@ -27,15 +27,15 @@ impl Kind for Source {
 }
 
 /// Pairs of a source address and the public address that it is mapped to.
-pub(super) struct Mapped;
+pub(super) struct MappedSourceType;
 
-impl Describe for Mapped {
+impl Describe for MappedSourceType {
     fn describe(&self) -> String {
         "table of addresses: `{ \"10.0.0.20\" = \"52.1.2.3\" }`".to_owned()
     }
 }
 
-impl Kind for Mapped {
+impl ValueType for MappedSourceType {
     type Value = Vec<Placed<(SourceAddr, IpAddr)>>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         let Some(entries) = value.entries() else {

@@ -4,7 +4,7 @@
 //! segment.
 
 use super::EventLoop;
-use super::sockets::Watched;
+use super::sockets::WatchedSocket;
 use crate::sys::liveness::Liveness;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Groups by due time, the next one first.
 #[derive(Debug, Default)]
-pub(super) struct Young(VecDeque<Group>);
+pub(super) struct DeferredKeepalive(VecDeque<Group>);
 
 #[derive(Debug)]
 struct Group {
@@ -31,7 +31,7 @@ struct Member {
 /// Sockets with due times this close together form one group.
 const TOGETHER: Duration = Duration::from_millis(250);
 
-impl Young {
+impl DeferredKeepalive {
     fn add(&mut self, due: Instant, member: Member) {
         match self.0.back_mut() {
             Some(last) if due <= last.due => last.members.push(member),
@@ -44,7 +44,7 @@ impl Young {
     }
 }
 
-impl<T: AsFd> Watched<T> {
+impl<T: AsFd> WatchedSocket<T> {
     /// See [`Socket::keep_alive_from`](crate::sys::socket::Socket::keep_alive_from).
     pub(in crate::sys) fn keep_alive_from(&self, due: Instant) {
         let (key, event_loop) = (self.key, &self.event_loop);

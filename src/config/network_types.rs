@@ -1,9 +1,9 @@
 //! Kinds of addresses, ports and paths.
 
 use super::diagnostic::{Diagnostics, FileKind};
-use super::kinds::Kind;
 use super::schema::Describe;
 use super::value::Value;
+use super::value_types::ValueType;
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
 use crate::interface::Interface as Named;
@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A name; a metric label, so its characters are restricted.
-pub(super) struct Name;
+pub(super) struct NameType;
 
-impl Describe for Name {
+impl Describe for NameType {
     fn describe(&self) -> String {
         "name: 1 to 64 of `a-z`, `0-9`, `_`, `-`".to_owned()
     }
 }
 
-impl Kind for Name {
+impl ValueType for NameType {
     type Value = Arc<str>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Arc<str>> {
         let text = value.text().unwrap_or_default();
@@ -41,18 +41,18 @@ impl Kind for Name {
 }
 
 /// A line of text for users.
-pub(super) struct Line;
+pub(super) struct LineType;
 
-/// Maximum length of a [`Line`], in bytes: it is part of every refusal.
+/// Maximum length of a [`LineType`], in bytes: it is part of every refusal.
 const LONGEST_LINE: usize = 200;
 
-impl Describe for Line {
+impl Describe for LineType {
     fn describe(&self) -> String {
         format!("one line of text, at most {LONGEST_LINE} bytes")
     }
 }
 
-impl Kind for Line {
+impl ValueType for LineType {
     type Value = Arc<str>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Arc<str>> {
         let text = value.text().unwrap_or_default();
@@ -65,15 +65,15 @@ impl Kind for Line {
 }
 
 /// An address and port to listen on.
-pub(super) struct Address;
+pub(super) struct ListenAddressType;
 
-impl Describe for Address {
+impl Describe for ListenAddressType {
     fn describe(&self) -> String {
         "address and port".to_owned()
     }
 }
 
-impl Kind for Address {
+impl ValueType for ListenAddressType {
     type Value = SocketAddr;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SocketAddr> {
         let help = "write them as in \"127.0.0.1:9915\" or \"[::1]:9915\"";
@@ -86,18 +86,18 @@ impl Kind for Address {
 }
 
 /// A DNS server.
-pub(super) struct DnsServer;
+pub(super) struct DnsServerType;
 
 /// RFC 1035 §4.2
 const DNS_PORT: u16 = 53;
 
-impl Describe for DnsServer {
+impl Describe for DnsServerType {
     fn describe(&self) -> String {
         "address, or address and port: `\"10.0.0.2\"`, `\"[2001:db8::53]:5353\"`".to_owned()
     }
 }
 
-impl Kind for DnsServer {
+impl ValueType for DnsServerType {
     type Value = SocketAddr;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<SocketAddr> {
         let text = value.text().unwrap_or_default();
@@ -110,7 +110,7 @@ impl Kind for DnsServer {
 }
 
 /// A word (read as `None`), or the contents of a file: one or more entries.
-pub(super) struct WordOrFile<T: 'static> {
+pub(super) struct WordOrFileType<T: 'static> {
     pub(super) word: &'static str,
     /// Description: "PEM file".
     pub(super) file: &'static str,
@@ -118,13 +118,13 @@ pub(super) struct WordOrFile<T: 'static> {
     pub(super) read: fn(&[u8]) -> Result<Vec<T>, String>,
 }
 
-impl<T> Describe for WordOrFile<T> {
+impl<T> Describe for WordOrFileType<T> {
     fn describe(&self) -> String {
         format!("`\"{}\"` or the absolute path of a {}", self.word, self.file)
     }
 }
 
-impl<T> Kind for WordOrFile<T> {
+impl<T> ValueType for WordOrFileType<T> {
     type Value = Option<Vec<T>>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         let path = match value.text() {
@@ -144,15 +144,15 @@ impl<T> Kind for WordOrFile<T> {
 }
 
 /// A Unix socket.
-pub(super) struct ControlSocket;
+pub(super) struct ControlSocketType;
 
-impl Describe for ControlSocket {
+impl Describe for ControlSocketType {
     fn describe(&self) -> String {
         "`unix:` and an absolute path".to_owned()
     }
 }
 
-impl Kind for ControlSocket {
+impl ValueType for ControlSocketType {
     type Value = PathBuf;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
         let help = "write it as in \"unix:/run/egret/admin.sock\", with at most 107 bytes of path";
@@ -166,15 +166,15 @@ impl Kind for ControlSocket {
 }
 
 /// A network interface, or a pattern of interfaces.
-pub(super) struct Interface;
+pub(super) struct InterfaceType;
 
-impl Describe for Interface {
+impl Describe for InterfaceType {
     fn describe(&self) -> String {
         "interface name, or pattern: `\"ens6\"`, `\"veth*\"`".to_owned()
     }
 }
 
-impl Kind for Interface {
+impl ValueType for InterfaceType {
     type Value = Named;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Named> {
         match Named::parse(value.text().unwrap_or_default()) {
@@ -185,15 +185,15 @@ impl Kind for Interface {
 }
 
 /// A port or a range of ports.
-pub(super) struct Port;
+pub(super) struct PortType;
 
-impl Describe for Port {
+impl Describe for PortType {
     fn describe(&self) -> String {
         "port or range: `443` or `\"8000-8100\"`".to_owned()
     }
 }
 
-impl Kind for Port {
+impl ValueType for PortType {
     type Value = PortRange;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PortRange> {
         let help = "write a port, 1 to 65535, or a range as in \"8000-8100\"";
@@ -221,15 +221,15 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// A network, or a single address.
-pub(super) struct Network;
+pub(super) struct NetworkType;
 
-impl Describe for Network {
+impl Describe for NetworkType {
     fn describe(&self) -> String {
         "network or address: `\"10.0.0.0/8\"`, `\"2001:db8::1\"`".to_owned()
     }
 }
 
-impl Kind for Network {
+impl ValueType for NetworkType {
     type Value = IpNet;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<IpNet> {
         let text = value.text().unwrap_or_default();
@@ -256,15 +256,15 @@ impl Kind for Network {
 }
 
 /// Path of a file beside the configuration.
-pub(super) struct FileName;
+pub(super) struct FileNameType;
 
-impl Describe for FileName {
+impl Describe for FileNameType {
     fn describe(&self) -> String {
         "path, from the folder of the main file".to_owned()
     }
 }
 
-impl Kind for FileName {
+impl ValueType for FileNameType {
     type Value = PathBuf;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
         match value.text() {
@@ -275,15 +275,15 @@ impl Kind for FileName {
 }
 
 /// Destination of the flow log.
-pub(super) struct LogTarget;
+pub(super) struct LogTargetType;
 
-impl Describe for LogTarget {
+impl Describe for LogTargetType {
     fn describe(&self) -> String {
         "\"stdout\", \"off\" or an absolute path".to_owned()
     }
 }
 
-impl Kind for LogTarget {
+impl ValueType for LogTargetType {
     type Value = FlowLogTarget;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<FlowLogTarget> {
         match value.text().unwrap_or_default() {
@@ -301,15 +301,15 @@ impl Kind for LogTarget {
 }
 
 /// A file whose creation requests an action.
-pub(super) struct RequestFile;
+pub(super) struct RequestFileType;
 
-impl Describe for RequestFile {
+impl Describe for RequestFileType {
     fn describe(&self) -> String {
         "absolute path".to_owned()
     }
 }
 
-impl Kind for RequestFile {
+impl ValueType for RequestFileType {
     type Value = PathBuf;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<PathBuf> {
         match value.text().filter(|path| is_a_file(path)) {
@@ -320,15 +320,15 @@ impl Kind for RequestFile {
 }
 
 /// Destination of the audit log. It cannot be turned off.
-pub(super) struct AuditTarget;
+pub(super) struct AuditTargetType;
 
-impl Describe for AuditTarget {
+impl Describe for AuditTargetType {
     fn describe(&self) -> String {
         "\"stderr\" or an absolute path".to_owned()
     }
 }
 
-impl Kind for AuditTarget {
+impl ValueType for AuditTargetType {
     type Value = Audited;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Audited> {
         match value.text().unwrap_or_default() {
@@ -348,15 +348,15 @@ fn is_a_file(path: &str) -> bool {
 }
 
 /// Number of a routing table.
-pub(super) struct RoutingTable;
+pub(super) struct RoutingTableType;
 
-impl Describe for RoutingTable {
+impl Describe for RoutingTableType {
     fn describe(&self) -> String {
         "number, 1 to 4294967295, but not 253 to 255".to_owned()
     }
 }
 
-impl Kind for RoutingTable {
+impl ValueType for RoutingTableType {
     type Value = u32;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<u32> {
         let number = value.number().and_then(|number| u32::try_from(number).ok());

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// Digests of a configuration's contents. A million names take eight megabytes.
 #[derive(Debug, Clone)]
-pub struct Outline {
-    tenants: BTreeMap<Arc<str>, Tenant>,
+pub struct ConfigDigest {
+    tenants: BTreeMap<Arc<str>, TenantDigest>,
     pools: BTreeMap<Arc<str>, u64>,
     /// The single tables, by their header.
     settings: [(&'static str, u64); 8],
@@ -19,7 +19,7 @@ pub struct Outline {
 
 /// Digests of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Tenant {
+struct TenantDigest {
     /// Digest of everything except its rules.
     itself: u64,
     /// Digests of each rule without its label and hosts; ascending.
@@ -41,7 +41,7 @@ impl Config {
     }
 }
 
-impl Outline {
+impl ConfigDigest {
     /// Computes the digests in one pass over all names.
     pub fn of(config: &Config) -> Self {
         let Config {
@@ -63,7 +63,7 @@ impl Outline {
         // Shares of tenants count as the tenants', not as the pool's.
         let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
         Self {
-            tenants: tenants.iter().map(|spec| (Arc::clone(&spec.name), Tenant::of(spec))).collect(),
+            tenants: tenants.iter().map(|spec| (Arc::clone(&spec.name), TenantDigest::of(spec))).collect(),
             pools: pools.iter().map(|spec| (Arc::clone(&spec.name), pool(spec))).collect(),
             settings: [
                 ("[gateway]", digest(gateway)),
@@ -112,7 +112,7 @@ impl Outline {
     }
 }
 
-impl Tenant {
+impl TenantDigest {
     fn of(spec: &TenantSpec) -> Self {
         let rule =
             |rule: &RuleSpec| digest(&RuleSpec { label: Arc::default(), hosts: Vec::new(), ..rule.clone() });
@@ -188,8 +188,8 @@ mod tests {
     use crate::config::AuditTarget;
 
     /// Returns the outline of a configuration file.
-    fn outline(gateway: &str, rest: &str) -> Outline {
-        Outline::of(&config(gateway, rest))
+    fn outline(gateway: &str, rest: &str) -> ConfigDigest {
+        ConfigDigest::of(&config(gateway, rest))
     }
 
     fn config(gateway: &str, rest: &str) -> Config {
@@ -277,15 +277,15 @@ mod tests {
             ("[audit]", |config| config.audit = AuditTarget::File("/audit".into())),
         ];
         let running = config("", "");
-        let before = Outline::of(&running);
+        let before = ConfigDigest::of(&running);
         for ((header, change), (known, _)) in changes.into_iter().zip(before.settings) {
             assert_eq!(header, known);
             let mut read = running.clone();
             change(&mut read);
-            let after = Outline::of(&read);
+            let after = ConfigDigest::of(&read);
             assert_ne!(before.difference(&after), ConfigDifference::default(), "{header}");
             read.keep_fixed(&running);
-            let kept = Outline::of(&read);
+            let kept = ConfigDigest::of(&read);
             assert_eq!(after.fixed_as_in(&before).difference(&kept), ConfigDifference::default(), "{header}");
         }
     }
