@@ -1,9 +1,8 @@
 //! Loads, promotes and drops the candidate on the reload thread, so that no other change is made meanwhile.
 
-mod status;
-
 use super::active_config::ActiveConfig;
 use super::audit::AuditedCandidate;
+use super::loaded_candidate::{LoadedCandidate, PromotionError, SharedCandidate};
 use super::reload::{ReloadHandle, Reloader};
 use super::{StartError, verification};
 use crate::admin::{
@@ -15,32 +14,10 @@ use crate::clock;
 use crate::config::{self, ConfigDigest, Diagnostic, ReadFile};
 use crate::gateway::{self, CanaryTerms, Candidate, GatewayState, ReevaluationCounts, Snapshot};
 use crate::policy::Policy;
-use crate::telemetry::CandidateInfo;
-use crate::verify::NameKey;
-use arc_swap::ArcSwapOption;
-use jiff::Timestamp;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
-
-/// The loaded candidate, if any. Shared with all that report on it.
-#[derive(Clone, Default)]
-pub(super) struct SharedCandidate(Arc<ArcSwapOption<LoadedCandidate>>);
-
-/// A loaded candidate and its origin.
-struct LoadedCandidate {
-    candidate: Arc<Candidate>,
-    files: FileSet,
-    /// Names to resolve in advance while it is enforced.
-    names: HashSet<NameKey>,
-    version: Arc<str>,
-    time: Timestamp,
-    told_of_its_fall: AtomicBool,
-    /// Its `[policy] on_reload`.
-    revokes: bool,
-}
 
 /// Error of loading a candidate.
 #[derive(Debug, thiserror::Error)]
@@ -54,17 +31,6 @@ enum CandidateLoadError {
     /// The verifier that its rules need could not be started.
     #[error(transparent)]
     Verify(#[from] StartError),
-}
-
-/// Reason why a promotion took no effect.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-pub(super) enum PromotionError {
-    /// It was dropped.
-    #[error("no candidate is loaded")]
-    NoneLoaded,
-    /// Another candidate was loaded, or the files were changed.
-    #[error("what the files of the running configuration say is not the candidate that is loaded")]
-    Other,
 }
 
 /// State behind the candidate handlers of the control API.
@@ -299,24 +265,5 @@ impl Reloader {
         if let Some(before) = self.candidates.0.swap(loaded.map(Arc::new)) {
             self.retired.add_candidate(Arc::clone(&before.candidate));
         }
-    }
-}
-
-impl SharedCandidate {
-    /// Labels of the candidate for the metrics.
-    pub(super) fn info(&self) -> Option<CandidateInfo> {
-        let loaded = self.0.load();
-        let loaded = loaded.as_deref()?;
-        Some(CandidateInfo { version: Arc::clone(&loaded.version), state: loaded.state() })
-    }
-}
-
-impl LoadedCandidate {
-    fn subject(&self) -> String {
-        self.files.main.display().to_string()
-    }
-
-    fn has_just_rolled_back(&self) -> bool {
-        self.candidate.rollback().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
     }
 }

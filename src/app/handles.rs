@@ -1,8 +1,8 @@
 //! State of the running gateway.
 
 use super::active_config::ActiveConfig;
-use super::candidate::SharedCandidate;
 use super::forecast::ForecastHandle;
+use super::loaded_candidate::SharedCandidate;
 use crate::egress::Ledger;
 use crate::gateway::GatewayState;
 use std::sync::Arc;

@@ -4,10 +4,10 @@
 use super::StartError;
 use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
-use super::candidate::{PromotionError, SharedCandidate};
 use super::deferred_drop::DeferredDrop;
 use super::file_watch::FileWatch;
 use super::last_good::{KeepReason, LastGoodStore};
+use super::loaded_candidate::{PromotionError, SharedCandidate};
 use super::network::{ExpectedNetwork, NetworkThread, SteeringRenewal};
 use super::recheck::RecheckHandle;
 use super::snapshot;

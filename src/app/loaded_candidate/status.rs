@@ -16,7 +16,7 @@ impl LoadedCandidate {
         }
     }
 
-    pub(super) fn status(&self) -> CandidateStatus {
+    pub(in crate::app) fn status(&self) -> CandidateStatus {
         let (tally, fell_back) = (self.candidate.tally(), self.candidate.rollback());
         let mut changes: Vec<_> = tally.kinds.into_iter().map(|(kind, kept)| changed(kind, kept)).collect();
         let often = |of: &ChangedFlows| std::cmp::Reverse((of.flows + of.requests, of.flows));
