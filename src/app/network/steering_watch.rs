@@ -104,7 +104,7 @@ impl SteeringWatch {
         let _ = reply.send(answer);
     }
 
-    /// What readiness should mention without being affected.
+    /// Text that readiness mentions without being affected.
     pub(super) fn notes(&self) -> Vec<String> {
         let latent = self.look.latent.iter();
         let latent = latent.map(|fault| format!("{fault}; fix: {}", fault.remedy.as_str()));
