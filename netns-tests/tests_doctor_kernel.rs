@@ -96,7 +96,9 @@ fn routing_rule_before_ours_is_named() {
         assert!(!passes(&lab, Family::V4) && !passes(&lab, Family::V6), "{rule} is no obstacle");
         let (_, found) = packets(&lab, &config);
         for family in ["IPv4: another rule", "IPv6: another rule"] {
-            let named = |finding: &&serde_json::Value| finding["found"].as_str().unwrap().contains(family);
+            let named = |finding: &&serde_json::Value| {
+                finding["check"] == "packets in" && finding["found"].as_str().unwrap().contains(family)
+            };
             let finding = failed(&found).into_iter().find(named);
             let cure = finding.unwrap_or_else(|| panic!("{family}: {found:#?}"))["mend"].as_str().unwrap();
             assert!(cure.contains("rule del pref"), "{cure}");
