@@ -124,7 +124,7 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "sys/event_loop",
-        &["mod", "sockets", "tasks", "timers", "young"],
+        &["deferred_keepalive", "mod", "sockets", "tasks", "timers"],
         "one event loop: each file holds a part of its state, and the methods of EventLoop on that part",
     ),
 ];

@@ -22,8 +22,6 @@ use std::path::Path;
 use std::time::Instant;
 use tables::{NFT_TABLE, PlannedTable, TableKey, TableState, table_of_nftables, tables_of_iptables};
 
-/// The protocol number that Egret's own rules have (prelude.sh).
-const PROTOCOL: u8 = 230;
 /// Rules may change while they are listed; then they are listed again, this often.
 const ATTEMPTS: usize = 3;
 

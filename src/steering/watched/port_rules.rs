@@ -1,12 +1,13 @@
 //! The rules that keep intercepted ports from being routed on, for each interface that is there.
 
-use super::PROTOCOL;
 use crate::interface::Interface;
 use crate::steering::Routing;
 use crate::sys::routing::RoutingRule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+/// The protocol number that Egret's own rules have (prelude.sh).
+pub(super) const PROTOCOL: u8 = 230;
 /// After this time, rules that a new interface does not have are missing: repairs come within seconds.
 const SETTLING: Duration = Duration::from_mins(1);
 
