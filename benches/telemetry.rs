@@ -5,9 +5,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use egret::gateway::{
-    FlowCounter, FlowDuration, FlowId, FlowRecord, MessageCounter, NameSource, PolicyVerdict,
-};
+use egret::flow::{FlowId, FlowRecord, MessageCounter, NameSource, PolicyVerdict};
+use egret::gateway::{FlowCounter, FlowDuration};
 use egret::inspect::Protocol;
 use egret::outcome::Outcome;
 use egret::telemetry::{FlowLog, FlowLogConfig, LogTarget, Metrics, Scrape, SteeringMetrics};

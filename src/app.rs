@@ -45,10 +45,8 @@ use crate::audit::Originator;
 use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig};
 use crate::egress::{Dialler, Ledger};
-use crate::gateway::{
-    AddressMismatchLog, FlowRecord, FlowSettings, FlowTable, GatewayState, Limit, RecheckSettings,
-    RecordSink, ShutdownPhase,
-};
+use crate::flow::{FlowEvent, FlowSink, FlowTable};
+use crate::gateway::{AddressMismatchLog, FlowSettings, GatewayState, Limit, RecheckSettings, ShutdownPhase};
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
@@ -138,11 +136,10 @@ impl App {
         let shared = Arc::new(GatewayState {
             snapshot: ArcSwap::from_pointee(built.snapshot),
             flows: Limit::new(room.flows),
-            table: FlowTable::default(),
+            table: Arc::new(FlowTable::new(flow_sinks(flow_log.as_ref()))),
             mismatches: AddressMismatchLog::default(),
             nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
-            sink: sink(flow_log.as_ref()),
             process: rand::random(),
             count: AtomicU64::new(0),
         });
@@ -327,11 +324,17 @@ fn serve_metrics(
     Ok(())
 }
 
-/// Sink of flow records: the flow log, if there is one.
-fn sink(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> RecordSink {
-    let Some((handle, _)) = flow_log else { return Arc::new(drop) };
-    let handle = handle.clone();
-    Arc::new(move |record: FlowRecord| handle.submit(record))
+/// Receivers of the flows' events: the flow log, if there is one.
+fn flow_sinks(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Vec<FlowSink> {
+    let handles = flow_log.map(|(handle, _)| handle.clone());
+    handles.into_iter().map(flow_log_sink).collect()
+}
+
+fn flow_log_sink(handle: FlowLogHandle) -> FlowSink {
+    Box::new(move |event| match event {
+        FlowEvent::Opened(_) | FlowEvent::Updated(_) => {}
+        FlowEvent::Closed(record) => handle.submit(record.clone()),
+    })
 }
 
 fn liveness(config: &Config) -> Liveness {

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use egret::admin::{self, AdminState, Lifecycle, Readiness};
-use egret::gateway::{FlowCounter, FlowDuration, MessageCounter};
+use egret::flow::MessageCounter;
+use egret::gateway::{FlowCounter, FlowDuration};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Metric, MetricKind};
 use egret::telemetry::{

@@ -1,7 +1,7 @@
 //! Port usage, as answered by `GET /v1/ports`.
 
 use crate::addr::SourceAddr;
-use crate::gateway::FlowTable;
+use crate::flow::FlowTable;
 use crate::hostname::Hostname;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -218,10 +218,8 @@ fn unless_empty<'de, D: Deserializer<'de>, T: FromStr<Err: std::fmt::Display>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{ClientAddr, DialAddr, LeasedSource};
-    use crate::gateway::{CheckSet, FlowId, LiveFlow};
-    use crate::hostname::AskedName;
-    use crate::policy::ClientInspection;
+    use crate::flow::FlowOpener;
+    use crate::flow::fixtures::leased;
 
     fn hot(pool: &str, source: &str, destination: &str, live: u16, capacity: u16) -> DestinationPorts {
         DestinationPorts {
@@ -253,32 +251,17 @@ mod tests {
         }
     }
 
-    fn flow(number: u64, tenant: &str, source: &str, to: &str, hostname: &str) -> LiveFlow {
-        LiveFlow {
-            id: FlowId { process: 0, number },
-            tenant: tenant.into(),
-            client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
-            source: LeasedSource::new(SocketAddr::new(source.parse().unwrap(), 5000)),
-            destination: DialAddr::new(to.parse().unwrap()),
-            asked: None,
-            seen: Some(ClientInspection::Asked {
-                name: AskedName::from_bytes(hostname.as_bytes()),
-                ech: false,
-                unframed: false,
-            }),
-            canary: false,
-            tls: true,
-            unfollowed: false,
-            proof: CheckSet::default(),
-        }
-    }
-
     /// Destinations that a query returns, in order.
     fn asked(query: &PortsQuery) -> Vec<String> {
-        let table = FlowTable::default();
+        let table = Arc::new(FlowTable::default());
+        let opener = FlowOpener::new(Arc::clone(&table));
+        let flow = |number, tenant, to, hostname| {
+            let pair = ("203.0.113.16:5000", to);
+            leased(&table, &opener, (number, tenant, "10.0.1.7:40000"), pair, Some(hostname))
+        };
         let _flows = [
-            table.list(flow(0, "acme", "203.0.113.16", "198.51.100.1:443", "api.example.com")),
-            table.list(flow(1, "beta", "203.0.113.16", "198.51.100.2:443", "b.example.com")),
+            flow(0, "acme", "198.51.100.1:443", "api.example.com"),
+            flow(1, "beta", "198.51.100.2:443", "b.example.com"),
         ];
         let rows = vec![
             hot("p", "203.0.113.16", "198.51.100.1:443", 1, 16),

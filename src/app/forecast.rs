@@ -1,7 +1,7 @@
 //! Exhaustion forecast of the running gateway, for the log and for queries.
 
 use crate::egress::{Forecaster, HotRow, LevelEvent, Pools};
-use crate::gateway::{FlowTable, PairFlows};
+use crate::flow::{FlowTable, PairFlows};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::fmt::Display;

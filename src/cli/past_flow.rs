@@ -4,7 +4,7 @@ use super::flow_log::{LogError, LogFiles, Recorded, find};
 use crate::admin::ExplainReport;
 use crate::app::Explainer;
 use crate::config::Config;
-use crate::gateway::FlowId;
+use crate::flow::FlowId;
 use serde::Serialize;
 use serde_json::Value;
 use std::process::ExitCode;

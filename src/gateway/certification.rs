@@ -1,13 +1,13 @@
 //! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
 use super::ending::EarlyEnd;
-use super::flow::{BackgroundChecks, Flow};
-use super::record::CertificateCheck;
+use super::flow::Flow;
 use super::snapshot::{TenantRuntime, VerificationHandles};
 use super::verification::{CheckedName, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;
 use crate::egress::Dialler;
+use crate::flow::CertificateCheck;
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
@@ -15,7 +15,6 @@ use crate::policy::Permit;
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::traffic_class::TrafficClass;
 use crate::verify::{CertificateVerdict, StartedConnection};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ impl CheckedName<'_> {
         for permit in permits.into_iter().take(MOST_TRIED) {
             last = self.prober(flow).check_within(self.time_left(flow), permit.dial()).await;
             let Some((outcome, why)) = certificate_refusal(last) else {
-                flow.record.certificate_check = Some(self.prober(flow).count(last));
+                flow.record().certificate_check = Some(self.prober(flow).count(last));
                 return Ok(vec![permit]);
             };
             // A wrong certificate says more than another server's silence.
@@ -86,24 +85,24 @@ impl CheckedName<'_> {
                 refused = Some(EarlyEnd { outcome, detail: Some(why) });
             }
         }
-        flow.record.certificate_check = Some(self.prober(flow).count(last));
+        flow.record().certificate_check = Some(self.prober(flow).count(last));
         Err(refused.unwrap_or_else(|| unavailable("there is no address to ask")))
     }
 
     /// Checks the certificate in the background; the flow does not wait for it.
     pub(super) fn observe_certificate(&self, flow: &mut Flow) {
-        let (true, Some(to)) = (speaks_tls(flow), flow.record.dialled) else { return };
+        let (true, Some(to)) = (speaks_tls(flow), flow.dialled()) else { return };
         let Some(place) = self.tenant.inspections.enter() else { return };
-        let observed: Rc<BackgroundChecks> = Rc::clone(flow.observed.get_or_insert_default());
+        let entry = Arc::clone(flow.entry());
         let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
-        let (name, client) = (self.name.clone(), flow.record.client);
+        let (name, client) = (self.name.clone(), flow.client());
         let (dialler, time) = (self.worker.settings.dialler, self.worker.settings.inspect_deadline);
         spawn(async move {
             let _place = place;
             let (tenant, verification) = (&tenant, &verification);
             let prober = CertificateProber { tenant, verification, dialler, client, name: &name };
             let found = prober.check_within(time, to).await;
-            observed.certificate.set(Some(prober.count(found)));
+            entry.note_certificate_check(prober.count(found));
         });
     }
 
@@ -113,7 +112,7 @@ impl CheckedName<'_> {
             tenant,
             verification,
             dialler: worker.settings.dialler,
-            client: flow.record.client,
+            client: flow.client(),
             name,
         }
     }
@@ -142,5 +141,5 @@ impl From<CertificateVerdict> for CertificateCheck {
 }
 
 pub(super) fn speaks_tls(flow: &Flow) -> bool {
-    flow.record.protocol == Some(Protocol::Tls)
+    flow.protocol() == Some(Protocol::Tls)
 }

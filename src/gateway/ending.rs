@@ -2,13 +2,12 @@
 
 use super::delivery::{self, RelayOutcome, SideReset};
 use super::flow::Flow;
-use super::flow_table::{FlowListing, RevocationReason};
 use super::leftover::{self, DeliveryFailure};
-use super::record::PolicyVerdict;
 use super::refusal;
 use super::upstream::UpstreamConnection;
 use super::worker::Worker;
 use crate::egress::PortHold;
+use crate::flow::{FlowListing, FlowState, PolicyVerdict, RevocationReason};
 use crate::outcome::Outcome;
 use crate::relay::{self, PendingAnswer, RelayEnd, Side, SocketFailure};
 use crate::sys::failure::Failure;
@@ -47,12 +46,13 @@ pub(super) async fn end_early(
         return;
     }
     flow.set_outcome(outcome);
-    flow.record.detail = detail.or(flow.record.detail);
+    flow.set_detail(detail);
+    flow.set_state(FlowState::Ending);
     if outcome.is_denial() {
-        flow.record.verdict.get_or_insert(PolicyVerdict::Deny);
-        let asked = flow.record.hostname.as_ref();
+        flow.record().verdict.get_or_insert(PolicyVerdict::Deny);
+        let answer = flow.read(|record| refusal::answer(worker, record, record.hostname.as_ref(), outcome));
         // Boxed, to keep flows small.
-        Box::pin(refusal::answer(worker, client, &flow.record, asked, outcome)).await;
+        Box::pin(refusal::send(answer, client, &worker.scratch)).await;
     }
 }
 
@@ -67,13 +67,14 @@ pub(super) async fn finish(
     answered: Option<bool>,
     flow: &mut Flow,
 ) -> Outcome {
+    flow.set_state(FlowState::Ending);
     match end {
         RelayEnd::Finished { first } => {
             if leftover::has_unacknowledged(client) || leftover::has_unacknowledged(leg) {
                 // Boxed, to keep flows small: few end so.
                 let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
                 if let Err(RelayOutcome { outcome, detail }) = delivered {
-                    flow.record.detail = detail.or(flow.record.detail);
+                    flow.set_detail(detail);
                     return outcome;
                 }
             }
@@ -84,7 +85,7 @@ pub(super) async fn finish(
             }
             let RelayOutcome { outcome, detail } = delivery::at_the_end(first, answered);
             client.ended_well();
-            flow.record.detail = detail.or(flow.record.detail);
+            flow.set_detail(detail);
             outcome
         }
         RelayEnd::Idle => Outcome::IdleTimeout,
@@ -94,7 +95,7 @@ pub(super) async fn finish(
             let SocketFailure { side, error, progress } = *failure;
             let (outcome, detail) = failed(worker, side, &error);
             flow.set_outcome(outcome);
-            flow.record.detail = detail.or(flow.record.detail);
+            flow.set_detail(detail);
             let scratch = &worker.scratch;
             // Boxed, to keep flows small: few end so.
             let delivery = Box::pin(async {
@@ -106,7 +107,7 @@ pub(super) async fn finish(
                 delivery::at_reset(SideReset { side, progress, answered }, client, leg, scratch).await
             });
             let RelayOutcome { outcome, detail } = delivery.await;
-            flow.record.detail = detail.or(flow.record.detail);
+            flow.set_detail(detail);
             outcome
         }
     }
@@ -139,10 +140,12 @@ pub(super) async fn stop(
     end: RelayEnd,
     flow: &Flow,
 ) -> Outcome {
+    flow.set_state(FlowState::Ending);
     match end {
         RelayEnd::Stopped(PendingAnswer::Answer) => {
-            let asked = flow.record.denied_hostname.as_ref();
-            refusal::answer(worker, client, &flow.record, asked, outcome).await;
+            let answer =
+                flow.read(|record| refusal::answer(worker, record, record.denied_hostname.as_ref(), outcome));
+            refusal::send(answer, client, &worker.scratch).await;
         }
         RelayEnd::Stopped(PendingAnswer::Finished) => refusal::say_nothing(client, &worker.scratch).await,
         // What the server has sent so far is delivered before the reset.

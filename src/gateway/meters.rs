@@ -6,11 +6,10 @@
 //! handed out once, a worker's thread [takes](CellWriterClaim::take) its own, and the [`Meters`] made from it cannot leave the
 //! thread.
 
-use super::candidate::PolicyChange;
+use crate::flow::{MessageCells, MessageCounter, PolicyChange};
 use crate::outcome::Outcome;
 use metrics::{Counter, Gauge, Histogram};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,22 +24,6 @@ pub enum FlowCounter {
     Ended(Outcome),
     /// Flows for which monitor mode waived a denial with this outcome.
     WouldDeny(Outcome),
-}
-
-/// Counters of a tenant's messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageCounter {
-    /// Bytes from client to server.
-    Up,
-    /// Bytes from server to client.
-    Down,
-    /// HTTP/1 requests that were judged and let through.
-    Requests,
-}
-
-impl MessageCounter {
-    /// Every one, in the order of the cells.
-    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Requests];
 }
 
 /// Durations measured of a tenant's flows.
@@ -91,7 +74,7 @@ impl TenantHandles {
 /// One worker's cells for one tenant. On cache lines of their own; 128 bytes, as processors fetch lines in pairs.
 #[repr(align(128))]
 struct MeterCells {
-    per_message: [AtomicU64; MessageCounter::ALL.len()],
+    per_message: MessageCells,
     handles: Arc<TenantHandles>,
 }
 
@@ -149,7 +132,7 @@ impl TenantMeters {
     /// The worker's counters.
     pub fn of(&self, seat: &CellWriter) -> Meters {
         let cells = self.workers[seat.index].get_or_init(|| {
-            Arc::new(MeterCells { per_message: Default::default(), handles: Arc::clone(&self.handles) })
+            Arc::new(MeterCells { per_message: MessageCells::default(), handles: Arc::clone(&self.handles) })
         });
         Meters { cells: Arc::clone(cells), stays: PhantomData }
     }
@@ -157,15 +140,15 @@ impl TenantMeters {
     /// The sum over all workers.
     pub fn total(&self, what: MessageCounter) -> u64 {
         let cells = self.workers.iter().filter_map(OnceLock::get);
-        cells.map(|cells| cells.per_message[what as usize].load(Ordering::Relaxed)).sum()
+        cells.map(|cells| cells.per_message.get(what)).sum()
     }
 }
 
 /// One worker's counters of one tenant's flows. It stays on the worker's thread.
 ///
 /// ```compile_fail,E0277
-/// use egret::gateway::{Seat, TenantHandles, TenantMeters};
-/// let seat = Seat::all(1).remove(0).take();
+/// use egret::gateway::{CellWriterClaim, TenantHandles, TenantMeters};
+/// let seat = CellWriterClaim::all(1).remove(0).take();
 /// let meters = TenantMeters::new(1, TenantHandles::noop()).of(&seat);
 /// std::thread::spawn(move || meters.enter());
 /// ```
@@ -206,9 +189,7 @@ impl Meters {
 
     /// So many more.
     pub fn add(&self, what: MessageCounter, by: u64) {
-        // Not `fetch_add`: nobody else writes to it.
-        let cell = &self.cells.per_message[what as usize];
-        cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        self.cells.per_message.add(what, by);
     }
 
     /// Something took so long.
@@ -220,7 +201,7 @@ impl Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     #[test]

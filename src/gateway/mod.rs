@@ -1,6 +1,6 @@
 //! The gateway: flows from accept to record.
 //!
-//! From the inside out: a [`Flow`] is one connection and leaves one [`FlowRecord`]; `session` runs it; `worker` holds
+//! From the inside out: a [`Flow`] is one connection's side of its entry in the flow table; `session` runs it; `worker` holds
 //! state shared by flows; `server` accepts.
 
 mod address_mismatches;
@@ -11,13 +11,11 @@ mod connection_balancer;
 mod delivery;
 mod ending;
 mod flow;
-mod flow_table;
 mod guard;
 mod heartbeat;
 mod leftover;
 mod meters;
 mod recheck;
-mod record;
 mod reevaluate;
 mod refusal;
 mod server;
@@ -31,23 +29,16 @@ pub use address_mismatches::{AddressMismatch, AddressMismatchLog, MismatchCount}
 pub use admission::{Limit, OwnAddresses, Slot};
 pub use candidate::{
     CanaryTerms, Candidate, CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind,
-    EffectiveRules, FEWEST, FlowCounts, PolicyChange, Rollback, WINDOW,
+    EffectiveRules, FEWEST, FlowCounts, Rollback, WINDOW,
 };
 pub use certification::certificate_refusal;
 pub use connection_balancer::{ConnectionBalancer, MOST_WAITING};
-pub use flow::{BackgroundChecks, Flow, FlowEndContext, RecordSink};
-pub use flow_table::{
-    CheckSet, FlowListing, FlowTable, LiveFlow, PairFlows, PortHolder, RevocationReason, SourceDestination,
-};
+pub use flow::Flow;
 pub use heartbeat::Heartbeat;
 pub use meters::{
-    CellWriter, CellWriterClaim, FlowCounter, FlowDuration, MessageCounter, Meters, TenantHandles,
-    TenantMeters,
+    CellWriter, CellWriterClaim, FlowCounter, FlowDuration, Meters, TenantHandles, TenantMeters,
 };
 pub use recheck::RecheckSettings;
-#[cfg(test)]
-pub(crate) use record::example_record;
-pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, PolicyVerdict};
 pub use reevaluate::ReevaluationCounts;
 pub use server::{ShutdownPhase, run};
 pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};

@@ -2,7 +2,6 @@
 //! and within a bounded time, after which a check without result counts as failed.
 
 use super::certification::CertificateProber;
-use super::flow_table::{CheckSet, LiveFlow, RevocationReason};
 use super::reevaluate::Reevaluation;
 use super::snapshot::{Snapshot, VerificationHandles};
 use super::verification::address_refusal;
@@ -10,6 +9,7 @@ use super::worker::GatewayState;
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::Dialler;
+use crate::flow::{CheckSet, LiveFlow, RevocationReason};
 use crate::hostname::{AskedName, Hostname};
 use crate::policy::ClientInspection;
 use crate::verify::{AddressMatch, CertificateVerdict};

@@ -2,10 +2,10 @@
 
 use super::candidate::{Candidate, EffectiveRules};
 use super::certification::NO_TLS;
-use super::flow_table::{CheckSet, LiveFlow, RevocationReason};
 use super::snapshot::Snapshot;
 use super::worker::GatewayState;
 use crate::addr::OriginalDestination;
+use crate::flow::{CheckSet, LiveFlow, RevocationReason};
 use crate::outcome::Outcome;
 use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
 use jiff::Timestamp;
@@ -141,8 +141,8 @@ fn current_permit(rules: &policy::TenantRules, flow: &LiveFlow, now: Timestamp) 
         )
     };
     let went_to = OriginalDestination::new(flow.destination.socket());
-    let Some(asked) = flow.asked.as_deref() else { return judge(went_to) };
-    let permit = judge(*asked)?;
+    let Some(asked) = flow.asked else { return judge(went_to) };
+    let permit = judge(asked)?;
     let (DestinationRule::Resolve, ClientInspection::Asked { name, .. }) = (permit.destination(), seen)
     else {
         return judge(went_to);

@@ -1,7 +1,7 @@
 //! Answers to refused clients, which people can read.
 
-use super::record::FlowRecord;
 use super::worker::Worker;
+use crate::flow::FlowRecord;
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
@@ -21,29 +21,29 @@ const fn alert(description: u8) -> [u8; 7] {
 const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
-/// Answers in the client's protocol, if it is known. Otherwise, or if the client does not take the answer in time,
-/// dropping the leg resets it. `asked` is the name that was refused.
-pub(super) async fn answer(
+/// Answer in the client's protocol; `None` if that is not known. `asked` is the name that was refused.
+pub(super) fn answer(
     worker: &Worker,
-    client: &Socket,
     record: &FlowRecord,
     asked: Option<&Hostname>,
     outcome: Outcome,
-) {
-    let scratch = &worker.scratch;
+) -> Option<Vec<u8>> {
     let ours =
         matches!(outcome, Outcome::PortsExhausted | Outcome::NoSourceAddress | Outcome::TenantPortCeiling);
-    match record.protocol {
-        Some(Protocol::Tls) => {
-            let description = if ours { INTERNAL_ERROR } else { ACCESS_DENIED };
-            relay::refuse(client, &alert(description), PATIENCE, scratch).await;
-        }
-        Some(Protocol::Http) => {
+    match record.protocol? {
+        Protocol::Tls => Some(alert(if ours { INTERNAL_ERROR } else { ACCESS_DENIED }).into()),
+        Protocol::Http => {
             let help = worker.gateway.snapshot.load().help.clone();
-            let page = http(record, asked, outcome, ours, help.as_deref());
-            relay::refuse(client, page.as_bytes(), PATIENCE, scratch).await;
+            Some(http(record, asked, outcome, ours, help.as_deref()).into_bytes())
         }
-        Some(Protocol::Other) | None => {}
+        Protocol::Other => None,
+    }
+}
+
+/// Sends the answer, if there is one. If the client does not take it in time, dropping the leg resets it.
+pub(super) async fn send(answer: Option<Vec<u8>>, client: &Socket, scratch: &WorkerScratch) {
+    if let Some(answer) = answer {
+        relay::refuse(client, &answer, PATIENCE, scratch).await;
     }
 }
 

@@ -5,11 +5,11 @@ use super::connection_balancer::{AcceptedConnection, ConnectionBalancer, LoadGua
 use super::flow::Flow;
 use super::heartbeat::Heartbeat;
 use super::meters::CellWriterClaim;
-use super::record::{FlowId, PolicyVerdict};
 use super::worker::{FlowSettings, GatewayState, Worker};
 use super::{ending, session};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
+use crate::flow::{FlowId, PolicyVerdict};
 use crate::outcome::Outcome;
 use crate::sys::event_loop::{EventLoop, sleep, spawn, yield_now};
 use crate::sys::listener::Listener;
@@ -69,7 +69,7 @@ pub fn run(
         let _ = stage.wait_for(|stage| *stage == ShutdownPhase::Stopping).await;
         // Flows that still live are dropped with the loop, and both their ends are reset: a plain exit would look like
         // a clean end of file to the client.
-        worker.epilogue.cut_off.set(Outcome::Drained);
+        worker.opener.set_cut_off(Outcome::Drained);
         Ok(())
     })?
 }
@@ -143,13 +143,8 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
     // Under TPROXY the local address is the one that the client dialled. Fails only if this is not a socket.
     let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
     // Dropped after the socket.
-    let mut flow = Flow::begin(
-        id,
-        ClientAddr::new(peer),
-        OriginalDestination::new(dialled),
-        worker.nobody.clone(),
-        Rc::clone(&worker.epilogue),
-    );
+    let handle = worker.opener.open(id, ClientAddr::new(peer), OriginalDestination::new(dialled));
+    let mut flow = Flow::begin(handle, worker.nobody.clone());
     if worker.settings.keeps_class {
         flow.class = TrafficClass::of_client(&socket);
         // Fails only if this is not a socket.
@@ -157,7 +152,7 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
     }
     let client = Socket::new(socket, &worker.event_loop).inspect_err(|_| {
         turn_away(&mut flow);
-        flow.record.detail =
+        flow.record().detail =
             Some("the kernel has no memory, or no watch of `fs.epoll.max_user_watches`, left for it");
     })?;
     let Some(pass) = gateway.flows.enter() else {
@@ -170,7 +165,7 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
 }
 
 fn turn_away(flow: &mut Flow) {
-    flow.record.verdict = Some(PolicyVerdict::Deny);
+    flow.record().verdict = Some(PolicyVerdict::Deny);
     flow.set_outcome(Outcome::GatewayFull);
 }
 
@@ -203,12 +198,11 @@ fn flow_task(
 mod tests {
     use super::super::address_mismatches::AddressMismatchLog;
     use super::super::admission::{Limit, OwnAddresses};
-    use super::super::flow_table::FlowTable;
     use super::super::meters::{TenantHandles, TenantMeters};
-    use super::super::record::FlowRecord;
     use super::super::snapshot::Snapshot;
     use super::*;
     use crate::egress::Dialler;
+    use crate::flow::{FlowEvent, FlowRecord, FlowSink, FlowTable};
     use crate::policy::{Policy, PrivateDestinations};
     use crate::relay::IdleTimeouts;
     use crate::sys::liveness::Liveness;
@@ -236,14 +230,18 @@ mod tests {
             help: None,
         };
         let (records, taken) = mpsc::channel();
+        let sink: FlowSink = Box::new(move |event| {
+            if let FlowEvent::Closed(record) = event {
+                records.send(record.clone()).unwrap();
+            }
+        });
         let gateway = GatewayState {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Limit::new(8),
-            table: FlowTable::default(),
+            table: Arc::new(FlowTable::new(vec![sink])),
             nobody: TenantMeters::new(1, TenantHandles::noop()),
             accept_errors: Counter::noop(),
             mismatches: AddressMismatchLog::default(),
-            sink: Arc::new(move |record| records.send(record).unwrap()),
             process: 0,
             count: AtomicU64::new(0),
         };

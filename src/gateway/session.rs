@@ -7,14 +7,13 @@ use super::candidate::effective_decision::EffectiveDecision;
 use super::candidate::{CandidateEvaluation, EffectiveRules};
 use super::ending::{EarlyEnd, finish, stop};
 use super::flow::Flow;
-use super::flow_table::RevocationReason;
 use super::guard::{PolicyGuard, outcome_of};
 use super::meters::{FlowCounter, FlowDuration};
-use super::record::{NameSource, PolicyVerdict};
 use super::snapshot::TenantRuntime;
 use super::upstream::{UpstreamConnection, connect, dial};
 use super::verification;
 use super::worker::Worker;
+use crate::flow::{NameSource, PolicyVerdict, RevocationReason};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
@@ -88,15 +87,15 @@ struct AdmittedFlow {
 fn admit(worker: &Worker, flow: &mut Flow) -> Result<AdmittedFlow, EarlyEnd> {
     let snapshot = worker.gateway.snapshot.load();
     let evaluation =
-        snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.evaluation(flow.record.client)));
-    let Some(tenant) = snapshot.tenant_of(flow.record.client) else {
+        snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.evaluation(flow.client())));
+    let Some(tenant) = snapshot.tenant_of(flow.client()) else {
         let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
         return Err(deny_uninspected(None, evaluation.as_deref(), flow, denial));
     };
     let tenant = Arc::clone(tenant);
     flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
     // A client with an address of the gateway's own is a loop, or forged.
-    if snapshot.own.contain(flow.record.destination.ip()) || snapshot.own.contain(flow.record.client.ip()) {
+    if snapshot.own.contain(flow.destination().ip()) || snapshot.own.contain(flow.client().ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
     flow.place = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
@@ -127,7 +126,7 @@ async fn decide<'w>(
     client: &Socket,
     flow: &mut Flow,
 ) -> Result<PermittedFlow<'w>, EarlyEnd> {
-    let (to, time) = (flow.record.destination, flow.record.time);
+    let (to, time) = (flow.destination(), flow.time());
     let unseen = enforced_rules(tenant, evaluation.as_deref(), flow)?.rules.decide_unseen(to);
     let (seen, inspected, decision) = if let Some(permit) = unseen {
         (None, None, Decision::Permit(permit))
@@ -145,7 +144,7 @@ async fn decide<'w>(
     if decision.deny_reason() == Some(Outcome::MalformedHttp)
         && let Some(Inspected { unframed, .. }) = inspected
     {
-        flow.record.detail = unframed;
+        flow.record().detail = unframed;
     }
     let permit = match decision {
         Decision::Permit(permit) => permit,
@@ -153,7 +152,7 @@ async fn decide<'w>(
     };
     let monitors = enforced_rules(tenant, evaluation.as_deref(), flow)?.rules.mode.monitors(time);
     let guard = inspected.and_then(|inspected| PolicyGuard::of(&inspected, &permit, worker, flow, monitors));
-    flow.unfollowed = guard.is_none() && flow.record.protocol == Some(Protocol::Http);
+    flow.set_unfollowed(guard.is_none() && flow.protocol() == Some(Protocol::Http));
     Ok(PermittedFlow { permit: allow(flow, permit), seen, evaluation, guard })
 }
 
@@ -181,7 +180,7 @@ fn refresh_after_reload(
     if snapshot.has(tenant) && evaluation.is_none() && snapshot.candidate.is_none() {
         return Ok(());
     }
-    let client = flow.record.client;
+    let client = flow.client();
     let now = snapshot.tenant_if_unchanged(client, &tenant.policy.name);
     *tenant = Arc::clone(now.ok_or(RevocationReason::OF_ANOTHER_TENANT)?);
     *evaluation = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.evaluation(client)));
@@ -208,14 +207,14 @@ fn deny_uninspected(
 }
 
 pub(super) fn deny(flow: &mut Flow, denial: Denial) -> EarlyEnd {
-    flow.record.rule = denial.rule;
+    flow.record().rule = denial.rule;
     denial.outcome.into()
 }
 
 pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
-    flow.record.verdict = Some(PolicyVerdict::Allow);
-    flow.record.would_deny = permit.would_deny();
-    flow.record.rule = permit.rule().cloned();
+    flow.record().verdict = Some(PolicyVerdict::Allow);
+    flow.record().would_deny = permit.would_deny();
+    flow.record().rule = permit.rule().cloned();
     permit
 }
 
@@ -231,7 +230,7 @@ async fn inspect(
     };
     let inspected = worker.peeker.peek(client).await;
     let took = flow.age();
-    flow.record.inspect = Some(took.into());
+    flow.record().inspect = Some(took.into());
     flow.meters().record(FlowDuration::Inspect, took);
     match inspected {
         Ok(mut inspected) => {
@@ -242,8 +241,8 @@ async fn inspect(
         Err(Unclear::ClientLeft) => Err(Outcome::ClientLeft.into()),
         Err(unclear) => {
             let (outcome, detail) = outcome_of(unclear);
-            flow.record.detail = detail;
-            flow.record.protocol = unclear.protocol();
+            flow.record().detail = detail;
+            flow.record().protocol = unclear.protocol();
             Ok((ClientInspection::Unclear(outcome), None))
         }
     }
@@ -254,7 +253,7 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if inspected.ech {
         flow.meters().count(FlowCounter::Ech);
     }
-    let record = &mut flow.record;
+    let mut record = flow.record();
     record.protocol = Some(inspected.protocol);
     let alpn = std::mem::take(&mut inspected.alpn);
     record.alpn = (!alpn.is_empty()).then_some(alpn);

@@ -2,10 +2,10 @@
 
 use super::admission::{Limit, OwnAddresses};
 use super::candidate::{Candidate, EffectiveRules};
-use super::flow_table::LiveFlow;
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
+use crate::flow::LiveFlow;
 use crate::policy::{self, ConnectedNetworks, Policy};
 use crate::verify::{TenantLookups, Verifier};
 use metrics::Counter;

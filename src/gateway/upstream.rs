@@ -1,17 +1,15 @@
 //! Connecting to the server: a source port, the SYN, and the answer.
 
-use super::certification::speaks_tls;
 use super::ending::{EarlyEnd, hold_after_reset};
 use super::flow::Flow;
-use super::flow_table::{CheckSet, FlowListing, LiveFlow, RevocationReason};
 use super::meters::FlowDuration;
-use super::record::{AddressCheck, CertificateCheck};
 use super::reevaluate::Reevaluation;
 use super::snapshot::TenantRuntime;
 use super::worker::Worker;
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, Lease, LeaseError};
+use crate::flow::{FlowListing, FlowState, RevocationReason};
 use crate::outcome::Outcome;
 use crate::policy::{ClientInspection, Permit};
 use crate::sys::failure::Failure;
@@ -47,23 +45,31 @@ pub(super) fn dial<'w>(
     flow: &mut Flow,
 ) -> Result<UpstreamConnection<'w>, EarlyEnd> {
     let to = permit.into_dial();
-    flow.record.dialled = Some(to);
-    flow.record.pool = Some(Arc::clone(tenant.pool.name()));
+    starts_dialling(tenant, Some(to), flow);
     let lease = tenant
         .pool
-        .lease(flow.record.client, to, &tenant.share, clock::now())
+        .lease(flow.client(), to, &tenant.share, clock::now())
         .map_err(|error| no_port(tenant, error))?;
     note_source(flow, &lease);
     let (socket, lease) = worker
         .settings
         .dialler
-        .start(flow.record.client, to, flow.class, lease, &worker.event_loop)
+        .start(flow.client(), to, flow.class, lease, &worker.event_loop)
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = socket;
     note_source(flow, &lease);
-    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    let listed = list(worker, tenant, flow, seen)?;
     Ok(UpstreamConnection { leg, lease, listed })
+}
+
+/// Notes the first address that is dialled, and the pool.
+pub(super) fn starts_dialling(tenant: &TenantRuntime, to: Option<DialAddr>, flow: &mut Flow) {
+    let mut record = flow.record();
+    record.dialled = to;
+    record.pool = Some(Arc::clone(tenant.pool.name()));
+    drop(record);
+    flow.set_state(FlowState::Dialling);
 }
 
 /// Age at which a connection gets keepalive: one that lives for this long may live for days.
@@ -94,7 +100,8 @@ fn connected(worker: &Worker, upstream: &mut UpstreamConnection<'_>, dialled_at:
     let now = clock::now();
     upstream.leg.keep_alive_from(now + OF_AGE.min(worker.settings.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
-    flow.record.connect = Some(took.into());
+    flow.record().connect = Some(took.into());
+    flow.set_state(FlowState::Relaying);
     flow.meters().record(FlowDuration::Connect, took);
 }
 
@@ -108,9 +115,9 @@ pub(super) fn answered<'w>(
     dialled_at: Instant,
     flow: &mut Flow,
 ) -> Result<UpstreamConnection<'w>, EarlyEnd> {
-    flow.record.dialled = Some(to);
+    flow.record().dialled = Some(to);
     note_source(flow, &lease);
-    let listed = list(worker, tenant, flow, &lease, to, seen)?;
+    let listed = list(worker, tenant, flow, seen)?;
     let mut upstream = UpstreamConnection { leg, lease, listed };
     connected(worker, &mut upstream, dialled_at, flow);
     Ok(upstream)
@@ -127,42 +134,24 @@ pub(super) fn unless_gone<F: Future>(
     })
 }
 
-/// Lists the flow, so that a reload re-evaluates it from now on. A reload between its decision and this has missed it,
-/// so it is re-evaluated here.
+/// Lists the flow as one that holds a lease, so that a reload re-evaluates it from now on. The reload puts its snapshot
+/// in force before it takes the entry's lock, as this does before it looks at the snapshot: whichever comes second sees
+/// the other. So a reload between the decision and this is seen here.
 fn list<'w>(
     worker: &'w Worker,
     tenant: &TenantRuntime,
     flow: &Flow,
-    lease: &Lease,
-    to: DialAddr,
     seen: Option<ClientInspection>,
 ) -> Result<FlowListing<'w>, EarlyEnd> {
-    let record = &flow.record;
-    let (client, asked) = (record.client, record.destination);
-    let live = |seen| LiveFlow {
-        id: record.flow,
-        tenant: Arc::clone(&tenant.policy.name),
-        client,
-        source: lease.source(),
-        destination: to,
-        asked: (asked.socket() != to.socket()).then(|| Box::new(asked)),
-        seen,
-        canary: record.canary,
-        tls: speaks_tls(flow),
-        unfollowed: flow.unfollowed,
-        proof: CheckSet {
-            address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
-            certificate: record.certificate_check == Some(CertificateCheck::Valid),
-        },
-    };
-    let listed = worker.gateway.table.list(live(seen.clone()));
+    let listed = flow.list(&worker.gateway.table, seen);
     let snapshot = worker.gateway.snapshot.load();
     // A canary may have been rolled back since, which leaves no trace in the snapshot.
-    let out_of_date = record.canary || !snapshot.has(tenant);
+    let out_of_date = !snapshot.has(tenant) || flow.read(|record| record.canary);
     if !out_of_date {
         return Ok(listed);
     }
-    match snapshot.reevaluate(&live(seen), record.time) {
+    let live = flow.entry().live_flow().ok_or(Outcome::InternalError)?;
+    match snapshot.reevaluate(&live, flow.time()) {
         Reevaluation::Keep => Ok(listed),
         Reevaluation::Reset(why) => Err(why.into()),
         // Nothing else would make the missing checks.
@@ -173,8 +162,9 @@ fn list<'w>(
 }
 
 fn note_source(flow: &mut Flow, lease: &Lease) {
-    flow.record.source = Some(lease.source());
-    flow.record.public = lease.public();
+    let mut record = flow.record();
+    record.source = Some(lease.source());
+    record.public = lease.public();
 }
 
 fn no_port(tenant: &TenantRuntime, why: LeaseError) -> EarlyEnd {

@@ -5,8 +5,7 @@ use super::address_mismatches::AddressMismatch;
 use super::candidate::effective_decision::EffectiveDecision;
 use super::candidate::{CandidateEvaluation, EffectiveRules};
 use super::ending::EarlyEnd;
-use super::flow::{BackgroundChecks, Flow};
-use super::record::AddressCheck;
+use super::flow::Flow;
 use super::session;
 use super::snapshot::{TenantRuntime, VerificationHandles};
 use super::upstream::{self, UpstreamConnection};
@@ -14,6 +13,7 @@ use super::worker::{GatewayState, Worker};
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, race};
+use crate::flow::AddressCheck;
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
@@ -22,7 +22,6 @@ use crate::sys::socket::Socket;
 use crate::verify::{AddressMatch, LookupError, ResolveError};
 use std::net::IpAddr;
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ pub(super) async fn dial<'w>(
     let EffectiveRules { rules, verification } =
         session::enforced_rules(tenant, evaluation.as_deref(), flow)?;
     // Rules with checks match by name, and their tenant always has a verification.
-    let (Some(name), Some(verification)) = (flow.record.hostname.clone(), verification) else {
+    let (Some(name), Some(verification)) = (flow.hostname(), verification) else {
         return Err(Outcome::ResolverUnavailable.into());
     };
     let asked = CheckedName { worker, tenant, rules, verification, name: &name };
@@ -55,7 +54,7 @@ pub(super) async fn dial<'w>(
     };
     if let Some(evaluation) = &evaluation {
         let denied = permits.as_ref().err().map(|ended| ended.outcome).filter(|outcome| outcome.is_denial());
-        let word = EffectiveDecision { rule: flow.record.rule.clone(), denied };
+        let word = EffectiveDecision { rule: flow.rule(), denied };
         evaluation.compare(Some(&tenant.policy), flow, seen.as_ref(), word);
     }
     let permits = permits?;
@@ -74,10 +73,10 @@ fn deny(rules: &policy::TenantRules, flow: &mut Flow, ended: EarlyEnd) -> Result
     if !ended.outcome.is_denial() {
         return Err(ended);
     }
-    flow.record.verdict = None;
-    flow.record.detail = ended.detail;
-    let denial = Denial { outcome: ended.outcome, rule: flow.record.rule.clone() };
-    match rules.apply_mode(denial, flow.record.destination, flow.record.time) {
+    flow.record().verdict = None;
+    flow.record().detail = ended.detail;
+    let denial = Denial { outcome: ended.outcome, rule: flow.rule() };
+    match rules.apply_mode(denial, flow.destination(), flow.time()) {
         Decision::Permit(permit) => Ok(session::allow(flow, permit)),
         Decision::Denial(denial) => Err(session::deny(flow, denial)),
     }
@@ -132,7 +131,7 @@ impl CheckedName<'_> {
 
     async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), EarlyEnd> {
         let found = self.check(permit.dial(), self.time_left(flow)).await;
-        flow.record.address_check = Some(count(self.verification, found));
+        flow.record().address_check = Some(count(self.verification, found));
         let Some((outcome, detail)) = address_refusal(found) else { return Ok(()) };
         if outcome == Outcome::DestinationMismatch {
             note(&self.worker.gateway, self.tenant, permit.rule().cloned(), self.name, permit.dial());
@@ -142,9 +141,9 @@ impl CheckedName<'_> {
 
     /// Checks the address in the background; the flow does not wait for it.
     fn observe(&self, permit: &Permit, flow: &mut Flow) {
-        let observed: Rc<BackgroundChecks> = Rc::clone(flow.observed.get_or_insert_default());
+        let entry = Arc::clone(flow.entry());
         let Some(place) = self.tenant.inspections.enter() else {
-            observed.address.set(Some(count(self.verification, AddressMatch::Unknown(LookupError::Busy))));
+            entry.note_address_check(count(self.verification, AddressMatch::Unknown(LookupError::Busy)));
             return;
         };
         let (gateway, tenant) = (Arc::clone(&self.worker.gateway), Arc::clone(self.tenant));
@@ -155,7 +154,7 @@ impl CheckedName<'_> {
             let _place = place;
             let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
             let found = timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late));
-            observed.address.set(Some(count(&verification, found)));
+            entry.note_address_check(count(&verification, found));
             if let AddressMatch::No | AddressMatch::Absent = found {
                 note(&gateway, &tenant, rule, &name, to);
             }
@@ -177,7 +176,7 @@ impl CheckedName<'_> {
                 (AddressCheck::Unknown, Err(EarlyEnd { outcome: Outcome::ResolverUnavailable, detail }))
             }
         };
-        flow.record.address_check = Some(found);
+        flow.record().address_check = Some(found);
         self.verification.address_checks[found as usize].increment(1);
         let asked = AskedName::Valid(self.name.clone());
         let snapshot = self.worker.gateway.snapshot.load();
@@ -262,10 +261,9 @@ async fn dial_first<'w>(
 ) -> Result<UpstreamConnection<'w>, EarlyEnd> {
     let mut dials: Vec<_> = permits.into_iter().map(Permit::into_dial).collect();
     dials.truncate(MOST_TRIED);
-    flow.record.dialled = dials.first().copied();
-    flow.record.pool = Some(Arc::clone(tenant.pool.name()));
+    upstream::starts_dialling(tenant, dials.first().copied(), flow);
     let started = clock::now();
-    let (from, class) = (flow.record.client, flow.class);
+    let (from, class) = (flow.client(), flow.class);
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
         let (socket, lease) = worker.settings.dialler.start(from, to, class, lease, &worker.event_loop)?;

@@ -2,14 +2,12 @@
 
 use super::address_mismatches::AddressMismatchLog;
 use super::admission::Limit;
-use super::flow::{FlowEndContext, RecordSink};
-use super::flow_table::FlowTable;
 use super::meters::{CellWriter, CellWriterClaim, Meters, TenantMeters};
 use super::snapshot::Snapshot;
 use crate::clock;
 use crate::egress::Dialler;
+use crate::flow::{FlowOpener, FlowTable};
 use crate::inspect::Peeker;
-use crate::outcome::Outcome;
 use crate::relay::{IdleTimeouts, WorkerScratch};
 use crate::sys::event_loop::EventLoop;
 use crate::sys::liveness::Liveness;
@@ -28,16 +26,14 @@ pub struct GatewayState {
     pub snapshot: ArcSwap<Snapshot>,
     /// Limit on flows, as many as descriptors allow.
     pub flows: Arc<Limit>,
-    /// The flows that hold a port.
-    pub table: FlowTable,
+    /// All flows.
+    pub table: Arc<FlowTable>,
     /// Meters of flows of no tenant.
     pub nobody: TenantMeters,
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
     /// Sample of flows whose address was not one of their name's.
     pub mismatches: AddressMismatchLog,
-    /// Receiver of the records of ended flows.
-    pub sink: RecordSink,
     /// Drawn once per process: the first part of flow ids.
     pub process: u32,
     /// Counts flows: the second part of flow ids.
@@ -70,7 +66,7 @@ pub(super) struct Worker {
     pub(super) peeker: Peeker,
     pub(super) settings: FlowSettings,
     pub(super) scratch: WorkerScratch,
-    pub(super) epilogue: Rc<FlowEndContext>,
+    pub(super) opener: Rc<FlowOpener>,
     /// Its right to count.
     pub(super) seat: CellWriter,
     /// Meters of flows of no tenant.
@@ -90,9 +86,8 @@ impl Worker {
         event_loop: Rc<EventLoop>,
     ) -> Self {
         let seat = seat.take();
-        let epilogue =
-            FlowEndContext { sink: Arc::clone(&gateway.sink), cut_off: Cell::new(Outcome::InternalError) };
         Self {
+            opener: FlowOpener::new(Arc::clone(&gateway.table)),
             nobody: gateway.nobody.of(&seat),
             seat,
             gateway,
@@ -100,7 +95,6 @@ impl Worker {
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
             scratch: WorkerScratch::new(settings.most_pipes),
             settings,
-            epilogue: Rc::new(epilogue),
             complained: Cell::new(None),
         }
     }

@@ -1,7 +1,7 @@
 //! Every metric of Egret, in one table. Handles, `# HELP` lines, histogram buckets and docs/metrics.md are all
 //! resolved from it, so a metric that is not here cannot be emitted.
 
-use crate::gateway::{AddressCheck, CertificateCheck, PolicyChange};
+use crate::flow::{AddressCheck, CertificateCheck, PolicyChange};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use std::fmt::Write;

@@ -8,7 +8,7 @@
 use super::metrics::FlowLogMeters;
 use super::queue_share::QueueShares;
 use super::sink::{LineSink, LogTarget};
-use crate::gateway::FlowRecord;
+use crate::flow::FlowRecord;
 use metrics::Counter;
 use std::io;
 use std::sync::Arc;
@@ -175,7 +175,7 @@ fn write_until_stopped(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::example_record;
+    use crate::flow::example_record;
     use nix::sys::stat::Mode;
     use std::fs::{self, File, OpenOptions};
     use std::io::{BufRead, BufReader, Write};

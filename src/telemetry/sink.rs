@@ -265,7 +265,7 @@ mod tests {
         let path = directory.path().join("flows.jsonl");
         fs::write(&path, "{\"time\":").unwrap();
         let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
-        sink.push(&crate::gateway::example_record(1));
+        sink.push(&crate::flow::example_record(1));
         sink.write();
         let text = fs::read_to_string(&path).unwrap();
         let (torn, line) = text.split_once('\n').unwrap();

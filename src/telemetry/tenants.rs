@@ -2,7 +2,8 @@
 
 use super::catalogue;
 use super::recorder::Recorder;
-use crate::gateway::{MessageCounter, PolicyChange, TenantHandles, TenantMeters};
+use crate::flow::{MessageCounter, PolicyChange};
+use crate::gateway::{TenantHandles, TenantMeters};
 use crate::outcome::Outcome;
 use crate::policy::can_be_waived;
 use metrics::Counter;

@@ -2,9 +2,8 @@
 //! flow does before it is denied.
 
 use crate::admin::ExplainReport;
-use crate::gateway::{
-    AddressCheck, CertificateCheck, EffectiveRules, VerificationHandles, address_refusal, certificate_refusal,
-};
+use crate::flow::{AddressCheck, CertificateCheck};
+use crate::gateway::{EffectiveRules, VerificationHandles, address_refusal, certificate_refusal};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, Denial, DestinationRule, Permit, TenantRules};

@@ -4,7 +4,8 @@ use super::LoadedCandidate;
 use crate::admin::{
     CanaryStatus, CandidateStatus, ChangedFlows, ExampleFlows, RequestChanges, RollbackReport, TenantChanges,
 };
-use crate::gateway::{self, CanaryTerms, PolicyChange, WINDOW};
+use crate::flow::PolicyChange;
+use crate::gateway::{self, CanaryTerms, WINDOW};
 use std::sync::Arc;
 
 impl LoadedCandidate {

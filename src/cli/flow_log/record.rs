@@ -2,7 +2,7 @@
 
 use super::{LogError, LogFile, ReadProgress, read};
 use crate::admin::{ClientTarget, ExplainQuery};
-use crate::gateway::FlowId;
+use crate::flow::FlowId;
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
 use jiff::Timestamp;

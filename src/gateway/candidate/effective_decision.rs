@@ -1,6 +1,6 @@
 //! Effective decision of one policy, for comparison with another's.
 
-use super::PolicyChange;
+use crate::flow::PolicyChange;
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Decision, DestinationRule, Permit};
 use std::sync::Arc;

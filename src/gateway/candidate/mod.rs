@@ -14,44 +14,15 @@ use super::meters::FlowCounter;
 use super::snapshot::VerificationHandles;
 use crate::addr::ClientAddr;
 use crate::clock;
+use crate::flow::PolicyChange;
 use crate::outcome::Outcome;
 use crate::policy::{ClientInspection, Policy, TenantRules};
 use crate::verify::Verifier;
 use canary::DenialWindow;
 use effective_decision::EffectiveDecision;
 use jiff::Timestamp;
-use serde::Serialize;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Change that a candidate would make for a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyChange {
-    /// None: both let it out, or both deny it.
-    Same,
-    /// It is let out, and the candidate would deny it.
-    WouldDeny,
-    /// It is denied, and the candidate would let it out.
-    WouldAllow,
-    /// Unknown: one policy decides without inspection, which the other needs.
-    Unjudged,
-}
-
-impl PolicyChange {
-    /// All variants; `change as usize` is the index here.
-    pub const ALL: [Self; 4] = [Self::Same, Self::WouldDeny, Self::WouldAllow, Self::Unjudged];
-
-    /// Identifier in the flow log and the metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::WouldDeny => "would_deny",
-            Self::WouldAllow => "would_allow",
-            Self::Unjudged => "unjudged",
-        }
-    }
-}
 
 /// A loaded candidate. Its pools and limits are not used: flows leave from those in force.
 pub struct Candidate {
@@ -202,7 +173,7 @@ impl CandidateEvaluation {
         seen: Option<&ClientInspection>,
         decided: EffectiveDecision,
     ) {
-        let (to, time) = (flow.record.destination, flow.record.time);
+        let (to, time) = (flow.destination(), flow.time());
         // Without a tenant in force there is no pool to leave from, so the candidate cannot be enforced.
         let leads = self.leads && in_force.is_some();
         let other = if leads { in_force } else { self.tenant.as_deref() };
@@ -213,16 +184,17 @@ impl CandidateEvaluation {
             None => Some(EffectiveDecision::denied(Outcome::UnknownTenant)),
         };
         let (running, candidate) = if leads { (other, Some(decided)) } else { (Some(decided), other) };
+        let hostname = flow.hostname();
         let shown = ComparedFlow {
             what: ComparisonSubject::Flow,
             time,
-            client: flow.record.client,
+            client: flow.client(),
             destination: to,
-            hostname: flow.record.hostname.as_ref(),
+            hostname: hostname.as_ref(),
         };
         let change = self.candidate.note(in_force, running.as_ref(), candidate.as_ref(), &shown, leads);
-        flow.record.candidate = Some(change);
-        flow.record.canary = leads;
+        flow.record().candidate = Some(change);
+        flow.record().canary = leads;
         flow.meters().count(FlowCounter::Candidate(change));
     }
 }

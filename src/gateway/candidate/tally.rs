@@ -1,7 +1,7 @@
 //! Changes that a candidate would make: counts and examples.
 
-use super::PolicyChange;
 use crate::addr::{ClientAddr, OriginalDestination};
+use crate::flow::PolicyChange;
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
 use jiff::Timestamp;

@@ -3,12 +3,11 @@
 use super::GuardRefusal;
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
+use crate::flow::RevocationReason;
 use crate::gateway::candidate::effective_decision::EffectiveDecision;
 use crate::gateway::candidate::{Candidate, ComparedFlow, ComparisonSubject, EffectiveRules};
 use crate::gateway::flow::Flow;
-use crate::gateway::flow_table::RevocationReason;
 use crate::gateway::meters::{FlowCounter, Meters};
-use crate::gateway::record::{FlowId, FlowRecord};
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::worker::Worker;
 use crate::hostname::AskedName;
@@ -28,8 +27,9 @@ pub(super) struct FlowOwner<'w> {
 
 impl<'w> FlowOwner<'w> {
     pub(super) fn of(worker: &'w Worker, flow: &Flow) -> Option<Self> {
-        let FlowRecord { flow: FlowId { number, .. }, client, destination: to, ref tenant, .. } = flow.record;
-        Some(Self { worker, client, tenant: tenant.clone()?, to, number })
+        let tenant = flow.read(|record| record.tenant.clone())?;
+        let (client, to, number) = (flow.client(), flow.destination(), flow.entry().id().number);
+        Some(Self { worker, client, tenant, to, number })
     }
 
     /// The rules that a new flow would be judged by.

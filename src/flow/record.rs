@@ -1,6 +1,6 @@
 //! The record of a flow: one line of the flow log. docs/flow-log.md explains its keys.
 
-use super::candidate::PolicyChange;
+use super::policy_change::PolicyChange;
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;

@@ -1,9 +1,9 @@
 //! Holders of the ports of a source address towards a destination.
 
-use super::{FlowTable, LiveFlow};
+use super::record::FlowRecord;
+use super::table::FlowTable;
 use crate::addr::SourceAddr;
-use crate::hostname::{AskedName, Hostname};
-use crate::policy::ClientInspection;
+use crate::hostname::Hostname;
 use hashbrown::HashMap;
 use std::cmp::Reverse;
 use std::hash::Hash;
@@ -42,16 +42,25 @@ impl FlowTable {
         let mut tallies: HashMap<SourceDestination, PairTally> =
             pairs.iter().map(|&pair| (pair, PairTally::default())).collect();
         for entry in self.entries() {
-            let flow = &entry.lock().flow;
-            let pair = (SourceAddr::new(flow.source.ip()), flow.destination.socket());
-            if tenant.is_none_or(|tenant| *tenant == *flow.tenant)
-                && let Some(tally) = tallies.get_mut(&pair)
-            {
-                tally.count(flow);
-            }
+            entry.if_listed(|record| count(record, tenant, &mut tallies));
         }
         pairs.iter().map(|pair| tallies.get(pair).map(|tally| tally.sum(most)).unwrap_or_default()).collect()
     }
+}
+
+/// Counts a flow that holds a lease towards its pair, if that is one of these.
+fn count(
+    record: &FlowRecord,
+    only: Option<&str>,
+    tallies: &mut HashMap<SourceDestination, PairTally>,
+) -> Option<()> {
+    let (tenant, source, dialled) = (record.tenant.as_ref()?, record.source?, record.dialled?);
+    if only.is_some_and(|only| *only != **tenant) {
+        return None;
+    }
+    let tally = tallies.get_mut(&(SourceAddr::new(source.ip()), dialled.socket()))?;
+    tally.count(tenant, record);
+    Some(())
 }
 
 /// Counts of one pair's flows.
@@ -63,10 +72,10 @@ struct PairTally {
 }
 
 impl PairTally {
-    fn count(&mut self, flow: &LiveFlow) {
-        *self.tenants.entry(Arc::clone(&flow.tenant)).or_default() += 1;
-        *self.clients.entry((Arc::clone(&flow.tenant), flow.client.ip())).or_default() += 1;
-        if let Some(ClientInspection::Asked { name: AskedName::Valid(hostname), .. }) = &flow.seen {
+    fn count(&mut self, tenant: &Arc<str>, record: &FlowRecord) {
+        *self.tenants.entry(Arc::clone(tenant)).or_default() += 1;
+        *self.clients.entry((Arc::clone(tenant), record.client.ip())).or_default() += 1;
+        if let Some(hostname) = &record.hostname {
             *self.hostnames.entry(hostname.clone()).or_default() += 1;
         }
     }
@@ -90,9 +99,13 @@ fn largest<K: Hash + Ord + Clone>(counts: &HashMap<K, u32>, most: usize) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{SERVER, flow};
+    use super::super::fixtures::leased;
+    use super::super::handle::FlowOpener;
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    const SERVER: &str = "198.51.100.9:443";
+    const SOURCE: &str = "203.0.113.16:5000";
 
     fn pair(source: &str, to: &str) -> SourceDestination {
         (SourceAddr::new(source.parse().unwrap()), to.parse().unwrap())
@@ -104,7 +117,8 @@ mod tests {
 
     #[test]
     fn largest_holders_of_pair_come_first() {
-        let table = FlowTable::default();
+        let table = Arc::new(FlowTable::default());
+        let opener = FlowOpener::new(Arc::clone(&table));
         let mut listed = Vec::new();
         for (number, tenant, client, to, hostname) in [
             (0, "acme", "10.0.1.7:1", SERVER, Some("api.example.com")),
@@ -113,7 +127,7 @@ mod tests {
             (2, "beta", "10.0.2.1:1", SERVER, None),
             (3, "acme", "10.0.1.7:3", "198.51.100.9:80", None),
         ] {
-            listed.push(table.list(flow(number, tenant, client, to, hostname)));
+            listed.push(leased(&table, &opener, (number, tenant, client), (SOURCE, to), hostname));
         }
         let towards = pair("203.0.113.16", SERVER);
         let holder = |tenant: &str, client: &str, ports| PortHolder {
@@ -139,7 +153,7 @@ mod tests {
     #[test]
     fn concurrent_pair_counts_are_exact() {
         const PER_WORKER: u64 = 2000;
-        let table = FlowTable::default();
+        let table = Arc::new(FlowTable::default());
         let numbers = AtomicU64::new(0);
         let towards = pair("203.0.113.16", SERVER);
         std::thread::scope(|scope| {
@@ -147,10 +161,14 @@ mod tests {
                 let (table, numbers) = (&table, &numbers);
                 let client = format!("10.0.0.{worker}:1");
                 scope.spawn(move || {
-                    let next = || numbers.fetch_add(1, Ordering::Relaxed);
-                    let _stays = table.list(flow(next(), "stays", &client, SERVER, None));
+                    let opener = FlowOpener::new(Arc::clone(table));
+                    let lease = |tenant| {
+                        let number = numbers.fetch_add(1, Ordering::Relaxed);
+                        leased(table, &opener, (number, tenant, &client), (SOURCE, SERVER), None)
+                    };
+                    let _stays = lease("stays");
                     for _ in 0..PER_WORKER {
-                        drop(table.list(flow(next(), "goes", &client, SERVER, None)));
+                        drop(lease("goes"));
                         assert!(of(table, pair("203.0.113.16", SERVER), Some("goes"), 9).tenants.len() <= 1);
                     }
                 });
