@@ -33,7 +33,7 @@ test() { cargo test --locked; }
 # Installs and boots Egret in a Debian of its own; see scripts/boot/scenarios.sh.
 boot() { scripts/boot-test.sh; }
 # Every benchmark once, so that none rots; nothing is measured.
-bench() { cargo test --locked --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
+bench() { cargo test --locked --bench flows --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
 fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
 scripts() {
     shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run

@@ -37,7 +37,7 @@ pub(super) struct FlowDetails {
     pub(super) listed: Option<ListedDetails>,
 }
 
-/// What re-evaluation knows of a flow that holds a lease, beyond its record.
+/// Details of a flow that holds a lease, for re-evaluation, beyond its record.
 pub(super) struct ListedDetails {
     pub(super) seen: Option<ClientInspection>,
     pub(super) proof: CheckSet,

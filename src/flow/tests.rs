@@ -88,6 +88,13 @@ fn entry_is_readable_in_every_state() {
     assert_eq!(entries[2].record().bytes_down, 1048);
 }
 
+/// An idle flow shall cost 1.6 KiB in all: with its task, which `flow_task_is_small` bounds, and two sockets.
+#[test]
+fn flow_entry_is_small() {
+    let size = size_of::<FlowEntry>();
+    assert!(size <= 456, "{size} bytes");
+}
+
 #[test]
 fn every_sink_hears_each_event_once() {
     let ((first, heard), (second, heard_too)) = (journal(), journal());
