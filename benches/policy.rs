@@ -3,7 +3,10 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egret::addr::{OriginalDestination, PortRange};
 use egret::hostname::{AskedName, HostPattern};
-use egret::policy::{Policy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec};
+use egret::policy::{
+    ClientInspection, FlowFacts, Inspection, Policy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec,
+};
+use jiff::Timestamp;
 use std::fmt::Write as _;
 use std::hint::black_box;
 
@@ -58,17 +61,20 @@ fn decide(c: &mut Criterion) {
             ("denied", |tenant, number| format!("no-{}", name(tenant, number))),
         ];
         for (kind, ask) in kinds {
-            let flows: Vec<(usize, AskedName)> = (0..4096)
+            let flows: Vec<(usize, ClientInspection)> = (0..4096)
                 .map(|n| {
                     let (tenant, number) = place(n);
-                    (tenant, AskedName::from_bytes(ask(tenant, number).as_bytes()))
+                    let name = AskedName::from_bytes(ask(tenant, number).as_bytes());
+                    (tenant, ClientInspection::Asked { name, ech: false, unframed: false })
                 })
                 .collect();
             let mut flows = flows.iter().cycle();
             group.bench_function(BenchmarkId::new(kind, format!("{names}x{tenants}")), |b| {
                 b.iter(|| {
-                    let (tenant, asked) = flows.next().expect("it goes round");
-                    black_box(policy.tenants()[*tenant].decide(black_box(asked), false, black_box(to)))
+                    let (tenant, seen) = flows.next().expect("it goes round");
+                    let seen = Inspection::First(black_box(seen));
+                    let facts = FlowFacts::new(black_box(to), seen, Timestamp::UNIX_EPOCH);
+                    black_box(policy.tenants()[*tenant].judge(&facts))
                 });
             });
         }

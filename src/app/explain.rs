@@ -11,10 +11,13 @@ use crate::admin::{
 use crate::clock;
 use crate::config::{Config, SteeringPorts};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
-use crate::gateway::{EffectiveRules, OwnAddresses, Snapshot};
+use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CompileError, Decision, Explanation, MatchFinding, Policy, TenantRules};
+use crate::policy::{
+    self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
+    MatchFinding, Policy, TenantRules,
+};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -125,24 +128,24 @@ impl ExplainInputs<'_> {
             return Ok(report);
         }
         let UsageSource::Live(snapshot) = self.state else {
-            let ruling = EffectiveRules { rules: tenant, verification: None };
-            self.judge(&mut report, &asked, tenant, Some(ruling));
+            let effective = EffectiveRules { rules: tenant, verification: None };
+            self.judge(&mut report, &asked, tenant, Some(effective));
             return Ok(report);
         };
         let own = &snapshot.tenants[tenant.index];
         report.flows = Some(own.flows.taken());
+        let views = snapshot.views(asked.client);
         let mut in_force = report.clone();
-        self.judge(&mut in_force, &asked, tenant, Some(own.own_rules()));
-        let leading = snapshot.candidate.as_deref();
-        let leading = leading.and_then(|candidate| Some((candidate, candidate.share_of(asked.client)?)));
-        let Some((candidate, percent)) = leading else { return Ok(in_force) };
-        let ruling = candidate.tenant_of(asked.client);
+        self.judge(&mut in_force, &asked, tenant, views.in_force);
+        let Some(CandidateView { rules, share: Some(percent), .. }) = views.candidate else {
+            return Ok(in_force);
+        };
         report.canary = Some(ExplainedCanary {
             percent,
-            tenant: ruling.map(|ruling| ruling.rules.name.to_string()),
+            tenant: rules.map(|own| own.rules.name.to_string()),
             in_force: Box::new(in_force),
         });
-        self.judge(&mut report, &asked, tenant, ruling);
+        self.judge(&mut report, &asked, tenant, rules);
         Ok(report)
     }
 
@@ -152,11 +155,11 @@ impl ExplainInputs<'_> {
         report: &mut ExplainReport,
         asked: &ExplainedFlow,
         tenant: &TenantRules,
-        ruling: Option<EffectiveRules<'_>>,
+        effective: Option<EffectiveRules<'_>>,
     ) {
         let ExplainedFlow { name, ech, client, to } = asked;
         let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
-        if let Some(EffectiveRules { rules, .. }) = ruling {
+        if let Some(EffectiveRules { rules, .. }) = effective {
             let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
             report.inspected = inspected;
             if findings.iter().any(|rule| rule.finding == MatchFinding::PrivateDestination) {
@@ -169,26 +172,29 @@ impl ExplainInputs<'_> {
             report.outcome = Some(explained_outcome(Outcome::DestinationLocal));
             return;
         }
-        let Some(ruling) = ruling else { return };
-        let EffectiveRules { rules, .. } = ruling;
-        let unseen = rules.decide_unseen(to);
-        let decision = match unseen.map_or_else(|| rules.decide(name, ech, to), Decision::Permit) {
-            Decision::Permit(permit) => checks::checked(report, ruling, name, permit),
-            denial @ Decision::Denial(_) => denial,
-        };
-        match decision {
-            Decision::Permit(permit) => {
-                report.rule = permit.rule().map(ToString::to_string);
-                self.leave(report, tenant, client, permit.dial());
-            }
-            Decision::Denial(denial) => {
-                report.rule = denial.rule.as_ref().map(ToString::to_string);
-                report.outcome = Some(explained_outcome(denial.outcome));
-                if let Decision::Permit(permit) = rules.apply_mode(denial, to, now) {
-                    report.would_deny = report.outcome.take();
-                    self.leave(report, tenant, client, permit.dial());
+        let Some(effective) = effective else { return };
+        let EffectiveRules { rules, .. } = effective;
+        let seen = ClientInspection::Asked { name: name.clone(), ech, unframed: false };
+        let facts = FlowFacts::new(to, Inspection::First(&seen), now);
+        let judgement = match rules.judge(&facts) {
+            Judgement::Permit { permit, needs } if permit.would_deny().is_none() => {
+                match checks::checked(report, effective, name, permit, &facts) {
+                    Ok(permit) => Judgement::Permit { permit, needs },
+                    Err(outcome) => {
+                        rules.judge(&FlowFacts { checks: CheckResults::failed(outcome), ..facts })
+                    }
                 }
             }
+            judgement => judgement,
+        };
+        report.rule = judgement.rule().map(ToString::to_string);
+        match judgement {
+            Judgement::Permit { permit, .. } => {
+                report.would_deny = permit.would_deny().map(explained_outcome);
+                self.leave(report, tenant, client, permit.dial());
+            }
+            Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome)),
+            Judgement::NeedsInspection => {} // its result is given
         }
     }
 

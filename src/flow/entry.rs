@@ -1,13 +1,13 @@
 //! A flow's entry in the table.
 
 use super::counters::{MessageCells, MessageCounter};
-use super::live_flow::{CheckSet, LiveFlow, RevocationReason};
+use super::live_flow::{LiveFlow, RevocationReason};
 use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord};
 use super::state::{FlowState, StateCell};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::inspect::Protocol;
-use crate::policy::ClientInspection;
+use crate::policy::{CheckSet, ClientInspection};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};

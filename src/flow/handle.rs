@@ -3,7 +3,7 @@
 use super::counters::MessageCounter;
 use super::entry::{FlowEntry, ListedDetails, RecordGuard, Revocation};
 use super::listing::FlowListing;
-use super::live_flow::CheckSet;
+use super::live_flow::passed_checks;
 use super::record::FlowId;
 use super::sinks::FlowEvent;
 use super::state::FlowState;
@@ -101,7 +101,7 @@ impl FlowHandle {
     /// Lists it as a flow that holds a lease, until the listing is dropped. Its record has tenant, source and address.
     pub fn list<'t>(&self, table: &'t FlowTable, seen: Option<ClientInspection>) -> FlowListing<'t> {
         let mut details = self.entry.lock();
-        let proof = CheckSet::of(&details.record);
+        let proof = passed_checks(&details.record);
         details.listed = Some(ListedDetails { seen, proof, revocation: Revocation::None(None) });
         drop(details);
         FlowListing::new(table, Arc::clone(&self.entry))

@@ -2,7 +2,7 @@
 
 use super::record::{AddressCheck, CertificateCheck, FlowId, FlowRecord};
 use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
-use crate::policy::ClientInspection;
+use crate::policy::{CheckSet, ClientInspection};
 use std::sync::Arc;
 
 /// Copy of what a policy judges a flow by that holds a lease.
@@ -33,22 +33,11 @@ pub struct LiveFlow {
     pub proof: CheckSet,
 }
 
-/// Checks of a flow beyond its name and address: those that succeeded, or those still missing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct CheckSet {
-    /// The address dialled is one of its name's.
-    pub address: bool,
-    /// The server there has a certificate for its name.
-    pub certificate: bool,
-}
-
-impl CheckSet {
-    /// Checks that succeeded before the flow was dialled.
-    pub(super) fn of(record: &FlowRecord) -> Self {
-        Self {
-            address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
-            certificate: record.certificate_check == Some(CertificateCheck::Valid),
-        }
+/// Checks that succeeded before the flow was dialled.
+pub(super) fn passed_checks(record: &FlowRecord) -> CheckSet {
+    CheckSet {
+        address: matches!(record.address_check, Some(AddressCheck::Match | AddressCheck::Resolved)),
+        certificate: record.certificate_check == Some(CertificateCheck::Valid),
     }
 }
 

@@ -20,7 +20,7 @@ pub use counters::{MessageCells, MessageCounter};
 pub use entry::{FlowEntry, RecordGuard};
 pub use handle::{FlowHandle, FlowOpener};
 pub use listing::FlowListing;
-pub use live_flow::{CheckSet, LiveFlow, RevocationReason};
+pub use live_flow::{LiveFlow, RevocationReason};
 pub use pairs::{PairFlows, PortHolder, SourceDestination};
 pub use policy_change::PolicyChange;
 #[cfg(test)]

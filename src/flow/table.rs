@@ -5,9 +5,10 @@
 //! No guard of the map leaves the expression that made it: a second access to the map under a guard could wait for itself.
 
 use super::entry::FlowEntry;
-use super::live_flow::{CheckSet, LiveFlow, RevocationReason};
+use super::live_flow::{LiveFlow, RevocationReason};
 use super::record::FlowId;
 use super::sinks::{FlowEvent, FlowSink};
+use crate::policy::CheckSet;
 use dashmap::DashMap;
 use hashbrown::DefaultHashBuilder;
 use std::sync::Arc;

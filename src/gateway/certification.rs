@@ -1,8 +1,9 @@
 //! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
+use super::effective_rules::VerificationHandles;
 use super::ending::EarlyEnd;
 use super::flow::Flow;
-use super::snapshot::{TenantRuntime, VerificationHandles};
+use super::snapshot::TenantRuntime;
 use super::verification::{CheckedName, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
 use crate::clock;

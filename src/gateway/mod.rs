@@ -9,12 +9,15 @@ mod candidate;
 mod certification;
 mod connection_balancer;
 mod delivery;
+mod effective_rules;
 mod ending;
 mod flow;
 mod guard;
 mod heartbeat;
+mod judged_flow;
 mod leftover;
 mod meters;
+mod policy_views;
 mod recheck;
 mod reevaluate;
 mod refusal;
@@ -28,19 +31,21 @@ mod worker;
 pub use address_mismatches::{AddressMismatch, AddressMismatchLog, MismatchCount};
 pub use admission::{Limit, OwnAddresses, Slot};
 pub use candidate::{
-    CanaryTerms, Candidate, CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind,
-    EffectiveRules, FEWEST, FlowCounts, Rollback, WINDOW,
+    CanaryTerms, Candidate, CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind, FEWEST,
+    FlowCounts, Rollback, WINDOW,
 };
 pub use certification::certificate_refusal;
 pub use connection_balancer::{ConnectionBalancer, MOST_WAITING};
+pub use effective_rules::{EffectiveRules, VerificationHandles};
 pub use flow::Flow;
 pub use heartbeat::Heartbeat;
 pub use meters::{
     CellWriter, CellWriterClaim, FlowCounter, FlowDuration, Meters, TenantHandles, TenantMeters,
 };
+pub use policy_views::{CandidateView, PolicyViews};
 pub use recheck::RecheckSettings;
 pub use reevaluate::ReevaluationCounts;
 pub use server::{ShutdownPhase, run};
-pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
+pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime};
 pub use verification::address_refusal;
 pub use worker::{FlowSettings, GatewayState};

@@ -2,16 +2,17 @@
 //! and within a bounded time, after which a check without result counts as failed.
 
 use super::certification::CertificateProber;
+use super::effective_rules::VerificationHandles;
 use super::reevaluate::Reevaluation;
-use super::snapshot::{Snapshot, VerificationHandles};
+use super::snapshot::Snapshot;
 use super::verification::address_refusal;
 use super::worker::GatewayState;
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::Dialler;
-use crate::flow::{CheckSet, LiveFlow, RevocationReason};
+use crate::flow::{LiveFlow, RevocationReason};
 use crate::hostname::{AskedName, Hostname};
-use crate::policy::ClientInspection;
+use crate::policy::{CheckSet, ClientInspection};
 use crate::verify::{AddressMatch, CertificateVerdict};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -219,7 +220,7 @@ async fn run_check(
     missing: CheckSet,
     dialler: Dialler,
 ) -> Option<CheckResult> {
-    let verification: &VerificationHandles = snapshot.effective_rules(flow)?.verification?;
+    let verification: &VerificationHandles = snapshot.rules_of(flow)?.verification?;
     let (name, to) = (name_of(flow)?, flow.destination);
     if missing.address {
         let found = verification.verifier.names().check(name, to.ip(), &verification.asker).await;

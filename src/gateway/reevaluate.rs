@@ -1,13 +1,14 @@
 //! Re-evaluates live flows under another policy than the one that let them out.
 
-use super::candidate::{Candidate, EffectiveRules};
+use super::candidate::Candidate;
 use super::certification::NO_TLS;
+use super::effective_rules::EffectiveRules;
 use super::snapshot::Snapshot;
 use super::worker::GatewayState;
 use crate::addr::OriginalDestination;
-use crate::flow::{CheckSet, LiveFlow, RevocationReason};
+use crate::flow::{LiveFlow, RevocationReason};
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
+use crate::policy::{CheckResults, CheckSet, ClientInspection, FlowFacts, Inspection, Judgement};
 use jiff::Timestamp;
 use std::cell::Cell;
 
@@ -55,8 +56,9 @@ impl GatewayState {
     pub fn preview_reevaluation(&self, candidate: &Candidate, now: Timestamp) -> ReevaluationCounts {
         let mut judged = ReevaluationCounts::default();
         self.table.each(|flow| {
-            let ruling = candidate.tenant_of(flow.client).filter(|ruling| *ruling.rules.name == *flow.tenant);
-            match reevaluate(ruling, flow, now) {
+            let effective =
+                candidate.tenant_of(flow.client).filter(|effective| *effective.rules.name == *flow.tenant);
+            match reevaluate(effective, flow, now) {
                 Reevaluation::Reset(_) => judged.revoked += 1,
                 Reevaluation::NeedsCheck(_) => judged.unproved += 1,
                 Reevaluation::Keep => {}
@@ -92,69 +94,163 @@ impl Snapshot {
         if !self.revokes {
             return Reevaluation::Keep;
         }
-        reevaluate(self.effective_rules(flow), flow, now)
+        reevaluate(self.rules_of(flow), flow, now)
+    }
+
+    /// Rules that a live flow is judged by: those of the policy in force, or the candidate's if it let the flow out and
+    /// is still enforced for the client.
+    pub(super) fn rules_of(&self, flow: &LiveFlow) -> Option<EffectiveRules<'_>> {
+        let views = self.views_if_unchanged(flow.client, &flow.tenant)?;
+        if flow.canary { views.enforced() } else { views.in_force }
     }
 }
 
 /// Re-evaluates a live flow by the rules for its client; `None`: the client belongs to another tenant.
-fn reevaluate(ruling: Option<EffectiveRules<'_>>, flow: &LiveFlow, now: Timestamp) -> Reevaluation {
-    let Some(ruling) = ruling else { return Reevaluation::Reset(RevocationReason::OF_ANOTHER_TENANT) };
-    let permit = match current_permit(ruling.rules, flow, now) {
-        Ok(permit) => permit,
-        Err(_) if flow.seen.is_none() => return Reevaluation::Reset(RevocationReason(NOT_INSPECTED)),
-        Err(outcome) => return Reevaluation::Reset(RevocationReason(outcome.as_str())),
+fn reevaluate(effective: Option<EffectiveRules<'_>>, flow: &LiveFlow, now: Timestamp) -> Reevaluation {
+    let Some(EffectiveRules { rules, .. }) = effective else {
+        return Reevaluation::Reset(RevocationReason::OF_ANOTHER_TENANT);
     };
-    if ruling.rules.mode.monitors(now) {
-        return Reevaluation::Keep;
-    }
-    if flow.unfollowed && (flow.tls || permit.is_for_one_request()) {
-        return Reevaluation::Reset(RevocationReason(NOT_FOLLOWED));
-    }
-    let certificate = permit.certificate() == CertificateRule::Require;
-    let address = match permit.destination() {
-        DestinationRule::Original | DestinationRule::Observe => false,
-        // If it is one of the name's, a new flow could be resolved to it.
-        DestinationRule::Verify | DestinationRule::Resolve => true,
+    let past = PastInspection {
+        inspected: flow.seen.is_some(),
+        unfollowed: flow.unfollowed,
+        tls: flow.tls,
+        monitors: rules.mode.monitors(now),
     };
-    let missing = CheckSet {
-        address: address && !flow.proof.address,
-        certificate: certificate && !flow.proof.certificate,
+    past.reevaluation(rules.judge(&facts(flow, now)))
+}
+
+/// Inspection of a flow that was let out without: it cannot be made any more, and there is no name.
+const UNINSPECTED: ClientInspection = ClientInspection::Unclear(Outcome::NoHostname);
+
+/// Facts of a live flow.
+fn facts(flow: &LiveFlow, now: Timestamp) -> FlowFacts<'_> {
+    let seen = flow.seen.as_ref().unwrap_or(&UNINSPECTED);
+    let checks = CheckResults { passed: flow.proof, failed: None };
+    let (dialled, reached) = match flow.asked {
+        Some(asked) => (asked, Some(flow.destination)),
+        None => (OriginalDestination::new(flow.destination.socket()), None),
     };
-    if missing == CheckSet::default() {
-        return Reevaluation::Keep;
-    }
-    if missing.certificate && !flow.tls {
-        Reevaluation::Reset(RevocationReason(NO_TLS))
-    } else {
-        Reevaluation::NeedsCheck(missing)
+    FlowFacts { dialled, reached, inspection: Inspection::First(seen), checks, now }
+}
+
+/// Traits of a live flow that no check can make up for.
+#[derive(Clone, Copy)]
+struct PastInspection {
+    inspected: bool,
+    /// True if its further requests or hellos are not judged.
+    unfollowed: bool,
+    tls: bool,
+    /// True if the tenant is in monitor mode now, which needs none of it.
+    monitors: bool,
+}
+
+impl PastInspection {
+    /// Consequence of a judgement for a live flow.
+    fn reevaluation(self, judgement: Judgement) -> Reevaluation {
+        let reset = |why| Reevaluation::Reset(RevocationReason(why));
+        match judgement {
+            Judgement::NeedsInspection => reset(NOT_INSPECTED),
+            Judgement::Deny(_) if !self.inspected => reset(NOT_INSPECTED),
+            Judgement::Deny(denial) => reset(denial.outcome.as_str()),
+            Judgement::Permit { .. } if self.monitors => Reevaluation::Keep,
+            Judgement::Permit { permit, needs } => {
+                if self.unfollowed && (self.tls || permit.is_for_one_request()) {
+                    reset(NOT_FOLLOWED)
+                } else if needs.certificate && !self.tls {
+                    reset(NO_TLS)
+                } else if needs.is_empty() {
+                    Reevaluation::Keep
+                } else {
+                    Reevaluation::NeedsCheck(needs)
+                }
+            }
+        }
     }
 }
 
-/// Permit for the address that the flow went to, if the rules also permit the address that its client dialled; or the
-/// outcome of a new flow.
-fn current_permit(rules: &policy::TenantRules, flow: &LiveFlow, now: Timestamp) -> Result<Permit, Outcome> {
-    let unknown = ClientInspection::Unclear(Outcome::NoHostname);
-    let seen = flow.seen.as_ref().unwrap_or(&unknown);
-    let judge = |to| {
-        permit_or_outcome(
-            rules.decide_unseen(to).map_or_else(|| rules.judge(seen, to, now), Decision::Permit),
-        )
-    };
-    let went_to = OriginalDestination::new(flow.destination.socket());
-    let Some(asked) = flow.asked else { return judge(went_to) };
-    let permit = judge(asked)?;
-    let (DestinationRule::Resolve, ClientInspection::Asked { name, .. }) = (permit.destination(), seen)
-    else {
-        return judge(went_to);
-    };
-    rules
-        .redirect(&permit, name, went_to.ip())
-        .or_else(|outcome| permit_or_outcome(rules.apply_mode(Denial { outcome, rule: None }, went_to, now)))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::written::judge;
 
-fn permit_or_outcome(decision: Decision) -> Result<Permit, Outcome> {
-    match decision {
-        Decision::Permit(permit) => Ok(permit),
-        Decision::Denial(denial) => Err(denial.outcome),
+    const NAMES: &str = "web allow a.example; v allow v.example verify; c allow c.example require; \
+                         one allow one.example first-request; bad deny b.example";
+    const CIDRS: &str = "net allow 192.0.2.0/24";
+
+    /// `keep`, `check address`, `check certificate`, or the reason for a reset.
+    fn reevaluation(rules: &str, mode: &str, facts: &str, traits: &str) -> String {
+        let has = |word| traits.split(' ').any(|has| has == word);
+        let past = PastInspection {
+            inspected: !has("uninspected"),
+            unfollowed: has("unfollowed"),
+            tls: has("tls"),
+            monitors: mode == "monitor",
+        };
+        match past.reevaluation(judge(rules, mode, facts)) {
+            Reevaluation::Keep => "keep".to_owned(),
+            Reevaluation::Reset(RevocationReason(why)) => why.to_owned(),
+            Reevaluation::NeedsCheck(CheckSet { address, certificate }) => {
+                format!(
+                    "check{}{}",
+                    if address { " address" } else { "" },
+                    if certificate { " certificate" } else { "" }
+                )
+            }
+        }
+    }
+
+    #[test]
+    fn live_flows_are_reevaluated() {
+        let rows = [
+            (NAMES, "enforce", "asks a.example 192.0.2.1:443", "tls", "keep"),
+            (NAMES, "enforce", "asks b.example 192.0.2.1:443", "tls", "denied_by_rule"),
+            (NAMES, "enforce", "asks other.example 192.0.2.1:443", "tls", "not_allowed"),
+            (NAMES, "monitor", "asks b.example 192.0.2.1:443", "tls", "keep"),
+            (NAMES, "monitor", "asks b.example 169.254.169.254:443", "tls", "denied_by_rule"),
+            (NAMES, "monitored", "asks other.example 192.0.2.1:443", "tls", "not_allowed"),
+            // Flows that were not inspected, or not understood.
+            (CIDRS, "enforce", "unclear no_hostname 192.0.2.1:7000", "uninspected", NOT_INSPECTED),
+            (NAMES, "enforce", "unclear no_hostname 192.0.2.1:7000", "uninspected", NOT_INSPECTED),
+            (
+                "raw allow 192.0.2.0/24 uninspected",
+                "enforce",
+                "unclear no_hostname 192.0.2.1:7000",
+                "uninspected",
+                "keep",
+            ),
+            (
+                "raw allow 192.0.2.0/24 uninspected; no deny :7000",
+                "enforce",
+                "unclear no_hostname 192.0.2.1:7000",
+                "uninspected",
+                NOT_INSPECTED,
+            ),
+            (CIDRS, "monitor", "unclear no_hostname 192.0.2.1:7000", "uninspected", "keep"),
+            (CIDRS, "enforce", "unclear inspect_timeout 192.0.2.1:7000", "", "inspect_timeout"),
+            // Flows whose further requests or hellos nobody judges.
+            (NAMES, "enforce", "asks a.example 192.0.2.1:80", "unfollowed", NOT_FOLLOWED),
+            (NAMES, "enforce", "asks a.example 192.0.2.1:443", "unfollowed tls", NOT_FOLLOWED),
+            (NAMES, "enforce", "asks one.example 192.0.2.1:80", "unfollowed", "keep"),
+            (NAMES, "monitor", "asks a.example 192.0.2.1:80", "unfollowed", "keep"),
+            (CIDRS, "enforce", "asks a.example 192.0.2.1:80", "unfollowed", "keep"),
+            (
+                "net allow 192.0.2.0/24; bad deny b.example",
+                "enforce",
+                "asks a.example 192.0.2.1:80",
+                "unfollowed",
+                NOT_FOLLOWED,
+            ),
+            // Checks that were not made before.
+            (NAMES, "enforce", "asks v.example 192.0.2.1:443", "tls", "check address"),
+            (NAMES, "enforce", "asks v.example 192.0.2.1:443 passed address", "tls", "keep"),
+            (NAMES, "enforce", "asks c.example 192.0.2.1:443", "tls", "check certificate"),
+            (NAMES, "enforce", "asks c.example 192.0.2.1:443 passed certificate", "tls", "keep"),
+            (NAMES, "enforce", "asks c.example 192.0.2.1:80", "", NO_TLS),
+            (NAMES, "monitor", "asks v.example 192.0.2.1:443", "tls", "keep"),
+            (NAMES, "monitor", "asks c.example 192.0.2.1:80", "", "keep"),
+        ];
+        for (rules, mode, facts, traits, expected) in rows {
+            assert_eq!(reevaluation(rules, mode, facts, traits), expected, "{mode}: {facts}, {traits}");
+        }
     }
 }

@@ -3,21 +3,21 @@
 //! Each step consumes the result of the one before it, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
-use super::candidate::effective_decision::EffectiveDecision;
-use super::candidate::{CandidateEvaluation, EffectiveRules};
 use super::ending::{EarlyEnd, finish, stop};
 use super::flow::Flow;
 use super::guard::{PolicyGuard, outcome_of};
+use super::judged_flow;
 use super::meters::{FlowCounter, FlowDuration};
+use super::policy_views::FlowViews;
 use super::snapshot::TenantRuntime;
 use super::upstream::{UpstreamConnection, connect, dial};
 use super::verification;
 use super::worker::Worker;
-use crate::flow::{NameSource, PolicyVerdict, RevocationReason};
+use crate::flow::{NameSource, RevocationReason};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{ClientInspection, Decision, Denial, Permit};
+use crate::policy::{CheckSet, ClientInspection, Denial, Judgement, Permit};
 use crate::relay::{self, Guarded};
 use crate::sys::socket::Socket;
 use std::pin::pin;
@@ -60,15 +60,17 @@ async fn open<'w>(
     client: &Socket,
     flow: &mut Flow,
 ) -> Result<ConnectedFlow<'w>, EarlyEnd> {
-    let AdmittedFlow { mut tenant, evaluation } = admit(worker, flow)?;
-    let PermittedFlow { permit, seen, evaluation, guard } =
-        decide(worker, &mut tenant, evaluation, client, flow).await?;
-    let mut upstream = if permit.needs_checks() {
+    let mut views = admit(worker, flow)?;
+    let PermittedFlow { permit, needs, seen, guard } = decide(worker, &mut views, client, flow).await?;
+    let (tenant, mut upstream) = if permit.needs_checks() {
         // Boxed: flows that are not verified do not carry the room for it.
-        Box::pin(verification::dial(worker, &tenant, evaluation, client, permit, seen, flow)).await?
+        let verified = verification::dial(worker, &views, client, (permit, needs), seen, flow);
+        let upstream = Box::pin(verified).await?;
+        (views.tenant, upstream)
     } else {
-        drop(evaluation);
-        dial(worker, &tenant, permit, seen, flow)?
+        let tenant = views.tenant;
+        let upstream = dial(worker, &tenant, permit, seen, flow)?;
+        (tenant, upstream)
     };
     if !upstream.lease.is_connected() {
         connect(worker, &tenant, client, &mut upstream, flow).await?;
@@ -76,26 +78,20 @@ async fn open<'w>(
     Ok(ConnectedFlow { upstream, guard })
 }
 
-/// An admitted flow's tenant and candidate.
-struct AdmittedFlow {
-    tenant: Arc<TenantRuntime>,
-    /// `None` if no candidate is loaded.
-    evaluation: Option<Box<CandidateEvaluation>>,
-}
-
 /// Finds the tenant, and takes a slot for the flow.
-fn admit(worker: &Worker, flow: &mut Flow) -> Result<AdmittedFlow, EarlyEnd> {
+fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, EarlyEnd> {
     let snapshot = worker.gateway.snapshot.load();
-    let evaluation =
-        snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.evaluation(flow.client())));
-    let Some(tenant) = snapshot.tenant_of(flow.client()) else {
+    let client = flow.client();
+    let Some(tenant) = snapshot.tenant_of(client) else {
         let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
-        return Err(deny_uninspected(None, evaluation.as_deref(), flow, denial));
+        let facts = judged_flow::facts(flow, None);
+        judged_flow::compare(snapshot.views(client), &facts, &Judgement::Deny(denial.clone()), flow);
+        return Err(judged_flow::deny(flow, denial));
     };
-    let tenant = Arc::clone(tenant);
+    let views = FlowViews::hold(&snapshot, tenant, client);
     flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
     // A client with an address of the gateway's own is a loop, or forged.
-    if snapshot.own.contain(flow.destination().ip()) || snapshot.own.contain(flow.client().ip()) {
+    if snapshot.own.contain(flow.destination().ip()) || snapshot.own.contain(client.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
     flow.place = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
@@ -103,119 +99,70 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<AdmittedFlow, EarlyEnd> {
         let detail = Some("the gateway is nearly full, and the tenant has its share of it");
         return Err(EarlyEnd { outcome: Outcome::TenantFlowLimit, detail });
     }
-    Ok(AdmittedFlow { tenant, evaluation })
+    Ok(views)
 }
 
 /// Guard of a flow while it is relayed; `None` if it needs none.
 type MaybeGuarded<'w> = Option<Box<Guarded<PolicyGuard<'w>>>>;
 
-/// A permitted flow, and what it was decided by.
+/// A permitted flow.
 struct PermittedFlow<'w> {
     permit: Permit,
+    /// Checks that it needs before it is dialled.
+    needs: CheckSet,
     /// `None` if it was not inspected.
     seen: Option<ClientInspection>,
-    evaluation: Option<Box<CandidateEvaluation>>,
     guard: MaybeGuarded<'w>,
 }
 
-/// Inspects the client's first bytes where rules need them, and decides.
+/// Judges the flow, and inspects the client's first bytes where rules need them.
 async fn decide<'w>(
     worker: &'w Worker,
-    tenant: &mut Arc<TenantRuntime>,
-    mut evaluation: Option<Box<CandidateEvaluation>>,
+    views: &mut FlowViews,
     client: &Socket,
     flow: &mut Flow,
 ) -> Result<PermittedFlow<'w>, EarlyEnd> {
-    let (to, time) = (flow.destination(), flow.time());
-    let unseen = enforced_rules(tenant, evaluation.as_deref(), flow)?.rules.decide_unseen(to);
-    let (seen, inspected, decision) = if let Some(permit) = unseen {
-        (None, None, Decision::Permit(permit))
-    } else {
-        let (seen, inspected) = inspect(worker, tenant, client, flow).await?;
-        refresh_after_reload(worker, tenant, &mut evaluation, flow)?;
-        let decision = enforced_rules(tenant, evaluation.as_deref(), flow)?.rules.judge(&seen, to, time);
-        (Some(seen), inspected, decision)
+    let (seen, inspected, judgement) = match views.get().judge(&judged_flow::facts(flow, None)) {
+        Judgement::NeedsInspection => {
+            let (seen, inspected) = inspect(worker, &views.tenant, client, flow).await?;
+            refresh_after_reload(worker, views, flow)?;
+            let judgement = views.get().judge(&judged_flow::facts(flow, Some(&seen)));
+            (Some(seen), inspected, judgement)
+        }
+        judgement => (None, None, judgement),
     };
     // Checks of names count in the comparison, and are made later.
-    let asks = matches!(&decision, Decision::Permit(permit) if permit.needs_checks());
-    if let Some(evaluation) = evaluation.as_ref().filter(|_| !asks) {
-        evaluation.compare(Some(&tenant.policy), flow, seen.as_ref(), EffectiveDecision::from(&decision));
+    if !judgement.needs_checks() {
+        let facts = judged_flow::facts(flow, seen.as_ref());
+        judged_flow::compare(views.get(), &facts, &judgement, flow);
     }
-    if decision.deny_reason() == Some(Outcome::MalformedHttp)
+    if judgement.deny_reason() == Some(Outcome::MalformedHttp)
         && let Some(Inspected { unframed, .. }) = inspected
     {
         flow.record().detail = unframed;
     }
-    let permit = match decision {
-        Decision::Permit(permit) => permit,
-        Decision::Denial(denial) => return Err(deny(flow, denial)),
+    let (permit, needs) = match judgement {
+        Judgement::Permit { permit, needs } => (permit, needs),
+        Judgement::Deny(denial) => return Err(judged_flow::deny(flow, denial)),
+        Judgement::NeedsInspection => return Err(Outcome::NoHostname.into()), // it was inspected
     };
-    let monitors = enforced_rules(tenant, evaluation.as_deref(), flow)?.rules.mode.monitors(time);
+    let monitors = views.get().enforced().is_some_and(|own| own.rules.mode.monitors(flow.time()));
     let guard = inspected.and_then(|inspected| PolicyGuard::of(&inspected, &permit, worker, flow, monitors));
     flow.set_unfollowed(guard.is_none() && flow.protocol() == Some(Protocol::Http));
-    Ok(PermittedFlow { permit: allow(flow, permit), seen, evaluation, guard })
-}
-
-/// Rules enforced for the flow: the tenant's, or the candidate's.
-pub(super) fn enforced_rules<'a>(
-    tenant: &'a TenantRuntime,
-    evaluation: Option<&'a CandidateEvaluation>,
-    flow: &mut Flow,
-) -> Result<EffectiveRules<'a>, EarlyEnd> {
-    let own = tenant.own_rules();
-    evaluation.map_or(Some(own), |evaluation| evaluation.enforced_rules(own)).ok_or_else(|| {
-        let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
-        deny_uninspected(Some(tenant), evaluation, flow, denial)
-    })
+    judged_flow::allow(flow, &permit);
+    Ok(PermittedFlow { permit, needs, seen, guard })
 }
 
 /// Switches to the current configuration, which may have been replaced during the inspection.
-fn refresh_after_reload(
-    worker: &Worker,
-    tenant: &mut Arc<TenantRuntime>,
-    evaluation: &mut Option<Box<CandidateEvaluation>>,
-    flow: &Flow,
-) -> Result<(), EarlyEnd> {
+fn refresh_after_reload(worker: &Worker, views: &mut FlowViews, flow: &Flow) -> Result<(), EarlyEnd> {
     let snapshot = worker.gateway.snapshot.load();
-    if snapshot.has(tenant) && evaluation.is_none() && snapshot.candidate.is_none() {
+    if views.are_current(&snapshot) {
         return Ok(());
     }
     let client = flow.client();
-    let now = snapshot.tenant_if_unchanged(client, &tenant.policy.name);
-    *tenant = Arc::clone(now.ok_or(RevocationReason::OF_ANOTHER_TENANT)?);
-    *evaluation = snapshot.candidate.as_ref().map(|candidate| Box::new(candidate.evaluation(client)));
+    let now = snapshot.tenant_if_unchanged(client, &views.tenant.policy.name);
+    *views = FlowViews::hold(&snapshot, now.ok_or(RevocationReason::OF_ANOTHER_TENANT)?, client);
     Ok(())
-}
-
-/// Denies a flow that needs no inspection.
-fn deny_uninspected(
-    tenant: Option<&TenantRuntime>,
-    evaluation: Option<&CandidateEvaluation>,
-    flow: &mut Flow,
-    denial: Denial,
-) -> EarlyEnd {
-    let decision = Decision::Denial(denial.clone());
-    if let Some(evaluation) = evaluation {
-        evaluation.compare(
-            tenant.map(|tenant| &*tenant.policy),
-            flow,
-            None,
-            EffectiveDecision::from(&decision),
-        );
-    }
-    deny(flow, denial)
-}
-
-pub(super) fn deny(flow: &mut Flow, denial: Denial) -> EarlyEnd {
-    flow.record().rule = denial.rule;
-    denial.outcome.into()
-}
-
-pub(super) fn allow(flow: &mut Flow, permit: Permit) -> Permit {
-    flow.record().verdict = Some(PolicyVerdict::Allow);
-    flow.record().would_deny = permit.would_deny();
-    flow.record().rule = permit.rule().cloned();
-    permit
 }
 
 /// Inspects the client's first bytes. Returns the result for policy, and its details if they are clear.

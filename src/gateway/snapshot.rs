@@ -1,14 +1,13 @@
 //! Immutable configuration snapshot read by workers, replaced as a whole: tenants with all that their flows use.
 
 use super::admission::{Limit, OwnAddresses};
-use super::candidate::{Candidate, EffectiveRules};
+use super::candidate::Candidate;
+use super::effective_rules::{EffectiveRules, VerificationHandles};
 use super::meters::TenantMeters;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
-use crate::flow::LiveFlow;
 use crate::policy::{self, ConnectedNetworks, Policy};
-use crate::verify::{TenantLookups, Verifier};
-use metrics::Counter;
+use crate::verify::Verifier;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -53,18 +52,6 @@ pub struct TenantRuntime {
     pub verification: Option<Arc<VerificationHandles>>,
 }
 
-/// Handles that a tenant's flows need for checks of names.
-pub struct VerificationHandles {
-    /// Looks up names and probes certificates.
-    pub verifier: Arc<Verifier>,
-    /// Tenant that lookups are made for.
-    pub asker: TenantLookups,
-    /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
-    pub address_checks: Box<[Counter]>,
-    /// `egret_certificate_checks_total`, likewise by [`CertificateCheck`](super::CertificateCheck).
-    pub certificate_checks: Box<[Counter]>,
-}
-
 impl Snapshot {
     /// Returns the tenant by the longest matching prefix of the client's address.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<TenantRuntime>> {
@@ -91,26 +78,6 @@ impl Snapshot {
         tenant: &str,
     ) -> Option<&Arc<TenantRuntime>> {
         self.tenant_of(client).filter(|now| *now.policy.name == *tenant)
-    }
-
-    /// Rules enforced for a tenant's client: the tenant's, or the candidate's. `None` if the candidate's are, and it
-    /// has no tenant for the client.
-    pub(super) fn enforced_rules<'a>(
-        &'a self,
-        client: ClientAddr,
-        tenant: &'a TenantRuntime,
-    ) -> Option<EffectiveRules<'a>> {
-        match self.candidate.as_deref().filter(|candidate| candidate.share_of(client).is_some()) {
-            Some(candidate) => candidate.tenant_of(client),
-            None => Some(tenant.own_rules()),
-        }
-    }
-
-    /// Rules that a live flow is judged by: those of the policy in force, or the candidate's if it let the flow out and
-    /// is still enforced for the client.
-    pub(super) fn effective_rules<'a>(&'a self, flow: &LiveFlow) -> Option<EffectiveRules<'a>> {
-        let tenant = self.tenant_if_unchanged(flow.client, &flow.tenant)?;
-        if flow.canary { self.enforced_rules(flow.client, tenant) } else { Some(tenant.own_rules()) }
     }
 }
 

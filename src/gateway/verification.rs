@@ -2,25 +2,28 @@
 //! docs/verify.md says what each result guarantees.
 
 use super::address_mismatches::AddressMismatch;
-use super::candidate::effective_decision::EffectiveDecision;
-use super::candidate::{CandidateEvaluation, EffectiveRules};
+use super::effective_rules::{EffectiveRules, VerificationHandles};
 use super::ending::EarlyEnd;
 use super::flow::Flow;
-use super::session;
-use super::snapshot::{TenantRuntime, VerificationHandles};
+use super::judged_flow;
+use super::policy_views::FlowViews;
+use super::snapshot::TenantRuntime;
 use super::upstream::{self, UpstreamConnection};
 use super::worker::{GatewayState, Worker};
 use crate::addr::DialAddr;
 use crate::clock;
 use crate::egress::{DialError, race};
 use crate::flow::AddressCheck;
-use crate::hostname::{AskedName, Hostname};
+use crate::hostname::Hostname;
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
+use crate::policy::{
+    self, CertificateRule, CheckResults, CheckSet, ClientInspection, DestinationRule, FlowFacts, Judgement,
+    Permit,
+};
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::socket::Socket;
 use crate::verify::{AddressMatch, LookupError, ResolveError};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,56 +33,56 @@ pub(super) const MOST_TRIED: usize = 8;
 /// RFC 8305 §5: the recommended delay between attempts.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Makes the checks that the rule requires, and dials.
+/// Makes the checks that the permit needs, judges the flow by their results, and dials.
 pub(super) async fn dial<'w>(
     worker: &'w Worker,
-    tenant: &Arc<TenantRuntime>,
-    evaluation: Option<Box<CandidateEvaluation>>,
+    views: &FlowViews,
     client: &Socket,
-    permit: Permit,
+    (permit, needs): (Permit, CheckSet),
     seen: Option<ClientInspection>,
     flow: &mut Flow,
 ) -> Result<UpstreamConnection<'w>, EarlyEnd> {
-    let EffectiveRules { rules, verification } =
-        session::enforced_rules(tenant, evaluation.as_deref(), flow)?;
+    let effective = views.get().enforced();
     // Rules with checks match by name, and their tenant always has a verification.
-    let (Some(name), Some(verification)) = (flow.hostname(), verification) else {
+    let (Some(name), Some(EffectiveRules { rules, verification: Some(verification) })) =
+        (flow.hostname(), effective)
+    else {
         return Err(Outcome::ResolverUnavailable.into());
     };
-    let asked = CheckedName { worker, tenant, rules, verification, name: &name };
+    let asked = CheckedName { worker, tenant: &views.tenant, rules, verification, name: &name };
     let observes = permit.certificate() == CertificateRule::Observe;
-    let permits = match asked.route(client, permit, flow).await {
-        Ok(permits) => Ok(permits),
-        Err(ended) => deny(rules, flow, ended).map(|permit| vec![permit]),
+    let mut facts = judged_flow::facts(flow, seen.as_ref());
+    let routed = asked.route(client, (permit, needs), &facts, flow).await;
+    facts.checks = match &routed {
+        Ok(_) => CheckResults { passed: needs, failed: None },
+        Err(ended) if ended.outcome.is_denial() => CheckResults::failed(ended.outcome),
+        Err(_) => CheckResults::default(),
     };
-    if let Some(evaluation) = &evaluation {
-        let denied = permits.as_ref().err().map(|ended| ended.outcome).filter(|outcome| outcome.is_denial());
-        let word = EffectiveDecision { rule: flow.rule(), denied };
-        evaluation.compare(Some(&tenant.policy), flow, seen.as_ref(), word);
-    }
-    let permits = permits?;
+    let judgement = views.get().judge(&facts);
+    judged_flow::compare(views.get(), &facts, &judgement, flow);
+    let permits = match routed {
+        Ok(permits) => permits,
+        Err(ended) if facts.checks.failed.is_none() => return Err(ended),
+        Err(ended) => {
+            flow.record().detail = ended.detail;
+            match judgement {
+                Judgement::Permit { permit, .. } => {
+                    judged_flow::allow(flow, &permit);
+                    vec![permit]
+                }
+                Judgement::Deny(denial) => return Err(judged_flow::deny(flow, denial)),
+                Judgement::NeedsInspection => return Err(ended),
+            }
+        }
+    };
     let upstream = match <[Permit; 1]>::try_from(permits) {
-        Ok([permit]) => upstream::dial(worker, tenant, permit, seen, flow)?,
-        Err(permits) => dial_first(worker, tenant, client, permits, seen, flow).await?,
+        Ok([permit]) => upstream::dial(worker, &views.tenant, permit, seen, flow)?,
+        Err(permits) => dial_first(worker, &views.tenant, client, permits, seen, flow).await?,
     };
     if observes {
         asked.observe_certificate(flow);
     }
     Ok(upstream)
-}
-
-/// Denies a flow that the rules had permitted and a check has not, unless monitor mode waives that.
-fn deny(rules: &policy::TenantRules, flow: &mut Flow, ended: EarlyEnd) -> Result<Permit, EarlyEnd> {
-    if !ended.outcome.is_denial() {
-        return Err(ended);
-    }
-    flow.record().verdict = None;
-    flow.record().detail = ended.detail;
-    let denial = Denial { outcome: ended.outcome, rule: flow.rule() };
-    match rules.apply_mode(denial, flow.destination(), flow.time()) {
-        Decision::Permit(permit) => Ok(session::allow(flow, permit)),
-        Decision::Denial(denial) => Err(session::deny(flow, denial)),
-    }
 }
 
 /// A flow's name, with what its checks need.
@@ -94,8 +97,13 @@ pub(super) struct CheckedName<'a> {
 
 impl CheckedName<'_> {
     /// Makes the checks. Returns the permits to dial, in their order; at least one.
-    async fn route(&self, client: &Socket, permit: Permit, flow: &mut Flow) -> Result<Vec<Permit>, EarlyEnd> {
-        let required = permit.certificate() == CertificateRule::Require;
+    async fn route(
+        &self,
+        client: &Socket,
+        (permit, needs): (Permit, CheckSet),
+        facts: &FlowFacts<'_>,
+        flow: &mut Flow,
+    ) -> Result<Vec<Permit>, EarlyEnd> {
         let permits = match permit.destination() {
             DestinationRule::Original => vec![permit],
             DestinationRule::Observe => {
@@ -107,10 +115,10 @@ impl CheckedName<'_> {
                 vec![permit]
             }
             DestinationRule::Resolve => {
-                self.run_bounded(client, self.resolve(&permit, flow)).await.flatten()?
+                self.run_bounded(client, self.resolve(&permit, facts, flow)).await.flatten()?
             }
         };
-        if required {
+        if needs.certificate {
             return self.run_bounded(client, self.certified(permits, flow)).await.flatten();
         }
         Ok(permits)
@@ -162,7 +170,12 @@ impl CheckedName<'_> {
     }
 
     /// Resolves the name. Returns permits for those of its addresses that policy allows; at least one.
-    async fn resolve(&self, permit: &Permit, flow: &mut Flow) -> Result<Vec<Permit>, EarlyEnd> {
+    async fn resolve(
+        &self,
+        permit: &Permit,
+        facts: &FlowFacts<'_>,
+        flow: &mut Flow,
+    ) -> Result<Vec<Permit>, EarlyEnd> {
         let VerificationHandles { verifier, asker, .. } = &**self.verification;
         let families = self.tenant.pool.families();
         let asking = verifier.names().resolve(self.name, &families, asker);
@@ -178,7 +191,6 @@ impl CheckedName<'_> {
         };
         flow.record().address_check = Some(found);
         self.verification.address_checks[found as usize].increment(1);
-        let asked = AskedName::Valid(self.name.clone());
         let snapshot = self.worker.gateway.snapshot.load();
         let leads_to = |ip: IpAddr| {
             // To the kernel an IPv4-mapped address is the IPv4 address.
@@ -186,7 +198,8 @@ impl CheckedName<'_> {
             if snapshot.own.contain(ip) {
                 return Err(Outcome::DestinationLocal);
             }
-            self.rules.redirect(permit, &asked, ip)
+            let reached = Some(DialAddr::new(SocketAddr::new(ip, permit.dial().port())));
+            self.rules.judge(&FlowFacts { reached, ..*facts }).allowed()
         };
         let (mut permits, mut refused) = (Vec::new(), Outcome::NameUnresolved);
         for ip in addresses?.into_iter().rev() {

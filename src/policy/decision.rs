@@ -1,37 +1,26 @@
-//! Decisions on flows, as values that the next step consumes.
+//! Judgements on flows, as values that the next step consumes.
 
+use super::facts::{CheckFailure, CheckSet};
 use super::{CertificateRule, DestinationRule};
 use crate::addr::{DialAddr, OriginalDestination};
 use crate::outcome::Outcome;
 use std::sync::Arc;
 
-/// Decision on a flow.
+/// Judgement of one policy on a flow.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It may leave.
-    Permit(Permit),
-    /// It may not.
-    Denial(Denial),
-}
-
-impl Decision {
-    /// Label of the rule that decides, if one does.
-    pub fn rule(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Permit(permit) => permit.rule(),
-            Self::Denial(denial) => denial.rule.as_ref(),
-        }
-    }
-}
-
-impl Decision {
-    /// Reason for a denial, including one that monitor mode has waived.
-    pub fn deny_reason(&self) -> Option<Outcome> {
-        match self {
-            Self::Permit(permit) => permit.would_deny,
-            Self::Denial(denial) => Some(denial.outcome),
-        }
-    }
+#[must_use = "a judgement is there to be carried out"]
+pub enum Judgement {
+    /// Unknown until the client's first bytes are inspected.
+    NeedsInspection,
+    /// It may leave, once these checks have succeeded.
+    Permit {
+        /// Permission to dial.
+        permit: Permit,
+        /// Required checks that have not succeeded yet.
+        needs: CheckSet,
+    },
+    /// It may not leave.
+    Deny(Denial),
 }
 
 /// Permission to dial one address, once. Only this room makes one, and dialling consumes it.
@@ -89,8 +78,8 @@ impl Permit {
         self.certificate
     }
 
-    /// Choice of the address to dial. With `Resolve`, [`TenantRules::redirect`](super::TenantRules::redirect) decides about each
-    /// resolved address; with `Verify`, the address has to be checked first.
+    /// Choice of the address to dial. With `Resolve`, each resolved address is judged as the one that is reached; with
+    /// `Verify`, the address has to be checked first.
     pub fn destination(&self) -> DestinationRule {
         self.destination
     }
@@ -131,5 +120,91 @@ impl Permit {
     /// Consumes the permit.
     pub fn into_dial(self) -> DialAddr {
         self.dial
+    }
+
+    /// Checks that its rule requires.
+    pub(super) fn required_checks(&self) -> CheckSet {
+        let address = match self.destination() {
+            DestinationRule::Original | DestinationRule::Observe => false,
+            // An address that is one of the name's is one that a new flow could be resolved to.
+            DestinationRule::Verify | DestinationRule::Resolve => true,
+        };
+        CheckSet { address, certificate: self.certificate() == CertificateRule::Require }
+    }
+
+    /// True if the address is permitted for the flow's name alone, because of a check.
+    pub fn binds_address(&self) -> bool {
+        !self.required_checks().is_empty()
+    }
+
+    /// True if a check that failed is one that its rule requires.
+    pub(super) fn is_stopped_by(&self, failed: CheckFailure) -> bool {
+        let outcome = match failed {
+            CheckFailure::Own(_) => return true,
+            CheckFailure::OfOther(outcome) => outcome,
+        };
+        let CheckSet { address: looks_up, certificate: proves } = self.required_checks();
+        // With `Resolve`, the address that the client dialled does not matter.
+        let verifies = self.destination() == DestinationRule::Verify;
+        let is = |outcomes: &[Outcome]| outcomes.contains(&outcome);
+        verifies && is(&[Outcome::DestinationMismatch])
+            || looks_up
+                && is(&[Outcome::ResolverUnavailable, Outcome::NameUnresolved, Outcome::InspectionBusy])
+            || proves
+                && is(&[
+                    Outcome::CertificateInvalid,
+                    Outcome::CertificateUnavailable,
+                    Outcome::InspectionBusy,
+                ])
+    }
+}
+
+impl Judgement {
+    /// Judgement on a client that belongs to no tenant.
+    pub fn unknown_tenant() -> Self {
+        Self::Deny(Denial { outcome: Outcome::UnknownTenant, rule: None })
+    }
+
+    /// Label of the rule that decides, if one does.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::NeedsInspection => None,
+            Self::Permit { permit, .. } => permit.rule(),
+            Self::Deny(denial) => denial.rule.as_ref(),
+        }
+    }
+
+    /// Reason for a denial, including one that monitor mode has waived.
+    pub fn deny_reason(&self) -> Option<Outcome> {
+        match self {
+            Self::NeedsInspection => None,
+            Self::Permit { permit, .. } => permit.would_deny(),
+            Self::Deny(denial) => Some(denial.outcome),
+        }
+    }
+
+    /// Reason for a denial that holds.
+    pub fn denies(&self) -> Option<Outcome> {
+        match self {
+            Self::NeedsInspection | Self::Permit { .. } => None,
+            Self::Deny(denial) => Some(denial.outcome),
+        }
+    }
+
+    /// The permit of a rule; or the reason why there is none, whatever the mode.
+    pub fn allowed(self) -> Result<Permit, Outcome> {
+        match self {
+            Self::NeedsInspection => Err(Outcome::NoHostname),
+            Self::Permit { permit, .. } => permit.would_deny().map_or(Ok(permit), Err),
+            Self::Deny(denial) => Err(denial.outcome),
+        }
+    }
+
+    /// True if checks are made before the flow is dialled, or beside.
+    pub fn needs_checks(&self) -> bool {
+        match self {
+            Self::Permit { permit, .. } => permit.needs_checks(),
+            Self::NeedsInspection | Self::Deny(_) => false,
+        }
     }
 }

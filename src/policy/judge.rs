@@ -1,159 +1,120 @@
-//! Effective decision of a policy: from the inspection's result, the rules, and the tenant's mode.
+//! The judge: decides about a flow by all that is known of it.
+//!
+//! Everything that decides asks [`TenantRules::judge`]: for a client's first bytes, later requests, the results of checks,
+//! a reload, a candidate, `egret explain`, policy tests, suggestions. Each states facts, and acts on the judgement.
 
-use super::decision::{Decision, Denial};
+use super::DestinationRule;
+use super::decision::{Denial, Judgement, Permit};
+use super::facts::{ClientInspection, FlowFacts, Inspection};
 use super::tenant::TenantRules;
-use crate::addr::OriginalDestination;
+use crate::addr::{DialAddr, OriginalDestination};
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use jiff::Timestamp;
-
-/// Result of inspecting a client's first bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientInspection {
-    /// They were understood.
-    Asked {
-        /// The name, if any.
-        name: AskedName,
-        /// True if it offered an encrypted ClientHello.
-        ech: bool,
-        /// True if it is an HTTP request without a clear end, so that none after it can be judged.
-        unframed: bool,
-    },
-    /// They were not, which is denied with this outcome.
-    Unclear(Outcome),
-}
 
 impl TenantRules {
-    /// Decides on an inspected flow. A denial that monitor mode waives is a permit.
-    pub fn judge(&self, seen: &ClientInspection, to: OriginalDestination, now: Timestamp) -> Decision {
-        let denial = match seen {
-            ClientInspection::Asked { name, ech, unframed } => match self.decide(name, *ech, to) {
-                Decision::Denial(denial) => denial,
-                Decision::Permit(permit) if *unframed && permit.is_for_one_request() => {
-                    Denial { outcome: Outcome::MalformedHttp, rule: None }
-                }
-                permit @ Decision::Permit(_) => return permit,
+    /// Judges a flow. A denial that monitor mode waives is a permit for the address that the flow goes to anyway.
+    ///
+    /// Where the name was resolved to another address than the client dialled, the rules have to allow both.
+    pub fn judge(&self, facts: &FlowFacts<'_>) -> Judgement {
+        let judgement = self.judge_at(facts.dialled, facts);
+        match (judgement, facts.reached) {
+            (Judgement::Permit { permit, .. }, Some(reached)) => self.judge_reached(&permit, reached, facts),
+            (judgement, _) => judgement,
+        }
+    }
+
+    /// Judges a flow as one to this address.
+    fn judge_at(&self, to: OriginalDestination, facts: &FlowFacts<'_>) -> Judgement {
+        let unseen = || self.decide_unseen(to);
+        let decided = match facts.inspection {
+            Inspection::Pending => match unseen() {
+                Some(permit) => Ok(permit),
+                None => return Judgement::NeedsInspection,
             },
-            ClientInspection::Unclear(outcome) => Denial { outcome: *outcome, rule: None },
+            Inspection::Skipped => match unseen().map(Ok).or_else(|| self.decide_nameless(to)) {
+                Some(decided) => decided,
+                None => return Judgement::NeedsInspection,
+            },
+            Inspection::First(seen) => unseen().map_or_else(|| self.decide_inspected(seen, to), Ok),
+            Inspection::LaterRequest { name, first, bound } => self.decide_later(name, first, bound, to),
+            Inspection::Violation(outcome) => Err(Denial { outcome, rule: None }),
         };
-        self.apply_mode(denial, to, now)
+        self.conclude(decided, to, facts)
     }
 
-    /// Decides on a flow that another policy decided by what was `seen`. `None` if these rules need an inspection that
-    /// the other did not make.
-    pub fn judge_as_shadow(
-        &self,
-        seen: Option<&ClientInspection>,
-        to: OriginalDestination,
-        now: Timestamp,
-    ) -> Option<Decision> {
-        if let Some(permit) = self.decide_unseen(to) {
-            return Some(Decision::Permit(permit));
-        }
-        if let Some(seen) = seen {
-            return Some(self.judge(seen, to, now));
-        }
-        // Without a name: denied for lack of one, or denied whatever the name.
-        match self.decide(&AskedName::Absent, false, to) {
-            Decision::Denial(denial) if denial.outcome != Outcome::NoHostname => {
-                Some(self.apply_mode(denial, to, now))
-            }
-            Decision::Denial(_) | Decision::Permit(_) => None,
-        }
-    }
-
-    /// Applies the tenant's mode to a denial: a permit, where monitor mode waives it.
-    pub fn apply_mode(&self, denial: Denial, to: OriginalDestination, now: Timestamp) -> Decision {
-        if !self.mode.monitors(now) {
-            return Decision::Denial(denial);
-        }
-        denial.apply_mode(to).map_or_else(Decision::Denial, Decision::Permit)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::{Policy, PrivateDestinations, RuleEffect, RuleSpec, TenantMode, TenantSpec};
-    use std::sync::Arc;
-
-    fn rule(label: &str, hosts: &[&str], cidrs: &[&str]) -> RuleSpec {
-        RuleSpec {
-            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
-            cidrs: cidrs.iter().map(|network| network.parse().unwrap()).collect(),
-            ..RuleSpec::new(label, RuleEffect::Allow)
-        }
-    }
-
-    fn tenant(mode: TenantMode, rules: Vec<RuleSpec>) -> Arc<TenantRules> {
-        let spec = TenantSpec {
-            sources: vec!["10.0.0.0/8".parse().unwrap()],
-            mode,
-            rules,
-            ..TenantSpec::new("t", "p")
+    /// Judges a flow that is permitted where its client dialled, for the address that it goes to instead.
+    fn judge_reached(&self, permit: &Permit, reached: DialAddr, facts: &FlowFacts<'_>) -> Judgement {
+        // As if the client had dialled it.
+        let to = OriginalDestination::new(reached.socket());
+        let (DestinationRule::Resolve, Inspection::First(ClientInspection::Asked { name, .. })) =
+            (permit.destination(), facts.inspection)
+        else {
+            return self.judge_at(to, facts);
         };
-        Policy::compile(&[spec], PrivateDestinations::ByCidr).unwrap().tenants()[0].clone()
+        let redirected = self.redirect(permit, name, to);
+        self.conclude(redirected.map_err(|outcome| Denial { outcome, rule: None }), to, facts)
     }
 
-    fn to(address: &str) -> OriginalDestination {
-        OriginalDestination::new(address.parse().unwrap())
+    /// Denies a flow that would be denied whatever its name; `None` if the name matters.
+    fn decide_nameless(&self, to: OriginalDestination) -> Option<Result<Permit, Denial>> {
+        let denial = self.decide(&AskedName::Absent, false, to).err()?;
+        (denial.outcome != Outcome::NoHostname).then_some(Err(denial))
     }
 
-    /// `allow`, a denial's outcome, or `unknown`.
-    fn aside(tenant: &TenantRules, seen: Option<&ClientInspection>, to: OriginalDestination) -> &'static str {
-        match tenant.judge_as_shadow(seen, to, Timestamp::UNIX_EPOCH) {
-            None => "unknown",
-            Some(Decision::Permit(_)) => "allow",
-            Some(Decision::Denial(denial)) => denial.outcome.as_str(),
-        }
-    }
-
-    #[test]
-    fn uninspected_flow_is_judged_without_name_rules() {
-        let raw = RuleSpec { uninspected: true, ..rule("raw", &[], &["198.51.100.0/25"]) };
-        let mail = RuleSpec {
-            effect: RuleEffect::Deny,
-            ports: vec![crate::addr::PortRange::new(25, 25).unwrap()],
-            ..rule("no-mail", &[], &[])
-        };
-        let names = RuleSpec {
-            ports: vec![crate::addr::PortRange::new(443, 443).unwrap()],
-            ..rule("names", &["example.com"], &[])
-        };
-        let heard = rule("heard", &[], &["198.51.100.128/25"]);
-        let tenant = tenant(TenantMode::Enforce, vec![raw, mail, names, heard]);
-        for (address, word) in [
-            ("198.51.100.1:5432", "allow"),     // it would not have listened either
-            ("192.0.2.1:25", "denied_by_rule"), // whatever the name
-            ("192.0.2.1:80", "not_allowed"),    // no rule with names covers the port
-            ("192.0.2.1:443", "unknown"),       // the name would have decided
-            ("198.51.100.200:5432", "unknown"), // listening may fail
-        ] {
-            assert_eq!(aside(&tenant, None, to(address)), word, "{address}");
-        }
-        let name = AskedName::Valid("example.com".parse().unwrap());
-        let seen = ClientInspection::Asked { name, ech: false, unframed: false };
-        assert_eq!(aside(&tenant, Some(&seen), to("192.0.2.1:443")), "allow");
-        let unclear = ClientInspection::Unclear(Outcome::InspectTimeout);
-        assert_eq!(aside(&tenant, Some(&unclear), to("192.0.2.1:443")), "inspect_timeout");
-        assert_eq!(aside(&tenant, Some(&unclear), to("198.51.100.1:5432")), "allow");
-    }
-
-    #[test]
-    fn monitor_waives_rule_and_inspection_denials() {
-        let tenant = tenant(TenantMode::Monitor { until: None }, vec![rule("names", &["example.com"], &[])]);
-        let nameless = ClientInspection::Asked { name: AskedName::Absent, ech: false, unframed: false };
-        for seen in [nameless, ClientInspection::Unclear(Outcome::MalformedTls)] {
-            let decision = tenant.judge(&seen, to("192.0.2.1:443"), Timestamp::UNIX_EPOCH);
-            let Decision::Permit(permit) = decision else { panic!("{decision:?}") };
-            assert!(permit.would_deny().is_some());
-            assert_eq!(
-                aside(&tenant, Some(&seen), to("169.254.169.254:80")),
-                match seen {
-                    ClientInspection::Asked { .. } => "no_hostname",
-                    ClientInspection::Unclear(outcome) => outcome.as_str(),
+    fn decide_inspected(&self, seen: &ClientInspection, to: OriginalDestination) -> Result<Permit, Denial> {
+        match seen {
+            ClientInspection::Asked { name, ech, unframed } => {
+                let permit = self.decide(name, *ech, to)?;
+                if *unframed && permit.is_for_one_request() {
+                    return Err(Denial { outcome: Outcome::MalformedHttp, rule: None });
                 }
-            );
+                Ok(permit)
+            }
+            ClientInspection::Unclear(outcome) => Err(Denial { outcome: *outcome, rule: None }),
+        }
+    }
+
+    /// Decides about a later request: an address that counts for the one name alone was not checked for another.
+    fn decide_later(
+        &self,
+        name: &AskedName,
+        first: &AskedName,
+        bound: Option<bool>,
+        to: OriginalDestination,
+    ) -> Result<Permit, Denial> {
+        let permit = self.decide(name, false, to)?;
+        let is_bound = || {
+            let by_first = || self.decide(first, false, to).is_ok_and(|first| first.binds_address());
+            permit.binds_address() || bound.unwrap_or_else(by_first)
+        };
+        if name != first && is_bound() {
+            return Err(Denial { outcome: Outcome::DestinationMismatch, rule: permit.rule().cloned() });
+        }
+        Ok(permit)
+    }
+
+    /// Applies the checks' results, then the tenant's mode.
+    fn conclude(
+        &self,
+        decided: Result<Permit, Denial>,
+        to: OriginalDestination,
+        facts: &FlowFacts<'_>,
+    ) -> Judgement {
+        let checked = decided.and_then(|permit| match facts.checks.failed {
+            Some(failed) if permit.is_stopped_by(failed) => {
+                Err(Denial { outcome: failed.outcome(), rule: permit.rule().cloned() })
+            }
+            Some(_) | None => Ok(permit),
+        });
+        let in_mode = match checked {
+            Err(denial) if self.mode.monitors(facts.now) => denial.apply_mode(to),
+            checked => checked,
+        };
+        match in_mode {
+            Ok(permit) => {
+                Judgement::Permit { needs: permit.required_checks().without(facts.checks.passed), permit }
+            }
+            Err(denial) => Judgement::Deny(denial),
         }
     }
 }

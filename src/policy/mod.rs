@@ -2,11 +2,13 @@
 //!
 //! Deny rules win over allow rules; within each, the first in the order of the file that covers the flow decides.
 //! A rule covers a flow if its hosts, its networks and its ports all do; an empty list covers anything.
-//! [`TenantRules::decide`] lists the edge cases: an absent or invalid name, a private address.
+//! `TenantRules::decide` lists the edge cases: an absent or invalid name, a private address. Everything that decides about
+//! a flow asks [`TenantRules::judge`].
 
 mod address_class;
 mod compile_error;
 mod decision;
+mod facts;
 mod judge;
 mod mode;
 mod names;
@@ -15,12 +17,12 @@ mod reach;
 mod spec;
 mod tenant;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod waiver;
 
 pub use compile_error::CompileError;
-pub use decision::{Decision, Denial, Permit};
-pub use judge::ClientInspection;
+pub use decision::{Denial, Judgement, Permit};
+pub use facts::{CheckFailure, CheckResults, CheckSet, ClientInspection, FlowFacts, Inspection};
 pub use mode::TenantMode;
 pub use reach::{AddressOwner, ConnectedNetworks, PrivateNetworks};
 pub use spec::{

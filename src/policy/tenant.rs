@@ -4,7 +4,7 @@ mod explain;
 
 pub use explain::{Explanation, MatchFinding, RuleFinding};
 
-use super::decision::{Decision, Denial, Permit};
+use super::decision::{Denial, Permit};
 use super::names::{CountOverflow, NameIndex, RuleChain, RuleChains};
 use super::networks::{ANYWHERE, NetworkMap};
 use super::reach::{AddressOwner, NameReach};
@@ -16,7 +16,7 @@ use crate::hostname::AskedName;
 use crate::outcome::Outcome;
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A tenant, and its compiled rules.
@@ -129,7 +129,7 @@ impl TenantRules {
     /// meaning of `inspect = "none"`.
     ///
     /// Called first for every flow; `None` means that [`decide`](Self::decide) has to be called with a name.
-    pub fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
+    pub(super) fn decide_unseen(&self, to: OriginalDestination) -> Option<Permit> {
         let RankedRules { ranked, denies, .. } = &self.rules;
         let mut first = u32::MAX;
         self.rules.each_by_address(to.ip(), |rank| {
@@ -156,21 +156,26 @@ impl TenantRules {
     ///   metadata, multicast and the like never. If only such a rule would cover the flow: `DestinationPrivate`.
     /// - Nothing covers it: `InvalidHostname` if the name is invalid; `NoHostname` if there is none and a name could
     ///   have let it out to this address and port; else `NotAllowed`.
-    pub fn decide(&self, asked: &AskedName, ech: bool, to: OriginalDestination) -> Decision {
+    pub(super) fn decide(
+        &self,
+        asked: &AskedName,
+        ech: bool,
+        to: OriginalDestination,
+    ) -> Result<Permit, Denial> {
         if ech && self.ech == EchPolicy::Deny {
-            return Decision::Denial(Denial { outcome: Outcome::EchDenied, rule: None });
+            return Err(Denial { outcome: Outcome::EchDenied, rule: None });
         }
         let rules = &self.rules;
         let MatchedRules { first, private, unread, .. } = rules.find(asked, to);
         let deny = |outcome, rank: Option<u32>| {
             let rule = rank.map(|rank| rules.ranked[rank as usize].label.clone());
-            Decision::Denial(Denial { outcome, rule })
+            Err(Denial { outcome, rule })
         };
         let invalid = matches!(asked, AskedName::Invalid(_));
         match first {
             Some(rank) if rank < rules.denies => deny(Outcome::DeniedByRule, first),
             _ if invalid && any_covers(&rules.named_deny, to) => deny(Outcome::InvalidHostname, None),
-            Some(rank) => Decision::Permit(rules.permit(rank, to)),
+            Some(rank) => Ok(rules.permit(rank, to)),
             None if unread.is_some() => deny(Outcome::UnknownProtocol, unread),
             None if private.is_some() => deny(Outcome::DestinationPrivate, private),
             None if invalid => deny(Outcome::InvalidHostname, None),
@@ -193,10 +198,13 @@ impl TenantRules {
 
     /// Returns the same permit for a resolved address; or the reason why there is none: a deny rule covers the address,
     /// the rule's networks do not contain it, or it is not public and the rule matches by name alone.
-    pub fn redirect(&self, permit: &Permit, name: &AskedName, ip: IpAddr) -> Result<Permit, Outcome> {
+    pub(super) fn redirect(
+        &self,
+        permit: &Permit,
+        name: &AskedName,
+        to: OriginalDestination,
+    ) -> Result<Permit, Outcome> {
         let rules = &self.rules;
-        // As if the client had dialled it.
-        let to = OriginalDestination::new(SocketAddr::new(ip, permit.dial().port()));
         // A permit of another policy does not count here.
         let own = |rule: &&CompiledRule| permit.rule().is_some_and(|label| Arc::ptr_eq(label, &rule.label));
         let Some(rule) = rules.ranked.get(permit.rank as usize).filter(own) else {

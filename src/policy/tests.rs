@@ -1,6 +1,8 @@
 //! Decisions as tables, and the compiled decision against the rules read one by one.
 
+mod judgements;
 mod oracle;
+pub(crate) mod written;
 
 use super::*;
 use crate::addr::{OriginalDestination, PortRange};
@@ -56,11 +58,11 @@ fn asked(name: &str) -> AskedName {
 }
 
 /// `rule`, or `outcome`, or `outcome rule`.
-fn words(decision: &Decision) -> String {
-    match decision {
-        Decision::Permit(permit) => permit.rule().unwrap().to_string(),
-        Decision::Denial(Denial { outcome, rule: None }) => outcome.to_string(),
-        Decision::Denial(Denial { outcome, rule: Some(rule) }) => format!("{outcome} {rule}"),
+fn words(decided: &Result<Permit, Denial>) -> String {
+    match decided {
+        Ok(permit) => permit.rule().unwrap().to_string(),
+        Err(Denial { outcome, rule: None }) => outcome.to_string(),
+        Err(Denial { outcome, rule: Some(rule) }) => format!("{outcome} {rule}"),
     }
 }
 
@@ -254,8 +256,7 @@ fn nameless_deny_rules_stop_uninspected_flows() {
 #[test]
 fn permit_is_for_dialled_address() {
     let tenant = tenant(vec![allow("all", &[], &[], &[])], PrivateDestinations::ByCidr);
-    let Decision::Permit(permit) = tenant.decide(&AskedName::Absent, false, to("[::ffff:8.8.8.8]:443"))
-    else {
+    let Ok(permit) = tenant.decide(&AskedName::Absent, false, to("[::ffff:8.8.8.8]:443")) else {
         panic!("it is allowed");
     };
     assert_eq!(permit.dial().to_string(), "8.8.8.8:443");
@@ -403,12 +404,12 @@ proptest! {
             prop_assert_eq!(&tenant.explain(&asked, offered, to), &explained);
             let unseen = tenant.decide_unseen(to);
             prop_assert_eq!(unseen.is_some(), !explained.inspected);
-            let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, offered, to), Decision::Permit) {
-                Decision::Permit(permit) => {
+            let (denied, rule) = match unseen.map_or_else(|| tenant.decide(&asked, offered, to), Ok) {
+                Ok(permit) => {
                     prop_assert_eq!(permit.dial().socket(), to.socket());
                     (None, permit.rule().cloned())
                 }
-                Decision::Denial(denial) => (Some(denial.outcome), denial.rule),
+                Err(denial) => (Some(denial.outcome), denial.rule),
             };
             prop_assert_eq!((denied, rule), (explained.denied, explained.rule), "{:?} {:?} {}", spec.rules, asked, to);
             // and the deciding rule is reported as such
@@ -430,7 +431,7 @@ proptest! {
         longer.insert(at.min(rules.len()), more.clone());
         let to = OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), 443).into());
         let allowed = |rules: Vec<RuleSpec>| {
-            matches!(tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), false, to), Decision::Permit(_))
+            tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), false, to).is_ok()
         };
         let (before, after) = (allowed(rules), allowed(longer));
         match more.effect {

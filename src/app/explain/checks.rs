@@ -1,41 +1,44 @@
 //! Checks of name and certificate that the allowing rule requires, answered from the caches. Sends no lookups; a real
 //! flow does before it is denied.
 
+use crate::addr::DialAddr;
 use crate::admin::ExplainReport;
 use crate::flow::{AddressCheck, CertificateCheck};
 use crate::gateway::{EffectiveRules, VerificationHandles, address_refusal, certificate_refusal};
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{CertificateRule, Decision, Denial, DestinationRule, Permit, TenantRules};
+use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
+use std::net::{IpAddr, SocketAddr};
 
-/// Returns the decision after the checks.
+/// Returns the permit to dial after the checks; or the outcome of the one that fails.
 pub(super) fn checked(
     report: &mut ExplainReport,
-    ruling: EffectiveRules<'_>,
+    EffectiveRules { rules, verification }: EffectiveRules<'_>,
     asked: &AskedName,
     permit: Permit,
-) -> Decision {
+    facts: &FlowFacts<'_>,
+) -> Result<Permit, Outcome> {
     report.destination = Some(permit.destination().as_str().to_owned());
     report.certificate = Some(permit.certificate().as_str().to_owned());
-    let (Some(verification), AskedName::Valid(name)) = (ruling.verification, asked) else {
-        return Decision::Permit(permit);
+    let (Some(verification), AskedName::Valid(name)) = (verification, asked) else {
+        return Ok(permit);
     };
     if !permit.needs_checks() {
-        return Decision::Permit(permit);
+        return Ok(permit);
     }
-    let rule = permit.rule().cloned();
-    let checked = address(report, verification, ruling.rules, name, permit)
-        .and_then(|permits| certificate(report, verification, name, permits));
-    checked.map_or_else(|outcome| Decision::Denial(Denial { outcome, rule }), Decision::Permit)
+    let to = |ip| DialAddr::new(SocketAddr::new(ip, facts.dialled.port()));
+    let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
+    let permits = address(report, verification, name, permit, leads_to)?;
+    certificate(report, verification, name, permits)
 }
 
 /// Returns the permits after the address check; at least one.
 fn address(
     report: &mut ExplainReport,
     VerificationHandles { verifier, asker, .. }: &VerificationHandles,
-    tenant: &TenantRules,
     name: &Hostname,
     permit: Permit,
+    leads_to: impl Fn(IpAddr) -> Option<Permit>,
 ) -> Result<Vec<Permit>, Outcome> {
     let names = verifier.names();
     if permit.destination() != DestinationRule::Original {
@@ -53,9 +56,8 @@ fn address(
             }
         }
         DestinationRule::Resolve => {
-            let asked = AskedName::Valid(name.clone());
             let known = report.known_addresses.iter().flatten();
-            let permits: Vec<_> = known.filter_map(|&ip| tenant.redirect(&permit, &asked, ip).ok()).collect();
+            let permits: Vec<_> = known.filter_map(|&ip| leads_to(ip)).collect();
             if !permits.is_empty() {
                 report.address_check = Some(AddressCheck::Resolved.as_str().to_owned());
                 return Ok(permits);

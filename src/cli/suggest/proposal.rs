@@ -5,7 +5,8 @@ use crate::addr::PortRange;
 use crate::hostname::{AskedName, HostPattern, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    CompileError, Decision, Policy, PrivateNetworks, RuleEffect, RuleSpec, TenantRules, TenantSpec,
+    ClientInspection, CompileError, FlowFacts, Inspection, Policy, PrivateNetworks, RuleEffect, RuleSpec,
+    TenantRules, TenantSpec,
 };
 use jiff::Timestamp;
 use psl::{List, Psl as _};
@@ -124,12 +125,12 @@ impl Proposal {
         let (mut out_of_reach, mut denied_now) = (Vec::new(), Vec::new());
         names.retain(|(name, port), tally| {
             let what = SeenTarget::Name(name.clone());
-            match trial.decide(&AskedName::Valid(name.clone()), false, tally.to) {
-                Decision::Permit(_) => return true,
-                Decision::Denial(denial) if denial.outcome == Outcome::DestinationPrivate => {
+            match deny_reason(&trial, AskedName::Valid(name.clone()), tally) {
+                None => return true,
+                Some(Outcome::DestinationPrivate) => {
                     out_of_reach.push(UnsuggestedTarget::new(what, *port, tally));
                 }
-                Decision::Denial(_) => denied_now.push(UnsuggestedTarget::new(what, *port, tally)),
+                Some(_) => denied_now.push(UnsuggestedTarget::new(what, *port, tally)),
             }
             false
         });
@@ -172,8 +173,13 @@ fn permitted(tenant: &TenantRules, what: &SeenTarget, tally: &TargetTally) -> bo
         SeenTarget::Address(_) if tally.other_protocol => AskedName::Unread,
         SeenTarget::Address(_) => AskedName::Absent,
     };
-    tenant.decide_unseen(tally.to).is_some()
-        || matches!(tenant.decide(&asked, false, tally.to), Decision::Permit(_))
+    deny_reason(tenant, asked, tally).is_none()
+}
+
+/// Reason why the rules would deny such a flow, whatever the tenant's mode.
+fn deny_reason(tenant: &TenantRules, name: AskedName, tally: &TargetTally) -> Option<Outcome> {
+    let seen = ClientInspection::Asked { name, ech: false, unframed: false };
+    tenant.judge(&FlowFacts::new(tally.to, Inspection::First(&seen), tally.last)).deny_reason()
 }
 
 /// Returns the tenant with the rules added.
@@ -296,8 +302,8 @@ fn everywhere(spec: &TenantSpec) -> TenantSpec {
 /// `everywhere`: the tenant with a rule by address that covers all of them.
 fn by_address(seen: Vec<(IpAddr, u16, TargetTally)>, everywhere: &TenantRules) -> Vec<AddressRule> {
     let takes_key = |tally: &TargetTally| {
-        let decision = everywhere.decide(&AskedName::Unread, false, tally.to);
-        tally.other_protocol && decision.deny_reason() == Some(Outcome::UnknownProtocol)
+        let reason = deny_reason(everywhere, AskedName::Unread, tally);
+        tally.other_protocol && reason == Some(Outcome::UnknownProtocol)
     };
     let mut rules: BTreeMap<(u16, bool), AddressRule> = BTreeMap::new();
     for (address, port, tally) in seen {

@@ -2,24 +2,20 @@
 //! request.
 
 mod canary;
-pub(super) mod effective_decision;
 mod tally;
 
 pub use canary::{CanaryTerms, FEWEST, WINDOW};
 pub use tally::{CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind, FlowCounts};
 pub(super) use tally::{ComparedFlow, ComparisonSubject};
 
-use super::flow::Flow;
-use super::meters::FlowCounter;
-use super::snapshot::VerificationHandles;
+use super::effective_rules::{EffectiveRules, VerificationHandles};
 use crate::addr::ClientAddr;
 use crate::clock;
 use crate::flow::PolicyChange;
 use crate::outcome::Outcome;
-use crate::policy::{ClientInspection, Policy, TenantRules};
+use crate::policy::{Judgement, Policy};
 use crate::verify::Verifier;
 use canary::DenialWindow;
-use effective_decision::EffectiveDecision;
 use jiff::Timestamp;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,120 +108,40 @@ impl Candidate {
         Some(EffectiveRules { rules, verification })
     }
 
-    /// Evaluation of the candidate for a client's flow.
-    pub(super) fn evaluation(self: &Arc<Self>, client: ClientAddr) -> CandidateEvaluation {
-        let (tenant, verification) = match self.tenant_of(client) {
-            Some(EffectiveRules { rules, verification }) => (Some(Arc::clone(rules)), verification.cloned()),
-            None => (None, None),
-        };
-        CandidateEvaluation {
-            leads: self.share_of(client).is_some(),
-            candidate: Arc::clone(self),
-            tenant,
-            verification,
-        }
-    }
-
     /// Ignores poisoning: nothing panics while holding the lock.
     fn state(&self) -> MutexGuard<'_, CandidateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Rules for a flow, with the handles for their checks.
-#[derive(Clone, Copy)]
-pub struct EffectiveRules<'a> {
-    /// The rules.
-    pub rules: &'a Arc<TenantRules>,
-    /// Present if a rule has checks of names.
-    pub verification: Option<&'a Arc<VerificationHandles>>,
-}
-
-/// Evaluation of a candidate for one flow.
-pub(super) struct CandidateEvaluation {
-    candidate: Arc<Candidate>,
-    /// The candidate's tenant for the client.
-    tenant: Option<Arc<TenantRules>>,
-    verification: Option<Arc<VerificationHandles>>,
-    /// True if it is enforced for this flow, and the policy in force is only compared.
-    leads: bool,
-}
-
 /// Tenant name of clients that belong to none in force.
 const NOBODY: &str = "unknown";
 
-impl CandidateEvaluation {
-    /// Rules enforced for the flow; `None` if the candidate's are and it has no tenant for the client.
-    pub(super) fn enforced_rules<'a>(&'a self, in_force: EffectiveRules<'a>) -> Option<EffectiveRules<'a>> {
-        if !self.leads {
-            return Some(in_force);
-        }
-        let rules = self.tenant.as_ref()?;
-        Some(EffectiveRules { rules, verification: self.verification.as_ref() })
-    }
-
-    /// Records what the candidate would change for a flow that was just decided by what was `seen`; `None` if it was
-    /// not inspected.
-    pub(super) fn compare(
-        &self,
-        in_force: Option<&TenantRules>,
-        flow: &mut Flow,
-        seen: Option<&ClientInspection>,
-        decided: EffectiveDecision,
-    ) {
-        let (to, time) = (flow.destination(), flow.time());
-        // Without a tenant in force there is no pool to leave from, so the candidate cannot be enforced.
-        let leads = self.leads && in_force.is_some();
-        let other = if leads { in_force } else { self.tenant.as_deref() };
-        let other = match other {
-            Some(tenant) => tenant
-                .judge_as_shadow(seen, to, time)
-                .map(|decision| EffectiveDecision::assuming_checks_of(&decision, &decided)),
-            None => Some(EffectiveDecision::denied(Outcome::UnknownTenant)),
-        };
-        let (running, candidate) = if leads { (other, Some(decided)) } else { (Some(decided), other) };
-        let hostname = flow.hostname();
-        let shown = ComparedFlow {
-            what: ComparisonSubject::Flow,
-            time,
-            client: flow.client(),
-            destination: to,
-            hostname: hostname.as_ref(),
-        };
-        let change = self.candidate.note(in_force, running.as_ref(), candidate.as_ref(), &shown, leads);
-        flow.record().candidate = Some(change);
-        flow.record().canary = leads;
-        flow.meters().count(FlowCounter::Candidate(change));
-    }
-}
-
 impl Candidate {
-    /// Counts the two policies' decisions on a flow, or on a later request; `leads` if the candidate's is enforced.
+    /// Counts a flow, or a later request, by the judgements of the policy in force and of this one; `is_canary` if this
+    /// one is enforced. `tenant` is the one in force.
     pub(super) fn note(
         &self,
-        in_force: Option<&TenantRules>,
-        running: Option<&EffectiveDecision>,
-        candidate: Option<&EffectiveDecision>,
-        shown: &ComparedFlow<'_>,
-        leads: bool,
+        tenant: Option<&Arc<str>>,
+        [in_force, candidate]: [&Judgement; 2],
+        compared: &ComparedFlow<'_>,
+        is_canary: bool,
     ) -> PolicyChange {
-        let (change, reason) = effective_decision::difference(running, candidate);
-        let tenant = in_force.map_or_else(|| NOBODY.into(), |tenant| Arc::clone(&tenant.name));
+        let (change, reason) = difference(in_force, candidate);
+        let tenant = tenant.map_or_else(|| NOBODY.into(), Arc::clone);
         let mut state = self.state();
         if let Some(reason) = reason {
-            let rule = |word: Option<&EffectiveDecision>| word.and_then(|word| word.rule.clone());
-            let (rule, candidate_rule) = (rule(running), rule(candidate));
-            state.tally.keep(ChangeKind { tenant, change, reason, rule, candidate_rule }, shown);
+            let (rule, candidate_rule) = (in_force.rule().cloned(), candidate.rule().cloned());
+            state.tally.keep(ChangeKind { tenant, change, reason, rule, candidate_rule }, compared);
         } else {
-            state.tally.count(&tenant, change, shown.what);
+            state.tally.count(&tenant, change, compared.what);
         }
-        if leads {
-            // If the decision of the policy in force is unknown, it counts as a permit.
-            let denies = |word: Option<&EffectiveDecision>| word.is_some_and(|word| word.denied.is_some());
-            let newly_denied = denies(candidate) && !denies(running);
+        if is_canary {
+            // If the judgement of the policy in force is unknown, it counts as a permit.
+            let newly_denied = candidate.denies().is_some() && in_force.denies().is_none();
             // A denied request ends its flow; requests that pass were counted with the flow.
-            if newly_denied || shown.what == ComparisonSubject::Flow {
-                self.count_canary_flow(&mut state, newly_denied, shown.time);
+            if newly_denied || compared.what == ComparisonSubject::Flow {
+                self.count_canary_flow(&mut state, newly_denied, compared.time);
             }
         }
         change
@@ -238,5 +154,17 @@ impl Candidate {
             state.fell_back = Some(Rollback { time, denied, flows });
             self.share.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// Change from the one judgement to the other; and the reason for the denial, if only one of them denies.
+fn difference(in_force: &Judgement, candidate: &Judgement) -> (PolicyChange, Option<Outcome>) {
+    if [in_force, candidate].contains(&&Judgement::NeedsInspection) {
+        return (PolicyChange::Unjudged, None);
+    }
+    match (in_force.denies(), candidate.denies()) {
+        (None, None) | (Some(_), Some(_)) => (PolicyChange::Same, None),
+        (None, Some(why)) => (PolicyChange::WouldDeny, Some(why)),
+        (Some(why), None) => (PolicyChange::WouldAllow, Some(why)),
     }
 }

@@ -4,16 +4,15 @@ use super::GuardRefusal;
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::flow::RevocationReason;
-use crate::gateway::candidate::effective_decision::EffectiveDecision;
-use crate::gateway::candidate::{Candidate, ComparedFlow, ComparisonSubject, EffectiveRules};
+use crate::gateway::candidate::{ComparedFlow, ComparisonSubject};
 use crate::gateway::flow::Flow;
 use crate::gateway::meters::{FlowCounter, Meters};
+use crate::gateway::policy_views::PolicyViews;
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::worker::Worker;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{self, CertificateRule, ClientInspection, Decision, Denial, DestinationRule, Permit};
-use jiff::Timestamp;
+use crate::policy::{FlowFacts, Inspection, Permit};
 use std::sync::Arc;
 
 /// Owner of a flow, to find the rules in force for it now.
@@ -32,17 +31,21 @@ impl<'w> FlowOwner<'w> {
         Some(Self { worker, client, tenant, to, number })
     }
 
-    /// The rules that a new flow would be judged by.
-    fn current_rules<'s>(&self, snapshot: &'s Snapshot) -> Option<EffectiveRules<'s>> {
-        snapshot.enforced_rules(self.client, snapshot.tenant_if_unchanged(self.client, &self.tenant)?)
+    /// Views of the policies in force now, if the client still belongs to the tenant.
+    fn views<'s>(&self, snapshot: &'s Snapshot) -> Option<PolicyViews<'s>> {
+        snapshot.views_if_unchanged(self.client, &self.tenant)
+    }
+
+    /// Facts of the flow now.
+    fn facts<'f>(&self, inspection: Inspection<'f>) -> FlowFacts<'f> {
+        FlowFacts::new(self.to, inspection, clock::timestamp())
     }
 
     /// True if the mode in force waives a denial with this outcome.
     fn is_waived(&self, outcome: Outcome) -> bool {
         let snapshot = self.worker.gateway.snapshot.load();
-        let Some(ruling) = self.current_rules(&snapshot) else { return false };
-        let denial = Denial { outcome, rule: None };
-        matches!(ruling.rules.apply_mode(denial, self.to, clock::timestamp()), Decision::Permit(_))
+        let Some(views) = self.views(&snapshot) else { return false };
+        views.judge(&self.facts(Inspection::Violation(outcome))).denies().is_none()
     }
 
     /// True if monitor mode waives a denial with this outcome. The flow is then not judged any more, and ends with the
@@ -72,7 +75,7 @@ pub(super) struct RequestTerms<'w> {
 impl<'w> RequestTerms<'w> {
     /// State of a flow that this permit lets out by its first request.
     pub(super) fn of(whose: FlowOwner<'w>, first: AskedName, permit: &Permit, flow: &Flow) -> Self {
-        Self { whose, meters: flow.meters().clone(), first, bound: binds(permit), is_later: false }
+        Self { whose, meters: flow.meters().clone(), first, bound: permit.binds_address(), is_later: false }
     }
 
     /// Checks that a request may go where the flow goes.
@@ -80,10 +83,8 @@ impl<'w> RequestTerms<'w> {
         let snapshot = self.whose.worker.gateway.snapshot.load();
         let decided = self.decide(&snapshot, asked);
         // The first request was compared with its flow.
-        if std::mem::replace(&mut self.is_later, true)
-            && let Some(candidate) = &snapshot.candidate
-        {
-            self.compare(&snapshot, candidate, asked);
+        if std::mem::replace(&mut self.is_later, true) && snapshot.candidate.is_some() {
+            self.compare(&snapshot, asked);
         }
         decided
     }
@@ -92,89 +93,44 @@ impl<'w> RequestTerms<'w> {
         if *asked == self.first {
             return Ok(());
         }
-        let Some(ruling) = self.whose.current_rules(snapshot) else {
+        let Some(views) = self.whose.views(snapshot) else {
             return Err(GuardRefusal::bare(
                 Outcome::PolicyRevoked,
                 Some(RevocationReason::OF_ANOTHER_TENANT.0),
             ));
         };
-        let decision = ruling.rules.decide(asked, false, self.whose.to);
-        let (outcome, rule) = match decision {
-            // The address was not checked for this name.
-            Decision::Permit(permit) if self.bound || binds(&permit) => {
-                (Outcome::DestinationMismatch, permit.rule().cloned())
-            }
-            Decision::Permit(_) => return Ok(()),
-            Decision::Denial(denial) => (denial.outcome, denial.rule),
-        };
+        let judgement = views.judge(&self.facts(asked, Some(self.bound)));
+        let Some(outcome) = judgement.deny_reason() else { return Ok(()) };
         let (hostname, detail) = match asked {
             AskedName::Valid(name) => (Some(name.clone()), None),
             AskedName::Invalid(why) => (None, Some(why.as_str())),
             AskedName::Absent | AskedName::Unread => (None, None),
         };
-        Err(GuardRefusal { outcome, detail, rule, hostname, waived: false })
+        // Waived or not: the guard asks, and notes that the flow is not judged any more.
+        Err(GuardRefusal { outcome, detail, rule: judgement.rule().cloned(), hostname, waived: false })
+    }
+
+    fn facts<'f>(&'f self, name: &'f AskedName, bound: Option<bool>) -> FlowFacts<'f> {
+        self.whose.facts(Inspection::LaterRequest { name, first: &self.first, bound })
     }
 
     /// Records what a candidate would change for a request.
-    fn compare(&self, snapshot: &Snapshot, candidate: &Candidate, asked: &AskedName) {
-        let client = self.whose.client;
-        let Some(tenant) = snapshot.tenant_if_unchanged(client, &self.whose.tenant) else { return };
-        let (seen, time) = (
-            ClientInspection::Asked { name: asked.clone(), ech: false, unframed: false },
-            clock::timestamp(),
-        );
-        let running = self.effective_decision(&tenant.policy, &seen, time);
-        let word = match candidate.tenant_of(client) {
-            Some(ruling) => self.effective_decision(ruling.rules, &seen, time),
-            None => EffectiveDecision::denied(Outcome::UnknownTenant),
-        };
+    fn compare(&self, snapshot: &Snapshot, asked: &AskedName) {
+        let Some(views) = self.whose.views(snapshot) else { return };
+        let facts = self.facts(asked, None);
         let hostname = match asked {
             AskedName::Valid(name) => Some(name),
             AskedName::Invalid(_) | AskedName::Absent | AskedName::Unread => None,
         };
-        let shown = ComparedFlow {
+        let compared = ComparedFlow {
             what: ComparisonSubject::Request,
-            time,
-            client,
-            destination: self.whose.to,
+            time: facts.now,
+            client: self.whose.client,
+            destination: facts.dialled,
             hostname,
         };
-        let leads = candidate.share_of(client).is_some();
-        let change = candidate.note(Some(&tenant.policy), Some(&running), Some(&word), &shown, leads);
-        self.meters.count(FlowCounter::Candidate(change));
-    }
-
-    /// Effective decision of one policy on a request, checks included.
-    fn effective_decision(
-        &self,
-        rules: &policy::TenantRules,
-        seen: &ClientInspection,
-        time: Timestamp,
-    ) -> EffectiveDecision {
-        let decision = rules.judge(seen, self.whose.to, time);
-        let first = |asked: &ClientInspection| matches!(asked, ClientInspection::Asked { name, .. } if *name == self.first);
-        let bound = || match rules.decide(&self.first, false, self.whose.to) {
-            Decision::Permit(permit) => binds(&permit),
-            Decision::Denial(_) => false,
-        };
-        let asks_anew = |permit: &Permit| !first(seen) && (binds(permit) || bound());
-        match &decision {
-            Decision::Permit(permit) if !rules.mode.monitors(time) && asks_anew(permit) => {
-                EffectiveDecision {
-                    denied: Some(Outcome::DestinationMismatch),
-                    ..EffectiveDecision::from(&decision)
-                }
-            }
-            Decision::Permit(_) | Decision::Denial(_) => EffectiveDecision::from(&decision),
+        if let Some(change) = views.compare(&facts, &views.judge(&facts), &compared) {
+            self.meters.count(FlowCounter::Candidate(change));
         }
-    }
-}
-
-/// True if the flow's address is permitted for its name alone.
-fn binds(permit: &Permit) -> bool {
-    let by_certificate = permit.certificate() == CertificateRule::Require;
-    match permit.destination() {
-        DestinationRule::Original | DestinationRule::Observe => by_certificate,
-        DestinationRule::Verify | DestinationRule::Resolve => true,
     }
 }

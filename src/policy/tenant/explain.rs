@@ -4,7 +4,7 @@ use super::{CompiledRule, RequiredInspection, RuleScope, TenantRules};
 use crate::addr::OriginalDestination;
 use crate::hostname::AskedName;
 use crate::outcome::Outcome;
-use crate::policy::{Decision, Denial, RuleEffect};
+use crate::policy::{Denial, RuleEffect};
 use std::sync::Arc;
 
 /// Findings of all rules of a tenant on one flow, and the decision.
@@ -114,10 +114,10 @@ impl TenantRules {
         }
         let unseen = self.decide_unseen(to);
         let inspected = unseen.is_none();
-        let decision = unseen.map_or_else(|| self.decide(asked, ech, to), Decision::Permit);
-        let (denied, rule) = match decision {
-            Decision::Permit(permit) => (None, permit.rule().cloned()),
-            Decision::Denial(Denial { outcome, rule }) => (Some(outcome), rule),
+        let decided = unseen.map_or_else(|| self.decide(asked, ech, to), Ok);
+        let (denied, rule) = match decided {
+            Ok(permit) => (None, permit.rule().cloned()),
+            Err(Denial { outcome, rule }) => (Some(outcome), rule),
         };
         for ((_, finding), of) in found.iter_mut().zip(&rules.ranked) {
             let decides = rule.as_ref().is_some_and(|rule| Arc::ptr_eq(rule, &of.label));
