@@ -194,7 +194,7 @@ fn new_interfaces_leave_the_gateway_ready() {
     let gateway = Gateway::start(&lab, files);
     wait_until_well(&gateway);
     for new in ["veth7", "veth8"] {
-        lab.gateway.shell(&format!("ip link add {new} type dummy"));
+        lab.gateway.shell(&format!("ip link add {new} type veth peer name of-{new}"));
         wait_until("the rules of the interface to be requested", || request(&lab).exists());
         let (status, said) = gateway.get("/readyz").unwrap();
         assert!(status == 200 && said.contains(&format!("{new} is new")), "{status}: {said}");

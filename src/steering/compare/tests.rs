@@ -149,6 +149,11 @@ fn leftover_rules_of_other_formats_are_found() {
 fn rule_overtaking_mark_rule_is_found() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
+    let wrong = |plan: &SteeringPlan, observed: &SteeringOutput| {
+        let mut found = compare(plan, observed);
+        found.retain(|difference| difference.what == "IPv4 mark rule");
+        found.into_iter().filter_map(|difference| difference.wrong).collect::<Vec<_>>()
+    };
     let rules =
         good.rules[0].as_ref().map(|text| text.replace("100:", "50:\tfrom 10.0.1.0/24 lookup 50\n100:"));
     let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
