@@ -353,7 +353,7 @@ fn mark_rule_precedes_rules_of_others() {
         let client = lab.connect(Tenant::Alpha, server.address());
         pass(&client, &server.accept(), b"hello");
     }
-    let overtaken = || text(&gateway.egret(&["steering", "status"])).contains("is asked before");
+    let overtaken = || text(&gateway.egret(&["steering", "status"])).contains("is asked before `fwmark");
     assert!(!overtaken());
     lab.gateway.shell("ip rule add from 10.0.1.0/24 lookup 60 pref 20");
     assert!(overtaken());
