@@ -22,7 +22,6 @@ crate::trials! {
         canary_names_are_resolved_ahead,
         canary_verifies_certificates,
         failed_checks_roll_back_the_canary,
-        check_shared_by_policies_is_no_change,
         dropping_canary_resets_its_flows,
         rollback_resets_flows_the_canary_allowed,
         canary_flows_can_be_kept,
@@ -133,21 +132,6 @@ fn failed_checks_roll_back_the_canary() {
     );
 }
 
-fn check_shared_by_policies_is_no_change() {
-    let lab = Lab::new();
-    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
-    let rollout = Rollout::with(&lab, &asking(&lab, &rule("verify")));
-    let other = lab.listen(Host::Elsewhere, Family::V4, 443);
-    let change =
-        || denied(&lab, &rollout.gateway, other.address(), NAME, "destination_mismatch")["candidate"].clone();
-    rollout.load_config(&asking(&lab, &rule("verify")), &[]);
-    assert_eq!(change(), "same");
-    rollout.must(&["share", "100"]);
-    assert_eq!(change(), "same");
-    rollout.load_config(&asking(&lab, &rule("original")), &[]);
-    assert_eq!(change(), "would_allow");
-}
-
 /// Opens a flow that only the candidate permits, and one that both permit.
 fn open_both(rollout: &Rollout<'_>, server: &Server) -> (Flow, Flow) {
     let opened = open_by_name(rollout.lab, server, "opened.example.org");
@@ -224,6 +208,7 @@ fn promotion_resets_only_flows_it_denies() {
     let (opened, both) = open_both(&rollout, &server);
     old.assert_alive();
     let said = rollout.must(&["promote"]);
+    assert!(said.contains("this resets 1 live flow, which the candidate does not allow"), "{said}");
     assert!(
         said.contains("; one live flow that is not allowed any more was reset\nconfiguration "),
         "{said}"

@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::gateway::unprivileged;
-use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
@@ -18,14 +17,12 @@ crate::trials! {
         candidate_judges_every_flow_without_effect;
     once:
         source_known_to_one_policy_is_change,
-        uninspected_flow_is_unjudged_by_candidate,
         canary_share_has_stable_clients,
         canary_denying_too_much_rolls_back,
         promotion_enforces_candidate_and_keeps_backup,
         promotion_refuses_files_changed_meanwhile,
         broken_candidate_is_reported_with_positions,
-        special_files_are_refused_as_candidates,
-        promotion_reports_reset_flows
+        special_files_are_refused_as_candidates
 }
 
 fn candidate_judges_every_flow_without_effect(family: Family) {
@@ -136,20 +133,6 @@ fn source_known_to_one_policy_is_change() {
     assert_eq!((&flow["canary"], &flow["tenant"]), (&json!(true), &"beta".into()));
     let stranger = lab.expect_reset(Tenant::Stranger, server.address(), b"");
     assert_eq!(rollout.gateway.expect_outcome(stranger, "unknown_tenant")["canary"], false);
-}
-
-fn uninspected_flow_is_unjudged_by_candidate() {
-    let lab = Lab::new();
-    let rollout = Rollout::new(&lab);
-    let (raw, file) = (lab.listen(Host::Raw, Family::V4, 7000), rollout.candidate_file());
-    let config = Rollout::config(&lab, "").render(&rollout.gateway.flow_log());
-    fs::write(&file, config.replace("inspect = \"none\"", "")).unwrap();
-    rollout.must(&["load", &file.display().to_string()]);
-    let client = lab.connect(Tenant::Alpha, raw.address());
-    let local = client.local_addr().unwrap();
-    drop((client, raw.accept()));
-    let flow = rollout.gateway.flow_from(local);
-    assert_eq!((&flow["candidate"], &flow["inspect_ms"]), (&"unjudged".into(), &Value::Null), "{flow:#}");
 }
 
 fn canary_share_has_stable_clients() {
@@ -321,20 +304,4 @@ fn special_files_are_refused_as_candidates() {
     assert!(rollout.gateway.egret(&["reload"]).status.success());
     let check = rollout.lab.gateway.output(&mut unprivileged("", &["check"], Path::new(&at("main"))));
     assert!(text(&check).contains("it is a FIFO"), "{}", text(&check));
-}
-
-fn promotion_reports_reset_flows() {
-    let lab = Lab::new();
-    let rollout = Rollout::new(&lab);
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let hello = Hello::to("allowed.example.org").record();
-    let clients: Vec<_> = (0..3).map(|_| lab.send(Tenant::Alpha, server.address(), &hello)).collect();
-    let _upstreams: Vec<_> = clients.iter().map(|_| server.accept()).collect();
-    rollout.load(STRICTER, &[]);
-    let said = rollout.must(&["promote"]);
-    assert!(said.contains("this resets 3 live flows, which the candidate does not allow"), "{said}");
-    for client in &clients {
-        let local = client.local_addr().unwrap();
-        rollout.gateway.expect_outcome(local, "policy_revoked");
-    }
 }

@@ -24,12 +24,10 @@ crate::trials! {
         flow_to_verified_address_survives_reload,
         resolved_flow_is_judged_by_actual_address;
     once:
-        proven_flow_is_not_rechecked,
         unverifiable_flow_is_reset_eventually,
         late_answer_still_proves_the_flow,
         flow_to_proven_server_survives_reload,
         reloads_keep_flows_every_policy_checks,
-        monitor_and_keep_recheck_nothing,
         canary_flows_are_rechecked_when_it_ends,
         relaxed_recheck_proves_only_its_checks,
         shared_recheck_outlives_its_first_flow,
@@ -111,19 +109,6 @@ fn resolved_flow_is_judged_by_actual_address(family: Family) {
     expect_revoked(&gateway, flow);
 }
 
-fn proven_flow_is_not_rechecked() {
-    let lab = Lab::new();
-    let mut dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
-    let gateway = lab.start_gateway(&config(&lab, "original", ""));
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let flow = open_by_name(&lab, &server, NAME);
-    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 1);
-    wait_for_rounds(&gateway, 1);
-    dns.say(&[(NAME, Host::Elsewhere.ip(Family::V4))]);
-    assert_eq!(unproved(&gateway, &config(&lab, "verify", CUT)), 0);
-    flow.assert_alive();
-}
-
 /// With a short time limit: twelve times this.
 fn hasty(lab: &Lab, destination: &str, deadline: &str) -> Config {
     Config { inspect: format!("deadline = \"{deadline}\""), ..config(lab, destination, "") }
@@ -193,21 +178,6 @@ fn flow_to_proven_server_survives_reload() {
     drop(stays);
     assert_ne!(gateway.flow_from(local)["outcome"], "policy_revoked");
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
-}
-
-fn monitor_and_keep_recheck_nothing() {
-    let lab = Lab::new();
-    let _dns = Dns::start(&lab, Host::Web, &[(NAME, Host::Named.ip(Family::V4))]);
-    let gateway = lab.start_gateway(&config(&lab, "original", ""));
-    let other = lab.listen(Host::Elsewhere, Family::V4, 443);
-    let flow = open_by_name(&lab, &other, NAME);
-    let keep = Config { policy: "on_reload = \"keep\"".into(), ..config(&lab, "verify", "") };
-    assert_eq!(unproved(&gateway, &keep), 0);
-    let monitor = Config { alpha_tenant: "mode = \"monitor\"".into(), ..config(&lab, "verify", "") };
-    assert_eq!(unproved(&gateway, &monitor), 0);
-    flow.assert_alive();
-    assert_eq!(unproved(&gateway, &config(&lab, "verify", "")), 1);
-    expect_revoked(&gateway, flow);
 }
 
 fn canary_flows_are_rechecked_when_it_ends() {

@@ -21,10 +21,8 @@ crate::trials! {
     once:
         on_reload_keep_spares_live_flows,
         flow_of_moved_client_is_reset,
-        nameless_flow_needs_rule_without_names,
         later_request_is_judged_by_current_rules,
         client_in_inspection_meets_new_rules,
-        only_end_of_monitoring_revokes,
         repeated_reloads_lose_no_allowed_flow,
         no_flow_slips_through_a_reload
 }
@@ -173,20 +171,6 @@ fn flow_of_moved_client_is_reset() {
     }
 }
 
-fn nameless_flow_needs_rule_without_names() {
-    let lab = Lab::new();
-    let gateway = lab.start_gateway(&with_rules(&lab, ""));
-    let server = Server::raw(&lab, Family::V4, 7000);
-    let flow = Flow::open(&lab, Tenant::Alpha, &server);
-    let rest = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
-    let before = with_rules(&lab, rest).render(&gateway.flow_log());
-    assert_eq!(reload(&gateway, &before)["revoked"], 0);
-    // From now on clients there are inspected: this one's first bytes are unknown.
-    let after = before.replace("inspect = \"none\"", "");
-    assert_eq!(reload(&gateway, &after)["revoked"], 1);
-    expect_revoked(&gateway, flow);
-}
-
 fn client_in_inspection_meets_new_rules() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_rules(&lab, ""));
@@ -254,22 +238,6 @@ fn later_request_is_judged_by_current_rules() {
     let local = client.local_addr().unwrap();
     drop(client);
     gateway.expect_outcome(local, "denied_by_rule");
-}
-
-fn only_end_of_monitoring_revokes() {
-    let lab = Lab::new();
-    let monitor =
-        |rules: &str| Config { alpha_tenant: "mode = \"monitor\"".into(), ..with_rules(&lab, rules) };
-    let gateway = lab.start_gateway(&monitor(""));
-    let server = lab.listen(Host::Named, Family::V4, 443);
-    let denied = open_by_name(&lab, &server, "nobody.allows.example.org");
-    let allowed = open_by_name(&lab, &server, "allowed.example.org");
-    let deny = "[[tenant.deny]]\nhosts = [\"nobody.allows.example.org\"]\n";
-    assert_eq!(reload_to(&gateway, &monitor(deny))["revoked"], 0);
-    denied.assert_alive();
-    assert_eq!(reload_to(&gateway, &with_rules(&lab, ""))["revoked"], 1);
-    assert_eq!(expect_revoked(&gateway, denied)["would_deny"], "not_allowed");
-    allowed.assert_alive();
 }
 
 /// Opens flows, passes bytes and closes them, until stopped; returns their number. A failed flow is a failure.

@@ -20,7 +20,6 @@ crate::trials! {
         requests_follow_the_current_mode,
         monitored_flows_end_with_monitoring,
         unfollowed_flow_ends_once_names_matter,
-        leaving_first_request_mode_resets_flows,
         followable_monitored_flow_survives_if_allowed,
         monitored_second_hello_ends_with_monitoring,
         monitor_denies_unwaivable_later_requests
@@ -162,19 +161,6 @@ fn unfollowed_flow_ends_once_names_matter() {
         request_is_denied(&gateway, flow, EVIL, if still == 2 { "denied_by_rule" } else { "not_allowed" });
         reset_by(&gateway, &by_address(&lab, ADDRESS));
     }
-}
-
-fn leaving_first_request_mode_resets_flows() {
-    let lab = Lab::new();
-    let once = "[[tenant.allow]]\nhosts = [\"once.example.org\"]\n";
-    let gateway = lab.start_gateway(&with_rules(&lab, &format!("{once}http = \"first-request\"\n")));
-    let server = lab.listen(Host::Named, Family::V4, 80);
-    let first = FIRST.replace("allowed", "once");
-    let flow = ask(lab.connect(Tenant::Alpha, server.address()), &server, &first);
-    answer(&flow);
-    request_passes(&flow, EVIL);
-    assert_eq!(reset_by(&gateway, &with_rules(&lab, once)), 1);
-    assert_eq!(expect_revoked(&gateway, flow)["detail"], UNFOLLOWED);
 }
 
 fn followable_monitored_flow_survives_if_allowed() {

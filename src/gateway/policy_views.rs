@@ -7,7 +7,6 @@ use super::snapshot::{Snapshot, TenantRuntime};
 use crate::addr::ClientAddr;
 use crate::flow::PolicyChange;
 use crate::policy::{FlowFacts, Judgement, TenantRules};
-
 use std::sync::Arc;
 
 /// Rules of the policies for one client.
