@@ -1,72 +1,35 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
-mod active_config;
-mod audit;
-mod candidate;
-mod control;
-mod deferred_drop;
-mod explain;
-mod failure_notice;
-mod file_watch;
-mod forecast;
-mod handles;
 mod health;
-mod last_good;
 mod limits;
 mod listeners;
-mod loaded_candidate;
-mod log_list;
-mod monitoring;
-mod network;
 mod observe;
-mod pools;
-mod privileged;
-mod recheck;
-mod reconcile;
-mod reload;
 mod run;
 mod signals;
-mod snapshot;
 mod start_error;
-mod steered;
-mod steering_counts;
-mod verification;
 mod workers;
 
-pub use explain::{ExplainError, Explainer};
-pub use last_good::LastGoodStore;
-pub use reconcile::ephemeral_ports;
 pub use run::{RunError, run};
 pub use start_error::StartError;
-pub use steered::steering_params;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::audit::Originator;
 use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig};
+use crate::control::{
+    ActiveConfig, Auditor, CompiledConfig, ControlHandles, ControlPlane, DeferredDrop, ExpectedNetwork,
+    FallbackReason, FileWatch, ForecastHandle, LastGoodStore, MonitoringLog, NetworkThread, RecheckHandle,
+    ReconcilerThread, ReloadHandle, Reloader, SharedCandidate, open_control_socket,
+};
 use crate::egress::{Dialler, Ledger};
 use crate::flow::{FlowEvent, FlowSink, FlowTable};
 use crate::gateway::{AddressMismatchLog, FlowSettings, GatewayState, Limit, RecheckSettings, ShutdownPhase};
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
-use active_config::{ActiveConfig, CompiledConfig};
 use arc_swap::ArcSwap;
-use audit::Auditor;
-use control::ControlPlane;
-use deferred_drop::DeferredDrop;
-use file_watch::FileWatch;
-use forecast::ForecastHandle;
-use handles::ControlHandles;
 use health::WorkerHealth;
-use last_good::FallbackReason;
-use loaded_candidate::SharedCandidate;
-use monitoring::MonitoringLog;
-use network::{ExpectedNetwork, NetworkThread};
 use observe::ScrapeSources;
-use recheck::RecheckHandle;
-use reconcile::ReconcilerThread;
-use reload::{ReloadHandle, Reloader};
 use signals::{SignalAction, Signals};
 use std::io;
 use std::path::Path;
@@ -123,7 +86,7 @@ impl App {
         let listeners = listeners::transparent(listen, worker_count, &liveness, keeps_class)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
 
-        let control_socket = control::open(&config)?;
+        let control_socket = open_control_socket(&config)?;
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);

@@ -30,6 +30,8 @@ pub mod config;
 pub mod steering;
 pub mod telemetry;
 // floor 6
-pub mod app;
+pub mod control;
 // floor 7
+pub mod app;
+// floor 8
 pub mod cli;

@@ -1,12 +1,11 @@
 //! Observability of the running gateway: flow log, audit log and metrics.
 
-use super::active_config::ActiveConfig;
-use super::forecast::ForecastHandle;
-use super::handles::ControlHandles;
-use super::network::{LastNetworkState, NetworkState};
-use super::reconcile::LastReconciliation;
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
+use crate::control::{
+    ActiveConfig, ControlHandles, ForecastHandle, LastNetworkState, LastReconciliation, NetworkState,
+    steering_counts,
+};
 use crate::egress::{Discrepancies, Pools};
 use crate::gateway::Snapshot;
 use crate::policy::TenantMode;
@@ -82,7 +81,7 @@ impl ScrapeSources {
             port_collisions: ledger.collisions(),
             candidate: candidates.info(),
             monitored: monitored(&snapshot),
-            steering_packets: super::steering_counts::counts(),
+            steering_packets: steering_counts(),
             names: names.reduce(|one, other| one + other),
             steering: steering(&self.steering.load()),
         };

@@ -1,8 +1,8 @@
 //! Starts the gateway with its files' configuration, or else with the last good one.
 
-use super::last_good::{FallbackCause, FallbackReason, LastGoodStore};
 use super::{App, StartError};
 use crate::config::{self, LoadedConfig};
+use crate::control::{FallbackCause, FallbackReason, LastGoodStore};
 use crate::sys::memory;
 use std::path::Path;
 

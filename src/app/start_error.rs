@@ -2,6 +2,7 @@
 
 use super::{limits, listeners};
 use crate::admin;
+use crate::control::BuildError;
 use std::io;
 
 /// Error of starting the gateway. Each message names the remedy.
@@ -16,13 +17,13 @@ pub enum StartError {
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
-    /// Rules need a resolver, and there is none to ask.
-    #[error("cannot look names up: {0}")]
-    Resolver(String),
+    /// The configuration could not be brought into force.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// A log, a thread, a runtime or a signal handler could not be set up.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
-    /// The policy could not be built, which a checked configuration rules out.
-    #[error("cannot start: {0}; this is a bug, please report it")]
-    Bug(String),
+    /// A worker panicked.
+    #[error("a worker panicked; this is a bug, please report it")]
+    Panic,
 }

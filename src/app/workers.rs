@@ -63,7 +63,7 @@ impl Workers {
             match thread.join() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => result = Err(StartError::System(error)),
-                Err(_) => result = Err(StartError::Bug("a worker panicked".to_owned())),
+                Err(_) => result = Err(StartError::Panic),
             }
         }
         result

@@ -7,8 +7,8 @@ mod edit;
 
 use super::output::print;
 use super::past_flow::{FAILED, FlowOptions, PastFlow};
-use crate::app::Explainer;
 use crate::config::{self, Config};
+use crate::control::Explainer;
 use crate::hostname::HostPattern;
 use crate::outcome::Outcome;
 use crate::policy::{RuleEffect, RuleSpec};

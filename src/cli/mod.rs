@@ -26,7 +26,7 @@ pub mod suggest;
 mod tool;
 pub mod why;
 
-use crate::app;
+use crate::control;
 use crate::steering::FilterFormat;
 use clap::{CommandFactory, Parser, Subcommand};
 use config_path::ConfigPath;
@@ -176,10 +176,10 @@ pub fn main() -> ExitCode {
         Command::Suggest { path, options } => with(&path.config, |config| suggest::run(config, &options)),
         Command::Steering(SteeringCommand::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(SteeringCommand::Print { path, format, .. }) => {
-            with(&path.config, |config| steering::print(&app::steering_params(config), format))
+            with(&path.config, |config| steering::print(&control::steering_params(config), format))
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
-            with(&path.config, |config| steering::status(&app::steering_params(config), format, json))
+            with(&path.config, |config| steering::status(&control::steering_params(config), format, json))
         }
         Command::Ports(options) => ports::run(&options),
         Command::Reload(options) => reload::run(&options),

@@ -2,8 +2,8 @@
 
 use super::flow_log::{LogError, LogFiles, Recorded, find};
 use crate::admin::ExplainReport;
-use crate::app::Explainer;
 use crate::config::Config;
+use crate::control::Explainer;
 use crate::flow::FlowId;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub(super) enum PastFlowError {
     #[error("cannot judge the flow: {0}")]
     Policy(#[from] crate::policy::CompileError),
     #[error("cannot judge the flow: {0}")]
-    Question(#[from] crate::app::ExplainError),
+    Question(#[from] crate::control::ExplainError),
 }
 
 impl PastFlowError {

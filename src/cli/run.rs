@@ -1,7 +1,8 @@
 //! `egret run`
 
 use super::journal;
-use crate::app::{self, LastGoodStore};
+use crate::app;
+use crate::control::LastGoodStore;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

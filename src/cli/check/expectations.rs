@@ -1,9 +1,9 @@
 //! `egret check --tests`: unit tests of a policy, as a TOML file of expectations.
 
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, NotAnAddress, parse_address};
-use crate::app::Explainer;
 use crate::cli::explain::show;
 use crate::config::{Diagnostic, Severity};
+use crate::control::Explainer;
 use crate::files;
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule};

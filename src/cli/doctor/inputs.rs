@@ -1,8 +1,8 @@
 //! The configuration, as far as doctor needs it.
 
 use super::families;
-use crate::app::steering_params;
 use crate::config::Config;
+use crate::control::steering_params;
 use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;

@@ -1,0 +1,253 @@
+//! Handlers of the control API.
+
+use super::audit::Auditor;
+use super::candidate::CandidateApi;
+use super::explain::{ExplainInputs, UsageSource};
+use super::handles::ControlHandles;
+use super::reload::ReloadHandle;
+use crate::addr::{DialAddr, SourceAddr};
+use crate::admin::{
+    self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
+    DestinationPorts, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport, MismatchRow, NamesQuery,
+    NamesReport, PortsQuery, PortsReport, SourcePorts,
+};
+use crate::audit::{Originator, SocketPeer, What};
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
+use crate::gateway::{AddressMismatch, MismatchCount};
+use crate::hostname::Hostname;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Opens the control socket, unless it is off. Failure is an error only if the configuration asks for the socket.
+pub(crate) fn open(config: &Config) -> Result<Option<ControlSocket>, ControlSocketError> {
+    let Some(admin) = &config.gateway.admin else { return Ok(None) };
+    match ControlSocket::open(&admin.path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if admin.wanted => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                "{error}; without it this gateway answers no questions and takes no orders, such as `egret ports` and `egret reload`"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// State behind the handlers.
+pub(crate) struct ControlPlane {
+    pub(crate) handles: ControlHandles,
+    pub(crate) reloads: ReloadHandle,
+    pub(crate) auditor: Auditor,
+    /// The main file in force.
+    pub(crate) main: PathBuf,
+}
+
+impl ControlPlane {
+    pub(crate) fn control(self) -> ControlHandlers {
+        let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
+        let candidate = CandidateApi {
+            candidates: self.handles.candidates.clone(),
+            reloads: self.reloads.clone(),
+            in_force: Arc::clone(&self.handles.in_force),
+            gateway: Arc::clone(&self.handles.gateway),
+            main: self.main.clone(),
+        };
+        let ports = Arc::new(self);
+        let (names, drain, explain) = (Arc::clone(&ports), Arc::clone(&ports), Arc::clone(&ports));
+        ControlHandlers {
+            ports: Arc::new(move |query| ports.ports(query)),
+            names: Arc::new(move |query| names.names(query)),
+            drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
+            reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
+            candidate: candidate.control(),
+            forbidden: Arc::new(move |peer, order, why| {
+                tracing::warn!(?peer, order, "refused: {why}");
+                auditor.noted(
+                    What::Forbidden,
+                    Originator::Control(peer),
+                    order.to_owned(),
+                    Err(why.to_owned()),
+                );
+            }),
+            explain: Arc::new(move |query| explain.explain(&query)),
+        }
+    }
+
+    fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.handles.in_force.current().pools)
+    }
+
+    fn ports(&self, query: PortsQuery) -> Result<PortsReport, ControlError> {
+        let query = self.checked(query)?;
+        let now = clock::now();
+        let usage = self.pools().usage(now);
+        let rows = || usage.iter().flat_map(|pool| pool.sources.iter().map(|row| (&pool.pool, row)));
+        let sources = rows().map(|(pool, row)| self.source(pool, row)).collect();
+        let watched = self.handles.forecast.rows(&self.pools(), now).into_iter();
+        let mut hot: Vec<DestinationPorts> = watched.map(|row| self.hot_row(&row)).collect();
+        if let Some(DestinationFilter::Socket(to)) = query.destination {
+            // a requested destination is shown even if others are hotter
+            for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
+                let source = SourceAddr::new(row.source.addr());
+                let known = hot.iter().any(|row| row.source == source.ip() && row.destination == to);
+                let used = self.handles.ledger.pair(source, DialAddr::new(to), now);
+                if let Some(used) = used.filter(|used| !known && used.in_use() > 0) {
+                    hot.push(self.cool_row(pool, source, to, used));
+                }
+            }
+        }
+        Ok(admin::report(&query, sources, hot, &self.handles.gateway.table))
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ControlError> {
+        let (current, snapshot) =
+            (self.handles.in_force.current(), self.handles.gateway.snapshot.load_full());
+        let facts = ExplainInputs {
+            pools: &current.specs,
+            policy: &snapshot.policy,
+            own: &snapshot.own,
+            steered: &current.steered,
+            help: snapshot.help.as_deref(),
+            state: UsageSource::Live(&snapshot),
+        };
+        facts.explain(query).map_err(|why| ControlError(why.to_string()))
+    }
+
+    /// Adds the pool of a requested tenant. Unknown names are refused: an empty answer would look like an idle gateway.
+    fn checked(&self, mut query: PortsQuery) -> Result<PortsQuery, ControlError> {
+        if let Some(name) = &query.pool
+            && self.pools().pool(name).is_none()
+        {
+            return Err(ControlError(format!("no pool is called {name:?}")));
+        }
+        if let Some(name) = &query.tenant {
+            let snapshot = self.handles.gateway.snapshot.load();
+            let tenant = snapshot.tenants.iter().find(|tenant| *tenant.policy.name == **name);
+            let tenant = tenant.ok_or_else(|| ControlError(format!("no tenant is called {name:?}")))?;
+            query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
+        }
+        Ok(query)
+    }
+
+    fn names(&self, query: NamesQuery) -> Result<NamesReport, ControlError> {
+        let name: Option<Hostname> = match query.name.map(|name| name.parse()).transpose() {
+            Ok(name) => name,
+            Err(why) => return Err(ControlError(format!("{why}"))),
+        };
+        let snapshot = self.handles.gateway.snapshot.load();
+        let known_of = |name| {
+            let mut known: Vec<_> =
+                snapshot.verifiers().flat_map(|verifier| verifier.names().known(name, None)).collect();
+            known.sort_unstable();
+            known.dedup();
+            known
+        };
+        let mut servers: Vec<_> =
+            snapshot.verifiers().flat_map(|verifier| verifier.settings().servers.clone()).collect();
+        servers.dedup();
+        let row = |(mismatch, seen): (AddressMismatch, MismatchCount)| MismatchRow {
+            tenant: mismatch.tenant.to_string(),
+            rule: mismatch.rule.map(|rule| rule.to_string()),
+            name: mismatch.name.to_string(),
+            address: mismatch.address.socket(),
+            flows: seen.flows,
+            last: format!("{:.0}", jiff::Timestamp::try_from(seen.last).unwrap_or_default()),
+        };
+        let meant = |(mismatch, _): &(AddressMismatch, MismatchCount)| {
+            name.as_ref().is_none_or(|name| mismatch.name == *name)
+        };
+        Ok(NamesReport {
+            servers,
+            known: snapshot.verifiers().map(|verifier| verifier.names().count()).sum(),
+            addresses: name.as_ref().map(known_of),
+            mismatches: self.handles.gateway.mismatches.sample().into_iter().filter(meant).map(row).collect(),
+        })
+    }
+
+    fn audited_drain(&self, peer: SocketPeer, order: DrainOrder) -> Result<DrainAnswer, ControlError> {
+        let what = if order.on { What::Drain } else { What::Undrain };
+        let subject = order.source.to_string();
+        let answer = self.drain(order);
+        let result = answer.as_ref().map(|_| ()).map_err(|ControlError(why)| why.clone());
+        self.auditor.noted(what, Originator::Control(peer), subject, result);
+        answer
+    }
+
+    fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, ControlError> {
+        let source = SourceAddr::new(order.source);
+        if !order.on && self.state(source) == Some(SourceState::Withdrawn) {
+            let why = format!("{source} is withdrawn: the host does not have it; try again when it is back");
+            return Err(ControlError(why));
+        }
+        let wanted = if order.on { SourceState::Draining } else { SourceState::Available };
+        let Some(state) = self.pools().set_state(source, wanted) else {
+            let why = "is not listed by any pool; of a network whose addresses are derived per client none can be drained";
+            return Err(ControlError(format!("{source} {why}")));
+        };
+        tracing::info!(%source, drain = order.on, state = state.as_str(), "an operator's order");
+        Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned() })
+    }
+
+    fn state(&self, source: SourceAddr) -> Option<SourceState> {
+        let usage = self.pools().usage(clock::now());
+        let mut rows = usage.iter().flat_map(|pool| &pool.sources);
+        rows.find(|row| is_one_address(row) && row.source.addr() == source.ip()).map(|row| row.state)
+    }
+
+    fn public(&self, pool: &str, source: SourceAddr) -> Option<IpAddr> {
+        self.pools().pool(pool)?.public(source)
+    }
+
+    fn source(&self, pool: &Arc<str>, row: &SourceUsage) -> SourcePorts {
+        let address = is_one_address(row).then(|| row.source.addr());
+        SourcePorts {
+            pool: Arc::clone(pool),
+            source: address.map_or_else(|| row.source.to_string(), |address| address.to_string()),
+            public: address.and_then(|address| self.public(pool, SourceAddr::new(address))),
+            state: row.state.as_str().to_owned(),
+            capacity: row.capacity,
+            live: row.live as u64,
+            held: row.held as u64,
+            busiest: row.busiest,
+        }
+    }
+
+    fn hot_row(&self, row: &HotRow) -> DestinationPorts {
+        let used = PairUse { capacity: row.capacity, live: row.live, held: row.held };
+        DestinationPorts {
+            growth_per_second: Some(row.growth_per_second),
+            exhausted_in_seconds: row.exhausted_in.map(|left| left.as_secs()),
+            ..self.cool_row(&row.pool, row.source, row.destination, used)
+        }
+    }
+
+    fn cool_row(
+        &self,
+        pool: &Arc<str>,
+        source: SourceAddr,
+        destination: SocketAddr,
+        used: PairUse,
+    ) -> DestinationPorts {
+        DestinationPorts {
+            pool: Arc::clone(pool),
+            source: source.ip(),
+            public: self.public(pool, source),
+            destination,
+            hostname: None,
+            live: used.live,
+            held: used.held,
+            capacity: used.capacity,
+            growth_per_second: None,
+            exhausted_in_seconds: None,
+            tenants: Vec::new(),
+            clients: Vec::new(),
+        }
+    }
+}
+
+fn is_one_address(row: &SourceUsage) -> bool {
+    row.source.prefix_len() == row.source.max_prefix_len()
+}

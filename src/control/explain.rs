@@ -1,0 +1,347 @@
+//! Explains the decision on a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
+//! Opens no socket and resolves no name.
+
+mod checks;
+
+use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
+use crate::admin::{
+    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool,
+    ExplainedRule, PortsInUse,
+};
+use crate::clock;
+use crate::config::{Config, SteeringPorts};
+use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
+use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
+use crate::hostname::AskedName;
+use crate::outcome::Outcome;
+use crate::policy::{
+    self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
+    MatchFinding, Policy, TenantRules,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Placeholder for a name's public address, from a documentation range, which is assigned to nobody.
+const SOME_PUBLIC_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// Reason why a query has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// The query gives an address for a target that is an address.
+    #[error("the target is an address already; an address beside it goes with a name")]
+    TwoAddresses,
+    /// The query gives a name for a protocol in which no name is read.
+    #[error("a client that speaks neither TLS nor HTTP asks for no name; give the address")]
+    NameUnread,
+}
+
+/// Explains by configuration files alone.
+pub struct Explainer<'c> {
+    config: &'c Config,
+    policy: Policy,
+    pools: Pools,
+    own: OwnAddresses,
+}
+
+impl<'c> Explainer<'c> {
+    /// Compiles the policy once, for any number of queries.
+    pub fn new(config: &'c Config) -> Result<Self, CompileError> {
+        let policy = Policy::compile(&config.tenants, config.private(Arc::default()))?;
+        // Pools of its own, so that every port is free.
+        let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
+        let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
+        Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, Vec::new()) })
+    }
+
+    /// Explains the decision on the flow.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        let Self { config, policy, pools, own } = self;
+        let facts = ExplainInputs {
+            pools: &config.pools,
+            policy,
+            own,
+            steered: &config.steering.ports,
+            help: config.help.as_deref(),
+            state: UsageSource::Files(pools),
+        };
+        facts.explain(query)
+    }
+}
+
+/// Inputs of an explanation.
+pub(crate) struct ExplainInputs<'a> {
+    pub(crate) pools: &'a [PoolSpec],
+    pub(crate) policy: &'a Policy,
+    pub(crate) own: &'a OwnAddresses,
+    /// TCP ports that are steered to the gateway.
+    pub(crate) steered: &'a SteeringPorts,
+    /// `[policy] help`.
+    pub(crate) help: Option<&'a str>,
+    pub(crate) state: UsageSource<'a>,
+}
+
+/// Source of the current usage of ports and flow slots.
+pub(crate) enum UsageSource<'a> {
+    /// None: the pools as configured.
+    Files(&'a Pools),
+    /// The running gateway.
+    Live(&'a Snapshot),
+}
+
+/// Source address and ports of a flow.
+struct SourceUse {
+    source: Option<SourceAddr>,
+    in_use: Option<PairUse>,
+    /// Ports of the tenant towards the destination.
+    tenant_ports: Option<u32>,
+    drain: Vec<SourceAddr>,
+}
+
+/// The queried flow.
+struct ExplainedFlow {
+    name: AskedName,
+    ech: bool,
+    client: ClientAddr,
+    to: OriginalDestination,
+}
+
+impl ExplainInputs<'_> {
+    /// Explains the flow, with a contact if it would not be allowed.
+    pub(crate) fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        let mut report = self.explained(query)?;
+        report.help = self.help.filter(|_| !report.allowed).map(ToOwned::to_owned);
+        Ok(report)
+    }
+
+    fn explained(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        let asked = ExplainedFlow::of(query)?;
+        let mut report = blank(query, &asked);
+        report.live = matches!(self.state, UsageSource::Live(_));
+        report.steered = self.steered.contain(asked.to.port());
+        if !report.steered {
+            report.outcome = None;
+        }
+        let Some(tenant) = self.policy.tenant_of(asked.client) else { return Ok(report) };
+        report.tenant = Some(tenant.name.to_string());
+        report.max_flows = tenant.max_flows;
+        if !report.steered {
+            return Ok(report);
+        }
+        let UsageSource::Live(snapshot) = self.state else {
+            let effective = EffectiveRules { rules: tenant, verification: None };
+            self.judge(&mut report, &asked, tenant, Some(effective));
+            return Ok(report);
+        };
+        let own = &snapshot.tenants[tenant.index];
+        report.flows = Some(own.flows.taken());
+        let views = snapshot.views(asked.client);
+        let mut in_force = report.clone();
+        self.judge(&mut in_force, &asked, tenant, views.in_force);
+        let Some(CandidateView { rules, share: Some(percent), .. }) = views.candidate else {
+            return Ok(in_force);
+        };
+        report.canary = Some(ExplainedCanary {
+            percent,
+            tenant: rules.map(|own| own.rules.name.to_string()),
+            in_force: Box::new(in_force),
+        });
+        self.judge(&mut report, &asked, tenant, rules);
+        Ok(report)
+    }
+
+    /// Applies these rules to a flow of the tenant; `None`: a candidate that has no tenant for the client.
+    fn judge(
+        &self,
+        report: &mut ExplainReport,
+        asked: &ExplainedFlow,
+        tenant: &TenantRules,
+        effective: Option<EffectiveRules<'_>>,
+    ) {
+        let ExplainedFlow { name, ech, client, to } = asked;
+        let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
+        if let Some(EffectiveRules { rules, .. }) = effective {
+            let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
+            report.inspected = inspected;
+            if findings.iter().any(|rule| rule.finding == MatchFinding::PrivateDestination) {
+                report.private = rules.owner_of(to.ip()).map(|owner| owner.to_string());
+            }
+            report.rules = findings.into_iter().map(explained_rule).collect();
+            report.mode = Some(if rules.mode.monitors(now) { "monitor" } else { "enforce" }.to_owned());
+        }
+        if self.own.contain(to.ip()) {
+            report.outcome = Some(explained_outcome(Outcome::DestinationLocal));
+            return;
+        }
+        let Some(effective) = effective else { return };
+        let EffectiveRules { rules, .. } = effective;
+        let seen = ClientInspection::Asked { name: name.clone(), ech, unframed: false };
+        let facts = FlowFacts::new(to, Inspection::First(&seen), now);
+        let judgement = match rules.judge(&facts) {
+            Judgement::Permit { permit, needs } if permit.would_deny().is_none() => {
+                match checks::checked(report, effective, name, permit, &facts) {
+                    Ok(permit) => Judgement::Permit { permit, needs },
+                    Err(outcome) => {
+                        rules.judge(&FlowFacts { checks: CheckResults::failed(outcome), ..facts })
+                    }
+                }
+            }
+            judgement => judgement,
+        };
+        report.rule = judgement.rule().map(ToString::to_string);
+        match judgement {
+            Judgement::Permit { permit, .. } => {
+                report.would_deny = permit.would_deny().map(explained_outcome);
+                self.leave(report, tenant, client, permit.dial());
+            }
+            Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome)),
+            Judgement::NeedsInspection => {} // its result is given
+        }
+    }
+
+    /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
+    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, to: DialAddr) {
+        let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
+            report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
+            return;
+        };
+        let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
+        let ports_floor = share.map(|share| share.floor).filter(|floor| *floor > 0);
+        let ports_ceiling = share.and_then(|share| share.ceiling);
+        let known = !report.address_assumed;
+        let of_family = |address: IpAddr| !known || address.is_ipv4() == to.ip().is_ipv4();
+        let SourceUse { source, in_use, tenant_ports, drain } = self.source_use(pool, tenant, client, to);
+        let (source, in_use) = (source.filter(|_| known), in_use.filter(|_| known));
+        let tenant_ports = tenant_ports.filter(|_| known);
+        let fitting: Vec<_> = pool.addresses.iter().filter(|network| of_family(network.addr())).collect();
+        let some_left = match self.state {
+            UsageSource::Live(_) if known => source.is_some(),
+            UsageSource::Live(_) | UsageSource::Files(_) => {
+                fitting.iter().any(|network| pool.drain_leaves(network))
+            }
+        };
+        let reached =
+            |now: Option<u32>, most: Option<u32>| now.zip(most).is_some_and(|(now, most)| now >= most);
+        let outcome = if reached(report.flows, report.max_flows) {
+            Some(Outcome::TenantFlowLimit)
+        } else if !some_left {
+            Some(Outcome::NoSourceAddress)
+        } else if reached(tenant_ports, ports_ceiling) {
+            Some(Outcome::TenantPortCeiling)
+        } else if in_use.is_some_and(|in_use| in_use.free() == 0) {
+            Some(Outcome::PortsExhausted)
+        } else {
+            None
+        };
+        report.allowed = outcome.is_none();
+        report.outcome = outcome.map(explained_outcome);
+        report.pool = Some(ExplainedPool {
+            name: pool.name.to_string(),
+            addresses: fitting.iter().map(ToString::to_string).collect(),
+            ports: pool.ports.to_string(),
+            source: source.map(SourceAddr::ip),
+            public: source.and_then(|source| pool.public.get(&source).copied()),
+            in_use: in_use.map(|PairUse { capacity, live, held }| PortsInUse { capacity, live, held }),
+            drain: drain.into_iter().map(SourceAddr::ip).filter(|address| of_family(*address)).collect(),
+            tenant_ports,
+            ports_floor,
+            ports_ceiling,
+        });
+    }
+
+    fn source_use(
+        &self,
+        pool: &PoolSpec,
+        tenant: &TenantRules,
+        client: ClientAddr,
+        to: DialAddr,
+    ) -> SourceUse {
+        match self.state {
+            UsageSource::Files(pools) => {
+                let known = pools.pool(&pool.name);
+                let source = known.and_then(|pool| pool.preferred(client, Family::of(to.ip())));
+                SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
+            }
+            UsageSource::Live(snapshot) => {
+                let tenant = &snapshot.tenants[tenant.index];
+                let next = tenant.pool.next(client, to, clock::now());
+                SourceUse {
+                    source: next.map(|(source, _)| source),
+                    in_use: next.map(|(_, in_use)| in_use),
+                    tenant_ports: tenant.share.ports(to),
+                    drain: tenant.pool.out_of_use(),
+                }
+            }
+        }
+    }
+}
+
+impl ExplainedFlow {
+    fn of(query: &ExplainQuery) -> Result<Self, ExplainError> {
+        let (name, socket) = match (&query.to, query.address) {
+            (ClientTarget::Address(_), Some(_)) => return Err(ExplainError::TwoAddresses),
+            (ClientTarget::Name(..), _) if query.other_protocol => return Err(ExplainError::NameUnread),
+            (ClientTarget::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
+            (ClientTarget::Address(socket), None) => (AskedName::Absent, *socket),
+            (ClientTarget::Name(name, port), address) => (
+                AskedName::Valid(name.clone()),
+                SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
+            ),
+        };
+        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
+        Ok(Self { name, ech: query.ech, client, to: OriginalDestination::new(socket) })
+    }
+}
+
+/// Initial report: the client belongs to no tenant.
+fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
+    let ExplainedFlow { client, to, .. } = asked;
+    let hostname = if let ClientTarget::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
+    ExplainReport {
+        live: false,
+        from: client.ip(),
+        tenant: None,
+        canary: None,
+        mode: None,
+        address_assumed: hostname.is_some() && query.address.is_none(),
+        hostname,
+        address: to.ip(),
+        port: to.port(),
+        ech: query.ech,
+        steered: true,
+        other_protocol: query.other_protocol,
+        inspected: false,
+        rules: Vec::new(),
+        allowed: false,
+        rule: None,
+        destination: None,
+        certificate: None,
+        private: None,
+        known_addresses: None,
+        address_check: None,
+        certificate_check: None,
+        would_deny: None,
+        outcome: Some(explained_outcome(Outcome::UnknownTenant)),
+        help: None,
+        pool: None,
+        max_flows: None,
+        flows: None,
+    }
+}
+
+fn explained_rule(rule: policy::RuleFinding) -> ExplainedRule {
+    let policy::RuleFinding { rule, effect, finding } = rule;
+    ExplainedRule {
+        rule: rule.to_string(),
+        effect: effect.as_str().to_owned(),
+        finding: finding.as_str().to_owned(),
+        text: finding.text().to_owned(),
+    }
+}
+
+fn explained_outcome(outcome: Outcome) -> ExplainedOutcome {
+    ExplainedOutcome {
+        name: outcome.as_str().to_owned(),
+        meaning: outcome.meaning().to_owned(),
+        remedy: outcome.remedy().to_owned(),
+    }
+}

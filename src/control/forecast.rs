@@ -1,0 +1,71 @@
+//! Exhaustion forecast of the running gateway, for the log and for queries.
+
+use crate::egress::{Forecaster, HotRow, LevelEvent, Pools};
+use crate::flow::{FlowTable, PairFlows};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Tenants and clients named in each event.
+const NAMED: usize = 3;
+
+/// Shared by tasks of the control thread; no worker waits for it.
+#[derive(Clone, Default)]
+pub(crate) struct ForecastHandle(Arc<Mutex<Forecaster>>);
+
+impl ForecastHandle {
+    /// Samples the pools, and logs each level that a destination has crossed, with the name and the main holders of its
+    /// ports.
+    pub(crate) fn observe(&self, pools: &Pools, table: &FlowTable, now: Instant) {
+        let events = self.lock().observe(pools, now);
+        if events.is_empty() {
+            return;
+        }
+        let pairs: Vec<_> = events.iter().map(|event| (event.source, event.destination)).collect();
+        for (event, flows) in events.iter().zip(table.towards(&pairs, None, NAMED)) {
+            log(event, &flows);
+        }
+    }
+
+    /// As [`Forecaster::rows`].
+    pub(crate) fn rows(&self, pools: &Pools, now: Instant) -> Vec<HotRow> {
+        self.lock().rows(pools, now)
+    }
+
+    /// As [`Forecaster::exhaustion`].
+    pub(crate) fn exhaustion(&self) -> HashMap<IpNet, Duration> {
+        self.lock().exhaustion()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Forecaster> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs a crossing: a warning upwards, an info downwards.
+fn log(event: &LevelEvent, flows: &PairFlows) {
+    let LevelEvent { level, pool, source, destination, used, capacity, growth, exhausted_in, rising } = event;
+    let level = level.as_str();
+    let hostname = flows.hostname.as_ref().map(tracing::field::display);
+    let exhausted_in_seconds = exhausted_in.map(|left| left.as_secs());
+    let tenants = listed(&flows.tenants, |(tenant, ports)| format!("{tenant} {ports}"));
+    let clients = listed(&flows.holders, |holder| format!("{} {}", holder.client, holder.ports));
+    if *rising {
+        tracing::warn!(
+            level, %pool, %source, %destination, hostname, used, capacity, growth_per_second = growth,
+            exhausted_in_seconds, %tenants, %clients, "source ports towards a destination run out"
+        );
+    } else {
+        tracing::info!(
+            level, %pool, %source, %destination, hostname, used, capacity, growth_per_second = growth,
+            exhausted_in_seconds, %tenants, %clients, "source ports towards a destination suffice again"
+        );
+    }
+}
+
+/// `a 12, b 3`
+fn listed<T>(all: &[T], each: impl Fn(&T) -> String) -> impl Display {
+    all.iter().map(each).collect::<Vec<_>>().join(", ")
+}

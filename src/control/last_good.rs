@@ -1,0 +1,225 @@
+//! The last good configuration, kept in the state directory as a fallback for a start with a broken one.
+//!
+//! Two are kept, each whole in one file: the last one that came into force, and the last one that the gateway started
+//! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
+
+use crate::config::{self, ConfigReport, FileStamps, LoadedConfig, Texts};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The store of the last good configurations of one main file.
+#[derive(Debug, Clone)]
+pub struct LastGoodStore {
+    /// `None` if nothing is kept.
+    folder: Option<PathBuf>,
+    main: PathBuf,
+}
+
+/// The reason for which a configuration is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeepReason {
+    /// It was the last to come into force.
+    InForce,
+    /// It was the last that the gateway started with.
+    Started,
+}
+
+impl KeepReason {
+    const NEWEST_FIRST: [Self; 2] = [Self::InForce, Self::Started];
+
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force.json",
+            Self::Started => "started.json",
+        }
+    }
+}
+
+/// The reason for a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FallbackCause {
+    /// The files have errors, or cannot be read.
+    Files,
+    /// The gateway could not start with the files.
+    Start,
+}
+
+/// Present while the gateway runs on a kept configuration because its files were refused.
+#[derive(Debug, Clone)]
+pub(crate) struct FallbackReason {
+    /// The reason for it.
+    pub(crate) cause: FallbackCause,
+    /// The report of the refusal.
+    pub(crate) why: Arc<str>,
+    /// The refused files. A change of them is a reason to try again.
+    pub(crate) read: FileStamps,
+}
+
+impl FallbackReason {
+    /// True if a reload of the files ends it, which differs from the running configuration in these tables that only a restart
+    /// can change. Where the start has failed because of such a table, the next one may fail again.
+    pub(crate) fn is_ended_by_reload(&self, restart: &[String]) -> bool {
+        match self.cause {
+            FallbackCause::Files => true,
+            FallbackCause::Start => restart.is_empty(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredConfig<'a> {
+    main: Cow<'a, Path>,
+    files: Vec<StoredFile<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFile<'a> {
+    path: Cow<'a, Path>,
+    text: Cow<'a, str>,
+}
+
+impl LastGoodStore {
+    /// A store in `folder` for the configuration whose main file is `main`.
+    pub fn new(folder: Option<PathBuf>, main: &Path) -> Self {
+        Self { folder, main: main.to_owned() }
+    }
+
+    /// The kept configurations, the newest first, without the one that was just refused, which its digest identifies.
+    pub(crate) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
+        let mut others: Vec<Texts> = Vec::new();
+        for kept in KeepReason::NEWEST_FIRST {
+            match self.read(kept) {
+                Ok(Some(texts)) if Some(texts.digest()) != refused && !others.contains(&texts) => {
+                    others.push(texts);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the kept configuration {}; it is not available as a fallback", kept.file_name());
+                }
+            }
+        }
+        others
+    }
+
+    /// Parses and checks a kept configuration.
+    pub(crate) fn load(&self, texts: Texts) -> Result<LoadedConfig, ConfigReport> {
+        config::load_texts(&self.main, texts)
+    }
+
+    /// Stores a configuration atomically. A failure is logged only.
+    pub(crate) fn keep(&self, kept: KeepReason, texts: &Texts) {
+        let Some(folder) = &self.folder else { return };
+        let files: io::Result<_> = texts
+            .iter()
+            .map(|file| {
+                file.map(|(path, text)| StoredFile { path: path.into(), text: into_text(text).into() })
+            })
+            .collect();
+        let main = self.main.as_path().into();
+        let kept =
+            files.and_then(|files| write(&folder.join(kept.file_name()), &StoredConfig { main, files }));
+        if let Err(error) = kept {
+            tracing::error!(
+                %error,
+                "cannot keep the configuration in {} as a fallback for the next start; let the gateway's user write there",
+                folder.display()
+            );
+        }
+    }
+
+    /// `None` if nothing is kept, or for another main file.
+    fn read(&self, kept: KeepReason) -> io::Result<Option<Texts>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let bytes = match crate::files::read(&folder.join(kept.file_name()), crate::files::NAMES * 2) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let stored: StoredConfig<'_> = serde_json::from_slice(&bytes)?;
+        if stored.main != self.main {
+            return Ok(None);
+        }
+        let mut texts = Texts::default();
+        for file in stored.files {
+            texts.insert(file.path.into_owned(), file.text.as_bytes())?;
+        }
+        Ok(Some(texts))
+    }
+}
+
+/// Replaces bytes that are not UTF-8. They can only be in comments, since a configuration with others is refused.
+fn into_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// Replaces the file atomically, and durably over a power failure.
+fn write(path: &Path, stored: &StoredConfig<'_>) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+    let mut text = io::BufWriter::new(&mut file);
+    serde_json::to_writer(&mut text, stored)?;
+    text.flush()?;
+    drop(text);
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAIN: &str = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
+        [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n\
+        [[tenant.allow]]\nhosts_file = \"lists/names.txt\"\n";
+    const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
+
+    #[test]
+    fn reload_ends_fallback_unless_restart_may_fail() {
+        let of = |cause| FallbackReason { cause, why: "".into(), read: FileStamps::default() };
+        let differs = ["[gateway]".to_owned()];
+        assert!(of(FallbackCause::Files).is_ended_by_reload(&differs));
+        assert!(of(FallbackCause::Start).is_ended_by_reload(&[]));
+        assert!(!of(FallbackCause::Start).is_ended_by_reload(&differs));
+    }
+
+    #[test]
+    fn kept_configuration_needs_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let main = at("egret.toml");
+        for sub in ["lists", "policy.d", "state"] {
+            fs::create_dir(at(sub)).unwrap();
+        }
+        fs::write(&main, MAIN).unwrap();
+        fs::write(at("lists/names.txt"), "a.example.org # \u{fc}\n").unwrap();
+        fs::write(at("policy.d/beta.toml"), BETA).unwrap();
+        let last_good = LastGoodStore::new(Some(at("state")), &main);
+        assert_eq!(last_good.others_than(None), []);
+        let loaded = config::load(&main).unwrap();
+        last_good.keep(KeepReason::Started, &loaded.texts);
+        last_good.keep(KeepReason::InForce, &loaded.texts);
+        for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml"] {
+            fs::remove_file(at(gone)).unwrap();
+        }
+        // Both are the same and are tried once.
+        let [kept] = &last_good.others_than(None)[..] else { panic!("not one") };
+        let again = last_good.load(kept.clone()).unwrap();
+        assert_eq!(again.config.version(), loaded.config.version());
+        assert_eq!(again.texts, loaded.texts);
+        // Neither the configuration just refused nor that of another main file is tried.
+        assert_eq!(last_good.others_than(Some(loaded.texts.digest())), []);
+        assert_eq!(LastGoodStore::new(Some(at("state")), &at("other.toml")).others_than(None), []);
+        // A truncated file is not a configuration.
+        fs::write(at("state/in-force.json"), "{\"main\": \"").unwrap();
+        fs::remove_file(at("state/started.json")).unwrap();
+        assert_eq!(last_good.others_than(None), []);
+        // A failure to keep it does not interrupt service.
+        LastGoodStore::new(Some(at("nowhere")), &main).keep(KeepReason::Started, &loaded.texts);
+        LastGoodStore::new(None, &main).keep(KeepReason::Started, &loaded.texts);
+    }
+}

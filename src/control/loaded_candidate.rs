@@ -1,0 +1,60 @@
+//! The loaded candidate.
+
+mod status;
+
+use crate::admin::FileSet;
+use crate::gateway::Candidate;
+use crate::telemetry::CandidateInfo;
+use crate::verify::NameKey;
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The loaded candidate, if any. Shared with all that report on it.
+#[derive(Clone, Default)]
+pub(crate) struct SharedCandidate(pub(crate) Arc<ArcSwapOption<LoadedCandidate>>);
+
+impl SharedCandidate {
+    /// Labels of the candidate for the metrics.
+    pub(crate) fn info(&self) -> Option<CandidateInfo> {
+        let loaded = self.0.load();
+        let loaded = loaded.as_deref()?;
+        Some(CandidateInfo { version: Arc::clone(&loaded.version), state: loaded.state() })
+    }
+}
+
+/// A loaded candidate and its origin.
+pub(crate) struct LoadedCandidate {
+    pub(crate) candidate: Arc<Candidate>,
+    pub(crate) files: FileSet,
+    /// Names to resolve in advance while it is enforced.
+    pub(crate) names: HashSet<NameKey>,
+    pub(crate) version: Arc<str>,
+    pub(crate) time: Timestamp,
+    pub(crate) told_of_its_fall: AtomicBool,
+    /// Its `[policy] on_reload`.
+    pub(crate) revokes: bool,
+}
+
+impl LoadedCandidate {
+    pub(crate) fn subject(&self) -> String {
+        self.files.main.display().to_string()
+    }
+
+    pub(crate) fn has_just_rolled_back(&self) -> bool {
+        self.candidate.rollback().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Reason why a promotion took no effect.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(crate) enum PromotionError {
+    /// It was dropped.
+    #[error("no candidate is loaded")]
+    NoneLoaded,
+    /// Another candidate was loaded, or the files were changed.
+    #[error("what the files of the running configuration say is not the candidate that is loaded")]
+    Other,
+}

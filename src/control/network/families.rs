@@ -1,0 +1,289 @@
+//! Early refusal of address families that have no way out: their connections are reset at the SYN, so that dual-stack
+//! clients fall back to the other family (Happy Eyeballs, RFC 8305).
+//!
+//! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
+
+use crate::addr::Family;
+use crate::control::failure_notice::FailureNotice;
+use crate::egress::{Pool, Pools};
+use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
+use crate::sys::routing::{self, IpFamily, RouteDecision};
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// Ability of a pool to send out flows of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FamilyReachability {
+    Yes,
+    /// There is no default route, though there may be routes to some networks.
+    Unrouted,
+    /// No address of the family hands out ports, or the gateway does not listen for the family.
+    No,
+}
+
+/// A client network, and the pool that its flows leave from.
+pub(super) type ClientPool = (IpNet, Arc<str>);
+
+/// Keeps the kernel's table of refusals in step with routes and pools.
+pub(super) struct FamilyRefusals {
+    refusals: Option<Refusals>,
+    scope: RefusalScope,
+    clients: Vec<ClientPool>,
+    /// The gateway listens for IPv6 connections.
+    takes_ipv6: bool,
+    /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
+    in_kernel: Option<(RefusalScope, [RefusedClients; 2])>,
+    /// The states that were last logged, by pool.
+    logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
+    /// Failures to put refusals in the kernel.
+    unsupported: FailureNotice,
+    /// Connections refused since the start, as last read.
+    counted: [u64; 2],
+}
+
+impl FamilyRefusals {
+    pub(super) fn new(scope: RefusalScope, clients: Vec<ClientPool>, takes_ipv6: bool) -> Self {
+        Self {
+            refusals: None,
+            scope,
+            clients,
+            takes_ipv6,
+            in_kernel: None,
+            logged: BTreeMap::new(),
+            unsupported: FailureNotice::default(),
+            counted: [0; 2],
+        }
+    }
+
+    /// Replaces scope and clients after a reload.
+    pub(super) fn expect(&mut self, scope: RefusalScope, clients: Vec<ClientPool>) {
+        (self.scope, self.clients) = (scope, clients);
+    }
+
+    /// Finds the families that can leave each pool, and updates the kernel's table.
+    pub(super) fn check(&mut self, pools: &Pools) {
+        let mut states = BTreeMap::new();
+        for (_, name) in &self.clients {
+            if let Some(pool) = pools.pool(name).filter(|_| !states.contains_key(name)) {
+                states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
+            }
+        }
+        self.log_changes(&states);
+        let of = |v4| refused(&self.clients, &states, v4);
+        let wanted = (self.scope.clone(), [of(true), of(false)]);
+        self.logged = states;
+        if self.in_kernel.as_ref() == Some(&wanted) {
+            return;
+        }
+        match self.apply(&wanted) {
+            Ok(()) => {
+                self.in_kernel = Some(wanted);
+                self.unsupported.clear();
+            }
+            Err(error) if self.unsupported.is_due() => tracing::warn!(
+                %error,
+                "cannot refuse connections of an address family without a route out before the handshake (this needs \
+                 Linux 5.12 and nf_tables); dual-stack clients may hang instead of falling back to the other family"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Connections refused since the start, of each family: as last read, if they cannot be read now.
+    pub(super) fn counted(&mut self) -> [u64; 2] {
+        if let Some(refusals) = &self.refusals {
+            keep_last(&mut self.counted, refusals.counted());
+        }
+        self.counted
+    }
+
+    fn apply(&mut self, (scope, [v4, v6]): &(RefusalScope, [RefusedClients; 2])) -> io::Result<()> {
+        if self.refusals.is_none() {
+            if *v4 == RefusedClients::default() && *v6 == RefusedClients::default() {
+                return Ok(());
+            }
+            self.refusals = Some(Refusals::new()?);
+        }
+        self.refusals.as_mut().map_or(Ok(()), |refusals| refusals.put(scope, [v4, v6]))
+    }
+
+    fn log_changes(&self, states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>) {
+        for (pool, now) in states {
+            let before = self.logged.get(pool).copied().unwrap_or([FamilyReachability::Yes; 2]);
+            for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+                match (before[index], now[index]) {
+                    (before, now) if before == now => {}
+                    (_, FamilyReachability::Yes) => {
+                        tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
+                    }
+                    (_, FamilyReachability::Unrouted) => tracing::warn!(
+                        %pool,
+                        "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients \
+                         fall back to the other family; add a default route"
+                    ),
+                    (_, FamilyReachability::No) => tracing::warn!(
+                        %pool,
+                        "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} \
+                         connections are refused at once, so that clients fall back to the other family"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+/// Replaces the counts, which never fall, unless they could not be read.
+fn keep_last(counted: &mut [u64; 2], read: io::Result<[u64; 2]>) {
+    if let Ok(read) = read {
+        *counted = read;
+    }
+}
+
+/// The states of IPv4 and IPv6. If neither can leave, both count as able to: see the head of this file.
+fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
+    let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
+        let taken = takes_ipv6 || family == Family::V4;
+        let Some(source) = pool.any_source(family).filter(|_| taken) else { return FamilyReachability::No };
+        match routing::way(of.far(), Some(source.ip()), None) {
+            Ok(RouteDecision::Nowhere) => FamilyReachability::Unrouted,
+            // no refusals on uncertain grounds
+            Ok(RouteDecision::Out | RouteDecision::Local) | Err(_) => FamilyReachability::Yes,
+        }
+    });
+    if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
+}
+
+/// The clients of one family whose connections cannot leave.
+fn refused(
+    clients: &[ClientPool],
+    states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
+    v4: bool,
+) -> RefusedClients {
+    let mut networks = Vec::new();
+    for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
+        let state = states.get(pool).map_or(FamilyReachability::Yes, |states| states[usize::from(!v4)]);
+        networks.push((number(network.network()), number(network.broadcast()), state));
+    }
+    let mut refused = RefusedClients::default();
+    for (first, last, state) in flattened(networks) {
+        let range = (address(first, v4), address(last, v4));
+        match state {
+            FamilyReachability::Yes => {}
+            FamilyReachability::Unrouted => refused.unrouted.push(range),
+            FamilyReachability::No => refused.everywhere.push(range),
+        }
+    }
+    refused
+}
+
+/// Nested networks as disjoint ranges, in order: the longest prefix wins, and adjacent ranges of one state are merged.
+fn flattened(mut networks: Vec<(u128, u128, FamilyReachability)>) -> Vec<(u128, u128, FamilyReachability)> {
+    networks.sort_by_key(|(first, last, _)| (*first, Reverse(*last)));
+    let mut ranges: Vec<(u128, u128, FamilyReachability)> = Vec::new();
+    let mut open: Vec<(u128, FamilyReachability)> = Vec::new();
+    // first address that is in no range yet; `None` past the last address of the family
+    let mut at = Some(0);
+    let mut put = |from: Option<u128>, to: u128, state: FamilyReachability| {
+        let Some(from) = from.filter(|from| *from <= to) else { return };
+        match ranges.last_mut() {
+            Some((_, last, before)) if *before == state && last.checked_add(1) == Some(from) => *last = to,
+            _ => ranges.push((from, to, state)),
+        }
+    };
+    for (first, last, state) in networks {
+        while let Some((end, around)) = open.last().copied().filter(|(end, _)| *end < first) {
+            put(at, end, around);
+            at = end.checked_add(1);
+            open.pop();
+        }
+        if let (Some((_, around)), Some(before)) = (open.last(), first.checked_sub(1)) {
+            put(at, before, *around);
+        }
+        at = Some(first);
+        open.push((last, state));
+    }
+    while let Some((end, around)) = open.pop() {
+        put(at, end, around);
+        at = at.and_then(|at| end.checked_add(1).map(|behind| behind.max(at)));
+    }
+    ranges
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn address(number: u128, v4: bool) -> IpAddr {
+    match u32::try_from(number) {
+        Ok(number) if v4 => Ipv4Addr::from(number).into(),
+        _ => Ipv6Addr::from(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(clients: &[(&str, &str)], v4: bool) -> RefusedClients {
+        let states = [
+            ("both", [FamilyReachability::Yes, FamilyReachability::Yes]),
+            ("old", [FamilyReachability::Yes, FamilyReachability::No]),
+            ("new", [FamilyReachability::No, FamilyReachability::Unrouted]),
+        ];
+        let states = states.into_iter().map(|(name, states)| (Arc::from(name), states)).collect();
+        let clients: Vec<_> =
+            clients.iter().map(|(network, pool)| (network.parse().unwrap(), Arc::from(*pool))).collect();
+        refused(&clients, &states, v4)
+    }
+
+    fn shown(ranges: &[(IpAddr, IpAddr)]) -> Vec<String> {
+        ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
+    }
+
+    #[test]
+    fn unread_counts_do_not_fall() {
+        let mut counted = [0; 2];
+        keep_last(&mut counted, Ok([7, 2]));
+        keep_last(&mut counted, Err(io::ErrorKind::TimedOut.into()));
+        assert_eq!(counted, [7, 2]);
+    }
+
+    #[test]
+    fn longest_prefix_decides_refusal() {
+        let clients = [
+            ("2001:db8::/32", "old"),
+            ("2001:db8:1::/48", "both"),
+            ("2001:db8:1:1::/64", "old"),
+            ("2001:db9::/32", "old"),
+            ("2001:dba::/32", "new"),
+            ("10.0.0.0/8", "new"),
+            ("10.0.0.0/9", "both"),
+        ];
+        let v6 = ranges(&clients, false);
+        assert_eq!(
+            shown(&v6.everywhere),
+            [
+                "2001:db8::-2001:db8:0:ffff:ffff:ffff:ffff:ffff",
+                "2001:db8:1:1::-2001:db8:1:1:ffff:ffff:ffff:ffff",
+                "2001:db8:2::-2001:db9:ffff:ffff:ffff:ffff:ffff:ffff"
+            ]
+        );
+        assert_eq!(shown(&v6.unrouted), ["2001:dba::-2001:dba:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        assert_eq!(shown(&ranges(&clients, true).everywhere), ["10.128.0.0-10.255.255.255"]);
+    }
+
+    #[test]
+    fn ranges_include_the_last_address() {
+        let all = ranges(&[("::/0", "old"), ("ffff::/16", "both"), ("0.0.0.0/0", "new")], false);
+        assert_eq!(shown(&all.everywhere), ["::-fffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        let all = ranges(&[("::/0", "old"), ("0.0.0.0/0", "new"), ("255.255.255.255/32", "new")], true);
+        assert_eq!(shown(&all.everywhere), ["0.0.0.0-255.255.255.255"]);
+    }
+}

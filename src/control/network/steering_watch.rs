@@ -1,0 +1,227 @@
+//! Watches steering: readiness, log, and requests for repair.
+
+use super::expected::ExpectedNetwork;
+use super::repairs::RepairRequests;
+use crate::admin::Readiness;
+use crate::steering::{Lost, Part, Remedy, SteeringLook, SteeringMonitor};
+use std::collections::BTreeSet;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+/// Time between looks while a reload waits for steering to be renewed.
+const OFTEN: Duration = Duration::from_millis(100);
+
+/// Result of a change of steering by a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SteeringRenewal {
+    /// The steering in place fits the new configuration.
+    Unneeded,
+    /// The new steering is in place.
+    Renewed,
+    /// Requested, and not in place by the deadline.
+    Pending,
+    /// It cannot be requested: an operator has to put it in place.
+    ByHand,
+    /// It must not be requested: the files name another port to listen on, which takes a restart of gateway and steering.
+    AtRestart,
+}
+
+/// A reload that waits for its steering to be in place.
+struct PendingRenewal {
+    reply: SyncSender<SteeringRenewal>,
+    deadline: Instant,
+    /// The rules before the request.
+    rules: BTreeSet<u64>,
+    /// A part was missing since the request.
+    lost: bool,
+}
+
+pub(crate) struct SteeringWatch {
+    expected: ExpectedNetwork,
+    /// `None` if `[steering] watch` is off.
+    watched: Option<SteeringMonitor>,
+    repairs: RepairRequests,
+    requests: u64,
+    /// The findings of the last look.
+    look: SteeringLook,
+    renewing: Option<PendingRenewal>,
+    /// The reason why the last look failed.
+    blind: Option<String>,
+    readiness: Readiness,
+}
+
+impl SteeringWatch {
+    pub(crate) fn new(expected: ExpectedNetwork, readiness: Readiness) -> Self {
+        Self {
+            watched: expected.watched(),
+            repairs: RepairRequests::new(expected.repair.clone()),
+            requests: 0,
+            expected,
+            look: SteeringLook::default(),
+            renewing: None,
+            blind: None,
+            readiness,
+        }
+    }
+
+    /// Time of the next look that is due without a notification.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match &self.renewing {
+            Some(renewing) => Some(crate::clock::now().min(renewing.deadline) + OFTEN),
+            None => self.repairs.due().filter(|_| self.can_be_repaired()),
+        }
+    }
+
+    /// Watches the steering of a new configuration. The result is sent by the deadline.
+    pub(crate) fn expect(
+        &mut self,
+        expected: ExpectedNetwork,
+        reply: SyncSender<SteeringRenewal>,
+        deadline: Instant,
+    ) {
+        let another = expected.script() != self.expected.script();
+        if expected.repair != self.expected.repair {
+            self.repairs = RepairRequests::new(expected.repair.clone());
+        }
+        match (&mut self.watched, expected.watch) {
+            (Some(watched), true) => watched.expect(&expected.params),
+            (watched, _) => *watched = expected.watched(),
+        }
+        self.expected = expected;
+        let now = crate::clock::now();
+        let answer = if self.expected.other_listener {
+            SteeringRenewal::AtRestart
+        } else if !another && !self.can_be_repaired() {
+            SteeringRenewal::Unneeded
+        } else if self.watched.is_none() || !self.repairs.ask_now(now) {
+            SteeringRenewal::ByHand
+        } else {
+            let rules = self.look.rules.clone();
+            self.renewing = Some(PendingRenewal { reply, deadline, rules, lost: self.can_be_repaired() });
+            return;
+        };
+        // The receiver may have given up.
+        let _ = reply.send(answer);
+    }
+
+    /// Text that readiness mentions without being affected.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let latent = self.look.latent.iter();
+        let latent = latent.map(|fault| format!("{fault}; fix: {}", fault.remedy.as_str()));
+        self.blind.clone().into_iter().chain(latent).collect()
+    }
+
+    /// Requests for repair since the start.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Looks, logs changes, sets readiness, and requests a repair where that helps. Returns the missing parts; `None` if
+    /// they are not known.
+    pub(crate) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
+        let Some(watched) = &mut self.watched else {
+            self.look = SteeringLook::default();
+            self.readiness.set_unsteered(None);
+            return None;
+        };
+        match watched.look(now) {
+            Ok(look) => {
+                self.blind = None;
+                let before = std::mem::replace(&mut self.look, look);
+                self.log_change(&before.lost);
+                self.log_overtaking(&before.latent);
+                self.begin_renewal(now);
+                if self.can_be_repaired() {
+                    let asks = self.renewing.is_none() && self.repairs.ask(now);
+                    self.requests += u64::from(asks);
+                } else if self.renewing.is_none() {
+                    if self.has_newcomers() {
+                        self.repairs.ask_for_new(now)
+                    } else {
+                        self.repairs.note_intact(now)
+                    }
+                }
+                let lost = &self.look.lost;
+                let why = |remedy: Remedy| {
+                    format!("steering is not in place: {}\nfix: {}", list(lost), remedy.as_str())
+                };
+                self.readiness.set_unsteered(self.remedy().map(why));
+                Some(lost.iter().map(|lost| lost.part).collect())
+            }
+            Err(error) => {
+                let said = format!(
+                    "cannot read rules and routes from the kernel ({error}), so it is not known whether steering is in place"
+                );
+                if self.blind.replace(said.clone()).is_none() {
+                    tracing::warn!("{said}");
+                }
+                None
+            }
+        }
+    }
+
+    /// True if something is lost that a repair may bring back. Rules made from files with another port to listen on would only
+    /// take away the rest.
+    fn can_be_repaired(&self) -> bool {
+        !self.expected.other_listener && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
+    }
+
+    /// True if new interfaces wait for their rules.
+    fn has_newcomers(&self) -> bool {
+        !self.expected.other_listener && self.look.latent.iter().any(|fault| fault.remedy == Remedy::Renew)
+    }
+
+    /// The remedy for what is lost.
+    fn remedy(&self) -> Option<Remedy> {
+        let first = self.look.lost.iter().map(|lost| lost.remedy).min()?;
+        let renews = self.expected.other_listener && first == Remedy::Renew;
+        Some(if renews { Remedy::RestartBoth } else { first })
+    }
+
+    fn begin_renewal(&mut self, now: Instant) {
+        let (lost, taken) = (self.can_be_repaired(), self.repairs.is_taken());
+        let Some(renewing) = &mut self.renewing else { return };
+        renewing.lost |= lost;
+        let is_new = renewing.lost || renewing.rules != self.look.rules;
+        let answer = match (taken && !lost && is_new, now >= renewing.deadline) {
+            (true, _) => SteeringRenewal::Renewed,
+            (false, true) => SteeringRenewal::Pending,
+            (false, false) => return,
+        };
+        let _ = renewing.reply.send(answer);
+        self.renewing = None;
+    }
+
+    /// Logs rules of other programs that have come before Egret's. New interfaces are no fault.
+    fn log_overtaking(&self, before: &[Lost]) {
+        for fault in self.look.latent.iter().filter(|fault| fault.remedy == Remedy::MoveRule) {
+            if !before.contains(fault) {
+                tracing::warn!(
+                    "{fault}: they would be routed on if packet rules were flushed where this machine forwards; fix: {}",
+                    fault.remedy.as_str()
+                );
+            }
+        }
+    }
+
+    fn log_change(&self, before: &[Lost]) {
+        let lost = &self.look.lost;
+        if *lost == before {
+            return;
+        }
+        match self.remedy() {
+            None => tracing::info!("steering is in place again"),
+            Some(remedy) => tracing::error!(
+                "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
+                 forwards and port_rules are lost with the packet rules, or by an interface that [steering] does not \
+                 name; fix: {}",
+                list(lost),
+                remedy.as_str()
+            ),
+        }
+    }
+}
+
+fn list(lost: &[Lost]) -> String {
+    lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,421 @@
+//! Reloads the configuration on a thread of its own, so that neither a million names nor a dead disk delays flows,
+//! metrics or other orders.
+
+use super::active_config::{ActiveConfig, CompiledConfig};
+use super::audit::Auditor;
+use super::build_error::BuildError;
+use super::deferred_drop::DeferredDrop;
+use super::file_watch::FileWatch;
+use super::last_good::{KeepReason, LastGoodStore};
+use super::loaded_candidate::{PromotionError, SharedCandidate};
+use super::network::{ExpectedNetwork, NetworkThread, SteeringRenewal};
+use super::recheck::RecheckHandle;
+use super::snapshot;
+use crate::admin::{ControlError, ReloadAnswer};
+use crate::audit::{ConfigDifference, Originator, What};
+use crate::clock;
+use crate::config::{self, Config, ConfigDigest, Diagnostic, LoadedConfig, Texts};
+use crate::egress::Ledger;
+use crate::gateway::{GatewayState, ReevaluationCounts};
+use crate::steering::{REMEDY, Remedy};
+use crate::sys::{memory, priority};
+use crate::telemetry::Metrics;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Most pending orders. Reloads that are pending when one ends are coalesced into the next.
+const WAITING: usize = 64;
+/// Interval of checks for retired snapshots to drop, and for changed files if they are watched.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Request for a reload.
+struct ReloadOrder {
+    by: Originator,
+    reply: Option<oneshot::Sender<ReloadAnswer>>,
+}
+
+/// A task of the thread.
+enum ReloadTask {
+    Reload(ReloadOrder),
+    /// Any other change of what is in force.
+    Other(Box<dyn FnOnce(&mut Reloader) + Send>),
+}
+
+/// Handle for ordering reloads. The thread ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct ReloadHandle(SyncSender<ReloadTask>);
+
+impl ReloadHandle {
+    /// Orders a reload; returns the receiver of its result.
+    pub(crate) fn order(&self, by: Originator) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(ReloadTask::Reload(ReloadOrder { by, reply: Some(reply) }))?;
+        Ok(answer)
+    }
+
+    /// Runs another task on the thread; returns the receiver of its result.
+    pub(crate) fn run<A: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
+    ) -> Result<oneshot::Receiver<A>, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(ReloadTask::Other(Box::new(move |reloader| {
+            // The receiver may be gone.
+            let _ = reply.send(task(reloader));
+        })))?;
+        Ok(answer)
+    }
+
+    fn put(&self, task: ReloadTask) -> Result<(), ControlError> {
+        self.0.try_send(task).map_err(|_| {
+            ControlError(format!(
+                "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
+            ))
+        })
+    }
+}
+
+/// Lets the thread begin. If it is dropped, since the start has failed, the thread ends: what is kept as a fallback must stay
+/// as it is.
+pub(crate) struct Begin(SyncSender<()>);
+
+impl Begin {
+    fn new() -> (Self, Begins) {
+        let (begin, begins) = mpsc::sync_channel(1);
+        (Self(begin), Begins(begins))
+    }
+
+    /// To be called once the gateway has started.
+    pub(crate) fn begin(self) {
+        // The thread waits for it.
+        let _ = self.0.send(());
+    }
+}
+
+/// The thread's side of [`Begin`].
+struct Begins(Receiver<()>);
+
+impl Begins {
+    /// Runs `work` once the gateway has started, and not at all if it does not.
+    fn then(self, work: impl FnOnce()) {
+        if self.0.recv().is_ok() {
+            work();
+        }
+    }
+}
+
+/// State of the reload thread.
+pub(crate) struct Reloader {
+    /// The main file.
+    pub(crate) path: PathBuf,
+    /// Configuration in force without tenants and pools: they live on in compiled form, and a million names are not
+    /// kept twice.
+    pub(crate) running: Config,
+    /// Outline of the configuration in force.
+    pub(crate) outline: ConfigDigest,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) gateway: Arc<GatewayState>,
+    pub(crate) in_force: Arc<ActiveConfig>,
+    pub(crate) auditor: Auditor,
+    pub(crate) retired: DeferredDrop,
+    pub(crate) candidates: SharedCandidate,
+    pub(crate) rechecks: RecheckHandle,
+    /// Watch of the files that were last read.
+    pub(crate) files: FileWatch,
+    /// Store for configurations that come into force.
+    pub(crate) last_good: LastGoodStore,
+    /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
+    pub(crate) started_with: Option<Texts>,
+    pub(crate) network: NetworkThread,
+}
+
+/// A configuration that came into force.
+struct ReloadSummary {
+    difference: ConfigDifference,
+    steering: SteeringRenewal,
+    warnings: Vec<Diagnostic>,
+    judged: ReevaluationCounts,
+    /// The gateway still runs on what it started with in place of the files, since only a restart can change it.
+    unproved_start: bool,
+}
+
+impl ReloadSummary {
+    /// Describes a start that may fail again.
+    fn note(&self) -> Option<String> {
+        self.unproved_start.then(|| {
+            format!(
+                "the gateway could not start with {} of these files, and keeps those of the last good configuration: run \
+                 `systemctl restart egret` to try again",
+                self.difference.restart.join(", ")
+            )
+        })
+    }
+}
+
+/// Reason why a reload took no effect; the previous configuration stays in force.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    /// The files have errors.
+    #[error(transparent)]
+    Config(#[from] config::ConfigReport),
+    /// The configuration could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A promotion, and the files do not match the candidate.
+    #[error(transparent)]
+    NotTheCandidate(#[from] PromotionError),
+    /// The reload panicked.
+    #[error("the reload failed in a way that is a bug; please report it")]
+    Bug,
+}
+
+impl Reloader {
+    /// Starts the thread, which does nothing before the whole start has succeeded.
+    pub(crate) fn start(mut self) -> Result<(ReloadHandle, Begin), BuildError> {
+        let (orders, ordered) = mpsc::sync_channel(WAITING);
+        let (begin, begins) = Begin::new();
+        thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            priority::yield_to_others();
+            begins.then(|| self.serve(&ordered));
+        })?;
+        Ok((ReloadHandle(orders), begin))
+    }
+
+    fn serve(&mut self, ordered: &Receiver<ReloadTask>) {
+        if let Some(texts) = self.started_with.take() {
+            self.last_good.keep(KeepReason::Started, &texts);
+            self.last_good.keep(KeepReason::InForce, &texts);
+        }
+        // A start reads as much as a reload does, and that memory is free by now.
+        memory::give_back();
+        loop {
+            let next = ordered.recv_timeout(TICK);
+            self.catch_panic(|reloader| reloader.watch_candidate());
+            let worked = match next {
+                Ok(first) => {
+                    self.run_tasks(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
+                    true
+                }
+                Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
+                    self.carry_out(vec![ReloadOrder { by: Originator::Watch, reply: None }]);
+                    true
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if self.retired.sweep() || worked {
+                memory::give_back();
+            }
+        }
+    }
+
+    /// Carries out tasks in order; consecutive reloads are coalesced.
+    fn run_tasks(&mut self, tasks: impl Iterator<Item = ReloadTask>) {
+        let mut orders = Vec::new();
+        for task in tasks {
+            match task {
+                ReloadTask::Reload(order) => orders.push(order),
+                ReloadTask::Other(task) => {
+                    self.carry_out(std::mem::take(&mut orders));
+                    self.catch_panic(|reloader| {
+                        // Reports a rollback before the task replaces the candidate.
+                        reloader.watch_candidate();
+                        task(reloader);
+                    });
+                }
+            }
+        }
+        self.carry_out(orders);
+    }
+
+    /// Catches a panic, so that the thread goes on.
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!("an order failed in a way that is a bug; please report it");
+        }
+    }
+
+    /// Reloads once, and sends the result to all who ordered it.
+    fn carry_out(&mut self, orders: Vec<ReloadOrder>) {
+        if orders.is_empty() {
+            return;
+        }
+        let before = Arc::clone(&self.in_force.current().version);
+        let result = self.reload(false);
+        let config = Arc::clone(&self.in_force.current().version);
+        if result.is_err() {
+            self.in_force.refused();
+        }
+        say(&result, &config);
+        for ReloadOrder { by, reply } in orders {
+            self.auditor.exchanged(What::Reload, by, &before, audit_result(&result));
+            if let Some(reply) = reply {
+                // The receiver may be gone.
+                let _ = reply.send(answer(&result, &config));
+            }
+        }
+    }
+
+    /// A reload that takes effect only if it puts the candidate in force.
+    pub(crate) fn promote(&mut self, by: Originator) -> ReloadAnswer {
+        let before = Arc::clone(&self.in_force.current().version);
+        let result = self.reload(true);
+        let config = Arc::clone(&self.in_force.current().version);
+        say(&result, &config);
+        self.auditor.exchanged(What::CandidatePromote, by, &before, audit_result(&result));
+        answer(&result, &config)
+    }
+
+    fn reload(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
+        catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
+    }
+
+    /// Puts the files' configuration in force. If `promoted`, only if it matches the candidate, which ends then.
+    fn exchange(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
+        let loaded = config::load(&self.path);
+        self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
+        let LoadedConfig { mut config, warnings, files, texts, .. } = loaded?;
+        let read = ConfigDigest::of(&config);
+        let difference = self.outline.difference(&read);
+        for header in &difference.restart {
+            tracing::warn!("{header} has changed; that takes effect at the next restart");
+        }
+        let expected = ExpectedNetwork::of(&config, self.running.gateway.listen.port());
+        config.keep_fixed(&self.running);
+        let before = self.gateway.snapshot.load_full();
+        let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
+        drop(before);
+        if promoted {
+            self.check_candidate(&built.current.version)?;
+            built.snapshot.candidate = None;
+        }
+        config.tenants = Vec::new();
+        config.pools = Vec::new();
+        // Nothing below can fail.
+        self.in_force.exchange(&built, &difference.restart);
+        snapshot::put_limits_in_force(&built.snapshot);
+        let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
+        self.retired.add(before);
+        self.resolve_in_advance();
+        let judged = self.gateway.reevaluate(clock::timestamp());
+        self.rechecks.order(judged);
+        self.running = config;
+        self.outline = read.fixed_as_in(&self.outline);
+        self.last_good.keep(KeepReason::InForce, &texts);
+        let steering = self.network.expect(expected);
+        let unproved_start = self.in_force.fallback().is_some();
+        Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start })
+    }
+}
+
+fn say(result: &Result<ReloadSummary, ReloadError>, config: &str) {
+    match result {
+        Ok(reloaded) => {
+            let ReloadSummary { difference, steering, warnings, judged, .. } = reloaded;
+            let ReevaluationCounts { revoked, unproved } = judged;
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            if let Some(note) = reloaded.note() {
+                tracing::warn!("{note}");
+            }
+            tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
+            match (steering, steering_message(*steering)) {
+                (SteeringRenewal::Unneeded, _) | (_, None) => {}
+                (SteeringRenewal::Renewed, Some(said)) => tracing::info!("{said}"),
+                (
+                    SteeringRenewal::Pending | SteeringRenewal::ByHand | SteeringRenewal::AtRestart,
+                    Some(said),
+                ) => {
+                    tracing::warn!("{said}");
+                }
+            }
+        }
+        Err(error) => {
+            tracing::error!("the configuration was not reloaded, the one before stays in force:\n{error}");
+        }
+    }
+}
+
+/// Result for the audit log: the differences and resets, or the reason for the failure.
+fn audit_result(result: &Result<ReloadSummary, ReloadError>) -> Result<(ConfigDifference, u64), String> {
+    match result {
+        Ok(ReloadSummary { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
+        Err(ReloadError::Config(report)) => {
+            let first = report.diagnostics.iter().find(|found| found.severity == config::Severity::Error);
+            let first = first.map(ToString::to_string).unwrap_or_default();
+            match report.errors() {
+                0 | 1 => Err(first),
+                2 => Err(format!("{first} (and one more error)")),
+                errors => Err(format!("{first} (and {} more errors)", errors - 1)),
+            }
+        }
+        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
+            Err(error.to_string())
+        }
+    }
+}
+
+/// Describes the change of packet rules and routes, and any step left to the operator.
+fn steering_message(renewal: SteeringRenewal) -> Option<String> {
+    match renewal {
+        SteeringRenewal::Unneeded => None,
+        SteeringRenewal::Renewed => Some("steering was renewed for it".to_owned()),
+        SteeringRenewal::Pending => Some(format!(
+            "steering has to be renewed for it and is not yet; see `egret steering status`, or run {REMEDY}"
+        )),
+        SteeringRenewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
+        SteeringRenewal::AtRestart => Some(format!(
+            "the port of `[gateway] listen` has changed, so steering stays as it is until the gateway restarts: run {}",
+            Remedy::RestartBoth.as_str()
+        )),
+    }
+}
+
+fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAnswer {
+    let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let steering = result.as_ref().ok().and_then(|reloaded| steering_message(reloaded.steering));
+    let (difference, ReevaluationCounts { revoked, unproved }, findings) = match result {
+        Ok(reloaded @ ReloadSummary { difference, warnings, judged, .. }) => {
+            let mut findings = lines(warnings);
+            findings.extend(reloaded.note());
+            (Some(difference.clone()), *judged, findings)
+        }
+        Err(ReloadError::Config(report)) => (None, ReevaluationCounts::default(), lines(&report.diagnostics)),
+        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
+            (None, ReevaluationCounts::default(), vec![error.to_string()])
+        }
+    };
+    ReloadAnswer {
+        reloaded: result.is_ok(),
+        config: config.to_owned(),
+        difference,
+        revoked,
+        unproved,
+        steering,
+        findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_start_keeps_no_configuration() {
+        let (begin, begins) = Begin::new();
+        drop(begin);
+        begins.then(|| panic!("the start has failed"));
+        let (begin, begins) = Begin::new();
+        begin.begin();
+        let mut kept = false;
+        begins.then(|| kept = true);
+        assert!(kept);
+    }
+}

@@ -1,0 +1,104 @@
+//! Builds a snapshot from a configuration: joins each tenant's rules with its pool, meters and limits.
+
+use super::build_error::BuildError;
+use super::verification;
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{Pools, is_derived};
+use crate::gateway::{Limit, OwnAddresses};
+use crate::gateway::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
+use crate::policy::{self, Policy};
+use crate::steering::REMEDY;
+use crate::sys::{addresses, connected, routing};
+use crate::telemetry::Metrics;
+use std::sync::{Arc, LazyLock};
+
+pub(crate) fn build(
+    config: &Config,
+    pools: &Pools,
+    metrics: &Arc<Metrics>,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, BuildError> {
+    let connected = before.map_or_else(Arc::default, |before| Arc::clone(&before.connected));
+    connected.replace(connected::networks()?);
+    let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&connected)))
+        .map_err(|error| BuildError::Bug(error.to_string()))?;
+    let verifier = verification::verifier(config, metrics, before)?;
+    let tenants: Result<_, _> = policy
+        .tenants()
+        .iter()
+        .zip(&config.tenants)
+        .map(|(rules, spec)| {
+            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics, before);
+            tenant(config, pools, metrics, rules, verification, before).map(Arc::new)
+        })
+        .collect();
+    let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
+    let own = OwnAddresses::new(networks, addresses::local()?).into();
+    let candidate = before.and_then(|before| before.candidate.clone());
+    Ok(Snapshot {
+        policy: policy.into(),
+        tenants: tenants?,
+        own,
+        connected,
+        candidate,
+        verifier,
+        revokes: config.revoke,
+        help: config.help.clone(),
+    })
+}
+
+/// Applies the limits of a snapshot, once it is in force.
+pub(crate) fn put_limits_in_force(snapshot: &Snapshot) {
+    for tenant in &snapshot.tenants {
+        tenant.flows.resize(tenant.policy.max_flows.unwrap_or(u32::MAX));
+    }
+}
+
+/// Warns of networks of derived addresses that are not local, so that answers would be lost; listed addresses are
+/// watched individually. Not an error, because steering may come up later.
+pub(crate) fn warn_of_foreign_networks(config: &Config) {
+    for pool in &config.pools {
+        for network in pool.addresses.iter().filter(|network| is_derived(network)) {
+            if let Ok(false) = routing::is_local(network.addr()) {
+                tracing::warn!(
+                    pool = %pool.name,
+                    %network,
+                    "the pool's addresses are not local to this machine, so nothing can leave from them; \
+                     run {REMEDY}, or `ip route add local {network} dev lo`"
+                );
+            }
+        }
+    }
+}
+
+fn tenant(
+    config: &Config,
+    pools: &Pools,
+    metrics: &Arc<Metrics>,
+    rules: &Arc<policy::TenantRules>,
+    verification: Option<Arc<VerificationHandles>>,
+    before: Option<&Snapshot>,
+) -> Result<TenantRuntime, BuildError> {
+    let pool = pools.pool(&rules.pool).ok_or_else(|| {
+        BuildError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
+    })?;
+    let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
+    let monitored = rules.mode.monitors(clock::timestamp());
+    let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
+    // Live and pending flows stay counted: limits are kept for a tenant of the same name.
+    let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
+    let max_flows = rules.max_flows.unwrap_or(u32::MAX);
+    let flows = known.map_or_else(|| Limit::new(max_flows), |known| Arc::clone(&known.flows));
+    let max_pending = config.inspect.max_pending;
+    let inspections = known.map_or_else(|| Limit::new(max_pending), |known| Arc::clone(&known.inspections));
+    Ok(TenantRuntime {
+        policy: Arc::clone(rules),
+        pool: Arc::clone(pool),
+        share: pool.share(&rules.name),
+        meters: LazyLock::new(resolve),
+        flows,
+        inspections,
+        verification,
+    })
+}

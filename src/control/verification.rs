@@ -1,0 +1,129 @@
+//! Builds the verifiers of names from a configuration.
+
+use super::build_error::BuildError;
+use crate::addr::Family;
+use crate::config::Config;
+use crate::egress::Pools;
+use crate::gateway::{Snapshot, VerificationHandles};
+use crate::hostname::{HostPattern, Hostname};
+use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
+use crate::telemetry::Metrics;
+use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierSettings};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Most rule names resolved in advance, over both families. Each takes some 300 bytes.
+const MOST_PINNED: usize = 100_000;
+
+/// Returns a verifier if a rule needs one. Reuses that of `before` or of its candidate, with its caches, if the
+/// settings are the same.
+pub(crate) fn verifier(
+    config: &Config,
+    metrics: &Metrics,
+    before: Option<&Snapshot>,
+) -> Result<Option<Arc<Verifier>>, BuildError> {
+    if !config.tenants.iter().any(asks) {
+        return Ok(None);
+    }
+    let rules = || config.tenants.iter().flat_map(|tenant| &tenant.rules);
+    let servers = match &config.resolver.servers {
+        _ if !rules().any(asks_about_address) => Vec::new(),
+        Some(servers) => servers.clone(),
+        None => verify::system_servers().map_err(BuildError::Resolver)?,
+    };
+    let (dnssec, grace, roots) =
+        (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
+    let asks_servers = rules().any(|rule| rule.certificate != CertificateRule::Unasked);
+    let settings = VerifierSettings { servers, dnssec, grace, roots };
+    let candidate = before.and_then(|before| before.candidate.as_ref());
+    let known = [
+        before.and_then(|before| before.verifier.as_ref()),
+        candidate.and_then(|candidate| candidate.verifier()),
+    ];
+    let same = |verifier: &&Arc<Verifier>| {
+        *verifier.settings() == settings && (verifier.trusts_somebody() || !asks_servers)
+    };
+    if let Some(verifier) = known.into_iter().flatten().find(same) {
+        return Ok(Some(Arc::clone(verifier)));
+    }
+    if asks_servers {
+        settings.roots.store()?; // or says what is missing
+    }
+    Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
+}
+
+/// Returns the tenant's verification if a rule of the tenant needs it. Keeps the asker of the tenant of the same name.
+pub(crate) fn of_tenant(
+    tenant: &TenantSpec,
+    verifier: Option<&Arc<Verifier>>,
+    metrics: &Metrics,
+    before: Option<&Snapshot>,
+) -> Option<Arc<VerificationHandles>> {
+    let verifier = Arc::clone(verifier.filter(|_| asks(tenant))?);
+    let known =
+        before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == tenant.name));
+    let known = known.and_then(|known| known.verification.as_ref());
+    let asker = known.map_or_else(TenantLookups::default, |known| known.asker.clone());
+    let address_checks = metrics.address_checks(&tenant.name);
+    let certificate_checks = metrics.certificate_checks(&tenant.name);
+    Some(Arc::new(VerificationHandles { verifier, asker, address_checks, certificate_checks }))
+}
+
+/// Sets the names that are resolved in advance: those of the policy in force, and those of an enforced candidate.
+/// `None` stands for the names of a candidate that is not enforced.
+pub(crate) fn pin(
+    in_force: Option<&Verifier>,
+    names: &HashSet<NameKey>,
+    candidate: Option<(&Verifier, Option<&HashSet<NameKey>>)>,
+) {
+    let mut names = names.clone();
+    if let Some((verifier, more)) = candidate {
+        if in_force.is_some_and(|in_force| std::ptr::eq(in_force, verifier)) {
+            let room = MOST_PINNED.saturating_sub(names.len());
+            names.extend(more.into_iter().flatten().take(room).cloned());
+        } else {
+            verifier.pin(more.cloned().unwrap_or_default());
+        }
+    }
+    if let Some(verifier) = in_force {
+        verifier.pin(names);
+    }
+}
+
+/// Names that rules look up, in the address families of the tenant's pool; in both if the pool does not exist yet.
+pub(crate) fn names(config: &Config, pools: &Pools) -> HashSet<NameKey> {
+    let mut pins = HashSet::new();
+    for tenant in &config.tenants {
+        let families = pools.pool(&tenant.pool).map(|pool| pool.families());
+        let families = families.unwrap_or_else(|| vec![Family::V4, Family::V6]);
+        for rule in tenant.rules.iter().filter(|rule| asks_about_address(rule)) {
+            for name in rule.hosts.iter().filter_map(exact) {
+                pins.extend(families.iter().map(|&family: &Family| NameKey { name: name.clone(), family }));
+                if pins.len() > MOST_PINNED {
+                    tracing::warn!(
+                        "rules verify more names than are looked up in advance ({MOST_PINNED} in both families); \
+                         the first flow to each of the others waits for a lookup"
+                    );
+                    return pins;
+                }
+            }
+        }
+    }
+    pins
+}
+
+fn asks(tenant: &TenantSpec) -> bool {
+    let asks = |rule: &RuleSpec| asks_about_address(rule) || rule.certificate != CertificateRule::Unasked;
+    tenant.rules.iter().any(asks)
+}
+
+fn asks_about_address(rule: &RuleSpec) -> bool {
+    rule.destination != DestinationRule::Original
+}
+
+fn exact(pattern: &HostPattern) -> Option<&Hostname> {
+    match pattern {
+        HostPattern::Exact(name) => Some(name),
+        HostPattern::Subdomains(_) => None,
+    }
+}
