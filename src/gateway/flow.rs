@@ -1,18 +1,15 @@
-//! A flow's task's side of its entry: limits, meters and what the guard found.
+//! The task's side of a flow: its entry, slot and meters.
 
 use super::admission::Slot;
-use super::guard::{GuardRefusal, PolicyGuard};
 use super::meters::{FlowCounter, FlowDuration, Meters};
 use crate::addr::{ClientAddr, DialAddr, OriginalDestination};
 use crate::flow::{
-    FlowEntry, FlowHandle, FlowListing, FlowRecord, FlowState, FlowTable, MessageCounter, PolicyVerdict,
-    RecordGuard,
+    FlowEntry, FlowHandle, FlowListing, FlowRecord, FlowState, FlowTable, MessageCounter, RecordGuard,
 };
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
 use crate::policy::ClientInspection;
-use crate::relay::ByteMeter;
 use crate::sys::traffic_class::TrafficClass;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -126,24 +123,6 @@ impl Flow {
         self.handle.outcome()
     }
 
-    /// Records what the guard refused.
-    fn record_refusal(&mut self, GuardRefusal { outcome, detail, rule, hostname, waived }: GuardRefusal) {
-        let mut record = self.handle.record();
-        if waived && record.would_deny.is_some() {
-            return; // it would not have come so far
-        }
-        record.detail = detail;
-        record.rule = rule.or(record.rule.take());
-        record.denied_hostname = hostname;
-        if waived {
-            record.would_deny = Some(outcome);
-        } else {
-            record.verdict = Some(PolicyVerdict::Deny);
-            drop(record);
-            self.set_outcome(outcome);
-        }
-    }
-
     /// Time since accept.
     pub fn age(&self) -> Duration {
         self.entry().age()
@@ -155,27 +134,9 @@ impl Flow {
     }
 
     /// Counts for the flow, and for its tenant.
-    fn count(&self, what: MessageCounter, by: u64) {
+    pub fn count(&self, what: MessageCounter, by: u64) {
         self.handle.add(what, by);
         self.meters.add(what, by);
-    }
-}
-
-impl ByteMeter<PolicyGuard<'_>> for Flow {
-    fn up(&mut self, bytes: usize) {
-        self.count(MessageCounter::Up, bytes as u64);
-    }
-    fn down(&mut self, bytes: usize) {
-        self.count(MessageCounter::Down, bytes as u64);
-    }
-    fn on_inspected(&mut self, guard: &mut PolicyGuard<'_>) {
-        let requests = guard.take_requests();
-        if requests > 0 {
-            self.count(MessageCounter::Requests, requests.into());
-        }
-        if let Some(refused) = guard.take_refused() {
-            self.record_refusal(*refused);
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Inspection of relayed flows: the requests of an HTTP/1 connection, a second hello of a TLS one.
 
+mod meter;
 mod terms;
 
 use super::flow::Flow;
