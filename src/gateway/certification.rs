@@ -1,7 +1,7 @@
 //! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
+use super::early_end::{EarlyEnd, NO_TLS};
 use super::effective_rules::VerificationHandles;
-use super::ending::EarlyEnd;
 use super::flow::Flow;
 use super::snapshot::TenantRuntime;
 use super::verification::{CheckedName, MOST_TRIED};
@@ -18,9 +18,6 @@ use crate::sys::traffic_class::TrafficClass;
 use crate::verify::{CertificateVerdict, StartedConnection};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Detail of a certificate check without TLS.
-pub(super) const NO_TLS: &str = "the client does not speak TLS";
 
 /// Asks a server for its certificate, from a source address and port of the tenant's.
 pub(super) struct CertificateProber<'a> {

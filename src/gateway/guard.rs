@@ -1,18 +1,18 @@
 //! Inspection of relayed flows: the requests of an HTTP/1 connection, a second hello of a TLS one.
 
 mod meter;
+mod refusal;
 mod terms;
+
+pub(super) use refusal::outcome_of;
 
 use super::flow::Flow;
 use super::worker::{FlowSettings, Worker};
-use crate::hostname::Hostname;
-use crate::inspect::{
-    Changed, Hellos, HttpExchange, Inspected, Malformed, Protocol, Remainder, Then, Unclear,
-};
+use crate::inspect::{Changed, Hellos, HttpExchange, Inspected, Protocol, Remainder, Then};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Permit};
 use crate::relay::{self, GuardVerdict, Guarded, NextStep, Side, TruncationReason};
-use std::sync::Arc;
+use refusal::GuardRefusal;
 use std::task::Poll;
 use terms::{FlowOwner, RequestTerms};
 
@@ -36,18 +36,6 @@ enum ProtocolFollower<'w> {
 struct JudgedRequests<'w> {
     exchange: HttpExchange,
     terms: RequestTerms<'w>,
-}
-
-/// Reason why a permitted flow ends while it is relayed.
-pub(super) struct GuardRefusal {
-    pub(super) outcome: Outcome,
-    pub(super) detail: Option<&'static str>,
-    /// The rule that denied a later request.
-    pub(super) rule: Option<Arc<str>>,
-    /// The name that a later request asked for.
-    pub(super) hostname: Option<Hostname>,
-    /// True if monitor mode waived it: it passed, with all that followed.
-    pub(super) waived: bool,
 }
 
 impl<'w> PolicyGuard<'w> {
@@ -84,12 +72,12 @@ impl<'w> PolicyGuard<'w> {
     }
 
     /// Takes the number of requests let through since the last call.
-    pub(super) fn take_requests(&mut self) -> u32 {
+    fn take_requests(&mut self) -> u32 {
         std::mem::take(&mut self.requests)
     }
 
     /// Takes the refusal since the last call, waived or not.
-    pub(super) fn take_refused(&mut self) -> Option<Box<GuardRefusal>> {
+    fn take_refused(&mut self) -> Option<Box<GuardRefusal>> {
         self.refused.take()
     }
 
@@ -102,32 +90,6 @@ impl<'w> PolicyGuard<'w> {
         self.is_free = waived;
         self.refused = Some(Box::new(GuardRefusal { waived, ..refused }));
         if waived { NextStep::Read } else { NextStep::Stop }
-    }
-}
-
-impl GuardRefusal {
-    fn bare(outcome: Outcome, detail: Option<&'static str>) -> Self {
-        Self { outcome, detail, rule: None, hostname: None, waived: false }
-    }
-}
-
-impl From<Unclear> for GuardRefusal {
-    fn from(unclear: Unclear) -> Self {
-        let (outcome, detail) = outcome_of(unclear);
-        Self::bare(outcome, detail)
-    }
-}
-
-/// Outcome and detail of a flow whose inspection failed.
-pub(super) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'static str>) {
-    match unclear {
-        Unclear::ClientLeft => (Outcome::ClientLeft, None),
-        Unclear::TimedOut(_) => (Outcome::InspectTimeout, None),
-        Unclear::TooLarge(_) => (Outcome::HelloTooLarge, None),
-        Unclear::Malformed(Malformed { protocol: Protocol::Http, reason }) => {
-            (Outcome::MalformedHttp, Some(reason))
-        }
-        Unclear::Malformed(Malformed { reason, .. }) => (Outcome::MalformedTls, Some(reason)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Facts of a flow for the judge, and the judgement in the flow's record.
 
 use super::candidate::{ComparedFlow, ComparisonSubject};
-use super::ending::EarlyEnd;
+use super::early_end::EarlyEnd;
 use super::flow::Flow;
 use super::meters::FlowCounter;
 use super::policy_views::PolicyViews;

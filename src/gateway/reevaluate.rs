@@ -1,7 +1,7 @@
 //! Re-evaluates live flows under another policy than the one that let them out.
 
 use super::candidate::Candidate;
-use super::certification::NO_TLS;
+use super::early_end::NO_TLS;
 use super::effective_rules::EffectiveRules;
 use super::snapshot::Snapshot;
 use super::worker::GatewayState;

@@ -3,7 +3,8 @@
 //! Each step consumes the result of the one before it, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
-use super::ending::{EarlyEnd, finish, stop};
+use super::early_end::EarlyEnd;
+use super::ending::{finish, stop};
 use super::flow::Flow;
 use super::guard::{PolicyGuard, outcome_of};
 use super::judged_flow;

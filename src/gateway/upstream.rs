@@ -1,8 +1,9 @@
 //! Connecting to the server: a source port, the SYN, and the answer.
 
-use super::ending::{EarlyEnd, hold_after_reset};
+use super::early_end::EarlyEnd;
 use super::flow::Flow;
 use super::meters::FlowDuration;
+use super::port_hold::hold_after_reset;
 use super::reevaluate::Reevaluation;
 use super::snapshot::TenantRuntime;
 use super::worker::Worker;

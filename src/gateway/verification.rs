@@ -2,8 +2,8 @@
 //! docs/verify.md says what each result guarantees.
 
 use super::address_mismatches::AddressMismatch;
+use super::early_end::EarlyEnd;
 use super::effective_rules::{EffectiveRules, VerificationHandles};
-use super::ending::EarlyEnd;
 use super::flow::Flow;
 use super::judged_flow;
 use super::policy_views::FlowViews;

@@ -1,6 +1,7 @@
 //! Counts what a flow relays, and records what its guard found.
 
-use super::{GuardRefusal, PolicyGuard};
+use super::PolicyGuard;
+use super::refusal::GuardRefusal;
 use crate::flow::{MessageCounter, PolicyVerdict};
 use crate::gateway::flow::Flow;
 use crate::relay::ByteMeter;

@@ -1,6 +1,6 @@
 //! Judges the later requests of an HTTP/1 connection, by the rules in force when they arrive.
 
-use super::GuardRefusal;
+use super::refusal::GuardRefusal;
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::flow::RevocationReason;
