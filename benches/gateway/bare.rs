@@ -74,7 +74,7 @@ struct Way {
 impl<'a> Relay<'a> {
     fn new(setup: &'a Setup, thread: usize) -> io::Result<Self> {
         let liveness = Liveness {
-            idle: Duration::from_mins(1),
+            idle: Duration::from_secs(60),
             interval: Duration::from_secs(15),
             probes: 4,
             user_timeout: None,

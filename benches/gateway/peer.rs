@@ -209,7 +209,7 @@ impl Peer {
 impl Process {
     fn wait_until_it_listens(&mut self, net: &Net, number: u8) -> Result<(), String> {
         let address = (Ipv4Addr::LOCALHOST, listen_port(number));
-        crate::wait::wait_within(std::time::Duration::from_mins(1), "a gateway to listen", || {
+        crate::wait::wait_within(std::time::Duration::from_secs(60), "a gateway to listen", || {
             match self.child.try_wait() {
                 Ok(None) => net.gateway.run(|| TcpStream::connect(address)).map(|_| Ok(())),
                 ended => Ok(Err(format!("ended before it listened: {ended:?}"))),

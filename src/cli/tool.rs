@@ -33,9 +33,12 @@ fn run(line: &str, input: &str, patience: Duration) -> Result<String, String> {
     let mut words = line.split_whitespace();
     let mut command = tool(words.next().unwrap_or_default());
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::TimedOut => format!("{line}: did not end within {} s", patience.as_secs_f32()),
-        _ => format!("{line}: {error}"),
+    let failed = |error: io::Error| {
+        if error.kind() == io::ErrorKind::TimedOut {
+            format!("{line}: did not end within {} s", patience.as_secs_f32())
+        } else {
+            format!("{line}: {error}")
+        }
     };
     let mut child = command.spawn().map_err(failed)?;
     let output = output_of(&mut child, input, crate::clock::now() + patience).inspect_err(|_| {

@@ -61,7 +61,8 @@ impl SourceFile {
 
     /// Returns the position at which a span starts.
     pub(super) fn place(&self, span: &Range<usize>) -> SourcePosition {
-        let offset = self.text.floor_char_boundary(span.start);
+        let starts = |offset: &usize| self.text.is_char_boundary(*offset);
+        let offset = (0..=span.start).rev().find(starts).unwrap_or(0);
         let line = self.lines.partition_point(|start| *start <= offset);
         let column = self.text[self.lines[line - 1]..offset].chars().count() + 1;
         self.id.at(line, column)

@@ -185,7 +185,9 @@ impl ExplainInputs<'_> {
                     }
                 }
             }
-            judgement => judgement,
+            judgement @ (Judgement::NeedsInspection | Judgement::Permit { .. } | Judgement::Deny(_)) => {
+                judgement
+            }
         };
         report.rule = judgement.rule().map(ToString::to_string);
         match judgement {

@@ -20,7 +20,7 @@ use std::time::Duration;
 const EXCHANGES: u32 = 8;
 
 /// Time for which a port that cannot be bound is held: its owner may have no connection to query the kernel about.
-const OCCUPIED: Duration = Duration::from_mins(1);
+const OCCUPIED: Duration = Duration::from_secs(60);
 
 /// Settings of upstream connections.
 #[derive(Debug, Clone, Copy)]

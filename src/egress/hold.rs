@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest time for which a port is held, whatever the caller asks for.
-const LONGEST: Duration = Duration::from_mins(10);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Holding of a port after its lease has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -98,7 +98,7 @@ impl Lease {
             let least = self.rest.least().max(own);
             match self.rest {
                 PortHold::Free | PortHold::For(_) => {
-                    self.book.give_back(self.to, self.port, least, share, now)
+                    self.book.give_back(self.to, self.port, least, share, now);
                 }
                 PortHold::UntilGone { timestamps, .. } => {
                     self.book.linger(LingeringPort::new((self.to, self.port), least, timestamps, share, now));

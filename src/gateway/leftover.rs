@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 /// Longest time without progress, unless `half_open_timeout` is shorter.
-const STALLED: Duration = Duration::from_mins(5);
+const STALLED: Duration = Duration::from_secs(300);
 /// `SIOCOUTQ` counts our FIN as one byte.
 pub(super) const FIN: u32 = 1;
 

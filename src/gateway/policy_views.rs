@@ -154,7 +154,7 @@ mod tests {
     ) -> &'static str {
         let client = ClientAddr::new("10.0.0.1:1".parse().unwrap());
         let compiled = |written: Option<(&str, &str)>| {
-            written.map(|(rules, mode)| policy(rules, mode)).unwrap_or_else(|| policy("", "enforce"))
+            written.map_or_else(|| policy("", "enforce"), |(rules, mode)| policy(rules, mode))
         };
         let (own, other) = (compiled(in_force), compiled(candidate));
         let candidate_rules = other.tenant_of(client).filter(|_| candidate.is_some());

@@ -135,6 +135,7 @@ fn facts(flow: &LiveFlow, now: Timestamp) -> FlowFacts<'_> {
 
 /// Traits of a live flow that no check can make up for.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each read once")]
 struct PastInspection {
     inspected: bool,
     /// True if its further requests or hellos are not judged.

@@ -254,7 +254,7 @@ mod tests {
         keeps_class: true,
         dialler: Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None },
         liveness: Liveness {
-            idle: Duration::from_mins(1),
+            idle: Duration::from_secs(60),
             interval: Duration::from_secs(1),
             probes: 3,
             user_timeout: None,

@@ -130,7 +130,7 @@ async fn decide<'w>(
             let judgement = views.get().judge(&judged_flow::facts(flow, Some(&seen)));
             (Some(seen), inspected, judgement)
         }
-        judgement => (None, None, judgement),
+        judgement @ (Judgement::Permit { .. } | Judgement::Deny(_)) => (None, None, judgement),
     };
     // Checks of names count in the comparison, and are made later.
     if !judgement.needs_checks() {

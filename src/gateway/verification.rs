@@ -111,15 +111,15 @@ impl CheckedName<'_> {
                 vec![permit]
             }
             DestinationRule::Verify => {
-                self.run_bounded(client, self.verify(&permit, flow)).await.flatten()?;
+                self.run_bounded(client, self.verify(&permit, flow)).await??;
                 vec![permit]
             }
             DestinationRule::Resolve => {
-                self.run_bounded(client, self.resolve(&permit, facts, flow)).await.flatten()?
+                self.run_bounded(client, self.resolve(&permit, facts, flow)).await??
             }
         };
         if needs.certificate {
-            return self.run_bounded(client, self.certified(permits, flow)).await.flatten();
+            return self.run_bounded(client, self.certified(permits, flow)).await?;
         }
         Ok(permits)
     }

@@ -96,7 +96,10 @@ impl<'a> FlowFacts<'a> {
     pub fn for_shadow(self) -> Self {
         let inspection = match self.inspection {
             Inspection::Pending => Inspection::Skipped,
-            known => known,
+            known @ (Inspection::Skipped
+            | Inspection::First(_)
+            | Inspection::LaterRequest { .. }
+            | Inspection::Violation(_)) => known,
         };
         let failed = self.checks.failed.map(|failed| match failed {
             CheckFailure::Own(outcome) | CheckFailure::OfOther(outcome) => CheckFailure::OfOther(outcome),

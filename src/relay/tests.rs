@@ -13,7 +13,7 @@ use std::thread;
 mod ends;
 mod guarded;
 
-const NEVER: IdleTimeouts = IdleTimeouts { idle: None, half_open: Duration::from_mins(1) };
+const NEVER: IdleTimeouts = IdleTimeouts { idle: None, half_open: Duration::from_secs(60) };
 
 #[derive(Default)]
 struct ByteTally {

@@ -284,9 +284,10 @@ fn never_routed(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -
     let present: Vec<_> = shown.lines().map(in_words).collect();
     // A pattern stands for the interfaces that it covers.
     let wanted = routing.refused.iter().flat_map(|(interface, rule)| {
-        let names = match interface.is_pattern() {
-            true => interfaces.iter().filter(|name| interface.covers(name)).cloned().collect(),
-            false => vec![interface.to_string()],
+        let names = if interface.is_pattern() {
+            interfaces.iter().filter(|name| interface.covers(name)).cloned().collect()
+        } else {
+            vec![interface.to_string()]
         };
         names.into_iter().map(move |name| format!("iif {name} {rule}"))
     });

@@ -80,7 +80,7 @@ fn never_routed(params: &SteeringParams) -> Vec<(Interface, String)> {
                 Some(ranges) => {
                     rules.extend(ranges.iter().map(|ports| {
                         (interface.clone(), format!("ipproto {protocol} dport {ports} {action}"))
-                    }))
+                    }));
                 }
             }
         }

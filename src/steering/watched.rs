@@ -78,7 +78,7 @@ impl SteeringMonitor {
     /// Watches for what other parameters ask for. What was seen is remembered.
     pub fn expect(&mut self, params: &SteeringParams) {
         let (seen, newcomers) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.newcomers));
-        *self = Self { seen, newcomers, ..Self::new(params) };
+        *self = Self { newcomers, seen, ..Self::new(params) };
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.

@@ -35,7 +35,7 @@ pub(super) struct LineSink {
 }
 
 /// Between two warnings of the same trouble.
-const WARN_EVERY: Duration = Duration::from_mins(1);
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl LineSink {
     /// Lines that are lost count as errors.

@@ -19,8 +19,8 @@ const PROBE: Duration = Duration::from_secs(5);
 /// Verdicts in one generation of the cache, which keeps at most twice as many. Each takes some 200 bytes.
 const HALF: usize = 16_384;
 /// Time for which a verdict is valid: the expiry of a certificate may go unnoticed that long.
-const VALID: Duration = Duration::from_hours(1);
-const INVALID: Duration = Duration::from_mins(1);
+const VALID: Duration = Duration::from_secs(3600);
+const INVALID: Duration = Duration::from_secs(60);
 const UNKNOWN: Duration = Duration::from_secs(5);
 /// New probes per second: servers are not to be flooded on behalf of a client that invents names.
 const EACH_SECOND: u32 = 200;

@@ -11,7 +11,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Minimum TTL: names requested every second are served from the cache.
 const LEAST_TTL: Duration = Duration::from_secs(5);
-const MOST_TTL: Duration = Duration::from_hours(24);
+const MOST_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Maximum TTL of a negative answer: new names are often used right after they are created.
 const MOST_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
@@ -146,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
-    const HOUR: Duration = Duration::from_hours(1);
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn ip(n: u32) -> IpAddr {
         Ipv4Addr::from_bits(0xc000_0200 + n).into()

@@ -17,7 +17,7 @@ const AT_ONCE: usize = 64;
 /// Minimum time between lookups of a name, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(10);
 /// Maximum time between lookups of a name: content networks rotate, whatever the TTL.
-const MOST: Duration = Duration::from_hours(1);
+const MOST: Duration = Duration::from_secs(3600);
 
 /// Refreshes the names received last, until the sender is dropped.
 pub(super) async fn run(names: NameCache, mut pins: mpsc::UnboundedReceiver<HashSet<NameKey>>) {

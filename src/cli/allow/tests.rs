@@ -102,7 +102,7 @@ fn current_log_is_read_first() {
     let rotated = site.path("flows.jsonl.1");
     fs::write(&rotated, log.replace("10.0.1.5", "10.0.1.6")).unwrap();
     let rotated = fs::File::options().write(true).open(rotated).unwrap();
-    rotated.set_modified(crate::clock::wall() - std::time::Duration::from_hours(1)).unwrap();
+    rotated.set_modified(crate::clock::wall() - std::time::Duration::from_secs(3600)).unwrap();
     assert_eq!(site.flow().record.client.ip().to_string(), "10.0.1.5");
 }
 

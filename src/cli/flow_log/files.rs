@@ -125,7 +125,7 @@ mod tests {
             "other.jsonl",
         ]) {
             let file = File::create(folder.path().join(name)).unwrap();
-            file.set_modified(now - Duration::from_hours(hours)).unwrap();
+            file.set_modified(now - Duration::from_secs(hours * 3600)).unwrap();
         }
         let names = |since| {
             let (files, unread) = rotated(&log, since).unwrap();
@@ -136,8 +136,8 @@ mod tests {
         let all = ["flows.jsonl", "flows.jsonl.1", "flows.jsonl-20260131", "flows.jsonl.2.gz"];
         assert_eq!(names(None), (all.map(str::to_owned).to_vec(), 1));
         let old = File::options().write(true).open(folder.path().join("flows.jsonl.2.gz")).unwrap();
-        old.set_modified(now - Duration::from_hours(48)).unwrap();
-        let recent = names(Some(now - Duration::from_hours(24)));
+        old.set_modified(now - Duration::from_secs(48 * 3600)).unwrap();
+        let recent = names(Some(now - Duration::from_secs(24 * 3600)));
         assert_eq!(recent.0, all[..3]);
     }
 }

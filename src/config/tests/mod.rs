@@ -165,7 +165,7 @@ fn absent_keys_have_documented_defaults() {
     assert_eq!(config.gateway.listen.to_string(), "[::]:15001");
     assert_eq!(config.gateway.workers, None);
     assert_eq!(config.gateway.idle_timeout, None);
-    assert_eq!(config.gateway.keepalive.idle, Duration::from_mins(1));
+    assert_eq!(config.gateway.keepalive.idle, Duration::from_secs(60));
     assert_eq!(config.inspect.max_hello, 65536);
     assert_eq!((config.steering.mark, config.steering.table), (1, 100));
     assert_eq!(config.pools[0].ports.to_string(), "1024-65535");

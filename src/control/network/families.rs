@@ -96,7 +96,7 @@ impl FamilyRefusals {
     /// Connections refused since the start, of each family: as last read, if they cannot be read now.
     pub(super) fn counted(&mut self) -> [u64; 2] {
         if let Some(refusals) = &self.refusals {
-            keep_last(&mut self.counted, refusals.counted());
+            keep_last(&mut self.counted, &refusals.counted());
         }
         self.counted
     }
@@ -137,9 +137,9 @@ impl FamilyRefusals {
 }
 
 /// Replaces the counts, which never fall, unless they could not be read.
-fn keep_last(counted: &mut [u64; 2], read: io::Result<[u64; 2]>) {
+fn keep_last(counted: &mut [u64; 2], read: &io::Result<[u64; 2]>) {
     if let Ok(read) = read {
-        *counted = read;
+        *counted = *read;
     }
 }
 
@@ -250,8 +250,8 @@ mod tests {
     #[test]
     fn unread_counts_do_not_fall() {
         let mut counted = [0; 2];
-        keep_last(&mut counted, Ok([7, 2]));
-        keep_last(&mut counted, Err(io::ErrorKind::TimedOut.into()));
+        keep_last(&mut counted, &Ok([7, 2]));
+        keep_last(&mut counted, &Err(io::ErrorKind::TimedOut.into()));
         assert_eq!(counted, [7, 2]);
     }
 

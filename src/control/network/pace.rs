@@ -37,7 +37,7 @@ mod tests {
     /// Looks one after the other for a minute, each of which takes so long: how many, and the pauses of the first ten.
     fn looks(took: Duration) -> (u32, Vec<Duration>) {
         let mut now = crate::clock::now();
-        let (end, mut pace, mut pauses) = (now + Duration::from_mins(1), LookBudget::new(now), Vec::new());
+        let (end, mut pace, mut pauses) = (now + Duration::from_secs(60), LookBudget::new(now), Vec::new());
         while now < end {
             let start = now;
             now += took;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Pause after the first request. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// After this time in place, the back-off starts anew.
-const STABLE: Duration = Duration::from_mins(1);
+const STABLE: Duration = Duration::from_secs(60);
 
 /// Repair requests with exponential back-off.
 #[derive(Debug)]
@@ -187,8 +187,8 @@ mod tests {
         let mut repairs = RepairRequests::new(Some(file.clone()));
         let start = clock::now();
         assert!(repairs.ask(start) && !repairs.is_taken());
-        assert!(!repairs.ask(start + Duration::from_mins(1)));
-        repairs.note_intact(start + Duration::from_mins(2));
+        assert!(!repairs.ask(start + Duration::from_secs(60)));
+        repairs.note_intact(start + Duration::from_secs(120));
         assert!(repairs.is_taken() && !file.exists());
         let mut nowhere = RepairRequests::new(Some(dir.path().join("no/such/folder")));
         assert!(!nowhere.ask(start));

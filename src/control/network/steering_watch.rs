@@ -136,9 +136,9 @@ impl SteeringWatch {
                     self.requests += u64::from(asks);
                 } else if self.renewing.is_none() {
                     if self.has_newcomers() {
-                        self.repairs.ask_for_new(now)
+                        self.repairs.ask_for_new(now);
                     } else {
-                        self.repairs.note_intact(now)
+                        self.repairs.note_intact(now);
                     }
                 }
                 let lost = &self.look.lost;

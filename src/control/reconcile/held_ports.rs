@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Timeout; the kernel answers in microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Shortest interval between two logged failures.
-const COMPLAIN: Duration = Duration::from_mins(1);
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Starts the thread; it ends when what this yields is dropped. `failures` counts rounds of questions without answers.
 pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<ReaperStop> {

@@ -169,7 +169,7 @@ fn behaves_like_the_model(
             prop_assert_eq!(used.free() + used.live + used.held, used.capacity);
         }
     }
-    now += Duration::from_hours(1);
+    now += Duration::from_secs(3600);
     for (to, port) in model.live() {
         account.give_back(to, port, Duration::ZERO, Share::NONE, now);
     }

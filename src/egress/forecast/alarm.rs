@@ -15,15 +15,15 @@ pub enum UsageLevel {
     ExhaustedSoon,
 }
 
-const SOON: Duration = Duration::from_mins(10);
+const SOON: Duration = Duration::from_secs(600);
 /// Time to exhaustion above which [`UsageLevel::ExhaustedSoon`] ends.
-const LATER: Duration = Duration::from_mins(20);
+const LATER: Duration = Duration::from_secs(1200);
 /// Percentage points below a level at which it ends.
 const MARGIN: u32 = 5;
 /// Time that a count must stay below a level's end.
-const CALM_BELOW: Duration = Duration::from_mins(1);
+const CALM_BELOW: Duration = Duration::from_secs(60);
 /// Time without signs of exhaustion after which [`UsageLevel::ExhaustedSoon`] ends.
-const CALM_OUTLOOK: Duration = Duration::from_mins(2);
+const CALM_OUTLOOK: Duration = Duration::from_secs(120);
 
 impl UsageLevel {
     /// Every level, the least first.
@@ -166,7 +166,11 @@ mod tests {
         let mut alarm = DestinationAlarm::default();
         let start = crate::clock::now();
         let mut at = |second, used, minutes: Option<u64>| {
-            let state = UsageSample { used, capacity: 1000, exhausted_in: minutes.map(Duration::from_mins) };
+            let state = UsageSample {
+                used,
+                capacity: 1000,
+                exhausted_in: minutes.map(|minutes| Duration::from_secs(minutes * 60)),
+            };
             let soon = |&(level, _): &(UsageLevel, bool)| level == UsageLevel::ExhaustedSoon;
             alarm.crossed(&state, start + Duration::from_secs(second)).find(soon).map(|(_, rising)| rising)
         };

@@ -217,10 +217,10 @@ impl ResponseParser {
     pub(super) fn finished(&mut self, taken: u64) {
         match self.at {
             ResponsePosition::Head | ResponsePosition::UntilClose => {
-                self.at = ResponsePosition::Ended(!self.is_due(taken))
+                self.at = ResponsePosition::Ended(!self.is_due(taken));
             }
             ResponsePosition::Body(_) | ResponsePosition::Chunked(_) | ResponsePosition::Trailers => {
-                self.at = ResponsePosition::Ended(false)
+                self.at = ResponsePosition::Ended(false);
             }
             ResponsePosition::Upgraded
             | ResponsePosition::Lost
@@ -244,7 +244,7 @@ impl ResponseParser {
         match section {
             HeadSection::Blank => {}
             HeadSection::Head { .. } if matches!(self.at, ResponsePosition::Trailers) => {
-                self.at = ResponsePosition::Head
+                self.at = ResponsePosition::Head;
             }
             HeadSection::Head { status, declared } => {
                 let asked = self.outstanding.front().ok_or("an answer that nobody asked for")?.asked;

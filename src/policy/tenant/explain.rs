@@ -112,10 +112,10 @@ impl TenantRules {
             let finding = self.examine(rule, effect, named, asked, to);
             found.push((rule.order, RuleFinding { rule: Arc::clone(&rule.label), effect, finding }));
         }
-        let unseen = self.decide_unseen(to);
-        let inspected = unseen.is_none();
-        let decided = unseen.map_or_else(|| self.decide(asked, ech, to), Ok);
-        let (denied, rule) = match decided {
+        let uninspected = self.decide_unseen(to);
+        let inspected = uninspected.is_none();
+        let verdict = uninspected.map_or_else(|| self.decide(asked, ech, to), Ok);
+        let (denied, rule) = match verdict {
             Ok(permit) => (None, permit.rule().cloned()),
             Err(Denial { outcome, rule }) => (Some(outcome), rule),
         };

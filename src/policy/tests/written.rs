@@ -12,6 +12,7 @@ use crate::policy::{
     TenantSpec,
 };
 use jiff::Timestamp;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// The time of every judgement.
@@ -182,11 +183,11 @@ pub(super) fn written(judgement: &Judgement, facts: &str) -> String {
     };
     let mut text = permit.rule().map_or_else(|| "-".to_owned(), ToString::to_string);
     if let Some(outcome) = permit.would_deny() {
-        text += &format!(" for {outcome}");
+        let _ = write!(text, " for {outcome}");
     }
     let to = permit.dial().socket();
     if to != WrittenFacts::parse(facts).dialled.socket() {
-        text += &format!(" to {to}");
+        let _ = write!(text, " to {to}");
     }
     text += match needs {
         CheckSet { address: false, certificate: false } => "",

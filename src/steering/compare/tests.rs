@@ -197,9 +197,10 @@ fn interface_of_a_pattern_needs_its_rules() {
     let found = wrong(&plan, &observed);
     assert_eq!(found, vec!["no rule `iif veth7 ipproto tcp dport 80 blackhole`"; 2]);
     for rules in observed.rules.iter_mut().flatten() {
-        let of_veth: String =
-            rules.lines().filter(|line| line.contains("iif ens6")).map(|line| format!("{line}\n")).collect();
-        rules.push_str(&of_veth.replace("ens6", "veth7"));
+        let of_veth: Vec<_> = rules.lines().filter(|line| line.contains("iif ens6")).collect();
+        let of_veth = of_veth.join("\n").replace("ens6", "veth7");
+        rules.push_str(&of_veth);
+        rules.push('\n');
     }
     assert_eq!(wrong(&plan, &observed), Vec::<String>::new());
 }

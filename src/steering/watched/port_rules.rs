@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// The protocol number that Egret's own rules have (prelude.sh).
 pub(super) const PROTOCOL: u8 = 230;
 /// After this time, rules that a new interface does not have are missing: repairs come within seconds.
-const SETTLING: Duration = Duration::from_mins(1);
+const SETTLING: Duration = Duration::from_secs(60);
 
 /// The interfaces that patterns cover, by whether they have had their rules since they appeared.
 #[derive(Debug, Default)]

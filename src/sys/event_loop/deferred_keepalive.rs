@@ -40,7 +40,7 @@ impl DeferredKeepalive {
     }
 
     fn take_due(&mut self, now: Instant) -> Option<Group> {
-        self.0.pop_front_if(|first| first.due <= now)
+        if self.0.front()?.due <= now { self.0.pop_front() } else { None }
     }
 }
 

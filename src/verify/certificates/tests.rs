@@ -137,12 +137,12 @@ async fn verdict_lifetimes_depend_on_result() {
     thread::spawn(move || while listener.accept().is_ok() {});
     let unknown = CertificateVerdict::Unknown("the server did not complete a TLS handshake");
     for (name, at, verdict, counts) in [
-        (NAME, server, CertificateVerdict::Valid, Duration::from_hours(1)),
+        (NAME, server, CertificateVerdict::Valid, Duration::from_secs(3600)),
         (
             OTHER,
             server,
             CertificateVerdict::Invalid("the certificate is for another name"),
-            Duration::from_mins(1),
+            Duration::from_secs(60),
         ),
         (NAME, nobody, unknown, Duration::from_secs(5)),
     ] {

@@ -18,7 +18,7 @@ const QUERY: Duration = Duration::from_secs(2);
 /// Time without an answer after which the other mode is tried in parallel.
 const HEDGE: Duration = Duration::from_secs(1);
 /// Time for which a server that answered only without EDNS is queried that way first.
-const PLAIN: Duration = Duration::from_mins(10);
+const PLAIN: Duration = Duration::from_secs(600);
 
 /// A server with its two query modes.
 pub(super) struct ResolverServer {

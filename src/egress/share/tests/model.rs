@@ -191,7 +191,7 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<ShareStep>) ->
         }
     }
     drop(hands);
-    let later = now + Duration::from_hours(1);
+    let later = now + Duration::from_secs(3600);
     pools.usage(later);
     for to in 0..2 {
         for n in 1..4 {
