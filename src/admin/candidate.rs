@@ -107,6 +107,9 @@ pub struct PromotionFiles {
     /// Live flows that it would verify first, and reset if their name cannot be verified.
     #[serde(default)]
     pub asks: u64,
+    /// Rollback of the candidate, if it was rolled back and has not been enforced again since.
+    #[serde(default)]
+    pub fell_back: Option<RollbackReport>,
 }
 
 /// Files of a configuration, by absolute path.

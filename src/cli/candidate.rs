@@ -10,7 +10,8 @@ use super::ask::{AskError, GatewayArgs, ask, order};
 use super::output::{json_line, print};
 use super::reload;
 use crate::admin::{
-    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ReloadAnswer, ShareAnswer, ShareOrder,
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ReloadAnswer, RollbackReport,
+    ShareAnswer, ShareOrder,
 };
 use crate::clock;
 use std::io::{self, IsTerminal};
@@ -67,12 +68,15 @@ enum CandidateAction {
     /// Write the candidate's files over those of the running configuration, and put them in force
     ///
     /// Run it as a user who may write there. What is replaced is kept in the folder `replaced` beside the main file.
-    /// Nothing is written if a file has changed since it was loaded. Says how many live flows it resets; at a terminal it asks
-    /// first, unless there is none.
+    /// Nothing is written if a file has changed since it was loaded, or if the candidate has fallen back. Says how many live flows
+    /// it resets; if it resets any, it asks first where standard input is a terminal, and goes on without asking elsewhere.
     Promote {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Promote even a candidate that has fallen back
+        #[arg(long)]
+        force: bool,
     },
     /// Judge the candidate no longer, and enforce it for nobody
     Drop,
@@ -103,7 +107,7 @@ fn act(socket: &Path, action: &CandidateAction) -> Result<ExitCode, AskError> {
         }
         CandidateAction::Share { percent, max_denials } => share(socket, *percent, *max_denials),
         CandidateAction::Status { json } => status(socket, *json),
-        CandidateAction::Promote { yes } => promote(socket, *yes),
+        CandidateAction::Promote { yes, force } => promote(socket, *yes, *force),
         CandidateAction::Drop => drop_it(socket),
     }
 }
@@ -171,8 +175,16 @@ fn status(socket: &Path, json: bool) -> Result<ExitCode, AskError> {
     Ok(print(&text, u8::from(!works)))
 }
 
-fn promote(socket: &Path, yes: bool) -> Result<ExitCode, AskError> {
-    let PromotionFiles { candidate, running, revokes, asks } = ask(socket, "GET", "/v1/candidate/files", "")?;
+fn promote(socket: &Path, yes: bool, force: bool) -> Result<ExitCode, AskError> {
+    let PromotionFiles { candidate, running, revokes, asks, fell_back } =
+        ask(socket, "GET", "/v1/candidate/files", "")?;
+    if let Some(RollbackReport { time, denied, flows, .. }) = fell_back.filter(|_| !force) {
+        eprintln!(
+            "egret: not promoted: the candidate fell back at {time:.0}, when it alone denied {denied} of the {flows} flows of \
+             its clients; `egret candidate status` says which; --force promotes it all the same"
+        );
+        return Ok(ExitCode::from(REFUSED));
+    }
     if revokes + asks > 0 {
         eprintln!("{}", cost(revokes, asks));
         if !yes && io::stdin().is_terminal() && !is_confirmed() {

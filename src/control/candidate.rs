@@ -71,7 +71,8 @@ impl CandidateApi {
             ReevaluationCounts::default()
         };
         let candidate = loaded.files.clone();
-        Ok(PromotionFiles { candidate, running, revokes: judged.revoked, asks: judged.unproved })
+        let (revokes, asks, fell_back) = (judged.revoked, judged.unproved, loaded.fell_back());
+        Ok(PromotionFiles { candidate, running, revokes, asks, fell_back })
     }
 
     fn load(

@@ -46,6 +46,15 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
     }
 }
 
+/// A candidate that was rolled back; its files are those of the running configuration.
+pub fn fallen_back() -> admin::PromotionFiles {
+    let files = admin::FileSet { main: "/nonexistent/egret.toml".into(), files: Vec::new() };
+    let time = "2026-11-22T08:53:58Z".parse().unwrap();
+    let rollback = admin::RollbackReport { time, denied: 5, flows: 15, within_seconds: 300 };
+    let (candidate, running) = (files.clone(), files);
+    admin::PromotionFiles { candidate, running, revokes: 0, asks: 0, fell_back: Some(rollback) }
+}
+
 /// Initially without a candidate; only `good.toml` can be loaded.
 fn candidate() -> CandidateHandlers {
     let none = || ControlError("no candidate is loaded".into());

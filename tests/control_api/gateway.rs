@@ -1,6 +1,6 @@
 //! A control API without a gateway behind it, and its clients.
 
-use super::answers::control;
+use super::answers::{self, control};
 use egret::admin::{self, ControlSocket, PortsQuery};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -22,10 +22,20 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start() -> Self {
+        Self::serving(|_| {})
+    }
+
+    /// With a candidate loaded that was rolled back.
+    pub fn with_rollback() -> Self {
+        Self::serving(|control| control.candidate.files = Arc::new(|()| Ok(answers::fallen_back())))
+    }
+
+    fn serving(change: impl FnOnce(&mut admin::ControlHandlers)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = ControlSocket::open(&folder.path().join("admin.sock")).unwrap();
         let asked = Arc::new(Mutex::new(None));
-        let control = control(Arc::clone(&asked));
+        let mut control = control(Arc::clone(&asked));
+        change(&mut control);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

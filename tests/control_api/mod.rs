@@ -124,16 +124,29 @@ fn refused_reload_reports_errors_and_fails() {
     assert_eq!(serde_json::from_slice::<ReloadAnswer>(&output.stdout).unwrap(), refused());
 }
 
+/// Exit code and output of `egret candidate …`.
+fn candidate(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
+    command.arg("candidate").args(arguments).arg("--socket").arg(gateway.socket());
+    let output = command.env_remove("EGRET_CONFIG").output().unwrap();
+    (output.status.code(), format!("{}{}", text(&output.stdout), text(&output.stderr)))
+}
+
+/// The gateway behind it refuses every promotion that is asked of it.
+#[test]
+fn fallen_back_candidate_is_promoted_by_force() {
+    let gateway = Gateway::with_rollback();
+    let (code, said) = candidate(&gateway, &["promote", "--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("fell back at 2026-11-22T08:53:58Z") && said.contains("--force"), "{said}");
+    assert!(!said.contains("unknown key"), "{said}");
+    let (code, said) = candidate(&gateway, &["promote", "--force"]);
+    assert!(code == Some(1) && said.contains("unknown key"), "{code:?} {said}");
+}
+
 #[test]
 fn candidate_command_reports_results() {
     let gateway = Gateway::start();
-    let ask = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
-        command.arg("candidate").args(arguments).arg("--socket").arg(gateway.socket());
-        let output = command.env_remove("EGRET_CONFIG").output().unwrap();
-        let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        (output.status.code(), all)
-    };
     for (arguments, code, said) in [
         (&["status"][..], 1, "no candidate is loaded; `egret candidate load FILE`"),
         (
@@ -149,7 +162,7 @@ fn candidate_command_reports_results() {
         (&["promote"], 1, "no candidate is loaded"),
         (&["drop"], 1, "no candidate is loaded"),
     ] {
-        let (found, all) = ask(arguments);
+        let (found, all) = candidate(&gateway, arguments);
         assert!(found == Some(code) && all.contains(said), "{arguments:?}: {found:?} {all}");
     }
 }

@@ -17,8 +17,15 @@ impl LoadedCandidate {
         }
     }
 
+    /// Rollback of a candidate that is enforced for nobody because of it.
+    pub(crate) fn fell_back(&self) -> Option<RollbackReport> {
+        self.candidate.terms()?;
+        let gateway::Rollback { time, denied, flows } = self.candidate.rollback()?;
+        Some(RollbackReport { time, denied, flows, within_seconds: WINDOW.as_secs() })
+    }
+
     pub(crate) fn status(&self) -> CandidateStatus {
-        let (tally, fell_back) = (self.candidate.tally(), self.candidate.rollback());
+        let tally = self.candidate.tally();
         let mut changes: Vec<_> = tally.kinds.into_iter().map(|(kind, kept)| changed(kind, kept)).collect();
         let often = |of: &ChangedFlows| std::cmp::Reverse((of.flows + of.requests, of.flows));
         changes.sort_by(|a, b| (often(a), &a.tenant, &a.rule).cmp(&(often(b), &b.tenant, &b.rule)));
@@ -46,12 +53,7 @@ impl LoadedCandidate {
             canary: self.candidate.terms().map(|CanaryTerms { percent, max_denials }| CanaryStatus {
                 percent,
                 max_denials,
-                fell_back: fell_back.map(|gateway::Rollback { time, denied, flows }| RollbackReport {
-                    time,
-                    denied,
-                    flows,
-                    within_seconds: WINDOW.as_secs(),
-                }),
+                fell_back: self.fell_back(),
             }),
             tenants: tenants.collect(),
             changes,
