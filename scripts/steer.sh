@@ -114,7 +114,8 @@ lift_guard() { for family in $(families); do ip "$family" rule flush protocol $g
 
 # --- up
 
-# Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure.
+# Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure, and `ran` if rules
+# may have changed.
 attempt() { # WHAT COMMAND...
     if ! said=$("$@" 2>&1 >"$scratch"); then
         why=${said:-"$1 failed"}
@@ -124,6 +125,7 @@ attempt() { # WHAT COMMAND...
     run_script "$scratch" || return 1
 }
 run_script() { # FILE
+    ran=yes
     if ! said=$(sh "$1" 2>&1); then
         why=${said:-the script failed}
         return 1
@@ -137,6 +139,14 @@ keep() {
         mv "$kept.new" "$kept"; }; then
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3
     fi
+}
+# Blocks forwarding again if a script has failed half-way, or if somebody has removed the rules of an earlier `up`.
+block() {
+    if [ -z "${ran:-}" ]; then
+        if [ ! -e "$marker" ] || ip rule show | grep "proto 230" >/dev/null; then return 0; fi
+    fi
+    rm -f "$marker"
+    guard
 }
 in_place() {
     : >"$marker"
@@ -159,11 +169,13 @@ up() {
     printf '%s\n' "$why" | tell 3
     refused=$why
     if [ -z "$kept" ] || [ ! -f "$kept" ]; then
+        block
         is_guarded && guarded="; until it is, nothing is forwarded (\`steer.sh down\` lifts that)"
         fail "steering was not put in place${kept:+, and there are no kept rules to fall back to}${guarded:-}"
     fi
     if ! run_script "$kept"; then
         printf '%s\n' "$why" | tell 3
+        block
         fail "the last good rules in $kept cannot be put in place either"
     fi
     in_place

@@ -257,11 +257,12 @@ fn has_words(line: &str, words: &str) -> bool {
 pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
     let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
-    // Not the kernel's own rule for local addresses, nor exemptions of one destination, nor the guard at boot, nor what is
-    // for packets of a VRF alone.
+    // Not the kernel's own rule for local addresses, nor exemptions, which name both sources and destinations, nor the guard
+    // at boot, nor what is for packets of a VRF alone.
     let harmless = |line: &str| {
         let own = line.starts_with("0:") && line.trim_end().ends_with("lookup 255");
-        own || [" to ", " proto 231", "l3mdev"].iter().any(|word| line.contains(word))
+        let exempts = line.contains(" to ") && !line.contains("from all");
+        own || exempts || [" proto 231", "l3mdev"].iter().any(|word| line.contains(word))
     };
     let overtakes = before.find(|line| !harmless(line) && !is_of_other_mark(line, mark))?;
     Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))

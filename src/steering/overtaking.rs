@@ -21,7 +21,8 @@ pub(super) fn before_port_rules(
     rules.iter().take(last).position(|rule| takes(rule, steered, sources))
 }
 
-/// True if a rule may route packets that nobody has marked. One for some destinations is an exemption (docs/steering.md).
+/// True if a rule may route packets that nobody has marked. One that names both sources and destinations is an exemption
+/// (docs/steering.md).
 fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
     if OWN.contains(&rule.protocol) || !rule.leads_on || rule.table == LOCAL_TABLE {
         return false;
@@ -33,7 +34,8 @@ fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
     if rule.inverted {
         return rule.interface.is_some() || rule.mark.is_some() || rule.source.is_some();
     }
-    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow
+    let exempts = rule.source.is_some() && rule.has_destination;
+    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow && !exempts
 }
 
 /// Parses a line of `ip -N rule show`.
@@ -46,7 +48,8 @@ pub(super) fn parse(line: &str) -> Option<RoutingRule> {
             "not" => rule.inverted = true,
             "from" => rule.source = words.next().and_then(network),
             "iif" => rule.interface = words.next().map(str::to_owned),
-            "to" | "oif" | "tos" | "dsfield" | "l3mdev" | "[l3mdev-table]" => rule.is_narrow = true,
+            "to" => rule.has_destination = true,
+            "oif" | "tos" | "dsfield" | "l3mdev" | "[l3mdev-table]" => rule.is_narrow = true,
             "fwmark" => rule.mark = words.next().and_then(mark),
             "lookup" => {
                 rule.leads_on = true;
@@ -92,6 +95,7 @@ mod tests {
             ("50:\tfrom all fwmark 0x0/0x8 lookup 7", true),
             ("50:\tnot from all fwmark 0xca6c lookup 51820", true),
             ("50:\tfrom all goto 32000", true),
+            ("50:\tfrom all to 0.0.0.0/1 lookup 254", true),
             ("101:\tfrom all lookup 254", true),
             ("0:\tfrom all lookup 255", false),
             ("50:\tfrom 198.51.100.1 lookup 7", false),

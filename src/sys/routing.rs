@@ -88,7 +88,9 @@ pub struct RoutingRule {
     pub protocol: u8,
     /// It looks packets up in a table or skips rules, and does not refuse.
     pub leads_on: bool,
-    /// It is for some destinations, output interfaces, types of service, or VRFs only.
+    /// It is for some destinations only.
+    pub has_destination: bool,
+    /// It is for some output interfaces, types of service, or VRFs only.
     pub is_narrow: bool,
     /// It is for what it does not match (`not`).
     pub inverted: bool,
@@ -105,8 +107,8 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
             priority: number(RULE_PRIORITY).unwrap_or_default(),
             source: value(RULE_SOURCE).and_then(|address| prefix(address, byte(2))),
             leads_on: matches!(byte(7), LOOK_UP | GO_TO),
-            is_narrow: byte(1) > 0
-                || byte(3) > 0
+            has_destination: byte(1) > 0,
+            is_narrow: byte(3) > 0
                 || value(RULE_OUTPUT).is_some()
                 || value(RULE_VRF).is_some_and(|on| on != [0]),
             inverted: u32_at(body, 8).unwrap_or_default() & INVERTED != 0,

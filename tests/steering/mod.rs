@@ -296,7 +296,7 @@ fn repeated_interfaces_make_each_rule_once() {
 }
 
 #[test]
-fn steer_script_changes_nothing_on_failure() {
+fn failed_steer_script_leaves_nothing_open() {
     let dir = scripts(&params());
     let egret = dir.path().join("egret");
     let stand_in = r#"#!/bin/sh
@@ -324,6 +324,19 @@ fn steer_script_changes_nothing_on_failure() {
         nft list table inet egret > /dev/null
         {steer} down
         snapshot | diff $dir/before -
+        # What somebody has flushed is guarded when it cannot be put back, although `guard` comes after an `up`.
+        {steer} up --config /good.toml
+        iptables -t raw -F; iptables -t mangle -F; ip rule flush protocol 230
+        {steer} guard
+        if {steer} up --config /bad.toml; then exit 1; fi
+        ip rule show | grep 'not from all iif lo blackhole proto 231'
+        {steer} up --config /good.toml
+        if ip rule show | grep 'proto 231'; then exit 1; fi
+        # So is what a script has left that failed half-way.
+        echo 'exit 1' >> $dir/iptables.sh
+        if {steer} up --config /good.toml; then exit 1; fi
+        ip rule show | grep 'proto 231'
+        {steer} down
         if {steer} up --format ebtables 2>/dev/null; then exit 1; fi
         if {steer} 2>/dev/null; then exit 1; fi"
     );
