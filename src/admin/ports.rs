@@ -88,7 +88,7 @@ pub struct DestinationPorts {
     pub held: u16,
     /// Total ports.
     pub capacity: u16,
-    /// Growth of the ports in use per second; `null` if not tracked, because others are hotter.
+    /// Growth of the ports in use per second; `null` if it is not hot enough to be tracked.
     pub growth_per_second: Option<f64>,
     /// Time to exhaustion at this growth; `null` if there is no growth.
     pub exhausted_in_seconds: Option<u64>,

@@ -90,6 +90,11 @@ fn help(text: &str, why: NotAHostname) -> String {
     if let Some(name) = text.strip_prefix('.') {
         return format!("for every subdomain write \"*.{name}\"");
     }
+    if text == "*" {
+        return "no pattern covers every name; a rule with `cidrs` and without `hosts` goes by address, whatever the name: \
+                `cidrs = [\"0.0.0.0/0\", \"::/0\"]`, which covers private addresses too"
+            .to_owned();
+    }
     if rest.contains('*') {
         return "a wildcard is \"*.\" before a whole name, as in \"*.example.com\", and covers any depth"
             .to_owned();

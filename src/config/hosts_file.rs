@@ -36,8 +36,12 @@ impl HostsFiles {
         out: &mut Diagnostics,
     ) -> Vec<HostPattern> {
         let path = self.folder.join(path);
+        let shown = path.display().to_string();
         let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
-        let Some(names) = names else { return Vec::new() };
+        let Some(names) = names else {
+            out.error(at, format!("`hosts_file`: {shown} cannot be read"), "");
+            return Vec::new();
+        };
         if let Some(left) = self.left.checked_sub(names.len()) {
             self.left = left;
             return names.clone();

@@ -236,7 +236,11 @@ impl<K: ValueType> ValueType for ListType<K> {
             return value.wrong(out, "not a list", help);
         };
         if elements.is_empty() {
-            return value.wrong(out, "empty", "leave the key out if nothing is to stand here");
+            return value.wrong(
+                out,
+                "empty",
+                "name at least one, or leave the key out where it may be missing",
+            );
         }
         let read_one = |node| {
             let element = value.element(node);

@@ -109,7 +109,7 @@ fn outlook(row: &DestinationPorts) -> String {
         return "exhausted".to_owned();
     }
     match (row.growth_per_second, row.exhausted_in_seconds) {
-        (None, _) => "not watched, since others are hotter".to_owned(),
+        (None, _) => "not hot enough to be watched".to_owned(),
         (Some(growth), Some(left)) => format!("{growth:+.1} a second, exhausted in {}", span(left)),
         (Some(growth), None) if growth.abs() < 0.05 => "steady".to_owned(),
         (Some(growth), None) => format!("{growth:+.1} a second"),
@@ -244,7 +244,7 @@ HOTTEST DESTINATIONS
         assert_eq!(said(Some(-3.25), None, 1), "-3.2 a second");
         assert_eq!(said(Some(0.01), Some(500_000), 1), "+0.0 a second, exhausted in 5 days");
         assert_eq!(said(Some(9.0), Some(119), 1), "+9.0 a second, exhausted in 119 s");
-        assert_eq!(said(None, None, 1), "not watched, since others are hotter");
+        assert_eq!(said(None, None, 1), "not hot enough to be watched");
         assert_eq!(said(Some(9.0), Some(0), 64_510), "exhausted");
     }
 
