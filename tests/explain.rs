@@ -128,10 +128,11 @@ fn verdict_shows_its_outcome() {
         ("10.0.1.5", "api.stripe.com", Some("198.51.100.1"), None, Some("stripe")),
         ("10.0.1.5", "api.stripe.com", Some("10.0.0.1"), Some("destination_private"), Some("stripe")),
         ("10.0.1.5", "api.stripe.com", Some("2001:db8::1"), Some("no_source_address"), Some("stripe")),
-        ("10.0.1.5", "api.stripe.com", Some("203.0.113.18"), Some("destination_local"), None),
         ("10.0.1.5", "api.stripe.com:80", None, Some("not_allowed"), None),
         ("10.0.1.5", "x.evil.example", None, Some("denied_by_rule"), Some("egret.toml:23")),
         ("10.0.1.5", "198.51.100.1", None, Some("no_hostname"), None),
+        ("10.0.1.5", "https://198.51.100.1/", None, Some("no_hostname"), None),
+        ("10.0.1.5", "http://198.51.100.1/", None, Some("invalid_hostname"), None),
         ("10.0.1.5", "10.9.0.1:5432", None, None, Some("db")),
         ("10.0.2.5", "api.stripe.com", None, Some("unknown_tenant"), None),
         ("10.0.3.5", "api.stripe.com", None, Some("no_source_address"), Some("egret.toml:35")),
@@ -149,6 +150,18 @@ fn verdict_shows_its_outcome() {
     assert_eq!(report["rules"][2]["effect"], "allow");
     let output = files.explain("10.0.3.5", "api.stripe.com", &["--ech"]);
     assert!(text(&output.stdout).contains("outcome  ech_denied: "), "{}", text(&output.stdout));
+}
+
+#[test]
+fn own_addresses_are_not_intercepted() {
+    let files = Files::new();
+    let report = files.json("10.0.1.5", "api.stripe.com", Some("203.0.113.18"));
+    assert_eq!((&report["steered"], &report["own_address"]), (&false.into(), &true.into()));
+    assert!(report["outcome"].is_null(), "{report:#}");
+    let output = files.explain("10.0.1.5", "203.0.113.18", &[]);
+    let said = text(&output.stdout);
+    assert!(output.status.code() == Some(1) && said.contains("verdict  never reaches Egret\n"), "{said}");
+    assert!(said.contains("not intercepted") && !said.contains("[steering] ports"), "{said}");
 }
 
 #[test]
@@ -261,7 +274,7 @@ fn senseless_question_is_refused() {
         ("192.0.2.1", &["--address", "192.0.2.2"][..], "an address already"),
         ("a..example", &[][..], "empty label"),
         ("a.example:0", &[], "not a number from 1 to 65535"),
-        ("ftp://a.example/", &[], "the port of this URL's scheme is not known here"),
+        ("udp://a.example:443", &[], "of URLs only https, http, wss and ws are known here"),
         ("*.a.example", &[], "write one that the wildcard covers"),
         ("a.example", &["--address", "10.0.0.0/8"], "a network, not an address"),
     ] {

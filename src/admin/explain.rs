@@ -35,6 +35,8 @@ pub enum ClientTarget {
     Name(Hostname, u16),
     /// The client sends no name.
     Address(SocketAddr),
+    /// The client sends something that is no hostname, such as this address as an HTTP Host.
+    NotHostname(SocketAddr),
 }
 
 /// Parse error of a [`ClientTarget`].
@@ -49,8 +51,11 @@ pub enum NotATarget {
     /// A prefix length, or a path without a scheme.
     #[error("write NAME[:PORT], ADDRESS[:PORT] or a URL, without a prefix length")]
     More,
-    /// A URL whose scheme has no known port.
-    #[error("the port of this URL's scheme is not known here: write NAME:PORT")]
+    /// A URL of an unknown scheme.
+    #[error(
+        "of URLs only https, http, wss and ws are known here: write NAME:PORT for another protocol over TCP; \
+         UDP to intercepted ports is always refused"
+    )]
     Scheme,
     /// A wildcard.
     #[error("a flow asks for one name: write one that the wildcard covers")]
@@ -77,21 +82,22 @@ pub fn parse_address(text: &str) -> Result<IpAddr, NotAnAddress> {
 impl FromStr for ClientTarget {
     type Err = NotATarget;
     /// Parses a name or an address, with or without port, or a URL (RFC 3986 §3), of which scheme, host and port are
-    /// used.
+    /// used. The Host of an HTTP URL with an address is that address, while TLS has no SNI for one.
     fn from_str(s: &str) -> Result<Self, NotATarget> {
         let Some((scheme, rest)) = s.split_once("://") else { return host_and_port(s, DEFAULT_PORT) };
-        let default = match &*scheme.to_ascii_lowercase() {
-            "https" | "wss" => 443,
-            "http" | "ws" => 80,
-            _ => 0, // none: the URL has to name it
+        let (default, is_http) = match &*scheme.to_ascii_lowercase() {
+            "https" | "wss" => (443, false),
+            "http" | "ws" => (80, true),
+            _ => return Err(NotATarget::Scheme),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
-        match host_and_port(host.strip_suffix(':').unwrap_or(host), default)? {
-            ClientTarget::Name(_, 0) => Err(NotATarget::Scheme),
-            ClientTarget::Address(socket) if socket.port() == 0 => Err(NotATarget::Scheme),
-            target @ (ClientTarget::Name(..) | ClientTarget::Address(_)) => Ok(target),
-        }
+        Ok(match host_and_port(host.strip_suffix(':').unwrap_or(host), default)? {
+            ClientTarget::Address(socket) if is_http => ClientTarget::NotHostname(socket),
+            target @ (ClientTarget::Name(..) | ClientTarget::Address(_) | ClientTarget::NotHostname(_)) => {
+                target
+            }
+        })
     }
 }
 
@@ -123,6 +129,7 @@ impl fmt::Display for ClientTarget {
         match self {
             Self::Name(name, port) => write!(f, "{name}:{port}"),
             Self::Address(socket) => socket.fmt(f),
+            Self::NotHostname(socket) => write!(f, "http://{socket}"),
         }
     }
 }
@@ -163,8 +170,14 @@ pub struct ExplainReport {
     pub port: u16,
     /// True if the client offers an encrypted ClientHello.
     pub ech: bool,
-    /// True if the packet rules steer the port to Egret; otherwise the flow never reaches it.
+    /// True if the client sends something that is no hostname.
+    #[serde(default)]
+    pub not_hostname: bool,
+    /// True if the packet rules steer the flow to Egret; otherwise it never gets there.
     pub steered: bool,
+    /// True if the address is the gateway's own or a pool's, which packet rules leave alone.
+    #[serde(default)]
+    pub own_address: bool,
     /// True if the protocol is neither TLS nor HTTP.
     pub other_protocol: bool,
     /// True if the flow is inspected before the decision.
@@ -201,6 +214,13 @@ pub struct ExplainReport {
     pub max_flows: Option<u32>,
     /// Current flows of the tenant; `null` unless live.
     pub flows: Option<u32>,
+}
+
+impl ExplainReport {
+    /// True if the flow would be allowed, and not by monitor mode alone.
+    pub fn is_let_out(&self) -> bool {
+        self.allowed && self.would_deny.is_none()
+    }
 }
 
 /// A candidate is enforced for this client: rules and verdict are the candidate's, pool and limits those of the tenant
@@ -285,6 +305,7 @@ mod tests {
     fn target_is_name_or_address_with_port() {
         let name = |name: &str, port| Ok(ClientTarget::Name(name.parse().unwrap(), port));
         let address = |socket: &str| Ok(ClientTarget::Address(socket.parse().unwrap()));
+        let host = |socket: &str| Ok(ClientTarget::NotHostname(socket.parse().unwrap()));
         let cases = [
             ("api.stripe.com", name("api.stripe.com", 443)),
             ("API.stripe.com.:8443", name("api.stripe.com", 8443)),
@@ -302,9 +323,11 @@ mod tests {
             ("HTTP://A.example", name("a.example", 80)),
             ("wss://a.example:8443/socket", name("a.example", 8443)),
             ("https://user:secret@a.example:/", name("a.example", 443)),
-            ("http://[2001:db8::1]/x", address("[2001:db8::1]:80")),
+            ("http://[2001:db8::1]/x", host("[2001:db8::1]:80")),
+            ("http://192.0.2.1:443", host("192.0.2.1:443")),
             ("https://192.0.2.1:8443/", address("192.0.2.1:8443")),
-            ("ftp://a.example:2121/x", name("a.example", 2121)),
+            ("udp://a.example:443", Err(NotATarget::Scheme)),
+            ("ftp://a.example:2121/x", Err(NotATarget::Scheme)),
             ("ftp://a.example/x", Err(NotATarget::Scheme)),
             ("git+ssh://192.0.2.1/x", Err(NotATarget::Scheme)),
             ("https:///x", Err(NotATarget::Name(NotAHostname::Empty))),

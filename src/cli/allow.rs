@@ -5,6 +5,8 @@
 
 mod edit;
 
+use super::doctor::PROBE_NAME;
+use super::flow_log::Recorded;
 use super::output::print;
 use super::past_flow::{FAILED, FlowOptions, PastFlow};
 use crate::config::{self, Config};
@@ -41,8 +43,40 @@ pub struct AllowOptions {
 pub(super) fn can_help(denied: Outcome) -> bool {
     matches!(
         denied,
-        Outcome::NotAllowed | Outcome::NoHostname | Outcome::DestinationPrivate | Outcome::UnknownProtocol
+        Outcome::NotAllowed
+            | Outcome::NoHostname
+            | Outcome::InvalidHostname
+            | Outcome::DestinationPrivate
+            | Outcome::UnknownProtocol
     )
+}
+
+/// True if configuration files alone decide on the denial, so that files that allow the flow are not in force yet.
+fn is_by_files(denied: Outcome) -> bool {
+    can_help(denied)
+        || matches!(
+            denied,
+            Outcome::UnknownTenant | Outcome::DestinationLocal | Outcome::EchDenied | Outcome::DeniedByRule
+        )
+}
+
+/// The reason why no rule helps a flow that the files allow; `None` if a reload may.
+fn beyond_rules(record: &Recorded) -> Option<String> {
+    let denied = record.denied_as()?;
+    if record.canary {
+        return Some(
+            "the configuration allows this flow; a candidate denied it, which was enforced for the client. \
+             Add the rule to the candidate's file and load it again, or end it by `egret candidate drop`"
+                .to_owned(),
+        );
+    }
+    let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    (!is_by_files(denied)).then(|| {
+        format!(
+            "the configuration allows this flow, and no rule helps against {denied}{detail}: {}",
+            denied.remedy()
+        )
+    })
 }
 
 /// The TOML to add.
@@ -58,7 +92,11 @@ pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
         Ok(flow) => flow,
         Err(error) => return error.report("allow"),
     };
-    if flow.now.allowed && flow.now.would_deny.is_none() {
+    if flow.now.is_let_out() {
+        if let Some(why) = beyond_rules(&flow.record) {
+            eprintln!("egret allow: {why}");
+            return ExitCode::from(1);
+        }
         return print(
             "The configuration already allows this flow. If the gateway still denies it, run `egret reload`.\n",
             0,
@@ -105,6 +143,9 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
             record.client.ip()
         ));
     };
+    if record.name().is_some_and(|name| name.as_str() == PROBE_NAME) {
+        return Err("the flow is a probe of `egret doctor`, and nothing is to let it out".to_owned());
+    }
     let denied = liftable_denial(flow)?;
     let (address, port) = (record.destination.ip(), record.destination.port());
     let name = record.name();
@@ -116,11 +157,22 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
         }
         None => true,
     };
-    let is_other = record.question().other_protocol;
-    let takes_key = is_other && {
-        let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
-        denied_with(config, flow, &tenant, &rule)? == Some(Outcome::UnknownProtocol)
+    let question = record.question();
+    let is_other = question.other_protocol;
+    let left = match &name {
+        Some(_) => None,
+        None => {
+            let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
+            denied_with(config, flow, &tenant, &rule)?
+        }
     };
+    if left == Some(Outcome::InvalidHostname) {
+        return Err(format!(
+            "an allow rule does not help against {denied}: a deny rule by name covers address and port, and might be \
+             meant; give it `ports`, or have the client send a hostname"
+        ));
+    }
+    let takes_key = is_other && left == Some(Outcome::UnknownProtocol);
     let key = if takes_key { OTHER_PROTOCOLS } else { "" };
     let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
     let cidrs = if by_address { format!("cidrs = [\"{}\"]\n", IpNet::from(address)) } else { String::new() };
@@ -130,7 +182,7 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
     );
     let to = match &name {
         Some(name) => format!("to = \"{name}:{port}\"\naddress = \"{address}\"\n"),
-        None => format!("to = \"{}\"\n", record.destination),
+        None => format!("to = \"{}\"\n", question.to),
     };
     let what = name.as_ref().map_or_else(|| address.to_string(), ToString::to_string);
     let test = format!(
@@ -150,6 +202,10 @@ fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, S
             let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
             Err(format!("an allow rule does not help against {denied}{by}: {}", denied.remedy()))
         }
+        None if now.own_address => Err(format!(
+            "{} is the gateway's own address or a pool's, which is not steered to Egret, so no rule decides",
+            record.destination.ip()
+        )),
         None => {
             Err(format!("port {} is not steered to Egret, so no rule decides", record.destination.port()))
         }
@@ -215,7 +271,7 @@ fn allows_now(main: &Path, flow: &PastFlow) -> Result<(), String> {
     let loaded = config::load(main).map_err(|report| format!("the configuration is refused:\n{report}"))?;
     let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
     let now = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
-    if now.allowed && now.would_deny.is_none() { Ok(()) } else { Err("the flow is still denied".to_owned()) }
+    if now.is_let_out() { Ok(()) } else { Err("the flow is still denied".to_owned()) }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod proc;
 mod process;
 
 pub use inputs::{Doctor, TenantClients};
+pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
 use crate::addr::PortRange;

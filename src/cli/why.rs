@@ -39,6 +39,9 @@ fn text(PastFlow { record, now, .. }: &PastFlow) -> String {
     let protocol = record.protocol.as_deref().map(|protocol| format!(" ({protocol})")).unwrap_or_default();
     let _ = match record.name() {
         Some(name) => writeln!(text, "to       {name} at {destination}{protocol}"),
+        None if record.has_invalid_name() => {
+            writeln!(text, "to       {destination}, by a name that is no hostname{protocol}")
+        }
         None => writeln!(text, "to       {destination}, without a name{protocol}"),
     };
     if let Some(source) = record.source {
@@ -50,12 +53,17 @@ fn text(PastFlow { record, now, .. }: &PastFlow) -> String {
     let by = record.rule.as_deref().map(|rule| format!(" ({rule})")).unwrap_or_default();
     let verdict = record.verdict.as_deref().unwrap_or("none: the flow ended before a verdict");
     let _ = writeln!(text, "verdict  {verdict}{by}");
-    write_outcome(&mut text, record);
+    if record.canary {
+        text.push_str("canary   a candidate decided, which was enforced for this client\n");
+    }
+    let takes_rule = !(record.canary && now.is_let_out());
+    write_outcome(&mut text, record, takes_rule);
     let _ = writeln!(text, "\nThe same flow, judged by the current configuration files:");
     text + &show(now)
 }
 
-fn write_outcome(text: &mut String, record: &Recorded) {
+/// `takes_rule`: a rule may help in the configuration in force.
+fn write_outcome(text: &mut String, record: &Recorded, takes_rule: bool) {
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let meaning = |outcome: Option<Outcome>| outcome.map_or("", Outcome::meaning);
     let word = record.outcome_word();
@@ -73,7 +81,7 @@ fn write_outcome(text: &mut String, record: &Recorded) {
             if denied != Outcome::NotAllowed {
                 let _ = writeln!(text, "         {}", denied.remedy());
             }
-            if super::allow::can_help(denied) {
+            if takes_rule && super::allow::can_help(denied) {
                 let _ = writeln!(
                     text,
                     "         `egret allow {}` writes the rule that would allow it",

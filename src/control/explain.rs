@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::{Config, SteeringPorts};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
-use crate::hostname::AskedName;
+use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
     self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
@@ -117,7 +117,8 @@ impl ExplainInputs<'_> {
         let asked = ExplainedFlow::of(query)?;
         let mut report = blank(query, &asked);
         report.live = matches!(self.state, UsageSource::Live(_));
-        report.steered = self.steered.contain(asked.to.port());
+        report.own_address = !report.address_assumed && self.own.contain(asked.to.ip());
+        report.steered = !report.own_address && self.steered.contain(asked.to.port());
         if !report.steered {
             report.outcome = None;
         }
@@ -167,10 +168,6 @@ impl ExplainInputs<'_> {
             }
             report.rules = findings.into_iter().map(explained_rule).collect();
             report.mode = Some(if rules.mode.monitors(now) { "monitor" } else { "enforce" }.to_owned());
-        }
-        if self.own.contain(to.ip()) {
-            report.outcome = Some(explained_outcome(Outcome::DestinationLocal));
-            return;
         }
         let Some(effective) = effective else { return };
         let EffectiveRules { rules, .. } = effective;
@@ -280,8 +277,15 @@ impl ExplainInputs<'_> {
 impl ExplainedFlow {
     fn of(query: &ExplainQuery) -> Result<Self, ExplainError> {
         let (name, socket) = match (&query.to, query.address) {
-            (ClientTarget::Address(_), Some(_)) => return Err(ExplainError::TwoAddresses),
-            (ClientTarget::Name(..), _) if query.other_protocol => return Err(ExplainError::NameUnread),
+            (ClientTarget::Address(_) | ClientTarget::NotHostname(_), Some(_)) => {
+                return Err(ExplainError::TwoAddresses);
+            }
+            (ClientTarget::Name(..) | ClientTarget::NotHostname(_), _) if query.other_protocol => {
+                return Err(ExplainError::NameUnread);
+            }
+            (ClientTarget::NotHostname(socket), None) => {
+                (AskedName::Invalid(NotAHostname::IpLiteral), *socket)
+            }
             (ClientTarget::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
             (ClientTarget::Address(socket), None) => (AskedName::Absent, *socket),
             (ClientTarget::Name(name, port), address) => (
@@ -309,7 +313,9 @@ fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
         address: to.ip(),
         port: to.port(),
         ech: query.ech,
+        not_hostname: matches!(asked.name, AskedName::Invalid(_)),
         steered: true,
+        own_address: false,
         other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),

@@ -143,12 +143,54 @@ fn protocol_key_is_added_beside_denied_names() {
     }
 }
 
+/// Acme has a deny rule by name, which might be meant.
+#[test]
+fn invalid_hostname_is_allowed_by_address() {
+    let site = Site::new("10.0.2.5", "null", "198.51.100.7:80", "invalid_hostname");
+    let text = site.written();
+    assert!(
+        text.contains("as invalid_hostname.\n[[tenant.allow]]\ncidrs = [\"198.51.100.7/32\"]\n"),
+        "{text}"
+    );
+    let tests = fs::read_to_string(site.path(TESTS)).unwrap();
+    assert!(tests.contains("to = \"http://198.51.100.7:80\"\n"), "{tests}");
+    assert!(site.flow().now.is_let_out());
+    let refused = Site::new("10.0.1.5", "null", "198.51.100.7:80", "invalid_hostname").addition().err();
+    assert!(refused.as_ref().is_some_and(|why| why.contains("might be meant")), "{refused:?}");
+}
+
+#[test]
+fn denials_beyond_rules_are_told() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
+    site.written();
+    let log = fs::read_to_string(site.path("flows.jsonl")).unwrap();
+    for (outcome, canary, wanted) in [
+        ("not_allowed", "false", None),
+        ("denied_by_rule", "false", None),
+        ("resolver_unavailable", "false", Some("no rule helps against resolver_unavailable: ")),
+        ("ports_exhausted", "false", Some("no rule helps against ports_exhausted: ")),
+        ("not_allowed", "true", Some("a candidate denied it")),
+    ] {
+        let line = log
+            .replace("\"not_allowed\"", &format!("\"{outcome}\""))
+            .replace("\"rule\":null", &format!("\"rule\":null,\"canary\":{canary}"));
+        fs::write(site.path("flows.jsonl"), line).unwrap();
+        let flow = site.flow();
+        assert!(flow.now.is_let_out());
+        let told = beyond_rules(&flow.record);
+        assert_eq!(told.is_some(), wanted.is_some(), "{outcome}: {told:?}");
+        assert!(told.unwrap_or_default().contains(wanted.unwrap_or_default()), "{outcome}");
+    }
+}
+
 #[test]
 fn useless_rules_are_not_offered() {
     for (client, hostname, destination, why) in [
         ("10.0.1.5", r#""evil.example.org""#, "198.51.100.7:443", "denied_by_rule"),
         ("10.0.9.5", r#""api.example.org""#, "198.51.100.7:443", "no tenant"),
         ("10.0.1.5", r#""api.example.org""#, "198.51.100.7:22", "not steered"),
+        ("10.0.1.5", r#""api.example.org""#, "203.0.113.17:443", "own address or a pool's"),
+        ("10.0.1.5", r#""egret-doctor.invalid""#, "198.51.100.7:443", "probe of `egret doctor`"),
     ] {
         let site = Site::new(client, hostname, destination, "not_allowed");
         let refused = site.addition().err();

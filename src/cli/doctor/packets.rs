@@ -23,6 +23,7 @@ mod stand_in;
 mod trace;
 
 pub(super) use question::{ProbeQuestion, ask};
+pub(in crate::cli) use request::PROBE_NAME;
 
 use super::listeners::has_listener;
 use super::{Doctor, TenantClients, process};

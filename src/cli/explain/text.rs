@@ -35,6 +35,9 @@ fn write_question(text: &mut String, report: &ExplainReport) {
         None if report.other_protocol => {
             format!("{}, in neither TLS nor HTTP", SocketAddr::new(report.address, report.port))
         }
+        None if report.not_hostname => {
+            format!("{}, by a name that is no hostname", SocketAddr::new(report.address, report.port))
+        }
         None => format!("{}, without a name", SocketAddr::new(report.address, report.port)),
     };
     let _ = writeln!(text, "to       {to}{ech}");
@@ -125,7 +128,13 @@ fn of_certificate(report: &ExplainReport) -> String {
 fn write_verdict(text: &mut String, report: &ExplainReport) {
     let by = if report.live { ", by the gateway that runs" } else { "" };
     let _ = writeln!(text, "verdict  {}{by}", verdict_of(report));
-    if !report.steered {
+    if report.own_address {
+        let address = report.address;
+        let _ = writeln!(
+            text,
+            "         {address} is the gateway's own address or a pool's: packets to it are not intercepted, and the machine itself answers or refuses"
+        );
+    } else if !report.steered {
         let port = report.port;
         let _ = writeln!(
             text,

@@ -31,6 +31,9 @@ pub(in crate::cli) struct Recorded {
     outcome: String,
     pub(in crate::cli) detail: Option<String>,
     pub(in crate::cli) source: Option<SocketAddr>,
+    /// True if a candidate decided.
+    #[serde(default)]
+    pub(in crate::cli) canary: bool,
     #[serde(default)]
     pub(in crate::cli) public: Option<IpAddr>,
     pub(in crate::cli) bytes_up: u64,
@@ -39,9 +42,18 @@ pub(in crate::cli) struct Recorded {
 }
 
 impl Recorded {
-    /// The name that the verdict is about: that of the request for which the flow was ended, else the first one.
+    /// The name that the verdict is about: that of the request for which the flow was ended, else the first one; `None`
+    /// if that is no hostname.
     pub(in crate::cli) fn name(&self) -> Option<Hostname> {
+        if self.has_invalid_name() {
+            return None;
+        }
         self.denied_hostname.as_ref().or(self.hostname.as_ref())?.parse().ok()
+    }
+
+    /// True if it was denied because the client sent something that is no hostname.
+    pub(in crate::cli) fn has_invalid_name(&self) -> bool {
+        self.denied_as() == Some(Outcome::InvalidHostname)
     }
 
     /// The outcome; `None` for one that this version does not know.
@@ -64,9 +76,11 @@ impl Recorded {
     pub(in crate::cli) fn question(&self) -> ExplainQuery {
         let (to, address) = match self.name() {
             Some(name) => (ClientTarget::Name(name, self.destination.port()), Some(self.destination.ip())),
+            None if self.has_invalid_name() => (ClientTarget::NotHostname(self.destination), None),
             None => (ClientTarget::Address(self.destination), None),
         };
-        let other_protocol = address.is_none() && self.protocol.as_deref() == Some("other");
+        let other_protocol =
+            matches!(to, ClientTarget::Address(_)) && self.protocol.as_deref() == Some("other");
         ExplainQuery { from: self.client.ip(), to, address, ech: self.ech, other_protocol }
     }
 }

@@ -1,6 +1,7 @@
 //! Targets of a tenant in a flow log: counted by name (or address) and port, with a bound on memory.
 
 use crate::addr::OriginalDestination;
+use crate::cli::doctor::PROBE_NAME;
 use crate::hostname::Hostname;
 use crate::outcome::Outcome;
 use jiff::Timestamp;
@@ -80,6 +81,8 @@ pub(super) struct LogEvidence {
     pub(super) of_other_tenants: u64,
     /// Flows before `--since`.
     pub(super) too_old: u64,
+    /// Probes of `egret doctor`.
+    pub(super) of_doctor: u64,
     /// Flows without a verdict, because the client left before.
     pub(super) unjudged: u64,
     pub(super) allowed: u64,
@@ -124,6 +127,10 @@ impl TenantLog {
         }
         if self.since.is_some_and(|since| line.time < since) {
             evidence.too_old += 1;
+            return;
+        }
+        if line.hostname.as_deref() == Some(PROBE_NAME) {
+            evidence.of_doctor += 1;
             return;
         }
         let (count, tallies) = match line.verdict.as_deref() {
@@ -211,12 +218,23 @@ mod tests {
             (11, "acme", "null", "null"),
             (11, "acme", r#""not a name""#, r#""allow""#),
             (11, "other", r#""a.example""#, r#""allow""#),
+            (11, "acme", r#""egret-doctor.invalid""#, r#""deny""#),
+            (11, "acme", r#""egret-doctor.invalid""#, "would_deny"),
         ] {
             note(&mut seen, &line(number, tenant, name, verdict));
         }
         let LogEvidence {
-            unreadable, of_other_tenants, too_old, unjudged, allowed, would_deny, denied, ..
+            unreadable,
+            of_other_tenants,
+            too_old,
+            of_doctor,
+            unjudged,
+            allowed,
+            would_deny,
+            denied,
+            ..
         } = seen.evidence;
+        assert_eq!(of_doctor, 2);
         assert_eq!((unreadable, of_other_tenants, too_old, unjudged), (1, 1, 1, 1));
         assert_eq!((allowed, would_deny, denied), (2, 1, 1));
         let tally = &seen.passed[&(SeenTarget::Name("a.example".parse().unwrap()), 443)];

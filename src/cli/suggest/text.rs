@@ -59,6 +59,7 @@ fn head(proposal: &Proposal) -> String {
     for (count, what) in [
         (evidence.unjudged, "without a verdict, because the client left"),
         (evidence.too_old, "before --since"),
+        (evidence.of_doctor, "of probes of `egret doctor`"),
         (evidence.unreadable, "torn or not of a flow log"),
         (evidence.beyond_bound, "to names beyond the bound of 200,000"),
     ] {

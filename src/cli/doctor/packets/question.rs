@@ -6,17 +6,18 @@ use super::exchange::{Patience, ProbeExchange, TooBig};
 use super::legs::{Caller, failure, lost, steered_port};
 use super::request::{Language, told};
 use super::{impossible, no_listener, spot};
+use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
 use crate::cli::findings::CheckFinding;
-use crate::steering::InterceptedPorts;
+use crate::steering::{InterceptedPorts, SteeringParams};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
 #[derive(Debug, Clone)]
 pub(crate) struct ProbeQuestion {
     pub(crate) from: IpAddr,
-    /// A name or an address, with a port or without.
+    /// A name or an address, with a port or without, or a URL.
     pub(crate) to: String,
 }
 
@@ -30,6 +31,13 @@ struct DialTarget {
 
 impl DialTarget {
     fn parse(text: &str) -> Option<Self> {
+        if text.contains("://") {
+            let (name, port) = match text.parse().ok()? {
+                ClientTarget::Name(name, port) => (name.to_string(), port),
+                ClientTarget::Address(to) | ClientTarget::NotHostname(to) => (to.ip().to_string(), to.port()),
+            };
+            return Some(Self { name, port: Some(port) });
+        }
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Some(Self { name: address.ip().to_string(), port: Some(address.port()) });
         }
@@ -44,6 +52,43 @@ impl DialTarget {
     }
 }
 
+/// Name and address of the destination; or the finding that says why no packet can be sent there.
+fn destination(
+    params: &SteeringParams,
+    question: &ProbeQuestion,
+) -> Result<(String, SocketAddr), CheckFinding> {
+    let wrong = |found, cure| Err(CheckFinding::fail("destination", found, "no packet was sent", cure));
+    let Some(DialTarget { name, port }) = DialTarget::parse(&question.to) else {
+        let cure = "--to NAME, ADDRESS, either with :PORT, or a URL of https, http, wss or ws";
+        return wrong(format!("{} is nothing that a client could dial", question.to), cure.to_owned());
+    };
+    let port = port
+        .unwrap_or_else(|| if is_steered(&params.ports, 443) { 443 } else { steered_port(&params.ports) });
+    if !is_steered(&params.ports, port) {
+        return wrong(
+            format!("port {port} is not of [steering] ports: such packets never reach Egret"),
+            format!("ask for a port of [steering] ports; or add {port} there, and apply steering again"),
+        );
+    }
+    let all: Vec<_> = match (name.as_str(), port).to_socket_addrs() {
+        Ok(all) => all.collect(),
+        Err(error) => {
+            let cure = format!(
+                "look at the name servers of this machine (getent ahosts {name}), or give the address: --to ADDRESS:{port}"
+            );
+            return wrong(format!("{name} has no address that this machine knows of: {error}"), cure);
+        }
+    };
+    match all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
+        Some(server) => Ok((name, *server)),
+        None => {
+            let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let cure = format!("give --from an {other} address of a client, or --to an {own} destination");
+            wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
+        }
+    }
+}
+
 /// The stations of one connection, each with its result.
 pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding> {
     let params = &doctor.steering;
@@ -54,24 +99,9 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
         return vec![no_listener(params)];
     }
     let v4 = question.from.is_ipv4();
-    let Some(DialTarget { name, port }) = DialTarget::parse(&question.to) else {
-        return vec![wrong(
-            "destination",
-            format!("{} is no NAME, ADDRESS, or either with :PORT", question.to),
-        )];
-    };
-    let port = port
-        .unwrap_or_else(|| if is_steered(&params.ports, 443) { 443 } else { steered_port(&params.ports) });
-    if !is_steered(&params.ports, port) {
-        return vec![wrong(
-            "destination",
-            format!("port {port} is not of [steering] ports: such packets never reach Egret"),
-        )];
-    }
-    let server =
-        (name.as_str(), port).to_socket_addrs().ok().and_then(|mut all| all.find(|to| to.is_ipv4() == v4));
-    let Some(server) = server else {
-        return vec![wrong("destination", format!("{name} has no address of the client's family"))];
+    let (name, server) = match destination(params, question) {
+        Ok(found) => found,
+        Err(finding) => return vec![finding],
     };
     let mut found = vec![CheckFinding::ok("destination", format!("{name} is {server}"))];
     let tenant =
@@ -80,14 +110,18 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let mut caller = match spot::client(question.from, &steered, false).and_then(Caller::new) {
         Ok(caller) => caller,
         Err(error) => {
-            found.push(wrong("way in", error));
+            let cure = format!(
+                "--from the address of a client, which `ip route get {}` finds by an interface that is up",
+                question.from
+            );
+            found.push(CheckFinding::fail("way in", error, "no packet was sent", cure));
             return found;
         }
     };
     found.push(way_in(&caller, tenant.map_or("no tenant", |tenant| &tenant.name)));
     // An IPv6 address is in brackets where a name may stand.
     let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
-    let request = Language::of_port(port).request(&asked);
+    let request = Language::of_port(server.port()).request(&asked);
     let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
     let exchange = caller.call(server, &request, Patience::LONG);
     let Some(first) = lost(&exchange) else {
@@ -176,14 +210,42 @@ fn lost_name(lost: LostPart) -> &'static str {
     }
 }
 
-fn wrong(check: &'static str, found: String) -> CheckFinding {
-    let cure = "egret doctor --packet --from CLIENT --to DEST[:PORT]";
-    CheckFinding::fail(check, found, "no packet was sent", cure)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PortRange;
+    use crate::steering::{UdpTreatment, default_ephemeral};
+
+    #[test]
+    fn refused_destinations_have_their_own_cure() {
+        let params = SteeringParams {
+            interfaces: Vec::new(),
+            sources: Vec::new(),
+            ports: InterceptedPorts::List(vec![PortRange::new(443, 443).unwrap()]),
+            udp: UdpTreatment::Reject,
+            listen_port: 15001,
+            mark: 0x4000,
+            table: 4321,
+            pools: Vec::new(),
+            resolvers: Vec::new(),
+            ephemeral: default_ephemeral(),
+        };
+        let asked = |to: &str| {
+            let question = ProbeQuestion { from: "10.0.1.7".parse().unwrap(), to: to.to_owned() };
+            destination(&params, &question).map_err(|finding| finding.mend.unwrap_or_default())
+        };
+        assert_eq!(
+            asked("https://192.0.2.1/"),
+            Ok(("192.0.2.1".to_owned(), "192.0.2.1:443".parse().unwrap()))
+        );
+        for (to, cure) in [
+            ("192.0.2.1:22", "a port of [steering] ports"),
+            ("[2001:db8::1]:443", "--from an IPv6 address"),
+            ("udp://192.0.2.1:443", "a URL of https"),
+        ] {
+            assert!(asked(to).is_err_and(|told| told.contains(cure)), "{to}: {:?}", asked(to));
+        }
+    }
 
     #[test]
     fn destinations_come_in_every_form() {
@@ -193,7 +255,9 @@ mod tests {
         assert_eq!(DialTarget::parse("192.0.2.1:80"), target("192.0.2.1", Some(80)));
         assert_eq!(DialTarget::parse("[2001:db8::1]:80"), target("2001:db8::1", Some(80)));
         assert_eq!(DialTarget::parse("2001:db8::1"), target("2001:db8::1", None));
-        for wrong in ["", ":80", "example.org:http", "example.org:0x50"] {
+        assert_eq!(DialTarget::parse("https://example.org/x"), target("example.org", Some(443)));
+        assert_eq!(DialTarget::parse("http://[2001:db8::1]/"), target("2001:db8::1", Some(80)));
+        for wrong in ["", "udp://example.org:443", ":80", "example.org:http", "example.org:0x50"] {
             assert_eq!(DialTarget::parse(wrong), None, "{wrong}");
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 /// A name that nobody has (RFC 6761), so that no rule but one for every name allows it.
-pub(super) const PROBE_NAME: &str = "egret-doctor.invalid";
+pub(in crate::cli) const PROBE_NAME: &str = "egret-doctor.invalid";
 /// Fills a few packets, and fits into every limit on heads.
 const PADDING: usize = 4 * 1024;
 
