@@ -92,6 +92,13 @@ fn doctor_without_root_says_what_is_skipped() {
     let gateway = lab.start_gateway(&config());
     let output = gateway.egret(&["doctor"]);
     assert!(text(&output).contains("not sent, in neither direction"), "{}", text(&output));
+    // What only root can list is not known, which is no failure.
+    for command in [&["doctor"][..], &["steering", "status"]] {
+        let said = text(&gateway.egret(command));
+        assert!(said.contains("only root may list packet rules"), "{said}");
+        assert!(!said.contains("FAIL  IPv4 packet") && !said.contains("FAIL  packet rules"), "{said}");
+    }
+    assert!(gateway.egret(&["steering", "status"]).status.success());
     let silent = doctor(&lab, &gateway.config(), &["--no-packets"]);
     assert!(!text(&silent).contains("packets in"), "{}", text(&silent));
 }

@@ -27,7 +27,9 @@ crate::trials! {
         unsteered_gateway_reports_it,
         missing_helper_is_not_asked,
         exemptions_are_not_reported_lost,
+        removed_exemption_leaves_the_gateway_ready,
         disabled_watch_reports_nothing,
+        reload_to_missing_interface_is_refused,
         reload_without_helper_names_the_command
 }
 
@@ -102,6 +104,12 @@ fn lost_iptables_rules_are_repaired() {
             ("iptables -w -t mangle -F EGRET_STEER", "packet_rules", "EGRET_STEER has 0 rules"),
             ("ip6tables -w -t mangle -F PREROUTING", "packet_rules", "IPv6 table mangle: PREROUTING"),
             ("iptables -w -I FORWARD -j ACCEPT", "packet_rules", "FORWARD does not begin with a jump"),
+            ("iptables -w -I INPUT -i c0 -j DROP", "packet_rules", "INPUT does not begin with a jump"),
+            (
+                "ip6tables -w -I INPUT -p tcp --dport 7000 -j DROP",
+                "packet_rules",
+                "IPv6 table filter: INPUT does not begin with a jump",
+            ),
             ("iptables -w -t mangle -R EGRET_STEER 2 -j ACCEPT", "packet_rules", "removed or replaced"),
         ],
     );
@@ -301,6 +309,51 @@ fn exemptions_are_not_reported_lost() {
     }
 }
 
+/// An exemption that came while the gateway ran goes unremarked; one that it started with takes one repair.
+fn removed_exemption_leaves_the_gateway_ready() {
+    for (rules, insert, remove) in [
+        (
+            Rules::Nftables,
+            "nft insert rule inet egret steer ip saddr 10.0.3.2 accept",
+            "nft delete rule inet egret steer handle \
+             $(nft -a list chain inet egret steer | sed -n '/10.0.3.2/s/.*# handle //p')",
+        ),
+        (
+            Rules::Iptables,
+            "iptables -w -t mangle -I EGRET_STEER -s 10.0.3.2 -j ACCEPT",
+            "iptables -w -t mangle -D EGRET_STEER -s 10.0.3.2 -j ACCEPT",
+        ),
+    ] {
+        let lab = Lab::new();
+        let files = Files::new(&config(&lab));
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let mut gateway = Gateway::start(&lab, files);
+        wait_until_well(&gateway);
+        // When it reports a loss, it has seen the changes before it.
+        let look = |gateway: &Gateway<'_>| {
+            lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
+            let said = complaint(gateway);
+            lab.gateway.ip("route add local 203.0.113.32/30 dev lo table local");
+            wait_until_well(gateway);
+            said
+        };
+        lab.gateway.shell(insert);
+        look(&gateway);
+        lab.gateway.shell(remove);
+        let said = look(&gateway);
+        assert!(!said.contains("table inet") && !said.contains("table mangle"), "{rules:?}: {said}");
+        lab.gateway.shell(insert);
+        gateway.kill();
+        gateway.start_again();
+        wait_until_well(&gateway);
+        lab.gateway.shell("nft flush ruleset");
+        complaint(&gateway);
+        lab.must_steer("up", &path, rules);
+        wait_until_well(&gateway);
+    }
+}
+
 fn disabled_watch_reports_nothing() {
     let lab = Lab::new();
     let files = Files::new(&Config { steering: "watch = false".into(), ..Config::default() });
@@ -362,6 +415,21 @@ fn reload_steers_new_addresses(family: Family) {
     let server = Server::raw(&lab, family, 7000);
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     lab.must_steer("status", &path, Rules::Iptables);
+}
+
+fn reload_to_missing_interface_is_refused() {
+    let lab = Lab::new();
+    let before = Config { gateway: grown(&lab).gateway, ..Config::default() };
+    let gateway = lab.start_gateway(&before);
+    let mistyped = Config { interfaces: "[\"c7\"]".into(), ..before };
+    gateway.write(&mistyped.render(&gateway.flow_log()));
+    let answer = gateway.egret(&["reload"]);
+    let said = text(&answer);
+    assert_eq!(answer.status.code(), Some(1), "{said}");
+    assert!(said.contains("no interface c7") && said.contains("stays in force"), "{said}");
+    let server = Server::raw(&lab, Family::V4, 7000);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    wait_until_well(&gateway);
 }
 
 fn reload_without_helper_names_the_command() {

@@ -74,19 +74,19 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Warnings about this machine. On another machine than the gateway they need not apply.
+/// Findings about this machine. On another machine than the gateway they need not apply.
 fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let file: Arc<str> = path.display().to_string().into();
-    let warnings = steering::warnings(&steering_params(config)).into_iter();
-    let diagnostic = |(found, help)| Diagnostic {
-        severity: Severity::Warning,
+    let conflicts = steering::conflicts(&steering_params(config)).into_iter();
+    let diagnostic = |(severity, found, help)| Diagnostic {
+        severity,
         file: Arc::clone(&file),
         line: 0,
         column: 0,
         message: found,
         help,
     };
-    warnings.map(diagnostic).collect()
+    conflicts.map(diagnostic).collect()
 }
 
 /// Runs the tests, if any, appends their results, and returns the exit code.

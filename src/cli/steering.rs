@@ -2,11 +2,13 @@
 
 use super::findings::{CheckFinding, report};
 use super::{journal, output, tool};
+use crate::config::Severity;
 use crate::steering::{
     self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, MachineNetwork, MachineOutput,
     PartDifference, SteeringOutput, SteeringParams, SteeringPlan,
 };
 use crate::sys::routing;
+use std::cell::Cell;
 use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
@@ -30,12 +32,20 @@ pub fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
     output::print(&plan(params, format).to_string(), 0)
 }
 
-/// Warnings of `egret check`: conflicts between this machine and the configuration.
-pub(super) fn warnings(params: &SteeringParams) -> Vec<(String, String)> {
+/// Findings of `egret check`, each with its remedy: conflicts between this machine and the configuration. Those that
+/// `up` refuses are errors.
+pub(super) fn conflicts(params: &SteeringParams) -> Vec<(Severity, String, String)> {
     let machine = machine(params);
     let missing = steering::missing_interfaces(params, &machine).into_iter();
     let conflicts = missing.chain(steering::conflicts(params, &machine));
-    conflicts.map(|Conflict { found, why, fix, .. }| (format!("{found}: {why}"), fix)).collect()
+    let found = conflicts.map(|Conflict { gravity, found, why, fix }| {
+        let severity = match gravity {
+            ConflictSeverity::Refused => Severity::Error,
+            ConflictSeverity::Broken | ConflictSeverity::Doubtful => Severity::Warning,
+        };
+        (severity, format!("{found}: {why}"), fix)
+    });
+    found.collect()
 }
 
 /// `egret steering print --down`: prints the script that removes steering of either format. Needs no configuration.
@@ -59,7 +69,12 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
     let mut found = of_machine(params);
-    found.extend(differences.into_iter().map(if steering::has_ipv6() { finding } else { without_ipv6 }));
+    let may_list = !observed.is_denied;
+    found.extend(differences.into_iter().map(|difference| match difference.what {
+        what if steering::PACKET_RULES.contains(&what) && !may_list => unknown(what),
+        _ if steering::has_ipv6() => finding(difference),
+        _ => without_ipv6(difference),
+    }));
     found.extend(fallback().map(|why| {
         CheckFinding::fail(
             "steering's configuration",
@@ -76,8 +91,20 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
             steering::REMEDY,
         ));
     }
-    found.push(counts(&observed, format));
+    if may_list {
+        found.push(counts(&observed, format));
+    }
     found
+}
+
+/// What an operator without root cannot see is not broken.
+fn unknown(what: &'static str) -> CheckFinding {
+    CheckFinding::warn(
+        what,
+        "not known: only root may list packet rules",
+        "the gateway watches them itself: see /readyz and egret_steering_intact",
+        "sudo egret steering status",
+    )
 }
 
 /// Marks the rules of `steer.sh guard`.
@@ -187,10 +214,18 @@ pub(super) fn nothing_to_steer(params: &SteeringParams) -> Option<&'static str> 
 
 /// Reads rules and routes from the kernel with read-only commands.
 fn observe() -> SteeringOutput {
-    let listed = |line: &str| tool::output(line).ok();
+    let is_denied = Cell::new(false);
+    let listed = |line: &str| {
+        let denied =
+            |why: &String| ["ermission denied", "not permitted"].iter().any(|word| why.contains(word));
+        let told = tool::output(line);
+        is_denied.set(is_denied.get() || told.as_ref().is_err_and(denied));
+        told.ok()
+    };
     let rules = |family| listed(&format!("ip -N {family} rule show"));
     let routes = |family| listed(&format!("ip -N {family} route show table all type local"));
-    SteeringOutput {
+    let observed = SteeringOutput {
+        is_denied: false,
         iptables: listed("iptables-save -c"),
         ip6tables: listed("ip6tables-save -c"),
         other_backend: other_backend(),
@@ -199,7 +234,8 @@ fn observe() -> SteeringOutput {
         routes: [routes("-4"), routes("-6")],
         interfaces: routing::interfaces().unwrap_or_default(),
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
-    }
+    };
+    SteeringOutput { is_denied: is_denied.get(), ..observed }
 }
 
 /// Output of the iptables tools of the backend that `iptables` does not use.

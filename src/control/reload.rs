@@ -1,6 +1,8 @@
 //! Reloads the configuration on a thread of its own, so that neither a million names nor a dead disk delays flows,
 //! metrics or other orders.
 
+mod interfaces;
+
 use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
 use super::build_error::BuildError;
@@ -20,6 +22,7 @@ use crate::gateway::{GatewayState, ReevaluationCounts};
 use crate::steering::{REMEDY, Remedy};
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
+use interfaces::MissingInterfaces;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -167,6 +170,9 @@ enum ReloadError {
     /// The configuration could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// Steering would go by interfaces that do not exist.
+    #[error(transparent)]
+    Interfaces(#[from] MissingInterfaces),
     /// A promotion, and the files do not match the candidate.
     #[error(transparent)]
     NotTheCandidate(#[from] PromotionError),
@@ -281,6 +287,7 @@ impl Reloader {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
         let LoadedConfig { mut config, warnings, files, texts, .. } = loaded?;
+        interfaces::check(&self.running.steering.interfaces, &config.steering.interfaces)?;
         let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
@@ -356,9 +363,12 @@ fn audit_result(result: &Result<ReloadSummary, ReloadError>) -> Result<(ConfigDi
                 errors => Err(format!("{first} (and {} more errors)", errors - 1)),
             }
         }
-        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
-            Err(error.to_string())
-        }
+        Err(
+            error @ (ReloadError::Build(_)
+            | ReloadError::Interfaces(_)
+            | ReloadError::NotTheCandidate(_)
+            | ReloadError::Bug),
+        ) => Err(error.to_string()),
     }
 }
 
@@ -388,9 +398,12 @@ fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAn
             (Some(difference.clone()), *judged, findings)
         }
         Err(ReloadError::Config(report)) => (None, ReevaluationCounts::default(), lines(&report.diagnostics)),
-        Err(error @ (ReloadError::Build(_) | ReloadError::NotTheCandidate(_) | ReloadError::Bug)) => {
-            (None, ReevaluationCounts::default(), vec![error.to_string()])
-        }
+        Err(
+            error @ (ReloadError::Build(_)
+            | ReloadError::Interfaces(_)
+            | ReloadError::NotTheCandidate(_)
+            | ReloadError::Bug),
+        ) => (None, ReevaluationCounts::default(), vec![error.to_string()]),
     };
     ReloadAnswer {
         reloaded: result.is_ok(),

@@ -1,6 +1,7 @@
 //! Rules of others that stand before Egret's in a built-in chain of iptables: they may stay where they do nothing to
 //! Egret's packets, as many of Docker's, Kubernetes' and Calico's do.
 
+use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::sys::packet_rules::{Ahead, PacketEffect};
 
@@ -14,6 +15,8 @@ pub(super) struct RulePosition<'a> {
     /// The built-in chain.
     pub(super) builtin: &'a str,
     pub(super) steered: &'a [Interface],
+    /// The intercepted ports; `None` for every port.
+    pub(super) ports: Option<&'a [PortRange]>,
 }
 
 /// True if the rule may take from Egret what is its own. `chain` lists the rules of a chain by its name.
@@ -36,12 +39,17 @@ fn taken<E>(
     if known_only || rule.comes_by.as_ref().is_some_and(|name| !overlaps(name, place.steered)) {
         return Ok(false);
     }
+    let in_input = place.builtin == "INPUT";
+    // Intercepted packets keep their destination there. Egret's rules only accept, so that other accepting rules may stay.
+    if in_input && (rule.is_narrow || !is_for(&rule.ports, place.ports)) {
+        return Ok(false);
+    }
     match &rule.effect {
         PacketEffect::None => Ok(false),
         // Egret's rules there refuse what would be forwarded, and drop it too.
         PacketEffect::Drop => Ok(place.builtin != "FORWARD"),
-        PacketEffect::Return => Ok(depth == 0),
-        PacketEffect::Take => Ok(true),
+        PacketEffect::Return => Ok(depth == 0 && !in_input),
+        PacketEffect::Take => Ok(!in_input),
         PacketEffect::Jump(_) if depth == DEPTH => Ok(true),
         PacketEffect::Jump(name) => {
             for rule in chain(name)? {
@@ -52,6 +60,15 @@ fn taken<E>(
             Ok(false)
         }
     }
+}
+
+/// True if a rule for these ports, or for all where there are none, is for an intercepted one.
+fn is_for(ports: &[(u16, u16)], intercepted: Option<&[PortRange]>) -> bool {
+    let Some(intercepted) = intercepted else { return true };
+    let is_intercepted = |(first, last): &(u16, u16)| {
+        intercepted.iter().any(|range| range.first() <= *last && *first <= range.last())
+    };
+    ports.is_empty() || ports.iter().any(is_intercepted)
 }
 
 /// True if an interface may have both names.
@@ -83,12 +100,56 @@ pub(super) fn parse(line: &str, is_chain: impl Fn(&str) -> bool) -> Ahead {
         Some(target) if is_chain(target) => PacketEffect::Jump(target.to_owned()),
         Some(target) => PacketEffect::of_target(target),
     };
+    let ports = after("--dport").or_else(|| after("--dports")).unwrap_or_default();
     Ahead {
         comes_by: after("-i").map(str::to_owned),
         known_only: tracked || marked,
         invalid_too: has("INVALID"),
+        is_narrow: is_narrow(&words),
+        ports: ports.split(',').filter_map(port_range).collect(),
         effect,
     }
+}
+
+/// True if the rule asks for more than interface, TCP and destination port.
+fn is_narrow(words: &[&str]) -> bool {
+    let mut words = words.iter().copied();
+    let mut is_negated = false;
+    while let Some(word) = words.next() {
+        match word {
+            "!" => {
+                is_negated = true;
+                continue;
+            }
+            "-p" if is_negated => return true,
+            "-p" => {
+                if words.next() != Some("tcp") {
+                    return true;
+                }
+            }
+            "--comment" => {
+                let first = words.next().unwrap_or_default();
+                if first.starts_with('"') && !(first.len() > 1 && first.ends_with('"')) {
+                    while words.next().is_some_and(|word| !word.ends_with('"')) {}
+                }
+            }
+            // What a target asks for comes behind it.
+            "-j" | "-g" => return false,
+            "--dport" | "--dports" if is_negated => return true,
+            "-A" | "-i" | "-m" | "--ctstate" | "--state" | "--dport" | "--dports" => {
+                words.next();
+            }
+            _ => return true,
+        }
+        is_negated = false;
+    }
+    false
+}
+
+/// A port, or a range as iptables writes it.
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -109,7 +170,8 @@ mod tests {
             rules.map(|line| parse(line, is_chain)).collect()
         };
         let first = of(builtin).remove(0);
-        let place = RulePosition { table, builtin, steered: &steered };
+        let ports = [PortRange::new(80, 80).unwrap(), PortRange::new(443, 443).unwrap()];
+        let place = RulePosition { table, builtin, steered: &steered, ports: Some(&ports) };
         takes(&first, place, &mut |chain| Ok::<_, Infallible>(of(chain))).unwrap()
     }
 
@@ -138,6 +200,29 @@ mod tests {
             "-A cali-PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ];
         assert!(!first_takes("PREROUTING", &calico));
+    }
+
+    #[test]
+    fn input_rules_interfere_if_they_drop_intercepted_packets() {
+        for (rules, interferes) in [
+            (&["-A INPUT -i ens6 -j DROP"][..], true),
+            (&["-A INPUT ! -i lo -j DROP"], true),
+            (&["-A INPUT -p tcp -m tcp --dport 80 -j DROP"], true),
+            (&["-A INPUT -p tcp -m multiport --dports 22,400:500 -j DROP"], true),
+            (&["-A INPUT -m comment --comment \"no more\" -j REJECT --reject-with tcp-reset"], true),
+            (&["-A INPUT -j FW", "-A FW -i lo -j ACCEPT", "-A FW -j DROP"], true),
+            (&["-A INPUT -i eth9 -j DROP"], false),
+            (&["-A INPUT -j ACCEPT"], false),
+            (&["-A INPUT -p tcp -m tcp --dport 22 -j DROP"], false),
+            (&["-A INPUT -p udp -j DROP"], false),
+            (&["-A INPUT -s 10.0.1.9/32 -j DROP"], false),
+            (&["-A INPUT -p tcp -m tcp --tcp-flags SYN,FIN SYN,FIN -j DROP"], false),
+            (&["-A INPUT -m conntrack --ctstate INVALID -j DROP"], false),
+            (&["-A INPUT -p tcp -m multiport --dports 22 -j f2b", "-A f2b -j DROP"], false),
+            (&["-A INPUT -j KUBE", "-A KUBE ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP"], false),
+        ] {
+            assert_eq!(takes_in("filter", "INPUT", rules), interferes, "{rules:?}");
+        }
     }
 
     #[test]

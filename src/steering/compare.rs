@@ -3,13 +3,14 @@
 use super::ahead::{self, RulePosition};
 use super::{PacketRules, Remedy, Routing, SteeringPlan, nftables, overtaking, script};
 use crate::addr::PortRange;
-use crate::interface::Interface;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 /// Output of the read-only commands; `None` where a command failed or had nothing to list.
 #[derive(Debug, Clone, Default)]
 pub struct SteeringOutput {
+    /// A command was refused for lack of privilege, so that what is `None` is not known.
+    pub is_denied: bool,
     /// `iptables-save`, with or without `-c`.
     pub iptables: Option<String>,
     /// `ip6tables-save`, with or without `-c`.
@@ -47,20 +48,23 @@ impl PartDifference {
     }
 }
 
+/// The parts that only root can list.
+pub const PACKET_RULES: [&str; 3] = ["IPv4 packet rules", "IPv6 packet rules", "packet rules"];
+
 /// One entry for each part of the plan.
 pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDifference> {
     let mut found = Vec::new();
     let mut exempt = Vec::new();
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
-            let wrong = iptables(v4, observed.iptables.as_deref(), &plan.interfaces, &mut exempt);
-            found.push(PartDifference::new("IPv4 packet rules", wrong));
-            let wrong = iptables(v6, observed.ip6tables.as_deref(), &plan.interfaces, &mut exempt);
-            found.push(PartDifference::new("IPv6 packet rules", wrong));
+            let wrong = iptables(v4, observed.iptables.as_deref(), plan, &mut exempt);
+            found.push(PartDifference::new(PACKET_RULES[0], wrong));
+            let wrong = iptables(v6, observed.ip6tables.as_deref(), plan, &mut exempt);
+            found.push(PartDifference::new(PACKET_RULES[1], wrong));
         }
         PacketRules::Nftables(table) => {
             let wrong = nft(table, observed.nftables.as_deref(), &mut exempt);
-            found.push(PartDifference::new("packet rules", wrong));
+            found.push(PartDifference::new(PACKET_RULES[2], wrong));
         }
     }
     if !exempt.is_empty() {
@@ -123,7 +127,7 @@ fn left_over(plan: &SteeringPlan, observed: &SteeringOutput) -> Option<String> {
 fn iptables(
     wanted: &str,
     saved: Option<&str>,
-    steered: &[Interface],
+    plan: &SteeringPlan,
     exempt: &mut Vec<String>,
 ) -> Option<String> {
     let Some(saved) = saved else { return Some("cannot be listed (are you root?)".to_owned()) };
@@ -142,10 +146,9 @@ fn iptables(
                 let Some(at) = rules.iter().position(|line| **line == rule) else {
                     return Some(format!("`{hook}` is missing in table {table}"));
                 };
-                // What comes before ours in INPUT lets nothing pass by: our rules there only accept.
-                let overtaker = |rule: &&&str| {
-                    builtin != "INPUT" && takes(rule, RulePosition { table, builtin, steered }, actual)
-                };
+                let place =
+                    RulePosition { table, builtin, steered: &plan.interfaces, ports: plan.ports.as_deref() };
+                let overtaker = |rule: &&&str| takes(rule, place, actual);
                 if let Some(overtaker) = rules[..at].iter().find(overtaker) {
                     return Some(format!(
                         "`{hook}` is not the first rule of {builtin} in table {table}: `{overtaker}` may take its packets"

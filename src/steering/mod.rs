@@ -18,7 +18,7 @@ mod reserve;
 mod script;
 mod watched;
 
-pub use compare::{PartDifference, SteeringOutput, before_mark_rule, compare, not_reserved};
+pub use compare::{PACKET_RULES, PartDifference, SteeringOutput, before_mark_rule, compare, not_reserved};
 pub use conflicts::{Conflict, ConflictSeverity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
 pub use machine::{MachineNetwork, MachineOutput};
@@ -100,6 +100,7 @@ fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     SteeringPlan {
         interfaces: params.interfaces.clone(),
+        ports: params.ports.ranges(),
         sources: params.sources.clone(),
         packet_rules,
         routing: [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)],

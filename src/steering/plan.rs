@@ -9,6 +9,8 @@ use ipnet::IpNet;
 pub struct SteeringPlan {
     /// The steered interfaces.
     pub interfaces: Vec<Interface>,
+    /// The intercepted ports; `None` for every port.
+    pub ports: Option<Vec<PortRange>>,
     /// The networks of tenants.
     pub sources: Vec<IpNet>,
     /// The rules that intercept and refuse.

@@ -10,6 +10,7 @@ mod tables;
 pub use fault::{Lost, Part, Remedy};
 
 use super::{PacketRules, Routing, SteeringParams, overtaking};
+use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
 use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision};
@@ -34,6 +35,8 @@ pub struct SteeringMonitor {
     interfaces: Vec<Interface>,
     /// The networks of tenants.
     sources: Vec<IpNet>,
+    /// The intercepted ports; `None` for every port.
+    ports: Option<Vec<PortRange>>,
     /// The port that the gateway listens on.
     listen_port: u16,
     newcomers: [Newcomers; 2],
@@ -68,6 +71,7 @@ impl SteeringMonitor {
             nftables: tables_of(&super::nftables(params).packet_rules),
             interfaces: params.interfaces.clone(),
             sources: params.sources.clone(),
+            ports: params.ports.ranges(),
             listen_port: params.listen_port,
             newcomers: Default::default(),
             routing: plan.routing,
@@ -180,7 +184,9 @@ impl SteeringMonitor {
                 let what = format!("{}: some of Egret's rules were removed or replaced", key.called());
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Renew });
             }
-            if !fell_apart {
+            // Rules that join are exemptions, which may go as they came.
+            let joined = replaced_whole && !seen.is_empty() && seen.is_subset(&rules);
+            if !fell_apart && !joined {
                 *seen = rules;
             }
         }
@@ -190,7 +196,7 @@ impl SteeringMonitor {
     /// The tables of the format in use.
     fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<TableState>> {
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
-            let look = |table: &PlannedTable| table.look(Backend::NfTables, &[], self.listen_port);
+            let look = |table: &PlannedTable| table.look(Backend::NfTables, &[], None, self.listen_port);
             return self.nftables.iter().map(|table| Ok(look(table)?.0)).collect();
         }
         let mut all = Vec::new();
@@ -205,7 +211,9 @@ impl SteeringMonitor {
             let mut present = false;
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
-                let look = |table: &PlannedTable| table.look(backend, &self.interfaces, self.listen_port);
+                let look = |table: &PlannedTable| {
+                    table.look(backend, &self.interfaces, self.ports.as_deref(), self.listen_port)
+                };
                 let found: Vec<_> = tables.map(look).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;

@@ -97,6 +97,7 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
     if found(asked)?.is_none() {
         return Ok(None);
     }
+    let Some(table_handle) = table_handle(family, table)? else { return Ok(None) };
     let mut rules = Vec::new();
     let request = [name(1, table), name(2, chain)].concat();
     let listed = ask(GET_RULE, Want::List, family as u8, &request, |body| {
@@ -107,7 +108,12 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
                 PacketEffect::Jump(chain) => Some(chain.clone()),
                 PacketEffect::None | PacketEffect::Return | PacketEffect::Drop | PacketEffect::Take => None,
             };
-            rules.push(PacketRule { id: identity(body), target, ahead, listener: listener(body) });
+            rules.push(PacketRule {
+                id: identity(&table_handle, body),
+                target,
+                ahead,
+                listener: listener(body),
+            });
         }
         Ok(())
     });
@@ -117,9 +123,22 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
 /// Expressions with a state that packets change, which is excluded from the digest.
 const COUNTING: [&str; 5] = ["counter", "quota", "limit", "connlimit", "last"];
 
-/// Digest of handle and expressions. The handle alone is not enough: a replacement inherits it.
-fn identity(rule: &[u8]) -> u64 {
+/// The number of a table, which no later one of its name has.
+fn table_handle(family: TableFamily, table: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut handle = Vec::new();
+    let asked = ask(GET_TABLE, Want::One, family as u8, &name(1, table), |body| {
+        // NFTA_TABLE_HANDLE
+        handle = attribute(body, 4).unwrap_or_default().to_vec();
+        Ok(())
+    });
+    Ok(found(asked)?.map(|()| handle))
+}
+
+/// Digest of the table's handle, the rule's handle and its expressions. Handles of rules begin anew in each table, and a
+/// replacement inherits its rule's.
+fn identity(table_handle: &[u8], rule: &[u8]) -> u64 {
     let mut digest = DefaultHasher::new();
+    table_handle.hash(&mut digest);
     attribute(rule, 3).hash(&mut digest);
     for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
         let kind = attribute(expression, 1).map(text).unwrap_or_default();
@@ -131,11 +150,7 @@ fn identity(rule: &[u8]) -> u64 {
 
 /// The rule's effect, and on whose packets, as far as its expressions tell.
 fn ahead(rule: &[u8]) -> Ahead {
-    // NFTA_META_KEY: the mark, the interface's name
-    const MARK: u32 = 3;
-    const BY_NAME: u32 = 6;
-    let mut found =
-        Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::None };
+    let mut found = Ahead { effect: PacketEffect::None, ..Ahead::taking() };
     let mut loaded = None;
     for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
         let kind = attribute(expression, 1).map(text).unwrap_or_default();
@@ -144,35 +159,89 @@ fn ahead(rule: &[u8]) -> Ahead {
         let name = || attribute(data, 1).map(text).unwrap_or_default();
         let before = std::mem::take(&mut loaded);
         match &*kind {
-            "meta" => loaded = number(2),
+            "meta" => loaded = number(2).and_then(LoadedField::of_meta),
+            // NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN
+            "payload" => loaded = LoadedField::of_payload(number(2), number(3), number(4)),
             "bitwise" => loaded = before,
             // NFTA_CMP_OP: equal
-            "cmp" if number(2) == Some(0) => {
+            "cmp" => {
                 let value = attribute(data, 3).and_then(|data| attribute(data, 1)).unwrap_or_default();
-                match before {
-                    Some(MARK) => found.known_only |= value.iter().any(|byte| *byte != 0),
-                    Some(BY_NAME) => {
+                match (before, number(2) == Some(0)) {
+                    (Some(LoadedField::Mark), true) => {
+                        found.known_only |= value.iter().any(|byte| *byte != 0);
+                    }
+                    (Some(LoadedField::Interface), true) => {
                         let pattern = if value.contains(&0) { "" } else { "*" };
                         found.comes_by = Some(text(value) + pattern);
                     }
-                    Some(_) | None => {}
+                    (Some(LoadedField::Protocol), true) => found.is_narrow |= value.first() != Some(&6),
+                    (Some(LoadedField::Port), true) => {
+                        found
+                            .ports
+                            .extend(array_at(value, 0).map(u16::from_be_bytes).map(|port| (port, port)));
+                    }
+                    (Some(LoadedField::Interface), false) => {}
+                    (Some(LoadedField::Mark | LoadedField::Protocol | LoadedField::Port), false)
+                    | (None, _) => found.is_narrow = true,
                 }
             }
             "match" => {
-                let (known, invalid) = is_of_known(&name(), attribute(data, 3).unwrap_or_default());
+                let info = attribute(data, 3).unwrap_or_default();
+                let (known, invalid) = is_of_known(&name(), info);
                 found.known_only |= known;
                 found.invalid_too |= invalid;
+                match &*name() {
+                    "tcp" => match rule::ports_of_match(info) {
+                        Some(ports) => found.ports.push(ports),
+                        None => found.is_narrow = true,
+                    },
+                    "comment" | "conntrack" => {}
+                    _ => found.is_narrow = true,
+                }
             }
+            "counter" | "log" | "last" => {}
             "immediate" => found.effect = verdict(data).unwrap_or(found.effect),
             "target" => found.effect = PacketEffect::of_target(&name()),
             "reject" => found.effect = PacketEffect::Drop,
             "nat" | "masq" | "redir" | "tproxy" | "notrack" | "queue" | "fwd" | "synproxy" => {
                 found.effect = PacketEffect::Take;
             }
-            _ => {}
+            _ => found.is_narrow = true,
         }
     }
     found
+}
+
+/// What a register holds for the comparison that follows.
+#[derive(Debug, Clone, Copy)]
+enum LoadedField {
+    Mark,
+    /// The name of the interface that the packet arrives on.
+    Interface,
+    Protocol,
+    /// TCP's destination port.
+    Port,
+}
+
+impl LoadedField {
+    /// By `NFTA_META_KEY`.
+    fn of_meta(key: u32) -> Option<Self> {
+        match key {
+            3 => Some(Self::Mark),
+            6 => Some(Self::Interface),
+            16 => Some(Self::Protocol),
+            _ => None,
+        }
+    }
+
+    fn of_payload(base: Option<u32>, offset: Option<u32>, length: Option<u32>) -> Option<Self> {
+        match (base?, offset?, length?) {
+            (2, 2, 2) => Some(Self::Port),
+            // IPv4 and IPv6
+            (1, 9 | 6, 1) => Some(Self::Protocol),
+            _ => None,
+        }
+    }
 }
 
 /// The port of the listener that a rule hands packets to: by `tproxy`, from a register, or by iptables' target.

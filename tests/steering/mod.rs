@@ -254,6 +254,7 @@ fn status_reports_missing_parts() {
             );
             let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
             let observed = steering::SteeringOutput {
+                is_denied: false,
                 iptables: read("iptables"),
                 ip6tables: read("ip6tables"),
                 nftables: read("nft").filter(|text| !text.is_empty()),

@@ -2,6 +2,7 @@
 
 use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
 use super::*;
+use crate::interface::Interface;
 
 fn saved(rendered: &str) -> String {
     rendered.replace("-I ", "-A ")

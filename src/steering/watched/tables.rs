@@ -1,6 +1,7 @@
 //! The tables of packet rules: as the plan has them, and as they are in the kernel.
 
 use super::Remedy;
+use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, RulePosition};
 use crate::sys::packet_rules::{self, Ahead, Backend, PacketChain, TableFamily};
@@ -9,8 +10,8 @@ use std::io;
 
 /// Prefix of Egret's chains in the tables of iptables, which others use too.
 pub(super) const PREFIX: &str = "EGRET_";
-/// Built-in chains where a rule before Egret's could let a packet bypass it. In the others it only does its own work.
-const MUST_BE_FIRST: [&str; 2] = ["PREROUTING", "FORWARD"];
+/// Built-in chains where a rule before Egret's could take a packet from it. In the others it only does its own work.
+const MUST_BE_FIRST: [&str; 3] = ["PREROUTING", "FORWARD", "INPUT"];
 /// Our own table of nftables, of the family `inet`.
 pub(super) const NFT_TABLE: &str = "egret";
 
@@ -73,6 +74,7 @@ impl PlannedTable {
         &self,
         backend: Backend,
         steered: &[Interface],
+        ports: Option<&[PortRange]>,
         listen_port: u16,
     ) -> io::Result<(TableState, bool)> {
         let key = TableKey { family: self.family, table: self.name.clone() };
@@ -106,9 +108,11 @@ impl PlannedTable {
                 continue;
             };
             rules.insert(chain.rules[at].id);
-            if let Some(number) =
-                overtaker(RulePosition { table: &self.name, builtin, steered }, &chain.rules[..at], read)?
-            {
+            if let Some(number) = overtaker(
+                RulePosition { table: &self.name, builtin, steered, ports },
+                &chain.rules[..at],
+                read,
+            )? {
                 let what = format!(
                     "{builtin} does not begin with a jump to {ours}: rule {number} there takes packets first"
                 );
@@ -204,12 +208,10 @@ mod tests {
     use super::super::SteeringMonitor;
     use super::*;
     use crate::steering::tests::params;
-    use crate::sys::packet_rules::PacketEffect;
 
     #[test]
     fn rule_with_another_listener_is_found() {
-        let ahead =
-            Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::Take };
+        let ahead = Ahead::taking();
         let rule =
             |listener| packet_rules::PacketRule { id: 1, target: None, ahead: ahead.clone(), listener };
         let chain = |rules: &[Option<u16>]| PacketChain {

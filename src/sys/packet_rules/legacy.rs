@@ -1,7 +1,7 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
 use super::rule::listener_of_target;
-use super::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
+use super::{Ahead, PacketChain, PacketRule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, text, u32_at};
 use socket2::{Domain, Socket, Type};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -139,8 +139,7 @@ impl LegacyTable<'_> {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
             before.chain()
         });
-        let ahead =
-            Ahead { comes_by: None, known_only: false, invalid_too: false, effect: PacketEffect::Take };
+        let ahead = Ahead::taking();
         PacketRule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
     }
 }

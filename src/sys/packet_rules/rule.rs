@@ -26,7 +26,8 @@ pub struct PacketChain {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketRule {
-    /// Digest of the rule's content, and of its handle in nf_tables: there, a reloaded rule has another digest.
+    /// Digest of the rule's content, and in nf_tables of its handle and its table's: there, a reloaded rule has another
+    /// digest.
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub target: Option<String>,
@@ -40,6 +41,13 @@ pub struct PacketRule {
 /// revision 1).
 pub(super) fn listener_of_target(revision: u32, info: &[u8]) -> Option<u16> {
     array_at(info, if revision == 0 { 12 } else { 24 }).map(u16::from_be_bytes)
+}
+
+/// The destination ports of a match of iptables' on TCP alone (`struct xt_tcp`); `None` if it asks for more.
+pub(super) fn ports_of_match(info: &[u8]) -> Option<(u16, u16)> {
+    let half = |at| array_at(info, at).map(u16::from_ne_bytes);
+    let asks_more = info.get(8..12)?.iter().any(|byte| *byte != 0);
+    (half(0)? == 0 && half(2)? == u16::MAX && !asks_more).then_some((half(4)?, half(6)?))
 }
 
 /// The effect of a rule on a packet that it matches.
@@ -69,6 +77,20 @@ impl PacketEffect {
     }
 }
 
+impl Ahead {
+    /// A rule of which nothing is known but that it may take packets.
+    pub fn taking() -> Self {
+        Self {
+            comes_by: None,
+            known_only: false,
+            invalid_too: false,
+            is_narrow: false,
+            ports: Vec::new(),
+            effect: PacketEffect::Take,
+        }
+    }
+}
+
 /// A rule, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ahead {
@@ -78,6 +100,10 @@ pub struct Ahead {
     pub known_only: bool,
     /// It is also about what conntrack calls invalid.
     pub invalid_too: bool,
+    /// It is about some packets of an interface and a port only, or about another protocol than TCP.
+    pub is_narrow: bool,
+    /// The destination ports that it is about; none for all of them.
+    pub ports: Vec<(u16, u16)>,
     /// On packets that it matches.
     pub effect: PacketEffect,
 }
