@@ -21,6 +21,7 @@ crate::trials! {
         status_names_exemptions;
     once:
         link_name_with_peer_is_refused,
+        interface_without_clients_is_named,
         pools_with_foreign_addresses_are_refused,
         table_or_mark_in_use_changes_nothing,
         rules_of_other_backend_are_replaced,
@@ -209,6 +210,20 @@ fn link_name_with_peer_is_refused() {
             text(&output)
         );
     }
+}
+
+fn interface_without_clients_is_named() {
+    let lab = Lab::new();
+    let config = Config { interfaces: "[\"s0\"]".into(), ..crate::doctor::config() };
+    let gateway = lab.start_gateway(&config);
+    let told = "the route to 10.0.1.0/24 is by c0";
+    let status = text(&lab.steer("status", &gateway.config(), Rules::Iptables));
+    assert!(status.contains(told), "{status}");
+    let checked = text(&gateway.egret(&["check"]));
+    assert!(checked.contains(told), "{checked}");
+    let (ok, found) = crate::doctor::packets(&lab, &gateway.config());
+    let named = |finding: &&serde_json::Value| finding["found"].as_str().unwrap().contains("is by c0");
+    assert!(!ok && crate::doctor::failed(&found).iter().any(named), "{found:#?}");
 }
 
 fn pools_with_foreign_addresses_are_refused() {

@@ -1,6 +1,8 @@
 //! Conflicts between configuration and machine: interfaces that are missing or whose packets arrive on another one, and pool
 //! addresses that other hosts have.
 
+mod clients;
+
 use super::SteeringParams;
 use super::machine::{LinkEntry, MachineNetwork};
 use crate::interface::Interface;
@@ -113,9 +115,10 @@ fn bridges(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     found
 }
 
-/// All conflicts except missing interfaces: bridges, pool addresses of other hosts, and ports that the gateway may not use.
+/// All conflicts except missing interfaces: bridges, clients on other interfaces, pool addresses of other hosts, and ports that the gateway may not use.
 pub fn conflicts(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = bridges(params, machine);
+    found.extend(clients::elsewhere(params, machine));
     let mut pools: Vec<_> = params.pools.iter().map(|pool| pool.network.trunc()).collect();
     pools.dedup();
     for pool in pools {
@@ -360,6 +363,27 @@ mod tests {
             [(ConflictSeverity::Broken, "write br0 in [steering] interfaces".to_owned())]
         );
         assert_eq!(of("veth*", 0, "")[0].0, ConflictSeverity::Doubtful);
+    }
+
+    #[test]
+    fn clients_on_other_interfaces_are_reported() {
+        for (interface, source, elsewhere) in [
+            ("ens5", "10.0.1.0/24", true),
+            ("ens5", "10.0.1.128/25", true),
+            ("ens5", "10.0.0.0/16", true),
+            ("ens6", "10.0.1.0/24", false),
+            ("ens*", "10.0.1.0/24", false),
+            ("ens6", "172.16.0.0/24", false),
+        ] {
+            let interfaces = vec![Interface::parse(interface).unwrap()];
+            let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
+            let found = conflicts(&params, &machine());
+            let is_told = found.iter().any(|one| {
+                one.found.contains(&format!("the route to {source} is by ens6"))
+                    && one.gravity == ConflictSeverity::Doubtful
+            });
+            assert_eq!(is_told, elsewhere, "{interface}, {source}: {found:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct MachineNetwork {
     pub(super) next_hops: BTreeSet<IpAddr>,
     /// The interfaces of default routes, by which the machine's own connections leave.
     pub(super) uplinks: BTreeSet<String>,
+    /// Networks that routes lead to, other than by default, and their interfaces.
+    pub(super) routes: Vec<(IpNet, String)>,
     pub(super) neighbours: Vec<(IpAddr, String)>,
     pub(super) resolvers: Vec<IpAddr>,
     /// `net.ipv4.ip_unprivileged_port_start`.
@@ -63,6 +65,9 @@ pub(super) struct AddressEntry {
 
 #[derive(Debug, Deserialize)]
 struct RouteEntry {
+    /// Absent for unicast.
+    #[serde(default, rename = "type")]
+    kind: String,
     #[serde(default)]
     dst: String,
     #[serde(default)]
@@ -118,6 +123,11 @@ impl MachineNetwork {
     pub fn read(told: &MachineOutput, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
         let mut machine = Self { links: list(&told.addresses), ..Self::default() };
         for route in told.routes.iter().flat_map(|routes| list::<RouteEntry>(routes)) {
+            if matches!(&*route.kind, "" | "unicast") && !matches!(&*route.dev, "" | "lo") {
+                let network =
+                    route.dst.parse().ok().or_else(|| Some(route.dst.parse::<IpAddr>().ok()?.into()));
+                machine.routes.extend(network.map(|network| (network, route.dev.clone())));
+            }
             let host = |via: Option<Via>| via.and_then(|via| via.host);
             machine.next_hops.extend(route.gateway.or(host(route.via)));
             if route.dst == "default" && !route.dev.is_empty() && route.dev != "lo" {

@@ -159,6 +159,16 @@ impl ConnectionEvidence {
             let found = "the listener's queue is full: the gateway accepts too slowly".to_owned();
             return Some(LossCause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
         }
+        if lost == LostPart::Handshake && cure.leg == Leg::Client && spot.leaves.name != *device {
+            let (address, leaves) = (spot.address, &spot.leaves.name);
+            let found = format!(
+                "the route to {address} is by {leaves}, which [steering] interfaces does not name; answers to {device} get lost"
+            );
+            let cure = format!(
+                "write {leaves} in [steering] interfaces, then `egret reload`; or give {address} a route by {device}"
+            );
+            return Some(LossCause { found, cure });
+        }
         let mut answers = self
             .events
             .as_deref()

@@ -1,0 +1,41 @@
+//! Networks of tenants that the machine reaches by other interfaces than the steered ones.
+
+use super::{Conflict, ConflictSeverity, some};
+use crate::steering::SteeringParams;
+use crate::steering::machine::MachineNetwork;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+
+/// One conflict for each such network. Default routes tell nothing: clients may come in elsewhere.
+pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
+    let is_steered = |name: &&str| params.interfaces.iter().any(|one| one.covers(name));
+    let of_source = |source: &IpNet| {
+        let names = interfaces_to(*source, machine);
+        if names.is_empty() || names.iter().any(is_steered) {
+            return None;
+        }
+        let names = some(&names.into_iter().collect::<Vec<_>>());
+        Some(Conflict {
+            gravity: ConflictSeverity::Doubtful,
+            found: format!("the route to {source} is by {names}, which [steering] interfaces does not name"),
+            why: "what clients send there is not intercepted, and answers to those on other interfaces get lost",
+            fix: format!(
+                "write {names} in [steering] interfaces, or give {source} a route by a steered interface"
+            ),
+        })
+    };
+    params.sources.iter().filter_map(of_source).collect()
+}
+
+/// The interfaces of the narrowest route that covers the network, and of all routes to parts of it.
+fn interfaces_to(source: IpNet, machine: &MachineNetwork) -> BTreeSet<&str> {
+    let covering = |network: &IpNet| network.prefix_len() > 0 && network.contains(&source);
+    let narrowest = machine
+        .routes
+        .iter()
+        .map(|(network, _)| network)
+        .filter(|network| covering(network))
+        .max_by_key(|network| network.prefix_len());
+    let leads = |network: &IpNet| Some(network) == narrowest || source.contains(network);
+    machine.routes.iter().filter(|(network, _)| leads(network)).map(|(_, name)| &**name).collect()
+}
