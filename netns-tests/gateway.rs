@@ -246,7 +246,13 @@ impl<'lab> Gateway<'lab> {
     /// however slow this machine is.
     pub fn while_stopped<T>(&self, work: impl FnOnce() -> T) -> T {
         self.signal(Signal::SIGSTOP);
-        wait_until("the gateway to stop", || self.status("State") == "T");
+        // Each thread stops by itself, the last a moment after the first.
+        wait_until("every thread of the gateway to stop", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+            tasks
+                .map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default())
+                .all(|stat| stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T')))
+        });
         let done = work();
         self.signal(Signal::SIGCONT);
         done

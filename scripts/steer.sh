@@ -114,8 +114,7 @@ lift_guard() { for family in $(families); do ip "$family" rule flush protocol $g
 
 # --- up
 
-# Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure, and `ran` if rules
-# may have changed.
+# Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure.
 attempt() { # WHAT COMMAND...
     if ! said=$("$@" 2>&1 >"$scratch"); then
         why=${said:-"$1 failed"}
@@ -125,7 +124,6 @@ attempt() { # WHAT COMMAND...
     run_script "$scratch" || return 1
 }
 run_script() { # FILE
-    ran=yes
     if ! said=$(sh "$1" 2>&1); then
         why=${said:-the script failed}
         return 1
@@ -140,11 +138,9 @@ keep() {
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3
     fi
 }
-# Blocks forwarding again if a script has failed half-way, or if somebody has removed the rules of an earlier `up`.
+# Blocks forwarding again if somebody has removed the rules of an earlier `up`.
 block() {
-    if [ -z "${ran:-}" ]; then
-        if [ ! -e "$marker" ] || ip rule show | grep "proto 230" >/dev/null; then return 0; fi
-    fi
+    if [ ! -e "$marker" ] || ip rule show | grep "proto 230" >/dev/null; then return 0; fi
     rm -f "$marker"
     guard
 }
