@@ -9,7 +9,7 @@ mod hellos;
 mod rustls_name;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Changed, Hellos, Protocol, Then, ParseProgress, inspect};
+use egret::inspect::{Changed, Hellos, ParseProgress, Protocol, Then, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;

@@ -8,7 +8,7 @@ mod http;
 mod verdict;
 
 use egret::hostname::{AskedName, Hostname};
-use egret::inspect::{Inspected, Protocol, ParseProgress, inspect};
+use egret::inspect::{Inspected, ParseProgress, Protocol, inspect};
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;

@@ -159,12 +159,11 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
     };
     let question = record.question();
     let is_other = question.other_protocol;
-    let left = match &name {
-        Some(_) => None,
-        None => {
-            let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
-            denied_with(config, flow, &tenant, &rule)?
-        }
+    let left = if name.is_some() {
+        None
+    } else {
+        let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
+        denied_with(config, flow, &tenant, &rule)?
     };
     if left == Some(Outcome::InvalidHostname) {
         return Err(format!(

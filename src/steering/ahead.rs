@@ -121,9 +121,8 @@ fn is_narrow(words: &[&str]) -> bool {
                 is_negated = true;
                 continue;
             }
-            "-p" if is_negated => return true,
             "-p" => {
-                if words.next() != Some("tcp") {
+                if is_negated || words.next() != Some("tcp") {
                     return true;
                 }
             }
@@ -135,10 +134,13 @@ fn is_narrow(words: &[&str]) -> bool {
             }
             // What a target asks for comes behind it.
             "-j" | "-g" => return false,
-            "--dport" | "--dports" if is_negated => return true,
-            "-A" | "-i" | "-m" | "--ctstate" | "--state" | "--dport" | "--dports" => {
+            "--dport" | "--dports" => {
+                if is_negated {
+                    return true;
+                }
                 words.next();
             }
+            "-A" | "-i" | "-m" | "--ctstate" | "--state" => drop(words.next()),
             _ => return true,
         }
         is_negated = false;

@@ -73,6 +73,7 @@ impl IpFamily {
 
 /// A rule of policy routing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of the kernel's structure")]
 pub struct RoutingRule {
     /// The position among the rules; lower ones are asked first.
     pub priority: u32,

@@ -79,14 +79,12 @@ fn destination(
             return wrong(format!("{name} has no address that this machine knows of: {error}"), cure);
         }
     };
-    match all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
-        Some(server) => Ok((name, *server)),
-        None => {
-            let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-            let cure = format!("give --from an {other} address of a client, or --to an {own} destination");
-            wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
-        }
+    if let Some(server) = all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
+        return Ok((name, *server));
     }
+    let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let cure = format!("give --from an {other} address of a client, or --to an {own} destination");
+    wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
 }
 
 /// The stations of one connection, each with its result.
