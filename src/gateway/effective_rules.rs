@@ -20,8 +20,8 @@ pub struct VerificationHandles {
     pub verifier: Arc<Verifier>,
     /// Tenant that lookups are made for.
     pub asker: TenantLookups,
-    /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](super::AddressCheck::ALL).
+    /// `egret_verify_total`, by `check as usize`; as long as [`AddressCheck::ALL`](crate::flow::AddressCheck::ALL).
     pub address_checks: Box<[Counter]>,
-    /// `egret_certificate_checks_total`, likewise by [`CertificateCheck`](super::CertificateCheck).
+    /// `egret_certificate_checks_total`, likewise by [`CertificateCheck`](crate::flow::CertificateCheck).
     pub certificate_checks: Box<[Counter]>,
 }

@@ -126,7 +126,7 @@ impl<G: Guard> Guarded<G> {
         self.guard.is_answered()
     }
 
-    /// See [`Guard::farewell`].
+    /// See [`Guard::pending_answer`].
     pub(super) fn pending_answer(&self) -> Poll<bool> {
         self.guard.pending_answer()
     }
