@@ -97,7 +97,7 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     found
 }
 
-/// What an operator without root cannot see is not broken.
+/// Warning of a part that an operator without root cannot see: unknown is not broken.
 fn unknown(what: &'static str) -> CheckFinding {
     CheckFinding::warn(
         what,

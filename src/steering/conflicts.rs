@@ -2,37 +2,17 @@
 //! addresses that other hosts have.
 
 mod clients;
+mod conflict;
+
+pub use conflict::{Conflict, ConflictSeverity};
 
 use super::SteeringParams;
 use super::machine::{LinkEntry, MachineNetwork};
 use crate::interface::Interface;
+use conflict::some;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-
-/// Severity of a conflict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConflictSeverity {
-    /// Steering must not be put in place: it would cut the machine off from hosts that it needs.
-    Refused,
-    /// It can be put in place but does not work.
-    Broken,
-    /// It may work but is probably a mistake.
-    Doubtful,
-}
-
-/// A conflict, with its remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
-    /// Its severity.
-    pub gravity: ConflictSeverity,
-    /// The finding, with names and addresses.
-    pub found: String,
-    /// Its consequence.
-    pub why: &'static str,
-    /// Its remedy.
-    pub fix: String,
-}
 
 /// Configured interfaces that the machine does not have. Empty if the machine's are not known.
 pub fn missing_interfaces(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
@@ -233,14 +213,6 @@ fn is_first(link: &LinkEntry, address: IpAddr) -> bool {
     let mut same =
         link.addr_info.iter().filter(|one| one.local.is_some_and(|own| own.is_ipv4() == address.is_ipv4()));
     address.is_ipv4() && same.find(|one| !one.secondary).is_some_and(|one| one.local == Some(address))
-}
-
-/// The first few elements of a list.
-fn some<T: AsRef<str>>(all: &[T]) -> String {
-    const SHOWN: usize = 4;
-    let shown: Vec<_> = all.iter().take(SHOWN).map(AsRef::as_ref).collect();
-    let more = all.len().saturating_sub(SHOWN);
-    shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
 }
 
 #[cfg(test)]

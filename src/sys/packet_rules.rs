@@ -212,7 +212,7 @@ fn ahead(rule: &[u8]) -> Ahead {
     found
 }
 
-/// What a register holds for the comparison that follows.
+/// Content of a register, for the comparison that follows.
 #[derive(Debug, Clone, Copy)]
 enum LoadedField {
     Mark,

@@ -1,6 +1,6 @@
 //! Networks of tenants that the machine reaches by other interfaces than the steered ones.
 
-use super::{Conflict, ConflictSeverity, some};
+use super::conflict::{Conflict, ConflictSeverity, some};
 use crate::steering::SteeringParams;
 use crate::steering::machine::MachineNetwork;
 use ipnet::IpNet;
