@@ -2,6 +2,7 @@
 //! metrics or other orders.
 
 mod interfaces;
+mod result;
 
 use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
@@ -9,20 +10,19 @@ use super::build_error::BuildError;
 use super::deferred_drop::DeferredDrop;
 use super::file_watch::FileWatch;
 use super::last_good::{KeepReason, LastGoodStore};
-use super::loaded_candidate::{PromotionError, SharedCandidate};
-use super::network::{ExpectedNetwork, NetworkThread, SteeringRenewal};
+use super::loaded_candidate::SharedCandidate;
+use super::network::{ExpectedNetwork, NetworkThread};
 use super::recheck::RecheckHandle;
 use super::snapshot;
 use crate::admin::{ControlError, ReloadAnswer};
-use crate::audit::{ConfigDifference, Originator, What};
+use crate::audit::{Originator, What};
 use crate::clock;
-use crate::config::{self, Config, ConfigDigest, Diagnostic, LoadedConfig, Texts};
+use crate::config::{self, Config, ConfigDigest, LoadedConfig, Texts};
 use crate::egress::Ledger;
-use crate::gateway::{GatewayState, ReevaluationCounts};
-use crate::steering::{REMEDY, Remedy};
+use crate::gateway::GatewayState;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
-use interfaces::MissingInterfaces;
+use result::{ReloadError, ReloadSummary, answer, audit_result, say};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,49 +136,6 @@ pub(crate) struct Reloader {
     /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
     pub(crate) started_with: Option<Texts>,
     pub(crate) network: NetworkThread,
-}
-
-/// A configuration that came into force.
-struct ReloadSummary {
-    difference: ConfigDifference,
-    steering: SteeringRenewal,
-    warnings: Vec<Diagnostic>,
-    judged: ReevaluationCounts,
-    /// The gateway still runs on what it started with in place of the files, since only a restart can change it.
-    unproved_start: bool,
-}
-
-impl ReloadSummary {
-    /// Describes a start that may fail again.
-    fn note(&self) -> Option<String> {
-        self.unproved_start.then(|| {
-            format!(
-                "the gateway could not start with {} of these files, and keeps those of the last good configuration: run \
-                 `systemctl restart egret` to try again",
-                self.difference.restart.join(", ")
-            )
-        })
-    }
-}
-
-/// Reason why a reload took no effect; the previous configuration stays in force.
-#[derive(Debug, thiserror::Error)]
-enum ReloadError {
-    /// The files have errors.
-    #[error(transparent)]
-    Config(#[from] config::ConfigReport),
-    /// The configuration could not be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// Steering would go by interfaces that do not exist.
-    #[error(transparent)]
-    Interfaces(#[from] MissingInterfaces),
-    /// A promotion, and the files do not match the candidate.
-    #[error(transparent)]
-    NotTheCandidate(#[from] PromotionError),
-    /// The reload panicked.
-    #[error("the reload failed in a way that is a bug; please report it")]
-    Bug,
 }
 
 impl Reloader {
@@ -318,101 +275,6 @@ impl Reloader {
         let steering = self.network.expect(expected);
         let unproved_start = self.in_force.fallback().is_some();
         Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start })
-    }
-}
-
-fn say(result: &Result<ReloadSummary, ReloadError>, config: &str) {
-    match result {
-        Ok(reloaded) => {
-            let ReloadSummary { difference, steering, warnings, judged, .. } = reloaded;
-            let ReevaluationCounts { revoked, unproved } = judged;
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-            if let Some(note) = reloaded.note() {
-                tracing::warn!("{note}");
-            }
-            tracing::info!(%config, revoked, unproved, "reloaded: {difference}");
-            match (steering, steering_message(*steering)) {
-                (SteeringRenewal::Unneeded, _) | (_, None) => {}
-                (SteeringRenewal::Renewed, Some(said)) => tracing::info!("{said}"),
-                (
-                    SteeringRenewal::Pending | SteeringRenewal::ByHand | SteeringRenewal::AtRestart,
-                    Some(said),
-                ) => {
-                    tracing::warn!("{said}");
-                }
-            }
-        }
-        Err(error) => {
-            tracing::error!("the configuration was not reloaded, the one before stays in force:\n{error}");
-        }
-    }
-}
-
-/// Result for the audit log: the differences and resets, or the reason for the failure.
-fn audit_result(result: &Result<ReloadSummary, ReloadError>) -> Result<(ConfigDifference, u64), String> {
-    match result {
-        Ok(ReloadSummary { difference, judged, .. }) => Ok((difference.clone(), judged.revoked)),
-        Err(ReloadError::Config(report)) => {
-            let first = report.diagnostics.iter().find(|found| found.severity == config::Severity::Error);
-            let first = first.map(ToString::to_string).unwrap_or_default();
-            match report.errors() {
-                0 | 1 => Err(first),
-                2 => Err(format!("{first} (and one more error)")),
-                errors => Err(format!("{first} (and {} more errors)", errors - 1)),
-            }
-        }
-        Err(
-            error @ (ReloadError::Build(_)
-            | ReloadError::Interfaces(_)
-            | ReloadError::NotTheCandidate(_)
-            | ReloadError::Bug),
-        ) => Err(error.to_string()),
-    }
-}
-
-/// Describes the change of packet rules and routes, and any step left to the operator.
-fn steering_message(renewal: SteeringRenewal) -> Option<String> {
-    match renewal {
-        SteeringRenewal::Unneeded => None,
-        SteeringRenewal::Renewed => Some("steering was renewed for it".to_owned()),
-        SteeringRenewal::Pending => Some(format!(
-            "steering has to be renewed for it and is not yet; see `egret steering status`, or run {REMEDY}"
-        )),
-        SteeringRenewal::ByHand => Some(format!("steering has to be renewed for it: run {REMEDY}")),
-        SteeringRenewal::AtRestart => Some(format!(
-            "the port of `[gateway] listen` has changed, so steering stays as it is until the gateway restarts: run {}",
-            Remedy::RestartBoth.as_str()
-        )),
-    }
-}
-
-fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) -> ReloadAnswer {
-    let lines = |found: &[Diagnostic]| found.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let steering = result.as_ref().ok().and_then(|reloaded| steering_message(reloaded.steering));
-    let (difference, ReevaluationCounts { revoked, unproved }, findings) = match result {
-        Ok(reloaded @ ReloadSummary { difference, warnings, judged, .. }) => {
-            let mut findings = lines(warnings);
-            findings.extend(reloaded.note());
-            (Some(difference.clone()), *judged, findings)
-        }
-        Err(ReloadError::Config(report)) => (None, ReevaluationCounts::default(), lines(&report.diagnostics)),
-        Err(
-            error @ (ReloadError::Build(_)
-            | ReloadError::Interfaces(_)
-            | ReloadError::NotTheCandidate(_)
-            | ReloadError::Bug),
-        ) => (None, ReevaluationCounts::default(), vec![error.to_string()]),
-    };
-    ReloadAnswer {
-        reloaded: result.is_ok(),
-        config: config.to_owned(),
-        difference,
-        revoked,
-        unproved,
-        steering,
-        findings,
     }
 }
 
