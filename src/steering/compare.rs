@@ -260,27 +260,12 @@ fn has_words(line: &str, words: &str) -> bool {
 pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
     let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
-    // Not the kernel's own rule for local addresses, nor exemptions, which name both sources and destinations, nor the guard
-    // at boot, nor what is for packets of a VRF alone.
-    let harmless = |line: &str| {
-        let own = line.starts_with("0:") && line.trim_end().ends_with("lookup 255");
-        let exempts = line.contains(" to ") && !line.contains("from all");
-        own || exempts || [" proto 231", "l3mdev"].iter().any(|word| line.contains(word))
-    };
-    let overtakes = before.find(|line| !harmless(line) && !is_of_other_mark(line, mark))?;
+    let overtakes = before.find(|line| {
+        // What is for packets of a VRF alone does no harm.
+        !line.contains("l3mdev")
+            && overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark))
+    })?;
     Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// True if a line of `ip rule` is for marks that a packet with ours alone does not have.
-fn is_of_other_mark(line: &str, mark: u32) -> bool {
-    let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-    // `not` is for all other marks.
-    let mut words =
-        line.split_whitespace().take_while(|word| *word != "not").skip_while(|word| *word != "fwmark");
-    words.nth(1).is_some_and(|word| {
-        let (value, bits) = word.split_once('/').unwrap_or((word, "0xffffffff"));
-        number(value).zip(number(bits)).is_none_or(|(value, bits)| mark & bits != value)
-    })
 }
 
 fn never_routed(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {

@@ -6,8 +6,10 @@ use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The protocol numbers of Egret's own rules: those of `up`, and the guard at boot.
-const OWN: [u8; 2] = [230, 231];
+/// The protocol number of the guard's rules at boot.
+const GUARD: u8 = 231;
+/// The protocol numbers of Egret's own rules: those of `up`, and the guard's.
+const OWN: [u8; 2] = [230, GUARD];
 
 /// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
 /// forwarding, and that may route them.
@@ -21,8 +23,19 @@ pub(super) fn before_port_rules(
     rules.iter().take(last).position(|rule| takes(rule, steered, sources))
 }
 
-/// True if a rule may route packets that nobody has marked. One that names both sources and destinations is an exemption
-/// (docs/steering.md).
+/// True if a rule that is not Egret's may take packets with Egret's mark, and no other, from the rule for that mark.
+pub(super) fn may_take_marked(rule: &RoutingRule, mark: u32) -> bool {
+    let local = rule.priority == 0 && rule.table == LOCAL_TABLE;
+    let other_mark = !rule.inverted && rule.mark.is_some_and(|(value, mask)| mark & mask != value);
+    !local && rule.protocol != GUARD && !exempts(rule) && !other_mark
+}
+
+/// True for an exemption, which names both sources and destinations (docs/steering.md).
+fn exempts(rule: &RoutingRule) -> bool {
+    !rule.inverted && rule.source.is_some() && rule.has_destination
+}
+
+/// True if a rule may route packets that nobody has marked.
 fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
     if OWN.contains(&rule.protocol) || !rule.leads_on || rule.table == LOCAL_TABLE {
         return false;
@@ -34,8 +47,7 @@ fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
     if rule.inverted {
         return rule.interface.is_some() || rule.mark.is_some() || rule.source.is_some();
     }
-    let exempts = rule.source.is_some() && rule.has_destination;
-    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow && !exempts
+    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow && !exempts(rule)
 }
 
 /// Parses a line of `ip -N rule show`.

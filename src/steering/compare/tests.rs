@@ -167,6 +167,9 @@ fn rule_overtaking_mark_rule_is_found() {
         ("1:\tfrom all fwmark 0x1/0x1 lookup 254", true),
         ("1:\tfrom all fwmark 0x8/0x8 lookup 254", false),
         ("1:\tnot from all fwmark 0xca6c lookup 51820", true),
+        ("50:\tfrom all to 0.0.0.0/1 lookup 254", true),
+        ("50:\tfrom 10.0.1.9 to 198.51.100.7 lookup 254", false),
+        ("1:\tnot from all iif lo blackhole proto 231", false),
         ("1000:\tfrom all lookup [l3mdev-table]", false),
     ] {
         let rules = good.rules[0].as_ref().map(|text| text.replace("100:", &format!("{rule}\n100:")));

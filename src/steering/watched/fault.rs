@@ -80,7 +80,7 @@ impl Remedy {
 /// Something that is not in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// Of what.
+    /// The part that is not.
     pub part: Part,
     /// Description of the fault.
     pub what: String,
