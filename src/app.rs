@@ -22,7 +22,7 @@ use crate::control::{
     ReconcilerThread, ReloadHandle, Reloader, SharedCandidate, open_control_socket,
 };
 use crate::egress::{Dialler, Ledger};
-use crate::flow::{FlowEvent, FlowSink, FlowTable};
+use crate::flow::{FlowEvent, FlowSink, FlowTable, UNKNOWN_TENANT};
 use crate::gateway::{AddressMismatchLog, FlowSettings, GatewayState, Limit, RecheckSettings, ShutdownPhase};
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
@@ -101,7 +101,7 @@ impl App {
             flows: Limit::new(room.flows),
             table: Arc::new(FlowTable::new(flow_sinks(flow_log.as_ref()))),
             mismatches: AddressMismatchLog::default(),
-            nobody: metrics.tenant(crate::telemetry::UNKNOWN_TENANT, None, false),
+            nobody: metrics.tenant(UNKNOWN_TENANT, None, false),
             accept_errors: metrics.gateway().accept_errors.clone(),
             process: rand::random(),
             count: AtomicU64::new(0),
@@ -296,7 +296,7 @@ fn flow_sinks(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Vec<FlowSink
 fn flow_log_sink(handle: FlowLogHandle) -> FlowSink {
     Box::new(move |event| match event {
         FlowEvent::Opened(_) | FlowEvent::Updated(_) => {}
-        FlowEvent::Closed(record) => handle.submit(record.clone()),
+        FlowEvent::Closed(record) => handle.submit(record),
     })
 }
 

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+use egret::flow::UNKNOWN_TENANT;
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Metric, MetricKind};
-use egret::telemetry::{Metrics, Scrape, SteeringMetrics, UNKNOWN_TENANT};
+use egret::telemetry::{Metrics, Scrape, SteeringMetrics};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;

@@ -4,12 +4,12 @@
 
 use egret::admin::{self, AdminState, Lifecycle, Readiness};
 use egret::flow::MessageCounter;
+use egret::flow::UNKNOWN_TENANT;
 use egret::gateway::{FlowCounter, FlowDuration};
 use egret::outcome::Outcome;
 use egret::telemetry::catalogue::{self, Metric, MetricKind};
 use egret::telemetry::{
     CandidateInfo, HotDestination, Metrics, MonitoredTenant, Scrape, SourcePortMetrics, SteeringMetrics,
-    UNKNOWN_TENANT,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -122,6 +122,11 @@ impl FlowEntry {
         }
     }
 
+    /// Notes that the client's further requests are not judged any more.
+    pub fn unfollow(&self) {
+        self.lock().unfollowed = true;
+    }
+
     /// A copy for re-evaluation; `None` if it holds no lease.
     pub fn live_flow(&self) -> Option<LiveFlow> {
         self.lock().live_flow()
@@ -133,9 +138,11 @@ impl FlowEntry {
     }
 
     /// Looks at the record, under the lock, if the flow holds a lease.
-    pub(super) fn if_listed<T>(&self, look: impl FnOnce(&FlowRecord) -> Option<T>) -> Option<T> {
+    pub(super) fn if_listed(&self, look: impl FnOnce(&FlowRecord)) {
         let details = self.lock();
-        details.listed.as_ref().and_then(|_| look(&details.record))
+        if details.listed.is_some() {
+            look(&details.record);
+        }
     }
 
     /// Ignores poisoning: the entry is consistent between calls.
@@ -174,7 +181,7 @@ impl FlowDetails {
             client: record.client,
             source: record.source?,
             destination: dialled,
-            asked: (record.destination.socket() != dialled.socket()).then_some(record.destination),
+            asked: record.destination,
             seen: seen.clone(),
             canary: record.canary,
             tls: record.protocol == Some(Protocol::Tls),

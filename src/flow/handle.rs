@@ -93,11 +93,6 @@ impl FlowHandle {
         self.outcome
     }
 
-    /// Notes that the client's further requests are not judged.
-    pub fn set_unfollowed(&self, unfollowed: bool) {
-        self.entry.lock().unfollowed = unfollowed;
-    }
-
     /// Lists it as a flow that holds a lease, until the listing is dropped. Its record has tenant, source and address.
     pub fn list<'t>(&self, table: &'t FlowTable, seen: Option<ClientInspection>) -> FlowListing<'t> {
         let mut details = self.entry.lock();

@@ -16,10 +16,10 @@ pub struct LiveFlow {
     pub client: ClientAddr,
     /// Source address and port.
     pub source: LeasedSource,
-    /// Address dialled.
+    /// Address that the gateway dialled.
     pub destination: DialAddr,
-    /// Address that its client dialled, if that is another.
-    pub asked: Option<OriginalDestination>,
+    /// Address that its client dialled.
+    pub asked: OriginalDestination,
     /// Result of the inspection; `None` if there was none.
     pub seen: Option<ClientInspection>,
     /// True if a candidate let it out.

@@ -25,7 +25,9 @@ pub use pairs::{PairFlows, PortHolder, SourceDestination};
 pub use policy_change::PolicyChange;
 #[cfg(test)]
 pub(crate) use record::example_record;
-pub use record::{AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, PolicyVerdict};
+pub use record::{
+    AddressCheck, CertificateCheck, FlowId, FlowRecord, NameSource, NotAFlowId, PolicyVerdict, UNKNOWN_TENANT,
+};
 pub use sinks::{FlowEvent, FlowSink};
 pub use state::FlowState;
 pub use table::FlowTable;

@@ -39,6 +39,9 @@ impl FlowTable {
     /// Returns the flows of each pair, with at most `most` tenants and clients each, in one pass over all live flows;
     /// with a tenant, only its flows. Memory is bounded by the ports of the pairs.
     pub fn towards(&self, pairs: &[SourceDestination], tenant: Option<&str>, most: usize) -> Vec<PairFlows> {
+        if pairs.is_empty() {
+            return Vec::new();
+        }
         let mut tallies: HashMap<SourceDestination, PairTally> =
             pairs.iter().map(|&pair| (pair, PairTally::default())).collect();
         for entry in self.entries() {
@@ -49,18 +52,16 @@ impl FlowTable {
 }
 
 /// Counts a flow that holds a lease towards its pair, if that is one of these.
-fn count(
-    record: &FlowRecord,
-    only: Option<&str>,
-    tallies: &mut HashMap<SourceDestination, PairTally>,
-) -> Option<()> {
-    let (tenant, source, dialled) = (record.tenant.as_ref()?, record.source?, record.dialled?);
+fn count(record: &FlowRecord, only: Option<&str>, tallies: &mut HashMap<SourceDestination, PairTally>) {
+    let (Some(tenant), Some(source), Some(dialled)) = (&record.tenant, record.source, record.dialled) else {
+        return;
+    };
     if only.is_some_and(|only| *only != **tenant) {
-        return None;
+        return;
     }
-    let tally = tallies.get_mut(&(SourceAddr::new(source.ip()), dialled.socket()))?;
-    tally.count(tenant, record);
-    Some(())
+    if let Some(tally) = tallies.get_mut(&(SourceAddr::new(source.ip()), dialled.socket())) {
+        tally.count(tenant, record);
+    }
 }
 
 /// Counts of one pair's flows.

@@ -12,6 +12,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The tenant of clients that belong to none, in metrics and answers; no tenant may be called so.
+pub const UNKNOWN_TENANT: &str = "unknown";
+
 /// Record of a flow that has ended: one line of the flow log. Field names are the log's keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct FlowRecord {

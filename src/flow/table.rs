@@ -53,7 +53,8 @@ impl FlowTable {
     /// All flows, in no order. Holds a shard's lock while it copies that shard's pointers, and no lock afterwards.
     pub fn entries(&self) -> Vec<Arc<FlowEntry>> {
         // Sized before: a vector that grew would move its content under a shard's lock.
-        let mut entries = Vec::with_capacity(self.count() + self.count() / 8);
+        let count = self.count();
+        let mut entries = Vec::with_capacity(count + count / 8);
         entries.extend(self.flows.iter().map(|entry| Arc::clone(&entry)));
         entries
     }
@@ -104,13 +105,6 @@ impl FlowTable {
                 listed.proof.address |= proof.address;
                 listed.proof.certificate |= proof.certificate;
             }
-        }
-    }
-
-    /// Notes that the client's further requests are not judged any more.
-    pub fn unfollow(&self, number: u64) {
-        if let Some(entry) = self.find(number) {
-            entry.lock().unfollowed = true;
         }
     }
 

@@ -1,8 +1,8 @@
 //! Certificate checks: does the server prove the name? docs/verify.md says what each result guarantees.
 
-use super::early_end::{EarlyEnd, NO_TLS};
 use super::effective_rules::VerificationHandles;
 use super::flow::Flow;
+use super::flow_end::{FlowEnd, NO_TLS};
 use super::snapshot::TenantRuntime;
 use super::verification::{CheckedName, MOST_TRIED};
 use crate::addr::{ClientAddr, DialAddr};
@@ -65,9 +65,8 @@ impl CheckedName<'_> {
         &self,
         permits: Vec<Permit>,
         flow: &mut Flow,
-    ) -> Result<Vec<Permit>, EarlyEnd> {
-        let unavailable =
-            |detail| EarlyEnd { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
+    ) -> Result<Vec<Permit>, FlowEnd> {
+        let unavailable = |detail| FlowEnd { outcome: Outcome::CertificateUnavailable, detail: Some(detail) };
         if !speaks_tls(flow) {
             return Err(unavailable(NO_TLS));
         }
@@ -80,7 +79,7 @@ impl CheckedName<'_> {
             };
             // A wrong certificate says more than another server's silence.
             if refused.is_none() || outcome == Outcome::CertificateInvalid {
-                refused = Some(EarlyEnd { outcome, detail: Some(why) });
+                refused = Some(FlowEnd { outcome, detail: Some(why) });
             }
         }
         flow.record().certificate_check = Some(self.prober(flow).count(last));

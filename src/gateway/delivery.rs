@@ -3,19 +3,13 @@
 //! For HTTP/1 whose messages are followed, the framing tells which requests have their answers. For everything else
 //! only TCP tells: FINs, acknowledged bytes, and bytes that came later.
 
+use super::flow_end::FlowEnd;
 use super::leftover::FIN;
 use crate::outcome::Outcome;
 use crate::relay::{self, RelayProgress, Side, WorkerScratch};
 use crate::sys::socket::Socket;
 use crate::sys::stream::{self, Undelivered};
 use std::time::Duration;
-
-/// A relayed flow's outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RelayOutcome {
-    pub(super) outcome: Outcome,
-    pub(super) detail: Option<&'static str>,
-}
 
 /// A reset by one side, with what is known of the flow.
 #[derive(Debug, Clone, Copy)]
@@ -39,23 +33,17 @@ const AFTER_FIN: Duration = Duration::from_secs(1);
 /// Time for the server to finish after a client that reset without a FIN: only a server that was about to finish does.
 const WITHOUT_FIN: Duration = Duration::from_millis(50);
 
-const CUT_SHORT: RelayOutcome = RelayOutcome {
+const CUT_SHORT: FlowEnd = FlowEnd {
     outcome: Outcome::UpstreamReset,
     detail: Some("the server finished before it had answered every request in full"),
 };
-const LEFT: RelayOutcome = RelayOutcome {
+const LEFT: FlowEnd = FlowEnd {
     outcome: Outcome::ClientReset,
     detail: Some("the client closed before it had its answer in full"),
 };
 
-impl From<Outcome> for RelayOutcome {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, detail: None }
-    }
-}
-
 /// The outcome after FINs of both sides, `first` being the side of the first one, with everything delivered.
-pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> RelayOutcome {
+pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> FlowEnd {
     match (answered, first) {
         (Some(false), Side::Upstream) => CUT_SHORT,
         (Some(false), Side::Client) => LEFT,
@@ -66,11 +54,7 @@ pub(super) fn at_the_end(first: Side, answered: Option<bool>) -> RelayOutcome {
 /// The outcome after FINs of both sides if not everything could be delivered, because of `why`; `Ok` if that is no
 /// failure. A client that has closed its socket resets on late bytes, which is harmless if they were the server's last
 /// words. So is a reset by the server, which has sent its whole answer.
-pub(super) fn after_the_end(
-    why: RelayOutcome,
-    client: &Socket,
-    answered: Option<bool>,
-) -> Result<(), RelayOutcome> {
+pub(super) fn after_the_end(why: FlowEnd, client: &Socket, answered: Option<bool>) -> Result<(), FlowEnd> {
     let most = undelivered_limit(answered) + FIN;
     let has_all = || stream::outstanding(client).is_ok_and(|left| left <= most);
     if why.outcome == Outcome::UpstreamReset || why.outcome == Outcome::ClientReset && has_all() {
@@ -85,7 +69,7 @@ pub(super) async fn at_reset(
     client: &Socket,
     upstream: &Socket,
     scratch: &WorkerScratch,
-) -> RelayOutcome {
+) -> FlowEnd {
     let SideReset { side, progress, answered } = reset;
     let finished = progress.finished;
     if side == Side::Upstream {

@@ -1,14 +1,14 @@
 //! The end of a flow: the answer to its client, and whether its upstream port is held.
 
-use super::delivery::{self, RelayOutcome, SideReset};
-use super::early_end::EarlyEnd;
+use super::delivery::{self, SideReset};
 use super::flow::Flow;
+use super::flow_end::FlowEnd;
 use super::leftover::{self, DeliveryFailure};
 use super::port_hold::hold_after;
 use super::refusal;
 use super::upstream::UpstreamConnection;
 use super::worker::Worker;
-use crate::flow::{FlowListing, FlowState, PolicyVerdict, RevocationReason};
+use crate::flow::{FlowListing, FlowState, PolicyVerdict};
 use crate::outcome::Outcome;
 use crate::relay::{self, PendingAnswer, RelayEnd, Side, SocketFailure};
 use crate::sys::failure::Failure;
@@ -22,7 +22,7 @@ pub(super) async fn end_early(
     worker: &Worker,
     client: &Socket,
     flow: &mut Flow,
-    EarlyEnd { outcome, detail }: EarlyEnd,
+    FlowEnd { outcome, detail }: FlowEnd,
 ) {
     if flow.outcome().is_some() {
         return;
@@ -55,7 +55,7 @@ pub(super) async fn finish(
             if leftover::has_unacknowledged(client) || leftover::has_unacknowledged(leg) {
                 // Boxed, to keep flows small: few end so.
                 let delivered = Box::pin(deliver_rest(worker, client, leg, listed, answered)).await;
-                if let Err(RelayOutcome { outcome, detail }) = delivered {
+                if let Err(FlowEnd { outcome, detail }) = delivered {
                     flow.set_detail(detail);
                     return outcome;
                 }
@@ -65,7 +65,7 @@ pub(super) async fn finish(
                 lease.set_hold(hold_after(first, leg));
                 leg.ended_well();
             }
-            let RelayOutcome { outcome, detail } = delivery::at_the_end(first, answered);
+            let FlowEnd { outcome, detail } = delivery::at_the_end(first, answered);
             client.ended_well();
             flow.set_detail(detail);
             outcome
@@ -75,20 +75,20 @@ pub(super) async fn finish(
         RelayEnd::Stopped(_) => Outcome::InternalError, // only a guard that refuses stops a flow
         RelayEnd::Failed(failure) => {
             let SocketFailure { side, error, progress } = *failure;
-            let (outcome, detail) = failed(worker, side, &error);
-            flow.set_outcome(outcome);
-            flow.set_detail(detail);
+            let end = failed(worker, side, &error);
+            flow.set_outcome(end.outcome);
+            flow.set_detail(end.detail);
             let scratch = &worker.scratch;
             // Boxed, to keep flows small: few end so.
             let delivery = Box::pin(async {
                 let other = if side == Side::Client { &*leg } else { client };
-                if !matches!(outcome, Outcome::ClientReset | Outcome::UpstreamReset) {
+                if !matches!(end.outcome, Outcome::ClientReset | Outcome::UpstreamReset) {
                     relay::settle(other).await;
-                    return RelayOutcome { outcome, detail };
+                    return end;
                 }
                 delivery::at_reset(SideReset { side, progress, answered }, client, leg, scratch).await
             });
-            let RelayOutcome { outcome, detail } = delivery.await;
+            let FlowEnd { outcome, detail } = delivery.await;
             flow.set_detail(detail);
             outcome
         }
@@ -102,16 +102,16 @@ async fn deliver_rest(
     leg: &Socket,
     listed: &FlowListing<'_>,
     answered: Option<bool>,
-) -> Result<(), RelayOutcome> {
+) -> Result<(), FlowEnd> {
     client.finish();
     let delivered = pin!(leftover::deliver(client, leg, worker.settings.silence.half_open));
-    let (outcome, detail) = match listed.unless_revoked(delivered).await {
+    let end = match listed.unless_revoked(delivered).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(DeliveryFailure::Stalled)) => (Outcome::HalfOpenTimeout, None),
+        Ok(Err(DeliveryFailure::Stalled)) => Outcome::HalfOpenTimeout.into(),
         Ok(Err(DeliveryFailure::Failed(side, error))) => failed(worker, side, &error),
-        Err(RevocationReason(why)) => (Outcome::PolicyRevoked, Some(why)),
+        Err(why) => why.into(),
     };
-    delivery::after_the_end(RelayOutcome { outcome, detail }, client, answered)
+    delivery::after_the_end(end, client, answered)
 }
 
 /// Ends a flow that the guard stopped. Dropping the server's leg resets it.
@@ -142,13 +142,16 @@ pub(super) async fn stop(
     outcome
 }
 
-fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'static str>) {
-    match (Failure::of(error), side) {
-        (Failure::Reset | Failure::Refused, Side::Client) => (Outcome::ClientReset, None),
-        (Failure::Reset | Failure::Refused, Side::Upstream) => (Outcome::UpstreamReset, None),
-        (Failure::TimedOut | Failure::Unreachable, Side::Client) => (Outcome::ClientLost, None),
-        (Failure::TimedOut | Failure::Unreachable, Side::Upstream) => (Outcome::UpstreamLost, None),
-        (Failure::Aborted, _) => (Outcome::RelayFailed, Some("ended by an administrator (SOCK_DESTROY)")),
+fn failed(worker: &Worker, side: Side, error: &io::Error) -> FlowEnd {
+    let outcome = match (Failure::of(error), side) {
+        (Failure::Reset | Failure::Refused, Side::Client) => Outcome::ClientReset,
+        (Failure::Reset | Failure::Refused, Side::Upstream) => Outcome::UpstreamReset,
+        (Failure::TimedOut | Failure::Unreachable, Side::Client) => Outcome::ClientLost,
+        (Failure::TimedOut | Failure::Unreachable, Side::Upstream) => Outcome::UpstreamLost,
+        (Failure::Aborted, _) => {
+            let detail = Some("ended by an administrator (SOCK_DESTROY)");
+            return FlowEnd { outcome: Outcome::RelayFailed, detail };
+        }
         (
             Failure::PortTaken
             | Failure::NotOurAddress
@@ -158,7 +161,8 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> (Outcome, Option<&'
             _,
         ) => {
             worker.complain("cannot relay", error);
-            (Outcome::RelayFailed, None)
+            Outcome::RelayFailed
         }
-    }
+    };
+    outcome.into()
 }

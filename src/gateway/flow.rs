@@ -66,11 +66,6 @@ impl Flow {
         self.handle.list(table, seen)
     }
 
-    /// See [`FlowHandle::set_unfollowed`].
-    pub fn set_unfollowed(&self, unfollowed: bool) {
-        self.handle.set_unfollowed(unfollowed);
-    }
-
     /// Client's address.
     pub fn client(&self) -> ClientAddr {
         self.read(|record| record.client)
@@ -94,11 +89,6 @@ impl Flow {
     /// Protocol of the client.
     pub fn protocol(&self) -> Option<Protocol> {
         self.read(|record| record.protocol)
-    }
-
-    /// The rule that decided.
-    pub fn rule(&self) -> Option<Arc<str>> {
-        self.read(|record| record.rule.clone())
     }
 
     /// Address dialled.

@@ -1,8 +1,8 @@
 //! Facts of a flow for the judge, and the judgement in the flow's record.
 
 use super::candidate::{ComparedFlow, ComparisonSubject};
-use super::early_end::EarlyEnd;
 use super::flow::Flow;
+use super::flow_end::FlowEnd;
 use super::meters::FlowCounter;
 use super::policy_views::PolicyViews;
 use crate::flow::PolicyVerdict;
@@ -11,7 +11,8 @@ use crate::policy::{ClientInspection, Denial, FlowFacts, Inspection, Judgement, 
 /// Facts of a new flow; `seen` is `None` if it was not inspected.
 pub(super) fn facts<'a>(flow: &Flow, seen: Option<&'a ClientInspection>) -> FlowFacts<'a> {
     let inspection = seen.map_or(Inspection::Pending, Inspection::First);
-    FlowFacts::new(flow.destination(), inspection, flow.time())
+    let (dialled, now) = flow.read(|record| (record.destination, record.time));
+    FlowFacts::new(dialled, inspection, now)
 }
 
 /// Notes what a candidate would change, if one is loaded.
@@ -44,7 +45,7 @@ pub(super) fn allow(flow: &mut Flow, permit: &Permit) {
 }
 
 /// Notes a denial, which ends the flow.
-pub(super) fn deny(flow: &mut Flow, denial: Denial) -> EarlyEnd {
+pub(super) fn deny(flow: &mut Flow, denial: Denial) -> FlowEnd {
     let mut record = flow.record();
     record.verdict = None;
     record.rule = denial.rule;

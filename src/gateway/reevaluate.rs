@@ -1,11 +1,10 @@
 //! Re-evaluates live flows under another policy than the one that let them out.
 
 use super::candidate::Candidate;
-use super::early_end::NO_TLS;
 use super::effective_rules::EffectiveRules;
+use super::flow_end::NO_TLS;
 use super::snapshot::Snapshot;
 use super::worker::GatewayState;
-use crate::addr::OriginalDestination;
 use crate::flow::{LiveFlow, RevocationReason};
 use crate::outcome::Outcome;
 use crate::policy::{CheckResults, CheckSet, ClientInspection, FlowFacts, Inspection, Judgement};
@@ -126,11 +125,8 @@ const UNINSPECTED: ClientInspection = ClientInspection::Unclear(Outcome::NoHostn
 fn facts(flow: &LiveFlow, now: Timestamp) -> FlowFacts<'_> {
     let seen = flow.seen.as_ref().unwrap_or(&UNINSPECTED);
     let checks = CheckResults { passed: flow.proof, failed: None };
-    let (dialled, reached) = match flow.asked {
-        Some(asked) => (asked, Some(flow.destination)),
-        None => (OriginalDestination::new(flow.destination.socket()), None),
-    };
-    FlowFacts { dialled, reached, inspection: Inspection::First(seen), checks, now }
+    let reached = (flow.asked.socket() != flow.destination.socket()).then_some(flow.destination);
+    FlowFacts { dialled: flow.asked, reached, inspection: Inspection::First(seen), checks, now }
 }
 
 /// Traits of a live flow that no check can make up for.

@@ -1,7 +1,7 @@
 //! Answers to refused clients, which people can read.
 
 use super::worker::Worker;
-use crate::flow::FlowRecord;
+use crate::flow::{FlowRecord, UNKNOWN_TENANT};
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
@@ -60,7 +60,7 @@ fn http(
     help: Option<&str>,
 ) -> String {
     let status = if ours { "503 Service Unavailable" } else { "403 Forbidden" };
-    let tenant = record.tenant.as_deref().unwrap_or("unknown");
+    let tenant = record.tenant.as_deref().unwrap_or(UNKNOWN_TENANT);
     let port = record.destination.port();
     let to = match asked {
         Some(name) => format!("{name}:{port}"),

@@ -3,9 +3,9 @@
 //! Each step consumes the result of the one before it, and none calls back. A step that ends the flow returns the
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
-use super::early_end::EarlyEnd;
 use super::ending::{finish, stop};
 use super::flow::Flow;
+use super::flow_end::FlowEnd;
 use super::guard::{PolicyGuard, outcome_of};
 use super::judged_flow;
 use super::meters::{FlowCounter, FlowDuration};
@@ -18,7 +18,7 @@ use crate::flow::{NameSource, RevocationReason};
 use crate::hostname::AskedName;
 use crate::inspect::{Inspected, Protocol, Unclear};
 use crate::outcome::Outcome;
-use crate::policy::{CheckSet, ClientInspection, Denial, Judgement, Permit};
+use crate::policy::{CheckSet, ClientInspection, Denial, Inspection, Judgement, Permit};
 use crate::relay::{self, Guarded};
 use crate::sys::socket::Socket;
 use std::pin::pin;
@@ -31,7 +31,7 @@ pub(super) fn run_session<'a>(
     worker: &'a Worker,
     client: &'a Socket,
     flow: &'a mut Flow,
-) -> impl Future<Output = Result<Outcome, EarlyEnd>> + 'a {
+) -> impl Future<Output = Result<Outcome, FlowEnd>> + 'a {
     async move {
         // Boxed, and freed before the flow is relayed: that is most of its life.
         let ConnectedFlow { mut upstream, mut guard } = Box::pin(open(worker, client, flow)).await?;
@@ -60,7 +60,7 @@ async fn open<'w>(
     worker: &'w Worker,
     client: &Socket,
     flow: &mut Flow,
-) -> Result<ConnectedFlow<'w>, EarlyEnd> {
+) -> Result<ConnectedFlow<'w>, FlowEnd> {
     let mut views = admit(worker, flow)?;
     let PermittedFlow { permit, needs, seen, guard } = decide(worker, &mut views, client, flow).await?;
     let (tenant, mut upstream) = if permit.needs_checks() {
@@ -80,7 +80,7 @@ async fn open<'w>(
 }
 
 /// Finds the tenant, and takes a slot for the flow.
-fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, EarlyEnd> {
+fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
     let snapshot = worker.gateway.snapshot.load();
     let client = flow.client();
     let Some(tenant) = snapshot.tenant_of(client) else {
@@ -98,7 +98,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, EarlyEnd> {
     flow.place = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
     if worker.gateway.flows.is_beyond_share(&tenant.flows, snapshot.tenants.len()) {
         let detail = Some("the gateway is nearly full, and the tenant has its share of it");
-        return Err(EarlyEnd { outcome: Outcome::TenantFlowLimit, detail });
+        return Err(FlowEnd { outcome: Outcome::TenantFlowLimit, detail });
     }
     Ok(views)
 }
@@ -122,19 +122,19 @@ async fn decide<'w>(
     views: &mut FlowViews,
     client: &Socket,
     flow: &mut Flow,
-) -> Result<PermittedFlow<'w>, EarlyEnd> {
-    let (seen, inspected, judgement) = match views.get().judge(&judged_flow::facts(flow, None)) {
-        Judgement::NeedsInspection => {
-            let (seen, inspected) = inspect(worker, &views.tenant, client, flow).await?;
-            refresh_after_reload(worker, views, flow)?;
-            let judgement = views.get().judge(&judged_flow::facts(flow, Some(&seen)));
-            (Some(seen), inspected, judgement)
-        }
-        judgement @ (Judgement::Permit { .. } | Judgement::Deny(_)) => (None, None, judgement),
-    };
+) -> Result<PermittedFlow<'w>, FlowEnd> {
+    let (mut seen, mut inspected) = (None, None);
+    let mut facts = judged_flow::facts(flow, None);
+    let mut judgement = views.get().judge(&facts);
+    if matches!(judgement, Judgement::NeedsInspection) {
+        let (found, details) = inspect(worker, &views.tenant, client, flow).await?;
+        refresh_after_reload(worker, views, flow)?;
+        inspected = details;
+        facts.inspection = Inspection::First(seen.insert(found));
+        judgement = views.get().judge(&facts);
+    }
     // Checks of names count in the comparison, and are made later.
     if !judgement.needs_checks() {
-        let facts = judged_flow::facts(flow, seen.as_ref());
         judged_flow::compare(views.get(), &facts, &judgement, flow);
     }
     if judgement.deny_reason() == Some(Outcome::MalformedHttp)
@@ -147,15 +147,17 @@ async fn decide<'w>(
         Judgement::Deny(denial) => return Err(judged_flow::deny(flow, denial)),
         Judgement::NeedsInspection => return Err(Outcome::NoHostname.into()), // it was inspected
     };
-    let monitors = views.get().enforced().is_some_and(|own| own.rules.mode.monitors(flow.time()));
+    let monitors = views.get().enforced().is_some_and(|own| own.rules.mode.monitors(facts.now));
     let guard = inspected.and_then(|inspected| PolicyGuard::of(&inspected, &permit, worker, flow, monitors));
-    flow.set_unfollowed(guard.is_none() && flow.protocol() == Some(Protocol::Http));
+    if guard.is_none() && flow.protocol() == Some(Protocol::Http) {
+        flow.entry().unfollow();
+    }
     judged_flow::allow(flow, &permit);
     Ok(PermittedFlow { permit, needs, seen, guard })
 }
 
 /// Switches to the current configuration, which may have been replaced during the inspection.
-fn refresh_after_reload(worker: &Worker, views: &mut FlowViews, flow: &Flow) -> Result<(), EarlyEnd> {
+fn refresh_after_reload(worker: &Worker, views: &mut FlowViews, flow: &Flow) -> Result<(), FlowEnd> {
     let snapshot = worker.gateway.snapshot.load();
     if views.are_current(&snapshot) {
         return Ok(());
@@ -172,7 +174,7 @@ async fn inspect(
     tenant: &TenantRuntime,
     client: &Socket,
     flow: &mut Flow,
-) -> Result<(ClientInspection, Option<Inspected>), EarlyEnd> {
+) -> Result<(ClientInspection, Option<Inspected>), FlowEnd> {
     let Some(_place) = tenant.inspections.enter() else {
         return Ok((ClientInspection::Unclear(Outcome::InspectionBusy), None));
     };

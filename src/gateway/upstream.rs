@@ -1,7 +1,7 @@
 //! Connecting to the server: a source port, the SYN, and the answer.
 
-use super::early_end::EarlyEnd;
 use super::flow::Flow;
+use super::flow_end::FlowEnd;
 use super::meters::FlowDuration;
 use super::port_hold::hold_after_reset;
 use super::reevaluate::Reevaluation;
@@ -44,7 +44,7 @@ pub(super) fn dial<'w>(
     permit: Permit,
     seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<UpstreamConnection<'w>, EarlyEnd> {
+) -> Result<UpstreamConnection<'w>, FlowEnd> {
     let to = permit.into_dial();
     starts_dialling(tenant, Some(to), flow);
     let lease = tenant
@@ -83,7 +83,7 @@ pub(super) async fn connect(
     client: &Socket,
     upstream: &mut UpstreamConnection<'_>,
     flow: &mut Flow,
-) -> Result<(), EarlyEnd> {
+) -> Result<(), FlowEnd> {
     let dialled_at = clock::now();
     let answered = {
         let answer = pin!(worker.settings.dialler.answered(&upstream.leg));
@@ -115,7 +115,7 @@ pub(super) fn answered<'w>(
     (to, lease, leg): (DialAddr, Lease, Socket),
     dialled_at: Instant,
     flow: &mut Flow,
-) -> Result<UpstreamConnection<'w>, EarlyEnd> {
+) -> Result<UpstreamConnection<'w>, FlowEnd> {
     flow.record().dialled = Some(to);
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, seen)?;
@@ -128,7 +128,7 @@ pub(super) fn answered<'w>(
 pub(super) fn unless_gone<F: Future>(
     client: &Socket,
     mut work: Pin<&mut F>,
-) -> impl Future<Output = Result<F::Output, EarlyEnd>> {
+) -> impl Future<Output = Result<F::Output, FlowEnd>> {
     poll_fn(move |cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
         Poll::Pending => client.poll_failed(cx).map(|()| Err(Outcome::ClientLeft.into())),
@@ -143,7 +143,7 @@ fn list<'w>(
     tenant: &TenantRuntime,
     flow: &Flow,
     seen: Option<ClientInspection>,
-) -> Result<FlowListing<'w>, EarlyEnd> {
+) -> Result<FlowListing<'w>, FlowEnd> {
     let listed = flow.list(&worker.gateway.table, seen);
     let snapshot = worker.gateway.snapshot.load();
     // A canary may have been rolled back since, which leaves no trace in the snapshot.
@@ -168,9 +168,9 @@ fn note_source(flow: &mut Flow, lease: &Lease) {
     record.public = lease.public();
 }
 
-fn no_port(tenant: &TenantRuntime, why: LeaseError) -> EarlyEnd {
+fn no_port(tenant: &TenantRuntime, why: LeaseError) -> FlowEnd {
     tenant.meters.port_allocation_failures.increment(1);
-    EarlyEnd { outcome: why.outcome(), detail: why.detail() }
+    FlowEnd { outcome: why.outcome(), detail: why.detail() }
 }
 
 fn socket_failure(failure: Failure) -> Option<&'static str> {
@@ -190,7 +190,7 @@ fn socket_failure(failure: Failure) -> Option<&'static str> {
     }
 }
 
-pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialError) -> EarlyEnd {
+pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialError) -> FlowEnd {
     match error {
         DialError::NoPort(why) => no_port(tenant, *why),
         DialError::TimedOut => Outcome::ConnectTimeout.into(),
@@ -203,14 +203,14 @@ pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialE
             Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
             Failure::NotOurAddress => {
                 worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
-                EarlyEnd {
+                FlowEnd {
                     outcome: Outcome::DialFailed,
                     detail: Some("the source address is not local to the gateway"),
                 }
             }
             Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
                 worker.complain("cannot dial", error);
-                EarlyEnd { outcome: Outcome::DialFailed, detail: socket_failure(*failure) }
+                FlowEnd { outcome: Outcome::DialFailed, detail: socket_failure(*failure) }
             }
         },
     }

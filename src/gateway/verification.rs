@@ -2,9 +2,9 @@
 //! docs/verify.md says what each result guarantees.
 
 use super::address_mismatches::AddressMismatch;
-use super::early_end::EarlyEnd;
 use super::effective_rules::{EffectiveRules, VerificationHandles};
 use super::flow::Flow;
+use super::flow_end::FlowEnd;
 use super::judged_flow;
 use super::policy_views::FlowViews;
 use super::snapshot::TenantRuntime;
@@ -41,7 +41,7 @@ pub(super) async fn dial<'w>(
     (permit, needs): (Permit, CheckSet),
     seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<UpstreamConnection<'w>, EarlyEnd> {
+) -> Result<UpstreamConnection<'w>, FlowEnd> {
     let effective = views.get().enforced();
     // Rules with checks match by name, and their tenant always has a verification.
     let (Some(name), Some(EffectiveRules { rules, verification: Some(verification) })) =
@@ -103,7 +103,7 @@ impl CheckedName<'_> {
         (permit, needs): (Permit, CheckSet),
         facts: &FlowFacts<'_>,
         flow: &mut Flow,
-    ) -> Result<Vec<Permit>, EarlyEnd> {
+    ) -> Result<Vec<Permit>, FlowEnd> {
         let permits = match permit.destination() {
             DestinationRule::Original => vec![permit],
             DestinationRule::Observe => {
@@ -125,26 +125,19 @@ impl CheckedName<'_> {
     }
 
     /// Runs a check, which counts as one of the tenant's inspections, unless the client resets before.
-    async fn run_bounded<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, EarlyEnd> {
+    async fn run_bounded<T>(&self, client: &Socket, asking: impl Future<Output = T>) -> Result<T, FlowEnd> {
         let _place = self.tenant.inspections.enter().ok_or(Outcome::InspectionBusy)?;
         upstream::unless_gone(client, pin!(asking)).await
     }
 
-    /// Checks the address, within the time; never fails.
-    async fn check(&self, to: DialAddr, time: Duration) -> AddressMatch {
-        let VerificationHandles { verifier, asker, .. } = &**self.verification;
-        let asking = verifier.names().check(self.name, to.ip(), asker);
-        timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late))
-    }
-
-    async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), EarlyEnd> {
-        let found = self.check(permit.dial(), self.time_left(flow)).await;
+    async fn verify(&self, permit: &Permit, flow: &mut Flow) -> Result<(), FlowEnd> {
+        let found = check_address(self.verification, self.name, permit.dial(), self.time_left(flow)).await;
         flow.record().address_check = Some(count(self.verification, found));
         let Some((outcome, detail)) = address_refusal(found) else { return Ok(()) };
         if outcome == Outcome::DestinationMismatch {
             note(&self.worker.gateway, self.tenant, permit.rule().cloned(), self.name, permit.dial());
         }
-        Err(EarlyEnd { outcome, detail: Some(detail) })
+        Err(FlowEnd { outcome, detail: Some(detail) })
     }
 
     /// Checks the address in the background; the flow does not wait for it.
@@ -160,8 +153,7 @@ impl CheckedName<'_> {
         let time = self.worker.settings.inspect_deadline;
         spawn(async move {
             let _place = place;
-            let asking = verification.verifier.names().check(&name, to.ip(), &verification.asker);
-            let found = timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late));
+            let found = check_address(&verification, &name, to, time).await;
             entry.note_address_check(count(&verification, found));
             if let AddressMatch::No | AddressMatch::Absent = found {
                 note(&gateway, &tenant, rule, &name, to);
@@ -175,7 +167,7 @@ impl CheckedName<'_> {
         permit: &Permit,
         facts: &FlowFacts<'_>,
         flow: &mut Flow,
-    ) -> Result<Vec<Permit>, EarlyEnd> {
+    ) -> Result<Vec<Permit>, FlowEnd> {
         let VerificationHandles { verifier, asker, .. } = &**self.verification;
         let families = self.tenant.pool.families();
         let asking = verifier.names().resolve(self.name, &families, asker);
@@ -186,7 +178,7 @@ impl CheckedName<'_> {
             Err(ResolveError::Absent) => (AddressCheck::Absent, Err(Outcome::NameUnresolved.into())),
             Err(ResolveError::Unknown(trouble)) => {
                 let detail = Some(trouble.as_str());
-                (AddressCheck::Unknown, Err(EarlyEnd { outcome: Outcome::ResolverUnavailable, detail }))
+                (AddressCheck::Unknown, Err(FlowEnd { outcome: Outcome::ResolverUnavailable, detail }))
             }
         };
         flow.record().address_check = Some(found);
@@ -210,7 +202,7 @@ impl CheckedName<'_> {
         }
         if permits.is_empty() {
             let detail = Some("every address that the name was resolved to is refused");
-            return Err(EarlyEnd { outcome: refused, detail });
+            return Err(FlowEnd { outcome: refused, detail });
         }
         permits.reverse();
         Ok(permits)
@@ -231,6 +223,17 @@ impl From<AddressMatch> for AddressCheck {
             AddressMatch::Unknown(_) => Self::Unknown,
         }
     }
+}
+
+/// Compares an address with a name, within the time; never fails.
+async fn check_address(
+    verification: &VerificationHandles,
+    name: &Hostname,
+    to: DialAddr,
+    time: Duration,
+) -> AddressMatch {
+    let asking = verification.verifier.names().check(name, to.ip(), &verification.asker);
+    timeout(time, asking).await.unwrap_or(AddressMatch::Unknown(LookupError::Late))
 }
 
 /// Counts the result, and returns it as the flow log has it.
@@ -271,7 +274,7 @@ async fn dial_first<'w>(
     permits: Vec<Permit>,
     seen: Option<ClientInspection>,
     flow: &mut Flow,
-) -> Result<UpstreamConnection<'w>, EarlyEnd> {
+) -> Result<UpstreamConnection<'w>, FlowEnd> {
     let mut dials: Vec<_> = permits.into_iter().map(Permit::into_dial).collect();
     dials.truncate(MOST_TRIED);
     upstream::starts_dialling(tenant, dials.first().copied(), flow);

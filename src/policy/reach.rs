@@ -1,6 +1,6 @@
 //! Addresses that a rule by name alone may lead to.
 //!
-//! Ranges that are private everywhere are in `scope`. An operator's own hosts may have global addresses, in IPv6 and in
+//! Ranges that are private everywhere are in `address_class`. An operator's own hosts may have global addresses, in IPv6 and in
 //! IPv4: those networks are private because of the place where they are configured.
 
 use super::address_class::{self, AddressClass};

@@ -336,7 +336,7 @@ impl RelayDirection {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => {
-                // Undelivered, which is to be known: see `Progress::held`.
+                // Undelivered, which is to be known: see [`RelayProgress::held`](super::RelayProgress::held).
                 self.hold(buffer[..n].into());
                 return Err((self.other(), error));
             }

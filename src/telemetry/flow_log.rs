@@ -76,17 +76,14 @@ enum RecordMessage {
 }
 
 impl FlowLogHandle {
-    /// Queues a record. Never blocks and never allocates; if the queue is full, or its tenant's share of it, the record is
-    /// dropped and counted.
-    pub fn submit(&self, record: FlowRecord) {
-        if !self.shares.enter(record.tenant.as_deref()) {
+    /// Queues a copy of a record. Never blocks; if the queue is full, or its tenant's share of it, the record is dropped
+    /// and counted, in the latter case without a copy.
+    pub fn submit(&self, record: &FlowRecord) {
+        let tenant = record.tenant.as_deref();
+        if !self.shares.enter(tenant) {
             self.dropped.increment(1);
-        } else if let Err(
-            TrySendError::Full(RecordMessage::Record(record))
-            | TrySendError::Disconnected(RecordMessage::Record(record)),
-        ) = self.queue.try_send(RecordMessage::Record(record))
-        {
-            self.shares.leave(record.tenant.as_deref());
+        } else if self.queue.try_send(RecordMessage::Record(record.clone())).is_err() {
+            self.shares.leave(tenant);
             self.dropped.increment(1);
         }
     }
@@ -210,11 +207,11 @@ mod tests {
         let (meters, dropped, errors) = meters();
         let (handle, thread) = start(LogTarget::File(path.clone()), 5000, meters);
         for number in 0..5000 {
-            handle.submit(example_record(number));
+            handle.submit(&example_record(number));
         }
         assert!(thread.stop(PATIENCE));
         assert_eq!(numbers(File::open(&path).unwrap()), expected(0..5000));
-        handle.submit(example_record(5000));
+        handle.submit(&example_record(5000));
         assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (1, 0));
     }
 
@@ -227,7 +224,8 @@ mod tests {
         thread::scope(|scope| {
             for worker in 0..4 {
                 let handle = handle.clone();
-                scope.spawn(move || (0..2000).for_each(|n| handle.submit(example_record(worker * 2000 + n))));
+                scope
+                    .spawn(move || (0..2000).for_each(|n| handle.submit(&example_record(worker * 2000 + n))));
             }
         });
         assert!(flow_log.stop(PATIENCE));
@@ -243,7 +241,7 @@ mod tests {
         let (path, rotated) = (directory.path().join("flows.jsonl"), directory.path().join("flows.jsonl.1"));
         let (meters, ..) = meters();
         let (handle, thread) = start(LogTarget::File(path.clone()), 16, meters);
-        handle.submit(example_record(0));
+        handle.submit(&example_record(0));
         fs::rename(&path, &rotated).unwrap();
         handle.reopen();
         let deadline = crate::clock::now() + PATIENCE;
@@ -251,7 +249,7 @@ mod tests {
             assert!(crate::clock::now() < deadline, "the file was not opened again");
             thread::yield_now();
         }
-        handle.submit(example_record(1));
+        handle.submit(&example_record(1));
         assert!(thread.stop(PATIENCE));
         assert_eq!(numbers(File::open(&rotated).unwrap()), expected(0..1));
         assert_eq!(numbers(File::open(&path).unwrap()), expected(1..2));
@@ -273,7 +271,7 @@ mod tests {
         let mut submitted = 0;
         while dropped.load(Ordering::Relaxed) < 10 {
             assert!(submitted < 10_000, "a full queue drops nothing");
-            handle.submit(example_record(submitted));
+            handle.submit(&example_record(submitted));
             submitted += 1;
         }
         assert!(!thread.stop(Duration::ZERO), "the pipe is full and nobody reads");
@@ -299,7 +297,7 @@ mod tests {
         let (handle, _thread) = start(LogTarget::File(path), 64, meters);
         let submit = |tenant: &str, number| {
             let tenant = Some(tenant.into());
-            handle.submit(FlowRecord { tenant, ..example_record(number) });
+            handle.submit(&FlowRecord { tenant, ..example_record(number) });
         };
         submit("good", 0);
         // Until the writer has taken what it takes, and waits for the reader.
@@ -326,7 +324,7 @@ mod tests {
         let (meters, dropped, errors) = meters();
         let (handle, thread) = start(LogTarget::File("/dev/full".into()), 16, meters);
         for number in 0..7 {
-            handle.submit(example_record(number));
+            handle.submit(&example_record(number));
         }
         assert!(thread.stop(PATIENCE));
         assert_eq!((dropped.load(Ordering::Relaxed), errors.load(Ordering::Relaxed)), (0, 7));

@@ -19,9 +19,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The `tenant` label of flows whose client belongs to no tenant; no tenant may be called so.
-pub const UNKNOWN_TENANT: &str = "unknown";
-
 /// Every metric of the process.
 pub struct Metrics {
     recorder: Recorder,
@@ -157,7 +154,7 @@ pub struct HotDestination {
 }
 
 impl Metrics {
-    /// With a seat for each worker. `started` is when the process started.
+    /// With a right to count for each worker. `started` is when the process started.
     pub fn new(started: SystemTime, workers: usize) -> (Self, Vec<CellWriterClaim>) {
         let recorder = Recorder::new();
         let gateway = GatewayMeters {
@@ -187,7 +184,7 @@ impl Metrics {
     ///
     /// All series of the tenant appear at 0 with the first call, so that `rate()` sees the first event of a kind;
     /// call it for a tenant's first flow rather than for every tenant at start, and idle tenants cost nothing.
-    /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`] and `None`.
+    /// `tenant` and `pool` must come from the configuration, or be [`UNKNOWN_TENANT`](crate::flow::UNKNOWN_TENANT) and `None`.
     /// Only of a tenant that is `monitored`, or was, is shown what it would deny.
     pub fn tenant(&self, tenant: &str, pool: Option<&str>, monitored: bool) -> TenantMeters {
         let failures = pool.map_or_else(Counter::noop, |pool| {

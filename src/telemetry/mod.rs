@@ -17,6 +17,6 @@ pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
 pub use journal::is_journal;
 pub use metrics::{
     CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,
-    Scrape, SockDiagMeters, SourcePortMetrics, SteeringMetrics, UNKNOWN_TENANT,
+    Scrape, SockDiagMeters, SourcePortMetrics, SteeringMetrics,
 };
 pub use sink::LogTarget;

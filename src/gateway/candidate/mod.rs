@@ -11,7 +11,7 @@ pub(super) use tally::{ComparedFlow, ComparisonSubject};
 use super::effective_rules::{EffectiveRules, VerificationHandles};
 use crate::addr::ClientAddr;
 use crate::clock;
-use crate::flow::PolicyChange;
+use crate::flow::{PolicyChange, UNKNOWN_TENANT};
 use crate::outcome::Outcome;
 use crate::policy::{Judgement, Policy};
 use crate::verify::Verifier;
@@ -114,9 +114,6 @@ impl Candidate {
     }
 }
 
-/// Tenant name of clients that belong to none in force.
-const NOBODY: &str = "unknown";
-
 impl Candidate {
     /// Counts a flow, or a later request, by the judgements of the policy in force and of this one; `is_canary` if this
     /// one is enforced. `tenant` is the one in force.
@@ -128,7 +125,7 @@ impl Candidate {
         is_canary: bool,
     ) -> PolicyChange {
         let (change, reason) = difference(in_force, candidate);
-        let tenant = tenant.map_or_else(|| NOBODY.into(), Arc::clone);
+        let tenant = tenant.map_or_else(|| UNKNOWN_TENANT.into(), Arc::clone);
         let mut state = self.state();
         if let Some(reason) = reason {
             let (rule, candidate_rule) = (in_force.rule().cloned(), candidate.rule().cloned());

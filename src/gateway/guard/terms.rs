@@ -3,7 +3,7 @@
 use super::refusal::GuardRefusal;
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
-use crate::flow::RevocationReason;
+use crate::flow::{FlowEntry, RevocationReason};
 use crate::gateway::candidate::{ComparedFlow, ComparisonSubject};
 use crate::gateway::flow::Flow;
 use crate::gateway::meters::{FlowCounter, Meters};
@@ -21,14 +21,14 @@ pub(super) struct FlowOwner<'w> {
     client: ClientAddr,
     tenant: Arc<str>,
     to: OriginalDestination,
-    number: u64,
+    entry: Arc<FlowEntry>,
 }
 
 impl<'w> FlowOwner<'w> {
     pub(super) fn of(worker: &'w Worker, flow: &Flow) -> Option<Self> {
         let tenant = flow.read(|record| record.tenant.clone())?;
-        let (client, to, number) = (flow.client(), flow.destination(), flow.entry().id().number);
-        Some(Self { worker, client, tenant, to, number })
+        let (client, to, entry) = (flow.client(), flow.destination(), Arc::clone(flow.entry()));
+        Some(Self { worker, client, tenant, to, entry })
     }
 
     /// Views of the policies in force now, if the client still belongs to the tenant.
@@ -54,7 +54,7 @@ impl<'w> FlowOwner<'w> {
         if !self.is_waived(outcome) {
             return false;
         }
-        self.worker.gateway.table.unfollow(self.number);
+        self.entry.unfollow();
         // A mode that ended before the entry was marked did not see the mark.
         self.is_waived(outcome)
     }

@@ -1,4 +1,4 @@
-//! The end of a flow that was not relayed.
+//! The end of a flow.
 
 use crate::flow::RevocationReason;
 use crate::outcome::Outcome;
@@ -6,19 +6,20 @@ use crate::outcome::Outcome;
 /// Detail of a certificate check without TLS.
 pub(super) const NO_TLS: &str = "the client does not speak TLS";
 
-/// Outcome of a flow that ended before it was relayed.
-pub(super) struct EarlyEnd {
+/// Outcome of a flow, with its detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FlowEnd {
     pub(super) outcome: Outcome,
     pub(super) detail: Option<&'static str>,
 }
 
-impl From<Outcome> for EarlyEnd {
+impl From<Outcome> for FlowEnd {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, detail: None }
     }
 }
 
-impl From<RevocationReason> for EarlyEnd {
+impl From<RevocationReason> for FlowEnd {
     fn from(RevocationReason(why): RevocationReason) -> Self {
         Self { outcome: Outcome::PolicyRevoked, detail: Some(why) }
     }
