@@ -188,7 +188,7 @@ fn finding(difference: PartDifference) -> CheckFinding {
         }
         _ => {
             "connections hang; they can leave uninspected only if this machine forwards and its rules against \
-             forwarding are lost too, or by an interface that [steering] does not name"
+             forwarding are lost too"
         }
     };
     match difference.wrong {

@@ -1,9 +1,9 @@
 //! Compares the rules and routes in the kernel with the plan.
 
 use super::ahead::{self, RulePosition};
-use super::{PacketRules, Remedy, Routing, SteeringPlan, nftables, overtaking, script};
+use super::{PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, overtaking, script};
 use crate::addr::PortRange;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 
 /// Output of the read-only commands; `None` where a command failed or had nothing to list.
@@ -88,7 +88,7 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
         let wrong = local_routes(routing, observed.routes[index].as_deref());
         found.push(PartDifference::new(names[index][1], wrong));
         let shown = observed.rules[index].as_deref();
-        let wrong = never_routed(routing, shown, &observed.interfaces);
+        let wrong = missing_port_rule(routing, shown, &observed.interfaces);
         let overtaken = shown.filter(|_| wrong.is_none()).and_then(|shown| before_port_rules(plan, shown));
         found.push(match overtaken {
             None => PartDifference::new(names[index][2], wrong),
@@ -268,20 +268,20 @@ pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-fn never_routed(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {
+fn missing_port_rule(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
-    let present: Vec<_> = shown.lines().map(in_words).collect();
+    let present: HashSet<_> = shown.lines().filter_map(as_added).collect();
     // A pattern stands for the interfaces that it covers.
-    let wanted = routing.refused.iter().flat_map(|(interface, rule)| {
-        let names = if interface.is_pattern() {
-            interfaces.iter().filter(|name| interface.covers(name)).cloned().collect()
-        } else {
-            vec![interface.to_string()]
-        };
-        names.into_iter().map(move |name| format!("iif {name} {rule}"))
+    let wanted = routing.port_rules.iter().flat_map(|rule| match &rule.packets {
+        RulePackets::Interface(pattern) if pattern.is_pattern() => {
+            let covered = interfaces.iter().filter(|name| pattern.covers(name));
+            covered.map(|name| rule.to_string().replace(&pattern.to_string(), name)).collect()
+        }
+        RulePackets::Any | RulePackets::Own | RulePackets::Interface(_) | RulePackets::Source(_) => {
+            vec![rule.to_string()]
+        }
     });
-    let is_missing = |rule: &String| !present.iter().any(|line| line.contains(&format!(" {rule} ")));
-    wanted.into_iter().find(is_missing).map(|rule| format!("no rule `{rule}`"))
+    wanted.into_iter().find(|rule| !present.contains(rule)).map(|rule| format!("no rule `{rule}`"))
 }
 
 fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
@@ -292,20 +292,22 @@ fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
     Some(format!("the rule `{rule}` is asked before them, and may route intercepted ports on"))
 }
 
-/// Translates a line of `ip -N rule show` into the syntax of `ip rule add`.
-fn in_words(line: &str) -> String {
-    let mut words = Vec::new();
-    for word in line.split_whitespace() {
-        words.push(match (words.last().copied(), word) {
-            (_, "[detached]") => continue,
-            (_, "ipproto-6") => "tcp",
-            (_, "ipproto-17") => "udp",
-            (before, "6") if before != Some("dport") => "blackhole",
-            (before, "8") if before != Some("dport") => "prohibit",
-            (_, other) => other,
-        });
+/// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.
+fn as_added(line: &str) -> Option<String> {
+    let (priority, rest) = line.split_once(':')?;
+    let (rule, protocol) = rest.rsplit_once(" proto ")?;
+    if protocol.trim() != "230" {
+        return None;
     }
-    words.join(" ") + " "
+    let rule = rule.trim().strip_prefix("from all ").unwrap_or(rule.trim());
+    let words = rule.split_whitespace().filter(|word| !matches!(*word, "[detached]" | "[unresolved]"));
+    let mut words: Vec<_> = words.map(|word| word.strip_prefix("ipproto-").unwrap_or(word)).collect();
+    match words.last_mut() {
+        Some(action) if *action == "6" => *action = "blackhole",
+        Some(action) if *action == "8" => *action = "prohibit",
+        Some(_) | None => {}
+    }
+    Some(format!("{} {}", priority.trim(), words.join(" ")))
 }
 
 fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {

@@ -14,6 +14,7 @@ mod nftables;
 mod overtaking;
 mod params;
 mod plan;
+mod port_rules;
 mod reserve;
 mod script;
 mod watched;
@@ -24,11 +25,12 @@ pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
 pub use machine::{MachineNetwork, MachineOutput};
 pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 pub use plan::{PacketRules, Routing, SteeringPlan};
+pub use port_rules::{PortRule, RulePackets};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{Lost, Part, Remedy, SteeringLook, SteeringMonitor, has_ipv6};
 
-use crate::interface::Interface;
+use port_rules::port_rules;
 
 /// The remedy for missing parts, on an installed machine and elsewhere. Restarting the unit removes nothing meanwhile, and
 /// unlike a reload restores exemptions (docs/steering.md).
@@ -66,36 +68,14 @@ pub fn nftables(params: &SteeringParams) -> SteeringPlan {
     plan(params, PacketRules::Nftables(nftables::render(params)))
 }
 
-/// Rules against forwarding. Intercepted packets are marked and match the rule for the mark first.
-fn never_routed(params: &SteeringParams) -> Vec<(Interface, String)> {
-    let udp = match params.udp {
-        UdpTreatment::Reject => "prohibit",
-        UdpTreatment::Drop => "blackhole",
-    };
-    let mut rules = Vec::new();
-    for interface in &params.interfaces {
-        for (protocol, action) in [("tcp", "blackhole"), ("udp", udp)] {
-            match params.ports.ranges() {
-                None => rules.push((interface.clone(), format!("ipproto {protocol} {action}"))),
-                Some(ranges) => {
-                    rules.extend(ranges.iter().map(|ports| {
-                        (interface.clone(), format!("ipproto {protocol} dport {ports} {action}"))
-                    }));
-                }
-            }
-        }
-    }
-    rules
-}
-
 fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
     let routing = |family, everything, v4: bool| {
         let networks = params.pools.iter().map(|pool| pool.network.trunc());
         let mut pools: Vec<_> = networks.filter(|network| network.addr().is_ipv4() == v4).collect();
         pools.sort_unstable();
         pools.dedup();
-        let refused = never_routed(params);
-        Routing { family, mark: params.mark, table: params.table, everything, pools, refused }
+        let port_rules = port_rules(params, v4);
+        Routing { family, mark: params.mark, table: params.table, everything, pools, port_rules }
     };
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     SteeringPlan {
@@ -112,6 +92,7 @@ fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
+    use crate::interface::Interface;
 
     pub(super) fn params() -> SteeringParams {
         let range = |a, b| PortRange::new(a, b).unwrap();

@@ -18,7 +18,7 @@ pub(super) fn before_port_rules(
     steered: &[Interface],
     sources: &[IpNet],
 ) -> Option<usize> {
-    let is_port_rule = |rule: &RoutingRule| rule.protocol == OWN[0] && rule.interface.is_some();
+    let is_port_rule = |rule: &RoutingRule| rule.protocol == OWN[0] && rule.mark.is_none();
     let last = rules.iter().rposition(is_port_rule)?;
     rules.iter().take(last).position(|rule| takes(rule, steered, sources))
 }

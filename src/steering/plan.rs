@@ -1,5 +1,6 @@
 //! Everything that steering puts into the kernel.
 
+use super::PortRule;
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use ipnet::IpNet;
@@ -48,7 +49,6 @@ pub struct Routing {
     pub everything: &'static str,
     /// Networks of the pools, made local so that answers to them are received.
     pub pools: Vec<IpNet>,
-    /// Rules that keep intercepted traffic from being forwarded if packet rules are flushed: the input interface, and the
-    /// rest in the syntax of `ip rule`.
-    pub refused: Vec<(Interface, String)>,
+    /// Rules that keep intercepted ports from being routed on if packet rules are flushed, in the order to add them in.
+    pub port_rules: Vec<PortRule>,
 }

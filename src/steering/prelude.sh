@@ -134,45 +134,48 @@ mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, bef
         case $rule in *fwmark*"proto $proto"*) ip "$1" rule del pref "${at%:}" $rule ;; esac
     done
 }
-never_route() { # -4|-6 RULE...: what matches and was not marked goes nowhere, whatever becomes of the packet rules
-    family=$1
-    shift
-    listed=$(ip "$family" rule show)
-    # A pattern is every interface that it covers now.
-    for rule; do
-        shift
-        name=${rule#iif }
+# Rules of policy routing that keep intercepted ports from being routed on, whatever becomes of the packet rules. Each is
+# written as `ip rule add pref` takes it, with numbers for protocols; an interface may be a pattern.
+port_rules() { # -4|-6; the rules on standard input, in the order to add them in
+    wanted=$(by_interface)
+    there=$(port_rules_there "$1")
+    printf '%s\n' "$wanted" | while IFS= read -r rule; do
+        is_line "$rule" "$there" || printf 'rule add pref %s protocol %s\n' "$rule" $proto
+    done | ip "$1" -batch -
+    printf '%s\n' "$there" | while IFS= read -r rule; do
+        [ -z "$rule" ] || is_line "$rule" "$wanted" || printf 'rule del pref %s protocol %s\n' "$rule" $proto
+    done | ip "$1" -batch -
+}
+is_line() { # LINE TEXT
+    case "
+$2
+" in *"
+$1
+"*) return 0 ;; *) return 1 ;; esac
+}
+# Replaces a pattern by every interface that it covers now. A name may be covered by a pattern too, and by several.
+by_interface() {
+    while IFS= read -r rule; do
+        name=${rule#* iif }
         name=${name%% *}
-        case $name in
-            *\*)
+        case "$rule" in
+            *" iif "*\**)
                 for link in /proc/sys/net/ipv4/conf/*; do
                     link=${link##*/}
                     # shellcheck disable=SC2254 # a pattern is meant
-                    case $link in all | default) ;; $name) set -- "$@" "iif $link ${rule#iif * }" ;; esac
+                    case $link in all | default) ;; $name) printf '%s\n' "${rule%% iif *} iif $link ${rule#* iif * }" ;; esac
                 done
                 ;;
-            *) set -- "$@" "$rule" ;;
+            *) printf '%s\n' "$rule" ;;
         esac
-    done
-    for rule in "$@"; do
-        case $(plain "$listed") in *" $rule proto"*) continue ;; esac
-        # shellcheck disable=SC2086 # word by word
-        ip "$family" rule add pref $((pref + 1)) $rule protocol $proto
-        # A name may be covered by a pattern too, and by several.
-        listed="$listed
-$((pref + 1)): from all $rule proto $proto"
-    done
-    plain "$listed" | while read -r number from all rule; do
-        case $rule in *fwmark*) continue ;; *"proto $proto"*) rule=${rule% proto*} ;; *) continue ;; esac
-        for wanted in "$@"; do
-            if [ "$wanted" = "$rule" ]; then continue 2; fi
-        done
-        # shellcheck disable=SC2086
-        ip "$family" rule del pref "${number%:}" "$from" "$all" $rule protocol $proto
-    done
+    done | awk '!seen[$0]++'
 }
-# A rule whose interface is not there at the moment is listed as detached.
-plain() { printf '%s\n' "$1" | sed 's/ \[detached\]//'; }
+# A rule whose interface is not there at the moment is listed as detached. Types are shown as numbers: RTN_BLACKHOLE, RTN_PROHIBIT.
+port_rules_there() { # -4|-6
+    ip -N "$1" rule show | sed -n "/ fwmark /d
+        s/ \[detached\]//; s/ \[unresolved\]//; s/ipproto ipproto-/ipproto /; s/^\([0-9]*\):[[:space:]]*/\1 /; s/ from all / /
+        / proto $proto *\$/{ s///; s/ 6\$/ blackhole/; s/ 8\$/ prohibit/; p; }"
+}
 local_route() { # -4|-6 TABLE NETWORK: the table delivers the network locally, unless it does already
     [ -n "$(ip "$1" route show table "$2" type local exact "$3" 2>/dev/null)" ] ||
         ip "$1" route add local "$3" dev lo table "$2" proto $proto
@@ -194,6 +197,8 @@ keep_routes() { # -4|-6 NETWORK@TABLE...: removes ours that are not among them
 remove_routing() {
     for family in -4 -6; do
         if [ $family = -6 ] && ! has_ipv6; then continue; fi
+        # Those that select packets go first, and the skips last: no packet of others is refused meanwhile.
+        for at in 102 104 105 106; do ip $family rule flush pref $at protocol $proto; done
         ip $family rule flush protocol $proto
         ip $family route flush table all proto $proto
     done

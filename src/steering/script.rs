@@ -88,15 +88,15 @@ impl fmt::Display for PacketRules {
 
 impl fmt::Display for Routing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, mark, table, everything, pools, refused } = self;
+        let Self { family, mark, table, everything, pools, port_rules } = self;
         writeln!(f, "if can_route {family}; then")?;
         writeln!(f, "    mark_rule {family} {mark:#x} {table}")?;
         writeln!(f, "    local_route {family} {table} {everything}")?;
-        write!(f, "    never_route {family}")?;
-        for (interface, rule) in refused {
-            write!(f, " 'iif {interface} {rule}'")?;
+        writeln!(f, "    port_rules {family} <<'RULES'")?;
+        for rule in port_rules {
+            writeln!(f, "{rule}")?;
         }
-        f.write_str("\n")?;
+        f.write_str("RULES\n")?;
         for pool in pools {
             writeln!(f, "    local_route {family} {LOCAL_TABLE} {pool}")?;
         }

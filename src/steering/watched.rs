@@ -127,15 +127,20 @@ impl SteeringMonitor {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             tell(Part::MarkRule, what);
         }
-        let unguarded = self.newcomers[index].look(routing, &rules, present, now);
-        for (name, there, wanted) in unguarded.lost {
+        let missing = self.newcomers[index].look(routing, &rules, present, now);
+        if missing.fixed > 0 {
             let what = format!(
-                "{called}: {name} has {there} of the {wanted} `ip rule` entries that block forwarding of intercepted ports"
+                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports are missing",
+                missing.fixed
             );
             tell(Part::PortRules, what);
         }
+        for name in missing.lost {
+            let what = format!("{called}: no `ip rule` blocks forwarding of intercepted ports from {name}");
+            tell(Part::PortRules, what);
+        }
         let latent = |what, remedy| Lost { part: Part::PortRules, what, remedy };
-        look.latent.extend(unguarded.new.into_iter().map(|name| {
+        look.latent.extend(missing.new.into_iter().map(|name| {
             let what = format!(
                 "{called}: {name} is new, and forwarding of intercepted ports is not blocked there yet"
             );

@@ -230,7 +230,7 @@ catalogue! {
         alerts: ["EgretAcceptErrors"];
     STEERING_INTACT = "egret_steering_intact", MetricKind::Gauge, Flag, [],
         help: "Whether the packet rules, marks, routes and interfaces that bring traffic here are in place: 1, or 0 if not.",
-        reading: "Looked at whenever the kernel tells of a change, and every 2 s. At 0 new connections hang; they can leave uninspected only if the machine forwards and `port_rules` is lost with the packet rules, or if they come in by an interface that `[steering]` does not name. `/readyz` and the log say what is missing. Absent with `[steering] watch = false`, and while nothing is known, of which `/readyz` has a note.",
+        reading: "Looked at whenever the kernel tells of a change, and every 2 s. At 0 new connections hang; they can leave uninspected only if the machine forwards and `port_rules` is lost with the packet rules. `/readyz` and the log say what is missing. Absent with `[steering] watch = false`, and while nothing is known, of which `/readyz` has a note.",
         alerts: ["EgretSteeringLost"];
     STEERING_PART_INTACT = "egret_steering_part_intact", MetricKind::Gauge, Flag, ["part"],
         help: "The same for each part: packet_rules, mark_rule, port_rules, steering_table, local_routes, interfaces.",

@@ -1,6 +1,7 @@
 //! Packets through the rules: a client behind the gateway's namespace, a server beyond it, and forwarding switched on, so
 //! that every packet that the rules miss arrives.
 
+use super::crafted::{Disguise, syn};
 use super::{in_namespace, params, scripts};
 use egret::steering::{InterceptedPorts, SteeringParams};
 use std::io::{ErrorKind, Read, Write};
@@ -33,6 +34,12 @@ serve() {
 here="tcp 10.0.1.1:22 tcp [fd00:1::1]:22"
 there="tcp 10.0.2.2:443 tcp [fd00:2::2]:443"
 nowhere="lost 10.0.2.2:443 lost [fd00:2::2]:443"
+other="tcp 10.0.2.2:22 tcp [fd00:2::2]:22"
+hidden="fragments 10.0.2.2:443 fragments [fd00:2::2]:443 options [fd00:2::2]:443"
+flush() {
+    for tool in iptables ip6tables; do for table in raw mangle filter; do $tool -t $table -F; done; done
+    nft flush ruleset
+}
 "#;
 
 /// Run by this same program inside a namespace.
@@ -50,6 +57,8 @@ fn part() {
                     "tcp" => dial(address, PATIENCE),
                     "lost" => dial(address, Duration::from_millis(500)),
                     "udp" => send(address),
+                    "fragments" => syn(address, Disguise::Fragments).to_owned(),
+                    "options" => syn(address, Disguise::Options).to_owned(),
                     other => panic!("no request {other}"),
                 };
                 println!("\nANSWER {} {address} {answer}", request[0]);
@@ -121,8 +130,7 @@ fn nothing_passes_by(format: &str, ports: InterceptedPorts, lose_the_rules: &str
             echo mark rule lost; ask $nowhere $here
             up {format}; {lose_the_rules}
             echo interception lost; ask $nowhere $here
-            for tool in iptables ip6tables; do for table in raw mangle filter; do $tool -t $table -F; done; done
-            nft flush ruleset
+            flush
             echo everything flushed; ask $nowhere $here"#,
             me = me.display()
         ),
@@ -179,4 +187,48 @@ fn nftables_leak_nothing() {
 #[test]
 fn nftables_on_all_ports_leak_nothing() {
     nothing_passes_by("nftables", InterceptedPorts::All, FLUSH_NFTABLES);
+}
+
+/// After a flush, policy routing alone is left. It sees no ports in fragments, and an interface may have another name than
+/// the configuration says.
+#[test]
+fn flushed_rules_let_no_disguise_pass() {
+    let dir = scripts(&params());
+    let me = std::env::current_exe().unwrap();
+    let said = in_namespace(
+        dir.path(),
+        &format!(
+            r#"me={me}
+            {TOPOLOGY}
+            serve "ip netns exec server" server 443; serve "ip netns exec server" ssh 22
+            tries=0
+            until ask $there | grep -q "fd00.*server"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            echo before; ask $hidden
+            up iptables; flush
+            echo steered; ask $hidden $other
+            ip link set c0 down; ip link set c0 name c7; ip link set c7 up
+            ip -6 addr replace fd00:1::1/64 dev c7 nodad
+            tries=0
+            until ask $other | grep -q "fd00.*ssh"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            echo renamed; ask $nowhere $hidden"#,
+            me = me.display()
+        ),
+    );
+    let hidden = |what| {
+        format!(
+            "fragments 10.0.2.2:443 {what}\nfragments [fd00:2::2]:443 {what}\noptions [fd00:2::2]:443 {what}\n"
+        )
+    };
+    let lost = "lost 10.0.2.2:443 TimedOut\nlost [fd00:2::2]:443 TimedOut\n";
+    let expected = [
+        "before\n",
+        &hidden("SYN-ACK"),
+        "steered\n",
+        &hidden("nothing"),
+        "tcp 10.0.2.2:22 ssh\ntcp [fd00:2::2]:22 ssh\n",
+        "renamed\n",
+        lost,
+        &hidden("nothing"),
+    ];
+    assert_eq!(said, expected.concat());
 }

@@ -213,8 +213,7 @@ impl SteeringWatch {
             None => tracing::info!("steering is in place again"),
             Some(remedy) => tracing::error!(
                 "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
-                 forwards and port_rules are lost with the packet rules, or by an interface that [steering] does not \
-                 name; fix: {}",
+                 forwards and port_rules are lost with the packet rules; fix: {}",
                 list(lost),
                 remedy.as_str()
             ),

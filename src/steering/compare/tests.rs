@@ -2,7 +2,7 @@
 
 use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
 use super::*;
-use crate::interface::Interface;
+use crate::steering::PortRule;
 
 fn saved(rendered: &str) -> String {
     rendered.replace("-I ", "-A ")
@@ -10,18 +10,24 @@ fn saved(rendered: &str) -> String {
 
 fn in_place(plan: &SteeringPlan) -> SteeringOutput {
     let rules = "0:\tfrom all lookup 255\n100:\tfrom all fwmark 0x1/0x1 lookup 100 proto 230\n".to_owned();
-    let shown = |(interface, rule): &(Interface, String)| {
-        let numbered = format!("iif {interface} {rule}")
-            .replace("tcp", "ipproto-6")
-            .replace("udp", "ipproto-17")
-            .replace("blackhole", "6");
-        let numbered = numbered.replace("prohibit", "8").replace("ens6", "ens6 [detached]");
-        format!("101:\tfrom all {numbered} proto 230\n")
+    let shown = |rule: &PortRule| {
+        let (priority, words) =
+            rule.to_string().split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        let words = words.replace("ipproto ", "ipproto ipproto-").replace("blackhole", "6");
+        let words = words.replace("prohibit", "8").replace("ens6", "ens6 [detached]");
+        let from = if words.starts_with("from ") { "" } else { "from all " };
+        format!("{priority}:\t{from}{words} proto 230\n")
     };
-    let refused = plan.routing[0].refused.iter().filter(|(interface, _)| !interface.is_pattern());
-    let rules = rules + &refused.map(shown).collect::<String>();
+    let is_there = |rule: &&PortRule| match &rule.packets {
+        RulePackets::Interface(interface) => !interface.is_pattern(),
+        RulePackets::Any | RulePackets::Own | RulePackets::Source(_) => true,
+    };
+    let shown = |routing: &Routing| {
+        rules.clone() + &routing.port_rules.iter().filter(is_there).map(shown).collect::<String>()
+    };
+    let rules = plan.routing.each_ref().map(|routing| Some(shown(routing)));
     let mut observed = SteeringOutput {
-        rules: [Some(rules.clone()), Some(rules)],
+        rules,
         routes: [
             Some("2 default dev lo table 100 proto 230 scope 254 \n2 203.0.113.16/28 dev lo table 255 scope 254\n2 203.0.113.99 dev ens5 table 255 proto 2\n".into()),
             Some("2 default dev lo table 100 metric 1024\n2 2001:db8:100::/64 dev lo table 255\n".into()),
@@ -199,7 +205,7 @@ fn interface_of_a_pattern_needs_its_rules() {
     let mut observed = in_place(&plan);
     observed.interfaces = ["lo", "ens6", "veth7"].map(str::to_owned).into();
     let found = wrong(&plan, &observed);
-    assert_eq!(found, vec!["no rule `iif veth7 ipproto tcp dport 80 blackhole`"; 2]);
+    assert_eq!(found, vec!["no rule `102 iif veth7 goto 104`"; 2]);
     for rules in observed.rules.iter_mut().flatten() {
         let of_veth: Vec<_> = rules.lines().filter(|line| line.contains("iif ens6")).collect();
         let of_veth = of_veth.join("\n").replace("ens6", "veth7");
@@ -218,7 +224,7 @@ fn tables_and_networks_are_compared_whole() {
     assert_eq!(found, ["no rule `fwmark 0x1/0x1 lookup 100`"]);
     let rules = good.rules[0].as_ref().map(|text| text.replace("dport 443 6", "dport 4430 6"));
     let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });
-    assert_eq!(found, ["no rule `iif ens6 ipproto tcp dport 443 blackhole`"]);
+    assert_eq!(found, ["no rule `104 ipproto 6 dport 443 blackhole`"]);
     let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
     let found = wrong(&plan, &SteeringOutput { routes: [routes, good.routes[1].clone()], ..good.clone() });
     assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);

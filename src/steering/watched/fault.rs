@@ -71,7 +71,7 @@ impl Remedy {
         match self {
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
-            Self::MoveRule => "give that `ip rule` a priority after 101",
+            Self::MoveRule => "give that `ip rule` a priority after 107",
             Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
         }
     }

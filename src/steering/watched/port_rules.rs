@@ -1,8 +1,8 @@
-//! The rules that keep intercepted ports from being routed on, for each interface that is there.
+//! The rules that keep intercepted ports from being routed on, as far as they are there.
 
-use crate::interface::Interface;
-use crate::steering::Routing;
+use crate::steering::{PortRule, Routing, RulePackets};
 use crate::sys::routing::RoutingRule;
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 pub(super) const PROTOCOL: u8 = 230;
 /// After this time, rules that a new interface does not have are missing: repairs come within seconds.
 const SETTLING: Duration = Duration::from_secs(60);
+
+/// A rule's priority, input interface and source.
+type RuleKey = (u32, Option<String>, Option<IpNet>);
 
 /// The interfaces that patterns cover, by whether they have had their rules since they appeared.
 #[derive(Debug, Default)]
@@ -20,43 +23,68 @@ pub(super) struct Newcomers {
     since: BTreeMap<String, Instant>,
 }
 
-/// Interfaces without some of their rules.
+/// Rules that are not there.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unguarded {
-    /// Those that lost them or never got them, with the numbers of rules that are there and that should be.
-    pub(super) lost: Vec<(String, usize, usize)>,
-    /// Those that have just appeared. Packet rules intercept there already.
+pub(super) struct MissingRules {
+    /// Number of those that are for no interface of a pattern.
+    pub(super) fixed: usize,
+    /// Interfaces of patterns that have lost theirs or never got them.
+    pub(super) lost: Vec<String>,
+    /// Interfaces of patterns that have just appeared. Packet rules intercept there already.
     pub(super) new: Vec<String>,
 }
 
 impl Newcomers {
-    /// Finds the interfaces without some of their rules, and remembers those that are new.
+    /// Finds the rules that are missing, and remembers the interfaces that are new.
     pub(super) fn look(
         &mut self,
         routing: &Routing,
         rules: &[RoutingRule],
         present: &[String],
         now: Instant,
-    ) -> Unguarded {
+    ) -> MissingRules {
         self.settled.retain(|name| present.contains(name));
         self.since.retain(|name, _| present.contains(name));
-        let mut found = Unguarded::default();
-        for (interface, wanted) in wanted(routing) {
-            for name in present.iter().filter(|name| interface.covers(name)) {
-                let ours =
-                    |rule: &&RoutingRule| rule.protocol == PROTOCOL && rule.interface.as_ref() == Some(name);
-                let there = rules.iter().filter(ours).count();
-                if there >= wanted {
-                    self.settled.insert(name.clone());
-                    self.since.remove(name);
-                } else if interface.is_pattern() && self.is_new(name, now) {
-                    found.new.push(name.clone());
-                } else {
-                    found.lost.push((name.clone(), there, wanted));
-                }
-            }
+        let mut there: BTreeMap<RuleKey, usize> = BTreeMap::new();
+        for rule in rules.iter().filter(|rule| rule.protocol == PROTOCOL && rule.mark.is_none()) {
+            *there.entry((rule.priority, rule.interface.clone(), rule.source)).or_default() += 1;
         }
-        found
+        let mut missing = MissingRules::default();
+        let mut fixed: BTreeMap<RuleKey, usize> = BTreeMap::new();
+        for PortRule { priority, packets, .. } in &routing.port_rules {
+            let (interface, source) = match packets {
+                RulePackets::Any => (None, None),
+                RulePackets::Own => (Some("lo".to_owned()), None),
+                RulePackets::Source(network) => (None, Some(*network)),
+                RulePackets::Interface(interface) if !interface.is_pattern() => {
+                    (Some(interface.to_string()), None)
+                }
+                RulePackets::Interface(pattern) => {
+                    for name in present.iter().filter(|name| pattern.covers(name)) {
+                        let is_there = there.contains_key(&(*priority, Some(name.clone()), None));
+                        self.judge(name, is_there, now, &mut missing);
+                    }
+                    continue;
+                }
+            };
+            *fixed.entry((*priority, interface, source)).or_default() += 1;
+        }
+        let short = |(key, wanted): (RuleKey, usize)| {
+            wanted.saturating_sub(there.get(&key).copied().unwrap_or_default())
+        };
+        missing.fixed = fixed.into_iter().map(short).sum();
+        missing
+    }
+
+    fn judge(&mut self, name: &str, is_there: bool, now: Instant, missing: &mut MissingRules) {
+        if is_there {
+            self.settled.insert(name.to_owned());
+            self.since.remove(name);
+        } else if self.is_new(name, now) {
+            missing.new.push(name.to_owned());
+        } else {
+            missing.lost.push(name.to_owned());
+        }
     }
 
     fn is_new(&mut self, name: &str, now: Instant) -> bool {
@@ -68,29 +96,30 @@ impl Newcomers {
     }
 }
 
-/// Number of rules for each interface, or pattern of them.
-fn wanted(routing: &Routing) -> BTreeMap<&Interface, usize> {
-    let mut counts = BTreeMap::new();
-    for (interface, _) in &routing.refused {
-        *counts.entry(interface).or_default() += 1;
-    }
-    counts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::steering::tests::params;
 
-    fn rules(names: &[&str]) -> Vec<RoutingRule> {
-        let rule = |name: &&str| RoutingRule {
-            interface: Some((*name).to_owned()),
+    /// The rules of a plan as the kernel lists them, with these interfaces of its pattern.
+    fn rules(routing: &Routing, covered: &[&str]) -> Vec<RoutingRule> {
+        let rule = |priority, interface: Option<&str>, source| RoutingRule {
+            interface: interface.map(str::to_owned),
             protocol: PROTOCOL,
-            priority: 101,
+            priority,
+            source,
             ..RoutingRule::default()
         };
-        // As many as the plan has for each interface: three ranges of ports by TCP and UDP.
-        names.iter().flat_map(|name| std::iter::repeat_n(rule(name), 6)).collect()
+        let each = routing.port_rules.iter().flat_map(|PortRule { priority, packets, .. }| match packets {
+            RulePackets::Any => vec![rule(*priority, None, None)],
+            RulePackets::Own => vec![rule(*priority, Some("lo"), None)],
+            RulePackets::Source(source) => vec![rule(*priority, None, Some(*source))],
+            RulePackets::Interface(name) if name.is_pattern() => {
+                covered.iter().map(|name| rule(*priority, Some(name), None)).collect()
+            }
+            RulePackets::Interface(name) => vec![rule(*priority, Some(&name.to_string()), None)],
+        });
+        each.collect()
     }
 
     #[test]
@@ -98,26 +127,36 @@ mod tests {
         let [routing, _] = crate::steering::iptables(&params()).routing;
         let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (start, mut newcomers) = (crate::clock::now(), Newcomers::default());
-        let mut look = |present: &[&str], guarded: &[&str], seconds| {
+        let mut look = |present: &[&str], covered: &[&str], seconds| {
             let now = start + Duration::from_secs(seconds);
-            let found = newcomers.look(&routing, &rules(guarded), &named(present), now);
-            (found.lost.into_iter().map(|(name, ..)| name).collect::<Vec<_>>(), found.new)
+            let found = newcomers.look(&routing, &rules(&routing, covered), &named(present), now);
+            assert_eq!(found.fixed, 0);
+            (found.lost, found.new)
         };
         let none = Vec::new();
-        assert_eq!(look(&["ens6", "veth1", "lo"], &["ens6", "veth1"], 0), (none.clone(), none.clone()));
-        assert_eq!(
-            look(&["ens6", "veth1", "veth7"], &["ens6", "veth1"], 1),
-            (none.clone(), named(&["veth7"]))
-        );
-        assert_eq!(
-            look(&["ens6", "veth1", "veth7"], &["ens6", "veth1"], 62),
-            (named(&["veth7"]), none.clone())
-        );
-        assert_eq!(look(&["ens6", "veth7"], &["ens6", "veth7"], 63), (none.clone(), none.clone()));
-        // What had its rules has lost them, unless it has been away; a name that is configured is never new.
-        assert_eq!(
-            look(&["ens6", "veth1", "veth7"], &[], 64),
-            (named(&["ens6", "veth7"]), named(&["veth1"]))
-        );
+        assert_eq!(look(&["ens6", "veth1", "lo"], &["veth1"], 0), (none.clone(), none.clone()));
+        assert_eq!(look(&["ens6", "veth1", "veth7"], &["veth1"], 1), (none.clone(), named(&["veth7"])));
+        assert_eq!(look(&["ens6", "veth1", "veth7"], &["veth1"], 62), (named(&["veth7"]), none.clone()));
+        assert_eq!(look(&["ens6", "veth7"], &["veth7"], 63), (none.clone(), none.clone()));
+        // What had its rule has lost it, unless it has been away.
+        assert_eq!(look(&["ens6", "veth1", "veth7"], &[], 64), (named(&["veth7"]), named(&["veth1"])));
+    }
+
+    #[test]
+    fn each_rule_lost_is_counted() {
+        let [routing, _] = crate::steering::iptables(&params()).routing;
+        let all = rules(&routing, &[]);
+        let missing = |rules: &[RoutingRule]| {
+            Newcomers::default().look(&routing, rules, &[], crate::clock::now()).fixed
+        };
+        assert_eq!(missing(&all), 0);
+        assert_eq!(missing(&[]), all.len());
+        for at in 0..all.len() {
+            let mut rules = all.clone();
+            rules.remove(at);
+            assert_eq!(missing(&rules), 1, "{:?}", all[at]);
+            rules.insert(at, RoutingRule { protocol: 2, ..all[at].clone() });
+            assert_eq!(missing(&rules), 1, "another program's {:?}", all[at]);
+        }
     }
 }

@@ -1,0 +1,117 @@
+//! Rules of policy routing that keep intercepted ports from being routed on if packet rules are flushed.
+//!
+//! They work like a function in a program. Rules at [`SELECT`] send what clients send into it, and every other packet skips
+//! it. Inside, packets to intercepted ports are refused; then fragments are, in which the kernel sees no ports.
+
+use super::params::{SteeringParams, UdpTreatment};
+use crate::addr::listed;
+use crate::interface::Interface;
+use ipnet::IpNet;
+use std::fmt;
+
+/// What the machine sends itself goes to the end.
+const OWN_PACKETS: u32 = 101;
+/// What comes in by a steered interface, or from a tenant's network by any other, goes to [`REFUSE`].
+const SELECT: u32 = 102;
+/// Every other packet goes to the end.
+const OTHER_PACKETS: u32 = 103;
+/// Refuses intercepted ports.
+const REFUSE: u32 = 104;
+/// What has ports goes to the end.
+const HAS_PORTS: u32 = 105;
+/// Refuses what has none.
+const NO_PORTS: u32 = 106;
+/// The end.
+pub(super) const LAST: u32 = 107;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// IPv6 headers that hide the ports from the kernel's rules: routing and destination options. It reads past fifteen of them
+/// (`MAX_FLOW_DISSECT_HDRS`), and a receiver past any number.
+const OPTION_HEADERS: [u8; 2] = [43, 60];
+
+/// One rule of policy routing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRule {
+    /// The position among the rules of `ip rule`.
+    pub priority: u32,
+    /// The packets that it is about.
+    pub packets: RulePackets,
+    /// The rest, in the syntax of `ip rule`.
+    pub rest: String,
+}
+
+/// The packets that a rule is about, as far as their way in decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RulePackets {
+    /// All of them.
+    Any,
+    /// What the machine sends itself.
+    Own,
+    /// What comes in by an interface, or by those that a pattern covers.
+    Interface(Interface),
+    /// What comes from a network.
+    Source(IpNet),
+}
+
+/// Displays as `ip rule add pref` takes the rule.
+impl fmt::Display for PortRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { priority, packets, rest } = self;
+        match packets {
+            RulePackets::Any => write!(f, "{priority} {rest}"),
+            RulePackets::Own => write!(f, "{priority} iif lo {rest}"),
+            RulePackets::Interface(name) => write!(f, "{priority} iif {name} {rest}"),
+            RulePackets::Source(network) => write!(f, "{priority} from {} {rest}", listed(*network)),
+        }
+    }
+}
+
+/// The rules of a family, in an order in which they can be added: no packet is refused before those are there that it skips
+/// them by.
+pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
+    let any = |priority, rest| PortRule { priority, packets: RulePackets::Any, rest };
+    let to_end = format!("goto {LAST}");
+    let mut rules = vec![
+        any(LAST, "nop".to_owned()),
+        PortRule { priority: OWN_PACKETS, packets: RulePackets::Own, rest: to_end.clone() },
+        any(OTHER_PACKETS, to_end.clone()),
+    ];
+    let udp = match params.udp {
+        UdpTreatment::Reject => "prohibit",
+        UdpTreatment::Drop => "blackhole",
+    };
+    match params.ports.ranges() {
+        None => rules.extend(
+            [(TCP, "blackhole"), (UDP, udp)]
+                .map(|(protocol, action)| any(REFUSE, format!("ipproto {protocol} {action}"))),
+        ),
+        Some(ranges) => {
+            for (protocol, action) in [(TCP, "blackhole"), (UDP, udp)] {
+                rules.extend(
+                    ranges
+                        .iter()
+                        .map(|ports| any(REFUSE, format!("ipproto {protocol} dport {ports} {action}"))),
+                );
+                // The kernel takes no range that ends with 65535.
+                rules.extend(
+                    ["dport", "sport"]
+                        .map(|port| any(HAS_PORTS, format!("ipproto {protocol} {port} 1-65534 {to_end}"))),
+                );
+                rules.push(any(NO_PORTS, format!("ipproto {protocol} blackhole")));
+            }
+        }
+    }
+    if !v4 {
+        rules.extend(OPTION_HEADERS.map(|header| any(NO_PORTS, format!("ipproto {header} blackhole"))));
+    }
+    let select = |packets| PortRule { priority: SELECT, packets, rest: format!("goto {REFUSE}") };
+    rules.extend(params.interfaces.iter().cloned().map(RulePackets::Interface).map(select));
+    let sources = params.sources.iter().filter(|source| source.addr().is_ipv4() == v4);
+    let sources = IpNet::aggregate(&sources.map(IpNet::trunc).collect());
+    rules.extend(sources.into_iter().map(|source| match source.prefix_len() {
+        0 => select(RulePackets::Any),
+        _ => select(RulePackets::Source(source)),
+    }));
+    rules
+}
