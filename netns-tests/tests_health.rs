@@ -1,12 +1,15 @@
 //! A broken gateway is not reported alive; one with a broken configuration uses its last good one.
 
+use crate::clients::connect_from;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::traffic::pass;
-use crate::wait::{wait_until, wait_within};
+use crate::wait::{PATIENCE, wait_until, wait_within};
 use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ crate::trials! {
     both families: broken_config_keeps_last_good;
     once:
         stalled_worker_fails_liveness,
+        flood_of_metrics_listener_keeps_readiness,
         failed_start_keeps_last_good,
         reload_cannot_mend_failed_start
 }
@@ -53,6 +57,34 @@ fn stalled_worker_fails_liveness() {
     strace.kill().unwrap();
     strace.wait().unwrap();
     wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));
+}
+
+/// Of hosts that send half a request, or a whole one whose answer they never read, and open another connection for each that
+/// is closed.
+fn flood_of_metrics_listener_keeps_readiness() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let to = SocketAddr::from(([127, 0, 0, 1], 9915));
+    let descriptors = || fs::read_dir(gateway.proc("fd")).unwrap().count();
+    let before = descriptors();
+    // 127.0.0.1 is also where the health checks come from
+    for (hosts, sent) in [(1, "GET /readyz HT"), (1, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), (8, "GET")]
+    {
+        let mut held = Vec::new();
+        for at in 0..250 {
+            let source = [127, 0, 0, 1 + at % hosts].into();
+            let mut client = lab.gateway.run(|| connect_from(source, to, PATIENCE).unwrap());
+            let _ = client.write_all(sent.as_bytes()); // one of the oldest may be reset already
+            held.push(client);
+            if at % 50 == 49 {
+                assert_eq!(gateway.get("/readyz").unwrap(), (200, "ready\n".to_owned()), "{sent:?} {at}");
+                assert!(gateway.get("/metrics").unwrap().1.contains("egret_flows"), "{sent:?} {at}");
+            }
+        }
+        assert!(descriptors() <= before + 64 + 8, "descriptors are bounded");
+        wait_until("the gateway to end what sends no request", || descriptors() <= before + 8);
+        drop(held);
+    }
 }
 
 /// The start fails at its last step, the threads of the workers.

@@ -1,34 +1,43 @@
-//! Bounds connections to a control-plane listener, in number and in lifetime.
+//! Bounds connections to a control-plane listener, in number and in time.
 
+use super::peer::Peer;
+use super::places::{Place, Places, RequestMark};
 use axum::serve::Listener;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Room for Prometheus and a replica, a health check and people with curl.
 const CONNECTIONS: usize = 64;
-/// Longest time from accept to the last byte of the answer.
-const LIFETIME: Duration = Duration::from_secs(30);
+const TIMES: Times = Times { head: Duration::from_secs(2), whole: Duration::from_secs(30) };
 
-/// Accepts up to a fixed number of connections at once; others wait in the kernel's backlog, at most [`LIFETIME`].
-pub(super) struct BoundedListener<L> {
-    listener: L,
-    places: Arc<Semaphore>,
-    lifetime: Duration,
+/// Longest times from accept.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// To the last byte of the request's head.
+    head: Duration,
+    /// To the last byte of the answer.
+    whole: Duration,
 }
 
-impl<L> BoundedListener<L> {
-    pub(super) fn new(listener: L) -> Self {
-        Self::with_bounds(listener, CONNECTIONS, LIFETIME)
-    }
+/// Tells who a connection's peer is.
+type PeerOf<L> = Box<dyn Fn(&<L as Listener>::Io, &<L as Listener>::Addr) -> Peer + Send>;
 
-    fn with_bounds(listener: L, connections: usize, lifetime: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(connections)), lifetime }
+/// Accepts every connection at once, and keeps up to a fixed number of them open: see [`Places`].
+pub(super) struct BoundedListener<L: Listener> {
+    listener: L,
+    peer_of: PeerOf<L>,
+    places: Arc<Places>,
+    times: Times,
+}
+
+impl<L: Listener> BoundedListener<L> {
+    pub(super) fn new(listener: L, peer_of: PeerOf<L>) -> Self {
+        Self { listener, peer_of, places: Places::new(CONNECTIONS), times: TIMES }
     }
 }
 
@@ -37,12 +46,13 @@ impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (BoundedStream<L::Io>, L::Addr) {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-            return std::future::pending().await; // closed, which nobody does
-        };
-        // axum's accept waits before it tries again when descriptors have run out
-        let (stream, peer) = self.listener.accept().await;
-        (BoundedStream { stream, end: Box::pin(sleep(self.lifetime)), _place: place }, peer)
+        loop {
+            // axum's accept waits before it tries again when descriptors have run out
+            let (stream, address) = self.listener.accept().await;
+            if let Some(place) = self.places.take((self.peer_of)(&stream, &address)) {
+                return (BoundedStream::new(stream, place, self.times), address);
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<L::Addr> {
@@ -50,22 +60,59 @@ impl<L: Listener<Io: Unpin>> Listener for BoundedListener<L> {
     }
 }
 
-/// A stream whose reads and writes fail with a timeout after its lifetime.
+/// A stream that fails once another connection has its place, and with a timeout where it would wait too long.
 pub(super) struct BoundedStream<S> {
     stream: S,
-    end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
+    deadline: Pin<Box<Sleep>>,
+    /// Deadline of the whole connection, until that is in `deadline`.
+    later: Option<Instant>,
 }
 
 impl<S> BoundedStream<S> {
+    fn new(stream: S, place: Place, times: Times) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            place,
+            deadline: Box::pin(sleep_until(now + times.head)),
+            later: Some(now + times.whole),
+        }
+    }
+
     pub(super) fn stream(&self) -> &S {
         &self.stream
     }
 
-    /// Fails once the lifetime is over.
-    fn poll_in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+    /// Mark to set once the request's head was read.
+    pub(super) fn request(&self) -> &RequestMark {
+        self.place.request()
+    }
+
+    /// Fails once another connection has the place.
+    fn keeps_place(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.place.poll_taken(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Pending until the deadline.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.place.request().is_set()
+            && let Some(later) = self.later.take()
+        {
+            self.deadline.as_mut().reset(later);
+        }
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Fails once the deadline is over or another connection has the place.
+    fn may_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.keeps_place(cx)?;
+        match self.poll_deadline(cx) {
+            Poll::Ready(error) => Err(error),
             Poll::Pending => Ok(()),
         }
     }
@@ -77,14 +124,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_in_time(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.keeps_place(cx)?;
+        // What came in time counts, though the process was stopped meanwhile; nobody sends more than hyper's buffer.
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => self.poll_deadline(cx).map(Err),
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_in_time(cx)?;
+        self.may_write(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -93,7 +144,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_in_time(cx)?;
+        self.may_write(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -111,45 +162,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::poll_fn;
-    use std::io::Read;
-    use tokio::net::TcpListener;
-
-    #[tokio::test]
-    async fn silent_connection_makes_room_for_next() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut bounded = BoundedListener::with_bounds(listener, 1, Duration::from_millis(50));
-        let mut clients = [0; 2].map(|_| std::net::TcpStream::connect(address).unwrap());
-        for client in &mut clients {
-            // the second is accepted only once the first is dropped
-            let (mut connection, _) = bounded.accept().await;
-            assert_eq!(bounded.places.available_permits(), 0);
-            let mut byte = [0];
-            let read = poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut ReadBuf::new(&mut byte)));
-            let error = read.await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            drop(connection);
-            assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn unread_answer_ends_the_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut bounded = BoundedListener::with_bounds(listener, 1, Duration::from_millis(50));
-        let (mut connection, _) = bounded.accept().await;
-        let error = loop {
-            let write = poll_fn(|cx| Pin::new(&mut connection).poll_write(cx, &[0; 4096]));
-            // far beyond the bound, so that a lack of it fails rather than hangs
-            if let Err(error) = tokio::time::timeout(Duration::from_secs(30), write).await.unwrap() {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(client);
-    }
-}
+mod tests;

@@ -9,6 +9,8 @@ use super::candidate::{
 };
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
+use super::peer::Peer;
+use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, SocketOwner};
@@ -17,7 +19,7 @@ use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -25,7 +27,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use std::io;
 use std::sync::Arc;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -84,8 +86,16 @@ pub struct ControlError(pub String);
 /// Serves until dropped, which removes the socket's file.
 pub async fn serve_control(socket: ControlSocket, control: ControlHandlers) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener()?)?;
-    let service = router(control, socket.owner()).into_make_service_with_connect_info::<SocketPeer>();
-    axum::serve(BoundedListener::new(listener), service).await
+    let owner = socket.owner();
+    let listener = BoundedListener::new(
+        listener,
+        Box::new(move |stream, _| {
+            let peer = credentials(stream);
+            Peer::User { uid: peer.uid, may_give_orders: may_change(peer, owner) }
+        }),
+    );
+    let service = router(control, owner).into_make_service_with_connect_info::<ControlConnection>();
+    axum::serve(listener, service).await
 }
 
 fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
@@ -107,6 +117,17 @@ fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
         .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
         .layer(map_response(super::close_after))
+        .layer(map_request(mark_request))
+}
+
+/// Notes that the head of a connection's request was read, and who sent it.
+async fn mark_request(
+    ConnectInfo(connection): ConnectInfo<ControlConnection>,
+    mut request: Request,
+) -> Request {
+    connection.request.set();
+    request.extensions_mut().insert(ConnectInfo(connection.peer));
+    request
 }
 
 async fn only_who_may(
@@ -259,14 +280,25 @@ fn may_change(peer: SocketPeer, owner: SocketOwner) -> bool {
     peer.uid == Some(0) || peer.uid == Some(owner.user) || peer.gid == Some(owner.group)
 }
 
-impl Connected<IncomingStream<'_, BoundedListener<UnixListener>>> for SocketPeer {
+/// A connection to the control socket.
+#[derive(Debug, Clone)]
+struct ControlConnection {
+    peer: SocketPeer,
+    request: RequestMark,
+}
+
+impl Connected<IncomingStream<'_, BoundedListener<UnixListener>>> for ControlConnection {
     fn connect_info(stream: IncomingStream<'_, BoundedListener<UnixListener>>) -> Self {
-        let known = stream.io().stream().peer_cred().ok();
-        Self {
-            uid: known.map(|peer| peer.uid()),
-            gid: known.map(|peer| peer.gid()),
-            pid: known.and_then(|peer| peer.pid()),
-        }
+        Self { peer: credentials(stream.io().stream()), request: stream.io().request().clone() }
+    }
+}
+
+fn credentials(stream: &UnixStream) -> SocketPeer {
+    let known = stream.peer_cred().ok();
+    SocketPeer {
+        uid: known.map(|peer| peer.uid()),
+        gid: known.map(|peer| peer.gid()),
+        pid: known.and_then(|peer| peer.pid()),
     }
 }
 

@@ -1,13 +1,15 @@
 //! The metrics listener (health, readiness, metrics), and the control API on a unix socket.
 //!
-//! Both run on the control thread, never on a worker. Their clients can delay only each other: connections are bounded
-//! in number and in lifetime, and each answers one request.
+//! Both run on the control thread, never on a worker. Connections are bounded in number and in time, and each answers one
+//! request. A peer that opens many loses its own: see `places`.
 
 mod bounded;
 mod candidate;
 mod control;
 mod explain;
 mod names;
+mod peer;
+mod places;
 mod ports;
 mod readiness;
 mod reload;
@@ -36,15 +38,23 @@ pub use reload::ReloadAnswer;
 pub use socket::{ControlSocket, ControlSocketError};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use bounded::BoundedListener;
+use peer::Peer;
+use places::RequestMark;
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Scrapes that are rendered at once; others wait for their turn.
+const RENDERINGS: usize = 2;
 
 /// State and callbacks of the metrics listener.
 #[derive(Clone)]
@@ -65,26 +75,51 @@ pub async fn serve(
     state: AdminState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(BoundedListener::new(listener), router(state)).with_graceful_shutdown(shutdown).await
+    let listener = BoundedListener::new(listener, Box::new(|_, address| Peer::address(address.ip())));
+    let service = router(state).into_make_service_with_connect_info::<RequestMark>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 fn router(state: AdminState) -> Router {
+    let scrapes = get(metrics).with_state((state.clone(), Arc::new(Semaphore::new(RENDERINGS))));
     Router::new()
         .route("/", get(index))
-        .route("/metrics", get(metrics))
+        .route("/metrics", scrapes)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(state)
         .layer(axum::middleware::map_response(close_after))
+        .layer(axum::middleware::map_request(mark_request))
+}
+
+/// Notes that the head of a connection's request was read.
+async fn mark_request(ConnectInfo(mark): ConnectInfo<RequestMark>, request: Request) -> Request {
+    mark.set();
+    request
+}
+
+impl Connected<IncomingStream<'_, BoundedListener<TcpListener>>> for RequestMark {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener<TcpListener>>) -> Self {
+        stream.io().request().clone()
+    }
 }
 
 async fn index() -> &'static str {
     "Egret\n\n/metrics  for Prometheus\n/healthz  200 while the gateway works, else 503\n/readyz   200 while flows are taken, else 503\n"
 }
 
-async fn metrics(State(state): State<AdminState>) -> Result<impl IntoResponse, StatusCode> {
-    // On a thread of its own: the text of a thousand tenants takes a while, and health is to be answered meanwhile.
-    let text = tokio::task::spawn_blocking(move || (state.render)()).await;
+async fn metrics(
+    State((state, renderings)): State<(AdminState, Arc<Semaphore>)>,
+) -> Result<impl IntoResponse, StatusCode> {
+    let turn = renderings.acquire_owned().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    // On a thread of its own: the text of a thousand tenants takes a while, and health is to be answered meanwhile. It goes
+    // on if the client leaves, and keeps its turn.
+    let render = move || {
+        let text = (state.render)();
+        drop(turn);
+        text
+    };
+    let text = tokio::task::spawn_blocking(render).await;
     let text = text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
