@@ -86,6 +86,12 @@ fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
             wait_until_well(&gateway);
             wait_until("the repair to end", || healer.repairs() > 0);
         });
+        // A damage to routes has clients of the family refused, until the gateway hears of the routes again.
+        wait_until("both families to have a way out", || {
+            let log = gateway.stderr();
+            log.matches("connections are refused at once").count()
+                == log.matches("there is a way out for").count()
+        });
         for family in [Family::V4, Family::V6] {
             let server = Server::raw(&lab, family, 7000);
             assert!(Tenant::Alpha.owns_source(Flow::open(&lab, Tenant::Alpha, &server).source().ip()));

@@ -9,17 +9,17 @@ use crate::interface::Interface;
 use ipnet::IpNet;
 use std::fmt;
 
-/// What the machine sends itself goes to the end.
+/// Packets of the machine itself go to the end.
 const OWN_PACKETS: u32 = 101;
-/// What comes in by a steered interface, or from a tenant's network by any other, goes to [`REFUSE`].
+/// Packets that come in by a steered interface, or from a tenant's network by any other, go to [`REFUSE`].
 const SELECT: u32 = 102;
-/// Every other packet goes to the end.
+/// All others go to the end.
 const OTHER_PACKETS: u32 = 103;
 /// Refuses intercepted ports.
 const REFUSE: u32 = 104;
-/// What has ports goes to the end.
+/// Packets with ports go to the end.
 const HAS_PORTS: u32 = 105;
-/// Refuses what has none.
+/// Refuses packets without ports.
 const NO_PORTS: u32 = 106;
 /// The end.
 pub(super) const LAST: u32 = 107;
@@ -46,11 +46,11 @@ pub struct PortRule {
 pub enum RulePackets {
     /// All of them.
     Any,
-    /// What the machine sends itself.
+    /// Packets of the machine itself.
     Own,
-    /// What comes in by an interface, or by those that a pattern covers.
+    /// Packets that come in by an interface, or by those that a pattern covers.
     Interface(Interface),
-    /// What comes from a network.
+    /// Packets from a network.
     Source(IpNet),
 }
 

@@ -28,6 +28,9 @@ enum FamilyReachability {
 /// A client network, and the pool that its flows leave from.
 pub(super) type ClientPool = (IpNet, Arc<str>);
 
+/// The packets that may be refused, and the clients of IPv4 and IPv6 whose packets are.
+type ScopedRefusals = (RefusalScope, [RefusedClients; 2]);
+
 /// Keeps the kernel's table of refusals in step with routes and pools.
 pub(super) struct FamilyRefusals {
     refusals: Option<Refusals>,
@@ -36,7 +39,7 @@ pub(super) struct FamilyRefusals {
     /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
     /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
-    in_kernel: Option<(RefusalScope, [RefusedClients; 2])>,
+    in_kernel: Option<ScopedRefusals>,
     /// The states that were last logged, by pool.
     logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
     /// Failures to put refusals in the kernel.
@@ -72,13 +75,16 @@ impl FamilyRefusals {
                 states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
             }
         }
-        self.log_changes(&states);
         let of = |v4| refused(&self.clients, &states, v4);
         let wanted = (self.scope.clone(), [of(true), of(false)]);
-        self.logged = states;
-        if self.in_kernel.as_ref() == Some(&wanted) {
-            return;
+        if self.in_kernel.as_ref() != Some(&wanted) {
+            self.put(wanted);
         }
+        self.log_changes(&states);
+        self.logged = states;
+    }
+
+    fn put(&mut self, wanted: ScopedRefusals) {
         match self.apply(&wanted) {
             Ok(()) => {
                 self.in_kernel = Some(wanted);
@@ -101,7 +107,7 @@ impl FamilyRefusals {
         self.counted
     }
 
-    fn apply(&mut self, (scope, [v4, v6]): &(RefusalScope, [RefusedClients; 2])) -> io::Result<()> {
+    fn apply(&mut self, (scope, [v4, v6]): &ScopedRefusals) -> io::Result<()> {
         if self.refusals.is_none() {
             if *v4 == RefusedClients::default() && *v6 == RefusedClients::default() {
                 return Ok(());
