@@ -168,6 +168,15 @@ impl<'lab> Gateway<'lab> {
         gateway
     }
 
+    /// Starts it with this value of `EGRET_LOG`.
+    pub fn start_with_log_level(lab: &'lab Lab, files: Files, level: &str) -> Self {
+        let mut run = unprivileged(",+net_admin", &["run"], &files.config());
+        run.env("EGRET_LOG", level);
+        let mut gateway = Self { lab, child: spawn_as(lab, &files, run), files };
+        gateway.wait_until_ready();
+        gateway
+    }
+
     /// Starts it again after its end, with the same files.
     pub fn start_again(&mut self) {
         self.child = spawn(self.lab, &self.files);

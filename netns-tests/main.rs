@@ -84,6 +84,7 @@ mod tests_startup;
 mod tests_steering;
 mod tests_tls;
 mod tests_tls_names;
+mod tests_trace;
 mod tests_truth;
 mod tests_upgrades;
 mod tests_urgent;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),
+        tests_trace::trials(),
         tests_protocols::trials(),
         tests_http::trials(),
         tests_requests::trials(),

@@ -4,13 +4,16 @@ mod health;
 mod limits;
 mod listeners;
 mod observe;
+mod opened;
 mod run;
 mod signals;
 mod start_error;
+mod startup;
 mod workers;
 
 pub use run::{RunError, run};
 pub use start_error::StartError;
+pub use startup::Startup;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::audit::Originator;
@@ -18,21 +21,24 @@ use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig};
 use crate::control::{
     ActiveConfig, Auditor, CompiledConfig, ControlHandles, ControlPlane, DeferredDrop, ExpectedNetwork,
-    FallbackReason, FileWatch, ForecastHandle, LastGoodStore, MonitoringLog, NetworkThread, RecheckHandle,
-    ReconcilerThread, ReloadHandle, Reloader, SharedCandidate, open_control_socket,
+    FallbackReason, FileWatch, ForecastHandle, MonitoringLog, NetworkThread, RecheckHandle, ReconcilerThread,
+    ReloadHandle, Reloader, SharedCandidate,
 };
 use crate::egress::{Dialler, Ledger};
 use crate::flow::{FlowEvent, FlowSink, FlowTable, UNKNOWN_TENANT};
-use crate::gateway::{AddressMismatchLog, FlowSettings, GatewayState, Limit, RecheckSettings, ShutdownPhase};
+use crate::gateway::{
+    AddressMismatchLog, FlowSettings, GatewayState, Limit, RecheckSettings, ShutdownPhase, Snapshot,
+};
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
-use crate::telemetry::{FlowLogHandle, FlowLogThread, Metrics};
+use crate::telemetry::{FlowLogHandle, Metrics};
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
 use observe::ScrapeSources;
+use opened::{Opened, RunningFlowLog};
 use signals::{SignalAction, Signals};
 use std::io;
-use std::path::Path;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -55,7 +61,7 @@ struct App {
     metrics: Arc<Metrics>,
     stage: watch::Sender<ShutdownPhase>,
     workers: Workers,
-    flow_log: Option<(FlowLogHandle, FlowLogThread)>,
+    flow_log: Option<RunningFlowLog>,
     signals: Signals,
     /// Reconciles the ledger with the kernel until dropped.
     _reconciler: ReconcilerThread,
@@ -65,9 +71,8 @@ struct App {
 
 impl App {
     fn start(
-        path: &Path,
+        startup: &Startup,
         loaded: LoadedConfig,
-        last_good: &LastGoodStore,
         fallback: Option<FallbackReason>,
     ) -> Result<Self, StartError> {
         let LoadedConfig { mut config, files, read, texts, .. } = loaded;
@@ -79,14 +84,9 @@ impl App {
         let room = limits::descriptor_budget(worker_count, config.gateway.max_flows)?;
         let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
-        let flow_log = observe::open_flow_log(&config, &metrics)?;
-        let audit_log = observe::open_audit_log(&config, &metrics)?;
         let liveness = liveness(&config);
-        let (listen, keeps_class) = (listeners::usable(config.gateway.listen), config.gateway.keeps_class);
-        let listeners = listeners::transparent(listen, worker_count, &liveness, keeps_class)?;
-        let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
-
-        let control_socket = open_control_socket(&config)?;
+        let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } =
+            Opened::open(&config, worker_count, &liveness, &metrics)?;
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
@@ -96,64 +96,54 @@ impl App {
         let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let reconciler = ReconcilerThread::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
-        let shared = Arc::new(GatewayState {
-            snapshot: ArcSwap::from_pointee(built.snapshot),
-            flows: Limit::new(room.flows),
-            table: Arc::new(FlowTable::new(flow_sinks(flow_log.as_ref()))),
-            mismatches: AddressMismatchLog::default(),
-            nobody: metrics.tenant(UNKNOWN_TENANT, None, false),
-            accept_errors: metrics.gateway().accept_errors.clone(),
-            process: rand::random(),
-            count: AtomicU64::new(0),
-        });
-
+        let gateway = Arc::new(gateway_state(built.snapshot, room.flows, flow_log.as_ref(), &metrics));
         let readiness = Readiness::new();
-        let network = NetworkThread::start(&shared, &in_force, expected, listen.is_ipv6(), &readiness)?;
+        let network = NetworkThread::start(&gateway, &in_force, expected, listen.is_ipv6(), &readiness)?;
 
         let (tenants, pools) = (config.tenants.len(), config.pools.len());
         config.tenants = Vec::new();
         config.pools = Vec::new();
         let drain = config.gateway.drain;
-        let candidates = SharedCandidate::default();
+        let handles = ControlHandles {
+            gateway: Arc::clone(&gateway),
+            in_force,
+            ledger,
+            forecast: ForecastHandle::default(),
+            candidates: SharedCandidate::default(),
+            traces: startup.traces.clone(),
+        };
         // Twelve inspection deadlines, which is one minute by default.
         let how = RecheckSettings { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
         let reloader = Reloader {
-            path: path.to_owned(),
+            path: startup.path.clone(),
             running: config,
             outline,
-            ledger: Arc::clone(&ledger),
+            ledger: Arc::clone(&handles.ledger),
             metrics: Arc::clone(&metrics),
-            gateway: Arc::clone(&shared),
-            in_force: Arc::clone(&in_force),
+            gateway: Arc::clone(&gateway),
+            in_force: Arc::clone(&handles.in_force),
             auditor: auditor.clone(),
             retired: DeferredDrop::default(),
-            candidates: candidates.clone(),
-            rechecks: RecheckHandle::start(Arc::clone(&shared), how)?,
+            candidates: handles.candidates.clone(),
+            rechecks: RecheckHandle::start(Arc::clone(&gateway), how)?,
             files: FileWatch::new(read),
-            last_good: last_good.clone(),
+            last_good: startup.last_good.clone(),
             started_with,
             network: network.clone(),
         };
         let (reloads, begin) = reloader.start()?;
 
-        let handles = ControlHandles {
-            gateway: Arc::clone(&shared),
-            in_force,
-            ledger,
-            forecast: ForecastHandle::default(),
-            candidates,
-        };
         let (last, steering) = (reconciler.last(), network.last());
         let sources =
             ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
         serve_metrics(metrics_listener, &readiness, sources)?;
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
-            let control = ControlPlane { handles, reloads, auditor, main: path.to_owned() }.control();
+            let control = ControlPlane { handles, reloads, auditor, main: startup.path.clone() }.control();
             tokio::spawn(admin::serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
-        let (workers, pulses) = Workers::start(listeners, seats, &shared, settings, &stage)?;
+        let (workers, pulses) = Workers::start(listeners, seats, &gateway, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
         );
@@ -269,9 +259,28 @@ impl App {
     }
 }
 
+/// The state that workers share.
+fn gateway_state(
+    snapshot: Snapshot,
+    flows: u32,
+    flow_log: Option<&RunningFlowLog>,
+    metrics: &Metrics,
+) -> GatewayState {
+    GatewayState {
+        snapshot: ArcSwap::from_pointee(snapshot),
+        flows: Limit::new(flows),
+        table: Arc::new(FlowTable::new(flow_sinks(flow_log))),
+        mismatches: AddressMismatchLog::default(),
+        nobody: metrics.tenant(UNKNOWN_TENANT, None, false),
+        accept_errors: metrics.gateway().accept_errors.clone(),
+        process: rand::random(),
+        count: AtomicU64::new(0),
+    }
+}
+
 /// Serves health, readiness and metrics.
 fn serve_metrics(
-    listener: Option<std::net::TcpListener>,
+    listener: Option<TcpListener>,
     readiness: &Readiness,
     sources: ScrapeSources,
 ) -> io::Result<()> {
@@ -288,7 +297,7 @@ fn serve_metrics(
 }
 
 /// Receivers of the flows' events: the flow log, if there is one.
-fn flow_sinks(flow_log: Option<&(FlowLogHandle, FlowLogThread)>) -> Vec<FlowSink> {
+fn flow_sinks(flow_log: Option<&RunningFlowLog>) -> Vec<FlowSink> {
     let handles = flow_log.map(|(handle, _)| handle.clone());
     handles.into_iter().map(flow_log_sink).collect()
 }

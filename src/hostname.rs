@@ -204,6 +204,18 @@ impl AskedName {
     }
 }
 
+/// Displays as traces of flows have it.
+impl fmt::Display for AskedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Valid(name) => name.fmt(f),
+            Self::Invalid(why) => write!(f, "({})", why.as_str()),
+            Self::Absent => f.write_str("(none)"),
+            Self::Unread => f.write_str("(not read)"),
+        }
+    }
+}
+
 /// Pattern of a rule's names: one name, or every subdomain of one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {

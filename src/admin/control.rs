@@ -14,6 +14,7 @@ use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, SocketOwner};
+use super::trace::{TraceAnswer, TraceOrder, TraceQuery, TraceStarted};
 use crate::audit::SocketPeer;
 use axum::extract::connect_info::Connected;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -56,6 +57,10 @@ pub struct ControlHandlers {
     pub drain: OrderHandler<DrainOrder, DrainAnswer>,
     /// Reloads the configuration; answers when that is done.
     pub reload: OrderHandler<(), oneshot::Receiver<ReloadAnswer>>,
+    /// Starts a trace of flows.
+    pub trace: OrderHandler<TraceOrder, TraceStarted>,
+    /// Takes the steps of a trace since the last query.
+    pub traced: QueryHandler<TraceQuery, TraceAnswer>,
     /// Handlers for the candidate policy.
     pub candidate: CandidateHandlers,
     /// Called for orders that are rejected because the peer is not authorized.
@@ -102,6 +107,7 @@ fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
     let orders = Router::new()
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
+        .route("/v1/trace", post(trace).get(traced))
         .route("/v1/candidate/load", post(load_candidate))
         .route("/v1/candidate/share", post(share_candidate))
         .route("/v1/candidate/promote", post(promote_candidate))
@@ -183,6 +189,22 @@ async fn drain(
 ) -> Result<Response, Response> {
     let order = understood(order, |_| Ok(()))?;
     Ok(respond((control.drain)(peer, order)))
+}
+
+async fn trace(
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
+    order: Result<Json<TraceOrder>, JsonRejection>,
+) -> Result<Response, Response> {
+    let order = understood(order, |_| Ok(()))?;
+    Ok(respond((control.trace)(peer, order)))
+}
+
+async fn traced(
+    State(control): State<ControlHandlers>,
+    query: Result<Query<TraceQuery>, QueryRejection>,
+) -> Response {
+    answer(query, &control.traced)
 }
 
 async fn reload(

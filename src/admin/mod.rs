@@ -14,6 +14,7 @@ mod ports;
 mod readiness;
 mod reload;
 mod socket;
+mod trace;
 
 pub use candidate::{
     CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, ExampleFlows, FileRead,
@@ -36,6 +37,7 @@ pub use ports::{
 pub use readiness::{Lifecycle, Readiness};
 pub use reload::ReloadAnswer;
 pub use socket::{ControlSocket, ControlSocketError};
+pub use trace::{TraceAnswer, TraceOrder, TraceQuery, TraceStarted, TraceStep};
 
 use axum::Router;
 use axum::extract::connect_info::Connected;

@@ -69,7 +69,7 @@ pub(super) struct ScrapeSources {
 impl ScrapeSources {
     /// Renders one scrape.
     pub(super) fn render(&self) -> String {
-        let ControlHandles { gateway, in_force, ledger, forecast, candidates } = &self.handles;
+        let ControlHandles { gateway, in_force, ledger, forecast, candidates, traces: _ } = &self.handles;
         let (current, snapshot) = (in_force.current(), gateway.snapshot.load());
         let names = snapshot.verifiers().map(|verifier| verifier.names().count());
         let scrape = Scrape {

@@ -1,10 +1,10 @@
 //! Starts the gateway with its files' configuration, or else with the last good one.
 
+use super::startup::Startup;
 use super::{App, StartError};
 use crate::config::{self, LoadedConfig};
-use crate::control::{FallbackCause, FallbackReason, LastGoodStore};
+use crate::control::{FallbackCause, FallbackReason};
 use crate::sys::memory;
-use std::path::Path;
 
 /// Reason why the gateway did not start, or did not end cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +17,11 @@ pub enum RunError {
     Start(#[from] StartError),
 }
 
-/// Runs the gateway with the configuration at `path`, which SIGHUP reloads, until it is stopped (SIGTERM, SIGINT) and
+/// Runs the gateway with the configuration at `path` of the startup, which SIGHUP reloads, until it is stopped (SIGTERM, SIGINT) and
 /// its flows have ended or the drain period is over. If it cannot start with the files, it starts with the last good
 /// configuration.
-pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
+pub fn run(startup: &Startup) -> Result<(), RunError> {
+    let Startup { path, last_good, .. } = startup;
     memory::give_large_blocks_back_at_once();
     let (cause, refused, read, digest) = match config::load(path) {
         Err(report) => {
@@ -32,7 +33,7 @@ pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
                 tracing::warn!("{warning}");
             }
             let (read, digest) = (loaded.read.clone(), loaded.texts.digest());
-            match attempt(path, loaded, last_good, None) {
+            match attempt(startup, loaded, None) {
                 Ok(ended) => return Ok(ended?),
                 Err(error) => (FallbackCause::Start, RunError::Start(error), read, Some(digest)),
             }
@@ -50,7 +51,7 @@ pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
             "{refused}\ntrying the last good configuration instead; fix the files, then `egret reload`"
         );
         let fallback = FallbackReason { cause, why: refused.to_string().into(), read: read.clone() };
-        match attempt(path, loaded, last_good, Some(fallback)) {
+        match attempt(startup, loaded, Some(fallback)) {
             Ok(ended) => return Ok(ended?),
             Err(error) => tracing::error!("it does not start with that either: {error}"),
         }
@@ -60,14 +61,13 @@ pub fn run(path: &Path, last_good: &LastGoodStore) -> Result<(), RunError> {
 
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.
 fn attempt(
-    path: &Path,
+    startup: &Startup,
     loaded: LoadedConfig,
-    last_good: &LastGoodStore,
     fallback: Option<FallbackReason>,
 ) -> Result<Result<(), StartError>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let mut app = App::start(path, loaded, last_good, fallback)?;
+        let mut app = App::start(startup, loaded, fallback)?;
         app.run_until_stopped().await;
         Ok(app.stop().await)
     });

@@ -24,6 +24,7 @@ mod run;
 pub mod steering;
 pub mod suggest;
 mod tool;
+pub mod trace;
 pub mod why;
 
 use crate::control;
@@ -112,6 +113,11 @@ enum Command {
     Candidate(#[command(flatten)] candidate::CandidateOptions),
     /// Show the addresses of names that the running gateway knows, and which flows went to others
     Names(#[command(flatten)] names::NamesOptions),
+    /// Show the steps of flows of the running gateway, as they happen
+    ///
+    /// Flows that begin from now on, of a client, for a name, or both. For root and the gateway's own user and group. Exit code 1:
+    /// no flow matched; 2: the gateway could not be asked.
+    Trace(#[command(flatten)] trace::TraceOptions),
     /// Check what the gateway needs of this machine and send packets through its rules; every finding names its cure
     ///
     /// As root, doctor plays a client of each tenant and a server outside, in network namespaces of its own: handshake, data
@@ -185,6 +191,7 @@ pub fn main() -> ExitCode {
         Command::Reload(options) => reload::run(&options),
         Command::Candidate(options) => candidate::run(&options),
         Command::Names(options) => names::run(&options),
+        Command::Trace(options) => trace::run(&options),
         Command::Doctor { path, options } => {
             with(&path.config, |config| doctor::doctor(&doctor::Doctor::of(config), &options))
         }

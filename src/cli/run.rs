@@ -1,12 +1,17 @@
 //! `egret run`
 
 use super::journal;
-use crate::app;
+use crate::app::{self, Startup};
 use crate::control::LastGoodStore;
+use crate::telemetry::{FlowTraces, TraceLayer};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt};
 
 /// Exit code: could not start.
 const FAILED: u8 = 2;
@@ -20,8 +25,10 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    log_messages(level);
-    match app::run(path, &LastGoodStore::new(state, path)) {
+    let traces = FlowTraces::default();
+    log_messages(level, traces.clone());
+    let startup = Startup { path: path.to_owned(), last_good: LastGoodStore::new(state, path), traces };
+    match app::run(&startup) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Findings name their file; other errors get the program's name.
@@ -32,15 +39,20 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     }
 }
 
-/// Logs to standard error: with time and colour for people, or with priorities for the journal, which adds the time
+/// Logs to standard error, and lets flows be traced: with time and colour for people, or with priorities for the journal, which adds the time
 /// itself.
-fn log_messages(level: Level) {
-    let messages = tracing_subscriber::fmt().with_max_level(level).with_target(false);
+fn log_messages(level: Level, traces: FlowTraces) {
+    let level = LevelFilter::from_level(level);
+    let traces = TraceLayer(traces);
+    let registry = tracing_subscriber::registry().with(traces.clone().with_filter(traces));
+    let messages = fmt::layer().with_target(false);
     if journal::is_stderr() {
-        messages.with_writer(journal::Prefixed).with_ansi(false).without_time().init();
+        let messages = messages.with_writer(journal::Prefixed).with_ansi(false).without_time();
+        registry.with(messages.with_filter(level)).init();
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     } else {
-        messages.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+        let messages = messages.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+        registry.with(messages.with_filter(level)).init();
     }
 }
 

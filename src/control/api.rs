@@ -5,6 +5,7 @@ use super::candidate::CandidateApi;
 use super::explain::{ExplainInputs, UsageSource};
 use super::handles::ControlHandles;
 use super::reload::ReloadHandle;
+use super::trace;
 use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
     self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
@@ -57,11 +58,14 @@ impl ControlPlane {
         };
         let ports = Arc::new(self);
         let (names, drain, explain) = (Arc::clone(&ports), Arc::clone(&ports), Arc::clone(&ports));
+        let [started, read] = std::array::from_fn(|_| ports.handles.traces.clone());
         ControlHandlers {
             ports: Arc::new(move |query| ports.ports(query)),
             names: Arc::new(move |query| names.names(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
             reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
+            trace: Arc::new(move |peer, order| trace::start(&started, peer, order)),
+            traced: Arc::new(move |query| Ok(trace::read(&read, &query))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
                 tracing::warn!(?peer, order, "refused: {why}");

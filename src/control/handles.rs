@@ -5,6 +5,7 @@ use super::forecast::ForecastHandle;
 use super::loaded_candidate::SharedCandidate;
 use crate::egress::Ledger;
 use crate::gateway::GatewayState;
+use crate::telemetry::FlowTraces;
 use std::sync::Arc;
 
 /// State shared by all that observe or change the running gateway.
@@ -15,4 +16,5 @@ pub(crate) struct ControlHandles {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) forecast: ForecastHandle,
     pub(crate) candidates: SharedCandidate,
+    pub(crate) traces: FlowTraces,
 }

@@ -25,6 +25,7 @@ mod reload;
 mod snapshot;
 mod steered;
 mod steering_counts;
+mod trace;
 mod verification;
 
 pub(crate) use active_config::{ActiveConfig, CompiledConfig};

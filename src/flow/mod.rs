@@ -30,6 +30,9 @@ pub use record::{
 };
 pub use sinks::{FlowEvent, FlowSink};
 pub use state::FlowState;
+
+/// The name of the `tracing` span that a flow's task runs in.
+pub const FLOW_SPAN: &str = "flow";
 pub use table::FlowTable;
 
 #[cfg(test)]

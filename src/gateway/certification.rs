@@ -55,6 +55,7 @@ impl CertificateProber<'_> {
     fn count(&self, found: CertificateVerdict) -> CertificateCheck {
         let check = CertificateCheck::from(found);
         self.verification.certificate_checks[check as usize].increment(1);
+        tracing::debug!(found = ?found, "checked the server's certificate");
         check
     }
 }

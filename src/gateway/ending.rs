@@ -27,6 +27,7 @@ pub(super) async fn end_early(
     if flow.outcome().is_some() {
         return;
     }
+    tracing::debug!(%outcome, detail, "ends before it is relayed");
     flow.set_outcome(outcome);
     flow.set_detail(detail);
     flow.set_state(FlowState::Ending);
@@ -49,6 +50,7 @@ pub(super) async fn finish(
     answered: Option<bool>,
     flow: &mut Flow,
 ) -> Outcome {
+    tracing::debug!(how = %end, "no longer relayed");
     flow.set_state(FlowState::Ending);
     match end {
         RelayEnd::Finished { first } => {

@@ -12,6 +12,7 @@ use crate::outcome::Outcome;
 use crate::policy::ClientInspection;
 use crate::sys::traffic_class::TrafficClass;
 use jiff::Timestamp;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ impl Flow {
         self.meters.leave();
         meters.enter();
         self.meters = meters;
+        describe("tenant", &tenant);
         self.record().tenant = Some(tenant);
     }
 
@@ -130,11 +132,25 @@ impl Flow {
     }
 }
 
+/// Adds a value to the span that a flow's task runs in, if it has one.
+pub(super) fn describe(field: &'static str, value: &dyn fmt::Display) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        tracing::Span::current().record(field, tracing::field::display(value));
+    }
+}
+
 impl Drop for Flow {
     fn drop(&mut self) {
         // Readers of the record may rely on the slot being free.
         self.place = None;
         let record = self.handle.finish();
+        tracing::debug!(
+            outcome = %record.outcome,
+            detail = record.detail,
+            bytes_up = record.bytes_up,
+            bytes_down = record.bytes_down,
+            "ended"
+        );
         self.meters.leave();
         self.meters.count(FlowCounter::Ended(record.outcome));
         if let Some(reason) = record.would_deny {

@@ -6,6 +6,7 @@ use super::flow_end::FlowEnd;
 use super::meters::FlowCounter;
 use super::policy_views::PolicyViews;
 use crate::flow::PolicyVerdict;
+use crate::outcome::Outcome;
 use crate::policy::{ClientInspection, Denial, FlowFacts, Inspection, Judgement, Permit};
 
 /// Facts of a new flow; `seen` is `None` if it was not inspected.
@@ -38,6 +39,11 @@ pub(super) fn compare(views: PolicyViews<'_>, facts: &FlowFacts<'_>, judgement: 
 
 /// Notes a permit.
 pub(super) fn allow(flow: &mut Flow, permit: &Permit) {
+    tracing::debug!(
+        rule = permit.rule().map(|rule| &**rule),
+        would_deny = permit.would_deny().map(Outcome::as_str),
+        "allowed"
+    );
     let mut record = flow.record();
     record.verdict = Some(PolicyVerdict::Allow);
     record.would_deny = permit.would_deny();
@@ -46,6 +52,7 @@ pub(super) fn allow(flow: &mut Flow, permit: &Permit) {
 
 /// Notes a denial, which ends the flow.
 pub(super) fn deny(flow: &mut Flow, denial: Denial) -> FlowEnd {
+    tracing::debug!(rule = denial.rule.as_deref(), outcome = %denial.outcome, "denied");
     let mut record = flow.record();
     record.verdict = None;
     record.rule = denial.rule;

@@ -9,7 +9,7 @@ use super::worker::{FlowSettings, GatewayState, Worker};
 use super::{ending, session};
 use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
-use crate::flow::{FlowId, PolicyVerdict};
+use crate::flow::{FLOW_SPAN, FlowId, PolicyVerdict};
 use crate::outcome::Outcome;
 use crate::sys::event_loop::{EventLoop, sleep, spawn, yield_now};
 use crate::sys::listener::Listener;
@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 /// Phase of the gateway's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +145,8 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
     // Under TPROXY the local address is the one that the client dialled. Fails only if this is not a socket.
     let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
     // Dropped after the socket.
-    let handle = worker.opener.open(id, ClientAddr::new(peer), OriginalDestination::new(dialled));
+    let (from, to) = (ClientAddr::new(peer), OriginalDestination::new(dialled));
+    let handle = worker.opener.open(id, from, to);
     let mut flow = Flow::begin(handle, worker.nobody.clone());
     if worker.settings.keeps_class {
         flow.class = TrafficClass::of_client(&socket);
@@ -160,7 +163,15 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
         return Ok(());
     };
     let place = FlowSlot { _pass: pass, _burden: load_guard };
-    spawn(flow_task(Rc::clone(worker), client, flow, place));
+    let task = flow_task(Rc::clone(worker), client, flow, place);
+    let span = tracing::debug_span!(FLOW_SPAN, %id, client = %from, tenant = Empty, name = Empty);
+    if span.is_disabled() {
+        spawn(task);
+    } else {
+        span.in_scope(|| tracing::debug!(destination = %to, "accepted"));
+        // Boxed, so that flows carry no room for it when it is off.
+        spawn(Box::pin(task.instrument(span)));
+    }
     Ok(())
 }
 

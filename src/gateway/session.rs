@@ -4,7 +4,7 @@
 //! outcome as its error; [`super::ending::end_early`] then answers the client.
 
 use super::ending::{finish, stop};
-use super::flow::Flow;
+use super::flow::{Flow, describe};
 use super::flow_end::FlowEnd;
 use super::guard::{PolicyGuard, outcome_of};
 use super::judged_flow;
@@ -84,6 +84,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
     let snapshot = worker.gateway.snapshot.load();
     let client = flow.client();
     let Some(tenant) = snapshot.tenant_of(client) else {
+        tracing::debug!("the client belongs to no tenant");
         let denial = Denial { outcome: Outcome::UnknownTenant, rule: None };
         let facts = judged_flow::facts(flow, None);
         judged_flow::compare(snapshot.views(client), &facts, &Judgement::Deny(denial.clone()), flow);
@@ -127,6 +128,7 @@ async fn decide<'w>(
     let mut facts = judged_flow::facts(flow, None);
     let mut judgement = views.get().judge(&facts);
     if matches!(judgement, Judgement::NeedsInspection) {
+        tracing::debug!("policy asks for the client's first bytes");
         let (found, details) = inspect(worker, &views.tenant, client, flow).await?;
         refresh_after_reload(worker, views, flow)?;
         inspected = details;
@@ -191,6 +193,7 @@ async fn inspect(
         Err(Unclear::ClientLeft) => Err(Outcome::ClientLeft.into()),
         Err(unclear) => {
             let (outcome, detail) = outcome_of(unclear);
+            tracing::debug!(%outcome, detail, "inspected in vain");
             flow.record().detail = detail;
             flow.record().protocol = unclear.protocol();
             Ok((ClientInspection::Unclear(outcome), None))
@@ -203,6 +206,10 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if inspected.ech {
         flow.meters().count(FlowCounter::Ech);
     }
+    if let AskedName::Valid(name) = &inspected.name {
+        describe("name", name);
+    }
+    tracing::debug!(protocol = ?inspected.protocol, ech = inspected.ech, name = %inspected.name, "inspected");
     let mut record = flow.record();
     record.protocol = Some(inspected.protocol);
     let alpn = std::mem::take(&mut inspected.alpn);

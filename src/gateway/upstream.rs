@@ -59,6 +59,7 @@ pub(super) fn dial<'w>(
         .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = socket;
+    tracing::debug!(source = %lease.source(), %to, "dialling");
     note_source(flow, &lease);
     let listed = list(worker, tenant, flow, seen)?;
     Ok(UpstreamConnection { leg, lease, listed })
@@ -101,6 +102,7 @@ fn connected(worker: &Worker, upstream: &mut UpstreamConnection<'_>, dialled_at:
     let now = clock::now();
     upstream.leg.keep_alive_from(now + OF_AGE.min(worker.settings.liveness.idle));
     let took = now.saturating_duration_since(dialled_at);
+    tracing::debug!(source = %upstream.lease.source(), "connected");
     flow.record().connect = Some(took.into());
     flow.set_state(FlowState::Relaying);
     flow.meters().record(FlowDuration::Connect, took);

@@ -181,6 +181,7 @@ impl CheckedName<'_> {
                 (AddressCheck::Unknown, Err(FlowEnd { outcome: Outcome::ResolverUnavailable, detail }))
             }
         };
+        tracing::debug!(found = found.as_str(), addresses = ?addresses.as_ref().ok(), "resolved the name");
         flow.record().address_check = Some(found);
         self.verification.address_checks[found as usize].increment(1);
         let snapshot = self.worker.gateway.snapshot.load();
@@ -240,6 +241,7 @@ async fn check_address(
 fn count(verification: &VerificationHandles, found: AddressMatch) -> AddressCheck {
     let check = AddressCheck::from(found);
     verification.address_checks[check as usize].increment(1);
+    tracing::debug!(found = check.as_str(), "compared the address with those of the name");
     check
 }
 
@@ -283,6 +285,7 @@ async fn dial_first<'w>(
     let attempts = dials.into_iter().map(|to| async move {
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
         let (socket, lease) = worker.settings.dialler.start(from, to, class, lease, &worker.event_loop)?;
+        tracing::debug!(source = %lease.source(), %to, "dialling");
         // Dropped before the lease: the port is free after the socket is.
         let leg = socket;
         worker.settings.dialler.answered(&leg).await?;

@@ -1,6 +1,7 @@
 //! Ends of a relay.
 
 use crate::sys::failure::Failure;
+use std::fmt;
 use std::io;
 
 /// The end of a relay.
@@ -21,6 +22,21 @@ pub enum RelayEnd {
     Stopped(PendingAnswer),
 }
 
+/// Displays as traces of flows have it.
+impl fmt::Display for RelayEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished { first } => write!(f, "both sides finished, the {} first", first.as_str()),
+            Self::Failed(failed) => {
+                write!(f, "the {}'s socket failed: {}", failed.side.as_str(), failed.error)
+            }
+            Self::Idle => f.write_str("idle for too long"),
+            Self::HalfOpen => f.write_str("one side finished, the other one did not"),
+            Self::Stopped(_) => f.write_str("refused"),
+        }
+    }
+}
+
 impl RelayEnd {
     /// Side and cause of the failure, if a socket failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
@@ -38,6 +54,15 @@ pub enum Side {
     Client,
     /// The end that was dialled.
     Upstream,
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "server",
+        }
+    }
 }
 
 /// A failed socket, and the state of its flow at that moment.

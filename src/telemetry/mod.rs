@@ -4,6 +4,7 @@ mod audit_log;
 pub mod catalogue;
 mod exposition;
 pub mod flow_log;
+mod flow_traces;
 mod journal;
 pub mod metrics;
 mod process;
@@ -14,6 +15,10 @@ mod tenants;
 
 pub use audit_log::AuditLog;
 pub use flow_log::{FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread};
+pub use flow_traces::{
+    FlowTraces, LONGEST as LONGEST_TRACE, MOST_FLOWS as MOST_TRACED_FLOWS, TraceLayer, TraceReport,
+    TraceRequest, TracedStep,
+};
 pub use journal::is_journal;
 pub use metrics::{
     CandidateInfo, FlowLogMeters, GatewayMeters, HotDestination, Metrics, MonitoredTenant, SOURCE_STATES,

@@ -41,6 +41,8 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         drain: Arc::new(drain),
         reload: Arc::new(reload),
         explain: Arc::new(explain),
+        trace: Arc::new(|_, _| Ok(admin::TraceStarted { trace: 7 })),
+        traced: Arc::new(|_| Err(ControlError("no trace runs".into()))),
         candidate: candidate(),
         forbidden: Arc::new(|_, _, _| panic!("the test may")),
     }

@@ -27,6 +27,7 @@ impl ByteMeter<PolicyGuard<'_>> for Flow {
 /// Writes a refusal into the record, and sets the outcome unless it was waived.
 fn record_refusal(flow: &mut Flow, refusal: GuardRefusal) {
     let GuardRefusal { outcome, detail, rule, hostname, waived } = refusal;
+    tracing::debug!(%outcome, detail, waived, "refused while relayed");
     let mut record = flow.record();
     if waived && record.would_deny.is_some() {
         return; // it would not have come so far

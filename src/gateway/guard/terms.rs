@@ -5,7 +5,7 @@ use crate::addr::{ClientAddr, OriginalDestination};
 use crate::clock;
 use crate::flow::{FlowEntry, RevocationReason};
 use crate::gateway::candidate::{ComparedFlow, ComparisonSubject};
-use crate::gateway::flow::Flow;
+use crate::gateway::flow::{Flow, describe};
 use crate::gateway::meters::{FlowCounter, Meters};
 use crate::gateway::policy_views::PolicyViews;
 use crate::gateway::snapshot::Snapshot;
@@ -82,6 +82,10 @@ impl<'w> RequestTerms<'w> {
     pub(super) fn judge(&mut self, asked: &AskedName) -> Result<(), GuardRefusal> {
         let snapshot = self.whose.worker.gateway.snapshot.load();
         let decided = self.decide(&snapshot, asked);
+        if let AskedName::Valid(name) = asked {
+            describe("name", name);
+        }
+        tracing::debug!(name = %asked, passes = decided.is_ok(), "a request");
         // The first request was compared with its flow.
         if std::mem::replace(&mut self.is_later, true) && snapshot.candidate.is_some() {
             self.compare(&snapshot, asked);

@@ -1,0 +1,266 @@
+//! Traces of flows: the events of matching flows of a running gateway, for one reader at a time.
+//!
+//! A flow's task runs inside a span ([`FLOW_SPAN`](crate::flow::FLOW_SPAN)), and each step of it is an event at level DEBUG. Both are off, at the
+//! cost of reading a number, unless `EGRET_LOG` asks for them or a trace runs.
+
+mod layer;
+
+pub use layer::TraceLayer;
+
+use crate::clock;
+use crate::hostname::{HostPattern, Hostname};
+use ipnet::IpNet;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest trace.
+pub const LONGEST: Duration = Duration::from_secs(600);
+/// Most flows of one trace.
+pub const MOST_FLOWS: u32 = 1000;
+/// Most steps that wait for the reader; later ones are dropped and counted.
+const MOST_WAITING: usize = 4096;
+/// A trace ends if nobody has read from it for this long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The flows of a trace, and its bounds.
+#[derive(Debug, Clone)]
+pub struct TraceRequest {
+    /// Network of the clients; any if `None`.
+    pub clients: Option<IpNet>,
+    /// The names asked for; any, and none, if `None`.
+    pub names: Option<HostPattern>,
+    /// Time until the trace ends, at most [`LONGEST`].
+    pub time: Duration,
+    /// Number of flows after which no further one is traced, at most [`MOST_FLOWS`].
+    pub flows: u32,
+}
+
+/// One step of a traced flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedStep {
+    /// The flow's id.
+    pub flow: String,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// Microseconds since the connection was accepted.
+    pub microseconds: u64,
+    /// Description of the step, with its values.
+    pub step: String,
+}
+
+/// The steps that a reader has not read yet.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct TraceReport {
+    /// The steps, in their order.
+    pub steps: Vec<TracedStep>,
+    /// Number of flows traced so far.
+    pub flows: u32,
+    /// Steps that were dropped because the reader was slow.
+    pub dropped: u64,
+    /// The reason why no more will come; `None` while the trace runs.
+    pub over: Option<&'static str>,
+}
+
+/// The trace that runs, if one does.
+#[derive(Debug, Default, Clone)]
+pub struct FlowTraces(Arc<TraceState>);
+
+#[derive(Debug, Default)]
+struct TraceState {
+    /// Read for each event while anything is traced or logged at level DEBUG.
+    is_running: AtomicBool,
+    trace: Mutex<Option<RunningTrace>>,
+}
+
+#[derive(Debug)]
+struct RunningTrace {
+    number: u64,
+    request: TraceRequest,
+    until: Instant,
+    read: Instant,
+    waiting: VecDeque<TracedStep>,
+    flows: u32,
+    dropped: u64,
+}
+
+impl FlowTraces {
+    /// Starts a trace, which ends the one before. Returns its number.
+    pub fn start(&self, request: TraceRequest) -> u64 {
+        let now = clock::now();
+        let number = rand::random::<u64>() >> 12; // exact in JSON
+        *self.lock() = Some(RunningTrace {
+            number,
+            until: now + request.time.min(LONGEST),
+            request: TraceRequest { flows: request.flows.min(MOST_FLOWS), ..request },
+            read: now,
+            waiting: VecDeque::new(),
+            flows: 0,
+            dropped: 0,
+        });
+        self.set_running(true);
+        number
+    }
+
+    /// Takes the steps that are waiting.
+    pub fn read(&self, number: u64) -> TraceReport {
+        let mut lock = self.lock();
+        let Some(trace) = lock.as_mut().filter(|trace| trace.number == number) else {
+            let over = Some("another trace was started, or this one was not read for 10 s");
+            return TraceReport { over, ..TraceReport::default() };
+        };
+        trace.read = clock::now();
+        let is_over = trace.until <= trace.read;
+        let report = TraceReport {
+            steps: trace.waiting.drain(..).collect(),
+            flows: trace.flows,
+            dropped: trace.dropped,
+            over: is_over.then_some("its time is over"),
+        };
+        if is_over {
+            *lock = None;
+            drop(lock);
+            self.set_running(false);
+        }
+        report
+    }
+
+    /// Ends the trace if nobody reads it or its time was over long ago. True while one runs.
+    pub fn sweep(&self) -> bool {
+        let now = clock::now();
+        let mut lock = self.lock();
+        let is_live = lock.as_ref().is_some_and(|trace| now < trace.read + PATIENCE);
+        if !is_live {
+            let ended = lock.take().is_some();
+            drop(lock);
+            if ended {
+                self.set_running(false);
+            }
+        }
+        is_live
+    }
+
+    fn is_running(&self) -> bool {
+        self.0.is_running.load(Ordering::Relaxed)
+    }
+
+    /// Events that nobody wants cost nothing only if `tracing` knows that.
+    fn set_running(&self, running: bool) {
+        self.0.is_running.store(running, Ordering::Relaxed);
+        tracing::callsite::rebuild_interest_cache();
+    }
+
+    /// Decides on a flow: `None` if its name is to be known first. A flow that is traced counts.
+    fn wants(&self, client: IpAddr, name: Option<&Hostname>) -> Option<bool> {
+        let mut lock = self.lock();
+        let Some(trace) = lock.as_mut().filter(|trace| clock::now() < trace.until) else {
+            return Some(false);
+        };
+        let client = client.to_canonical();
+        if trace.request.clients.is_some_and(|clients| !clients.contains(&client)) {
+            return Some(false);
+        }
+        match (&trace.request.names, name) {
+            (Some(_), None) => return None,
+            (Some(pattern), Some(name)) if !pattern.matches(name) => return Some(false),
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+        let has_room = trace.flows < trace.request.flows;
+        trace.flows += u32::from(has_room);
+        Some(has_room)
+    }
+
+    fn add(&self, step: TracedStep) {
+        if let Some(trace) = self.lock().as_mut() {
+            if trace.waiting.len() < MOST_WAITING {
+                trace.waiting.push_back(step);
+            } else {
+                trace.dropped += 1;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RunningTrace>> {
+        self.0.trace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing_subscriber::Layer as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    fn request(names: Option<&str>) -> TraceRequest {
+        let names = names.map(|names| names.parse().unwrap());
+        TraceRequest { clients: Some("10.0.1.0/24".parse().unwrap()), names, time: LONGEST, flows: 2 }
+    }
+
+    /// Runs flows of clients that ask for names while `traces` is asked; each says its client, then its name.
+    fn run(traces: &FlowTraces, flows: &[(&str, &str)]) {
+        let layer = TraceLayer(traces.clone());
+        let subscriber = tracing_subscriber::registry().with(layer.clone().with_filter(layer));
+        tracing::subscriber::with_default(subscriber, || {
+            for (client, name) in flows {
+                let client = client.parse::<SocketAddr>().unwrap();
+                let name_later = tracing::field::Empty;
+                let span = tracing::debug_span!(crate::flow::FLOW_SPAN, id = 1, %client, name = name_later);
+                let _inside = span.enter();
+                tracing::debug!("accepted");
+                span.record("name", tracing::field::display(name));
+                tracing::debug!(%name, "inspected");
+            }
+            tracing::debug!("of no flow");
+        });
+    }
+
+    fn told(report: &TraceReport) -> Vec<String> {
+        report.steps.iter().map(|step| format!("{} {}", step.client.port(), step.step)).collect()
+    }
+
+    #[test]
+    fn matching_flows_are_traced_within_bounds() {
+        let traces = FlowTraces::default();
+        let flows = [
+            ("10.0.1.9:1", "a.example"),
+            ("10.0.2.9:2", "a.example"),
+            ("[::ffff:10.0.1.9]:3", "b.a.example"),
+            ("10.0.1.9:4", "a.example"),
+        ];
+        run(&traces, &flows);
+        let by_client = traces.start(request(None));
+        run(&traces, &flows);
+        let report = traces.read(by_client);
+        let expected =
+            ["1 accepted", "1 inspected name=a.example", "3 accepted", "3 inspected name=b.a.example"];
+        assert_eq!((told(&report), report.flows, report.over), (expected.map(str::to_owned).into(), 2, None));
+        let by_name = traces.start(request(Some("*.a.example")));
+        run(&traces, &flows);
+        assert_eq!(told(&traces.read(by_name)), ["3 accepted", "3 inspected name=b.a.example"]);
+        assert!(traces.read(by_client).over.is_some(), "it was replaced");
+    }
+
+    #[test]
+    fn unread_steps_are_bounded() {
+        let traces = FlowTraces::default();
+        let trace = traces.start(TraceRequest { flows: MOST_FLOWS, ..request(None) });
+        let flows = [("10.0.1.9:1", "a.example"); 3];
+        (0..MOST_WAITING / 3).for_each(|_| run(&traces, &flows));
+        let report = traces.read(trace);
+        assert_eq!(report.flows, MOST_FLOWS);
+        assert_eq!(report.steps.len() as u64 + report.dropped, 2 * u64::from(MOST_FLOWS));
+        assert!(report.steps.len() <= MOST_WAITING);
+    }
+
+    #[test]
+    fn trace_ends_with_its_time() {
+        let traces = FlowTraces::default();
+        let trace = traces.start(TraceRequest { time: Duration::ZERO, ..request(None) });
+        run(&traces, &[("10.0.1.9:1", "a.example")]);
+        let report = traces.read(trace);
+        assert!(report.steps.is_empty() && report.over.is_some() && !traces.is_running());
+        assert!(!traces.sweep());
+    }
+}
