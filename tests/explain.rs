@@ -93,7 +93,7 @@ fn allowed_name_shows_rule_and_source() {
         text(&output.stdout),
         "from     10.0.1.5, tenant acme\n\
          to       api.stripe.com, port 443\n\
-         address  assuming a public address (192.0.2.1); pass --address to judge a particular one\n\
+         address  assuming a public IPv4 address (192.0.2.1), for the client's is IPv4; pass --address to judge a particular one\n\
          rules    allow  stripe         covers the flow and decides\n         \
                   deny   egret.toml:23  no: another hostname\n         \
                   allow  db             no: another address\n\
@@ -127,7 +127,6 @@ fn verdict_shows_its_outcome() {
     for (from, to, address, outcome, rule) in [
         ("10.0.1.5", "api.stripe.com", Some("198.51.100.1"), None, Some("stripe")),
         ("10.0.1.5", "api.stripe.com", Some("10.0.0.1"), Some("destination_private"), Some("stripe")),
-        ("10.0.1.5", "api.stripe.com", Some("2001:db8::1"), Some("no_source_address"), Some("stripe")),
         ("10.0.1.5", "api.stripe.com:80", None, Some("not_allowed"), None),
         ("10.0.1.5", "x.evil.example", None, Some("denied_by_rule"), Some("egret.toml:23")),
         ("10.0.1.5", "198.51.100.1", None, Some("no_hostname"), None),
@@ -150,6 +149,49 @@ fn verdict_shows_its_outcome() {
     assert_eq!(report["rules"][2]["effect"], "allow");
     let output = files.explain("10.0.3.5", "api.stripe.com", &["--ech"]);
     assert!(text(&output.stdout).contains("outcome  ech_denied: "), "{}", text(&output.stdout));
+}
+
+#[test]
+fn only_the_clients_family_is_judged() {
+    let files = Files::new();
+    let config = CONFIG.replacen("\"203.0.113.32\"", "\"2001:db8:32::1\", \"203.0.113.32\"", 1).replace(
+        "[\"10.0.1.0/24\"]",
+        "[\"10.0.1.0/24\", \"2001:db8:1::/64\"]",
+    );
+    files.write("egret.toml", &config.replace("[\"10.0.3.0/24\"]", "[\"10.0.3.0/24\", \"2001:db8:3::/64\"]"));
+    for (from, assumed, outcome, addresses) in [
+        ("10.0.1.5", "192.0.2.1", None, &["203.0.113.16/30"][..]),
+        ("2001:db8:1::5", "2001:db8::1", Some("no_source_address"), &[]),
+        ("10.0.3.5", "192.0.2.1", Some("no_source_address"), &["203.0.113.32/32"]),
+        ("2001:db8:3::5", "2001:db8::1", None, &["2001:db8:32::1/128"]),
+    ] {
+        let report = files.json(from, "api.stripe.com", None);
+        assert_eq!((&report["address"], &report["outcome"]["name"].as_str()), (&assumed.into(), &outcome));
+        assert_eq!(report["pool"]["addresses"], serde_json::json!(addresses), "{report:#}");
+    }
+    let output = files.explain("2001:db8:1::5", "api.stripe.com", &[]);
+    let said = text(&output.stdout);
+    assert!(said.contains("leaves   not by IPv6: pool edge has IPv4 addresses alone,"), "{said}");
+    for (from, to, address) in [
+        ("10.0.1.5", "2001:db8:9::1", None),
+        ("2001:db8:1::5", "10.9.0.1:5432", None),
+        ("10.0.1.5", "api.stripe.com", Some("2001:db8:9::1")),
+        ("2001:db8:1::5", "api.stripe.com", Some("198.51.100.1")),
+    ] {
+        let output = files.explain(from, to, &address.map_or(vec![], |address| vec!["--address", address]));
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("they are of two families"), "{output:?}");
+    }
+}
+
+#[test]
+fn resolved_name_leaves_by_the_pools_families() {
+    let files = Files::new();
+    let dual = CONFIG.replacen("[\"203.0.113.16/30\"]", "[\"203.0.113.16/30\", \"2001:db8:16::1\"]", 1);
+    let asking = ASKING.replace("\"verify\"\ncertificate = \"require\"", "\"resolve\"");
+    files.write("egret.toml", &(dual + &asking));
+    let report = files.json("10.0.4.5", "api.example.com", None);
+    assert_eq!(report["pool"]["addresses"], serde_json::json!(["203.0.113.16/30", "2001:db8:16::1/128"]));
 }
 
 #[test]

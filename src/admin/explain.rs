@@ -195,7 +195,7 @@ pub struct ExplainReport {
     pub destination: Option<String>,
     /// Verification of the server's certificate by the same rule: `off`, `observe` or `require`.
     pub certificate: Option<String>,
-    /// Known addresses of the name; `null` unless live and where `destination` needs them.
+    /// Known addresses of the name, of the families that may be dialled; `null` unless live and where `destination` needs them.
     pub known_addresses: Option<Vec<IpAddr>>,
     /// Result of the address check by what is known now, as in the flow log; `null` unless live, and where the rule
     /// asks and something is known.
@@ -264,7 +264,7 @@ pub struct ExplainedOutcome {
 pub struct ExplainedPool {
     /// Name of the pool.
     pub name: String,
-    /// Addresses of the pool; only those of the destination's family, if that is known.
+    /// Addresses of the pool, of the families that may be dialled: the client's, or with `resolve` the pool's.
     pub addresses: Vec<String>,
     /// Source ports of the pool.
     pub ports: String,

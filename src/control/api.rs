@@ -6,7 +6,7 @@ use super::explain::{ExplainInputs, UsageSource};
 use super::handles::ControlHandles;
 use super::reload::ReloadHandle;
 use super::trace;
-use crate::addr::{DialAddr, SourceAddr};
+use crate::addr::{DialAddr, Family, SourceAddr};
 use crate::admin::{
     self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
     DestinationPorts, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport, MismatchRow, NamesQuery,
@@ -143,8 +143,11 @@ impl ControlPlane {
         };
         let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
-            let mut known: Vec<_> =
-                snapshot.verifiers().flat_map(|verifier| verifier.names().known(name, None)).collect();
+            let families = [Family::V4, Family::V6];
+            let mut known: Vec<_> = snapshot
+                .verifiers()
+                .flat_map(|verifier| verifier.names().known(name, &families, None))
+                .collect();
             known.sort_unstable();
             known.dedup();
             known

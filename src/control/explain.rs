@@ -15,14 +15,19 @@ use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
-    MatchFinding, Policy, TenantRules,
+    self, CheckResults, ClientInspection, CompileError, DestinationRule, Explanation, FlowFacts, Inspection, Judgement,
+    MatchFinding, Permit, Policy, TenantRules,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// Placeholder for a name's public address, from a documentation range, which is assigned to nobody.
-const SOME_PUBLIC_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Placeholder for a name's public address of the client's family, from a documentation range (RFC 5737, RFC 3849).
+fn some_public_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
 
 /// Reason why a query has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +38,14 @@ pub enum ExplainError {
     /// The query gives a name for a protocol in which no name is read.
     #[error("a client that speaks neither TLS nor HTTP asks for no name; give the address")]
     NameUnread,
+    /// A connection has one address family.
+    #[error("{client} cannot connect to {to}: they are of two families; give the client's {} address", Family::of(*to))]
+    OtherFamily {
+        /// The client's address.
+        client: IpAddr,
+        /// The address that it would have to dial.
+        to: IpAddr,
+    },
 }
 
 /// Explains by configuration files alone.
@@ -175,7 +188,8 @@ impl ExplainInputs<'_> {
         let facts = FlowFacts::new(to, Inspection::First(&seen), now);
         let judgement = match rules.judge(&facts) {
             Judgement::Permit { permit, needs } if permit.would_deny().is_none() => {
-                match checks::checked(report, effective, name, permit, &facts) {
+                let families = self.dialled_families(tenant, &permit);
+                match checks::checked(report, effective, name, permit, (&facts, &families)) {
                     Ok(permit) => Judgement::Permit { permit, needs },
                     Err(outcome) => {
                         rules.judge(&FlowFacts { checks: CheckResults::failed(outcome), ..facts })
@@ -190,7 +204,7 @@ impl ExplainInputs<'_> {
         match judgement {
             Judgement::Permit { permit, .. } => {
                 report.would_deny = permit.would_deny().map(explained_outcome);
-                self.leave(report, tenant, client, permit.dial());
+                self.leave(report, tenant, client, &permit);
             }
             Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome)),
             Judgement::NeedsInspection => {} // its result is given
@@ -198,7 +212,8 @@ impl ExplainInputs<'_> {
     }
 
     /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
-    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, to: DialAddr) {
+    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, permit: &Permit) {
+        let to = permit.dial();
         let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
             report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
             return;
@@ -206,8 +221,13 @@ impl ExplainInputs<'_> {
         let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
         let ports_floor = share.map(|share| share.floor).filter(|floor| *floor > 0);
         let ports_ceiling = share.and_then(|share| share.ceiling);
-        let known = !report.address_assumed;
-        let of_family = |address: IpAddr| !known || address.is_ipv4() == to.ip().is_ipv4();
+        let is_resolved = permit.destination() == DestinationRule::Resolve;
+        let known = if is_resolved { report.address_check.is_some() } else { !report.address_assumed };
+        let client_family = Family::of(client.ip());
+        let families =
+            if known { vec![Family::of(to.ip())] } else { self.dialled_families(tenant, permit) };
+        let of_family = |address: IpAddr| families.contains(&Family::of(address));
+        let is_refused = !pool.addresses.iter().any(|network| Family::of(network.addr()) == client_family);
         let SourceUse { source, in_use, tenant_ports, drain } = self.source_use(pool, tenant, client, to);
         let (source, in_use) = (source.filter(|_| known), in_use.filter(|_| known));
         let tenant_ports = tenant_ports.filter(|_| known);
@@ -222,7 +242,7 @@ impl ExplainInputs<'_> {
             |now: Option<u32>, most: Option<u32>| now.zip(most).is_some_and(|(now, most)| now >= most);
         let outcome = if reached(report.flows, report.max_flows) {
             Some(Outcome::TenantFlowLimit)
-        } else if !some_left {
+        } else if is_refused || !some_left {
             Some(Outcome::NoSourceAddress)
         } else if reached(tenant_ports, ports_ceiling) {
             Some(Outcome::TenantPortCeiling)
@@ -245,6 +265,17 @@ impl ExplainInputs<'_> {
             ports_floor,
             ports_ceiling,
         });
+    }
+
+    /// Families of the addresses that the gateway may dial for the flow, in the order in which it prefers them.
+    fn dialled_families(&self, tenant: &TenantRules, permit: &Permit) -> Vec<Family> {
+        if permit.destination() != DestinationRule::Resolve {
+            return vec![Family::of(permit.dial().ip())];
+        }
+        match self.state {
+            UsageSource::Files(pools) => pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families()),
+            UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].pool.families(),
+        }
     }
 
     fn source_use(
@@ -276,6 +307,7 @@ impl ExplainInputs<'_> {
 
 impl ExplainedFlow {
     fn of(query: &ExplainQuery) -> Result<Self, ExplainError> {
+        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
         let (name, socket) = match (&query.to, query.address) {
             (ClientTarget::Address(_) | ClientTarget::NotHostname(_), Some(_)) => {
                 return Err(ExplainError::TwoAddresses);
@@ -288,13 +320,16 @@ impl ExplainedFlow {
             }
             (ClientTarget::Address(socket), None) if query.other_protocol => (AskedName::Unread, *socket),
             (ClientTarget::Address(socket), None) => (AskedName::Absent, *socket),
-            (ClientTarget::Name(name, port), address) => (
-                AskedName::Valid(name.clone()),
-                SocketAddr::new(address.unwrap_or(SOME_PUBLIC_ADDRESS), *port),
-            ),
+            (ClientTarget::Name(name, port), address) => {
+                let address = address.unwrap_or_else(|| some_public_address(Family::of(client.ip())));
+                (AskedName::Valid(name.clone()), SocketAddr::new(address, *port))
+            }
         };
-        let client = ClientAddr::new(SocketAddr::new(query.from, 0));
-        Ok(Self { name, ech: query.ech, client, to: OriginalDestination::new(socket) })
+        let to = OriginalDestination::new(socket);
+        if Family::of(client.ip()) != Family::of(to.ip()) {
+            return Err(ExplainError::OtherFamily { client: client.ip(), to: to.ip() });
+        }
+        Ok(Self { name, ech: query.ech, client, to })
     }
 }
 

@@ -313,11 +313,11 @@ impl NameCache {
         })
     }
 
-    /// Valid addresses of a name, for display: those of one tenant, or of any.
-    pub fn known(&self, name: &Hostname, asker: Option<&TenantLookups>) -> Vec<IpAddr> {
+    /// Valid addresses of a name in these families, in their order, for display: those of one tenant, or of any.
+    pub fn known(&self, name: &Hostname, families: &[Family], asker: Option<&TenantLookups>) -> Vec<IpAddr> {
         let (now, grace) = ((self.0.now)(), self.0.grace);
         let mut found: Vec<IpAddr> = Vec::new();
-        for family in [Family::V4, Family::V6] {
+        for &family in families {
             let key = NameKey { name: name.clone(), family };
             let mut shard = self.0.shards.of(&key);
             match asker {

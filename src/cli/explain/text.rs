@@ -1,8 +1,10 @@
 //! An explanation as text: one fact per line, rules in a table.
 
+use crate::addr::Family;
 use crate::admin::{
     ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
 };
+use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +17,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     write_checks(&mut text, report);
     write_verdict(&mut text, report);
     if let Some(pool) = &report.pool {
-        write_pool(&mut text, pool);
+        write_pool(&mut text, report.from, pool);
     }
     if let Some(most) = report.max_flows {
         let now = report.flows.map(|flows| format!(", now {flows}")).unwrap_or_default();
@@ -42,10 +44,10 @@ fn write_question(text: &mut String, report: &ExplainReport) {
     };
     let _ = writeln!(text, "to       {to}{ech}");
     if report.address_assumed {
-        let address = report.address;
+        let (address, family) = (report.address, Family::of(report.address));
         let _ = writeln!(
             text,
-            "address  assuming a public address ({address}); pass --address to judge a particular one"
+            "address  assuming a public {family} address ({address}), for the client's is {family}; pass --address to judge a particular one"
         );
     } else if report.hostname.is_some() {
         let _ = writeln!(text, "address  {}", report.address);
@@ -174,8 +176,18 @@ fn verdict_of(report: &ExplainReport) -> String {
     verdict
 }
 
-fn write_pool(text: &mut String, pool: &ExplainedPool) {
+fn write_pool(text: &mut String, client: IpAddr, pool: &ExplainedPool) {
     let ExplainedPool { name, addresses, ports, source, public, in_use, drain, .. } = pool;
+    let (v4, family) = (client.is_ipv4(), Family::of(client));
+    if !addresses.iter().any(|one| one.parse::<IpNet>().is_ok_and(|one| one.addr().is_ipv4() == v4)) {
+        let other = if v4 { Family::V6 } else { Family::V4 };
+        let _ = writeln!(
+            text,
+            "leaves   not by {family}: pool {name} has {other} addresses alone, so {family} connections are refused before the handshake,\n         \
+             and clients that have {other} too fall back to it; ask again with --from the client's {other} address"
+        );
+        return;
+    }
     let addresses = if addresses.is_empty() { "nothing".into() } else { addresses.join(", ") };
     let _ = writeln!(text, "leaves   from {addresses}, ports {ports} (pool {name})");
     if let Some(source) = source {

@@ -1,7 +1,7 @@
 //! Checks of name and certificate that the allowing rule requires, answered from the caches. Sends no lookups; a real
 //! flow does before it is denied.
 
-use crate::addr::DialAddr;
+use crate::addr::{DialAddr, Family};
 use crate::admin::ExplainReport;
 use crate::flow::{AddressCheck, CertificateCheck};
 use crate::gateway::{EffectiveRules, VerificationHandles, address_refusal, certificate_refusal};
@@ -10,13 +10,14 @@ use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
 use std::net::{IpAddr, SocketAddr};
 
-/// Returns the permit to dial after the checks; or the outcome of the one that fails.
+/// Returns the permit to dial after the checks; or the outcome of the one that fails. `families` are those of the addresses
+/// that the gateway may dial.
 pub(super) fn checked(
     report: &mut ExplainReport,
     EffectiveRules { rules, verification }: EffectiveRules<'_>,
     asked: &AskedName,
     permit: Permit,
-    facts: &FlowFacts<'_>,
+    (facts, families): (&FlowFacts<'_>, &[Family]),
 ) -> Result<Permit, Outcome> {
     report.destination = Some(permit.destination().as_str().to_owned());
     report.certificate = Some(permit.certificate().as_str().to_owned());
@@ -28,7 +29,7 @@ pub(super) fn checked(
     }
     let to = |ip| DialAddr::new(SocketAddr::new(ip, facts.dialled.port()));
     let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
-    let permits = address(report, verification, name, permit, leads_to)?;
+    let permits = address(report, verification, (name, families), permit, leads_to)?;
     certificate(report, verification, name, permits)
 }
 
@@ -36,13 +37,13 @@ pub(super) fn checked(
 fn address(
     report: &mut ExplainReport,
     VerificationHandles { verifier, asker, .. }: &VerificationHandles,
-    name: &Hostname,
+    (name, families): (&Hostname, &[Family]),
     permit: Permit,
     leads_to: impl Fn(IpAddr) -> Option<Permit>,
 ) -> Result<Vec<Permit>, Outcome> {
     let names = verifier.names();
     if permit.destination() != DestinationRule::Original {
-        report.known_addresses = Some(names.known(name, Some(asker)));
+        report.known_addresses = Some(names.known(name, families, Some(asker)));
     }
     match permit.destination() {
         DestinationRule::Original => {}
