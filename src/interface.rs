@@ -67,6 +67,11 @@ impl Interface {
         if self.pattern { name.starts_with(&self.stem) } else { name == self.stem }
     }
 
+    /// True if it matches every interface that the other matches.
+    pub fn covers_all_of(&self, other: &Self) -> bool {
+        self == other || (self.pattern && other.stem.starts_with(&self.stem))
+    }
+
     /// The spelling of iptables.
     pub fn iptables(&self) -> String {
         format!("{}{}", self.stem, if self.pattern { "+" } else { "" })

@@ -6,8 +6,8 @@ use super::host_type::HostType;
 use super::moment::MomentType;
 use super::network_types::{
     AuditTargetType, ControlSocketType, DnsServerType, FileNameType, InterfaceType, LineType,
-    ListenAddressType, LogTargetType, NameType, NetworkType, PortType, RequestFileType, RoutingTableType,
-    WordOrFileType,
+    ListenAddressType, LogTargetType, NameType, NetworkType, OwnedNetworkType, PortType, RequestFileType,
+    RoutingTableType, WordOrFileType,
 };
 use super::schema::KeyPresence::{Default, Optional, Required};
 use super::schema::{ConfigKey, ConfigSection};
@@ -185,7 +185,7 @@ section! { audit, "[audit]", "One JSON line for each change of the gateway: relo
 section! { pool, "[[pool]]", "Source addresses that flows leave from. No two pools overlap.", elsewhere |_| None;
     NAME: NameType = NameType, "name", Required, r#""acme""#,
         "Unique; a metric label.";
-    ADDRESSES: ListType<NetworkType> = ListType(NetworkType), "addresses", Required, r#"["203.0.113.16/30", "2001:db8:100::/64"]"#,
+    ADDRESSES: ListType<OwnedNetworkType> = ListType(OwnedNetworkType), "addresses", Required, r#"["203.0.113.16/30", "2001:db8:100::/64"]"#,
         "Every address of a network is used, the first and last too. Without an IPv6 address the pool's tenants cannot reach IPv6 destinations, and the like for IPv4.";
     PORTS: PortType = PortType, "ports", Default(r#""1024-65535""#), r#""1024-65535""#,
         "One range of source ports. The gateway's own ports and those below 1024, which are privileged, are left out of it.";
@@ -202,7 +202,7 @@ section! { pool, "[[pool]]", "Source addresses that flows leave from. No two poo
 section! { tenant, "[[tenant]]", "Who may reach what, and from where. A client belongs to the tenant with the longest prefix that holds its address.", elsewhere |_| None;
     NAME: NameType = NameType, "name", Required, r#""acme""#,
         "Unique; a metric label.";
-    SOURCES: ListType<NetworkType> = ListType(NetworkType), "sources", Required, r#"["10.0.1.0/24", "10.0.2.7"]"#,
+    SOURCES: ListType<OwnedNetworkType> = ListType(OwnedNetworkType), "sources", Required, r#"["10.0.1.0/24", "10.0.2.7"]"#,
         "The clients' networks. Two tenants cannot have the same one.";
     POOL: NameType = NameType, "pool", Required, r#""acme""#,
         "The pool that its flows leave from.";

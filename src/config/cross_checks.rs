@@ -2,10 +2,10 @@
 
 use super::diagnostic::{Diagnostics, SourcePosition};
 use super::nearest::nearest;
+use super::repeats::overlaps;
 use super::shares;
 use super::tenants::{PoolDraft, TenantDraft};
 use crate::addr::PortRange;
-use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 
 /// First port that does not need `CAP_NET_BIND_SERVICE`, which the gateway lacks.
@@ -143,51 +143,6 @@ fn tenant_networks(tenants: &[TenantDraft], out: &mut Diagnostics) {
             (_, true) => {
                 let message = format!("`sources`: {inner} is part of {outer} at {there} already");
                 out.warning(inner_at, message, "");
-            }
-        }
-    }
-}
-
-/// Returns each entry whose network lies within another's, with the nearest such other; of equal ones the later in the
-/// list counts as the inner. One pass over the sorted networks.
-fn overlaps<T: Copy>(mut entries: Vec<T>, network: impl Fn(&T) -> IpNet) -> Vec<(T, T)> {
-    entries.sort_by_key(|entry| (network(entry).network(), network(entry).prefix_len()));
-    let mut found = Vec::new();
-    // A stack: each network lies within the one below.
-    let mut enclosing: Vec<T> = Vec::new();
-    for entry in entries {
-        while enclosing.pop_if(|outer| !network(outer).contains(&network(&entry))).is_some() {}
-        if let Some(outer) = enclosing.last() {
-            found.push((*outer, entry));
-        }
-        enclosing.push(entry);
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn small_network() -> impl Strategy<Value = IpNet> {
-        (0..16_u8, 26..=32_u8).prop_map(|(last, prefix)| {
-            IpNet::new(std::net::Ipv4Addr::new(192, 0, 2, last * 16).into(), prefix).unwrap().trunc()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn overlaps_match_naive_search(
-            networks in proptest::collection::vec(small_network(), 0..12)
-        ) {
-            let naive = networks.iter().enumerate().any(|(i, a)| {
-                networks[..i].iter().any(|b| a.contains(b) || b.contains(a))
-            });
-            let found = overlaps(networks.clone(), |network| *network);
-            prop_assert_eq!(!found.is_empty(), naive);
-            for (outer, inner) in &found {
-                prop_assert!(outer.contains(inner));
             }
         }
     }

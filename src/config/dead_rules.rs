@@ -36,6 +36,11 @@ pub(super) fn check(
             let message = format!("{count} of its names stand there twice, such as {example}");
             out.warning(at.hosts, message, "remove the second ones");
         }
+        if let Some((count, name, wildcard)) = coverage.names_under_wildcards(number) {
+            let message =
+                format!("{count} of its names are covered by its wildcards, such as {name} by {wildcard}");
+            out.warning(at.hosts, message, "remove the names");
+        }
         if let Some(winner) = coverage.winner(number) {
             never_matches(rule, *at, &rules[winner], tenant.rules_at[winner].rule, out);
         }
@@ -166,6 +171,18 @@ impl<'a> Coverage<'a> {
         winner
     }
 
+    /// Number of a rule's names that its own wildcards cover, with one of them and the wildcard.
+    fn names_under_wildcards(&self, rule: usize) -> Option<(usize, &'a HostPattern, String)> {
+        if !self.rules[rule].hosts.iter().any(|pattern| matches!(pattern, HostPattern::Subdomains(_))) {
+            return None;
+        }
+        let wildcard = |pattern| self.index.wildcard_above(pattern, |other| other == rule);
+        let mut covered =
+            self.rules[rule].hosts.iter().filter_map(|pattern| Some((pattern, wildcard(pattern)?)));
+        let (name, (_, apex)) = covered.next()?;
+        Some((1 + covered.count(), name, format!("*.{apex}")))
+    }
+
     /// True if `other`, by addresses and ports, decides every flow of `rule` before it does.
     fn decides_before(&self, other: usize, rule: usize) -> bool {
         if other == rule || !self.reaches[other].covers(&self.reaches[rule]) {
@@ -227,19 +244,30 @@ impl<'a> HostIndex<'a> {
 
     /// Returns an accepted rule with a pattern that covers the whole given one.
     fn covering(&self, pattern: &HostPattern, accepts: impl Fn(usize) -> bool) -> Option<usize> {
+        self.rule_with(key(pattern), &accepts).or_else(|| Some(self.wildcard_above(pattern, accepts)?.0))
+    }
+
+    /// Returns an accepted rule with a wildcard over the pattern, and the domain below which that covers every name.
+    fn wildcard_above<'p>(
+        &self,
+        pattern: &'p HostPattern,
+        accepts: impl Fn(usize) -> bool,
+    ) -> Option<(usize, &'p str)> {
         let (HostPattern::Exact(name) | HostPattern::Subdomains(name)) = pattern;
-        let wildcards = name.parents().map(|parent| (parent, true));
-        std::iter::once(key(pattern)).chain(wildcards).find_map(|key| {
-            let mut link = self.heads.get(&key).copied();
-            while let Some(at) = link {
-                let (rule, before) = self.links[at];
-                if accepts(rule) {
-                    return Some(rule);
-                }
-                link = before;
+        name.parents().find_map(|parent| Some((self.rule_with((parent, true), &accepts)?, parent)))
+    }
+
+    /// Returns the last accepted rule with exactly this pattern.
+    fn rule_with(&self, key: (&str, bool), accepts: &impl Fn(usize) -> bool) -> Option<usize> {
+        let mut link = self.heads.get(&key).copied();
+        while let Some(at) = link {
+            let (rule, before) = self.links[at];
+            if accepts(rule) {
+                return Some(rule);
             }
-            None
-        })
+            link = before;
+        }
+        None
     }
 }
 

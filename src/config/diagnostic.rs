@@ -148,6 +148,19 @@ pub(super) enum FileKind {
     Keys,
 }
 
+/// Reason why a file could not be read, and the remedy.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    why: String,
+    pub(super) help: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
 /// Identifies one of the files of a load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileId(usize);
@@ -194,6 +207,15 @@ impl Diagnostics {
 
     /// Reads a file; `None` if that fails, which is reported. Findings are listed in the order of these calls.
     pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> (FileId, Option<Vec<u8>>) {
+        let (file, bytes) = self.open(path, kind);
+        let bytes = bytes.map_err(|error| {
+            self.error(file.whole(), format!("cannot be read: {error}"), error.help);
+        });
+        (file, bytes.ok())
+    }
+
+    /// Reads a file whose failures the caller reports.
+    pub(super) fn open(&mut self, path: &Path, kind: FileKind) -> (FileId, Result<Vec<u8>, Unreadable>) {
         if self.kept.is_none() {
             self.footprint.note(path);
         }
@@ -206,7 +228,7 @@ impl Diagnostics {
         match bytes.and_then(|bytes| self.texts.insert(path.to_owned(), &bytes).map(|()| bytes)) {
             Ok(bytes) => {
                 self.read.push(ReadFile { path: path.to_owned(), digest: digest_of(&bytes) });
-                (file, Some(bytes))
+                (file, Ok(bytes))
             }
             Err(error) => {
                 let mut help = String::new();
@@ -216,8 +238,7 @@ impl Diagnostics {
                         "let the service's group read it: `chgrp egret {path} && chmod g+r {path}`; its folder too (g+rx)"
                     );
                 }
-                self.error(file.whole(), format!("cannot be read: {error}"), help);
-                (file, None)
+                (file, Err(Unreadable { why: error.to_string(), help }))
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::hostname::Hostname;
 use crate::policy::{EchPolicy, RuleEffect};
 
 /// Public names of client-facing servers (RFC 9849): the SNI when the real name is encrypted. Their sources, in order:
-/// <https://developers.cloudflare.com/ssl/edge-certificates/ech/>, docs/ECH.md of curl for defo.ie, and the HTTPS
+/// <https://developers.cloudflare.com/ssl/edge-certificates/ech/>, curl's page on ECH for defo.ie, and the HTTPS
 /// record of tls-ech.dev (a copy is in mitmproxy, test/mitmproxy/contentviews/test__view_dns.py).
 const PUBLIC_NAMES: [&str; 3] = ["cloudflare-ech.com", "cover.defo.ie", "public.tls-ech.dev"];
 

@@ -2,9 +2,10 @@
 
 use super::diagnostic::Diagnostics;
 use super::public_suffix::{self, Breadth};
+use super::repeats::Repeat;
 use super::schema::Describe;
 use super::value::Value;
-use super::value_types::ValueType;
+use super::value_types::{ListItem, ValueType};
 use crate::hostname::{HostPattern, Hostname, NotAHostname};
 use std::net::IpAddr;
 
@@ -32,6 +33,13 @@ impl ValueType for HostType {
             }
             Err(Wrong { why, help }) => value.wrong(out, &why, help),
         }
+    }
+}
+
+/// The names of a rule are compared together with those of its hosts file.
+impl ListItem for HostType {
+    fn repeats(_: &[&HostPattern]) -> Vec<Repeat> {
+        Vec::new()
     }
 }
 

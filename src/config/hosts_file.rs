@@ -1,6 +1,6 @@
 //! Files of hostnames, one per line.
 
-use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition};
+use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition, Unreadable};
 use super::host_type::{Doubt, Wrong, judge};
 use crate::hostname::HostPattern;
 use std::collections::HashMap;
@@ -14,8 +14,7 @@ const MAX_NAMES: usize = 4_000_000;
 /// Hosts files of one load, each read once even if several rules refer to it.
 pub(super) struct HostsFiles {
     folder: PathBuf,
-    /// `None`: the file could not be read.
-    read: HashMap<PathBuf, Option<Vec<HostPattern>>>,
+    read: HashMap<PathBuf, Result<Vec<HostPattern>, Unreadable>>,
     /// Names that may still be added to rules.
     left: usize,
     is_exceeded: bool,
@@ -38,9 +37,12 @@ impl HostsFiles {
         let path = self.folder.join(path);
         let shown = path.display().to_string();
         let names = self.read.entry(path).or_insert_with_key(|path| read(path, out));
-        let Some(names) = names else {
-            out.error(at, format!("`hosts_file`: {shown} cannot be read"), "");
-            return Vec::new();
+        let names = match names {
+            Ok(names) => names,
+            Err(why) => {
+                out.error(at, format!("`hosts_file`: {shown} cannot be read: {why}"), why.help.clone());
+                return Vec::new();
+            }
         };
         if let Some(left) = self.left.checked_sub(names.len()) {
             self.left = left;
@@ -56,8 +58,8 @@ impl HostsFiles {
     }
 }
 
-fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
-    let (file, bytes) = out.read(path, FileKind::Names);
+fn read(path: &Path, out: &mut Diagnostics) -> Result<Vec<HostPattern>, Unreadable> {
+    let (file, bytes) = out.open(path, FileKind::Names);
     let bytes = bytes?;
     let errors_before = out.errors();
     let names = parse(&bytes, file, out);
@@ -65,7 +67,7 @@ fn read(path: &Path, out: &mut Diagnostics) -> Option<Vec<HostPattern>> {
         let help = "a rule without names would cover every name; add some, or remove the rule";
         out.error(file.whole(), "there is no name in it", help);
     }
-    Some(names)
+    Ok(names)
 }
 
 fn parse(bytes: &[u8], file: FileId, out: &mut Diagnostics) -> Vec<HostPattern> {

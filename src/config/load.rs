@@ -1,15 +1,17 @@
 //! Loading: from files to a configuration.
 
-use super::catalogue::{gateway, main_file, policy_file};
+use super::catalogue::{flow_log, gateway, main_file, policy_file};
 use super::diagnostic::{ConfigReport, Diagnostic, Diagnostics, ReadFile, SourcePosition};
 use super::file_stamp::FileStamps;
 use super::hosts_file::HostsFiles;
 use super::policy_folder::POLICY_FOLDER;
-use super::settings::Config;
+use super::schema::ConfigKey;
+use super::settings::{Config, FlowLogTarget};
 use super::source::SourceFile;
 use super::table::TomlTable;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
+use super::value_types::{NestedType, ValueType};
 use super::{cross_checks, dead_rules, ech_names, other_protocols, sections, shares};
 use crate::policy::EchPolicy;
 use std::borrow::Cow;
@@ -63,17 +65,31 @@ fn file_name(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
-/// Returns the control socket set in a main file; `None` if it is off. Reads no other file and ignores other errors,
-/// because operators may query the running gateway while they repair a configuration.
+/// Returns the control socket set in a main file; `None` if it is off.
 pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, ConfigReport> {
+    one_key(path, &main_file::GATEWAY, &gateway::ADMIN)
+}
+
+/// Returns the place of the flow log set in a main file.
+pub fn flow_log_target(path: &Path) -> Result<FlowLogTarget, ConfigReport> {
+    one_key(path, &main_file::FLOW_LOG, &flow_log::PATH)
+}
+
+/// Reads a key of a main file. Reads no other file and ignores other errors, because operators may ask about the running
+/// gateway while they repair a configuration.
+fn one_key<K: ValueType>(
+    path: &Path,
+    section: &'static ConfigKey<NestedType>,
+    key: &'static ConfigKey<K>,
+) -> Result<K::Value, ConfigReport> {
     let (mut out, mut elsewhere) = (Diagnostics::new(path), Diagnostics::new(path));
-    let socket = SourceFile::open(path, "", &mut out).and_then(|source| {
+    let value = SourceFile::open(path, "", &mut out).and_then(|source| {
         let text = source.recover();
         let table = TomlTable::open(&source, &main_file::SECTION, text.get_ref(), 0, &mut elsewhere);
-        table.section(&main_file::GATEWAY, &mut elsewhere).read(&gateway::ADMIN, &mut out)
+        table.section(section, &mut elsewhere).read(key, &mut out)
     });
-    match socket {
-        Some(socket) if out.errors() == 0 => Ok(socket),
+    match value {
+        Some(value) if out.errors() == 0 => Ok(value),
         _ => {
             let (diagnostics, read) = out.finish();
             Err(ConfigReport { diagnostics, read })

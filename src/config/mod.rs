@@ -23,6 +23,7 @@ mod other_protocols;
 mod policy_folder;
 mod public_suffix;
 mod reference;
+mod repeats;
 mod schema;
 mod sections;
 mod settings;
@@ -41,7 +42,7 @@ mod version;
 pub use config_diff::ConfigDigest;
 pub use diagnostic::{ConfigReport, Diagnostic, ReadFile, Severity};
 pub use file_stamp::FileStamps;
-pub use load::{LoadedConfig, control_socket, load, load_as, load_texts};
+pub use load::{LoadedConfig, control_socket, flow_log_target, load, load_as, load_texts};
 pub use policy_folder::policy_files;
 pub use reference::reference;
 pub use settings::{

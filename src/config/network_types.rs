@@ -1,9 +1,10 @@
 //! Kinds of addresses, ports and paths.
 
 use super::diagnostic::{Diagnostics, FileKind};
+use super::repeats::{self, Repeat};
 use super::schema::Describe;
 use super::value::Value;
-use super::value_types::ValueType;
+use super::value_types::{ListItem, ValueType};
 use super::{AuditTarget as Audited, FlowLogTarget};
 use crate::addr::PortRange;
 use crate::interface::Interface as Named;
@@ -109,6 +110,12 @@ impl ValueType for DnsServerType {
     }
 }
 
+impl ListItem for DnsServerType {
+    fn repeats(list: &[&SocketAddr]) -> Vec<Repeat> {
+        repeats::equal(list)
+    }
+}
+
 /// A word (read as `None`), or the contents of a file: one or more entries.
 pub(super) struct WordOrFileType<T: 'static> {
     pub(super) word: &'static str,
@@ -140,6 +147,12 @@ impl<T> ValueType for WordOrFileType<T> {
             Ok(Err(why)) => value.wrong(out, &format!("no {}", self.file), why),
             Err(error) => value.wrong(out, "a file that cannot be read", error.to_string()),
         }
+    }
+}
+
+impl<T: PartialEq> ListItem for WordOrFileType<T> {
+    fn repeats(list: &[&Option<Vec<T>>]) -> Vec<Repeat> {
+        repeats::covered(list, |outer, inner| outer == inner)
     }
 }
 
@@ -184,6 +197,12 @@ impl ValueType for InterfaceType {
     }
 }
 
+impl ListItem for InterfaceType {
+    fn repeats(list: &[&Named]) -> Vec<Repeat> {
+        repeats::covered(list, Named::covers_all_of)
+    }
+}
+
 /// A port or a range of ports.
 pub(super) struct PortType;
 
@@ -212,6 +231,12 @@ impl ValueType for PortType {
             }
             _ => value.wrong(out, "not a port or range", help),
         }
+    }
+}
+
+impl ListItem for PortType {
+    fn repeats(list: &[&PortRange]) -> Vec<Repeat> {
+        repeats::ranges(list)
     }
 }
 
@@ -252,6 +277,34 @@ impl ValueType for NetworkType {
             return value.wrong(out, "an address inside a network", help);
         }
         Some(network)
+    }
+}
+
+impl ListItem for NetworkType {
+    fn repeats(list: &[&IpNet]) -> Vec<Repeat> {
+        repeats::networks(list)
+    }
+}
+
+/// A network of a pool or of a tenant's clients. Those of all pools and tenants are compared with each other elsewhere.
+pub(super) struct OwnedNetworkType;
+
+impl Describe for OwnedNetworkType {
+    fn describe(&self) -> String {
+        NetworkType.describe()
+    }
+}
+
+impl ValueType for OwnedNetworkType {
+    type Value = IpNet;
+    fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<IpNet> {
+        NetworkType.read(value, out)
+    }
+}
+
+impl ListItem for OwnedNetworkType {
+    fn repeats(_: &[&IpNet]) -> Vec<Repeat> {
+        Vec::new()
     }
 }
 

@@ -20,6 +20,13 @@ pub(super) struct ConfigKey<K> {
     pub(super) about: &'static str,
 }
 
+impl<K> ConfigKey<K> {
+    /// True if the table must have the key.
+    pub(super) fn is_required(&self) -> bool {
+        self.presence == KeyPresence::Required
+    }
+}
+
 /// Behaviour if a key is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyPresence {

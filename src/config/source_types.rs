@@ -1,9 +1,10 @@
 //! Kinds of a pool's single addresses.
 
 use super::diagnostic::Diagnostics;
+use super::repeats::{self, Repeat};
 use super::schema::Describe;
 use super::value::Value;
-use super::value_types::{Placed, ValueType};
+use super::value_types::{ListItem, Placed, ValueType};
 use crate::addr::SourceAddr;
 use std::net::IpAddr;
 
@@ -23,6 +24,12 @@ impl ValueType for SourceType {
         read.or_else(|| {
             value.wrong(out, "not an address", "write it as in \"203.0.113.17\", without a prefix")
         })
+    }
+}
+
+impl ListItem for SourceType {
+    fn repeats(list: &[&SourceAddr]) -> Vec<Repeat> {
+        repeats::equal(list)
     }
 }
 

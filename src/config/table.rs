@@ -67,7 +67,7 @@ impl<'a> TomlTable<'a> {
 
     fn entry<K>(&self, key: &ConfigKey<K>) -> Option<Value<'a>> {
         let node = self.entries?.get(key.name)?;
-        Some(Value { source: self.source, key: key.name, node })
+        Some(Value { source: self.source, key: key.name, required: key.is_required(), node })
     }
 
     /// Position of the key's value; of the table if the key is absent.
@@ -77,6 +77,13 @@ impl<'a> TomlTable<'a> {
 
     pub(super) fn has<K>(&self, key: &ConfigKey<K>) -> bool {
         self.entry(key).is_some()
+    }
+
+    /// True if the table has an unknown key that was probably meant to be this one, which is reported as such.
+    pub(super) fn mistypes<K>(&self, key: &ConfigKey<K>) -> bool {
+        let known = || self.section.keys.iter().map(|known| known.name());
+        let mut names = self.entries.into_iter().flatten().map(|(name, _)| name.get_ref());
+        names.any(|name| known().all(|known| known != name) && nearest(name, known()) == Some(key.name))
     }
 
     /// Reads a key. `None` if it is absent without a default, or wrong, which is reported.
@@ -89,7 +96,7 @@ impl<'a> TomlTable<'a> {
             // If this is `None` the load has failed; the default lets it continue, to find further errors.
             return key.kind.read(value, out).or_else(|| self.default(key, out));
         }
-        if key.presence == KeyPresence::Required {
+        if key.is_required() && !self.mistypes(key) {
             let message = format!("missing key `{}` in {}", key.name, self.section.header);
             out.error(self.place(), message, format!("add it, for example `{} = {}`", key.name, key.example));
         }
@@ -99,7 +106,7 @@ impl<'a> TomlTable<'a> {
     fn default<K: ValueType>(&self, key: &'static ConfigKey<K>, out: &mut Diagnostics) -> Option<K::Value> {
         let KeyPresence::Default(text) = key.presence else { return None };
         let node = DeValue::parse(text).ok()?;
-        key.kind.read(Value { source: self.source, key: key.name, node: &node }, out)
+        key.kind.read(Value { source: self.source, key: key.name, required: false, node: &node }, out)
     }
 
     /// Returns the table under a key; an empty one if it is absent.

@@ -152,6 +152,11 @@ fn read_public(
         if public.is_unspecified() || public.is_multicast() || public.is_loopback() {
             out.error(at, format!("`public`: {public} is nobody's public address"), "");
         }
+        if read.contains_key(&source) {
+            let message = format!("`public`: {source} stands there twice");
+            out.error(at, message, "write each source address once");
+            continue;
+        }
         if let Some(other) = sources.insert(public, source) {
             let message = format!("`public`: {public} stands for {other} and for {source}");
             out.error(at, message, "the mapping is one to one");
@@ -223,7 +228,7 @@ fn read_allow(
     let inspected = table.read(&allow::INSPECT, out).unwrap_or(true);
     rule.destination = table.read(&allow::DESTINATION, out).unwrap_or_default();
     let by_name = ALLOW.names_hosts(table);
-    if !by_name && !table.has(ALLOW.cidrs) {
+    if !by_name && !table.has(ALLOW.cidrs) && !ALLOW.mistyped(table) {
         let help = "add `hosts`, `hosts_file` or `cidrs`; `cidrs = [\"0.0.0.0/0\", \"::/0\"]` is everywhere";
         out.error(table.place(), "the rule does not say what it allows", help);
     }
@@ -272,7 +277,8 @@ fn read_allow(
 }
 
 fn read_deny(table: &TomlTable<'_>, files: &mut HostsFiles, out: &mut Diagnostics) -> (RuleSpec, RulePlaces) {
-    if !DENY.names_hosts(table) && !table.has(DENY.cidrs) && !table.has(DENY.ports) {
+    let says = DENY.names_hosts(table) || table.has(DENY.cidrs) || table.has(DENY.ports);
+    if !says && !DENY.mistyped(table) {
         let help = "add `hosts`, `hosts_file`, `cidrs` or `ports`; what no rule allows is denied anyhow";
         out.error(table.place(), "the rule does not say what it denies", help);
     }
@@ -307,6 +313,14 @@ static DENY: RuleKeys = RuleKeys {
 impl RuleKeys {
     fn names_hosts(&self, table: &TomlTable<'_>) -> bool {
         table.has(self.hosts) || table.has(self.hosts_file)
+    }
+
+    /// True if the rule has an unknown key that was probably meant to say what it covers.
+    fn mistyped(&self, table: &TomlTable<'_>) -> bool {
+        table.mistypes(self.hosts)
+            || table.mistypes(self.hosts_file)
+            || table.mistypes(self.cidrs)
+            || table.mistypes(self.ports)
     }
 }
 

@@ -13,6 +13,8 @@ const MAX_SHOWN: usize = 80;
 pub(super) struct Value<'a> {
     pub(super) source: &'a SourceFile,
     pub(super) key: &'static str,
+    /// True if the table must have the key.
+    pub(super) required: bool,
     pub(super) node: &'a Spanned<DeValue<'a>>,
 }
 
@@ -32,9 +34,9 @@ impl<'a> Value<'a> {
 
     /// Returns the entries of this value, if it is a table.
     pub(super) fn entries(&self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
-        let Self { source, key, .. } = *self;
+        let of = *self;
         let entries = self.node().as_table()?.iter();
-        Some(entries.map(move |(name, node)| (name.get_ref().as_ref(), Self { source, key, node })))
+        Some(entries.map(move |(name, node)| (name.get_ref().as_ref(), Self { node, ..of })))
     }
 
     /// Returns the text, if it is a string.
@@ -49,7 +51,7 @@ impl<'a> Value<'a> {
     }
 
     /// Formats the value as in the file, shortened for a message.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match self.node() {
             DeValue::String(text) if text.chars().count() > MAX_SHOWN => {
                 format!("{:?} …", text.chars().take(MAX_SHOWN).collect::<String>())

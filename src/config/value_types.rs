@@ -3,6 +3,7 @@
 
 use super::diagnostic::{Diagnostics, SourcePosition};
 use super::nearest::nearest;
+use super::repeats::Repeat;
 use super::schema::{ConfigSection, Describe};
 use super::value::Value;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
@@ -228,7 +229,16 @@ impl<K: Describe> Describe for ListType<K> {
     }
 }
 
-impl<K: ValueType> ValueType for ListType<K> {
+/// A kind of value that lists are made of.
+pub(super) trait ListItem: ValueType {
+    /// Finds the entries of a list that another covers; none where checks across tables find them.
+    fn repeats(list: &[&Self::Value]) -> Vec<Repeat>;
+}
+
+/// Repeated entries that are reported one by one for each list.
+const MAX_REPEATS: usize = 20;
+
+impl<K: ListItem> ValueType for ListType<K> {
     type Value = Vec<Placed<K::Value>>;
     fn read(&self, value: Value<'_>, out: &mut Diagnostics) -> Option<Self::Value> {
         let Some(elements) = value.node().as_array() else {
@@ -236,17 +246,37 @@ impl<K: ValueType> ValueType for ListType<K> {
             return value.wrong(out, "not a list", help);
         };
         if elements.is_empty() {
-            return value.wrong(
-                out,
-                "empty",
-                "name at least one, or leave the key out where it may be missing",
-            );
+            let help =
+                if value.required { "name at least one" } else { "name at least one, or leave the key out" };
+            out.error(value.place(), format!("`{}`: the list is empty", value.key), help);
+            return None;
         }
+        let mut written = Vec::with_capacity(elements.len());
         let read_one = |node| {
             let element = value.element(node);
-            Some(Placed { value: self.0.read(element, out)?, at: element.place() })
+            let read = Placed { value: self.0.read(element, out)?, at: element.place() };
+            written.push(element);
+            Some(read)
         };
-        Some(elements.iter().filter_map(read_one).collect())
+        let read: Vec<_> = elements.iter().filter_map(read_one).collect();
+        warn_of_repeats(&K::repeats(&read.iter().map(|one| &one.value).collect::<Vec<_>>()), &written, out);
+        Some(read)
+    }
+}
+
+/// Warns of entries that stand in the list twice, or that another entry covers.
+fn warn_of_repeats(repeats: &[Repeat], written: &[Value<'_>], out: &mut Diagnostics) {
+    for &Repeat { entry, by } in repeats.iter().take(MAX_REPEATS) {
+        let (entry, by) = (written[entry], written[by].shown());
+        let message = match entry.shown() {
+            same if same == by => format!("`{}`: {same} stands there twice", entry.key),
+            inner => format!("`{}`: {inner} is covered by {by} in the same list", entry.key),
+        };
+        out.warning(entry.place(), message, "remove it");
+    }
+    if let Some(Repeat { entry, .. }) = repeats.get(MAX_REPEATS) {
+        let (entry, more) = (written[*entry], repeats.len() - MAX_REPEATS);
+        out.warning(entry.place(), format!("`{}`: {more} more such entries in the same list", entry.key), "");
     }
 }
 

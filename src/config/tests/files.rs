@@ -63,6 +63,32 @@ fn files_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn missing_hosts_file_is_reported_once() {
+    let text = format!("{GOOD}hosts_file = \"none.txt\"\n");
+    assert_eq!(
+        findings(&[("egret.toml", &text)]),
+        [
+            "egret.toml:12:14: error: `hosts_file`: none.txt cannot be read: No such file or directory (os error 2)"
+        ]
+    );
+}
+
+#[test]
+fn mistyped_key_is_reported_once() {
+    for (text, key) in [
+        (GOOD.replace("hosts =", "host ="), "host"),
+        (GOOD.replace("[[tenant.allow]]\nhosts =", "[[tenant.deny]]\nhots ="), "hots"),
+        (GOOD.replace("[[tenant.allow]]\nhosts =", "[[tenant.allow]]\ncidr ="), "cidr"),
+        (GOOD.replace("sources =", "source ="), "source"),
+        (GOOD.replace("addresses =", "adresses ="), "adresses"),
+        (GOOD.replace("interfaces =", "interface ="), "interface"),
+    ] {
+        let found = findings(&[("egret.toml", &text)]);
+        assert!(found.len() == 1 && found[0].contains(&format!("unknown key {key:?}")), "{found:#?}");
+    }
+}
+
+#[test]
 fn empty_hosts_file_is_refused() {
     let text = format!("{GOOD}hosts_file = \"none.txt\"\n");
     let found = findings(&[("egret.toml", &text), ("none.txt", "# later\n\n")]);

@@ -5,6 +5,7 @@ mod dead_rules;
 mod files;
 mod mistakes;
 mod other_protocols;
+mod repeats;
 mod soup;
 
 use super::{ADMIN_SOCKET, Admin, ConfigReport, LoadedConfig, Severity, load};

@@ -3,7 +3,7 @@
 use super::Mistake;
 
 pub(super) const ALL: &[Mistake] = &[
-    ("[[pool]]\nname = \"q\"\naddresses = []", "+3:13: error: `addresses`: a list is empty", ""),
+    ("[[pool]]\nname = \"q\"\naddresses = []", "+3:13: error: `addresses`: the list is empty", ""),
     (
         "[[pool]]\nname = \"q\"",
         "+1:1: error: missing key `addresses` in [[pool]]",

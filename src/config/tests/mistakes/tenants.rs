@@ -90,7 +90,7 @@ pub(super) const ALL: &[Mistake] = &[
         "",
     ),
     ("ports = [443, 70000]", "+1:15: error: `ports`: 70000 is not a port", ""),
-    ("ports = []", "+1:9: error: `ports`: a list is empty", "name at least one"),
+    ("ports = []", "+1:9: error: `ports`: the list is empty", "name at least one, or leave the key out"),
     // names
     (
         "[[tenant.allow]]\nhosts = [\"ok.example\", \"*.com\"]",
@@ -129,6 +129,9 @@ pub(super) const ALL: &[Mistake] = &[
         "`ech = \"deny\"`",
     ),
     ("[[tenant.allow]]\nhosts = [\"*\"]", "+2:10: error: `hosts`", "`cidrs`"),
-    ("[[tenant.allow]]\nhosts_file = \"none.txt\"", ":", "none.txt: error: cannot be read: No such file"),
-    ("[[tenant.allow]]\nhosts_file = \"none.txt\"", "+2:14: error: `hosts_file`", "none.txt cannot be read"),
+    (
+        "[[tenant.allow]]\nhosts_file = \"none.txt\"",
+        "+2:14: error: `hosts_file`",
+        "none.txt cannot be read: No such file",
+    ),
 ];
