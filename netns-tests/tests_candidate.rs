@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::Command;
 
 crate::trials! {
     both families:
@@ -198,6 +199,22 @@ fn canary_denying_too_much_rolls_back() {
     });
     assert_eq!(change["by"], "gateway");
     assert!(rollout.gateway.stderr().contains("alone denied 5 of 15 flows"));
+
+    // The control API itself refuses it, also where the files are in place already.
+    let main = rollout.candidate_file().with_file_name("egret.toml");
+    fs::copy(rollout.candidate_file(), main).unwrap();
+    let promote = |force: bool| {
+        let socket = format!("--unix-socket {}", lab.control_socket());
+        let body = json!({ "force": force }).to_string();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--json", &body]).args(socket.split(' ')).arg("http://egret/v1/candidate/promote");
+        text(&lab.gateway.output(&mut curl))
+    };
+    let said = promote(false);
+    assert!(said.contains("\"reloaded\":false") && said.contains("fell back"), "{said}");
+    assert_eq!(rollout.status()["state"], "fell_back");
+    let said = promote(true);
+    assert!(said.contains("\"reloaded\":true"), "{said}");
 }
 
 fn promotion_enforces_candidate_and_keeps_backup() {

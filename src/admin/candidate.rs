@@ -81,6 +81,14 @@ impl ShareOrder {
     }
 }
 
+/// The body of `POST /v1/candidate/promote`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromoteOrder {
+    /// Promotes even a candidate that was rolled back.
+    pub force: bool,
+}
+
 /// Result of a change of the share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShareAnswer {

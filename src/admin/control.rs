@@ -5,7 +5,7 @@
 
 use super::bounded::BoundedListener;
 use super::candidate::{
-    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ShareAnswer, ShareOrder,
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, ShareAnswer, ShareOrder,
 };
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
@@ -78,8 +78,9 @@ pub struct CandidateHandlers {
     pub load: OrderHandler<LoadOrder, oneshot::Receiver<LoadAnswer>>,
     /// Changes the share of clients that it is enforced for.
     pub share: OrderHandler<ShareOrder, oneshot::Receiver<Result<ShareAnswer, ControlError>>>,
-    /// Puts the candidate in force, if the files of the running configuration now match it.
-    pub promote: OrderHandler<(), oneshot::Receiver<ReloadAnswer>>,
+    /// Puts the candidate in force, if the files of the running configuration now match it. Refused after a rollback, unless
+    /// forced.
+    pub promote: OrderHandler<PromoteOrder, oneshot::Receiver<ReloadAnswer>>,
     /// Drops the candidate.
     pub drop: OrderHandler<(), oneshot::Receiver<Result<DropAnswer, ControlError>>>,
 }
@@ -275,8 +276,10 @@ async fn share_candidate(
 async fn promote_candidate(
     State(control): State<ControlHandlers>,
     ConnectInfo(peer): ConnectInfo<SocketPeer>,
+    order: Result<Json<PromoteOrder>, JsonRejection>,
 ) -> Result<Response, Response> {
-    let answer = carried_out((control.candidate.promote)(peer, ())).await?;
+    let order = understood(order, |_| Ok(()))?;
+    let answer = carried_out((control.candidate.promote)(peer, order)).await?;
     Ok(done_or_not(answer.reloaded, answer))
 }
 

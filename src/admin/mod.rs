@@ -18,8 +18,8 @@ mod trace;
 
 pub use candidate::{
     CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, ExampleFlows, FileRead,
-    FileSet, LoadAnswer, LoadOrder, PromotionFiles, RequestChanges, RollbackReport, ShareAnswer, ShareOrder,
-    TenantChanges,
+    FileSet, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, RequestChanges, RollbackReport,
+    ShareAnswer, ShareOrder, TenantChanges,
 };
 pub use control::{
     CandidateHandlers, ControlError, ControlHandlers, OrderHandler, QueryHandler, RejectionCallback,

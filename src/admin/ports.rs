@@ -154,7 +154,9 @@ impl FromStr for DestinationFilter {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
-        text.parse().map(Self::Name).map_err(|_| "neither ADDRESS:PORT nor ADDRESS nor a name")
+        // A single label is a slip of the pen: whatever clients ask for has a domain.
+        let name = text.parse().ok().filter(|_| text.contains('.'));
+        name.map(Self::Name).ok_or("neither ADDRESS[:PORT] nor a name with its domain")
     }
 }
 
@@ -294,7 +296,9 @@ mod tests {
             let destination = Some(wanted.parse().unwrap());
             assert_eq!(asked(&PortsQuery { destination, ..PortsQuery::default() }), found, "{wanted}");
         }
-        assert!("a b".parse::<DestinationFilter>().is_err());
+        for wrong in ["a b", "nonsense", "b.example.com:443", "198.51.100.0/24", "198.51.100"] {
+            assert!(wrong.parse::<DestinationFilter>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::reload::{ReloadHandle, Reloader};
 use super::verification;
 use crate::admin::{
     CandidateHandlers, CandidateReport, ControlError, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder,
-    PromotionFiles, ReloadAnswer, ShareAnswer, ShareOrder,
+    PromoteOrder, PromotionFiles, ReloadAnswer, RollbackReport, ShareAnswer, ShareOrder,
 };
 use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
@@ -53,7 +53,7 @@ impl CandidateApi {
             files: Arc::new(move |()| files.promotion()),
             load: Arc::new(move |peer, order| load.load(peer, order)),
             share: Arc::new(move |peer, order| share.share(peer, order)),
-            promote: Arc::new(move |peer, ()| promote.promote(peer)),
+            promote: Arc::new(move |peer, order| promote.promote(peer, order)),
             drop: Arc::new(move |peer, ()| drop.drop(peer)),
         }
     }
@@ -91,8 +91,12 @@ impl CandidateApi {
         self.reloads.run(move |reloader| reloader.share_candidate(Originator::Control(peer), &order))
     }
 
-    fn promote(&self, peer: SocketPeer) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
-        self.reloads.run(move |reloader| reloader.promote_candidate(Originator::Control(peer)))
+    fn promote(
+        &self,
+        peer: SocketPeer,
+        order: PromoteOrder,
+    ) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
+        self.reloads.run(move |reloader| reloader.promote_candidate(Originator::Control(peer), order))
     }
 
     fn drop(
@@ -200,8 +204,8 @@ impl Reloader {
     }
 
     /// Reloads if the files now match the candidate.
-    fn promote_candidate(&mut self, by: Originator) -> ReloadAnswer {
-        let answer = self.promote(by);
+    fn promote_candidate(&mut self, by: Originator, order: PromoteOrder) -> ReloadAnswer {
+        let answer = self.promote(by, order);
         if answer.reloaded {
             self.note_candidate(None);
             self.resolve_in_advance();
@@ -209,12 +213,16 @@ impl Reloader {
         answer
     }
 
-    /// Fails if the candidate is not loaded or has another version.
-    pub(crate) fn check_candidate(&self, version: &str) -> Result<(), PromotionError> {
-        match self.candidates.0.load().as_deref() {
-            None => Err(PromotionError::NoneLoaded),
-            Some(loaded) if *loaded.version != *version => Err(PromotionError::Other),
-            Some(_) => Ok(()),
+    /// Fails if the candidate is not loaded, has another version, or was rolled back and the order does not force it.
+    pub(crate) fn check_candidate(&self, version: &str, order: PromoteOrder) -> Result<(), PromotionError> {
+        let loaded = self.candidates.0.load();
+        let loaded = loaded.as_deref().ok_or(PromotionError::NoneLoaded)?;
+        if *loaded.version != *version {
+            return Err(PromotionError::Other);
+        }
+        match loaded.fell_back().filter(|_| !order.force) {
+            None => Ok(()),
+            Some(RollbackReport { denied, flows, .. }) => Err(PromotionError::FellBack { denied, flows }),
         }
     }
 

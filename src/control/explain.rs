@@ -15,8 +15,8 @@ use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    self, CheckResults, ClientInspection, CompileError, DestinationRule, Explanation, FlowFacts, Inspection, Judgement,
-    MatchFinding, Permit, Policy, TenantRules,
+    self, CheckResults, ClientInspection, CompileError, DestinationRule, Explanation, FlowFacts, Inspection,
+    Judgement, MatchFinding, Permit, Policy, TenantRules,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -224,8 +224,7 @@ impl ExplainInputs<'_> {
         let is_resolved = permit.destination() == DestinationRule::Resolve;
         let known = if is_resolved { report.address_check.is_some() } else { !report.address_assumed };
         let client_family = Family::of(client.ip());
-        let families =
-            if known { vec![Family::of(to.ip())] } else { self.dialled_families(tenant, permit) };
+        let families = if known { vec![Family::of(to.ip())] } else { self.dialled_families(tenant, permit) };
         let of_family = |address: IpAddr| families.contains(&Family::of(address));
         let is_refused = !pool.addresses.iter().any(|network| Family::of(network.addr()) == client_family);
         let SourceUse { source, in_use, tenant_ports, drain } = self.source_use(pool, tenant, client, to);
@@ -273,7 +272,9 @@ impl ExplainInputs<'_> {
             return vec![Family::of(permit.dial().ip())];
         }
         match self.state {
-            UsageSource::Files(pools) => pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families()),
+            UsageSource::Files(pools) => {
+                pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families())
+            }
             UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].pool.families(),
         }
     }

@@ -106,6 +106,11 @@ impl LastGoodStore {
         others
     }
 
+    /// The newest kept configuration that can be loaded.
+    pub fn newest(&self) -> Option<config::Config> {
+        self.others_than(None).into_iter().find_map(|texts| Some(self.load(texts).ok()?.config))
+    }
+
     /// Parses and checks a kept configuration.
     pub(crate) fn load(&self, texts: Texts) -> Result<LoadedConfig, ConfigReport> {
         config::load_texts(&self.main, texts)

@@ -57,4 +57,15 @@ pub(crate) enum PromotionError {
     /// Another candidate was loaded, or the files were changed.
     #[error("what the files of the running configuration say is not the candidate that is loaded")]
     Other,
+    /// It was rolled back, and the order does not force it.
+    #[error(
+        "the candidate fell back, when it alone denied {denied} of the {flows} flows of its clients; `egret candidate status` \
+         says which, and `egret candidate promote --force` promotes it all the same"
+    )]
+    FellBack {
+        /// Flows that it alone denied.
+        denied: u32,
+        /// Flows of the clients that it was enforced for.
+        flows: u32,
+    },
 }

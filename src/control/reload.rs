@@ -14,7 +14,7 @@ use super::loaded_candidate::SharedCandidate;
 use super::network::{ExpectedNetwork, NetworkThread};
 use super::recheck::RecheckHandle;
 use super::snapshot;
-use crate::admin::{ControlError, ReloadAnswer};
+use crate::admin::{ControlError, PromoteOrder, ReloadAnswer};
 use crate::audit::{Originator, What};
 use crate::clock;
 use crate::config::{self, Config, ConfigDigest, LoadedConfig, Texts};
@@ -210,7 +210,7 @@ impl Reloader {
             return;
         }
         let before = Arc::clone(&self.in_force.current().version);
-        let result = self.reload(false);
+        let result = self.reload(None);
         let config = Arc::clone(&self.in_force.current().version);
         if result.is_err() {
             self.in_force.refused();
@@ -226,21 +226,21 @@ impl Reloader {
     }
 
     /// A reload that takes effect only if it puts the candidate in force.
-    pub(crate) fn promote(&mut self, by: Originator) -> ReloadAnswer {
+    pub(crate) fn promote(&mut self, by: Originator, order: PromoteOrder) -> ReloadAnswer {
         let before = Arc::clone(&self.in_force.current().version);
-        let result = self.reload(true);
+        let result = self.reload(Some(order));
         let config = Arc::clone(&self.in_force.current().version);
         say(&result, &config);
         self.auditor.exchanged(What::CandidatePromote, by, &before, audit_result(&result));
         answer(&result, &config)
     }
 
-    fn reload(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
-        catch_unwind(AssertUnwindSafe(|| self.exchange(promoted))).unwrap_or(Err(ReloadError::Bug))
+    fn reload(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
+        catch_unwind(AssertUnwindSafe(|| self.exchange(promotion))).unwrap_or(Err(ReloadError::Bug))
     }
 
-    /// Puts the files' configuration in force. If `promoted`, only if it matches the candidate, which ends then.
-    fn exchange(&mut self, promoted: bool) -> Result<ReloadSummary, ReloadError> {
+    /// Puts the files' configuration in force. For a promotion only if it matches the candidate, which ends then.
+    fn exchange(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
         let loaded = config::load(&self.path);
         self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
         let LoadedConfig { mut config, warnings, files, texts, .. } = loaded?;
@@ -255,8 +255,8 @@ impl Reloader {
         let before = self.gateway.snapshot.load_full();
         let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
         drop(before);
-        if promoted {
-            self.check_candidate(&built.current.version)?;
+        if let Some(order) = promotion {
+            self.check_candidate(&built.current.version, order)?;
             built.snapshot.candidate = None;
         }
         config.tenants = Vec::new();

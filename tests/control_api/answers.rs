@@ -73,7 +73,7 @@ fn candidate() -> CandidateHandlers {
         answer.send(Err(none())).unwrap();
         Ok(told)
     };
-    let promote = |_: SocketPeer, ()| {
+    let promote = |_: SocketPeer, _: admin::PromoteOrder| {
         let (answer, told) = oneshot::channel();
         answer.send(refused()).unwrap();
         Ok(told)

@@ -43,7 +43,7 @@ fn api_errors_name_their_cause() {
     for (method, target, body, status, said) in [
         ("GET", "/v1/ports?pool=other", "", 404, "no pool is called that"),
         ("GET", "/v1/ports?colour=red", "", 400, "unknown field `colour`"),
-        ("GET", "/v1/ports?destination=a%20b", "", 400, "neither ADDRESS:PORT nor ADDRESS nor a name"),
+        ("GET", "/v1/ports?destination=a%20b", "", 400, "neither ADDRESS[:PORT] nor a name"),
         ("POST", "/v1/ports/drain", "{}", 422, "missing field `source`"),
         ("POST", "/v1/ports/drain", r#"{"source":"x","on":true}"#, 422, "invalid IP address"),
         ("POST", "/v1/ports/drain", r#"{"source":"192.0.2.1","on":true}"#, 404, "not listed by any pool"),

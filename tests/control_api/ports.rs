@@ -72,16 +72,16 @@ fn ports_command_reports_unreachable_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("admin.sock");
     let config = folder.path().join("egret.toml");
-    std::fs::write(&config, "[gateway]\nadmin = 1\n").unwrap();
+    std::fs::write(&config, "[gateway]\nadmin = \"off\"\n").unwrap();
     let mut by_config = Command::new(env!("CARGO_BIN_EXE_egret"));
     by_config.args(["ports", "--config"]).arg(&config);
     for (output, said) in [
         (gateway.egret(&["--pool", "other"]), "no pool is called that"),
-        (gateway.egret(&["--destination", "a b"]), "neither ADDRESS:PORT nor ADDRESS nor a name"),
+        (gateway.egret(&["--destination", "a b"]), "neither ADDRESS[:PORT] nor a name"),
         (gateway.egret(&["--pool", "acme", "drain", "203.0.113.16"]), "cannot be used with"),
         (egret(&[], &nowhere), "there is no control socket"),
         (egret(&["--watch"], &nowhere), "there is no control socket"),
-        (by_config.output().unwrap(), "is not a unix socket"),
+        (by_config.output().unwrap(), "the control socket is off"),
     ] {
         let stderr = text(&output.stderr);
         assert!(output.status.code() == Some(2) && stderr.contains(said), "wanted {said:?}: {output:?}");
