@@ -68,6 +68,7 @@ man=$prefix/share/man/man1
 bash_completion=$prefix/share/bash-completion/completions/egret
 zsh_completion=$prefix/share/zsh/vendor-completions/_egret
 fish_completion=$prefix/share/fish/vendor_completions.d/egret.fish
+doc=$prefix/share/doc/egret
 
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
@@ -125,6 +126,14 @@ generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
     mv "$root$file.new" "$root$file"
 }
 
+# The pages that messages and pages name, at the same paths below $doc as in the repository.
+place_documents() {
+    rm -rf "$root$doc"
+    (cd "$here" && find README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE-* docs examples deploy -type f) | while IFS= read -r file; do
+        place 644 "$here/$file" "$doc/$file"
+    done
+}
+
 # systemd-networkd reads networkd.conf only when it starts. A restart keeps links and addresses.
 protect_routes() {
     if [ -e "$root$networkd" ] && cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then return 0; fi
@@ -152,6 +161,7 @@ install_all() {
     place 644 "$here/deploy/logrotate" "$logrotate"
     mkdir -p "$root$man"
     "$root$bin" man --dir "$root$man"
+    place_documents
     generate "$bash_completion" completions bash
     generate "$zsh_completion" completions zsh
     generate "$fish_completion" completions fish
@@ -199,7 +209,7 @@ uninstall_all() {
         rm -f "$root$file"
     done
     rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
-    rm -rf "$root/var/lib/egret-steering"
+    rm -rf "$root/var/lib/egret-steering" "$root$doc"
     rmdir "$root$lib" "$root$(dirname "$debug")" 2>/dev/null || :
     if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$purge" ]; then

@@ -154,10 +154,9 @@ fn verdict_shows_its_outcome() {
 #[test]
 fn only_the_clients_family_is_judged() {
     let files = Files::new();
-    let config = CONFIG.replacen("\"203.0.113.32\"", "\"2001:db8:32::1\", \"203.0.113.32\"", 1).replace(
-        "[\"10.0.1.0/24\"]",
-        "[\"10.0.1.0/24\", \"2001:db8:1::/64\"]",
-    );
+    let config = CONFIG
+        .replacen("\"203.0.113.32\"", "\"2001:db8:32::1\", \"203.0.113.32\"", 1)
+        .replace("[\"10.0.1.0/24\"]", "[\"10.0.1.0/24\", \"2001:db8:1::/64\"]");
     files.write("egret.toml", &config.replace("[\"10.0.3.0/24\"]", "[\"10.0.3.0/24\", \"2001:db8:3::/64\"]"));
     for (from, assumed, outcome, addresses) in [
         ("10.0.1.5", "192.0.2.1", None, &["203.0.113.16/30"][..]),

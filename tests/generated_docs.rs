@@ -5,7 +5,8 @@ use std::path::Path;
 
 type Generator = fn() -> String;
 
-const DOCUMENTS: [(&str, Generator); 3] = [
+const DOCUMENTS: [(&str, Generator); 4] = [
+    ("docs/commands.md", egret::cli::reference),
     ("docs/config.md", egret::config::reference),
     ("docs/metrics.md", egret::telemetry::catalogue::reference),
     ("docs/outcomes.md", egret::outcome::reference),

@@ -58,7 +58,10 @@ fn all_files_are_installed() {
     let pages: BTreeSet<_> =
         found.iter().filter(|(name, _)| name.starts_with("usr/share/man/man1/")).cloned().collect();
     assert!(pages.contains(&("usr/share/man/man1/egret-reload.1".to_owned(), 0o644)), "{pages:?}");
-    found.retain(|file| !pages.contains(file));
+    // So it is for the documents, whose paths are those of the repository.
+    let is_document = |name: &str| name.starts_with("usr/share/doc/egret/");
+    assert!(found.contains(&("usr/share/doc/egret/docs/config.md".to_owned(), 0o644)), "{found:?}");
+    found.retain(|file| !pages.contains(file) && !is_document(&file.0));
     let deployed = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy")).unwrap();
     let deployed = deployed.map(|file| file.unwrap().file_name().into_string().unwrap());
     let units = deployed
@@ -66,6 +69,76 @@ fn all_files_are_installed() {
     let mut expected: BTreeSet<_> = expected.map(|(name, mode)| (name.to_owned(), mode)).into();
     expected.extend(units.map(|name| (format!("etc/systemd/system/{name}"), 0o644)));
     assert_eq!(found, expected);
+}
+
+/// Paths that documents name and that something else than the installation makes.
+const MADE_LATER: [(&str, &str); 12] = [
+    ("/run/egret/", "RuntimeDirectory=egret"),
+    ("/run/egret-steering/", "/run/egret-steering/state"),
+    ("/var/lib/egret/", "StateDirectory=egret"),
+    ("/var/lib/egret-steering/", "--keep /var/lib/egret-steering"),
+    ("/var/log/egret/", "LogsDirectory=egret"),
+    ("/etc/default/egret-steering", "EnvironmentFile=-/etc/default/egret-steering"),
+    // Operators make these as the page says.
+    ("/etc/egret/candidate.toml", ""),
+    ("/etc/egret/policy-tests.toml", ""),
+    ("/etc/egret/corp.example.key", ""),
+    ("/etc/egret-next", ""),
+    ("/etc/prometheus/egret-rules.yml", ""),
+    ("/var/tmp/egret", ""),
+];
+
+/// The text's paths, absolute ones that belong to Egret and those of the repository's documents.
+fn named_paths(text: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let words = text.split(|c| !is_part(c)).map(|word| word.trim_end_matches('.'));
+    let is_egrets = |word: &str| {
+        let roots = ["/etc/", "/usr/", "/var/", "/run/", "/opt/egret/"];
+        roots.iter().any(|root| word.starts_with(root)) && word.contains("egret")
+    };
+    let is_document = |word: &str| {
+        ["docs/", "examples/", "deploy/"].iter().any(|folder| word.starts_with(folder))
+            && !word.ends_with('/')
+    };
+    words.filter(|word| is_egrets(word) || is_document(word)).map(str::to_owned).collect()
+}
+
+fn texts_below(folder: &str, ending: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let names = files(&root).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(ending));
+    names.map(|name| (name.clone(), fs::read_to_string(root.join(&name)).unwrap())).collect()
+}
+
+#[test]
+fn paths_in_documents_and_messages_exist() {
+    let root = tempfile::tempdir().unwrap();
+    install(root.path());
+    let makers = texts_below("deploy", "").into_iter().chain(texts_below("scripts", "steer.sh"));
+    let units: String = makers.map(|(_, text)| text).collect();
+    for (path, maker) in MADE_LATER {
+        assert!(units.contains(maker), "{path}: nothing has {maker}");
+    }
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let mut texts = vec![("README.md".to_owned(), readme)];
+    texts.extend(texts_below("docs", ".md"));
+    let sources = texts_below("src", ".rs").into_iter();
+    texts.extend(sources.map(|(name, text)| (name, text.split("#[cfg(test)]").next().unwrap().to_owned())));
+    texts.extend(texts_below("deploy", ""));
+    let (mut checked, mut missing) = (0, Vec::new());
+    for (file, text) in texts {
+        for path in named_paths(&text) {
+            let is_later = MADE_LATER.iter().any(|(made, _)| format!("{path}/").starts_with(made));
+            let there = match path.strip_prefix('/') {
+                Some(path) => root.path().join(path),
+                None => root.path().join("usr/share/doc/egret").join(&path),
+            };
+            checked += 1;
+            if !is_later && !there.exists() {
+                missing.push(format!("{file}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty() && checked > 200, "{checked} checked, missing: {missing:#?}");
 }
 
 #[test]

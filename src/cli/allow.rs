@@ -8,7 +8,8 @@ mod edit;
 use super::doctor::PROBE_NAME;
 use super::flow_log::Recorded;
 use super::output::print;
-use super::past_flow::{FAILED, FlowOptions, PastFlow};
+use super::past_flow::{FAILED, FlowOptions, PastFlow, PastFlowError};
+use crate::admin::ExplainReport;
 use crate::config::{self, Config};
 use crate::control::Explainer;
 use crate::hostname::HostPattern;
@@ -79,6 +80,19 @@ fn beyond_rules(record: &Recorded) -> Option<String> {
     })
 }
 
+/// A flow from the log, and the decision of the configuration on it.
+struct DeniedFlow {
+    record: Recorded,
+    now: ExplainReport,
+}
+
+impl DeniedFlow {
+    fn find(config: &Config, options: &FlowOptions) -> Result<Self, PastFlowError> {
+        let flow = PastFlow::find(Some(&config.flow_log.target), options, "allow")?;
+        Ok(Self { now: flow.explain(config)?, record: flow.record })
+    }
+}
+
 /// The TOML to add.
 struct Addition {
     tenant: String,
@@ -88,7 +102,7 @@ struct Addition {
 
 /// Prints the addition, or writes it.
 pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
-    let flow = match PastFlow::find(config, &options.flow, "allow") {
+    let flow = match DeniedFlow::find(config, &options.flow) {
         Ok(flow) => flow,
         Err(error) => return error.report("allow"),
     };
@@ -135,8 +149,8 @@ pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
 }
 
 /// The narrowest rule that lets the flow out. The error says why no rule can.
-fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
-    let PastFlow { record, now, .. } = flow;
+fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
+    let DeniedFlow { record, now } = flow;
     let Some(tenant) = now.tenant.clone() else {
         return Err(format!(
             "{} belongs to no tenant: add its address to a tenant's `sources` first",
@@ -193,7 +207,7 @@ fn addition(config: &Config, flow: &PastFlow) -> Result<Addition, String> {
 }
 
 /// The reason for which the flow is denied now, if an allow rule lifts it. The error says what to do instead.
-fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, String> {
+fn liftable_denial(DeniedFlow { record, now }: &DeniedFlow) -> Result<Outcome, String> {
     let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
     match denied.and_then(|denied| Outcome::named(&denied.name)) {
         Some(denied) if can_help(denied) => Ok(denied),
@@ -215,7 +229,7 @@ fn liftable_denial(PastFlow { record, now, .. }: &PastFlow) -> Result<Outcome, S
 /// them, and other protocols a key where a deny rule goes by name.
 fn denied_with(
     config: &Config,
-    flow: &PastFlow,
+    flow: &DeniedFlow,
     tenant: &str,
     rule: &RuleSpec,
 ) -> Result<Option<Outcome>, String> {
@@ -231,7 +245,7 @@ fn denied_with(
 
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.
 /// Nothing is written if the file of tests cannot be read: it is replaced as a whole.
-fn write(main: &Path, flow: &PastFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
+fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
     let known = match crate::files::read_text(tests, crate::files::TEXT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         known => known.map_err(|error| format!("{}: {error}; nothing was changed", tests.display()))?,
@@ -266,7 +280,7 @@ fn write(main: &Path, flow: &PastFlow, addition: &Addition, tests: &Path) -> Res
     Ok(file.clone())
 }
 
-fn allows_now(main: &Path, flow: &PastFlow) -> Result<(), String> {
+fn allows_now(main: &Path, flow: &DeniedFlow) -> Result<(), String> {
     let loaded = config::load(main).map_err(|report| format!("the configuration is refused:\n{report}"))?;
     let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
     let now = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;

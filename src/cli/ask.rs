@@ -1,7 +1,7 @@
 //! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
 use super::config_path::DEFAULT_CONFIG;
-use super::journal;
+use super::{journal, last_good};
 use crate::config;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -50,7 +50,8 @@ impl GatewayArgs {
             Ok(socket) => socket.ok_or_else(|| {
                 format!("egret: the control socket is off: [gateway] admin in {}\n", path.display())
             }),
-            Err(report) => Err(format!("{report}\negret: give the control socket itself by --socket\n")),
+            Err(report) => last_good::control_socket(path)
+                .ok_or_else(|| format!("{report}\negret: give the control socket itself by --socket\n")),
         }
     }
 }
@@ -267,7 +268,9 @@ mod tests {
         // the socket is found despite other errors in the file
         assert_eq!(asked("\"unix:/run/other.sock\"\nnonsense = 1\n[[tenant"), Ok("/run/other.sock".into()));
         assert!(asked("\"off\"").unwrap_err().contains("the control socket is off"));
-        assert!(asked("1").unwrap_err().contains("\negret: give the control socket itself by --socket\n"));
+        assert_eq!(asked("1"), Ok(config::ADMIN_SOCKET.into()));
+        let none = GatewayArgs { socket: None, config: Some("/nonexistent".into()) }.socket();
+        assert!(none.unwrap_err().contains("\negret: give the control socket itself by --socket\n"));
         let given =
             GatewayArgs { socket: Some("/run/given.sock".into()), config: Some("/nonexistent".into()) };
         assert_eq!(given.socket(), Ok("/run/given.sock".into()));

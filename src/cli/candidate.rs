@@ -10,8 +10,8 @@ use super::ask::{AskError, GatewayArgs, ask, order};
 use super::output::{json_line, print};
 use super::reload;
 use crate::admin::{
-    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromotionFiles, ReloadAnswer, RollbackReport,
-    ShareAnswer, ShareOrder,
+    CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, ReloadAnswer,
+    RollbackReport, ShareAnswer, ShareOrder,
 };
 use crate::clock;
 use std::io::{self, IsTerminal};
@@ -35,6 +35,8 @@ enum CandidateAction {
     ///
     /// The gateway reads the file itself: put it where its user may read it, /etc/egret say. The service sees neither /home nor /tmp.
     /// policy.d/*.toml beside the file belongs to it. What only a restart can change, and pools and limits, mean nothing until it is promoted.
+    ///
+    /// Exit code 0: loaded; 1: refused; 2: the gateway could not be asked.
     Load {
         /// A whole configuration
         file: PathBuf,
@@ -51,6 +53,8 @@ enum CandidateAction {
     /// Enforce the loaded candidate for another share of the clients; the counts so far are kept
     ///
     /// A candidate that has fallen back is enforced again. What counts against it counts anew.
+    ///
+    /// Exit code 0: done; 1: no candidate is loaded; 2: the gateway could not be asked.
     Share {
         /// Of the clients, in percent; 0: it is judged on every flow, and enforced for nobody
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -60,6 +64,8 @@ enum CandidateAction {
         max_denials: Option<f64>,
     },
     /// Tell what the candidate would change, by tenant and rule, with examples
+    ///
+    /// Exit code 0: told; 1: no candidate is loaded, or it has fallen back; 2: the gateway could not be asked.
     Status {
         /// Print the gateway's answer, one JSON object
         #[arg(long)]
@@ -70,6 +76,8 @@ enum CandidateAction {
     /// Run it as a user who may write there. What is replaced is kept in the folder `replaced` beside the main file.
     /// Nothing is written if a file has changed since it was loaded, or if the candidate has fallen back. Says how many live flows
     /// it resets; if it resets any, it asks first where standard input is a terminal, and goes on without asking elsewhere.
+    ///
+    /// Exit code 0: in force; 1: refused, and the files are as they were; 2: the gateway could not be asked.
     Promote {
         /// Do not ask
         #[arg(long)]
@@ -79,6 +87,8 @@ enum CandidateAction {
         force: bool,
     },
     /// Judge the candidate no longer, and enforce it for nobody
+    ///
+    /// Exit code 0: dropped; 1: no candidate was loaded; 2: the gateway could not be asked.
     Drop,
 }
 
@@ -199,14 +209,18 @@ fn promote(socket: &Path, yes: bool, force: bool) -> Result<ExitCode, AskError> 
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let answer: ReloadAnswer = match order(socket, "/v1/candidate/promote", "") {
-        Ok(answer) => answer,
-        Err(error) => {
-            // It may still come into force, so the files are not restored.
-            eprint!("the files are written, and nobody knows whether they are in force:\n{}", written.told());
-            return Err(error);
-        }
-    };
+    let answer: ReloadAnswer =
+        match order(socket, "/v1/candidate/promote", &json_line(&PromoteOrder { force })) {
+            Ok(answer) => answer,
+            Err(error) => {
+                // It may still come into force, so the files are not restored.
+                eprint!(
+                    "the files are written, and nobody knows whether they are in force:\n{}",
+                    written.told()
+                );
+                return Err(error);
+            }
+        };
     if !answer.reloaded {
         eprintln!("egret: not promoted:\n{}", answer.findings.join("\n"));
         match written.take_back() {

@@ -7,9 +7,9 @@
 mod text;
 
 use super::ask::{self, GatewayArgs, ask};
+use super::last_good;
 use super::output::{json_page, print};
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, parse_address};
-use crate::config;
 use crate::control::Explainer;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -68,8 +68,8 @@ pub fn run(options: &ExplainOptions) -> ExitCode {
 }
 
 fn of_the_files(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainReport, String> {
-    let loaded = config::load(&gateway.config()).map_err(|report| report.to_string())?;
-    let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
+    let usable = last_good::load(&gateway.config()).map_err(|report| report.to_string())?;
+    let explainer = Explainer::new(&usable.config).map_err(|error| error.to_string())?;
     explainer.explain(query).map_err(|error| error.to_string())
 }
 

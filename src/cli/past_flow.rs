@@ -1,11 +1,10 @@
-//! A past flow from the flow log, and the current policy's decision on it.
+//! A past flow from the flow log, and the decision of a configuration on it.
 
 use super::flow_log::{LogError, LogFiles, Recorded, find};
 use crate::admin::ExplainReport;
-use crate::config::Config;
+use crate::config::{Config, FlowLogTarget};
 use crate::control::Explainer;
 use crate::flow::FlowId;
-use serde::Serialize;
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -48,29 +47,28 @@ impl PastFlowError {
     }
 }
 
-/// A flow from the log, with the current decision.
-#[derive(Serialize)]
+/// A flow from the log.
 pub(super) struct PastFlow {
     /// Line of the flow log.
-    #[serde(rename = "flow")]
-    raw: Value,
-    #[serde(skip)]
+    pub(super) line: Value,
     pub(super) record: Recorded,
-    /// Explanation by the current configuration files.
-    pub(super) now: ExplainReport,
 }
 
 impl PastFlow {
     /// Looks the flow up: in the files given, in that order, else in those of the configured log, the newest first.
     pub(super) fn find(
-        config: &Config,
+        configured: Option<&FlowLogTarget>,
         options: &FlowOptions,
         command: &'static str,
     ) -> Result<Self, PastFlowError> {
-        let files = options.log.of(config, None)?;
+        let files = options.log.of(configured, None)?;
         let found = find(&files, options.flow, command)?;
-        let (record, raw) = found.ok_or(PastFlowError::NotFound(options.flow))?;
-        let now = Explainer::new(config)?.explain(&record.question())?;
-        Ok(Self { raw, record, now })
+        let (record, line) = found.ok_or(PastFlowError::NotFound(options.flow))?;
+        Ok(Self { line, record })
+    }
+
+    /// Explains the decision of a configuration on the same flow.
+    pub(super) fn explain(&self, config: &Config) -> Result<ExplainReport, PastFlowError> {
+        Ok(Explainer::new(config)?.explain(&self.record.question())?)
     }
 }

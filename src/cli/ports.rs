@@ -50,11 +50,15 @@ enum PortsAction {
     /// Take a source address out of use: no new flows leave from it, those that live may finish
     ///
     /// It holds until `undrain` or a restart; `drain` of the pool in the configuration holds for good.
+    ///
+    /// Exit code 0: done; 2: the gateway could not be asked, or has no such address.
     Drain {
         /// A source address of a pool
         address: IpAddr,
     },
     /// Put a drained source address to use again
+    ///
+    /// Exit code 0: done; 1: it stays out of use; 2: the gateway could not be asked, or has no such address.
     Undrain {
         /// A source address of a pool
         address: IpAddr,

@@ -71,7 +71,7 @@ pub fn run(config: &Config, options: &SuggestOptions) -> ExitCode {
 fn suggest(config: &Config, options: &SuggestOptions) -> Result<Proposal, SuggestError> {
     let tenant = tenant(config, &options.tenant)?;
     let since = options.since.and_then(|span| clock::wall().checked_sub(span));
-    let files = options.log.of(config, since)?;
+    let files = options.log.of(Some(&config.flow_log.target), since)?;
     let mut progress = ReadProgress::new("suggest", &files);
     let mut seen = TenantLog::new(&tenant.name, since.and_then(|since| Timestamp::try_from(since).ok()));
     for file in &files {

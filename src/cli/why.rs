@@ -1,15 +1,20 @@
 //! `egret why`: explains the end of a flow from the flow log, and judges the same flow by the configuration as it is now.
 //!
-//! Exit codes, stable: 0 explained, 1 no such flow in the log, 2 the log or the configuration could not be read.
+//! Exit codes, stable: 0 explained, 1 no such flow in the log, 2 the log, or the configuration that names it, could not be read.
 
 use super::explain::show;
 use super::flow_log::Recorded;
+use super::last_good::{self, UsableConfig};
 use super::output::{json_page, print};
 use super::past_flow::{FlowOptions, PastFlow};
-use crate::config::Config;
+use crate::admin::ExplainReport;
+use crate::config;
 use crate::outcome::Outcome;
 use crate::units::format_size;
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Arguments of `egret why`.
@@ -22,15 +27,49 @@ pub struct WhyOptions {
     json: bool,
 }
 
+/// A past flow, and the current decision on it.
+#[derive(Serialize)]
+struct PastFlowReport {
+    /// Line of the flow log.
+    flow: Value,
+    /// Explanation by the configuration; `null` if that has errors.
+    now: Option<ExplainReport>,
+}
+
 /// Prints the explanation.
-pub fn run(config: &Config, options: &WhyOptions) -> ExitCode {
-    match PastFlow::find(config, &options.flow, "why") {
-        Ok(flow) => print(&if options.json { json_page(&flow) } else { text(&flow) }, 0),
+pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
+    let usable = last_good::load(main);
+    let configured = match &usable {
+        Ok(usable) => Some(usable.config.flow_log.target.clone()),
+        Err(_) => config::flow_log_target(main).ok(),
+    };
+    if let Err(report) = &usable {
+        if configured.is_none() && !options.flow.log.is_given() {
+            return last_good::refused(report);
+        }
+        last_good::warn(main, "what it makes of the flow is not known");
+    }
+    let told = PastFlow::find(configured.as_ref(), &options.flow, "why").and_then(|flow| {
+        let now = usable.as_ref().ok().map(|usable| flow.explain(&usable.config)).transpose()?;
+        Ok((flow, now))
+    });
+    match told {
+        Ok((PastFlow { line, .. }, now)) if options.json => {
+            print(&json_page(&PastFlowReport { flow: line, now }), 0)
+        }
+        Ok((PastFlow { record, .. }, now)) => {
+            let by = match usable {
+                Ok(UsableConfig { is_last_good: true, .. }) => "the last good configuration",
+                Ok(_) | Err(_) => "the current configuration files",
+            };
+            print(&text(&record, now.as_ref().map(|now| (now, by))), 0)
+        }
         Err(error) => error.report("why"),
     }
 }
 
-fn text(PastFlow { record, now, .. }: &PastFlow) -> String {
+/// `now`: the current decision, and what it goes by.
+fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
     let mut text = String::new();
     let Recorded { time, flow, client, destination, duration_ms, .. } = record;
     let tenant = record.tenant.as_deref().unwrap_or("unknown");
@@ -56,10 +95,13 @@ fn text(PastFlow { record, now, .. }: &PastFlow) -> String {
     if record.canary {
         text.push_str("canary   a candidate decided, which was enforced for this client\n");
     }
-    let takes_rule = !(record.canary && now.is_let_out());
+    let takes_rule = !(record.canary && now.is_some_and(|(now, _)| now.is_let_out()));
     write_outcome(&mut text, record, takes_rule);
-    let _ = writeln!(text, "\nThe same flow, judged by the current configuration files:");
-    text + &show(now)
+    if let Some((now, by)) = now {
+        let _ = writeln!(text, "\nThe same flow, judged by {by}:");
+        text += &show(now);
+    }
+    text
 }
 
 /// `takes_rule`: a rule may help in the configuration in force.

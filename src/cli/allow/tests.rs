@@ -54,10 +54,10 @@ impl Site {
         self.path("egret.toml")
     }
 
-    fn flow(&self) -> PastFlow {
+    fn flow(&self) -> DeniedFlow {
         let config = config::load(&self.main()).unwrap().config;
         let options = FlowOptions { flow: "00c0ffee-1f".parse().unwrap(), log: LogFiles::default() };
-        PastFlow::find(&config, &options, "allow").unwrap()
+        DeniedFlow::find(&config, &options).unwrap()
     }
 
     fn addition(&self) -> Result<Addition, String> {

@@ -5,7 +5,7 @@ mod lines;
 mod progress;
 mod record;
 
-use crate::config::{Config, FlowLogTarget};
+use crate::config::FlowLogTarget;
 pub(super) use files::LogFile;
 pub(super) use lines::read;
 pub(super) use progress::ReadProgress;
@@ -29,6 +29,8 @@ pub(super) enum LogError {
         "the flow log goes to standard output: pipe it in with --log -, for example from `journalctl -u egret -o cat`"
     )]
     Stdout,
+    #[error("the configuration does not tell where the flow log is: give it with --log FILE")]
+    Untold,
     #[error("the flow log is off: set [flow_log] path, or give a log with --log")]
     Off,
     #[error(
@@ -55,18 +57,29 @@ fn remedy(file: &str, error: &io::Error) -> String {
 }
 
 impl LogFiles {
+    /// True if the command line names the log.
+    pub(super) fn is_given(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     /// The files given, else the configured log and its rotated files that were last written after `since`.
-    pub(super) fn of(&self, config: &Config, since: Option<SystemTime>) -> Result<Vec<LogFile>, LogError> {
+    /// `configured` is `None` if the configuration does not tell it.
+    pub(super) fn of(
+        &self,
+        configured: Option<&FlowLogTarget>,
+        since: Option<SystemTime>,
+    ) -> Result<Vec<LogFile>, LogError> {
         if !self.log.is_empty() {
             return match self.log.iter().find(|path| files::is_unreadable(path)) {
                 Some(path) => Err(LogError::Unreadable(path.display().to_string())),
                 None => Ok(self.log.iter().map(|path| LogFile::given(path)).collect()),
             };
         }
-        let path = match &config.flow_log.target {
-            FlowLogTarget::Stdout => return Err(LogError::Stdout),
-            FlowLogTarget::Off => return Err(LogError::Off),
-            FlowLogTarget::File(path) => path,
+        let path = match configured {
+            None => return Err(LogError::Untold),
+            Some(FlowLogTarget::Stdout) => return Err(LogError::Stdout),
+            Some(FlowLogTarget::Off) => return Err(LogError::Off),
+            Some(FlowLogTarget::File(path)) => path,
         };
         let shown = path.display().to_string();
         let (files, unread) = match files::rotated(path, since) {

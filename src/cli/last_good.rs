@@ -1,0 +1,59 @@
+//! Answers while the configuration has errors: by the last good one, which the gateway keeps.
+
+use super::{journal, steering};
+use crate::config::{self, Config, ConfigReport};
+use crate::control::LastGoodStore;
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+
+/// `StateDirectory` of the service.
+const STATE: &str = "/var/lib/egret";
+
+/// A configuration to answer by.
+pub(super) struct UsableConfig {
+    pub(super) config: Config,
+    /// True if it is the last good one, because the files have errors.
+    pub(super) is_last_good: bool,
+}
+
+/// Loads the files, or the last good configuration with a warning. The error is the report on the files.
+pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
+    match config::load(path) {
+        Ok(loaded) => Ok(UsableConfig { config: loaded.config, is_last_good: false }),
+        Err(report) => {
+            let Some(config) = last_good(path) else { return Err(report) };
+            warn(path, "this goes by the last good configuration");
+            Ok(UsableConfig { config, is_last_good: true })
+        }
+    }
+}
+
+/// The control socket of a gateway whose main file does not tell it: the last good configuration's, or the default one, with a
+/// warning. `None` without such a file, or if the socket is off.
+pub(super) fn control_socket(path: &Path) -> Option<PathBuf> {
+    let socket = match last_good(path) {
+        Some(config) => config.gateway.admin?.path,
+        None => path.exists().then(|| config::ADMIN_SOCKET.into())?,
+    };
+    warn(path, &format!("this asks on the control socket {}", socket.display()));
+    Some(socket)
+}
+
+/// Says on standard error that the files have errors, and what comes of it.
+pub(super) fn warn(path: &Path, consequence: &str) {
+    eprintln!("egret: warning: {} has errors (run `egret check`); {consequence}", path.display());
+}
+
+/// Prints all errors of a configuration without which there is no answer. Returns the exit code.
+pub(super) fn refused(report: &ConfigReport) -> ExitCode {
+    journal::error(&report.to_string());
+    if steering::fallback().is_some() {
+        journal::error("egret: meanwhile steering runs on its last good rules");
+    }
+    ExitCode::from(2)
+}
+
+fn last_good(path: &Path) -> Option<Config> {
+    let folder = std::env::var_os("STATE_DIRECTORY").map_or_else(|| STATE.into(), PathBuf::from);
+    LastGoodStore::new(Some(folder), &absolute(path).ok()?).newest()
+}
