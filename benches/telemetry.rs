@@ -66,8 +66,8 @@ fn flow_log(c: &mut Criterion) {
 }
 
 fn metrics(c: &mut Criterion) {
-    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
-    let worker = seats.remove(0).take();
+    let (metrics, mut claims) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
+    let worker = claims.remove(0).take();
     let tenant = metrics.tenant("acme", Some("acme"), false);
     let meters = tenant.of(&worker);
     let mut group = c.benchmark_group("metrics");

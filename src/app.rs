@@ -82,7 +82,7 @@ impl App {
         let signals = Signals::new()?;
         let worker_count = workers::count(&config);
         let room = limits::descriptor_budget(worker_count, config.gateway.max_flows)?;
-        let (metrics, seats) = Metrics::new(clock::wall(), worker_count);
+        let (metrics, claims) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
         let liveness = liveness(&config);
         let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } =
@@ -143,7 +143,7 @@ impl App {
             tokio::spawn(admin::serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
-        let (workers, pulses) = Workers::start(listeners, seats, &gateway, settings, &stage)?;
+        let (workers, heartbeats) = Workers::start(listeners, claims, &gateway, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
         );
@@ -157,7 +157,7 @@ impl App {
             handles,
             reloads,
             auditor,
-            health: WorkerHealth::new(pulses, readiness.clone()),
+            health: WorkerHealth::new(heartbeats, readiness.clone()),
             readiness,
             monitoring: MonitoringLog::new(clock::timestamp()),
             metrics,

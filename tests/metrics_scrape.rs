@@ -143,9 +143,9 @@ fn label_names(series: &str) -> BTreeSet<&str> {
 
 #[test]
 fn scrape_holds_the_catalogue_and_nothing_else() {
-    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000), 2);
+    let (metrics, mut claims) = Metrics::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1000), 2);
     let metrics = Arc::new(metrics);
-    let workers = [seats.remove(0).take(), seats.remove(0).take()];
+    let workers = [claims.remove(0).take(), claims.remove(0).take()];
     let acme = workers.each_ref().map(|worker| metrics.tenant("acme", Some("acme"), true).of(worker));
     acme[0].enter();
     acme[0].add(MessageCounter::Up, 500);
@@ -230,9 +230,9 @@ fn scrape_holds_the_catalogue_and_nothing_else() {
 
 #[test]
 fn moved_tenant_keeps_its_counts() {
-    let (metrics, mut seats) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
+    let (metrics, mut claims) = Metrics::new(SystemTime::UNIX_EPOCH, 1);
     let metrics = Arc::new(metrics);
-    let worker = seats.remove(0).take();
+    let worker = claims.remove(0).take();
     for pool in ["old", "new", "new"] {
         let acme = metrics.tenant("acme", Some(pool), pool == "old");
         acme.of(&worker).add(MessageCounter::Up, 1);

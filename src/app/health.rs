@@ -14,14 +14,15 @@ pub(super) struct WorkerHealth {
 }
 
 struct WorkerBeat {
-    pulse: Heartbeat,
+    heartbeat: Heartbeat,
     count: u64,
     missed: u32,
 }
 
 impl WorkerHealth {
-    pub(super) fn new(pulses: Vec<Heartbeat>, readiness: Readiness) -> Self {
-        let workers = pulses.into_iter().map(|pulse| WorkerBeat { pulse, count: 0, missed: 0 }).collect();
+    pub(super) fn new(heartbeats: Vec<Heartbeat>, readiness: Readiness) -> Self {
+        let workers =
+            heartbeats.into_iter().map(|heartbeat| WorkerBeat { heartbeat, count: 0, missed: 0 }).collect();
         Self { workers, readiness }
     }
 
@@ -36,7 +37,7 @@ impl WorkerHealth {
     fn all_turn(&mut self) -> bool {
         let mut stalled = None;
         for (number, worker) in self.workers.iter_mut().enumerate() {
-            let count = worker.pulse.count();
+            let count = worker.heartbeat.count();
             worker.missed = if count == worker.count { worker.missed + 1 } else { 0 };
             worker.count = count;
             if worker.missed == PATIENCE {
@@ -58,19 +59,19 @@ mod tests {
 
     #[test]
     fn stalled_worker_is_detected() {
-        let pulses = [Heartbeat::default(), Heartbeat::default()];
+        let heartbeats = [Heartbeat::default(), Heartbeat::default()];
         let readiness = Readiness::new();
-        let mut health = WorkerHealth::new(pulses.to_vec(), readiness.clone());
+        let mut health = WorkerHealth::new(heartbeats.to_vec(), readiness.clone());
         for _ in 0..2 * PATIENCE {
-            pulses.iter().for_each(Heartbeat::beat);
+            heartbeats.iter().for_each(Heartbeat::beat);
             assert!(health.all_turn());
         }
         for look in 1..=2 * PATIENCE {
-            pulses[0].beat();
+            heartbeats[0].beat();
             assert_eq!(health.all_turn(), look < PATIENCE, "{look}");
         }
         assert!(readiness.problem().is_some_and(|problem| problem.contains("worker 1")));
-        pulses[1].beat();
+        heartbeats[1].beat();
         assert!(health.all_turn());
         assert_eq!(readiness.problem(), None);
     }

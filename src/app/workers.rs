@@ -30,25 +30,26 @@ impl Workers {
     /// Starts a worker for each listener; also returns their heartbeats.
     pub(super) fn start(
         listeners: Vec<TcpListener>,
-        seats: Vec<CellWriterClaim>,
+        claims: Vec<CellWriterClaim>,
         shared: &Arc<GatewayState>,
         settings: FlowSettings,
         stage: &watch::Sender<ShutdownPhase>,
     ) -> io::Result<(Self, Vec<Heartbeat>)> {
         let (tell, ended) = mpsc::unbounded_channel();
-        let (mut threads, mut pulses) = (Vec::new(), Vec::new());
-        let intakes = ConnectionBalancer::of_workers(listeners.len());
-        for (number, ((listener, seat), intake)) in listeners.into_iter().zip(seats).zip(intakes).enumerate()
+        let (mut threads, mut heartbeats) = (Vec::new(), Vec::new());
+        let balancers = ConnectionBalancer::of_workers(listeners.len());
+        for (number, ((listener, claim), connections)) in
+            listeners.into_iter().zip(claims).zip(balancers).enumerate()
         {
             let (shared, stage, tell) = (Arc::clone(shared), stage.subscribe(), tell.clone());
-            let pulse = Heartbeat::default();
-            pulses.push(pulse.clone());
+            let heartbeat = Heartbeat::default();
+            heartbeats.push(heartbeat.clone());
             threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _says_when_it_ends = EndNotice(tell);
-                gateway::run(shared, settings, seat, listener, intake, stage, pulse)
+                gateway::run(shared, settings, claim, listener, connections, stage, heartbeat)
             })?);
         }
-        Ok((Self { threads, ended }, pulses))
+        Ok((Self { threads, ended }, heartbeats))
     }
 
     /// Waits until a worker has ended on its own. Cancel-safe.

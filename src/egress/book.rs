@@ -78,7 +78,7 @@ impl SourceBook {
     /// Ends a lease whose connection may still exist in the kernel.
     pub(super) fn linger(&self, linger: LingeringPort) {
         let visit = self.lock().linger(linger);
-        self.is_visited(visit);
+        self.schedule_visit(visit);
     }
 
     /// Starts a visit of the reaper: at most `most` ports to query the kernel about. [`SourceBook::answer_lingering`] must
@@ -101,7 +101,7 @@ impl SourceBook {
         self.lock().answer_lingering(answers, now)
     }
 
-    fn is_visited(&self, at: Option<Instant>) {
+    fn schedule_visit(&self, at: Option<Instant>) {
         if let Some(at) = at {
             self.visits.add(at, self.source);
         }
@@ -192,7 +192,7 @@ impl SourceBook {
         account.adopt(space, self.source);
         let (was_free, visit) = account.hold(linger);
         drop(account);
-        self.is_visited(visit);
+        self.schedule_visit(visit);
         was_free
     }
 

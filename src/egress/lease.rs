@@ -22,7 +22,7 @@ pub struct Lease {
     book: Arc<SourceBook>,
     to: DestinationKey,
     port: u16,
-    rest: PortHold,
+    hold: PortHold,
     share: Share,
     connected: bool,
     /// True if the port has been returned.
@@ -37,7 +37,7 @@ impl Lease {
         port: u16,
         share: Share,
     ) -> Self {
-        Self { pool, book, to, port, rest: PortHold::Free, share, connected: false, ended: false }
+        Self { pool, book, to, port, hold: PortHold::Free, share, connected: false, ended: false }
     }
 
     /// Address and port to bind.
@@ -66,8 +66,8 @@ impl Lease {
     }
 
     /// Sets how the port is held when the lease ends.
-    pub fn set_hold(&mut self, rest: PortHold) {
-        self.rest = rest;
+    pub fn set_hold(&mut self, hold: PortHold) {
+        self.hold = hold;
     }
 
     /// Handles a port that the kernel reports as taken (EADDRINUSE at bind, EADDRNOTAVAIL at connect). Counts it, holds
@@ -80,7 +80,7 @@ impl Lease {
         now: Instant,
     ) -> Result<Self, LeaseError> {
         self.pool.ledger().count_collision(self.source(), self.to.into());
-        self.rest = PortHold::UntilGone { first_look: at_least, timestamps: false };
+        self.hold = PortHold::UntilGone { first_look: at_least, timestamps: false };
         let share = self.share.clone();
         self.end(now);
         self.pool.lease_towards(client, self.to, Family::of(self.source().ip()), &share, now)
@@ -95,8 +95,8 @@ impl Lease {
         if !std::mem::replace(&mut self.ended, true) {
             let share = std::mem::take(&mut self.share);
             let own = if self.connected { PortHold::For(self.pool.rest).least() } else { Duration::ZERO };
-            let least = self.rest.least().max(own);
-            match self.rest {
+            let least = self.hold.least().max(own);
+            match self.hold {
                 PortHold::Free | PortHold::For(_) => {
                     self.book.give_back(self.to, self.port, least, share, now);
                 }

@@ -145,36 +145,38 @@ mod tests {
         (0..count).map(connect).collect()
     }
 
-    fn waiting(intake: &mut ConnectionBalancer) -> Vec<AcceptedConnection> {
-        std::iter::from_fn(|| intake.passed_on.try_recv().ok()).collect()
+    fn waiting(balancer: &mut ConnectionBalancer) -> Vec<AcceptedConnection> {
+        std::iter::from_fn(|| balancer.passed_on.try_recv().ok()).collect()
     }
 
     #[test]
     fn skewed_accepts_are_rebalanced() {
         for workers in [2, 3, 4] {
-            let mut intakes = ConnectionBalancer::of_workers(workers);
+            let mut balancers = ConnectionBalancer::of_workers(workers);
             let mut kept = Vec::new();
             for (socket, peer) in connections(32 * workers) {
-                kept.extend(intakes[1].share(socket, peer));
+                kept.extend(balancers[1].share(socket, peer));
             }
-            let counts: Vec<_> = intakes.iter().map(|intake| intake.load.get()).collect();
+            let counts: Vec<_> = balancers.iter().map(|balancer| balancer.load.get()).collect();
             assert_eq!(counts.iter().sum::<u32>() as usize, 32 * workers);
             assert_eq!(counts[1] as usize, kept.len());
             let least = *counts.iter().min().unwrap();
             assert!(counts.iter().all(|count| !is_notably_fewer(least, count - 1)), "{counts:?}");
             drop(kept);
-            for intake in &mut intakes {
-                drop(waiting(intake));
+            for balancer in &mut balancers {
+                drop(waiting(balancer));
             }
-            assert!(intakes.iter().all(|intake| intake.load.get() == 0), "every burden is taken off");
+            assert!(balancers.iter().all(|balancer| balancer.load.get() == 0), "every load is taken off");
         }
     }
 
     #[test]
     fn single_worker_keeps_its_connections() {
-        let intakes = ConnectionBalancer::of_workers(1);
-        let kept: Vec<_> =
-            connections(20).into_iter().filter_map(|(socket, peer)| intakes[0].share(socket, peer)).collect();
+        let balancers = ConnectionBalancer::of_workers(1);
+        let kept: Vec<_> = connections(20)
+            .into_iter()
+            .filter_map(|(socket, peer)| balancers[0].share(socket, peer))
+            .collect();
         assert_eq!(kept.len(), 20);
     }
 

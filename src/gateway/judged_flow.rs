@@ -54,7 +54,7 @@ pub(super) fn allow(flow: &mut Flow, permit: &Permit) {
 pub(super) fn deny(flow: &mut Flow, denial: Denial) -> FlowEnd {
     tracing::debug!(rule = denial.rule.as_deref(), outcome = %denial.outcome, "denied");
     let mut record = flow.record();
-    record.verdict = None;
+    record.verdict = Some(PolicyVerdict::Deny);
     record.rule = denial.rule;
     denial.outcome.into()
 }

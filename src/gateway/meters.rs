@@ -130,8 +130,8 @@ impl TenantMeters {
     }
 
     /// The worker's counters.
-    pub fn of(&self, seat: &CellWriter) -> Meters {
-        let cells = self.workers[seat.index].get_or_init(|| {
+    pub fn of(&self, writer: &CellWriter) -> Meters {
+        let cells = self.workers[writer.index].get_or_init(|| {
             Arc::new(MeterCells { per_message: MessageCells::default(), handles: Arc::clone(&self.handles) })
         });
         Meters { cells: Arc::clone(cells), stays: PhantomData }
@@ -148,8 +148,8 @@ impl TenantMeters {
 ///
 /// ```compile_fail,E0277
 /// use egret::gateway::{CellWriterClaim, TenantHandles, TenantMeters};
-/// let seat = CellWriterClaim::all(1).remove(0).take();
-/// let meters = TenantMeters::new(1, TenantHandles::noop()).of(&seat);
+/// let writer = CellWriterClaim::all(1).remove(0).take();
+/// let meters = TenantMeters::new(1, TenantHandles::noop()).of(&writer);
 /// std::thread::spawn(move || meters.enter());
 /// ```
 #[derive(Clone)]
@@ -213,12 +213,12 @@ mod tests {
         thread::scope(|scope| {
             let workers: Vec<_> = CellWriterClaim::all(WORKERS)
                 .into_iter()
-                .map(|seat| {
+                .map(|claim| {
                     let meters = &meters;
                     scope.spawn(move || {
-                        let seat = seat.take();
+                        let writer = claim.take();
                         for _ in 0..FLOWS {
-                            meters.of(&seat).add(MessageCounter::Up, 3);
+                            meters.of(&writer).add(MessageCounter::Up, 3);
                         }
                     })
                 })

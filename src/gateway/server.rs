@@ -48,23 +48,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub fn run(
     gateway: Arc<GatewayState>,
     settings: FlowSettings,
-    seat: CellWriterClaim,
+    claim: CellWriterClaim,
     listener: TcpListener,
-    mut intake: ConnectionBalancer,
+    mut connections: ConnectionBalancer,
     mut stage: watch::Receiver<ShutdownPhase>,
-    pulse: Heartbeat,
+    heartbeat: Heartbeat,
 ) -> io::Result<()> {
     EventLoop::run(async |event_loop| {
         let listener = Listener::new(listener, &event_loop)?;
-        let worker = Rc::new(Worker::new(gateway, settings, seat, event_loop));
-        spawn(tick(Rc::clone(&worker), pulse));
+        let worker = Rc::new(Worker::new(gateway, settings, claim, event_loop));
+        spawn(tick(Rc::clone(&worker), heartbeat));
         // If the sender is gone, so is the gateway.
         tokio::select! {
-            never = accept(&worker, listener, &mut intake) => match never {},
+            never = accept(&worker, listener, &mut connections) => match never {},
             _ = stage.wait_for(|stage| *stage != ShutdownPhase::Running) => {}
         }
-        intake.close();
-        while let Some(connection) = intake.drain_next().await {
+        connections.close();
+        while let Some(connection) = connections.drain_next().await {
             start_flow(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
         }
         // Live flows may finish.
@@ -77,10 +77,10 @@ pub fn run(
 }
 
 /// Turns on keepalive where it is due, and sends the heartbeat.
-async fn tick(worker: Rc<Worker>, pulse: Heartbeat) {
+async fn tick(worker: Rc<Worker>, heartbeat: Heartbeat) {
     loop {
         sleep(TICK).await;
-        pulse.beat();
+        heartbeat.beat();
         worker.event_loop.keep_alive(clock::now(), &worker.settings.liveness);
     }
 }
@@ -88,15 +88,15 @@ async fn tick(worker: Rc<Worker>, pulse: Heartbeat) {
 const TICK: Duration = Duration::from_millis(250);
 
 /// Accepts connections forever.
-async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut ConnectionBalancer) -> Infallible {
+async fn accept(worker: &Rc<Worker>, listener: Listener, connections: &mut ConnectionBalancer) -> Infallible {
     let mut passed_on = 0;
     loop {
         let taken = tokio::select! {
-            connection = intake.passed_on() => {
+            connection = connections.passed_on() => {
                 passed_on += 1;
                 start_flow(worker, connection).map(|()| passed_on % BATCH == 0)
             }
-            () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, intake),
+            () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, connections),
         };
         match taken {
             // The new flows get their turn.
@@ -108,14 +108,18 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, intake: &mut Connection
 }
 
 /// Accepts waiting connections, up to [`BATCH`]. True if more may wait.
-fn take_batch(worker: &Rc<Worker>, listener: &Listener, intake: &ConnectionBalancer) -> io::Result<bool> {
+fn take_batch(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    connections: &ConnectionBalancer,
+) -> io::Result<bool> {
     for _ in 0..BATCH {
         let (socket, peer) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        if let Some(connection) = intake.share(socket, peer) {
+        if let Some(connection) = connections.share(socket, peer) {
             start_flow(worker, connection)?;
         }
     }
@@ -162,7 +166,7 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
         turn_away(&mut flow);
         return Ok(());
     };
-    let place = FlowSlot { _pass: pass, _burden: load_guard };
+    let place = FlowSlot { _pass: pass, _load: load_guard };
     let task = flow_task(Rc::clone(worker), client, flow, place);
     let span = tracing::debug_span!(FLOW_SPAN, %id, client = %from, tenant = Empty, name = Empty);
     if span.is_disabled() {
@@ -183,7 +187,7 @@ fn turn_away(flow: &mut Flow) {
 /// A flow's slot in the gateway's limit, and its part in the worker's load.
 struct FlowSlot {
     _pass: Slot,
-    _burden: LoadGuard,
+    _load: LoadGuard,
 }
 
 /// Runs a whole flow. A gateway holds one of these futures for each flow, so they are small.

@@ -91,7 +91,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
         return Err(judged_flow::deny(flow, denial));
     };
     let views = FlowViews::hold(&snapshot, tenant, client);
-    flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.seat));
+    flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.writer));
     // A client with an address of the gateway's own is a loop, or forged.
     if snapshot.own.contain(flow.destination().ip()) || snapshot.own.contain(client.ip()) {
         return Err(Outcome::DestinationLocal.into());

@@ -68,7 +68,7 @@ pub(super) struct Worker {
     pub(super) scratch: WorkerScratch,
     pub(super) opener: Rc<FlowOpener>,
     /// Its right to count.
-    pub(super) seat: CellWriter,
+    pub(super) writer: CellWriter,
     /// Meters of flows of no tenant.
     pub(super) nobody: Meters,
     complained: Cell<Option<Instant>>,
@@ -82,14 +82,14 @@ impl Worker {
     pub(super) fn new(
         gateway: Arc<GatewayState>,
         settings: FlowSettings,
-        seat: CellWriterClaim,
+        claim: CellWriterClaim,
         event_loop: Rc<EventLoop>,
     ) -> Self {
-        let seat = seat.take();
+        let writer = claim.take();
         Self {
             opener: FlowOpener::new(Arc::clone(&gateway.table)),
-            nobody: gateway.nobody.of(&seat),
-            seat,
+            nobody: gateway.nobody.of(&writer),
+            writer,
             gateway,
             event_loop,
             peeker: Peeker::new(settings.max_hello, settings.inspect_deadline),
