@@ -21,6 +21,7 @@ crate::trials! {
         resolve_falls_over_to_next_address,
         name_resolving_to_private_is_denied;
     once:
+        explain_goes_by_dialled_families,
         rules_apply_to_resolved_addresses,
         false_http_host_is_answered
 }
@@ -97,6 +98,28 @@ fn explain_uses_the_gateways_dns_cache(family: Family) {
         assert!(said.contains(&checks), "{said}");
         let told = explain(elsewhere, &[]);
         assert_eq!((&told["allowed"], &told["known_addresses"]), (&true.into(), &Value::Null), "{told:#}");
+    }
+}
+
+fn explain_goes_by_dialled_families() {
+    let lab = Lab::new();
+    let [v4, v6] = [Family::V4, Family::V6].map(|family| Host::Named.ip(family));
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, v4), (NAME, v6)]);
+    let admin = format!("admin = \"unix:{}\"", lab.control_socket());
+    for (destination, wanted) in [("verify", [vec![v4], vec![v6]]), ("resolve", [vec![v6, v4], vec![v6, v4]])]
+    {
+        let gateway = lab.start_gateway(&Config { gateway: admin.clone(), ..config(destination) });
+        for (family, wanted) in [Family::V4, Family::V6].into_iter().zip(wanted) {
+            let from = Tenant::Alpha.client(family).to_string();
+            // Both are looked up at the start.
+            wait_for("the addresses of the families that are dialled", || {
+                let output = gateway.egret(&["explain", "--live", "--json", "--from", &from, "--to", NAME]);
+                let told: Value =
+                    serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+                let is_told = told["known_addresses"] == serde_json::json!(wanted);
+                if is_told { Ok(()) } else { Err(format!("{told:#}")) }
+            });
+        }
     }
 }
 

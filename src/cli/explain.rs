@@ -68,7 +68,8 @@ pub fn run(options: &ExplainOptions) -> ExitCode {
 }
 
 fn of_the_files(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainReport, String> {
-    let usable = last_good::load(&gateway.config()).map_err(|report| report.to_string())?;
+    let hint = |report| format!("{report}\nmeanwhile the gateway that runs may answer: ask with --live");
+    let usable = last_good::load(&gateway.config()).map_err(hint)?;
     let explainer = Explainer::new(&usable.config).map_err(|error| error.to_string())?;
     explainer.explain(query).map_err(|error| error.to_string())
 }

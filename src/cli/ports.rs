@@ -87,7 +87,8 @@ fn look(socket: &Path, options: &PortsOptions) -> Result<PortsReport, AskError> 
 }
 
 fn show(report: &PortsReport, options: &PortsOptions, extent: &Extent) -> String {
-    if options.json { json_line(report) } else { table::render(report, extent) }
+    let is_part = options.pool.is_some() || options.tenant.is_some() || options.destination.is_some();
+    if options.json { json_line(report) } else { table::render(report, extent, is_part) }
 }
 
 /// Continues while the gateway restarts; ends if the first query fails.

@@ -33,12 +33,12 @@ pub(super) fn check(
             missing_family(rule, *at, pool, out);
         }
         if let Some((count, example)) = coverage.index.duplicates.get(&number) {
-            let message = format!("{count} of its names stand there twice, such as {example}");
+            let message = format!("names that stand there twice: {count}, such as {example}");
             out.warning(at.hosts, message, "remove the second ones");
         }
         if let Some((count, name, wildcard)) = coverage.names_under_wildcards(number) {
             let message =
-                format!("{count} of its names are covered by its wildcards, such as {name} by {wildcard}");
+                format!("names that its own wildcards cover: {count}, such as {name} by {wildcard}");
             out.warning(at.hosts, message, "remove the names");
         }
         if let Some(winner) = coverage.winner(number) {

@@ -25,12 +25,15 @@ impl Extent {
 }
 
 /// Renders two tables: source addresses, and destinations. If there are too many rows, the most used are shown.
-pub(super) fn render(report: &PortsReport, extent: &Extent) -> String {
+/// `is_part`: the report has only the rows that were asked for.
+pub(super) fn render(report: &PortsReport, extent: &Extent, is_part: bool) -> String {
     let mut text = String::new();
     sources(&mut text, &report.sources, extent.sources);
     text.push('\n');
     if report.hot.is_empty() {
-        text.push_str("No destination is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n");
+        let none = if is_part { "No such destination" } else { "No destination" };
+        text.push_str(none);
+        text.push_str(" is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n");
         return text;
     }
     text.push_str("HOTTEST DESTINATIONS\n");
@@ -212,7 +215,7 @@ HOTTEST DESTINATIONS
                                tenants: acme 51000, beta 204
                                clients: 10.0.1.7 (acme) 40000, 10.0.1.8 (acme) 11000, 10.0.2.1 (beta) 200, …
 ";
-        assert_eq!(render(&report, &Extent::WHOLE), wanted);
+        assert_eq!(render(&report, &Extent::WHOLE, false), wanted);
     }
 
     #[test]
@@ -252,7 +255,7 @@ HOTTEST DESTINATIONS
     fn limited_table_shows_most_used() {
         let sources = vec![source("a", 3), source("b", 60_000), source("c", 1000), source("d", 50_000)];
         let report = PortsReport { sources, hot: vec![hot(), hot()] };
-        let text = render(&report, &Extent { sources: 2, hot: 1 });
+        let text = render(&report, &Extent { sources: 2, hot: 1 }, true);
         let shown: Vec<_> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
         assert_eq!(shown[1..3], ["b", "d"], "{text}");
         assert!(text.contains("… and 2 less used") && text.contains("… and 1 less used"), "{text}");
@@ -260,7 +263,9 @@ HOTTEST DESTINATIONS
 
     #[test]
     fn quiet_gateway_has_its_message() {
-        let text = render(&PortsReport { sources: vec![source("a", 0)], hot: Vec::new() }, &Extent::WHOLE);
+        let report = PortsReport { sources: vec![source("a", 0)], hot: Vec::new() };
+        let text = render(&report, &Extent::WHOLE, false);
         assert!(text.ends_with("No destination is hot: none takes more than 1 % of a source address's ports and, in small pools, six ports or a quarter (looked at once a second).\n"));
+        assert!(render(&report, &Extent::WHOLE, true).contains("\nNo such destination is hot: "));
     }
 }

@@ -31,8 +31,10 @@ pub(super) fn render(proposal: &Proposal) -> String {
     rows(&mut text, &proposal.unanswered, "Not suggested: no server ever answered.");
     write_by_address(&mut text, proposal);
     let denied = &proposal.denied;
-    let heading =
-        format!("Not suggested: denied, {} in all. Whether they should be is for you to say.", denied.len());
+    let heading = format!(
+        "Not suggested: denied, {}. Whether they should be is for you to say.",
+        plural(denied.len() as u64, "target")
+    );
     rows(&mut text, &denied[..denied.len().min(DENIED)], &heading);
     if denied.len() > DENIED {
         let _ = writeln!(text, "#   … and {} more: --json has all", denied.len() - DENIED);

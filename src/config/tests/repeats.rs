@@ -25,7 +25,7 @@ const CASES: [(&str, &str, &str); 12] = [
     (
         "hosts",
         "[[tenant.allow]]\nhosts = [\"*.b.example\", \"a.b.example\"]\n",
-        "1 of its names are covered by its wildcards, such as a.b.example by *.b.example",
+        "names that its own wildcards cover: 1, such as a.b.example by *.b.example",
     ),
     (
         "cidrs",
