@@ -128,8 +128,9 @@ generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
 
 # The pages that messages and pages name, at the same paths below $doc as in the repository.
 place_documents() {
+    documents=$(cd "$here" && find README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE-* docs examples deploy -type f)
     rm -rf "$root$doc"
-    (cd "$here" && find README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE-* docs examples deploy -type f) | while IFS= read -r file; do
+    printf '%s\n' "$documents" | while IFS= read -r file; do
         place 644 "$here/$file" "$doc/$file"
     done
 }

@@ -113,7 +113,7 @@ unpack_machine() {
     ln -sf /dev/null $root/etc/systemd/system/apt-daily.timer
     ln -sf /dev/null $root/etc/systemd/system/apt-daily-upgrade.timer
     ln -sf /dev/null $root/etc/systemd/system/systemd-networkd-wait-online.service
-    cp -r "$tree/scripts" "$tree/deploy" $root/opt/egret/
+    cp -r "$tree"/{scripts,deploy,docs,examples} "$tree"/*.md "$tree"/LICENSE-* $root/opt/egret/
     cp "$built" $root/opt/egret/egret
     strip $root/opt/egret/egret 2>/dev/null || :
 }

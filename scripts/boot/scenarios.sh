@@ -310,7 +310,7 @@ scenario_purge_and_install_again() {
     machine usermod -aG egret alice
     expect "install.sh --uninstall --purge failed" install --uninstall --purge
     left=$(machine sh -c 'ls -d /etc/egret* /var/lib/egret* /var/log/egret* /usr/bin/egret /usr/lib/egret /etc/systemd/system/*egret* \
-        /etc/systemd/system/*/*egret* /etc/systemd/networkd.conf.d/*egret* /usr/share/man/man1/egret* /run/egret* 2>/dev/null
+        /etc/systemd/system/*/*egret* /etc/systemd/networkd.conf.d/*egret* /usr/share/man/man1/egret* /usr/share/doc/egret /run/egret* 2>/dev/null
         ip rule; ip -6 rule; ip route show table all; nft list ruleset; getent passwd egret; getent group egret' |
         grep -E 'egret|EGRET|proto 23[01]|fwmark')
     [[ -z $left ]] || wrong "a purge leaves behind: $left"
