@@ -17,7 +17,6 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     unique("tenant", tenants.iter().map(|tenant| (&*tenant.spec.name, tenant.name_at)), out);
     for tenant in tenants {
         unique_rules(tenant, out);
-        known_pool(tenant, pools, out);
     }
     for pool in pools {
         if pool.spec.ports.first() < FIRST_PORT {
@@ -38,6 +37,13 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     pool_networks(pools, out);
     tenant_networks(tenants, out);
     clients_in_pools(pools, tenants, out);
+}
+
+/// Reports tenants' pools that there are not.
+pub(super) fn known_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
+    for tenant in tenants {
+        known_pool(tenant, pools, out);
+    }
 }
 
 /// Warns of unused pools.

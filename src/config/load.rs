@@ -101,18 +101,21 @@ fn one_key<K: ValueType>(
 struct Draft {
     files: HostsFiles,
     pools: Vec<PoolDraft>,
+    /// True if there are pools that could not be read.
+    misses_pools: bool,
     tenants: Vec<TenantDraft>,
 }
 
 /// Reads everything. `None` only after an error, which is reported.
 fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut draft = Draft { files: HostsFiles::new(folder), pools: Vec::new(), tenants: Vec::new() };
+    let mut draft =
+        Draft { files: HostsFiles::new(folder), pools: Vec::new(), misses_pools: false, tenants: Vec::new() };
     let source = SourceFile::open(path, name, out)?;
     let text = source.parse(out);
     let main = text.as_ref().and_then(|text| {
         let table = TomlTable::open(&source, &main_file::SECTION, text.get_ref(), 0, out);
-        draft.read_pools(&table.sections(&main_file::POOL, out), out);
+        draft.read_pools(&table, &main_file::POOL, out);
         draft.read_tenants(&table.sections(&main_file::TENANT, out), out);
         sections::read(&table, out)
     });
@@ -138,6 +141,9 @@ fn finish(
 ) -> Option<Config> {
     config.pools = draft.pools.iter().map(|pool| pool.spec.clone()).collect();
     cross_checks::check(&draft.pools, &draft.tenants, &config.reserved_ports(), out);
+    if !draft.misses_pools {
+        cross_checks::known_pools(&draft.pools, &draft.tenants, out);
+    }
     // Warnings of probable mistakes matter only once there are no errors.
     if out.errors() > 0 {
         return None;
@@ -166,12 +172,19 @@ impl Draft {
         let source = SourceFile::open(path, label, out)?;
         let text: Spanned<DeTable<'_>> = source.parse(out)?;
         let table = TomlTable::open(&source, &policy_file::SECTION, text.get_ref(), 0, out);
-        self.read_pools(&table.sections(&policy_file::POOL, out), out);
+        self.read_pools(&table, &policy_file::POOL, out);
         self.read_tenants(&table.sections(&policy_file::TENANT, out), out);
         Some(())
     }
 
-    fn read_pools(&mut self, tables: &[TomlTable<'_>], out: &mut Diagnostics) {
+    fn read_pools(
+        &mut self,
+        file: &TomlTable<'_>,
+        key: &'static ConfigKey<NestedType>,
+        out: &mut Diagnostics,
+    ) {
+        self.misses_pools |= file.misses_some(key);
+        let tables = file.sections(key, out);
         self.pools.extend(tables.iter().filter_map(|table| PoolDraft::read(table, out)));
     }
 

@@ -15,6 +15,8 @@ pub(super) struct TomlTable<'a> {
     section: &'static ConfigSection,
     /// `None` if the file has no such table: every key has its default.
     entries: Option<&'a DeTable<'a>>,
+    /// True if the file has no such table, and one whose header was probably meant to be it, which is reported as such.
+    is_mistyped: bool,
     /// Byte offset of its header.
     offset: usize,
 }
@@ -27,7 +29,7 @@ impl<'a> TomlTable<'a> {
         offset: usize,
         out: &mut Diagnostics,
     ) -> Self {
-        let table = Self { source, section, entries: Some(entries), offset };
+        let table = Self { source, section, entries: Some(entries), is_mistyped: false, offset };
         for (key, value) in entries {
             table.judge_key(key.get_ref(), source.place(&key.span()), source.place(&value.span()), out);
         }
@@ -96,7 +98,7 @@ impl<'a> TomlTable<'a> {
             // If this is `None` the load has failed; the default lets it continue, to find further errors.
             return key.kind.read(value, out).or_else(|| self.default(key, out));
         }
-        if key.is_required() && !self.mistypes(key) {
+        if key.is_required() && !self.is_mistyped && !self.mistypes(key) {
             let message = format!("missing key `{}` in {}", key.name, self.section.header);
             out.error(self.place(), message, format!("add it, for example `{} = {}`", key.name, key.example));
         }
@@ -112,7 +114,8 @@ impl<'a> TomlTable<'a> {
     /// Returns the table under a key; an empty one if it is absent.
     pub(super) fn section(&self, key: &'static ConfigKey<NestedType>, out: &mut Diagnostics) -> Self {
         let section = key.kind.0;
-        let absent = Self { source: self.source, section, entries: None, offset: self.offset };
+        let is_mistyped = self.mistypes(key);
+        let absent = Self { source: self.source, section, entries: None, is_mistyped, offset: self.offset };
         let Some(value) = self.entry(key) else { return absent };
         let Some(entries) = value.node().as_table() else {
             value.wrong::<()>(out, "not a table", format!("write it as {}", section.header));
@@ -121,13 +124,21 @@ impl<'a> TomlTable<'a> {
         Self::open(self.source, section, entries, value.node.span().start, out)
     }
 
+    /// True if the file's tables under a key are not all that were meant, which is reported.
+    pub(super) fn misses_some(&self, key: &'static ConfigKey<NestedType>) -> bool {
+        self.mistypes(key) || self.entry(key).is_some_and(|value| value.node().as_array().is_none())
+    }
+
     /// Returns the tables under a key, in the order of the file.
     pub(super) fn sections(&self, key: &'static ConfigKey<NestedType>, out: &mut Diagnostics) -> Vec<Self> {
         let section = key.kind.0;
         let help = || format!("write it as {}", section.header);
         let Some(value) = self.entry(key) else { return Vec::new() };
         let Some(elements) = value.node().as_array() else {
-            value.wrong::<()>(out, "not a list of tables", help());
+            // A mistyped header above makes a table of the headers below it.
+            if !self.mistypes(key) {
+                value.wrong::<()>(out, "not a list of tables", help());
+            }
             return Vec::new();
         };
         let mut tables = Vec::new();

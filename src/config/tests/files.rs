@@ -82,10 +82,23 @@ fn mistyped_key_is_reported_once() {
         (GOOD.replace("sources =", "source ="), "source"),
         (GOOD.replace("addresses =", "adresses ="), "adresses"),
         (GOOD.replace("interfaces =", "interface ="), "interface"),
+        (GOOD.replace("steering =", "stering ="), "stering"),
+        (GOOD.replace("[[pool]]", "[[pol]]"), "pol"),
+        (GOOD.replace("[[tenant]]", "[[tenants]]"), "tenants"),
+        (GOOD.replace("[[tenant.allow]]", "[[tenant.alow]]"), "alow"),
     ] {
         let found = findings(&[("egret.toml", &text)]);
         assert!(found.len() == 1 && found[0].contains(&format!("unknown key {key:?}")), "{found:#?}");
     }
+}
+
+#[test]
+fn wrong_brackets_are_reported_once() {
+    let found = findings(&[("egret.toml", &GOOD.replace("[[pool]]", "[pool]"))]);
+    assert_eq!(
+        found,
+        ["egret.toml:3:1: error: `pool`: a table is not a list of tables; write it as [[pool]]"]
+    );
 }
 
 #[test]
