@@ -6,18 +6,21 @@ use crate::flows::Flow;
 use crate::gateway::Gateway;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::requests::{FIRST, OK, expect, opened};
 use crate::servers::Server;
 use crate::traffic::pass;
 use crate::wait::wait_until;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
 
 crate::trials! {
     both families:
         resets_after_complete_answers_are_success,
         truncated_answers_are_failures,
         framing_tells_complete_http_answers,
+        outcomes_of_odd_answers_agree_with_curl,
         client_leaving_its_download_has_reset;
     once:
 }
@@ -206,6 +209,11 @@ fn framing_tells_complete_http_answers(family: Family) {
     let head = FIRST.replacen("GET", "HEAD", 1);
     let two = FIRST.repeat(2);
     let (one_of_two, half_of_two, two_of_two) = (OK.to_owned(), format!("{OK}{HALF}"), OK.repeat(2));
+    let odd =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:020} ; a=b\r\nok\r\n0 \r\n\r\n", 2);
+    // It answers no request: the server has waited long enough for another.
+    let given_up =
+        format!("{OK}HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     let ends: [(&str, Ends); 6] = [
         ("client resets", |client, server| {
             reset(client);
@@ -241,7 +249,7 @@ fn framing_tells_complete_http_answers(family: Family) {
     let whole = ["closed"; 6];
     let [left, broken] = ["client_reset", "upstream_reset"];
     let cut = [left, broken, broken, left, broken, broken];
-    let table: [(&str, &str, [&str; 6]); 17] = [
+    let table: [(&str, &str, [&str; 6]); 20] = [
         (FIRST, OK, whole),
         (POST, TOO_LARGE, whole),
         (FIRST, &last, whole),
@@ -258,6 +266,9 @@ fn framing_tells_complete_http_answers(family: Family) {
         (&two, &one_of_two, cut),
         (&two, &half_of_two, cut),
         (&two, &two_of_two, whole),
+        (FIRST, &odd, whole),
+        (FIRST, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\nX: y\r\n z\r\n\r\nok", cut),
+        (FIRST, &given_up, whole),
         // Everything up to the end of the connection, of whatever kind.
         (FIRST, ENDLESS, [left, broken, "closed", "closed", "closed", "closed"]),
     ];
@@ -276,6 +287,52 @@ fn framing_tells_complete_http_answers(family: Family) {
             upstream.write_all(answer.as_bytes()).unwrap();
             expect(&client, answer);
             expect_outcome(&gateway, &format!("{answer:?}: {what}"), (client, upstream), *end, outcome);
+        }
+    }
+}
+
+/// Whole answers, and those that end in the middle of their content.
+fn outcomes_of_odd_answers_agree_with_curl(family: Family) {
+    let chunked = |chunks: &str| format!("Transfer-Encoding: chunked\r\n\r\n{chunks}");
+    let answers = [
+        "Content-Length: 2\r\nContent-Length: 2\r\n\r\nok".to_owned(),
+        "Content-Length: 2\r\nX: a\r\n b\r\n\r\nok".into(),
+        "X : a\u{1}\r\nContent-Length: 2\n\r\nok".into(),
+        format!("{}Content-Length: 2\r\n\r\nok", "X: a\r\n".repeat(300)),
+        chunked("2 ; a=b\r\nok\r\n0\r\n\r\n"),
+        chunked("0000000000000002  \r\nok\r\n0  \r\n\r\n"),
+        chunked("2\nok\n0\n\n"),
+        format!("Content-Length: 50\r\n{}", chunked("2\r\nok\r\n0\r\n\r\n")),
+    ];
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    let ask = |answer: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-g", "-H", "Host: allowed.example.org"])
+            .arg(format!("http://{}/", server.address()));
+        let curl = lab.client.spawn(curl.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let mut upstream = server.accept();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            upstream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        upstream.write_all(answer.as_bytes()).unwrap();
+        drop(upstream);
+        curl.wait_with_output().unwrap()
+    };
+    let mut count = 0;
+    for answer in answers {
+        let whole = format!("HTTP/1.1 200 OK\r\n{answer}");
+        for (answer, is_whole) in [(&*whole, true), (&whole[..whole.rfind('k').unwrap()], false)] {
+            let said = ask(answer);
+            assert_eq!(said.status.success(), is_whole, "{answer:?}: {}", text(&said));
+            count += 1;
+            let flow = gateway.wait_for_flows(count).pop().unwrap();
+            let outcome = if is_whole { "closed" } else { "upstream_reset" };
+            assert_eq!(flow["outcome"], outcome, "{answer:?}: {flow:#}");
         }
     }
 }

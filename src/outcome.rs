@@ -114,6 +114,10 @@ hosts delay acknowledgements, and a reset carries none that Linux takes note of.
 answer, by `Content-Length`, by its chunks, or by the server's FIN where the answer ends with the connection. If not, it is not `closed` even
 if both sides finished: it is `upstream_reset` if the server finished first, else `client_reset`, and `detail` says so.
 
+Answers are read as curl, browsers and other clients read them, which take more than RFC 9112 allows: repeated lengths, folded lines, padded chunk
+sizes. What the server sends beyond its answers, such as a 408 to a client that asks for nothing more, changes nothing. Where clients disagree about
+the end of an answer, only what TCP tells counts, as below.
+
 A server may close a connection that it has kept open just when the next request is on its way. Clients know that, and repeat the request on
 another connection (RFC 9112 §9.3.1). So a request does not count if there was an answer before it, and the server's FIN acknowledged none of it.
 The client's second try is a flow of its own, with its own outcome. Of a reset nobody can tell whether the request had arrived: it counts.

@@ -83,22 +83,53 @@ pub(super) fn declares(name: &[u8]) -> bool {
 }
 
 impl Declared {
-    /// Adds one more header, which must not repeat a declaration.
+    /// Adds one more header of a request, which must not repeat a declaration.
     pub(super) fn and(self, name: &[u8], value: &[u8]) -> FramingResult<Self> {
-        let value = value.trim_ascii();
-        let says = if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_bytes()) {
-            Self::Length(length(value)?)
-        } else if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_bytes()) {
-            Self::Coding(Coding::of(value))
-        } else {
-            return Ok(self);
-        };
+        let says = Self::of(name, value, length)?;
         match (self, says) {
             (Self::Nothing, says) => Ok(says),
             (Self::Length(_), Self::Length(_)) => Err("more than one Content-Length"),
             (Self::Coding(_), Self::Coding(_)) => Err("more than one Transfer-Encoding"),
+            (declared, Self::Nothing) => Ok(declared),
             (Self::Length(_) | Self::Coding(_), _) => Err("both Content-Length and Transfer-Encoding"),
         }
+    }
+
+    /// Adds one more header of an answer, as clients do: a length may be repeated, chunks overrule it, and `identity` says
+    /// nothing (RFC 9112 §6.3).
+    pub(super) fn and_of_answer(self, name: &[u8], value: &[u8]) -> FramingResult<Self> {
+        const CHUNKS: &[Coding] = &[Coding::Chunked, Coding::ThenChunked];
+        if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_bytes())
+            && value.trim_ascii().eq_ignore_ascii_case(b"identity")
+        {
+            return Ok(self);
+        }
+        match (self, Self::of(name, value, repeated_length)?) {
+            (Self::Nothing, says) => Ok(says),
+            (declared, Self::Nothing) => Ok(declared),
+            (Self::Length(one), Self::Length(other)) if one != other => {
+                Err("more than one Content-Length, and not the same")
+            }
+            (Self::Length(_), Self::Length(length)) => Ok(Self::Length(length)),
+            (Self::Coding(_), Self::Coding(last)) => Ok(Self::Coding(last)),
+            (Self::Length(_), Self::Coding(coding)) | (Self::Coding(coding), Self::Length(_))
+                if CHUNKS.contains(&coding) =>
+            {
+                Ok(Self::Coding(coding))
+            }
+            (Self::Length(_) | Self::Coding(_), _) => Err("both Content-Length and Transfer-Encoding"),
+        }
+    }
+
+    fn of(name: &[u8], value: &[u8], length: fn(&[u8]) -> FramingResult<Body>) -> FramingResult<Self> {
+        let value = value.trim_ascii();
+        Ok(if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_bytes()) {
+            Self::Length(length(value)?)
+        } else if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_bytes()) {
+            Self::Coding(Coding::of(value))
+        } else {
+            Self::Nothing
+        })
     }
 }
 
@@ -122,4 +153,12 @@ fn length(value: &[u8]) -> FramingResult<Body> {
         0 => Body::Empty,
         length => Body::Length(length),
     })
+}
+
+/// Parses a length that may be repeated, as by a server that joins headers of one name: `5, 5`.
+fn repeated_length(value: &[u8]) -> FramingResult<Body> {
+    let mut lengths = value.split(|&b| b == b',').map(|value| length(value.trim_ascii()));
+    let first = lengths.next().unwrap_or(Ok(Body::Empty))?;
+    let same = lengths.all(|other| other == Ok(first));
+    if same { Ok(first) } else { Err("more than one Content-Length, and not the same") }
 }

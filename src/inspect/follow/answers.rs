@@ -1,13 +1,15 @@
 //! Server side of an HTTP/1 connection: tracks which requests are answered, and whether an upgrade was accepted.
 //!
-//! Server bytes are never held back or refused. If a response cannot be parsed, it is only unknown from then on which
-//! requests are answered.
+//! Server bytes are never held back or refused. Responses are read as clients read them. If one cannot be parsed, it is only
+//! unknown from then on which requests are answered.
 
 use super::answer_head::{AnswerHead, HeadSection};
 use super::chunked::Chunks;
 use crate::inspect::framing::{self, Body, Declared};
 use std::collections::VecDeque;
 
+/// Heads of answers may be so many times as large as those of requests: they take no memory, and clients take large ones.
+const HEADS: usize = 4;
 /// Maximum number of outstanding requests; beyond it the client's next request waits.
 const MAX_OUTSTANDING: usize = 128;
 
@@ -20,6 +22,8 @@ pub(super) struct ResponseParser {
     /// State of the head or trailers being read.
     head: AnswerHead,
     max_head: usize,
+    /// True if every reader reads the responses so far alike. Otherwise no upgrade is believed.
+    is_strict: bool,
     /// The client has sent the request with whose response the connection ends.
     is_closing: bool,
 }
@@ -57,6 +61,9 @@ enum ResponsePosition {
     Upgraded,
     /// Parsing failed: it is unknown which requests are answered.
     Lost,
+    /// Every request is answered, and the server has sent more: bytes that no length counts, or an answer to nothing, as when
+    /// it gives up waiting for a request (408). What answers a later request is unknown.
+    Beyond,
     /// The server has closed: no further response, no upgrade. True if every request was answered.
     Ended(bool),
     /// An upgrade was requested, and its result is unknown.
@@ -76,14 +83,23 @@ pub(super) enum RequestReadiness {
 
 impl ResponseParser {
     pub(super) fn new(max_head: usize) -> Self {
-        let head = AnswerHead::new();
-        Self { outstanding: VecDeque::new(), at: ResponsePosition::Head, head, max_head, is_closing: false }
+        Self {
+            outstanding: VecDeque::new(),
+            at: ResponsePosition::Head,
+            head: AnswerHead::new(),
+            max_head: max_head.saturating_mul(HEADS),
+            is_strict: true,
+            is_closing: false,
+        }
     }
 
     /// Records that a request was forwarded to the server.
     pub(super) fn expect(&mut self, asked: PendingRequest) {
         match self.at {
-            ResponsePosition::Lost if asked.upgrade => self.at = ResponsePosition::NoUpgrade,
+            ResponsePosition::Lost | ResponsePosition::Beyond if asked.upgrade => {
+                self.at = ResponsePosition::NoUpgrade;
+            }
+            ResponsePosition::Beyond => self.at = ResponsePosition::Lost,
             // Its client has no reason to repeat the first of a connection.
             ResponsePosition::Ended(_) if asked.start == 0 => self.at = ResponsePosition::Ended(false),
             ResponsePosition::Lost | ResponsePosition::Ended(_) | ResponsePosition::NoUpgrade => {}
@@ -123,6 +139,7 @@ impl ResponseParser {
             | ResponsePosition::UntilClose => Some(false),
             ResponsePosition::Upgraded
             | ResponsePosition::Lost
+            | ResponsePosition::Beyond
             | ResponsePosition::Ended(_)
             | ResponsePosition::NoUpgrade => None,
         }
@@ -138,6 +155,7 @@ impl ResponseParser {
             | ResponsePosition::Trailers
             | ResponsePosition::UntilClose => Some(false),
             ResponsePosition::Ended(whole) => Some(whole),
+            ResponsePosition::Beyond => Some(true),
             ResponsePosition::Upgraded | ResponsePosition::Lost | ResponsePosition::NoUpgrade => None,
         }
     }
@@ -162,6 +180,7 @@ impl ResponseParser {
             ResponsePosition::UntilClose
             | ResponsePosition::Upgraded
             | ResponsePosition::Lost
+            | ResponsePosition::Beyond
             | ResponsePosition::Ended(_)
             | ResponsePosition::NoUpgrade => u64::MAX,
         }
@@ -182,6 +201,7 @@ impl ResponseParser {
             | ResponsePosition::UntilClose
             | ResponsePosition::Upgraded
             | ResponsePosition::Lost
+            | ResponsePosition::Beyond
             | ResponsePosition::Ended(_)
             | ResponsePosition::NoUpgrade => {}
         }
@@ -196,21 +216,22 @@ impl ResponseParser {
                 bytes = &bytes[free..];
                 continue;
             }
-            let used = if let ResponsePosition::Chunked(chunks) = &mut self.at {
-                chunks.read(bytes).map(|(used, ended)| {
-                    if ended {
-                        (self.at, self.head) = (ResponsePosition::Trailers, AnswerHead::trailers());
-                    }
-                    used
-                })
-            } else {
-                self.read_head(bytes)
-            };
-            match used {
+            match self.read_framing(bytes) {
                 Ok(used) => bytes = &bytes[used..],
                 Err(_) => return self.lose_track(),
             }
         }
+    }
+
+    /// Returns how many bytes belong to the part being read, which is no data.
+    fn read_framing(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        let ResponsePosition::Chunked(chunks) = &mut self.at else { return self.read_head(bytes) };
+        let (used, ended) = chunks.read(bytes)?;
+        if ended {
+            self.is_strict &= chunks.is_strict();
+            (self.at, self.head) = (ResponsePosition::Trailers, AnswerHead::trailers());
+        }
+        Ok(used)
     }
 
     /// Records that the server has finished, and that its host had `taken` so many of the client's bytes.
@@ -222,6 +243,7 @@ impl ResponseParser {
             ResponsePosition::Body(_) | ResponsePosition::Chunked(_) | ResponsePosition::Trailers => {
                 self.at = ResponsePosition::Ended(false);
             }
+            ResponsePosition::Beyond => self.at = ResponsePosition::Ended(true),
             ResponsePosition::Upgraded
             | ResponsePosition::Lost
             | ResponsePosition::Ended(_)
@@ -232,7 +254,13 @@ impl ResponseParser {
 
     fn lose_track(&mut self) {
         let upgrading = self.outstanding.iter().any(|one| one.asked.upgrade);
-        self.at = if upgrading { ResponsePosition::NoUpgrade } else { ResponsePosition::Lost };
+        self.at = if upgrading {
+            ResponsePosition::NoUpgrade
+        } else if matches!(self.at, ResponsePosition::Head) && self.outstanding.is_empty() {
+            ResponsePosition::Beyond
+        } else {
+            ResponsePosition::Lost
+        };
         self.outstanding = VecDeque::new();
     }
 
@@ -241,18 +269,19 @@ impl ResponseParser {
         let (used, section) = self.head.read(bytes, self.max_head)?;
         let Some(section) = section else { return Ok(used) };
         self.head = AnswerHead::new();
-        match section {
-            HeadSection::Blank => {}
-            HeadSection::Head { .. } if matches!(self.at, ResponsePosition::Trailers) => {
-                self.at = ResponsePosition::Head;
-            }
-            HeadSection::Head { status, declared } => {
-                let asked = self.outstanding.front().ok_or("an answer that nobody asked for")?.asked;
-                self.at = after(status, declared, asked)?;
-                if status >= 200 || status == 101 {
-                    self.outstanding.pop_front();
-                }
-            }
+        let HeadSection::Head { status, declared, is_strict } = section else { return Ok(used) };
+        self.is_strict &= is_strict;
+        if let ResponsePosition::Trailers = self.at {
+            self.at = ResponsePosition::Head;
+            return Ok(used);
+        }
+        let asked = self.outstanding.front().ok_or("an answer that nobody asked for")?.asked;
+        if status == 101 && !self.is_strict {
+            return Err("an upgrade that readers may disagree on");
+        }
+        self.at = after(status, declared, asked)?;
+        if status >= 200 || status == 101 {
+            self.outstanding.pop_front();
         }
         Ok(used)
     }
@@ -272,7 +301,7 @@ fn after(
     Ok(match framing::of_answer(status, asked.by_head, declared)? {
         Body::Empty => ResponsePosition::Head,
         Body::Length(length) => ResponsePosition::Body(length),
-        Body::Chunked => ResponsePosition::Chunked(Chunks::new()),
+        Body::Chunked => ResponsePosition::Chunked(Chunks::of_answer()),
         Body::UntilClose => ResponsePosition::UntilClose,
     })
 }

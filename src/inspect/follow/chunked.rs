@@ -1,7 +1,10 @@
 //! Incremental parser of the chunks of a body (RFC 9112 §7.1), which buffers nothing. The trailer section after the
 //! last chunk is parsed elsewhere.
+//!
+//! Chunks of requests are read strictly. Those of answers are read as clients read them, because that alone decides
+//! whether a client takes its answer for whole.
 
-/// Maximum bytes of extensions for one chunk.
+/// Maximum bytes of extensions and padding for one chunk.
 const MAX_ASIDE: u16 = 8 * 1024;
 /// 15 hexadecimal digits fit any integer in which a server may store the size.
 const MAX_DIGITS: u8 = 15;
@@ -10,8 +13,11 @@ const MAX_DIGITS: u8 = 15;
 #[derive(Debug)]
 pub(super) struct Chunks {
     at: ChunkPosition,
-    /// Bytes of the extension so far.
+    /// Bytes of the extension, or of more zeros than [`MAX_DIGITS`], so far.
     aside: u16,
+    is_answer: bool,
+    /// False once something was read that a request may not have.
+    is_strict: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -27,9 +33,19 @@ enum ChunkPosition {
 const SIZE: ChunkPosition = ChunkPosition::Size { size: 0, digits: 0 };
 
 impl Chunks {
-    /// Starts at the first byte of a body.
-    pub(super) fn new() -> Self {
-        Self { at: SIZE, aside: 0 }
+    /// Starts at the first byte of a request's body.
+    pub(super) fn of_request() -> Self {
+        Self { at: SIZE, aside: 0, is_answer: false, is_strict: true }
+    }
+
+    /// Starts at the first byte of an answer's body.
+    pub(super) fn of_answer() -> Self {
+        Self { is_answer: true, ..Self::of_request() }
+    }
+
+    /// True if the chunks so far might be those of a request.
+    pub(super) fn is_strict(&self) -> bool {
+        self.is_strict
     }
 
     /// Bytes of data that need no parsing.
@@ -71,18 +87,54 @@ impl Chunks {
 
     /// Returns the state after `byte`; `None` after the last chunk's line.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkPosition>, &'static str> {
+        let strictly = self.strict(byte);
+        if strictly.is_ok() || !self.is_answer {
+            return strictly;
+        }
+        self.is_strict = false;
+        self.as_clients_do(byte)
+    }
+
+    /// Like [`Self::strict`] for a byte that it refuses.
+    fn as_clients_do(&mut self, byte: u8) -> Result<Option<ChunkPosition>, &'static str> {
+        Ok(Some(match (self.at, byte) {
+            (ChunkPosition::Size { size, digits: MAX_DIGITS }, digit)
+                if digit.is_ascii_hexdigit() && size < 1 << (4 * (MAX_DIGITS - 1)) =>
+            {
+                self.count_aside()?;
+                ChunkPosition::Size { size: with_digit(size, digit), digits: MAX_DIGITS }
+            }
+            (ChunkPosition::Size { size: 0, digits: 1.. } | ChunkPosition::Extension(0), b'\n') => {
+                return Ok(None);
+            }
+            (ChunkPosition::Size { size, digits: 1.. } | ChunkPosition::Extension(size), b'\n') => {
+                ChunkPosition::Data(size)
+            }
+            (ChunkPosition::Size { size, digits: 1.. }, b' ' | b'\t') => ChunkPosition::Extension(size),
+            (ChunkPosition::Extension(size), 1..) => {
+                self.count_aside()?;
+                ChunkPosition::Extension(size)
+            }
+            (ChunkPosition::DataCr, b'\n') => self.next(),
+            _ => return Err("a chunk that no client takes"),
+        }))
+    }
+
+    /// Starts the next chunk.
+    fn next(&mut self) -> ChunkPosition {
+        self.aside = 0;
+        SIZE
+    }
+
+    fn strict(&mut self, byte: u8) -> Result<Option<ChunkPosition>, &'static str> {
         Ok(Some(match (self.at, byte) {
             (ChunkPosition::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 if digits == MAX_DIGITS {
                     return Err("a chunk size of too many digits");
                 }
-                let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                ChunkPosition::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                ChunkPosition::Size { size: with_digit(size, byte), digits: digits + 1 }
             }
-            (ChunkPosition::Size { size, digits: 1.. }, b';') => {
-                self.aside = 0;
-                ChunkPosition::Extension(size)
-            }
+            (ChunkPosition::Size { size, digits: 1.. }, b';') => ChunkPosition::Extension(size),
             (ChunkPosition::Size { size, digits: 1.. } | ChunkPosition::Extension(size), b'\r') => {
                 ChunkPosition::SizeLf(size)
             }
@@ -90,7 +142,7 @@ impl Chunks {
             (ChunkPosition::SizeLf(0), b'\n') => return Ok(None),
             (ChunkPosition::SizeLf(size), b'\n') => ChunkPosition::Data(size),
             (ChunkPosition::DataCr, b'\r') => ChunkPosition::DataLf,
-            (ChunkPosition::DataLf, b'\n') => SIZE,
+            (ChunkPosition::DataLf, b'\n') => self.next(),
             (ChunkPosition::Size { .. }, _) => return Err("a chunk size that is not a number"),
             (ChunkPosition::DataCr | ChunkPosition::DataLf, _) => return Err("a chunk longer than its size"),
             (ChunkPosition::Extension(_) | ChunkPosition::SizeLf(_) | ChunkPosition::Data(_), _) => {
@@ -104,10 +156,20 @@ impl Chunks {
         if byte.is_ascii_control() && byte != b'\t' {
             return Ok(false);
         }
+        self.count_aside()?;
+        Ok(true)
+    }
+
+    fn count_aside(&mut self) -> Result<(), &'static str> {
         if self.aside == MAX_ASIDE {
             return Err("chunk extensions that are too long");
         }
         self.aside += 1;
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Appends a hexadecimal digit.
+fn with_digit(size: u64, digit: u8) -> u64 {
+    size << 4 | u64::from(char::from(digit).to_digit(16).unwrap_or_default())
 }

@@ -130,7 +130,7 @@ impl RequestParser {
         self.at = match body {
             Body::Empty | Body::UntilClose => RequestPosition::Head,
             Body::Length(length) => RequestPosition::Body(length),
-            Body::Chunked => RequestPosition::Chunked(Chunks::new()),
+            Body::Chunked => RequestPosition::Chunked(Chunks::of_request()),
         };
     }
 }

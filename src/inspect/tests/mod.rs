@@ -1,5 +1,6 @@
 //! Tests of the room as a whole.
 
+mod answers;
 mod checks;
 mod exchange;
 mod hello;
