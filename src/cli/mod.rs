@@ -141,8 +141,9 @@ enum Command {
     Names(#[command(flatten)] names::NamesOptions),
     /// Show the steps of flows of the running gateway, as they happen
     ///
-    /// Flows that begin from now on, of a client, for a name, or both. For root and the gateway's own user and group. Exit code 1:
-    /// no flow matched; 2: the gateway could not be asked.
+    /// Flows that begin from now on, of a client, for a name, or both. For root and the gateway's own user and group.
+    ///
+    /// Exit code 0: flows were traced; 1: no flow matched; 2: the gateway could not be asked.
     Trace(#[command(flatten)] trace::TraceOptions),
     /// Check what the gateway needs of this machine and send packets through its rules; every finding names its cure
     ///
