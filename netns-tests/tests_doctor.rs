@@ -1,10 +1,12 @@
 //! Doctor's probe packets on a working gateway, for one client and for all, and their removal.
 
-use crate::doctor::{assert_passes, config, doctor, packets};
+use crate::config::Config;
+use crate::doctor::{assert_passes, assert_told, config, doctor, packets};
 use crate::gateway::{EGRET, Files, Rules};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::traffic::pass;
+use crate::wait::wait_until;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -15,6 +17,7 @@ crate::trials! {
         doctor_is_green_where_traffic_passes,
         doctor_leaves_no_trace_when_killed,
         doctor_without_root_says_what_is_skipped,
+        doctor_tells_what_only_the_gateway_knows,
         foreign_gateways_are_not_ours
 }
 
@@ -79,10 +82,10 @@ fn doctor_leaves_no_trace_when_killed() {
         let mut child = lab
             .gateway
             .spawn(command.args(["doctor", "--json", "--config"]).arg(&config).stdout(Stdio::null()));
-        crate::wait::wait_until(moment, || traces(&lab).contains(moment));
+        wait_until(moment, || traces(&lab).contains(moment));
         child.kill().unwrap();
         child.wait().unwrap();
-        crate::wait::wait_until("the machine to be as before", || traces(&lab) == before);
+        wait_until("the machine to be as before", || traces(&lab) == before);
     }
 }
 
@@ -101,6 +104,34 @@ fn doctor_without_root_says_what_is_skipped() {
     assert!(gateway.egret(&["steering", "status"]).status.success());
     let silent = doctor(&lab, &gateway.config(), &["--no-packets"]);
     assert!(!text(&silent).contains("packets in"), "{}", text(&silent));
+}
+
+/// By the control socket: the verdict on a flow that TLS gives no reason of, and source addresses out of use.
+fn doctor_tells_what_only_the_gateway_knows() {
+    let lab = Lab::new();
+    let own = config();
+    let gateway = lab.start_gateway(&Config {
+        gateway: format!("{}\nadmin = \"unix:{}\"", own.gateway, lab.control_socket()),
+        alpha_rules: "[[tenant.allow]]\nhosts = [\"api.example.org\"]\ndestination = \"verify\"".into(),
+        more: "[resolver]\nservers = [\"198.51.100.30\"]".into(),
+        ..own
+    });
+    let config = gateway.config();
+    let to = Host::Elsewhere.at(Family::V4, 443).to_string();
+    let output = doctor(&lab, &config, &["--packet", "--from", "10.0.1.2", "--to", &to]);
+    let said = text(&output);
+    assert!(said.contains("a TLS alert") && said.contains("denied, outcome no_hostname"), "{said}");
+    // Nobody answers DNS there.
+    assert_told(&lab, &config, &["198.51.100.30:53 cannot be reached"]);
+    lab.carry_out("for n in 16 17 18 19; do egret ports drain 203.0.113.$n; done", &config);
+    wait_until("IPv4 of alpha to be refused", || {
+        lab.gateway.shell("nft list tables").contains("egret_families")
+    });
+    assert_told(
+        &lab,
+        &config,
+        &["every IPv4 source address of pool alpha is drained: 4 of 4", "the gateway itself refuses IPv4"],
+    );
 }
 
 fn doctor_follows_one_clients_packets(family: Family) {

@@ -1,6 +1,6 @@
 //! Doctor with kernel settings and routes that drop packets, and without steering.
 
-use crate::doctor::{assert_named, assert_passes, config, failed, obstacle, packets, passes};
+use crate::doctor::{assert_named, assert_passes, assert_told, config, failed, obstacle, packets, passes};
 use crate::gateway::{Files, Gateway, Rules};
 use crate::lab::{Family, Lab};
 use crate::wait::wait_until;
@@ -13,7 +13,8 @@ crate::trials! {
         arp_ignore_is_named,
         lost_steering_is_named,
         bridge_netfilter_is_named,
-        routing_rule_before_ours_is_named
+        routing_rule_before_ours_is_named,
+        routes_that_take_packets_are_named
 }
 
 fn source_validation_by_mark_is_named() {
@@ -109,4 +110,46 @@ fn routing_rule_before_ours_is_named() {
         });
         assert_passes(&lab, &config);
     }
+}
+
+fn routes_that_take_packets_are_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    for (put, take_away, words) in [
+        (
+            "ip route add blackhole 10.0.1.192/26; ip -6 route add unreachable fd00:1:0:0:8000::/65",
+            "ip route del blackhole 10.0.1.192/26; ip -6 route del unreachable fd00:1:0:0:8000::/65",
+            &[
+                "alpha, IPv4: the route to 10.0.1.254 is a blackhole",
+                "alpha, IPv6: the route to fd00:1::ffff:ffff:ffff:effe is unreachable",
+            ][..],
+        ),
+        (
+            "ip rule add pref 99 iif lo ipproto tcp sport 80 to 10.0.1.0/24 blackhole",
+            "ip rule del pref 99",
+            &["its answer from 192.0.2.80 to 10.0.1.254 has no route"],
+        ),
+        (
+            "ip rule add pref 99 lookup local; ip rule add pref 98 to 203.0.113.16/30 prohibit; ip rule del pref 0",
+            "ip rule del pref 98; ip rule add pref 0 lookup local; ip rule del pref 99",
+            &["203.0.113.16 to 192.0.2.80:80: the route to 203.0.113.16 is prohibited"],
+        ),
+        (
+            "ip route add 192.0.2.0/24 via 198.51.100.10 table 100; ip -6 route add throw 3fff::/20 table 100",
+            "ip route del 192.0.2.0/24 table 100; ip -6 route del throw 3fff::/20 table 100",
+            &[
+                "routing table 100 has another program's route `192.0.2.0/24 via 198.51.100.10",
+                "routing table 100 has another program's route `throw 3fff::/20",
+                "not ready (503): steering is not in place: IPv4: routing table 100 has another program's route `192.0.2.0/24`",
+            ],
+        ),
+    ] {
+        lab.gateway.shell(put);
+        assert_told(&lab, &gateway.config(), words);
+        lab.gateway.shell(take_away);
+        wait_until("the gateway to find its steering intact", || {
+            gateway.metric("egret_steering_intact", &[]) == 1
+        });
+    }
+    assert_passes(&lab, &gateway.config());
 }

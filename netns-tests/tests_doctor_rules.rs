@@ -1,6 +1,6 @@
 //! Doctor with other programs' packet rules: it names the rule that drops packets, with a cure that works.
 
-use crate::doctor::{assert_passes, config, obstacle, packets};
+use crate::doctor::{assert_passes, assert_told, config, obstacle, packets};
 use crate::gateway::Rules;
 use crate::lab::Lab;
 use crate::wait::{wait_for, wait_until};
@@ -15,6 +15,7 @@ crate::trials! {
         output_firewall_is_named,
         stateful_firewall_before_pools_is_named,
         early_hooks_are_named,
+        rules_for_some_packets_are_named,
         rule_before_steering_is_named,
         egress_hook_is_named,
         path_mtu_passes_stateful_firewalls,
@@ -135,6 +136,61 @@ RULES",
             "the SYN-ACK ends at ingress: table netdev early, chain wire",
         ],
     );
+}
+
+/// Rules that let small packets and most ports pass, and one whose cure is no command. Each has a table of its own.
+fn rules_for_some_packets_are_named() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let lab = Lab::new();
+        let gateway = lab.start_steered_gateway(&config(), rules);
+        for (hook, rule, words) in [
+            (
+                "output priority 0",
+                "oifname c0 meta length > 1000 drop",
+                &[
+                    "bytes ends at output: table inet some, chain way, rule `oifname \"c0\" meta length > 1000 drop`",
+                ][..],
+            ),
+            (
+                "postrouting priority 0",
+                "oifname s0 meta length > 1400 drop",
+                &["203.0.113.16 to 192.0.2.80:80: a packet of", "bytes ends at postrouting: table inet some"],
+            ),
+            (
+                "input priority 0",
+                "iifname c0 meta length > 1000 drop",
+                &["bytes ends at input: table inet some"],
+            ),
+            (
+                "prerouting priority -300",
+                "tcp dport 443 drop",
+                &["to 192.0.2.80:443 by c0: the SYN ends at prerouting", "to [2001:db8:ffff::80]:443 by c0"],
+            ),
+            (
+                "output priority 0",
+                "tcp dport 443 drop",
+                &["203.0.113.16 to 192.0.2.80:443: the SYN ends at output"],
+            ),
+            (
+                "output priority 0",
+                "tcp sport 443 reject",
+                &["to 192.0.2.80:443 by c0: the SYN-ACK ends at output"],
+            ),
+            (
+                "prerouting priority -140",
+                "meta mark set 0x20",
+                &[
+                    "another rule overwrites the mark: table inet some, chain way, rule `meta mark set 0x00000020`",
+                ],
+            ),
+        ] {
+            let table = format!("table inet some {{\nchain way {{\ntype filter hook {hook};\n{rule}\n}}\n}}");
+            lab.gateway.shell(&format!("nft -f - <<'RULES'\n{table}\nRULES"));
+            assert_told(&lab, &gateway.config(), words);
+            lab.gateway.shell("nft delete table inet some");
+        }
+        assert_passes(&lab, &gateway.config());
+    }
 }
 
 fn rule_before_steering_is_named() {

@@ -9,8 +9,10 @@ mod network;
 mod packets;
 mod proc;
 mod process;
+mod resolver;
+mod sources;
 
-pub use inputs::{Doctor, TenantClients};
+pub use inputs::{AskedResolver, Doctor, TenantClients};
 pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
@@ -69,6 +71,8 @@ fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(network::source_validation(&doctor.steering));
     found.extend(families::families(&doctor.pools));
+    found.extend(doctor.socket.iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
+    found.extend(doctor.resolver.as_ref().map(resolver::answers));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
         None => found.extend(super::steering::findings(&doctor.steering, None)),
@@ -111,6 +115,8 @@ mod tests {
                 ephemeral: default_ephemeral(),
             },
             metrics: "127.0.0.1:1".parse().ok(),
+            socket: None,
+            resolver: None,
             pools: Vec::new(),
             wanted_flows: u64::MAX / 8,
             tenants: Vec::new(),

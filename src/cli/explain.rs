@@ -6,14 +6,15 @@
 
 mod text;
 
-use super::ask::{self, GatewayArgs, ask};
+use super::ask::{self, AskError, GatewayArgs, ask};
 use super::last_good;
 use super::output::{json_page, print};
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, parse_address};
 use crate::control::Explainer;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
-pub(super) use text::show;
+pub(super) use text::{show, verdict_of};
 
 const FAILED: u8 = 2;
 
@@ -75,12 +76,16 @@ fn of_the_files(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainRe
 }
 
 fn of_the_gateway(gateway: &GatewayArgs, query: &ExplainQuery) -> Result<ExplainReport, String> {
-    let socket = gateway.socket()?;
+    live(&gateway.socket()?, query).map_err(|error| error.to_string())
+}
+
+/// Asks the running gateway.
+pub(super) fn live(socket: &Path, query: &ExplainQuery) -> Result<ExplainReport, AskError> {
     let (from, to) = (query.from.to_string(), query.to.to_string());
     let address = query.address.map(|address| address.to_string());
     let given = [("from", Some(&*from)), ("to", Some(&*to)), ("address", address.as_deref())];
     let flags = [("ech", query.ech), ("other_protocol", query.other_protocol)];
     let flags = flags.into_iter().filter_map(|(key, is)| is.then_some((key, "true")));
     let pairs = given.into_iter().filter_map(|(key, value)| Some((key, value?))).chain(flags);
-    ask(&socket, "GET", &ask::with_query("/v1/explain", pairs), "").map_err(|error| error.to_string())
+    ask(socket, "GET", &ask::with_query("/v1/explain", pairs), "")
 }

@@ -64,7 +64,7 @@ pub fn status(params: &SteeringParams, format: Option<FilterFormat>, json: bool)
 
 /// Returns one finding for each part of the plan. Without a format, the one in use is compared.
 pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) -> Vec<CheckFinding> {
-    let observed = observe();
+    let observed = observe(params.table);
     let in_use = if observed.nftables.is_some() { FilterFormat::Nftables } else { FilterFormat::Iptables };
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
@@ -181,7 +181,7 @@ fn without_ipv6(difference: PartDifference) -> CheckFinding {
 fn finding(difference: PartDifference) -> CheckFinding {
     let why = match difference.what {
         "reserved ports" => "other programs may be given ports that the pools need",
-        "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway would not be received",
+        "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway are not received",
         "IPv4 mark rule" | "IPv6 mark rule" => "intercepted packets are dropped, so connections hang",
         "IPv4 rules against forwarding" | "IPv6 rules against forwarding" => {
             "intercepted ports can leave uninspected if packet rules are lost too and this machine forwards"
@@ -213,7 +213,7 @@ pub(super) fn nothing_to_steer(params: &SteeringParams) -> Option<&'static str> 
 }
 
 /// Reads rules and routes from the kernel with read-only commands.
-fn observe() -> SteeringOutput {
+fn observe(table: u32) -> SteeringOutput {
     let is_denied = Cell::new(false);
     let listed = |line: &str| {
         let denied =
@@ -224,6 +224,7 @@ fn observe() -> SteeringOutput {
     };
     let rules = |family| listed(&format!("ip -N {family} rule show"));
     let routes = |family| listed(&format!("ip -N {family} route show table all type local"));
+    let steering_table = |family| listed(&format!("ip {family} route show table {table}"));
     let observed = SteeringOutput {
         is_denied: false,
         iptables: listed("iptables-save -c"),
@@ -232,6 +233,7 @@ fn observe() -> SteeringOutput {
         nftables: listed("nft list table inet egret"),
         rules: [rules("-4"), rules("-6")],
         routes: [routes("-4"), routes("-6")],
+        steering_tables: [steering_table("-4"), steering_table("-6")],
         interfaces: routing::interfaces().unwrap_or_default(),
         reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
     };

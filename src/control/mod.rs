@@ -50,3 +50,4 @@ pub(crate) use reconcile::{LastReconciliation, ReconcilerThread};
 pub(crate) use reload::{ReloadHandle, Reloader};
 pub use steered::steering_params;
 pub(crate) use steering_counts::counts as steering_counts;
+pub(crate) use verification::{asked_servers, looked_up};

@@ -10,6 +10,7 @@ use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
 use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierSettings};
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Most rule names resolved in advance, over both families. Each takes some 300 bytes.
@@ -26,11 +27,7 @@ pub(crate) fn verifier(
         return Ok(None);
     }
     let rules = || config.tenants.iter().flat_map(|tenant| &tenant.rules);
-    let servers = match &config.resolver.servers {
-        _ if !rules().any(asks_about_address) => Vec::new(),
-        Some(servers) => servers.clone(),
-        None => verify::system_servers().map_err(BuildError::Resolver)?,
-    };
+    let servers = asked_servers(config).transpose().map_err(BuildError::Resolver)?.unwrap_or_default();
     let (dnssec, grace, roots) =
         (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
     let asks_servers = rules().any(|rule| rule.certificate != CertificateRule::Unasked);
@@ -50,6 +47,21 @@ pub(crate) fn verifier(
         settings.roots.store()?; // or says what is missing
     }
     Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
+}
+
+/// The DNS servers that rules ask, or why there are none; `None` if no rule asks.
+pub(crate) fn asked_servers(config: &Config) -> Option<Result<Vec<SocketAddr>, String>> {
+    config.tenants.iter().flat_map(|tenant| &tenant.rules).find(|rule| asks_about_address(rule))?;
+    Some(match &config.resolver.servers {
+        Some(servers) => Ok(servers.clone()),
+        None => verify::system_servers(),
+    })
+}
+
+/// A name that rules look up, if one of them is no wildcard.
+pub(crate) fn looked_up(config: &Config) -> Option<&Hostname> {
+    let rules = config.tenants.iter().flat_map(|tenant| &tenant.rules);
+    rules.filter(|rule| asks_about_address(rule)).flat_map(|rule| &rule.hosts).find_map(exact)
 }
 
 /// Returns the tenant's verification if a rule of the tenant needs it. Keeps the asker of the tenant of the same name.

@@ -47,6 +47,7 @@ pub use meters::{
 pub use policy_views::{CandidateView, PolicyViews};
 pub use recheck::RecheckSettings;
 pub use reevaluate::ReevaluationCounts;
+pub use refusal::PROBE_NAME;
 pub use server::{ShutdownPhase, run};
 pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime};
 pub use verification::address_refusal;

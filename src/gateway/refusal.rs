@@ -9,6 +9,11 @@ use crate::relay::{self, WorkerScratch};
 use crate::sys::socket::Socket;
 use std::time::Duration;
 
+/// The name that `egret doctor` asks for. Nobody has it (RFC 6761), so that no rule but one for every name allows it.
+pub const PROBE_NAME: &str = "egret-doctor.invalid";
+/// Its refusal is this much longer than others: several full packets, which show whether large answers reach clients.
+const PROBE_PADDING: usize = 16 * 1024;
+
 /// Time for a refused client to read its answer and close.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -68,10 +73,12 @@ fn http(
     };
     let more = record.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
     let help = help.map(|help| format!("{help}\n")).unwrap_or_default();
+    let padding = if asked.is_some_and(|name| name.as_str() == PROBE_NAME) { PROBE_PADDING } else { 0 };
     let body = format!(
-        "Egret, the egress gateway, refused this request.\ntenant: {tenant}\ndestination: {to}\nreason: {outcome}{more}\nflow: {}\n{}\n{help}",
+        "Egret, the egress gateway, refused this request.\ntenant: {tenant}\ndestination: {to}\nreason: {outcome}{more}\nflow: {}\n{}\n{help}{}",
         record.flow,
         outcome.meaning(),
+        ".".repeat(padding),
     );
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n{body}",

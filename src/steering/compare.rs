@@ -1,7 +1,7 @@
 //! Compares the rules and routes in the kernel with the plan.
 
 use super::ahead::{self, RulePosition};
-use super::{PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, overtaking, script};
+use super::{PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, overtaking, script, watched};
 use crate::addr::PortRange;
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -23,6 +23,8 @@ pub struct SteeringOutput {
     pub rules: [Option<String>; 2],
     /// `ip -N -4 route show table all type local`, and `-6`.
     pub routes: [Option<String>; 2],
+    /// `ip -4 route show table TABLE` for the steering table, and `-6`; `None` also if there is no such table.
+    pub steering_tables: [Option<String>; 2],
     /// The names of the interfaces.
     pub interfaces: Vec<String>,
     /// `/proc/sys/net/ipv4/ip_local_reserved_ports`.
@@ -86,7 +88,14 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
         let wrong = mark_rule(routing, observed.rules[index].as_deref());
         found.push(PartDifference::new(names[index][0], wrong));
         let wrong = local_routes(routing, observed.routes[index].as_deref());
-        found.push(PartDifference::new(names[index][1], wrong));
+        let foreign = foreign_route(routing, observed.steering_tables[index].as_deref());
+        found.push(match foreign {
+            None => PartDifference::new(names[index][1], wrong),
+            foreign => PartDifference {
+                remedy: Remedy::DeleteRoute,
+                ..PartDifference::new(names[index][1], foreign)
+            },
+        });
         let shown = observed.rules[index].as_deref();
         let wrong = missing_port_rule(routing, shown, &observed.interfaces);
         let overtaken = shown.filter(|_| wrong.is_none()).and_then(|shown| before_port_rules(plan, shown));
@@ -327,6 +336,12 @@ fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
     }
     let missing = |pool: &&ipnet::IpNet| !present.contains(&(script::as_shown(**pool).as_str(), "255"));
     routing.pools.iter().find(missing).map(|pool| format!("{pool} is not local: answers to it would be lost"))
+}
+
+/// A route in our table that is not ours. Local ones deliver as ours does.
+fn foreign_route(routing: &Routing, shown: Option<&str>) -> Option<String> {
+    let route = shown?.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("local "))?;
+    Some(watched::foreign_route(routing.table, route))
 }
 
 /// The ports missing in `net.ipv4.ip_local_reserved_ports`, if any.

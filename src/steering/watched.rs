@@ -117,13 +117,22 @@ impl SteeringMonitor {
             let what = format!("{called}: routing table {table} does not deliver packets locally");
             tell(Part::SteeringTable, what);
         }
+        let foreign = routing::leading_away(family, table)?;
+        if let Some(first) = foreign.first() {
+            let what = format!("{called}: {}", foreign_route(table, first));
+            look.lost.push(Lost { part: Part::SteeringTable, what, remedy: Remedy::DeleteRoute });
+        }
+        let mut tell = |part, what| look.lost.push(Lost { part, what, remedy: Remedy::Renew });
         let rules = routing::rules(family)?;
         if !rules.iter().any(|rule| rule.mark == Some((mark, mark)) && rule.table == table) {
             tell(
                 Part::MarkRule,
                 format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`"),
             );
-        } else if delivers && routing::way(elsewhere(family), None, Some(mark))? != RouteDecision::Local {
+        } else if delivers
+            && foreign.is_empty()
+            && routing::way(elsewhere(family), None, Some(mark))? != RouteDecision::Local
+        {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             tell(Part::MarkRule, what);
         }
@@ -235,6 +244,13 @@ impl SteeringMonitor {
         }
         Ok(all)
     }
+}
+
+/// Describes a route of others in our table.
+pub(super) fn foreign_route(table: u32, route: &str) -> String {
+    format!(
+        "routing table {table} has another program's route `{route}`, which takes intercepted packets away"
+    )
 }
 
 /// A documentation address, which is nobody's own.

@@ -139,6 +139,24 @@ pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
     Ok(found)
 }
 
+/// Lists the routes of a table that do not deliver locally, as `ip route` names them: `203.0.113.0/24`, `blackhole
+/// 192.0.2.0/24`.
+pub fn leading_away(family: IpFamily, table: u32) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    routes(family, table, libc::RTN_UNSPEC, |network, kind| {
+        let name = match kind {
+            libc::RTN_LOCAL => return,
+            libc::RTN_BLACKHOLE => "blackhole ",
+            libc::RTN_UNREACHABLE => "unreachable ",
+            libc::RTN_PROHIBIT => "prohibit ",
+            libc::RTN_THROW => "throw ",
+            _ => "",
+        };
+        found.push(format!("{name}{network}"));
+    })?;
+    Ok(found)
+}
+
 /// True if packets to an address are for this machine: it is assigned to an interface that is up, or local by a route
 /// (AnyIP). A source address needs that, or no answers arrive. `bind` would check it for IPv4 addresses only; the
 /// routing table does for both families.
@@ -161,7 +179,8 @@ impl LocalTable {
     pub fn read() -> io::Result<Self> {
         let mut table = Self { v4: PrefixMap::new(), v6: PrefixMap::new() };
         for family in IpFamily::ALL {
-            routes(family, LOCAL_TABLE, libc::RTN_UNSPEC, |network, local| {
+            routes(family, LOCAL_TABLE, libc::RTN_UNSPEC, |network, kind| {
+                let local = kind == libc::RTN_LOCAL;
                 match network {
                     IpNet::V4(network) => table.v4.insert(network, local),
                     IpNet::V6(network) => table.v6.insert(network, local),
@@ -186,8 +205,8 @@ impl LocalTable {
     }
 }
 
-/// Calls `each` for every route of a kind (0: any) in a table, with its network and true if it delivers locally.
-fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bool)) -> io::Result<()> {
+/// Calls `each` for every route of a kind (0: any) in a table, with its network and its kind (`RTN_LOCAL` and so on).
+fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, u8)) -> io::Result<()> {
     let mut request = header(family, 0, 0);
     request[7] = kind;
     request.extend(attribute_of(libc::RTA_TABLE, &table.to_ne_bytes()));
@@ -201,7 +220,7 @@ fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, bo
             (IpFamily::V6, None) => Some(IpAddr::from([0; 16])),
         };
         let network = IpNet::new(address.ok_or_else(malformed)?, *length).map_err(io::Error::other)?;
-        each(network, *kind == libc::RTN_LOCAL);
+        each(network, *kind);
         Ok(())
     });
     match listed {
@@ -311,6 +330,7 @@ mod tests {
         let local = local_routes(IpFamily::V4, 255).unwrap();
         assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
         assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);
+        assert_eq!(leading_away(IpFamily::V4, 987_654).unwrap(), Vec::<String>::new());
         assert!(rules(IpFamily::V4).unwrap().iter().any(|rule| rule.table == 255 && rule.mark.is_none()));
         assert!(interfaces().unwrap().contains(&"lo".to_owned()));
         let table = LocalTable::read().unwrap();

@@ -238,7 +238,7 @@ fn status_reports_missing_parts() {
             [params(), SteeringParams { ports: InterceptedPorts::All, udp: UdpTreatment::Drop, ..params() }]
         {
             let dir = scripts(&params);
-            let name = format.as_str();
+            let (name, table) = (format.as_str(), params.table);
             in_namespace(
                 dir.path(),
                 &format!(
@@ -249,6 +249,7 @@ fn status_reports_missing_parts() {
                     for family in 4 6; do
                         ip -N -$family rule show > $dir/rules$family
                         ip -N -$family route show table all type local > $dir/routes$family
+                        ip -$family route show table {table} > $dir/table$family
                     done
                     cat /proc/sys/net/ipv4/ip_local_reserved_ports > $dir/reserved"
                 ),
@@ -261,6 +262,7 @@ fn status_reports_missing_parts() {
                 nftables: read("nft").filter(|text| !text.is_empty()),
                 rules: [read("rules4"), read("rules6")],
                 routes: [read("routes4"), read("routes6")],
+                steering_tables: [read("table4"), read("table6")],
                 interfaces: vec!["c0".to_owned()],
                 reserved_ports: read("reserved"),
                 other_backend: Vec::new(),

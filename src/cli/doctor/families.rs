@@ -9,11 +9,11 @@ use std::sync::Arc;
 /// A pool that a tenant leaves from.
 #[derive(Debug, Clone)]
 pub(super) struct UsedPool {
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     /// The first address of each family.
     addresses: [Option<IpAddr>; 2],
     /// True if a client has an address of the family.
-    clients: [bool; 2],
+    pub(super) clients: [bool; 2],
 }
 
 /// Every pool that has a tenant.

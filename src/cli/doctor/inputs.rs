@@ -2,10 +2,11 @@
 
 use super::families;
 use crate::config::Config;
-use crate::control::steering_params;
+use crate::control::{asked_servers, looked_up, steering_params};
 use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Settings of the configuration that doctor needs.
 #[derive(Debug, Clone)]
@@ -14,6 +15,10 @@ pub struct Doctor {
     pub steering: SteeringParams,
     /// Where the metrics listener is asked for `/readyz`, if there is one.
     pub metrics: Option<SocketAddr>,
+    /// The control socket, if there is one.
+    pub socket: Option<PathBuf>,
+    /// The DNS servers that rules ask, if any does.
+    pub resolver: Option<AskedResolver>,
     /// The pools that tenants leave from.
     pub(super) pools: Vec<families::UsedPool>,
     /// Flows that there should be room for at once.
@@ -28,6 +33,11 @@ impl Doctor {
         Self {
             steering: steering_params(config),
             metrics: config.gateway.metrics,
+            socket: config.gateway.admin.as_ref().map(|admin| admin.path.clone()),
+            resolver: asked_servers(config).map(|servers| AskedResolver {
+                servers,
+                name: looked_up(config).map_or_else(|| ANY_NAME.to_owned(), ToString::to_string),
+            }),
             pools: families::used_pools(config),
             wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
             tenants: config
@@ -40,6 +50,18 @@ impl Doctor {
                 .collect(),
         }
     }
+}
+
+/// A name that always exists, for configurations that look up wildcards alone (RFC 2606).
+const ANY_NAME: &str = "example.com";
+
+/// DNS servers that rules ask.
+#[derive(Debug, Clone)]
+pub struct AskedResolver {
+    /// Their addresses, or the reason why there are none.
+    pub servers: Result<Vec<SocketAddr>, String>,
+    /// A name to ask for.
+    pub name: String,
 }
 
 /// Clients of one tenant.

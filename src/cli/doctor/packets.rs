@@ -4,23 +4,33 @@
 //! Clients and servers are hosts of doctor's own ([`probe`]), so nothing leaves the machine but a look for neighbours.
 //! What gets lost is sent again while the packet filter is traced, and the finding names the hook that took it.
 
+mod answer;
+mod caller;
 mod cause;
 mod clean_up;
+mod client_leg;
 mod counters;
 mod cure;
+mod evidence;
 mod exchange;
 mod icmp;
+mod kernel;
 mod legs;
 mod namespace;
+mod outside;
 mod owner;
 mod path;
+mod pool_leg;
+mod ports;
 mod probe;
 mod question;
 mod request;
+mod routes;
 mod shown;
 mod spot;
 mod stand_in;
 mod trace;
+mod verdict;
 
 pub(super) use question::{ProbeQuestion, ask};
 pub(in crate::cli) use request::PROBE_NAME;
@@ -30,11 +40,13 @@ use super::{Doctor, TenantClients, process};
 use crate::cli::findings::{CheckFinding, FindingLevel};
 use crate::cli::tool::output;
 use crate::steering::SteeringParams;
+use client_leg::{ClientLeg, Tried};
 use cure::Leg;
 use exchange::User;
 use ipnet::IpNet;
-use legs::{ClientLeg, Outside, PoolLeg, Tried};
 use namespace::Namespace;
+use outside::Outside;
+use pool_leg::PoolLeg;
 use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
@@ -94,13 +106,15 @@ fn family(
         return Vec::new();
     }
     let destinations = spot::destinations(v4, params);
-    let outside = Outside::all(&destinations, params);
-    let (destinations, outside) = (&*destinations, &*outside);
+    let ports = ports::probed(&params.ports);
+    let outside = Outside::all(&destinations, &ports);
+    let (destinations, outside, ports) = (&*destinations, &*outside, &*ports);
     thread::scope(|scope| {
-        let pool = PoolLeg { params, v4, destinations, outside, user };
+        let pool = PoolLeg { params, v4, destinations, outside, ports, user };
         let not_tried = pool.not_tried();
         let pool = pooled.then(|| scope.spawn(move || pool.try_it()));
-        let legs = tenants.iter().map(|tenant| ClientLeg { params, tenant, v4, steered, destinations });
+        let legs =
+            tenants.iter().map(|tenant| ClientLeg { params, tenant, v4, steered, destinations, ports });
         let legs: Vec<_> = legs.map(|leg| scope.spawn(move || (leg.try_it(), leg))).collect();
         let mut found = Vec::new();
         let mut failed = false;
@@ -110,8 +124,8 @@ fn family(
             let finding = match tried {
                 Tried::Done(finding) => finding,
                 Tried::Lost(_) if failed => leg.not_watched(),
-                Tried::Lost(mut caller) => {
-                    let finding = leg.watch(&mut caller);
+                Tried::Lost(mut attempt) => {
+                    let finding = leg.watch(&mut attempt);
                     failed = finding.level != FindingLevel::Ok;
                     finding
                 }

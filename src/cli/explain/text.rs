@@ -156,7 +156,8 @@ fn write_verdict(text: &mut String, report: &ExplainReport) {
     }
 }
 
-fn verdict_of(report: &ExplainReport) -> String {
+/// The verdict in a few words.
+pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     if !report.steered {
         return "never reaches Egret".to_owned();
     }

@@ -228,6 +228,11 @@ fn tables_and_networks_are_compared_whole() {
     let routes = good.routes[0].as_ref().map(|text| text.replace("203.0.113.16/28", "203.0.113.16/29"));
     let found = wrong(&plan, &SteeringOutput { routes: [routes, good.routes[1].clone()], ..good.clone() });
     assert_eq!(found, ["203.0.113.16/28 is not local: answers to it would be lost"]);
+    for foreign in ["203.0.113.0/24 via 198.51.100.10 dev s0 ", "throw 192.0.2.0/24 "] {
+        let table = format!("{foreign}\nlocal default dev lo proto 230 scope host \n");
+        let found = wrong(&plan, &SteeringOutput { steering_tables: [Some(table), None], ..good.clone() });
+        assert!(found.len() == 1 && found[0].contains(&format!("`{}`", foreign.trim())), "{found:?}");
+    }
     let found = wrong(&plan, &SteeringOutput { reserved_ports: Some("1024-50000".into()), ..good });
     assert_eq!(found, ["ports 1024-56903 of the pools are not reserved"]);
 }

@@ -47,6 +47,8 @@ impl Part {
 /// The remedy of a fault. Of several faults' remedies, the smallest comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remedy {
+    /// Delete another program's route from the steering table; until then steering refuses to be put in place.
+    DeleteRoute,
     /// Restart steering and gateway, so that both have the listener's port from the same configuration.
     RestartBoth,
     /// Put steering in place anew.
@@ -62,13 +64,16 @@ impl Remedy {
     pub fn can_be_requested(self) -> bool {
         match self {
             Self::RestartBoth | Self::Renew => true,
-            Self::Interfaces | Self::MoveRule => false,
+            Self::DeleteRoute | Self::Interfaces | Self::MoveRule => false,
         }
     }
 
     /// The instruction for an operator.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::DeleteRoute => {
+                "`ip route del` that route from the table, or choose another [steering] table and restart steering"
+            }
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
             Self::MoveRule => "give that `ip rule` a priority after 107",

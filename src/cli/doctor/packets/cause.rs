@@ -1,59 +1,25 @@
 //! From what was seen of a packet that got lost to the hook that took it, and the cure.
 
-use super::counters::Counters;
-use super::cure::{Cure, Hook, Leg, PacketEnd};
+use super::cure::{Cure, Hook, PacketEnd};
+use super::evidence::{ConnectionEvidence, LossCause, LostPart};
+use super::kernel;
 use super::owner::RuleOwner;
 use super::probe::Spot;
 use super::shown::family_name;
 use super::trace::{TraceLine, TraceLineKind};
 use crate::cli::doctor::listeners::has_listener;
-use crate::cli::doctor::proc::number;
-use crate::cli::tool::output;
-use crate::clock;
-use crate::steering::{Part, REMEDY, SteeringMonitor, before_mark_rule};
+use crate::steering::REMEDY;
+use std::net::IpAddr;
 
-/// The part of a connection that was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LostPart {
-    Handshake,
-    Data,
-    /// An ICMP error.
-    TooBig,
-}
-
-impl LostPart {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Handshake => "the handshake",
-            Self::Data => "data",
-            Self::TooBig => "ICMP \"packet too big\"",
-        }
-    }
-}
-
-/// Observations while a connection was tried.
-#[derive(Debug)]
-pub(super) struct ConnectionEvidence {
-    /// `None` without nft.
-    pub(super) events: Option<Vec<TraceLine>>,
-    pub(super) before: Counters,
-    pub(super) after: Counters,
-    /// False where the probe's host did not find the machine's link address.
-    pub(super) found_gateway: bool,
-}
-
-/// Why packets got lost.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct LossCause {
-    pub(super) found: String,
-    pub(super) cure: String,
-}
+/// The gateway's table that refuses families that cannot leave (docs/steering.md).
+const FAMILIES: &str = "egret_families";
 
 impl ConnectionEvidence {
-    pub(super) fn cause(&self, lost: LostPart, spot: &Spot, cure: &Cure<'_>) -> LossCause {
+    /// `peer` is the other end of the probe's connections: the server that a client dials, or the pool's address.
+    pub(super) fn cause(&self, lost: LostPart, peer: IpAddr, spot: &Spot, cure: &Cure<'_>) -> LossCause {
         self.by_trace(lost, cure)
             .or_else(|| self.by_counters(lost, cure))
-            .or_else(|| self.by_kernel(lost, spot, cure))
+            .or_else(|| kernel::cause(self, lost, peer, spot, cure))
             .unwrap_or_else(|| self.unknown(lost, spot))
     }
 
@@ -71,6 +37,9 @@ impl ConnectionEvidence {
                 (icmp == (lost == LostPart::TooBig) || asked).then_some((end, packet))
             })?;
         let before: Vec<_> = events.iter().filter(|event| event.id == end.id).collect();
+        if end.table == FAMILIES {
+            return Some(family_refused(cure));
+        }
         let owner = RuleOwner::of(&end.family, &end.table, &end.chain, &before);
         let hook = Hook::of(&packet.family, &packet.table, &packet.chain);
         let what = packet_name(first(events, end));
@@ -86,10 +55,8 @@ impl ConnectionEvidence {
         if owner == RuleOwner::Egret {
             return Some(LossCause { found, cure: eaten_by_egret(&end.chain, cure) });
         }
-        let marked = before.iter().any(|event| {
-            let steers = event.chain.starts_with("EGRET_") || event.table == "egret";
-            steers && event.text.contains("(verdict accept)")
-        });
+        let marked =
+            before.iter().any(|event| event.is_of_steering() && event.text.contains("(verdict accept)"));
         let chain = if end.family == "ip" || end.family == "ip6" || end.family == "inet" {
             &packet.chain
         } else {
@@ -99,6 +66,7 @@ impl ConnectionEvidence {
         Some(LossCause { found, cure: cure.accept(&end) })
     }
 
+    /// Rules that a trace does not show.
     fn by_counters(&self, lost: LostPart, cure: &Cure<'_>) -> Option<LossCause> {
         let rule = self.after.ended(&self.before)?;
         let family = if cure.v4 { "ip" } else { "ip6" };
@@ -126,70 +94,6 @@ impl ConnectionEvidence {
         Some(LossCause { found, cure: cure.accept(&end) })
     }
 
-    /// Everything that drops packets outside the packet filter.
-    fn by_kernel(&self, lost: LostPart, spot: &Spot, cure: &Cure<'_>) -> Option<LossCause> {
-        if lost == LostPart::TooBig {
-            let found = "an ICMP error about the connection does not reach its socket".to_owned();
-            return Some(LossCause { found, cure: REMEDY.to_owned() });
-        }
-        let device = &spot.enters.name;
-        if !self.found_gateway {
-            return Some(unresolved(spot));
-        }
-        if lost == LostPart::Handshake && cure.leg == Leg::Client && self.was_not_steered() {
-            let found = "Egret's own packet rules did not see the SYN".to_owned();
-            return Some(LossCause { found, cure: REMEDY.to_owned() });
-        }
-        if lost == LostPart::Handshake
-            && cure.leg == Leg::Client
-            && let Some(cause) = routed_elsewhere(cure)
-        {
-            return Some(cause);
-        }
-        // A source that the mark makes local is a "martian", and not counted as reverse path.
-        let martian = cure.v4 && ["src_valid_mark", "rp_filter"].iter().all(|name| setting(device, name) > 0);
-        if martian || self.after.rose(&self.before, "TcpIPReversePathFilter") {
-            return Some(reverse_path(spot));
-        }
-        if let Some(cause) = bridge_filter(spot, cure.v4) {
-            return Some(cause);
-        }
-        let overflows = ["TcpListenOverflows", "TcpListenDrops"];
-        if overflows.iter().any(|name| self.after.rose(&self.before, name)) {
-            let found = "the listener's queue is full: the gateway accepts too slowly".to_owned();
-            return Some(LossCause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
-        }
-        if lost == LostPart::Handshake && cure.leg == Leg::Client && spot.leaves.name != *device {
-            let (address, leaves) = (spot.address, &spot.leaves.name);
-            let found = format!(
-                "the route to {address} is by {leaves}, which [steering] interfaces does not name; answers to {device} get lost"
-            );
-            let cure = format!(
-                "write {leaves} in [steering] interfaces, then `egret reload`; or give {address} a route by {device}"
-            );
-            return Some(LossCause { found, cure });
-        }
-        let mut answers = self
-            .events
-            .as_deref()
-            .unwrap_or_default()
-            .iter()
-            .filter(|event| event.kind == TraceLineKind::Packet);
-        let out = answers.find_map(|event| event.text.split("oif \"").nth(1)?.split('"').next());
-        let elsewhere = out.filter(|out| *out != spot.leaves.name)?;
-        let found =
-            format!("answers to {} leave by {elsewhere}, though packets come in by {device}", spot.address);
-        let cure =
-            format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address);
-        Some(LossCause { found, cure })
-    }
-
-    /// True if packets were traced, and none of them met a rule of Egret's.
-    fn was_not_steered(&self) -> bool {
-        let own = |event: &TraceLine| event.table == "egret" || event.chain.starts_with("EGRET_");
-        self.events.as_deref().is_some_and(|events| !events.is_empty() && !events.iter().any(own))
-    }
-
     fn unknown(&self, lost: LostPart, spot: &Spot) -> LossCause {
         let device = &spot.enters.name;
         let seen = self
@@ -208,9 +112,17 @@ impl ConnectionEvidence {
             }
             None => format!("{} is lost, and the packet filter did not see it", lost.as_str()),
         };
+        let found = match lost {
+            LostPart::Rest => format!("{found}; small packets pass, and full ones do not"),
+            LostPart::Handshake | LostPart::Data | LostPart::TooBig => found,
+        };
         let cure = match self.events {
             None => "install nftables (apt install nftables) and run doctor again: it will name the rule"
                 .to_owned(),
+            Some(_) if lost == LostPart::Rest => format!(
+                "look for what takes large packets: ip -d link show dev {0} (mtu {1}); tc -s filter show dev {0} egress; tc -s qdisc show dev {0}",
+                spot.leaves.name, spot.leaves.mtu
+            ),
             Some(_) => format!(
                 "look for what takes packets before or behind the packet filter: tc -s filter show dev {device} ingress; ip link show dev {device} (xdp); nstat -az | grep -i drop"
             ),
@@ -225,17 +137,38 @@ fn first<'a>(events: &'a [TraceLine], of: &TraceLine) -> &'a str {
     events.iter().find(of_packet).map_or("", |event| &event.text)
 }
 
-fn packet_name(text: &str) -> &'static str {
+/// A packet as long as this carries data.
+const LARGE: u32 = 600;
+
+fn packet_name(text: &str) -> String {
     if text.contains("icmp") {
-        return if text.contains("nd-neighbor") { "neighbour discovery" } else { "an ICMP error" };
+        return if text.contains("nd-neighbor") { "neighbour discovery" } else { "an ICMP error" }.to_owned();
+    }
+    let length = text.split(" length ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    if let Some(length) = length.filter(|length: &u32| *length >= LARGE) {
+        return format!("a packet of {length} bytes");
     }
     let flags = text.split("flags == ").nth(1).unwrap_or_default();
-    if flags.starts_with("syn | ack") || flags.starts_with("0x12") || flags.starts_with("syn|ack") {
+    let name = if flags.starts_with("syn | ack") || flags.starts_with("0x12") || flags.starts_with("syn|ack")
+    {
         "the SYN-ACK"
     } else if flags.starts_with("syn") || flags.starts_with("0x2 ") || flags.starts_with("0x02") {
         "the SYN"
     } else {
         "a packet of the connection"
+    };
+    name.to_owned()
+}
+
+/// The gateway's own refusal of a family whose connections could not leave.
+fn family_refused(cure: &Cure<'_>) -> LossCause {
+    let family = family_name(cure.v4);
+    LossCause {
+        found: format!(
+            "the gateway itself refuses {family} here, since such connections cannot leave: no {family} source address \
+             of the tenant's pool gives out ports, or no route leads out"
+        ),
+        cure: "see the findings on `families` and `source addresses`; egret ports".to_owned(),
     }
 }
 
@@ -251,94 +184,6 @@ fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> String {
     REMEDY.to_owned()
 }
 
-/// The larger of the interface's setting and that for all of them counts.
-fn setting(device: &str, name: &str) -> u64 {
-    let of = |scope: &str| number(&format!("net/ipv4/conf/{scope}/{name}")).unwrap_or_default();
-    of("all").max(of(device))
-}
-
-/// The rule of policy routing that marked packets meet before Egret's, or what is missing there.
-fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
-    let (mark, table) = (cure.params.mark, cure.params.table);
-    let look = SteeringMonitor::new(cure.params).look(clock::now()).ok()?;
-    let family = family_name(cure.v4);
-    let what = look.lost.into_iter().find_map(|lost| {
-        let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
-        (of_routing && lost.what.starts_with(family)).then_some(lost.what)
-    })?;
-    let ip = if cure.v4 { "ip -4" } else { "ip -6" };
-    let rules = output(&format!("{ip} -N rule show")).unwrap_or_default();
-    Some(match before_mark_rule(&rules, mark, table) {
-        None => LossCause { found: what, cure: REMEDY.to_owned() },
-        Some(rule) => LossCause {
-            found: format!("{what}: `{rule}`"),
-            cure: format!("{ip} rule del pref {}", rule.replacen(':', "", 1)),
-        },
-    })
-}
-
-fn unresolved(spot: &Spot) -> LossCause {
-    let (address, device) = (spot.address, &spot.enters.name);
-    let own = spot.gateway.map(|own| own.to_string()).unwrap_or_default();
-    if address.is_ipv6() {
-        let found = format!("{address} gets no neighbour advertisement for {own} on {device}");
-        return LossCause {
-            found,
-            cure: "let ICMPv6 135 and 136 in and out (RFC 4890): ip6tables -I INPUT -p ipv6-icmp -j ACCEPT"
-                .to_owned(),
-        };
-    }
-    for name in ["arp_ignore", "arp_filter"] {
-        let value = setting(device, name);
-        if value > 0 {
-            let found = format!("{address} gets no ARP answer for {own} on {device}: {name}={value}");
-            let cure = format!(
-                "sysctl -w net.ipv4.conf.all.{name}=0 net.ipv4.conf.{device}.{name}=0, and in /etc/sysctl.d"
-            );
-            return LossCause { found, cure };
-        }
-    }
-    let found = format!("{address} gets no ARP answer for {own} on {device}");
-    LossCause {
-        found,
-        cure: format!("see `ip link show dev {device}` (NOARP), `nft list tables arp`, `arptables -L`"),
-    }
-}
-
-fn reverse_path(spot: &Spot) -> LossCause {
-    let device = &spot.enters.name;
-    let strict = setting(device, "rp_filter");
-    let marked = setting(device, "src_valid_mark");
-    let found = format!("rp_filter drops it: {strict} on {device}, src_valid_mark {marked}");
-    let cure = if marked > 0 {
-        format!(
-            "sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{device}.src_valid_mark=0, and in /etc/sysctl.d"
-        )
-    } else {
-        format!(
-            "the route to {} does not lead to {device}: add that route, or sysctl -w net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=2, and in /etc/sysctl.d",
-            spot.address
-        )
-    };
-    LossCause { found, cure }
-}
-
-/// With `bridge-nf-call-iptables` the packet filter sees packets on their way through the bridge, and the kernel then
-/// forgets the socket that TPROXY gave them.
-fn bridge_filter(spot: &Spot, v4: bool) -> Option<LossCause> {
-    let name = if v4 { "bridge-nf-call-iptables" } else { "bridge-nf-call-ip6tables" };
-    let on = spot.enters.is_bridge() && number(&format!("net/bridge/{name}")).is_some_and(|value| value != 0);
-    on.then(|| LossCause {
-        found: format!(
-            "{} is a bridge and net.bridge.{name}=1: packets lose TPROXY's socket between bridge and IP",
-            spot.enters.name
-        ),
-        cure: format!(
-            "sysctl -w net.bridge.{name}=0, and in /etc/sysctl.d (Docker sets it to 1 when it starts)"
-        ),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +193,8 @@ mod tests {
         assert_eq!(packet_name("tcp sport 61000 tcp dport 80 tcp flags == syn tcp window 64240"), "the SYN");
         assert_eq!(packet_name("tcp flags == 0x12 tcp window"), "the SYN-ACK");
         assert_eq!(packet_name("tcp flags == ack"), "a packet of the connection");
+        assert_eq!(packet_name("ip protocol tcp ip length 1500 tcp flags == ack"), "a packet of 1500 bytes");
+        assert_eq!(packet_name("ip length 60 tcp sport 80 tcp flags == 0x12 tcp window"), "the SYN-ACK");
         assert_eq!(packet_name("ip protocol icmp icmp type destination-unreachable"), "an ICMP error");
         assert_eq!(packet_name("icmpv6 type nd-neighbor-solicit"), "neighbour discovery");
     }

@@ -20,10 +20,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn read(v4: bool) -> Self {
+    /// `traced`: only those of the legacy backend's rules, which a trace does not show.
+    pub(super) fn read(v4: bool, traced: bool) -> Self {
         let family = if v4 { "iptables" } else { "ip6tables" };
         let rules = ["-legacy-save -c", "-save -c"]
             .into_iter()
+            .take(if traced { 1 } else { 2 })
             .filter_map(|save| output(&format!("{family}{save}")).ok())
             .flat_map(|text| ending_rules(&text))
             .collect();

@@ -1,5 +1,6 @@
 //! One TCP connection: handshake, an ICMP error about it, data both ways.
 
+use super::answer::ProbeAnswer;
 use super::icmp;
 use super::probe::ProbeHost;
 use crate::cli::tool::output;
@@ -16,29 +17,34 @@ pub(super) struct Patience {
     handshake: Duration,
     /// For each step of the answer.
     silence: Duration,
+    /// For the whole answer.
+    answer: Duration,
 }
 
 impl Patience {
     /// For a first attempt, which nothing is concluded from when it fails.
-    pub(super) const SHORT: Self =
-        Self { handshake: Duration::from_millis(700), silence: Duration::from_millis(1500) };
+    pub(super) const SHORT: Self = Self {
+        handshake: Duration::from_millis(700),
+        silence: Duration::from_millis(1200),
+        answer: Duration::from_millis(2500),
+    };
     /// For the attempt that decides: the SYN and the one that TCP sends anew after a second, and several of its
     /// retransmissions of data.
-    pub(super) const LONG: Self =
-        Self { handshake: Duration::from_millis(1700), silence: Duration::from_millis(2500) };
+    pub(super) const LONG: Self = Self {
+        handshake: Duration::from_millis(1700),
+        silence: Duration::from_millis(2500),
+        answer: Duration::from_secs(4),
+    };
 }
-
-/// Of an answer that is read on.
-const MOST: usize = 1 << 20;
 
 /// How far a connection came.
 #[derive(Debug)]
 pub(super) struct ProbeExchange {
     pub(super) handshake: io::Result<()>,
     pub(super) too_big: TooBig,
-    /// Bytes sent, and what came back; an error without a single byte.
+    /// Bytes sent, and what came back.
     pub(super) sent: usize,
-    pub(super) answer: io::Result<Vec<u8>>,
+    pub(super) answer: ProbeAnswer,
 }
 
 /// Fate of an ICMP error about the connection.
@@ -75,7 +81,7 @@ fn raw(probe: &ProbeHost, address: SocketAddr) -> io::Result<Raw> {
 
 impl ProbeExchange {
     fn unanswered(error: io::Error) -> Self {
-        let answer = Err(io::ErrorKind::NotConnected.into());
+        let answer = ProbeAnswer::none(io::ErrorKind::NotConnected.into());
         Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, answer }
     }
 
@@ -100,9 +106,10 @@ impl ProbeExchange {
         ends: Ends,
         request: &[u8],
         user: Option<User>,
+        tell_too_big: bool,
         patience: Patience,
     ) -> Self {
-        let raw = raw(probe, ends.server).ok();
+        let raw = if tell_too_big { raw(probe, ends.server).ok() } else { None };
         let socket = as_user(user, || bound(ends.client, true));
         Self::run(socket, ends, request, raw.as_ref().map(|raw| (raw, ends)), patience)
     }
@@ -128,8 +135,8 @@ impl ProbeExchange {
         let too_big = told.map_or(TooBig::NotTried, |(raw, told)| raw.tell_too_big(told));
         let sent = socket.write_all(request).map(|()| request.len());
         let answer = match &sent {
-            Ok(_) => read_answer(&mut socket),
-            Err(error) => Err(error.kind().into()),
+            Ok(_) => ProbeAnswer::read(&mut socket, patience.answer),
+            Err(error) => ProbeAnswer::none(error.kind().into()),
         };
         Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), answer }
     }
@@ -207,29 +214,4 @@ fn path_mtu(ends: Ends) -> Option<u32> {
     let peer = ends.server.ip().to_string();
     let line = sockets.lines().find(|line| line.contains(&peer))?;
     line.split_whitespace().find_map(|word| word.strip_prefix("pmtu:"))?.parse().ok()
-}
-
-/// Everything up to the end of the answer, or to a silence.
-fn read_answer(socket: &mut Socket) -> io::Result<Vec<u8>> {
-    let mut answer = Vec::new();
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match socket.read(&mut buffer) {
-            Ok(0) => return Ok(answer),
-            Ok(length) => {
-                answer.extend(buffer.get(..length).unwrap_or_default());
-                if answer.len() >= MOST || is_tls_record(&answer) {
-                    return Ok(answer);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if answer.is_empty() => return Err(error),
-            Err(_) => return Ok(answer),
-        }
-    }
-}
-
-/// The first record tells an alert from a hello, and no more is needed of a handshake.
-fn is_tls_record(answer: &[u8]) -> bool {
-    matches!(answer, [0x14..=0x17, 3, _, _, _, _, ..])
 }

@@ -2,15 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// A smaller MTU than any device's that is tried, and the least that IPv6 allows.
-const MTU: u16 = 1300;
+/// The least MTU that IPv6 allows.
 const LEAST: u16 = 1280;
 const TCP: u8 = 6;
 
-/// An MTU below the one that is believed, which the kernel remembers for minutes; `None` if none is left to tell.
+/// The next MTU below the one that is believed; `None` if none is left to tell. The kernel remembers it for minutes, and
+/// doctor's packets have to stay large meanwhile.
 pub(super) fn smaller(believed: u32) -> Option<u16> {
     let believed = u16::try_from(believed).unwrap_or(u16::MAX);
-    (believed > LEAST).then(|| if believed > MTU { MTU } else { believed - 1 })
+    (believed > LEAST).then(|| believed - 1)
 }
 
 /// "Fragmentation needed" (RFC 1191), or "packet too big" (RFC 8201): about a segment of `sender`'s to `receiver`.
@@ -70,19 +70,19 @@ mod tests {
 
     #[test]
     fn reported_mtus_decrease() {
-        assert_eq!([1500, 9000, 1300, 1281].map(smaller), [Some(1300), Some(1300), Some(1299), Some(1280)]);
+        assert_eq!([9000, 1500, 1281].map(smaller), [Some(8999), Some(1499), Some(1280)]);
         assert_eq!(smaller(1280), None);
     }
 
     #[test]
     fn checksums_hold() {
         let (a, b) = ("192.0.2.80:80".parse().unwrap(), "10.0.1.254:61000".parse().unwrap());
-        let message = too_big(a, b, 7, MTU);
+        let message = too_big(a, b, 7, 1499);
         assert_eq!(checksum(&message), 0);
         assert_eq!(checksum(&message[8..28]), 0);
         assert_eq!(message.len(), 8 + 20 + 20);
         let (a, b) = ("[2001:db8::1]:80".parse().unwrap(), "[fd00::1]:61000".parse().unwrap());
-        assert_eq!(too_big(a, b, 7, MTU).len(), 8 + 40 + 20);
-        assert!(too_big(a, "10.0.0.1:1".parse().unwrap(), 7, MTU).is_empty());
+        assert_eq!(too_big(a, b, 7, 1499).len(), 8 + 40 + 20);
+        assert!(too_big(a, "10.0.0.1:1".parse().unwrap(), 7, 1499).is_empty());
     }
 }

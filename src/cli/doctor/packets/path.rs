@@ -89,6 +89,19 @@ pub(super) fn route(to: IpAddr, from: Option<IpAddr>) -> Result<DeviceRoute, Str
     first(&format!("ip -j route get {to}{from}"))
 }
 
+/// The end of "the route to ADDRESS ...", if that route refuses packets.
+pub(super) fn refusal(to: IpAddr) -> Option<&'static str> {
+    let error = output(&format!("ip route get {to}")).err()?;
+    // What the kernel answers for such routes and rules (`fib_props` in fib_semantics.c, `fib6_rule_action`).
+    let kinds = [
+        ("Invalid argument", "is a blackhole"),
+        ("Permission denied", "is prohibited"),
+        ("No route to host", "is unreachable"),
+        ("Network is unreachable", "does not exist"),
+    ];
+    kinds.iter().find(|(answer, _)| error.contains(answer)).map(|(_, kind)| *kind)
+}
+
 pub(super) fn link(name: &str) -> Result<NetworkDevice, String> {
     first(&format!("ip -j -d link show dev {name}"))
 }

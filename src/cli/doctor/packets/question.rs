@@ -1,10 +1,13 @@
 //! `egret doctor --packet`: one client's packets to one destination, station by station.
 
-use super::cause::LostPart;
+use super::caller::Caller;
 use super::cure::{Cure, Leg};
+use super::evidence::LostPart;
 use super::exchange::{Patience, ProbeExchange, TooBig};
-use super::legs::{Caller, failure, lost, steered_port};
+use super::legs::{failure, lost};
+use super::ports::probed;
 use super::request::{Language, told};
+use super::verdict::verdict;
 use super::{impossible, no_listener, spot};
 use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
@@ -62,8 +65,13 @@ fn destination(
         let cure = "--to NAME, ADDRESS, either with :PORT, or a URL of https, http, wss or ws";
         return wrong(format!("{} is nothing that a client could dial", question.to), cure.to_owned());
     };
-    let port = port
-        .unwrap_or_else(|| if is_steered(&params.ports, 443) { 443 } else { steered_port(&params.ports) });
+    let port = port.unwrap_or_else(|| {
+        if is_steered(&params.ports, 443) {
+            443
+        } else {
+            probed(&params.ports).first().copied().unwrap_or(80)
+        }
+    });
     if !is_steered(&params.ports, port) {
         return wrong(
             format!("port {port} is not of [steering] ports: such packets never reach Egret"),
@@ -121,14 +129,20 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let request = Language::of_port(server.port()).request(&asked);
     let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
-    let exchange = caller.call(server, &request, Patience::LONG);
+    let passed = |exchange: &ProbeExchange| {
+        let mut found = stations(exchange, None);
+        let socket = doctor.socket.as_deref();
+        found.extend(socket.and_then(|socket| verdict(socket, question.from, &name, server)));
+        found
+    };
+    let exchange = caller.call(server, &request, true, Patience::LONG);
     let Some(first) = lost(&exchange) else {
-        found.extend(stations(&exchange, None));
+        found.extend(passed(&exchange));
         return found;
     };
-    let (exchange, evidence) = caller.watch(server, &request);
+    let (exchange, evidence) = caller.watch(server, &request, first);
     let Some(lost) = lost(&exchange) else {
-        found.extend(stations(&exchange, None));
+        found.extend(passed(&exchange));
         found.push(CheckFinding::ok(
             "attempts",
             format!("{} at the first, passed at the second", lost_name(first)),
@@ -140,7 +154,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
     let cure = Cure { params, leg: Leg::Client, v4, device: &device, sources };
     let who = format!("{} to {server}", question.from);
-    found.push(failure(Leg::Client, lost, &who, evidence.cause(lost, &caller.spot, &cure)));
+    found.push(failure(Leg::Client, lost, &who, evidence.cause(lost, server.ip(), &caller.spot, &cure)));
     found
 }
 
@@ -171,26 +185,24 @@ fn stations(exchange: &ProbeExchange, lost: Option<LostPart>) -> Vec<CheckFindin
     if matches!(exchange.too_big, TooBig::Heeded(_)) {
         found.push(CheckFinding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
     }
-    if exchange.handshake.is_err() || lost == Some(LostPart::Data) {
+    if exchange.handshake.is_err() || matches!(lost, Some(LostPart::Data | LostPart::Rest)) {
         return found;
     }
     found.push(CheckFinding::ok("request", format!("{} bytes sent", exchange.sent)));
-    found.push(match &exchange.answer {
-        Ok(answer) if answer.is_empty() => no_answer("closed without an answer"),
-        Ok(answer) => CheckFinding::ok("answer", told(answer)),
-        Err(error) => no_answer(&format!("the gateway ended the connection: {error}")),
+    let answer = &exchange.answer;
+    found.push(match &answer.end {
+        Ok(()) if answer.bytes.is_empty() => no_answer("closed without an answer"),
+        Err(error) if answer.bytes.is_empty() => {
+            no_answer(&format!("the gateway ended the connection: {error}"))
+        }
+        Ok(()) | Err(_) => CheckFinding::ok("answer", told(&answer.bytes)),
     });
     found
 }
 
 fn no_answer(found: &str) -> CheckFinding {
     let why = "packets pass both ways, and the flow is refused or its server fails";
-    CheckFinding::warn(
-        "answer",
-        found,
-        why,
-        "see the flow's outcome in the flow log: docs/outcomes.md; egret explain",
-    )
+    CheckFinding::warn("answer", found, why, "see the flow's outcome in the flow log: docs/outcomes.md")
 }
 
 fn is_steered(ports: &InterceptedPorts, port: u16) -> bool {
@@ -204,6 +216,7 @@ fn lost_name(lost: LostPart) -> &'static str {
     match lost {
         LostPart::Handshake => "the handshake was lost",
         LostPart::Data => "data was lost",
+        LostPart::Rest => "the rest of the answer was lost",
         LostPart::TooBig => "an ICMP error was lost",
     }
 }

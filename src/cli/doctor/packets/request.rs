@@ -1,14 +1,13 @@
 //! Requests of probes, and answers in words.
 
+pub(in crate::cli) use crate::gateway::PROBE_NAME;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::io;
 use std::sync::Arc;
 
-/// A name that nobody has (RFC 6761), so that no rule but one for every name allows it.
-pub(in crate::cli) const PROBE_NAME: &str = "egret-doctor.invalid";
 /// Fills a few packets, and fits into every limit on heads.
-const PADDING: usize = 4 * 1024;
+pub(super) const PADDING: usize = 4 * 1024;
 
 /// The language that a probe speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -76,12 +76,9 @@ fn own_address(device: &str, neighbour: IpAddr) -> Option<IpAddr> {
 
 /// An address of one of these networks, as a client's behind a steered interface: one that nobody has if there is one.
 pub(super) fn tenant_client(sources: &[IpNet], v4: bool, steered: &[String]) -> Result<Spot, String> {
-    let sources: Vec<_> =
-        sources.iter().filter(|net| net.addr().is_ipv4() == v4).take(NETWORKS).copied().collect();
-    let own: Vec<IpNet> = steered.iter().flat_map(|device| path::addresses(device)).collect();
     let mut second_best = None;
     let mut failed = None;
-    for address in candidates(&sources, &own) {
+    for address in tenant_addresses(sources, v4, steered) {
         match client(address, steered, true) {
             Ok(spot) if spot.mac.is_none() && spot.enters.name == spot.leaves.name => return Ok(spot),
             Ok(spot) => second_best = second_best.or(Some(spot)),
@@ -89,6 +86,14 @@ pub(super) fn tenant_client(sources: &[IpNet], v4: bool, steered: &[String]) -> 
         }
     }
     second_best.ok_or_else(|| failed.unwrap_or_else(|| "no address to try".to_owned()))
+}
+
+/// The addresses of these networks that a client is tried at.
+pub(super) fn tenant_addresses(sources: &[IpNet], v4: bool, steered: &[String]) -> Vec<IpAddr> {
+    let sources: Vec<_> =
+        sources.iter().filter(|net| net.addr().is_ipv4() == v4).take(NETWORKS).copied().collect();
+    let own: Vec<IpNet> = steered.iter().flat_map(|device| path::addresses(device)).collect();
+    candidates(&sources, &own)
 }
 
 /// High addresses of what the networks share with those of the steered interfaces; then of networks behind routers.

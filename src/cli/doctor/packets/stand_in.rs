@@ -3,7 +3,7 @@
 use super::probe::ProbeHost;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,22 +23,22 @@ pub(super) struct StandIn {
 }
 
 impl StandIn {
-    pub(super) fn start(probe: &ProbeHost, address: SocketAddr) -> io::Result<Self> {
-        let listener = probe.run(|| {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-            socket.bind(&address.into())?;
-            socket.listen(64)?;
-            socket.set_nonblocking(true)?;
-            Ok(std::net::TcpListener::from(socket))
-        })?;
+    /// Listens on each of the ports.
+    pub(super) fn start(probe: &ProbeHost, address: IpAddr, ports: &[u16]) -> io::Result<Self> {
+        let listen = |port: &u16| listener(SocketAddr::new(address, *port));
+        let listeners = probe.run(|| ports.iter().map(listen).collect::<io::Result<Vec<_>>>())?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                match listener.accept() {
+                let clients: Vec<_> =
+                    listeners.iter().filter_map(|listener| listener.accept().ok()).collect();
+                if clients.is_empty() {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                for (client, _) in clients {
                     // Each on its own: one that hangs ends by its deadline. A client that goes away is the client's affair.
-                    Ok((client, _)) => drop(thread::spawn(|| serve(client))),
-                    Err(_) => thread::sleep(Duration::from_millis(10)),
+                    drop(thread::spawn(|| serve(client)));
                 }
             }
         });
@@ -53,6 +53,14 @@ impl Drop for StandIn {
             let _ = thread.join();
         }
     }
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&address.into())?;
+    socket.listen(64)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 fn serve(mut client: TcpStream) -> io::Result<()> {

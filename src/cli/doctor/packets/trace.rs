@@ -5,7 +5,7 @@
 
 use super::clean_up::CleanUp;
 use crate::cli::tool::{feed, output, tool};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
@@ -64,6 +64,24 @@ impl TraceLine {
         }
     }
 
+    /// True for Egret's own packet rules.
+    pub(super) fn is_of_steering(&self) -> bool {
+        self.chain.starts_with("EGRET_") || self.table == "egret"
+    }
+
+    /// True where Egret gives packets their mark.
+    pub(super) fn is_of_mangle(&self) -> bool {
+        self.table == "mangle" || self.chain == "steer"
+    }
+
+    /// The packet's mark after a verdict or a policy.
+    pub(super) fn mark(&self) -> Option<u32> {
+        let decides = matches!(self.kind, TraceLineKind::Policy | TraceLineKind::Verdict);
+        let text = self.text.split("meta mark ").nth(1).unwrap_or("0x0");
+        let digits = text.split_whitespace().next()?.strip_prefix("0x")?;
+        decides.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    }
+
     /// The rule without its verdict and counters, or the policy.
     pub(super) fn rule(&self) -> String {
         let rule = self.text.split(" (verdict").next().unwrap_or_default();
@@ -89,6 +107,24 @@ fn of_addresses(events: &[TraceLine], addresses: &[IpAddr]) -> Vec<TraceLine> {
     events.iter().filter(|event| !others.contains(&*event.id)).cloned().collect()
 }
 
+/// Gives each packet an ID of its own: the kernel's IDs are of buffers, which are used again. A packet begins where it enters
+/// one of our chains, `incoming` once in each family of tables.
+fn by_packet(events: Vec<TraceLine>, table: &str) -> Vec<TraceLine> {
+    let mut packets: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
+    let renamed = events.into_iter().map(|event| {
+        let (number, entered) = packets.entry(event.id.clone()).or_default();
+        if event.table == table && event.kind == TraceLineKind::Packet {
+            let again = !entered.insert(event.family.clone());
+            if event.chain == OUTGOING || again {
+                *number += 1;
+                *entered = BTreeSet::from([event.family.clone()]);
+            }
+        }
+        TraceLine { id: format!("{}#{number}", event.id), ..event }
+    });
+    renamed.collect()
+}
+
 fn without_counters(rule: &str) -> String {
     let words: Vec<_> = rule.split(' ').collect();
     let mut kept = Vec::new();
@@ -105,6 +141,9 @@ fn without_counters(rule: &str) -> String {
     kept.join(" ")
 }
 
+/// Our chains.
+const INCOMING: &str = "incoming";
+const OUTGOING: &str = "outgoing";
 /// Before every chain of others.
 const FIRST: i32 = -2_000_000_000;
 
@@ -114,6 +153,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// A trace that runs.
 #[derive(Debug)]
 pub(super) struct Trace {
+    table: String,
     monitor: Child,
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
@@ -131,14 +171,14 @@ impl Trace {
                 "chain {name} {{ type filter hook {hook} priority {FIRST}; {matches} meta nftrace set 1; }}"
             )
         };
-        let (incoming, outgoing) = (chain("incoming", "prerouting", from), chain("outgoing", "output", to));
+        let (incoming, outgoing) = (chain(INCOMING, "prerouting", from), chain(OUTGOING, "output", to));
         let both = format!("table inet {table} {{\n{incoming}\n{outgoing}\n}}\n");
         if feed("nft -f -", &both).is_err() {
             trace.stop();
             return None;
         }
         // Hooks before those of IP; kernels without them have nothing there that could drop.
-        let early = chain("incoming", &format!("ingress device \"{device}\""), from);
+        let early = chain(INCOMING, &format!("ingress device \"{device}\""), from);
         let _ = feed("nft -f -", &format!("table netdev {table} {{\n{early}\n}}\n"));
         let _ = feed("nft -f -", &format!("table bridge {table} {{\n{incoming}\n}}\n"));
         Some(trace)
@@ -172,7 +212,7 @@ impl Trace {
             }
             thread::sleep(Duration::from_millis(25));
         }
-        Some(Self { monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
+        Some(Self { table: table.to_owned(), monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
     }
 
     /// Events so far of packets with these addresses, when no more come; other traces may run beside this one.
@@ -187,7 +227,8 @@ impl Trace {
         }
         self.stop();
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = lines.iter().filter_map(|line| TraceLine::parse(line));
+        let events = lines.iter().filter_map(|line| TraceLine::parse(line)).collect();
+        let events = by_packet(events, &self.table).into_iter();
         let events: Vec<_> = events.filter(|event| !event.table.starts_with("egret_doctor_")).collect();
         of_addresses(&events, addresses)
     }
@@ -240,6 +281,31 @@ mod tests {
         };
         assert_eq!(ids(&["10.0.1.254"]), "113");
         assert_eq!(ids(&["10.0.1.25", "192.0.2.80"]), "23");
+    }
+
+    #[test]
+    fn reused_buffers_are_different_packets() {
+        let lines = [
+            "trace id 7 netdev ours incoming packet: iif \"c0\" @nh,0,160 0x4500003c",
+            "trace id 7 inet ours incoming packet: iif \"c0\" tcp flags == syn",
+            "trace id 7 ip raw PREROUTING packet: iif \"c0\" tcp flags == syn",
+            "trace id 7 netdev ours incoming packet: iif \"c0\" @nh,0,160 0x4500003c",
+            "trace id 7 inet ours incoming packet: iif \"c0\" tcp flags == ack",
+            "trace id 7 inet ours outgoing packet: oif \"c0\" tcp flags == 0x12",
+            "trace id 7 ip filter OUTPUT policy drop ",
+            "trace id 8 ip filter OUTPUT policy drop ",
+        ];
+        let events = lines.iter().filter_map(|line| TraceLine::parse(line)).collect();
+        let ids: Vec<_> = by_packet(events, "ours").into_iter().map(|event| event.id).collect();
+        assert_eq!(ids, ["7#0", "7#0", "7#0", "7#1", "7#1", "7#2", "7#2", "8#0"]);
+    }
+
+    #[test]
+    fn marks_are_read_after_decisions() {
+        let mark = |line: &str| TraceLine::parse(line).unwrap().mark();
+        assert_eq!(mark("trace id 1 inet x i policy accept meta mark 0x00000020 "), Some(0x20));
+        assert_eq!(mark("trace id 1 inet x i policy accept "), Some(0));
+        assert_eq!(mark("trace id 1 inet x i rule meta mark set 0x00000020 (verdict continue)"), None);
     }
 
     #[test]

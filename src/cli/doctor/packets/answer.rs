@@ -1,0 +1,127 @@
+//! Answers that probes read, and whether they are whole.
+
+use crate::clock;
+use socket2::Socket;
+use std::io::{self, Read as _};
+use std::time::Duration;
+
+/// Of an answer that is read on.
+const MOST: usize = 1 << 20;
+/// A connection that is reset after this long a silence was silent: the gateway gives up a client that takes no answer.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Bytes that came back, and the end of them.
+#[derive(Debug)]
+pub(super) struct ProbeAnswer {
+    pub(super) bytes: Vec<u8>,
+    /// An error if the connection was reset, or fell silent before the answer was whole.
+    pub(super) end: io::Result<()>,
+}
+
+impl ProbeAnswer {
+    /// Nothing came.
+    pub(super) fn none(error: io::Error) -> Self {
+        Self { bytes: Vec::new(), end: Err(error) }
+    }
+
+    /// Reads up to the end of the answer, to a silence as long as the socket's time-out, or for `patience` in all.
+    pub(super) fn read(socket: &mut Socket, patience: Duration) -> Self {
+        let start = clock::now();
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        let end = loop {
+            let asked = clock::now();
+            match socket.read(&mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(length) => {
+                    bytes.extend(buffer.get(..length).unwrap_or_default());
+                    if bytes.len() >= MOST || is_whole(&bytes) {
+                        break Ok(());
+                    }
+                    if clock::now() - start > patience {
+                        break Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if clock::now() - asked > SILENCE => break Err(io::ErrorKind::TimedOut.into()),
+                Err(error) => break Err(error),
+            }
+        };
+        Self { bytes, end }
+    }
+
+    /// True if nothing came, and the connection fell silent.
+    pub(super) fn is_lost(&self) -> bool {
+        self.bytes.is_empty() && self.fell_silent()
+    }
+
+    /// True if a part of the answer came, and the rest of it did not.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.bytes.is_empty()
+            && (self.fell_silent() || length(&self.bytes).is_some_and(|whole| self.bytes.len() < whole))
+    }
+
+    fn fell_silent(&self) -> bool {
+        let silent =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        self.end.as_ref().is_err_and(silent)
+    }
+}
+
+/// True if nothing more is to come. Of a TLS handshake, the first record tells an alert from a hello.
+fn is_whole(answer: &[u8]) -> bool {
+    length(answer).is_some_and(|whole| answer.len() >= whole)
+        || answer.starts_with(b"HTTP/") && answer.ends_with(b"\r\n0\r\n\r\n")
+}
+
+/// End of an HTTP head.
+const END: &[u8] = b"\r\n\r\n";
+
+/// Length of an answer that tells it: of a TLS record, and of an HTTP response with `Content-Length`.
+fn length(answer: &[u8]) -> Option<usize> {
+    if let [0x14..=0x17, 3, _, high, low, ..] = answer {
+        return Some(5 + usize::from(u16::from_be_bytes([*high, *low])));
+    }
+    let head =
+        answer.windows(END.len()).position(|bytes| bytes == END).filter(|_| answer.starts_with(b"HTTP/"))?
+            + END.len();
+    let text = String::from_utf8_lossy(answer.get(..head)?);
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(key, _)| key.eq_ignore_ascii_case("content-length"))?;
+    head.checked_add(value.trim().parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent(bytes: &[u8]) -> ProbeAnswer {
+        ProbeAnswer { bytes: bytes.to_vec(), end: Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    #[test]
+    fn silence_after_part_is_partial() {
+        assert!(silent(b"").is_lost() && !silent(b"").is_partial());
+        assert!(silent(b"HTTP/1.1 200 OK\r\n").is_partial() && !silent(b"HTTP").is_lost());
+        let cut =
+            |end| ProbeAnswer { bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234".to_vec(), end };
+        assert!(cut(Ok(())).is_partial() && cut(Err(io::ErrorKind::ConnectionReset.into())).is_partial());
+        let reset = ProbeAnswer::none(io::ErrorKind::ConnectionReset.into());
+        assert!(!reset.is_lost() && !reset.is_partial());
+    }
+
+    #[test]
+    fn whole_answers_are_recognised() {
+        for (answer, whole) in [
+            (&b"HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nabc"[..], true),
+            (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 4\r\n\r\nabc", false),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\n\r\nabc", false),
+            (&[0x15, 3, 3, 0, 2, 2, 49], true),
+            (&[0x16, 3, 3, 0, 4, 2], false),
+            (b"", false),
+        ] {
+            assert_eq!(is_whole(answer), whole, "{}", String::from_utf8_lossy(answer));
+        }
+    }
+}

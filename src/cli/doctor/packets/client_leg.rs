@@ -1,0 +1,163 @@
+//! The way in: connections of a tenant's clients to the gateway, one for each port that is tried.
+
+use super::caller::Caller;
+use super::cure::{Cure, Leg};
+use super::evidence::{LossCause, LostPart};
+use super::exchange::Patience;
+use super::legs::{failure, lost, success};
+use super::ports::listed;
+use super::probe::Spot;
+use super::request::{PADDING, PROBE_NAME, http};
+use super::routes;
+use super::shown::{family_name, names};
+use super::spot;
+use crate::cli::doctor::TenantClients;
+use crate::cli::findings::CheckFinding;
+use crate::steering::SteeringParams;
+use std::net::{IpAddr, SocketAddr};
+
+/// Bytes of an answer that takes several full packets.
+const LARGE: usize = 8 * 1024;
+
+/// Connections of a tenant's clients to the gateway.
+pub(super) struct ClientLeg<'a> {
+    pub(super) params: &'a SteeringParams,
+    pub(super) tenant: &'a TenantClients,
+    pub(super) v4: bool,
+    pub(super) steered: &'a [String],
+    pub(super) destinations: &'a [IpAddr],
+    /// Intercepted ports that are tried.
+    pub(super) ports: &'a [u16],
+}
+
+/// A first attempt.
+pub(super) enum Tried {
+    Done(CheckFinding),
+    /// Has to be tried again and watched.
+    Lost(Box<LostAttempt>),
+}
+
+/// An attempt that lost something.
+pub(super) struct LostAttempt {
+    caller: Caller,
+    port: u16,
+    lost: LostPart,
+}
+
+impl ClientLeg<'_> {
+    pub(super) fn try_it(&self) -> Tried {
+        let (name, family) = (&self.tenant.name, family_name(self.v4));
+        let spot = match spot::tenant_client(&self.tenant.sources, self.v4, self.steered) {
+            Ok(spot) => spot,
+            Err(error) => return Tried::Done(self.no_spot(&error)),
+        };
+        let mut caller = match Caller::new(spot) {
+            Ok(caller) => caller,
+            Err(error) => {
+                let found = format!("{name}, {family}: no probe could be set up: {error}");
+                return Tried::Done(self.no_way(&found));
+            }
+        };
+        let mut passed = String::new();
+        for (place, port) in (1..).zip(self.ports) {
+            // The kernel remembers a smaller MTU, and large packets are to stay large.
+            let is_last = place == self.ports.len();
+            match self.try_port(&mut caller, *port, is_last) {
+                Ok(success) => passed = success,
+                Err(lost) => return Tried::Lost(Box::new(LostAttempt { caller, port: *port, lost })),
+            }
+        }
+        Tried::Done(CheckFinding::ok(Leg::Client.check(), passed))
+    }
+
+    /// The success in words, or what was lost. A filter may drop the handshake to documentation addresses alone.
+    fn try_port(&self, caller: &mut Caller, port: u16, tell_too_big: bool) -> Result<String, LostPart> {
+        let mut first_lost = None;
+        for destination in self.destinations() {
+            let exchange =
+                caller.call(SocketAddr::new(destination, port), &request(), tell_too_big, Patience::SHORT);
+            match lost(&exchange) {
+                None => {
+                    let to = format!("{destination}, {}", listed(self.ports));
+                    let small = if exchange.answer.bytes.len() < LARGE { ", no large answer" } else { "" };
+                    return Ok(format!("{}: {}{small}", self.who(caller, &to), success(&exchange)));
+                }
+                Some(LostPart::Handshake) => first_lost = first_lost.or(Some(LostPart::Handshake)),
+                Some(lost @ (LostPart::Data | LostPart::Rest | LostPart::TooBig)) => return Err(lost),
+            }
+        }
+        Err(first_lost.unwrap_or(LostPart::Handshake))
+    }
+
+    /// The attempt that decides, and names what takes the packets.
+    pub(super) fn watch(&self, attempt: &mut LostAttempt) -> CheckFinding {
+        let LostAttempt { caller, port, lost: first } = attempt;
+        let destination = self.destinations().next().unwrap_or(spot::nowhere(self.v4));
+        let server = SocketAddr::new(destination, *port);
+        let who = self.who(caller, &server.to_string());
+        let (exchange, evidence) = caller.watch(server, &request(), *first);
+        let Some(lost) = lost(&exchange) else {
+            let found = format!("{who}: {}, at the second attempt", success(&exchange));
+            return CheckFinding::ok(Leg::Client.check(), found);
+        };
+        let cure = Cure {
+            params: self.params,
+            leg: Leg::Client,
+            v4: self.v4,
+            device: &caller.spot.enters.name,
+            sources: &self.tenant.sources,
+        };
+        failure(Leg::Client, lost, &who, evidence.cause(lost, destination, &caller.spot, &cure))
+    }
+
+    /// For one whose first attempt got lost, as another tenant's did that was watched.
+    pub(super) fn not_watched(&self) -> CheckFinding {
+        let family = family_name(self.v4);
+        CheckFinding::warn(
+            Leg::Client.check(),
+            format!("{}, {family}: packets get lost, and were not traced", self.tenant.name),
+            "what loses one tenant's packets mostly loses those of the others",
+            format!("cure what fails for {family}, then egret doctor"),
+        )
+    }
+
+    fn destinations(&self) -> impl Iterator<Item = IpAddr> {
+        let none = self.destinations.is_empty().then(|| spot::nowhere(self.v4));
+        self.destinations.iter().copied().chain(none)
+    }
+
+    fn who(&self, caller: &Caller, to: &str) -> String {
+        let Spot { address, enters, .. } = &caller.spot;
+        format!("{}, {address} to {to} by {}", self.tenant.name, enters.name)
+    }
+
+    /// No address for a client was found: its route refuses packets, or nothing is known.
+    fn no_spot(&self, error: &str) -> CheckFinding {
+        let (name, family) = (&self.tenant.name, family_name(self.v4));
+        let addresses = spot::tenant_addresses(&self.tenant.sources, self.v4, self.steered);
+        match addresses.into_iter().find_map(routes::refused) {
+            Some(LossCause { found, cure }) => CheckFinding::fail(
+                Leg::Client.check(),
+                format!("{name}, {family}: {found}"),
+                Leg::Client.why(),
+                cure,
+            ),
+            None => self.no_way(&format!("{name}, {family}: no test client could be set up: {error}")),
+        }
+    }
+
+    fn no_way(&self, found: &str) -> CheckFinding {
+        let why = "whether such clients' packets pass is not known";
+        let cure = format!(
+            "a route to the tenant's network by {}; or name a client: egret doctor --packet --from CLIENT --to DEST",
+            names(&self.params.interfaces)
+        );
+        CheckFinding::warn(Leg::Client.check(), found, why, cure)
+    }
+}
+
+/// HTTP on every port: the gateway looks at the first bytes and not at the port, and its refusal is an answer of many
+/// packets.
+fn request() -> Vec<u8> {
+    http(PROBE_NAME, PADDING)
+}

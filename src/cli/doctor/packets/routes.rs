@@ -1,0 +1,116 @@
+//! Routes and rules of policy routing that take packets elsewhere or nowhere.
+
+use super::cure::{Cure, Leg};
+use super::evidence::{ConnectionEvidence, LossCause};
+use super::path;
+use super::probe::Spot;
+use super::shown::family_name;
+use super::trace::{TraceLine, TraceLineKind};
+use crate::cli::tool::output;
+use crate::clock;
+use crate::steering::{Lost, Part, REMEDY, Remedy, SteeringMonitor, before_mark_rule};
+use crate::sys::routing::{self, RouteDecision};
+use std::net::IpAddr;
+
+/// A cause of lost packets in routing.
+pub(super) fn cause(
+    evidence: &ConnectionEvidence,
+    peer: IpAddr,
+    spot: &Spot,
+    cure: &Cure<'_>,
+) -> Option<LossCause> {
+    match cure.leg {
+        Leg::Client => overwritten_mark(evidence, cure.params.mark)
+            .or_else(|| routed_elsewhere(cure))
+            .or_else(|| refused(spot.address)),
+        Leg::Pool => not_local(peer),
+    }
+}
+
+/// The route by which answers to this client would leave, where it refuses them.
+pub(super) fn refused(client: IpAddr) -> Option<LossCause> {
+    let kind = path::refusal(client)?;
+    let found = format!("the route to {client} {kind}");
+    let cure = format!(
+        "`ip route show table all match {client}` and `ip rule` name that route: delete it (ip route del ...)"
+    );
+    Some(LossCause { found, cure })
+}
+
+/// The listener drops a SYN that it has room for if its answer has no route.
+pub(super) fn none_for_answer(server: IpAddr, spot: &Spot, cure: &Cure<'_>) -> LossCause {
+    let ip = if cure.v4 { "ip -4" } else { "ip -6" };
+    let client = spot.address;
+    LossCause {
+        found: format!(
+            "the gateway's socket has room and drops the SYN: its answer from {server} to {client} has no route"
+        ),
+        cure: format!(
+            "look for a rule or a route that refuses it, and delete it: {ip} rule; {ip} route show table all match {client}"
+        ),
+    }
+}
+
+fn not_local(pool: IpAddr) -> Option<LossCause> {
+    let decision = routing::way(pool, None, None).ok()?;
+    let where_to = match decision {
+        RouteDecision::Local => return None,
+        RouteDecision::Out => "leads out of this machine",
+        RouteDecision::Nowhere => path::refusal(pool)?,
+    };
+    let found = format!("the route to {pool} {where_to}: answers to it are lost");
+    let cure = format!("delete what `ip route get {pool}` goes by (`ip rule`, `ip route`); {REMEDY}");
+    Some(LossCause { found, cure })
+}
+
+/// A rule behind Egret's, after which the packet's mark has no longer our bit: the packet is routed on.
+fn overwritten_mark(evidence: &ConnectionEvidence, mark: u32) -> Option<LossCause> {
+    let lines = evidence.lines();
+    let (steered, ours) = lines.iter().enumerate().find(|(_, line)| {
+        line.is_of_steering() && line.text.contains("(verdict accept)") && line.is_of_mangle()
+    })?;
+    let mut rest = lines[steered + 1..].iter().filter(|line| line.id == ours.id && !line.is_of_steering());
+    let mut setter: Option<&TraceLine> = None;
+    let unmarked = rest.find(|line| {
+        if line.kind == TraceLineKind::Rule && (line.text.contains("mark set ") || line.text.contains("MARK"))
+        {
+            setter = Some(line);
+        }
+        setter.is_some()
+            && line.kind != TraceLineKind::Packet
+            && line.mark().is_some_and(|now| now & mark == 0)
+    });
+    let rule = unmarked.and(setter)?;
+    let TraceLine { family, table, chain, .. } = rule;
+    let found = format!(
+        "another rule overwrites the mark: table {family} {table}, chain {chain}, rule `{}`",
+        rule.rule()
+    );
+    let cure = format!(
+        "have that rule keep bit {mark:#x}: `meta mark set meta mark and {mark:#x} or VALUE`, or with iptables --set-xmark VALUE/VALUE; or choose a [steering] mark that it keeps",
+    );
+    Some(LossCause { found, cure })
+}
+
+/// The rule of policy routing that marked packets meet before Egret's, or what is missing there.
+fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
+    let (mark, table) = (cure.params.mark, cure.params.table);
+    let look = SteeringMonitor::new(cure.params).look(clock::now()).ok()?;
+    let family = family_name(cure.v4);
+    let Lost { what, remedy, .. } = look.lost.into_iter().find(|lost| {
+        let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
+        of_routing && lost.what.starts_with(family)
+    })?;
+    if remedy != Remedy::Renew {
+        return Some(LossCause { found: what, cure: remedy.as_str().to_owned() });
+    }
+    let ip = if cure.v4 { "ip -4" } else { "ip -6" };
+    let rules = output(&format!("{ip} -N rule show")).unwrap_or_default();
+    Some(match before_mark_rule(&rules, mark, table) {
+        None => LossCause { found: what, cure: REMEDY.to_owned() },
+        Some(rule) => LossCause {
+            found: format!("{what}: `{rule}`"),
+            cure: format!("{ip} rule del pref {}", rule.replacen(':', "", 1)),
+        },
+    })
+}

@@ -1,0 +1,86 @@
+//! Checks that each pool has a source address in use, as the running gateway sees it.
+
+use super::families::UsedPool;
+use crate::admin::{PortsReport, SourcePorts};
+use crate::cli::ask::ask;
+use crate::cli::findings::CheckFinding;
+use crate::sys::routing::IpFamily;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// One finding for each family of a pool that gives out no ports. None if the gateway cannot be asked, which other findings
+/// tell.
+pub(super) fn unusable(socket: &Path, pools: &[UsedPool]) -> Vec<CheckFinding> {
+    let Ok(report) = ask::<PortsReport>(socket, "GET", "/v1/ports", "") else { return Vec::new() };
+    let mut found = Vec::new();
+    for (index, family) in IpFamily::ALL.into_iter().enumerate() {
+        for pool in pools.iter().filter(|pool| pool.clients[index]) {
+            let of_pool =
+                report.sources.iter().filter(|source| source.pool == pool.name && is_of(source, family));
+            found.extend(finding(&pool.name, family, &of_pool.collect::<Vec<_>>()));
+        }
+    }
+    found
+}
+
+fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<CheckFinding> {
+    let in_state = |state: &str| sources.iter().filter(|source| source.state == state).count();
+    let first = sources.first()?;
+    if in_state("available") > 0 {
+        return None;
+    }
+    let (what, cure) = if in_state("draining") == sources.len() {
+        ("drained", format!("egret ports undrain {}; or take `drain` out of [[pool]]", first.source))
+    } else {
+        (
+            "drained or not local to this machine",
+            format!("egret ports --pool {pool}; {}", crate::steering::REMEDY),
+        )
+    };
+    let family = family.as_str();
+    Some(CheckFinding::fail(
+        "source addresses",
+        format!("every {family} source address of pool {pool} is {what}: {} of {0}", sources.len()),
+        "connections of that family are refused; clients that have the other family too fall back to it",
+        cure,
+    ))
+}
+
+/// A source is an address, or a network whose addresses are derived for each client.
+fn is_of(source: &SourcePorts, family: IpFamily) -> bool {
+    let network = source.source.parse::<IpNet>().map(|network| network.addr());
+    network.or_else(|_| source.source.parse::<IpAddr>()).is_ok_and(|address| IpFamily::of(address) == family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pool_without_usable_source_is_told() {
+        let source = |source: &str, state: &str| SourcePorts {
+            pool: "a".into(),
+            source: source.to_owned(),
+            public: None,
+            state: state.to_owned(),
+            capacity: 1,
+            live: 0,
+            held: 0,
+            busiest: 0,
+        };
+        let told = |states: &[&str]| {
+            let sources: Vec<_> = states.iter().map(|state| source("192.0.2.1", state)).collect();
+            let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>());
+            found.map(|finding| (finding.found, finding.mend.unwrap_or_default()))
+        };
+        let (found, cure) = told(&["draining", "draining"]).unwrap();
+        assert_eq!(found, "every IPv4 source address of pool a is drained: 2 of 2");
+        assert!(cure.starts_with("egret ports undrain 192.0.2.1"), "{cure}");
+        assert!(told(&["draining", "withdrawn"]).unwrap().0.contains("drained or not local"));
+        assert_eq!(told(&["draining", "available"]), None);
+        assert_eq!(told(&[]), None);
+        assert!(is_of(&source("2001:db8::/64", "available"), IpFamily::V6));
+        assert!(!is_of(&source("192.0.2.1", "available"), IpFamily::V6));
+    }
+}
