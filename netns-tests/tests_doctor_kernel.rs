@@ -5,6 +5,7 @@ use crate::gateway::{Files, Gateway, Rules};
 use crate::lab::{Family, Lab};
 use crate::wait::wait_until;
 use std::fmt::Write as _;
+use std::process::Command;
 
 crate::trials! {
     both families: ;
@@ -14,7 +15,8 @@ crate::trials! {
         lost_steering_is_named,
         bridge_netfilter_is_named,
         routing_rule_before_ours_is_named,
-        routes_that_take_packets_are_named
+        routes_that_take_packets_are_named,
+        black_hole_for_large_packets_is_told
 }
 
 fn source_validation_by_mark_is_named() {
@@ -152,4 +154,23 @@ fn routes_that_take_packets_are_named() {
         });
     }
     assert_passes(&lab, &gateway.config());
+}
+
+/// Outside the packet filter, on the way to clients.
+fn black_hole_for_large_packets_is_told() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    assert_passes(&lab, &gateway.config());
+    let mut commands = String::from("qdisc add dev c0 clsact\n");
+    // By the highest bit of the total length: everything from 1024 bytes on.
+    for (pref, bit) in (1..).zip(10..16) {
+        let (value, mask) = (1 << bit, 0x1_0000 - (1 << bit));
+        let _ = writeln!(
+            commands,
+            "filter add dev c0 egress pref {pref} protocol ip u32 match u16 {value:#x} {mask:#x} at 2 action mirred egress redirect dev lo"
+        );
+    }
+    lab.gateway.feed(Command::new("tc").args(["-batch", "-"]), &commands);
+    assert!(passes(&lab, Family::V4), "small packets are lost too");
+    assert_told(&lab, &gateway.config(), &["a large packet, unlike small ones, is lost behind table ip"]);
 }

@@ -179,8 +179,8 @@ impl Leg {
     /// Effect of lost packets of this leg.
     fn why(self) -> &'static str {
         match self {
-            Self::Client => "every connection of such clients hangs",
-            Self::Pool => "every connection that Egret makes for its clients times out",
+            Self::Client => "such connections of clients do not come about",
+            Self::Pool => "such connections, which Egret makes for its clients, do not come about",
         }
     }
 }

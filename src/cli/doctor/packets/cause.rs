@@ -96,30 +96,23 @@ impl ConnectionEvidence {
 
     fn unknown(&self, lost: LostPart, spot: &Spot) -> LossCause {
         let device = &spot.enters.name;
-        let seen = self
-            .events
-            .as_deref()
-            .unwrap_or_default()
-            .iter()
-            .rev()
-            .find(|event| event.kind == TraceLineKind::Packet);
+        let seen = self.lines().iter().rev().find(|line| line.kind == TraceLineKind::Packet);
+        let sent_large =
+            || self.lines().iter().any(|line| line.text.contains("oif ") && length(&line.text).is_some());
+        let large = lost == LostPart::Rest || lost == LostPart::Data && sent_large();
+        let what = if large { "a large packet, unlike small ones," } else { lost.as_str() };
         let found = match seen {
             Some(TraceLine { family, table, chain, .. }) => {
                 format!(
-                    "{} is lost behind table {family} {table}, chain {chain}; no rule of the packet filter dropped it",
-                    lost.as_str()
+                    "{what} is lost behind table {family} {table}, chain {chain}; no rule of the packet filter dropped it"
                 )
             }
-            None => format!("{} is lost, and the packet filter did not see it", lost.as_str()),
-        };
-        let found = match lost {
-            LostPart::Rest => format!("{found}; small packets pass, and full ones do not"),
-            LostPart::Handshake | LostPart::Data | LostPart::TooBig => found,
+            None => format!("{what} is lost, and the packet filter did not see it"),
         };
         let cure = match self.events {
             None => "install nftables (apt install nftables) and run doctor again: it will name the rule"
                 .to_owned(),
-            Some(_) if lost == LostPart::Rest => format!(
+            Some(_) if large => format!(
                 "look for what takes large packets: ip -d link show dev {0} (mtu {1}); tc -s filter show dev {0} egress; tc -s qdisc show dev {0}",
                 spot.leaves.name, spot.leaves.mtu
             ),
@@ -140,12 +133,17 @@ fn first<'a>(events: &'a [TraceLine], of: &TraceLine) -> &'a str {
 /// A packet as long as this carries data.
 const LARGE: u32 = 600;
 
+/// Length of a large packet.
+fn length(text: &str) -> Option<u32> {
+    let length = text.split(" length ").nth(1)?.split(' ').next()?.parse().ok()?;
+    (length >= LARGE).then_some(length)
+}
+
 fn packet_name(text: &str) -> String {
     if text.contains("icmp") {
         return if text.contains("nd-neighbor") { "neighbour discovery" } else { "an ICMP error" }.to_owned();
     }
-    let length = text.split(" length ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-    if let Some(length) = length.filter(|length: &u32| *length >= LARGE) {
+    if let Some(length) = length(text) {
         return format!("a packet of {length} bytes");
     }
     let flags = text.split("flags == ").nth(1).unwrap_or_default();

@@ -4,6 +4,7 @@ use super::answer::ProbeAnswer;
 use super::icmp;
 use super::probe::ProbeHost;
 use crate::cli::tool::output;
+use crate::clock;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read as _, Write as _};
@@ -133,7 +134,7 @@ impl ProbeExchange {
             Err(error) => return Self::unanswered(error),
         };
         let too_big = told.map_or(TooBig::NotTried, |(raw, told)| raw.tell_too_big(told));
-        let sent = socket.write_all(request).map(|()| request.len());
+        let sent = send(&mut socket, request, patience.silence).map(|()| request.len());
         let answer = match &sent {
             Ok(_) => ProbeAnswer::read(&mut socket, patience.answer),
             Err(error) => ProbeAnswer::none(error.kind().into()),
@@ -165,6 +166,22 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     }
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Sends all of it within the time; a write that was cut short by the socket's time-out is not tried again for as long.
+fn send(socket: &mut Socket, mut request: &[u8], patience: Duration) -> io::Result<()> {
+    let start = clock::now();
+    while !request.is_empty() {
+        match socket.write(request) {
+            Ok(sent) => request = request.get(sent..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !request.is_empty() && clock::now() - start > patience {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
 }
 
 impl Raw {

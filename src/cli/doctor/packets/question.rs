@@ -2,13 +2,13 @@
 
 use super::caller::Caller;
 use super::cure::{Cure, Leg};
-use super::evidence::LostPart;
+use super::evidence::{LossCause, LostPart};
 use super::exchange::{Patience, ProbeExchange, TooBig};
 use super::legs::{failure, lost};
 use super::ports::probed;
 use super::request::{Language, told};
 use super::verdict::verdict;
-use super::{impossible, no_listener, spot};
+use super::{impossible, no_listener, routes, spot};
 use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
@@ -116,11 +116,15 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let mut caller = match spot::client(question.from, &steered, false).and_then(Caller::new) {
         Ok(caller) => caller,
         Err(error) => {
-            let cure = format!(
-                "--from the address of a client, which `ip route get {}` finds by an interface that is up",
-                question.from
-            );
-            found.push(CheckFinding::fail("way in", error, "no packet was sent", cure));
+            let unusable = || LossCause {
+                found: error,
+                cure: format!(
+                    "--from the address of a client, which `ip route get {}` finds by an interface that is up",
+                    question.from
+                ),
+            };
+            let LossCause { found: why, cure } = routes::refused(question.from).unwrap_or_else(unusable);
+            found.push(CheckFinding::fail("way in", why, "no packet was sent", cure));
             return found;
         }
     };
