@@ -311,7 +311,7 @@ fn special_files_are_refused_as_candidates() {
         (at("sparse"), "too large"),
         (at("."), "a directory"),
         (at("main"), "policy.d/x.toml: error: cannot be read: it is a FIFO"),
-        (candidate, "/dev/zero: error: cannot be read: it is a device"),
+        (candidate, "`hosts_file`: /dev/zero cannot be read: it is a device"),
     ] {
         let output = rollout.ask(&["load", &path]);
         assert!(output.status.code() == Some(1) && text(&output).contains(why), "{path}: {}", text(&output));
