@@ -8,7 +8,7 @@
 //! not valid Punycode is a name like any other, and equals only itself. Bytes outside ASCII are refused from a client;
 //! from an operator ([`FromStr`]) they are converted (UTS 46, non-transitional).
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -242,6 +242,13 @@ impl FromStr for HostPattern {
             Some(apex) => Self::Subdomains(apex.parse()?),
             None => Self::Exact(s.parse()?),
         })
+    }
+}
+
+/// Serialises as it displays.
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

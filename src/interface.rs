@@ -1,5 +1,6 @@
 //! Names of network interfaces, and patterns of them.
 
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// `IFNAMSIZ` without the NUL: the longest name, and the longest pattern that packet filters take.
@@ -75,6 +76,13 @@ impl Interface {
     /// The spelling of iptables.
     pub fn iptables(&self) -> String {
         format!("{}{}", self.stem, if self.pattern { "+" } else { "" })
+    }
+}
+
+/// Serialises as it displays.
+impl Serialize for Interface {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

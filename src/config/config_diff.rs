@@ -1,6 +1,7 @@
 //! Compact digests of a configuration, to find its differences from another.
 
 use super::Config;
+use super::settings::TenantLimits;
 use super::version::digest;
 use crate::audit::{ConfigDifference, ItemCounts, NamedItems};
 use crate::egress::PoolSpec;
@@ -20,7 +21,7 @@ pub struct ConfigDigest {
 /// Digests of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct TenantDigest {
-    /// Digest of everything except its rules.
+    /// Digest of everything except its rules, its limits included.
     itself: u64,
     /// Digests of each rule without its label and hosts; ascending.
     rules: Box<[u64]>,
@@ -59,11 +60,15 @@ impl ConfigDigest {
             audit,
             pools,
             tenants,
+            limits,
         } = config;
         // Shares of tenants count as the tenants', not as the pool's.
         let pool = |spec: &PoolSpec| digest(&PoolSpec { shares: Vec::new(), ..spec.clone() });
         Self {
-            tenants: tenants.iter().map(|spec| (Arc::clone(&spec.name), TenantDigest::of(spec))).collect(),
+            tenants: tenants
+                .iter()
+                .map(|spec| (Arc::clone(&spec.name), TenantDigest::of(spec, limits.get(&spec.name))))
+                .collect(),
             pools: pools.iter().map(|spec| (Arc::clone(&spec.name), pool(spec))).collect(),
             settings: [
                 ("[gateway]", digest(gateway)),
@@ -113,7 +118,7 @@ impl ConfigDigest {
 }
 
 impl TenantDigest {
-    fn of(spec: &TenantSpec) -> Self {
+    fn of(spec: &TenantSpec, limits: Option<&TenantLimits>) -> Self {
         let rule =
             |rule: &RuleSpec| digest(&RuleSpec { label: Arc::default(), hosts: Vec::new(), ..rule.clone() });
         let hosts =
@@ -123,7 +128,7 @@ impl TenantDigest {
         names.dedup();
         let mut rules: Vec<_> = spec.rules.iter().map(rule).collect();
         rules.sort_unstable();
-        let itself = digest(&TenantSpec { rules: Vec::new(), ..spec.clone() });
+        let itself = digest(&(TenantSpec { rules: Vec::new(), ..spec.clone() }, limits));
         Self { itself, rules: rules.into(), names: names.into() }
     }
 }

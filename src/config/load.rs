@@ -6,7 +6,7 @@ use super::file_stamp::FileStamps;
 use super::hosts_file::HostsFiles;
 use super::policy_folder::POLICY_FOLDER;
 use super::schema::ConfigKey;
-use super::settings::{Config, FlowLogTarget};
+use super::settings::{Config, FlowLogTarget, TenantLimits};
 use super::source::SourceFile;
 use super::table::TomlTable;
 use super::tenants::{PoolDraft, TenantDraft};
@@ -16,6 +16,7 @@ use super::{cross_checks, dead_rules, ech_names, other_protocols, sections, shar
 use crate::policy::EchPolicy;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -161,6 +162,9 @@ fn finish(
         let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
         dead_rules::check(&tenant, pool, &config.steering.ports, out);
         other_protocols::check(&tenant, &config.steering.ports, out);
+        if tenant.limits != TenantLimits::default() {
+            config.limits.insert(Arc::clone(&tenant.spec.name), tenant.limits);
+        }
         config.tenants.push(tenant.spec);
     }
     Some(config)

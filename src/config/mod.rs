@@ -47,7 +47,7 @@ pub use policy_folder::policy_files;
 pub use reference::reference;
 pub use settings::{
     Admin, AuditTarget, Config, FlowLogSection, FlowLogTarget, GatewaySection, Inspect, Keepalive, Resolver,
-    SteeringPorts, SteeringSection, UdpSetting,
+    SteeringPorts, SteeringSection, TenantLimits, UdpSetting,
 };
 pub use texts::Texts;
 pub use version::digest_of;

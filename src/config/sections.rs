@@ -13,6 +13,7 @@ use super::{
 use crate::policy::EchPolicy;
 use crate::units::format_duration;
 use crate::verify::{DnssecAnchors, TrustedRoots};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 /// Reads the configuration without pools and tenants, and the default of `ech` for tenants. `None` only after an error,
@@ -48,6 +49,7 @@ pub(super) fn read(file: &TomlTable<'_>, out: &mut Diagnostics) -> Option<(Confi
         audit: audit?,
         pools: Vec::new(),
         tenants: Vec::new(),
+        limits: BTreeMap::new(),
     };
     Some((config, ech?))
 }

@@ -6,6 +6,8 @@ use crate::interface::Interface;
 use crate::policy::{ConnectedNetworks, PrivateDestinations, PrivateNetworks, TenantSpec};
 use crate::verify::{DnssecAnchors, TrustedRoots};
 use ipnet::IpNet;
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A complete, checked configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Config {
     /// Settings of the daemon: listeners, workers, timeouts.
     pub gateway: GatewaySection,
@@ -43,6 +45,19 @@ pub struct Config {
     pub pools: Vec<PoolSpec>,
     /// Tenants. Names and source networks are unique; each `pool` is one of `pools`.
     pub tenants: Vec<TenantSpec>,
+    /// Limits of tenants, by name.
+    pub limits: BTreeMap<Arc<str>, TenantLimits>,
+}
+
+/// Bounds on what a tenant may use. Policy does not know them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TenantLimits {
+    /// Most flows at once.
+    pub flows: Option<u32>,
+    /// Ports towards each destination that are reserved for it in the pool.
+    pub ports_floor: Option<u32>,
+    /// Most ports towards each destination; at least the floor.
+    pub ports_ceiling: Option<u32>,
 }
 
 impl Config {
@@ -63,7 +78,7 @@ impl Config {
 }
 
 /// Section `[gateway]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct GatewaySection {
     /// Address of the transparent listener, always unspecified: `[::]` for both families, `0.0.0.0` for IPv4 alone.
     pub listen: SocketAddr,
@@ -92,7 +107,7 @@ pub struct GatewaySection {
 }
 
 /// Key `admin` of `[gateway]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Admin {
     /// Path of the socket; absolute.
     pub path: PathBuf,
@@ -101,7 +116,7 @@ pub struct Admin {
 }
 
 /// TCP keepalive, with the kernel's parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Keepalive {
     /// Silence before the first probe (`TCP_KEEPIDLE`); whole seconds, 1 to 32,767.
     pub idle: Duration,
@@ -112,7 +127,7 @@ pub struct Keepalive {
 }
 
 /// Section `[steering]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct SteeringSection {
     /// Interfaces on which tenants' packets arrive. At least one.
     pub interfaces: Vec<Interface>,
@@ -131,7 +146,7 @@ pub struct SteeringSection {
 }
 
 /// Intercepted TCP destination ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum SteeringPorts {
     /// Every port.
     All,
@@ -150,7 +165,7 @@ impl SteeringPorts {
 }
 
 /// Treatment of UDP to intercepted ports, mainly QUIC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum UdpSetting {
     /// Rejected with an ICMP error, so that clients fall back to TCP at once.
     Reject,
@@ -159,7 +174,7 @@ pub enum UdpSetting {
 }
 
 /// Section `[inspect]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Inspect {
     /// Deadline of the whole inspection of one flow.
     pub deadline: Duration,
@@ -170,7 +185,7 @@ pub struct Inspect {
 }
 
 /// Section `[resolver]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resolver {
     /// DNS servers, at most eight. `None`: those of `/etc/resolv.conf`.
     pub servers: Option<Vec<SocketAddr>>,
@@ -181,7 +196,7 @@ pub struct Resolver {
 }
 
 /// Section `[flow_log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct FlowLogSection {
     /// Destination of the lines.
     pub target: FlowLogTarget,
@@ -190,7 +205,7 @@ pub struct FlowLogSection {
 }
 
 /// Destination of the flow log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum FlowLogTarget {
     /// The process's standard output.
     Stdout,
@@ -201,7 +216,7 @@ pub enum FlowLogTarget {
 }
 
 /// Key `path` of `[audit]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum AuditTarget {
     /// Standard error, with the gateway's messages.
     Stderr,

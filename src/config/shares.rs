@@ -12,14 +12,15 @@ const NEVER_SHARED_BITS: u8 = 64;
 /// Returns the shares of a pool's tenants: all of them, because each counts against the others; none if no tenant has a
 /// floor or ceiling.
 pub(super) fn of_pool(pool: &PoolSpec, tenants: &[TenantDraft]) -> Vec<ShareSpec> {
-    let here = || tenants.iter().map(|tenant| &tenant.spec).filter(|tenant| tenant.pool == pool.name);
-    if here().all(|tenant| tenant.ports_floor.is_none() && tenant.ports_ceiling.is_none()) {
+    let here = || tenants.iter().filter(|tenant| tenant.spec.pool == pool.name);
+    if here().all(|TenantDraft { limits, .. }| limits.ports_floor.is_none() && limits.ports_ceiling.is_none())
+    {
         return Vec::new();
     }
     let share = here().map(|tenant| ShareSpec {
-        tenant: tenant.name.clone(),
-        floor: tenant.ports_floor.unwrap_or(0),
-        ceiling: tenant.ports_ceiling,
+        tenant: tenant.spec.name.clone(),
+        floor: tenant.limits.ports_floor.unwrap_or(0),
+        ceiling: tenant.limits.ports_ceiling,
     });
     share.collect()
 }
@@ -27,7 +28,7 @@ pub(super) fn of_pool(pool: &PoolSpec, tenants: &[TenantDraft]) -> Vec<ShareSpec
 /// Reports floors above ceilings, and floors that the pool's addresses cannot keep.
 pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u16], out: &mut Diagnostics) {
     for tenant in tenants {
-        if let (Some(floor), Some(ceiling)) = (tenant.spec.ports_floor, tenant.spec.ports_ceiling)
+        if let (Some(floor), Some(ceiling)) = (tenant.limits.ports_floor, tenant.limits.ports_ceiling)
             && floor > ceiling
         {
             let message = format!("`ports_floor`: {floor} is more than `ports_ceiling`, {ceiling}");
@@ -37,7 +38,7 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
     for pool in pools {
         let with_floor = || {
             let here = tenants.iter().filter(|tenant| tenant.spec.pool == pool.spec.name);
-            here.filter_map(|tenant| Some((tenant, u64::from(tenant.spec.ports_floor?))))
+            here.filter_map(|tenant| Some((tenant, u64::from(tenant.limits.ports_floor?))))
         };
         let Some((last, _)) = with_floor().next_back() else { continue };
         for (network, at) in pool.spec.addresses.iter().zip(&pool.addresses_at) {

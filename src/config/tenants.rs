@@ -8,6 +8,7 @@ use super::modes;
 use super::network_types::{FileNameType, NameType, NetworkType, PortType};
 use super::schema::ConfigKey;
 use super::sections::values;
+use super::settings::TenantLimits;
 use super::table::TomlTable;
 use super::value_types::ListType;
 use super::value_types::Placed;
@@ -33,6 +34,7 @@ pub(super) struct PoolDraft {
 /// A tenant, and the positions of its keys.
 pub(super) struct TenantDraft {
     pub(super) spec: TenantSpec,
+    pub(super) limits: TenantLimits,
     /// `None`: the default of `[policy]`.
     pub(super) ech: Option<EchPolicy>,
     pub(super) name_at: SourcePosition,
@@ -184,14 +186,16 @@ impl TenantDraft {
             mode,
             // filled in once [policy] is known
             ech: EchPolicy::default(),
-            max_flows: limits.read(&limits::FLOWS, out),
-            ports_floor: table.read(&tenant::PORTS_FLOOR, out),
-            ports_ceiling: table.read(&tenant::PORTS_CEILING, out),
             sources: sources.iter().map(|network| network.value).collect(),
             rules,
         };
         Self {
             spec,
+            limits: TenantLimits {
+                flows: limits.read(&limits::FLOWS, out),
+                ports_floor: table.read(&tenant::PORTS_FLOOR, out),
+                ports_ceiling: table.read(&tenant::PORTS_CEILING, out),
+            },
             ech: table.read(&tenant::ECH, out),
             name_at: table.place_of(&tenant::NAME),
             pool_at: table.place_of(&tenant::POOL),

@@ -1,21 +1,23 @@
 //! Short version identifier of a configuration's contents.
 
 use super::Config;
-use std::fmt::{self, Write};
+use serde::Serialize;
+use std::io::{self, Write};
 
 impl Config {
-    /// Sixteen hex digits, equal for equal configurations read by the same version of Egret. Comments, spacing and the
-    /// order of keys do not matter; the position of a rule does, because it labels the rule.
+    /// Sixteen hex digits: the digest of the checked configuration as JSON, with its keys in a fixed order and every default
+    /// filled in. Comments, spacing and the order of keys do not matter; the position of a rule does, because it labels the
+    /// rule.
     pub fn version(&self) -> String {
         format!("{:016x}", digest(self))
     }
 }
 
-/// Returns a digest that is equal for equal debug output.
-pub(super) fn digest(what: &impl fmt::Debug) -> u64 {
+/// Returns the digest of a value as JSON.
+pub(super) fn digest(what: &impl Serialize) -> u64 {
     let mut digest = Digest(OFFSET);
-    // Writing to the digest cannot fail.
-    let _ = write!(digest, "{what:?}");
+    // Cannot fail: keys are strings, and the digest takes everything.
+    let _ = serde_json::to_writer(&mut digest, what);
     digest.0
 }
 
@@ -32,8 +34,12 @@ pub fn digest_of(bytes: &[u8]) -> u64 {
 struct Digest(u64);
 
 impl Write for Digest {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.take(text.as_bytes());
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -53,7 +59,7 @@ mod tests {
     #[test]
     fn digest_is_fnv_1a() {
         let mut digest = Digest(OFFSET);
-        digest.write_str("foobar").unwrap();
+        digest.write_all(b"foobar").unwrap();
         assert_eq!(digest.0, 0x8594_4171_f739_67e8);
     }
 }

@@ -9,7 +9,7 @@ use crate::admin::{
     ExplainedRule, PortsInUse,
 };
 use crate::clock;
-use crate::config::{Config, SteeringPorts};
+use crate::config::{Config, SteeringPorts, TenantLimits};
 use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
 use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::{AskedName, NotAHostname};
@@ -18,6 +18,7 @@ use crate::policy::{
     self, CheckResults, ClientInspection, CompileError, DestinationRule, Explanation, FlowFacts, Inspection,
     Judgement, MatchFinding, Permit, Policy, TenantRules,
 };
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ impl<'c> Explainer<'c> {
             own,
             steered: &config.steering.ports,
             help: config.help.as_deref(),
-            state: UsageSource::Files(pools),
+            state: UsageSource::Files(pools, &config.limits),
         };
         facts.explain(query)
     }
@@ -95,8 +96,8 @@ pub(crate) struct ExplainInputs<'a> {
 
 /// Source of the current usage of ports and flow slots.
 pub(crate) enum UsageSource<'a> {
-    /// None: the pools as configured.
-    Files(&'a Pools),
+    /// None: pools and limits as configured.
+    Files(&'a Pools, &'a BTreeMap<Arc<str>, TenantLimits>),
     /// The running gateway.
     Live(&'a Snapshot),
 }
@@ -137,7 +138,10 @@ impl ExplainInputs<'_> {
         }
         let Some(tenant) = self.policy.tenant_of(asked.client) else { return Ok(report) };
         report.tenant = Some(tenant.name.to_string());
-        report.max_flows = tenant.max_flows;
+        report.max_flows = match self.state {
+            UsageSource::Files(_, limits) => limits.get(&tenant.name).and_then(|limits| limits.flows),
+            UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].most_flows,
+        };
         if !report.steered {
             return Ok(report);
         }
@@ -233,7 +237,7 @@ impl ExplainInputs<'_> {
         let fitting: Vec<_> = pool.addresses.iter().filter(|network| of_family(network.addr())).collect();
         let some_left = match self.state {
             UsageSource::Live(_) if known => source.is_some(),
-            UsageSource::Live(_) | UsageSource::Files(_) => {
+            UsageSource::Live(_) | UsageSource::Files(..) => {
                 fitting.iter().any(|network| pool.drain_leaves(network))
             }
         };
@@ -272,7 +276,7 @@ impl ExplainInputs<'_> {
             return vec![Family::of(permit.dial().ip())];
         }
         match self.state {
-            UsageSource::Files(pools) => {
+            UsageSource::Files(pools, _) => {
                 pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families())
             }
             UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].pool.families(),
@@ -287,7 +291,7 @@ impl ExplainInputs<'_> {
         to: DialAddr,
     ) -> SourceUse {
         match self.state {
-            UsageSource::Files(pools) => {
+            UsageSource::Files(pools, _) => {
                 let known = pools.pool(&pool.name);
                 let source = known.and_then(|pool| pool.preferred(client, Family::of(to.ip())));
                 SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }

@@ -51,7 +51,7 @@ pub(crate) fn build(
 /// Applies the limits of a snapshot, once it is in force.
 pub(crate) fn put_limits_in_force(snapshot: &Snapshot) {
     for tenant in &snapshot.tenants {
-        tenant.flows.resize(tenant.policy.max_flows.unwrap_or(u32::MAX));
+        tenant.flows.resize(tenant.most_flows.unwrap_or(u32::MAX));
     }
 }
 
@@ -88,8 +88,9 @@ fn tenant(
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
     // Live and pending flows stay counted: limits are kept for a tenant of the same name.
     let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
-    let max_flows = rules.max_flows.unwrap_or(u32::MAX);
-    let flows = known.map_or_else(|| Limit::new(max_flows), |known| Arc::clone(&known.flows));
+    let most_flows = config.limits.get(&rules.name).and_then(|limits| limits.flows);
+    let flows =
+        known.map_or_else(|| Limit::new(most_flows.unwrap_or(u32::MAX)), |known| Arc::clone(&known.flows));
     let max_pending = config.inspect.max_pending;
     let inspections = known.map_or_else(|| Limit::new(max_pending), |known| Arc::clone(&known.inspections));
     Ok(TenantRuntime {
@@ -97,6 +98,7 @@ fn tenant(
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
+        most_flows,
         flows,
         inspections,
         verification,

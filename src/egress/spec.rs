@@ -3,13 +3,14 @@
 use super::addresses::is_derived;
 use crate::addr::{PortRange, SourceAddr};
 use ipnet::IpNet;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Checked configuration of a pool.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PoolSpec {
     /// Unique; a metric label.
     pub name: Arc<str>,
@@ -40,7 +41,7 @@ impl PoolSpec {
 }
 
 /// Selection of a flow's source address. Both spill to the next address when the first is full for a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum SourceSelection {
     /// Rendezvous hash of the client address: one client keeps one address.
     #[default]
@@ -50,7 +51,7 @@ pub enum SourceSelection {
 }
 
 /// Guaranteed and maximum ports of a tenant in its pool, towards each destination, over all source addresses.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ShareSpec {
     /// The tenant's name.
     pub tenant: Arc<str>,

@@ -44,7 +44,9 @@ pub struct TenantRuntime {
     pub share: Share,
     /// Its metrics, resolved with its first flow: a tenant without flows has no series.
     pub meters: LazyLock<TenantMeters, ResolveMeters>,
-    /// `limits.flows`
+    /// `limits.flows`; `None`: no limit.
+    pub most_flows: Option<u32>,
+    /// Its flows, bounded by that once the snapshot is in force.
     pub flows: Arc<Limit>,
     /// `[inspect] max_pending`
     pub inspections: Arc<Limit>,

@@ -1,9 +1,10 @@
 //! Enforce and monitor mode of a tenant.
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 /// Treatment of denials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum TenantMode {
     /// The flow is refused.
     #[default]

@@ -4,10 +4,11 @@ use super::mode::TenantMode;
 use crate::addr::PortRange;
 use crate::hostname::HostPattern;
 use ipnet::IpNet;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// A tenant of the configuration, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TenantSpec {
     /// Unique; a metric label.
     pub name: Arc<str>,
@@ -19,12 +20,6 @@ pub struct TenantSpec {
     pub mode: TenantMode,
     /// Treatment of clients that offer an encrypted ClientHello.
     pub ech: EchPolicy,
-    /// Most flows at once.
-    pub max_flows: Option<u32>,
-    /// Ports towards each destination that are reserved for it in the pool.
-    pub ports_floor: Option<u32>,
-    /// Most ports towards each destination; at least the floor.
-    pub ports_ceiling: Option<u32>,
     /// Its rules in the order of the file. Deny rules win over allow rules; among allow rules the first that covers a
     /// flow decides.
     pub rules: Vec<RuleSpec>,
@@ -39,16 +34,13 @@ impl TenantSpec {
             pool: pool.into(),
             mode: TenantMode::default(),
             ech: EchPolicy::default(),
-            max_flows: None,
-            ports_floor: None,
-            ports_ceiling: None,
             rules: Vec::new(),
         }
     }
 }
 
 /// One allow or deny rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct RuleSpec {
     /// Label for people: its `name`, else `file:line`.
     pub label: Arc<str>,
@@ -92,7 +84,7 @@ impl RuleSpec {
 }
 
 /// Certificate check of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 pub enum CertificateRule {
     /// None.
     #[default]
@@ -118,7 +110,7 @@ impl CertificateRule {
 }
 
 /// Choice of the address to dial, and whether it must be one of the name's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 pub enum DestinationRule {
     /// The address that the client dialled.
     #[default]
@@ -147,7 +139,7 @@ impl DestinationRule {
 }
 
 /// Effect of a rule on the flows that it covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum RuleEffect {
     /// They may leave.
     Allow,
@@ -166,7 +158,7 @@ impl RuleEffect {
 }
 
 /// Private destinations of rules that match by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum PrivateDestinations {
     /// Private ranges are reached by CIDR rules only.
     #[default]
@@ -177,7 +169,7 @@ pub enum PrivateDestinations {
 
 /// Treatment of a client whose ClientHello carries an `encrypted_client_hello` extension (RFC 9849). It cannot be told
 /// whether that hides another name or nothing (GREASE), by design.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum EchPolicy {
     /// It is judged by the outer name.
     #[default]

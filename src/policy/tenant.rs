@@ -30,8 +30,6 @@ pub struct TenantRules {
     pub pool: Arc<str>,
     /// Enforce or monitor mode. Rules are evaluated without it: it only applies to a denial.
     pub mode: TenantMode,
-    /// Most flows at once.
-    pub max_flows: Option<u32>,
     ech: EchPolicy,
     rules: RankedRules,
 }
@@ -119,9 +117,9 @@ impl TenantRules {
     ) -> Result<Self, CompileError> {
         let rules = RankedRules::compile(&spec.rules, reach, places)
             .map_err(|CountOverflow| CompileError::TooLarge { tenant: spec.name.clone() })?;
-        let TenantSpec { name, pool, mode, max_flows, ech, .. } = spec;
+        let TenantSpec { name, pool, mode, ech, .. } = spec;
         let (name, pool) = (name.clone(), pool.clone());
-        Ok(Self { name, index, pool, mode: *mode, max_flows: *max_flows, ech: *ech, rules })
+        Ok(Self { name, index, pool, mode: *mode, ech: *ech, rules })
     }
 
     /// Permits a flow without inspection. `Some` only if an uninspected allow rule covers the destination and no deny

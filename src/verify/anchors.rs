@@ -4,9 +4,10 @@ use hickory_resolver::proto::dnssec::rdata::DNSKEY;
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::rr::{Name, Record};
 use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
+use serde::{Serialize, Serializer};
 
 /// The trust anchors of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DnssecAnchors {
     /// True to trust the keys of the DNS root that are built into Egret.
     pub root: bool,
@@ -19,6 +20,13 @@ pub struct DnssecAnchors {
 pub struct ZoneKey {
     zone: Name,
     key: DNSKEY,
+}
+
+/// Serialises as zone and key in the notation of zone files.
+impl Serialize for ZoneKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} {}", self.zone, self.key))
+    }
 }
 
 impl ZoneKey {

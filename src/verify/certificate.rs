@@ -5,18 +5,24 @@ use crate::sys::stream;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+use serde::{Serialize, Serializer};
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// Trusted certificate authorities.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TrustedRoots {
     /// True to trust the machine's roots, as they are when the verifier starts.
     pub system: bool,
     /// Configured roots, each in DER.
+    #[serde(serialize_with = "bytes")]
     pub given: Vec<CertificateDer<'static>>,
+}
+
+fn bytes<S: Serializer>(roots: &[CertificateDer<'static>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(roots.iter().map(|root| &**root))
 }
 
 impl TrustedRoots {

@@ -141,7 +141,7 @@ fn design_example_loads() {
     let left =
         DESIGNED.replace(", new_flows = \"500/s\", bandwidth = \"1Gbit/s\", bytes = \"5TB/month\"", "");
     let LoadedConfig { config, warnings, .. } = loaded(&[("egret.toml", &left), names]);
-    assert_eq!(config.tenants[0].max_flows, Some(20_000));
+    assert_eq!(config.limits["acme"].flows, Some(20_000));
     assert_eq!(warnings.len(), 1, "of the wildcard over everybody's buckets: {warnings:?}");
 }
 
@@ -231,4 +231,15 @@ fn diagnostics_serialise_flat() {
     assert_eq!((json["severity"].as_str(), json["file"].is_string()), (Some("error"), true));
     assert_eq!(json["message"], "unknown key \"x\" in the main file");
     assert_eq!((json["line"].as_u64(), json["column"].as_u64()), (Some(1), Some(1)));
+}
+
+/// Equal configurations have equal versions on every gateway, and on every release that reads them alike: a change here is a
+/// change of what a default means, or of the canonical form.
+#[test]
+fn version_is_of_canonical_bytes() {
+    let version = |text: &str| loaded(&[("egret.toml", text)]).config.version();
+    let first = version(GOOD);
+    assert_eq!(first, "4a1f3ceefaa3300f");
+    assert_eq!(version(&format!("# a comment\n\n{GOOD}")), first);
+    assert_ne!(version(&format!("{GOOD}limits = {{ flows = 7 }}\n")), first);
 }
