@@ -28,7 +28,7 @@ fn multi_tenant_example_loads_without_a_warning() {
     let pools: Vec<_> = config.pools.iter().map(|pool| &*pool.name).collect();
     assert_eq!(pools, ["shared", "payments"]);
     let payments = &config.tenants[0];
-    assert_eq!(payments.max_flows, Some(20_000));
+    assert_eq!(config.limits["payments"].flows, Some(20_000));
     let partners = &payments.rules[0];
     assert_eq!((&*partners.label, partners.hosts.len()), ("partners", 4));
     assert!(payments.rules[2].uninspected);
