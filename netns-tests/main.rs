@@ -119,15 +119,7 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        // One trial runs only with --ignored: on an overloaded machine the gateway sees a server's FIN late, and counts
-        // one flow in 500 as failed that its client counts as answered.
-        tests_real::trials()
-            .into_iter()
-            .map(|trial| {
-                let ignored = trial.name().starts_with("completed_real_requests");
-                trial.with_ignored_flag(ignored)
-            })
-            .collect(),
+        tests_real::trials(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),

@@ -25,6 +25,7 @@ crate::trials! {
         repeated_interfaces_steer_once,
         overtaken_port_rules_are_noted,
         unsteered_gateway_reports_it,
+        interfaces_nothing_comes_in_by_are_told,
         missing_helper_is_not_asked,
         exemptions_are_not_reported_lost,
         removed_exemption_leaves_the_gateway_ready,
@@ -159,6 +160,8 @@ fn changed_listener_port_awaits_restart() {
         gateway.write(&grown(&lab).render(&gateway.flow_log()).replace("[::]:15001", "[::]:15002"));
         let said = text(&gateway.egret(&["reload"]));
         assert!(said.contains(both) && said.contains("is in force"), "{rules:?}: {said}");
+        let status = text(&lab.steer("status", &path, rules));
+        assert!(status.contains(both) && !status.contains("or as root"), "{rules:?}: {status}");
         let server = Server::raw(&lab, Family::V4, 7000);
         Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
         // A loss is reported with the same remedy, and nothing makes rules for the new port meanwhile.
@@ -421,6 +424,37 @@ fn reload_steers_new_addresses(family: Family) {
     let server = Server::raw(&lab, family, 7000);
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     lab.must_steer("status", &path, Rules::Iptables);
+}
+
+fn interfaces_nothing_comes_in_by_are_told() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+    let path = gateway.config();
+    let run = |line: &str| lab.carry_out(line, &path);
+    run("ip link add br0 type bridge");
+    for (damage, words, cure) in [
+        ("ip link set c0 master br0", "c0 is a port of bridge br0", "ip link set c0 nomaster"),
+        ("ip link set c0 down; ip link set c0 name c9", "there is no interface c0", "ip link set c9 name c0"),
+        (
+            "for s in all c0; do echo 1 >/proc/sys/net/ipv4/conf/$s/rp_filter; echo 1 >/proc/sys/net/ipv4/conf/$s/src_valid_mark; done",
+            "the kernel drops every intercepted IPv4 packet",
+            "for s in all c0; do echo 0 >/proc/sys/net/ipv4/conf/$s/src_valid_mark; done",
+        ),
+    ] {
+        run(damage);
+        wait_for(words, || {
+            let (status, said) = gateway.get("/readyz").unwrap();
+            if status == 503 && said.contains(words) { Ok(()) } else { Err(said) }
+        });
+        assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "interfaces")]), 0, "{words}");
+        let status = lab.steer("status", &path, Rules::Iptables);
+        assert_eq!(status.status.code(), Some(1), "{damage}: {}", text(&status));
+        run(cure);
+        wait_for("the gateway to miss no interface", || {
+            let (_, said) = gateway.get("/readyz").unwrap();
+            if said.contains(words) { Err(said) } else { Ok(()) }
+        });
+    }
 }
 
 fn reload_to_missing_interface_is_refused() {

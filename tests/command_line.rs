@@ -170,6 +170,16 @@ fn log_answers_without_any_configuration() {
 }
 
 #[test]
+fn refused_steering_script_fails_its_shell() {
+    let machine = Machine::new();
+    let (code, script, err) = machine.egret("steering print --config /nonexistent.toml");
+    assert!(code == Some(2) && err.contains("/nonexistent.toml"), "{code:?} {err}");
+    let ran = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(1) && said.contains("steering was not changed"), "{said}");
+}
+
+#[test]
 fn exit_codes_are_consistent() {
     let machine = Machine::new();
     let tests = machine.path("tests.toml");

@@ -69,7 +69,6 @@ fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
         kernel::files(doctor.wanted_flows),
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
-    found.extend(network::source_validation(&doctor.steering));
     found.extend(families::families(&doctor.pools));
     found.extend(doctor.socket.iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
     found.extend(doctor.resolver.as_ref().map(resolver::answers));

@@ -222,7 +222,8 @@ pub fn main() -> ExitCode {
         }
         Command::Steering(SteeringCommand::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(SteeringCommand::Print { path, format, .. }) => {
-            with(&path.config, |config| steering::print(&control::steering_params(config), format))
+            let print = |config: &Config| steering::print(&control::steering_params(config), format);
+            steering::end_print(with(&path.config, print))
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
             with_usable(&path.config, |config| {

@@ -9,10 +9,11 @@ use crate::steering::{
 };
 use crate::sys::routing;
 use std::cell::Cell;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
-pub fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
+pub(super) fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
@@ -30,6 +31,18 @@ pub fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
         return ExitCode::from(2);
     }
     output::print(&plan(params, format).to_string(), 0)
+}
+
+/// The script that `egret steering print` prints instead of one that it refuses, so that `egret steering print | sh` fails too.
+const NO_SCRIPT: &str = "# `egret steering print` has no script to print; its messages say why.\n\
+    echo 'egret: steering was not changed: `egret steering print` has no script to run' >&2\nexit 1\n";
+
+/// Ends `egret steering print` with this exit code. What was refused is refused on a pipe, too.
+pub(super) fn end_print(code: ExitCode) -> ExitCode {
+    if code != ExitCode::SUCCESS && !io::stdout().is_terminal() {
+        output::print(NO_SCRIPT, 2);
+    }
+    code
 }
 
 /// Findings of `egret check`, each with its remedy: conflicts between this machine and the configuration. Those that
@@ -69,6 +82,7 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     let format = format.unwrap_or(in_use);
     let differences = steering::compare(&plan(params, format), &observed);
     let mut found = of_machine(params);
+    found.extend(source_validation(params));
     let may_list = !observed.is_denied;
     found.extend(differences.into_iter().map(|difference| match difference.what {
         what if steering::PACKET_RULES.contains(&what) && !may_list => unknown(what),
@@ -134,6 +148,27 @@ fn of_machine(params: &SteeringParams) -> Vec<CheckFinding> {
     let conflicts = steering::conflicts(params, &machine).into_iter();
     found.extend(conflicts.map(|conflict| finding("conflict", conflict)));
     found
+}
+
+/// Findings on settings of the kernel that drop intercepted packets.
+fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
+    const CHECK: &str = "rp_filter";
+    let covered = |name: &String| params.interfaces.iter().any(|one| one.covers(name));
+    // Those of this network namespace, whichever one /sys was mounted in.
+    let there = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let there = there.filter_map(|entry| entry.file_name().into_string().ok());
+    let trapped = there.filter(covered).filter(|name| steering::drops_marked(name));
+    let found: Vec<_> = trapped
+        .map(|name| {
+            CheckFinding::fail(
+                CHECK,
+                format!("src_valid_mark=1 with rp_filter on {name}"),
+                "the kernel drops every intercepted IPv4 packet, without a trace",
+                format!("sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{name}.src_valid_mark=0"),
+            )
+        })
+        .collect();
+    if found.is_empty() { vec![CheckFinding::ok(CHECK, "does not drop intercepted packets")] } else { found }
 }
 
 /// Counts of packets dropped and not intercepted since the rules were put in place.

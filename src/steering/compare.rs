@@ -108,7 +108,38 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
     found.push(PartDifference::new("reserved ports", wrong));
+    if hands_to_other_port(&plan.packet_rules, observed) {
+        // Steering alone would hand connections to a port that the running gateway does not listen on.
+        let renewed = found.iter_mut().filter(|part| part.wrong.is_some() && part.remedy == Remedy::Renew);
+        renewed.for_each(|part| part.remedy = Remedy::RestartBoth);
+    }
     found
+}
+
+/// True if the rules in the kernel hand connections to a listener's port, and not to the plan's.
+fn hands_to_other_port(wanted: &PacketRules, observed: &SteeringOutput) -> bool {
+    let ports = |text: &str, before: &str| -> BTreeSet<u16> {
+        let digits = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+        text.split(before).skip(1).filter_map(digits).collect()
+    };
+    let differ = |wanted: &str, listed: Option<&str>, before: &str| {
+        let listed = ports(listed.unwrap_or_default(), before);
+        !listed.is_empty() && listed.is_disjoint(&ports(wanted, before))
+    };
+    match wanted {
+        PacketRules::Iptables { v4, .. } => {
+            differ(v4, of_egret(observed.iptables.as_deref()).as_deref(), "--on-port ")
+        }
+        PacketRules::Nftables(table) => ["tproxy ip to :", "tproxy ip6 to :"]
+            .iter()
+            .any(|before| differ(table, observed.nftables.as_deref(), before)),
+    }
+}
+
+/// The lines of Egret's chains.
+fn of_egret(saved: Option<&str>) -> Option<String> {
+    let lines = saved?.lines().filter(|line| line.contains("-A EGRET_"));
+    Some(lines.flat_map(|line| [line, "\n"]).collect())
 }
 
 /// Finds rules of Egret left over from the other format, or from another backend of iptables.

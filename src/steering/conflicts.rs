@@ -8,6 +8,7 @@ pub use conflict::{Conflict, ConflictSeverity};
 
 use super::SteeringParams;
 use super::machine::{LinkEntry, MachineNetwork};
+use super::watched::TAKE_OVER;
 use crate::interface::Interface;
 use conflict::some;
 use ipnet::IpNet;
@@ -52,16 +53,19 @@ fn missing_interface(wanted: &Interface, machine: &MachineNetwork) -> Conflict {
     }
 }
 
-/// Steered interfaces that are ports of bridges, or bridges with br_netfilter.
+/// Steered interfaces that are ports of bridges and the like, or bridges with br_netfilter.
 fn bridges(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = Vec::new();
     for wanted in &params.interfaces {
         let covered: Vec<_> = machine.links.iter().filter(|link| wanted.covers(&link.ifname)).collect();
-        let bridge_of =
-            |link: &&LinkEntry| link.master.clone().filter(|_| link.linkinfo.kind_of_master == "bridge");
+        let bridge_of = |link: &&LinkEntry| {
+            link.master.clone().filter(|_| TAKE_OVER.contains(&&*link.linkinfo.kind_of_master))
+        };
         let masters: BTreeSet<_> = covered.iter().filter_map(bridge_of).collect();
-        if !masters.is_empty() && covered.iter().all(|link| bridge_of(link).is_some()) {
+        let is_steered = |name: &String| params.interfaces.iter().any(|one| one.covers(name));
+        if !masters.iter().all(is_steered) && covered.iter().all(|link| bridge_of(link).is_some()) {
             let masters: Vec<_> = masters.into_iter().collect();
+            let kind = covered.first().map_or("bridge", |link| &*link.linkinfo.kind_of_master);
             found.push(Conflict {
                 gravity: if wanted.is_pattern() {
                     ConflictSeverity::Doubtful
@@ -69,7 +73,7 @@ fn bridges(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
                     ConflictSeverity::Broken
                 },
                 found: format!(
-                    "{wanted} is a port of a bridge: to packet filters its packets arrive on {}",
+                    "{wanted} is a port of a {kind}: to packet filters its packets arrive on {}",
                     some(&masters)
                 ),
                 why: "packets that arrive on other interfaces are not intercepted",

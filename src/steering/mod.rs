@@ -28,7 +28,7 @@ pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use port_rules::{PortRule, RulePackets};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
-pub use watched::{Lost, Part, Remedy, SteeringLook, SteeringMonitor, has_ipv6};
+pub use watched::{Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, has_ipv6};
 
 use port_rules::port_rules;
 

@@ -3,15 +3,19 @@
 //! It looks for the tables, chains, hooks and rules of the plan by name and number. `egret steering status` compares
 //! them word by word, which takes root and the tools of the packet filter.
 
+mod entrances;
 mod fault;
 mod port_rules;
 mod tables;
 
+pub(super) use entrances::TAKE_OVER;
+pub use entrances::drops_marked;
 pub use fault::{Lost, Part, Remedy};
 
 use super::{PacketRules, Routing, SteeringParams, overtaking};
 use crate::addr::PortRange;
 use crate::interface::Interface;
+use crate::sys::links;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
 use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision};
 use ipnet::IpNet;
@@ -94,10 +98,7 @@ impl SteeringMonitor {
                 self.routing(index, family, &present, &mut look, now)?;
             }
         }
-        for missing in self.interfaces.iter().filter(|interface| !is_present(interface, &present)) {
-            let what = format!("there is no interface {missing}, so nothing comes in there");
-            look.lost.push(Lost { part: Part::Interfaces, what, remedy: Remedy::Interfaces });
-        }
+        look.lost.extend(entrances::faults(&self.interfaces, &present, &links::ports()?, drops_marked));
         Ok(look)
     }
 
@@ -261,11 +262,6 @@ fn elsewhere(family: IpFamily) -> IpAddr {
     }
 }
 
-/// A pattern is for interfaces that may come later.
-fn is_present(interface: &Interface, present: &[String]) -> bool {
-    interface.is_pattern() || present.iter().any(|name| interface.covers(name))
-}
-
 /// True if the kernel has IPv6, by the same test as the script.
 pub fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()
@@ -275,17 +271,4 @@ pub fn has_ipv6() -> bool {
 fn routes_can_be(family: IpFamily) -> bool {
     let closed = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
     family == IpFamily::V4 || has_ipv6() && closed().is_ok_and(|value| value.trim() == "0")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interfaces_match_by_whole_name() {
-        let present = ["lo".to_owned(), "ens6".to_owned()];
-        for (name, there) in [("ens6", true), ("ens", false), ("br-+", true)] {
-            assert_eq!(is_present(&Interface::parse(name).unwrap(), &present), there, "{name}");
-        }
-    }
 }

@@ -6,6 +6,7 @@ pub mod connected;
 pub mod event_loop;
 pub mod failure;
 pub mod limits;
+pub mod links;
 pub mod listener;
 pub mod liveness;
 pub mod memory;

@@ -295,7 +295,12 @@ pub fn interfaces() -> io::Result<Vec<String>> {
     Ok(all.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
 }
 
-fn list(kind: u16, request: &[u8], mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Calls `each` for the body of every message of a list.
+pub(super) fn list(
+    kind: u16,
+    request: &[u8],
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
     // Otherwise the kernel ignores the filter and lists every route of every table.
     netlink.filter_strictly()?;

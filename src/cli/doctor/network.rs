@@ -4,44 +4,9 @@ use super::listeners::listeners;
 use super::proc::number;
 use crate::addr::PortRange;
 use crate::cli::findings::CheckFinding;
-use crate::steering::SteeringParams;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
-
-/// With `src_valid_mark`, reverse-path filtering looks up the client by the mark too, finds it local, and drops the packet.
-pub(super) fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
-    const CHECK: &str = "rp_filter";
-    let setting = |interface: &str, name: &str| {
-        number(&format!("net/ipv4/conf/{interface}/{name}")).unwrap_or_default()
-    };
-    let covered = |name: &String| params.interfaces.iter().any(|one| one.covers(name));
-    // Those of this network namespace, whichever one /sys was mounted in.
-    let there = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
-    let there = there.filter_map(|entry| entry.file_name().into_string().ok());
-    let trapped = there.filter(covered).filter(|name| {
-        drops_marked(
-            [setting("all", "rp_filter"), setting(name, "rp_filter")],
-            [setting("all", "src_valid_mark"), setting(name, "src_valid_mark")],
-        )
-    });
-    let found: Vec<_> = trapped
-        .map(|name| {
-            CheckFinding::fail(
-                CHECK,
-                format!("src_valid_mark=1 with rp_filter on {name}"),
-                "the kernel drops every intercepted IPv4 packet, without a trace",
-                format!("sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{name}.src_valid_mark=0"),
-            )
-        })
-        .collect();
-    if found.is_empty() { vec![CheckFinding::ok(CHECK, "does not drop intercepted packets")] } else { found }
-}
-
-/// Of `all` and the interface, the larger value counts for `rp_filter`, and either one for `src_valid_mark`.
-fn drops_marked(rp_filter: [u64; 2], src_valid_mark: [u64; 2]) -> bool {
-    rp_filter.iter().any(|value| *value > 0) && src_valid_mark.iter().any(|value| *value > 0)
-}
 
 pub(super) fn forwarding() -> CheckFinding {
     const CHECK: &str = "ip_forward";
@@ -143,14 +108,6 @@ mod tests {
     use super::*;
     use crate::cli::findings::FindingLevel;
     use std::net::TcpListener;
-
-    #[test]
-    fn rp_filter_trap_needs_both_settings() {
-        assert!(drops_marked([2, 0], [0, 1]));
-        assert!(drops_marked([0, 1], [1, 0]));
-        assert!(!drops_marked([2, 1], [0, 0]));
-        assert!(!drops_marked([0, 0], [1, 1]));
-    }
 
     #[test]
     fn listener_in_pool_range_is_named() {

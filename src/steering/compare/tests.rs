@@ -2,7 +2,7 @@
 
 use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
 use super::*;
-use crate::steering::PortRule;
+use crate::steering::{PortRule, SteeringParams};
 
 fn saved(rendered: &str) -> String {
     rendered.replace("-I ", "-A ")
@@ -52,6 +52,24 @@ fn wrong(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<String> {
 fn intact_steering_has_no_difference() {
     for plan in [iptables_plan(&params()), nftables_plan(&params())] {
         assert_eq!(wrong(&plan, &in_place(&plan)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn other_listener_port_restarts_both() {
+    let edited = SteeringParams { listen_port: 15002, ..params() };
+    for [running, plan] in [
+        [iptables_plan(&params()), iptables_plan(&edited)],
+        [nftables_plan(&params()), nftables_plan(&edited)],
+    ] {
+        let observed = in_place(&running);
+        let remedies = |plan: &SteeringPlan, observed: &SteeringOutput| -> BTreeSet<Remedy> {
+            let wrong = compare(plan, observed).into_iter().filter(|part| part.wrong.is_some());
+            wrong.map(|part| part.remedy).collect()
+        };
+        assert_eq!(remedies(&plan, &observed), BTreeSet::from([Remedy::RestartBoth]));
+        let lost = SteeringOutput { routes: [None, None], ..observed };
+        assert_eq!(remedies(&running, &lost), BTreeSet::from([Remedy::Renew]), "the port is the same");
     }
 }
 

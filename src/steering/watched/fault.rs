@@ -57,6 +57,8 @@ pub enum Remedy {
     Interfaces,
     /// Give another program's `ip rule` a later priority.
     MoveRule,
+    /// Turn `src_valid_mark` off.
+    SourceValidation,
 }
 
 impl Remedy {
@@ -64,7 +66,7 @@ impl Remedy {
     pub fn can_be_requested(self) -> bool {
         match self {
             Self::RestartBoth | Self::Renew => true,
-            Self::DeleteRoute | Self::Interfaces | Self::MoveRule => false,
+            Self::DeleteRoute | Self::Interfaces | Self::MoveRule | Self::SourceValidation => false,
         }
     }
 
@@ -77,6 +79,9 @@ impl Remedy {
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
             Self::MoveRule => "give that `ip rule` a priority after 107",
+            Self::SourceValidation => {
+                "`sysctl -w net.ipv4.conf.all.src_valid_mark=0`, and the same for that interface instead of `all`"
+            }
             Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
         }
     }
