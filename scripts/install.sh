@@ -129,10 +129,12 @@ generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
 # The pages that messages and pages name, at the same paths below $doc as in the repository.
 place_documents() {
     documents=$(cd "$here" && find README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE-* docs examples deploy -type f)
-    rm -rf "$root$doc"
+    rm -rf "$root$doc.new"
     printf '%s\n' "$documents" | while IFS= read -r file; do
-        place 644 "$here/$file" "$doc/$file"
+        place 644 "$here/$file" "$doc.new/$file"
     done
+    rm -rf "$root$doc"
+    mv "$root$doc.new" "$root$doc"
 }
 
 # systemd-networkd reads networkd.conf only when it starts. A restart keeps links and addresses.

@@ -1,5 +1,6 @@
 //! Answers while the configuration has errors: by the last good one, which the gateway keeps.
 
+use super::config_path::DEFAULT_CONFIG;
 use super::{journal, steering};
 use crate::config::{self, Config, ConfigReport};
 use crate::control::LastGoodStore;
@@ -28,12 +29,13 @@ pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
     }
 }
 
-/// The control socket of a gateway whose main file does not tell it: the last good configuration's, or the default one, with a
-/// warning. `None` without such a file, or if the socket is off.
+/// The control socket of a gateway whose main file does not tell it: the last good configuration's, or for the default file the
+/// default one, with a warning. `None` if there is neither, or if the socket is off.
 pub(super) fn control_socket(path: &Path) -> Option<PathBuf> {
     let socket = match last_good(path) {
         Some(config) => config.gateway.admin?.path,
-        None => path.exists().then(|| config::ADMIN_SOCKET.into())?,
+        // Another file may be of another gateway, which must not get the order.
+        None => (path == Path::new(DEFAULT_CONFIG) && path.exists()).then(|| config::ADMIN_SOCKET.into())?,
     };
     warn(path, &format!("this asks on the control socket {}", socket.display()));
     Some(socket)

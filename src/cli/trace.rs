@@ -56,7 +56,8 @@ fn pattern(text: &str) -> Result<String, String> {
 
 fn time(text: &str) -> Result<Duration, String> {
     let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    if (1..=600).contains(&time.as_secs()) { Ok(time) } else { Err("write 1s to 10m".to_owned()) }
+    let is_whole = time.subsec_nanos() == 0;
+    if is_whole && (1..=600).contains(&time.as_secs()) { Ok(time) } else { Err("write 1s to 10m".to_owned()) }
 }
 
 /// Starts the trace and prints its steps until it ends.
@@ -73,20 +74,22 @@ fn follow(socket: &Path, options: &TraceOptions) -> Result<ExitCode, AskError> {
     };
     let TraceStarted { trace } = ask(socket, "POST", "/v1/trace", &json_line(&order))?;
     if std::io::stderr().is_terminal() {
-        eprintln!("Flows that begin from now on are traced for {} s; Ctrl-C ends it.", order.seconds);
+        eprintln!("Tracing flows that begin in the next {} s; Ctrl-C stops.", order.seconds);
     }
     let target = ask::with_query("/v1/trace", [("trace", &*trace.to_string())].into_iter());
-    let mut width = 0;
+    let (mut width, mut traced) = (0, 0);
     loop {
         let TraceAnswer { steps, flows, dropped, over } = ask(socket, "GET", &target, "")?;
+        // A trace that is gone knows nothing any more.
+        traced = traced.max(flows);
         let text: String = steps.iter().map(|step| line(step, options.json, &mut width)).collect();
         if let Err(code) = put(&text, 0) {
             return Ok(code);
         }
         if let Some(why) = over {
             let lost = if dropped > 0 { format!("; {dropped} steps were dropped") } else { String::new() };
-            eprintln!("{flows} flows were traced{lost}; {why}.");
-            return Ok(ExitCode::from(u8::from(flows == 0)));
+            eprintln!("{traced} flows were traced{lost}; {why}.");
+            return Ok(ExitCode::from(u8::from(traced == 0)));
         }
         sleep(INTERVAL);
     }

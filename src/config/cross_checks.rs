@@ -103,7 +103,7 @@ fn pool_networks(pools: &[PoolDraft], out: &mut Diagnostics) {
             "`addresses`: {inner} of pool {inner_pool:?} overlaps {outer} of pool {outer_pool:?} at {}",
             out.show(outer_at)
         );
-        out.error(inner_at, message, "an address belongs to one pool, and stands there once");
+        out.error(inner_at, message, "an address belongs to one pool, and is listed once");
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn check(
             missing_family(rule, *at, pool, out);
         }
         if let Some((count, example)) = coverage.index.duplicates.get(&number) {
-            let message = format!("names that stand there twice: {count}, such as {example}");
+            let message = format!("names that are listed twice: {count}, such as {example}");
             out.warning(at.hosts, message, "remove the second ones");
         }
         if let Some((count, name, wildcard)) = coverage.names_under_wildcards(number) {

@@ -13,7 +13,7 @@ pub(super) struct Repeat {
     pub(super) by: usize,
 }
 
-/// Entries that stand there before.
+/// Entries equal to an earlier one.
 pub(super) fn equal<T: Eq + Hash>(list: &[&T]) -> Vec<Repeat> {
     let mut first = HashMap::new();
     let again = list.iter().enumerate().filter_map(|(entry, value)| {

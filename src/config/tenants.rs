@@ -155,7 +155,7 @@ fn read_public(
             out.error(at, format!("`public`: {public} is nobody's public address"), "");
         }
         if read.contains_key(&source) {
-            let message = format!("`public`: {source} stands there twice");
+            let message = format!("`public`: {source} is listed twice");
             out.error(at, message, "write each source address once");
             continue;
         }

@@ -269,7 +269,7 @@ fn warn_of_repeats(repeats: &[Repeat], written: &[Value<'_>], out: &mut Diagnost
     for &Repeat { entry, by } in repeats.iter().take(MAX_REPEATS) {
         let (entry, by) = (written[entry], written[by].shown());
         let message = match entry.shown() {
-            same if same == by => format!("`{}`: {same} stands there twice", entry.key),
+            same if same == by => format!("`{}`: {same} is listed twice", entry.key),
             inner => format!("`{}`: {inner} is covered by {by} in the same list", entry.key),
         };
         out.warning(entry.place(), message, "remove it");

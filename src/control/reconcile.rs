@@ -202,10 +202,13 @@ fn explain(collisions: &[(LeasedSource, DialAddr)]) {
     let ports: BTreeSet<_> = collisions.iter().map(|(source, _)| source.port()).collect();
     let states = States::CONNECTED | States::BOUND | States::LISTENING;
     let found = sock_diag::sockets(states, PATIENCE, |socket| ports.contains(&socket.source.port()));
-    let sockets = found.unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list the kernel's sockets");
-        Vec::new()
-    });
+    let sockets = match found {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::warn!(%error, collisions = collisions.len(), "flows had to take other ports, and the kernel's sockets cannot be listed");
+            return;
+        }
+    };
     for (source, to) in collisions.iter().take(LOGGED) {
         let (source, destination) = (source.socket(), to.socket());
         if let Some(socket) = culprit(&sockets, source, destination) {

@@ -31,7 +31,7 @@ pub(super) fn start(
     let trace = traces.start(TraceRequest { clients: order.clients, names, time, flows: order.flows });
     let traces = traces.clone();
     tokio::spawn(async move {
-        while traces.sweep() {
+        while traces.sweep(trace) {
             sleep(SWEEP).await;
         }
     });

@@ -158,7 +158,7 @@ fn length(value: &[u8]) -> FramingResult<Body> {
 /// Parses a length that may be repeated, as by a server that joins headers of one name: `5, 5`.
 fn repeated_length(value: &[u8]) -> FramingResult<Body> {
     let mut lengths = value.split(|&b| b == b',').map(|value| length(value.trim_ascii()));
-    let first = lengths.next().unwrap_or(Ok(Body::Empty))?;
+    let first = length(value.split(|&b| b == b',').next().unwrap_or_default().trim_ascii())?;
     let same = lengths.all(|other| other == Ok(first));
     if same { Ok(first) } else { Err("more than one Content-Length, and not the same") }
 }

@@ -44,10 +44,9 @@ fn takes(rule: &RoutingRule, steered: &[Interface], sources: &[IpNet]) -> bool {
         |network: IpNet| sources.iter().any(|source| source.contains(&network) || network.contains(source));
     let any_interface = rule.interface.as_ref().is_none_or(|name| steered.iter().any(|one| one.covers(name)));
     let any_mark = rule.mark.is_none_or(|(value, mask)| value & mask == 0);
-    if rule.inverted {
-        return rule.interface.is_some() || rule.mark.is_some() || rule.source.is_some();
-    }
-    any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow && !exempts(rule)
+    // `not` is for nearly everything.
+    rule.inverted
+        || any_interface && any_mark && rule.source.is_none_or(overlap) && !rule.is_narrow && !exempts(rule)
 }
 
 /// Parses a line of `ip -N rule show`.
@@ -106,6 +105,10 @@ mod tests {
             ("50:\tfrom all iif veth3 lookup 7", true),
             ("50:\tfrom all fwmark 0x0/0x8 lookup 7", true),
             ("50:\tnot from all fwmark 0xca6c lookup 51820", true),
+            ("50:\tnot from all to 10.0.0.0/8 lookup 7", true),
+            ("50:\tnot from all oif x lookup 7", true),
+            ("50:\tnot from all dport 22 lookup 7", true),
+            ("50:\tnot from all ipproto ipproto-17 lookup 7", true),
             ("50:\tfrom all goto 32000", true),
             ("50:\tfrom all to 0.0.0.0/1 lookup 254", true),
             ("101:\tfrom all lookup 254", true),

@@ -4,7 +4,7 @@
 //! it. Inside, packets to intercepted ports are refused; then fragments are, in which the kernel sees no ports.
 
 use super::params::{SteeringParams, UdpTreatment};
-use crate::addr::listed;
+use crate::addr::{PortRange, listed};
 use crate::interface::Interface;
 use ipnet::IpNet;
 use std::fmt;
@@ -19,11 +19,13 @@ const OTHER_PACKETS: u32 = 103;
 const REFUSE: u32 = 104;
 /// Packets with ports go to the end.
 const HAS_PORTS: u32 = 105;
-/// Refuses packets without ports.
+/// Refuses packets without ports, and those from port 65535 to port 65535, which no rule can name.
 const NO_PORTS: u32 = 106;
 /// The end.
 pub(super) const LAST: u32 = 107;
 
+/// The last port that a rule can name: the kernel takes no range that ends with 65535 (`fib_rule_port_range_valid()`).
+const LAST_NAMED: u16 = u16::MAX - 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// IPv6 headers that hide the ports from the kernel's rules: routing and destination options. It reads past fifteen of them
@@ -87,17 +89,22 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
                 .map(|(protocol, action)| any(REFUSE, format!("ipproto {protocol} {action}"))),
         ),
         Some(ranges) => {
+            let has_last_port = ranges.iter().any(|range| range.last() == u16::MAX);
             for (protocol, action) in [(TCP, "blackhole"), (UDP, udp)] {
+                let named = ranges
+                    .iter()
+                    .filter_map(|range| PortRange::new(range.first(), range.last().min(LAST_NAMED)));
                 rules.extend(
-                    ranges
-                        .iter()
-                        .map(|ports| any(REFUSE, format!("ipproto {protocol} dport {ports} {action}"))),
+                    named.map(|ports| any(REFUSE, format!("ipproto {protocol} dport {ports} {action}"))),
                 );
-                // The kernel takes no range that ends with 65535.
-                rules.extend(
-                    ["dport", "sport"]
-                        .map(|port| any(HAS_PORTS, format!("ipproto {protocol} {port} 1-65534 {to_end}"))),
-                );
+                let mut skip = |port| {
+                    rules.push(any(HAS_PORTS, format!("ipproto {protocol} {port} 1-{LAST_NAMED} {to_end}")));
+                };
+                skip("dport");
+                // Packets to the last port fit no rule above: where it is intercepted, they are to be refused below.
+                if !has_last_port {
+                    skip("sport");
+                }
                 rules.push(any(NO_PORTS, format!("ipproto {protocol} blackhole")));
             }
         }
@@ -114,4 +121,30 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
         _ => select(RulePackets::Source(source)),
     }));
     rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steering::InterceptedPorts;
+    use crate::steering::tests::params;
+
+    #[test]
+    fn last_port_is_refused_with_those_that_have_none() {
+        let range = |first, last| PortRange::new(first, last).unwrap();
+        for (ports, refused, skips) in [
+            (vec![range(80, 80)], vec!["104 ipproto 6 dport 80 blackhole"], 2),
+            (vec![range(8000, 65535)], vec!["104 ipproto 6 dport 8000-65534 blackhole"], 1),
+            (vec![range(65535, 65535)], vec![], 1),
+        ] {
+            let params = SteeringParams { ports: InterceptedPorts::List(ports), ..params() };
+            let rules: Vec<_> = port_rules(&params, true).iter().map(ToString::to_string).collect();
+            let of = |start: &str| {
+                rules.iter().filter(|rule| rule.starts_with(start)).cloned().collect::<Vec<_>>()
+            };
+            assert_eq!(of("104 ipproto 6 "), refused);
+            assert_eq!(of("105 ipproto 6 ").len(), skips, "{rules:?}");
+            assert_eq!(of("106 ipproto 6 "), ["106 ipproto 6 blackhole"]);
+        }
+    }
 }

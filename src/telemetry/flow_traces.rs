@@ -22,6 +22,8 @@ pub const LONGEST: Duration = Duration::from_secs(600);
 pub const MOST_FLOWS: u32 = 1000;
 /// Most steps that wait for the reader; later ones are dropped and counted.
 const MOST_WAITING: usize = 4096;
+/// Most flows whose steps are kept until their name is known.
+const MOST_UNNAMED: usize = 1024;
 /// A trace ends if nobody has read from it for this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,6 +86,19 @@ struct RunningTrace {
     waiting: VecDeque<TracedStep>,
     flows: u32,
     dropped: u64,
+    /// Flows whose steps are kept until their name is known.
+    unnamed: usize,
+}
+
+/// Decision on a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TraceDecision {
+    /// It is traced by the trace of this number.
+    Traced(u64),
+    /// Its steps are kept for this trace until its name is known.
+    Unnamed(u64),
+    /// It is not traced, or not yet: a later name may match.
+    Not,
 }
 
 impl FlowTraces {
@@ -99,6 +114,7 @@ impl FlowTraces {
             waiting: VecDeque::new(),
             flows: 0,
             dropped: 0,
+            unnamed: 0,
         });
         self.set_running(true);
         number
@@ -127,19 +143,18 @@ impl FlowTraces {
         report
     }
 
-    /// Ends the trace if nobody reads it or its time was over long ago. True while one runs.
-    pub fn sweep(&self) -> bool {
+    /// Ends a trace that nobody reads. True while it runs.
+    pub fn sweep(&self, number: u64) -> bool {
         let now = clock::now();
         let mut lock = self.lock();
-        let is_live = lock.as_ref().is_some_and(|trace| now < trace.read + PATIENCE);
-        if !is_live {
-            let ended = lock.take().is_some();
+        let Some(trace) = lock.as_ref().filter(|trace| trace.number == number) else { return false };
+        let is_read = now < trace.read + PATIENCE;
+        if !is_read {
+            *lock = None;
             drop(lock);
-            if ended {
-                self.set_running(false);
-            }
+            self.set_running(false);
         }
-        is_live
+        is_read
     }
 
     fn is_running(&self) -> bool {
@@ -152,28 +167,40 @@ impl FlowTraces {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// Decides on a flow: `None` if its name is to be known first. A flow that is traced counts.
-    fn wants(&self, client: IpAddr, name: Option<&Hostname>) -> Option<bool> {
+    /// Decides on a flow by its client and, if known, its name. A flow that is traced counts.
+    fn decide(&self, client: IpAddr, name: Option<&Hostname>) -> TraceDecision {
         let mut lock = self.lock();
         let Some(trace) = lock.as_mut().filter(|trace| clock::now() < trace.until) else {
-            return Some(false);
+            return TraceDecision::Not;
         };
-        let client = client.to_canonical();
-        if trace.request.clients.is_some_and(|clients| !clients.contains(&client)) {
-            return Some(false);
+        if trace.request.clients.is_some_and(|clients| !clients.contains(&client.to_canonical())) {
+            return TraceDecision::Not;
         }
-        match (&trace.request.names, name) {
-            (Some(_), None) => return None,
-            (Some(pattern), Some(name)) if !pattern.matches(name) => return Some(false),
-            (Some(_), Some(_)) | (None, _) => {}
+        let is_named = match (&trace.request.names, name) {
+            (Some(_), None) => {
+                trace.unnamed += 1;
+                let is_kept = trace.unnamed <= MOST_UNNAMED;
+                return if is_kept { TraceDecision::Unnamed(trace.number) } else { TraceDecision::Not };
+            }
+            (Some(pattern), Some(name)) => pattern.matches(name),
+            (None, _) => true,
+        };
+        if !is_named || trace.flows >= trace.request.flows {
+            return TraceDecision::Not;
         }
-        let has_room = trace.flows < trace.request.flows;
-        trace.flows += u32::from(has_room);
-        Some(has_room)
+        trace.flows += 1;
+        TraceDecision::Traced(trace.number)
     }
 
-    fn add(&self, step: TracedStep) {
-        if let Some(trace) = self.lock().as_mut() {
+    /// Notes that the steps of a flow are no longer kept for a trace.
+    fn named(&self, number: u64) {
+        if let Some(trace) = self.lock().as_mut().filter(|trace| trace.number == number) {
+            trace.unnamed -= 1;
+        }
+    }
+
+    fn add(&self, number: u64, step: TracedStep) {
+        if let Some(trace) = self.lock().as_mut().filter(|trace| trace.number == number) {
             if trace.waiting.len() < MOST_WAITING {
                 trace.waiting.push_back(step);
             } else {
@@ -255,12 +282,40 @@ mod tests {
     }
 
     #[test]
+    fn flow_belongs_to_one_trace() {
+        let traces = FlowTraces::default();
+        let layer = TraceLayer(traces.clone());
+        let subscriber = tracing_subscriber::registry().with(layer.clone().with_filter(layer));
+        tracing::subscriber::with_default(subscriber, || {
+            let first = traces.start(request(None));
+            let client = "10.0.1.9:1";
+            let span = tracing::debug_span!(crate::flow::FLOW_SPAN, id = 1, %client);
+            span.in_scope(|| tracing::debug!("accepted"));
+            assert_eq!(told(&traces.read(first)), ["1 accepted"]);
+            let clients = Some("10.0.2.0/24".parse().unwrap());
+            let second = traces.start(TraceRequest { clients, ..request(None) });
+            span.in_scope(|| tracing::debug!("ended"));
+            assert_eq!(told(&traces.read(second)), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn steps_of_few_unnamed_flows_are_kept() {
+        let traces = FlowTraces::default();
+        traces.start(request(Some("a.example")));
+        let client = "10.0.1.9".parse().unwrap();
+        let kept = |decision: &TraceDecision| matches!(decision, TraceDecision::Unnamed(_));
+        let decisions: Vec<_> = (0..MOST_UNNAMED + 9).map(|_| traces.decide(client, None)).collect();
+        assert_eq!(decisions.iter().filter(|decision| kept(decision)).count(), MOST_UNNAMED);
+    }
+
+    #[test]
     fn trace_ends_with_its_time() {
         let traces = FlowTraces::default();
         let trace = traces.start(TraceRequest { time: Duration::ZERO, ..request(None) });
         run(&traces, &[("10.0.1.9:1", "a.example")]);
         let report = traces.read(trace);
         assert!(report.steps.is_empty() && report.over.is_some() && !traces.is_running());
-        assert!(!traces.sweep());
+        assert!(!traces.sweep(trace));
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn write(running: &FileSet, candidate: &FileSet, now: jiff::Timestamp
     if steps.is_empty() {
         return Ok(Written::default());
     }
-    let kept = folder.join(KEPT).join(now.strftime("%Y%m%dT%H%M%SZ").to_string());
+    let kept = folder.join(KEPT).join(now.strftime("%Y%m%dT%H%M%S%.3fZ").to_string());
     carry_out(prepare(steps, folder, &running.main, &kept)?, kept)
 }
 

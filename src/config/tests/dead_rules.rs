@@ -75,7 +75,7 @@ fn dead_rules_are_reported() {
         // within one rule
         (
             format!("{allow}hosts = [\"b.example\", \"B.example.\"]\n"),
-            Some("+2:9: warning: names that stand there twice: 1, such as b.example"),
+            Some("+2:9: warning: names that are listed twice: 1, such as b.example"),
         ),
         (
             format!("{allow}hosts = [\"b.example\"]\nports = [443, 8443]\n"),

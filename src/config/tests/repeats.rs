@@ -16,10 +16,10 @@ const CASES: [(&str, &str, &str); 12] = [
     (
         "trust_anchors",
         "[resolver]\ndnssec = \"require\"\ntrust_anchors = [\"root\", \"root\"]\n",
-        "\"root\" stands there twice",
+        "\"root\" is listed twice",
     ),
-    ("roots", "[certificates]\nroots = [\"system\", \"system\"]\n", "\"system\" stands there twice"),
-    ("drain", "", "\"203.0.113.17\" stands there twice"),
+    ("roots", "[certificates]\nroots = [\"system\", \"system\"]\n", "\"system\" is listed twice"),
+    ("drain", "", "\"203.0.113.17\" is listed twice"),
     ("addresses", "", "overlaps 203.0.113.16/30"),
     ("sources", "", "10.0.0.7/32 is part of 10.0.0.0/24"),
     (
@@ -32,7 +32,7 @@ const CASES: [(&str, &str, &str); 12] = [
         "[[tenant.allow]]\ncidrs = [\"198.51.101.0/24\", \"198.51.0.0/16\"]\n",
         "\"198.51.101.0/24\" is covered by \"198.51.0.0/16\"",
     ),
-    ("ports", "[[tenant.deny]]\nports = [80, 443, 80]\n", "80 stands there twice"),
+    ("ports", "[[tenant.deny]]\nports = [80, 443, 80]\n", "80 is listed twice"),
 ];
 
 /// Keys whose list is in `GOOD` already, with the text that replaces it.

@@ -78,10 +78,13 @@ impl FamilyRefusals {
         let of = |v4| refused(&self.clients, &states, v4);
         let wanted = (self.scope.clone(), [of(true), of(false)]);
         if self.in_kernel.as_ref() != Some(&wanted) {
-            self.put(wanted);
+            self.put(wanted.clone());
         }
-        self.log_changes(&states);
-        self.logged = states;
+        // What the kernel could not take is tried again at the next look, and told then.
+        if self.in_kernel.as_ref() == Some(&wanted) {
+            self.log_changes(&states);
+            self.logged = states;
+        }
     }
 
     fn put(&mut self, wanted: ScopedRefusals) {

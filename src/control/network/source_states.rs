@@ -91,6 +91,8 @@ impl SourceStates {
                 Ok(_) => {}
                 Err(error) => {
                     failed = true;
+                    // The others are looked at all the same, the next time.
+                    (self.cursor, self.is_behind) = ((at + 1) % listed.len(), true);
                     if self.unanswered.is_due() {
                         tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
                     }

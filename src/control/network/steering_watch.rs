@@ -122,6 +122,7 @@ impl SteeringWatch {
         let Some(watched) = &mut self.watched else {
             self.look = SteeringLook::default();
             self.readiness.set_unsteered(None);
+            self.end_late_renewal(now);
             return None;
         };
         match watched.look(now) {
@@ -155,6 +156,7 @@ impl SteeringWatch {
                 if self.blind.replace(said.clone()).is_none() {
                     tracing::warn!("{said}");
                 }
+                self.end_late_renewal(now);
                 None
             }
         }
@@ -190,6 +192,13 @@ impl SteeringWatch {
         };
         let _ = renewing.reply.send(answer);
         self.renewing = None;
+    }
+
+    /// Answers a reload that has waited long enough, where nothing is known of the rules.
+    fn end_late_renewal(&mut self, now: Instant) {
+        if let Some(renewing) = self.renewing.take_if(|renewing| now >= renewing.deadline) {
+            let _ = renewing.reply.send(SteeringRenewal::Pending);
+        }
     }
 
     /// Logs rules of other programs that have come before Egret's. New interfaces are no fault.

@@ -8,8 +8,8 @@ use super::chunked::Chunks;
 use crate::inspect::framing::{self, Body, Declared};
 use std::collections::VecDeque;
 
-/// Heads of answers may be so many times as large as those of requests: they take no memory, and clients take large ones.
-const HEADS: usize = 4;
+/// How many times larger heads of answers may be than those of requests: they take no memory, and clients take large ones.
+const ANSWER_HEAD_FACTOR: usize = 4;
 /// Maximum number of outstanding requests; beyond it the client's next request waits.
 const MAX_OUTSTANDING: usize = 128;
 
@@ -87,7 +87,7 @@ impl ResponseParser {
             outstanding: VecDeque::new(),
             at: ResponsePosition::Head,
             head: AnswerHead::new(),
-            max_head: max_head.saturating_mul(HEADS),
+            max_head: max_head.saturating_mul(ANSWER_HEAD_FACTOR),
             is_strict: true,
             is_closing: false,
         }

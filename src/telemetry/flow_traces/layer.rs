@@ -1,6 +1,6 @@
 //! The layer of `tracing` that takes the events of traced flows.
 
-use super::{FlowTraces, TracedStep};
+use super::{FlowTraces, TraceDecision, TracedStep};
 use crate::clock;
 use crate::flow::FLOW_SPAN;
 use crate::hostname::Hostname;
@@ -30,9 +30,8 @@ struct SpannedFlow {
     id: String,
     client: SocketAddr,
     accepted: Instant,
-    /// `None` while it is not known if the flow is traced.
-    is_traced: Option<bool>,
-    /// Steps until then.
+    decision: TraceDecision,
+    /// Steps until the name is known.
     early: Vec<TracedStep>,
 }
 
@@ -61,12 +60,12 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
         let mut values = FlowValues::default();
         attributes.record(&mut values);
         let Ok(client) = values.client.parse::<SocketAddr>() else { return };
-        let is_traced = self.0.wants(client.ip(), None);
+        let decision = self.0.decide(client.ip(), None);
         span.extensions_mut().insert(SpannedFlow {
             id: values.id,
             client,
             accepted: clock::now(),
-            is_traced,
+            decision,
             early: Vec::new(),
         });
     }
@@ -77,15 +76,26 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
         let Some(flow) = extensions.get_mut::<SpannedFlow>() else { return };
         let mut values = FlowValues::default();
         record.record(&mut values);
-        if let (None, Ok(name)) = (flow.is_traced, values.name.parse::<Hostname>()) {
-            // A later request may ask for a name that matches.
-            flow.is_traced = self.0.wants(flow.client.ip(), Some(&name)).filter(|wanted| *wanted);
-            let early = std::mem::take(&mut flow.early);
-            if flow.is_traced == Some(true) {
-                for step in early {
-                    self.0.add(step);
-                }
+        let Ok(name) = values.name.parse::<Hostname>() else { return };
+        if matches!(flow.decision, TraceDecision::Traced(_)) {
+            return;
+        }
+        if let TraceDecision::Unnamed(number) = flow.decision {
+            self.0.named(number);
+        }
+        flow.decision = self.0.decide(flow.client.ip(), Some(&name));
+        let early = std::mem::take(&mut flow.early);
+        if let TraceDecision::Traced(number) = flow.decision {
+            for step in early {
+                self.0.add(number, step);
             }
+        }
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let Some(span) = context.span(&id) else { return };
+        if let Some(SpannedFlow { decision: TraceDecision::Unnamed(number), .. }) = span.extensions().get() {
+            self.0.named(*number);
         }
     }
 
@@ -94,7 +104,7 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
         let Some(span) = scope.find(|span| span.name() == FLOW_SPAN) else { return };
         let mut extensions = span.extensions_mut();
         let Some(flow) = extensions.get_mut::<SpannedFlow>() else { return };
-        if flow.is_traced == Some(false) {
+        if flow.decision == TraceDecision::Not {
             return;
         }
         let mut description = StepDescription::default();
@@ -106,10 +116,10 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
             microseconds: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             step: description.finish(),
         };
-        match flow.is_traced {
-            Some(_) => self.0.add(step),
-            None if flow.early.len() < MOST_EARLY => flow.early.push(step),
-            None => {}
+        match flow.decision {
+            TraceDecision::Traced(number) => self.0.add(number, step),
+            TraceDecision::Unnamed(_) if flow.early.len() < MOST_EARLY => flow.early.push(step),
+            TraceDecision::Unnamed(_) | TraceDecision::Not => {}
         }
     }
 }

@@ -67,7 +67,7 @@ impl Folders {
 }
 
 const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
-const KEPT_NOW: &str = "replaced/19700101T000000Z";
+const KEPT_NOW: &str = "replaced/19700101T000000.000Z";
 
 #[test]
 fn promotion_replaces_files_and_keeps_backups() {
