@@ -27,7 +27,7 @@ crate::trials! {
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/programs");
 
 /// Requests of each client to each server, over HTTP and over HTTPS, in each of its ways.
-const REQUESTS: usize = 5;
+const REQUESTS: usize = 3;
 
 /// nginx, http.server, cheroot and Apache, over HTTP and HTTPS.
 const PORTS: [(u16, u16); 4] = [(80, 443), (8001, 8401), (8002, 8402), (8004, 8404)];

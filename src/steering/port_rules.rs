@@ -130,7 +130,7 @@ mod tests {
     use crate::steering::tests::params;
 
     #[test]
-    fn last_port_is_refused_with_those_that_have_none() {
+    fn last_port_is_refused_too() {
         let range = |first, last| PortRange::new(first, last).unwrap();
         for (ports, refused, skips) in [
             (vec![range(80, 80)], vec!["104 ipproto 6 dport 80 blackhole"], 2),
