@@ -286,6 +286,11 @@ fn table_or_mark_in_use_changes_nothing() {
             "ip rule del from 10.9.0.0/16",
         ),
         (
+            "ip -6 rule add pref 104 from 2001:db8:f::/48 lookup 200",
+            ["at 104 lies among Egret's", "above 107"],
+            "ip -6 rule del pref 104",
+        ),
+        (
             "nft -f - <<'R'\ntable inet theirs {\nchain a {\ntype filter hook prerouting priority 0\nmeta mark set 0x11\n}\n}\nR",
             ["nftables sets 0x00000011", "[steering] mark"],
             "nft delete table inet theirs",

@@ -288,7 +288,7 @@ fn completed_real_requests_are_closed(family: Family) {
     assert_eq!(failed, 0, "{report}");
     assert!((all - closed) * 1000 <= all, "{closed} of {all} flows are closed\n{report}\n{outcomes:#?}");
     let answered: usize = told.iter().map(|told| told.answered).sum();
-    assert!(answered > 1000 && all > 700, "{answered} requests in {all} flows");
+    assert!(answered > 800 && all > 600, "{answered} requests in {all} flows");
     expect_share(&gateway, &prometheus, &told);
 }
 

@@ -253,7 +253,7 @@ fn overtaken_port_rules_are_noted() {
     let status = lab.steer("status", &gateway.config(), Rules::Iptables);
     let said = text(&status);
     assert!(
-        !status.status.success() && said.contains("`50: from all lookup 254` is asked before them"),
+        !status.status.success() && said.contains("`50: from all lookup 254` comes before or among them"),
         "{said}"
     );
     lab.gateway.ip("rule del pref 50");

@@ -121,8 +121,27 @@ attempt() { # WHAT COMMAND...
         return 1
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
+    if mistyped; then return 1; fi
     run_script "$scratch" || return 1
 }
+# True if the new script names an interface that is nowhere in place of one that is intercepted, which `egret reload` refuses
+# too. At a boot neither may be there yet.
+mistyped() {
+    if [ -z "$kept" ] || [ ! -f "$kept" ]; then return 1; fi
+    for name in $(interfaces_of "$scratch"); do
+        if is_interface "$name" || names "$kept" "$name"; then continue; fi
+        for before in $(interfaces_of "$kept"); do
+            if is_interface "$before" && ! names "$scratch" "$before"; then
+                why="$config: no interface is called $name, and traffic is intercepted on $before, which it no longer names: correct [steering] interfaces"
+                return 0
+            fi
+        done
+    done
+    return 1
+}
+interfaces_of() { sed -n 's/^interfaces_exist //p' "$1" | tr -d "'" | tr ' ' '\n' | grep -v '[*]'; } # FILE; without patterns
+is_interface() { [ -e "/proc/sys/net/ipv4/conf/$1" ]; }
+names() { interfaces_of "$1" | grep -qxF "$2"; } # FILE INTERFACE
 run_script() { # FILE
     if ! said=$(sh "$1" 2>&1); then
         why=${said:-the script failed}

@@ -329,7 +329,9 @@ fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
         shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
     let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;
     let rule = lines[at].split_whitespace().collect::<Vec<_>>().join(" ");
-    Some(format!("the rule `{rule}` is asked before them, and may route intercepted ports on"))
+    Some(format!(
+        "the rule `{rule}` comes before or among them: it may route intercepted ports on, or is skipped"
+    ))
 }
 
 /// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.

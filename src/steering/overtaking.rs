@@ -1,6 +1,7 @@
 //! Rules of policy routing of other programs that come before Egret's rules against forwarding. Those hold what packet rules
 //! would have intercepted, after a flush.
 
+use super::port_rules::is_among;
 use crate::interface::Interface;
 use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ const GUARD: u8 = 231;
 const OWN: [u8; 2] = [230, GUARD];
 
 /// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
-/// forwarding, and that may route them.
+/// forwarding, and that may route them; or that lies among Egret's, where packets skip it.
 pub(super) fn before_port_rules(
     rules: &[RoutingRule],
     steered: &[Interface],
@@ -20,7 +21,8 @@ pub(super) fn before_port_rules(
 ) -> Option<usize> {
     let is_port_rule = |rule: &RoutingRule| rule.protocol == OWN[0] && rule.mark.is_none();
     let last = rules.iter().rposition(is_port_rule)?;
-    rules.iter().take(last).position(|rule| takes(rule, steered, sources))
+    let is_skipped = |rule: &RoutingRule| is_among(rule.priority) && !OWN.contains(&rule.protocol);
+    rules.iter().take(last).position(|rule| is_skipped(rule) || takes(rule, steered, sources))
 }
 
 /// True if a rule that is not Egret's may take packets with Egret's mark, and no other, from the rule for that mark.

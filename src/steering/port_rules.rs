@@ -13,7 +13,7 @@ use std::fmt;
 const OWN_PACKETS: u32 = 101;
 /// Packets that come in by a steered interface, or from a tenant's network by any other, go to [`REFUSE`].
 const SELECT: u32 = 102;
-/// All others go to the end.
+/// All others go to the end, unless every address is a tenant's.
 const OTHER_PACKETS: u32 = 103;
 /// Refuses intercepted ports.
 const REFUSE: u32 = 104;
@@ -23,6 +23,11 @@ const HAS_PORTS: u32 = 105;
 const NO_PORTS: u32 = 106;
 /// The end.
 pub(super) const LAST: u32 = 107;
+
+/// True for a priority among those of the rules, where nearly all packets skip the rules of others.
+pub(super) fn is_among(priority: u32) -> bool {
+    (SELECT..LAST).contains(&priority)
+}
 
 /// The last port that a rule can name: the kernel takes no range that ends with 65535 (`fib_rule_port_range_valid()`).
 const LAST_NAMED: u16 = u16::MAX - 1;
@@ -74,11 +79,18 @@ impl fmt::Display for PortRule {
 pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
     let any = |priority, rest| PortRule { priority, packets: RulePackets::Any, rest };
     let to_end = format!("goto {LAST}");
+    let sources = params.sources.iter().filter(|source| source.addr().is_ipv4() == v4);
+    let sources = IpNet::aggregate(&sources.map(IpNet::trunc).collect());
+    // Then nothing is selected: a rule for every source would be the same to the kernel as one for some
+    // (`fib4_rule_compare()`).
+    let everybody_is_a_tenant = sources.iter().any(|source| source.prefix_len() == 0);
     let mut rules = vec![
         any(LAST, "nop".to_owned()),
         PortRule { priority: OWN_PACKETS, packets: RulePackets::Own, rest: to_end.clone() },
-        any(OTHER_PACKETS, to_end.clone()),
     ];
+    if !everybody_is_a_tenant {
+        rules.push(any(OTHER_PACKETS, to_end.clone()));
+    }
     let udp = match params.udp {
         UdpTreatment::Reject => "prohibit",
         UdpTreatment::Drop => "blackhole",
@@ -114,12 +126,9 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
     }
     let select = |packets| PortRule { priority: SELECT, packets, rest: format!("goto {REFUSE}") };
     rules.extend(params.interfaces.iter().cloned().map(RulePackets::Interface).map(select));
-    let sources = params.sources.iter().filter(|source| source.addr().is_ipv4() == v4);
-    let sources = IpNet::aggregate(&sources.map(IpNet::trunc).collect());
-    rules.extend(sources.into_iter().map(|source| match source.prefix_len() {
-        0 => select(RulePackets::Any),
-        _ => select(RulePackets::Source(source)),
-    }));
+    if !everybody_is_a_tenant {
+        rules.extend(sources.into_iter().map(RulePackets::Source).map(select));
+    }
     rules
 }
 
@@ -128,6 +137,18 @@ mod tests {
     use super::*;
     use crate::steering::InterceptedPorts;
     use crate::steering::tests::params;
+
+    /// The kernel takes a rule for every source for one for some, and refuses the second of them.
+    #[test]
+    fn tenant_of_everybody_needs_no_selection() {
+        let sources = ["0.0.0.0/0", "10.0.1.0/24", "fd00:1::/64"].map(|network| network.parse().unwrap());
+        let params = SteeringParams { sources: sources.into(), ..params() };
+        let [v4, v6] = [true, false].map(|v4| port_rules(&params, v4));
+        let count =
+            |rules: &[PortRule], priority| rules.iter().filter(|rule| rule.priority == priority).count();
+        assert_eq!((count(&v4, OTHER_PACKETS), count(&v4, SELECT)), (0, 3));
+        assert_eq!((count(&v6, OTHER_PACKETS), count(&v6, SELECT)), (1, 4));
+    }
 
     #[test]
     fn last_port_is_refused_too() {

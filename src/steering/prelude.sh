@@ -55,6 +55,7 @@ restore_sysctls() {
 # --- rules and routes; numbers instead of names (-N), whatever /etc/iproute2 calls them
 
 has_ipv6() { [ -e /proc/net/if_inet6 ]; }
+has_rules() { [ "$1" = -4 ] || has_ipv6; } # -4|-6
 can_route() { # -4|-6
     [ "$1" = -4 ] || { has_ipv6 && [ "$(cat /proc/sys/net/ipv6/conf/lo/disable_ipv6)" = 0 ]; }
 }
@@ -86,6 +87,16 @@ must_be_free() { # -4|-6 MARK TABLE
         if [ $((${theirs%/*} & $2)) -ne 0 ]; then
             say "firewall mark $2 is in use: the rule \`$rule\` at ${number%:} has a bit in common with it"
             say "nothing was changed; choose a bit that nobody uses: [steering] mark, for example 0x200000"
+            exit 1
+        fi
+    done
+}
+must_be_together() { # -4|-6: rules of others between Egret's would be skipped by every packet
+    has_rules "$1" || return 0
+    ip -N "$1" rule show | grep -v "proto 23[01]" | while IFS=: read -r at rule; do
+        if [ "$at" -gt $((pref + 1)) ] && [ "$at" -lt $((pref + 7)) ]; then
+            say "the rule \`$(printf %s "$rule" | tr -s ' \t' ' ')\` at $at lies among Egret's at $((pref + 1)) to $((pref + 7)), where packets skip it"
+            say "nothing was changed; give it a priority below $((pref + 1)) or above $((pref + 7))"
             exit 1
         fi
     done

@@ -22,7 +22,7 @@ impl fmt::Display for SteeringPlan {
         writeln!(f, "need ip iproute2\nneed {tool} {package}")?;
         f.write_str("\n# Nothing is changed if others use what is to be Egret's.\n")?;
         for Routing { family, mark, table, .. } in &self.routing {
-            writeln!(f, "must_be_free {family} {mark:#x} {table}")?;
+            writeln!(f, "must_be_free {family} {mark:#x} {table}\nmust_be_together {family}")?;
         }
         writeln!(f, "no_rule_marks {:#x}", self.routing[0].mark)?;
         let interfaces: Vec<_> = self.interfaces.iter().map(|name| format!("'{name}'")).collect();
@@ -92,11 +92,6 @@ impl fmt::Display for Routing {
         writeln!(f, "if can_route {family}; then")?;
         writeln!(f, "    mark_rule {family} {mark:#x} {table}")?;
         writeln!(f, "    local_route {family} {table} {everything}")?;
-        writeln!(f, "    port_rules {family} <<'RULES'")?;
-        for rule in port_rules {
-            writeln!(f, "{rule}")?;
-        }
-        f.write_str("RULES\n")?;
         for pool in pools {
             writeln!(f, "    local_route {family} {LOCAL_TABLE} {pool}")?;
         }
@@ -104,7 +99,14 @@ impl fmt::Display for Routing {
         for pool in pools {
             write!(f, " {}@{LOCAL_TABLE}", as_shown(*pool))?;
         }
-        f.write_str("\nfi\n")
+        // Other interfaces may forward a family that the loopback interface is closed to.
+        let closed = "IPv6 is off on the loopback interface (net.ipv6.conf.lo.disable_ipv6): intercepted IPv6 is dropped";
+        writeln!(f, "\nelif has_rules {family}; then\n    say '{closed}'\nfi")?;
+        writeln!(f, "if has_rules {family}; then\n    port_rules {family} <<'RULES'")?;
+        for rule in port_rules {
+            writeln!(f, "{rule}")?;
+        }
+        f.write_str("RULES\nfi\n")
     }
 }
 

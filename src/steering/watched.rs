@@ -17,7 +17,7 @@ use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::sys::links;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision};
+use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision, RoutingRule};
 use ipnet::IpNet;
 use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,76 +94,48 @@ impl SteeringMonitor {
         let mut look = self.packet_rules()?;
         let present = routing::interfaces()?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
-            if routes_can_be(family) {
-                self.routing(index, family, &present, &mut look, now)?;
+            if family == IpFamily::V4 || has_ipv6() {
+                let rules = routing::rules(family)?;
+                if routes_can_be(family) {
+                    self.routing(index, family, &rules, &mut look)?;
+                }
+                self.port_rules(index, &rules, &present, &mut look, now);
             }
         }
         look.lost.extend(entrances::faults(&self.interfaces, &present, &links::ports()?, drops_marked));
         Ok(look)
     }
 
+    /// The rule for the mark, its table, and the local routes of the pools.
     fn routing(
-        &mut self,
+        &self,
         index: usize,
         family: IpFamily,
-        present: &[String],
+        rules: &[RoutingRule],
         look: &mut SteeringLook,
-        now: Instant,
     ) -> io::Result<()> {
         let routing = &self.routing[index];
         let (mark, table, called) = (routing.mark, routing.table, family.as_str());
-        let mut tell = |part, what| look.lost.push(Lost { part, what, remedy: Remedy::Renew });
         let delivers = routing::local_routes(family, table)?.iter().any(|route| route.prefix_len() == 0);
         if !delivers {
             let what = format!("{called}: routing table {table} does not deliver packets locally");
-            tell(Part::SteeringTable, what);
+            look.lost.push(renewable(Part::SteeringTable, what));
         }
         let foreign = routing::leading_away(family, table)?;
         if let Some(first) = foreign.first() {
             let what = format!("{called}: {}", foreign_route(table, first));
             look.lost.push(Lost { part: Part::SteeringTable, what, remedy: Remedy::DeleteRoute });
         }
-        let mut tell = |part, what| look.lost.push(Lost { part, what, remedy: Remedy::Renew });
-        let rules = routing::rules(family)?;
         if !rules.iter().any(|rule| rule.mark == Some((mark, mark)) && rule.table == table) {
-            tell(
-                Part::MarkRule,
-                format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`"),
-            );
+            let what = format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`");
+            look.lost.push(renewable(Part::MarkRule, what));
         } else if delivers
             && foreign.is_empty()
             && routing::way(elsewhere(family), None, Some(mark))? != RouteDecision::Local
         {
             let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
-            tell(Part::MarkRule, what);
+            look.lost.push(renewable(Part::MarkRule, what));
         }
-        let missing = self.newcomers[index].look(routing, &rules, present, now);
-        if missing.fixed > 0 {
-            let what = format!(
-                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports are missing",
-                missing.fixed
-            );
-            tell(Part::PortRules, what);
-        }
-        for name in missing.lost {
-            let what = format!("{called}: no `ip rule` blocks forwarding of intercepted ports from {name}");
-            tell(Part::PortRules, what);
-        }
-        let latent = |what, remedy| Lost { part: Part::PortRules, what, remedy };
-        look.latent.extend(missing.new.into_iter().map(|name| {
-            let what = format!(
-                "{called}: {name} is new, and forwarding of intercepted ports is not blocked there yet"
-            );
-            latent(what, Remedy::Renew)
-        }));
-        look.latent.extend(overtaking::before_port_rules(&rules, &self.interfaces, &self.sources).map(|at| {
-            let what = format!(
-                "{called}: another program's `ip rule` at priority {} comes before those that block forwarding of \
-                 intercepted ports",
-                rules[at].priority
-            );
-            latent(what, Remedy::MoveRule)
-        }));
         let local: BTreeSet<IpNet> = routing::local_routes(family, LOCAL_TABLE)?.into_iter().collect();
         let mut missing = routing.pools.iter().filter(|pool| !local.contains(pool));
         if let Some(first) = missing.next() {
@@ -175,6 +147,45 @@ impl SteeringMonitor {
             look.lost.push(Lost { part: Part::LocalRoutes, what, remedy: Remedy::Renew });
         }
         Ok(())
+    }
+
+    /// The rules that keep intercepted ports from being routed on.
+    fn port_rules(
+        &mut self,
+        index: usize,
+        rules: &[RoutingRule],
+        present: &[String],
+        look: &mut SteeringLook,
+        now: Instant,
+    ) {
+        let called = IpFamily::ALL[index].as_str();
+        let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
+        if missing.fixed > 0 {
+            let what = format!(
+                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports are missing",
+                missing.fixed
+            );
+            look.lost.push(renewable(Part::PortRules, what));
+        }
+        for name in missing.lost {
+            let what = format!("{called}: no `ip rule` blocks forwarding of intercepted ports from {name}");
+            look.lost.push(renewable(Part::PortRules, what));
+        }
+        let latent = |what, remedy| Lost { part: Part::PortRules, what, remedy };
+        look.latent.extend(missing.new.into_iter().map(|name| {
+            let what = format!(
+                "{called}: {name} is new, and forwarding of intercepted ports is not blocked there yet"
+            );
+            latent(what, Remedy::Renew)
+        }));
+        look.latent.extend(overtaking::before_port_rules(rules, &self.interfaces, &self.sources).map(|at| {
+            let what = format!(
+                "{called}: another program's `ip rule` at priority {} comes before or among those that block forwarding \
+                 of intercepted ports",
+                rules[at].priority
+            );
+            latent(what, Remedy::MoveRule)
+        }));
     }
 
     fn packet_rules(&mut self) -> io::Result<SteeringLook> {
@@ -252,6 +263,11 @@ pub(super) fn foreign_route(table: u32, route: &str) -> String {
     format!(
         "routing table {table} has another program's route `{route}`, which takes intercepted packets away"
     )
+}
+
+/// A fault that steering put in place anew ends.
+fn renewable(part: Part, what: String) -> Lost {
+    Lost { part, what, remedy: Remedy::Renew }
 }
 
 /// A documentation address, which is nobody's own.

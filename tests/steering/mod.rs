@@ -278,6 +278,31 @@ fn status_reports_missing_parts() {
     }
 }
 
+/// Each configuration is put in place from each other one by a single `up`.
+#[test]
+fn sources_and_ports_replace_each_other() {
+    let everybody = SteeringParams { sources: vec!["0.0.0.0/0".parse().unwrap()], ..params() };
+    let last = InterceptedPorts::List(vec![PortRange::new(1, 65535).unwrap()]);
+    let last = SteeringParams { ports: last, ..params() };
+    let dirs = [params(), everybody, last].map(|params| scripts(&params));
+    let [some, all, ports] = dirs.each_ref().map(|dir| dir.path().display());
+    let said = in_namespace(
+        dirs[0].path(),
+        &format!(
+            r"{FOREIGN}
+            for dir in {some} {all} {ports}; do
+                down; up iptables; snapshot > $dir/alone
+            done
+            for dir in {some} {all} {some} {ports} {all} {ports} {some}; do
+                up iptables; snapshot | sort > $dir/after
+                sort $dir/alone | diff - $dir/after
+            done
+            echo each"
+        ),
+    );
+    assert_eq!(said, "each\n");
+}
+
 #[test]
 fn repeated_interfaces_make_each_rule_once() {
     let interfaces = ["c0", "c*", "c0", "c0*"].map(|name| Interface::parse(name).unwrap());
@@ -307,6 +332,7 @@ fn failed_steer_script_leaves_nothing_open() {
     case "$*" in
         "steering print --config "*"/good.toml --format iptables") cat "$dir/iptables.sh" ;;
         "steering print --config "*"/good.toml --format nftables") cat "$dir/nftables.sh" ;;
+        "steering print --config "*"/typo.toml --format iptables") sed "s/\bc0\b/c00/g" "$dir/iptables.sh" ;;
         "steering print --down") cat "$dir/down.sh" ;;
         "steering status --config "*"/good.toml") exit 1 ;;
         *) echo "ip link add must-not-run type dummy"; exit 2 ;;
@@ -336,6 +362,15 @@ fn failed_steer_script_leaves_nothing_open() {
         ip rule show | grep 'not from all iif lo blackhole proto 231'
         {steer} up --config /good.toml
         if ip rule show | grep 'proto 231'; then exit 1; fi
+        # A name that is nowhere, in place of one that is intercepted.
+        {steer} up --config /good.toml --keep $dir/kept
+        iptables -t mangle -F
+        if {steer} up --config /typo.toml --keep $dir/kept 2>$dir/said; then exit 1; fi
+        grep -q 'no interface is called c00, and traffic is intercepted on c0' $dir/said
+        iptables-save -t mangle | grep -- '-i c0 ' > /dev/null
+        if grep -q c00 $dir/kept/steering.sh; then exit 1; fi
+        {steer} up --config /typo.toml
+        {steer} up --config /good.toml
         if {steer} up --format ebtables 2>/dev/null; then exit 1; fi
         if {steer} 2>/dev/null; then exit 1; fi"
     );

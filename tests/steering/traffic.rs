@@ -210,7 +210,11 @@ fn flushed_rules_let_no_disguise_pass() {
             ip -6 addr replace fd00:1::1/64 dev c7 nodad
             tries=0
             until ask $other | grep -q "fd00.*ssh"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
-            echo renamed; ask $nowhere $hidden"#,
+            echo renamed; ask $nowhere $hidden
+            ip -6 rule flush protocol 230; echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6
+            echo unprotected; ask tcp [fd00:2::2]:443
+            up iptables; flush
+            echo loopback closed to IPv6; ask lost [fd00:2::2]:443"#,
             me = me.display()
         ),
     );
@@ -229,6 +233,8 @@ fn flushed_rules_let_no_disguise_pass() {
         "renamed\n",
         lost,
         &hidden("nothing"),
+        "unprotected\ntcp [fd00:2::2]:443 server\n",
+        "loopback closed to IPv6\nlost [fd00:2::2]:443 TimedOut\n",
     ];
     assert_eq!(said, expected.concat());
 }

@@ -22,7 +22,7 @@ pub(super) struct ResponseParser {
     /// State of the head or trailers being read.
     head: AnswerHead,
     max_head: usize,
-    /// True if every reader reads the responses so far alike. Otherwise no upgrade is believed.
+    /// True if every reader reads the responses so far alike, and those of careless servers too. Otherwise no upgrade is believed.
     is_strict: bool,
     /// The client has sent the request with whose response the connection ends.
     is_closing: bool,
@@ -280,6 +280,9 @@ impl ResponseParser {
             return Err("an upgrade that readers may disagree on");
         }
         self.at = after(status, declared, asked)?;
+        // Where a server sends a body all the same, it may hold an answer of the client's making.
+        let has_no_body = matches!(status, 204 | 304) || asked.by_head && status >= 200;
+        self.is_strict &= !has_no_body;
         if status >= 200 || status == 101 {
             self.outstanding.pop_front();
         }

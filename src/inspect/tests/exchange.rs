@@ -334,17 +334,9 @@ fn answer_body_is_not_parsed() {
         assert_eq!(followed.then, Then::Wait, "{first}");
     }
     let head = GET.replace("GET", "HEAD");
-    let followed = follow(&[
-        &format!("{head}{upgrade}{EVIL}"),
-        "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
-        "",
-        SWITCH,
-    ]);
-    assert_eq!(
-        followed.passed.len(),
-        head.len() + upgrade.len() + EVIL.len(),
-        "an answer to HEAD has no body"
-    );
+    let followed =
+        follow(&[&format!("{head}{GET}{EVIL}"), "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "", OK]);
+    assert_eq!(followed.remainder, Remainder::Answer, "an answer to HEAD has no body");
 }
 
 #[test]
@@ -415,6 +407,16 @@ fn unclear_upgrade_answer_passes_nothing() {
     let followed = follow(&[GET, "what?\r\n\r\n", &format!("{upgrade}{GET}"), SWITCH]);
     assert_eq!(followed.passed.len(), GET.len() + upgrade.len());
     assert!(why(&followed).contains("not known"));
+    // A careless server's body after an answer that has none may look like one.
+    let head = GET.replacen("GET", "HEAD", 1);
+    for (first, answer) in [
+        (&*head, "HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n"),
+        (GET, "HTTP/1.1 304 Not Modified\r\n\r\n"),
+        (GET, "HTTP/1.1 204 No Content\r\n\r\n"),
+    ] {
+        let followed = follow(&[&format!("{first}{upgrade}"), &format!("{answer}{SWITCH}"), EVIL]);
+        assert!(why(&followed).contains("not known"), "{answer}");
+    }
     // No upgrade was offered, so none was accepted.
     let followed = follow(&[GET, SWITCH, EVIL]);
     assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));

@@ -211,7 +211,7 @@ fn rule_overtaking_port_rules_is_found() {
     let observed = SteeringOutput { rules: [rules, good.rules[1].clone()], ..good };
     let found = compare(&plan, &observed).into_iter().find(|difference| difference.wrong.is_some()).unwrap();
     assert!(
-        found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` is asked before"),
+        found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` comes before or among"),
         "{found:?}"
     );
     assert_eq!((found.what, found.remedy), ("IPv4 rules against forwarding", Remedy::MoveRule));
