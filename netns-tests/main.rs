@@ -119,7 +119,14 @@ fn main() -> ExitCode {
         tests_lab::trials(),
         tests_fairness::trials(),
         tests_memory::trials(),
-        tests_real::trials(),
+        // Over IPv6 only with --ignored: it says the same as over IPv4, and takes the suite more than a minute.
+        tests_real::trials()
+            .into_iter()
+            .map(|trial| {
+                let ignored = trial.name() == "completed_real_requests_are_closed::ipv6";
+                trial.with_ignored_flag(ignored)
+            })
+            .collect(),
         tests_web::trials(),
         tests_tls::trials(),
         tests_tls_names::trials(),
