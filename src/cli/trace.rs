@@ -6,6 +6,7 @@ use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, put};
 use crate::admin::{TraceAnswer, TraceOrder, TraceStarted, TraceStep};
 use crate::hostname::HostPattern;
+use crate::telemetry::{LONGEST_TRACE, MOST_TRACED_FLOWS};
 use crate::units;
 use ipnet::IpNet;
 use std::io::IsTerminal as _;
@@ -32,7 +33,7 @@ pub struct TraceOptions {
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = time)]
     time: Duration,
     /// Number of flows after which no further one is traced, at most 1000
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_TRACED_FLOWS)))]
     flows: u32,
     /// Print each step as a line of JSON
     #[arg(long)]
@@ -57,7 +58,11 @@ fn pattern(text: &str) -> Result<String, String> {
 fn time(text: &str) -> Result<Duration, String> {
     let time = units::parse_duration(text).map_err(|why| why.to_string())?;
     let is_whole = time.subsec_nanos() == 0;
-    if is_whole && (1..=600).contains(&time.as_secs()) { Ok(time) } else { Err("write 1s to 10m".to_owned()) }
+    if is_whole && !time.is_zero() && time <= LONGEST_TRACE {
+        Ok(time)
+    } else {
+        Err("write 1s to 10m".to_owned())
+    }
 }
 
 /// Starts the trace and prints its steps until it ends.

@@ -108,8 +108,8 @@ impl FlowTraces {
         let number = rand::random::<u64>() >> 12; // exact in JSON
         *self.lock() = Some(RunningTrace {
             number,
-            until: now + request.time.min(LONGEST),
-            request: TraceRequest { flows: request.flows.min(MOST_FLOWS), ..request },
+            until: now + request.time,
+            request,
             read: now,
             waiting: VecDeque::new(),
             flows: 0,
@@ -220,6 +220,13 @@ mod tests {
     use tracing_subscriber::Layer as _;
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    /// `tracing` keeps for the whole process which events anybody wants, and looks at one thread's subscriber only while there
+    /// is but one: each test holds this.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn request(names: Option<&str>) -> TraceRequest {
         let names = names.map(|names| names.parse().unwrap());
         TraceRequest { clients: Some("10.0.1.0/24".parse().unwrap()), names, time: LONGEST, flows: 2 }
@@ -249,7 +256,7 @@ mod tests {
 
     #[test]
     fn matching_flows_are_traced_within_bounds() {
-        let traces = FlowTraces::default();
+        let (_alone, traces) = (alone(), FlowTraces::default());
         let flows = [
             ("10.0.1.9:1", "a.example"),
             ("10.0.2.9:2", "a.example"),
@@ -271,7 +278,7 @@ mod tests {
 
     #[test]
     fn unread_steps_are_bounded() {
-        let traces = FlowTraces::default();
+        let (_alone, traces) = (alone(), FlowTraces::default());
         let trace = traces.start(TraceRequest { flows: MOST_FLOWS, ..request(None) });
         let flows = [("10.0.1.9:1", "a.example"); 3];
         (0..MOST_WAITING / 3).for_each(|_| run(&traces, &flows));
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn flow_belongs_to_one_trace() {
-        let traces = FlowTraces::default();
+        let (_alone, traces) = (alone(), FlowTraces::default());
         let layer = TraceLayer(traces.clone());
         let subscriber = tracing_subscriber::registry().with(layer.clone().with_filter(layer));
         tracing::subscriber::with_default(subscriber, || {
@@ -301,7 +308,7 @@ mod tests {
 
     #[test]
     fn steps_of_few_unnamed_flows_are_kept() {
-        let traces = FlowTraces::default();
+        let (_alone, traces) = (alone(), FlowTraces::default());
         traces.start(request(Some("a.example")));
         let client = "10.0.1.9".parse().unwrap();
         let kept = |decision: &TraceDecision| matches!(decision, TraceDecision::Unnamed(_));
@@ -311,7 +318,7 @@ mod tests {
 
     #[test]
     fn trace_ends_with_its_time() {
-        let traces = FlowTraces::default();
+        let (_alone, traces) = (alone(), FlowTraces::default());
         let trace = traces.start(TraceRequest { time: Duration::ZERO, ..request(None) });
         run(&traces, &[("10.0.1.9:1", "a.example")]);
         let report = traces.read(trace);
