@@ -31,6 +31,11 @@ serve() {
     started="$started $!"
     while [ ! -e /run/ready ]; do kill -0 $!; sleep 0.02; done
 }
+# IPv6 on a new link takes its time; the first answer tells that it is there.
+await() { # PATTERN REQUEST...
+    pattern=$1; shift; tries=0
+    until ask "$@" | grep -q "$pattern"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+}
 here="tcp 10.0.1.1:22 tcp [fd00:1::1]:22"
 there="tcp 10.0.2.2:443 tcp [fd00:2::2]:443"
 nowhere="lost 10.0.2.2:443 lost [fd00:2::2]:443"
@@ -118,9 +123,7 @@ fn nothing_passes_by(format: &str, ports: InterceptedPorts, lose_the_rules: &str
             r#"me={me}
             {TOPOLOGY}
             serve "ip netns exec server" server 443; serve "" gateway 22
-            # IPv6 on a new link takes its time; the first answer tells that it is there.
-            tries=0
-            until ask $there | grep -q "fd00.*server"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            await "fd00.*server" $there
             echo before; ask $there $here
             up {format}
             echo gateway down; ask $nowhere $here udp 10.0.2.2:443 udp [fd00:2::2]:443
@@ -201,15 +204,13 @@ fn flushed_rules_let_no_disguise_pass() {
             r#"me={me}
             {TOPOLOGY}
             serve "ip netns exec server" server 443; serve "ip netns exec server" ssh 22
-            tries=0
-            until ask $there | grep -q "fd00.*server"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            await "fd00.*server" $there
             echo before; ask $hidden
             up iptables; flush
             echo steered; ask $hidden $other
             ip link set c0 down; ip link set c0 name c7; ip link set c7 up
             ip -6 addr replace fd00:1::1/64 dev c7 nodad
-            tries=0
-            until ask $other | grep -q "fd00.*ssh"; do tries=$((tries + 1)); [ $tries -lt 20 ]; done
+            await "fd00.*ssh" $other
             echo renamed; ask $nowhere $hidden
             ip -6 rule flush protocol 230; echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6
             echo unprotected; ask tcp [fd00:2::2]:443
