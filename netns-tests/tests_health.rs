@@ -59,8 +59,8 @@ fn stalled_worker_fails_liveness() {
     wait_until("the worker to go on", || is("/healthz", 200) && is("/readyz", 200));
 }
 
-/// Of hosts that send half a request, or a whole one whose answer they never read, and open another connection for each that
-/// is closed.
+/// Hosts flood it that send half a request, or a whole one whose answer they never read, and open another connection for each
+/// that is closed.
 fn flood_of_metrics_listener_keeps_readiness() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());

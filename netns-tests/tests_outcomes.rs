@@ -291,7 +291,7 @@ fn framing_tells_complete_http_answers(family: Family) {
     }
 }
 
-/// Whole answers, and those that end in the middle of their content.
+/// The answers are whole, or end in the middle of their content.
 fn outcomes_of_odd_answers_agree_with_curl(family: Family) {
     let chunked = |chunks: &str| format!("Transfer-Encoding: chunked\r\n\r\n{chunks}");
     let answers = [

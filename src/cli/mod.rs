@@ -128,7 +128,7 @@ enum Command {
     Ports(#[command(flatten)] ports::PortsOptions),
     /// Have the running gateway read its configuration anew, and wait until it is in force
     ///
-    /// What is wrong with the files is shown with file, line and column.
+    /// Errors in the files are shown with file, line and column.
     ///
     /// Exit code 0: in force; 1: refused, and the configuration before stays in force; 2: the gateway could not be asked, or has no
     /// answer yet.

@@ -56,7 +56,7 @@ pub fn drops_marked(interface: &str) -> bool {
     together_drop(setting("rp_filter"), setting("src_valid_mark"))
 }
 
-/// Of `all` and the interface, the larger value counts for `rp_filter`, and either one for `src_valid_mark`.
+/// The kernel takes the larger value of `all` and the interface for `rp_filter`, and either one for `src_valid_mark`.
 fn together_drop(rp_filter: [u64; 2], src_valid_mark: [u64; 2]) -> bool {
     rp_filter.iter().any(|value| *value > 0) && src_valid_mark.iter().any(|value| *value > 0)
 }

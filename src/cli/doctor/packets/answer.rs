@@ -5,7 +5,7 @@ use socket2::Socket;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-/// Of an answer that is read on.
+/// Most bytes read of an answer.
 const MOST: usize = 1 << 20;
 /// A connection that is reset after this long a silence was silent: the gateway gives up a client that takes no answer.
 const SILENCE: Duration = Duration::from_secs(1);
