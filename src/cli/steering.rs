@@ -97,7 +97,8 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
             "fix it, then `systemctl restart egret-steering`",
         )
     }));
-    if observed.rules.iter().flatten().any(|rules| rules.contains(GUARD)) {
+    let of_guard = format!("proto {}", steering::origin::GUARD);
+    if observed.rules.iter().flatten().any(|rules| rules.contains(&of_guard)) {
         found.push(CheckFinding::fail(
             "guard at boot",
             "nothing is forwarded until steering has been put in place",
@@ -120,9 +121,6 @@ fn unknown(what: &'static str) -> CheckFinding {
         "sudo egret steering status",
     )
 }
-
-/// Marks the rules of `steer.sh guard`.
-const GUARD: &str = "proto 231";
 
 /// Returns the reason why steering runs on its last good rules, if it does. Only root can read it.
 pub(super) fn fallback() -> Option<String> {

@@ -1,7 +1,9 @@
 //! Compares the rules and routes in the kernel with the plan.
 
 use super::ahead::{self, RulePosition};
-use super::{PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, overtaking, script, watched};
+use super::{
+    PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, origin, overtaking, script, watched,
+};
 use crate::addr::PortRange;
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -338,7 +340,7 @@ fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
 fn as_added(line: &str) -> Option<String> {
     let (priority, rest) = line.split_once(':')?;
     let (rule, protocol) = rest.rsplit_once(" proto ")?;
-    if protocol.trim() != "230" {
+    if protocol.trim().parse() != Ok(origin::UP) {
         return None;
     }
     let rule = rule.trim().strip_prefix("from all ").unwrap_or(rule.trim());

@@ -11,6 +11,7 @@ mod counted;
 mod iptables;
 mod machine;
 mod nftables;
+pub mod origin;
 mod overtaking;
 mod params;
 mod plan;

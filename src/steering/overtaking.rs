@@ -1,16 +1,15 @@
 //! Rules of policy routing of other programs that come before Egret's rules against forwarding. Those hold what packet rules
 //! would have intercepted, after a flush.
 
+use super::origin;
 use super::port_rules::is_among;
 use crate::interface::Interface;
 use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The protocol number of the guard's rules at boot.
-const GUARD: u8 = 231;
-/// The protocol numbers of Egret's own rules: those of `up`, and the guard's.
-const OWN: [u8; 2] = [230, GUARD];
+/// The protocol numbers of Egret's own rules.
+const OWN: [u8; 2] = [origin::UP, origin::GUARD];
 
 /// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
 /// forwarding, and that may route them; or that lies among Egret's, where packets skip it.
@@ -19,7 +18,7 @@ pub(super) fn before_port_rules(
     steered: &[Interface],
     sources: &[IpNet],
 ) -> Option<usize> {
-    let is_port_rule = |rule: &RoutingRule| rule.protocol == OWN[0] && rule.mark.is_none();
+    let is_port_rule = |rule: &RoutingRule| rule.protocol == origin::UP && rule.mark.is_none();
     let last = rules.iter().rposition(is_port_rule)?;
     let is_skipped = |rule: &RoutingRule| is_among(rule.priority) && !OWN.contains(&rule.protocol);
     rules.iter().take(last).position(|rule| is_skipped(rule) || takes(rule, steered, sources))
@@ -29,7 +28,7 @@ pub(super) fn before_port_rules(
 pub(super) fn may_take_marked(rule: &RoutingRule, mark: u32) -> bool {
     let local = rule.priority == 0 && rule.table == LOCAL_TABLE;
     let other_mark = !rule.inverted && rule.mark.is_some_and(|(value, mask)| mark & mask != value);
-    !local && rule.protocol != GUARD && !exempts(rule) && !other_mark
+    !local && rule.protocol != origin::GUARD && !exempts(rule) && !other_mark
 }
 
 /// True for an exemption, which names both sources and destinations (docs/steering.md).

@@ -135,8 +135,8 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steering::InterceptedPorts;
     use crate::steering::tests::params;
+    use crate::steering::{InterceptedPorts, Remedy, origin};
 
     /// The kernel takes a rule for every source for one for some, and refuses the second of them.
     #[test]
@@ -148,6 +148,23 @@ mod tests {
             |rules: &[PortRule], priority| rules.iter().filter(|rule| rule.priority == priority).count();
         assert_eq!((count(&v4, OTHER_PACKETS), count(&v4, SELECT)), (0, 3));
         assert_eq!((count(&v6, OTHER_PACKETS), count(&v6, SELECT)), (1, 4));
+    }
+
+    /// Scripts and messages cannot use the constants.
+    #[test]
+    fn numbers_agree_with_scripts_and_messages() {
+        let (prelude, steer) = (include_str!("prelude.sh"), include_str!("../../scripts/steer.sh"));
+        let before_skips = format!("for at in {SELECT} {REFUSE} {HAS_PORTS} {NO_PORTS};");
+        for (text, words) in [
+            (prelude, format!("\nproto={}\n", origin::UP)),
+            (prelude, format!("\npref={}\n", OWN_PACKETS - 1)),
+            (prelude, format!("$((pref + {}))", LAST - OWN_PACKETS + 1)),
+            (prelude, before_skips),
+            (steer, format!("\nguard_protocol={} ", origin::GUARD)),
+            (Remedy::MoveRule.as_str(), format!("after {LAST}")),
+        ] {
+            assert!(text.contains(&words), "{words}");
+        }
     }
 
     #[test]

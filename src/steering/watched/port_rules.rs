@@ -1,13 +1,11 @@
 //! The rules that keep intercepted ports from being routed on, as far as they are there.
 
-use crate::steering::{PortRule, Routing, RulePackets};
+use crate::steering::{PortRule, Routing, RulePackets, origin};
 use crate::sys::routing::RoutingRule;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// The protocol number that Egret's own rules have (prelude.sh).
-pub(super) const PROTOCOL: u8 = 230;
 /// After this time, rules that a new interface does not have are missing: repairs come within seconds.
 const SETTLING: Duration = Duration::from_secs(60);
 
@@ -46,7 +44,7 @@ impl Newcomers {
         self.settled.retain(|name| present.contains(name));
         self.since.retain(|name, _| present.contains(name));
         let mut there: BTreeMap<RuleKey, usize> = BTreeMap::new();
-        for rule in rules.iter().filter(|rule| rule.protocol == PROTOCOL && rule.mark.is_none()) {
+        for rule in rules.iter().filter(|rule| rule.protocol == origin::UP && rule.mark.is_none()) {
             *there.entry((rule.priority, rule.interface.clone(), rule.source)).or_default() += 1;
         }
         let mut missing = MissingRules::default();
@@ -105,7 +103,7 @@ mod tests {
     fn rules(routing: &Routing, covered: &[&str]) -> Vec<RoutingRule> {
         let rule = |priority, interface: Option<&str>, source| RoutingRule {
             interface: interface.map(str::to_owned),
-            protocol: PROTOCOL,
+            protocol: origin::UP,
             priority,
             source,
             ..RoutingRule::default()
