@@ -2,7 +2,7 @@
 
 use crate::clients::bounded;
 use crate::lab::{Family, Host, Lab};
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_for};
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,10 +21,14 @@ impl Lab {
 impl Server {
     /// Listens in the calling thread's namespace, with a backlog for every connection of a test.
     pub fn bind(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&address.into()).unwrap_or_else(|e| panic!("bind {address}: {e}"));
-        socket.listen(4096).unwrap();
+        // A process that another trial starts holds every open file from its fork until its exec, and so an earlier
+        // listener at this address.
+        let socket = wait_for("a free address", || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            let bound = socket.bind(&address.into()).and_then(|()| socket.listen(4096));
+            bound.map(|()| socket).map_err(|e| format!("{address}: {e}"))
+        });
         socket.set_read_timeout(Some(PATIENCE)).unwrap(); // bounds accept(2) as well
         Self { listener: socket.into() }
     }

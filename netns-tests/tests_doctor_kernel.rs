@@ -147,6 +147,11 @@ fn routes_that_take_packets_are_named() {
         ),
     ] {
         lab.gateway.shell(put);
+        if words.iter().any(|word| word.starts_with("not ready")) {
+            wait_until("the gateway to find its steering changed", || {
+                gateway.metric("egret_steering_intact", &[]) == 0
+            });
+        }
         assert_told(&lab, &gateway.config(), words);
         lab.gateway.shell(take_away);
         wait_until("the gateway to find its steering intact", || {
