@@ -3,9 +3,10 @@
 use crate::clients::bounded;
 use crate::lab::{Family, Host, Lab};
 use crate::wait::{PATIENCE, wait_for};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 pub struct Server {
     listener: TcpListener,
@@ -31,6 +32,11 @@ impl Server {
         });
         socket.set_read_timeout(Some(PATIENCE)).unwrap(); // bounds accept(2) as well
         Self { listener: socket.into() }
+    }
+
+    /// Sets how long [`accept`](Self::accept) waits, instead of [`PATIENCE`].
+    pub fn accept_within(&self, time: Duration) {
+        SockRef::from(&self.listener).set_read_timeout(Some(time)).unwrap();
     }
 
     pub fn address(&self) -> SocketAddr {
