@@ -1,6 +1,4 @@
 //! `egret trace`: shows the steps of matching flows of the running gateway, as they happen.
-//!
-//! Exit codes, stable: 0 flows were traced, 1 no flow matched, 2 the gateway could not be asked.
 
 use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, put};
@@ -82,22 +80,32 @@ fn follow(socket: &Path, options: &TraceOptions) -> Result<ExitCode, AskError> {
         eprintln!("Tracing flows that begin in the next {} s; Ctrl-C stops.", order.seconds);
     }
     let target = ask::with_query("/v1/trace", [("trace", &*trace.to_string())].into_iter());
-    let (mut width, mut traced) = (0, 0);
+    let (mut width, mut traced, mut lost) = (0, 0, 0);
     loop {
         let TraceAnswer { steps, flows, dropped, over } = ask(socket, "GET", &target, "")?;
         // A trace that is gone knows nothing any more.
-        traced = traced.max(flows);
+        (traced, lost) = (traced.max(flows), lost.max(dropped));
         let text: String = steps.iter().map(|step| line(step, options.json, &mut width)).collect();
         if let Err(code) = put(&text, 0) {
             return Ok(code);
         }
         if let Some(why) = over {
-            let lost = if dropped > 0 { format!("; {dropped} steps were dropped") } else { String::new() };
-            eprintln!("{traced} flows were traced{lost}; {why}.");
+            eprintln!("{}", summary(traced, lost, &why));
             return Ok(ExitCode::from(u8::from(traced == 0)));
         }
         sleep(INTERVAL);
     }
+}
+
+/// The last line. Without a flow it names the command that tells where packets get lost.
+fn summary(flows: u32, lost: u64, why: &str) -> String {
+    let lost = if lost > 0 { format!("; {lost} steps were dropped") } else { String::new() };
+    let hint = if flows > 0 {
+        ""
+    } else {
+        " If the client did connect, `egret doctor --packet --from CLIENT --to DESTINATION` tells where its packets get lost."
+    };
+    format!("{flows} flows were traced{lost}; {why}.{hint}")
 }
 
 /// One step. The columns grow to the longest value so far.
@@ -129,6 +137,15 @@ mod tests {
         assert_eq!(first, "1f-7 10.0.1.9:40000      0.000 ms  accepted destination=192.0.2.1:443\n");
         let second = line(&step("10.0.1.9:400", 12_034), false, &mut width);
         assert_eq!(second, "1f-7 10.0.1.9:400       12.034 ms  accepted destination=192.0.2.1:443\n");
+    }
+
+    #[test]
+    fn trace_without_flows_ends_with_hint() {
+        assert_eq!(
+            summary(2, 7, "its time is over"),
+            "2 flows were traced; 7 steps were dropped; its time is over."
+        );
+        assert!(summary(0, 0, "its time is over").contains("`egret doctor --packet "));
     }
 
     #[test]

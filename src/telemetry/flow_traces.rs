@@ -90,13 +90,13 @@ struct RunningTrace {
     unnamed: usize,
 }
 
-/// Decision on a flow.
+/// Decision of a trace on a flow that began while it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TraceDecision {
-    /// It is traced by the trace of this number.
-    Traced(u64),
-    /// Its steps are kept for this trace until its name is known.
-    Unnamed(u64),
+    /// It is traced.
+    Traced,
+    /// Its steps are kept until its name is known.
+    Unnamed,
     /// It is not traced, or not yet: a later name may match.
     Not,
 }
@@ -106,7 +106,8 @@ impl FlowTraces {
     pub fn start(&self, request: TraceRequest) -> u64 {
         let now = clock::now();
         let number = rand::random::<u64>() >> 12; // exact in JSON
-        *self.lock() = Some(RunningTrace {
+        let mut lock = self.lock();
+        *lock = Some(RunningTrace {
             number,
             until: now + request.time,
             request,
@@ -117,6 +118,7 @@ impl FlowTraces {
             unnamed: 0,
         });
         self.set_running(true);
+        drop(lock);
         number
     }
 
@@ -137,7 +139,6 @@ impl FlowTraces {
         };
         if is_over {
             *lock = None;
-            drop(lock);
             self.set_running(false);
         }
         report
@@ -151,7 +152,6 @@ impl FlowTraces {
         let is_read = now < trace.read + PATIENCE;
         if !is_read {
             *lock = None;
-            drop(lock);
             self.set_running(false);
         }
         is_read
@@ -161,39 +161,29 @@ impl FlowTraces {
         self.0.is_running.load(Ordering::Relaxed)
     }
 
-    /// Events that nobody wants cost nothing only if `tracing` knows that.
+    /// Events that nobody wants cost nothing only if `tracing` knows that. The caller holds the lock, so that no other trace
+    /// begins meanwhile.
     fn set_running(&self, running: bool) {
         self.0.is_running.store(running, Ordering::Relaxed);
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// Decides on a flow by its client and, if known, its name. A flow that is traced counts.
-    fn decide(&self, client: IpAddr, name: Option<&Hostname>) -> TraceDecision {
+    /// Decides on a flow that begins. Returns also the number of the trace that runs; `None` if none does.
+    fn begin(&self, client: IpAddr) -> Option<(u64, TraceDecision)> {
         let mut lock = self.lock();
-        let Some(trace) = lock.as_mut().filter(|trace| clock::now() < trace.until) else {
-            return TraceDecision::Not;
-        };
-        if trace.request.clients.is_some_and(|clients| !clients.contains(&client.to_canonical())) {
-            return TraceDecision::Not;
-        }
-        let is_named = match (&trace.request.names, name) {
-            (Some(_), None) => {
-                trace.unnamed += 1;
-                let is_kept = trace.unnamed <= MOST_UNNAMED;
-                return if is_kept { TraceDecision::Unnamed(trace.number) } else { TraceDecision::Not };
-            }
-            (Some(pattern), Some(name)) => pattern.matches(name),
-            (None, _) => true,
-        };
-        if !is_named || trace.flows >= trace.request.flows {
-            return TraceDecision::Not;
-        }
-        trace.flows += 1;
-        TraceDecision::Traced(trace.number)
+        let trace = lock.as_mut().filter(|trace| clock::now() < trace.until)?;
+        Some((trace.number, trace.decide(client, None)))
+    }
+
+    /// Decides on a flow that began in this trace, by the name that it asks for.
+    fn decide_named(&self, number: u64, client: IpAddr, name: &Hostname) -> TraceDecision {
+        let mut lock = self.lock();
+        let trace = lock.as_mut().filter(|trace| trace.number == number && clock::now() < trace.until);
+        trace.map_or(TraceDecision::Not, |trace| trace.decide(client, Some(name)))
     }
 
     /// Notes that the steps of a flow are no longer kept for a trace.
-    fn named(&self, number: u64) {
+    fn release_unnamed(&self, number: u64) {
         if let Some(trace) = self.lock().as_mut().filter(|trace| trace.number == number) {
             trace.unnamed -= 1;
         }
@@ -211,6 +201,29 @@ impl FlowTraces {
 
     fn lock(&self) -> MutexGuard<'_, Option<RunningTrace>> {
         self.0.trace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RunningTrace {
+    /// Decides on a flow by its client and, if known, its name. A flow that is traced counts.
+    fn decide(&mut self, client: IpAddr, name: Option<&Hostname>) -> TraceDecision {
+        if self.request.clients.is_some_and(|clients| !clients.contains(&client.to_canonical())) {
+            return TraceDecision::Not;
+        }
+        let is_named = match (&self.request.names, name) {
+            (Some(_), None) if self.unnamed < MOST_UNNAMED => {
+                self.unnamed += 1;
+                return TraceDecision::Unnamed;
+            }
+            (Some(_), None) => false,
+            (Some(pattern), Some(name)) => pattern.matches(name),
+            (None, _) => true,
+        };
+        if !is_named || self.flows >= self.request.flows {
+            return TraceDecision::Not;
+        }
+        self.flows += 1;
+        TraceDecision::Traced
     }
 }
 
@@ -307,13 +320,31 @@ mod tests {
     }
 
     #[test]
+    fn later_trace_takes_no_earlier_flow() {
+        let (_alone, traces) = (alone(), FlowTraces::default());
+        let layer = TraceLayer(traces.clone());
+        let subscriber = tracing_subscriber::registry().with(layer.clone().with_filter(layer));
+        tracing::subscriber::with_default(subscriber, || {
+            traces.start(request(Some("a.example")));
+            let (client, name) = ("10.0.1.9:1", tracing::field::Empty);
+            let span = tracing::debug_span!(crate::flow::FLOW_SPAN, id = 1, %client, name);
+            let second = traces.start(request(Some("b.example")));
+            span.record("name", tracing::field::display("b.example"));
+            span.in_scope(|| tracing::debug!("inspected"));
+            assert_eq!(traces.read(second).flows, 0, "it began before");
+        });
+    }
+
+    #[test]
     fn steps_of_few_unnamed_flows_are_kept() {
         let (_alone, traces) = (alone(), FlowTraces::default());
-        traces.start(request(Some("a.example")));
+        let trace = traces.start(request(Some("a.example")));
         let client = "10.0.1.9".parse().unwrap();
-        let kept = |decision: &TraceDecision| matches!(decision, TraceDecision::Unnamed(_));
-        let decisions: Vec<_> = (0..MOST_UNNAMED + 9).map(|_| traces.decide(client, None)).collect();
-        assert_eq!(decisions.iter().filter(|decision| kept(decision)).count(), MOST_UNNAMED);
+        let is_kept = || traces.begin(client) == Some((trace, TraceDecision::Unnamed));
+        let kept = (0..2 * MOST_UNNAMED).filter(|_| is_kept()).count();
+        assert_eq!(kept, MOST_UNNAMED);
+        (0..kept).for_each(|_| traces.release_unnamed(trace));
+        assert!(is_kept(), "those of the others have ended");
     }
 
     #[test]

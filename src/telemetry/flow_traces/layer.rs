@@ -30,6 +30,8 @@ struct SpannedFlow {
     id: String,
     client: SocketAddr,
     accepted: Instant,
+    /// The trace that ran when it began, and its decision.
+    trace: u64,
     decision: TraceDecision,
     /// Steps until the name is known.
     early: Vec<TracedStep>,
@@ -60,11 +62,12 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
         let mut values = FlowValues::default();
         attributes.record(&mut values);
         let Ok(client) = values.client.parse::<SocketAddr>() else { return };
-        let decision = self.0.decide(client.ip(), None);
+        let Some((trace, decision)) = self.0.begin(client.ip()) else { return };
         span.extensions_mut().insert(SpannedFlow {
             id: values.id,
             client,
             accepted: clock::now(),
+            trace,
             decision,
             early: Vec::new(),
         });
@@ -77,25 +80,24 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
         let mut values = FlowValues::default();
         record.record(&mut values);
         let Ok(name) = values.name.parse::<Hostname>() else { return };
-        if matches!(flow.decision, TraceDecision::Traced(_)) {
-            return;
+        match flow.decision {
+            TraceDecision::Traced => return,
+            TraceDecision::Unnamed => self.0.release_unnamed(flow.trace),
+            TraceDecision::Not => {}
         }
-        if let TraceDecision::Unnamed(number) = flow.decision {
-            self.0.named(number);
-        }
-        flow.decision = self.0.decide(flow.client.ip(), Some(&name));
+        flow.decision = self.0.decide_named(flow.trace, flow.client.ip(), &name);
         let early = std::mem::take(&mut flow.early);
-        if let TraceDecision::Traced(number) = flow.decision {
+        if flow.decision == TraceDecision::Traced {
             for step in early {
-                self.0.add(number, step);
+                self.0.add(flow.trace, step);
             }
         }
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(span) = context.span(&id) else { return };
-        if let Some(SpannedFlow { decision: TraceDecision::Unnamed(number), .. }) = span.extensions().get() {
-            self.0.named(*number);
+        if let Some(SpannedFlow { decision: TraceDecision::Unnamed, trace, .. }) = span.extensions().get() {
+            self.0.release_unnamed(*trace);
         }
     }
 
@@ -117,9 +119,9 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
             step: description.finish(),
         };
         match flow.decision {
-            TraceDecision::Traced(number) => self.0.add(number, step),
-            TraceDecision::Unnamed(_) if flow.early.len() < MOST_EARLY => flow.early.push(step),
-            TraceDecision::Unnamed(_) | TraceDecision::Not => {}
+            TraceDecision::Traced => self.0.add(flow.trace, step),
+            TraceDecision::Unnamed if flow.early.len() < MOST_EARLY => flow.early.push(step),
+            TraceDecision::Unnamed | TraceDecision::Not => {}
         }
     }
 }
