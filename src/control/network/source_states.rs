@@ -18,7 +18,7 @@ pub(super) struct SourceStates {
     /// The pools of the last check.
     pools: Arc<Pools>,
     withdrawn: BTreeSet<SourceAddr>,
-    /// The index at which the last unfinished check stopped.
+    /// The index at which the next check begins, where the last one was not finished.
     cursor: usize,
     is_behind: bool,
     /// Failures to read the local table, and to look an address up.
@@ -91,8 +91,8 @@ impl SourceStates {
                 Ok(_) => {}
                 Err(error) => {
                     failed = true;
-                    // The others are looked at all the same, the next time.
-                    (self.cursor, self.is_behind) = ((at + 1) % listed.len(), true);
+                    // The next check begins with the others. It is not due at once: the kernel may refuse each lookup.
+                    self.cursor = at + 1;
                     if self.unanswered.is_due() {
                         tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
                     }
@@ -145,6 +145,18 @@ mod tests {
         states.check(&pools, false);
         let lost: Vec<_> = states.withdrawn.iter().map(|source| source.ip().to_string()).collect();
         assert_eq!((lost, states.is_behind()), (vec!["192.0.2.77".to_owned()], false));
+    }
+
+    #[test]
+    fn failed_lookup_delays_only_its_address() {
+        // Where there is a default route, the kernel answers with an error for addresses in 0.0.0.0/8.
+        let pools = pools(&["0.1.2.3/32", "192.0.2.77/32"]);
+        let mut states = SourceStates::new(&pools);
+        for _ in 0..2 {
+            states.check(&pools, false);
+            assert!(!states.is_behind(), "the next check would follow at once, for ever");
+        }
+        assert!(states.withdrawn.iter().any(|source| source.ip().to_string() == "192.0.2.77"));
     }
 
     #[test]

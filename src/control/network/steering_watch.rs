@@ -233,3 +233,27 @@ impl SteeringWatch {
 fn list(lost: &[Lost]) -> String {
     lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use std::sync::mpsc;
+
+    #[test]
+    fn waiting_reload_is_answered_without_a_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("egret.toml");
+        let text = "[steering]\ninterfaces = [\"ens6\"]\nwatch = false\n\
+                    [[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n";
+        std::fs::write(&main, text).unwrap();
+        let expected = ExpectedNetwork::of(&config::load(&main).unwrap().config, 15001);
+        let mut watch = SteeringWatch::new(expected, Readiness::new());
+        let (reply, answer) = mpsc::sync_channel(1);
+        let deadline = crate::clock::now();
+        watch.renewing = Some(PendingRenewal { reply, deadline, rules: BTreeSet::new(), lost: true });
+        assert_eq!(watch.look(deadline), None);
+        assert_eq!(answer.try_recv(), Ok(SteeringRenewal::Pending));
+        assert_eq!(watch.due(), None);
+    }
+}
