@@ -143,9 +143,13 @@ struct Prepared {
 fn prepare(steps: Vec<FileChange>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
     let model = fs::metadata(main).map_err(io_at(main))?;
     let prepare = |FileChange { relative, bytes }: FileChange| {
-        // A symbolic link is kept: its target is replaced.
+        // A symbolic link is kept: its target is replaced. One that leads nowhere is refused.
         let there = folder.join(&relative);
-        let path = fs::canonicalize(&there).unwrap_or(there);
+        let path = match fs::canonicalize(&there) {
+            Ok(path) => path,
+            Err(error) if there.is_symlink() => return Err(io_at(&there)(error)),
+            Err(_) => there,
+        };
         let before = if path.exists() { Some(keep(&path, &kept.join(&relative))?) } else { None };
         let after = bytes.map(|bytes| write_beside(&path, &bytes, &model)).transpose()?;
         Ok(Prepared { path, before, after })

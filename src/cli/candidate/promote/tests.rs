@@ -202,6 +202,26 @@ fn failed_write_changes_no_file() {
 }
 
 #[test]
+fn links_are_kept_and_followed() {
+    let folders = Folders::new(
+        &[("egret.toml", "old"), ("lists/names.txt", "a")],
+        &[("egret.toml", "new"), ("names.txt", "a b")],
+    );
+    let (link, target) = (folders.running().join("names.txt"), folders.running().join("lists/names.txt"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml", "names.txt"]);
+    let candidate = Folders::set(&folders.candidate().join("egret.toml"), &["egret.toml", "names.txt"]);
+    write(&running, &candidate, NOW).unwrap().take_back().unwrap();
+    assert!(link.is_symlink() && fs::read_to_string(&target).unwrap() == "a");
+    // A link that leads nowhere, which the running configuration does not read.
+    fs::remove_file(&target).unwrap();
+    let running = Folders::set(&folders.running().join("egret.toml"), &["egret.toml"]);
+    let error = write(&running, &candidate, NOW).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == link), "{error}");
+    assert!(link.is_symlink() && fs::read_to_string(&running.main).unwrap() == "old");
+}
+
+#[test]
 fn failed_rename_restores_all_files() {
     let folders = Folders::new(
         &[("egret.toml", "old"), ("policy.d/gone.toml", "gone")],
