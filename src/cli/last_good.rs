@@ -41,9 +41,9 @@ pub(super) fn control_socket(path: &Path) -> Option<PathBuf> {
     Some(socket)
 }
 
-/// Says on standard error that the files have errors, and what comes of it.
+/// Says on standard error that the files have errors, or cannot be read, and what comes of it.
 pub(super) fn warn(path: &Path, consequence: &str) {
-    eprintln!("egret: warning: {} has errors (run `egret check`); {consequence}", path.display());
+    eprintln!("egret: warning: {} cannot be loaded (run `egret check`); {consequence}", path.display());
 }
 
 /// Prints all errors of a configuration without which there is no answer. Returns the exit code.

@@ -92,15 +92,9 @@ impl LastGoodStore {
     /// The kept configurations, the newest first, without the one that was just refused, which its digest identifies.
     pub(crate) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
         let mut others: Vec<Texts> = Vec::new();
-        for kept in KeepReason::NEWEST_FIRST {
-            match self.read(kept) {
-                Ok(Some(texts)) if Some(texts.digest()) != refused && !others.contains(&texts) => {
-                    others.push(texts);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot read the kept configuration {}; it is not available as a fallback", kept.file_name());
-                }
+        for texts in self.kept() {
+            if Some(texts.digest()) != refused && !others.contains(&texts) {
+                others.push(texts);
             }
         }
         others
@@ -108,7 +102,18 @@ impl LastGoodStore {
 
     /// The newest kept configuration that can be loaded.
     pub fn newest(&self) -> Option<config::Config> {
-        self.others_than(None).into_iter().find_map(|texts| Some(self.load(texts).ok()?.config))
+        self.kept().find_map(|texts| Some(self.load(texts).ok()?.config))
+    }
+
+    /// Reads the kept configurations, the newest first.
+    fn kept(&self) -> impl Iterator<Item = Texts> {
+        KeepReason::NEWEST_FIRST.into_iter().filter_map(|kept| match self.read(kept) {
+            Ok(texts) => texts,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the kept configuration {}; it is not available as a fallback", kept.file_name());
+                None
+            }
+        })
     }
 
     /// Parses and checks a kept configuration.
