@@ -132,8 +132,9 @@ fn ports_command_names_holders_per_destination(family: Family) {
 
     drop(flows);
     wait_for("the flows to be gone", || {
-        let report = control.report(&["--destination", &to]);
-        if report["hot"] == json!([]) { Ok(()) } else { Err(report) }
+        let report = control.report(&["--pool", "alpha", "--destination", &to]);
+        let left = ["source", "live", "held", "capacity"].map(|key| report["hot"][0][key].clone());
+        if json!(left) == json!([source, 0, 0, 16]) { Ok(()) } else { Err(report) }
     });
 }
 

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
 use crate::gateway::{AddressMismatch, MismatchCount};
 use crate::hostname::Hostname;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,14 +94,18 @@ impl ControlPlane {
         let watched = self.handles.forecast.rows(&self.pools(), now).into_iter();
         let mut hot: Vec<DestinationPorts> = watched.map(|row| self.hot_row(&row)).collect();
         if let Some(DestinationFilter::Socket(to)) = query.destination {
-            // a requested destination is shown even if others are hotter
-            for (pool, row) in rows().filter(|(_, row)| is_one_address(row)) {
+            // A requested destination is shown even if others are hotter, or nobody has a port towards it.
+            let known: HashSet<IpAddr> =
+                hot.iter().filter(|row| row.destination == to).map(|row| row.source).collect();
+            let is_cool = |row: &SourceUsage| {
+                let source = row.source.addr();
+                is_one_address(row) && Family::of(source) == Family::of(to.ip()) && !known.contains(&source)
+            };
+            for (pool, row) in rows().filter(|(_, row)| is_cool(row)) {
                 let source = SourceAddr::new(row.source.addr());
-                let known = hot.iter().any(|row| row.source == source.ip() && row.destination == to);
                 let used = self.handles.ledger.pair(source, DialAddr::new(to), now);
-                if let Some(used) = used.filter(|used| !known && used.in_use() > 0) {
-                    hot.push(self.cool_row(pool, source, to, used));
-                }
+                let unused = PairUse { capacity: row.capacity, live: 0, held: 0 };
+                hot.push(self.cool_row(pool, source, to, used.unwrap_or(unused)));
             }
         }
         Ok(admin::report(&query, sources, hot, &self.handles.gateway.table))
