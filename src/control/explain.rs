@@ -2,21 +2,21 @@
 //! Opens no socket and resolves no name.
 
 mod checks;
+mod leaving;
 
-use crate::addr::{ClientAddr, DialAddr, Family, OriginalDestination, SourceAddr};
+use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
-    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool,
-    ExplainedRule, PortsInUse,
+    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
-use crate::egress::{Ledger, PairUse, PoolSpec, Pools};
+use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    self, CheckResults, ClientInspection, CompileError, DestinationRule, Explanation, FlowFacts, Inspection,
-    Judgement, MatchFinding, Permit, Policy, TenantRules,
+    self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
+    MatchFinding, Policy, TenantRules,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -102,15 +102,6 @@ pub(crate) enum UsageSource<'a> {
     Live(&'a Snapshot),
 }
 
-/// Source address and ports of a flow.
-struct SourceUse {
-    source: Option<SourceAddr>,
-    in_use: Option<PairUse>,
-    /// Ports of the tenant towards the destination.
-    tenant_ports: Option<u32>,
-    drain: Vec<SourceAddr>,
-}
-
 /// The queried flow.
 struct ExplainedFlow {
     name: AskedName,
@@ -193,7 +184,7 @@ impl ExplainInputs<'_> {
         let judgement = match rules.judge(&facts) {
             Judgement::Permit { permit, needs } if permit.would_deny().is_none() => {
                 let families = self.dialled_families(tenant, &permit);
-                match checks::checked(report, effective, name, permit, (&facts, &families)) {
+                match checks::checked(report, effective, name, permit, &facts, &families) {
                     Ok(permit) => Judgement::Permit { permit, needs },
                     Err(outcome) => {
                         rules.judge(&FlowFacts { checks: CheckResults::failed(outcome), ..facts })
@@ -212,100 +203,6 @@ impl ExplainInputs<'_> {
             }
             Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome)),
             Judgement::NeedsInspection => {} // its result is given
-        }
-    }
-
-    /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
-    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, permit: &Permit) {
-        let to = permit.dial();
-        let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
-            report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
-            return;
-        };
-        let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
-        let ports_floor = share.map(|share| share.floor).filter(|floor| *floor > 0);
-        let ports_ceiling = share.and_then(|share| share.ceiling);
-        let is_resolved = permit.destination() == DestinationRule::Resolve;
-        let known = if is_resolved { report.address_check.is_some() } else { !report.address_assumed };
-        let client_family = Family::of(client.ip());
-        let families = if known { vec![Family::of(to.ip())] } else { self.dialled_families(tenant, permit) };
-        let of_family = |address: IpAddr| families.contains(&Family::of(address));
-        let is_refused = !pool.addresses.iter().any(|network| Family::of(network.addr()) == client_family);
-        let SourceUse { source, in_use, tenant_ports, drain } = self.source_use(pool, tenant, client, to);
-        let (source, in_use) = (source.filter(|_| known), in_use.filter(|_| known));
-        let tenant_ports = tenant_ports.filter(|_| known);
-        let fitting: Vec<_> = pool.addresses.iter().filter(|network| of_family(network.addr())).collect();
-        let some_left = match self.state {
-            UsageSource::Live(_) if known => source.is_some(),
-            UsageSource::Live(_) | UsageSource::Files(..) => {
-                fitting.iter().any(|network| pool.drain_leaves(network))
-            }
-        };
-        let reached =
-            |now: Option<u32>, most: Option<u32>| now.zip(most).is_some_and(|(now, most)| now >= most);
-        let outcome = if reached(report.flows, report.max_flows) {
-            Some(Outcome::TenantFlowLimit)
-        } else if is_refused || !some_left {
-            Some(Outcome::NoSourceAddress)
-        } else if reached(tenant_ports, ports_ceiling) {
-            Some(Outcome::TenantPortCeiling)
-        } else if in_use.is_some_and(|in_use| in_use.free() == 0) {
-            Some(Outcome::PortsExhausted)
-        } else {
-            None
-        };
-        report.allowed = outcome.is_none();
-        report.outcome = outcome.map(explained_outcome);
-        report.pool = Some(ExplainedPool {
-            name: pool.name.to_string(),
-            addresses: fitting.iter().map(ToString::to_string).collect(),
-            ports: pool.ports.to_string(),
-            source: source.map(SourceAddr::ip),
-            public: source.and_then(|source| pool.public.get(&source).copied()),
-            in_use: in_use.map(|PairUse { capacity, live, held }| PortsInUse { capacity, live, held }),
-            drain: drain.into_iter().map(SourceAddr::ip).filter(|address| of_family(*address)).collect(),
-            tenant_ports,
-            ports_floor,
-            ports_ceiling,
-        });
-    }
-
-    /// Families of the addresses that the gateway may dial for the flow, in the order in which it prefers them.
-    fn dialled_families(&self, tenant: &TenantRules, permit: &Permit) -> Vec<Family> {
-        if permit.destination() != DestinationRule::Resolve {
-            return vec![Family::of(permit.dial().ip())];
-        }
-        match self.state {
-            UsageSource::Files(pools, _) => {
-                pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families())
-            }
-            UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].pool.families(),
-        }
-    }
-
-    fn source_use(
-        &self,
-        pool: &PoolSpec,
-        tenant: &TenantRules,
-        client: ClientAddr,
-        to: DialAddr,
-    ) -> SourceUse {
-        match self.state {
-            UsageSource::Files(pools, _) => {
-                let known = pools.pool(&pool.name);
-                let source = known.and_then(|pool| pool.preferred(client, Family::of(to.ip())));
-                SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
-            }
-            UsageSource::Live(snapshot) => {
-                let tenant = &snapshot.tenants[tenant.index];
-                let next = tenant.pool.next(client, to, clock::now());
-                SourceUse {
-                    source: next.map(|(source, _)| source),
-                    in_use: next.map(|(_, in_use)| in_use),
-                    tenant_ports: tenant.share.ports(to),
-                    drain: tenant.pool.out_of_use(),
-                }
-            }
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::addr::Family;
 use crate::admin::{
     ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
 };
+use crate::flow::UNKNOWN_TENANT;
 use ipnet::IpNet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -29,7 +30,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
 }
 
 fn write_question(text: &mut String, report: &ExplainReport) {
-    let tenant = report.tenant.as_deref().unwrap_or("unknown");
+    let tenant = report.tenant.as_deref().unwrap_or(UNKNOWN_TENANT);
     let _ = writeln!(text, "from     {}, tenant {tenant}", report.from);
     let ech = if report.ech { ", with an encrypted ClientHello" } else { "" };
     let to = match &report.hostname {

@@ -17,7 +17,8 @@ pub(super) fn checked(
     EffectiveRules { rules, verification }: EffectiveRules<'_>,
     asked: &AskedName,
     permit: Permit,
-    (facts, families): (&FlowFacts<'_>, &[Family]),
+    facts: &FlowFacts<'_>,
+    families: &[Family],
 ) -> Result<Permit, Outcome> {
     report.destination = Some(permit.destination().as_str().to_owned());
     report.certificate = Some(permit.certificate().as_str().to_owned());
@@ -29,7 +30,7 @@ pub(super) fn checked(
     }
     let to = |ip| DialAddr::new(SocketAddr::new(ip, facts.dialled.port()));
     let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
-    let permits = address(report, verification, (name, families), permit, leads_to)?;
+    let permits = address(report, verification, name, families, permit, leads_to)?;
     certificate(report, verification, name, permits)
 }
 
@@ -37,7 +38,8 @@ pub(super) fn checked(
 fn address(
     report: &mut ExplainReport,
     VerificationHandles { verifier, asker, .. }: &VerificationHandles,
-    (name, families): (&Hostname, &[Family]),
+    name: &Hostname,
+    families: &[Family],
     permit: Permit,
     leads_to: impl Fn(IpAddr) -> Option<Permit>,
 ) -> Result<Vec<Permit>, Outcome> {
