@@ -1,7 +1,4 @@
 //! `egret allow`: the rule that would allow a denied flow, and the policy test that keeps it.
-//!
-//! Exit codes, stable: 0 printed or written, 1 no rule can help or the flow is not in the log, 2 something could not be read
-//! or written.
 
 mod edit;
 

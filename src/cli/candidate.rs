@@ -1,7 +1,4 @@
 //! `egret candidate`: a second policy, evaluated on the running gateway's flows beside the one in force.
-//!
-//! Exit codes, stable: 0 done, or a candidate is loaded and not rolled back; 1 refused, none is loaded, or it was
-//! rolled back; 2 the gateway could not be asked, or has not answered.
 
 mod promote;
 mod table;

@@ -1,8 +1,5 @@
 //! `egret explain`: explains the decision on a flow, rule by rule; from the configuration alone, or from the running
 //! gateway. Sends nothing to anyone else.
-//!
-//! Exit codes, stable: 0 the flow would be allowed, 1 it would be denied, 2 the query is invalid, or the gateway could
-//! not be asked.
 
 mod text;
 

@@ -1,6 +1,4 @@
 //! `egret names`: asks the running gateway for the known addresses of names, and for flows that went to others.
-//!
-//! Exit codes, stable: 0 answered, 1 the gateway knows no address of the name, 2 it could not be asked.
 
 use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, print};

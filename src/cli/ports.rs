@@ -1,8 +1,5 @@
 //! `egret ports`: asks the running gateway for the source ports in use, their holders and their exhaustion; drains
 //! source addresses.
-//!
-//! Exit codes, stable: 0 answered or done, 1 an undrained address stays unavailable, 2 the gateway could not be asked
-//! or does not know the item.
 
 mod table;
 

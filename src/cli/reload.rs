@@ -1,7 +1,4 @@
 //! `egret reload`: reloads the running gateway's configuration and prints the result.
-//!
-//! Exit codes, stable: 0 the configuration is in force, 1 it was refused and the previous one stays, 2 the gateway
-//! could not be asked, or has not answered.
 
 use super::ask::{GatewayArgs, order};
 use super::journal;

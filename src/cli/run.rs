@@ -39,8 +39,8 @@ pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
     }
 }
 
-/// Logs to standard error, and lets flows be traced: with time and colour for people, or with priorities for the journal, which adds the time
-/// itself.
+/// Logs to standard error: with time and colour for people, with priorities for the journal, which adds the time itself. Takes
+/// the steps of traced flows from the same events.
 fn log_messages(level: Level, traces: FlowTraces) {
     let level = LevelFilter::from_level(level);
     let traces = TraceLayer(traces);

@@ -2,8 +2,6 @@
 //!
 //! Evidence are flows that passed, allowed or in monitor mode, and that the server answered. Denied flows are listed
 //! and never suggested: pasting the output must not allow what an attacker tried.
-//!
-//! Exit codes, stable: 0 answered, even with nothing to suggest; 2 the log or the configuration could not be read.
 
 mod proposal;
 mod seen;

@@ -1,6 +1,4 @@
 //! `egret why`: explains the end of a flow from the flow log, and judges the same flow by the configuration as it is now.
-//!
-//! Exit codes, stable: 0 explained, 1 no such flow in the log, 2 the log, or the configuration that names it, could not be read.
 
 use super::explain::show;
 use super::flow_log::Recorded;
@@ -9,6 +7,7 @@ use super::output::{json_page, print};
 use super::past_flow::{FlowOptions, PastFlow};
 use crate::admin::ExplainReport;
 use crate::config;
+use crate::flow::UNKNOWN_TENANT;
 use crate::outcome::Outcome;
 use crate::units::format_size;
 use serde::Serialize;
@@ -72,7 +71,7 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
 fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
     let mut text = String::new();
     let Recorded { time, flow, client, destination, duration_ms, .. } = record;
-    let tenant = record.tenant.as_deref().unwrap_or("unknown");
+    let tenant = record.tenant.as_deref().unwrap_or(UNKNOWN_TENANT);
     let _ = writeln!(text, "flow     {flow}, {time:.0}, lasted {duration_ms} ms");
     let _ = writeln!(text, "from     {client}, tenant {tenant}");
     let protocol = record.protocol.as_deref().map(|protocol| format!(" ({protocol})")).unwrap_or_default();
