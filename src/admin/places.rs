@@ -80,7 +80,7 @@ impl Places {
     }
 
     fn holders(&self) -> MutexGuard<'_, Holders> {
-        // whole between any two statements that could panic
+        // Ignores poisoning: the list is whole wherever something could panic.
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 /// The tenant's account in which a leased port counts. Empty, and nothing counted, in a pool without floors and
 /// ceilings.
 #[derive(Clone, Default)]
-pub struct Share(Option<Arc<ShareSeat>>);
+pub struct Share(Option<Arc<TenantShare>>);
 
-struct ShareSeat {
+struct TenantShare {
     table: Arc<ShareTable>,
     /// Index of the tenant in the table.
     tenant: u32,
@@ -23,14 +23,14 @@ impl Share {
     pub const NONE: Self = Self(None);
 
     pub(super) fn new(table: &Arc<ShareTable>, tenant: &Arc<str>) -> Self {
-        Self(Some(Arc::new(ShareSeat { table: Arc::clone(table), tenant: table.seat(tenant) })))
+        Self(Some(Arc::new(TenantShare { table: Arc::clone(table), tenant: table.index(tenant) })))
     }
 
     /// Counts a port for the tenant before one is taken. Exactly one call of [`Share::unclaim`] or, when the port is
     /// free again, [`Share::release`] must follow.
     pub(super) fn claim(&self, to: DestinationKey, family: Family) -> Result<(), LeaseError> {
-        let Some(seat) = &self.0 else { return Ok(()) };
-        seat.table.claim(to, seat.tenant, family).map_err(|refusal| match refusal {
+        let Some(share) = &self.0 else { return Ok(()) };
+        share.table.claim(to, share.tenant, family).map_err(|refusal| match refusal {
             ShareRefusal::Ceiling => LeaseError::Ceiling,
             ShareRefusal::KeptForFloors => LeaseError::KeptForFloors,
             ShareRefusal::NothingFree => LeaseError::Exhausted,
@@ -39,39 +39,39 @@ impl Share {
 
     /// The tenant's ports towards a destination, live and held; `None` if they are not counted.
     pub fn ports(&self, to: DialAddr) -> Option<u32> {
-        self.0.as_ref().map(|seat| seat.table.ports(to.into(), seat.tenant))
+        self.0.as_ref().map(|share| share.table.ports(to.into(), share.tenant))
     }
 
     /// True if the counts say that there is a free port for the claim; false without counts.
     pub(super) fn is_backed(&self, to: DestinationKey, family: Family) -> bool {
-        self.0.as_ref().is_some_and(|seat| seat.table.has_room(to, family))
+        self.0.as_ref().is_some_and(|share| share.table.has_room(to, family))
     }
 
     /// Withdraws a claim for which no port was found.
     pub(super) fn unclaim(&self, to: DestinationKey) {
-        if let Some(seat) = &self.0 {
-            seat.table.release(to, seat.tenant);
-            seat.table.fell(to, 1);
+        if let Some(share) = &self.0 {
+            share.table.release(to, share.tenant);
+            share.table.fell(to, 1);
         }
     }
 
     /// Counts one port less: it is free again, or about to be under the lock that is held. The account itself reports
     /// that it has one busy port less.
     pub(super) fn release(&self, to: DestinationKey) {
-        if let Some(seat) = &self.0 {
-            seat.table.release(to, seat.tenant);
+        if let Some(share) = &self.0 {
+            share.table.release(to, share.tenant);
         }
     }
 
     /// The table that holds the claim.
     pub(super) fn table(&self) -> Option<&Arc<ShareTable>> {
-        self.0.as_ref().map(|seat| &seat.table)
+        self.0.as_ref().map(|share| &share.table)
     }
 }
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Share").field(&self.0.as_ref().map(|seat| seat.tenant)).finish()
+        f.debug_tuple("Share").field(&self.0.as_ref().map(|share| share.tenant)).finish()
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct ShareTable {
     shards: [Mutex<ShareShard>; SHARDS],
     hasher: RandomState,
     /// Index of every tenant that the pool ever had.
-    seats: Mutex<HashMap<Arc<str>, u32>>,
+    indices: Mutex<HashMap<Arc<str>, u32>>,
     /// Held while the pool's capacity changes. Taken before the lock of any account.
     control: Mutex<()>,
 }
@@ -86,47 +86,47 @@ impl FamilyCapacity {
 }
 
 impl ShareTerms {
-    fn floor(&self, seat: u32) -> u32 {
-        self.of(seat).0
+    fn floor(&self, tenant: u32) -> u32 {
+        self.of(tenant).0
     }
 
-    fn ceiling(&self, seat: u32) -> u32 {
-        self.of(seat).1
+    fn ceiling(&self, tenant: u32) -> u32 {
+        self.of(tenant).1
     }
 
-    fn of(&self, seat: u32) -> (u32, u32) {
-        self.tenants.get(seat as usize).copied().unwrap_or((0, u32::MAX))
+    fn of(&self, tenant: u32) -> (u32, u32) {
+        self.tenants.get(tenant as usize).copied().unwrap_or((0, u32::MAX))
     }
 }
 
 impl DestinationShares {
-    fn ports(&self, seat: u32) -> u32 {
-        self.place(seat).map_or(0, |at| self.tenants[at].1)
+    fn ports(&self, tenant: u32) -> u32 {
+        self.position(tenant).map_or(0, |at| self.tenants[at].1)
     }
 
-    fn place(&self, seat: u32) -> Result<usize, usize> {
-        self.tenants.binary_search_by_key(&seat, |&(seat, _)| seat)
+    fn position(&self, tenant: u32) -> Result<usize, usize> {
+        self.tenants.binary_search_by_key(&tenant, |&(tenant, _)| tenant)
     }
 
     fn is_empty(&self) -> bool {
         self.busy == 0 && self.tenants.is_empty()
     }
 
-    fn one_more(&mut self, seat: u32, terms: &ShareTerms) {
-        let at = self.place(seat).unwrap_or_else(|at| {
-            self.tenants.insert(at, (seat, 0));
+    fn one_more(&mut self, tenant: u32, terms: &ShareTerms) {
+        let at = self.position(tenant).unwrap_or_else(|at| {
+            self.tenants.insert(at, (tenant, 0));
             at
         });
-        if self.tenants[at].1 < terms.floor(seat) {
+        if self.tenants[at].1 < terms.floor(tenant) {
             self.met += 1;
         }
         self.tenants[at].1 += 1;
     }
 
-    fn one_less(&mut self, seat: u32, terms: &ShareTerms) {
-        let Ok(at) = self.place(seat) else { return };
+    fn one_less(&mut self, tenant: u32, terms: &ShareTerms) {
+        let Ok(at) = self.position(tenant) else { return };
         self.tenants[at].1 -= 1;
-        if self.tenants[at].1 < terms.floor(seat) {
+        if self.tenants[at].1 < terms.floor(tenant) {
             self.met -= 1;
         }
         if self.tenants[at].1 == 0 {
@@ -137,15 +137,15 @@ impl DestinationShares {
 
 impl ShareTable {
     /// Index of a tenant.
-    pub(super) fn seat(&self, tenant: &Arc<str>) -> u32 {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = u32::try_from(seats.len()).unwrap_or(u32::MAX);
-        *seats.entry(Arc::clone(tenant)).or_insert(next)
+    pub(super) fn index(&self, tenant: &Arc<str>) -> u32 {
+        let mut indices = self.indices.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = u32::try_from(indices.len()).unwrap_or(u32::MAX);
+        *indices.entry(Arc::clone(tenant)).or_insert(next)
     }
 
     /// A tenant's ports towards a destination.
-    pub(super) fn ports(&self, to: DestinationKey, seat: u32) -> u32 {
-        self.shard(to).rows.get(&to).map_or(0, |row| row.ports(seat))
+    pub(super) fn ports(&self, to: DestinationKey, tenant: u32) -> u32 {
+        self.shard(to).rows.get(&to).map_or(0, |row| row.ports(tenant))
     }
 
     /// Locks the pool's capacity against other changes.
@@ -162,11 +162,11 @@ impl ShareTable {
     pub(super) fn adopt(&self, specs: &[ShareSpec], capacity: FamilyCapacity, generation: u64) {
         let mut terms = ShareTerms { generation, capacity, ..ShareTerms::default() };
         for spec in specs {
-            let seat = self.seat(&spec.tenant) as usize;
-            if terms.tenants.len() <= seat {
-                terms.tenants.resize(seat + 1, (0, u32::MAX));
+            let index = self.index(&spec.tenant) as usize;
+            if terms.tenants.len() <= index {
+                terms.tenants.resize(index + 1, (0, u32::MAX));
             }
-            terms.tenants[seat] = (spec.floor, spec.ceiling.unwrap_or(u32::MAX));
+            terms.tenants[index] = (spec.floor, spec.ceiling.unwrap_or(u32::MAX));
             terms.floors = terms.floors.saturating_add(spec.floor);
         }
         self.follow(&Arc::new(terms), |old| old.generation < generation);
@@ -189,23 +189,24 @@ impl ShareTable {
             }
             shard.terms = Arc::clone(terms);
             for row in shard.rows.values_mut() {
-                row.met = row.tenants.iter().map(|&(seat, ports)| ports.min(terms.floor(seat))).sum();
+                row.met = row.tenants.iter().map(|&(tenant, ports)| ports.min(terms.floor(tenant))).sum();
             }
         }
     }
 
     /// Counts one more port for a tenant and one more busy port, if its ceiling and the others' floors permit it.
-    pub(super) fn claim(&self, to: DestinationKey, seat: u32, family: Family) -> Result<(), ShareRefusal> {
+    pub(super) fn claim(&self, to: DestinationKey, tenant: u32, family: Family) -> Result<(), ShareRefusal> {
         let mut shard = self.shard(to);
         let ShareShard { terms, rows } = &mut *shard;
-        let (busy, met, ports) = rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(seat)));
-        if ports >= terms.ceiling(seat) {
+        let (busy, met, ports) =
+            rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(tenant)));
+        if ports >= terms.ceiling(tenant) {
             return Err(ShareRefusal::Ceiling);
         }
         // Its own floor is met, so the unmet floors are those of others. If nothing is free it must not even search: a
         // port that is freed meanwhile may be reserved for another.
         let due = terms.floors - met;
-        if ports >= terms.floor(seat) {
+        if ports >= terms.floor(tenant) {
             match terms.capacity.of(family).saturating_sub(busy.into()) {
                 0 => return Err(ShareRefusal::NothingFree),
                 free if free <= due.into() => return Err(ShareRefusal::KeptForFloors),
@@ -214,7 +215,7 @@ impl ShareTable {
         }
         let row = rows.entry(to).or_default();
         row.busy += 1;
-        row.one_more(seat, terms);
+        row.one_more(tenant, terms);
         Ok(())
     }
 
@@ -227,11 +228,11 @@ impl ShareTable {
     }
 
     /// Counts one port less for a tenant.
-    pub(super) fn release(&self, to: DestinationKey, seat: u32) {
+    pub(super) fn release(&self, to: DestinationKey, tenant: u32) {
         let mut shard = self.shard(to);
         let ShareShard { terms, rows } = &mut *shard;
         if let Some(row) = rows.get_mut(&to) {
-            row.one_less(seat, terms);
+            row.one_less(tenant, terms);
             shard.tidy(to);
         }
     }

@@ -134,9 +134,9 @@ mod tests {
         let [hostile, good] = [(); 2].map(|()| Limit::new(u32::MAX));
         let mut passes = Vec::new();
         let mut enter = |tenant: &Arc<Limit>| {
-            let places = [gateway.enter().unwrap(), tenant.enter().unwrap()];
+            let slots = [gateway.enter().unwrap(), tenant.enter().unwrap()];
             let enters = !gateway.is_beyond_share(tenant, 2);
-            passes.extend(enters.then_some(places));
+            passes.extend(enters.then_some(slots));
             enters
         };
         let entered = (0..100).filter(|_| enter(&hostile)).count();

@@ -90,13 +90,13 @@ impl CheckedName<'_> {
     /// Checks the certificate in the background; the flow does not wait for it.
     pub(super) fn observe_certificate(&self, flow: &mut Flow) {
         let (true, Some(to)) = (speaks_tls(flow), flow.dialled()) else { return };
-        let Some(place) = self.tenant.inspections.enter() else { return };
+        let Some(slot) = self.tenant.inspections.enter() else { return };
         let entry = Arc::clone(flow.entry());
         let (tenant, verification) = (Arc::clone(self.tenant), Arc::clone(self.verification));
         let (name, client) = (self.name.clone(), flow.client());
         let (dialler, time) = (self.worker.settings.dialler, self.worker.settings.inspect_deadline);
         spawn(async move {
-            let _place = place;
+            let _slot = slot;
             let (tenant, verification) = (&tenant, &verification);
             let prober = CertificateProber { tenant, verification, dialler, client, name: &name };
             let found = prober.check_within(time, to).await;

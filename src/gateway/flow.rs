@@ -19,7 +19,7 @@ use std::time::Duration;
 /// A live flow, on its worker. Dropping it ends it.
 pub struct Flow {
     /// Slot in the tenant's flow limit; held until all is over, an answer that refuses the flow included.
-    pub place: Option<Slot>,
+    pub slot: Option<Slot>,
     /// Traffic class of the client's SYN, for both legs.
     pub class: TrafficClass,
     meters: Meters,
@@ -31,7 +31,7 @@ impl Flow {
     /// Creates a flow that was accepted now, with the meters of no tenant.
     pub fn begin(handle: FlowHandle, nobody: Meters) -> Self {
         nobody.enter();
-        Self { place: None, class: TrafficClass::default(), meters: nobody, handle }
+        Self { slot: None, class: TrafficClass::default(), meters: nobody, handle }
     }
 
     /// Assigns the flow to a tenant, whose meters count it from now on.
@@ -142,7 +142,7 @@ pub(super) fn describe(field: &'static str, value: &dyn fmt::Display) {
 impl Drop for Flow {
     fn drop(&mut self) {
         // Readers of the record may rely on the slot being free.
-        self.place = None;
+        self.slot = None;
         let record = self.handle.finish();
         tracing::debug!(
             outcome = %record.outcome,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The name that `egret doctor` asks for. Nobody has it (RFC 6761), so that no rule but one for every name allows it.
 pub const PROBE_NAME: &str = "egret-doctor.invalid";
-/// Its refusal is this much longer than others: several full packets, which show whether large answers reach clients.
+/// Bytes that pad the refusal of [`PROBE_NAME`]: several full packets, which show whether large answers reach clients.
 const PROBE_PADDING: usize = 16 * 1024;
 
 /// Time for a refused client to read its answer and close.

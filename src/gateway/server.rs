@@ -166,8 +166,8 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
         turn_away(&mut flow);
         return Ok(());
     };
-    let place = FlowSlot { _pass: pass, _load: load_guard };
-    let task = flow_task(Rc::clone(worker), client, flow, place);
+    let slot = FlowSlot { _pass: pass, _load: load_guard };
+    let task = flow_task(Rc::clone(worker), client, flow, slot);
     let span = tracing::debug_span!(FLOW_SPAN, %id, client = %from, tenant = Empty, name = Empty);
     if span.is_disabled() {
         spawn(task);
@@ -192,12 +192,7 @@ struct FlowSlot {
 
 /// Runs a whole flow. A gateway holds one of these futures for each flow, so they are small.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` holds each argument twice")]
-fn flow_task(
-    worker: Rc<Worker>,
-    client: Socket,
-    mut flow: Flow,
-    place: FlowSlot,
-) -> impl Future<Output = ()> {
+fn flow_task(worker: Rc<Worker>, client: Socket, mut flow: Flow, slot: FlowSlot) -> impl Future<Output = ()> {
     async move {
         match session::run_session(&worker, &client, &mut flow).await {
             Ok(outcome) => flow.set_outcome(outcome),
@@ -205,7 +200,7 @@ fn flow_task(
         }
         // The socket first: readers of the record may rely on the flow being over.
         drop(client);
-        drop(place);
+        drop(slot);
     }
 }
 

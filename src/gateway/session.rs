@@ -96,7 +96,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
     if snapshot.own.contain(flow.destination().ip()) || snapshot.own.contain(client.ip()) {
         return Err(Outcome::DestinationLocal.into());
     }
-    flow.place = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
+    flow.slot = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);
     if worker.gateway.flows.is_beyond_share(&tenant.flows, snapshot.tenants.len()) {
         let detail = Some("the gateway is nearly full, and the tenant has its share of it");
         return Err(FlowEnd { outcome: Outcome::TenantFlowLimit, detail });
@@ -177,7 +177,7 @@ async fn inspect(
     client: &Socket,
     flow: &mut Flow,
 ) -> Result<(ClientInspection, Option<Inspected>), FlowEnd> {
-    let Some(_place) = tenant.inspections.enter() else {
+    let Some(_slot) = tenant.inspections.enter() else {
         return Ok((ClientInspection::Unclear(Outcome::InspectionBusy), None));
     };
     let inspected = worker.peeker.peek(client).await;

@@ -105,18 +105,18 @@ impl EventLoop {
 
     fn run_here<R>(self: &Rc<Self>, main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
         let _running = Running::begin(self);
-        let alarm = TaskWaker::notified(MAIN, &self.inbox);
+        let task_waker = TaskWaker::notified(MAIN, &self.inbox);
         self.tasks.push(MAIN);
-        let waker = Waker::from(Arc::clone(&alarm));
+        let waker = Waker::from(Arc::clone(&task_waker));
         let mut main = pin!(main(Rc::clone(self)));
         let mut poll = |key, is_bulk_turn| {
             if key != MAIN {
                 self.tasks.poll(key, is_bulk_turn);
                 return Poll::Pending;
             }
-            self.tasks.begin(&alarm, is_bulk_turn);
+            self.tasks.begin(&task_waker, is_bulk_turn);
             let polled = main.as_mut().poll(&mut Context::from_waker(&waker));
-            self.tasks.pause(&alarm);
+            self.tasks.pause(&task_waker);
             polled
         };
         let mut events = vec![EpollEvent::empty(); ROUND];

@@ -51,7 +51,7 @@ pub(super) struct Tasks {
     /// `None` while the task is polled.
     all: RefCell<Slab<Option<Task>>>,
     ready: RefCell<VecDeque<u32>>,
-    /// Tasks that wait for their turn; they count as rung.
+    /// Tasks that wait for their turn; they count as notified.
     gave_way: RefCell<VecDeque<u32>>,
     /// For the current poll: true if it is a turn, and if its task requests one.
     is_bulk_turn: Cell<bool>,
@@ -60,7 +60,7 @@ pub(super) struct Tasks {
 
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
-    alarm: Arc<TaskWaker>,
+    waker: Arc<TaskWaker>,
 }
 
 /// Key of the loop's main future.
@@ -76,17 +76,18 @@ pub(super) struct TaskWaker {
 }
 
 impl TaskWaker {
-    /// Creates the alarm of a ready task, as tasks are at first.
+    /// Creates the waker of a ready task, as tasks are at first.
     pub(super) fn notified(key: u32, inbox: &Arc<Inbox>) -> Arc<Self> {
         Arc::new(Self { key, notified: AtomicBool::new(true), inbox: Arc::clone(inbox) })
     }
 
-    fn silence(&self) {
+    /// Prevents all later wake-ups: the task has ended.
+    fn retire(&self) {
         self.notified.store(true, Ordering::Release);
     }
 
     /// Queues the task, if this is the thread of its loop.
-    fn ring_here(&self) -> bool {
+    fn queue_here(&self) -> bool {
         let here = EventLoop::if_any(|event_loop| {
             let ours = Arc::ptr_eq(&event_loop.inbox, &self.inbox);
             if ours {
@@ -104,7 +105,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.notified.swap(true, Ordering::AcqRel) && !self.ring_here() {
+        if !self.notified.swap(true, Ordering::AcqRel) && !self.queue_here() {
             self.inbox.put(self.key);
         }
     }
@@ -116,7 +117,7 @@ impl Tasks {
         let place = all.vacant_entry();
         // More would not fit in memory.
         let key = u32::try_from(place.key()).ok().filter(|key| *key != MAIN).expect("fewer than 2^32 tasks");
-        place.insert(Some(Task { future, alarm: TaskWaker::notified(key, inbox) }));
+        place.insert(Some(Task { future, waker: TaskWaker::notified(key, inbox) }));
         drop(all);
         self.push(key);
     }
@@ -142,16 +143,16 @@ impl Tasks {
     }
 
     /// Called before a poll: the task sees everything that it was woken for, and later events wake it again.
-    pub(super) fn begin(&self, alarm: &TaskWaker, is_bulk_turn: bool) {
-        alarm.notified.swap(false, Ordering::AcqRel);
+    pub(super) fn begin(&self, waker: &TaskWaker, is_bulk_turn: bool) {
+        waker.notified.swap(false, Ordering::AcqRel);
         self.is_bulk_turn.set(is_bulk_turn);
         self.gives_way.set(false);
     }
 
     /// Called after a poll, if the task is pending. If woken meanwhile it is ready, and may wait for a turn then.
-    pub(super) fn pause(&self, alarm: &TaskWaker) {
-        if self.gives_way.get() && !alarm.notified.swap(true, Ordering::AcqRel) {
-            self.gave_way.borrow_mut().push_back(alarm.key);
+    pub(super) fn pause(&self, waker: &TaskWaker) {
+        if self.gives_way.get() && !waker.notified.swap(true, Ordering::AcqRel) {
+            self.gave_way.borrow_mut().push_back(waker.key);
         }
     }
 
@@ -159,17 +160,17 @@ impl Tasks {
     pub(super) fn poll(&self, key: u32, is_bulk_turn: bool) {
         let place = key as usize;
         let Some(mut task) = self.all.borrow_mut().get_mut(place).and_then(Option::take) else { return };
-        self.begin(&task.alarm, is_bulk_turn);
-        let waker = Waker::from(Arc::clone(&task.alarm));
+        self.begin(&task.waker, is_bulk_turn);
+        let waker = Waker::from(Arc::clone(&task.waker));
         let mut cx = Context::from_waker(&waker);
         // After a panic the task is only dropped, below.
         let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut cx)));
         if let Ok(Poll::Pending) = polled {
-            self.pause(&task.alarm);
+            self.pause(&task.waker);
             self.all.borrow_mut()[place] = Some(task);
             return;
         }
-        task.alarm.silence();
+        task.waker.retire();
         end(task);
         self.all.borrow_mut().remove(place);
     }
