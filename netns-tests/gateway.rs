@@ -1,44 +1,24 @@
 //! The gateway under test: the built binary, the real packet rules, and its logs and metrics.
 
+mod metrics;
+mod steer;
+
+pub use steer::{Rules, check};
+
 use crate::config::Config;
 use crate::lab::Lab;
-use crate::namespace::text;
 use crate::process;
-use crate::wait::{PATIENCE, wait_for, wait_until};
+use crate::wait::{wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fmt::Display;
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::symlink;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
-use std::str::FromStr;
 use tempfile::TempDir;
 
 pub const EGRET: &str = env!("CARGO_BIN_EXE_egret");
-const STEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
-const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9915);
-
-/// Packet filter used for steering.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rules {
-    Iptables,
-    Nftables,
-    /// iptables with its legacy backend instead of that of nftables.
-    Legacy,
-}
-
-impl Rules {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Iptables | Self::Legacy => "iptables",
-            Self::Nftables => "nftables",
-        }
-    }
-}
 
 /// Runs until dropped; prints the gateway's messages if the test failed.
 pub struct Gateway<'lab> {
@@ -94,45 +74,6 @@ pub fn unprivileged(capabilities: &str, arguments: &[&str], config: &Path) -> Co
 }
 
 impl Lab {
-    /// Runs `steer.sh` on the gateway.
-    pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
-        let mut command = Command::new(STEER);
-        command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
-        if rules == Rules::Legacy {
-            command.env("PATH", self.legacy_first());
-        }
-        command.arg(action).arg("--config").arg(config).args(["--egret", EGRET, "--format", rules.as_str()]);
-        self.gateway.output(&mut command)
-    }
-
-    /// A PATH in which `iptables` is the legacy backend.
-    fn legacy_first(&self) -> String {
-        let dir = self.run.path().join("legacy");
-        if fs::create_dir(&dir).is_ok() {
-            for program in ["iptables", "ip6tables"] {
-                for tool in ["", "-save", "-restore"] {
-                    let legacy = format!("/usr/sbin/{program}-legacy{tool}");
-                    symlink(legacy, dir.join(format!("{program}{tool}"))).unwrap();
-                }
-            }
-        }
-        format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
-    }
-
-    /// Runs `steer.sh` on the gateway; it must succeed.
-    pub fn must_steer(&self, action: &str, config: &Path, rules: Rules) {
-        let output = self.steer(action, config, rules);
-        assert!(output.status.success(), "steer.sh {action}: {}\n{}", output.status, text(&output));
-    }
-
-    /// Runs a shell line on the gateway as its root; it must succeed.
-    pub fn carry_out(&self, line: &str, config: &Path) {
-        let mut command = Command::new("sh");
-        let path = format!("{}:/usr/sbin:/usr/bin:/bin", Path::new(EGRET).parent().unwrap().display());
-        command.args(["-c", line]).env("PATH", path).env("EGRET_CONFIG", config);
-        self.gateway.check(command.env("EGRET_STEERING_STATE", self.run.path().join("steering")));
-    }
-
     /// Steers with iptables, and starts the gateway until it is ready.
     pub fn start_gateway(&self, config: &Config) -> Gateway<'_> {
         self.start_steered_gateway(config, Rules::Iptables)
@@ -342,44 +283,6 @@ impl<'lab> Gateway<'lab> {
         fs::write(&new, config).unwrap();
         fs::rename(new, self.files.config()).unwrap();
     }
-
-    /// Sum of all samples of an integer metric with all of these labels.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let (status, page) = self.get("/metrics").expect("scrape the metrics");
-        assert_eq!(status, 200, "{page}");
-        page.lines().filter_map(|line| sample::<u64>(line, name, labels)).sum()
-    }
-
-    /// Samples of a metric with all of these labels, as floating-point numbers.
-    pub fn gauges(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
-        let (status, page) = self.get("/metrics").expect("scrape the metrics");
-        assert_eq!(status, 200, "{page}");
-        page.lines().filter_map(|line| sample(line, name, labels)).collect()
-    }
-
-    /// Waits until the sum of all samples meets the condition.
-    pub fn wait_for_metric(
-        &self,
-        name: &str,
-        labels: &[(&str, &str)],
-        mut wanted: impl FnMut(u64) -> bool,
-    ) -> u64 {
-        wait_for(&format!("{name}{labels:?}"), || {
-            let value = self.metric(name, labels);
-            if wanted(value) { Ok(value) } else { Err(format!("it is {value}")) }
-        })
-    }
-
-    /// Sends `GET` to the metrics listener; returns status and body.
-    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = self.lab.gateway.run(|| TcpStream::connect(METRICS))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
-    }
 }
 
 /// Wraps the command so that `socket(AF_INET6, …)` fails with `EAFNOSUPPORT`, by an inherited seccomp filter.
@@ -410,15 +313,6 @@ fn spawn_as(lab: &Lab, files: &Files, mut command: Command) -> Child {
     command.env("STATE_DIRECTORY", files.dir.path());
     command.stderr(OpenOptions::new().create(true).append(true).open(files.stderr()).unwrap());
     lab.gateway.spawn(&mut command)
-}
-
-/// Value of a sample line, if it is of this metric and has these labels.
-fn sample<T: FromStr<Err: Display>>(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<T> {
-    let (series, value) = line.rsplit_once(' ')?;
-    let (found, rest) = series.split_once('{').unwrap_or((series, ""));
-    let has = |(key, value): &(&str, &str)| rest.contains(&format!("{key}=\"{value}\""));
-    let whole = || value.parse().unwrap_or_else(|e| panic!("not such a number: {line}: {e}"));
-    (found == name && labels.iter().all(has)).then(whole)
 }
 
 impl Drop for Gateway<'_> {

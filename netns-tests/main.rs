@@ -56,6 +56,7 @@ mod tests_framing;
 mod tests_health;
 mod tests_held_ports;
 mod tests_http;
+mod tests_interfaces;
 mod tests_lab;
 mod tests_large_reload;
 mod tests_memory;
@@ -175,6 +176,7 @@ fn main() -> ExitCode {
         tests_doctor_rules::trials(),
         tests_errors::trials(),
         tests_conflicts::trials(),
+        tests_interfaces::trials(),
         tests_watch::trials(),
         tests_families::trials(),
         tests_startup::trials(),

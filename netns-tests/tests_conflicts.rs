@@ -2,9 +2,9 @@
 
 use crate::clients::connect_from;
 use crate::config::Config;
-use crate::gateway::{Files, Gateway, Rules, unprivileged};
+use crate::gateway::{Files, Gateway, Rules, check, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
-use crate::namespace::{Namespace, text};
+use crate::namespace::text;
 use crate::traffic::pass;
 use crate::wait::PATIENCE;
 use std::fs;
@@ -14,14 +14,9 @@ use std::time::Duration;
 
 crate::trials! {
     both families:
-        misnamed_interface_lets_no_tenant_pass,
-        later_interfaces_are_steered_by_pattern,
-        bridge_is_steered_without_br_netfilter,
         flow_from_the_gateway_itself_is_refused,
         status_names_exemptions;
     once:
-        link_name_with_peer_is_refused,
-        interface_without_clients_is_named,
         pools_with_foreign_addresses_are_refused,
         table_or_mark_in_use_changes_nothing,
         rules_of_other_backend_are_replaced,
@@ -30,115 +25,7 @@ crate::trials! {
 }
 
 const BRIEF: Duration = Duration::from_millis(300);
-const BOTH: [Rules; 2] = [Rules::Iptables, Rules::Nftables];
-
-fn check(lab: &Lab, files: &Files) -> String {
-    text(&lab.gateway.output(&mut unprivileged("", &["check"], &files.config())))
-}
-
-/// With forwarding on, only the tenants' sources in the rules are left to steer by.
-fn misnamed_interface_lets_no_tenant_pass(family: Family) {
-    for (rules, name) in BOTH.into_iter().flat_map(|rules| [(rules, "c9"), (rules, "d*")]) {
-        let lab = Lab::new();
-        lab.gateway.set_forwarding(true);
-        let interfaces = format!("[\"{name}\"]");
-        let files =
-            Files::new(&Config { interfaces, steering_ports: "[80, 443]".into(), ..Config::default() });
-        let complaint = format!("no interface is called {name}");
-        let up = lab.steer("up", &files.config(), rules);
-        assert!(up.status.success() && text(&up).contains(&complaint), "{}", text(&up));
-        let server = lab.listen(Host::Web, family, 443);
-        lab.try_connect(Tenant::Alpha, server.address(), BRIEF).unwrap_err();
-        server.assert_untouched();
-        // Other traffic is not affected.
-        lab.connect(Tenant::Stranger, server.address());
-        let told = format!("no interface of this machine is called {name}");
-        let status = lab.steer("status", &files.config(), rules);
-        assert!(text(&status).contains(&told), "{}", text(&status));
-        assert_eq!(status.status.success(), name.ends_with('*'), "{}", text(&status));
-        let checked = check(&lab, &files);
-        assert!(checked.contains(&told) && checked.contains("there are: c0, s0"), "{checked}");
-    }
-}
-
-fn later_interfaces_are_steered_by_pattern(family: Family) {
-    for (rules, pattern) in [(Rules::Iptables, "late-*"), (Rules::Nftables, "late-+")] {
-        let lab = Lab::new();
-        let interfaces = format!("[\"c0\", \"{pattern}\"]");
-        let _gateway = lab.start_steered_gateway(&Config { interfaces, ..Config::default() }, rules);
-        let files = Files::new(&Config { interfaces: format!("[\"{pattern}\"]"), ..Config::default() });
-        assert!(check(&lab, &files).contains("is called late-*"));
-        let client = Namespace::new();
-        lab.gateway.join("late-1", &client);
-        lab.gateway.ip(
-            "link set late-1 up\naddr add 10.0.1.193/28 dev late-1\naddr add fd00:1:0:0:d::1/80 dev late-1 nodad\n",
-        );
-        client.ip(
-            "link set late-1 up\naddr add 10.0.1.194/28 dev late-1\naddr add fd00:1:0:0:d::2/80 dev late-1 nodad\n\
-             route add default via 10.0.1.193\nroute add default via fd00:1:0:0:d::1\n",
-        );
-        for namespace in [&lab.gateway, &client] {
-            namespace.wait_for_links();
-        }
-        let from: IpAddr =
-            if family == Family::V4 { "10.0.1.194" } else { "fd00:1:0:0:d::2" }.parse().unwrap();
-        for tenant in [None, Some(Tenant::Alpha)] {
-            let server = lab.listen(Host::Raw, family, 7000);
-            let to = server.address();
-            let stream = match tenant {
-                None => client.run(|| connect_from(from, to, PATIENCE)).unwrap(),
-                Some(tenant) => lab.connect(tenant, to),
-            };
-            let upstream = server.accept();
-            assert!(Tenant::Alpha.owns_source(upstream.peer_addr().unwrap().ip()));
-            pass(&stream, &upstream, b"hello");
-        }
-        assert!(!check(&lab, &files).contains("is called"));
-    }
-}
-
-/// With br_netfilter, as Docker sets it, no connection succeeds, and steering reports why.
-fn bridge_is_steered_without_br_netfilter(family: Family) {
-    for rules in BOTH {
-        let lab = Lab::new();
-        let client = Namespace::new();
-        lab.gateway.join("p0", &client);
-        lab.gateway.ip("link add br0 type bridge\nlink set br0 up\nlink set p0 master br0\nlink set p0 up\n\
-             addr add 10.0.1.193/28 dev br0\naddr add fd00:1:0:0:d::1/80 dev br0 nodad\n");
-        client
-            .ip("link set p0 up\naddr add 10.0.1.194/28 dev p0\naddr add fd00:1:0:0:d::2/80 dev p0 nodad\n\
-             route add default via 10.0.1.193\nroute add default via fd00:1:0:0:d::1\n");
-        for namespace in [&lab.gateway, &client] {
-            namespace.wait_for_links();
-        }
-        let filters = |on: &str| {
-            for tool in ["iptables", "ip6tables"] {
-                lab.gateway.sysctl(&format!("net/bridge/bridge-nf-call-{tool}"), on);
-            }
-        };
-        let from: IpAddr =
-            if family == Family::V4 { "10.0.1.194" } else { "fd00:1:0:0:d::2" }.parse().unwrap();
-        let config = Config { interfaces: "[\"br0\"]".into(), ..Config::default() };
-        filters("0");
-        let gateway = lab.start_steered_gateway(&config, rules);
-        let server = lab.listen(Host::Raw, family, 7000);
-        let to = server.address();
-        let status = || text(&gateway.egret(&["steering", "status"]));
-        // The bridge may be learning for a moment before it forwards.
-        let stream = client.run(|| connect_from(from, to, PATIENCE)).unwrap();
-        pass(&stream, &server.accept(), b"hello");
-        assert!(!status().contains("bridge"), "{}", status());
-        filters("1");
-        client.run(|| connect_from(from, to, BRIEF)).unwrap_err();
-        assert!(status().contains("br0 is a bridge") && status().contains("bridge-nf-call-iptables=0"));
-        server.assert_untouched();
-        let files = Files::new(&Config { interfaces: "[\"p0\"]".into(), ..Config::default() });
-        assert!(
-            check(&lab, &files)
-                .contains("p0 is a port of a bridge: to packet filters its packets arrive on br0")
-        );
-    }
-}
+const BOTH: [Rules; 2] = Rules::BOTH;
 
 /// A local route wider than the pools, and a tenant with every address as a source.
 fn flow_from_the_gateway_itself_is_refused(family: Family) {
@@ -194,36 +81,6 @@ fn status_names_exemptions(family: Family) {
         let said = text(&status);
         assert!(said.contains("3 rules before Egret's") && said.contains(&from.to_string()), "{said}");
     }
-}
-
-fn link_name_with_peer_is_refused() {
-    let lab = Lab::new();
-    let files = Files::new(&Config { interfaces: "[\"c0@if2\"]".into(), ..Config::default() });
-    for output in [
-        lab.gateway.output(&mut unprivileged("", &["check"], &files.config())),
-        lab.steer("up", &files.config(), Rules::Iptables),
-        lab.steer("status", &files.config(), Rules::Iptables),
-    ] {
-        assert!(
-            !output.status.success() && text(&output).contains("the name is \"c0\""),
-            "{}",
-            text(&output)
-        );
-    }
-}
-
-fn interface_without_clients_is_named() {
-    let lab = Lab::new();
-    let config = Config { interfaces: "[\"s0\"]".into(), ..crate::doctor::config() };
-    let gateway = lab.start_gateway(&config);
-    let told = "the route to 10.0.1.0/24 is by c0";
-    let status = text(&lab.steer("status", &gateway.config(), Rules::Iptables));
-    assert!(status.contains(told), "{status}");
-    let checked = text(&gateway.egret(&["check"]));
-    assert!(checked.contains(told), "{checked}");
-    let (ok, found) = crate::doctor::packets(&lab, &gateway.config());
-    let named = |finding: &&serde_json::Value| finding["found"].as_str().unwrap().contains("is by c0");
-    assert!(!ok && crate::doctor::failed(&found).iter().any(named), "{found:#?}");
 }
 
 fn pools_with_foreign_addresses_are_refused() {

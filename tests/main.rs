@@ -20,6 +20,7 @@ mod forecast;
 mod generated_docs;
 mod install;
 mod metrics_scrape;
+mod policy_tests;
 mod readable;
 mod steering;
 mod suggest;
