@@ -20,7 +20,7 @@ const FLOWS: u64 = 100_000;
 
 fn open(opener: &Rc<FlowOpener>, number: u64) -> FlowHandle {
     let client = ClientAddr::new("10.0.1.7:40000".parse().unwrap());
-    let to = OriginalDestination::new("198.51.100.9:443".parse().unwrap());
+    let to = OriginalDestination::tcp("198.51.100.9:443".parse().unwrap());
     let mut flow = opener.open(FlowId { process: 0, number }, client, to);
     flow.record().tenant = Some("acme".into());
     flow

@@ -94,7 +94,7 @@ fn connect(criterion: &mut Criterion) {
 
 fn from_the_ledger(pool: &Arc<Pool>, to: SocketAddr) -> (Socket, Option<Lease>) {
     let lease =
-        pool.lease(client(1), DialAddr::new(to), &Share::NONE, egret::clock::now()).expect("a free port");
+        pool.lease(client(1), DialAddr::tcp(to), &Share::NONE, egret::clock::now()).expect("a free port");
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
     socket.bind(&lease.source().socket().into()).expect("the leased port");
@@ -204,5 +204,5 @@ fn client(n: u32) -> ClientAddr {
 
 fn destination(v6: bool) -> DialAddr {
     let text = if v6 { "[2001:db8::1]:443" } else { "192.0.2.1:443" };
-    DialAddr::new(text.parse().expect("an address"))
+    DialAddr::tcp(text.parse().expect("an address"))
 }

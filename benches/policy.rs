@@ -48,7 +48,7 @@ fn specs(names: usize, tenants: usize) -> Vec<TenantSpec> {
 
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("policy/decide");
-    let to = OriginalDestination::new(([203, 0, 113, 5], 443).into());
+    let to = OriginalDestination::tcp(([203, 0, 113, 5], 443).into());
     for (names, tenants) in SIZES {
         let policy =
             Policy::compile(&specs(names, tenants), PrivateDestinations::ByCidr).expect("it compiles");

@@ -29,13 +29,13 @@ fn record() -> FlowRecord {
         outcome: Outcome::Closed,
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
         pool: Some("acme".into()),
-        dialled: Some(DialAddr::new(to)),
+        dialled: Some(DialAddr::tcp(to)),
         bytes_up: 517,
         bytes_down: 1 << 20,
         duration: Duration::from_micros(1_234_567),
         inspect: Some(Duration::from_micros(789).into()),
         connect: Some(Duration::from_micros(4_321).into()),
-        ..FlowRecord::begin(time, flow, client, OriginalDestination::new(to))
+        ..FlowRecord::begin(time, flow, client, OriginalDestination::tcp(to))
     }
 }
 

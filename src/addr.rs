@@ -3,26 +3,38 @@
 //! One dual-stack listener serves both families, so the kernel returns IPv4 peers as `::ffff:a.b.c.d`. Every
 //! constructor here canonicalises such an address to IPv4; nothing above this floor ever sees a mapped one.
 
+use crate::transport::Transport;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 macro_rules! socket_role {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $new:ident $(, $transport:ident)?) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name {
             // As two fields they take 20 bytes; a SocketAddr takes 32. A flow has several.
             ip: IpAddr,
             port: u16,
+            $($transport: Transport,)?
         }
 
         impl $name {
             /// Creates it; an IPv4-mapped IPv6 address becomes IPv4.
-            pub fn new(address: SocketAddr) -> Self {
-                Self { ip: address.ip().to_canonical(), port: address.port() }
+            pub fn $new(address: SocketAddr) -> Self {
+                Self {
+                    ip: address.ip().to_canonical(),
+                    port: address.port(),
+                    $($transport: Transport::Tcp,)?
+                }
             }
+            $(
+            /// The transport protocol of the port.
+            pub fn $transport(self) -> Transport {
+                self.$transport
+            }
+            )?
             /// The plain address and port.
             pub fn socket(self) -> SocketAddr {
                 SocketAddr::new(self.ip, self.port)
@@ -53,19 +65,43 @@ macro_rules! socket_role {
 
 socket_role! {
     /// Client's address: the peer of the accepted socket.
-    ClientAddr
+    ClientAddr, new
 }
 socket_role! {
     /// Address that the client dialled: the local address of the accepted socket under TPROXY.
-    OriginalDestination
+    OriginalDestination, tcp, transport
 }
 socket_role! {
     /// Address that Egret dials for the flow.
-    DialAddr
+    DialAddr, tcp, transport
+}
+
+impl DialAddr {
+    /// Creates it; an IPv4-mapped IPv6 address becomes IPv4.
+    pub fn new(transport: Transport, address: SocketAddr) -> Self {
+        Self { transport, ..Self::tcp(address) }
+    }
+    /// The same port at another address.
+    #[must_use]
+    pub fn at(self, ip: IpAddr) -> Self {
+        Self { ip: ip.to_canonical(), ..self }
+    }
+}
+
+impl From<OriginalDestination> for DialAddr {
+    fn from(OriginalDestination { ip, port, transport }: OriginalDestination) -> Self {
+        Self { ip, port, transport }
+    }
+}
+
+impl From<DialAddr> for OriginalDestination {
+    fn from(DialAddr { ip, port, transport }: DialAddr) -> Self {
+        Self { ip, port, transport }
+    }
 }
 socket_role! {
     /// A leased source address and port, bound before dialling.
-    LeasedSource
+    LeasedSource, new
 }
 
 /// An address family.

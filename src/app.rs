@@ -21,8 +21,8 @@ use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig};
 use crate::control::{
     ActiveConfig, Auditor, CompiledConfig, ControlHandles, ControlPlane, DeferredDrop, ExpectedNetwork,
-    FallbackReason, FileWatch, ForecastHandle, MonitoringLog, NetworkThread, RecheckHandle, ReconcilerThread,
-    ReloadHandle, Reloader, SharedCandidate,
+    FallbackReason, ForecastHandle, MonitoringLog, NetworkThread, PolicySource, RecheckHandle,
+    ReconcilerThread, ReloadHandle, Reloader, SharedCandidate,
 };
 use crate::egress::{Dialler, Ledger};
 use crate::flow::{FlowEvent, FlowSink, FlowTable, UNKNOWN_TENANT};
@@ -72,13 +72,13 @@ struct App {
 impl App {
     fn start(
         startup: &Startup,
+        source: &PolicySource,
         loaded: LoadedConfig,
         fallback: Option<FallbackReason>,
     ) -> Result<Self, StartError> {
-        let LoadedConfig { mut config, files, read, texts, .. } = loaded;
-        // A fallback is stored already, and the watched files are the refused ones.
+        let LoadedConfig { mut config, files, texts, .. } = loaded;
+        // A fallback is stored already.
         let started_with = fallback.is_none().then_some(texts);
-        let read = fallback.as_ref().map_or(read, |fallback| fallback.read.clone());
         let signals = Signals::new()?;
         let worker_count = workers::count(&config);
         let room = limits::descriptor_budget(worker_count, config.gateway.max_flows)?;
@@ -115,7 +115,7 @@ impl App {
         // Twelve inspection deadlines, which is one minute by default.
         let how = RecheckSettings { dialler: settings.dialler, patience: settings.inspect_deadline * 12 };
         let reloader = Reloader {
-            path: startup.path.clone(),
+            source: source.clone(),
             running: config,
             outline,
             ledger: Arc::clone(&handles.ledger),
@@ -126,7 +126,6 @@ impl App {
             retired: DeferredDrop::default(),
             candidates: handles.candidates.clone(),
             rechecks: RecheckHandle::start(Arc::clone(&gateway), how)?,
-            files: FileWatch::new(read),
             last_good: startup.last_good.clone(),
             started_with,
             network: network.clone(),

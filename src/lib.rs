@@ -6,6 +6,7 @@
 // floor 0
 pub mod clock;
 pub mod sys;
+pub mod transport;
 // floor 1
 pub mod addr;
 pub mod audit;

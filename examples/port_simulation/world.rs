@@ -225,7 +225,7 @@ impl World {
 
     fn open(&mut self, duration: Option<f64>) -> bool {
         let client = ClientAddr::new(([10, 0, 0, 1], 40_000).into());
-        let to = DialAddr::new(([192, 0, 2, 1], 443).into());
+        let to = DialAddr::tcp(([192, 0, 2, 1], 443).into());
         let Ok(lease) = self.pool.lease(client, to, &Share::NONE, self.now) else {
             return false;
         };

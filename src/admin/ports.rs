@@ -1,6 +1,6 @@
 //! Port usage, as answered by `GET /v1/ports`.
 
-use crate::addr::SourceAddr;
+use crate::addr::{DialAddr, SourceAddr};
 use crate::flow::FlowTable;
 use crate::hostname::Hostname;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -181,7 +181,8 @@ pub fn report(
     let of_pool = |pool: &Arc<str>| query.pool.as_ref().is_none_or(|wanted| **wanted == **pool);
     let sources = sources.into_iter().filter(|row| of_pool(&row.pool)).collect();
     let mut hot: Vec<_> = hot.into_iter().filter(|row| of_pool(&row.pool)).collect();
-    let pairs: Vec<_> = hot.iter().map(|row| (SourceAddr::new(row.source), row.destination)).collect();
+    let pairs: Vec<_> =
+        hot.iter().map(|row| (SourceAddr::new(row.source), DialAddr::tcp(row.destination))).collect();
     let flows = table.towards(&pairs, query.tenant.as_deref(), HOLDERS);
     for (row, flows) in hot.iter_mut().zip(flows) {
         row.hostname = flows.hostname.map(|hostname| hostname.to_string());

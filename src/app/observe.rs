@@ -116,7 +116,7 @@ fn hot(pools: &Pools, forecast: &ForecastHandle) -> Vec<HotDestination> {
     let shown = rows.into_iter().map(|row| HotDestination {
         pool: row.pool,
         source: row.network,
-        destination: row.destination,
+        destination: row.destination.socket(),
         ports: u32::from(row.live) + u32::from(row.held),
     });
     shown.collect()

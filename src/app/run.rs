@@ -3,7 +3,7 @@
 use super::startup::Startup;
 use super::{App, StartError};
 use crate::config::{self, LoadedConfig};
-use crate::control::{FallbackCause, FallbackReason};
+use crate::control::{FallbackCause, FallbackReason, PolicySource};
 use crate::sys::memory;
 
 /// Reason why the gateway did not start, or did not end cleanly.
@@ -23,19 +23,17 @@ pub enum RunError {
 pub fn run(startup: &Startup) -> Result<(), RunError> {
     let Startup { path, last_good, .. } = startup;
     memory::give_large_blocks_back_at_once();
-    let (cause, refused, read, digest) = match config::load(path) {
-        Err(report) => {
-            let read = report.read.clone();
-            (FallbackCause::Files, RunError::Config(report), read, None)
-        }
+    let mut source = PolicySource::new(path);
+    let (cause, refused, digest) = match source.read() {
+        Err(report) => (FallbackCause::Files, RunError::Config(report), None),
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            let (read, digest) = (loaded.read.clone(), loaded.texts.digest());
-            match attempt(startup, loaded, None) {
+            let digest = loaded.texts.digest();
+            match attempt(startup, &source, loaded, None) {
                 Ok(ended) => return Ok(ended?),
-                Err(error) => (FallbackCause::Start, RunError::Start(error), read, Some(digest)),
+                Err(error) => (FallbackCause::Start, RunError::Start(error), Some(digest)),
             }
         }
     };
@@ -50,8 +48,8 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
         tracing::error!(
             "{refused}\ntrying the last good configuration instead; fix the files, then `egret reload`"
         );
-        let fallback = FallbackReason { cause, why: refused.to_string().into(), read: read.clone() };
-        match attempt(startup, loaded, Some(fallback)) {
+        let fallback = FallbackReason { cause, why: refused.to_string().into() };
+        match attempt(startup, &source, loaded, Some(fallback)) {
             Ok(ended) => return Ok(ended?),
             Err(error) => tracing::error!("it does not start with that either: {error}"),
         }
@@ -62,12 +60,13 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.
 fn attempt(
     startup: &Startup,
+    source: &PolicySource,
     loaded: LoadedConfig,
     fallback: Option<FallbackReason>,
 ) -> Result<Result<(), StartError>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let mut app = App::start(startup, loaded, fallback)?;
+        let mut app = App::start(startup, source, loaded, fallback)?;
         app.run_until_stopped().await;
         Ok(app.stop().await)
     });

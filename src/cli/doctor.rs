@@ -93,6 +93,7 @@ mod tests {
     use super::*;
     use crate::interface::Interface;
     use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment, default_ephemeral};
+    use crate::transport::Transport;
 
     #[test]
     fn failed_findings_name_cause_and_remedy() {
@@ -102,6 +103,7 @@ mod tests {
         };
         let doctor = Doctor {
             steering: SteeringParams {
+                transport: Transport::Tcp,
                 interfaces: vec![Interface::parse("no-such-if").unwrap()],
                 sources: Vec::new(),
                 ports: InterceptedPorts::All,

@@ -103,7 +103,7 @@ impl ControlPlane {
             };
             for (pool, row) in rows().filter(|(_, row)| is_cool(row)) {
                 let source = SourceAddr::new(row.source.addr());
-                let used = self.handles.ledger.pair(source, DialAddr::new(to), now);
+                let used = self.handles.ledger.pair(source, DialAddr::tcp(to), now);
                 let unused = PairUse { capacity: row.capacity, live: 0, held: 0 };
                 hot.push(self.cool_row(pool, source, to, used.unwrap_or(unused)));
             }
@@ -232,7 +232,7 @@ impl ControlPlane {
         DestinationPorts {
             growth_per_second: Some(row.growth_per_second),
             exhausted_in_seconds: row.exhausted_in.map(|left| left.as_secs()),
-            ..self.cool_row(&row.pool, row.source, row.destination, used)
+            ..self.cool_row(&row.pool, row.source, row.destination.socket(), used)
         }
     }
 

@@ -12,7 +12,7 @@ use crate::admin::{
 };
 use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
-use crate::config::{self, ConfigDigest, Diagnostic, ReadFile};
+use crate::config::{ConfigDigest, ConfigReport, Diagnostic, LoadedConfig, ReadFile};
 use crate::gateway::{self, CanaryTerms, Candidate, GatewayState, ReevaluationCounts, Snapshot};
 use crate::policy::Policy;
 use std::path::{Path, PathBuf, absolute};
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 enum CandidateLoadError {
     /// The files have errors.
     #[error(transparent)]
-    Config(#[from] config::ConfigReport),
+    Config(#[from] ConfigReport),
     /// The policy could not be compiled.
     #[error(transparent)]
     Compile(#[from] crate::policy::CompileError),
@@ -149,9 +149,7 @@ impl Reloader {
         &mut self,
         order: &LoadOrder,
     ) -> Result<(Arc<str>, ConfigDifference, Vec<Diagnostic>, u64), CandidateLoadError> {
-        // Loaded under the final file name, because unnamed rules are labelled by it.
-        let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();
-        let config::LoadedConfig { mut config, warnings, files, .. } = config::load_as(&order.file, &name)?;
+        let LoadedConfig { mut config, warnings, files, .. } = self.source.read_candidate(&order.file)?;
         let difference = self.outline.difference(&ConfigDigest::of(&config));
         config.keep_fixed(&self.running);
         let snapshot = self.gateway.snapshot.load();

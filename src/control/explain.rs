@@ -227,7 +227,7 @@ impl ExplainedFlow {
                 (AskedName::Valid(name.clone()), SocketAddr::new(address, *port))
             }
         };
-        let to = OriginalDestination::new(socket);
+        let to = OriginalDestination::tcp(socket);
         if Family::of(client.ip()) != Family::of(to.ip()) {
             return Err(ExplainError::OtherFamily { client: client.ip(), to: to.ip() });
         }

@@ -3,7 +3,7 @@
 //! Two are kept, each whole in one file: the last one that came into force, and the last one that the gateway started
 //! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
 
-use crate::config::{self, ConfigReport, FileStamps, LoadedConfig, Texts};
+use crate::config::{self, ConfigReport, LoadedConfig, Texts};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -56,8 +56,6 @@ pub(crate) struct FallbackReason {
     pub(crate) cause: FallbackCause,
     /// The report of the refusal.
     pub(crate) why: Arc<str>,
-    /// The refused files. A change of them is a reason to try again.
-    pub(crate) read: FileStamps,
 }
 
 impl FallbackReason {
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn reload_ends_fallback_unless_restart_may_fail() {
-        let of = |cause| FallbackReason { cause, why: "".into(), read: FileStamps::default() };
+        let of = |cause| FallbackReason { cause, why: "".into() };
         let differs = ["[gateway]".to_owned()];
         assert!(of(FallbackCause::Files).is_ended_by_reload(&differs));
         assert!(of(FallbackCause::Start).is_ended_by_reload(&[]));

@@ -8,23 +8,22 @@ use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
 use super::build_error::BuildError;
 use super::deferred_drop::DeferredDrop;
-use super::file_watch::FileWatch;
 use super::last_good::{KeepReason, LastGoodStore};
 use super::loaded_candidate::SharedCandidate;
 use super::network::{ExpectedNetwork, NetworkThread};
+use super::policy_source::PolicySource;
 use super::recheck::RecheckHandle;
 use super::snapshot;
 use crate::admin::{ControlError, PromoteOrder, ReloadAnswer};
 use crate::audit::{Originator, What};
 use crate::clock;
-use crate::config::{self, Config, ConfigDigest, LoadedConfig, Texts};
+use crate::config::{Config, ConfigDigest, LoadedConfig, Texts};
 use crate::egress::Ledger;
 use crate::gateway::GatewayState;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use result::{ReloadError, ReloadSummary, answer, audit_result, say};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
@@ -114,8 +113,7 @@ impl Begins {
 
 /// State of the reload thread.
 pub(crate) struct Reloader {
-    /// The main file.
-    pub(crate) path: PathBuf,
+    pub(crate) source: PolicySource,
     /// Configuration in force without tenants and pools: they live on in compiled form, and a million names are not
     /// kept twice.
     pub(crate) running: Config,
@@ -129,8 +127,6 @@ pub(crate) struct Reloader {
     pub(crate) retired: DeferredDrop,
     pub(crate) candidates: SharedCandidate,
     pub(crate) rechecks: RecheckHandle,
-    /// Watch of the files that were last read.
-    pub(crate) files: FileWatch,
     /// Store for configurations that come into force.
     pub(crate) last_good: LastGoodStore,
     /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
@@ -165,7 +161,7 @@ impl Reloader {
                     self.run_tasks(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
                     true
                 }
-                Err(RecvTimeoutError::Timeout) if self.running.watch && self.files.is_due() => {
+                Err(RecvTimeoutError::Timeout) if self.running.watch && self.source.has_changed() => {
                     self.carry_out(vec![ReloadOrder { by: Originator::Watch, reply: None }]);
                     true
                 }
@@ -241,9 +237,7 @@ impl Reloader {
 
     /// Puts the files' configuration in force. For a promotion only if it matches the candidate, which ends then.
     fn exchange(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
-        let loaded = config::load(&self.path);
-        self.files.read(loaded.as_ref().map_or_else(|report| &report.read, |loaded| &loaded.read).clone());
-        let LoadedConfig { mut config, warnings, files, texts, .. } = loaded?;
+        let LoadedConfig { mut config, warnings, files, texts, .. } = self.source.read()?;
         interfaces::check(&self.running.steering.interfaces, &config.steering.interfaces)?;
         let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);

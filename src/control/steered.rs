@@ -5,6 +5,7 @@ use crate::addr::PortRange;
 use crate::config::{self, Config};
 use crate::interface::Interface;
 use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
+use crate::transport::Transport;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ pub fn steering_params(config: &Config) -> SteeringParams {
     let steering = &config.steering;
     SteeringParams {
         interfaces: unique(&steering.interfaces),
+        transport: Transport::Tcp,
         ports: match &steering.ports {
             config::SteeringPorts::All => InterceptedPorts::All,
             config::SteeringPorts::Listed(ranges) => InterceptedPorts::List(ranges.clone()),

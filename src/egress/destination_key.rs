@@ -1,6 +1,7 @@
 //! Key of a destination in the tables of ports.
 
 use crate::addr::DialAddr;
+use crate::transport::Transport;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// A destination as an 18-byte key that hashes in one go; a [`DialAddr`] has 20 bytes and two forms.
@@ -8,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(super) struct DestinationKey {
     ip: [u8; 16],
     port: u16,
+    transport: Transport,
 }
 
 impl From<DialAddr> for DestinationKey {
@@ -16,12 +18,12 @@ impl From<DialAddr> for DestinationKey {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        Self { ip: ip.octets(), port: to.port() }
+        Self { ip: ip.octets(), port: to.port(), transport: to.transport() }
     }
 }
 
 impl From<DestinationKey> for DialAddr {
     fn from(to: DestinationKey) -> Self {
-        Self::new((Ipv6Addr::from(to.ip), to.port).into())
+        Self::new(to.transport, (Ipv6Addr::from(to.ip), to.port).into())
     }
 }

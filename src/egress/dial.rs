@@ -136,7 +136,7 @@ mod tests {
         let ledger = Arc::new(Ledger::new());
         let pools = Pools::new(&[spec], &[], &ledger);
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let to = DialAddr::new(server.local_addr().unwrap());
+        let to = DialAddr::tcp(server.local_addr().unwrap());
         let client = ClientAddr::new(([10, 0, 0, 1], 1).into());
         let lease = pools.pool("pool").unwrap().lease(client, to, &Share::NONE, clock::now()).unwrap();
         let dialler = Dialler { connect_timeout: Duration::from_secs(1), user_timeout: None };

@@ -16,7 +16,6 @@ use ipnet::IpNet;
 use outlook::GrowthForecast;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trend::chance_of;
@@ -53,7 +52,7 @@ pub struct HotRow {
     /// Source address of the flows.
     pub source: SourceAddr,
     /// Destination of the flows.
-    pub destination: SocketAddr,
+    pub destination: DialAddr,
     /// Leased ports.
     pub live: u16,
     /// Ports that may not be leased again yet.
@@ -76,7 +75,7 @@ pub struct LevelEvent {
     /// Source address of the flows.
     pub source: SourceAddr,
     /// Destination of the flows.
-    pub destination: SocketAddr,
+    pub destination: DialAddr,
     /// Live and held ports.
     pub used: u16,
     /// Ports of the address towards each destination.
@@ -253,7 +252,7 @@ impl TrackedDestination {
                 level,
                 pool: Arc::clone(&self.pool),
                 source,
-                destination: to.socket(),
+                destination: to,
                 used,
                 capacity,
                 growth: self.growth.into(),
@@ -268,7 +267,7 @@ impl TrackedDestination {
             pool: Arc::clone(&self.pool),
             network: self.network,
             source,
-            destination: to.socket(),
+            destination: to,
             live: used.live,
             held: used.held,
             capacity: used.capacity,

@@ -72,7 +72,7 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(7);
             let mut hot = HotDestinations::new(capacity);
             let destinations: Vec<DestinationKey> =
-                (0..40).map(|n| DialAddr::new(([192, 0, 2, n], 443).into()).into()).collect();
+                (0..40).map(|n| DialAddr::tcp(([192, 0, 2, n], 443).into()).into()).collect();
             let mut counts = [(0u16, 0u8); 40];
             for _ in 0..20_000 {
                 let n = rng.random_range(0..40);

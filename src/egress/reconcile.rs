@@ -76,7 +76,7 @@ impl ConnectionKey {
         Self {
             source: SourceAddr::new(socket.source.ip()),
             port: socket.source.port(),
-            to: DialAddr::new(socket.destination).into(),
+            to: DialAddr::tcp(socket.destination).into(),
         }
     }
 

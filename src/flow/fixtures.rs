@@ -9,7 +9,7 @@ use std::rc::Rc;
 /// Flow that was accepted from `client` to `to`.
 pub(crate) fn accepted(opener: &Rc<FlowOpener>, number: u64, client: &str, to: &str) -> FlowHandle {
     let client = ClientAddr::new(client.parse().unwrap());
-    opener.open(FlowId { process: 0, number }, client, OriginalDestination::new(to.parse().unwrap()))
+    opener.open(FlowId { process: 0, number }, client, OriginalDestination::tcp(to.parse().unwrap()))
 }
 
 /// Flow of a tenant with a lease of this source address. The listing is dropped before the handle.
@@ -26,7 +26,7 @@ pub(crate) fn leased<'t>(
     record.pool = Some("pool".into());
     record.rule = Some("egret.toml:12".into());
     record.source = Some(LeasedSource::new(source.parse().unwrap()));
-    record.dialled = Some(DialAddr::new(to.parse().unwrap()));
+    record.dialled = Some(DialAddr::tcp(to.parse().unwrap()));
     record.hostname = hostname.map(|name| name.parse().unwrap());
     drop(record);
     let seen = hostname.map(|name| ClientInspection::Asked {

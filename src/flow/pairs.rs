@@ -2,12 +2,12 @@
 
 use super::record::FlowRecord;
 use super::table::FlowTable;
-use crate::addr::SourceAddr;
+use crate::addr::{DialAddr, SourceAddr};
 use crate::hostname::Hostname;
 use hashbrown::HashMap;
 use std::cmp::Reverse;
 use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A client that holds ports of a pair.
@@ -33,7 +33,7 @@ pub struct PairFlows {
 }
 
 /// A source address and a destination.
-pub type SourceDestination = (SourceAddr, SocketAddr);
+pub type SourceDestination = (SourceAddr, DialAddr);
 
 impl FlowTable {
     /// Returns the flows of each pair, with at most `most` tenants and clients each, in one pass over all live flows;
@@ -59,7 +59,7 @@ fn count(record: &FlowRecord, only: Option<&str>, tallies: &mut HashMap<SourceDe
     if only.is_some_and(|only| *only != **tenant) {
         return;
     }
-    if let Some(tally) = tallies.get_mut(&(SourceAddr::new(source.ip()), dialled.socket())) {
+    if let Some(tally) = tallies.get_mut(&(SourceAddr::new(source.ip()), dialled)) {
         tally.count(tenant, record);
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     const SOURCE: &str = "203.0.113.16:5000";
 
     fn pair(source: &str, to: &str) -> SourceDestination {
-        (SourceAddr::new(source.parse().unwrap()), to.parse().unwrap())
+        (SourceAddr::new(source.parse().unwrap()), DialAddr::tcp(to.parse().unwrap()))
     }
 
     fn of(table: &FlowTable, pair: SourceDestination, tenant: Option<&str>, most: usize) -> PairFlows {

@@ -5,6 +5,7 @@ use crate::addr::{ClientAddr, DialAddr, LeasedSource, OriginalDestination};
 use crate::hostname::Hostname;
 use crate::inspect::Protocol;
 use crate::outcome::Outcome;
+use crate::transport::Transport;
 use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ pub struct FlowRecord {
     pub tenant: Option<Arc<str>>,
     /// Client's address.
     pub client: ClientAddr,
+    /// Transport protocol of the client's connection, and of the one to the server.
+    pub transport: Transport,
     /// Address that the client dialled.
     pub destination: OriginalDestination,
     /// The name the client asked for, canonical.
@@ -97,6 +100,7 @@ impl FlowRecord {
             flow,
             tenant: None,
             client,
+            transport: destination.transport(),
             destination,
             hostname: None,
             denied_hostname: None,
@@ -274,7 +278,8 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         flow: FlowId { process: 0x00c0_ffee, number },
         tenant: Some("acme".into()),
         client: ClientAddr::new("10.0.1.7:40000".parse().unwrap()),
-        destination: OriginalDestination::new("[2001:db8::443]:443".parse().unwrap()),
+        transport: Transport::Tcp,
+        destination: OriginalDestination::tcp("[2001:db8::443]:443".parse().unwrap()),
         hostname: Some("api.example.com".parse().unwrap()),
         denied_hostname: None,
         hostname_from: Some(NameSource::Sni),
@@ -294,7 +299,7 @@ pub(crate) fn example_record(number: u64) -> FlowRecord {
         source: Some(LeasedSource::new("203.0.113.16:50000".parse().unwrap())),
         public: Some("52.1.2.3".parse().unwrap()),
         pool: Some("acme".into()),
-        dialled: Some(DialAddr::new("[2001:db8::443]:443".parse().unwrap())),
+        dialled: Some(DialAddr::tcp("[2001:db8::443]:443".parse().unwrap())),
         bytes_up: 517,
         bytes_down: 1 << 40,
         duration: Duration::from_micros(1_234_567),
@@ -313,7 +318,7 @@ mod tests {
         assert_eq!(
             line,
             "{\"time\":\"2025-11-30T10:53:20.250000Z\",\"flow\":\"00c0ffee-ff\",\"tenant\":\"acme\",\
-             \"client\":\"10.0.1.7:40000\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
+             \"client\":\"10.0.1.7:40000\",\"transport\":\"tcp\",\"destination\":\"[2001:db8::443]:443\",\"hostname\":\"api.example.com\",\
              \"denied_hostname\":null,\"hostname_from\":\"sni\",\"protocol\":\"tls\",\"requests\":null,\"alpn\":\"h2,http/1.1\",\"ech\":false,\
              \"rule\":\"egret.toml:12\",\"verdict\":\"allow\",\"would_deny\":null,\"candidate\":\"same\",\"canary\":false,\"address_check\":\"match\",\"certificate_check\":\"valid\",\"outcome\":\"closed\",\
              \"detail\":null,\"source\":\"203.0.113.16:50000\",\"public\":\"52.1.2.3\",\"pool\":\"acme\",\"dialled\":\"[2001:db8::443]:443\",\

@@ -80,7 +80,7 @@ mod tests {
             tenant: "acme".into(),
             rule: Some("names".into()),
             name: "api.example.com".parse().unwrap(),
-            address: DialAddr::new(([192, 0, n, m], 443).into()),
+            address: DialAddr::tcp(([192, 0, n, m], 443).into()),
         };
         let start = SystemTime::UNIX_EPOCH;
         for n in 0..=255 {
@@ -102,7 +102,7 @@ mod tests {
             tenant: tenant.into(),
             rule: None,
             name: "api.example.com".parse().unwrap(),
-            address: DialAddr::new(([192, 0, 2, 1], n).into()),
+            address: DialAddr::tcp(([192, 0, 2, 1], n).into()),
         };
         let start = SystemTime::UNIX_EPOCH;
         mismatches.note(of("good", 0), start);

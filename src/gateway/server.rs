@@ -149,7 +149,7 @@ fn start_flow(worker: &Rc<Worker>, connection: AcceptedConnection) -> io::Result
     // Under TPROXY the local address is the one that the client dialled. Fails only if this is not a socket.
     let dialled = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
     // Dropped after the socket.
-    let (from, to) = (ClientAddr::new(peer), OriginalDestination::new(dialled));
+    let (from, to) = (ClientAddr::new(peer), OriginalDestination::tcp(dialled));
     let handle = worker.opener.open(id, from, to);
     let mut flow = Flow::begin(handle, worker.nobody.clone());
     if worker.settings.keeps_class {

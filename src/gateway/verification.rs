@@ -23,7 +23,7 @@ use crate::policy::{
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::socket::Socket;
 use crate::verify::{AddressMatch, LookupError, ResolveError};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,7 +191,7 @@ impl CheckedName<'_> {
             if snapshot.own.contain(ip) {
                 return Err(Outcome::DestinationLocal);
             }
-            let reached = Some(DialAddr::new(SocketAddr::new(ip, permit.dial().port())));
+            let reached = Some(permit.dial().at(ip));
             self.rules.judge(&FlowFacts { reached, ..*facts }).allowed()
         };
         let (mut permits, mut refused) = (Vec::new(), Outcome::NameUnresolved);

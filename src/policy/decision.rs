@@ -59,7 +59,7 @@ impl Permit {
     ) -> Self {
         Self {
             rule: Some(rule.clone()),
-            dial: DialAddr::new(to.socket()),
+            dial: to.into(),
             every_request,
             would_deny: None,
             destination,
@@ -88,7 +88,7 @@ impl Permit {
     pub(super) fn waived(denial: Denial, to: OriginalDestination) -> Self {
         Self {
             rule: denial.rule,
-            dial: DialAddr::new(to.socket()),
+            dial: to.into(),
             every_request: false,
             would_deny: Some(denial.outcome),
             destination: DestinationRule::Original,

@@ -45,7 +45,7 @@ impl TenantRules {
     /// Judges a flow that is permitted where its client dialled, for the address that it goes to instead.
     fn judge_reached(&self, permit: &Permit, reached: DialAddr, facts: &FlowFacts<'_>) -> Judgement {
         // As if the client had dialled it.
-        let to = OriginalDestination::new(reached.socket());
+        let to = OriginalDestination::from(reached);
         let (DestinationRule::Resolve, Inspection::First(ClientInspection::Asked { name, .. })) =
             (permit.destination(), facts.inspection)
         else {

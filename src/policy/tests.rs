@@ -44,7 +44,7 @@ fn tenant(rules: Vec<RuleSpec>, private: PrivateDestinations) -> Arc<TenantRules
 }
 
 fn to(socket: &str) -> OriginalDestination {
-    OriginalDestination::new(socket.parse().unwrap())
+    OriginalDestination::tcp(socket.parse().unwrap())
 }
 
 /// Name asked for: `-` for none, `?` for another protocol, else the bytes that the client sent.

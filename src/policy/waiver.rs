@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn to(address: &str) -> OriginalDestination {
-        OriginalDestination::new(address.parse().unwrap())
+        OriginalDestination::tcp(address.parse().unwrap())
     }
 
     #[test]

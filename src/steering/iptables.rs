@@ -92,10 +92,8 @@ fn filter(params: &SteeringParams, family: FamilyTools) -> TableChains {
         UdpTreatment::Drop => "DROP".to_owned(),
     };
     let comment = counted(PacketCounter::NotForwarded);
-    let mut refuse: Vec<_> = destination_ports(params, "tcp")
-        .into_iter()
-        .map(|ports| format!("{ports} {comment} -j DROP"))
-        .collect();
+    let mut refuse: Vec<_> =
+        intercepted_ports(params).into_iter().map(|ports| format!("{ports} {comment} -j DROP")).collect();
     refuse.extend(
         destination_ports(params, "udp").into_iter().map(|ports| format!("{ports} {comment} -j {refused}")),
     );
@@ -144,7 +142,7 @@ fn raw(params: &SteeringParams, family: FamilyTools) -> TableChains {
     let mut incoming = Vec::new();
     let mut outgoing = Vec::new();
     for interface in params.interfaces.iter().map(crate::interface::Interface::iptables) {
-        for ports in destination_ports(params, "tcp") {
+        for ports in intercepted_ports(params) {
             incoming.push(format!("-i {interface} {ports} -m addrtype ! --dst-type LOCAL -j CT --notrack"));
         }
         for ports in source_ports(params) {
@@ -179,7 +177,7 @@ fn mangle(params: &SteeringParams, family: FamilyTools) -> TableChains {
     steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(PacketCounter::OwnSource)));
     steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
     let comment = counted(PacketCounter::NoListener);
-    for ports in destination_ports(params, "tcp") {
+    for ports in intercepted_ports(params) {
         let (port, any) = (params.listen_port, family.any);
         steer.push(format!("{ports} -j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {mark}"));
         steer.push(format!("{ports} {comment} -j DROP"));
@@ -214,6 +212,10 @@ fn unsteered(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
     count(PacketCounter::Icmp, &format!("-p {}", family.icmp));
     count(PacketCounter::Other, "");
     rules
+}
+
+fn intercepted_ports(params: &SteeringParams) -> Vec<String> {
+    destination_ports(params, params.transport.as_str())
 }
 
 fn destination_ports(params: &SteeringParams, protocol: &str) -> Vec<String> {

@@ -102,6 +102,7 @@ mod tests {
         SteeringParams {
             interfaces: ["ens6", "br-a.7", "veth*"].map(|name| Interface::parse(name).unwrap()).into(),
             sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::7/128".parse().unwrap()],
+            transport: crate::transport::Transport::Tcp,
             ports: InterceptedPorts::List(vec![range(443, 443), range(80, 80), range(8000, 8010)]),
             udp: UdpTreatment::Reject,
             listen_port: 15001,

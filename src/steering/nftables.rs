@@ -45,7 +45,7 @@ const ERRORS: [&str; 2] = [
 ];
 
 fn steer(params: &SteeringParams) -> Vec<String> {
-    let tcp = destination_ports(params, "tcp");
+    let tcp = intercepted_ports(params);
     let mark = format!("meta mark set meta mark | {:#010x}", params.mark);
     let port = params.listen_port;
     let ours = format!("socket transparent 1 socket wildcard 0 {mark} accept");
@@ -85,7 +85,7 @@ fn refuse(params: &SteeringParams) -> Vec<String> {
 fn refuse_ports(params: &SteeringParams) -> Vec<String> {
     let count = counted(PacketCounter::NotForwarded);
     vec![
-        format!("{} {count} drop", destination_ports(params, "tcp")),
+        format!("{} {count} drop", intercepted_ports(params)),
         format!("{} {count} {}", destination_ports(params, "udp"), udp(params)),
     ]
 }
@@ -119,7 +119,7 @@ fn counted(counted: PacketCounter) -> String {
 }
 
 fn untrack_in(params: &SteeringParams) -> Vec<String> {
-    let ports = destination_ports(params, "tcp");
+    let ports = intercepted_ports(params);
     let steered = interfaces(&params.interfaces, "iifname").into_iter();
     let mut rules: Vec<_> =
         steered.map(|matched| format!("{matched} {ports} fib daddr type != local notrack")).collect();
@@ -135,7 +135,7 @@ fn untrack_in(params: &SteeringParams) -> Vec<String> {
 }
 
 fn untrack_out(params: &SteeringParams) -> Vec<String> {
-    let ports = destination_ports(params, "tcp").replace("tcp dport", "tcp sport");
+    let ports = intercepted_ports(params).replace("tcp dport", "tcp sport");
     let steered = interfaces(&params.interfaces, "oifname").into_iter();
     let mut rules: Vec<_> =
         steered.map(|matched| format!("{matched} {ports} fib saddr type != local notrack")).collect();
@@ -155,6 +155,10 @@ fn udp(params: &SteeringParams) -> &'static str {
         UdpTreatment::Reject => "reject", // in an inet table: ICMP or ICMPv6 port unreachable
         UdpTreatment::Drop => "drop",
     }
+}
+
+fn intercepted_ports(params: &SteeringParams) -> String {
+    destination_ports(params, params.transport.as_str())
 }
 
 fn destination_ports(params: &SteeringParams, protocol: &str) -> String {

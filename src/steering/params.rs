@@ -2,6 +2,7 @@
 
 use crate::addr::PortRange;
 use crate::interface::Interface;
+use crate::transport::Transport;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -12,7 +13,9 @@ pub struct SteeringParams {
     pub interfaces: Vec<Interface>,
     /// The networks of tenants. Their packets to intercepted ports are not forwarded, whichever interface they arrive on.
     pub sources: Vec<IpNet>,
-    /// TCP destination ports that are intercepted.
+    /// The transport protocol that is intercepted.
+    pub transport: Transport,
+    /// Its destination ports that are intercepted.
     pub ports: InterceptedPorts,
     /// The treatment of UDP to the same ports.
     pub udp: UdpTreatment,
@@ -30,7 +33,7 @@ pub struct SteeringParams {
     pub ephemeral: PortRange,
 }
 
-/// TCP destination ports that are intercepted.
+/// Destination ports that are intercepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InterceptedPorts {
     /// Every port.

@@ -11,6 +11,7 @@ use egret::interface::Interface;
 use egret::steering::{
     self, FilterFormat, InterceptedPorts, SteeredPool, SteeringParams, SteeringPlan, UdpTreatment,
 };
+use egret::transport::Transport;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -19,6 +20,7 @@ fn params() -> SteeringParams {
     let range = |first, last| PortRange::new(first, last).unwrap();
     let pool = |network: &str| SteeredPool { network: network.parse().unwrap(), ports: range(1024, 65535) };
     SteeringParams {
+        transport: Transport::Tcp,
         interfaces: vec![Interface::parse("c0").unwrap()],
         sources: vec!["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         ports: InterceptedPorts::List(vec![range(80, 80), range(443, 443), range(8000, 8010)]),

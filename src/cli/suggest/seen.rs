@@ -146,7 +146,7 @@ impl TenantLog {
                 return;
             }
         };
-        let to = OriginalDestination::new(line.destination);
+        let to = OriginalDestination::tcp(line.destination);
         let what = match line.hostname.as_deref().map(|name| Hostname::canonicalize(name.as_bytes())) {
             Some(Ok(name)) => SeenTarget::Name(name),
             Some(Err(_)) => {

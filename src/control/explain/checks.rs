@@ -8,7 +8,7 @@ use crate::gateway::{EffectiveRules, VerificationHandles, address_refusal, certi
 use crate::hostname::{AskedName, Hostname};
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Returns the permit to dial after the checks; or the outcome of the one that fails. `families` are those of the addresses
 /// that the gateway may dial.
@@ -28,7 +28,7 @@ pub(super) fn checked(
     if !permit.needs_checks() {
         return Ok(permit);
     }
-    let to = |ip| DialAddr::new(SocketAddr::new(ip, facts.dialled.port()));
+    let to = |ip| DialAddr::from(facts.dialled).at(ip);
     let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
     let permits = address(report, verification, name, families, permit, leads_to)?;
     certificate(report, verification, name, permits)

@@ -31,7 +31,7 @@ fn source() -> SourceAddr {
 }
 
 fn destination(n: u8) -> DestinationKey {
-    DialAddr::new(([192, 0, 2, n], 443).into()).into()
+    DialAddr::tcp(([192, 0, 2, n], 443).into()).into()
 }
 
 #[derive(Debug, Clone)]
@@ -232,7 +232,7 @@ fn million_destinations_fit_200_mb() {
     let now = crate::clock::now();
     let mut rng = StdRng::seed_from_u64(6);
     let mut account = PortAccount::new(space(5, 1), source());
-    let all = || (0..1_000_000).map(|n| DialAddr::new((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
+    let all = || (0..1_000_000).map(|n| DialAddr::tcp((std::net::Ipv4Addr::from_bits(n), 443).into()).into());
     let ports: Vec<u16> = all().map(|to| account.take(to, now, &mut rng).unwrap()).collect();
     // hashbrown: a power of two of slots, filled to 7/8 at most, a control byte each; while it grows, the half before
     // it too. A pair with one flow has no other memory.

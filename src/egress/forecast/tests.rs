@@ -20,7 +20,7 @@ fn pools(network: &str, ports: u16) -> Pools {
 }
 
 fn destination(n: u16) -> DialAddr {
-    DialAddr::new(([192, 0, 2, 1], 1000 + n).into())
+    DialAddr::tcp(([192, 0, 2, 1], 1000 + n).into())
 }
 
 fn open(pools: &Pools, to: DialAddr, flows: u16, now: Instant) -> Vec<Lease> {
@@ -81,7 +81,7 @@ fn derived_network_is_one_exhaustion_row() {
     let now = crate::clock::now();
     let pools = pools("2001:db8:100::/64", 100);
     let mut forecaster = Forecaster::new();
-    let to = DialAddr::new("[2001:db8::1]:443".parse().unwrap());
+    let to = DialAddr::tcp("[2001:db8::1]:443".parse().unwrap());
     let leases = open(&pools, to, 150, now);
     forecaster.observe(&pools, now);
     forecaster.observe(&pools, now + second(1));

@@ -37,7 +37,7 @@ fn client(n: u8) -> ClientAddr {
 }
 
 fn dial(text: &str) -> DialAddr {
-    DialAddr::new(text.parse().unwrap())
+    DialAddr::tcp(text.parse().unwrap())
 }
 
 fn ip(lease: &Lease) -> IpAddr {

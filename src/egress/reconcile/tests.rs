@@ -29,7 +29,7 @@ fn pools(source: Ipv4Addr, ports: PortRange, ledger: &Arc<Ledger>) -> Pools {
 
 fn lease(pools: &Pools, to: SocketAddr, now: Instant) -> Option<Lease> {
     let client = ClientAddr::new(([10, 0, 0, 1], 1).into());
-    pools.pool("pool").unwrap().lease(client, DialAddr::new(to), &Share::NONE, now).ok()
+    pools.pool("pool").unwrap().lease(client, DialAddr::tcp(to), &Share::NONE, now).ok()
 }
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -80,7 +80,7 @@ impl KernelSockets for ScriptedKernel {
 /// Live, held and free ports towards the server.
 fn used(pools: &Pools, now: Instant) -> (u16, u16, u16) {
     let pair =
-        pools.ledger().pair(SourceAddr::new(SOURCE.into()), DialAddr::new(SERVER.into()), now).unwrap();
+        pools.ledger().pair(SourceAddr::new(SOURCE.into()), DialAddr::tcp(SERVER.into()), now).unwrap();
     (pair.live, pair.held, pair.free())
 }
 
@@ -176,7 +176,7 @@ fn lease_without_socket_is_confirmed_twice() {
     let mut nothing = ScriptedKernel::new([vec![]]);
     assert_eq!(reconciler.compare(&pools, &mut nothing, now).unwrap().difference(network), 0);
     let report = reconciler.compare(&pools, &mut nothing, now).unwrap();
-    assert_eq!(report.unseen, [(leased.source(), DialAddr::new(SERVER.into()))]);
+    assert_eq!(report.unseen, [(leased.source(), DialAddr::tcp(SERVER.into()))]);
     assert_eq!(report.difference(network), 1);
     drop(leased);
     assert_eq!(reconciler.compare(&pools, &mut nothing, now).unwrap().difference(network), 0);

@@ -202,7 +202,7 @@ mod tests {
             what: ComparisonSubject::Flow,
             time: Timestamp::from_second(second).unwrap(),
             client: ClientAddr::new("10.0.1.7:1".parse().unwrap()),
-            destination: OriginalDestination::new(to.parse().unwrap()),
+            destination: OriginalDestination::tcp(to.parse().unwrap()),
             hostname: name,
         };
         tally.keep(kind, &flow);

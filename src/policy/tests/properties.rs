@@ -62,7 +62,7 @@ proptest! {
         let reach = Arc::new(NameReach::new(&private.into(), std::slice::from_ref(&spec)));
         let tenant = TenantRules::compile(&spec, 0, &reach, &mut RuleScopes::default()).unwrap();
         for (name, address, port) in flows {
-            let (asked, to) = (asked(name), OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
+            let (asked, to) = (asked(name), OriginalDestination::tcp((address.parse::<std::net::IpAddr>().unwrap(), port).into()));
             let explained = oracle::explain(&spec, &reach, &asked, offered, to);
             prop_assert_eq!(&tenant.explain(&asked, offered, to), &explained);
             let unseen = tenant.decide_unseen(to);
@@ -92,7 +92,7 @@ proptest! {
     ) {
         let mut longer = rules.clone();
         longer.insert(at.min(rules.len()), more.clone());
-        let to = OriginalDestination::new((address.parse::<std::net::IpAddr>().unwrap(), 443).into());
+        let to = OriginalDestination::tcp((address.parse::<std::net::IpAddr>().unwrap(), 443).into());
         let allowed = |rules: Vec<RuleSpec>| {
             tenant(rules, PrivateDestinations::ByCidr).decide(&asked(name), false, to).is_ok()
         };

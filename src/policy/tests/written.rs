@@ -124,7 +124,7 @@ impl WrittenFacts {
             "violates" => WrittenInspection::Violation(outcome(next())),
             other => panic!("no inspection {other:?}"),
         };
-        let dialled = OriginalDestination::new(next().parse().unwrap());
+        let dialled = OriginalDestination::tcp(next().parse().unwrap());
         let (mut reached, mut checks) = (None, CheckResults::default());
         while let Some(word) = words.next() {
             let mut value = || words.next().unwrap();
@@ -135,7 +135,7 @@ impl WrittenFacts {
                 }
                 ("bound", WrittenInspection::Later { bound, .. }) => *bound = Some(true),
                 ("unbound", WrittenInspection::Later { bound, .. }) => *bound = Some(false),
-                ("reached", _) => reached = Some(DialAddr::new(value().parse().unwrap())),
+                ("reached", _) => reached = Some(DialAddr::tcp(value().parse().unwrap())),
                 ("passed", _) => match value() {
                     "address" => checks.passed.address = true,
                     "certificate" => checks.passed.certificate = true,

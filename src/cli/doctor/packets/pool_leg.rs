@@ -225,6 +225,7 @@ mod tests {
     use super::*;
     use crate::addr::PortRange;
     use crate::steering::{InterceptedPorts, UdpTreatment, default_ephemeral};
+    use crate::transport::Transport;
 
     #[test]
     fn untried_pool_networks_are_told() {
@@ -232,6 +233,7 @@ mod tests {
         let networks = (1..=8).map(|host| IpNet::from(IpAddr::from([203, 0, 113, host])));
         let v6 = "2001:db8:100::/64".parse().unwrap();
         let params = SteeringParams {
+            transport: Transport::Tcp,
             interfaces: Vec::new(),
             sources: Vec::new(),
             ports: InterceptedPorts::All,

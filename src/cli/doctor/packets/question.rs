@@ -230,10 +230,12 @@ mod tests {
     use super::*;
     use crate::addr::PortRange;
     use crate::steering::{UdpTreatment, default_ephemeral};
+    use crate::transport::Transport;
 
     #[test]
     fn refused_destinations_have_their_own_cure() {
         let params = SteeringParams {
+            transport: Transport::Tcp,
             interfaces: Vec::new(),
             sources: Vec::new(),
             ports: InterceptedPorts::List(vec![PortRange::new(443, 443).unwrap()]),

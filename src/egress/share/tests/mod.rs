@@ -61,7 +61,7 @@ fn source(n: u8) -> SourceAddr {
 }
 
 fn dial(n: u8) -> DialAddr {
-    DialAddr::new(([192, 0, 2, n], 443).into())
+    DialAddr::tcp(([192, 0, 2, n], 443).into())
 }
 
 fn client(n: u8) -> ClientAddr {
