@@ -7,6 +7,7 @@ use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::traffic::pass;
 use crate::wait::PATIENCE;
+use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -27,12 +28,13 @@ fn patient() -> Config {
 }
 
 /// Alpha dials an unreachable server, and must be reset.
-fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) {
+fn expect_failure(lab: &Lab, gateway: &Gateway, to: SocketAddr, first: &[u8], outcome: &str) -> Value {
     let client = lab.expect_reset(Tenant::Alpha, to, first);
     let flow = gateway.expect_outcome(client, outcome);
     assert_eq!((&flow["dialled"], &flow["verdict"]), (&to.to_string().into(), &"allow".into()), "{flow:#}");
     let source: SocketAddr = flow["source"].as_str().unwrap().parse().unwrap();
     assert!(Tenant::Alpha.owns_source(source.ip()), "{flow:#}");
+    flow
 }
 
 fn refused_upstream_resets_the_client(family: Family) {
@@ -59,8 +61,18 @@ fn unreachable_upstream_resets_the_client(family: Family) {
     expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
     // The same by the gateway's own routing table.
     let length = if family == Family::V4 { 32 } else { 128 };
-    lab.gateway.ip(&format!("route add unreachable {}/{length}", to.ip()));
-    expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
+    for (kind, detail) in [
+        ("unreachable", "no route to it"),
+        ("prohibit", "prohibits packets"),
+        ("blackhole", "discards packets"),
+    ] {
+        let route = format!("{kind} {}/{length}", to.ip());
+        lab.gateway.ip(&format!("route add {route}"));
+        let flow = expect_failure(&lab, &gateway, to, b"", "upstream_unreachable");
+        assert!(flow["detail"].as_str().unwrap().contains(detail), "{kind}: {flow:#}");
+        lab.gateway.ip(&format!("route del {route}"));
+    }
+    assert!(!gateway.stderr().contains("cannot dial"), "{}", gateway.stderr());
 }
 
 fn silent_upstream_ends_at_connect_timeout(family: Family) {

@@ -254,8 +254,8 @@ outcomes! {
         => "Add addresses to the pool, or find who holds the ports.";
     UpstreamRefused = "upstream_refused", Upstream, Dial: "The server refused the connection; the client was reset at once."
         => "Nothing listens there, or its firewall rejects the source address: see `source` in the flow log.";
-    UpstreamUnreachable = "upstream_unreachable", Upstream, Dial: "The network says that the server cannot be reached; the client was reset at once."
-        => "Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
+    UpstreamUnreachable = "upstream_unreachable", Upstream, Dial: "The network, or a route of this machine, says that the server cannot be reached; the client was reset at once."
+        => "`detail` says if this machine itself refuses it. Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
     ConnectTimeout = "connect_timeout", Upstream, Dial: "The server did not answer within `[gateway] connect_timeout`; the client was reset."
         => "A firewall drops the packets, or the way back to the source address is missing.";
     DialFailed = "dial_failed", Gateway, Dial: "The gateway could not open or bind the upstream socket."

@@ -34,8 +34,10 @@ pub struct Dialler {
 /// Reason why a connection failed.
 #[derive(Debug)]
 pub enum DialError {
-    /// The server, the network or this machine refused it.
+    /// The server or the network refused it.
     Failed(Failure, io::Error),
+    /// This machine refused it: nothing was sent.
+    NotSent(Failure, io::Error),
     /// No answer within the timeout.
     TimedOut,
     /// Every port tried was taken by another socket, and no other port is free.
@@ -53,8 +55,8 @@ impl Dialler {
         event_loop: &Rc<EventLoop>,
     ) -> Result<(Socket, Lease), DialError> {
         let (socket, lease) = self.begin(client, to, class, lease)?;
-        let socket =
-            Socket::new(socket, event_loop).map_err(|error| DialError::Failed(Failure::of(&error), error))?;
+        let socket = Socket::new(socket, event_loop)
+            .map_err(|error| DialError::NotSent(Failure::of(&error), error))?;
         Ok((socket, lease))
     }
 
@@ -78,11 +80,11 @@ impl Dialler {
                     let at_least = if in_use { OCCUPIED } else { Duration::ZERO };
                     lease = lease.collided(client, at_least, clock::now()).map_err(DialError::NoPort)?;
                     if exchanges == EXCHANGES {
-                        return Err(DialError::Failed(Failure::PortTaken, error));
+                        return Err(DialError::NotSent(Failure::PortTaken, error));
                     }
                     exchanges += 1;
                 }
-                Err((failure, error)) => return Err(DialError::Failed(failure, error)),
+                Err((failure, error)) => return Err(DialError::NotSent(failure, error)),
             }
         }
     }
@@ -143,7 +145,7 @@ mod tests {
         let error = EventLoop::run(async |event_loop| {
             dialler.start(client, to, TrafficClass::default(), lease, &event_loop).unwrap_err()
         });
-        assert!(matches!(error.unwrap(), DialError::Failed(Failure::PortTaken, _)));
+        assert!(matches!(error.unwrap(), DialError::NotSent(Failure::PortTaken, _)));
         let pair = ledger.pair(SourceAddr::new(source), to, clock::now()).unwrap();
         assert_eq!((pair.live, u32::from(pair.held)), (0, EXCHANGES + 1));
         assert_eq!(ledger.collisions(), u64::from(EXCHANGES) + 1);

@@ -159,10 +159,12 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> FlowEnd {
             | Failure::NotOurAddress
             | Failure::NoResources
             | Failure::NotPermitted
+            | Failure::Discarded
+            | Failure::Prohibited
             | Failure::Other,
             _,
         ) => {
-            worker.complain("cannot relay", error);
+            worker.complain(format_args!("cannot relay"), error);
             Outcome::RelayFailed
         }
     };

@@ -138,7 +138,7 @@ async fn pause_after(worker: &Worker, error: &io::Error) {
 
 fn complain(worker: &Worker, error: &io::Error) {
     worker.gateway.accept_errors.increment(1);
-    worker.complain("cannot accept connections", error);
+    worker.complain(format_args!("cannot accept connections"), error);
 }
 
 /// Starts a flow on a connection. An error is the machine's; the flow has ended with it.

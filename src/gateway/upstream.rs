@@ -56,7 +56,7 @@ pub(super) fn dial<'w>(
         .settings
         .dialler
         .start(flow.client(), to, flow.class, lease, &worker.event_loop)
-        .map_err(|error| not_dialled(worker, tenant, &error))?;
+        .map_err(|error| not_dialled(worker, tenant, flow, &error))?;
     // Dropped before the lease.
     let leg = socket;
     tracing::debug!(source = %lease.source(), %to, "dialling");
@@ -91,7 +91,7 @@ pub(super) async fn connect(
         let answer = pin!(unless_gone(client, answer));
         upstream.listed.unless_revoked(answer).await??
     };
-    answered.map_err(|error| not_dialled(worker, tenant, &error))?;
+    answered.map_err(|error| not_dialled(worker, tenant, flow, &error))?;
     connected(worker, upstream, dialled_at, flow);
     Ok(())
 }
@@ -175,45 +175,93 @@ fn no_port(tenant: &TenantRuntime, why: LeaseError) -> FlowEnd {
     FlowEnd { outcome: why.outcome(), detail: why.detail() }
 }
 
-fn socket_failure(failure: Failure) -> Option<&'static str> {
-    match failure {
-        Failure::NoResources => Some("the gateway is out of descriptors, memory or buffers"),
-        Failure::NotPermitted => Some(
-            "the kernel does not permit it: a rule of `ip rule` or of a packet filter, or no CAP_NET_ADMIN",
-        ),
-        Failure::Aborted => Some("somebody on the gateway ended the socket"),
-        Failure::Refused
-        | Failure::Reset
-        | Failure::Unreachable
-        | Failure::TimedOut
-        | Failure::PortTaken
-        | Failure::NotOurAddress
-        | Failure::Other => None,
-    }
+/// Outcome and detail of a connection that failed. `sent` is false if this machine itself refused it.
+fn dial_end(failure: Failure, sent: bool) -> FlowEnd {
+    let (outcome, detail) = match failure {
+        Failure::Refused => (Outcome::UpstreamRefused, None),
+        // Its SYN-ACK had arrived: it accepted the connection, and then reset it.
+        Failure::Reset => (Outcome::UpstreamReset, None),
+        Failure::Unreachable if sent => (Outcome::UpstreamUnreachable, None),
+        Failure::Unreachable => {
+            let why = "this machine has no route to it, or one that says that it is unreachable";
+            (Outcome::UpstreamUnreachable, Some(why))
+        }
+        Failure::Discarded => {
+            let why = "a route of this machine, or a rule of `ip rule`, discards packets to it (blackhole)";
+            (Outcome::UpstreamUnreachable, Some(why))
+        }
+        Failure::Prohibited if sent => {
+            (Outcome::UpstreamUnreachable, Some("a router, or a packet filter, prohibits packets to it"))
+        }
+        Failure::Prohibited => {
+            let why = "a route of this machine, or a rule of `ip rule`, prohibits packets to it";
+            (Outcome::UpstreamUnreachable, Some(why))
+        }
+        Failure::TimedOut => (Outcome::ConnectTimeout, None),
+        Failure::PortTaken => (LeaseError::Exhausted.outcome(), LeaseError::Exhausted.detail()),
+        Failure::NotOurAddress => {
+            (Outcome::DialFailed, Some("the source address is not local to the gateway"))
+        }
+        Failure::NoResources => {
+            (Outcome::DialFailed, Some("the gateway is out of descriptors, memory or buffers"))
+        }
+        Failure::NotPermitted => {
+            let why =
+                "the kernel does not permit it: a packet filter, a security module, or no CAP_NET_ADMIN";
+            (Outcome::DialFailed, Some(why))
+        }
+        Failure::Aborted => (Outcome::DialFailed, Some("somebody on the gateway ended the socket")),
+        Failure::Other => (Outcome::DialFailed, None),
+    };
+    FlowEnd { outcome, detail }
 }
 
-pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialError) -> FlowEnd {
-    match error {
-        DialError::NoPort(why) => no_port(tenant, *why),
-        DialError::TimedOut => Outcome::ConnectTimeout.into(),
-        DialError::Failed(failure, error) => match failure {
-            Failure::Refused => Outcome::UpstreamRefused.into(),
-            // Its SYN-ACK had arrived: it accepted the connection, and then reset it.
-            Failure::Reset => Outcome::UpstreamReset.into(),
-            Failure::Unreachable => Outcome::UpstreamUnreachable.into(),
-            Failure::TimedOut => Outcome::ConnectTimeout.into(),
-            Failure::PortTaken => no_port(tenant, LeaseError::Exhausted),
-            Failure::NotOurAddress => {
-                worker.complain("a pool's address is not local to this machine; see `egret doctor`", error);
-                FlowEnd {
-                    outcome: Outcome::DialFailed,
-                    detail: Some("the source address is not local to the gateway"),
-                }
-            }
-            Failure::Aborted | Failure::NoResources | Failure::NotPermitted | Failure::Other => {
-                worker.complain("cannot dial", error);
-                FlowEnd { outcome: Outcome::DialFailed, detail: socket_failure(*failure) }
-            }
-        },
+/// The end of a flow whose server could not be dialled. Failures of this machine are logged.
+pub(super) fn not_dialled(
+    worker: &Worker,
+    tenant: &TenantRuntime,
+    flow: &Flow,
+    error: &DialError,
+) -> FlowEnd {
+    let (failure, error, sent) = match error {
+        DialError::NoPort(why) => return no_port(tenant, *why),
+        DialError::TimedOut => return Outcome::ConnectTimeout.into(),
+        DialError::Failed(failure, error) => (*failure, error, true),
+        DialError::NotSent(failure, error) => (*failure, error, false),
+    };
+    if failure == Failure::PortTaken {
+        return no_port(tenant, LeaseError::Exhausted);
+    }
+    let end = dial_end(failure, sent);
+    if end.outcome == Outcome::DialFailed {
+        let what = if failure == Failure::NotOurAddress {
+            "a pool's address is not local to this machine; see `egret doctor`"
+        } else {
+            "cannot dial"
+        };
+        let (to, source) = flow.read(|record| (record.dialled, record.source));
+        let shown = |end: Option<String>| end.unwrap_or_else(|| "unknown".to_owned());
+        let (to, source) = (shown(to.map(|to| to.to_string())), shown(source.map(|from| from.to_string())));
+        worker.complain(format_args!("{what}: {to} from {source}"), error);
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusing_routes_are_told_apart() {
+        let end = |failure, sent| {
+            let FlowEnd { outcome, detail } = dial_end(failure, sent);
+            assert_eq!(outcome, Outcome::UpstreamUnreachable);
+            detail.unwrap_or_default()
+        };
+        assert!(end(Failure::Discarded, false).contains("discards packets"));
+        assert!(end(Failure::Prohibited, false).contains("a route of this machine"));
+        assert!(end(Failure::Prohibited, true).contains("a router"));
+        assert!(end(Failure::Unreachable, false).contains("no route"));
+        assert_eq!(end(Failure::Unreachable, true), "");
     }
 }

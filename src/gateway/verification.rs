@@ -296,7 +296,7 @@ async fn dial_first<'w>(
         Ok(Some(Ok((to, leg, lease)))) => {
             upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)
         }
-        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, &error)),
+        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, flow, &error)),
         Ok(None) => Err(Outcome::NameUnresolved.into()),
         Err(_) => Err(Outcome::ConnectTimeout.into()),
     }

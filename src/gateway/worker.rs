@@ -14,6 +14,7 @@ use crate::sys::liveness::Liveness;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Worker {
     }
 
     /// Logs an error of the machine, rate-limited. The flow's record has its outcome anyway.
-    pub(super) fn complain(&self, what: &'static str, error: &io::Error) {
+    pub(super) fn complain(&self, what: fmt::Arguments<'_>, error: &io::Error) {
         let now = clock::now();
         let due = self.complained.get().is_none_or(|last| now.duration_since(last) >= BETWEEN_COMPLAINTS);
         if due {

@@ -11,6 +11,10 @@ pub enum Failure {
     Reset,
     /// There is no route (ICMP, or our own routing table).
     Unreachable,
+    /// A route or routing rule of this machine discards packets to the peer (error of `connect`).
+    Discarded,
+    /// A route or routing rule of this machine, or an ICMPv6 error, prohibits packets to the peer (error of `connect`).
+    Prohibited,
     /// SYN, data or keepalive probes stayed unacknowledged.
     TimedOut,
     /// An administrator ended the socket (`SOCK_DESTROY`, `ss -K`).
@@ -49,10 +53,16 @@ impl Failure {
     }
 
     /// Classifies an error of `connect` on a bound socket: there EADDRNOTAVAIL means that the 4-tuple is taken
-    /// (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is not local.
+    /// (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is not local. EINVAL and EACCES
+    /// are what routes of type blackhole and prohibit give in both families (`fib_props` in net/ipv4/fib_semantics.c), and
+    /// EACCES is ICMPv6 "administratively prohibited" too (`tab_unreach` in net/ipv6/icmp.c).
     pub fn of_connect(error: &io::Error) -> Self {
-        let failure = Self::of(error);
-        if failure == Self::NotOurAddress { Self::PortTaken } else { failure }
+        match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL) => Self::PortTaken,
+            Some(libc::EINVAL) => Self::Discarded,
+            Some(libc::EACCES) => Self::Prohibited,
+            _ => Self::of(error),
+        }
     }
 }
 
@@ -62,9 +72,16 @@ mod tests {
 
     #[test]
     fn errno_meaning_depends_on_the_call() {
-        let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-        assert_eq!(Failure::of(&error), Failure::NotOurAddress);
-        assert_eq!(Failure::of_connect(&error), Failure::PortTaken);
+        for (errno, of, of_connect) in [
+            (libc::EADDRNOTAVAIL, Failure::NotOurAddress, Failure::PortTaken),
+            (libc::EINVAL, Failure::Other, Failure::Discarded),
+            (libc::EACCES, Failure::NotPermitted, Failure::Prohibited),
+            (libc::EPERM, Failure::NotPermitted, Failure::NotPermitted),
+            (libc::EHOSTUNREACH, Failure::Unreachable, Failure::Unreachable),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!((Failure::of(&error), Failure::of_connect(&error)), (of, of_connect));
+        }
     }
 
     #[test]
