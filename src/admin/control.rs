@@ -12,6 +12,7 @@ use super::names::{NamesQuery, NamesReport};
 use super::peer::Peer;
 use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
+use super::probe::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, SocketOwner};
 use super::trace::{TraceAnswer, TraceOrder, TraceQuery, TraceStarted};
@@ -61,6 +62,10 @@ pub struct ControlHandlers {
     pub trace: OrderHandler<TraceOrder, TraceStarted>,
     /// Takes the steps of a trace since the last query.
     pub traced: QueryHandler<TraceQuery, TraceAnswer>,
+    /// Expects the connections of a probe.
+    pub probe: OrderHandler<ProbeOrder, ProbeExpected>,
+    /// Reports the flow of a probe.
+    pub probed: QueryHandler<ProbeQuery, ProbeAnswer>,
     /// Handlers for the candidate policy.
     pub candidate: CandidateHandlers,
     /// Called for orders that are rejected because the peer is not authorized.
@@ -109,6 +114,7 @@ fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/trace", post(trace).get(traced))
+        .route("/v1/probe", post(probe).get(probed))
         .route("/v1/candidate/load", post(load_candidate))
         .route("/v1/candidate/share", post(share_candidate))
         .route("/v1/candidate/promote", post(promote_candidate))
@@ -206,6 +212,22 @@ async fn traced(
     query: Result<Query<TraceQuery>, QueryRejection>,
 ) -> Response {
     answer(query, &control.traced)
+}
+
+async fn probe(
+    State(control): State<ControlHandlers>,
+    ConnectInfo(peer): ConnectInfo<SocketPeer>,
+    order: Result<Json<ProbeOrder>, JsonRejection>,
+) -> Result<Response, Response> {
+    let order = understood(order, |_| Ok(()))?;
+    Ok(respond((control.probe)(peer, order)))
+}
+
+async fn probed(
+    State(control): State<ControlHandlers>,
+    query: Result<Query<ProbeQuery>, QueryRejection>,
+) -> Response {
+    answer(query, &control.probed)
 }
 
 async fn reload(

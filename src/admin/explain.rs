@@ -248,6 +248,10 @@ pub struct ExplainedRule {
     pub text: String,
 }
 
+/// Remedy for a denial by a candidate of what the configuration in force allows.
+pub const CANARY_REMEDY: &str =
+    "Add the rule to the candidate's file and load it again, or end it by `egret candidate drop`";
+
 /// The reason for a denial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedOutcome {

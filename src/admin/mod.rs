@@ -11,6 +11,7 @@ mod names;
 mod peer;
 mod places;
 mod ports;
+mod probe;
 mod readiness;
 mod reload;
 mod socket;
@@ -26,14 +27,15 @@ pub use control::{
     serve_control,
 };
 pub use explain::{
-    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool,
-    ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
+    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome,
+    ExplainedPool, ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{
     ClientPorts, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder, PortsQuery, PortsReport,
     SourcePorts, TenantPorts, report,
 };
+pub use probe::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow};
 pub use readiness::{Lifecycle, Readiness};
 pub use reload::ReloadAnswer;
 pub use socket::{ControlSocket, ControlSocketError};

@@ -5,7 +5,7 @@ use super::candidate::CandidateApi;
 use super::explain::{ExplainInputs, UsageSource};
 use super::handles::ControlHandles;
 use super::reload::ReloadHandle;
-use super::trace;
+use super::{probe, trace};
 use crate::addr::{DialAddr, Family, SourceAddr};
 use crate::admin::{
     self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
@@ -59,6 +59,7 @@ impl ControlPlane {
         };
         let ports = Arc::new(self);
         let (names, drain, explain) = (Arc::clone(&ports), Arc::clone(&ports), Arc::clone(&ports));
+        let [expecting, finding] = std::array::from_fn(|_| Arc::clone(&ports.handles.gateway));
         let [started, read] = std::array::from_fn(|_| ports.handles.traces.clone());
         ControlHandlers {
             ports: Arc::new(move |query| ports.ports(query)),
@@ -67,6 +68,8 @@ impl ControlPlane {
             reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
             trace: Arc::new(move |peer, order| trace::start(&started, peer, order)),
             traced: Arc::new(move |query| Ok(trace::read(&read, &query))),
+            probe: Arc::new(move |_, order| Ok(probe::expect(&expecting.table, &order))),
+            probed: Arc::new(move |query| Ok(probe::find(&finding.table, &query))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
                 tracing::warn!(?peer, order, "refused: {why}");

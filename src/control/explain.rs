@@ -6,7 +6,7 @@ mod leaving;
 
 use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
-    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
+    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
@@ -149,12 +149,19 @@ impl ExplainInputs<'_> {
         let Some(CandidateView { rules, share: Some(percent), .. }) = views.candidate else {
             return Ok(in_force);
         };
+        let is_let_out = in_force.is_let_out();
         report.canary = Some(ExplainedCanary {
             percent,
             tenant: rules.map(|own| own.rules.name.to_string()),
             in_force: Box::new(in_force),
         });
         self.judge(&mut report, &asked, tenant, rules);
+        if let Some(outcome) = &mut report.outcome
+            && (is_let_out || outcome.name == Outcome::NotAllowed.as_str())
+        {
+            // `egret allow` writes into the configuration in force.
+            CANARY_REMEDY.clone_into(&mut outcome.remedy);
+        }
         Ok(report)
     }
 

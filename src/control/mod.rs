@@ -19,6 +19,7 @@ mod network;
 mod policy_source;
 mod pools;
 mod privileged;
+mod probe;
 mod recheck;
 mod reconcile;
 mod reload;

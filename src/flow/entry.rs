@@ -23,6 +23,7 @@ pub struct FlowEntry {
     id: FlowId,
     accepted: Instant,
     state: StateCell,
+    is_probe: bool,
     pub(super) counters: MessageCells,
     details: Mutex<FlowDetails>,
 }
@@ -52,12 +53,18 @@ pub(super) enum Revocation {
 }
 
 impl FlowEntry {
-    pub(super) fn new(id: FlowId, client: ClientAddr, destination: OriginalDestination) -> Self {
+    pub(super) fn new(
+        id: FlowId,
+        client: ClientAddr,
+        destination: OriginalDestination,
+        is_probe: bool,
+    ) -> Self {
         let record = FlowRecord::begin(clock::timestamp(), id, client, destination);
         Self {
             id,
             accepted: clock::now(),
             state: StateCell::new(FlowState::Inspecting),
+            is_probe,
             counters: MessageCells::default(),
             details: Mutex::new(FlowDetails { record, unfollowed: false, listed: None }),
         }
@@ -66,6 +73,11 @@ impl FlowEntry {
     /// Its ID.
     pub fn id(&self) -> FlowId {
         self.id
+    }
+
+    /// True if it is a probe of `egret doctor`'s, and not a client's flow.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
     /// Its state.

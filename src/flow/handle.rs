@@ -40,7 +40,12 @@ impl FlowOpener {
         client: ClientAddr,
         destination: OriginalDestination,
     ) -> FlowHandle {
-        let entry = Arc::new(FlowEntry::new(id, client, destination));
+        let probes = self.table.probes();
+        let is_probe = probes.expects(client);
+        let entry = Arc::new(FlowEntry::new(id, client, destination, is_probe));
+        if is_probe {
+            probes.keep(client, &entry);
+        }
         self.table.insert(&entry);
         self.table.send(FlowEvent::Opened(&entry));
         FlowHandle { entry, outcome: None, opener: Rc::clone(self) }

@@ -11,6 +11,7 @@ mod listing;
 mod live_flow;
 mod pairs;
 mod policy_change;
+mod probes;
 mod record;
 mod sinks;
 mod state;
@@ -23,6 +24,7 @@ pub use listing::FlowListing;
 pub use live_flow::{LiveFlow, RevocationReason};
 pub use pairs::{PairFlows, PortHolder, SourceDestination};
 pub use policy_change::PolicyChange;
+pub use probes::{AnnouncedProbes, PROBE_PORTS};
 #[cfg(test)]
 pub(crate) use record::example_record;
 pub use record::{

@@ -6,6 +6,7 @@
 
 use super::entry::FlowEntry;
 use super::live_flow::{LiveFlow, RevocationReason};
+use super::probes::AnnouncedProbes;
 use super::record::FlowId;
 use super::sinks::{FlowEvent, FlowSink};
 use crate::policy::CheckSet;
@@ -30,6 +31,7 @@ pub struct FlowTable {
     /// Number of revocations so far: a flow looks at its entry when this has changed.
     revocations: AtomicU32,
     sinks: Box<[FlowSink]>,
+    probes: AnnouncedProbes,
 }
 
 impl FlowTable {
@@ -37,12 +39,22 @@ impl FlowTable {
     pub fn new(sinks: Vec<FlowSink>) -> Self {
         let flows =
             DashMap::with_capacity_and_hasher_and_shard_amount(0, DefaultHashBuilder::default(), SHARDS);
-        Self { flows, revocations: AtomicU32::new(0), sinks: sinks.into() }
+        Self {
+            flows,
+            revocations: AtomicU32::new(0),
+            sinks: sinks.into(),
+            probes: AnnouncedProbes::default(),
+        }
     }
 
     /// Number of flows.
     pub fn count(&self) -> usize {
         self.flows.len()
+    }
+
+    /// The connections that `egret doctor` has announced.
+    pub fn probes(&self) -> &AnnouncedProbes {
+        &self.probes
     }
 
     /// The flow of this number in its ID, if it lives.

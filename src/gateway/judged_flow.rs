@@ -28,13 +28,16 @@ pub(super) fn compare(views: PolicyViews<'_>, facts: &FlowFacts<'_>, judgement: 
         client: flow.client(),
         destination: facts.dialled,
         hostname: hostname.as_ref(),
+        is_probe: flow.entry().is_probe(),
     };
     let Some(change) = views.compare(facts, judgement, &compared) else { return };
     let mut record = flow.record();
     record.candidate = Some(change);
     record.canary = views.is_canary();
     drop(record);
-    flow.meters().count(FlowCounter::Candidate(change));
+    if !compared.is_probe {
+        flow.meters().count(FlowCounter::Candidate(change));
+    }
 }
 
 /// Notes a permit.

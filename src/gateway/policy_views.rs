@@ -179,6 +179,7 @@ mod tests {
             client,
             destination: facts.dialled,
             hostname: None,
+            is_probe: false,
         };
         views.compare(&facts, &views.judge(&facts), &compared).unwrap().as_str()
     }

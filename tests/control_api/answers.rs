@@ -43,6 +43,8 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         explain: Arc::new(explain),
         trace: Arc::new(|_, _| Ok(admin::TraceStarted { trace: 7 })),
         traced: Arc::new(|_| Err(ControlError("no trace runs".into()))),
+        probe: Arc::new(|_, _| Ok(admin::ProbeExpected {})),
+        probed: Arc::new(|_| Ok(admin::ProbeAnswer { flow: None })),
         candidate: candidate(),
         forbidden: Arc::new(|_, _, _| panic!("the test may")),
     }

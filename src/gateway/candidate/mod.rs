@@ -116,7 +116,7 @@ impl Candidate {
 
 impl Candidate {
     /// Counts a flow, or a later request, by the judgements of the policy in force and of this one; `is_canary` if this
-    /// one is enforced. `tenant` is the one in force.
+    /// one is enforced. `tenant` is the one in force. A probe of `egret doctor`'s is compared, and not counted.
     pub(super) fn note(
         &self,
         tenant: Option<&Arc<str>>,
@@ -125,6 +125,9 @@ impl Candidate {
         is_canary: bool,
     ) -> PolicyChange {
         let (change, reason) = difference(in_force, candidate);
+        if compared.is_probe {
+            return change;
+        }
         let tenant = tenant.map_or_else(|| UNKNOWN_TENANT.into(), Arc::clone);
         let mut state = self.state();
         if let Some(reason) = reason {

@@ -118,6 +118,8 @@ pub(in crate::gateway) struct ComparedFlow<'a> {
     pub(in crate::gateway) client: ClientAddr,
     pub(in crate::gateway) destination: OriginalDestination,
     pub(in crate::gateway) hostname: Option<&'a Hostname>,
+    /// True if `egret doctor` made it: it counts nowhere.
+    pub(in crate::gateway) is_probe: bool,
 }
 
 impl CandidateTally {
@@ -204,6 +206,7 @@ mod tests {
             client: ClientAddr::new("10.0.1.7:1".parse().unwrap()),
             destination: OriginalDestination::tcp(to.parse().unwrap()),
             hostname: name,
+            is_probe: false,
         };
         tally.keep(kind, &flow);
     }

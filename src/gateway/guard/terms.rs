@@ -132,8 +132,10 @@ impl<'w> RequestTerms<'w> {
             client: self.whose.client,
             destination: facts.dialled,
             hostname,
+            is_probe: self.whose.entry.is_probe(),
         };
-        if let Some(change) = views.compare(&facts, &views.judge(&facts), &compared) {
+        let change = views.compare(&facts, &views.judge(&facts), &compared);
+        if let Some(change) = change.filter(|_| !compared.is_probe) {
             self.meters.count(FlowCounter::Candidate(change));
         }
     }

@@ -1,0 +1,33 @@
+//! Flows of `egret doctor`'s own, for the control API.
+
+use crate::addr::{DialAddr, LeasedSource};
+use crate::admin::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow};
+use crate::flow::{FlowEntry, FlowState, FlowTable};
+
+/// Expects a probe's connections.
+pub(super) fn expect(table: &FlowTable, order: &ProbeOrder) -> ProbeExpected {
+    table.probes().announce(order.client, order.first_port);
+    ProbeExpected {}
+}
+
+/// Tells how far a probe's last flow has come.
+pub(super) fn find(table: &FlowTable, query: &ProbeQuery) -> ProbeAnswer {
+    ProbeAnswer { flow: table.probes().find(query.client).map(|entry| told(&entry)) }
+}
+
+fn told(entry: &FlowEntry) -> ProbedFlow {
+    let has_ended = entry.state() == FlowState::Closed;
+    let record = entry.record();
+    ProbedFlow {
+        flow: record.flow.to_string(),
+        outcome: has_ended.then(|| record.outcome.to_string()),
+        detail: record.detail.map(str::to_owned),
+        inspected: record.inspect.is_some(),
+        dialled: record.dialled.map(DialAddr::socket),
+        source: record.source.map(LeasedSource::socket),
+        public: record.public,
+        connected: record.connect.is_some(),
+        bytes_up: record.bytes_up,
+        bytes_down: record.bytes_down,
+    }
+}
