@@ -44,6 +44,7 @@ mod tests_death;
 mod tests_dial;
 mod tests_dnssec;
 mod tests_doctor;
+mod tests_doctor_flow;
 mod tests_doctor_kernel;
 mod tests_doctor_rules;
 mod tests_dscp;
@@ -172,6 +173,7 @@ fn main() -> ExitCode {
         tests_recheck::trials(),
         tests_steering::trials(),
         tests_doctor::trials(),
+        tests_doctor_flow::trials(),
         tests_doctor_kernel::trials(),
         tests_doctor_rules::trials(),
         tests_errors::trials(),

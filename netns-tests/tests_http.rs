@@ -79,6 +79,8 @@ fn denial_names_its_rule(family: Family) {
     assert!(allow.status.success(), "{}", text(&allow));
     let reload = gateway.egret(&["reload"]);
     assert!(reload.status.success(), "{}", text(&reload));
+    let said = text(&gateway.egret(&["why", id]));
+    assert!(said.contains("would allow it now") && !said.contains("egret allow"), "{said}");
     let client = lab.send(Tenant::Alpha, server.address(), request.as_bytes());
     expect_delivery(client, server.accept(), request.as_bytes());
     let tests = gateway.flow_log().with_file_name("policy-tests.toml");

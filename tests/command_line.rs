@@ -121,7 +121,8 @@ fn last_good_configuration_answers() {
         ("allow 00c0ffee-1f", 0, "hosts = [\"b.example\"]"),
         ("suggest --tenant acme", 0, "acme"),
         ("explain --from 10.0.1.5 --to api.example.com", 0, "verdict  allowed"),
-        ("steering status --json", 1, "\"ok\":false"),
+        ("steering status --json", 1, "has errors, the first: "),
+        ("doctor --no-packets --json", 1, "has errors, the first: "),
     ] {
         let (found, out, err) = machine.egret(arguments);
         assert!(

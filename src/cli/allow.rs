@@ -6,7 +6,7 @@ use super::doctor::PROBE_NAME;
 use super::flow_log::Recorded;
 use super::output::print;
 use super::past_flow::{FAILED, FlowOptions, PastFlow, PastFlowError};
-use crate::admin::ExplainReport;
+use crate::admin::{CANARY_REMEDY, ExplainReport};
 use crate::config::{self, Config};
 use crate::control::Explainer;
 use crate::hostname::HostPattern;
@@ -50,7 +50,7 @@ pub(super) fn can_help(denied: Outcome) -> bool {
 }
 
 /// True if configuration files alone decide on the denial, so that files that allow the flow are not in force yet.
-fn is_by_files(denied: Outcome) -> bool {
+pub(super) fn is_by_files(denied: Outcome) -> bool {
     can_help(denied)
         || matches!(
             denied,
@@ -62,11 +62,9 @@ fn is_by_files(denied: Outcome) -> bool {
 fn beyond_rules(record: &Recorded) -> Option<String> {
     let denied = record.denied_as()?;
     if record.canary {
-        return Some(
-            "the configuration allows this flow; a candidate denied it, which was enforced for the client. \
-             Add the rule to the candidate's file and load it again, or end it by `egret candidate drop`"
-                .to_owned(),
-        );
+        return Some(format!(
+            "the configuration allows this flow; a candidate denied it, which was enforced for the client. {CANARY_REMEDY}"
+        ));
     }
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     (!is_by_files(denied)).then(|| {

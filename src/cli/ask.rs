@@ -3,9 +3,12 @@
 use super::config_path::DEFAULT_CONFIG;
 use super::{journal, last_good};
 use crate::config;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +17,7 @@ use std::time::Duration;
 /// Largest response in bytes: room for more than 10,000 source addresses.
 const MOST: u64 = 16 << 20;
 /// Timeout of each step: connect, write, read. The gateway answers an order within 30 s.
-const PATIENCE: Duration = Duration::from_secs(35);
+pub(super) const PATIENCE: Duration = Duration::from_secs(35);
 /// Most headers of a response.
 const HEADERS: usize = 32;
 
@@ -101,15 +104,33 @@ pub(super) enum AskError {
     /// The gateway does not know the requested item.
     #[error("{0}")]
     Unknown(String),
-    /// A step took longer than [`PATIENCE`].
+    /// A step took longer than the time that it was given.
     #[error(
-        "the gateway has not answered on the control socket {0} for 35 seconds: see whether it is stopped or overloaded, by \
-         `systemctl status egret` and `top`"
+        "the gateway has not answered on the control socket {} for {} s: {listener}; to restart it, which ends its live \
+         flows: `systemctl restart egret`", socket.display(), time.as_secs()
     )]
-    Silent(PathBuf),
+    Silent { socket: PathBuf, time: Duration, listener: SilentListener },
     /// Anything else.
     #[error("cannot ask on the control socket {0}: {1}")]
     Failed(PathBuf, io::Error),
+}
+
+/// The process that does not answer; `None` if it is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SilentListener(Option<i32>);
+
+impl fmt::Display for SilentListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(process) = self.0 else { return f.write_str("it is stopped, hangs or is overloaded") };
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let is_stopped = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+        let state = if is_stopped {
+            "is stopped (SIGSTOP or a debugger)"
+        } else {
+            "hangs or is overloaded, see `top`"
+        };
+        write!(f, "process {process} {state}")
+    }
 }
 
 /// Body of responses with any other status.
@@ -125,13 +146,24 @@ pub(super) fn ask<T: DeserializeOwned>(
     target: &str,
     body: &str,
 ) -> Result<T, AskError> {
-    let (status, body) = exchange(socket, method, target, body).map_err(|error| explain(socket, error))?;
+    ask_within(PATIENCE, socket, method, target, body)
+}
+
+/// The same, with a timeout of each step.
+pub(super) fn ask_within<T: DeserializeOwned>(
+    time: Duration,
+    socket: &Path,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> Result<T, AskError> {
+    let (status, body) = exchange(time, socket, method, target, body)?;
     understood(socket, status, &body, &[200])
 }
 
 /// Sends an order whose answer has the same form whether it was carried out (200) or not (422).
 pub(super) fn order<T: DeserializeOwned>(socket: &Path, target: &str, body: &str) -> Result<T, AskError> {
-    let (status, body) = exchange(socket, "POST", target, body).map_err(|error| explain(socket, error))?;
+    let (status, body) = exchange(PATIENCE, socket, "POST", target, body)?;
     understood(socket, status, &body, &[200, 422])
 }
 
@@ -155,7 +187,8 @@ pub(super) fn with_query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-fn explain(socket: &Path, error: io::Error) -> AskError {
+/// `listener` is the one that accepted the connection.
+fn explain(socket: &Path, error: io::Error, time: Duration, listener: SilentListener) -> AskError {
     let path = socket.to_owned();
     if error.kind() == io::ErrorKind::NotFound {
         AskError::Absent(path)
@@ -164,14 +197,26 @@ fn explain(socket: &Path, error: io::Error) -> AskError {
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         AskError::NotPermitted(path)
     } else if error.kind() == io::ErrorKind::WouldBlock {
-        AskError::Silent(path)
+        AskError::Silent { socket: path, time, listener }
     } else {
         AskError::Failed(path, error)
     }
 }
 
-fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
-    let mut socket = connect(path)?;
+fn exchange(
+    time: Duration,
+    path: &Path,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> Result<(u16, Vec<u8>), AskError> {
+    let socket = connect(path, time).map_err(|error| explain(path, error, time, SilentListener(None)))?;
+    let listener = getsockopt(&socket, PeerCredentials).ok().map(|listener| listener.pid());
+    request(socket, method, target, body)
+        .map_err(|error| explain(path, error, time, SilentListener(listener)))
+}
+
+fn request(mut socket: Socket, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
     let length = body.len();
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: egret\r\nConnection: close\r\n\
@@ -185,11 +230,11 @@ fn exchange(path: &Path, method: &str, target: &str, body: &str) -> io::Result<(
 
 /// Connects with timeouts on every step. `SO_SNDTIMEO` also bounds connecting, which waits for room in the listener's
 /// queue (`unix_stream_connect` in net/unix/af_unix.c).
-fn connect(path: &Path) -> io::Result<Socket> {
+fn connect(path: &Path, time: Duration) -> io::Result<Socket> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(time))?;
+    socket.set_read_timeout(Some(time))?;
     loop {
         match socket.connect(&address) {
             // Interrupted when the process was stopped for a moment: wait again.
@@ -247,11 +292,19 @@ mod tests {
         assert!(said(&path).contains("there is no control socket"), "{}", said(&path));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
-        let refused = explain(&path, io::ErrorKind::PermissionDenied.into());
+        let refused = explain(&path, io::ErrorKind::PermissionDenied.into(), PATIENCE, SilentListener(None));
         assert!(refused.to_string().contains("run this as root"));
-        // error of a timeout on a socket
-        let silent = explain(&path, io::ErrorKind::WouldBlock.into());
-        assert!(silent.to_string().contains(&format!("{} seconds", PATIENCE.as_secs())), "{silent}");
+    }
+
+    #[test]
+    fn silent_gateways_are_told_with_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let _listens = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let time = Duration::from_millis(1100);
+        let silent = ask_within::<serde_json::Value>(time, &path, "GET", "/", "").unwrap_err().to_string();
+        let process = format!("for 1 s: process {} hangs", std::process::id());
+        assert!(silent.contains(&process) && silent.contains("systemctl restart egret"), "{silent}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! come through.
 
 mod families;
+mod gateway;
 mod inputs;
 mod kernel;
 mod listeners;
@@ -43,19 +44,23 @@ pub struct DoctorOptions {
 
 /// Looks at everything, sends packets of its own, and leaves the machine as it was. Yields 1 if something is broken, else 0.
 pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
-    let found = if let (Some(from), Some(to)) = (options.from, &options.to) {
-        packets::ask(doctor, &ProbeQuestion { from: from.to_canonical(), to: to.clone() })
+    let silence = gateway::silence(doctor);
+    let mut found: Vec<_> = doctor.broken.iter().cloned().collect();
+    if let (Some(from), Some(to)) = (options.from, &options.to) {
+        let question = ProbeQuestion { from: from.to_canonical(), to: to.clone() };
+        found.extend(silence.map_or_else(|| packets::ask(doctor, &question), |silence| vec![silence]));
     } else {
-        let mut found = findings(doctor);
-        if !options.no_packets {
+        let sends = !options.no_packets && silence.is_none();
+        found.extend(findings(doctor, silence));
+        if sends {
             found.extend(packets::findings(doctor));
         }
-        found
-    };
+    }
     report(&found, options.json)
 }
 
-fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
+/// `silence`: the gateway does not answer, and is not asked.
+fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding> {
     let service = process::service(doctor.steering.listen_port);
     let mut found =
         vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
@@ -70,7 +75,8 @@ fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(families::families(&doctor.pools));
-    found.extend(doctor.socket.iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
+    let asked = doctor.socket.as_ref().filter(|_| silence.is_none());
+    found.extend(asked.into_iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
     found.extend(doctor.resolver.as_ref().map(resolver::answers));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
@@ -84,7 +90,7 @@ fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
     }
     let ports: Vec<PortRange> = doctor.steering.pools.iter().map(|pool| pool.ports).collect();
     found.push(network::foreign_listeners(&ports, doctor.steering.listen_port));
-    found.extend(doctor.metrics.map(network::ready));
+    found.extend(silence.or_else(|| doctor.metrics.map(gateway::ready)));
     found
 }
 
@@ -121,8 +127,9 @@ mod tests {
             pools: Vec::new(),
             wanted_flows: u64::MAX / 8,
             tenants: Vec::new(),
+            broken: None,
         };
-        let found = findings(&doctor);
+        let found = findings(&doctor, None);
         for finding in &found {
             let complete =
                 !finding.why.is_empty() && finding.mend.as_ref().is_some_and(|mend| !mend.is_empty());

@@ -1,6 +1,7 @@
 //! Answers while the configuration has errors: by the last good one, which the gateway keeps.
 
 use super::config_path::DEFAULT_CONFIG;
+use super::findings::CheckFinding;
 use super::{journal, steering};
 use crate::config::{self, Config, ConfigReport};
 use crate::control::LastGoodStore;
@@ -13,18 +14,35 @@ const STATE: &str = "/var/lib/egret";
 /// A configuration to answer by.
 pub(super) struct UsableConfig {
     pub(super) config: Config,
-    /// True if it is the last good one, because the files have errors.
-    pub(super) is_last_good: bool,
+    /// The errors of the files, if it is the last good one instead.
+    pub(super) errors: Option<ConfigReport>,
+}
+
+impl UsableConfig {
+    /// The finding about files with errors.
+    pub(super) fn finding(&self, path: &Path) -> Option<CheckFinding> {
+        let report = self.errors.as_ref()?.to_string();
+        let first = report.lines().next().unwrap_or_default();
+        Some(CheckFinding::fail(
+            "configuration",
+            format!(
+                "{} has errors, the first: {first}; all else here goes by the last good configuration",
+                path.display()
+            ),
+            "the gateway cannot reload such files, and whenever it starts it goes by the last good ones",
+            "egret check shows all errors; correct them, then: egret reload; systemctl restart egret-steering",
+        ))
+    }
 }
 
 /// Loads the files, or the last good configuration with a warning. The error is the report on the files.
 pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
     match config::load(path) {
-        Ok(loaded) => Ok(UsableConfig { config: loaded.config, is_last_good: false }),
+        Ok(loaded) => Ok(UsableConfig { config: loaded.config, errors: None }),
         Err(report) => {
             let Some(config) = last_good(path) else { return Err(report) };
             warn(path, "this goes by the last good configuration");
-            Ok(UsableConfig { config, is_last_good: true })
+            Ok(UsableConfig { config, errors: Some(report) })
         }
     }
 }

@@ -151,7 +151,9 @@ enum Command {
     /// both ways and ICMP errors pass the machine's real rules and settings, and nothing leaves the machine. Where packets
     /// get lost it names the rule and whose it is. What it sets up is removed, also when it is killed.
     ///
-    /// Exit code 0: nothing is broken; 1: something is; 2: the configuration has errors.
+    /// While the files have errors, that is one more finding, and doctor goes by the last good configuration.
+    ///
+    /// Exit code 0: nothing is broken; 1: something is; 2: the configuration has errors, and there is no last good one.
     Doctor {
         #[command(flatten)]
         path: ConfigPath,
@@ -192,9 +194,10 @@ enum SteeringCommand {
     },
     /// Compare what is in the kernel with what should be
     ///
-    /// While the files have errors, it goes by the last good configuration.
+    /// While the files have errors, that is one more finding, and it goes by the last good configuration.
     ///
-    /// Exit code 0: all is in place; 1: something is not; 2: the configuration has errors, or there is nothing to steer.
+    /// Exit code 0: all is in place; 1: something is not; 2: the configuration has errors and there is no last good one, or there
+    /// is nothing to steer.
     Status {
         #[command(flatten)]
         path: ConfigPath,
@@ -215,10 +218,10 @@ pub fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Why { path, options } => why::run(&path.config, &options),
         Command::Allow { path, options } => {
-            with_usable(&path.config, |config| allow::run(&path.config, config, &options))
+            with_usable(&path.config, |usable| allow::run(&path.config, &usable.config, &options))
         }
         Command::Suggest { path, options } => {
-            with_usable(&path.config, |config| suggest::run(config, &options))
+            with_usable(&path.config, |usable| suggest::run(&usable.config, &options))
         }
         Command::Steering(SteeringCommand::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(SteeringCommand::Print { path, format, .. }) => {
@@ -226,8 +229,9 @@ pub fn main() -> ExitCode {
             steering::end_print(with(&path.config, print))
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
-            with_usable(&path.config, |config| {
-                steering::status(&control::steering_params(config), format, json)
+            with_usable(&path.config, |usable| {
+                let params = control::steering_params(&usable.config);
+                steering::status(&params, usable.finding(&path.config), format, json)
             })
         }
         Command::Ports(options) => ports::run(&options),
@@ -235,9 +239,10 @@ pub fn main() -> ExitCode {
         Command::Candidate(options) => candidate::run(&options),
         Command::Names(options) => names::run(&options),
         Command::Trace(options) => trace::run(&options),
-        Command::Doctor { path, options } => {
-            with(&path.config, |config| doctor::doctor(&doctor::Doctor::of(config), &options))
-        }
+        Command::Doctor { path, options } => with_usable(&path.config, |usable| {
+            let doctor = doctor::Doctor::of(&usable.config, usable.finding(&path.config));
+            doctor::doctor(&doctor, &options)
+        }),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "egret", &mut script);
@@ -253,6 +258,6 @@ fn with(path: &Path, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
 }
 
 /// Runs an action with the configuration of the files or, while they have errors, with the last good one.
-fn with_usable(path: &Path, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
-    last_good::load(path).map_or_else(|report| last_good::refused(&report), |usable| act(&usable.config))
+fn with_usable(path: &Path, act: impl FnOnce(&last_good::UsableConfig) -> ExitCode) -> ExitCode {
+    last_good::load(path).map_or_else(|report| last_good::refused(&report), |usable| act(&usable))
 }

@@ -67,12 +67,19 @@ pub fn print_down() -> ExitCode {
 }
 
 /// `egret steering status`: returns 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
-pub fn status(params: &SteeringParams, format: Option<FilterFormat>, json: bool) -> ExitCode {
+/// `broken`: the finding about files with errors, if `params` are of the last good ones.
+pub(super) fn status(
+    params: &SteeringParams,
+    broken: Option<CheckFinding>,
+    format: Option<FilterFormat>,
+    json: bool,
+) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
-    report(&findings(params, format), json)
+    let found: Vec<_> = broken.into_iter().chain(findings(params, format)).collect();
+    report(&found, json)
 }
 
 /// Returns one finding for each part of the plan. Without a format, the one in use is compared.

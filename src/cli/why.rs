@@ -58,7 +58,7 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
         }
         Ok((PastFlow { record, .. }, now)) => {
             let by = match usable {
-                Ok(UsableConfig { is_last_good: true, .. }) => "the last good configuration",
+                Ok(UsableConfig { errors: Some(_), .. }) => "the last good configuration",
                 Ok(_) | Err(_) => "the current configuration files",
             };
             print(&text(&record, now.as_ref().map(|now| (now, by))), 0)
@@ -94,8 +94,8 @@ fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
     if record.canary {
         text.push_str("canary   a candidate decided, which was enforced for this client\n");
     }
-    let takes_rule = !(record.canary && now.is_some_and(|(now, _)| now.is_let_out()));
-    write_outcome(&mut text, record, takes_rule);
+    let allowed_by = now.filter(|(now, _)| now.is_let_out()).map(|(_, by)| by);
+    write_outcome(&mut text, record, allowed_by);
     if let Some((now, by)) = now {
         let _ = writeln!(text, "\nThe same flow, judged by {by}:");
         text += &show(now);
@@ -103,8 +103,8 @@ fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
     text
 }
 
-/// `takes_rule`: a rule may help in the configuration in force.
-fn write_outcome(text: &mut String, record: &Recorded, takes_rule: bool) {
+/// `allowed_by`: what lets such a flow out by now, if anything does.
+fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<&str>) {
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let meaning = |outcome: Option<Outcome>| outcome.map_or("", Outcome::meaning);
     let word = record.outcome_word();
@@ -122,12 +122,18 @@ fn write_outcome(text: &mut String, record: &Recorded, takes_rule: bool) {
             if denied != Outcome::NotAllowed {
                 let _ = writeln!(text, "         {}", denied.remedy());
             }
-            if takes_rule && super::allow::can_help(denied) {
-                let _ = writeln!(
-                    text,
-                    "         `egret allow {}` writes the rule that would allow it",
-                    record.flow
-                );
+            match allowed_by {
+                None if super::allow::can_help(denied) => {
+                    let id = &record.flow;
+                    let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
+                }
+                Some(by) if super::allow::is_by_files(denied) && !record.canary => {
+                    let _ = writeln!(
+                        text,
+                        "         {by} would allow it now; if the gateway still denies it, run `egret reload`"
+                    );
+                }
+                None | Some(_) => {}
             }
         }
         None => {}

@@ -1,6 +1,7 @@
 //! The configuration, as far as doctor needs it.
 
 use super::families;
+use crate::cli::findings::CheckFinding;
 use crate::config::Config;
 use crate::control::{asked_servers, looked_up, steering_params};
 use crate::steering::SteeringParams;
@@ -25,11 +26,13 @@ pub struct Doctor {
     pub wanted_flows: u64,
     /// Tenants whose clients' packets are tried.
     pub tenants: Vec<TenantClients>,
+    /// The finding about files with errors, if this is the last good configuration instead.
+    pub(in crate::cli) broken: Option<CheckFinding>,
 }
 
 impl Doctor {
-    /// Collects them from the configuration.
-    pub(in crate::cli) fn of(config: &Config) -> Self {
+    /// Collects them from the configuration. `broken`: the finding about files with errors, if it is the last good one.
+    pub(in crate::cli) fn of(config: &Config, broken: Option<CheckFinding>) -> Self {
         Self {
             steering: steering_params(config),
             metrics: config.gateway.metrics,
@@ -48,6 +51,7 @@ impl Doctor {
                     sources: tenant.sources.clone(),
                 })
                 .collect(),
+            broken,
         }
     }
 }

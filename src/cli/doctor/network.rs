@@ -1,12 +1,9 @@
-//! Interfaces, listeners, and what the kernel does to packets on their way.
+//! Forwarding, listeners, and what the kernel does to packets on their way.
 
 use super::listeners::listeners;
 use super::proc::number;
 use crate::addr::PortRange;
 use crate::cli::findings::CheckFinding;
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 pub(super) fn forwarding() -> CheckFinding {
     const CHECK: &str = "ip_forward";
@@ -62,47 +59,6 @@ pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> CheckFinding {
     )
 }
 
-/// Asks the running gateway whether it is ready.
-pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
-    const CHECK: &str = "gateway";
-    match ask_ready(metrics) {
-        Ok((200, _)) => CheckFinding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
-        Ok((status, reason)) => CheckFinding::fail(
-            CHECK,
-            format!("not ready ({status}): {reason}"),
-            "new flows are not taken, or do not reach the gateway",
-            format!("see `curl http://{metrics}/readyz`"),
-        ),
-        Err(error) => CheckFinding::fail(
-            CHECK,
-            format!("http://{metrics}/readyz: {error}"),
-            "while the gateway is down, every intercepted connection is dropped",
-            "systemctl start egret; journalctl -u egret",
-        ),
-    }
-}
-
-/// Returns the status and the first line of the body.
-fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    const MOST: u64 = 4096;
-    let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    let ended = stream.take(MOST).read_to_end(&mut answer);
-    if answer.is_empty() {
-        ended?;
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&*answer, ""));
-    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("that is not HTTP"))?;
-    Ok((status, body.lines().next().unwrap_or_default().to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,35 +73,5 @@ mod tests {
         let found = foreign_listeners(&range, 1);
         assert!(found.level == FindingLevel::Warn && found.found.contains(&port.to_string()), "{found:?}");
         assert_eq!(foreign_listeners(&range, port).level, FindingLevel::Ok);
-    }
-
-    #[test]
-    fn readiness_is_what_the_gateway_answers() {
-        for (answer, level, said) in [
-            ("200 OK\r\n\r\nready\n", FindingLevel::Ok, "ready, says"),
-            (
-                "503 Service Unavailable\r\n\r\ndraining\nmore\n",
-                FindingLevel::Fail,
-                "not ready (503): draining",
-            ),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = std::thread::spawn(move || {
-                let (mut stream, _) = listener.accept().unwrap();
-                // all of it: a close with bytes unread is a reset, which takes the answer away
-                let mut asked = Vec::new();
-                while !asked.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    stream.read_exact(&mut byte).unwrap();
-                    asked.extend(byte);
-                }
-                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
-            });
-            let finding = ready(address);
-            assert!(finding.level == level && finding.found.starts_with(said), "{finding:?}");
-            assert!(!finding.mend.is_some_and(|mend| mend.contains("start egret")));
-            server.join().unwrap();
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! What gets lost is sent again while the packet filter is traced, and the finding names the hook that took it.
 
 mod answer;
+mod asked_flow;
 mod caller;
 mod cause;
 mod clean_up;
@@ -13,6 +14,7 @@ mod counters;
 mod cure;
 mod evidence;
 mod exchange;
+mod fate;
 mod icmp;
 mod kernel;
 mod legs;
@@ -31,6 +33,7 @@ mod spot;
 mod stand_in;
 mod trace;
 mod verdict;
+mod way_out;
 
 pub(super) use question::{ProbeQuestion, ask};
 pub(in crate::cli) use request::PROBE_NAME;
@@ -77,7 +80,7 @@ pub(super) fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
                 .filter(|tenant| has(v4, tenant.sources.iter().map(IpNet::addr)))
                 .collect();
             let steered = &steered;
-            scope.spawn(move || family(params, &tenants, steered, v4, user))
+            scope.spawn(move || family(doctor, &tenants, steered, v4, user))
         });
         let all: Vec<_> = families.into_iter().flat_map(joined).collect();
         all
@@ -95,12 +98,13 @@ pub(super) fn findings(doctor: &Doctor) -> Vec<CheckFinding> {
 
 /// Both legs in one family.
 fn family(
-    params: &SteeringParams,
+    doctor: &Doctor,
     tenants: &[&TenantClients],
     steered: &[String],
     v4: bool,
     user: Option<User>,
 ) -> Vec<CheckFinding> {
+    let (params, socket) = (&doctor.steering, doctor.socket.as_deref());
     let pooled = has(v4, params.pools.iter().map(|pool| pool.network.addr()));
     if !pooled && tenants.is_empty() {
         return Vec::new();
@@ -113,8 +117,15 @@ fn family(
         let pool = PoolLeg { params, v4, destinations, outside, ports, user };
         let not_tried = pool.not_tried();
         let pool = pooled.then(|| scope.spawn(move || pool.try_it()));
-        let legs =
-            tenants.iter().map(|tenant| ClientLeg { params, tenant, v4, steered, destinations, ports });
+        let legs = tenants.iter().map(|tenant| ClientLeg {
+            params,
+            socket,
+            tenant,
+            v4,
+            steered,
+            destinations,
+            ports,
+        });
         let legs: Vec<_> = legs.map(|leg| scope.spawn(move || (leg.try_it(), leg))).collect();
         let mut found = Vec::new();
         let mut failed = false;

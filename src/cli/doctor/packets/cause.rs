@@ -24,7 +24,7 @@ impl ConnectionEvidence {
     }
 
     /// The first verdict that ended such a packet.
-    fn by_trace(&self, lost: LostPart, cure: &Cure<'_>) -> Option<LossCause> {
+    pub(super) fn by_trace(&self, lost: LostPart, cure: &Cure<'_>) -> Option<LossCause> {
         let events = self.events.as_deref()?;
         let (end, packet) =
             events.iter().enumerate().filter(|(_, event)| event.is_end()).find_map(|(at, end)| {

@@ -4,6 +4,7 @@ use super::caller::Caller;
 use super::cure::{Cure, Leg};
 use super::evidence::{LossCause, LostPart};
 use super::exchange::Patience;
+use super::fate::beyond_gateway;
 use super::legs::{failure, lost, success};
 use super::ports::listed;
 use super::probe::Spot;
@@ -15,6 +16,7 @@ use crate::cli::doctor::TenantClients;
 use crate::cli::findings::CheckFinding;
 use crate::steering::SteeringParams;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 /// Bytes of an answer that takes several full packets.
 const LARGE: usize = 8 * 1024;
@@ -22,6 +24,8 @@ const LARGE: usize = 8 * 1024;
 /// Connections of a tenant's clients to the gateway.
 pub(super) struct ClientLeg<'a> {
     pub(super) params: &'a SteeringParams,
+    /// The gateway's control socket.
+    pub(super) socket: Option<&'a Path>,
     pub(super) tenant: &'a TenantClients,
     pub(super) v4: bool,
     pub(super) steered: &'a [String],
@@ -51,7 +55,7 @@ impl ClientLeg<'_> {
             Ok(spot) => spot,
             Err(error) => return Tried::Done(self.no_spot(&error)),
         };
-        let mut caller = match Caller::new(spot) {
+        let mut caller = match Caller::new(spot, self.socket) {
             Ok(caller) => caller,
             Err(error) => {
                 let found = format!("{name}, {family}: no probe could be set up: {error}");
@@ -100,6 +104,13 @@ impl ClientLeg<'_> {
             let found = format!("{who}: {}, at the second attempt", success(&exchange));
             return CheckFinding::ok(Leg::Client.check(), found);
         };
+        if let Some(finding) = caller.flow(false).as_ref().and_then(beyond_gateway) {
+            return CheckFinding {
+                check: Leg::Client.check(),
+                found: format!("{who}: {}", finding.found),
+                ..finding
+            };
+        }
         let cure = Cure {
             params: self.params,
             leg: Leg::Client,

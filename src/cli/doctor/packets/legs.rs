@@ -16,11 +16,30 @@ const TOO_BIG_WHY: &str = "where a hop on the way takes smaller packets only, la
 /// Effect of a lost rest of an answer.
 const REST_WHY: &str = "small answers pass, and large ones hang";
 
+/// Packets that are traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TracedPackets {
+    /// All of a probe's own.
+    OfProbe,
+    /// Handshakes of everybody, and not all of them where there are many.
+    Handshakes,
+}
+
+impl TracedPackets {
+    /// An nft expression.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::OfProbe => "",
+            Self::Handshakes => " tcp flags & syn == syn limit rate 50/second",
+        }
+    }
+}
+
 /// An attempt, and everything that was seen meanwhile of packets from and to the probe, with all these addresses.
 pub(super) fn watched(
     spot: &Spot,
     addresses: &[IpAddr],
-    port: Option<(u16, u16)>,
+    (port, traced): (Option<(u16, u16)>, TracedPackets),
     attempt: impl FnOnce() -> ProbeExchange,
 ) -> (ProbeExchange, ConnectionEvidence) {
     let address = spot.address;
@@ -29,8 +48,8 @@ pub(super) fn watched(
         port.map(|(base, count)| format!(" tcp {side} {base}-{}", base + count - 1)).unwrap_or_default()
     };
     let (from, to) = (
-        format!("{ip} saddr {address}{}", ports("sport")),
-        format!("{ip} daddr {address}{}", ports("dport")),
+        format!("{ip} saddr {address}{}{}", ports("sport"), traced.as_str()),
+        format!("{ip} daddr {address}{}{}", ports("dport"), traced.as_str()),
     );
     let trace = Trace::start(&from, &to, &spot.enters.name);
     let counters = || Counters::read(address.is_ipv4(), trace.is_some());

@@ -3,7 +3,7 @@
 use super::cure::{Cure, Leg};
 use super::evidence::{ConnectionEvidence, LostPart};
 use super::exchange::{Ends, Patience, ProbeExchange, User};
-use super::legs::{failure, lost, success, watched};
+use super::legs::{TracedPackets, failure, lost, success, watched};
 use super::outside::Outside;
 use super::ports::listed;
 use super::probe::Spot;
@@ -152,7 +152,10 @@ impl PoolLeg<'_> {
             ProbeExchange::from_machine(&outside.probe, ends, &request, self.user, tell_too_big, patience)
         };
         if watch {
-            let (exchange, evidence) = watched(&spot, &[destination, *source], None, || call(Patience::LONG));
+            let (exchange, evidence) =
+                watched(&spot, &[destination, *source], (None, TracedPackets::OfProbe), || {
+                    call(Patience::LONG)
+                });
             return Ok((exchange, spot, Some(evidence)));
         }
         Ok((call(Patience::SHORT), spot, None))

@@ -1,13 +1,10 @@
 //! `egret doctor --packet`: one client's packets to one destination, station by station.
 
+use super::asked_flow::AskedFlow;
 use super::caller::Caller;
-use super::cure::{Cure, Leg};
-use super::evidence::{LossCause, LostPart};
-use super::exchange::{Patience, ProbeExchange, TooBig};
-use super::legs::{failure, lost};
+use super::evidence::LossCause;
 use super::ports::probed;
-use super::request::{Language, told};
-use super::verdict::verdict;
+use super::request::Language;
 use super::{impossible, no_listener, routes, spot};
 use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
@@ -104,7 +101,6 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     if !has_listener(params.listen_port) {
         return vec![no_listener(params)];
     }
-    let v4 = question.from.is_ipv4();
     let (name, server) = match destination(params, question) {
         Ok(found) => found,
         Err(finding) => return vec![finding],
@@ -113,7 +109,9 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let tenant =
         doctor.tenants.iter().find(|tenant| tenant.sources.iter().any(|net| net.contains(&question.from)));
     let steered = spot::steered(params);
-    let mut caller = match spot::client(question.from, &steered, false).and_then(Caller::new) {
+    let socket = doctor.socket.as_deref();
+    let caller = spot::client(question.from, &steered, false).and_then(|spot| Caller::new(spot, socket));
+    let caller = match caller {
         Ok(caller) => caller,
         Err(error) => {
             let unusable = || LossCause {
@@ -133,32 +131,8 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let request = Language::of_port(server.port()).request(&asked);
     let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
-    let passed = |exchange: &ProbeExchange| {
-        let mut found = stations(exchange, None);
-        let socket = doctor.socket.as_deref();
-        found.extend(socket.and_then(|socket| verdict(socket, question.from, &name, server)));
-        found
-    };
-    let exchange = caller.call(server, &request, true, Patience::LONG);
-    let Some(first) = lost(&exchange) else {
-        found.extend(passed(&exchange));
-        return found;
-    };
-    let (exchange, evidence) = caller.watch(server, &request, first);
-    let Some(lost) = lost(&exchange) else {
-        found.extend(passed(&exchange));
-        found.push(CheckFinding::ok(
-            "attempts",
-            format!("{} at the first, passed at the second", lost_name(first)),
-        ));
-        return found;
-    };
-    found.extend(stations(&exchange, Some(lost)));
-    let device = caller.spot.enters.name.clone();
     let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
-    let cure = Cure { params, leg: Leg::Client, v4, device: &device, sources };
-    let who = format!("{} to {server}", question.from);
-    found.push(failure(Leg::Client, lost, &who, evidence.cause(lost, server.ip(), &caller.spot, &cure)));
+    found.extend(AskedFlow { params, socket, sources, caller, name, server, request }.stations());
     found
 }
 
@@ -180,48 +154,10 @@ fn way_in(caller: &Caller, tenant: &str) -> CheckFinding {
     CheckFinding::warn("way in", format!("{found}; answers leave by {}", spot.leaves.name), why, cure)
 }
 
-/// Results of each station; the one where something got lost is left to the finding that names the cause.
-fn stations(exchange: &ProbeExchange, lost: Option<LostPart>) -> Vec<CheckFinding> {
-    let mut found = Vec::new();
-    if exchange.handshake.is_ok() {
-        found.push(CheckFinding::ok("handshake", "SYN, SYN-ACK and ACK passed"));
-    }
-    if matches!(exchange.too_big, TooBig::Heeded(_)) {
-        found.push(CheckFinding::ok("path MTU", "ICMP \"packet too big\" reaches the gateway's socket"));
-    }
-    if exchange.handshake.is_err() || matches!(lost, Some(LostPart::Data | LostPart::Rest)) {
-        return found;
-    }
-    found.push(CheckFinding::ok("request", format!("{} bytes sent", exchange.sent)));
-    let answer = &exchange.answer;
-    found.push(match &answer.end {
-        Ok(()) if answer.bytes.is_empty() => no_answer("closed without an answer"),
-        Err(error) if answer.bytes.is_empty() => {
-            no_answer(&format!("the gateway ended the connection: {error}"))
-        }
-        Ok(()) | Err(_) => CheckFinding::ok("answer", told(&answer.bytes)),
-    });
-    found
-}
-
-fn no_answer(found: &str) -> CheckFinding {
-    let why = "packets pass both ways, and the flow is refused or its server fails";
-    CheckFinding::warn("answer", found, why, "see the flow's outcome in the flow log: docs/outcomes.md")
-}
-
 fn is_steered(ports: &InterceptedPorts, port: u16) -> bool {
     match ports {
         InterceptedPorts::All => true,
         InterceptedPorts::List(ranges) => ranges.iter().any(|range| range.contains(port)),
-    }
-}
-
-fn lost_name(lost: LostPart) -> &'static str {
-    match lost {
-        LostPart::Handshake => "the handshake was lost",
-        LostPart::Data => "data was lost",
-        LostPart::Rest => "the rest of the answer was lost",
-        LostPart::TooBig => "an ICMP error was lost",
     }
 }
 

@@ -1,16 +1,19 @@
 //! The gateway's own explanation of a flow.
 
 use super::request::Language;
-use crate::admin::{ClientTarget, ExplainQuery, ExplainReport};
+use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary};
 use crate::cli::explain::{live, verdict_of};
 use crate::cli::findings::CheckFinding;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-/// The verdict on such a flow, and the outcome with which it ends, as `egret explain --live` names them. `None` if the
-/// gateway cannot be asked.
-pub(super) fn verdict(socket: &Path, from: IpAddr, name: &str, server: SocketAddr) -> Option<CheckFinding> {
-    const CHECK: &str = "verdict";
+/// The explanation of such a flow, as `egret explain --live` has it. `None` if the gateway cannot be asked.
+pub(super) fn explained(
+    socket: &Path,
+    from: IpAddr,
+    name: &str,
+    server: SocketAddr,
+) -> Option<ExplainReport> {
     let to: ClientTarget = match name.parse::<IpAddr>() {
         Ok(_) => match Language::of_port(server.port()) {
             Language::Tls => ClientTarget::Address(server),
@@ -20,8 +23,16 @@ pub(super) fn verdict(socket: &Path, from: IpAddr, name: &str, server: SocketAdd
     };
     let address = matches!(to, ClientTarget::Name(..)).then(|| server.ip());
     let query = ExplainQuery { from, to, address, ech: false, other_protocol: false };
-    let report = live(socket, &query).ok()?;
-    Some(CheckFinding::ok(CHECK, told(&report)))
+    live(socket, &query).ok()
+}
+
+/// The verdict, who decided, and the outcome of a denial.
+pub(super) fn verdict(report: &ExplainReport) -> CheckFinding {
+    let canary = report.canary.as_ref().map(|ExplainedCanary { percent, in_force, .. }| {
+        let in_force = verdict_of(in_force);
+        format!("; by the candidate, a canary of {percent} % of the clients (in force: {in_force})")
+    });
+    CheckFinding::ok("verdict", told(report) + &canary.unwrap_or_default())
 }
 
 fn told(report: &ExplainReport) -> String {

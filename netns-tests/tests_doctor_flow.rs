@@ -1,0 +1,135 @@
+//! Doctor follows a probe's flow beyond the gateway: to servers that fail, and to a gateway that does not answer.
+
+use crate::config::Config;
+use crate::doctor::{assert_told, config, doctor, failed, packets};
+use crate::gateway::Gateway;
+use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
+use crate::rollout::Rollout;
+use crate::wait::wait_until;
+use serde_json::Value;
+use std::net::SocketAddr;
+
+crate::trials! {
+    both families:
+        doctor_tells_silent_servers_from_lost_packets,
+        doctor_fails_by_the_flows_outcome;
+    once:
+        doctor_finds_what_drops_monitored_flows,
+        doctor_tells_frozen_gateways,
+        doctor_names_the_canary_uncounted
+}
+
+fn with_socket(lab: &Lab) -> Config {
+    let own = config();
+    Config { gateway: format!("{}\nadmin = \"unix:{}\"", own.gateway, lab.control_socket()), ..own }
+}
+
+/// Doctor's findings on a flow of alpha's, and its exit code.
+fn followed(lab: &Lab, gateway: &Gateway<'_>, to: SocketAddr) -> (i32, Vec<Value>) {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let (from, to) = (Tenant::Alpha.client(family).to_string(), to.to_string());
+    let output = doctor(lab, &gateway.config(), &["--packet", "--from", &from, "--to", &to]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (output.status.code().unwrap(), report["findings"].as_array().unwrap().clone())
+}
+
+/// Doctor fails by one finding with these words; its flow is in the log.
+fn assert_fails(lab: &Lab, gateway: &Gateway<'_>, to: SocketAddr, check: &str, words: &str) {
+    let (code, found) = followed(lab, gateway, to);
+    let red = failed(&found);
+    assert!(code == 1 && red.len() == 1, "{found:#?}");
+    let said = red[0]["found"].as_str().unwrap();
+    assert!(red[0]["check"] == check && said.contains(words), "no {words:?}: {found:#?}");
+    let id = said.split([' ', ':']).find(|word| word.len() > 8 && word[..9].ends_with('-')).unwrap();
+    wait_until("its flow to be in the log", || gateway.flows().iter().any(|flow| flow["flow"] == id));
+}
+
+fn doctor_tells_silent_servers_from_lost_packets(family: Family) {
+    let lab = Lab::new();
+    let own = with_socket(&lab);
+    let gateway = format!("{}\nconnect_timeout = \"4s\"", own.gateway);
+    let gateway = lab.start_gateway(&Config { gateway, ..own });
+    let to = Host::Silent.at(family, 7000);
+    assert_fails(&lab, &gateway, to, "flow", "does not answer SYNs from");
+    // What this machine drops itself is told as that.
+    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    lab.gateway.shell(&format!(
+        "nft 'table inet others {{ chain out {{ type filter hook output priority 0; {ip} daddr {} tcp dport 7000 drop; }}; }}'",
+        to.ip()
+    ));
+    assert_fails(&lab, &gateway, to, "packets out", "the SYN ends at output: table inet others");
+}
+
+fn doctor_fails_by_the_flows_outcome(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_socket(&lab));
+    let to = Host::Raw.at(family, 7000);
+    assert_fails(&lab, &gateway, to, "flow", "ended as upstream_refused: The server refused");
+    let length = if family == Family::V4 { 32 } else { 128 };
+    lab.gateway.ip(&format!("route add blackhole {}/{length}", to.ip()));
+    assert_fails(&lab, &gateway, to, "flow", "ended as upstream_unreachable (a route of this machine");
+}
+
+fn doctor_finds_what_drops_monitored_flows() {
+    let lab = Lab::new();
+    let gateway =
+        lab.start_gateway(&Config { alpha_tenant: "mode = \"monitor\"".into(), ..with_socket(&lab) });
+    let (ok, found) = packets(&lab, &gateway.config());
+    assert!(ok, "{found:#?}");
+    lab.gateway.shell(
+        "nft 'table inet others { chain out { type filter hook output priority 0; oifname s0 tcp flags syn drop; }; }'",
+    );
+    let (_, found) =
+        assert_told(&lab, &gateway.config(), &["does not answer SYNs from", "the SYN ends at output"]);
+    assert!(!format!("{found:?}").contains("is lost"), "{found:#?}");
+}
+
+fn doctor_tells_frozen_gateways() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_socket(&lab));
+    gateway.while_stopped(|| {
+        let (code, found) = followed(&lab, &gateway, Host::Raw.at(Family::V4, 7000));
+        assert!(code == 1 && found.len() == 1, "{found:#?}");
+        let all = packets(&lab, &gateway.config()).1;
+        assert_eq!(failed(&all), failed(&found), "{all:#?}");
+        let said = found[0].to_string();
+        assert!(said.contains("is stopped (") && said.contains("systemctl restart egret"), "{said}");
+    });
+    // Without a control socket, by its readiness.
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { gateway: "admin = \"off\"".into(), ..config() });
+    gateway.while_stopped(|| {
+        let (_, found) = followed(&lab, &gateway, Host::Raw.at(Family::V4, 7000));
+        assert!(found[0].to_string().contains("does not answer within"), "{found:#?}");
+    });
+}
+
+/// A canary's clients: doctor says that the candidate decides, and what it tries counts in no figure.
+fn doctor_names_the_canary_uncounted() {
+    let lab = Lab::new();
+    let to = Host::Elsewhere.at(Family::V4, 443);
+    let opened = Config {
+        alpha_rules: format!("[[tenant.allow]]\nname = \"opened\"\ncidrs = [\"{}/32\"]", to.ip()),
+        ..with_socket(&lab)
+    };
+    let rollout = Rollout::with(&lab, &opened);
+    rollout.load_config(&with_socket(&lab), &["--percent", "100", "--max-denials", "1"]);
+    let (_, found) = followed(&lab, &rollout.gateway, to);
+    let verdict = found.iter().find(|finding| finding["check"] == "verdict").unwrap()["found"].to_string();
+    for words in ["denied", "by the candidate, a canary of 100 %", "in force: allowed (opened)"] {
+        assert!(verdict.contains(words), "no {words}: {verdict}");
+    }
+    assert!(verdict.contains("candidate's file") && !verdict.contains("egret allow"), "{verdict}");
+    let flow = rollout.gateway.wait_for_flows(1).pop().unwrap();
+    assert_eq!((&flow["canary"], &flow["candidate"]), (&true.into(), &"would_deny".into()), "{flow:#}");
+    let status = rollout.status();
+    assert_eq!(
+        (&status["state"], &status["changes"]),
+        (&"canary".into(), &Value::Array(Vec::new())),
+        "{status:#}"
+    );
+    let from = Tenant::Alpha.client(Family::V4).to_string();
+    let said = text(&rollout.gateway.egret(&["explain", "--live", "--from", &from, "--to", &to.to_string()]));
+    assert!(said.contains("egret candidate drop") && !said.contains("egret allow"), "{said}");
+}

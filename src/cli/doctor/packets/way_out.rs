@@ -1,0 +1,70 @@
+//! The gateway's way to a real server that does not answer: whether this machine is to blame.
+
+use super::caller::Caller;
+use super::cure::{Cure, Leg};
+use super::evidence::{ConnectionEvidence, LossCause, LostPart};
+use super::exchange::Patience;
+use super::legs::{TracedPackets, watched};
+use super::path;
+use super::spot;
+use super::trace::TraceLineKind;
+use crate::steering::SteeringParams;
+use std::net::{IpAddr, SocketAddr};
+
+/// A connection through the gateway to a server.
+pub(super) struct WayOut<'a> {
+    pub(super) params: &'a SteeringParams,
+    /// The address that the gateway dials.
+    pub(super) server: SocketAddr,
+    /// The pool's address that it leaves from.
+    pub(super) source: IpAddr,
+}
+
+impl WayOut<'_> {
+    /// Has the caller try again, and looks where handshakes with the server end. `None` if they leave this machine and
+    /// nothing comes back.
+    pub(super) fn own_fault(
+        &self,
+        caller: &mut Caller,
+        dialled: SocketAddr,
+        request: &[u8],
+    ) -> Option<LossCause> {
+        let Self { params, server, source } = self;
+        if let Some(cause) = self.dead_next_hop() {
+            return Some(cause);
+        }
+        let spot = spot::server(server.ip(), Some(*source)).ok()?;
+        let ports = Some((server.port(), 1));
+        let (_, evidence) = watched(&spot, &[server.ip()], (ports, TracedPackets::Handshakes), || {
+            caller.call(dialled, request, false, Patience::LONG)
+        });
+        let v4 = server.is_ipv4();
+        let cure = Cure { params, leg: Leg::Pool, v4, device: &spot.enters.name, sources: &[] };
+        if comes_back(&evidence) {
+            return Some(evidence.cause(LostPart::Handshake, *source, &spot, &cure));
+        }
+        evidence.by_trace(LostPart::Handshake, &cure)
+    }
+
+    fn dead_next_hop(&self) -> Option<LossCause> {
+        let route = path::route(self.server.ip(), Some(self.source)).ok()?;
+        let hop = route.gateway.unwrap_or(self.server.ip());
+        let dead =
+            path::link(&route.dev).ok()?.is_ethernet() && path::link_address(hop, &route.dev).is_none();
+        let how = if hop.is_ipv4() { "ARP" } else { "neighbour discovery" };
+        dead.then(|| LossCause {
+            found: format!("the next hop {hop} does not answer {how} on {}", route.dev),
+            cure: format!(
+                "see that {hop} is up and on the network of {0}, or correct the route: ip route get {1} from {2}; ip neigh show dev {0}",
+                route.dev,
+                self.server.ip(),
+                self.source
+            ),
+        })
+    }
+}
+
+/// True if an answer of the server's comes in.
+fn comes_back(evidence: &ConnectionEvidence) -> bool {
+    evidence.lines().iter().any(|line| line.kind == TraceLineKind::Packet && line.text.contains("iif "))
+}
