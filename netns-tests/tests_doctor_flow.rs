@@ -69,6 +69,8 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
     let length = if family == Family::V4 { 32 } else { 128 };
     lab.gateway.ip(&format!("route add blackhole {}/{length}", to.ip()));
     assert_fails(&lab, &gateway, to, "flow", "ended as upstream_unreachable (a route of this machine");
+    let said = text(&doctor(&lab, &gateway.config(), &["--no-packets"]));
+    assert!(said.contains(&format!("ip route del blackhole {}/{length}", to.ip())), "{said}");
 }
 
 fn doctor_finds_what_drops_monitored_flows() {

@@ -12,7 +12,7 @@ use super::names::{NamesQuery, NamesReport};
 use super::peer::Peer;
 use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
-use super::probe::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery};
+use super::probe::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlowAnswer};
 use super::reload::{self, ReloadAnswer};
 use super::socket::{ControlSocket, SocketOwner};
 use super::trace::{TraceAnswer, TraceOrder, TraceQuery, TraceStarted};
@@ -65,7 +65,7 @@ pub struct ControlHandlers {
     /// Expects the connections of a probe.
     pub probe: OrderHandler<ProbeOrder, ProbeExpected>,
     /// Reports the flow of a probe.
-    pub probed: QueryHandler<ProbeQuery, ProbeAnswer>,
+    pub probed: QueryHandler<ProbeQuery, ProbedFlowAnswer>,
     /// Handlers for the candidate policy.
     pub candidate: CandidateHandlers,
     /// Called for orders that are rejected because the peer is not authorized.

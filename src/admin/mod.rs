@@ -35,7 +35,7 @@ pub use ports::{
     ClientPorts, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder, PortsQuery, PortsReport,
     SourcePorts, TenantPorts, report,
 };
-pub use probe::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow};
+pub use probe::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow, ProbedFlowAnswer};
 pub use readiness::{Lifecycle, Readiness};
 pub use reload::ReloadAnswer;
 pub use socket::{ControlSocket, ControlSocketError};

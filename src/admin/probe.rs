@@ -28,7 +28,7 @@ pub struct ProbeQuery {
 
 /// Answer to the query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeAnswer {
+pub struct ProbedFlowAnswer {
     /// The last flow of that client; `null` if the gateway has accepted none.
     pub flow: Option<ProbedFlow>,
 }

@@ -10,6 +10,7 @@ mod network;
 mod packets;
 mod proc;
 mod process;
+mod refusing;
 mod resolver;
 mod sources;
 
@@ -75,6 +76,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(families::families(&doctor.pools));
+    found.extend(refusing::refusing_routes());
     let asked = doctor.socket.as_ref().filter(|_| silence.is_none());
     found.extend(asked.into_iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
     found.extend(doctor.resolver.as_ref().map(resolver::answers));

@@ -6,7 +6,8 @@ mod leaving;
 
 use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
-    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
+    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome,
+    ExplainedRule,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};

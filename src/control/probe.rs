@@ -1,7 +1,7 @@
 //! Flows of `egret doctor`'s own, for the control API.
 
 use crate::addr::{DialAddr, LeasedSource};
-use crate::admin::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow};
+use crate::admin::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow, ProbedFlowAnswer};
 use crate::flow::{FlowEntry, FlowState, FlowTable};
 
 /// Expects a probe's connections.
@@ -11,8 +11,8 @@ pub(super) fn expect(table: &FlowTable, order: &ProbeOrder) -> ProbeExpected {
 }
 
 /// Tells how far a probe's last flow has come.
-pub(super) fn find(table: &FlowTable, query: &ProbeQuery) -> ProbeAnswer {
-    ProbeAnswer { flow: table.probes().find(query.client).map(|entry| told(&entry)) }
+pub(super) fn find(table: &FlowTable, query: &ProbeQuery) -> ProbedFlowAnswer {
+    ProbedFlowAnswer { flow: table.probes().find(query.client).map(|entry| told(&entry)) }
 }
 
 fn told(entry: &FlowEntry) -> ProbedFlow {

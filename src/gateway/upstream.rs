@@ -206,8 +206,7 @@ fn dial_end(failure: Failure, sent: bool) -> FlowEnd {
             (Outcome::DialFailed, Some("the gateway is out of descriptors, memory or buffers"))
         }
         Failure::NotPermitted => {
-            let why =
-                "the kernel does not permit it: a packet filter, a security module, or no CAP_NET_ADMIN";
+            let why = "the kernel does not permit it: a security module, or a capability that is missing";
             (Outcome::DialFailed, Some(why))
         }
         Failure::Aborted => (Outcome::DialFailed, Some("somebody on the gateway ended the socket")),

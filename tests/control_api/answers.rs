@@ -44,7 +44,7 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         trace: Arc::new(|_, _| Ok(admin::TraceStarted { trace: 7 })),
         traced: Arc::new(|_| Err(ControlError("no trace runs".into()))),
         probe: Arc::new(|_, _| Ok(admin::ProbeExpected {})),
-        probed: Arc::new(|_| Ok(admin::ProbeAnswer { flow: None })),
+        probed: Arc::new(|_| Ok(admin::ProbedFlowAnswer { flow: None })),
         candidate: candidate(),
         forbidden: Arc::new(|_, _, _| panic!("the test may")),
     }

@@ -5,7 +5,7 @@ use super::exchange::{Ends, Patience, ProbeExchange};
 use super::fate::is_waiting;
 use super::legs::{TracedPackets, watched};
 use super::probe::{ProbeHost, ProbePorts, Spot};
-use crate::admin::{ProbeAnswer, ProbeExpected, ProbeOrder, ProbedFlow};
+use crate::admin::{ProbeExpected, ProbeOrder, ProbedFlow, ProbedFlowAnswer};
 use crate::cli::ask::{ask_within, with_query};
 use crate::cli::doctor::gateway::PATIENCE;
 use crate::cli::output::json_line;
@@ -54,7 +54,7 @@ impl Caller {
         let socket = self.socket.as_ref()?;
         let mut seen = None;
         for _ in 0..LOOKS {
-            let answer = ask_within::<ProbeAnswer>(PATIENCE, socket, "GET", &target, "").ok()?;
+            let answer = ask_within::<ProbedFlowAnswer>(PATIENCE, socket, "GET", &target, "").ok()?;
             let flow = answer.flow?;
             let is_known = flow.outcome.is_some() || flow.bytes_down > 0 || is_waiting(&flow) && !has_ended;
             seen = Some(flow);

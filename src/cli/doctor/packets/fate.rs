@@ -1,4 +1,4 @@
-//! What became of a probe's flow, as the running gateway tells it. Once the gateway has let a flow out, what is lost is lost
+//! The fate of a probe's flow, as the running gateway tells it. Once the gateway has let a flow out, what is lost is lost
 //! behind it, and not on the way in.
 
 use super::cure::Leg;
