@@ -25,7 +25,6 @@ fn doctor_is_green_where_traffic_passes() {
     for rules in [Rules::Iptables, Rules::Nftables] {
         let lab = Lab::new();
         let gateway = lab.start_steered_gateway(&config(), rules);
-        assert_passes(&lab, &gateway.config());
         // Settings and rules that look harmful and are not: strict reverse paths, ARP for one's own addresses alone,
         // and Docker's rules.
         lab.gateway.shell(
