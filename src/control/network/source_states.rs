@@ -7,6 +7,8 @@ use crate::egress::{Pools, SourceState};
 use crate::steering::REMEDY;
 use crate::sys::routing::LocalTable;
 use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Most questions to the kernel in one check; the next check goes on from there. Each takes microseconds. Addresses in the local
@@ -50,26 +52,38 @@ impl SourceStates {
             self.withdrawn.retain(|&source| pools.set_state(source, SourceState::Withdrawn).is_some());
             self.pools = Arc::clone(pools);
         }
-        let listed: Vec<_> = pools.listed().collect();
-        let from = if self.cursor < listed.len() { self.cursor } else { 0 };
         self.is_behind = false;
-        let mut asked = 0;
-        let mut lost = Vec::new();
-        let mut found = Vec::new();
-        let table = match LocalTable::read() {
-            Ok(table) => table,
+        match LocalTable::read() {
+            Ok(table) => {
+                self.unreadable.clear();
+                self.look_up(thorough, |address| table.lists(address), |address| table.is_local(address));
+            }
             Err(error) => {
                 if self.unreadable.is_due() {
                     tracing::warn!(%error, "cannot read the local routing table; the states of source addresses stay as they were");
                 }
-                return;
             }
-        };
-        self.unreadable.clear();
+        }
+    }
+
+    /// Looks the addresses up from where the last check stopped: in the local table, else in all tables.
+    fn look_up(
+        &mut self,
+        thorough: bool,
+        is_listed: impl Fn(IpAddr) -> bool,
+        is_local: impl Fn(IpAddr) -> io::Result<bool>,
+    ) {
+        let pools = Arc::clone(&self.pools);
+        let listed: Vec<_> = pools.listed().collect();
+        let from = if self.cursor < listed.len() { self.cursor } else { 0 };
+        let mut asked = 0;
+        let (mut lost, mut found) = (Vec::new(), Vec::new());
         let mut failed = false;
         for at in (from..listed.len()).chain(0..from) {
             let source = listed[at];
-            if !table.lists(source.ip()) {
+            let answer = if is_listed(source.ip()) {
+                Ok(true)
+            } else {
                 if !thorough && self.withdrawn.contains(&source) {
                     continue;
                 }
@@ -78,8 +92,10 @@ impl SourceStates {
                     break;
                 }
                 asked += 1;
-            }
-            match table.is_local(source.ip()) {
+                // Another table may make it local.
+                is_local(source.ip())
+            };
+            match answer {
                 Ok(true) if self.withdrawn.remove(&source) => {
                     pools.set_state(source, SourceState::Available);
                     found.push(source);
@@ -103,16 +119,20 @@ impl SourceStates {
         if !failed {
             self.unanswered.clear();
         }
-        if !lost.is_empty() {
-            tracing::warn!(
-                addresses = %list(&lost),
-                "source addresses are not local to this machine and are withdrawn until they are; \
-                 assign them to an interface, or run {REMEDY}"
-            );
-        }
-        if !found.is_empty() {
-            tracing::info!(addresses = %list(&found), "source addresses are local again and back in use");
-        }
+        log_changes(&lost, &found);
+    }
+}
+
+fn log_changes(lost: &[SourceAddr], found: &[SourceAddr]) {
+    if !lost.is_empty() {
+        tracing::warn!(
+            addresses = %list(lost),
+            "source addresses are not local to this machine and are withdrawn until they are; \
+             assign them to an interface, or run {REMEDY}"
+        );
+    }
+    if !found.is_empty() {
+        tracing::info!(addresses = %list(found), "source addresses are local again and back in use");
     }
 }
 
@@ -149,14 +169,18 @@ mod tests {
 
     #[test]
     fn failed_lookup_delays_only_its_address() {
-        // Where there is a default route, the kernel answers with an error for addresses in 0.0.0.0/8.
-        let pools = pools(&["0.1.2.3/32", "192.0.2.77/32"]);
+        let pools = pools(&["192.0.2.76/32", "192.0.2.77/32", "192.0.2.78/32"]);
+        let (lost, refused): (IpAddr, IpAddr) =
+            ("192.0.2.76".parse().unwrap(), "192.0.2.77".parse().unwrap());
+        let ask = |address| {
+            if address == refused { Err(io::ErrorKind::TimedOut.into()) } else { Ok(address != lost) }
+        };
         let mut states = SourceStates::new(&pools);
-        for _ in 0..2 {
-            states.check(&pools, false);
-            assert!(!states.is_behind(), "the next check would follow at once, for ever");
+        states.cursor = 1;
+        for withdrawn in [0, 1, 1] {
+            states.look_up(false, |_| false, ask);
+            assert_eq!((states.withdrawn.len(), states.is_behind()), (withdrawn, false));
         }
-        assert!(states.withdrawn.iter().any(|source| source.ip().to_string() == "192.0.2.77"));
     }
 
     #[test]
