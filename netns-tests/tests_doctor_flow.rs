@@ -59,6 +59,9 @@ fn doctor_tells_silent_servers_from_lost_packets(family: Family) {
         to.ip()
     ));
     assert_fails(&lab, &gateway, to, "packets out", "the SYN ends at output: table inet others");
+    let (length, hop) = if family == Family::V4 { (32, "198.51.100.99") } else { (128, "2001:db8:51::99") };
+    lab.gateway.ip(&format!("route add {}/{length} via {hop}", to.ip()));
+    assert_fails(&lab, &gateway, to, "packets out", &format!("the next hop {hop} does not answer"));
 }
 
 fn doctor_fails_by_the_flows_outcome(family: Family) {
